@@ -1,0 +1,32 @@
+"""The one kind of error a user sees: what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+
+class BitgolfError(Exception):
+    """A failure with a cause, a place (file, path in a recipe, tensor) and a mend. Exit status 1."""
+
+    exit_code = 1
+
+    def __init__(self, cause: str, *, place: str = "", mend: str = "") -> None:
+        self.cause, self.place, self.mend = cause, place, mend
+        super().__init__(cause)
+
+    def __str__(self) -> str:
+        where = f"{self.place}: " if self.place else ""
+        mend = f"\n  mend: {self.mend}" if self.mend else ""
+        return f"{where}{self.cause}{mend}"
+
+
+class UsageError(BitgolfError):
+    """The caller asked for something that does not exist or does not fit. Exit status 2."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe that cannot be built: wrong name, wrong type, dead rule, an edit that touches nothing."""
+
+
+class DamagedError(BitgolfError):
+    """A file that is truncated, altered, or not what it claims to be."""

@@ -1,0 +1,339 @@
+"""The language of recipes: a recipe is a tree of typed, deferred constructors.
+
+`part(cls, **kw)` is a node. The signature of `cls.__init__` is the schema: its positional-only parameters are the
+context that the builder supplies (a `Place`, for parts of a model), everything else is what a recipe may say.
+A wrong name or type fails here, when the recipe is written, and in the type checker.
+Nodes are immutable; `set`, `but` and `edit` return new trees. The JSON form names only registered classes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType, UnionType
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    overload,
+)
+
+from bitgolf.errors import RecipeError
+from bitgolf.files import value_digest
+
+P = ParamSpec("P")
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+REGISTRY: dict[str, type] = {}
+
+
+class Place(NamedTuple):
+    """Where a part sits: the only thing that every part of a model is told when it is built."""
+
+    vocab: int
+    dim: int = 0
+    layers: int = 0
+    layer: int = -1
+    heads: int = 0
+    kv_heads: int = 0
+    fan_in: int = 0
+    fan_out: int = 0
+    zero: bool = False  # this matrix starts at zero, so that its branch starts as the identity
+
+    def matrix(self, fan_in: int, fan_out: int, *, zero: bool = False) -> Place:
+        return self._replace(fan_in=fan_in, fan_out=fan_out, zero=zero)
+
+
+def register(cls: C) -> C:
+    """Make a class nameable in a recipe's JSON form, as `room.module.Class`."""
+    REGISTRY[part_name(cls)] = cls
+    return cls
+
+
+def part_name(cls: type) -> str:
+    return f"{cls.__module__.removeprefix('bitgolf.')}.{cls.__qualname__}"
+
+
+@dataclass(frozen=True, eq=True)
+class Spec(Generic[T]):
+    """One node: a class and the keyword arguments it will be built with, defaults included."""
+
+    cls: Callable[..., T]
+    kwargs: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kwargs", MappingProxyType(dict(self.kwargs)))
+
+    def __call__(self, *context: Any) -> T:
+        return self.cls(*context, **self.kwargs)
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __repr__(self) -> str:
+        return f"{self.cls.__name__}({', '.join(f'{k}={v!r}' for k, v in self.kwargs.items())})"
+
+    @property
+    def name(self) -> str:
+        return part_name(cast(type, self.cls))
+
+    @property
+    def hash(self) -> str:
+        return value_digest(self.to_json())
+
+    def __getitem__(self, path: str) -> Any:
+        """The value at a dotted path, `model.block.enter.0.slope`."""
+        value: Any = self
+        for i, key in enumerate(segments := path.split(".")):
+            value = _child(value, key, ".".join(segments[:i]), self)
+        return value
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, Spec[Any]]]:
+        """Every node with its path, this one first."""
+        yield path, self
+        for key, value in self.kwargs.items():
+            for here, child in _children(f"{path}.{key}" if path else key, value):
+                yield from child.walk(here)
+
+    def leaves(self, path: str = "") -> Iterator[tuple[str, Any]]:
+        """Every plain value with its path; a node itself appears as its class's name."""
+        yield path, self.name
+        for key, value in self.kwargs.items():
+            yield from _leaves(f"{path}.{key}" if path else key, value)
+
+    def but(self, **kwargs: Any) -> Spec[T]:
+        """This node with some arguments replaced."""
+        return part(self.cls, **{**self.kwargs, **kwargs})  # pyright: ignore[reportCallIssue]
+
+    def set(self, path: str, value: Any) -> Spec[T]:
+        """This tree with the value at `path` replaced; an unknown path is an error that names the nearest one."""
+        _ = self[path]
+        return cast(Spec[T], _replace(self, path.split("."), value))
+
+    def edit(self, where: str | type, change: Callable[[Spec[Any]], Spec[Any]]) -> Spec[T]:
+        """Apply `change` to every node that `where` selects: a path glob (`**.mixer`) or a class.
+
+        Raises `RecipeError` where it selects nothing, or changes nothing: a switch that does nothing is an error.
+        """
+        matches = _matcher(where)
+        touched: list[str] = []
+
+        def visit(path: str, value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(visit(f"{path}.{i}", v) for i, v in enumerate(value))
+            if not isinstance(value, Spec):
+                return value
+            inner = {k: visit(f"{path}.{k}" if path else k, v) for k, v in value.kwargs.items()}
+            node = Spec(value.cls, inner)
+            if not matches(path, value):
+                return node
+            touched.append(path)
+            return change(node)
+
+        new = visit("", self)
+        what = where if isinstance(where, str) else part_name(where)
+        if not touched:
+            raise RecipeError(f"the edit {what!r} touches nothing", place=self.name, mend=_nearest(what, self))
+        if new == self:
+            raise RecipeError(f"the edit {what!r} changes nothing", place=", ".join(touched))
+        return new
+
+    def to_json(self) -> dict[str, Any]:
+        return {"part": self.name, **{k: _plain(v) for k, v in self.kwargs.items()}}
+
+
+@overload
+def part(cls: Callable[Concatenate[Place, P], T], *args: P.args, **kwargs: P.kwargs) -> Spec[T]: ...
+@overload
+def part(cls: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Spec[T]: ...
+def part(cls: Callable[..., T], *args: Any, **kwargs: Any) -> Spec[T]:
+    """A recipe node: `cls`, to be built later with these arguments. Wrong names and types fail now."""
+    if args:
+        raise RecipeError("arguments of a part are given by name", place=cls.__name__)
+    known = schema(cls)
+    for key in kwargs:
+        if key not in known:
+            hint = difflib.get_close_matches(key, known, 1)
+            mend = f"did you mean {hint[0]!r}?" if hint else f"it takes {', '.join(known) or 'nothing'}"
+            raise RecipeError(f"{cls.__name__} takes no argument {key!r}", place=cls.__name__, mend=mend)
+    full: dict[str, Any] = {}
+    for key, (annotation, default) in known.items():
+        value = kwargs.get(key, default)
+        if value is inspect.Parameter.empty:
+            raise RecipeError(f"the argument {key!r} is missing", place=cls.__name__)
+        full[key] = conform(value, annotation, f"{cls.__name__}.{key}")
+    return Spec(cls, full)
+
+
+@cache
+def schema(cls: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """What a recipe may say of a class: argument -> (annotation, default). Positional-only ones are context."""
+    hints = inspect.get_annotations(cast(Any, cls).__init__, eval_str=True)
+    parameters = list(inspect.signature(cls).parameters.values())
+    return {
+        p.name: (hints.get(p.name, Any), p.default)
+        for p in parameters
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    }
+
+
+# ---- chains: edits that are used again and again ---------------------------------------------------------------
+
+
+def append(**parts: Spec[Any]) -> Callable[[Spec[Any]], Spec[Any]]:
+    """An edit that adds a part at the end of a chain: `append(enter=part(Smear))`."""
+    return lambda node: node.but(**{k: (*node.kwargs[k], v) for k, v in parts.items()})
+
+
+def without(chain: str, cls: type) -> Callable[[Spec[Any]], Spec[Any]]:
+    """An edit that takes the parts of a class out of a chain."""
+    return lambda node: node.but(**{chain: tuple(s for s in node.kwargs[chain] if s.cls is not cls)})
+
+
+def but(**kwargs: Any) -> Callable[[Spec[Any]], Spec[Any]]:
+    """An edit that replaces arguments."""
+    return lambda node: node.but(**kwargs)
+
+
+def diff(a: Spec[Any], b: Spec[Any]) -> list[tuple[str, Any, Any]]:
+    """(path, value in a, value in b) wherever two trees differ; None where a path is absent."""
+    left, right = dict(a.leaves()), dict(b.leaves())
+    return [(p, left.get(p), right.get(p)) for p in {**left, **right} if left.get(p) != right.get(p)]
+
+
+# ---- JSON and paths ------------------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def _children(path: str, value: Any) -> Iterator[tuple[str, Spec[Any]]]:
+    if isinstance(value, Spec):
+        yield path, value
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from _children(f"{path}.{i}", item)
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Spec):
+        yield from value.leaves(path)
+    elif isinstance(value, tuple) and any(isinstance(v, Spec) for v in value):
+        for i, item in enumerate(value):
+            yield from _leaves(f"{path}.{i}", item)
+    else:
+        yield path, value
+
+
+def _child(value: Any, key: str, at: str, root: Spec[Any]) -> Any:
+    if isinstance(value, Spec) and key in value.kwargs:
+        return value.kwargs[key]
+    if isinstance(value, tuple) and key.isdigit() and int(key) < len(value):
+        return value[int(key)]
+    path = f"{at}.{key}" if at else key
+    raise RecipeError(f"there is no {path!r}", place=root.name, mend=_nearest(path, root))
+
+
+def _nearest(path: str, root: Spec[Any]) -> str:
+    near = difflib.get_close_matches(path, [p for p, _ in root.leaves() if p], 3, 0.5)
+    return f"nearest: {', '.join(near)}" if near else "`bitgolf show` lists every path"
+
+
+def _replace(value: Any, keys: list[str], new: Any) -> Any:
+    if not keys:
+        return new
+    head, rest = keys[0], keys[1:]
+    if isinstance(value, Spec):
+        return value.but(**{head: _replace(value.kwargs[head], rest, new)})
+    i = int(head)
+    return (*value[:i], _replace(value[i], rest, new), *value[i + 1 :])
+
+
+def _matcher(where: str | type) -> Callable[[str, Spec[Any]], bool]:
+    if not isinstance(where, str):
+        return lambda path, node: isinstance(node.cls, type) and issubclass(node.cls, where)
+    pattern = path_pattern(where)
+    return lambda path, node: pattern.fullmatch(path) is not None
+
+
+@cache
+def path_pattern(glob: str) -> re.Pattern[str]:
+    """`*` is one segment or a part of one, `**` any number of segments: `**.mixer`, `blocks.*.attn.**`."""
+    text = re.escape(glob).replace(r"\*\*\.", r"(?:.*\.)?").replace(r"\*\*", r".*").replace(r"\*", r"[^.]*")
+    return re.compile(text)
+
+
+# ---- types -----------------------------------------------------------------------------------------------------
+
+
+def conform(value: Any, annotation: Any, place: str) -> Any:
+    """`value`, as the annotation wants it (lists as tuples, integers as floats), or a `RecipeError`."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation in (Any, inspect.Parameter.empty):
+        return value
+    if origin in (Union, UnionType):
+        return _conform_union(value, args, place)
+    if origin is Literal:
+        if value in args and type(value) in map(type, args):
+            return value
+        raise _mismatch(value, f"one of {', '.join(map(repr, args))}", place)
+    if origin is tuple and isinstance(value, (tuple, list)):
+        return _conform_tuple(tuple(value), args, place)
+    if origin is Spec or annotation is Spec:
+        if isinstance(value, Spec) and _fits(value, args):
+            return value
+        raise _mismatch(value, f"a part that is a {getattr(args[0], '__name__', args[0])}" if args else "a part", place)
+    if annotation is float and type(value) is int:
+        return float(value)
+    if type(value) is (origin or annotation):
+        return value
+    raise _mismatch(value, getattr(annotation, "__name__", str(annotation)), place)
+
+
+def _conform_union(value: Any, options: tuple[Any, ...], place: str) -> Any:
+    errors = []
+    for option in options:
+        try:
+            return conform(value, option, place)
+        except RecipeError as error:
+            errors.append(error.cause)
+    raise RecipeError("; or ".join(errors), place=place)
+
+
+def _conform_tuple(value: tuple[Any, ...], args: tuple[Any, ...], place: str) -> tuple[Any, ...]:
+    if args and args[-1] is Ellipsis:
+        args = (args[0],) * len(value)
+    if len(args) != len(value):
+        raise _mismatch(value, f"{len(args)} values", place)
+    return tuple(conform(v, a, f"{place}.{i}") for i, (v, a) in enumerate(zip(value, args, strict=True)))
+
+
+def _fits(node: Spec[Any], args: tuple[Any, ...]) -> bool:
+    wanted = args[0] if args else Any
+    if wanted is Any or not isinstance(wanted, type):
+        return True
+    return isinstance(node.cls, type) and issubclass(node.cls, wanted)
+
+
+def _mismatch(value: Any, wanted: str, place: str) -> RecipeError:
+    return RecipeError(f"expected {wanted}, got {value!r:.120}", place=place)
