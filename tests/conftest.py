@@ -1,0 +1,17 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference data beside the checkout; tests that need it skip where it is missing."""
+    if not (SHARED / "oracles").is_dir():
+        pytest.skip("needs the folder `shared` (oracles, data) beside the checkout")
+    return SHARED
