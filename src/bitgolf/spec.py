@@ -44,6 +44,7 @@ class Place(NamedTuple):
     """Where a part sits: the only thing that every part of a model is told when it is built."""
 
     vocab: int
+    bos: int = 1
     dim: int = 0
     layers: int = 0
     layer: int = -1
@@ -330,6 +331,8 @@ def _conform_tuple(value: tuple[Any, ...], args: tuple[Any, ...], place: str) ->
 
 def _fits(node: Spec[Any], args: tuple[Any, ...]) -> bool:
     wanted = args[0] if args else Any
+    if inner := getattr(node.cls, "transparent", ""):
+        return _fits(node.kwargs[inner], args)
     if wanted is Any or not isinstance(wanted, type):
         return True
     return isinstance(node.cls, type) and issubclass(node.cls, wanted)

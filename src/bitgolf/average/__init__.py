@@ -1,0 +1,1 @@
+"""Weight averaging along a run: exponential, stochastic (uniform), and over the latest checkpoints."""

@@ -1,0 +1,68 @@
+"""What every weight average offers: a pure configuration, with its snapshots in a state of plain tensors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bitgolf.clock import Now
+from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.spec import part_name
+
+State = dict[str, list[Tensor]]
+
+
+class Average(ABC):
+    """A mean of the weights along a run, in float32 whatever their type; tensors of integers pass through untouched.
+
+    `state["count"]` is how many snapshots were taken; `state["mean"]` or the like holds one tensor per parameter.
+    """
+
+    @abstractmethod
+    def start(self, params: list[Tensor]) -> State:
+        """The state before the first step."""
+
+    @abstractmethod
+    def update(self, state: State, params: list[Tensor], now: Now, lr_scale: float) -> None:
+        """After each step, with the `now` and `lr_scale` that it was taken with: take a snapshot if one is due.
+
+        So `now.step` is 0 after the first step, and `now.step + 1` steps are done.
+        """
+
+    @abstractmethod
+    def result(self, state: State, params: list[Tensor]) -> list[Tensor]:
+        """New tensors, of the parameters' types. An average that took no snapshot did nothing: a `BitgolfError`."""
+
+    def count(self, state: State) -> int:
+        """The number of snapshots in the state, which a result needs to be at least one."""
+        if not (count := int(state["count"][0])):
+            raise BitgolfError(
+                "the average never took a snapshot, so it would do nothing",
+                place=part_name(type(self)),
+                mend="take snapshots sooner or more often, train longer, or remove it",
+            )
+        return count
+
+
+def floats(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors that are averaged, in float32."""
+    return [t.detach().float() for t in tensors if t.is_floating_point()]
+
+
+def merge(means: list[Tensor], params: list[Tensor]) -> list[Tensor]:
+    """The means in the parameters' types, with tensors of integers taken from the parameters."""
+    rest = iter(means)
+    return [next(rest).to(p.dtype, copy=True) if p.is_floating_point() else p.detach().clone() for p in params]
+
+
+def counter() -> list[Tensor]:
+    return [torch.zeros((), dtype=torch.int64)]
+
+
+def check_every(every: int, place: str) -> int:
+    if every < 1:
+        raise RecipeError(f"expected at least 1 step, got {every}", place=place)
+    return every

@@ -1,0 +1,221 @@
+"""The face: one command with verbs. Torch is imported only by the verbs that need it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitgolf import __version__
+from bitgolf.errors import BitgolfError, UsageError
+
+app = typer.Typer(
+    name="bitgolf",
+    help="Train, shrink and prove the best language model that fits a byte budget and a time budget.",
+    epilog="Start here:  bitgolf run quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Make and check shards.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output; all else on standard error.")]
+Sets = Annotated[list[str], typer.Option("--set", metavar="PATH=VALUE", help="Edit the recipe at a path; may be repeated.")]
+Texts = Annotated[list[Path], typer.Option("--text", help="Text files or folders: txt, md, py, jsonl; plain, .zst, .gz or .xz.")]
+Shards = Annotated[Path | None, typer.Option("--shards", help="A folder of shards with its tokenizer, as `data make` writes it.")]
+Artifact = Annotated[Path, typer.Argument(help="A packed model: artifact.bg, or the run folder that holds it.")]
+
+
+def emit(as_json: bool, document: Any, text: str) -> None:
+    """The result of a verb: the document, or what a person reads."""
+    print(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text)
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes."""
+    from bitgolf.recipes import describe, names
+
+    known = {name: describe(name) for name in names()}
+    emit(as_json, known, "\n".join(f"{name:12s} {line}" for name, line in known.items()))
+
+
+@app.command()
+def show(recipe: str, sets: Sets = [], as_json: Json = False) -> None:  # noqa: B006
+    """Resolve a recipe: parameters by role, forecast of the packed bytes, cautions. Trains nothing."""
+    from bitgolf.overview import overview
+    from bitgolf.tables import show_table
+
+    document = overview(resolve(recipe, sets))
+    emit(as_json, document, show_table(document))
+
+
+@app.command()
+def diff(a: str, b: str, as_json: Json = False) -> None:
+    """Compare two recipes, path by path."""
+    from bitgolf.spec import diff as spec_diff
+
+    rows = spec_diff(resolve(a, []), resolve(b, []))
+    document = [{"path": p, "a": x, "b": y} for p, x, y in rows]
+    emit(as_json, document, "\n".join(f"{p}: {x!r} -> {y!r}" for p, x, y in rows) or "the same")
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a recipe.json, or an earlier run's folder.")],
+    sets: Sets = [],  # noqa: B006
+    text: Texts = [],  # noqa: B006
+    shards: Shards = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: runs/NAME-HASH-sSEED.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes to train with, one GPU each where there are any.")] = 1,
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and the later ones again.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished training.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The whole pipeline, or its rest: prepare, train, average, quantize, pack, score, report."""
+    from bitgolf import pipeline
+    from bitgolf.tables import run_table
+
+    if first is not None and first not in pipeline.STAGES:
+        raise UsageError(f"there is no stage {first!r}", mend=f"stages: {', '.join(pipeline.STAGES)}")
+    document = pipeline.start(recipe, resolve(recipe, sets), text=text, shards=shards, out=out, seed=seed, devices=devices, first=first, resume=resume)
+    emit(as_json, document, run_table(document))
+
+
+@app.command()
+def score(
+    artifact: Artifact,
+    text: Texts = [],  # noqa: B006
+    shards: Shards = None,
+    methods: Annotated[list[str], typer.Option("--with", help="contiguous or sliding; default: all that the recipe names.")] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """The referee's score of an artifact: bits per byte, every target once."""
+    from bitgolf.tables import score_table
+    from bitgolf.verbs import score as score_artifact
+
+    document = score_artifact(artifact, text, shards, methods)
+    emit(as_json, document, score_table(document))
+
+
+@app.command()
+def compress(artifact: Artifact, source: Path, target: Path, as_json: Json = False) -> None:
+    """Compress any file with the model, losslessly: the proof of a score."""
+    from bitgolf.verbs import compress_file
+
+    d = compress_file(artifact, source, target)
+    emit(as_json, d, f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes, {d['bpb_coded']:.4f} bits per byte coded, {d['bpb_predicted']:.4f} predicted")
+
+
+@app.command()
+def decompress(artifact: Artifact, source: Path, target: Path, as_json: Json = False) -> None:
+    """Restore a file that `compress` wrote, bit for bit."""
+    from bitgolf.verbs import decompress_file
+
+    d = decompress_file(artifact, source, target)
+    emit(as_json, d, f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes")
+
+
+@app.command()
+def generate(
+    artifact: Artifact,
+    prompt: Annotated[str, typer.Option("--prompt")] = "",
+    tokens: Annotated[int, typer.Option("--tokens", min=1)] = 200,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0)] = 0.8,
+    top: Annotated[int, typer.Option("--top", min=0, help="Sample among the likeliest so many tokens; 0 is all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Sample text from the model."""
+    from bitgolf.verbs import sample
+
+    document = sample(artifact, prompt, tokens=tokens, temperature=temperature, top=top, seed=seed)
+    emit(as_json, document, document["text"])
+
+
+@app.command()
+def ledger(artifact: Artifact, as_json: Json = False) -> None:
+    """Where every byte of an artifact went."""
+    from bitgolf.tables import ledger_table
+    from bitgolf.verbs import ledger_of
+
+    document = ledger_of(artifact)
+    emit(as_json, document, ledger_table(document))
+
+
+@data_app.command("make")
+def data_make(
+    folder: Path,
+    text: Texts,
+    vocab: Annotated[int, typer.Option("--vocab", min=300, max=65536)] = 1024,
+    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="A SentencePiece model to use instead of training one.")] = None,
+    held_out: Annotated[float, typer.Option("--held-out", min=0.0, max=0.9, help="Share of documents to hold out, by hash.")] = 0.05,
+    as_json: Json = False,
+) -> None:
+    """Text -> tokenizer, training and validation shards."""
+    from bitgolf.verbs import make_data
+
+    d = make_data(folder, text, vocab, tokenizer, held_out)
+    emit(as_json, d, f"{folder}: {d['train']['tokens']:,} training tokens, {d['val']['tokens']:,} validation tokens")
+
+
+@data_app.command("check")
+def data_check(folder: Path, as_json: Json = False) -> None:
+    """Check shards: format, sizes, digests, document starts, overlap of training and validation."""
+    from bitgolf.verbs import check_data
+
+    d = check_data(folder)
+    emit(as_json, d, "\n".join(f"{f['severity']}: {f['message']}" for f in d["findings"]) or "no findings")
+    if not d["passes"]:
+        raise typer.Exit(1)
+
+
+def resolve(recipe: str, sets: Sequence[str]) -> Any:
+    """A recipe by name, by its JSON file, or by the folder of a run; then the edits of the command line, in order."""
+    from bitgolf.files import read_json
+    from bitgolf.names import from_json, set_text
+    from bitgolf.recipes import get
+
+    path = Path(recipe)
+    path = path / "recipe.json" if path.is_dir() else path
+    spec = from_json(read_json(path)) if path.suffix == ".json" else get(recipe)
+    for assignment in sets:
+        changed = set_text(spec, assignment)
+        if changed == spec:
+            print(f"note: --set {assignment} changes nothing, the recipe says so already", file=sys.stderr)
+        spec = changed
+    return spec
+
+
+def version(value: bool) -> None:
+    if value:
+        print(f"bitgolf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Options of every verb."""
+
+
+def main() -> None:
+    """Exit status 2 for wrong use, 1 for failure; a traceback only with --debug."""
+    try:
+        app()
+    except BitgolfError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"bitgolf: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,105 @@
+"""Shards: files of tokens in the challenge's format, and a list of them as one endless sequence.
+
+A shard is a header of 256 little-endian int32 (magic 20240520, version 1, number of tokens, zeros), then the tokens as
+little-endian uint16; its size is exactly 1024 + 2n bytes. Documents follow one another, each after a BOS, and may run on
+into the next shard. (Format of the published Parameter Golf shards, from modded-nanogpt.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bitgolf.errors import BitgolfError, DamagedError, UsageError
+from bitgolf.files import atomic, digest
+
+MAGIC, VERSION = 20240520, 1
+HEADER = 1024  # bytes
+Tokens = npt.NDArray[np.uint16]
+Positions = npt.NDArray[np.int64]
+
+
+def write_shard(path: Path, ids: npt.NDArray[np.integer]) -> None:
+    """Write token ids [n], n >= 1, each below 65,536. The file is whole or absent."""
+    if ids.ndim != 1 or not 0 < len(ids) < 2**31:
+        raise BitgolfError(f"a shard holds 1 to 2**31 - 1 tokens, not an array of shape {ids.shape}", place=str(path))
+    if ids.min() < 0 or ids.max() > 65_535:
+        raise BitgolfError(f"token ids from {ids.min()} to {ids.max()} do not fit into 16 bits", place=str(path))
+    header = np.zeros(HEADER // 4, "<i4")
+    header[:3] = MAGIC, VERSION, len(ids)
+    with atomic(path) as handle:
+        handle.write(header.tobytes())
+        handle.write(ids.astype("<u2").tobytes())
+
+
+def read_shard(path: Path) -> Tokens:
+    """The tokens of a shard, uint16 [n], mapped from the file. Raises `DamagedError` that says what is wrong with it."""
+    try:
+        size = path.stat().st_size
+        header = np.fromfile(path, "<i4", 3)
+    except OSError as error:
+        raise BitgolfError(f"the shard cannot be read ({error.strerror})", place=str(path)) from None
+    if size < HEADER:
+        raise DamagedError(f"not a shard: {size} bytes, less than its header of {HEADER}", place=str(path))
+    magic, version, count = header.tolist()
+    if magic != MAGIC:
+        raise DamagedError(f"not a shard: it starts with {magic}, not {MAGIC}", place=str(path))
+    if version != VERSION:
+        raise DamagedError(f"a shard of version {version}; only version {VERSION} is known", place=str(path))
+    if count < 1:
+        raise DamagedError(f"the shard's header announces {count} tokens", place=str(path))
+    if size != HEADER + 2 * count:
+        wrong = "short" if size < HEADER + 2 * count else "long"
+        message = f"the shard is too {wrong}: {size:,} bytes where {count:,} tokens take {HEADER + 2 * count:,}"
+        raise DamagedError(message, place=str(path), mend="fetch or make it again")
+    return np.memmap(path, "<u2", "r", HEADER, (count,))
+
+
+def find_shards(folder: Path, split: str) -> list[Path]:
+    """The shards of `split` ("train" or "val") in a folder, sorted by name; byte sidecars (`*_bytes_*`) are not shards."""
+    found = sorted(path for path in folder.glob(f"*{split}*.bin") if "_bytes_" not in path.name)
+    if not found:
+        raise UsageError(f"there are no {split} shards (*{split}*.bin)", place=str(folder), mend="bitgolf data make")
+    return found
+
+
+class Stream:
+    """Shard files, in the order given, as one sequence of tokens that starts over at its end. Each is checked (`read_shard`)."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        if not paths:
+            raise UsageError("a stream needs at least one shard")
+        self.place = str(paths[0].parent)
+        self.shards = [read_shard(path) for path in paths]
+        self._ends: Positions = np.cumsum([len(shard) for shard in self.shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def window(self, start: int, length: int) -> Positions:
+        """Tokens start, start + 1, ... of the endless sequence, int64 [length]."""
+        window = np.empty(length, np.int64)
+        done = 0
+        while done < length:
+            position = (start + done) % len(self)
+            i = int(np.searchsorted(self._ends, position, side="right"))
+            offset = position - (int(self._ends[i]) - len(self.shards[i]))
+            piece = self.shards[i][offset : offset + length - done]
+            window[done : done + len(piece)] = piece
+            done += len(piece)
+        return window
+
+    def starts(self, bos: int) -> Positions:
+        """Where documents start: the positions of BOS, int64, ascending."""
+        begins = self._ends - [len(shard) for shard in self.shards]
+        found = [np.flatnonzero(shard == bos) + begin for shard, begin in zip(self.shards, begins, strict=True)]
+        return np.concatenate(found).astype(np.int64)
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for the sequence of tokens, the same however it is cut into shards. Reads all of it, once."""
+        return digest(b"".join(shard.tobytes() for shard in self.shards))

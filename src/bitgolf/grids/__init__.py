@@ -1,0 +1,1 @@
+"""Number formats: the ground floor that fake quantization and the exporter share."""

@@ -1,0 +1,119 @@
+"""Attention: one skeleton, chains on queries and keys (`qk`), values (`value`) and the output (`after`), one `core`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.errors import RecipeError
+from bitgolf.model.core import Bus, chain, rms
+from bitgolf.model.sockets import AfterPart, Core, Mixer, QKPart, ValuePart
+from bitgolf.model.weight import Linear
+from bitgolf.spec import Place, Spec, part, register
+
+
+@register
+class Attention(Mixer):
+    """Grouped-query attention (arXiv 2305.13245): H query heads, G key/value heads; head h reads k/v head h // (H/G).
+
+    Wq (D, D), Wk and Wv (G d, D), Wo (D, D), which starts at zero.
+    """
+
+    def __init__(
+        self,
+        at: Place,
+        /,
+        *,
+        heads: int,
+        kv_heads: int,
+        core: Spec[Core],
+        qk: tuple[Spec[QKPart], ...] = (),
+        value: tuple[Spec[ValuePart], ...] = (),
+        after: tuple[Spec[AfterPart], ...] = (),
+        linear: Spec[Linear] = part(Linear),
+    ) -> None:
+        super().__init__()
+        if heads < 1 or kv_heads < 1 or at.dim % heads or heads % kv_heads:
+            raise RecipeError(
+                f"width {at.dim}, {heads} heads and {kv_heads} key/value heads do not divide", place="mixer"
+            )
+        at = at._replace(heads=heads, kv_heads=kv_heads)
+        self.heads, self.kv_heads = heads, kv_heads
+        narrow = at.dim // heads * kv_heads
+        self.q = linear(at.matrix(at.dim, at.dim))
+        self.k = linear(at.matrix(at.dim, narrow))
+        self.v = linear(at.matrix(at.dim, narrow))
+        self.out = linear(at.matrix(at.dim, at.dim, zero=True))
+        self.qk = chain(qk, at)
+        self.value = chain(value, at)
+        self.core = core(at)
+        self.after = chain(after, at)
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        q = self.q(x).unflatten(-1, (self.heads, -1))
+        k = self.k(x).unflatten(-1, (self.kv_heads, -1))
+        v = self.v(x).unflatten(-1, (self.kv_heads, -1))
+        for p in self.qk:
+            q, k = p(q, k, bus)
+        for p in self.value:
+            v = p(v, x, bus)
+        y = self.core(q, k, v, bus)
+        for p in self.after:
+            y = p(y, x, v)
+        return self.out(y.flatten(-2))
+
+
+@register
+class QKNorm(QKPart):
+    """Each query and key head divided by its root mean square (arXiv 2010.04245)."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
+        return rms(q), rms(k)
+
+
+@register
+class QGain(QKPart):
+    """q_h <- gain_h * q_h, one learned gain a head (H); the softmax scale stays 1/sqrt(d)."""
+
+    roles = {"weight": "scale"}
+
+    def __init__(self, at: Place, /, *, init: float = 1.5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((at.heads,), init))
+
+    def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
+        return q * self.weight[:, None].to(q.dtype), k
+
+
+@register
+class Rope(QKPart):
+    """Rotary positions (arXiv 2104.09864) on the first `dims` of each head, 0 for all of them.
+
+    Half-split pairs (i, i + dims/2), angle position * base^(-2i/dims).
+    """
+
+    def __init__(self, at: Place, /, *, base: float = 10000.0, dims: int = 0) -> None:
+        super().__init__()
+        width = dims or at.dim // at.heads
+        if width % 2 or width > at.dim // at.heads:
+            raise RecipeError(f"cannot rotate {width} of {at.dim // at.heads} dimensions", place="Rope.dims")
+        self.base, self.width = base, width
+
+    def table(self, bus: Bus) -> tuple[Tensor, Tensor]:
+        """cos and sin, (T, 1, dims/2) in float32."""
+        positions = bus.positions.float()
+        exponent = torch.arange(0, self.width, 2, device=positions.device, dtype=torch.float32) / self.width
+        angle = torch.outer(positions, 1.0 / self.base**exponent)[:, None, :]
+        return angle.cos(), angle.sin()
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        half = self.width // 2
+        a, b, rest = x.split([half, half, x.shape[-1] - self.width], -1)
+        return torch.cat([a * cos + b * sin, b * cos - a * sin, rest], -1)
+
+    def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
+        cos, sin = bus.memo(("rope", self.base, self.width), lambda: self.table(bus))
+        return self.rotate(q, cos.to(q.dtype), sin.to(q.dtype)), self.rotate(k, cos.to(k.dtype), sin.to(k.dtype))

@@ -1,0 +1,141 @@
+"""What every part of a model may know: where it sits (`Place`), what flows past (`Bus`), and how parts are built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitgolf.errors import RecipeError
+from bitgolf.spec import Place, Spec, part_name, register
+
+V = TypeVar("V")
+
+
+class Part(nn.Module):
+    """One technique. `roles` gives each of its own parameters a role, by which rules choose optimizer and codec."""
+
+    roles: ClassVar[dict[str, str]] = {}
+    identity_at_init: ClassVar[bool] = False  # a claim that the contract suite checks
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Bus:
+    """What flows past the blocks in one forward: token ids, the stream's first state, values made once and shared.
+
+    This one sees a whole sequence at once. `Memory` (in `stream`) makes the same model read a text piece by piece.
+    """
+
+    def __init__(self, ids: Tensor, bos: int = 1) -> None:
+        self.ids, self.bos = ids, bos
+        self.x0: Tensor | None = None
+        self.visit = 0  # how many blocks have run: a looped block is visited more than once
+        self._memo: dict[Any, Any] = {}
+
+    def memo(self, key: Any, make: Callable[[], V]) -> V:
+        """A value that many layers need (a rotary table, a mask), made once in a forward."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return cast(V, self._memo[key])
+
+    @property
+    def positions(self) -> Tensor:
+        """Positions of the tokens at hand, (T,)."""
+        return self.memo("positions", lambda: torch.arange(self.ids.shape[1], device=self.ids.device))
+
+    @property
+    def key_positions(self) -> Tensor:
+        """Positions of all that can be attended to, (S,): here the same."""
+        return self.positions
+
+    @property
+    def documents(self) -> Tensor:
+        """Number of the document that each token belongs to, (B, T)."""
+        return self.memo("documents", lambda: (self.ids == self.bos).cumsum(1))
+
+    @property
+    def key_documents(self) -> Tensor:
+        return self.documents
+
+    def recall(self, part: nn.Module, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the past, then these; here there is no past beyond the sequence itself."""
+        return k, v
+
+    def masks(self, parts: Sequence[Callable[[Bus], Tensor]]) -> tuple[Tensor | None, bool]:
+        """(mask, causal) as `scaled_dot_product_attention` takes them: a boolean (…, T, S), True where a key is seen."""
+        if not parts:
+            return None, True
+        return self.memo(("mask", tuple(map(id, parts))), lambda: self._mask(parts)), False
+
+    def _mask(self, parts: Sequence[Callable[[Bus], Tensor]]) -> Tensor:
+        mask = self.positions[:, None] >= self.key_positions[None, :]
+        for p in parts:
+            mask = mask & p(self)
+        return mask
+
+
+def rms(x: Tensor) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) over the last axis, without a gain; eps is the machine epsilon of x's type."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+@register
+class Only:
+    """A part on some layers alone: `Only(layers="0-5", part=...)`; also `last 4`, `first 3`, `1,3,5`."""
+
+    transparent = "part"
+
+    def __init__(self, *, layers: str, part: Spec[Any]) -> None:
+        self.layers, self.part = layers, part
+
+
+def only(layers: str, part: Spec[V]) -> Spec[V]:
+    from bitgolf.spec import part as node
+
+    return cast(Spec[V], node(Only, layers=layers, part=part))
+
+
+def layer_set(text: str, layers: int) -> set[int]:
+    """The layers that a text names, of 0 … layers-1."""
+    chosen: set[int] = set()
+    for piece in text.split(","):
+        word, _, count = piece.strip().partition(" ")
+        try:
+            if word in ("first", "last"):
+                chosen |= set(range(int(count)) if word == "first" else range(layers - int(count), layers))
+            else:
+                low, _, high = word.partition("-")
+                chosen |= set(range(int(low), int(high or low) + 1))
+        except ValueError:
+            raise RecipeError(f"{text!r} names no layers", mend="write 0-5, 1,3,5, first 2 or last 4") from None
+    if not chosen or min(chosen) < 0 or max(chosen) >= layers:
+        raise RecipeError(f"{text!r} does not fit {layers} layers")
+    return chosen
+
+
+def chain(specs: Sequence[Spec[Any]], at: Place) -> nn.ModuleList:
+    """Build the parts of a chain that belong on this layer."""
+    chosen = []
+    for spec in specs:
+        if spec.cls is Only:
+            if at.layer not in layer_set(spec.kwargs["layers"], at.layers):
+                continue
+            spec = spec.kwargs["part"]
+        chosen.append(spec(at))
+    return nn.ModuleList(chosen)
+
+
+def roles(model: nn.Module) -> dict[str, str]:
+    """Path -> role of every parameter. A parameter without a role is an error of the part that owns it."""
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            if name not in getattr(module, "roles", {}):
+                raise RecipeError(f"{part_name(type(module))} declares no role for {name!r}", place=path)
+            found[f"{path}.{name}" if path else name] = cast(Part, module).roles[name]
+    return found

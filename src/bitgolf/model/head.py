@@ -1,0 +1,77 @@
+"""From the last hidden state to logits, and the training objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitgolf.model.core import Part, chain
+from bitgolf.model.sockets import Cap, Objective
+from bitgolf.model.weight import Embedding, HeadLinear
+from bitgolf.spec import Place, Spec, part, register
+
+
+class Head(Part):
+    """(B, T, D) and the embedding -> logits (B, T, V)."""
+
+    def forward(self, x: Tensor, embed: Embedding) -> Tensor:
+        raise NotImplementedError
+
+
+@register
+class TiedHead(Head):
+    """Logits x E^T from the embedding's own table (arXiv 1608.05859)."""
+
+    def __init__(self, at: Place, /, *, caps: tuple[Spec[Cap], ...] = ()) -> None:
+        super().__init__()
+        self.caps = chain(caps, at)
+
+    def forward(self, x: Tensor, embed: Embedding) -> Tensor:
+        z = embed.project(x)
+        for p in self.caps:
+            z = p(z)
+        return z
+
+
+@register
+class UntiedHead(Head):
+    """Logits from a matrix of its own, (V, D), started at zero."""
+
+    def __init__(
+        self, at: Place, /, *, caps: tuple[Spec[Cap], ...] = (), linear: Spec[HeadLinear] = part(HeadLinear)
+    ) -> None:
+        super().__init__()
+        self.linear = linear(at.matrix(at.dim, at.vocab, zero=True))
+        self.caps = chain(caps, at)
+
+    def forward(self, x: Tensor, embed: Embedding) -> Tensor:
+        z = self.linear(x)
+        for p in self.caps:
+            z = p(z)
+        return z
+
+
+@register
+class Softcap(Cap):
+    """c tanh(z / c): |logit| < c (Gemma 2, arXiv 2408.00118)."""
+
+    def __init__(self, at: Place, /, *, cap: float = 30.0) -> None:
+        super().__init__()
+        self.cap = cap
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.cap * torch.tanh(z / self.cap)
+
+
+@register
+class CrossEntropy(Objective):
+    """Mean negative log-likelihood of the next token, in nats per token, over float32 logits."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
+        return F.cross_entropy(logits(x).float().flatten(0, 1), targets.flatten())

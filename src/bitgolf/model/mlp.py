@@ -1,0 +1,49 @@
+"""The position-wise branch and its activations."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitgolf.model.sockets import Activation, Feed
+from bitgolf.model.weight import Linear
+from bitgolf.spec import Place, Spec, part, register
+
+
+@register
+class MLP(Feed):
+    """act(x W_up^T) W_down^T; W_up (hidden, D), W_down (D, hidden) starts at zero, so the branch starts silent."""
+
+    def __init__(
+        self, at: Place, /, *, hidden: int, act: Spec[Activation], linear: Spec[Linear] = part(Linear)
+    ) -> None:
+        super().__init__()
+        self.up = linear(at.matrix(at.dim, hidden))
+        self.act = act(at)
+        self.down = linear(at.matrix(hidden, at.dim, zero=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.act(self.up(x)))
+
+
+@register
+class ReluSquared(Activation):
+    """relu(u)^2 (Primer, arXiv 2109.08668; the baseline's activation)."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, u: Tensor) -> Tensor:
+        return F.relu(u).square()
+
+
+@register
+class LeakySquared(Activation):
+    """(u for u > 0, slope * u below)^2: never negative, gradient on both sides (Parameter Golf #493, slope 0.5)."""
+
+    def __init__(self, at: Place, /, *, slope: float = 0.5) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, u: Tensor) -> Tensor:
+        return F.leaky_relu(u, self.slope).square()

@@ -1,0 +1,85 @@
+"""The whole model on one page. Techniques live in parts; this file has no flags."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bitgolf.model.core import Bus, Part, chain
+from bitgolf.model.depth import Straight
+from bitgolf.model.head import Head
+from bitgolf.model.sockets import Depth, Feed, Join, Mixer, Norm, StreamPart
+from bitgolf.model.stream import Normalize, RMSNorm, ScaledResidual
+from bitgolf.model.weight import Embedding
+from bitgolf.spec import Place, Spec, part, register
+
+
+@register
+class Block(Part):
+    """Pre-norm residual block: mix over time, then over channels."""
+
+    def __init__(
+        self,
+        at: Place,
+        /,
+        *,
+        mixer: Spec[Mixer],
+        mlp: Spec[Feed],
+        enter: tuple[Spec[StreamPart], ...] = (),
+        norm: Spec[Norm] = part(RMSNorm),
+        join: Spec[Join] = part(ScaledResidual),
+    ) -> None:
+        super().__init__()
+        self.enter = chain(enter, at)
+        self.norm = norm(at)
+        self.mixer = mixer(at)
+        self.join_mixer = join(at)
+        self.mlp = mlp(at)
+        self.join_mlp = join(at)
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        for p in self.enter:
+            x = p(x, bus)
+        x = self.join_mixer(x, self.mixer(self.norm(x), bus))
+        return self.join_mlp(x, self.mlp(self.norm(x)))
+
+
+@register
+class LM(Part):
+    """Token ids (B, T) -> logits (B, T, V). `hidden` and `logits` are its two halves."""
+
+    def __init__(
+        self,
+        at: Place,
+        /,
+        *,
+        dim: int,
+        layers: int,
+        block: Spec[Block],
+        head: Spec[Head],
+        embed: Spec[Embedding] = part(Embedding),
+        enter: tuple[Spec[StreamPart], ...] = (part(Normalize),),
+        depth: Spec[Depth] = part(Straight),
+        norm: Spec[Norm] = part(RMSNorm),
+    ) -> None:
+        super().__init__()
+        at = at._replace(dim=dim, layers=layers)
+        self.embed = embed(at)
+        self.enter = chain(enter, at)
+        self.blocks = nn.ModuleList(block(at._replace(layer=i)) for i in range(layers))
+        self.depth = depth(at)
+        self.norm = norm(at)
+        self.head = head(at)
+
+    def hidden(self, bus: Bus) -> Tensor:
+        """The normalised last state, (B, T, D)."""
+        x = self.embed(bus.ids)
+        for p in self.enter:
+            x = p(x, bus)
+        bus.x0 = x
+        return self.norm(self.depth(x, bus, self.blocks))
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.head(x, self.embed)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.logits(self.hidden(Bus(ids)))

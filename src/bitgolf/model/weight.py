@@ -1,0 +1,99 @@
+"""The only matmul and the only lookup, with two chains each: `view` edits the weight, `add` edits the output."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitgolf.model.core import Part, chain
+from bitgolf.model.sockets import Add, Init, View
+from bitgolf.spec import Place, Spec, part, register
+
+
+@register
+class UniformFanIn(Init):
+    """Uniform in +-1/sqrt(fan_in): PyTorch's default for linear layers."""
+
+    def __init__(self) -> None:
+        pass
+
+    def fill(self, weight: Tensor) -> None:
+        nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
+
+
+@register
+class Normal(Init):
+    """Normal with a given standard deviation; 0 stands for 1/sqrt(fan_in)."""
+
+    def __init__(self, *, std: float = 0.0) -> None:
+        self.std = std
+
+    def fill(self, weight: Tensor) -> None:
+        nn.init.normal_(weight, std=self.std or weight.shape[1] ** -0.5)
+
+
+@register
+class Linear(Part):
+    """y = x W^T, W of shape (fan_out, fan_in), no bias. Starts at zero where its place says so, else as `init`."""
+
+    roles = {"weight": "matrix"}
+
+    def __init__(
+        self,
+        at: Place,
+        /,
+        *,
+        init: Spec[Init] = part(UniformFanIn),
+        view: tuple[Spec[View], ...] = (),
+        add: tuple[Spec[Add], ...] = (),
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(at.fan_out, at.fan_in))
+        if not at.zero:
+            with torch.no_grad():
+                init().fill(self.weight)
+        self.view = chain(view, at)
+        self.add = chain(add, at)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.weight
+        for p in self.view:
+            w = p(w)
+        y = F.linear(x, w)
+        for p in self.add:
+            y = y + p(x)
+        return y
+
+
+@register
+class HeadLinear(Linear):
+    """The matrix of an untied output head: another role, so that rules can tell it from the blocks' matrices."""
+
+    roles = {"weight": "head"}
+
+
+@register
+class Embedding(Part):
+    """Token table E (V, D), normal with standard deviation `std`; also the output matrix where the head is tied."""
+
+    roles = {"weight": "embedding"}
+
+    def __init__(self, at: Place, /, *, std: float = 0.005, view: tuple[Spec[View], ...] = ()) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(at.vocab, at.dim))
+        nn.init.normal_(self.weight, std=std)
+        self.view = chain(view, at.matrix(at.dim, at.vocab))
+
+    def table(self) -> Tensor:
+        w = self.weight
+        for p in self.view:
+            w = p(w)
+        return w
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.table())
+
+    def project(self, x: Tensor) -> Tensor:
+        """Tied head: (B, T, D) -> (B, T, V)."""
+        return F.linear(x, self.table())

@@ -1,0 +1,50 @@
+"""Adam (Kingma and Ba, arXiv 1412.6980) with decoupled weight decay (AdamW, arXiv 1711.05101)."""
+
+# pyright: reportPrivateImportUsage=false
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bitgolf.clock import Now
+from bitgolf.optim.algorithm import Algorithm, State
+from bitgolf.spec import register
+
+
+@register
+class Adam(Algorithm):
+    """W <- (1 - lr wd) W - lr m' / (sqrt(v') + eps), m' and v' the bias-corrected means of gradient and square.
+
+    The same operations in the same order as `torch.optim.Adam`. Each parameter keeps its own count of steps in the
+    state, on the CPU (as torch does), so that a resumed run corrects the bias as the first would have.
+    """
+
+    def __init__(
+        self, *, lr: float, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_decay: float = 0.0
+    ) -> None:
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+
+    def start(self, params: list[Tensor]) -> State:
+        return {
+            "steps": [torch.zeros((), dtype=torch.int64) for _ in params],
+            "m": [torch.zeros_like(p) for p in params],
+            "v": [torch.zeros_like(p) for p in params],
+        }
+
+    @torch.no_grad()
+    def step(self, params: list[Tensor], grads: list[Tensor], state: State, now: Now, lr_scale: float) -> None:
+        (beta1, beta2), lr = self.betas, self.lr * lr_scale
+        m, v = state["m"], state["v"]
+        torch._foreach_add_(state["steps"], 1)
+        t = int(state["steps"][0])  # a group steps as a whole, so one count is all of them
+        if self.weight_decay:
+            torch._foreach_mul_(params, 1.0 - lr * self.weight_decay)
+        torch._foreach_lerp_(m, grads, 1.0 - beta1)
+        torch._foreach_mul_(v, beta2)
+        torch._foreach_addcmul_(v, grads, grads, 1.0 - beta2)
+        root = torch._foreach_sqrt(v)
+        torch._foreach_div_(root, math.sqrt(1.0 - beta2**t))
+        torch._foreach_add_(root, self.eps)
+        torch._foreach_addcdiv_(params, m, root, -lr / (1.0 - beta1**t))

@@ -1,0 +1,209 @@
+"""Lossless coders of one-dimensional arrays. The decoder is told type and count, so that no stream carries a header.
+
+Decoding untrusted bytes takes time and memory bounded by the expected size; whatever is wrong is a `DamagedError`.
+What each one costs on quantized Gaussian weights: spec, section 5.1; `Range` is at the entropy, byte coders are not.
+"""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+import brotli
+import numpy as np
+
+from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.pack import planes
+from bitgolf.pack.planes import Array
+from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream
+from bitgolf.spec import Spec, part, register
+
+
+class Coder(ABC):
+    """`decode(encode(symbols), symbols.dtype, symbols.size)` is `symbols`, for integers and floats of 1 to 8 bytes."""
+
+    @abstractmethod
+    def encode(self, symbols: Array) -> bytes: ...
+
+    @abstractmethod
+    def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
+        """Raises `DamagedError` where `data` is not exactly what `encode` wrote for `count` symbols."""
+
+    def label(self, data: bytes) -> str:
+        """What the ledger calls the coder of these bytes."""
+        return type(self).__name__.lower()
+
+
+class ByteCoder(Coder):
+    """A general-purpose compressor over bytes; `shuffle` puts the byte planes of wider types one after the other."""
+
+    def __init__(self, *, shuffle: bool = True) -> None:
+        self.shuffle = shuffle
+
+    @abstractmethod
+    def compress(self, raw: bytes) -> bytes: ...
+
+    @abstractmethod
+    def expand(self, data: bytes, size: int) -> bytes:
+        """At most about `size` bytes are ever produced; more, fewer or unread input is a `DamagedError`."""
+
+    def encode(self, symbols: Array) -> bytes:
+        bytes_of = planes.split(symbols)
+        return self.compress((bytes_of if self.shuffle else bytes_of.T).tobytes())
+
+    def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
+        size = count * dtype.itemsize
+        raw = self.expand(data, size)
+        if len(raw) != size:
+            raise DamagedError(f"expands to {len(raw)} bytes or more, expected {size}")
+        flat = np.frombuffer(raw, np.uint8)
+        if self.shuffle:
+            return planes.join(flat.reshape(dtype.itemsize, count), dtype)
+        return planes.join(flat.reshape(count, dtype.itemsize).T, dtype)
+
+
+@register
+class Raw(ByteCoder):
+    """The bytes themselves: for what does not compress."""
+
+    def __init__(self) -> None:
+        super().__init__(shuffle=False)
+
+    def compress(self, raw: bytes) -> bytes:
+        return raw
+
+    def expand(self, data: bytes, size: int) -> bytes:
+        return data
+
+
+@register
+class Zlib(ByteCoder):
+    """Raw deflate (RFC 1951): no header and no checksum, which the container has. The baseline's coder."""
+
+    def __init__(self, *, level: int = 9, shuffle: bool = True) -> None:
+        super().__init__(shuffle=shuffle)
+        self.level = _within("level", level, 0, 9)
+
+    def compress(self, raw: bytes) -> bytes:
+        deflate = zlib.compressobj(self.level, zlib.DEFLATED, -zlib.MAX_WBITS)
+        return deflate.compress(raw) + deflate.flush()
+
+    def expand(self, data: bytes, size: int) -> bytes:
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            raw = inflate.decompress(data, size + 1)
+        except zlib.error as error:
+            raise DamagedError(f"not a deflate stream ({error})") from None
+        return _whole(raw, inflate.eof and not inflate.unused_data)
+
+
+@register
+class Lzma(ByteCoder):
+    """Raw LZMA1 (the 7-zip algorithm) with its end marker; the dictionary is as large as the data, at most 64 MiB."""
+
+    def __init__(self, *, preset: int = 9, shuffle: bool = True) -> None:
+        super().__init__(shuffle=shuffle)
+        self.preset = _within("preset", preset, 0, 9)
+
+    def compress(self, raw: bytes) -> bytes:
+        return lzma.compress(raw, lzma.FORMAT_RAW, filters=self._filters(len(raw)))
+
+    def expand(self, data: bytes, size: int) -> bytes:
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=self._filters(size))
+        try:
+            raw = decompressor.decompress(data, size + 1)
+        except lzma.LZMAError as error:
+            raise DamagedError(f"not an LZMA stream ({error})") from None
+        return _whole(raw, decompressor.eof and not decompressor.unused_data)
+
+    def _filters(self, size: int) -> list[dict[str, int]]:
+        """Raw LZMA takes no memory limit, but the dictionary is the memory, and its size is ours to say."""
+        dictionary = 1 << max(12, min(26, (size - 1).bit_length()))
+        return [{"id": lzma.FILTER_LZMA1, "preset": self.preset, "dict_size": dictionary}]
+
+
+@register
+class Brotli(ByteCoder):
+    """Brotli (RFC 7932) with its largest standard window, 16 MiB."""
+
+    def __init__(self, *, quality: int = 11, shuffle: bool = True) -> None:
+        super().__init__(shuffle=shuffle)
+        self.quality = _within("quality", quality, 0, 11)
+
+    def compress(self, raw: bytes) -> bytes:
+        return brotli.compress(raw, quality=self.quality, lgwin=24)
+
+    def expand(self, data: bytes, size: int) -> bytes:
+        """The decoder stops near the limit, not at it: one call may overshoot by its block of 32 KiB."""
+        decompressor, pieces, length = brotli.Decompressor(), [], 0
+        try:
+            while length <= size and not decompressor.is_finished():
+                piece = decompressor.process(b"" if pieces else data, output_buffer_limit=size + 1 - length)
+                if pieces and not piece:
+                    break  # wants more input: truncated
+                pieces.append(piece)
+                length += len(piece)
+        except brotli.error:
+            raise DamagedError("not a Brotli stream, or not only one") from None
+        return _whole(b"".join(pieces), decompressor.is_finished())
+
+
+@register
+class Range(Coder):
+    """Range coding with one transmitted table of counts for each byte plane: for small alphabets, such as codes."""
+
+    def __init__(self) -> None:
+        pass
+
+    def encode(self, symbols: Array) -> bytes:
+        return encode_plane_stream(_offset(planes.split(symbols), symbols.dtype))
+
+    def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
+        return planes.join(_offset(decode_plane_stream(data, dtype.itemsize, count), dtype), dtype)
+
+
+@register
+class Smallest(Coder):
+    """Whichever of `coders` makes the fewest bytes (the first of equals), named by one byte in front."""
+
+    def __init__(self, *, coders: tuple[Spec[Coder], ...] = (part(Range), part(Brotli), part(Lzma), part(Raw))) -> None:
+        if not 1 <= len(coders) <= 256:
+            raise RecipeError(f"Smallest chooses among 1 to 256 coders, not {len(coders)}", place="Smallest.coders")
+        self.coders = [coder() for coder in coders]
+
+    def encode(self, symbols: Array) -> bytes:
+        streams = [coder.encode(symbols) for coder in self.coders]
+        best = min(range(len(streams)), key=lambda i: len(streams[i]))
+        return bytes([best]) + streams[best]
+
+    def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
+        return self._chosen(data).decode(data[1:], dtype, count)
+
+    def label(self, data: bytes) -> str:
+        return self._chosen(data).label(data[1:])
+
+    def _chosen(self, data: bytes) -> Coder:
+        if not data or data[0] >= len(self.coders):
+            raise DamagedError("names no known coder")
+        return self.coders[data[0]]
+
+
+def _offset(bytes_of: Array, dtype: np.dtype[Any]) -> Array:
+    """Two's complement to offset binary and back, so that the codes of one tensor are neighbours around 128."""
+    if dtype.kind != "i":
+        return bytes_of
+    return np.concatenate([bytes_of[:-1], bytes_of[-1:] ^ 0x80])
+
+
+def _whole(raw: bytes, whole: bool) -> bytes:
+    if not whole:
+        raise DamagedError("truncated, overlong, or followed by other bytes")
+    return raw
+
+
+def _within(name: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise RecipeError(f"{name} is {low} to {high}, not {value}", place=name)
+    return value

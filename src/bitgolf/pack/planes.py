@@ -1,0 +1,33 @@
+"""Byte planes: what every coder sees of an array, and its order-0 entropy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def split(symbols: Array) -> NDArray[np.uint8]:
+    """`n` symbols of `k` bytes as `uint8[k, n]`: plane 0 holds every symbol's lowest byte (byte shuffling, as in Blosc)."""
+    little = np.ascontiguousarray(symbols, symbols.dtype.newbyteorder("<"))
+    return np.ascontiguousarray(little.view(np.uint8).reshape(symbols.size, symbols.itemsize).T)
+
+
+def join(planes: NDArray[np.uint8], dtype: np.dtype[Any]) -> Array:
+    """The inverse of `split`: a new, writable array of `n` symbols."""
+    little = np.array(planes.T, order="C", copy=True).reshape(-1)
+    return little.view(dtype.newbyteorder("<")).astype(dtype, copy=False)
+
+
+def entropy_bits(symbols: Array) -> float:
+    """Order-0 entropy of all symbols together, in bits, the byte planes of wider types taken apart."""
+    return sum(_plane_bits(plane) for plane in split(symbols.reshape(-1)))
+
+
+def _plane_bits(plane: NDArray[np.uint8]) -> float:
+    counts = np.bincount(plane)
+    counts = counts[counts > 0]
+    return float(-(counts * np.log2(counts / plane.size)).sum()) + 0.0  # never -0.0

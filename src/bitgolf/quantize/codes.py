@@ -1,0 +1,134 @@
+"""The codes of a whole model: encoded, laid out and decoded by rules, saved in the run folder, reported by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.numpy
+from torch import Tensor
+
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.files import write_bytes
+from bitgolf.pack.planes import entropy_bits
+from bitgolf.pack.streams import Code, Layout
+from bitgolf.quantize.codec import Codec, Shape
+from bitgolf.rules import Rule, cover
+from bitgolf.spec import Spec
+
+Roles = Mapping[str, str]
+Rules = Sequence[Spec[Rule]]
+
+
+class TensorReport(NamedTuple):
+    """What quantization did to one tensor. Errors are absolute; `bits_per_weight` is order-0, scales included."""
+
+    path: str
+    role: str
+    codec: str
+    elements: int
+    max_error: float
+    rms_error: float
+    bits_per_weight: float
+
+
+def assign(roles: Roles, rules: Rules) -> dict[str, Codec]:
+    """path -> its codec, in the order of `roles`. Raises `RecipeError` where the rules do not cover exactly."""
+    codecs: dict[str, Codec] = {}
+    for i, paths in enumerate(cover(rules, roles, place="quantize")):
+        codec = rules[i]().use()
+        if not isinstance(codec, Codec):
+            raise RecipeError(f"{type(codec).__name__} is not a codec", place=f"quantize.{i}.use")
+        codecs.update(dict.fromkeys(paths, codec))
+    return {path: codecs[path] for path in roles}
+
+
+def encode_all(
+    state: Mapping[str, Tensor], roles: Roles, rules: Rules, stats: Mapping[str, Any] | None = None
+) -> dict[str, Code]:
+    """path -> code of every tensor. An error names its tensor. `stats`: path -> what calibration knows of it."""
+    _same_paths(state, roles)
+    codes: dict[str, Code] = {}
+    for path, codec in assign(roles, rules).items():
+        with _naming(path):
+            codes[path] = codec.encode(state[path], (stats or {}).get(path))
+    return codes
+
+
+def layout(shapes: Mapping[str, Shape], roles: Roles, rules: Rules) -> Layout:
+    """path -> name of array -> (type, shape): all that unpacking needs to know, and no file has to say."""
+    _same_paths(shapes, roles)
+    return {path: codec.arrays(shapes[path]) for path, codec in assign(roles, rules).items()}
+
+
+def decode_all(codes: Mapping[str, Code], shapes: Mapping[str, Shape], roles: Roles, rules: Rules) -> dict[str, Tensor]:
+    """path -> float32 tensor. Raises `DamagedError`, naming the tensor, where a code does not fit its shape."""
+    _same_paths(shapes, roles)
+    if codes.keys() != roles.keys():
+        raise DamagedError(f"the codes are not those of this model ({_odd(codes, roles)})")
+    decoded: dict[str, Tensor] = {}
+    for path, codec in assign(roles, rules).items():
+        with _naming(path):
+            decoded[path] = codec.decode(codes[path], shapes[path])
+    return decoded
+
+
+def report(state: Mapping[str, Tensor], codes: Mapping[str, Code], roles: Roles, rules: Rules) -> list[TensorReport]:
+    """One row for each tensor, measured on what its code decodes to."""
+    shapes = {path: tuple(w.shape) for path, w in state.items()}
+    decoded = decode_all(codes, shapes, roles, rules)
+    codecs = assign(roles, rules)
+    rows = []
+    for path, w in decoded.items():
+        error = (w - state[path].detach().cpu().float()).double().abs()
+        bits = sum(entropy_bits(array) for array in codes[path].values())
+        largest, rms = error.max().item(), error.square().mean().sqrt().item()
+        kind = type(codecs[path]).__name__
+        rows.append(TensorReport(path, roles[path], kind, w.numel(), largest, rms, bits / w.numel()))
+    return rows
+
+
+# ---- in the run folder ---------------------------------------------------------------------------------------------
+
+
+def save_codes(path: Path, codes: Mapping[str, Code]) -> None:
+    """All codes in one .safetensors file, whole or not at all; arrays are named `path:array`."""
+    arrays = {f"{tensor}:{name}": array for tensor, code in codes.items() for name, array in code.items()}
+    write_bytes(path, safetensors.numpy.save(arrays))
+
+
+def load_codes(path: Path) -> dict[str, Code]:
+    """The inverse of `save_codes`, but for the order. Raises `DamagedError` for a missing or damaged file."""
+    try:
+        arrays = safetensors.numpy.load(path.read_bytes())
+    except OSError as error:
+        raise DamagedError(f"cannot be read ({error.strerror})", place=str(path)) from None
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"not a file of codes ({error})", place=str(path)) from None
+    codes: dict[str, Code] = {}
+    for key, array in sorted(arrays.items()):
+        tensor, _, name = key.rpartition(":")
+        codes.setdefault(tensor, {})[name] = array
+    return codes
+
+
+def _same_paths(given: Mapping[str, Any], roles: Roles) -> None:
+    if given.keys() != roles.keys():
+        raise RecipeError(f"roles are not given for exactly these tensors ({_odd(given, roles)})", place="quantize")
+
+
+def _odd(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(a.keys() ^ b.keys()))[:200]
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Errors inside say which tensor they are about."""
+    try:
+        yield
+    except BitgolfError as error:
+        error.place = error.place or path
+        raise

@@ -1,0 +1,39 @@
+"""The run as one value: a tree of parts, with a JSON form and a hash."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bitgolf.rules import Rule
+from bitgolf.spec import Spec, register
+
+
+@register
+class Recipe:
+    """Everything that decides a run. Each field is one stage's slice; `published` is what others have reported of it."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        text: Spec[Any],
+        tokens: Spec[Any],
+        model: Spec[Any],
+        train: Spec[Any],
+        average: Spec[Any] | None = None,
+        quantize: tuple[Spec[Rule], ...],
+        pack: Spec[Any],
+        score: tuple[Spec[Any], ...],
+        proof: Spec[Any] | None = None,
+        held_out: float = 0.05,
+        published: dict[str, Any] | None = None,
+    ) -> None:
+        self.name, self.text, self.tokens, self.held_out = name, text, tokens, held_out
+        self.model, self.train, self.average = model, train, average
+        self.quantize, self.pack, self.score = quantize, pack, score
+        self.proof, self.published = proof, published
+
+
+def identity(recipe: Spec[Recipe]) -> str:
+    """The hash of what a recipe does: its name and what was published of it do not count."""
+    return recipe.but(name="", published=None).hash

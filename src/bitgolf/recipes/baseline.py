@@ -1,0 +1,86 @@
+"""The challenge's baseline: 9 layers of width 512, vocabulary 1,024, Muon, int8 and zlib. 17,059,912 parameters.
+
+Source: openai/parameter-golf, train_gpt.py at the challenge's start.
+"""
+
+from __future__ import annotations
+
+from bitgolf.grids.clip import QuantileClip
+from bitgolf.model.attend import Attention, QGain, QKNorm, Rope
+from bitgolf.model.cores.sdpa import Sdpa
+from bitgolf.model.depth import UNet
+from bitgolf.model.head import CrossEntropy, Softcap, TiedHead
+from bitgolf.model.mlp import MLP, ReluSquared
+from bitgolf.model.skeleton import LM, Block
+from bitgolf.model.stream import MixX0
+from bitgolf.model.weight import Embedding
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.schedules import Ramp, WarmdownSteps
+from bitgolf.pack.coders import Zlib
+from bitgolf.pack.settings import Pack
+from bitgolf.quantize.codec import Float, IntRows
+from bitgolf.recipe import Recipe
+from bitgolf.rules import Rule
+from bitgolf.score.windows import Contiguous
+from bitgolf.spec import Spec, part
+from bitgolf.text.documents import Given
+from bitgolf.tokens.train import SentencePieceBPE
+from bitgolf.train.settings import Train
+
+
+def baseline() -> Spec[Recipe]:
+    return part(
+        Recipe,
+        name="baseline",
+        text=part(Given),
+        tokens=part(SentencePieceBPE, vocab=1024),
+        model=model(),
+        train=part(
+            Train,
+            seconds=600.0,
+            steps=20_000,
+            rows=512,
+            length=1024,
+            objective=part(CrossEntropy),
+            schedule=part(WarmdownSteps, steps=1200),
+            optim=(
+                part(Rule, where="matrix", use=part(Muon, lr=0.04, momentum=part(Ramp, start=0.85, end=0.95, steps=500))),
+                part(Rule, where="embedding", use=part(Adam, lr=0.05)),
+                part(Rule, where="scale", use=part(Adam, lr=0.04)),
+            ),
+        ),
+        quantize=(
+            part(Rule, where="scale", use=part(Float, dtype="float32")),
+            part(Rule, where="*", use=part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), floor=1 / 127)),
+        ),
+        pack=part(Pack, cap=16_000_000, coder=part(Zlib, level=9)),
+        score=(part(Contiguous, window=1024),),
+        published={
+            "source": "openai/parameter-golf, records/track_10min_16mb, NaiveBaseline",
+            "hardware": "8 x H100 SXM, 600 s",
+            "text": "FineWeb, first 50,000 documents",
+            "bpb": {"trained": 1.2172, "packed": 1.2244},
+            "bytes": 15_863_489,
+            "steps": 13_780,
+        },
+    )
+
+
+def model() -> Spec[LM]:
+    mixer = part(
+        Attention,
+        heads=8,
+        kv_heads=4,
+        core=part(Sdpa),
+        qk=(part(QKNorm), part(Rope, base=10_000.0), part(QGain, init=1.5)),
+    )
+    return part(
+        LM,
+        dim=512,
+        layers=9,
+        embed=part(Embedding, std=0.005),
+        block=part(Block, enter=(part(MixX0),), mixer=mixer, mlp=part(MLP, hidden=1024, act=part(ReluSquared))),
+        depth=part(UNet),
+        head=part(TiedHead, caps=(part(Softcap, cap=30.0),)),
+    )

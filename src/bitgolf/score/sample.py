@@ -1,0 +1,40 @@
+"""Text from a model, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from bitgolf.model.skeleton import LM
+from bitgolf.score.stream import Reader
+from bitgolf.tokens.tokenizer import Tokenizer
+
+
+def generate(
+    model: LM, tokenizer: Tokenizer, prompt: bytes, *, tokens: int, temperature: float, top: int, seed: int, window: int
+) -> Iterator[bytes]:
+    """Bytes of the prompt, then of `tokens` sampled tokens, until the document ends.
+
+    temperature 0 takes the likeliest token; `top` keeps the likeliest so many, 0 all of them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    reader = Reader(model, 1, window, max(1, window // 2), tokenizer.bos)
+    for token in tokenizer.encode(prompt).tolist():
+        reader.push(torch.tensor([token]))
+    yield prompt
+    for _ in range(tokens):
+        token = _draw(reader.logits[0].cpu(), temperature, top, generator)
+        if token == tokenizer.bos:
+            return
+        yield tokenizer.pieces[token]
+        reader.push(torch.tensor([token]))
+
+
+def _draw(logits: torch.Tensor, temperature: float, top: int, generator: torch.Generator) -> int:
+    if temperature <= 0:
+        return int(logits.argmax())
+    logits = logits / temperature
+    if top:
+        logits = logits.masked_fill(logits < logits.topk(min(top, len(logits))).values[-1], float("-inf"))
+    return int(torch.multinomial(torch.softmax(logits, -1), 1, generator=generator))

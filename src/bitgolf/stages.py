@@ -1,0 +1,208 @@
+"""The pipeline on one page: prepare -> train -> average -> quantize -> pack -> score -> report, from files to files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from bitgolf.data.overlap import check_overlap
+from bitgolf.data.prepare import load_manifest
+from bitgolf.data.prepare import prepare as prepare_data
+from bitgolf.data.shards import Stream, find_shards
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.files import read_json, value_digest, write_bytes, write_json
+from bitgolf.model.core import roles
+from bitgolf.model.skeleton import LM
+from bitgolf.names import from_json
+from bitgolf.pack.ledger import ledger, over_cap_advice
+from bitgolf.pipeline import Run
+from bitgolf.quantize.codes import encode_all, load_codes, save_codes
+from bitgolf.score.artifact import build_empty, write
+from bitgolf.score.player import StaticPlayer
+from bitgolf.score.referee import score as referee_score
+from bitgolf.score.referee import with_last_end
+from bitgolf.spec import part
+from bitgolf.text.documents import Files, split
+from bitgolf.tokens.tokenizer import Tokenizer
+from bitgolf.train import checkpoint
+from bitgolf.train.device import choose
+from bitgolf.train.worker import train_run
+
+
+def prepare_inputs(run: Run) -> list[Any]:
+    """What decides the shards: the text (by names, sizes and times of its files), the tokenizer, the split."""
+    if run.shards:
+        return ["shards", str(run.shards.resolve())]
+    source = _source(run)
+    return [source.to_json(), source().identity(), run.slice("tokens", "held_out")]
+
+
+def _source(run: Run) -> Any:
+    return part(Files, paths=run.text) if run.text else run.recipe["text"]
+
+
+def prepare(run: Run) -> dict[str, Any]:
+    """Text -> tokenizer and shards, validation documents held out by the hash of their content."""
+    if run.shards:
+        manifest = load_manifest(run.shards)
+        return {"data": str(run.shards), "tokens": manifest.train.tokens}
+    training, held_out = split(_source(run)().documents(), run.recipe["held_out"])
+    if not training or not held_out:
+        raise UsageError(f"the text has {len(training) + len(held_out)} documents: too few to hold some out", mend="give more files")
+    check_overlap(training, held_out)
+    run.journal.say(f"{len(training):,} documents to train on, {len(held_out):,} held out ({sum(len(d.data) for d in held_out):,} bytes)")
+    proto = run.recipe["tokens"]().train(d.data for d in training)
+    tokenizer = Tokenizer(proto)
+    run.journal.say(f"tokenizer: vocabulary {tokenizer.vocab:,}, {'lossless' if tokenizer.lossless else 'not lossless'}")
+    manifest = prepare_data(training, held_out, tokenizer, run.data)
+    write_bytes(run.data / "val.raw", b"".join(d.data for d in held_out))
+    write_json(run.data / "val.lengths.json", [len(d.data) for d in held_out])
+    run.journal.say(f"{manifest.train.tokens:,} training tokens, {manifest.train.raw_bytes / manifest.train.tokens:.2f} bytes each")
+    return {"data": "data", "tokens": manifest.train.tokens}
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Shards -> checkpoints. One process here, or many under torchrun."""
+    folder = run.folder / "checkpoint"
+    _claim_checkpoints(run, folder)
+    if run.devices > 1:
+        _torchrun(run)
+    else:
+        train_run(run.recipe, run.data, run.folder, seed=run.seed, resume=run.resume, journal=run.journal)
+    return read_json(run.folder / "train.json")
+
+
+def _claim_checkpoints(run: Run, folder: Path) -> None:
+    """Never mix two trainings: a folder's checkpoints belong to one recipe, one seed, one text."""
+    key = value_digest([run.slice("model", "train", "average"), run.seed, str(load_manifest(run.data).train)])
+    mine = folder / "key.json"
+    if mine.exists() and not run.fresh_start:
+        if read_json(mine) != key:
+            raise UsageError("this folder holds the training of another recipe, seed or text", place=str(folder), mend="choose another --out, or --from train to replace it")
+        if not run.resume and checkpoint.load_latest(folder):
+            raise UsageError("this folder holds an unfinished training", place=str(folder), mend="--resume goes on with it, --from train starts again")
+    if run.fresh_start and folder.exists():
+        shutil.rmtree(folder)
+    write_json(mine, key)
+
+
+def _torchrun(run: Run) -> None:
+    """N processes on this host; each finds the recipe in the run's folder."""
+    worker = ["-m", "bitgolf.train.worker", str(run.folder), str(run.data), str(run.seed), str(int(run.resume))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={run.devices}", *worker]
+    if subprocess.run(command, check=False).returncode:
+        raise BitgolfError(f"training on {run.devices} processes failed", place=str(run.folder), mend="see run.log and the messages above")
+
+
+def average(run: Run) -> dict[str, Any]:
+    """The last checkpoint -> the weights that ship."""
+    found = checkpoint.load_latest(run.folder / "checkpoint")
+    if found is None:
+        raise BitgolfError("there is no checkpoint", place=str(run.folder), mend="--from train")
+    live = {k.removeprefix("weights/"): v for k, v in found.tensors.items() if k.startswith("weights/")}
+    means = live
+    if run.recipe["average"]:
+        kept: dict[str, dict[int, Any]] = {}
+        for key, value in found.tensors.items():
+            if key.startswith("average/"):
+                name, _, i = key.removeprefix("average/").rpartition(".")
+                kept.setdefault(name, {})[int(i)] = value
+        state = {name: [values[i] for i in range(len(values))] for name, values in kept.items()}
+        means = dict(zip(live, run.recipe["average"]().result(state, list(live.values())), strict=True))
+    for name, weights in (("trained", live), ("averaged", means)):
+        own = {k.removeprefix("model."): v.float().contiguous() for k, v in weights.items() if k.startswith("model.")}
+        save_file(own, run.folder / f".{name}.part")
+        (run.folder / f".{name}.part").replace(run.folder / f"{name}.safetensors")
+    return {"step": found.step, "by": run.recipe["average"].name if run.recipe["average"] else "none"}
+
+
+def quantize(run: Run) -> dict[str, Any]:
+    """Weights -> codes, by rules with exact cover; `codes/report.json` has a row for each tensor."""
+    weights = load_file(run.folder / "averaged.safetensors")
+    coded = encode_all(weights, roles(build_empty(run.recipe)), run.recipe["quantize"])
+    (run.folder / "codes").mkdir(exist_ok=True)
+    save_codes(run.folder / "codes" / "codes.safetensors", coded.codes)
+    write_json(run.folder / "codes" / "report.json", [row._asdict() for row in coded.rows])
+    return {"tensors": len(coded.codes)}
+
+
+def pack(run: Run) -> dict[str, Any]:
+    """Codes -> the artifact. Over the cap is a failure, with the ledger's word on what to cut."""
+    path = run.folder / "artifact.bg"
+    codes = load_codes(run.folder / "codes" / "codes.safetensors")
+    write(path, run.recipe, codes, (run.data / "tokenizer.model").read_bytes())
+    entries = ledger(path)
+    tokenizer = sum(e.bytes for e in entries if e.name == "tokenizer")
+    total = sum(e.bytes for e in entries)
+    cap = run.recipe["pack.cap"]
+    sizes = {"model": total - tokenizer, "code": None, "tokenizer": tokenizer, "total": total - tokenizer, "self_contained": total, "cap": cap}
+    run.journal.say(f"packed: {sizes['total']:,} / {cap:,} bytes (the model alone), {total:,} with the tokenizer")
+    if sizes["total"] > cap:
+        raise BitgolfError(f"the artifact is {sizes['total'] - cap:,} bytes over the cap of {cap:,}", place=str(path), mend=over_cap_advice(entries, cap))
+    return {"bytes": sizes, "fits": True}
+
+
+def score(run: Run) -> dict[str, Any]:
+    """bpb of the weights in memory, then of the artifact, read back in a fresh process; and the proof by compression."""
+    first = run.recipe["score"][0]()
+    bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
+    stream, raw_bytes = validation(run.data)
+    player = StaticPlayer(build_empty(run.recipe), run.recipe["tokens.vocab"], choose())
+    for name in ("trained", "averaged"):
+        player.model.load_state_dict(load_file(run.folder / f"{name}.safetensors"), assign=True)
+        player.model.to(player.device.device)
+        bpb[name] = referee_score(player, stream, raw_bytes, first).bpb
+        run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first.name}, in memory)")
+    results = _fresh_process(run, "score", str(run.folder / "artifact.bg"), "--shards", str(run.data))["methods"]
+    for i, result in enumerate(results):
+        bpb["packed" if i == 0 else result["method"]] = result["bpb"]
+        run.journal.say(f"packed: {result['bpb']:.4f} bits per byte ({result['method']}, read back from disk)")
+    proof = run.recipe["proof"]().prove(run.folder, run.data, lambda *words: _fresh_process(run, *words)) if run.recipe["proof"] else None
+    return {"bpb": bpb, "methods": results, "proof": proof}
+
+
+def validation(data: Path) -> tuple[np.ndarray, int]:
+    """The validation stream, closed by a last BOS, and the bytes of its text."""
+    manifest = load_manifest(data)
+    tokenizer = Tokenizer((data / "tokenizer.model").read_bytes())
+    stream = Stream.open(find_shards(data, "val"))
+    return with_last_end(stream.window(0, len(stream)), tokenizer.bos), manifest.val.encoded_bytes
+
+
+def _fresh_process(run: Run, *words: str) -> dict[str, Any]:
+    """Run a verb of this program in a process of its own and read its JSON."""
+    done = subprocess.run([sys.executable, "-m", "bitgolf", *words, "--json"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BitgolfError(f"`bitgolf {words[0]}` failed in a fresh process: {done.stderr.strip()}", place=str(run.folder))
+    return json.loads(done.stdout)
+
+
+def report(run: Run) -> dict[str, Any]:
+    """Everything that a reader of the run needs, as `score.json`."""
+    trained, scored, packed = run.done["train"], run.done["score"], run.done["pack"]
+    document = {
+        "run": str(run.folder),
+        "recipe": run.recipe["name"],
+        "hash": from_json(run.recipe.to_json()).but(name="", published=None).hash,
+        "seed": run.seed,
+        "device": trained["device"],
+        "params": trained["parameters"],
+        "tokens": trained["tokens"],
+        "steps": trained["steps"],
+        "seconds": {stage: done["seconds"] for stage, done in run.done.items()} | {"training_clock": round(trained["seconds"], 2)},
+        "bpb": scored["bpb"],
+        "bytes": packed["bytes"],
+        "fits": packed["fits"],
+        "proof": scored["proof"],
+        "methods": scored["methods"],
+        "touched": trained["touched"],
+    }
+    write_json(run.folder / "score.json", document)
+    return {}

@@ -1,0 +1,81 @@
+"""Documents as a person reads them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Row = Sequence[str]
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Row]) -> str:
+    """A plain table; the first column is text, the others are numbers."""
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for i, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    out = io.StringIO()
+    Console(file=out, width=110, highlight=False).print(drawn)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def number(value: Any, form: str = ",") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def run_table(d: dict[str, Any]) -> str:
+    """The last word of a run: bpb by stage, bytes by ledger, seconds by stage, and what to try next."""
+    bpb = [("trained" if k == "trained" else k, number(v, ".4f")) for k, v in d["bpb"].items() if v is not None]
+    proof = d["proof"]
+    if proof:
+        bpb.append((f"one file of {proof['bytes_in']:,} bytes, compressed and restored", number(proof["bpb_coded"], ".4f")))
+        bpb += [(f"all held-out text through {name}", number(v, ".4f")) for name, v in proof["others"].items()]
+    sizes = [(k, number(v)) for k, v in d["bytes"].items() if k != "code"]
+    touched = [(t["part"], number(t["tensors"]), number(t["parameters"]), number(t["calls"])) for t in d["touched"]]
+    seconds = [(k, number(v, ".1f")) for k, v in d["seconds"].items()]
+    return "\n\n".join(
+        [
+            table("What each part touched", ("part", "tensors", "parameters", "calls"), touched),
+            table("Bits per byte (held-out text)", ("stage", "bpb"), bpb),
+            table("Bytes (total is the model alone: no exported script is counted)", ("", "bytes"), sizes),
+            table("Seconds", ("stage", "s"), seconds),
+            _next_steps(d),
+        ]
+    )
+
+
+def _next_steps(d: dict[str, Any]) -> str:
+    artifact = f"{d['run']}/artifact.bg"
+    return "\n".join(
+        [
+            "Try next:",
+            f"  bitgolf generate {artifact} --prompt 'def '",
+            f"  bitgolf compress {artifact} FILE FILE.bgz",
+            f"  bitgolf ledger {artifact}",
+            f"  bitgolf run {d['recipe']} --text PATH          # on your own text",
+        ]
+    )
+
+
+def score_table(d: dict[str, Any]) -> str:
+    rows = [(m["method"], number(m["bpb"], ".4f"), number(m["targets"]), number(m["bytes"]), number(m["seconds"], ".1f")) for m in d["methods"]]
+    return table("Score", ("method", "bpb", "targets", "bytes", "s"), rows)
+
+
+def ledger_table(d: dict[str, Any]) -> str:
+    rows = [(e["name"], number(e["bytes"]), number(e["elements"]), number(e["bits_per_element"], ".3f"), str(e["codec"])) for e in d["entries"]]
+    return table("Ledger", ("name", "bytes", "elements", "bits each", "codec"), [*rows, ("total", number(d["total"]), "", "", "")])
+
+
+def show_table(d: dict[str, Any]) -> str:
+    facts = [("hash", d["hash"]), ("parameters", number(d["params"])), ("layers", str(d["layers"])), ("vocabulary", number(d["vocab"]))]
+    facts += [(f"  {role}", number(n)) for role, n in d["params_by_role"].items()]
+    facts += [("forecast, packed bytes", f"{d['forecast']['bytes']:,} / {d['forecast']['cap']:,}"), ("forecast, training memory", f"{d['forecast']['memory']:,}")]
+    parts = table("Parts and settings", ("path", "value"), [(p["path"], str(p["value"])) for p in d["settings"]])
+    cautions = "\n".join(f"caution: {c}" for c in d["cautions"])
+    return "\n\n".join(filter(None, [table(d["name"], ("", ""), facts), parts, cautions]))

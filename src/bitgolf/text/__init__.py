@@ -1,0 +1,1 @@
+"""Text: where documents come from, and which of them are held out."""

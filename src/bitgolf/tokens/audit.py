@@ -1,0 +1,92 @@
+"""What a tokenizer does to the byte count of a score: an audit over real text, in place of trust in its metadata.
+
+Every rule here stands for a bits-per-byte claim that was wrong once (see the byte counting section of the challenge's threads).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+from bitgolf.tokens.tokenizer import Tokenizer, challenge_bytes
+
+Severity = Literal["error", "warning", "note"]
+
+
+class Finding(NamedTuple):
+    """One thing found: the rule that it breaks, how bad that is, and what was seen."""
+
+    rule: str
+    severity: Severity
+    message: str
+
+
+def audit(tokenizer: Tokenizer, sample: Iterable[bytes]) -> list[Finding]:
+    """The findings about a tokenizer: from its pieces, and from what it does to the documents of `sample`.
+
+    no-bos, no-byte-fallback, no-space-piece, does-not-telescope: a score with it is wrong (error).
+    lossy-normalisation: its own encoding is that of an altered text (warning); `Tokenizer.encode` is exact all the same.
+    challenge-table: the challenge's table counts these documents differently from their bytes (warning).
+    """
+    totals: Counter[str] = Counter()
+    for data in sample:
+        totals.update(_measure(tokenizer, data))
+    return [*_of_pieces(tokenizer, totals), *_of_text(totals)]
+
+
+def _measure(tokenizer: Tokenizer, data: bytes) -> dict[str, int]:
+    """Counts over one document, encoded as SentencePiece does it."""
+    ids, lost = tokenizer.encode_normalised(data)
+    normal = tokenizer.normalised(data)
+    tabled = int(tokenizer.byte_lengths[ids].sum())
+    unknown = _unknown_characters(tokenizer, data)
+    return {
+        "documents": 1,
+        "bytes": len(data),
+        "normal": len(normal),
+        "lost": lost,
+        "unknown": unknown,
+        "astray": int(not unknown and (tabled != len(normal) or tokenizer.decode(ids) != normal)),
+        "challenge": challenge_bytes(tokenizer, ids),
+    }
+
+
+def _unknown_characters(tokenizer: Tokenizer, data: bytes) -> int:
+    """Characters of the normalised text that become `<unk>`. SentencePiece joins neighbours into one token; we count each."""
+    if tokenizer.byte_fallback:
+        return 0
+    known = {*tokenizer.names, *(" " if tokenizer.has_space else "")}
+    return sum(character not in known for character in tokenizer.normalised(data).decode())
+
+
+def _of_pieces(tokenizer: Tokenizer, totals: Counter[str]) -> Iterator[Finding]:
+    if tokenizer.bos < 0:
+        yield Finding("no-bos", "error", "the model has no token that starts a document")
+    if not tokenizer.byte_fallback:
+        yield Finding(
+            "no-byte-fallback",
+            "error",
+            "<unk> can occur, and no table knows its bytes: "
+            f"{totals['unknown']:,} characters of the sample's {totals['documents']:,} documents became <unk>",
+        )
+    if not tokenizer.has_space:
+        yield Finding(
+            "no-space-piece",
+            "error",
+            "there is no piece for a space: SentencePiece spends three byte tokens on one, and a table counts three bytes",
+        )
+
+
+def _of_text(totals: Counter[str]) -> Iterator[Finding]:
+    if totals["astray"]:
+        message = f"in {totals['astray']:,} of {totals['documents']:,} documents the tokens' bytes are not those of the text encoded"
+        yield Finding("does-not-telescope", "error", message)
+    if totals["lost"]:
+        message = (
+            f"{totals['lost']:,} of {totals['bytes']:,} raw bytes are lost or changed by SentencePiece's own encoding"
+        )
+        yield Finding("lossy-normalisation", "warning", message)
+    if totals["challenge"] != totals["normal"]:
+        message = f"the challenge's table counts {totals['challenge']:,} bytes where the text encoded has {totals['normal']:,}"
+        yield Finding("challenge-table", "warning", message)

@@ -1,0 +1,1 @@
+"""Training: the loop, its timeline, checkpoints, and many processes as one."""

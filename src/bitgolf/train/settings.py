@@ -1,0 +1,52 @@
+"""What a recipe says about training."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from bitgolf.data.batches import Order, Shuffled
+from bitgolf.errors import RecipeError
+from bitgolf.model.sockets import Objective
+from bitgolf.optim.schedules import Schedule
+from bitgolf.rules import Rule
+from bitgolf.spec import Spec, part, register
+
+
+@register
+class Train:
+    """Limits, batch, optimizer rules and schedules of a run.
+
+    seconds, steps: the first that is reached ends training; 0 is no limit, and one of them must be set.
+    rows, length: a global batch is `rows` sequences of `length` tokens, whatever the number of processes.
+    micro_rows: sequences a process passes through the model at a time; 0 is all of its share at once.
+    clip: the gradient's largest norm; 0 is none.  checkpoint_seconds: how often state is saved.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: int,
+        length: int,
+        objective: Spec[Objective],
+        optim: tuple[Spec[Rule], ...],
+        schedule: Spec[Schedule],
+        seconds: float = 600.0,
+        steps: int = 0,
+        micro_rows: int = 0,
+        order: Spec[Order] = part(Shuffled),
+        clip: float = 0.0,
+        compile: Literal["auto", "on", "off"] = "auto",
+        checkpoint_seconds: float = 30.0,
+    ) -> None:
+        if seconds <= 0 and steps <= 0:
+            raise RecipeError("training has no end", place="train", mend="set train.seconds or train.steps")
+        if rows < 1 or length < 2 or micro_rows < 0:
+            raise RecipeError(f"a batch of {rows} x {length} tokens is not one", place="train")
+        self.seconds, self.steps = max(seconds, 0.0), max(steps, 0)
+        self.rows, self.length, self.micro_rows = rows, length, micro_rows
+        self.objective, self.optim, self.schedule = objective, optim, schedule
+        self.order, self.clip, self.compile = order, clip, compile
+        self.checkpoint_seconds = checkpoint_seconds
+
+    def limits(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "steps": self.steps, "rows": self.rows, "length": self.length}

@@ -1,0 +1,51 @@
+"""What each part of a recipe touched: a switch that does nothing is an error."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.errors import RecipeError
+from bitgolf.model.core import Only
+from bitgolf.spec import Spec, part_name
+
+
+class Touch(NamedTuple):
+    """How many tensors and parameters a part owns, and how often it ran in one forward."""
+
+    tensors: int
+    parameters: int
+    calls: int
+
+
+@torch.no_grad()
+def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> dict[str, Touch]:
+    """Run one probe batch and count, for every kind of part in the model's recipe. Raises where one never acted."""
+    calls: Counter[type] = Counter()
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        calls[type(module)] += 1
+
+    hooks = [m.register_forward_hook(count) for m in task.modules()]
+    try:
+        task(ids, targets)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    table: dict[str, Touch] = {}
+    for path, node in model.walk("model"):
+        cls = node.cls
+        if node.cls is Only or not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            continue
+        if not calls[cls] and cls is not type(getattr(task, "model", None)):
+            raise RecipeError(f"{cls.__name__} is in the recipe and never runs", place=path, mend="remove it, or give it layers that exist")
+        table[part_name(cls)] = _owned(task, cls, calls[cls])
+    return table
+
+
+def _owned(task: nn.Module, cls: type, calls: int) -> Touch:
+    own = [p for m in task.modules() if type(m) is cls for p in m.parameters(recurse=False)]
+    return Touch(len(own), sum(p.numel() for p in own), calls)

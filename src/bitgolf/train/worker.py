@@ -1,0 +1,91 @@
+"""One training process: what `bitgolf run` calls itself, or starts N times under torchrun.
+
+`python -m bitgolf.train.worker FOLDER DATA SEED RESUME` trains the recipe in FOLDER/recipe.json on the shards in DATA.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from bitgolf.data.batches import Batches
+from bitgolf.data.shards import Stream, find_shards
+from bitgolf.errors import BitgolfError
+from bitgolf.files import read_json, write_json
+from bitgolf.journal import Journal
+from bitgolf.names import from_json
+from bitgolf.recipe import Recipe
+from bitgolf.spec import Spec
+from bitgolf.train import dist, loop
+from bitgolf.train.device import choose
+from bitgolf.train.settings import Train
+from bitgolf.train.touched import touched
+from bitgolf.train.trainer import Trainer, compile_task, warm_up
+
+WARM_UP_STEPS = 3
+
+
+def train_run(recipe: Spec[Recipe], data: Path, folder: Path, *, seed: int, resume: bool, journal: Journal) -> dict[str, Any]:
+    """Train in this process's share of the world. Leaves checkpoints and `train.json` in `folder`."""
+    world = dist.join()
+    try:
+        return _train(recipe, data, folder, seed, resume, journal, world)
+    finally:
+        dist.leave(world)
+
+
+def _train(recipe: Spec[Recipe], data: Path, folder: Path, seed: int, resume: bool, journal: Journal, world: dist.World) -> dict[str, Any]:
+    settings: Train = recipe["train"]()
+    device = choose(world.local_rank)
+    stream = Stream.open(find_shards(data, "train"))
+    batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
+    trainer = Trainer(recipe, recipe["tokens.vocab"], batches, device, world, seed)
+    graph = compile_task(trainer, settings.compile)
+    parameters = sum(p.numel() for p in trainer.params.values())
+    journal.say(f"device: {device.why}; {world.size} process{'es' * (world.size > 1)}; {graph}")
+    journal.say(f"{parameters:,} parameters; {len(stream):,} training tokens; batches of {settings.rows} x {settings.length}")
+    inputs, targets = batches.batch(0, 0, settings.rows)
+    acts = touched(trainer.task, recipe["model"], trainer.to_device(inputs), trainer.to_device(targets))
+    table = [{"part": k, **v._asdict()} for k, v in acts.items()]
+    table += [{"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1} for where, kind, n, p in trainer.optimizer.touched()]
+    if device.device.type == "cuda":
+        warm_up(trainer, WARM_UP_STEPS, settings)
+    result = loop.train(trainer, folder / "checkpoint", _reporter(journal, settings), resume=resume)
+    summary = {**result._asdict(), "device": device.why, "graph": graph, "processes": world.size, "parameters": parameters, "touched": table}
+    if world.rank == 0:
+        write_json(folder / "train.json", summary)
+    return summary
+
+
+def _reporter(journal: Journal, settings: Train) -> loop.Report:
+    limits = [f"{settings.seconds:g} s"] * (settings.seconds > 0) + [f"{settings.steps:,} steps"] * (settings.steps > 0)
+
+    def report(kind: str, **fields: Any) -> None:
+        journal.event(kind, **fields)
+        if kind == "step":
+            speed = fields["tokens"] / max(fields["elapsed"], 1e-9)
+            journal.progress(f"train: step {fields['step']:,}, loss {fields['loss']:.3f} nats per token, {speed:,.0f} tokens/s, {fields['elapsed']:.0f} s of {' or '.join(limits)}")
+        if kind == "resume":
+            journal.say(f"resumed after step {fields['step']:,}")
+
+    return report
+
+
+def main() -> int:
+    folder, data, seed, resume = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "1"
+    first = dist.environment_rank() == 0
+    journal = Journal(folder if first else None, quiet=not first)
+    try:
+        train_run(from_json(read_json(folder / "recipe.json")), data, folder, seed=seed, resume=resume, journal=journal)
+    except BitgolfError as error:
+        if first:
+            print(error, file=sys.stderr)
+        return error.exit_code
+    finally:
+        journal.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""The whole optimizer: every parameter in one group, named state, strict loading."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bitgolf.clock import Now
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.groups import Optimizer
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.schedules import Ramp
+from bitgolf.rules import Rule
+from bitgolf.spec import Spec, part
+
+NOW = Now(3, 100, 0.0, 0.0)
+ROLES = {"embed.weight": "embedding", "blocks.0.up": "matrix", "blocks.1.up": "matrix", "blocks.0.scale": "scale"}
+SHAPES = {"embed.weight": (10, 4), "blocks.0.up": (8, 4), "blocks.1.up": (8, 4), "blocks.0.scale": (4,)}
+RULES = (
+    part(Rule, where="matrix", use=part(Muon, lr=0.02)),
+    part(Rule, where="embedding", use=part(Adam, lr=0.05)),
+    part(Rule, where="*", use=part(Adam, lr=0.04)),
+)
+
+
+def parameters(seed: int = 0, *, grads: bool = True) -> dict[str, nn.Parameter]:
+    torch.manual_seed(seed)
+    made = {path: nn.Parameter(torch.randn(SHAPES[path])) for path in ROLES}
+    for p in made.values():
+        p.grad = torch.randn_like(p) if grads else None
+    return made
+
+
+def optimizer(params: dict[str, nn.Parameter], rules: tuple[Spec[Rule], ...] = RULES) -> Optimizer:
+    return Optimizer(params, ROLES, rules)
+
+
+def test_every_parameter_moves_by_its_own_algorithm() -> None:
+    params = parameters()
+    before = {path: p.detach().clone() for path, p in params.items()}
+    optimizer(params).step(NOW, 0.5)
+    for path, p in params.items():
+        change = (p - before[path]).detach()
+        if ROLES[path] == "matrix":  # an orthogonal matrix, scaled by lr sqrt(8 / 4)
+            assert torch.linalg.svdvals(change / (0.01 * 2**0.5)).sub(0.9).abs().max() < 0.25
+        else:  # the first step of Adam is lr
+            lr = 0.025 if path == "embed.weight" else 0.02
+            torch.testing.assert_close(change.abs(), torch.full_like(change, lr), atol=1e-5, rtol=0)
+
+
+def test_touched_tells_what_each_rule_acts_upon() -> None:
+    assert optimizer(parameters()).touched() == [
+        ("matrix", "Muon", 2, 64),
+        ("embedding", "Adam", 1, 40),
+        ("*", "Adam", 1, 4),
+    ]
+
+
+def test_rules_cover_exactly() -> None:
+    with pytest.raises(RecipeError, match="no rule takes the parameter blocks.0.scale"):
+        optimizer(parameters(), RULES[:2])
+    with pytest.raises(RecipeError, match="never acts|matches nothing"):
+        optimizer(parameters(), (*RULES, part(Rule, where="scale", use=part(Adam, lr=0.1))))
+
+
+def test_muon_takes_matrices_only() -> None:
+    with pytest.raises(RecipeError, match=r"2 axes or more, blocks.0.scale has shape \(4,\)"):
+        optimizer(parameters(), (part(Rule, where="*", use=part(Muon)),))
+
+
+def test_a_rule_must_name_an_optimizer() -> None:
+    with pytest.raises(RecipeError, match="Ramp is no optimizer"):
+        optimizer(parameters(), (part(Rule, where="*", use=part(Ramp, start=0.0, end=1.0, steps=1)),))
+
+
+def test_a_parameter_that_nothing_uses_is_named_and_nothing_moves() -> None:
+    params = parameters()
+    params["blocks.0.scale"].grad = None  # in the last group: those before it must not move either
+    before = {path: p.detach().clone() for path, p in params.items()}
+    chosen = optimizer(params)
+    with pytest.raises(BitgolfError, match="no gradient reached blocks.0.scale"):
+        chosen.step(NOW, 1.0)
+    assert all(torch.equal(p, before[path]) for path, p in params.items())
+    with pytest.raises(BitgolfError, match="no gradient reached"):
+        chosen.gradients()
+
+
+def test_gradients_and_zero_grad() -> None:
+    params = parameters()
+    chosen = optimizer(params)
+    assert {id(g) for g in chosen.gradients()} == {id(p.grad) for p in params.values()}
+    chosen.zero_grad()
+    assert all(p.grad is None for p in params.values())
+
+
+def test_state_has_stable_names() -> None:
+    assert set(optimizer(parameters()).state()) == {
+        "muon.0/blocks.0.up/momentum",
+        "muon.0/blocks.1.up/momentum",
+        *(f"adam.1/embed.weight/{key}" for key in ("steps", "m", "v")),
+        *(f"adam.2/blocks.0.scale/{key}" for key in ("steps", "m", "v")),
+    }
+
+
+def test_resume_is_exact() -> None:
+    """Three steps, against two steps, a state through a copy into a new optimizer, and the third."""
+    whole, parts = parameters(), parameters()
+    a, b = optimizer(whole), optimizer(parts)
+    for chosen in (a, b):
+        chosen.step(NOW, 1.0)
+        chosen.step(NOW, 0.9)
+    saved = {name: t.clone() for name, t in b.state().items()}
+    c = optimizer(parts)
+    c.load_state(saved)
+    a.step(NOW, 0.8)
+    c.step(NOW, 0.8)
+    assert all(torch.equal(whole[path], parts[path]) for path in ROLES)
+    assert all(torch.equal(t, c.state()[name]) for name, t in a.state().items())
+    assert not torch.equal(saved["adam.2/blocks.0.scale/m"], c.state()["adam.2/blocks.0.scale/m"])  # copied, not shared
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s: s.pop("adam.1/embed.weight/m"), "adam.1/embed.weight/m is missing"),
+        (lambda s: s.update({"adam.9/x/m": torch.zeros(1)}), "adam.9/x/m is unexpected"),
+        (lambda s: s.update({"adam.1/embed.weight/v": torch.zeros(4, 10)}), r"v is \(4, 10\) float32, expected \(10, 4\)"),
+        (lambda s: s.update({"adam.1/embed.weight/v": torch.zeros(10, 4).half()}), "float16, expected .* float32"),
+    ],
+)
+def test_loading_is_strict_and_all_or_nothing(spoil: object, message: str) -> None:
+    chosen = optimizer(parameters())
+    state = {name: torch.ones_like(t) for name, t in chosen.state().items()}
+    spoil(state)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(DamagedError, match=message):
+        chosen.load_state(state)
+    assert not any(t.any() for t in chosen.state().values())
+
+
+def test_minimizes() -> None:
+    """A small least-squares problem goes to its solution with both algorithms at work."""
+    torch.manual_seed(0)
+    params = parameters(grads=False)
+    rules = (part(Rule, where="matrix", use=part(Muon, lr=0.1)), part(Rule, where="*", use=part(Adam, lr=0.05)))
+    wanted = {path: torch.randn_like(p) for path, p in params.items()}
+    chosen = optimizer(params, rules)
+
+    def loss() -> torch.Tensor:
+        return torch.stack([(p - wanted[path]).square().mean() for path, p in params.items()]).sum()
+
+    first = loss().item()
+    for step in range(300):
+        chosen.zero_grad()
+        loss().backward()
+        chosen.step(Now(step, 300, 0.0, 0.0), 1 - step / 300)
+    assert loss().item() < 0.01 * first

@@ -1,0 +1,87 @@
+"""The baseline model against numbers from the public original (toy width)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bitgolf.model.core import Bus
+from bitgolf.model.head import CrossEntropy, UntiedHead
+from bitgolf.model.skeleton import LM
+from bitgolf.recipes import get
+from bitgolf.spec import Place, Spec, but, part
+
+LAYERS = 9
+NAMES = {
+    "attn_scale": "join_mixer.weight",
+    "mlp_scale": "join_mlp.weight",
+    "resid_mix": "enter.0.weight",
+    "attn.q_gain": "mixer.qk.2.weight",
+    "attn.c_q.weight": "mixer.q.weight",
+    "attn.c_k.weight": "mixer.k.weight",
+    "attn.c_v.weight": "mixer.v.weight",
+    "attn.proj.weight": "mixer.out.weight",
+    "mlp.fc.weight": "mlp.up.weight",
+    "mlp.proj.weight": "mlp.down.weight",
+}
+
+
+def ours(name: str) -> str:
+    if name.startswith("blocks."):
+        _, layer, rest = name.split(".", 2)
+        return f"blocks.{layer}.{NAMES[rest]}"
+    return {"skip_weights": "depth.weight", "tok_emb.weight": "embed.weight", "lm_head.weight": "head.linear.weight"}[name]
+
+
+@pytest.fixture(scope="module")
+def oracle(shared: Path) -> dict[str, Tensor]:
+    return load_file(shared / "oracles" / "baseline.safetensors")
+
+
+def toy(recipe: Spec[LM]) -> Spec[LM]:
+    small = recipe.but(dim=64).edit("block.mixer", but(heads=4, kv_heads=2))
+    return small.edit("block.mlp", but(hidden=128))
+
+
+def load(model: torch.nn.Module, oracle: dict[str, Tensor], prefix: str) -> None:
+    state = {ours(k.removeprefix(prefix)): v for k, v in oracle.items() if k.startswith(prefix)}
+    missing = set(dict(model.named_parameters())) - set(state)
+    assert missing <= {"head.linear.weight"}
+    model.load_state_dict(state, strict=False)
+
+
+def test_logits_loss_and_gradients(oracle: dict[str, Tensor]) -> None:
+    model = toy(get("baseline")["model"])(Place(vocab=128))
+    load(model, oracle, "param/")
+    logits = model(oracle["input_ids"])
+    assert (logits - oracle["logits"]).abs().max() < 1e-4
+    bus = Bus(oracle["input_ids"])
+    loss = CrossEntropy(Place(vocab=128))(model.hidden(bus), oracle["target_ids"], model.logits)
+    assert abs(loss.item() - oracle["loss"].item()) < 1e-5
+    loss.backward()
+    params = dict(model.named_parameters())
+    grads = [k for k in oracle if k.startswith("grad/")]
+    assert len(grads) == len(params) == 92
+    for key in grads:
+        ours_grad = params[ours(key.removeprefix("grad/"))].grad
+        assert ours_grad is not None
+        scale = oracle[key].abs().max().clamp_min(1.0)
+        assert (ours_grad - oracle[key]).abs().max() < 1e-4 * scale, key
+
+
+def test_untied_head(oracle: dict[str, Tensor]) -> None:
+    recipe = toy(get("baseline")["model"]).edit("head", lambda node: part(UntiedHead, caps=node.kwargs["caps"]))
+    model = recipe(Place(vocab=128))
+    load(model, oracle, "param/")
+    model.head.linear.weight.data.copy_(oracle["untied/param/lm_head.weight"])  # type: ignore[union-attr]
+    assert (model(oracle["input_ids"]) - oracle["untied/logits"]).abs().max() < 1e-4
+
+
+def test_full_size_count() -> None:
+    with torch.device("meta"):
+        model = get("baseline")["model"](Place(vocab=1024))
+    assert sum(p.numel() for p in model.parameters()) == 17_059_912
