@@ -26,9 +26,15 @@ data_app = typer.Typer(help="Make and check shards.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output; all else on standard error.")]
-Sets = Annotated[list[str], typer.Option("--set", metavar="PATH=VALUE", help="Edit the recipe at a path; may be repeated.")]
-Texts = Annotated[list[Path], typer.Option("--text", help="Text files or folders: txt, md, py, jsonl; plain, .zst, .gz or .xz.")]
-Shards = Annotated[Path | None, typer.Option("--shards", help="A folder of shards with its tokenizer, as `data make` writes it.")]
+Sets = Annotated[
+    list[str], typer.Option("--set", metavar="PATH=VALUE", help="Edit the recipe at a path; may be repeated.")
+]
+Texts = Annotated[
+    list[Path], typer.Option("--text", help="Text files or folders: txt, md, py, jsonl; plain, .zst, .gz or .xz.")
+]
+Shards = Annotated[
+    Path | None, typer.Option("--shards", help="A folder of shards with its tokenizer, as `data make` writes it.")
+]
 Artifact = Annotated[Path, typer.Argument(help="A packed model: artifact.bg, or the run folder that holds it.")]
 
 
@@ -74,8 +80,12 @@ def run(
     shards: Shards = None,
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: runs/NAME-HASH-sSEED.")] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
-    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes to train with, one GPU each where there are any.")] = 1,
-    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and the later ones again.")] = None,
+    devices: Annotated[
+        int, typer.Option("--devices", min=1, help="Processes to train with, one GPU each where there are any.")
+    ] = 1,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and the later ones again.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished training.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -85,7 +95,17 @@ def run(
 
     if first is not None and first not in pipeline.STAGES:
         raise UsageError(f"there is no stage {first!r}", mend=f"stages: {', '.join(pipeline.STAGES)}")
-    document = pipeline.start(recipe, resolve(recipe, sets), text=text, shards=shards, out=out, seed=seed, devices=devices, first=first, resume=resume)
+    document = pipeline.start(
+        recipe,
+        resolve(recipe, sets),
+        text=text,
+        shards=shards,
+        out=out,
+        seed=seed,
+        devices=devices,
+        first=first,
+        resume=resume,
+    )
     emit(as_json, document, run_table(document))
 
 
@@ -94,7 +114,9 @@ def score(
     artifact: Artifact,
     text: Texts = [],  # noqa: B006
     shards: Shards = None,
-    methods: Annotated[list[str], typer.Option("--with", help="contiguous or sliding; default: all that the recipe names.")] = [],  # noqa: B006
+    methods: Annotated[
+        list[str], typer.Option("--with", help="contiguous or sliding; default: all that the recipe names.")
+    ] = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """The referee's score of an artifact: bits per byte, every target once."""
@@ -111,7 +133,11 @@ def compress(artifact: Artifact, source: Path, target: Path, as_json: Json = Fal
     from bitgolf.verbs import compress_file
 
     d = compress_file(artifact, source, target)
-    emit(as_json, d, f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes, {d['bpb_coded']:.4f} bits per byte coded, {d['bpb_predicted']:.4f} predicted")
+    emit(
+        as_json,
+        d,
+        f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes, {d['bpb_coded']:.4f} bits per byte coded, {d['bpb_predicted']:.4f} predicted",
+    )
 
 
 @app.command()
@@ -155,8 +181,12 @@ def data_make(
     folder: Path,
     text: Texts,
     vocab: Annotated[int, typer.Option("--vocab", min=300, max=65536)] = 1024,
-    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="A SentencePiece model to use instead of training one.")] = None,
-    held_out: Annotated[float, typer.Option("--held-out", min=0.0, max=0.9, help="Share of documents to hold out, by hash.")] = 0.05,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="A SentencePiece model to use instead of training one.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option("--held-out", min=0.0, max=0.9, help="Share of documents to hold out, by hash.")
+    ] = 0.05,
     as_json: Json = False,
 ) -> None:
     """Text -> tokenizer, training and validation shards."""
@@ -203,7 +233,9 @@ def version(value: bool) -> None:
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    show_version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Options of every verb."""
 

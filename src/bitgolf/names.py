@@ -83,7 +83,8 @@ def set_text(recipe: Spec[Any], assignment: str) -> Spec[Any]:
     parent_path, _, key = path.rpartition(".")
     parent = recipe[parent_path] if parent_path else recipe
     annotation = schema(parent.cls)[key][0] if isinstance(parent, Spec) else Any
-    wants_text = annotation is str or str in get_args(annotation)
+    options = get_args(annotation)
+    wants_text = annotation is str or any(o is str or isinstance(o, str) for o in options)
     return recipe.set(path, conform(_parse(text.strip(), wants_text), annotation, path))
 
 

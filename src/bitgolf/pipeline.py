@@ -52,11 +52,27 @@ def execute(run: Run, *, first: str | None = None) -> dict[str, Any]:
 
     functions: dict[str, tuple[Callable[[Run], dict[str, Any]], Callable[[Run], Any]]] = {
         "prepare": (work.prepare, work.prepare_inputs),
-        "train": (work.train, lambda r: [file_digest(r.data / "manifest.json"), r.slice("model", "train", "average"), r.seed]),
+        "train": (
+            work.train,
+            lambda r: [file_digest(r.data / "manifest.json"), r.slice("model", "train", "average"), r.seed],
+        ),
         "average": (work.average, lambda r: [r.done["train"]["key"]]),
         "quantize": (work.quantize, lambda r: [file_digest(r.folder / "averaged.safetensors"), r.slice("quantize")]),
-        "pack": (work.pack, lambda r: [file_digest(r.folder / "codes" / "codes.safetensors"), r.slice("model", "quantize", "pack", "score")]),
-        "score": (work.score, lambda r: [file_digest(r.folder / "artifact.bg"), file_digest(r.data / "manifest.json"), r.slice("score", "proof")]),
+        "pack": (
+            work.pack,
+            lambda r: [
+                file_digest(r.folder / "codes" / "codes.safetensors"),
+                r.slice("model", "quantize", "pack", "score"),
+            ],
+        ),
+        "score": (
+            work.score,
+            lambda r: [
+                file_digest(r.folder / "artifact.bg"),
+                file_digest(r.data / "manifest.json"),
+                r.slice("score", "proof"),
+            ],
+        ),
         "report": (work.report, lambda r: [r.done["score"]["key"], r.recipe.hash]),
     }
     run.fresh_start = first in ("prepare", "train")
@@ -69,7 +85,11 @@ def execute(run: Run, *, first: str | None = None) -> dict[str, Any]:
             run.journal.say(f"{stage}: fresh")
             continue
         if first and i < forced:
-            raise UsageError(f"{stage} is not fresh in this folder, so the run cannot start at {first}", place=str(run.folder), mend=f"--from {stage}")
+            raise UsageError(
+                f"{stage} is not fresh in this folder, so the run cannot start at {first}",
+                place=str(run.folder),
+                mend=f"--from {stage}",
+            )
         _perform(run, stage, key, function)
     return read_json(run.folder / "score.json")
 
@@ -117,7 +137,11 @@ def start(
             raise UsageError("there is no such file or folder", place=str(path))
     earlier = Path(named) if Path(named).is_dir() else None
     folder = out or earlier or Path("runs") / f"{recipe['name']}-{identity(recipe)[:8]}-s{seed}{_suffix(text, shards)}"
-    inputs = {"text": [str(p.resolve()) for p in text], "shards": str(shards.resolve()) if shards else None, "seed": seed}
+    inputs = {
+        "text": [str(p.resolve()) for p in text],
+        "shards": str(shards.resolve()) if shards else None,
+        "seed": seed,
+    }
     if earlier and not (text or shards) and (earlier / "inputs.json").exists():
         inputs = read_json(earlier / "inputs.json")
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from bitgolf.data.overlap import check_overlap
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.prepare import prepare as prepare_data
 from bitgolf.data.shards import Stream, find_shards
@@ -21,9 +20,10 @@ from bitgolf.files import read_json, value_digest, write_bytes, write_json
 from bitgolf.model.core import roles
 from bitgolf.model.skeleton import LM
 from bitgolf.names import from_json
-from bitgolf.pack.ledger import ledger, over_cap_advice
+from bitgolf.pack.ledger import Entry, ledger, over_cap_advice
 from bitgolf.pipeline import Run
 from bitgolf.quantize.codes import encode_all, load_codes, save_codes
+from bitgolf.quantize.codes import report as report_codes
 from bitgolf.score.artifact import build_empty, write
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score as referee_score
@@ -55,16 +55,23 @@ def prepare(run: Run) -> dict[str, Any]:
         return {"data": str(run.shards), "tokens": manifest.train.tokens}
     training, held_out = split(_source(run)().documents(), run.recipe["held_out"])
     if not training or not held_out:
-        raise UsageError(f"the text has {len(training) + len(held_out)} documents: too few to hold some out", mend="give more files")
-    check_overlap(training, held_out)
-    run.journal.say(f"{len(training):,} documents to train on, {len(held_out):,} held out ({sum(len(d.data) for d in held_out):,} bytes)")
+        raise UsageError(
+            f"the text has {len(training) + len(held_out)} documents: too few to hold some out", mend="give more files"
+        )
+    run.journal.say(
+        f"{len(training):,} documents to train on, {len(held_out):,} held out ({sum(len(d.data) for d in held_out):,} bytes)"
+    )
     proto = run.recipe["tokens"]().train(d.data for d in training)
     tokenizer = Tokenizer(proto)
-    run.journal.say(f"tokenizer: vocabulary {tokenizer.vocab:,}, {'lossless' if tokenizer.lossless else 'not lossless'}")
+    run.journal.say(
+        f"tokenizer: vocabulary {tokenizer.vocab:,}, {'lossless' if tokenizer.lossless else 'not lossless'}"
+    )
     manifest = prepare_data(training, held_out, tokenizer, run.data)
     write_bytes(run.data / "val.raw", b"".join(d.data for d in held_out))
     write_json(run.data / "val.lengths.json", [len(d.data) for d in held_out])
-    run.journal.say(f"{manifest.train.tokens:,} training tokens, {manifest.train.raw_bytes / manifest.train.tokens:.2f} bytes each")
+    run.journal.say(
+        f"{manifest.train.tokens:,} training tokens, {manifest.train.raw_bytes / manifest.train.tokens:.2f} bytes each"
+    )
     return {"data": "data", "tokens": manifest.train.tokens}
 
 
@@ -85,9 +92,17 @@ def _claim_checkpoints(run: Run, folder: Path) -> None:
     mine = folder / "key.json"
     if mine.exists() and not run.fresh_start:
         if read_json(mine) != key:
-            raise UsageError("this folder holds the training of another recipe, seed or text", place=str(folder), mend="choose another --out, or --from train to replace it")
+            raise UsageError(
+                "this folder holds the training of another recipe, seed or text",
+                place=str(folder),
+                mend="choose another --out, or --from train to replace it",
+            )
         if not run.resume and checkpoint.load_latest(folder):
-            raise UsageError("this folder holds an unfinished training", place=str(folder), mend="--resume goes on with it, --from train starts again")
+            raise UsageError(
+                "this folder holds an unfinished training",
+                place=str(folder),
+                mend="--resume goes on with it, --from train starts again",
+            )
     if run.fresh_start and folder.exists():
         shutil.rmtree(folder)
     write_json(mine, key)
@@ -96,9 +111,29 @@ def _claim_checkpoints(run: Run, folder: Path) -> None:
 def _torchrun(run: Run) -> None:
     """N processes on this host; each finds the recipe in the run's folder."""
     worker = ["-m", "bitgolf.train.worker", str(run.folder), str(run.data), str(run.seed), str(int(run.resume))]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={run.devices}", *worker]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={run.devices}",
+        *worker,
+    ]
     if subprocess.run(command, check=False).returncode:
-        raise BitgolfError(f"training on {run.devices} processes failed", place=str(run.folder), mend="see run.log and the messages above")
+        raise BitgolfError(
+            f"training on {run.devices} processes failed",
+            place=str(run.folder),
+            mend="see run.log and the messages above",
+        )
+
+
+def vocabulary(run: Run) -> int:
+    """The size of the tokenizer that the shards were made with; the recipe's own may be another, or none."""
+    return Tokenizer.load(run.data / "tokenizer.model").vocab
+
+
+def empty_model(run: Run) -> LM:
+    return build_empty(run.recipe["model"], vocabulary(run))
 
 
 def average(run: Run) -> dict[str, Any]:
@@ -106,7 +141,7 @@ def average(run: Run) -> dict[str, Any]:
     found = checkpoint.load_latest(run.folder / "checkpoint")
     if found is None:
         raise BitgolfError("there is no checkpoint", place=str(run.folder), mend="--from train")
-    live = {k.removeprefix("weights/"): v for k, v in found.tensors.items() if k.startswith("weights/")}
+    live = {path: found.tensors[f"weights/{path}"] for path in found.meta["paths"]}  # in the order of the average
     means = live
     if run.recipe["average"]:
         kept: dict[str, dict[int, Any]] = {}
@@ -126,27 +161,49 @@ def average(run: Run) -> dict[str, Any]:
 def quantize(run: Run) -> dict[str, Any]:
     """Weights -> codes, by rules with exact cover; `codes/report.json` has a row for each tensor."""
     weights = load_file(run.folder / "averaged.safetensors")
-    coded = encode_all(weights, roles(build_empty(run.recipe)), run.recipe["quantize"])
-    (run.folder / "codes").mkdir(exist_ok=True)
-    save_codes(run.folder / "codes" / "codes.safetensors", coded.codes)
-    write_json(run.folder / "codes" / "report.json", [row._asdict() for row in coded.rows])
-    return {"tensors": len(coded.codes)}
+    kinds, rules = roles(empty_model(run)), run.recipe["quantize"]
+    codes = encode_all(weights, kinds, rules)
+    save_codes(run.folder / "codes" / "codes.safetensors", codes)
+    write_json(
+        run.folder / "codes" / "report.json", [row._asdict() for row in report_codes(weights, codes, kinds, rules)]
+    )
+    return {"tensors": len(codes)}
 
 
 def pack(run: Run) -> dict[str, Any]:
     """Codes -> the artifact. Over the cap is a failure, with the ledger's word on what to cut."""
     path = run.folder / "artifact.bg"
     codes = load_codes(run.folder / "codes" / "codes.safetensors")
-    write(path, run.recipe, codes, (run.data / "tokenizer.model").read_bytes())
-    entries = ledger(path)
+    entries = ledger(write(path, run.recipe, codes, (run.data / "tokenizer.model").read_bytes()))
     tokenizer = sum(e.bytes for e in entries if e.name == "tokenizer")
     total = sum(e.bytes for e in entries)
     cap = run.recipe["pack.cap"]
-    sizes = {"model": total - tokenizer, "code": None, "tokenizer": tokenizer, "total": total - tokenizer, "self_contained": total, "cap": cap}
+    sizes = {
+        "model": total - tokenizer,
+        "code": None,
+        "tokenizer": tokenizer,
+        "total": total - tokenizer,
+        "self_contained": total,
+        "cap": cap,
+    }
     run.journal.say(f"packed: {sizes['total']:,} / {cap:,} bytes (the model alone), {total:,} with the tokenizer")
     if sizes["total"] > cap:
-        raise BitgolfError(f"the artifact is {sizes['total'] - cap:,} bytes over the cap of {cap:,}", place=str(path), mend=over_cap_advice(entries, cap))
+        raise BitgolfError(
+            f"the artifact is {sizes['total'] - cap:,} bytes over the cap of {cap:,}",
+            place=str(path),
+            mend=_advice(entries, cap),
+        )
     return {"bytes": sizes, "fits": True}
+
+
+def _advice(entries: list[Entry], cap: int) -> str:
+    """The ledger's largest entries, and how small each would have to be for the cap, were it cut alone."""
+    cuts = over_cap_advice([e for e in entries if e.name != "tokenizer"], cap)
+    words = [
+        f"{c.name} from {c.bytes:,} to {c.bytes_wanted:,} bytes ({c.bits_per_element:.2f} to {c.bits_wanted:.2f} bits each)"
+        for c in cuts[:3]
+    ]
+    return "cut " + "; or ".join(words) if words else "no single section is large enough: make the model smaller"
 
 
 def score(run: Run) -> dict[str, Any]:
@@ -154,17 +211,21 @@ def score(run: Run) -> dict[str, Any]:
     first = run.recipe["score"][0]()
     bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
     stream, raw_bytes = validation(run.data)
-    player = StaticPlayer(build_empty(run.recipe), run.recipe["tokens.vocab"], choose())
     for name in ("trained", "averaged"):
-        player.model.load_state_dict(load_file(run.folder / f"{name}.safetensors"), assign=True)
-        player.model.to(player.device.device)
+        model = empty_model(run)
+        model.load_state_dict(load_file(run.folder / f"{name}.safetensors"), assign=True)
+        player = StaticPlayer(model, vocabulary(run), choose())
         bpb[name] = referee_score(player, stream, raw_bytes, first).bpb
         run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first.name}, in memory)")
     results = _fresh_process(run, "score", str(run.folder / "artifact.bg"), "--shards", str(run.data))["methods"]
     for i, result in enumerate(results):
         bpb["packed" if i == 0 else result["method"]] = result["bpb"]
         run.journal.say(f"packed: {result['bpb']:.4f} bits per byte ({result['method']}, read back from disk)")
-    proof = run.recipe["proof"]().prove(run.folder, run.data, lambda *words: _fresh_process(run, *words)) if run.recipe["proof"] else None
+    proof = (
+        run.recipe["proof"]().prove(run.folder, run.data, lambda *words: _fresh_process(run, *words))
+        if run.recipe["proof"]
+        else None
+    )
     return {"bpb": bpb, "methods": results, "proof": proof}
 
 
@@ -172,15 +233,19 @@ def validation(data: Path) -> tuple[np.ndarray, int]:
     """The validation stream, closed by a last BOS, and the bytes of its text."""
     manifest = load_manifest(data)
     tokenizer = Tokenizer((data / "tokenizer.model").read_bytes())
-    stream = Stream.open(find_shards(data, "val"))
+    stream = Stream(find_shards(data, "val"))
     return with_last_end(stream.window(0, len(stream)), tokenizer.bos), manifest.val.encoded_bytes
 
 
 def _fresh_process(run: Run, *words: str) -> dict[str, Any]:
     """Run a verb of this program in a process of its own and read its JSON."""
-    done = subprocess.run([sys.executable, "-m", "bitgolf", *words, "--json"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "bitgolf", *words, "--json"], capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        raise BitgolfError(f"`bitgolf {words[0]}` failed in a fresh process: {done.stderr.strip()}", place=str(run.folder))
+        raise BitgolfError(
+            f"`bitgolf {words[0]}` failed in a fresh process: {done.stderr.strip()}", place=str(run.folder)
+        )
     return json.loads(done.stdout)
 
 
@@ -196,7 +261,8 @@ def report(run: Run) -> dict[str, Any]:
         "params": trained["parameters"],
         "tokens": trained["tokens"],
         "steps": trained["steps"],
-        "seconds": {stage: done["seconds"] for stage, done in run.done.items()} | {"training_clock": round(trained["seconds"], 2)},
+        "seconds": {stage: done["seconds"] for stage, done in run.done.items()}
+        | {"training_clock": round(trained["seconds"], 2)},
         "bpb": scored["bpb"],
         "bytes": packed["bytes"],
         "fits": packed["fits"],

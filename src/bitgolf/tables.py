@@ -33,7 +33,9 @@ def run_table(d: dict[str, Any]) -> str:
     bpb = [("trained" if k == "trained" else k, number(v, ".4f")) for k, v in d["bpb"].items() if v is not None]
     proof = d["proof"]
     if proof:
-        bpb.append((f"one file of {proof['bytes_in']:,} bytes, compressed and restored", number(proof["bpb_coded"], ".4f")))
+        bpb.append(
+            (f"one file of {proof['bytes_in']:,} bytes, compressed and restored", number(proof["bpb_coded"], ".4f"))
+        )
         bpb += [(f"all held-out text through {name}", number(v, ".4f")) for name, v in proof["others"].items()]
     sizes = [(k, number(v)) for k, v in d["bytes"].items() if k != "code"]
     touched = [(t["part"], number(t["tensors"]), number(t["parameters"]), number(t["calls"])) for t in d["touched"]]
@@ -63,19 +65,37 @@ def _next_steps(d: dict[str, Any]) -> str:
 
 
 def score_table(d: dict[str, Any]) -> str:
-    rows = [(m["method"], number(m["bpb"], ".4f"), number(m["targets"]), number(m["bytes"]), number(m["seconds"], ".1f")) for m in d["methods"]]
+    rows = [
+        (m["method"], number(m["bpb"], ".4f"), number(m["targets"]), number(m["bytes"]), number(m["seconds"], ".1f"))
+        for m in d["methods"]
+    ]
     return table("Score", ("method", "bpb", "targets", "bytes", "s"), rows)
 
 
 def ledger_table(d: dict[str, Any]) -> str:
-    rows = [(e["name"], number(e["bytes"]), number(e["elements"]), number(e["bits_per_element"], ".3f"), str(e["codec"])) for e in d["entries"]]
-    return table("Ledger", ("name", "bytes", "elements", "bits each", "codec"), [*rows, ("total", number(d["total"]), "", "", "")])
+    rows = [
+        (e["name"], number(e["bytes"]), number(e["elements"]), number(e["bits_per_element"], ".3f"), str(e["codec"]))
+        for e in d["entries"]
+    ]
+    return table(
+        "Ledger",
+        ("name", "bytes", "elements", "bits each", "codec"),
+        [*rows, ("total", number(d["total"]), "", "", "")],
+    )
 
 
 def show_table(d: dict[str, Any]) -> str:
-    facts = [("hash", d["hash"]), ("parameters", number(d["params"])), ("layers", str(d["layers"])), ("vocabulary", number(d["vocab"]))]
+    facts = [
+        ("hash", d["hash"]),
+        ("parameters", number(d["params"])),
+        ("layers", str(d["layers"])),
+        ("vocabulary", number(d["vocab"])),
+    ]
     facts += [(f"  {role}", number(n)) for role, n in d["params_by_role"].items()]
-    facts += [("forecast, packed bytes", f"{d['forecast']['bytes']:,} / {d['forecast']['cap']:,}"), ("forecast, training memory", f"{d['forecast']['memory']:,}")]
+    facts += [
+        ("forecast, packed bytes", f"{d['forecast']['bytes']:,} / {d['forecast']['cap']:,}"),
+        ("forecast, training memory", f"{d['forecast']['memory']:,}"),
+    ]
     parts = table("Parts and settings", ("path", "value"), [(p["path"], str(p["value"])) for p in d["settings"]])
     cautions = "\n".join(f"caution: {c}" for c in d["cautions"])
     return "\n\n".join(filter(None, [table(d["name"], ("", ""), facts), parts, cautions]))

@@ -45,8 +45,11 @@ def score(artifact: Path, text: Sequence[Path], shards: Path | None, names: Sequ
     stream, raw_bytes = _from_shards(shards, loaded) if shards else _from_text(text, loaded, journal)
     player, results = StaticPlayer(loaded.model, loaded.tokenizer.vocab, choose()), []
     for method in _methods(loaded, names):
+
         def progress(done: int, targets: int, bits: float, name: str = method.name) -> None:
-            journal.progress(f"{name}: {done:,} / {targets:,} targets, {bits / raw_bytes * targets / done:.4f} bits per byte so far")
+            journal.progress(
+                f"{name}: {done:,} / {targets:,} targets, {bits / raw_bytes * targets / done:.4f} bits per byte so far"
+            )
 
         result = referee_score(player, stream, raw_bytes, method, progress=progress)
         results.append({**result._asdict(), "bpb": result.bpb, "window": method.window, "stride": method.stride})
@@ -65,8 +68,12 @@ def _methods(loaded: Loaded, names: Sequence[str]) -> list[Method]:
 def _from_shards(folder: Path, loaded: Loaded) -> tuple[np.ndarray, int]:
     manifest = load_manifest(folder)
     if manifest.tokenizer != loaded.tokenizer.digest:
-        raise UsageError("these shards were made with another tokenizer than the artifact's", place=str(folder), mend="score raw text with --text")
-    stream = Stream.open(find_shards(folder, "val"))
+        raise UsageError(
+            "these shards were made with another tokenizer than the artifact's",
+            place=str(folder),
+            mend="score raw text with --text",
+        )
+    stream = Stream(find_shards(folder, "val"))
     return with_last_end(stream.window(0, len(stream)), loaded.tokenizer.bos), manifest.val.encoded_bytes
 
 
@@ -81,7 +88,9 @@ def text_stream(documents: Iterable[bytes], tokenizer: Tokenizer) -> np.ndarray:
     for i, document in enumerate(documents):
         ids = tokenizer.encode(document)
         if tokenizer.decode(ids) != document:
-            raise BitgolfError("the tokenizer cannot restore the text, so its bits per byte would be wrong", place=f"document {i}")
+            raise BitgolfError(
+                "the tokenizer cannot restore the text, so its bits per byte would be wrong", place=f"document {i}"
+            )
         pieces += [np.array([tokenizer.bos]), ids]
     return with_last_end(np.concatenate(pieces).astype(np.int64), tokenizer.bos) if pieces else np.zeros(0, np.int64)
 
@@ -109,7 +118,9 @@ def compress_file(artifact: Path, source: Path, target: Path) -> dict[str, Any]:
 def decompress_file(artifact: Path, source: Path, target: Path) -> dict[str, Any]:
     started, journal, data = time.perf_counter(), Journal(), _read(source)
     codec = _codec(load(artifact_path(artifact)))
-    text = coder.decompress(codec, data, lambda done, count: journal.progress(f"decompress: {done:,} / {count:,} tokens"))
+    text = coder.decompress(
+        codec, data, lambda done, count: journal.progress(f"decompress: {done:,} / {count:,} tokens")
+    )
     write_bytes(target, text)
     return {"bytes_in": len(data), "bytes_out": len(text), "seconds": round(time.perf_counter() - started, 3)}
 
@@ -124,7 +135,16 @@ def _read(path: Path) -> bytes:
 def sample(artifact: Path, prompt: str, *, tokens: int, temperature: float, top: int, seed: int) -> dict[str, Any]:
     loaded = load(artifact_path(artifact))
     window = loaded.recipe["score"][-1]["window"]
-    pieces = generate(loaded.model, loaded.tokenizer, prompt.encode(), tokens=tokens, temperature=temperature, top=top, seed=seed, window=window)
+    pieces = generate(
+        loaded.model,
+        loaded.tokenizer,
+        prompt.encode(),
+        tokens=tokens,
+        temperature=temperature,
+        top=top,
+        seed=seed,
+        window=window,
+    )
     return {"text": b"".join(pieces).decode(errors="replace"), "seed": seed, "temperature": temperature}
 
 
@@ -133,7 +153,9 @@ def ledger_of(artifact: Path) -> dict[str, Any]:
     return {"entries": entries, "total": sum(e["bytes"] for e in entries)}
 
 
-def make_data(folder: Path, text: Sequence[Path], vocab: int, tokenizer: Path | None, held_out: float) -> dict[str, Any]:
+def make_data(
+    folder: Path, text: Sequence[Path], vocab: int, tokenizer: Path | None, held_out: float
+) -> dict[str, Any]:
     training, validation = split(read_documents(text), held_out)
     proto = tokenizer.read_bytes() if tokenizer else SentencePieceBPE(vocab=vocab).train(d.data for d in training)
     manifest = prepare(training, validation, Tokenizer(proto), folder)

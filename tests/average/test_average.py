@@ -65,7 +65,9 @@ def test_ema_corrected_forgets_the_start() -> None:
 def test_ema_every_keeps_its_horizon() -> None:
     """Weights that stand still for k steps at a time have the same average, however seldom it looks."""
     weights = path(1)[:1] + [w for w in path(6, seed=1) for _ in range(4)]
-    torch.testing.assert_close(averaged(Ema(decay=0.9, every=4), weights), averaged(Ema(decay=0.9), weights), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        averaged(Ema(decay=0.9, every=4), weights), averaged(Ema(decay=0.9), weights), atol=1e-6, rtol=0
+    )
 
 
 def test_swa_is_the_mean_of_the_late_snapshots() -> None:

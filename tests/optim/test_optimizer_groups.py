@@ -59,9 +59,9 @@ def test_touched_tells_what_each_rule_acts_upon() -> None:
 
 
 def test_rules_cover_exactly() -> None:
-    with pytest.raises(RecipeError, match="no rule takes the parameter blocks.0.scale"):
+    with pytest.raises(RecipeError, match=r"no rule takes the parameter blocks.0.scale"):
         optimizer(parameters(), RULES[:2])
-    with pytest.raises(RecipeError, match="never acts|matches nothing"):
+    with pytest.raises(RecipeError, match=r"never acts|matches nothing"):
         optimizer(parameters(), (*RULES, part(Rule, where="scale", use=part(Adam, lr=0.1))))
 
 
@@ -80,7 +80,7 @@ def test_a_parameter_that_nothing_uses_is_named_and_nothing_moves() -> None:
     params["blocks.0.scale"].grad = None  # in the last group: those before it must not move either
     before = {path: p.detach().clone() for path, p in params.items()}
     chosen = optimizer(params)
-    with pytest.raises(BitgolfError, match="no gradient reached blocks.0.scale"):
+    with pytest.raises(BitgolfError, match=r"no gradient reached blocks.0.scale"):
         chosen.step(NOW, 1.0)
     assert all(torch.equal(p, before[path]) for path, p in params.items())
     with pytest.raises(BitgolfError, match="no gradient reached"):
@@ -126,7 +126,10 @@ def test_resume_is_exact() -> None:
     [
         (lambda s: s.pop("adam.1/embed.weight/m"), "adam.1/embed.weight/m is missing"),
         (lambda s: s.update({"adam.9/x/m": torch.zeros(1)}), "adam.9/x/m is unexpected"),
-        (lambda s: s.update({"adam.1/embed.weight/v": torch.zeros(4, 10)}), r"v is \(4, 10\) float32, expected \(10, 4\)"),
+        (
+            lambda s: s.update({"adam.1/embed.weight/v": torch.zeros(4, 10)}),
+            r"v is \(4, 10\) float32, expected \(10, 4\)",
+        ),
         (lambda s: s.update({"adam.1/embed.weight/v": torch.zeros(10, 4).half()}), "float16, expected .* float32"),
     ],
 )

@@ -55,7 +55,9 @@ def test_warmdown_in_steps_without_a_clock(oracle: dict[str, Tensor]) -> None:
     assert (points[-1][1], schedule.value(points[-1][0])) == (1.0, 0.0)
 
 
-@pytest.mark.parametrize(("name", "width", "floor"), [("lr_pr1855_frac_w0.85_min0.1", 0.85, 0.1), ("lr_pr1493_frac_w0.72_min0", 0.72, 0.0)])
+@pytest.mark.parametrize(
+    ("name", "width", "floor"), [("lr_pr1855_frac_w0.85_min0.1", 0.85, 0.1), ("lr_pr1493_frac_w0.72_min0", 0.72, 0.0)]
+)
 def test_warmdown_by_fraction(oracle: dict[str, Tensor], name: str, width: float, floor: float) -> None:
     schedule = WarmdownFraction(fraction=width, floor=floor)
     for done, value in zip(oracle[f"sched/{name}/frac"].tolist(), oracle[f"sched/{name}/value"].tolist(), strict=True):

@@ -34,7 +34,9 @@ def ours(name: str) -> str:
     if name.startswith("blocks."):
         _, layer, rest = name.split(".", 2)
         return f"blocks.{layer}.{NAMES[rest]}"
-    return {"skip_weights": "depth.weight", "tok_emb.weight": "embed.weight", "lm_head.weight": "head.linear.weight"}[name]
+    return {"skip_weights": "depth.weight", "tok_emb.weight": "embed.weight", "lm_head.weight": "head.linear.weight"}[
+        name
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool]
+)
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 3, 4)])
 def test_every_type_survives_bit_for_bit(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -38,7 +41,9 @@ def test_every_type_survives_bit_for_bit(tmp_path: Path, dtype: torch.dtype, sha
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(lambda n: n != "__metadata__")
 plain = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=20)
-values = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3))
+values = st.recursive(
+    plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -47,7 +52,9 @@ values = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dict
     meta=st.dictionaries(st.text(max_size=10), values, max_size=4),
     step=st.integers(0, 10**9),
 )
-def test_names_and_values_survive(tmp_path: Path, tensors: dict[str, list[int]], meta: dict[str, object], step: int) -> None:
+def test_names_and_values_survive(
+    tmp_path: Path, tensors: dict[str, list[int]], meta: dict[str, object], step: int
+) -> None:
     made = {name: torch.tensor(numbers, dtype=torch.int64) for name, numbers in tensors.items()}
     found = load(save(tmp_path, step, made, meta))
     assert (found.step, found.meta, found.warnings) == (step, meta, ())
@@ -149,6 +156,17 @@ def test_a_plain_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
         load(path)
     with pytest.raises(DamagedError, match="cannot be read"):
         load(tmp_path / "step-00000002.safetensors")
+
+
+@pytest.mark.parametrize("extra", [b',"w":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}', b',"w":7'])
+def test_a_right_hash_does_not_make_a_checkpoint(tmp_path: Path, extra: bytes) -> None:
+    """The hash is no defence against forgery: what it covers is parsed with the same care."""
+    meta = b'{"__metadata__":{"step":"1","meta":"{}","sha256":"' + b"0" * 64 + b'"}' + extra + b"}"
+    content = len(meta).to_bytes(8, "little") + meta
+    path = tmp_path / "step-00000001.safetensors"
+    path.write_bytes(content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode()))
+    with pytest.raises(DamagedError, match=r"step-00000001.*damaged checkpoint"):
+        load(path)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

@@ -122,7 +122,9 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1'"),
     ],
 )
-def test_an_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str) -> None:
+def test_an_environment_that_makes_no_sense(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

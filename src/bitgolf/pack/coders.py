@@ -47,7 +47,7 @@ class ByteCoder(Coder):
 
     @abstractmethod
     def expand(self, data: bytes, size: int) -> bytes:
-        """At most about `size` bytes are ever produced; more, fewer or unread input is a `DamagedError`."""
+        """At most `size` bytes, and not many more are ever produced. More, or unread input, is a `DamagedError`."""
 
     def encode(self, symbols: Array) -> bytes:
         bytes_of = planes.split(symbols)
@@ -57,7 +57,7 @@ class ByteCoder(Coder):
         size = count * dtype.itemsize
         raw = self.expand(data, size)
         if len(raw) != size:
-            raise DamagedError(f"expands to {len(raw)} bytes or more, expected {size}")
+            raise DamagedError(f"holds {len(raw)} bytes, expected {size}")
         flat = np.frombuffer(raw, np.uint8)
         if self.shuffle:
             return planes.join(flat.reshape(dtype.itemsize, count), dtype)
@@ -96,7 +96,7 @@ class Zlib(ByteCoder):
             raw = inflate.decompress(data, size + 1)
         except zlib.error as error:
             raise DamagedError(f"not a deflate stream ({error})") from None
-        return _whole(raw, inflate.eof and not inflate.unused_data)
+        return _whole(raw, len(raw) <= size and inflate.eof and not inflate.unused_data)
 
 
 @register
@@ -116,7 +116,7 @@ class Lzma(ByteCoder):
             raw = decompressor.decompress(data, size + 1)
         except lzma.LZMAError as error:
             raise DamagedError(f"not an LZMA stream ({error})") from None
-        return _whole(raw, decompressor.eof and not decompressor.unused_data)
+        return _whole(raw, len(raw) <= size and decompressor.eof and not decompressor.unused_data)
 
     def _filters(self, size: int) -> list[dict[str, int]]:
         """Raw LZMA takes no memory limit, but the dictionary is the memory, and its size is ours to say."""
@@ -147,7 +147,7 @@ class Brotli(ByteCoder):
                 length += len(piece)
         except brotli.error:
             raise DamagedError("not a Brotli stream, or not only one") from None
-        return _whole(b"".join(pieces), decompressor.is_finished())
+        return _whole(b"".join(pieces), length <= size and decompressor.is_finished())
 
 
 @register

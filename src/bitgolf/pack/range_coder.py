@@ -1,9 +1,10 @@
 """Range coding of byte planes with constriction, and the tables that it needs.
 
-A stream is, for each plane, a table; then one range-coded payload for all planes. A table is the lowest byte, the
-number of byte values minus one, and a LEB128 count for each of them: none where there is one value only, and a single
-zero where all are equally likely (the low bytes of floats). Only integers are stored; `_model` alone turns them into probabilities, because a float32 and a float64 table give different streams.
-Source: constriction (Bamler 2022, arXiv 2201.01741); the measurements behind the choice are in docs/design.md.
+A stream is the number of symbols, for each plane a table, then one range-coded payload for all planes. A table is the
+lowest byte, the number of byte values minus one, and a count for each of them: none where there is one value only, and a
+single zero where all are equally likely (the low bytes of floats). Numbers are LEB128. Only integers are stored, and
+`_model` alone turns them into probabilities: the same table in float32 and in float64 gives different streams.
+Source: constriction (Bamler 2022, arXiv 2201.01741).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def encode_plane_stream(planes: Bytes) -> bytes:
     if not planes.size:
         return b""
     tables = [_choose_table(plane) for plane in planes]
-    head = b"".join(_write_table(low, counts) for low, counts in tables)
-    return head + _payload(planes, tables)
+    head = [_leb128(planes.shape[1]), *(_write_table(low, counts) for low, counts in tables)]
+    return b"".join(head) + _payload(planes, tables)
 
 
 def decode_plane_stream(data: bytes, k: int, n: int) -> Bytes:
@@ -40,12 +41,15 @@ def decode_plane_stream(data: bytes, k: int, n: int) -> Bytes:
         if data:
             raise DamagedError("bytes where nothing is expected")
         return np.empty((k, 0), np.uint8)
-    tables, at = [], 0
+    said, at = _read_leb128(data, 0)
+    if said != n:
+        raise DamagedError(f"{said} symbols, expected {n}")
+    tables: list[tuple[int, Counts]] = []
     for _ in range(k):
         table, at = _read_table(data, at)
         tables.append(table)
     planes, payload = _decode_payload(data[at:], tables, n), data[at:]
-    # The coder cannot see where a payload ends, or that it was altered near its end; that it encodes to itself says both.
+    # The coder does not see that a payload goes on, or was altered near its end. That it encodes to itself says both.
     if _payload(planes, tables) != payload:
         raise DamagedError("the range-coded payload is damaged, or followed by other bytes")
     return planes
@@ -113,15 +117,10 @@ def _cost_bits(exact: Counts, counts: Counts) -> float:
 
 
 def _write_table(low: int, counts: Counts) -> bytes:
-    out = bytearray((low, counts.size - 1))
+    head = bytes((low, counts.size - 1))
     if counts.size == 1:
-        return bytes(out)
-    for count in [0] if (counts == 1).all() else counts.tolist():
-        while count >= 0x80:
-            out.append(count & 0x7F | 0x80)
-            count >>= 7
-        out.append(count)
-    return bytes(out)
+        return head
+    return head + b"".join(_leb128(count) for count in ([0] if (counts == 1).all() else counts.tolist()))
 
 
 def _read_table(data: bytes, at: int) -> tuple[tuple[int, Counts], int]:
@@ -134,22 +133,29 @@ def _read_table(data: bytes, at: int) -> tuple[tuple[int, Counts], int]:
         at += 1
     elif size > 1:
         for i in range(size):
-            counts[i], at = _read_count(data, at)
+            counts[i], at = _read_leb128(data, at)
     if low + size > 256 or not counts[-1]:
         raise DamagedError("the table is not one of byte counts")
     return (low, counts), at
 
 
-def _read_count(data: bytes, at: int) -> tuple[int, int]:
+def _leb128(value: int) -> bytes:
+    """Seven bits in a byte, lowest first; the high bit says that more follow."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_leb128(data: bytes, at: int) -> tuple[int, int]:
+    """The number at `at`, below 2**35, and where the next begins."""
     value = 0
-    for shift in (0, 7, 14):
-        if at >= len(data):
-            raise DamagedError("the table is truncated")
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
+    for i, byte in enumerate(data[at : at + 5]):
+        value |= (byte & 0x7F) << 7 * i
+        if byte < 0x80 and (byte or not i):  # a zero at the end is a longer form than needed
+            return value, at + i + 1
         if byte < 0x80:
-            if byte == 0 and shift:
-                break  # a longer form than needed
-            return value, at
-    raise DamagedError("the table has a count that no encoder writes")
+            break
+    raise DamagedError("a number is truncated, or not as it would be written")

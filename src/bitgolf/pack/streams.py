@@ -56,7 +56,7 @@ def unpack_codes(
     streams = _streams(layout, groups)
     if sections.keys() != streams.keys():
         odd = ", ".join(sorted(sections.keys() ^ streams.keys()))
-        raise DamagedError(f"the artifact's sections are not those of its recipe ({odd:.200})")
+        raise DamagedError(f"the sections are not those of the recipe ({odd:.200})", place="artifact")
     coders = _coders(streams, coder)
     codes: dict[str, Code] = {path: {} for path in layout}
     for section, stream in streams.items():

@@ -45,14 +45,18 @@ def baseline() -> Spec[Recipe]:
             objective=part(CrossEntropy),
             schedule=part(WarmdownSteps, steps=1200),
             optim=(
-                part(Rule, where="matrix", use=part(Muon, lr=0.04, momentum=part(Ramp, start=0.85, end=0.95, steps=500))),
+                part(
+                    Rule, where="matrix", use=part(Muon, lr=0.04, momentum=part(Ramp, start=0.85, end=0.95, steps=500))
+                ),
                 part(Rule, where="embedding", use=part(Adam, lr=0.05)),
                 part(Rule, where="scale", use=part(Adam, lr=0.04)),
             ),
         ),
         quantize=(
             part(Rule, where="scale", use=part(Float, dtype="float32")),
-            part(Rule, where="*", use=part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), floor=1 / 127)),
+            part(
+                Rule, where="*", use=part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), floor=1 / 127)
+            ),
         ),
         pack=part(Pack, cap=16_000_000, coder=part(Zlib, level=9)),
         score=(part(Contiguous, window=1024),),

@@ -64,7 +64,11 @@ def load(source: Path | bytes) -> Loaded:
     try:
         return _load(artifact, hashlib.sha256(data).digest()[:8])
     except BitgolfError as error:
-        raise DamagedError(f"the artifact cannot be read: {error.cause}", place=error.place or place, mend="get the file again, or pack it again") from None
+        raise DamagedError(
+            f"the artifact cannot be read: {error.cause}",
+            place=error.place or place,
+            mend="get the file again, or pack it again",
+        ) from None
 
 
 def _bytes(path: Path) -> bytes:
@@ -120,5 +124,7 @@ def _check_numbers(value: Any) -> None:
 class Slices:
     """The slices of a recipe that an artifact carries, with the types that reading relies on."""
 
-    def __init__(self, *, model: Spec[LM], quantize: tuple[Spec[Rule], ...], pack: Spec[Pack], score: tuple[Spec[Method], ...]) -> None:
+    def __init__(
+        self, *, model: Spec[LM], quantize: tuple[Spec[Rule], ...], pack: Spec[Pack], score: tuple[Spec[Method], ...]
+    ) -> None:
         self.model, self.quantize, self.pack, self.score = model, quantize, pack, score

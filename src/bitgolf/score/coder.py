@@ -80,7 +80,9 @@ def decompress(codec: Codec, data: bytes, progress: Progress | None = None) -> b
     head, payload = _checked(data)
     _, _, lanes, window, stride, length, count, digest, sha, fingerprint = HEAD.unpack(head)
     if digest != codec.digest:
-        raise BitgolfError("the file was compressed with another model", place=f"model {digest.hex()}", mend="use that artifact")
+        raise BitgolfError(
+            "the file was compressed with another model", place=f"model {digest.hex()}", mend="use that artifact"
+        )
     codec = codec._replace(method=_contexts(window, stride))
     _plausible(lanes, count, length, len(payload), codec.tokenizer)
     decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
@@ -88,7 +90,10 @@ def decompress(codec: Codec, data: bytes, progress: Progress | None = None) -> b
     with _one_thread():
         for t, live, probabilities, reader in _walk(codec, count, lanes):
             if t == 0 and _fingerprint(probabilities) != fingerprint:
-                raise BitgolfError("this machine computes other probabilities than the one that compressed the file", mend="decompress with the same torch version on the same kind of processor")
+                raise BitgolfError(
+                    "this machine computes other probabilities than the one that compressed the file",
+                    mend="decompress with the same torch version on the same kind of processor",
+                )
             table[:live, t] = decoder.decode(CATEGORICAL, probabilities)
             reader.push(torch.from_numpy(table[:, t]))
             if progress:

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import zlib
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -114,11 +115,10 @@ def python_library() -> Iterator[Document]:
     """The standard library's own source files (about 12 MB), sorted by relative name, tests and installed packages left out."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = False
-    for file in _walk(root):
-        relative = file.relative_to(root)
-        if file.suffix == ".py" and NOT_LIBRARY.isdisjoint(relative.parts) and (data := file.read_bytes()):
+    for file in _walk(root, NOT_LIBRARY):
+        if file.suffix == ".py" and (data := file.read_bytes()):
             found = True
-            yield Document(relative.as_posix(), data)
+            yield Document(file.relative_to(root).as_posix(), data)
     if not found:
         raise BitgolfError("this Python has no source files of its library", place=str(root), mend="--text PATH")
 
@@ -149,11 +149,11 @@ def _files(path: Path) -> Iterator[Path]:
         raise UsageError("there is no such file or folder", place=str(path))
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Every file under a folder that is not hidden, nor in a hidden folder; links to folders are not followed."""
+def _walk(folder: Path, without: AbstractSet[str] = frozenset()) -> list[Path]:
+    """Every file under a folder that is not hidden, nor in a hidden folder or one of those names; links are not followed."""
     files: list[Path] = []
     for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in without]
         files += [Path(root, name) for name in names if not name.startswith(".")]
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
 

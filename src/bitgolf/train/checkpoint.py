@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +23,8 @@ from bitgolf.files import write_bytes
 
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 _ZEROS = b"0" * 64
-_HASH = re.compile(
-    rb'"sha256":"([0-9a-f]{64})"'
-)  # inside a JSON string the quotes are escaped, so only the key matches
+# A name or value in the header that looks like this has its quotes escaped, so only the key itself matches.
+_HASH = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
 class Checkpoint(NamedTuple):
@@ -48,10 +47,9 @@ def save(
     assert step >= 0 and keep >= 1
     path = folder / f"step-{step:08d}.safetensors"
     write_bytes(path, _encode(step, tensors, meta or {}))
-    for number, (_, file) in enumerate(_newest_first(folder, up_to=step)):
-        if number >= keep:
-            file.unlink(missing_ok=True)
-    for stale in [file for n, file in _newest_first(folder) if n > step] + list(folder.glob(".step-*.part")):
+    files = _newest_first(folder)
+    kept = [file for number, file in files if number <= step][:keep]
+    for stale in {file for _, file in files}.difference(kept).union(folder.glob(".step-*.part")):
         stale.unlink(missing_ok=True)
     return path
 
@@ -83,10 +81,9 @@ def load(path: Path) -> Checkpoint:
         raise DamagedError(f"damaged checkpoint ({error})", place=str(path)) from None
 
 
-def _newest_first(folder: Path, up_to: float = float("inf")) -> Iterator[tuple[int, Path]]:
+def _newest_first(folder: Path) -> list[tuple[int, Path]]:
     files = folder.iterdir() if folder.is_dir() else ()
-    found = [(int(match[1]), file) for file in files if (match := _NAME.fullmatch(file.name))]
-    yield from sorted(((step, file) for step, file in found if step <= up_to), reverse=True)
+    return sorted(((int(match[1]), file) for file in files if (match := _NAME.fullmatch(file.name))), reverse=True)
 
 
 def _encode(step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:

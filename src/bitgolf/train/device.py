@@ -29,4 +29,6 @@ def choose(local_rank: int = 0) -> Device:
         if torch.cuda.is_bf16_supported():
             return Device(device, torch.bfloat16, f"{name}: bfloat16 products, float32 weights")
         return Device(device, torch.float32, f"{name}: float32, as it has no bfloat16")
-    return Device(torch.device("cpu"), torch.float32, f"no CUDA device: CPU with {torch.get_num_threads()} threads, float32")
+    return Device(
+        torch.device("cpu"), torch.float32, f"no CUDA device: CPU with {torch.get_num_threads()} threads, float32"
+    )

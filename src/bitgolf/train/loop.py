@@ -80,7 +80,7 @@ def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool) -> Re
     def save() -> None:
         _log(losses.flush(), report, elapsed(), tokens_a_step)
         if trainer.world.rank == 0:
-            checkpoint.save(folder, step, trainer.state(), {"elapsed": elapsed()})
+            checkpoint.save(folder, step, trainer.state(), {"elapsed": elapsed(), "paths": list(trainer.params)})
 
     with _signals() as caught:
         while not _done(trainer, step, elapsed()):
@@ -93,7 +93,9 @@ def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool) -> Re
                 save()
                 saved = time.perf_counter()
             if stop:
-                raise Interrupted(f"stopped by {caught[0] if caught else 'a signal'} after step {step}", mend="go on with --resume")
+                raise Interrupted(
+                    f"stopped by {caught[0] if caught else 'a signal'} after step {step}", mend="go on with --resume"
+                )
         seconds = elapsed()
         save()
     return Result(step, step * tokens_a_step, seconds, losses.last)

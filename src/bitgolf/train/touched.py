@@ -41,7 +41,11 @@ def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> 
         if node.cls is Only or not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             continue
         if not calls[cls] and cls is not type(getattr(task, "model", None)):
-            raise RecipeError(f"{cls.__name__} is in the recipe and never runs", place=path, mend="remove it, or give it layers that exist")
+            raise RecipeError(
+                f"{cls.__name__} is in the recipe and never runs",
+                place=path,
+                mend="remove it, or give it layers that exist",
+            )
         table[part_name(cls)] = _owned(task, cls, calls[cls])
     return table
 

@@ -37,7 +37,9 @@ class Task(nn.Module):
 class Trainer:
     """Model, optimizer and average of one process; `step` is a function of the batch, the time and the state alone."""
 
-    def __init__(self, recipe: Spec[Recipe], vocab: int, batches: Batches, device: Device, world: World, seed: int) -> None:
+    def __init__(
+        self, recipe: Spec[Recipe], vocab: int, batches: Batches, device: Device, world: World, seed: int
+    ) -> None:
         self.settings: Train = recipe["train"]()
         self.device, self.world, self.batches = device, world, batches
         torch.manual_seed(seed)
@@ -45,7 +47,7 @@ class Trainer:
         self.model: LM = recipe["model"](place)
         task = Task(self.model, self.settings.objective(place._replace(dim=recipe["model.dim"])))
         self.task = task.to(device.device)
-        self.params = {k: p for k, p in self.task.named_parameters()}
+        self.params = dict(self.task.named_parameters())
         self.optimizer = Optimizer(self.params, roles(self.task), self.settings.optim)
         self.schedule = self.settings.schedule()
         self.average = recipe["average"]() if recipe["average"] else None
@@ -102,7 +104,9 @@ class Trainer:
         """Put a saved state back, exactly."""
         for k, p in self.params.items():
             p.copy_(state[f"weights/{k}"])
-        self.optimizer.load_state({k.removeprefix("optimizer/"): v for k, v in state.items() if k.startswith("optimizer/")})
+        self.optimizer.load_state(
+            {k.removeprefix("optimizer/"): v for k, v in state.items() if k.startswith("optimizer/")}
+        )
         device = self.device.device
         saved: dict[str, dict[int, Tensor]] = {}
         for key in state:

@@ -26,7 +26,9 @@ from bitgolf.train.trainer import Trainer, compile_task, warm_up
 WARM_UP_STEPS = 3
 
 
-def train_run(recipe: Spec[Recipe], data: Path, folder: Path, *, seed: int, resume: bool, journal: Journal) -> dict[str, Any]:
+def train_run(
+    recipe: Spec[Recipe], data: Path, folder: Path, *, seed: int, resume: bool, journal: Journal
+) -> dict[str, Any]:
     """Train in this process's share of the world. Leaves checkpoints and `train.json` in `folder`."""
     world = dist.join()
     try:
@@ -35,24 +37,38 @@ def train_run(recipe: Spec[Recipe], data: Path, folder: Path, *, seed: int, resu
         dist.leave(world)
 
 
-def _train(recipe: Spec[Recipe], data: Path, folder: Path, seed: int, resume: bool, journal: Journal, world: dist.World) -> dict[str, Any]:
+def _train(
+    recipe: Spec[Recipe], data: Path, folder: Path, seed: int, resume: bool, journal: Journal, world: dist.World
+) -> dict[str, Any]:
     settings: Train = recipe["train"]()
     device = choose(world.local_rank)
-    stream = Stream.open(find_shards(data, "train"))
+    stream = Stream(find_shards(data, "train"))
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
     trainer = Trainer(recipe, recipe["tokens.vocab"], batches, device, world, seed)
     graph = compile_task(trainer, settings.compile)
     parameters = sum(p.numel() for p in trainer.params.values())
     journal.say(f"device: {device.why}; {world.size} process{'es' * (world.size > 1)}; {graph}")
-    journal.say(f"{parameters:,} parameters; {len(stream):,} training tokens; batches of {settings.rows} x {settings.length}")
+    journal.say(
+        f"{parameters:,} parameters; {len(stream):,} training tokens; batches of {settings.rows} x {settings.length}"
+    )
     inputs, targets = batches.batch(0, 0, settings.rows)
     acts = touched(trainer.task, recipe["model"], trainer.to_device(inputs), trainer.to_device(targets))
     table = [{"part": k, **v._asdict()} for k, v in acts.items()]
-    table += [{"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1} for where, kind, n, p in trainer.optimizer.touched()]
+    table += [
+        {"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1}
+        for where, kind, n, p in trainer.optimizer.touched()
+    ]
     if device.device.type == "cuda":
         warm_up(trainer, WARM_UP_STEPS, settings)
     result = loop.train(trainer, folder / "checkpoint", _reporter(journal, settings), resume=resume)
-    summary = {**result._asdict(), "device": device.why, "graph": graph, "processes": world.size, "parameters": parameters, "touched": table}
+    summary = {
+        **result._asdict(),
+        "device": device.why,
+        "graph": graph,
+        "processes": world.size,
+        "parameters": parameters,
+        "touched": table,
+    }
     if world.rank == 0:
         write_json(folder / "train.json", summary)
     return summary
@@ -65,7 +81,9 @@ def _reporter(journal: Journal, settings: Train) -> loop.Report:
         journal.event(kind, **fields)
         if kind == "step":
             speed = fields["tokens"] / max(fields["elapsed"], 1e-9)
-            journal.progress(f"train: step {fields['step']:,}, loss {fields['loss']:.3f} nats per token, {speed:,.0f} tokens/s, {fields['elapsed']:.0f} s of {' or '.join(limits)}")
+            journal.progress(
+                f"train: step {fields['step']:,}, loss {fields['loss']:.3f} nats per token, {speed:,.0f} tokens/s, {fields['elapsed']:.0f} s of {' or '.join(limits)}"
+            )
         if kind == "resume":
             journal.say(f"resumed after step {fields['step']:,}")
 

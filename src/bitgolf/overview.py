@@ -1,0 +1,84 @@
+"""What a recipe amounts to, without training it: counts, roles, forecast, cautions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from bitgolf.model.core import roles
+from bitgolf.model.skeleton import LM
+from bitgolf.optim.groups import Optimizer
+from bitgolf.quantize.forecast import forecast
+from bitgolf.recipe import Recipe, identity
+from bitgolf.score.artifact import build_empty
+from bitgolf.spec import Spec
+
+HEADER = 1200  # bytes of frame, recipe and section table, as artifacts have them
+
+
+def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
+    """The document of `show --json`. Building everything on the way, it raises for what a run would refuse."""
+    vocab = recipe["tokens.vocab"]
+    model = build_empty(recipe["model"], vocab)
+    kinds, params = roles(model), dict(model.named_parameters())
+    with torch.device("meta"):
+        Optimizer(params, kinds, recipe["train"]().optim)
+    shapes = {path: tuple(p.shape) for path, p in params.items()}
+    pack = recipe["pack"]()
+    streams = forecast(shapes, kinds, recipe["quantize"], pack.coder)
+    count = sum(p.numel() for p in params.values())
+    size = {
+        "bytes": sum(streams.values()) + HEADER,
+        "cap": pack.cap,
+        "streams": streams,
+        "memory": memory(recipe, model),
+    }
+    by_role = Counter()
+    for path, p in params.items():
+        by_role[kinds[path]] += p.numel()
+    return {
+        "name": recipe["name"],
+        "hash": identity(recipe),
+        "params": count,
+        "params_by_role": dict(by_role),
+        "layers": recipe["model.layers"],
+        "vocab": vocab,
+        "forecast": size,
+        "parts": sorted({node.name for _, node in recipe.walk()}),
+        "settings": [
+            {"path": path, "value": value}
+            for path, value in recipe.leaves()
+            if path and not path.startswith("published")
+        ],
+        "cautions": cautions(recipe, size["bytes"]),
+        "published": recipe["published"],
+    }
+
+
+def memory(recipe: Spec[Recipe], model: LM) -> int:
+    """Bytes of weights, gradients, optimizer and average in training, all float32; activations come on top."""
+    with torch.device("meta"):
+        optimizer = Optimizer(dict(model.named_parameters()), roles(model), recipe["train"]().optim)
+    state = sum(t.numel() * t.element_size() for t in optimizer.state().values())
+    weights = sum(p.numel() * 4 for p in model.parameters())
+    return state + weights * (3 if recipe["average"] else 2)
+
+
+def cautions(recipe: Spec[Recipe], size: int) -> list[str]:
+    """What is allowed and usually a mistake, with the reason."""
+    found = []
+    train, cap = recipe["train"](), recipe["pack.cap"]
+    if size > cap:
+        found.append(f"forecast {size:,} bytes: {size - cap:,} over the cap of {cap:,}")
+    for i, method in enumerate(recipe["score"]):
+        if method["window"] > train.length:
+            found.append(
+                f"score.{i}.window {method['window']} is longer than the {train.length} tokens trained on: positions never seen in training (up to 1.4 times as long has helped, twice as long has hurt)"
+            )
+    if train.seconds and train.steps:
+        found.append(
+            "train.seconds and train.steps are both set: the first that is reached ends training, so the run is repeatable only if steps always comes first"
+        )
+    return found

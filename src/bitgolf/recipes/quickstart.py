@@ -1,0 +1,71 @@
+"""The default: 90 seconds of training on the Python library's source, on two CPU cores, in at most 1,000,000 bytes."""
+
+from __future__ import annotations
+
+from bitgolf.average.ema import Ema
+from bitgolf.grids.clip import SdClip
+from bitgolf.model.attend import Attention, QGain, QKNorm, Rope
+from bitgolf.model.cores.sdpa import Sdpa
+from bitgolf.model.head import CrossEntropy, TiedHead
+from bitgolf.model.mlp import MLP, LeakySquared
+from bitgolf.model.skeleton import LM, Block
+from bitgolf.model.weight import Embedding
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.schedules import Ramp, WarmdownFraction
+from bitgolf.pack.coders import Brotli, Range, Smallest
+from bitgolf.pack.settings import Pack
+from bitgolf.quantize.codec import Float, IntRows
+from bitgolf.recipe import Recipe
+from bitgolf.rules import Rule
+from bitgolf.score.proof import RoundTrip
+from bitgolf.score.windows import Contiguous, Sliding
+from bitgolf.spec import Spec, part
+from bitgolf.text.documents import PythonLibrary
+from bitgolf.tokens.train import SentencePieceBPE
+from bitgolf.train.settings import Train
+
+
+def quickstart() -> Spec[Recipe]:
+    return part(
+        Recipe,
+        name="quickstart",
+        text=part(PythonLibrary),
+        tokens=part(SentencePieceBPE, vocab=2048),
+        model=model(),
+        train=part(
+            Train,
+            seconds=90.0,
+            rows=4,
+            length=256,
+            objective=part(CrossEntropy),
+            schedule=part(WarmdownFraction, fraction=0.5),
+            optim=(
+                part(
+                    Rule, where="matrix", use=part(Muon, lr=0.02, momentum=part(Ramp, start=0.85, end=0.95, steps=300))
+                ),
+                part(Rule, where="embedding", use=part(Adam, lr=0.02)),
+                part(Rule, where="scale", use=part(Adam, lr=0.02)),
+            ),
+        ),
+        average=part(Ema, decay=0.98, corrected=True),
+        quantize=(
+            part(Rule, where="scale", use=part(Float, dtype="float16")),
+            part(Rule, where="*", use=part(IntRows, bits=8, clip=part(SdClip, k=12.0))),
+        ),
+        pack=part(Pack, cap=1_000_000, coder=part(Smallest, coders=(part(Range), part(Brotli)))),
+        score=(part(Contiguous, window=256), part(Sliding, window=512, stride=128)),
+        proof=part(RoundTrip, bytes=16_000),
+    )
+
+
+def model() -> Spec[LM]:
+    mixer = part(Attention, heads=4, kv_heads=4, core=part(Sdpa), qk=(part(QKNorm), part(Rope), part(QGain, init=1.5)))
+    return part(
+        LM,
+        dim=96,
+        layers=2,
+        embed=part(Embedding, std=0.02),
+        block=part(Block, mixer=mixer, mlp=part(MLP, hidden=288, act=part(LeakySquared, slope=0.5))),
+        head=part(TiedHead),
+    )

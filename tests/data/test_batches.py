@@ -1,0 +1,102 @@
+"""Batches: a pure function of (seed, step), the same rows for any number of ranks, every token once in an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitgolf.data.batches import Batches, Order, Sequential, Shuffled
+from bitgolf.data.shards import Stream
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.spec import Spec, part
+
+Counting = Callable[..., Stream]
+
+
+def batches(stream: Stream, order: Order, *, rows: int = 4, length: int = 5, seed: int = 0) -> Batches:
+    return Batches(stream, rows=rows, length=length, order=order, seed=seed)
+
+
+@pytest.mark.parametrize("order", [Sequential(), Shuffled()])
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(3, 40), min_size=2, max_size=4),
+    length=st.integers(1, 5),
+    step=st.integers(0, 50),
+    seed=st.integers(0, 5),
+)
+def test_targets_are_the_tokens_after_their_inputs(
+    counting: Counting, order: Order, lengths: list[int], length: int, step: int, seed: int
+) -> None:
+    stream = counting(*lengths)
+    inputs, targets = batches(stream, order, length=length, seed=seed).batch(step)
+    assert inputs.shape == targets.shape == (4, length)
+    assert inputs.dtype == targets.dtype == np.int64
+    assert (targets == (inputs + 1) % len(stream)).all()
+    assert (inputs[:, 1:] == targets[:, :-1]).all()
+
+
+@pytest.mark.parametrize("order", [Sequential(), Shuffled()])
+@pytest.mark.parametrize("world", [1, 2, 3, 6])
+def test_the_ranks_share_the_same_rows_whatever_their_number(counting: Counting, order: Order, world: int) -> None:
+    source = batches(counting(61, 40), order, rows=6)
+    for step in (0, 1, 7):
+        whole = source.batch(step)
+        for k in range(2):
+            assert (
+                np.concatenate([source.batch(step, rank, world)[k] for rank in range(world)]).tolist()
+                == whole[k].tolist()
+            )
+        assert source.rows(step, 2, 3).inputs.tolist() == whole.inputs[2:5].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(tokens=st.integers(7, 120), length=st.integers(1, 6), seed=st.integers(0, 99), epoch=st.integers(0, 3))
+def test_in_an_epoch_no_token_is_an_input_twice(
+    counting: Counting, tokens: int, length: int, seed: int, epoch: int
+) -> None:
+    windows = tokens // length
+    source = batches(counting(tokens), Shuffled(), rows=windows, length=length, seed=seed)
+    seen = source.batch(epoch).inputs.ravel()
+    assert len(set(seen.tolist())) == len(seen) == windows * length
+
+
+def test_epochs_and_seeds_differ_and_repeat(counting: Counting) -> None:
+    stream = counting(1000)
+    first, again, other = (batches(stream, Shuffled(), rows=100, length=10, seed=seed) for seed in (0, 0, 1))
+    epochs = [first.batch(i).inputs for i in range(3)]
+    assert [again.batch(i).inputs.tolist() for i in (2, 0, 1)] == [epochs[i].tolist() for i in (2, 0, 1)]
+    assert epochs[0].tolist() != epochs[1].tolist() != other.batch(1).inputs.tolist()
+    phases = {int(inputs[0, 0] % 10) for inputs in (first.batch(i).inputs for i in range(20))}
+    assert len(phases) > 5
+
+
+def test_sequential_batches_follow_the_stream_over_its_end(counting: Counting) -> None:
+    source = batches(counting(10, 3), Sequential(), rows=2, length=4, seed=9)
+    inputs = np.concatenate([source.batch(step).inputs.ravel() for step in range(4)])
+    assert inputs.tolist() == [i % 13 for i in range(32)]
+    assert [source.tokens_before(step) for step in (0, 1, 3)] == [0, 8, 24]
+
+
+def test_too_little_text_and_uneven_shares_are_errors_with_their_numbers(counting: Counting) -> None:
+    assert batches(counting(6), Shuffled(), length=5).batch(3).inputs.shape == (4, 5)
+    with pytest.raises(BitgolfError, match="has 5 tokens, and one row takes 6") as error:
+        batches(counting(5), Shuffled(), length=5)
+    assert error.value.mend
+    with pytest.raises(UsageError, match="4 rows cannot be shared by 3 ranks"):
+        batches(counting(30), Shuffled()).batch(0, 0, 3)
+    for wrong in ({"rows": 0}, {"length": 0}, {"seed": -1}):
+        with pytest.raises(UsageError, match="start at 1"):
+            batches(counting(30), Shuffled(), **wrong)
+
+
+def test_an_order_is_a_part_of_a_recipe() -> None:
+    class Holder:
+        def __init__(self, *, order: Spec[Order]) -> None:
+            self.order = order
+
+    assert isinstance(part(Holder, order=part(Shuffled))().order(), Shuffled)

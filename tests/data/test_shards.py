@@ -1,0 +1,118 @@
+"""Shards: the challenge's format to the byte, strict reading, and one endless stream over them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from bitgolf.data.shards import Stream, find_shards, read_shard, write_shard
+from bitgolf.errors import BitgolfError, DamagedError, UsageError
+
+
+def shard_bytes(
+    magic: int = 20240520, version: int = 1, count: int = 3, tokens: bytes = b"\x01\x00\x02\x00\xff\xff"
+) -> bytes:
+    return struct.pack("<3i", magic, version, count) + bytes(1012) + tokens
+
+
+def test_the_format_is_the_challenges(tmp_path: Path) -> None:
+    path = tmp_path / "train_000000.bin"
+    write_shard(path, np.array([1, 2, 65535]))
+    assert path.read_bytes() == shard_bytes()
+    assert read_shard(path).tolist() == [1, 2, 65535]
+
+
+@settings(deadline=None)
+@given(ids=arrays.arrays(np.uint16, st.integers(1, 600)))
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, ids: np.ndarray) -> None:
+    path = tmp_path_factory.getbasetemp() / "round_trip.bin"
+    write_shard(path, ids.astype(np.int64))
+    read = read_shard(path)
+    assert read.dtype == np.uint16 and read.tolist() == ids.tolist()
+    assert path.stat().st_size == 1024 + 2 * len(ids)
+
+
+@pytest.mark.parametrize("ids", [[], [[1, 2]], [-1], [65536]])
+def test_what_does_not_fit_is_not_written(tmp_path: Path, ids: list) -> None:
+    with pytest.raises(BitgolfError, match=r"tokens|16 bits"):
+        write_shard(tmp_path / "a.bin", np.array(ids, np.int64))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"", "0 bytes, less than its header"),
+        (shard_bytes()[:1023], "less than its header"),
+        (shard_bytes(magic=20240521), "starts with 20240521"),
+        (shard_bytes(magic=0x18, version=0x13), "not 20240520"),
+        (shard_bytes(version=2), "version 2"),
+        (shard_bytes(count=0, tokens=b""), "announces 0"),
+        (shard_bytes(count=-3), "announces -3"),
+        (shard_bytes(count=4), "too short"),
+        (shard_bytes(count=2), "too long"),
+        (shard_bytes() + b"\x00", "too long"),
+        (shard_bytes()[:-1], "too short"),
+    ],
+)
+def test_a_damaged_shard_is_refused_and_named(tmp_path: Path, data: bytes, cause: str) -> None:
+    path = tmp_path / "train_000000.bin"
+    path.write_bytes(data)
+    with pytest.raises(DamagedError, match=cause) as error:
+        read_shard(path)
+    assert error.value.place == str(path)
+
+
+def test_shards_are_found_by_split_without_sidecars(tmp_path: Path) -> None:
+    for name in (
+        "fineweb_train_000001.bin",
+        "fineweb_train_000000.bin",
+        "fineweb_val_000000.bin",
+        "fineweb_val_bytes_000000.bin",
+        "val.txt",
+    ):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find_shards(tmp_path, "train")] == [
+        "fineweb_train_000000.bin",
+        "fineweb_train_000001.bin",
+    ]
+    assert [path.name for path in find_shards(tmp_path, "val")] == ["fineweb_val_000000.bin"]
+    with pytest.raises(UsageError, match="no val shards"):
+        find_shards(tmp_path / "nowhere", "val")
+    with pytest.raises(BitgolfError, match="cannot be read"):
+        read_shard(tmp_path / "nowhere.bin")
+    with pytest.raises(UsageError, match="at least one"):
+        Stream([])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), start=st.integers(0, 200), length=st.integers(0, 60)
+)
+def test_a_window_is_a_stretch_of_the_endless_sequence(
+    counting: Callable[..., Stream], lengths: list[int], start: int, length: int
+) -> None:
+    stream = counting(*lengths)
+    assert len(stream) == sum(lengths)
+    window = stream.window(start, length)
+    assert window.dtype == np.int64
+    assert window.tolist() == [(start + i) % sum(lengths) for i in range(length)]
+
+
+def test_a_stream_has_a_name_for_its_tokens_however_they_are_cut(counting: Callable[..., Stream]) -> None:
+    assert counting(3, 4).digest == counting(7).digest == counting(1, 1, 5).digest
+    assert counting(7).digest != counting(8).digest
+
+
+def test_documents_start_at_each_bos(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.bin", np.array([1, 5, 1, 1]))
+    write_shard(tmp_path / "b.bin", np.array([7, 1, 8]))
+    starts = Stream([tmp_path / "a.bin", tmp_path / "b.bin"]).starts(bos=1)
+    assert starts.dtype == np.int64 and starts.tolist() == [0, 2, 3, 5]

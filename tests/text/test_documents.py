@@ -1,0 +1,198 @@
+"""Documents: every format read, every bad file named, and a split by content alone."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitgolf.errors import BitgolfError, DamagedError, UsageError
+from bitgolf.spec import part
+from bitgolf.text.documents import (
+    Document,
+    Files,
+    Given,
+    PythonLibrary,
+    cut,
+    fingerprint,
+    held_out,
+    python_library,
+    read_documents,
+    split,
+)
+
+PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+HOSTILE = "\ufeffnaïve \u2028 line\r\n\x00🙂".encode() + b"\xff\xfe"
+
+
+def datas(*paths: Path) -> list[bytes]:
+    return [document.data for document in read_documents(paths)]
+
+
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("suffix", [".txt", ".md", ".rst", ".py"])
+def test_a_plain_file_is_one_document_byte_for_byte(tmp_path: Path, suffix: str, packing: str) -> None:
+    path = tmp_path / f"a{suffix}{packing}"
+    path.write_bytes(PACK[packing](HOSTILE))
+    assert list(read_documents([path])) == [Document(path.as_posix(), HOSTILE)]
+    assert datas(tmp_path) == [HOSTILE]
+
+
+@pytest.mark.parametrize("packing", PACK)
+def test_jsonl_has_a_document_a_line_and_skips_empty_ones(tmp_path: Path, packing: str) -> None:
+    texts = ["one\u2028two\x85", "", "three\nlines\n", "\ud800"]
+    lines = "\n".join(json.dumps({"text": text, "source": 1}) for text in texts) + "\n\n"
+    path = tmp_path / f"a.jsonl{packing}"
+    path.write_bytes(PACK[packing](lines.encode()))
+    found = list(read_documents([path]))
+    assert [d.data for d in found] == [texts[0].encode(), texts[2].encode(), b"\xed\xa0\x80"]
+    assert found[1].name == f"{path.as_posix()}:3"
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "not an object"),
+        ('{"txt": "a"}', "not an object"),
+        ('{"text": 1}', "not an object"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, cause: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n\n' + line)
+    with pytest.raises(BitgolfError, match=cause) as error:
+        datas(path)
+    assert error.value.place == f"{path.as_posix()}:3"
+
+
+@pytest.mark.parametrize("packing", [".gz", ".xz", ".zst"])
+@pytest.mark.parametrize("damage", [lambda packed: packed[:-20], lambda packed: b"no" + packed[2:]])
+def test_a_damaged_packed_file_is_an_error_that_names_it(tmp_path: Path, packing: str, damage) -> None:
+    path = tmp_path / f"a.txt{packing}"
+    path.write_bytes(damage(PACK[packing](bytes(range(256)) * 900)))
+    with pytest.raises(DamagedError, match="does not unpack") as error:
+        datas(path)
+    assert error.value.place == str(path)
+
+
+def test_zstd_frames_one_after_the_other_are_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(zstandard.compress(b"one ") + zstandard.compress(b"two"))
+    assert datas(path) == [b"one two"]
+
+
+def test_a_folder_is_read_in_order_without_hidden_files_and_unknown_suffixes(tmp_path: Path) -> None:
+    for name in (
+        "b/z.txt",
+        "b/a.md",
+        "a.py",
+        ".hidden.txt",
+        ".git/x.txt",
+        "b/photo.png",
+        "c.bin.gz",
+        "empty.txt",
+        "d.TXT",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"" if name == "empty.txt" else name.encode())
+    assert datas(tmp_path) == [b"a.py", b"b/a.md", b"b/z.txt", b"d.TXT"]
+    assert datas(tmp_path / "b/photo.png", tmp_path / ".hidden.txt") == [b"b/photo.png", b".hidden.txt"]
+
+
+def test_a_missing_path_and_an_empty_folder_are_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file") as error:
+        datas(tmp_path / "nowhere")
+    assert error.value.place.endswith("nowhere")
+    with pytest.raises(UsageError, match="no documents"):
+        datas(tmp_path)
+    with pytest.raises(UsageError, match="no documents"):
+        datas()
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([b"a", b"\n", b"\n\n", "🙂".encode(), b"\xff"]), max_size=200).map(b"".join),
+    st.integers(4, 40),
+)
+def test_cutting_loses_nothing_and_keeps_the_limit(data: bytes, longest: int) -> None:
+    pieces = list(cut(data, longest))
+    assert b"".join(pieces) == data
+    assert all(len(piece) <= longest for piece in pieces)
+    assert all(len(piece) >= longest // 2 - 3 for piece in pieces[:-1])
+
+
+def test_a_long_file_is_cut_after_empty_lines_then_lines_then_between_characters(tmp_path: Path) -> None:
+    assert list(cut(b"first\n\ntwo\nthree\nfour", 10)) == [b"first\n\n", b"two\nthree\n", b"four"]
+    assert list(cut("é".encode() * 5, 5)) == ["éé".encode(), "éé".encode(), "é".encode()]
+    (tmp_path / "a.txt").write_bytes(b"word " * 20_000)
+    names = [document.name.rpartition("/")[2] for document in read_documents([tmp_path])]
+    assert names == ["a.txt#0", "a.txt#1"]
+
+
+def test_the_python_library_is_its_own_files_in_order_without_tests() -> None:
+    documents = list(python_library())
+    names = [document.name for document in documents]
+    assert names == sorted(names)
+    assert {"json/decoder.py", "os.py"} <= set(names)
+    assert not [n for n in names if {"test", "tests", "idle_test", "site-packages"} & set(n.split("/"))]
+    assert 5_000_000 < sum(len(document.data) for document in documents) < 30_000_000
+
+
+def test_a_fingerprint_is_of_the_words() -> None:
+    assert fingerprint(b"one  two\r\n") == fingerprint(b" one\ntwo")
+    assert len({fingerprint(text) for text in (b"one two", b"onetwo", b"One two", b"")}) == 4
+
+
+texts = st.lists(st.binary(max_size=8), min_size=2, max_size=40).filter(lambda d: len({fingerprint(x) for x in d}) > 1)
+
+
+@settings(deadline=None)
+@given(texts, st.floats(0.01, 0.99), st.randoms())
+def test_a_split_is_of_distinct_documents_by_content_alone(data: list[bytes], fraction: float, random) -> None:
+    documents = [Document(str(i), text) for i, text in enumerate(data)]
+    train, val = split(documents, fraction)
+    keys = [[fingerprint(d.data) for d in side] for side in (train, val)]
+    assert sorted([*keys[0], *keys[1]]) == sorted({fingerprint(text) for text in data})
+    assert train and val
+    shuffled = random.sample(documents, len(documents))
+    assert {fingerprint(d.data) for d in split(shuffled, fraction)[1]} == set(keys[1])
+
+
+def test_the_held_out_share_is_the_fraction() -> None:
+    documents = [Document(str(i), str(i).encode()) for i in range(4000)]
+    train, val = split(documents, 0.1)
+    assert 330 < len(val) < 470
+    assert all(held_out(d, 0.1) for d in val) and not any(held_out(d, 0.1) for d in train)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
+def test_a_fraction_outside_of_0_to_1_is_wrong_use(fraction: float) -> None:
+    with pytest.raises(UsageError, match="fraction"):
+        split([Document("a", b"a"), Document("b", b"b")], fraction)
+
+
+def test_one_document_cannot_be_split() -> None:
+    with pytest.raises(BitgolfError, match="1 distinct documents"):
+        split([Document("a", b"same"), Document("b", b"same\n")])
+
+
+def test_the_parts_of_a_recipe_give_documents_and_say_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"text")
+    source = part(Files, paths=(str(path),))()
+    assert [d.data for d in source.documents()] == [b"text"]
+    before = source.identity()
+    path.write_bytes(b"other text")
+    assert source.identity() != before
+    assert next(PythonLibrary().documents()).name == next(python_library()).name
+    with pytest.raises(UsageError, match="none was given") as error:
+        Given().documents()
+    assert "--text" in error.value.mend

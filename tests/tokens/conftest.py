@@ -1,0 +1,22 @@
+"""A small tokenizer, trained once."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+from bitgolf.text.documents import python_library
+from bitgolf.tokens.tokenizer import Tokenizer
+from bitgolf.tokens.train import SentencePieceBPE
+
+
+@pytest.fixture(scope="session")
+def library() -> list[bytes]:
+    """Half a megabyte of Python."""
+    return [document.data for document in islice(python_library(), 25)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(library: list[bytes]) -> Tokenizer:
+    return Tokenizer(SentencePieceBPE(vocab=400, sample_bytes=300_000).train(library))
