@@ -34,7 +34,7 @@ from bitgolf.errors import RecipeError
 from bitgolf.files import value_digest
 
 P = ParamSpec("P")
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
 C = TypeVar("C", bound=type)
 
 REGISTRY: dict[str, type] = {}
@@ -335,7 +335,7 @@ def _fits(node: Spec[Any], args: tuple[Any, ...]) -> bool:
         return _fits(node.kwargs[inner], args)
     if wanted is Any or not isinstance(wanted, type):
         return True
-    return isinstance(node.cls, type) and issubclass(node.cls, wanted)
+    return isinstance(node.cls, type) and issubclass(node.cls, cast(type, wanted))
 
 
 def _mismatch(value: Any, wanted: str, place: str) -> RecipeError:

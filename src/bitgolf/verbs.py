@@ -14,6 +14,7 @@ from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import write_bytes
 from bitgolf.journal import Journal
+from bitgolf.pack.artifact import read_artifact
 from bitgolf.pack.ledger import ledger
 from bitgolf.score import coder
 from bitgolf.score.artifact import Loaded, load
@@ -149,7 +150,7 @@ def sample(artifact: Path, prompt: str, *, tokens: int, temperature: float, top:
 
 
 def ledger_of(artifact: Path) -> dict[str, Any]:
-    entries = [e._asdict() for e in ledger(artifact_path(artifact))]
+    entries = [e._asdict() for e in ledger(read_artifact(artifact_path(artifact)))]
     return {"entries": entries, "total": sum(e["bytes"] for e in entries)}
 
 

@@ -28,8 +28,8 @@ def path(steps: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[
 
 def run(average: Average, weights: list[Tensor], scales: list[float] | None = None) -> State:
     state = average.start([weights[0]])
-    for step, w in enumerate(weights[1:]):
-        scale = scales[step] if scales else 1.0
+    for step, w in enumerate(weights[1:], start=1):
+        scale = scales[step - 1] if scales else 1.0
         average.update(state, [w], Now(step, len(weights) - 1, 0.0, 0.0), scale)
     return state
 
@@ -117,7 +117,7 @@ def test_integers_pass_through(node: Spec[Average]) -> None:
     average, counts = node(), torch.tensor([3, 5])
     w = torch.ones(2, 2)
     state = average.start([w, counts, 2 * w])
-    average.update(state, [w, counts, 2 * w], Now(0, 1, 0.0, 0.0), 1.0)
+    average.update(state, [w, counts, 2 * w], Now(1, 1, 0.0, 0.0), 1.0)
     got = average.result(state, [w, counts + 1, 2 * w])
     assert torch.equal(got[1], counts + 1) and got[1].dtype == torch.int64
     torch.testing.assert_close(got[2], 2 * w)
@@ -141,7 +141,7 @@ def test_a_copied_state_goes_on_exactly(node: Spec[Average]) -> None:
     state = run(average, weights[:7])
     again = {key: [t.clone() for t in tensors] for key, tensors in state.items()}
     for each, other in ((state, average), (again, node())):
-        for step, w in enumerate(weights[7:], start=6):
+        for step, w in enumerate(weights[7:], start=7):
             other.update(each, [w], Now(step, 12, 0.0, 0.0), 1.0)
     a, b = average.result(state, [weights[-1]])[0], average.result(again, [weights[-1]])[0]
     assert torch.equal(a, b) and torch.equal(a, averaged(node(), weights))

@@ -27,10 +27,7 @@ class Average(ABC):
 
     @abstractmethod
     def update(self, state: State, params: list[Tensor], now: Now, lr_scale: float) -> None:
-        """After each step, with the `now` and `lr_scale` that it was taken with: take a snapshot if one is due.
-
-        So `now.step` is 0 after the first step, and `now.step + 1` steps are done.
-        """
+        """After each step, `now.step` counting it and `lr_scale` as it was used: take a snapshot if one is due."""
 
     @abstractmethod
     def result(self, state: State, params: list[Tensor]) -> list[Tensor]:

@@ -1,6 +1,5 @@
 """Exponential moving average of the weights (Polyak averaging with a horizon)."""
 
-# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import torch
@@ -34,7 +33,7 @@ class Ema(Average):
 
     @torch.no_grad()
     def update(self, state: State, params: list[Tensor], now: Now, lr_scale: float) -> None:
-        if (now.step + 1) % self.every == 0:
+        if now.step % self.every == 0:
             torch._foreach_lerp_(state["mean"], floats(params), 1.0 - self.decay)
             state["count"][0] += 1
 

@@ -1,6 +1,5 @@
 """Latest weight averaging (Kaddour, arXiv 2209.14981): the uniform mean of the last few checkpoints."""
 
-# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import torch
@@ -34,7 +33,7 @@ class Lawa(Average):
     def update(self, state: State, params: list[Tensor], now: Now, lr_scale: float) -> None:
         count, since = state["count"][0], state["steps_since"][0]
         since += 1
-        if lr_scale < self.below and (now.step + 1) % self.every == 0:
+        if lr_scale < self.below and now.step % self.every == 0:
             slot = int(count) % self.keep
             torch._foreach_copy_([ring[slot] for ring in state["ring"]], floats(params))
             count += 1

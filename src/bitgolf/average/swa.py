@@ -1,6 +1,5 @@
 """Stochastic weight averaging (Izmailov et al., arXiv 1803.05407): the uniform mean of snapshots late in a run."""
 
-# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import torch
@@ -24,7 +23,7 @@ class Swa(Average):
 
     @torch.no_grad()
     def update(self, state: State, params: list[Tensor], now: Now, lr_scale: float) -> None:
-        if lr_scale < self.below and (now.step + 1) % self.every == 0:
+        if lr_scale < self.below and now.step % self.every == 0:
             state["count"][0] += 1
             # A running mean, not a sum: equal snapshots then stay what they are, to the last bit.
             torch._foreach_lerp_(state["mean"], floats(params), 1.0 / int(state["count"][0]))

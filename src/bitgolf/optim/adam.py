@@ -1,6 +1,5 @@
 """Adam (Kingma and Ba, arXiv 1412.6980) with decoupled weight decay (AdamW, arXiv 1711.05101)."""
 
-# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import math

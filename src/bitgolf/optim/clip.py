@@ -1,6 +1,5 @@
 """Gradient clipping by the global norm (Pascanu et al., arXiv 1211.5063)."""
 
-# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import torch

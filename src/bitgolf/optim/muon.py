@@ -1,6 +1,5 @@
 """Muon: momentum, orthogonalized (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
 
-# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import math

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import constriction
 import numpy as np
 import torch
+from constriction.stream.model import Categorical
+from constriction.stream.queue import RangeDecoder, RangeEncoder
 
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.model.skeleton import LM
@@ -31,7 +32,7 @@ from bitgolf.tokens.tokenizer import Tokenizer
 MAGIC = b"BGZ1"
 HEAD = struct.Struct("<4sBHIIQQ8s16s4s")  # then CRC-32 (u32) of the header's rest and the payload
 MIN_LANE, MAX_LANES = 4096, 16
-CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
+CATEGORICAL = Categorical(perfect=False)
 
 Progress = Callable[[int, int], None]  # tokens done, tokens in all
 
@@ -55,7 +56,7 @@ def compress(codec: Codec, data: bytes, progress: Progress | None = None) -> Com
     """Code any bytes. `decompress` with the same artifact restores them exactly."""
     ids = codec.tokenizer.encode(data).astype(np.int64)
     lanes = max(1, min(MAX_LANES, len(ids) // MIN_LANE))
-    encoder = constriction.stream.queue.RangeEncoder()
+    encoder = RangeEncoder()
     bits, fingerprint = 0.0, bytes(4)
     table = _lanes(ids, lanes)
     with _one_thread():
@@ -85,7 +86,7 @@ def decompress(codec: Codec, data: bytes, progress: Progress | None = None) -> b
         )
     codec = codec._replace(method=_contexts(window, stride))
     _plausible(lanes, count, length, len(payload), codec.tokenizer)
-    decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+    decoder = RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
     table = np.zeros((lanes, math.ceil(count / lanes)), np.int64)
     with _one_thread():
         for t, live, probabilities, reader in _walk(codec, count, lanes):
@@ -94,7 +95,7 @@ def decompress(codec: Codec, data: bytes, progress: Progress | None = None) -> b
                     "this machine computes other probabilities than the one that compressed the file",
                     mend="decompress with the same torch version on the same kind of processor",
                 )
-            table[:live, t] = decoder.decode(CATEGORICAL, probabilities)
+            table[:live, t] = _decoded(decoder, probabilities)
             reader.push(torch.from_numpy(table[:, t]))
             if progress:
                 progress(min((t + 1) * lanes, count), count)
@@ -102,6 +103,13 @@ def decompress(codec: Codec, data: bytes, progress: Progress | None = None) -> b
     if len(text) != length or hashlib.sha256(text).digest()[:16] != sha:
         raise DamagedError("the decoded text is not the one that was compressed; nothing was written")
     return text
+
+
+def _decoded(decoder: RangeDecoder, probabilities: np.ndarray) -> np.ndarray:
+    try:
+        return decoder.decode(CATEGORICAL, probabilities)
+    except (AssertionError, ValueError) as error:  # what constriction raises where no symbol fits
+        raise DamagedError(f"the compressed data does not decode ({error})") from None
 
 
 # ---- the walk that both sides take -----------------------------------------------------------------------------
@@ -172,7 +180,16 @@ def _contexts(window: int, stride: int) -> Method:
 
 
 def _plausible(lanes: int, count: int, length: int, payload: int, tokenizer: Tokenizer) -> None:
-    """Refuse counts that no honest encoder writes, before any work is done for them."""
+    """Refuse counts that no honest encoder writes, before any work is done for them.
+
+    In a table of 24 bits every one of V tokens has at least 1, so the likeliest still costs about V / 2^24 nats.
+    """
     longest = int(tokenizer.byte_lengths.max())
-    if not 1 <= lanes <= MAX_LANES or count > length or length > count * longest or payload > 8 * count + 64:
+    most = (8 * payload + 64) / (tokenizer.vocab / 2**24)
+    if (
+        not 1 <= lanes <= MAX_LANES
+        or not count <= length <= count * longest
+        or payload > 8 * count + 64
+        or count > most
+    ):
         raise DamagedError("the compressed file's header does not fit its contents")

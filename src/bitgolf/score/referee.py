@@ -96,9 +96,9 @@ def _batch_bits(player: Player, tokens: Tensor, batch: list[Window]) -> float:
 
 def token_bits(logits: Tensor, targets: Tensor) -> Tensor:
     """-log2 p of each target under softmax(logits), normalised here over the whole vocabulary; float64."""
-    logits = logits.float()
+    logits = logits.double()
     chosen = logits.gather(-1, targets[..., None])[..., 0]
-    return (torch.logsumexp(logits, -1).double() - chosen.double()) / math.log(2)
+    return (torch.logsumexp(logits, -1) - chosen) / math.log(2)
 
 
 def with_last_end(stream: np.ndarray, bos: int) -> np.ndarray:

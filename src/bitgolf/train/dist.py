@@ -4,7 +4,6 @@ Started by `torchrun`, which says in the environment who is who; without it a ru
 and everything below is the identity.
 """
 
-# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import os

@@ -1,0 +1,246 @@
+"""What every part of a model promises. Parts are collected by themselves: a new one is tested when it is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitgolf.model.core import Bus, Part, roles
+from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
+from bitgolf.model.head import Head, UntiedHead
+from bitgolf.model.mlp import MLP, LeakySquared, ReluSquared
+from bitgolf.model.skeleton import LM, Block
+from bitgolf.model.sockets import (
+    Activation,
+    AfterPart,
+    Cap,
+    Core,
+    Depth,
+    Feed,
+    Join,
+    Mask,
+    Mixer,
+    Norm,
+    Objective,
+    QKPart,
+    StreamPart,
+    ValuePart,
+)
+from bitgolf.model.weight import Embedding, HeadLinear, Linear
+from bitgolf.names import load_rooms
+from bitgolf.score.stream import Reader
+from bitgolf.spec import Place, Spec, append, but, part
+from toy import VOCAB, built, toy_model
+
+Edit = Callable[[Spec[Any]], Spec[Any]]
+SKELETON = {LM, Block, Embedding, Linear}  # in every model: the toy itself tests them
+EXAMPLES: dict[type, dict[str, Any]] = {
+    MLP: {"hidden": 40, "act": part(LeakySquared)},
+    Window: {"width": 3},
+}
+ROLES = {"embedding", "matrix", "head", "scale", "gate"}
+
+
+def sockets(node: Spec[Any]) -> Spec[LM]:
+    """The toy model with this part in the socket that its base class names."""
+    places: dict[type, tuple[str, Edit]] = {
+        StreamPart: ("block", append(enter=node)),
+        QKPart: ("block.mixer", append(qk=node)),
+        ValuePart: ("block.mixer", append(value=node)),
+        AfterPart: ("block.mixer", append(after=node)),
+        Mask: ("block.mixer.core", append(masks=node)),
+        Core: ("block.mixer", but(core=node)),
+        Mixer: ("block", but(mixer=node)),
+        Feed: ("block", but(mlp=node)),
+        Activation: ("block.mlp", but(act=node)),
+        Join: ("block", but(join=node)),
+        Norm: ("block", but(norm=node)),
+        Cap: ("head", append(caps=node)),
+        Head: ("head", lambda _: node),
+        Depth: ("depth", lambda _: node),
+    }
+    for base, (where, change) in places.items():
+        if issubclass(node.cls, base):  # type: ignore[arg-type]
+            toy = toy_model().set("block.mlp.act", part(ReluSquared))
+            try:
+                return toy.edit(where, change)
+            except Exception as error:
+                if "changes nothing" in str(error):  # the toy already holds this very part
+                    return toy
+                raise
+    raise AssertionError(f"{node.cls.__name__} fits no socket of the contract suite")
+
+
+def collected() -> list[type]:
+    classes = [c for c in load_rooms().values() if issubclass(c, Part) and c.__module__.startswith("bitgolf.model")]
+    return [c for c in classes if c not in SKELETON and not issubclass(c, Objective | HeadLinear)]
+
+
+def node(cls: type) -> Spec[Any]:
+    if cls.__name__ == "Attention":
+        return toy_model()["block.mixer"].but(kv_heads=4)
+    return part(cls, **EXAMPLES.get(cls, {}))
+
+
+@pytest.fixture(params=collected(), ids=lambda c: c.__name__)
+def cls(request: pytest.FixtureRequest) -> type:
+    return request.param
+
+
+@pytest.fixture
+def ids() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(2, VOCAB, (2, 24), generator=generator)
+    ids[:, 0] = 1
+    ids[:, 12] = 1
+    return ids
+
+
+def changed(ids: Tensor, start: int, stop: int) -> Tensor:
+    other = ids.clone()
+    other[:, start:stop] = (other[:, start:stop] - 2 + 7) % (VOCAB - 2) + 2
+    return other
+
+
+def test_there_are_parts() -> None:
+    assert len(collected()) > 15
+
+
+def test_full_graph_and_same_numbers_when_compiled(cls: type, ids: Tensor) -> None:
+    model = built(sockets(node(cls)))
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert (compiled(ids) - model(ids)).abs().max() < 1e-5
+
+
+def test_causal(cls: type, ids: Tensor) -> None:
+    model = built(sockets(node(cls)))
+    before, after = model(ids), model(changed(ids, 9, 24))
+    assert (before[:, :9] - after[:, :9]).abs().max() < 1e-5
+    assert (before[:, 9:] - after[:, 9:]).abs().max() > 1e-3
+
+
+def test_nothing_leaks_over_a_document_start(cls: type, ids: Tensor) -> None:
+    spec = sockets(node(cls)).edit(Sdpa, append(masks=part(SameDocument)))
+    model = built(spec)
+    before, after = model(ids), model(changed(ids, 1, 12))
+    assert (before[:, 12:] - after[:, 12:]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("cls", [c for c in collected() if c.identity_at_init], ids=lambda c: c.__name__)  # type: ignore[attr-defined]
+def test_identity_at_initialisation_where_claimed(cls: type, ids: Tensor) -> None:
+    plain, more = built(toy_model()), sockets(node(cls))(Place(vocab=VOCAB))
+    own = dict(more.named_parameters())
+    state = {name: p for name, p in plain.state_dict().items() if name in own}
+    assert len(state) < len(own), "the part has no parameter of its own here"
+    more.load_state_dict(state, strict=False)
+    assert (plain(ids) - more(ids)).abs().max() < 1e-6
+
+
+def test_every_parameter_has_a_known_role_and_nothing_hides_in_buffers(cls: type) -> None:
+    model = sockets(node(cls))(Place(vocab=VOCAB))
+    assert set(roles(model)) == dict(model.named_parameters()).keys()
+    assert set(roles(model).values()) <= ROLES
+    assert not list(model.buffers()), "an artifact holds parameters only: a part makes its constants in forward"
+
+
+def test_switched_on_it_acts(cls: type, ids: Tensor) -> None:
+    """Taking the part out of the running model changes what the model says."""
+    model = built(sockets(node(cls)))
+    calls: list[int] = []
+    for module in model.modules():
+        if type(module) is cls:
+            module.register_forward_hook(lambda m, i, o: calls.append(1))
+    before = model(ids)
+    assert calls, "the part never ran"
+    bypass(model, cls)
+    assert model(ids).shape != before.shape or (model(ids) - before).abs().max() > 1e-6
+
+
+def bypass(model: nn.Module, cls: type) -> None:
+    """Replace the forward of every such part by one that returns another value of the same kind."""
+    for module in model.modules():
+        if type(module) is cls:
+            original = module.forward
+            module.forward = lambda *a, _f=original: disturb(_f(*a))
+
+
+def disturb(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(disturb, value))
+    return ~value if value.dtype is torch.bool else value * 1.5 + 0.1 * torch.arange(value.shape[-1])
+
+
+def test_read_piece_by_piece_it_says_the_same(cls: type, ids: Tensor) -> None:
+    model = built(sockets(node(cls)))
+    whole = model(ids)
+    reader = Reader(model, len(ids), window=32, stride=16)
+    for t in range(1, ids.shape[1]):
+        assert (reader.logits - whole[:, t - 1]).abs().max() < 1e-4, t
+        reader.push(ids[:, t])
+
+
+def test_every_forward_has_at_most_three_ifs() -> None:
+    import ast
+    import inspect
+    import textwrap
+
+    for cls in [c for c in load_rooms().values() if issubclass(c, nn.Module)]:
+        if "forward" in vars(cls):
+            tree = ast.parse(textwrap.dedent(inspect.getsource(vars(cls)["forward"])))
+            assert sum(isinstance(n, ast.If | ast.IfExp) for n in ast.walk(tree)) <= 3, cls
+
+
+# ---- negative controls: what the suite must catch -------------------------------------------------------------------
+
+
+class Leaky(StreamPart):
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        return x + x.mean(1, keepdim=True)
+
+
+class Branchy(StreamPart):
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+class Silent(StreamPart):
+    identity_at_init = True
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(at.dim))
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        return 1.01 * x
+
+
+def test_the_suite_catches_a_part_that_sees_the_future(ids: Tensor) -> None:
+    with pytest.raises(AssertionError):
+        test_causal(Leaky, ids)
+
+
+def test_the_suite_catches_a_part_that_breaks_the_graph(ids: Tensor) -> None:
+    with pytest.raises(Exception, match="(?i)data-dependent"):
+        test_full_graph_and_same_numbers_when_compiled(Branchy, ids)
+
+
+def test_the_suite_catches_a_parameter_without_a_role_and_a_false_claim(ids: Tensor) -> None:
+    with pytest.raises(Exception, match="declares no role"):
+        test_every_parameter_has_a_known_role_and_nothing_hides_in_buffers(Silent)
+    with pytest.raises(AssertionError):
+        test_identity_at_initialisation_where_claimed(Silent, ids)
+
+
+def test_an_untied_head_is_collected() -> None:
+    assert UntiedHead in collected()

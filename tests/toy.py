@@ -1,0 +1,51 @@
+"""A toy model and toy recipes that many tests share: everything that has a full-size twin, at a size for one core."""
+
+from __future__ import annotations
+
+import torch
+
+from bitgolf.model.attend import Attention, QGain, QKNorm, Rope
+from bitgolf.model.cores.sdpa import Sdpa
+from bitgolf.model.head import Softcap, TiedHead
+from bitgolf.model.mlp import MLP, ReluSquared
+from bitgolf.model.skeleton import LM, Block
+from bitgolf.model.stream import MixX0
+from bitgolf.model.weight import Embedding
+from bitgolf.recipe import Recipe
+from bitgolf.recipes import get
+from bitgolf.score.windows import Contiguous, Sliding
+from bitgolf.spec import Place, Spec, but, part
+
+VOCAB = 64
+
+
+def toy_model() -> Spec[LM]:
+    """Three layers of width 32, every kind of chain in use."""
+    mixer = part(Attention, heads=4, kv_heads=2, core=part(Sdpa), qk=(part(QKNorm), part(Rope), part(QGain, init=1.5)))
+    return part(
+        LM,
+        dim=32,
+        layers=3,
+        embed=part(Embedding, std=0.3),
+        block=part(Block, enter=(part(MixX0),), mixer=mixer, mlp=part(MLP, hidden=48, act=part(ReluSquared))),
+        head=part(TiedHead, caps=(part(Softcap, cap=20.0),)),
+    )
+
+
+def built(spec: Spec[LM], *, seed: int = 0, noise: float = 0.2, vocab: int = VOCAB) -> LM:
+    """The model with every parameter disturbed, so that nothing hides behind a zero."""
+    torch.manual_seed(seed)
+    model = spec(Place(vocab=vocab))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(noise * torch.randn_like(p))
+    return model.eval()
+
+
+def toy_recipe(*, steps: int = 30, vocab: int = 300) -> Spec[Recipe]:
+    """`quickstart` at a size that trains in about a second."""
+    recipe = get("quickstart").but(name="toy")
+    recipe = recipe.set("tokens.vocab", vocab).set("model.dim", 32).set("model.layers", 2)
+    recipe = recipe.edit(Attention, but(heads=2, kv_heads=2)).edit(MLP, but(hidden=48))
+    recipe = recipe.set("train", recipe["train"].but(seconds=0.0, steps=steps, rows=4, length=32, micro_rows=0))
+    return recipe.set("score", (part(Contiguous, window=32), part(Sliding, window=32, stride=16)))
