@@ -231,7 +231,7 @@ def test_the_suite_catches_a_part_that_sees_the_future(ids: Tensor) -> None:
 
 
 def test_the_suite_catches_a_part_that_breaks_the_graph(ids: Tensor) -> None:
-    with pytest.raises(Exception, match="(?i)data-dependent"):
+    with pytest.raises(Exception, match=r"(?i)data-dependent"):
         test_full_graph_and_same_numbers_when_compiled(Branchy, ids)
 
 

@@ -16,12 +16,11 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import constriction
 import numpy as np
 import torch
-from constriction.stream.model import Categorical
-from constriction.stream.queue import RangeDecoder, RangeEncoder
 
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.model.skeleton import LM
@@ -32,7 +31,8 @@ from bitgolf.tokens.tokenizer import Tokenizer
 MAGIC = b"BGZ1"
 HEAD = struct.Struct("<4sBHIIQQ8s16s4s")  # then CRC-32 (u32) of the header's rest and the payload
 MIN_LANE, MAX_LANES = 4096, 16
-CATEGORICAL = Categorical(perfect=False)
+_stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
+CATEGORICAL = _stream.model.Categorical(perfect=False)
 
 Progress = Callable[[int, int], None]  # tokens done, tokens in all
 
@@ -56,7 +56,7 @@ def compress(codec: Codec, data: bytes, progress: Progress | None = None) -> Com
     """Code any bytes. `decompress` with the same artifact restores them exactly."""
     ids = codec.tokenizer.encode(data).astype(np.int64)
     lanes = max(1, min(MAX_LANES, len(ids) // MIN_LANE))
-    encoder = RangeEncoder()
+    encoder = _stream.queue.RangeEncoder()
     bits, fingerprint = 0.0, bytes(4)
     table = _lanes(ids, lanes)
     with _one_thread():
@@ -86,7 +86,7 @@ def decompress(codec: Codec, data: bytes, progress: Progress | None = None) -> b
         )
     codec = codec._replace(method=_contexts(window, stride))
     _plausible(lanes, count, length, len(payload), codec.tokenizer)
-    decoder = RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
+    decoder = _stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
     table = np.zeros((lanes, math.ceil(count / lanes)), np.int64)
     with _one_thread():
         for t, live, probabilities, reader in _walk(codec, count, lanes):
@@ -105,7 +105,7 @@ def decompress(codec: Codec, data: bytes, progress: Progress | None = None) -> b
     return text
 
 
-def _decoded(decoder: RangeDecoder, probabilities: np.ndarray) -> np.ndarray:
+def _decoded(decoder: Any, probabilities: np.ndarray) -> np.ndarray:
     try:
         return decoder.decode(CATEGORICAL, probabilities)
     except (AssertionError, ValueError) as error:  # what constriction raises where no symbol fits
