@@ -90,16 +90,17 @@ def execute(run: Run, *, first: str | None = None) -> dict[str, Any]:
                 place=str(run.folder),
                 mend=f"--from {stage}",
             )
+        if stage == "train":
+            work.claim_checkpoints(run)
         _perform(run, stage, key, function)
     return read_json(run.folder / "score.json")
 
 
 def _open(run: Run) -> None:
-    """Read what earlier calls left, and write down what this one is."""
+    """Read what earlier calls left. The folder's recipe stays until a stage of this one begins."""
     run.folder.mkdir(parents=True, exist_ok=True)
     if (run.folder / "stages.json").exists():
         run.done = read_json(run.folder / "stages.json")
-    write_json(run.folder / "recipe.json", run.recipe.to_json())
     run.journal.event("run", recipe=run.recipe["name"], hash=identity(run.recipe), seed=run.seed, version=__version__)
 
 
@@ -107,6 +108,7 @@ def _perform(run: Run, stage: str, key: str, function: Callable[[Run], dict[str,
     """Run one stage; what it and later stages left before no longer counts, even if it fails."""
     run.done = {s: r for s, r in run.done.items() if STAGES.index(s) < STAGES.index(stage)}
     write_json(run.folder / "stages.json", run.done)
+    write_json(run.folder / "recipe.json", run.recipe.to_json())
     run.journal.event("stage", stage=stage, key=key)
     run.journal.say(f"{stage} …")
     started = time.perf_counter()

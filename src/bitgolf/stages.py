@@ -15,15 +15,17 @@ from safetensors.torch import load_file, save_file
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.prepare import prepare as prepare_data
 from bitgolf.data.shards import Stream, find_shards
+from bitgolf.environment import environment
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, value_digest, write_bytes, write_json
 from bitgolf.model.core import roles
 from bitgolf.model.skeleton import LM
-from bitgolf.names import from_json
 from bitgolf.pack.ledger import Entry, ledger, over_cap_advice
+from bitgolf.page import page
 from bitgolf.pipeline import Run
 from bitgolf.quantize.codes import encode_all, load_codes, save_codes
 from bitgolf.quantize.codes import report as report_codes
+from bitgolf.recipe import identity
 from bitgolf.score.artifact import build_empty, write
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score as referee_score
@@ -77,8 +79,6 @@ def prepare(run: Run) -> dict[str, Any]:
 
 def train(run: Run) -> dict[str, Any]:
     """Shards -> checkpoints. One process here, or many under torchrun."""
-    folder = run.folder / "checkpoint"
-    _claim_checkpoints(run, folder)
     if run.devices > 1:
         _torchrun(run)
     else:
@@ -86,8 +86,9 @@ def train(run: Run) -> dict[str, Any]:
     return read_json(run.folder / "train.json")
 
 
-def _claim_checkpoints(run: Run, folder: Path) -> None:
-    """Never mix two trainings: a folder's checkpoints belong to one recipe, one seed, one text."""
+def claim_checkpoints(run: Run) -> None:
+    """Never mix two trainings: a folder's checkpoints belong to one recipe, one seed, one text. Raises before any harm."""
+    folder = run.folder / "checkpoint"
     key = value_digest([run.slice("model", "train", "average"), run.seed, str(load_manifest(run.data).train)])
     mine = folder / "key.json"
     if mine.exists() and not run.fresh_start:
@@ -250,12 +251,12 @@ def _fresh_process(run: Run, *words: str) -> dict[str, Any]:
 
 
 def report(run: Run) -> dict[str, Any]:
-    """Everything that a reader of the run needs, as `score.json`."""
+    """Everything that a reader of the run needs, as `score.json` and as a page."""
     trained, scored, packed = run.done["train"], run.done["score"], run.done["pack"]
     document = {
         "run": str(run.folder),
         "recipe": run.recipe["name"],
-        "hash": from_json(run.recipe.to_json()).but(name="", published=None).hash,
+        "hash": identity(run.recipe),
         "seed": run.seed,
         "device": trained["device"],
         "params": trained["parameters"],
@@ -271,4 +272,6 @@ def report(run: Run) -> dict[str, Any]:
         "touched": trained["touched"],
     }
     write_json(run.folder / "score.json", document)
+    write_json(run.folder / "environment.json", environment())
+    write_bytes(run.folder / "report.html", page(document, run.folder / "log.jsonl").encode())
     return {}

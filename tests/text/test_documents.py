@@ -47,7 +47,7 @@ def test_a_plain_file_is_one_document_byte_for_byte(tmp_path: Path, suffix: str,
 @pytest.mark.parametrize("packing", PACK)
 def test_jsonl_has_a_document_a_line_and_skips_empty_ones(tmp_path: Path, packing: str) -> None:
     texts = ["one\u2028two\x85", "", "three\nlines\n", "\ud800"]
-    lines = "\n".join(json.dumps({"text": text, "source": 1}) for text in texts) + "\n\n"
+    lines = "\r\n".join(json.dumps({"text": text, "source": 1}) for text in texts) + "\r\n \r\n"
     path = tmp_path / f"a.jsonl{packing}"
     path.write_bytes(PACK[packing](lines.encode()))
     found = list(read_documents([path]))
@@ -131,6 +131,7 @@ def test_cutting_loses_nothing_and_keeps_the_limit(data: bytes, longest: int) ->
 
 def test_a_long_file_is_cut_after_empty_lines_then_lines_then_between_characters(tmp_path: Path) -> None:
     assert list(cut(b"first\n\ntwo\nthree\nfour", 10)) == [b"first\n\n", b"two\nthree\n", b"four"]
+    assert list(cut(b"a\n\nb\n" + b"c" * 10, 10)) == [b"a\n\nb\nccccc", b"ccccc"]
     assert list(cut("é".encode() * 5, 5)) == ["éé".encode(), "éé".encode(), "é".encode()]
     (tmp_path / "a.txt").write_bytes(b"word " * 20_000)
     names = [document.name.rpartition("/")[2] for document in read_documents([tmp_path])]

@@ -72,6 +72,7 @@ def test_any_bytes_come_back_without_a_space_piece(tokenizer: Tokenizer, data: b
     odd = without_space_piece(tokenizer)
     assert odd.decode(odd.encode(data)) == data
     assert not odd.lossless
+    assert len(odd.encode(b"return ( return")) <= 2 * len(tokenizer.encode(b"return")) + 3
 
 
 @settings(max_examples=30, deadline=None)
@@ -97,6 +98,16 @@ def test_only_what_would_be_altered_is_spelled_in_bytes(tokenizer: Tokenizer) ->
     whole = tokenizer.encode(b"return self").tolist()
     spelled = [tokenizer.names.index(f"<0x{byte:02X}>") for byte in b"\xe2\x96\x81\xff"]
     assert tokenizer.encode(b"return self\xe2\x96\x81\xffreturn self").tolist() == [*whole, *spelled, *whole]
+
+
+def test_exactness_does_not_rest_on_sentencepiece(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        def encode(self, texts: list[str], **_: int) -> list[list[int]]:
+            return [[3, 300]] * len(texts)
+
+    monkeypatch.setattr(tokenizer, "_exact", Wrong())
+    data = "some é text".encode()
+    assert tokenizer.decode(tokenizer.encode(data)) == data
 
 
 def test_what_tokens_stand_for(tokenizer: Tokenizer) -> None:
@@ -155,6 +166,13 @@ def test_lost_bytes_are_those_of_characters_that_do_not_come_through(public: Tok
 
 def test_bytes_that_are_not_utf8_are_lost(public: Tokenizer) -> None:
     assert public.encode_normalised(b"ab\xffcd")[1] == 1
+
+
+def test_an_added_space_is_not_a_lost_one(tokenizer: Tokenizer) -> None:
+    prefixing = Tokenizer(tokenizer.proto + b"\x1a\x02\x18\x01")  # normalizer_spec.add_dummy_prefix = true
+    assert not prefixing.lossless
+    assert prefixing.normalised(b" a") == b"  a" and prefixing.encode_normalised(b" a")[1] == 0
+    assert prefixing.encode(b"a").tolist() == tokenizer.encode(b"a").tolist()
 
 
 def test_unknown_characters_are_lost_without_byte_fallback(shared: Path) -> None:

@@ -30,9 +30,7 @@ THREADS = 2
 # normalizer_spec (field 3): its name, no character map, no dummy prefix, no white space removed.
 _SPEC = b"\x0a\x08identity" + b"\x12\x00" + b"\x18\x00" + b"\x20\x00"
 _IDENTITY = b"\x1a" + bytes([len(_SPEC)]) + _SPEC
-_ESCAPED = re.compile(
-    "[\udc80-\udcff]"
-)  # what bytes.decode("utf-8", "surrogateescape") makes of bytes that are not UTF-8
+_ESCAPED = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are not UTF-8
 
 
 class Tokenizer:
@@ -50,7 +48,7 @@ class Tokenizer:
             self._exact = SentencePieceProcessor(model_proto=proto + _IDENTITY)
         except RuntimeError as error:
             raise DamagedError(f"not a SentencePiece model ({error})", place=place) from None
-        if not proto or not len(self._own):
+        if not len(self._own):
             raise DamagedError("not a SentencePiece model (it is empty)", place=place)
         self.proto, self.digest, self.place = proto, digest(proto), place
         self.vocab, self.bos = len(self._own), int(self._own.bos_id())
@@ -113,6 +111,7 @@ class Tokenizer:
         return [self._assemble(part, [self._checked(*next(encoded)) for _ in part[::2]]) for part in parts]
 
     def _checked(self, text: str, ids: list[int]) -> list[int]:
+        """SentencePiece's tokens where they are exact, byte tokens otherwise: the promise does not rest on another's code."""
         data = text.encode()
         return ids if self.decode(ids) == data else self._spelled(data)
 

@@ -26,7 +26,7 @@ def choose(local_rank: int = 0) -> Device:
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank)
         name = torch.cuda.get_device_name(device)
-        if torch.cuda.is_bf16_supported():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
             return Device(device, torch.bfloat16, f"{name}: bfloat16 products, float32 weights")
         return Device(device, torch.float32, f"{name}: float32, as it has no bfloat16")
     return Device(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,103 +29,111 @@ class Interrupted(BitgolfError):
     exit_code = 130
 
 
+class Diverged(BitgolfError):
+    """A loss, a weight or a momentum is no longer a finite number; what was saved before is kept."""
+
+    def __init__(self, cause: str) -> None:
+        mend = (
+            "lower the learning rates (--set train.optim.0.use.lr=…) or set train.clip, and start again with "
+            "--from train; the last good checkpoint is kept, and --resume goes on from it"
+        )
+        super().__init__(cause, place="train", mend=mend)
+
+
 class Result(NamedTuple):
-    steps: int
-    tokens: int
-    seconds: float  # of the training clock
-    loss: float  # of the last step, nats per token
+    """What was trained by the time of a checkpoint, the final one included."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0  # of the training clock
+    loss: float = math.nan  # of the last step, nats per token
 
 
 class Losses:
     """Losses on the device until they are needed: reading one stops a GPU's pipeline."""
 
-    def __init__(self, trainer: Trainer, every: int) -> None:
-        self.trainer, self.every, self.pending, self.last = trainer, every, list[tuple[int, Tensor]](), math.nan
+    def __init__(self, trainer: Trainer, report: Report, clock: Callable[[], float], *, every: int) -> None:
+        self.world, self.report, self.clock, self.every = trainer.world, report, clock, every
+        self.tokens_a_step = trainer.settings.rows * trainer.settings.length
+        self.pending: list[tuple[int, Tensor]] = []
+        self.last = math.nan
 
     def add(self, step: int, loss: Tensor) -> None:
         self.pending.append((step, loss))
+        if len(self.pending) >= self.every:
+            self.flush()
 
-    def due(self) -> bool:
-        return len(self.pending) >= self.every
-
-    def flush(self) -> list[tuple[int, float]]:
-        """(step, loss over all processes) since the last time. Raises on the first that is not finite."""
+    def flush(self) -> None:
+        """Report the loss over all processes of each step since the last time. Raises at the first that is not finite."""
         if not self.pending:
-            return []
-        steps, values = [s for s, _ in self.pending], torch.stack([v for _, v in self.pending])
-        self.pending.clear()
-        read = mean(values, self.trainer.world).tolist()
-        for step, loss in zip(steps, read, strict=True):
+            return
+        read = mean(torch.stack([loss for _, loss in self.pending]), self.world).tolist()
+        elapsed = round(self.clock(), 3)
+        for (step, _), loss in zip(self.pending, read, strict=True):
             if not math.isfinite(loss):
-                raise BitgolfError(
-                    f"the loss is {loss} at step {step}",
-                    place="train",
-                    mend="the last good checkpoint is kept; lower the learning rates (--set train.optim.0.use.lr=…) or set train.clip, and start again, or --resume",
-                )
+                raise Diverged(f"the loss is {loss} at step {step}")
+            self.report("step", step=step, loss=loss, tokens=step * self.tokens_a_step, elapsed=elapsed)
         self.last = read[-1]
-        return list(zip(steps, read, strict=True))
+        self.pending.clear()
 
 
 def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool) -> Result:
-    """Train to the first limit and leave a final checkpoint in `folder`. `report` hears every logged step."""
-    settings = trainer.settings
-    step, spent = _restore(trainer, folder, report) if resume else (0, 0.0)
-    losses = Losses(trainer, every=1 if trainer.device.device.type == "cpu" else 50)
-    tokens_a_step = settings.rows * settings.length
-    started = saved = time.perf_counter()
+    """Train to the first limit and leave a final checkpoint in `folder`. `report` hears every logged step.
 
-    def elapsed() -> float:
-        return spent + time.perf_counter() - started
+    Raises `Interrupted` on SIGINT and SIGTERM, its state saved, and `Diverged`, which saves nothing.
+    """
+    settings, world = trainer.settings, trainer.world
+    saved = _restore(trainer, folder, report) if resume else Result()
+    step, started = saved.steps, time.perf_counter() - saved.seconds
 
-    def save() -> None:
-        _log(losses.flush(), report, elapsed(), tokens_a_step)
-        if trainer.world.rank == 0:
-            checkpoint.save(folder, step, trainer.state(), {"elapsed": elapsed(), "paths": list(trainer.params)})
+    def clock() -> float:
+        return time.perf_counter() - started
 
+    losses = Losses(trainer, report, clock, every=1 if trainer.device.device.type == "cpu" else 50)
     with _signals() as caught:
-        while not _done(trainer, step, elapsed()):
-            losses.add(step + 1, trainer.step(step, Now(step, settings.steps, elapsed(), settings.seconds)))
-            step += 1
-            if losses.due():
-                _log(losses.flush(), report, elapsed(), tokens_a_step)
-            stop = agree(bool(caught), trainer.world)
-            if stop or agree(time.perf_counter() - saved > settings.checkpoint_seconds, trainer.world):
-                save()
-                saved = time.perf_counter()
+        while True:
+            # The first process's clock and signals decide for all: learning rates follow the clock, and must be one.
+            now = Now(step, settings.steps, agree(clock(), world), settings.seconds)
+            stop, end = agree(bool(caught), world), now.progress >= 1.0
+            due = now.elapsed - saved.seconds >= settings.checkpoint_seconds
+            if step > saved.steps and (due or stop or end):
+                losses.flush()
+                saved = Result(step, step * losses.tokens_a_step, agree(clock(), world), losses.last)
+                _save(trainer, folder, saved)
             if stop:
-                raise Interrupted(
-                    f"stopped by {caught[0] if caught else 'a signal'} after step {step}", mend="go on with --resume"
-                )
-        seconds = elapsed()
-        save()
-    return Result(step, step * tokens_a_step, seconds, losses.last)
+                name = caught[0] if caught else "a signal"
+                raise Interrupted(f"stopped by {name} after step {step}", mend="go on with --resume")
+            if end:
+                return saved
+            loss = trainer.step(step, now)
+            step += 1
+            losses.add(step, loss)
 
 
-def _done(trainer: Trainer, step: int, elapsed: float) -> bool:
-    """Whether a limit is reached; the first process's clock decides for all."""
-    limits = trainer.settings
-    over = bool(limits.steps and step >= limits.steps) or bool(limits.seconds and elapsed >= limits.seconds)
-    return agree(over, trainer.world)
+def _save(trainer: Trainer, folder: Path, reached: Result) -> None:
+    """Write a checkpoint, in the first process. A finite loss says nothing of the update after it, so all is checked."""
+    state = trainer.state()
+    if bad := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise Diverged(f"{bad[0]} is not finite after step {reached.steps}")
+    if trainer.world.rank == 0:
+        meta = {"elapsed": reached.seconds, "loss": reached.loss, "paths": list(trainer.params)}
+        checkpoint.save(folder, reached.steps, state, meta)
 
 
-def _restore(trainer: Trainer, folder: Path, report: Report) -> tuple[int, float]:
+def _restore(trainer: Trainer, folder: Path, report: Report) -> Result:
     found = checkpoint.load_latest(folder)
     if found is None:
-        return 0, 0.0
+        return Result()
     trainer.load(found.tensors)
     for warning in found.warnings:
         report("warning", message=warning)
-    report("resume", step=found.step, elapsed=found.meta["elapsed"])
-    return found.step, float(found.meta["elapsed"])
-
-
-def _log(read: list[tuple[int, float]], report: Report, elapsed: float, tokens_a_step: int) -> None:
-    for step, loss in read:
-        report("step", step=step, loss=loss, tokens=step * tokens_a_step, elapsed=round(elapsed, 3))
+    elapsed, loss = float(found.meta["elapsed"]), float(found.meta["loss"])
+    report("resume", step=found.step, elapsed=elapsed)
+    return Result(found.step, found.step * trainer.settings.rows * trainer.settings.length, elapsed, loss)
 
 
 @contextmanager
-def _signals() -> Iterator[list[Any]]:
+def _signals() -> Iterator[list[str]]:
     """SIGINT and SIGTERM are noted, and answered between two steps; outside a main thread nothing is changed."""
     caught: list[str] = []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from bitgolf.data.batches import Order, Shuffled
 from bitgolf.errors import RecipeError
@@ -42,11 +42,10 @@ class Train:
             raise RecipeError("training has no end", place="train", mend="set train.seconds or train.steps")
         if rows < 1 or length < 2 or micro_rows < 0:
             raise RecipeError(f"a batch of {rows} x {length} tokens is not one", place="train")
+        if clip < 0:
+            raise RecipeError(f"a largest norm of {clip} would turn every gradient round", place="train.clip")
         self.seconds, self.steps = max(seconds, 0.0), max(steps, 0)
         self.rows, self.length, self.micro_rows = rows, length, micro_rows
         self.objective, self.optim, self.schedule = objective, optim, schedule
         self.order, self.clip, self.compile = order, clip, compile
         self.checkpoint_seconds = checkpoint_seconds
-
-    def limits(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "steps": self.steps, "rows": self.rows, "length": self.length}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from bitgolf.clock import Now
 from bitgolf.data.batches import Batches
+from bitgolf.errors import DamagedError
 from bitgolf.model.core import Bus, roles
 from bitgolf.model.skeleton import LM
 from bitgolf.model.sockets import Objective
@@ -101,22 +101,16 @@ class Trainer:
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor]) -> None:
-        """Put a saved state back, exactly."""
-        for k, p in self.params.items():
-            p.copy_(state[f"weights/{k}"])
-        self.optimizer.load_state(
-            {k.removeprefix("optimizer/"): v for k, v in state.items() if k.startswith("optimizer/")}
-        )
-        device = self.device.device
-        saved: dict[str, dict[int, Tensor]] = {}
-        for key in state:
-            if key.startswith("average/"):
-                name, _, i = key.removeprefix("average/").rpartition(".")
-                saved.setdefault(name, {})[int(i)] = state[key].to(device).clone()
-        self.averaged = {name: [parts[i] for i in range(len(parts))] for name, parts in saved.items()}
-        torch.set_rng_state(state["random/cpu"].cpu())
-        if "random/cuda" in state:
-            torch.cuda.set_rng_state(state["random/cuda"].cpu(), device)
+        """Put a saved state back, exactly and in place. Raises `DamagedError` for that of another recipe."""
+        own, saved = _without_random(self.state()), _without_random(state)
+        if wrong := sorted(k for k in own.keys() | saved.keys() if _form(own, k) != _form(saved, k)):
+            cause = f"{wrong[0]} is {_form(saved, wrong[0])}, and this recipe has {_form(own, wrong[0])}"
+            raise DamagedError(cause, place="checkpoint", mend="--from train starts again")
+        for name, tensor in own.items():
+            tensor.copy_(saved[name])
+        torch.set_rng_state(state["random/cpu"])
+        if self.device.device.type == "cuda" and "random/cuda" in state:
+            torch.cuda.set_rng_state(state["random/cuda"].cpu(), self.device.device)
 
     def snapshot(self) -> dict[str, Tensor]:
         return {k: v.clone() for k, v in self.state().items()}
@@ -130,12 +124,20 @@ def compile_task(trainer: Trainer, mode: str) -> str:
     return "torch.compile, full graph"
 
 
-def warm_up(trainer: Trainer, steps: int, limits: Any) -> None:
+def warm_up(trainer: Trainer, steps: int) -> None:
     """Run `steps` steps before the clock starts, then put everything back: compiles graphs, changes nothing.
 
     Data order needs no restoring, as batches are a pure function of (seed, step).
     """
-    before = trainer.snapshot()
+    before, limits = trainer.snapshot(), trainer.settings
     for step in range(steps):
         trainer.step(step, Now(step, max(limits.steps, steps), 0.0, limits.seconds))
     trainer.load(before)
+
+
+def _without_random(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if not k.startswith("random/")}
+
+
+def _form(state: dict[str, Tensor], name: str) -> str:
+    return f"{tuple(state[name].shape)} {state[name].dtype}" if name in state else "absent"

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bitgolf.data.batches import Batches
+from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json, write_json
@@ -44,7 +46,7 @@ def _train(
     device = choose(world.local_rank)
     stream = Stream(find_shards(data, "train"))
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
-    trainer = Trainer(recipe, recipe["tokens.vocab"], batches, device, world, seed)
+    trainer = Trainer(recipe, load_manifest(data).vocab, batches, device, world, seed)
     graph = compile_task(trainer, settings.compile)
     parameters = sum(p.numel() for p in trainer.params.values())
     journal.say(f"device: {device.why}; {world.size} process{'es' * (world.size > 1)}; {graph}")
@@ -58,8 +60,8 @@ def _train(
         {"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1}
         for where, kind, n, p in trainer.optimizer.touched()
     ]
-    if device.device.type == "cuda":
-        warm_up(trainer, WARM_UP_STEPS, settings)
+    if device.device.type == "cuda" or trainer.run is not trainer.task:
+        warm_up(trainer, WARM_UP_STEPS)
     result = loop.train(trainer, folder / "checkpoint", _reporter(journal, settings), resume=resume)
     summary = {
         **result._asdict(),
@@ -90,15 +92,18 @@ def _reporter(journal: Journal, settings: Train) -> loop.Report:
     return report
 
 
-def main() -> int:
-    folder, data, seed, resume = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "1"
-    first = dist.environment_rank() == 0
-    journal = Journal(folder if first else None, quiet=not first)
+def main(arguments: Sequence[str]) -> int:
+    """One worker; returns its exit status. Every process says what failed in it, an interruption only the first."""
+    folder, data, seed, resume = Path(arguments[0]), Path(arguments[1]), int(arguments[2]), arguments[3] == "1"
+    rank = dist.environment_rank()
+    journal = Journal(None if rank else folder, quiet=rank > 0)
     try:
         train_run(from_json(read_json(folder / "recipe.json")), data, folder, seed=seed, resume=resume, journal=journal)
     except BitgolfError as error:
-        if first:
+        if rank == 0:
             print(error, file=sys.stderr)
+        elif not isinstance(error, loop.Interrupted):
+            print(f"process {rank}: {error}", file=sys.stderr)
         return error.exit_code
     finally:
         journal.close()
@@ -106,4 +111,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,28 @@
+"""Where a run took place: versions and hardware, as far as they decide its numbers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "numpy", "sentencepiece", "safetensors", "constriction", "brotli")
+
+
+def environment() -> dict[str, Any]:
+    """The record that `environment.json` holds."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+    }

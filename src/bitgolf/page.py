@@ -1,0 +1,65 @@
+"""`report.html`: one page that needs nothing else, with what a reader of a run asks first."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:52em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}td,th{padding:.15em 1.2em .15em 0;text-align:right}td:first-child,th:first-child{text-align:left}svg{width:100%;height:16em}"
+
+
+def page(document: dict[str, Any], log: Path) -> str:
+    """The page of a finished run, from its JSON document and its event log."""
+    title = f"{document['recipe']} ({document['hash']}), seed {document['seed']}"
+    bpb = [(k, f"{v:.4f}") for k, v in document["bpb"].items() if v is not None]
+    sizes = [(k, f"{v:,}") for k, v in document["bytes"].items() if v is not None]
+    seconds = [(k, f"{v:,.1f}") for k, v in document["seconds"].items()]
+    facts = [(k, str(document[k])) for k in ("device", "params", "tokens", "steps", "fits")]
+    parts = [(r["part"], f"{r['tensors']:,}", f"{r['parameters']:,}", f"{r['calls']:,}") for r in document["touched"]]
+    body = "".join(
+        [
+            f"<h1>{html.escape(title)}</h1>",
+            _table("Bits per byte, on held-out text", ("stage", "bpb"), bpb),
+            "<h2>Training loss (nats per token)</h2>" + curve(losses(log)),
+            _table("Bytes", ("", "bytes"), sizes),
+            _table("Seconds", ("stage", "s"), seconds),
+            _table("The run", ("", ""), facts),
+            _table("What each part touched", ("part", "tensors", "parameters", "calls"), parts),
+        ]
+    )
+    return f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>{body}</html>\n"
+
+
+def losses(log: Path) -> list[tuple[int, float]]:
+    """(step, loss) of the last training in the log."""
+    found: list[tuple[int, float]] = []
+    for line in log.read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "step":
+            if found and event["step"] <= found[-1][0]:
+                found = [(s, v) for s, v in found if s < event["step"]]
+            found.append((event["step"], event["loss"]))
+    return found
+
+
+def curve(points: Sequence[tuple[int, float]], buckets: int = 300) -> str:
+    """The losses as an SVG line, each point the mean of a bucket of steps."""
+    if len(points) < 2:
+        return "<p>too few steps to draw</p>"
+    size = max(1, len(points) // buckets)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    means = [(g[-1][0], sum(v for _, v in g) / len(g)) for g in groups]
+    low, high, last = min(v for _, v in means), max(v for _, v in means), means[-1][0]
+    scale = 280 / max(high - low, 1e-9)
+    line = " ".join(f"{60 + 720 * s / last:.1f},{300 - (v - low) * scale:.1f}" for s, v in means)
+    labels = f'<text x="0" y="25">{high:.2f}</text><text x="0" y="305">{low:.2f}</text><text x="730" y="330">step {last:,}</text>'
+    return f'<svg viewBox="0 0 800 340"><polyline fill="none" stroke="#06c" stroke-width="2" points="{line}"/>{labels}</svg>'
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(c)}" for c in columns)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}" for cell in row) for row in rows)
+    return f"<h2>{html.escape(title)}</h2><table><tr>{head}{body}</table>"

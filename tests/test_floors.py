@@ -1,0 +1,85 @@
+"""Imports run down only: the floors of `docs/design.md`, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import bitgolf
+
+FLOORS = [
+    {"errors", "files", "clock", "journal", "environment", "page", "spec", "rules", "names", "grids", "text"},
+    {"recipe", "tokens", "optim", "average", "pack"},
+    {"data", "model"},
+    {"quantize", "train"},
+    {"score"},
+    {"recipes"},
+    {"overview", "pipeline", "stages"},
+    {"tables", "verbs"},
+    {"cli", "__main__", "__init__"},
+]
+TOGETHER = {
+    "spec",
+    "errors",
+    "files",
+    "clock",
+    "journal",
+    "rules",
+    "names",
+    "overview",
+    "pipeline",
+    "stages",
+    "tables",
+    "verbs",
+    "cli",
+    "__main__",
+    "__init__",
+}
+"""Single modules may know their neighbours on the same floor; rooms may not."""
+
+ROOT = Path(bitgolf.__file__).parent
+LEVEL = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def imports() -> Iterator[tuple[Path, str, str]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            if isinstance(node, ast.ImportFrom) and node.module == "bitgolf":
+                modules = [f"bitgolf.{a.name}" for a in node.names if not a.name.startswith("__")]
+            if isinstance(node, ast.Import):
+                modules = [a.name for a in node.names]
+            for module in modules:
+                if module.startswith("bitgolf."):
+                    yield path, room, module.split(".")[1]
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in ROOT.rglob("*.py")}
+    assert rooms == set(LEVEL)
+
+
+def test_imports_run_down_only() -> None:
+    wrong = []
+    for path, room, other in imports():
+        if room == other:
+            continue
+        level = "up" if LEVEL[other] > LEVEL[room] else "across" if LEVEL[other] == LEVEL[room] else "down"
+        if level == "up" or (level == "across" and not {room, other} & TOGETHER):
+            wrong.append(f"{path.relative_to(ROOT)} imports {other} ({level})")
+    assert not wrong
+
+
+def test_the_command_line_and_the_language_import_no_torch() -> None:
+    """`--help` answers in under half a second because nothing on its way needs torch."""
+    for name in ("cli", "spec", "names", "rules", "recipe", "files", "journal", "pipeline", "recipes/__init__"):
+        tree = ast.parse((ROOT / f"{name}.py").read_text())
+        top = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+        assert not any("torch" in ast.unparse(n) for n in top), name
+
+
+def test_files_stay_short() -> None:
+    long = {str(p.relative_to(ROOT)): n for p in ROOT.rglob("*.py") if (n := len(p.read_text().splitlines())) > 350}
+    assert not long
