@@ -79,6 +79,9 @@ class Spec(Generic[T]):
         object.__setattr__(self, "kwargs", MappingProxyType(dict(self.kwargs)))
 
     def __call__(self, *context: Any) -> T:
+        """Build it. Raises `RecipeError` where a part stands in a place that supplies another context than it needs."""
+        if len(context) != context_size(self.cls):
+            raise RecipeError(f"{self.cls.__name__} cannot stand here", place=self.name)
         return self.cls(*context, **self.kwargs)
 
     def __hash__(self) -> int:
@@ -189,6 +192,12 @@ def schema(cls: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
         for p in parameters
         if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
     }
+
+
+@cache
+def context_size(cls: Callable[..., Any]) -> int:
+    """How many things a builder must supply: the positional-only parameters."""
+    return sum(p.kind is p.POSITIONAL_ONLY for p in inspect.signature(cls).parameters.values())
 
 
 # ---- chains: edits that are used again and again ---------------------------------------------------------------

@@ -280,6 +280,26 @@ def test_a_damaged_header_under_a_right_checksum_is_refused_or_seen() -> None:
         assert artifact.bytes == len(GOOD)
 
 
+def test_bytes_behind_the_last_section_are_refused() -> None:
+    for more in (b"\0", b"x", GOOD):
+        with pytest.raises(DamagedError, match="size"):
+            read_artifact(GOOD + more)
+
+
+def test_a_compressed_header_beyond_the_limit_is_not_even_summed() -> None:
+    packed = bytes(MAX_HEADER + 1)
+    with pytest.raises(DamagedError, match="too large"):
+        read_artifact(build_packed(packed))
+
+
+def test_unknown_keys_are_named() -> None:
+    with pytest.raises(DamagedError, match="unknown field `more`"):
+        read_artifact(build(HOSTILE["unknown key"]))
+    row = canonical({"recipe": {}, "meta": {}, "sections": [["a", "raw", 0, 0, 0, 0, "more"]]})
+    with pytest.raises(DamagedError, match="length 6"):
+        read_artifact(build(row, b""))
+
+
 # ---- hostile headers -----------------------------------------------------------------------------------------------
 
 TABLE = canonical(HEADER).partition(b'"sections":')[2][:-1]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.pack import range_coder
 from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib
 from bitgolf.pack.planes import Array, entropy_bits, join, split
 from bitgolf.pack.range_coder import encode_plane_stream
@@ -118,6 +119,32 @@ def test_range_coding_is_at_the_entropy(k: float) -> None:
 def test_range_tables_are_small(count: int) -> None:
     codes = gaussian(12.85, count)
     assert len(Range().encode(codes)) - entropy_bits(codes) / 8 < 64
+
+
+def test_range_streams_carry_no_zeros_at_the_end() -> None:
+    for count in range(100, 140):
+        assert not Range().encode(gaussian(12.85, count)).endswith(b"\0")
+
+
+def test_range_tables_are_as_fine_as_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = np.clip(np.random.default_rng(0).normal(128, 40, 50_000).round(), 0, 255).astype(np.uint8)
+    chosen = len(Range().encode(wide))
+    alone = {}
+    for bits in (4, 6, 8, 10, 12, 16, 20):
+        monkeypatch.setattr(range_coder, "RESOLUTIONS", [1 << bits])
+        alone[bits] = len(Range().encode(wide))
+    assert chosen <= min(alone.values()) + 4 and chosen < alone[4] and chosen < alone[20]
+
+
+def test_equally_likely_bytes_need_no_table() -> None:
+    for count in (40, 4000):  # with values that never occur, and without
+        noise = np.random.default_rng(0).integers(0, 256, count).astype(np.uint8)
+        assert len(Range().encode(noise)) < noise.nbytes + 12
+
+
+def test_brotli_sees_a_repeat_across_its_whole_window() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, 500_000).astype(np.uint8)
+    assert len(Brotli(quality=9).encode(np.concatenate([noise, noise]))) < 1.1 * noise.nbytes
 
 
 def test_range_coding_splits_scales_into_byte_planes() -> None:

@@ -75,7 +75,7 @@ def _payload(planes: Bytes, tables: list[tuple[int, Counts]]) -> bytes:
 
 
 def _decode_payload(payload: bytes, tables: list[tuple[int, Counts]], n: int) -> Bytes:
-    padded = payload + bytes(8 - len(payload) % 4)  # the zeros that were stripped, and one word more
+    padded = payload + bytes(-len(payload) % 4)  # whole words that were stripped are read as zeros anyway
     planes = np.empty((len(tables), n), np.uint8)
     try:
         decoder = _stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))

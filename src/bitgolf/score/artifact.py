@@ -63,7 +63,8 @@ def load(source: Path | bytes) -> Loaded:
     artifact = read_artifact(data)
     try:
         return _load(artifact, hashlib.sha256(data).digest()[:8])
-    except BitgolfError as error:
+    except (BitgolfError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # a recipe may say anything
+        error = error if isinstance(error, BitgolfError) else BitgolfError(f"its recipe cannot be built ({error})")
         raise DamagedError(
             f"the artifact cannot be read: {error.cause}",
             place=error.place or place,

@@ -100,6 +100,7 @@ def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool) -> Re
                 losses.flush()
                 saved = Result(step, step * losses.tokens_a_step, agree(clock(), world), losses.last)
                 _save(trainer, folder, saved)
+                continue  # writing took its time, and a signal may have come
             if stop:
                 name = caught[0] if caught else "a signal"
                 raise Interrupted(f"stopped by {name} after step {step}", mend="go on with --resume")

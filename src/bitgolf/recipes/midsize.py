@@ -1,0 +1,38 @@
+"""Between quickstart and baseline: 4.6 million parameters, a night on a laptop (8 hours), at most 2,500,000 bytes."""
+
+from __future__ import annotations
+
+from bitgolf.grids.clip import SdClip
+from bitgolf.model.attend import Attention, QGain
+from bitgolf.model.mlp import MLP, LeakySquared
+from bitgolf.optim.muon import Muon
+from bitgolf.pack.coders import Brotli, Range, Smallest
+from bitgolf.pack.settings import Pack
+from bitgolf.quantize.codec import Float, IntRows
+from bitgolf.recipe import Recipe
+from bitgolf.recipes.baseline import baseline
+from bitgolf.rules import Rule
+from bitgolf.score.windows import Contiguous, Sliding
+from bitgolf.spec import Spec, but, part
+
+
+def midsize() -> Spec[Recipe]:
+    """The baseline, narrower, with the activation, the clip and the coder that later records settled on."""
+    recipe = baseline().but(name="midsize", published=None)
+    recipe = recipe.set("model.dim", 256).set("model.layers", 6).set("tokens.vocab", 4096)
+    recipe = recipe.edit(Attention, but(heads=4, kv_heads=2)).edit(QGain, but(init=2.0))
+    recipe = recipe.edit(MLP, but(hidden=768, act=part(LeakySquared, slope=0.5)))
+    recipe = recipe.edit(Muon, but(lr=0.02, weight_decay=0.04))
+    train = recipe["train"].but(
+        seconds=8 * 3600.0, steps=0, rows=32, length=512, micro_rows=8, checkpoint_seconds=300.0
+    )
+    return recipe.but(
+        train=train,
+        quantize=(
+            part(Rule, where="scale", use=part(Float, dtype="float16")),
+            part(Rule, where="embedding", use=part(IntRows, bits=8, clip=part(SdClip, k=20.0))),
+            part(Rule, where="*", use=part(IntRows, bits=6, clip=part(SdClip, k=12.85))),
+        ),
+        pack=part(Pack, cap=2_500_000, coder=part(Smallest, coders=(part(Range), part(Brotli)))),
+        score=(part(Contiguous, window=512), part(Sliding, window=512, stride=128)),
+    )

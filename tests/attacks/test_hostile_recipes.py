@@ -1,0 +1,172 @@
+"""Artifacts whose checksums are right and whose contents lie: one clear error each, quickly, and never a model.
+
+`test_hostile_artifacts` mutates bytes; here an author who can compute checksums rewrites what the header says.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.model.core import roles
+from bitgolf.pack.artifact import Section, artifact_bytes, read_artifact
+from bitgolf.quantize.codes import encode_all
+from bitgolf.recipe import Recipe
+from bitgolf.score.artifact import load, write
+from bitgolf.spec import Place, Spec
+from bitgolf.tokens.tokenizer import Tokenizer
+from bitgolf.tokens.train import SentencePieceBPE
+from toy import toy_recipe
+
+IDS = torch.arange(12)[None] + 3
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A real one: toy recipe, random weights, a trained tokenizer."""
+    proto = SentencePieceBPE(vocab=300).train([b"a small text, a small tokenizer, a small model " * 40])
+    recipe: Spec[Recipe] = toy_recipe()
+    torch.manual_seed(0)
+    model = recipe["model"](Place(vocab=Tokenizer(proto).vocab))
+    weights = {k: p.detach() + 0.1 * torch.randn_like(p) for k, p in model.named_parameters()}
+    path = tmp_path_factory.mktemp("artifact") / "artifact.bg"
+    write(path, recipe, encode_all(weights, roles(model), recipe["quantize"]), proto)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def logits(artifact: bytes) -> Tensor:
+    return load(artifact).model(IDS)
+
+
+def rewritten(artifact: bytes, change: Callable[[dict[str, Any], dict[str, Any], dict[str, Section]], None]) -> bytes:
+    """The artifact with its header or sections changed and every checksum made right again."""
+    a = read_artifact(artifact)
+    recipe, meta, sections = copy.deepcopy(a.recipe), dict(a.meta), dict(a.sections)
+    change(recipe, meta, sections)
+    return artifact_bytes(recipe=recipe, meta=meta, sections=list(sections.values()))
+
+
+def set_at(*path: Any) -> Callable[[dict[str, Any], dict[str, Any], dict[str, Section]], None]:
+    """A change of the recipe: the last of `path` is put where the rest points."""
+
+    def change(recipe: dict[str, Any], meta: dict[str, Any], sections: dict[str, Section]) -> None:
+        node: Any = recipe
+        for key in path[:-2]:
+            node = node[key]
+        node[path[-2]] = path[-1]
+
+    return change
+
+
+LIES: dict[str, Callable[[dict[str, Any], dict[str, Any], dict[str, Section]], None]] = {
+    "endless layers": set_at("model", "layers", 10**9),
+    "many layers": set_at("model", "layers", 513),
+    "more layers than weights": set_at("model", "layers", 3),
+    "no layers": set_at("model", "layers", 0),
+    "negative layers": set_at("model", "layers", -1),
+    "a giant width": set_at("model", "dim", 2**24),
+    "a width that does not divide": set_at("model", "dim", 33),
+    "zero heads": set_at("model", "block", "mixer", "heads", 0),
+    "a giant branch": set_at("model", "block", "mlp", "hidden", 2**23),
+    "a huge number": set_at("model", "block", "mlp", "hidden", 10**30),
+    "a part that is no part": set_at("model", "block", "part", "cli.main"),
+    "a part outside the package": set_at("model", "block", "part", "os.system"),
+    "a part of another socket": set_at("model", "block", "mlp", "part", "model.stream.MixX0"),
+    "an argument nobody knows": set_at("model", "block", "shell", "rm"),
+    "a string for a number": set_at("model", "dim", "32"),
+    "no model": lambda r, m, s: r.pop("model"),
+    "another slice": lambda r, m, s: r.update(train={}),
+    "other bits": set_at("quantize", 1, "use", "bits", 2),
+    "a dead rule": set_at("quantize", 0, "where", "nothing"),
+    "a tokenizer that is none": lambda r, m, s: s.update(tokenizer=Section("tokenizer", "brotli", b"xx", 9, 9)),
+    "no tokenizer": lambda r, m, s: s.pop("tokenizer"),
+    "another vocabulary": lambda r, m, s: m.update(vocab=299),
+    "no vocabulary": lambda r, m, s: m.pop("vocab"),
+    "a giant vocabulary": lambda r, m, s: m.update(vocab=2**40),
+    "a truth for a vocabulary": lambda r, m, s: m.update(vocab=True),
+    "a section too few": lambda r, m, s: s.pop("matrix.codes"),
+    "a section too many": lambda r, m, s: s.update(more=Section("more", "raw", b"x", 1, 1)),
+    "two sections exchanged": lambda r, m, s: s.update({"matrix.codes": s["embedding.codes"]}),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_is_one_clear_error(artifact: bytes, name: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(DamagedError):
+        load(_forged(artifact, LIES[name]))
+    assert time.perf_counter() - started < 20
+
+
+def _forged(artifact: bytes, change: Callable[..., None]) -> bytes:
+    try:
+        return rewritten(artifact, change)
+    except BitgolfError as error:  # the writer itself refuses: count that as caught
+        raise DamagedError(str(error)) from None
+
+
+def test_memory_stays_bounded(artifact: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name in ("a giant width", "a giant branch", "many layers"):
+        with pytest.raises(DamagedError):
+            load(_forged(artifact, LIES[name]))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
+def test_random_values_anywhere_in_the_recipe(artifact: bytes, logits: Tensor) -> None:
+    """A thousand recipes, each with one value replaced: an error, or a model that still says the same."""
+    chance = random.Random(3)
+    values = [
+        0,
+        1,
+        -1,
+        3,
+        64,
+        2**31,
+        0.0,
+        -1.5,
+        1e308,
+        "",
+        "x",
+        None,
+        True,
+        [],
+        {},
+        [1],
+        {"part": "model.mlp.ReluSquared"},
+    ]
+    survived = 0
+    for _ in range(1000):
+
+        def change(recipe: dict[str, Any], meta: dict[str, Any], sections: dict[str, Section]) -> None:
+            node, key = chance.choice(list(_places(recipe)))
+            node[key] = chance.choice(values)
+
+        try:
+            loaded = load(_forged(artifact, change))
+        except DamagedError:
+            continue
+        survived += 1
+        assert loaded.model(IDS).shape == logits.shape
+    assert survived < 600, "most lies must be noticed; the rest are settings that a recipe may have (a window, a name)"
+
+
+def _places(value: Any) -> Any:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield value, key
+        yield from _places(item)
+
+
+def test_the_honest_artifact_loads(artifact: bytes, logits: Tensor) -> None:
+    assert torch.equal(load(rewritten(artifact, lambda r, m, s: None)).model(IDS), logits)

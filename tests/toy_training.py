@@ -1,0 +1,62 @@
+"""A small folder of data, and trainers on it: what the tests of the training room share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bitgolf.data.batches import Batches
+from bitgolf.data.prepare import load_manifest, prepare
+from bitgolf.data.shards import Stream, find_shards
+from bitgolf.model.head import CrossEntropy
+from bitgolf.recipe import Recipe
+from bitgolf.spec import Spec, part
+from bitgolf.text.documents import Document
+from bitgolf.tokens.tokenizer import Tokenizer
+from bitgolf.tokens.train import SentencePieceBPE
+from bitgolf.train.device import Device
+from bitgolf.train.dist import World
+from bitgolf.train.trainer import Trainer
+from toy import toy_recipe
+
+State = dict[str, Tensor]
+
+
+class NoisyLoss(CrossEntropy):
+    """Draws a random number at each step: a random state that is not restored shows in all that follows."""
+
+    def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
+        return super().forward(x, targets, logits) * (0.9 + 0.2 * torch.rand(()))
+
+
+def make_data(folder: Path) -> Path:
+    """Shards of some 20,000 tokens, and their tokenizer, from sentences of few words."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
+    texts = [" ".join(draw.choices(words, k=300)).encode() for _ in range(20)]
+    documents = [Document(str(i), text) for i, text in enumerate(texts)]
+    prepare(documents[2:], documents[:2], Tokenizer(SentencePieceBPE(vocab=295).train(texts)), folder)
+    return folder
+
+
+def make_trainer(
+    data: Path, recipe: Spec[Recipe] | None = None, *, seed: int = 0, rank: int = 0, noisy: bool = True
+) -> Trainer:
+    """A trainer on the CPU, for 8 steps unless the recipe says otherwise."""
+    recipe = recipe or toy_recipe(steps=8)
+    recipe = recipe.set("train.objective", part(NoisyLoss)) if noisy else recipe
+    settings = recipe["train"]()
+    stream = Stream(find_shards(data, "train"))
+    batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
+    device = Device(torch.device("cpu"), torch.float32, "a test")
+    return Trainer(recipe, load_manifest(data).vocab, batches, device, World(rank=rank), seed)
+
+
+def same(a: State, b: State) -> bool:
+    """Whether two states are equal bit for bit."""
+    forms = [{k: (t.dtype, t.shape, t.numpy().tobytes()) for k, t in state.items()} for state in (a, b)]
+    return forms[0] == forms[1]

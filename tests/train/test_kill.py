@@ -1,0 +1,92 @@
+"""`kill -9` at any moment, and --resume: the same weights, bit for bit, as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from bitgolf.files import write_json
+from bitgolf.train.checkpoint import load_latest
+from bitgolf.train.worker import main
+from toy import toy_recipe
+from toy_training import same
+
+KILLS, STEPS = 20, 120
+PHASES = ("starting", "training", "writing")
+
+
+def start(run: Path, data: Path) -> BaseProcess:
+    """A worker in a process of its own, forked from one that has imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bitgolf.train.worker"])
+    process = context.Process(target=main, args=([str(run), str(data), "0", "1"],))
+    process.start()
+    return process
+
+
+def make_run(folder: Path) -> Path:
+    """A run that saves after each step."""
+    write_json(folder / "recipe.json", toy_recipe(steps=STEPS).set("train.checkpoint_seconds", 0.0).to_json())
+    return folder
+
+
+def newest(run: Path) -> int:
+    return max((int(p.stem[5:]) for p in run.glob("checkpoint/step-*.safetensors")), default=0)
+
+
+def parts(run: Path) -> set[Path]:
+    return set(run.glob("checkpoint/.*.part"))
+
+
+def finish(process: BaseProcess) -> int | None:
+    process.join(60)
+    return process.exitcode
+
+
+def wait(process: BaseProcess, run: Path, phase: str, draw: random.Random) -> None:
+    """Until a random moment of a phase: some of a start, some of a step after the first, some of a file's writing."""
+    step, old = newest(run), parts(run)
+    if phase == "training":
+        while newest(run) == step and process.is_alive():
+            time.sleep(0.001)
+    if phase == "writing":
+        while not parts(run) - old and process.is_alive():
+            pass
+    time.sleep(draw.uniform(0, {"starting": 0.1, "training": 0.04, "writing": 0.005}[phase]))
+
+
+def losses(run: Path) -> dict[int, float]:
+    """The last word of the log on each step."""
+    events = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return {e["step"]: e["loss"] for e in events if e["event"] == "step"}
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for the process that is forked
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    whole, killed, draw = make_run(tmp_path / "whole"), make_run(tmp_path / "killed"), random.Random(0)
+    undisturbed = start(whole, data)
+    reached, torn = [], 0
+    for i in range(KILLS):
+        process = start(killed, data)
+        wait(process, killed, PHASES[i % len(PHASES)], draw)
+        process.kill()
+        assert finish(process) == -signal.SIGKILL, f"kill {i} came too late: make the run longer"
+        reached.append(newest(killed))
+        torn += bool(parts(killed))
+    assert finish(start(killed, data)) == finish(undisturbed) == 0
+    print("REACHED", reached, torn)
+    assert reached[-1] < STEPS and torn  # at least one came while a file was written
+    ends = [load_latest(run / "checkpoint") for run in (whole, killed)]
+    assert ends[0] and ends[1] and ends[0].step == ends[1].step == STEPS
+    assert same(ends[0].tensors, ends[1].tensors)
+    assert losses(whole) == losses(killed) and len(losses(whole)) == STEPS
+    assert not parts(killed)

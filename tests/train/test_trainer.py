@@ -1,0 +1,194 @@
+"""One training step: warm-up, accumulation, repeatability, state, and what each part touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitgolf.average.ema import Ema
+from bitgolf.average.lawa import Lawa
+from bitgolf.average.swa import Swa
+from bitgolf.clock import Now
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.journal import Journal
+from bitgolf.model.sockets import Norm
+from bitgolf.model.stream import RMSNorm
+from bitgolf.spec import Place, Spec, part
+from bitgolf.train.checkpoint import load_latest, save
+from bitgolf.train.device import choose
+from bitgolf.train.touched import touched
+from bitgolf.train.trainer import Trainer, compile_task, warm_up
+from bitgolf.train.worker import train_run
+from toy import toy_recipe
+from toy_training import make_trainer, same
+
+AVERAGES = (
+    None,
+    part(Ema, decay=0.9, corrected=True),
+    part(Swa, every=2, below=1.1),
+    part(Lawa, every=2, keep=3, below=1.1),
+)
+
+
+def run(trainer: Trainer, first: int, last: int) -> list[float]:
+    """Steps first, ..., last - 1; their losses."""
+    return [float(trainer.step(step, Now(step, trainer.settings.steps, 0.0, 0.0))) for step in range(first, last)]
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_warm_up_changes_nothing(data: Path, average: Spec[object] | None) -> None:
+    recipe = toy_recipe(steps=8).set("average", average)
+    cold = make_trainer(data, recipe)
+    start, losses, end = cold.snapshot(), run(cold, 0, 8), cold.snapshot()
+    warm = make_trainer(data, recipe)
+    warm_up(warm, 3)
+    assert same(warm.state(), start) and not same(start, end)
+    assert run(warm, 0, 2) == losses[:2]
+    middle = warm.snapshot()
+    warm_up(warm, 3)
+    assert same(warm.state(), middle)
+    assert run(warm, 2, 8) == losses[2:] and same(warm.state(), end)
+
+
+@pytest.mark.parametrize("micro_rows", [1, 2, 3])
+def test_accumulation_does_not_matter(data: Path, micro_rows: int) -> None:
+    whole, pieces = (
+        make_trainer(data, toy_recipe(steps=20).set("train.micro_rows", micro), noisy=False)
+        for micro in (0, micro_rows)
+    )
+    calls = []
+    pieces.task.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    assert run(pieces, 0, 20) == pytest.approx(run(whole, 0, 20), rel=1e-5)
+    assert calls[: len(calls) // 20] == {1: [1, 1, 1, 1], 2: [2, 2], 3: [3, 1]}[micro_rows]
+
+
+def test_a_seed_repeats_a_run_bit_for_bit(data: Path) -> None:
+    first = make_trainer(data, seed=3)
+    start, losses, end = first.snapshot(), run(first, 0, 8), first.snapshot()
+    other = make_trainer(data, seed=4)
+    assert not same(other.state(), start)
+    assert run(other, 0, 8) != losses
+    again = make_trainer(data, seed=3)
+    assert run(again, 0, 8) == losses and same(again.state(), end)
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_a_state_goes_on_where_it_was_saved(tmp_path: Path, data: Path, average: Spec[object] | None) -> None:
+    recipe = toy_recipe(steps=8).set("average", average)
+    first = make_trainer(data, recipe, seed=1)
+    run(first, 0, 4)
+    save(tmp_path, 4, first.state())
+    at_4, rest = first.snapshot(), run(first, 4, 8)
+    second = make_trainer(data, recipe, seed=1)
+    run(second, 0, 1)  # a state of its own, which must go
+    found = load_latest(tmp_path)
+    assert found
+    second.load(found.tensors)
+    assert same(second.state(), at_4)
+    assert run(second, 4, 8) == rest and same(second.state(), first.state())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("average", None), r"average/count\.0 is \(\) torch.int64, and this recipe has absent"),
+        (("average", part(Lawa, every=2, keep=3, below=1.1)), "average/"),
+        (("model.layers", 3), r"is absent, and this recipe has \(32, 32\)"),
+        (("model.dim", 16), r"is \(.*32.*\) torch.float32, and this recipe has \(.*16"),
+    ],
+)
+def test_a_state_of_another_recipe_is_refused(data: Path, change: tuple[str, object], message: str) -> None:
+    saved = make_trainer(data).state()
+    trainer = make_trainer(data, toy_recipe(steps=8).set(*change))
+    before = trainer.snapshot()
+    with pytest.raises(DamagedError, match=message):
+        trainer.load(saved)
+    assert same(trainer.state(), before)
+
+
+# ---- touched ---------------------------------------------------------------------------------------------------
+
+
+class Deaf(Norm):
+    """A norm that has another one, and does not ask it."""
+
+    def __init__(self, at: Place, /, *, inner: Spec[Norm]) -> None:
+        super().__init__()
+        self.inner = inner(at)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Idle(RMSNorm):
+    """Nobody calls it."""
+
+
+def probe(trainer: Trainer) -> tuple[Tensor, Tensor]:
+    batch = trainer.batches.batch(0)
+    return trainer.to_device(batch.inputs), trainer.to_device(batch.targets)
+
+
+def test_what_the_parts_touch_is_the_whole_model(data: Path) -> None:
+    recipe = toy_recipe()
+    trainer = make_trainer(data, recipe)
+    table = touched(trainer.task, recipe["model"], *probe(trainer))
+    assert sum(t.parameters for t in table.values()) == sum(p.numel() for p in trainer.model.parameters())
+    assert sum(t.tensors for t in table.values()) == len(trainer.params)
+    assert table["model.skeleton.Block"].calls == 2 and table["model.weight.Linear"] == (12, 14_336, 12)
+    assert not any(m._forward_hooks for m in trainer.task.modules())
+
+
+def test_a_part_that_never_runs_is_an_error(data: Path) -> None:
+    recipe = toy_recipe().set("model.block.norm", part(Deaf, inner=part(Idle)))
+    trainer = make_trainer(data, recipe)
+    with pytest.raises(RecipeError, match=r"model\.block\.norm\.inner: Idle is in the recipe and never runs"):
+        touched(trainer.task, recipe["model"], *probe(trainer))
+
+
+# ---- device, graph, settings, data -----------------------------------------------------------------------------
+
+
+def test_without_cuda_it_is_the_cpu_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    chosen = choose()
+    assert (chosen.device, chosen.compute) == (torch.device("cpu"), torch.float32)
+    assert "no CUDA device" in chosen.why and "1 threads" in chosen.why and "float32" in chosen.why
+    with chosen.autocast():
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_cpu_compiles_only_when_asked(data: Path) -> None:
+    trainer = make_trainer(data)
+    for mode in ("auto", "off"):
+        assert "eager" in compile_task(trainer, mode) and trainer.run is trainer.task
+    assert "full graph" in compile_task(trainer, "on") and trainer.run is not trainer.task
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "training has no end"),
+        ({"rows": 0}, "is not one"),
+        ({"length": 1}, "is not one"),
+        ({"micro_rows": -1}, "is not one"),
+        ({"clip": -1.0}, "turn every gradient"),
+    ],
+)
+def test_settings_that_make_no_sense(change: dict[str, float], message: str) -> None:
+    with pytest.raises(BitgolfError, match=message):
+        toy_recipe()["train"].but(**change)()
+
+
+def test_the_vocabulary_is_that_of_the_data(tmp_path: Path, data: Path) -> None:
+    """A recipe's is an upper limit: a small text gives fewer pieces, and shards may have another tokenizer."""
+    counts = [
+        train_run(
+            toy_recipe(steps=1, vocab=vocab), data, tmp_path / str(vocab), seed=0, resume=False, journal=Journal()
+        )["parameters"]
+        for vocab in (280, 400)
+    ]
+    assert counts[0] == counts[1]
