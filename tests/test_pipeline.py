@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +227,42 @@ def test_the_ledger_of_a_read_artifact_sums_to_the_file(run_folder: Path) -> Non
 
     path = run_folder / "artifact.bg"
     assert sum(e.bytes for e in ledger(read_artifact(path))) == path.stat().st_size
+
+
+def test_a_run_that_was_killed_resumes_to_the_same_artifact(
+    finished: tuple[Path, dict[str, Any]], text: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    """Killed without warning in the middle of training; without --resume nothing is overwritten; with it, bit for bit."""
+    out = tmp_path / "killed"
+    command = [
+        sys.executable,
+        "-m",
+        "bitgolf",
+        "run",
+        str(recipe_file),
+        "--text",
+        str(text),
+        "--out",
+        str(out),
+        "--set",
+        "train.checkpoint_seconds=0",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and len(list((out / "checkpoint").glob("step-*"))) < 2:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (out / "artifact.bg").exists(), "it was killed too late"
+    refused = bitgolf(*command[3:], code=2)
+    assert "--resume goes on" in refused.stderr
+    with_proof = bitgolf(
+        *command[3:],
+        "--resume",
+        "--set",
+        "proof=none",
+        "--set",
+        "score=(Contiguous(window=32), Sliding(window=32, stride=16))",
+    )
+    assert "resumed after step" in with_proof.stderr
+    assert (out / "artifact.bg").read_bytes() == (finished[0] / "artifact.bg").read_bytes()

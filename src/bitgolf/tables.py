@@ -12,11 +12,11 @@ from rich.table import Table
 Row = Sequence[str]
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Row]) -> str:
-    """A plain table; the first column is text, the others are numbers."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text: int = 1) -> str:
+    """A plain table; the first `text` columns are words, the others numbers."""
     drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for i, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        drawn.add_column(column, justify="left" if i < text else "right", no_wrap=True)
     for row in rows:
         drawn.add_row(*row)
     out = io.StringIO()
@@ -30,7 +30,7 @@ def number(value: Any, form: str = ",") -> str:
 
 def run_table(d: dict[str, Any]) -> str:
     """The last word of a run: bpb by stage, bytes by ledger, seconds by stage, and what to try next."""
-    bpb = [("trained" if k == "trained" else k, number(v, ".4f")) for k, v in d["bpb"].items() if v is not None]
+    bpb = [(k, number(v, ".4f")) for k, v in d["bpb"].items() if v is not None]
     proof = d["proof"]
     if proof:
         bpb.append(
@@ -44,7 +44,7 @@ def run_table(d: dict[str, Any]) -> str:
         [
             table("What each part touched", ("part", "tensors", "parameters", "calls"), touched),
             table("Bits per byte (held-out text)", ("stage", "bpb"), bpb),
-            table("Bytes (total is the model alone: no exported script is counted)", ("", "bytes"), sizes),
+            table("Bytes (total: the model alone)", ("", "bytes"), sizes),
             table("Seconds", ("stage", "s"), seconds),
             _next_steps(d),
         ]
@@ -96,6 +96,8 @@ def show_table(d: dict[str, Any]) -> str:
         ("forecast, packed bytes", f"{d['forecast']['bytes']:,} / {d['forecast']['cap']:,}"),
         ("forecast, training memory", f"{d['forecast']['memory']:,}"),
     ]
-    parts = table("Parts and settings", ("path", "value"), [(p["path"], str(p["value"])) for p in d["settings"]])
+    parts = table(
+        "Parts and settings", ("path", "value"), [(p["path"], str(p["value"])) for p in d["settings"]], text=2
+    )
     cautions = "\n".join(f"caution: {c}" for c in d["cautions"])
     return "\n\n".join(filter(None, [table(d["name"], ("", ""), facts), parts, cautions]))

@@ -121,11 +121,6 @@ def test_range_tables_are_small(count: int) -> None:
     assert len(Range().encode(codes)) - entropy_bits(codes) / 8 < 64
 
 
-def test_range_streams_carry_no_zeros_at_the_end() -> None:
-    for count in range(100, 140):
-        assert not Range().encode(gaussian(12.85, count)).endswith(b"\0")
-
-
 def test_range_tables_are_as_fine_as_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = np.clip(np.random.default_rng(0).normal(128, 40, 50_000).round(), 0, 255).astype(np.uint8)
     chosen = len(Range().encode(wide))

@@ -71,14 +71,13 @@ def _payload(planes: Bytes, tables: list[tuple[int, Counts]]) -> bytes:
         model = _model(counts)
         for start in range(0, plane.size, BLOCK):
             encoder.encode(plane[start : start + BLOCK].astype(np.int32) - low, model)
-    return encoder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
+    return encoder.get_compressed().astype("<u4").tobytes()
 
 
 def _decode_payload(payload: bytes, tables: list[tuple[int, Counts]], n: int) -> Bytes:
-    padded = payload + bytes(-len(payload) % 4)  # whole words that were stripped are read as zeros anyway
     planes = np.empty((len(tables), n), np.uint8)
     try:
-        decoder = _stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
+        decoder = _stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
         for plane, (low, counts) in zip(planes, tables, strict=True):
             if counts.size == 1:
                 plane[:] = low

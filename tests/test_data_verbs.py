@@ -1,0 +1,56 @@
+"""`data make` and `data check`: from text to shards that training and scoring accept, and the guards around them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bitgolf.cli import app
+from bitgolf.data.shards import read_shard
+from bitgolf.errors import BitgolfError
+from bitgolf.verbs import check_data, make_data
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": f"document {i} says {i * 7919 % 1000}\n" * 12}) + "\n" for i in range(80))
+    )
+    return path
+
+
+def test_make_then_check(text: Path, tmp_path: Path) -> None:
+    made = make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
+    assert made["train"]["documents"] + made["val"]["documents"] == 80
+    assert made["train"]["raw_bytes"] == made["train"]["encoded_bytes"] and made["train"]["lost_bytes"] == 0
+    assert (read_shard(tmp_path / "data" / "train_000000.bin") == 1).sum() == made["train"]["documents"]
+    assert check_data(tmp_path / "data") == {"folder": str(tmp_path / "data"), "findings": [], "passes": True}
+
+
+def test_check_names_a_damaged_shard(text: Path, tmp_path: Path) -> None:
+    make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
+    shard = tmp_path / "data" / "val_000000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    found = check_data(tmp_path / "data")
+    assert not found["passes"] and "val_000000.bin" in json.dumps(found["findings"])
+
+
+def test_training_on_validation_documents_is_refused(text: Path, tmp_path: Path) -> None:
+    from bitgolf.data.prepare import prepare
+    from bitgolf.text.documents import read_documents
+    from bitgolf.tokens.tokenizer import Tokenizer
+    from bitgolf.tokens.train import SentencePieceBPE
+
+    documents = list(read_documents([text]))
+    tokenizer = Tokenizer(SentencePieceBPE(vocab=300).train(d.data for d in documents))
+    with pytest.raises(BitgolfError, match=r"both|validation"):
+        prepare(documents, documents[:3], tokenizer, tmp_path / "data")
+    assert not (tmp_path / "data" / "manifest.json").exists()
+
+
+def test_every_verb_says_what_it_does() -> None:
+    for command in app.registered_commands:
+        assert command.callback and command.callback.__doc__

@@ -1,0 +1,91 @@
+"""Two processes under torchrun are one process with two accumulation steps; a signal stops them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitgolf.files import read_json, write_json
+from bitgolf.journal import Journal
+from bitgolf.recipe import Recipe
+from bitgolf.spec import Spec
+from bitgolf.train.checkpoint import load_latest
+from bitgolf.train.loop import Interrupted
+from bitgolf.train.worker import train_run
+from toy import toy_recipe
+
+STEPS = 20
+
+
+def torchrun(run: Path, data: Path, recipe: Spec[Recipe]) -> subprocess.Popen[bytes]:
+    """Two processes on the CPU; what they say is in `errors.txt`."""
+    write_json(run / "recipe.json", recipe.to_json())
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    worker = ["-m", "bitgolf.train.worker", str(run), str(data), "0", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with (run / "errors.txt").open("wb") as errors:
+        return subprocess.Popen(launch + worker, env=environment, stderr=errors)
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    log = run / "log.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [event for event in map(json.loads, lines) if event["event"] == "step"]
+
+
+class Stopping(Journal):
+    """Stops the run, by a signal, when it hears of a step."""
+
+    last = STEPS
+
+    def event(self, kind: str, **fields: Any) -> None:
+        super().event(kind, **fields)
+        if kind == "step" and fields["step"] == self.last:
+            signal.raise_signal(signal.SIGINT)
+
+
+def one_process(run: Path, data: Path, recipe: Spec[Recipe], *, last: int, resume: bool = False) -> list[float]:
+    """Losses of the steps up to `last`, in this process."""
+    journal = Stopping(run, quiet=True)
+    journal.last = last
+    with pytest.raises(Interrupted):
+        train_run(recipe, data, run, seed=0, resume=resume, journal=journal)
+    journal.close()
+    return [e["loss"] for e in steps(run)]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+def test_two_processes_equal_one_that_accumulates(tmp_path: Path, data: Path) -> None:
+    recipe, two = toy_recipe(steps=STEPS), tmp_path / "two"
+    process = torchrun(two, data, recipe)
+    want = one_process(tmp_path / "one", data, recipe.set("train.micro_rows", 2), last=STEPS)
+    assert process.wait(120) == 0, (two / "errors.txt").read_text()
+    assert [(e["step"], e["tokens"]) for e in steps(two)] == [(n, n * 4 * 32) for n in range(1, STEPS + 1)]
+    assert [e["loss"] for e in steps(two)] == pytest.approx(want, rel=1e-5)
+    assert read_json(two / "train.json")["processes"] == 2
+
+
+def test_a_signal_stops_both_processes_and_one_can_go_on(tmp_path: Path, data: Path) -> None:
+    recipe, two = toy_recipe(steps=2000), tmp_path / "two"
+    process = torchrun(two, data, recipe)
+    while len(steps(two)) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0
+    assert (two / "errors.txt").read_text().count("stopped by SIGTERM after step") == 1
+    found, done = load_latest(two / "checkpoint"), len(steps(two))
+    assert found and 3 <= found.step == done < 2000
+    want = one_process(tmp_path / "one", data, recipe, last=done + 5)
+    assert one_process(two, data, recipe, last=done + 5, resume=True) == pytest.approx(want, rel=1e-4)
