@@ -48,13 +48,13 @@ def quickstart() -> Spec[Recipe]:
                 part(Rule, where="scale", use=part(Adam, lr=0.02)),
             ),
         ),
-        average=part(Ema, decay=0.98, corrected=True),
+        average=part(Ema, decay=0.95, corrected=True),
         quantize=(
             part(Rule, where="scale", use=part(Float, dtype="float16")),
             part(Rule, where="*", use=part(IntRows, bits=8, clip=part(SdClip, k=12.0))),
         ),
         pack=part(Pack, cap=1_000_000, coder=part(Smallest, coders=(part(Range), part(Brotli)))),
-        score=(part(Contiguous, window=256), part(Sliding, window=512, stride=128)),
+        score=(part(Contiguous, window=256), part(Sliding, window=256, stride=64)),
         proof=part(RoundTrip, bytes=16_000),
     )
 
@@ -63,9 +63,9 @@ def model() -> Spec[LM]:
     mixer = part(Attention, heads=4, kv_heads=4, core=part(Sdpa), qk=(part(QKNorm), part(Rope), part(QGain, init=1.5)))
     return part(
         LM,
-        dim=96,
+        dim=128,
         layers=2,
         embed=part(Embedding, std=0.02),
-        block=part(Block, mixer=mixer, mlp=part(MLP, hidden=288, act=part(LeakySquared, slope=0.5))),
+        block=part(Block, mixer=mixer, mlp=part(MLP, hidden=384, act=part(LeakySquared, slope=0.5))),
         head=part(TiedHead),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from bitgolf.data.batches import Batches
 from bitgolf.data.prepare import load_manifest
+from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json, write_json
@@ -44,9 +45,15 @@ def _train(
 ) -> dict[str, Any]:
     settings: Train = recipe["train"]()
     device = choose(world.local_rank)
+    vocab = load_manifest(data).vocab
+    if vocab != recipe["tokens.vocab"]:
+        journal.event(
+            "warning",
+            message=f"the recipe's vocabulary is {recipe['tokens.vocab']:,}, that of the shards {vocab:,}, which counts",
+        )
     stream = Stream(find_shards(data, "train"))
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
-    trainer = Trainer(recipe, load_manifest(data).vocab, batches, device, world, seed)
+    trainer = Trainer(recipe, vocab, batches, device, world, seed)
     graph = compile_task(trainer, settings.compile)
     parameters = sum(p.numel() for p in trainer.params.values())
     journal.say(f"device: {device.why}; {world.size} process{'es' * (world.size > 1)}; {graph}")
