@@ -161,15 +161,12 @@ def test_generate_and_ledger(finished: tuple[Path, dict[str, Any]]) -> None:
     assert {"name", "bytes", "elements", "bits_per_element", "codec"} == document["entries"][0].keys()
 
 
-def again(folder: Path, recipe: Spec[Recipe] | None = None, **options: Any) -> dict[str, Any]:
+def again(folder: Path, recipe: Spec[Recipe] | None = None, *, first: str | None = None) -> dict[str, Any]:
     from bitgolf.cli import resolve
 
     recipe = recipe or resolve(str(folder), [])
-    return start(
-        str(folder),
-        recipe,
-        **{"text": [], "shards": None, "out": None, "seed": 0, "devices": 1, "first": None, "resume": False, **options},
-    )
+    assert recipe
+    return start(str(folder), recipe, text=[], shards=None, out=None, seed=0, devices=1, first=first, resume=False)
 
 
 def test_what_is_fresh_is_not_redone(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.train import SentencePieceBPE
 from toy import toy_recipe
 
+Change = Callable[[dict[str, Any], dict[str, Any], dict[str, Section]], Any]
 IDS = torch.arange(12)[None] + 3
 
 
@@ -48,7 +49,7 @@ def logits(artifact: bytes) -> Tensor:
     return load(artifact).model(IDS)
 
 
-def rewritten(artifact: bytes, change: Callable[[dict[str, Any], dict[str, Any], dict[str, Section]], None]) -> bytes:
+def rewritten(artifact: bytes, change: Change) -> bytes:
     """The artifact with its header or sections changed and every checksum made right again."""
     a = read_artifact(artifact)
     recipe, meta, sections = copy.deepcopy(a.recipe), dict(a.meta), dict(a.sections)
@@ -56,7 +57,7 @@ def rewritten(artifact: bytes, change: Callable[[dict[str, Any], dict[str, Any],
     return artifact_bytes(recipe=recipe, meta=meta, sections=list(sections.values()))
 
 
-def set_at(*path: Any) -> Callable[[dict[str, Any], dict[str, Any], dict[str, Section]], None]:
+def set_at(*path: Any) -> Change:
     """A change of the recipe: the last of `path` is put where the rest points."""
 
     def change(recipe: dict[str, Any], meta: dict[str, Any], sections: dict[str, Section]) -> None:
@@ -68,7 +69,7 @@ def set_at(*path: Any) -> Callable[[dict[str, Any], dict[str, Any], dict[str, Se
     return change
 
 
-LIES: dict[str, Callable[[dict[str, Any], dict[str, Any], dict[str, Section]], None]] = {
+LIES: dict[str, Change] = {
     "endless layers": set_at("model", "layers", 10**9),
     "many layers": set_at("model", "layers", 513),
     "more layers than weights": set_at("model", "layers", 3),

@@ -12,7 +12,6 @@ from typing import Any
 
 from bitgolf.data.batches import Batches
 from bitgolf.data.prepare import load_manifest
-from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json, write_json
