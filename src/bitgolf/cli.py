@@ -185,7 +185,7 @@ def data_make(
         Path | None, typer.Option("--tokenizer", help="A SentencePiece model to use instead of training one.")
     ] = None,
     held_out: Annotated[
-        float, typer.Option("--held-out", min=0.0, max=0.9, help="Share of documents to hold out, by hash.")
+        float, typer.Option("--held-out", min=0.001, max=0.9, help="Share of documents to hold out, by hash.")
     ] = 0.05,
     as_json: Json = False,
 ) -> None:

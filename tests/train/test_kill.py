@@ -9,6 +9,7 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,10 +64,14 @@ def wait(process: BaseProcess, run: Path, phase: str, draw: random.Random) -> No
     time.sleep(draw.uniform(0, {"starting": 0.1, "training": 0.04, "writing": 0.005}[phase]))
 
 
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    log = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [event for event in log if event["event"] == kind]
+
+
 def losses(run: Path) -> dict[int, float]:
     """The last word of the log on each step."""
-    events = map(json.loads, (run / "log.jsonl").read_text().splitlines())
-    return {e["step"]: e["loss"] for e in events if e["event"] == "step"}
+    return {event["step"]: event["loss"] for event in events(run, "step")}
 
 
 @pytest.mark.slow
@@ -82,8 +87,10 @@ def test_twenty_kills_change_nothing(tmp_path: Path, data: Path, monkeypatch: py
         process.kill()
         assert finish(process) == -signal.SIGKILL, f"kill {i} came too late: make the run longer"
         torn += bool(parts(killed))
-    assert newest(killed) < STEPS and torn  # at least one kill came while a file was written
+    reached = newest(killed)
+    assert 0 < reached < STEPS and torn  # at least one kill came while a file was written
     assert finish(start(killed, data)) == finish(undisturbed) == 0
+    assert events(killed, "resume")[-1]["step"] == reached
     ends = [load_latest(run / "checkpoint") for run in (whole, killed)]
     assert ends[0] and ends[1] and ends[0].step == ends[1].step == STEPS
     assert same(ends[0].tensors, ends[1].tensors)
