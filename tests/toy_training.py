@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bitgolf.clock import Now
 from bitgolf.data.batches import Batches
 from bitgolf.data.prepare import load_manifest, prepare
 from bitgolf.data.shards import Stream, find_shards
@@ -18,12 +20,14 @@ from bitgolf.spec import Spec, part
 from bitgolf.text.documents import Document
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.train import SentencePieceBPE
+from bitgolf.train import checkpoint, loop
 from bitgolf.train.device import Device
 from bitgolf.train.dist import World
 from bitgolf.train.trainer import Trainer
 from toy import toy_recipe
 
 State = dict[str, Tensor]
+STEPS = 8
 
 
 class NoisyLoss(CrossEntropy):
@@ -47,7 +51,7 @@ def make_trainer(
     data: Path, recipe: Spec[Recipe] | None = None, *, seed: int = 0, rank: int = 0, noisy: bool = True
 ) -> Trainer:
     """A trainer on the CPU, for 8 steps unless the recipe says otherwise."""
-    recipe = recipe or toy_recipe(steps=8)
+    recipe = recipe or toy_recipe(steps=STEPS)
     recipe = recipe.set("train.objective", part(NoisyLoss)) if noisy else recipe
     settings = recipe["train"]()
     stream = Stream(find_shards(data, "train"))
@@ -60,3 +64,58 @@ def same(a: State, b: State) -> bool:
     """Whether two states are equal bit for bit."""
     forms = [{k: (t.dtype, t.shape, t.numpy().tobytes()) for k, t in state.items()} for state in (a, b)]
     return forms[0] == forms[1]
+
+
+# ---- runs of the loop -------------------------------------------------------------------------------------------
+
+
+def silent(kind: str, **fields: Any) -> None:
+    pass
+
+
+def short_recipe(*, seconds: float = 0.0, steps: int = STEPS, every: float = 1e9) -> Spec[Recipe]:
+    """A toy recipe that saves after so many seconds."""
+    return toy_recipe(steps=steps).set("train.seconds", seconds).set("train.checkpoint_seconds", every)
+
+
+def before_step(trainer: Trainer, act: Callable[[int], object]) -> Trainer:
+    """The trainer, with something that happens before each of its steps (0, 1, ...)."""
+    original = trainer.step
+
+    def acting(step: int, now: Now) -> Tensor:
+        act(step)
+        return original(step, now)
+
+    trainer.step = acting
+    return trainer
+
+
+def at(when: int, act: Callable[[], object]) -> Callable[[int], object]:
+    return lambda number: act() if number == when else None
+
+
+def crash() -> None:
+    raise RuntimeError("the machine is on fire")
+
+
+def newest(folder: Path) -> checkpoint.Checkpoint:
+    found = checkpoint.load_latest(folder)
+    assert found and not found.warnings
+    return found
+
+
+class FakeTime:
+    """A clock that goes on only when told."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def logger(losses: list[float]) -> loop.Report:
+    return lambda kind, **fields: losses.append(fields["loss"]) if kind == "step" else None

@@ -16,6 +16,7 @@ from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.journal import Journal
 from bitgolf.model.sockets import Norm
 from bitgolf.model.stream import RMSNorm
+from bitgolf.model.weight import Linear
 from bitgolf.spec import Place, Spec, part
 from bitgolf.train.checkpoint import load_latest, save
 from bitgolf.train.device import choose
@@ -96,7 +97,7 @@ def test_a_state_goes_on_where_it_was_saved(tmp_path: Path, data: Path, average:
     [
         (("average", None), r"average/count\.0 is \(\) torch.int64, and this recipe has absent"),
         (("average", part(Lawa, every=2, keep=3, below=1.1)), "average/"),
-        (("model.layers", 3), r"is absent, and this recipe has \(32, 32\)"),
+        (("model.layers", 3), r"is absent, and this recipe has \("),
         (("model.dim", 16), r"is \(.*32.*\) torch.float32, and this recipe has \(.*16"),
     ],
 )
@@ -138,7 +139,9 @@ def test_what_the_parts_touch_is_the_whole_model(data: Path) -> None:
     table = touched(trainer.task, recipe["model"], *probe(trainer))
     assert sum(t.parameters for t in table.values()) == sum(p.numel() for p in trainer.model.parameters())
     assert sum(t.tensors for t in table.values()) == len(trainer.params)
-    assert table["model.skeleton.Block"].calls == 2 and table["model.weight.Linear"] == (12, 14_336, 12)
+    matrices = [m.weight for m in trainer.task.modules() if type(m) is Linear]
+    assert table["model.weight.Linear"] == (len(matrices), sum(w.numel() for w in matrices), len(matrices))
+    assert table["model.skeleton.Block"].calls == recipe["model.layers"]
     assert not any(m._forward_hooks for m in trainer.task.modules())
 
 

@@ -9,6 +9,7 @@ from bitgolf.model.cores.sdpa import Sdpa
 from bitgolf.model.head import CrossEntropy, TiedHead
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.skeleton import LM, Block
+from bitgolf.model.stream import MixX0
 from bitgolf.model.weight import Embedding
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
@@ -36,13 +37,13 @@ def quickstart() -> Spec[Recipe]:
         train=part(
             Train,
             seconds=90.0,
-            rows=4,
+            rows=8,
             length=256,
             objective=part(CrossEntropy),
             schedule=part(WarmdownFraction, fraction=0.5),
             optim=(
                 part(
-                    Rule, where="matrix", use=part(Muon, lr=0.02, momentum=part(Ramp, start=0.85, end=0.95, steps=300))
+                    Rule, where="matrix", use=part(Muon, lr=0.03, momentum=part(Ramp, start=0.85, end=0.95, steps=300))
                 ),
                 part(Rule, where="embedding", use=part(Adam, lr=0.02)),
                 part(Rule, where="scale", use=part(Adam, lr=0.02)),
@@ -66,6 +67,8 @@ def model() -> Spec[LM]:
         dim=128,
         layers=2,
         embed=part(Embedding, std=0.02),
-        block=part(Block, mixer=mixer, mlp=part(MLP, hidden=384, act=part(LeakySquared, slope=0.5))),
+        block=part(
+            Block, enter=(part(MixX0),), mixer=mixer, mlp=part(MLP, hidden=384, act=part(LeakySquared, slope=0.5))
+        ),
         head=part(TiedHead),
     )

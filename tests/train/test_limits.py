@@ -1,0 +1,162 @@
+"""Where the loop ends: at numbers that are none, and at the limits of steps and time."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain, repeat
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitgolf.clock import Now
+from bitgolf.train import checkpoint, loop
+from bitgolf.train.loop import Diverged, train
+from bitgolf.train.trainer import Trainer
+from toy_training import (
+    FakeTime,
+    at,
+    before_step,
+    crash,
+    logger,
+    make_trainer,
+    newest,
+    short_recipe,
+    silent,
+)
+
+
+def record_clock(trainer: Trainer) -> list[float]:
+    """What the clock says at each step, as the schedules see it."""
+    seen: list[float] = []
+    original = trainer.step
+
+    def recorded(step: int, now: Now) -> Tensor:
+        seen.append(now.elapsed)
+        return original(step, now)
+
+    trainer.step = recorded
+    return seen
+
+
+# ---- numbers that are none -------------------------------------------------------------------------------------
+
+
+def spoil(trainer: Trainer, value: float) -> None:
+    with torch.no_grad():
+        trainer.params["model.blocks.0.mlp.up.weight"][0, 0] = value
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, data: Path, value: float) -> None:
+    trainer = make_trainer(data, short_recipe(every=0.0))
+    before_step(trainer, at(4, lambda: spoil(trainer, value)))
+    losses: list[float] = []
+    with pytest.raises(Diverged, match=r"the loss is nan at step 5\n.*learning rates.*train\.clip.*--resume"):
+        train(trainer, tmp_path, logger(losses), resume=False)
+    found = newest(tmp_path)
+    assert found.step == len(losses) == 4 and all(t.isfinite().all() for t in found.tensors.values())
+
+
+def test_losses_read_late_name_the_right_step(tmp_path: Path, data: Path) -> None:
+    """As on a GPU, where the loop does not wait for each loss."""
+    trainer = make_trainer(data)
+    steps: list[int] = []
+    losses = loop.Losses(trainer, lambda kind, **fields: steps.append(fields["step"]), lambda: 0.0, every=4)
+    for step, value in enumerate([3.0, 2.0, 1.0, 0.5, 2.0, math.nan, 1.0], start=1):
+        losses.add(step, torch.tensor(value))
+        assert steps == ([1, 2, 3, 4] if step >= 4 else [])
+    with pytest.raises(Diverged, match="nan at step 6"):
+        losses.flush()
+    assert steps == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["weights", "optimizer", "average"])
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path, data: Path, name: str) -> None:
+    """The loss of a step says nothing of the update after it."""
+    trainer = make_trainer(data, short_recipe(every=0.0))
+    update = trainer.update
+
+    def spoiled(now: Now) -> None:
+        update(now)
+        if now.step == 4:
+            next(t for k, t in trainer.state().items() if k.startswith(name) and t.dim() == 2)[0, 0] = math.inf
+
+    trainer.update = spoiled
+    with pytest.raises(Diverged, match=rf"{name}/.* is not finite after step 5\n"):
+        train(trainer, tmp_path, silent, resume=False)
+    assert newest(tmp_path).step == 4
+
+
+def test_a_learning_rate_that_is_far_too_high(tmp_path: Path, data: Path) -> None:
+    wild = short_recipe(every=0.0).set("train.optim.1.use.lr", 1e30)
+    with pytest.raises(Diverged):
+        train(make_trainer(data, wild), tmp_path, silent, resume=False)
+    found = checkpoint.load_latest(tmp_path)
+    assert found is None or all(t.isfinite().all() for t in found.tensors.values())
+
+
+# ---- the clock -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps", "done"), [(5.5, 0, 6), (5.0, 0, 5), (0.5, 0, 1), (3.5, 3, 3), (3.5, 5, 4), (100.0, 8, 8)]
+)
+def test_training_ends_at_the_first_step_past_a_limit(
+    tmp_path: Path, data: Path, clock: FakeTime, seconds: float, steps: int, done: int
+) -> None:
+    trainer = before_step(
+        make_trainer(data, short_recipe(seconds=seconds, steps=steps)), lambda number: clock.pass_by(1.0)
+    )
+    result = train(trainer, tmp_path, silent, resume=False)
+    found = newest(tmp_path)
+    assert result[:3] == (done, done * 4 * 32, float(done)) and found.step == done
+    assert found.meta["elapsed"] == result.seconds and found.meta["paths"] == list(trainer.params)
+    assert result.loss == found.meta["loss"] and math.isfinite(result.loss)
+
+
+def test_the_clock_goes_on_where_it_stopped(
+    tmp_path: Path, data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saving is on the clock; what happened between two calls is not, nor a step whose work was lost."""
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *values: (clock.pass_by(0.25), save(*values)))
+
+    def trainer(when: int) -> Trainer:
+        made = make_trainer(data, short_recipe(seconds=8.0, steps=0, every=2.0))
+        return before_step(made, lambda number: (at(when, crash)(number), clock.pass_by(1.0)))
+
+    with pytest.raises(RuntimeError):
+        train(trainer(5), tmp_path, silent, resume=False)
+    assert newest(tmp_path).meta["elapsed"] == 4.25  # steps 1 and 2, the first save, steps 3 and 4
+    clock.pass_by(500.0)
+    made = trainer(-1)
+    seen = record_clock(made)
+    assert train(made, tmp_path, silent, resume=True)[:3] == (8, 8 * 4 * 32, 8.5)
+    assert seen == [4.25, 5.25, 6.5, 7.5]
+
+
+@pytest.mark.parametrize(("every", "saves"), [(0.0, [1, 2, 3, 4, 5, 6]), (2.0, [2, 4, 6]), (4.0, [4, 6]), (99.0, [6])])
+def test_no_step_is_saved_twice(
+    tmp_path: Path, data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch, every: float, saves: list[int]
+) -> None:
+    """Also where a limit is reached just when a checkpoint is due."""
+    saved: list[int] = []
+    monkeypatch.setattr(loop, "checkpoint", SimpleNamespace(save=lambda folder, step, *rest: saved.append(step)))
+    trainer = before_step(make_trainer(data, short_recipe(steps=6, every=every)), lambda number: clock.pass_by(1.0))
+    train(trainer, tmp_path, silent, resume=False)
+    assert saved == saves
+
+
+def test_every_process_goes_by_the_first_ones_clock(
+    tmp_path: Path, data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learning rate that follows each process's own clock would pull their weights apart."""
+    theirs = chain([0.0, 1.0, 2.5], repeat(6.0))
+    monkeypatch.setattr(loop, "agree", lambda value, world: next(theirs) if isinstance(value, float) else value)
+    trainer = make_trainer(data, short_recipe(seconds=5.0, steps=0), rank=1)
+    seen = record_clock(trainer)
+    assert train(trainer, tmp_path, silent, resume=False).steps == 3
+    assert seen == [0.0, 1.0, 2.5]
