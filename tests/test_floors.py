@@ -9,7 +9,7 @@ from pathlib import Path
 import bitgolf
 
 FLOORS = [
-    {"errors", "files", "clock", "journal", "environment", "page", "spec", "rules", "names", "grids", "text"},
+    {"errors", "files", "clock", "journal", "environment", "page", "edits", "spec", "rules", "names", "grids", "text"},
     {"recipe", "tokens", "optim", "average", "pack"},
     {"data", "model"},
     {"quantize", "train"},
@@ -21,6 +21,7 @@ FLOORS = [
 ]
 TOGETHER = {
     "spec",
+    "edits",
     "errors",
     "files",
     "clock",

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitgolf.edits import append, but, diff, without
 from bitgolf.errors import RecipeError
 from bitgolf.model.mlp import MLP, LeakySquared, ReluSquared
 from bitgolf.model.stream import MixX0
@@ -15,7 +16,7 @@ from bitgolf.names import from_json, lookup, set_text
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import identity
 from bitgolf.recipes import describe, get, names
-from bitgolf.spec import Spec, append, but, diff, part, without
+from bitgolf.spec import Spec, part
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from bitgolf.edits import but
 from bitgolf.model.attend import Attention, QGain, QKNorm, Rope
 from bitgolf.model.cores.sdpa import Sdpa
 from bitgolf.model.head import Softcap, TiedHead
@@ -14,7 +15,7 @@ from bitgolf.model.weight import Embedding
 from bitgolf.recipe import Recipe
 from bitgolf.recipes import get
 from bitgolf.score.windows import Contiguous, Sliding
-from bitgolf.spec import Place, Spec, but, part
+from bitgolf.spec import Place, Spec, part
 
 VOCAB = 64
 

@@ -65,7 +65,7 @@ def show(recipe: str, sets: Sets = [], as_json: Json = False) -> None:  # noqa: 
 @app.command()
 def diff(a: str, b: str, as_json: Json = False) -> None:
     """Compare two recipes, path by path."""
-    from bitgolf.spec import diff as spec_diff
+    from bitgolf.edits import diff as spec_diff
 
     rows = spec_diff(resolve(a, []), resolve(b, []))
     document = [{"path": p, "a": x, "b": y} for p, x, y in rows]

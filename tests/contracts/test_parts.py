@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitgolf.edits import append, but
 from bitgolf.model.core import Bus, Part, roles
 from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
 from bitgolf.model.head import Head, UntiedHead
@@ -33,7 +34,7 @@ from bitgolf.model.sockets import (
 from bitgolf.model.weight import Embedding, HeadLinear, Linear
 from bitgolf.names import load_rooms
 from bitgolf.score.stream import Reader
-from bitgolf.spec import Place, Spec, append, but, part
+from bitgolf.spec import Place, Spec, part
 from toy import VOCAB, built, toy_model
 
 Edit = Callable[[Spec[Any]], Spec[Any]]

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bitgolf.edits import but
 from bitgolf.model.core import Bus
 from bitgolf.model.head import CrossEntropy, UntiedHead
 from bitgolf.model.skeleton import LM
 from bitgolf.recipes import get
-from bitgolf.spec import Place, Spec, but, part
+from bitgolf.spec import Place, Spec, part
 
 LAYERS = 9
 NAMES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitgolf.edits import but
 from bitgolf.grids.clip import SdClip
 from bitgolf.model.attend import Attention, QGain
 from bitgolf.model.mlp import MLP, LeakySquared
@@ -13,7 +14,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.recipes.baseline import baseline
 from bitgolf.rules import Rule
 from bitgolf.score.windows import Contiguous, Sliding
-from bitgolf.spec import Spec, but, part
+from bitgolf.spec import Spec, part
 
 
 def midsize() -> Spec[Recipe]:

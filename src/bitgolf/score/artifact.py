@@ -117,7 +117,7 @@ def _check_numbers(value: Any) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_numbers(item)
-    elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+    elif isinstance(value, int | float) and abs(value) > LARGEST_NUMBER:
         raise RecipeError(f"the number {value} is too large")
 
 
