@@ -263,3 +263,12 @@ def test_a_run_that_was_killed_resumes_to_the_same_artifact(
     )
     assert "resumed after step" in with_proof.stderr
     assert (out / "artifact.bg").read_bytes() == (finished[0] / "artifact.bg").read_bytes()
+
+
+def test_two_processes_train_to_the_same_model(
+    finished: tuple[Path, dict[str, Any]], text: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    words = ("run", str(recipe_file), "--text", str(text), "--out", str(tmp_path / "two"), "--devices", "2")
+    d = json.loads(bitgolf(*words, "--set", "proof=none", "--json").stdout)
+    assert d["bpb"]["trained"] == pytest.approx(finished[1]["bpb"]["trained"], rel=1e-4)
+    assert read_json(tmp_path / "two" / "train.json")["processes"] == 2

@@ -193,7 +193,8 @@ def data_make(
     from bitgolf.verbs import make_data
 
     d = make_data(folder, text, vocab, tokenizer, held_out)
-    emit(as_json, d, f"{folder}: {d['train']['tokens']:,} training tokens, {d['val']['tokens']:,} validation tokens")
+    counts = f"{folder}: {d['train']['tokens']:,} training tokens, {d['val']['tokens']:,} validation tokens"
+    emit(as_json, d, "\n".join([counts, *(f"{f['severity']}: {f['message']}" for f in d["findings"])]))
 
 
 @data_app.command("check")

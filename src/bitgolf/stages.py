@@ -32,10 +32,14 @@ from bitgolf.score.referee import score as referee_score
 from bitgolf.score.referee import with_last_end
 from bitgolf.spec import part
 from bitgolf.text.documents import Files, split
+from bitgolf.tokens.audit import audit
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.train import checkpoint
 from bitgolf.train.device import choose
+from bitgolf.train.launch import launch
 from bitgolf.train.worker import train_run
+
+AUDITED = 20  # held-out documents on which a tokenizer's byte table is tried
 
 
 def prepare_inputs(run: Run) -> list[Any]:
@@ -68,6 +72,9 @@ def prepare(run: Run) -> dict[str, Any]:
     run.journal.say(
         f"tokenizer: vocabulary {tokenizer.vocab:,}, {'lossless' if tokenizer.lossless else 'not lossless'}"
     )
+    for finding in audit(tokenizer, (d.data for d in held_out[:AUDITED])):
+        if finding.rule != "challenge-table":  # we never count with it
+            run.journal.event("warning", message=f"tokenizer: {finding.message}")
     manifest = prepare_data(training, held_out, tokenizer, run.data)
     write_bytes(run.data / "val.raw", b"".join(d.data for d in held_out))
     write_json(run.data / "val.lengths.json", [len(d.data) for d in held_out])
@@ -80,7 +87,7 @@ def prepare(run: Run) -> dict[str, Any]:
 def train(run: Run) -> dict[str, Any]:
     """Shards -> checkpoints. One process here, or many under torchrun."""
     if run.devices > 1:
-        _torchrun(run)
+        launch(run.devices, run.folder, run.data, seed=run.seed, resume=run.resume)
     else:
         train_run(run.recipe, run.data, run.folder, seed=run.seed, resume=run.resume, journal=run.journal)
     return read_json(run.folder / "train.json")
@@ -107,25 +114,6 @@ def claim_checkpoints(run: Run) -> None:
     if run.fresh_start and folder.exists():
         shutil.rmtree(folder)
     write_json(mine, key)
-
-
-def _torchrun(run: Run) -> None:
-    """N processes on this host; each finds the recipe in the run's folder."""
-    worker = ["-m", "bitgolf.train.worker", str(run.folder), str(run.data), str(run.seed), str(int(run.resume))]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={run.devices}",
-        *worker,
-    ]
-    if subprocess.run(command, check=False).returncode:
-        raise BitgolfError(
-            f"training on {run.devices} processes failed",
-            place=str(run.folder),
-            mend="see run.log and the messages above",
-        )
 
 
 def vocabulary(run: Run) -> int:
@@ -239,14 +227,10 @@ def validation(data: Path) -> tuple[np.ndarray, int]:
 
 
 def _fresh_process(run: Run, *words: str) -> dict[str, Any]:
-    """Run a verb of this program in a process of its own and read its JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bitgolf", *words, "--json"], capture_output=True, text=True, check=False
-    )
+    """Run a verb of this program in a process of its own and read its JSON; its progress is shown as it comes."""
+    done = subprocess.run([sys.executable, "-m", "bitgolf", *words, "--json"], stdout=subprocess.PIPE, check=False)
     if done.returncode:
-        raise BitgolfError(
-            f"`bitgolf {words[0]}` failed in a fresh process: {done.stderr.strip()}", place=str(run.folder)
-        )
+        raise BitgolfError(f"`bitgolf {words[0]}` failed in a fresh process, as said above", place=str(run.folder))
     return json.loads(done.stdout)
 
 

@@ -24,6 +24,7 @@ from bitgolf.score.referee import with_last_end
 from bitgolf.score.sample import generate
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.text.documents import read_documents, split
+from bitgolf.tokens.audit import audit
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.train import SentencePieceBPE
 from bitgolf.train.device import choose
@@ -159,8 +160,9 @@ def make_data(
 ) -> dict[str, Any]:
     training, validation = split(read_documents(text), held_out)
     proto = tokenizer.read_bytes() if tokenizer else SentencePieceBPE(vocab=vocab).train(d.data for d in training)
-    manifest = prepare(training, validation, Tokenizer(proto), folder)
-    return manifest.to_json()
+    made = Tokenizer(proto)
+    findings = [f._asdict() for f in audit(made, (d.data for d in validation[:20]))]
+    return {**prepare(training, validation, made, folder).to_json(), "findings": findings}
 
 
 def check_data(folder: Path) -> dict[str, Any]:
