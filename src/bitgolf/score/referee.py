@@ -38,7 +38,7 @@ def score(
     raw_bytes: int,
     method: Method,
     *,
-    batch_tokens: int = 16_384,
+    batch_tokens: int = 4096,
     progress: Progress | None = None,
 ) -> Score:
     """Score every token of `stream` but the first, exactly once.
