@@ -25,6 +25,7 @@ from bitgolf.recipes import get
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
 from bitgolf.score.windows import Contiguous
+from bitgolf.spec import Place
 from bitgolf.train.device import choose
 from bitgolf.train.dist import World
 from bitgolf.train.trainer import Trainer
@@ -45,7 +46,7 @@ def main() -> None:
         shard = Path(folder) / "train_000000.bin"
         write_shard(shard, np.random.default_rng(0).integers(4, vocab, 4 * settings.rows * settings.length))
         batches = Batches(Stream([shard]), rows=settings.rows, length=settings.length, order=settings.order(), seed=0)
-        trainer = Trainer(recipe, vocab, batches, device, World(), 0)
+        trainer = Trainer(recipe, Place(vocab=vocab), batches, device, World(), 0)
         speeds = [train_round(trainer) for _ in range(ROUNDS + 1)][1:]
         player = StaticPlayer(trainer.model, vocab, device)
         stream = batches.stream.window(0, min(len(batches.stream), 65_536))

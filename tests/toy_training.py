@@ -16,7 +16,7 @@ from bitgolf.data.prepare import load_manifest, prepare
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.model.head import CrossEntropy
 from bitgolf.recipe import Recipe
-from bitgolf.spec import Spec, part
+from bitgolf.spec import Place, Spec, part
 from bitgolf.text.documents import Document
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.train import SentencePieceBPE
@@ -57,7 +57,7 @@ def make_trainer(
     stream = Stream(find_shards(data, "train"))
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
     device = Device(torch.device("cpu"), torch.float32, "a test")
-    return Trainer(recipe, load_manifest(data).vocab, batches, device, World(rank=rank), seed)
+    return Trainer(recipe, Place(vocab=load_manifest(data).vocab), batches, device, World(rank=rank), seed)
 
 
 def same(a: State, b: State) -> bool:

@@ -116,13 +116,10 @@ def claim_checkpoints(run: Run) -> None:
     write_json(mine, key)
 
 
-def vocabulary(run: Run) -> int:
-    """The size of the tokenizer that the shards were made with; the recipe's own may be another, or none."""
-    return Tokenizer.load(run.data / "tokenizer.model").vocab
-
-
 def empty_model(run: Run) -> LM:
-    return build_empty(run.recipe["model"], vocabulary(run))
+    """For the tokenizer that the shards were made with; the recipe's own may be another, or smaller."""
+    tokenizer = Tokenizer.load(run.data / "tokenizer.model")
+    return build_empty(run.recipe["model"], tokenizer.vocab, tokenizer.bos)
 
 
 def average(run: Run) -> dict[str, Any]:
@@ -203,7 +200,7 @@ def score(run: Run) -> dict[str, Any]:
     for name in ("trained", "averaged"):
         model = empty_model(run)
         model.load_state_dict(load_file(run.folder / f"{name}.safetensors"), assign=True)
-        player = StaticPlayer(model, vocabulary(run), choose())
+        player = StaticPlayer(model, model.embed.weight.shape[0], choose())
         bpb[name] = referee_score(player, stream, raw_bytes, first).bpb
         run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first.name}, in memory)")
     results = _fresh_process(run, "score", str(run.folder / "artifact.bg"), "--shards", str(run.data))["methods"]

@@ -63,12 +63,17 @@ class LM(Part):
     ) -> None:
         super().__init__()
         at = at._replace(dim=dim, layers=layers)
+        self.bos = at.bos
         self.embed = embed(at)
         self.enter = chain(enter, at)
         self.blocks = nn.ModuleList(block(at._replace(layer=i)) for i in range(layers))
         self.depth = depth(at)
         self.norm = norm(at)
         self.head = head(at)
+
+    def bus(self, ids: Tensor) -> Bus:
+        """What flows past the blocks when these ids, (B, T), are read at once."""
+        return Bus(ids, self.bos)
 
     def hidden(self, bus: Bus) -> Tensor:
         """The normalised last state, (B, T, D)."""
@@ -82,4 +87,4 @@ class LM(Part):
         return self.head(x, self.embed)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.logits(self.hidden(Bus(ids)))
+        return self.logits(self.hidden(self.bus(ids)))

@@ -40,10 +40,10 @@ class Loaded(NamedTuple):
     digest: bytes
 
 
-def build_empty(model: Spec[LM], vocab: int) -> LM:
+def build_empty(model: Spec[LM], vocab: int, bos: int = 1) -> LM:
     """The recipe's model without values: shapes, paths and roles only."""
     with torch.device("meta"):
-        return model(Place(vocab=vocab))
+        return model(Place(vocab=vocab, bos=bos))
 
 
 def write(path: Path, recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) -> Artifact:
@@ -83,16 +83,16 @@ def _load(artifact: Artifact, digest: bytes) -> Loaded:
     recipe, vocab = _recipe(artifact), artifact.meta.get("vocab")
     if not isinstance(vocab, int) or not 2 <= vocab <= 1 << 16:
         raise DamagedError(f"an impossible vocabulary, {vocab!r}")
-    model = build_empty(recipe["model"], vocab)
-    shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
-    if sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
-        raise DamagedError("the recipe's model is larger than any artifact may be")
     sections = dict(artifact.sections)
     if "tokenizer" not in sections:
         raise DamagedError("there is no tokenizer")
     tokenizer = Tokenizer(unpack_blob(sections.pop("tokenizer"), TOKENIZER))
     if tokenizer.vocab != vocab:
         raise DamagedError(f"the tokenizer has {tokenizer.vocab} tokens, the model {vocab}")
+    model = build_empty(recipe["model"], vocab, tokenizer.bos)
+    shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
+    if sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
+        raise DamagedError("the recipe's model is larger than any artifact may be")
     kinds = roles(model)
     codes = unpack_codes(sections, layout(shapes, kinds, recipe["quantize"]), kinds, recipe["pack"]().coder)
     model.load_state_dict(decode_all(codes, shapes, kinds, recipe["quantize"]), assign=True)

@@ -119,7 +119,7 @@ def _walk(codec: Codec, count: int, lanes: int) -> Iterator[tuple[int, int, np.n
     """(time, lanes that still have a token, their probabilities (live, V), reader) for every time step."""
     if not count:
         return
-    reader = Reader(codec.model, lanes, codec.method.window, codec.method.stride, codec.tokenizer.bos)
+    reader = Reader(codec.model, lanes, codec.method.window, codec.method.stride)
     long, rest = divmod(count, lanes)
     for t in range(long + (rest > 0)):
         live = lanes if t < long else rest

@@ -7,7 +7,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bitgolf.model.core import Bus
 from bitgolf.model.skeleton import LM
 from bitgolf.train.device import Device
 
@@ -40,7 +39,7 @@ class StaticPlayer:
     @torch.no_grad()
     def predict(self, tokens: Tensor, keep: int) -> Tensor:
         with self.device.autocast():
-            hidden = self.model.hidden(Bus(tokens.to(self.device.device)))
+            hidden = self.model.hidden(self.model.bus(tokens.to(self.device.device)))
             return self.model.logits(hidden[:, -keep:]).float()
 
     def observe(self, tokens: Tensor) -> None:

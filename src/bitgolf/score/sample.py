@@ -19,7 +19,7 @@ def generate(
     temperature 0 takes the likeliest token; `top` keeps the likeliest so many, 0 all of them.
     """
     generator = torch.Generator().manual_seed(seed)
-    reader = Reader(model, 1, window, max(1, window // 2), tokenizer.bos)
+    reader = Reader(model, 1, window, max(1, window // 2))
     for token in tokenizer.encode(prompt).tolist():
         reader.push(torch.tensor([token]))
     yield prompt

@@ -36,8 +36,8 @@ class Memory:
 class StreamingBus(Bus):
     """A bus that continues a memory: positions go on, keys and values of the past are recalled."""
 
-    def __init__(self, ids: Tensor, memory: Memory) -> None:
-        super().__init__(ids)
+    def __init__(self, ids: Tensor, bos: int, memory: Memory) -> None:
+        super().__init__(ids, bos)
         self.memory = memory
         self.first, self.end = memory.length, memory.length + ids.shape[1]
         memory.ids[:, self.first : self.end] = ids
@@ -71,15 +71,15 @@ class StreamingBus(Bus):
 class Reader:
     """Reads B lanes token by token and predicts the next one of each."""
 
-    def __init__(self, model: LM, lanes: int, window: int, stride: int, bos: int = 1) -> None:
+    def __init__(self, model: LM, lanes: int, window: int, stride: int) -> None:
         self.model, self.window, self.stride = model.eval(), window, stride
         self.device = next(model.parameters()).device
         self.memory = Memory(lanes, window, self.device)
-        self.logits = self._read(torch.full((lanes, 1), bos, device=self.device))
+        self.logits = self._read(torch.full((lanes, 1), model.bos, device=self.device))
 
     @torch.no_grad()
     def _read(self, ids: Tensor) -> Tensor:
-        hidden = self.model.hidden(StreamingBus(ids, self.memory))
+        hidden = self.model.hidden(StreamingBus(ids, self.model.bos, self.memory))
         self.memory.length += ids.shape[1]
         return self.model.logits(hidden[:, -1:])[:, -1].float()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bitgolf.clock import Now
 from bitgolf.data.batches import Batches
 from bitgolf.errors import DamagedError
-from bitgolf.model.core import Bus, roles
+from bitgolf.model.core import roles
 from bitgolf.model.skeleton import LM
 from bitgolf.model.sockets import Objective
 from bitgolf.optim.clip import clip_by_norm
@@ -31,19 +31,18 @@ class Task(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        return self.objective(self.model.hidden(Bus(ids)), targets, self.model.logits)
+        return self.objective(self.model.hidden(self.model.bus(ids)), targets, self.model.logits)
 
 
 class Trainer:
     """Model, optimizer and average of one process; `step` is a function of the batch, the time and the state alone."""
 
     def __init__(
-        self, recipe: Spec[Recipe], vocab: int, batches: Batches, device: Device, world: World, seed: int
+        self, recipe: Spec[Recipe], place: Place, batches: Batches, device: Device, world: World, seed: int
     ) -> None:
         self.settings: Train = recipe["train"]()
         self.device, self.world, self.batches = device, world, batches
         torch.manual_seed(seed)
-        place = Place(vocab=vocab)
         self.model: LM = recipe["model"](place)
         task = Task(self.model, self.settings.objective(place._replace(dim=recipe["model.dim"])))
         self.task = task.to(device.device)

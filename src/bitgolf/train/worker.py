@@ -18,7 +18,7 @@ from bitgolf.files import read_json, write_json
 from bitgolf.journal import Journal
 from bitgolf.names import from_json
 from bitgolf.recipe import Recipe
-from bitgolf.spec import Spec
+from bitgolf.spec import Place, Spec
 from bitgolf.train import dist, loop
 from bitgolf.train.device import choose
 from bitgolf.train.settings import Train
@@ -44,15 +44,15 @@ def _train(
 ) -> dict[str, Any]:
     settings: Train = recipe["train"]()
     device = choose(world.local_rank)
-    vocab = load_manifest(data).vocab
-    if vocab != recipe["tokens.vocab"]:
+    manifest = load_manifest(data)
+    if manifest.vocab != recipe["tokens.vocab"]:
         journal.event(
             "warning",
-            message=f"the recipe's vocabulary is {recipe['tokens.vocab']:,}, that of the shards {vocab:,}, which counts",
+            message=f"the recipe's vocabulary is {recipe['tokens.vocab']:,}, that of the shards {manifest.vocab:,}, which counts",
         )
     stream = Stream(find_shards(data, "train"))
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
-    trainer = Trainer(recipe, vocab, batches, device, world, seed)
+    trainer = Trainer(recipe, Place(vocab=manifest.vocab, bos=manifest.bos), batches, device, world, seed)
     graph = compile_task(trainer, settings.compile)
     parameters = sum(p.numel() for p in trainer.params.values())
     journal.say(f"device: {device.why}; {world.size} process{'es' * (world.size > 1)}; {graph}")
