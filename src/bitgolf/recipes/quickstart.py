@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bitgolf.average.ema import Ema
-from bitgolf.grids.clip import SdClip
+from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attend import Attention, QGain, QKNorm, Rope
 from bitgolf.model.cores.sdpa import Sdpa
 from bitgolf.model.head import CrossEntropy, TiedHead
@@ -52,7 +52,7 @@ def quickstart() -> Spec[Recipe]:
         average=part(Ema, decay=0.95, corrected=True),
         quantize=(
             part(Rule, where="scale", use=part(Float, dtype="float16")),
-            part(Rule, where="*", use=part(IntRows, bits=8, clip=part(SdClip, k=12.0))),
+            part(Rule, where="*", use=part(IntRows, bits=8, clip=part(MaxClip))),
         ),
         pack=part(Pack, cap=1_000_000, coder=part(Smallest, coders=(part(Range), part(Brotli)))),
         score=(part(Contiguous, window=256), part(Sliding, window=256, stride=64)),
