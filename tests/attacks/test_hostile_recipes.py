@@ -72,6 +72,7 @@ def set_at(*path: Any) -> Change:
 LIES: dict[str, Change] = {
     "endless layers": set_at("model", "layers", 10**9),
     "many layers": set_at("model", "layers", 513),
+    "millions of layers": set_at("model", "layers", 2**22),
     "more layers than weights": set_at("model", "layers", 3),
     "no layers": set_at("model", "layers", 0),
     "negative layers": set_at("model", "layers", -1),

@@ -125,16 +125,18 @@ class Recorder(nn.Module):
 @pytest.mark.parametrize("layers", [1, 2, 5, 9])
 def test_unet_pairs_adjacent_layers_first(layers: int) -> None:
     unet = UNet(Place(vocab=4, dim=1, layers=layers))
+    unet.weight.data.copy_(torch.arange(2.0, 2 + len(unet.weight))[:, None])  # so that the order of the pairs shows
+    unet.double()
     blocks = nn.ModuleList(Recorder(i) for i in range(layers))
     out = unet(torch.zeros(1, 1, 1, dtype=torch.float64), Bus(torch.zeros(1, 1)), blocks)
     x, outputs = torch.zeros((), dtype=torch.float64), []
     for i in range(layers):
         if i >= layers // 2 and outputs:
-            x = x + outputs.pop()
+            x = x + (2 + i - layers // 2) * outputs.pop()
         x = x + 10.0**i
         if i < layers // 2:
             outputs.append(x)
-    assert out.item() == x.item() and len(unet.weight) == layers // 2
+    assert out.item() == pytest.approx(x.item(), rel=1e-12) and len(unet.weight) == layers // 2
 
 
 def test_straight_visits_every_block_once() -> None:

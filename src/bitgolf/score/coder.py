@@ -172,7 +172,7 @@ def _checked(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _contexts(window: int, stride: int) -> Method:
-    if not 1 <= stride <= window <= 1 << 20:
+    if not 1 <= stride <= window <= 1 << 16:
         raise DamagedError(f"the compressed file names an impossible window ({window}, {stride})")
     method = Method()
     method.name, method.window, method.stride = "coder", window, stride
