@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from bitgolf.model.core import roles
-from bitgolf.model.skeleton import LM
 from bitgolf.optim.groups import Optimizer
 from bitgolf.quantize.forecast import forecast
 from bitgolf.recipe import Recipe, identity
@@ -24,7 +23,7 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
     model = build_empty(recipe["model"], vocab)
     kinds, params = roles(model), dict(model.named_parameters())
     with torch.device("meta"):
-        Optimizer(params, kinds, recipe["train"]().optim)
+        optimizer = Optimizer(params, kinds, recipe["train"]().optim)
     shapes = {path: tuple(p.shape) for path, p in params.items()}
     pack = recipe["pack"]()
     streams = forecast(shapes, kinds, recipe["quantize"], pack.coder)
@@ -33,7 +32,7 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
         "bytes": sum(streams.values()) + HEADER,
         "cap": pack.cap,
         "streams": streams,
-        "memory": memory(recipe, model),
+        "memory": memory(recipe, optimizer, count),
     }
     by_role = Counter()
     for path, p in params.items():
@@ -57,13 +56,10 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
     }
 
 
-def memory(recipe: Spec[Recipe], model: LM) -> int:
+def memory(recipe: Spec[Recipe], optimizer: Optimizer, parameters: int) -> int:
     """Bytes of weights, gradients, optimizer and average in training, all float32; activations come on top."""
-    with torch.device("meta"):
-        optimizer = Optimizer(dict(model.named_parameters()), roles(model), recipe["train"]().optim)
     state = sum(t.numel() * t.element_size() for t in optimizer.state().values())
-    weights = sum(p.numel() * 4 for p in model.parameters())
-    return state + weights * (3 if recipe["average"] else 2)
+    return state + 4 * parameters * (3 if recipe["average"] else 2)
 
 
 def cautions(recipe: Spec[Recipe], size: int) -> list[str]:

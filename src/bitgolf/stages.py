@@ -6,15 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.prepare import prepare as prepare_data
-from bitgolf.data.shards import Stream, find_shards
 from bitgolf.environment import environment
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, value_digest, write_bytes, write_json
@@ -29,7 +27,7 @@ from bitgolf.recipe import identity
 from bitgolf.score.artifact import build_empty, write
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score as referee_score
-from bitgolf.score.referee import with_last_end
+from bitgolf.score.text import validation
 from bitgolf.spec import part
 from bitgolf.text.documents import Files, split
 from bitgolf.tokens.audit import audit
@@ -37,6 +35,7 @@ from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.train import checkpoint
 from bitgolf.train.device import choose
 from bitgolf.train.launch import launch
+from bitgolf.train.trainer import average_state
 from bitgolf.train.worker import train_run
 
 AUDITED = 20  # held-out documents on which a tokenizer's byte table is tried
@@ -132,17 +131,11 @@ def average(run: Run) -> dict[str, Any]:
     live = {path: found.tensors[f"weights/{path}"] for path in found.meta["paths"]}  # in the order of the average
     means = live
     if run.recipe["average"]:
-        kept: dict[str, dict[int, Any]] = {}
-        for key, value in found.tensors.items():
-            if key.startswith("average/"):
-                name, _, i = key.removeprefix("average/").rpartition(".")
-                kept.setdefault(name, {})[int(i)] = value
-        state = {name: [values[i] for i in range(len(values))] for name, values in kept.items()}
+        state = average_state(found.tensors)
         means = dict(zip(live, run.recipe["average"]().result(state, list(live.values())), strict=True))
     for name, weights in (("trained", live), ("averaged", means)):
         own = {k.removeprefix("model."): v.float().contiguous() for k, v in weights.items() if k.startswith("model.")}
-        save_file(own, run.folder / f".{name}.part")
-        (run.folder / f".{name}.part").replace(run.folder / f"{name}.safetensors")
+        write_bytes(run.folder / f"{name}.safetensors", safetensors_bytes(own))
     return {"step": found.step, "by": run.recipe["average"].name if run.recipe["average"] else "none"}
 
 
@@ -215,14 +208,6 @@ def score(run: Run) -> dict[str, Any]:
         else None
     )
     return {"bpb": bpb, "methods": results, "proof": proof}
-
-
-def validation(data: Path) -> tuple[np.ndarray, int]:
-    """The validation stream, closed by a last BOS, and the bytes of its text."""
-    manifest = load_manifest(data)
-    tokenizer = Tokenizer((data / "tokenizer.model").read_bytes())
-    stream = Stream(find_shards(data, "val"))
-    return with_last_end(stream.window(0, len(stream)), tokenizer.bos), manifest.val.encoded_bytes
 
 
 def _fresh_process(run: Run, *words: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from bitgolf.data.prepare import check, load_manifest, prepare
-from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import write_bytes
 from bitgolf.journal import Journal
@@ -22,6 +21,7 @@ from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score as referee_score
 from bitgolf.score.referee import with_last_end
 from bitgolf.score.sample import generate
+from bitgolf.score.text import validation
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.text.documents import read_documents, split
 from bitgolf.tokens.audit import audit
@@ -75,8 +75,7 @@ def _from_shards(folder: Path, loaded: Loaded) -> tuple[np.ndarray, int]:
             place=str(folder),
             mend="score raw text with --text",
         )
-    stream = Stream(find_shards(folder, "val"))
-    return with_last_end(stream.window(0, len(stream)), loaded.tokenizer.bos), manifest.val.encoded_bytes
+    return validation(folder)
 
 
 def _from_text(text: Sequence[Path], loaded: Loaded, journal: Journal) -> tuple[np.ndarray, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitgolf.model.core import Part, chain
 from bitgolf.model.sockets import Cap, Objective
@@ -15,10 +15,18 @@ from bitgolf.spec import Place, Spec, part, register
 
 
 class Head(Part):
-    """(B, T, D) and the embedding -> logits (B, T, V)."""
+    """(B, T, D) and the embedding -> logits (B, T, V): a projection, then the chain of caps."""
+
+    caps: nn.ModuleList
+
+    def project(self, x: Tensor, embed: Embedding) -> Tensor:
+        raise NotImplementedError
 
     def forward(self, x: Tensor, embed: Embedding) -> Tensor:
-        raise NotImplementedError
+        z = self.project(x, embed)
+        for p in self.caps:
+            z = p(z)
+        return z
 
 
 @register
@@ -29,11 +37,8 @@ class TiedHead(Head):
         super().__init__()
         self.caps = chain(caps, at)
 
-    def forward(self, x: Tensor, embed: Embedding) -> Tensor:
-        z = embed.project(x)
-        for p in self.caps:
-            z = p(z)
-        return z
+    def project(self, x: Tensor, embed: Embedding) -> Tensor:
+        return embed.project(x)
 
 
 @register
@@ -47,11 +52,8 @@ class UntiedHead(Head):
         self.linear = linear(at.matrix(at.dim, at.vocab, zero=True))
         self.caps = chain(caps, at)
 
-    def forward(self, x: Tensor, embed: Embedding) -> Tensor:
-        z = self.linear(x)
-        for p in self.caps:
-            z = p(z)
-        return z
+    def project(self, x: Tensor, embed: Embedding) -> Tensor:
+        return self.linear(x)
 
 
 @register

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -113,6 +113,16 @@ class Trainer:
 
     def snapshot(self) -> dict[str, Tensor]:
         return {k: v.clone() for k, v in self.state().items()}
+
+
+def average_state(state: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+    """The average's own state within that of a `Trainer`: the inverse of how `Trainer.state` names it."""
+    kept: dict[str, dict[int, Tensor]] = {}
+    for key, value in state.items():
+        if key.startswith("average/"):
+            name, _, i = key.removeprefix("average/").rpartition(".")
+            kept.setdefault(name, {})[int(i)] = value
+    return {name: [values[i] for i in range(len(values))] for name, values in kept.items()}
 
 
 def compile_task(trainer: Trainer, mode: str) -> str:

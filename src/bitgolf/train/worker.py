@@ -59,7 +59,7 @@ def _train(
     journal.say(
         f"{parameters:,} parameters; {len(stream):,} training tokens; batches of {settings.rows} x {settings.length}"
     )
-    inputs, targets = batches.batch(0, 0, settings.rows)
+    inputs, targets = batches.rows(0, 0, 1)
     acts = touched(trainer.task, recipe["model"], trainer.to_device(inputs), trainer.to_device(targets))
     table = [{"part": k, **v._asdict()} for k, v in acts.items()]
     table += [
