@@ -11,7 +11,7 @@ from bitgolf.model.head import Softcap, TiedHead
 from bitgolf.model.mlp import MLP, ReluSquared
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.stream import MixX0
-from bitgolf.model.weight import Embedding
+from bitgolf.model.weight import Embedding, Normal
 from bitgolf.recipe import Recipe
 from bitgolf.recipes import get
 from bitgolf.score.windows import Contiguous, Sliding
@@ -27,7 +27,7 @@ def toy_model() -> Spec[LM]:
         LM,
         dim=32,
         layers=3,
-        embed=part(Embedding, std=0.3),
+        embed=part(Embedding, init=part(Normal, std=0.3)),
         block=part(Block, enter=(part(MixX0),), mixer=mixer, mlp=part(MLP, hidden=48, act=part(ReluSquared))),
         head=part(TiedHead, caps=(part(Softcap, cap=20.0),)),
     )

@@ -53,9 +53,10 @@ class Place(NamedTuple):
     fan_in: int = 0
     fan_out: int = 0
     zero: bool = False  # this matrix starts at zero, so that its branch starts as the identity
+    name: str = ""  # which of its owner's matrices: q, k, v, out, up, gate, down
 
-    def matrix(self, fan_in: int, fan_out: int, *, zero: bool = False) -> Place:
-        return self._replace(fan_in=fan_in, fan_out=fan_out, zero=zero)
+    def matrix(self, fan_in: int, fan_out: int, *, zero: bool = False, name: str = "") -> Place:
+        return self._replace(fan_in=fan_in, fan_out=fan_out, zero=zero, name=name)
 
 
 def register(cls: C) -> C:

@@ -12,24 +12,29 @@ from torch import Tensor, nn
 from bitgolf.edits import append, but
 from bitgolf.model.core import Bus, Part, roles
 from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
+from bitgolf.model.depth import UNet
 from bitgolf.model.head import Head, UntiedHead
 from bitgolf.model.mlp import MLP, LeakySquared, ReluSquared
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.sockets import (
     Activation,
+    Add,
     AfterPart,
+    Branch,
     Cap,
     Core,
     Depth,
     Feed,
-    Join,
     Mask,
     Mixer,
     Norm,
     Objective,
     QKPart,
+    Skip,
     StreamPart,
     ValuePart,
+    View,
+    Wiring,
 )
 from bitgolf.model.weight import Embedding, HeadLinear, Linear
 from bitgolf.names import load_rooms
@@ -58,10 +63,14 @@ def sockets(node: Spec[Any]) -> Spec[LM]:
         Mixer: ("block", but(mixer=node)),
         Feed: ("block", but(mlp=node)),
         Activation: ("block.mlp", but(act=node)),
-        Join: ("block", but(join=node)),
+        Branch: ("block", append(branch=node)),
         Norm: ("block", but(norm=node)),
         Cap: ("head", append(caps=node)),
         Head: ("head", lambda _: node),
+        Skip: ("depth", lambda _: part(UNet, skip=node)),
+        Wiring: ("depth", but(wiring=node)),
+        View: ("block.mlp.linear", append(view=node)),
+        Add: ("block.mlp.linear", append(add=node)),
         Depth: ("depth", lambda _: node),
     }
     for base, (where, change) in places.items():
@@ -146,7 +155,9 @@ def test_every_parameter_has_a_known_role_and_nothing_hides_in_buffers(cls: type
     model = sockets(node(cls))(Place(vocab=VOCAB))
     assert set(roles(model)) == dict(model.named_parameters()).keys()
     assert set(roles(model).values()) <= ROLES
-    assert not list(model.buffers()), "an artifact holds parameters only: a part makes its constants in forward"
+    assert model.state_dict().keys() == set(roles(model)), (
+        "an artifact holds parameters only: a part makes its constants in forward"
+    )
 
 
 def test_switched_on_it_acts(cls: type, ids: Tensor) -> None:

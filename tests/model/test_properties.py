@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.attend import Attention, QGain, QKNorm, Rope
 from bitgolf.model.core import Bus, layer_set, only, roles
 from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
-from bitgolf.model.depth import Straight, UNet
+from bitgolf.model.depth import AddSkip, Straight, UNet
 from bitgolf.model.head import Softcap
 from bitgolf.model.mlp import LeakySquared, ReluSquared
 from bitgolf.model.stream import MixX0
@@ -125,7 +127,8 @@ class Recorder(nn.Module):
 @pytest.mark.parametrize("layers", [1, 2, 5, 9])
 def test_unet_pairs_adjacent_layers_first(layers: int) -> None:
     unet = UNet(Place(vocab=4, dim=1, layers=layers))
-    unet.weight.data.copy_(torch.arange(2.0, 2 + len(unet.weight))[:, None])  # so that the order of the pairs shows
+    weight = cast(AddSkip, unet.skip).weight
+    weight.data.copy_(torch.arange(2.0, 2 + len(weight))[:, None])  # so that the order of the pairs shows
     unet.double()
     blocks = nn.ModuleList(Recorder(i) for i in range(layers))
     out = unet(torch.zeros(1, 1, 1, dtype=torch.float64), Bus(torch.zeros(1, 1)), blocks)
@@ -136,7 +139,7 @@ def test_unet_pairs_adjacent_layers_first(layers: int) -> None:
         x = x + 10.0**i
         if i < layers // 2:
             outputs.append(x)
-    assert out.item() == pytest.approx(x.item(), rel=1e-12) and len(unet.weight) == layers // 2
+    assert out.item() == pytest.approx(x.item(), rel=1e-12) and len(weight) == layers // 2
 
 
 def test_straight_visits_every_block_once() -> None:

@@ -18,8 +18,8 @@ from bitgolf.spec import Place, Spec, part
 
 LAYERS = 9
 NAMES = {
-    "attn_scale": "join_mixer.weight",
-    "mlp_scale": "join_mlp.weight",
+    "attn_scale": "branch_mixer.0.weight",
+    "mlp_scale": "branch_mlp.0.weight",
     "resid_mix": "enter.0.weight",
     "attn.q_gain": "mixer.qk.2.weight",
     "attn.c_q.weight": "mixer.q.weight",
@@ -35,9 +35,11 @@ def ours(name: str) -> str:
     if name.startswith("blocks."):
         _, layer, rest = name.split(".", 2)
         return f"blocks.{layer}.{NAMES[rest]}"
-    return {"skip_weights": "depth.weight", "tok_emb.weight": "embed.weight", "lm_head.weight": "head.linear.weight"}[
-        name
-    ]
+    return {
+        "skip_weights": "depth.skip.weight",
+        "tok_emb.weight": "embed.weight",
+        "lm_head.weight": "head.linear.weight",
+    }[name]
 
 
 @pytest.fixture(scope="module")

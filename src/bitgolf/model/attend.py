@@ -40,10 +40,10 @@ class Attention(Mixer):
         at = at._replace(heads=heads, kv_heads=kv_heads)
         self.heads, self.kv_heads = heads, kv_heads
         narrow = at.dim // heads * kv_heads
-        self.q = linear(at.matrix(at.dim, at.dim))
-        self.k = linear(at.matrix(at.dim, narrow))
-        self.v = linear(at.matrix(at.dim, narrow))
-        self.out = linear(at.matrix(at.dim, at.dim, zero=True))
+        self.q = linear(at.matrix(at.dim, at.dim, name="q"))
+        self.k = linear(at.matrix(at.dim, narrow, name="k"))
+        self.v = linear(at.matrix(at.dim, narrow, name="v"))
+        self.out = linear(at.matrix(at.dim, at.dim, zero=True, name="out"))
         self.qk = chain(qk, at)
         self.value = chain(value, at)
         self.core = core(at)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitgolf.clock import Now
 from bitgolf.errors import RecipeError
 from bitgolf.spec import Place, Spec, part_name, register
 
@@ -34,6 +35,7 @@ class Bus:
     def __init__(self, ids: Tensor, bos: int = 1) -> None:
         self.ids, self.bos = ids, bos
         self.x0: Tensor | None = None
+        self.shared: dict[str, Tensor] = {}  # what one part leaves for others, by name
         self.visit = 0  # how many blocks have run: a looped block is visited more than once
         self._memo: dict[Any, Any] = {}
 
@@ -62,6 +64,23 @@ class Bus:
     def key_documents(self) -> Tensor:
         return self.documents
 
+    @property
+    def starts(self) -> Tensor:
+        """True where a document starts, (B, T)."""
+        return self.memo("starts", lambda: self.ids == self.bos)
+
+    def earlier_ids(self, n: int) -> Tensor:
+        """The ids n positions back, (B, T); -1 where there is none."""
+        return F.pad(self.ids, (n, 0), value=-1)[:, : self.ids.shape[1]]
+
+    def previous(self, part: nn.Module, x: Tensor) -> Tensor:
+        """x (B, T, …) of the position before, zeros before the first. A part asks once a visit."""
+        return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+
+    def running_sum(self, part: nn.Module, x: Tensor) -> Tensor:
+        """The sum of x (B, T, …) over the positions up to each. A part asks once a visit."""
+        return x.cumsum(1)
+
     def recall(self, part: nn.Module, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the past, then these; here there is no past beyond the sequence itself."""
         return k, v
@@ -84,20 +103,37 @@ def rms(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
+class Clocked(Part):
+    """A part that changes while training goes on. As built it is as at the end: that is what is scored."""
+
+    @property
+    def moments(self) -> tuple[float, ...]:
+        """The fractions of the run at which its graph becomes another. Each is compiled ahead and probed when it comes."""
+        return ()
+
+    def at(self, now: Now) -> None:
+        """Told the time before each training step."""
+        raise NotImplementedError
+
+
 @register
 class Only:
-    """A part on some layers alone: `Only(layers="0-5", part=...)`; also `last 4`, `first 3`, `1,3,5`."""
+    """A part in some places alone: `layers` as in `0-5`, `last 4`, `first 3`, `1,3,5` or `*`; `on` names matrices, `q,k`."""
 
     transparent = "part"
 
-    def __init__(self, *, layers: str, part: Spec[Any]) -> None:
-        self.layers, self.part = layers, part
+    def __init__(self, *, layers: str = "*", on: str = "", part: Spec[Any]) -> None:
+        self.layers, self.on, self.part = layers, on, part
+
+    def holds(self, at: Place) -> bool:
+        named = not self.on or at.name in [name.strip() for name in self.on.split(",")]
+        return named and (self.layers == "*" or at.layer in layer_set(self.layers, at.layers))
 
 
-def only(layers: str, part: Spec[V]) -> Spec[V]:
+def only(layers: str, part: Spec[V], *, on: str = "") -> Spec[V]:
     from bitgolf.spec import part as node
 
-    return cast(Spec[V], node(Only, layers=layers, part=part))
+    return cast(Spec[V], node(Only, layers=layers, on=on, part=part))
 
 
 def layer_set(text: str, layers: int) -> set[int]:
@@ -123,9 +159,10 @@ def chain(specs: Sequence[Spec[Any]], at: Place) -> nn.ModuleList:
     chosen = []
     for spec in specs:
         if spec.cls is Only:
-            if at.layer not in layer_set(spec.kwargs["layers"], at.layers):
+            choice = cast(Only, spec())
+            if not choice.holds(at):
                 continue
-            spec = spec.kwargs["part"]
+            spec = choice.part
         chosen.append(spec(at))
     return nn.ModuleList(chosen)
 
@@ -133,8 +170,12 @@ def chain(specs: Sequence[Spec[Any]], at: Place) -> nn.ModuleList:
 def roles(model: nn.Module) -> dict[str, str]:
     """Path -> role of every parameter. A parameter without a role is an error of the part that owns it."""
     found: dict[str, str] = {}
+    seen: set[nn.Parameter] = set()  # a matrix that several blocks share is known by its first path
     for path, module in model.named_modules():
-        for name, _ in module.named_parameters(recurse=False):
+        for name, p in module.named_parameters(recurse=False):
+            if p in seen:
+                continue
+            seen.add(p)
             if name not in getattr(module, "roles", {}):
                 raise RecipeError(f"{part_name(type(module))} declares no role for {name!r}", place=path)
             found[f"{path}.{name}" if path else name] = cast(Part, module).roles[name]

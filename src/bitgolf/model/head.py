@@ -49,7 +49,7 @@ class UntiedHead(Head):
         self, at: Place, /, *, caps: tuple[Spec[Cap], ...] = (), linear: Spec[HeadLinear] = part(HeadLinear)
     ) -> None:
         super().__init__()
-        self.linear = linear(at.matrix(at.dim, at.vocab, zero=True))
+        self.linear = linear(at.matrix(at.dim, at.vocab, zero=True, name="head"))
         self.caps = chain(caps, at)
 
     def project(self, x: Tensor, embed: Embedding) -> Tensor:

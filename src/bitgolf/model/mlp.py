@@ -18,9 +18,9 @@ class MLP(Feed):
         self, at: Place, /, *, hidden: int, act: Spec[Activation], linear: Spec[Linear] = part(Linear)
     ) -> None:
         super().__init__()
-        self.up = linear(at.matrix(at.dim, hidden))
+        self.up = linear(at.matrix(at.dim, hidden, name="up"))
         self.act = act(at)
-        self.down = linear(at.matrix(hidden, at.dim, zero=True))
+        self.down = linear(at.matrix(hidden, at.dim, zero=True, name="down"))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.act(self.up(x)))

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from bitgolf.model.core import Bus, Part, chain
 from bitgolf.model.depth import Straight
 from bitgolf.model.head import Head
-from bitgolf.model.sockets import Depth, Feed, Join, Mixer, Norm, StreamPart
-from bitgolf.model.stream import Normalize, RMSNorm, ScaledResidual
+from bitgolf.model.sockets import Branch, Depth, Feed, Mixer, Norm, Share, StreamPart
+from bitgolf.model.stream import BranchScale, Normalize, RMSNorm
 from bitgolf.model.weight import Embedding
 from bitgolf.spec import Place, Spec, part, register
 
@@ -26,21 +26,41 @@ class Block(Part):
         mlp: Spec[Feed],
         enter: tuple[Spec[StreamPart], ...] = (),
         norm: Spec[Norm] = part(RMSNorm),
-        join: Spec[Join] = part(ScaledResidual),
+        branch: tuple[Spec[Branch], ...] = (part(BranchScale),),
+        leave: tuple[Spec[StreamPart], ...] = (),
     ) -> None:
         super().__init__()
+        self.layer = at.layer
         self.enter = chain(enter, at)
         self.norm = norm(at)
         self.mixer = mixer(at)
-        self.join_mixer = join(at)
+        self.branch_mixer = chain(branch, at)
         self.mlp = mlp(at)
-        self.join_mlp = join(at)
+        self.branch_mlp = chain(branch, at)
+        self.leave = chain(leave, at)
+
+    def mix(self, x: Tensor, bus: Bus) -> Tensor:
+        """What the first branch adds to the stream."""
+        y = self.mixer(self.norm(x), bus)
+        for p in self.branch_mixer:
+            y = p(y)
+        return y
+
+    def feed(self, x: Tensor) -> Tensor:
+        """What the second branch adds."""
+        y = self.mlp(self.norm(x))
+        for p in self.branch_mlp:
+            y = p(y)
+        return y
 
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         for p in self.enter:
             x = p(x, bus)
-        x = self.join_mixer(x, self.mixer(self.norm(x), bus))
-        return self.join_mlp(x, self.mlp(self.norm(x)))
+        x = x + self.mix(x, bus)
+        x = x + self.feed(x)
+        for p in self.leave:
+            x = p(x, bus)
+        return x
 
 
 @register
@@ -60,6 +80,7 @@ class LM(Part):
         enter: tuple[Spec[StreamPart], ...] = (part(Normalize),),
         depth: Spec[Depth] = part(Straight),
         norm: Spec[Norm] = part(RMSNorm),
+        share: tuple[Spec[Share], ...] = (),
     ) -> None:
         super().__init__()
         at = at._replace(dim=dim, layers=layers)
@@ -67,6 +88,8 @@ class LM(Part):
         self.embed = embed(at)
         self.enter = chain(enter, at)
         self.blocks = nn.ModuleList(block(at._replace(layer=i)) for i in range(layers))
+        for common in share:
+            common().tie(self.blocks)
         self.depth = depth(at)
         self.norm = norm(at)
         self.head = head(at)

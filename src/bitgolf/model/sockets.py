@@ -26,10 +26,10 @@ class Norm(Part):
         raise NotImplementedError
 
 
-class Join(Part):
-    """How a branch's output y meets the stream x."""
+class Branch(Part):
+    """On what a branch adds to the stream: (B, T, D) -> (B, T, D)."""
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, y: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -118,9 +118,40 @@ class Depth(Part):
 
 
 class Order:
-    """The list of physical layers to visit."""
+    """The physical layers to visit, in order; a plan for each part of the run."""
 
-    def visits(self, layers: int) -> Sequence[int]:
+    def plans(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
+        """(fraction of the run from which it holds, visits), the first from 0."""
+        raise NotImplementedError
+
+
+class Skip(Part):
+    """How the j-th skip meets the stream, both (B, T, D). Its place's `fan_in` is the number of skips."""
+
+    def forward(self, x: Tensor, skip: Tensor, j: int) -> Tensor:
+        raise NotImplementedError
+
+
+class Wiring(Part):
+    """How a block's two branches read and write the stream. Lanes, where there are any, are a leading axis of x."""
+
+    def forward(self, x: Tensor, bus: Bus, block: nn.Module) -> Tensor:
+        """One visit of a block."""
+        raise NotImplementedError
+
+    def blend(self, x: Tensor, skip: Skip, value: Tensor, j: int) -> Tensor:
+        """Let the j-th skip's value in: into which lanes."""
+        return skip(x, value, j)
+
+    def close(self, x: Tensor) -> Tensor:
+        """The stream after the last visit, (B, T, D)."""
+        return x
+
+
+class Share:
+    """What blocks have in common, once all are built."""
+
+    def tie(self, blocks: nn.ModuleList) -> None:
         raise NotImplementedError
 
 

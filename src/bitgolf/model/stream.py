@@ -1,4 +1,4 @@
-"""Parts on the residual stream: norms, joins, the mix with the first state."""
+"""Parts on the residual stream: norms, the mix with the first state, the scale of what branches add."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.model.core import Bus, rms
-from bitgolf.model.sockets import Join, Norm, StreamPart
+from bitgolf.model.sockets import Branch, Norm, StreamPart
 from bitgolf.spec import Place, register
 
 
@@ -49,19 +49,8 @@ class MixX0(StreamPart):
 
 
 @register
-class Residual(Join):
-    """x + y."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
-
-
-@register
-class ScaledResidual(Join):
-    """x + a * y with a learned vector a (D), started at 1: the baseline's `attn_scale` and `mlp_scale`."""
+class BranchScale(Branch):
+    """a * y with a learned vector a (D), started at 1: the baseline's `attn_scale` and `mlp_scale`."""
 
     roles = {"weight": "scale"}
 
@@ -69,5 +58,5 @@ class ScaledResidual(Join):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(at.dim))
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + self.weight * y
+    def forward(self, y: Tensor) -> Tensor:
+        return self.weight * y

@@ -75,15 +75,18 @@ class HeadLinear(Linear):
 
 @register
 class Embedding(Part):
-    """Token table E (V, D), normal with standard deviation `std`; also the output matrix where the head is tied."""
+    """Token table E (V, D); also the output matrix where the head is tied."""
 
     roles = {"weight": "embedding"}
 
-    def __init__(self, at: Place, /, *, std: float = 0.005, view: tuple[Spec[View], ...] = ()) -> None:
+    def __init__(
+        self, at: Place, /, *, init: Spec[Init] = part(Normal, std=0.005), view: tuple[Spec[View], ...] = ()
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(at.vocab, at.dim))
-        nn.init.normal_(self.weight, std=std)
-        self.view = chain(view, at.matrix(at.dim, at.vocab))
+        with torch.no_grad():
+            init().fill(self.weight)
+        self.view = chain(view, at.matrix(at.dim, at.vocab, name="embed"))
 
     def table(self) -> Tensor:
         w = self.weight

@@ -13,7 +13,7 @@ from bitgolf.model.head import CrossEntropy, Softcap, TiedHead
 from bitgolf.model.mlp import MLP, ReluSquared
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.stream import MixX0
-from bitgolf.model.weight import Embedding
+from bitgolf.model.weight import Embedding, Normal
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownSteps
@@ -83,7 +83,7 @@ def model() -> Spec[LM]:
         LM,
         dim=512,
         layers=9,
-        embed=part(Embedding, std=0.005),
+        embed=part(Embedding, init=part(Normal, std=0.005)),
         block=part(Block, enter=(part(MixX0),), mixer=mixer, mlp=part(MLP, hidden=1024, act=part(ReluSquared))),
         depth=part(UNet),
         head=part(TiedHead, caps=(part(Softcap, cap=30.0),)),

@@ -10,7 +10,7 @@ from bitgolf.model.head import CrossEntropy, TiedHead
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.stream import MixX0
-from bitgolf.model.weight import Embedding
+from bitgolf.model.weight import Embedding, Normal
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
@@ -66,7 +66,7 @@ def model() -> Spec[LM]:
         LM,
         dim=128,
         layers=2,
-        embed=part(Embedding, std=0.02),
+        embed=part(Embedding, init=part(Normal, std=0.02)),
         block=part(
             Block, enter=(part(MixX0),), mixer=mixer, mlp=part(MLP, hidden=384, act=part(LeakySquared, slope=0.5))
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitgolf.model.core import Bus
@@ -22,6 +23,7 @@ class Memory:
         self.capacity, self.length = capacity, 0
         self.ids = torch.zeros(lanes, capacity, dtype=torch.int64, device=device)
         self.buffers: dict[Any, Tensor] = {}
+        self.carried: dict[Any, Tensor] = {}  # one position's worth: what came last, or a running sum
 
     def keep(self, key: Any, new: Tensor) -> Tensor:
         """Append (B, n, …) behind what is there under `key`; returns all of it. The length moves when the ids do."""
@@ -61,6 +63,21 @@ class StreamingBus(Bus):
     def recall(self, part: nn.Module, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         key = (id(part), self.visit)
         return self.memory.keep((key, "k"), k), self.memory.keep((key, "v"), v)
+
+    def earlier_ids(self, n: int) -> Tensor:
+        return F.pad(self.memory.ids[:, : self.end], (n, 0), value=-1)[:, self.first : self.end]
+
+    def previous(self, part: nn.Module, x: Tensor) -> Tensor:
+        key = (id(part), self.visit, "last")
+        before = self.memory.carried.get(key, torch.zeros_like(x[:, :1]))
+        self.memory.carried[key] = x[:, -1:]
+        return torch.cat([before, x[:, :-1]], 1)
+
+    def running_sum(self, part: nn.Module, x: Tensor) -> Tensor:
+        key = (id(part), self.visit, "sum")
+        total = x.cumsum(1) + self.memory.carried.get(key, torch.zeros_like(x[:, :1]))
+        self.memory.carried[key] = total[:, -1:]
+        return total
 
     def masks(self, parts: Any) -> tuple[Tensor | None, bool]:
         if not parts and self.first == 0:

@@ -20,6 +20,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.spec import Place, Spec
 from bitgolf.train.device import Device
 from bitgolf.train.dist import World, mean_gradients
+from bitgolf.train.phases import Phases, within
 from bitgolf.train.settings import Train
 
 
@@ -52,6 +53,7 @@ class Trainer:
         self.average = recipe["average"]() if recipe["average"] else None
         self.averaged = self.average.start(list(self.params.values())) if self.average else {}
         self.run: Callable[[Tensor, Tensor], Tensor] = self.task
+        self.phases = Phases(self.task)
 
     @property
     def local_rows(self) -> int:
@@ -61,6 +63,7 @@ class Trainer:
         """Train on batch `step`; returns this process's mean loss in nats per token (not yet synchronised)."""
         batch = self.batches.batch(step, self.world.rank, self.world.size)
         micro = self.settings.micro_rows or self.local_rows
+        self.phases.at(now, lambda: self.probe(batch.inputs[:micro], batch.targets[:micro]))
         total = torch.zeros((), device=self.device.device)
         for first in range(0, self.local_rows, micro):
             rows = slice(first, min(first + micro, self.local_rows))
@@ -69,9 +72,16 @@ class Trainer:
             loss = loss * ((rows.stop - rows.start) / self.local_rows)
             loss.backward()
             total += loss.detach()
+        self.phases.fill_idle(self.params.values())
         mean_gradients(list(self.params.values()), self.world)
         self.update(now)
         return total
+
+    def probe(self, inputs: np.ndarray, targets: np.ndarray) -> float:
+        """The loss on these rows through the very graph that trains, with the random state of the moment."""
+        here = self.device.device
+        with torch.random.fork_rng([here] if here.type == "cuda" else []), self.device.autocast():
+            return self.run(self.to_device(inputs), self.to_device(targets)).item()
 
     def update(self, now: Now) -> None:
         """One optimizer step with the gradients at hand, then the average."""
@@ -139,8 +149,11 @@ def warm_up(trainer: Trainer, steps: int) -> None:
     Data order needs no restoring, as batches are a pure function of (seed, step).
     """
     before, limits = trainer.snapshot(), trainer.settings
-    for step in range(steps):
-        trainer.step(step, Now(step, max(limits.steps, steps), 0.0, limits.seconds))
+    for moment in (0.0, *trainer.phases.moments):
+        trainer.phases.now = None  # nothing to prove yet: at the start many branches are silent
+        for step in range(steps):
+            trainer.step(step, within(moment, limits.steps, limits.seconds))
+    trainer.phases.now = None
     trainer.load(before)
 
 

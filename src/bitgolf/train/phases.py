@@ -1,0 +1,55 @@
+"""Phases: parts that change while training goes on, and the proof that they did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from bitgolf.clock import Now
+from bitgolf.errors import BitgolfError
+from bitgolf.model.core import Clocked
+from bitgolf.spec import part_name
+
+
+class Phases:
+    """The moments of a task's clocked parts, as fractions of the run; `now` is the phase that training is in.
+
+    The published late quantization-aware training never ran, since the compiler had folded its switch (spec, T2): so
+    when a phase begins, the loss on one batch through the running graph must change, or training stops.
+    """
+
+    def __init__(self, task: nn.Module) -> None:
+        self.parts = [m for m in task.modules() if isinstance(m, Clocked)]
+        self.moments = sorted({moment for p in self.parts for moment in p.moments})
+        self.now: int | None = None  # None before the first step
+
+    def at(self, now: Now, probe: Callable[[], float]) -> None:
+        """Tell every part the time. Raises `BitgolfError` where a phase begins and the probed loss stays as it was."""
+        number = sum(moment <= now.progress for moment in self.moments)
+        begins = self.now is not None and number != self.now
+        before = probe() if begins else math.nan
+        for p in self.parts:
+            p.at(now)
+        self.now = number
+        if begins and probe() == before:
+            names = ", ".join(sorted({part_name(type(p)) for p in self.parts if p.moments}))
+            raise BitgolfError(
+                f"the phase at {self.moments[number - 1]:g} of the run changes nothing (of {names})",
+                place="train",
+                mend="remove its `since`, or see whether a compiled graph has folded the switch",
+            )
+
+    def fill_idle(self, params: Iterable[nn.Parameter]) -> None:
+        """Zero gradients for what is idle until a later phase. In the last phase, all must have their own."""
+        if self.now is not None and self.now < len(self.moments):
+            for p in params:
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+
+
+def within(moment: float, steps: int, seconds: float) -> Now:
+    """A time just at a moment (a fraction) of a run with these limits: for compiling its phase's graph ahead."""
+    return Now(math.ceil(moment * steps) if steps else 1, steps, moment * seconds, seconds)

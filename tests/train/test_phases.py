@@ -1,0 +1,112 @@
+"""Phases: what changes at a moment of the run really does, and warming them up leaves no trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitgolf.clock import Now
+from bitgolf.edits import append
+from bitgolf.errors import BitgolfError
+from bitgolf.model.core import Bus, Clocked
+from bitgolf.model.sockets import StreamPart
+from bitgolf.spec import Place, part
+from bitgolf.train.phases import within
+from bitgolf.train.trainer import Trainer, warm_up
+from toy import toy_recipe
+from toy_training import make_trainer, same
+
+
+class Late(StreamPart, Clocked):
+    """Scales the stream's second half by a learned number from a moment on; `dead` forgets to."""
+
+    roles = {"weight": "scale"}
+
+    def __init__(self, at: Place, /, *, since: float = 0.5, dead: bool = False) -> None:
+        super().__init__()
+        self.since, self.dead, self.on = since, dead, True
+        self.weight = nn.Parameter(torch.tensor([2.0]))
+
+    @property
+    def moments(self) -> tuple[float, ...]:
+        return (self.since,)
+
+    def at(self, now: Now) -> None:
+        self.on = now.progress >= self.since and not self.dead
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        return torch.cat([x[..., :16], self.weight * x[..., 16:]], -1) if self.on else x
+
+
+def trainer(data: Path, *, dead: bool = False, graph: bool = False) -> Trainer:
+    recipe = toy_recipe(steps=8).edit("model.block", append(enter=part(Late, dead=dead)))
+    made = make_trainer(data, recipe)
+    if graph:
+        torch._dynamo.reset()
+        made.run = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
+    return made
+
+
+def run(trainer: Trainer, first: int, last: int) -> list[float]:
+    return [float(trainer.step(step, Now(step, 8, 0.0, 0.0))) for step in range(first, last)]
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_a_phase_begins_at_its_moment(data: Path, graph: bool) -> None:
+    made = trainer(data, graph=graph)
+    late = [m for m in made.task.modules() if isinstance(m, Late)]
+    start = [m.weight.item() for m in late]
+    run(made, 0, 4)
+    assert not any(m.on for m in late) and [m.weight.item() for m in late] == start, "an idle part must not move"
+    run(made, 4, 8)
+    assert all(m.on for m in late) and all(m.weight.item() != s for m, s in zip(late, start, strict=True))
+
+
+def test_the_graph_follows_the_phase(data: Path) -> None:
+    assert run(trainer(data, graph=True), 0, 8) == pytest.approx(run(trainer(data), 0, 8), rel=1e-5)
+
+
+def test_a_phase_that_changes_nothing_stops_the_run(data: Path) -> None:
+    made = trainer(data, dead=True)
+    run(made, 0, 4)
+    with pytest.raises(BitgolfError, match=r"the phase at 0\.5 of the run changes nothing"):
+        run(made, 4, 5)
+
+
+def test_a_parameter_that_no_phase_uses_is_still_an_error(data: Path) -> None:
+    made = trainer(data, dead=True)
+    made.phases.now = 1
+    with pytest.raises(BitgolfError, match=r"no gradient reached"):
+        run(made, 6, 7)
+
+
+def test_warming_up_every_phase_changes_nothing(data: Path) -> None:
+    cold = trainer(data)
+    start, losses, end = cold.snapshot(), run(cold, 0, 8), cold.snapshot()
+    warm = trainer(data)
+    seen: list[bool] = []
+    late = next(m for m in warm.task.modules() if isinstance(m, Late))
+    late.register_forward_hook(lambda *_: seen.append(late.on))
+    warm_up(warm, 2)
+    assert set(seen) == {False, True} and same(warm.state(), start)
+    assert run(warm, 0, 8) == losses and same(warm.state(), end)
+
+
+def test_the_probe_draws_no_random_numbers(data: Path) -> None:
+    """The loss is noisy here: a probe that moved the random state would show in all that follows."""
+    made = trainer(data)
+    run(made, 0, 4)
+    before = torch.get_rng_state()
+    batch = made.batches.rows(0, 0, 1)
+    assert made.probe(*batch) == made.probe(*batch)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("moment", "steps", "seconds"), [(0.35, 100, 0.0), (0.5, 7, 0.0), (0.9, 0, 600.0), (0.0, 0, 9.0)]
+)
+def test_a_representative_moment_lies_within_its_phase(moment: float, steps: int, seconds: float) -> None:
+    assert within(moment, steps, seconds).progress >= moment
