@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from bitgolf.model.core import Bus, Part, roles
 from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
 from bitgolf.model.depth import UNet
 from bitgolf.model.head import Head, UntiedHead
-from bitgolf.model.mlp import MLP, LeakySquared, ReluSquared
+from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.sockets import (
     Activation,
@@ -44,10 +46,19 @@ from toy import VOCAB, built, toy_model
 
 Edit = Callable[[Spec[Any]], Spec[Any]]
 SKELETON = {LM, Block, Embedding, Linear}  # in every model: the toy itself tests them
-EXAMPLES: dict[type, dict[str, Any]] = {
-    MLP: {"hidden": 40, "act": part(LeakySquared)},
-    Window: {"width": 3},
+EXAMPLES: dict[type, Spec[Any]] = {
+    MLP: part(MLP, hidden=40, act=part(LeakySquared)),
+    Window: part(Window, width=3),
 }
+"""A node for each part that needs arguments, here and in the modules of `examples`."""
+
+AROUND: dict[type, Edit] = {}
+"""What a part needs around it: an edit of the toy model, before the part goes in."""
+
+for found in sorted((Path(__file__).parent / "examples").glob("*.py")):
+    contents = runpy.run_path(str(found))
+    EXAMPLES |= contents.get("EXAMPLES", {})
+    AROUND |= contents.get("AROUND", {})
 ROLES = {"embedding", "matrix", "head", "scale", "gate"}
 
 
@@ -75,7 +86,7 @@ def sockets(node: Spec[Any]) -> Spec[LM]:
     }
     for base, (where, change) in places.items():
         if issubclass(node.cls, base):  # type: ignore[arg-type]
-            toy = toy_model().set("block.mlp.act", part(ReluSquared))
+            toy = AROUND.get(cast(type, node.cls), lambda toy: toy)(toy_model())
             try:
                 return toy.edit(where, change)
             except Exception as error:
@@ -93,7 +104,7 @@ def collected() -> list[type]:
 def node(cls: type) -> Spec[Any]:
     if cls.__name__ == "Attention":
         return toy_model()["block.mixer"].but(kv_heads=4)
-    return part(cls, **EXAMPLES.get(cls, {}))
+    return EXAMPLES.get(cls) or part(cls)
 
 
 @pytest.fixture(params=collected(), ids=lambda c: c.__name__)
