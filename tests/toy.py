@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 
 from bitgolf.edits import but
-from bitgolf.model.attend import Attention, QGain, QKNorm, Rope
+from bitgolf.model.attend import Attention, QGain, QKNorm
+from bitgolf.model.caps import Softcap
 from bitgolf.model.cores.sdpa import Sdpa
-from bitgolf.model.head import Softcap, TiedHead
+from bitgolf.model.head import TiedHead
+from bitgolf.model.inits import Normal
 from bitgolf.model.mlp import MLP, ReluSquared
+from bitgolf.model.rope import Rope
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.stream import MixX0
-from bitgolf.model.weight import Embedding, Normal
+from bitgolf.model.weight import Embedding
 from bitgolf.recipe import Recipe
 from bitgolf.recipes import get
 from bitgolf.score.windows import Contiguous, Sliding

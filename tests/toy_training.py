@@ -14,7 +14,7 @@ from bitgolf.clock import Now
 from bitgolf.data.batches import Batches
 from bitgolf.data.prepare import load_manifest, prepare
 from bitgolf.data.shards import Stream, find_shards
-from bitgolf.model.head import CrossEntropy
+from bitgolf.model.objectives import CrossEntropy
 from bitgolf.recipe import Recipe
 from bitgolf.spec import Place, Spec, part
 from bitgolf.text.documents import Document

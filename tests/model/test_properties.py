@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from bitgolf.edits import append, but
 from bitgolf.errors import RecipeError
-from bitgolf.model.attend import Attention, QGain, QKNorm, Rope
+from bitgolf.model.attend import Attention, QGain, QKNorm
+from bitgolf.model.caps import Softcap
 from bitgolf.model.core import Bus, layer_set, only, roles
 from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
 from bitgolf.model.depth import AddSkip, Straight, UNet
-from bitgolf.model.head import Softcap
 from bitgolf.model.mlp import LeakySquared, ReluSquared
+from bitgolf.model.rope import Rope
 from bitgolf.model.stream import MixX0
 from bitgolf.spec import Place, part
 from toy import VOCAB, built, toy_model

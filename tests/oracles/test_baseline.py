@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bitgolf.edits import but
 from bitgolf.model.core import Bus
-from bitgolf.model.head import CrossEntropy, UntiedHead
+from bitgolf.model.head import UntiedHead
+from bitgolf.model.objectives import CrossEntropy
 from bitgolf.model.skeleton import LM
 from bitgolf.recipes import get
 from bitgolf.spec import Place, Spec, part

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitgolf.model.core import Part, chain
-from bitgolf.model.sockets import Cap, Objective
+from bitgolf.model.sockets import Cap
 from bitgolf.model.weight import Embedding, HeadLinear
 from bitgolf.spec import Place, Spec, part, register
 
@@ -54,26 +50,3 @@ class UntiedHead(Head):
 
     def project(self, x: Tensor, embed: Embedding) -> Tensor:
         return self.linear(x)
-
-
-@register
-class Softcap(Cap):
-    """c tanh(z / c): |logit| < c (Gemma 2, arXiv 2408.00118)."""
-
-    def __init__(self, at: Place, /, *, cap: float = 30.0) -> None:
-        super().__init__()
-        self.cap = cap
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.cap * torch.tanh(z / self.cap)
-
-
-@register
-class CrossEntropy(Objective):
-    """Mean negative log-likelihood of the next token, in nats per token, over float32 logits."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
-        return F.cross_entropy(logits(x).float().flatten(0, 1), targets.flatten())

@@ -7,30 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitgolf.model.core import Part, chain
+from bitgolf.model.inits import Normal, UniformFanIn
 from bitgolf.model.sockets import Add, Init, View
 from bitgolf.spec import Place, Spec, part, register
-
-
-@register
-class UniformFanIn(Init):
-    """Uniform in +-1/sqrt(fan_in): PyTorch's default for linear layers."""
-
-    def __init__(self) -> None:
-        pass
-
-    def fill(self, weight: Tensor) -> None:
-        nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
-
-
-@register
-class Normal(Init):
-    """Normal with a given standard deviation; 0 stands for 1/sqrt(fan_in)."""
-
-    def __init__(self, *, std: float = 0.0) -> None:
-        self.std = std
-
-    def fill(self, weight: Tensor) -> None:
-        nn.init.normal_(weight, std=self.std or weight.shape[1] ** -0.5)
 
 
 @register

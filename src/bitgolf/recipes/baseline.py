@@ -6,14 +6,18 @@ Source: openai/parameter-golf, train_gpt.py at the challenge's start.
 from __future__ import annotations
 
 from bitgolf.grids.clip import QuantileClip
-from bitgolf.model.attend import Attention, QGain, QKNorm, Rope
+from bitgolf.model.attend import Attention, QGain, QKNorm
+from bitgolf.model.caps import Softcap
 from bitgolf.model.cores.sdpa import Sdpa
 from bitgolf.model.depth import UNet
-from bitgolf.model.head import CrossEntropy, Softcap, TiedHead
+from bitgolf.model.head import TiedHead
+from bitgolf.model.inits import Normal
 from bitgolf.model.mlp import MLP, ReluSquared
+from bitgolf.model.objectives import CrossEntropy
+from bitgolf.model.rope import Rope
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.stream import MixX0
-from bitgolf.model.weight import Embedding, Normal
+from bitgolf.model.weight import Embedding
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownSteps

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from bitgolf.average.ema import Ema
 from bitgolf.grids.clip import MaxClip
-from bitgolf.model.attend import Attention, QGain, QKNorm, Rope
+from bitgolf.model.attend import Attention, QGain, QKNorm
 from bitgolf.model.cores.sdpa import Sdpa
-from bitgolf.model.head import CrossEntropy, TiedHead
+from bitgolf.model.head import TiedHead
+from bitgolf.model.inits import Normal
 from bitgolf.model.mlp import MLP, LeakySquared
+from bitgolf.model.objectives import CrossEntropy
+from bitgolf.model.rope import Rope
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.stream import MixX0
-from bitgolf.model.weight import Embedding, Normal
+from bitgolf.model.weight import Embedding
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction

@@ -1,0 +1,58 @@
+"""Initial values of matrices."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bitgolf.model.sockets import Init
+from bitgolf.spec import register
+
+
+@register
+class UniformFanIn(Init):
+    """Uniform in +-1/sqrt(fan_in): PyTorch's default for linear layers."""
+
+    def __init__(self) -> None:
+        pass
+
+    def fill(self, weight: Tensor) -> None:
+        nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
+
+
+@register
+class Normal(Init):
+    """Normal with a given standard deviation; 0 stands for 1/sqrt(fan_in)."""
+
+    def __init__(self, *, std: float = 0.0) -> None:
+        self.std = std
+
+    def fill(self, weight: Tensor) -> None:
+        nn.init.normal_(weight, std=self.std or weight.shape[1] ** -0.5)
+
+
+@register
+class Zeros(Init):
+    """All zero."""
+
+    def __init__(self) -> None:
+        pass
+
+    def fill(self, weight: Tensor) -> None:
+        nn.init.zeros_(weight)
+
+
+@register
+class Orthogonal(Init):
+    """Singular values all `gain` (rows orthonormal where fan_out <= fan_in): Parameter Golf #162.
+
+    Matrices with a side under `least` are uniform in +-1/sqrt(fan_in) instead, as in the published scripts.
+    """
+
+    def __init__(self, *, gain: float = 1.0, least: int = 64) -> None:
+        self.gain, self.least = gain, least
+
+    def fill(self, weight: Tensor) -> None:
+        if min(weight.shape) < self.least:
+            UniformFanIn().fill(weight)
+        else:
+            nn.init.orthogonal_(weight, self.gain)
