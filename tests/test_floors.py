@@ -9,13 +9,27 @@ from pathlib import Path
 import bitgolf
 
 FLOORS = [
-    {"errors", "files", "clock", "journal", "environment", "page", "edits", "spec", "rules", "names", "grids", "text"},
-    {"recipe", "tokens", "optim", "average", "pack"},
+    {
+        "errors",
+        "files",
+        "clock",
+        "journal",
+        "environment",
+        "page",
+        "edits",
+        "spec",
+        "rules",
+        "names",
+        "grids",
+        "text",
+        "world",
+    },
+    {"recipe", "tokens", "optim", "average", "pack", "kernels"},
     {"data", "model"},
     {"quantize", "train"},
     {"score"},
     {"recipes"},
-    {"overview", "pipeline", "stages"},
+    {"cautions", "overview", "pipeline", "stages"},
     {"tables", "verbs"},
     {"cli", "__main__", "__init__"},
 ]
@@ -28,6 +42,7 @@ TOGETHER = {
     "journal",
     "rules",
     "names",
+    "cautions",
     "overview",
     "pipeline",
     "stages",

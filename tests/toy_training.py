@@ -22,8 +22,8 @@ from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.train import SentencePieceBPE
 from bitgolf.train import checkpoint, loop
 from bitgolf.train.device import Device
-from bitgolf.train.dist import World
 from bitgolf.train.trainer import Trainer
+from bitgolf.world import ALONE, World
 from toy import toy_recipe
 
 State = dict[str, Tensor]
@@ -48,7 +48,7 @@ def make_data(folder: Path) -> Path:
 
 
 def make_trainer(
-    data: Path, recipe: Spec[Recipe] | None = None, *, seed: int = 0, rank: int = 0, noisy: bool = True
+    data: Path, recipe: Spec[Recipe] | None = None, *, seed: int = 0, world: World = ALONE, noisy: bool = True
 ) -> Trainer:
     """A trainer on the CPU, for 8 steps unless the recipe says otherwise."""
     recipe = recipe or toy_recipe(steps=STEPS)
@@ -57,7 +57,7 @@ def make_trainer(
     stream = Stream(find_shards(data, "train"))
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
     device = Device(torch.device("cpu"), torch.float32, "a test")
-    return Trainer(recipe, Place(vocab=load_manifest(data).vocab), batches, device, World(rank=rank), seed)
+    return Trainer(recipe, Place(vocab=load_manifest(data).vocab), batches, device, world, seed)
 
 
 def same(a: State, b: State) -> bool:

@@ -12,6 +12,7 @@ class Now(NamedTuple):
     steps: int  # limit on steps
     elapsed: float  # seconds of the training clock gone by
     seconds: float  # limit on them
+    rate: float = 1.0  # the factor of the learning rate, where it is known: for what follows it
 
     @property
     def progress(self) -> float:

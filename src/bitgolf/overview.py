@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from bitgolf.cautions import cautions
 from bitgolf.model.core import roles
 from bitgolf.optim.groups import Optimizer
+from bitgolf.quantize.agree import disagreements
 from bitgolf.quantize.forecast import forecast
 from bitgolf.recipe import Recipe, identity
 from bitgolf.score.artifact import build_empty
@@ -51,7 +53,7 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
             for path, value in recipe.leaves()
             if path and not path.startswith("published")
         ],
-        "cautions": cautions(recipe, size["bytes"]),
+        "cautions": cautions(recipe, size["bytes"]) + disagreements(model, recipe["quantize"]),
         "published": recipe["published"],
     }
 
@@ -60,21 +62,3 @@ def memory(recipe: Spec[Recipe], optimizer: Optimizer, parameters: int) -> int:
     """Bytes of weights, gradients, optimizer and average in training, all float32; activations come on top."""
     state = sum(t.numel() * t.element_size() for t in optimizer.state().values())
     return state + 4 * parameters * (3 if recipe["average"] else 2)
-
-
-def cautions(recipe: Spec[Recipe], size: int) -> list[str]:
-    """What is allowed and usually a mistake, with the reason."""
-    found = []
-    train, cap = recipe["train"](), recipe["pack.cap"]
-    if size > cap:
-        found.append(f"forecast {size:,} bytes: {size - cap:,} over the cap of {cap:,}")
-    for i, method in enumerate(recipe["score"]):
-        if method["window"] > train.length:
-            found.append(
-                f"score.{i}.window {method['window']} is longer than the {train.length} tokens trained on: positions never seen in training (up to 1.4 times as long has helped, twice as long has hurt)"
-            )
-    if train.seconds and train.steps:
-        found.append(
-            "train.seconds and train.steps are both set: the first that is reached ends training, so the run is repeatable only if steps always comes first"
-        )
-    return found

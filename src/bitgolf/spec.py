@@ -61,6 +61,7 @@ class Place(NamedTuple):
 
 def register(cls: C) -> C:
     """Make a class nameable in a recipe's JSON form, as `room.module.Class`."""
+    assert "part" not in inspect.signature(cls).parameters, f"{cls}: the JSON form keeps the class under that name"
     REGISTRY[part_name(cls)] = cls
     return cls
 

@@ -16,7 +16,7 @@ from bitgolf.data.prepare import prepare as prepare_data
 from bitgolf.environment import environment
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, value_digest, write_bytes, write_json
-from bitgolf.model.core import roles
+from bitgolf.model.core import load_weights, roles
 from bitgolf.model.skeleton import LM
 from bitgolf.pack.ledger import Entry, ledger, over_cap_advice
 from bitgolf.page import page
@@ -194,7 +194,7 @@ def score(run: Run) -> dict[str, Any]:
     stream, raw_bytes = validation(run.data)
     for name in ("trained", "averaged"):
         model = empty_model(run)
-        model.load_state_dict(load_file(run.folder / f"{name}.safetensors"), assign=True)
+        load_weights(model, load_file(run.folder / f"{name}.safetensors"))
         player = StaticPlayer(model, model.embed.weight.shape[0], choose())
         bpb[name] = referee_score(player, stream, raw_bytes, first).bpb
         run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first.name}, in memory)")

@@ -83,6 +83,7 @@ def sockets(node: Spec[Any]) -> Spec[LM]:
         View: ("block.mlp.linear", append(view=node)),
         Add: ("block.mlp.linear", append(add=node)),
         Depth: ("depth", lambda _: node),
+        Embedding: ("embed", lambda _: node),
     }
     for base, (where, change) in places.items():
         if issubclass(node.cls, base):  # type: ignore[arg-type]
@@ -173,7 +174,7 @@ def test_every_parameter_has_a_known_role_and_nothing_hides_in_buffers(cls: type
 
 def test_switched_on_it_acts(cls: type, ids: Tensor) -> None:
     """Taking the part out of the running model changes what the model says."""
-    model = built(sockets(node(cls)))
+    model = built(sockets(node(cls))).train(cast(type[Part], cls).training_only)
     calls: list[int] = []
     for module in model.modules():
         if type(module) is cls:

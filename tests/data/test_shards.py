@@ -92,6 +92,15 @@ def test_shards_are_found_by_split_without_sidecars(tmp_path: Path) -> None:
         Stream([])
 
 
+def test_no_file_is_of_both_splits(tmp_path: Path) -> None:
+    train = ["fineweb_train_000000.bin", "interval_train_000000.bin", "train0.bin", "val_as_train_0.bin"]
+    val = ["fineweb_val_000000.bin", "restrained_val_000000.bin", "train_held_out_val_0.bin"]
+    for name in [*train, *val, "trained_0.bin", "medieval_0.bin"]:
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find_shards(tmp_path, "train")] == train
+    assert [path.name for path in find_shards(tmp_path, "val")] == val
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), start=st.integers(0, 200), length=st.integers(0, 60)
@@ -116,3 +125,13 @@ def test_documents_start_at_each_bos(tmp_path: Path) -> None:
     write_shard(tmp_path / "b.bin", np.array([7, 1, 8]))
     starts = Stream([tmp_path / "a.bin", tmp_path / "b.bin"]).starts(bos=1)
     assert starts.dtype == np.int64 and starts.tolist() == [0, 2, 3, 5]
+
+
+def test_the_next_document_is_searched_over_shards_and_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shard(tmp_path / "a.bin", np.array([5, 1, 6, 6]))
+    write_shard(tmp_path / "b.bin", np.array([7, 7, 7, 1, 8]))
+    stream = Stream([tmp_path / "a.bin", tmp_path / "b.bin"])
+    assert stream.begins.tolist() == [0, 4] and stream.sizes.tolist() == [4, 5]
+    for block in (2, 100):
+        monkeypatch.setattr("bitgolf.data.shards._BLOCK", block)
+        assert [stream.next_start(i, 1) for i in range(10)] == [1, 1, 7, 7, 7, 7, 7, 7, 9, 9]

@@ -9,9 +9,11 @@ from torch import nn
 from bitgolf.clock import Now
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.optim.adam import Adam
+from bitgolf.optim.frozen import Frozen
 from bitgolf.optim.groups import Optimizer
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
+from bitgolf.optim.shape import HeadPairs, NorMuon
 from bitgolf.rules import Rule
 from bitgolf.spec import Spec, part
 
@@ -84,15 +86,80 @@ def test_a_parameter_that_nothing_uses_is_named_and_nothing_moves() -> None:
         chosen.step(NOW, 1.0)
     assert all(torch.equal(p, before[path]) for path, p in params.items())
     with pytest.raises(BitgolfError, match="no gradient reached"):
-        chosen.gradients()
+        chosen.clip(1.0)
 
 
-def test_gradients_and_zero_grad() -> None:
+def test_clip_and_zero_grad() -> None:
+    """The norm is that of all groups together, and what is scaled is what the parameters have."""
     params = parameters()
     chosen = optimizer(params)
-    assert {id(g) for g in chosen.gradients()} == {id(p.grad) for p in params.values()}
+    whole = torch.cat([p.grad.reshape(-1) for p in params.values() if p.grad is not None]).norm()
+    torch.testing.assert_close(chosen.clip(0.5), whole)
+    assert torch.cat([p.grad.reshape(-1) for p in params.values() if p.grad is not None]).norm() < 0.5
     chosen.zero_grad()
     assert all(p.grad is None for p in params.values())
+
+
+@pytest.mark.parametrize("grads", [True, False])
+def test_frozen_never_moves_and_needs_no_gradient(grads: bool) -> None:
+    params = parameters()
+    frozen = params["blocks.0.scale"]
+    before, frozen.grad = frozen.detach().clone(), torch.full((4,), 1e6) if grads else None
+    rules = (*RULES[:2], part(Rule, where="scale", use=part(Frozen)))
+    chosen = optimizer(params, rules)
+    chosen.reduce()
+    assert chosen.clip(1.0) < 100  # its gradient counts for no norm
+    chosen.step(NOW, 1.0)
+    assert torch.equal(frozen, before)
+    assert not any("scale" in name for name in chosen.state())
+    assert chosen.touched()[2] == ("scale", "Frozen", 1, 4)
+    chosen.zero_grad()
+    assert frozen.grad is None
+
+
+def test_head_pairs_take_only_what_they_can_cut() -> None:
+    rules = (part(Rule, where="matrix", use=part(Muon, pieces=part(HeadPairs, rows=3))), *RULES[1:])
+    with pytest.raises(RecipeError, match=r"8 rows are not made of blocks of 3, blocks.0.up has shape \(8, 4\)"):
+        optimizer(parameters(), rules)
+
+
+def test_a_memory_after_orthogonalization_is_saved_by_name() -> None:
+    rules = (part(Rule, where="matrix", use=part(Muon, after=(part(NorMuon),))), *RULES[1:])
+    params, again = parameters(), parameters()
+    a, b = optimizer(params, rules), optimizer(again, rules)
+    a.step(NOW, 1.0)
+    memory = a.state()["muon.0/blocks.0.up/after.0"]
+    assert memory.shape == (8, 1) and memory.all()
+    b.step(NOW, 1.0)
+    b.load_state({name: t.clone() for name, t in a.state().items()})
+    a.step(NOW, 1.0)
+    b.step(NOW, 1.0)
+    assert all(torch.equal(params[path], again[path]) for path in ROLES)
+
+
+def test_a_lone_process_may_take_the_sharded_path() -> None:
+    """`shard="on"` does the stacking of many processes in one: the same numbers, names and forms."""
+    params, other = parameters(), parameters()
+    plain, stacked = (
+        optimizer(params),
+        optimizer(other, (part(Rule, where="matrix", use=part(Muon, shard="on")), *RULES[1:])),
+    )
+    assert not plain.sharded and len(stacked.sharded) == 1
+    for k in range(3):
+        for chosen, group in ((plain, params), (stacked, other)):
+            torch.manual_seed(k)
+            for p in group.values():
+                p.grad = torch.randn_like(p)
+            chosen.reduce()
+            chosen.clip(1.0)
+            chosen.step(NOW, 1.0)
+            chosen.zero_grad()
+    for path in ROLES:
+        torch.testing.assert_close(other[path], params[path], atol=1e-6, rtol=0)
+    want = plain.state()
+    got = stacked.state()
+    assert {k: (t.shape, t.dtype) for k, t in got.items()} == {k: (t.shape, t.dtype) for k, t in want.items()}
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
 
 
 def test_state_has_stable_names() -> None:

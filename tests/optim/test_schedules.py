@@ -77,11 +77,18 @@ def test_warmdown_by_fraction_of_steps_and_of_the_clock(oracle: dict[str, Tensor
         ("momentum_baseline", Ramp(start=0.85, end=0.95, steps=500)),
         ("momentum_pr164_1493_1512", Ramp(start=0.92, end=0.99, steps=1500)),
         ("momentum_pr1855", Ramp(start=0.92, end=0.97, steps=1500)),
+        ("momentum_ternary640", Ramp(start=0.85, end=0.95, steps=500)),
     ],
 )
 def test_momentum(oracle: dict[str, Tensor], name: str, ramp: Ramp) -> None:
     for now, value in by_step(oracle, name, 20_000):
         assert ramp.value(now) == pytest.approx(value, abs=1e-6)
+
+
+def test_progress_on_the_clock(oracle: dict[str, Tensor]) -> None:
+    """What all schedules of fractions are functions of: #1855's budget is 600 s less half a second."""
+    elapsed, done = (oracle[f"sched/pr1855_frac_of_elapsed/{key}"].tolist() for key in ("elapsed_ms", "value"))
+    assert [Now(0, 0, ms / 1000, 599.5).progress for ms in elapsed] == pytest.approx(done, abs=1e-6)
 
 
 def test_slow_first_steps_lower_the_rate_for_a_moment() -> None:

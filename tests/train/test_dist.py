@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from bitgolf.errors import UsageError
-from bitgolf.train.dist import World, agree, environment_rank, join, leave, mean, mean_gradients
+from bitgolf.train.dist import environment_rank, join, leave
+from bitgolf.world import World, agree, mean, mean_gradients
 
 STEPS, SIZE = 5, 2
 

@@ -15,6 +15,7 @@ from bitgolf.clock import Now
 from bitgolf.train import checkpoint, loop
 from bitgolf.train.loop import Diverged, train
 from bitgolf.train.trainer import Trainer
+from bitgolf.world import World
 from toy_training import (
     FakeTime,
     at,
@@ -66,7 +67,7 @@ def test_losses_read_late_name_the_right_step(tmp_path: Path, data: Path) -> Non
     steps: list[int] = []
     losses = loop.Losses(trainer, lambda kind, **fields: steps.append(fields["step"]), lambda: 0.0, every=4)
     for step, value in enumerate([3.0, 2.0, 1.0, 0.5, 2.0, math.nan, 1.0], start=1):
-        losses.add(step, torch.tensor(value))
+        losses.add(step, 128 * step, torch.tensor(value))
         assert steps == ([1, 2, 3, 4] if step >= 4 else [])
     with pytest.raises(Diverged, match="nan at step 6"):
         losses.flush()
@@ -156,7 +157,7 @@ def test_every_process_goes_by_the_first_ones_clock(
     """A learning rate that follows each process's own clock would pull their weights apart."""
     theirs = chain([0.0, 1.0, 2.5], repeat(6.0))
     monkeypatch.setattr(loop, "agree", lambda value, world: next(theirs) if isinstance(value, float) else value)
-    trainer = make_trainer(data, short_recipe(seconds=5.0, steps=0), rank=1)
+    trainer = make_trainer(data, short_recipe(seconds=5.0, steps=0), world=World(rank=1))
     seen = record_clock(trainer)
     assert train(trainer, tmp_path, silent, resume=False).steps == 3
     assert seen == [0.0, 1.0, 2.5]

@@ -12,6 +12,7 @@ import pytest
 
 from bitgolf.train import checkpoint, loop
 from bitgolf.train.loop import Interrupted, Result, train
+from bitgolf.world import World
 from toy_training import (
     STEPS,
     FakeTime,
@@ -139,7 +140,7 @@ def test_without_resume_it_starts_again(tmp_path: Path, data: Path) -> None:
 
 
 def test_only_the_first_process_writes(tmp_path: Path, data: Path) -> None:
-    train(make_trainer(data, short_recipe(every=0.0), rank=1), tmp_path, silent, resume=False)
+    train(make_trainer(data, short_recipe(every=0.0), world=World(rank=1)), tmp_path, silent, resume=False)
     assert not list(tmp_path.iterdir())
 
 

@@ -8,6 +8,7 @@ into the next shard. (Format of the published Parameter Golf shards, from modded
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from bitgolf.files import atomic
 
 MAGIC, VERSION = 20240520, 1
 HEADER = 1024  # bytes
+_BLOCK = 1 << 16  # tokens that are searched at a time
 Tokens = npt.NDArray[np.uint16]
 Positions = npt.NDArray[np.int64]
 
@@ -61,11 +63,20 @@ def read_shard(path: Path) -> Tokens:
 
 
 def find_shards(folder: Path, split: str) -> list[Path]:
-    """The shards of `split` ("train" or "val") in a folder, sorted by name; byte sidecars (`*_bytes_*`) are not shards."""
-    found = sorted(path for path in folder.glob(f"*{split}*.bin") if "_bytes_" not in path.name)
+    """The shards of `split` ("train" or "val") in a folder, sorted by name; byte sidecars (`*_bytes_*`) are not shards.
+
+    The last of the words train and val in a file's name decides, so none is of both, whatever else it is called.
+    """
+    found = sorted(path for path in folder.glob("*.bin") if _split(path) == split and "_bytes_" not in path.name)
     if not found:
-        raise UsageError(f"there are no {split} shards (*{split}*.bin)", place=str(folder), mend="bitgolf data make")
+        message = f"there are no {split} shards (such as {split}_000000.bin)"
+        raise UsageError(message, place=str(folder), mend="bitgolf data make")
     return found
+
+
+def _split(path: Path) -> str:
+    words = [word for word in re.findall("[a-z]+", path.stem) if word in ("train", "val")]
+    return words[-1] if words else ""
 
 
 class Stream:
@@ -76,7 +87,7 @@ class Stream:
             raise UsageError("a stream needs at least one shard")
         self.place = str(paths[0].parent)
         self.shards = [read_shard(path) for path in paths]
-        self._ends: Positions = np.cumsum([len(shard) for shard in self.shards], dtype=np.int64)
+        self._ends: Positions = self.sizes.cumsum()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -94,11 +105,31 @@ class Stream:
             done += len(piece)
         return window
 
+    @property
+    def sizes(self) -> Positions:
+        """Tokens of each shard, int64 [shards]."""
+        return np.array([len(shard) for shard in self.shards], np.int64)
+
+    @property
+    def begins(self) -> Positions:
+        """Where each shard begins, int64 [shards]."""
+        return self._ends - self.sizes
+
     def starts(self, bos: int) -> Positions:
         """Where documents start: the positions of BOS, int64, ascending."""
-        begins = self._ends - [len(shard) for shard in self.shards]
-        found = [np.flatnonzero(shard == bos) + begin for shard, begin in zip(self.shards, begins, strict=True)]
-        return np.concatenate(found).astype(np.int64)
+        return np.concatenate([self.starts_in(i, bos) for i in range(len(self.shards))])
+
+    def starts_in(self, shard: int, bos: int) -> Positions:
+        """The same in one shard. Reads all of it."""
+        return np.flatnonzero(self.shards[shard] == bos) + self.begins[shard]
+
+    def next_start(self, position: int, bos: int) -> int:
+        """Where the first document starts at or after a position: the stream's length where none does."""
+        for first in range(position, len(self), _BLOCK):
+            found = np.flatnonzero(self.window(first, min(_BLOCK, len(self) - first)) == bos)
+            if len(found):
+                return first + int(found[0])
+        return len(self)
 
     @cached_property
     def digest(self) -> str:

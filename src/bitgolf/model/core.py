@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitgolf.clock import Now
-from bitgolf.errors import RecipeError
+from bitgolf.errors import DamagedError, RecipeError
 from bitgolf.spec import Place, Spec, part_name, register
 
 V = TypeVar("V")
@@ -21,6 +21,7 @@ class Part(nn.Module):
 
     roles: ClassVar[dict[str, str]] = {}
     identity_at_init: ClassVar[bool] = False  # a claim that the contract suite checks
+    training_only: ClassVar[bool] = False  # the identity when a model is scored
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,10 +121,10 @@ class Clocked(Part):
 class Only:
     """A part in some places alone: `layers` as in `0-5`, `last 4`, `first 3`, `1,3,5` or `*`; `on` names matrices, `q,k`."""
 
-    transparent = "part"
+    transparent = "use"
 
-    def __init__(self, *, layers: str = "*", on: str = "", part: Spec[Any]) -> None:
-        self.layers, self.on, self.part = layers, on, part
+    def __init__(self, *, layers: str = "*", on: str = "", use: Spec[Any]) -> None:
+        self.layers, self.on, self.use = layers, on, use
 
     def holds(self, at: Place) -> bool:
         named = not self.on or at.name in [name.strip() for name in self.on.split(",")]
@@ -133,7 +134,7 @@ class Only:
 def only(layers: str, part: Spec[V], *, on: str = "") -> Spec[V]:
     from bitgolf.spec import part as node
 
-    return cast(Spec[V], node(Only, layers=layers, on=on, part=part))
+    return cast(Spec[V], node(Only, layers=layers, on=on, use=part))
 
 
 def layer_set(text: str, layers: int) -> set[int]:
@@ -162,7 +163,7 @@ def chain(specs: Sequence[Spec[Any]], at: Place) -> nn.ModuleList:
             choice = cast(Only, spec())
             if not choice.holds(at):
                 continue
-            spec = choice.part
+            spec = choice.use
         chosen.append(spec(at))
     return nn.ModuleList(chosen)
 
@@ -180,3 +181,19 @@ def roles(model: nn.Module) -> dict[str, str]:
                 raise RecipeError(f"{part_name(type(module))} declares no role for {name!r}", place=path)
             found[f"{path}.{name}" if path else name] = cast(Part, module).roles[name]
     return found
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a model these values by path, also one built without any; what blocks share stays shared.
+
+    The paths are those of `roles`: a parameter that stands in several places goes by its first one. (`load_state_dict`
+    would ask for all of them, and part what was shared.) Raises `DamagedError` where paths or shapes are others.
+    """
+    own = dict(model.named_parameters())
+    wrong = sorted(own.keys() ^ weights.keys()) + [k for k in own.keys() & weights if own[k].shape != weights[k].shape]
+    if wrong:
+        raise DamagedError(f"the weights are not this model's ({', '.join(wrong)[:200]})", place="weights")
+    new = {p: nn.Parameter(weights[path], p.requires_grad) for path, p in own.items()}
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            setattr(module, name, new[p])

@@ -53,6 +53,28 @@ class AddSkip(Skip):
         return x + self.weight[j] * skip
 
 
+@register
+class GatedSkip(Skip):
+    """g * x + (1 - g) * w_j * skip with g = sigmoid(gate_j): Parameter Golf #1089.
+
+    w (skips, D) starts at 1 and gate (skips, D) at 0, so half of each at first. A gate towards infinity is no skip.
+    With `rows` there are so many of each, and further skips share the last ones (#1285); 0 is one for each skip.
+    """
+
+    roles = {"weight": "scale", "gate": "scale"}
+
+    def __init__(self, at: Place, /, *, rows: int = 0) -> None:
+        super().__init__()
+        rows = min(rows or at.fan_in, at.fan_in)
+        self.weight = nn.Parameter(torch.ones(rows, at.dim))
+        self.gate = nn.Parameter(torch.zeros(rows, at.dim))
+
+    def forward(self, x: Tensor, skip: Tensor, j: int) -> Tensor:
+        row = min(j, len(self.weight) - 1)
+        gate = self.gate[row].sigmoid()
+        return gate * x + (1 - gate) * (self.weight[row] * skip)
+
+
 class Planned(Depth, Clocked):
     """Follows an order, whose plan may change during the run; as built, it follows the last one."""
 
@@ -93,6 +115,7 @@ class UNet(Planned):
     """U-Net skips: the first half of the visits push their outputs, the second half pop them, adjacent pair first.
 
     Skip j goes in before visit n/2 + j (the baseline). With an odd number of visits the last one has none.
+    There are skips for the longest plan; a shorter one uses the first of them.
     """
 
     def __init__(
@@ -105,7 +128,7 @@ class UNet(Planned):
         skip: Spec[Skip] = part(AddSkip),
     ) -> None:
         super().__init__(at, order, wiring)
-        self.skip = skip(at.matrix(len(self.visits) // 2, at.dim))
+        self.skip = skip(at.matrix(max(len(visits) for _, visits in self.plans) // 2, at.dim))
 
     def forward(self, x: Tensor, bus: Bus, blocks: nn.ModuleList) -> Tensor:
         half = len(self.visits) // 2
@@ -115,6 +138,6 @@ class UNet(Planned):
             skips.append(x)
         for j, i in enumerate(self.visits[half:]):
             if skips:
-                x = self.wiring.blend(x, self.skip, skips.pop(), j)
+                x = self.wiring.blend(x, self.skip, skips.pop(), j, blocks[i])
             x = self.visit(x, bus, blocks[i])
         return self.wiring.close(x)

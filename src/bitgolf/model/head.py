@@ -10,6 +10,19 @@ from bitgolf.model.weight import Embedding, HeadLinear
 from bitgolf.spec import Place, Spec, part, register
 
 
+class Logits:
+    """What an objective is handed: a last hidden state (B, T, D) -> logits (B, T, V); `raw` are those before the caps."""
+
+    def __init__(self, head: Head, embed: Embedding) -> None:
+        self.head, self.embed = head, embed
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.head(x, self.embed)
+
+    def raw(self, x: Tensor) -> Tensor:
+        return self.head.project(x, self.embed)
+
+
 class Head(Part):
     """(B, T, D) and the embedding -> logits (B, T, V): a projection, then the chain of caps."""
 

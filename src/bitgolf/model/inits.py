@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from bitgolf.model.sockets import Init
@@ -56,3 +57,20 @@ class Orthogonal(Init):
             UniformFanIn().fill(weight)
         else:
             nn.init.orthogonal_(weight, self.gain)
+
+
+@register
+class Overtone(Init):
+    """Normal, then the k-th singular value becomes the first times k^-power: Parameter Golf #60, for embeddings.
+
+    Singular vectors stay as drawn. k counts from 1.
+    """
+
+    def __init__(self, *, std: float = 0.005, power: float = 0.5) -> None:
+        self.std, self.power = std, power
+
+    def fill(self, weight: Tensor) -> None:
+        nn.init.normal_(weight, std=self.std)
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        order = torch.arange(1, len(values) + 1, device=weight.device, dtype=weight.dtype)
+        weight.copy_((left * (values[0] * order**-self.power)) @ right)

@@ -1,4 +1,4 @@
-"""The position-wise branch and its activations."""
+"""The position-wise branches and their activations."""
 
 from __future__ import annotations
 
@@ -24,6 +24,46 @@ class MLP(Feed):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.act(self.up(x)))
+
+
+@register
+class SwiGLU(Feed):
+    """(silu(x W_gate^T) * x W_up^T) W_down^T (arXiv 2002.05202), without an activation to choose.
+
+    W_gate and W_up (hidden, D), W_down (D, hidden), which starts at zero.
+    """
+
+    def __init__(self, at: Place, /, *, hidden: int, linear: Spec[Linear] = part(Linear)) -> None:
+        super().__init__()
+        self.gate = linear(at.matrix(at.dim, hidden, name="gate"))
+        self.up = linear(at.matrix(at.dim, hidden, name="up"))
+        self.down = linear(at.matrix(hidden, at.dim, zero=True, name="down"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+@register
+class Relu(Activation):
+    """max(u, 0)."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, u: Tensor) -> Tensor:
+        return F.relu(u)
+
+
+@register
+class Leaky(Activation):
+    """u for u > 0, slope * u below."""
+
+    def __init__(self, at: Place, /, *, slope: float = 0.01) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, u: Tensor) -> Tensor:
+        return F.leaky_relu(u, self.slope)
 
 
 @register

@@ -74,6 +74,10 @@ class Mask(Part):
     def forward(self, bus: Bus) -> Tensor:
         raise NotImplementedError
 
+    def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The same for a whole sequence as a rule of indices (row, query, key) -> seen. Optional: for fast cores."""
+        raise NotImplementedError
+
 
 class Feed(Part):
     """A position-wise branch: (B, T, D) -> (B, T, D)."""
@@ -139,8 +143,8 @@ class Wiring(Part):
         """One visit of a block."""
         raise NotImplementedError
 
-    def blend(self, x: Tensor, skip: Skip, value: Tensor, j: int) -> Tensor:
-        """Let the j-th skip's value in: into which lanes."""
+    def blend(self, x: Tensor, skip: Skip, value: Tensor, j: int, block: nn.Module) -> Tensor:
+        """Let the j-th skip's value in, before a visit of this block: into which lanes."""
         return skip(x, value, j)
 
     def close(self, x: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitgolf.model.core import Bus, rms
+from bitgolf.clock import Now
+from bitgolf.errors import RecipeError
+from bitgolf.model.core import Bus, Clocked, rms
 from bitgolf.model.sockets import Branch, Norm, StreamPart
 from bitgolf.spec import Place, register
 
@@ -19,6 +21,23 @@ class RMSNorm(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms(x)
+
+
+@register
+class DepthScaledNorm(Norm):
+    """RMSNorm times 1/sqrt(layer + 1), layers counted from 0: Parameter Golf #315 ("LN scale"). For a block's norm.
+
+    Raises `RecipeError` as the model's last norm, which sits in no layer.
+    """
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+        if at.layer < 0:
+            raise RecipeError("DepthScaledNorm stands in a layer", place="norm", mend="use RMSNorm after the blocks")
+        self.scale = (at.layer + 1) ** -0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms(x) * self.scale
 
 
 @register
@@ -49,6 +68,24 @@ class MixX0(StreamPart):
 
 
 @register
+class PhaseMixX0(MixX0):
+    """MixX0 started at (p, 1 - p) with p = sigmoid(steepness (layer/(layers - 1) - 1/2)): Parameter Golf #60.
+
+    Early layers see the first state, late ones the stream. Raises `RecipeError` outside a block.
+    """
+
+    identity_at_init = False
+
+    def __init__(self, at: Place, /, *, steepness: float = 3.0) -> None:
+        super().__init__(at)
+        if at.layer < 0:
+            raise RecipeError("PhaseMixX0 stands in a layer", place="enter", mend="put it into the block's chain")
+        p = torch.tensor(steepness * (at.layer / max(at.layers - 1, 1) - 0.5)).sigmoid()
+        with torch.no_grad():
+            self.weight.copy_(torch.stack([p, 1 - p])[:, None].expand_as(self.weight))
+
+
+@register
 class BranchScale(Branch):
     """a * y with a learned vector a (D), started at 1: the baseline's `attn_scale` and `mlp_scale`."""
 
@@ -60,3 +97,30 @@ class BranchScale(Branch):
 
     def forward(self, y: Tensor) -> Tensor:
         return self.weight * y
+
+
+@register
+class ProRes(Branch, Clocked):
+    """y * min(1, steps / (first + per_layer * layer)): branches fade in, low layers first (Parameter Golf #675).
+
+    Scored with the whole branch, so a run should last until its last layer is in. The factor is a buffer: a compiled
+    graph reads it as data, and the fading in is no phase, as the graph stays the same.
+    """
+
+    factor: Tensor
+
+    def __init__(self, at: Place, /, *, first: int = 30, per_layer: int = 30) -> None:
+        super().__init__()
+        self.steps = first + per_layer * at.layer
+        if first < 1 or per_layer < 0:
+            raise RecipeError(
+                f"cannot fade in over {self.steps} steps", place="ProRes", mend="first >= 1, per_layer >= 0"
+            )
+        # on the CPU also in a model built without values, which gets its parameters alone from an artifact
+        self.register_buffer("factor", torch.ones((), device="cpu"), persistent=False)
+
+    def at(self, now: Now) -> None:
+        self.factor.fill_(min(1.0, now.step / self.steps))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y * self.factor

@@ -35,11 +35,15 @@ class Linear(Part):
         self.view = chain(view, at)
         self.add = chain(add, at)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def viewed(self) -> Tensor:
+        """W as it multiplies: through the views."""
         w = self.weight
         for p in self.view:
             w = p(w)
-        y = F.linear(x, w)
+        return w
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.viewed())
         for p in self.add:
             y = y + p(x)
         return y

@@ -9,21 +9,33 @@ from torch import Tensor
 
 from bitgolf.clock import Now
 from bitgolf.optim.algorithm import Algorithm, State
-from bitgolf.spec import register
+from bitgolf.optim.decay import WeightDecay
+from bitgolf.optim.schedules import Schedule
+from bitgolf.spec import Spec, register
 
 
 @register
 class Adam(Algorithm):
     """W <- (1 - lr wd) W - lr m' / (sqrt(v') + eps), m' and v' the bias-corrected means of gradient and square.
 
+    `decay` multiplies `weight_decay`, and `cautious` confines it (see `WeightDecay`).
+
     The same operations in the same order as `torch.optim.Adam`. Each parameter keeps its own count of steps in the
     state, on the CPU (as torch does), so that a resumed run corrects the bias as the first would have.
     """
 
     def __init__(
-        self, *, lr: float, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_decay: float = 0.0
+        self,
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decay: Spec[Schedule] | None = None,
+        cautious: bool = False,
     ) -> None:
-        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.decay = WeightDecay(weight_decay, decay, cautious=cautious, place="Adam.weight_decay")
 
     def start(self, params: list[Tensor]) -> State:
         return {
@@ -38,9 +50,8 @@ class Adam(Algorithm):
         m, v = state["m"], state["v"]
         torch._foreach_add_(state["steps"], 1)
         t = int(state["steps"][0])  # a group steps as a whole, so one count is all of them
-        if self.weight_decay:
-            torch._foreach_mul_(params, 1.0 - lr * self.weight_decay)
         torch._foreach_lerp_(m, grads, 1.0 - beta1)
+        self.decay.apply(params, m, now, lr, lr_scale)
         torch._foreach_mul_(v, beta2)
         torch._foreach_addcmul_(v, grads, grads, 1.0 - beta2)
         root = torch._foreach_sqrt(v)

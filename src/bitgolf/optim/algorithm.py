@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from bitgolf.clock import Now
+from bitgolf.world import World
 
 State = dict[str, list[Tensor]]
 
@@ -18,7 +20,18 @@ class Algorithm(ABC):
     A state is plain tensors, under each key one for every parameter, so that a checkpoint can name them.
     """
 
-    least_dims: ClassVar[int] = 0  # the fewest axes that a parameter may have
+    needs_gradients: ClassVar[bool] = True
+
+    def unfit(self, shape: torch.Size) -> str:
+        """Why it cannot step a parameter of this shape; "" where it can."""
+        return ""
+
+    def shards(self, world: World) -> bool:
+        """Whether each process is to step a share of the matrices only (`ShardedGroup`).
+
+        It may do so if it steps every matrix (m, n) by itself, and all its state has the leading axes of a parameter.
+        """
+        return False
 
     @abstractmethod
     def start(self, params: list[Tensor]) -> State:

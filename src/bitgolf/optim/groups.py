@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from bitgolf.clock import Now
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.optim.algorithm import Algorithm, State
+from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.optim.algorithm import Algorithm
+from bitgolf.optim.clip import clip_by_norm
+from bitgolf.optim.group import Group, some
+from bitgolf.optim.shards import ShardedGroup
 from bitgolf.rules import Rule, cover
 from bitgolf.spec import Spec
-
-
-class Group(NamedTuple):
-    """The parameters that one rule takes, the algorithm that steps them, and its state."""
-
-    name: str  # `muon.0`: the algorithm and the number of its rule
-    where: str
-    algorithm: Algorithm
-    params: dict[str, nn.Parameter]
-    state: State
+from bitgolf.world import ALONE, World, mean_gradients
 
 
 class Touched(NamedTuple):
@@ -35,42 +28,55 @@ class Touched(NamedTuple):
 
 
 class Optimizer:
-    """Every parameter in exactly one group, or a `RecipeError`.
+    """Every parameter in exactly one group, or a `RecipeError`. A step is `reduce`, maybe `clip`, `step`, `zero_grad`.
 
     `params` and `roles` have the same paths as keys; each rule's `use` is an `Algorithm`, as in
-    `part(Rule, where="matrix", use=part(Muon, lr=0.02))`.
+    `part(Rule, where="matrix", use=part(Muon, lr=0.02))`. Of several processes each calls the same at the same time.
     """
 
     def __init__(
-        self, params: Mapping[str, nn.Parameter], roles: Mapping[str, str], rules: Sequence[Spec[Rule]]
+        self,
+        params: Mapping[str, nn.Parameter],
+        roles: Mapping[str, str],
+        rules: Sequence[Spec[Rule]],
+        world: World = ALONE,
     ) -> None:
         assert params.keys() == roles.keys(), "each parameter has one role"
+        self.world = world
         taken = cover(rules, roles, place="optimizer rules")
         self.groups = [
-            _group(i, rule(), {path: params[path] for path in paths})
+            _group(i, rule(), {path: params[path] for path in paths}, world)
             for i, (rule, paths) in enumerate(zip(rules, taken, strict=True))
         ]
+        self.sharded = [g for g in self.groups if isinstance(g, ShardedGroup)]
+        self.replicated = [g for g in self.groups if not isinstance(g, ShardedGroup)]
 
-    def gradients(self) -> list[Tensor]:
-        """All gradients, group by group. A parameter without one is an error: nothing in the model uses it."""
-        return [grad for group in self.groups for grad in _gradients(group)]
+    def reduce(self) -> None:
+        """Turn the gradients of each process into their mean over all: shares of it where a group is sharded."""
+        for group in self.sharded:
+            group.reduce()
+        moving = [group for group in self.replicated if group.algorithm.needs_gradients]
+        mean_gradients([p for group in moving for p in group.params.values()], self.world)
+
+    def clip(self, limit: float) -> Tensor:
+        """Clip by the norm of all gradients together; see `clip_by_norm`."""
+        return clip_by_norm(_joined(self.replicated), limit, _joined(self.sharded), self.world)
 
     def step(self, now: Now, lr_scale: float) -> None:
         """One step of every group, in place; all learning rates are scaled alike."""
-        found = [_gradients(group) for group in self.groups]  # all of them, before any parameter moves
-        for group, grads in zip(self.groups, found, strict=True):
-            group.algorithm.step(list(group.params.values()), grads, group.state, now, lr_scale)
+        for group in self.groups:  # all of them, before any parameter moves
+            group.need_gradients()
+        for group in self.groups:
+            group.step(now, lr_scale)
 
     def zero_grad(self) -> None:
         for group in self.groups:
-            for p in group.params.values():
-                p.grad = None
+            group.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
-        """The live state (not a copy) by stable names: `adam.0/embed.weight/m`."""
-        return dict(self._named_state())
+        """The state by stable names, `adam.0/embed.weight/m`: the live one, or a gathered copy where it is sharded."""
+        return {f"{group.name}/{name}": tensor for group in self.groups for name, tensor in group.named_state()}
 
-    @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Copy a state in. Names, shapes and types must be exactly those of `state()`; otherwise nothing changes."""
         own = self.state()
@@ -80,9 +86,10 @@ class Optimizer:
             if (have := _form(state[name])) != (want := _form(own[name])):
                 wrong.append(f"{name} is {have}, expected {want}")
         if wrong:
-            raise DamagedError(_some(sorted(wrong)), place="optimizer state", mend="was it saved by another recipe?")
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+            raise DamagedError(some(sorted(wrong)), place="optimizer state", mend="was it saved by another recipe?")
+        for group in self.groups:
+            prefix = f"{group.name}/"
+            group.load({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
 
     def touched(self) -> list[Touched]:
         """One line for each rule."""
@@ -91,36 +98,23 @@ class Optimizer:
             for g in self.groups
         ]
 
-    def _named_state(self) -> Iterator[tuple[str, Tensor]]:
-        for group in self.groups:
-            for key, tensors in group.state.items():
-                for path, tensor in zip(group.params, tensors, strict=True):
-                    yield f"{group.name}/{path}/{key}", tensor
 
-
-def _group(index: int, rule: Rule, params: dict[str, nn.Parameter]) -> Group:
+def _group(index: int, rule: Rule, params: dict[str, nn.Parameter], world: World) -> Group:
     algorithm: Any = rule.use()
-    kind = type(algorithm).__name__
+    kind, place = type(algorithm).__name__, f"optimizer rules.{index}"
     if not isinstance(algorithm, Algorithm):
-        raise RecipeError(f"{kind} is no optimizer", place=f"optimizer rules.{index}", mend="use Muon or Adam")
+        raise RecipeError(f"{kind} is no optimizer", place=place, mend="use Muon or Adam")
     for path, p in params.items():
-        if p.ndim < algorithm.least_dims:
-            cause = f"{kind} takes tensors of {algorithm.least_dims} axes or more, {path} has shape {tuple(p.shape)}"
-            raise RecipeError(cause, place=f"optimizer rules.{index}", mend="give it to Adam by an earlier rule")
-    return Group(f"{kind.lower()}.{index}", rule.where, algorithm, params, algorithm.start(list(params.values())))
+        if why := algorithm.unfit(p.shape):
+            cause = f"{why}, {path} has shape {tuple(p.shape)}"
+            raise RecipeError(cause, place=place, mend="give it to another one by an earlier rule")
+    make = ShardedGroup if algorithm.shards(world) else Group
+    return make(f"{kind.lower()}.{index}", rule.where, algorithm, params, world)
 
 
-def _gradients(group: Group) -> list[Tensor]:
-    if unused := [path for path, p in group.params.items() if p.grad is None]:
-        cause = f"no gradient reached {_some(unused, ', ')}"
-        raise BitgolfError(cause, place=group.name, mend="the model never uses it: remove it, or wire it in")
-    return [p.grad for p in group.params.values() if p.grad is not None]
+def _joined(groups: Sequence[Group]) -> list[Tensor]:
+    return [grad for group in groups for grad in group.gradients()]
 
 
 def _form(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")
-
-
-def _some(items: Sequence[str], between: str = "; ", limit: int = 5) -> str:
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return between.join(items[:limit]) + more

@@ -62,8 +62,8 @@ class IntRows(Codec):
         return {"codes": (np.dtype(np.int8), (rows, columns)), "scales": (np.dtype(np.float16), (rows,))}
 
     def encode(self, w: Tensor, stats: Any = None) -> Code:
-        rows = _finite(w.detach().float(), "a weight is not finite").reshape(_rows(tuple(w.shape)))
-        step = _finite(self._steps(rows), "a row needs a step beyond float16 (65504)")
+        rows = finite(w.detach().float(), "a weight is not finite").reshape(_rows(tuple(w.shape)))
+        step = finite(self._steps(rows), "a row needs a step beyond float16 (65504)")
         codes = self.grid.round(rows, step[:, None])
         return {"codes": codes.cpu().numpy(), "scales": step.cpu().numpy()}
 
@@ -95,7 +95,7 @@ class Float(Codec):
         return {"values": (self.stored, shape)}
 
     def encode(self, w: Tensor, stats: Any = None) -> Code:
-        values = _finite(w.detach().cpu().to(self.dtype), f"a weight is not finite in {self.dtype}").contiguous()
+        values = finite(w.detach().cpu().to(self.dtype), f"a weight is not finite in {self.dtype}").contiguous()
         return {"values": (values.view(torch.uint16) if self.dtype == torch.bfloat16 else values).numpy().copy()}
 
     def decode(self, code: Code, shape: Shape) -> Tensor:
@@ -109,7 +109,8 @@ def _rows(shape: Shape) -> tuple[int, int]:
     return math.prod(shape[:-1]), columns
 
 
-def _finite(w: Tensor, cause: str) -> Tensor:
+def finite(w: Tensor, cause: str) -> Tensor:
+    """`w` itself, or a `BitgolfError` with this cause."""
     if not torch.isfinite(w).all():
         raise BitgolfError(cause, mend="the model has diverged, or wants a codec of wider range (Float, float32)")
     return w

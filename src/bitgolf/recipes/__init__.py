@@ -17,7 +17,7 @@ from bitgolf.spec import Spec
 
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def describe(name: str) -> str:

@@ -68,6 +68,7 @@ def baseline() -> Spec[Recipe]:
             "source": "openai/parameter-golf, records/track_10min_16mb, NaiveBaseline",
             "hardware": "8 x H100 SXM, 600 s",
             "text": "FineWeb, first 50,000 documents",
+            "params": 17_059_912,
             "bpb": {"trained": 1.2172, "packed": 1.2244},
             "bytes": 15_863_489,
             "steps": 13_780,

@@ -11,7 +11,7 @@ import torch
 
 from bitgolf import __version__
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.model.core import roles
+from bitgolf.model.core import load_weights, roles
 from bitgolf.model.skeleton import LM
 from bitgolf.names import from_json
 from bitgolf.pack.artifact import Artifact, read_artifact, write_artifact
@@ -95,7 +95,7 @@ def _load(artifact: Artifact, digest: bytes) -> Loaded:
         raise DamagedError("the recipe's model is larger than any artifact may be")
     kinds = roles(model)
     codes = unpack_codes(sections, layout(shapes, kinds, recipe["quantize"]), kinds, recipe["pack"]().coder)
-    model.load_state_dict(decode_all(codes, shapes, kinds, recipe["quantize"]), assign=True)
+    load_weights(model, decode_all(codes, shapes, kinds, recipe["quantize"]))
     return Loaded(str(artifact.meta.get("name", "")), recipe, model.requires_grad_(False), tokenizer, digest)
 
 

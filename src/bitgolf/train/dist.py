@@ -1,32 +1,17 @@
-"""Many processes as one: each has its share of the batch, gradients are averaged, rank 0 decides.
+"""Entering and leaving the group of processes that `torchrun` started: it says in the environment who is who.
 
-Started by `torchrun`, which says in the environment who is who; without it a run is one process and no group is made,
-and everything below is the identity.
+Without torchrun a run is one process, and no group is made.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from bitgolf.errors import UsageError
-
-Value = TypeVar("Value", bool, int, float)
-
-
-class World(NamedTuple):
-    """This process among `size` of them; `backend` is "" where there is one process only."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0  # among the processes of this machine
-    device: torch.device = torch.device("cpu")
-    backend: str = ""
+from bitgolf.world import World
 
 
 def join() -> World:
@@ -51,40 +36,6 @@ def leave(world: World) -> None:
 def environment_rank() -> int:
     """This process's rank as torchrun tells it, before any group is joined; 0 without torchrun."""
     return _variable("RANK", 0)
-
-
-@torch.no_grad()
-def mean_gradients(params: Iterable[Tensor], world: World) -> None:
-    """Replace each gradient by its mean over all processes: one buffer, one all-reduce.
-
-    Every process must have gradients for the same parameters, which holds when all run the same graph.
-    """
-    grads = [p.grad for p in params if p.grad is not None]
-    if world.size == 1 or not grads:
-        return
-    buffer = torch.cat([g.reshape(-1) for g in grads])
-    dist.all_reduce(buffer)
-    buffer /= world.size
-    pieces = buffer.split([g.numel() for g in grads])
-    torch._foreach_copy_(grads, [piece.view(g.shape) for piece, g in zip(pieces, grads, strict=True)])
-
-
-def agree(value: Value, world: World) -> Value:
-    """Rank 0's value, on every rank: a decision to stop, a time. Integers are exact up to 2^53."""
-    if world.size == 1:
-        return value
-    shared = torch.tensor(float(value), dtype=torch.float64, device=world.device)
-    dist.broadcast(shared, src=0)
-    return type(value)(shared.item())
-
-
-def mean(values: Tensor, world: World) -> Tensor:
-    """The mean over all processes of each value of a tensor on the world's device."""
-    if world.size == 1:
-        return values
-    total = values.clone()
-    dist.all_reduce(total)
-    return total / world.size
 
 
 def _variable(name: str, default: int) -> int:

@@ -17,8 +17,8 @@ from torch import Tensor
 from bitgolf.clock import Now
 from bitgolf.errors import BitgolfError
 from bitgolf.train import checkpoint
-from bitgolf.train.dist import agree, mean
 from bitgolf.train.trainer import Trainer
+from bitgolf.world import agree, mean
 
 Report = Callable[..., None]  # report(kind, **fields): the run's journal
 
@@ -54,12 +54,12 @@ class Losses:
 
     def __init__(self, trainer: Trainer, report: Report, clock: Callable[[], float], *, every: int) -> None:
         self.world, self.report, self.clock, self.every = trainer.world, report, clock, every
-        self.tokens_a_step = trainer.settings.rows * trainer.settings.length
-        self.pending: list[tuple[int, Tensor]] = []
+        self.pending: list[tuple[int, int, Tensor]] = []
         self.last = math.nan
 
-    def add(self, step: int, loss: Tensor) -> None:
-        self.pending.append((step, loss))
+    def add(self, step: int, tokens: int, loss: Tensor) -> None:
+        """The loss of a step, the step-th; so many tokens were trained on by its end."""
+        self.pending.append((step, tokens, loss))
         if len(self.pending) >= self.every:
             self.flush()
 
@@ -67,12 +67,12 @@ class Losses:
         """Report the loss over all processes of each step since the last time. Raises at the first that is not finite."""
         if not self.pending:
             return
-        read = mean(torch.stack([loss for _, loss in self.pending]), self.world).tolist()
+        read = mean(torch.stack([loss for *_, loss in self.pending]), self.world).tolist()
         elapsed = round(self.clock(), 3)
-        for (step, _), loss in zip(self.pending, read, strict=True):
+        for (step, tokens, _), loss in zip(self.pending, read, strict=True):
             if not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at step {step}")
-            self.report("step", step=step, loss=loss, tokens=step * self.tokens_a_step, elapsed=elapsed)
+            self.report("step", step=step, loss=loss, tokens=tokens, elapsed=elapsed)
         self.last = read[-1]
         self.pending.clear()
 
@@ -84,7 +84,7 @@ def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool) -> Re
     """
     settings, world = trainer.settings, trainer.world
     saved = _restore(trainer, folder, report) if resume else Result()
-    step, started = saved.steps, time.perf_counter() - saved.seconds
+    step, tokens, started = saved.steps, saved.tokens, time.perf_counter() - saved.seconds
 
     def clock() -> float:
         return time.perf_counter() - started
@@ -98,7 +98,7 @@ def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool) -> Re
             due = now.elapsed - saved.seconds >= settings.checkpoint_seconds
             if step > saved.steps and (due or stop or end):
                 losses.flush()
-                saved = Result(step, step * losses.tokens_a_step, agree(clock(), world), losses.last)
+                saved = Result(step, tokens, agree(clock(), world), losses.last)
                 _save(trainer, folder, saved)
                 continue  # writing took its time, and a signal may have come
             if stop:
@@ -107,18 +107,18 @@ def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool) -> Re
             if end:
                 return saved
             loss = trainer.step(step, now)
-            step += 1
-            losses.add(step, loss)
+            step, tokens = step + 1, tokens + settings.shape(now.progress).tokens
+            losses.add(step, tokens, loss)
 
 
 def _save(trainer: Trainer, folder: Path, reached: Result) -> None:
     """Write a checkpoint, in the first process. A finite loss says nothing of the update after it, so all is checked."""
-    state = trainer.state()
+    state = trainer.state()  # in every process, as the optimizer's may be spread over them
     if bad := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise Diverged(f"{bad[0]} is not finite after step {reached.steps}")
     if trainer.world.rank == 0:
-        meta = {"elapsed": reached.seconds, "loss": reached.loss, "paths": list(trainer.params)}
-        checkpoint.save(folder, reached.steps, state, meta)
+        meta = {"tokens": reached.tokens, "elapsed": reached.seconds, "loss": reached.loss}
+        checkpoint.save(folder, reached.steps, state, {**meta, "paths": list(trainer.params)})
 
 
 def _restore(trainer: Trainer, folder: Path, report: Report) -> Result:
@@ -128,9 +128,9 @@ def _restore(trainer: Trainer, folder: Path, report: Report) -> Result:
     trainer.load(found.tensors)
     for warning in found.warnings:
         report("warning", message=warning)
-    elapsed, loss = float(found.meta["elapsed"]), float(found.meta["loss"])
+    tokens, elapsed, loss = int(found.meta["tokens"]), float(found.meta["elapsed"]), float(found.meta["loss"])
     report("resume", step=found.step, elapsed=elapsed)
-    return Result(found.step, found.step * trainer.settings.rows * trainer.settings.length, elapsed, loss)
+    return Result(found.step, tokens, elapsed, loss)
 
 
 @contextmanager

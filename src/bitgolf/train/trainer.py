@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.clock import Now
-from bitgolf.data.batches import Batches
+from bitgolf.data.batches import Batches, share_of
 from bitgolf.errors import DamagedError
 from bitgolf.model.core import roles
+from bitgolf.model.head import Logits
 from bitgolf.model.skeleton import LM
 from bitgolf.model.sockets import Objective
-from bitgolf.optim.clip import clip_by_norm
 from bitgolf.optim.groups import Optimizer
 from bitgolf.recipe import Recipe
 from bitgolf.spec import Place, Spec
 from bitgolf.train.device import Device
-from bitgolf.train.dist import World, mean_gradients
 from bitgolf.train.phases import Phases, within
 from bitgolf.train.settings import Train
+from bitgolf.world import World
 
 
 class Task(nn.Module):
@@ -32,7 +32,8 @@ class Task(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        return self.objective(self.model.hidden(self.model.bus(ids)), targets, self.model.logits)
+        logits = Logits(self.model.head, self.model.embed)
+        return self.objective(self.model.hidden(self.model.bus(ids)), targets, logits)
 
 
 class Trainer:
@@ -43,37 +44,36 @@ class Trainer:
     ) -> None:
         self.settings: Train = recipe["train"]()
         self.device, self.world, self.batches = device, world, batches
+        for moment in self.settings.moments:
+            share_of(self.settings.shape(moment).rows, world.size)  # better now than in the middle of the run
         torch.manual_seed(seed)
         self.model: LM = recipe["model"](place)
         task = Task(self.model, self.settings.objective(place._replace(dim=recipe["model.dim"])))
         self.task = task.to(device.device)
         self.params = dict(self.task.named_parameters())
-        self.optimizer = Optimizer(self.params, roles(self.task), self.settings.optim)
+        self.optimizer = Optimizer(self.params, roles(self.task), self.settings.optim, world)
         self.schedule = self.settings.schedule()
         self.average = recipe["average"]() if recipe["average"] else None
         self.averaged = self.average.start(list(self.params.values())) if self.average else {}
         self.run: Callable[[Tensor, Tensor], Tensor] = self.task
         self.phases = Phases(self.task)
 
-    @property
-    def local_rows(self) -> int:
-        return self.settings.rows // self.world.size
-
     def step(self, step: int, now: Now) -> Tensor:
         """Train on batch `step`; returns this process's mean loss in nats per token (not yet synchronised)."""
-        batch = self.batches.batch(step, self.world.rank, self.world.size)
-        micro = self.settings.micro_rows or self.local_rows
+        shape = self.settings.shape(now.progress)
+        batch = self.batches.batch(step, self.world.rank, self.world.size, rows=shape.rows, length=shape.length)
+        count = len(batch.inputs)
+        micro = self.settings.micro_rows or count
         self.phases.at(now, lambda: self.probe(batch.inputs[:micro], batch.targets[:micro]))
         total = torch.zeros((), device=self.device.device)
-        for first in range(0, self.local_rows, micro):
-            rows = slice(first, min(first + micro, self.local_rows))
+        for first in range(0, count, micro):
+            rows = slice(first, min(first + micro, count))
             with self.device.autocast():
                 loss = self.run(self.to_device(batch.inputs[rows]), self.to_device(batch.targets[rows]))
-            loss = loss * ((rows.stop - rows.start) / self.local_rows)
+            loss = loss * ((rows.stop - rows.start) / count)
             loss.backward()
             total += loss.detach()
         self.phases.fill_idle(self.params.values())
-        mean_gradients(list(self.params.values()), self.world)
         self.update(now)
         return total
 
@@ -84,10 +84,11 @@ class Trainer:
             return self.run(self.to_device(inputs), self.to_device(targets)).item()
 
     def update(self, now: Now) -> None:
-        """One optimizer step with the gradients at hand, then the average."""
+        """One optimizer step with the mean of all processes' gradients, then the average."""
         scale = self.schedule.value(now)
+        self.optimizer.reduce()
         if self.settings.clip:
-            clip_by_norm(self.optimizer.gradients(), self.settings.clip)
+            self.optimizer.clip(self.settings.clip)
         self.optimizer.step(now, scale)
         self.optimizer.zero_grad()
         if self.average:
@@ -99,7 +100,10 @@ class Trainer:
     # ---- state -------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, by name; tensors are shared, not copied."""
+        """Everything that the next step depends on, by name; tensors are shared, not copied, where they can be.
+
+        All processes must ask for it at the same time, as for `load`: the optimizer's state may be spread over them.
+        """
         weights = {f"weights/{k}": p.detach() for k, p in self.params.items()}
         optimizer = {f"optimizer/{k}": v for k, v in self.optimizer.state().items()}
         average = {f"average/{k}.{i}": v for k, vs in self.averaged.items() for i, v in enumerate(vs)}
@@ -116,7 +120,9 @@ class Trainer:
             cause = f"{wrong[0]} is {_form(saved, wrong[0])}, and this recipe has {_form(own, wrong[0])}"
             raise DamagedError(cause, place="checkpoint", mend="--from train starts again")
         for name, tensor in own.items():
-            tensor.copy_(saved[name])
+            if not name.startswith("optimizer/"):
+                tensor.copy_(saved[name])
+        self.optimizer.load_state(_under("optimizer/", saved))
         torch.set_rng_state(state["random/cpu"])
         if self.device.device.type == "cuda" and "random/cuda" in state:
             torch.cuda.set_rng_state(state["random/cuda"].cpu(), self.device.device)
@@ -135,9 +141,14 @@ def average_state(state: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
     return {name: [values[i] for i in range(len(values))] for name, values in kept.items()}
 
 
+def compiles(mode: str, device: Device) -> bool:
+    """Whether the graph is compiled: where asked, or where it pays."""
+    return mode == "on" or (mode == "auto" and device.device.type == "cuda")
+
+
 def compile_task(trainer: Trainer, mode: str) -> str:
     """Compile the graph where asked or where it pays; returns what was chosen and why."""
-    if mode == "off" or (mode == "auto" and trainer.device.device.type != "cuda"):
+    if not compiles(mode, trainer.device):
         return "eager: compiling takes half a minute on a CPU and pays back only in long runs"
     trainer.run = torch.compile(trainer.task, fullgraph=True, dynamic=False)
     return "torch.compile, full graph"
@@ -149,7 +160,7 @@ def warm_up(trainer: Trainer, steps: int) -> None:
     Data order needs no restoring, as batches are a pure function of (seed, step).
     """
     before, limits = trainer.snapshot(), trainer.settings
-    for moment in (0.0, *trainer.phases.moments):
+    for moment in sorted({*limits.moments, *trainer.phases.moments}):
         trainer.phases.now = None  # nothing to prove yet: at the start many branches are silent
         for step in range(steps):
             trainer.step(step, within(moment, limits.steps, limits.seconds))
@@ -159,6 +170,10 @@ def warm_up(trainer: Trainer, steps: int) -> None:
 
 def _without_random(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if not k.startswith("random/")}
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _form(state: dict[str, Tensor], name: str) -> str:

@@ -19,11 +19,12 @@ from bitgolf.journal import Journal
 from bitgolf.names import from_json
 from bitgolf.recipe import Recipe
 from bitgolf.spec import Place, Spec
-from bitgolf.train import dist, loop
+from bitgolf.train import dist, fast, loop
 from bitgolf.train.device import choose
 from bitgolf.train.settings import Train
 from bitgolf.train.touched import touched
-from bitgolf.train.trainer import Trainer, compile_task, warm_up
+from bitgolf.train.trainer import Trainer, compile_task, compiles, warm_up
+from bitgolf.world import World
 
 WARM_UP_STEPS = 3
 
@@ -40,7 +41,7 @@ def train_run(
 
 
 def _train(
-    recipe: Spec[Recipe], data: Path, folder: Path, seed: int, resume: bool, journal: Journal, world: dist.World
+    recipe: Spec[Recipe], data: Path, folder: Path, seed: int, resume: bool, journal: Journal, world: World
 ) -> dict[str, Any]:
     settings: Train = recipe["train"]()
     device = choose(world.local_rank)
@@ -51,16 +52,23 @@ def _train(
             message=f"the recipe's vocabulary is {recipe['tokens.vocab']:,}, that of the shards {manifest.vocab:,}, which counts",
         )
     stream = Stream(find_shards(data, "train"))
-    batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
+    batches = Batches(
+        stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed, bos=manifest.bos
+    )
     trainer = Trainer(recipe, Place(vocab=manifest.vocab, bos=manifest.bos), batches, device, world, seed)
+    inputs, targets = (trainer.to_device(rows) for rows in batches.rows(0, 0, 1))
+    acts = touched(trainer.task, recipe["model"], inputs, targets)
+    kernels = _kernels(trainer, settings)
     graph = compile_task(trainer, settings.compile)
     parameters = sum(p.numel() for p in trainer.params.values())
     journal.say(f"device: {device.why}; {world.size} process{'es' * (world.size > 1)}; {graph}")
+    for line in kernels:
+        journal.say(f"kernels: {line}")
+    for group in trainer.optimizer.sharded:
+        journal.say(group.why)
     journal.say(
         f"{parameters:,} parameters; {len(stream):,} training tokens; batches of {settings.rows} x {settings.length}"
     )
-    inputs, targets = batches.rows(0, 0, 1)
-    acts = touched(trainer.task, recipe["model"], trainer.to_device(inputs), trainer.to_device(targets))
     table = [{"part": k, **v._asdict()} for k, v in acts.items()]
     table += [
         {"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1}
@@ -69,10 +77,16 @@ def _train(
     if device.device.type == "cuda" or trainer.run is not trainer.task:
         warm_up(trainer, WARM_UP_STEPS)
     result = loop.train(trainer, folder / "checkpoint", _reporter(journal, settings), resume=resume)
+    epochs = result.tokens / len(stream)
+    if epochs > 1:
+        message = f"training read its text {epochs:.1f} times ({len(stream):,} tokens): more text may score better"
+        journal.event("warning", message=message)
     summary = {
         **result._asdict(),
+        "epochs": epochs,
         "device": device.why,
         "graph": graph,
+        "kernels": kernels,
         "processes": world.size,
         "parameters": parameters,
         "touched": table,
@@ -80,6 +94,16 @@ def _train(
     if world.rank == 0:
         write_json(folder / "train.json", summary)
     return summary
+
+
+def _kernels(trainer: Trainer, settings: Train) -> list[str]:
+    """Choose fused kernels on the rows that this process trains on first; a line on each kind."""
+    world, device = trainer.world, trainer.device
+    batch = trainer.batches.batch(0, world.rank, world.size)
+    micro = settings.micro_rows or len(batch.inputs)
+    ids, targets = trainer.to_device(batch.inputs[:micro]), trainer.to_device(batch.targets[:micro])
+    compiled = compiles(settings.compile, device)
+    return fast.choose(trainer.task, ids, targets, device, mode=settings.kernels, compiled=compiled)
 
 
 def _reporter(journal: Journal, settings: Train) -> loop.Report:

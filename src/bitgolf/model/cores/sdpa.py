@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.errors import RecipeError
 from bitgolf.model.core import Bus, chain
+from bitgolf.model.cores.segments import segment_starts
 from bitgolf.model.sockets import Core, Mask
 from bitgolf.spec import Place, Spec, register
 
@@ -47,6 +50,9 @@ class Window(Mask):
     def forward(self, bus: Bus) -> Tensor:
         return bus.positions[:, None] - bus.key_positions[None, :] <= self.width
 
+    def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        return lambda b, q, k: q - k <= self.width
+
 
 @register
 class SameDocument(Mask):
@@ -57,3 +63,34 @@ class SameDocument(Mask):
 
     def forward(self, bus: Bus) -> Tensor:
         return (bus.documents[:, :, None] == bus.key_documents[:, None, :])[:, None]
+
+    def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        documents = bus.documents
+        return lambda b, q, k: documents[b, q] == documents[b, k]
+
+
+@register
+class Segments(Mask):
+    """A query sees only keys of its own document, and of its own piece of at most `cap` tokens of it (Parameter Golf #1530).
+
+    The mask of what kernels of variable length do with packed rows. A cap of 0 is none: then it is `SameDocument`.
+    """
+
+    def __init__(self, at: Place, /, *, cap: int = 2048) -> None:
+        super().__init__()
+        if cap < 0:
+            raise RecipeError(f"a segment of at most {cap} tokens is not one", place="Segments.cap")
+        self.cap = cap
+
+    def numbers(self, bus: Bus) -> Tensor:
+        """Number of the segment that each key belongs to, (B, S)."""
+        return bus.memo(("segments", self.cap), lambda: segment_starts(bus.key_documents, self.cap).cumsum(1))
+
+    def forward(self, bus: Bus) -> Tensor:
+        keys = self.numbers(bus)
+        queries = keys[:, -bus.ids.shape[1] :]  # the last positions of all that was read
+        return (queries[:, :, None] == keys[:, None, :])[:, None]
+
+    def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        numbers = self.numbers(bus)
+        return lambda b, q, k: numbers[b, q] == numbers[b, k]

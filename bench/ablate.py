@@ -1,0 +1,254 @@
+"""Sixteen published techniques, one at a time on a common base: `python bench/ablate.py --text FILE… [--jobs N]`.
+
+The base is the challenge's baseline at a million parameters. Every run has the same number of steps on the same batches
+(of its seed); each is scored on the same held-out tokens, as trained and as int6. One JSON line for each (technique, seed)
+goes to the results file as it is done, and what is there already is not run again: stop it at any time.
+`--table` prints the table of `docs/techniques.md` from that file and runs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bitgolf.average.swa import Swa
+from bitgolf.clock import Now
+from bitgolf.data.batches import Batches, Shuffled
+from bitgolf.data.prepare import load_manifest
+from bitgolf.data.shards import Stream, find_shards
+from bitgolf.edits import append, but
+from bitgolf.environment import environment
+from bitgolf.grids.clip import SdClip
+from bitgolf.model.attend import Attention
+from bitgolf.model.core import only, roles
+from bitgolf.model.depth import UNet
+from bitgolf.model.fake import FakeQuant
+from bitgolf.model.inits import Orthogonal
+from bitgolf.model.lanes import Parallel
+from bitgolf.model.loops import Loop
+from bitgolf.model.mlp import MLP, LeakySquared, SwiGLU
+from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.offset import KeyOffset
+from bitgolf.model.rope import Rope
+from bitgolf.model.skeleton import LM, Block
+from bitgolf.model.smear import BlendSmear
+from bitgolf.model.stream import DepthScaledNorm
+from bitgolf.model.values import ValueResidual
+from bitgolf.model.weight import Linear
+from bitgolf.model.xsa import ExclusiveSelf
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.orthogonalize import PolarExpress
+from bitgolf.optim.schedules import Ramp, WarmdownFraction
+from bitgolf.optim.shape import RowNorm
+from bitgolf.quantize.codec import Float, IntRows
+from bitgolf.quantize.codes import decode_all, encode_all
+from bitgolf.recipe import Recipe, identity
+from bitgolf.recipes import get
+from bitgolf.rules import Rule
+from bitgolf.score.artifact import build_empty
+from bitgolf.score.player import StaticPlayer
+from bitgolf.score.referee import score
+from bitgolf.score.text import validation
+from bitgolf.score.windows import Contiguous
+from bitgolf.spec import Place, Spec, part
+from bitgolf.train.device import choose
+from bitgolf.train.trainer import Trainer
+from bitgolf.world import World
+
+SEEDS, LENGTH, LAYERS = (0, 1, 2), 256, 8
+
+
+class Technique(NamedTuple):
+    """What to change, and what was published of it (bits per byte on FineWeb, at full size)."""
+
+    name: str
+    published: str
+    edit: Callable[[Spec[Recipe]], Spec[Recipe]]
+
+
+def mixer(**parts: Spec[Any]) -> Callable[[Spec[Recipe]], Spec[Recipe]]:
+    return lambda recipe: recipe.edit(Attention, append(**parts))
+
+
+def offset(recipe: Spec[Recipe]) -> Spec[Recipe]:
+    qk = recipe["model.block.mixer.qk"]
+    late = only(f"last {LAYERS // 2 - 1}", part(KeyOffset, dims=16))
+    return recipe.set("model.block.mixer.qk", (*qk[:-1], late, qk[-1]))
+
+
+def partial_rope(recipe: Spec[Recipe]) -> Spec[Recipe]:
+    return recipe.edit(Rope, but(dims=8)).edit(Block, but(norm=part(DepthScaledNorm)))
+
+
+def bigrams(recipe: Spec[Recipe]) -> Spec[Recipe]:
+    table = part(HashedBigrams, rows=1024, width=32, project=part(Linear, init=part(Orthogonal, least=32)))
+    return recipe.set("model.enter", (table, *recipe["model.enter"]))
+
+
+TECHNIQUES = (
+    Technique("base", "", lambda recipe: recipe),
+    Technique("MLP 3x", "-0.02 (#164)", lambda r: r.edit(MLP, but(hidden=384))),
+    Technique("ValueResidual", "-0.015 (#486)", mixer(value=part(ValueResidual))),
+    Technique("BlendSmear", "-0.012 with orthogonal start (#1090)", lambda r: r.edit("model", append(enter=part(BlendSmear)))),
+    Technique("ExclusiveSelf", "-0.005 (#1090)", mixer(after=part(ExclusiveSelf))),
+    Technique("SwiGLU", "-0.004 at equal parameters (#1090)", lambda r: r.set("model.block.mlp", part(SwiGLU, hidden=176))),
+    Technique("LeakySquared", "-0.003 (#493)", lambda r: r.edit(MLP, but(act=part(LeakySquared)))),
+    Technique("Loop", "-0.003 (#1285)", lambda r: r.edit(UNet, but(order=part(Loop, first=3, last=4, since=(0.35,))))),
+    Technique("Swa", "-0.003 (#1090)", lambda r: r.but(average=part(Swa, every=5, below=0.4))),
+    Technique("KeyOffset", "-0.0026 with higher QK gain (#1512)", offset),
+    Technique("partial Rope + DepthScaledNorm", "-0.0023 (#315)", partial_rope),
+    Technique("Parallel", "-0.002 (#1412)", lambda r: r.edit(UNet, but(wiring=part(Parallel, layers="5-7")))),
+    Technique("Orthogonal", "-0.002 (#1090)", lambda r: r.edit("model.block.**.linear", but(init=part(Orthogonal)))),
+    Technique("HashedBigrams", "-0.002 for 4,096 to 10,240 (#180)", bigrams),
+    Technique("PolarExpress", "one of four worth -0.0017 (#1787)", lambda r: r.edit(Muon, but(orthogonalize=part(PolarExpress)))),
+    Technique("RowNorm", "-0.001 (#1217)", lambda r: r.edit(Muon, but(before=(part(RowNorm),)))),
+    Technique(
+        "FakeQuant from the start",
+        "quantization gap to 0.000-0.0015 (#63)",
+        lambda r: r.edit("model.block.**.linear", append(view=part(FakeQuant, bits=6, clip=part(SdClip, k=12.85)))),
+    ),
+)  # fmt: skip
+
+
+def base(steps: int) -> Spec[Recipe]:
+    """The challenge's baseline, eight layers of width 128, a batch of 2,048 tokens."""
+    recipe = get("baseline").set("model.layers", LAYERS).set("model.dim", 128).edit(MLP, but(hidden=256))
+    recipe = recipe.edit(Attention, but(heads=4, kv_heads=2))
+    optim = (
+        part(Rule, where="matrix", use=part(Muon, lr=0.03, momentum=part(Ramp, start=0.85, end=0.95, steps=300))),
+        part(Rule, where="*", use=part(Adam, lr=0.02)),
+    )
+    limits = but(seconds=0.0, steps=steps, rows=8, length=LENGTH, order=part(Shuffled), optim=optim)
+    recipe = recipe.edit("train", limits).set("train.schedule", part(WarmdownFraction, fraction=0.5))
+    return recipe.but(quantize=int6(), published=None)
+
+
+def int6() -> tuple[Spec[Rule], ...]:
+    return (
+        part(Rule, where="scale", use=part(Float, dtype="float16")),
+        part(Rule, where="embedding", use=part(IntRows, bits=8, clip=part(SdClip, k=20.0))),
+        part(Rule, where="*", use=part(IntRows, bits=6, clip=part(SdClip, k=12.85))),
+    )
+
+
+def measure(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) -> dict[str, Any]:
+    """Train and score one run: bits per byte as trained (and averaged), and after int6."""
+    manifest, device, settings = load_manifest(data), choose(), recipe["train"]()
+    batches = Batches(
+        Stream(find_shards(data, "train")),
+        rows=settings.rows,
+        length=settings.length,
+        order=settings.order(),
+        seed=seed,
+    )
+    trainer = Trainer(recipe, Place(vocab=manifest.vocab, bos=manifest.bos), batches, device, World(), seed)
+    started = time.perf_counter()
+    for step in range(settings.steps):
+        trainer.step(step, Now(step, settings.steps, 0.0, 0.0))
+    seconds = time.perf_counter() - started
+    values = [p.detach() for p in trainer.params.values()]
+    if trainer.average:
+        values = trainer.average.result(trainer.averaged, values)
+    found = dict(zip(trainer.params, values, strict=True))
+    weights = {k.removeprefix("model."): v for k, v in found.items() if k.startswith("model.")}
+    kinds, shapes = roles(trainer.model), {k: tuple(v.shape) for k, v in weights.items()}
+    rounded = decode_all(encode_all(weights, kinds, int6()), shapes, kinds, int6())
+    bpb = {name: held_out(recipe, manifest.vocab, state, data, tokens) for name, state in (("float", weights), ("int6", rounded))}  # fmt: skip
+    return {"bpb": bpb, "params": sum(v.numel() for v in weights.values()), "train_seconds": round(seconds, 1)}
+
+
+def held_out(recipe: Spec[Recipe], vocab: int, state: dict[str, Any], data: Path, tokens: int) -> float:
+    model: LM = build_empty(recipe["model"], vocab)
+    model.load_state_dict(state, assign=True)
+    stream, raw_bytes = validation(data)
+    share = stream[: tokens + 1]  # its bytes are taken in proportion: the same for every run
+    result = score(StaticPlayer(model.eval(), vocab, choose()), share, raw_bytes, Contiguous(window=LENGTH))
+    return result.bits / (raw_bytes * (len(share) - 1) / (len(stream) - 1))
+
+
+def wanted(done: list[dict[str, Any]], seeds: tuple[int, ...]) -> Iterator[tuple[Technique, int]]:
+    have = {(line["technique"], line["seed"]) for line in done}
+    for seed in seeds:
+        yield from ((t, seed) for t in TECHNIQUES if (t.name, seed) not in have)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def run(options: argparse.Namespace) -> None:
+    data, steps = Path(options.data), options.steps
+    if not (data / "manifest.json").exists():
+        make = [sys.executable, "-m", "bitgolf", "data", "make", str(data), "--vocab", "1024"]
+        subprocess.run([*make, *(word for text in options.text for word in ("--text", text))], check=True)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for technique, seed in wanted(read(options.out), options.seeds):
+        if hash_of(technique.name, seed) % options.jobs != options.job:
+            continue
+        recipe = technique.edit(base(steps))
+        line = {"bench": "ablate", "technique": technique.name, "seed": seed, "steps": steps, "hash": identity(recipe)}
+        line |= measure(recipe, data, seed, options.tokens) | {"environment": environment()}
+        with options.out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{technique.name}, seed {seed}: {line['bpb']}, {line['train_seconds']} s", file=sys.stderr)
+
+
+def hash_of(name: str, seed: int) -> int:
+    """A number that spreads the runs over jobs, the same in every process."""
+    return [t.name for t in TECHNIQUES].index(name) + seed
+
+
+def table(done: list[dict[str, Any]]) -> str:
+    """Differences from the base of the same seed: mean and standard deviation over the seeds."""
+    found = {(line["technique"], line["seed"]): line for line in done}
+    rows = ["| technique | published | as trained | after int6 | parameters |", "| --- | --- | --- | --- | --- |"]
+    for technique in TECHNIQUES:
+        lines = {seed: line for (name, seed), line in found.items() if name == technique.name}
+        cells = [cell(lines, found, kind, technique.name == "base") for kind in ("float", "int6")]
+        params = next(iter(lines.values()))["params"] if lines else 0
+        rows.append(f"| {technique.name} | {technique.published} | {cells[0]} | {cells[1]} | {params:,} |")
+    return "\n".join(rows)
+
+
+def cell(lines: dict[int, Any], found: dict[tuple[str, int], Any], kind: str, absolute: bool) -> str:
+    values = [
+        line["bpb"][kind] - (0.0 if absolute else found["base", seed]["bpb"][kind])
+        for seed, line in sorted(lines.items())
+        if ("base", seed) in found
+    ]
+    if len(values) < 2:
+        return "not measured"
+    return f"{statistics.mean(values):{'' if absolute else '+'}.4f} ± {statistics.stdev(values):.4f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", nargs="+", default=["../shared/data/english.train.jsonl.zst"])
+    parser.add_argument(
+        "--data", default="runs/ablate-data", help="shards; made from the text where they are not there"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/ablation.jsonl"))
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--tokens", type=int, default=65_536, help="held-out tokens to score")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="how many such commands share the work")
+    parser.add_argument("--job", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument("--table", action="store_true", help="print the table and run nothing")
+    options = parser.parse_args()
+    print(table(read(options.out))) if options.table else run(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Decoupled weight decay (arXiv 1711.05101), with a schedule, and only where it agrees with the update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bitgolf.clock import Now
+from bitgolf.errors import RecipeError
+from bitgolf.optim.schedules import Schedule
+from bitgolf.spec import Spec
+
+
+class WeightDecay:
+    """W <- W - lr amount d(t) W, with lr the scheduled rate and d a schedule that multiplies the amount.
+
+    `cautious` (arXiv 2510.12402; in Parameter Golf #1512 it did much harm to quantization) lets only those entries decay
+    which the update moves towards zero too, or leaves alone: update times weight is 0 or more.
+    """
+
+    def __init__(self, amount: float, schedule: Spec[Schedule] | None, *, cautious: bool, place: str) -> None:
+        if not amount and (schedule or cautious):
+            mend = "set weight_decay, or leave out decay and cautious"
+            raise RecipeError("a weight decay of 0 has no schedule and no caution", place=place, mend=mend)
+        self.amount, self.cautious = amount, cautious
+        self.schedule = schedule() if schedule else None
+
+    def apply(self, params: list[Tensor], updates: Sequence[Tensor], now: Now, lr: float, lr_scale: float) -> None:
+        """Shrink `params` in place. `lr` is the scheduled rate; of `updates`, which will be subtracted, the signs count."""
+        if not self.amount:
+            return
+        factor = self.schedule.value(now._replace(rate=lr_scale)) if self.schedule else 1.0
+        shrink = lr * self.amount * factor
+        if not self.cautious:
+            torch._foreach_mul_(params, 1.0 - shrink)
+            return
+        for p, update in zip(params, updates, strict=True):
+            p.mul_(1.0 - shrink * (p * update >= 0))

@@ -1,0 +1,26 @@
+"""Parameters that never move."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bitgolf.clock import Now
+from bitgolf.optim.algorithm import Algorithm, State
+from bitgolf.spec import register
+
+
+@register
+class Frozen(Algorithm):
+    """Leaves its parameters as they were made; they need no gradient, and one that they have counts for no norm.
+
+    Parameter Golf #1090 forgot its smear gate in every optimizer, and shipped it at its initial value: to do it on
+    purpose takes a rule.
+    """
+
+    needs_gradients = False
+
+    def start(self, params: list[Tensor]) -> State:
+        return {}
+
+    def step(self, params: list[Tensor], grads: list[Tensor], state: State, now: Now, lr_scale: float) -> None:
+        pass

@@ -1,0 +1,31 @@
+"""Exclusive self-attention on all layers, 3,072 bigrams of width 112, a warm-down of 4,000 steps.
+
+Source: openai/parameter-golf, pull request 1019.
+"""
+
+from __future__ import annotations
+
+from bitgolf.edits import but
+from bitgolf.model.fake import FakeQuant
+from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.pr549 import pr549
+from bitgolf.spec import Spec
+
+
+def pr1019() -> Spec[Recipe]:
+    recipe = pr549().but(name="pr1019").set("train.steps", 20_000).set("train.schedule.steps", 4000)
+    recipe = recipe.edit(HashedBigrams, but(rows=3072, width=112)).set("model.block.mixer.after.0.layers", "*")
+    recipe = recipe.edit(FakeQuant, but(since=round(1 - 0.15 * 4000 / 6922, 3)))
+    return recipe.but(
+        published=results(
+            1019,
+            params=27_067_484,
+            bpb={"averaged": 1.1342, "packed": 1.13835, "sliding": 1.11474},
+            bytes=15_984_850,
+            steps=6922,
+            seeds={314: {"sliding": 1.11508}, 42: {"sliding": 1.11437}, 999: {"sliding": 1.11475}},
+            departures=pr549()["published"]["departures"],
+        )
+    )

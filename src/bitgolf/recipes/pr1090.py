@@ -1,0 +1,61 @@
+"""Eleven layers with SwiGLU and exclusive self-attention on the last four, trained for 4,850 seconds on one GPU.
+
+One of the four systems that Bitgolf was founded on, as its log has it. Source: openai/parameter-golf, pull request 1090.
+The logged run has 589,825 parameters more than the script that was shipped: hashed bigrams, 4,096 of width 128. What was
+shipped is `pr1090_as_shipped`. The weight decay of 0.04 that its report names never reached the optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bitgolf.average.swa import Swa
+from bitgolf.edits import append, but
+from bitgolf.grids.clip import MaxClip
+from bitgolf.model.attend import Attention
+from bitgolf.model.core import only
+from bitgolf.model.inits import Orthogonal
+from bitgolf.model.mlp import SwiGLU
+from bitgolf.model.smear import BlendSmear
+from bitgolf.model.stream import Normalize
+from bitgolf.model.weight import Linear
+from bitgolf.model.xsa import ExclusiveSelf
+from bitgolf.pack.coders import Brotli
+from bitgolf.quantize.codec import Float, IntRows
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.baseline import baseline
+from bitgolf.recipes.pr162 import bigrams
+from bitgolf.rules import Rule
+from bitgolf.score.windows import Contiguous
+from bitgolf.spec import Spec, part
+
+
+def pr1090() -> Spec[Recipe]:
+    recipe = baseline().but(name="pr1090", average=part(Swa, every=200, below=1.0)).set("model.layers", 11)
+    recipe = recipe.edit("model", but(enter=(bigrams(4096, layers=11), part(Normalize), part(BlendSmear))))
+    swiglu = part(SwiGLU, hidden=64 * math.ceil(2 * 3 * 512 / 3 / 64), linear=part(Linear, init=part(Orthogonal)))
+    recipe = recipe.set("model.block.mlp", swiglu).edit("model.block.mixer.linear", but(init=part(Orthogonal)))
+    recipe = recipe.edit(Attention, append(after=only("last 4", part(ExclusiveSelf))))
+    recipe = recipe.edit("train", but(seconds=4850.0, rows=256, length=2048)).set("train.schedule.steps", 3000)
+    return recipe.set("pack.coder", part(Brotli)).but(
+        quantize=(
+            part(Rule, where="scale", use=part(Float, dtype="float32")),
+            part(Rule, where="matrix@blocks.*.mlp.**", use=part(IntRows, bits=5, clip=part(MaxClip))),
+            part(Rule, where="matrix@blocks.*.mixer.**", use=part(IntRows, bits=6, clip=part(MaxClip))),
+            part(Rule, where="*", use=part(IntRows, bits=8, clip=part(MaxClip))),
+        ),
+        score=(part(Contiguous, window=2048),),
+        published=results(
+            1090,
+            params=27_092_057,
+            hardware="1 x H100 PCIe, 4850 s",
+            bpb={"trained": 1.1727, "packed": 1.1930, "adapted": 1.1573},
+            bytes=15_793_319,
+            steps=7926,
+            ms_per_step=611.9,
+            seeds={1337: {"adapted": 1.1573}},
+            departures={"SmearGate is masked at document starts": "model.enter.2.mask_starts=false"},
+            doubts="its losses and bits per byte imply three different tokenizer ratios: not a figure to calibrate to",
+        ),
+    )

@@ -1,0 +1,30 @@
+"""The script of pull request 1090 as it was shipped: no bigrams, and a SmearGate that no optimizer moves.
+
+Source: openai/parameter-golf, pull request 1090. Nothing was published of this very system.
+"""
+
+from __future__ import annotations
+
+from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.optim.frozen import Frozen
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.pr1090 import pr1090
+from bitgolf.rules import Rule
+from bitgolf.spec import Spec, part
+
+
+def pr1090_as_shipped() -> Spec[Recipe]:
+    recipe = pr1090().but(name="pr1090_as_shipped")
+    recipe = recipe.set("model.enter", tuple(p for p in recipe["model.enter"] if p.cls is not HashedBigrams))
+    frozen = part(Rule, where="scale@**.enter.**", use=part(Frozen))
+    return recipe.set("train.optim", (frozen, *recipe["train.optim"])).but(
+        published=results(
+            1090,
+            params=26_502_232,
+            hardware="never run as shipped",
+            bpb={},
+            bytes=0,
+            departures={"SmearGate is masked at document starts": "model.enter.1.mask_starts=false"},
+        )
+    )

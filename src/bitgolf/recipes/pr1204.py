@@ -1,0 +1,45 @@
+"""Two lanes from layer 7 on, and layers 4 and 5 a second time from mid-training, with MLPs of their own.
+
+Source: openai/parameter-golf, pull request 1204. Layers have the numbers that they have with the repeats, 13 in all. The
+logged runs had bigrams of width 160, by their count of parameters. Where this is not the original: its layer 0 had no
+attention (but its weights), its first five layers a rate of 0.025, its repeats copied matrices alone.
+"""
+
+from __future__ import annotations
+
+from bitgolf.edits import but
+from bitgolf.model.depth import GatedSkip, UNet
+from bitgolf.model.lanes import TwoLanesInTurn
+from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.share import UntiedRepeats
+from bitgolf.optim.muon import Muon
+from bitgolf.pack.coders import Brotli
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.pr1060 import pr1060
+from bitgolf.spec import Spec, part
+
+
+def pr1204() -> Spec[Recipe]:
+    recipe = pr1060().but(name="pr1204").set("train.seconds", 600.0).edit(Muon, but(lr=0.03))
+    repeats = part(UntiedRepeats, first=4, last=5, since=0.44)  # step 3,000 came at 264 of 600 seconds
+    recipe = recipe.edit("model", but(layers=13, share=(repeats,))).edit(HashedBigrams, but(width=160))
+    lanes = part(TwoLanesInTurn, start=9, final="mlp", rows=11)
+    recipe = recipe.edit(UNet, but(order=repeats, wiring=lanes, skip=part(GatedSkip)))
+    recipe = recipe.set("model.block.mixer.after.0.layers", "last 11").set("model.block.mixer.value.0.layers", "9-10")
+    return recipe.set("pack.coder", part(Brotli)).but(
+        published=results(
+            1204,
+            params=30_352_046,
+            bpb={"averaged": 1.1228, "packed": 1.13076, "sliding": 1.10625},
+            bytes=15_946_657,
+            steps=6243,
+            ms_per_step=96.1,
+            seeds={
+                1337: {"averaged": 1.1232, "packed": 1.13105, "sliding": 1.10658},
+                2024: {"averaged": 1.1216, "packed": 1.12888, "sliding": 1.10444},
+                42: {"averaged": 1.1235, "packed": 1.13235, "sliding": 1.10774},
+            },
+            departures={"SmearGate is masked at document starts": "model.enter.2.mask_starts=false"},
+        )
+    )

@@ -1,0 +1,56 @@
+"""A vocabulary of 4,096, four times as wide an MLP, strong weight decay, gated skips; bigrams and SmearGate go.
+
+Source: openai/parameter-golf, pull request 1218. Ten of its 600 seconds were kept for calibration.
+"""
+
+from __future__ import annotations
+
+from bitgolf.average.ema import Ema
+from bitgolf.edits import but
+from bitgolf.model.attend import QGain
+from bitgolf.model.depth import GatedSkip, UNet
+from bitgolf.model.mlp import MLP
+from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.rope import Rope
+from bitgolf.model.smear import BlendSmear
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.schedules import Ramp, WarmdownFraction
+from bitgolf.pack.coders import Brotli
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import groups, results
+from bitgolf.recipes.pr1060 import pr1060
+from bitgolf.spec import Spec, part
+
+
+def pr1218() -> Spec[Recipe]:
+    recipe = pr1060().but(name="pr1218", average=part(Ema, decay=0.997)).set("tokens.vocab", 4096)
+    kept = tuple(p for p in recipe["model.enter"] if p.cls not in (HashedBigrams, BlendSmear))
+    recipe = recipe.set("model.enter", kept).edit(MLP, but(hidden=2048)).edit(UNet, but(skip=part(GatedSkip)))
+    recipe = recipe.edit(QGain, but(init=4.0)).edit(Rope, but(scaling=None))
+    recipe = recipe.edit(
+        "train",
+        but(
+            seconds=590.0,
+            schedule=part(WarmdownFraction, fraction=0.667),
+            optim=groups(
+                part(Muon, lr=0.02, momentum=part(Ramp, start=0.92, end=0.99, steps=1500), weight_decay=0.085),
+                part(Adam, lr=0.03, weight_decay=0.085),
+                part(Adam, lr=0.02, weight_decay=0.02),
+            ),
+        ),
+    )
+    return recipe.set("pack.coder", part(Brotli)).but(
+        published=results(
+            1218,
+            params=34_401_371,
+            bpb={"averaged": 1.10467, "packed": 1.11620, "sliding": 1.09785},
+            bytes=15_927_782,
+            steps=5963,
+            seeds={
+                42: {"averaged": 1.10411, "packed": 1.11588, "sliding": 1.09744},
+                1337: {"averaged": 1.10482, "packed": 1.11631, "sliding": 1.09795},
+                2025: {"averaged": 1.10507, "packed": 1.11641, "sliding": 1.09816},
+            },
+        )
+    )

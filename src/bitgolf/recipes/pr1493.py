@@ -1,0 +1,42 @@
+"""Layers 3 to 5 three times from a third of the run on, and both branches of a block side by side from layer 7.
+
+Source: openai/parameter-golf, pull request 1493.
+"""
+
+from __future__ import annotations
+
+from bitgolf.average.ema import Ema
+from bitgolf.edits import but
+from bitgolf.model.attend import QGain
+from bitgolf.model.depth import UNet
+from bitgolf.model.lanes import Parallel
+from bitgolf.model.loops import Loop
+from bitgolf.optim.muon import Muon
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.pr1394 import pr1394
+from bitgolf.spec import Spec, part
+
+
+def pr1493() -> Spec[Recipe]:
+    recipe = pr1394().but(name="pr1493", average=part(Ema, decay=0.9965))
+    recipe = recipe.edit(
+        UNet, but(order=part(Loop, first=3, last=5, since=(0.35, 0.35)), wiring=part(Parallel, layers="7-10"))
+    )
+    recipe = recipe.edit(QGain, but(init=5.25)).edit(Muon, but(lr=0.022, weight_decay=0.095))
+    recipe = recipe.set("train.schedule.fraction", 0.72)
+    return recipe.but(
+        published=results(
+            1493,
+            params=35_944_536,
+            bpb={"trained": 1.0889, "averaged": 1.08767, "packed": 1.09949, "sliding": 1.0827, "adapted": 1.0810},
+            bytes=15_993_232,
+            steps=4554,
+            ms_per_step=129.1,
+            seeds={
+                42: {"averaged": 1.08735, "packed": 1.09970, "sliding": 1.08286, "adapted": 1.08079},
+                314: {"averaged": 1.08775, "packed": 1.09947, "sliding": 1.08271, "adapted": 1.08103},
+                999: {"averaged": 1.08789, "packed": 1.09929, "sliding": 1.08265, "adapted": 1.08118},
+            },
+        )
+    )

@@ -1,0 +1,80 @@
+"""Nine layers with three times as wide an MLP, SmearGate, hashed bigrams, orthogonal start and weight averaging.
+
+Source: openai/parameter-golf, pull request 162.
+"""
+
+from __future__ import annotations
+
+from bitgolf.average.swa import Swa
+from bitgolf.data.batches import Sequential
+from bitgolf.edits import but
+from bitgolf.grids.clip import MaxClip
+from bitgolf.model.inits import Orthogonal
+from bitgolf.model.mlp import MLP
+from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.smear import BlendSmear
+from bitgolf.model.stream import Normalize
+from bitgolf.model.weight import Linear
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.schedules import Ramp, WarmdownSteps
+from bitgolf.pack.coders import Brotli
+from bitgolf.quantize.codec import Float, IntRows
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import groups, results
+from bitgolf.recipes.baseline import baseline
+from bitgolf.rules import Rule
+from bitgolf.score.windows import Contiguous, Sliding
+from bitgolf.spec import Spec, part
+
+
+def pr162() -> Spec[Recipe]:
+    recipe = baseline().but(name="pr162", average=part(Swa, every=50, below=0.5))
+    recipe = recipe.edit("model", but(enter=(bigrams(4096, layers=9), part(Normalize), part(BlendSmear))))
+    recipe = recipe.edit(MLP, but(hidden=1536)).edit("model.block.**.linear", but(init=part(Orthogonal)))
+    recipe = recipe.edit(
+        "train",
+        but(
+            rows=384,
+            length=2048,
+            clip=0.3,
+            order=part(Sequential),
+            schedule=part(WarmdownSteps, steps=3000),
+            optim=groups(
+                part(Muon, lr=0.02, momentum=part(Ramp, start=0.92, end=0.99, steps=1500), weight_decay=0.04),
+                part(Adam, lr=0.03, weight_decay=0.01),
+                part(Adam, lr=0.02, weight_decay=0.01),
+            ),
+        ),
+    )
+    recipe = recipe.set("quantize", codec(bits=6)).set("pack.coder", part(Brotli))
+    return recipe.but(
+        score=(part(Contiguous, window=2048), part(Sliding, window=2048, stride=64)),
+        published=results(
+            162,
+            params=22_368_841,
+            bpb={"averaged": 1.1616, "sliding": 1.14582},
+            bytes=15_862_650,
+            steps=7379,
+            ms_per_step=81.3,
+            seeds={1337: {"sliding": 1.14597}, 42: {"sliding": 1.14656}, 7: {"sliding": 1.14492}},
+            departures={
+                "the first token of a document does not see the last one's embedding": "model.enter.2.mask_starts=false"
+            },
+        ),
+    )
+
+
+def bigrams(rows: int, *, layers: int, width: int = 128) -> Spec[HashedBigrams]:
+    """Hashed bigrams whose projection starts orthogonal at 1/sqrt(2 layers), as the generic start of the scripts had it."""
+    gain = (2 * layers) ** -0.5
+    return part(HashedBigrams, rows=rows, width=width, project=part(Linear, init=part(Orthogonal, gain=gain)))
+
+
+def codec(*, bits: int) -> tuple[Spec[Rule], ...]:
+    """Rows of `bits`-bit integers by their largest magnitude, embeddings in float16, small tensors as they are."""
+    return (
+        part(Rule, where="scale", use=part(Float, dtype="float32")),
+        part(Rule, where="embedding@embed.**", use=part(Float, dtype="float16")),
+        part(Rule, where="*", use=part(IntRows, bits=bits, clip=part(MaxClip))),
+    )

@@ -1,0 +1,32 @@
+"""Text with its capitals written as operators, and a weight decay that tapers off.
+
+Source: openai/parameter-golf, pull request 1729.
+"""
+
+from __future__ import annotations
+
+from bitgolf.edits import but
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.schedules import Taper
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.pr1626 import pr1626
+from bitgolf.spec import Spec, part
+
+
+def pr1729() -> Spec[Recipe]:
+    recipe = pr1626().but(name="pr1729").edit(Muon, but(decay=part(Taper, since=0.7, end=0.5)))
+    return recipe.but(
+        published=results(
+            1729,
+            params=35_944_602,
+            bpb={"averaged": 1.07023, "packed": 1.08120, "adapted": 1.06780},
+            bytes=15_943_106,
+            steps=4886,
+            seeds={
+                0: {"averaged": 1.07033, "packed": 1.08152, "adapted": 1.06806},
+                42: {"averaged": 1.07066, "packed": 1.08171, "adapted": 1.06807},
+                1234: {"averaged": 1.06972, "packed": 1.08037, "adapted": 1.06728},
+            },
+        )
+    )

@@ -1,0 +1,38 @@
+"""A sparse gate on each attention head, Polar Express, and a learning rate that never falls under a tenth.
+
+Source: openai/parameter-golf, pull request 1787. Its fused cross-entropy is a kernel, which a run chooses by itself.
+"""
+
+from __future__ import annotations
+
+from bitgolf.edits import append, but, without
+from bitgolf.model.attend import Attention
+from bitgolf.model.gates import DenseGate, SparseGate
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.orthogonalize import PolarExpress
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.pr1736 import pr1736
+from bitgolf.spec import Spec, part
+
+
+def pr1787() -> Spec[Recipe]:
+    recipe = pr1736().but(name="pr1787").edit(Muon, but(orthogonalize=part(PolarExpress)))
+    recipe = recipe.edit(Attention, without("after", DenseGate)).edit(
+        Attention, append(after=part(SparseGate, width=12))
+    )
+    recipe = recipe.set("train.schedule.floor", 0.1).set("train.seconds", 599.5)
+    return recipe.but(
+        published=results(
+            1787,
+            params=35_945_658,
+            bpb={"averaged": 1.06699, "packed": 1.07632, "adapted": 1.06335},
+            bytes=15_940_380,
+            steps=4961,
+            seeds={
+                42: {"averaged": 1.06764, "packed": 1.07699, "adapted": 1.06400},
+                0: {"averaged": 1.06667, "packed": 1.07603, "adapted": 1.06308},
+                1234: {"averaged": 1.06665, "packed": 1.07595, "adapted": 1.06297},
+            },
+        )
+    )

@@ -1,0 +1,27 @@
+"""SmearGate by content again, now masked at document starts, and a low-rank repair of the worst matrices.
+
+Source: openai/parameter-golf, pull request 1851.
+"""
+
+from __future__ import annotations
+
+from bitgolf.model.smear import ContentSmear
+from bitgolf.model.stream import Normalize
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.pr1787 import pr1787
+from bitgolf.spec import Spec, part
+
+
+def pr1851() -> Spec[Recipe]:
+    recipe = pr1787().but(name="pr1851").set("model.enter", (part(ContentSmear, width=12), part(Normalize)))
+    return recipe.but(
+        published=results(
+            1851,
+            params=35_945_671,
+            bpb={"averaged": 1.06490, "packed": 1.07406, "adapted": 1.06128},
+            bytes=15_952_086,
+            steps=4900,
+            seeds={42: {"averaged": 1.06490, "packed": 1.07406, "adapted": 1.06128}},
+        )
+    )

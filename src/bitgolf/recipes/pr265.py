@@ -1,0 +1,54 @@
+"""Eleven layers, exclusive self-attention on the last three.
+
+Source: openai/parameter-golf, pull request 265.
+"""
+
+from __future__ import annotations
+
+from bitgolf.average.swa import Swa
+from bitgolf.edits import append, but
+from bitgolf.grids.clip import MaxClip
+from bitgolf.model.attend import Attention
+from bitgolf.model.core import only
+from bitgolf.model.rope import Ntk, Rope
+from bitgolf.model.xsa import ExclusiveSelf
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.schedules import Ramp
+from bitgolf.quantize.codec import Float, IntRows
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import groups, results
+from bitgolf.recipes.pr162 import bigrams, pr162
+from bitgolf.rules import Rule
+from bitgolf.spec import Spec, part
+
+
+def pr265() -> Spec[Recipe]:
+    recipe = pr162().but(name="pr265", average=part(Swa, every=120, below=0.5))
+    recipe = recipe.set("model.layers", 11).set("model.enter.0", bigrams(2048, layers=11))
+    recipe = recipe.edit(Rope, but(scaling=part(Ntk, reference=1024, length=2048)))
+    recipe = recipe.edit(Attention, append(after=only("last 3", part(ExclusiveSelf))))
+    recipe = recipe.set("train.steps", 9000).set(
+        "train.optim",
+        groups(
+            part(Muon, lr=0.025, momentum=part(Ramp, start=0.92, end=0.99, steps=1500), weight_decay=0.04),
+            part(Adam, lr=0.035, weight_decay=0.04),
+            part(Adam, lr=0.025, weight_decay=0.04),
+        ),
+    )
+    return recipe.but(
+        quantize=(
+            part(Rule, where="scale", use=part(Float, dtype="float32")),
+            part(Rule, where="embedding", use=part(IntRows, bits=8, clip=part(MaxClip))),
+            part(Rule, where="*", use=part(IntRows, bits=6, clip=part(MaxClip))),
+        ),
+        published=results(
+            265,
+            params=26_829_913,
+            bpb={"averaged": 1.1437, "packed": 1.15290, "sliding": 1.13071},
+            bytes=15_892_986,
+            steps=6976,
+            seeds={1337: {"sliding": 1.13071}},
+            departures=pr162()["published"]["departures"],
+        ),
+    )

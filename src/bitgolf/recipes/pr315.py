@@ -1,0 +1,42 @@
+"""Rotary positions on 16 of 64 dimensions, norms scaled by depth, fake quantization at the end.
+
+Source: openai/parameter-golf, pull request 315. Its switch for fake quantization was folded away by the compiler, as the
+author found: the published run had none. Here it acts, from where the learning rate falls under a tenth.
+"""
+
+from __future__ import annotations
+
+from bitgolf.edits import append, but
+from bitgolf.grids.clip import MaxClip
+from bitgolf.model.fake import FakeQuant
+from bitgolf.model.rope import Rope
+from bitgolf.model.skeleton import Block
+from bitgolf.model.stream import DepthScaledNorm
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.pr287 import pr287
+from bitgolf.spec import Spec, part
+
+NEVER = "model.block.mixer.linear.view=() model.block.mlp.linear.view=()"
+
+
+def pr315() -> Spec[Recipe]:
+    recipe = pr287().but(name="pr315").edit(Rope, but(dims=16)).edit(Block, but(norm=part(DepthScaledNorm)))
+    recipe = late(recipe, below=0.1, warmdown=3000, steps=7051)
+    return recipe.but(
+        published=results(
+            315,
+            params=26_829_913,
+            bpb={"averaged": 1.1418, "packed": 1.14846, "sliding": 1.12485},
+            bytes=15_612_308,
+            steps=7051,
+            seeds={2025: {"sliding": 1.12485}},
+            departures={**pr287()["published"]["departures"], "late fake quantization acts": NEVER},
+        )
+    )
+
+
+def late(recipe: Spec[Recipe], *, below: float, warmdown: int, steps: int) -> Spec[Recipe]:
+    """Fake int6 in every matrix of the blocks from where a warm-down of so many of the run's steps falls under `below`."""
+    fake = part(FakeQuant, bits=6, clip=part(MaxClip), since=round(1 - below * warmdown / steps, 3))
+    return recipe.edit("model.block.**.linear", append(view=fake))

@@ -1,0 +1,37 @@
+"""Value embeddings on the last two layers, a longer warm-down, a clip found by search.
+
+Source: openai/parameter-golf, pull request 414.
+"""
+
+from __future__ import annotations
+
+from bitgolf.edits import append, but
+from bitgolf.grids.clip import SearchClip
+from bitgolf.model.attend import Attention
+from bitgolf.model.core import only
+from bitgolf.model.fake import FakeQuant
+from bitgolf.model.values import AddValueEmbedding, ValueTable
+from bitgolf.quantize.codec import IntRows
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.pr315 import pr315
+from bitgolf.spec import Spec, part
+
+
+def pr414() -> Spec[Recipe]:
+    recipe = pr315().but(name="pr414").set("train.steps", 20_000).set("train.schedule.steps", 3500)
+    recipe = recipe.edit("model", append(enter=part(ValueTable, width=128, out=256)))
+    recipe = recipe.edit(Attention, append(value=only("last 2", part(AddValueEmbedding))))
+    recipe = recipe.edit(FakeQuant, but(since=round(1 - 0.15 * 3500 / 7096, 3)))
+    recipe = recipe.edit("quantize.2.use", lambda node: part(IntRows, bits=6, clip=part(SearchClip)))
+    return recipe.but(
+        published=results(
+            414,
+            params=26_993_756,
+            bpb={"averaged": 1.1385, "packed": 1.14656, "sliding": 1.12278},
+            bytes=15_555_017,
+            steps=7096,
+            seeds={1337: {"sliding": 1.12278}},
+            departures=pr315()["published"]["departures"],
+        )
+    )

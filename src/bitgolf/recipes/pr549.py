@@ -1,0 +1,53 @@
+"""LeakyReLU squared, and Muon that shares its work among the processes.
+
+Source: openai/parameter-golf, pull request 549. What it calls parameter banks is the optimizer's stack of equal shapes here.
+"""
+
+from __future__ import annotations
+
+from bitgolf.edits import but
+from bitgolf.model.fake import FakeQuant
+from bitgolf.model.inits import Orthogonal
+from bitgolf.model.mlp import MLP, LeakySquared
+from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.weight import Linear
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.schedules import Ramp
+from bitgolf.pack.coders import Lzma
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import groups, results
+from bitgolf.recipes.pr414 import pr414
+from bitgolf.spec import Spec, part
+
+
+def pr549() -> Spec[Recipe]:
+    recipe = pr414().but(name="pr549").set("train.steps", 9000).set("pack.coder", part(Lzma))
+    recipe = recipe.edit(MLP, but(act=part(LeakySquared, slope=0.5)))
+    recipe = recipe.edit(HashedBigrams, but(rows=1536, project=part(Linear, init=part(Orthogonal))))
+    recipe = recipe.edit(FakeQuant, but(since=round(1 - 0.15 * 3500 / 7185, 3)))
+    recipe = recipe.set(
+        "train.optim",
+        groups(
+            part(Muon, lr=0.025, momentum=part(Ramp, start=0.92, end=0.99, steps=1500), weight_decay=0.04),
+            part(Adam, lr=0.035, weight_decay=0.04),
+            part(Adam, lr=0.025, weight_decay=0.04),
+            projections="scalar",
+        ),
+    )
+    return recipe.but(
+        published=results(
+            549,
+            params=26_928_220,
+            bpb={"packed": 1.14530, "sliding": 1.12184, "adapted": 1.11938},
+            bytes=15_990_006,
+            steps=7185,
+            ms_per_step=83.4,
+            seeds={
+                1337: {"sliding": 1.12165, "adapted": 1.11923},
+                2025: {"sliding": 1.12119, "adapted": 1.11889},
+                42: {"sliding": 1.12267, "adapted": 1.12002},
+            },
+            departures=pr414()["published"]["departures"],
+        )
+    )

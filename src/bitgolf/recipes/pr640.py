@@ -1,0 +1,73 @@
+"""Ternary weights: ten layers of width 768, a factored embedding, 67 million parameters in 16 MB.
+
+Source: openai/parameter-golf, pull request 640. Its log counts 6,291,456 parameters more, of a head that nothing uses. It
+kept queries, keys and values in one matrix, which Muon orthogonalized whole; here they are three.
+"""
+
+from __future__ import annotations
+
+from bitgolf.edits import but
+from bitgolf.model.attend import Attention, QGain
+from bitgolf.model.caps import QuinticCap, VocabBias
+from bitgolf.model.factored import FactoredEmbedding
+from bitgolf.model.inits import Normal
+from bitgolf.model.lowbit import Normed, NormedOutput, Ternary
+from bitgolf.model.mlp import MLP, ReluSquared
+from bitgolf.model.objectives import ZLoss
+from bitgolf.model.rope import Rope, Yarn
+from bitgolf.model.weight import Linear
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.orthogonalize import NewtonSchulz
+from bitgolf.optim.schedules import Ramp, WarmdownFraction
+from bitgolf.optim.shape import RowRms
+from bitgolf.pack.coders import Lzma
+from bitgolf.quantize.codec import Float
+from bitgolf.quantize.lowbit import Fp8, TernaryGroups
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import groups, results
+from bitgolf.recipes.baseline import baseline
+from bitgolf.rules import Rule
+from bitgolf.score.windows import Contiguous, Sliding
+from bitgolf.spec import Spec, part
+
+
+def pr640() -> Spec[Recipe]:
+    recipe = baseline().but(name="pr640").set("tokens.vocab", 8192).set("pack.coder", part(Lzma))
+    recipe = recipe.edit("model", but(layers=10, dim=768, embed=part(FactoredEmbedding, width=254)))
+    ternary = part(Linear, init=part(Normal, std=0.02), view=(part(Ternary, group=128),))
+    recipe = recipe.edit(MLP, but(hidden=3072, act=part(Normed, act=part(ReluSquared)), linear=ternary))
+    recipe = recipe.edit(Attention, but(linear=ternary, after=(part(NormedOutput),)))
+    recipe = recipe.edit(Rope, but(base=5000.0, scaling=part(Yarn, reference=1024, length=2048)))
+    recipe = recipe.edit(QGain, but(init=2.25))
+    recipe = recipe.set("model.head.caps", (part(VocabBias), part(QuinticCap, cap=10.0)))
+    momentum = part(Ramp, start=0.85, end=0.95, steps=500)
+    neomuon = part(Muon, lr=0.04, momentum=momentum, before=(part(RowRms),), orthogonalize=part(NewtonSchulz, steps=3))
+    recipe = recipe.edit(
+        "train",
+        but(
+            seconds=599.0,
+            steps=10_000,
+            objective=part(ZLoss, weight=1e-4),
+            schedule=part(WarmdownFraction, fraction=0.2),
+            optim=groups(neomuon, part(Adam, lr=0.02), part(Adam, lr=0.02)),
+        ),
+    )
+    return recipe.but(
+        quantize=(
+            part(Rule, where="scale", use=part(Float, dtype="float16")),
+            part(Rule, where="matrix@blocks.**", use=part(TernaryGroups, group=128)),
+            part(Rule, where="*", use=part(Fp8)),
+        ),
+        score=(part(Contiguous, window=1024), part(Sliding, window=1024, stride=16)),
+        published=results(
+            640,
+            params=73_685_840,
+            unused=6_291_456,
+            bpb={"trained": 1.1821, "packed": 1.1842, "sliding": 1.1570},
+            bytes=15_993_853,
+            steps=6527,
+            ms_per_step=91.8,
+            seeds={42: {"trained": 1.1816, "packed": 1.1837, "sliding": 1.1565}},
+        ),
+    )

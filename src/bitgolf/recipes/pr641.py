@@ -1,0 +1,36 @@
+"""Binary weights: fifteen layers, trained for 50,000 steps without a limit of time.
+
+Source: openai/parameter-golf, pull request 641. As in 640, its log counts 6,291,456 parameters of an unused head.
+"""
+
+from __future__ import annotations
+
+from bitgolf.edits import but
+from bitgolf.model.lowbit import Binary
+from bitgolf.model.skeleton import Block
+from bitgolf.model.smear import MeanSmear
+from bitgolf.quantize.lowbit import BinaryGroups
+from bitgolf.recipe import Recipe
+from bitgolf.recipes._published import results
+from bitgolf.recipes.pr640 import pr640
+from bitgolf.spec import Spec, part
+
+
+def pr641() -> Spec[Recipe]:
+    recipe = pr640().but(name="pr641").set("model.layers", 15).edit(Block, but(leave=(part(MeanSmear),)))
+    recipe = recipe.edit("model.block.**.linear", but(view=(part(Binary, group=128),)))
+    recipe = recipe.set("quantize.1.use", part(BinaryGroups, group=128))
+    recipe = recipe.set("train.seconds", 0.0).set("train.steps", 50_000)
+    return recipe.but(
+        published=results(
+            641,
+            params=106_154_616,
+            unused=6_291_456,
+            hardware="8 x H100 SXM, 7763 s",
+            bpb={"trained": 1.1497, "packed": 1.1516, "sliding": 1.1239},
+            bytes=15_670_651,
+            steps=50_000,
+            ms_per_step=155.3,
+            departures={"the running mean starts again with each document": "model.block.leave.0.mask_starts=false"},
+        )
+    )

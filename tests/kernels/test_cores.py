@@ -1,0 +1,211 @@
+"""Fast attention cores say what `Sdpa` says, forward and backward, for the masks that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
+
+from bitgolf.model.core import Bus
+from bitgolf.model.cores import varlen
+from bitgolf.model.cores.flex import Flex
+from bitgolf.model.cores.fused import Fused
+from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Segments, Window
+from bitgolf.model.cores.segments import boundaries
+from bitgolf.model.cores.varlen import Varlen
+from bitgolf.model.sockets import Mask
+from bitgolf.spec import Place, Spec, part
+
+AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)
+BOS, LENGTH = 1, 24
+MASKS: dict[str, tuple[Spec[Mask], ...]] = {
+    "window": (part(Window, width=3),),
+    "documents": (part(SameDocument),),
+    "segments": (part(Segments, cap=5),),
+    "window and segments": (part(Window, width=3), part(Segments, cap=9)),
+    "two windows": (part(Window, width=9), part(Window, width=4)),
+}
+
+
+@pytest.fixture(params=MASKS, ids=lambda name: name)
+def plain(request: pytest.FixtureRequest) -> Sdpa:
+    return Sdpa(AT, masks=MASKS[request.param])
+
+
+def example(
+    device: str = "cpu", dtype: torch.dtype = torch.float32, length: int = LENGTH, width: int = 16
+) -> tuple[Tensor, list[Tensor]]:
+    """ids (2, T), the first row with documents from 7 and 8 on, the second one starting in the middle of a document."""
+    torch.manual_seed(0)
+    ids = torch.randint(2, 50, (2, length))
+    ids[0, 0] = ids[0, 7] = ids[0, 8] = ids[1, 15] = BOS
+    shapes = [(2, length, heads, width) for heads in (4, 2, 2)]
+    return ids.to(device), [torch.randn(s).to(device, dtype).requires_grad_() for s in shapes]
+
+
+def answers(core: Callable[..., Tensor], ids: Tensor, qkv: list[Tensor]) -> list[Tensor]:
+    y = core(*qkv, Bus(ids, BOS))
+    return [y, *torch.autograd.grad(y, qkv, torch.ones_like(y).cumsum(1) / y.shape[1])]
+
+
+def agree(core: nn.Module, plain: Sdpa, ids: Tensor, qkv: list[Tensor], tolerance: float) -> bool:
+    fast, exact = answers(core, ids, qkv), answers(plain, ids, [x.detach().float().requires_grad_() for x in qkv])
+    return all((a.float() - b).norm() <= tolerance * b.norm() for a, b in zip(fast, exact, strict=True))
+
+
+# ---- FlexAttention ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*Function'> should not be instantiated:DeprecationWarning"
+)  # torch's own, in Dynamo
+@pytest.mark.parametrize("name", ["documents", "window and segments"])
+@torch.no_grad()
+def test_flex_is_sdpa_in_one_full_graph(name: str) -> None:
+    """Forward alone: PyTorch's FlexAttention has no backward on a CPU. (`Mask.rule` is tested for every mask.)"""
+    ids, leaves = example()
+    plain = Sdpa(AT, masks=MASKS[name])
+    core, qkv = Flex(plain), [x.detach() for x in leaves]
+    torch._dynamo.reset()
+
+    def run(ids: Tensor, qkv: list[Tensor]) -> Tensor:
+        return core(*qkv, Bus(ids, BOS))
+
+    compiled = torch.compile(run, fullgraph=True, backend="eager")
+    assert (compiled(ids, qkv) - plain(*qkv, Bus(ids, BOS))).abs().max() < 1e-5
+
+
+def test_every_rule_is_its_mask(plain: Sdpa) -> None:
+    ids, _ = example()
+    bus, place = Bus(ids, BOS), torch.arange(LENGTH)
+    for mask in Flex(plain).parts:
+        rows = torch.arange(2)[:, None, None]
+        seen = mask.rule(bus)(rows, place[:, None], place[None, :])
+        assert torch.equal(seen.expand(2, -1, -1), mask(bus).expand(2, 1, -1, -1)[:, 0])
+
+
+class Odd(Mask):
+    """A mask without a rule: every other key."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, bus: Bus) -> Tensor:
+        return (bus.positions[:, None] - bus.key_positions[None, :]) % 2 == 0
+
+
+def test_masks_that_a_core_cannot_take_are_refused_with_the_reason() -> None:
+    odd = Sdpa(AT, masks=(part(Odd),))
+    with pytest.raises(ValueError, match="Odd has no form as a rule"):
+        Flex(odd)
+    with pytest.raises(ValueError, match="Odd does not cut rows"):
+        Varlen(odd, 8)
+    with pytest.raises(ValueError, match="takes no masks"):
+        Fused(odd, SDPBackend.FLASH_ATTENTION)
+
+
+# ---- variable length ------------------------------------------------------------------------------------------------
+
+
+def one_by_one(
+    q: Tensor, k: Tensor, v: Tensor, ends: Tensor, ends_k: Tensor, longest: int, longest_k: int, **rest: Any
+) -> Tensor:
+    """What `varlen_attn` promises, a segment at a time: causal, with `window_size` keys to the left, -1 for all."""
+    assert ends.dtype is torch.int32
+    assert torch.equal(ends, ends_k)
+    assert rest["enable_gqa"] and rest["window_size"][1] == 0
+    left = rest["window_size"][0]
+    pieces = []
+    for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        assert b - a <= longest == longest_k
+        back = torch.arange(b - a)[:, None] - torch.arange(b - a)[None, :]
+        mask = (back >= 0) & ((back <= left) | torch.tensor(left < 0))
+        segment = [x[a:b].transpose(0, 1) for x in (q, k, v)]
+        y = F.scaled_dot_product_attention(segment[0], segment[1], segment[2], attn_mask=mask, enable_gqa=True)
+        pieces.append(y.transpose(0, 1))
+    return torch.cat(pieces)
+
+
+def test_variable_length_is_sdpa(plain: Sdpa, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the kernel itself, which has no CPU form: boundaries, windows, shapes, padding."""
+    monkeypatch.setattr(varlen, "varlen_attn", one_by_one)
+    assert agree(Varlen(plain, 16), plain, *example(), 1e-5)
+    free = Sdpa(AT)
+    assert agree(Varlen(free, 0), free, *example(), 1e-5)
+
+
+def test_variable_length_holds_the_full_graph(plain: Sdpa) -> None:
+    """Traced only, as the kernel has no CPU form: one graph, with one call of it."""
+    ids, qkv = example()
+    core, calls = Varlen(plain, 16), []
+
+    def traced(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        calls.extend(node for node in graph.graph.nodes if "_varlen_attn" in str(node.target))
+        return lambda *inputs: (torch.zeros(len(qkv[0].flatten(0, 1)), 4, 16).unflatten(0, ids.shape),)
+
+    torch._dynamo.reset()
+    y = torch.compile(lambda *qkv: core(*qkv, Bus(ids, BOS)), fullgraph=True, backend=traced)(*qkv)
+    assert y.shape == qkv[0].shape
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("cap", [0, 5])
+def test_boundaries_in_the_graph_are_those_of_the_text(cap: int) -> None:
+    ids, _ = example()
+    core = Varlen(Sdpa(AT, masks=(part(Segments, cap=cap),)), 16)
+    ends = torch.compile(lambda ids: core.ends(Bus(ids, BOS)), fullgraph=True, backend="eager")(ids)
+    expected = boundaries(ids, BOS, cap, bucket=1)
+    assert ends.shape == (17,)
+    assert torch.equal(ends[: len(expected)], expected)
+    assert (ends[len(expected) :] == ids.numel()).all()
+
+
+def test_more_segments_than_slots_fail_aloud() -> None:
+    ids, qkv = example()
+    core = Varlen(Sdpa(AT, masks=(part(SameDocument),)), 4)
+    with pytest.raises(RuntimeError, match=r"train\.kernels"):
+        core(*qkv, Bus(ids, BOS))
+
+
+# ---- on a GPU -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_variable_length_is_sdpa_on_the_device(plain: Sdpa) -> None:
+    ids, qkv = example("cuda", torch.bfloat16, 256, 64)
+    assert agree(Varlen(plain, 256), plain, ids, qkv, 2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_compiled_flex_is_sdpa_on_the_device(plain: Sdpa) -> None:
+    ids, qkv = example("cuda", torch.bfloat16, 256, 64)
+    core = Flex(plain)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, ids: Tensor) -> Tensor:
+        return core(q, k, v, Bus(ids, BOS))
+
+    compiled = torch.compile(run, fullgraph=True, dynamic=False)
+    fast = answers(lambda q, k, v, bus: compiled(q, k, v, bus.ids), ids, qkv)
+    exact = answers(plain, ids, [x.detach().float().requires_grad_() for x in qkv])
+    assert all((a.float() - b).norm() <= 2e-2 * b.norm() for a, b in zip(fast, exact, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION], ids=str)
+def test_named_backends_are_sdpa_on_the_device(backend: SDPBackend) -> None:
+    ids, qkv = example("cuda", torch.bfloat16, 256, 64)
+    plain = Sdpa(AT)
+    core = Fused(plain, backend)
+    try:
+        core(*qkv, Bus(ids, BOS))
+    except RuntimeError as error:
+        pytest.skip(f"{backend} is not able here: {error}")
+    assert agree(core, plain, ids, qkv, 2e-2)

@@ -1,0 +1,59 @@
+"""The Triton kernels become machine code for a GPU that this machine need not have: the interpreter accepts more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHARED_MEMORY = 227 * 1024
+"""Bytes that a program may use on Hopper."""
+
+PROGRAM = """
+import json
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from bitgolf.kernels import in_triton
+from bitgolf.kernels.leaky_mlp import TILE
+from bitgolf.kernels.softcapped_ce import BLOCK
+
+ALIGNED = [["tt.divisibility", 16]]
+
+def build(name, types, constants, **options):
+    kernel = getattr(in_triton, name)
+    signature = dict(zip(kernel.arg_names, types)) | dict.fromkeys(constants, "constexpr")
+    aligned = {(i,): ALIGNED for i, x in enumerate(signature.values()) if x[0] == "*" or x == "i32"}
+    made = triton.compile(
+        ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned),
+        target=GPUTarget("cuda", 90, 32),
+        options=options,
+    )
+    return {"shared": made.metadata.shared, "code": len(made.asm["cubin"])}
+
+made = {}
+for z in ("*bf16", "*fp32"):
+    losses, sizes = ["*fp32", "*fp32"], ["i32", "i32", "fp32"]
+    made[f"forward {z}"] = build("softcapped_ce_forward", [z, "*i64", *losses, *sizes], {"BLOCK": BLOCK})
+    made[f"backward {z}"] = build("softcapped_ce_backward", ["*fp32", z, "*i64", "*fp32", z, *sizes], {"BLOCK": BLOCK})
+for backward in (False, True):
+    inner = {"ak": 1, ("bn" if backward else "bk"): 1}
+    made[f"mlp {backward}"] = build(
+        "matmul_leaky", ["*bf16"] * 4 + ["i32"] * 7 + ["fp32"], inner | {"BACKWARD": backward} | TILE, num_warps=8, num_stages=3
+    )
+print(json.dumps(made))
+"""
+
+
+def test_every_kernel_compiles_for_hopper_and_fits_its_shared_memory(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="needs Triton: pip install -e '.[dev]' brings it on Linux")
+    own = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", PROGRAM], env=own, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    made = json.loads(ran.stdout)
+    assert len(made) == 6
+    assert all(kernel["code"] > 0 and kernel["shared"] <= SHARED_MEMORY for kernel in made.values()), made

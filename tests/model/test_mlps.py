@@ -1,0 +1,97 @@
+"""SwiGLU and the activations, against their formulas in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitgolf.edits import but
+from bitgolf.errors import RecipeError
+from bitgolf.model.core import only
+from bitgolf.model.mlp import Leaky, LeakySquared, Relu, ReluSquared, SwiGLU
+from bitgolf.model.sockets import Activation, View
+from bitgolf.model.weight import Linear
+from bitgolf.spec import Place, part
+from toy import VOCAB, built, toy_model
+
+torch.set_num_threads(1)
+AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0)
+
+
+class Halved(View):
+    """For these tests: shows which matrices a chain reached."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, w: Tensor) -> Tensor:
+        return 0.5 * w
+
+
+def test_swiglu_against_its_formula() -> None:
+    torch.manual_seed(0)
+    branch, x = SwiGLU(AT, hidden=24), torch.randn(2, 5, 32)
+    branch.down.weight.data.normal_()
+    up, gate, down = (m.weight.double() for m in (branch.up, branch.gate, branch.down))
+    g = x.double() @ gate.T
+    expected = (g / (1 + torch.exp(-g)) * (x.double() @ up.T)) @ down.T
+    assert (branch(x) - expected).abs().max() < 1e-5
+    assert [tuple(w.shape) for w in (up, gate, down)] == [(24, 32), (24, 32), (32, 24)]
+
+
+def test_swiglu_starts_silent_and_its_gate_saturates_to_nothing() -> None:
+    branch, x = SwiGLU(AT, hidden=24), torch.ones(1, 1, 32)
+    assert torch.equal(branch(x), torch.zeros(1, 1, 32)) and branch.gate.weight.abs().max() > 0
+    branch.down.weight.data.normal_()
+    branch.gate.weight.data.fill_(-10.0)
+    assert branch(x).abs().max() < 1e-6, "silu of a large negative number is 0, whatever `up` says"
+    branch.gate.weight.data.fill_(10.0 / 32)
+    linear = 10.0 * branch.down(branch.up(x))
+    assert torch.allclose(branch(x), linear, rtol=1e-3, atol=1e-5), "and of a large positive one, the number"
+
+
+@pytest.mark.parametrize("name", ["up", "gate", "down"])
+def test_swiglu_names_its_matrices(name: str) -> None:
+    linear = part(Linear, view=(only("*", part(Halved), on=name),))
+    model = built(toy_model().edit("block", but(mlp=part(SwiGLU, hidden=24, linear=linear))))
+    views = {path for path, m in model.named_modules() if isinstance(m, Halved)}
+    assert views == {f"blocks.{i}.mlp.{name}.view.0" for i in range(3)}
+
+
+def test_swiglu_has_no_activation_to_choose() -> None:
+    with pytest.raises(RecipeError, match=r"takes no argument 'act'"):
+        part(SwiGLU, hidden=24, act=part(Relu))  # type: ignore[call-arg]
+
+
+def values(act: Activation, *at: float) -> tuple[list[float], list[float]]:
+    """The activation and its gradient at these points."""
+    u = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+    y = act(u)
+    (slope,) = torch.autograd.grad(y.sum(), u)
+    return y.tolist(), slope.tolist()
+
+
+@pytest.mark.parametrize(
+    ("act", "y", "slope"),
+    [
+        (Relu(AT), [0, 0, 0.5, 3], [0, 0, 1, 1]),
+        (Leaky(AT), [-0.02, -0.01, 0.5, 3], [0.01, 0.01, 1, 1]),
+        (Leaky(AT, slope=0.3), [-0.6, -0.3, 0.5, 3], [0.3, 0.3, 1, 1]),
+        (ReluSquared(AT), [0, 0, 0.25, 9], [0, 0, 1, 6]),
+        (LeakySquared(AT, slope=0.5), [1, 0.25, 0.25, 9], [-1, -0.5, 1, 6]),
+        (LeakySquared(AT, slope=0.3), [0.36, 0.09, 0.25, 9], [-0.36, -0.18, 1, 6]),
+    ],
+)
+def test_activations_and_their_gradients(act: Activation, y: list[float], slope: list[float]) -> None:
+    ours = values(act, -2.0, -1.0, 0.5, 3.0)
+    assert ours[0] == pytest.approx(y) and ours[1] == pytest.approx(slope)
+
+
+def test_leaky_squared_by_its_published_form() -> None:
+    """(max(u, 0) + 0.5 min(u, 0))^2: never negative, 2u above 0 and 0.5u below in its gradient."""
+    u = torch.linspace(-3, 3, 61, dtype=torch.float64, requires_grad=True)
+    y = LeakySquared(AT, slope=0.5)(u)
+    (slope,) = torch.autograd.grad(y.sum(), u)
+    assert (y >= 0).all() and torch.allclose(y, (u.clamp(min=0) + 0.5 * u.clamp(max=0)).square())
+    assert torch.allclose(slope, torch.where(u > 0, 2 * u, 0.5 * u))

@@ -1,0 +1,75 @@
+"""How matrices are stacked and shared out, seen from one process: no process talks to another here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bitgolf.clock import Now
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.shape import NorMuon, RowNorm
+from bitgolf.optim.shards import ShardedGroup, Stack
+from bitgolf.spec import part
+from bitgolf.world import World
+
+
+def make(shapes: list[tuple[int, ...]]) -> dict[str, nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return {f"p{i}": nn.Parameter(torch.randn(s, generator=generator)) for i, s in enumerate(shapes)}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([(), (1,), (3,), (2, 2)]), min_size=1, max_size=6), st.integers(1, 8))
+def test_stacking_is_bit_exact_both_ways(leads: list[tuple[int, ...]], size: int) -> None:
+    params = make([(*lead, 4, 3) for lead in leads])
+    tensors: list[Tensor] = [p.detach() for p in params.values()]
+    stack = Stack(params, World(0, size))
+    whole = stack.whole(tensors)
+    count = sum(t.numel() for t in tensors) // 12
+    assert whole.shape[0] % size == 0 and whole.shape[0] - count < size
+    assert not whole[count:].any()
+    assert all(torch.equal(a, b) for a, b in zip(stack.parts(whole), tensors, strict=True))
+    shares = [Stack(params, World(rank, size)).own(tensors) for rank in range(size)]
+    assert torch.equal(torch.cat(shares), whole)
+
+
+def test_memories_of_rows_are_stacked_alike() -> None:
+    params = make([(4, 3), (2, 4, 3)])
+    stack, rows = Stack(params, World(1, 2)), [torch.rand(4, 1), torch.rand(2, 4, 1)]
+    assert stack.own(rows).shape == (2, 4, 1) and stack.whole(rows).shape == (4, 4, 1)
+    assert all(torch.equal(a, b) for a, b in zip(stack.parts(stack.whole(rows)), rows, strict=True))
+
+
+def test_padding_stays_zero() -> None:
+    """The last of four processes owns one matrix and one blank: momentum, memory and update of a blank are zero."""
+    muon = Muon(before=(part(RowNorm),), after=(part(NorMuon),), weight_decay=0.1)
+    params = make([(6, 4)] * 7)
+    stack = Stack(params, World(3, 4))
+    own = stack.own(stack.params)
+    state = muon.start([own])
+    for step in range(3):
+        grad = stack.own([torch.randn(6, 4) for _ in params])
+        muon.step([own], [grad], state, Now(step, 10, 0.0, 0.0), 1.0)
+    for tensor in (own, *state["momentum"], *state["after.0"]):
+        assert tensor[0].all() and not tensor[1].any()
+
+
+def test_the_largest_stack_comes_first_and_says_what_is_shared() -> None:
+    params = make([(4, 4), (8, 16), (4, 4), (4, 4), (8, 16), (8, 16)])
+    group = ShardedGroup("muon.0", "matrix", Muon(), params, World(0, 2, backend="gloo"))
+    assert [stack.paths for stack in group.stacks] == [["p1", "p4", "p5"], ["p0", "p2", "p3"]]
+    assert (
+        group.why
+        == "muon.0: each of 2 processes steps 2 of 3 + 2 of 3 matrices (whole stacks are reduced, as gloo does it)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("shard", "size", "want"),
+    [("auto", 1, False), ("auto", 2, True), ("on", 1, True), ("on", 2, True), ("off", 1, False), ("off", 2, False)],
+)
+def test_when_muon_is_sharded(shard: str, size: int, want: bool) -> None:
+    assert part(Muon).but(shard=shard)().shards(World(0, size)) is want

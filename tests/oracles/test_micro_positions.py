@@ -1,0 +1,69 @@
+"""Rotary tables, rotation and softcap against numbers from the public originals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bitgolf.model.caps import Softcap
+from bitgolf.model.core import Bus
+from bitgolf.model.rope import Ntk, Rope, Scaling, Yarn
+from bitgolf.spec import Place, Spec, part
+
+TABLES: dict[str, tuple[int, int, float, Spec[Scaling] | None]] = {  # head width, dims, base, scaling
+    "base_full_d64_T64": (64, 0, 1e4, None),
+    "partial16_of64_T64": (64, 16, 1e4, None),
+    "ntk_d64_ref1024_T2048_pr164": (64, 0, 1e4, part(Ntk)),
+    "ntk_r16_of64_ref1024_T2048_pr1512": (64, 16, 1e4, part(Ntk, reference=1024, length=2048)),
+    "ntk_r16_of64_ref1024_T4096_pr1512": (64, 16, 1e4, part(Ntk, reference=1024, length=4096)),
+    "ntk_r16_of64_ref2048_T2048_pr1493_inactive": (64, 16, 1e4, part(Ntk, reference=2048, length=2048)),
+    "ntk_r16_of64_ref2048_T4096_pr1493": (64, 16, 1e4, part(Ntk, reference=2048, length=4096)),
+    "ntk_flag_r16_ref2048_T4096_pr1855_yarn1": (64, 16, 1e4, part(Ntk, reference=2048, length=4096)),
+    "yarn_d96_640": (96, 0, 5e3, part(Yarn)),
+}
+
+
+@pytest.fixture(scope="module")
+def oracle(shared: Path) -> dict[str, Tensor]:
+    return load_file(shared / "oracles" / "micro.safetensors")
+
+
+def rope(head: int, dims: int, base: float, scaling: Spec[Scaling] | None) -> Rope:
+    return Rope(Place(vocab=8, dim=2 * head, heads=2), base=base, dims=dims, scaling=scaling)
+
+
+def test_every_table_of_the_oracle_is_here(oracle: dict[str, Tensor]) -> None:
+    assert {name.split("/")[1] for name in oracle if name.startswith("rope/") and name.endswith("/cos")} == set(TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rotary_tables(name: str, oracle: dict[str, Tensor]) -> None:
+    rows = oracle[f"rope/{name}/rows"]
+    tables = rope(*TABLES[name]).table(Bus(torch.zeros(1, int(rows.max()) + 1, dtype=torch.int64)))
+    for ours, key in zip(tables, ("cos", "sin"), strict=True):
+        assert (ours[rows, 0] - oracle[f"rope/{name}/{key}"]).abs().max() < 1e-6
+
+
+def test_yarn_frequencies(oracle: dict[str, Tensor]) -> None:
+    width, here = 96, torch.device("cpu")
+    ours = Yarn().frequencies(5e3, width, here)
+    assert torch.allclose(ours, oracle["rope/yarn_d96_640/inv_freq"], rtol=1e-6, atol=0)
+    plain = rope(width, 0, 5e3, None).frequencies(here)
+    assert torch.allclose(plain, oracle["rope/yarn_d96_640/inv_freq_plain"], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("name", "dims"), [("partial16", 16), ("full64", 0)])
+def test_rotation(name: str, dims: int, oracle: dict[str, Tensor]) -> None:
+    x = oracle["rope/apply/x"]
+    q, k = rope(64, dims, 1e4, None)(x, x, Bus(torch.zeros(x.shape[:2], dtype=torch.int64)))
+    assert (q - oracle[f"rope/apply/{name}"]).abs().max() < 1e-6
+    assert torch.equal(q, k)
+
+
+def test_softcap(oracle: dict[str, Tensor]) -> None:
+    ours = Softcap(Place(vocab=8), cap=30.0)(oracle["softcap/x"])
+    assert (ours - oracle["softcap/tanh30"]).abs().max() < 1e-5

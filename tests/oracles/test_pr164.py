@@ -1,0 +1,136 @@
+"""The whole model of Parameter Golf #164 against numbers from its script (toy width): the baseline's model, by edits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bitgolf.edits import append, but
+from bitgolf.grids.integer import IntGrid
+from bitgolf.model.core import Bus
+from bitgolf.model.fake import FakeQuant
+from bitgolf.model.inits import Orthogonal
+from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.objectives import CrossEntropy
+from bitgolf.model.rope import Ntk, Rope
+from bitgolf.model.skeleton import LM
+from bitgolf.model.smear import BlendSmear
+from bitgolf.model.stream import Normalize
+from bitgolf.model.weight import Linear
+from bitgolf.recipes import get
+from bitgolf.spec import Place, Spec, part
+from oracles.test_baseline import ours as ours_in_baseline
+
+NAMES = {
+    "bigram.embed.weight": "enter.0.table.weight",
+    "bigram.proj.weight": "enter.0.project.weight",
+    "bigram.scale": "enter.0.scale",
+    "smear.gate": "enter.2.theta",
+}
+
+
+def ours(name: str) -> str:
+    return NAMES.get(name) or ours_in_baseline(name)
+
+
+def pr164(*, dim: int, hidden: int, rows: int, width: int) -> Spec[LM]:
+    """The baseline with a wider MLP, hashed bigrams, the blend smear and orthogonal starts."""
+    bigrams = part(HashedBigrams, rows=rows, width=width)
+    enter = (bigrams, part(Normalize), part(BlendSmear, mask_starts=False))
+    wide = get("baseline")["model"].but(dim=dim, enter=enter).edit("block.mlp", but(hidden=hidden))
+    orthogonal = wide.edit(Linear, but(init=part(Orthogonal)))
+    return orthogonal.set("enter.0.project.init.gain", (2 * orthogonal["layers"]) ** -0.5)
+
+
+def toy() -> Spec[LM]:
+    return pr164(dim=64, hidden=160, rows=256, width=32).edit("block.mixer", but(heads=4, kv_heads=2))
+
+
+def built(spec: Spec[LM], oracle: dict[str, Tensor]) -> LM:
+    """The model with the oracle's parameters, every one of them."""
+    model = spec(Place(vocab=128))
+    model.load_state_dict({ours(k.removeprefix("param/")): v for k, v in oracle.items() if k.startswith("param/")})
+    return model
+
+
+@pytest.fixture(scope="module")
+def oracle(shared: Path) -> dict[str, Tensor]:
+    return load_file(shared / "oracles" / "pr164.safetensors")
+
+
+def test_bigrams(oracle: dict[str, Tensor]) -> None:
+    bigrams = built(toy(), oracle).enter[0]
+    assert isinstance(bigrams, HashedBigrams)
+    bus = Bus(oracle["input_ids"])
+    assert torch.equal(bigrams.hash.slots(bigrams.tokens(bus), 256), oracle["bigram_indices"])
+    assert (bigrams(torch.zeros(2, 48, 64), bus) - oracle["bigram_out"]).abs().max() < 1e-6
+
+
+def test_logits_loss_and_gradients(oracle: dict[str, Tensor]) -> None:
+    model = built(toy(), oracle)
+    assert (model(oracle["input_ids"]) - oracle["logits"]).abs().max() < 1e-4
+    hidden = model.hidden(Bus(oracle["input_ids"]))
+    loss = CrossEntropy(Place(vocab=128))(hidden, oracle["target_ids"], model.logits)
+    assert abs(loss.item() - oracle["loss"].item()) < 1e-5
+    loss.backward()
+    params = dict(model.named_parameters())
+    grads = [k for k in oracle if k.startswith("grad/")]
+    assert len(grads) == len(params) == 96
+    for key in grads:
+        grad = params[ours(key.removeprefix("grad/"))].grad
+        assert grad is not None
+        scale = oracle[key].abs().max().clamp_min(1.0)
+        assert (grad - oracle[key]).abs().max() < 1e-4 * scale, key
+
+
+def test_rotary_base_scaled_for_length(oracle: dict[str, Tensor]) -> None:
+    """At toy length the published reference of 1,024 leaves the base alone; one of 32 does not."""
+    scaled = toy().edit(Rope, but(scaling=part(Ntk, reference=32, length=48)))
+    difference = built(scaled, oracle)(oracle["input_ids"]) - oracle["ntk32/logits"]
+    assert difference.abs().max() < 1e-4
+    published = toy().edit(Rope, but(scaling=part(Ntk, reference=1024, length=48)))
+    assert torch.equal(built(published, oracle)(oracle["input_ids"]), built(toy(), oracle)(oracle["input_ids"]))
+
+
+class Float32Steps(IntGrid):
+    """The grid of #164's trainer: ours rounds its steps to float16, as they are stored."""
+
+    def steps(self, clip: Tensor) -> Tensor:
+        return (clip.float() / self.top).clamp_min(self.floor)
+
+
+def test_quantization_aware(oracle: dict[str, Tensor]) -> None:
+    """Every matrix in 6 bits, the bigrams' projection too, with the records' step floor."""
+    ids, published = oracle["input_ids"], oracle["qat_int6/logits"]
+    fake = part(FakeQuant, bits=6, floor=1 / 31, full_range=True)
+    model = built(toy().edit(Linear, append(view=fake)), oracle).train()
+    views = [m for m in model.modules() if isinstance(m, FakeQuant)]
+    assert len(views) == 9 * 6 + 1
+    as_built = (model(ids) - published).abs().mean()
+    assert as_built < 0.05 * (oracle["logits"] - published).abs().mean(), "a step in float16 is nearly the same step"
+    for view in views:
+        view.grid = Float32Steps(bits=6, floor=1 / 31, full_range=True)
+    assert (model(ids) - published).abs().max() < 1e-4
+    loss = CrossEntropy(Place(vocab=128))(model.hidden(Bus(ids)), oracle["target_ids"], model.logits)
+    assert abs(loss.item() - oracle["qat_int6/loss"].item()) < 1e-5
+
+
+def test_full_size_count() -> None:
+    with torch.device("meta"):
+        model = pr164(dim=512, hidden=1536, rows=4096, width=128)(Place(vocab=1024))
+    assert sum(p.numel() for p in model.parameters()) == 22_368_841
+
+
+def test_initial_values() -> None:
+    """Orthogonal matrices, silent outputs, and the bigrams' projection the only one that the "muP" gain reaches."""
+    model = pr164(dim=128, hidden=192, rows=64, width=64).edit("block.mixer", but(heads=4, kv_heads=2))(Place(vocab=64))
+    state = model.state_dict()
+    assert torch.linalg.svdvals(state["enter.0.project.weight"]).allclose(torch.tensor(18**-0.5))
+    for name in ("mixer.q", "mixer.k", "mixer.v", "mlp.up"):
+        assert torch.linalg.svdvals(state[f"blocks.3.{name}.weight"]).allclose(torch.ones(()), atol=1e-5)
+    for name in ("blocks.3.mixer.out.weight", "blocks.3.mlp.down.weight", "enter.0.table.weight", "enter.2.theta"):
+        assert not state[name].any()

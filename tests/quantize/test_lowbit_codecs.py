@@ -1,0 +1,220 @@
+"""Codecs of few bits: inverses, what a view finds in weights read back, hostile codes, forecast."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bitgolf.edits import append
+from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.grids.clip import SdClip
+from bitgolf.model.core import roles
+from bitgolf.model.lowbit import Binary, Float8, Ternary
+from bitgolf.names import from_json, lookup
+from bitgolf.pack.coders import Lzma, Range, Smallest
+from bitgolf.pack.streams import pack_codes, unpack_codes
+from bitgolf.quantize.codec import Codec, Float, IntRows
+from bitgolf.quantize.codes import decode_all, encode_all, layout
+from bitgolf.quantize.forecast import forecast
+from bitgolf.quantize.lowbit import BinaryGroups, Fp8, TernaryGroups
+from bitgolf.rules import Rule
+from bitgolf.spec import Place, Spec, part
+from toy import VOCAB, built, toy_model
+
+SHAPES = [(), (1,), (7,), (128,), (4, 6), (3, 64), (20, 33), (2, 3, 5)]
+SHAPE = st.sampled_from(SHAPES)
+GROUP = st.sampled_from([1, 5, 64, 128])
+SCALE = st.sampled_from([0.0, 1e-3, 1.0, 100.0])
+CODECS = [TernaryGroups(group=20), BinaryGroups(group=20), Fp8()]
+
+
+def weight(shape: tuple[int, ...], *, scale: float = 1.0, seed: int = 0) -> Tensor:
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def kept(codec: Codec, w: Tensor) -> Tensor:
+    """What comes back, after the promises that every codec makes."""
+    code = codec.encode(w)
+    assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.arrays(tuple(w.shape))
+    back = codec.decode(code, tuple(w.shape))
+    assert back.dtype == torch.float32 and back.shape == w.shape
+    again = codec.encode(back)
+    assert all(code[name].tobytes() == again[name].tobytes() for name in code), "a code of what it decodes to"
+    return back
+
+
+@settings(max_examples=80, deadline=None)
+@given(shape=SHAPE, group=GROUP, scale=SCALE, seed=st.integers(0, 1000))
+def test_a_ternary_view_finds_the_trained_weights_again(
+    shape: tuple[int, ...], group: int, scale: float, seed: int
+) -> None:
+    w = weight(shape, scale=scale, seed=seed)
+    trained = part(Ternary, group=group)(Place(vocab=9))
+    back = kept(TernaryGroups(group=group), w)
+    seen, wanted = trained(back), trained(w)
+    assert torch.equal(seen.sign(), wanted.sign()) and torch.equal(back.sign(), wanted.sign())
+    assert ((seen - wanted).abs() <= 2.0**-11 * 1.001 * wanted.abs() + 2.0**-25).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(shape=SHAPE, group=GROUP, scale=SCALE, seed=st.integers(0, 1000))
+def test_a_binary_view_finds_exactly_what_was_stored(
+    shape: tuple[int, ...], group: int, scale: float, seed: int
+) -> None:
+    w = weight(shape, scale=scale, seed=seed)
+    trained = part(Binary, group=group)(Place(vocab=9))
+    if not w.any():
+        return  # the least scale is below float16
+    back = kept(BinaryGroups(group=group), w)
+    assert torch.equal(trained(back), back) and torch.equal(back.sign(), trained(w).sign())
+    assert ((back - trained(w)).abs() <= 2.0**-11 * trained(w).abs() + 2.0**-25).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPE, scale=SCALE, seed=st.integers(0, 1000))
+def test_eight_bit_floats_are_the_view_bit_for_bit(shape: tuple[int, ...], scale: float, seed: int) -> None:
+    w = weight(shape, scale=scale, seed=seed).clamp(-448, 448)
+    view = part(Float8)(Place(vocab=9))
+    back = kept(Fp8(), w)
+    assert torch.equal(view(w), back) and torch.equal(view(back), back)
+
+
+# ---- bytes -----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-1, 1), max_size=40))
+def test_five_ternary_digits_to_a_byte(values: list[int]) -> None:
+    codec, codes = TernaryGroups(), np.array(values, np.int8)
+    packed = codec.pack(codes)
+    assert packed.dtype == np.uint8 and len(packed) == -(-len(codes) // 5) and (packed <= 242).all()
+    assert np.array_equal(codec.unpack(packed)[: len(codes)], codes)
+    by_hand = [sum((v + 1) * 3**k for k, v in enumerate(values[i : i + 5])) for i in range(0, len(values), 5)]
+    assert packed.tolist() == by_hand
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([-1, 1]), max_size=40))
+def test_eight_signs_to_a_byte(values: list[int]) -> None:
+    codec, codes = BinaryGroups(), np.array(values, np.int8)
+    packed = codec.pack(codes)
+    assert len(packed) == -(-len(codes) // 8) and np.array_equal(codec.unpack(packed)[: len(codes)], codes)
+    by_hand = [sum((v > 0) << k for k, v in enumerate(values[i : i + 8])) for i in range(0, len(values), 8)]
+    assert packed.tolist() == by_hand
+
+
+def test_bits_per_weight() -> None:
+    w = weight((256, 320))
+    for codec, bits in ((TernaryGroups(), 1.6), (BinaryGroups(), 1.0)):
+        code = codec.encode(w)
+        assert 8 * code["codes"].nbytes / w.numel() == bits
+        assert 8 * code["scales"].nbytes / w.numel() == 16 / 128
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e9])
+def test_what_no_code_can_hold_is_an_error(codec: Codec, bad: float) -> None:
+    w = weight((4, 6))
+    w[2, 3] = bad
+    with pytest.raises(BitgolfError, match=r"finite|beyond") as caught:
+        codec.encode(w)
+    assert caught.value.mend and not isinstance(caught.value, DamagedError)
+
+
+def altered(code: dict[str, Any], name: str, index: int, value: float) -> dict[str, Any]:
+    array = code[name].copy()
+    array.reshape(-1)[index] = value
+    return {**code, name: array}
+
+
+def test_hostile_codes_are_damage() -> None:
+    """Among them what decodes to the same weights: a tensor has one code."""
+    shape, good = (4, 6), [codec.encode(weight((4, 6))) for codec in CODECS]
+    last_trits, last_bits = int(good[0]["codes"][-1]), int(BinaryGroups(group=20).encode(weight((3,)))["codes"][-1])
+    hostile = [
+        (0, altered(good[0], "codes", 0, 243)),
+        (0, altered(good[0], "codes", -1, last_trits + 81)),
+        (1, {"codes": good[0]["codes"], "scales": good[0]["scales"]}),
+        (2, altered(good[2], "values", 5, 0x7F)),
+        (2, altered(good[2], "values", 5, 0xFF)),
+        (2, {"values": good[2]["values"].astype(np.int8)}),
+    ]
+    for i in (0, 1):
+        hostile += [(i, altered(good[i], "scales", 1, value)) for value in (np.nan, np.inf, -0.5)]
+        hostile += [(i, {**good[i], "codes": good[i]["codes"][:-1]}), (i, {"codes": good[i]["codes"]})]
+        hostile += [(i, {**good[i], "scales": good[i]["scales"].astype(np.float32)})]
+    for i, code in hostile:
+        CODECS[i].decode(good[i], shape)
+        with pytest.raises(DamagedError):
+            CODECS[i].decode(code, shape)
+    bits = BinaryGroups(group=20).encode(weight((3,)))
+    with pytest.raises(DamagedError, match=r"more codes"):
+        BinaryGroups(group=20).decode(altered(bits, "codes", -1, last_bits + 8), (3,))
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), which=st.integers(0, 2))
+def test_any_bytes_decode_to_finite_weights_or_are_damage(data: st.DataObject, which: int) -> None:
+    codec, shape = CODECS[which], (4, 6)
+    code = {}
+    for name, (dtype, size) in codec.arrays(shape).items():
+        count = math.prod(size) * dtype.itemsize
+        code[name] = np.frombuffer(bytearray(data.draw(st.binary(min_size=count, max_size=count))), dtype).reshape(size)
+    with suppress(DamagedError):
+        assert torch.isfinite(codec.decode(code, shape)).all()
+
+
+# ---- a whole model ---------------------------------------------------------------------------------------------------
+
+RULES = (
+    part(Rule, where="matrix@**.mixer.**", use=part(TernaryGroups)),
+    part(Rule, where="matrix", use=part(BinaryGroups)),
+    part(Rule, where="embedding", use=part(Fp8)),
+    part(Rule, where="*", use=part(Float, dtype="float16")),
+)
+
+
+def test_a_model_of_few_bits_reads_back_as_it_was_trained() -> None:
+    """Through packing and back, the model says the same up to the float16 of its scales: nothing has shrunk."""
+    spec = toy_model().edit("block.mixer.linear", append(view=part(Ternary)))
+    spec = spec.edit("block.mlp.linear", append(view=part(Binary))).edit("embed", append(view=part(Float8)))
+    model = built(spec)
+    ids = torch.randint(2, VOCAB, (2, 16), generator=torch.Generator().manual_seed(0))
+    before, kinds, state = model(ids), roles(model), dict(model.named_parameters())
+    shapes = {path: tuple(p.shape) for path, p in state.items()}
+    coder = part(Smallest, coders=(part(Range), part(Lzma)))
+    sections = {s.name: s for s in pack_codes(encode_all(state, kinds, RULES), kinds, coder)}
+    codes = unpack_codes(sections, layout(shapes, kinds, RULES), kinds, coder)
+    model.load_state_dict(decode_all(codes, shapes, kinds, RULES))
+    assert (model(ids) - before).abs().max() < 0.02 * before.abs().max()
+
+
+@pytest.mark.parametrize("codec", [TernaryGroups, BinaryGroups, Fp8])
+def test_the_forecast_knows_these_codecs(codec: type[Codec]) -> None:
+    """Weights beyond the sample, in shapes that no group divides, against the very bytes."""
+    shapes = {f"m{i}": (700, 301) for i in range(5)}
+    kinds = dict.fromkeys(shapes, "matrix")
+    rules, coder = (part(Rule, where="*", use=part(codec)),), part(Range)
+    found = forecast(shapes, kinds, rules, coder)
+    state = {path: weight(shape, scale=0.3, seed=i) for i, (path, shape) in enumerate(shapes.items())}
+    packed = {s.name: len(s.data) for s in pack_codes(encode_all(state, kinds, rules), kinds, coder)}
+    assert found.keys() == packed.keys()
+    assert sum(found.values()) == pytest.approx(sum(packed.values()), rel=0.01)
+
+
+def test_these_codecs_can_be_named_in_a_recipe() -> None:
+    for node in (part(TernaryGroups, group=64), part(BinaryGroups), part(Fp8), part(IntRows, clip=part(SdClip))):
+        built_again: Spec[Any] = from_json(node.to_json())
+        assert built_again == node
+    assert lookup("quantize.lowbit.TernaryGroups") is TernaryGroups

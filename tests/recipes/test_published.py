@@ -1,0 +1,139 @@
+"""Every recipe: its count, its departures, what `show` says of it, and its whole path at toy size."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bitgolf import stages
+from bitgolf.edits import diff
+from bitgolf.journal import Journal
+from bitgolf.model.core import Clocked
+from bitgolf.names import set_text
+from bitgolf.overview import overview
+from bitgolf.pipeline import Run
+from bitgolf.recipe import identity
+from bitgolf.recipes import describe, get, names
+from bitgolf.score.artifact import build_empty, load
+from bitgolf.score.player import StaticPlayer
+from bitgolf.score.referee import score
+from bitgolf.score.text import validation
+from bitgolf.train.device import Device
+from shrink import VOCAB, shrunk
+from toy_training import make_data
+
+LADDER = [
+    "162",
+    "180",
+    "265",
+    "287",
+    "315",
+    "414",
+    "549",
+    "1019",
+    "1060",
+    "1204",
+    "1218",
+    "1285",
+    "1394",
+    "1493",
+    "1530",
+    "1626",
+    "1667",
+    "1729",
+    "1736",
+    "1787",
+    "1851",
+    "1855",
+    "164",
+    "675",
+    "1090",
+    "1512",
+    "363",
+    "640",
+    "641",
+]
+CPU = Device(torch.device("cpu"), torch.float32, "a test")
+
+
+@pytest.fixture(params=names())
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+def test_all_systems_of_the_field_are_there() -> None:
+    assert {f"pr{n}" for n in LADDER} | {"baseline", "pr1090_as_shipped", "quickstart"} <= set(names())
+
+
+def test_the_count_is_the_published_one(name: str) -> None:
+    recipe = get(name)
+    model = build_empty(recipe["model"], recipe["tokens.vocab"])
+    count = sum(p.numel() for p in model.parameters())
+    published = recipe["published"] or {}
+    if published.get("params"):
+        assert count == published["params"] - published.get("unused", 0)
+    else:
+        assert name in ("quickstart", "midsize", "pr363")
+
+
+def test_show_resolves_it(name: str) -> None:
+    """Exact cover of optimizer and codec rules, forecast, cautions; and the memory that it says."""
+    shown = overview(get(name))
+    assert shown["params"] == sum(shown["params_by_role"].values())
+    assert 0 < shown["forecast"]["bytes"] < 10 * shown["forecast"]["cap"]
+    assert describe(name) and all(isinstance(c, str) and c for c in shown["cautions"])
+
+
+def test_each_departure_can_be_undone(name: str) -> None:
+    """What a recipe does otherwise than the original is one `--set` away, and that `--set` acts."""
+    recipe = get(name)
+    for words in ((recipe["published"] or {}).get("departures") or {}).values():
+        undone = recipe
+        for assignment in words.split():
+            after = set_text(undone, assignment)
+            assert identity(after) != identity(undone), assignment
+            undone = after
+
+
+def test_no_two_recipes_are_the_same() -> None:
+    hashes = {identity(get(name)): name for name in names()}
+    assert len(hashes) == len(names())
+
+
+def test_a_step_of_the_ladder_changes_little() -> None:
+    """A recipe says only what it changes: the last step changed settings, and no part."""
+    changed = [d for d in diff(get("pr1851"), get("pr1855")) if not d[0].startswith(("published", "name"))]
+    assert 5 <= len(changed) <= 12 and not any(isinstance(new, str) for _, _, new in changed)
+
+
+def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> None:
+    """30 steps of training, average, codes, artifact, read back from disk, scored."""
+    recipe = shrunk(get(name))
+    journal = Journal(tmp_path, quiet=True)
+    run = Run(recipe, tmp_path, journal, shards=data)
+    trained = stages.train(run)
+    stages.average(run)
+    stages.quantize(run)
+    packed = stages.pack(run)
+    journal.close()
+    assert trained["steps"] == 30 and math.isfinite(trained["loss"]) and packed["fits"]
+    model = load((tmp_path / "artifact.bg").read_bytes()).model.eval()
+    stream, raw_bytes = validation(data)
+    for method in recipe["score"]:
+        found = score(StaticPlayer(model, VOCAB, CPU), stream[:400], raw_bytes, method())
+        uniform = math.log2(VOCAB) * found.targets
+        assert found.bits < 0.95 * uniform, "thirty steps must beat knowing nothing"
+    assert all(part.on for part in clocked(model) if hasattr(part, "on")), "what is scored is the model as at the end"
+
+
+def clocked(model: torch.nn.Module) -> list[Any]:
+    return [m for m in model.modules() if isinstance(m, Clocked)]

@@ -1,0 +1,60 @@
+"""Training that feels rounding: a late switch in a compiled run, and a run of ternary weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitgolf.clock import Now
+from bitgolf.edits import append
+from bitgolf.model.fake import FakeQuant, NoisyQuant, SoftRound
+from bitgolf.model.lowbit import Float8, Normed, NormedOutput, Ternary
+from bitgolf.model.sockets import View
+from bitgolf.spec import Spec, part
+from bitgolf.train.trainer import Trainer, warm_up
+from toy import toy_recipe
+from toy_training import make_trainer, same
+
+KINDS: list[Spec[View]] = [part(FakeQuant), part(NoisyQuant), part(SoftRound)]
+
+
+def trainer(data: Path, *views: Spec[View]) -> Trainer:
+    recipe = toy_recipe(steps=8)
+    for view in views:
+        recipe = recipe.edit("model.block.mlp.linear", append(view=view))
+    made = make_trainer(data, recipe)
+    torch._dynamo.reset()
+    made.run = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
+    return made
+
+
+def run(trainer: Trainer, first: int, last: int) -> list[float]:
+    return [float(trainer.step(step, Now(step, 8, 0.0, 0.0))) for step in range(first, last)]
+
+
+@pytest.mark.parametrize("node", KINDS, ids=repr)
+def test_late_in_a_compiled_run_it_switches_on(data: Path, node: Spec[View]) -> None:
+    plain, late = run(trainer(data), 0, 8), run(trainer(data, node.but(since=0.5)), 0, 8)
+    assert plain[:4] == late[:4] and plain[4] != late[4]
+
+
+def test_warming_up_leaves_no_trace(data: Path) -> None:
+    cold = trainer(data, part(SoftRound, since=0.5))
+    start, losses = cold.snapshot(), run(cold, 0, 8)
+    warm = trainer(data, part(SoftRound, since=0.5))
+    warm_up(warm, 1)
+    assert same(warm.state(), start) and run(warm, 0, 8) == losses
+
+
+def test_a_ternary_model_trains(data: Path) -> None:
+    """With 8-bit embeddings and normed inputs of its output projections, as #640 has them."""
+    recipe = toy_recipe(steps=20)
+    for place in ("model.block.mixer.linear", "model.block.mlp.linear"):
+        recipe = recipe.edit(place, append(view=part(Ternary)))
+    recipe = recipe.edit("model.embed", append(view=part(Float8)))
+    recipe = recipe.edit("model.block.mixer", append(after=part(NormedOutput)))
+    trainer = make_trainer(data, recipe.set("model.block.mlp.act", part(Normed)), noisy=False)
+    losses = [float(trainer.step(step, Now(step, 20, 0.0, 0.0))) for step in range(20)]
+    assert losses[-1] < losses[0] - 0.5

@@ -1,0 +1,255 @@
+"""Sharded Muon on two and four processes (gloo, on the CPU) against one process that has the whole batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bitgolf.clock import Now
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.frozen import Frozen
+from bitgolf.optim.groups import Optimizer
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.orthogonalize import NewtonSchulz
+from bitgolf.optim.shape import NorMuon, RowNorm
+from bitgolf.rules import Rule
+from bitgolf.spec import Spec, part
+from bitgolf.train.trainer import warm_up
+from bitgolf.world import ALONE, World
+from toy import toy_recipe
+from toy_training import make_trainer, same
+
+STEPS, HALF, BATCH = 4, 2, 4
+SHAPES = {
+    **{f"square.{i}": (8, 8) for i in range(3)},  # three: on two or four processes there is a blank
+    **{f"tall.{i}": (16, 8) for i in range(5)},
+    "bank": (2, 16, 8),  # a parameter that is a stack already
+    "lone": (4, 8),  # fewer matrices than processes
+    "scale": (8,),
+    "idle": (3,),
+}
+ROLES = {path: path if path in ("scale", "idle") else "matrix" for path in SHAPES}
+
+
+def rules(precision: Literal["float32", "bfloat16"], shard: Literal["auto", "off"]) -> tuple[Spec[Rule], ...]:
+    orth = part(NewtonSchulz, precision=precision)
+    muon = part(Muon, weight_decay=0.1, before=(part(RowNorm),), after=(part(NorMuon),), orthogonalize=orth)
+    return (
+        part(Rule, where="matrix", use=muon.but(shard=shard, cautious=True)),
+        part(Rule, where="scale", use=part(Adam, lr=0.05)),
+        part(Rule, where="idle", use=part(Frozen)),
+    )
+
+
+class Run:
+    """An optimizer on parameters whose gradients are made up: the mean over those of the batch's four samples."""
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        shard: Literal["auto", "off"] = "auto",
+        clip: float = 0.5,
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.params = {path: nn.Parameter(torch.randn(s, generator=generator)) for path, s in SHAPES.items()}
+        self.optimizer = Optimizer(self.params, ROLES, rules(precision, shard), world)
+        self.world, self.clip, self.norms = world, clip, list[Tensor]()
+
+    def steps(self, first: int, last: int) -> Run:
+        share = BATCH // self.world.size
+        for step in range(first, last):
+            for i, (path, p) in enumerate(self.params.items()):
+                generator = torch.Generator().manual_seed(100 * step + i)
+                samples = torch.randn((BATCH, *p.shape), generator=generator) * 3.0**i
+                mine = samples[self.world.rank * share : (self.world.rank + 1) * share].mean(0)
+                p.grad = None if path == "idle" else mine
+            self.optimizer.reduce()
+            self.norms.append(self.optimizer.clip(self.clip))
+            self.optimizer.step(Now(step, STEPS, 0.0, 0.0), 1 - step / STEPS)
+            self.optimizer.zero_grad()
+        return self
+
+    def result(self) -> dict[str, Tensor]:
+        params = {f"params/{path}": p.detach().clone() for path, p in self.params.items()}
+        state = {f"state/{name}": t.contiguous().clone() for name, t in self.optimizer.state().items()}
+        return {**params, **state, "norms": torch.stack(self.norms)}
+
+
+def resumed(world: World, at_half: dict[str, Tensor]) -> Run:
+    """A new run that goes on from another's result after half of the steps."""
+    run = Run(world)
+    with torch.no_grad():
+        for path, p in run.params.items():
+            p.copy_(at_half[f"params/{path}"])
+    state = {name.removeprefix("state/"): t for name, t in at_half.items() if name.startswith("state/")}
+    run.optimizer.load_state(state)
+    return run.steps(HALF, STEPS)
+
+
+def momenta(run: Run) -> int:
+    """How many numbers of momentum this process keeps."""
+    states = [state for group in run.optimizer.sharded for state in group.states]
+    return sum(t.numel() for state in states for t in state["momentum"])
+
+
+# ---- the processes -----------------------------------------------------------------------------------------------
+
+
+def worker(rank: int, size: int, out: Path, data: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{out}/{size}.store", rank=rank, world_size=size)
+    world = World(rank, size, rank, backend="gloo")
+    half = Run(world).steps(0, HALF)
+    at_half = half.result()
+    results = {
+        "half": at_half,
+        "whole": half.steps(HALF, STEPS).result(),
+        "resumed": resumed(world, at_half).result(),
+        "rough": Run(world, precision="bfloat16").steps(0, STEPS).result(),
+        "replicated": Run(world, shard="off").steps(0, STEPS).result(),
+        "counts": {"momentum": torch.tensor(momenta(half))},
+    }
+    if size == 2:
+        results["warm"] = {"up": torch.tensor(warm_up_changes_nothing(world, data))}
+    for name, result in results.items():
+        save_file(result, out / f"{name}.{size}.{rank}")
+    dist.destroy_process_group()
+
+
+def warm_up_changes_nothing(world: World, data: Path) -> bool:
+    """Weights and gathered state are as before, and the momentum of each process was cleared."""
+    trainer = make_trainer(data, toy_recipe(steps=8), world=world)
+    before, first = trainer.snapshot(), trainer.optimizer.sharded[0].states[0]["momentum"][0]
+    warm_up(trainer, 2)
+    clear = same(trainer.state(), before) and not first.any()
+    trainer.step(0, Now(0, 8, 0.0, 0.0))
+    return clear and bool(first.any())
+
+
+def main(out: Path, data: Path) -> int:
+    """Import torch once, and fork the processes: first two, then four."""
+    codes: list[int | None] = []
+    for size in (2, 4):
+        processes = [get_context("fork").Process(target=worker, args=(r, size, out, data)) for r in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        codes += [process.exitcode for process in processes]
+    return int(any(codes))
+
+
+Results = dict[str, dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Results:
+    """What every process of every world ended with, by `name.size.rank`."""
+    out = tmp_path_factory.mktemp("sharded")
+    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, __file__, str(out), str(data)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return {path.name: load_file(path) for path in out.iterdir() if not path.name.endswith("store")}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Tensor]:
+    """One process with the whole batch, which takes the ordinary path."""
+    run = Run(ALONE).steps(0, STEPS)
+    assert not run.optimizer.sharded
+    return run.result()
+
+
+# ---- what must hold of them ----------------------------------------------------------------------------------------
+
+WORLDS = [pytest.param(size, id=f"{size} processes") for size in (2, 4)]
+
+
+@pytest.mark.parametrize("size", WORLDS)
+def test_many_processes_make_the_step_of_one(results: Results, alone: dict[str, Tensor], size: int) -> None:
+    """Weights, and the whole of the state by the same names: a checkpoint of one world equals that of another."""
+    start = Run(ALONE)
+    for rank in range(size):
+        got = results[f"whole.{size}.{rank}"]
+        assert {k: t.shape for k, t in got.items()} == {k: t.shape for k, t in alone.items()}
+        for name, want in alone.items():
+            torch.testing.assert_close(got[name], want, atol=1e-6, rtol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    for path, p in start.params.items():
+        assert torch.equal(p, alone[f"params/{path}"]) == (path == "idle")
+
+
+@pytest.mark.parametrize("size", WORLDS)
+def test_all_processes_have_the_same_bits(results: Results, size: int) -> None:
+    for name in ("whole", "rough", "replicated"):
+        first = results[f"{name}.{size}.0"]
+        for rank in range(1, size):
+            assert all(torch.equal(t, first[k]) for k, t in results[f"{name}.{size}.{rank}"].items())
+
+
+@pytest.mark.parametrize("size", WORLDS)
+def test_orthogonalization_in_bfloat16_agrees_too(results: Results, alone: dict[str, Tensor], size: int) -> None:
+    want = Run(ALONE, precision="bfloat16").steps(0, STEPS).result()
+    got = results[f"rough.{size}.0"]
+    moved = [name for name in want if name.startswith("params/") and name not in ("params/scale", "params/idle")]
+    for name in moved:
+        torch.testing.assert_close(got[name] / 0.02, want[name] / 0.02, atol=2e-2, rtol=0)  # in units of the rate
+        assert not torch.allclose(want[name], alone[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", WORLDS)
+def test_without_sharding_the_step_is_the_same(results: Results, alone: dict[str, Tensor], size: int) -> None:
+    for name, want in alone.items():
+        torch.testing.assert_close(results[f"replicated.{size}.0"][name], want, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", WORLDS)
+def test_each_process_keeps_the_momentum_of_its_share_only(results: Results, size: int) -> None:
+    """Of 3 + 7 + 1 matrices, rounded up to a multiple of the processes in each stack."""
+    want = -(-3 // size) * 64 + -(-7 // size) * 128 + -(-1 // size) * 32
+    assert [int(results[f"counts.{size}.{rank}"]["momentum"]) for rank in range(size)] == [want] * size
+
+
+@pytest.mark.parametrize("size", WORLDS)
+def test_a_checkpoint_goes_on_in_its_own_world(results: Results, size: int) -> None:
+    """Bit for bit, in every process."""
+    for rank in range(size):
+        whole, again = results[f"whole.{size}.{rank}"], results[f"resumed.{size}.{rank}"]
+        assert all(torch.equal(t, whole[k]) for k, t in again.items() if k != "norms")
+
+
+@pytest.mark.parametrize("size", WORLDS)
+def test_a_checkpoint_goes_on_in_one_process(results: Results, alone: dict[str, Tensor], size: int) -> None:
+    got = resumed(ALONE, results[f"half.{size}.{size - 1}"]).result()
+    for name, want in alone.items():
+        if name != "norms":
+            torch.testing.assert_close(got[name], want, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", WORLDS)
+def test_the_norm_that_clips_is_that_of_the_whole_gradient(results: Results, size: int) -> None:
+    """Not of a share, and not of one process's own gradient, which is longer (the published order, T13)."""
+    want = Run(ALONE, clip=1e9).steps(0, STEPS).norms
+    torch.testing.assert_close(results[f"whole.{size}.0"]["norms"], torch.stack(want), rtol=1e-5, atol=0)
+    assert results[f"whole.{size}.0"]["norms"].min() > 1  # it did clip
+
+
+def test_warm_up_clears_the_shards(results: Results) -> None:
+    """In #1855's sharded Muon the momentum of the warm-up leaked into the first step (T12)."""
+    assert all(bool(results[f"warm.2.{rank}"]["up"]) for rank in range(2))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
