@@ -160,7 +160,7 @@ def measure(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) -> dict[st
     if trainer.average:
         values = trainer.average.result(trainer.averaged, values)
     found = dict(zip(trainer.params, values, strict=True))
-    weights = {k.removeprefix("model."): v for k, v in found.items() if k.startswith("model.")}
+    weights = {k: v for k, v in found.items() if not k.startswith("objective.")}
     kinds, shapes = roles(trainer.model), {k: tuple(v.shape) for k, v in weights.items()}
     rounded = decode_all(encode_all(weights, kinds, int6()), shapes, kinds, int6())
     bpb = {name: held_out(recipe, manifest.vocab, state, data, tokens) for name, state in (("float", weights), ("int6", rounded))}  # fmt: skip

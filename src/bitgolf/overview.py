@@ -14,7 +14,8 @@ from bitgolf.quantize.agree import disagreements
 from bitgolf.quantize.forecast import forecast
 from bitgolf.recipe import Recipe, identity
 from bitgolf.score.artifact import build_empty
-from bitgolf.spec import Spec
+from bitgolf.spec import Place, Spec
+from bitgolf.train.trainer import Task
 
 HEADER = 1200  # bytes of frame, recipe and section table, as artifacts have them
 
@@ -25,7 +26,9 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
     model = build_empty(recipe["model"], vocab)
     kinds, params = roles(model), dict(model.named_parameters())
     with torch.device("meta"):
-        optimizer = Optimizer(params, kinds, recipe["train"]().optim)
+        train = recipe["train"]()
+        task = Task(model, train.objective(Place(vocab=vocab, dim=recipe["model.dim"])))
+        optimizer = Optimizer(task.by_path(), task.roles(), train.optim)
     shapes = {path: tuple(p.shape) for path, p in params.items()}
     pack = recipe["pack"]()
     streams = forecast(shapes, kinds, recipe["quantize"], pack.coder)

@@ -134,7 +134,7 @@ def average(run: Run) -> dict[str, Any]:
         state = average_state(found.tensors)
         means = dict(zip(live, run.recipe["average"]().result(state, list(live.values())), strict=True))
     for name, weights in (("trained", live), ("averaged", means)):
-        own = {k.removeprefix("model."): v.float().contiguous() for k, v in weights.items() if k.startswith("model.")}
+        own = {k: v.float().contiguous() for k, v in weights.items() if not k.startswith("objective.")}
         write_bytes(run.folder / f"{name}.safetensors", safetensors_bytes(own))
     return {"step": found.step, "by": run.recipe["average"].name if run.recipe["average"] else "none"}
 

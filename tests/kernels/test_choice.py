@@ -14,7 +14,7 @@ from bitgolf.edits import append, but
 from bitgolf.errors import RecipeError
 from bitgolf.journal import Journal
 from bitgolf.model.cores.fused import as_autocast
-from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
+from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Segments, Window
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.model.skeleton import LM
@@ -56,7 +56,7 @@ def trained(task: Task, rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
 
 
 def swapped(task: Task, rows: tuple[Tensor, Tensor]) -> dict[str, fast.Verdict]:
-    found = list(fast.sites(task, 64, compiled=False))
+    found = list(fast.sites(task, rows[0], compiled=False))
     return {kind[0]: verdict for kind, verdict in fast.swap(task, found, *rows, CPU, compiled=False).items()}
 
 
@@ -103,10 +103,10 @@ def test_twins_compute_in_the_type_of_autocast() -> None:
 
 def test_sites_are_those_combinations_that_have_twins(rows: tuple[Tensor, Tensor]) -> None:
     windowed = leaky_toy().edit(Sdpa, append(masks=part(Window, width=3)))
-    names = [site.what for site in fast.sites(make_task(windowed), 64, compiled=True)]
+    names = [site.what for site in fast.sites(make_task(windowed), rows[0], compiled=True)]
     assert sorted(set(names)) == ["MLP with LeakySquared", "attention with Window(3)", "softcapped cross-entropy"]
     uncapped = toy_model().set("head.caps", ())  # relu^2, no cap
-    assert {site.what for site in fast.sites(make_task(uncapped), 64, compiled=True)} == {"attention"}
+    assert {site.what for site in fast.sites(make_task(uncapped), rows[0], compiled=True)} == {"attention"}
 
 
 @pytest.mark.parametrize(("mode", "why"), [("auto", "no CUDA device"), ("plain", "train.kernels")])
@@ -132,15 +132,14 @@ def test_insisting_on_what_is_not_able_is_an_error_with_the_reason(rows: tuple[T
 
 
 class Slower(nn.Module):
-    """A twin that is able, wrong by a factor, or wrong in its gradient alone."""
+    """A twin that is able, wrong by a factor, or wrong in its gradient alone: half of x's, which is zero at the start."""
 
     def __init__(self, plain: Any, factor: float = 1.0, *, cut: bool = False) -> None:
         super().__init__()
         self.plain, self.factor, self.cut = plain, factor, cut
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.plain(x)
-        return (y + (y.detach() - y) * self.cut) * self.factor
+        return self.plain(x.lerp(x.detach(), 0.5 * self.cut)) * self.factor
 
 
 def fresh_mlp() -> MLP:
@@ -193,9 +192,13 @@ def test_calls_are_recorded_as_the_run_makes_them(rows: tuple[Tensor, Tensor]) -
     assert modules[2] not in calls
 
 
-def test_slots_leave_room_for_four_times_the_segments(rows: tuple[Tensor, Tensor]) -> None:
-    assert fast.segment_slots(rows[0], 1) == 64
-    assert fast.segment_slots(torch.ones(8, 64, dtype=torch.int64), 1) == 2112  # 4 * 512 + 1, in steps of 64
+def test_slots_leave_room_for_four_times_the_documents_and_every_cut(rows: tuple[Tensor, Tensor]) -> None:
+    place = Place(vocab=VOCAB, dim=32, heads=4, kv_heads=2)
+    documents, capped = (Sdpa(place, masks=(part(Segments, cap=cap),)) for cap in (0, 2))
+    assert fast.segment_slots(documents, rows[0], 1) == 64
+    every = torch.ones(8, 65, dtype=torch.int64)  # a document a token: 520 of them
+    assert fast.segment_slots(documents, every, 1) == 2112  # 4 * 520 = 2080, in steps of 64
+    assert fast.segment_slots(capped, every, 1) == 2368  # 260 more
 
 
 # ---- a run ----------------------------------------------------------------------------------------------------------

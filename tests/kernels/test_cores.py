@@ -28,6 +28,7 @@ MASKS: dict[str, tuple[Spec[Mask], ...]] = {
     "documents": (part(SameDocument),),
     "segments": (part(Segments, cap=5),),
     "window and segments": (part(Window, width=3), part(Segments, cap=9)),
+    "documents and segments": (part(SameDocument), part(Segments, cap=5)),
     "two windows": (part(Window, width=9), part(Window, width=4)),
 }
 

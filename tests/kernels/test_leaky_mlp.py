@@ -51,6 +51,15 @@ def test_half_precision_is_within_a_hundredth(triton_device: torch.device) -> No
     assert all(error(a, b) < 1e-2 for a, b in pairs)
 
 
+def test_nothing_beyond_a_matrix_is_read(triton_device: torch.device) -> None:
+    """The matrices are windows into memory that is not a number elsewhere."""
+    leaves = [t.detach() for t in example(triton_device, 5, 24, 40, 24)]
+    framed = [F.pad(t, (8, 8, 8, 8), value=float("nan"))[8:-8, 8:-8].requires_grad_() for t in leaves]
+    y = leaky_mlp(framed[0], framed[1], framed[2], 0.5)
+    assert torch.equal(y, leaky_mlp(leaves[0], leaves[1], leaves[2], 0.5))
+    assert all(g.isfinite().all() for g in torch.autograd.grad(y.sum(), framed))
+
+
 def test_leading_axes_pass_through(triton_device: torch.device) -> None:
     x, up, down = example(triton_device, 6, 8, 12, 8)
     folded = leaky_mlp(x.view(2, 3, 8), up, down, 0.5)

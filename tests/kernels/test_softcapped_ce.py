@@ -78,6 +78,9 @@ def test_the_operator_keeps_the_rules_of_torch(triton_device: torch.device) -> N
     z, targets, _ = example(3, 40, triton_device)
     torch.library.opcheck(torch.ops.bitgolf.softcapped_ce.default, (z.requires_grad_(), targets, CAP))
 
+    low, lse = z.detach().half(), torch.zeros(3, device=z.device)
+    torch.library.opcheck(torch.ops.bitgolf.softcapped_ce_backward.default, (lse, low, targets, lse, CAP))
+
     def step(z: Tensor) -> Tensor:
         return softcapped_cross_entropy(z, targets, CAP).mean()
 

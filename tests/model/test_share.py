@@ -214,10 +214,8 @@ def test_an_average_is_a_model_too(recipe: Callable[[], Spec[Recipe]], data: Pat
     trainer = make_trainer(data, recipe())
     steps(trainer, 0, STEPS)
     assert trainer.average
-    params = [p for k, p in trainer.params.items() if k.startswith("model.")]
-    means = trainer.average.result(average_state(trainer.state()), params)
-    paths = [k.removeprefix("model.") for k in trainer.params]
-    model = load_like(recipe(), dict(zip(paths, means, strict=True)))
+    means = trainer.average.result(average_state(trainer.state()), list(trainer.params.values()))
+    model = load_like(recipe(), dict(zip(trainer.params, means, strict=True)))
     assert model(ids).isfinite().all() and (model(ids) - trainer.model(ids)).abs().max() > 1e-4
 
 

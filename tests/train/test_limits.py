@@ -47,7 +47,7 @@ def record_clock(trainer: Trainer) -> list[float]:
 
 def spoil(trainer: Trainer, value: float) -> None:
     with torch.no_grad():
-        trainer.params["model.blocks.0.mlp.up.weight"][0, 0] = value
+        trainer.params["blocks.0.mlp.up.weight"][0, 0] = value
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

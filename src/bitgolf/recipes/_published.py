@@ -25,7 +25,7 @@ def groups(
     `projections` says where the matrices of the input side (bigram, value table) go: to `matrix`, as in the scripts
     with a parameter for each layer, or to `scalar`, as in those with parameter banks.
     """
-    aside = (part(Rule, where="matrix@**.enter.**", use=scalar),) if projections == "scalar" else ()
+    aside = (part(Rule, where="matrix@enter.**", use=scalar),) if projections == "scalar" else ()
     return (
         *aside,
         part(Rule, where="matrix", use=matrix),

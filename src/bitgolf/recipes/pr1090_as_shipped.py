@@ -17,7 +17,7 @@ from bitgolf.spec import Spec, part
 def pr1090_as_shipped() -> Spec[Recipe]:
     recipe = pr1090().but(name="pr1090_as_shipped")
     recipe = recipe.set("model.enter", tuple(p for p in recipe["model.enter"] if p.cls is not HashedBigrams))
-    frozen = part(Rule, where="scale@**.enter.**", use=part(Frozen))
+    frozen = part(Rule, where="scale@enter.**", use=part(Frozen))
     return recipe.set("train.optim", (frozen, *recipe["train.optim"])).but(
         published=results(
             1090,

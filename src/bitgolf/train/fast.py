@@ -18,7 +18,7 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.caps import Softcap
 from bitgolf.model.cores.flex import Flex
 from bitgolf.model.cores.fused import Fused
-from bitgolf.model.cores.sdpa import Sdpa
+from bitgolf.model.cores.sdpa import Sdpa, Segments
 from bitgolf.model.cores.segments import segment_starts
 from bitgolf.model.cores.varlen import Varlen
 from bitgolf.model.mlp import MLP, LeakySquared
@@ -54,7 +54,7 @@ def choose(task: Task, ids: Tensor, targets: Tensor, device: Device, *, mode: st
     ids and targets (B, T) are rows as the task will see them. mode: `train.kernels` of the recipe. compiled: whether
     the task will be. Raises `RecipeError` where the mode is `fast` and a kind of part must stay plain.
     """
-    found = list(sites(task, segment_slots(ids, task.model.bos), compiled=compiled))
+    found = list(sites(task, ids, compiled=compiled))
     lines: list[str] = []
     if mode == "plain" or device.device.type != "cuda":
         why = "train.kernels says so" if mode == "plain" else "there is no CUDA device here"
@@ -69,14 +69,15 @@ def choose(task: Task, ids: Tensor, targets: Tensor, device: Device, *, mode: st
     return list(dict.fromkeys(lines))
 
 
-def segment_slots(ids: Tensor, bos: int) -> int:
-    """Room for segments, a multiple of 64: no cap is so short that it makes more than one a 512 tokens beside documents."""
+def segment_slots(core: Sdpa, ids: Tensor, bos: int) -> int:
+    """Room for the segments of a batch, a multiple of 64: documents as here, with some to spare, and all cuts by caps."""
     documents = int(segment_starts((ids == bos).cumsum(1), 0).sum())
-    return 64 * -(-(SPARE * documents + ids.numel() // 512) // 64)
+    cuts = sum(ids.numel() // mask.cap for mask in core.masks if isinstance(mask, Segments) and mask.cap)
+    return 64 * -(-(SPARE * documents + cuts) // 64)
 
 
-def sites(task: Task, slots: int, *, compiled: bool) -> Iterator[Site]:
-    """Every plain part of a task that has a fast twin."""
+def sites(task: Task, ids: Tensor, *, compiled: bool) -> Iterator[Site]:
+    """Every plain part of a task that has a fast twin; ids (B, T) tell how many segments there are."""
     caps = list(task.model.head.caps)
     if type(task.objective) is CrossEntropy and len(caps) == 1 and isinstance(caps[0], Softcap):
         cap = caps[0].cap
@@ -85,7 +86,8 @@ def sites(task: Task, slots: int, *, compiled: bool) -> Iterator[Site]:
         if type(module) is MLP and type(module.act) is LeakySquared:
             yield Site("MLP with LeakySquared", module, [("fused", FusedMLP)])
         elif type(module) is Sdpa and len(module.masks):
-            varlen, flex = partial(Varlen, slots=slots), Flex if compiled else _uncompiled
+            varlen = partial(Varlen, slots=segment_slots(module, ids, task.model.bos))
+            flex = Flex if compiled else _uncompiled
             yield Site(_described(module), module, [("variable-length", varlen), ("FlexAttention", flex)])
         elif type(module) is Sdpa:
             backends = {"FlashAttention": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}

@@ -31,6 +31,14 @@ class Task(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
+    def by_path(self) -> dict[str, nn.Parameter]:
+        """Its parameters by the paths that all rules know: the model's own, and an objective's under `objective.`."""
+        return {_path(name): p for name, p in self.named_parameters()}
+
+    def roles(self) -> dict[str, str]:
+        """Role by the same paths."""
+        return {_path(name): role for name, role in roles(self).items()}
+
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         logits = Logits(self.model.head, self.model.embed)
         return self.objective(self.model.hidden(self.model.bus(ids)), targets, logits)
@@ -50,8 +58,8 @@ class Trainer:
         self.model: LM = recipe["model"](place)
         task = Task(self.model, self.settings.objective(place._replace(dim=recipe["model.dim"])))
         self.task = task.to(device.device)
-        self.params = dict(self.task.named_parameters())
-        self.optimizer = Optimizer(self.params, roles(self.task), self.settings.optim, world)
+        self.params = self.task.by_path()
+        self.optimizer = Optimizer(self.params, self.task.roles(), self.settings.optim, world)
         self.schedule = self.settings.schedule()
         self.average = recipe["average"]() if recipe["average"] else None
         self.averaged = self.average.start(list(self.params.values())) if self.average else {}
@@ -166,6 +174,10 @@ def warm_up(trainer: Trainer, steps: int) -> None:
             trainer.step(step, within(moment, limits.steps, limits.seconds))
     trainer.phases.now = None
     trainer.load(before)
+
+
+def _path(name: str) -> str:
+    return name.removeprefix("model.")
 
 
 def _without_random(state: dict[str, Tensor]) -> dict[str, Tensor]:
