@@ -107,6 +107,8 @@ def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool) -> Re
             if end:
                 return saved
             loss = trainer.step(step, now)
+            if trainer.phases.begun:
+                report("phase", step=step, **trainer.phases.begun._asdict())
             step, tokens = step + 1, tokens + settings.shape(now.progress).tokens
             losses.add(step, tokens, loss)
 

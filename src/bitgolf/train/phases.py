@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,6 +13,14 @@ from bitgolf.clock import Now
 from bitgolf.errors import BitgolfError
 from bitgolf.model.core import Clocked
 from bitgolf.spec import part_name
+
+
+class Begun(NamedTuple):
+    """A phase that began: its moment, and the loss of one batch (nats per token) just before and just after."""
+
+    moment: float
+    before: float
+    after: float
 
 
 class Phases:
@@ -25,6 +34,7 @@ class Phases:
         self.parts = [m for m in task.modules() if isinstance(m, Clocked)]
         self.moments = sorted({moment for p in self.parts for moment in p.moments})
         self.now: int | None = None  # None before the first step
+        self.begun: Begun | None = None  # what the last call of `at` began
 
     def at(self, now: Now, probe: Callable[[], float]) -> None:
         """Tell every part the time. Raises `BitgolfError` where a phase begins and the probed loss stays as it was."""
@@ -33,14 +43,22 @@ class Phases:
         before = probe() if begins else math.nan
         for p in self.parts:
             p.at(now)
-        self.now = number
-        if begins and probe() == before:
+        self.now, self.begun = number, None
+        if not begins:
+            return
+        self.begun = Begun(self.moments[number - 1], before, probe())
+        if self.begun.before == self.begun.after:
             names = ", ".join(sorted({part_name(type(p)) for p in self.parts if p.moments}))
             raise BitgolfError(
-                f"the phase at {self.moments[number - 1]:g} of the run changes nothing (of {names})",
+                f"the phase at {self.begun.moment:g} of the run changes nothing (of {names})",
                 place="train",
                 mend="remove its `since`, or see whether a compiled graph has folded the switch",
             )
+
+    @property
+    def never_began(self) -> list[float]:
+        """The moments that training did not reach; what is scored is the model as it would be after them."""
+        return self.moments[self.now or 0 :]
 
     def fill_idle(self, params: Iterable[nn.Parameter]) -> None:
         """Zero gradients for what is idle until a later phase. In the last phase, all must have their own."""

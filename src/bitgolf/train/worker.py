@@ -77,6 +77,9 @@ def _train(
     if device.device.type == "cuda" or trainer.run is not trainer.task:
         warm_up(trainer, WARM_UP_STEPS)
     result = loop.train(trainer, folder / "checkpoint", _reporter(journal, settings), resume=resume)
+    if late := trainer.phases.never_began:
+        message = f"training ended before the phase at {late[0]:g} of it: what is scored was never trained so"
+        journal.event("warning", message=message)
     epochs = result.tokens / len(stream)
     if epochs > 1:
         message = f"training read its text {epochs:.1f} times ({len(stream):,} tokens): more text may score better"
@@ -115,6 +118,10 @@ def _reporter(journal: Journal, settings: Train) -> loop.Report:
             speed = fields["tokens"] / max(fields["elapsed"], 1e-9)
             journal.progress(
                 f"train: step {fields['step']:,}, loss {fields['loss']:.3f} nats per token, {speed:,.0f} tokens/s, {fields['elapsed']:.0f} s of {' or '.join(limits)}"
+            )
+        if kind == "phase":
+            journal.say(
+                f"from {fields['moment']:g} of the run on the graph is another: loss {fields['before']:.4f} before, {fields['after']:.4f} after"
             )
         if kind == "resume":
             journal.say(f"resumed after step {fields['step']:,}")
