@@ -45,11 +45,15 @@ def emit(as_json: bool, document: Any, text: str) -> None:
 
 @app.command()
 def recipes(as_json: Json = False) -> None:
-    """List the recipes."""
-    from bitgolf.recipes import describe, names
+    """List the recipes, with the bits per byte that their authors published."""
+    from bitgolf.recipes import describe, names, published
 
     known = {name: describe(name) for name in names()}
-    emit(as_json, known, "\n".join(f"{name:12s} {line}" for name, line in known.items()))
+    lines = [f"{'recipe':18s} {'published bpb':16s} what it is"]
+    for name, line in known.items():
+        stage, bpb = published(name) or ("", "-")
+        lines.append(f"{name:18s} {f'{bpb} {stage}':16s} {line}")
+    emit(as_json, known, "\n".join(lines))
 
 
 @app.command()

@@ -32,12 +32,11 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
     shapes = {path: tuple(p.shape) for path, p in params.items()}
     pack = recipe["pack"]()
     streams = forecast(shapes, kinds, recipe["quantize"], pack.coder)
-    count = sum(p.numel() for p in params.values())
     size = {
         "bytes": sum(streams.values()) + HEADER,
         "cap": pack.cap,
         "streams": streams,
-        "memory": memory(recipe, optimizer, count),
+        "memory": memory(recipe, task, optimizer),
     }
     by_role = Counter()
     for path, p in params.items():
@@ -45,7 +44,7 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
     return {
         "name": recipe["name"],
         "hash": identity(recipe),
-        "params": count,
+        "params": sum(p.numel() for p in params.values()),
         "params_by_role": dict(by_role),
         "layers": recipe["model.layers"],
         "vocab": vocab,
@@ -61,7 +60,10 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
     }
 
 
-def memory(recipe: Spec[Recipe], optimizer: Optimizer, parameters: int) -> int:
+def memory(recipe: Spec[Recipe], task: Task, optimizer: Optimizer) -> int:
     """Bytes of weights, gradients, optimizer and average in training, all float32; activations come on top."""
-    state = sum(t.numel() * t.element_size() for t in optimizer.state().values())
-    return state + 4 * parameters * (3 if recipe["average"] else 2)
+    params = list(task.by_path().values())
+    with torch.device("meta"):
+        average = recipe["average"]().start(params) if recipe["average"] else {}
+    held = [*params, *params, *optimizer.state().values(), *(t for tensors in average.values() for t in tensors)]
+    return sum(t.numel() * t.element_size() for t in held)

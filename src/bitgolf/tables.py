@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,14 +14,14 @@ Row = Sequence[str]
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text: int = 1) -> str:
-    """A plain table; the first `text` columns are words, the others numbers."""
+    """A plain table; the first `text` columns are words, the others numbers. Nothing is cut off: terminals wrap."""
     drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for i, column in enumerate(columns):
         drawn.add_column(column, justify="left" if i < text else "right", no_wrap=True)
     for row in rows:
         drawn.add_row(*row)
     out = io.StringIO()
-    Console(file=out, width=110, highlight=False).print(drawn)
+    Console(file=out, width=100_000, highlight=False).print(drawn)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
@@ -99,5 +100,37 @@ def show_table(d: dict[str, Any]) -> str:
     parts = table(
         "Parts and settings", ("path", "value"), [(p["path"], str(p["value"])) for p in d["settings"]], text=2
     )
+    published = d["published"] or {}
     cautions = "\n".join(f"caution: {c}" for c in d["cautions"])
-    return "\n\n".join(filter(None, [table(d["name"], ("", ""), facts), parts, cautions]))
+    sections = [table(d["name"], ("", ""), facts), parts, _published(published), _departures(published), cautions]
+    return "\n\n".join(filter(None, sections))
+
+
+def _published(published: dict[str, Any]) -> str:
+    """What others have reported of a recipe, one line for each figure; "" where nobody has."""
+    rows: list[Row] = []
+    for key, value in published.items():
+        words = key.replace("_", " ")
+        if isinstance(value, dict):
+            rows += [(f"{words}, {name}", _words(v)) for name, v in value.items() if key != "departures"]
+        elif value:
+            rows.append((words, _words(value)))
+    return table("Published by its authors, not measured here", ("", ""), rows, text=2) if rows else ""
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(v)}" for name, v in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _departures(published: dict[str, Any]) -> str:
+    """In what a recipe differs from what was published, and the command line's words that undo it."""
+    departures = published.get("departures")
+    if not isinstance(departures, dict) or not departures:
+        return ""
+    lines = ["Otherwise than published, and what undoes it:"]
+    for words, assignments in departures.items():
+        sets = " ".join(f"--set {shlex.quote(assignment)}" for assignment in str(assignments).split())
+        lines.append(f"  {words}: {sets or 'nothing'}")
+    return "\n".join(lines)

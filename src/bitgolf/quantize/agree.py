@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from bitgolf.grids.integer import STEP_FLOOR, IntGrid
 from bitgolf.model.core import roles
 from bitgolf.model.sockets import View
 from bitgolf.quantize.codes import Rules, assign
@@ -34,5 +35,16 @@ def _format(rounding: object) -> list[tuple[type, dict[str, object]]]:
 
 
 def _words(rounding: object) -> str:
-    settings = ", ".join(f"{cls.__name__} {values or ''}".strip() for cls, values in _format(rounding))
-    return f"{type(rounding).__name__} ({settings})" if settings else type(rounding).__name__
+    """`FakeQuant of int6, MaxClip()`: what a person would say of it."""
+    deciding = [getattr(rounding, name, None) for name in ("grid", "clip")]
+    said = [_int_words(x) if isinstance(x, IntGrid) else _settings(x) for x in deciding if x is not None]
+    return f"{type(rounding).__name__}{' of ' * bool(said)}{', '.join(said)}"
+
+
+def _int_words(grid: IntGrid) -> str:
+    floor = f" with steps of {grid.floor:.4g} and more" if grid.floor > STEP_FLOOR else ""
+    return f"int{grid.top.bit_length() + 1}{', full range' * (grid.low < -grid.top)}{floor}"
+
+
+def _settings(x: object) -> str:
+    return f"{type(x).__name__}({', '.join(f'{k}={v}' for k, v in vars(x).items())})"

@@ -36,8 +36,10 @@ def pr1090() -> Spec[Recipe]:
     recipe = recipe.edit("model", but(enter=(bigrams(4096, layers=11), part(Normalize), part(BlendSmear))))
     swiglu = part(SwiGLU, hidden=64 * math.ceil(2 * 3 * 512 / 3 / 64), linear=part(Linear, init=part(Orthogonal)))
     recipe = recipe.set("model.block.mlp", swiglu).edit("model.block.mixer.linear", but(init=part(Orthogonal)))
-    recipe = recipe.edit(Attention, append(after=only("last 4", part(ExclusiveSelf))))
-    recipe = recipe.edit("train", but(seconds=4850.0, rows=256, length=2048)).set("train.schedule.steps", 3000)
+    recipe = recipe.edit(Attention, append(after=only("last 4", part(ExclusiveSelf, eps=1e-4))))
+    recipe = recipe.edit("train", but(seconds=4850.0, rows=256, length=2048, micro_rows=32)).set(
+        "train.schedule.steps", 3000
+    )
     return recipe.set("pack.coder", part(Brotli)).but(
         quantize=(
             part(Rule, where="scale", use=part(Float, dtype="float32")),

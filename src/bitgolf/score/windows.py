@@ -7,7 +7,7 @@ start … stop-1 and scores targets first … stop-1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from bitgolf.errors import RecipeError
 from bitgolf.spec import register
@@ -20,9 +20,10 @@ class Window(NamedTuple):
 
 
 class Method:
-    """A way of scoring. `name` is what results call it."""
+    """A way of scoring. `name` is what results call it; `adapts`, whether the model changes while it is scored."""
 
     name: str
+    adapts: ClassVar[bool] = False
     window: int
     stride: int
 

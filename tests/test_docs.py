@@ -1,0 +1,55 @@
+"""The catalogue of techniques cannot rot: it names parts that exist, recipes that use them, and leaves none out."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from bitgolf.names import by_short_name, load_rooms
+from bitgolf.recipes import get, names
+from bitgolf.spec import schema
+
+TEXT = (Path(__file__).parents[1] / "docs" / "techniques.md").read_text()
+SPANS = sorted({span for span in re.findall(r"`([^`]+)`", TEXT) if span[0].isupper()})
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if line.startswith("| ")]
+ENTRIES = [row for row in ROWS if len(row) == 5 and row[0] != "technique" and not row[0].startswith("---")]
+
+
+def parts(text: str) -> set[str]:
+    """The names of parts in all code spans of a text."""
+    spans = [span for span in re.findall(r"`([^`]+)`", text) if span[0].isupper()]
+    trees = [ast.parse(span, mode="eval") for span in spans]
+    return {n.id for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id[0].isupper()}
+
+
+@pytest.mark.parametrize("span", SPANS)
+def test_a_part_exists_and_takes_what_is_said(span: str) -> None:
+    for node in ast.walk(ast.parse(span, mode="eval")):
+        if isinstance(node, ast.Name) and node.id[0].isupper():
+            by_short_name(node.id)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert {k.arg for k in node.keywords} <= schema(by_short_name(node.func.id)).keys() and not node.args
+
+
+def test_every_part_is_named() -> None:
+    rooms = {"model", "optim", "average", "data"}
+    registered = {cls.__name__ for name, cls in load_rooms().items() if name.split(".")[0] in rooms}
+    assert registered - parts(TEXT) == set()
+
+
+def test_the_recipes_of_a_row_use_its_parts() -> None:
+    used = {name: {getattr(node.cls, "__name__", "") for _, node in get(name).walk()} for name in names()}
+    assert len(ENTRIES) > 80
+    for _, written, recipes, _, _ in ENTRIES:
+        named = re.findall(r"`(\w+)`", recipes)
+        assert all(parts(written) <= used[name] for name in named), written
+        if recipes == "–":
+            assert not any(parts(written) <= there for there in used.values()), written
+
+
+def test_there_is_a_place_for_what_is_measured_here() -> None:
+    heading, _, rest = TEXT.partition("## Measured here\n")
+    assert heading and "\n## " not in rest
