@@ -1,4 +1,4 @@
-"""The catalogue of techniques cannot rot: it names parts that exist, recipes that use them, and leaves none out."""
+"""The catalogue of techniques cannot rot: it names parts that exist, recipes that use them, and all that was published."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ def test_a_part_exists_and_takes_what_is_said(span: str) -> None:
             assert {k.arg for k in node.keywords} <= schema(by_short_name(node.func.id)).keys() and not node.args
 
 
-def test_every_part_is_named() -> None:
+def test_every_part_of_a_published_system_is_named() -> None:
     rooms = {"model", "optim", "average", "data"}
-    registered = {cls.__name__ for name, cls in load_rooms().items() if name.split(".")[0] in rooms}
-    assert registered - parts(TEXT) == set()
+    registered = {cls for name, cls in load_rooms().items() if name.split(".")[0] in rooms}
+    published = [get(name) for name in names() if get(name)["published"]]
+    used = {node.cls for recipe in published for _, node in recipe.walk()} & registered
+    assert len(used) > 50 and {cls.__name__ for cls in used} - parts(TEXT) == set()
 
 
 def test_the_recipes_of_a_row_use_its_parts() -> None:

@@ -5,6 +5,7 @@ Source: openai/parameter-golf, train_gpt.py at the challenge's start.
 
 from __future__ import annotations
 
+from bitgolf.data.batches import Sequential
 from bitgolf.grids.clip import QuantileClip
 from bitgolf.model.attend import Attention, QGain, QKNorm
 from bitgolf.model.caps import Softcap
@@ -46,6 +47,8 @@ def baseline() -> Spec[Recipe]:
             steps=20_000,
             rows=512,
             length=1024,
+            micro_rows=64,  # an eighth: what each of the 8 GPUs held at a time
+            order=part(Sequential),
             objective=part(CrossEntropy),
             schedule=part(WarmdownSteps, steps=1200),
             optim=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitgolf.data.batches import Shuffled
 from bitgolf.edits import but
 from bitgolf.grids.clip import SdClip
 from bitgolf.model.attend import Attention, QGain
@@ -25,7 +26,7 @@ def midsize() -> Spec[Recipe]:
     recipe = recipe.edit(MLP, but(hidden=768, act=part(LeakySquared, slope=0.5)))
     recipe = recipe.edit(Muon, but(lr=0.02, weight_decay=0.04))
     train = recipe["train"].but(
-        seconds=8 * 3600.0, steps=0, rows=32, length=512, micro_rows=8, checkpoint_seconds=300.0
+        seconds=8 * 3600.0, steps=0, rows=32, length=512, micro_rows=8, order=part(Shuffled), checkpoint_seconds=300.0
     )
     return recipe.but(
         train=train,

@@ -15,7 +15,7 @@ from bitgolf.model.lanes import TwoLanes
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import CLIPPED, results
 from bitgolf.recipes.pr1493 import pr1493
 from bitgolf.spec import Spec, part
 
@@ -24,7 +24,7 @@ def pr1530() -> Spec[Recipe]:
     recipe = pr1493().but(name="pr1530").edit(Sdpa, append(masks=part(Segments, cap=2048)))
     recipe = recipe.edit(UNet, but(wiring=part(TwoLanes, start=8))).edit(QGain, but(init=5.0))
     recipe = recipe.edit(Muon, but(momentum=part(Ramp, start=0.92, end=0.97, steps=1500)))
-    recipe = recipe.edit("train", but(rows=8, length=98_304, order=part(Packed), seconds=587.0))
+    recipe = recipe.edit("train", but(rows=8, length=98_304, micro_rows=1, order=part(Packed), seconds=587.0))
     return recipe.but(
         published=results(
             1530,
@@ -37,5 +37,6 @@ def pr1530() -> Spec[Recipe]:
                 1: {"averaged": 1.07235, "packed": 1.08414, "adapted": 1.07325},
                 2: {"averaged": 1.07324, "packed": 1.08496, "adapted": 1.07426},
             },
+            departures=CLIPPED,
         )
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bitgolf.edits import but
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import CLIPPED, results
 from bitgolf.recipes.pr1394 import codec
 from bitgolf.recipes.pr1530 import pr1530
 from bitgolf.spec import Spec
@@ -30,5 +30,6 @@ def pr1626() -> Spec[Recipe]:
                 42: {"averaged": 1.07257, "packed": 1.08499, "adapted": 1.07280},
                 1234: {"averaged": 1.07174, "packed": 1.08323, "adapted": 1.07164},
             },
+            departures=CLIPPED,
         ),
     )

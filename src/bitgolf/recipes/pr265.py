@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bitgolf.average.swa import Swa
 from bitgolf.edits import append, but
-from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attend import Attention
 from bitgolf.model.core import only
 from bitgolf.model.rope import Ntk, Rope
@@ -15,11 +14,10 @@ from bitgolf.model.xsa import ExclusiveSelf
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
-from bitgolf.quantize.codec import Float, IntRows
 from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import groups, results
 from bitgolf.recipes.pr162 import bigrams, pr162
-from bitgolf.rules import Rule
+from bitgolf.recipes.pr164 import pr164
 from bitgolf.spec import Spec, part
 
 
@@ -37,15 +35,11 @@ def pr265() -> Spec[Recipe]:
         ),
     )
     return recipe.but(
-        quantize=(
-            part(Rule, where="scale", use=part(Float, dtype="float32")),
-            part(Rule, where="embedding", use=part(IntRows, bits=8, clip=part(MaxClip))),
-            part(Rule, where="*", use=part(IntRows, bits=6, clip=part(MaxClip))),
-        ),
+        quantize=pr164()["quantize"],
         published=results(
             265,
             params=26_829_913,
-            bpb={"averaged": 1.1437, "packed": 1.15290, "sliding": 1.13071},
+            bpb={"trained": 1.1437, "packed": 1.15290, "sliding": 1.13071},
             bytes=15_892_986,
             steps=6976,
             seeds={1337: {"sliding": 1.13071}},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bitgolf.average.ema import Ema
 from bitgolf.edits import append, but
+from bitgolf.grids.clip import SearchClip
 from bitgolf.model.core import only
 from bitgolf.model.depth import UNet
 from bitgolf.model.fake import NoisyQuant
@@ -15,10 +16,12 @@ from bitgolf.model.loops import Loop
 from bitgolf.model.mlp import MLP
 from bitgolf.model.objectives import MultiToken
 from bitgolf.optim.muon import Muon
+from bitgolf.quantize.codec import IntRows
 from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import results
 from bitgolf.recipes.pr162 import bigrams
 from bitgolf.recipes.pr315 import pr315
+from bitgolf.rules import Rule
 from bitgolf.spec import Spec, part
 
 
@@ -29,7 +32,10 @@ def pr363() -> Spec[Recipe]:
     recipe = recipe.edit(UNet, but(order=part(Loop, first=3, last=5, since=(0.0, 0.0))))
     recipe = recipe.edit("model.block.**.linear", append(view=only("3-5", part(NoisyQuant, bits=8))))
     recipe = recipe.set("train.objective", part(MultiToken, heads=4, weight=0.3)).edit(Muon, but(weight_decay=0.02))
+    heads = part(Rule, where="head", use=recipe["train.optim.0.use"])
+    recipe = recipe.set("train.optim", (heads, *recipe["train.optim"]))
     recipe = recipe.set("train.schedule.steps", 2000)
+    recipe = recipe.set("quantize.2.use", part(IntRows, bits=5, clip=part(SearchClip)))
     return recipe.but(
         published=results(
             363,
