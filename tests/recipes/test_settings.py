@@ -19,7 +19,7 @@ from bitgolf.spec import Place, Spec
 from bitgolf.train.trainer import Task
 from shrink import VOCAB, shrunk
 
-PUBLISHED = [name for name in names() if name not in ("quickstart", "midsize")]
+PUBLISHED = [name for name in names() if get(name)["published"]]
 
 # An address is a path in the recipe; `Part.setting`, of the one part of that name, where `Part.layers` is where it
 # stands; or `@role.setting`, of the optimizer of the model's parameters of that role. None: the part is not there.
