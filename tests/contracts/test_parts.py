@@ -55,10 +55,14 @@ EXAMPLES: dict[type, Spec[Any]] = {
 AROUND: dict[type, Edit] = {}
 """What a part needs around it: an edit of the toy model, before the part goes in."""
 
+QUIET: dict[type, str] = {}
+"""Parts that, alone and as built, change nothing, and why."""
+
 for found in sorted((Path(__file__).parent / "examples").glob("*.py")):
     contents = runpy.run_path(str(found))
     EXAMPLES |= contents.get("EXAMPLES", {})
     AROUND |= contents.get("AROUND", {})
+    QUIET |= contents.get("QUIET", {})
 ROLES = {"embedding", "matrix", "head", "scale", "gate"}
 
 
@@ -183,6 +187,28 @@ def test_switched_on_it_acts(cls: type, ids: Tensor) -> None:
     assert calls, "the part never ran"
     bypass(model, cls)
     assert model(ids).shape != before.shape or (model(ids) - before).abs().max() > 1e-6
+
+
+def test_it_changes_what_the_model_says(cls: type, ids: Tensor) -> None:
+    """Against the toy without the part, all weights that both have being equal."""
+    plain = AROUND.get(cls, lambda toy: toy)(toy_model())
+    spec = sockets(node(cls))
+    if spec == plain:
+        return  # the toy itself has this part: other tests know its values
+    if cls in QUIET:
+        return
+    model, without = built(spec).train(cls.training_only), built(plain).train()  # type: ignore[attr-defined]
+    theirs = dict(without.named_parameters())
+    same = {k: p for k, p in model.named_parameters() if k in theirs and p.shape == theirs[k].shape}
+    without.load_state_dict(same, strict=False)
+    assert (model(ids) - without(ids)).abs().max() > 1e-4
+
+
+def test_every_parameter_moves_what_the_model_says(cls: type, ids: Tensor) -> None:
+    model = built(sockets(node(cls))).train()
+    model(ids).square().mean().backward()
+    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not still
 
 
 def bypass(model: nn.Module, cls: type) -> None:

@@ -52,3 +52,5 @@ AROUND: dict[type, Any] = {
     AddValueEmbedding: lambda toy: toy.edit(LM, append(enter=TABLE)),
     HeadMix: lambda toy: toy.edit("block.mlp", lambda _: part(Headed)),
 }
+
+QUIET = {ValueTable: "it leaves its values for AddValueEmbedding, which adds them"}
