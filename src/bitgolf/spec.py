@@ -84,7 +84,10 @@ class Spec(Generic[T]):
         """Build it. Raises `RecipeError` where a part stands in a place that supplies another context than it needs."""
         if len(context) != context_size(self.cls):
             raise RecipeError(f"{self.cls.__name__} cannot stand here", place=self.name)
-        return self.cls(*context, **self.kwargs)
+        made = self.cls(*context, **self.kwargs)
+        if hasattr(made, "__dict__"):
+            made.__dict__["built_from"] = self  # so that a run can tell which nodes have acted
+        return made
 
     def __hash__(self) -> int:
         return hash(self.hash)

@@ -152,6 +152,13 @@ def test_a_part_that_never_runs_is_an_error(data: Path) -> None:
         touched(trainer.task, recipe["model"], *probe(trainer))
 
 
+def test_a_dead_part_beside_a_live_one_of_its_class_is_an_error(data: Path) -> None:
+    recipe = toy_recipe().set("model.block.norm", part(Deaf, inner=part(RMSNorm)))
+    trainer = make_trainer(data, recipe)
+    with pytest.raises(RecipeError, match=r"model\.block\.norm\.inner: RMSNorm is in the recipe and never runs"):
+        touched(trainer.task, recipe["model"], *probe(trainer))
+
+
 # ---- device, graph, settings, data -----------------------------------------------------------------------------
 
 

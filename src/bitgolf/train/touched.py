@@ -23,11 +23,13 @@ class Touch(NamedTuple):
 
 @torch.no_grad()
 def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> dict[str, Touch]:
-    """Run one probe batch and count, for every kind of part in the model's recipe. Raises where one never acted."""
+    """Run one probe batch and count, for every kind of part in the model's recipe. Raises where a node never acted."""
     calls: Counter[type] = Counter()
+    acted: set[int] = set()  # nodes, by identity: equal ones may stand in two places
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
         calls[type(module)] += 1
+        acted.add(id(module.__dict__.get("built_from")))
 
     hooks = [m.register_forward_hook(count) for m in task.modules()]
     try:
@@ -40,7 +42,7 @@ def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> 
         cls = node.cls
         if node.cls is Only or not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             continue
-        if not calls[cls] and cls is not type(getattr(task, "model", None)):
+        if id(node) not in acted and node is not model:
             raise RecipeError(
                 f"{cls.__name__} is in the recipe and never runs",
                 place=path,
