@@ -128,7 +128,7 @@ def base(steps: int) -> Spec[Recipe]:
         part(Rule, where="matrix", use=part(Muon, lr=0.03, momentum=part(Ramp, start=0.85, end=0.95, steps=300))),
         part(Rule, where="*", use=part(Adam, lr=0.02)),
     )
-    limits = but(seconds=0.0, steps=steps, rows=8, length=LENGTH, order=part(Shuffled), optim=optim)
+    limits = but(seconds=0.0, steps=steps, rows=8, micro_rows=0, length=LENGTH, order=part(Shuffled), optim=optim)
     recipe = recipe.edit("train", limits).set("train.schedule", part(WarmdownFraction, fraction=0.5))
     return recipe.but(quantize=int6(), published=None)
 

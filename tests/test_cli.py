@@ -31,7 +31,7 @@ def test_recipes_lists_every_file() -> None:
     assert json.loads(bitgolf("recipes", "--json").stdout).keys() == set(names())
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", ["quickstart", "baseline", "pr1855", "pr640"])  # all of them: tests/recipes
 def test_show_has_the_keys_of_the_design(name: str) -> None:
     done = bitgolf("show", name, "--json")
     d = json.loads(done.stdout)

@@ -89,6 +89,9 @@ class Spec(Generic[T]):
             made.__dict__["built_from"] = self  # so that a run can tell which nodes have acted
         return made
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Spec[T]:
+        return self  # a value
+
     def __hash__(self) -> int:
         return hash(self.hash)
 
