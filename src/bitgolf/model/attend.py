@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,8 @@ class Attention(Mixer):
 
     Wq (D, D), Wk and Wv (G d, D), Wo (D, D), which starts at zero.
     """
+
+    pieces: ClassVar[int] = 1  # heads that the `qk` chain and the core see of each head
 
     def __init__(
         self,
@@ -44,20 +48,28 @@ class Attention(Mixer):
         self.k = linear(at.matrix(at.dim, narrow, name="k"))
         self.v = linear(at.matrix(at.dim, narrow, name="v"))
         self.out = linear(at.matrix(at.dim, at.dim, zero=True, name="out"))
-        self.qk = chain(qk, at)
+        cut = at._replace(heads=self.pieces * heads, kv_heads=self.pieces * kv_heads)
+        self.qk = chain(qk, cut)
         self.value = chain(value, at)
-        self.core = core(at)
+        self.core = core(cut)
         self.after = chain(after, at)
 
+    def split(self, x: Tensor, heads: int) -> Tensor:
+        """Queries or keys, (B, T, heads * d), as the `qk` chain and the core see them."""
+        return x.unflatten(-1, (heads, -1))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
+        """(B, T, H, d)."""
+        return self.core(q, k, v, bus)
+
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        q = self.q(x).unflatten(-1, (self.heads, -1))
-        k = self.k(x).unflatten(-1, (self.kv_heads, -1))
+        q, k = self.split(self.q(x), self.heads), self.split(self.k(x), self.kv_heads)
         v = self.v(x).unflatten(-1, (self.kv_heads, -1))
         for p in self.qk:
             q, k = p(q, k, bus)
         for p in self.value:
             v = p(v, x, bus)
-        y = self.core(q, k, v, bus)
+        y = self.attend(q, k, v, bus)
         for p in self.after:
             y = p(y, x, v)
         return self.out(y.flatten(-2))

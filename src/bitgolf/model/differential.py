@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bitgolf.errors import RecipeError
 from bitgolf.model.attend import Attention
-from bitgolf.model.core import Bus, chain, rms
+from bitgolf.model.core import Bus, rms
 from bitgolf.model.sockets import AfterPart, Core, QKPart, ValuePart
 from bitgolf.model.weight import Linear
 from bitgolf.spec import Place, Spec, part, register
@@ -25,6 +25,7 @@ class DifferentialAttention(Attention):
     """
 
     roles = {"vectors": "scale"}
+    pieces = 2
 
     def __init__(
         self,
@@ -39,12 +40,10 @@ class DifferentialAttention(Attention):
         after: tuple[Spec[AfterPart], ...] = (),
         linear: Spec[Linear] = part(Linear),
     ) -> None:
-        super().__init__(at, heads=heads, kv_heads=kv_heads, core=core, value=value, after=after, linear=linear)
-        width = at.dim // heads
+        width = at.dim // max(heads, 1)
         if width % 2:
             raise RecipeError(f"heads of width {width} have no halves", place="mixer.heads")
-        halved = at._replace(heads=2 * heads, kv_heads=2 * kv_heads)
-        self.qk, self.core = chain(qk, halved), core(halved)
+        super().__init__(at, heads=heads, kv_heads=kv_heads, core=core, qk=qk, value=value, after=after, linear=linear)
         self.vectors = nn.Parameter(0.1 * torch.randn(4, width // 2))
         self.start = 0.8 - 0.6 * math.exp(-0.3 * at.layer)
 
@@ -53,7 +52,7 @@ class DifferentialAttention(Attention):
         a1, b1, a2, b2 = self.vectors.float()
         return (a1 * b1).sum().exp() - (a2 * b2).sum().exp() + self.start
 
-    def halves(self, x: Tensor, heads: int) -> Tensor:
+    def split(self, x: Tensor, heads: int) -> Tensor:
         """(B, T, heads * d) -> (B, T, 2 * heads, d/2), first halves first."""
         return x.unflatten(-1, (heads, 2, -1)).transpose(2, 3).flatten(2, 3)
 
@@ -62,14 +61,5 @@ class DifferentialAttention(Attention):
         first, second = self.core(q, k, torch.cat([v, v], 2), bus).chunk(2, 2)
         return first - self.lam().to(first.dtype) * second
 
-    def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        q, k = self.halves(self.q(x), self.heads), self.halves(self.k(x), self.kv_heads)
-        v = self.v(x).unflatten(-1, (self.kv_heads, -1))
-        for p in self.qk:
-            q, k = p(q, k, bus)
-        for p in self.value:
-            v = p(v, x, bus)
-        y = (1 - self.start) * rms(self.difference(q, k, v, bus))
-        for p in self.after:
-            y = p(y, x, v)
-        return self.out(y.flatten(-2))
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
+        return (1 - self.start) * rms(self.difference(q, k, v, bus))
