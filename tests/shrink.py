@@ -20,6 +20,7 @@ from bitgolf.model.rope import Ntk, Rope, Yarn
 from bitgolf.model.values import ValueTable
 from bitgolf.optim.schedules import Ramp, WarmdownSteps
 from bitgolf.quantize.lowbit import BinaryGroups, TernaryGroups
+from bitgolf.quantize.samples import OwnSamples, TrainingText
 from bitgolf.recipe import Recipe
 from bitgolf.score.windows import Contiguous, Sliding
 from bitgolf.spec import Spec, part
@@ -46,6 +47,8 @@ SMALL: dict[type, dict[str, Any]] = {
     Ramp: {"steps": 10},
     Swa: {"every": 2},
     Lawa: {"every": 2},
+    TrainingText: {"batches": 4, "rows": 2, "length": LENGTH},
+    OwnSamples: {"sequences": 4, "length": LENGTH, "rows": 2},
 }
 
 

@@ -29,8 +29,8 @@ FLOORS = [
     {"quantize", "train"},
     {"score"},
     {"recipes"},
-    {"cautions", "overview", "pipeline", "stages"},
-    {"tables", "verbs"},
+    {"calibration", "cautions", "overview", "pipeline", "stages"},
+    {"checkup", "shrinking", "sweep", "tables", "verbs"},
     {"cli", "__main__", "__init__"},
 ]
 TOGETHER = {
@@ -46,6 +46,9 @@ TOGETHER = {
     "overview",
     "pipeline",
     "stages",
+    "checkup",
+    "shrinking",
+    "sweep",
     "tables",
     "verbs",
     "cli",

@@ -92,6 +92,7 @@ def test_the_document_has_the_keys_of_the_design(finished: tuple[Path, dict[str,
     assert d["bytes"]["self_contained"] == (out / "artifact.bg").stat().st_size
     assert set(STAGES) - {"report"} <= set(d["seconds"])
     assert d["seconds"]["train"] > d["seconds"]["training_clock"] > 0, "the stage takes longer than its clock"
+    assert d["calibration"] == {"source": "none"} and d["clock"]["calibrate"] == d["clock"]["limit"] == 0
     assert d["proof"]["restored"] is True and set(d["proof"]["others"]) == {"xz -9e", "zstd -19", "brotli 11"}
     assert {"part", "tensors", "parameters"} <= d["touched"][0].keys()
     owned = sum(row["parameters"] for row in d["touched"] if "." in row["part"])
@@ -266,10 +267,19 @@ def test_a_run_that_was_killed_resumes_to_the_same_artifact(
     assert (out / "artifact.bg").read_bytes() == (finished[0] / "artifact.bg").read_bytes()
 
 
-def test_two_processes_train_to_the_same_model(
+def test_two_processes_train_to_the_same_model_and_calibrate_it(
     finished: tuple[Path, dict[str, Any]], text: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     words = ("run", str(recipe_file), "--text", str(text), "--out", str(tmp_path / "two"), "--devices", "2")
-    d = json.loads(bitgolf(*words, "--set", "proof=none", "--json").stdout)
+    gptq = (
+        "--set",
+        "quantize.1.use.solve=Gptq()",
+        "--set",
+        "calibrate=Calibrate(source=TrainingText(batches=3, rows=2))",
+    )
+    d = json.loads(bitgolf(*words, *gptq, "--set", "proof=none", "--json").stdout)
+    assert d["calibration"]["tokens"] == 3 * 2 * 32 and d["calibration"]["processes"] == 2
+    assert d["clock"]["total"] == pytest.approx(d["clock"]["train"] + d["clock"]["calibrate"], abs=0.02)
+    assert d["clock"]["calibrate"] > 0 and d["bpb"]["packed"] == pytest.approx(d["bpb"]["averaged"], rel=1e-2)
     assert d["bpb"]["trained"] == pytest.approx(finished[1]["bpb"]["trained"], rel=1e-4)
     assert read_json(tmp_path / "two" / "train.json")["processes"] == 2

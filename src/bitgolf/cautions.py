@@ -155,7 +155,7 @@ def coarse_steps_for_small_rows(recipe: Spec[Recipe]) -> Iterator[str]:
     few = [n for n in uses(recipe, IntRows, FakeQuant, SoftRound) if n["bits"] <= 6]
     coarse = {n["floor"] for n in few if n["floor"] * (2 ** (n["bits"] - 1) - 1) > 0.999}
     if coarse and any(n["weight_decay"] > 0 for n in uses(recipe, Muon)):
-        yield f"a step is never under {min(coarse):.3f}: a row whose largest weight is under 1 gets fewer levels than its bits allow, and weight decay makes rows small (so in #315 to #1512)"
+        yield f"a step is never under {min(coarse):.3f}: a row whose largest weight is under 1 gets fewer levels than its bits allow, and weight decay makes rows small (so in #265 to #1285)"
 
 
 # ---- positions, windows, documents -----------------------------------------------------------------------------

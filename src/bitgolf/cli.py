@@ -93,7 +93,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished training.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The whole pipeline, or its rest: prepare, train, average, quantize, pack, score, report."""
+    """The whole pipeline, or its rest: prepare, train, average, calibrate, quantize, pack, score, report."""
     from bitgolf import pipeline
     from bitgolf.tables import run_table
 
@@ -178,6 +178,64 @@ def ledger(artifact: Artifact, as_json: Json = False) -> None:
 
     document = ledger_of(artifact)
     emit(as_json, document, ledger_table(document))
+
+
+@app.command()
+def doctor(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was quantized.")],
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=64, help="Held-out tokens to measure on; half as many calibrate.")
+    ] = 16384,
+    each: Annotated[bool, typer.Option("--each", help="Measure every tensor, not kinds of them together.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Where the bits per byte went that quantization cost, and what is wrong with it. Exit status 1 for an error."""
+    from bitgolf.checkup import doctor as examine
+    from bitgolf.tables import doctor_table
+
+    document = examine(run, tokens=tokens, each=each)
+    emit(as_json, document, doctor_table(document))
+    if not document["passes"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pack(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was trained.")],
+    cap: Annotated[
+        int | None,
+        typer.Option("--cap", min=1, metavar="BYTES", help="The most bytes, decimal. Default: the recipe's."),
+    ] = None,
+    self_contained: Annotated[
+        bool, typer.Option("--self-contained", help="Count the whole file, not the model alone.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Quantize and pack a run's weights again with the steps that fill a cap: never over it, 0.05 % under it at most."""
+    from bitgolf.shrinking import pack_to
+    from bitgolf.tables import pack_table
+
+    document = pack_to(run, cap, self_contained=self_contained)
+    emit(as_json, document, pack_table(document))
+
+
+@app.command()
+def sweep(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was trained.")],
+    sets: Annotated[
+        list[str],
+        typer.Option("--set", metavar="PATH=VALUE,VALUE", help="Values to try at a path of `quantize` or `pack`."),
+    ],
+    measure: Annotated[bool, typer.Option("--score", help="Measure bits per byte, not only predict.")] = False,
+    tokens: Annotated[int, typer.Option("--tokens", min=64, help="Held-out tokens to measure on.")] = 65536,
+    as_json: Json = False,
+) -> None:
+    """Every combination of settings on a run's weights, without training: bytes and bits per byte, in one table."""
+    from bitgolf.sweep import sweep as sweep_run
+    from bitgolf.tables import sweep_table
+
+    document = sweep_run(run, sets, tokens=tokens if measure else None)
+    emit(as_json, document, sweep_table(document))
 
 
 @data_app.command("make")

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
-from bitgolf.cautions import cautions
+from bitgolf.cautions import cautions, uses
+from bitgolf.clock import Now
 from bitgolf.model.core import roles
 from bitgolf.optim.groups import Optimizer
+from bitgolf.optim.muon import Muon
 from bitgolf.quantize.agree import disagreements
-from bitgolf.quantize.forecast import forecast
+from bitgolf.quantize.forecast import forecast, spread
 from bitgolf.recipe import Recipe, identity
 from bitgolf.score.artifact import build_empty
 from bitgolf.spec import Place, Spec
@@ -31,7 +33,8 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
         optimizer = Optimizer(task.by_path(), task.roles(), train.optim)
     shapes = {path: tuple(p.shape) for path, p in params.items()}
     pack = recipe["pack"]()
-    streams = forecast(shapes, kinds, recipe["quantize"], pack.coder)
+    groups, decayed = pack.grouped(kinds), spread(matrix_decay(recipe))
+    streams = forecast(shapes, kinds, recipe["quantize"], pack.coder, groups, spread=decayed)
     size = {
         "bytes": sum(streams.values()) + HEADER,
         "cap": pack.cap,
@@ -58,6 +61,15 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
         "cautions": cautions(recipe, size["bytes"]) + disagreements(model, recipe["quantize"]),
         "published": recipe["published"],
     }
+
+
+def matrix_decay(recipe: Spec[Recipe]) -> float:
+    """Muon's weight decay, halfway where it has a schedule; 0 without Muon."""
+    halfway = Now(step=1, steps=2, elapsed=0.0, seconds=0.0, rate=0.5)
+    return max(
+        (n["weight_decay"] * (n["decay"]().value(halfway) if n["decay"] else 1.0) for n in uses(recipe["train"], Muon)),
+        default=0.0,
+    )
 
 
 def memory(recipe: Spec[Recipe], task: Task, optimizer: Optimizer) -> int:

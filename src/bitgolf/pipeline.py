@@ -15,10 +15,10 @@ from bitgolf import __version__
 from bitgolf.errors import UsageError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
 from bitgolf.journal import Journal
-from bitgolf.recipe import Recipe, identity
+from bitgolf.recipe import Recipe, as_trained, identity
 from bitgolf.spec import Spec
 
-STAGES = ("prepare", "train", "average", "quantize", "pack", "score", "report")
+STAGES = ("prepare", "train", "average", "calibrate", "quantize", "pack", "score", "report")
 
 
 @dataclass
@@ -42,14 +42,20 @@ class Run:
         return self.shards or self.folder / "data"
 
     def slice(self, *names: str) -> list[Any]:
-        whole = self.recipe.to_json()
+        """What the recipe says under these names, a reserve of the training clock taken off."""
+        whole = as_trained(self.recipe).to_json()
         return [whole[name] for name in names]
 
 
 def execute(run: Run, *, first: str | None = None) -> dict[str, Any]:
     """Do what is not fresh, and from `first` on everything; returns the document of `run --json`."""
+    from bitgolf import calibration
     from bitgolf import stages as work
+    from bitgolf.pack.settings import check_coders
+    from bitgolf.quantize.calibrate import check as check_calibration
 
+    check_calibration(run.recipe, run.devices)
+    check_coders(run.recipe["pack"])
     functions: dict[str, tuple[Callable[[Run], dict[str, Any]], Callable[[Run], Any]]] = {
         "prepare": (work.prepare, work.prepare_inputs),
         "train": (
@@ -57,7 +63,8 @@ def execute(run: Run, *, first: str | None = None) -> dict[str, Any]:
             lambda r: [file_digest(r.data / "manifest.json"), r.slice("model", "train", "average"), r.seed],
         ),
         "average": (work.average, lambda r: [r.done["train"]["key"]]),
-        "quantize": (work.quantize, lambda r: [file_digest(r.folder / "averaged.safetensors"), r.slice("quantize")]),
+        "calibrate": (calibration.calibrate, calibration.inputs),
+        "quantize": (work.quantize, work.quantize_inputs),
         "pack": (
             work.pack,
             lambda r: [

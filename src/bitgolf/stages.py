@@ -1,4 +1,4 @@
-"""The pipeline on one page: prepare -> train -> average -> quantize -> pack -> score -> report, from files to files."""
+"""The pipeline on one page: prepare -> train -> average -> calibrate -> quantize -> pack -> score -> report, from files to files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from safetensors.torch import save as safetensors_bytes
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.prepare import prepare as prepare_data
 from bitgolf.environment import environment
-from bitgolf.errors import BitgolfError, UsageError
-from bitgolf.files import read_json, value_digest, write_bytes, write_json
+from bitgolf.errors import BitgolfError, DamagedError, UsageError
+from bitgolf.files import file_digest, read_json, value_digest, write_bytes, write_json
 from bitgolf.model.core import load_weights, roles
 from bitgolf.model.skeleton import LM
-from bitgolf.pack.ledger import Entry, ledger, over_cap_advice
+from bitgolf.pack.ledger import Entry, choices, ledger, over_cap_advice
 from bitgolf.page import page
 from bitgolf.pipeline import Run
+from bitgolf.quantize.calibrate import load_calibration
 from bitgolf.quantize.codes import encode_all, load_codes, save_codes
 from bitgolf.quantize.codes import report as report_codes
 from bitgolf.recipe import identity
@@ -86,7 +87,8 @@ def prepare(run: Run) -> dict[str, Any]:
 def train(run: Run) -> dict[str, Any]:
     """Shards -> checkpoints. One process here, or many under torchrun."""
     if run.devices > 1:
-        launch(run.devices, run.folder, run.data, seed=run.seed, resume=run.resume)
+        words = str(run.folder), str(run.data), str(run.seed), str(int(run.resume))
+        launch(run.devices, "bitgolf.train.worker", *words, folder=run.folder)
     else:
         train_run(run.recipe, run.data, run.folder, seed=run.seed, resume=run.resume, journal=run.journal)
     outcome = read_json(run.folder / "train.json")
@@ -139,11 +141,26 @@ def average(run: Run) -> dict[str, Any]:
     return {"step": found.step, "by": run.recipe["average"].name if run.recipe["average"] else "none"}
 
 
+def quantize_inputs(run: Run) -> list[Any]:
+    """The weights, what is known of them, and the rules."""
+    files = [run.folder / "averaged.safetensors"]
+    if run.recipe["calibrate"]:
+        files.append(run.folder / "calibration.safetensors")
+    if missing := [file for file in files if not file.exists()]:
+        raise DamagedError("the file is missing", place=str(missing[0]), mend="--from average")
+    return [*map(file_digest, files), run.slice("quantize")]
+
+
 def quantize(run: Run) -> dict[str, Any]:
     """Weights -> codes, by rules with exact cover; `codes/report.json` has a row for each tensor."""
     weights = load_file(run.folder / "averaged.safetensors")
     kinds, rules = roles(empty_model(run)), run.recipe["quantize"]
-    codes = encode_all(weights, kinds, rules)
+    stats = load_calibration(run.folder / "calibration.safetensors") if run.recipe["calibrate"] else None
+
+    def progress(done: int, of: int) -> None:
+        run.journal.progress(f"quantize: {done:,} of {of:,} weights")
+
+    codes = encode_all(weights, kinds, rules, stats, say=run.journal.say, progress=progress)
     save_codes(run.folder / "codes" / "codes.safetensors", codes)
     write_json(
         run.folder / "codes" / "report.json", [row._asdict() for row in report_codes(weights, codes, kinds, rules)]
@@ -155,7 +172,10 @@ def pack(run: Run) -> dict[str, Any]:
     """Codes -> the artifact. Over the cap is a failure, with the ledger's word on what to cut."""
     path = run.folder / "artifact.bg"
     codes = load_codes(run.folder / "codes" / "codes.safetensors")
-    entries = ledger(write(path, run.recipe, codes, (run.data / "tokenizer.model").read_bytes()))
+    artifact = write(path, run.recipe, codes, (run.data / "tokenizer.model").read_bytes())
+    for choice in choices(artifact, codes, run.recipe["pack"]().grouped(roles(empty_model(run)))):
+        run.journal.say(f"packed {choice}")
+    entries = ledger(artifact)
     tokenizer = sum(e.bytes for e in entries if e.name == "tokenizer")
     total = sum(e.bytes for e in entries)
     cap = run.recipe["pack.cap"]
@@ -220,7 +240,7 @@ def _fresh_process(run: Run, *words: str) -> dict[str, Any]:
 
 def report(run: Run) -> dict[str, Any]:
     """Everything that a reader of the run needs, as `score.json` and as a page."""
-    trained, scored, packed = run.done["train"], run.done["score"], run.done["pack"]
+    trained, scored, packed, known = (run.done[stage] for stage in ("train", "score", "pack", "calibrate"))
     document = {
         "run": str(run.folder),
         "recipe": run.recipe["name"],
@@ -232,6 +252,8 @@ def report(run: Run) -> dict[str, Any]:
         "steps": trained["steps"],
         "seconds": {stage: done["seconds"] for stage, done in run.done.items()}
         | {"training_clock": round(trained["clock"], 2)},
+        "clock": known["clock"],
+        "calibration": {name: value for name, value in known.items() if name not in ("key", "seconds", "clock")},
         "bpb": scored["bpb"],
         "bytes": packed["bytes"],
         "fits": packed["fits"],

@@ -85,6 +85,65 @@ def ledger_table(d: dict[str, Any]) -> str:
     )
 
 
+def pack_table(d: dict[str, Any]) -> str:
+    """What was tried to fill a cap, and the settings that do."""
+    probes = [
+        (number(p["octaves"], "+.5f"), number(p["expected"]), number(p["bytes"]), number(d["cap"] - p["bytes"]), number(p["expected"] / p["bytes"] - 1, "+.2%"))
+        for p in d["probes"]
+    ]  # fmt: skip
+    columns = ("octaves finer", "forecast", "bytes", "under the cap", "forecast error")
+    moved = [(s["path"], str(s["before"]), str(s["value"])) for s in d["settings"]]
+    return "\n\n".join(
+        [
+            table("Encodings", columns, probes, text=0),
+            table("Settings", ("path", "before", "now"), moved),
+            f"{d['bytes']:,} / {d['cap']:,} bytes ({d['counted']}), {d['under']:,} under the cap ({d['under'] / d['cap']:.3%})",
+            f"Try next:\n  bitgolf run {d['run']}          # its score; nothing is encoded again",
+        ]
+    )
+
+
+def sweep_table(d: dict[str, Any]) -> str:
+    """One row for each combination; the columns of what was not known are left out."""
+    forms = {"bytes": ",", "predicted": "+.5f", "bpb": ".5f", "loss": "+.5f"}
+    known = {name: form for name, form in forms.items() if any(row[name] is not None for row in d["rows"])}
+    rows = [
+        (*(row["set"][path] for path in d["paths"]), *(number(row[name], form) for name, form in known.items()))
+        for row in d["rows"]
+    ]
+    averaged = "" if d["averaged_bpb"] is None else f"\n\nunrounded: {d['averaged_bpb']:.5f} bits per byte"
+    return table("Sweep", (*d["paths"], *known), rows, text=len(d["paths"])) + averaged
+
+
+def doctor_table(d: dict[str, Any], rows: int = 20) -> str:
+    """What each kind of tensor cost, the costliest tensors, the gap, and the alarms."""
+    costs = [
+        (c["name"], number(c["tensors"]), *(number(c[key], "+.5f") for key in ("predicted_bpb", "measured_bpb", "error_bpb")))
+        for c in d["costs"]
+    ]  # fmt: skip
+    tensors = [
+        (t["path"], t["role"], t["codec"], number(t["elements"]), number(t["bits_per_weight"], ".2f"), number(t["max_error"], ".2g"),
+         number(t["rms_error"], ".2g"), number(t["predicted_bpb"], "+.5f"), number(t["measured_bpb"], "+.5f"))
+        for t in d["tensors"][:rows]
+    ]  # fmt: skip
+    columns = ("tensor", "role", "codec", "elements", "bits each", "max error", "rms error", "predicted", "measured")
+    share = "" if d["explained"] is None else f", {d['explained']:.0%} of it; the rest is interaction"
+    summary = (
+        f"averaged {d['averaged_bpb']:.4f} bits per byte on {d['tokens']:,} tokens; quantization cost"
+        f" {d['gap_bpb']:+.5f} (standard error {d['gap_error_bpb']:.5f}), predicted {d['predicted_bpb']:+.5f};"
+        f" one by one {d['sum_bpb']:+.5f}{share}"
+    )
+    alarms = [f"{a['severity']}: {a['rule']}: {a['place']}: {a['message']}\n  mend: {a['mend']}" for a in d["alarms"]]
+    return "\n\n".join(
+        [
+            table(f"The {len(tensors)} costliest of {len(d['tensors'])} tensors", columns, tensors, text=3),
+            table("Stored alone, in bpb", ("", "tensors", "predicted", "measured", "error"), costs),
+            summary,
+            "\n".join(alarms) or "no alarms",
+        ]
+    )
+
+
 def show_table(d: dict[str, Any]) -> str:
     facts = [
         ("hash", d["hash"]),

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.errors import RecipeError
-from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip, SearchClip
-from bitgolf.grids.integer import STEP_FLOOR, IntGrid
+from bitgolf.grids.clip import Clip, HessianSdClip, MaxClip, QuantileClip, SdClip, SearchClip
+from bitgolf.grids.integer import IntGrid
+from bitgolf.grids.scales import STEP_FLOOR, HalfScale, LogScale, Scale
 from bitgolf.pack.planes import entropy_bits
 from bitgolf.spec import Spec, part
 
@@ -52,7 +53,7 @@ def test_error_is_half_a_step_and_what_was_clipped(clip: Clip, bits: int, full: 
     excess = (w.double() - w.double().clamp(grid.low * s, grid.top * s)).abs()
     assert ((w - back).abs() <= s / 2 * (1 + 1e-6) + excess + 1e-6 * w.abs()).all()
     assert grid.low <= int(codes.min()) and int(codes.max()) <= grid.top
-    assert step.dtype == torch.float16 and codes.dtype == torch.int8
+    assert step.dtype == torch.float32 and torch.equal(step.half().float(), step) and codes.dtype == torch.int8
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=NAMES)
@@ -96,6 +97,33 @@ def test_full_range_reaches_one_code_further_and_loses_symmetry() -> None:
     assert codes.min() == -32 and codes.max() == 31
     codes, _ = code(IntGrid(bits=6), QuantileClip(quantile=0.5), w)
     assert codes.min() == -31 and codes.max() == 31
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    multiple=st.integers(1, 20), full=st.booleans(), bits=st.integers(6, 8), seed=st.integers(0, 999), log=st.booleans()
+)
+def test_only_multiples_of_a_code(multiple: int, full: bool, bits: int, seed: int, log: bool) -> None:
+    scales: Spec[Scale] = part(LogScale, per_octave=8) if log else part(HalfScale)
+    grid, w = IntGrid(bits=bits, multiple=multiple, full_range=full, scales=scales), weights(seed)
+    codes, step = code(grid, MaxClip(), w)
+    assert (codes.int() % multiple == 0).all() and grid.has(codes)
+    assert not grid.has(codes + torch.tensor(1, dtype=torch.int8)) or multiple == 1
+    assert torch.equal(step, code(IntGrid(bits=bits, scales=scales), MaxClip(), w)[1]), "the fine grid's steps"
+    near = torch.arange(-128, 128) * step[:, :, None] - w[:, :, None]
+    allowed = (torch.arange(-128, 128) % multiple == 0) & (torch.arange(-128, 128).abs() <= grid.reach)
+    if not full:
+        assert torch.allclose((grid.expand(codes, step) - w).abs(), near[..., allowed].abs().amin(2), atol=1e-6)
+
+
+def test_step_rounded_int8() -> None:
+    """Spec, 1.3: codes of 127 and 126 do not become 128."""
+    grid, w = IntGrid(bits=8, multiple=4), torch.randn(8, 500, generator=torch.Generator().manual_seed(0))
+    codes, step = code(grid, MaxClip(), w)
+    assert codes.max() == 124 and codes.min() == -124 and (codes % 4 == 0).all()
+    error, inside = (grid.expand(codes, step) - w).abs(), w.abs() <= 126 * step
+    assert (error <= 2.5 * step)[inside].all() and (error > step).float().mean() > 0.4 and not inside.all()
+    assert IntGrid(bits=8, multiple=4, full_range=True).low == -128
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e-7])
@@ -155,6 +183,10 @@ IMPOSSIBLE = [
     part(IntGrid, bits=1),
     part(IntGrid, bits=9),
     part(IntGrid, floor=1e-10),
+    part(IntGrid, multiple=0),
+    part(IntGrid, bits=3, multiple=4),
+    part(HessianSdClip, share=1.5),
+    part(HessianSdClip, k=0.0),
     part(IntGrid, floor=float("nan")),
     part(QuantileClip, quantile=0.0),
     part(SdClip, k=-1.0),

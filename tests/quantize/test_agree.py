@@ -6,13 +6,14 @@ import pytest
 
 from bitgolf.edits import append
 from bitgolf.grids.clip import MaxClip, SdClip
+from bitgolf.grids.scales import LogScale
 from bitgolf.model.core import only
 from bitgolf.model.fake import FakeQuant, NoisyQuant
 from bitgolf.model.lowbit import Binary, Float8, Ternary
 from bitgolf.model.sockets import View
 from bitgolf.quantize.agree import disagreements
 from bitgolf.quantize.codec import Codec, Float, IntRows
-from bitgolf.quantize.lowbit import BinaryGroups, Fp8, TernaryGroups
+from bitgolf.quantize.lowbit import BinaryGroups, Fp4, Fp8, TernaryGroups
 from bitgolf.rules import Rule
 from bitgolf.score.artifact import build_empty
 from bitgolf.spec import Spec, part
@@ -25,6 +26,10 @@ FINE: list[tuple[Spec[View], Spec[Codec]]] = [
     (part(Ternary), part(TernaryGroups)),
     (part(Binary, group=64), part(BinaryGroups, group=64)),
     (part(Float8), part(Fp8)),
+    (part(FakeQuant, bits=8, multiple=4), part(IntRows, bits=8, multiple=4, clip=part(MaxClip))),
+    (part(FakeQuant, scales=part(LogScale)), part(IntRows, scales=part(LogScale), clip=part(MaxClip))),
+    (part(FakeQuant, bits=4), part(Fp4)),
+    (part(Ternary), part(TernaryGroups, form="bitmask")),
 ]
 WRONG: list[tuple[Spec[View], Spec[Codec]]] = [
     (part(FakeQuant, bits=6), part(IntRows, bits=5, clip=part(MaxClip))),
@@ -36,6 +41,11 @@ WRONG: list[tuple[Spec[View], Spec[Codec]]] = [
     (part(Ternary), part(BinaryGroups)),
     (part(Ternary), part(TernaryGroups, group=64)),
     (part(Float8), part(Float, dtype="float16")),
+    (part(FakeQuant, bits=8), part(IntRows, bits=8, multiple=4, clip=part(MaxClip))),
+    (part(FakeQuant, scales=part(LogScale)), part(IntRows, clip=part(MaxClip))),
+    (part(FakeQuant, scales=part(LogScale)), part(IntRows, scales=part(LogScale, per_octave=8), clip=part(MaxClip))),
+    (part(FakeQuant), part(IntRows, clip=part(MaxClip), prune=0.03)),
+    (part(FakeQuant), part(Fp4)),
 ]
 
 
@@ -63,3 +73,12 @@ def test_one_line_for_each_kind_of_disagreement() -> None:
         line.replace("blocks.0", "blocks.2").replace(" 5 more", " 1 more") for line in found(view, codec)
     ]
     assert disagreements(build_empty(toy_model(), VOCAB), (part(Rule, where="*", use=codec),)) == []
+
+
+def test_the_difference_is_named() -> None:
+    codec = part(IntRows, bits=8, multiple=4, clip=part(MaxClip), prune=0.03, scales=part(LogScale))
+    (line,) = found(part(FakeQuant, bits=8, clip=part(SdClip, k=9.0)), codec)
+    assert "FakeQuant of int8, SdClip(k=9.0), stored" in line
+    assert line.endswith(
+        "IntRows of int8, multiples of 4, steps in LogScale(per_octave=16), MaxClip(), 0.03 of it pruned"
+    )

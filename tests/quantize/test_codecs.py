@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip, SearchClip
+from bitgolf.grids.scales import STEP_FLOOR, HalfScale, LogScale, Scale
+from bitgolf.model.fake import FakeQuant
 from bitgolf.names import from_json, lookup
 from bitgolf.quantize.codec import Float, IntRows
 from bitgolf.quantize.codes import decode_all, encode_all, layout, load_codes, report, save_codes
 from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
+from bitgolf.spec import Place, Spec, part
 
 CLIPS: list[Spec[Clip]] = [
     part(MaxClip),
@@ -38,6 +40,9 @@ SHAPES = [(), (1,), (7,), (4, 6), (3, 1), (2, 3, 5)]
     shape=st.sampled_from(SHAPES),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     scale=st.sampled_from([0.0, 1e-9, 1e-2, 1.0, 1e3]),
+    multiple=st.sampled_from([1, 1, 3, 4]),
+    scales=st.sampled_from([part(HalfScale), part(LogScale, per_octave=4)]),
+    prune=st.sampled_from([0.0, 0.3]),
     seed=st.integers(0, 1000),
 )
 def test_fake_quantization_is_the_export_bit_for_bit(
@@ -48,15 +53,23 @@ def test_fake_quantization_is_the_export_bit_for_bit(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     scale: float,
+    multiple: int,
+    scales: Spec[Scale],
+    prune: float,
     seed: int,
 ) -> None:
-    floor = 1 / (2 ** (bits - 1) - 1) if legacy else 2.0**-18
-    codec = IntRows(bits=bits, clip=clip, floor=floor, full_range=full)
+    reach = 2 ** (bits - 1) - 1
+    floor, multiple = 1 / reach if legacy else STEP_FLOOR, min(multiple, reach)
+    grid = {"bits": bits, "clip": clip, "floor": floor, "full_range": full, "multiple": multiple, "scales": scales}
+    codec = IntRows(**grid, prune=prune)
     w = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale).to(dtype).requires_grad_()
     code, fake = codec.encode(w), codec.fake(w)
     back = codec.decode(code, shape)
     assert back.dtype == torch.float32 and back.shape == shape and not fake.requires_grad
     assert back.numpy().tobytes() == fake.numpy().tobytes()
+    if len(shape) == 2 and not prune:
+        view = part(FakeQuant, **grid)(Place(vocab=9))
+        assert torch.equal(view(w.float()), back), "what training felt"
     assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.arrays(shape)
     again = codec.encode(w)
     assert all(code[name].tobytes() == again[name].tobytes() for name in code)
@@ -203,7 +216,7 @@ def test_codes_survive_the_run_folder(tmp_path: Path) -> None:
 
 
 def test_codecs_can_be_named_in_a_recipe() -> None:
-    node = part(IntRows, bits=5, clip=part(SearchClip, per_row=False))
+    node = part(IntRows, bits=5, clip=part(SearchClip, per_row=False), scales=part(LogScale, per_octave=8))
     assert from_json(node.to_json()) == node and lookup("quantize.codec.Float") is Float
     with pytest.raises(RecipeError):
         from_json({"part": "quantize.codec.Float", "dtype": "float64"})

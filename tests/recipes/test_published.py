@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf import stages
+from bitgolf import calibration, stages
 from bitgolf.edits import diff
 from bitgolf.journal import Journal
 from bitgolf.model.core import Clocked
@@ -114,12 +114,14 @@ def test_a_step_of_the_ladder_changes_little() -> None:
 
 
 def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> None:
-    """30 steps of training, average, codes, artifact, read back from disk, scored."""
+    """30 steps of training, average, calibration, codes, artifact, read back from disk, scored."""
     recipe = shrunk(get(name))
     journal = Journal(tmp_path, quiet=True)
     run = Run(recipe, tmp_path, journal, shards=data)
     trained = stages.train(run)
     stages.average(run)
+    run.done["train"] = trained
+    known = calibration.calibrate(run)
     stages.quantize(run)
     packed = stages.pack(run)
     journal.close()

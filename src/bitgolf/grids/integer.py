@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 
 from bitgolf.errors import RecipeError
-from bitgolf.spec import register
-
-STEP_FLOOR = 2.0**-18
-"""The smallest step. Steps are stored as float16: from here on they round by less than 1 %, half of it would be lost at
-2**-24 and all below. What a smaller step would have kept is an error of at most 2e-6 in a weight."""
+from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
+from bitgolf.spec import Spec, part, register
 
 
 @register
@@ -19,31 +16,51 @@ class IntGrid:
 
     `floor` is the smallest step. 1/Q is the floor that the challenge's records had until SDClip: rows whose clip is
     below 1 then all share the step 1/Q, whatever their clip (spec, 1.1).
+    multiple: only codes that it divides, up to the largest one within Q: with 8 bits and 4 the "step-rounded int6" of
+    Parameter Golf #39, which rounded twice (to the fine grid first), and so now and then to the farther code.
+    scales: how a step is stored.
     """
 
-    def __init__(self, *, bits: int = 6, full_range: bool = False, floor: float = STEP_FLOOR) -> None:
+    def __init__(
+        self,
+        *,
+        bits: int = 6,
+        full_range: bool = False,
+        floor: float = STEP_FLOOR,
+        multiple: int = 1,
+        scales: Spec[Scale] = part(HalfScale),
+    ) -> None:
         if not 2 <= bits <= 8:
             raise RecipeError(f"an integer grid has 2 to 8 bits, not {bits}", place="IntGrid.bits")
         if not floor >= STEP_FLOOR:
-            raise RecipeError(f"a step below {STEP_FLOOR} is lost in float16, got {floor}", place="IntGrid.floor")
-        self.top = 2 ** (bits - 1) - 1
-        self.low = -self.top - int(full_range)
-        self.floor = floor
+            raise RecipeError(f"a step below {STEP_FLOOR} is lost when stored, got {floor}", place="IntGrid.floor")
+        self.reach = 2 ** (bits - 1) - 1
+        if not 1 <= multiple <= self.reach:
+            raise RecipeError(f"codes reach {self.reach}: none is a multiple of {multiple}", place="IntGrid.multiple")
+        self.multiple = multiple
+        self.top = self.reach // multiple * multiple
+        self.low = -((self.reach + int(full_range)) // multiple * multiple)
+        self.floor, self.scales = floor, scales()
 
     def steps(self, clip: Tensor) -> Tensor:
-        """float16 steps that map `clip` (any shape, >= 0) to Q: rounded as stored, before any code is rounded.
+        """float32 steps that map `clip` (any shape, >= 0) to Q: rounded as stored, before any code is rounded.
 
-        A step beyond float16 (a clip above 65504 Q) comes out infinite: the exporter refuses it.
+        A step beyond what can be stored comes out infinite: the exporter refuses it.
         """
-        return (clip.float() / self.top).clamp_min(self.floor).half()
+        return self.scales.round((clip.float() / self.reach).clamp_min(self.floor))
 
     def round(self, w: Tensor, step: Tensor) -> Tensor:
-        """int8 codes of `w`; `step` is broadcast against it. Ties go to the even code."""
-        return (w.float() / step.float()).round().clamp(self.low, self.top).to(torch.int8)
+        """int8 codes of `w`; `step` is broadcast against it. Ties go to the even code (or multiple)."""
+        codes = (w.float() / (step * self.multiple)).round() * self.multiple
+        return codes.clamp(self.low, self.top).to(torch.int8)
+
+    def has(self, codes: Tensor) -> bool:
+        """Whether these int8 are all codes of this grid."""
+        return not bool(((codes < self.low) | (codes > self.top) | (codes % self.multiple != 0)).any())
 
     def expand(self, codes: Tensor, step: Tensor) -> Tensor:
         """The float32 weights that `codes` stand for."""
-        return codes.float() * step.float()
+        return codes.float() * step
 
     def fake(self, w: Tensor, step: Tensor) -> Tensor:
         """`w` as it will be read back, bit for bit. No gradient: a straight-through estimator is the trainer's."""

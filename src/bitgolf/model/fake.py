@@ -2,7 +2,7 @@
 
 These views act in training alone. A model is scored with the very weights that its artifact holds, so there they are
 the identity. Each reckons its steps with the `IntGrid` and the clip that the exporter's `IntRows` has; give both the
-same `bits`, `clip`, `floor` and `full_range`.
+same `bits`, `clip`, `floor`, `full_range`, `multiple` and `scales`.
 
 Published recipes switch on when the learning rate's scale s falls under a threshold; here `since` is a fraction of the
 run. Where s falls in a line from 1 to 0 over the last part W of the run, s < threshold from `since = 1 - threshold * W`
@@ -17,7 +17,8 @@ from torch import Tensor
 from bitgolf.clock import Now
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import Clip, MaxClip
-from bitgolf.grids.integer import STEP_FLOOR, IntGrid
+from bitgolf.grids.integer import IntGrid
+from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
 from bitgolf.model.core import Clocked
 from bitgolf.model.sockets import View
 from bitgolf.spec import Place, Spec, part, register
@@ -40,6 +41,12 @@ class TrainingView(View, Clocked):
         super().__init__()
         if not 0 <= since < 1:
             raise RecipeError(f"`since` is a fraction of the run, 0 to below 1, not {since}", place=type(self).__name__)
+        if clip.calibrated:
+            raise RecipeError(
+                f"{type(clip).__name__} asks for calibration, and there is none while a model is trained",
+                place=f"{type(self).__name__}.clip",
+                mend="a clip of the weights alone, such as SdClip",
+            )
         self.grid, self.clip, self.since, self.on = grid, clip, since, True
 
     @property
@@ -55,7 +62,7 @@ class TrainingView(View, Clocked):
     def steps(self, w: Tensor) -> Tensor:
         """The step of each row, float32 (R, 1), without gradient."""
         rows = w.detach().float()
-        return self.grid.steps(self.clip.clip(rows, self.grid))[:, None].float()
+        return self.grid.steps(self.clip.clip(rows, self.grid))[:, None]
 
     def seen(self, w: Tensor) -> Tensor:
         """What multiplies instead of `w`, (R, C), with the gradient that `w` gets."""
@@ -80,9 +87,12 @@ class FakeQuant(TrainingView):
         clip: Spec[Clip] = part(MaxClip),
         floor: float = STEP_FLOOR,
         full_range: bool = False,
+        multiple: int = 1,
+        scales: Spec[Scale] = part(HalfScale),
         since: float = 0.0,
     ) -> None:
-        super().__init__(IntGrid(bits=bits, full_range=full_range, floor=floor), clip(), since)
+        grid = IntGrid(bits=bits, full_range=full_range, floor=floor, multiple=multiple, scales=scales)
+        super().__init__(grid, clip(), since)
 
     def seen(self, w: Tensor) -> Tensor:
         return straight_through(w, self.grid.fake(w.detach(), self.steps(w)))
@@ -96,8 +106,17 @@ class NoisyQuant(TrainingView):
     of another size does harm.
     """
 
-    def __init__(self, at: Place, /, *, bits: int = 8, clip: Spec[Clip] = part(MaxClip), since: float = 0.0) -> None:
-        super().__init__(IntGrid(bits=bits), clip(), since)
+    def __init__(
+        self,
+        at: Place,
+        /,
+        *,
+        bits: int = 8,
+        clip: Spec[Clip] = part(MaxClip),
+        scales: Spec[Scale] = part(HalfScale),
+        since: float = 0.0,
+    ) -> None:
+        super().__init__(IntGrid(bits=bits, scales=scales), clip(), since)
 
     def seen(self, w: Tensor) -> Tensor:
         return w + ((torch.rand_like(w) - 0.5) * self.steps(w)).to(w.dtype)
@@ -122,11 +141,12 @@ class SoftRound(TrainingView):
         clip: Spec[Clip] = part(MaxClip),
         floor: float = STEP_FLOOR,
         full_range: bool = False,
+        scales: Spec[Scale] = part(HalfScale),
         low: float = 1.0,
         high: float = 16.0,
         since: float = 0.0,
     ) -> None:
-        super().__init__(IntGrid(bits=bits, full_range=full_range, floor=floor), clip(), since)
+        super().__init__(IntGrid(bits=bits, full_range=full_range, floor=floor, scales=scales), clip(), since)
         self.low, self.high = low, high
         # A tensor, so that a compiled graph stays the same; on the CPU, so that it has a value in a model on `meta`.
         self.register_buffer("alpha", torch.tensor(high, device="cpu"), persistent=False)

@@ -6,23 +6,29 @@ What each one costs on quantized Gaussian weights: spec, section 5.1; `Range` is
 
 from __future__ import annotations
 
-import lzma
-import zlib
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-import brotli
 import numpy as np
 
-from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.pack import planes
 from bitgolf.pack.planes import Array
 from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream
+from bitgolf.pack.tables import Forms
 from bitgolf.spec import Spec, part, register
 
 
 class Coder(ABC):
-    """`decode(encode(symbols), symbols.dtype, symbols.size)` is `symbols`, for integers and floats of 1 to 8 bytes."""
+    """`decode(encode(symbols), symbols.dtype, symbols.size)` is `symbols`, for integers and floats of 1 to 8 bytes.
+
+    levels: whether the symbols of matrices are sorted by the spread of their rows and columns first (`pack.contexts`).
+    """
+
+    levels: bool = False
 
     @abstractmethod
     def encode(self, symbols: Array) -> bytes: ...
@@ -30,6 +36,20 @@ class Coder(ABC):
     @abstractmethod
     def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
         """Raises `DamagedError` where `data` is not exactly what `encode` wrote for `count` symbols."""
+
+    def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
+        """The arrays of one stream, of one type and any shapes. Only a coder that looks at shapes says more than this."""
+        return self.encode(np.concatenate([array.reshape(-1) for array in arrays]))
+
+    def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        """The inverse of `encode_arrays`, with the errors of `decode`."""
+        return cut(self.decode(data, dtype, sum(map(math.prod, shapes))), shapes)
+
+    def check(self) -> None:
+        """Code a few bytes and read them back. Raises `BitgolfError` where that cannot be done on this machine."""
+        symbols = np.arange(-40, 40, dtype=np.int8)
+        if not np.array_equal(self.decode(self.encode(symbols), symbols.dtype, symbols.size), symbols):
+            raise BitgolfError(f"{type(self).__name__} does not give back what it was given")
 
     def label(self, data: bytes) -> str:
         """What the ledger calls the coder of these bytes."""
@@ -87,10 +107,12 @@ class Zlib(ByteCoder):
         self.level = _within("level", level, 0, 9)
 
     def compress(self, raw: bytes) -> bytes:
+        zlib = _library("zlib")
         deflate = zlib.compressobj(self.level, zlib.DEFLATED, -zlib.MAX_WBITS)
         return deflate.compress(raw) + deflate.flush()
 
     def expand(self, data: bytes, size: int) -> bytes:
+        zlib = _library("zlib")
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             raw = inflate.decompress(data, size + 1)
@@ -108,9 +130,11 @@ class Lzma(ByteCoder):
         self.preset = _within("preset", preset, 0, 9)
 
     def compress(self, raw: bytes) -> bytes:
+        lzma = _library("lzma")
         return lzma.compress(raw, lzma.FORMAT_RAW, filters=self._filters(len(raw)))
 
     def expand(self, data: bytes, size: int) -> bytes:
+        lzma = _library("lzma")
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=self._filters(size))
         try:
             raw = decompressor.decompress(data, size + 1)
@@ -121,7 +145,7 @@ class Lzma(ByteCoder):
     def _filters(self, size: int) -> list[dict[str, int]]:
         """Raw LZMA takes no memory limit, but the dictionary is the memory, and its size is ours to say."""
         dictionary = 1 << max(12, min(26, (size - 1).bit_length()))
-        return [{"id": lzma.FILTER_LZMA1, "preset": self.preset, "dict_size": dictionary}]
+        return [{"id": _library("lzma").FILTER_LZMA1, "preset": self.preset, "dict_size": dictionary}]
 
 
 @register
@@ -133,10 +157,11 @@ class Brotli(ByteCoder):
         self.quality = _within("quality", quality, 0, 11)
 
     def compress(self, raw: bytes) -> bytes:
-        return brotli.compress(raw, quality=self.quality, lgwin=24)
+        return _library("brotli").compress(raw, quality=self.quality, lgwin=24)
 
     def expand(self, data: bytes, size: int) -> bytes:
         """The decoder stops near the limit, not at it: one call may overshoot by its block of 32 KiB."""
+        brotli = _library("brotli")
         decompressor, pieces, length = brotli.Decompressor(), [], 0
         try:
             while length <= size and not decompressor.is_finished():
@@ -151,14 +176,52 @@ class Brotli(ByteCoder):
 
 
 @register
-class Range(Coder):
-    """Range coding with one transmitted table of counts for each byte plane: for small alphabets, such as codes."""
+class Zstd(ByteCoder):
+    """Zstandard (RFC 8878), without magic, size and checksum; the window is as large as the data, at most 128 MiB."""
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, *, level: int = 22, shuffle: bool = True) -> None:
+        super().__init__(shuffle=shuffle)
+        self.level = _within("level", level, 1, 22)
+
+    def compress(self, raw: bytes) -> bytes:
+        zstd = _library("zstandard")
+        parameters = zstd.ZstdCompressionParameters.from_level(
+            self.level, source_size=len(raw), window_log=self._window(len(raw)), format=zstd.FORMAT_ZSTD1_MAGICLESS,
+            write_content_size=False, write_checksum=False, write_dict_id=False,
+        )  # fmt: skip
+        return zstd.ZstdCompressor(compression_params=parameters).compress(raw)
+
+    def expand(self, data: bytes, size: int) -> bytes:
+        """The library would believe what a frame says of its size, so a frame that says it is refused."""
+        zstd, window = _library("zstandard"), 1 << self._window(size)
+        try:
+            frame = zstd.get_frame_parameters(data, format=zstd.FORMAT_ZSTD1_MAGICLESS)
+            if frame.content_size != zstd.CONTENTSIZE_UNKNOWN or frame.dict_id or frame.has_checksum:
+                raise DamagedError("the Zstandard frame says more than it should")
+            if frame.window_size > window:
+                raise DamagedError("the Zstandard frame wants a larger window than such data needs")
+            decompressor = zstd.ZstdDecompressor(format=zstd.FORMAT_ZSTD1_MAGICLESS)
+            return decompressor.decompress(data, max(size, 1), read_across_frames=False, allow_extra_data=False)
+        except zstd.ZstdError as error:
+            raise DamagedError(f"not a Zstandard stream, or not only one ({error})") from None
+
+    def _window(self, size: int) -> int:
+        return max(10, min(27, (size - 1).bit_length()))
+
+
+@register
+class Range(Coder):
+    """Range coding, with the table of each byte plane that makes the fewest bytes: for small alphabets, such as codes.
+
+    `tables`: "smallest" of all forms (`pack.tables`), "sent" as counts, or "adaptive", nearly without any.
+    """
+
+    def __init__(self, *, levels: bool = False, tables: Forms = "smallest") -> None:
+        self.levels = levels
+        self.tables: Forms = tables
 
     def encode(self, symbols: Array) -> bytes:
-        return encode_plane_stream(_offset(planes.split(symbols), symbols.dtype))
+        return encode_plane_stream(_offset(planes.split(symbols), symbols.dtype), self.tables)
 
     def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
         return planes.join(_offset(decode_plane_stream(data, dtype.itemsize, count), dtype), dtype)
@@ -174,12 +237,18 @@ class Smallest(Coder):
         self.coders = [coder() for coder in coders]
 
     def encode(self, symbols: Array) -> bytes:
-        streams = [coder.encode(symbols) for coder in self.coders]
+        return self.encode_arrays([symbols])
+
+    def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
+        return self.decode_arrays(data, dtype, [(count,)])[0]
+
+    def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
+        streams = [coder.encode_arrays(arrays) for coder in self.coders]
         best = min(range(len(streams)), key=lambda i: len(streams[i]))
         return bytes([best]) + streams[best]
 
-    def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
-        return self._chosen(data).decode(data[1:], dtype, count)
+    def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        return self._chosen(data).decode_arrays(data[1:], dtype, shapes)
 
     def label(self, data: bytes) -> str:
         return self._chosen(data).label(data[1:])
@@ -188,6 +257,25 @@ class Smallest(Coder):
         if not data or data[0] >= len(self.coders):
             raise DamagedError("names no known coder")
         return self.coders[data[0]]
+
+
+def cut(symbols: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """One array for each shape, from as many symbols as they hold."""
+    pieces = np.split(symbols, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def _library(name: str) -> Any:
+    """A compressor's module, asked for when it is used: Python may be built without, and `check` then says so early."""
+    try:
+        return import_module(name)
+    except ImportError:
+        own = name in ("zlib", "lzma")
+        raise BitgolfError(
+            f"the codec {name} is missing",
+            place=name,
+            mend="use a Python built with it (its headers were missing)" if own else f"pip install {name}",
+        ) from None
 
 
 def _offset(bytes_of: Array, dtype: np.dtype[Any]) -> Array:

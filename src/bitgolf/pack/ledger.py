@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from bitgolf.pack.artifact import FRAME, Artifact
+from bitgolf.pack.planes import entropy_bits
+from bitgolf.pack.streams import Code, gathered
 
 
 class Entry(NamedTuple):
@@ -30,6 +34,37 @@ class Advice(NamedTuple):
     bits_per_element: float
     bits_wanted: float
     alone: bool
+
+
+class Choice(NamedTuple):
+    """The coder of a section, its bytes, and those of the bare symbols and of their order-0 entropy, table excluded."""
+
+    name: str
+    codec: str
+    bytes: int
+    raw_bytes: int
+    entropy_bytes: int
+
+    def __str__(self) -> str:
+        over = self.bytes - self.entropy_bytes
+        share = f" ({over / self.entropy_bytes:+.2%})" if self.entropy_bytes else ""
+        return (
+            f"{self.name}: {self.codec}, {self.bytes:,} bytes of {self.raw_bytes:,}, "
+            f"{over:+,}{share} against the order-0 entropy"
+        )
+
+
+def choices(artifact: Artifact, codes: Mapping[str, Code], groups: Mapping[str, str]) -> list[Choice]:
+    """What was chosen for each section of codes, and what it saved; largest first. `groups` as in `pack_codes`.
+
+    Below the entropy is what contexts, spreads or repeats were worth; above it, what the coder wastes.
+    """
+    found = []
+    for name, arrays in gathered(codes, groups).items():
+        section, symbols = artifact.sections[name], np.concatenate([array.reshape(-1) for array in arrays])
+        entropy = round(entropy_bits(symbols) / 8)
+        found.append(Choice(name, section.codec, len(section.data), section.raw_bytes, entropy))
+    return sorted(found, key=lambda choice: -choice.bytes)
 
 
 def ledger(artifact: Artifact) -> list[Entry]:

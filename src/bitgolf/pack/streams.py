@@ -8,20 +8,26 @@ the order of their tensors' paths: more symbols for one table, and no dependence
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.pack import contexts
 from bitgolf.pack.artifact import Section
 from bitgolf.pack.coders import Coder
+from bitgolf.pack.contexts import Still, Walk
 from bitgolf.pack.planes import Array
 from bitgolf.rules import Rule, cover
 from bitgolf.spec import Spec, part
 
 Code = dict[str, Array]
 Layout = Mapping[str, Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]]
+Walks = Mapping[str, Mapping[str, Callable[[], Walk]]]
+"""path -> name of array -> a fresh walk over its rows, for the arrays that are coded in contexts."""
+
 Coding = Spec[Coder] | Sequence[Spec[Rule]]
 
 
@@ -31,23 +37,35 @@ class _Stream(NamedTuple):
     arrays: list[tuple[str, str]]  # path, name of the array
 
 
-def pack_codes(codes: Mapping[str, Code], groups: Mapping[str, str], coder: Coding) -> list[Section]:
+def pack_codes(
+    codes: Mapping[str, Code], groups: Mapping[str, str], coder: Coding, walks: Walks | None = None
+) -> list[Section]:
     """One section for each group and array name, such as `matrix.codes`.
 
     `groups`: path -> group. `coder`: one for all, or rules whose roles are groups and whose paths are section names.
+    `walks`: what codecs know of their arrays' symbols.
     """
     layout = {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in codes.items()}
     streams = _streams(layout, groups)
     coders = _coders(streams, coder)
     sections = []
     for section, stream in streams.items():
-        symbols = np.concatenate([codes[path][name].reshape(-1) for path, name in stream.arrays])
-        sections.append(_encode(section, symbols, coders[section]))
+        arrays = [codes[path][name] for path, name in stream.arrays]
+        if known := _known(stream, layout, coders[section], walks or {}):
+            data = contexts.encode(arrays, known, coders[section])
+            counted = sum(a.nbytes for a in arrays), sum(a.size for a in arrays)
+            sections.append(Section(section, _label(coders[section]), data, *counted))
+        else:
+            sections.append(_encode(section, arrays, coders[section]))
     return sections
 
 
 def unpack_codes(
-    sections: Mapping[str, Section], layout: Layout, groups: Mapping[str, str], coder: Coding
+    sections: Mapping[str, Section],
+    layout: Layout,
+    groups: Mapping[str, str],
+    coder: Coding,
+    walks: Walks | None = None,
 ) -> dict[str, Code]:
     """The inverse of `pack_codes`. `sections` holds these streams and nothing else (take blobs out first).
 
@@ -60,21 +78,31 @@ def unpack_codes(
     coders = _coders(streams, coder)
     codes: dict[str, Code] = {path: {} for path in layout}
     for section, stream in streams.items():
-        counts = [math.prod(layout[path][name][1]) for path, name in stream.arrays]
-        symbols = _decode(sections[section], stream.dtype, sum(counts), coders[section])
-        for (path, name), piece in zip(stream.arrays, np.split(symbols, np.cumsum(counts)[:-1]), strict=True):
-            codes[path][name] = piece.reshape(layout[path][name][1])
+        shapes = [layout[path][name][1] for path, name in stream.arrays]
+        if known := _known(stream, layout, coders[section], walks or {}):
+            arrays = _decode_known(sections[section], stream.dtype, shapes, known, coders[section])
+        else:
+            arrays = _decode(sections[section], stream.dtype, shapes, coders[section])
+        for (path, name), array in zip(stream.arrays, arrays, strict=True):
+            codes[path][name] = array
     return {path: {name: codes[path][name] for name in names} for path, names in layout.items()}
+
+
+def gathered(codes: Mapping[str, Code], groups: Mapping[str, str]) -> dict[str, list[Array]]:
+    """Section name -> the arrays that are coded in it, as `pack_codes` sorts them."""
+    layout = {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in codes.items()}
+    streams = _streams(layout, groups)
+    return {section: [codes[path][name] for path, name in stream.arrays] for section, stream in streams.items()}
 
 
 def pack_blob(name: str, data: bytes, coder: Spec[Coder]) -> Section:
     """Bytes that are no code (a tokenizer) as a section."""
-    return _encode(name, np.frombuffer(data, np.uint8), coder())
+    return _encode(name, [np.frombuffer(data, np.uint8)], coder())
 
 
 def unpack_blob(section: Section, coder: Spec[Coder]) -> bytes:
     """The inverse of `pack_blob`; the reader of the artifact has bounded its size."""
-    return _decode(section, np.dtype(np.uint8), section.raw_bytes, coder()).tobytes()
+    return _decode(section, np.dtype(np.uint8), [(section.raw_bytes,)], coder())[0].tobytes()
 
 
 def _streams(layout: Layout, groups: Mapping[str, str]) -> dict[str, _Stream]:
@@ -106,17 +134,49 @@ def _coders(streams: Mapping[str, _Stream], coder: Coding) -> dict[str, Coder]:
     return coders
 
 
-def _encode(name: str, symbols: Array, coder: Coder) -> Section:
-    data = coder.encode(symbols)
-    return Section(name, coder.label(data), data, symbols.nbytes, symbols.size)
+def _known(stream: _Stream, layout: Layout, coder: Coder, walks: Walks) -> list[Walk] | None:
+    """A walk over each matrix of the stream; None where neither a codec nor the coder knows anything of their symbols."""
+    shapes = [layout[path][name][1] for path, name in stream.arrays]
+    walked = [walks.get(path, {}).get(name) for path, name in stream.arrays]
+    if not any(walked) and not (coder.levels and stream.dtype == np.int8 and all(len(shape) == 2 for shape in shapes)):
+        return None
+    return [begin() if begin else Still(shape[1]) for begin, shape in zip(walked, shapes, strict=True)]
 
 
-def _decode(section: Section, dtype: np.dtype[Any], count: int, coder: Coder) -> Array:
+def _label(coder: Coder) -> str:
+    return f"{type(coder).__name__.lower()}.contexts"
+
+
+def _encode(name: str, arrays: list[Array], coder: Coder) -> Section:
+    data = coder.encode_arrays(arrays)
+    return Section(name, coder.label(data), data, sum(a.nbytes for a in arrays), sum(a.size for a in arrays))
+
+
+def _decode(section: Section, dtype: np.dtype[Any], shapes: list[tuple[int, ...]], coder: Coder) -> list[Array]:
+    with _naming(section):
+        _check(section, dtype, sum(map(math.prod, shapes)), coder.label(section.data))
+        return coder.decode_arrays(section.data, dtype, shapes)
+
+
+def _decode_known(
+    section: Section, dtype: np.dtype[Any], shapes: list[tuple[int, ...]], walks: list[Walk], coder: Coder
+) -> list[Array]:
+    """The same for matrices whose symbols are in contexts."""
+    with _naming(section):
+        _check(section, dtype, sum(map(math.prod, shapes)), _label(coder))
+        return contexts.decode(section.data, [(r, c) for r, c in shapes], walks, dtype, coder)
+
+
+def _check(section: Section, dtype: np.dtype[Any], count: int, label: str) -> None:
+    if (section.elements, section.raw_bytes) != (count, count * dtype.itemsize):
+        raise DamagedError(f"holds {section.elements} elements, the recipe wants {count}")
+    if section.codec != label:
+        raise DamagedError(f"is coded with {section.codec!r}, the recipe says {label!r}")
+
+
+@contextmanager
+def _naming(section: Section) -> Iterator[None]:
     try:
-        if (section.elements, section.raw_bytes) != (count, count * dtype.itemsize):
-            raise DamagedError(f"holds {section.elements} elements, the recipe wants {count}")
-        if section.codec != coder.label(section.data):
-            raise DamagedError(f"is coded with {section.codec!r}, the recipe says {coder.label(section.data)!r}")
-        return coder.decode(section.data, dtype, count)
+        yield
     except DamagedError as error:
         raise DamagedError(error.cause, place=f"section {section.name}") from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from bitgolf.grids.integer import STEP_FLOOR, IntGrid
+from bitgolf.grids.integer import IntGrid
+from bitgolf.grids.scales import STEP_FLOOR, HalfScale
 from bitgolf.model.core import roles
 from bitgolf.model.sockets import View
 from bitgolf.quantize.codes import Rules, assign
@@ -29,22 +30,34 @@ def disagreements(model: nn.Module, rules: Rules) -> list[str]:
 
 
 def _format(rounding: object) -> list[tuple[type, dict[str, object]]]:
-    """What decides the values that a view or a codec can write: its grid, and its clip where it has one."""
-    deciding = [getattr(rounding, name, None) for name in ("grid", "clip")]
-    return [(type(x), vars(x)) for x in deciding if x is not None]
+    """What decides the values that a view or a codec can write: its grid, and its clip and its pruning where it has one."""
+    return [(type(x), vars(x)) for x in _deciding(rounding)] + [(float, {"pruned": _pruned(rounding)})]
 
 
 def _words(rounding: object) -> str:
     """`FakeQuant of int6, MaxClip()`: what a person would say of it."""
-    deciding = [getattr(rounding, name, None) for name in ("grid", "clip")]
-    said = [_int_words(x) if isinstance(x, IntGrid) else _settings(x) for x in deciding if x is not None]
+    said = [_int_words(x) if isinstance(x, IntGrid) else _settings(x) for x in _deciding(rounding)]
+    said += [f"{pruned:.3g} of it pruned"] if (pruned := _pruned(rounding)) else []
     return f"{type(rounding).__name__}{' of ' * bool(said)}{', '.join(said)}"
 
 
+def _deciding(rounding: object) -> list[object]:
+    return [x for x in (getattr(rounding, name, None) for name in ("grid", "clip")) if x is not None]
+
+
+def _pruned(rounding: object) -> float:
+    return getattr(rounding, "prune", 0.0)
+
+
 def _int_words(grid: IntGrid) -> str:
+    multiple = f", multiples of {grid.multiple}" if grid.multiple > 1 else ""
     floor = f" with steps of {grid.floor:.4g} and more" if grid.floor > STEP_FLOOR else ""
-    return f"int{grid.top.bit_length() + 1}{', full range' * (grid.low < -grid.top)}{floor}"
+    stored = "" if isinstance(grid.scales, HalfScale) else f", steps in {_settings(grid.scales)}"
+    full = ", full range" if grid.low < -grid.top else ""
+    return f"int{grid.reach.bit_length() + 1}{full}{multiple}{floor}{stored}"
 
 
 def _settings(x: object) -> str:
-    return f"{type(x).__name__}({', '.join(f'{k}={v}' for k, v in vars(x).items())})"
+    """As a recipe would write it, where it is a part."""
+    settings = ", ".join(f"{k}={v}" for k, v in vars(x).items())
+    return repr(getattr(x, "built_from", None) or f"{type(x).__name__}({settings})")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.grids.clip import Clip, SdClip
-from bitgolf.grids.integer import STEP_FLOOR, IntGrid
+from bitgolf.grids.integer import IntGrid
+from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
+from bitgolf.pack.contexts import Walk
 from bitgolf.pack.streams import Code
+from bitgolf.quantize.gptq import Gptq
+from bitgolf.quantize.prune import keep_largest
+from bitgolf.quantize.stats import Stats
 from bitgolf.spec import Spec, part, register
 
 Shape = tuple[int, ...]
@@ -21,15 +27,23 @@ Arrays = dict[str, tuple[np.dtype[Any], Shape]]
 
 
 class Codec(ABC):
-    """Pure and deterministic. `decode` needs the code and the tensor's shape, nothing else."""
+    """Pure and deterministic. `decode` needs the code and the tensor's shape, nothing else.
+
+    contextual: which arrays are coded in the contexts that `walk` finds.  calibrated: whether `encode` asks for statistics.
+    remark: what was chosen once the codec is fitted, for the log.
+    """
+
+    contextual: tuple[str, ...] = ()
+    calibrated: bool = False
+    remark: str = ""
 
     @abstractmethod
     def arrays(self, shape: Shape) -> Arrays:
         """What the code of a tensor of this shape consists of."""
 
     @abstractmethod
-    def encode(self, w: Tensor, stats: Any = None) -> Code:
-        """The code of `w`, any float type. `stats`: what calibration knows of the tensor's inputs, where a codec asks.
+    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
+        """The code of `w`, any float type. `stats`: what calibration knows of the matrix, where a codec asks.
 
         Raises `BitgolfError` where `w` is not finite or beyond what the code can hold.
         """
@@ -37,6 +51,14 @@ class Codec(ABC):
     @abstractmethod
     def decode(self, code: Code, shape: Shape) -> Tensor:
         """float32 of this shape. Raises `DamagedError` where the code is not one of such a tensor."""
+
+    def fitted(self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats]) -> dict[str, Codec]:
+        """path -> the codec that encodes it, for all tensors of one rule: where they share a budget. Each can be decoded by `self`."""
+        return dict.fromkeys(weights, self)
+
+    def walk(self, name: str, shape: Shape) -> Walk:
+        """What is known of each symbol of a `contextual` array (rows, columns) from the rows before it."""
+        raise NotImplementedError
 
     def check(self, code: Code, shape: Shape) -> None:
         found = {name: (array.dtype, array.shape) for name, array in code.items()}
@@ -46,41 +68,80 @@ class Codec(ABC):
 
 @register
 class IntRows(Codec):
-    """Integers of `bits` bits with one float16 step for each row; what a row's largest code means is the clip's affair.
+    """Integers of `bits` bits with one step for each row; what a row's largest code means is the clip's affair.
 
-    A row is the last axis; a vector is one row.
+    A row is the last axis; a vector is one row. `floor`, `full_range`, `multiple` and `scales` (how a step is stored)
+    are the grid's.
+    prune: this share of all weights, the smallest ones, becomes zero; the steps are what they were.
+    solve: how columns answer for one another's errors; None rounds each weight to the nearest code. It answers for what
+    was pruned too, and no pruned weight comes back (as SparseGPT does it, arXiv 2301.00774).
     """
 
     def __init__(
-        self, *, bits: int = 6, clip: Spec[Clip] = part(SdClip), floor: float = STEP_FLOOR, full_range: bool = False
+        self,
+        *,
+        bits: int = 6,
+        clip: Spec[Clip] = part(SdClip),
+        floor: float = STEP_FLOOR,
+        full_range: bool = False,
+        multiple: int = 1,
+        scales: Spec[Scale] = part(HalfScale),
+        prune: float = 0.0,
+        solve: Spec[Gptq] | None = None,
     ) -> None:
-        self.grid = IntGrid(bits=bits, full_range=full_range, floor=floor)
-        self.clip = clip()
+        if not 0 <= prune < 1:
+            raise RecipeError(f"a share of 0 to below 1 is pruned, not {prune}", place="IntRows.prune")
+        self.grid = IntGrid(bits=bits, full_range=full_range, floor=floor, multiple=multiple, scales=scales)
+        self.clip, self.prune, self.solve = clip(), prune, solve and solve()
+        self.calibrated = solve is not None or self.clip.calibrated
 
     def arrays(self, shape: Shape) -> Arrays:
-        rows, columns = _rows(shape)
-        return {"codes": (np.dtype(np.int8), (rows, columns)), "scales": (np.dtype(np.float16), (rows,))}
+        rows, columns = matrix_shape(shape)
+        return {"codes": (np.dtype(np.int8), (rows, columns)), "scales": (self.grid.scales.dtype, (rows,))}
 
-    def encode(self, w: Tensor, stats: Any = None) -> Code:
-        rows = finite(w.detach().float(), "a weight is not finite").reshape(_rows(tuple(w.shape)))
-        step = finite(self._steps(rows), "a row needs a step beyond float16 (65504)")
-        codes = self.grid.round(rows, step[:, None])
-        return {"codes": codes.cpu().numpy(), "scales": step.cpu().numpy()}
+    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
+        rows = finite(w.detach().float(), "a weight is not finite").reshape(matrix_shape(tuple(w.shape)))
+        kept = keep_largest(rows, self.prune)
+        step = finite(
+            self._steps(rows, stats),
+            f"a row needs a step beyond the largest that can be stored, {self.grid.scales.top:g}",
+        )
+        solved = self.solve and stats  # without statistics no column answers for another
+        codes = self._solved(rows, kept, step, stats) if solved else self.grid.round(rows * kept, step[:, None])
+        return {"codes": codes.cpu().numpy(), "scales": self.grid.scales.store(step)}
 
     def decode(self, code: Code, shape: Shape) -> Tensor:
         self.check(code, shape)
-        codes, step = torch.from_numpy(code["codes"]), torch.from_numpy(code["scales"])
-        if (codes < self.grid.low).any() or (codes > self.grid.top).any() or not (step > 0).all() or step.isinf().any():
-            raise DamagedError(f"a code lies outside {self.grid.low}..{self.grid.top}, or a scale is none")
-        return self.grid.expand(codes, step[:, None]).reshape(shape)
+        codes = torch.from_numpy(code["codes"])
+        if not self.grid.has(codes):
+            raise DamagedError(f"a code is none of {self.grid.low}..{self.grid.top} in steps of {self.grid.multiple}")
+        return self.grid.expand(codes, self.steps(code)[:, None]).reshape(shape)
+
+    def steps(self, code: Code) -> Tensor:
+        """float32 (rows,): what a code of 1 stands for. Raises `DamagedError` for scales that are none."""
+        return self.grid.scales.read(code["scales"])
 
     def fake(self, w: Tensor) -> Tensor:
-        """`decode(encode(w))` bit for bit (both reckon on `w`'s device), without gradient."""
-        rows = w.detach().float().reshape(_rows(tuple(w.shape)))
-        return self.grid.fake(rows, self._steps(rows)[:, None]).reshape(w.shape)
+        """`decode(encode(w))` without statistics and `solve`, bit for bit (both reckon on `w`'s device), no gradient."""
+        rows = w.detach().float().reshape(matrix_shape(tuple(w.shape)))
+        step = self._steps(rows)[:, None]
+        return self.grid.fake(rows * keep_largest(rows, self.prune), step).reshape(w.shape)
 
-    def _steps(self, rows: Tensor) -> Tensor:
-        return self.grid.steps(self.clip.clip(rows, self.grid))
+    def _steps(self, rows: Tensor, stats: Stats | None = None) -> Tensor:
+        inputs = stats.hessian.diagonal().to(rows.device) if stats else None
+        return self.grid.steps(self.clip.clip(rows, self.grid, inputs))
+
+    def _solved(self, w: Tensor, kept: Tensor, step: Tensor, stats: Stats | None) -> Tensor:
+        solve = self.solve
+        assert solve and stats
+        codes = torch.empty(w.shape, dtype=torch.int8, device=w.device)
+
+        def rounded(j: int, column: Tensor) -> Tensor:
+            codes[:, j] = self.grid.round(column, step) * kept[:, j]
+            return self.grid.expand(codes[:, j], step)
+
+        solve.feed(w, solve.factor(stats.hessian), rounded)
+        return codes
 
 
 @register
@@ -94,7 +155,7 @@ class Float(Codec):
     def arrays(self, shape: Shape) -> Arrays:
         return {"values": (self.stored, shape)}
 
-    def encode(self, w: Tensor, stats: Any = None) -> Code:
+    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
         values = finite(w.detach().cpu().to(self.dtype), f"a weight is not finite in {self.dtype}").contiguous()
         return {"values": (values.view(torch.uint16) if self.dtype == torch.bfloat16 else values).numpy().copy()}
 
@@ -104,7 +165,8 @@ class Float(Codec):
         return (values.view(torch.bfloat16) if self.dtype == torch.bfloat16 else values).float()
 
 
-def _rows(shape: Shape) -> tuple[int, int]:
+def matrix_shape(shape: Shape) -> tuple[int, int]:
+    """(rows, columns): a row is the last axis; a vector is one row."""
     columns = shape[-1] if shape else 1
     return math.prod(shape[:-1]), columns
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ from torch import Tensor
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.files import write_bytes
 from bitgolf.pack.planes import entropy_bits
-from bitgolf.pack.streams import Code, Layout
+from bitgolf.pack.streams import Code, Layout, Walks
 from bitgolf.quantize.codec import Codec, Shape
+from bitgolf.quantize.stats import Calibration
 from bitgolf.rules import Rule, cover
 from bitgolf.spec import Spec
 
@@ -47,15 +49,44 @@ def assign(roles: Roles, rules: Rules) -> dict[str, Codec]:
 
 
 def encode_all(
-    state: Mapping[str, Tensor], roles: Roles, rules: Rules, stats: Mapping[str, Any] | None = None
+    state: Mapping[str, Tensor],
+    roles: Roles,
+    rules: Rules,
+    stats: Calibration | None = None,
+    *,
+    say: Callable[[str], None] = lambda remark: None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Code]:
-    """path -> code of every tensor. An error names its tensor. `stats`: path -> what calibration knows of it."""
+    """path -> code of every tensor. An error names its tensor. `stats`: what calibration knows.
+
+    `say` hears what codecs chose, `progress` (done, of) weights. Raises `BitgolfError` where a codec asks for statistics
+    of a tensor that has none.
+    """
     _same_paths(state, roles)
-    codes: dict[str, Code] = {}
-    for path, codec in assign(roles, rules).items():
-        with _naming(path):
-            codes[path] = codec.encode(state[path], (stats or {}).get(path))
-    return codes
+    known, codes, done = stats or {}, dict[str, Code](), 0
+    codecs, of = assign(roles, rules), sum(w.numel() for w in state.values())
+    for codec in dict.fromkeys(codecs.values()):
+        weights = {path: state[path] for path, own in codecs.items() if own is codec}
+        if codec.calibrated and stats is not None:
+            _all_known(weights, known)
+        fitted = codec.fitted(weights, known)
+        for remark in dict.fromkeys(own.remark for own in fitted.values() if own.remark):
+            say(remark)
+        for path, own in fitted.items():
+            with _naming(path):
+                codes[path] = own.encode(state[path], known.get(path))
+            done += state[path].numel()
+            progress(done, of)
+    return {path: codes[path] for path in codecs}
+
+
+def walks(shapes: Mapping[str, Shape], roles: Roles, rules: Rules) -> Walks:
+    """path -> name of array -> a fresh walk over it, for the arrays that are coded in contexts."""
+    return {
+        path: {name: partial(codec.walk, name, shapes[path]) for name in codec.contextual}
+        for path, codec in assign(roles, rules).items()
+        if codec.contextual
+    }
 
 
 def layout(shapes: Mapping[str, Shape], roles: Roles, rules: Rules) -> Layout:
@@ -113,6 +144,15 @@ def load_codes(path: Path) -> dict[str, Code]:
         tensor, _, name = key.rpartition(":")
         codes.setdefault(tensor, {})[name] = array
     return codes
+
+
+def _all_known(weights: Mapping[str, Tensor], stats: Calibration) -> None:
+    if unknown := sorted(weights.keys() - stats.keys()):
+        raise BitgolfError(
+            f"its codec asks for calibration, which saw no input of it{f' nor of {len(unknown) - 1} more' * (len(unknown) > 1)}",
+            place=unknown[0],
+            mend="a rule of its own with a codec that rounds to the nearest",
+        )
 
 
 def _same_paths(given: Mapping[str, Any], roles: Roles) -> None:

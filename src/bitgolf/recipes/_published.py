@@ -5,17 +5,26 @@ measured by us. `bpb` holds the mean over the seeds (of one, the one submitted) 
 `averaged`, `packed` (the contiguous windows of the quantized model), `sliding`, `adapted` (after adaptation at scoring
 time); `bytes` is the largest file of these seeds.
 
-All recipes train as published, and store more simply: what the originals did between the trained and the packed model
-is not here yet (GPTQ from #1019 on, selective pruning, LQER, mixed int5 and int6, tensors compressed in groups), nor
-is adaptation at scoring time. No step of a code has the floor of 1/31 that #164 to #1218 gave theirs.
+All recipes train, calibrate, round and pack as published; what differs is named in each one's `departures`. Adaptation at
+scoring time is not here yet. In no recipe:
+
+- what `torch.save` puts around arrays, and the code (`code` of the published bytes): our files hold neither.
+- selective pruning of codes of 1 and -1 (#1019, #1512): in none of the published runs was there anything to prune.
+- lrzip (#1855), which is a program, and ships in no file of ours.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from bitgolf.grids.clip import MaxClip, QuantileClip, SdClip
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
+from bitgolf.quantize.calibrate import Calibrate
+from bitgolf.quantize.codec import Codec, Float, IntRows
+from bitgolf.quantize.gptq import Gptq
+from bitgolf.quantize.lqer import LowRankRepair
+from bitgolf.quantize.samples import OwnSamples, TrainingText
 from bitgolf.rules import Rule
 from bitgolf.spec import Spec, part
 
@@ -24,6 +33,13 @@ H100 = "8 x H100 SXM, 600 s"
 # Departures that nothing undoes.
 CLIPPED = {"the gradient is clipped after the mean over all processes, where each clipped its own": ""}
 CASEOPS = {"the text is as it is, where the original wrote capitals as operators (CaseOps)": ""}
+SEARCHED = {"clips are searched with rounding to the nearest, where the original tried GPTQ with each": ""}
+LOOKED_UP = {"the embedding's statistics count its lookups, where the original's were those of the head alone": ""}
+WITHIN = {"calibration keeps to documents, where the original's attention ran over their ends": ""}
+REPAIRED = {
+    "of the embedding one matrix is repaired and of the MLPs two, where the original took the three worst of all": "",
+    "a repair's factors are turned so that two bits reach their largest entries": "",
+}
 
 
 def groups(
@@ -51,10 +67,14 @@ def results(
     params: int | None,
     seeds: dict[int, dict[str, float]] | None = None,
     hardware: str = H100,
+    code: int | None = None,
     departures: dict[str, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """A recipe's `published`: `seeds` by seed, `departures` as what differs here -> the `--set` that undoes it."""
+    """A recipe's `published`: `seeds` by seed, `departures` as what differs here -> the `--set` that undoes it.
+
+    `bytes` counts the code, `code` of them, which is None where nothing tells it.
+    """
     return {
         "source": f"openai/parameter-golf, pull request {pull_request}",
         "hardware": hardware,
@@ -62,7 +82,80 @@ def results(
         "params": params,
         "bpb": bpb,
         "bytes": bytes,
+        "code": code,
         "seeds": {str(seed): values for seed, values in (seeds or {}).items()},
         "departures": departures or {},
         **more,
     }
+
+
+# ---- from weights to codes -----------------------------------------------------------------------------------------
+
+HALF = part(Float, dtype="float16")
+BYTES = part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), floor=1 / 127)
+"""The baseline's int8: what tables had until #1394."""
+HALF_GATES = (part(Rule, where="gate", use=HALF),)
+BYTE_GATES = (part(Rule, where="gate@blocks.**", use=part(IntRows, bits=8, clip=part(MaxClip))),)
+
+
+def codec(use: Spec[Codec], *others: Spec[Rule], projections: Spec[Codec] = HALF) -> tuple[Spec[Rule], ...]:
+    """`use` for the blocks' matrices that `others` leave; int8 for tables; float16 for what is small.
+
+    Up to 65,536 numbers were small: so nearly all projections of the input side.
+    """
+    small = (part(Rule, where="scale", use=HALF), part(Rule, where="matrix@enter.**", use=projections))
+    return (*small, *others, part(Rule, where="embedding", use=BYTES), part(Rule, where="*", use=use))
+
+
+def floored(bits: int = 6, **settings: Any) -> Spec[IntRows]:
+    """Rows whose step is 1/Q or more, as in #164 to #1285: the same step for all rows, once weights are small."""
+    return part(IntRows, bits=bits, floor=1 / (2 ** (bits - 1) - 1), **settings)
+
+
+def twice_damped() -> Spec[Gptq]:
+    """In #1019, #1060, #1204 and #1512 a Hessian was damped by a hundredth when it was collected, and again in the solver."""
+    return part(Gptq, damping=0.0201)
+
+
+def deviations(
+    *,
+    mlp: float,
+    rest: float,
+    embed: float,
+    embed_bits: int,
+    gates: tuple[Spec[Rule], ...] = (),
+    repaired: bool = False,
+) -> tuple[Spec[Rule], ...]:
+    """From #1394 on: all matrices by GPTQ, int6, clipped at so many standard deviations; the table likewise, by its own.
+
+    repaired: low-rank repairs, of rank 4, of the table and of the two worst first matrices of MLPs.
+    """
+
+    def rows(k: float, bits: int = 6) -> Spec[Codec]:
+        return part(IntRows, bits=bits, clip=part(SdClip, k=k), solve=part(Gptq))
+
+    table, up = rows(embed, embed_bits), ()
+    if repaired:
+        table = part(LowRankRepair, codec=table, rank=4, keep=1)
+        up = (part(Rule, where="matrix@**.mlp.up.weight", use=part(LowRankRepair, codec=rows(mlp), rank=4, keep=2)),)
+    return (
+        part(Rule, where="scale", use=HALF),
+        *gates,
+        part(Rule, where="embedding", use=table),
+        *up,
+        part(Rule, where="matrix@**.mlp.**", use=rows(mlp)),
+        part(Rule, where="*", use=rows(rest)),
+    )
+
+
+# ---- calibration ---------------------------------------------------------------------------------------------------
+
+
+def on_training_text(batches: int, *, reserve: float) -> Spec[Calibrate]:
+    """So many batches of 48 rows of 2,048 tokens, an eighth of a step each: what the rank saw that wrote the file."""
+    return part(Calibrate, source=part(TrainingText, batches=6 * batches, rows=8, length=2048), reserve=reserve)
+
+
+def on_own_samples() -> Spec[Calibrate]:
+    """As in #1019, after the clock had stopped."""
+    return part(Calibrate, source=part(OwnSamples, sequences=64, length=2048, temperature=(0.8,), seed=42))

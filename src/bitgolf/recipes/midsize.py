@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from bitgolf.data.batches import Shuffled
 from bitgolf.edits import but
-from bitgolf.grids.clip import SdClip
 from bitgolf.model.attend import Attention, QGain
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.optim.muon import Muon
-from bitgolf.pack.coders import Brotli, Range, Smallest
+from bitgolf.pack.coders import Range
 from bitgolf.pack.settings import Pack
-from bitgolf.quantize.codec import Float, IntRows
+from bitgolf.quantize.calibrate import Calibrate
+from bitgolf.quantize.codec import Float
+from bitgolf.quantize.samples import TrainingText
+from bitgolf.quantize.trellis import Trellis
 from bitgolf.recipe import Recipe
 from bitgolf.recipes.baseline import baseline
 from bitgolf.rules import Rule
@@ -19,7 +21,7 @@ from bitgolf.spec import Spec, part
 
 
 def midsize() -> Spec[Recipe]:
-    """The baseline, narrower, with the activation, the clip and the coder that later records settled on."""
+    """The baseline, narrower, with the activation that later records settled on, and all that makes it small here."""
     recipe = baseline().but(name="midsize", published=None)
     recipe = recipe.set("model.dim", 256).set("model.layers", 6).set("tokens.vocab", 4096)
     recipe = recipe.edit(Attention, but(heads=4, kv_heads=2)).edit(QGain, but(init=2.0))
@@ -32,9 +34,9 @@ def midsize() -> Spec[Recipe]:
         train=train,
         quantize=(
             part(Rule, where="scale", use=part(Float, dtype="float16")),
-            part(Rule, where="embedding", use=part(IntRows, bits=8, clip=part(SdClip, k=20.0))),
-            part(Rule, where="*", use=part(IntRows, bits=6, clip=part(SdClip, k=12.85))),
+            part(Rule, where="*", use=part(Trellis, bits=4.4)),
         ),
-        pack=part(Pack, cap=2_500_000, coder=part(Smallest, coders=(part(Range), part(Brotli)))),
+        calibrate=part(Calibrate, source=part(TrainingText, batches=32), reserve=300.0),
+        pack=part(Pack, cap=2_500_000, coder=part(Range, levels=True)),
         score=(part(Contiguous, window=512), part(Sliding, window=512, stride=128)),
     )

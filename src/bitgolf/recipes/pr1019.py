@@ -1,4 +1,4 @@
-"""Exclusive self-attention on all layers, 3,072 bigrams of width 112, a warm-down of 4,000 steps.
+"""Exclusive self-attention on all layers, 3,072 bigrams of width 112, GPTQ on samples of the model's own.
 
 Source: openai/parameter-golf, pull request 1019.
 """
@@ -6,26 +6,31 @@ Source: openai/parameter-golf, pull request 1019.
 from __future__ import annotations
 
 from bitgolf.edits import but
+from bitgolf.grids.clip import SearchClip
 from bitgolf.model.fake import FakeQuant
 from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.pack.coders import Lzma
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import SEARCHED, codec, floored, on_own_samples, results, twice_damped
 from bitgolf.recipes.pr549 import pr549
-from bitgolf.spec import Spec
+from bitgolf.spec import Spec, part
 
 
 def pr1019() -> Spec[Recipe]:
     recipe = pr549().but(name="pr1019").set("train.steps", 20_000).set("train.schedule.steps", 4000)
     recipe = recipe.edit(HashedBigrams, but(rows=3072, width=112)).set("model.block.mixer.after.0.layers", "*")
     recipe = recipe.edit(FakeQuant, but(since=round(1 - 0.15 * 4000 / 6922, 3)))
-    return recipe.but(
+    return recipe.set("pack.coder", part(Lzma, preset=9)).but(
+        calibrate=on_own_samples(),
+        quantize=codec(floored(clip=part(SearchClip, per_row=False), solve=twice_damped())),
         published=results(
             1019,
             params=27_067_484,
             bpb={"averaged": 1.1342, "packed": 1.13835, "sliding": 1.11474},
             bytes=15_984_850,
+            code=101_850,
             steps=6922,
             seeds={314: {"sliding": 1.11508}, 42: {"sliding": 1.11437}, 999: {"sliding": 1.11475}},
-            departures=pr549()["published"]["departures"],
-        )
+            departures={**pr549()["published"]["departures"], **SEARCHED},
+        ),
     )

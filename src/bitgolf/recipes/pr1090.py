@@ -20,10 +20,10 @@ from bitgolf.model.smear import BlendSmear
 from bitgolf.model.stream import Normalize
 from bitgolf.model.weight import Linear
 from bitgolf.model.xsa import ExclusiveSelf
-from bitgolf.pack.coders import Brotli
-from bitgolf.quantize.codec import Float, IntRows
+from bitgolf.pack.coders import Zstd
+from bitgolf.quantize.codec import IntRows
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import HALF, results
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.pr162 import bigrams
 from bitgolf.rules import Rule
@@ -40,12 +40,13 @@ def pr1090() -> Spec[Recipe]:
     recipe = recipe.edit("train", but(seconds=4850.0, rows=256, length=2048, micro_rows=32)).set(
         "train.schedule.steps", 3000
     )
-    return recipe.set("pack.coder", part(Brotli)).but(
+    rows = part(IntRows, clip=part(MaxClip), full_range=True)
+    return recipe.set("pack.coder", part(Zstd, level=22)).but(
         quantize=(
-            part(Rule, where="scale", use=part(Float, dtype="float32")),
-            part(Rule, where="matrix@blocks.*.mlp.**", use=part(IntRows, bits=5, clip=part(MaxClip))),
-            part(Rule, where="matrix@blocks.*.mixer.**", use=part(IntRows, bits=6, clip=part(MaxClip))),
-            part(Rule, where="*", use=part(IntRows, bits=8, clip=part(MaxClip))),
+            part(Rule, where="scale", use=HALF),
+            part(Rule, where="embedding@embed.**", use=rows.but(bits=8)),
+            part(Rule, where="matrix@blocks.*.mlp.**", use=rows.but(bits=5)),
+            part(Rule, where="*", use=rows.but(bits=6)),
         ),
         score=(part(Contiguous, window=2048),),
         published=results(
@@ -54,6 +55,7 @@ def pr1090() -> Spec[Recipe]:
             hardware="1 x H100 PCIe, 4850 s",
             bpb={"trained": 1.1727, "packed": 1.1930, "adapted": 1.1573},
             bytes=15_793_319,
+            code=57_899,
             steps=7926,
             ms_per_step=611.9,
             seeds={1337: {"adapted": 1.1573}},

@@ -1,12 +1,13 @@
 """A vocabulary of 4,096, four times as wide an MLP, strong weight decay, gated skips; bigrams and SmearGate go.
 
-Source: openai/parameter-golf, pull request 1218. Ten of its 600 seconds were kept for calibration.
+Source: openai/parameter-golf, pull request 1218.
 """
 
 from __future__ import annotations
 
 from bitgolf.average.ema import Ema
 from bitgolf.edits import but
+from bitgolf.grids.clip import SearchClip
 from bitgolf.model.attend import QGain
 from bitgolf.model.depth import GatedSkip, UNet
 from bitgolf.model.mlp import MLP
@@ -17,8 +18,9 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
 from bitgolf.pack.coders import Brotli
+from bitgolf.quantize.gptq import Gptq
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import groups, results
+from bitgolf.recipes._published import SEARCHED, codec, floored, groups, on_training_text, results
 from bitgolf.recipes.pr1060 import pr1060
 from bitgolf.spec import Spec, part
 
@@ -31,7 +33,6 @@ def pr1218() -> Spec[Recipe]:
     recipe = recipe.edit(
         "train",
         but(
-            seconds=590.0,
             schedule=part(WarmdownFraction, fraction=0.667),
             optim=groups(
                 part(Muon, lr=0.02, momentum=part(Ramp, start=0.92, end=0.99, steps=1500), weight_decay=0.085),
@@ -41,16 +42,20 @@ def pr1218() -> Spec[Recipe]:
         ),
     )
     return recipe.set("pack.coder", part(Brotli)).but(
+        calibrate=on_training_text(64, reserve=10.0),
+        quantize=codec(floored(clip=part(SearchClip, per_row=False), solve=part(Gptq))),
         published=results(
             1218,
             params=34_401_371,
             bpb={"averaged": 1.10467, "packed": 1.11620, "sliding": 1.09785},
             bytes=15_927_782,
+            code=68_246,
             steps=5963,
             seeds={
                 42: {"averaged": 1.10411, "packed": 1.11588, "sliding": 1.09744},
                 1337: {"averaged": 1.10482, "packed": 1.11631, "sliding": 1.09795},
                 2025: {"averaged": 1.10507, "packed": 1.11641, "sliding": 1.09816},
             },
-        )
+            departures=SEARCHED,
+        ),
     )

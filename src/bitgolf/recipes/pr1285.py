@@ -11,7 +11,7 @@ from bitgolf.model.loops import Loop
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.shape import RowNorm
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import SEARCHED, results
 from bitgolf.recipes.pr1218 import pr1218
 from bitgolf.spec import Spec, part
 
@@ -27,11 +27,13 @@ def pr1285() -> Spec[Recipe]:
             params=34_401_371,
             bpb={"averaged": 1.09826, "packed": 1.10966, "sliding": 1.09124},
             bytes=15_967_483,
+            code=21_396,
             steps=5533,
             seeds={
                 0: {"averaged": 1.09784, "packed": 1.10934, "sliding": 1.09084},
                 1337: {"averaged": 1.09922, "packed": 1.11071, "sliding": 1.09230},
                 42: {"averaged": 1.09770, "packed": 1.10893, "sliding": 1.09057},
             },
+            departures=SEARCHED,
         )
     )

@@ -1,22 +1,19 @@
-"""A vocabulary of 8,192, layers 4 and 5 three times from mid-training, clips by standard deviation.
+"""A vocabulary of 8,192, layers 4 and 5 three times from mid-training, clips by standard deviation, GPTQ for the table too.
 
-Source: openai/parameter-golf, pull request 1394. Twelve of its 600 seconds were kept for calibration.
+Source: openai/parameter-golf, pull request 1394.
 """
 
 from __future__ import annotations
 
 from bitgolf.data.batches import ShuffledSequences
 from bitgolf.edits import but
-from bitgolf.grids.clip import SdClip
 from bitgolf.model.depth import GatedSkip, UNet
 from bitgolf.model.loops import Loop
 from bitgolf.model.stream import Normalize
 from bitgolf.optim.muon import Muon
-from bitgolf.quantize.codec import Float, IntRows
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import LOOKED_UP, deviations, on_training_text, results
 from bitgolf.recipes.pr1285 import pr1285
-from bitgolf.rules import Rule
 from bitgolf.spec import Spec, part
 
 
@@ -25,15 +22,16 @@ def pr1394() -> Spec[Recipe]:
     recipe = recipe.set("model.block.mixer.value", ())
     looped = but(order=part(Loop, first=4, last=5, since=(0.5, 0.5)), skip=part(GatedSkip))
     recipe = recipe.edit(UNet, looped).edit(Muon, but(weight_decay=0.085))
-    recipe = recipe.set("train.optim.1.use.weight_decay", 0.085).set("train.seconds", 588.0)
-    recipe = recipe.set("train.order", part(ShuffledSequences))
+    recipe = recipe.set("train.optim.1.use.weight_decay", 0.085).set("train.order", part(ShuffledSequences))
     return recipe.but(
-        quantize=codec(matrix=12.85),
+        calibrate=on_training_text(64, reserve=12.0),
+        quantize=deviations(mlp=12.85, rest=12.85, embed=20.0, embed_bits=8),
         published=results(
             1394,
             params=35_943_512,
             bpb={"averaged": 1.09021, "packed": 1.10235, "sliding": 1.08562},
             bytes=15_988_983,
+            code=15_516,
             steps=4989,
             seeds={
                 1: {"averaged": 1.08996, "packed": 1.10239, "sliding": 1.08554},
@@ -42,18 +40,6 @@ def pr1394() -> Spec[Recipe]:
                 2025: {"averaged": 1.09092, "packed": 1.10239, "sliding": 1.08578},
                 42: {"averaged": 1.08994, "packed": 1.10345, "sliding": 1.08664},
             },
+            departures=LOOKED_UP,
         ),
     )
-
-
-def codec(
-    *, matrix: float, mlp: float | None = None, embed_bits: int = 8, embed: float = 20.0, gate_bits: int = 0
-) -> tuple[Spec[Rule], ...]:
-    """Int6 rows clipped at so many standard deviations, the MLPs' apart where given; embeddings by their own."""
-    rules = [part(Rule, where="scale", use=part(Float, dtype="float16"))]
-    if gate_bits:
-        rules += [part(Rule, where="gate", use=part(IntRows, bits=gate_bits))]
-    rules += [part(Rule, where="embedding", use=part(IntRows, bits=embed_bits, clip=part(SdClip, k=embed)))]
-    if mlp is not None:
-        rules += [part(Rule, where="matrix@**.mlp.**", use=part(IntRows, bits=6, clip=part(SdClip, k=mlp)))]
-    return (*rules, part(Rule, where="*", use=part(IntRows, bits=6, clip=part(SdClip, k=matrix))))

@@ -13,7 +13,7 @@ from bitgolf.model.lanes import Parallel
 from bitgolf.model.loops import Loop
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import LOOKED_UP, results
 from bitgolf.recipes.pr1394 import pr1394
 from bitgolf.spec import Spec, part
 
@@ -31,6 +31,7 @@ def pr1493() -> Spec[Recipe]:
             params=35_944_536,
             bpb={"trained": 1.0889, "averaged": 1.08767, "packed": 1.09949, "sliding": 1.0827, "adapted": 1.0810},
             bytes=15_993_232,
+            code=16_594,
             steps=4554,
             ms_per_step=129.1,
             seeds={
@@ -38,5 +39,6 @@ def pr1493() -> Spec[Recipe]:
                 314: {"averaged": 1.08775, "packed": 1.09947, "sliding": 1.08271, "adapted": 1.08103},
                 999: {"averaged": 1.08789, "packed": 1.09929, "sliding": 1.08265, "adapted": 1.08118},
             },
+            departures=LOOKED_UP,
         )
     )

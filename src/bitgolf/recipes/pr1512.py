@@ -14,7 +14,7 @@ from bitgolf.model.fake import FakeQuant
 from bitgolf.model.offset import KeyOffset
 from bitgolf.model.rope import Ntk, Rope
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CLIPPED, results
+from bitgolf.recipes._published import CLIPPED, SEARCHED, results
 from bitgolf.recipes.pr315 import NEVER
 from bitgolf.recipes.pr1019 import pr1019
 from bitgolf.score.windows import Contiguous, Sliding
@@ -35,6 +35,7 @@ def pr1512() -> Spec[Recipe]:
             params=27_067_484,
             bpb={"trained": 1.1213, "averaged": 1.1204, "packed": 1.1255, "sliding": 1.1117},
             bytes=16_120_506,
+            code=111_834,
             steps=7285,
             ms_per_step=82.4,
             seeds={
@@ -44,6 +45,7 @@ def pr1512() -> Spec[Recipe]:
             },
             departures={
                 **CLIPPED,
+                **SEARCHED,
                 "weight decay has no mask: one was left on keys and values from a trial": "",
                 "SmearGate is masked at document starts": "model.enter.2.mask_starts=false",
                 "a document's first key is not offset into the last one's": "model.block.mixer.qk.2.use.mask_starts=false",

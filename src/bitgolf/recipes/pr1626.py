@@ -1,6 +1,6 @@
 """A higher rate for matrices, a longer warm-down, embeddings in seven bits.
 
-Source: openai/parameter-golf, pull request 1626. Four of its 600 seconds were kept for calibration.
+Source: openai/parameter-golf, pull request 1626.
 """
 
 from __future__ import annotations
@@ -8,28 +8,29 @@ from __future__ import annotations
 from bitgolf.edits import but
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CLIPPED, results
-from bitgolf.recipes.pr1394 import codec
+from bitgolf.recipes._published import CLIPPED, LOOKED_UP, WITHIN, deviations, on_training_text, results
 from bitgolf.recipes.pr1530 import pr1530
 from bitgolf.spec import Spec
 
 
 def pr1626() -> Spec[Recipe]:
     recipe = pr1530().but(name="pr1626").edit(Muon, but(lr=0.026))
-    recipe = recipe.set("train.schedule.fraction", 0.75).set("train.seconds", 596.0)
+    recipe = recipe.set("train.schedule.fraction", 0.75)
     return recipe.but(
-        quantize=codec(matrix=13.0, mlp=12.0, embed_bits=7, embed=15.0),
+        calibrate=on_training_text(16, reserve=4.0),
+        quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7),
         published=results(
             1626,
             params=35_944_602,
             bpb={"averaged": 1.07180, "packed": 1.08405, "adapted": 1.07193},
             bytes=15_939_841,
+            code=27_610,
             steps=4972,
             seeds={
                 0: {"averaged": 1.07108, "packed": 1.08392, "adapted": 1.07134},
                 42: {"averaged": 1.07257, "packed": 1.08499, "adapted": 1.07280},
                 1234: {"averaged": 1.07174, "packed": 1.08323, "adapted": 1.07164},
             },
-            departures=CLIPPED,
+            departures=CLIPPED | LOOKED_UP | WITHIN,
         ),
     )

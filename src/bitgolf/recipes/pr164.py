@@ -10,11 +10,9 @@ from bitgolf.grids.clip import MaxClip
 from bitgolf.model.rope import Ntk, Rope
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
-from bitgolf.quantize.codec import Float, IntRows
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import codec, floored, results
 from bitgolf.recipes.pr162 import pr162
-from bitgolf.rules import Rule
 from bitgolf.score.windows import Contiguous, Sliding
 from bitgolf.spec import Spec, part
 
@@ -24,17 +22,14 @@ def pr164() -> Spec[Recipe]:
     recipe = recipe.edit(Rope, but(scaling=part(Ntk, reference=1024, length=2048)))
     recipe = recipe.edit(Muon, but(weight_decay=0.0)).edit(Adam, but(weight_decay=0.0))
     return recipe.but(
-        quantize=(
-            part(Rule, where="scale", use=part(Float, dtype="float32")),
-            part(Rule, where="embedding", use=part(IntRows, bits=8, clip=part(MaxClip))),
-            part(Rule, where="*", use=part(IntRows, bits=6, clip=part(MaxClip))),
-        ),
+        quantize=codec(floored(clip=part(MaxClip), full_range=True)),
         score=(part(Contiguous, window=2048), part(Sliding, window=2048, stride=256)),
         published=results(
             164,
             params=22_368_841,
             bpb={"trained": 1.1669, "packed": 1.17579, "sliding": 1.15382},
             bytes=15_465_508,
+            code=64_123,
             steps=8224,
             ms_per_step=73.2,
             seeds={

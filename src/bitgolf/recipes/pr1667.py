@@ -1,6 +1,6 @@
 """A gate on the previous token's embedding and a narrow gate on each attention head.
 
-Source: openai/parameter-golf, pull request 1667. Thirteen of its 600 seconds were kept for calibration.
+Source: openai/parameter-golf, pull request 1667.
 """
 
 from __future__ import annotations
@@ -11,29 +11,35 @@ from bitgolf.model.gates import NarrowGate
 from bitgolf.model.smear import ContentSmear
 from bitgolf.model.stream import Normalize
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CLIPPED, results
-from bitgolf.recipes.pr1394 import codec
+from bitgolf.recipes._published import CLIPPED, HALF_GATES, LOOKED_UP, WITHIN, deviations, on_training_text, results
 from bitgolf.recipes.pr1626 import pr1626
 from bitgolf.spec import Spec, part
 
 
 def pr1667() -> Spec[Recipe]:
-    recipe = pr1626().but(name="pr1667").set("train.seconds", 587.0).edit(QGain, but(init=5.25))
+    recipe = pr1626().but(name="pr1667").edit(QGain, but(init=5.25))
     recipe = recipe.set("model.enter", (part(ContentSmear, width=12), part(Normalize)))
     recipe = recipe.edit(Attention, append(after=part(NarrowGate, width=12)))
     return recipe.but(
-        quantize=codec(matrix=13.0, mlp=12.0, embed_bits=7, embed=15.0, gate_bits=8),
+        calibrate=on_training_text(64, reserve=13.0),
+        quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7, gates=HALF_GATES),
         published=results(
             1667,
             params=35_945_671,
             bpb={"averaged": 1.07151, "packed": 1.08185, "adapted": 1.07139},
             bytes=15_939_048,
+            code=27_555,
             steps=4841,
             seeds={
                 42: {"averaged": 1.07227, "packed": 1.08262, "adapted": 1.07221},
                 0: {"averaged": 1.07151, "packed": 1.08183, "adapted": 1.07139},
                 1337: {"averaged": 1.07074, "packed": 1.08109, "adapted": 1.07057},
             },
-            departures={**CLIPPED, "SmearGate is masked at document starts": "model.enter.0.mask_starts=false"},
+            departures={
+                **CLIPPED,
+                **LOOKED_UP,
+                **WITHIN,
+                "SmearGate is masked at document starts": "model.enter.0.mask_starts=false",
+            },
         ),
     )

@@ -9,7 +9,7 @@ from bitgolf.edits import but
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Taper
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CASEOPS, CLIPPED, results
+from bitgolf.recipes._published import CASEOPS, CLIPPED, LOOKED_UP, WITHIN, results
 from bitgolf.recipes.pr1626 import pr1626
 from bitgolf.spec import Spec, part
 
@@ -22,12 +22,13 @@ def pr1729() -> Spec[Recipe]:
             params=35_944_602,
             bpb={"averaged": 1.07023, "packed": 1.08120, "adapted": 1.06780},
             bytes=15_943_106,
+            code=30_985,
             steps=4886,
             seeds={
                 0: {"averaged": 1.07033, "packed": 1.08152, "adapted": 1.06806},
                 42: {"averaged": 1.07066, "packed": 1.08171, "adapted": 1.06807},
                 1234: {"averaged": 1.06972, "packed": 1.08037, "adapted": 1.06728},
             },
-            departures=CLIPPED | CASEOPS,
+            departures=CLIPPED | CASEOPS | LOOKED_UP | WITHIN,
         )
     )

@@ -10,8 +10,7 @@ from bitgolf.model.attend import Attention
 from bitgolf.model.gates import DenseGate
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CASEOPS, CLIPPED, results
-from bitgolf.recipes.pr1394 import codec
+from bitgolf.recipes._published import BYTE_GATES, CASEOPS, CLIPPED, LOOKED_UP, WITHIN, deviations, results
 from bitgolf.recipes.pr1729 import pr1729
 from bitgolf.spec import Spec, part
 
@@ -20,18 +19,19 @@ def pr1736() -> Spec[Recipe]:
     recipe = pr1729().but(name="pr1736").edit(Muon, but(decay=None))
     recipe = recipe.edit(Attention, append(after=part(DenseGate, std=0.005)))
     return recipe.but(
-        quantize=codec(matrix=13.0, mlp=12.0, embed_bits=7, embed=15.0, gate_bits=8),
+        quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7, gates=BYTE_GATES),
         published=results(
             1736,
             params=35_989_658,
             bpb={"averaged": 1.06852, "packed": 1.07793, "adapted": 1.06549},
             bytes=15_978_834,
+            code=28_025,
             steps=4848,
             seeds={
                 42: {"averaged": 1.06907, "packed": 1.07847, "adapted": 1.06610},
                 0: {"averaged": 1.06779, "packed": 1.07719, "adapted": 1.06473},
                 1234: {"averaged": 1.06872, "packed": 1.07811, "adapted": 1.06563},
             },
-            departures=CLIPPED | CASEOPS,
+            departures=CLIPPED | CASEOPS | LOOKED_UP | WITHIN,
         ),
     )

@@ -11,7 +11,7 @@ from bitgolf.model.gates import DenseGate, SparseGate
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.orthogonalize import PolarExpress
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CASEOPS, CLIPPED, results
+from bitgolf.recipes._published import CASEOPS, CLIPPED, LOOKED_UP, WITHIN, results
 from bitgolf.recipes.pr1736 import pr1736
 from bitgolf.spec import Spec, part
 
@@ -21,19 +21,20 @@ def pr1787() -> Spec[Recipe]:
     recipe = recipe.edit(Attention, without("after", DenseGate)).edit(
         Attention, append(after=part(SparseGate, width=12))
     )
-    recipe = recipe.set("train.schedule.floor", 0.1).set("train.seconds", 599.5)
+    recipe = recipe.set("train.schedule.floor", 0.1).set("calibrate.reserve", 0.5)
     return recipe.but(
         published=results(
             1787,
             params=35_945_658,
             bpb={"averaged": 1.06699, "packed": 1.07632, "adapted": 1.06335},
             bytes=15_940_380,
+            code=30_305,
             steps=4961,
             seeds={
                 42: {"averaged": 1.06764, "packed": 1.07699, "adapted": 1.06400},
                 0: {"averaged": 1.06667, "packed": 1.07603, "adapted": 1.06308},
                 1234: {"averaged": 1.06665, "packed": 1.07595, "adapted": 1.06297},
             },
-            departures=CLIPPED | CASEOPS,
+            departures=CLIPPED | CASEOPS | LOOKED_UP | WITHIN,
         )
     )

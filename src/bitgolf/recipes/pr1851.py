@@ -8,7 +8,7 @@ from __future__ import annotations
 from bitgolf.model.smear import ContentSmear
 from bitgolf.model.stream import Normalize
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CASEOPS, CLIPPED, results
+from bitgolf.recipes._published import CASEOPS, CLIPPED, HALF_GATES, LOOKED_UP, REPAIRED, WITHIN, deviations, results
 from bitgolf.recipes.pr1787 import pr1787
 from bitgolf.spec import Spec, part
 
@@ -16,13 +16,15 @@ from bitgolf.spec import Spec, part
 def pr1851() -> Spec[Recipe]:
     recipe = pr1787().but(name="pr1851").set("model.enter", (part(ContentSmear, width=12), part(Normalize)))
     return recipe.but(
+        quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7, gates=HALF_GATES, repaired=True),
         published=results(
             1851,
             params=35_945_671,
             bpb={"averaged": 1.06490, "packed": 1.07406, "adapted": 1.06128},
             bytes=15_952_086,
+            code=31_250,
             steps=4900,
             seeds={42: {"averaged": 1.06490, "packed": 1.07406, "adapted": 1.06128}},
-            departures=CLIPPED | CASEOPS,
-        )
+            departures=CLIPPED | CASEOPS | LOOKED_UP | WITHIN | REPAIRED,
+        ),
     )

@@ -41,6 +41,7 @@ def pr265() -> Spec[Recipe]:
             params=26_829_913,
             bpb={"trained": 1.1437, "packed": 1.15290, "sliding": 1.13071},
             bytes=15_892_986,
+            code=66_055,
             steps=6976,
             seeds={1337: {"sliding": 1.13071}},
             departures=pr162()["published"]["departures"],

@@ -21,6 +21,7 @@ def pr287() -> Spec[Recipe]:
             params=26_829_913,
             bpb={"trained": 1.1427, "packed": 1.14944, "sliding": 1.12707},
             bytes=15_534_645,
+            code=66_133,
             steps=7103,
             seeds={1337: {"sliding": 1.12707}},
             departures=pr265()["published"]["departures"],

@@ -29,6 +29,7 @@ def pr315() -> Spec[Recipe]:
             params=26_829_913,
             bpb={"trained": 1.1418, "packed": 1.14846, "sliding": 1.12485},
             bytes=15_612_308,
+            code=67_617,
             steps=7051,
             seeds={2025: {"sliding": 1.12485}},
             departures={**pr287()["published"]["departures"], "late fake quantization acts": NEVER},
@@ -38,5 +39,12 @@ def pr315() -> Spec[Recipe]:
 
 def late(recipe: Spec[Recipe], *, below: float, warmdown: int, steps: int) -> Spec[Recipe]:
     """Fake int6 in every matrix of the blocks from where a warm-down of so many of the run's steps falls under `below`."""
-    fake = part(FakeQuant, bits=6, clip=part(MaxClip), since=round(1 - below * warmdown / steps, 3))
+    fake = part(
+        FakeQuant,
+        bits=6,
+        clip=part(MaxClip),
+        floor=1 / 31,
+        full_range=True,
+        since=round(1 - below * warmdown / steps, 3),
+    )
     return recipe.edit("model.block.**.linear", append(view=fake))

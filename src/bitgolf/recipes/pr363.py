@@ -16,9 +16,8 @@ from bitgolf.model.loops import Loop
 from bitgolf.model.mlp import MLP
 from bitgolf.model.objectives import MultiToken
 from bitgolf.optim.muon import Muon
-from bitgolf.quantize.codec import IntRows
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import codec, floored, results
 from bitgolf.recipes.pr162 import bigrams
 from bitgolf.recipes.pr315 import pr315
 from bitgolf.rules import Rule
@@ -35,8 +34,9 @@ def pr363() -> Spec[Recipe]:
     heads = part(Rule, where="head", use=recipe["train.optim.0.use"])
     recipe = recipe.set("train.optim", (heads, *recipe["train.optim"]))
     recipe = recipe.set("train.schedule.steps", 2000)
-    recipe = recipe.set("quantize.2.use", part(IntRows, bits=5, clip=part(SearchClip)))
+    five = floored(5, clip=part(SearchClip, per_row=False))
     return recipe.but(
+        quantize=codec(five, projections=five),
         published=results(
             363,
             params=None,  # no log was published
@@ -46,5 +46,5 @@ def pr363() -> Spec[Recipe]:
             ms_per_step=143,
             eleven_plain_layers={"sliding": 1.1648, "same settings, looped": 1.1894},
             departures={"SmearGate is masked at document starts": "model.enter.2.mask_starts=false"},
-        )
+        ),
     )

@@ -12,9 +12,8 @@ from bitgolf.model.core import only
 from bitgolf.model.fake import FakeQuant
 from bitgolf.model.inits import Orthogonal
 from bitgolf.model.values import AddValueEmbedding, ValueTable
-from bitgolf.quantize.codec import IntRows
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import codec, floored, results
 from bitgolf.recipes.pr315 import pr315
 from bitgolf.spec import Spec, part
 
@@ -25,15 +24,16 @@ def pr414() -> Spec[Recipe]:
     recipe = recipe.edit("model", append(enter=part(ValueTable, width=128, out=256, init=small)))
     recipe = recipe.edit(Attention, append(value=only("last 2", part(AddValueEmbedding))))
     recipe = recipe.edit(FakeQuant, but(since=round(1 - 0.15 * 3500 / 7096, 3)))
-    recipe = recipe.edit("quantize.2.use", lambda node: part(IntRows, bits=6, clip=part(SearchClip)))
     return recipe.but(
+        quantize=codec(floored(clip=part(SearchClip, per_row=False))),
         published=results(
             414,
             params=26_993_756,
             bpb={"trained": 1.1395, "averaged": 1.1385, "packed": 1.14656, "sliding": 1.12278},
             bytes=15_555_017,
+            code=67_603,
             steps=7096,
             seeds={1337: {"sliding": 1.12278}},
             departures=pr315()["published"]["departures"],
-        )
+        ),
     )

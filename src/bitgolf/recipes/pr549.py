@@ -23,7 +23,7 @@ from bitgolf.spec import Spec, part
 
 
 def pr549() -> Spec[Recipe]:
-    recipe = pr414().but(name="pr549").set("train.steps", 9000).set("pack.coder", part(Lzma))
+    recipe = pr414().but(name="pr549").set("train.steps", 9000).set("pack.coder", part(Lzma, preset=6))
     recipe = recipe.edit(MLP, but(act=part(LeakySquared, slope=0.5)))
     recipe = recipe.edit(HashedBigrams, but(rows=1536, project=part(Linear, init=part(Orthogonal))))
     recipe = recipe.edit(ValueTable, but(init=part(Orthogonal)))
@@ -43,6 +43,7 @@ def pr549() -> Spec[Recipe]:
             params=26_928_220,
             bpb={"averaged": 1.1369, "packed": 1.14530, "sliding": 1.12184, "adapted": 1.11938},
             bytes=15_990_006,
+            code=89_458,
             steps=7185,
             ms_per_step=83.4,
             seeds={

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bitgolf.average.ema import Ema
-from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attend import Attention, QGain, QKNorm
 from bitgolf.model.cores.sdpa import Sdpa
 from bitgolf.model.head import TiedHead
@@ -17,9 +16,12 @@ from bitgolf.model.weight import Embedding
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
-from bitgolf.pack.coders import Brotli, Range, Smallest
+from bitgolf.pack.coders import Range
 from bitgolf.pack.settings import Pack
-from bitgolf.quantize.codec import Float, IntRows
+from bitgolf.quantize.calibrate import Calibrate
+from bitgolf.quantize.codec import Float
+from bitgolf.quantize.samples import TrainingText
+from bitgolf.quantize.trellis import Trellis
 from bitgolf.recipe import Recipe
 from bitgolf.rules import Rule
 from bitgolf.score.proof import RoundTrip
@@ -55,9 +57,10 @@ def quickstart() -> Spec[Recipe]:
         average=part(Ema, decay=0.95, corrected=True),
         quantize=(
             part(Rule, where="scale", use=part(Float, dtype="float16")),
-            part(Rule, where="*", use=part(IntRows, bits=8, clip=part(MaxClip))),
+            part(Rule, where="*", use=part(Trellis, bits=5.0)),
         ),
-        pack=part(Pack, cap=1_000_000, coder=part(Smallest, coders=(part(Range), part(Brotli)))),
+        calibrate=part(Calibrate, source=part(TrainingText, batches=8), reserve=5.0),
+        pack=part(Pack, cap=1_000_000, coder=part(Range, levels=True)),
         score=(part(Contiguous, window=256), part(Sliding, window=256, stride=64)),
         proof=part(RoundTrip, bytes=16_000),
     )

@@ -14,11 +14,11 @@ from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.model.core import load_weights, roles
 from bitgolf.model.skeleton import LM
 from bitgolf.names import from_json
-from bitgolf.pack.artifact import Artifact, read_artifact, write_artifact
+from bitgolf.pack.artifact import Artifact, artifact_bytes, read_artifact, write_artifact
 from bitgolf.pack.coders import Brotli, Lzma, Smallest
 from bitgolf.pack.settings import Pack
 from bitgolf.pack.streams import Code, pack_blob, pack_codes, unpack_blob, unpack_codes
-from bitgolf.quantize.codes import decode_all, layout
+from bitgolf.quantize.codes import decode_all, layout, walks
 from bitgolf.recipe import Recipe
 from bitgolf.rules import Rule
 from bitgolf.score.windows import Method
@@ -48,12 +48,24 @@ def build_empty(model: Spec[LM], vocab: int, bos: int = 1) -> LM:
 
 def write(path: Path, recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) -> Artifact:
     """Pack codes and tokenizer with the slices of the recipe that reading needs."""
-    whole = recipe.to_json()
+    return write_artifact(path, **_content(recipe, codes, tokenizer))
+
+
+def packed(recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) -> Artifact:
+    """What `write` would write, without the file: for those who ask how large it would be."""
+    return read_artifact(artifact_bytes(**_content(recipe, codes, tokenizer)))
+
+
+def _content(recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) -> dict[str, Any]:
+    """Recipe, meta and sections, as an artifact is made of them."""
+    whole, pack = recipe.to_json(), recipe["pack"]()
     vocab = Tokenizer(tokenizer).vocab
-    sections = pack_codes(codes, roles(build_empty(recipe["model"], vocab)), recipe["pack"]().coder)
+    model = build_empty(recipe["model"], vocab)
+    shapes, kinds = {path: tuple(p.shape) for path, p in model.named_parameters()}, roles(model)
+    sections = pack_codes(codes, pack.grouped(kinds), pack.coder, walks(shapes, kinds, recipe["quantize"]))
     sections.append(pack_blob("tokenizer", tokenizer, TOKENIZER))
     meta = {"bitgolf": __version__, "name": recipe["name"], "vocab": vocab}
-    return write_artifact(path, recipe={name: whole[name] for name in SLICES}, meta=meta, sections=sections)
+    return {"recipe": {name: whole[name] for name in SLICES}, "meta": meta, "sections": sections}
 
 
 def load(source: Path | bytes) -> Loaded:
@@ -94,8 +106,10 @@ def _load(artifact: Artifact, digest: bytes) -> Loaded:
     if sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
         raise DamagedError("the recipe's model is larger than any artifact may be")
     kinds = roles(model)
-    codes = unpack_codes(sections, layout(shapes, kinds, recipe["quantize"]), kinds, recipe["pack"]().coder)
-    load_weights(model, decode_all(codes, shapes, kinds, recipe["quantize"]))
+    rules, pack = recipe["quantize"], recipe["pack"]()
+    known = walks(shapes, kinds, rules)
+    codes = unpack_codes(sections, layout(shapes, kinds, rules), pack.grouped(kinds), pack.coder, known)
+    load_weights(model, decode_all(codes, shapes, kinds, rules))
     return Loaded(str(artifact.meta.get("name", "")), recipe, model.requires_grad_(False), tokenizer, digest)
 
 

@@ -1,4 +1,4 @@
-"""Starting several training processes on this host, under torchrun."""
+"""Starting several processes of a stage on this host, under torchrun."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from bitgolf.errors import BitgolfError
 from bitgolf.train.loop import Interrupted
 
 
-def launch(processes: int, folder: Path, data: Path, *, seed: int, resume: bool) -> None:
-    """Train with N processes; each finds the recipe in `folder`. A signal to us is passed on, and waited for.
+def launch(
+    processes: int, module: str, *arguments: str, folder: Path, stage: str = "training", again: str = "--resume"
+) -> None:
+    """N processes of `python -m module arguments`, for a run in `folder`. A signal to us is passed on, and waited for.
 
-    Raises `Interrupted` where a signal stopped them (their state is saved), `BitgolfError` where one failed.
+    `stage` and `again` (the option that goes on with it) are for messages. Raises `Interrupted` where a signal stopped
+    them, `BitgolfError` where one failed.
     """
-    worker = ["-m", "bitgolf.train.worker", str(folder), str(data), str(seed), str(int(resume))]
+    worker = ["-m", module, *arguments]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *worker]
     caught: list[int] = []
     with subprocess.Popen(command) as torchrun:
@@ -33,7 +36,7 @@ def launch(processes: int, folder: Path, data: Path, *, seed: int, resume: bool)
             for s, handler in old.items():
                 signal.signal(s, handler)
     if caught:
-        raise Interrupted("training was stopped by a signal", place=str(folder), mend="go on with --resume")
+        raise Interrupted(f"{stage} was stopped by a signal", place=str(folder), mend=f"go on with {again}")
     if code:
-        cause = f"training on {processes} processes failed"
+        cause = f"{stage} on {processes} processes failed"
         raise BitgolfError(cause, place=str(folder), mend="see run.log and the messages above")

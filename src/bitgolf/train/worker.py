@@ -17,7 +17,7 @@ from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json, write_json
 from bitgolf.journal import Journal
 from bitgolf.names import from_json
-from bitgolf.recipe import Recipe
+from bitgolf.recipe import Recipe, as_trained
 from bitgolf.spec import Place, Spec
 from bitgolf.train import dist, fast, loop
 from bitgolf.train.device import choose
@@ -35,7 +35,7 @@ def train_run(
     """Train in this process's share of the world. Leaves checkpoints and `train.json` in `folder`."""
     world = dist.join()
     try:
-        return _train(recipe, data, folder, seed, resume, journal, world)
+        return _train(as_trained(recipe), data, folder, seed, resume, journal, world)
     finally:
         dist.leave(world)
 

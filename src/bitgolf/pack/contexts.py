@@ -1,0 +1,190 @@
+"""Symbols that are coded knowing where they stand: sorted into one stream for each context, and back.
+
+A context is what a reader knows of a symbol before it reads it. It has two sources. A codec may say, from the rows that
+were read before, what can follow (`Walk`; a trellis does). And rows and columns of a matrix differ in spread: with
+`levels` their spreads travel too, and symbols of like spread share a table. Any coder then codes each stream by itself.
+
+    u8 with levels? | [u32 length | levels] | for each context: u32 count, u32 length | the streams, back to back
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgolf.errors import DamagedError
+from bitgolf.pack.coders import Coder
+from bitgolf.pack.planes import Array
+
+PER_OCTAVE = 8  # levels: spreads are told apart by 9 %, which costs a table about 0.001 bit a symbol
+CLASSES = 40  # of spread, from 2**-2.5 of a step on; what is beyond belongs to the last
+_NUMBERS = struct.Struct("<II")
+
+
+class Walk(Protocol):
+    """Goes down the rows of one matrix. `contexts`: how many there are."""
+
+    contexts: int
+
+    def row(self) -> NDArray[np.uint8]:
+        """(columns,) the contexts of the row that comes next."""
+        ...
+
+    def push(self, row: Array) -> None:
+        """(columns,) the symbols that stood there."""
+        ...
+
+
+class Still:
+    """A walk that knows nothing."""
+
+    contexts = 1
+
+    def __init__(self, columns: int) -> None:
+        self._row = np.zeros(columns, np.uint8)
+
+    def row(self) -> NDArray[np.uint8]:
+        return self._row
+
+    def push(self, row: Array) -> None:
+        pass
+
+
+class Levels(NamedTuple):
+    """uint8 spreads of rows and columns, in eighths of an octave, such that their sum is that of a symbol."""
+
+    rows: NDArray[np.uint8]
+    columns: NDArray[np.uint8]
+
+    def classes(self, row: int) -> NDArray[np.uint8]:
+        """(columns,) which table a symbol of this row is coded with, for each column."""
+        return np.minimum((self.columns.astype(np.uint16) + self.rows[row]) // 2, CLASSES - 1).astype(np.uint8)
+
+
+def measure(codes: Array) -> Levels:
+    """The levels of a matrix of integers: those of its rows' root mean squares, and of its columns' next to them."""
+    squares = codes.astype(np.float32) ** 2 + 1 / 16  # so that nothing is without spread
+    rows = np.log2(squares.mean(1)) / 2 * PER_OCTAVE
+    columns = np.log2(squares.mean(0) / squares.mean()) / 2 * PER_OCTAVE
+    half = max(0.0, float(-np.floor(columns.min())))
+    return Levels(_bytes(rows + 2.5 * PER_OCTAVE - half), _bytes(columns + half))
+
+
+def encode(matrices: Sequence[Array], walks: Sequence[Walk], coder: Coder) -> bytes:
+    """`matrices`: each (rows, columns), of one integer type; `walks`: as many, at their start.
+
+    Levels are used where the coder may and they save more than they cost.
+    """
+    found = _walked(matrices, walks)
+    plain = b"\0" + _coded(_sorted(matrices, found, max(walk.contexts for walk in walks)), coder)
+    if not coder.levels:
+        return plain
+    levels = [measure(m) for m in matrices]
+    for context, level in zip(found, levels, strict=True):
+        for i, row in enumerate(context):
+            row[:] = row * np.uint8(CLASSES) + level.classes(i)
+    leveled = b"\1" + _write_levels(levels, coder) + _coded(_sorted(matrices, found, _contexts(walks, levels)), coder)
+    return min(plain, leveled, key=len)
+
+
+def decode(
+    data: bytes, shapes: Sequence[tuple[int, int]], walks: Sequence[Walk], dtype: np.dtype[np.int8], coder: Coder
+) -> list[Array]:
+    """The inverse of `encode`. Raises `DamagedError` where `data` is not what it makes of such matrices."""
+    if data[:1] not in (b"\0", b"\1"):
+        raise DamagedError("does not say whether levels follow")
+    found, at = _read_levels(data, shapes, coder) if data[0] else (None, 1)
+    contexts = _contexts(walks, found)
+    heads = data[at : at + contexts * _NUMBERS.size]
+    if len(heads) != contexts * _NUMBERS.size:
+        raise DamagedError("truncated")
+    numbers = list(_NUMBERS.iter_unpack(heads))
+    at += len(heads)
+    if sum(count for count, _ in numbers) != sum(r * c for r, c in shapes):
+        raise DamagedError("the contexts hold more or fewer symbols than the matrices")
+    if sum(length for _, length in numbers) != len(data) - at:
+        raise DamagedError("truncated, or followed by other bytes")
+    streams = []
+    for count, length in numbers:
+        streams.append(coder.decode(data[at : at + length], dtype, count))
+        at += length
+    return _gather(streams, shapes, walks, found)
+
+
+def _contexts(walks: Sequence[Walk], levels: list[Levels] | None) -> int:
+    return max(walk.contexts for walk in walks) * (CLASSES if levels else 1)
+
+
+def _context(walk: Walk, levels: Levels | None, row: int) -> NDArray[np.uint8]:
+    """(columns,) of the row that the walk has come to."""
+    return walk.row() * np.uint8(CLASSES) + levels.classes(row) if levels else walk.row()
+
+
+def _walked(matrices: Sequence[Array], walks: Sequence[Walk]) -> list[NDArray[np.uint8]]:
+    """For each matrix the context of each symbol, as the walk has it."""
+    found = [np.empty(codes.shape, np.uint8) for codes in matrices]
+    for contexts, codes, walk in zip(found, matrices, walks, strict=True):
+        for i, row in enumerate(codes):
+            contexts[i] = walk.row()
+            walk.push(row)
+    return found
+
+
+def _sorted(matrices: Sequence[Array], found: list[NDArray[np.uint8]], contexts: int) -> list[Array]:
+    """The stream of each context: matrix by matrix, row by row."""
+    pieces: list[list[Array]] = [[] for _ in range(contexts)]
+    for codes, context in zip(matrices, found, strict=True):
+        order = np.argsort(context, axis=None, kind="stable")
+        ends = np.cumsum(np.bincount(context.reshape(-1), minlength=contexts))
+        for c, piece in enumerate(np.split(codes.reshape(-1)[order], ends[:-1])):
+            pieces[c].append(piece)
+    return [np.concatenate(stream) for stream in pieces]
+
+
+def _coded(streams: list[Array], coder: Coder) -> bytes:
+    coded = [coder.encode(stream) for stream in streams]
+    return b"".join(_NUMBERS.pack(len(s), len(c)) for s, c in zip(streams, coded, strict=True)) + b"".join(coded)
+
+
+def _gather(
+    streams: list[Array], shapes: Sequence[tuple[int, int]], walks: Sequence[Walk], levels: list[Levels] | None
+) -> list[Array]:
+    at, matrices = np.zeros(len(streams), np.int64), []
+    joined = np.concatenate(streams)
+    starts = np.cumsum([0, *(s.size for s in streams)])
+    for k, ((rows, columns), walk) in enumerate(zip(shapes, walks, strict=True)):
+        codes = np.empty((rows, columns), joined.dtype)
+        for i in range(rows):
+            context = _context(walk, levels[k] if levels else None, i)
+            counts = np.bincount(context, minlength=len(streams))
+            if (starts[:-1] + at + counts > starts[1:]).any():
+                raise DamagedError("a context ends before its symbols do")
+            order = np.argsort(context, kind="stable")
+            first = np.repeat(starts[:-1] + at - (np.cumsum(counts) - counts), counts)
+            codes[i, order] = joined[first + np.arange(columns)]
+            walk.push(codes[i])
+            at += counts
+        matrices.append(codes)
+    return matrices
+
+
+def _bytes(levels: Array) -> NDArray[np.uint8]:
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def _write_levels(levels: list[Levels], coder: Coder) -> bytes:
+    data = coder.encode(np.concatenate([part for pair in levels for part in pair]))
+    return struct.pack("<I", len(data)) + data
+
+
+def _read_levels(data: bytes, shapes: Sequence[tuple[int, int]], coder: Coder) -> tuple[list[Levels], int]:
+    if len(data) < 5:
+        raise DamagedError("truncated")
+    end = 5 + struct.unpack_from("<I", data, 1)[0]
+    sizes = [n for shape in shapes for n in shape]
+    parts = np.split(coder.decode(data[5:end], np.dtype(np.uint8), sum(sizes)), np.cumsum(sizes)[:-1])
+    return [Levels(parts[i], parts[i + 1]) for i in range(0, len(parts), 2)], end

@@ -1,0 +1,242 @@
+"""How likely each byte is: tables that travel as counts, as the parameters of a curve, or not at all, and what each costs.
+
+The first byte of a table is its form:
+
+    one value      low
+    even           low, values - 1                                   all of them equally likely (the low bytes of floats)
+    counts         low, values - 1, a LEB128 number for each value
+    curve          u16 centre, u8 spread, u8 power                   exp(-(|x - centre| / spread) ** power), in integers
+    curve + pace   the same, and counts of what was seen are added to it block by block, by reader and writer alike
+
+The centre is in 1/256, the spread in sixteenths of an octave from 1/16 on, the power in 1/32. A pace says how many seen
+symbols the curve is worth, and how many seen ones are remembered: the older half is then worth half. Counts on both sides
+are exact integers; the curve's come from decimal arithmetic, which is rounded the same on every machine.
+"""
+
+from __future__ import annotations
+
+import decimal
+import struct
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitgolf.errors import DamagedError
+
+Bytes = NDArray[np.uint8]
+Counts = NDArray[np.int64]
+Forms = Literal["smallest", "sent", "adaptive"]
+
+ONE, EVEN, COUNTS, CURVE = range(4)
+RESOLUTIONS = [1 << bits for bits in range(4, 22, 2)]
+STRENGTHS = [4, 64, 1024, 1 << 14]  # symbols that a curve is worth
+MEMORIES = [1 << 14, 1 << 17, 1 << 40]  # symbols; the last is all of them
+PACES = [(strength, memory) for memory in MEMORIES for strength in STRENGTHS]
+LONGEST = 1 << 13  # symbols between two adaptations
+PEAK = 1 << 20  # of a curve; 256 of them times 2**30 symbols stay below 2**63
+
+_EXACT = decimal.Context(prec=20, rounding=decimal.ROUND_HALF_EVEN)
+_POWERS = np.array([16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 128, 192])
+_CURVE = struct.Struct("<HBB")
+
+
+class Table(NamedTuple):
+    """`counts[i]` is the weight of the byte `low + i`; `pace`: (strength, memory) of one that adapts; `head` as written."""
+
+    low: int
+    counts: Counts
+    pace: tuple[int, int] | None
+    head: bytes
+
+
+class Adapting:
+    """The counts of a table that learns. `weights` sums to less than 2**63 for less than 2**30 symbols."""
+
+    def __init__(self, table: Table) -> None:
+        assert table.pace
+        (self.strength, self.memory), self.start = table.pace, table.counts
+        self.total, self.seen = int(table.counts.sum()), np.zeros_like(table.counts)
+
+    def weights(self) -> Counts:
+        return self.start * self.strength + self.seen * self.total
+
+    def learn(self, histogram: Counts) -> None:
+        self.seen = self.seen + histogram
+        if self.seen.sum() > self.memory:
+            self.seen = self.seen - (self.seen >> 1)
+
+
+def blocks(n: int) -> Iterator[tuple[int, int]]:
+    """Where an adapting stream of `n` symbols is cut: each block is a quarter of what came before it."""
+    start = 0
+    while start < n:
+        stop = min(n, start + max(16, min(start // 4, LONGEST)))
+        yield start, stop
+        start = stop
+
+
+# ---- the choice ----------------------------------------------------------------------------------------------------
+
+
+def choose(plane: Bytes, forms: Forms = "smallest") -> Table:
+    """The table with which `plane` (one symbol at least) takes the fewest bytes, its own included.
+
+    `forms`: of all, of those that do not adapt by counts alone, or of those that adapt.
+    """
+    exact = np.bincount(plane, minlength=256).astype(np.int64)
+    low, top = int(plane.min()), int(plane.max())
+    if low == top:
+        return _one(low)
+    found: list[tuple[float, Table]] = []
+    if forms != "adaptive":
+        here = exact[low : top + 1]
+        sent = [_even(low, here.size), *(_counts(low, _scaled(here, resolution)) for resolution in RESOLUTIONS)]
+        found += [(_bits(here, table.counts) + 8 * len(table.head), table) for table in sent]
+    if forms != "sent":
+        fitted = _fit(exact)
+        found.append((_bits(exact, curve(*fitted)) + 8 * (1 + _CURVE.size), _curve(fitted)))
+        found += _adapting(plane, fitted)
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def _bits(exact: Counts, counts: Counts) -> float:
+    seen = exact > 0
+    return float(-(exact[seen] * np.log2(counts[seen] / counts.sum())).sum())
+
+
+def _adapting(plane: Bytes, fitted: tuple[int, int, int]) -> list[tuple[float, Table]]:
+    """Every pace that differs on so many symbols, with its bits."""
+    cuts = list(blocks(plane.size))
+    pieces = [np.bincount(plane[start:stop], minlength=256) for start, stop in cuts]
+    found = []
+    for i, (_, memory) in enumerate(PACES):
+        if memory < plane.size or memory == MEMORIES[-1]:
+            table = _curve(fitted, i)
+            found.append((_adapted_bits(pieces, table) + 8 * len(table.head), table))
+    return found
+
+
+def _adapted_bits(pieces: Sequence[Counts], table: Table) -> float:
+    state, bits = Adapting(table), 0.0
+    for piece in pieces:
+        bits += _bits(piece, state.weights())
+        state.learn(piece)
+    return bits
+
+
+def _fit(exact: Counts) -> tuple[int, int, int]:
+    """Centre, spread and power of the likeliest curve, nearly. In floats: what is chosen is said, not derived again."""
+    values, total = np.arange(256), int(exact.sum())
+    centre = min(65535, round(256 * float((exact * values).sum() / total)))
+    distance = np.abs(values - centre / 256)
+    power = _POWERS[:, None] / 32
+    about = (power[:, 0] * ((distance**power) @ exact) / total) ** (1 / power[:, 0])  # likeliest where steps are fine
+    spread = np.clip(np.rint(16 * np.log2(about) + 64)[:, None] + np.arange(-12, 9), 0, 255).astype(np.int64)
+    scaled = distance / 2 ** ((spread[..., None] - 64) / 16)
+    weights = np.maximum(np.exp(-np.minimum(scaled ** power[..., None], 700)), 1 / PEAK)
+    bits = total * np.log2(weights.sum(-1)) - np.log2(weights) @ exact
+    best, at = np.unravel_index(np.argmin(bits), bits.shape)
+    return centre, int(spread[best, at]), int(_POWERS[best])
+
+
+@lru_cache(maxsize=1024)
+def curve(centre: int, spread: int, power: int) -> Counts:
+    """(256,) the weight of each byte, 1 to `PEAK`, exactly the same everywhere. Do not write into it."""
+    exponent = _EXACT.divide(decimal.Decimal(power), 32)
+    width = _EXACT.multiply(_EXACT.divide(decimal.Decimal(spread - 64), 16), _EXACT.ln(decimal.Decimal(2)))
+    reach = _EXACT.exp(
+        _EXACT.add(_EXACT.divide(decimal.Decimal(3), exponent), width)
+    )  # beyond it the weight is below 1
+    counts = np.ones(256, np.int64)
+    for x in range(256):
+        distance = _EXACT.divide(decimal.Decimal(abs(256 * x - centre)), 256)
+        if not distance:
+            counts[x] = PEAK
+        elif distance < reach:
+            scaled = _EXACT.exp(_EXACT.multiply(exponent, _EXACT.subtract(_EXACT.ln(distance), width)))
+            counts[x] = max(1, int(_EXACT.multiply(_EXACT.exp(_EXACT.minus(scaled)), PEAK)))
+    return counts
+
+
+def _scaled(exact: Counts, resolution: int) -> Counts:
+    total = int(exact.sum())
+    scaled = np.round(exact * (min(resolution, total) / total)).astype(np.int64)
+    return np.where(exact > 0, np.maximum(scaled, 1), 0)
+
+
+# ---- as bytes ------------------------------------------------------------------------------------------------------
+
+
+def _one(low: int) -> Table:
+    return Table(low, np.ones(1, np.int64), None, bytes([ONE, low]))
+
+
+def _even(low: int, size: int) -> Table:
+    return Table(low, np.ones(size, np.int64), None, bytes([EVEN, low, size - 1]))
+
+
+def _counts(low: int, counts: Counts) -> Table:
+    head = bytes([COUNTS, low, counts.size - 1]) + b"".join(map(leb128, counts.tolist()))
+    return Table(low, counts, None, head)
+
+
+def _curve(fitted: tuple[int, int, int], pace: int | None = None) -> Table:
+    head = bytes([CURVE if pace is None else CURVE + 1 + pace]) + _CURVE.pack(*fitted)
+    return Table(0, curve(*fitted), None if pace is None else PACES[pace], head)
+
+
+def read_table(data: bytes, at: int) -> tuple[Table, int]:
+    """The table at `at`, and where the next begins. Raises `DamagedError` for what no writer writes."""
+    size = {ONE: 2, EVEN: 3, COUNTS: 3}.get(data[at] if at < len(data) else -1, 1 + _CURVE.size)
+    head = data[at : at + size]
+    if len(head) < size:
+        raise DamagedError("the table is truncated")
+    at += size
+    if head[0] == ONE:
+        return _one(head[1]), at
+    if head[0] >= CURVE:
+        return _read_curve(head), at
+    low, values = head[1], head[2] + 1
+    if values == 1 or low + values > 256:
+        raise DamagedError("the table is not one of byte counts")
+    if head[0] == EVEN:
+        return _even(low, values), at
+    counts = np.empty(values, np.int64)
+    for i in range(values):
+        counts[i], at = read_leb128(data, at)
+    if not counts[0] or not counts[-1]:
+        raise DamagedError("the table's first or last value never occurs")
+    return _counts(low, counts), at
+
+
+def _read_curve(head: bytes) -> Table:
+    pace = head[0] - CURVE - 1
+    fitted = _CURVE.unpack(head[1:])
+    if pace >= len(PACES) or not fitted[2]:
+        raise DamagedError("the table's curve or pace is not one that is known")
+    return _curve(fitted, None if pace < 0 else pace)
+
+
+def leb128(value: int) -> bytes:
+    """Seven bits in a byte, lowest first; the high bit says that more follow."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def read_leb128(data: bytes, at: int) -> tuple[int, int]:
+    """The number at `at`, below 2**35, and where the next begins."""
+    value = 0
+    for i, byte in enumerate(data[at : at + 5]):
+        value |= (byte & 0x7F) << 7 * i
+        if byte < 0x80 and (byte or not i):  # a zero at the end is a longer form than needed
+            return value, at + i + 1
+        if byte < 0x80:
+            break
+    raise DamagedError("a number is truncated, or not as it would be written")

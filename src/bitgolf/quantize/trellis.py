@@ -1,0 +1,170 @@
+"""The codec of least error for its bytes: a trellis within GPTQ, steps by sensitivity, indices coded by what the state allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from copy import copy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.grids import logscale
+from bitgolf.grids.trellis import TrellisGrid
+from bitgolf.pack.planes import Array
+from bitgolf.pack.streams import Code
+from bitgolf.quantize.allocate import Allocation, EqualCost, Steps, demand, spreads
+from bitgolf.quantize.codec import Arrays, Codec, Shape, finite, matrix_shape
+from bitgolf.quantize.gptq import Factor, Gptq
+from bitgolf.quantize.stats import Stats, flat
+from bitgolf.quantize.viterbi import find
+from bitgolf.spec import Spec, part, register
+
+ERROR = {1: 0.08333, 4: 0.06626, 8: 0.0649, 16: 0.06399, 32: 0.06304, 64: 0.0624, 128: 0.06175, 256: 0.06128}
+"""states -> mean square error at high rate, in squared steps: measured by `bench/gaussian.py --errors`."""
+ROOM = 96
+"""The largest index that a weight may need as it stands; GPTQ adds to it what other columns lost."""
+
+
+@register
+class Trellis(Codec):
+    """Indices of a trellis of so many `states` (one: plain rounding) that runs down the rows of each column.
+
+    bits: what a weight of the matrices of this rule costs in the mean, estimated from their spreads; it decides the unit
+    of all steps, and `allocate` who gets smaller ones.
+    rate: how much the search minds bits; at 1 it gives up error for them at the very price that a finer step would pay.
+    solve: how the columns answer for one another's errors; None rounds each by itself.
+    """
+
+    contextual = ("codes",)
+
+    def __init__(
+        self,
+        *,
+        bits: float,
+        states: int = 256,
+        rate: float = 1.0,
+        allocate: Spec[Allocation] = part(EqualCost),
+        solve: Spec[Gptq] | None = part(Gptq),
+    ) -> None:
+        if not 0 < bits <= 7:
+            raise RecipeError(f"a weight has more than 0 and at most 7 bits here, not {bits}", place="Trellis.bits")
+        if not 0 <= rate <= 2:
+            raise RecipeError(f"rate is 0 to 2, not {rate}", place="Trellis.rate")
+        self.grid, self.bits, self.rate = TrellisGrid(states), bits, rate
+        self.allocate, self.solve = allocate(), (solve or part(Gptq, order="given"))()
+        self.calibrated = solve is not None or isinstance(self.allocate, EqualCost)
+        self.unit: float | None = None  # log2; None until it is fitted
+
+    def arrays(self, shape: Shape) -> Arrays:
+        rows, columns = matrix_shape(shape)
+        return {
+            "codes": (np.dtype(np.int8), (rows, columns)),
+            "rows": (np.dtype(np.uint8), (rows,)),
+            "columns": (np.dtype(np.uint8), (columns,)),
+            "unit": (np.dtype(np.float32), (1,)),
+        }
+
+    def fitted(self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats]) -> dict[str, Codec]:
+        """The codec of each matrix, with the one unit at which all of them together have the bits they may have."""
+        made = copy(self)
+        made.unit = demand(self._wanted(_matrix(w), stats.get(path)) for path, w in weights.items()).unit(
+            self.bits, self.rate
+        )
+        matrices = f"{len(weights)} {'matrix' if len(weights) == 1 else 'matrices'}"
+        made.remark = (
+            f"trellis of {self.grid.states} states, {self.bits:g} bits a weight over {matrices}, compiled by numba"
+        )
+        return dict.fromkeys(weights, made)
+
+    def _wanted(self, w: Tensor, stats: Stats | None) -> tuple[Tensor, Steps]:
+        stats = stats or flat(*w.shape)
+        return w, self.allocate.steps(w, stats, _pivots(self.solve.factor(stats.hessian)))
+
+    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
+        w = finite(_matrix(w), "a weight is not finite")
+        stats = stats or flat(*w.shape)
+        factor = self.solve.factor(stats.hessian)
+        steps = self.allocate.steps(w, stats, _pivots(factor))
+        code = _empty(w, steps, self.unit if self.unit is not None else demand([(w, steps)]).unit(self.bits, self.rate))
+        order, step = _order(code), _step(code)
+        shrink = (self.rate * ERROR[self.grid.states] * (step / spreads(w).numpy()) ** 2).astype(np.float32)
+        shrink, step = np.ascontiguousarray(shrink[order].T), np.ascontiguousarray(step[order].T)
+
+        def rounded(j: int, column: Tensor) -> Tensor:
+            points = find(self.grid, column.numpy() / step[j], shrink[j])
+            code["codes"][:, j] = points >> 1
+            return torch.from_numpy(np.float32(0.5) * points * step[j])
+
+        self.solve.feed(w[torch.from_numpy(order)], factor, rounded)
+        return code
+
+    def decode(self, code: Code, shape: Shape) -> Tensor:
+        self.check(code, shape)
+        if not (np.isfinite(code["unit"]).all() and (code["unit"] > 0).all()):
+            raise DamagedError("the unit of the steps is none")
+        points = 2 * code["codes"].astype(np.int16) + self.grid.halves(code["codes"])
+        w, order = np.empty(points.shape, np.float32), _order(code)
+        with np.errstate(over="ignore", invalid="ignore"):
+            w[order] = np.float32(0.5) * points * _step(code)[order]
+        if not np.isfinite(w).all():
+            raise DamagedError("a step is beyond float32")
+        return torch.from_numpy(w).reshape(shape)
+
+    def walk(self, name: str, shape: Shape) -> Down:
+        return Down(self.grid, matrix_shape(shape)[1])
+
+
+class Down:
+    """A walk down the rows: where each column's machine stands, and so which half of the points may follow."""
+
+    def __init__(self, grid: TrellisGrid, columns: int) -> None:
+        self.grid, self.state = grid, np.zeros(columns, np.uint8)
+        self.contexts = min(grid.states, 2)
+
+    def row(self) -> NDArray[np.uint8]:
+        return self.state & np.uint8(1)
+
+    def push(self, row: Array) -> None:
+        self.state = self.grid.following[self.state, row & 1]
+
+
+def _empty(w: Tensor, steps: Steps, unit: float) -> Code:
+    """A code without its indices. No step is so small that an index would not fit its byte: columns give way where most
+    of their rows ask for it, and rows for what is left."""
+    sizes = np.log2(np.abs(w.numpy()).clip(1e-30)) - math.log2(ROOM) - unit - steps.rows.numpy()[:, None]
+    columns = np.maximum(steps.columns.numpy(), np.median(sizes, 0))
+    column_codes, column_least = logscale.nearest(columns)
+    over = (sizes - column_least - np.log2(logscale.expand(column_codes))).max(1)
+    row_codes, row_least = logscale.nearest(steps.rows.numpy() + np.maximum(over, 0))
+    return {
+        "codes": np.empty(tuple(w.shape), np.int8),
+        "rows": row_codes,
+        "columns": column_codes,
+        "unit": np.array([2.0 ** (unit + row_least + column_least)], np.float32),
+    }
+
+
+def _order(code: Code) -> NDArray[np.intp]:
+    """The rows as the trellis goes through them: small steps first. Where rows of few bits and of many took turns, the
+    former would often stand at a point between steps, which costs them a bit that they have not."""
+    return np.argsort(code["rows"], kind="stable")
+
+
+def _step(code: Code) -> NDArray[np.float32]:
+    """(rows, columns), the same float32 for reader and writer."""
+    return (code["unit"] * logscale.expand(code["rows"]))[:, None] * logscale.expand(code["columns"])
+
+
+def _pivots(factor: Factor) -> Tensor:
+    """(C,) what an error of 1 costs, by column of the matrix, once the columns after it have answered."""
+    pivots = torch.empty(len(factor.order))
+    pivots[factor.order] = factor.upper.diagonal().double().pow(-2).float()
+    return pivots
+
+
+def _matrix(w: Tensor) -> Tensor:
+    return finite(w.detach().float().cpu().reshape(matrix_shape(tuple(w.shape))), "a weight is not finite")

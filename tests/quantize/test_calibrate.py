@@ -1,0 +1,264 @@
+"""Calibration: its sources, its sums over processes, its file, and the stage in a run at toy size."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitgolf.data.prepare import load_manifest
+from bitgolf.data.shards import Stream, find_shards
+from bitgolf.errors import DamagedError, RecipeError, UsageError
+from bitgolf.quantize.calibrate import (
+    Calibrate,
+    distinct,
+    load_calibration,
+    save_calibration,
+)
+from bitgolf.quantize.samples import OwnSamples, Source, Subject, TrainingText
+from bitgolf.quantize.stats import Stats
+from bitgolf.score.stream import Reader
+from bitgolf.spec import Spec, part
+from bitgolf.world import ALONE, World
+from toy import built, toy_model
+from toy_training import make_data
+
+LENGTH = 24
+SOURCES: dict[str, Spec[Source]] = {
+    "text": part(TrainingText, batches=3, rows=2),
+    "samples": part(OwnSamples, sequences=5, length=0, rows=2, temperature=(0.5, 1.5)),
+}
+
+
+def reader(model: Any, lanes: int, tokens: int) -> Reader:
+    return Reader(model, lanes, tokens, tokens)
+
+
+def subject(data: Path) -> Subject:
+    manifest = load_manifest(data)
+    return Subject(built(toy_model(), vocab=manifest.vocab), data, LENGTH, manifest.bos, reader)
+
+
+def measured(data: Path, source: Spec[Source], world: World = ALONE) -> dict[str, Stats]:
+    return Calibrate(source=source).measure(subject(data), world)
+
+
+# ---- two processes -----------------------------------------------------------------------------------------------
+
+
+def process(rank: int, out: Path, data: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
+    world = World(rank, 2, rank, backend="gloo")
+    for name, source in SOURCES.items():
+        save_calibration(out / f"{name}.{rank}", measured(data, source, world))
+    dist.destroy_process_group()
+
+
+def main(out: Path, data: Path) -> int:
+    processes = [get_context("fork").Process(target=process, args=(rank, out, data)) for rank in range(2)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join(60)
+    return int(any(one.exitcode for one in processes))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """What two processes ended with, `source.rank`."""
+    out = tmp_path_factory.mktemp("many")
+    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, __file__, str(out), str(data)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_many_processes_sum_to_one_with_the_union(many: Path, data: Path, name: str) -> None:
+    """Spec 2.4 and G5: shares of three batches, the last one of the samples' a smaller one."""
+    one, got = measured(data, SOURCES[name]), load_calibration(many / f"{name}.0")
+    half = measured(data, SOURCES[name].but(**({"batches": 1} if name == "text" else {"sequences": 2})))
+    assert one.keys() == got.keys() and distinct(one) == distinct(got) < len(one)
+    for path, want in one.items():
+        assert got[path].tokens == want.tokens == LENGTH * (6 if name == "text" else 5)
+        scale = want.hessian.abs().max().item()
+        torch.testing.assert_close(got[path].hessian, want.hessian, rtol=1e-4, atol=1e-5 * scale)
+        torch.testing.assert_close(got[path].outputs, want.outputs, rtol=1e-3, atol=1e-6)
+        assert not torch.allclose(half[path].hessian, want.hessian, rtol=1e-3), "one batch would do as well"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_process_has_the_same_bits(many: Path, name: str) -> None:
+    assert (many / f"{name}.0").read_bytes() == (many / f"{name}.1").read_bytes()
+
+
+def test_a_process_without_a_batch_is_refused(data: Path) -> None:
+    with pytest.raises(UsageError, match="4 processes cannot share 3 batches"):
+        Calibrate(source=SOURCES["text"]).measure(subject(data), World(size=4))
+
+
+# ---- sources -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_one_seed_gives_one_file(data: Path, tmp_path: Path, name: str) -> None:
+    files = [tmp_path / str(i) for i in range(3)]
+    for file, source in zip(files, [SOURCES[name]] * 2 + [SOURCES[name].but(seed=43)], strict=True):
+        save_calibration(file, measured(data, source))
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+
+
+def test_the_training_text_is_read_in_windows_that_do_not_overlap(data: Path) -> None:
+    batch = TrainingText(batches=4, rows=3).open(subject(data))
+    stream = Stream(find_shards(data, "train"))
+    text = stream.window(0, len(stream) + LENGTH).astype("<u2").tobytes()
+    places = set()
+    for number in range(4):
+        ids = batch(number)
+        assert ids.shape == (3, LENGTH) and ids.dtype == torch.int64
+        for row in ids.numpy():
+            at = text.find(row.astype("<u2").tobytes())
+            assert at >= 0
+            places.add(at // 2)
+    starts = sorted(places)
+    assert len(starts) == 12 and all(b - a >= LENGTH for a, b in pairwise(starts))
+    assert TrainingText(rows=2, length=7).open(subject(data))(0).shape == (2, 7)
+
+
+def test_own_samples_follow_the_model_as_hot_as_they_are_told(data: Path) -> None:
+    """At almost no temperature each token is the likeliest one; at a high one hardly any is."""
+    about = subject(data)
+    batch = OwnSamples(sequences=7, length=0, rows=4, temperature=(0.001, 50.0)).open(about)
+    ids = torch.cat([batch(0), batch(1)])
+    assert ids.shape == (7, LENGTH) and (ids[:, 0] == about.bos).all() and len(set(ids[:, 1].tolist())) > 3
+    with torch.no_grad():
+        likeliest = about.model(ids).argmax(2)[:, 1:-1]
+    right = (likeliest == ids[:, 2:]).float().mean(1)
+    assert (right[0::2] > 0.95).all() and (right[1::2] < 0.3).all()
+    batch = OwnSamples(sequences=4, length=0, rows=2).open(about)
+    assert not torch.equal(batch(0), batch(1)), "batches draw by their numbers"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingText(batches=0), "batches start at 1"),
+        (lambda: TrainingText(length=1), "at least 2 tokens"),
+        (lambda: OwnSamples(sequences=0), "sequences start at 1"),
+        (lambda: OwnSamples(length=-5), "at least 2 tokens"),
+        (lambda: OwnSamples(temperature=()), "temperatures are above 0"),
+        (lambda: OwnSamples(temperature=(0.5, 0.0)), "temperatures are above 0"),
+        (lambda: Calibrate(reserve=-1.0), "a reserve is not negative"),
+    ],
+)
+def test_settings_that_make_no_sense(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make()
+
+
+# ---- the file ----------------------------------------------------------------------------------------------------
+
+
+def statistics(widths: list[int], owners: list[int]) -> dict[str, Stats]:
+    generator = torch.Generator().manual_seed(len(owners))
+    inputs = [torch.randn(c, c, generator=generator) for c in widths]
+    return {
+        f"blocks.{i}:w": Stats(inputs[o % len(inputs)], torch.rand(i + 1, generator=generator), 7 + i)
+        for i, o in enumerate(owners)
+    }
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.lists(st.integers(0, 3), min_size=1, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_what_is_saved_is_loaded_with_what_is_shared(
+    tmp_path_factory: pytest.TempPathFactory, widths: list[int], owners: list[int]
+) -> None:
+    path, stats = tmp_path_factory.mktemp("file") / "c.safetensors", statistics(widths, owners)
+    save_calibration(path, stats)
+    got = load_calibration(path)
+    assert got.keys() == stats.keys() and distinct(got) == distinct(stats)
+    for name, want in stats.items():
+        assert torch.equal(got[name].hessian, want.hessian) and torch.equal(got[name].outputs, want.outputs)
+        assert got[name].tokens == want.tokens
+
+
+def test_matrices_of_one_input_share_a_hessian(data: Path, tmp_path: Path) -> None:
+    stats = measured(data, SOURCES["text"])
+    save_calibration(tmp_path / "c", stats)
+    for known in (stats, load_calibration(tmp_path / "c")):
+        q, k, v, o = (known[f"blocks.1.mixer.{name}.weight"].hessian for name in ("q", "k", "v", "out"))
+        assert q is k is v and o is not q
+    held = sum(s.hessian.nbytes for s in stats.values())
+    assert (tmp_path / "c").stat().st_size < 0.9 * held
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_damaged_file_is_said_to_be_one(tmp_path_factory: pytest.TempPathFactory, chance: st.DataObject) -> None:
+    """Cut short, or with any byte of its header changed: an error that names the file, or sound statistics."""
+    path = tmp_path_factory.mktemp("file") / "c.safetensors"
+    save_calibration(path, statistics([3, 2], [0, 1, 0]))
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    if chance.draw(st.booleans()):
+        path.write_bytes(whole[: chance.draw(st.integers(0, len(whole) - 1))])
+        with pytest.raises(DamagedError, match="calibration") as raised:
+            load_calibration(path)
+        assert str(path) in str(raised.value) and "--from calibrate" in str(raised.value)
+        return
+    at = chance.draw(st.integers(0, header - 1))
+    path.write_bytes(whole[:at] + bytes([chance.draw(st.integers(0, 255))]) + whole[at + 1 :])
+    try:
+        for stats in load_calibration(path).values():
+            assert stats.hessian.shape[0] == stats.hessian.shape[1] and stats.tokens > 0
+    except DamagedError as error:
+        assert error.place == str(path)
+
+
+@pytest.mark.parametrize(
+    "stats",
+    [
+        {"w": Stats(torch.ones(2, 3), torch.ones(2), 5)},
+        {"w": Stats(torch.ones(3, 3), torch.ones(2, 1), 5)},
+        {"w": Stats(torch.ones(3, 3).double(), torch.ones(2), 5)},
+        {"w": Stats(torch.full((3, 3), torch.nan), torch.ones(2), 5)},
+        {"w": Stats(torch.ones(3, 3), torch.full((2,), torch.inf), 5)},
+        {"w": Stats(torch.ones(3, 3), torch.ones(2), 0)},
+    ],
+)
+def test_statistics_that_are_none_are_not_loaded(tmp_path: Path, stats: dict[str, Stats]) -> None:
+    save_calibration(tmp_path / "c", stats)
+    with pytest.raises(DamagedError, match=r"of w is n"):
+        load_calibration(tmp_path / "c")
+
+
+def test_a_missing_file_and_one_of_something_else(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(DamagedError, match="cannot be read"):
+        load_calibration(tmp_path / "none")
+    save_file({"x": torch.ones(2)}, tmp_path / "other")
+    with pytest.raises(DamagedError, match="not a calibration"):
+        load_calibration(tmp_path / "other")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

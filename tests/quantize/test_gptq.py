@@ -1,0 +1,270 @@
+"""GPTQ against its definition (properties G1 to G4): a naive twin, the limits, invariances, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.grids.integer import IntGrid
+from bitgolf.quantize.codec import IntRows
+from bitgolf.quantize.gptq import Gptq
+from bitgolf.quantize.stats import Stats
+from bitgolf.spec import part
+
+GRID, STEP = IntGrid(bits=4), 0.1
+
+
+def draw(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def some_hessian(columns: int, seed: int, *, tokens: int | None = None) -> Tensor:
+    """Of inputs as models have them: correlated, with a mean, and of very different sizes; full rank unless told."""
+    g, tokens = draw(seed), tokens or 4 * columns
+    mixed = torch.randn(tokens, columns, generator=g) @ torch.randn(columns, columns, generator=g)
+    x = (mixed + 2) * torch.logspace(-0.5, 0.5, columns)[torch.randperm(columns, generator=g)]
+    return x.T @ x / tokens
+
+
+def some_weights(rows: int, columns: int, seed: int) -> Tensor:
+    return 0.3 * torch.randn(rows, columns, generator=draw(seed + 1000))
+
+
+def stats_of(hessian: Tensor, rows: int) -> Stats:
+    return Stats(hessian, torch.ones(rows), 1)
+
+
+def solved(w: Tensor, hessian: Tensor, solver: Gptq, grid: IntGrid = GRID) -> Tensor:
+    """The codes, with the same step everywhere."""
+    codes = torch.full(w.shape, -99, dtype=torch.int8)
+    step = torch.tensor(STEP)
+
+    def rounded(j: int, column: Tensor) -> Tensor:
+        codes[:, j] = grid.round(column, step)
+        return grid.expand(codes[:, j], step)
+
+    solver.feed(w, solver.factor(hessian), rounded)
+    return codes
+
+
+def naive(w: Tensor, hessian: Tensor, *, damping: float, activation: bool) -> Tensor:
+    """The definition, in float64: fix a column, then move all later ones to where the cost is least given those fixed.
+
+    With F fixed and L left, tr(E H Eᵀ) is least for E_L = -E_F H_FL H_LL⁻¹ (E = w - read, from the
+    original w), so what column L should be read as is w_L - E_L.
+    """
+    h, plain, columns = hessian.double().numpy().copy(), w.double().numpy(), len(hessian)
+    h += damping * np.diag(h).mean() * np.eye(columns)
+    order = np.argsort(-np.diag(hessian.numpy()), kind="stable") if activation else np.arange(columns)
+    codes, error = np.zeros(plain.shape), np.zeros(plain.shape)
+    for turn, j in enumerate(order):
+        fixed, left = order[:turn], order[turn:]
+        moved = plain[:, left] + error[:, fixed] @ h[np.ix_(fixed, left)] @ np.linalg.inv(h[np.ix_(left, left)])
+        codes[:, j] = np.clip(np.round(moved[:, 0] / STEP), GRID.low, GRID.top)
+        error[:, j] = plain[:, j] - codes[:, j] * STEP
+    return torch.from_numpy(codes).to(torch.int8)
+
+
+def trace(w: Tensor, codes: Tensor, hessian: Tensor) -> float:
+    error = w.double() - STEP * codes.double()
+    return float(((error @ hessian.double()) * error).sum())
+
+
+# ---- what it finds --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    columns=st.integers(1, 12),
+    block=st.sampled_from([1, 3, 128]),
+    activation=st.booleans(),
+    damping=st.sampled_from([0.0, 0.01, 0.3]),
+    seed=st.integers(0, 10_000),
+)
+def test_it_is_the_definition(columns: int, block: int, activation: bool, damping: float, seed: int) -> None:
+    """The naive twin, but for ties of float32: at most one row of codes may have fallen to the other side of a half."""
+    w, h = some_weights(20, columns, seed), some_hessian(columns, seed)
+    solver = Gptq(damping=damping, block=block, order="activation" if activation else "given")
+    differ = (solved(w, h, solver) != naive(w, h, damping=damping, activation=activation)).any(1)
+    assert differ.sum() <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    bits=st.integers(2, 8),
+    rows=st.integers(1, 6),
+    columns=st.integers(1, 40),
+    block=st.integers(1, 50),
+    size=st.sampled_from([1e-6, 1.0, 1e6]),
+    seed=st.integers(0, 1000),
+)
+def test_with_the_identity_it_rounds_to_the_nearest(
+    bits: int, rows: int, columns: int, block: int, size: float, seed: int
+) -> None:
+    """G1, also where the identity has any size, and through the codec bit for bit."""
+    w, plain = some_weights(rows, columns, seed), IntRows(bits=bits)
+    for damping in (0.0, 0.01):
+        codec = IntRows(bits=bits, solve=part(Gptq, damping=damping, block=block))
+        found = codec.encode(w, stats_of(size * torch.eye(columns), rows))
+        assert all(np.array_equal(found[name], array) for name, array in plain.encode(w).items())
+        assert all(np.array_equal(codec.encode(w)[name], array) for name, array in plain.encode(w).items())
+
+
+def test_it_loses_less_than_rounding_to_the_nearest() -> None:
+    """Of 60 random Hessians, the cost tr(E H Eᵀ): never more here, and a half at most in the mean."""
+    ratios = []
+    for seed in range(60):
+        w, h = some_weights(24, 24, seed), some_hessian(24, seed)
+        nearest = GRID.round(w, torch.tensor(STEP))
+        ratios.append(trace(w, solved(w, h, Gptq()), h) / trace(w, nearest, h))
+    assert max(ratios) < 1.0 and sum(ratios) / len(ratios) < 0.5
+
+
+def test_it_loses_less_where_inputs_are_hardly_correlated() -> None:
+    """The gain goes to nothing with the correlation, and does not turn into a loss."""
+    ratios = []
+    for seed in range(60):
+        x = torch.randn(400, 16, generator=draw(seed))
+        w, h = some_weights(64, 16, seed), x.T @ x / 400
+        ratios.append(trace(w, solved(w, h, Gptq()), h) / trace(w, GRID.round(w, torch.tensor(STEP)), h))
+    mean = sum(ratios) / len(ratios)
+    assert 0.85 < mean < 1.0
+
+
+@pytest.mark.parametrize("order", ["activation", "given"])
+def test_the_block_changes_nothing(order: str) -> None:
+    """G2, up to rounding in float32: of 60,000 codes hardly one may fall to the other side."""
+    w, h = some_weights(300, 200, 1), some_hessian(200, 1)
+    codes = [solved(w, h, Gptq(block=block, order=order)) for block in (1, 7, 64, 128, 200, 1000)]  # pyright: ignore[reportArgumentType]
+    for other in codes[1:]:
+        assert (other != codes[0]).double().mean() < 1e-3
+        assert abs(trace(w, other, h) / trace(w, codes[0], h) - 1) < 1e-3
+
+
+@settings(max_examples=40, deadline=None)
+@given(columns=st.integers(2, 24), activation=st.booleans(), seed=st.integers(0, 1000))
+def test_columns_may_come_in_any_order(columns: int, activation: bool, seed: int) -> None:
+    """G3: by activation, permuted columns get their own codes; in the given order, it is the order of `factor`."""
+    w, h = some_weights(16, columns, seed), some_hessian(columns, seed)
+    to = torch.randperm(columns, generator=draw(seed))
+    if activation:
+        plain, permuted = solved(w, h, Gptq()), solved(w[:, to], h[to][:, to], Gptq())
+        same = plain[:, to] == permuted
+    else:
+        by_size = torch.argsort(h.diagonal(), descending=True, stable=True)
+        given_order = solved(w[:, by_size], h[by_size][:, by_size], Gptq(order="given"))
+        same = solved(w, h, Gptq())[:, by_size] == given_order
+    assert (~same).any(1).sum() <= 1, "but for a tie of float32"
+
+
+def test_turns_go_from_the_largest_input_to_the_smallest() -> None:
+    h, turns = some_hessian(9, 3), list[int]()
+    solver = Gptq()
+    solver.feed(some_weights(2, 9, 3), solver.factor(h), lambda j, column: (turns.append(j), column)[1])
+    assert turns == h.diagonal().argsort(descending=True).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(bits=st.integers(2, 8), full=st.booleans(), scale=st.sampled_from([0.01, 1.0, 100.0]), seed=st.integers(0, 1000))
+def test_codes_stay_within_their_range(bits: int, full: bool, scale: float, seed: int) -> None:
+    """What is fed from other columns may push a weight far outside; and what comes out can be read back."""
+    w, h = scale * some_weights(5, 12, seed), some_hessian(12, seed, tokens=3)
+    codec = IntRows(bits=bits, full_range=full, solve=part(Gptq))
+    code = codec.encode(w, stats_of(h, 5))
+    assert code["codes"].min() >= codec.grid.low and code["codes"].max() <= codec.grid.top
+    assert torch.isfinite(codec.decode(code, (5, 12))).all()
+
+
+def test_errors_reach_the_bound_of_their_pivots() -> None:
+    """While nothing is clipped, the cost is Σ (e / U_jj)² exactly: what steps are allotted by."""
+    w, h = some_weights(8, 10, 5), some_hessian(10, 5)
+    solver, lost = Gptq(damping=0.0), torch.zeros(8, dtype=torch.float64)
+    factor, read = solver.factor(h), torch.zeros_like(w)
+    pivots = torch.empty(10)
+    pivots[factor.order] = factor.upper.diagonal()
+
+    def rounded(j: int, column: Tensor) -> Tensor:
+        read[:, j] = (column / STEP).round() * STEP
+        lost.add_(((column - read[:, j]) / pivots[j]).double().square())
+        return read[:, j]
+
+    solver.feed(w, factor, rounded)
+    error = (w - read).double()
+    assert torch.allclose(lost, ((error @ h.double()) * error).sum(1), rtol=1e-3)
+
+
+def test_the_matrix_itself_is_left_alone() -> None:
+    w, h = some_weights(4, 6, 0), some_hessian(6, 0)
+    h[2], h[:, 2] = 0.0, 0.0
+    before, hessian = w.clone(), h.clone()
+    solved(w, h, Gptq(block=2))
+    assert torch.equal(w, before) and torch.equal(h, hessian)
+
+
+# ---- Hessians that lack something -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    dead=st.sets(st.integers(0, 9), min_size=1, max_size=9), block=st.sampled_from([1, 4, 128]), seed=st.integers(0, 99)
+)
+def test_a_dead_column_is_zero_and_moves_nothing(dead: set[int], block: int, seed: int) -> None:
+    """G4: the live columns get the codes that they get without the dead ones, whatever stood there."""
+    live = [j for j in range(10) if j not in dead]
+    w, h = some_weights(6, 10, seed), some_hessian(10, seed)
+    w[:, sorted(dead)] = 1e4
+    for j in dead:
+        h[j], h[:, j] = 0.0, 0.0
+    codes = solved(w, h, Gptq(block=block))
+    assert not codes[:, sorted(dead)].any()
+    assert torch.equal(codes[:, live], solved(w[:, live], h[live][:, live], Gptq(block=block)))
+
+
+def test_where_nothing_was_seen_all_is_zero() -> None:
+    assert not solved(some_weights(3, 5, 0), torch.zeros(5, 5), Gptq()).any()
+
+
+def test_one_column_and_one_weight() -> None:
+    for rows in (1, 7):
+        w = some_weights(rows, 1, 0)
+        assert torch.equal(solved(w, torch.tensor([[3.0]]), Gptq()), GRID.round(w, torch.tensor(STEP)))
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 15])
+def test_fewer_tokens_than_columns_want_damping(tokens: int) -> None:
+    """With it, most of the error is moved to where no input was; without it there is no answer, and that is said."""
+    w, h = some_weights(32, 32, 0), some_hessian(32, 0, tokens=tokens)
+    codes = solved(w, h, Gptq())
+    assert trace(w, codes, h) < 0.5 * trace(w, GRID.round(w, torch.tensor(STEP)), h)
+    with pytest.raises(BitgolfError, match="not positive definite") as error:
+        Gptq(damping=0.0).factor(h)
+    assert error.value.mend == "calibrate on more text, or raise the damping"
+
+
+@pytest.mark.parametrize("where", [(0, 0), (3, 3), (1, 4)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("damping", [0.0, 0.01])
+def test_what_is_not_finite_is_refused(where: tuple[int, int], value: float, damping: float) -> None:
+    i, j = where
+    h = some_hessian(5, 0)
+    h[i, j] = h[j, i] = value
+    with pytest.raises(BitgolfError, match="a number that is not finite"):
+        Gptq(damping=damping).factor(h)
+
+
+def test_a_hessian_of_another_width_is_refused() -> None:
+    for columns in (3, 5):
+        with pytest.raises(BitgolfError, match=rf"4 columns.*{columns}"):
+            solved(some_weights(2, 4, 0), torch.eye(columns), Gptq())
+
+
+@pytest.mark.parametrize("wrong", [{"damping": -0.1}, {"damping": float("nan")}, {"block": 0}])
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(RecipeError, match=r"damping is not negative|at least one column") as error:
+        Gptq(**wrong)  # pyright: ignore[reportArgumentType]
+    assert error.value.place == f"Gptq.{next(iter(wrong))}"

@@ -1,0 +1,357 @@
+"""Low-rank repair: its limits (L1, L2), that it never harms (L3), what it chooses, what it costs, damage."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.grids.clip import MaxClip
+from bitgolf.names import from_json
+from bitgolf.pack.coders import Brotli, Coder, Range, Smallest
+from bitgolf.pack.streams import pack_codes, unpack_codes
+from bitgolf.quantize.codec import Codec, Float, IntRows
+from bitgolf.quantize.codes import decode_all, encode_all, layout, walks
+from bitgolf.quantize.factors import AsymmetricFactors, ExactFactors, Factors, RowFactors
+from bitgolf.quantize.forecast import forecast
+from bitgolf.quantize.gptq import Gptq
+from bitgolf.quantize.lqer import LowRankRepair
+from bitgolf.quantize.stats import Stats
+from bitgolf.quantize.trellis import Trellis
+from bitgolf.rules import Rule
+from bitgolf.spec import Spec, part
+
+Choose = Literal["frobenius", "hessian"]
+INNER = part(IntRows, bits=3, clip=part(MaxClip))
+FACTORS: list[Spec[Factors]] = [
+    part(AsymmetricFactors),
+    part(AsymmetricFactors, group=6, peak=2.5),
+    part(RowFactors),
+    part(RowFactors, bits=2),
+    part(ExactFactors),
+]
+
+
+def weight(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def known(rows: int, columns: int, *, seed: int = 0, spread: float = 1.0) -> Stats:
+    """Inputs of few directions and of very different size, outputs likewise."""
+    inputs = weight(2 * columns, columns, seed=seed) @ (weight(columns, columns, seed=seed + 1) / columns**0.5)
+    inputs = inputs * (spread * weight(columns, seed=seed + 2)).exp()
+    return Stats(inputs.T @ inputs / len(inputs), (spread * weight(rows, seed=seed + 3)).exp(), len(inputs))
+
+
+def error(codec: Codec, w: Tensor, stats: Stats | None = None) -> Tensor:
+    return w - codec.decode(codec.encode(w, stats), tuple(w.shape))
+
+
+# ---- the repair itself -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choose", ["frobenius", "hessian"])
+@pytest.mark.parametrize("shape", [(12, 20), (20, 12), (1, 9), (9,), (2, 3, 7)])
+def test_at_full_rank_exact_factors_give_the_weights_back(choose: Choose, shape: tuple[int, ...]) -> None:
+    w, columns = weight(*shape), shape[-1]
+    stats = known(w.numel() // columns, columns)
+    codec = LowRankRepair(codec=INNER, rank=99, choose=choose, factors=part(ExactFactors))
+    assert error(INNER(), w).abs().max() > 0.05
+    assert error(codec, w, stats).abs().max() < 3e-6
+
+
+@pytest.mark.parametrize("rank", [1, 4, 7])
+def test_the_residual_is_that_of_eckart_and_young(rank: int) -> None:
+    w = weight(48, 30)
+    left = error(LowRankRepair(codec=INNER, rank=rank, factors=part(ExactFactors)), w)
+    spectrum = torch.linalg.svdvals(error(INNER(), w).double())
+    assert float(left.double().square().sum()) == pytest.approx(float(spectrum[rank:].square().sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_weighted_no_other_cut_costs_less(rank: int) -> None:
+    """The same theorem in the measure of calibration, whose best cut it is, up to the damping of the Hessian."""
+    w, stats = weight(48, 30), known(48, 30)
+    codec = LowRankRepair(codec=INNER, rank=rank, choose="hessian", factors=part(ExactFactors), damping=1e-6)
+    root = torch.linalg.cholesky(stats.hessian.double() + 1e-9 * torch.eye(30))
+    spectrum = torch.linalg.svdvals(stats.outputs.double().sqrt()[:, None] * (error(INNER(), w).double() @ root))
+    best = 0.5 * float(spectrum[rank:].square().sum())
+    assert float(stats.cost(error(codec, w, stats)).sum()) == pytest.approx(best, rel=1e-3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=st.sampled_from([(1, 1), (5,), (16, 16), (33, 8), (8, 33), (64, 32)]),
+    factors=st.sampled_from(FACTORS),
+    choose=st.sampled_from(["frobenius", "hessian"]),
+    inner=st.sampled_from([INNER, part(IntRows, bits=4, solve=part(Gptq)), part(Float, dtype="float32")]),
+    rank=st.integers(1, 9),
+    scale=st.sampled_from([0.0, 1e-6, 1.0, 1e4]),
+    spread=st.sampled_from([0.0, 1.0, 3.0]),
+    seed=st.integers(0, 1000),
+)
+def test_a_repair_never_harms(
+    shape: tuple[int, ...],
+    factors: Spec[Factors],
+    choose: Choose,
+    inner: Spec[Codec],
+    rank: int,
+    scale: float,
+    spread: float,
+    seed: int,
+) -> None:
+    w = scale * weight(*shape, seed=seed)
+    stats = known(w.numel() // shape[-1], shape[-1], seed=seed, spread=spread)
+    codec = LowRankRepair(codec=inner, rank=rank, choose=choose, factors=factors)
+    fitted = codec.fitted({"w": w}, {"w": stats})["w"]
+    assert isinstance(fitted, LowRankRepair)
+    code = fitted.encode(w, stats)
+    assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.arrays(shape)
+    without, repaired = (e.reshape(-1, shape[-1]) for e in (error(inner(), w, stats), w - codec.decode(code, shape)))
+    worth = [
+        float((stats.cost(e) if choose == "hessian" else e.double().square()).double().sum())
+        for e in (without, repaired)
+    ]
+    assert worth[1] < worth[0] if fitted.repairs["w"].kept else torch.equal(without, repaired)
+    assert not fitted.repairs["w"].kept or fitted.repairs["w"].gain == pytest.approx(worth[0] - worth[1])
+    assert any(code[name].any() for name in ("left", "right")) == fitted.repairs["w"].kept
+
+
+def test_a_repair_that_would_harm_is_dropped_and_said() -> None:
+    w, stats = weight(40, 64), known(40, 64, spread=3.0)
+    gone = LowRankRepair(codec=INNER, rank=4, choose="hessian", factors=part(Broken)).fitted({"w": w}, {"w": stats})[
+        "w"
+    ]
+    assert isinstance(gone, LowRankRepair)
+    assert not gone.repairs["w"].kept and gone.repairs["w"].gain < 0
+    assert torch.equal(error(gone, w, stats), error(INNER(), w, stats))
+
+
+class Broken(RowFactors):
+    """Factors of the wrong sign."""
+
+    def __init__(self) -> None:
+        super().__init__(bits=8)
+
+    def round(self, left: Tensor, right: Tensor, feed: Any = None) -> dict[str, Any]:
+        return super().round(-left, right, feed)
+
+
+def test_the_columns_of_the_right_factor_answer_for_one_another() -> None:
+    """As those of a matrix do; a wide spectrum makes them need it."""
+    w, stats, inner = weight(48, 96), known(48, 96), part(IntRows, bits=4, solve=part(Gptq))
+    deaf, hearing = (
+        float(stats.cost(error(LowRankRepair(codec=inner, choose="hessian", factors=factors), w, stats)).sum())
+        for factors in (part(Deaf), part(RowFactors))
+    )
+    assert hearing < 0.85 * deaf
+
+
+class Deaf(RowFactors):
+    def __init__(self) -> None:
+        super().__init__(bits=4)
+
+    def round(self, left: Tensor, right: Tensor, feed: Any = None) -> dict[str, Any]:
+        return super().round(left, right)
+
+
+@pytest.mark.parametrize("choose", ["frobenius", "hessian"])
+def test_the_largest_entry_of_each_column_is_negative_where_the_codes_reach_further(choose: Choose) -> None:
+    left = LowRankRepair(codec=INNER, rank=8, choose=choose, factors=part(ExactFactors)).encode(weight(30, 40))["left"]
+    assert (left[np.abs(left).argmax(0), np.arange(8)] < 0).all()
+
+
+# ---- which matrices --------------------------------------------------------------------------------------------------
+
+
+def test_the_weighted_choice_costs_less_than_the_published_one() -> None:
+    """The largest error is where nothing depends on it, and the dearest one has no directions that four could hold."""
+    weights = {"loud": 5 * weight(64, 64), "meant": weight(64, 64, seed=1), "white": weight(64, 64, seed=2)}
+    flat = Stats(torch.eye(64), torch.ones(64), 1)
+    stats = {"loud": Stats(1e-4 * flat.hessian, flat.outputs, 1), "meant": known(64, 64), "white": flat}
+    dearer = 1.5 * stats["meant"].cost(error(INNER(), weights["meant"])).sum()
+    stats["white"] = Stats(flat.hessian, flat.outputs * dearer / flat.cost(error(INNER(), weights["white"])).sum(), 1)
+
+    def chosen(choose: Choose) -> tuple[set[str], float]:
+        fitted = LowRankRepair(codec=INNER, keep=1, choose=choose).fitted(weights, stats)
+        cost = sum(float(stats[p].cost(error(fitted[p], w, stats[p])).sum()) for p, w in weights.items())
+        told = fitted["loud"]
+        assert isinstance(told, LowRankRepair)
+        return {p for p, repair in told.repairs.items() if repair.kept}, cost
+
+    (published, dear), (ours, cheap) = chosen("frobenius"), chosen("hessian")
+    assert published == {"loud"} and ours == {"meant"}
+    plain = sum(float(stats[p].cost(error(INNER(), w)).sum()) for p, w in weights.items())
+    assert cheap < 0.9 * plain and cheap < dear
+
+
+def test_each_matrix_is_encoded_once() -> None:
+    weights = {f"m{i}": weight(16, 16, seed=i) for i in range(5)}
+    fitted = LowRankRepair(codec=part(Counting), keep=2).fitted(weights, {})
+    Counting.calls = 0
+    codes = {path: fitted[path].encode(w) for path, w in weights.items()}
+    assert Counting.calls == 0 and sum(code["left"].any() for code in codes.values()) == 2
+    other = weight(16, 16, seed=9)
+    assert (error(fitted["m0"], other) ** 2).sum() < (error(INNER(), other) ** 2).sum() and Counting.calls == 1
+
+
+class Counting(IntRows):
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__(bits=3, clip=part(MaxClip))
+
+    def encode(self, w: Tensor, stats: Stats | None = None) -> dict[str, Any]:
+        Counting.calls += 1
+        return super().encode(w, stats)
+
+
+# ---- a whole model ---------------------------------------------------------------------------------------------------
+
+SHAPES = {"a": (96, 64), "b": (64, 96), "c": (31, 17), "v": (64,)}
+KINDS = {"a": "matrix", "b": "matrix", "c": "matrix", "v": "scale"}
+
+
+def rules(codec: Spec[Codec]) -> tuple[Spec[Rule], ...]:
+    return part(Rule, where="matrix", use=codec), part(Rule, where="*", use=part(Float, dtype="float16"))
+
+
+@pytest.mark.parametrize("inner", [INNER, part(Trellis, bits=2.0, states=4)])
+@pytest.mark.parametrize("factors", [part(AsymmetricFactors, group=6), part(RowFactors), part(ExactFactors)])
+@pytest.mark.parametrize("coder", [part(Range, levels=True), part(Smallest, coders=(part(Range), part(Brotli)))])
+def test_a_model_with_repairs_survives_packing(inner: Spec[Codec], factors: Spec[Factors], coder: Spec[Coder]) -> None:
+    use = rules(part(LowRankRepair, codec=inner, keep=2, choose="hessian", factors=factors))
+    state = {path: weight(*shape, seed=i) for i, (path, shape) in enumerate(SHAPES.items())}
+    stats = {path: known(*shape, spread=0.5) for path, shape in SHAPES.items() if len(shape) == 2}
+    codes = encode_all(state, KINDS, use, stats)
+    assert sum(codes[path]["left"].any() for path in "abc") == 2
+    found = walks(SHAPES, KINDS, use)
+    sections = {s.name: s for s in pack_codes(codes, KINDS, coder, found)}
+    back = unpack_codes(sections, layout(SHAPES, KINDS, use), KINDS, coder, found)
+    before, after = decode_all(codes, SHAPES, KINDS, use), decode_all(back, SHAPES, KINDS, use)
+    assert all(torch.equal(before[path], after[path]) for path in SHAPES)
+    plain = decode_all(encode_all(state, KINDS, rules(inner), stats), SHAPES, KINDS, rules(inner))
+    assert sum(not torch.equal(plain[path], after[path]) for path in SHAPES) == 2
+
+
+@pytest.mark.parametrize("factors", [part(AsymmetricFactors), part(RowFactors)])
+def test_matrices_without_repair_cost_next_to_nothing(factors: Spec[Factors]) -> None:
+    """67 of 512 by 512, of which 3 are repaired, against those 3 alone."""
+    codec = part(LowRankRepair, codec=INNER, keep=3, factors=factors)
+    weights = {f"m{i:02}": weight(512, 512, seed=i) for i in (7, 30, 66)}
+    alone = {path: fitted.encode(weights[path]) for path, fitted in codec().fitted(weights, {}).items()}
+    nothing = {name: np.zeros(size, kind) for name, (kind, size) in codec().arrays((512, 512)).items()}
+    paths = [f"m{i:02}" for i in range(67)]
+
+    def bytes_of(codes: dict[str, Any]) -> int:
+        kinds, shapes = dict.fromkeys(codes, "matrix"), dict.fromkeys(codes, (512, 512))
+        known = walks(shapes, kinds, (part(Rule, where="*", use=codec),))
+        found = pack_codes(codes, kinds, part(Range), known)
+        return sum(
+            len(s.data) for s in found if s.name.split(".")[1] in ("left", "right", "left_scales", "right_scales")
+        )
+
+    assert all(code["left"].any() for code in alone.values())
+    few, all_of_them = bytes_of(alone), bytes_of({path: alone.get(path, nothing) for path in paths})
+    assert few > 3000 and all_of_them < 1.02 * few + 150, (few, all_of_them)
+
+
+def test_the_forecast_counts_the_factors() -> None:
+    """Which are not all as long as the sampled rows: against the very bytes."""
+    shapes = {f"m{i}": (1024, 256) for i in range(3)}
+    kinds, coder = dict.fromkeys(shapes, "matrix"), part(Range)
+    for choose in ("frobenius", "hessian"):
+        use = (part(Rule, where="*", use=part(LowRankRepair, codec=part(IntRows), choose=choose, keep=2)),)
+        found = forecast(shapes, kinds, use, coder)
+        state = {path: 0.3 * weight(*shape, seed=i) for i, (path, shape) in enumerate(shapes.items())}
+        packed = pack_codes(encode_all(state, kinds, use), kinds, coder, walks(shapes, kinds, use))
+        assert found.keys() == {s.name for s in packed}
+        thin = {s.name: len(s.data) for s in packed if s.name != "matrix.codes"}
+        assert sum(found[name] for name in thin) == pytest.approx(sum(thin.values()), rel=0.35)
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+def altered(code: dict[str, Any], name: str, value: float) -> dict[str, Any]:
+    array = code[name].copy()
+    array.reshape(-1)[3 % array.size] = value
+    return {**code, name: array}
+
+
+def test_hostile_codes_are_damage() -> None:
+    w = weight(40, 64)
+    for factors, ends in ((part(AsymmetricFactors), [(-2, 1), (-8, 7)]), (part(RowFactors, bits=3), [(-3, 3)] * 2)):
+        codec = LowRankRepair(codec=INNER, factors=factors)
+        good = codec.encode(w)
+        for name, (low, top) in zip(("left", "right"), ends, strict=True):
+            for value in (low, top):
+                codec.decode(altered(good, name, value), (40, 64))
+            for value in (low - 1, top + 1, -128, 127):
+                with pytest.raises(DamagedError, match="outside"):
+                    codec.decode(altered(good, name, value), (40, 64))
+        for name in ("left_scales", "right_scales"):
+            for value in (np.nan, np.inf, -0.5):
+                with pytest.raises(DamagedError, match="scale"):
+                    codec.decode(altered(good, name, value), (40, 64))
+        hostile = [{**good, "left": good["left"][:, :-1]}, {**good, "more": good["left"]}, altered(good, "codes", 99)]
+        hostile += [{**good, "right": good["right"].astype(np.int16)}, {k: v for k, v in good.items() if k != "right"}]
+        for code in hostile:
+            with pytest.raises(DamagedError):
+                codec.decode(code, (40, 64))
+    exact = LowRankRepair(codec=INNER, factors=part(ExactFactors))
+    for value in (np.nan, np.inf):
+        with pytest.raises(DamagedError, match="float32"):
+            exact.decode(altered(exact.encode(w), "left", value), (40, 64))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), factors=st.sampled_from(FACTORS))
+def test_any_bytes_decode_to_finite_weights_or_are_damage(data: st.DataObject, factors: Spec[Factors]) -> None:
+    codec, code = LowRankRepair(codec=INNER, rank=2, factors=factors), {}
+    for name, (dtype, size) in codec.arrays((4, 6)).items():
+        count = int(np.prod(size)) * dtype.itemsize
+        few = st.lists(st.sampled_from([0, 1, 255, 60]), min_size=count, max_size=count).map(bytes)
+        raw = data.draw(st.one_of(few, st.binary(min_size=count, max_size=count)))
+        code[name] = np.frombuffer(bytearray(raw), dtype).reshape(size)
+    with suppress(DamagedError):
+        assert torch.isfinite(codec.decode(code, (4, 6))).all()
+
+
+def test_an_error_names_its_matrix() -> None:
+    weights = {"fine": weight(8, 8), "bad": weight(8, 8)}
+    weights["bad"][2, 3] = float("nan")
+    with pytest.raises(BitgolfError, match="bad: a weight is not finite"):
+        LowRankRepair(codec=INNER).fitted(weights, {})
+    not_one = Stats(torch.full((8, 8), float("nan")), torch.ones(8), 1)
+    with pytest.raises(BitgolfError, match="fine: the calibration"):
+        LowRankRepair(codec=INNER, choose="hessian").fitted({"fine": weight(8, 8)}, {"fine": not_one})
+
+
+def test_what_a_recipe_may_say() -> None:
+    node = part(
+        LowRankRepair, codec=part(Trellis, bits=3.0), rank=2, choose="hessian", factors=part(RowFactors, bits=5)
+    )
+    assert from_json(node.to_json()) == node
+    built = node()
+    assert built.calibrated and "codes" in built.contextual and "left" in built.contextual
+    assert not LowRankRepair(codec=INNER).calibrated and LowRankRepair(codec=INNER, choose="hessian").calibrated
+    wrong: list[dict[str, Any]] = [
+        {"rank": 0},
+        {"keep": 0},
+        {"damping": -1.0},
+        {"factors": part(RowFactors, bits=9)},
+        {"factors": part(AsymmetricFactors, group=0)},
+        {"factors": part(AsymmetricFactors, peak=0.5)},
+        {"codec": part(LowRankRepair, codec=INNER)},
+    ]
+    for setting in wrong:
+        with pytest.raises(RecipeError):
+            LowRankRepair(**{"codec": INNER, **setting})

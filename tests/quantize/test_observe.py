@@ -1,0 +1,369 @@
+"""What calibration sees: each matrix's true inputs and gradients, in every kind of model, and no trace of it afterwards."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitgolf.edits import append, but
+from bitgolf.errors import BitgolfError
+from bitgolf.model.core import roles
+from bitgolf.model.cores.sdpa import Sdpa, Window
+from bitgolf.model.depth import Planned, UNet
+from bitgolf.model.factored import FactoredEmbedding
+from bitgolf.model.fake import NoisyQuant
+from bitgolf.model.head import UntiedHead
+from bitgolf.model.loops import Loop
+from bitgolf.model.mlp import MLP, SwiGLU
+from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.share import LowRank, TieBlocks, UntiedRepeats
+from bitgolf.model.skeleton import LM
+from bitgolf.model.stream import Normalize
+from bitgolf.model.values import ValueTable
+from bitgolf.model.weight import Linear
+from bitgolf.quantize.observe import Sums, means, observe
+from bitgolf.recipes import get, names
+from bitgolf.spec import Spec, part
+from shrink import VOCAB as RECIPE_VOCAB
+from shrink import shrunk
+from toy import VOCAB, built, toy_model
+
+LOOP = part(UNet, order=part(Loop, first=1, last=2, since=(0.3, 0.4)))
+TIED = toy_model().but(layers=6, share=(part(TieBlocks, blocks=2),))
+MODELS: dict[str, Spec[LM]] = {
+    "plain": toy_model(),
+    "untied head": toy_model().but(head=part(UntiedHead)),
+    "looped": toy_model().but(depth=LOOP),
+    "windowed": toy_model().edit(Sdpa, but(masks=(part(Window, width=4),))),
+    "tied blocks": TIED,
+    "tied in turns": TIED.but(share=(part(TieBlocks, blocks=2, cycle=True),)),
+    "low rank": TIED.edit(Linear, append(add=part(LowRank, rank=2))),
+    "factored": toy_model().but(embed=part(FactoredEmbedding, width=12)),
+}
+MODELS["gated MLP"] = toy_model().but(block=toy_model()["block"].but(mlp=part(SwiGLU, hidden=40)))
+MODELS["bigrams"] = toy_model().but(enter=(part(HashedBigrams, rows=16, width=8, trigrams=True), part(Normalize)))
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> LM:
+    return built(MODELS[request.param])
+
+
+def some_ids(rows: int = 3, length: int = 20, *, vocab: int = VOCAB, seed: int = 0) -> Tensor:
+    return torch.randint(2, vocab, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def inputs_by_hand(model: LM, ids: Tensor) -> tuple[dict[str, Tensor], Counter[str]]:
+    """path -> Σ x xᵀ of what multiplies that parameter, and how often it did: seen where torch multiplies."""
+    paths = {id(p): path for path, p in model.named_parameters()}
+    sums, calls = dict[str, Tensor](), Counter[str]()
+    plain = F.linear
+
+    def watching(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        path, flat = paths[id(w)], x.double().flatten(0, -2)
+        sums[path] = sums.get(path, 0) + flat.T @ flat
+        calls[path] += 1
+        return plain(x, w, bias)
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(F, "linear", watching)
+        model(ids)
+    return sums, calls
+
+
+# ---- inputs ---------------------------------------------------------------------------------------------------------
+
+
+def test_hessians_are_those_of_the_true_inputs(model: LM) -> None:
+    """Of every matrix and of the head, by the tensors' own paths; summed over visits and over blocks that share it."""
+    ids = some_ids()
+    by_hand, _ = inputs_by_hand(model, ids)
+    sums = observe(model, [ids])
+    kinds = roles(model)
+    assert sums.reads.keys() == {path for path in by_hand if kinds[path] in ("matrix", "head", "embedding")}
+    assert {path for path, role in kinds.items() if role in ("matrix", "head")} <= sums.reads.keys()
+    for path, first in sums.reads.items():
+        assert torch.allclose(sums.hessians[first].double(), by_hand[path], rtol=1e-4, atol=1e-3), path
+    assert sums.tokens == ids.numel()
+
+
+def test_the_tied_head_is_seen_and_what_it_reads() -> None:
+    model, ids = built(MODELS["plain"]), some_ids()
+    x = model.hidden(model.bus(ids)).flatten(0, 1)
+    assert torch.allclose(observe(model, [ids]).hessians["embed.weight"], x.T @ x, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["plain", "looped", "tied blocks"])
+def test_a_layer_is_seen_as_often_as_it_is_visited(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G6: against the depth's own list of visits."""
+    model, calls = built(MODELS[kind]), Counter[str]()
+    plain = Sums.inputs
+
+    def counting(self: Sums, path: str, x: Tensor) -> None:
+        calls[path] += 1
+        plain(self, path, x)
+
+    monkeypatch.setattr(Sums, "inputs", counting)
+    observe(model, [some_ids()])
+    paths = {id(p): path for path, p in model.named_parameters()}
+    blocks = [cast(Any, model.blocks[i]) for i in cast(Planned, model.depth).visits]
+    assert len(blocks) == {"plain": 3, "looped": 7, "tied blocks": 6}[kind]
+    for read in (lambda b: b.mixer.q, lambda b: b.mixer.out, lambda b: b.mlp.down):
+        expected = Counter(paths[id(read(block).weight)] for block in blocks)
+        assert {path: calls[path] for path in expected} == dict(expected)
+
+
+def test_q_k_and_v_share_one_hessian() -> None:
+    """And so do the halves of a gated MLP; nothing else does."""
+    stats = means(observe(built(MODELS["gated MLP"]), [some_ids()]))
+    for i in range(3):
+        q, k, v = (stats[f"blocks.{i}.mixer.{name}.weight"] for name in "qkv")
+        assert q.hessian is k.hessian is v.hessian and not torch.equal(k.outputs, v.outputs)
+        assert stats[f"blocks.{i}.mlp.gate.weight"].hessian is stats[f"blocks.{i}.mlp.up.weight"].hessian
+    assert len({id(s.hessian) for s in stats.values()}) == 3 * 4 + 1
+
+
+def test_a_matrix_that_shares_its_input_only_at_times_is_refused() -> None:
+    sums, x, y = Sums(), torch.ones(1, 2, 3), torch.ones(1, 2, 3)
+    sums.inputs("a", x)
+    sums.inputs("b", x)
+    with pytest.raises(BitgolfError, match="shares its input with another matrix in one visit") as error:
+        sums.inputs("b", y)
+    assert error.value.place == "b"
+
+
+def test_batches_apart_are_the_batches_together() -> None:
+    """G5: what two processes saw, added, is what one would have seen; sizes of batches do not matter."""
+    model, ids = built(MODELS["looped"]), some_ids(6)
+    whole, apart = observe(model, [ids]), observe(model, ids.split(2))
+    one, other = observe(model, [ids[:2]]), observe(model, [ids[2:]])
+    for path, hessian in whole.hessians.items():
+        for summed in (apart.hessians[path], one.hessians[path] + other.hessians[path]):
+            assert torch.allclose(summed, hessian, rtol=1e-4, atol=1e-3), path
+    for path, counts in whole.looked_up.items():
+        assert torch.equal(counts, one.looked_up[path] + other.looked_up[path])
+    assert whole.tokens == apart.tokens == one.tokens + other.tokens
+    assert whole.reads == apart.reads == one.reads
+
+
+def test_lookups_are_counted() -> None:
+    """Bigrams and trigrams of one table are two lookups a token; a row that never came has no share."""
+    model, ids = built(MODELS["bigrams"]), some_ids()
+    table = cast(HashedBigrams, model.enter[0])
+    sums = observe(model, [ids])
+    assert torch.equal(sums.looked_up["embed.weight"], torch.bincount(ids.flatten(), minlength=VOCAB).float())
+    tokens = table.tokens(model.bus(ids))
+    slots = torch.stack([table.hash.slots(tokens[:n], 16) for n in (2, 3)])
+    assert torch.equal(sums.looked_up["enter.0.table.weight"], torch.bincount(slots.flatten(), minlength=16).float())
+    shares = means(sums)["enter.0.table.weight"].outputs
+    assert shares.sum() == pytest.approx(1.0) and shares[0] == (slots == 0).double().mean().item()
+
+
+# ---- gradients ------------------------------------------------------------------------------------------------------
+
+
+def test_outputs_are_the_squared_gradients_of_drawn_targets(model: LM) -> None:
+    """By autograd itself: a change δ of an output, its gradient squared, summed over all uses and positions."""
+    ids = some_ids()
+    sums = observe(model, [ids], seed=3)
+    linears = [m for m in model.modules() if isinstance(m, Linear)]
+    outputs = list[tuple[str, Any]]()
+    paths = {id(p): path for path, p in model.named_parameters()}
+    hooks = [
+        m.register_forward_hook(lambda m, _, y: outputs.append((paths[id(cast(Any, m).weight)], y))) for m in linears
+    ]
+    logits = model(ids).flatten(0, 1)
+    generator = torch.Generator().manual_seed(3)
+    drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator).squeeze(1)
+    gradients = torch.autograd.grad(F.cross_entropy(logits, drawn, reduction="sum"), [y for _, y in outputs])
+    for hook in hooks:
+        hook.remove()
+    by_hand = dict[str, Tensor]()
+    for (path, _), g in zip(outputs, gradients, strict=True):
+        by_hand[path] = by_hand.get(path, 0) + g.flatten(0, -2).square().sum(0)
+    assert by_hand.keys() == sums.outputs.keys() - {"embed.weight"}
+    for path, squares in by_hand.items():
+        assert torch.allclose(sums.outputs[path], squares, rtol=1e-3, atol=1e-6 * float(squares.max())), path
+
+
+def test_a_tied_table_pays_for_its_lookups_too() -> None:
+    """A row that is looked up often matters more than the head alone says, and never less."""
+    model, ids = built(MODELS["plain"]), some_ids()
+    sums = observe(model, [ids])
+    both = means(sums)["embed.weight"]
+    error = torch.eye(VOCAB)[:, :1] * torch.randn(32, generator=torch.Generator().manual_seed(0))
+    sums.looked_up.clear()
+    head = means(sums)["embed.weight"]
+    assert both.cost(torch.ones(VOCAB, 32)).sum() > head.cost(torch.ones(VOCAB, 32)).sum()
+    assert both.cost(error).shape == (VOCAB,) and not both.cost(error)[1:].any()
+    assert both.cost(error).sum() > 0
+
+
+def test_what_comes_to_nothing_costs_nothing() -> None:
+    """A part whose output nobody uses has inputs, and gradients of zero."""
+    spec = toy_model().but(enter=(part(ValueTable, width=8, out=16), part(Normalize)))
+    stats = means(observe(built(spec), [some_ids()]))
+    assert stats["enter.0.project.weight"].hessian.any() and not stats["enter.0.project.weight"].outputs.any()
+    assert not stats["enter.0.table.weight"].hessian.any()
+
+
+# ---- every recipe ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_recipe_is_seen_whole(name: str) -> None:
+    """Every matrix, embedding and head, with statistics of its shape. Not seen: scales, and gates (`F.linear` of a slice)."""
+    recipe = shrunk(get(name))
+    model = built(recipe["model"], vocab=RECIPE_VOCAB)
+    stats = means(observe(model, [some_ids(2, 32, vocab=RECIPE_VOCAB)]))
+    kinds = roles(model)
+    assert stats.keys() == {path for path, role in kinds.items() if role in ("matrix", "embedding", "head")}
+    for path, known in stats.items():
+        rows, columns = model.get_parameter(path).shape
+        assert known.hessian.shape == (columns, columns) and known.outputs.shape == (rows,), path
+        assert known.hessian.any() and known.outputs.any() and (known.outputs >= 0).all(), path
+    large = {path for path, p in model.named_parameters() if p.ndim > 1} - stats.keys()
+    assert {kinds[path] for path in large} <= {"scale", "gate"}
+
+
+def test_repeats_that_share_are_known_by_their_first_path() -> None:
+    repeats = part(UntiedRepeats, first=1, last=1)
+    spec = toy_model().but(layers=4, depth=part(UNet, order=repeats), share=(repeats,))
+    model, ids = built(spec), some_ids()
+    by_hand, calls = inputs_by_hand(model, ids)
+    sums = observe(model, [ids])
+    assert calls["blocks.1.mixer.q.weight"] == 2 and calls["blocks.2.mlp.up.weight"] == 1
+    assert "blocks.2.mixer.q.weight" not in sums.reads
+    q = sums.hessians[sums.reads["blocks.1.mixer.q.weight"]]
+    assert torch.allclose(q.double(), by_hand["blocks.1.mixer.q.weight"], rtol=1e-4, atol=1e-3)
+
+
+# ---- no trace -------------------------------------------------------------------------------------------------------
+
+
+def state(model: LM) -> dict[str, Any]:
+    """All that observing might leave behind."""
+    return {
+        "wanted": {path: p.requires_grad for path, p in model.named_parameters()},
+        "gradients": {path: p.grad for path, p in model.named_parameters()},
+        "training": [m.training for m in model.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        "attributes": [set(vars(m)) for m in model.modules()],
+        "weights": {path: p.detach().clone() for path, p in model.named_parameters()},
+    }
+
+
+def assert_same(found: dict[str, Any], before: dict[str, Any]) -> None:
+    for path, w in before.pop("weights").items():
+        assert torch.equal(found["weights"][path], w)
+    for path, g in before.pop("gradients").items():
+        assert found["gradients"][path] is g
+    assert {k: v for k, v in found.items() if k in before} == before
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_is_left_as_it_was(model: LM, training: bool) -> None:
+    """Also one whose parameters do not all ask for gradients, and which has some."""
+    model.train(training)
+    first, last = next(model.parameters()), list(model.parameters())[-1]
+    first.requires_grad_(False)
+    last.grad = torch.ones_like(last)
+    before = state(model)
+    observe(model, [some_ids()])
+    assert_same(state(model), before)
+
+
+@pytest.mark.parametrize("where", ["blocks.2.mlp", "embed", "head"])
+def test_the_model_is_left_as_it_was_when_it_fails(where: str) -> None:
+    model = built(MODELS["factored"])
+    before, out_of_luck = state(model), RuntimeError("out of luck")
+
+    def fail(*_: Any) -> None:
+        raise out_of_luck
+
+    handle = model.get_submodule(where).register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        observe(model, [some_ids()])
+    handle.remove()
+    assert_same(state(model), before)
+
+
+def test_no_graph_is_left_between_batches() -> None:
+    """When the next batch is asked for, nothing lives but the sums: no logits, no activation, no graph."""
+    model, seen = built(MODELS["plain"]), list[weakref.ref[Any]]()
+    for module in (model.blocks[1], model.norm, model.head):  # the norm: what is observed last
+        module.register_forward_hook(lambda _, inputs, y: seen.append(weakref.ref(y)))
+
+    def batches() -> Iterator[Tensor]:
+        for seed in range(3):
+            assert not any(ref() is not None for ref in seen)
+            yield some_ids(seed=seed)
+
+    sums = observe(model, batches())
+    assert len(seen) == 9
+    assert not any(t.requires_grad for d in (sums.hessians, sums.outputs, sums.stream) for t in d.values())
+
+
+def test_weights_get_no_gradients_meanwhile() -> None:
+    """They are not needed, and would cost a third of the backward pass and as much memory as the weights."""
+    model, wanted = built(MODELS["plain"]), set[bool]()
+
+    def look(*_: Any) -> None:
+        wanted.update(p.requires_grad for p in model.parameters())
+
+    model.blocks[0].register_forward_hook(look)
+    observe(model, [some_ids()])
+    assert wanted == {False}
+
+
+def test_a_model_in_training_is_seen_as_it_is_scored() -> None:
+    noisy = toy_model().edit(MLP, but(linear=part(Linear, view=(part(NoisyQuant, bits=2),))))
+    model, ids = built(noisy), some_ids()
+    scored, training = (observe(model.train(on), [ids]) for on in (False, True))
+    assert all(torch.equal(h, training.hessians[path]) for path, h in scored.hessians.items())
+
+
+def test_it_works_where_gradients_are_off() -> None:
+    model = built(MODELS["plain"])
+    with torch.no_grad():
+        sums = observe(model, [some_ids()])
+    assert all(squares.any() for squares in sums.outputs.values())
+
+
+def test_targets_are_drawn_by_the_seed() -> None:
+    model, ids = built(MODELS["plain"]), some_ids()
+    one, same, other = (observe(model, [ids], seed=seed).outputs["blocks.0.mlp.up.weight"] for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+# ---- what is not finite ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_has_diverged_is_refused(value: float) -> None:
+    model = built(MODELS["untied head"])
+    with torch.no_grad():
+        model.get_parameter("blocks.1.mlp.up.weight")[0, 0] = value
+    with pytest.raises(BitgolfError, match="not finite") as error:
+        means(observe(model, [some_ids()]))
+    assert error.value.mend == "the model has diverged"
+
+
+@pytest.mark.parametrize("kind", ["hessians", "outputs"])
+def test_a_sum_that_overflows_is_refused(kind: str) -> None:
+    sums = observe(built(MODELS["plain"]), [some_ids()])
+    getattr(sums, kind)["blocks.1.mlp.up.weight"][0] = float("inf")
+    with pytest.raises(BitgolfError, match="not finite") as error:
+        means(sums)
+    assert error.value.place == "blocks.1.mlp.up.weight"
+
+
+def test_nothing_watched_is_nothing_known() -> None:
+    assert means(observe(built(MODELS["plain"]), [])) == {}

@@ -1,0 +1,123 @@
+"""The search: the compiled one is the plain one, the path is the best of all, and it gains what it is for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from bitgolf.grids.trellis import CODES, LOW, TOP, TrellisGrid
+from bitgolf.pack.planes import entropy_bits
+from bitgolf.quantize.viterbi import Floats, find, search
+
+TRELLISES = [states for states in CODES if states > 1]
+
+
+def sequences(n: int, reach: float) -> st.SearchStrategy[Floats]:
+    return arrays.arrays(np.float32, n, elements=st.floats(-reach, reach, width=32))
+
+
+def prices(n: int) -> st.SearchStrategy[Floats]:
+    return arrays.arrays(np.float32, n, elements=st.floats(0, 2, width=32))
+
+
+def indices(points: np.ndarray) -> np.ndarray:
+    return (points >> 1).astype(np.int8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), states=st.sampled_from(TRELLISES), n=st.integers(1, 24), reach=st.sampled_from([3.0, 160.0]))
+def test_the_compiled_search_is_the_plain_one(data: st.DataObject, states: int, n: int, reach: float) -> None:
+    x, shrink, grid = data.draw(sequences(n, reach)), data.draw(prices(n)), TrellisGrid(states)
+    plain = np.full(n, 999, np.int16)
+    search(x, shrink, grid.following, plain)
+    assert find(grid, x, shrink).tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("states", TRELLISES)
+def test_long_sequences_agree_too(states: int) -> None:
+    generator = np.random.default_rng(states)
+    x = (generator.standard_normal(200) * 3).astype(np.float32)
+    shrink, plain = np.full(200, 0.02, np.float32), np.empty(200, np.int16)
+    search(x, shrink, TrellisGrid(states).following, plain)
+    assert find(TrellisGrid(states), x, shrink).tolist() == plain.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    states=st.sampled_from([4, 8]),
+    n=st.integers(1, 6),
+    centre=st.sampled_from([0.0, 0.0, 40.0, TOP - 1.0, LOW + 1.0]),
+)
+def test_no_sequence_of_indices_near_the_input_is_better(
+    data: st.DataObject, states: int, n: int, centre: float
+) -> None:
+    grid = TrellisGrid(states)
+    x = (data.draw(sequences(n, 3.0)) + np.float32(centre)).astype(np.float32)
+    shrink = data.draw(prices(n)) if not centre else np.zeros(n, np.float32)
+    around = np.rint(x.astype(np.float64) / (1 + shrink)).astype(int)
+    near = [np.unique(np.clip(np.arange(a - 2, a + 3), LOW, TOP)) for a in around]
+    every = np.array(list(itertools.product(*near))).T.astype(np.int8)  # (n, sequences)
+    found = indices(find(grid, x, shrink))[:, None]
+
+    def cost(sequences: np.ndarray) -> np.ndarray:
+        v = sequences + 0.5 * grid.halves(sequences)
+        return ((x[:, None].astype(np.float64) - v) ** 2 + shrink[:, None] * v**2).sum(0)
+
+    assert cost(found)[0] <= cost(every).min() * (1 + 1e-5) + 1e-4
+
+
+@given(x=st.floats(-300, 300, width=32), states=st.sampled_from(list(CODES)))
+def test_the_first_value_stands_at_a_whole_step(x: float, states: int) -> None:
+    """The machine begins in state 0; what is beyond a byte goes to its end."""
+    grid = TrellisGrid(states)
+    point = int(find(grid, np.array([x], np.float32), np.zeros(1, np.float32))[0])
+    assert point % 2 == 0 and abs(point / 2 - min(max(x, LOW), TOP)) <= 0.5
+
+
+@pytest.mark.parametrize("states", list(CODES))
+def test_points_stand_where_the_decoder_will_find_their_indices(states: int) -> None:
+    x = (np.random.default_rng(0).standard_normal(300) * 50).astype(np.float32)
+    grid = TrellisGrid(states)
+    points = find(grid, x, np.zeros(300, np.float32))
+    assert points.dtype == np.int16 and np.abs(points).max() > 200
+    assert (points & 1).tolist() == grid.halves(indices(points)[:, None])[:, 0].tolist()
+
+
+@pytest.mark.parametrize("states", list(CODES))
+def test_what_no_index_reaches_is_held_at_the_end(states: int) -> None:
+    grid = TrellisGrid(states)
+    x = np.array([0.2, 1e4, 3.1, -1e4, -700, 127.4, -127.4, 128, 5], np.float32)
+    v = find(grid, x, np.zeros(len(x), np.float32)) / 2
+    assert (np.abs(v - np.clip(x, LOW, TOP)) <= 1.5).all()
+
+
+@pytest.mark.parametrize("states", TRELLISES)
+def test_bits_have_a_price(states: int) -> None:
+    x = (np.random.default_rng(0).standard_normal(2000) * 2).astype(np.float32)
+    grid = TrellisGrid(states)
+    free, dear = (find(grid, x, np.full(2000, price, np.float32)) / 2 for price in (0.0, 0.3))
+    assert (dear**2).sum() < 0.9 * (free**2).sum() and ((x - dear) ** 2).sum() > ((x - free) ** 2).sum()
+
+
+def rate_and_error(grid: TrellisGrid, x: np.ndarray) -> tuple[float, float]:
+    """Bits for a symbol, given its half of the points, and the mean square error, for columns in steps."""
+    found = np.stack([indices(find(grid, column, np.zeros(len(column), np.float32))) for column in x.T], 1)
+    halves = grid.halves(found)
+    rate = sum(entropy_bits(found[halves == half]) for half in range(2)) / x.size
+    return rate, float(np.square(x - found - 0.5 * halves).mean())
+
+
+@pytest.mark.parametrize(("states", "least"), [(4, 0.85), (8, 0.95), (64, 1.1), (256, 1.2)])
+def test_gain_over_uniform_at_the_same_entropy(states: int, least: float) -> None:
+    x = (np.random.default_rng(0).standard_normal((512, 128)) / 0.4194).astype(np.float32)
+    uniform, coded = rate_and_error(TrellisGrid(1), x), rate_and_error(TrellisGrid(states), x)
+    assert uniform[0] == pytest.approx(3.301, abs=0.02) and abs(coded[0] - uniform[0]) < 0.05
+    gain = 10 * math.log10(uniform[1] / coded[1]) - 6.02 * (coded[0] - uniform[0])
+    assert least <= gain < 1.53
