@@ -81,7 +81,12 @@ class Trained:
         return {path: tuple(w.shape) for path, w in self.weights.items()}
 
     def encode(self, recipe: Spec[Recipe]) -> dict[str, Code]:
-        return encode_all(self.weights, self.roles, recipe["quantize"], self.stats)
+        """The codes that the recipe's rules make; a line of progress now and then."""
+
+        def progress(done: int, of: int) -> None:
+            self.run.journal.progress(f"encode: {done:,} of {of:,} weights")
+
+        return encode_all(self.weights, self.roles, recipe["quantize"], self.stats, progress=progress)
 
     def forecast(self) -> int:
         """Bytes of the model alone, from the recipe and no weight."""
@@ -160,10 +165,8 @@ class _Fitting:
         size = self._counted(packed(recipe, codes, self.trained.tokenizer))
         if size <= self.cap and (self.best is None or size > self.best[0]):
             self.best = size, recipe, codes
-        error = f"{expected / size - 1:+.2%} forecast error"
-        self.journal.say(
-            f"probe {self.tried}: {size:,} / {self.cap:,} bytes, {self.cap - size:,} under the cap, {error}"
-        )
+        where = f"{abs(self.cap - size):,} bytes {'under' if size <= self.cap else 'over'} the cap"
+        self.journal.say(f"probe {self.tried}: {size:,}, {where}; the forecast was off by {expected / size - 1:+.2%}")
         self.journal.event("probe", octaves=octaves, expected=expected, bytes=size)
         return size
 

@@ -45,6 +45,8 @@ def choices(assignment: str) -> tuple[str, list[str]]:
     values, depth = [""], 0
     for piece in re.findall(r"'[^']*'|\"[^\"]*\"|.", text):
         depth += (piece in "([{") - (piece in ")]}")
+        if depth < 0:
+            break
         if piece == "," and not depth:
             values.append("")
         else:

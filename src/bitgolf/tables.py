@@ -88,10 +88,10 @@ def ledger_table(d: dict[str, Any]) -> str:
 def pack_table(d: dict[str, Any]) -> str:
     """What was tried to fill a cap, and the settings that do."""
     probes = [
-        (number(p["octaves"], "+.5f"), number(p["expected"]), number(p["bytes"]), number(d["cap"] - p["bytes"]), number(p["expected"] / p["bytes"] - 1, "+.2%"))
+        (number(p["octaves"], "+.5f"), number(p["expected"]), number(p["bytes"]), number(p["bytes"] - d["cap"], "+,"), number(p["expected"] / p["bytes"] - 1, "+.2%"))
         for p in d["probes"]
     ]  # fmt: skip
-    columns = ("octaves finer", "forecast", "bytes", "under the cap", "forecast error")
+    columns = ("octaves finer", "forecast", "bytes", "to the cap", "forecast error")
     moved = [(s["path"], str(s["before"]), str(s["value"])) for s in d["settings"]]
     return "\n\n".join(
         [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import tracemalloc
 from contextlib import suppress
 
@@ -17,6 +16,7 @@ from bitgolf.pack import contexts
 from bitgolf.pack.coders import Brotli, Coder, Range, Zlib
 from bitgolf.pack.contexts import Still, Walk
 from bitgolf.pack.planes import Array
+from bitgolf.pack.tables import leb128, read_leb128
 from bitgolf.quantize.trellis import Down
 
 INT8 = np.dtype(np.int8)
@@ -78,14 +78,23 @@ def test_a_walk_down_knows_the_halves(states: int, shape: tuple[int, int], seed:
         walk.push(row)
 
 
+def read_heads(packed: bytes, contexts: int) -> tuple[list[tuple[int, int]], int]:
+    """(count, length) of each context of streams without levels, and where the first begins."""
+    at, found = 1, []
+    for _ in range(contexts):
+        count, at = read_leb128(packed, at)
+        length, at = read_leb128(packed, at) if count else (0, at)
+        found.append((count, length))
+    return found, at
+
+
 def test_streams_are_those_of_the_contexts() -> None:
     """Zlib at level 0 stores: its streams are the symbols themselves, in the order of rows."""
     grid, coder = TrellisGrid(8), Zlib(level=0)
     matrices = drawn([(20, 7), (5, 3)], 0, 4.0)
     packed = contexts.encode(matrices, walks([(20, 7), (5, 3)], [8, 8]), coder)
-    heads = struct.unpack_from("<IIII", packed, 1)
-    at = 1 + 16
-    for half, (count, length) in enumerate((heads[:2], heads[2:])):
+    heads, at = read_heads(packed, 2)
+    for half, (count, length) in enumerate(heads):
         wanted = np.concatenate([m[grid.halves(m) == half] for m in matrices])
         assert count == wanted.size > 0
         assert coder.decode(packed[at : at + length], INT8, count).tolist() == wanted.tolist()
@@ -163,13 +172,13 @@ def test_counts_that_lie_are_damage_and_take_no_memory(coder: str, counts: list[
     """`right`: their sum is as it should be, so only the contexts themselves can tell."""
     matrices = drawn(SHAPE, 3, 3.0)
     packed = contexts.encode(matrices, walks(SHAPE, [8, 8]), CODERS["zlib"])
-    first, rest = struct.unpack_from("<I4xI", packed, 1)
+    ((first, _), (rest, _)), at = read_heads(packed, 2)
     if right:
         counts[0] %= first + rest + 1
         counts[2] = first + rest - counts[0]
     if counts[0] == first:
         return
-    lied = packed[:1] + struct.pack("<4I", *counts) + packed[17:]
+    lied = packed[:1] + b"".join(map(leb128, counts)) + packed[at:]
     tracemalloc.start()
     try:
         with pytest.raises(DamagedError):
@@ -184,7 +193,7 @@ def test_symbols_in_the_wrong_context_are_damage() -> None:
     coder = Zlib(level=1)
     streams = [np.zeros(n, np.int8) for n in (300, 106)]  # zeros never leave the lower half
     coded = [coder.encode(stream) for stream in streams]
-    heads = b"".join(struct.pack("<II", s.size, len(c)) for s, c in zip(streams, coded, strict=True))
+    heads = b"".join(leb128(s.size) + leb128(len(c)) for s, c in zip(streams, coded, strict=True))
     with pytest.raises(DamagedError, match="ends before"):
         contexts.decode(b"\0" + heads + b"".join(coded), SHAPE, walks(SHAPE, [8, 8]), INT8, coder)
 
@@ -195,7 +204,7 @@ def test_more_symbols_than_the_matrices_hold_are_damage_before_they_are_decoded(
     """A few bytes of a stream may say millions of zeros."""
     stream = np.zeros(sum(r * c for r, c in SHAPE) + surplus, np.int8)
     coded = CODERS[coder].encode(stream)
-    bomb = b"\0" + struct.pack("<II", stream.size, len(coded)) + coded
+    bomb = b"\0" + leb128(stream.size) + leb128(len(coded)) + coded
     tracemalloc.start()
     try:
         with pytest.raises(DamagedError):

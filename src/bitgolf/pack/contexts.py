@@ -4,7 +4,9 @@ A context is what a reader knows of a symbol before it reads it. It has two sour
 were read before, what can follow (`Walk`; a trellis does). And rows and columns of a matrix differ in spread: with
 `levels` their spreads travel too, and symbols of like spread share a table. Any coder then codes each stream by itself.
 
-    u8 with levels? | [u32 length | levels] | for each context: u32 count, u32 length | the streams, back to back
+    u8 with levels? | [u32 length | levels] | for each context: count, and length if there are any | the streams, back to back
+
+Counts and lengths are LEB128.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from numpy.typing import NDArray
 from bitgolf.errors import DamagedError
 from bitgolf.pack.coders import Coder
 from bitgolf.pack.planes import Array
+from bitgolf.pack.tables import leb128, read_leb128
 
 PER_OCTAVE = 8  # levels: spreads are told apart by 9 %, which costs a table about 0.001 bit a symbol
 CLASSES = 40  # of spread, from 2**-2.5 of a step on; what is beyond belongs to the last
-_NUMBERS = struct.Struct("<II")
 
 
 class Walk(Protocol):
@@ -99,18 +101,18 @@ def decode(
         raise DamagedError("does not say whether levels follow")
     found, at = _read_levels(data, shapes, coder) if data[0] else (None, 1)
     contexts = _contexts(walks, found)
-    heads = data[at : at + contexts * _NUMBERS.size]
-    if len(heads) != contexts * _NUMBERS.size:
-        raise DamagedError("truncated")
-    numbers = list(_NUMBERS.iter_unpack(heads))
-    at += len(heads)
+    numbers = []
+    for _ in range(contexts):
+        count, at = read_leb128(data, at)
+        length, at = read_leb128(data, at) if count else (0, at)
+        numbers.append((count, length))
     if sum(count for count, _ in numbers) != sum(r * c for r, c in shapes):
         raise DamagedError("the contexts hold more or fewer symbols than the matrices")
     if sum(length for _, length in numbers) != len(data) - at:
         raise DamagedError("truncated, or followed by other bytes")
     streams = []
     for count, length in numbers:
-        streams.append(coder.decode(data[at : at + length], dtype, count))
+        streams.append(coder.decode(data[at : at + length], dtype, count) if count else np.empty(0, dtype))
         at += length
     return _gather(streams, shapes, walks, found)
 
@@ -146,8 +148,9 @@ def _sorted(matrices: Sequence[Array], found: list[NDArray[np.uint8]], contexts:
 
 
 def _coded(streams: list[Array], coder: Coder) -> bytes:
-    coded = [coder.encode(stream) for stream in streams]
-    return b"".join(_NUMBERS.pack(len(s), len(c)) for s, c in zip(streams, coded, strict=True)) + b"".join(coded)
+    coded = [coder.encode(stream) if stream.size else b"" for stream in streams]
+    heads = [leb128(s.size) + (leb128(len(c)) if s.size else b"") for s, c in zip(streams, coded, strict=True)]
+    return b"".join(heads + coded)
 
 
 def _gather(

@@ -109,7 +109,7 @@ def _streams(layout: Layout, groups: Mapping[str, str]) -> dict[str, _Stream]:
     """Section name -> stream. Only where two types meet under one name is the type a part of the section's name."""
     found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for path in sorted(layout):
-        for name, (dtype, _) in layout[path].items():
+        for name, (dtype, _) in sorted(layout[path].items()):
             found.setdefault((groups[path], name, dtype.name), []).append((path, name))
     types: dict[tuple[str, str], int] = {}
     for group, name, _ in found:

@@ -20,7 +20,7 @@ from bitgolf.errors import RecipeError
 from bitgolf.quantize.stats import Stats
 from bitgolf.spec import register
 
-BINS_PER_OCTAVE, OCTAVES = 32, 64
+BINS_PER_OCTAVE, OCTAVES = 64, 64
 
 
 class Steps(NamedTuple):

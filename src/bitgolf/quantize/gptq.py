@@ -44,19 +44,26 @@ class Gptq:
         if block < 1:
             raise RecipeError(f"a block has at least one column, not {block}", place="Gptq.block")
         self.damping, self.block, self.order = damping, block, order
+        self._last: tuple[Tensor, Factor] | None = None
 
     def factor(self, hessian: Tensor) -> Factor:
-        """Raises `BitgolfError` where the Hessian is none: not finite, or not positive definite once damped."""
+        """Of (C, C); the same tensor again, as q, k and v have it, costs nothing.
+
+        Raises `BitgolfError` where the Hessian is none: not finite, or not positive definite once damped.
+        """
+        if self._last is None or self._last[0] is not hessian:
+            self._last = hessian, self._factor(hessian)
+        return self._last[1]
+
+    def _factor(self, hessian: Tensor) -> Factor:
         h = hessian.double()
         if not torch.isfinite(h).all():
             raise BitgolfError("the calibration's Hessian has a number that is not finite", mend="calibrate once more")
         diagonal = h.diagonal().clone()
         dead = diagonal <= 0
-        order = (
-            torch.argsort(diagonal, descending=True, stable=True)
-            if self.order == "activation"
-            else torch.arange(len(h), device=h.device)
-        )
+        order = torch.arange(len(h), device=h.device)
+        if self.order == "activation":
+            order = torch.argsort(diagonal, descending=True, stable=True)
         h = h[order][:, order]
         h.diagonal().add_(self.damping * diagonal[~dead].mean().nan_to_num())
         h.diagonal()[dead[order]] = 1.0

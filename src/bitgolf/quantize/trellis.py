@@ -35,7 +35,8 @@ class Trellis(Codec):
 
     bits: what a weight of the matrices of this rule costs in the mean, estimated from their spreads; it decides the unit
     of all steps, and `allocate` who gets smaller ones.
-    rate: how much the search minds bits; at 1 it gives up error for them at the very price that a finer step would pay.
+    rate: how much the search minds bits; at 1 it gives up error for them at the very price that a finer step would pay: best
+    by error alone, but it draws weights towards zero, and a loss that has a slope there feels that (`bench/shrink.py`).
     solve: how the columns answer for one another's errors; None rounds each by itself.
     """
 
@@ -46,7 +47,7 @@ class Trellis(Codec):
         *,
         bits: float,
         states: int = 256,
-        rate: float = 1.0,
+        rate: float = 0.0,
         allocate: Spec[Allocation] = part(EqualCost),
         solve: Spec[Gptq] | None = part(Gptq),
     ) -> None:
@@ -160,9 +161,9 @@ def _step(code: Code) -> NDArray[np.float32]:
 
 
 def _pivots(factor: Factor) -> Tensor:
-    """(C,) what an error of 1 costs, by column of the matrix, once the columns after it have answered."""
+    """(C,) what an error of 1 costs, by column of the matrix, once the columns after it have answered; dead ones nothing."""
     pivots = torch.empty(len(factor.order))
-    pivots[factor.order] = factor.upper.diagonal().double().pow(-2).float()
+    pivots[factor.order] = factor.upper.diagonal().double().pow(-2).float().where(~factor.dead, 0.0)
     return pivots
 
 
