@@ -37,7 +37,7 @@ from test_cli import bitgolf
 from toy_run import RULES, finish, run_again
 
 PAIRS = 100
-GRAIN = 4  # bytes: the least by which a stream of range coding can differ, and twice the window of these files
+GRAIN = 8  # bytes: a setting moves several streams, each by words of four; the window of these files is 1 to 10 bytes
 
 
 class Tiny:
@@ -91,7 +91,7 @@ class Tiny:
 
 @pytest.mark.slow
 def test_random_models_and_caps(capsys: pytest.CaptureFixture[str]) -> None:
-    """Never over, within 0.05 % (or 4 bytes, of files of one to twenty kilobytes), and read back bit for bit."""
+    """Never over, within 0.05 % (or 8 bytes, of files of one to twenty kilobytes), and read back bit for bit."""
     errors, under, probes = [], [], []
     for seed in range(PAIRS):
         tiny, draw = Tiny(seed), np.random.default_rng(PAIRS + seed)
@@ -306,5 +306,6 @@ def test_groups_are_packed_forecast_and_read(run: Path) -> None:
     after = load(run / "artifact.bg").model.state_dict()
     assert all(torch.equal(before[path], after[path]) for path in before)
     streams = overview(resolve(str(run), []))["forecast"]["streams"]
-    assert streams["mlp.codes"] == pytest.approx(len(sections["mlp.codes"].data), rel=0.2)
-    assert streams["matrix.codes"] == pytest.approx(len(sections["matrix.codes"].data), rel=0.2)
+    packed = {name: len(section.data) for name, section in sections.items() if name != "tokenizer"}
+    assert streams.keys() == packed.keys()
+    assert sum(streams.values()) == pytest.approx(sum(packed.values()), rel=0.2)

@@ -10,6 +10,7 @@ import pytest
 from bitgolf.average.ema import Ema
 from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
+from bitgolf.errors import RecipeError
 from bitgolf.model.objectives import MultiToken
 from bitgolf.names import set_text
 from bitgolf.overview import overview
@@ -91,3 +92,9 @@ def test_the_result_in_the_list_is_that_of_the_published_file(name: str) -> None
     figures = (get(name)["published"] or {}).get("bpb") or {}
     stored = {stage: bpb for stage, bpb in figures.items() if stage in ("packed", "sliding", "adapted")}
     assert published(name) == (min(stored.items(), key=lambda figure: figure[1]) if stored else None)
+
+
+def test_show_refuses_what_a_run_would() -> None:
+    """A codec that asks for calibration in a recipe that has none."""
+    with pytest.raises(RecipeError, match="asks for calibration"):
+        overview(get("quickstart").but(calibrate=None))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "numpy", "sentencepiece", "safetensors", "constriction", "brotli")
+PACKAGES = ("torch", "numpy", "sentencepiece", "safetensors", "constriction", "numba", "brotli")
 
 
 def environment() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bitgolf.model.core import roles
 from bitgolf.optim.groups import Optimizer
 from bitgolf.optim.muon import Muon
 from bitgolf.quantize.agree import disagreements
+from bitgolf.quantize.calibrate import check as check_calibration
 from bitgolf.quantize.forecast import forecast, spread
 from bitgolf.recipe import Recipe, identity
 from bitgolf.score.artifact import build_empty
@@ -24,6 +25,7 @@ HEADER = 1200  # bytes of frame, recipe and section table, as artifacts have the
 
 def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
     """The document of `show --json`. Building everything on the way, it raises for what a run would refuse."""
+    check_calibration(recipe)
     vocab = recipe["tokens.vocab"]
     model = build_empty(recipe["model"], vocab)
     kinds, params = roles(model), dict(model.named_parameters())

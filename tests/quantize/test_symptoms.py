@@ -30,7 +30,7 @@ def test_saturation(model: LM) -> None:
         assert found(fine) == []
     (alarm,) = found(part(IntRows, clip=part(SdClip, k=1.5)))
     assert "beyond the last of 63 levels" in alarm.message and "a wider clip" in alarm.mend
-    assert found(part(IntRows, bits=2, clip=part(SdClip, k=0.7))) == [], "three levels: the ends are what there is"
+    assert found(part(IntRows, bits=2, clip=part(SdClip, k=0.1))) == [], "three levels: the ends are what there is"
     assert found(part(LowRankRepair, codec=part(IntRows, clip=part(SdClip, k=1.5))))
     p = patient(model, every(SPENT), stored=means(observe(model, text(0))))
     p.codes[UP]["codes"][:1] = 127
@@ -42,6 +42,8 @@ def test_steps_at_the_floor(model: LM) -> None:
     weights = {path: 0.5 * p.detach() / p.detach().abs().max() for path, p in model.named_parameters()}
     (alarm,) = alarms(patient(model, every(part(IntRows, clip=part(MaxClip), floor=1 / 31)), weights=weights))["floor"]
     assert "100% of the rows" in alarm.message and alarm.mend == "a smaller floor"
+    tiny = {path: 1e-6 * w for path, w in weights.items()}
+    assert "floor" in alarms(patient(model, every(part(Fp4)), weights=tiny))
     weights[UP] = weights[UP].clone()
     weights[UP][::2] = 0.0
     assert "floor" not in alarms(patient(model, every(part(IntRows)), weights=weights)), "rows of zeros have no step"
@@ -79,6 +81,9 @@ def test_scales_at_the_end_of_their_code(model: LM) -> None:
 def test_bits_in_the_wrong_place(model: LM, stored: Calibration) -> None:
     """One matrix that matters 64 times more, at bits like all others."""
     heavy = {**stored, UP: stored[UP]._replace(outputs=64 * stored[UP].outputs)}
+    p = patient(model, every(part(IntRows, bits=8)), stored=stored)
+    after = {path: p.costs()[path] * 4.0**-move / p.weights[path].numel() for path, move in symptoms.bits_to_move(p)[0].items() if abs(move) < 2.9}  # fmt: skip
+    assert len(after) > 8 and max(after.values()) == pytest.approx(min(after.values()), rel=1e-6), "one cost a weight"
     even = part(Trellis, bits=4.0, states=1, rate=0.0, allocate=part(EqualRate))
     (alarm,) = alarms(patient(model, every(even), stored=heavy))["uneven-spending"]
     assert alarm.place == UP and f"feed {UP} (" in alarm.message and "; starve " in alarm.message

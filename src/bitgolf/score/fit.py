@@ -135,7 +135,7 @@ class Line:
 
     def where(self, aim: float) -> float:
         """The octaves at which to expect so many bytes: the mean of what the last points near them say."""
-        width = max(self.window, LEAP)
+        width = max(self.window, LEAP * (1 + len(self.points) / 20))
         close = [point for point in self.points if abs(point[1] - aim) < 4 * width][-4:] or self._near(aim)[:1]
         found = sum(octaves + (aim - size) / self._slope(aim) for octaves, size in close) / len(close)
         # Where noise decides, each probe stands elsewhere about the aim, evenly spread.
