@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -103,6 +104,9 @@ def test_costs_are_those_that_the_referee_finds(finished: Path) -> None:
     alone = bpb({**weights, "embed.weight": decoded["embed.weight"]}) - bpb(weights)
     (row,) = [t for t in d["tensors"] if t["path"] == "embed.weight"]
     assert row["measured_bpb"] == pytest.approx(alone, abs=1e-6)
+    error = decoded["embed.weight"] - weights["embed.weight"]
+    nats = float(load_calibration(finished / "calibration.safetensors")["embed.weight"].cost(error).sum())
+    assert row["predicted_bpb"] == pytest.approx(nats / math.log(2) / (raw / (len(stream) - 1)), rel=1e-5)
     assert len(d["costs"]) == len(weights) and all(t["measured_bpb"] is not None for t in d["tensors"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from bitgolf.edits import but
+from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attend import Attention, QGain, QKNorm
 from bitgolf.model.caps import Softcap
 from bitgolf.model.cores.sdpa import Sdpa
@@ -15,8 +16,11 @@ from bitgolf.model.rope import Rope
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.stream import MixX0
 from bitgolf.model.weight import Embedding
+from bitgolf.pack.coders import Brotli, Range, Smallest
+from bitgolf.quantize.codec import IntRows
 from bitgolf.recipe import Recipe
 from bitgolf.recipes import get
+from bitgolf.rules import Rule
 from bitgolf.score.windows import Contiguous, Sliding
 from bitgolf.spec import Place, Spec, part
 
@@ -47,8 +51,10 @@ def built(spec: Spec[LM], *, seed: int = 0, noise: float = 0.2, vocab: int = VOC
 
 
 def toy_recipe(*, steps: int = 30, vocab: int = 300) -> Spec[Recipe]:
-    """`quickstart` at a size that trains in about a second."""
-    recipe = get("quickstart").but(name="toy")
+    """`quickstart` at a size that trains in about a second, rounded to the nearest of eight bits, without calibration."""
+    rounded = part(Rule, where="*", use=part(IntRows, bits=8, clip=part(MaxClip)))
+    recipe = get("quickstart").but(name="toy", calibrate=None).set("quantize.1", rounded)
+    recipe = recipe.set("pack.coder", part(Smallest, coders=(part(Range), part(Brotli))))
     recipe = recipe.set("tokens.vocab", vocab).set("model.dim", 32).set("model.layers", 2)
     recipe = recipe.edit(Attention, but(heads=2, kv_heads=2)).edit(MLP, but(hidden=48))
     recipe = recipe.set("train", recipe["train"].but(seconds=0.0, steps=steps, rows=4, length=32, micro_rows=0))

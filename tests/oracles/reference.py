@@ -180,9 +180,9 @@ def pr1090(p: Params, ids: Tensor, *, masked: bool) -> Tensor:
 
 
 def int6(w: Tensor) -> Tensor:
-    """Rows on 63 levels up to their largest magnitude, steps in float16; the gradient goes straight through."""
-    step = (w.detach().float().abs().amax(1, keepdim=True) / 31).half().float()
-    rounded = (w.detach().float() / step).round().clamp(-31, 31) * step
+    """Rows on 64 levels up to their largest magnitude, steps of 1/31 or more in float16; the gradient goes straight through."""
+    step = (w.detach().float().abs().amax(1, keepdim=True) / 31).clamp_min(1 / 31).half().float()
+    rounded = (w.detach().float() / step).round().clamp(-32, 31) * step
     return w + (rounded.to(w.dtype) - w).detach()
 
 

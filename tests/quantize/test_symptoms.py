@@ -30,7 +30,7 @@ def test_saturation(model: LM) -> None:
         assert found(fine) == []
     (alarm,) = found(part(IntRows, clip=part(SdClip, k=1.5)))
     assert "beyond the last of 63 levels" in alarm.message and "a wider clip" in alarm.mend
-    assert found(part(IntRows, bits=2, clip=part(SdClip, k=0.1))) == [], "three levels: the ends are what there is"
+    assert found(part(IntRows, bits=2, clip=part(SdClip, k=0.1))) == [], "of three levels the ends hold a lot"
     assert found(part(LowRankRepair, codec=part(IntRows, clip=part(SdClip, k=1.5))))
     p = patient(model, every(SPENT), stored=means(observe(model, text(0))))
     p.codes[UP]["codes"][:1] = 127

@@ -28,10 +28,7 @@ MOVE = 3.0  # bits a weight that `bits_to_move` moves at most
 
 
 def saturated(p: Patient) -> Iterator[Alarm]:
-    """More weights beyond the ends of a range than one of its levels would hold, were all levels alike.
-
-    Not for grids of fewer than seven levels: there the ends are half of all.
-    """
+    """More weights beyond the ends of a range than one of its levels would hold, were all levels alike."""
     shares = {path: _clipped(p, path) for path in p.codes}
     if wrong := sorted((path for path, (share, levels) in shares.items() if share > 1 / levels), key=lambda path: -shares[path][0]):  # fmt: skip
         share, levels = shares[wrong[0]]
@@ -45,7 +42,7 @@ def _clipped(p: Patient, path: str) -> tuple[float, int]:
         levels = (grid.top - grid.low) // grid.multiple + 1
         in_steps = p.weights[path].reshape(len(steps), -1) / steps[:, None]
         beyond = (in_steps > grid.top + grid.multiple / 2) | (in_steps < grid.low - grid.multiple / 2)
-        return (float(beyond.float().mean()) if levels >= 7 else 0.0), levels
+        return float(beyond.float().mean()), levels
     if isinstance(p.codecs[path], Trellis):
         codes = p.codes[path]["codes"]
         return float(((codes == -128) | (codes == 127)).mean()), 256
