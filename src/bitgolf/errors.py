@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class BitgolfError(Exception):
     """A failure with a cause, a place (file, path in a recipe, tensor) and a mend. Exit status 1."""
@@ -30,3 +33,13 @@ class RecipeError(UsageError):
 
 class DamagedError(BitgolfError):
     """A file that is truncated, altered, or not what it claims to be."""
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Errors from inside that name no place name this one."""
+    try:
+        yield
+    except BitgolfError as error:
+        error.place = error.place or place
+        raise

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import safetensors
 import safetensors.numpy
 from torch import Tensor
 
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError, at
 from bitgolf.files import write_bytes
 from bitgolf.pack.planes import entropy_bits
 from bitgolf.pack.streams import Code, Layout, Walks
@@ -73,7 +72,7 @@ def encode_all(
         for remark in dict.fromkeys(own.remark for own in fitted.values() if own.remark):
             say(remark)
         for path, own in fitted.items():
-            with _naming(path):
+            with at(path):
                 codes[path] = own.encode(state[path], known.get(path))
             done += state[path].numel()
             progress(done, of)
@@ -102,7 +101,7 @@ def decode_all(codes: Mapping[str, Code], shapes: Mapping[str, Shape], roles: Ro
         raise DamagedError(f"the codes are not those of this model ({_odd(codes, roles)})")
     decoded: dict[str, Tensor] = {}
     for path, codec in assign(roles, rules).items():
-        with _naming(path):
+        with at(path):
             decoded[path] = codec.decode(codes[path], shapes[path])
     return decoded
 
@@ -162,13 +161,3 @@ def _same_paths(given: Mapping[str, Any], roles: Roles) -> None:
 
 def _odd(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     return ", ".join(sorted(a.keys() ^ b.keys()))[:200]
-
-
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Errors inside say which tensor they are about."""
-    try:
-        yield
-    except BitgolfError as error:
-        error.place = error.place or path
-        raise

@@ -7,8 +7,7 @@ decomposition and the choice of matrices by what calibration says an error costs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import copy
 from heapq import nlargest
 from typing import Literal, NamedTuple
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.errors import DamagedError, RecipeError, at
 from bitgolf.pack.contexts import Walk
 from bitgolf.pack.planes import Array
 from bitgolf.pack.streams import Code
@@ -124,7 +123,7 @@ class LowRankRepair(Codec):
         return {name: np.zeros(size, kind) for name, (kind, size) in self._thin(tuple(draft.w.shape)).items()}
 
     def _draft(self, path: str, w: Tensor, codec: Codec, stats: Stats | None) -> Draft:
-        with _naming(path):
+        with at(path):
             plain = codec.encode(w, stats)
         return Draft(w, stats, plain, self._worth(self._error(w, plain), stats))
 
@@ -142,7 +141,7 @@ class LowRankRepair(Codec):
         tried = drafts if self.choose == "hessian" else nlargest(self.keep, drafts, key=worth.__getitem__)
         found: dict[str, tuple[Repair, Code]] = {}
         for path in tried:
-            with _naming(path):
+            with at(path):
                 found[path] = self._repair(drafts[path])
         for path in nlargest(self.keep, found, key=lambda path: found[path][0].gain):
             repair, code = found[path]
@@ -207,13 +206,3 @@ def _signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 def _matrix(w: Tensor) -> Tensor:
     return w.detach().float().cpu().reshape(matrix_shape(tuple(w.shape)))
-
-
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Errors say which matrix they are about."""
-    try:
-        yield
-    except BitgolfError as error:
-        error.place = error.place or path
-        raise
