@@ -245,6 +245,9 @@ def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str])
     assert model_bytes(run) == document["bytes"] <= cap < before
     assert document["under"] == cap - document["bytes"] and document["within"] == (document["under"] <= WINDOW * cap)
     assert document["under"] <= 24 and document["probes"][-1].keys() == {"octaves", "expected", "bytes"}
+    first, weights = document["probes"][0], 2 * (4 * 32 * 32 + 2 * 32 * 48) + 295 * 32
+    begun = first["octaves"] * weights / 8
+    assert begun == pytest.approx(cap * (1 - WINDOW / 2) - before, abs=1), "it begins at what was packed"
     recipe, done = read_json(run / "recipe.json"), read_json(run / "stages.json")
     moved = {s["path"]: s["value"] for s in document["settings"]}
     assert moved.keys() == {"quantize.1.use.clip.k", "quantize.2.use.bits"}

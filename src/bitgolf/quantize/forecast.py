@@ -1,8 +1,8 @@
 """How many bytes a model will pack to, before it is trained.
 
 Each stream's codec and coder run on a sample of random Gaussian rows with the stream's own row length, and the bytes per
-element found there are scaled to all of it. For codecs that ask for calibration rows and columns are uneven, and so is
-what calibration says of them. What differs from that in a trained model (heavier tails, matrices that are smaller than
+element found there are scaled to all of it. Where steps are allocated, rows and columns are uneven, and so is what
+calibration says of them. What differs from that in a trained model (heavier tails, matrices that are smaller than
 others, short runs) is the forecast's error.
 """
 
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from bitgolf.pack.streams import Coding, Layout, pack_codes
-from bitgolf.quantize.codec import Codec, Shape
+from bitgolf.quantize.codec import Codec, Shape, matrix_shape
 from bitgolf.quantize.codes import Roles, Rules, assign, encode_all, layout, walks
-from bitgolf.quantize.stats import Stats
+from bitgolf.quantize.stats import Stats, flat
+from bitgolf.quantize.trellis import Trellis
 
-SAMPLE = 1 << 19  # weights of each rule
+SAMPLE = 1 << 19  # weights of a model
 LEAST_ROWS = 64  # of a sampled matrix, or what is said of its columns is noise
 UNEVEN = 0.4  # octaves by which the spreads of rows differ, and of columns: standard deviation over a model
 OUTPUTS, INPUTS, ALIKE = (
@@ -54,13 +55,20 @@ def forecast(
     groups, generator = groups or roles, torch.Generator().manual_seed(0)
     sampled, stats = dict[str, Tensor](), dict[str, Stats]()
     codecs = assign(roles, rules)
+    allocated = any(
+        isinstance(codec, Trellis) for codec in codecs.values()
+    )  # only there does unevenness decide the steps
     for path, shape in _sample(shapes, codecs, roles, groups).items():
         size = spread if roles[path] == "matrix" else SPREAD
         sampled[path] = size * torch.randn(shape, generator=generator)
-        if codecs[path].calibrated and len(shape) == 2:
+        if isinstance(codecs[path], Trellis) and len(shape) == 2:
             sampled[path], stats[path] = _uneven(sampled[path], generator)
+        elif allocated and codecs[path].calibrated:
+            stats[path] = flat(*matrix_shape(shape))
     kinds, found = {p: roles[p] for p in sampled}, {p: tuple(w.shape) for p, w in sampled.items()}
-    sections = pack_codes(encode_all(sampled, kinds, rules, stats), groups, coder, walks(found, kinds, rules))
+    sections = pack_codes(
+        encode_all(sampled, kinds, rules, stats if allocated else None), groups, coder, walks(found, kinds, rules)
+    )
     whole, taken = _elements(layout(shapes, roles, rules), groups), _elements(layout(found, kinds, rules), groups)
     scale = {kind: whole[kind] / taken[kind] for kind in taken if taken[kind]}
     return {s.name: round(len(s.data) * scale.get(_kind(s.name), 1)) for s in sections}
@@ -69,16 +77,15 @@ def forecast(
 def _sample(
     shapes: Mapping[str, Shape], codecs: Mapping[str, Codec], roles: Roles, groups: Mapping[str, str]
 ) -> dict[str, Shape]:
-    """path -> shape of what is sampled: the same share of all that a rule's codec shares a budget over, in as few
-    matrices of each shape as have the rows."""
-    totals, alike = Counter[Codec](), dict[tuple[Any, ...], list[str]]()
+    """path -> shape of what is sampled: the same share of everything, since codecs share budgets and groups share tables, in
+    as few matrices of each shape as have the rows."""
+    share, alike = min(1.0, SAMPLE / sum(map(math.prod, shapes.values()))), dict[tuple[Any, ...], list[str]]()
     for path, codec in codecs.items():
-        totals[codec] += math.prod(shapes[path])
         alike.setdefault((codec, roles[path], groups[path], shapes[path]), []).append(path)
     found: dict[str, Shape] = {}
-    for (codec, *_, shape), paths in alike.items():
+    for (*_, shape), paths in alike.items():
         if len(shape) > 1:
-            rows = len(paths) * shape[0] * min(1.0, SAMPLE / totals[codec])
+            rows = len(paths) * shape[0] * share
             paths = paths[: max(1, int(rows / LEAST_ROWS))]
             shape = (min(shape[0], max(1, round(rows / len(paths)))), *shape[1:])
         found.update(dict.fromkeys(paths, shape))
