@@ -170,10 +170,8 @@ def measure(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) -> dict[st
 def held_out(recipe: Spec[Recipe], vocab: int, state: dict[str, Any], data: Path, tokens: int) -> float:
     model: LM = build_empty(recipe["model"], vocab)
     model.load_state_dict(state, assign=True)
-    stream, raw_bytes = validation(data)
-    share = stream[: tokens + 1]  # its bytes are taken in proportion: the same for every run
-    result = score(StaticPlayer(model.eval(), vocab, choose()), share, raw_bytes, Contiguous(window=LENGTH))
-    return result.bits / (raw_bytes * (len(share) - 1) / (len(stream) - 1))
+    share = validation(data).head(tokens)  # its bytes are taken in proportion: the same for every run
+    return score(StaticPlayer(model.eval(), vocab, choose()), share, Contiguous(window=LENGTH)).bpb
 
 
 def wanted(done: list[dict[str, Any]], seeds: tuple[int, ...]) -> Iterator[tuple[Technique, int]]:

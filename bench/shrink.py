@@ -148,8 +148,7 @@ class Subject:
         self.weights = load_file(folder / "averaged.safetensors")
         self.stats = load_calibration(folder / "calibration.safetensors")
         self.shapes = {path: tuple(w.shape) for path, w in self.weights.items()}
-        stream, raw_bytes = validation(data)
-        self.stream, self.raw_bytes = stream[: tokens + 1], raw_bytes * tokens / (len(stream) - 1)
+        self.text = validation(data).head(tokens)
         self.vocab = len(self.weights["embed.weight"])
         self.recipe = run.recipe
         self.kinds = roles(self.model({}))
@@ -162,11 +161,11 @@ class Subject:
 
     def bpb(self, weights: dict[str, Tensor]) -> float:
         player = StaticPlayer(self.model({path: w.clone() for path, w in weights.items()}), self.vocab, choose())
-        return score(player, self.stream, round(self.raw_bytes), Contiguous(window=LENGTH)).bits / self.raw_bytes
+        return score(player, self.text, Contiguous(window=LENGTH)).bpb
 
     def predictions(self, weights: dict[str, Tensor]) -> Tensor:
         """(windows, length, vocabulary) log-probabilities of the first held-out windows."""
-        rows = torch.from_numpy(self.stream[: WINDOWS * LENGTH].copy()).view(WINDOWS, LENGTH)
+        rows = torch.from_numpy(self.text.tokens[: WINDOWS * LENGTH].copy()).view(WINDOWS, LENGTH)
         model = self.model(weights)
         with torch.inference_mode():
             return torch.cat([model(row[None]).float().log_softmax(-1) for row in rows])
@@ -176,7 +175,7 @@ class Subject:
         slope of the loss in it, which is noise of either sign: the weights are no minimum of the held-out loss."""
         other = self.predictions(weights)
         nats = (self.reference.exp() * (self.reference - other)).sum(-1).mean().item()
-        return nats / math.log(2) * (len(self.stream) - 1) / self.raw_bytes
+        return nats / math.log(2) * self.text.targets / self.text.bytes
 
     def shrink(self, scheme: Scheme, octaves: float) -> tuple[int, dict[str, Any], float]:
         """(bytes of all sections, codes, seconds)."""
@@ -205,7 +204,7 @@ class Subject:
     def predicted(self, weights: dict[str, Tensor]) -> float:
         """What the calibration makes of the errors, in bits per byte."""
         nats = sum(float(known.cost(weights[path] - self.weights[path]).sum()) for path, known in self.stats.items())
-        return nats / math.log(2) * (len(self.stream) - 1) / self.raw_bytes
+        return nats / math.log(2) * self.text.targets / self.text.bytes
 
     def at_bytes(self, scheme: Scheme, wanted: int) -> dict[str, Any]:
         """Brought to so many bytes, within 0.1 %: an octave of step is a bit a weight."""

@@ -24,6 +24,7 @@ from bitgolf.recipe import identity
 from bitgolf.recipes import get
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
+from bitgolf.score.text import Text
 from bitgolf.score.windows import Contiguous
 from bitgolf.spec import Place
 from bitgolf.train.device import choose
@@ -50,7 +51,8 @@ def main() -> None:
         speeds = [train_round(trainer) for _ in range(ROUNDS + 1)][1:]
         player = StaticPlayer(trainer.model, vocab, device)
         stream = batches.stream.window(0, min(len(batches.stream), 65_536))
-        scored = score(player, stream, len(stream), Contiguous(window=settings.length))
+        text = Text(stream.astype(np.int64), len(stream))
+        scored = score(player, text, Contiguous(window=settings.length))
     result = {
         "bench": "step",
         "recipe": options.recipe,

@@ -90,14 +90,14 @@ def test_costs_are_those_that_the_referee_finds(finished: Path) -> None:
     weights, codes = load_file(finished / "averaged.safetensors"), load_codes(finished / "codes" / "codes.safetensors")
     kinds, shapes = roles(stages.empty_model(run)), {path: tuple(w.shape) for path, w in weights.items()}
     decoded = decode_all(codes, shapes, kinds, recipe["quantize"])
-    stream, raw = validation(run.data)
+    text = validation(run.data)
 
     def bpb(state: dict[str, torch.Tensor]) -> float:
         model = stages.empty_model(run)
         load_weights(model, state)
         player = StaticPlayer(model, model.embed.weight.shape[0], choose())
-        bits = score(player, stream[: TOKENS + 1], raw, recipe["score"][0]()).bits
-        return bits / (TOKENS * raw / (len(stream) - 1))
+        bits = score(player, text.head(TOKENS), recipe["score"][0]()).bits
+        return bits / (TOKENS * text.bytes / text.targets)
 
     assert d["averaged_bpb"] == pytest.approx(bpb(weights), rel=1e-6)
     assert d["gap_bpb"] == pytest.approx(bpb(decoded) - bpb(weights), abs=1e-6)
@@ -106,7 +106,7 @@ def test_costs_are_those_that_the_referee_finds(finished: Path) -> None:
     assert row["measured_bpb"] == pytest.approx(alone, abs=1e-6)
     error = decoded["embed.weight"] - weights["embed.weight"]
     nats = float(load_calibration(finished / "calibration.safetensors")["embed.weight"].cost(error).sum())
-    assert row["predicted_bpb"] == pytest.approx(nats / math.log(2) / (raw / (len(stream) - 1)), rel=1e-5)
+    assert row["predicted_bpb"] == pytest.approx(nats / math.log(2) / (text.bytes / text.targets), rel=1e-5)
     assert len(d["costs"]) == len(weights) and all(t["measured_bpb"] is not None for t in d["tensors"])
 
 

@@ -120,8 +120,8 @@ def predicted(folder: Path) -> float:
     back, weights = load(folder / "artifact.bg").model.state_dict(), load_file(folder / "averaged.safetensors")
     known = load_calibration(folder / "calibration.safetensors")
     nats = sum(known[path].cost(back[path] - weights[path]).sum().item() for path in known)
-    stream, raw_bytes = validation(Path(read_json(folder / "inputs.json")["shards"]))
-    return nats / math.log(2) * (len(stream) - 1) / raw_bytes
+    text = validation(Path(read_json(folder / "inputs.json")["shards"]))
+    return nats / math.log(2) * text.targets / text.bytes
 
 
 def test_it_goes_on_where_it_stopped(run: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,21 +45,20 @@ class Measure:
     """bpb of weights on the first so many targets of the held-out text, as the run's first method scores."""
 
     def __init__(self, run: Run, model: LM, tokens: int) -> None:
-        stream, raw = validation(run.data)
-        self.per_token = raw / (len(stream) - 1)
-        self.stream, self.model = stream[: tokens + 1], model
-        self.targets = len(self.stream) - 1
+        text = validation(run.data)
+        self.per_token = text.bytes / text.targets
+        self.text, self.model = text.head(tokens), model
+        self.targets = self.text.targets
         self.method = run.recipe["score"][0]()
 
     def bits(self, weights: Mapping[str, Tensor]) -> NDArray[np.float64]:
-        """Of each batch of windows, as bits per byte of the whole."""
+        """Of each window's length of targets, as bits per byte of the whole."""
         load_weights(self.model, dict(weights))
         player = StaticPlayer(self.model, self.model.embed.weight.shape[0], choose())
-        so_far: list[float] = []
-        raw = max(1, round(self.targets * self.per_token))
-        referee_score(player, self.stream, raw, self.method, batch_tokens=self.method.window,
-                      progress=lambda done, of, bits: so_far.append(bits))  # fmt: skip
-        return np.diff(so_far, prepend=0.0) / (self.targets * self.per_token)
+        charges = np.zeros(self.targets)
+        referee_score(player, self.text, self.method, charges=charges)
+        starts = range(0, self.targets, self.method.window)
+        return np.add.reduceat(charges, starts) / (self.targets * self.per_token)
 
 
 class Cost(NamedTuple):

@@ -211,12 +211,12 @@ def score(run: Run) -> dict[str, Any]:
     """bpb of the weights in memory, then of the artifact, read back in a fresh process; and the proof by compression."""
     first = run.recipe["score"][0]()
     bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
-    stream, raw_bytes = validation(run.data)
+    text = validation(run.data)
     for name in ("trained", "averaged"):
         model = empty_model(run)
         load_weights(model, load_file(run.folder / f"{name}.safetensors"))
         player = StaticPlayer(model, model.embed.weight.shape[0], choose())
-        bpb[name] = referee_score(player, stream, raw_bytes, first).bpb
+        bpb[name] = referee_score(player, text, first).bpb
         run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first.name}, in memory)")
     results = _fresh_process(run, "score", str(run.folder / "artifact.bg"), "--shards", str(run.data))["methods"]
     for i, result in enumerate(results):

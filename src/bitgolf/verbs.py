@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bitgolf.data.prepare import check, load_manifest, prepare
-from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes
 from bitgolf.journal import Journal
 from bitgolf.pack.artifact import read_artifact
@@ -19,9 +17,8 @@ from bitgolf.score import coder
 from bitgolf.score.artifact import Loaded, load
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score as referee_score
-from bitgolf.score.referee import with_last_end
 from bitgolf.score.sample import generate
-from bitgolf.score.text import validation
+from bitgolf.score.text import Text, of_documents, validation
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.text.documents import read_documents, split
 from bitgolf.tokens.audit import audit
@@ -44,16 +41,16 @@ def score(artifact: Path, text: Sequence[Path], shards: Path | None, names: Sequ
         raise UsageError("one source of text is needed", mend="--text PATH or --shards DIR")
     journal = Journal()
     loaded = load(artifact_path(artifact))
-    stream, raw_bytes = _from_shards(shards, loaded) if shards else _from_text(text, loaded, journal)
+    source = _from_shards(shards, loaded) if shards else _from_text(text, loaded)
     player, results = StaticPlayer(loaded.model, loaded.tokenizer.vocab, choose()), []
     for method in _methods(loaded, names):
 
         def progress(done: int, targets: int, bits: float, name: str = method.name) -> None:
             journal.progress(
-                f"{name}: {done:,} / {targets:,} targets, {bits / raw_bytes * targets / done:.4f} bits per byte so far"
+                f"{name}: {done:,} / {targets:,} targets, {bits / source.bytes * targets / done:.4f} bits per byte so far"
             )
 
-        result = referee_score(player, stream, raw_bytes, method, progress=progress)
+        result = referee_score(player, source, method, progress=progress)
         results.append({**result._asdict(), "bpb": result.bpb, "window": method.window, "stride": method.stride})
     return {**results[-1], "methods": results}
 
@@ -67,7 +64,7 @@ def _methods(loaded: Loaded, names: Sequence[str]) -> list[Method]:
     return [known[n] for n in names] if names else list(own.values())
 
 
-def _from_shards(folder: Path, loaded: Loaded) -> tuple[np.ndarray, int]:
+def _from_shards(folder: Path, loaded: Loaded) -> Text:
     manifest = load_manifest(folder)
     if manifest.tokenizer != loaded.tokenizer.digest:
         raise UsageError(
@@ -78,22 +75,8 @@ def _from_shards(folder: Path, loaded: Loaded) -> tuple[np.ndarray, int]:
     return validation(folder)
 
 
-def _from_text(text: Sequence[Path], loaded: Loaded, journal: Journal) -> tuple[np.ndarray, int]:
-    documents = [d.data for d in read_documents(text)]
-    return text_stream(documents, loaded.tokenizer), sum(map(len, documents))
-
-
-def text_stream(documents: Iterable[bytes], tokenizer: Tokenizer) -> np.ndarray:
-    """BOS and tokens of each document, and a last BOS. The tokens' bytes must be the documents' bytes."""
-    pieces: list[np.ndarray] = []
-    for i, document in enumerate(documents):
-        ids = tokenizer.encode(document)
-        if tokenizer.decode(ids) != document:
-            raise BitgolfError(
-                "the tokenizer cannot restore the text, so its bits per byte would be wrong", place=f"document {i}"
-            )
-        pieces += [np.array([tokenizer.bos]), ids]
-    return with_last_end(np.concatenate(pieces).astype(np.int64), tokenizer.bos) if pieces else np.zeros(0, np.int64)
+def _from_text(text: Sequence[Path], loaded: Loaded) -> Text:
+    return of_documents((d.data for d in read_documents(text)), loaded.tokenizer)
 
 
 def _codec(loaded: Loaded) -> coder.Codec:

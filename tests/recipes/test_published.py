@@ -128,9 +128,9 @@ def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> No
     journal.close()
     assert trained["steps"] == 30 and math.isfinite(trained["loss"]) and packed["fits"]
     model = load((tmp_path / "artifact.bg").read_bytes()).model.eval()
-    stream, raw_bytes = validation(data)
+    text = validation(data)
     for method in recipe["score"]:
-        found = score(StaticPlayer(model, VOCAB, CPU), stream[:400], raw_bytes, method())
+        found = score(StaticPlayer(model, VOCAB, CPU), text.head(400), method())
         uniform = math.log2(VOCAB) * found.targets
         assert found.bits < 0.95 * uniform, "thirty steps must beat knowing nothing"
     assert all(part.on for part in clocked(model) if hasattr(part, "on")), "what is scored is the model as at the end"

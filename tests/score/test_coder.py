@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from bitgolf.errors import BitgolfError
 from bitgolf.score.coder import HEAD, Codec, compress, decompress
 from bitgolf.score.player import StaticPlayer
-from bitgolf.score.referee import score, with_last_end
+from bitgolf.score.referee import score
 from bitgolf.score.stream import Reader
+from bitgolf.score.text import Text, with_last_end
 from bitgolf.score.windows import Contiguous, Sliding
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.train import SentencePieceBPE
@@ -55,7 +56,7 @@ def test_predicted_bits_are_those_of_the_sliding_window(codec: Codec) -> None:
     data = TEXT[:3000]
     ids = codec.tokenizer.encode(data)
     stream = with_last_end(np.array([1, *ids]), 1)[:-1]  # a file's end is in the header, not coded
-    plain = score(StaticPlayer(codec.model, codec.tokenizer.vocab, choose()), stream, len(data), codec.method)
+    plain = score(StaticPlayer(codec.model, codec.tokenizer.vocab, choose()), Text(stream, len(data)), codec.method)
     assert compress(codec, data).bits == pytest.approx(plain.bits, rel=1e-5)
 
 

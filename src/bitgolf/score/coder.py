@@ -175,7 +175,7 @@ def _contexts(window: int, stride: int) -> Method:
     if not 1 <= stride <= window <= 1 << 16:
         raise DamagedError(f"the compressed file names an impossible window ({window}, {stride})")
     method = Method()
-    method.name, method.window, method.stride = "coder", window, stride
+    method.name, method.window, method.stride, method.opening = "coder", window, stride, window
     return method
 
 

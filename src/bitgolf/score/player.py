@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,21 +11,36 @@ from bitgolf.model.skeleton import LM
 from bitgolf.train.device import Device
 
 
+class Block(NamedTuple):
+    """What is shown at once: a window of a text in each row. Row r goes on with the text it had, until it is `fresh`.
+
+    tokens: (B, T) int64, already revealed, zeros behind the end of a row's window; asked: (B, T) bool, where the token
+    after is asked for, in a row always the last ones of its window; fresh: (B,) bool, another text begins in this row.
+    """
+
+    tokens: Tensor
+    asked: Tensor
+    fresh: Tensor
+
+    def to(self, device: torch.device) -> Block:
+        return Block(*(part.to(device) for part in self))
+
+
 class Player(Protocol):
-    """Predicts from tokens that are already revealed; never sees a target, a loss or a byte count."""
+    """Predicts from tokens that are already revealed; never sees a target before it is scored, a loss or a byte count."""
 
     vocab: int
 
-    def predict(self, tokens: Tensor, keep: int) -> Tensor:
-        """Logits over the whole vocabulary after each of the last `keep` of T tokens: (B, T) -> (B, keep, V)."""
+    def predict(self, block: Block) -> Tensor:
+        """Logits over the whole vocabulary wherever `block.asked`, row by row: (n, V)."""
         ...
 
-    def observe(self, tokens: Tensor) -> None:
-        """Tokens that were just scored, in order: (n,)."""
+    def observe(self, block: Block, targets: Tensor) -> None:
+        """The n tokens that were asked for, now scored: (n,). What is learned of them may serve later blocks."""
         ...
 
-    def adapt(self) -> None:
-        """May learn from what was observed."""
+    def adapt(self, revealed: Tensor) -> None:
+        """A section of the text, (n,), all of whose tokens but the first have been scored: by other processes too."""
         ...
 
 
@@ -37,13 +52,17 @@ class StaticPlayer:
         self.vocab, self.device = vocab, device
 
     @torch.no_grad()
-    def predict(self, tokens: Tensor, keep: int) -> Tensor:
+    def predict(self, block: Block) -> Tensor:
+        tokens, asked, _ = block.to(self.device.device)
         with self.device.autocast():
-            hidden = self.model.hidden(self.model.bus(tokens.to(self.device.device)))
-            return self.model.logits(hidden[:, -keep:]).float()
+            return at_least_float32(self.model.logits(self.model.hidden(self.model.bus(tokens))[asked]))
 
-    def observe(self, tokens: Tensor) -> None:
+    def observe(self, block: Block, targets: Tensor) -> None:
         pass
 
-    def adapt(self) -> None:
+    def adapt(self, revealed: Tensor) -> None:
         pass
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,16 +1,25 @@
-"""Scoring methods as plans of windows: which targets are scored in which window, each exactly once.
+"""Scoring methods: which targets are scored in which window, each exactly once, and by what kind of player.
 
-A plan is over T targets: target t is the token after input t. A window (start, stop, first) reads inputs
-start … stop-1 and scores targets first … stop-1.
+Target t is the token after input t. A window (start, stop, first) reads inputs start … stop-1 and scores targets
+first … stop-1. The windows of one text come in order; texts side by side are a track; what a player learns of all
+tracks of a section serves the next section.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import ClassVar, NamedTuple
 
 from bitgolf.errors import RecipeError
+from bitgolf.model.skeleton import LM
+from bitgolf.score.player import Player, StaticPlayer
+from bitgolf.score.text import Text
 from bitgolf.spec import register
+from bitgolf.train.device import Device
+from bitgolf.world import World
+
+POOL = 512  # windows that are sorted by their length before they are put side by side
 
 
 class Window(NamedTuple):
@@ -19,25 +28,68 @@ class Window(NamedTuple):
     first: int
 
 
+class Track(NamedTuple):
+    """Texts of which `rows` are read side by side; where one ends the next begins. One process plays a track alone."""
+
+    rows: int
+    texts: Sequence[Iterable[Window]]
+
+
+class Section(NamedTuple):
+    """Targets start … stop-1, in tracks that may be played in any order, at once, or by several processes."""
+
+    start: int
+    stop: int
+    tracks: Iterable[Track]
+
+
 class Method:
-    """A way of scoring. `name` is what results call it; `adapts`, whether the model changes while it is scored."""
+    """A way of scoring. `name` is what results call it."""
 
     name: str
-    adapts: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False  # the model changes while it is scored
     window: int
-    stride: int
+    stride: int  # targets of a window
+    opening: int  # targets of a text's first window
+    isolated: bool = False  # each document is a text of its own
 
-    def windows(self, targets: int) -> Iterator[Window]:
-        """Every target once: all of the first window, then the last `stride` of each, the tail included."""
-        if targets < 1:
-            return
-        yield Window(0, min(self.window, targets), 0)
-        done = min(self.window, targets)
-        while done < targets:
-            stop = min(done + self.stride, targets)
-            start = done + self.stride - self.window
-            yield Window(start, stop, done)
+    def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
+        """The plan. A method without memory scores everything in one section, each window by itself."""
+        windows = (w for start, stop in self.texts(text) for w in self.windows(stop - start, start))
+        yield Section(0, text.targets, tracks_of(windows, batch_tokens))
+
+    def texts(self, text: Text) -> list[tuple[int, int]]:
+        """What is read as one text: (start, stop) of its targets."""
+        return text.documents() if self.isolated else [(0, text.targets)]
+
+    def windows(self, targets: int, start: int = 0) -> Iterator[Window]:
+        """Every target of a text that begins at `start` once: `opening` of the first window, then the last `stride` of each."""
+        done, end = start, start + targets
+        while done < end:
+            stop = min(done + (self.stride if done > start else self.opening), end)
+            yield Window(max(start, done + self.stride - self.window), stop, done)
             done = stop
+
+    def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
+        """The player that the method is scored with. It may change the model."""
+        return StaticPlayer(model, vocab, device)
+
+    def still(self) -> Method | None:
+        """For a method that adapts: the same windows without adaptation, to compare with."""
+        return None
+
+
+def tracks_of(windows: Iterable[Window], batch_tokens: int) -> Iterator[Track]:
+    """Windows that know nothing of one another, those of like length side by side, as many as fit `batch_tokens`."""
+    rest = iter(windows)
+    while pool := list(islice(rest, POOL)):
+        batch: list[Window] = []
+        for window in sorted(pool, key=lambda w: w.start - w.stop):  # the longest first
+            if batch and (len(batch) + 1) * (batch[0].stop - batch[0].start) > batch_tokens:
+                yield Track(len(batch), [[w] for w in batch])
+                batch = []
+            batch.append(window)
+        yield Track(len(batch), [[w] for w in batch])
 
 
 @register
@@ -46,19 +98,28 @@ class Contiguous(Method):
 
     name = "contiguous"
 
-    def __init__(self, *, window: int = 1024) -> None:
+    def __init__(self, *, window: int = 1024, isolated: bool = False) -> None:
         if window < 1:
             raise RecipeError(f"a window of {window} tokens is not one", place="score")
-        self.window = self.stride = window
+        self.window = self.stride = self.opening = window
+        self.isolated = isolated
 
 
 @register
 class Sliding(Method):
-    """Windows of `window` tokens every `stride`; past the first, a target sees at least window - stride tokens."""
+    """Windows of `window` tokens every `stride`; past the first, a target sees at least window - stride tokens.
+
+    `isolated` starts anew at each document (Parameter Golf, 2026-03-17); else windows run over documents' ends.
+    """
 
     name = "sliding"
 
-    def __init__(self, *, window: int = 1024, stride: int = 64) -> None:
-        if not 1 <= stride <= window:
-            raise RecipeError(f"stride {stride} does not fit a window of {window}", place="score")
-        self.window, self.stride = window, stride
+    def __init__(self, *, window: int = 1024, stride: int = 64, isolated: bool = False) -> None:
+        check_stride(window, stride)
+        self.window, self.stride, self.opening = window, stride, window
+        self.isolated = isolated
+
+
+def check_stride(window: int, stride: int) -> None:
+    if not 1 <= stride <= window:
+        raise RecipeError(f"stride {stride} does not fit a window of {window}", place="score")
