@@ -53,6 +53,11 @@ class Method:
     opening: int  # targets of a text's first window
     isolated: bool = False  # each document is a text of its own
 
+    @property
+    def crosses(self) -> bool:
+        """Whether what came before a document can change how it is scored: the promise that audits hold a method to."""
+        return not self.isolated
+
     def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
         """The plan. A method without memory scores everything in one section, each window by itself."""
         windows = (w for start, stop in self.texts(text) for w in self.windows(stop - start, start))
