@@ -12,7 +12,8 @@ import pytest
 from bitgolf.average.ema import Ema
 from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
-from bitgolf.cautions import CAUTIONS, cautions
+from bitgolf.cautions import cautions
+from bitgolf.cautions.known import CAUTIONS
 from bitgolf.edits import append, but, without
 from bitgolf.model.attend import Attention
 from bitgolf.model.core import only

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from bitgolf.cautions import cautions, uses
+from bitgolf.cautions import cautions
+from bitgolf.cautions.holds import uses
 from bitgolf.clock import Now
 from bitgolf.model.core import roles
 from bitgolf.optim.groups import Optimizer
