@@ -12,12 +12,14 @@ from bitgolf.cautions.known import CAUTIONS
 from bitgolf.recipe import Recipe
 from bitgolf.spec import Spec
 
-ROOMS = (shrinking, positions, training, scoring)  # importing them is what fills the list
+ROOMS = [room.__name__ for room in (shrinking, positions, training, scoring)]
+"""In the order in which they speak; importing them is what fills the list."""
 
 
 def cautions(recipe: Spec[Recipe], forecast: int) -> list[str]:
     """Everything to be cautious of; `forecast` is the artifact's size in bytes."""
-    found = list(dict.fromkeys(text for check in CAUTIONS for text in check(recipe)))
+    checks = sorted(CAUTIONS, key=lambda check: ROOMS.index(check.__module__))
+    found = list(dict.fromkeys(text for check in checks for text in check(recipe)))
     if forecast > (cap := recipe["pack.cap"]):
         found.insert(0, f"forecast {forecast:,} bytes: {forecast - cap:,} over the cap of {cap:,}")
     return found
