@@ -22,6 +22,10 @@ from bitgolf.optim.schedules import Ramp, WarmdownSteps
 from bitgolf.quantize.lowbit import BinaryGroups, TernaryGroups
 from bitgolf.quantize.samples import OwnSamples, TrainingText
 from bitgolf.recipe import Recipe
+from bitgolf.score.lora import DocumentLora
+from bitgolf.score.phased import Phased
+from bitgolf.score.sgd import Sgd
+from bitgolf.score.streamed import StreamSgd
 from bitgolf.score.windows import Contiguous, Sliding
 from bitgolf.spec import Spec, part
 
@@ -49,6 +53,10 @@ SMALL: dict[type, dict[str, Any]] = {
     Lawa: {"every": 2},
     TrainingText: {"batches": 4, "rows": 2, "length": LENGTH},
     OwnSamples: {"sequences": 4, "length": LENGTH, "rows": 2},
+    DocumentLora: {"window": LENGTH, "stride": 16, "rank": 2, "rows": 2},
+    Phased: {"boundaries": (1,), "chunk": 64},
+    StreamSgd: {"window": LENGTH, "stride": 16, "chunk": 64},
+    Sgd: {"length": 16, "batch": 2},
 }
 
 
@@ -67,4 +75,5 @@ def shrunk(recipe: Spec[Recipe], *, steps: int = 30) -> Spec[Recipe]:
     rows, length = (2, 2 * LENGTH) if packed else (4, LENGTH)
     limits = recipe["train"].but(seconds=0.0, steps=steps, rows=rows, length=length, micro_rows=0)
     recipe = recipe.set("train", limits)
-    return recipe.set("score", (part(Contiguous, window=LENGTH), part(Sliding, window=LENGTH, stride=16)))
+    adapting = [method for method in recipe["score"] if method.cls not in (Contiguous, Sliding)]
+    return recipe.set("score", (part(Contiguous, window=LENGTH), part(Sliding, window=LENGTH, stride=16), *adapting))

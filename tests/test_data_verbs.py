@@ -9,7 +9,8 @@ import pytest
 
 from bitgolf.cli import app
 from bitgolf.data.shards import read_shard
-from bitgolf.errors import BitgolfError
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.tokens.kinds import load_tokenizer
 from bitgolf.verbs import check_data, make_data
 
 
@@ -30,6 +31,31 @@ def test_make_then_check(text: Path, tmp_path: Path) -> None:
     assert check_data(tmp_path / "data") == {"folder": str(tmp_path / "data"), "findings": [], "passes": True}
 
 
+@pytest.mark.parametrize(("kind", "vocab"), [("caseops", 300), ("bytes", 260)])
+def test_another_kind_of_tokenizer(kind: str, vocab: int, text: Path, tmp_path: Path) -> None:
+    made = make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2, kind=kind)
+    assert made["vocab"] <= vocab and made["findings"] == []
+    assert made["val"]["raw_bytes"] == made["val"]["encoded_bytes"]
+    assert check_data(tmp_path / "data")["findings"] == []
+    opened = load_tokenizer(tmp_path / "data" / "tokenizer.model")
+    again = make_data(tmp_path / "again", [text], 300, tmp_path / "data" / "tokenizer.model", 0.2)
+    assert again["tokenizer"] == opened.digest == made["tokenizer"] and opened.proto.startswith(b"bitgolf ")
+
+
+def test_a_published_model_with_case_operators(text: Path, shared: Path, tmp_path: Path) -> None:
+    model = shared / "data" / "tokenizers" / "fineweb_8192_bpe_lossless_caps_caseops_v1_reserved.model"
+    made = make_data(tmp_path / "data", [text], 300, model, 0.2, kind="caseops")
+    assert (tmp_path / "data" / "tokenizer.model").read_bytes().endswith(model.read_bytes())
+    assert made["vocab"] == 8192 and check_data(tmp_path / "data")["findings"] == []
+
+
+@pytest.mark.parametrize(("kind", "message"), [("bytes", "comes from no file"), ("scylla", "no kind of tokenizer")])
+def test_a_kind_that_cannot_be_is_a_wrong_use(kind: str, message: str, text: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        make_data(tmp_path / "data", [text], vocab=300, tokenizer=text, held_out=0.2, kind=kind)
+    assert "--kind" in error.value.mend
+
+
 def test_check_names_a_damaged_shard(text: Path, tmp_path: Path) -> None:
     make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
     shard = tmp_path / "data" / "val_000000.bin"
@@ -41,11 +67,11 @@ def test_check_names_a_damaged_shard(text: Path, tmp_path: Path) -> None:
 def test_training_on_validation_documents_is_refused(text: Path, tmp_path: Path) -> None:
     from bitgolf.data.prepare import prepare
     from bitgolf.text.documents import read_documents
-    from bitgolf.tokens.tokenizer import Tokenizer
+    from bitgolf.tokens.kinds import open_tokenizer
     from bitgolf.tokens.train import SentencePieceBPE
 
     documents = list(read_documents([text]))
-    tokenizer = Tokenizer(SentencePieceBPE(vocab=300).train(d.data for d in documents))
+    tokenizer = open_tokenizer(SentencePieceBPE(vocab=300).train(d.data for d in documents))
     with pytest.raises(BitgolfError, match=r"both|validation"):
         prepare(documents, documents[:3], tokenizer, tmp_path / "data")
     assert not (tmp_path / "data" / "manifest.json").exists()

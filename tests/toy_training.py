@@ -18,7 +18,7 @@ from bitgolf.model.objectives import CrossEntropy
 from bitgolf.recipe import Recipe
 from bitgolf.spec import Place, Spec, part
 from bitgolf.text.documents import Document
-from bitgolf.tokens.tokenizer import Tokenizer
+from bitgolf.tokens.kinds import open_tokenizer
 from bitgolf.tokens.train import SentencePieceBPE
 from bitgolf.train import checkpoint, loop
 from bitgolf.train.device import Device
@@ -43,7 +43,7 @@ def make_data(folder: Path) -> Path:
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(words, k=300)).encode() for _ in range(20)]
     documents = [Document(str(i), text) for i, text in enumerate(texts)]
-    prepare(documents[2:], documents[:2], Tokenizer(SentencePieceBPE(vocab=295).train(texts)), folder)
+    prepare(documents[2:], documents[:2], open_tokenizer(SentencePieceBPE(vocab=295).train(texts)), folder)
     return folder
 
 

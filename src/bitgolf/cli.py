@@ -85,7 +85,7 @@ def run(
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: runs/NAME-HASH-sSEED.")] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     devices: Annotated[
-        int, typer.Option("--devices", min=1, help="Processes to train with, one GPU each where there are any.")
+        int, typer.Option("--devices", min=1, help="Processes to train and score with, one GPU each if there are any.")
     ] = 1,
     first: Annotated[
         str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and the later ones again.")
@@ -119,29 +119,60 @@ def score(
     text: Texts = [],  # noqa: B006
     shards: Shards = None,
     methods: Annotated[
-        list[str], typer.Option("--with", help="contiguous or sliding; default: all that the recipe names.")
+        list[str], typer.Option("--with", metavar="METHOD", help="By name; may be repeated. Default: the recipe's own.")
     ] = [],  # noqa: B006
+    sets: Annotated[
+        list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Edit every method that has it: window=2048.")
+    ] = [],  # noqa: B006
+    order: Annotated[str | None, typer.Option("--order", help="Of documents: corpus, shuffled or longest.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of `--order shuffled`.")] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="TOKENS", help="Read at once: bounds memory.")] = 4096,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="That share the work, one GPU each where there are any.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """The referee's score of an artifact: bits per byte, every target once."""
+    """The referee's score of an artifact: bits per byte, every target once.
+
+    Methods: contiguous, sliding, cached, lora, sgd, phased, mixed; `adapt` is all of the recipe's that adapt. One that
+    adapts is scored without adaptation first. The order `longest` is charged the bits of the documents' lengths.
+    """
     from bitgolf.tables import score_table
     from bitgolf.verbs import score as score_artifact
 
-    document = score_artifact(artifact, text, shards, methods)
+    document = score_artifact(
+        artifact, text, shards, names=methods, edits=sets, order=order, seed=seed, batch=batch, processes=processes
+    )
     emit(as_json, document, score_table(document))
 
 
 @app.command()
-def compress(artifact: Artifact, source: Path, target: Path, as_json: Json = False) -> None:
-    """Compress any file with the model, losslessly: the proof of a score."""
-    from bitgolf.verbs import compress_file
+def compress(
+    artifact: Artifact,
+    source: Annotated[Path | None, typer.Argument(metavar="IN")] = None,
+    target: Annotated[Path | None, typer.Argument(metavar="OUT")] = None,
+    proof: Annotated[Path | None, typer.Option("--proof", metavar="FOLDER", help="Prove a score, here.")] = None,
+    text: Texts = [],  # noqa: B006
+    shards: Shards = None,
+    methods: Annotated[list[str], typer.Option("--with", metavar="METHOD", help="To prove: as in `score`.")] = [],  # noqa: B006
+    sets: Annotated[list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Edit the method.")] = [],  # noqa: B006
+    size: Annotated[int, typer.Option("--bytes", min=0, help="Prove the text's first so many; 0: all.")] = 0,
+    sample: Annotated[int, typer.Option("--sample", min=0, help="Groups to restore; 0: all.")] = 8,
+    challenge: Annotated[str, typer.Option("--challenge", help="Of a doubter: decides with the commitment.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Compress any file with the model, losslessly; or prove a score: `compress ARTIFACT --proof FOLDER --text PATH`."""
+    from bitgolf.verbs import compress_file, prove_score
 
-    d = compress_file(artifact, source, target)
-    emit(
-        as_json,
-        d,
-        f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes, {d['bpb_coded']:.4f} bits per byte coded, {d['bpb_predicted']:.4f} predicted",
-    )
+    if proof and not source:
+        d = prove_score(artifact, proof, text, shards, methods, sets, size, sample, challenge)
+        line = f"{d['bytes']:,} bytes coded in {d['coded_bytes']:,}, {d['overhead_percent']:.3f} % over the claimed {d['claimed_bpb']:.5f} bits per byte; {len(d['sampled'])} of {d['groups']} groups restored by another process"
+    elif source and target and not (proof or text or shards or methods or sets):
+        d = compress_file(artifact, source, target)
+        line = f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes, {d['bpb_coded']:.4f} bits per byte coded, {d['bpb_predicted']:.4f} predicted"
+    else:
+        raise UsageError("either a file or a proof", mend="compress ARTIFACT IN OUT, or ARTIFACT --proof FOLDER …")
+    emit(as_json, d, line)
 
 
 @app.command()
@@ -242,9 +273,12 @@ def sweep(
 def data_make(
     folder: Path,
     text: Texts,
+    kind: Annotated[
+        str, typer.Option("--kind", help="Of tokenizer: sentencepiece, caseops (capitals are operators), bytes.")
+    ] = "sentencepiece",
     vocab: Annotated[int, typer.Option("--vocab", min=300, max=65536)] = 1024,
     tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", help="A SentencePiece model to use instead of training one.")
+        Path | None, typer.Option("--tokenizer", help="A tokenizer's file to use instead of training one.")
     ] = None,
     held_out: Annotated[
         float, typer.Option("--held-out", min=0.001, max=0.9, help="Share of documents to hold out, by hash.")
@@ -254,7 +288,7 @@ def data_make(
     """Text -> tokenizer, training and validation shards."""
     from bitgolf.verbs import make_data
 
-    d = make_data(folder, text, vocab, tokenizer, held_out)
+    d = make_data(folder, text, vocab, tokenizer, held_out, kind)
     counts = f"{folder}: {d['train']['tokens']:,} training tokens, {d['val']['tokens']:,} validation tokens"
     emit(as_json, d, "\n".join([counts, *(f"{f['severity']}: {f['message']}" for f in d["findings"])]))
 

@@ -23,6 +23,7 @@ def page(document: dict[str, Any], log: Path) -> str:
         [
             f"<h1>{html.escape(title)}</h1>",
             _table("Bits per byte, on held-out text", ("stage", "bpb"), bpb),
+            _table("How the artifact was scored", SCORED, [_scored(m) for m in document["methods"]]),
             "<h2>Training loss (nats per token)</h2>" + curve(losses(log)),
             _table("Bytes", ("", "bytes"), sizes),
             _table("Seconds", ("stage", "s"), seconds),
@@ -31,6 +32,15 @@ def page(document: dict[str, Any], log: Path) -> str:
         ]
     )
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>{body}</html>\n"
+
+
+SCORED = ("method", "bpb", "without adaptation", "gain", "window", "stride", "documents", "order", "targets/s")
+
+
+def _scored(m: dict[str, Any]) -> tuple[str, ...]:
+    still, gain = ("", "") if m["gain"] is None else (f"{m['still_bpb']:.4f}", f"{m['gain']:+.4f}")
+    shape, speed = (f"{m['window']:,}", f"{m['stride']:,}"), f"{m['targets_per_second']:,.0f}"
+    return m["method"], f"{m['bpb']:.4f}", still, gain, *shape, m["documents"], m["order"], speed
 
 
 def losses(log: Path) -> list[tuple[int, float]]:

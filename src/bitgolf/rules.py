@@ -14,16 +14,21 @@ from bitgolf.errors import RecipeError
 from bitgolf.spec import Spec, path_pattern, register
 
 
+def selects(where: str, role: str, path: str) -> bool:
+    """Whether `where` (see the module) means this parameter."""
+    wanted, _, glob = where.partition("@")
+    return wanted in ("", "*", role) and (not glob or path_pattern(glob).fullmatch(path) is not None)
+
+
 @register
 class Rule:
     """`where` (see the module) and what to `use` there: an optimizer, a codec, a coder."""
 
     def __init__(self, *, where: str, use: Spec[Any]) -> None:
         self.where, self.use = where, use
-        self.role, _, self.glob = where.partition("@")
 
     def matches(self, role: str, path: str) -> bool:
-        return self.role in ("", "*", role) and (not self.glob or path_pattern(self.glob).fullmatch(path) is not None)
+        return selects(self.where, role, path)
 
 
 def cover(rules: Sequence[Spec[Rule]], roles: Mapping[str, str], *, place: str = "rules") -> list[list[str]]:

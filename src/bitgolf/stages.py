@@ -26,13 +26,12 @@ from bitgolf.quantize.codes import encode_all, load_codes, save_codes
 from bitgolf.quantize.codes import report as report_codes
 from bitgolf.recipe import identity
 from bitgolf.score.artifact import build_empty, write
-from bitgolf.score.player import StaticPlayer
-from bitgolf.score.referee import score as referee_score
+from bitgolf.score.measure import measure
 from bitgolf.score.text import validation
 from bitgolf.spec import part
 from bitgolf.text.documents import Files, split
 from bitgolf.tokens.audit import audit
-from bitgolf.tokens.tokenizer import Tokenizer
+from bitgolf.tokens.kinds import load_tokenizer, open_tokenizer
 from bitgolf.train import checkpoint
 from bitgolf.train.device import choose
 from bitgolf.train.launch import launch
@@ -68,7 +67,7 @@ def prepare(run: Run) -> dict[str, Any]:
         f"{len(training):,} documents to train on, {len(held_out):,} held out ({sum(len(d.data) for d in held_out):,} bytes)"
     )
     proto = run.recipe["tokens"]().train(d.data for d in training)
-    tokenizer = Tokenizer(proto)
+    tokenizer = open_tokenizer(proto)
     run.journal.say(
         f"tokenizer: vocabulary {tokenizer.vocab:,}, {'lossless' if tokenizer.lossless else 'not lossless'}"
     )
@@ -121,7 +120,7 @@ def claim_checkpoints(run: Run) -> None:
 
 def empty_model(run: Run) -> LM:
     """For the tokenizer that the shards were made with; the recipe's own may be another, or smaller."""
-    tokenizer = Tokenizer.load(run.data / "tokenizer.model")
+    tokenizer = load_tokenizer(run.data / "tokenizer.model")
     return build_empty(run.recipe["model"], tokenizer.vocab, tokenizer.bos)
 
 
@@ -208,20 +207,28 @@ def _advice(entries: list[Entry], cap: int) -> str:
 
 
 def score(run: Run) -> dict[str, Any]:
-    """bpb of the weights in memory, then of the artifact, read back in a fresh process; and the proof by compression."""
+    """bpb of the weights in memory, then of the artifact, read back in fresh processes; and the proof by compression."""
     first = run.recipe["score"][0]()
+    first = first.still() or first
     bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
     text = validation(run.data)
     for name in ("trained", "averaged"):
         model = empty_model(run)
         load_weights(model, load_file(run.folder / f"{name}.safetensors"))
-        player = StaticPlayer(model, model.embed.weight.shape[0], choose())
-        bpb[name] = referee_score(player, text, first).bpb
+        bpb[name] = measure(model, model.embed.weight.shape[0], text, first, choose(), tell=run.journal.progress)["bpb"]
         run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first.name}, in memory)")
-    results = _fresh_process(run, "score", str(run.folder / "artifact.bg"), "--shards", str(run.data))["methods"]
-    for i, result in enumerate(results):
-        bpb["packed" if i == 0 else result["method"]] = result["bpb"]
-        run.journal.say(f"packed: {result['bpb']:.4f} bits per byte ({result['method']}, read back from disk)")
+    words = str(run.folder / "artifact.bg"), "--shards", str(run.data), "--processes", str(run.devices)
+    results = _fresh_process(run, "score", *words)["methods"]
+    bpb["packed"] = results[0]["bpb"]
+    for result in results:
+        kind = "adapted" if result["adapts"] else result["method"]
+        if result is not results[0] or kind in bpb:
+            bpb[kind] = result["bpb"]
+        run.journal.event("final", **result)
+        gain = "" if result["gain"] is None else f", {result['gain']:.4f} of it adaptation's"
+        run.journal.say(f"packed: {result['bpb']:.4f} bits per byte ({result['method']}, read back from disk){gain}")
+        for remark in result["remarks"]:
+            run.journal.event("warning", message=f"{result['method']}: {remark}")
     proof = (
         run.recipe["proof"]().prove(run.folder, run.data, lambda *words: _fresh_process(run, *words))
         if run.recipe["proof"]

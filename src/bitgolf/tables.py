@@ -45,6 +45,7 @@ def run_table(d: dict[str, Any]) -> str:
         [
             table("What each part touched", ("part", "tensors", "parameters", "calls"), touched),
             table("Bits per byte (held-out text)", ("stage", "bpb"), bpb),
+            methods_table(d["methods"]),
             table("Bytes (total: the model alone)", ("", "bytes"), sizes),
             table("Seconds", ("stage", "s"), seconds),
             _next_steps(d),
@@ -66,11 +67,27 @@ def _next_steps(d: dict[str, Any]) -> str:
 
 
 def score_table(d: dict[str, Any]) -> str:
-    rows = [
-        (m["method"], number(m["bpb"], ".4f"), number(m["targets"]), number(m["bytes"]), number(m["seconds"], ".1f"))
+    """The methods, what was scored, and what the order of the documents cost, where it cost something."""
+    facts = f"{d['targets']:,} targets of {d['bytes']:,} bytes, every one scored once"
+    charges = [
+        f"{m['method']}: {m['order']} documents first, charged {m['charged']:,} bits, {m['charged'] / m['bytes']:.5f} bits per byte"
         for m in d["methods"]
+        if m["charged"]
     ]
-    return table("Score", ("method", "bpb", "targets", "bytes", "s"), rows)
+    remarks = [f"{m['method']}: {remark}" for m in d["methods"] for remark in m["remarks"]]
+    return "\n\n".join([methods_table(d["methods"]), "\n".join([facts, *charges, *remarks])])
+
+
+def methods_table(methods: Sequence[dict[str, Any]]) -> str:
+    """How each method scored, and how fast; `at rest`: the same windows without adaptation; `fresh`: of the tokens read."""
+    rows = [
+        (m["method"], m["documents"], m["order"], number(m["bpb"], ".4f"), number(m["still_bpb"], ".4f"), number(m["gain"], "+.4f"),
+         number(m["window"]), number(m["stride"]), number(m["targets_per_second"], ",.0f"), number(m["fresh_share"], ".1%"),
+         number(m["seconds"], ".1f"))
+        for m in methods
+    ]  # fmt: skip
+    columns = ("method", "documents", "order", "bpb", "at rest", "gain", "window", "stride", "targets/s", "fresh", "s")
+    return table("Score", columns, rows, text=3)
 
 
 def ledger_table(d: dict[str, Any]) -> str:

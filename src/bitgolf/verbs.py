@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from bitgolf.data.prepare import check, load_manifest, prepare
-from bitgolf.errors import UsageError
+from bitgolf.errors import UsageError, at
 from bitgolf.files import write_bytes
 from bitgolf.journal import Journal
 from bitgolf.pack.artifact import read_artifact
 from bitgolf.pack.ledger import ledger
 from bitgolf.score import coder
 from bitgolf.score.artifact import Loaded, load
-from bitgolf.score.player import StaticPlayer
-from bitgolf.score.referee import score as referee_score
+from bitgolf.score.certificate import Claim, first, prove
+from bitgolf.score.choice import choose_methods
+from bitgolf.score.orders import order_named
 from bitgolf.score.sample import generate
 from bitgolf.score.text import Text, of_documents, validation
-from bitgolf.score.windows import Contiguous, Method, Sliding
-from bitgolf.text.documents import read_documents, split
+from bitgolf.score.worker import Job, perform
+from bitgolf.text.documents import Document, read_documents, split
 from bitgolf.tokens.audit import audit
+from bitgolf.tokens.kinds import load_tokenizer, open_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
-from bitgolf.tokens.train import SentencePieceBPE
-from bitgolf.train.device import choose
+from bitgolf.tokens.train import Bytes, CaseOps, SentencePieceBPE
 
 
 def artifact_path(path: Path) -> Path:
@@ -35,33 +36,27 @@ def artifact_path(path: Path) -> Path:
     return found
 
 
-def score(artifact: Path, text: Sequence[Path], shards: Path | None, names: Sequence[str]) -> dict[str, Any]:
+def score(
+    artifact: Path,
+    text: Sequence[Path],
+    shards: Path | None,
+    *,
+    names: Sequence[str] = (),
+    edits: Sequence[str] = (),
+    order: str | None = None,
+    seed: int | None = None,
+    batch: int = 4096,
+    processes: int = 1,
+) -> dict[str, Any]:
     """The referee's score on raw text or on shards; the last method's keys stand at the top, all under `methods`."""
     if bool(text) == bool(shards):
         raise UsageError("one source of text is needed", mend="--text PATH or --shards DIR")
-    journal = Journal()
-    loaded = load(artifact_path(artifact))
+    chosen_order, path = order_named(order, seed), artifact_path(artifact)
+    loaded = load(path)
+    methods = choose_methods(loaded.recipe["score"], names, edits)
     source = _from_shards(shards, loaded) if shards else _from_text(text, loaded)
-    player, results = StaticPlayer(loaded.model, loaded.tokenizer.vocab, choose()), []
-    for method in _methods(loaded, names):
-
-        def progress(done: int, targets: int, bits: float, name: str = method.name) -> None:
-            journal.progress(
-                f"{name}: {done:,} / {targets:,} targets, {bits / source.bytes * targets / done:.4f} bits per byte so far"
-            )
-
-        result = referee_score(player, source, method, progress=progress)
-        results.append({**result._asdict(), "bpb": result.bpb, "window": method.window, "stride": method.stride})
-    return {**results[-1], "methods": results}
-
-
-def _methods(loaded: Loaded, names: Sequence[str]) -> list[Method]:
-    """The recipe's own methods, or the named ones with the recipe's settings where it has them."""
-    own = {m.name: m for m in (spec() for spec in loaded.recipe["score"])}
-    known = {"contiguous": Contiguous(), "sliding": Sliding()} | own
-    if unknown := [n for n in names if n not in known]:
-        raise UsageError(f"there is no method {unknown[0]!r}", mend=f"--with {' or '.join(known)}")
-    return [known[n] for n in names] if names else list(own.values())
+    rows = perform(Job(path, source, methods, chosen_order, batch), loaded, processes=processes)
+    return {**rows[-1], "methods": rows}
 
 
 def _from_shards(folder: Path, loaded: Loaded) -> Text:
@@ -80,33 +75,72 @@ def _from_text(text: Sequence[Path], loaded: Loaded) -> Text:
 
 
 def _codec(loaded: Loaded) -> coder.Codec:
-    """The contexts of the recipe's last method: what its best score was measured with."""
-    return coder.Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe["score"][-1]())
+    methods = [spec() for spec in loaded.recipe["score"]]
+    return coder.Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
 
 
 def compress_file(artifact: Path, source: Path, target: Path) -> dict[str, Any]:
+    """With the contexts of the last of the recipe's methods that can be coded."""
     started, journal, data = time.perf_counter(), Journal(), _read(source)
-    codec = _codec(load(artifact_path(artifact)))
-    result = coder.compress(codec, data, lambda done, count: journal.progress(f"compress: {done:,} / {count:,} tokens"))
+    codec, per_byte = _codec(load(artifact_path(artifact))), max(len(data), 1)
+
+    def progress(done: int, count: int, bits: float) -> None:
+        bpb = bits / done * count / per_byte
+        journal.progress(f"compress: {done:,} / {count:,} tokens, {bpb:.4f} bits per byte so far")
+
+    method = coder.usual_method(codec.methods)
+    result = coder.compress(codec, coder.parts(codec, data), method=method, progress=progress)
     write_bytes(target, result.data)
-    per_byte = max(len(data), 1)
     return {
         "bytes_in": len(data),
         "bytes_out": len(result.data),
         "bpb_coded": 8 * len(result.data) / per_byte,
         "bpb_predicted": result.bits / per_byte,
+        "method": method.name,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
 
 def decompress_file(artifact: Path, source: Path, target: Path) -> dict[str, Any]:
+    """All documents of a file, joined; `documents` are their lengths."""
     started, journal, data = time.perf_counter(), Journal(), _read(source)
     codec = _codec(load(artifact_path(artifact)))
-    text = coder.decompress(
-        codec, data, lambda done, count: journal.progress(f"decompress: {done:,} / {count:,} tokens")
-    )
-    write_bytes(target, text)
-    return {"bytes_in": len(data), "bytes_out": len(text), "seconds": round(time.perf_counter() - started, 3)}
+
+    def progress(done: int, count: int, bits: float) -> None:
+        journal.progress(f"decompress: {done:,} / {count:,} tokens")
+
+    with at(str(source)):
+        texts = coder.decompress(codec, data, progress)
+    write_bytes(target, b"".join(texts))
+    lengths = [len(text) for text in texts]
+    seconds = round(time.perf_counter() - started, 3)
+    return {"bytes_in": len(data), "bytes_out": sum(lengths), "documents": lengths, "seconds": seconds}
+
+
+def prove_score(
+    artifact: Path,
+    folder: Path,
+    text: Sequence[Path],
+    shards: Path | None,
+    names: Sequence[str] = (),
+    edits: Sequence[str] = (),
+    size: int = 0,
+    sample: int = 8,
+    challenge: str = "",
+) -> dict[str, Any]:
+    """Prove the score of a text, or of its first `size` bytes, by coding all of it and restoring a sample."""
+    if bool(text) == bool(shards):
+        raise UsageError("one source of text is needed", mend="--text PATH or --shards DIR")
+    path, journal = artifact_path(artifact), Journal()
+    loaded = load(path)
+    codec, own = _codec(loaded), loaded.recipe["score"]
+    chosen = [codec.methods[own.index(m)] if m in own else m() for m in choose_methods(own, names, edits)]
+    if names and len(chosen) > 1:
+        raise UsageError(f"a proof is of one method, and {len(chosen)} are named", place="--with")
+    source = _from_shards(shards, loaded) if shards else _from_text(text, loaded)
+    source = first(source, loaded.tokenizer, size) if size else source
+    claim = Claim(path, codec, source, chosen[0] if names else coder.usual_method(chosen))
+    return prove(claim, folder, sample=sample, challenge=challenge, journal=journal)
 
 
 def _read(path: Path) -> bytes:
@@ -118,8 +152,8 @@ def _read(path: Path) -> bytes:
 
 def sample(artifact: Path, prompt: str, *, tokens: int, temperature: float, top: int, seed: int) -> dict[str, Any]:
     loaded = load(artifact_path(artifact))
-    window = loaded.recipe["score"][-1]["window"]
-    pieces = generate(
+    window = loaded.recipe["score"][-1]().window
+    drawn = generate(
         loaded.model,
         loaded.tokenizer,
         prompt.encode(),
@@ -129,7 +163,8 @@ def sample(artifact: Path, prompt: str, *, tokens: int, temperature: float, top:
         seed=seed,
         window=window,
     )
-    return {"text": b"".join(pieces).decode(errors="replace"), "seed": seed, "temperature": temperature}
+    text = loaded.tokenizer.readable(drawn)
+    return {"text": text.decode(errors="replace"), "seed": seed, "temperature": temperature}
 
 
 def ledger_of(artifact: Path) -> dict[str, Any]:
@@ -138,13 +173,24 @@ def ledger_of(artifact: Path) -> dict[str, Any]:
 
 
 def make_data(
-    folder: Path, text: Sequence[Path], vocab: int, tokenizer: Path | None, held_out: float
+    folder: Path, text: Sequence[Path], vocab: int, tokenizer: Path | None, held_out: float, kind: str = "sentencepiece"
 ) -> dict[str, Any]:
     training, validation = split(read_documents(text), held_out)
-    proto = tokenizer.read_bytes() if tokenizer else SentencePieceBPE(vocab=vocab).train(d.data for d in training)
-    made = Tokenizer(proto)
+    made = _tokenizer(kind, vocab, tokenizer, training)
     findings = [f._asdict() for f in audit(made, (d.data for d in validation[:20]))]
     return {**prepare(training, validation, made, folder).to_json(), "findings": findings}
+
+
+def _tokenizer(kind: str, vocab: int, given: Path | None, documents: Sequence[Document]) -> Tokenizer:
+    """The one of a file, or trained on these documents."""
+    trainers = {"sentencepiece": SentencePieceBPE(vocab=vocab), "caseops": CaseOps(vocab=vocab), "bytes": Bytes()}
+    if kind not in trainers:
+        raise UsageError(f"there is no kind of tokenizer {kind!r}", mend=f"--kind {' or '.join(trainers)}")
+    if given and kind == "bytes":
+        raise UsageError("a byte tokenizer comes from no file", place=str(given), mend="--kind bytes or --tokenizer")
+    if given:
+        return load_tokenizer(given, case_operators=kind == "caseops")
+    return open_tokenizer(trainers[kind].train(d.data for d in documents))
 
 
 def check_data(folder: Path) -> dict[str, Any]:

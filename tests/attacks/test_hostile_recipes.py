@@ -23,7 +23,7 @@ from bitgolf.quantize.codes import encode_all
 from bitgolf.recipe import Recipe
 from bitgolf.score.artifact import load, write
 from bitgolf.spec import Place, Spec
-from bitgolf.tokens.tokenizer import Tokenizer
+from bitgolf.tokens.kinds import open_tokenizer
 from bitgolf.tokens.train import SentencePieceBPE
 from toy import toy_recipe
 
@@ -37,7 +37,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     proto = SentencePieceBPE(vocab=300).train([b"a small text, a small tokenizer, a small model " * 40])
     recipe: Spec[Recipe] = toy_recipe()
     torch.manual_seed(0)
-    model = recipe["model"](Place(vocab=Tokenizer(proto).vocab))
+    model = recipe["model"](Place(vocab=open_tokenizer(proto).vocab))
     weights = {k: p.detach() + 0.1 * torch.randn_like(p) for k, p in model.named_parameters()}
     path = tmp_path_factory.mktemp("artifact") / "artifact.bg"
     write(path, recipe, encode_all(weights, roles(model), recipe["quantize"]), proto)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -232,6 +233,28 @@ def test_read_piece_by_piece_it_says_the_same(cls: type, ids: Tensor) -> None:
     for t in range(1, ids.shape[1]):
         assert (reader.logits - whole[:, t - 1]).abs().max() < 1e-4, t
         reader.push(ids[:, t])
+
+
+@torch.no_grad()
+def test_rows_of_different_lengths_say_what_each_would_say_alone(cls: type) -> None:
+    """Rows are restarted, pushed, left alone and read again at times of their own."""
+    model, chance = built(sockets(node(cls))), random.Random(3)
+    window, stride = 9, 4
+    reader = Reader(model, 3, window, stride)
+    contexts = [[1], [1], [1]]
+    for step in range(26):
+        if step % 5 == 2:
+            again = {row: [1, *chance.choices(range(1, VOCAB), k=chance.randrange(window))] for row in {step % 3, 2}}
+            reader.restart({row: torch.tensor(context) for row, context in again.items()})
+            contexts = [again.get(row, context) for row, context in enumerate(contexts)]
+        tokens = [chance.choice([-1, 1, *range(2, 12)]) for _ in contexts]
+        reader.push(torch.tensor(tokens))
+        for row, token in enumerate(tokens):
+            if token >= 0:
+                full = len(contexts[row]) == window
+                contexts[row] = [*contexts[row][stride if full else 0 :], token]
+            alone = model(torch.tensor([contexts[row]]))[0, -1]
+            assert (reader.logits[row] - alone).abs().max() < 1e-4, (step, row)
 
 
 def test_every_forward_has_at_most_three_ifs() -> None:

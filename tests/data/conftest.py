@@ -11,13 +11,14 @@ import pytest
 
 from bitgolf.data.shards import Stream, write_shard
 from bitgolf.text.documents import python_library
+from bitgolf.tokens.kinds import open_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.train import SentencePieceBPE
 
 
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Tokenizer:
-    return Tokenizer(SentencePieceBPE(vocab=400).train(document.data for document in islice(python_library(), 6)))
+    return open_tokenizer(SentencePieceBPE(vocab=400).train(document.data for document in islice(python_library(), 6)))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from bitgolf.data.prepare import Manifest, check, load_manifest, prepare
 from bitgolf.data.shards import Stream, find_shards, read_shard, write_shard
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.text.documents import Document
+from bitgolf.tokens.kinds import load_tokenizer, open_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 
 TEXTS = [b"def f(x):\n    return x + %d\n" % i for i in range(40)] + ["bad \u2581 caf\u00e9".encode() + b"\xff", b" "]
@@ -59,10 +60,11 @@ def test_documents_are_encoded_a_few_at_a_time(
     tmp_path: Path, small_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
+    encode = small_tokenizer.encode_documents
 
     def spy(batch: list[bytes]) -> list[np.ndarray]:
         sizes.append(sum(map(len, batch)))
-        return Tokenizer.encode_documents(small_tokenizer, batch)
+        return encode(batch)
 
     monkeypatch.setattr("bitgolf.data.prepare._BATCH", 60)
     monkeypatch.setattr(small_tokenizer, "encode_documents", spy)
@@ -79,7 +81,7 @@ def test_preparing_again_leaves_nothing_of_the_first_time(folder: Path, small_to
 
 
 def test_the_challenges_way_of_encoding_counts_what_it_loses(tmp_path: Path, shared: Path) -> None:
-    tokenizer = Tokenizer.load(shared / "data" / "tokenizers" / "fineweb_1024_bpe.model")
+    tokenizer = load_tokenizer(shared / "data" / "tokenizers" / "fineweb_1024_bpe.model")
     manifest = prepare(
         [Document("a", b"two\nlines")], [Document("b", b"two  words")], tokenizer, tmp_path, normalise=True
     )
@@ -100,7 +102,7 @@ def test_an_overlap_is_refused_and_leaves_no_manifest(folder: Path, small_tokeni
 def test_an_empty_split_and_a_model_without_bos_are_refused(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
     with pytest.raises(BitgolfError, match="no documents"):
         prepare(TRAIN, [], small_tokenizer, tmp_path)
-    without = Tokenizer(small_tokenizer.proto.replace(b"\x0a\x03<s>", b"\x0a\x03<t>"))
+    without = open_tokenizer(small_tokenizer.proto.replace(b"\x0a\x03<s>", b"\x0a\x03<t>"))
     with pytest.raises(BitgolfError, match="need a BOS"):
         prepare(TRAIN, VAL, without, tmp_path)
 

@@ -78,8 +78,9 @@ def test_a_text_that_is_read_in_pieces_has_the_same_mask() -> None:
     whole = Segments(AT, cap=6)(Bus(ids, 1))
     memory = Memory(1, 30, torch.device("cpu"))
     for first, end in ((0, 1), (1, 9), (9, 30)):
-        piece = Segments(AT, cap=6)(StreamingBus(ids[:, first:end], 1, memory))
-        memory.length = end
+        bus = StreamingBus(ids[:, first:end], 1, memory)
+        piece = Segments(AT, cap=6)(bus)
+        bus.close()
         assert torch.equal(piece, whole[:, :, first:end, :end])
 
 

@@ -16,6 +16,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.recipes import get, names
 from bitgolf.rules import cover
 from bitgolf.spec import Place, Spec
+from bitgolf.tokens.train import CaseOps
 from bitgolf.train.trainer import Task
 from shrink import VOCAB, shrunk
 
@@ -182,10 +183,11 @@ def test_the_value_tables_projection_starts_small_until_there_were_banks() -> No
     assert gains == {"pr414": pytest.approx(22**-0.5), "pr549": 1.0, "pr1512": 1.0, "pr1218": 1.0}
 
 
-def test_what_only_later_issues_can_do_is_a_departure() -> None:
-    """The text of CaseOps: nothing undoes it yet. Where it was used, it is said."""
-    said_so = {n for n in PUBLISHED for words in get(n)["published"].get("departures", ()) if "CaseOps" in words}
-    assert said_so == {"pr1729", "pr1736", "pr1787", "pr1851", "pr1855"}
+def test_capitals_are_operators_where_they_were() -> None:
+    """From #1729 on: SentencePiece on transformed text, the operators among its 8,192 tokens."""
+    with_operators = {n for n in names() if get(n)["tokens"].cls is CaseOps}
+    assert with_operators == {"pr1729", "pr1736", "pr1787", "pr1851", "pr1855"}
+    assert {get(n)["tokens.vocab"] for n in with_operators} == {8192}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

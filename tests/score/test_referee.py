@@ -33,6 +33,9 @@ class Uniform:
     def adapt(self, revealed: Tensor) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 @pytest.fixture
 def text() -> Text:

@@ -8,18 +8,18 @@ import pytest
 
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.spec import part
-from bitgolf.tokens.tokenizer import Tokenizer
+from bitgolf.tokens.sentencepiece import SentencePiece
 from bitgolf.tokens.train import GivenTokenizer, SentencePieceBPE, sample
 
 CODE = [b"def f(x):\n    if x > %d:\n        return x\n\tpass\n\n" % i for i in range(300)]
 
 
 def pieces(text: list[bytes], **options) -> list[bytes]:
-    return Tokenizer(SentencePieceBPE(vocab=400, **options).train(text)).pieces
+    return SentencePiece(SentencePieceBPE(vocab=400, **options).train(text)).pieces
 
 
 def test_it_is_lossless_and_numbers_its_control_tokens_as_the_challenge_does() -> None:
-    tokenizer = Tokenizer(SentencePieceBPE(vocab=330).train(CODE))
+    tokenizer = SentencePiece(SentencePieceBPE(vocab=330).train(CODE))
     assert tokenizer.lossless
     assert (tokenizer.vocab, tokenizer.bos) == (330, 1)
     assert tokenizer.names[:4] == ["<pad>", "<s>", "</s>", "<unk>"]
@@ -82,7 +82,7 @@ def test_a_sample_is_as_large_as_asked_and_from_everywhere(library: list[bytes])
     assert passages == sorted(d[i : i + 4096] for d in library for i in range(0, len(d), 4096))
 
 
-def test_a_given_tokenizer_is_the_file_or_an_error(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_given_tokenizer_is_the_file_or_an_error(tmp_path: Path, tokenizer: SentencePiece) -> None:
     path = tmp_path / "a.model"
     path.write_bytes(tokenizer.proto)
     assert part(GivenTokenizer, path=str(path), vocab=400)().train([]) == tokenizer.proto

@@ -38,7 +38,7 @@ def trained_length(recipe: Spec[Recipe]) -> int:
 
 
 def longest_window(recipe: Spec[Recipe]) -> int:
-    return max((method["window"] for method in recipe["score"]), default=0)
+    return max((method().window for method in recipe["score"]), default=0)
 
 
 def shared_layers(recipe: Spec[Recipe]) -> list[Spec[Any]]:

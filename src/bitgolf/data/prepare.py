@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.files import file_digest, write_bytes, write_json
 from bitgolf.text.documents import Document
 from bitgolf.tokens.audit import Finding
+from bitgolf.tokens.kinds import load_tokenizer
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
 SPLITS = ("train", "val")
@@ -132,7 +134,7 @@ class _Tally:
             for data, (ids, lost) in zip(batch, self._encode(batch), strict=True):
                 self.tokens += len(ids) + 1
                 self.raw += len(data)
-                self.encoded += int(self.tokenizer.byte_lengths[ids].sum())
+                self.encoded += int(self.tokenizer.token_bytes(ids).sum())
                 self.lost += lost
                 yield np.concatenate([[self.tokenizer.bos], ids]).astype(np.uint16)
 
@@ -222,7 +224,7 @@ def _published(folder: Path) -> Iterator[Finding]:
 
 
 def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[Finding]:
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    tokenizer = load_tokenizer(folder / "tokenizer.model")
     found, stated = (
         (tokenizer.digest, tokenizer.vocab, tokenizer.bos),
         (manifest.tokenizer, manifest.vocab, manifest.bos),
@@ -260,13 +262,22 @@ def _counts_of(folder: Path, name: str, split: Split, tokenizer: Tokenizer) -> I
     counted = {
         "documents": int(counts[tokenizer.bos]),
         "tokens": len(stream),
-        "encoded_bytes": int(counts[: tokenizer.vocab] @ tokenizer.byte_lengths),
+        "encoded_bytes": _encoded_bytes(stream, tokenizer),
     }
     for key, value in counted.items():
         if value != getattr(split, key):
             yield Finding(
                 "counts", "error", f"{name}: {value:,} {key}, where the manifest says {getattr(split, key):,}"
             )
+
+
+def _encoded_bytes(stream: Stream, tokenizer: Tokenizer) -> int:
+    """The bytes that all tokens tell, a few million tokens at a time, cut where documents start."""
+    starts = stream.starts(tokenizer.bos)
+    wanted = np.searchsorted(starts, np.arange(_BLOCK, len(stream), _BLOCK))
+    cuts = [0, *np.unique(starts[wanted[wanted < len(starts)]]).tolist(), len(stream)]
+    blocks = (stream.window(start, stop - start) for start, stop in pairwise(cuts))
+    return sum(int(tokenizer.token_bytes(block[block < tokenizer.vocab]).sum()) for block in blocks)
 
 
 def _token_counts(stream: Stream) -> npt.NDArray[np.int64]:

@@ -30,7 +30,7 @@ class Part(nn.Module):
 class Bus:
     """What flows past the blocks in one forward: token ids, the stream's first state, values made once and shared.
 
-    This one sees a whole sequence at once. `Memory` (in `stream`) makes the same model read a text piece by piece.
+    This one sees a whole sequence at once. `score.stream` has one with a memory, by which the same model reads a text piece by piece.
     """
 
     def __init__(self, ids: Tensor, bos: int = 1) -> None:
@@ -48,13 +48,31 @@ class Bus:
 
     @property
     def positions(self) -> Tensor:
-        """Positions of the tokens at hand, (T,)."""
+        """Positions of the tokens at hand in their text, (T,), or (B, T) where each row has its own."""
         return self.memo("positions", lambda: torch.arange(self.ids.shape[1], device=self.ids.device))
 
     @property
     def key_positions(self) -> Tensor:
-        """Positions of all that can be attended to, (S,): here the same."""
+        """Positions of all that can be attended to, consecutive, (S,) or (B, S): here the same."""
         return self.positions
+
+    @property
+    def oldest(self) -> Tensor | int:
+        """Position of the first key that counts, one number or (B, 1): here the row's start."""
+        return 0
+
+    @property
+    def lags(self) -> Tensor:
+        """Query minus key position, (T, S), or (B, 1, T, S) where each row has its own."""
+        return self.memo("lags", lambda: over_heads(self.positions[..., :, None] - self.key_positions[..., None, :]))
+
+    def own(self, of_keys: Tensor) -> Tensor:
+        """Out of something for each key, (B, S), what the tokens at hand have, (B, T): here the same."""
+        return of_keys
+
+    def angles(self, frequencies: Tensor) -> Tensor:
+        """Positions times frequencies (F,), (T, F) or (B, T, F): in float32, enough for a sequence seen at once."""
+        return self.positions.float()[..., None] * frequencies
 
     @property
     def documents(self) -> Tensor:
@@ -93,10 +111,15 @@ class Bus:
         return self.memo(("mask", tuple(map(id, parts))), lambda: self._mask(parts)), False
 
     def _mask(self, parts: Sequence[Callable[[Bus], Tensor]]) -> Tensor:
-        mask = self.positions[:, None] >= self.key_positions[None, :]
+        mask = over_heads(self.positions[..., :, None] >= self.key_positions[..., None, :])
         for p in parts:
             mask = mask & p(self)
         return mask
+
+
+def over_heads(pairs: Tensor) -> Tensor:
+    """(T, S) as it is, (B, T, S) as (B, 1, T, S)."""
+    return pairs if pairs.ndim == 2 else pairs[:, None]
 
 
 def rms(x: Tensor) -> Tensor:

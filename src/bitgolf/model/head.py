@@ -20,19 +20,30 @@ class Logits:
         return self.head(x, self.embed)
 
     def raw(self, x: Tensor) -> Tensor:
-        return self.head.project(x, self.embed)
+        return self.head.raw(x, self.embed)
 
 
 class Head(Part):
-    """(B, T, D) and the embedding -> logits (B, T, V): a projection, then the chain of caps."""
+    """(B, T, D) and the embedding -> logits (B, T, V): a projection, what is added to it, then the chain of caps."""
 
     caps: nn.ModuleList
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add = nn.ModuleList()  # of `Add`: what a model learns while it is scored
 
     def project(self, x: Tensor, embed: Embedding) -> Tensor:
         raise NotImplementedError
 
-    def forward(self, x: Tensor, embed: Embedding) -> Tensor:
+    def raw(self, x: Tensor, embed: Embedding) -> Tensor:
+        """Logits before the caps."""
         z = self.project(x, embed)
+        for p in self.add:
+            z = z + p(x)
+        return z
+
+    def forward(self, x: Tensor, embed: Embedding) -> Tensor:
+        z = self.raw(x, embed)
         for p in self.caps:
             z = p(z)
         return z

@@ -29,7 +29,7 @@ class KeyOffset(QKPart):
 
     def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
         kept, own = k[..., : self.dims], k[..., self.dims :]
-        stays = (bus.positions == 0)[None]
+        stays = bus.positions == 0
         if self.mask_starts:
             stays = stays | bus.starts
         moved = torch.where(stays[..., None, None], own, bus.previous(self, own))

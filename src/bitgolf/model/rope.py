@@ -85,10 +85,9 @@ class Rope(QKPart):
         return 1.0 / self.base ** exponents(self.width, device)
 
     def table(self, bus: Bus) -> tuple[Tensor, Tensor]:
-        """cos and sin, (T, 1, dims/2) in float32."""
-        positions = bus.positions.float()
-        angle = torch.outer(positions, self.frequencies(positions.device))[:, None, :]
-        return angle.cos(), angle.sin()
+        """cos and sin, (T, 1, dims/2) or (B, T, 1, dims/2) in float32."""
+        angle = bus.angles(self.frequencies(bus.ids.device))[..., None, :]
+        return angle.cos().float(), angle.sin().float()
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         half = self.width // 2

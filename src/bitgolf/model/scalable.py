@@ -14,7 +14,7 @@ from bitgolf.spec import Place, register
 class ScalableSoftmax(QKPart):
     """q_h <- s_h log(n) q_h where n keys are seen, one learned s a head (H), started at `init` (arXiv 2501.19399).
 
-    A softmax over more keys is flatter at the same logits; log(n) makes up for it. n counts from the row's start.
+    A softmax over more keys is flatter at the same logits; log(n) makes up for it. n counts from the first key that is held.
     """
 
     roles = {"weight": "scale"}
@@ -24,5 +24,5 @@ class ScalableSoftmax(QKPart):
         self.weight = nn.Parameter(torch.full((at.heads,), init))
 
     def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
-        keys = (bus.positions + 1).float().log()[:, None, None]
+        keys = (bus.positions - bus.oldest + 1).float().log()[..., None, None]
         return q * (self.weight[:, None] * keys).to(q.dtype), k

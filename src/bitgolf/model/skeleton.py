@@ -36,6 +36,7 @@ class Block(Part):
         self.mixer = mixer(at)
         self.branch_mixer = chain(branch, at)
         self.mlp = mlp(at)
+        self.beside = nn.ModuleList()  # of `Add`, parallel to the MLP: what a model learns while it is scored
         self.branch_mlp = chain(branch, at)
         self.leave = chain(leave, at)
 
@@ -48,7 +49,10 @@ class Block(Part):
 
     def feed(self, x: Tensor) -> Tensor:
         """What the second branch adds."""
-        y = self.mlp(self.norm(x))
+        x = self.norm(x)
+        y = self.mlp(x)
+        for p in self.beside:
+            y = y + p(x)
         for p in self.branch_mlp:
             y = p(y)
         return y

@@ -98,7 +98,7 @@ class ContentSmear(StreamPart):
 
 @register
 class MeanSmear(StreamPart):
-    """x_t + tanh(theta) * (mean - x_t), the mean of the stream over positions up to t; theta (D) started at 0.
+    """x_t + tanh(theta) * (mean - x_t), the mean of the stream over positions up to t that are held; theta (D) started at 0.
 
     Parameter Golf #641, there at the end of every block. With `mask_starts` the mean is over the document alone.
     """
@@ -116,11 +116,12 @@ class MeanSmear(StreamPart):
         start = self.start(bus)
         _, history = bus.recall(self, x[..., :0], before)
         earlier = history.gather(1, start[..., None].expand_as(x))  # sums before the start, which do not count
-        mean = (x + (before - earlier)) / (bus.positions + 1 - start)[..., None]
+        begun = start + bus.key_positions[..., :1]
+        mean = (x + (before - earlier)) / (bus.positions + 1 - begun)[..., None]
         return x + self.theta.tanh() * (mean - x)
 
     def start(self, bus: Bus) -> Tensor:
-        """Where the mean that each position sees starts, (B, T)."""
+        """Of all that is held, the number of the position where each one's mean starts, (B, T)."""
         if not self.mask_starts:
-            return torch.zeros_like(bus.ids)
+            return torch.zeros_like(bus.ids) + (bus.oldest - bus.key_positions[..., :1])
         return bus.memo("first", lambda: torch.searchsorted(bus.key_documents, bus.documents.contiguous()))

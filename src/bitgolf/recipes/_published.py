@@ -5,8 +5,8 @@ measured by us. `bpb` holds the mean over the seeds (of one, the one submitted) 
 `averaged`, `packed` (the contiguous windows of the quantized model), `sliding`, `adapted` (after adaptation at scoring
 time); `bytes` is the largest file of these seeds.
 
-All recipes train, calibrate, round and pack as published; what differs is named in each one's `departures`. Adaptation at
-scoring time is not here yet. In no recipe:
+All recipes train, calibrate, round, pack and score as published; what differs is named in each one's `departures`. In no
+recipe:
 
 - what `torch.save` puts around arrays, and the code (`code` of the published bytes): our files hold neither.
 - selective pruning of codes of 1 and -1 (#1019, #1512): in none of the published runs was there anything to prune.
@@ -26,13 +26,16 @@ from bitgolf.quantize.gptq import Gptq
 from bitgolf.quantize.lqer import LowRankRepair
 from bitgolf.quantize.samples import OwnSamples, TrainingText
 from bitgolf.rules import Rule
+from bitgolf.score.lora import DocumentLora
+from bitgolf.score.phased import Phased, evenly
+from bitgolf.score.sgd import Sgd
+from bitgolf.score.streamed import StreamSgd
 from bitgolf.spec import Spec, part
 
 H100 = "8 x H100 SXM, 600 s"
 
 # Departures that nothing undoes.
 CLIPPED = {"the gradient is clipped after the mean over all processes, where each clipped its own": ""}
-CASEOPS = {"the text is as it is, where the original wrote capitals as operators (CaseOps)": ""}
 SEARCHED = {"clips are searched with rounding to the nearest, where the original tried GPTQ with each": ""}
 LOOKED_UP = {"the embedding's statistics count its lookups, where the original's were those of the head alone": ""}
 WITHIN = {"calibration keeps to documents, where the original's attention ran over their ends": ""}
@@ -146,6 +149,45 @@ def deviations(
         part(Rule, where="matrix@**.mlp.**", use=rows(mlp)),
         part(Rule, where="*", use=rows(rest)),
     )
+
+
+# ---- adaptation while scoring --------------------------------------------------------------------------------------
+
+ADAPTED = {
+    "document ends are scored, where the original left them out, and so are pieces of one token": "",
+    "adapters start from a uniform A and a B of zero, where the original's were small normal numbers": "",
+    "also documents under 32 tokens have adapters, which in a single piece change nothing": "",
+}
+"""#1090."""
+IN_ORDER = {
+    "documents come in the order of the text, where the longest came first and their lengths were not charged": ""
+}
+
+
+def by_chunks(*, lr: float) -> Spec[StreamSgd]:
+    """Windows of 2,048 tokens every 64, and after each 32,768 targets three epochs of descent on all weights (#549, #1413)."""
+    return part(StreamSgd, window=2048, stride=64, sgd=part(Sgd, lr=lr, epochs=3, length=2048))
+
+
+def by_document(
+    *,
+    stride: int = 48,
+    rank: int = 96,
+    alpha: float | None = None,
+    beta: float = 0.999,
+    decay: float = 0.5,
+    warm: bool = False,
+) -> Spec[DocumentLora]:
+    """Adapters on nearly every matrix, for 64 documents at a time (#1530 to #1855). `alpha` and `warm` are of #1767."""
+    on = ("head", "q", "k", "v", "out", "mlp")
+    adam: dict[str, Any] = {"lr": 1e-4, "betas": (0.0, beta), "eps": 1e-10, "weight_decay": decay}
+    return part(DocumentLora, window=2048, stride=stride, rank=rank, alpha=alpha, on=on, warm=warm, **adam)
+
+
+def by_phases(lora: Spec[DocumentLora], documents: int = 2000) -> Spec[Phased]:
+    """Three times descent on all weights, within the first so many documents (#1626 to #1855)."""
+    sgd = part(Sgd, lr=0.001, epochs=1, length=2048, documents=True)
+    return part(Phased, lora=lora, boundaries=evenly(documents, 3), sgd=sgd)
 
 
 # ---- calibration ---------------------------------------------------------------------------------------------------

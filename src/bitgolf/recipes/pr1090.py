@@ -23,10 +23,11 @@ from bitgolf.model.xsa import ExclusiveSelf
 from bitgolf.pack.coders import Zstd
 from bitgolf.quantize.codec import IntRows
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import HALF, results
+from bitgolf.recipes._published import ADAPTED, HALF, results
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.pr162 import bigrams
 from bitgolf.rules import Rule
+from bitgolf.score.lora import DocumentLora
 from bitgolf.score.windows import Contiguous
 from bitgolf.spec import Spec, part
 
@@ -48,7 +49,10 @@ def pr1090() -> Spec[Recipe]:
             part(Rule, where="matrix@blocks.*.mlp.**", use=rows.but(bits=5)),
             part(Rule, where="*", use=rows.but(bits=6)),
         ),
-        score=(part(Contiguous, window=2048),),
+        score=(
+            part(Contiguous, window=2048),
+            part(DocumentLora, window=256, stride=256, on=("q", "v"), alpha=1.0, lr=0.05, betas=(0.9, 0.999), eps=1e-8),
+        ),
         published=results(
             1090,
             params=27_092_057,
@@ -59,7 +63,7 @@ def pr1090() -> Spec[Recipe]:
             steps=7926,
             ms_per_step=611.9,
             seeds={1337: {"adapted": 1.1573}},
-            departures={"SmearGate is masked at document starts": "model.enter.2.mask_starts=false"},
+            departures={"SmearGate is masked at document starts": "model.enter.2.mask_starts=false", **ADAPTED},
             doubts="its losses and bits per byte imply three different tokenizer ratios: not a figure to calibrate to",
         ),
     )

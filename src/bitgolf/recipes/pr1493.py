@@ -13,7 +13,7 @@ from bitgolf.model.lanes import Parallel
 from bitgolf.model.loops import Loop
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import LOOKED_UP, results
+from bitgolf.recipes._published import LOOKED_UP, by_chunks, results
 from bitgolf.recipes.pr1394 import pr1394
 from bitgolf.spec import Spec, part
 
@@ -26,6 +26,7 @@ def pr1493() -> Spec[Recipe]:
     recipe = recipe.edit(QGain, but(init=5.25)).edit(Muon, but(lr=0.022, weight_decay=0.095))
     recipe = recipe.set("train.schedule.fraction", 0.72)
     return recipe.but(
+        score=(*recipe["score"], by_chunks(lr=0.005)),
         published=results(
             1493,
             params=35_944_536,
@@ -40,5 +41,5 @@ def pr1493() -> Spec[Recipe]:
                 999: {"averaged": 1.08789, "packed": 1.09929, "sliding": 1.08265, "adapted": 1.08118},
             },
             departures=LOOKED_UP,
-        )
+        ),
     )

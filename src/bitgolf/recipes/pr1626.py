@@ -8,7 +8,17 @@ from __future__ import annotations
 from bitgolf.edits import but
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CLIPPED, LOOKED_UP, WITHIN, deviations, on_training_text, results
+from bitgolf.recipes._published import (
+    CLIPPED,
+    IN_ORDER,
+    LOOKED_UP,
+    WITHIN,
+    by_document,
+    by_phases,
+    deviations,
+    on_training_text,
+    results,
+)
 from bitgolf.recipes.pr1530 import pr1530
 from bitgolf.spec import Spec
 
@@ -18,6 +28,7 @@ def pr1626() -> Spec[Recipe]:
     recipe = recipe.set("train.schedule.fraction", 0.75)
     return recipe.but(
         calibrate=on_training_text(16, reserve=4.0),
+        score=(recipe["score.0"], by_phases(by_document())),
         quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7),
         published=results(
             1626,
@@ -31,6 +42,6 @@ def pr1626() -> Spec[Recipe]:
                 42: {"averaged": 1.07257, "packed": 1.08499, "adapted": 1.07280},
                 1234: {"averaged": 1.07174, "packed": 1.08323, "adapted": 1.07164},
             },
-            departures=CLIPPED | LOOKED_UP | WITHIN,
+            departures=CLIPPED | LOOKED_UP | WITHIN | IN_ORDER,
         ),
     )

@@ -11,7 +11,17 @@ from bitgolf.model.gates import NarrowGate
 from bitgolf.model.smear import ContentSmear
 from bitgolf.model.stream import Normalize
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CLIPPED, HALF_GATES, LOOKED_UP, WITHIN, deviations, on_training_text, results
+from bitgolf.recipes._published import (
+    CLIPPED,
+    HALF_GATES,
+    IN_ORDER,
+    LOOKED_UP,
+    WITHIN,
+    by_document,
+    deviations,
+    on_training_text,
+    results,
+)
 from bitgolf.recipes.pr1626 import pr1626
 from bitgolf.spec import Spec, part
 
@@ -22,6 +32,7 @@ def pr1667() -> Spec[Recipe]:
     recipe = recipe.edit(Attention, append(after=part(NarrowGate, width=12)))
     return recipe.but(
         calibrate=on_training_text(64, reserve=13.0),
+        score=(recipe["score.0"], by_document()),
         quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7, gates=HALF_GATES),
         published=results(
             1667,
@@ -39,6 +50,7 @@ def pr1667() -> Spec[Recipe]:
                 **CLIPPED,
                 **LOOKED_UP,
                 **WITHIN,
+                **IN_ORDER,
                 "SmearGate is masked at document starts": "model.enter.0.mask_starts=false",
             },
         ),

@@ -9,13 +9,15 @@ from bitgolf.edits import but
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Taper
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CASEOPS, CLIPPED, LOOKED_UP, WITHIN, results
+from bitgolf.recipes._published import CLIPPED, IN_ORDER, LOOKED_UP, WITHIN, results
 from bitgolf.recipes.pr1626 import pr1626
 from bitgolf.spec import Spec, part
+from bitgolf.tokens.train import CaseOps
 
 
 def pr1729() -> Spec[Recipe]:
-    recipe = pr1626().but(name="pr1729").edit(Muon, but(decay=part(Taper, since=0.7, end=0.5)))
+    recipe = pr1626().but(name="pr1729", tokens=part(CaseOps, vocab=8192))
+    recipe = recipe.edit(Muon, but(decay=part(Taper, since=0.7, end=0.5)))
     return recipe.but(
         published=results(
             1729,
@@ -29,6 +31,6 @@ def pr1729() -> Spec[Recipe]:
                 42: {"averaged": 1.07066, "packed": 1.08171, "adapted": 1.06807},
                 1234: {"averaged": 1.06972, "packed": 1.08037, "adapted": 1.06728},
             },
-            departures=CLIPPED | CASEOPS | LOOKED_UP | WITHIN,
+            departures=CLIPPED | LOOKED_UP | WITHIN | IN_ORDER,
         )
     )

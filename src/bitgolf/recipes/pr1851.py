@@ -8,7 +8,18 @@ from __future__ import annotations
 from bitgolf.model.smear import ContentSmear
 from bitgolf.model.stream import Normalize
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CASEOPS, CLIPPED, HALF_GATES, LOOKED_UP, REPAIRED, WITHIN, deviations, results
+from bitgolf.recipes._published import (
+    CLIPPED,
+    HALF_GATES,
+    IN_ORDER,
+    LOOKED_UP,
+    REPAIRED,
+    WITHIN,
+    by_document,
+    by_phases,
+    deviations,
+    results,
+)
 from bitgolf.recipes.pr1787 import pr1787
 from bitgolf.spec import Spec, part
 
@@ -16,6 +27,7 @@ from bitgolf.spec import Spec, part
 def pr1851() -> Spec[Recipe]:
     recipe = pr1787().but(name="pr1851").set("model.enter", (part(ContentSmear, width=12), part(Normalize)))
     return recipe.but(
+        score=(recipe["score.0"], by_phases(by_document(alpha=144.0, warm=True, decay=1.0))),
         quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7, gates=HALF_GATES, repaired=True),
         published=results(
             1851,
@@ -25,6 +37,6 @@ def pr1851() -> Spec[Recipe]:
             code=31_250,
             steps=4900,
             seeds={42: {"averaged": 1.06490, "packed": 1.07406, "adapted": 1.06128}},
-            departures=CLIPPED | CASEOPS | LOOKED_UP | WITHIN | REPAIRED,
+            departures=CLIPPED | LOOKED_UP | WITHIN | IN_ORDER | REPAIRED,
         ),
     )

@@ -11,7 +11,7 @@ from bitgolf.optim.adam import Adam
 from bitgolf.pack.coders import Brotli, Range, Smallest
 from bitgolf.pack.settings import Group
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import BYTE_GATES, HALF_GATES, deviations, results
+from bitgolf.recipes._published import BYTE_GATES, HALF_GATES, by_document, by_phases, deviations, results
 from bitgolf.recipes.pr1851 import pr1851
 from bitgolf.spec import Spec, part
 
@@ -33,7 +33,9 @@ def pr1855() -> Spec[Recipe]:
     recipe = recipe.set("pack.coder", part(Smallest, coders=(part(Range), part(Brotli))))
     recipe = recipe.set("pack.groups", tuple(part(Group, where=where, name=name) for name, where in GROUPS.items()))
     gates = (*BYTE_GATES, *HALF_GATES)
+    lora = by_document(rank=80, alpha=144.0, beta=0.99, warm=True)
     return recipe.but(
+        score=(recipe["score.0"], by_phases(lora, documents=2500)),
         quantize=deviations(mlp=11.5, rest=13.0, embed=14.0, embed_bits=7, gates=gates, repaired=True),
         published=results(
             1855,

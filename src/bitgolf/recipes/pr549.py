@@ -17,7 +17,7 @@ from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
 from bitgolf.pack.coders import Lzma
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CLIPPED, groups, results
+from bitgolf.recipes._published import CLIPPED, by_chunks, groups, results
 from bitgolf.recipes.pr414 import pr414
 from bitgolf.spec import Spec, part
 
@@ -38,6 +38,7 @@ def pr549() -> Spec[Recipe]:
         ),
     )
     return recipe.but(
+        score=(*recipe["score"], by_chunks(lr=0.002)),
         published=results(
             549,
             params=26_928_220,
@@ -52,5 +53,5 @@ def pr549() -> Spec[Recipe]:
                 42: {"sliding": 1.12267, "adapted": 1.12002},
             },
             departures={**pr414()["published"]["departures"], **CLIPPED},
-        )
+        ),
     )

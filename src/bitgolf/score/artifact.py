@@ -23,6 +23,7 @@ from bitgolf.recipe import Recipe
 from bitgolf.rules import Rule
 from bitgolf.score.windows import Method
 from bitgolf.spec import Place, Spec, part, register
+from bitgolf.tokens.kinds import open_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 
 SLICES = ("model", "quantize", "pack", "score")  # of the recipe: what decoding and scoring need
@@ -59,7 +60,7 @@ def packed(recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) ->
 def _content(recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) -> dict[str, Any]:
     """Recipe, meta and sections, as an artifact is made of them."""
     whole, pack = recipe.to_json(), recipe["pack"]()
-    vocab = Tokenizer(tokenizer).vocab
+    vocab = open_tokenizer(tokenizer).vocab
     model = build_empty(recipe["model"], vocab)
     shapes, kinds = {path: tuple(p.shape) for path, p in model.named_parameters()}, roles(model)
     sections = pack_codes(codes, pack.grouped(kinds), pack.coder, walks(shapes, kinds, recipe["quantize"]))
@@ -98,7 +99,7 @@ def _load(artifact: Artifact, digest: bytes) -> Loaded:
     sections = dict(artifact.sections)
     if "tokenizer" not in sections:
         raise DamagedError("there is no tokenizer")
-    tokenizer = Tokenizer(unpack_blob(sections.pop("tokenizer"), TOKENIZER))
+    tokenizer = open_tokenizer(unpack_blob(sections.pop("tokenizer"), TOKENIZER))
     if tokenizer.vocab != vocab:
         raise DamagedError(f"the tokenizer has {tokenizer.vocab} tokens, the model {vocab}")
     model = build_empty(recipe["model"], vocab, tokenizer.bos)

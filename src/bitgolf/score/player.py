@@ -43,6 +43,10 @@ class Player(Protocol):
         """A section of the text, (n,), all of whose tokens but the first have been scored: by other processes too."""
         ...
 
+    def close(self) -> None:
+        """Scoring is over, also where it failed: the model is left as it was found. Whoever made the player calls it."""
+        ...
+
 
 class StaticPlayer:
     """A model that does not change while it is scored."""
@@ -61,6 +65,9 @@ class StaticPlayer:
         pass
 
     def adapt(self, revealed: Tensor) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 

@@ -27,6 +27,7 @@ class Score(NamedTuple):
     """Bits are summed in float64, bytes are those of the raw text: two sums, one division.
 
     read: tokens that the model read for it; targets / read is the share of its work that is no recomputation.
+    charged: bits that the order of the documents costs (`orders`), on top of those of the targets.
     """
 
     method: str
@@ -35,10 +36,11 @@ class Score(NamedTuple):
     targets: int
     read: int
     seconds: float
+    charged: int = 0
 
     @property
     def bpb(self) -> float:
-        return self.bits / self.bytes
+        return (self.bits + self.charged) / self.bytes
 
 
 def score(
@@ -54,6 +56,9 @@ def score(
     """Score every target of `text` exactly once. Every process of `world` calls it and has the same totals.
 
     charges: float64 [targets], is filled with the bits of each target that this process scores.
+    Memory, beyond the player's own: 16 bytes a target (24 with `charges`); with n = max(batch_tokens, window), the
+    logits of at most n targets, 4 n V bytes and as much again in the player's own precision; 3 x 8 x PIECE x V for their
+    bits. So `batch_tokens` bounds it, and a player that keeps nothing between blocks needs activations of n tokens.
     Raises where a player's logits are not a distribution's.
     """
     if text.targets < 1 or text.bytes < 1:

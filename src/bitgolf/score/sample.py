@@ -13,21 +13,21 @@ from bitgolf.tokens.tokenizer import Tokenizer
 
 def generate(
     model: LM, tokenizer: Tokenizer, prompt: bytes, *, tokens: int, temperature: float, top: int, seed: int, window: int
-) -> Iterator[bytes]:
-    """Bytes of the prompt, then of `tokens` sampled tokens, until the document ends.
+) -> Iterator[int]:
+    """The tokens of the prompt, then `tokens` sampled ones, until the document ends: `Tokenizer.readable` reads them.
 
     temperature 0 takes the likeliest token; `top` keeps the likeliest so many, 0 all of them.
     """
     generator = torch.Generator().manual_seed(seed)
     reader = Reader(model, 1, window, max(1, window // 2))
     for token in tokenizer.encode(prompt).tolist():
+        yield token
         reader.push(torch.tensor([token]))
-    yield prompt
     for _ in range(tokens):
         token = _draw(reader.logits[0].cpu(), temperature, top, generator)
         if token == tokenizer.bos:
             return
-        yield tokenizer.pieces[token]
+        yield token
         reader.push(torch.tensor([token]))
 
 

@@ -12,10 +12,13 @@ from itertools import islice
 from typing import ClassVar, NamedTuple
 
 from bitgolf.errors import RecipeError
+from bitgolf.model.rope import Scaling
 from bitgolf.model.skeleton import LM
+from bitgolf.score.orders import CorpusOrder, Order
 from bitgolf.score.player import Player, StaticPlayer
+from bitgolf.score.stretch import StretchedPlayer, check_stretch
 from bitgolf.score.text import Text
-from bitgolf.spec import register
+from bitgolf.spec import Spec, register
 from bitgolf.train.device import Device
 from bitgolf.world import World
 
@@ -52,6 +55,8 @@ class Method:
     stride: int  # targets of a window
     opening: int  # targets of a text's first window
     isolated: bool = False  # each document is a text of its own
+    order: Order = CorpusOrder()  # in which the referee is asked to score the documents
+    stretch: Spec[Scaling] | None = None  # of positions, while the method's player lives
 
     @property
     def crosses(self) -> bool:
@@ -76,8 +81,14 @@ class Method:
             done = stop
 
     def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
-        """The player that the method is scored with. It may change the model."""
+        """The player that the method is scored with. It may change the model, and owns it until it is closed."""
+        if self.stretch:
+            return StretchedPlayer(model, vocab, device, self.stretch)
         return StaticPlayer(model, vocab, device)
+
+    def remarks(self, text: Text) -> list[str]:
+        """What a reader of the text's score must know of it."""
+        return []
 
     def still(self) -> Method | None:
         """For a method that adapts: the same windows without adaptation, to compare with."""
@@ -103,11 +114,12 @@ class Contiguous(Method):
 
     name = "contiguous"
 
-    def __init__(self, *, window: int = 1024, isolated: bool = False) -> None:
+    def __init__(self, *, window: int = 1024, isolated: bool = False, stretch: Spec[Scaling] | None = None) -> None:
         if window < 1:
             raise RecipeError(f"a window of {window} tokens is not one", place="score")
+        check_stretch(stretch, window)
         self.window = self.stride = self.opening = window
-        self.isolated = isolated
+        self.isolated, self.stretch = isolated, stretch
 
 
 @register
@@ -115,14 +127,18 @@ class Sliding(Method):
     """Windows of `window` tokens every `stride`; past the first, a target sees at least window - stride tokens.
 
     `isolated` starts anew at each document (Parameter Golf, 2026-03-17); else windows run over documents' ends.
+    `stretch`: for a window longer than those of training, `Ntk(reference=1024, length=1408)` (Parameter Golf, 1.375 x).
     """
 
     name = "sliding"
 
-    def __init__(self, *, window: int = 1024, stride: int = 64, isolated: bool = False) -> None:
+    def __init__(
+        self, *, window: int = 1024, stride: int = 64, isolated: bool = False, stretch: Spec[Scaling] | None = None
+    ) -> None:
         check_stride(window, stride)
+        check_stretch(stretch, window)
         self.window, self.stride, self.opening = window, stride, window
-        self.isolated = isolated
+        self.isolated, self.stretch = isolated, stretch
 
 
 def check_stride(window: int, stride: int) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from bitgolf.tokens.tokenizer import Tokenizer, challenge_bytes
+from bitgolf.tokens.tokenizer import Tokenizer
 
 Severity = Literal["error", "warning", "note"]
 
@@ -36,10 +36,10 @@ def audit(tokenizer: Tokenizer, sample: Iterable[bytes]) -> list[Finding]:
 
 
 def _measure(tokenizer: Tokenizer, data: bytes) -> dict[str, int]:
-    """Counts over one document, encoded as SentencePiece does it."""
+    """Counts over one document, encoded as others do it."""
     ids, lost = tokenizer.encode_normalised(data)
     normal = tokenizer.normalised(data)
-    tabled = int(tokenizer.byte_lengths[ids].sum())
+    told = int(tokenizer.token_bytes(ids).sum())
     unknown = _unknown_characters(tokenizer, data)
     return {
         "documents": 1,
@@ -47,8 +47,8 @@ def _measure(tokenizer: Tokenizer, data: bytes) -> dict[str, int]:
         "normal": len(normal),
         "lost": lost,
         "unknown": unknown,
-        "astray": int(not unknown and (tabled != len(normal) or tokenizer.decode(ids) != normal)),
-        "challenge": challenge_bytes(tokenizer, ids),
+        "astray": int(not unknown and (told != len(normal) or tokenizer.readable(ids.tolist()) != normal)),
+        "challenge": tokenizer.published_bytes(ids),
     }
 
 

@@ -1,185 +1,86 @@
-"""A tokenizer with the exact bytes of each of its tokens.
+"""What a tokenizer is, whatever its kind: tokens, and the exact bytes that they stand for.
 
-The bytes of a document are the bytes of its tokens, joined: so a table of byte lengths telescopes to the document, and no
-byte is counted twice or forgotten (`artifact_and_scoring` calls it the rule for any tokenizer).
-
-SentencePiece itself loses text: its normaliser folds characters, its white space is U+2581, its input has to be UTF-8.
-`encode` avoids all three. It puts an identity normaliser in front of the same pieces, and spells what still would not
-come back (a literal U+2581, bytes that are not UTF-8) in byte tokens. `encode_normalised` keeps the model's own normaliser.
+The bytes of a document are told by its tokens one after the other, each byte by one of them: `token_bytes` telescopes to the
+document, and no byte is counted twice or forgotten (`artifact_and_scoring` calls it the rule for any tokenizer).
+`kinds.open_tokenizer` makes one of its serialized form.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sentencepiece import SentencePieceProcessor
 
-from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.files import digest
 
 Ids = npt.NDArray[np.int32]
-SPACE = "\u2581"
-THREADS = 2
-
-# Protocol buffers: of a message field that occurs twice the later one's values win, so this tail overrides the model's
-# normalizer_spec (field 3): its name, no character map, no dummy prefix, no white space removed.
-_SPEC = b"\x0a\x08identity" + b"\x12\x00" + b"\x18\x00" + b"\x20\x00"
-_IDENTITY = b"\x1a" + bytes([len(_SPEC)]) + _SPEC
-_ESCAPED = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are not UTF-8
 
 
-class Tokenizer:
-    """A SentencePiece model, from its serialized form `proto`.
+class Tokenizer(ABC):
+    """proto: the serialized form, all that an artifact needs; digest: its name; place: where it came from, for messages.
 
-    vocab: tokens; bos: the id that starts a document, -1 where the model has none; names: the tokens as the model writes
-    them, spaces as U+2581; pieces: the bytes that each stands for; byte_lengths: int64 [vocab], how many those are;
-    is_byte, is_boundary: bool [vocab], single-byte tokens, and those of no bytes (control, unknown, unused).
-    Raises `DamagedError` for anything that SentencePiece does not load.
+    vocab: tokens; bos: the id that starts a document, -1 where there is none; names: the tokens as the model writes
+    them; pieces: the bytes that each writes; byte_lengths: int64 [vocab], bytes of a text that each tells, wherever it
+    stands (`token_bytes` knows the exceptions); is_byte, is_boundary: bool [vocab], single-byte tokens, and those of no
+    bytes (control, unknown, unused). byte_fallback: every byte has a token; has_space: a space is one token.
     """
 
-    def __init__(self, proto: bytes, *, place: str = "tokenizer") -> None:
-        try:
-            self._own = SentencePieceProcessor(model_proto=proto)
-            self._exact = SentencePieceProcessor(model_proto=proto + _IDENTITY)
-        except RuntimeError as error:
-            raise DamagedError(f"not a SentencePiece model ({error})", place=place) from None
-        if not len(self._own):
-            raise DamagedError("not a SentencePiece model (it is empty)", place=place)
+    bos: int
+    names: list[str]
+    pieces: list[bytes]
+    byte_lengths: npt.NDArray[np.int64]
+    is_byte: npt.NDArray[np.bool_]
+    is_boundary: npt.NDArray[np.bool_]
+    byte_fallback: bool = True
+    has_space: bool = True
+
+    def __init__(self, proto: bytes, place: str) -> None:
         self.proto, self.digest, self.place = proto, digest(proto), place
-        self.vocab, self.bos = len(self._own), int(self._own.bos_id())
-        self.names: list[str] = self._own.id_to_piece(list(range(self.vocab)))
-        self.is_byte = self._flags(self._own.is_byte)
-        self.is_boundary = self._flags(self._own.is_control, self._own.is_unknown, self._own.is_unused)
-        self.pieces = [self._bytes_of(token) for token in range(self.vocab)]
-        self.byte_lengths = np.array([len(piece) for piece in self.pieces], np.int64)
-        self._byte_ids = {self.pieces[token][0]: token for token in np.flatnonzero(self.is_byte).tolist()}
-        self.byte_fallback = len(self._byte_ids) == 256
-        self.has_space = self._own.piece_to_id(SPACE) != self._own.unk_id()
-        self._foreign = re.compile(f"([{SPACE}\udc80-\udcff{'' if self.has_space else ' '}]+)")
 
-    @classmethod
-    def load(cls, path: Path) -> Tokenizer:
-        try:
-            return cls(path.read_bytes(), place=str(path))
-        except OSError as error:
-            raise BitgolfError(f"the tokenizer cannot be read ({error.strerror})", place=str(path)) from None
-
-    def _flags(self, *tests: Callable[[int], bool]) -> npt.NDArray[np.bool_]:
-        return np.array([any(test(token) for test in tests) for token in range(self.vocab)])
-
-    def _bytes_of(self, token: int) -> bytes:
-        name = self.names[token]
-        if self.is_byte[token]:
-            return bytes([int(name[3:5], 16)])
-        return b"" if self.is_boundary[token] else name.replace(SPACE, " ").encode()
-
-    @cached_property
-    def identity(self) -> bool:
-        """Whether the model's own normaliser changes nothing: overriding it with the identity leaves the model the same."""
-        return self._own.serialized_model_proto() == self._exact.serialized_model_proto()
+    @property
+    def vocab(self) -> int:
+        return len(self.names)
 
     @property
     def lossless(self) -> bool:
-        """Whether SentencePiece's own encoding of any text is exact, U+2581 apart: what others do with the model is, too."""
-        return self.identity and self.byte_fallback and self.has_space
+        """Whether what others make of a text with the same model is exact too."""
+        return True
 
     # ---- exact ---------------------------------------------------------------------------------------------------
 
     def encode(self, data: bytes) -> Ids:
-        """The tokens of any bytes; `decode(encode(data)) == data`, always. No BOS is added.
-
-        Raises `BitgolfError` for a model without byte fallback: it has no tokens for most characters.
-        """
+        """The tokens of any bytes; `decode(encode(data)) == data`, always. No BOS is added."""
         return self.encode_documents([data])[0]
 
+    @abstractmethod
     def encode_documents(self, documents: Sequence[bytes]) -> list[Ids]:
-        """`encode` of each document, in one batch: about 5 MB a second on two cores."""
-        if not self.byte_fallback:
-            raise BitgolfError(
-                "the tokenizer has no byte fallback: most characters have no tokens",
-                place=self.place,
-                mend="take a tokenizer trained with byte_fallback",
-            )
-        parts = [self._foreign.split(data.decode("utf-8", "surrogateescape")) for data in documents]
-        texts = [text for part in parts for text in part[::2]]
-        encoded = iter(zip(texts, self._exact.encode(texts, num_threads=THREADS), strict=True))
-        return [self._assemble(part, [self._checked(*next(encoded)) for _ in part[::2]]) for part in parts]
-
-    def _checked(self, text: str, ids: list[int]) -> list[int]:
-        """SentencePiece's tokens where they are exact, byte tokens otherwise: the promise does not rest on another's code."""
-        data = text.encode()
-        return ids if self.decode(ids) == data else self._spelled(data)
-
-    def _assemble(self, part: list[str], encoded: list[list[int]]) -> Ids:
-        """Put the plain texts' tokens and the spelled foreign stretches between them together again."""
-        ids = list(encoded[0])
-        for foreign, plain in zip(part[1::2], encoded[1:], strict=True):
-            ids += self._spelled(foreign.encode("utf-8", "surrogateescape"))
-            ids += plain
-        return np.array(ids, np.int32)
-
-    def _spelled(self, data: bytes) -> list[int]:
-        return [self._byte_ids[byte] for byte in data]
+        """`encode` of each document, in one batch."""
 
     def decode(self, ids: Iterable[int] | npt.NDArray[np.integer]) -> bytes:
-        """The bytes that the tokens stand for, joined."""
+        """The bytes that the tokens stand for, of one document or several. Raises `DamagedError` where no text has them."""
         listed = ids.tolist() if isinstance(ids, np.ndarray) else ids
         return b"".join(map(self.pieces.__getitem__, listed))
 
-    # ---- as SentencePiece does it --------------------------------------------------------------------------------
+    def readable(self, ids: Iterable[int]) -> bytes:
+        """What a reader is shown of tokens that a model made up: `decode`, which never fails."""
+        return self.decode(ids)
+
+    def token_bytes(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """The bytes of the text that each token tells, int64 [n]: over a whole document, or several, they sum to its length."""
+        return self.byte_lengths[ids]
+
+    # ---- as others do it -----------------------------------------------------------------------------------------
 
     def normalised(self, data: bytes) -> bytes:
-        """The text that SentencePiece encodes in place of `data`: UTF-8, spaces as spaces."""
-        return self._own.normalize(_readable(data)).replace(SPACE, " ").encode()
+        """The text that `encode_normalised` encodes in place of `data`."""
+        return data
 
     def encode_normalised(self, data: bytes) -> tuple[Ids, int]:
-        """What SentencePiece makes of a text, as in the challenge's shards, and how many raw bytes that loses or changes.
+        """What others make of a text with the same model, and how many raw bytes that loses or changes."""
+        return self.encode(data), 0
 
-        A raw byte is kept where its character comes through the normaliser as itself and has a token other than `<unk>`.
-        """
-        text = _readable(data)
-        normal, offsets = self._own.normalize(text, with_offsets=True)
-        ids = np.array(self._own.encode(text), np.int32)
-        unknown = len(normal.replace(SPACE, " ").encode()) - int(self.byte_lengths[ids].sum())
-        kept = _kept_bytes(data.decode("utf-8", "surrogateescape"), normal, np.array(offsets, np.int64))
-        return ids, len(data) - kept + max(unknown, 0)
-
-
-def _readable(data: bytes) -> str:
-    return _ESCAPED.sub("\ufffd", data.decode("utf-8", "surrogateescape"))
-
-
-def _kept_bytes(raw: str, normal: str, offsets: npt.NDArray[np.int64]) -> int:
-    """UTF-8 bytes of the raw characters that the normaliser left as they are. `offsets`: normal character -> raw one."""
-    before, after = _code_points(raw), _code_points(normal)
-    after[after == ord(SPACE)] = ord(" ")
-    origin = offsets[: len(after)]
-    kept = before[np.unique(origin[before[origin] == after])]
-    return int((1 + (kept >= 0x80) + (kept >= 0x800) + (kept >= 0x10000)).sum())
-
-
-def _code_points(text: str) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).copy()
-
-
-# ---- the challenge's own table -----------------------------------------------------------------------------------
-
-
-def challenge_bytes(tokenizer: Tokenizer, ids: npt.NDArray[np.integer]) -> int:
-    """The bytes of a sequence by the challenge's rule, which looks at one token and its predecessor.
-
-    A byte token counts 1; a piece its UTF-8 length without one leading U+2581; that mark counts 1 where the predecessor
-    is an ordinary token or a byte, 0 after a control, unknown or unused token (which count 0) and at the very start.
-    Two flaws are the rule's own: a document's real leading space counts 0, and a U+2581 inside a piece counts 3.
-    """
-    leading = np.array([name.startswith(SPACE) for name in tokenizer.names]) & ~tokenizer.is_boundary
-    lengths = np.array([len(name.removeprefix(SPACE).encode()) for name in tokenizer.names])
-    lengths[tokenizer.is_byte] = 1
-    lengths[tokenizer.is_boundary] = 0
-    after_boundary = np.concatenate([[True], tokenizer.is_boundary[ids[:-1]]])[: len(ids)]
-    return int(lengths[ids].sum() + (leading[ids] & ~after_boundary).sum())
+    def published_bytes(self, ids: npt.NDArray[np.integer]) -> int:
+        """The bytes of a document of `encode_normalised`, as the field counted them with this kind of tokenizer."""
+        return int(self.token_bytes(ids).sum())

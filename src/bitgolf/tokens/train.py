@@ -1,19 +1,25 @@
-"""Where a recipe's tokenizer comes from: trained on a sample of its text, or a file."""
+"""Where a recipe's tokenizer comes from: trained on a sample of its text, a file, or nowhere.
+
+Each has a `vocab`, and `train(documents)` gives what `kinds.open_tokenizer` opens.
+"""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from pathlib import Path
+from typing import Literal
 
 import sentencepiece
 
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.spec import register
+from bitgolf.text.caseops import OPERATORS, transform
 from bitgolf.text.documents import fingerprint
-from bitgolf.tokens.tokenizer import Tokenizer
+from bitgolf.tokens import bytewise, caseops
+from bitgolf.tokens.kinds import load_tokenizer
 
 PASSAGE = 4096  # bytes: what is sampled, and the longest stretch that a piece is looked for in
 _RESERVED = re.compile("[\0\t\u2581\u2585]+")  # the trainer skips a whole sentence for one of these
@@ -46,11 +52,16 @@ class SentencePieceBPE:
 
         About a second for a sample of 4 MB; a larger one hardly helps. Raises `BitgolfError` where the text or the vocabulary is too small.
         """
+        return self._trained(sample(documents, self.sample_bytes))
+
+    def _trained(self, passages: Iterable[bytes], symbols: Sequence[str] = ()) -> bytes:
+        """The model of these passages; each of the symbols is a token, after the special ones, and never part of another."""
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_sentences(sample(documents, self.sample_bytes)),
+                sentence_iterator=_sentences(passages),
                 model_writer=model,
+                user_defined_symbols=list(symbols),
                 model_type="bpe",
                 vocab_size=self.vocab,
                 hard_vocab_limit=False,
@@ -71,22 +82,49 @@ class SentencePieceBPE:
         except RuntimeError as error:
             raise BitgolfError(
                 f"no tokenizer of {self.vocab} pieces can be trained on this text ({error})",
-                place="tokens.train.SentencePieceBPE",
+                place=f"tokens.train.{type(self).__name__}",
                 mend="a vocabulary of 320 or more, and some text",
             ) from None
         return model.getvalue()
 
 
 @register
-class GivenTokenizer:
-    """A SentencePiece model of `vocab` pieces from a file, as it is: a published one, or one trained before."""
+class CaseOps(SentencePieceBPE):
+    """The same on text whose capitals are written as operators (`text.caseops`), which are tokens 4 to 7.
 
-    def __init__(self, *, path: str, vocab: int) -> None:
-        self.path, self.vocab = path, vocab
+    Source: openai/parameter-golf, pull request 1729.
+    """
+
+    def train(self, documents: Iterable[bytes]) -> bytes:
+        passages = map(transform, sample(documents, self.sample_bytes))
+        return caseops.MAGIC + self._trained(passages, [operator.decode() for operator in OPERATORS])
+
+
+@register
+class Bytes:
+    """A token for each byte, after pad, bos, eos and unk."""
+
+    def __init__(self, *, vocab: Literal[260] = 260) -> None:
+        self.vocab = vocab
+
+    def train(self, documents: Iterable[bytes]) -> bytes:
+        """Nothing is learned, and no document is read."""
+        return bytewise.MAGIC
+
+
+@register
+class GivenTokenizer:
+    """A tokenizer of `vocab` tokens from a file, as it is: a published one, or one trained before.
+
+    case_operators: it is a bare SentencePiece model that was trained on text with case operators, as published ones are.
+    """
+
+    def __init__(self, *, path: str, vocab: int, case_operators: bool = False) -> None:
+        self.path, self.vocab, self.case_operators = path, vocab, case_operators
 
     def train(self, documents: Iterable[bytes]) -> bytes:
         """The bytes of the file; the documents are not read. Raises `RecipeError` where its vocabulary is another."""
-        tokenizer = Tokenizer.load(Path(self.path))
+        tokenizer = load_tokenizer(Path(self.path), case_operators=self.case_operators)
         if tokenizer.vocab != self.vocab:
             raise RecipeError(
                 f"the tokenizer has {tokenizer.vocab:,} pieces, and the recipe says {self.vocab:,}",

@@ -48,7 +48,7 @@ class Window(Mask):
         self.width = width
 
     def forward(self, bus: Bus) -> Tensor:
-        return bus.positions[:, None] - bus.key_positions[None, :] <= self.width
+        return bus.lags <= self.width
 
     def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         return lambda b, q, k: q - k <= self.width
@@ -88,7 +88,7 @@ class Segments(Mask):
 
     def forward(self, bus: Bus) -> Tensor:
         keys = self.numbers(bus)
-        queries = keys[:, -bus.ids.shape[1] :]  # the last positions of all that was read
+        queries = bus.own(keys)
         return (queries[:, :, None] == keys[:, None, :])[:, None]
 
     def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

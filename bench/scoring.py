@@ -1,0 +1,123 @@
+"""Speed and bits per byte of every way of scoring, on the same first targets: `python bench/scoring.py [--json]`.
+
+The model is a run's averaged weights, the text the validation shards of a folder. `fresh` is targets per token read: the
+share of the work that is no recomputation.
+Processor seconds say more than the clock's on a machine that others use; compare figures of one run only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from bitgolf.data.prepare import load_manifest
+from bitgolf.environment import environment
+from bitgolf.files import read_json
+from bitgolf.model.core import load_weights
+from bitgolf.model.skeleton import LM
+from bitgolf.names import from_json
+from bitgolf.recipe import identity
+from bitgolf.score.artifact import build_empty
+from bitgolf.score.cached import Cached
+from bitgolf.score.lora import DocumentLora
+from bitgolf.score.mixing import Mixed
+from bitgolf.score.phased import Phased
+from bitgolf.score.referee import score
+from bitgolf.score.streamed import StreamSgd
+from bitgolf.score.text import Text, validation
+from bitgolf.score.windows import Contiguous, Method, Sliding
+from bitgolf.spec import part
+from bitgolf.train.device import choose
+from bitgolf.world import ALONE
+
+Make = Callable[[int, int, int], Method]  # from window, stride and rows
+METHODS: dict[str, Make] = {
+    "contiguous": lambda window, stride, rows: Contiguous(window=window),
+    "sliding": lambda window, stride, rows: Sliding(window=window, stride=stride),
+    "cached": lambda window, stride, rows: Cached(window=window, stride=stride, rows=rows),
+    "contiguous isolated": lambda window, stride, rows: Contiguous(window=window, isolated=True),
+    "sliding isolated": lambda window, stride, rows: Sliding(window=window, stride=stride, isolated=True),
+    "cached isolated": lambda window, stride, rows: Cached(window=window, stride=stride, rows=rows, isolated=True),
+    "lora": lambda window, stride, rows: DocumentLora(window=window, stride=stride, rows=rows),
+    "sgd": lambda window, stride, rows: StreamSgd(window=window, stride=stride, chunk=4096),
+    "phased": lambda window, stride, rows: Phased(
+        lora=part(DocumentLora, window=window, stride=stride, rows=rows), boundaries=(8,)
+    ),
+    "mixed": lambda window, stride, rows: Mixed(window=window, stride=stride),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/shrink-640/seed0"), help="recipe.json and weights")
+    parser.add_argument("--data", type=Path, default=Path("runs/english-1024"), help="shards")
+    parser.add_argument("--targets", type=int, default=8192)
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--stride", type=int, default=16)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["contiguous", "sliding", "cached"])
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    text = validation(options.data).head(options.targets)
+    for name in options.methods:
+        line = measure(name, text, options)
+        print(json.dumps(line) if options.json else row(line), flush=True)
+
+
+def trained(run: Path, data: Path) -> tuple[LM, str]:
+    """The averaged model of a run, and its recipe's identity."""
+    recipe, manifest = from_json(read_json(run / "recipe.json")), load_manifest(data)
+    model = build_empty(recipe["model"], manifest.vocab, manifest.bos)
+    load_weights(model, load_file(run / "averaged.safetensors"))
+    return model, identity(recipe)
+
+
+def measure(name: str, text: Text, options: argparse.Namespace) -> dict[str, Any]:
+    method, device = METHODS[name](options.window, options.stride, options.rows), choose()
+    model, recipe = trained(options.run, options.data)
+    with closing(method.player(model, len(model.embed.weight), device, ALONE)) as player:
+        started = time.process_time()
+        found = score(player, text, method)
+        processor = time.process_time() - started
+    return {
+        "bench": "scoring",
+        "method": name,
+        "recipe": recipe,
+        "window": method.window,
+        "stride": method.stride,
+        "rows": options.rows,
+        "targets": found.targets,
+        "read": found.read,
+        "fresh": round(found.targets / found.read, 4),
+        "bpb": round(found.bpb, 5),
+        "seconds": round(found.seconds, 3),
+        "processor_seconds": round(processor, 3),
+        "targets_per_second": round(found.targets / found.seconds),
+        "targets_per_processor_second": round(found.targets / processor),
+        "device": device.why,
+        "threads": torch.get_num_threads(),
+        "environment": environment(),
+    }
+
+
+def row(line: dict[str, Any]) -> str:
+    return (
+        f"{line['method']:<20} window {line['window']:>5} stride {line['stride']:>5}  {line['bpb']:.4f} bpb"
+        f"  {line['fresh']:7.1%} fresh  {line['targets_per_second']:>8,} targets/s"
+        f"  {line['targets_per_processor_second']:>8,} per processor second"
+    )
+
+
+if __name__ == "__main__":
+    main()

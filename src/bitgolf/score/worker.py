@@ -1,0 +1,119 @@
+"""Scoring an artifact in this process, or in N that share the work: each has the whole text, and the same totals.
+
+`python -m bitgolf.score.worker FOLDER` does the job in FOLDER (`job.json`, `tokens.npy`) and leaves `rows.json` there.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from bitgolf.errors import BitgolfError
+from bitgolf.files import read_json, write_json
+from bitgolf.journal import Journal
+from bitgolf.names import from_json
+from bitgolf.score.artifact import Loaded, load
+from bitgolf.score.measure import measure
+from bitgolf.score.orders import Order
+from bitgolf.score.text import Text
+from bitgolf.score.windows import Method
+from bitgolf.spec import Spec
+from bitgolf.train import dist
+from bitgolf.train.device import Device, choose
+from bitgolf.train.launch import launch
+
+Row = dict[str, Any]
+
+
+class Job(NamedTuple):
+    """What to score, and how. `order`: None for each method's own. `exact`: in float64 throughout, for tests."""
+
+    artifact: Path
+    text: Text
+    methods: Sequence[Spec[Method]]
+    order: Spec[Order] | None = None
+    batch_tokens: int = 4096
+    exact: bool = False
+
+
+def perform(job: Job, loaded: Loaded, *, processes: int = 1) -> list[Row]:
+    """A row for each method, in their order. `loaded` is the job's artifact; several processes read it themselves."""
+    if processes == 1:
+        return score_share(job, loaded, Journal())
+    with tempfile.TemporaryDirectory(prefix="bitgolf-score-") as name:
+        folder = Path(name)
+        _save(job, folder)
+        launch(processes, "bitgolf.score.worker", name, folder=job.artifact, stage="scoring", again="the same command")
+        return read_json(folder / "rows.json")
+
+
+def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[Row]:
+    """Score in this process's share of the world, one method after the other with the same model."""
+    world = dist.join()
+    try:
+        device = choose(world.local_rank)
+        model = loaded.model
+        if job.exact:
+            model, device = model.double(), Device(device.device, torch.float32, "in float64")
+        return [
+            measure(
+                model,
+                loaded.tokenizer.vocab,
+                job.text,
+                method(),
+                device,
+                order=job.order and job.order(),
+                world=world,
+                batch_tokens=job.batch_tokens,
+                tell=journal.progress,
+            )
+            for method in job.methods
+        ]
+    finally:
+        dist.leave(world)
+
+
+def _save(job: Job, folder: Path) -> None:
+    np.save(folder / "tokens.npy", job.text.tokens)
+    words = {
+        "artifact": str(job.artifact.resolve()),
+        "bytes": job.text.bytes,
+        "bos": job.text.bos,
+        "methods": [method.to_json() for method in job.methods],
+        "order": job.order and job.order.to_json(),
+        "batch_tokens": job.batch_tokens,
+        "exact": job.exact,
+    }
+    write_json(folder / "job.json", words)
+
+
+def _read(folder: Path) -> Job:
+    words = read_json(folder / "job.json")
+    text = Text(np.load(folder / "tokens.npy", allow_pickle=False), words["bytes"], words["bos"])
+    methods = [from_json(method) for method in words["methods"]]
+    order = from_json(words["order"]) if words["order"] else None
+    return Job(Path(words["artifact"]), text, methods, order, words["batch_tokens"], words["exact"])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """One worker; returns its exit status. Every process says what failed in it."""
+    folder, rank = Path(arguments[0]), dist.environment_rank()
+    try:
+        job = _read(folder)
+        rows = score_share(job, load(job.artifact), Journal(quiet=rank > 0))
+        if rank == 0:
+            write_json(folder / "rows.json", rows)
+    except BitgolfError as error:
+        print(f"process {rank}: {error}" if rank else error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

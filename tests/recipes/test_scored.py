@@ -1,0 +1,87 @@
+"""How published systems were scored: windows, strides and adaptation, a row for each, as their logs and scripts have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bitgolf.recipes import get, names
+from bitgolf.score.lora import DocumentLora
+from bitgolf.score.phased import Phased
+from bitgolf.score.streamed import StreamSgd
+
+# Window and stride of each method, in the order of results.
+WHOLE, SLIDING = ("contiguous", 2048, 2048), ("sliding", 2048, 64)
+SCORED: dict[str, tuple[tuple[str, int, int], ...]] = {
+    "baseline": (("contiguous", 1024, 1024),),
+    "pr675": (("contiguous", 1024, 1024),),
+    "pr164": (WHOLE, ("sliding", 2048, 256)),
+    "pr549": (WHOLE, SLIDING, ("sgd", 2048, 64)),
+    "pr640": (("contiguous", 1024, 1024), ("sliding", 1024, 16)),
+    "pr641": (("contiguous", 1024, 1024), ("sliding", 1024, 16)),
+    "pr1090": (WHOLE, ("lora", 256, 256)),
+    "pr1090_as_shipped": (WHOLE, ("lora", 256, 256)),
+    "pr1493": (WHOLE, SLIDING, ("sgd", 2048, 64)),
+    "pr1512": (("contiguous", 4096, 4096), ("sliding", 4096, 64)),
+    "pr1530": (WHOLE, ("lora", 2048, 32)),
+    "pr1626": (WHOLE, ("phased", 2048, 48)),
+    "pr1667": (WHOLE, ("lora", 2048, 48)),
+    "pr1729": (WHOLE, ("phased", 2048, 48)),
+    "pr1736": (WHOLE, ("phased", 2048, 48)),
+    "pr1787": (WHOLE, ("phased", 2048, 48)),
+    "pr1851": (WHOLE, ("phased", 2048, 48)),
+    "pr1855": (WHOLE, ("phased", 2048, 48)),
+}
+
+# Learning rate, epochs, chunk, batch and length of sequences.
+STREAMED = {"pr549": (0.002, 3, 32_768, 32, 2048), "pr1493": (0.005, 3, 32_768, 32, 2048)}
+
+# Rank, scale, decay, second beta, warm start; documents scored before each phase.
+LORA: dict[str, tuple[Any, ...]] = {
+    "pr1090": (8, 1 / 8, 0.0, 0.999, False, ()),
+    "pr1530": (96, 1.0, 0.5, 0.999, False, ()),
+    "pr1626": (96, 1.0, 0.5, 0.999, False, (666, 1333, 2000)),
+    "pr1667": (96, 1.0, 0.5, 0.999, False, ()),
+    "pr1729": (96, 1.0, 0.5, 0.999, False, (666, 1333, 2000)),
+    "pr1736": (96, 1.0, 0.5, 0.999, False, (666, 1333, 2000)),
+    "pr1787": (96, 144 / 96, 0.5, 0.999, True, (666, 1333, 2000)),
+    "pr1851": (96, 144 / 96, 1.0, 0.999, True, (666, 1333, 2000)),
+    "pr1855": (80, 144 / 80, 0.5, 0.99, True, (833, 1666, 2500)),
+}
+PUBLISHED = [name for name in names() if get(name)["published"]]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_methods_are_those_of_the_published_run(name: str) -> None:
+    methods = [method() for method in get(name)["score"]]
+    assert tuple((m.name, m.window, m.stride) for m in methods) == SCORED.get(name, (WHOLE, SLIDING))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_result_was_published_for_each_method(name: str) -> None:
+    """And none of a kind that the recipe does not score."""
+    kinds = {"adapted" if m.cls.adapts else m.cls.name for m in get(name)["score"]} - {"contiguous"}
+    assert kinds >= set(get(name)["published"]["bpb"]) & {"sliding", "adapted"}
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_descent_on_the_stream_is_as_published(name: str) -> None:
+    method: StreamSgd = get(name)["score.2"]()
+    sgd = method.sgd
+    assert (sgd["lr"], sgd["epochs"], method.chunk, sgd["batch"], sgd["length"]) == STREAMED[name]
+    assert (sgd["momentum"], sgd["clip"], sgd["documents"]) == (0.9, 1.0, False)
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_adapters_are_as_published(name: str) -> None:
+    method: DocumentLora | Phased = get(name)["score.1"]()
+    phases = method.boundaries if isinstance(method, Phased) else ()
+    lora = method.lora if isinstance(method, Phased) else method
+    assert (lora.rank, lora.scale, lora.weight_decay, lora.betas[1], lora.warm, phases) == LORA[name]
+    first = name == "pr1090"
+    assert lora.on == (("q", "v") if first else ("head", "q", "k", "v", "out", "mlp"))
+    assert (lora.lr, lora.betas[0], lora.steps) == ((0.05, 0.9, 1) if first else (1e-4, 0.0, 1))
+    if isinstance(method, Phased):
+        sgd = method.sgd
+        assert (sgd["lr"], sgd["epochs"], sgd["batch"], sgd["documents"], method.chunk) == (0.001, 1, 32, True, 32_768)

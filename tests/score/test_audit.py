@@ -1,0 +1,357 @@
+"""The rules of the audit, one by one, on entries that break that rule alone; the zoo has the plausible ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from attacks.configurations import Quarters, refereed
+from bitgolf.errors import UsageError
+from bitgolf.score.audit.battery import Audit, audit
+from bitgolf.score.audit.entry import Claim, Floats, Ints, Read, Sight
+from bitgolf.score.audit.exam import Depth
+from bitgolf.score.audit.refereed import Refereed
+from bitgolf.score.audit.sums import sweeps
+from bitgolf.score.lora import DocumentLora
+from bitgolf.score.orders import LongestFirst, SeededShuffle
+from bitgolf.score.player import Block, StaticPlayer
+from bitgolf.score.windows import Contiguous, Method, Sliding
+from bitgolf.train.device import choose
+from toy import built, toy_model
+
+VOCAB = Quarters.vocab
+DOCUMENTS = [b"abcabdab", b"dcbaabcdeaabc", b"badcab", b"eabcdabcdabcd", b"cabbage"]
+
+
+class Entry:
+    """Fair and dull: every token costs what its share of the training text says."""
+
+    isolated = False
+
+    def __init__(self) -> None:
+        self.tokenizer: Any = Quarters()
+
+    def build(self, sight: Sight) -> None:
+        counts = np.bincount(sight.training(), minlength=VOCAB) + 1.0
+        self.bits: Floats = -np.log2(counts / counts.sum())
+
+    def warm_up(self, sight: Sight) -> None:
+        pass
+
+    def evaluate(self, sight: Sight) -> Claim:
+        tokens = sight.tokens()
+        return Claim(np.arange(sight.targets), self.bits[tokens[1:]], sight.bytes)
+
+
+def examined(entry: Callable[[], Any], **depth: Any) -> Audit:
+    return audit(entry, DOCUMENTS, DOCUMENTS, depth=Depth(**depth))
+
+
+def test_an_honest_entry_passes_and_its_claim_is_its_own() -> None:
+    found = examined(Entry)
+    assert found.verdict == "passes" and not found.findings and found.runs > 20
+    tokens = np.concatenate([[1, *Quarters().encode(d)] for d in DOCUMENTS])
+    shares = np.bincount(tokens, minlength=VOCAB) + 1.0
+    shares[1] += 1  # the last document's end
+    bits = -np.log2(shares / shares.sum())
+    assert found.claimed == pytest.approx(float(bits[tokens].sum()) / sum(map(len, DOCUMENTS)))
+
+
+def test_the_same_seed_asks_the_same_questions() -> None:
+    class Peeks(Entry):
+        def evaluate(self, sight: Sight) -> Claim:
+            claim = super().evaluate(sight)
+            return claim._replace(bits=claim.bits + 0.1 * (np.roll(sight.tokens(), -2)[1:] == 3))
+
+    first, second = (audit(Peeks, DOCUMENTS, DOCUMENTS, seed=3) for _ in range(2))
+    assert first == second and first.findings
+
+
+def test_an_audit_needs_text() -> None:
+    with pytest.raises(UsageError, match="three documents"):
+        audit(Entry, DOCUMENTS[:2], DOCUMENTS)
+    with pytest.raises(UsageError):
+        audit(Entry, [*DOCUMENTS, b""], DOCUMENTS)
+
+
+# ---- what fails ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failure", [ValueError("a shape"), SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["build", "warm_up", "evaluate"])
+def test_an_entry_that_raises_is_a_finding(where: str, failure: BaseException) -> None:
+    class Raises(Entry):
+        def __getattribute__(self, name: str) -> Any:
+            if name == where:
+                raise failure
+            return super().__getattribute__(name)
+
+    found = examined(Raises)
+    assert found.verdict == "fails" and type(failure).__name__ in found.findings[0].message
+
+
+def test_a_factory_that_raises_is_a_finding() -> None:
+    def make() -> Entry:
+        raise OSError("no artifact")
+
+    found = examined(make)
+    assert found.verdict == "fails" and found.runs == 0 and np.isnan(found.claimed)
+
+
+def test_an_entry_that_hangs_is_a_finding() -> None:
+    class Hangs(Entry):
+        def warm_up(self, sight: Sight) -> None:
+            time.sleep(1.5)
+
+    assert examined(Hangs, seconds=0.3).verdict == "hangs"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c._replace(bits=c.bits[1:]),
+        lambda c: c._replace(bits=c.bits * np.nan),
+        lambda c: c._replace(positions=c.positions + 1),
+        lambda c: c._replace(positions=c.positions - 1),
+        lambda c: c._replace(positions=c.positions[:0], bits=c.bits[:0]),
+        lambda c: c._replace(bytes=0),
+        lambda c: c._replace(side=-5.0),
+        lambda c: "0.9485 bits per byte",
+        lambda c: c._replace(positions=c.positions.astype(float)),
+    ],
+)
+def test_what_is_no_claim_is_a_finding(change: Callable[[Claim], Any]) -> None:
+    class Odd(Entry):
+        def evaluate(self, sight: Sight) -> Claim:
+            return change(super().evaluate(sight))
+
+    assert examined(Odd).verdict == "fails"
+
+
+def test_what_cannot_be_repeated_proves_nothing() -> None:
+    random = np.random.default_rng(0)
+
+    class Dice(Entry):
+        def evaluate(self, sight: Sight) -> Claim:
+            claim = super().evaluate(sight)
+            return claim._replace(bits=claim.bits + 0.01 * random.random())
+
+    found = examined(Dice)
+    assert [f.rule for f in found.findings] == ["not-repeatable"]
+
+
+# ---- counting --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "severity", "change"),
+    [
+        ("skipped-targets", "error", lambda c: c._replace(positions=np.delete(c.positions, 9), bits=c.bits[1:])),
+        ("charged-twice", "error", lambda c: c._replace(positions=np.append(c.positions, 5), bits=np.append(c.bits, 1))),
+        ("dropped-tail", "error", lambda c: c._replace(positions=c.positions[:-3], bits=c.bits[:-3])),
+        ("bytes-over", "error", lambda c: c._replace(bytes=c.bytes + 1)),
+        ("bytes-under", "warning", lambda c: c._replace(bytes=c.bytes - 1)),
+    ],
+)
+def test_counts(rule: str, severity: str, change: Callable[[Claim], Claim]) -> None:
+    class Counts(Entry):
+        def evaluate(self, sight: Sight) -> Claim:
+            return change(super().evaluate(sight))
+
+    found = examined(Counts)
+    assert (found.findings[0].rule, found.findings[0].severity) == (rule, severity)
+    assert found.verdict == (rule if severity == "error" else "passes")
+
+
+class Lossy(Quarters):
+    def encode(self, data: bytes, /) -> Ints:
+        return super().encode(data.replace(b"e", b"a"))
+
+
+class Folds(Entry):
+    def __init__(self) -> None:
+        self.tokenizer = Lossy()
+
+
+class Pays(Folds):
+    """Charges 16 bits a token where a document may have lost something: it cannot know where."""
+
+    def evaluate(self, sight: Sight) -> Claim:
+        claim = super().evaluate(sight)
+        return claim._replace(bits=np.full(sight.targets, 2.6))
+
+
+def test_a_lossy_tokenizer_passes_where_it_is_charged() -> None:
+    assert examined(Folds).verdict == "lossy-tokenizer"
+    assert "lossy-tokenizer" not in {f.rule for f in examined(Pays).findings}
+
+
+# ---- before scoring --------------------------------------------------------------------------------------------------
+
+
+def test_reading_without_learning_is_a_warning() -> None:
+    class Looks(Entry):
+        def warm_up(self, sight: Sight) -> None:
+            sight.tokens(0, 4)
+
+    found = examined(Looks)
+    assert found.verdict == "passes" and [f.rule for f in found.findings] == ["reads-before-scoring"]
+    assert "warm-up" in found.findings[0].message
+
+
+def test_training_and_warming_up_on_training_text_is_fair() -> None:
+    class Trains(Entry):
+        def warm_up(self, sight: Sight) -> None:
+            self.bits = self.bits + 0.0 * float(sight.training(5).sum())
+
+    assert not examined(Trains).findings
+
+
+# ---- documents and orders --------------------------------------------------------------------------------------------
+
+
+class Arranged(Entry):
+    """Charges documents in an order of its own, each token by how often it came before in what was charged."""
+
+    order: ClassVar[Any] = SeededShuffle(seed=1)
+    pays: ClassVar[bool] = False
+
+    def evaluate(self, sight: Sight) -> Claim:
+        tokens = sight.tokens()
+        ends = np.flatnonzero(np.append(tokens[1:-1] == 1, True)) + 1
+        starts = np.append(0, ends[:-1])
+        lengths = ends - starts
+        order = np.concatenate([np.arange(starts[i], ends[i]) for i in self.order.permutation(lengths)])
+        counts, bits = np.ones(VOCAB), list[float]()
+        for target in tokens[order + 1].tolist():
+            bits.append(float(-np.log2(counts[target] / counts.sum())))
+            counts[target] += 1
+        return Claim(order, np.array(bits), sight.bytes, float(self.order.charged(lengths)) if self.pays else 0.0)
+
+
+def test_an_order_that_the_text_does_not_decide_is_fair() -> None:
+    assert not examined(Arranged).findings
+
+
+def test_lengths_are_fair_where_they_are_paid() -> None:
+    class Longest(Arranged):
+        order = LongestFirst()
+
+    class Paid(Longest):
+        pays = True
+
+    assert examined(Longest).verdict == "document-lengths"
+    assert not examined(Paid).findings
+    assert examined(Paid).claimed > examined(Longest).claimed
+
+
+# ---- sums ------------------------------------------------------------------------------------------------------------
+
+
+class Hands(Entry):
+    """Hands over its distributions."""
+
+    wrong: ClassVar[float] = 0.0
+
+    def evaluate(self, sight: Sight) -> Claim:
+        return super().evaluate(sight)._replace(distributions={t: self.bits + self.wrong for t in sight.asked})
+
+
+def test_a_distribution_that_is_handed_over_is_what_is_charged() -> None:
+    class Wrong(Hands):
+        wrong = 0.5
+
+    assert not examined(Hands).findings
+    assert examined(Wrong).verdict == "charge-astray"
+
+
+@pytest.mark.parametrize("factor", [0.999, 1.001])
+def test_probabilities_sum_to_one(factor: float) -> None:
+    class Scaled(Entry):
+        def evaluate(self, sight: Sight) -> Claim:
+            claim = super().evaluate(sight)
+            return claim._replace(bits=claim.bits - np.log2(factor))
+
+    found = examined(Scaled)
+    assert found.verdict == "sums-to-one" and found.findings[0].evidence["sum"] == pytest.approx(factor)
+    some = examined(Scaled, candidates=4)
+    assert some.verdict == "passes", "four of six tokens prove nothing"
+
+
+def test_sweeps() -> None:
+    def counted(*spans: tuple[int, int]) -> int:
+        return sweeps([Read("scoring", *span) for span in spans], 100)
+
+    assert counted((0, 101)) == 1 and counted((0, 101), (0, 101)) == 2
+    assert counted(*((i, i + 20) for i in range(0, 90, 5))) == 1, "windows that overlap are one pass"
+    assert counted((0, 50), (0, 50), (50, 101)) == 1
+    assert sweeps([Read("build", 0, 101)], 100) == 0
+
+
+# ---- our own players -------------------------------------------------------------------------------------------------
+
+
+class Peeking(StaticPlayer):
+    """Raises the logit of the token two later, where the window shows it."""
+
+    def predict(self, block: Block) -> Tensor:
+        logits = super().predict(block)
+        later = torch.roll(block.tokens, -2, 1)
+        later[:, -2:] = 0
+        return logits + 2.0 * torch.nn.functional.one_hot(later, VOCAB)[block.asked]
+
+
+class Averaging(StaticPlayer):
+    """Adds how often each token stands in the window: later ones are counted too."""
+
+    def predict(self, block: Block) -> Tensor:
+        share = torch.nn.functional.one_hot(block.tokens, VOCAB).float().mean(1)
+        return super().predict(block) + 3.0 * share.repeat_interleave(block.asked.sum(1), 0)
+
+
+class Hoarding(StaticPlayer):
+    """Adds how often each token was observed, over the ends of documents."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.counts = torch.ones(VOCAB)
+
+    def predict(self, block: Block) -> Tensor:
+        return super().predict(block) + self.counts.log()
+
+    def observe(self, block: Block, targets: Tensor) -> None:
+        self.counts += torch.bincount(targets, minlength=VOCAB)
+
+
+LONG = [bytes([97 + i]) * 3 + b"abcdeabcdbcae" for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("player", "method", "rule"),
+    [
+        (Peeking, Contiguous(window=24), "future-peek"),
+        (Averaging, Contiguous(window=24), "own-window"),
+        (Hoarding, Sliding(window=16, stride=8, isolated=True), "document-leak"),
+        (StaticPlayer, Sliding(window=16, stride=8, isolated=True), "passes"),
+    ],
+)
+def test_players_that_cheat_in_the_referees_hands(player: Callable[..., Any], method: Method, rule: str) -> None:
+    model = built(toy_model().set("layers", 1), vocab=VOCAB)
+    entry = lambda: Refereed(Quarters(), lambda: player(model, VOCAB, choose()), method, batch_tokens=16)
+    assert audit(entry, LONG, LONG).verdict == rule
+
+
+def test_a_warm_start_that_calls_itself_isolated_is_caught() -> None:
+    model = built(toy_model().set("layers", 1), vocab=VOCAB)
+
+    class Warm(DocumentLora):
+        crosses = False
+
+    found = audit(lambda: refereed(model, Warm(window=16, stride=8, rows=1, rank=2, lr=0.05, warm=True)), LONG, LONG)
+    assert found.verdict == "document-leak"

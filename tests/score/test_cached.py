@@ -1,0 +1,203 @@
+"""Reading with a memory: every token once, what a sliding window would show, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bitgolf.edits import append
+from bitgolf.errors import RecipeError
+from bitgolf.model.attend import Attention
+from bitgolf.model.core import Bus
+from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
+from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.offset import KeyOffset
+from bitgolf.model.scalable import ScalableSoftmax
+from bitgolf.model.skeleton import LM, Block
+from bitgolf.model.smear import MeanSmear
+from bitgolf.score.cached import Cached, CachedPlayer
+from bitgolf.score.referee import Score, score, token_bits
+from bitgolf.score.text import Text, with_last_end
+from bitgolf.score.windows import Contiguous, Method, Sliding
+from bitgolf.spec import part
+from bitgolf.train.device import choose
+from bitgolf.world import ALONE
+from toy import VOCAB, built, toy_model
+
+Charges = npt.NDArray[np.float64]
+
+
+def text(targets: int, *, seed: int = 0, every: int = 23) -> Text:
+    ids = np.random.default_rng(seed).integers(2, VOCAB, targets)
+    ids[::every] = 1
+    return Text(with_last_end(ids, 1), 3 * targets)
+
+
+def charged(model: LM, text: Text, method: Method, batch_tokens: int = 4096) -> tuple[Score, Charges]:
+    charges = np.zeros(text.targets)
+    player = method.player(model, VOCAB, choose(), ALONE)
+    return score(player, text, method, batch_tokens=batch_tokens, charges=charges), charges
+
+
+# ---- the plan -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 700), st.integers(1, 24), st.integers(1, 9), st.booleans(), st.integers(1, 400), st.data())
+def test_every_target_once_and_what_is_read_again_is_only_where_lanes_begin(
+    targets: int, window: int, rows: int, isolated: bool, batch_tokens: int, data: st.DataObject
+) -> None:
+    stride = data.draw(st.integers(1, window))
+    method = Cached(window=window, stride=stride, rows=rows, isolated=isolated)
+    (section,) = method.sections(text(targets), batch_tokens)
+    seen, read, asked_at_once = np.zeros(targets, int), 0, 0
+    for track in section.tracks:
+        assert 1 <= track.rows <= rows
+        asked_at_once = max(asked_at_once, window + (track.rows - 1) * stride)
+        for windows in track.texts:
+            before = None
+            for w in windows:
+                assert w.start <= w.first < w.stop and w.stop - w.start <= window
+                assert before is None or w.start == w.first == before
+                seen[w.first : w.stop] += 1
+                read, before = read + w.stop - w.start, w.stop
+    assert (seen == 1).all()
+    assert asked_at_once <= max(batch_tokens, window)
+    assert targets <= read <= (targets if isolated else 1.25 * targets)
+
+
+def test_lanes_read_equally_much_and_short_texts_have_few() -> None:
+    method = Cached(window=16, stride=4, rows=5)
+    lanes = [list(method.lane(*bounds)) for bounds in method.lanes(12 + 5 * 100)]
+    assert [sum(w.stop - w.start for w in lane) for lane in lanes] == [112] * 5
+    assert [len(lane) for lane in lanes] == [25] * 5
+    assert len(method.lanes(12 + 2 * 64)) == 2 and len(method.lanes(3)) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"stride": 9}, {"stride": 0}, {"rows": 0}])
+def test_settings_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError):
+        Cached(window=8, **wrong)
+
+
+# ---- against a naive reference --------------------------------------------------------------------------------------
+
+
+class Pattern(Bus):
+    """All of a text at once, where a token sees the last `window` keys before the end of its block."""
+
+    def __init__(self, ids: Tensor, window: int, stride: int) -> None:
+        super().__init__(ids)
+        ends = (self.positions // stride + 1).mul(stride).clamp_max(ids.shape[1])
+        self.since = (ends - window).clamp_min(0)
+
+    @property
+    def oldest(self) -> Tensor:
+        return self.since
+
+    def masks(self, parts: Sequence[Callable[[Bus], Tensor]]) -> tuple[Tensor | None, bool]:
+        return self._mask(parts) & (self.key_positions >= self.since[:, None]), False
+
+
+@torch.no_grad()
+def naive(model: LM, text: Text, method: Cached) -> Charges:
+    """The same pattern of attention, a lane or document at a time, each in one forward with a mask."""
+    tokens, charges = torch.from_numpy(text.tokens), np.zeros(text.targets)
+    bounds = text.documents() if method.isolated else method.lanes(text.targets)
+    for start, stop in bounds:
+        begin = start if method.isolated else max(0, start + method.stride - method.window)
+        logits = model.logits(model.hidden(Pattern(tokens[None, begin:stop], method.window, method.stride)))[0]
+        charges[start:stop] = token_bits(logits[start - begin :], tokens[start + 1 : stop + 1])
+    return charges
+
+
+def with_everything() -> LM:
+    spec = toy_model().edit(Attention, append(qk=part(ScalableSoftmax)))
+    spec = spec.edit(Attention, append(qk=part(KeyOffset, dims=4, mask_starts=False)))
+    spec = spec.edit(Sdpa, append(masks=part(Window, width=9))).edit(Sdpa, append(masks=part(SameDocument)))
+    spec = spec.edit(Block, append(leave=part(MeanSmear, mask_starts=False)))
+    return built(spec.edit("", append(enter=part(HashedBigrams, rows=50, width=8, trigrams=True))))
+
+
+@pytest.mark.parametrize("make", [lambda: built(toy_model()), with_everything], ids=["toy", "everything"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"window": 12, "stride": 4, "rows": 3},
+        {"window": 12, "stride": 5, "rows": 2, "isolated": True},
+        {"window": 7, "stride": 7, "rows": 4, "isolated": True},
+        {"window": 10, "stride": 2, "rows": 2},
+    ],
+    ids=str,
+)
+def test_it_is_the_naive_pattern(make: Callable[[], LM], settings: dict[str, Any]) -> None:
+    method, model, body = Cached(**settings), make(), text(231, every=41)
+    assert np.abs(charged(model, body, method)[1] - naive(model, body, method)).max() < 1e-3
+
+
+def test_where_nothing_leaves_the_window_it_is_the_plain_score() -> None:
+    """Whole documents: all that differs is the order of sums."""
+    model, body = built(toy_model()), text(300, every=23)
+    plain = charged(model, body, Contiguous(window=23, isolated=True))[1]
+    for stride in (1, 8, 23):
+        method = Cached(window=23, stride=stride, rows=4, isolated=True)
+        assert np.abs(charged(model, body, method)[1] - plain).max() < 1e-4
+
+
+def test_past_the_window_it_is_not_the_sliding_window() -> None:
+    """States have seen more, and the keys that are held are not those of a window read anew."""
+    model, body = built(toy_model()), text(200, every=1000)
+    plain = charged(model, body, Sliding(window=16, stride=4))[1]
+    kept = charged(model, body, Cached(window=16, stride=4, rows=1))[1]
+    assert np.abs(plain[:4] - kept[:4]).max() < 1e-4 and np.abs(plain[40:] - kept[40:]).max() > 1e-2
+
+
+# ---- what it promises -----------------------------------------------------------------------------------------------
+
+
+def test_documents_do_not_depend_on_rows_nor_on_one_another() -> None:
+    model, body = built(toy_model()), text(260, every=37)
+    same = [charged(model, body, Cached(window=16, stride=4, rows=rows, isolated=True))[1] for rows in (1, 3, 64)]
+    alone = np.concatenate(
+        [
+            charged(model, body._replace(tokens=body.tokens[start : stop + 1]), Cached(window=16, stride=4, isolated=True))[1]
+            for start, stop in body.documents()
+        ]
+    )  # fmt: skip
+    assert all(np.abs(other - alone).max() < 1e-4 for other in same)
+
+
+def test_totals_do_not_depend_on_how_rows_are_divided_into_tracks() -> None:
+    model, body, method = built(toy_model()), text(600), Cached(window=8, stride=4, rows=6)
+    results = [charged(model, body, method, batch_tokens=n) for n in (1, 17, 4096)]
+    counts = [len(list(next(iter(method.sections(body, n))).tracks)) for n in (1, 17, 4096)]
+    assert counts == [6, 2, 1]
+    assert all(np.abs(charges - results[0][1]).max() < 1e-4 for _, charges in results)
+    assert {result.read for result, _ in results} == {600 + 5 * 4}
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_no_target_depends_on_what_comes_after(isolated: bool) -> None:
+    model, body, method = built(toy_model()), text(300), Cached(window=16, stride=5, rows=3, isolated=isolated)
+    before = charged(model, body, method)[1]
+    tokens = body.tokens.copy()
+    tokens[201:300] = (tokens[201:300] + 5) % (VOCAB - 2) + 2
+    for start, _ in body.documents():  # the plan stays: documents begin where they did
+        tokens[start] = 1
+    after = charged(model, body._replace(tokens=tokens), method)[1]
+    assert np.abs(before[:200] - after[:200]).max() < 1e-4 < np.abs(before[201:] - after[201:]).max()
+
+
+def test_a_player_frees_its_memory() -> None:
+    player = CachedPlayer(built(toy_model()), VOCAB, choose(), 8, 4)
+    score(player, text(100), Cached(window=8, stride=4))
+    assert player.memory.buffers
+    player.close()
+    assert not player.memory.buffers

@@ -1,0 +1,180 @@
+"""Totals on one, two and four processes (gloo, on the CPU), in batches of any size, in one section or in many."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import groupby, product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from bitgolf.score.artifact import load
+from bitgolf.score.measure import measure
+from bitgolf.score.text import Text, of_documents
+from bitgolf.score.windows import Contiguous, Method, Section, Sliding, tracks_of
+from bitgolf.score.worker import Job, main, perform
+from bitgolf.spec import part
+from bitgolf.text.documents import read_documents
+from bitgolf.train.device import Device
+from bitgolf.world import ALONE, World
+from toy import VOCAB, built, toy_model
+from toy_artifact import Toy, make_toy
+
+CPU = Device(torch.device("cpu"), torch.float32, "a test")
+Rows = dict[str, dict[str, Any]]
+
+
+class InChunks(Sliding):
+    """The same windows in sections of 70 targets each, or more where a window crosses."""
+
+    def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
+        windows = [w for start, stop in self.texts(text) for w in self.windows(stop - start, start)]
+        for _, group in groupby(windows, key=lambda w: w.first // 70):
+            own = list(group)
+            yield Section(own[0].first, own[-1].stop, tracks_of(own, batch_tokens))
+
+
+METHODS: dict[str, Method] = {
+    "contiguous": Contiguous(window=16),
+    "sliding": Sliding(window=16, stride=5),
+    "chunks": InChunks(window=16, stride=5),
+    "isolated": Sliding(window=16, stride=5, isolated=True),
+    "isolated chunks": InChunks(window=16, stride=5, isolated=True),
+}
+BATCHES = (1, 64, 10_000)
+PRECISIONS = ("float64", "float32")
+
+
+def text() -> Text:
+    ids = np.random.default_rng(0).integers(2, VOCAB, 300)
+    ids[[0, 3, 77, 190, 191]] = 1
+    return Text(np.append(ids, 1), 700)
+
+
+def rows(world: World) -> Rows:
+    """Every precision, method and size of batch: `precision/method/batch`."""
+    torch.set_num_threads(1)
+    models = {"float64": built(toy_model()).double(), "float32": built(toy_model())}
+    found: Rows = {}
+    for (precision, model), (name, method), batch in product(models.items(), METHODS.items(), BATCHES):
+        lines = ["none: 0 / 300 targets"]
+        row = measure(model, VOCAB, text(), method, CPU, world=world, batch_tokens=batch, tell=lines.append)
+        own = int(lines[-1].split(": ")[1].split(" / ")[0])  # as its progress says
+        found[f"{precision}/{name}/{batch}"] = {**row, "own": own}
+    return found
+
+
+# ---- the processes -----------------------------------------------------------------------------------------------
+
+
+def worker(rank: int, size: int, out: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{out}/{size}.store", rank=rank, world_size=size)
+    (out / f"{size}.{rank}.json").write_text(json.dumps(rows(World(rank, size, rank, backend="gloo"))))
+    dist.destroy_process_group()
+
+
+def start(out: Path) -> int:
+    """Import torch once, and fork the processes: first two, then four."""
+    codes: list[int | None] = []
+    for size in (2, 4):
+        processes = [get_context("fork").Process(target=worker, args=(rank, size, out)) for rank in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        codes += [process.exitcode for process in processes]
+    return int(any(codes))
+
+
+@pytest.fixture(scope="module")
+def shared_out(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
+    """What every process of every world found, by `size.rank`."""
+    out = tmp_path_factory.mktemp("shares")
+    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, __file__, str(out)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def alone() -> Rows:
+    return rows(ALONE)
+
+
+TOTALS = ("bits", "bpb", "bytes", "targets", "read")
+
+
+def totals(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: found[key] for key in TOTALS}
+
+
+def test_every_process_of_every_world_has_the_totals_of_one(shared_out: dict[str, Rows], alone: Rows) -> None:
+    """Bit for bit, in float32 too: a track is played alike wherever it is played, and tracks are summed in their order."""
+    assert sorted(shared_out) == ["2.0", "2.1", "4.0", "4.1", "4.2", "4.3"]
+    for name, found in shared_out.items():
+        assert {key: row["processes"] for key, row in found.items()} == dict.fromkeys(alone, int(name[0]))
+        assert {key: totals(row) for key, row in found.items()} == {key: totals(row) for key, row in alone.items()}
+
+
+def test_the_work_is_shared(shared_out: dict[str, Rows], alone: Rows) -> None:
+    for key, row in alone.items():
+        assert row["own"] == row["targets"] == 300
+        for size in (2, 4):
+            own = [shared_out[f"{size}.{rank}"][key]["own"] for rank in range(size)]
+            assert sum(own) == 300 and (not key.endswith("/1") or max(own) < 1.5 * 300 / size)
+
+
+@pytest.mark.parametrize(("precision", "near"), [("float64", 1e-9), ("float32", 1e-5)])
+def test_neither_batches_nor_sections_change_a_total(alone: Rows, precision: str, near: float) -> None:
+    for names in (("contiguous",), ("sliding", "chunks"), ("isolated", "isolated chunks")):
+        bits = [alone[f"{precision}/{name}/{batch}"]["bits"] for name in names for batch in BATCHES]
+        assert bits == pytest.approx([bits[0]] * len(bits), rel=near)
+        assert bits[0] > 300, "three hundred targets, none of which is free"
+
+
+def test_both_precisions_are_one_model(alone: Rows) -> None:
+    for name in METHODS:
+        bits = [alone[f"{precision}/{name}/64"]["bits"] for precision in PRECISIONS]
+        assert bits[0] == pytest.approx(bits[1], rel=1e-5) and bits[0] != bits[1]
+
+
+# ---- an artifact, under torchrun -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    return make_toy(tmp_path_factory.mktemp("toy"))
+
+
+def test_two_processes_score_an_artifact_as_one_does(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    loaded = load(toy.artifact)
+    source = of_documents((d.data for d in read_documents([toy.raw])), loaded.tokenizer)
+    methods = [part(Contiguous, window=32), part(Sliding, window=32, stride=8, isolated=True)]
+    job = Job(toy.artifact, source, methods, batch_tokens=64, exact=True)
+    two, one = perform(job, loaded, processes=2), perform(job, loaded)
+    assert [totals(row) for row in two] == [totals(row) for row in one]
+    assert [(row["processes"], row["method"]) for row in two] == [(2, "contiguous"), (2, "sliding")]
+
+
+def test_a_worker_says_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "tokens.npy", text().tokens)
+    job = {"artifact": str(tmp_path / "none.bg"), "bytes": 1, "bos": 1, "methods": [], "order": None}
+    (tmp_path / "job.json").write_text(json.dumps(job | {"batch_tokens": 1, "exact": False}))
+    assert main([str(tmp_path)]) == 1 and "none.bg: cannot read it" in capsys.readouterr().err
+    assert not (tmp_path / "rows.json").exists()
+
+
+if __name__ == "__main__":
+    sys.exit(start(Path(sys.argv[1])))

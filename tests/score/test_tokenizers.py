@@ -1,0 +1,115 @@
+"""The same score of raw text and of shards, and files that come back, whatever the kind of tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bitgolf.data.prepare import check, load_manifest, prepare
+from bitgolf.model.core import roles
+from bitgolf.quantize.codes import encode_all
+from bitgolf.score.artifact import Loaded, load, write
+from bitgolf.score.coder import Codec, compress, decompress, parts, usual_method
+from bitgolf.score.player import StaticPlayer
+from bitgolf.score.referee import score
+from bitgolf.score.text import Text, of_documents, validation
+from bitgolf.spec import Place, Spec, part
+from bitgolf.text.documents import Document
+from bitgolf.tokens.kinds import open_tokenizer
+from bitgolf.tokens.train import Bytes, CaseOps, SentencePieceBPE
+from bitgolf.train.device import Device
+from toy import toy_recipe
+
+CPU = Device(torch.device("cpu"), torch.float32, "a test")
+SENTENCES = [b"The Captain of the %s, Mr. McAllister, SAID nothing on day %d.\n" % (b"HMS Orion" if i % 3 else b"ship", i)
+             for i in range(120)]  # fmt: skip
+TRICKY = ["\ue001 ESC\ue004\ue002x \u2581 iPhone".encode(), b"", b"\xff\xee\x80", b"\x81Bad \xed\xa0\x80"]
+KINDS = {
+    "sentencepiece": part(SentencePieceBPE, vocab=330),
+    "bytes": part(Bytes),
+    "caseops": part(CaseOps, vocab=330),
+}
+HELD_OUT = [*SENTENCES[:8], *TRICKY]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def tokens(request: pytest.FixtureRequest) -> Spec[SentencePieceBPE] | Spec[Bytes]:
+    return KINDS[request.param]
+
+
+@pytest.fixture(scope="module")
+def folder(tokens: Spec[SentencePieceBPE], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 100 tokens, so that documents and operators cross their ends."""
+    folder = tmp_path_factory.mktemp("data")
+    tokenizer = open_tokenizer(tokens().train(SENTENCES[8:]))
+    train, held_out = ([Document(f"{i}", d) for i, d in enumerate(side)] for side in (SENTENCES[8:], HELD_OUT))
+    prepare(train, held_out, tokenizer, folder, shard_tokens=100)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(tokens: Spec[SentencePieceBPE], folder: Path) -> Loaded:
+    """An artifact with this tokenizer, read back from its file."""
+    proto = (folder / "tokenizer.model").read_bytes()
+    recipe = toy_recipe(vocab=tokens["vocab"]).set("tokens", tokens)
+    torch.manual_seed(0)
+    model = recipe["model"](Place(vocab=open_tokenizer(proto).vocab))
+    weights = {path: p.detach() + 0.1 * torch.randn_like(p) for path, p in model.named_parameters()}
+    write(folder / "artifact.bg", recipe, encode_all(weights, roles(model), recipe["quantize"]), proto)
+    return load(folder / "artifact.bg")
+
+
+def test_an_artifact_brings_its_tokenizer(loaded: Loaded, folder: Path) -> None:
+    tokenizer = open_tokenizer((folder / "tokenizer.model").read_bytes())
+    assert type(loaded.tokenizer) is type(tokenizer) and loaded.tokenizer.digest == tokenizer.digest
+    assert load_manifest(folder).tokenizer == tokenizer.digest
+
+
+def test_raw_text_and_shards_have_one_score(loaded: Loaded, folder: Path) -> None:
+    raw, shards = of_documents(HELD_OUT, loaded.tokenizer), validation(folder)
+    assert raw.tokens.tolist() == shards.tokens.tolist()
+    assert raw.bytes == shards.bytes == sum(map(len, HELD_OUT))
+    for method in (spec() for spec in loaded.recipe["score"]):
+        scores = [score(StaticPlayer(loaded.model, loaded.tokenizer.vocab, CPU), text, method) for text in (raw, shards)]  # fmt: skip
+        assert scores[0].bits == scores[1].bits > 0
+        assert (scores[0].bpb, scores[0].targets) == (scores[1].bpb, scores[1].targets)
+
+
+def test_each_document_has_the_bytes_that_its_tokens_tell(loaded: Loaded, folder: Path) -> None:
+    text: Text = validation(folder)
+    told = loaded.tokenizer.token_bytes(text.tokens)
+    assert [int(told[start : stop + 1].sum()) for start, stop in text.documents()] == [len(d) for d in HELD_OUT]
+
+
+def test_check_counts_the_bytes_again(tokens: Spec[SentencePieceBPE], folder: Path, tmp_path: Path) -> None:
+    """Also where the stream is counted in several blocks."""
+    assert check(folder) == []
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    said = (copy / "manifest.json").read_text()
+    count = load_manifest(folder).val.encoded_bytes
+    (copy / "manifest.json").write_text(said.replace(f'"encoded_bytes": {count}', f'"encoded_bytes": {count + 3}'))
+    assert [f.rule for f in check(copy)] == ["counts"]
+
+
+def test_blocks_are_cut_where_documents_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitgolf.data.prepare._BLOCK", 20)
+    assert check(folder) == []
+
+
+def test_files_come_back(loaded: Loaded) -> None:
+    codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, [spec() for spec in loaded.recipe["score"]])
+    data = SENTENCES[0] + b"".join(TRICKY)
+    coded = compress(codec, parts(codec, data), method=usual_method(codec.methods))
+    assert b"".join(decompress(codec, coded.data)) == data
+
+
+def test_tokens_of_a_shard_are_those_of_the_document(loaded: Loaded, folder: Path) -> None:
+    text = validation(folder)
+    documents = np.split(text.tokens, np.flatnonzero(text.tokens == text.bos))[1:-1]
+    assert [loaded.tokenizer.decode(d) for d in documents] == HELD_OUT
