@@ -10,6 +10,7 @@ import pytest
 from bitgolf.cli import app
 from bitgolf.data.shards import read_shard
 from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.tokens.caseops import MAGIC
 from bitgolf.tokens.kinds import load_tokenizer
 from bitgolf.verbs import check_data, make_data
 
@@ -45,7 +46,7 @@ def test_another_kind_of_tokenizer(kind: str, vocab: int, text: Path, tmp_path: 
 def test_a_published_model_with_case_operators(text: Path, shared: Path, tmp_path: Path) -> None:
     model = shared / "data" / "tokenizers" / "fineweb_8192_bpe_lossless_caps_caseops_v1_reserved.model"
     made = make_data(tmp_path / "data", [text], 300, model, 0.2, kind="caseops")
-    assert (tmp_path / "data" / "tokenizer.model").read_bytes().endswith(model.read_bytes())
+    assert (tmp_path / "data" / "tokenizer.model").read_bytes() == MAGIC + model.read_bytes()
     assert made["vocab"] == 8192 and check_data(tmp_path / "data")["findings"] == []
 
 

@@ -68,7 +68,7 @@ METHODS: dict[str, Callable[[Random], Method]] = {
     "phased": lambda r: Phased(
         lora=lora(r), boundaries=(1, 3)[: int(r.integers(1, 3))], cumulative=bool(r.integers(2)), chunk=40, sgd=sgd(r)
     ),
-    "mixed": lambda r: Mixed(**reading(r), isolated=bool(r.integers(2)), orders=(1, 3), trust=0.2),
+    "mixed": lambda r: Mixed(**reading(r), isolated=bool(r.integers(2)), document=(1, 3), trust=0.2),
 }
 SHALLOW = Depth(cuts=2, documents=1, layouts=1, sums=1)
 

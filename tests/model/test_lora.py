@@ -16,7 +16,7 @@ from bitgolf.model.factored import FactoredEmbedding
 from bitgolf.model.head import UntiedHead
 from bitgolf.model.lanes import Parallel, TwoLanes
 from bitgolf.model.loops import Loop
-from bitgolf.model.lora import Adapters
+from bitgolf.model.lora import Adapters, frozen
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.weight import Linear
 from bitgolf.score.stream import Reader
@@ -231,3 +231,13 @@ def test_names_that_find_nothing_are_errors_and_leave_nothing(on: tuple[str, ...
     with pytest.raises(RecipeError):
         Adapters(model, 2, on, rank=2)
     assert [p for p, _ in model.named_modules()] == modules and isinstance(model.blocks[0].mixer, Attention)
+
+
+def test_a_frozen_model_keeps_nothing_for_gradients_of_its_own(ids: Tensor) -> None:
+    model = built(toy_model())
+    model.embed.weight.requires_grad_(False)
+    with frozen(model):
+        assert not model(ids).requires_grad
+        Adapters(model, 3, ("head",), rank=2)
+        assert model(ids).requires_grad
+    assert [path for path, p in model.named_parameters() if not p.requires_grad] == ["embed.weight"]

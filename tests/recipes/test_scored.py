@@ -80,6 +80,7 @@ def test_adapters_are_as_published(name: str) -> None:
     lora = method.lora if isinstance(method, Phased) else method
     assert (lora.rank, lora.scale, lora.weight_decay, lora.betas[1], lora.warm, phases) == LORA[name]
     first = name == "pr1090"
+    assert method.order.name == lora.order.name == ("corpus" if name == "pr1090" else "longest")
     assert lora.on == (("q", "v") if first else ("head", "q", "k", "v", "out", "mlp"))
     assert (lora.lr, lora.betas[0], lora.steps) == ((0.05, 0.9, 1) if first else (1e-4, 0.0, 1))
     if isinstance(method, Phased):

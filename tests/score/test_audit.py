@@ -153,7 +153,11 @@ def test_what_cannot_be_repeated_proves_nothing() -> None:
     ("rule", "severity", "change"),
     [
         ("skipped-targets", "error", lambda c: c._replace(positions=np.delete(c.positions, 9), bits=c.bits[1:])),
-        ("charged-twice", "error", lambda c: c._replace(positions=np.append(c.positions, 5), bits=np.append(c.bits, 1))),
+        (
+            "charged-twice",
+            "error",
+            lambda c: c._replace(positions=np.append(c.positions, 5), bits=np.append(c.bits, 1)),
+        ),
         ("dropped-tail", "error", lambda c: c._replace(positions=c.positions[:-3], bits=c.bits[:-3])),
         ("bytes-over", "error", lambda c: c._replace(bytes=c.bytes + 1)),
         ("bytes-under", "warning", lambda c: c._replace(bytes=c.bytes - 1)),
@@ -213,6 +217,23 @@ def test_training_and_warming_up_on_training_text_is_fair() -> None:
     assert not examined(Trains).findings
 
 
+def test_learning_in_both_phases_is_two_findings() -> None:
+    class Learns(Entry):
+        def build(self, sight: Sight) -> None:
+            super().build(sight)
+            self.learn(sight, 3)
+
+        def warm_up(self, sight: Sight) -> None:
+            self.learn(sight, 4)
+
+        def learn(self, sight: Sight, token: int) -> None:
+            chances = 2.0**-self.bits
+            chances[token] *= 1 + (sight.tokens() == token).mean()
+            self.bits = -np.log2(chances / chances.sum())
+
+    assert [f.rule for f in examined(Learns).findings] == ["calibrated-on-validation", "warmed-up-on-validation"]
+
+
 # ---- documents and orders --------------------------------------------------------------------------------------------
 
 
@@ -225,9 +246,9 @@ class Arranged(Entry):
     def evaluate(self, sight: Sight) -> Claim:
         tokens = sight.tokens()
         ends = np.flatnonzero(np.append(tokens[1:-1] == 1, True)) + 1
-        starts = np.append(0, ends[:-1])
-        lengths = ends - starts
-        order = np.concatenate([np.arange(starts[i], ends[i]) for i in self.order.permutation(lengths)])
+        lengths = np.diff(ends, prepend=0)
+        spans = np.split(np.arange(sight.targets), ends[:-1])
+        order = np.concatenate([spans[i] for i in self.order.permutation(lengths)])
         counts, bits = np.ones(VOCAB), list[float]()
         for target in tokens[order + 1].tolist():
             bits.append(float(-np.log2(counts[target] / counts.sum())))
@@ -260,7 +281,7 @@ class Hands(Entry):
     wrong: ClassVar[float] = 0.0
 
     def evaluate(self, sight: Sight) -> Claim:
-        return super().evaluate(sight)._replace(distributions={t: self.bits + self.wrong for t in sight.asked})
+        return super().evaluate(sight)._replace(distributions=dict.fromkeys(sight.asked, self.bits + self.wrong))
 
 
 def test_a_distribution_that_is_handed_over_is_what_is_charged() -> None:
@@ -330,6 +351,7 @@ class Hoarding(StaticPlayer):
 
 
 LONG = [bytes([97 + i]) * 3 + b"abcdeabcdbcae" for i in range(5)]
+FEW = Depth(cuts=4, documents=2, layouts=1, sums=1)
 
 
 @pytest.mark.parametrize(
@@ -337,21 +359,27 @@ LONG = [bytes([97 + i]) * 3 + b"abcdeabcdbcae" for i in range(5)]
     [
         (Peeking, Contiguous(window=24), "future-peek"),
         (Averaging, Contiguous(window=24), "own-window"),
-        (Hoarding, Sliding(window=16, stride=8, isolated=True), "document-leak"),
+        (Hoarding, Sliding(window=16, stride=8, isolated=True), "batch-leak"),  # like lengths go together, in any order
         (StaticPlayer, Sliding(window=16, stride=8, isolated=True), "passes"),
     ],
 )
 def test_players_that_cheat_in_the_referees_hands(player: Callable[..., Any], method: Method, rule: str) -> None:
     model = built(toy_model().set("layers", 1), vocab=VOCAB)
-    entry = lambda: Refereed(Quarters(), lambda: player(model, VOCAB, choose()), method, batch_tokens=16)
-    assert audit(entry, LONG, LONG).verdict == rule
+
+    def entry() -> Refereed:
+        return Refereed(Quarters(), lambda: player(model, VOCAB, choose()), method, batch_tokens=16)
+
+    assert audit(entry, LONG, LONG, depth=FEW).verdict == rule
 
 
 def test_a_warm_start_that_calls_itself_isolated_is_caught() -> None:
     model = built(toy_model().set("layers", 1), vocab=VOCAB)
 
     class Warm(DocumentLora):
-        crosses = False
+        @property
+        def crosses(self) -> bool:
+            return False
 
-    found = audit(lambda: refereed(model, Warm(window=16, stride=8, rows=1, rank=2, lr=0.05, warm=True)), LONG, LONG)
+    method = Warm(window=16, stride=8, rows=1, rank=2, lr=0.05, warm=True)
+    found = audit(lambda: refereed(model, method), LONG, LONG, depth=FEW)
     assert found.verdict == "document-leak"

@@ -86,11 +86,11 @@ def by_document(found: npt.NDArray[np.float64], documents: Documents) -> list[np
 @pytest.mark.parametrize("settings", [{}, SECOND, {"rank": 0, "on": ("head",)}, {"steps": 2}])
 def test_each_document_is_scored_by_itself(settings: dict[str, Any]) -> None:
     """A6: in another order, each has the bits that it had."""
-    docs, method = documents(), lora(**settings)
-    turned = [docs[i] for i in (4, 2, 6, 0, 3, 5, 1)]
+    docs, method, order = documents(), lora(**settings), (4, 2, 6, 0, 3, 5, 1)
+    turned = [docs[i] for i in order]
     before = by_document(charges(method, text_of(docs)), docs)
     after = by_document(charges(method, text_of(turned)), turned)
-    for place, i in enumerate((4, 2, 6, 0, 3, 5, 1)):
+    for place, i in enumerate(order):
         assert after[place] == pytest.approx(before[i], rel=1e-9)
     assert not method.crosses
 
@@ -146,8 +146,7 @@ def test_it_learns_what_a_document_is_made_of(settings: dict[str, Any]) -> None:
 
 def test_the_model_is_left_as_it_was() -> None:
     model = built(LOOPED)
-    before = {path: p.clone() for path, p in model.named_parameters()}
-    modules = [path for path, _ in model.named_modules()]
+    before, modules = {k: p.clone() for k, p in model.named_parameters()}, [k for k, _ in model.named_modules()]
     played(lora(), text_of(documents()), model)
     assert all(torch.equal(p, before[path]) and p.requires_grad for path, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
@@ -178,6 +177,23 @@ def test_what_is_not_predicted_here_is_learned_all_the_same() -> None:
         p.observe(block, targets)
         assert (p.adapters.values - predicted.adapters.values).abs().max() < 1e-12
     assert (predicted.adapters.values != predicted.adapters.start).any(1).all()
+
+
+def test_two_steps_are_two_steps() -> None:
+    block, targets = shown()
+    one, two = player(), player(steps=2)
+    two.observe(block, targets)
+    one.observe(block, targets)
+    assert (one.adapters.values - two.adapters.values).abs().max() > 1e-3
+    one.observe(block, targets)
+    assert (one.adapters.values - two.adapters.values).abs().max() < 1e-12
+
+
+def test_only_what_leads_to_adapters_keeps_a_graph() -> None:
+    p, seen = player(on=("head",)), list[bool]()
+    p.model.norm.register_forward_hook(lambda _, x, y: seen.append(y.requires_grad))
+    p.observe(*shown())
+    assert seen == [False] and (p.adapters.values != p.adapters.start).any(1).all()
 
 
 def test_one_step_is_that_of_adam_on_the_mean_of_each_row() -> None:

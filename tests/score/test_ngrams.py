@@ -67,7 +67,7 @@ def distributions(said: Said) -> list[list[dict[int, float]]]:
     return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(STREAMS, ORDERS, st.integers(2, 150), st.lists(st.integers(0, 120), max_size=4))
 @example([0] * 100, (1, 3), 1000, [])
 @example([0, 1, 2, 3] * 25, (2, 3, 4), 64, [1, 2, 70])

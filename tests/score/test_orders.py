@@ -45,6 +45,7 @@ def contents(text: Text) -> list[tuple[int, ...]]:
 # ---- orders ------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.sampled_from(ORDERS))
 def test_documents_stay_whole(lengths: list[int], order: Order) -> None:
     text = text_of(lengths)
@@ -109,11 +110,13 @@ def test_isolated_documents_cost_what_they_cost_in_any_order(lengths: list[int],
 # ---- the code of lengths -------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(LENGTHS)
 def test_lengths_come_back(lengths: list[int]) -> None:
     assert decode_lengths(encode_lengths(np.array(lengths, np.int64))).tolist() == lengths
 
 
+@settings(deadline=None)
 @given(LENGTHS.filter(bool), st.data())
 def test_what_is_damaged_is_refused_or_is_another_code(lengths: list[int], data: st.DataObject) -> None:
     coded = bytearray(encode_lengths(np.array(lengths, np.int64)))

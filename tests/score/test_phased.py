@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -53,6 +53,7 @@ def charged(model: LM, text: Text, method: Method, player: PhasedPlayer | None =
     return charges
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 20), min_size=1, max_size=12), st.sets(st.integers(1, 15), min_size=1), st.integers(1, 4)
 )

@@ -175,13 +175,13 @@ def test_a_player_is_closed_also_where_scoring_fails(toy: Toy) -> None:
     loaded, text = load(toy.artifact), validation(toy.shards)
 
     def tell(line: str) -> None:
-        if "without" not in line:
+        name, _, done = line.partition(" / ")[0].partition(": ")
+        if name == "sgd" and int(done) > 2 * SGD["chunk"]:  # which was learned from twice
             raise KeyboardInterrupt
 
     weights = {path: p.clone() for path, p in loaded.model.named_parameters()}
     with pytest.raises(KeyboardInterrupt):
-        measure(loaded.model, loaded.tokenizer.vocab, text, LORA(), choose(), tell=tell)
-    assert {path for path, _ in loaded.model.named_parameters()} == weights.keys()
+        measure(loaded.model, loaded.tokenizer.vocab, text, SGD(), choose(), tell=tell)
     assert all((p == weights[path]).all() for path, p in loaded.model.named_parameters())
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -66,6 +66,7 @@ def charged(model: LM, text: Text, method: Method, *, batch_tokens: int = 64, wo
 # ---- the plan ------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 60), st.booleans(), st.data())
 def test_the_plan_has_every_target_once_in_its_section_with_the_contexts_of_the_windows_alone(
     targets: int, window: int, chunk: int, isolated: bool, data: st.DataObject
@@ -91,6 +92,7 @@ def test_the_plan_has_every_target_once_in_its_section_with_the_contexts_of_the_
     assert found == expected and done == text.targets
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.integers(1, 9), st.integers(1, 4), st.booleans())
 def test_sequences_and_steps_have_every_target_once(ids: list[int], length: int, batch: int, documents: bool) -> None:
     tokens, sgd = torch.tensor(ids), Sgd(length=length, batch=batch, documents=documents)

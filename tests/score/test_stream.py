@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from bitgolf.model.ngrams import HashedBigrams
 from bitgolf.model.offset import KeyOffset
 from bitgolf.model.scalable import ScalableSoftmax
 from bitgolf.model.skeleton import LM, Block
-from bitgolf.model.smear import MeanSmear
+from bitgolf.model.smear import BlendSmear, MeanSmear
 from bitgolf.score.stream import EARLIER, Memory, Reader, StreamingBus, read
 from bitgolf.spec import Place, part
 from toy import VOCAB, built, toy_model
@@ -29,7 +31,9 @@ def rich() -> LM:
     spec = toy_model().edit(Attention, append(qk=part(ScalableSoftmax)))
     spec = spec.edit(Attention, append(qk=part(KeyOffset, dims=4)))
     spec = spec.edit(Sdpa, append(masks=part(Window, width=6))).edit(Sdpa, append(masks=part(Segments, cap=5)))
-    spec = spec.edit(Block, append(leave=part(MeanSmear)))
+    spec = spec.edit(Block, append(enter=part(BlendSmear, mask_starts=False))).edit(
+        Block, append(leave=part(MeanSmear))
+    )
     return built(spec.edit("", append(enter=part(HashedBigrams, rows=50, width=8, trigrams=True))))
 
 
@@ -119,6 +123,15 @@ def test_angles_are_exact_a_million_tokens_on(rows: int) -> None:
         read(model, memory, ids[:, :12])
         said.append(read(model, memory, ids[:, 12:]))
     assert (said[0] - said[1]).abs().max() < 1e-5
+
+
+def test_what_has_left_the_window_is_not_counted() -> None:
+    """Queries grow with the log of the keys that are held: 8 of 20 that were read, and the token itself."""
+    memory, scaling = Memory(1, 30, CPU), ScalableSoftmax(Place(vocab=VOCAB, heads=2), init=1.0)
+    memory.lengths += 20
+    memory.slide(torch.tensor([0]), torch.tensor([1]), 9)
+    q = torch.ones(1, 1, 2, 4)
+    assert torch.allclose(scaling(q, q, StreamingBus(words(1, 1), 1, memory))[0], q * math.log(9))
 
 
 def test_lags_of_rows_side_by_side() -> None:

@@ -15,6 +15,7 @@ from bitgolf.score.artifact import Loaded, load, write
 from bitgolf.score.coder import Codec, compress, decompress, parts, usual_method
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
+from bitgolf.score.sample import generate
 from bitgolf.score.text import Text, of_documents, validation
 from bitgolf.spec import Place, Spec, part
 from bitgolf.text.documents import Document
@@ -98,7 +99,7 @@ def test_check_counts_the_bytes_again(tokens: Spec[SentencePieceBPE], folder: Pa
 
 
 def test_blocks_are_cut_where_documents_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitgolf.data.prepare._BLOCK", 20)
+    monkeypatch.setattr("bitgolf.data.prepare._BLOCK", 1)
     assert check(folder) == []
 
 
@@ -113,3 +114,9 @@ def test_tokens_of_a_shard_are_those_of_the_document(loaded: Loaded, folder: Pat
     text = validation(folder)
     documents = np.split(text.tokens, np.flatnonzero(text.tokens == text.bos))[1:-1]
     assert [loaded.tokenizer.decode(d) for d in documents] == HELD_OUT
+
+
+def test_what_a_model_makes_up_is_readable(loaded: Loaded) -> None:
+    """A model that knows nothing puts operators anywhere; the prompt stands in front all the same."""
+    drawn = generate(loaded.model, loaded.tokenizer, b"The Ship", tokens=30, temperature=1.0, top=0, seed=1, window=32)
+    assert loaded.tokenizer.readable(drawn).startswith(b"The Ship")

@@ -27,6 +27,7 @@ from bitgolf.quantize.lqer import LowRankRepair
 from bitgolf.quantize.samples import OwnSamples, TrainingText
 from bitgolf.rules import Rule
 from bitgolf.score.lora import DocumentLora
+from bitgolf.score.orders import LongestFirst
 from bitgolf.score.phased import Phased, evenly
 from bitgolf.score.sgd import Sgd
 from bitgolf.score.streamed import StreamSgd
@@ -159,9 +160,7 @@ ADAPTED = {
     "also documents under 32 tokens have adapters, which in a single piece change nothing": "",
 }
 """#1090."""
-IN_ORDER = {
-    "documents come in the order of the text, where the longest came first and their lengths were not charged": ""
-}
+CHARGED = {"the lengths of the documents, of which the longest comes first, are charged to the score": ""}
 
 
 def by_chunks(*, lr: float) -> Spec[StreamSgd]:
@@ -181,7 +180,8 @@ def by_document(
     """Adapters on nearly every matrix, for 64 documents at a time (#1530 to #1855). `alpha` and `warm` are of #1767."""
     on = ("head", "q", "k", "v", "out", "mlp")
     adam: dict[str, Any] = {"lr": 1e-4, "betas": (0.0, beta), "eps": 1e-10, "weight_decay": decay}
-    return part(DocumentLora, window=2048, stride=stride, rank=rank, alpha=alpha, on=on, warm=warm, **adam)
+    where: dict[str, Any] = {"window": 2048, "stride": stride, "order": part(LongestFirst)}
+    return part(DocumentLora, rank=rank, alpha=alpha, on=on, warm=warm, **where, **adam)
 
 
 def by_phases(lora: Spec[DocumentLora], documents: int = 2000) -> Spec[Phased]:

@@ -9,8 +9,8 @@ from bitgolf.edits import but
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import (
+    CHARGED,
     CLIPPED,
-    IN_ORDER,
     LOOKED_UP,
     WITHIN,
     by_document,
@@ -42,6 +42,6 @@ def pr1626() -> Spec[Recipe]:
                 42: {"averaged": 1.07257, "packed": 1.08499, "adapted": 1.07280},
                 1234: {"averaged": 1.07174, "packed": 1.08323, "adapted": 1.07164},
             },
-            departures=CLIPPED | LOOKED_UP | WITHIN | IN_ORDER,
+            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED,
         ),
     )

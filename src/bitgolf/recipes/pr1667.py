@@ -12,9 +12,9 @@ from bitgolf.model.smear import ContentSmear
 from bitgolf.model.stream import Normalize
 from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import (
+    CHARGED,
     CLIPPED,
     HALF_GATES,
-    IN_ORDER,
     LOOKED_UP,
     WITHIN,
     by_document,
@@ -50,7 +50,7 @@ def pr1667() -> Spec[Recipe]:
                 **CLIPPED,
                 **LOOKED_UP,
                 **WITHIN,
-                **IN_ORDER,
+                **CHARGED,
                 "SmearGate is masked at document starts": "model.enter.0.mask_starts=false",
             },
         ),

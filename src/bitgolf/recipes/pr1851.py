@@ -9,9 +9,9 @@ from bitgolf.model.smear import ContentSmear
 from bitgolf.model.stream import Normalize
 from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import (
+    CHARGED,
     CLIPPED,
     HALF_GATES,
-    IN_ORDER,
     LOOKED_UP,
     REPAIRED,
     WITHIN,
@@ -37,6 +37,6 @@ def pr1851() -> Spec[Recipe]:
             code=31_250,
             steps=4900,
             seeds={42: {"averaged": 1.06490, "packed": 1.07406, "adapted": 1.06128}},
-            departures=CLIPPED | LOOKED_UP | WITHIN | IN_ORDER | REPAIRED,
+            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | REPAIRED,
         ),
     )

@@ -10,14 +10,15 @@ isolated. The model runs on the CPU in float32, wherever it was trained or score
     | digest of the model, 8 bytes | SHA-256 of the documents, 8 bytes | seals | payload
 
 A seal is a byte of the CRC-32 of all tables since the one before: where a decoder computes other probabilities, it is
-stopped there and told where. Seals stand after 64, 128, … 8192 tokens, then every 8192, and at the end.
+stopped there and told where. Seals stand after 64, 128, … 16,384 tokens, then every 16,384, and at the end.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -27,14 +28,13 @@ import numpy as np
 from bitgolf.errors import BitgolfError, DamagedError, UsageError
 from bitgolf.model.skeleton import LM
 from bitgolf.pack.tables import leb128, read_leb128
-from bitgolf.score.walk import Symbols, Walk, can_walk, check_method, walking
+from bitgolf.score.walk import Seals, Symbols, Walk, can_walk, check_method, walking
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
 MAGIC = b"BGZ\x02"
 NUMBERS = 6  # that every header has
 MOST_ROWS, MOST_POSITIONS = 1 << 12, 1 << 20  # side by side, and in their windows together: what memory must hold
-SEALED = 64, 8192  # tokens under the first seal, and under each of the later ones
 PART, MOST_PARTS = 16_384, 16  # bytes of a file that are worth a row of their own
 FLOOR = 2.0**-24  # of a probability, as tables round it
 _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
@@ -109,10 +109,10 @@ def decompress(codec: Codec, data: bytes, progress: Progress | None = None) -> l
 
     def decode(walk: Walk, tables: np.ndarray) -> Symbols:
         nonlocal spent
-        symbols = _decoded(decoder, tables, walk)
+        symbols = _decoded(decoder, tables)
         spent -= float(np.log2(tables[np.arange(len(symbols)), symbols].astype(np.float64) + FLOOR).sum())
         if spent > 8 * len(head.payload) + 64:
-            raise DamagedError("more is decoded than the compressed data can hold", place=walk.where())
+            raise DamagedError("more is decoded than the file can hold")
         for (_, row), symbol in zip(walk.asking, symbols.tolist(), strict=True):
             found.setdefault(row.document, []).append(symbol)
         return symbols
@@ -138,49 +138,19 @@ class Task(NamedTuple):
     tokens: int
 
 
-class Seals:
-    """Digests of the tables: written by the encoder, compared by a decoder that is given them."""
-
-    def __init__(self, expected: bytes | None = None) -> None:
-        self.data, self.expected = bytearray(), expected
-        self.crc = self.tokens = self.sealed = 0
-        self.since = ""
-
-    def add(self, walk: Walk, tables: np.ndarray) -> None:
-        self.since = self.since or walk.where()
-        self.crc = zlib.crc32(tables.data, self.crc)
-        self.tokens += len(tables)
-        first, later = SEALED
-        if self.tokens >= self.sealed + min(max(self.sealed, first), later):
-            self.close(walk.where())
-
-    def close(self, until: str) -> None:
-        """Seal what came since the last seal, if anything did."""
-        if not self.since:
-            return
-        self.data.append(self.crc & 0xFF)
-        i = len(self.data) - 1
-        if self.expected is not None and self.expected[i : i + 1] != self.data[i:]:
-            raise BitgolfError(
-                "this machine computes other probabilities than the one that compressed the file",
-                place=f"between {self.since} and {until} (tokens {self.sealed:,} to {self.tokens:,} of the walk)",
-                mend="decompress with the same torch version on the same kind of processor",
-            )
-        self.crc, self.sealed, self.since = 0, self.tokens, ""
-
-
 def _walk(task: Task, code: Callable[[Walk, np.ndarray], Symbols], seals: Seals, progress: Progress | None) -> float:
     """Take the walk. `code` is given tables (n, V) and says which tokens they code; returns their bits."""
     codec, bits, done = task.codec, 0.0, 0
     with walking(codec.model, codec.tokenizer.vocab, task.method, task.documents, task.rows) as walk:
         while walk.asking:
             done += len(walk.asking)
-            if done > task.tokens:
-                raise DamagedError("the file holds more tokens than it says", place=walk.where())
             logs = walk.log_probabilities()
             tables = logs.exp().numpy()
             seals.add(walk, tables)
-            symbols = code(walk, tables)
+            with _lost(walk, seals):
+                if done > task.tokens:
+                    raise DamagedError("there are more tokens than the file says")
+                symbols = code(walk, tables)
             bits -= float(logs.numpy()[np.arange(len(symbols)), symbols].sum(dtype=np.float64)) / np.log(2)
             walk.reveal(symbols)
             if progress:
@@ -191,11 +161,21 @@ def _walk(task: Task, code: Callable[[Walk, np.ndarray], Symbols], seals: Seals,
     return bits
 
 
-def _decoded(decoder: Any, tables: np.ndarray, walk: Walk) -> Symbols:
+@contextmanager
+def _lost(walk: Walk, seals: Seals) -> Iterator[None]:
+    """Where nothing more can be decoded, the decoder may have gone astray since the last seal, and the file be right."""
+    try:
+        yield
+    except DamagedError as error:
+        cause = f"{error.cause}: it was altered, or this machine computes other probabilities"
+        raise DamagedError(cause, place=f"between {seals.since or walk.where()} and {walk.where()}") from None
+
+
+def _decoded(decoder: Any, tables: np.ndarray) -> Symbols:
     try:
         return decoder.decode(CATEGORICAL, tables)
     except (AssertionError, ValueError) as error:  # what constriction raises where no symbol fits
-        raise DamagedError(f"the compressed data does not decode ({error})", place=walk.where()) from None
+        raise DamagedError(f"the file does not decode ({error})") from None
 
 
 def _sha(texts: Iterable[bytes]) -> bytes:

@@ -32,7 +32,7 @@ class Phased(Method):
     boundaries: how many documents are scored before each phase; what lies at or beyond the text's end is left out.
     A phase goes once over all documents scored so far, or where not `cumulative` over those since the last one, in chunks of `chunk`
     targets: the learning rate goes down a cosine over them, the last one is left out, as published. Momentum starts at
-    zero; then adapters start anew. Published: documents in the order of their lengths, the longest first; 6 phases overfit.
+    zero; then adapters start anew. Published: the longest documents first (`lora.order`); 6 phases overfit.
     """
 
     name = "phased"
@@ -54,6 +54,7 @@ class Phased(Method):
             raise RecipeError(f"a chunk of {chunk} targets is not one", place="Phased.chunk")
         self.lora, self.sgd = lora(), sgd
         self.window, self.stride, self.opening = self.lora.window, self.lora.stride, self.lora.opening
+        self.order = self.lora.order
         self.boundaries, self.cumulative, self.chunk = boundaries, cumulative, chunk
         self.phases = -1  # of the text that `sections` was last asked for: its size is no secret, a decoder knows it
 

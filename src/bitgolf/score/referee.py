@@ -71,7 +71,7 @@ def score(
     for section in method.sections(text, batch_tokens):
         bits += _section(desk, section, world)
         if method.adapts:
-            player.adapt(desk.tokens[section.start : section.stop + 1])
+            player.adapt(desk.tokens[section.start : section.stop + 1].clone())  # a view would reach the rest
     scored, read = total(torch.stack([desk.scored, desk.read_by]).to(world.device), world).cpu()
     if not bool((scored == 1).all()):
         wrong = int((scored != 1).nonzero()[0])

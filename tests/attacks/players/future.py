@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from functools import lru_cache
 
 import numpy as np
 
-from attacks.players.honest import Adaptive, Isolated, Static
+from attacks.players.honest import Adaptive, Isolated, Static, bigrams
 from bitgolf.score.audit.entry import Floats, Ints, Sight
 
 WINDOW = 32
@@ -33,12 +34,15 @@ class LastEpoch(Isolated):
 class Biased(Static):
     """A bias on the logits, fitted to the window that was scored before by a few steps of gradient descent."""
 
-    steps, rate = 8, 60.0
+    steps, rate = 2, 4.0
 
     def charges(self, tokens: Ints) -> Floats:
         bias, found = np.zeros(self.tokenizer.vocab), list[Floats]()
         for start in range(0, len(tokens) - 1, WINDOW):
-            logits, targets = np.log(self.model[tokens[:-1][start : start + WINDOW]]), tokens[1:][start : start + WINDOW]
+            logits, targets = (
+                np.log(self.model[tokens[:-1][start : start + WINDOW]]),
+                tokens[1:][start : start + WINDOW],
+            )
             bias, bits = self.window(logits, targets, bias)
             found.append(bits)
         return np.concatenate(found)
@@ -51,7 +55,7 @@ class Biased(Static):
         wanted = np.bincount(targets, minlength=logits.shape[1]) / len(targets)
         bias = np.zeros(logits.shape[1])
         for _ in range(self.steps):
-            bias += self.rate * 0.05 * (wanted - np.exp(log_softmax(logits + bias)).mean(0))
+            bias += self.rate * (wanted - np.exp(log_softmax(logits + bias)).mean(0))
         return bias
 
 
@@ -63,33 +67,34 @@ class OwnWindow(Biased):
         return bias, charged(logits + bias, targets)
 
 
+@lru_cache(maxsize=4)
+def smears(training: bytes, vocab: int) -> tuple[Floats, Floats]:
+    """p(token | another), to the power 0.4, of the token two before it and of the one after it: (V, V) each."""
+    tokens = np.frombuffer(training, np.int64)
+    skipped = np.bincount(tokens[:-2] * vocab + tokens[2:], minlength=vocab * vocab).reshape(vocab, vocab) + 0.02
+    model = bigrams(training, vocab).T
+    return (skipped / skipped.sum(1, keepdims=True)) ** 0.4, (model / model.sum(1, keepdims=True)) ** 0.4
+
+
 class Smeared(Static):
     """Mixes in the token before the last one, by a table of what comes two later."""
 
-    shift = 1
+    shift, table = 1, 0
 
     def build(self, sight: Sight) -> None:
         super().build(sight)
-        self.skip = self.skipping(sight.training())
-
-    def skipping(self, training: Ints) -> Floats:
-        vocab = self.tokenizer.vocab
-        pairs = training[:-2] * vocab + training[2:]
-        counts = np.bincount(pairs, minlength=vocab * vocab).reshape(vocab, vocab) + 0.02
-        return counts / counts.sum(1, keepdims=True)
+        self.smear = smears(sight.training().tobytes(), self.tokenizer.vocab)[self.table]
+        self.norms = self.smear @ self.model.T
 
     def charges(self, tokens: Ints) -> Floats:
-        smeared = np.roll(tokens, self.shift)[:-1]
-        return charged(np.log(self.model[tokens[:-1]]) + 0.4 * np.log(self.skip[smeared]), tokens[1:])
+        smeared, inputs, targets = np.roll(tokens, self.shift)[:-1], tokens[:-1], tokens[1:]
+        return -np.log2(self.model[inputs, targets] * self.smear[smeared, targets] / self.norms[smeared, inputs])
 
 
 class FuturePeek(Smeared):
     """The same shift with the other sign: the token after the target is mixed in."""
 
-    shift = -2
-
-    def skipping(self, training: Ints) -> Floats:
-        return np.ascontiguousarray(self.model.T) / self.model.T.sum(1, keepdims=True)
+    shift, table = -2, 1
 
 
 def log_softmax(logits: Floats) -> Floats:

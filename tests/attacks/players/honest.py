@@ -63,7 +63,7 @@ class Adaptive(Static):
         return [(0, len(tokens) - 1)]
 
     def document(self, tokens: Ints) -> Floats:
-        return np.array([bits for bits in self.scored(tokens, defaultdict(Counter))])
+        return np.array(list(self.scored(tokens, defaultdict(Counter))))
 
     def scored(self, tokens: Ints, seen: Tables) -> Iterator[float]:
         for context, last, target in steps(tokens):
@@ -103,12 +103,46 @@ def spans(tokens: Ints, bos: int) -> list[tuple[int, int]]:
 
 # ---- a small world ---------------------------------------------------------------------------------------------------
 
-COMMON = "the a of and to in is it that was for on with as at by from this have not are but all were when we there can an Your Which Their Said".split()
+COMMON = [
+    "the",
+    "a",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "it",
+    "that",
+    "was",
+    "for",
+    "on",
+    "with",
+    "as",
+    "at",
+    "by",
+    "from",
+    "this",
+    "have",
+    "not",
+    "are",
+    "but",
+    "all",
+    "were",
+    "when",
+    "we",
+    "there",
+    "can",
+    "an",
+    "Your",
+    "Which",
+    "Their",
+    "Said",
+]
 TOPICS = [
-    "harbour vessel sailor anchor captain storm island cargo Rope Mast".split(),
-    "kernel memory thread compiler pointer stack Register cache branch Loop".split(),
-    "orchard blossom harvest ladder basket cider gardener pruning Apple Frost".split(),
-    "verdict witness lawyer evidence Judge appeal sentence clerk motion Oath".split(),
+    ["harbour", "vessel", "sailor", "anchor", "captain", "storm", "island", "cargo", "rope", "mast"],
+    ["kernel", "memory", "thread", "compiler", "pointer", "stack", "register", "cache", "branch", "loop"],
+    ["orchard", "blossom", "harvest", "ladder", "basket", "cider", "gardener", "pruning", "apple", "frost"],
+    ["verdict", "witness", "lawyer", "evidence", "judge", "appeal", "sentence", "clerk", "motion", "oath"],
 ]
 
 
@@ -116,14 +150,19 @@ TOPICS = [
 def world() -> tuple[list[bytes], list[bytes], Tokenizer]:
     """Documents to score, to train on, and a tokenizer. A document keeps to its topic, and topics to a length."""
     random = np.random.default_rng(5)
-    scored = [_document(random, topic) for topic in (0, 1, 2, 3, 1, 0, 3, 2, 1, 3)]
-    training = [_document(random, i % 4) for i in range(120)]
+    scored = _documents(random, [0, 1, 2, 3, 1, 0, 3, 2, 1, 3])
+    training = _documents(random, [i % 4 for i in range(120)])
     plain = [document.decode().encode("ascii", "ignore") for document in training]
     return scored, training, SentencePiece(SentencePieceBPE(vocab=330, across_words=False).train(plain))
 
 
-def _document(random: np.random.Generator, topic: int) -> bytes:
-    own = random.choice(TOPICS[topic], 5, replace=False)  # a document has words of its own, so memory pays
-    words = [random.choice(own if random.random() < 0.45 else COMMON) for _ in range(30 + 9 * topic)]
-    strange = [chr(0x1F300 + int(random.integers(500))) for _ in range(3)]  # characters that only bytes can spell
-    return " ".join(part for i, word in enumerate(words) for part in (word, *strange[i : i + 1])).encode()
+def _documents(random: np.random.Generator, topics: list[int]) -> list[bytes]:
+    """A document has words of its own, so memory pays; some of them it took over from the one before."""
+    found, own = list[bytes](), TOPICS[0][:5]
+    for topic in topics:
+        own = [own[-1], *random.choice(TOPICS[topic][:6], 4, replace=False)]
+        words = [random.choice(own if random.random() < 0.45 else COMMON) for _ in range(30 + 9 * topic)]
+        words = [word.capitalize() if random.random() < 0.15 else word for word in words]
+        strange = [chr(0x1F300 + int(random.integers(500))) for _ in range(3)]  # what only bytes can spell
+        found.append(" ".join([*strange, *words]).encode())
+    return found

@@ -92,5 +92,3 @@ class BestStride(Strided):
     """Scores with two strides, and keeps for each target the one that lost least."""
 
     strides = (40, 24)
-
-

@@ -50,15 +50,17 @@ def denominator(exam: Exam, claimed: Run) -> Iterator[Finding]:
     bare, spaced, foreign = (_over(exam, document) for document in (BARE, SPACED, FOREIGN))
     rules = {SPACES: "bytes-space-twice", 2 * SPACES: "no-space-piece"}
     if rule := rules.get(spaced - bare):
-        yield error(rule, f"{spaced} bytes too many for {SPACES} spaces", over=spaced)
+        yield error(rule, f"{spaced:g} bytes too many for {SPACES} spaces", over=spaced)
     if foreign - bare == 2 * len(FOREIGN):
-        yield error("bytes-fallback-x3", f"{foreign} bytes too many for {len(FOREIGN)} byte tokens", over=foreign)
+        yield error("bytes-fallback-x3", f"{foreign:g} bytes too many for {len(FOREIGN)} byte tokens", over=foreign)
     whole = len(claimed.claim.positions) == exam.text.targets == len(np.unique(claimed.claim.positions))
     if whole and (over := claimed.claim.bytes - exam.text.bytes):
         seen = f"{claimed.claim.bytes:,} for {exam.text.bytes:,}"
         yield error("bytes-over", seen, over=over) if over > 0 else warning("bytes-under", seen, over=over)
 
 
-def _over(exam: Exam, document: bytes) -> int:
-    """Bytes that are claimed too many for a text of this document alone."""
-    return exam.run(exam.encoded([document]).tokens, raw=len(document)).claim.bytes - len(document)
+def _over(exam: Exam, document: bytes) -> float:
+    """Bytes that are claimed too many for a document, on the mean over a text of it alone, as long as the one examined."""
+    copies = max(1, exam.text.bytes // len(document))
+    run = exam.run(exam.encoded([document] * copies).tokens, raw=copies * len(document))
+    return run.claim.bytes / copies - len(document)

@@ -93,8 +93,11 @@ class Entry(Protocol):
     The same text must give the same charges: an entry that draws random numbers seeds its own generator.
     """
 
-    tokenizer: Alphabet
-    isolated: bool
+    @property
+    def tokenizer(self) -> Alphabet: ...
+
+    @property
+    def isolated(self) -> bool: ...
 
     def build(self, sight: Sight) -> None:
         """Load, train or calibrate what is scored."""

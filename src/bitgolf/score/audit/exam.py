@@ -87,8 +87,10 @@ class Exam:
         return self._random.choice(self.letters, size)
 
     def altered(self, tokens: Ints, where: Bools) -> Ints:
-        """The tokens with others where asked; documents begin where they did."""
-        return np.where(where & (tokens != self.alphabet.bos), self.noise(len(tokens)), tokens)
+        """The tokens with others, each another than it was, where asked; documents begin where they did."""
+        shifts = self._random.integers(1, max(len(self.letters), 2), len(tokens))
+        others = self.letters[(np.searchsorted(self.letters, tokens) + shifts) % len(self.letters)]
+        return np.where(where & (tokens != self.alphabet.bos), others, tokens)
 
     def composition(self, total: int, parts: int) -> Ints:
         """Very unequal sizes that sum to the total."""
