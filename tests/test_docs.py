@@ -35,7 +35,7 @@ def test_a_part_exists_and_takes_what_is_said(span: str) -> None:
 
 
 def test_every_part_of_a_published_system_is_named() -> None:
-    rooms = {"model", "optim", "average", "data"}
+    rooms = {"model", "optim", "average", "data", "score", "tokens"}
     registered = {cls for name, cls in load_rooms().items() if name.split(".")[0] in rooms}
     published = [get(name) for name in names() if get(name)["published"]]
     used = {node.cls for recipe in published for _, node in recipe.walk()} & registered

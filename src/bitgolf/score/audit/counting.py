@@ -48,7 +48,7 @@ def tokenizer(exam: Exam, claimed: Run) -> Iterator[Finding]:
 def denominator(exam: Exam, claimed: Run) -> Iterator[Finding]:
     """The bytes claimed for crafted documents, and for the text, against the raw ones."""
     bare, spaced, foreign = (_over(exam, document) for document in (BARE, SPACED, FOREIGN))
-    rules = {SPACES: "bytes-space-twice", 2 * SPACES: "no-space-piece"}
+    rules: dict[float, str] = {SPACES: "bytes-space-twice", 2 * SPACES: "no-space-piece"}
     if rule := rules.get(spaced - bare):
         yield error(rule, f"{spaced:g} bytes too many for {SPACES} spaces", over=spaced)
     if foreign - bare == 2 * len(FOREIGN):
