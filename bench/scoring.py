@@ -25,14 +25,14 @@ from bitgolf.model.core import load_weights
 from bitgolf.model.skeleton import LM
 from bitgolf.names import from_json
 from bitgolf.recipe import identity
+from bitgolf.score.adapt.lora import DocumentLora
+from bitgolf.score.adapt.mixing import Mixed
+from bitgolf.score.adapt.phased import Phased
+from bitgolf.score.adapt.sgd import Sgd
+from bitgolf.score.adapt.streamed import StreamSgd
 from bitgolf.score.artifact import build_empty
 from bitgolf.score.cached import Cached
-from bitgolf.score.lora import DocumentLora
-from bitgolf.score.mixing import Mixed
-from bitgolf.score.phased import Phased
 from bitgolf.score.referee import score
-from bitgolf.score.sgd import Sgd
-from bitgolf.score.streamed import StreamSgd
 from bitgolf.score.text import Text, validation
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.spec import Spec, part

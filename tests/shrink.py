@@ -22,10 +22,10 @@ from bitgolf.optim.schedules import Ramp, WarmdownSteps
 from bitgolf.quantize.lowbit import BinaryGroups, TernaryGroups
 from bitgolf.quantize.samples import OwnSamples, TrainingText
 from bitgolf.recipe import Recipe
-from bitgolf.score.lora import DocumentLora
-from bitgolf.score.phased import Phased
-from bitgolf.score.sgd import Sgd
-from bitgolf.score.streamed import StreamSgd
+from bitgolf.score.adapt.lora import DocumentLora
+from bitgolf.score.adapt.phased import Phased
+from bitgolf.score.adapt.sgd import Sgd
+from bitgolf.score.adapt.streamed import StreamSgd
 from bitgolf.score.windows import Contiguous, Sliding
 from bitgolf.spec import Spec, part
 

@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bitgolf.model.skeleton import LM
+from bitgolf.score.adapt.lora import DocumentLora
+from bitgolf.score.adapt.mixing import Mixed
+from bitgolf.score.adapt.phased import Phased
+from bitgolf.score.adapt.sgd import Sgd
+from bitgolf.score.adapt.streamed import StreamSgd
 from bitgolf.score.audit.battery import Audit, audit
 from bitgolf.score.audit.entry import Ints
 from bitgolf.score.audit.exam import Depth
 from bitgolf.score.audit.refereed import Refereed
 from bitgolf.score.cached import Cached
-from bitgolf.score.lora import DocumentLora
-from bitgolf.score.mixing import Mixed
-from bitgolf.score.phased import Phased
-from bitgolf.score.sgd import Sgd
-from bitgolf.score.streamed import StreamSgd
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.spec import part
 from bitgolf.train.device import choose

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from attacks.configurations import Quarters, refereed
+from bitgolf.score.adapt.lora import DocumentLora
 from bitgolf.score.audit.battery import audit
 from bitgolf.score.audit.exam import Depth
 from bitgolf.score.audit.refereed import Refereed
-from bitgolf.score.lora import DocumentLora
 from bitgolf.score.player import Block, StaticPlayer
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.train.device import choose

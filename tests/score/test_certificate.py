@@ -20,9 +20,9 @@ from bitgolf.journal import Journal
 from bitgolf.model.core import roles
 from bitgolf.quantize.codes import encode_all
 from bitgolf.score import certificate, coder
+from bitgolf.score.adapt.lora import DocumentLora
 from bitgolf.score.artifact import load, write
 from bitgolf.score.certificate import Claim, draw, false_share, first, grouped, prove
-from bitgolf.score.lora import DocumentLora
 from bitgolf.score.referee import score
 from bitgolf.score.text import validation
 from bitgolf.score.walk import CPU

@@ -15,12 +15,12 @@ from bitgolf import cli
 from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import RecipeError, UsageError
 from bitgolf.page import page
+from bitgolf.score.adapt.lora import DocumentLora
+from bitgolf.score.adapt.streamed import StreamSgd
 from bitgolf.score.artifact import load
 from bitgolf.score.choice import choose_methods, known
-from bitgolf.score.lora import DocumentLora
 from bitgolf.score.measure import measure
 from bitgolf.score.referee import score as referee_score
-from bitgolf.score.streamed import StreamSgd
 from bitgolf.score.text import validation
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.spec import Spec, part

@@ -26,11 +26,11 @@ from bitgolf.quantize.gptq import Gptq
 from bitgolf.quantize.lqer import LowRankRepair
 from bitgolf.quantize.samples import OwnSamples, TrainingText
 from bitgolf.rules import Rule
-from bitgolf.score.lora import DocumentLora
+from bitgolf.score.adapt.lora import DocumentLora
+from bitgolf.score.adapt.phased import Phased, evenly
+from bitgolf.score.adapt.sgd import Sgd
+from bitgolf.score.adapt.streamed import StreamSgd
 from bitgolf.score.orders import LongestFirst
-from bitgolf.score.phased import Phased, evenly
-from bitgolf.score.sgd import Sgd
-from bitgolf.score.streamed import StreamSgd
 from bitgolf.spec import Spec, part
 
 H100 = "8 x H100 SXM, 600 s"

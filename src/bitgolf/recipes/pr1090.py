@@ -27,7 +27,7 @@ from bitgolf.recipes._published import ADAPTED, HALF, results
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.pr162 import bigrams
 from bitgolf.rules import Rule
-from bitgolf.score.lora import DocumentLora
+from bitgolf.score.adapt.lora import DocumentLora
 from bitgolf.score.windows import Contiguous
 from bitgolf.spec import Spec, part
 

@@ -19,8 +19,8 @@ READING = ("window", "stride", "isolated", "stretch")  # how a text is read: wha
 
 def known() -> dict[str, type[Method]]:
     """Every method of the package, by the name that results call it."""
-    for module in pkgutil.iter_modules(score.__path__):
-        importlib.import_module(f"{score.__name__}.{module.name}")
+    for module in pkgutil.walk_packages(score.__path__, f"{score.__name__}."):
+        importlib.import_module(module.name)
     found = [cls for cls in REGISTRY.values() if issubclass(cls, Method)]
     return {cls.name: cls for cls in sorted(found, key=lambda cls: cls.name)}
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.model.skeleton import LM
-from bitgolf.score.lora import DocumentLora, LoraPlayer
+from bitgolf.score.adapt.lora import DocumentLora, LoraPlayer
 from bitgolf.score.player import Block
 from bitgolf.score.stream import Reader
 from bitgolf.score.windows import Method, Window

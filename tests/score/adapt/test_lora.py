@@ -16,7 +16,7 @@ from bitgolf.model.depth import UNet
 from bitgolf.model.loops import Loop
 from bitgolf.model.skeleton import LM
 from bitgolf.names import from_json
-from bitgolf.score.lora import DocumentLora, LoraPlayer, RowAdam
+from bitgolf.score.adapt.lora import DocumentLora, LoraPlayer, RowAdam
 from bitgolf.score.player import Block
 from bitgolf.score.referee import Score, score
 from bitgolf.score.text import Text, with_last_end

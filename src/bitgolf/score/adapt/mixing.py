@@ -20,7 +20,7 @@ from torch import Tensor
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.rope import Scaling
 from bitgolf.model.skeleton import LM
-from bitgolf.score.ngrams import Floats, NGrams, Said, beside
+from bitgolf.score.adapt.ngrams import Floats, NGrams, Said, beside
 from bitgolf.score.player import Block, Player
 from bitgolf.score.text import Text
 from bitgolf.score.windows import Section, Sliding, Track

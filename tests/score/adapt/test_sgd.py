@@ -25,11 +25,11 @@ from bitgolf.model.core import roles
 from bitgolf.model.depth import UNet
 from bitgolf.model.loops import Loop
 from bitgolf.model.skeleton import LM
-from bitgolf.score.lora import DocumentLora
-from bitgolf.score.phased import Phased
+from bitgolf.score.adapt.lora import DocumentLora
+from bitgolf.score.adapt.phased import Phased
+from bitgolf.score.adapt.sgd import AdamW, Learner, Sgd, cosine
+from bitgolf.score.adapt.streamed import StreamPlayer, StreamSgd
 from bitgolf.score.referee import score
-from bitgolf.score.sgd import AdamW, Learner, Sgd, cosine
-from bitgolf.score.streamed import StreamPlayer, StreamSgd
 from bitgolf.score.text import Text, with_last_end
 from bitgolf.score.windows import Method
 from bitgolf.spec import Spec, part
@@ -347,7 +347,7 @@ def main(out: Path) -> int:
 
 def test_one_two_and_four_processes_agree(tmp_path: Path) -> None:
     """Steps of three rows among four processes: some have none, and still join."""
-    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, __file__, str(tmp_path)]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr

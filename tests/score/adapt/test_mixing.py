@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.skeleton import LM
-from bitgolf.score.mixing import BEFORE, HORIZON, Gates, Mixed, compiled, learn, mixed
-from bitgolf.score.ngrams import NGrams
+from bitgolf.score.adapt.mixing import BEFORE, HORIZON, Gates, Mixed, compiled, learn, mixed
+from bitgolf.score.adapt.ngrams import NGrams
 from bitgolf.score.player import Block
 from bitgolf.score.referee import score
 from bitgolf.score.text import Text, with_last_end

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.skeleton import LM
-from bitgolf.score.lora import DocumentLora, LoraPlayer
-from bitgolf.score.sgd import Learner, Sgd, cosine
+from bitgolf.score.adapt.lora import DocumentLora, LoraPlayer
+from bitgolf.score.adapt.sgd import Learner, Sgd, cosine
 from bitgolf.score.text import Text
 from bitgolf.score.windows import Method, Section
 from bitgolf.spec import Spec, part, register

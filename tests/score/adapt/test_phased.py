@@ -13,10 +13,10 @@ from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.depth import UNet
 from bitgolf.model.loops import Loop
 from bitgolf.model.skeleton import LM
-from bitgolf.score.lora import DocumentLora
-from bitgolf.score.phased import Phased, PhasedPlayer, evenly
+from bitgolf.score.adapt.lora import DocumentLora
+from bitgolf.score.adapt.phased import Phased, PhasedPlayer, evenly
+from bitgolf.score.adapt.sgd import Learner, Sgd
 from bitgolf.score.referee import score
-from bitgolf.score.sgd import Learner, Sgd
 from bitgolf.score.text import Text, with_last_end
 from bitgolf.score.windows import Method
 from bitgolf.spec import Spec, part

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bitgolf.score import ngrams
-from bitgolf.score.ngrams import LONGEST, NGrams, Said, beside, reader
+from bitgolf.score.adapt import ngrams
+from bitgolf.score.adapt.ngrams import LONGEST, NGrams, Said, beside, reader
 
 VOCAB = 9
 STREAMS = st.lists(st.integers(0, 3) | st.integers(0, VOCAB - 1), min_size=1, max_size=120)
