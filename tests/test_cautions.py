@@ -40,6 +40,7 @@ from bitgolf.optim.schedules import RampDecay
 from bitgolf.quantize.codec import IntRows
 from bitgolf.recipe import Recipe
 from bitgolf.recipes import get, names
+from bitgolf.score.adapt.sgd import AdamW
 from bitgolf.score.windows import Contiguous
 from bitgolf.spec import Spec, part
 from bitgolf.train.ramps import BatchRamp
@@ -165,6 +166,9 @@ CASES: dict[str, tuple[str, Edit, str]] = {
     "gram": ("baseline", edit(Muon, but(orthogonalize=part(GramNewtonSchulz))), "GramNewtonSchulz at width 512"),
     "shared logits": ("baseline", to("train.objective", part(SharedMultiToken)), "one set of logits against two"),
     "batch ramp": ("baseline", to("train.ramp", (part(BatchRamp, parts=((0.0, 0.5), (0.4, 1.0))),)), "BatchRamp: smaller"),
+    "fast descent on loops": ("pr1493", to("score.2.sgd.lr", 0.01), "descent at 0.01 on layers that are visited more than once"),
+    "adam on the stream": ("pr549", to("score.2.sgd", part(AdamW)), "AdamW on all weights"),
+    "too many phases": ("pr1855", to("score.1.boundaries", (1, 2, 3, 4, 5, 6)), "^6 phases"),
     "offset keys and adaptation": ("pr1512", to("score", (part(Adapting, window=4096),)), "KeyOffset with adaptation"),
 }  # fmt: skip
 
@@ -173,6 +177,9 @@ FINE: dict[str, tuple[str, Edit, str]] = {
     "fake quantization from the start": ("baseline", both(QAT, edit(FakeQuant, but(since=0.0)), averaged(part(Ema))), "fake quant"),
     "late fake quantization alone": ("baseline", QAT, "fake quant"),
     "swa from after the switch": ("pr1493", both(QAT, averaged(part(Swa, every=5, below=0.1))), "fake quant"),
+    "descent as published": ("pr1493", lambda recipe: recipe, "descent"),
+    "fast descent without loops": ("pr549", to("score.2.sgd.lr", 0.01), "descent"),
+    "three phases": ("pr1855", lambda recipe: recipe, "phases"),
     "a long average of a long run": ("pr1493", both(limited(50_000), edit(Ema, but(decay=0.999))), "looks back|initial"),
     "a corrected average": ("quickstart", limited(20), "initial weights"),
     "ema that forgets the start": ("pr1493", limited(4000), "initial weights"),
