@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from bitgolf import __version__
+from bitgolf.cli import app
 from bitgolf.recipes import names
 
 
@@ -25,6 +27,18 @@ def test_help_imports_no_torch_and_is_quick() -> None:
         times.append(time.perf_counter() - started)
         assert done.stderr.strip() == "False" and "bitgolf run quickstart" in done.stdout
     assert min(times) < 2.0, "half a second on an idle machine; tests leave room for a busy one"
+
+
+def test_the_options_of_every_verb() -> None:
+    assert bitgolf("--version").stdout == f"bitgolf {__version__}\n"
+    wrong = bitgolf("--debug", "show", "basline")
+    assert wrong.returncode == 1 and "Traceback" in wrong.stderr
+
+
+def test_verbs_stand_in_the_order_of_the_pipeline_and_of_its_artifact() -> None:
+    verbs = "recipes show diff run score compress decompress generate ledger doctor pack sweep"
+    assert [command.callback.__name__ for command in app.registered_commands if command.callback] == verbs.split()
+    assert [group.name for group in app.registered_groups] == ["data"]
 
 
 def test_recipes_lists_every_file() -> None:

@@ -57,6 +57,16 @@ def test_a_kind_that_cannot_be_is_a_wrong_use(kind: str, message: str, text: Pat
     assert "--kind" in error.value.mend
 
 
+@pytest.mark.parametrize("vocab", ["512", "1024"])  # the default too, where it is said
+def test_a_vocabulary_of_bytes_is_a_wrong_use(vocab: str, text: Path, tmp_path: Path) -> None:
+    words = ["data", "make", str(tmp_path / "data"), "--text", str(text), "--kind", "bytes"]
+    with pytest.raises(UsageError, match="--vocab does nothing with --kind bytes") as error:
+        app([*words, "--vocab", vocab], standalone_mode=False)
+    assert "--vocab" in error.value.mend and not (tmp_path / "data").exists()
+    app(words, standalone_mode=False)
+    assert check_data(tmp_path / "data")["passes"]
+
+
 def test_check_names_a_damaged_shard(text: Path, tmp_path: Path) -> None:
     make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
     shard = tmp_path / "data" / "val_000000.bin"

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.cli import resolve
 from bitgolf.edits import but
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.files import read_json
@@ -28,6 +27,7 @@ from bitgolf.quantize.forecast import forecast
 from bitgolf.quantize.gptq import Gptq
 from bitgolf.quantize.lqer import LowRankRepair
 from bitgolf.quantize.trellis import Trellis
+from bitgolf.recipes import resolve
 from bitgolf.rules import Rule
 from bitgolf.score.artifact import load
 from bitgolf.score.fit import WINDOW, Line, finer, fit, reach, slope

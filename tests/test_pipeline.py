@@ -164,7 +164,7 @@ def test_generate_and_ledger(finished: tuple[Path, dict[str, Any]]) -> None:
 
 
 def again(folder: Path, recipe: Spec[Recipe] | None = None, *, first: str | None = None) -> dict[str, Any]:
-    from bitgolf.cli import resolve
+    from bitgolf.recipes import resolve
 
     recipe = recipe or resolve(str(folder), [])
     assert recipe
@@ -180,7 +180,7 @@ def test_what_is_fresh_is_not_redone(run_folder: Path, capsys: pytest.CaptureFix
 
 
 def test_a_stage_is_done_again_alone_without_training(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from bitgolf.cli import resolve
+    from bitgolf.recipes import resolve
 
     before = load(run_folder / "artifact.bg")
     checkpoint = sorted((run_folder / "checkpoint").iterdir())[-1].stat().st_mtime_ns
@@ -195,14 +195,14 @@ def test_a_stage_is_done_again_alone_without_training(run_folder: Path, capsys: 
 
 
 def test_starting_after_a_stage_that_is_not_fresh_is_refused(run_folder: Path) -> None:
-    from bitgolf.cli import resolve
+    from bitgolf.recipes import resolve
 
     with pytest.raises(UsageError, match="train is not fresh"):
         again(run_folder, resolve(str(run_folder), ["train.steps=31"]), first="quantize")
 
 
 def test_another_training_does_not_overwrite_this_one(run_folder: Path) -> None:
-    from bitgolf.cli import resolve
+    from bitgolf.recipes import resolve
 
     with pytest.raises(UsageError, match="another recipe"):
         again(run_folder, resolve(str(run_folder), ["train.steps=31"]))

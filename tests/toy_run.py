@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bitgolf.cli import resolve
 from bitgolf.grids.clip import SdClip
 from bitgolf.pack.coders import Range
 from bitgolf.pack.settings import Pack
@@ -16,6 +15,7 @@ from bitgolf.quantize.gptq import Gptq
 from bitgolf.quantize.samples import TrainingText
 from bitgolf.quantize.trellis import Trellis
 from bitgolf.recipe import Recipe
+from bitgolf.recipes import resolve
 from bitgolf.rules import Rule
 from bitgolf.score.windows import Contiguous
 from bitgolf.spec import Spec, part

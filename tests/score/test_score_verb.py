@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bitgolf import cli
+from bitgolf.cli import app, artifacts
 from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import RecipeError, UsageError
 from bitgolf.page import page
@@ -68,7 +68,7 @@ def test_raw_text_and_shards_have_one_answer(toy: Toy) -> None:
 
 def test_the_document_has_the_keys_of_the_design(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     words = dict.fromkeys(("order", "seed")) | {"text": [], "methods": [], "sets": [], "batch": 64, "processes": 1}
-    cli.score(toy.artifact, shards=toy.shards, as_json=True, **words)  # type: ignore[arg-type]
+    artifacts.score(toy.artifact, shards=toy.shards, as_json=True, **words)  # type: ignore[arg-type]
     d = json.loads(capsys.readouterr().out)
     assert d.keys() == KEYS | {"methods"} and [m["method"] for m in d["methods"]] == ["contiguous", "sliding"]
     assert {key: d[key] for key in KEYS} == d["methods"][-1], "the last method's keys stand at the top"
@@ -84,7 +84,7 @@ def test_every_option_of_the_command_arrives(toy: Toy, monkeypatch: pytest.Monke
     words = (
         "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2"
     )
-    done = CliRunner().invoke(cli.app, words.split())
+    done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 0 and "targets/s" in done.output and "sliding" in done.output
     assert heard == {
         "words": (Path("a.bg"), [], Path("b")), "names": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
@@ -118,7 +118,7 @@ def test_every_method_has_a_name_and_the_help_says_it() -> None:
     found = known()
     assert {"contiguous", "sliding", "lora", "sgd", "phased"} <= found.keys()
     assert all(issubclass(cls, Method) and cls.name == name for name, cls in found.items())
-    assert cli.score.__doc__ and all(name in cli.score.__doc__ for name in found)
+    assert artifacts.score.__doc__ and all(name in artifacts.score.__doc__ for name in found)
 
 
 def test_names_stand_for_the_recipes_methods_or_read_as_its_last_does() -> None:

@@ -9,9 +9,14 @@ import ast
 import difflib
 import importlib
 import pkgutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bitgolf.errors import UsageError
+from bitgolf.files import read_json
+from bitgolf.names import from_json, set_text
 from bitgolf.recipe import Recipe
 from bitgolf.spec import Spec
 
@@ -47,3 +52,16 @@ def get(name: str) -> Spec[Recipe]:
         mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
         raise UsageError(f"there is no recipe {name!r}", mend=mend)
     return getattr(importlib.import_module(f"bitgolf.recipes.{name}"), name)()
+
+
+def resolve(recipe: str, sets: Sequence[str]) -> Spec[Any]:
+    """A recipe by name, by its JSON file, or by the folder of a run; then the edits of the command line, in order."""
+    path = Path(recipe)
+    path = path / "recipe.json" if path.is_dir() else path
+    spec = from_json(read_json(path)) if path.suffix == ".json" else get(recipe)
+    for assignment in sets:
+        changed = set_text(spec, assignment)
+        if changed == spec:
+            print(f"note: --set {assignment} changes nothing, the recipe says so already", file=sys.stderr)
+        spec = changed
+    return spec

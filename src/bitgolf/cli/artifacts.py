@@ -1,0 +1,104 @@
+"""What an artifact can do: `score`, `compress`, `decompress`, `generate`, `ledger`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitgolf.cli.options import Artifact, Json, Shards, Texts, emit
+from bitgolf.errors import UsageError
+
+
+def score(
+    artifact: Artifact,
+    text: Texts = [],  # noqa: B006
+    shards: Shards = None,
+    methods: Annotated[
+        list[str], typer.Option("--with", metavar="METHOD", help="By name; may be repeated. Default: the recipe's own.")
+    ] = [],  # noqa: B006
+    sets: Annotated[
+        list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Edit every method that has it: window=2048.")
+    ] = [],  # noqa: B006
+    order: Annotated[str | None, typer.Option("--order", help="Of documents: corpus, shuffled or longest.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of `--order shuffled`.")] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="TOKENS", help="Read at once: bounds memory.")] = 4096,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, help="That share the work, one GPU each where there are any.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """The referee's score of an artifact: bits per byte, every target once.
+
+    Methods: contiguous, sliding, cached, lora, sgd, phased, mixed; `adapt` is all of the recipe's that adapt. One that
+    adapts is scored without adaptation first. The order `longest` is charged the bits of the documents' lengths.
+    """
+    from bitgolf.tables import score_table
+    from bitgolf.verbs import score as score_artifact
+
+    document = score_artifact(
+        artifact, text, shards, names=methods, edits=sets, order=order, seed=seed, batch=batch, processes=processes
+    )
+    emit(as_json, document, score_table(document))
+
+
+def compress(
+    artifact: Artifact,
+    source: Annotated[Path | None, typer.Argument(metavar="IN")] = None,
+    target: Annotated[Path | None, typer.Argument(metavar="OUT")] = None,
+    proof: Annotated[Path | None, typer.Option("--proof", metavar="FOLDER", help="Prove a score, here.")] = None,
+    text: Texts = [],  # noqa: B006
+    shards: Shards = None,
+    methods: Annotated[list[str], typer.Option("--with", metavar="METHOD", help="To prove: as in `score`.")] = [],  # noqa: B006
+    sets: Annotated[list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Edit the method.")] = [],  # noqa: B006
+    size: Annotated[int, typer.Option("--bytes", min=0, help="Prove the text's first so many; 0: all.")] = 0,
+    sample: Annotated[int, typer.Option("--sample", min=0, help="Groups to restore; 0: all.")] = 8,
+    challenge: Annotated[str, typer.Option("--challenge", help="Of a doubter: decides with the commitment.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Compress any file with the model, losslessly; or prove a score: `compress ARTIFACT --proof FOLDER --text PATH`."""
+    from bitgolf.verbs import compress_file, prove_score
+
+    if proof and not source:
+        d = prove_score(artifact, proof, text, shards, methods, sets, size, sample, challenge)
+        line = f"{d['bytes']:,} bytes coded in {d['coded_bytes']:,}, {d['overhead_percent']:.3f} % over the claimed {d['claimed_bpb']:.5f} bits per byte; {len(d['sampled'])} of {d['groups']} groups restored by another process"
+    elif source and target and not (proof or text or shards or methods or sets):
+        d = compress_file(artifact, source, target)
+        line = f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes, {d['bpb_coded']:.4f} bits per byte coded, {d['bpb_predicted']:.4f} predicted"
+    else:
+        raise UsageError("either a file or a proof", mend="compress ARTIFACT IN OUT, or ARTIFACT --proof FOLDER …")
+    emit(as_json, d, line)
+
+
+def decompress(artifact: Artifact, source: Path, target: Path, as_json: Json = False) -> None:
+    """Restore a file that `compress` wrote, bit for bit."""
+    from bitgolf.verbs import decompress_file
+
+    d = decompress_file(artifact, source, target)
+    emit(as_json, d, f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes")
+
+
+def generate(
+    artifact: Artifact,
+    prompt: Annotated[str, typer.Option("--prompt")] = "",
+    tokens: Annotated[int, typer.Option("--tokens", min=1)] = 200,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0)] = 0.8,
+    top: Annotated[int, typer.Option("--top", min=0, help="Sample among the likeliest so many tokens; 0 is all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Sample text from the model."""
+    from bitgolf.verbs import sample
+
+    document = sample(artifact, prompt, tokens=tokens, temperature=temperature, top=top, seed=seed)
+    emit(as_json, document, document["text"])
+
+
+def ledger(artifact: Artifact, as_json: Json = False) -> None:
+    """Where every byte of an artifact went."""
+    from bitgolf.tables import ledger_table
+    from bitgolf.verbs import ledger_of
+
+    document = ledger_of(artifact)
+    emit(as_json, document, ledger_table(document))

@@ -1,0 +1,131 @@
+"""Recipes and runs: `recipes`, `show`, `diff`, `run`, `doctor`, `pack`, `sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitgolf.cli.options import Json, Sets, Shards, Texts, Trained, emit
+from bitgolf.errors import UsageError
+from bitgolf.recipes import describe, names, published, resolve
+
+
+def recipes(as_json: Json = False) -> None:
+    """List the recipes, with the bits per byte that their authors published."""
+    known = {name: describe(name) for name in names()}
+    lines = [f"{'recipe':18s} {'published bpb':16s} what it is"]
+    for name, line in known.items():
+        stage, bpb = published(name) or ("", "-")
+        lines.append(f"{name:18s} {f'{bpb} {stage}':16s} {line}")
+    emit(as_json, known, "\n".join(lines))
+
+
+def show(recipe: str, sets: Sets = [], as_json: Json = False) -> None:  # noqa: B006
+    """Resolve a recipe: parameters by role, forecast of the packed bytes, cautions. Trains nothing."""
+    from bitgolf.overview import overview
+    from bitgolf.tables import show_table
+
+    document = overview(resolve(recipe, sets))
+    emit(as_json, document, show_table(document))
+
+
+def diff(a: str, b: str, as_json: Json = False) -> None:
+    """Compare two recipes, path by path."""
+    from bitgolf.edits import diff as spec_diff
+
+    rows = spec_diff(resolve(a, []), resolve(b, []))
+    document = [{"path": p, "a": x, "b": y} for p, x, y in rows]
+    emit(as_json, document, "\n".join(f"{p}: {x!r} -> {y!r}" for p, x, y in rows) or "the same")
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a recipe.json, or an earlier run's folder.")],
+    sets: Sets = [],  # noqa: B006
+    text: Texts = [],  # noqa: B006
+    shards: Shards = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: runs/NAME-HASH-sSEED.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    devices: Annotated[
+        int, typer.Option("--devices", min=1, help="Processes to train and score with, one GPU each if there are any.")
+    ] = 1,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and the later ones again.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished training.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The whole pipeline, or its rest: prepare, train, average, calibrate, quantize, pack, score, report."""
+    from bitgolf import pipeline
+    from bitgolf.tables import run_table
+
+    if first is not None and first not in pipeline.STAGES:
+        raise UsageError(f"there is no stage {first!r}", mend=f"stages: {', '.join(pipeline.STAGES)}")
+    document = pipeline.start(
+        recipe,
+        resolve(recipe, sets),
+        text=text,
+        shards=shards,
+        out=out,
+        seed=seed,
+        devices=devices,
+        first=first,
+        resume=resume,
+    )
+    emit(as_json, document, run_table(document))
+
+
+def doctor(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was quantized.")],
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=64, help="Held-out tokens to measure on; half as many calibrate.")
+    ] = 16384,
+    each: Annotated[bool, typer.Option("--each", help="Measure every tensor, not kinds of them together.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Where the bits per byte went that quantization cost, and what is wrong with it. Exit status 1 for an error."""
+    from bitgolf.checkup import doctor as examine
+    from bitgolf.tables import doctor_table
+
+    document = examine(run, tokens=tokens, each=each)
+    emit(as_json, document, doctor_table(document))
+    if not document["passes"]:
+        raise typer.Exit(1)
+
+
+def pack(
+    run: Trained,
+    cap: Annotated[
+        int | None,
+        typer.Option("--cap", min=1, metavar="BYTES", help="The most bytes, decimal. Default: the recipe's."),
+    ] = None,
+    self_contained: Annotated[
+        bool, typer.Option("--self-contained", help="Count the whole file, not the model alone.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Quantize and pack a run's weights again with the steps that fill a cap: never over it, 0.05 % under it at most."""
+    from bitgolf.shrinking import pack_to
+    from bitgolf.tables import pack_table
+
+    document = pack_to(run, cap, self_contained=self_contained)
+    emit(as_json, document, pack_table(document))
+
+
+def sweep(
+    run: Trained,
+    sets: Annotated[
+        list[str],
+        typer.Option("--set", metavar="PATH=VALUE,VALUE", help="Values to try at a path of `quantize` or `pack`."),
+    ],
+    measure: Annotated[bool, typer.Option("--score", help="Measure bits per byte, not only predict.")] = False,
+    tokens: Annotated[int, typer.Option("--tokens", min=64, help="Held-out tokens to measure on.")] = 65536,
+    as_json: Json = False,
+) -> None:
+    """Every combination of settings on a run's weights, without training: bytes and bits per byte, in one table."""
+    from bitgolf.sweep import sweep as sweep_run
+    from bitgolf.tables import sweep_table
+
+    document = sweep_run(run, sets, tokens=tokens if measure else None)
+    emit(as_json, document, sweep_table(document))
