@@ -20,8 +20,9 @@ from bitgolf.score.adapt.streamed import StreamSgd
 from bitgolf.score.artifact import load
 from bitgolf.score.choice import choose_methods, known
 from bitgolf.score.measure import measure
+from bitgolf.score.referee import Score
 from bitgolf.score.referee import score as referee_score
-from bitgolf.score.text import validation
+from bitgolf.score.text import Text, validation
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.spec import Spec, part
 from bitgolf.tables import run_table, score_table
@@ -169,6 +170,20 @@ def test_gain_is_that_over_the_same_windows_and_the_model_comes_back(toy: Toy) -
         assert found["adapts"] and found["gain"] == found["still_bpb"] - found["bpb"] > 0.01
         assert row(OWN[1])["bits"] == before["bits"], "the model is as it was"
         assert found["documents"] == ("isolated" if method is LORA else "cross-document")
+
+
+def test_the_same_windows_are_scored_once(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again for the sake of the gain; but windows that differ in anything, and what adapts, are."""
+    played = list[str]()
+
+    def watched(player: Any, text: Text, method: Method, **words: Any) -> Score:
+        played.append(method.name)
+        return referee_score(player, text, method, **words)
+
+    monkeypatch.setattr("bitgolf.score.measure.score", watched)
+    rows = on_shards(toy, "sliding", "mixed", "mixed", "lora")["methods"]
+    assert played == ["sliding", "mixed", "mixed", "sliding", "lora"]
+    assert rows[0]["bpb"] == rows[1]["still_bpb"] != rows[3]["still_bpb"]
 
 
 def test_a_player_is_closed_also_where_scoring_fails(toy: Toy) -> None:

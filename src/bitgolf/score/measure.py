@@ -16,6 +16,7 @@ from bitgolf.train.device import Device
 from bitgolf.world import ALONE, World
 
 Tell = Callable[[str], None]
+Known = dict[str, Score]
 
 
 def measure(
@@ -29,20 +30,29 @@ def measure(
     world: World = ALONE,
     batch_tokens: int = 4096,
     tell: Tell = lambda line: None,
+    known: Known | None = None,
 ) -> dict[str, Any]:
     """Score `text`, in corpus order, in the order given or else the method's own. The model is left as it was.
 
+    known: scores of this model and text that stand, which are not scored again: a method without adaptation may be
+    another's `still()`. New ones join them.
     `gain` is adaptation's alone: bpb of the method's `still()`, scored first on the same windows of the same text, less
     its own. `fresh_share`: targets of each token read. `charged`: bits of the order, part of bpb. Nulls where there is none.
     """
-    order = order or method.order
+    order, known = order or method.order, {} if known is None else known
     arranged, charged = order.arrange(text)
 
     def play(method: Method, name: str) -> Score:
+        key = "" if method.adapts else plan(method, order)
+        if key in known:
+            return known[key]
         with closing(method.player(model, vocab, device, world)) as player:
             line = progress(name, arranged, world, tell)
             found = score(player, arranged, method, world=world, batch_tokens=batch_tokens, progress=line)
-        return found._replace(charged=charged)
+        found = found._replace(charged=charged)
+        if key:
+            known[key] = found
+        return found
 
     still = method.still()
     without = play(still, f"{method.name} without adaptation") if still else None
@@ -62,6 +72,12 @@ def measure(
         "processes": world.size,
         "remarks": method.remarks(arranged),
     }
+
+
+def plan(method: Method, order: Order) -> str:
+    """What decides the score of a method that does not adapt: classes and settings."""
+    settings = [{k: v for k, v in sorted(vars(it).items()) if k != "built_from"} for it in (method, order)]
+    return f"{type(method).__name__} {settings[0]} {type(order).__name__} {settings[1]}"
 
 
 def progress(name: str, text: Text, world: World, tell: Tell) -> Progress:

@@ -19,7 +19,7 @@ from bitgolf.files import read_json, write_json
 from bitgolf.journal import Journal
 from bitgolf.names import from_json
 from bitgolf.score.artifact import Loaded, load
-from bitgolf.score.measure import measure
+from bitgolf.score.measure import Known, measure
 from bitgolf.score.orders import Order
 from bitgolf.score.text import Text
 from bitgolf.score.windows import Method
@@ -57,7 +57,7 @@ def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[Row]:
     """Score in this process's share of the world, one method after the other with the same model."""
     world = dist.join()
     try:
-        device = choose(world.local_rank)
+        device, known = choose(world.local_rank), Known()
         model = loaded.model
         if job.exact:
             model, device = model.double(), Device(device.device, torch.float32, "in float64")
@@ -72,6 +72,7 @@ def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[Row]:
                 world=world,
                 batch_tokens=job.batch_tokens,
                 tell=journal.progress,
+                known=known,
             )
             for method in job.methods
         ]
