@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def _source(name: str) -> ast.Module:
     return ast.parse((Path(__path__[0]) / f"{name}.py").read_text())
 
 
+@cache
 def get(name: str) -> Spec[Recipe]:
-    """The recipe of that name."""
+    """The recipe of that name. Recipes are values: nothing changes one."""
     if name not in names():
         near = difflib.get_close_matches(name, names(), 1)
         mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"

@@ -12,19 +12,17 @@ from bitgolf.model.ngrams import HashedBigrams
 from bitgolf.pack.coders import Lzma
 from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import SEARCHED, codec, floored, on_own_samples, results, twice_damped
-from bitgolf.recipes.pr414 import pr414
 from bitgolf.recipes.pr549 import pr549
 from bitgolf.spec import Spec, part
 
 
 def pr1019() -> Spec[Recipe]:
-    recipe = (
-        pr549().but(name="pr1019", score=pr414()["score"]).set("train.steps", 20_000).set("train.schedule.steps", 4000)
-    )
+    recipe = pr549().but(name="pr1019").set("train.steps", 20_000).set("train.schedule.steps", 4000)
     recipe = recipe.edit(HashedBigrams, but(rows=3072, width=112)).set("model.block.mixer.after.0.layers", "*")
     recipe = recipe.edit(FakeQuant, but(since=round(1 - 0.15 * 4000 / 6922, 3)))
     return recipe.set("pack.coder", part(Lzma, preset=9)).but(
         calibrate=on_own_samples(),
+        score=recipe["score"][:2],
         quantize=codec(floored(clip=part(SearchClip, per_row=False), solve=twice_damped())),
         published=results(
             1019,
@@ -34,6 +32,6 @@ def pr1019() -> Spec[Recipe]:
             code=101_850,
             steps=6922,
             seeds={314: {"sliding": 1.11508}, 42: {"sliding": 1.11437}, 999: {"sliding": 1.11475}},
-            departures={**pr549()["published"]["departures"], **SEARCHED},
+            departures={**recipe["published"]["departures"], **SEARCHED},
         ),
     )

@@ -53,7 +53,7 @@ def pr1204() -> Spec[Recipe]:
                 42: {"averaged": 1.1235, "packed": 1.13235, "sliding": 1.10774},
             },
             departures={
-                **pr1060()["published"]["departures"],
+                **recipe["published"]["departures"],
                 "layer 0 has attention": "",
                 "twelve matrices have int5 instead of int6": "",
             },

@@ -51,7 +51,7 @@ def pr1855() -> Spec[Recipe]:
                 1234: {"trained": 1.0776, "averaged": 1.06597, "packed": 1.07478, "adapted": 1.06209},
             },
             departures={
-                **pr1851()["published"]["departures"],
+                **recipe["published"]["departures"],
                 "warming up leaves no momentum behind": "",
                 "range coding stands for lrzip": "",
                 "rows lie as they are, where similar ones were neighbours, which range coding does not see": SORTED,

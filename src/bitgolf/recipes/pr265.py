@@ -44,6 +44,6 @@ def pr265() -> Spec[Recipe]:
             code=66_055,
             steps=6976,
             seeds={1337: {"sliding": 1.13071}},
-            departures=pr162()["published"]["departures"],
+            departures=recipe["published"]["departures"],
         ),
     )

@@ -24,6 +24,6 @@ def pr287() -> Spec[Recipe]:
             code=66_133,
             steps=7103,
             seeds={1337: {"sliding": 1.12707}},
-            departures=pr265()["published"]["departures"],
+            departures=recipe["published"]["departures"],
         )
     )

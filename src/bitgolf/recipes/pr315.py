@@ -32,7 +32,7 @@ def pr315() -> Spec[Recipe]:
             code=67_617,
             steps=7051,
             seeds={2025: {"sliding": 1.12485}},
-            departures={**pr287()["published"]["departures"], "late fake quantization acts": NEVER},
+            departures={**recipe["published"]["departures"], "late fake quantization acts": NEVER},
         )
     )
 

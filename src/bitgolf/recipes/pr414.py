@@ -34,6 +34,6 @@ def pr414() -> Spec[Recipe]:
             code=67_603,
             steps=7096,
             seeds={1337: {"sliding": 1.12278}},
-            departures=pr315()["published"]["departures"],
+            departures=recipe["published"]["departures"],
         ),
     )

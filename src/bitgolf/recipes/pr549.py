@@ -52,6 +52,6 @@ def pr549() -> Spec[Recipe]:
                 2025: {"sliding": 1.12119, "adapted": 1.11889},
                 42: {"sliding": 1.12267, "adapted": 1.12002},
             },
-            departures={**pr414()["published"]["departures"], **CLIPPED},
+            departures={**recipe["published"]["departures"], **CLIPPED},
         ),
     )
