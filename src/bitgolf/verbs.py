@@ -13,10 +13,10 @@ from bitgolf.files import write_bytes
 from bitgolf.journal import Journal
 from bitgolf.pack.artifact import read_artifact
 from bitgolf.pack.ledger import ledger
-from bitgolf.score import coder
 from bitgolf.score.artifact import Loaded, load
-from bitgolf.score.certificate import Claim, first, prove
 from bitgolf.score.choice import choose_methods
+from bitgolf.score.coding import coder
+from bitgolf.score.coding.certificate import Claim, first, prove
 from bitgolf.score.orders import order_named
 from bitgolf.score.sample import generate
 from bitgolf.score.text import Text, of_documents, validation

@@ -12,7 +12,7 @@ from bitgolf.data.prepare import check, load_manifest, prepare
 from bitgolf.model.core import roles
 from bitgolf.quantize.codes import encode_all
 from bitgolf.score.artifact import Loaded, load, write
-from bitgolf.score.coder import Codec, compress, decompress, parts, usual_method
+from bitgolf.score.coding.coder import Codec, compress, decompress, parts, usual_method
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
 from bitgolf.score.sample import generate

@@ -16,6 +16,7 @@ from bitgolf.quantize.trellis import Trellis
 from bitgolf.recipe import Recipe
 from bitgolf.recipes.baseline import baseline
 from bitgolf.rules import Rule
+from bitgolf.score.adapt.mixing import Mixed
 from bitgolf.score.windows import Contiguous, Sliding
 from bitgolf.spec import Spec, part
 
@@ -38,5 +39,9 @@ def midsize() -> Spec[Recipe]:
         ),
         calibrate=part(Calibrate, source=part(TrainingText, batches=32), reserve=300.0),
         pack=part(Pack, cap=2_500_000, coder=part(Range, levels=True)),
-        score=(part(Contiguous, window=512), part(Sliding, window=512, stride=128)),
+        score=(
+            part(Contiguous, window=512),
+            part(Sliding, window=512, stride=128),
+            part(Mixed, window=512, stride=128),
+        ),
     )

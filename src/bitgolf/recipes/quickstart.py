@@ -24,6 +24,7 @@ from bitgolf.quantize.samples import TrainingText
 from bitgolf.quantize.trellis import Trellis
 from bitgolf.recipe import Recipe
 from bitgolf.rules import Rule
+from bitgolf.score.adapt.mixing import Mixed
 from bitgolf.score.proof import RoundTrip
 from bitgolf.score.windows import Contiguous, Sliding
 from bitgolf.spec import Spec, part
@@ -61,7 +62,11 @@ def quickstart() -> Spec[Recipe]:
         ),
         calibrate=part(Calibrate, source=part(TrainingText, batches=8), reserve=4.0),
         pack=part(Pack, cap=1_000_000, coder=part(Range, levels=True)),
-        score=(part(Contiguous, window=256), part(Sliding, window=256, stride=64)),
+        score=(
+            part(Contiguous, window=256),
+            part(Sliding, window=256, stride=64),
+            part(Mixed, window=256, stride=64),
+        ),
         proof=part(RoundTrip, bytes=16_000),
     )
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.model.skeleton import LM
 from bitgolf.pack.tables import leb128, read_leb128
-from bitgolf.score import coder
 from bitgolf.score.adapt.lora import DocumentLora
 from bitgolf.score.adapt.streamed import StreamSgd
-from bitgolf.score.coder import Codec, Compressed, compress, decompress, parts
+from bitgolf.score.coding import coder
+from bitgolf.score.coding.coder import Codec, Compressed, compress, decompress, parts
+from bitgolf.score.coding.walk import CPU
 from bitgolf.score.referee import score
 from bitgolf.score.text import of_documents
-from bitgolf.score.walk import CPU
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.tokens.sentencepiece import SentencePiece
 from bitgolf.tokens.train import SentencePieceBPE

@@ -19,13 +19,13 @@ from bitgolf.files import read_json
 from bitgolf.journal import Journal
 from bitgolf.model.core import roles
 from bitgolf.quantize.codes import encode_all
-from bitgolf.score import certificate, coder
 from bitgolf.score.adapt.lora import DocumentLora
 from bitgolf.score.artifact import load, write
-from bitgolf.score.certificate import Claim, draw, false_share, first, grouped, prove
+from bitgolf.score.coding import certificate, coder
+from bitgolf.score.coding.certificate import Claim, draw, false_share, first, grouped, prove
+from bitgolf.score.coding.walk import CPU
 from bitgolf.score.referee import score
 from bitgolf.score.text import validation
-from bitgolf.score.walk import CPU
 from bitgolf.score.windows import Sliding
 from bitgolf.spec import part
 from bitgolf.text.documents import Document

@@ -28,7 +28,7 @@ import numpy as np
 from bitgolf.errors import BitgolfError, DamagedError, UsageError
 from bitgolf.model.skeleton import LM
 from bitgolf.pack.tables import leb128, read_leb128
-from bitgolf.score.walk import Seals, Symbols, Walk, can_walk, check_method, walking
+from bitgolf.score.coding.walk import Seals, Symbols, Walk, can_walk, check_method, walking
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 

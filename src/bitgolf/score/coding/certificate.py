@@ -26,10 +26,10 @@ import torch
 from bitgolf.errors import BitgolfError, UsageError, at
 from bitgolf.files import read_json, value_digest, write_bytes, write_json
 from bitgolf.journal import Journal
-from bitgolf.score import coder
+from bitgolf.score.coding import coder
+from bitgolf.score.coding.walk import CPU
 from bitgolf.score.referee import score
 from bitgolf.score.text import Text
-from bitgolf.score.walk import CPU
 from bitgolf.score.windows import Method
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 from bitgolf.world import ALONE
