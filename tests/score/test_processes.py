@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import groupby, product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from bitgolf.score.artifact import load
 from bitgolf.score.measure import measure
@@ -28,6 +24,7 @@ from bitgolf.train.device import Device
 from bitgolf.world import ALONE, World
 from toy import VOCAB, built, toy_model
 from toy_artifact import Toy, make_toy
+from worlds import as_program, fork
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
 Rows = dict[str, dict[str, Any]]
@@ -76,33 +73,18 @@ def rows(world: World) -> Rows:
 # ---- the processes -----------------------------------------------------------------------------------------------
 
 
-def worker(rank: int, size: int, out: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{out}/{size}.store", rank=rank, world_size=size)
-    (out / f"{size}.{rank}.json").write_text(json.dumps(rows(World(rank, size, rank, backend="gloo"))))
-    dist.destroy_process_group()
-
-
 def start(out: Path) -> int:
-    """Import torch once, and fork the processes: first two, then four."""
-    codes: list[int | None] = []
-    for size in (2, 4):
-        processes = [get_context("fork").Process(target=worker, args=(rank, size, out)) for rank in range(size)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-        codes += [process.exitcode for process in processes]
-    return int(any(codes))
+    def write(world: World) -> None:
+        (out / f"{world.size}.{world.rank}.json").write_text(json.dumps(rows(world)))
+
+    return fork(write, out)
 
 
 @pytest.fixture(scope="module")
 def shared_out(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
     """What every process of every world found, by `size.rank`."""
     out = tmp_path_factory.mktemp("shares")
-    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, __file__, str(out)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
+    as_program(__file__, out)
     return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
 
 

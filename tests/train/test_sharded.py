@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,6 +24,7 @@ from bitgolf.train.trainer import warm_up
 from bitgolf.world import ALONE, World
 from toy import toy_recipe
 from toy_training import make_trainer, same
+from worlds import as_program, fork
 
 STEPS, HALF, BATCH = 4, 2, 4
 SHAPES = {
@@ -107,10 +104,7 @@ def momenta(run: Run) -> int:
 # ---- the processes -----------------------------------------------------------------------------------------------
 
 
-def worker(rank: int, size: int, out: Path, data: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}/{size}.store", rank=rank, world_size=size)
-    world = World(rank, size, rank, backend="gloo")
+def work(world: World, out: Path, data: Path) -> None:
     half = Run(world).steps(0, HALF)
     at_half = half.result()
     results = {
@@ -121,11 +115,10 @@ def worker(rank: int, size: int, out: Path, data: Path) -> None:
         "replicated": Run(world, shard="off").steps(0, STEPS).result(),
         "counts": {"momentum": torch.tensor(momenta(half))},
     }
-    if size == 2:
+    if world.size == 2:
         results["warm"] = {"up": torch.tensor(warm_up_changes_nothing(world, data))}
     for name, result in results.items():
-        save_file(result, out / f"{name}.{size}.{rank}")
-    dist.destroy_process_group()
+        save_file(result, out / f"{name}.{world.size}.{world.rank}")
 
 
 def warm_up_changes_nothing(world: World, data: Path) -> bool:
@@ -138,19 +131,6 @@ def warm_up_changes_nothing(world: World, data: Path) -> bool:
     return clear and bool(first.any())
 
 
-def main(out: Path, data: Path) -> int:
-    """Import torch once, and fork the processes: first two, then four."""
-    codes: list[int | None] = []
-    for size in (2, 4):
-        processes = [get_context("fork").Process(target=worker, args=(r, size, out, data)) for r in range(size)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-        codes += [process.exitcode for process in processes]
-    return int(any(codes))
-
-
 Results = dict[str, dict[str, Tensor]]
 
 
@@ -158,10 +138,7 @@ Results = dict[str, dict[str, Tensor]]
 def results(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Results:
     """What every process of every world ended with, by `name.size.rank`."""
     out = tmp_path_factory.mktemp("sharded")
-    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, __file__, str(out), str(data)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
+    as_program(__file__, out, data)
     return {path.name: load_file(path) for path in out.iterdir() if not path.name.endswith("store")}
 
 
@@ -252,4 +229,5 @@ def test_warm_up_clears_the_shards(results: Results) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    into, text = map(Path, sys.argv[1:3])
+    sys.exit(fork(lambda world: work(world, into, text), into))

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +32,7 @@ from bitgolf.spec import Spec, part
 from bitgolf.train.device import choose
 from bitgolf.world import ALONE, World
 from toy import VOCAB, built, toy_model
+from worlds import as_program, fork
 
 CHUNK, TARGETS = 40, 150
 LEARN = part(Sgd, lr=0.05, epochs=2, batch=2, length=16)
@@ -325,32 +322,16 @@ def played(world: World) -> dict[str, list[object]]:
     return results
 
 
-def worker(rank: int, size: int, out: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}/{size}.store", rank=rank, world_size=size)
-    (out / f"{size}.{rank}.json").write_text(json.dumps(played(World(rank, size, rank, backend="gloo"))))
-    dist.destroy_process_group()
-
-
 def main(out: Path) -> int:
-    """Import torch once, and fork the processes: first two, then four."""
-    codes: list[int | None] = []
-    for size in (2, 4):
-        processes = [get_context("fork").Process(target=worker, args=(r, size, out)) for r in range(size)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-        codes += [process.exitcode for process in processes]
-    return int(any(codes))
+    def write(world: World) -> None:
+        (out / f"{world.size}.{world.rank}.json").write_text(json.dumps(played(world)))
+
+    return fork(write, out)
 
 
 def test_one_two_and_four_processes_agree(tmp_path: Path) -> None:
     """Steps of three rows among four processes: some have none, and still join."""
-    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, __file__, str(tmp_path)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr
+    as_program(__file__, tmp_path)
     alone = played(ALONE)
     for size in (2, 4):
         ranks = [json.loads((tmp_path / f"{size}.{rank}.json").read_text()) for rank in range(size)]
