@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.errors import BitgolfError, DamagedError, UsageError
+from bitgolf.pack.range_coder import encode_plane_stream
+from bitgolf.pack.tables import leb128
 from bitgolf.score.orders import (
     CorpusOrder,
     LongestFirst,
@@ -130,6 +132,13 @@ def test_what_is_damaged_is_refused_or_is_another_code(lengths: list[int], data:
     except BitgolfError:
         return
     assert encode_lengths(found) == coded
+
+
+@pytest.mark.parametrize("bucket", [244, 255])
+def test_lengths_beyond_all_documents_are_refused(bucket: int) -> None:
+    coded = encode_plane_stream(np.array([[bucket]], np.uint8))
+    with pytest.raises(DamagedError, match="no lengths"):
+        decode_lengths(leb128(len(coded)) + coded + bytes(8))
 
 
 def test_what_is_charged_is_the_length_of_the_code() -> None:

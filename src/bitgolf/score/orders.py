@@ -111,6 +111,8 @@ def decode_lengths(data: bytes) -> Lengths:
     coded, rest = data[at : at + size], data[at + size :]
     count = read_leb128(coded, 0)[0] if coded else 0
     buckets = decode_plane_stream(coded, 1, count)[0].tolist()
+    if max(buckets, default=0) > LAST:
+        raise DamagedError("these are no lengths of documents")
     bits = "".join(map(str, np.unpackbits(np.frombuffer(rest, np.uint8)).tolist()))
     lengths, at = list[int](), 0
     for bucket in buckets:
@@ -127,6 +129,9 @@ def _bucket(n: int) -> int:
     """0 … 3 for themselves, then four to each octave."""
     octave = n.bit_length() - 1
     return n if octave < 2 else 4 * (octave - 1) + (n >> (octave - 2) & 3)
+
+
+LAST = _bucket((1 << 62) - 1)
 
 
 def _low_bits(bucket: int) -> int:
