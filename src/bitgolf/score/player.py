@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -21,6 +22,16 @@ class Block(NamedTuple):
     tokens: Tensor
     asked: Tensor
     fresh: Tensor
+
+    @classmethod
+    def of(cls, windows: Sequence[tuple[Tensor, int]], fresh: Tensor) -> Block:
+        """Side by side: each row's window, (n,) tokens, and after how many of its last ones the next is asked for."""
+        size = len(windows), max(len(tokens) for tokens, _ in windows)
+        shown, asked = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool)
+        for i, (tokens, last) in enumerate(windows):
+            shown[i, : len(tokens)] = tokens
+            asked[i, len(tokens) - last : len(tokens)] = True
+        return cls(shown, asked, fresh)
 
     def to(self, device: torch.device) -> Block:
         return Block(*(part.to(device) for part in self))

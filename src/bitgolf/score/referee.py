@@ -151,13 +151,8 @@ def _rounds(track: Track) -> Iterator[tuple[list[Window | None], list[bool]]]:
 
 
 def _block(tokens: Tensor, windows: Sequence[Window | None], fresh: Sequence[bool]) -> Block:
-    longest = max(w.stop - w.start for w in windows if w)
-    shown, asked = torch.zeros(len(windows), longest, dtype=torch.int64), torch.zeros(len(windows), longest).bool()
-    for i, w in enumerate(windows):
-        if w:
-            shown[i, : w.stop - w.start] = tokens[w.start : w.stop]
-            asked[i, w.first - w.start : w.stop - w.start] = True
-    return Block(shown, asked, torch.tensor(fresh))
+    shown = [(tokens[w.start : w.stop], w.stop - w.first) if w else (tokens[:0], 0) for w in windows]
+    return Block.of(shown, torch.tensor(fresh))
 
 
 def token_bits(logits: Tensor, targets: Tensor) -> Tensor:

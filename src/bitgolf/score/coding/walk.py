@@ -155,17 +155,13 @@ class LearningWalk(Walk):
 
 def _block(rows: list[Row | None]) -> tuple[Block, Tensor]:
     """What the referee shows of these windows, and the targets that it then reveals."""
-    shown, targets = list[tuple[Window, list[int]]](), list[int]()
+    shown, targets = list[tuple[Tensor, int]](), list[int]()
     for row in rows:
-        window = row.window._replace(stop=min(row.window.stop, row.known)) if row else Window(0, 0, 0)
-        shown.append((window, row.tokens[window.start : window.stop] if row else []))
-        targets += row.tokens[window.first + 1 :] if row else []
-    size = len(rows), max(len(tokens) for _, tokens in shown)
-    block = Block(torch.zeros(size, dtype=torch.int64), torch.zeros(size).bool(), torch.zeros(len(rows)).bool())
-    for i, (window, tokens) in enumerate(shown):
-        block.tokens[i, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-        block.asked[i, window.first - window.start : len(tokens)] = True
-    return block, torch.tensor(targets)
+        window, known = (row.window, row.tokens) if row else (Window(0, 0, 0), [])
+        own = known[window.first + 1 : window.stop + 1]
+        shown.append((torch.tensor(known[window.start : window.first + len(own)], dtype=torch.int64), len(own)))
+        targets += own
+    return Block.of(shown, torch.zeros(len(rows), dtype=torch.bool)), torch.tensor(targets)
 
 
 # ---- where two walks part ------------------------------------------------------------------------------------------
