@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.attend import Attention
-from bitgolf.model.core import roles
+from bitgolf.model.core import roles, taking_gradients
 from bitgolf.model.depth import Straight, UNet
 from bitgolf.model.factored import FactoredEmbedding
 from bitgolf.model.head import UntiedHead
 from bitgolf.model.lanes import Parallel, TwoLanes
 from bitgolf.model.loops import Loop
-from bitgolf.model.lora import Adapters, frozen
+from bitgolf.model.lora import Adapters
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.weight import Linear
 from bitgolf.score.stream import Reader
@@ -236,7 +236,7 @@ def test_names_that_find_nothing_are_errors_and_leave_nothing(on: tuple[str, ...
 def test_a_frozen_model_keeps_nothing_for_gradients_of_its_own(ids: Tensor) -> None:
     model = built(toy_model())
     model.embed.weight.requires_grad_(False)
-    with frozen(model):
+    with taking_gradients(model.parameters(), False):
         assert not model(ids).requires_grad
         Adapters(model, 3, ("head",), rank=2)
         assert model(ids).requires_grad

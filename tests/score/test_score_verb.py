@@ -68,8 +68,14 @@ def test_raw_text_and_shards_have_one_answer(toy: Toy) -> None:
 
 
 def test_the_document_has_the_keys_of_the_design(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
-    words = dict.fromkeys(("order", "seed")) | {"text": [], "methods": [], "sets": [], "batch": 64, "processes": 1}
-    artifacts.score(toy.artifact, shards=toy.shards, as_json=True, **words)  # type: ignore[arg-type]
+    words: dict[str, Any] = dict.fromkeys(("order", "seed")) | {
+        "text": [],
+        "methods": [],
+        "sets": [],
+        "batch": 64,
+        "processes": 1,
+    }
+    artifacts.score(toy.artifact, shards=toy.shards, as_json=True, **words)
     d = json.loads(capsys.readouterr().out)
     assert d.keys() == KEYS | {"methods"} and [m["method"] for m in d["methods"]] == ["contiguous", "sliding"]
     assert {key: d[key] for key in KEYS} == d["methods"][-1], "the last method's keys stand at the top"

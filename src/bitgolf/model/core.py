@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -220,3 +221,16 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
             setattr(module, name, new[p])
+
+
+@contextmanager
+def taking_gradients(params: Iterable[Tensor], wanted: bool) -> Iterator[None]:
+    """For a while these parameters take gradients, or graphs know them as constants; then all are as they were."""
+    changed = [p for p in params if p.requires_grad != wanted]
+    try:
+        for p in changed:
+            p.requires_grad_(wanted)
+        yield
+    finally:
+        for p in changed:
+            p.requires_grad_(not wanted)

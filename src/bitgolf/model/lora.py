@@ -169,16 +169,3 @@ def _begun(rank: int, fan_in: int, fan_out: int, seed: int, number: int) -> tupl
     generator = np.random.Generator(np.random.Philox(key=[seed, number]))
     a = torch.from_numpy(generator.uniform(-1, 1, (rank, fan_in))) * fan_in**-0.5
     return a, torch.zeros(fan_out, rank, dtype=torch.float64)
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Graphs made within know the model's own parameters as constants: no gradient, and nothing kept for one."""
-    learning = [p for p in model.parameters() if p.requires_grad]
-    for p in learning:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in learning:
-            p.requires_grad_(True)

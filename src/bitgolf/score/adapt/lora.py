@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.errors import RecipeError
-from bitgolf.model.lora import Adapters, frozen
+from bitgolf.model.core import taking_gradients
+from bitgolf.model.lora import Adapters
 from bitgolf.model.skeleton import LM
 from bitgolf.score.orders import CorpusOrder, Order
 from bitgolf.score.player import Block, at_least_float32
@@ -148,7 +149,7 @@ class LoraPlayer:
         columns = torch.sort(asked.int(), dim=1, descending=True, stable=True)[1][:, : int(asked.sum(1).max())]
         with (
             torch.set_grad_enabled(self.method.steps > 0),
-            frozen(self.model),
+            taking_gradients(self.model.parameters(), False),  # its own are constants of the graph
             self.adapters.holding(live.to(self.device.device)),
             self.device.autocast(),
         ):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -18,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bitgolf.clock import Now
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.model.core import roles
+from bitgolf.model.core import roles, taking_gradients
 from bitgolf.model.skeleton import LM
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.algorithm import Algorithm, State
@@ -176,7 +175,7 @@ class Learner:
         """
         tokens = tokens.to(self.device.device)
         batches = list(self.sgd.batches(self.sgd.sequences(tokens, self.model.bos)))
-        with torch.enable_grad(), _learning(self.params):
+        with torch.enable_grad(), taking_gradients(self.params, True):
             for batch in [*batches] * self.sgd.epochs:
                 self._step(tokens, batch, rate)
 
@@ -219,19 +218,6 @@ class Learner:
 def cosine(done: int, steps: int) -> float:
     """From 1, where nothing is done, down to 0 after `steps`."""
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done / max(steps, 1))))
-
-
-@contextmanager
-def _learning(params: list[Tensor]) -> Iterator[None]:
-    """These parameters take gradients for a while: a loaded model takes none, and predicting must not pay for them."""
-    before = [p.requires_grad for p in params]
-    try:
-        for p in params:
-            p.requires_grad_(True)
-        yield
-    finally:
-        for p, taken in zip(params, before, strict=True):
-            p.requires_grad_(taken)
 
 
 def _selected(pattern: str, kinds: dict[str, str], place: str) -> list[str]:
