@@ -18,6 +18,7 @@ from torch.nn.attention import (
 )
 
 from bitgolf.model.core import Bus
+from bitgolf.train.compiler import compiled as compile_graph
 from bitgolf.train.device import Device
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
@@ -67,7 +68,7 @@ def inability(make: Make, plain: nn.Module, call: Call, device: Device, *, compi
     try:
         plain = disturbed(plain)
         twin = make(plain)
-        run = torch.compile(Replay(twin), fullgraph=True, dynamic=False) if compiled else Replay(twin)
+        run = compile_graph(Replay(twin), device.device) if compiled else Replay(twin)
         gap = difference(run, Replay(plain), list(plain.parameters()), call, device)
     except Exception as error:
         return _brief(error)

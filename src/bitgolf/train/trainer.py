@@ -18,6 +18,7 @@ from bitgolf.model.sockets import Objective
 from bitgolf.optim.groups import Optimizer
 from bitgolf.recipe import Recipe
 from bitgolf.spec import Place, Spec
+from bitgolf.train.compiler import compiled
 from bitgolf.train.device import Device
 from bitgolf.train.phases import Phases, within
 from bitgolf.train.settings import Train
@@ -158,7 +159,7 @@ def compile_task(trainer: Trainer, mode: str) -> str:
     """Compile the graph where asked or where it pays; returns what was chosen and why."""
     if not compiles(mode, trainer.device):
         return "eager: compiling takes half a minute on a CPU and pays back only in long runs"
-    trainer.run = torch.compile(trainer.task, fullgraph=True, dynamic=False)
+    trainer.run = compiled(trainer.task, trainer.device.device)
     return "torch.compile, full graph"
 
 
