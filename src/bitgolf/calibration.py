@@ -1,6 +1,7 @@
 """The stage `calibrate`: in one process, or in N that it starts under torchrun.
 
-`python -m bitgolf.calibration FOLDER DATA` calibrates the recipe and the averaged weights in FOLDER, with the shards in DATA.
+`python -m bitgolf.calibration FOLDER DATA DEVICE` calibrates the recipe and the averaged weights in FOLDER, with the shards
+in DATA, on a kind of device.
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ from bitgolf.score.artifact import build_empty
 from bitgolf.score.stream import Reader
 from bitgolf.spec import Spec
 from bitgolf.train import dist
-from bitgolf.train.device import choose
+from bitgolf.train.device import Device, choose
 from bitgolf.train.launch import launch
-from bitgolf.world import World
 
 
 def inputs(run: Run) -> list[Any]:
@@ -48,11 +48,11 @@ def calibrate(run: Run) -> dict[str, Any]:
         run.journal.say("no codec asks for calibration")
         return {"source": "none", "clock": _clock(run, 0.0)}
     if run.devices > 1:
-        words = str(run.folder), str(run.data)
+        words = str(run.folder), str(run.data), run.device
         again = "--from calibrate"
         launch(run.devices, "bitgolf.calibration", *words, folder=run.folder, stage="calibration", again=again)
     else:
-        calibrate_run(run.recipe, run.data, run.folder, journal=run.journal)
+        calibrate_run(run.recipe, run.data, run.folder, journal=run.journal, wanted=run.device)
     stats, seconds = load_calibration(run.folder / "calibration.safetensors"), time.perf_counter() - started
     outcome = {
         "source": run.recipe["calibrate.source"].name,
@@ -80,26 +80,31 @@ def _clock(run: Run, seconds: float) -> dict[str, float]:
     return clock
 
 
-def calibrate_run(recipe: Spec[Recipe], data: Path, folder: Path, *, journal: Journal) -> None:
-    """Calibrate in this process's share of the world. Leaves `calibration.safetensors` in `folder`."""
-    world = dist.join()
+def calibrate_run(recipe: Spec[Recipe], data: Path, folder: Path, *, journal: Journal, wanted: str = "auto") -> None:
+    """Calibrate in this process's share of the world, on a kind of device (`device.choose`).
+
+    Leaves `calibration.safetensors` in `folder`.
+    """
+    world = dist.join(wanted)
     try:
 
         def progress(done: int, of: int) -> None:
             journal.progress(f"calibrate: {done:,} of {of:,} batches")
 
-        found = recipe["calibrate"]().measure(_subject(recipe, data, folder, world), world, progress)
+        found = recipe["calibrate"]().measure(
+            _subject(recipe, data, folder, choose(world.local_rank, wanted)), world, progress
+        )
         if world.rank == 0:
             save_calibration(folder / "calibration.safetensors", found)
     finally:
         dist.leave(world)
 
 
-def _subject(recipe: Spec[Recipe], data: Path, folder: Path, world: World) -> Subject:
+def _subject(recipe: Spec[Recipe], data: Path, folder: Path, device: Device) -> Subject:
     manifest = load_manifest(data)
     model = build_empty(recipe["model"], manifest.vocab, manifest.bos)
     load_weights(model, load_file(folder / "averaged.safetensors"))
-    model = model.to(choose(world.local_rank).device).eval()
+    model = model.to(device.device).eval()
     return Subject(model, data, recipe["train.length"], manifest.bos, _reader)
 
 
@@ -109,11 +114,11 @@ def _reader(model: LM, lanes: int, tokens: int) -> Reader:
 
 def main(arguments: Sequence[str]) -> int:
     """One worker; returns its exit status. Every process says what failed in it."""
-    folder, data = Path(arguments[0]), Path(arguments[1])
+    folder, data, wanted = Path(arguments[0]), Path(arguments[1]), arguments[2]
     rank = dist.environment_rank()
     try:
         recipe = from_json(read_json(folder / "recipe.json"))
-        calibrate_run(recipe, data, folder, journal=Journal(quiet=rank > 0))
+        calibrate_run(recipe, data, folder, journal=Journal(quiet=rank > 0), wanted=wanted)
     except BitgolfError as error:
         print(f"process {rank}: {error}" if rank else error, file=sys.stderr)
         return error.exit_code

@@ -32,6 +32,7 @@ class Run:
     text: tuple[str, ...] = ()
     shards: Path | None = None
     devices: int = 1
+    device: str = "auto"  # the kind, as `train.device.choose` takes it
     resume: bool = False
     fresh_start: bool = False  # training may replace what the folder holds
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -135,10 +136,14 @@ def start(
     out: Path | None,
     seed: int,
     devices: int,
+    device: str,
     first: str | None,
     resume: bool,
 ) -> dict[str, Any]:
     """`bitgolf run`: find the folder, then execute. An earlier run's folder given as the recipe is worked on in place."""
+    from bitgolf.train.device import choose
+
+    choose(devices - 1, device)  # a device that is not there is an error before anything is written
     if text and shards:
         raise UsageError("--text and --shards are two sources for one run", mend="give one of them")
     for path in text:
@@ -159,7 +164,7 @@ def start(
     try:
         journal.say(f"{recipe['name']} ({identity(recipe)}), seed {inputs['seed']}, in {folder}")
         shards = Path(inputs["shards"]) if inputs["shards"] else None
-        run = Run(recipe, folder, journal, inputs["seed"], tuple(inputs["text"]), shards, devices, resume)
+        run = Run(recipe, folder, journal, inputs["seed"], tuple(inputs["text"]), shards, devices, device, resume)
         return execute(run, first=first)
     finally:
         journal.close()

@@ -86,10 +86,11 @@ def prepare(run: Run) -> dict[str, Any]:
 def train(run: Run) -> dict[str, Any]:
     """Shards -> checkpoints. One process here, or many under torchrun."""
     if run.devices > 1:
-        words = str(run.folder), str(run.data), str(run.seed), str(int(run.resume))
+        words = str(run.folder), str(run.data), str(run.seed), str(int(run.resume)), run.device
         launch(run.devices, "bitgolf.train.worker", *words, folder=run.folder)
     else:
-        train_run(run.recipe, run.data, run.folder, seed=run.seed, resume=run.resume, journal=run.journal)
+        words = {"seed": run.seed, "resume": run.resume, "journal": run.journal, "wanted": run.device}
+        train_run(run.recipe, run.data, run.folder, **words)
     outcome = read_json(run.folder / "train.json")
     clock = outcome.pop("seconds")  # the stage has seconds of its own, start-up included
     return {**outcome, "clock": clock}
@@ -211,13 +212,14 @@ def score(run: Run) -> dict[str, Any]:
     first = run.recipe["score"][0]()
     first = first.still() or first
     bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
-    text = validation(run.data)
+    text, device = validation(run.data), choose(wanted=run.device)
     for name in ("trained", "averaged"):
         model = empty_model(run)
         load_weights(model, load_file(run.folder / f"{name}.safetensors"))
-        bpb[name] = measure(model, model.embed.weight.shape[0], text, first, choose(), tell=run.journal.progress)["bpb"]
+        bpb[name] = measure(model, model.embed.weight.shape[0], text, first, device, tell=run.journal.progress)["bpb"]
         run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first.name}, in memory)")
     words = str(run.folder / "artifact.bg"), "--shards", str(run.data), "--processes", str(run.devices)
+    words = *words, "--device", run.device
     results = _fresh_process(run, "score", *words)["methods"]
     bpb["packed"] = results[0]["bpb"]
     for result in results:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import Artifact, Json, Shards, Texts, emit
+from bitgolf.cli.options import Artifact, Device, Json, Shards, Texts, emit
 from bitgolf.errors import UsageError
 
 
@@ -27,6 +27,7 @@ def score(
     processes: Annotated[
         int, typer.Option("--processes", min=1, help="That share the work, one GPU each where there are any.")
     ] = 1,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """The referee's score of an artifact: bits per byte, every target once.
@@ -38,7 +39,16 @@ def score(
     from bitgolf.verbs import score as score_artifact
 
     document = score_artifact(
-        artifact, text, shards, names=methods, edits=sets, order=order, seed=seed, batch=batch, processes=processes
+        artifact,
+        text,
+        shards,
+        names=methods,
+        edits=sets,
+        order=order,
+        seed=seed,
+        batch=batch,
+        processes=processes,
+        device=device,
     )
     emit(as_json, document, score_table(document))
 

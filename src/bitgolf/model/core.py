@@ -31,8 +31,10 @@ class Part(nn.Module):
 class Bus:
     """What flows past the blocks in one forward: token ids, the stream's first state, values made once and shared.
 
-    This one sees a whole sequence at once. `score.stream` has one with a memory, by which the same model reads a text piece by piece.
+    This one sees a whole sequence at once (`whole`). `score.stream` has one with a memory, by which the same model reads a text piece by piece.
     """
+
+    whole: ClassVar[bool] = True
 
     def __init__(self, ids: Tensor, bos: int = 1) -> None:
         self.ids, self.bos = ids, bos

@@ -71,6 +71,11 @@ class Core(Part):
 class Mask(Part):
     """Which keys a query sees, beyond causality: a boolean (T, S) or (B, 1, T, S)."""
 
+    @property
+    def reach(self) -> int | None:
+        """The most keys that a query sees, itself included; None where there is no such limit."""
+        return None
+
     def forward(self, bus: Bus) -> Tensor:
         raise NotImplementedError
 

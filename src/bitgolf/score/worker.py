@@ -32,7 +32,10 @@ Row = dict[str, Any]
 
 
 class Job(NamedTuple):
-    """What to score, and how. `order`: None for each method's own. `exact`: in float64 throughout, for tests."""
+    """What to score, and how. `order`: None for each method's own. `exact`: in float64 throughout, for tests.
+
+    device: the kind, as `train.device.choose` takes it.
+    """
 
     artifact: Path
     text: Text
@@ -40,6 +43,7 @@ class Job(NamedTuple):
     order: Spec[Order] | None = None
     batch_tokens: int = 4096
     exact: bool = False
+    device: str = "auto"
 
 
 def perform(job: Job, loaded: Loaded, *, processes: int = 1) -> list[Row]:
@@ -55,9 +59,9 @@ def perform(job: Job, loaded: Loaded, *, processes: int = 1) -> list[Row]:
 
 def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[Row]:
     """Score in this process's share of the world, one method after the other with the same model."""
-    world = dist.join()
+    world = dist.join(job.device)
     try:
-        device, known = choose(world.local_rank), Known()
+        device, known = choose(world.local_rank, job.device), Known()
         model = loaded.model
         if job.exact:
             model, device = model.double(), Device(device.device, torch.float32, "in float64")
@@ -90,6 +94,7 @@ def _save(job: Job, folder: Path) -> None:
         "order": job.order and job.order.to_json(),
         "batch_tokens": job.batch_tokens,
         "exact": job.exact,
+        "device": job.device,
     }
     write_json(folder / "job.json", words)
 
@@ -99,7 +104,7 @@ def _read(folder: Path) -> Job:
     text = Text(np.load(folder / "tokens.npy", allow_pickle=False), words["bytes"], words["bos"])
     methods = [from_json(method) for method in words["methods"]]
     order = from_json(words["order"]) if words["order"] else None
-    return Job(Path(words["artifact"]), text, methods, order, words["batch_tokens"], words["exact"])
+    return Job(Path(words["artifact"]), text, methods, order, words["batch_tokens"], words["exact"], words["device"])
 
 
 def main(arguments: Sequence[str]) -> int:

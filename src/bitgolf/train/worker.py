@@ -1,6 +1,7 @@
 """One training process: what `bitgolf run` calls itself, or starts N times under torchrun.
 
-`python -m bitgolf.train.worker FOLDER DATA SEED RESUME` trains the recipe in FOLDER/recipe.json on the shards in DATA.
+`python -m bitgolf.train.worker FOLDER DATA SEED RESUME DEVICE` trains the recipe in FOLDER/recipe.json on the shards in
+DATA, on a kind of device (`auto`, `cuda`, `mps`, `cpu`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bitgolf.names import from_json
 from bitgolf.recipe import Recipe, as_trained
 from bitgolf.spec import Place, Spec
 from bitgolf.train import dist, fast, loop
-from bitgolf.train.device import choose
+from bitgolf.train.device import Device, choose
 from bitgolf.train.settings import Train
 from bitgolf.train.touched import touched
 from bitgolf.train.trainer import Trainer, compile_task, compiles, warm_up
@@ -30,21 +31,38 @@ WARM_UP_STEPS = 3
 
 
 def train_run(
-    recipe: Spec[Recipe], data: Path, folder: Path, *, seed: int, resume: bool, journal: Journal
+    recipe: Spec[Recipe],
+    data: Path,
+    folder: Path,
+    *,
+    seed: int,
+    resume: bool,
+    journal: Journal,
+    wanted: str = "auto",
 ) -> dict[str, Any]:
-    """Train in this process's share of the world. Leaves checkpoints and `train.json` in `folder`."""
-    world = dist.join()
+    """Train in this process's share of the world. Leaves checkpoints and `train.json` in `folder`.
+
+    wanted: the kind of device, as `device.choose` takes it.
+    """
+    world = dist.join(wanted)
     try:
-        return _train(as_trained(recipe), data, folder, seed, resume, journal, world)
+        device = choose(world.local_rank, wanted)
+        return _train(as_trained(recipe), data, folder, seed, resume, journal, world, device)
     finally:
         dist.leave(world)
 
 
 def _train(
-    recipe: Spec[Recipe], data: Path, folder: Path, seed: int, resume: bool, journal: Journal, world: World
+    recipe: Spec[Recipe],
+    data: Path,
+    folder: Path,
+    seed: int,
+    resume: bool,
+    journal: Journal,
+    world: World,
+    device: Device,
 ) -> dict[str, Any]:
     settings: Train = recipe["train"]()
-    device = choose(world.local_rank)
     manifest = load_manifest(data)
     if manifest.vocab != recipe["tokens.vocab"]:
         journal.event(
@@ -57,7 +75,8 @@ def _train(
     )
     trainer = Trainer(recipe, Place(vocab=manifest.vocab, bos=manifest.bos), batches, device, world, seed)
     inputs, targets = (trainer.to_device(rows) for rows in batches.rows(0, 0, 1))
-    acts = touched(trainer.task, recipe["model"], inputs, targets)
+    with device.autocast():
+        acts = touched(trainer.task, recipe["model"], inputs, targets)
     kernels = _kernels(trainer, settings)
     graph = compile_task(trainer, settings.compile)
     parameters = sum(p.numel() for p in trainer.params.values())
@@ -132,10 +151,12 @@ def _reporter(journal: Journal, settings: Train) -> loop.Report:
 def main(arguments: Sequence[str]) -> int:
     """One worker; returns its exit status. Every process says what failed in it, an interruption only the first."""
     folder, data, seed, resume = Path(arguments[0]), Path(arguments[1]), int(arguments[2]), arguments[3] == "1"
+    wanted = arguments[4]
     rank = dist.environment_rank()
     journal = Journal(None if rank else folder, quiet=rank > 0)
     try:
-        train_run(from_json(read_json(folder / "recipe.json")), data, folder, seed=seed, resume=resume, journal=journal)
+        recipe = from_json(read_json(folder / "recipe.json"))
+        train_run(recipe, data, folder, seed=seed, resume=resume, journal=journal, wanted=wanted)
     except BitgolfError as error:
         if rank == 0:
             print(error, file=sys.stderr)
