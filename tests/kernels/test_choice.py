@@ -92,7 +92,7 @@ def test_swapped_in_they_train_the_same_and_leave_the_model_plain(
     assert taken == {
         "softcapped cross-entropy": "fused",
         "MLP with LeakySquared": "fused",
-        "attention": "FlashAttention",
+        "attention": "FlashAttention of PyTorch",
     }
     assert isinstance(task.objective, FusedCrossEntropy)
     assert all(isinstance(block.mlp, FusedMLP) for block in task.model.blocks)
@@ -343,7 +343,7 @@ def test_a_bare_model_is_served_without_gradients_and_left_as_it_was(
     choice, verdicts = judged(model, rows[:1], backward=False)
     assert {what: v.twin for what, v in verdicts.items()} == {
         "MLP with LeakySquared": "fused",
-        "attention": "FlashAttention",
+        "attention": "FlashAttention of PyTorch",
     }
     assert torch.allclose(model(rows[0]), logits, atol=1e-5)
     choice.restore()
@@ -356,7 +356,7 @@ def test_a_bare_model_is_served_without_gradients_and_left_as_it_was(
 def _member(world: World) -> None:
     """Each rank would choose otherwise, and has another batch; both take what rank 0 says, its room included."""
     masked = leaky_toy().edit(Sdpa, append(masks=part(SameDocument)))
-    model, own = built(masked), "variable-length" if world.rank == 0 else "FlexAttention"
+    model, own = built(masked), "variable-length of PyTorch" if world.rank == 0 else "FlexAttention"
 
     def judge(root: nn.Module, found: Sequence[fast.Site], *rest: Any, **options: Any) -> list[fast.Verdict]:
         assert world.rank == 0, "only rank 0 tries kernels"
@@ -369,7 +369,7 @@ def _member(world: World) -> None:
     assert [core.room for core in choice.slots.cores] == [Room(128, 512)] * len(model.blocks)
     assert all(type(m.core) is Varlen for m in model.modules() if hasattr(m, "core"))
     assert choice.lines == [
-        "attention with SameDocument(): variable-length (so says 0)",
+        "attention with SameDocument(): variable-length of PyTorch (so says 0)",
         "MLP with LeakySquared: plain (so says 0)",
     ]
     with pytest.raises(RecipeError, match="MLP with LeakySquared must stay plain: so says 0"):

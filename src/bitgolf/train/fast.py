@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend
 
 from bitgolf.errors import RecipeError
 from bitgolf.model.caps import Softcap
+from bitgolf.model.cores.flash import Flash
 from bitgolf.model.cores.flex import Flex
 from bitgolf.model.cores.fused import Fused
 from bitgolf.model.cores.sdpa import Sdpa
@@ -36,6 +37,12 @@ LONGEST_MASK = 8192
 """Keys of the longest mask that is ever made: beyond it a plain core with masks is not timed."""
 SPARE = 2
 """How many times the segments of the first batches attention has room for at the start."""
+
+FLASH: dict[str, Make] = {f"FlashAttention {n}": partial(Flash, version=n) for n in (4, 3)}
+BACKENDS: dict[str, Make] = {
+    "FlashAttention of PyTorch": partial(Fused, backend=SDPBackend.FLASH_ATTENTION),
+    "cuDNN": partial(Fused, backend=SDPBackend.CUDNN_ATTENTION),
+}
 
 Say = Callable[[str], object]
 
@@ -133,11 +140,11 @@ def sites(root: nn.Module, *, compiled: bool) -> Iterator[Site]:
             yield Site("MLP with LeakySquared", module, {"fused": FusedMLP})
         elif type(module) is Sdpa and len(module.masks):
             flex = Flex if compiled else _uncompiled
-            yield Site(_described(module), module, {"variable-length": Varlen, "FlexAttention": flex})
+            yield Site(
+                _described(module), module, FLASH | {"variable-length of PyTorch": Varlen, "FlexAttention": flex}
+            )
         elif type(module) is Sdpa:
-            backends = {"FlashAttention": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
-            twins = {name: partial(Fused, backend=backend) for name, backend in backends.items()}
-            yield Site(_described(module), module, twins)
+            yield Site(_described(module), module, FLASH | BACKENDS)
 
 
 def judge(
