@@ -12,10 +12,10 @@ from bitgolf.edits import append, but
 from bitgolf.errors import RecipeError
 from bitgolf.model.core import Bus, rms
 from bitgolf.model.depth import GatedSkip, Straight, UNet
-from bitgolf.model.lanes import Lanes, Parallel, TwoLanes, TwoLanesInTurn, enter
+from bitgolf.model.lanes import Lanes, Parallel, TwoLanes, TwoLanesInTurn
 from bitgolf.model.loops import Loop
 from bitgolf.model.skeleton import LM, Block
-from bitgolf.model.sockets import Skip, Stream, StreamPart, Wiring
+from bitgolf.model.sockets import StreamPart, Wiring
 from bitgolf.model.stream import MixX0
 from bitgolf.score.stream import Reader
 from bitgolf.spec import Place, Spec, part
@@ -166,63 +166,6 @@ def test_lanes_in_a_looped_model_stay_open(kind: Any, ids: Tensor) -> None:
     model.depth.wiring.register_forward_hook(lambda m, i, o: lanes.append(2 if isinstance(o, tuple) else 1))  # type: ignore[union-attr,operator]
     assert model(ids).shape == (2, 20, 64)
     assert lanes == [1, 1, 1, 2, 2, 2, 2, 2], "visits 0 1 2 3 1 2 3 4"
-
-
-def by_lane(weights: Tensor) -> Tensor:
-    """(2) -> (2, 1, 1, 1), to multiply stacked lanes."""
-    return weights[:, None, None, None]
-
-
-class StackedLanes(TwoLanes):
-    """Both lanes in one tensor (2, B, T, D): the formula as it is usually written."""
-
-    def step(self, a: Tensor, b: Tensor, bus: Bus, block: Block) -> Stream:
-        post, resid = self.weights(block, a.dtype)
-        mixed, fed = block.mix(enter(block, a, bus), bus), block.feed(b)
-        x = by_lane(resid) * torch.stack([a, b]) + by_lane(post[0]) * mixed + by_lane(post[1]) * fed
-        return x[0], x[1]
-
-    def close(self, x: Stream) -> Tensor:
-        return torch.stack(x).mean(0) if isinstance(x, tuple) else x
-
-
-class StackedLanesInTurn(TwoLanesInTurn):
-    """The same for lanes where the MLP reads what attention has written."""
-
-    def step(self, a: Tensor, b: Tensor, bus: Bus, block: Block) -> Stream:
-        post, resid = self.weights(block, a.dtype)
-        x = resid[0] * torch.stack([a, b]) + by_lane(post[0]) * block.mix(enter(block, a, bus), bus)
-        x = resid[1] * x + by_lane(post[1]) * block.feed(enter(block, x[1], bus))
-        return x[0], x[1]
-
-    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: nn.Module) -> Stream:
-        if not isinstance(x, tuple):
-            return super().blend(x, skip, value, j, block)
-        blended = skip(torch.stack(x), torch.stack(value) if isinstance(value, tuple) else value, j)
-        return blended[0], blended[1]
-
-    def close(self, x: Stream) -> Tensor:
-        return torch.stack(x).mean(0) if isinstance(x, tuple) else x
-
-
-@pytest.mark.parametrize("start", [1, 3])
-@pytest.mark.parametrize(("pairs", "stacked"), [(TwoLanes, StackedLanes), (TwoLanesInTurn, StackedLanesInTurn)])
-def test_a_pair_of_tensors_says_and_learns_what_one_stacked_tensor_would(
-    pairs: Any, stacked: Any, start: int, ids: Tensor
-) -> None:
-    """Loss and every gradient in float64, with skips and a loop."""
-    loop = part(Loop, first=1, last=3, since=(0.0,))
-    found = []
-    for wiring in (pairs, stacked):
-        model = built(wired(part(wiring, start=start)).set("depth.order", loop)).double()
-        loss = nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.roll(-1, 1).flatten())
-        loss.backward()
-        found.append((loss.detach(), {path: p.grad for path, p in model.named_parameters()}))
-    (loss, gradients), (other, others) = found
-    assert (loss - other).abs() < 1e-12 * other
-    for path, gradient in others.items():
-        assert (gradients[path] - gradient).norm() <= 1e-12 * gradient.norm(), path
-        assert gradient.norm() > 0, path
 
 
 def hidden(model: LM, ids: Tensor) -> tuple[Tensor, Tensor]:
