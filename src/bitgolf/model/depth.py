@@ -50,7 +50,7 @@ class AddSkip(Skip):
         self.weight = nn.Parameter(torch.ones(at.fan_in, at.dim))
 
     def forward(self, x: Tensor, skip: Tensor, j: int) -> Tensor:
-        return x + self.weight[j] * skip
+        return x + self.weight[j].to(x.dtype) * skip
 
 
 @register
@@ -71,8 +71,8 @@ class GatedSkip(Skip):
 
     def forward(self, x: Tensor, skip: Tensor, j: int) -> Tensor:
         row = min(j, len(self.weight) - 1)
-        gate = self.gate[row].sigmoid()
-        return gate * x + (1 - gate) * (self.weight[row] * skip)
+        gate, weight = self.gate[row].sigmoid().to(x.dtype), self.weight[row].to(x.dtype)
+        return gate * x + (1 - gate) * (weight * skip)
 
 
 class Planned(Depth, Clocked):
