@@ -80,6 +80,16 @@ def test_parts_keep_a_bfloat16_stream_and_say_and_learn_what_float32_would(model
             assert F.cosine_similarity(gradients[path].flatten(), wanted[path].flatten(), 0) > DIRECTION, path
 
 
+def test_a_norm_that_autocast_has_in_float32_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA since torch 2.13; on the CPU autocast leaves the norm alone, so that it is played here."""
+    normed = F.rms_norm
+    monkeypatch.setattr(F, "rms_norm", lambda x, shape: normed(x.float(), shape))
+    model = built(toy_model())
+    types = types_of_parts(model)
+    learn(model, autocast=True)
+    assert {kind for _, kind in types} == {torch.bfloat16}, types
+
+
 def test_a_float32_stream_stays_one_under_autocast() -> None:
     """Queries, keys and values come out of products, in autocast's type, and so does what branches add."""
     model = built(toy_model().but(stream="float32"))
