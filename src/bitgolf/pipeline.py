@@ -15,7 +15,7 @@ from bitgolf import __version__
 from bitgolf.errors import UsageError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
 from bitgolf.journal import Journal
-from bitgolf.recipe import Recipe, as_trained, identity
+from bitgolf.recipe import Recipe, identity, training_slice
 from bitgolf.spec import Spec
 
 STAGES = ("prepare", "train", "average", "calibrate", "quantize", "pack", "score", "report")
@@ -43,8 +43,8 @@ class Run:
         return self.shards or self.folder / "data"
 
     def slice(self, *names: str) -> list[Any]:
-        """What the recipe says under these names, a reserve of the training clock taken off."""
-        whole = as_trained(self.recipe).to_json()
+        """What the recipe says under these names."""
+        whole = self.recipe.to_json()
         return [whole[name] for name in names]
 
 
@@ -61,7 +61,7 @@ def execute(run: Run, *, first: str | None = None) -> dict[str, Any]:
         "prepare": (work.prepare, work.prepare_inputs),
         "train": (
             work.train,
-            lambda r: [file_digest(r.data / "manifest.json"), r.slice("model", "train", "average"), r.seed],
+            lambda r: [file_digest(r.data / "manifest.json"), training_slice(r.recipe), r.seed],
         ),
         "average": (work.average, lambda r: [r.done["train"]["key"]]),
         "calibrate": (calibration.calibrate, calibration.inputs),

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
+from bitgolf.calibration import measure_reserve
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.prepare import prepare as prepare_data
 from bitgolf.environment import environment
@@ -24,7 +25,7 @@ from bitgolf.pipeline import Run
 from bitgolf.quantize.calibrate import load_calibration
 from bitgolf.quantize.codes import encode_all, load_codes, save_codes
 from bitgolf.quantize.codes import report as report_codes
-from bitgolf.recipe import identity
+from bitgolf.recipe import identity, training_slice
 from bitgolf.score.artifact import build_empty, write
 from bitgolf.score.measure import measure
 from bitgolf.score.text import validation
@@ -87,10 +88,11 @@ def train(run: Run) -> dict[str, Any]:
     """Shards -> checkpoints. One process here, or many under torchrun."""
     if run.devices > 1:
         words = str(run.folder), str(run.data), str(run.seed), str(int(run.resume)), run.device
-        launch(run.devices, "bitgolf.train.worker", *words, folder=run.folder)
+        launch(run.devices, "bitgolf.training", *words, folder=run.folder)
     else:
-        words = {"seed": run.seed, "resume": run.resume, "journal": run.journal, "wanted": run.device}
-        train_run(run.recipe, run.data, run.folder, **words)
+        settings: dict[str, Any] = {"seed": run.seed, "resume": run.resume, "journal": run.journal}
+        settings["wanted"] = run.device
+        train_run(run.recipe, run.data, run.folder, **settings, measure=measure_reserve)
     outcome = read_json(run.folder / "train.json")
     clock = outcome.pop("seconds")  # the stage has seconds of its own, start-up included
     return {**outcome, "clock": clock}
@@ -99,7 +101,7 @@ def train(run: Run) -> dict[str, Any]:
 def claim_checkpoints(run: Run) -> None:
     """Never mix two trainings: a folder's checkpoints belong to one recipe, one seed, one text. Raises before any harm."""
     folder = run.folder / "checkpoint"
-    key = value_digest([run.slice("model", "train", "average"), run.seed, str(load_manifest(run.data).train)])
+    key = value_digest([training_slice(run.recipe), run.seed, str(load_manifest(run.data).train)])
     mine = folder / "key.json"
     if mine.exists() and not run.fresh_start:
         if read_json(mine) != key:
