@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bitgolf.clock import Now
+from bitgolf.optim import stacked
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.shape import NorMuon, RowNorm
 from bitgolf.optim.stack import Stack
 from bitgolf.optim.stacked import StackedGroup
 from bitgolf.spec import part
-from bitgolf.world import World
+from bitgolf.world import Pending, World
 
 
 def make(shapes: list[tuple[int, ...]]) -> dict[str, nn.Parameter]:
@@ -72,6 +73,39 @@ def test_the_largest_stack_comes_first_and_says_what_is_shared() -> None:
         group.why
         == "muon.0: each of 2 processes steps 2 of 3 + 2 of 3 matrices (whole stacks are reduced, as gloo does it)"
     )
+
+
+def test_stacks_are_reduced_during_the_last_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once and as soon as it is complete, the sum of all micro batches; what is idle waits for `reduce`."""
+    params = make([(4, 4), (4, 4), (8, 4), (2, 4)])
+    group = StackedGroup("muon.0", "matrix", Muon(), params, World(0, 2, backend="gloo"))
+    late, early, tall, idle = params.values()
+    sent: list[tuple[int, ...]] = []
+
+    def fake(stack: Tensor, world: World) -> Pending:
+        sent.append(tuple(stack.shape))
+        return Pending(stack.clone(), stack)
+
+    monkeypatch.setattr(stacked, "scatter_mean", fake)
+    seen: list[int] = []
+
+    def backward() -> None:
+        x = torch.eye(4, requires_grad=True)
+        x.register_hook(lambda _: seen.append(len(sent)))  # the last gradient of all
+        ((x @ late @ tall.mT).tanh() * early.sum()).sum().backward()
+
+    backward()
+    assert not sent
+    group.expect()
+    backward()
+    assert seen[0] == 0 < seen[1] and sorted(sent) == [(2, 4, 4), (2, 8, 4)]
+    idle.grad = torch.zeros_like(idle)
+    group.reduce()
+    assert sorted(sent) == [(2, 2, 4), (2, 4, 4), (2, 8, 4)]
+    for stack, pending in zip(group.stacks, (group.reducing[i] for i in range(3)), strict=True):
+        for path, got in zip(stack.paths, stack.parts(pending.wait()), strict=True):
+            grad = params[path].grad
+            assert grad is not None and torch.equal(got, grad)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_a_step_reads_nothing_back(data: Path) -> None:
 class FakeScalar:
     """Notes when it is read."""
 
-    events: list[str] = []  # noqa: RUF012
+    events: list[str] = []
 
     def __init__(self, value: Tensor) -> None:
         self.value = float(value)
