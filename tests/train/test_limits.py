@@ -178,7 +178,7 @@ def test_every_process_goes_by_the_first_ones_clock(
 ) -> None:
     """A learning rate that follows each process's own clock would pull their weights apart."""
     theirs = chain([0.0, 1.0, 2.5], repeat(6.0))
-    monkeypatch.setattr(loop, "agree", lambda value, world: next(theirs) if isinstance(value, float) else value)
+    monkeypatch.setattr(loop, "broadcast", lambda values, world: [next(theirs), values[1]])
     trainer = make_trainer(data, short_recipe(seconds=5.0, steps=0), world=World(rank=1))
     seen = record_clock(trainer)
     assert train(trainer, tmp_path, silent, resume=False).steps == 3

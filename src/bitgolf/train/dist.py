@@ -18,6 +18,7 @@ from bitgolf.world import World
 def join(wanted: str = "auto") -> World:
     """Enter the group that torchrun describes: NCCL with a GPU for each process, or gloo on the CPU.
 
+    Beside NCCL, gloo serves tensors on the CPU: decisions of the host then wait for no GPU.
     wanted: the kind of device, as `device.choose` takes it. Raises `UsageError` where a process has none.
     """
     rank, size, local = environment_rank(), _variable("WORLD_SIZE", 1), _variable("LOCAL_RANK", 0)
@@ -29,7 +30,8 @@ def join(wanted: str = "auto") -> World:
     if size == 1:
         return World(device=device, local_rank=local)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, device_id=device if backend == "nccl" else None)
+    both = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
+    dist.init_process_group(both, device_id=device if backend == "nccl" else None)
     return World(rank, size, local, device, backend)
 
 

@@ -19,7 +19,7 @@ from bitgolf.errors import BitgolfError
 from bitgolf.train import checkpoint
 from bitgolf.train.trainer import Trainer
 from bitgolf.train.writer import CheckpointWriter, first_not_finite
-from bitgolf.world import agree, mean
+from bitgolf.world import agree, broadcast, mean
 
 Report = Callable[..., None]  # report(kind, **fields): the run's journal
 
@@ -51,32 +51,67 @@ class Result(NamedTuple):
     limit: float = 0.0  # on those seconds; 0 is none
 
 
+class Scalar:
+    """A number () of a device on its way to the host: `read` waits until it was computed, and for nothing after it."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.host, self.copied = value, None
+        if value.is_cuda:
+            self.host = torch.empty_like(value, device="cpu", pin_memory=True)
+            self.host.copy_(value, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def read(self) -> float:
+        if self.copied:
+            self.copied.synchronize()
+        return float(self.host)
+
+
 class Losses:
-    """Losses on the device until they are needed: reading one stops a GPU's pipeline."""
+    """Losses of the steps, reported `every` so many. On a GPU each is read when the next step has been launched, so that
+    the GPU never waits.
+
+    Reading it is the one synchronization of a step. It also keeps the host at most one step ahead of the GPU, which the
+    training clock relies on.
+    """
 
     def __init__(self, trainer: Trainer, report: Report, clock: Callable[[], float], *, every: int) -> None:
         self.world, self.report, self.clock, self.every = trainer.world, report, clock, every
-        self.pending: list[tuple[int, int, Tensor]] = []
+        self.late = int(trainer.device.device.type == "cuda")
+        self.running: list[tuple[int, int, Scalar]] = []
+        self.known: list[tuple[int, int, float]] = []
         self.last = math.nan
 
     def add(self, step: int, tokens: int, loss: Tensor) -> None:
         """The loss of a step, the step-th; so many tokens were trained on by its end."""
-        self.pending.append((step, tokens, loss))
-        if len(self.pending) >= self.every:
-            self.flush()
+        self.running.append((step, tokens, Scalar(loss)))
+        self._read(self.late)
+        if len(self.known) >= self.every:
+            self._report()
 
     def flush(self) -> None:
-        """Report the loss over all processes of each step since the last time. Raises at the first that is not finite."""
-        if not self.pending:
+        """Wait for all losses and report them."""
+        self._read(0)
+        self._report()
+
+    def _read(self, keep: int) -> None:
+        while len(self.running) > keep:
+            step, tokens, loss = self.running.pop(0)
+            self.known.append((step, tokens, loss.read()))
+
+    def _report(self) -> None:
+        """Report the mean over all processes of each known loss. Raises at the first that is not finite."""
+        if not self.known:
             return
-        read = mean(torch.stack([loss for *_, loss in self.pending]), self.world).tolist()
+        read = mean(torch.tensor([loss for *_, loss in self.known]), self.world).tolist()
         elapsed = round(self.clock(), 3)
-        for (step, tokens, _), loss in zip(self.pending, read, strict=True):
+        for (step, tokens, _), loss in zip(self.known, read, strict=True):
             if not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at step {step}")
             self.report("step", step=step, loss=loss, tokens=tokens, elapsed=elapsed)
         self.last = read[-1]
-        self.pending.clear()
+        self.known.clear()
 
 
 def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool, limit: float | None = None) -> Result:
@@ -100,8 +135,9 @@ def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool, limit
         losses = Losses(trainer, report, clock, every=1 if trainer.device.device.type == "cpu" else 50)
         while True:
             # The first process's clock and signals decide for all: learning rates follow the clock, and must be one.
-            now = Now(step, settings.steps, agree(clock(), world), saved.limit)
-            stop, end = agree(bool(caught), world), now.progress >= 1.0
+            elapsed, stop = broadcast([clock(), bool(caught)], world)
+            now = Now(step, settings.steps, elapsed, saved.limit)
+            end = now.progress >= 1.0
             if step > saved.steps and (stop or end or saves.due(now.elapsed - saved.seconds)):
                 losses.flush()
                 state = saves.state(step)

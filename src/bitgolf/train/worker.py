@@ -130,7 +130,10 @@ def _train(
     if device.device.type == "cuda" or trainer.run is not trainer.task:
         warm_up(trainer, WARM_UP_STEPS)
     report = _reporter(journal, settings, limit)
-    result = loop.train(trainer, folder / "checkpoint", report, resume=resume, limit=limit)
+    try:
+        result = loop.train(trainer, folder / "checkpoint", report, resume=resume, limit=limit)
+    finally:
+        trainer.close()
     if late := trainer.phases.never_began:
         message = f"training ended before the phase at {late[0]:g} of it: what is scored was never trained so"
         journal.event("warning", message=message)
