@@ -15,11 +15,12 @@ from bitgolf.train.device import Device
 class StretchedPlayer(StaticPlayer):
     """A model that reads longer windows than it was trained on, until it is closed."""
 
-    def __init__(self, model: LM, vocab: int, device: Device, scaling: Spec[Scaling]) -> None:
-        super().__init__(model, vocab, device)
+    def __init__(self, model: LM, vocab: int, device: Device, scaling: Spec[Scaling], *, longest: int) -> None:
+        super().__init__(model, vocab, device, longest=longest)
         self.undo = stretch(model, scaling)
 
     def close(self) -> None:
+        super().close()
         self.undo()
 
 

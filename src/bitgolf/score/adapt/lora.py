@@ -17,8 +17,9 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.core import taking_gradients
 from bitgolf.model.lora import Adapters
 from bitgolf.model.skeleton import LM
+from bitgolf.score.forward import at_least_float32
 from bitgolf.score.orders import CorpusOrder, Order
-from bitgolf.score.player import Block, at_least_float32
+from bitgolf.score.player import Block
 from bitgolf.score.text import Text
 from bitgolf.score.windows import Method, Section, Sliding, Track, check_stride
 from bitgolf.spec import Spec, part, register

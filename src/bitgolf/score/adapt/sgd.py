@@ -23,7 +23,7 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.algorithm import Algorithm, State
 from bitgolf.optim.clip import clip_by_norm
 from bitgolf.rules import selects
-from bitgolf.score.player import at_least_float32
+from bitgolf.score.forward import at_least_float32
 from bitgolf.score.windows import Window, tracks_of
 from bitgolf.spec import register
 from bitgolf.train.device import Device

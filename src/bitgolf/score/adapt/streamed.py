@@ -75,7 +75,7 @@ class StreamPlayer(StaticPlayer):
     """A model that learns from each chunk after it was scored. `close` gives it back its weights."""
 
     def __init__(self, model: LM, vocab: int, device: Device, world: World, method: StreamSgd) -> None:
-        super().__init__(model, vocab, device)
+        super().__init__(model, vocab, device, longest=method.window)
         self.method, self.done = method, 0
         self.learner = Learner(method.sgd(), self.model, device, world, window=method.window)
 
@@ -87,6 +87,7 @@ class StreamPlayer(StaticPlayer):
             self.learner.learn(revealed, cosine(self.done - 1, self.method.chunks - 1))
 
     def close(self) -> None:
+        super().close()
         self.learner.restore()
         self.done = 0
 
