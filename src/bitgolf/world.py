@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Value = TypeVar("Value", bool, int, float)
+from bitgolf.versions import all_gather, reduce_scatter
 
-# Torch 2.13 gave these two names, and warns of the older ones.
-_NEW_NAMES = hasattr(dist, "reduce_scatter_single")
-_reduce_scatter = dist.reduce_scatter_single if _NEW_NAMES else dist.reduce_scatter_tensor
-_all_gather = dist.all_gather_single if _NEW_NAMES else dist.all_gather_into_tensor
+Value = TypeVar("Value", bool, int, float)
 
 
 class World(NamedTuple):
@@ -69,7 +67,7 @@ def scatter_mean(stack: Tensor, world: World) -> Pending:
         return Pending(stack, stack)
     stack /= world.size
     share = torch.empty_like(stack[: len(stack) // world.size])
-    return Pending(share, stack, _reduce_scatter(share, stack, async_op=True))
+    return Pending(share, stack, reduce_scatter(share, stack, async_op=True))
 
 
 def gather(share: Tensor, world: World) -> Pending:
@@ -77,7 +75,7 @@ def gather(share: Tensor, world: World) -> Pending:
     if world.size == 1:
         return Pending(share, share)
     stack = share.new_empty(world.size * len(share), *share.shape[1:])
-    return Pending(stack, share, _all_gather(stack, share, async_op=True))
+    return Pending(stack, share, all_gather(stack, share, async_op=True))
 
 
 def agree(value: Value, world: World) -> Value:
@@ -87,6 +85,18 @@ def agree(value: Value, world: World) -> Value:
     shared = torch.tensor(float(value), dtype=torch.float64, device=world.device)
     dist.broadcast(shared, src=0)
     return type(value)(shared.item())
+
+
+def shared(value: Any, world: World) -> Any:
+    """Rank 0's value, on every rank: numbers, strings, lists and dicts, as JSON bytes in a tensor; nothing is unpickled."""
+    data = json.dumps(value).encode() if world.rank == 0 else b""
+    if world.size > 1:
+        buffer = torch.zeros(agree(len(data), world), dtype=torch.uint8, device=world.device)
+        if world.rank == 0:
+            buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        dist.broadcast(buffer, src=0)
+        data = bytes(buffer.tolist())
+    return json.loads(data)
 
 
 def total(values: Tensor, world: World) -> Tensor:

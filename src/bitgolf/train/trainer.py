@@ -12,6 +12,7 @@ from bitgolf.clock import Now
 from bitgolf.data.batches import Batches, share_of
 from bitgolf.errors import DamagedError
 from bitgolf.model.core import roles
+from bitgolf.model.cores.segments import SegmentSlots
 from bitgolf.model.head import Logits
 from bitgolf.model.skeleton import LM
 from bitgolf.model.sockets import Objective
@@ -66,6 +67,7 @@ class Trainer:
         self.averaged = self.average.start(list(self.params.values())) if self.average else {}
         self.run: Callable[[Tensor, Tensor], Tensor] = self.task
         self.phases = Phases(self.task)
+        self.slots = SegmentSlots(self.task, place.bos, print)
 
     def step(self, step: int, now: Now) -> Tensor:
         """Train on batch `step`; returns this process's mean loss in nats per token (not yet synchronised)."""
@@ -73,6 +75,7 @@ class Trainer:
         batch = self.batches.batch(step, self.world.rank, self.world.size, rows=shape.rows, length=shape.length)
         count = len(batch.inputs)
         micro = self.settings.micro_rows or count
+        self.slots.fit(batch.inputs, micro)
         self.phases.at(now, lambda: self.probe(batch.inputs[:micro], batch.targets[:micro]))
         total = torch.zeros((), device=self.device.device)
         for first in range(0, count, micro):

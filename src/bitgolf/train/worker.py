@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitgolf.data.batches import Batches
+from bitgolf.data.batches import Batches, Rows
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError
@@ -27,6 +27,8 @@ from bitgolf.train.trainer import Trainer, compile_task, compiles, warm_up
 from bitgolf.world import World
 
 WARM_UP_STEPS = 3
+LOOK_STEPS = 32
+"""Steps whose segments are counted before training."""
 
 
 def train_run(
@@ -58,7 +60,7 @@ def _train(
     trainer = Trainer(recipe, Place(vocab=manifest.vocab, bos=manifest.bos), batches, device, world, seed)
     inputs, targets = (trainer.to_device(rows) for rows in batches.rows(0, 0, 1))
     acts = touched(trainer.task, recipe["model"], inputs, targets)
-    kernels = _kernels(trainer, settings)
+    kernels = _kernels(trainer, settings, journal)
     graph = compile_task(trainer, settings.compile)
     parameters = sum(p.numel() for p in trainer.params.values())
     journal.say(f"device: {device.why}; {world.size} process{'es' * (world.size > 1)}; {graph}")
@@ -99,14 +101,31 @@ def _train(
     return summary
 
 
-def _kernels(trainer: Trainer, settings: Train) -> list[str]:
+def _kernels(trainer: Trainer, settings: Train, journal: Journal) -> list[str]:
     """Choose fused kernels on the rows that this process trains on first; a line on each kind."""
     world, device = trainer.world, trainer.device
     batch = trainer.batches.batch(0, world.rank, world.size)
     micro = settings.micro_rows or len(batch.inputs)
-    ids, targets = trainer.to_device(batch.inputs[:micro]), trainer.to_device(batch.targets[:micro])
-    compiled = compiles(settings.compile, device)
-    return fast.choose(trainer.task, ids, targets, device, mode=settings.kernels, compiled=compiled)
+    choice = fast.choose(
+        trainer.task,
+        (trainer.to_device(batch.inputs[:micro]), trainer.to_device(batch.targets[:micro])),
+        device,
+        mode=settings.kernels,
+        compiled=compiles(settings.compile, device),
+        bos=trainer.model.bos,
+        world=world,
+        look=_first_rows(trainer, micro),
+        say=journal.say,
+    )
+    trainer.slots = choice.slots
+    return choice.lines
+
+
+def _first_rows(trainer: Trainer, micro: int) -> Iterator[Rows]:
+    """Ids of the first batches, as many rows at once as the model will read."""
+    for step in range(LOOK_STEPS):
+        ids = trainer.batches.batch(step, trainer.world.rank, trainer.world.size).inputs
+        yield from (ids[i : i + micro] for i in range(0, len(ids), micro))
 
 
 def _reporter(journal: Journal, settings: Train) -> loop.Report:
