@@ -15,6 +15,7 @@ from bitgolf.score.bits import FUSED, PIECE, in_pieces, plain_bits, token_bits
 from bitgolf.score.graphs import Graph
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # of inductor's own imports
 
 
 def exact(logits: Tensor, targets: Tensor) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bitgolf.model.skeleton import LM
 from bitgolf.score import graphs
-from bitgolf.score.forward import SHORTEST, Compiled, Eager, padded_length, power_of_two
+from bitgolf.score.forward import SHORTEST, Compiled, Eager, kernels_for, padded_length, power_of_two
 from bitgolf.score.player import Block
 from bitgolf.train.device import Device
 from toy import VOCAB, built, toy_model
@@ -26,8 +27,15 @@ def whole(function: Callable[..., Any], device: torch.device) -> Callable[..., A
 
 
 @pytest.fixture(autouse=True)
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(graphs, "compiled", whole)
+    torch._dynamo.reset()  # a graph serves every model of the same parts and shapes
+    with torch.no_grad():
+        yield
+
+
+def compiled_for(model: LM, longest: int = 128) -> Compiled:
+    return Compiled(model, CPU, longest, kernels_for(model, CPU, longest))
 
 
 def block(*windows: tuple[int, int], seed: int = 0) -> Block:
@@ -50,7 +58,7 @@ BLOCKS = [
 
 def test_every_shape_of_block_gives_the_eager_logits() -> None:
     model = built(toy_model()).double()
-    plain, fixed = Eager(model, CPU), Compiled(model, CPU, 128)
+    plain, fixed = Eager(model, CPU), compiled_for(model)
     for own in BLOCKS:
         wanted = plain(own.tokens, own.places)
         found = fixed(own.tokens, own.places)
@@ -60,18 +68,17 @@ def test_every_shape_of_block_gives_the_eager_logits() -> None:
 
 def test_shapes_are_few() -> None:
     model, shapes = built(toy_model()), set[tuple[int, ...]]()
-    fixed = Compiled(model, CPU, 128)
+    fixed = compiled_for(model)
     inner = fixed.hidden
     fixed.hidden = lambda tokens: shapes.add(tuple(tokens.shape)) or inner(tokens)  # pyright: ignore
-    with torch.no_grad():
-        for length in range(1, 129):
-            own = block(*[(length, length)] * (256 // length))
-            fixed(own.tokens, own.places)
+    for length in range(1, 129):
+        own = block(*[(length, length)] * (256 // length))
+        fixed(own.tokens, own.places)
     assert {length for _, length in shapes} == {64, 128} and len(shapes) == 2
 
 
 def test_the_time_of_making_graphs_is_known() -> None:
-    fixed = Compiled(built(toy_model()), CPU, 128)
+    fixed = compiled_for(built(toy_model()))
     own = BLOCKS[0]
     fixed(own.tokens, own.places)
     first = fixed.seconds
@@ -110,5 +117,5 @@ def test_a_hidden_state_is_asked_for_only_where_it_counts(monkeypatch: pytest.Mo
     monkeypatch.setattr(model, "logits", counted)
     monkeypatch.setattr(graphs, "compiled", lambda function, device: function)
     own = block((128, 5), (128, 6))
-    Compiled(model, CPU, 128)(own.tokens, own.places)
+    compiled_for(model)(own.tokens, own.places)
     assert seen == [16]

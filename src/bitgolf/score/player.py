@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from bitgolf.model.skeleton import LM
-from bitgolf.score.forward import forward_of
+from bitgolf.score.forward import Forward, forward_of
 from bitgolf.score.transfer import upload
 from bitgolf.train.device import Device
+from bitgolf.world import ALONE, World
 
 
 class Block(NamedTuple):
@@ -67,12 +68,24 @@ class Player(Protocol):
 
 
 class StaticPlayer:
-    """A model that does not change while it is scored. longest: of the windows it will be shown, 0 if not known."""
+    """A model that does not change while it is scored.
 
-    def __init__(self, model: LM, vocab: int, device: Device, *, longest: int = 0) -> None:
+    longest: tokens of the windows that it will be shown, 0 if not known. Every process of `world` makes one together.
+    """
+
+    def __init__(
+        self,
+        model: LM,
+        vocab: int,
+        device: Device,
+        *,
+        longest: int = 0,
+        world: World = ALONE,
+        forward: Forward | None = None,
+    ) -> None:
         self.model = model.to(device.device).eval()
         self.vocab, self.device = vocab, device
-        self.forward = forward_of(self.model, device, longest)
+        self.forward = forward or forward_of(self.model, device, longest, world=world)
 
     @torch.no_grad()
     def predict(self, block: Block) -> Tensor:
