@@ -45,7 +45,7 @@ def score(
     edits: Sequence[str] = (),
     order: str | None = None,
     seed: int | None = None,
-    batch: int = 4096,
+    batch: int | None = None,
     processes: int = 1,
 ) -> dict[str, Any]:
     """The referee's score on raw text or on shards; the last method's keys stand at the top, all under `methods`."""

@@ -99,3 +99,17 @@ class StaticPlayer:
 
     def close(self) -> None:
         self.forward.close()
+
+
+class HasForward(Protocol):
+    """What a player of ours lets a result say of its forward."""
+
+    kernels: Sequence[str]
+
+    @property
+    def seconds(self) -> float: ...
+
+
+def forward_in(player: Player) -> HasForward | None:
+    """The forward of a player of ours, for results to name its kernels; None for one that has none."""
+    return getattr(player, "forward", None)

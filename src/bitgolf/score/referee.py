@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.errors import BitgolfError
-from bitgolf.score.bits import PIECE, token_bits
+from bitgolf.score.bits import token_bits
 from bitgolf.score.player import Block, Player
 from bitgolf.score.text import Text
 from bitgolf.score.transfer import Download, upload
@@ -60,8 +60,8 @@ def score(
 
     charges: float64 [targets], is filled with the bits of each target that this process scores.
     Memory, beyond the player's own: 16 bytes a target (24 with `charges`); with n = max(batch_tokens, window), the
-    logits of at most n targets, 4 n V bytes and as much again in the player's own precision; 3 x 8 x PIECE x V for their
-    bits. So `batch_tokens` bounds it, and a player that keeps nothing between blocks needs activations of n tokens.
+    logits of at most n targets, 4 n V bytes and as much again in the player's own precision, and what `token_bits` needs.
+    So `batch_tokens` bounds it, and a player that keeps nothing between blocks needs activations of n tokens.
     Raises where a player's logits are not a distribution's.
     """
     if text.targets < 1 or text.bytes < 1:
