@@ -45,7 +45,7 @@ def score(
     edits: Sequence[str] = (),
     order: str | None = None,
     seed: int | None = None,
-    batch: int = 4096,
+    batch: int | None = None,
     processes: int = 1,
     device: str = "auto",
 ) -> dict[str, Any]:

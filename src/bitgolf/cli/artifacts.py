@@ -23,7 +23,10 @@ def score(
     ] = [],  # noqa: B006
     order: Annotated[str | None, typer.Option("--order", help="Of documents: corpus, shuffled or longest.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of `--order shuffled`.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="TOKENS", help="Read at once: bounds memory.")] = 4096,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, metavar="TOKENS", help="Read at once. Default: by free memory; 4096 on a CPU."),
+    ] = None,
     processes: Annotated[
         int, typer.Option("--processes", min=1, help="That share the work, one GPU each where there are any.")
     ] = 1,

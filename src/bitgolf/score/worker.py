@@ -19,6 +19,7 @@ from bitgolf.files import read_json, write_json
 from bitgolf.journal import Journal
 from bitgolf.names import from_json
 from bitgolf.score.artifact import Loaded, load
+from bitgolf.score.clock import LIMIT
 from bitgolf.score.measure import Known, measure
 from bitgolf.score.orders import Order
 from bitgolf.score.text import Text
@@ -32,16 +33,18 @@ Row = dict[str, Any]
 
 
 class Job(NamedTuple):
-    """What to score, and how. `order`: None for each method's own. `exact`: in float64 throughout, for tests.
+    """What to score, and how. `order`: None for each method's own. `batch_tokens`: None for what the device suggests.
 
-    device: the kind, as `train.device.choose` takes it.
+    `limit`: seconds for each method. `exact`: in float64 throughout, for tests.
+    `device`: the kind, as `train.device.choose` takes it.
     """
 
     artifact: Path
     text: Text
     methods: Sequence[Spec[Method]]
     order: Spec[Order] | None = None
-    batch_tokens: int = 4096
+    batch_tokens: int | None = None
+    limit: float = LIMIT
     exact: bool = False
     device: str = "auto"
 
@@ -75,6 +78,7 @@ def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[Row]:
                 order=job.order and job.order(),
                 world=world,
                 batch_tokens=job.batch_tokens,
+                limit=job.limit,
                 tell=journal.progress,
                 known=known,
             )
@@ -93,6 +97,7 @@ def _save(job: Job, folder: Path) -> None:
         "methods": [method.to_json() for method in job.methods],
         "order": job.order and job.order.to_json(),
         "batch_tokens": job.batch_tokens,
+        "limit": job.limit,
         "exact": job.exact,
         "device": job.device,
     }
@@ -104,7 +109,8 @@ def _read(folder: Path) -> Job:
     text = Text(np.load(folder / "tokens.npy", allow_pickle=False), words["bytes"], words["bos"])
     methods = [from_json(method) for method in words["methods"]]
     order = from_json(words["order"]) if words["order"] else None
-    return Job(Path(words["artifact"]), text, methods, order, words["batch_tokens"], words["exact"], words["device"])
+    settings = {name: words[name] for name in ("batch_tokens", "limit", "exact", "device")}
+    return Job(Path(words["artifact"]), text, methods, order, **settings)
 
 
 def main(arguments: Sequence[str]) -> int:

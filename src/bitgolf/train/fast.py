@@ -67,7 +67,7 @@ class Choice:
     """The twins in a model: `lines` say what was chosen and why, `slots.fit` makes room for each batch's segments."""
 
     def __init__(self, root: nn.Module, found: Sequence[Site], verdicts: Sequence[Verdict], bos: int, say: Say) -> None:
-        self.root, self.replaced = root, dict[str, nn.Module]()
+        self.root, self.verdicts, self.replaced = root, verdicts, dict[str, nn.Module]()
         paths = list(root.named_modules(remove_duplicate=False))  # a module that blocks share has several
         for site, verdict in zip(found, verdicts, strict=True):
             if verdict.twin:
