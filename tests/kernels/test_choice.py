@@ -465,7 +465,7 @@ def test_on_the_device_the_fused_kernels_are_taken_and_train_the_same() -> None:
 
     device = choose()
     spec = leaky_toy().edit(LM, but(dim=128)).edit(Sdpa, append(masks=part(SameDocument)))
-    spec = spec.edit(Attention, append(after=(part(ExclusiveSelf), part(SparseGate))))
+    spec = spec.edit(Attention, but(after=(part(ExclusiveSelf), part(SparseGate))))
     task = make_task(spec).to(device.device)
     ids = torch.randint(2, VOCAB, (2, 129), device=device.device)
     ids[:, 40] = 1

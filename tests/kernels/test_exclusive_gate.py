@@ -10,11 +10,17 @@ from torch import Tensor
 from bitgolf.kernels.exclusive_gate import exclusive_gate
 
 
-def plain(y: Tensor, v: Tensor, z: Tensor, scale: float, gain: float, eps: float) -> Tensor:
+def plain(leaves: list[Tensor], scale: float, gain: float, eps: float) -> Tensor:
+    y, v, z = leaves
     unit = F.normalize(v, dim=-1, eps=eps)[..., None, :]
     grouped = y.unflatten(-2, (v.shape[-2], -1))
     own = (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).flatten(-3, -2)
     return own * (gain * torch.sigmoid(scale * z))[..., None]
+
+
+def fused(leaves: list[Tensor], scale: float, gain: float, eps: float) -> Tensor:
+    y, v, z = leaves
+    return exclusive_gate(y, v, z, scale, gain, eps)
 
 
 def example(device: torch.device, tokens: int, groups: int, queries: int, width: int) -> list[Tensor]:
@@ -39,7 +45,7 @@ def test_output_and_gradients_are_those_of_the_twin(
 ) -> None:
     leaves = example(triton_device, *sizes)
     exact = [t.detach().double().requires_grad_() for t in leaves]
-    y, reference = exclusive_gate(*leaves, scale, gain, 1e-12), plain(*exact, scale, gain, 1e-12)
+    y, reference = fused(leaves, scale, gain, 1e-12), plain(exact, scale, gain, 1e-12)
     g = torch.randn_like(y)
     got, wanted = torch.autograd.grad(y, leaves, g), torch.autograd.grad(reference, exact, g.double())
     assert all(gap(a, b) < 1e-5 for a, b in zip((y, *got), (reference, *wanted), strict=True))
@@ -51,7 +57,7 @@ def test_a_value_shorter_than_eps_is_divided_by_eps(triton_device: torch.device)
     with torch.no_grad():
         leaves[1][:3] *= 1e-3
     exact = [t.detach().double().requires_grad_() for t in leaves]
-    y, reference = exclusive_gate(*leaves, 1.0, 1.0, 0.1), plain(*exact, 1.0, 1.0, 0.1)
+    y, reference = fused(leaves, 1.0, 1.0, 0.1), plain(exact, 1.0, 1.0, 0.1)
     got, wanted = torch.autograd.grad(y.sum(), leaves), torch.autograd.grad(reference.sum(), exact)
     assert all(gap(a[:3], b[:3]) < 1e-5 for a, b in zip((y, *got), (reference, *wanted), strict=True))
 
@@ -62,7 +68,7 @@ def test_low_precision_comes_back_in_its_own_type_computed_in_float32(
 ) -> None:
     leaves = [t.detach().to(kind).requires_grad_() for t in example(triton_device, 40, 2, 2, 64)]
     exact = [t.detach().double().requires_grad_() for t in leaves]
-    y, reference = exclusive_gate(*leaves, 0.5, 1.0, 1e-12), plain(*exact, 0.5, 1.0, 1e-12)
+    y, reference = fused(leaves, 0.5, 1.0, 1e-12), plain(exact, 0.5, 1.0, 1e-12)
     got, wanted = torch.autograd.grad(y.sum(), leaves), torch.autograd.grad(reference.sum(), exact)
     assert all(a.dtype is kind and gap(a, b) < 8e-3 for a, b in zip((y, *got), (reference, *wanted), strict=True))
 

@@ -56,7 +56,7 @@ for backward in (False, True):
 heads = {"G": 4, "R": 2, "D": 64, "WIDE": 64, "B": TOKENS}
 rest = ["i32", "i32", "fp32", "fp32", "fp32"]
 for name, tensors in (("forward", 4), ("backward", 7)):
-    made[f"gate {name}"] = build(f"exclusive_gate_{name}", ["*bf16"] * tensors + rest, heads)
+    made[f"gate {name}"] = build(f"exclusive_gate_{name}", ["*bf16"] * tensors + rest, heads, num_warps=8)
 print(json.dumps(made))
 """
 

@@ -31,7 +31,7 @@ def _launch(
     tokens, groups, width = v.shape
     kernel[(-(-tokens // TOKENS), groups)](
         *tensors, tokens, v.stride(0), scale, gain, eps,
-        G=groups, R=heads // groups, D=width, WIDE=1 << (width - 1).bit_length(), B=TOKENS, num_warps=4,
+        G=groups, R=heads // groups, D=width, WIDE=1 << (width - 1).bit_length(), B=TOKENS, num_warps=8,
     )  # fmt: skip
 
 

@@ -15,10 +15,18 @@ import triton.language as tl
 
 
 @triton.jit
+def sigma2(x):
+    """1 / (1 + 2^-x), the quotient as the square of a reciprocal root: one instruction and a product, where a division of
+    the same accuracy (2 units in the last place) is seven. 0 where 2^-x is infinite."""
+    root = tl.rsqrt(1 + tl.exp2(-x))
+    return root * root
+
+
+@triton.jit
 def softcapped_ce_forward(
     z_ptr, target_ptr, loss_ptr, lse_ptr, columns, stride, rate, bits, BLOCK: tl.constexpr, EVEN: tl.constexpr
 ):  # fmt: skip
-    """One row a program: log2 of the sum of 2^y, y = bits (sigma - 1/2) with sigma = 1 / (1 + 2^(-rate z)).
+    """One row a program: log2 of the sum of 2^y, y = bits (sigma2(rate z) - 1/2).
 
     rate = 2 log2(e) / c and bits = 2 c log2(e), so that y = c tanh(z / c) in bits, within +-bits / 2: no maximum is
     needed for the sum to stay within float32. Loss: (lse - y_target) ln 2.
@@ -30,13 +38,13 @@ def softcapped_ce_forward(
         column = start + tl.arange(0, BLOCK)
         if EVEN:
             z = tl.load(z_row + column).to(tl.float32)
-            sums += tl.exp2(bits / (1 + tl.exp2(-rate * z)) - 0.5 * bits)
+            sums += tl.exp2(bits * sigma2(rate * z) - 0.5 * bits)
         else:
             z = tl.load(z_row + column, mask=column < columns, other=0.0).to(tl.float32)
-            sums += tl.where(column < columns, tl.exp2(bits / (1 + tl.exp2(-rate * z)) - 0.5 * bits), 0.0)
+            sums += tl.where(column < columns, tl.exp2(bits * sigma2(rate * z) - 0.5 * bits), 0.0)
     lse = tl.log2(tl.sum(sums, 0))
     z = tl.load(z_row + tl.load(target_ptr + row)).to(tl.float32)
-    tl.store(loss_ptr + row, (lse - bits / (1 + tl.exp2(-rate * z)) + 0.5 * bits) * 0.6931471805599453)
+    tl.store(loss_ptr + row, (lse - bits * sigma2(rate * z) + 0.5 * bits) * 0.6931471805599453)
     tl.store(lse_ptr + row, lse)
 
 
@@ -48,14 +56,14 @@ def softcapped_ce_backward(
     row = tl.program_id(0).to(tl.int64)
     g = 4 * tl.load(g_ptr + row)
     shift = tl.load(lse_ptr + row) + 0.5 * bits
-    target = tl.load(target_ptr + row)
+    target = tl.load(target_ptr + row).to(tl.int32)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
         if EVEN:
             z = tl.load(z_ptr + row * stride + column).to(tl.float32)
         else:
             z = tl.load(z_ptr + row * stride + column, mask=column < columns, other=0.0).to(tl.float32)
-        s = 1 / (1 + tl.exp2(-rate * z))
+        s = sigma2(rate * z)
         dy = tl.exp2(bits * s - shift) - tl.where(column == target, 1.0, 0.0)
         dz = (g * dy * (s - s * s)).to(dz_ptr.dtype.element_ty)
         if EVEN:

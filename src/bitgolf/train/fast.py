@@ -151,14 +151,20 @@ def sites(root: nn.Module, *, compiled: bool) -> Iterator[Site]:
         if type(root.objective) is CrossEntropy and len(caps) == 1 and isinstance(caps[0], Softcap):
             cap = caps[0].cap
             yield Site.of("softcapped cross-entropy", root.objective, {"fused": lambda _: FusedCrossEntropy(cap)})
-    masked = FLASH | {"variable-length of PyTorch": Varlen, "FlexAttention": Flex if compiled else _uncompiled}
     for module in root.modules():
         if type(module) is MLP and type(module.act) is LeakySquared:
             yield Site.of("MLP with LeakySquared", module, MLPS)
         elif type(module) is Sdpa:
-            yield Site.of(_described(module), module, masked if len(module.masks) else FLASH | BACKENDS)
+            yield Site.of(_described(module), module, attention_twins(module, compiled=compiled))
         elif isinstance(module, Attention):
             yield from _gated(module.after)
+
+
+def attention_twins(plain: Sdpa, *, compiled: bool) -> dict[str, Make]:
+    """The fast twins of a core by name."""
+    if not len(plain.masks):
+        return FLASH | BACKENDS
+    return FLASH | {"variable-length of PyTorch": Varlen, "FlexAttention": Flex if compiled else _uncompiled}
 
 
 def _gated(after: nn.ModuleList) -> Iterator[Site]:
