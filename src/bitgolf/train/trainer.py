@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -24,6 +25,7 @@ from bitgolf.spec import Place, Spec
 from bitgolf.train.compiler import compiled
 from bitgolf.train.device import Device
 from bitgolf.train.phases import Phases, within
+from bitgolf.train.ramps import Shape
 from bitgolf.train.settings import Train
 from bitgolf.world import World
 
@@ -177,18 +179,33 @@ def compile_task(trainer: Trainer, mode: str) -> str:
     return "torch.compile, full graph"
 
 
-def warm_up(trainer: Trainer, steps: int) -> None:
-    """Run `steps` steps before the clock starts, then put everything back: compiles graphs, changes nothing.
+def warm_up(trainer: Trainer, steps: int) -> dict[float, float]:
+    """Train `steps` steps with each graph before the clock starts, then put everything back: compiles, changes nothing.
 
-    Data order needs no restoring, as batches are a pure function of (seed, step).
+    Returns the seconds that each took, by the moment from which it trains. The first step compiles, one more finds what
+    is only done once. State is kept on the device; data order needs no restoring, as batches are a pure function of
+    (seed, step).
     """
-    before, limits = trainer.snapshot(), trainer.settings
-    for moment in sorted({*limits.moments, *trainer.phases.moments}):
+    before, limits, seconds = trainer.snapshot(), trainer.settings, dict[float, float]()
+    for moment in _graphs(trainer):
         trainer.phases.now = None  # nothing to prove yet: at the start many branches are silent
+        started = time.perf_counter()
         for step in range(steps):
-            trainer.step(step, within(moment, limits.steps, limits.seconds))
+            trainer.step(step, within(moment, limits.steps, limits.seconds)).item()
+        seconds[moment] = time.perf_counter() - started
     trainer.phases.now = None
     trainer.load(before)
+    return seconds
+
+
+def _graphs(trainer: Trainer) -> list[float]:
+    """The first moment of each pair of a phase and a shape of batch: what has both in common trains with one graph."""
+    limits, phases = trainer.settings, trainer.phases
+    first: dict[tuple[int, Shape], float] = {}
+    for moment in sorted({*limits.moments, *phases.moments}):
+        phase = sum(begin <= moment for begin in phases.moments)
+        first.setdefault((phase, limits.shape(moment)), moment)
+    return list(first.values())
 
 
 def _path(name: str) -> str:

@@ -28,7 +28,7 @@ from bitgolf.train.touched import touched
 from bitgolf.train.trainer import Trainer, compile_task, compiles, warm_up
 from bitgolf.world import World
 
-WARM_UP_STEPS = 3
+WARM_UP_STEPS = 2
 LOOK_STEPS = 32
 """Steps whose segments are counted before training."""
 
@@ -128,7 +128,9 @@ def _train(
         for where, kind, n, p in trainer.optimizer.touched()
     ]
     if device.device.type == "cuda" or trainer.run is not trainer.task:
-        warm_up(trainer, WARM_UP_STEPS)
+        for moment, seconds in warm_up(trainer, WARM_UP_STEPS).items():
+            journal.event("warm_up", moment=moment, seconds=round(seconds, 2))
+            journal.say(f"the graph from {moment:g} of the run on was compiled and warmed up in {seconds:.1f} s")
     report = _reporter(journal, settings, limit)
     try:
         result = loop.train(trainer, folder / "checkpoint", report, resume=resume, limit=limit)
