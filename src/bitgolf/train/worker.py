@@ -23,6 +23,7 @@ from bitgolf.recipe import Recipe, limit_of, reserve_of
 from bitgolf.spec import Place, Spec
 from bitgolf.train import dist, fast, loop
 from bitgolf.train.device import Device, choose
+from bitgolf.train.fit import fit_memory
 from bitgolf.train.settings import Train
 from bitgolf.train.touched import touched
 from bitgolf.train.trainer import Trainer, compile_task, compiles, warm_up
@@ -127,6 +128,7 @@ def _train(
         {"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1}
         for where, kind, n, p in trainer.optimizer.touched()
     ]
+    fit_memory(trainer, journal.say)
     if device.device.type == "cuda" or trainer.run is not trainer.task:
         for moment, seconds in warm_up(trainer, WARM_UP_STEPS).items():
             journal.event("warm_up", moment=moment, seconds=round(seconds, 2))
