@@ -102,12 +102,15 @@ class StaticPlayer:
 
 
 class HasForward(Protocol):
-    """What a player of ours lets a result say of its forward."""
+    """What the forwards of all our players have in common, see `forward.Forward`."""
 
-    kernels: Sequence[str]
+    @property
+    def kernels(self) -> Sequence[str]: ...
 
     @property
     def seconds(self) -> float: ...
+
+    def limit(self, tokens: int) -> None: ...
 
 
 def forward_in(player: Player) -> HasForward | None:
