@@ -28,6 +28,7 @@ from bitgolf.train.device import Device
 from bitgolf.world import ALONE, World
 
 DEPTH = 4  # documents that follow one another in a row of a track, on average
+CHAINS = 8  # tracks of documents that keep their A, at most: as many processes have work
 
 
 @register
@@ -39,7 +40,9 @@ class DocumentLora(Method):
     on: what is adapted: `head`, `mlp` (beside the MLP), and matrices of the blocks by name (`q`, `k`, `v`, `out`, …).
     lr, betas, eps, weight_decay: of Adam with decoupled decay. steps: of it, after each window but a document's last.
     warm: keep A from document to document of a row, and start only B and the moments anew (Parameter Golf #1767):
-    then earlier documents do count, and as rows must follow one another, one process reads them all.
+    then earlier documents do count. So that processes can share the work, documents are dealt, `rows` at a time, to up to
+    eight chains, each of which begins with the A of the start, as each of the original's eight GPUs did; however many
+    processes there are.
     seed: of A, which is the same for every document. order: of the documents; it decides which ones wait for others.
     """
 
@@ -86,10 +89,15 @@ class DocumentLora(Method):
 
     def tracks(self, documents: Sequence[tuple[int, int]]) -> Iterator[Track]:
         """Documents, (start, stop) of their targets, in their order; however many processes there are."""
-        size = len(documents) if self.warm else DEPTH * self.rows
-        for i in range(0, len(documents), max(size, 1)):
-            group = documents[i : i + size]
+        for group in self._chains(documents) if self.warm else groups(documents, DEPTH * self.rows):
             yield Track(self.rows, [list(self.windows(stop - start, start)) for start, stop in group])
+
+    def _chains(self, documents: Sequence[tuple[int, int]]) -> Iterator[Sequence[tuple[int, int]]]:
+        """At least two documents a row in each, or there would be nothing to keep."""
+        dealt = list(groups(documents, self.rows))
+        chains = max(1, min(CHAINS, len(dealt) // 2))
+        for i in range(chains):
+            yield [document for group in dealt[i::chains] for document in group]
 
     def player(self, model: LM, vocab: int, device: Device, world: World) -> LoraPlayer:
         return LoraPlayer(model, vocab, device, self, world)
@@ -99,6 +107,12 @@ class DocumentLora(Method):
         still.opening -= self.window % self.stride  # so that later windows begin where they begin here
         still.order = self.order
         return still
+
+
+def groups(documents: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
+    """So many documents at a time."""
+    for i in range(0, len(documents), size):
+        yield documents[i : i + size]
 
 
 class LoraPlayer:
@@ -127,6 +141,8 @@ class LoraPlayer:
 
     def predict(self, block: Block) -> Tensor:
         """The graph is kept for `observe` where the whole block is read at once: of several pieces it could be too large."""
+        if block.opens:
+            self.renew()
         self.reset(block.fresh)
         pieces = self.forward.pieces(block)
         keeps = len(pieces) == 1 and self.method.steps > 0
