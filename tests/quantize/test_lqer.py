@@ -23,6 +23,7 @@ from bitgolf.quantize.factors import AsymmetricFactors, ExactFactors, Factors, R
 from bitgolf.quantize.forecast import forecast
 from bitgolf.quantize.gptq import Gptq
 from bitgolf.quantize.lqer import LowRankRepair
+from bitgolf.quantize.session import Session
 from bitgolf.quantize.stats import Stats
 from bitgolf.quantize.trellis import Trellis
 from bitgolf.rules import Rule
@@ -208,9 +209,9 @@ class Counting(IntRows):
     def __init__(self) -> None:
         super().__init__(bits=3, clip=part(MaxClip))
 
-    def encode(self, w: Tensor, stats: Stats | None = None) -> dict[str, Any]:
+    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> dict[str, Any]:
         Counting.calls += 1
-        return super().encode(w, stats)
+        return super().encode(w, stats, session)
 
 
 # ---- a whole model ---------------------------------------------------------------------------------------------------
