@@ -161,7 +161,9 @@ def test_turns_go_from_the_largest_input_to_the_smallest() -> None:
     """Where nothing is lost, each column comes as it was."""
     w, h, seen = some_weights(2, 9, 3), some_hessian(9, 3), list[Tensor]()
     solver = Gptq(block=4)
-    solver.feed(w[None], [solver.factor(h)], by_column(lambda turn, column: (seen.append(column[0].clone()), column)[1]))
+    solver.feed(
+        w[None], [solver.factor(h)], by_column(lambda turn, column: (seen.append(column[0].clone()), column)[1])
+    )
     assert torch.equal(torch.stack(seen, 1), w[:, h.diagonal().argsort(descending=True)])
 
 

@@ -16,10 +16,15 @@ import numpy as np
 
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.pack import planes
+from bitgolf.pack.parallel import spread
 from bitgolf.pack.planes import Array
 from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream
 from bitgolf.pack.tables import Forms
 from bitgolf.spec import Spec, part, register
+
+SAMPLE, PIECE = 1 << 18, 1 << 14
+WARM = 1.02  # by so much a coder may need less for a byte of the whole than of a sample, also without repeats
+MARGIN = 0.005  # an estimate may be off by so much: who lies farther behind is not coded
 
 
 class Coder(ABC):
@@ -45,6 +50,10 @@ class Coder(ABC):
         """The inverse of `encode_arrays`, with the errors of `decode`."""
         return cut(self.decode(data, dtype, sum(map(math.prod, shapes))), shapes)
 
+    def estimate(self, arrays: Sequence[Array]) -> float | None:
+        """About the bytes that `encode_arrays` would make; None: to know them, code them."""
+        return None
+
     def check(self) -> None:
         """Code a few bytes and read them back. Raises `BitgolfError` where that cannot be done on this machine."""
         symbols = np.arange(-40, 40, dtype=np.int8)
@@ -57,7 +66,12 @@ class Coder(ABC):
 
 
 class ByteCoder(Coder):
-    """A general-purpose compressor over bytes; `shuffle` puts the byte planes of wider types one after the other."""
+    """A general-purpose compressor over bytes; `shuffle` puts the byte planes of wider types one after the other.
+
+    slow: at this setting it takes about a second or more for a megabyte.
+    """
+
+    slow: bool = False
 
     def __init__(self, *, shuffle: bool = True) -> None:
         self.shuffle = shuffle
@@ -70,8 +84,23 @@ class ByteCoder(Coder):
         """At most `size` bytes, and not many more are ever produced. More, or unread input, is a `DamagedError`."""
 
     def encode(self, symbols: Array) -> bytes:
+        return self.compress(self._raw(symbols))
+
+    def estimate(self, arrays: Sequence[Array]) -> float | None:
+        """Of a slow coder, from the rate of a sample, and a lower one where the whole repeats itself and the sample does not.
+
+        `SAMPLE` bytes, or a 32nd of all if that is more, in pieces of `PIECE` evenly spread. Repeats are what a quick coder
+        that sees all of the data (`_repeating`) finds in the whole and not in the sample.
+        """
+        if not self.slow or sum(array.nbytes for array in arrays) <= SAMPLE:
+            return None
+        raw = self._raw(np.concatenate([array.reshape(-1) for array in arrays]))
+        sample = _sample(raw)
+        return len(raw) * len(self.compress(sample)) / len(sample) * _repeating(raw, sample)
+
+    def _raw(self, symbols: Array) -> bytes:
         bytes_of = planes.split(symbols)
-        return self.compress((bytes_of if self.shuffle else bytes_of.T).tobytes())
+        return (bytes_of if self.shuffle else bytes_of.T).tobytes()
 
     def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
         size = count * dtype.itemsize
@@ -128,6 +157,7 @@ class Lzma(ByteCoder):
     def __init__(self, *, preset: int = 9, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
         self.preset = _within("preset", preset, 0, 9)
+        self.slow = preset > 3
 
     def compress(self, raw: bytes) -> bytes:
         lzma = _library("lzma")
@@ -155,6 +185,7 @@ class Brotli(ByteCoder):
     def __init__(self, *, quality: int = 11, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
         self.quality = _within("quality", quality, 0, 11)
+        self.slow = quality > 9
 
     def compress(self, raw: bytes) -> bytes:
         return _library("brotli").compress(raw, quality=self.quality, lgwin=24)
@@ -182,6 +213,7 @@ class Zstd(ByteCoder):
     def __init__(self, *, level: int = 22, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
         self.level = _within("level", level, 1, 22)
+        self.slow = level > 12
 
     def compress(self, raw: bytes) -> bytes:
         zstd = _library("zstandard")
@@ -229,7 +261,11 @@ class Range(Coder):
 
 @register
 class Smallest(Coder):
-    """Whichever of `coders` makes the fewest bytes (the first of equals), named by one byte in front."""
+    """Whichever of `coders` makes the fewest bytes (the first of equals), named by one byte in front.
+
+    A slow coder whose estimate lies more than `MARGIN` behind another's is not asked. So what is chosen is larger than the
+    smallest by the error of that estimate beyond the margin at most; a stream of up to `SAMPLE` bytes is coded by all.
+    """
 
     def __init__(self, *, coders: tuple[Spec[Coder], ...] = (part(Range), part(Brotli), part(Lzma), part(Raw))) -> None:
         if not 1 <= len(coders) <= 256:
@@ -243,9 +279,24 @@ class Smallest(Coder):
         return self.decode_arrays(data, dtype, [(count,)])[0]
 
     def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
-        streams = [coder.encode_arrays(arrays) for coder in self.coders]
-        best = min(range(len(streams)), key=lambda i: len(streams[i]))
+        streams = self._coded(arrays)
+        best = min(streams, key=lambda i: len(streams[i]))
         return bytes([best]) + streams[best]
+
+    def _coded(self, arrays: Sequence[Array]) -> dict[int, bytes]:
+        """Of each coder that may be the best, what it makes; in the order of the coders."""
+
+        def first(coder: Coder) -> bytes | float:
+            about = coder.estimate(arrays)
+            return coder.encode_arrays(arrays) if about is None else about
+
+        found = dict(enumerate(spread(first, self.coders)))
+        quick = {i: data for i, data in found.items() if isinstance(data, bytes)}
+        about = {i: size for i, size in found.items() if isinstance(size, float)}
+        least = min([*map(len, quick.values()), *(size * (1 + MARGIN) for size in about.values())])
+        close = [i for i, size in about.items() if size * (1 - MARGIN) <= least]
+        slow = spread(lambda i: self.coders[i].encode_arrays(arrays), close)
+        return dict(sorted((quick | dict(zip(close, slow, strict=True))).items()))
 
     def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         return self._chosen(data).decode_arrays(data[1:], dtype, shapes)
@@ -263,6 +314,25 @@ def cut(symbols: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     """One array for each shape, from as many symbols as they hold."""
     pieces = np.split(symbols, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
     return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def _sample(raw: bytes) -> bytes:
+    """Pieces of `PIECE` bytes, evenly spread."""
+    count = max(SAMPLE, len(raw) // 32) // PIECE
+    starts = np.linspace(0, len(raw) - PIECE, count).astype(int)
+    return b"".join(raw[start : start + PIECE] for start in starts)
+
+
+def _repeating(raw: bytes, sample: bytes) -> float:
+    """What is left of a sample's rate once the repeats of the whole are used, at most 1: by Zstandard with matches at any
+    distance, some 100 MB a second."""
+    zstd = _library("zstandard")
+
+    def rate(data: bytes) -> float:
+        far = zstd.ZstdCompressionParameters.from_level(1, source_size=len(data), window_log=27, enable_ldm=True)
+        return len(zstd.ZstdCompressor(compression_params=far).compress(data)) / len(data)
+
+    return min(1.0, WARM * rate(raw) / rate(sample))
 
 
 def _library(name: str) -> Any:
