@@ -16,7 +16,7 @@ from bitgolf.quantize.codes import encode_all
 from bitgolf.quantize.gptq import Factor, Gptq
 from bitgolf.quantize.lqer import LowRankRepair
 from bitgolf.quantize.session import Session
-from bitgolf.quantize.stats import Stats, on
+from bitgolf.quantize.stats import Stats
 from bitgolf.quantize.trellis import Trellis
 from bitgolf.rules import Rule
 from bitgolf.spec import Spec, part
@@ -90,11 +90,11 @@ def test_a_hessian_is_factored_once_for_all_who_share_it_and_for_all_passes(
     codec: Spec[Codec], factored: list[int]
 ) -> None:
     weights, stats = model()
-    session, shared = Session(3), on(torch.device("cpu"), stats)
+    session = Session(3)
     for _ in range(2):
-        encode_all(weights, ROLES, rules(codec), shared, session)
+        encode_all(weights, ROLES, rules(codec), stats, session)
     assert sorted(factored) == sorted({id(known.hessian) for known in stats.values()}) and len(factored) == 2 * TOGETHER
-    encode_all(weights, ROLES, rules(codec), shared)
+    encode_all(weights, ROLES, rules(codec), stats)
     assert len(factored) == 4 * TOGETHER, "another session knows nothing of it"
 
 
@@ -137,3 +137,24 @@ def test_progress_counts_all_weights() -> None:
     encode_all(weights, ROLES, rules(SOLVED), stats, Session(2), progress=lambda done, of: seen.append((done, of)))
     total = sum(w.numel() for w in weights.values())
     assert len(seen) == len(weights) and seen == sorted(seen) and seen[-1] == (total, total)
+
+
+def test_where_and_with_how_many_threads_is_said() -> None:
+    weights, stats = model()
+    heard = list[str]()
+    encode_all(weights, ROLES, rules(part(Trellis, bits=3.0, states=4)), stats, Session(2), say=heard.append)
+    assert heard[0] == "encoding on cpu, 2 threads (as set)" and "trellis of 4 states" in heard[1]
+    other = Session(device=torch.device("mps"))
+    assert other.device.type == "cpu" and "cpu (mps has no float64)" in other.remark and "torch has" in other.remark
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_a_gpu_finds_nearly_the_same_codes_and_the_same_every_time(codec: Spec[Codec]) -> None:
+    weights, stats = model()
+    plain = encode_all(weights, ROLES, rules(codec), stats)
+    first, again = (encode_all(weights, ROLES, rules(codec), stats, Session(2, torch.device("cuda"))) for _ in range(2))
+    assert all(same(first[path], again[path]) for path in weights)
+    differ = sum(int((first[path]["codes"] != plain[path]["codes"]).sum()) for path in stats)
+    assert differ < 0.01 * sum(w.numel() for w in weights.values())

@@ -23,7 +23,7 @@ from bitgolf.pack.tables import Forms
 from bitgolf.spec import Spec, part, register
 
 SAMPLE, PIECE = 1 << 18, 1 << 14
-WARM = 1.02  # by so much a coder may need less for a byte of the whole than of a sample, also without repeats
+WARM = 1.01  # by so much less a quick coder may need for a byte of the whole than of a sample that is like it
 MARGIN = 0.005  # an estimate may be off by so much: who lies farther behind is not coded
 
 
@@ -87,16 +87,17 @@ class ByteCoder(Coder):
         return self.compress(self._raw(symbols))
 
     def estimate(self, arrays: Sequence[Array]) -> float | None:
-        """Of a slow coder, from the rate of a sample, and a lower one where the whole repeats itself and the sample does not.
+        """Of a slow coder, what the rate of a sample makes of the whole, unless the whole has repeats that the sample has not.
 
-        `SAMPLE` bytes, or a 32nd of all if that is more, in pieces of `PIECE` evenly spread. Repeats are what a quick coder
-        that sees all of the data (`_repeating`) finds in the whole and not in the sample.
+        `SAMPLE` bytes, or a 32nd of all if that is more, in pieces of `PIECE` evenly spread. What is smaller is coded.
         """
         if not self.slow or sum(array.nbytes for array in arrays) <= SAMPLE:
             return None
         raw = self._raw(np.concatenate([array.reshape(-1) for array in arrays]))
         sample = _sample(raw)
-        return len(raw) * len(self.compress(sample)) / len(sample) * _repeating(raw, sample)
+        if WARM * _rate_with_repeats(raw) < _rate_with_repeats(sample):
+            return None
+        return len(raw) * len(self.compress(sample)) / len(sample)
 
     def _raw(self, symbols: Array) -> bytes:
         bytes_of = planes.split(symbols)
@@ -263,8 +264,8 @@ class Range(Coder):
 class Smallest(Coder):
     """Whichever of `coders` makes the fewest bytes (the first of equals), named by one byte in front.
 
-    A slow coder whose estimate lies more than `MARGIN` behind another's is not asked. So what is chosen is larger than the
-    smallest by the error of that estimate beyond the margin at most; a stream of up to `SAMPLE` bytes is coded by all.
+    A slow coder whose estimate is more than `MARGIN` above what another one really makes is not run. So the choice is
+    larger than the smallest only where an estimate is too high by more than the margin, and then by no more than that.
     """
 
     def __init__(self, *, coders: tuple[Spec[Coder], ...] = (part(Range), part(Brotli), part(Lzma), part(Raw))) -> None:
@@ -291,12 +292,15 @@ class Smallest(Coder):
             return coder.encode_arrays(arrays) if about is None else about
 
         found = dict(enumerate(spread(first, self.coders)))
-        quick = {i: data for i, data in found.items() if isinstance(data, bytes)}
+        coded = {i: data for i, data in found.items() if isinstance(data, bytes)}
         about = {i: size for i, size in found.items() if isinstance(size, float)}
-        least = min([*map(len, quick.values()), *(size * (1 + MARGIN) for size in about.values())])
-        close = [i for i, size in about.items() if size * (1 - MARGIN) <= least]
+        if not coded:
+            likeliest = min(about, key=about.__getitem__)
+            coded[likeliest] = self.coders[likeliest].encode_arrays(arrays)
+        least = min(map(len, coded.values()))
+        close = [i for i, size in about.items() if i not in coded and size * (1 - MARGIN) <= least]
         slow = spread(lambda i: self.coders[i].encode_arrays(arrays), close)
-        return dict(sorted((quick | dict(zip(close, slow, strict=True))).items()))
+        return dict(sorted((coded | dict(zip(close, slow, strict=True))).items()))
 
     def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         return self._chosen(data).decode_arrays(data[1:], dtype, shapes)
@@ -323,16 +327,11 @@ def _sample(raw: bytes) -> bytes:
     return b"".join(raw[start : start + PIECE] for start in starts)
 
 
-def _repeating(raw: bytes, sample: bytes) -> float:
-    """What is left of a sample's rate once the repeats of the whole are used, at most 1: by Zstandard with matches at any
-    distance, some 100 MB a second."""
-    zstd = _library("zstandard")
-
-    def rate(data: bytes) -> float:
-        far = zstd.ZstdCompressionParameters.from_level(1, source_size=len(data), window_log=27, enable_ldm=True)
-        return len(zstd.ZstdCompressor(compression_params=far).compress(data)) / len(data)
-
-    return min(1.0, WARM * rate(raw) / rate(sample))
+def _rate_with_repeats(raw: bytes) -> float:
+    """Bytes for each byte that Zstandard makes with matches of 7 bytes or more at any distance, at over 100 MB a second."""
+    zstd, settings = _library("zstandard"), {"window_log": 27, "enable_ldm": True, "min_match": 7}
+    far = zstd.ZstdCompressionParameters.from_level(1, source_size=len(raw), **settings)
+    return len(zstd.ZstdCompressor(compression_params=far).compress(raw)) / len(raw)
 
 
 def _library(name: str) -> Any:

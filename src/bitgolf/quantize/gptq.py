@@ -89,7 +89,7 @@ class Gptq:
         as if it were alone, for a number of kernel launches that does not grow with M but for a product a block.
         """
         left = _by_turn(w.float(), factors)
-        left[torch.stack([factor.dead for factor in factors])] = 0.0
+        left.masked_fill_(torch.stack([factor.dead for factor in factors])[..., None], 0.0)
         for start in range(0, w.shape[2], self.block):
             end = min(start + self.block, w.shape[2])
             block, upper = left[:, start:end], torch.stack([f.upper[start:end, start:end] for f in factors])
