@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.pack import coders, tables
-from bitgolf.pack.coders import MARGIN, Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib, Zstd
+from bitgolf.pack import choosing, tables
+from bitgolf.pack.choosing import MARGIN
+from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib, Zstd
 from bitgolf.pack.order import Columns
 from bitgolf.pack.planes import Array, entropy_bits, join, split
 from bitgolf.pack.settings import Pack, check_coders
@@ -201,7 +202,7 @@ def test_a_slow_coder_is_estimated_from_a_sample(spec: Spec[Coder]) -> None:
     coder, codes = spec(), gaussian(12.85, 1 << 20)
     about, size = coder.estimate([codes[: 1 << 19].reshape(512, -1), codes[1 << 19 :]]), len(coder.encode(codes))
     assert about and (1 - 3 * MARGIN) * size < about < (1 + MARGIN / 2) * size  # LZMA needs more for a byte of many
-    assert coder.estimate([codes[: coders.SAMPLE]]) is None
+    assert coder.estimate([codes[: choosing.SAMPLE]]) is None
 
 
 @pytest.mark.parametrize("spec", [part(Raw), part(Zlib), part(Brotli, quality=9), part(Zstd, level=12), part(Range)])
@@ -233,14 +234,14 @@ def compressed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_who_is_clearly_behind_is_not_run(compressed: list[int]) -> None:
     both = Smallest(coders=(part(Range), part(Brotli)))
     data = both.encode(gaussian(12.85, 1 << 20))
-    assert both.label(data) == "range" and compressed == [coders.SAMPLE]
+    assert both.label(data) == "range" and compressed == [choosing.SAMPLE]
     assert data[1:] == Range().encode(gaussian(12.85, 1 << 20))
 
 
 def test_who_is_close_is_run(compressed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coders, "MARGIN", 0.02)
+    monkeypatch.setattr(choosing, "MARGIN", 0.02)
     both = Smallest(coders=(part(Range), part(Brotli)))
-    assert both.label(both.encode(gaussian(12.85, 1 << 20))) == "range" and compressed == [coders.SAMPLE, 1 << 20]
+    assert both.label(both.encode(gaussian(12.85, 1 << 20))) == "range" and compressed == [choosing.SAMPLE, 1 << 20]
 
 
 def test_among_slow_coders_the_best_is_found_too() -> None:
@@ -249,7 +250,7 @@ def test_among_slow_coders_the_best_is_found_too() -> None:
     assert len(Smallest(coders=tuple(SLOW)).encode(symbols)) == 1 + min(sizes)
 
 
-SOURCES = b"".join(path.read_bytes() for path in sorted(Path(coders.__file__).parent.rglob("*.py")))
+SOURCES = b"".join(path.read_bytes() for path in sorted(Path(choosing.__file__).parent.rglob("*.py")))
 
 
 def stream(kind: str, seed: int) -> Array:
@@ -273,8 +274,8 @@ def test_the_choice_is_hardly_ever_worse_than_that_among_all(kind: str, seed: in
     """With samples so small that estimates are far worse than those of real streams: never by more than 1 %."""
     symbols, options = stream(kind, seed), (part(Range), slow, part(Zlib))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coders, "SAMPLE", 1 << 14)
-        patch.setattr(coders, "PIECE", 1 << 11)
+        patch.setattr(choosing, "SAMPLE", 1 << 14)
+        patch.setattr(choosing, "PIECE", 1 << 11)
         found = len(Smallest(coders=options).encode(symbols)) - 1
     assert found <= 1.01 * min(len(option().encode(symbols)) for option in options)
 

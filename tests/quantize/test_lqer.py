@@ -141,8 +141,8 @@ class Broken(RowFactors):
     def __init__(self) -> None:
         super().__init__(bits=8)
 
-    def round(self, left: Tensor, right: Tensor, feed: Any = None) -> dict[str, Any]:
-        return super().round(-left, right, feed)
+    def round(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
+        return super().round(-left, right, solve)
 
 
 def test_the_columns_of_the_right_factor_answer_for_one_another() -> None:
@@ -159,7 +159,7 @@ class Deaf(RowFactors):
     def __init__(self) -> None:
         super().__init__(bits=4)
 
-    def round(self, left: Tensor, right: Tensor, feed: Any = None) -> dict[str, Any]:
+    def round(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
         return super().round(left, right)
 
 

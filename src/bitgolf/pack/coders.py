@@ -9,22 +9,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.pack import planes
-from bitgolf.pack.parallel import spread
+from bitgolf.pack import choosing, planes
+from bitgolf.pack.libraries import library
 from bitgolf.pack.planes import Array
 from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream
 from bitgolf.pack.tables import Forms
 from bitgolf.spec import Spec, part, register
-
-SAMPLE, PIECE = 1 << 18, 1 << 14
-WARM = 1.01  # by so much less a quick coder may need for a byte of the whole than of a sample that is like it
-MARGIN = 0.005  # an estimate may be off by so much: who lies farther behind is not coded
 
 
 class Coder(ABC):
@@ -87,17 +82,9 @@ class ByteCoder(Coder):
         return self.compress(self._raw(symbols))
 
     def estimate(self, arrays: Sequence[Array]) -> float | None:
-        """Of a slow coder, what the rate of a sample makes of the whole, unless the whole has repeats that the sample has not.
-
-        `SAMPLE` bytes, or a 32nd of all if that is more, in pieces of `PIECE` evenly spread. What is smaller is coded.
-        """
-        if not self.slow or sum(array.nbytes for array in arrays) <= SAMPLE:
+        if not self.slow or sum(array.nbytes for array in arrays) <= choosing.SAMPLE:
             return None
-        raw = self._raw(np.concatenate([array.reshape(-1) for array in arrays]))
-        sample = _sample(raw)
-        if WARM * _rate_with_repeats(raw) < _rate_with_repeats(sample):
-            return None
-        return len(raw) * len(self.compress(sample)) / len(sample)
+        return choosing.estimate(self.compress, self._raw(np.concatenate([array.reshape(-1) for array in arrays])))
 
     def _raw(self, symbols: Array) -> bytes:
         bytes_of = planes.split(symbols)
@@ -137,12 +124,12 @@ class Zlib(ByteCoder):
         self.level = _within("level", level, 0, 9)
 
     def compress(self, raw: bytes) -> bytes:
-        zlib = _library("zlib")
+        zlib = library("zlib")
         deflate = zlib.compressobj(self.level, zlib.DEFLATED, -zlib.MAX_WBITS)
         return deflate.compress(raw) + deflate.flush()
 
     def expand(self, data: bytes, size: int) -> bytes:
-        zlib = _library("zlib")
+        zlib = library("zlib")
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             raw = inflate.decompress(data, size + 1)
@@ -161,11 +148,11 @@ class Lzma(ByteCoder):
         self.slow = preset > 3
 
     def compress(self, raw: bytes) -> bytes:
-        lzma = _library("lzma")
+        lzma = library("lzma")
         return lzma.compress(raw, lzma.FORMAT_RAW, filters=self._filters(len(raw)))
 
     def expand(self, data: bytes, size: int) -> bytes:
-        lzma = _library("lzma")
+        lzma = library("lzma")
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=self._filters(size))
         try:
             raw = decompressor.decompress(data, size + 1)
@@ -176,7 +163,7 @@ class Lzma(ByteCoder):
     def _filters(self, size: int) -> list[dict[str, int]]:
         """Raw LZMA takes no memory limit, but the dictionary is the memory, and its size is ours to say."""
         dictionary = 1 << max(12, min(26, (size - 1).bit_length()))
-        return [{"id": _library("lzma").FILTER_LZMA1, "preset": self.preset, "dict_size": dictionary}]
+        return [{"id": library("lzma").FILTER_LZMA1, "preset": self.preset, "dict_size": dictionary}]
 
 
 @register
@@ -189,11 +176,11 @@ class Brotli(ByteCoder):
         self.slow = quality > 9
 
     def compress(self, raw: bytes) -> bytes:
-        return _library("brotli").compress(raw, quality=self.quality, lgwin=24)
+        return library("brotli").compress(raw, quality=self.quality, lgwin=24)
 
     def expand(self, data: bytes, size: int) -> bytes:
         """The decoder stops near the limit, not at it: one call may overshoot by its block of 32 KiB."""
-        brotli = _library("brotli")
+        brotli = library("brotli")
         decompressor, pieces, length = brotli.Decompressor(), [], 0
         try:
             while length <= size and not decompressor.is_finished():
@@ -217,7 +204,7 @@ class Zstd(ByteCoder):
         self.slow = level > 12
 
     def compress(self, raw: bytes) -> bytes:
-        zstd = _library("zstandard")
+        zstd = library("zstandard")
         parameters = zstd.ZstdCompressionParameters.from_level(
             self.level, source_size=len(raw), window_log=self._window(len(raw)), format=zstd.FORMAT_ZSTD1_MAGICLESS,
             write_content_size=False, write_checksum=False, write_dict_id=False,
@@ -226,7 +213,7 @@ class Zstd(ByteCoder):
 
     def expand(self, data: bytes, size: int) -> bytes:
         """The library would believe what a frame says of its size, so a frame that says it is refused."""
-        zstd, window = _library("zstandard"), 1 << self._window(size)
+        zstd, window = library("zstandard"), 1 << self._window(size)
         try:
             frame = zstd.get_frame_parameters(data, format=zstd.FORMAT_ZSTD1_MAGICLESS)
             if frame.content_size != zstd.CONTENTSIZE_UNKNOWN or frame.dict_id or frame.has_checksum:
@@ -264,8 +251,7 @@ class Range(Coder):
 class Smallest(Coder):
     """Whichever of `coders` makes the fewest bytes (the first of equals), named by one byte in front.
 
-    A slow coder whose estimate is more than `MARGIN` above what another one really makes is not run. So the choice is
-    larger than the smallest only where an estimate is too high by more than the margin, and then by no more than that.
+    Slow ones that an estimate puts clearly behind are not run (`pack.choosing`).
     """
 
     def __init__(self, *, coders: tuple[Spec[Coder], ...] = (part(Range), part(Brotli), part(Lzma), part(Raw))) -> None:
@@ -280,27 +266,9 @@ class Smallest(Coder):
         return self.decode_arrays(data, dtype, [(count,)])[0]
 
     def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
-        streams = self._coded(arrays)
+        streams = choosing.contenders(self.coders, arrays)
         best = min(streams, key=lambda i: len(streams[i]))
         return bytes([best]) + streams[best]
-
-    def _coded(self, arrays: Sequence[Array]) -> dict[int, bytes]:
-        """Of each coder that may be the best, what it makes; in the order of the coders."""
-
-        def first(coder: Coder) -> bytes | float:
-            about = coder.estimate(arrays)
-            return coder.encode_arrays(arrays) if about is None else about
-
-        found = dict(enumerate(spread(first, self.coders)))
-        coded = {i: data for i, data in found.items() if isinstance(data, bytes)}
-        about = {i: size for i, size in found.items() if isinstance(size, float)}
-        if not coded:
-            likeliest = min(about, key=about.__getitem__)
-            coded[likeliest] = self.coders[likeliest].encode_arrays(arrays)
-        least = min(map(len, coded.values()))
-        close = [i for i, size in about.items() if i not in coded and size * (1 - MARGIN) <= least]
-        slow = spread(lambda i: self.coders[i].encode_arrays(arrays), close)
-        return dict(sorted((coded | dict(zip(close, slow, strict=True))).items()))
 
     def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         return self._chosen(data).decode_arrays(data[1:], dtype, shapes)
@@ -318,33 +286,6 @@ def cut(symbols: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     """One array for each shape, from as many symbols as they hold."""
     pieces = np.split(symbols, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
     return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
-
-
-def _sample(raw: bytes) -> bytes:
-    """Pieces of `PIECE` bytes, evenly spread."""
-    count = max(SAMPLE, len(raw) // 32) // PIECE
-    starts = np.linspace(0, len(raw) - PIECE, count).astype(int)
-    return b"".join(raw[start : start + PIECE] for start in starts)
-
-
-def _rate_with_repeats(raw: bytes) -> float:
-    """Bytes for each byte that Zstandard makes with matches of 7 bytes or more at any distance, at over 100 MB a second."""
-    zstd, settings = _library("zstandard"), {"window_log": 27, "enable_ldm": True, "min_match": 7}
-    far = zstd.ZstdCompressionParameters.from_level(1, source_size=len(raw), **settings)
-    return len(zstd.ZstdCompressor(compression_params=far).compress(raw)) / len(raw)
-
-
-def _library(name: str) -> Any:
-    """A compressor's module, asked for when it is used: Python may be built without, and `check` then says so early."""
-    try:
-        return import_module(name)
-    except ImportError:
-        own = name in ("zlib", "lzma")
-        raise BitgolfError(
-            f"the codec {name} is missing",
-            place=name,
-            mend="use a Python built with it (its headers were missing)" if own else f"pip install {name}",
-        ) from None
 
 
 def _offset(bytes_of: Array, dtype: np.dtype[Any]) -> Array:

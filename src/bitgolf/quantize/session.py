@@ -14,7 +14,8 @@ from torch import Tensor
 from bitgolf.quantize.gptq import Factor, Gptq
 from bitgolf.quantize.stats import Calibration, Stats, flat
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Session:
