@@ -131,6 +131,15 @@ def test_an_error_names_its_tensor(codec: Spec[Codec], workers: int) -> None:
     assert error.value.place == "2.up"
 
 
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_an_error_in_a_hessian_names_its_matrix(codec: Spec[Codec]) -> None:
+    weights, stats = model()
+    stats["3.down"].hessian[5, 5] = torch.nan
+    with pytest.raises(BitgolfError, match="not finite") as error:
+        encode_all(weights, ROLES, rules(codec), stats, Session(2))
+    assert error.value.place == "3.down"
+
+
 def test_progress_counts_all_weights() -> None:
     weights, stats = model()
     seen: list[tuple[int, int]] = []

@@ -43,7 +43,7 @@ class Coder(ABC):
 
     def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """The inverse of `encode_arrays`, with the errors of `decode`."""
-        return cut(self.decode(data, dtype, sum(map(math.prod, shapes))), shapes)
+        return planes.cut(self.decode(data, dtype, sum(map(math.prod, shapes))), shapes)
 
     def estimate(self, arrays: Sequence[Array]) -> float | None:
         """About the bytes that `encode_arrays` would make; None: to know them, code them."""
@@ -280,12 +280,6 @@ class Smallest(Coder):
         if not data or data[0] >= len(self.coders):
             raise DamagedError("names no known coder")
         return self.coders[data[0]]
-
-
-def cut(symbols: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-    """One array for each shape, from as many symbols as they hold."""
-    pieces = np.split(symbols, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
-    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def _offset(bytes_of: Array, dtype: np.dtype[Any]) -> Array:
