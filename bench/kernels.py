@@ -25,9 +25,9 @@ from bitgolf.model.core import Bus
 from bitgolf.model.cores.flex import Flex
 from bitgolf.model.cores.fused import Fused
 from bitgolf.model.cores.sdpa import Sdpa, Segments, Window
+from bitgolf.model.cores.segments import Room
 from bitgolf.model.cores.varlen import Varlen
 from bitgolf.spec import Place, part
-from bitgolf.train.ability import flash_implementation
 from bitgolf.train.device import choose
 
 ROUNDS, CALLS = 7, 10
@@ -52,7 +52,7 @@ def main() -> None:
     if device.device.type != "cuda":
         print(json.dumps({"bench": "kernels", "skipped": device.why}))
         return
-    where = {"device": device.why, "flash": flash_implementation(device), "environment": environment()}
+    where = {"device": device.why, "environment": environment()}
     for case in cases(options.rows, device.device):
         print(json.dumps({"bench": "kernels", "kernel": case.name, **measured(case), **where}), flush=True)
 
@@ -93,7 +93,9 @@ def cores() -> Iterator[tuple[str, nn.Module, nn.Module]]:
         yield f"attention, {backend.name}", Fused(build(), backend), build()
     for name, mask in {"window": part(Window, width=256), "segments": part(Segments)}.items():
         plain = build(masks=(mask,))
-        yield f"{name}, variable-length", Varlen(plain, 512), plain
+        varlen = Varlen(plain)
+        varlen.room = Room(512, LENGTH)
+        yield f"{name}, variable-length", varlen, plain
         yield f"{name}, FlexAttention", Flex(plain), plain
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from torch import Tensor
 
 from bitgolf import stages
 from bitgolf.average.ema import Ema
+from bitgolf.clock import Now, Reserve
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError, UsageError
 from bitgolf.files import read_json
 from bitgolf.journal import Journal
 from bitgolf.pipeline import Run, execute
+from bitgolf.quantize import calibrate
 from bitgolf.quantize.calibrate import (
     Calibrate,
+    about_calibration,
     check,
     distinct,
     load_calibration,
@@ -28,12 +32,15 @@ from bitgolf.quantize.calibrate import (
 from bitgolf.quantize.codec import IntRows
 from bitgolf.quantize.codes import load_codes
 from bitgolf.quantize.gptq import Gptq
-from bitgolf.quantize.samples import OwnSamples, Source, TrainingText
-from bitgolf.recipe import Recipe, as_trained
+from bitgolf.quantize.samples import OwnSamples, Source, Subject, TrainingText
+from bitgolf.recipe import Recipe, limit_of, reserve_of, training_slice
 from bitgolf.spec import Spec, part
+from bitgolf.train import loop
 from bitgolf.train import worker as train_worker
+from bitgolf.train.loop import Interrupted
+from bitgolf.train.trainer import Trainer
 from toy import toy_recipe
-from toy_training import make_data
+from toy_training import FakeTime, make_data
 
 SOURCES: dict[str, Spec[Source]] = {
     "text": part(TrainingText, batches=3, rows=2),
@@ -73,27 +80,55 @@ def test_calibration_is_there_where_it_is_asked_for_and_nowhere_else() -> None:
 
 
 def test_a_reserve_shortens_a_limit_of_time_only() -> None:
-    recipe = calibrated().set("calibrate.reserve", 4.0)
-    assert as_trained(recipe) == recipe, "a limit of steps"
-    assert as_trained(recipe.set("train.seconds", 90.0))["train.seconds"] == 86.0
-    assert as_trained(recipe.set("train.seconds", 90.0).set("calibrate", None))["train.seconds"] == 90.0
-    run = Run(recipe.set("train.seconds", 90.0), Path(), Journal(quiet=True))
-    assert run.slice("train")[0]["seconds"] == 86.0, "and so a reserve is a reason to train again"
+    given = calibrated().set("calibrate.reserve", 4.0)
+    assert (reserve_of(given), limit_of(given, 0.0)) == (0.0, 0.0), "a limit of steps"
+    timed = given.set("train.seconds", 90.0)
+    assert (reserve_of(timed), limit_of(timed, 4.0)) == (4.0, 86.0)
+    assert reserve_of(timed.set("calibrate", None)) == 0.0
+    assert reserve_of(calibrated().set("train.seconds", 90.0)) is None, "to be measured"
 
 
-def test_training_ends_early_by_the_reserve(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop and the schedules see the shortened time."""
-    seen: list[float] = []
+def test_the_key_of_training_is_the_same_on_every_machine() -> None:
+    """It has what a measured reserve is measured on, and not what was measured; without a limit of time, neither counts."""
+    free, timed = calibrated(), calibrated().set("train.seconds", 90.0)
+    assert training_slice(free) == training_slice(free.set("calibrate.source.batches", 7).set("calibrate.reserve", 4.0))
+    keys = [
+        timed,
+        timed.set("calibrate.source.batches", 7),
+        timed.set("calibrate.reserve", 4.0),
+        timed.set("calibrate", None),
+    ]
+    assert len({str(training_slice(recipe)) for recipe in keys}) == 4
+    given = timed.set("calibrate.reserve", 4.0)
+    assert training_slice(given) == training_slice(given.set("calibrate.source.batches", 7))
+
+
+@pytest.mark.parametrize(("reserve", "limit"), [(4.0, 86.0), (None, 90.0 - 1.1 * (2 * 5.0 + 1.0))])
+def test_training_ends_early_by_the_reserve(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserve: float | None, limit: float
+) -> None:
+    """The loop is given the shortened time; the settings stay as they are."""
+    seen: list[tuple[float, float]] = []
 
     def no_training(trainer: Any, *rest: Any, **more: Any) -> None:
-        seen.append(trainer.settings.seconds)
+        seen.append((trainer.settings.seconds, more["limit"]))
         raise BitgolfError("enough")
 
     monkeypatch.setattr(train_worker.loop, "train", no_training)
-    recipe = calibrated().set("train.seconds", 90.0).set("calibrate.reserve", 4.0)
+    recipe = calibrated().set("train.seconds", 90.0).set("calibrate.reserve", reserve)
+    words: dict[str, Any] = {"seed": 0, "resume": False, "journal": Journal(quiet=True)}
     with pytest.raises(BitgolfError, match="enough"):
-        train_worker.train_run(recipe, data, tmp_path, seed=0, resume=False, journal=Journal(quiet=True))
-    assert seen == [86.0]
+        train_worker.train_run(recipe, data, tmp_path, **words, measure=lambda *_: Reserve(2, 5.0, 1.0))
+    assert seen == [(90.0, limit)]
+
+
+def test_a_worker_that_cannot_measure_says_so(data: Path, tmp_path: Path) -> None:
+    words: dict[str, Any] = {"seed": 0, "resume": False, "journal": Journal(quiet=True)}
+    with pytest.raises(BitgolfError, match=r"calibrate.reserve: the time of calibration is to be measured"):
+        train_worker.train_run(calibrated().set("train.seconds", 90.0), data, tmp_path, **words)
+    with pytest.raises(RecipeError, match=r"of 9 s of training 9.9 s are reserved.*\n.*train.seconds above 9.9"):
+        recipe = calibrated().set("train.seconds", 9.0)
+        train_worker.train_run(recipe, data, tmp_path, **words, measure=lambda *_: Reserve(1, 8.0, 1.0))
 
 
 # ---- the stage ---------------------------------------------------------------------------------------------------
@@ -181,11 +216,131 @@ def test_without_calibration_the_stage_passes(data: Path, tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("no_scoring")
 def test_over_the_training_clock_is_said_aloud(data: Path, tmp_path: Path) -> None:
-    recipe = calibrated().set("train.seconds", 0.02).set("train.steps", 1000)
+    """A number is taken as given, and all batches are observed."""
+    recipe = calibrated().set("train.seconds", 0.02).set("train.steps", 1000).set("calibrate.reserve", 0.0)
     clock = ran(recipe, tmp_path, data)["calibrate"]["clock"]
     assert clock["total"] > clock["limit"] == 0.02
     (warning,) = [e for e in events(tmp_path, "warning") if "over the limit" in e["message"]]
     assert all(f"{clock[k]} s" in warning["message"] and warning[k] == clock[k] for k in clock)
+
+
+# ---- the clock ---------------------------------------------------------------------------------------------------
+
+
+class Clocks:
+    """A clock of training and calibration: a step takes a second, a batch `measured` seconds before training and `batch`
+    seconds after it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, measured: float = 5.0, batch: float = 5.0) -> None:
+        self.time, self.batch, self.measured, self.batches = FakeTime(), batch, measured, 0
+        self.trained = False
+        for module in (loop, calibrate):
+            monkeypatch.setattr(module, "time", self.time)
+        step, opened = Trainer.step, TrainingText.open
+
+        def stepped(trainer: Trainer, number: int, now: Now) -> Tensor:
+            self.trained = True
+            self.time.pass_by(1.0)
+            return step(trainer, number, now)
+
+        def slow(source: TrainingText, subject: Subject) -> Callable[[int], Tensor]:
+            batch = opened(source, subject)
+            return lambda number: (self.pass_batch(), batch(number))[1]
+
+        monkeypatch.setattr(Trainer, "step", stepped)
+        monkeypatch.setattr(TrainingText, "open", slow)
+
+    def pass_batch(self) -> None:
+        self.batches += 1
+        self.time.pass_by(self.batch if self.trained else self.measured)
+
+
+def timed(seconds: float) -> Spec[Recipe]:
+    recipe = calibrated(steps=0).set("train.seconds", seconds) if seconds else calibrated()
+    return recipe.set("calibrate.source", part(TrainingText, batches=4, rows=1))
+
+
+@pytest.mark.usefixtures("no_scoring")
+@pytest.mark.parametrize(
+    ("batch", "batches", "calibrate", "over"), [(5.0, 4, 20.0, False), (9.0, 2, 18.0, True), (30.0, 1, 30.0, True)]
+)
+def test_the_limit_is_kept_with_calibration(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: float,
+    batches: int,
+    calibrate: float,
+    over: bool,
+) -> None:
+    """Measured to need 4 x 5 s and a tenth, 22 of 60 s are reserved. Where a batch takes longer after training, so many
+    are observed as end in time, and at least one."""
+    clocks = Clocks(monkeypatch, batch=batch)
+    done = ran(timed(60.0), tmp_path, data)
+    clock = done["calibrate"]["clock"]
+    assert clock == {"train": 38.0, "calibrate": calibrate, "total": 38.0 + calibrate, "limit": 60.0}
+    assert clock["total"] <= 60.0 + 1.0 or batches == 1
+    assert clocks.batches == 2 + batches, "two of them to measure"
+    assert (done["train"]["limit"], done["train"]["steps"]) == (38.0, 38)
+    assert done["train"]["reserve"] == {"rounds": 4, "round_seconds": 5.0, "fixed_seconds": 0.0}
+    assert (done["calibrate"]["batches"], done["calibrate"]["planned"]) == ([batches], 4)
+    said = [event for event in events(tmp_path, "warning") if "ended at the limit" in event["message"]]
+    assert bool(said) == over
+    if over:
+        assert f"of 60 s, with {batches} of 4 batches" in said[0]["message"] and said[0]["batches"] == batches
+    assert any("over the limit" in event["message"] for event in events(tmp_path, "warning")) == (batches == 1)
+    (event,) = events(tmp_path, "reserve")
+    assert (event["seconds"], event["limit"]) == (22.0, 38.0)
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_calibration_that_is_done_again_gives_the_same_bytes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many batches as the first time, although there is time for all now."""
+    clocks, file = Clocks(monkeypatch, batch=9.0), tmp_path / "calibration.safetensors"
+    first = ran(timed(60.0), tmp_path, data)
+    content = file.read_bytes()
+    assert about_calibration(file)["batches"] == first["calibrate"]["batches"] == [2]
+    for clocks.batch in (0.1, 1000.0):
+        again = ran(timed(60.0), tmp_path, data, "calibrate")
+        assert file.read_bytes() == content and again["calibrate"]["batches"] == [2]
+        assert again["train"] == first["train"] and again["quantize"]["key"] == first["quantize"]["key"]
+    assert "2 of 4 batches, as the first time" in (tmp_path / "run.log").read_text()
+    clocks.batch = 0.1
+    other = ran(timed(60.0).set("calibrate.source.seed", 43), tmp_path, data, "train")
+    assert other["calibrate"]["batches"] == [4], "with other inputs the clock decides"
+    assert other["calibrate"]["clock"]["total"] == 60.4, "over by less than a step, which calibration does not pay for"
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_without_a_limit_of_time_nothing_is_measured(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = Clocks(monkeypatch, batch=1000.0)
+    done = ran(timed(0.0), tmp_path, data)
+    assert (
+        clocks.batches == 4 and done["calibrate"]["batches"] == [4] and "limit" not in str(events(tmp_path, "warning"))
+    )
+    assert (done["train"]["reserve"], done["train"]["limit"]) == (None, 0.0) and not events(tmp_path, "reserve")
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_a_run_that_goes_on_has_the_reserve_of_its_beginning(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are faster when it is called again; the schedule stays as it was."""
+    clocks = Clocks(monkeypatch)
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, n, now: signal.raise_signal(signal.SIGTERM) or step(self, n, now))
+    with pytest.raises(Interrupted):
+        execute(Run(timed(60.0), tmp_path, Journal(quiet=True), shards=data))
+    monkeypatch.setattr(Trainer, "step", step)
+    clocks.measured, clocks.trained = 0.1, False
+    with pytest.raises(BitgolfError, match="it is packed"):
+        execute(Run(timed(60.0), tmp_path, Journal(quiet=True), shards=data, resume=True))
+    train = read_json(tmp_path / "stages.json")["train"]
+    assert (train["limit"], train["clock"], train["steps"]) == (38.0, 38.0, 38)
 
 
 def test_a_recipe_that_would_fail_later_fails_before_training(data: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ FLOORS = [
     {"quantize", "train"},
     {"score"},
     {"recipes"},
-    {"calibration", "cautions", "overview", "pipeline", "stages"},
+    {"calibration", "cautions", "overview", "pipeline", "stages", "training"},
     {"checkup", "shrinking", "sweep", "tables", "verbs"},
     {"cli", "__main__", "__init__"},
 ]
@@ -46,6 +46,7 @@ TOGETHER = {
     "overview",
     "pipeline",
     "stages",
+    "training",
     "checkup",
     "shrinking",
     "sweep",

@@ -168,7 +168,9 @@ def again(folder: Path, recipe: Spec[Recipe] | None = None, *, first: str | None
 
     recipe = recipe or resolve(str(folder), [])
     assert recipe
-    return start(str(folder), recipe, text=[], shards=None, out=None, seed=0, devices=1, first=first, resume=False)
+    return start(
+        str(folder), recipe, text=[], shards=None, out=None, seed=0, devices=1, device="auto", first=first, resume=False
+    )
 
 
 def test_what_is_fresh_is_not_redone(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,7 +272,18 @@ def test_a_run_that_was_killed_resumes_to_the_same_artifact(
 def test_two_processes_train_to_the_same_model_and_calibrate_it(
     finished: tuple[Path, dict[str, Any]], text: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
-    words = ("run", str(recipe_file), "--text", str(text), "--out", str(tmp_path / "two"), "--devices", "2")
+    words = (
+        "run",
+        str(recipe_file),
+        "--text",
+        str(text),
+        "--out",
+        str(tmp_path / "two"),
+        "--devices",
+        "2",
+        "--device",
+        "cpu",
+    )
     gptq = (
         "--set",
         "quantize.1.use.solve=Gptq()",
@@ -283,3 +296,12 @@ def test_two_processes_train_to_the_same_model_and_calibrate_it(
     assert d["clock"]["calibrate"] > 0 and d["bpb"]["packed"] == pytest.approx(d["bpb"]["averaged"], rel=1e-2)
     assert d["bpb"]["trained"] == pytest.approx(finished[1]["bpb"]["trained"], rel=1e-4)
     assert read_json(tmp_path / "two" / "train.json")["processes"] == 2
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
+    text: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "none"
+    done = bitgolf("run", str(recipe_file), "--text", str(text), "--out", str(out), "--device", "tpu", code=2)
+    assert "no kind of device 'tpu'" in done.stderr and "auto or cuda or mps or cpu" in done.stderr
+    assert not out.exists()

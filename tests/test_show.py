@@ -60,7 +60,7 @@ def test_a_departure_is_undone_by_the_words_that_stand_beside_it() -> None:
     start = lines.index("Otherwise than published, and what undoes it:") + 1
     undone = [line for line in lines[start : lines.index("", start)] if "--set" in line]
     departures = [assignments for assignments in recipe["published"]["departures"].values() if assignments]
-    assert len(undone) == len(departures) == 3
+    assert len(undone) == len(departures) == 4
     for line, assignments in zip(undone, departures, strict=True):
         changed, words = recipe, shlex.split(line[line.index("--set") :])
         assert words == [word for assignment in assignments.split() for word in ("--set", assignment)]

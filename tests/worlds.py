@@ -39,7 +39,8 @@ def fork(work: Callable[[World], object], folder: Path) -> int:
 
 def as_program(file: str, *arguments: Path) -> None:
     """Run a test's own file by itself, so that what forks has no threads. Fails with what it said where it fails."""
-    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, file, *map(str, arguments)]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr

@@ -1,34 +1,39 @@
 """The stage `calibrate`: in one process, or in N that it starts under torchrun.
 
-`python -m bitgolf.calibration FOLDER DATA` calibrates the recipe and the averaged weights in FOLDER, with the shards in DATA.
+`python -m bitgolf.calibration FOLDER DATA DEVICE KEY BATCHES SECONDS` calibrates the recipe and the averaged weights in
+FOLDER, with the shards in DATA, on a kind of device; see `calibrate_run` and `Bounds` for the rest.
+
+Its clock counts measuring alone: starting processes, imports, loading and writing are off it, as they are in training.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import load_file
 
+from bitgolf.clock import Reserve
 from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import BitgolfError
-from bitgolf.files import file_digest, read_json
+from bitgolf.files import file_digest, read_json, value_digest, write_json
 from bitgolf.journal import Journal
 from bitgolf.model.core import load_weights
 from bitgolf.model.skeleton import LM
 from bitgolf.names import from_json
 from bitgolf.pipeline import Run
-from bitgolf.quantize.calibrate import distinct, load_calibration, save_calibration
+from bitgolf.quantize.calibrate import about_calibration, distinct, load_calibration, save_calibration
 from bitgolf.quantize.samples import Subject
-from bitgolf.recipe import Recipe
+from bitgolf.recipe import Recipe, reserve_of
 from bitgolf.score.artifact import build_empty
 from bitgolf.score.stream import Reader
-from bitgolf.spec import Spec
+from bitgolf.spec import Place, Spec
 from bitgolf.train import dist
-from bitgolf.train.device import choose
+from bitgolf.train.device import Device, choose
 from bitgolf.train.launch import launch
 from bitgolf.world import World
 
@@ -43,21 +48,24 @@ def inputs(run: Run) -> list[Any]:
 
 def calibrate(run: Run) -> dict[str, Any]:
     """Weights -> what the codecs must know of their matrices, inside the training clock. On as many processes as training."""
-    started = time.perf_counter()
     if run.recipe["calibrate"] is None:
         run.journal.say("no codec asks for calibration")
         return {"source": "none", "clock": _clock(run, 0.0)}
+    file, key = run.folder / "calibration.safetensors", value_digest(inputs(run))
+    bounds = _bounds(run, about_calibration(file), key)
     if run.devices > 1:
-        words = str(run.folder), str(run.data)
+        words = str(run.folder), str(run.data), run.device, key, *map(str, bounds)
         again = "--from calibrate"
         launch(run.devices, "bitgolf.calibration", *words, folder=run.folder, stage="calibration", again=again)
     else:
-        calibrate_run(run.recipe, run.data, run.folder, journal=run.journal)
-    stats, seconds = load_calibration(run.folder / "calibration.safetensors"), time.perf_counter() - started
+        calibrate_run(run.recipe, run.data, run.folder, key, bounds, journal=run.journal, wanted=run.device)
+    stats, seconds = load_calibration(file), float(read_json(run.folder / "calibration.json")["seconds"])
     outcome = {
         "source": run.recipe["calibrate.source"].name,
         "tokens": max(s.tokens for s in stats.values()),
         "processes": run.devices,
+        "batches": about_calibration(file)["batches"],
+        "planned": run.recipe["calibrate"]().source.batches,
         "matrices": len(stats),
         "hessians": distinct(stats),
     }
@@ -66,7 +74,37 @@ def calibrate(run: Run) -> dict[str, Any]:
         f"calibrated on {outcome['tokens']:,} tokens ({outcome['source']}) in {seconds:.1f} s"
         f" by {run.devices} process{'es' * (run.devices > 1)}: {len(stats)} matrices, {outcome['hessians']} Hessians"
     )
+    _say_if_cut(run, sum(outcome["batches"]), outcome["planned"], again=bounds.batches > 0)
     return {**outcome, "clock": _clock(run, seconds)}
+
+
+class Bounds(NamedTuple):
+    """How far calibration goes: so many batches (0: all), and no round that would end after so many seconds."""
+
+    batches: int
+    seconds: float
+
+
+def _bounds(run: Run, about: Mapping[str, Any], key: str) -> Bounds:
+    """Done again with the same inputs, calibration observes the batches that it had then, so that the file is the same.
+    Else it ends with the training clock, where its reserve was measured."""
+    if about.get("inputs") == key:
+        return Bounds(sum(about["batches"]), math.inf)
+    if reserve_of(run.recipe) is not None:
+        return Bounds(0, math.inf)
+    trained = run.done["train"]
+    # The time of training's last step beyond its limit is not taken from calibration.
+    ended = min(trained["clock"], trained["limit"])
+    return Bounds(0, run.recipe["train.seconds"] - ended - trained["reserve"]["fixed_seconds"])
+
+
+def _say_if_cut(run: Run, batches: int, planned: int, *, again: bool) -> None:
+    if batches < planned and again:
+        run.journal.say(f"calibrated on {batches:,} of {planned:,} batches, as the first time, when the clock ended it")
+    elif batches < planned:
+        limit = run.recipe["train.seconds"]
+        message = f"calibration ended at the limit of {limit:g} s, with {batches:,} of {planned:,} batches"
+        run.journal.event("warning", message=message, batches=batches, planned=planned, limit=limit)
 
 
 def _clock(run: Run, seconds: float) -> dict[str, float]:
@@ -80,27 +118,55 @@ def _clock(run: Run, seconds: float) -> dict[str, float]:
     return clock
 
 
-def calibrate_run(recipe: Spec[Recipe], data: Path, folder: Path, *, journal: Journal) -> None:
-    """Calibrate in this process's share of the world. Leaves `calibration.safetensors` in `folder`."""
-    world = dist.join()
+def calibrate_run(
+    recipe: Spec[Recipe],
+    data: Path,
+    folder: Path,
+    key: str,
+    bounds: Bounds,
+    *,
+    journal: Journal,
+    wanted: str = "auto",
+) -> None:
+    """Calibrate in this process's share of the world, on a kind of device (`device.choose`).
+
+    Leaves `calibration.safetensors` in `folder`, which holds `key`, the digest of the inputs, and how many batches each
+    process observed; and `calibration.json`, with the seconds it took.
+    """
+    world = dist.join(wanted)
     try:
 
         def progress(done: int, of: int) -> None:
             journal.progress(f"calibrate: {done:,} of {of:,} batches")
 
-        found = recipe["calibrate"]().measure(_subject(recipe, data, folder, world), world, progress)
+        manifest = load_manifest(data)
+        model = build_empty(recipe["model"], manifest.vocab, manifest.bos)
+        load_weights(model, load_file(folder / "averaged.safetensors"))
+        subject = _subject(recipe, data, model, choose(world.local_rank, wanted))
+        found = recipe["calibrate"]().measure(subject, world, progress, **bounds._asdict())
         if world.rank == 0:
-            save_calibration(folder / "calibration.safetensors", found)
+            shares = [len(range(rank, found.batches, world.size)) for rank in range(world.size)]
+            save_calibration(folder / "calibration.safetensors", found.stats, {"inputs": key, "batches": shares})
+            write_json(folder / "calibration.json", {"seconds": found.seconds, "batches": shares})
     finally:
         dist.leave(world)
 
 
-def _subject(recipe: Spec[Recipe], data: Path, folder: Path, world: World) -> Subject:
+def measure_reserve(recipe: Spec[Recipe], data: Path, world: World, device: Device) -> Reserve:
+    """How long calibration will take in this world, measured as the stage does it, with the weights of a model that is
+    not trained. For before training: it draws random numbers."""
     manifest = load_manifest(data)
-    model = build_empty(recipe["model"], manifest.vocab, manifest.bos)
-    load_weights(model, load_file(folder / "averaged.safetensors"))
-    model = model.to(choose(world.local_rank).device).eval()
-    return Subject(model, data, recipe["train.length"], manifest.bos, _reader)
+    model = recipe["model"](Place(vocab=manifest.vocab, bos=manifest.bos))
+    subject = _subject(recipe, data, model, device)
+    reserve = recipe["calibrate"]().forecast(subject, world)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # training sizes itself by the memory that is free
+    return reserve
+
+
+def _subject(recipe: Spec[Recipe], data: Path, model: LM, device: Device) -> Subject:
+    model = model.to(device.device).eval()
+    return Subject(model, data, recipe["train.length"], model.bos, _reader, device.autocast)
 
 
 def _reader(model: LM, lanes: int, tokens: int) -> Reader:
@@ -109,11 +175,12 @@ def _reader(model: LM, lanes: int, tokens: int) -> Reader:
 
 def main(arguments: Sequence[str]) -> int:
     """One worker; returns its exit status. Every process says what failed in it."""
-    folder, data = Path(arguments[0]), Path(arguments[1])
+    folder, data, wanted, key = Path(arguments[0]), Path(arguments[1]), arguments[2], arguments[3]
+    bounds = Bounds(int(arguments[4]), float(arguments[5]))
     rank = dist.environment_rank()
     try:
         recipe = from_json(read_json(folder / "recipe.json"))
-        calibrate_run(recipe, data, folder, journal=Journal(quiet=rank > 0))
+        calibrate_run(recipe, data, folder, key, bounds, journal=Journal(quiet=rank > 0), wanted=wanted)
     except BitgolfError as error:
         print(f"process {rank}: {error}" if rank else error, file=sys.stderr)
         return error.exit_code

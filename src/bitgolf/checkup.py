@@ -36,7 +36,7 @@ from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score as referee_score
 from bitgolf.score.stream import Reader
 from bitgolf.score.text import validation
-from bitgolf.train.device import choose
+from bitgolf.train.device import Device, choose
 
 NEEDED = ("recipe.json", "inputs.json", "averaged.safetensors", "codes/codes.safetensors")
 
@@ -44,17 +44,17 @@ NEEDED = ("recipe.json", "inputs.json", "averaged.safetensors", "codes/codes.saf
 class Measure:
     """bpb of weights on the first so many targets of the held-out text, as the run's first method scores."""
 
-    def __init__(self, run: Run, model: LM, tokens: int) -> None:
+    def __init__(self, run: Run, model: LM, tokens: int, device: Device) -> None:
         text = validation(run.data)
         self.per_token = text.bytes / text.targets
         self.text, self.model = text.head(tokens), model
-        self.targets = self.text.targets
+        self.targets, self.device = self.text.targets, device
         self.method = run.recipe["score"][0]()
 
     def bits(self, weights: Mapping[str, Tensor]) -> NDArray[np.float64]:
         """Of each window's length of targets, as bits per byte of the whole."""
         load_weights(self.model, dict(weights))
-        player = StaticPlayer(self.model, self.model.embed.weight.shape[0], choose())
+        player = StaticPlayer(self.model, self.model.embed.weight.shape[0], self.device)
         charges = np.zeros(self.targets)
         referee_score(player, self.text, self.method, charges=charges)
         starts = range(0, self.targets, self.method.window)
@@ -72,12 +72,15 @@ class Cost(NamedTuple):
     error: float
 
 
-def doctor(folder: Path, *, tokens: int, each: bool) -> dict[str, Any]:
-    """The document of `doctor --json`. Measures kinds of tensors, or `each` of them, on so many held-out targets."""
-    run = _opened(folder)
-    patient, alarms = _patient(run, tokens)
+def doctor(folder: Path, *, tokens: int, each: bool, device: str = "auto") -> dict[str, Any]:
+    """The document of `doctor --json`. Measures kinds of tensors, or `each` of them, on so many held-out targets.
+
+    device: the kind, as `train.device.choose` takes it.
+    """
+    run, chosen = _opened(folder), choose(wanted=device)
+    patient, alarms = _patient(run, tokens, chosen)
     alarms += [*examine(patient), *_stale(run), *_reloaded(run, patient)]
-    measure = Measure(run, patient.model, tokens)
+    measure = Measure(run, patient.model, tokens, chosen)
     before = measure.bits(patient.weights)
     gap = measure.bits(patient.decoded) - before
     nats = patient.costs()
@@ -152,7 +155,7 @@ def _opened(folder: Path) -> Run:
     return run
 
 
-def _patient(run: Run, tokens: int) -> tuple[Patient, list[Alarm]]:
+def _patient(run: Run, tokens: int, device: Device) -> tuple[Patient, list[Alarm]]:
     model = stages.empty_model(run)
     weights, codes = (
         load_file(run.folder / "averaged.safetensors"),
@@ -166,7 +169,7 @@ def _patient(run: Run, tokens: int) -> tuple[Patient, list[Alarm]]:
     stored = load_calibration(known) if run.recipe["calibrate"] else None
     rows = report(weights, codes, kinds, rules)
     codecs = assign(kinds, rules)
-    seen = _seen(run, model.to(choose().device).eval(), tokens // 2)
+    seen = _seen(run, model.to(device.device).eval(), tokens // 2)
     return Patient(model, rules, kinds, codecs, weights, codes, decoded, rows, stored, seen), alarms
 
 

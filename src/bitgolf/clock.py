@@ -1,4 +1,4 @@
-"""Where a run stands: what every schedule is a function of."""
+"""The training clock: where a run stands, which every schedule is a function of, and what calibration needs of it."""
 
 from __future__ import annotations
 
@@ -30,3 +30,19 @@ class Now(NamedTuple):
         if self.seconds and self.step:
             left = min(left, max(0.0, self.seconds - self.elapsed) * self.step / max(self.elapsed, 1e-9))
         return left
+
+
+class Reserve(NamedTuple):
+    """Seconds of the training clock that calibration will need, as measured before training.
+
+    Each process observes one batch in a round.
+    """
+
+    rounds: int
+    round_seconds: float
+    fixed_seconds: float  # after the last round: sums over all processes, and their way to the CPU
+
+    @property
+    def seconds(self) -> float:
+        """A tenth more than was measured: batches do not all take the same time."""
+        return 1.1 * (self.rounds * self.round_seconds + self.fixed_seconds)

@@ -15,7 +15,7 @@ from bitgolf import __version__
 from bitgolf.errors import UsageError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
 from bitgolf.journal import Journal
-from bitgolf.recipe import Recipe, as_trained, identity
+from bitgolf.recipe import Recipe, identity, training_slice
 from bitgolf.spec import Spec
 
 STAGES = ("prepare", "train", "average", "calibrate", "quantize", "pack", "score", "report")
@@ -32,6 +32,7 @@ class Run:
     text: tuple[str, ...] = ()
     shards: Path | None = None
     devices: int = 1
+    device: str = "auto"  # the kind, as `train.device.choose` takes it
     resume: bool = False
     fresh_start: bool = False  # training may replace what the folder holds
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -42,8 +43,8 @@ class Run:
         return self.shards or self.folder / "data"
 
     def slice(self, *names: str) -> list[Any]:
-        """What the recipe says under these names, a reserve of the training clock taken off."""
-        whole = as_trained(self.recipe).to_json()
+        """What the recipe says under these names."""
+        whole = self.recipe.to_json()
         return [whole[name] for name in names]
 
 
@@ -60,7 +61,7 @@ def execute(run: Run, *, first: str | None = None) -> dict[str, Any]:
         "prepare": (work.prepare, work.prepare_inputs),
         "train": (
             work.train,
-            lambda r: [file_digest(r.data / "manifest.json"), r.slice("model", "train", "average"), r.seed],
+            lambda r: [file_digest(r.data / "manifest.json"), training_slice(r.recipe), r.seed],
         ),
         "average": (work.average, lambda r: [r.done["train"]["key"]]),
         "calibrate": (calibration.calibrate, calibration.inputs),
@@ -135,10 +136,14 @@ def start(
     out: Path | None,
     seed: int,
     devices: int,
+    device: str,
     first: str | None,
     resume: bool,
 ) -> dict[str, Any]:
     """`bitgolf run`: find the folder, then execute. An earlier run's folder given as the recipe is worked on in place."""
+    from bitgolf.train.device import choose
+
+    choose(devices - 1, device)  # a device that is not there is an error before anything is written
     if text and shards:
         raise UsageError("--text and --shards are two sources for one run", mend="give one of them")
     for path in text:
@@ -159,7 +164,7 @@ def start(
     try:
         journal.say(f"{recipe['name']} ({identity(recipe)}), seed {inputs['seed']}, in {folder}")
         shards = Path(inputs["shards"]) if inputs["shards"] else None
-        run = Run(recipe, folder, journal, inputs["seed"], tuple(inputs["text"]), shards, devices, resume)
+        run = Run(recipe, folder, journal, inputs["seed"], tuple(inputs["text"]), shards, devices, device, resume)
         return execute(run, first=first)
     finally:
         journal.close()

@@ -41,18 +41,31 @@ def identity(recipe: Spec[Recipe]) -> str:
     return recipe.but(name="", published=None).hash
 
 
-def as_trained(recipe: Spec[Recipe]) -> Spec[Recipe]:
-    """The recipe as training sees it: a limit of time ends sooner by what calibration reserves of it.
+def reserve_of(recipe: Spec[Recipe]) -> float | None:
+    """Seconds of the training clock that a recipe keeps for calibration; None where it leaves them to be measured."""
+    if recipe["calibrate"] is None or recipe["train.seconds"] <= 0:
+        return 0.0
+    return recipe["calibrate.reserve"]
 
-    Raises `RecipeError` where nothing would be left.
+
+def limit_of(recipe: Spec[Recipe], reserve: float) -> float:
+    """Seconds of the training clock after which training ends, so that so many are left of it; 0 is no limit.
+
+    Raises `RecipeError` where nothing would be left to train in.
     """
-    seconds, reserve = recipe["train.seconds"], recipe["calibrate.reserve"] if recipe["calibrate"] else 0.0
-    if seconds <= 0 or not reserve:
-        return recipe
-    if reserve >= seconds:
+    seconds = max(recipe["train.seconds"], 0.0)
+    if 0 < seconds <= reserve:
         raise RecipeError(
-            f"of {seconds:g} s of training {reserve:g} s are reserved for calibration: none are left",
+            f"of {seconds:g} s of training {reserve:.3g} s are reserved for calibration: none are left",
             place="calibrate.reserve",
-            mend=f"reserve less than {seconds:g}, or set train.seconds",
+            mend=f"set train.seconds above {reserve:.3g}, or calibrate on fewer batches",
         )
-    return recipe.set("train.seconds", seconds - reserve)
+    return seconds - reserve if seconds else 0.0
+
+
+def training_slice(recipe: Spec[Recipe]) -> list[Any]:
+    """What of a recipe decides its training, for the key of that stage: the same on every machine, so for a reserve that
+    is measured, what it is measured on."""
+    whole, reserve = recipe.to_json(), reserve_of(recipe)
+    kept = whole["calibrate"] if reserve is None else reserve
+    return [whole["model"], whole["train"], whole["average"], kept]

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
+from bitgolf.calibration import measure_reserve
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.prepare import prepare as prepare_data
 from bitgolf.environment import environment
@@ -24,7 +25,7 @@ from bitgolf.pipeline import Run
 from bitgolf.quantize.calibrate import load_calibration
 from bitgolf.quantize.codes import encode_all, load_codes, save_codes
 from bitgolf.quantize.codes import report as report_codes
-from bitgolf.recipe import identity
+from bitgolf.recipe import identity, training_slice
 from bitgolf.score.artifact import build_empty, write
 from bitgolf.score.measure import measure
 from bitgolf.score.text import validation
@@ -86,10 +87,12 @@ def prepare(run: Run) -> dict[str, Any]:
 def train(run: Run) -> dict[str, Any]:
     """Shards -> checkpoints. One process here, or many under torchrun."""
     if run.devices > 1:
-        words = str(run.folder), str(run.data), str(run.seed), str(int(run.resume))
-        launch(run.devices, "bitgolf.train.worker", *words, folder=run.folder)
+        words = str(run.folder), str(run.data), str(run.seed), str(int(run.resume)), run.device
+        launch(run.devices, "bitgolf.training", *words, folder=run.folder)
     else:
-        train_run(run.recipe, run.data, run.folder, seed=run.seed, resume=run.resume, journal=run.journal)
+        settings: dict[str, Any] = {"seed": run.seed, "resume": run.resume, "journal": run.journal}
+        settings["wanted"] = run.device
+        train_run(run.recipe, run.data, run.folder, **settings, measure=measure_reserve)
     outcome = read_json(run.folder / "train.json")
     clock = outcome.pop("seconds")  # the stage has seconds of its own, start-up included
     return {**outcome, "clock": clock}
@@ -98,7 +101,7 @@ def train(run: Run) -> dict[str, Any]:
 def claim_checkpoints(run: Run) -> None:
     """Never mix two trainings: a folder's checkpoints belong to one recipe, one seed, one text. Raises before any harm."""
     folder = run.folder / "checkpoint"
-    key = value_digest([run.slice("model", "train", "average"), run.seed, str(load_manifest(run.data).train)])
+    key = value_digest([training_slice(run.recipe), run.seed, str(load_manifest(run.data).train)])
     mine = folder / "key.json"
     if mine.exists() and not run.fresh_start:
         if read_json(mine) != key:
@@ -211,13 +214,14 @@ def score(run: Run) -> dict[str, Any]:
     first = run.recipe["score"][0]()
     first = first.still() or first
     bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
-    text = validation(run.data)
+    text, device = validation(run.data), choose(wanted=run.device)
     for name in ("trained", "averaged"):
         model = empty_model(run)
         load_weights(model, load_file(run.folder / f"{name}.safetensors"))
-        bpb[name] = measure(model, model.embed.weight.shape[0], text, first, choose(), tell=run.journal.progress)["bpb"]
+        bpb[name] = measure(model, model.embed.weight.shape[0], text, first, device, tell=run.journal.progress)["bpb"]
         run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first.name}, in memory)")
     words = str(run.folder / "artifact.bg"), "--shards", str(run.data), "--processes", str(run.devices)
+    words = *words, "--device", run.device
     results = _fresh_process(run, "score", *words)["methods"]
     bpb["packed"] = results[0]["bpb"]
     for result in results:

@@ -27,6 +27,7 @@ from bitgolf.score.artifact import SLICES, packed
 from bitgolf.shrinking import Trained
 from bitgolf.spec import Spec
 from bitgolf.stages import empty_model, quantize_inputs
+from bitgolf.train.device import choose
 
 SWEPT = ("quantize", "pack")
 FILE = "sweep.jsonl"
@@ -145,7 +146,7 @@ class _Sweep:
 
     @cached_property
     def _measure(self) -> Measure:
-        return Measure(self.run, empty_model(self.run), self.tokens or 1)
+        return Measure(self.run, empty_model(self.run), self.tokens or 1, choose())
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:

@@ -45,8 +45,9 @@ def score(
     edits: Sequence[str] = (),
     order: str | None = None,
     seed: int | None = None,
-    batch: int = 4096,
+    batch: int | None = None,
     processes: int = 1,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """The referee's score on raw text or on shards; the last method's keys stand at the top, all under `methods`."""
     if bool(text) == bool(shards):
@@ -55,7 +56,8 @@ def score(
     loaded = load(path)
     methods = choose_methods(loaded.recipe["score"], names, edits)
     source = _from_shards(shards, loaded) if shards else _from_text(text, loaded)
-    rows = perform(Job(path, source, methods, chosen_order, batch), loaded, processes=processes)
+    job = Job(path, source, methods, chosen_order, batch, device=device)
+    rows = perform(job, loaded, processes=processes)
     return {**rows[-1], "methods": rows}
 
 

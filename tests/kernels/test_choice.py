@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +13,31 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.edits import append, but
-from bitgolf.errors import RecipeError
+from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.journal import Journal
-from bitgolf.model.cores.fused import as_autocast
-from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Segments, Window
+from bitgolf.model.core import Bus
+from bitgolf.model.cores.fused import Fused, as_autocast
+from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
+from bitgolf.model.cores.segments import Room
+from bitgolf.model.cores.varlen import Varlen
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.model.skeleton import LM
 from bitgolf.recipe import Recipe
 from bitgolf.spec import Place, Spec, part
 from bitgolf.train import fast
-from bitgolf.train.ability import Call, inability, record
+from bitgolf.train.ability import Call, Timer, Trial, record
 from bitgolf.train.device import Device
 from bitgolf.train.trainer import Task
 from bitgolf.train.twins import FusedCrossEntropy, FusedMLP
 from bitgolf.train.worker import train_run
+from bitgolf.world import World
 from toy import VOCAB, built, toy_model, toy_recipe
 from toy_training import make_data
+from worlds import as_program, fork
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
+TRAINING = Trial(CPU, compiled=False, backward=True)
 
 
 def leaky_toy(slope: float = 0.3) -> Spec[LM]:
@@ -55,9 +63,20 @@ def trained(task: Task, rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     return {"loss": loss.detach(), **{k: p.grad.clone() for k, p in task.named_parameters() if p.grad is not None}}
 
 
-def swapped(task: Task, rows: tuple[Tensor, Tensor]) -> dict[str, fast.Verdict]:
-    found = list(fast.sites(task, rows[0], compiled=False))
-    return {kind[0]: verdict for kind, verdict in fast.swap(task, found, *rows, CPU, compiled=False).items()}
+def no_time(call: Callable[[], object]) -> float:
+    """Runs a call, and finds all equally fast: the first twin that agrees is then taken."""
+    call()
+    return 1.0
+
+
+def judged(
+    root: nn.Module, inputs: Sequence[Tensor], *, backward: bool = True, timer: Timer = no_time
+) -> tuple[fast.Choice, dict[str, fast.Verdict]]:
+    """Choose on the CPU as on a GPU; the verdicts by what they are on."""
+    found = list(fast.sites(root, compiled=False))
+    trial = Trial(CPU, compiled=False, backward=backward)
+    verdicts = fast.judge(root, found, inputs, trial, [inputs[0].numpy()], 1, timer=timer)
+    return fast.Choice(root, found, verdicts, 1, print), {s.what: v for s, v in zip(found, verdicts, strict=True)}
 
 
 def test_swapped_in_they_train_the_same_and_leave_the_model_plain(
@@ -66,12 +85,15 @@ def test_swapped_in_they_train_the_same_and_leave_the_model_plain(
     if triton_device.type != "cpu":
         pytest.skip("the interpreter's test; the GPU has its own")
     task = make_task()
-    before, logits = trained(task, rows), task.model(rows[0])
+    before, logits, kinds = trained(task, rows), task.model(rows[0]), {type(m) for m in task.modules()}
     random = torch.get_rng_state()
-    verdicts = swapped(task, rows)
-    assert verdicts["softcapped cross-entropy"] == ("fused", "")
-    assert verdicts["MLP with LeakySquared"] == ("fused", "")
-    assert verdicts["attention"] == ("FlashAttention", "")  # PyTorch has one for the CPU
+    choice, verdicts = judged(task, rows)
+    taken = {what: verdict.twin for what, verdict in verdicts.items()}
+    assert taken == {
+        "softcapped cross-entropy": "fused",
+        "MLP with LeakySquared": "fused",
+        "attention": "FlashAttention of PyTorch",
+    }
     assert isinstance(task.objective, FusedCrossEntropy)
     assert all(isinstance(block.mlp, FusedMLP) for block in task.model.blocks)
     assert torch.equal(torch.get_rng_state(), random)
@@ -79,6 +101,9 @@ def test_swapped_in_they_train_the_same_and_leave_the_model_plain(
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[k], after[k], rtol=1e-4, atol=1e-6) for k in before)
     assert torch.allclose(task.model(rows[0]), logits, atol=1e-5)
+    choice.restore()
+    assert {type(m) for m in task.modules()} == kinds
+    assert torch.equal(task.model(rows[0]), logits)
 
 
 def test_the_swapped_task_holds_the_full_graph(rows: tuple[Tensor, Tensor], triton_device: torch.device) -> None:
@@ -101,18 +126,18 @@ def test_twins_compute_in_the_type_of_autocast() -> None:
         assert compiled(x).dtype is torch.bfloat16
 
 
-def test_sites_are_those_combinations_that_have_twins(rows: tuple[Tensor, Tensor]) -> None:
+def test_sites_are_those_combinations_that_have_twins() -> None:
     windowed = leaky_toy().edit(Sdpa, append(masks=part(Window, width=3)))
-    names = [site.what for site in fast.sites(make_task(windowed), rows[0], compiled=True)]
+    names = [site.what for site in fast.sites(make_task(windowed), compiled=True)]
     assert sorted(set(names)) == ["MLP with LeakySquared", "attention with Window(3)", "softcapped cross-entropy"]
     uncapped = toy_model().set("head.caps", ())  # relu^2, no cap
-    assert {site.what for site in fast.sites(make_task(uncapped), rows[0], compiled=True)} == {"attention"}
+    assert {site.what for site in fast.sites(make_task(uncapped), compiled=True)} == {"attention"}
 
 
 @pytest.mark.parametrize(("mode", "why"), [("auto", "no CUDA device"), ("plain", "train.kernels")])
 def test_plain_is_said_with_its_reason(mode: str, why: str, rows: tuple[Tensor, Tensor]) -> None:
     task = make_task()
-    lines = fast.choose(task, *rows, CPU, mode=mode, compiled=False)
+    lines = fast.choose(task, rows, CPU, mode=mode, compiled=False, bos=1).lines
     assert [line.partition(": plain (")[0] for line in lines] == [
         "softcapped cross-entropy",
         "attention",
@@ -124,7 +149,7 @@ def test_plain_is_said_with_its_reason(mode: str, why: str, rows: tuple[Tensor, 
 
 def test_insisting_on_what_is_not_able_is_an_error_with_the_reason(rows: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(RecipeError, match="must stay plain: there is no CUDA device") as caught:
-        fast.choose(make_task(), *rows, CPU, mode="fast", compiled=False)
+        fast.choose(make_task(), rows, CPU, mode="fast", compiled=False, bos=1)
     assert caught.value.place == "train.kernels"
 
 
@@ -158,7 +183,7 @@ def test_ability_is_agreement_in_value_and_gradient_though_the_branch_starts_at_
     weights = [p.clone() for p in plain.parameters()]
 
     def why(make: Any) -> str:
-        return inability(make, plain, call, CPU, compiled=False)
+        return TRAINING.inability(make, plain, call)
 
     assert why(Slower) == ""
     assert "from the plain ones" in why(lambda plain: Slower(plain, 1.01))
@@ -172,7 +197,7 @@ def test_whatever_a_kernel_raises_is_a_reason(call: Call) -> None:
         raise NotImplementedError("no such instruction\nand a long story")
 
     plain = fresh_mlp()
-    assert inability(broken, plain, call, CPU, compiled=False) == "NotImplementedError: no such instruction"
+    assert TRAINING.inability(broken, plain, call) == "NotImplementedError: no such instruction"
 
 
 def test_a_matrix_with_additions_stays_plain(rows: tuple[Tensor, Tensor]) -> None:
@@ -186,19 +211,174 @@ def test_a_matrix_with_additions_stays_plain(rows: tuple[Tensor, Tensor]) -> Non
 def test_calls_are_recorded_as_the_run_makes_them(rows: tuple[Tensor, Tensor]) -> None:
     task = make_task()
     modules = [task.objective, task.model.blocks[1].mlp, nn.Identity()]
-    calls = record(task, modules, CPU, *rows)
+    calls = record(task, modules, CPU, rows)
     assert [calls[m].form[0][0] for m in modules[:2]] == [(2, 16, 32), (2, 16, 32)]
     assert torch.equal(calls[task.objective].tensors[1], rows[1])
     assert modules[2] not in calls
 
 
-def test_slots_leave_room_for_four_times_the_documents_and_every_cut(rows: tuple[Tensor, Tensor]) -> None:
-    place = Place(vocab=VOCAB, dim=32, heads=4, kv_heads=2)
-    documents, capped = (Sdpa(place, masks=(part(Segments, cap=cap),)) for cap in (0, 2))
-    assert fast.segment_slots(documents, rows[0], 1) == 64
-    every = torch.ones(8, 65, dtype=torch.int64)  # a document a token: 520 of them
-    assert fast.segment_slots(documents, every, 1) == 2112  # 4 * 520 = 2080, in steps of 64
-    assert fast.segment_slots(capped, every, 1) == 2368  # 260 more
+def test_a_lack_of_memory_is_an_error_that_names_the_part_and_its_shape(call: Call) -> None:
+    """Also where a compiler has wrapped it. It is no reason to stay plain."""
+
+    def greedy(plain: nn.Module) -> nn.Module:
+        try:
+            raise torch.OutOfMemoryError("tried to allocate 36 GiB")
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError("the backend failed") from error
+
+    for attempt in (
+        lambda: TRAINING.inability(greedy, fresh_mlp(), call),
+        lambda: TRAINING.cost(greedy, fresh_mlp(), call, no_time),
+    ):
+        with pytest.raises(BitgolfError, match=r"while trying MLP on tensors of \(1, 5, 32\)") as caught:
+            attempt()
+        assert caught.value.place == "train.micro_rows"
+
+
+# ---- speed ----------------------------------------------------------------------------------------------------------
+
+
+def faking(times: dict[type[nn.Module], float], monkeypatch: pytest.MonkeyPatch) -> Timer:
+    """A timer that says of each kind of module what it is told to."""
+    running: list[type[nn.Module]] = []
+    prepared = Trial.prepared
+
+    def remember(self: Trial, module: nn.Module) -> Callable[..., Tensor]:
+        running.append(type(module))
+        return prepared(self, module)
+
+    monkeypatch.setattr(Trial, "prepared", remember)
+    return lambda once: times[running[-1]]
+
+
+class Same(Slower): ...
+
+
+class Wrong(Slower):
+    def __init__(self, plain: Any) -> None:
+        super().__init__(plain, 1.01)
+
+
+@pytest.mark.parametrize(
+    ("slower", "same", "plain", "expected"), [(4.0, 2.0, 3.0, "same"), (2.0, 4.0, 3.0, "slower"), (4.0, 5.0, 3.0, "")]
+)
+def test_the_fastest_that_agrees_wins_whatever_a_wrong_one_takes(
+    slower: float, same: float, plain: float, expected: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer = faking({Slower: slower, Same: same, MLP: plain, Wrong: 0.1}, monkeypatch)
+    site = fast.Site("an MLP", fresh_mlp(), {"wrong": Wrong, "slower": Slower, "same": Same})
+    verdict = fast.verdict(site, call, torch.ones(1, 5, dtype=torch.int64), TRAINING, timer, plain=True)
+    assert verdict.twin == expected
+    assert verdict.why == (
+        f"slower {slower:.3g} ms; same {same:.3g} ms; plain {plain:.3g} ms; wrong: its numbers are 1.0% from the plain ones"
+    )
+    insisted = fast.verdict(site, call, torch.ones(1, 5, dtype=torch.int64), TRAINING, timer, plain=False)
+    assert insisted.twin == ("slower" if slower < same else "same")
+
+
+def test_what_fails_at_full_size_is_out_with_the_reason(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(Slower):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[1] > 5:
+                raise ValueError("five at most")
+            return super().forward(x)
+
+    site = fast.Site("an MLP", fresh_mlp(), {"small": Small})
+    verdict = fast.verdict(site, call, torch.ones(1, 9, dtype=torch.int64), TRAINING, no_time, plain=True)
+    assert verdict == ("", "plain 1 ms; small: ValueError: five at most", (0, 0))
+
+
+def test_parity_is_on_a_slice_and_speed_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is recorded or compared on more than `PARITY_TOKENS` of one row; what is timed has the run's own shape."""
+    monkeypatch.setattr(fast, "PARITY_TOKENS", 8)
+    task = make_task(leaky_toy().edit(Sdpa, append(masks=part(Window, width=3))))
+    ids = torch.randint(2, VOCAB, (3, 33))
+    seen: dict[str, set[tuple[int, ...]]] = {"compared": set(), "timed": set()}
+    difference, cost = Trial.difference, Trial.cost
+
+    def compare(self: Trial, a: Any, b: Any, plain: nn.Module, call: Call) -> float:
+        seen["compared"].add(tuple(call.tensors[0].shape[:2]))
+        return difference(self, a, b, plain, call)
+
+    def measure(self: Trial, make: Any, plain: nn.Module, call: Call, timer: Timer) -> float | str:
+        seen["timed"].add(tuple(call.tensors[0].shape[:2]))
+        return cost(self, make, plain, call, timer)
+
+    monkeypatch.setattr(Trial, "difference", compare)
+    monkeypatch.setattr(Trial, "cost", measure)
+    judged(task, (ids[:, :-1], ids[:, 1:]))
+    assert seen == {"compared": {(1, 8)}, "timed": {(3, 32)}}
+
+
+def test_no_mask_beyond_the_longest_is_made_for_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Free(Fused):
+        def __init__(self, plain: Sdpa) -> None:
+            nn.Module.__init__(self)
+            self.plain = plain
+
+        def forward(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
+            return self.plain(q, k, v, bus)
+
+    place = Place(vocab=VOCAB, dim=8, heads=1, kv_heads=1)
+    site = fast.Site("attention", Sdpa(place, masks=(part(SameDocument),)), {"free": Free})
+    ids = torch.full((1, 16), 2)
+    call = Call(tuple(torch.randn(1, 16, 1, 8) for _ in range(3)), (Bus(ids),))
+    for longest, timed in ((16, "free 1 ms; plain 1 ms"), (15, "free 1 ms")):
+        monkeypatch.setattr(fast, "LONGEST_MASK", longest)
+        verdict = fast.verdict(site, call, ids, TRAINING, no_time, plain=True)
+        assert (verdict.twin, verdict.why) == ("free", timed)
+
+
+# ---- scoring --------------------------------------------------------------------------------------------------------
+
+
+def test_a_bare_model_is_served_without_gradients_and_left_as_it_was(
+    rows: tuple[Tensor, Tensor], triton_device: torch.device
+) -> None:
+    if triton_device.type != "cpu":
+        pytest.skip("the interpreter's test; the GPU has its own")
+    model = built(leaky_toy())
+    model.requires_grad_(False)
+    kinds, logits = [type(m) for m in model.modules()], model(rows[0])
+    choice, verdicts = judged(model, rows[:1], backward=False)
+    assert {what: v.twin for what, v in verdicts.items()} == {
+        "MLP with LeakySquared": "fused",
+        "attention": "FlashAttention of PyTorch",
+    }
+    assert torch.allclose(model(rows[0]), logits, atol=1e-5)
+    choice.restore()
+    assert [type(m) for m in model.modules()] == kinds
+
+
+# ---- several processes ----------------------------------------------------------------------------------------------
+
+
+def _member(world: World) -> None:
+    """Each rank would choose otherwise, and has another batch; both take what rank 0 says, its room included."""
+    masked = leaky_toy().edit(Sdpa, append(masks=part(SameDocument)))
+    model, own = built(masked), "variable-length of PyTorch" if world.rank == 0 else "FlexAttention"
+
+    def judge(root: nn.Module, found: Sequence[fast.Site], *rest: Any, **options: Any) -> list[fast.Verdict]:
+        assert world.rank == 0, "only rank 0 tries kernels"
+        return [fast.Verdict(own if own in site.twins else "", "so says 0", Room(128, 512)) for site in found]
+
+    fast.judge = judge
+    device = Device(torch.device("cuda"), torch.float32, "a test")
+    ids = torch.full((1, 8), 2 + world.rank)
+    choice = fast.choose(model, (ids,), device, mode="auto", compiled=True, bos=1, backward=False, world=world)
+    assert [core.room for core in choice.slots.cores] == [Room(128, 512)] * len(model.blocks)
+    assert all(type(m.core) is Varlen for m in model.modules() if hasattr(m, "core"))
+    assert choice.lines == [
+        "attention with SameDocument(): variable-length of PyTorch (so says 0)",
+        "MLP with LeakySquared: plain (so says 0)",
+    ]
+    with pytest.raises(RecipeError, match="MLP with LeakySquared must stay plain: so says 0"):
+        choice.restore()
+        fast.choose(model, (ids,), device, mode="fast", compiled=True, bos=1, backward=False, world=world)
+
+
+def test_every_process_takes_the_choice_of_the_first(tmp_path: Path) -> None:
+    as_program(__file__, tmp_path)
 
 
 # ---- a run ----------------------------------------------------------------------------------------------------------
@@ -232,8 +412,12 @@ def test_on_the_device_the_fused_kernels_are_taken_and_train_the_same() -> None:
     rows = ids[:, :-1], ids[:, 1:]
     with device.autocast():
         before = trained(task, rows)
-        lines = fast.choose(task, *rows, device, mode="fast", compiled=True)
+        lines = fast.choose(task, rows, device, mode="fast", compiled=True, bos=1).lines
         after = trained(task, rows)
     assert any("softcapped cross-entropy: fused" in line for line in lines), lines
     gaps = {k: ((before[k] - after[k]).norm() / before[k].norm().clamp_min(1e-6)).item() for k in before}
     assert max(gaps.values()) < 5e-2, gaps
+
+
+if __name__ == "__main__":
+    sys.exit(fork(_member, Path(sys.argv[1])))

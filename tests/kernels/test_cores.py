@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from bitgolf.model.cores import varlen
 from bitgolf.model.cores.flex import Flex
 from bitgolf.model.cores.fused import Fused
 from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Segments, Window
-from bitgolf.model.cores.segments import boundaries
+from bitgolf.model.cores.segments import Room, SegmentSlots, boundaries, bucket, needed, segment_starts
 from bitgolf.model.cores.varlen import Varlen
 from bitgolf.model.sockets import Mask
 from bitgolf.spec import Place, Spec, part
@@ -105,7 +106,7 @@ def test_masks_that_a_core_cannot_take_are_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match="Odd has no form as a rule"):
         Flex(odd)
     with pytest.raises(ValueError, match="Odd does not cut rows"):
-        Varlen(odd, 8)
+        Varlen(odd)
     with pytest.raises(ValueError, match="takes no masks"):
         Fused(odd, SDPBackend.FLASH_ATTENTION)
 
@@ -119,7 +120,7 @@ def one_by_one(
     """What `varlen_attn` promises, a segment at a time: causal, with `window_size` keys to the left, -1 for all."""
     assert ends.dtype is torch.int32
     assert torch.equal(ends, ends_k)
-    assert rest["enable_gqa"] and rest["window_size"][1] == 0
+    assert rest["window_size"][1] == 0
     left = rest["window_size"][0]
     pieces = []
     for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
@@ -132,18 +133,37 @@ def one_by_one(
     return torch.cat(pieces)
 
 
+@torch.library.custom_op("tests::one_by_one", mutates_args=())
+def one_by_one_in_graphs(
+    q: Tensor, k: Tensor, v: Tensor, ends: Tensor, ends_k: Tensor, longest: int, longest_k: int, window_size: list[int]
+) -> Tensor:
+    return one_by_one(q, k, v, ends, ends_k, longest, longest_k, window_size=window_size)
+
+
+@one_by_one_in_graphs.register_fake
+def _(q: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(q)
+
+
+def roomy(plain: Sdpa) -> Varlen:
+    """With room for 16 segments, of as many tokens as a row or a cap allows."""
+    core = Varlen(plain)
+    core.room = Room(16, min([LENGTH, *(cap for cap in core.caps if cap)]))
+    return core
+
+
 def test_variable_length_is_sdpa(plain: Sdpa, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the kernel itself, which has no CPU form: boundaries, windows, shapes, padding."""
     monkeypatch.setattr(varlen, "varlen_attn", one_by_one)
-    assert agree(Varlen(plain, 16), plain, *example(), 1e-5)
+    assert agree(roomy(plain), plain, *example(), 1e-5)
     free = Sdpa(AT)
-    assert agree(Varlen(free, 0), free, *example(), 1e-5)
+    assert agree(Varlen(free), free, *example(), 1e-5)
 
 
 def test_variable_length_holds_the_full_graph(plain: Sdpa) -> None:
     """Traced only, as the kernel has no CPU form: one graph, with one call of it."""
     ids, qkv = example()
-    core, calls = Varlen(plain, 16), []
+    core, calls = roomy(plain), []
 
     def traced(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
         calls.extend(node for node in graph.graph.nodes if "_varlen_attn" in str(node.target))
@@ -158,7 +178,7 @@ def test_variable_length_holds_the_full_graph(plain: Sdpa) -> None:
 @pytest.mark.parametrize("cap", [0, 5])
 def test_boundaries_in_the_graph_are_those_of_the_text(cap: int) -> None:
     ids, _ = example()
-    core = Varlen(Sdpa(AT, masks=(part(Segments, cap=cap),)), 16)
+    core = roomy(Sdpa(AT, masks=(part(Segments, cap=cap),)))
     ends = torch.compile(lambda ids: core.ends(Bus(ids, BOS)), fullgraph=True, backend="eager")(ids)
     expected = boundaries(ids, BOS, cap, bucket=1)
     assert ends.shape == (17,)
@@ -166,11 +186,75 @@ def test_boundaries_in_the_graph_are_those_of_the_text(cap: int) -> None:
     assert (ends[len(expected) :] == ids.numel()).all()
 
 
-def test_more_segments_than_slots_fail_aloud() -> None:
+@pytest.mark.parametrize("room", [Room(4, LENGTH), Room(16, 15)], ids=["segments", "tokens in one"])
+def test_more_than_there_is_room_for_is_an_error(room: Room) -> None:
+    """The example has five segments, the longest of 16 tokens."""
     ids, qkv = example()
-    core = Varlen(Sdpa(AT, masks=(part(SameDocument),)), 4)
+    core = Varlen(Sdpa(AT, masks=(part(SameDocument),)))
+    core.room = room
     with pytest.raises(RuntimeError, match=r"train\.kernels"):
         core(*qkv, Bus(ids, BOS))
+
+
+# ---- room for segments ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("caps", [[0], [5], [0, 5]])
+def test_room_on_the_host_is_what_the_device_counts(caps: list[int]) -> None:
+    ids, _ = example()
+    starts = torch.stack([segment_starts((ids == BOS).cumsum(1), cap) for cap in caps]).any(0)
+    ends = [*starts.flatten().nonzero().flatten().tolist(), ids.numel()]
+    room = needed(ids.numpy(), BOS, caps)
+    assert room == (len(ends) - 1, max(b - a for a, b in pairwise(ends)))
+
+
+def test_several_caps_are_bounded_from_above() -> None:
+    ids, _ = example()
+    starts = torch.stack([segment_starts((ids == BOS).cumsum(1), cap) for cap in (3, 7)]).any(0)
+    assert int(starts.sum()) <= needed(ids, BOS, [3, 7]).slots <= 2 * int(starts.sum())
+
+
+def test_buckets_double_and_stop_at_the_row_or_the_cap() -> None:
+    assert bucket(Room(1, 1), [0], 4096) == (64, 256)
+    assert bucket(Room(65, 257), [0], 4096) == (128, 512)
+    assert bucket(Room(64 * 5, 3000), [0], 3500) == (512, 3500)
+    assert bucket(Room(10, 1), [0, 2048], 98304) == (64, 2048)
+
+
+def test_a_batch_of_more_segments_takes_the_next_bucket_in_the_compiled_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of ending the run; said once; what fits changes nothing, so that nothing is compiled again."""
+    monkeypatch.setattr(varlen, "varlen_attn", one_by_one_in_graphs)
+    plain = Sdpa(Place(vocab=50, dim=4, heads=1, kv_heads=1), masks=(part(SameDocument),))
+    core, said = Varlen(plain), list[str]()
+    slots = SegmentSlots(core, BOS, said.append)
+    few = torch.full((1, 1024), 2)
+    many = few.clone()
+    many[0, ::12] = BOS  # 86 documents
+    q, k, v = (torch.randn(1, 1024, 1, 4) for _ in range(3))
+    torch._dynamo.reset()
+    run = torch.compile(
+        lambda q, k, v, ids: core(q, k, v, Bus(ids, BOS)), fullgraph=True, dynamic=False, backend="eager"
+    )
+    for ids, expected in ((few, Room(64, 1024)), (many, Room(128, 1024)), (few, Room(128, 1024))):
+        slots.fit(ids.numpy())
+        assert core.room == expected
+        assert torch.allclose(run(q, k, v, ids), plain(q, k, v, Bus(ids, BOS)), atol=1e-5)
+    assert said == [
+        "attention: room for 64 segments of at most 1,024 tokens in a batch",
+        "attention: room for 128 segments of at most 1,024 tokens in a batch",
+    ]
+
+
+def test_room_is_made_for_as_many_rows_as_are_read_at_once() -> None:
+    core = Varlen(Sdpa(AT, masks=(part(Segments, cap=8),)))
+    ids = torch.full((4, 512), 2).numpy()  # 64 segments of 8 tokens a row
+    slots = SegmentSlots(core, BOS, lambda line: None)
+    slots.fit(ids, rows=1)
+    assert core.room == (64, 256)  # as it starts: enough
+    slots.fit(ids, rows=2)
+    assert core.room == (128, 256)
+    slots.fit(ids, spare=2)
+    assert core.room == (512, 256)
 
 
 # ---- on a GPU -------------------------------------------------------------------------------------------------------
@@ -180,7 +264,9 @@ def test_more_segments_than_slots_fail_aloud() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_variable_length_is_sdpa_on_the_device(plain: Sdpa) -> None:
     ids, qkv = example("cuda", torch.bfloat16, 256, 64)
-    assert agree(Varlen(plain, 256), plain, ids, qkv, 2e-2)
+    core = Varlen(plain)
+    SegmentSlots(core, BOS, print).fit(ids.cpu())
+    assert agree(core, plain, ids, qkv, 2e-2)
 
 
 @pytest.mark.gpu

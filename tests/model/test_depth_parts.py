@@ -18,7 +18,7 @@ from bitgolf.model.depth import AddSkip, GatedSkip, Once, Serial, Straight, UNet
 from bitgolf.model.loops import Loop, Visits
 from bitgolf.model.mlp import MLP
 from bitgolf.model.skeleton import LM
-from bitgolf.model.sockets import Order, Skip
+from bitgolf.model.sockets import Order, Skip, Stream
 from bitgolf.recipes import get
 from bitgolf.score.artifact import build_empty
 from bitgolf.score.stream import Reader
@@ -49,11 +49,11 @@ class Log(Serial):
         super().__init__(at)
         self.seen: list[str] = []
 
-    def forward(self, x: Tensor, bus: Bus, block: nn.Module) -> Tensor:
+    def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
         self.seen.append(str(block.layer))
         return x
 
-    def blend(self, x: Tensor, skip: Skip, value: Tensor, j: int, block: nn.Module) -> Tensor:
+    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: nn.Module) -> Stream:
         self.seen.append(f"skip{j}")
         return x
 

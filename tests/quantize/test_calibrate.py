@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -16,12 +17,15 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import DamagedError, RecipeError, UsageError
+from bitgolf.quantize import calibrate
 from bitgolf.quantize.calibrate import (
     Calibrate,
+    about_calibration,
     distinct,
     load_calibration,
     save_calibration,
@@ -32,7 +36,7 @@ from bitgolf.score.stream import Reader
 from bitgolf.spec import Spec, part
 from bitgolf.world import ALONE, World
 from toy import built, toy_model
-from toy_training import make_data
+from toy_training import FakeTime, make_data
 
 LENGTH = 24
 SOURCES: dict[str, Spec[Source]] = {
@@ -50,8 +54,26 @@ def subject(data: Path) -> Subject:
     return Subject(built(toy_model(), vocab=manifest.vocab), data, LENGTH, manifest.bos, reader)
 
 
-def measured(data: Path, source: Spec[Source], world: World = ALONE) -> dict[str, Stats]:
-    return Calibrate(source=source).measure(subject(data), world)
+def measured(data: Path, source: Spec[Source], world: World = ALONE, *, batches: int = 0) -> dict[str, Stats]:
+    return Calibrate(source=source).measure(subject(data), world, batches=batches).stats
+
+
+class Slow(TrainingText):
+    """Seven batches of a row, each of which takes so many seconds of a clock; the very first one takes longer."""
+
+    def __init__(self, *, seconds: float, clock: FakeTime, first: float = 0.0) -> None:
+        super().__init__(batches=7, rows=1)
+        self.seconds, self.clock, self.late = seconds, clock, first
+
+    def open(self, subject: Subject) -> Callable[[int], Tensor]:
+        batch = super().open(subject)
+
+        def slow(number: int) -> Tensor:
+            self.clock.pass_by(self.seconds + self.late)
+            self.late = 0.0
+            return batch(number)
+
+        return slow
 
 
 # ---- two processes -----------------------------------------------------------------------------------------------
@@ -63,6 +85,12 @@ def process(rank: int, out: Path, data: Path) -> None:
     world = World(rank, 2, rank, backend="gloo")
     for name, source in SOURCES.items():
         save_calibration(out / f"{name}.{rank}", measured(data, source, world))
+    slow = FakeTime()
+    calibrate.time = slow  # pyright: ignore[reportAttributeAccessIssue]
+    found = Calibrate(source=part(Slow, seconds=(5.0, 0.1)[rank], clock=slow)).measure(
+        subject(data), world, seconds=12.0
+    )
+    save_calibration(out / f"slow.{rank}", found.stats, {"batches": found.batches})
     dist.destroy_process_group()
 
 
@@ -110,9 +138,58 @@ def test_every_process_has_the_same_bits(many: Path, name: str) -> None:
     assert (many / f"{name}.0").read_bytes() == (many / f"{name}.1").read_bytes()
 
 
+def test_two_processes_stop_together(many: Path, data: Path) -> None:
+    """The first one's clock has room for two rounds of 5 s in 12 s; the other one would have done all four of its own."""
+    assert (many / "slow.0").read_bytes() == (many / "slow.1").read_bytes()
+    assert about_calibration(many / "slow.0") == {"batches": 4}
+    got, want = load_calibration(many / "slow.0"), measured(data, part(TrainingText, batches=7, rows=1), batches=4)
+    for path, stats in want.items():
+        assert got[path].tokens == stats.tokens == 4 * LENGTH
+        scale = stats.hessian.abs().max().item()
+        torch.testing.assert_close(got[path].hessian, stats.hessian, rtol=1e-4, atol=1e-5 * scale)
+
+
 def test_a_process_without_a_batch_is_refused(data: Path) -> None:
     with pytest.raises(UsageError, match="4 processes cannot share 3 batches"):
         Calibrate(source=SOURCES["text"]).measure(subject(data), World(size=4))
+
+
+# ---- the clock ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    fake = FakeTime()
+    monkeypatch.setattr(calibrate, "time", fake)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batches"), [(math.inf, 7), (35.0, 7), (34.9, 6), (10.0, 2), (9.9, 1), (1.0, 1), (-3.0, 1)]
+)
+def test_no_batch_is_begun_that_would_end_too_late(data: Path, clock: FakeTime, seconds: float, batches: int) -> None:
+    """Except the first; and what has been observed is what so many batches tell."""
+    done: list[tuple[int, int]] = []
+    source = part(Slow, seconds=5.0, clock=clock)
+    found = Calibrate(source=source).measure(subject(data), progress=lambda *at: done.append(at), seconds=seconds)
+    assert (found.batches, found.seconds) == (batches, 5.0 * batches)
+    assert done == [(n, 7) for n in range(1, batches + 1)]
+    again = Calibrate(source=source).measure(subject(data), batches=found.batches)
+    assert again.batches == batches and all(
+        torch.equal(again.stats[p].hessian, s.hessian) for p, s in found.stats.items()
+    )
+
+
+def test_a_reserve_is_what_the_batches_take(data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch warms up and does not count; sums over processes and their way to the CPU do."""
+    means = calibrate.means
+    monkeypatch.setattr(calibrate, "means", lambda sums: (clock.pass_by(0.25), means(sums))[1])
+    before = torch.get_rng_state()
+    reserve = Calibrate(source=part(Slow, seconds=5.0, clock=clock, first=50.0)).forecast(subject(data))
+    assert reserve == (7, 5.0, 0.25) and reserve.seconds == pytest.approx(1.1 * 35.25)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(UsageError, match="9 processes cannot share 7 batches"):
+        Calibrate(source=part(Slow, seconds=5.0, clock=clock)).forecast(subject(data), World(size=9))
 
 
 # ---- sources -----------------------------------------------------------------------------------------------------
@@ -143,6 +220,13 @@ def test_the_training_text_is_read_in_windows_that_do_not_overlap(data: Path) ->
     assert TrainingText(rows=2, length=7).open(subject(data))(0).shape == (2, 7)
 
 
+def test_a_long_row_of_training_is_not_read_at_once(data: Path) -> None:
+    """As in published runs, where rows were 2,048 tokens, and 98,304 in training."""
+    long = subject(data)._replace(length=98_304)
+    assert TrainingText(batches=1, rows=1).open(long)(0).shape == (1, 2048)
+    assert [long.row(0), long.row(4096), subject(data).row(0)] == [2048, 4096, LENGTH]
+
+
 def test_own_samples_follow_the_model_as_hot_as_they_are_told(data: Path) -> None:
     """At almost no temperature each token is the likeliest one; at a high one hardly any is."""
     about = subject(data)
@@ -162,6 +246,7 @@ def test_own_samples_follow_the_model_as_hot_as_they_are_told(data: Path) -> Non
     [
         (lambda: TrainingText(batches=0), "batches start at 1"),
         (lambda: TrainingText(length=1), "at least 2 tokens"),
+        (lambda: TrainingText(length=98_304), "at most 8,192, or 0 for as many as trained; not 98,304"),
         (lambda: OwnSamples(sequences=0), "sequences start at 1"),
         (lambda: OwnSamples(length=-5), "at least 2 tokens"),
         (lambda: OwnSamples(temperature=()), "temperatures are above 0"),

@@ -153,6 +153,33 @@ def test_batches_apart_are_the_batches_together() -> None:
     assert whole.reads == apart.reads == one.reads
 
 
+def test_a_batch_goes_through_the_model_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most so many tokens at a time, or one row; the sums are those of the whole."""
+    model, ids, seen = built(MODELS["plain"]), some_ids(5), list[int]()
+    whole = observe(model, [ids])
+    model.blocks[0].register_forward_hook(lambda _, inputs, y: seen.append(inputs[0].shape[0]))
+    for tokens, rows in ((45, [2, 2, 1]), (7, [1] * 5), (100, [5])):
+        monkeypatch.setattr("bitgolf.quantize.observe.PIECE", tokens)
+        pieces = observe(model, [ids])
+        assert seen == rows and pieces.tokens == whole.tokens and pieces.reads == whole.reads
+        for path, hessian in whole.hessians.items():
+            assert torch.allclose(pieces.hessians[path], hessian, rtol=1e-4, atol=1e-3), path
+        seen.clear()
+
+
+def test_under_autocast_sums_are_float32() -> None:
+    """The first matrices read the same float32 inputs with and without it: so their sums are equal to the last bit."""
+    model, ids = built(MODELS["plain"]), some_ids()
+    plain, low = observe(model, [ids]), observe(model, [ids], autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert {t.dtype for d in (low.hessians, low.outputs, low.stream) for t in d.values()} == {torch.float32}
+    first, last = low.reads["blocks.0.mixer.q.weight"], low.reads["blocks.2.mlp.down.weight"]
+    assert torch.equal(low.hessians[first], plain.hessians[first])
+    assert not torch.equal(low.hessians[last], plain.hessians[last]), "products are bfloat16"
+    assert torch.allclose(
+        low.hessians[last], plain.hessians[last], rtol=0.1, atol=0.03 * plain.hessians[last].max().item()
+    )
+
+
 def test_lookups_are_counted() -> None:
     """Bigrams and trigrams of one table are two lookups a token; a row that never came has no share."""
     model, ids = built(MODELS["bigrams"]), some_ids()

@@ -95,7 +95,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "WarmdownFraction.floor": (None, None, None, None, None, 0.0, 0.1),
     "train.steps": (20_000, 9_000, 20_000, 20_000, 20_000, 20_000, 20_000),
     "train.seconds": (600.0, 600.0, 4850.0, 600.0, 600.0, 600.0, 600.0),
-    "Calibrate.reserve": (None, None, None, None, 0.0, 12.0, 0.5),
+    "Calibrate.reserve": (None,) * 7,
     "Swa.every": (None, None, 200, None, None, None, None),
     "Swa.below": (None, None, 1.0, None, None, None, None),
     "Lawa.every": (None, None, None, 50, None, None, None),

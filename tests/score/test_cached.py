@@ -23,8 +23,9 @@ from bitgolf.model.offset import KeyOffset
 from bitgolf.model.scalable import ScalableSoftmax
 from bitgolf.model.skeleton import LM, Block
 from bitgolf.model.smear import MeanSmear
+from bitgolf.score.bits import token_bits
 from bitgolf.score.cached import Cached, CachedPlayer
-from bitgolf.score.referee import Score, score, token_bits
+from bitgolf.score.referee import Score, score
 from bitgolf.score.text import Text, with_last_end
 from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.spec import part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,11 +11,16 @@ import torch
 from torch import Tensor
 
 from bitgolf.errors import BitgolfError
+from bitgolf.score import referee
+from bitgolf.score.adapt.lora import DocumentLora
+from bitgolf.score.bits import token_bits
 from bitgolf.score.player import Block, StaticPlayer
-from bitgolf.score.referee import score, token_bits
+from bitgolf.score.referee import AHEAD, score
 from bitgolf.score.text import Text, with_last_end
-from bitgolf.score.windows import Contiguous, Sliding
+from bitgolf.score.transfer import Download
+from bitgolf.score.windows import Contiguous, Method, Sliding
 from bitgolf.train.device import choose
+from bitgolf.world import ALONE
 from toy import VOCAB, built, toy_model
 
 
@@ -103,3 +109,58 @@ def test_nothing_to_score_is_an_error() -> None:
 def test_a_foreign_token_is_an_error(text: Text) -> None:
     with pytest.raises(BitgolfError, match="token"):
         score(Uniform(vocab=10), text, Contiguous(window=16))
+
+
+# ---- bits that are on their way ------------------------------------------------------------------------------------
+
+
+class Late(Download):
+    """As from CUDA: values are there only when someone has waited for them."""
+
+    waiting: ClassVar[list[Late]] = []
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__(x)
+        self.waiting.append(self)
+        self.most = len(self.waiting)
+
+    @property
+    def pending(self) -> bool:
+        return True
+
+    def wait(self) -> Tensor:
+        assert self.waiting.pop(0) is self, "in the order of the blocks"
+        assert self.most <= AHEAD + 1
+        return super().wait()
+
+
+@pytest.mark.parametrize("method", [Contiguous(window=16), DocumentLora(window=16, stride=5, rows=2, rank=2)])
+def test_bits_that_arrive_late_are_the_same_bits(text: Text, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    def played() -> tuple[float, np.ndarray, list[tuple[int, int, float]]]:
+        told, charges = list[tuple[int, int, float]](), np.zeros(text.targets)
+        player = method.player(built(toy_model()), VOCAB, choose(), ALONE)
+        tell = lambda *now: told.append(now)  # noqa: E731
+        found = score(player, text, method, batch_tokens=32, progress=tell, charges=charges)
+        return found.bits, charges, told
+
+    early = played()
+    monkeypatch.setattr(referee, "Download", Late)
+    late = played()
+    assert late[0] == early[0] and np.array_equal(late[1], early[1]) and late[2] == early[2]
+    assert not Late.waiting and len(early[2]) > 2 * AHEAD
+
+
+def test_what_is_not_finite_is_refused_at_its_place_however_late(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails(Uniform):
+        def predict(self, block: Block) -> Tensor:
+            logits = super().predict(block)
+            return logits + math.nan if len(self.observed) == 64 else logits
+
+    places = list[str]()
+    for download in (Download, Late):
+        monkeypatch.setattr(referee, "Download", download)
+        with pytest.raises(BitgolfError, match="not finite") as error:
+            score(Fails(), text, Contiguous(window=16), batch_tokens=16)
+        places.append(error.value.place)
+        Late.waiting.clear()
+    assert places == ["targets from 64"] * 2

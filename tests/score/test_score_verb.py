@@ -38,7 +38,8 @@ LORA: Spec[Method] = part(DocumentLora, window=32, stride=16, rows=8)
 SGD: Spec[Method] = part(StreamSgd, window=32, stride=16, chunk=200)
 KEYS = {
     "method", "bits", "bytes", "targets", "read", "seconds", "charged", "bpb", "adapts", "still_bpb", "gain", "window", "stride",
-    "targets_per_second", "fresh_share", "documents", "order", "processes", "remarks",
+    "targets_per_second", "fresh_share", "documents", "order", "processes", "remarks", "device", "kernels", "batch_tokens",
+    "compile_seconds", "limit", "forecast_seconds",
 }  # fmt: skip
 
 

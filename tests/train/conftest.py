@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bitgolf.train import loop
+from bitgolf.train.writer import CheckpointWriter
 from toy_training import FakeTime, make_data
 
 
@@ -27,6 +28,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    """Time passes when it is told to, and in no time a checkpoint is written."""
     fake = FakeTime()
     monkeypatch.setattr(loop, "time", fake)
+    monkeypatch.setattr(CheckpointWriter, "busy", False)
     return fake

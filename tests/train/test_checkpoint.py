@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save as serialize
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -175,3 +176,17 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         save(tmp_path, 2, TENSORS, {"bad": object()})
     found = load_latest(tmp_path)
     assert found and found.step == 1 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_is_what_safetensors_would_write(tmp_path: Path) -> None:
+    """Header and data, but for the order of the metadata's keys, which safetensors leaves to chance."""
+    tensors = TENSORS | {
+        "ü\"'": torch.ones(3, dtype=torch.bfloat16),
+        "b": torch.ones(5, dtype=torch.bool),
+        "e": torch.ones(0),
+    }
+    content = save(tmp_path, 7, tensors, {"x": 'é"'}).read_bytes()
+    header = json.loads(content[8 : (end := 8 + int.from_bytes(content[:8], "little"))])
+    theirs = serialize(tensors, header["__metadata__"])
+    assert json.loads(theirs[8 : 8 + int.from_bytes(theirs[:8], "little")]) == header
+    assert content[end:] == theirs[8 + int.from_bytes(theirs[:8], "little") :] and end % 8 == 0

@@ -48,7 +48,7 @@ def worker(out: Path) -> None:
     losses = []
     for step in range(STEPS):
         losses.append(backward(params, xs[step, world.rank], ys[step, world.rank]))
-        mean_gradients([*params, unused], world)
+        mean_gradients([*params, unused], world).wait()
         descend(params)
     result = {
         "world": [world.rank, world.size, world.local_rank, world.device.type, world.backend, environment_rank()],
@@ -107,7 +107,7 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     params, xs, ys = problem()
     backward(params, xs[0, 0], ys[0, 0])
     grads = [p.grad.clone() for p in params if p.grad is not None]
-    mean_gradients(params, world)
+    mean_gradients(params, world).wait()
     assert all(torch.equal(p.grad, g) for p, g in zip(params, grads, strict=True) if p.grad is not None)
     assert agree(0.3, world) == 0.3 and agree(True, world) is True
     assert torch.equal(mean(torch.tensor([1.0, 2.0]), world), torch.tensor([1.0, 2.0]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from itertools import chain, repeat
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from bitgolf.clock import Now
 from bitgolf.train import checkpoint, loop
 from bitgolf.train.loop import Diverged, train
 from bitgolf.train.trainer import Trainer
+from bitgolf.train.writer import HostCopy
 from bitgolf.world import World
 from toy_training import (
     FakeTime,
@@ -121,9 +121,9 @@ def test_training_ends_at_the_first_step_past_a_limit(
 def test_the_clock_goes_on_where_it_stopped(
     tmp_path: Path, data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Saving is on the clock; what happened between two calls is not, nor a step whose work was lost."""
-    save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda *values: (clock.pass_by(0.25), save(*values)))
+    """Copying the state is on the clock; what happened between two calls is not, nor a step whose work was lost."""
+    take = HostCopy.take
+    monkeypatch.setattr(HostCopy, "take", lambda self, state: (clock.pass_by(0.25), take(self, state))[1])
 
     def trainer(when: int) -> Trainer:
         made = make_trainer(data, short_recipe(seconds=8.0, steps=0, every=2.0))
@@ -131,12 +131,34 @@ def test_the_clock_goes_on_where_it_stopped(
 
     with pytest.raises(RuntimeError):
         train(trainer(5), tmp_path, silent, resume=False)
-    assert newest(tmp_path).meta["elapsed"] == 4.25  # steps 1 and 2, the first save, steps 3 and 4
+    assert newest(tmp_path).meta["elapsed"] == 4.25  # steps 1 and 2, the first copy, steps 3 and 4
     clock.pass_by(500.0)
     made = trainer(-1)
     seen = record_clock(made)
     assert train(made, tmp_path, silent, resume=True)[:3] == (8, 8 * 4 * 32, 8.5)
     assert seen == [4.25, 5.25, 6.5, 7.5]
+
+
+def test_a_limit_that_is_given_is_kept_when_the_run_goes_on(tmp_path: Path, data: Path, clock: FakeTime) -> None:
+    """It stands in the checkpoint: schedules, phases and the end are those of the first call."""
+
+    def trainer(when: int) -> Trainer:
+        made = make_trainer(data, short_recipe(seconds=8.0, steps=0, every=2.0))
+        return before_step(made, lambda number: (at(when, crash)(number), clock.pass_by(1.0)))
+
+    with pytest.raises(RuntimeError):
+        train(trainer(3), tmp_path, silent, resume=False, limit=5.0)
+    assert newest(tmp_path).meta["limit"] == 5.0
+    made, limits = trainer(-1), list[float]()
+    original = made.step
+
+    def recorded(step: int, now: Now) -> Tensor:
+        limits.append(now.seconds)
+        return original(step, now)
+
+    made.step = recorded
+    result = train(made, tmp_path, silent, resume=True, limit=6.0)
+    assert (result.steps, result.limit) == (5, 5.0) and set(limits) == {5.0}
 
 
 @pytest.mark.parametrize(("every", "saves"), [(0.0, [1, 2, 3, 4, 5, 6]), (2.0, [2, 4, 6]), (4.0, [4, 6]), (99.0, [6])])
@@ -145,7 +167,7 @@ def test_no_step_is_saved_twice(
 ) -> None:
     """Also where a limit is reached just when a checkpoint is due."""
     saved: list[int] = []
-    monkeypatch.setattr(loop, "checkpoint", SimpleNamespace(save=lambda folder, step, *rest: saved.append(step)))
+    monkeypatch.setattr(checkpoint, "save", lambda folder, step, *rest: saved.append(step))
     trainer = before_step(make_trainer(data, short_recipe(steps=6, every=every)), lambda number: clock.pass_by(1.0))
     train(trainer, tmp_path, silent, resume=False)
     assert saved == saves
@@ -156,7 +178,7 @@ def test_every_process_goes_by_the_first_ones_clock(
 ) -> None:
     """A learning rate that follows each process's own clock would pull their weights apart."""
     theirs = chain([0.0, 1.0, 2.5], repeat(6.0))
-    monkeypatch.setattr(loop, "agree", lambda value, world: next(theirs) if isinstance(value, float) else value)
+    monkeypatch.setattr(loop, "broadcast", lambda values, world: [next(theirs), values[1]])
     trainer = make_trainer(data, short_recipe(seconds=5.0, steps=0), world=World(rank=1))
     seen = record_clock(trainer)
     assert train(trainer, tmp_path, silent, resume=False).steps == 3

@@ -99,10 +99,7 @@ def test_a_signal_during_a_save_is_answered_after_it(
 def test_a_signal_before_the_first_step_saves_nothing(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def agree(value: Any, world: object) -> Any:
-        return True if isinstance(value, bool) else value
-
-    monkeypatch.setattr(loop, "agree", agree)
+    monkeypatch.setattr(loop, "broadcast", lambda values, world: [values[0], True])
     with pytest.raises(Interrupted, match="after step 0"):
         train(before_step(make_trainer(data), lambda number: crash()), tmp_path, silent, resume=False)
     assert not list(tmp_path.iterdir())

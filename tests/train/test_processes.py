@@ -29,7 +29,7 @@ def torchrun(run: Path, data: Path, recipe: Spec[Recipe]) -> subprocess.Popen[by
     """Two processes on the CPU; what they say is in `errors.txt`."""
     write_json(run / "recipe.json", recipe.to_json())
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = ["-m", "bitgolf.train.worker", str(run), str(data), "0", "0"]
+    worker = ["-m", "bitgolf.train.worker", str(run), str(data), "0", "0", "auto"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (run / "errors.txt").open("wb") as errors:
         return subprocess.Popen(launch + worker, env=environment, stderr=errors)

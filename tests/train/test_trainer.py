@@ -12,7 +12,7 @@ from bitgolf.average.ema import Ema
 from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
 from bitgolf.clock import Now
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError, UsageError
 from bitgolf.journal import Journal
 from bitgolf.model.sockets import Norm
 from bitgolf.model.stream import RMSNorm
@@ -169,6 +169,39 @@ def test_without_cuda_it_is_the_cpu_in_float32(monkeypatch: pytest.MonkeyPatch) 
     assert "no CUDA device" in chosen.why and "1 threads" in chosen.why and "float32" in chosen.why
     with chosen.autocast():
         assert not torch.is_autocast_enabled("cpu")
+
+
+def test_the_device_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two GPUs in the machine, `cpu` is the CPU, and a third process has no GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert choose(wanted="cpu").device == torch.device("cpu") and "as asked" in choose(wanted="cpu").why
+    for wanted in ("auto", "cuda"):
+        assert choose(1, wanted)[:2] == (torch.device("cuda", 1), torch.bfloat16)
+        with pytest.raises(UsageError, match="process 2 of this machine has no GPU"):
+            choose(2, wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"), [("cuda", "no CUDA device"), ("mps", "no MPS device"), ("tpu", "no kind of device 'tpu'")]
+)
+def test_a_device_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch, wanted: str, message: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=message):
+        choose(wanted=wanted)
+
+
+def test_the_probe_reads_the_beginning_of_a_long_row(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
+    monkeypatch.setattr("bitgolf.train.touched.PROBE_TOKENS", 8)
+    recipe = toy_recipe()
+    trainer, lengths = make_trainer(data, recipe), set[int]()
+    trainer.model.embed.register_forward_hook(lambda m, inputs, y: lengths.add(inputs[0].shape[1]))
+    ids, targets = probe(trainer)
+    assert ids.shape[1] > 8 and touched(trainer.task, recipe["model"], ids, targets)
+    assert lengths == {8}
 
 
 def test_a_cpu_compiles_only_when_asked(data: Path) -> None:

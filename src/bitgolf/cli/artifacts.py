@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import Artifact, Json, Shards, Texts, emit
+from bitgolf.cli.options import Artifact, Device, Json, Shards, Texts, emit
 from bitgolf.errors import UsageError
 
 
@@ -23,10 +23,14 @@ def score(
     ] = [],  # noqa: B006
     order: Annotated[str | None, typer.Option("--order", help="Of documents: corpus, shuffled or longest.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of `--order shuffled`.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="TOKENS", help="Read at once: bounds memory.")] = 4096,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, metavar="TOKENS", help="Read at once. Default: by free memory; 4096 on a CPU."),
+    ] = None,
     processes: Annotated[
         int, typer.Option("--processes", min=1, help="That share the work, one GPU each where there are any.")
     ] = 1,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """The referee's score of an artifact: bits per byte, every target once.
@@ -38,7 +42,16 @@ def score(
     from bitgolf.verbs import score as score_artifact
 
     document = score_artifact(
-        artifact, text, shards, names=methods, edits=sets, order=order, seed=seed, batch=batch, processes=processes
+        artifact,
+        text,
+        shards,
+        names=methods,
+        edits=sets,
+        order=order,
+        seed=seed,
+        batch=batch,
+        processes=processes,
+        device=device,
     )
     emit(as_json, document, score_table(document))
 

@@ -18,6 +18,10 @@ Texts = Annotated[
 Shards = Annotated[
     Path | None, typer.Option("--shards", help="A folder of shards with its tokenizer, as `data make` writes it.")
 ]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="KIND", help="auto, cuda, cpu or mps (experimental). auto: CUDA if there is any."),
+]
 Artifact = Annotated[Path, typer.Argument(help="A packed model: artifact.bg, or the run folder that holds it.")]
 Trained = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was trained.")]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import Json, Sets, Shards, Texts, Trained, emit
+from bitgolf.cli.options import Device, Json, Sets, Shards, Texts, Trained, emit
 from bitgolf.errors import UsageError
 from bitgolf.recipes import describe, names, published, resolve
 
@@ -50,6 +50,7 @@ def run(
     devices: Annotated[
         int, typer.Option("--devices", min=1, help="Processes to train and score with, one GPU each if there are any.")
     ] = 1,
+    device: Device = "auto",
     first: Annotated[
         str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and the later ones again.")
     ] = None,
@@ -70,6 +71,7 @@ def run(
         out=out,
         seed=seed,
         devices=devices,
+        device=device,
         first=first,
         resume=resume,
     )
@@ -82,13 +84,14 @@ def doctor(
         int, typer.Option("--tokens", min=64, help="Held-out tokens to measure on; half as many calibrate.")
     ] = 16384,
     each: Annotated[bool, typer.Option("--each", help="Measure every tensor, not kinds of them together.")] = False,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Where the bits per byte went that quantization cost, and what is wrong with it. Exit status 1 for an error."""
     from bitgolf.checkup import doctor as examine
     from bitgolf.tables import doctor_table
 
-    document = examine(run, tokens=tokens, each=each)
+    document = examine(run, tokens=tokens, each=each, device=device)
     emit(as_json, document, doctor_table(document))
     if not document["passes"]:
         raise typer.Exit(1)

@@ -35,7 +35,11 @@ LOW, TOP = -127, 127
 
 
 class TrellisGrid:
-    """The state machine. `following` (states, 2): the next state by state and parity of the index; it begins in state 0."""
+    """The state machine, which begins in state 0. `following` (states, 2): the next state by state and parity of the index.
+
+    `preceding` (2, states): its inverse by parity and state. A state's highest bit is the z0 of both states before it, as
+    h0 has the highest bit of all and h1 has not.
+    """
 
     def __init__(self, states: int) -> None:
         if states not in CODES:
@@ -45,6 +49,7 @@ class TrellisGrid:
         state = np.arange(states)
         by_state = (state >> 1) ^ (state & 1) * (h0 >> 1)
         self.following: NDArray[np.uint8] = np.stack([by_state, by_state ^ (h1 >> 1)], 1).astype(np.uint8)
+        self.preceding: NDArray[np.uint32] = np.argsort(self.following.T, 1).astype(np.uint32)
 
     def halves(self, indices: NDArray[np.int8]) -> NDArray[np.uint8]:
         """z0 of every index (rows, columns): each column is a sequence of its own, from the first row on."""

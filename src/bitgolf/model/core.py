@@ -31,8 +31,10 @@ class Part(nn.Module):
 class Bus:
     """What flows past the blocks in one forward: token ids, the stream's first state, values made once and shared.
 
-    This one sees a whole sequence at once. `score.stream` has one with a memory, by which the same model reads a text piece by piece.
+    This one sees a whole sequence at once (`whole`). `score.stream` has one with a memory, by which the same model reads a text piece by piece.
     """
+
+    whole: ClassVar[bool] = True
 
     def __init__(self, ids: Tensor, bos: int = 1) -> None:
         self.ids, self.bos = ids, bos
@@ -124,8 +126,16 @@ def over_heads(pairs: Tensor) -> Tensor:
 
 
 def rms(x: Tensor) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last axis, without a gain; eps is the machine epsilon of x's type."""
-    return F.rms_norm(x, (x.shape[-1],))
+    """x / sqrt(mean(x^2) + eps) over the last axis, without a gain, in x's type; eps is that type's machine epsilon.
+
+    Since torch 2.13 autocast has `rms_norm` return float32, hence the cast.
+    """
+    return F.rms_norm(x, (x.shape[-1],)).to(x.dtype)
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32, or in float64 where it is that: for what bfloat16 is too coarse for."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Clocked(Part):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bitgolf.clock import Now
 from bitgolf.model.core import Bus, Clocked
-from bitgolf.model.sockets import Depth, Order, Skip, Wiring
+from bitgolf.model.sockets import Depth, Order, Skip, Stream, Wiring
 from bitgolf.spec import Place, Spec, part, register
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class Serial(Wiring):
     def __init__(self, at: Place, /) -> None:
         super().__init__()
 
-    def forward(self, x: Tensor, bus: Bus, block: nn.Module) -> Tensor:
-        return cast("Block", block)(x, bus)
+    def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
+        return cast("Block", block)(cast(Tensor, x), bus)
 
 
 @register
@@ -50,7 +50,7 @@ class AddSkip(Skip):
         self.weight = nn.Parameter(torch.ones(at.fan_in, at.dim))
 
     def forward(self, x: Tensor, skip: Tensor, j: int) -> Tensor:
-        return x + self.weight[j] * skip
+        return x + self.weight[j].to(x.dtype) * skip
 
 
 @register
@@ -71,8 +71,8 @@ class GatedSkip(Skip):
 
     def forward(self, x: Tensor, skip: Tensor, j: int) -> Tensor:
         row = min(j, len(self.weight) - 1)
-        gate = self.gate[row].sigmoid()
-        return gate * x + (1 - gate) * (self.weight[row] * skip)
+        gate, weight = self.gate[row].sigmoid().to(x.dtype), self.weight[row].to(x.dtype)
+        return gate * x + (1 - gate) * (weight * skip)
 
 
 class Planned(Depth, Clocked):
@@ -91,7 +91,7 @@ class Planned(Depth, Clocked):
     def at(self, now: Now) -> None:
         self.visits = [visits for since, visits in self.plans if since <= now.progress][-1]
 
-    def visit(self, x: Tensor, bus: Bus, block: nn.Module) -> Tensor:
+    def visit(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
         x = self.wiring(x, bus, block)
         bus.visit += 1
         return x
@@ -105,9 +105,10 @@ class Straight(Planned):
         super().__init__(at, order, wiring)
 
     def forward(self, x: Tensor, bus: Bus, blocks: nn.ModuleList) -> Tensor:
+        stream: Stream = x
         for i in self.visits:
-            x = self.visit(x, bus, blocks[i])
-        return self.wiring.close(x)
+            stream = self.visit(stream, bus, blocks[i])
+        return self.wiring.close(stream)
 
 
 @register
@@ -132,12 +133,13 @@ class UNet(Planned):
 
     def forward(self, x: Tensor, bus: Bus, blocks: nn.ModuleList) -> Tensor:
         half = len(self.visits) // 2
-        skips: list[Tensor] = []
+        stream: Stream = x
+        skips: list[Stream] = []
         for i in self.visits[:half]:
-            x = self.visit(x, bus, blocks[i])
-            skips.append(x)
+            stream = self.visit(stream, bus, blocks[i])
+            skips.append(stream)
         for j, i in enumerate(self.visits[half:]):
             if skips:
-                x = self.wiring.blend(x, self.skip, skips.pop(), j, blocks[i])
-            x = self.visit(x, bus, blocks[i])
-        return self.wiring.close(x)
+                stream = self.wiring.blend(stream, self.skip, skips.pop(), j, blocks[i])
+            stream = self.visit(stream, bus, blocks[i])
+        return self.wiring.close(stream)

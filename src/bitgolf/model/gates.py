@@ -28,7 +28,7 @@ class HeadGate(AfterPart):
         raise NotImplementedError
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        z = F.linear(x[..., : self.weight.shape[1]], self.weight)
+        z = F.linear(x[..., : self.weight.shape[1]], self.weight.to(x.dtype))
         return y * self.gate(z)[..., None].to(y.dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bitgolf.model.core import Part, chain
+from bitgolf.model.core import Part, chain, wide
 from bitgolf.model.sockets import Cap
 from bitgolf.model.weight import Embedding, HeadLinear
 from bitgolf.spec import Place, Spec, part, register
@@ -24,7 +24,10 @@ class Logits:
 
 
 class Head(Part):
-    """(B, T, D) and the embedding -> logits (B, T, V): a projection, what is added to it, then the chain of caps."""
+    """(B, T, D) and the embedding -> logits (B, T, V): a projection, what is added to it, then the chain of caps.
+
+    Logits are float32 from the caps on (float64 where they are that), whatever type the stream has.
+    """
 
     caps: nn.ModuleList
 
@@ -36,14 +39,14 @@ class Head(Part):
         raise NotImplementedError
 
     def raw(self, x: Tensor, embed: Embedding) -> Tensor:
-        """Logits before the caps."""
+        """Logits before the caps, in the type of the product."""
         z = self.project(x, embed)
         for p in self.add:
             z = z + p(x)
         return z
 
     def forward(self, x: Tensor, embed: Embedding) -> Tensor:
-        z = self.raw(x, embed)
+        z = wide(self.raw(x, embed))
         for p in self.caps:
             z = p(z)
         return z

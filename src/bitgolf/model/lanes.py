@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bitgolf.errors import RecipeError
 from bitgolf.model.core import Bus, layer_set
 from bitgolf.model.skeleton import Block
-from bitgolf.model.sockets import Skip, Wiring
+from bitgolf.model.sockets import Skip, Stream, Wiring, pair
 from bitgolf.spec import Place, register
 
 Final = Literal["mean", "attn", "mlp"]
@@ -34,8 +34,8 @@ class Parallel(Wiring):
         super().__init__()
         self.layers = layer_set(layers, at.layers)
 
-    def forward(self, x: Tensor, bus: Bus, block: nn.Module) -> Tensor:
-        block = cast(Block, block)
+    def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
+        block, x = cast(Block, block), cast(Tensor, x)
         if block.layer not in self.layers:
             return block(x, bus)
         x = enter(block, x, bus)
@@ -46,7 +46,7 @@ class Parallel(Wiring):
 
 
 class Lanes(Wiring):
-    """Two streams from layer `start` on, one read by attention and one by the MLP: x becomes (2, B, T, D).
+    """Two streams from layer `start` on, one read by attention and one by the MLP.
 
     Each layer has weights for what a branch writes into either lane, post (L, 2, 2) = [branch, lane], started at 1,
     and for what stays, resid (L, 2). Layers before `start` have them too, unused: so the published counts have it.
@@ -66,35 +66,31 @@ class Lanes(Wiring):
         self.post = nn.Parameter(torch.ones(rows, 2, 2))
         self.resid = nn.Parameter(torch.full((rows, 2), resid))
 
-    def weights(self, block: Block) -> tuple[Tensor, Tensor]:
-        """post (2, 2) and resid (2) of a block; the first layer's serve those of a loop that have none."""
+    def weights(self, block: Block, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+        """post (2, 2) and resid (2) of a block in this type; the first layer's serve those of a loop that have none."""
         row = max(block.layer - self.without, 0)
-        return self.post[row], self.resid[row]
+        return self.post[row].to(kind), self.resid[row].to(kind)
 
-    def open(self, x: Tensor, block: nn.Module) -> Tensor:
+    def open(self, x: Stream, block: Block) -> Stream:
         """The stream as this block takes it: two lanes, both as the one was, where they begin."""
-        block = cast(Block, block)
-        if x.ndim > 3 or block.layer < self.start:
+        if isinstance(x, tuple) or block.layer < self.start:
             return x
         if len(block.leave):
             raise RecipeError("a block with two lanes has no place for `leave`", place="model.block.leave")
-        return torch.stack([x, x])
+        return x, x
 
-    def forward(self, x: Tensor, bus: Bus, block: nn.Module) -> Tensor:
+    def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
+        block = cast(Block, block)
         x = self.open(x, block)
-        return self.step(x, bus, cast(Block, block)) if x.ndim > 3 else block(x, bus)
+        return self.step(*x, bus, block) if isinstance(x, tuple) else block(x, bus)
 
-    def step(self, x: Tensor, bus: Bus, block: Block) -> Tensor:
-        """One visit, x (2, B, T, D): attention's lane, then the MLP's."""
+    def step(self, a: Tensor, b: Tensor, bus: Bus, block: Block) -> Stream:
+        """One visit: attention's lane a and the MLP's b, both (B, T, D)."""
         raise NotImplementedError
 
-    def close(self, x: Tensor) -> Tensor:
-        return x.mean(0) if self.final == "mean" else x[("attn", "mlp").index(self.final)]
-
-
-def by_lane(weights: Tensor) -> Tensor:
-    """(2) -> (2, 1, 1, 1), to multiply lanes."""
-    return weights[:, None, None, None]
+    def close(self, x: Stream) -> Tensor:
+        a, b = pair(x)
+        return 0.5 * (a + b) if self.final == "mean" else (a if self.final == "attn" else b)
 
 
 @register
@@ -108,15 +104,17 @@ class TwoLanes(Lanes):
     def __init__(self, at: Place, /, *, start: int = 8, final: Final = "mean", rows: int = 0) -> None:
         super().__init__(at, start, final, rows, 1.1)
 
-    def step(self, x: Tensor, bus: Bus, block: Block) -> Tensor:
-        post, resid = self.weights(block)
-        mixed, fed = block.mix(enter(block, x[0], bus), bus), block.feed(x[1])
-        return by_lane(resid) * x + by_lane(post[0]) * mixed + by_lane(post[1]) * fed
+    def step(self, a: Tensor, b: Tensor, bus: Bus, block: Block) -> Stream:
+        post, resid = self.weights(block, a.dtype)
+        mixed, fed = block.mix(enter(block, a, bus), bus), block.feed(b)
+        return (
+            resid[0] * a + post[0, 0] * mixed + post[1, 0] * fed,
+            resid[1] * b + post[0, 1] * mixed + post[1, 1] * fed,
+        )
 
-    def blend(self, x: Tensor, skip: Skip, value: Tensor, j: int, block: nn.Module) -> Tensor:
-        x = self.open(x, block)
-        value = value[0] if value.ndim > 3 else value
-        return torch.stack([skip(x[0], value, j), x[1]]) if x.ndim > 3 else skip(x, value, j)
+    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: nn.Module) -> Stream:
+        x, value = self.open(x, cast(Block, block)), pair(value)[0]
+        return (skip(x[0], value, j), x[1]) if isinstance(x, tuple) else skip(x, value, j)
 
 
 @register
@@ -130,8 +128,10 @@ class TwoLanesInTurn(Lanes):
     def __init__(self, at: Place, /, *, start: int = 7, final: Final = "mean", rows: int = 0) -> None:
         super().__init__(at, start, final, rows, 1.1**0.5)
 
-    def step(self, x: Tensor, bus: Bus, block: Block) -> Tensor:
-        post, resid = self.weights(block)
-        x = resid[0] * x + by_lane(post[0]) * block.mix(enter(block, x[0], bus), bus)
+    def step(self, a: Tensor, b: Tensor, bus: Bus, block: Block) -> Stream:
+        post, resid = self.weights(block, a.dtype)
+        mixed = block.mix(enter(block, a, bus), bus)
+        a, b = resid[0] * a + post[0, 0] * mixed, resid[0] * b + post[0, 1] * mixed
         bus.visit += 1  # `enter` runs again: parts that remember tell its two readings apart by the visit
-        return resid[1] * x + by_lane(post[1]) * block.feed(enter(block, x[1], bus))
+        fed = block.feed(enter(block, b, bus))
+        return resid[1] * a + post[1, 0] * fed, resid[1] * b + post[1, 1] * fed

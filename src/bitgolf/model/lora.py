@@ -91,8 +91,8 @@ class Adapters:
 
     @contextmanager
     def holding(self, rows: Tensor) -> Iterator[None]:
-        """Batches within hold these rows alone, a boolean (rows,)."""
-        self.chosen = None if bool(rows.all()) else rows.nonzero()[:, 0]
+        """Batches within hold these rows alone, a boolean (rows,) on the CPU."""
+        self.chosen = None if bool(rows.all()) else rows.nonzero()[:, 0].to(self.values.device)
         try:
             yield
         finally:
@@ -103,8 +103,9 @@ class Adapters:
         return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, self.leaves)], 1)
 
     def reset(self, rows: Tensor, *, warm: bool = False) -> None:
-        """Where `rows`, boolean (rows,), is true, the numbers are those of the start; `warm` keeps each A."""
-        self.values[rows] = torch.where(self.inner, self.values[rows], self.start) if warm else self.start
+        """Where `rows`, boolean (rows,) on the CPU, is true, the numbers are those of the start; `warm` keeps each A."""
+        chosen = rows.nonzero()[:, 0].to(self.values.device, non_blocking=True)
+        self.values[chosen] = torch.where(self.inner, self.values[chosen], self.start) if warm else self.start
 
 
 class RowAdapter(Add):

@@ -95,7 +95,7 @@ class HashedBigrams(StreamPart):
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         ids = self.tokens(bus)
         slots = [self.hash.slots(ids[:n], self.rows) for n in range(2, self.order + 1)]
-        y = self.project(self.table(torch.stack(slots)).sum(0))
+        y = self.project(self.table(torch.stack(slots)).sum(0)).to(x.dtype)
         return x + (y if self.scale is None else self.scale * y)
 
     def tokens(self, bus: Bus) -> list[Tensor]:

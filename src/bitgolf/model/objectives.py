@@ -10,26 +10,26 @@ from torch import Tensor, nn
 
 from bitgolf.errors import RecipeError
 from bitgolf.model.caps import Softcap
-from bitgolf.model.core import chain
+from bitgolf.model.core import chain, wide
 from bitgolf.model.sockets import Cap, Objective
 from bitgolf.model.weight import HeadLinear
 from bitgolf.spec import Place, Spec, part, register
 
 
 def nats(z: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each target, (B, T), from logits (B, T, V) in float32."""
-    return F.cross_entropy(z.float().flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    """Negative log-likelihood of each target, (B, T), from logits (B, T, V)."""
+    return F.cross_entropy(wide(z).flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
 
 @register
 class CrossEntropy(Objective):
-    """Mean negative log-likelihood of the next token, in nats per token, over float32 logits."""
+    """Mean negative log-likelihood of the next token, in nats per token."""
 
     def __init__(self, at: Place, /) -> None:
         super().__init__()
 
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
-        return F.cross_entropy(logits(x).float().flatten(0, 1), targets.flatten())
+        return F.cross_entropy(wide(logits(x)).flatten(0, 1), targets.flatten())
 
 
 def further(z: Tensor, targets: Tensor, ahead: int, bos: int) -> Tensor:
@@ -72,7 +72,7 @@ class MultiToken(Objective):
         self.caps = chain(caps, at)
 
     def guess(self, head: nn.Module, x: Tensor) -> Tensor:
-        z = head(x)
+        z = wide(head(x))
         for p in self.caps:
             z = p(z)
         return z
@@ -117,7 +117,7 @@ class EntropyWeighted(Objective):
     @torch.no_grad()
     def weights(self, z: Tensor) -> Tensor:
         """(B, T), from logits (B, T, V)."""
-        log_p = z.float().log_softmax(-1)
+        log_p = wide(z).log_softmax(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         w = (0.5 + entropy / entropy.mean().clamp_min(1e-8)).clamp(0.5, 1.5)
         return w / w.mean() if self.normalised else w
@@ -140,4 +140,4 @@ class ZLoss(Objective):
 
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
         z = logits(x)
-        return nats(z, targets).mean() + self.weight * z.float().logsumexp(-1).square().mean()
+        return nats(z, targets).mean() + self.weight * wide(z).logsumexp(-1).square().mean()

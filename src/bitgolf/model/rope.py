@@ -11,6 +11,21 @@ from bitgolf.model.sockets import QKPart
 from bitgolf.spec import Place, Spec, register
 
 
+@torch.library.custom_op("bitgolf::rotary_table", mutates_args=())
+def rotary_table(angles: Tensor, kind: torch.dtype) -> Tensor:
+    """cos and sin of angles (…, F), rounded to float32 and then to `kind`: (2, …, F).
+
+    An operator, because a compiler that sees cos and sin computes them again in every kernel that rotates, for every
+    head and also for the lanes that are not rotated, instead of reading a small table.
+    """
+    return torch.stack([angles.cos(), angles.sin()]).float().to(kind)
+
+
+@rotary_table.register_fake
+def _(angles: Tensor, kind: torch.dtype) -> Tensor:
+    return angles.new_empty((2, *angles.shape), dtype=kind)
+
+
 def exponents(width: int, device: torch.device | None = None) -> Tensor:
     """2i / width for the pairs i, (width/2,) in float32."""
     return torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
@@ -84,10 +99,10 @@ class Rope(QKPart):
             return self.scaling.frequencies(self.base, self.width, device)
         return 1.0 / self.base ** exponents(self.width, device)
 
-    def table(self, bus: Bus) -> tuple[Tensor, Tensor]:
-        """cos and sin, (T, 1, dims/2) or (B, T, 1, dims/2) in float32."""
-        angle = bus.angles(self.frequencies(bus.ids.device))[..., None, :]
-        return angle.cos().float(), angle.sin().float()
+    def table(self, bus: Bus, kind: torch.dtype = torch.float32) -> Tensor:
+        """cos and sin, (2, T, 1, dims/2) or (2, B, T, 1, dims/2) in this type."""
+        angles = bus.angles(self.frequencies(bus.ids.device))[..., None, :]
+        return rotary_table(angles, kind)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         half = self.width // 2
@@ -95,5 +110,5 @@ class Rope(QKPart):
         return torch.cat([a * cos + b * sin, b * cos - a * sin, rest], -1)
 
     def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
-        cos, sin = bus.memo(self.key, lambda: self.table(bus))
-        return self.rotate(q, cos.to(q.dtype), sin.to(q.dtype)), self.rotate(k, cos.to(k.dtype), sin.to(k.dtype))
+        cos, sin = bus.memo((*self.key, q.dtype), lambda: self.table(bus, q.dtype))
+        return self.rotate(q, cos, sin), self.rotate(k, cos, sin)

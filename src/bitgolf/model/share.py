@@ -70,7 +70,7 @@ class LowRank(Add):
         self.b = nn.Parameter(torch.zeros(at.fan_out, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(x, self.a), self.b)
+        return F.linear(F.linear(x, self.a.to(x.dtype)), self.b.to(x.dtype))
 
 
 @register

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 
 from bitgolf.model.core import Bus, Part, chain
@@ -67,9 +70,26 @@ class Block(Part):
         return x
 
 
+StreamType = Literal["auto", "float32", "bfloat16"]
+
+
+def stream_type(setting: StreamType, embedded: Tensor) -> torch.dtype:
+    """Type of the residual stream. `auto`: that of autocast where it is on, else that of the embeddings."""
+    if setting != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
+    kind = embedded.device.type
+    if embedded.is_meta or not torch.is_autocast_enabled(kind):  # autocast does not know the meta device
+        return embedded.dtype
+    return torch.get_autocast_dtype(kind)
+
+
 @register
 class LM(Part):
-    """Token ids (B, T) -> logits (B, T, V). `hidden` and `logits` are its two halves."""
+    """Token ids (B, T) -> logits (B, T, V). `hidden` and `logits` are its two halves.
+
+    `stream` is the type of the residual stream, set once after the embedding: every part keeps the type of its input.
+    As `auto` it is bfloat16 where a GPU trains, as in the published scripts, and the parameters' own on a CPU.
+    """
 
     def __init__(
         self,
@@ -85,10 +105,11 @@ class LM(Part):
         depth: Spec[Depth] = part(Straight),
         norm: Spec[Norm] = part(RMSNorm),
         share: tuple[Spec[Share], ...] = (),
+        stream: StreamType = "auto",
     ) -> None:
         super().__init__()
         at = at._replace(dim=dim, layers=layers)
-        self.bos = at.bos
+        self.bos, self.stream = at.bos, stream
         self.embed = embed(at)
         self.enter = chain(enter, at)
         self.blocks = nn.ModuleList(block(at._replace(layer=i)) for i in range(layers))
@@ -103,8 +124,9 @@ class LM(Part):
         return Bus(ids, self.bos)
 
     def hidden(self, bus: Bus) -> Tensor:
-        """The normalised last state, (B, T, D)."""
+        """The normalised last state, (B, T, D), in the stream's type."""
         x = self.embed(bus.ids)
+        x = x.to(stream_type(self.stream, x))
         for p in self.enter:
             x = p(x, bus)
         bus.x0 = x

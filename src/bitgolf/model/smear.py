@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitgolf.errors import RecipeError
-from bitgolf.model.core import Bus
+from bitgolf.model.core import Bus, wide
 from bitgolf.model.sockets import StreamPart
 from bitgolf.spec import Place, register
 
@@ -32,7 +32,7 @@ class VectorSmear(StreamPart):
         raise NotImplementedError
 
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        change = self.share * (bus.previous(self, x) - x)
+        change = self.share.to(x.dtype) * (bus.previous(self, x) - x)
         return x + without_starts(change, bus) if self.mask_starts else x + change
 
 
@@ -91,7 +91,7 @@ class ContentSmear(StreamPart):
         self.scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        open_by = self.scale * F.linear(x[..., : self.width], self.gate).sigmoid()
+        open_by = self.scale * F.linear(x[..., : self.width], self.gate.to(x.dtype)).sigmoid()
         change = open_by * bus.previous(self, x)
         return x + without_starts(change, bus) if self.mask_starts else x + change
 
@@ -112,13 +112,14 @@ class MeanSmear(StreamPart):
         self.theta = nn.Parameter(torch.zeros(at.dim))
 
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        before = bus.running_sum(self, x) - x
+        own = wide(x)  # in bfloat16 a sum over a long text would not grow any more
+        before = bus.running_sum(self, own) - own
         start = self.start(bus)
-        _, history = bus.recall(self, x[..., :0], before)
+        _, history = bus.recall(self, own[..., :0], before)
         earlier = history.gather(1, start[..., None].expand_as(x))  # sums before the start, which do not count
         begun = start + bus.key_positions[..., :1]
-        mean = (x + (before - earlier)) / (bus.positions + 1 - begun)[..., None]
-        return x + self.theta.tanh() * (mean - x)
+        mean = (own + (before - earlier)) / (bus.positions + 1 - begun)[..., None]
+        return (own + self.theta.tanh() * (mean - own)).to(x.dtype)
 
     def start(self, bus: Bus) -> Tensor:
         """Of all that is held, the number of the position where each one's mean starts, (B, T)."""

@@ -11,6 +11,18 @@ from torch import Tensor, nn
 
 from bitgolf.model.core import Bus, Part
 
+Stream = Tensor | tuple[Tensor, Tensor]
+"""The residual stream between blocks: one tensor (B, T, D), or two lanes, the one that attention reads and the MLP's.
+
+Two tensors, not one of (2, B, T, D): the gradient of a lane's weight would be a sum over all positions for two outputs,
+which a compiler runs in two programs, and each use of one lane would write both.
+"""
+
+
+def pair(x: Stream) -> tuple[Tensor, Tensor]:
+    """The two lanes; where the stream is one tensor, both are that."""
+    return x if isinstance(x, tuple) else (x, x)
+
 
 class StreamPart(Part):
     """On the residual stream, before a block or after the embedding: (B, T, D) -> (B, T, D)."""
@@ -70,6 +82,11 @@ class Core(Part):
 
 class Mask(Part):
     """Which keys a query sees, beyond causality: a boolean (T, S) or (B, 1, T, S)."""
+
+    @property
+    def reach(self) -> int | None:
+        """The most keys that a query sees, itself included; None where there is no such limit."""
+        return None
 
     def forward(self, bus: Bus) -> Tensor:
         raise NotImplementedError
@@ -137,19 +154,22 @@ class Skip(Part):
 
 
 class Wiring(Part):
-    """How a block's two branches read and write the stream. Lanes, where there are any, are a leading axis of x."""
+    """How a block's two branches read and write the stream, or its two lanes. Other parts see one lane at a time."""
 
-    def forward(self, x: Tensor, bus: Bus, block: nn.Module) -> Tensor:
+    def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
         """One visit of a block."""
         raise NotImplementedError
 
-    def blend(self, x: Tensor, skip: Skip, value: Tensor, j: int, block: nn.Module) -> Tensor:
-        """Let the j-th skip's value in, before a visit of this block: into which lanes."""
-        return skip(x, value, j)
+    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: nn.Module) -> Stream:
+        """Let the j-th skip's value in, before a visit of this block: here into every lane that of the same lane."""
+        if isinstance(x, tuple):
+            first, second = pair(value)
+            return skip(x[0], first, j), skip(x[1], second, j)
+        return skip(x, pair(value)[0], j)
 
-    def close(self, x: Tensor) -> Tensor:
+    def close(self, x: Stream) -> Tensor:
         """The stream after the last visit, (B, T, D)."""
-        return x
+        return pair(x)[0]
 
 
 class Share:

@@ -64,7 +64,8 @@ class MixX0(StreamPart):
 
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         assert bus.x0 is not None
-        return self.weight[0] * x + self.weight[1] * bus.x0
+        weight = self.weight.to(x.dtype)
+        return weight[0] * x + weight[1] * bus.x0
 
 
 @register
@@ -96,7 +97,7 @@ class BranchScale(Branch):
         self.weight = nn.Parameter(torch.ones(at.dim))
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.weight * y
+        return self.weight.to(y.dtype) * y
 
 
 @register

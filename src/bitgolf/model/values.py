@@ -120,4 +120,4 @@ class AddValueEmbedding(ValuePart):
         if e.shape[-1] != v.shape[2] * v.shape[3]:
             cause = f"{v.shape[2]} heads of {v.shape[3]} values cannot take a table of {e.shape[-1]}"
             raise RecipeError(cause, place="ValueTable.out", mend=f"make it {v.shape[2] * v.shape[3]}")
-        return v + self.weight.to(v.dtype) * e.view_as(v)
+        return v + self.weight.to(v.dtype) * e.view_as(v).to(v.dtype)

@@ -1,4 +1,8 @@
-"""The only matmul and the only lookup, with two chains each: `view` edits the weight, `add` edits the output."""
+"""The only matmul and the only lookup, with two chains each: `view` edits the weight, `add` edits the output.
+
+A weight multiplies in the type of what it multiplies, so that the residual stream's type (`LM.stream`) also holds where
+no autocast is on.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,7 @@ class Linear(Part):
         return w
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.viewed())
+        y = F.linear(x, self.viewed().to(x.dtype))
         for p in self.add:
             y = y + p(x)
         return y
@@ -82,4 +86,4 @@ class Embedding(Part):
 
     def project(self, x: Tensor) -> Tensor:
         """Tied head: (B, T, D) -> (B, T, V)."""
-        return F.linear(x, self.table())
+        return F.linear(x, self.table().to(x.dtype))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitgolf.model.core import wide
 from bitgolf.model.sockets import AfterPart
 from bitgolf.spec import Place, register
 
@@ -24,7 +24,8 @@ class ExclusiveSelf(AfterPart):
         self.eps = eps
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        wide = torch.promote_types(y.dtype, torch.float32)  # in bfloat16 a part of v would stay, by rounding
-        unit = F.normalize(v.to(wide), dim=-1, eps=self.eps)[..., None, :]
-        grouped = y.to(wide).unflatten(2, (v.shape[2], -1))
+        unit = F.normalize(wide(v), dim=-1, eps=self.eps)[
+            ..., None, :
+        ]  # in bfloat16 a part of v would stay, by rounding
+        grouped = wide(y).unflatten(2, (v.shape[2], -1))
         return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).flatten(2, 3).to(y.dtype)

@@ -21,7 +21,8 @@ class Adam(Algorithm):
     `decay` multiplies `weight_decay`, and `cautious` confines it (see `WeightDecay`).
 
     The same operations in the same order as `torch.optim.Adam`. Each parameter keeps its own count of steps in the
-    state, on the CPU (as torch does), so that a resumed run corrects the bias as the first would have.
+    state, so that a resumed run corrects the bias as the first would have: on the CPU (as torch does), where reading it
+    makes no GPU wait.
     """
 
     def __init__(
@@ -49,9 +50,9 @@ class Adam(Algorithm):
         (beta1, beta2), lr = self.betas, self.lr * lr_scale
         m, v = state["m"], state["v"]
         torch._foreach_add_(state["steps"], 1)
-        t = int(state["steps"][0])  # a group steps as a whole, so one count is all of them
+        t = int(state["steps"][0].numpy())  # a group steps as a whole, so one count is all of them
         torch._foreach_lerp_(m, grads, 1.0 - beta1)
-        self.decay.apply(params, m, now, lr, lr_scale)
+        self.decay.apply(params, m, self.decay.shrinkage(now, lr, lr_scale))
         torch._foreach_mul_(v, beta2)
         torch._foreach_addcmul_(v, grads, grads, 1.0 - beta2)
         root = torch._foreach_sqrt(v)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from bitgolf.clock import Now
 from bitgolf.world import World
 
 State = dict[str, list[Tensor]]
+Compiling = Callable[[Callable[..., Any]], Callable[..., Any]]  # a function -> the same one as a compiled graph
 
 
 class Algorithm(ABC):
@@ -21,17 +23,22 @@ class Algorithm(ABC):
     """
 
     needs_gradients: ClassVar[bool] = True
+    stacked: ClassVar[bool] = False
+    """Whether it steps every matrix (m, n) by itself, and all its state has the leading axes of a parameter: it is then
+    given all matrices of one shape as one tensor (k, m, n)."""
+    reduce_dtype: torch.dtype = torch.float32
+    """The type in which gradients of sharded stacks are reduced."""
 
     def unfit(self, shape: torch.Size) -> str:
         """Why it cannot step a parameter of this shape; "" where it can."""
         return ""
 
     def shards(self, world: World) -> bool:
-        """Whether each process is to step a share of the matrices only (`ShardedGroup`).
-
-        It may do so if it steps every matrix (m, n) by itself, and all its state has the leading axes of a parameter.
-        """
+        """Whether each process is to step a share of every stack only."""
         return False
+
+    def compile(self, compiling: Compiling) -> None:
+        """Compile what of a step is worth a graph. Numbers that follow a schedule must not make it another graph."""
 
     @abstractmethod
     def start(self, params: list[Tensor]) -> State:

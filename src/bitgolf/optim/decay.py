@@ -27,14 +27,17 @@ class WeightDecay:
         self.amount, self.cautious = amount, cautious
         self.schedule = schedule() if schedule else None
 
-    def apply(self, params: list[Tensor], updates: Sequence[Tensor], now: Now, lr: float, lr_scale: float) -> None:
-        """Shrink `params` in place. `lr` is the scheduled rate; of `updates`, which will be subtracted, the signs count."""
+    def shrinkage(self, now: Now, lr: float, lr_scale: float) -> float:
+        """lr amount d(t), the fraction by which weights shrink in this step; `lr` is the scheduled rate."""
+        factor = self.schedule.value(now._replace(rate=lr_scale)) if self.schedule else 1.0
+        return lr * self.amount * factor
+
+    def apply(self, params: Sequence[Tensor], updates: Sequence[Tensor], shrinkage: float | Tensor) -> None:
+        """Shrink `params` in place. Of `updates`, which will be subtracted, only the signs count."""
         if not self.amount:
             return
-        factor = self.schedule.value(now._replace(rate=lr_scale)) if self.schedule else 1.0
-        shrink = lr * self.amount * factor
         if not self.cautious:
-            torch._foreach_mul_(params, 1.0 - shrink)
+            torch._foreach_mul_(list(params), 1.0 - shrinkage)
             return
         for p, update in zip(params, updates, strict=True):
-            p.mul_(1.0 - shrink * (p * update >= 0))
+            p.mul_(1.0 - shrinkage * (p * update >= 0))

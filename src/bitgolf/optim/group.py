@@ -35,6 +35,9 @@ class Group:
             cause = f"no gradient reached {some(unused, ', ')}"
             raise BitgolfError(cause, place=self.name, mend="the model never uses it: remove it, or wire it in")
 
+    def reduce(self) -> None:
+        """Bring the gradients, means over all processes by now, to where they are stepped with: here they are there."""
+
     def gradients(self) -> list[Tensor]:
         """What the algorithm steps with."""
         self.need_gradients()
@@ -42,6 +45,9 @@ class Group:
 
     def step(self, now: Now, lr_scale: float) -> None:
         self.algorithm.step(list(self.params.values()), self.gradients(), self.state, now, lr_scale)
+
+    def finish(self) -> None:
+        """Wait for what the step has left on its way."""
 
     def zero_grad(self) -> None:
         for p in self.params.values():

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from bitgolf.clock import Now
 from bitgolf.errors import DamagedError, RecipeError
-from bitgolf.optim.algorithm import Algorithm
+from bitgolf.optim.algorithm import Algorithm, Compiling
 from bitgolf.optim.clip import clip_by_norm
 from bitgolf.optim.group import Group, some
-from bitgolf.optim.shards import ShardedGroup
+from bitgolf.optim.stacked import StackedGroup
 from bitgolf.rules import Rule, cover
 from bitgolf.spec import Spec
-from bitgolf.world import ALONE, World, mean_gradients
+from bitgolf.world import ALONE, Mean, World, mean_gradients
 
 
 class Touched(NamedTuple):
@@ -48,26 +48,51 @@ class Optimizer:
             _group(i, rule(), {path: params[path] for path in paths}, world)
             for i, (rule, paths) in enumerate(zip(rules, taken, strict=True))
         ]
-        self.sharded = [g for g in self.groups if isinstance(g, ShardedGroup)]
-        self.replicated = [g for g in self.groups if not isinstance(g, ShardedGroup)]
+        self.sharded = [g for g in self.groups if isinstance(g, StackedGroup) and g.algorithm.shards(world)]
+        self.replicated = [g for g in self.groups if g not in self.sharded]
+        self.mean: Mean | None = None  # on its way: of the gradients that are not sharded
+
+    def compile(self, compiling: Compiling) -> None:
+        """Have every algorithm compile its step, where it is worth a graph."""
+        for group in self.groups:
+            group.algorithm.compile(compiling)
+
+    def expect(self) -> None:
+        """The next backward pass is the last one before `reduce`: gradients that it completes may be reduced at once."""
+        for group in self.sharded:
+            group.expect()
 
     def reduce(self) -> None:
-        """Turn the gradients of each process into their mean over all: shares of it where a group is sharded."""
+        """Send on their way all gradients that are not yet: to their mean over all processes, or to a share of it."""
         for group in self.sharded:
             group.reduce()
         moving = [group for group in self.replicated if group.algorithm.needs_gradients]
-        mean_gradients([p for group in moving for p in group.params.values()], self.world)
+        for group in moving:
+            group.need_gradients()
+        self.mean = mean_gradients([p for group in moving for p in group.params.values()], self.world)
 
     def clip(self, limit: float) -> Tensor:
         """Clip by the norm of all gradients together; see `clip_by_norm`."""
+        self._arrive()
         return clip_by_norm(_joined(self.replicated), limit, _joined(self.sharded), self.world)
 
     def step(self, now: Now, lr_scale: float) -> None:
         """One step of every group, in place; all learning rates are scaled alike."""
-        for group in self.groups:  # all of them, before any parameter moves
-            group.need_gradients()
-        for group in self.groups:
+        for group in self.sharded:
             group.step(now, lr_scale)
+        self._arrive()
+        for group in self.replicated:
+            group.step(now, lr_scale)
+        for group in self.groups:
+            group.finish()
+
+    def _arrive(self) -> None:
+        """Wait for the mean gradients of the groups that are not sharded, once."""
+        if self.mean:
+            self.mean.wait()
+            self.mean = None
+            for group in self.replicated:
+                group.reduce()
 
     def zero_grad(self) -> None:
         for group in self.groups:
@@ -108,8 +133,8 @@ def _group(index: int, rule: Rule, params: dict[str, nn.Parameter], world: World
         if why := algorithm.unfit(p.shape):
             cause = f"{why}, {path} has shape {tuple(p.shape)}"
             raise RecipeError(cause, place=place, mend="give it to another one by an earlier rule")
-    make = ShardedGroup if algorithm.shards(world) else Group
-    return make(f"{kind.lower()}.{index}", rule.where, algorithm, params, world)
+    make = StackedGroup if algorithm.stacked else Group
+    return make(f"{kind.lower()}.{index}", rule.where, algorithm, params, world if algorithm.shards(world) else ALONE)
 
 
 def _joined(groups: Sequence[Group]) -> list[Tensor]:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from bitgolf.clock import Now
-from bitgolf.optim.algorithm import Algorithm, State
+from bitgolf.optim.algorithm import Algorithm, Compiling, State
 from bitgolf.optim.decay import WeightDecay
 from bitgolf.optim.orthogonalize import NewtonSchulz, Orthogonalizer
 from bitgolf.optim.schedules import Ramp, Schedule
 from bitgolf.optim.shape import After, Before, Pieces
 from bitgolf.spec import Spec, part, register
 from bitgolf.world import World
+
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @register
@@ -27,10 +29,14 @@ class Muon(Algorithm):
     `decay` multiplies it, and `cautious` confines it (see `WeightDecay`).
 
     `before` and `after` change the update around `orth`, which acts on the `pieces` of a matrix where it has any.
-    Matrices of one shape are orthogonalized as one stack; leading axes of a parameter are a stack already.
+    Matrices of one shape are stepped as one stack (`StackedGroup`).
     `shard`: each of several processes steps a share of every stack (`auto`), or a lone process too (`on`), or each
     steps all of them (`off`).
+    `reduce`: the type in which sharded gradients travel. `buffer`: the type of the momentum. Parameter Golf's scripts
+    with parameter banks (#399, #549, #1530 to #1855) had bfloat16 for both; the sums of a step are in float32 here.
     """
+
+    stacked = True
 
     def __init__(
         self,
@@ -46,7 +52,11 @@ class Muon(Algorithm):
         after: tuple[Spec[After], ...] = (),
         pieces: Spec[Pieces] | None = None,
         shard: Literal["auto", "on", "off"] = "auto",
+        reduce: Literal["float32", "bfloat16"] = "float32",
+        buffer: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
+        self.reduce_dtype, self.buffer_dtype = _TYPES[reduce], _TYPES[buffer]
+        self._run = self._update
         self.lr, self.nesterov, self.shard = lr, nesterov, shard
         self.momentum, self.orthogonalize = momentum(), orthogonalize()
         self.decay = WeightDecay(weight_decay, decay, cautious=cautious, place="Muon.weight_decay")
@@ -63,38 +73,43 @@ class Muon(Algorithm):
 
     def start(self, params: list[Tensor]) -> State:
         memories = {f"after.{k}": [after.start(p) for p in params] for k, after in enumerate(self.after)}
-        return {"momentum": [torch.zeros_like(p) for p in params], **memories}
+        return {"momentum": [torch.zeros_like(p, dtype=self.buffer_dtype) for p in params], **memories}
+
+    def compile(self, compiling: Compiling) -> None:
+        self._run = compiling(self._update)
 
     @torch.no_grad()
     def step(self, params: list[Tensor], grads: list[Tensor], state: State, now: Now, lr_scale: float) -> None:
-        lr, moves = self.lr * lr_scale, self._directions(grads, state["momentum"], self.momentum.value(now))
-        for (*_, m, n), members in _by_shape(params).items():
-            memories = [[state[f"after.{k}"][i] for i in members] for k in range(len(self.after))]
-            updates = self._updates(torch.stack([moves[i] for i in members]), memories).unbind()
-            some = [params[i] for i in members]
-            self.decay.apply(some, updates, now, lr, lr_scale)
-            torch._foreach_add_(some, updates, alpha=-lr * math.sqrt(max(1.0, m / n)))
+        lr, mu = self.lr * lr_scale, self.momentum.value(now)
+        shrinkage = self.decay.shrinkage(now, lr, lr_scale)
+        for i, (p, grad) in enumerate(zip(params, grads, strict=True)):
+            m, n = p.shape[-2:]
+            rates = [torch.full((), x, device=p.device) for x in (mu, -lr * math.sqrt(max(1.0, m / n)), shrinkage)]
+            memories = [state[f"after.{k}"][i] for k in range(len(self.after))]
+            self._run(p, grad, state["momentum"][i], memories, *rates)
 
-    def _directions(self, grads: list[Tensor], buffers: list[Tensor], mu: float) -> list[Tensor]:
-        """Bring the momentum up to date and say where each matrix should go, before orthogonalization."""
-        torch._foreach_mul_(buffers, mu)
-        torch._foreach_add_(buffers, grads)
-        return list(torch._foreach_add(grads, buffers, alpha=mu)) if self.nesterov else buffers
+    def _update(
+        self,
+        params: Tensor,
+        grads: Tensor,
+        momentum: Tensor,
+        memories: list[Tensor],
+        mu: Tensor,
+        rate: Tensor,
+        shrinkage: Tensor,
+    ) -> None:
+        """One step of a stack (..., m, n) in place: all of it but the gradients changes, the last three are numbers ().
 
-    def _updates(self, x: Tensor, memories: list[list[Tensor]]) -> Tensor:
-        """A stack of directions to a stack of updates; `memories` of the `after` parts change in place."""
+        One graph when compiled. What follows a schedule comes as a tensor, since a Python number would be a constant of
+        the graph, and each step would compile another. `addcmul` rounds once, as adding with a factor does.
+        """
+        momentum.mul_(mu).add_(grads)
+        grads, buffer = grads.to(params.dtype), momentum.to(params.dtype)
+        x = torch.addcmul(grads, buffer, mu) if self.nesterov else buffer
         for before in self.before:
             x = before(x)
         x = self.pieces.join(self.orthogonalize(self.pieces.cut(x))) if self.pieces else self.orthogonalize(x)
         for after, memory in zip(self.after, memories, strict=True):
-            stack = torch.stack(memory)
-            x = after(x, stack)
-            torch._foreach_copy_(memory, stack.unbind())
-        return x
-
-
-def _by_shape(params: list[Tensor]) -> dict[torch.Size, list[int]]:
-    members: dict[torch.Size, list[int]] = {}
-    for i, p in enumerate(params):
-        members.setdefault(p.shape, []).append(i)
-    return members
+            x = after(x, memory)
+        self.decay.apply([params], [x], shrinkage)
+        params.addcmul_(x, rate)

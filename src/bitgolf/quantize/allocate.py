@@ -90,6 +90,13 @@ class Demand:
         self.counts = np.zeros(BINS_PER_OCTAVE * OCTAVES, np.int64)
         self.centres = (np.arange(len(self.counts)) + 0.5) / BINS_PER_OCTAVE - OCTAVES / 2
 
+    @staticmethod
+    def sum(demands: Iterable[Demand]) -> Demand:
+        total = Demand()
+        for one in demands:
+            total.counts += one.counts
+        return total
+
     def add(self, w: Tensor, steps: Steps) -> None:
         ratio = spreads(w).log2() - steps.rows[:, None] - steps.columns
         found = ((ratio + OCTAVES / 2) * BINS_PER_OCTAVE).clamp(0, len(self.counts) - 1)

@@ -7,58 +7,135 @@ seen, and only the first one's file was written: seven eighths of the work lost.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from bitgolf.clock import Reserve
 from bitgolf.errors import DamagedError, RecipeError, UsageError
 from bitgolf.files import write_bytes
 from bitgolf.quantize.codec import Codec
 from bitgolf.quantize.observe import Sums, means, observe
 from bitgolf.quantize.samples import Source, Subject, TrainingText
 from bitgolf.quantize.stats import Calibration, Stats
-from bitgolf.recipe import Recipe, as_trained
+from bitgolf.recipe import Recipe, limit_of, reserve_of
 from bitgolf.spec import Spec, part, register
-from bitgolf.world import ALONE, World, total
+from bitgolf.world import ALONE, World, agree, total
+
+
+class Measured(NamedTuple):
+    """What calibration found: path -> statistics, of the first `batches` batches, in so many seconds."""
+
+    stats: dict[str, Stats]
+    batches: int
+    seconds: float
 
 
 @register
 class Calibrate:
-    """What the model is watched on, and the seconds of the training clock that are kept for it (`reserve`)."""
+    """What the model is watched on, and the seconds of the training clock that are kept for it.
 
-    def __init__(self, *, source: Spec[Source] = part(TrainingText), reserve: float = 0.0) -> None:
-        if not reserve >= 0:
+    reserve: None measures, before training, how long calibration takes; training ends so much earlier, and calibration
+    ends at the limit with the batches that it has by then. A number is taken as it is, and calibration observes all
+    its batches, whatever the clock says: so published systems, some of which went over it, can be repeated.
+    """
+
+    def __init__(self, *, source: Spec[Source] = part(TrainingText), reserve: float | None = None) -> None:
+        if reserve is not None and not reserve >= 0:
             raise RecipeError(f"a reserve is not negative, {reserve} is", place="Calibrate.reserve")
         self.source, self.reserve = source(), reserve
 
-    def share(self, world: World) -> range:
-        """The numbers of this process's batches. Raises `UsageError` where some process would have none."""
-        if self.source.batches < world.size:
+    def rounds(self, world: World, batches: int) -> int:
+        """How many batches a process observes at most. Raises `UsageError` where some process would have none."""
+        if batches < world.size:
             raise UsageError(
-                f"{world.size} processes cannot share {self.source.batches} batches of calibration",
+                f"{world.size} processes cannot share {batches} batches of calibration",
                 place="calibrate.source",
                 mend="more batches (or sequences, or fewer rows), or fewer --devices",
             )
-        return range(world.rank, self.source.batches, world.size)
+        return -(-batches // world.size)
+
+    def forecast(self, subject: Subject, world: World = ALONE) -> Reserve:
+        """How long `measure` will take: its steps are done with one batch, twice, and the second time counts.
+
+        The first process's times count for all; its sums wait for the slowest.
+        """
+        rounds, batch, sums = self.rounds(world, self.source.batches), self.source.open(subject), Sums()
+        times: list[float] = []
+        for _ in range(2):
+            times = [_now(subject)]
+            _observe(sums, subject, batch, world.rank)
+            times.append(_now(subject))
+            means(_over(sums, world))
+            times.append(_now(subject))
+        start, observed, end = times
+        return Reserve(rounds, agree(observed - start, world), agree(end - observed, world))
 
     def measure(
-        self, subject: Subject, world: World = ALONE, progress: Callable[[int, int], None] = lambda done, of: None
-    ) -> dict[str, Stats]:
-        """path -> statistics of every matrix that was used, over the batches of all processes; the same in each.
+        self,
+        subject: Subject,
+        world: World = ALONE,
+        progress: Callable[[int, int], None] = lambda done, of: None,
+        *,
+        batches: int = 0,
+        seconds: float = math.inf,
+    ) -> Measured:
+        """Statistics of every matrix that was used, over the batches of all processes; the same in each.
 
-        `progress` hears (done, of) batches. Raises `BitgolfError` where the model meets a number that is not finite.
+        batches: only the first so many; 0 is all.  seconds: no round is begun that would end later, the first excepted.
+        `progress` hears (done, of) rounds. Raises `BitgolfError` where the model meets a number that is not finite.
         """
-        mine, batch, sums = self.share(world), self.source.open(subject), Sums()
-        for done, number in enumerate(mine, start=1):
-            # Each batch draws its targets by its own number, so it does not matter who observes it.
-            _add(sums, observe(subject.model, [batch(number)], seed=number))
-            progress(done, len(mine))
-        return means(_over(sums, world))
+        batches = batches or self.source.batches
+        rounds, batch, sums = self.rounds(world, batches), self.source.open(subject), Sums()
+        if seconds < math.inf and _device(subject).type != "cpu":
+            _observe(
+                Sums(), subject, batch, world.rank
+            )  # libraries are loaded and kernels chosen before the clock starts
+        start, done = _now(subject), 0
+        for done in _within(seconds, rounds, lambda: _now(subject), world):
+            number = (done - 1) * world.size + world.rank
+            if number < batches:
+                _observe(sums, subject, batch, number)
+            progress(done, rounds)
+        stats = means(_over(sums, world))
+        return Measured(stats, min(batches, done * world.size), _now(subject) - start)
+
+
+def _observe(sums: Sums, subject: Subject, batch: Callable[[int], Tensor], number: int) -> None:
+    """Each batch draws its targets by its own number, so it does not matter who observes it."""
+    _add(sums, observe(subject.model, [batch(number)], seed=number, autocast=subject.autocast))
+
+
+def _within(seconds: float, rounds: int, now: Callable[[], float], world: World) -> Iterator[int]:
+    """The rounds 1, 2, … that end in time, as far as the longest so far tells.
+
+    The first process decides for all: one that went on alone would wait for the others' sums forever.
+    """
+    start, longest = now(), 0.0
+    for done in range(1, rounds + 1):
+        began = now()
+        if done > 1 and seconds < math.inf and not agree(began - start + longest <= seconds, world):
+            return
+        yield done
+        longest = max(longest, now() - began)
+
+
+def _now(subject: Subject) -> float:
+    """Seconds, once the device has done what it was given."""
+    if _device(subject).type == "cuda":
+        torch.cuda.synchronize(_device(subject))
+    return time.perf_counter()
+
+
+def _device(subject: Subject) -> torch.device:
+    return next(subject.model.parameters()).device
 
 
 def check(recipe: Spec[Recipe], processes: int = 1) -> None:
@@ -82,8 +159,8 @@ def check(recipe: Spec[Recipe], processes: int = 1) -> None:
             place="calibrate",
             mend="--set calibrate=none, or a codec that uses it, such as IntRows(solve=Gptq())",
         )
-    as_trained(recipe)
-    calibrate.share(World(size=processes))
+    limit_of(recipe, reserve_of(recipe) or 0.0)
+    calibrate.rounds(World(size=processes), calibrate.source.batches)
 
 
 # ---- sums of many ------------------------------------------------------------------------------------------------
@@ -117,14 +194,28 @@ def distinct(stats: Calibration) -> int:
 # ---- in the run folder -------------------------------------------------------------------------------------------
 
 
-def save_calibration(path: Path, stats: Calibration) -> None:
-    """All statistics in one .safetensors file, whole or not at all. A Hessian that matrices share is stored once."""
+def save_calibration(path: Path, stats: Calibration, about: Mapping[str, Any] | None = None) -> None:
+    """All statistics in one .safetensors file, whole or not at all. A Hessian that matrices share is stored once.
+
+    `about` is anything that JSON holds: see `about_calibration`.
+    """
     owners: dict[int, str] = {}
     owned = {name: owners.setdefault(id(stats[name].hessian), name) for name in sorted(stats)}
     hessians = {f"hessian:{name}": stats[name].hessian.contiguous() for name in owners.values()}
     outputs = {f"outputs:{name}": stats[name].outputs.contiguous() for name in owned}
     table = {name: [owner, stats[name].tokens] for name, owner in owned.items()}
-    write_bytes(path, save({**hessians, **outputs}, {"matrices": json.dumps(table)}))
+    metadata = {"about": about or {}, "matrices": table}
+    # In one value, as safetensors leaves the order of several to chance.
+    write_bytes(path, save({**hessians, **outputs}, {"calibration": json.dumps(metadata)}))
+
+
+def about_calibration(path: Path) -> dict[str, Any]:
+    """What was saved beside the statistics; nothing where there is no such file, or a damaged one."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(_metadata(file)["about"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError):
+        return {}
 
 
 def load_calibration(path: Path) -> dict[str, Stats]:
@@ -132,12 +223,16 @@ def load_calibration(path: Path) -> dict[str, Stats]:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            table = json.loads((file.metadata() or {})["matrices"])
+            table = _metadata(file)["matrices"]
         return {name: _read(tensors, name, owner, tokens) for name, (owner, tokens) in table.items()}
     except OSError:
         raise DamagedError("cannot be read", place=str(path), mend="--from calibrate") from None
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"not a calibration ({error})", place=str(path), mend="--from calibrate") from None
+
+
+def _metadata(file: Any) -> Any:
+    return json.loads((file.metadata() or {})["calibration"])
 
 
 def _read(tensors: Mapping[str, Tensor], name: str, owner: Any, tokens: Any) -> Stats:

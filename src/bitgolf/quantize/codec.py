@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError, at
 from bitgolf.grids.clip import Clip, SdClip
 from bitgolf.grids.integer import IntGrid
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
@@ -19,8 +20,12 @@ from bitgolf.pack.contexts import Walk
 from bitgolf.pack.streams import Code
 from bitgolf.quantize.gptq import Gptq
 from bitgolf.quantize.prune import keep_largest
+from bitgolf.quantize.session import Session
 from bitgolf.quantize.stats import Stats
 from bitgolf.spec import Spec, part, register
+
+TOGETHER = 4
+"""Matrices that one thread of a CPU solves at once: fewer calls for each weight, and still a share for every thread."""
 
 Shape = tuple[int, ...]
 Arrays = dict[str, tuple[np.dtype[Any], Shape]]
@@ -42,17 +47,30 @@ class Codec(ABC):
         """What the code of a tensor of this shape consists of."""
 
     @abstractmethod
-    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
-        """The code of `w`, any float type. `stats`: what calibration knows of the matrix, where a codec asks.
+    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
+        """The code of `w`, any float type. `stats`: what calibration knows of the matrix, where a codec asks; on its device.
 
         Raises `BitgolfError` where `w` is not finite or beyond what the code can hold.
         """
+
+    def encode_each(
+        self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session
+    ) -> Iterator[tuple[str, Code]]:
+        """Path and code of every tensor, as `encode` has it, the largest first. An error names its tensor."""
+
+        def work(path: str) -> tuple[str, Code]:
+            with at(path):
+                return path, self.encode(weights[path], stats.get(path), session)
+
+        return session.map(work, sorted(weights, key=lambda path: -weights[path].numel()))
 
     @abstractmethod
     def decode(self, code: Code, shape: Shape) -> Tensor:
         """float32 of this shape. Raises `DamagedError` where the code is not one of such a tensor."""
 
-    def fitted(self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats]) -> dict[str, Codec]:
+    def fitted(
+        self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session | None = None
+    ) -> dict[str, Codec]:
         """path -> the codec that encodes it, for all tensors of one rule: where they share a budget. Each can be decoded by `self`."""
         return dict.fromkeys(weights, self)
 
@@ -99,16 +117,31 @@ class IntRows(Codec):
         rows, columns = matrix_shape(shape)
         return {"codes": (np.dtype(np.int8), (rows, columns)), "scales": (self.grid.scales.dtype, (rows,))}
 
-    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
-        rows = finite(w.detach().float(), "a weight is not finite").reshape(matrix_shape(tuple(w.shape)))
-        kept = keep_largest(rows, self.prune)
-        step = finite(
-            self._steps(rows, stats),
-            f"a row needs a step beyond the largest that can be stored, {self.grid.scales.top:g}",
-        )
-        solved = self.solve and stats  # without statistics no column answers for another
-        codes = self._solved(rows, kept, step, stats) if solved else self.grid.round(rows * kept, step[:, None])
-        return {"codes": codes.cpu().numpy(), "scales": self.grid.scales.store(step)}
+    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
+        rows, kept, step = self._prepared(w, stats)
+        if self.solve and stats:  # without statistics no column answers for another
+            return self._solved([(rows, kept, step)], [stats], session or Session())[0]
+        return self._code(self.grid.round(rows * kept, step[:, None]), step)
+
+    def encode_each(
+        self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session
+    ) -> Iterator[tuple[str, Code]]:
+        """Matrices of one shape are solved together, `TOGETHER` of them."""
+        if not self.solve:
+            return super().encode_each(weights, stats, session)
+
+        def work(paths: Sequence[str]) -> list[tuple[str, Code]]:
+            prepared = []
+            for path in paths:
+                with at(path):
+                    prepared.append(self._prepared(weights[path], stats.get(path)))
+            with at(paths[0]):
+                codes = self._solved(prepared, [stats[path] for path in paths], session)
+            return list(zip(paths, codes, strict=True))
+
+        known = {path: w for path, w in weights.items() if path in stats}
+        rest = super().encode_each({path: w for path, w in weights.items() if path not in stats}, stats, session)
+        return chain(rest, chain.from_iterable(session.map(work, _batches(known))))
 
     def decode(self, code: Code, shape: Shape) -> Tensor:
         self.check(code, shape)
@@ -131,17 +164,25 @@ class IntRows(Codec):
         inputs = stats.hessian.diagonal().to(rows.device) if stats else None
         return self.grid.steps(self.clip.clip(rows, self.grid, inputs))
 
-    def _solved(self, w: Tensor, kept: Tensor, step: Tensor, stats: Stats | None) -> Tensor:
+    def _prepared(self, w: Tensor, stats: Stats | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows (R, C), which weights are kept (R, C), and the steps (R,)."""
+        rows = finite(w.detach().float(), "a weight is not finite").reshape(matrix_shape(tuple(w.shape)))
+        cause = f"a row needs a step beyond the largest that can be stored, {self.grid.scales.top:g}"
+        return rows, keep_largest(rows, self.prune), finite(self._steps(rows, stats), cause)
+
+    def _solved(
+        self, prepared: Sequence[tuple[Tensor, Tensor, Tensor]], stats: Sequence[Stats], session: Session
+    ) -> list[Code]:
+        """The codes of matrices of one shape."""
         solve = self.solve
-        assert solve and stats
-        codes = torch.empty(w.shape, dtype=torch.int8, device=w.device)
+        assert solve
+        factors = [session.factor(solve, known.hessian) for known in stats]
+        rows, kept, step = (torch.stack(tensors) for tensors in zip(*prepared, strict=True))
+        codes = solve.codes(rows, factors, step[..., None], self.grid.round, kept)
+        return [self._code(*pair) for pair in zip(codes, step, strict=True)]
 
-        def rounded(j: int, column: Tensor) -> Tensor:
-            codes[:, j] = self.grid.round(column, step) * kept[:, j]
-            return self.grid.expand(codes[:, j], step)
-
-        solve.feed(w, solve.factor(stats.hessian), rounded)
-        return codes
+    def _code(self, codes: Tensor, step: Tensor) -> Code:
+        return {"codes": codes.cpu().numpy(), "scales": self.grid.scales.store(step)}
 
 
 @register
@@ -155,7 +196,7 @@ class Float(Codec):
     def arrays(self, shape: Shape) -> Arrays:
         return {"values": (self.stored, shape)}
 
-    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
+    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
         values = finite(w.detach().cpu().to(self.dtype), f"a weight is not finite in {self.dtype}").contiguous()
         return {"values": (values.view(torch.uint16) if self.dtype == torch.bfloat16 else values).numpy().copy()}
 
@@ -163,6 +204,28 @@ class Float(Codec):
         self.check(code, shape)
         values = torch.from_numpy(code["values"])
         return (values.view(torch.bfloat16) if self.dtype == torch.bfloat16 else values).float()
+
+
+def encode_fitted(
+    fitted: Mapping[str, Codec], weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session
+) -> Iterator[tuple[str, Code]]:
+    """Path and code of every tensor, each by its own codec. An error names its tensor."""
+    for codec in dict.fromkeys(fitted.values()):
+        own = {path: weights[path] for path in fitted if fitted[path] is codec}
+        yield from codec.encode_each(own, stats, session)
+
+
+def _batches(weights: Mapping[str, Tensor]) -> list[list[str]]:
+    """Paths of matrices of one shape, the largest first: all of them on a GPU, where launches count, else `TOGETHER`."""
+    alike: dict[tuple[Shape, torch.device], list[str]] = {}
+    for path in sorted(weights, key=lambda path: -weights[path].numel()):
+        w = weights[path]
+        alike.setdefault((matrix_shape(tuple(w.shape)), w.device), []).append(path)
+    found = []
+    for (_, device), paths in alike.items():
+        size = TOGETHER if device.type == "cpu" else len(paths)
+        found += [paths[start : start + size] for start in range(0, len(paths), size)]
+    return found
 
 
 def matrix_shape(shape: Shape) -> tuple[int, int]:

@@ -15,7 +15,8 @@ from bitgolf.errors import BitgolfError, DamagedError, RecipeError, at
 from bitgolf.files import write_bytes
 from bitgolf.pack.planes import entropy_bits
 from bitgolf.pack.streams import Code, Layout, Walks
-from bitgolf.quantize.codec import Codec, Shape
+from bitgolf.quantize.codec import Codec, Shape, encode_fitted
+from bitgolf.quantize.session import Session
 from bitgolf.quantize.stats import Calibration
 from bitgolf.rules import Rule, cover
 from bitgolf.spec import Spec
@@ -52,28 +53,30 @@ def encode_all(
     roles: Roles,
     rules: Rules,
     stats: Calibration | None = None,
+    session: Session | None = None,
     *,
     say: Callable[[str], None] = lambda remark: None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Code]:
     """path -> code of every tensor. An error names its tensor. `stats`: what calibration knows.
 
-    `say` hears what codecs chose, `progress` (done, of) weights. Raises `BitgolfError` where a codec asks for statistics
-    of a tensor that has none.
+    Codecs work where weights and statistics lie, which is one device; the codes are on the CPU. On another device they
+    may differ in a few indices, as sums are rounded otherwise; on one machine they are the same every time.
+    session: the caller's, if it encodes more than once.  `say` hears what codecs chose, `progress` (done, of) weights.
+    Raises `BitgolfError` where a codec asks for statistics of a tensor that has none.
     """
     _same_paths(state, roles)
-    known, codes, done = stats or {}, dict[str, Code](), 0
+    session, known, codes, done = session or Session(), stats or {}, dict[str, Code](), 0
     codecs, of = assign(roles, rules), sum(w.numel() for w in state.values())
     for codec in dict.fromkeys(codecs.values()):
         weights = {path: state[path] for path, own in codecs.items() if own is codec}
         if codec.calibrated and stats is not None:
             _all_known(weights, known)
-        fitted = codec.fitted(weights, known)
+        fitted = codec.fitted(weights, known, session)
         for remark in dict.fromkeys(own.remark for own in fitted.values() if own.remark):
             say(remark)
-        for path, own in fitted.items():
-            with at(path):
-                codes[path] = own.encode(state[path], known.get(path))
+        for path, code in encode_fitted(fitted, weights, known, session):
+            codes[path] = code
             done += state[path].numel()
             progress(done, of)
     return {path: codes[path] for path in codecs}

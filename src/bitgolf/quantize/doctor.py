@@ -17,9 +17,10 @@ from bitgolf.model.fake import FakeQuant, TrainingView
 from bitgolf.pack.streams import Code
 from bitgolf.quantize import symptoms
 from bitgolf.quantize.agree import disagreements
-from bitgolf.quantize.codec import Codec
+from bitgolf.quantize.codec import Codec, encode_fitted
 from bitgolf.quantize.codes import Roles, Rules
 from bitgolf.quantize.patient import Alarm, Check, Patient, some
+from bitgolf.quantize.session import Session
 from bitgolf.quantize.stats import Calibration
 from bitgolf.rules import cover
 from bitgolf.spec import Spec, schema
@@ -196,8 +197,8 @@ def _smallest(weights: Mapping[str, Tensor], paths: list[str]) -> dict[str, Tens
 def _written(use: Spec[Codec], weights: Mapping[str, Tensor], known: Calibration) -> dict[str, Code] | None:
     """The codes; None where this codec cannot write these weights."""
     try:
-        fitted = use().fitted(weights, known)
-        return {path: codec.encode(weights[path], known.get(path)) for path, codec in fitted.items()}
+        session = Session()
+        return dict(encode_fitted(use().fitted(weights, known, session), weights, known, session))
     except BitgolfError:
         return None
 

@@ -16,14 +16,14 @@ from torch import Tensor
 from bitgolf.errors import DamagedError, RecipeError
 from bitgolf.pack.streams import Code
 from bitgolf.quantize.codec import Arrays
-from bitgolf.quantize.gptq import RoundColumn
+from bitgolf.quantize.gptq import Nearest
 from bitgolf.spec import register
 
 NAMES = ("left", "right", "left_scales", "right_scales")
 TOP_SCALE = 65504.0  # of float16
 
-Feed = Callable[[Tensor, RoundColumn], None]
-"""`Gptq.feed` for one Hessian."""
+Solve = Callable[[Tensor, Tensor, Nearest], Tensor]
+"""(values (R, C), the step of each, how they are rounded) -> int8 codes (R, C): `Gptq.codes` for one matrix."""
 
 
 class Factors(ABC):
@@ -34,10 +34,10 @@ class Factors(ABC):
         """Matrices, some or all of `NAMES`. All zeros stand for no repair."""
 
     @abstractmethod
-    def round(self, left: Tensor, right: Tensor, feed: Feed | None = None) -> Code:
+    def round(self, left: Tensor, right: Tensor, solve: Solve | None = None) -> Code:
         """The code of float A and B. What it cannot hold is cut off: whether the repair still helps is measured.
 
-        `feed`: the columns of B answer for one another's rounding.
+        `solve`: the columns of B answer for one another's rounding.
         """
 
     @abstractmethod
@@ -53,21 +53,12 @@ class Form(NamedTuple):
     peak: float
     block: int
 
-    def round(self, x: Tensor, feed: Feed | None = None) -> tuple[Tensor, Tensor]:
+    def round(self, x: Tensor, solve: Solve | None = None) -> tuple[Tensor, Tensor]:
         """int8 codes in the shape of `x`, and float16 scales (blocks, 1), rounded before any code is."""
         blocks = x.float().reshape(-1, self.block)
         scales = (blocks.abs().amax(1, keepdim=True) / self.peak).clamp_max(TOP_SCALE).half()
         step = scales.float().expand_as(blocks).reshape(x.shape)
-        if feed is None:
-            return self._nearest(x, step), scales
-        codes = torch.empty(x.shape, dtype=torch.int8)
-
-        def rounded(j: int, column: Tensor) -> Tensor:
-            codes[:, j] = self._nearest(column, step[:, j])
-            return codes[:, j].float() * step[:, j]
-
-        feed(x.float(), rounded)
-        return codes, scales
+        return (solve(x.float(), step, self._nearest) if solve else self._nearest(x, step)), scales
 
     def _nearest(self, x: Tensor, step: Tensor) -> Tensor:
         return torch.where(step > 0, x.float() / step, 0.0).round().clamp(self.low, self.top).to(torch.int8)
@@ -91,9 +82,9 @@ class IntegerFactors(Factors):
         scales = [(half, (size // form.block, 1)) for size, form in zip(sizes, forms, strict=True)]
         return dict(zip(NAMES, [(int8, (rows, rank)), (int8, (columns, rank)), *scales], strict=True))
 
-    def round(self, left: Tensor, right: Tensor, feed: Feed | None = None) -> Code:
+    def round(self, left: Tensor, right: Tensor, solve: Solve | None = None) -> Code:
         forms = self.forms(len(left), right.shape[1], len(right))
-        (a, a_scales), (b, b_scales) = forms[0].round(left), forms[1].round(right, feed)
+        (a, a_scales), (b, b_scales) = forms[0].round(left), forms[1].round(right, solve)
         return {name: x.numpy() for name, x in zip(NAMES, (a, b.T.contiguous(), a_scales, b_scales), strict=True)}
 
     def expand(self, code: Code) -> tuple[Tensor, Tensor]:
@@ -145,7 +136,7 @@ class ExactFactors(Factors):
     def arrays(self, rows: int, columns: int, rank: int) -> Arrays:
         return {"left": (np.dtype(np.float32), (rows, rank)), "right": (np.dtype(np.float32), (columns, rank))}
 
-    def round(self, left: Tensor, right: Tensor, feed: Feed | None = None) -> Code:
+    def round(self, left: Tensor, right: Tensor, solve: Solve | None = None) -> Code:
         return {"left": left.float().numpy(), "right": right.float().T.contiguous().numpy()}
 
     def expand(self, code: Code) -> tuple[Tensor, Tensor]:

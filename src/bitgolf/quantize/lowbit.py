@@ -19,6 +19,7 @@ from bitgolf.grids.lowbit import FLOAT8_TOP, BinaryGrid, Float8Grid, GroupGrid, 
 from bitgolf.pack.streams import Code
 from bitgolf.quantize.codec import Arrays, Codec, IntRows, Shape, finite
 from bitgolf.quantize.packing import BITS, NIBBLES, TRITS, Bitmask, Packing
+from bitgolf.quantize.session import Session
 from bitgolf.quantize.stats import Stats
 from bitgolf.spec import part, register
 
@@ -34,7 +35,7 @@ class Groups(Codec):
         packed, groups = self.packing.shape(n), (self.grid.groups(n),)
         return {"codes": (np.dtype(np.uint8), packed), "scales": (np.dtype(np.float16), groups)}
 
-    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
+    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
         codes, scales = self.grid.encode(finite(w.detach().float().cpu(), "a weight is not finite"))
         stored = finite(scales.half(), "a group needs a scale beyond float16 (65504)")
         return {"codes": self.packing.pack(codes.flatten().numpy()), "scales": stored.numpy()}
@@ -84,7 +85,7 @@ class Fp4(Codec):
     def arrays(self, shape: Shape) -> Arrays:
         return self.rows.arrays(shape) | {"codes": (np.dtype(np.uint8), NIBBLES.shape(math.prod(shape)))}
 
-    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
+    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
         code = self.rows.encode(w)
         return code | {"codes": NIBBLES.pack(code["codes"].reshape(-1))}
 
@@ -105,7 +106,7 @@ class Fp8(Codec):
     def arrays(self, shape: Shape) -> Arrays:
         return {"values": (np.dtype(np.uint8), shape)}
 
-    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
+    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
         w = finite(w.detach().float().cpu(), "a weight is not finite")
         if (w.abs() > FLOAT8_TOP).any():
             raise BitgolfError("a weight is beyond 8-bit floats (448)", mend="use Float there, float16 or wider")

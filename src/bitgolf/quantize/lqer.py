@@ -21,9 +21,10 @@ from bitgolf.errors import DamagedError, RecipeError, at
 from bitgolf.pack.contexts import Walk
 from bitgolf.pack.planes import Array
 from bitgolf.pack.streams import Code
-from bitgolf.quantize.codec import Arrays, Codec, Shape, matrix_shape
+from bitgolf.quantize.codec import Arrays, Codec, Shape, encode_fitted, matrix_shape
 from bitgolf.quantize.factors import NAMES, AsymmetricFactors, Factors
-from bitgolf.quantize.gptq import Gptq
+from bitgolf.quantize.gptq import Gptq, Nearest
+from bitgolf.quantize.session import Session
 from bitgolf.quantize.stats import Stats, flat
 from bitgolf.spec import Spec, part, register
 
@@ -83,21 +84,30 @@ class LowRankRepair(Codec):
     def arrays(self, shape: Shape) -> Arrays:
         return {**self.codec.arrays(shape), **self._thin(shape)}
 
-    def fitted(self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats]) -> dict[str, Codec]:
+    def fitted(
+        self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session | None = None
+    ) -> dict[str, Codec]:
         """All is encoded here, since errors decide; the codecs hand out what was made and tell of all `repairs`."""
-        inner = self.codec.fitted(weights, stats)
-        drafts = {path: self._draft(path, w, inner[path], stats.get(path)) for path, w in weights.items()}
-        found = self._repaired(drafts)
+        session = session or Session()
+        inner = self.codec.fitted(weights, stats, session)
+        plain = dict(encode_fitted(inner, weights, stats, session))
+
+        def draft(path: str) -> Draft:
+            w, known = weights[path], stats.get(path)
+            return Draft(w, known, plain[path], self._worth(self._error(w, plain[path]), known))
+
+        drafts = dict(zip(weights, session.map(draft, weights), strict=True))
+        found = self._repaired(drafts, session)
         repairs = {path: repair for path, (repair, _) in found.items()}
         codes = {path: draft.plain | self._none(draft) for path, draft in drafts.items()}
         codes |= {path: code for path, (repair, code) in found.items() if repair.kept}
         return {path: self._made(drafts[path].w, code, repairs) for path, code in codes.items()}
 
-    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
+    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
         """Where it is not fitted to this very matrix, the matrix is all there is and the first to be repaired."""
         if self._ready and self._ready[0] is w:
             return self._ready[1]
-        return self.fitted({"": w}, {"": stats} if stats else {})[""].encode(w, stats)
+        return self.fitted({"": w}, {"": stats} if stats else {}, session)[""].encode(w, stats)
 
     def decode(self, code: Code, shape: Shape) -> Tensor:
         self.check(code, shape)
@@ -122,11 +132,6 @@ class LowRankRepair(Codec):
         """The factors of a matrix without repair."""
         return {name: np.zeros(size, kind) for name, (kind, size) in self._thin(tuple(draft.w.shape)).items()}
 
-    def _draft(self, path: str, w: Tensor, codec: Codec, stats: Stats | None) -> Draft:
-        with at(path):
-            plain = codec.encode(w, stats)
-        return Draft(w, stats, plain, self._worth(self._error(w, plain), stats))
-
     def _error(self, w: Tensor, plain: Code) -> Tensor:
         return _matrix(w) - _matrix(self.codec.decode(plain, tuple(w.shape)))
 
@@ -135,41 +140,48 @@ class LowRankRepair(Codec):
             return float(error.double().square().sum())
         return float((stats or flat(*error.shape)).cost(error).double().sum())
 
-    def _repaired(self, drafts: Mapping[str, Draft]) -> dict[str, tuple[Repair, Code]]:
+    def _repaired(self, drafts: Mapping[str, Draft], session: Session) -> dict[str, tuple[Repair, Code]]:
         """Of every matrix that was tried, what came of it and its code."""
         worth = {path: draft.worth for path, draft in drafts.items()}
-        tried = drafts if self.choose == "hessian" else nlargest(self.keep, drafts, key=worth.__getitem__)
-        found: dict[str, tuple[Repair, Code]] = {}
-        for path in tried:
+        tried = list(drafts) if self.choose == "hessian" else nlargest(self.keep, drafts, key=worth.__getitem__)
+
+        def work(path: str) -> tuple[Repair, Code]:
             with at(path):
-                found[path] = self._repair(drafts[path])
+                return self._repair(drafts[path], session)
+
+        found = dict(zip(tried, session.map(work, tried), strict=True))
         for path in nlargest(self.keep, found, key=lambda path: found[path][0].gain):
             repair, code = found[path]
             found[path] = repair._replace(kept=repair.gain > 0), code
         return found
 
-    def _repair(self, draft: Draft) -> tuple[Repair, Code]:
-        factors = self._cut(self._error(draft.w, draft.plain).double(), draft.stats)
+    def _repair(self, draft: Draft, session: Session) -> tuple[Repair, Code]:
+        factors = self._cut(self._error(draft.w, draft.plain).double(), draft.stats, session)
         code = draft.plain | factors
         left = _matrix(draft.w) - _matrix(self.decode(code, tuple(draft.w.shape)))
         return Repair(draft.worth, self._worth(left, draft.stats)), code
 
-    def _cut(self, error: Tensor, stats: Stats | None) -> Code:
+    def _cut(self, error: Tensor, stats: Stats | None, session: Session) -> Code:
         """A (R, r) and B (r, C), whose product is closest to the error (R, C), float64, in the measure."""
         rank = min(self.rank, *error.shape)
         if self.choose == "frobenius":
             u, s, vt = torch.linalg.svd(error, full_matrices=False)
             return self.factors.round(*_signed(u[:, :rank] * s[:rank], vt[:rank]))
-        stats = stats or flat(*error.shape)
-        factor = self.solve.factor(stats.hessian)  # H = U⁻¹ U⁻ᵀ, so U⁻¹ is a root of it
-        upper = factor.upper.double()
+        stats = stats or session.flat(*error.shape)
+        factor = session.factor(self.solve, stats.hessian)  # H = U⁻¹ U⁻ᵀ, so U⁻¹ is a root of it
+        upper, error = factor.upper.double(), error.to(factor.upper.device)
         seen = torch.linalg.solve_triangular(upper, error.masked_fill(factor.dead, 0.0), upper=True, left=False)
         weighted = stats.outputs.double().sqrt()[:, None] * seen
         vt = torch.linalg.svd(weighted, full_matrices=False)[2][:rank]
         right = vt @ upper
         norms = right.norm(dim=1, keepdim=True)
         left = (seen @ vt.T) * norms.T  # by rows the best for this B, whatever their outputs matter
-        return self.factors.round(*_signed(left, right / norms), lambda b, rounded: self.solve.feed(b, factor, rounded))
+        own = factor.cpu()
+
+        def solve(b: Tensor, step: Tensor, nearest: Nearest) -> Tensor:
+            return self.solve.codes(b[None], [own], step[None], nearest)[0]
+
+        return self.factors.round(*_signed(left.cpu(), (right / norms).cpu()), solve)
 
     def _made(self, w: Tensor, code: Code, repairs: Mapping[str, Repair]) -> LowRankRepair:
         made = copy(self)

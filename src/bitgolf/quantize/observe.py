@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from bitgolf.model.factored import FactoredEmbedding
 from bitgolf.model.skeleton import LM
 from bitgolf.model.weight import Embedding, Linear
 from bitgolf.quantize.stats import Stats
+
+PIECE = 8192
+"""Tokens that are passed through a model at a time, or a single row: bounds the memory of logits and activations."""
 
 
 class Sums:
@@ -33,8 +36,7 @@ class Sums:
     def inputs(self, path: str, x: Tensor) -> None:
         """(..., C). Matrices that read the very same input one after the other (q, k, v) share one Hessian."""
         if self._last is None or self._last[0] is not x:
-            flat = x.detach().float().reshape(-1, x.shape[-1])
-            self.hessians[path] = self.hessians.get(path, 0) + flat.T @ flat
+            self.hessians[path] = self.hessians.get(path, 0) + _gram(x)
             self._last = x, path
         first = self._last[1]
         if self.reads.setdefault(path, first) != first:
@@ -48,32 +50,50 @@ class Sums:
         self.looked_up[path] = self.looked_up.get(path, 0) + torch.bincount(ids.flatten(), minlength=rows).float()
 
     def lookup_gradient(self, path: str, g: Tensor) -> None:
-        flat = g.detach().float().reshape(-1, g.shape[-1])
-        self.stream[path] = self.stream.get(path, 0) + flat.T @ flat
+        self.stream[path] = self.stream.get(path, 0) + _gram(g)
 
     def forget(self) -> None:
         self._last = None
 
 
-def observe(model: LM, batches: Iterable[Tensor], *, seed: int = 0) -> Sums:
+def _gram(x: Tensor) -> Tensor:
+    """xᵀx (C, C) of (..., C), in float32 also under autocast."""
+    flat = x.detach().float().reshape(-1, x.shape[-1])
+    with torch.autocast(x.device.type, enabled=False):
+        return flat.T @ flat
+
+
+def observe(
+    model: LM,
+    batches: Iterable[Tensor],
+    *,
+    seed: int = 0,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Sums:
     """Pass each batch of ids (B, T) through `model` as it is scored. Targets are drawn from the model's own predictions:
     so the gradients' squares are the Fisher information, and the text's next tokens are not needed.
 
+    The forward runs under `autocast`, as many rows at a time as `PIECE` allows; sums are float32.
     Raises `BitgolfError` where an activation or a gradient is not finite.
     """
     sums, device = Sums(), next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     with _watched(model, sums), torch.enable_grad():
         for ids in batches:
-            _pass(model, ids.to(device), generator)
+            for rows in ids.split(max(1, PIECE // ids.shape[1])):
+                _pass(model, rows.to(device), generator, autocast)
+                sums.forget()
             sums.tokens += ids.numel()
-            sums.forget()
     return sums
 
 
-def _pass(model: LM, ids: Tensor, generator: torch.Generator) -> None:
-    """A function of its own, so that nothing of a batch is left when the next one comes."""
-    logits = model(ids).flatten(0, 1).float()
+def _pass(
+    model: LM, ids: Tensor, generator: torch.Generator, autocast: Callable[[], AbstractContextManager[object]]
+) -> None:
+    """A function of its own, so that nothing of these rows is left when the next ones come."""
+    with autocast():
+        logits = model(ids)
+    logits = logits.flatten(0, 1).float()
     if not torch.isfinite(logits).all():
         raise BitgolfError("calibration met logits that are not finite", mend="the model has diverged")
     drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator).squeeze(1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -20,6 +21,11 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.skeleton import LM
 from bitgolf.spec import register
 
+AS_TRAINED = 2048
+"""Tokens of a row at most where a source says 0, as in published runs: rows of up to 98,304 are trained on."""
+LONGEST = 8192
+"""Tokens of a row at most: each is read in one piece, and the plain attention core needs a mask of their square."""
+
 
 class Reader(Protocol):
     """Lanes that have read one BOS each: `logits` (B, V) are those of the next token."""
@@ -32,13 +38,21 @@ class Reader(Protocol):
 
 
 class Subject(NamedTuple):
-    """The model that is calibrated, and what a source may know of its training. `length`: tokens of a row."""
+    """The model that is calibrated, and what a source may know of its training.
+
+    length: tokens of a row in training.  autocast: the context that its forward runs under.
+    """
 
     model: LM
     data: Path
     length: int
     bos: int
     reader: Callable[[LM, int, int], Reader]  # (model, lanes, most tokens of each)
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def row(self, length: int) -> int:
+        """Tokens of a row where a source says `length`: 0 is as in training, at most `AS_TRAINED`."""
+        return length or min(self.length, AS_TRAINED)
 
 
 class Source(ABC):
@@ -55,7 +69,8 @@ class Source(ABC):
 class TrainingText(Source):
     """Windows of the training shards, `rows` of them in a batch, in an order of their own.
 
-    Published runs take 16 to 256 batches (openai/parameter-golf, pull requests 1060 to 1855). `length` 0: as trained.
+    Published runs take 16 to 256 batches (openai/parameter-golf, pull requests 1060 to 1855), with rows of 2,048 tokens.
+    `length` 0: as trained, and at most 2,048 tokens.
     """
 
     def __init__(self, *, batches: int = 16, rows: int = 8, length: int = 0, seed: int = 42) -> None:
@@ -67,7 +82,7 @@ class TrainingText(Source):
         batches = Batches(
             Stream(find_shards(subject.data, "train")),
             rows=self.rows,
-            length=self.length or subject.length,
+            length=subject.row(self.length),
             order=Shuffled(),
             seed=self.seed,
             bos=subject.bos,
@@ -79,7 +94,7 @@ class TrainingText(Source):
 class OwnSamples(Source):
     """Sequences that the model writes itself: a BOS, a token at random, then what it predicts, `rows` at a time.
 
-    The temperatures take turns from sequence to sequence. `length` 0: as trained.
+    The temperatures take turns from sequence to sequence. `length` 0: as trained, and at most 2,048 tokens.
     As in openai/parameter-golf, pull requests 1019 (one temperature) and 1913 (several).
     """
 
@@ -106,7 +121,7 @@ class OwnSamples(Source):
     @torch.no_grad()
     def _written(self, subject: Subject, number: int) -> Tensor:
         first = number * self.rows
-        rows, length = min(self.rows, self.sequences - first), self.length or subject.length
+        rows, length = min(self.rows, self.sequences - first), subject.row(self.length)
         reader = subject.reader(subject.model, rows, length)
         device, vocab = reader.logits.device, reader.logits.shape[1]
         generator = torch.Generator(device).manual_seed(_seed(self.seed, number))
@@ -132,5 +147,8 @@ def _positive(cls: type, **settings: int) -> None:
 
 
 def _length(cls: type, length: int) -> None:
-    if length < 0 or length == 1:
-        raise RecipeError(f"a row has at least 2 tokens, or 0 for as many as trained; not {length}", place=f"{cls.__name__}.length")  # fmt: skip
+    if length < 0 or length == 1 or length > LONGEST:
+        raise RecipeError(
+            f"a row has at least 2 tokens and at most {LONGEST:,}, or 0 for as many as trained; not {length:,}",
+            place=f"{cls.__name__}.length",
+        )

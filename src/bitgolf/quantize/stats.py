@@ -26,12 +26,21 @@ class Stats(NamedTuple):
 
     def cost(self, error: Tensor) -> Tensor:
         """(R,) nats per token that this error (R, C) costs, row by row."""
-        error = error.float()
+        error = error.float().to(self.hessian.device)
         return 0.5 * self.outputs * ((error @ self.hessian) * error).sum(1)
 
 
 Calibration = Mapping[str, Stats]
 """path -> what is known of its matrix; paths of matrices only."""
+
+
+def on(device: torch.device, stats: Calibration) -> dict[str, Stats]:
+    """The same on another device. Matrices that share a Hessian (q, k and v) still do, so it is factored once."""
+    moved = {id(known.hessian): known.hessian for known in stats.values()}
+    moved = {key: hessian.to(device) for key, hessian in moved.items()}
+    return {
+        path: Stats(moved[id(known.hessian)], known.outputs.to(device), known.tokens) for path, known in stats.items()
+    }
 
 
 def flat(rows: int, columns: int) -> Stats:

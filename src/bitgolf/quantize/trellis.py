@@ -11,16 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.errors import DamagedError, RecipeError, at
 from bitgolf.grids import logscale
 from bitgolf.grids.trellis import TrellisGrid
 from bitgolf.pack.planes import Array
 from bitgolf.pack.streams import Code
-from bitgolf.quantize.allocate import Allocation, EqualCost, Steps, demand, spreads
+from bitgolf.quantize.allocate import Allocation, Demand, EqualCost, Steps, demand, spreads
 from bitgolf.quantize.codec import Arrays, Codec, Shape, finite, matrix_shape
-from bitgolf.quantize.gptq import Factor, Gptq
-from bitgolf.quantize.stats import Stats, flat
-from bitgolf.quantize.viterbi import find
+from bitgolf.quantize.gptq import Factor, Gptq, RoundBlock, by_column
+from bitgolf.quantize.session import Session
+from bitgolf.quantize.stats import Stats
+from bitgolf.quantize.viterbi import Floats, compiled, nearest
 from bitgolf.spec import Spec, part, register
 
 ERROR = {1: 0.08333, 4: 0.06626, 8: 0.0649, 16: 0.06399, 32: 0.06304, 64: 0.0624, 128: 0.06175, 256: 0.06128}
@@ -69,39 +70,62 @@ class Trellis(Codec):
             "unit": (np.dtype(np.float32), (1,)),
         }
 
-    def fitted(self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats]) -> dict[str, Codec]:
+    def fitted(
+        self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session | None = None
+    ) -> dict[str, Codec]:
         """The codec of each matrix, with the one unit at which all of them together have the bits they may have."""
+        session = session or Session()
+
+        def wanted(path: str) -> Demand:
+            with at(path):
+                w = _matrix(weights[path])
+                return demand([(w, self._allotted(w, stats.get(path), session)[1])])
+
         made = copy(self)
-        made.unit = demand(self._wanted(_matrix(w), stats.get(path)) for path, w in weights.items()).unit(
-            self.bits, self.rate
-        )
+        widest = sorted(weights, key=lambda path: -matrix_shape(tuple(weights[path].shape))[1])  # they factor longest
+        made.unit = Demand.sum(session.map(wanted, widest)).unit(self.bits, self.rate)
         matrices = f"{len(weights)} {'matrix' if len(weights) == 1 else 'matrices'}"
         made.remark = (
             f"trellis of {self.grid.states} states, {self.bits:g} bits a weight over {matrices}, compiled by numba"
         )
         return dict.fromkeys(weights, made)
 
-    def _wanted(self, w: Tensor, stats: Stats | None) -> tuple[Tensor, Steps]:
-        stats = stats or flat(*w.shape)
-        return w, self.allocate.steps(w, stats, _pivots(self.solve.factor(stats.hessian)))
-
-    def encode(self, w: Tensor, stats: Stats | None = None) -> Code:
-        w = finite(_matrix(w), "a weight is not finite")
-        stats = stats or flat(*w.shape)
-        factor = self.solve.factor(stats.hessian)
-        steps = self.allocate.steps(w, stats, _pivots(factor))
+    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
+        """On the CPU, wherever the weights and the Hessian lie; the Hessian is factored where it is."""
+        w = _matrix(w)
+        factor, steps = self._allotted(w, stats, session or Session())
         code = _empty(w, steps, self.unit if self.unit is not None else demand([(w, steps)]).unit(self.bits, self.rate))
         order, step = _order(code), _step(code)
         shrink = (self.rate * ERROR[self.grid.states] * (step / spreads(w).numpy()) ** 2).astype(np.float32)
-        shrink, step = np.ascontiguousarray(shrink[order].T), np.ascontiguousarray(step[order].T)
-
-        def rounded(j: int, column: Tensor) -> Tensor:
-            points = find(self.grid, column.numpy() / step[j], shrink[j])
-            code["codes"][:, j] = points >> 1
-            return torch.from_numpy(np.float32(0.5) * points * step[j])
-
-        self.solve.feed(w[torch.from_numpy(order)], factor, rounded)
+        turns = factor.order.numpy()
+        shrink, step = (np.ascontiguousarray(x[order][:, turns].T) for x in (shrink, step))
+        points = np.empty(step.shape, np.int16)  # (C, R), in the order of their turns
+        self.solve.feed(w[torch.from_numpy(order)][None], [factor], self._rounded(step, shrink, points))
+        code["codes"][:, turns] = points.T >> 1
         return code
+
+    def _allotted(self, w: Tensor, stats: Stats | None, session: Session) -> tuple[Factor, Steps]:
+        stats = stats or session.flat(*w.shape)
+        factor = session.factor(self.solve, stats.hessian).cpu()
+        return factor, self.allocate.steps(w, stats._replace(outputs=stats.outputs.cpu()), _pivots(factor))
+
+    def _rounded(self, step: Floats, shrink: Floats, points: NDArray[np.int16]) -> RoundBlock:
+        """Rounds the columns of one matrix to the trellis's points, which it writes."""
+        if self.grid.states == 1:
+
+            def column(turn: int, column: Tensor) -> Tensor:
+                points[turn] = nearest(column[0].numpy() / step[turn], shrink[turn])
+                return torch.from_numpy(np.float32(0.5) * points[turn] * step[turn])[None]
+
+            return by_column(column)
+
+        def block(start: int, block: Tensor, upper: Tensor) -> Tensor:
+            own, (search, round_columns) = slice(start, start + block.shape[1]), compiled()
+            machine = self.grid.preceding
+            round_columns(search, block[0].numpy(), upper[0].numpy(), step[own], shrink[own], machine, points[own])
+            return torch.from_numpy(np.float32(0.5) * points[own] * step[own])[None]
+
+        return block
 
     def decode(self, code: Code, shape: Shape) -> Tensor:
         self.check(code, shape)

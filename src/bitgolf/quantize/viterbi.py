@@ -1,10 +1,13 @@
-"""The path of least cost through a trellis: a plain search, and the same one compiled (numba)."""
+"""Viterbi search for the trellis codec: one column, and a block of columns with GPTQ's error feedback.
+
+Both functions are plain Python that numba compiles unchanged; they hold no lock of the interpreter while they run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +15,22 @@ from numpy.typing import NDArray
 from bitgolf.grids.trellis import LOW, TOP, TrellisGrid
 
 Floats = NDArray[np.float32]
+Preceding = NDArray[np.uint32]
+"""(2, states): the state before each state, by the parity of the index between them (`TrellisGrid.preceding`)."""
 
 
-def search(x: Floats, shrink: Floats, following: NDArray[np.uint8], points: NDArray[np.int16]) -> None:
+def search(x: Floats, shrink: Floats, preceding: Preceding, points: NDArray[np.int16]) -> None:
     """Fill `points` (n,), 2 index + z0, with the path from state 0 that makes Σ (x - v)² + shrink v² least, v = point / 2.
 
     x: the sequence in steps.  shrink (n,): what a bit costs, as the square of the value that needs it (Gaussian tails).
+    Both ways into a state have the same z0: 0 for the lower half of the states, 1 for the upper. So each step is two
+    loops without a branch. Of two equal paths into a state the one with the even index is taken.
     """
-    n, states = len(x), len(following)
-    cost = np.full(states, np.inf, np.float32)
+    n, states = len(x), preceding.shape[1]
+    half = states // 2
+    cost, least = np.full(states, np.inf, np.float32), np.empty(states, np.float32)
     cost[0] = 0.0
-    came = np.zeros((n, states), np.uint8)  # the state before
+    odd = np.empty((n, states), np.uint8)  # the parity of the index by which the best path came to a state
     taken = np.zeros((n, 4), np.int16)  # the index by (z0, parity)
     added = np.zeros(4, np.float32)
     for i in range(n):
@@ -36,36 +44,67 @@ def search(x: Floats, shrink: Floats, following: NDArray[np.uint8], points: NDAr
                 away = m + offset - centre
                 taken[i, branch] = int(m)
                 added[branch] = weight * away * away
-        least = np.full(states, np.inf, np.float32)
-        for s in range(states):
-            for z1 in range(2):
-                to = following[s, z1]
-                total = cost[s] + added[2 * (s & 1) + z1]
-                if total < least[to]:
-                    least[to] = total
-                    came[i, to] = s
-        cost = least
-    state = int(np.argmin(cost))
+        for to in range(half):
+            even, other = cost[preceding[0, to]] + added[0], cost[preceding[1, to]] + added[1]
+            odd[i, to], least[to] = other < even, min(even, other)
+        for to in range(half, states):
+            even, other = cost[preceding[0, to]] + added[2], cost[preceding[1, to]] + added[3]
+            odd[i, to], least[to] = other < even, min(even, other)
+        cost, least = least, cost
+    state = np.int64(np.argmin(cost))
     for i in range(n - 1, -1, -1):
-        before = int(came[i, state])
-        z1 = 1 if following[before, 1] == state and following[before, 0] != state else 0
-        points[i] = 2 * taken[i, 2 * (before & 1) + z1] + (before & 1)
-        state = before
+        z1 = np.int64(odd[i, state])
+        state = np.int64(preceding[z1, state])
+        points[i] = 2 * taken[i, 2 * (state & 1) + z1] + (state & 1)
+
+
+def round_columns(
+    find: Callable[..., None],
+    block: Floats,
+    upper: Floats,
+    step: Floats,
+    shrink: Floats,
+    preceding: Preceding,
+    points: NDArray[np.int16],
+) -> None:
+    """Fill `points` (B, R) with those of the columns of `block` (B, R), each with the errors of those before it fed in.
+
+    find: `search`.  upper (B, B): the part of `gptq.Factor.upper` on the diagonal.  step, shrink: (B, R).
+    `block` is changed in place: it holds each column as it stood when it was rounded.
+    """
+    error = np.empty(block.shape[1], np.float32)
+    for j in range(len(block)):
+        find(block[j] / step[j], shrink[j], preceding, points[j])
+        for r in range(len(error)):
+            error[r] = (block[j, r] - np.float32(0.5) * np.float32(points[j, r]) * step[j, r]) / upper[j, j]
+        for k in range(j + 1, len(block)):
+            for r in range(len(error)):
+                block[k, r] -= upper[j, k] * error[r]
+
+
+class Compiled(NamedTuple):
+    search: Callable[..., None]
+    round_columns: Callable[..., None]
 
 
 @cache
-def compiled() -> Callable[..., None]:
-    """`search` in machine code: made once for each process, in about two seconds."""
+def compiled() -> Compiled:
+    """The same in machine code: made once for each process, in about two seconds."""
     import numba
 
     jit: Any = numba.njit(nogil=True, cache=False, fastmath=False)
-    return jit(search)
+    return Compiled(jit(search), jit(round_columns))
 
 
 def find(grid: TrellisGrid, x: Floats, shrink: Floats) -> NDArray[np.int16]:
     """(n,) the best points of one sequence, in half steps: 2 index + z0."""
     if grid.states == 1:
-        return 2 * np.clip(np.rint(x / (1 + shrink)), LOW, TOP).astype(np.int16)
+        return nearest(x, shrink)
     points = np.empty(len(x), np.int16)
-    compiled()(x, shrink, grid.following, points)
+    compiled().search(x, shrink, grid.preceding, points)
     return points
+
+
+def nearest(x: Floats, shrink: Floats) -> NDArray[np.int16]:
+    """`find` for a single state, for arrays of any shape: every index may follow, so each is chosen by itself."""
+    return 2 * np.clip(np.rint(x / (1 + shrink)), LOW, TOP).astype(np.int16)

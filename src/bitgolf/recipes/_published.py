@@ -40,6 +40,7 @@ CLIPPED = {"the gradient is clipped after the mean over all processes, where eac
 SEARCHED = {"clips are searched with rounding to the nearest, where the original tried GPTQ with each": ""}
 LOOKED_UP = {"the embedding's statistics count its lookups, where the original's were those of the head alone": ""}
 WITHIN = {"calibration keeps to documents, where the original's attention ran over their ends": ""}
+AFTER = {"calibration is inside the training clock, where the original's began after it": "calibrate.reserve=0"}
 REPAIRED = {
     "of the embedding one matrix is repaired and of the MLPs two, where the original took the three worst of all": "",
     "a repair's factors are turned so that two bits reach their largest entries": "",
@@ -193,11 +194,17 @@ def by_phases(lora: Spec[DocumentLora], documents: int = 2000) -> Spec[Phased]:
 # ---- calibration ---------------------------------------------------------------------------------------------------
 
 
-def on_training_text(batches: int, *, reserve: float) -> Spec[Calibrate]:
+def on_training_text(batches: int) -> Spec[Calibrate]:
     """So many batches of 48 rows of 2,048 tokens, an eighth of a step each: what the rank saw that wrote the file."""
-    return part(Calibrate, source=part(TrainingText, batches=6 * batches, rows=8, length=2048), reserve=reserve)
+    return part(Calibrate, source=part(TrainingText, batches=6 * batches, rows=8, length=2048))
 
 
 def on_own_samples() -> Spec[Calibrate]:
-    """As in #1019, after the clock had stopped."""
+    """As in #1019."""
     return part(Calibrate, source=part(OwnSamples, sequences=64, length=2048, temperature=(0.8,), seed=42))
+
+
+def reserved(seconds: float) -> dict[str, str]:
+    """The departure of a recipe whose original ended training so many seconds early, to calibrate."""
+    words = "the time of calibration is measured, where the original reserved"
+    return {f"{words} {seconds:g} s": f"calibrate.reserve={seconds:g}"}

@@ -37,7 +37,7 @@ def midsize() -> Spec[Recipe]:
             part(Rule, where="scale", use=part(Float, dtype="float16")),
             part(Rule, where="*", use=part(Trellis, bits=4.4)),
         ),
-        calibrate=part(Calibrate, source=part(TrainingText, batches=32), reserve=300.0),
+        calibrate=part(Calibrate, source=part(TrainingText, batches=32)),
         pack=part(Pack, cap=2_500_000, coder=part(Range, levels=True)),
         score=(
             part(Contiguous, window=512),

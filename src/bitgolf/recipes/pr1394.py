@@ -12,7 +12,7 @@ from bitgolf.model.loops import Loop
 from bitgolf.model.stream import Normalize
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import LOOKED_UP, deviations, on_training_text, results
+from bitgolf.recipes._published import LOOKED_UP, deviations, on_training_text, reserved, results
 from bitgolf.recipes.pr1285 import pr1285
 from bitgolf.spec import Spec, part
 
@@ -24,7 +24,7 @@ def pr1394() -> Spec[Recipe]:
     recipe = recipe.edit(UNet, looped).edit(Muon, but(weight_decay=0.085))
     recipe = recipe.set("train.optim.1.use.weight_decay", 0.085).set("train.order", part(ShuffledSequences))
     return recipe.but(
-        calibrate=on_training_text(64, reserve=12.0),
+        calibrate=on_training_text(64),
         quantize=deviations(mlp=12.85, rest=12.85, embed=20.0, embed_bits=8),
         published=results(
             1394,
@@ -40,6 +40,6 @@ def pr1394() -> Spec[Recipe]:
                 2025: {"averaged": 1.09092, "packed": 1.10239, "sliding": 1.08578},
                 42: {"averaged": 1.08994, "packed": 1.10345, "sliding": 1.08664},
             },
-            departures=LOOKED_UP,
+            departures=LOOKED_UP | reserved(12),
         ),
     )

@@ -13,7 +13,7 @@ from bitgolf.model.lanes import Parallel
 from bitgolf.model.loops import Loop
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import LOOKED_UP, by_chunks, results
+from bitgolf.recipes._published import LOOKED_UP, by_chunks, reserved, results
 from bitgolf.recipes.pr1394 import pr1394
 from bitgolf.spec import Spec, part
 
@@ -40,6 +40,6 @@ def pr1493() -> Spec[Recipe]:
                 314: {"averaged": 1.08775, "packed": 1.09947, "sliding": 1.08271, "adapted": 1.08103},
                 999: {"averaged": 1.08789, "packed": 1.09929, "sliding": 1.08265, "adapted": 1.08118},
             },
-            departures=LOOKED_UP,
+            departures=LOOKED_UP | reserved(12),
         ),
     )

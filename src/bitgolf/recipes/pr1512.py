@@ -14,7 +14,7 @@ from bitgolf.model.fake import FakeQuant
 from bitgolf.model.offset import KeyOffset
 from bitgolf.model.rope import Ntk, Rope
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CLIPPED, SEARCHED, results
+from bitgolf.recipes._published import AFTER, CLIPPED, SEARCHED, results
 from bitgolf.recipes.pr315 import NEVER
 from bitgolf.recipes.pr1019 import pr1019
 from bitgolf.score.windows import Contiguous, Sliding
@@ -45,6 +45,7 @@ def pr1512() -> Spec[Recipe]:
             },
             departures={
                 **CLIPPED,
+                **AFTER,
                 **SEARCHED,
                 "weight decay has no mask: one was left on keys and values from a trial": "",
                 "SmearGate is masked at document starts": "model.enter.2.mask_starts=false",

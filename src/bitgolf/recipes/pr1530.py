@@ -14,7 +14,16 @@ from bitgolf.model.lanes import TwoLanes
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CHARGED, CLIPPED, LOOKED_UP, WITHIN, by_document, on_training_text, results
+from bitgolf.recipes._published import (
+    CHARGED,
+    CLIPPED,
+    LOOKED_UP,
+    WITHIN,
+    by_document,
+    on_training_text,
+    reserved,
+    results,
+)
 from bitgolf.recipes.pr1493 import pr1493
 from bitgolf.spec import Spec, part
 
@@ -25,7 +34,7 @@ def pr1530() -> Spec[Recipe]:
     recipe = recipe.edit(Muon, but(momentum=part(Ramp, start=0.92, end=0.97, steps=1500)))
     recipe = recipe.edit("train", but(rows=8, length=98_304, micro_rows=1, order=part(Packed)))
     return recipe.but(
-        calibrate=on_training_text(64, reserve=13.0),
+        calibrate=on_training_text(64),
         score=(recipe["score.0"], by_document(stride=32)),
         published=results(
             1530,
@@ -39,6 +48,6 @@ def pr1530() -> Spec[Recipe]:
                 1: {"averaged": 1.07235, "packed": 1.08414, "adapted": 1.07325},
                 2: {"averaged": 1.07324, "packed": 1.08496, "adapted": 1.07426},
             },
-            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED,
+            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | reserved(13),
         ),
     )

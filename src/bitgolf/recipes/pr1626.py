@@ -17,6 +17,7 @@ from bitgolf.recipes._published import (
     by_phases,
     deviations,
     on_training_text,
+    reserved,
     results,
 )
 from bitgolf.recipes.pr1530 import pr1530
@@ -27,7 +28,7 @@ def pr1626() -> Spec[Recipe]:
     recipe = pr1530().but(name="pr1626").edit(Muon, but(lr=0.026))
     recipe = recipe.set("train.schedule.fraction", 0.75)
     return recipe.but(
-        calibrate=on_training_text(16, reserve=4.0),
+        calibrate=on_training_text(16),
         score=(recipe["score.0"], by_phases(by_document())),
         quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7),
         published=results(
@@ -42,6 +43,6 @@ def pr1626() -> Spec[Recipe]:
                 42: {"averaged": 1.07257, "packed": 1.08499, "adapted": 1.07280},
                 1234: {"averaged": 1.07174, "packed": 1.08323, "adapted": 1.07164},
             },
-            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED,
+            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | reserved(4),
         ),
     )

@@ -20,6 +20,7 @@ from bitgolf.recipes._published import (
     by_document,
     deviations,
     on_training_text,
+    reserved,
     results,
 )
 from bitgolf.recipes.pr1626 import pr1626
@@ -31,7 +32,7 @@ def pr1667() -> Spec[Recipe]:
     recipe = recipe.set("model.enter", (part(ContentSmear, width=12), part(Normalize)))
     recipe = recipe.edit(Attention, append(after=part(NarrowGate, width=12)))
     return recipe.but(
-        calibrate=on_training_text(64, reserve=13.0),
+        calibrate=on_training_text(64),
         score=(recipe["score.0"], by_document()),
         quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7, gates=HALF_GATES),
         published=results(
@@ -48,6 +49,7 @@ def pr1667() -> Spec[Recipe]:
             },
             departures={
                 **CLIPPED,
+                **reserved(13),
                 **LOOKED_UP,
                 **WITHIN,
                 **CHARGED,

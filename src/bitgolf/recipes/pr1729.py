@@ -9,7 +9,7 @@ from bitgolf.edits import but
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Taper
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CHARGED, CLIPPED, LOOKED_UP, WITHIN, results
+from bitgolf.recipes._published import CHARGED, CLIPPED, LOOKED_UP, WITHIN, reserved, results
 from bitgolf.recipes.pr1626 import pr1626
 from bitgolf.spec import Spec, part
 from bitgolf.tokens.train import CaseOps
@@ -31,6 +31,6 @@ def pr1729() -> Spec[Recipe]:
                 42: {"averaged": 1.07066, "packed": 1.08171, "adapted": 1.06807},
                 1234: {"averaged": 1.06972, "packed": 1.08037, "adapted": 1.06728},
             },
-            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED,
+            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | reserved(4),
         )
     )

@@ -10,7 +10,7 @@ from bitgolf.model.attend import Attention
 from bitgolf.model.gates import DenseGate
 from bitgolf.optim.muon import Muon
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import BYTE_GATES, CHARGED, CLIPPED, LOOKED_UP, WITHIN, deviations, results
+from bitgolf.recipes._published import BYTE_GATES, CHARGED, CLIPPED, LOOKED_UP, WITHIN, deviations, reserved, results
 from bitgolf.recipes.pr1729 import pr1729
 from bitgolf.spec import Spec, part
 
@@ -32,6 +32,6 @@ def pr1736() -> Spec[Recipe]:
                 0: {"averaged": 1.06779, "packed": 1.07719, "adapted": 1.06473},
                 1234: {"averaged": 1.06872, "packed": 1.07811, "adapted": 1.06563},
             },
-            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED,
+            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | reserved(4),
         ),
     )

@@ -11,7 +11,7 @@ from bitgolf.model.gates import DenseGate, SparseGate
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.orthogonalize import PolarExpress
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CHARGED, CLIPPED, LOOKED_UP, WITHIN, by_document, by_phases, results
+from bitgolf.recipes._published import CHARGED, CLIPPED, LOOKED_UP, WITHIN, by_document, by_phases, reserved, results
 from bitgolf.recipes.pr1736 import pr1736
 from bitgolf.spec import Spec, part
 
@@ -21,7 +21,7 @@ def pr1787() -> Spec[Recipe]:
     recipe = recipe.edit(Attention, without("after", DenseGate)).edit(
         Attention, append(after=part(SparseGate, width=12))
     )
-    recipe = recipe.set("train.schedule.floor", 0.1).set("calibrate.reserve", 0.5)
+    recipe = recipe.set("train.schedule.floor", 0.1)
     return recipe.but(
         score=(recipe["score.0"], by_phases(by_document(alpha=144.0, warm=True))),
         published=results(
@@ -36,6 +36,6 @@ def pr1787() -> Spec[Recipe]:
                 0: {"averaged": 1.06667, "packed": 1.07603, "adapted": 1.06308},
                 1234: {"averaged": 1.06665, "packed": 1.07595, "adapted": 1.06297},
             },
-            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED,
+            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | reserved(0.5),
         ),
     )

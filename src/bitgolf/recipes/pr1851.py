@@ -18,6 +18,7 @@ from bitgolf.recipes._published import (
     by_document,
     by_phases,
     deviations,
+    reserved,
     results,
 )
 from bitgolf.recipes.pr1787 import pr1787
@@ -37,6 +38,6 @@ def pr1851() -> Spec[Recipe]:
             code=31_250,
             steps=4900,
             seeds={42: {"averaged": 1.06490, "packed": 1.07406, "adapted": 1.06128}},
-            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | REPAIRED,
+            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | REPAIRED | reserved(0.5),
         ),
     )

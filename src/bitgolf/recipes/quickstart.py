@@ -60,7 +60,7 @@ def quickstart() -> Spec[Recipe]:
             part(Rule, where="scale", use=part(Float, dtype="float16")),
             part(Rule, where="*", use=part(Trellis, bits=5.0)),
         ),
-        calibrate=part(Calibrate, source=part(TrainingText, batches=8), reserve=4.0),
+        calibrate=part(Calibrate, source=part(TrainingText, batches=8)),
         pack=part(Pack, cap=1_000_000, coder=part(Range, levels=True)),
         score=(
             part(Contiguous, window=256),

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bitgolf.errors import RecipeError
 from bitgolf.model.skeleton import LM
-from bitgolf.score.player import Block, Player, StaticPlayer, at_least_float32
+from bitgolf.score.forward import Eager, at_least_float32
+from bitgolf.score.player import Block, Player, StaticPlayer
 from bitgolf.score.stream import EARLIER, Memory, read
 from bitgolf.score.text import Text
 from bitgolf.score.windows import Method, Section, Track, Window, check_stride
@@ -88,7 +89,7 @@ class CachedPlayer(StaticPlayer):
     """
 
     def __init__(self, model: LM, vocab: int, device: Device, window: int, stride: int) -> None:
-        super().__init__(model, vocab, device)
+        super().__init__(model, vocab, device, forward=Eager(model, device))
         self.window, self.stride = window, stride
         self.memory = self._empty(0)
 

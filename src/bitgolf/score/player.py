@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from bitgolf.model.skeleton import LM
+from bitgolf.score.forward import Forward, forward_of
+from bitgolf.score.transfer import upload
 from bitgolf.train.device import Device
+from bitgolf.world import ALONE, World
 
 
 class Block(NamedTuple):
@@ -33,8 +36,13 @@ class Block(NamedTuple):
             asked[i, len(tokens) - last : len(tokens)] = True
         return cls(shown, asked, fresh)
 
+    @property
+    def places(self) -> Tensor:
+        """Where the block asks, as indices of its flattened tokens: (n,), for a block on the CPU."""
+        return self.asked.flatten().nonzero()[:, 0]
+
     def to(self, device: torch.device) -> Block:
-        return Block(*(part.to(device) for part in self))
+        return Block(*(upload(part, device) for part in self))
 
 
 class Player(Protocol):
@@ -60,17 +68,28 @@ class Player(Protocol):
 
 
 class StaticPlayer:
-    """A model that does not change while it is scored."""
+    """A model that does not change while it is scored.
 
-    def __init__(self, model: LM, vocab: int, device: Device) -> None:
+    longest: tokens of the windows that it will be shown, 0 if not known. Every process of `world` makes one together.
+    """
+
+    def __init__(
+        self,
+        model: LM,
+        vocab: int,
+        device: Device,
+        *,
+        longest: int = 0,
+        world: World = ALONE,
+        forward: Forward | None = None,
+    ) -> None:
         self.model = model.to(device.device).eval()
         self.vocab, self.device = vocab, device
+        self.forward = forward or forward_of(self.model, device, longest, world=world)
 
     @torch.no_grad()
     def predict(self, block: Block) -> Tensor:
-        tokens, asked, _ = block.to(self.device.device)
-        with self.device.autocast():
-            return at_least_float32(self.model.logits(self.model.hidden(self.model.bus(tokens))[asked]))
+        return self.forward(block.tokens, block.places)
 
     def observe(self, block: Block, targets: Tensor) -> None:
         pass
@@ -79,8 +98,18 @@ class StaticPlayer:
         pass
 
     def close(self) -> None:
-        pass
+        self.forward.close()
 
 
-def at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+class HasForward(Protocol):
+    """What a player of ours lets a result say of its forward."""
+
+    kernels: Sequence[str]
+
+    @property
+    def seconds(self) -> float: ...
+
+
+def forward_in(player: Player) -> HasForward | None:
+    """The forward of a player of ours, for results to name its kernels; None for one that has none."""
+    return getattr(player, "forward", None)

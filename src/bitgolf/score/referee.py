@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,14 +14,16 @@ import torch
 from torch import Tensor
 
 from bitgolf.errors import BitgolfError
+from bitgolf.score.bits import token_bits
 from bitgolf.score.player import Block, Player
 from bitgolf.score.text import Text
+from bitgolf.score.transfer import Download, upload
 from bitgolf.score.windows import Method, Section, Track, Window
 from bitgolf.world import ALONE, World, total
 
 Progress = Callable[[int, int, float], None]  # targets done, targets in all, bits so far; of this process
 Charges = npt.NDArray[np.float64]
-PIECE = 1 << 10  # targets whose bits are summed at a time: float64 copies of their logits are all that this needs
+AHEAD = 3  # blocks whose bits may still be on their way from the device while the next one is being prepared
 
 
 class Score(NamedTuple):
@@ -57,8 +60,8 @@ def score(
 
     charges: float64 [targets], is filled with the bits of each target that this process scores.
     Memory, beyond the player's own: 16 bytes a target (24 with `charges`); with n = max(batch_tokens, window), the
-    logits of at most n targets, 4 n V bytes and as much again in the player's own precision; 3 x 8 x PIECE x V for their
-    bits. So `batch_tokens` bounds it, and a player that keeps nothing between blocks needs activations of n tokens.
+    logits of at most n targets, 4 n V bytes and as much again in the player's own precision, and what `token_bits` needs.
+    So `batch_tokens` bounds it, and a player that keeps nothing between blocks needs activations of n tokens.
     Raises where a player's logits are not a distribution's.
     """
     if text.targets < 1 or text.bytes < 1:
@@ -79,6 +82,14 @@ def score(
     return Score(method.name, bits, text.bytes, text.targets, int(read.sum()), time.perf_counter() - started)
 
 
+class _Charge(NamedTuple):
+    """The bits of a block's targets, on their way from the device; their sum joins those of the block's track."""
+
+    windows: Sequence[Window]
+    bits: Download
+    track: list[float]
+
+
 class _Desk:
     """What the referee keeps while it scores: which targets are done, and what it tells those who wait."""
 
@@ -88,15 +99,34 @@ class _Desk:
         self.scored = torch.zeros(text.targets, dtype=torch.int32)
         self.read_by = torch.zeros(text.targets, dtype=torch.int32)  # tokens read, put down at the targets they served
         self.done, self.bits = 0, 0.0
+        self.charges_due = deque[_Charge]()
 
-    def file(self, window: Window, bits: Tensor) -> None:
+    def charge(self, charge: _Charge) -> None:
+        """Note what a block's targets cost; write it down at once on the CPU, else when the device has come so far."""
+        self.charges_due.append(charge)
+        self.settle(AHEAD if charge.bits.pending else 0)
+
+    def settle(self, left: int = 0) -> None:
+        """Write down charges in their order, all but the last `left`. Raises where one is not finite."""
+        while len(self.charges_due) > left:
+            windows, due, track = self.charges_due.popleft()
+            bits = due.wait()
+            if not math.isfinite(found := math.fsum(bits.tolist())):
+                place = f"targets from {windows[0].first}"
+                raise BitgolfError("the player returned logits that are not finite", place=place)
+            for window, own in zip(windows, bits.split([w.stop - w.first for w in windows]), strict=True):
+                self._file(window, own)
+            track.append(found)
+            self._tell(len(bits), found)
+
+    def _file(self, window: Window, bits: Tensor) -> None:
         """Put down what a window's targets cost, (n,)."""
         self.scored[window.first : window.stop] += 1
         self.read_by[window.first] += window.stop - window.start
         if self.charges is not None:
             self.charges[window.first : window.stop] = bits.numpy()
 
-    def tell(self, targets: int, bits: float) -> None:
+    def _tell(self, targets: int, bits: float) -> None:
         self.done, self.bits = self.done + targets, self.bits + bits
         if self.progress:
             self.progress(self.done, len(self.scored), self.bits)
@@ -104,15 +134,18 @@ class _Desk:
 
 def _section(desk: _Desk, section: Section, world: World) -> float:
     """Bits of a section: this process plays its share of the tracks; the sum is over tracks, in their order."""
-    bits = list[float]()
+    bits = list[list[float]]()  # of each track's blocks
     for i, track in enumerate(section.tracks):
-        bits.append(_track(desk, track) if i % world.size == world.rank else 0.0)
-    return math.fsum(total(torch.tensor(bits, dtype=torch.float64, device=world.device), world).tolist())
+        bits.append([])
+        if i % world.size == world.rank:
+            _track(desk, track, bits[-1])
+    desk.settle()
+    sums = torch.tensor([math.fsum(own) for own in bits], dtype=torch.float64, device=world.device)
+    return math.fsum(total(sums, world).tolist())
 
 
-def _track(desk: _Desk, track: Track) -> float:
-    """Bits of a track: round after round, a window of each open text; the player observes only what is scored."""
-    bits = list[float]()
+def _track(desk: _Desk, track: Track, bits: list[float]) -> None:
+    """Round after round, a window of each open text, whose sums of bits join `bits`; the player observes what is scored."""
     for windows, fresh in _rounds(track):
         block = _block(desk.tokens, windows, fresh)
         logits = desk.player.predict(block)
@@ -122,15 +155,9 @@ def _track(desk: _Desk, track: Track) -> float:
         if tuple(logits.shape) != wanted:
             cause = f"the player returned logits of shape {tuple(logits.shape)}, not {wanted}"
             raise BitgolfError(cause, place="score")
-        charged = token_bits(logits, targets.to(logits.device)).cpu()
-        if not math.isfinite(found := math.fsum(charged.tolist())):
-            raise BitgolfError("the player returned logits that are not finite", place=f"targets from {live[0].first}")
-        for window, own in zip(live, charged.split([w.stop - w.first for w in live]), strict=True):
-            desk.file(window, own)
+        charged = Download(token_bits(logits, upload(targets, logits.device)))
+        desk.charge(_Charge(live, charged, bits))
         desk.player.observe(block, targets)
-        desk.tell(len(targets), found)
-        bits.append(found)
-    return math.fsum(bits)
 
 
 def _rounds(track: Track) -> Iterator[tuple[list[Window | None], list[bool]]]:
@@ -153,14 +180,3 @@ def _rounds(track: Track) -> Iterator[tuple[list[Window | None], list[bool]]]:
 def _block(tokens: Tensor, windows: Sequence[Window | None], fresh: Sequence[bool]) -> Block:
     shown = [(tokens[w.start : w.stop], w.stop - w.first) if w else (tokens[:0], 0) for w in windows]
     return Block.of(shown, torch.tensor(fresh))
-
-
-def token_bits(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log2 p of each target under softmax(logits), normalised here over the whole vocabulary; float64."""
-    pieces = zip(logits.split(PIECE), targets.split(PIECE), strict=True)
-    return torch.cat([_bits(part.double(), chosen) for part, chosen in pieces])
-
-
-def _bits(logits: Tensor, targets: Tensor) -> Tensor:
-    chosen = logits.gather(-1, targets[..., None])[..., 0]
-    return (torch.logsumexp(logits, -1) - chosen) / math.log(2)

@@ -87,6 +87,8 @@ class StreamingBus(Bus):
     are tokens, the others pad: they are not remembered and no token sees them. Raises nothing: see `read`.
     """
 
+    whole = False
+
     def __init__(
         self, ids: Tensor, bos: int, memory: Memory, rows: Tensor | None = None, counts: Tensor | None = None
     ) -> None:

@@ -10,16 +10,20 @@ from bitgolf.model.skeleton import LM
 from bitgolf.score.player import StaticPlayer
 from bitgolf.spec import Spec
 from bitgolf.train.device import Device
+from bitgolf.world import World
 
 
 class StretchedPlayer(StaticPlayer):
     """A model that reads longer windows than it was trained on, until it is closed."""
 
-    def __init__(self, model: LM, vocab: int, device: Device, scaling: Spec[Scaling]) -> None:
-        super().__init__(model, vocab, device)
+    def __init__(
+        self, model: LM, vocab: int, device: Device, scaling: Spec[Scaling], *, longest: int, world: World
+    ) -> None:
+        super().__init__(model, vocab, device, longest=longest, world=world)
         self.undo = stretch(model, scaling)
 
     def close(self) -> None:
+        super().close()
         self.undo()
 
 

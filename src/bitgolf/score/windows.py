@@ -83,8 +83,8 @@ class Method:
     def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
         """The player that the method is scored with. It may change the model, and owns it until it is closed."""
         if self.stretch:
-            return StretchedPlayer(model, vocab, device, self.stretch)
-        return StaticPlayer(model, vocab, device)
+            return StretchedPlayer(model, vocab, device, self.stretch, longest=self.window, world=world)
+        return StaticPlayer(model, vocab, device, longest=self.window, world=world)
 
     def remarks(self, text: Text) -> list[str]:
         """What a reader of the text's score must know of it."""

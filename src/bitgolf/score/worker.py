@@ -19,6 +19,7 @@ from bitgolf.files import read_json, write_json
 from bitgolf.journal import Journal
 from bitgolf.names import from_json
 from bitgolf.score.artifact import Loaded, load
+from bitgolf.score.clock import LIMIT
 from bitgolf.score.measure import Known, measure
 from bitgolf.score.orders import Order
 from bitgolf.score.text import Text
@@ -32,14 +33,20 @@ Row = dict[str, Any]
 
 
 class Job(NamedTuple):
-    """What to score, and how. `order`: None for each method's own. `exact`: in float64 throughout, for tests."""
+    """What to score, and how. `order`: None for each method's own. `batch_tokens`: None for what the device suggests.
+
+    `limit`: seconds for each method. `exact`: in float64 throughout, for tests.
+    `device`: the kind, as `train.device.choose` takes it.
+    """
 
     artifact: Path
     text: Text
     methods: Sequence[Spec[Method]]
     order: Spec[Order] | None = None
-    batch_tokens: int = 4096
+    batch_tokens: int | None = None
+    limit: float = LIMIT
     exact: bool = False
+    device: str = "auto"
 
 
 def perform(job: Job, loaded: Loaded, *, processes: int = 1) -> list[Row]:
@@ -55,9 +62,9 @@ def perform(job: Job, loaded: Loaded, *, processes: int = 1) -> list[Row]:
 
 def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[Row]:
     """Score in this process's share of the world, one method after the other with the same model."""
-    world = dist.join()
+    world = dist.join(job.device)
     try:
-        device, known = choose(world.local_rank), Known()
+        device, known = choose(world.local_rank, job.device), Known()
         model = loaded.model
         if job.exact:
             model, device = model.double(), Device(device.device, torch.float32, "in float64")
@@ -71,6 +78,7 @@ def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[Row]:
                 order=job.order and job.order(),
                 world=world,
                 batch_tokens=job.batch_tokens,
+                limit=job.limit,
                 tell=journal.progress,
                 known=known,
             )
@@ -89,7 +97,9 @@ def _save(job: Job, folder: Path) -> None:
         "methods": [method.to_json() for method in job.methods],
         "order": job.order and job.order.to_json(),
         "batch_tokens": job.batch_tokens,
+        "limit": job.limit,
         "exact": job.exact,
+        "device": job.device,
     }
     write_json(folder / "job.json", words)
 
@@ -99,7 +109,8 @@ def _read(folder: Path) -> Job:
     text = Text(np.load(folder / "tokens.npy", allow_pickle=False), words["bytes"], words["bos"])
     methods = [from_json(method) for method in words["methods"]]
     order = from_json(words["order"]) if words["order"] else None
-    return Job(Path(words["artifact"]), text, methods, order, words["batch_tokens"], words["exact"])
+    settings = {name: words[name] for name in ("batch_tokens", "limit", "exact", "device")}
+    return Job(Path(words["artifact"]), text, methods, order, **settings)
 
 
 def main(arguments: Sequence[str]) -> int:

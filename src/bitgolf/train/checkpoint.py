@@ -13,18 +13,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from bitgolf.errors import DamagedError
-from bitgolf.files import write_bytes
+from bitgolf.files import atomic
 
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 _ZEROS = b"0" * 64
 # A name or value in the header that looks like this has its quotes escaped, so only the key itself matches.
 _HASH = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_TYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 class Checkpoint(NamedTuple):
@@ -43,10 +47,23 @@ def save(
 
     Files of later steps are removed too: they belong to a run that was given up, and would be taken for newer.
     Tensors may be of any type, on any device, views, or share memory; `meta` is anything that JSON holds.
+    One tensor is written and hashed after the other, without a copy of those that are contiguous on the CPU.
     """
     assert step >= 0 and keep >= 1
     path = folder / f"step-{step:08d}.safetensors"
-    write_bytes(path, _encode(step, tensors, meta or {}))
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))  # so all are aligned
+    header = _header(step, ordered, meta or {})
+    digest = hashlib.sha256(header)
+    with atomic(path) as handle:
+        handle.write(header)
+        for tensor in ordered.values():
+            data = _bytes(tensor)
+            digest.update(data)
+            handle.write(data)
+        match = _HASH.search(header)
+        assert match, "the header holds zeros in place of the hash"
+        handle.seek(match.start(1))
+        handle.write(digest.hexdigest().encode())
     files = _newest_first(folder)
     kept = [file for number, file in files if number <= step][:keep]
     for stale in {file for _, file in files}.difference(kept).union(folder.glob(".step-*.part")):
@@ -86,13 +103,22 @@ def _newest_first(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), file) for file in files if (match := _NAME.fullmatch(file.name))), reverse=True)
 
 
-def _encode(step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
-    plain = {name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}  # safetensors refuses sharing
+def _header(step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
+    """The length and the JSON header of a safetensors file of these tensors in their order, zeros in place of the hash."""
     metadata = {"step": str(step), "meta": json.dumps(meta), "sha256": _ZEROS.decode()}
-    data = serialize(plain, metadata)
-    match = _HASH.search(data)
-    assert match, "safetensors writes metadata as compact JSON"
-    return data[: match.start(1)] + hashlib.sha256(data).hexdigest().encode() + data[match.end(1) :]
+    table: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, t in tensors.items():
+        start, end = end, end + t.numel() * t.element_size()
+        table[name] = {"dtype": _TYPES[t.dtype], "shape": list(t.shape), "data_offsets": [start, end]}
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor's elements in row-major order: a view where it is contiguous on the CPU."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _decode(data: bytes) -> Checkpoint:
@@ -100,7 +126,10 @@ def _decode(data: bytes) -> Checkpoint:
     match = _HASH.search(data, 8, min(start, len(data)))
     if not match:
         raise ValueError("it has no hash")
-    if hashlib.sha256(data[: match.start(1)] + _ZEROS + data[match.end(1) :]).hexdigest().encode() != match[1]:
+    digest, view = hashlib.sha256(), memoryview(data)
+    for piece in (view[: match.start(1)], _ZEROS, view[match.end(1) :]):
+        digest.update(piece)
+    if digest.hexdigest().encode() != match[1]:
         raise ValueError("its bytes do not match their hash")
     metadata = json.loads(data[8:start])["__metadata__"]
     return Checkpoint(int(metadata["step"]), parse(data), json.loads(metadata["meta"]))

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from bitgolf.errors import UsageError
+
 
 class Device(NamedTuple):
     """A device, the type of its matrix products, and the reason for the choice."""
@@ -21,14 +23,48 @@ class Device(NamedTuple):
         return torch.autocast(self.device.type, self.compute)
 
 
-def choose(local_rank: int = 0) -> Device:
-    """CUDA in bfloat16 where there is one, else the CPU in float32 (bfloat16 is far slower on most CPUs)."""
-    if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank)
-        name = torch.cuda.get_device_name(device)
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Device(device, torch.bfloat16, f"{name}: bfloat16 products, float32 weights")
-        return Device(device, torch.float32, f"{name}: float32, as it has no bfloat16")
-    return Device(
-        torch.device("cpu"), torch.float32, f"no CUDA device: CPU with {torch.get_num_threads()} threads, float32"
-    )
+KINDS = ("auto", "cuda", "mps", "cpu")
+"""What `--device` takes."""
+
+
+def choose(local_rank: int = 0, wanted: str = "auto") -> Device:
+    """The device of this process: the one that is `wanted`, or CUDA where there is one, else the CPU.
+
+    CUDA computes in bfloat16 where it is able. The CPU computes in float32, as bfloat16 is far slower on most CPUs.
+    MPS (Apple's GPUs) is experimental, in float32, and never chosen unasked. local_rank: this process among those of
+    its machine, each of which has a GPU of its own. Raises `UsageError` for a device that is not there.
+    """
+    if wanted not in KINDS:
+        raise UsageError(f"there is no kind of device {wanted!r}", place="--device", mend=" or ".join(KINDS))
+    if wanted == "mps":
+        return _mps(local_rank)
+    if wanted == "cuda" and not torch.cuda.is_available():
+        mend = "--device cpu, or install PyTorch with CUDA"
+        raise UsageError("PyTorch finds no CUDA device here", place="--device cuda", mend=mend)
+    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
+        return _cuda(local_rank)
+    why = "as asked" if wanted == "cpu" else "no CUDA device"
+    if wanted == "auto" and torch.backends.mps.is_available():
+        why += ", and MPS is experimental: --device mps"
+    threads = torch.get_num_threads()
+    return Device(torch.device("cpu"), torch.float32, f"CPU ({why}): {threads} threads, float32")
+
+
+def _cuda(local_rank: int) -> Device:
+    if local_rank >= (count := torch.cuda.device_count()):
+        cause = f"process {local_rank} of this machine has no GPU ({count} here)"
+        raise UsageError(cause, mend="start fewer processes, or --device cpu")
+    device = torch.device("cuda", local_rank)
+    name = torch.cuda.get_device_name(device)
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Device(device, torch.bfloat16, f"{name}: bfloat16 products, float32 weights")
+    return Device(device, torch.float32, f"{name}: float32, as it has no bfloat16")
+
+
+def _mps(local_rank: int) -> Device:
+    if not torch.backends.mps.is_available():
+        mend = "--device cpu, or macOS 14 on Apple silicon"
+        raise UsageError("PyTorch finds no MPS device here", place="--device mps", mend=mend)
+    if local_rank:
+        raise UsageError("there is one MPS device, for one process", place="--device mps", mend="--devices 1")
+    return Device(torch.device("mps"), torch.float32, "MPS (experimental): float32")

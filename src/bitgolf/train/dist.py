@@ -11,19 +11,27 @@ import torch
 import torch.distributed as dist
 
 from bitgolf.errors import UsageError
+from bitgolf.train.device import choose
 from bitgolf.world import World
 
 
-def join() -> World:
-    """Enter the group that torchrun describes: NCCL with a GPU for each process, or gloo on the CPU."""
+def join(wanted: str = "auto") -> World:
+    """Enter the group that torchrun describes: NCCL with a GPU for each process, or gloo on the CPU.
+
+    Beside NCCL, gloo serves tensors on the CPU: decisions of the host then wait for no GPU.
+    wanted: the kind of device, as `device.choose` takes it. Raises `UsageError` where a process has none.
+    """
     rank, size, local = environment_rank(), _variable("WORLD_SIZE", 1), _variable("LOCAL_RANK", 0)
     if not 0 <= rank < size:
         raise UsageError(f"RANK is {rank} of WORLD_SIZE {size}", mend="start with torchrun, or unset both")
-    device = _device(local)
+    device = choose(local, wanted).device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if size == 1:
         return World(device=device, local_rank=local)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, device_id=device if backend == "nccl" else None)
+    both = "cpu:gloo,cuda:nccl" if backend == "nccl" else backend
+    dist.init_process_group(both, device_id=device if backend == "nccl" else None)
     return World(rank, size, local, device, backend)
 
 
@@ -43,13 +51,3 @@ def _variable(name: str, default: int) -> int:
     if not text.isdecimal():
         raise UsageError(f"{name} is {text!r}, which is no number", mend="start with torchrun, or unset it")
     return int(text)
-
-
-def _device(local: int) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    if local >= torch.cuda.device_count():
-        cause = f"process {local} of this machine has no GPU ({torch.cuda.device_count()} here)"
-        raise UsageError(cause, mend="start fewer processes, or hide the GPUs with CUDA_VISIBLE_DEVICES=")
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)

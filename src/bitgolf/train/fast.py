@@ -1,131 +1,215 @@
-"""Which fused kernels train, and why: chosen by ability before the graph is compiled, said aloud, never silently.
+"""Which fused kernels run, and why: chosen by agreement and by measured speed, before the graph is compiled.
 
-A recipe names plain parts only. Where the device is able, a part that has a fast twin is replaced by it in the model
-that trains; scoring builds its own model from the recipe, which stays plain.
+A recipe names plain parts only. Where a fast twin of a part agrees with it on this device and is the fastest, it takes
+the part's place in the model at hand, in training and in scoring alike; `Choice.restore` puts the plain parts back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from bitgolf.errors import RecipeError
 from bitgolf.model.caps import Softcap
+from bitgolf.model.cores.flash import Flash
 from bitgolf.model.cores.flex import Flex
 from bitgolf.model.cores.fused import Fused
-from bitgolf.model.cores.sdpa import Sdpa, Segments
-from bitgolf.model.cores.segments import segment_starts
+from bitgolf.model.cores.sdpa import Sdpa
+from bitgolf.model.cores.segments import Room, Segmented, SegmentSlots
 from bitgolf.model.cores.varlen import Varlen
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.train.ability import Call, Make, flash_implementation, inability, record
+from bitgolf.train.ability import Call, Make, Timer, Trial, milliseconds, record
 from bitgolf.train.device import Device
 from bitgolf.train.trainer import Task
 from bitgolf.train.twins import FusedCrossEntropy, FusedMLP
+from bitgolf.world import ALONE, World, shared
 
-Kind = tuple[str, tuple[Any, ...]]  # what a part is called, and the shapes and types that it is called with
-SPARE = 4
-"""For how many times the segments of the batch at hand variable-length attention has room."""
+PARITY_TOKENS = 4096
+"""Tokens of one row on which twins are compared with plain parts, which make masks of that many times as many."""
+LONGEST_MASK = 8192
+"""Keys of the longest mask that is ever made: beyond it a plain core with masks is not timed."""
+SPARE = 2
+"""How many times the segments of the first batches attention has room for at the start."""
+
+FLASH: dict[str, Make] = {f"FlashAttention {n}": partial(Flash, version=n) for n in (4, 3)}
+BACKENDS: dict[str, Make] = {
+    "FlashAttention of PyTorch": partial(Fused, backend=SDPBackend.FLASH_ATTENTION),
+    "cuDNN": partial(Fused, backend=SDPBackend.CUDNN_ATTENTION),
+}
+
+Say = Callable[[str], object]
 
 
 class Site(NamedTuple):
-    """A plain module, what it is called, and its twins, the one to prefer first."""
+    """A plain module, what it is called, and its twins by name."""
 
     what: str
     plain: nn.Module
-    twins: Sequence[tuple[str, Make]]
+    twins: Mapping[str, Make]
 
 
 class Verdict(NamedTuple):
-    """What trains in the place of a kind of part: a twin's name ("": the plain part), and why none, or none better."""
+    """What runs in the place of a part: a twin's name ("": the plain part), why, and its room for segments."""
 
     twin: str
     why: str
+    room: Room = Room(0, 0)
 
 
-def choose(task: Task, ids: Tensor, targets: Tensor, device: Device, *, mode: str, compiled: bool) -> list[str]:
-    """Put fast twins in the place of plain parts of a task; returns a line on each kind of part that has any.
+class Choice:
+    """The twins in a model: `lines` say what was chosen and why, `slots.fit` makes room for each batch's segments."""
 
-    ids and targets (B, T) are rows as the task will see them. mode: `train.kernels` of the recipe. compiled: whether
-    the task will be. Raises `RecipeError` where the mode is `fast` and a kind of part must stay plain.
+    def __init__(self, root: nn.Module, found: Sequence[Site], verdicts: Sequence[Verdict], bos: int, say: Say) -> None:
+        self.root, self.verdicts, self.replaced = root, verdicts, dict[str, nn.Module]()
+        paths = list(root.named_modules(remove_duplicate=False))  # a module that blocks share has several
+        for site, verdict in zip(found, verdicts, strict=True):
+            if verdict.twin:
+                twin = site.twins[verdict.twin](site.plain)
+                if isinstance(twin, Segmented):
+                    twin.room = verdict.room
+                for path in [path for path, module in paths if module is site.plain]:
+                    self.replaced[path] = site.plain
+                    root.set_submodule(path, twin)
+        described = [
+            f"{site.what}: {verdict.twin or 'plain'}{f' ({verdict.why})' * bool(verdict.why)}"
+            for site, verdict in zip(found, verdicts, strict=True)
+        ]
+        self.lines = list(dict.fromkeys(described))
+        self.slots = SegmentSlots(root, bos, say)
+
+    def restore(self) -> None:
+        """Put the plain parts back: the model is as it was found."""
+        for path, plain in self.replaced.items():
+            self.root.set_submodule(path, plain)
+        self.replaced, self.slots.cores = {}, []
+
+
+def choose(
+    root: nn.Module,
+    inputs: Sequence[Tensor],
+    device: Device,
+    *,
+    mode: str,
+    compiled: bool,
+    bos: int,
+    backward: bool = True,
+    world: World = ALONE,
+    look: Iterable[npt.ArrayLike] = (),
+    say: Say = print,
+) -> Choice:
+    """Put fast twins in the place of plain parts of a `Task`, or of an `LM` that is scored.
+
+    inputs: rows as `root` will be called with, ids (B, T) first. mode: `train.kernels` of the recipe. compiled: whether
+    the graph will be. backward: whether gradients are wanted. look: ids (B, T) of the first batches, on the host. say:
+    where a change during the run is logged. Every process takes the choice of rank 0. Raises `RecipeError` where the
+    mode is `fast` and a part must stay plain, and `BitgolfError` where the device runs out of memory.
     """
-    found = list(sites(task, ids, compiled=compiled))
-    lines: list[str] = []
+    found = list(sites(root, compiled=compiled))
     if mode == "plain" or device.device.type != "cuda":
         why = "train.kernels says so" if mode == "plain" else "there is no CUDA device here"
-        verdicts = {(site.what, ()): Verdict("", why) for site in found}
+        verdicts = [Verdict("", why) for _ in found]
     else:
-        lines.append(f"flash attention: {flash_implementation(device)}")
-        verdicts = swap(task, found, ids[:1], targets[:1], device, compiled=compiled)
-    for (what, _), verdict in verdicts.items():
-        if mode == "fast" and not verdict.twin:
-            raise RecipeError(f"{what} must stay plain: {verdict.why}", place="train.kernels", mend="set it to 'auto'")
-        lines.append(f"{what}: {verdict.twin or 'plain'}{f' ({verdict.why})' * bool(verdict.why)}")
-    return list(dict.fromkeys(lines))
+        trial = Trial(device, compiled, backward)
+        batches = [inputs[0].cpu().numpy(), *look] if world.rank == 0 else []
+        own = judge(root, found, inputs, trial, batches, bos, plain=mode == "auto") if world.rank == 0 else []
+        verdicts = [Verdict(twin, why, Room(*room)) for twin, why, room in shared(own, world)]
+    if mode == "fast":
+        for site, verdict in zip(found, verdicts, strict=True):
+            if not verdict.twin:
+                cause = f"{site.what} must stay plain: {verdict.why}"
+                raise RecipeError(cause, place="train.kernels", mend="set it to 'auto'")
+    return Choice(root, found, verdicts, bos, say)
 
 
-def segment_slots(core: Sdpa, ids: Tensor, bos: int) -> int:
-    """Room for the segments of a batch, a multiple of 64: documents as here, with some to spare, and all cuts by caps."""
-    documents = int(segment_starts((ids == bos).cumsum(1), 0).sum())
-    cuts = sum(ids.numel() // mask.cap for mask in core.masks if isinstance(mask, Segments) and mask.cap)
-    return 64 * -(-(SPARE * documents + cuts) // 64)
-
-
-def sites(task: Task, ids: Tensor, *, compiled: bool) -> Iterator[Site]:
-    """Every plain part of a task that has a fast twin; ids (B, T) tell how many segments there are."""
-    caps = list(task.model.head.caps)
-    if type(task.objective) is CrossEntropy and len(caps) == 1 and isinstance(caps[0], Softcap):
-        cap = caps[0].cap
-        yield Site("softcapped cross-entropy", task.objective, [("fused", lambda _: FusedCrossEntropy(cap))])
-    for module in task.modules():
+def sites(root: nn.Module, *, compiled: bool) -> Iterator[Site]:
+    """Every plain part of a task or model that has a fast twin."""
+    if isinstance(root, Task):
+        caps = list(root.model.head.caps)
+        if type(root.objective) is CrossEntropy and len(caps) == 1 and isinstance(caps[0], Softcap):
+            cap = caps[0].cap
+            yield Site("softcapped cross-entropy", root.objective, {"fused": lambda _: FusedCrossEntropy(cap)})
+    for module in root.modules():
         if type(module) is MLP and type(module.act) is LeakySquared:
-            yield Site("MLP with LeakySquared", module, [("fused", FusedMLP)])
+            yield Site("MLP with LeakySquared", module, {"fused": FusedMLP})
         elif type(module) is Sdpa and len(module.masks):
-            varlen = partial(Varlen, slots=segment_slots(module, ids, task.model.bos))
             flex = Flex if compiled else _uncompiled
-            yield Site(_described(module), module, [("variable-length", varlen), ("FlexAttention", flex)])
+            yield Site(
+                _described(module), module, FLASH | {"variable-length of PyTorch": Varlen, "FlexAttention": flex}
+            )
         elif type(module) is Sdpa:
-            backends = {"FlashAttention": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
-            twins = [(name, partial(Fused, backend=backend)) for name, backend in backends.items()]
-            yield Site(_described(module), module, twins)
+            yield Site(_described(module), module, FLASH | BACKENDS)
 
 
-def swap(
-    task: Task, found: Sequence[Site], ids: Tensor, targets: Tensor, device: Device, *, compiled: bool
-) -> dict[Kind, Verdict]:
-    """Try the twins of each kind of site on a call of its own, and put the first that is able into all its places."""
-    paths = list(task.named_modules(remove_duplicate=False))  # a module that blocks share has several
-    verdicts: dict[Kind, Verdict] = {}
-    with torch.random.fork_rng([device.device] if device.device.type == "cuda" else []):
-        calls = record(task, [site.plain for site in found], device, ids, targets)
-        for site in found:
-            call = calls.get(site.plain)
-            kind = (site.what, call.form if call else ())
-            if kind not in verdicts:
-                verdicts[kind] = first_able(site, call, device, compiled=compiled)
-            if make := dict(site.twins).get(verdicts[kind].twin):
-                twin = make(site.plain)
-                for path in [path for path, module in paths if module is site.plain]:
-                    task.set_submodule(path, twin)
-    return verdicts
+def judge(
+    root: nn.Module,
+    found: Sequence[Site],
+    inputs: Sequence[Tensor],
+    trial: Trial,
+    batches: Sequence[npt.ArrayLike],
+    bos: int,
+    *,
+    plain: bool = True,
+    timer: Timer = milliseconds,
+) -> list[Verdict]:
+    """A verdict for each site, by trying the twins on a call of its own; sites with equal calls are tried once.
+
+    plain: whether the plain part may win. batches: ids on the host, whose segments the twins must have room for.
+    """
+    device = trial.device.device
+    verdicts: dict[tuple[object, ...], Verdict] = {}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        short = [x[:1, :PARITY_TOKENS] for x in inputs]
+        calls = record(root, [site.plain for site in found], trial.device, short)
+        keys = [(site.what, calls[site.plain].form if site.plain in calls else ()) for site in found]
+        for site, key in zip(found, keys, strict=True):
+            if key not in verdicts:
+                roomy = site._replace(
+                    twins={k: partial(_with_room, make, batches, bos) for k, make in site.twins.items()}
+                )
+                verdicts[key] = verdict(roomy, calls.get(site.plain), inputs[0], trial, timer, plain=plain)
+    return [verdicts[key] for key in keys]
 
 
-def first_able(site: Site, call: Call | None, device: Device, *, compiled: bool) -> Verdict:
-    """The first twin that is able to take this call, with what is against those before it."""
+def verdict(site: Site, call: Call | None, ids: Tensor, trial: Trial, timer: Timer, *, plain: bool) -> Verdict:
+    """The fastest twin that agrees with the plain part in this call, or the plain part, timed for the rows ids (B, T)."""
     if call is None:
-        return Verdict("", "it is idle when training starts, so that nothing can be tried")
-    against = []
-    for name, make in site.twins:
-        why = inability(make, site.plain, call, device, compiled=compiled)
-        if not why:
-            return Verdict(name, "; ".join(against))
-        against.append(f"{name}: {why}")
-    return Verdict("", "; ".join(against))
+        return Verdict("", "it is idle at the start, so that nothing can be tried")
+    against = {name: trial.inability(make, site.plain, call) for name, make in site.twins.items()}
+    able = {name: make for name, make in site.twins.items() if not against[name]}
+    masked = isinstance(site.plain, Sdpa) and len(site.plain.masks) > 0
+    if able and plain and not (masked and ids.shape[1] > LONGEST_MASK):
+        able["plain"] = lambda module: module
+    if not able:
+        return Verdict("", "; ".join(_reasons(against)))
+    whole = call.enlarged(ids)
+    costs = {name: trial.cost(make, site.plain, whole, timer) for name, make in able.items()}
+    times = {name: cost for name, cost in costs.items() if isinstance(cost, float)}
+    against |= {name: cost for name, cost in costs.items() if isinstance(cost, str)}
+    why = "; ".join([*(f"{name} {ms:.3g} ms" for name, ms in times.items()), *_reasons(against)])
+    best = min(times, key=times.__getitem__, default="plain")
+    if best == "plain":
+        return Verdict("", why)
+    twin = able[best](site.plain)
+    return Verdict(best, why, twin.room if isinstance(twin, Segmented) else Room(0, 0))
+
+
+def _reasons(against: Mapping[str, str]) -> list[str]:
+    return [f"{name}: {why}" for name, why in against.items() if why]
+
+
+def _with_room(make: Make, batches: Sequence[npt.ArrayLike], bos: int, plain: nn.Module) -> nn.Module:
+    twin = make(plain)
+    slots = SegmentSlots(twin, bos, lambda line: None)
+    for ids in batches:
+        slots.fit(ids, spare=SPARE)
+    return twin
 
 
 def _uncompiled(plain: Sdpa) -> nn.Module:

@@ -12,6 +12,9 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.core import Only
 from bitgolf.spec import Spec, part_name
 
+PROBE_TOKENS = 2048
+"""Tokens of a row that the probe reads: enough for every part to act, little enough for any attention mask."""
+
 
 class Touch(NamedTuple):
     """How many tensors and parameters a part owns, and how often it ran in one forward."""
@@ -23,7 +26,10 @@ class Touch(NamedTuple):
 
 @torch.no_grad()
 def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> dict[str, Touch]:
-    """Run one probe batch and count, for every kind of part in the model's recipe. Raises where a node never acted."""
+    """Run one probe batch and count, for every kind of part in the model's recipe. Raises where a node never acted.
+
+    ids, targets: (B, T), of which the first `PROBE_TOKENS` of each row are read.
+    """
     calls: Counter[type] = Counter()
     acted: set[int] = set()  # nodes, by identity: equal ones may stand in two places
 
@@ -33,7 +39,7 @@ def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> 
 
     hooks = [m.register_forward_hook(count) for m in task.modules()]
     try:
-        task(ids, targets)
+        task(ids[:, :PROBE_TOKENS], targets[:, :PROBE_TOKENS])
     finally:
         for hook in hooks:
             hook.remove()

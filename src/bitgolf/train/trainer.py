@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from bitgolf.clock import Now
 from bitgolf.data.batches import Batches, share_of
+from bitgolf.data.prefetch import Prefetcher
 from bitgolf.errors import DamagedError
 from bitgolf.model.core import roles
+from bitgolf.model.cores.segments import SegmentSlots
 from bitgolf.model.head import Logits
 from bitgolf.model.skeleton import LM
 from bitgolf.model.sockets import Objective
@@ -53,6 +56,7 @@ class Trainer:
     ) -> None:
         self.settings: Train = recipe["train"]()
         self.device, self.world, self.batches = device, world, batches
+        self.prefetcher = Prefetcher(batches, world.rank, world.size, pin=device.device.type == "cuda")
         for moment in self.settings.moments:
             share_of(self.settings.shape(moment).rows, world.size)  # better now than in the middle of the run
         torch.manual_seed(seed)
@@ -66,13 +70,15 @@ class Trainer:
         self.averaged = self.average.start(list(self.params.values())) if self.average else {}
         self.run: Callable[[Tensor, Tensor], Tensor] = self.task
         self.phases = Phases(self.task)
+        self.slots = SegmentSlots(self.task, place.bos, print)
 
     def step(self, step: int, now: Now) -> Tensor:
         """Train on batch `step`; returns this process's mean loss in nats per token (not yet synchronised)."""
         shape = self.settings.shape(now.progress)
-        batch = self.batches.batch(step, self.world.rank, self.world.size, rows=shape.rows, length=shape.length)
+        batch = self.prefetcher.batch(step, rows=shape.rows, length=shape.length)
         count = len(batch.inputs)
         micro = self.settings.micro_rows or count
+        self.slots.fit(batch.inputs, micro)
         self.phases.at(now, lambda: self.probe(batch.inputs[:micro], batch.targets[:micro]))
         total = torch.zeros((), device=self.device.device)
         for first in range(0, count, micro):
@@ -80,13 +86,15 @@ class Trainer:
             with self.device.autocast():
                 loss = self.run(self.to_device(batch.inputs[rows]), self.to_device(batch.targets[rows]))
             loss = loss * ((rows.stop - rows.start) / count)
+            if rows.stop == count:
+                self.optimizer.expect()
             loss.backward()
             total += loss.detach()
         self.phases.fill_idle(self.params.values())
         self.update(now)
         return total
 
-    def probe(self, inputs: np.ndarray, targets: np.ndarray) -> float:
+    def probe(self, inputs: Tensor, targets: Tensor) -> float:
         """The loss on these rows through the very graph that trains, with the random state of the moment."""
         here = self.device.device
         with torch.random.fork_rng([here] if here.type == "cuda" else []), self.device.autocast():
@@ -103,8 +111,12 @@ class Trainer:
         if self.average:
             self.average.update(self.averaged, list(self.params.values()), now._replace(step=now.step + 1), scale)
 
-    def to_device(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows).to(self.device.device, non_blocking=True)
+    def to_device(self, rows: np.ndarray | Tensor) -> Tensor:
+        return torch.as_tensor(rows).to(self.device.device, non_blocking=True)
+
+    def close(self) -> None:
+        """End the thread that makes batches."""
+        self.prefetcher.close()
 
     # ---- state -------------------------------------------------------------------------------------------------
 
@@ -160,6 +172,8 @@ def compile_task(trainer: Trainer, mode: str) -> str:
     if not compiles(mode, trainer.device):
         return "eager: compiling takes half a minute on a CPU and pays back only in long runs"
     trainer.run = compiled(trainer.task, trainer.device.device)
+    if trainer.device.device.type == "cuda":  # on a CPU compiling takes longer than it saves
+        trainer.optimizer.compile(partial(compiled, device=trainer.device.device))
     return "torch.compile, full graph"
 
 

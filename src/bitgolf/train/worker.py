@@ -1,50 +1,102 @@
 """One training process: what `bitgolf run` calls itself, or starts N times under torchrun.
 
-`python -m bitgolf.train.worker FOLDER DATA SEED RESUME` trains the recipe in FOLDER/recipe.json on the shards in DATA.
+`python -m bitgolf.train.worker FOLDER DATA SEED RESUME DEVICE` trains the recipe in FOLDER/recipe.json on the shards in
+DATA, on a kind of device (`auto`, `cuda`, `mps`, `cpu`).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitgolf.data.batches import Batches
+from bitgolf.clock import Reserve
+from bitgolf.data.batches import Batches, Rows
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json, write_json
 from bitgolf.journal import Journal
 from bitgolf.names import from_json
-from bitgolf.recipe import Recipe, as_trained
+from bitgolf.recipe import Recipe, limit_of, reserve_of
 from bitgolf.spec import Place, Spec
 from bitgolf.train import dist, fast, loop
-from bitgolf.train.device import choose
+from bitgolf.train.device import Device, choose
 from bitgolf.train.settings import Train
 from bitgolf.train.touched import touched
 from bitgolf.train.trainer import Trainer, compile_task, compiles, warm_up
 from bitgolf.world import World
 
 WARM_UP_STEPS = 3
+LOOK_STEPS = 32
+"""Steps whose segments are counted before training."""
+
+MeasureReserve = Callable[[Spec[Recipe], Path, World, Device], Reserve]
+"""Measures how long calibration of a recipe, with shards from a folder, takes in this world on this device."""
 
 
 def train_run(
-    recipe: Spec[Recipe], data: Path, folder: Path, *, seed: int, resume: bool, journal: Journal
+    recipe: Spec[Recipe],
+    data: Path,
+    folder: Path,
+    *,
+    seed: int,
+    resume: bool,
+    journal: Journal,
+    wanted: str = "auto",
+    measure: MeasureReserve | None = None,
 ) -> dict[str, Any]:
-    """Train in this process's share of the world. Leaves checkpoints and `train.json` in `folder`."""
-    world = dist.join()
+    """Train in this process's share of the world. Leaves checkpoints and `train.json` in `folder`.
+
+    wanted: the kind of device, as `device.choose` takes it.  measure: asked where a recipe leaves the reserve of
+    calibration to be measured; `BitgolfError` where it is None.
+    """
+    world = dist.join(wanted)
     try:
-        return _train(as_trained(recipe), data, folder, seed, resume, journal, world)
+        device = choose(world.local_rank, wanted)
+        limit, reserve = _limit(recipe, data, journal, world, device, measure)
+        summary = _train(recipe, data, folder, seed, resume, journal, world, device, limit)
+        summary["reserve"] = reserve._asdict() if reserve else None
+        if world.rank == 0:
+            write_json(folder / "train.json", summary)
+        return summary
     finally:
         dist.leave(world)
 
 
+def _limit(
+    recipe: Spec[Recipe], data: Path, journal: Journal, world: World, device: Device, measure: MeasureReserve | None
+) -> tuple[float, Reserve | None]:
+    """Seconds after which training ends (0: no limit), and what calibration needs of the clock, where it is measured."""
+    given = reserve_of(recipe)
+    if given is not None:
+        return limit_of(recipe, given), None
+    if measure is None:
+        cause = "the time of calibration is to be measured, which a worker alone cannot"
+        raise BitgolfError(cause, place="calibrate.reserve", mend="train with `bitgolf run`, or set calibrate.reserve")
+    reserve = measure(recipe, data, world, device)
+    limit = limit_of(recipe, reserve.seconds)
+    journal.event("reserve", seconds=reserve.seconds, limit=limit, **reserve._asdict())
+    journal.say(
+        f"calibration takes about {reserve.seconds:.1f} s ({reserve.rounds} x {reserve.round_seconds:.3f} s"
+        f" + {reserve.fixed_seconds:.3f} s, and a tenth): training ends after {limit:.1f} s"
+    )
+    return limit, reserve
+
+
 def _train(
-    recipe: Spec[Recipe], data: Path, folder: Path, seed: int, resume: bool, journal: Journal, world: World
+    recipe: Spec[Recipe],
+    data: Path,
+    folder: Path,
+    seed: int,
+    resume: bool,
+    journal: Journal,
+    world: World,
+    device: Device,
+    limit: float,
 ) -> dict[str, Any]:
     settings: Train = recipe["train"]()
-    device = choose(world.local_rank)
     manifest = load_manifest(data)
     if manifest.vocab != recipe["tokens.vocab"]:
         journal.event(
@@ -57,8 +109,9 @@ def _train(
     )
     trainer = Trainer(recipe, Place(vocab=manifest.vocab, bos=manifest.bos), batches, device, world, seed)
     inputs, targets = (trainer.to_device(rows) for rows in batches.rows(0, 0, 1))
-    acts = touched(trainer.task, recipe["model"], inputs, targets)
-    kernels = _kernels(trainer, settings)
+    with device.autocast():
+        acts = touched(trainer.task, recipe["model"], inputs, targets)
+    kernels = _kernels(trainer, settings, journal)
     graph = compile_task(trainer, settings.compile)
     parameters = sum(p.numel() for p in trainer.params.values())
     journal.say(f"device: {device.why}; {world.size} process{'es' * (world.size > 1)}; {graph}")
@@ -76,7 +129,11 @@ def _train(
     ]
     if device.device.type == "cuda" or trainer.run is not trainer.task:
         warm_up(trainer, WARM_UP_STEPS)
-    result = loop.train(trainer, folder / "checkpoint", _reporter(journal, settings), resume=resume)
+    report = _reporter(journal, settings, limit)
+    try:
+        result = loop.train(trainer, folder / "checkpoint", report, resume=resume, limit=limit)
+    finally:
+        trainer.close()
     if late := trainer.phases.never_began:
         message = f"training ended before the phase at {late[0]:g} of it: what is scored was never trained so"
         journal.event("warning", message=message)
@@ -84,7 +141,7 @@ def _train(
     if epochs > 1:
         message = f"training read its text {epochs:.1f} times ({len(stream):,} tokens): more text may score better"
         journal.event("warning", message=message)
-    summary = {
+    return {
         **result._asdict(),
         "epochs": epochs,
         "device": device.why,
@@ -94,23 +151,37 @@ def _train(
         "parameters": parameters,
         "touched": table,
     }
-    if world.rank == 0:
-        write_json(folder / "train.json", summary)
-    return summary
 
 
-def _kernels(trainer: Trainer, settings: Train) -> list[str]:
+def _kernels(trainer: Trainer, settings: Train, journal: Journal) -> list[str]:
     """Choose fused kernels on the rows that this process trains on first; a line on each kind."""
     world, device = trainer.world, trainer.device
     batch = trainer.batches.batch(0, world.rank, world.size)
     micro = settings.micro_rows or len(batch.inputs)
-    ids, targets = trainer.to_device(batch.inputs[:micro]), trainer.to_device(batch.targets[:micro])
-    compiled = compiles(settings.compile, device)
-    return fast.choose(trainer.task, ids, targets, device, mode=settings.kernels, compiled=compiled)
+    choice = fast.choose(
+        trainer.task,
+        (trainer.to_device(batch.inputs[:micro]), trainer.to_device(batch.targets[:micro])),
+        device,
+        mode=settings.kernels,
+        compiled=compiles(settings.compile, device),
+        bos=trainer.model.bos,
+        world=world,
+        look=_first_rows(trainer, micro),
+        say=journal.say,
+    )
+    trainer.slots = choice.slots
+    return choice.lines
 
 
-def _reporter(journal: Journal, settings: Train) -> loop.Report:
-    limits = [f"{settings.seconds:g} s"] * (settings.seconds > 0) + [f"{settings.steps:,} steps"] * (settings.steps > 0)
+def _first_rows(trainer: Trainer, micro: int) -> Iterator[Rows]:
+    """Ids of the first batches, as many rows at once as the model will read."""
+    for step in range(LOOK_STEPS):
+        ids = trainer.batches.batch(step, trainer.world.rank, trainer.world.size).inputs
+        yield from (ids[i : i + micro] for i in range(0, len(ids), micro))
+
+
+def _reporter(journal: Journal, settings: Train, limit: float) -> loop.Report:
+    limits = [f"{limit:.4g} s"] * (limit > 0) + [f"{settings.steps:,} steps"] * (settings.steps > 0)
 
     def report(kind: str, **fields: Any) -> None:
         journal.event(kind, **fields)
@@ -124,18 +195,21 @@ def _reporter(journal: Journal, settings: Train) -> loop.Report:
                 f"from {fields['moment']:g} of the run on the graph is another: loss {fields['before']:.4f} before, {fields['after']:.4f} after"
             )
         if kind == "resume":
-            journal.say(f"resumed after step {fields['step']:,}")
+            until = f", to end after {fields['limit']:.4g} s" if fields["limit"] else ""
+            journal.say(f"resumed after step {fields['step']:,}{until}")
 
     return report
 
 
-def main(arguments: Sequence[str]) -> int:
-    """One worker; returns its exit status. Every process says what failed in it, an interruption only the first."""
+def main(arguments: Sequence[str], measure: MeasureReserve | None = None) -> int:
+    """One worker; `measure` as for `train_run`. Returns its exit status. Every process says what failed in it, an interruption only the first."""
     folder, data, seed, resume = Path(arguments[0]), Path(arguments[1]), int(arguments[2]), arguments[3] == "1"
+    wanted = arguments[4]
     rank = dist.environment_rank()
     journal = Journal(None if rank else folder, quiet=rank > 0)
     try:
-        train_run(from_json(read_json(folder / "recipe.json")), data, folder, seed=seed, resume=resume, journal=journal)
+        recipe = from_json(read_json(folder / "recipe.json"))
+        train_run(recipe, data, folder, seed=seed, resume=resume, journal=journal, wanted=wanted, measure=measure)
     except BitgolfError as error:
         if rank == 0:
             print(error, file=sys.stderr)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.errors import RecipeError
+from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.core import Bus, chain
+from bitgolf.model.cores.blocked import LONGEST_MASK, Rule, attend_in_blocks
 from bitgolf.model.cores.segments import segment_starts
 from bitgolf.model.sockets import Core, Mask
 from bitgolf.spec import Place, Spec, register
@@ -16,7 +18,11 @@ from bitgolf.spec import Place, Spec, register
 
 @register
 class Sdpa(Core):
-    """softmax(q k^T / sqrt(d)) v over the keys that causality and every mask allow."""
+    """softmax(q k^T / sqrt(d)) v over the keys that causality and every mask allow.
+
+    A row of more than `LONGEST_MASK` tokens is read in blocks (`blocked`), so that no mask is (T, T). Raises
+    `BitgolfError` where such a row goes on with an earlier piece of text, or has a mask without a rule of indices.
+    """
 
     def __init__(self, at: Place, /, *, masks: tuple[Spec[Mask], ...] = ()) -> None:
         super().__init__()
@@ -25,6 +31,8 @@ class Sdpa(Core):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
         k, v = bus.recall(self, k, v)
+        if q.shape[1] * k.shape[1] > LONGEST_MASK**2:
+            return attend_in_blocks(q, k, v, self._rules(bus, k.shape[1]), self.reach, grouped=self.grouped)
         mask, causal = bus.masks(list(self.masks))
         y = F.scaled_dot_product_attention(
             q.transpose(1, 2),
@@ -36,6 +44,25 @@ class Sdpa(Core):
         )
         return y.transpose(1, 2)
 
+    @property
+    def reach(self) -> int | None:
+        """The most keys that a query sees, itself included; None where only causality limits them."""
+        limits = [mask.reach for mask in self.parts if mask.reach is not None]
+        return min(limits, default=None)
+
+    @property
+    def parts(self) -> list[Mask]:
+        return cast(list[Mask], list(self.masks))
+
+    def _rules(self, bus: Bus, keys: int) -> list[Rule]:
+        if not bus.whole:
+            cause = f"{bus.ids.shape[1]:,} tokens are read at once over {keys:,} keys of a text read in pieces"
+            raise BitgolfError(cause, place="attention", mend=f"a window or a piece of at most {LONGEST_MASK:,} tokens")
+        if without := [type(mask).__name__ for mask in self.parts if type(mask).rule is Mask.rule]:
+            cause = f"{without[0]} has no rule of indices, so a row of {keys:,} tokens would take a mask of its square"
+            raise BitgolfError(cause, place="attention", mend=f"rows of at most {LONGEST_MASK:,} tokens")
+        return [mask.rule(bus) for mask in self.parts]
+
 
 @register
 class Window(Mask):
@@ -46,6 +73,10 @@ class Window(Mask):
         if width < 1:
             raise RecipeError(f"a window of {width} keys is not one", place="Window.width")
         self.width = width
+
+    @property
+    def reach(self) -> int:
+        return self.width + 1
 
     def forward(self, bus: Bus) -> Tensor:
         return bus.lags <= self.width
@@ -81,6 +112,10 @@ class Segments(Mask):
         if cap < 0:
             raise RecipeError(f"a segment of at most {cap} tokens is not one", place="Segments.cap")
         self.cap = cap
+
+    @property
+    def reach(self) -> int | None:
+        return self.cap or None
 
     def numbers(self, bus: Bus) -> Tensor:
         """Number of the segment that each key belongs to, (B, S)."""

@@ -6,7 +6,7 @@ Parameter Golf, 2026-03-17 (record "LoRA TTT"): rank 8 on head, q and v, pieces 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,16 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.errors import RecipeError
-from bitgolf.model.core import taking_gradients
 from bitgolf.model.lora import Adapters
 from bitgolf.model.skeleton import LM
+from bitgolf.score.adapt.rows import CompiledRows, Rows
+from bitgolf.score.graphs import Graph
 from bitgolf.score.orders import CorpusOrder, Order
-from bitgolf.score.player import Block, at_least_float32
+from bitgolf.score.player import Block
 from bitgolf.score.text import Text
+from bitgolf.score.transfer import upload
 from bitgolf.score.windows import Method, Section, Sliding, Track, check_stride
 from bitgolf.spec import Spec, part, register
 from bitgolf.train.device import Device
-from bitgolf.world import World
+from bitgolf.world import ALONE, World
 
 DEPTH = 4  # documents that follow one another in a row of a track, on average
 
@@ -90,7 +92,7 @@ class DocumentLora(Method):
             yield Track(self.rows, [list(self.windows(stop - start, start)) for start, stop in group])
 
     def player(self, model: LM, vocab: int, device: Device, world: World) -> LoraPlayer:
-        return LoraPlayer(model, vocab, device, self)
+        return LoraPlayer(model, vocab, device, self, world)
 
     def still(self) -> Method:
         still = Sliding(window=self.window, stride=self.stride, isolated=True)
@@ -103,17 +105,25 @@ class LoraPlayer:
     """A model with adapters, a set for each of `method.rows` rows. Whoever makes it closes it.
 
     With P numbers a row (see `Adapters`) it holds 20 to 32 bytes for each of rows * P: the adapters, two moments, the
-    gradient in two forms, and while it steps three more; and from `predict` to `observe` the graph of one forward.
+    gradient in two forms, and where it steps eagerly three more; and from `predict` to `observe` the graph of one
+    forward: of rows x window tokens on CUDA, of those that are read on the CPU, see `batch.bytes_per_token`.
     """
 
-    def __init__(self, model: LM, vocab: int, device: Device, method: DocumentLora) -> None:
+    def __init__(self, model: LM, vocab: int, device: Device, method: DocumentLora, world: World = ALONE) -> None:
         self.model = model.to(device.device).eval()
         self.vocab, self.device, self.method = vocab, device, method
         self.adapters = Adapters(
             self.model, method.rows, method.on, rank=method.rank, scale=method.scale, seed=method.seed
         )
+        self.forward = self._forward(world)
         self.adam = RowAdam(self.adapters.values, method)
         self._kept: tuple[Block, Tensor] | None = None
+
+    def _forward(self, world: World) -> Rows:
+        if self.device.device.type != "cuda":
+            return Rows(self.model, self.device, self.adapters)
+        window, stride = self.method.window, self.method.stride
+        return CompiledRows(self.model, self.device, self.adapters, window=window, columns=stride, world=world)
 
     def predict(self, block: Block) -> Tensor:
         self.reset(block.fresh)
@@ -129,7 +139,7 @@ class LoraPlayer:
         if not bool(learns.any()):
             return
         shares = torch.repeat_interleave(learns / counts.clamp(min=1), counts)  # a row's loss is its targets' mean
-        shares, targets, learns = (t.to(self.device.device) for t in (shares, targets, learns))
+        shares, targets, learns = (upload(t, self.device.device) for t in (shares, targets, learns))
         known = kept[1] if kept and kept[0] is block else None
         for _ in range(self.method.steps):
             logits, known = self._logits(block) if known is None else known, None
@@ -138,35 +148,24 @@ class LoraPlayer:
 
     def _unfinished(self, counts: Tensor, targets: Tensor) -> Tensor:
         """The rows, boolean (B,), that were asked for something and whose document goes on: its last target is no BOS."""
-        last = (counts.cumsum(0) - 1).clamp(min=0).to(targets.device)
-        return (counts > 0) & (targets[last] != self.model.bos).to(counts.device)
+        last = (counts.cumsum(0) - 1).clamp(min=0)
+        return (counts > 0) & (targets[last] != self.model.bos)
 
     def _logits(self, block: Block) -> Tensor:
         """(n, V), with a graph back to the adapters where there is to be learned."""
-        live = block.asked.any(1)
-        tokens, asked = block.tokens[live].to(self.device.device), block.asked[live].to(self.device.device)
-        # The head's adapters know rows, so what is asked of each row goes in front, as many columns as the most need.
-        columns = torch.sort(asked.int(), dim=1, descending=True, stable=True)[1][:, : int(asked.sum(1).max())]
-        with (
-            torch.set_grad_enabled(self.method.steps > 0),
-            taking_gradients(self.model.parameters(), False),  # its own are constants of the graph
-            self.adapters.holding(live.to(self.device.device)),
-            self.device.autocast(),
-        ):
-            hidden = self.model.hidden(self.model.bus(tokens))
-            hidden = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
-            return at_least_float32(self.model.logits(hidden)[asked.gather(1, columns)])
+        with torch.set_grad_enabled(self.method.steps > 0):
+            return self.forward(block)
 
     def reset(self, rows: Tensor) -> None:
-        """Other documents begin in these rows, boolean (rows,)."""
-        rows = rows.to(self.device.device)
+        """Other documents begin in these rows, boolean (rows,) on the CPU."""
         self._kept = None
-        self.adapters.reset(rows, warm=self.method.warm)
-        self.adam.reset(rows)
+        if bool(rows.any()):
+            self.adapters.reset(rows, warm=self.method.warm)
+            self.adam.reset(rows)
 
     def renew(self) -> None:
         """Everything starts anew, also what `warm` keeps: around base weights that have changed."""
-        everything = torch.ones(self.method.rows, dtype=torch.bool, device=self.device.device)
+        everything = torch.ones(self.method.rows, dtype=torch.bool)
         self.reset(everything)
         self.adapters.reset(everything)
 
@@ -186,6 +185,7 @@ class LoraPlayer:
     def close(self) -> None:
         self._kept = None
         self.adapters.detach()
+        self.forward.close()
 
 
 class RowAdam:
@@ -198,15 +198,23 @@ class RowAdam:
         self.values, self.settings = values, settings
         self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
         self.steps = values.new_zeros(len(values), 1)
+        self.update: Callable[[Tensor, Tensor], Tensor] = self._update
+        if values.is_cuda:  # 25 operators on tensors of gigabytes, or one kernel
+            self.update = Graph(self._update, values.device)
 
     def reset(self, rows: Tensor) -> None:
-        """rows: boolean (rows,)."""
+        """rows: boolean (rows,) on the CPU."""
+        chosen = upload(rows.nonzero()[:, 0], self.values.device)
         for state in (self.first, self.second, self.steps):
-            state[rows] = 0
+            state[chosen] = 0
 
     def step(self, grad: Tensor, rows: Tensor) -> None:
         """One step with gradients (rows, P) of the rows, boolean (rows,), that learn; the others stay as they are."""
-        set_, on = self.settings, rows[:, None].to(grad.dtype)
+        self.update(grad, rows[:, None].to(grad.dtype))
+
+    def _update(self, grad: Tensor, on: Tensor) -> Tensor:
+        """In place; on: (rows, 1), 1 for a row that learns and 0 for one that does not."""
+        set_ = self.settings
         (b1, b2), decay = set_.betas, set_.weight_decay
         self.steps += on
         taken = self.steps.clamp(min=1)  # a row that never learned divides by no zero
@@ -214,3 +222,4 @@ class RowAdam:
         self.second.mul_(1 - on * (1 - b2)).add_(grad.square() * (on * (1 - b2)))
         size = self.second.sqrt().div_((1 - b2**taken).sqrt()).add_(set_.eps)
         self.values.mul_(1 - on * (set_.lr * decay)).sub_(self.first / size * (on * set_.lr / (1 - b1**taken)))
+        return self.values

@@ -21,7 +21,7 @@ from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.rope import Scaling
 from bitgolf.model.skeleton import LM
 from bitgolf.score.adapt.ngrams import Floats, NGrams, Said, beside
-from bitgolf.score.player import Block, Player
+from bitgolf.score.player import Block, Player, forward_in
 from bitgolf.score.text import Text
 from bitgolf.score.windows import Section, Sliding, Track
 from bitgolf.spec import Spec, register
@@ -100,6 +100,7 @@ class MixedPlayer:
 
     def __init__(self, inner: Player, bos: int, method: Mixed) -> None:
         self.inner, self.bos, self.method, self.vocab = inner, bos, method, inner.vocab
+        self.forward = forward_in(inner)
         self.awaited: Awaited | None = None
         self._begin()
 

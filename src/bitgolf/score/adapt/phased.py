@@ -97,7 +97,7 @@ class PhasedPlayer(LoraPlayer):
 
     def __init__(self, model: LM, vocab: int, device: Device, world: World, method: Phased) -> None:
         self.learner = Learner(method.sgd(), model.to(device.device), device, world, window=method.window)
-        super().__init__(model, vocab, device, method.lora)
+        super().__init__(model, vocab, device, method.lora, world)
         self.phased, self.done, self.known = method, 0, torch.zeros(0, dtype=torch.int64)
 
     def adapt(self, revealed: Tensor) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -23,7 +22,7 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.algorithm import Algorithm, State
 from bitgolf.optim.clip import clip_by_norm
 from bitgolf.rules import selects
-from bitgolf.score.player import at_least_float32
+from bitgolf.score.adapt.nats import NOTHING, nats_of
 from bitgolf.score.windows import Window, tracks_of
 from bitgolf.spec import register
 from bitgolf.train.device import Device
@@ -156,6 +155,7 @@ class Learner:
         self.sgd, self.model, self.device, self.world = sgd, model, device, world
         self.params: list[Tensor] = [*sgd.chosen(model).values()]
         self.before = [p.detach().clone() for p in self.params]
+        self.nats = nats_of(model, device, at_once=sgd.at_once, longest=sgd.length)
         self.begin()
 
     def begin(self) -> None:
@@ -169,11 +169,9 @@ class Learner:
         self.begin()
 
     def learn(self, tokens: Tensor, rate: float = 1.0) -> None:
-        """From revealed tokens (n + 1,), every one but the first as a target; the learning rate is the setting's times `rate`.
-
-        Raises where gradients are not finite.
+        """From revealed tokens (n + 1,), on the CPU, every one but the first as a target; the learning rate is the
+        setting's times `rate`. Raises where gradients are not finite.
         """
-        tokens = tokens.to(self.device.device)
         batches = list(self.sgd.batches(self.sgd.sequences(tokens, self.model.bos)))
         with torch.enable_grad(), taking_gradients(self.params, True):
             for batch in [*batches] * self.sgd.epochs:
@@ -195,18 +193,12 @@ class Learner:
         """Of the nats of all targets of these rows; zeros where there is no row, or nothing uses a parameter."""
         sums = [torch.zeros_like(p) for p in self.params]
         for track in tracks_of(rows, self.sgd.at_once):
-            loss = self._nats(tokens, [w for text in track.texts for w in text])
-            torch._foreach_add_(sums, torch.autograd.grad(loss, self.params, materialize_grads=True))
+            own = [w for text in track.texts for w in text]
+            inputs = pad_sequence([tokens[w.start : w.stop] for w in own], batch_first=True)
+            targets = pad_sequence([tokens[w.start + 1 : w.stop + 1] for w in own], True, NOTHING)
+            for loss in self.nats(inputs, targets):
+                torch._foreach_add_(sums, torch.autograd.grad(loss, self.params, materialize_grads=True))
         return sums
-
-    def _nats(self, tokens: Tensor, rows: list[Window]) -> Tensor:
-        inputs = pad_sequence([tokens[w.start : w.stop] for w in rows], batch_first=True)
-        sizes = torch.tensor([w.stop - w.start for w in rows], device=tokens.device)
-        real = torch.arange(inputs.shape[1], device=tokens.device) < sizes[:, None]
-        with self.device.autocast():
-            logits = self.model.logits(self.model.hidden(self.model.bus(inputs))[real])
-        targets = torch.cat([tokens[w.start + 1 : w.stop + 1] for w in rows])
-        return F.cross_entropy(at_least_float32(logits), targets, reduction="sum")
 
     def _summed(self, grads: list[Tensor]) -> list[Tensor]:
         """Over all processes: one buffer, one sum."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.skeleton import LM
 from bitgolf.score.adapt.sgd import Learner, Sgd, cosine
+from bitgolf.score.forward import forward_of
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.text import Text
 from bitgolf.score.windows import Method, Section, Sliding, Window, check_stride, tracks_of
@@ -75,7 +76,8 @@ class StreamPlayer(StaticPlayer):
     """A model that learns from each chunk after it was scored. `close` gives it back its weights."""
 
     def __init__(self, model: LM, vocab: int, device: Device, world: World, method: StreamSgd) -> None:
-        super().__init__(model, vocab, device)
+        forward = forward_of(model.to(device.device), device, method.window, learns=True, world=world)
+        super().__init__(model, vocab, device, forward=forward)
         self.method, self.done = method, 0
         self.learner = Learner(method.sgd(), self.model, device, world, window=method.window)
 
@@ -87,6 +89,7 @@ class StreamPlayer(StaticPlayer):
             self.learner.learn(revealed, cosine(self.done - 1, self.method.chunks - 1))
 
     def close(self) -> None:
+        super().close()
         self.learner.restore()
         self.done = 0
 

@@ -1,0 +1,122 @@
+"""The residual stream's type: every part keeps it, and in bfloat16 says nearly what float32 says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitgolf.model.core import roles
+from bitgolf.model.skeleton import LM
+from bitgolf.model.sockets import AfterPart, Branch, Norm, QKPart, Skip, StreamPart, ValuePart, Wiring
+from bitgolf.recipe import identity
+from bitgolf.recipes import get
+from bitgolf.spec import Place
+from every_part import collected, node, sockets
+from toy import VOCAB, built, toy_model
+
+ON_THE_STREAM = (StreamPart, Norm, Branch, Skip, Wiring, QKPart, ValuePart, AfterPart)
+LOGITS = 0.03  # relative difference of bfloat16; measured 0.001 to 0.021
+DIRECTION = 0.98  # cosine of gradients, of vectors that have at least 1/200 of the largest gradient; measured 0.989
+
+
+@pytest.fixture(params=collected(), ids=lambda c: c.__name__)
+def model(request: pytest.FixtureRequest) -> LM:
+    return built(sockets(node(request.param))).train(request.param.training_only)
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of floats in what a part is given or gives, first the stream."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from tensors(part)
+    elif isinstance(value, Tensor) and value.is_floating_point():
+        yield value
+
+
+def types_of_parts(model: LM) -> set[tuple[str, torch.dtype]]:
+    """Filled by the forwards to come: the kinds of parts on the stream, each with the types that it takes and gives."""
+    found: set[tuple[str, torch.dtype]] = set()
+
+    def note(module: object, inputs: Any, output: Any) -> None:
+        found.update((type(module).__name__, t.dtype) for t in (next(tensors(inputs)), *tensors(output)))
+
+    for module in model.modules():
+        if isinstance(module, ON_THE_STREAM):
+            module.register_forward_hook(note)
+    return found
+
+
+def learn(model: LM, autocast: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and the gradients by path of the loss on two rows of two documents each."""
+    ids = torch.randint(2, VOCAB, (2, 24), generator=torch.Generator().manual_seed(1))
+    ids[:, [0, 12]] = 1
+    torch.manual_seed(0)  # for parts that draw noise
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logits = model(ids)
+    F.cross_entropy(logits.flatten(0, 1), ids.roll(-1, 1).flatten()).backward()
+    return logits.detach(), {path: p.grad.clone() for path, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["auto under autocast", "bfloat16 without autocast"])
+def test_parts_keep_a_bfloat16_stream_and_say_and_learn_what_float32_would(model: LM, autocast: bool) -> None:
+    plain, wanted = learn(model, autocast=False)
+    model.stream = "auto" if autocast else "bfloat16"
+    types = types_of_parts(model)
+    logits, gradients = learn(model, autocast)
+    assert types and {kind for _, kind in types} == {torch.bfloat16}, types
+    assert logits.dtype == torch.float32, "from the logits up it is float32"
+    assert 0 < (logits - plain).norm() < LOGITS * plain.norm()
+    vectors = [path for path, role in roles(model).items() if role in ("scale", "gate")]
+    largest = max(wanted[path].norm() for path in vectors)
+    for path in vectors:
+        assert gradients[path].dtype == torch.float32 and torch.isfinite(gradients[path]).all(), path
+        if wanted[path].norm() > largest / 200:
+            assert F.cosine_similarity(gradients[path].flatten(), wanted[path].flatten(), 0) > DIRECTION, path
+
+
+def test_a_norm_that_autocast_has_in_float32_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA since torch 2.13; on the CPU autocast leaves the norm alone, so that it is played here."""
+    normed = F.rms_norm
+    monkeypatch.setattr(F, "rms_norm", lambda x, shape: normed(x.float(), shape))
+    model = built(toy_model())
+    types = types_of_parts(model)
+    learn(model, autocast=True)
+    assert {kind for _, kind in types} == {torch.bfloat16}, types
+
+
+def test_a_float32_stream_stays_one_under_autocast() -> None:
+    """Queries, keys and values come out of products, in autocast's type, and so does what branches add."""
+    model = built(toy_model().but(stream="float32"))
+    types = types_of_parts(model)
+    learn(model, autocast=True)
+    assert {kind for name, kind in types if name in ("Normalize", "RMSNorm", "MixX0", "Serial")} == {torch.float32}
+    assert {kind for name, kind in types if name in ("QKNorm", "Rope", "QGain", "BranchScale")} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_without_autocast_the_stream_has_the_type_of_the_parameters(kind: torch.dtype) -> None:
+    model = built(toy_model()).to(kind)
+    types = types_of_parts(model)
+    logits, _ = learn(model, autocast=False)
+    assert {own for _, own in types} == {kind} and logits.dtype == kind
+
+
+def test_a_model_on_the_meta_device_has_a_stream_too() -> None:
+    with torch.device("meta"):
+        model = toy_model()(Place(vocab=VOCAB))
+        assert model(torch.zeros(1, 5, dtype=torch.int64)).shape == (1, 5, VOCAB)
+
+
+@pytest.mark.parametrize("stream", ["auto", "float32", "bfloat16"])
+def test_the_setting_is_part_of_a_recipe(stream: Literal["auto", "float32", "bfloat16"]) -> None:
+    recipe = get("quickstart")
+    assert recipe["model.stream"] == "auto"
+    changed = recipe.set("model.stream", stream)
+    assert (identity(changed) == identity(recipe)) == (stream == "auto")
+    assert changed.to_json()["model"]["stream"] == stream

@@ -1,0 +1,66 @@
+"""What tensors an eager computation holds: for tests that bound memory, also of fake tensors at full shape."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveTensors(TorchDispatchMode):
+    """Follows the storages that operations make while it is on: their bytes at the peak, and the largest tensor.
+
+    A storage counts once, from the operation that makes it until nothing holds it. Arguments made before do not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak_bytes = self.largest_elements = 0
+        self.largest = ""
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor):
+                self._remember(value, counts=False)
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self._remember(value, counts=True)
+                self._measure(func, value)
+        return out
+
+    def _remember(self, tensor: Tensor, *, counts: bool) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes() if counts else 0
+        self._known[key] = weakref.finalize(storage, self._freed(key, size))
+        self.bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.bytes)
+
+    def _freed(self, key: int, size: int) -> Callable[[], None]:
+        def freed() -> None:
+            self._known.pop(key, None)
+            self.bytes -= size
+
+        return freed
+
+    def _measure(self, func: Any, tensor: Tensor) -> None:
+        """Elements that a tensor has in memory: an expanded view is no larger than what it views."""
+        elements = min(tensor.numel(), tensor.untyped_storage().nbytes() // max(tensor.element_size(), 1))
+        if elements > self.largest_elements:
+            self.largest_elements, self.largest = elements, f"{func} -> {tuple(tensor.shape)} {tensor.dtype}"
+
+
+def no_gradients(function: Callable[[], Any]) -> Any:
+    with torch.no_grad():
+        return function()

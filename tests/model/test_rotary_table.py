@@ -1,0 +1,72 @@
+"""The rotary table: an operator of its own, made once in a forward, with the values of the plain formula bit for bit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitgolf.model.core import Bus
+from bitgolf.model.rope import Ntk, Rope, Scaling, Yarn, rotary_table
+from bitgolf.score.stream import Memory, StreamingBus
+from bitgolf.spec import Place, Spec, part
+from toy import VOCAB, built, toy_model
+
+
+def plain_forward(rope: Rope, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
+    """The formula without an operator: cos and sin in the angles' type, rounded to float32, then to that of q and k."""
+    angle = bus.angles(rope.frequencies(bus.ids.device))[..., None, :]
+    cos, sin = angle.cos().float(), angle.sin().float()
+    return rope.rotate(q, cos.to(q.dtype), sin.to(q.dtype)), rope.rotate(k, cos.to(k.dtype), sin.to(k.dtype))
+
+
+def buses() -> dict[str, Bus]:
+    """A whole text, a text that is read on, and rows that each stand at a position of their own."""
+    ids = torch.full((3, 7), 5)
+    memory, apart = Memory(3, 200, ids.device), Memory(3, 200, ids.device)
+    memory.lengths += 90
+    apart.lengths += torch.tensor([3, 150, 17])
+    return {"whole": Bus(ids), "on": StreamingBus(ids, 1, memory), "rows": StreamingBus(ids, 1, apart)}
+
+
+@pytest.mark.parametrize("scaling", [None, part(Ntk, length=4096), part(Yarn)], ids=["plain", "ntk", "yarn"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("where", ["whole", "on", "rows"])
+def test_rotation_is_that_of_the_plain_formula_bit_for_bit(
+    where: str, kind: torch.dtype, scaling: Spec[Scaling] | None
+) -> None:
+    rope = Rope(Place(vocab=8, dim=64, heads=4), dims=12, scaling=scaling)
+    q, k = torch.randn(3, 7, 4, 16, dtype=kind), torch.randn(3, 7, 2, 16, dtype=kind)
+    ours, plain = rope(q, k, buses()[where]), plain_forward(rope, q, k, buses()[where])
+    for a, b in zip(ours, plain, strict=True):
+        assert a.dtype == kind and torch.equal(a, b)
+
+
+def test_a_graph_calls_the_operator_once_and_holds_no_cosine() -> None:
+    """Three layers share one table, so that a compiler can neither inline nor repeat it."""
+    calls: Counter[str] = Counter()
+
+    def count(graph: Any, inputs: list[Tensor]) -> nn.Module:
+        calls.update(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    model = built(toy_model())
+    torch._dynamo.reset()
+    torch.compile(model, fullgraph=True, backend=count)(torch.randint(2, VOCAB, (2, 12)))  # type: ignore[arg-type]
+    assert sum(n for name, n in calls.items() if "rotary_table" in name) == 1, calls
+    assert not [name for name in calls if name.endswith(("cos", "sin"))]
+
+
+def test_two_bases_have_two_tables() -> None:
+    bus = Bus(torch.zeros(1, 5, dtype=torch.int64))
+    q, k = torch.randn(1, 5, 2, 8), torch.randn(1, 5, 2, 8)
+    one, other = (Rope(Place(vocab=8, dim=16, heads=2), base=base) for base in (1e4, 1e3))
+    assert not torch.equal(one(q, k, bus)[0], other(q, k, bus)[0])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_the_operator_keeps_its_promises_to_the_compiler(kind: torch.dtype) -> None:
+    torch.library.opcheck(rotary_table, (torch.randn(2, 7, 1, 6), kind))

@@ -1,0 +1,109 @@
+"""Muon as a graph: one for each shape of stack, the same numbers as without it, and state kept in stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from bitgolf.clock import Now
+from bitgolf.optim.algorithm import Compiling
+from bitgolf.optim.groups import Optimizer
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.schedules import HoldRamp, Ramp
+from bitgolf.optim.shape import HeadPairs, NorMuon, RowNorm
+from bitgolf.optim.stacked import StackedGroup
+from bitgolf.rules import Rule
+from bitgolf.spec import part
+
+SHAPES = {"a.0": (8, 4), "b.0": (4, 8), "a.1": (8, 4), "b.1": (4, 8)}
+STEPS = 5
+FULL = part(
+    Muon,
+    momentum=part(Ramp, start=0.85, end=0.95, steps=4),
+    weight_decay=0.1,
+    decay=part(HoldRamp),
+    cautious=True,
+    before=(part(RowNorm),),
+    after=(part(NorMuon),),
+    pieces=part(HeadPairs, rows=2),
+)
+
+
+class Counted:
+    """Compiles with a backend that changes nothing, and counts graphs."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def backend(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+            self.graphs += 1
+            return graph.forward
+
+        return torch.compile(function, fullgraph=True, dynamic=False, backend=backend)
+
+
+@pytest.fixture(autouse=True)
+def fresh_graphs() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def run(compiling: Compiling | None = None, *, muon: Any = FULL, steps: int = STEPS) -> tuple[Optimizer, list[Tensor]]:
+    """An optimizer after some steps with rates that change in each of them, and its parameters."""
+    generator = torch.Generator().manual_seed(0)
+    params = {path: nn.Parameter(torch.randn(shape, generator=generator)) for path, shape in SHAPES.items()}
+    optimizer = Optimizer(params, dict.fromkeys(params, "matrix"), (part(Rule, where="matrix", use=muon),))
+    if compiling:
+        optimizer.compile(compiling)
+    for step in range(steps):
+        for p in params.values():
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.reduce()
+        optimizer.step(Now(step, STEPS, 0.0, 0.0), 1 - step / STEPS)
+        optimizer.zero_grad()
+    return optimizer, [p.detach() for p in params.values()]
+
+
+def test_schedules_make_no_further_graph() -> None:
+    """Rate, momentum and decay change in each of five steps: one graph for each of two shapes."""
+    counted = Counted()
+    graph, plain = run(counted)[1], run()[1]
+    assert counted.graphs == 2
+    assert all(torch.equal(a, b) for a, b in zip(graph, plain, strict=True))
+
+
+def test_autograds_graph_has_the_same_numbers() -> None:
+    compiling = lambda f: torch.compile(f, fullgraph=True, dynamic=False, backend="aot_eager")  # noqa: E731
+    graph, plain = run(compiling)[1], run()[1]
+    torch.testing.assert_close(graph, plain, atol=1e-6, rtol=1e-6)
+
+
+def test_momentum_stays_in_its_stack() -> None:
+    """The state by path is a view of it, so loading fills the stack, and nothing is stacked again in a step."""
+    optimizer, _ = run(steps=1)
+    (group,) = optimizer.groups
+    assert isinstance(group, StackedGroup)
+    stacks = [state["momentum"][0] for state in group.states]
+    addresses = [stack.data_ptr() for stack in stacks]
+    assert [tuple(stack.shape) for stack in stacks] == [(2, 8, 4), (2, 4, 8)]
+    views = {name.removesuffix("/momentum"): t for name, t in group.named_state() if name.endswith("momentum")}
+    assert {path: tuple(t.shape) for path, t in views.items()} == SHAPES
+    assert torch.equal(stacks[0][1], views["a.1"]) and views["a.1"].data_ptr() == stacks[0][1].data_ptr()
+    optimizer.load_state({name: torch.full_like(t, 3.0) for name, t in optimizer.state().items()})
+    assert all(bool((stack == 3.0).all()) for stack in stacks)
+    assert [state["momentum"][0].data_ptr() for state in group.states] == addresses
+
+
+def test_momentum_in_bfloat16_is_near() -> None:
+    """The published scripts with parameter banks kept it so; the state says so, too."""
+    optimizer, rough = run(muon=FULL.but(buffer="bfloat16"))
+    _, exact = run()
+    assert {t.dtype for name, t in optimizer.state().items() if name.endswith("momentum")} == {torch.bfloat16}
+    error = max(float((a - b).abs().max()) for a, b in zip(rough, exact, strict=True))
+    assert 0 < error < 0.02 * STEPS * 0.1

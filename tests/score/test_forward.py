@@ -1,0 +1,121 @@
+"""The forward in graphs of few shapes says what the eager one says, at any shape of block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bitgolf.model.skeleton import LM
+from bitgolf.score import graphs
+from bitgolf.score.forward import SHORTEST, Compiled, Eager, kernels_for, padded_length, power_of_two
+from bitgolf.score.player import Block
+from bitgolf.train.device import Device
+from toy import VOCAB, built, toy_model
+
+CPU = Device(torch.device("cpu"), torch.float32, "a test")
+
+
+def whole(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Traced as one graph, as on CUDA, and run without generated code."""
+    return torch.compile(function, fullgraph=True, dynamic=False, backend="eager")
+
+
+@pytest.fixture(autouse=True)
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(graphs, "compiled", whole)
+    torch._dynamo.reset()  # a graph serves every model of the same parts and shapes
+    with torch.no_grad():
+        yield
+
+
+def compiled_for(model: LM, longest: int = 128) -> Compiled:
+    return Compiled(model, CPU, longest, kernels_for(model, CPU, longest))
+
+
+def block(*windows: tuple[int, int], seed: int = 0) -> Block:
+    """A row for each (length, asked)."""
+    generator = torch.Generator().manual_seed(seed)
+    shown = [(torch.randint(1, VOCAB, (length,), generator=generator), asked) for length, asked in windows]
+    return Block.of(shown, torch.zeros(len(windows), dtype=torch.bool))
+
+
+BLOCKS = [
+    block((128, 128), (128, 128)),
+    block((128, 5), (128, 128)),
+    block((128, 16), (128, 16), (100, 9), (0, 0)),
+    block(*[(40, 40)] * 7),
+    block((3, 1)),
+    block((200, 200), (17, 4)),  # longer than was announced
+    block((128, 128), (60, 60)),
+]
+
+
+def test_every_shape_of_block_gives_the_eager_logits() -> None:
+    model = built(toy_model()).double()
+    plain, fixed = Eager(model, CPU), compiled_for(model)
+    for own in BLOCKS:
+        wanted = plain(own.tokens, own.places)
+        found = fixed(own.tokens, own.places)
+        assert found.shape == wanted.shape == (int(own.asked.sum()), VOCAB)
+        assert (found - wanted).abs().max() < 1e-9
+
+
+def test_shapes_are_few() -> None:
+    model, shapes = built(toy_model()), set[tuple[int, ...]]()
+    fixed = compiled_for(model)
+    inner = fixed.hidden
+    fixed.hidden = lambda tokens: shapes.add(tuple(tokens.shape)) or inner(tokens)  # pyright: ignore
+    for length in range(1, 129):
+        own = block(*[(length, length)] * (256 // length))
+        fixed(own.tokens, own.places)
+    assert {length for _, length in shapes} == {64, 128} and len(shapes) == 2
+
+
+def test_the_time_of_making_graphs_is_known() -> None:
+    fixed = compiled_for(built(toy_model()))
+    own = BLOCKS[0]
+    fixed(own.tokens, own.places)
+    first = fixed.seconds
+    fixed(own.tokens, own.places)
+    assert fixed.seconds == first > 0
+
+
+@given(length=st.integers(1, 5000), longest=st.integers(0, 4096))
+@settings(max_examples=300, deadline=None)
+def test_a_padded_length_holds_the_row_and_wastes_at_most_half(length: int, longest: int) -> None:
+    padded = padded_length(length, longest)
+    assert padded >= length and (padded < 2 * max(length, SHORTEST) or padded == longest < SHORTEST)
+    whole = longest if length <= longest else power_of_two(length)
+    assert padded in {whole >> halvings for halvings in range(14)}
+
+
+@given(number=st.floats(0.1, 1e6))
+def test_a_power_of_two_is_the_least_that_holds_a_number(number: float) -> None:
+    assert number <= power_of_two(number) and (power_of_two(number) / 2 < number or number <= 1)
+
+
+def test_places_are_where_a_block_asks() -> None:
+    own = block((4, 2), (0, 0), (3, 3))
+    assert own.places.tolist() == [2, 3, 8, 9, 10]
+    assert torch.equal(own.tokens.flatten()[own.places], own.tokens[own.asked])
+
+
+def test_a_hidden_state_is_asked_for_only_where_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head, whose output is the largest tensor, sees the places, padded to a power of two, and no more."""
+    model, seen = built(toy_model()), list[int]()
+
+    def counted(x: Tensor) -> Tensor:
+        seen.append(x.shape[0])
+        return model.head(x, model.embed)
+
+    monkeypatch.setattr(model, "logits", counted)
+    monkeypatch.setattr(graphs, "compiled", lambda function, device: function)
+    own = block((128, 5), (128, 6))
+    compiled_for(model)(own.tokens, own.places)
+    assert seen == [16]
