@@ -1,0 +1,83 @@
+"""The machine, and the shards that all parts work on: from text or from random words."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from bitgolf.data.prepare import load_manifest
+from bitgolf.errors import DamagedError
+from bitgolf.tokens.kinds import load_tokenizer
+from bitgolf.verbs import make_data
+from gpu_parts.job import Job
+from gpu_parts.lines import Lines
+from gpu_parts.program import device
+from gpu_parts.words import write_words
+
+
+class Size(NamedTuple):
+    """Of the tokenizer that is trained here, of the share that is held out, and of a text of random words."""
+
+    vocab: int
+    held_out: float
+    documents: int
+    words: int  # of a document
+    lexicon: int
+
+
+FULL, TOY = Size(8192, 0.01, 12_000, 700, 20_000), Size(300, 0.2, 40, 60, 60)
+
+
+def measure(job: Job, lines: Lines) -> None:
+    job.machine.write_text(json.dumps(machine()))
+    started = time.perf_counter()
+    if not job.shards:
+        make(job)
+    manifest = load_manifest(job.data)
+    lines.add(
+        "data",
+        source=job.shards or job.text or "random words",
+        tokenizer=job.tokenizer or ("of the shards" if job.shards else "trained here"),
+        vocab=manifest.vocab,
+        training_tokens=manifest.train.tokens,
+        validation_tokens=manifest.val.tokens,
+        documents=manifest.train.documents,
+        prepare_seconds=round(time.perf_counter() - started, 2),
+    )
+
+
+def machine() -> dict[str, object]:
+    """Device and versions, as every line names them."""
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "cuda": torch.version.cuda}
+    try:
+        import triton
+    except ImportError:
+        versions["triton"] = None
+    else:
+        versions["triton"] = triton.__version__
+    return {"device": device().why, "versions": versions}
+
+
+def make(job: Job) -> None:
+    """Shards in the job's folder."""
+    size = TOY if job.toy else FULL
+    text, tokenizer = Path(job.text), Path(job.tokenizer) if job.tokenizer else None
+    if not job.text:
+        counts = {"documents": size.documents, "words": size.words, "lexicon": size.lexicon}
+        text = write_words(job.folder / "words.jsonl", **counts)
+    kind = kind_of(tokenizer) if tokenizer else "sentencepiece"
+    make_data(job.data, [text], size.vocab, tokenizer, size.held_out, kind)
+
+
+def kind_of(tokenizer: Path) -> str:
+    """`caseops` for a SentencePiece model with case operators, as the published one is."""
+    try:
+        load_tokenizer(tokenizer, case_operators=True)
+    except DamagedError:
+        return "sentencepiece"
+    return "caseops"

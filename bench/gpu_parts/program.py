@@ -1,0 +1,190 @@
+"""The benchmark's calls into training: where to mend it when an entry point of the package moves."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from bitgolf.clock import Now
+from bitgolf.data.batches import Batches
+from bitgolf.data.prepare import load_manifest
+from bitgolf.data.shards import Stream, find_shards
+from bitgolf.edits import but
+from bitgolf.errors import BitgolfError
+from bitgolf.model.attend import Attention
+from bitgolf.model.core import load_weights
+from bitgolf.model.mlp import MLP
+from bitgolf.model.skeleton import LM
+from bitgolf.model.values import ValueTable
+from bitgolf.recipe import Recipe, identity
+from bitgolf.recipes import get
+from bitgolf.score.artifact import build_empty
+from bitgolf.spec import Place, Spec
+from bitgolf.train import fast, worker
+from bitgolf.train.compiler import Options, compiler_options
+from bitgolf.train.device import Device, choose
+from bitgolf.train.phases import within
+from bitgolf.train.trainer import Trainer, compile_task
+from bitgolf.world import World
+from gpu_parts.job import GPUS
+
+WARM_STEPS = 3
+NOISE = 0.02  # of random weights
+
+
+class Timing(NamedTuple):
+    """Steps of one phase. ms: of a step, in each round; start: seconds until the first steps are done, compiling included."""
+
+    ms: list[float]
+    start: float
+    loss: float
+    peak_bytes: int | None
+
+    def fields(self) -> dict[str, Any]:
+        """As a line has them: the median and the range of milliseconds, memory in GB."""
+        return {
+            "ms": round(statistics.median(self.ms), 2),
+            "range": [round(min(self.ms), 2), round(max(self.ms), 2)],
+            "start_seconds": round(self.start, 2),
+            "peak_gb": self.peak_bytes and round(self.peak_bytes / 1e9, 2),
+            "loss": round(self.loss, 4),
+        }
+
+
+def device() -> Device:
+    return choose()
+
+
+def cpu() -> Device:
+    return Device(torch.device("cpu"), torch.float32, f"CPU with {torch.get_num_threads()} threads, float32")
+
+
+def on_cuda() -> bool:
+    return device().device.type == "cuda"
+
+
+def recipe_for(name: str, *, toy: bool) -> Spec[Recipe]:
+    """A recipe with the batch that one of its GPUs had; in toy size, for a CPU."""
+    recipe = get(name)
+    return toy_sized(recipe) if toy else recipe.set("train.rows", max(1, recipe["train.rows"] // GPUS))
+
+
+def toy_sized(recipe: Spec[Recipe]) -> Spec[Recipe]:
+    """The same parts and layers, 64 wide."""
+    recipe = recipe.set("model.dim", 64).edit(Attention, but(heads=2, kv_heads=1)).edit(MLP, but(hidden=64))
+    if any(node.cls is ValueTable for _, node in recipe.walk()):
+        recipe = recipe.edit(ValueTable, but(out=32))
+    return recipe.set("train", recipe["train"].but(rows=1, micro_rows=1, length=64, seconds=0.0, steps=6))
+
+
+def trainer_on(
+    recipe: Spec[Recipe], folder: Path, place: Place, *, plain: Sequence[str] = (), options: Options | None = None
+) -> tuple[Trainer, list[str]]:
+    """A trainer as a run makes it, its kernels chosen and its graph compiled, and what was said of both.
+
+    plain: parts whose name begins so keep their plain form; options: of inductor, beside the program's own.
+    """
+    settings, where = recipe["train"](), device()
+    order, stream = settings.order(), Stream(find_shards(folder, "train"))
+    batches = Batches(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=place.bos)
+    trainer = Trainer(recipe, place, batches, where, World(), 0)
+    with kept_plain(plain):
+        kernels = worker._kernels(trainer, settings)
+    graph = compile_task(trainer, settings.compile)
+    if options and on_cuda():
+        every = {**compiler_options(where.device), **options}
+        trainer.run = torch.compile(trainer.task, fullgraph=True, dynamic=False, options=every)
+    return trainer, [*kernels, graph]
+
+
+@contextmanager
+def kept_plain(names: Sequence[str]) -> Iterator[None]:
+    """Hides parts with such names from the choice of kernels. Raises `BitgolfError` where there is none to hide."""
+    sites, hidden = fast.sites, set[str]()
+
+    def others(*arguments: Any, **settings: Any) -> Iterator[fast.Site]:
+        for site in sites(*arguments, **settings):
+            if site.what.startswith(tuple(names)):
+                hidden.add(site.what)
+            else:
+                yield site
+
+    with mock.patch.object(fast, "sites", others):
+        yield
+    if len(hidden) < len(names):
+        raise BitgolfError(f"of the parts with kernels ({', '.join(names)}) only {sorted(hidden)} are here")
+
+
+def place_of(data: Path) -> Place:
+    """Vocabulary and BOS of a folder of shards."""
+    manifest = load_manifest(data)
+    return Place(vocab=manifest.vocab, bos=manifest.bos)
+
+
+def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) -> Timing:
+    """Time `rounds` times `steps` steps at this progress of the run, behind some that compile the graph."""
+    now, cuda = moment(trainer, progress), trainer.device.device.type == "cuda"
+    trainer.phases.now = None  # nothing to prove: this is no run
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    (start,), ms = _rounds(trainer, now, 1, WARM_STEPS), _rounds(trainer, now, rounds, steps)
+    loss = trainer.step(0, now).item()
+    return Timing(
+        [1e3 * seconds / steps for seconds in ms], start, loss, torch.cuda.max_memory_allocated() if cuda else None
+    )
+
+
+def moment(trainer: Trainer, progress: float) -> Now:
+    return within(progress, trainer.settings.steps, trainer.settings.seconds)
+
+
+def _rounds(trainer: Trainer, now: Now, rounds: int, steps: int) -> list[float]:
+    """Seconds of each round, the device waited for."""
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for step in range(steps):
+            trainer.step(step, now)
+        synchronize()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def synchronize() -> None:
+    if on_cuda():
+        torch.cuda.synchronize()
+
+
+def identity_of(recipe: Spec[Recipe]) -> dict[str, Any]:
+    """A line's `recipe` and `digest`."""
+    return {"recipe": recipe["name"], "digest": identity(recipe)}
+
+
+def free_memory() -> None:
+    """Give back what the last trainer held, before another one is made."""
+    gc.collect()
+    if on_cuda():
+        torch.cuda.empty_cache()
+
+
+def random_weights(recipe: Spec[Recipe], place: Place) -> dict[str, Tensor]:
+    """Values of every parameter, by path: float32 noise of about the size that training leaves."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = build_empty(recipe["model"], place.vocab, place.bos).named_parameters()
+    return {path: NOISE * torch.randn(p.shape, generator=draw) for path, p in shapes}
+
+
+def random_model(recipe: Spec[Recipe], place: Place) -> LM:
+    """A model as an artifact gives it, with such values."""
+    model = build_empty(recipe["model"], place.vocab, place.bos)
+    load_weights(model, random_weights(recipe, place))
+    return model.requires_grad_(False)

@@ -1,0 +1,140 @@
+"""A public record script beside ours: train_gpt.py of openai/parameter-golf, pull request 1855, on the same shards.
+
+The script is no part of this repository and runs as it is, told by its environment variables what to do: the batch of
+one of eight GPUs, no validation, a few steps in each phase. It is ended once its last step is logged.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from bitgolf.data.prepare import load_manifest
+from bitgolf.data.shards import find_shards
+from bitgolf.tokens.caseops import MAGIC
+from gpu_parts import program
+from gpu_parts.job import GPUS, RECIPE, Job
+from gpu_parts.lines import Lines, read
+from gpu_parts.step import PHASES
+
+STEPS, EVERY, WARM_UP = 160, 10, 5
+STANDIN = Path(__file__).parent / "standin"
+STEP = re.compile(r"(\d+)/(\d+) train_loss: \S+ train_time: \S+ tok/s: (\d+)")
+LOOPS = re.compile(r"layer_loop:enabled step:(\d+)")
+PUBLISHED = {
+    # As its README runs it, where training depends on it.
+    "SPARSE_ATTN_GATE_ENABLED": "1", "SPARSE_ATTN_GATE_SCALE": "0.5", "SMEAR_GATE_ENABLED": "1", "GATE_WINDOW": "12",
+    "FUSED_CE_ENABLED": "1", "MATRIX_LR": "0.026", "MIN_LR": "0.1", "BETA2": "0.99", "GRAD_CLIP_NORM": "0.3",
+    "WARMDOWN_FRAC": "0.85", "MUON_BACKEND_STEPS": "5",
+}  # fmt: skip
+
+
+class Log(NamedTuple):
+    """What a script's log says. elapsed: seconds of its training clock by step; loops: the step that they began at."""
+
+    elapsed: dict[int, float]
+    loops: int | None
+
+
+def measure(job: Job, lines: Lines) -> None:
+    folder = job.folder / "reference"
+    settings, started = environment(job, folder), time.monotonic()
+    text, first = "", None
+    with subprocess.Popen(
+        [sys.executable, "-u", job.reference], cwd=folder, env=settings, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            print(line, end="")
+            text += line
+            if step := STEP.match(line):
+                first = first or time.monotonic() - started
+                if step[1] == step[2]:
+                    process.kill()  # what follows is validation
+    log = parse(text, int(settings["TRAIN_BATCH_TOKENS"]))
+    for phase in PHASES:
+        report(phase, milliseconds(log, phase), first, job, lines)
+
+
+def report(phase: str, ms: list[float], first: float | None, job: Job, lines: Lines) -> None:
+    """A line with the reference's speed in a phase, and one with the ratio to ours where ours was measured.
+
+    first: seconds until its first step was logged. Raises `SystemExit` where the log has no steps of this phase.
+    """
+    if not ms or first is None:
+        raise SystemExit(f"{job.reference} logged no steps with {phase}")
+    median = statistics.median(ms)
+    lines.add(
+        phase,
+        ms=round(median, 2),
+        range=[round(min(ms), 2), round(max(ms), 2)],
+        start_seconds=round(first, 1),
+        attention="PyTorch's, as a stand-in" if stands_in() else "FlashAttention 3",
+    )
+    ours = [line["ms"] for line in read(job.results) if (line["part"], line["what"]) == ("step", phase)]
+    if ours:
+        ratio = round(median / ours[-1], 4)
+        both = {"ours_ms": ours[-1], "reference_ms": round(median, 2)}
+        lines.add(f"{phase}, reference ms / our ms", ratio=ratio, **both)
+
+
+def environment(job: Job, folder: Path) -> dict[str, str]:
+    """What tells the script what to do. The shards are linked under the names that it looks for."""
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "val"):
+        for i, shard in enumerate(find_shards(job.data, split)):
+            link = data / f"fineweb_{split}_{i:06d}.bin"
+            link.unlink(missing_ok=True)
+            link.symlink_to(shard.resolve())
+    tokenizer = folder / "tokenizer.model"  # without case operators, of which the script's bytes would come
+    tokenizer.write_bytes((job.data / "tokenizer.model").read_bytes().removeprefix(MAGIC))
+    train = program.recipe_for(RECIPE, toy=job.toy)["train"]
+    modules = [str(STANDIN)] * stands_in() + [os.environ["PYTHONPATH"]]
+    return {
+        **os.environ,
+        **PUBLISHED,
+        "PYTHONPATH": os.pathsep.join(modules),
+        "DATA_PATH": str(data),
+        "TOKENIZER_PATH": str(tokenizer),
+        "VOCAB_SIZE": str(load_manifest(job.data).vocab),
+        "WORLD_SIZE": str(GPUS),  # without RANK it is one process, with the batch of one GPU
+        "TRAIN_BATCH_TOKENS": str(GPUS * train["rows"] * train["length"]),
+        "ITERATIONS": str(STEPS),
+        "MAX_WALLCLOCK_SECONDS": "0",
+        "ENABLE_LOOPING_AT": "0.5",
+        "WARMUP_STEPS": str(WARM_UP),
+        "TRAIN_LOG_EVERY": str(EVERY),
+        "VAL_LOSS_EVERY": "0",
+        "ARTIFACT_DIR": str(folder),
+        "RUN_ID": "reference",
+    }
+
+
+def stands_in() -> bool:
+    """Whether FlashAttention 3 is missing here."""
+    return importlib.util.find_spec("flash_attn_interface") is None
+
+
+def parse(text: str, tokens: int) -> Log:
+    """Read a log. tokens: of all processes in a step, as the script counts them; its tokens/s are a mean since step 0."""
+    steps = [match for line in text.splitlines() if (match := STEP.match(line))]
+    loops = LOOPS.search(text)
+    return Log({int(m[1]): int(m[1]) * tokens / int(m[3]) for m in steps}, int(loops[1]) if loops else None)
+
+
+def milliseconds(log: Log, phase: str) -> list[float]:
+    """Milliseconds a step between logged steps of a phase, but its first, in which a graph may have been compiled."""
+    if log.loops is None:
+        return []
+    first, last = (log.loops + 1, STEPS) if phase == "loops on" else (1, log.loops)
+    marks = [step for step in range(0, STEPS + 1, EVERY) if first <= step <= last and step in log.elapsed]
+    return [1e3 * (log.elapsed[b] - log.elapsed[a]) / (b - a) for a, b in pairwise(marks)]

@@ -1,0 +1,74 @@
+"""What is in doubt: looped steps of `pr1855` with one thing changed, the most telling first, as long as time is left."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+
+from bitgolf.errors import BitgolfError
+from bitgolf.train.compiler import Options
+from gpu_parts import program
+from gpu_parts.job import RECIPE, Job
+from gpu_parts.lines import Lines, one_line
+from gpu_parts.step import PHASES
+
+ROUNDS, STEPS = 3, 5
+TOY_ROUNDS, TOY_STEPS = 1, 1
+
+
+class Variant(NamedTuple):
+    """What differs from the run: recipe settings (path -> value), options of inductor, parts that stay plain."""
+
+    sets: dict[str, Any] = {}
+    options: Options = {}
+    plain: tuple[str, ...] = ()
+
+
+LOSS, MLP, XSA = "softcapped cross-entropy", "MLP", "XSA"
+VARIANTS = {
+    "as a run": Variant(),
+    "stream in float32": Variant({"model.stream": "float32"}),
+    "stream in bfloat16": Variant({"model.stream": "bfloat16"}),
+    "mix_order_reduction on": Variant(options={"triton.mix_order_reduction": True}),
+    "mix_order_reduction off": Variant(options={"triton.mix_order_reduction": False}),
+    "MLP plain": Variant(plain=(MLP,)),
+    "cross-entropy plain": Variant(plain=(LOSS,)),
+    "XSA plain": Variant(plain=(XSA,)),
+    "MLP and cross-entropy plain": Variant(plain=(MLP, LOSS)),
+    "cooperative_reductions on": Variant(options={"triton.cooperative_reductions": True}),
+}
+
+
+def measure(job: Job, lines: Lines) -> None:
+    longest, waiting = 0.0, dict(VARIANTS)
+    for name, variant in VARIANTS.items():
+        if job.left < longest:
+            lines.add("not measured", variants=list(waiting), reason="the time that is left is too short")
+            return
+        del waiting[name]
+        started = time.monotonic()
+        timed(name, variant, job, lines)
+        longest = max(longest, time.monotonic() - started)
+
+
+def timed(name: str, variant: Variant, job: Job, lines: Lines) -> None:
+    """A line with the variant's times, or with the reason that it has none."""
+    recipe = program.recipe_for(RECIPE, toy=job.toy)
+    rounds, steps = (TOY_ROUNDS, TOY_STEPS) if job.toy else (ROUNDS, STEPS)
+    try:
+        if variant.options and not program.on_cuda():
+            raise BitgolfError("nothing is compiled here, so that inductor's options change nothing")
+        for path, value in variant.sets.items():
+            recipe = recipe.set(path, value)
+        trainer, said = program.trainer_on(
+            recipe, job.data, program.place_of(job.data), plain=variant.plain, options=variant.options
+        )
+        timing = program.time_steps(trainer, PHASES["loops on"], rounds=rounds, steps=steps)
+    except (BitgolfError, RuntimeError) as error:  # of compiling and of memory are RuntimeErrors
+        lines.add(name, **program.identity_of(recipe), unable=one_line(error))
+    else:
+        lines.add(name, **program.identity_of(recipe), **timing.fields(), said=said)
+    torch.compiler.reset()
+    program.free_memory()

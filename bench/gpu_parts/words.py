@@ -1,0 +1,23 @@
+"""Text for machines that have none: documents of random words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+LETTERS = np.frombuffer(b"etaoinshrdlucmfwypvbgk", np.uint8)
+
+
+def write_words(path: Path, *, documents: int, words: int, lexicon: int, seed: int = 0) -> Path:
+    """A jsonl file of documents of `words` words on average, which follow Zipf's law: speed does not depend on more."""
+    draw = np.random.default_rng(seed)
+    known = [bytes(draw.choice(LETTERS, draw.integers(2, 10))).decode() for _ in range(lexicon)]
+    share = 1 / np.arange(1, lexicon + 1)
+    with path.open("w") as file:
+        for _ in range(documents):
+            count = draw.poisson(words)
+            ids = draw.choice(lexicon, count, p=share / share.sum())
+            file.write(json.dumps({"text": " ".join(known[i] for i in ids)}) + "\n")
+    return path

@@ -1,0 +1,133 @@
+"""`bench/gpu.py` from end to end, at toy size on the CPU: every part, as one command."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gpu
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = {"part", "what", "device", "versions", "commit", "recipe", "hash", "seconds", "toy"}
+SPEED = {"ms", "range", "start_seconds", "peak_gb", "loss", "tokens_per_second"}
+SCRIPT = """
+import importlib.util, os, time
+assert importlib.util.find_spec("flash_attn_interface")
+steps, every, batch = (int(os.environ[name]) for name in ("ITERATIONS", "TRAIN_LOG_EVERY", "TRAIN_BATCH_TOKENS"))
+assert os.environ["WORLD_SIZE"] == "8" and "RANK" not in os.environ and batch == 8 * 64
+assert os.path.getsize(os.environ["DATA_PATH"] + "/fineweb_train_000000.bin") > 1024
+assert open(os.environ["TOKENIZER_PATH"], "rb").read(1)
+elapsed = 0.0
+for step in range(1, steps + 1):
+    if step == steps // 2 + 1:
+        print(f"layer_loop:enabled step:{step - 1} frac:0.500 encoder:[0] decoder:[1]")
+    elapsed += 0.1 if step <= steps // 2 else 0.15
+    if step <= 5 or step % every == 0:
+        print(f"{step}/{steps} train_loss: 3.0 train_time: {elapsed / 60:.1f}m tok/s: {step * batch / elapsed:.0f}")
+time.sleep(60)  # validation, which nobody waits for
+"""
+
+Results = dict[str, dict[str, dict[str, Any]]]  # part -> what -> line
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Of one run of everything."""
+    folder = tmp_path_factory.mktemp("gpu")
+    (folder / "train_gpt.py").write_text(SCRIPT)
+    options = ["--toy", "--seconds", "150", "--clock", "0.5", "--reference", str(folder / "train_gpt.py")]
+    command = [sys.executable, "bench/gpu.py", *options, "--out", str(folder / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "step: at most" in done.stderr  # progress
+    lines = [json.loads(line) for line in (folder / "out/gpu.jsonl").read_text().splitlines()]
+    found: Results = {}
+    for line in lines:
+        assert line.keys() >= KEYS and line["device"] and line["toy"]
+        found.setdefault(line["part"], {})[line["what"]] = line
+    return found
+
+
+def test_every_part_leaves_lines_and_none_fails(results: Results) -> None:
+    assert list(results) == ["prepare", *(part.name for part in gpu.PARTS), "all"]
+    assert results["all"]["finished"]["failed"] == {}
+    versions = results["step"]["setup"]["versions"]
+    assert versions.keys() == {"python", "torch", "cuda", "triton"} and versions["torch"]
+
+
+def test_both_phases_have_speed_and_the_costliest_kernels(results: Results) -> None:
+    step = results["step"]
+    for phase in ("loops off", "loops on"):
+        line, kernels = step[phase], step[f"{phase}, profile"]["kernels"]
+        assert line.keys() >= SPEED | {"share_of_peak", "tflop"} and line["recipe"] == "pr1855" and line["hash"]
+        assert len(kernels) == 30 and kernels == sorted(kernels, key=lambda kernel: -kernel["ms"])
+        assert all(kernel["launches"] > 0 for kernel in kernels)
+    off, on = (step[f"{phase}, profile"]["launches"] for phase in ("loops off", "loops on"))
+    assert 1.2 * off < on  # the second phase visits more layers
+
+
+def test_the_reference_is_run_on_the_same_batch_and_compared(results: Results) -> None:
+    reference, ours = results["reference"], results["step"]
+    for phase, ms in (("loops off", 100.0), ("loops on", 150.0)):
+        assert reference[phase]["ms"] == pytest.approx(ms, rel=0.02)
+        ratio = reference[f"{phase}, reference ms / our ms"]["ratio"]
+        assert ratio == pytest.approx(reference[phase]["ms"] / ours[phase]["ms"], rel=1e-3)
+    assert reference["loops on"]["seconds"] < 30  # its validation was not waited for
+
+
+def test_the_run_has_bits_seconds_and_clock_of_every_stage(results: Results) -> None:
+    line = results["run"]["run"]
+    assert all(line["bpb"][stage] > 0 for stage in ("trained", "averaged", "packed"))
+    stages = {"prepare", "train", "average", "calibrate", "quantize", "pack", "score"}
+    assert line["seconds_by_stage"].keys() >= stages and line["clock"]["limit"] == 0.5
+    assert math.isclose(line["over_limit"], line["clock"]["total"] - 0.5, abs_tol=0.01)
+    both = results["run"]["the artifact on both devices"]
+    assert both["difference"] == both["bpb"] - both["bpb_on_cpu"] and both["targets"] == 512
+
+
+def test_variants_recipes_scoring_and_shrinking_have_a_line_each(results: Results) -> None:
+    variants = results["variants"]
+    assert variants["as a run"]["ms"] > 0 and variants["MLP plain"]["ms"] > 0
+    assert "change nothing" in variants["mix_order_reduction off"]["unable"]  # on a CPU; a reason and no number
+    assert all(results["recipes"][name].keys() >= SPEED for name in ("baseline", "pr164", "pr1512"))
+    speeds = {what: line["targets_per_second"] for what, line in results["scoring"].items()}
+    assert len(speeds) == 4 and min(speeds.values()) > 0
+    quantized = {"quantize, as published", "quantize, trellis", "pack, as published"}
+    assert results["shrink"].keys() >= quantized and results["tests"]["tests marked gpu"]["complete"]
+
+
+def parts(monkeypatch: pytest.MonkeyPatch, *options: str) -> list[str]:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", "nowhere", *options])
+    return [part.name for part in gpu.chosen(gpu.parse())]
+
+
+def test_only_and_skip_choose_parts_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parts(monkeypatch, "--only", "run,step") == ["prepare", "step", "run"]
+    assert parts(monkeypatch, "--only", "run,step", "--skip", "run") == ["prepare", "step"]
+    assert "reference" not in parts(monkeypatch) and "reference" in parts(monkeypatch, "--reference", "train_gpt.py")
+
+
+def test_an_unknown_part_is_named_with_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parts(monkeypatch, "--skip", "stepp")
+    assert "no part 'stepp'; parts: step, reference" in capsys.readouterr().err
+
+
+def test_without_a_gpu_it_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu, "has_cuda", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
+    assert gpu.main() == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "bench/gpu.py: there is no CUDA device here; --toy tries everything at toy size on the CPU"
+    ]
+    assert not (tmp_path / "out").exists()

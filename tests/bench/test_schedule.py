@@ -1,0 +1,109 @@
+"""Parts one after another: limits, failures, signals. The parts are little programs that stand in for measurements."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpu_parts.job import Job
+from gpu_parts.lines import Lines, read
+from gpu_parts.schedule import Part, run_parts
+
+BENCH = str(Path(__file__).resolve().parents[2] / "bench")
+KEYS = {"part", "what", "device", "versions", "commit", "recipe", "hash", "seconds"}
+GOOD = """
+import sys, pathlib
+from gpu_parts import job, lines
+lines.Lines(job.load(pathlib.Path(sys.argv[1])), "good").add("a", ms=1.5)
+"""
+PROGRAMS = {
+    "good": GOOD,
+    "bad": "raise MemoryError('CUDA out of memory')",
+    "killed": "import os; os.kill(os.getpid(), 9)",
+    "endless": "import subprocess; print('at work', flush=True); subprocess.run(['sleep', '61.25'])",
+}
+
+
+def job_in(folder: Path) -> Job:
+    job = Job(out=str(folder), clock=1.0, commit="abc")
+    job.save(folder / "job.json")
+    return job
+
+
+def play(folder: Path, names: list[str], *, seconds: float = 60.0, weight: float = 1.0) -> list[dict[str, Any]]:
+    """Run such parts; returns the lines they left."""
+    job = job_in(folder)
+    environment = {**os.environ, "PYTHONPATH": BENCH}
+
+    def command(part: Part, limit: float) -> list[str]:
+        return [sys.executable, "-c", PROGRAMS[part.name], str(folder / "job.json")]
+
+    run_parts([Part(name, weight) for name in names], command, job, seconds, environment)
+    return read(job.results)
+
+
+def test_a_failure_is_a_line_and_loses_no_other_part(tmp_path: Path) -> None:
+    lines = play(tmp_path, ["bad", "killed", "good"])
+    assert [(line["part"], line["what"]) for line in lines] == [("bad", "failed"), ("killed", "failed"), ("good", "a")]
+    assert lines[0]["reason"] == "MemoryError: CUDA out of memory"
+    assert lines[1]["reason"].startswith("ended by signal 9")
+    assert lines[2]["ms"] == 1.5
+    assert all(line.keys() >= KEYS and line["commit"] == "abc" for line in lines)
+
+
+def test_a_part_ends_at_its_limit_with_all_that_it_started(tmp_path: Path) -> None:
+    started = time.monotonic()
+    lines = play(
+        tmp_path, ["endless", "good"], seconds=4.0
+    )  # two seconds each; the rest of the first goes to the second
+    assert [line["part"] for line in lines] == ["endless", "good"]
+    assert lines[0]["reason"] == "time limit of 2.0 s reached; at work"
+    assert 2.0 <= lines[0]["seconds"] < 3.0
+    assert time.monotonic() - started < 5.0  # so `sleep` was ended, too
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "sleep 61.25" not in listed.splitlines()
+
+
+def test_time_that_a_part_leaves_goes_to_those_after_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    play(tmp_path, ["bad", "good"], seconds=10.0)
+    said = capsys.readouterr().err
+    assert "bad: at most 5 s of 10 s left" in said
+    assert "good: at most 10 s of 10 s left" in said
+    assert "good, a: seconds" in said  # progress shows the results
+
+
+def test_sigterm_ends_the_running_part_and_leaves_a_line(tmp_path: Path) -> None:
+    job_in(tmp_path)
+    program = f"import pathlib, test_schedule; test_schedule.play(pathlib.Path({str(tmp_path)!r}), ['good', 'endless'])"
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join([BENCH, str(Path(__file__).parent)])}
+    with subprocess.Popen([sys.executable, "-c", program], env=found, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        while "endless" not in process.stderr.readline():
+            pass
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        assert "Stopped: stopped by SIGTERM" in process.stderr.read()
+    lines = read(tmp_path / "gpu.jsonl")
+    assert [(line["part"], line["what"]) for line in lines] == [("good", "a"), ("endless", "failed")]
+    assert lines[1]["reason"] == "stopped by SIGTERM"
+
+
+def test_a_line_is_on_the_disk_before_the_next_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = list[int]()
+    monkeypatch.setattr(os, "fsync", synced.append)
+    job = job_in(tmp_path)
+    job.machine.write_text(json.dumps({"device": "a GPU", "versions": {"torch": "2.11.0"}}))
+    Lines(job, "step").add("loops off", recipe="pr1855", digest="0123", ms=2.0)
+    assert len(synced) == 1
+    (line,) = read(job.results)
+    assert line | {"seconds": 0} == {
+        "part": "step", "what": "loops off", "recipe": "pr1855", "hash": "0123", "seconds": 0, "ms": 2.0,
+        "device": "a GPU", "versions": {"torch": "2.11.0"}, "commit": "abc", "toy": False,
+    }  # fmt: skip
