@@ -66,7 +66,10 @@ def _limit(
     """Seconds after which training ends (0: no limit), and what calibration needs of the clock, where it is measured."""
     given = reserve_of(recipe)
     if given is not None:
-        return limit_of(recipe, given), None
+        limit = limit_of(recipe, given)
+        if limit:
+            journal.event("reserve", seconds=given, limit=limit)
+        return limit, None
     if measure is None:
         cause = "the time of calibration is to be measured, which a worker alone cannot"
         raise BitgolfError(cause, place="calibrate.reserve", mend="train with `bitgolf run`, or set calibrate.reserve")
