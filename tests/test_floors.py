@@ -22,6 +22,7 @@ FLOORS = [
         "names",
         "grids",
         "text",
+        "versions",
         "world",
     },
     {"recipe", "tokens", "optim", "average", "pack", "kernels"},
@@ -51,7 +52,9 @@ TOGETHER = {
     "shrinking",
     "sweep",
     "tables",
+    "training",
     "verbs",
+    "versions",
     "__main__",
     "__init__",
 }

@@ -18,7 +18,7 @@ from bitgolf.recipes import get
 from bitgolf.spec import Place, Spec
 from oracles import reference
 from oracles.reference import BOS
-from shrink import VOCAB, shrunk
+from shrunk_recipes import VOCAB, shrunk
 from toy import built
 
 FLAT = tuple(range(11))

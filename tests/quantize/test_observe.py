@@ -31,8 +31,8 @@ from bitgolf.model.weight import Linear
 from bitgolf.quantize.observe import Sums, means, observe
 from bitgolf.recipes import get, names
 from bitgolf.spec import Spec, part
-from shrink import VOCAB as RECIPE_VOCAB
-from shrink import shrunk
+from shrunk_recipes import VOCAB as RECIPE_VOCAB
+from shrunk_recipes import shrunk
 from toy import VOCAB, built, toy_model
 
 LOOP = part(UNet, order=part(Loop, first=1, last=2, since=(0.3, 0.4)))

@@ -27,7 +27,7 @@ from bitgolf.score.text import Text, validation, with_last_end
 from bitgolf.score.windows import Method
 from bitgolf.train.device import Device
 from bitgolf.world import ALONE
-from shrink import VOCAB, shrunk
+from shrunk_recipes import VOCAB, shrunk
 from toy_training import make_data
 
 LADDER = [

@@ -18,7 +18,7 @@ from bitgolf.rules import cover
 from bitgolf.spec import Place, Spec
 from bitgolf.tokens.train import CaseOps
 from bitgolf.train.trainer import Task
-from shrink import VOCAB, shrunk
+from shrunk_recipes import VOCAB, shrunk
 
 PUBLISHED = [name for name in names() if get(name)["published"]]
 
