@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._functorch import config as autograd_config
 
 from bitgolf.train.compiler import compiled
 
@@ -27,7 +28,7 @@ class Graph:
         started, before = time.perf_counter(), _graphs_made()
         with (
             torch._dynamo.config.patch(recompile_limit=MOST),  # 8 otherwise, for all models together
-            torch._functorch.config.patch(force_non_lazy_backward_lowering=True),  # now, and not on the clock
+            autograd_config.patch(force_non_lazy_backward_lowering=True),  # now, and not on the clock
         ):
             result = self._run(*tensors)
         if _graphs_made() > before:
