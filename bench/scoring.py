@@ -31,6 +31,7 @@ from bitgolf.score.adapt.phased import Phased
 from bitgolf.score.adapt.sgd import Sgd
 from bitgolf.score.adapt.streamed import StreamSgd
 from bitgolf.score.artifact import build_empty
+from bitgolf.score.batch import batch_for
 from bitgolf.score.cached import Cached
 from bitgolf.score.referee import score
 from bitgolf.score.text import Text, validation
@@ -102,9 +103,10 @@ def trained(run: Path, data: Path) -> tuple[LM, str]:
 def measure(name: str, text: Text, options: argparse.Namespace) -> dict[str, Any]:
     method, device = METHODS[name](options.window, options.stride, options.rows), choose()
     model, recipe = trained(options.run, options.data)
+    batch = batch_for(model, method, device, ALONE).tokens
     with closing(method.player(model, len(model.embed.weight), device, ALONE)) as player:
         started = time.process_time()
-        found = score(player, text, method)
+        found = score(player, text, method, batch_tokens=batch)
         processor = time.process_time() - started
     return {
         "bench": "scoring",

@@ -22,8 +22,7 @@ from bitgolf.data.shards import Stream, write_shard
 from bitgolf.environment import environment
 from bitgolf.recipe import identity
 from bitgolf.recipes import get
-from bitgolf.score.player import StaticPlayer
-from bitgolf.score.referee import score
+from bitgolf.score.measure import measure
 from bitgolf.score.text import Text
 from bitgolf.score.windows import Contiguous
 from bitgolf.spec import Place
@@ -49,10 +48,9 @@ def main() -> None:
         batches = Batches(Stream([shard]), rows=settings.rows, length=settings.length, order=settings.order(), seed=0)
         trainer = Trainer(recipe, Place(vocab=vocab), batches, device, World(), 0)
         speeds = [train_round(trainer) for _ in range(ROUNDS + 1)][1:]
-        player = StaticPlayer(trainer.model, vocab, device)
         stream = batches.stream.window(0, min(len(batches.stream), 65_536))
         text = Text(stream.astype(np.int64), len(stream))
-        scored = score(player, text, Contiguous(window=settings.length))
+        scored = measure(trainer.model, vocab, text, Contiguous(window=settings.length), device)
     result = {
         "bench": "step",
         "recipe": options.recipe,
@@ -60,7 +58,7 @@ def main() -> None:
         "device": device.why,
         "train_tokens_per_second": round(statistics.median(speeds)),
         "spread": [round(min(speeds)), round(max(speeds))],
-        "score_targets_per_second": round(scored.targets / scored.seconds),
+        "score_targets_per_second": round(scored["targets_per_second"]),
         "environment": environment(),
     }
     print(json.dumps(result))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._functorch import config as autograd_config
 
 from bitgolf.train.compiler import compiled
 
@@ -20,12 +21,15 @@ class Graph:
     """
 
     def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
-        self._run, self._device = compiled(function, device), device
+        self._run = compiled(function, device)
         self.seconds = 0.0
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         started, before = time.perf_counter(), _graphs_made()
-        with torch._dynamo.config.patch(recompile_limit=MOST):  # 8 otherwise, for all models together
+        with (
+            torch._dynamo.config.patch(recompile_limit=MOST),  # 8 otherwise, for all models together
+            autograd_config.patch(force_non_lazy_backward_lowering=True),  # now, and not on the clock
+        ):
             result = self._run(*tensors)
         if _graphs_made() > before:
             self.seconds += time.perf_counter() - started

@@ -17,13 +17,14 @@ from bitgolf.model.loops import Loop
 from bitgolf.model.skeleton import LM
 from bitgolf.names import from_json
 from bitgolf.score.adapt.lora import DocumentLora, LoraPlayer, RowAdam
+from bitgolf.score.adapt.rows import Rows
 from bitgolf.score.player import Block
 from bitgolf.score.referee import Score, score
 from bitgolf.score.text import Text, with_last_end
 from bitgolf.score.windows import Method, Section
 from bitgolf.spec import part
 from bitgolf.train.device import choose
-from bitgolf.world import ALONE
+from bitgolf.world import ALONE, World
 from toy import VOCAB, built, toy_model
 
 LOOPED = toy_model().set("depth", part(UNet, order=part(Loop, first=1, last=2, since=(0.0,))))
@@ -160,6 +161,19 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(p, before[path]) and p.requires_grad for path, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
     assert [path for path, _ in model.named_modules()] == modules
+
+
+def test_a_player_that_cannot_be_made_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: LoraPlayer, world: World) -> Rows:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(LoraPlayer, "_forward", fails)
+    model = built(LOOPED)
+    modules = [path for path, _ in model.named_modules()]
+    with pytest.raises(torch.OutOfMemoryError):
+        LoraPlayer(model, VOCAB, choose(), lora())
+    assert [path for path, _ in model.named_modules()] == modules
+    model(torch.ones(1, 3, dtype=torch.int64))
 
 
 # ---- the player by itself ------------------------------------------------------------------------------------------

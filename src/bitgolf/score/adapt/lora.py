@@ -120,7 +120,7 @@ class LoraPlayer:
 
     With P numbers a row (see `Adapters`) it holds 20 to 32 bytes for each of rows * P: the adapters, two moments, the
     gradient in two forms, and where it steps eagerly three more; and from `predict` to `observe` the graph of one
-    forward, `batch.bytes_per_token` for each token. On CUDA that is bounded: see `Rows.limit`.
+    forward, `batch.graph_bytes_per_token` for each token. On CUDA that is bounded, see `CompiledRows.limit`.
     """
 
     def __init__(self, model: LM, vocab: int, device: Device, method: DocumentLora, world: World = ALONE) -> None:
@@ -129,7 +129,11 @@ class LoraPlayer:
         self.adapters = Adapters(
             self.model, method.rows, method.on, rank=method.rank, scale=method.scale, seed=method.seed
         )
-        self.forward = self._forward(world)
+        try:
+            self.forward = self._forward(world)
+        except Exception:  # nobody can close what was never made
+            self.adapters.detach()
+            raise
         self.adam = RowAdam(self.adapters.values, method)
         self._kept: tuple[Block, Tensor] | None = None
 
