@@ -9,6 +9,7 @@ import zlib
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import brotli
 import numpy as np
@@ -219,41 +220,51 @@ def test_a_sample_says_nothing_where_only_the_whole_repeats_itself() -> None:
 
 
 @pytest.fixture
-def compressed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes each call of Brotli was given."""
-    seen, compress = list[int](), Brotli.compress
+def compressed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Which slow coder was given how many bytes, call by call."""
+    seen = list[tuple[str, int]]()
 
-    def counted(self: Brotli, raw: bytes) -> bytes:
-        seen.append(len(raw))
-        return compress(self, raw)
+    def count(kind: type[Brotli] | type[Lzma]) -> None:
+        compress = kind.compress
 
-    monkeypatch.setattr(Brotli, "compress", counted)
+        def counted(self: Any, raw: bytes) -> bytes:
+            seen.append((kind.__name__, len(raw)))
+            return compress(self, raw)
+
+        monkeypatch.setattr(kind, "compress", counted)
+
+    count(Brotli)
+    count(Lzma)
     return seen
 
 
-def test_who_is_clearly_behind_is_not_run(compressed: list[int]) -> None:
+def test_who_is_clearly_behind_is_not_run(compressed: list[tuple[str, int]]) -> None:
     both = Smallest(coders=(part(Range), part(Brotli)))
     data = both.encode(gaussian(12.85, 1 << 20))
-    assert both.label(data) == "range" and compressed == [choosing.SAMPLE]
+    assert both.label(data) == "range" and compressed == [("Brotli", choosing.SAMPLE)]
     assert data[1:] == Range().encode(gaussian(12.85, 1 << 20))
 
 
-def test_who_is_close_is_run(compressed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_close_is_run(compressed: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "MARGIN", 0.02)
     both = Smallest(coders=(part(Range), part(Brotli)))
-    assert both.label(both.encode(gaussian(12.85, 1 << 20))) == "range" and compressed == [choosing.SAMPLE, 1 << 20]
+    assert both.label(both.encode(gaussian(12.85, 1 << 20))) == "range"
+    assert compressed == [("Brotli", choosing.SAMPLE), ("Brotli", 1 << 20)]
 
 
-def test_among_slow_coders_alone_the_likeliest_is_run_and_may_settle_it(compressed: list[int]) -> None:
-    codes = gaussian(12.85, 1 << 19)
-    both = Smallest(coders=(part(Brotli), part(Zlib, level=1), part(Lzma)))
-    assert both.label(both.encode(codes)) == "brotli" and compressed == [choosing.SAMPLE, 1 << 19]
-    compressed.clear()
+def test_among_slow_coders_alone_the_likeliest_is_run_and_may_settle_it(compressed: list[tuple[str, int]]) -> None:
+    codes, alone = gaussian(12.85, 1 << 19), Smallest(coders=(part(Lzma), part(Brotli)))
+    assert alone.label(alone.encode(codes)) == "brotli"
+    assert sorted(compressed) == [("Brotli", choosing.SAMPLE), ("Brotli", 1 << 19), ("Lzma", choosing.SAMPLE)]
+
+
+def test_an_estimate_that_was_not_kept_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def boasting(self: Lzma, raw: bytes) -> bytes:
+        return raw if len(raw) > choosing.SAMPLE else raw[: len(raw) // 4]
+
+    monkeypatch.setattr(Lzma, "compress", boasting)
     alone = Smallest(coders=(part(Lzma), part(Brotli)))
-    assert alone.label(alone.encode(codes)) == "brotli" and compressed == [choosing.SAMPLE, 1 << 19]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Lzma, "compress", lambda self, raw: raw if len(raw) > choosing.SAMPLE else raw[: len(raw) // 2])
-        assert alone.label(alone.encode(codes)) == "brotli", "an estimate that is not kept is not believed"
+    assert alone.label(alone.encode(gaussian(12.85, 1 << 19))) == "brotli"
 
 
 SOURCES = b"".join(path.read_bytes() for path in sorted(Path(choosing.__file__).parent.rglob("*.py")))
