@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.grids.integer import IntGrid
 from bitgolf.quantize.codec import IntRows
-from bitgolf.quantize.gptq import Gptq, by_column
+from bitgolf.quantize.gptq import Factor, Gptq, by_column
 from bitgolf.quantize.stats import Stats
 from bitgolf.spec import part
 
@@ -237,6 +237,15 @@ def test_the_number_of_operations_does_not_grow_with_the_matrices() -> None:
 
     alone, together = operations(1), operations(11)
     assert alone <= 15 * 128 and together < 1.05 * alone + 11 * 10
+
+
+def test_all_is_done_where_the_matrices_are_and_no_number_is_waited_for() -> None:
+    """On the meta device a tensor of the CPU, or a look at a value, would be an error."""
+    solver, w = Gptq(block=4), torch.stack([some_weights(3, 10, i) for i in range(2)]).to("meta")
+    factors = [Factor(*(x.to("meta") for x in solver.factor(some_hessian(10, i)))) for i in range(2)]
+    kept = torch.ones_like(w, dtype=torch.bool)
+    codes = solver.codes(w, factors, torch.ones(2, 3, 1, device="meta"), GRID.round, kept)
+    assert codes.device.type == "meta" and codes.shape == w.shape and codes.dtype == torch.int8
 
 
 class Counted(TorchDispatchMode):

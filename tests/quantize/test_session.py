@@ -122,7 +122,7 @@ def test_two_workers_work_at_once_with_one_thread_each() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("codec", CODECS, ids=repr)
+@pytest.mark.parametrize("codec", [part(IntRows), *CODECS], ids=repr)
 def test_an_error_names_its_tensor(codec: Spec[Codec], workers: int) -> None:
     weights, stats = model()
     weights["2.up"][1, 1] = torch.nan

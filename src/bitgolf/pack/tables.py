@@ -142,8 +142,9 @@ def _fit(exact: Counts) -> tuple[int, int, int]:
     power = _POWERS[:, None] / 32
     about = (power[:, 0] * ((distance**power) @ exact) / total) ** (1 / power[:, 0])  # likeliest where steps are fine
     spread = np.clip(np.rint(16 * np.log2(about) + 64)[:, None] + np.arange(-12, 9), 0, 255).astype(np.int64)
-    scaled = distance / 2 ** ((spread[..., None] - 64) / 16)
-    weights = np.maximum(np.exp(-np.minimum(scaled ** power[..., None], 700)), 1 / PEAK)
+    width = 2.0 ** ((spread - 64) / 16 * power)
+    scaled = (distance**power)[:, None] / width[..., None]
+    weights = np.maximum(np.exp(-np.minimum(scaled, 700)), 1 / PEAK)
     bits = total * np.log2(weights.sum(-1)) - np.log2(weights) @ exact
     best, at = np.unravel_index(np.argmin(bits), bits.shape)
     return centre, int(spread[best, at]), int(_POWERS[best])

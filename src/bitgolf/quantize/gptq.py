@@ -65,12 +65,12 @@ class Gptq:
             raise BitgolfError("the calibration's Hessian has a number that is not finite", mend="calibrate once more")
         diagonal = h.diagonal().clone()
         dead = diagonal <= 0
+        mean = diagonal.masked_fill(dead, 0.0).sum() / (~dead).sum().clamp_min(1)
         order = torch.arange(len(h), device=h.device)
         if self.order == "activation":
             order = torch.argsort(diagonal, descending=True, stable=True)
         h = h[order][:, order]
-        h.diagonal().add_(self.damping * diagonal[~dead].mean().nan_to_num())
-        h.diagonal()[dead[order]] = 1.0
+        h.diagonal().add_(self.damping * mean).masked_fill_(dead[order], 1.0)
         try:
             lower = torch.linalg.cholesky(h.flip(0, 1))  # H = RRᵀ with R upper, so U is R⁻¹
         except torch.linalg.LinAlgError:
