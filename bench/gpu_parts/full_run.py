@@ -67,7 +67,7 @@ def recipe_of(job: Job) -> Spec[Recipe]:
     recipe = recipe.set("score", recipe["score"][:1]).set("proof", None)
     if job.toy:
         recipe = recipe.edit(TrainingText, but(batches=2, rows=2, length=64))
-        return recipe.edit(Contiguous, but(window=64)).set("calibrate.reserve", 0.1)
+        return recipe.edit(Contiguous, but(window=64))
     return recipe.edit(TrainingText, but(batches=max(1, recipe["calibrate.source.batches"] // GPUS)))
 
 
