@@ -1,34 +1,41 @@
 """How long the weights of a full-size model take to shrink and to come back: `python bench/encode.py [--json]`.
 
+`--codec gptq --coder smallest` is what #1855 did (GPTQ to int6, then whichever coder is smallest), the default our own best.
+
 The shapes are those of a recipe (`pr1855`: 36 million parameters), the weights random, each input's Hessian that of
 correlated inputs whose sizes differ, each output's importance log-normal: no training, but the very work that follows it.
-One line for each stage: seconds, and the peak of this process's memory.
+One line for each stage: seconds, and the peak of this process's memory. `factor` is the part of encoding that a fit to a cap
+does once, `encode` what it does again for every probe.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import resource
 import time
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bitgolf.environment import environment
+from bitgolf.grids.clip import SdClip
 from bitgolf.model.core import roles
-from bitgolf.pack.coders import Range
+from bitgolf.pack import parallel
+from bitgolf.pack.coders import Brotli, Coder, Range, Smallest
 from bitgolf.pack.streams import pack_codes, unpack_codes
-from bitgolf.quantize.codec import Float
+from bitgolf.quantize.codec import Codec, Float, IntRows
 from bitgolf.quantize.codes import decode_all, encode_all, layout, walks
+from bitgolf.quantize.gptq import Gptq
+from bitgolf.quantize.session import Session
 from bitgolf.quantize.stats import Stats
 from bitgolf.quantize.trellis import Trellis
 from bitgolf.recipes import get
 from bitgolf.rules import Rule
 from bitgolf.score.artifact import build_empty
-from bitgolf.spec import part
+from bitgolf.spec import Spec, part
 
 SMALL = 65_536  # elements: below, and for what is no matrix, float16
 
@@ -42,25 +49,39 @@ def statistics(rows: int, columns: int, generator: torch.Generator) -> Stats:
     return Stats(x.T @ x / len(x), outputs, len(x))
 
 
-def measure(name: str, states: int, bits: float) -> list[dict[str, Any]]:
+CODECS: dict[str, Spec[Codec]] = {
+    "trellis": part(Trellis, bits=3.3, states=256),
+    "gptq": part(IntRows, bits=6, clip=part(SdClip, k=12.85), solve=part(Gptq)),
+}
+CODERS: dict[str, Spec[Coder]] = {
+    "levels": part(Range, levels=True),
+    "smallest": part(Smallest, coders=(part(Range), part(Brotli))),
+}
+
+
+def inputs(name: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Stats]]:
+    """Weights, what kind each tensor is, and what calibration might know of the matrices."""
     recipe = get(name)
     model = build_empty(recipe["model"], recipe["tokens.vocab"])
     kinds, generator = roles(model), torch.Generator().manual_seed(0)
-    shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
-    weights = {path: 0.1 * torch.randn(shape, generator=generator) for path, shape in shapes.items()}
+    weights = {path: 0.1 * torch.randn(p.shape, generator=generator) for path, p in model.named_parameters()}
     large = [path for path, w in weights.items() if w.dim() == 2 and w.numel() > SMALL]
     kinds = {path: "matrix" if path in large else f"small-{kind}" for path, kind in kinds.items()}
     stats, by_width = {}, dict[int, Stats]()
     for path in large:  # one Hessian for each width is enough to time the work, and holds memory to what q, k, v share
-        rows, columns = shapes[path]
+        rows, columns = weights[path].shape
         known = by_width[columns] = by_width.get(columns) or statistics(rows, columns, generator)
         stats[path] = Stats(known.hessian.clone(), statistics(rows, 2, generator).outputs, known.tokens)
-    rules = (
-        part(Rule, where="matrix", use=part(Trellis, bits=bits, states=states)),
-        part(Rule, where="*", use=part(Float, dtype="float16")),
-    )
-    coder, count = part(Range, levels=True), sum(math.prod(shapes[path]) for path in large)
-    line = {"bench": "encode", "recipe": name, "states": states, "weights": count}
+    return weights, kinds, stats
+
+
+def measure(name: str, codec: Spec[Codec], coder: Spec[Coder], session: Session) -> list[dict[str, Any]]:
+    weights, kinds, stats = inputs(name)
+    shapes = {path: tuple(w.shape) for path, w in weights.items()}
+    rules = part(Rule, where="matrix", use=codec), part(Rule, where="*", use=part(Float, dtype="float16"))
+    count = sum(weights[path].numel() for path in stats)
+    line = {"bench": "encode", "recipe": name, "codec": repr(codec), "coder": repr(coder), "weights": count}
+    line |= {"workers": session.workers, "device": str(session.device), "packing_threads": parallel.workers()}
     lines = []
 
     def stage(stage: str, started: float, **more: Any) -> None:
@@ -69,8 +90,12 @@ def measure(name: str, states: int, bits: float) -> list[dict[str, Any]]:
             line | {"stage": stage, "seconds": round(time.perf_counter() - started, 2), "peak_bytes": peak} | more
         )
 
+    started, hessians = time.perf_counter(), [known.hessian for known in session.placed(stats).values()]
+    for _ in session.map(lambda hessian: session.factor(Gptq(), hessian), hessians):
+        pass
+    stage("factor", started)
     started = time.perf_counter()
-    codes = encode_all(weights, kinds, rules, stats)
+    codes = encode_all(weights, kinds, rules, stats, session)
     stage("encode", started)
     started = time.perf_counter()
     sections = pack_codes(codes, kinds, coder, walks(shapes, kinds, rules))
@@ -91,11 +116,14 @@ def measure(name: str, states: int, bits: float) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="pr1855")
-    parser.add_argument("--states", type=int, default=256)
-    parser.add_argument("--bits", type=float, default=3.3)
+    parser.add_argument("--codec", choices=CODECS, default="trellis")
+    parser.add_argument("--coder", choices=CODERS, default="levels")
+    parser.add_argument("--workers", type=int, help="threads for encoding (as many as torch has)")
+    parser.add_argument("--device", type=torch.device, help="where matrices are factored and GPTQ runs (cpu)")
     parser.add_argument("--json", action="store_true", help="JSON lines")
     options = parser.parse_args()
-    lines = measure(options.recipe, options.states, options.bits)
+    session = Session(options.workers, options.device)
+    lines = measure(options.recipe, CODECS[options.codec], CODERS[options.coder], session)
     if options.json:
         print(json.dumps({"bench": "encode", "environment": environment()}))
     for line in lines:

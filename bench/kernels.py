@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend
 
 from bitgolf.environment import environment
 from bitgolf.kernels.leaky_mlp import leaky_mlp
 from bitgolf.kernels.softcapped_ce import softcapped_cross_entropy
 from bitgolf.model.core import Bus
-from bitgolf.model.cores.flex import Flex
-from bitgolf.model.cores.fused import Fused
 from bitgolf.model.cores.sdpa import Sdpa, Segments, Window
-from bitgolf.model.cores.segments import Room
-from bitgolf.model.cores.varlen import Varlen
+from bitgolf.model.cores.segments import SegmentSlots
+from bitgolf.model.gates import SparseGate
+from bitgolf.model.xsa import ExclusiveSelf
 from bitgolf.spec import Place, part
 from bitgolf.train.device import choose
+from bitgolf.train.fast import attention_twins
+from bitgolf.train.twins import ExclusiveThenGate, FusedExclusiveGate
 
 ROUNDS, CALLS = 7, 10
 WIDTH, HEADS, KV_HEADS, LENGTH, VOCAB, CAP, SLOPE = 512, 8, 4, 2048, 8192, 30.0, 0.5
@@ -63,16 +63,22 @@ def cases(rows: int, device: torch.device) -> Iterator[Case]:
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, device=device, dtype=torch.bfloat16).requires_grad_()
 
-    tokens = rows * LENGTH
+    tokens, head = rows * LENGTH, WIDTH // HEADS
     targets = torch.randint(VOCAB, (tokens,), device=device)
     yield Case("softcapped cross-entropy", fused_loss, plain_loss, [draw(tokens, VOCAB), targets])
     matrices = [draw(tokens, WIDTH), draw(4 * WIDTH, WIDTH), draw(WIDTH, 4 * WIDTH)]
-    yield Case("leaky MLP", partial(leaky_mlp, slope=SLOPE), plain_mlp, matrices)
+    for name, tma in (("leaky MLP", False), ("leaky MLP, TMA", True)):
+        yield Case(name, partial(leaky_mlp, slope=SLOPE, tma=tma), plain_mlp, matrices)
+    place = Place(vocab=VOCAB, dim=WIDTH, heads=HEADS, kv_heads=KV_HEADS)
+    pair = ExclusiveThenGate(ExclusiveSelf(place), SparseGate(place, scale=0.5)).to(device, torch.bfloat16)
+    attended = [draw(1, tokens, HEADS, head), draw(1, tokens, WIDTH), draw(1, tokens, KV_HEADS, head)]
+    yield Case("exclusive self-attention and gate", FusedExclusiveGate(pair), pair, attended)
     ids = torch.randint(2, VOCAB, (rows, LENGTH), device=device)
     ids[torch.rand(ids.shape, device=device) < 1 / 700] = 1
-    qkv = [draw(rows, LENGTH, heads, WIDTH // HEADS) for heads in (HEADS, KV_HEADS, KV_HEADS)]
-    for name, fast, core in cores():
-        yield Case(name, around(fast), around(core), [*qkv, ids])
+    qkv = [draw(rows, LENGTH, heads, head) for heads in (HEADS, KV_HEADS, KV_HEADS)]
+    for name, fast, plain in cores(place):
+        SegmentSlots(fast, 1, lambda line: None).fit(ids.cpu())
+        yield Case(name, around(fast), around(plain), [*qkv, ids])
 
 
 def fused_loss(z: Tensor, targets: Tensor) -> Tensor:
@@ -87,16 +93,16 @@ def plain_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return F.linear(F.leaky_relu(F.linear(x, up), SLOPE).square(), down)
 
 
-def cores() -> Iterator[tuple[str, nn.Module, nn.Module]]:
-    build: Any = partial(Sdpa, Place(vocab=VOCAB, dim=WIDTH, heads=HEADS, kv_heads=KV_HEADS))
-    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
-        yield f"attention, {backend.name}", Fused(build(), backend), build()
-    for name, mask in {"window": part(Window, width=256), "segments": part(Segments)}.items():
-        plain = build(masks=(mask,))
-        varlen = Varlen(plain)
-        varlen.room = Room(512, LENGTH)
-        yield f"{name}, variable-length", varlen, plain
-        yield f"{name}, FlexAttention", Flex(plain), plain
+def cores(place: Place) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    """Every fast core that can be made here, with its plain twin."""
+    masks = {"attention": (), "window": (part(Window, width=256),), "segments": (part(Segments),)}
+    for what, masked in masks.items():
+        plain = Sdpa(place, masks=masked)
+        for twin, make in attention_twins(plain, compiled=True).items():
+            try:
+                yield f"{what}, {twin}", make(plain), plain
+            except ImportError as error:
+                print(json.dumps({"bench": "kernels", "kernel": f"{what}, {twin}", "unable": str(error)}), flush=True)
 
 
 def around(core: nn.Module) -> Function:
@@ -105,6 +111,7 @@ def around(core: nn.Module) -> Function:
 
 def measured(case: Case) -> dict[str, Any]:
     """Times of both twins in turn, or why one of them cannot run."""
+    torch._dynamo.reset()  # cases share code objects, of each of which only some graphs are kept
     try:
         twins = [torch.compile(f, fullgraph=True, dynamic=False) for f in (case.fused, case.plain)]
         times = [[timed(f, case.inputs) for f in twins] for _ in range(ROUNDS + 1)][1:]

@@ -49,7 +49,7 @@ def calibrated() -> Spec[Recipe]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "toy"
     data = make_data(tmp_path_factory.mktemp("data"))
-    start("", calibrated(), text=[], shards=data, out=out, seed=0, devices=1, first=None, resume=False)
+    start("", calibrated(), text=[], shards=data, out=out, seed=0, devices=1, device="auto", first=None, resume=False)
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,10 +55,10 @@ class Measure:
     def bits(self, weights: Mapping[str, Tensor]) -> NDArray[np.float64]:
         """Of each window's length of targets, as bits per byte of the whole."""
         load_weights(self.model, dict(weights))
-        player = StaticPlayer(self.model, self.model.embed.weight.shape[0], self.device)
-        charges = np.zeros(self.targets)
-        referee_score(player, self.text, self.method, charges=charges)
-        starts = range(0, self.targets, self.method.window)
+        charges, window = np.zeros(self.targets), self.method.window
+        with closing(StaticPlayer(self.model, self.model.embed.weight.shape[0], self.device, longest=window)) as player:
+            referee_score(player, self.text, self.method, charges=charges)
+        starts = range(0, self.targets, window)
         return np.add.reduceat(charges, starts) / (self.targets * self.per_token)
 
 

@@ -136,7 +136,7 @@ def start(
     out: Path | None,
     seed: int,
     devices: int,
-    device: str,
+    device: str = "auto",
     first: str | None,
     resume: bool,
 ) -> dict[str, Any]:

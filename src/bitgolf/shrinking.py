@@ -26,12 +26,14 @@ from bitgolf.pipeline import STAGES, Run
 from bitgolf.quantize.calibrate import load_calibration
 from bitgolf.quantize.codes import Rules, encode_all, report, save_codes
 from bitgolf.quantize.forecast import forecast
+from bitgolf.quantize.session import Session
 from bitgolf.quantize.stats import Stats
 from bitgolf.recipe import Recipe
 from bitgolf.score.artifact import SLICES, packed
 from bitgolf.score.fit import WINDOW, Line, finer, fit, reach, slope
 from bitgolf.spec import Spec
 from bitgolf.stages import empty_model, pack, quantize_inputs
+from bitgolf.train.device import choose
 
 
 class Trained:
@@ -86,7 +88,14 @@ class Trained:
         def progress(done: int, of: int) -> None:
             self.run.journal.progress(f"encode: {done:,} of {of:,} weights")
 
-        return encode_all(self.weights, self.roles, recipe["quantize"], self.stats, progress=progress)
+        return encode_all(self.weights, self.roles, recipe["quantize"], self.stats, self._session, progress=progress)
+
+    @cached_property
+    def _session(self) -> Session:
+        """One for all that is encoded of these weights, so that their Hessians are factored once."""
+        session = Session(device=choose().device)
+        self.run.journal.say(session.remark)
+        return session
 
     def forecast(self) -> int:
         """Bytes of the model alone, from the recipe and no weight."""

@@ -25,6 +25,7 @@ from bitgolf.pipeline import Run
 from bitgolf.quantize.calibrate import load_calibration
 from bitgolf.quantize.codes import encode_all, load_codes, save_codes
 from bitgolf.quantize.codes import report as report_codes
+from bitgolf.quantize.session import Session
 from bitgolf.recipe import identity, training_slice
 from bitgolf.score.artifact import build_empty, write
 from bitgolf.score.measure import measure
@@ -162,7 +163,8 @@ def quantize(run: Run) -> dict[str, Any]:
     def progress(done: int, of: int) -> None:
         run.journal.progress(f"quantize: {done:,} of {of:,} weights")
 
-    codes = encode_all(weights, kinds, rules, stats, say=run.journal.say, progress=progress)
+    session = Session(device=choose().device)
+    codes = encode_all(weights, kinds, rules, stats, session, say=run.journal.say, progress=progress)
     save_codes(run.folder / "codes" / "codes.safetensors", codes)
     write_json(
         run.folder / "codes" / "report.json", [row._asdict() for row in report_codes(weights, codes, kinds, rules)]

@@ -132,3 +132,12 @@ def total(values: Tensor, world: World) -> Tensor:
 def mean(values: Tensor, world: World) -> Tensor:
     """The mean over all processes of each value of a tensor on the world's device."""
     return total(values, world) / world.size
+
+
+def smallest(value: int, world: World) -> int:
+    """The smallest of all processes' values, on every one."""
+    if world.size == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.int64)
+    dist.all_reduce(shared, dist.ReduceOp.MIN)
+    return int(shared)

@@ -15,21 +15,25 @@ from torch import Tensor, nn
 from bitgolf.edits import append, but
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.journal import Journal
+from bitgolf.model.attend import Attention
 from bitgolf.model.core import Bus
 from bitgolf.model.cores.fused import Fused, as_autocast
 from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
 from bitgolf.model.cores.segments import Room
 from bitgolf.model.cores.varlen import Varlen
+from bitgolf.model.gates import DenseGate, HeadGate, NarrowGate, SparseGate
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.model.skeleton import LM
+from bitgolf.model.sockets import AfterPart
+from bitgolf.model.xsa import ExclusiveSelf
 from bitgolf.recipe import Recipe
 from bitgolf.spec import Place, Spec, part
 from bitgolf.train import fast
 from bitgolf.train.ability import Call, Timer, Trial, record
 from bitgolf.train.device import Device
 from bitgolf.train.trainer import Task
-from bitgolf.train.twins import FusedCrossEntropy, FusedMLP
+from bitgolf.train.twins import ExclusiveThenGate, FusedCrossEntropy, FusedExclusiveGate, FusedMLP, sigmoid_form
 from bitgolf.train.worker import train_run
 from bitgolf.world import World
 from toy import VOCAB, built, toy_model, toy_recipe
@@ -42,6 +46,24 @@ TRAINING = Trial(CPU, compiled=False, backward=True)
 
 def leaky_toy(slope: float = 0.3) -> Spec[LM]:
     return toy_model().edit(MLP, but(act=part(LeakySquared, slope=slope)))
+
+
+class ScaledOutput(AfterPart):
+    """Another part of the chain on attention's output."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        return 2 * y
+
+
+def disturb(module: nn.Module) -> None:
+    """Random values in place of the zeros that silence a model at its start."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.normal_(std=p.shape[-1] ** -0.5)
 
 
 def make_task(spec: Spec[LM] | None = None) -> Task:
@@ -104,6 +126,43 @@ def test_swapped_in_they_train_the_same_and_leave_the_model_plain(
     choice.restore()
     assert {type(m) for m in task.modules()} == kinds
     assert torch.equal(task.model(rows[0]), logits)
+
+
+def test_exclusive_attention_and_its_gate_become_one_part_of_the_chain(
+    rows: tuple[Tensor, Tensor], triton_device: torch.device
+) -> None:
+    """What stands before and behind them stays; the gate's weight keeps its gradient."""
+    if triton_device.type != "cpu":
+        pytest.skip("the interpreter's test; the GPU has its own")
+    after = (part(ScaledOutput), part(ExclusiveSelf), part(SparseGate, scale=0.5), part(NarrowGate))
+    task = make_task(leaky_toy().set("layers", 1).edit(Attention, but(after=after)))
+    disturb(task)
+    chain, before = task.model.blocks[0].mixer.after, trained(task, rows)  # type: ignore[union-attr]
+    choice, verdicts = judged(task, rows)
+    assert verdicts["ExclusiveSelf, SparseGate"].twin == "fused"
+    kinds = [type(p) for p in task.model.blocks[0].mixer.after]  # type: ignore[union-attr]
+    assert kinds == [ScaledOutput, FusedExclusiveGate, NarrowGate]
+    after_swap = trained(task, rows)
+    choice.restore()
+    assert task.model.blocks[0].mixer.after is chain  # type: ignore[union-attr]
+    gate = "model.blocks.0.mixer.after.2.weight"
+    assert before[gate].norm() > 0
+    swapped_gate = after_swap["model.blocks.0.mixer.after.1.gate.weight"]
+    assert torch.allclose(swapped_gate, before[gate], rtol=1e-3, atol=1e-6)
+    assert torch.allclose(after_swap["loss"], before["loss"], rtol=1e-5)
+
+
+def test_a_gate_of_another_form_and_a_cap_out_of_range_are_refused() -> None:
+    place = Place(vocab=VOCAB, dim=32, heads=4, kv_heads=2)
+    assert [sigmoid_form(g) for g in (SparseGate(place, scale=0.5), NarrowGate(place), DenseGate(place))] == [
+        (0.5, 1.0),
+        (1.0, 2.0),
+        (1.0, 1.0),
+    ]
+    with pytest.raises(ValueError, match="HeadGate is not known"):
+        FusedExclusiveGate(ExclusiveThenGate(ExclusiveSelf(place), HeadGate(place, 12)))
+    with pytest.raises(ValueError, match="a cap of 65 is above 64"):
+        FusedCrossEntropy(65.0)
 
 
 def test_the_swapped_task_holds_the_full_graph(rows: tuple[Tensor, Tensor], triton_device: torch.device) -> None:
@@ -266,7 +325,7 @@ def test_the_fastest_that_agrees_wins_whatever_a_wrong_one_takes(
     slower: float, same: float, plain: float, expected: str, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timer = faking({Slower: slower, Same: same, MLP: plain, Wrong: 0.1}, monkeypatch)
-    site = fast.Site("an MLP", fresh_mlp(), {"wrong": Wrong, "slower": Slower, "same": Same})
+    site = fast.Site.of("an MLP", fresh_mlp(), {"wrong": Wrong, "slower": Slower, "same": Same})
     verdict = fast.verdict(site, call, torch.ones(1, 5, dtype=torch.int64), TRAINING, timer, plain=True)
     assert verdict.twin == expected
     assert verdict.why == (
@@ -283,7 +342,7 @@ def test_what_fails_at_full_size_is_out_with_the_reason(call: Call, monkeypatch:
                 raise ValueError("five at most")
             return super().forward(x)
 
-    site = fast.Site("an MLP", fresh_mlp(), {"small": Small})
+    site = fast.Site.of("an MLP", fresh_mlp(), {"small": Small})
     verdict = fast.verdict(site, call, torch.ones(1, 9, dtype=torch.int64), TRAINING, no_time, plain=True)
     assert verdict == ("", "plain 1 ms; small: ValueError: five at most", (0, 0))
 
@@ -320,7 +379,7 @@ def test_no_mask_beyond_the_longest_is_made_for_timing(monkeypatch: pytest.Monke
             return self.plain(q, k, v, bus)
 
     place = Place(vocab=VOCAB, dim=8, heads=1, kv_heads=1)
-    site = fast.Site("attention", Sdpa(place, masks=(part(SameDocument),)), {"free": Free})
+    site = fast.Site.of("attention", Sdpa(place, masks=(part(SameDocument),)), {"free": Free})
     ids = torch.full((1, 16), 2)
     call = Call(tuple(torch.randn(1, 16, 1, 8) for _ in range(3)), (Bus(ids),))
     for longest, timed in ((16, "free 1 ms; plain 1 ms"), (15, "free 1 ms")):
@@ -406,6 +465,7 @@ def test_on_the_device_the_fused_kernels_are_taken_and_train_the_same() -> None:
 
     device = choose()
     spec = leaky_toy().edit(LM, but(dim=128)).edit(Sdpa, append(masks=part(SameDocument)))
+    spec = spec.edit(Attention, but(after=(part(ExclusiveSelf), part(SparseGate))))
     task = make_task(spec).to(device.device)
     ids = torch.randint(2, VOCAB, (2, 129), device=device.device)
     ids[:, 40] = 1

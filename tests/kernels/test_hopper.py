@@ -19,7 +19,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from bitgolf.kernels import in_triton
-from bitgolf.kernels.leaky_mlp import TILE
+from bitgolf.kernels.exclusive_gate import TOKENS
+from bitgolf.kernels.leaky_mlp import LAUNCH, TILE, TMA_TILE
 from bitgolf.kernels.softcapped_ce import BLOCK
 
 ALIGNED = [["tt.divisibility", 16]]
@@ -33,18 +34,29 @@ def build(name, types, constants, **options):
         target=GPUTarget("cuda", 90, 32),
         options=options,
     )
-    return {"shared": made.metadata.shared, "code": len(made.asm["cubin"])}
+    return {"shared": made.metadata.shared, "code": len(made.asm["cubin"]), "ptx": made.asm["ptx"]}
 
 made = {}
-for z in ("*bf16", "*fp32"):
-    losses, sizes = ["*fp32", "*fp32"], ["i32", "i32", "fp32"]
-    made[f"forward {z}"] = build("softcapped_ce_forward", [z, "*i64", *losses, *sizes], {"BLOCK": BLOCK})
-    made[f"backward {z}"] = build("softcapped_ce_backward", ["*fp32", z, "*i64", "*fp32", z, *sizes], {"BLOCK": BLOCK})
+for even in (False, True):
+    size = {"BLOCK": BLOCK, "EVEN": even}
+    for z in ("*bf16", "*fp32"):
+        losses, sizes = ["*fp32", "*fp32"], ["i32", "i32", "fp32", "fp32"]
+        made[f"ce forward {z} {even}"] = build("softcapped_ce_forward", [z, "*i64", *losses, *sizes], size)
+        made[f"ce backward {z} {even}"] = build("softcapped_ce_backward", ["*fp32", z, "*i64", "*fp32", z, *sizes], size)
+    for backward in (False, True):
+        inner = {"ak": 1, ("bn" if backward else "bk"): 1, "BACKWARD": backward, "EVEN": even}
+        types = ["*bf16"] * 4 + ["i32"] * 7 + ["fp32"]
+        made[f"mlp {backward} {even}"] = build("matmul_leaky", types, inner | TILE, **LAUNCH)
+rows, columns, inner = TMA_TILE.values()
 for backward in (False, True):
-    inner = {"ak": 1, ("bn" if backward else "bk"): 1}
-    made[f"mlp {backward}"] = build(
-        "matmul_leaky", ["*bf16"] * 4 + ["i32"] * 7 + ["fp32"], inner | {"BACKWARD": backward} | TILE, num_warps=8, num_stages=3
-    )
+    b, half = [inner, columns] if backward else [columns, inner], [rows, columns // 2]
+    types = [f"tensordesc<bf16{shape}>" for shape in ([rows, inner], b, half, half)] + ["i32"] * 3 + ["fp32"]
+    constants = TMA_TILE | {"BACKWARD": backward, "PROGRAMS": 132}
+    made[f"tma {backward}"] = build("matmul_leaky_tma", types, constants, **LAUNCH)
+heads = {"G": 4, "R": 2, "D": 64, "WIDE": 64, "B": TOKENS}
+rest = ["i32", "i32", "fp32", "fp32", "fp32"]
+for name, tensors in (("forward", 4), ("backward", 7)):
+    made[f"gate {name}"] = build(f"exclusive_gate_{name}", ["*bf16"] * tensors + rest, heads, num_warps=8)
 print(json.dumps(made))
 """
 
@@ -55,5 +67,7 @@ def test_every_kernel_compiles_for_hopper_and_fits_its_shared_memory(tmp_path: P
     ran = subprocess.run([sys.executable, "-c", PROGRAM], env=own, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
     made = json.loads(ran.stdout)
-    assert len(made) == 6
-    assert all(kernel["code"] > 0 and kernel["shared"] <= SHARED_MEMORY for kernel in made.values()), made
+    assert len(made) == 16
+    assert all("wgmma" in made[name]["ptx"] for name in made if name.startswith(("mlp", "tma")))
+    assert all("cp.async.bulk.tensor" in made[name]["ptx"] for name in made if name.startswith("tma"))
+    assert all(kernel["code"] > 0 and kernel["shared"] <= SHARED_MEMORY for kernel in made.values())

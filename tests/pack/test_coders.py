@@ -8,6 +8,7 @@ import tracemalloc
 import zlib
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import brotli
 import numpy as np
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.pack import tables
+from bitgolf.pack import choosing, tables
+from bitgolf.pack.choosing import MARGIN
 from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib, Zstd
 from bitgolf.pack.order import Columns
 from bitgolf.pack.planes import Array, entropy_bits, join, split
@@ -181,13 +183,117 @@ def test_range_coding_splits_scales_into_byte_planes() -> None:
 
 
 def test_smallest_takes_the_smallest_and_says_which() -> None:
-    coders: tuple[Spec[Coder], ...] = (part(Raw), part(Zlib), part(Range))
-    smallest = Smallest(coders=coders)
+    options: tuple[Spec[Coder], ...] = (part(Raw), part(Zlib), part(Range))
+    smallest = Smallest(coders=options)
     noise = np.random.default_rng(0).integers(0, 256, 500).astype(np.uint8)
     for symbols, label in ((noise, "raw"), (np.tile(noise, 20), "zlib"), (gaussian(12.85, 5000), "range")):
         data = smallest.encode(symbols)
-        assert len(data) == 1 + min(len(c().encode(symbols)) for c in coders)
+        assert len(data) == 1 + min(len(c().encode(symbols)) for c in options)
         assert smallest.label(data) == label
+
+
+# ---- choosing without coding everything ------------------------------------------------------------------------------
+
+SLOW: list[Spec[Coder]] = [part(Brotli), part(Lzma), part(Zstd)]
+
+
+@pytest.mark.parametrize("spec", SLOW, ids=repr)
+def test_a_slow_coder_is_estimated_from_a_sample(spec: Spec[Coder]) -> None:
+    coder, codes = spec(), gaussian(12.85, 1 << 20)
+    about, size = coder.estimate([codes[: 1 << 19].reshape(512, -1), codes[1 << 19 :]]), len(coder.encode(codes))
+    assert about and (1 - 3 * MARGIN) * size < about < (1 + MARGIN / 2) * size  # LZMA needs more for a byte of many
+    assert coder.estimate([codes[: choosing.SAMPLE]]) is None
+
+
+@pytest.mark.parametrize("spec", [part(Raw), part(Zlib), part(Brotli, quality=9), part(Zstd, level=12), part(Range)])
+def test_a_quick_coder_is_not_estimated(spec: Spec[Coder]) -> None:
+    assert spec().estimate([gaussian(12.85, 1 << 19)]) is None
+
+
+def test_a_sample_says_nothing_where_only_the_whole_repeats_itself() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, 800_000).astype(np.uint8)
+    twice = np.concatenate([noise[:400_000], noise[:400_000]])
+    assert Brotli().estimate([noise]) == pytest.approx(800_000, rel=0.01) and Brotli().estimate([twice]) is None
+    both = Smallest(coders=(part(Range), part(Brotli)))
+    assert both.label(both.encode(twice)) == "brotli"
+
+
+@pytest.fixture
+def compressed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each call of Brotli was given."""
+    seen, compress = list[int](), Brotli.compress
+
+    def counted(self: Brotli, raw: bytes) -> bytes:
+        seen.append(len(raw))
+        return compress(self, raw)
+
+    monkeypatch.setattr(Brotli, "compress", counted)
+    return seen
+
+
+def test_who_is_clearly_behind_is_not_run(compressed: list[int]) -> None:
+    both = Smallest(coders=(part(Range), part(Brotli)))
+    data = both.encode(gaussian(12.85, 1 << 20))
+    assert both.label(data) == "range" and compressed == [choosing.SAMPLE]
+    assert data[1:] == Range().encode(gaussian(12.85, 1 << 20))
+
+
+def test_who_is_close_is_run(compressed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "MARGIN", 0.02)
+    both = Smallest(coders=(part(Range), part(Brotli)))
+    assert both.label(both.encode(gaussian(12.85, 1 << 20))) == "range" and compressed == [choosing.SAMPLE, 1 << 20]
+
+
+def test_among_slow_coders_the_best_is_found_too() -> None:
+    symbols = np.frombuffer(SOURCES * (1 + (1 << 19) // len(SOURCES)), np.uint8)[: 1 << 19]
+    sizes = [len(spec().encode(symbols)) for spec in SLOW]
+    assert len(Smallest(coders=tuple(SLOW)).encode(symbols)) == 1 + min(sizes)
+
+
+SOURCES = b"".join(path.read_bytes() for path in sorted(Path(choosing.__file__).parent.rglob("*.py")))
+
+
+def stream(kind: str, seed: int) -> Array:
+    """100,000 symbols or more: codes of one spread or of many, floats, text, and what repeats itself now and then."""
+    generator = np.random.default_rng(seed)
+    if kind == "text":
+        return np.frombuffer(SOURCES, np.uint8)[seed * 1000 :][:100_000]
+    if kind == "floats":
+        return generator.standard_normal(60_000).astype(np.float16)
+    spread = np.exp2(0.7 * generator.standard_normal((1, 200)) * (kind == "uneven")) * generator.uniform(0.5, 5)
+    codes = np.clip(np.rint(generator.standard_normal((500, 200)) * spread), -127, 127).astype(np.int8)
+    return np.concatenate(
+        [codes.reshape(-1), codes[: seed % 400 + 1].reshape(-1)] if kind == "repeating" else [codes.reshape(-1)]
+    )
+
+
+@pytest.mark.parametrize("kind", ["even", "uneven", "repeating", "floats", "text"])
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 50), slow=st.sampled_from(SLOW))
+def test_the_choice_is_hardly_ever_worse_than_that_among_all(kind: str, seed: int, slow: Spec[Coder]) -> None:
+    """With samples so small that estimates are far worse than those of real streams: never by more than 1 %."""
+    symbols, options = stream(kind, seed), (part(Range), slow, part(Zlib))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "SAMPLE", 1 << 14)
+        patch.setattr(choosing, "PIECE", 1 << 11)
+        found = len(Smallest(coders=options).encode(symbols)) - 1
+    assert found <= 1.01 * min(len(option().encode(symbols)) for option in options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 99), count=st.sampled_from([1, 60, 5000, 60_000]), pace=st.integers(0, len(tables.PACES) - 1)
+)
+def test_bits_of_tables_that_adapt_are_summed_block_by_block(seed: int, count: int, pace: int) -> None:
+    """The sums over all blocks at once, against the walk that coder and decoder do."""
+    plane = np.clip(np.random.default_rng(seed).normal(128, 9, count), 0, 255).astype(np.uint8)
+    table = tables._curve((128 * 256, 100, 64), pace)
+    pieces = np.array([np.bincount(plane[a:b], minlength=256) for a, b in tables.blocks(count)])
+    state, bits = tables.Adapting(table), 0.0
+    for piece in pieces:
+        bits += tables._bits(piece, state.weights())
+        state.learn(piece)
+    assert tables._adapted_bits(pieces, tables._seen(pieces, table), table) == pytest.approx(bits, rel=1e-9)
 
 
 # ---- damage --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.pack import parallel
 from bitgolf.pack.artifact import Section, artifact_bytes, read_artifact, write_artifact
 from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib
 from bitgolf.pack.ledger import Entry, ledger, over_cap_advice
@@ -84,6 +85,28 @@ def test_codes_are_packed_by_group_and_come_back(coder: Any) -> None:
     assert sections["matrix.scales"].raw_bytes == 2 * (16 + 16 + 32)
     back = unpack_codes(sections, layout_of(codes), GROUPS, coder)
     assert equal(back, codes) and list(back) == list(codes)
+
+
+@pytest.mark.parametrize("coder", [SMALLEST, part(Range, levels=True)], ids=repr)
+def test_bytes_do_not_depend_on_the_workers(coder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for workers in (1, 2, 5):
+        monkeypatch.setattr(parallel, "workers", lambda workers=workers: workers)
+        found.append([section.data for section in pack_codes(model_codes(), GROUPS, coder)])
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_first_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "workers", lambda: 3)
+
+    def work(item: int) -> int:
+        if item > 1:
+            raise DamagedError(f"no {item}")
+        return item
+
+    with pytest.raises(DamagedError, match="no 2"):
+        parallel.spread(work, range(5))
+    assert parallel.spread(work, range(2)) == [0, 1]
 
 
 def test_the_order_of_dictionaries_does_not_matter() -> None:

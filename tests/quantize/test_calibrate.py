@@ -192,6 +192,15 @@ def test_a_reserve_is_what_the_batches_take(data: Path, clock: FakeTime, monkeyp
         Calibrate(source=part(Slow, seconds=5.0, clock=clock)).forecast(subject(data), World(size=9))
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_each_source_can_be_timed(data: Path, name: str) -> None:
+    """Three batches, and two processes have two rounds of them."""
+    calibration = Calibrate(source=SOURCES[name])
+    reserve = calibration.forecast(subject(data))
+    assert reserve.rounds == 3 and reserve.round_seconds > 0 and reserve.fixed_seconds > 0
+    assert calibration.rounds(World(size=2), 3) == 2
+
+
 # ---- sources -----------------------------------------------------------------------------------------------------
 
 

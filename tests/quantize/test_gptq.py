@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.grids.integer import IntGrid
 from bitgolf.quantize.codec import IntRows
-from bitgolf.quantize.gptq import Gptq
+from bitgolf.quantize.gptq import Gptq, by_column
 from bitgolf.quantize.stats import Stats
 from bitgolf.spec import part
 
@@ -41,15 +44,7 @@ def stats_of(hessian: Tensor, rows: int) -> Stats:
 
 def solved(w: Tensor, hessian: Tensor, solver: Gptq, grid: IntGrid = GRID) -> Tensor:
     """The codes, with the same step everywhere."""
-    codes = torch.full(w.shape, -99, dtype=torch.int8)
-    step = torch.tensor(STEP)
-
-    def rounded(j: int, column: Tensor) -> Tensor:
-        codes[:, j] = grid.round(column, step)
-        return grid.expand(codes[:, j], step)
-
-    solver.feed(w, solver.factor(hessian), rounded)
-    return codes
+    return solver.codes(w[None], [solver.factor(hessian)], torch.tensor(STEP), grid.round)[0]
 
 
 def naive(w: Tensor, hessian: Tensor, *, damping: float, activation: bool) -> Tensor:
@@ -163,10 +158,13 @@ def test_columns_may_come_in_any_order(columns: int, activation: bool, seed: int
 
 
 def test_turns_go_from_the_largest_input_to_the_smallest() -> None:
-    h, turns = some_hessian(9, 3), list[int]()
-    solver = Gptq()
-    solver.feed(some_weights(2, 9, 3), solver.factor(h), lambda j, column: (turns.append(j), column)[1])
-    assert turns == h.diagonal().argsort(descending=True).tolist()
+    """Where nothing is lost, each column comes as it was."""
+    w, h, seen = some_weights(2, 9, 3), some_hessian(9, 3), list[Tensor]()
+    solver = Gptq(block=4)
+    solver.feed(
+        w[None], [solver.factor(h)], by_column(lambda turn, column: (seen.append(column[0].clone()), column)[1])
+    )
+    assert torch.equal(torch.stack(seen, 1), w[:, h.diagonal().argsort(descending=True)])
 
 
 @settings(max_examples=60, deadline=None)
@@ -185,15 +183,14 @@ def test_errors_reach_the_bound_of_their_pivots() -> None:
     w, h = some_weights(8, 10, 5), some_hessian(10, 5)
     solver, lost = Gptq(damping=0.0), torch.zeros(8, dtype=torch.float64)
     factor, read = solver.factor(h), torch.zeros_like(w)
-    pivots = torch.empty(10)
-    pivots[factor.order] = factor.upper.diagonal()
 
-    def rounded(j: int, column: Tensor) -> Tensor:
-        read[:, j] = (column / STEP).round() * STEP
-        lost.add_(((column - read[:, j]) / pivots[j]).double().square())
-        return read[:, j]
+    def rounded(turn: int, column: Tensor) -> Tensor:
+        values = (column / STEP).round() * STEP
+        lost.add_(((column[0] - values[0]) / factor.upper[turn, turn]).double().square())
+        read[:, factor.order[turn]] = values[0]
+        return values
 
-    solver.feed(w, factor, rounded)
+    solver.feed(w[None], [factor], by_column(rounded))
     error = (w - read).double()
     assert torch.allclose(lost, ((error @ h.double()) * error).sum(1), rtol=1e-3)
 
@@ -204,6 +201,55 @@ def test_the_matrix_itself_is_left_alone() -> None:
     before, hessian = w.clone(), h.clone()
     solved(w, h, Gptq(block=2))
     assert torch.equal(w, before) and torch.equal(h, hessian)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    matrices=st.integers(2, 5),
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    block=st.sampled_from([1, 7, 128]),
+    seed=st.integers(0, 1000),
+)
+def test_matrices_that_are_solved_together_come_out_as_alone(
+    matrices: int, rows: int, columns: int, block: int, seed: int
+) -> None:
+    """Each with its own Hessian, order and dead columns, bit for bit."""
+    weights = [some_weights(rows, columns, seed + i) for i in range(matrices)]
+    hessians = [some_hessian(columns, seed + i) for i in range(matrices)]
+    hessians[0][0], hessians[0][:, 0] = 0.0, 0.0
+    solver = Gptq(block=block)
+    factors = [solver.factor(h) for h in hessians]
+    together = solver.codes(torch.stack(weights), factors, torch.tensor(STEP), GRID.round)
+    for w, h, codes in zip(weights, hessians, together, strict=True):
+        assert torch.equal(codes, solved(w, h, solver))
+
+
+def test_the_number_of_operations_does_not_grow_with_the_matrices() -> None:
+    """On a GPU each operation is a launch, and there are 14 of them for a column: of all matrices of one shape at once."""
+
+    def operations(matrices: int) -> int:
+        solver, w = Gptq(block=64), torch.stack([some_weights(8, 128, i) for i in range(matrices)])
+        factors = [solver.factor(some_hessian(128, i)) for i in range(matrices)]
+        with Counted() as counted:
+            solver.codes(w, factors, torch.tensor(STEP), GRID.round)
+        return counted.launches
+
+    alone, together = operations(1), operations(11)
+    assert alone <= 15 * 128 and together < 1.05 * alone + 11 * 10
+
+
+class Counted(TorchDispatchMode):
+    """Counts operations that are no views, and refuses those that wait for a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert "_local_scalar_dense" not in str(func), "no waiting for the GPU"
+        self.launches += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 # ---- Hessians that lack something -----------------------------------------------------------------------------------

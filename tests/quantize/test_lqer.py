@@ -23,6 +23,7 @@ from bitgolf.quantize.factors import AsymmetricFactors, ExactFactors, Factors, R
 from bitgolf.quantize.forecast import forecast
 from bitgolf.quantize.gptq import Gptq
 from bitgolf.quantize.lqer import LowRankRepair
+from bitgolf.quantize.session import Session
 from bitgolf.quantize.stats import Stats
 from bitgolf.quantize.trellis import Trellis
 from bitgolf.rules import Rule
@@ -140,8 +141,8 @@ class Broken(RowFactors):
     def __init__(self) -> None:
         super().__init__(bits=8)
 
-    def round(self, left: Tensor, right: Tensor, feed: Any = None) -> dict[str, Any]:
-        return super().round(-left, right, feed)
+    def round(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
+        return super().round(-left, right, solve)
 
 
 def test_the_columns_of_the_right_factor_answer_for_one_another() -> None:
@@ -158,7 +159,7 @@ class Deaf(RowFactors):
     def __init__(self) -> None:
         super().__init__(bits=4)
 
-    def round(self, left: Tensor, right: Tensor, feed: Any = None) -> dict[str, Any]:
+    def round(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
         return super().round(left, right)
 
 
@@ -208,9 +209,9 @@ class Counting(IntRows):
     def __init__(self) -> None:
         super().__init__(bits=3, clip=part(MaxClip))
 
-    def encode(self, w: Tensor, stats: Stats | None = None) -> dict[str, Any]:
+    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> dict[str, Any]:
         Counting.calls += 1
-        return super().encode(w, stats)
+        return super().encode(w, stats, session)
 
 
 # ---- a whole model ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -20,7 +21,7 @@ from bitgolf.pack.streams import Code, pack_codes, unpack_codes
 from bitgolf.quantize.allocate import Allocation, EqualCost, EqualRate
 from bitgolf.quantize.codec import Shape
 from bitgolf.quantize.codes import decode_all, encode_all, layout, walks
-from bitgolf.quantize.gptq import Factor, Gptq, RoundColumn
+from bitgolf.quantize.gptq import Factor, Gptq, RoundBlock
 from bitgolf.quantize.stats import Stats, flat
 from bitgolf.quantize.trellis import Trellis, _order
 from bitgolf.rules import Rule
@@ -76,15 +77,15 @@ def test_what_is_read_back_is_what_the_solver_fed_back(
     w = gaussian(shape, seed, scale).to(dtype)
     rows, columns = math.prod(shape[:-1]), shape[-1] if shape else 1
     codec = Trellis(bits=bits, states=states, rate=rate, allocate=allocate, solve=solve)
-    told = torch.full((rows, columns), math.nan)
-    feed = Gptq.feed
+    told, feed = torch.full((rows, columns), math.nan), Gptq.feed
 
-    def overheard(self: Gptq, w: Tensor, factor: Factor, rounded: RoundColumn) -> None:
-        def noted(j: int, column: Tensor) -> Tensor:
-            told[:, j] = rounded(j, column)
-            return told[:, j]
+    def overheard(self: Gptq, w: Tensor, factors: Sequence[Factor], rounded: RoundBlock) -> None:
+        def noted(start: int, block: Tensor, upper: Tensor) -> Tensor:
+            values = rounded(start, block, upper)
+            told[:, factors[0].order[start : start + block.shape[1]]] = values[0].T
+            return values
 
-        feed(self, w, factor, noted)
+        feed(self, w, factors, noted)
 
     stats = known(rows, columns, seed) if solve else None
     with pytest.MonkeyPatch.context() as patch:

@@ -7,13 +7,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch import Tensor
 
 from bitgolf.grids.trellis import CODES, LOW, TOP, TrellisGrid
 from bitgolf.pack.planes import entropy_bits
-from bitgolf.quantize.viterbi import Floats, find, search
+from bitgolf.quantize.gptq import by_column
+from bitgolf.quantize.viterbi import Floats, compiled, find, round_columns, search
 
 TRELLISES = [states for states in CODES if states > 1]
 
@@ -35,7 +38,7 @@ def indices(points: np.ndarray) -> np.ndarray:
 def test_the_compiled_search_is_the_plain_one(data: st.DataObject, states: int, n: int, reach: float) -> None:
     x, shrink, grid = data.draw(sequences(n, reach)), data.draw(prices(n)), TrellisGrid(states)
     plain = np.full(n, 999, np.int16)
-    search(x, shrink, grid.following, plain)
+    search(x, shrink, grid.preceding, plain)
     assert find(grid, x, shrink).tolist() == plain.tolist()
 
 
@@ -44,8 +47,33 @@ def test_long_sequences_agree_too(states: int) -> None:
     generator = np.random.default_rng(states)
     x = (generator.standard_normal(200) * 3).astype(np.float32)
     shrink, plain = np.full(200, 0.02, np.float32), np.empty(200, np.int16)
-    search(x, shrink, TrellisGrid(states).following, plain)
+    search(x, shrink, TrellisGrid(states).preceding, plain)
     assert find(TrellisGrid(states), x, shrink).tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("states", [4, 64])
+@pytest.mark.parametrize("rows", [1, 37])
+def test_the_compiled_block_is_the_plain_one(states: int, rows: int) -> None:
+    """And both are `gptq.by_column` with the search as its rounding, up to how float32 rounds a sum."""
+    generator = np.random.default_rng(states + rows)
+    block = (generator.standard_normal((9, rows)) * 2).astype(np.float32)
+    upper = np.triu(generator.standard_normal((9, 9)) * 0.2 + np.eye(9)).astype(np.float32)
+    step = generator.uniform(0.3, 1.0, (9, rows)).astype(np.float32)
+    shrink, grid = np.full((9, rows), 0.02, np.float32), TrellisGrid(states)
+    plain, fast = (np.full((9, rows), 999, np.int16) for _ in range(2))
+    left, right = block.copy(), block.copy()
+    round_columns(search, left, upper, step, shrink, grid.preceding, plain)
+    compiled().round_columns(compiled().search, right, upper, step, shrink, grid.preceding, fast)
+    assert fast.tolist() == plain.tolist() and left.tobytes() == right.tobytes()
+
+    def column(turn: int, column: Tensor) -> Tensor:
+        points = find(grid, column[0].numpy() / step[turn], shrink[turn])
+        assert points.tolist() == fast[turn].tolist()
+        return torch.from_numpy(np.float32(0.5) * points * step[turn])[None]
+
+    fed = torch.from_numpy(block.copy())[None]
+    by_column(column)(0, fed, torch.from_numpy(upper)[None])
+    assert np.allclose(fed[0].numpy(), right, atol=1e-5)
 
 
 @settings(max_examples=60, deadline=None)

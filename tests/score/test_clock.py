@@ -94,8 +94,12 @@ def test_a_row_names_the_device_that_made_it() -> None:
 
 def test_a_cpu_reads_as_much_as_it_always_did() -> None:
     model = built(toy_model())
-    assert batch_for(model, 256, CPU, ALONE).tokens == CPU_TOKENS == row(Contiguous(window=16))["batch_tokens"]
-    assert batch_for(model, 256, CPU, ALONE, 70) == Batch(70, "as asked for")
+    assert (
+        batch_for(model, Contiguous(window=256), CPU, ALONE).tokens
+        == CPU_TOKENS
+        == row(Contiguous(window=16))["batch_tokens"]
+    )
+    assert batch_for(model, Contiguous(window=256), CPU, ALONE, 70) == Batch(70, "as asked for")
 
 
 @given(per_token=st.integers(1, 10**7), window=st.integers(1, 8192), free=st.integers(0, 2 * 10**11))

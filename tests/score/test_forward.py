@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,11 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bitgolf.model.mlp import LeakySquared
 from bitgolf.model.skeleton import LM
-from bitgolf.score import graphs
-from bitgolf.score.forward import SHORTEST, Compiled, Eager, kernels_for, padded_length, power_of_two
-from bitgolf.score.player import Block
+from bitgolf.model.skeleton import Block as Layer
+from bitgolf.score import forward, graphs
+from bitgolf.score.forward import SHORTEST, Compiled, Eager, kernels_for, padded_length, power_of_two, trial_rows
+from bitgolf.score.player import Block, StaticPlayer
+from bitgolf.spec import part
 from bitgolf.train.device import Device
+from bitgolf.train.fast import Choice, Verdict, sites
+from bitgolf.train.twins import FusedMLP
 from toy import VOCAB, built, toy_model
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
@@ -119,3 +124,58 @@ def test_a_hidden_state_is_asked_for_only_where_it_counts(monkeypatch: pytest.Mo
     own = block((128, 5), (128, 6))
     compiled_for(model)(own.tokens, own.places)
     assert seen == [16]
+
+
+# ---- kernels -------------------------------------------------------------------------------------------------------
+
+
+def fused_everywhere(calls: list[dict[str, Any]]) -> Callable[..., Choice]:
+    """As on a device where every kernel agrees and is the fastest."""
+
+    def choose(root: LM, inputs: Sequence[Tensor], device: Device, **words: Any) -> Choice:
+        calls.append({"shape": tuple(inputs[0].shape), **words})
+        found = list(sites(root, compiled=True))
+        return Choice(root, found, [Verdict(next(iter(s.twins)), "a test") for s in found], root.bos, print)
+
+    return choose
+
+
+def test_kernels_are_chosen_once_for_a_kind_of_model_and_leave_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = toy_model().set("block.mlp.act", part(LeakySquared))
+    calls, models = list[dict[str, Any]](), [built(spec, seed=seed) for seed in range(2)]
+    monkeypatch.setattr(forward, "choose", fused_everywhere(calls))
+    monkeypatch.setattr(forward, "_VERDICTS", {})
+    plain = [[type(m) for m in model.modules()] for model in models]
+    for model in models:
+        choice = kernels_for(model, CPU, 128)
+        assert {type(block.mlp) for block in cast(list[Layer], list(model.blocks))} == {FusedMLP}
+        assert "MLP with LeakySquared: fused (a test)" in choice.lines
+        Compiled(model, CPU, 128, choice).close()
+    assert [[type(m) for m in model.modules()] for model in models] == plain
+    assert len(calls) == 1 and calls[0]["shape"] == (256, 128) and not calls[0]["backward"] and calls[0]["compiled"]
+    kernels_for(models[0], CPU, 128, learns=True).restore()
+    kernels_for(models[0], CPU, 256).restore()
+    assert [call["backward"] for call in calls] == [False, True, False], "other uses and other lengths are others"
+
+
+def test_kernels_are_tried_on_documents_that_are_nobodys_text() -> None:
+    ids = trial_rows(VOCAB, 1, 512)
+    assert ids.shape == (64, 512) and bool((ids[:, 0] == 1).all()) and int(ids.min()) >= 0 and int(ids.max()) < VOCAB
+    assert 64 < int((ids == 1).sum()) < 64 * 6
+    assert torch.equal(ids, trial_rows(VOCAB, 1, 512)) and trial_rows(VOCAB, 1, 100_000).shape == (1, 100_000)
+
+
+def test_the_cpu_stays_plain_and_eager() -> None:
+    player = StaticPlayer(built(toy_model()), VOCAB, CPU)
+    assert type(player.forward) is Eager and player.forward.kernels == () and player.forward.seconds == 0
+
+
+def test_a_limit_bounds_the_tokens_of_a_graph() -> None:
+    model, shapes = built(toy_model()).double(), list[tuple[int, ...]]()
+    fixed = compiled_for(model)
+    inner = fixed.hidden
+    fixed.hidden = lambda tokens: shapes.append(tuple(tokens.shape)) or inner(tokens)  # pyright: ignore
+    fixed.limit(300)
+    own = block(*[(128, 3)] * 5)
+    assert (fixed(own.tokens, own.places) - Eager(model, CPU)(own.tokens, own.places)).abs().max() < 1e-9
+    assert shapes == [(2, 128)] * 3

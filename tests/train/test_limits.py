@@ -118,6 +118,24 @@ def test_training_ends_at_the_first_step_past_a_limit(
     assert result.loss == found.meta["loss"] and math.isfinite(result.loss)
 
 
+@pytest.mark.parametrize("seconds", [5.5, 5.0, 40.2])
+def test_a_device_that_is_a_step_behind_does_not_train_beyond_the_limit(
+    tmp_path: Path, data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """As a GPU, on which a step runs, a second of it, while the next is launched: the limit is passed by less than one."""
+    running: list[int] = []
+    made = make_trainer(data, short_recipe(seconds=seconds, steps=0))
+
+    def wait() -> None:
+        clock.pass_by(1.0 * len(running))
+        running.clear()
+
+    monkeypatch.setattr(loop.Losses, "add", lambda losses, *step: None)  # none is read before it is asked for
+    monkeypatch.setattr(loop.Losses, "flush", lambda losses: wait())
+    result = train(before_step(made, lambda number: (wait(), running.append(number))), tmp_path, silent, resume=False)
+    assert result.steps == result.seconds == math.ceil(seconds)
+
+
 def test_the_clock_goes_on_where_it_stopped(
     tmp_path: Path, data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

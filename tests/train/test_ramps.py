@@ -118,6 +118,18 @@ def test_each_shape_is_warmed_up(data: Path) -> None:
     assert shapes == set(SHAPES) and same(trainer.state(), before)
 
 
+def test_what_shares_a_graph_is_warmed_up_once(data: Path) -> None:
+    """A shape that comes again later has its graph already, unless another phase has begun; each is timed."""
+    ramp = part(BatchRamp, parts=((0.0, 0.5), (0.3, 1.0), (0.6, 0.5)))
+    trainer = make_trainer(data, short_recipe().set("train.ramp", (ramp,)))
+    rows: list[int] = []
+    trainer.task.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    seconds = warm_up(trainer, 2)
+    assert rows == [2, 2, 4, 4] and list(seconds) == [0.0, 0.3] and min(seconds.values()) > 0
+    trainer.phases.moments = [0.6]
+    assert list(warm_up(trainer, 1)) == [0.0, 0.3, 0.6]
+
+
 def test_tokens_are_counted_as_trained(tmp_path: Path, data: Path) -> None:
     counted: list[int] = []
 

@@ -1,4 +1,7 @@
-"""The Triton kernels. Only the operators in this room import this file, and only when they run: Triton may be missing."""
+"""The Triton kernels. Only the operators in this room import this file, and only when they run: Triton may be missing.
+
+Sizes that a tile does not divide are masked; where it divides them (EVEN), masks are compiled away.
+"""
 
 # pyright: reportMissingImports=false, reportArgumentType=false, reportOperatorIssue=false, reportCallIssue=false
 # pyright: reportIndexIssue=false
@@ -8,77 +11,215 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def sigma(x):
-    """The logistic function, without overflow on either side."""
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x > 0, 1.0, e) / (1 + e)
+# ---- softcapped cross-entropy ---------------------------------------------------------------------------------------
 
 
 @triton.jit
-def softcapped_ce_forward(z_ptr, target_ptr, loss_ptr, lse_ptr, columns, stride, cap, BLOCK: tl.constexpr):
-    """One row a program: the log-sum-exp of y = 2c sigma(2z/c) block by block, with a running maximum; loss lse - y_t."""
+def sigma2(x):
+    """1 / (1 + 2^-x), the quotient as the square of a reciprocal root: one instruction and a product, where a division of
+    the same accuracy (2 units in the last place) is seven. 0 where 2^-x is infinite."""
+    root = tl.rsqrt(1 + tl.exp2(-x))
+    return root * root
+
+
+@triton.jit
+def softcapped_ce_forward(
+    z_ptr, target_ptr, loss_ptr, lse_ptr, columns, stride, rate, bits, BLOCK: tl.constexpr, EVEN: tl.constexpr
+):  # fmt: skip
+    """One row a program: log2 of the sum of 2^y, y = bits (sigma2(rate z) - 1/2).
+
+    rate = 2 log2(e) / c and bits = 2 c log2(e), so that y = c tanh(z / c) in bits, within +-bits / 2: no maximum is
+    needed for the sum to stay within float32. Loss: (lse - y_target) ln 2.
+    """
     row = tl.program_id(0).to(tl.int64)
     z_row = z_ptr + row * stride
-    top = -float("inf")
-    total = 0.0
+    sums = tl.zeros((BLOCK,), dtype=tl.float32)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        z = tl.load(z_row + column, mask=column < columns, other=0.0).to(tl.float32)
-        y = tl.where(column < columns, 2 * cap * sigma(2 * z / cap), -float("inf"))
-        new = tl.maximum(top, tl.max(y, 0))
-        total = total * tl.exp(top - new) + tl.sum(tl.exp(y - new), 0)
-        top = new
-    lse = top + tl.log(total)
+        if EVEN:
+            z = tl.load(z_row + column).to(tl.float32)
+            sums += tl.exp2(bits * sigma2(rate * z) - 0.5 * bits)
+        else:
+            z = tl.load(z_row + column, mask=column < columns, other=0.0).to(tl.float32)
+            sums += tl.where(column < columns, tl.exp2(bits * sigma2(rate * z) - 0.5 * bits), 0.0)
+    lse = tl.log2(tl.sum(sums, 0))
     z = tl.load(z_row + tl.load(target_ptr + row)).to(tl.float32)
-    tl.store(loss_ptr + row, lse - 2 * cap * sigma(2 * z / cap))
+    tl.store(loss_ptr + row, (lse - bits * sigma2(rate * z) + 0.5 * bits) * 0.6931471805599453)
     tl.store(lse_ptr + row, lse)
 
 
 @triton.jit
-def softcapped_ce_backward(g_ptr, z_ptr, target_ptr, lse_ptr, dz_ptr, columns, stride, cap, BLOCK: tl.constexpr):
+def softcapped_ce_backward(
+    g_ptr, z_ptr, target_ptr, lse_ptr, dz_ptr, columns, stride, rate, bits, BLOCK: tl.constexpr, EVEN: tl.constexpr
+):  # fmt: skip
     """One row a program: dz = g (softmax - onehot) 4 sigma (1 - sigma)."""
     row = tl.program_id(0).to(tl.int64)
-    g = tl.load(g_ptr + row)
-    lse = tl.load(lse_ptr + row)
-    target = tl.load(target_ptr + row)
+    g = 4 * tl.load(g_ptr + row)
+    shift = tl.load(lse_ptr + row) + 0.5 * bits
+    target = tl.load(target_ptr + row).to(tl.int32)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        z = tl.load(z_ptr + row * stride + column, mask=column < columns, other=0.0).to(tl.float32)
-        s = sigma(2 * z / cap)
-        dy = tl.exp(2 * cap * s - lse) - tl.where(column == target, 1.0, 0.0)
-        dz = g * dy * 4 * s * (1 - s)
-        tl.store(dz_ptr + row * columns + column, dz.to(dz_ptr.dtype.element_ty), mask=column < columns)
+        if EVEN:
+            z = tl.load(z_ptr + row * stride + column).to(tl.float32)
+        else:
+            z = tl.load(z_ptr + row * stride + column, mask=column < columns, other=0.0).to(tl.float32)
+        s = sigma2(rate * z)
+        dy = tl.exp2(bits * s - shift) - tl.where(column == target, 1.0, 0.0)
+        dz = (g * dy * (s - s * s)).to(dz_ptr.dtype.element_ty)
+        if EVEN:
+            tl.store(dz_ptr + row * columns + column, dz)
+        else:
+            tl.store(dz_ptr + row * columns + column, dz, mask=column < columns)
+
+
+# ---- matrix products of the MLP -------------------------------------------------------------------------------------
+
+
+@triton.jit
+def leaky_squared(u, slope):
+    leaky = tl.where(u > 0, u, slope * u)
+    return leaky * leaky
+
+
+@triton.jit
+def leaky_squared_slope(u, slope):
+    return 2 * tl.where(u > 0, u, slope * slope * u)
 
 
 @triton.jit
 def matmul_leaky(
-    a_ptr, b_ptr, u_ptr, out_ptr, m, n, k, am, ak, bk, bn, slope, BACKWARD: tl.constexpr,
+    a_ptr, b_ptr, u_ptr, out_ptr, m, n, k, am, ak, bk, bn, slope, BACKWARD: tl.constexpr, EVEN: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """One tile (M, N) of p = a b a program, accumulated in float32; a (m, k) and b (k, n) by their strides.
 
     Forward: u = p is kept and out = leaky(u)^2. Backward: out = p * d leaky(u)^2 / du, with the u that was kept.
+    Programs that follow each other share their rows of a, the larger matrix, which are then read from memory once.
     """
-    rows = tl.program_id(0) * M + tl.arange(0, M)
-    columns = tl.program_id(1) * N + tl.arange(0, N)
+    across = tl.cdiv(n, N)
+    rows = (tl.program_id(0) // across) * M + tl.arange(0, M)
+    columns = (tl.program_id(0) % across) * N + tl.arange(0, N)
     inner = tl.arange(0, K)
+    a_at = a_ptr + rows[:, None].to(tl.int64) * am + inner[None, :] * ak
+    b_at = b_ptr + inner[:, None] * bk + columns[None, :].to(tl.int64) * bn
+    inside = (rows[:, None] < m) & (columns[None, :] < n)
     p = tl.zeros((M, N), dtype=tl.float32)
     for start in range(0, k, K):
-        i = start + inner
-        a_at = rows[:, None].to(tl.int64) * am + i[None, :] * ak
-        b_at = i[:, None] * bk + columns[None, :].to(tl.int64) * bn
-        a = tl.load(a_ptr + a_at, mask=(rows[:, None] < m) & (i[None, :] < k), other=0.0)
-        b = tl.load(b_ptr + b_at, mask=(i[:, None] < k) & (columns[None, :] < n), other=0.0)
+        if EVEN:
+            a, b = tl.load(a_at), tl.load(b_at)
+        else:
+            left = k - start
+            a = tl.load(a_at, mask=(rows[:, None] < m) & (inner[None, :] < left), other=0.0)
+            b = tl.load(b_at, mask=(inner[:, None] < left) & (columns[None, :] < n), other=0.0)
         p = tl.dot(a, b, p, input_precision="ieee")
+        a_at += K * ak
+        b_at += K * bk
     at = rows[:, None].to(tl.int64) * n + columns[None, :]
-    inside = (rows[:, None] < m) & (columns[None, :] < n)
     if BACKWARD:
-        u = tl.load(u_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        out = p * 2 * tl.where(u > 0, u, slope * slope * u)
+        u = tl.load(u_ptr + at) if EVEN else tl.load(u_ptr + at, mask=inside, other=0.0)
+        out = p * leaky_squared_slope(u.to(tl.float32), slope)
     else:
-        tl.store(u_ptr + at, p.to(u_ptr.dtype.element_ty), mask=inside)
-        leaky = tl.where(p > 0, p, slope * p)
-        out = leaky * leaky
-    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
+        if EVEN:
+            tl.store(u_ptr + at, p.to(u_ptr.dtype.element_ty))
+        else:
+            tl.store(u_ptr + at, p.to(u_ptr.dtype.element_ty), mask=inside)
+        out = leaky_squared(p, slope)
+    if EVEN:
+        tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty))
+    else:
+        tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def matmul_leaky_tma(
+    a, b, u, out, m, n, k, slope, BACKWARD: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    """The same by Hopper's tensor memory accelerator: arguments are descriptors, b (n, k) forward and (k, n) backward.
+
+    Persistent: each program takes every PROGRAMS-th tile, so that the stores of one overlap the products of the next.
+    Tiles are stored in two halves of N, in half the shared memory. Descriptors pad with zeros and write nothing beyond.
+    """
+    across = tl.cdiv(n, N)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(m, M) * across, PROGRAMS, flatten=True):
+        row = (tile // across) * M
+        column = (tile % across) * N
+        p = tl.zeros((M, N), dtype=tl.float32)
+        for i in range(0, k, K):
+            if BACKWARD:
+                p = tl.dot(a.load([row, i]), b.load([i, column]), p, input_precision="ieee")
+            else:
+                p = tl.dot(a.load([row, i]), b.load([column, i]).T, p, input_precision="ieee")
+        left, right = tl.split(tl.permute(tl.reshape(p, (M, 2, N // 2)), (0, 2, 1)))
+        if BACKWARD:
+            u_left = u.load([row, column]).to(tl.float32)
+            out.store([row, column], (left * leaky_squared_slope(u_left, slope)).to(out.dtype))
+            u_right = u.load([row, column + N // 2]).to(tl.float32)
+            out.store([row, column + N // 2], (right * leaky_squared_slope(u_right, slope)).to(out.dtype))
+        else:
+            u.store([row, column], left.to(u.dtype))
+            out.store([row, column], leaky_squared(left, slope).to(out.dtype))
+            u.store([row, column + N // 2], right.to(u.dtype))
+            out.store([row, column + N // 2], leaky_squared(right, slope).to(out.dtype))
+
+
+# ---- exclusive self-attention and its gate --------------------------------------------------------------------------
+
+
+@triton.jit
+def exclusive_gate_forward(
+    y_ptr, v_ptr, z_ptr, out_ptr, tokens, v_stride, scale, gain, eps,
+    G: tl.constexpr, R: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, B: tl.constexpr,
+):  # fmt: skip
+    """B tokens and one of G value heads a program, read by R query heads: out_h = (y_h - (y_h . u) u) gate(z_h).
+
+    u = v / max(|v|, eps), gate(z) = gain sigma(scale z). y and out (tokens, G R, D), v rows of G D, `v_stride` apart,
+    z (tokens, G R). Heads of D numbers are held in WIDE, a power of two.
+    """
+    t = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)
+    g = tl.program_id(1)
+    d = tl.arange(0, WIDE)[None, :]
+    inside = (t < tokens)[:, None] & (d < D)
+    v = tl.load(v_ptr + t[:, None] * v_stride + g * D + d, mask=inside, other=0.0).to(tl.float32)
+    u = v / tl.maximum(tl.sqrt(tl.sum(v * v, 1)), eps)[:, None]
+    for r in tl.static_range(R):
+        head = t * (G * R) + g * R + r
+        y = tl.load(y_ptr + head[:, None] * D + d, mask=inside, other=0.0).to(tl.float32)
+        z = tl.load(z_ptr + head, mask=t < tokens, other=0.0).to(tl.float32)
+        own = y - tl.sum(y * u, 1)[:, None] * u
+        out = own * (gain * tl.sigmoid(scale * z))[:, None]
+        tl.store(out_ptr + head[:, None] * D + d, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def exclusive_gate_backward(
+    g_ptr, y_ptr, v_ptr, z_ptr, dy_ptr, dv_ptr, dz_ptr, tokens, v_stride, scale, gain, eps,
+    G: tl.constexpr, R: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, B: tl.constexpr,
+):  # fmt: skip
+    """Gradients of y, v and z, as the forward's programs divide them; dv (tokens, G, D) is whole in each program."""
+    t = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)
+    g = tl.program_id(1)
+    d = tl.arange(0, WIDE)[None, :]
+    inside = (t < tokens)[:, None] & (d < D)
+    v = tl.load(v_ptr + t[:, None] * v_stride + g * D + d, mask=inside, other=0.0).to(tl.float32)
+    length = tl.sqrt(tl.sum(v * v, 1))
+    inverse = 1 / tl.maximum(length, eps)
+    u = v * inverse[:, None]
+    du = tl.zeros((B, WIDE), dtype=tl.float32)
+    for r in tl.static_range(R):
+        head = t * (G * R) + g * R + r
+        at = head[:, None] * D + d
+        y = tl.load(y_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        dout = tl.load(g_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        z = tl.load(z_ptr + head, mask=t < tokens, other=0.0).to(tl.float32)
+        s = tl.sigmoid(scale * z)
+        along = tl.sum(y * u, 1)[:, None]
+        dz = gain * scale * s * (1 - s) * tl.sum(dout * (y - along * u), 1)
+        tl.store(dz_ptr + head, dz.to(dz_ptr.dtype.element_ty), mask=t < tokens)
+        down = dout * (gain * s)[:, None]
+        dalong = tl.sum(down * u, 1)[:, None]
+        tl.store(dy_ptr + at, (down - dalong * u).to(dy_ptr.dtype.element_ty), mask=inside)
+        du -= dalong * y + along * down
+    radial = tl.where(length > eps, tl.sum(du * u, 1), 0.0)  # below eps, u is v / eps: no direction is left out
+    dv = (du - radial[:, None] * u) * inverse[:, None]
+    tl.store(dv_ptr + (t[:, None] * G + g) * D + d, dv.to(dv_ptr.dtype.element_ty), mask=inside)

@@ -109,7 +109,8 @@ class LM(Part):
     ) -> None:
         super().__init__()
         at = at._replace(dim=dim, layers=layers)
-        self.bos, self.stream = at.bos, stream
+        self.bos = at.bos
+        self.stream: StreamType = stream
         self.embed = embed(at)
         self.enter = chain(enter, at)
         self.blocks = nn.ModuleList(block(at._replace(layer=i)) for i in range(layers))

@@ -39,6 +39,7 @@ class Algorithm(ABC):
 
     def compile(self, compiling: Compiling) -> None:
         """Compile what of a step is worth a graph. Numbers that follow a schedule must not make it another graph."""
+        return  # nothing is
 
     @abstractmethod
     def start(self, params: list[Tensor]) -> State:

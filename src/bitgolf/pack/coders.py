@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.pack import planes
+from bitgolf.pack import choosing, planes
+from bitgolf.pack.libraries import library
 from bitgolf.pack.planes import Array
 from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream
 from bitgolf.pack.tables import Forms
@@ -43,7 +43,11 @@ class Coder(ABC):
 
     def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """The inverse of `encode_arrays`, with the errors of `decode`."""
-        return cut(self.decode(data, dtype, sum(map(math.prod, shapes))), shapes)
+        return planes.cut(self.decode(data, dtype, sum(map(math.prod, shapes))), shapes)
+
+    def estimate(self, arrays: Sequence[Array]) -> float | None:
+        """About the bytes that `encode_arrays` would make; None: to know them, code them."""
+        return None
 
     def check(self) -> None:
         """Code a few bytes and read them back. Raises `BitgolfError` where that cannot be done on this machine."""
@@ -57,7 +61,12 @@ class Coder(ABC):
 
 
 class ByteCoder(Coder):
-    """A general-purpose compressor over bytes; `shuffle` puts the byte planes of wider types one after the other."""
+    """A general-purpose compressor over bytes; `shuffle` puts the byte planes of wider types one after the other.
+
+    slow: at this setting it takes about a second or more for a megabyte.
+    """
+
+    slow: bool = False
 
     def __init__(self, *, shuffle: bool = True) -> None:
         self.shuffle = shuffle
@@ -70,8 +79,16 @@ class ByteCoder(Coder):
         """At most `size` bytes, and not many more are ever produced. More, or unread input, is a `DamagedError`."""
 
     def encode(self, symbols: Array) -> bytes:
+        return self.compress(self._raw(symbols))
+
+    def estimate(self, arrays: Sequence[Array]) -> float | None:
+        if not self.slow or sum(array.nbytes for array in arrays) <= choosing.SAMPLE:
+            return None
+        return choosing.estimate(self.compress, self._raw(np.concatenate([array.reshape(-1) for array in arrays])))
+
+    def _raw(self, symbols: Array) -> bytes:
         bytes_of = planes.split(symbols)
-        return self.compress((bytes_of if self.shuffle else bytes_of.T).tobytes())
+        return (bytes_of if self.shuffle else bytes_of.T).tobytes()
 
     def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
         size = count * dtype.itemsize
@@ -107,12 +124,12 @@ class Zlib(ByteCoder):
         self.level = _within("level", level, 0, 9)
 
     def compress(self, raw: bytes) -> bytes:
-        zlib = _library("zlib")
+        zlib = library("zlib")
         deflate = zlib.compressobj(self.level, zlib.DEFLATED, -zlib.MAX_WBITS)
         return deflate.compress(raw) + deflate.flush()
 
     def expand(self, data: bytes, size: int) -> bytes:
-        zlib = _library("zlib")
+        zlib = library("zlib")
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             raw = inflate.decompress(data, size + 1)
@@ -128,13 +145,14 @@ class Lzma(ByteCoder):
     def __init__(self, *, preset: int = 9, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
         self.preset = _within("preset", preset, 0, 9)
+        self.slow = preset > 3
 
     def compress(self, raw: bytes) -> bytes:
-        lzma = _library("lzma")
+        lzma = library("lzma")
         return lzma.compress(raw, lzma.FORMAT_RAW, filters=self._filters(len(raw)))
 
     def expand(self, data: bytes, size: int) -> bytes:
-        lzma = _library("lzma")
+        lzma = library("lzma")
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=self._filters(size))
         try:
             raw = decompressor.decompress(data, size + 1)
@@ -145,7 +163,7 @@ class Lzma(ByteCoder):
     def _filters(self, size: int) -> list[dict[str, int]]:
         """Raw LZMA takes no memory limit, but the dictionary is the memory, and its size is ours to say."""
         dictionary = 1 << max(12, min(26, (size - 1).bit_length()))
-        return [{"id": _library("lzma").FILTER_LZMA1, "preset": self.preset, "dict_size": dictionary}]
+        return [{"id": library("lzma").FILTER_LZMA1, "preset": self.preset, "dict_size": dictionary}]
 
 
 @register
@@ -155,13 +173,14 @@ class Brotli(ByteCoder):
     def __init__(self, *, quality: int = 11, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
         self.quality = _within("quality", quality, 0, 11)
+        self.slow = quality > 9
 
     def compress(self, raw: bytes) -> bytes:
-        return _library("brotli").compress(raw, quality=self.quality, lgwin=24)
+        return library("brotli").compress(raw, quality=self.quality, lgwin=24)
 
     def expand(self, data: bytes, size: int) -> bytes:
         """The decoder stops near the limit, not at it: one call may overshoot by its block of 32 KiB."""
-        brotli = _library("brotli")
+        brotli = library("brotli")
         decompressor, pieces, length = brotli.Decompressor(), [], 0
         try:
             while length <= size and not decompressor.is_finished():
@@ -182,9 +201,10 @@ class Zstd(ByteCoder):
     def __init__(self, *, level: int = 22, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
         self.level = _within("level", level, 1, 22)
+        self.slow = level > 12
 
     def compress(self, raw: bytes) -> bytes:
-        zstd = _library("zstandard")
+        zstd = library("zstandard")
         parameters = zstd.ZstdCompressionParameters.from_level(
             self.level, source_size=len(raw), window_log=self._window(len(raw)), format=zstd.FORMAT_ZSTD1_MAGICLESS,
             write_content_size=False, write_checksum=False, write_dict_id=False,
@@ -193,7 +213,7 @@ class Zstd(ByteCoder):
 
     def expand(self, data: bytes, size: int) -> bytes:
         """The library would believe what a frame says of its size, so a frame that says it is refused."""
-        zstd, window = _library("zstandard"), 1 << self._window(size)
+        zstd, window = library("zstandard"), 1 << self._window(size)
         try:
             frame = zstd.get_frame_parameters(data, format=zstd.FORMAT_ZSTD1_MAGICLESS)
             if frame.content_size != zstd.CONTENTSIZE_UNKNOWN or frame.dict_id or frame.has_checksum:
@@ -229,7 +249,10 @@ class Range(Coder):
 
 @register
 class Smallest(Coder):
-    """Whichever of `coders` makes the fewest bytes (the first of equals), named by one byte in front."""
+    """Whichever of `coders` makes the fewest bytes (the first of equals), named by one byte in front.
+
+    Slow ones that an estimate puts clearly behind are not run (`pack.choosing`).
+    """
 
     def __init__(self, *, coders: tuple[Spec[Coder], ...] = (part(Range), part(Brotli), part(Lzma), part(Raw))) -> None:
         if not 1 <= len(coders) <= 256:
@@ -243,8 +266,8 @@ class Smallest(Coder):
         return self.decode_arrays(data, dtype, [(count,)])[0]
 
     def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
-        streams = [coder.encode_arrays(arrays) for coder in self.coders]
-        best = min(range(len(streams)), key=lambda i: len(streams[i]))
+        streams = choosing.contenders(self.coders, arrays)
+        best = min(streams, key=lambda i: len(streams[i]))
         return bytes([best]) + streams[best]
 
     def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
@@ -257,25 +280,6 @@ class Smallest(Coder):
         if not data or data[0] >= len(self.coders):
             raise DamagedError("names no known coder")
         return self.coders[data[0]]
-
-
-def cut(symbols: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-    """One array for each shape, from as many symbols as they hold."""
-    pieces = np.split(symbols, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
-    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
-
-
-def _library(name: str) -> Any:
-    """A compressor's module, asked for when it is used: Python may be built without, and `check` then says so early."""
-    try:
-        return import_module(name)
-    except ImportError:
-        own = name in ("zlib", "lzma")
-        raise BitgolfError(
-            f"the codec {name} is missing",
-            place=name,
-            mend="use a Python built with it (its headers were missing)" if own else f"pip install {name}",
-        ) from None
 
 
 def _offset(bytes_of: Array, dtype: np.dtype[Any]) -> Array:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bitgolf.errors import DamagedError
 from bitgolf.pack.coders import Coder
+from bitgolf.pack.parallel import spread
 from bitgolf.pack.planes import Array
 from bitgolf.pack.tables import leb128, read_leb128
 
@@ -62,9 +63,10 @@ class Levels(NamedTuple):
     rows: NDArray[np.uint8]
     columns: NDArray[np.uint8]
 
-    def classes(self, row: int) -> NDArray[np.uint8]:
-        """(columns,) which table a symbol of this row is coded with, for each column."""
-        return np.minimum((self.columns.astype(np.uint16) + self.rows[row]) // 2, CLASSES - 1).astype(np.uint8)
+    def classes(self) -> NDArray[np.uint8]:
+        """(rows, columns): which table each symbol is coded with."""
+        total = self.columns.astype(np.uint16) + self.rows[:, None]
+        return np.minimum(total // 2, CLASSES - 1).astype(np.uint8)
 
 
 def measure(codes: Array) -> Levels:
@@ -82,15 +84,17 @@ def encode(matrices: Sequence[Array], walks: Sequence[Walk], coder: Coder) -> by
     Levels are used where the coder may and they save more than they cost.
     """
     found = _walked(matrices, walks)
-    plain = b"\0" + _coded(_sorted(matrices, found, max(walk.contexts for walk in walks)), coder)
+    plain = _sorted(matrices, found, max(walk.contexts for walk in walks))
     if not coder.levels:
-        return plain
+        return b"\0" + _joined(plain, _coded(plain, coder))
     levels = [measure(m) for m in matrices]
     for context, level in zip(found, levels, strict=True):
-        for i, row in enumerate(context):
-            row[:] = row * np.uint8(CLASSES) + level.classes(i)
-    leveled = b"\1" + _write_levels(levels, coder) + _coded(_sorted(matrices, found, _contexts(walks, levels)), coder)
-    return min(plain, leveled, key=len)
+        context *= np.uint8(CLASSES)
+        context += level.classes()
+    leveled = _sorted(matrices, found, _contexts(walks, levels))
+    coded = _coded([*plain, *leveled], coder)
+    without = b"\0" + _joined(plain, coded[: len(plain)])
+    return min(without, b"\1" + _write_levels(levels, coder) + _joined(leveled, coded[len(plain) :]), key=len)
 
 
 def decode(
@@ -121,15 +125,13 @@ def _contexts(walks: Sequence[Walk], levels: list[Levels] | None) -> int:
     return max(walk.contexts for walk in walks) * (CLASSES if levels else 1)
 
 
-def _context(walk: Walk, levels: Levels | None, row: int) -> NDArray[np.uint8]:
-    """(columns,) of the row that the walk has come to."""
-    return walk.row() * np.uint8(CLASSES) + levels.classes(row) if levels else walk.row()
-
-
 def _walked(matrices: Sequence[Array], walks: Sequence[Walk]) -> list[NDArray[np.uint8]]:
     """For each matrix the context of each symbol, as the walk has it."""
     found = [np.empty(codes.shape, np.uint8) for codes in matrices]
     for contexts, codes, walk in zip(found, matrices, walks, strict=True):
+        if isinstance(walk, Still):
+            contexts[:] = 0
+            continue
         for i, row in enumerate(codes):
             contexts[i] = walk.row()
             walk.push(row)
@@ -138,17 +140,20 @@ def _walked(matrices: Sequence[Array], walks: Sequence[Walk]) -> list[NDArray[np
 
 def _sorted(matrices: Sequence[Array], found: list[NDArray[np.uint8]], contexts: int) -> list[Array]:
     """The stream of each context: matrix by matrix, row by row."""
-    pieces: list[list[Array]] = [[] for _ in range(contexts)]
-    for codes, context in zip(matrices, found, strict=True):
-        order = np.argsort(context, axis=None, kind="stable")
-        ends = np.cumsum(np.bincount(context.reshape(-1), minlength=contexts))
-        for c, piece in enumerate(np.split(codes.reshape(-1)[order], ends[:-1])):
-            pieces[c].append(piece)
-    return [np.concatenate(stream) for stream in pieces]
+
+    def pieces(at: int) -> list[Array]:
+        context = found[at].reshape(-1)
+        ends = np.cumsum(np.bincount(context, minlength=contexts))
+        return np.split(matrices[at].reshape(-1)[np.argsort(context, kind="stable")], ends[:-1])
+
+    return [np.concatenate(stream) for stream in zip(*spread(pieces, range(len(matrices))), strict=True)]
 
 
-def _coded(streams: list[Array], coder: Coder) -> bytes:
-    coded = [coder.encode(stream) if stream.size else b"" for stream in streams]
+def _coded(streams: list[Array], coder: Coder) -> list[bytes]:
+    return spread(lambda stream: coder.encode(stream) if stream.size else b"", streams)
+
+
+def _joined(streams: list[Array], coded: list[bytes]) -> bytes:
     heads = [leb128(s.size) + (leb128(len(c)) if s.size else b"") for s, c in zip(streams, coded, strict=True)]
     return b"".join(heads + coded)
 
@@ -160,9 +165,9 @@ def _gather(
     joined = np.concatenate(streams)
     starts = np.cumsum([0, *(s.size for s in streams)])
     for k, ((rows, columns), walk) in enumerate(zip(shapes, walks, strict=True)):
-        codes = np.empty((rows, columns), joined.dtype)
+        codes, classes = np.empty((rows, columns), joined.dtype), levels[k].classes() if levels else None
         for i in range(rows):
-            context = _context(walk, levels[k] if levels else None, i)
+            context = walk.row() if classes is None else walk.row() * np.uint8(CLASSES) + classes[i]
             counts = np.bincount(context, minlength=len(streams))
             if (starts[:-1] + at + counts > starts[1:]).any():
                 raise DamagedError("a context ends before its symbols do")

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgolf.errors import DamagedError, RecipeError
-from bitgolf.pack.coders import Brotli, Coder, cut
-from bitgolf.pack.planes import Array
+from bitgolf.pack.coders import Brotli, Coder
+from bitgolf.pack.planes import Array, cut
 from bitgolf.spec import Spec, part, register
 
 ORDER = np.dtype(np.uint16)  # of the numbers of rows

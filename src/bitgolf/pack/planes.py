@@ -1,7 +1,9 @@
-"""Byte planes: what every coder sees of an array, and its order-0 entropy."""
+"""Arrays as coders see them: byte planes, their order-0 entropy, and one stream cut into several arrays."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,12 @@ def join(planes: NDArray[np.uint8], dtype: np.dtype[Any]) -> Array:
     """The inverse of `split`: a new, writable array of `n` symbols."""
     little = np.array(planes.T, order="C", copy=True).reshape(-1)
     return little.view(dtype.newbyteorder("<")).astype(dtype, copy=False)
+
+
+def cut(symbols: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """One array for each shape, from as many symbols as they hold."""
+    pieces = np.split(symbols, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def entropy_bits(symbols: Array) -> float:

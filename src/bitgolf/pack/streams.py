@@ -19,6 +19,7 @@ from bitgolf.pack import contexts
 from bitgolf.pack.artifact import Section
 from bitgolf.pack.coders import Coder
 from bitgolf.pack.contexts import Still, Walk
+from bitgolf.pack.parallel import spread
 from bitgolf.pack.planes import Array
 from bitgolf.rules import Rule, cover
 from bitgolf.spec import Spec, part
@@ -48,16 +49,16 @@ def pack_codes(
     layout = {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in codes.items()}
     streams = _streams(layout, groups)
     coders = _coders(streams, coder)
-    sections = []
-    for section, stream in streams.items():
-        arrays = [codes[path][name] for path, name in stream.arrays]
-        if known := _known(stream, layout, coders[section], walks or {}):
-            data = contexts.encode(arrays, known, coders[section])
+
+    def section(name: str) -> Section:
+        arrays = [codes[path][array] for path, array in streams[name].arrays]
+        if known := _known(streams[name], layout, coders[name], walks or {}):
+            data = contexts.encode(arrays, known, coders[name])
             counted = sum(a.nbytes for a in arrays), sum(a.size for a in arrays)
-            sections.append(Section(section, _label(coders[section]), data, *counted))
-        else:
-            sections.append(_encode(section, arrays, coders[section]))
-    return sections
+            return Section(name, _label(coders[name]), data, *counted)
+        return _encode(name, arrays, coders[name])
+
+    return spread(section, streams)
 
 
 def unpack_codes(

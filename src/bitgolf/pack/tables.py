@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import decimal
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -86,8 +86,9 @@ def choose(plane: Bytes, forms: Forms = "smallest") -> Table:
 
     `forms`: of all, of those that do not adapt by counts alone, or of those that adapt.
     """
-    exact = np.bincount(plane, minlength=256).astype(np.int64)
-    low, top = int(plane.min()), int(plane.max())
+    pieces = np.array([np.bincount(plane[start:stop], minlength=256) for start, stop in blocks(plane.size)], np.int64)
+    exact = pieces.sum(0)
+    low, top = int(np.flatnonzero(exact)[0]), int(np.flatnonzero(exact)[-1])
     if low == top:
         return _one(low)
     found: list[tuple[float, Table]] = []
@@ -98,7 +99,7 @@ def choose(plane: Bytes, forms: Forms = "smallest") -> Table:
     if forms != "sent":
         fitted = _fit(exact)
         found.append((_bits(exact, curve(*fitted)) + 8 * (1 + _CURVE.size), _curve(fitted)))
-        found += _adapting(plane, fitted)
+        found += _adapting(pieces, fitted)
     return min(found, key=lambda pair: pair[0])[1]
 
 
@@ -107,24 +108,30 @@ def _bits(exact: Counts, counts: Counts) -> float:
     return float(-(exact[seen] * np.log2(counts[seen] / counts.sum())).sum())
 
 
-def _adapting(plane: Bytes, fitted: tuple[int, int, int]) -> list[tuple[float, Table]]:
-    """Every pace that differs on so many symbols, with its bits."""
-    cuts = list(blocks(plane.size))
-    pieces = [np.bincount(plane[start:stop], minlength=256) for start, stop in cuts]
-    found = []
-    for i, (_, memory) in enumerate(PACES):
-        if memory < plane.size or memory == MEMORIES[-1]:
-            table = _curve(fitted, i)
-            found.append((_adapted_bits(pieces, table) + 8 * len(table.head), table))
+def _adapting(pieces: Counts, fitted: tuple[int, int, int]) -> list[tuple[float, Table]]:
+    """Every pace that differs on so many symbols, with its bits. `pieces` (blocks, 256): the counts of each block."""
+    count, found = int(pieces.sum()), list[tuple[float, Table]]()
+    for memory in MEMORIES:
+        if memory < count or memory == MEMORIES[-1]:
+            paced = [_curve(fitted, i) for i, pace in enumerate(PACES) if pace[1] == memory]
+            seen = _seen(pieces, paced[0])
+            found += [(_adapted_bits(pieces, seen, table) + 8 * len(table.head), table) for table in paced]
     return found
 
 
-def _adapted_bits(pieces: Sequence[Counts], table: Table) -> float:
-    state, bits = Adapting(table), 0.0
-    for piece in pieces:
-        bits += _bits(piece, state.weights())
+def _seen(pieces: Counts, table: Table) -> Counts:
+    """(blocks, 256) what a table of this memory has counted before each block."""
+    state, seen = Adapting(table), np.empty_like(pieces)
+    for i, piece in enumerate(pieces):
+        seen[i] = state.seen
         state.learn(piece)
-    return bits
+    return seen
+
+
+def _adapted_bits(pieces: Counts, seen: Counts, table: Table) -> float:
+    assert table.pace
+    weights = (table.counts * table.pace[0] + seen * int(table.counts.sum())).astype(np.float64)
+    return float((pieces.sum(1) * np.log2(weights.sum(1))).sum() - (pieces * np.log2(weights)).sum())
 
 
 def _fit(exact: Counts) -> tuple[int, int, int]:

@@ -129,8 +129,7 @@ def _within(seconds: float, rounds: int, now: Callable[[], float], world: World)
 
 def _now(subject: Subject) -> float:
     """Seconds, once the device has done what it was given."""
-    if _device(subject).type == "cuda":
-        torch.cuda.synchronize(_device(subject))
+    torch.get_device_module(_device(subject)).synchronize()
     return time.perf_counter()
 
 

@@ -18,7 +18,7 @@ from bitgolf.grids.integer import IntGrid
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
 from bitgolf.pack.contexts import Walk
 from bitgolf.pack.streams import Code
-from bitgolf.quantize.gptq import Gptq
+from bitgolf.quantize.gptq import Factor, Gptq
 from bitgolf.quantize.prune import keep_largest
 from bitgolf.quantize.session import Session
 from bitgolf.quantize.stats import Stats
@@ -120,24 +120,25 @@ class IntRows(Codec):
     def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
         rows, kept, step = self._prepared(w, stats)
         if self.solve and stats:  # without statistics no column answers for another
-            return self._solved([(rows, kept, step)], [stats], session or Session())[0]
+            factor = (session or Session()).factor(self.solve, stats.hessian)
+            return self._solved(self.solve, [(rows, kept, step)], [factor])[0]
         return self._code(self.grid.round(rows * kept, step[:, None]), step)
 
     def encode_each(
         self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session
     ) -> Iterator[tuple[str, Code]]:
         """Matrices of one shape are solved together, `TOGETHER` of them."""
-        if not self.solve:
+        solve = self.solve
+        if not solve:
             return super().encode_each(weights, stats, session)
 
         def work(paths: Sequence[str]) -> list[tuple[str, Code]]:
-            prepared = []
+            prepared, factors = [], []
             for path in paths:
                 with at(path):
-                    prepared.append(self._prepared(weights[path], stats.get(path)))
-            with at(paths[0]):
-                codes = self._solved(prepared, [stats[path] for path in paths], session)
-            return list(zip(paths, codes, strict=True))
+                    prepared.append(self._prepared(weights[path], stats[path]))
+                    factors.append(session.factor(solve, stats[path].hessian))
+            return list(zip(paths, self._solved(solve, prepared, factors), strict=True))
 
         known = {path: w for path, w in weights.items() if path in stats}
         rest = super().encode_each({path: w for path, w in weights.items() if path not in stats}, stats, session)
@@ -171,12 +172,9 @@ class IntRows(Codec):
         return rows, keep_largest(rows, self.prune), finite(self._steps(rows, stats), cause)
 
     def _solved(
-        self, prepared: Sequence[tuple[Tensor, Tensor, Tensor]], stats: Sequence[Stats], session: Session
+        self, solve: Gptq, prepared: Sequence[tuple[Tensor, Tensor, Tensor]], factors: Sequence[Factor]
     ) -> list[Code]:
         """The codes of matrices of one shape."""
-        solve = self.solve
-        assert solve
-        factors = [session.factor(solve, known.hessian) for known in stats]
         rows, kept, step = (torch.stack(tensors) for tensors in zip(*prepared, strict=True))
         codes = solve.codes(rows, factors, step[..., None], self.grid.round, kept)
         return [self._code(*pair) for pair in zip(codes, step, strict=True)]

@@ -60,16 +60,19 @@ def encode_all(
 ) -> dict[str, Code]:
     """path -> code of every tensor. An error names its tensor. `stats`: what calibration knows.
 
-    Codecs work where weights and statistics lie, which is one device; the codes are on the CPU. On another device they
-    may differ in a few indices, as sums are rounded otherwise; on one machine they are the same every time.
-    session: the caller's, if it encodes more than once.  `say` hears what codecs chose, `progress` (done, of) weights.
+    Codecs work on the session's device; the codes are on the CPU. On another device a few indices may differ, as sums are
+    rounded otherwise; on one machine they are the same every time.
+    session: the caller's, if it encodes more than once.  `say` hears where work is done and what codecs chose, `progress`
+    (done, of) weights.
     Raises `BitgolfError` where a codec asks for statistics of a tensor that has none.
     """
     _same_paths(state, roles)
-    session, known, codes, done = session or Session(), stats or {}, dict[str, Code](), 0
+    session, codes, done = session or Session(), dict[str, Code](), 0
+    say(session.remark)
+    known = session.placed(stats or {})
     codecs, of = assign(roles, rules), sum(w.numel() for w in state.values())
     for codec in dict.fromkeys(codecs.values()):
-        weights = {path: state[path] for path, own in codecs.items() if own is codec}
+        weights = {path: state[path].to(session.device) for path, own in codecs.items() if own is codec}
         if codec.calibrated and stats is not None:
             _all_known(weights, known)
         fitted = codec.fitted(weights, known, session)

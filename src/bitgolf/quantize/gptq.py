@@ -88,11 +88,8 @@ class Gptq:
         factors: one for each of the M matrices, which lie on one device and share nothing but their shape: each comes out
         as if it were alone, for a number of kernel launches that does not grow with M but for a product a block.
         """
-        for factor in factors:
-            if w.shape[2] != len(factor.order):
-                raise BitgolfError(f"a matrix of {w.shape[2]} columns has a Hessian of {len(factor.order)}")
         left = _by_turn(w.float(), factors)
-        left[torch.stack([factor.dead for factor in factors])] = 0.0
+        left.masked_fill_(torch.stack([factor.dead for factor in factors])[..., None], 0.0)
         for start in range(0, w.shape[2], self.block):
             end = min(start + self.block, w.shape[2])
             block, upper = left[:, start:end], torch.stack([f.upper[start:end, start:end] for f in factors])
@@ -139,4 +136,7 @@ def by_column(rounded: RoundColumn) -> RoundBlock:
 
 def _by_turn(x: Tensor, factors: Sequence[Factor]) -> Tensor:
     """(M, C, R) from (M, R, C): the columns in the order of their turns, each contiguous."""
+    for factor in factors:
+        if x.shape[2] != len(factor.order):
+            raise BitgolfError(f"a matrix of {x.shape[2]} columns has a Hessian of {len(factor.order)}")
     return torch.stack([one.T[factor.order] for one, factor in zip(x, factors, strict=True)])

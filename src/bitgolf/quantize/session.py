@@ -12,21 +12,40 @@ import torch
 from torch import Tensor
 
 from bitgolf.quantize.gptq import Factor, Gptq
-from bitgolf.quantize.stats import Stats, flat
+from bitgolf.quantize.stats import Calibration, Stats, flat
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Session:
     """Owned by whoever encodes: for one pass over a model, or for all probes of a fit, which then factor nothing twice.
 
     workers: threads, each with one thread of torch's; None: as many as torch would use. Codes do not depend on it.
+    device: where codecs work; None: the CPU. It also stands for a device without float64 (MPS): Hessians are factored in it.
+    remark: all that, for the log.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, device: torch.device | None = None) -> None:
+        wanted, cpu = device or torch.device("cpu"), torch.device("cpu")
+        self.device = wanted if wanted.type in ("cpu", "cuda") else cpu
         self.workers = workers or torch.get_num_threads()
+        said = "as set" if workers else "as many as torch has"
+        unable = "" if self.device == wanted else f" ({wanted} has no float64)"
+        self.remark = f"encoding on {self.device}{unable}, {self.workers} threads ({said})"
         self._lock, self._entries = Lock(), dict[tuple[Any, ...], _Entry]()
         self._flat: dict[int, Tensor] = {}
+        self._moved: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def placed(self, stats: Calibration) -> dict[str, Stats]:
+        """The statistics on the device. Matrices that share a Hessian (q, k, v) still do, and find it again in every pass."""
+        found = {}
+        for path, known in stats.items():
+            key = id(known.hessian)
+            if key not in self._moved:
+                self._moved[key] = known.hessian, known.hessian.to(self.device)
+            found[path] = Stats(self._moved[key][1], known.outputs.to(self.device), known.tokens)
+        return found
 
     def factor(self, solve: Gptq, hessian: Tensor) -> Factor:
         """`solve.factor(hessian)`, worked out once for each solver's settings and tensor: q, k and v share theirs."""

@@ -34,15 +34,6 @@ Calibration = Mapping[str, Stats]
 """path -> what is known of its matrix; paths of matrices only."""
 
 
-def on(device: torch.device, stats: Calibration) -> dict[str, Stats]:
-    """The same on another device. Matrices that share a Hessian (q, k and v) still do, so it is factored once."""
-    moved = {id(known.hessian): known.hessian for known in stats.values()}
-    moved = {key: hessian.to(device) for key, hessian in moved.items()}
-    return {
-        path: Stats(moved[id(known.hessian)], known.outputs.to(device), known.tokens) for path, known in stats.items()
-    }
-
-
 def flat(rows: int, columns: int) -> Stats:
     """Statistics that prefer nothing: what a codec takes that asks for none."""
     return Stats(torch.eye(columns), torch.ones(rows), 0)

@@ -35,6 +35,9 @@ from bitgolf.spec import Spec, part
 
 H100 = "8 x H100 SXM, 600 s"
 
+BANKS: dict[str, Any] = {"reduce": "bfloat16", "buffer": "bfloat16"}
+"""Muon of the scripts with parameter banks (#399, #549 to #1204 and #1512, #1530 to #1855): gradients travel in bfloat16, and the momentum is kept in it."""
+
 # Departures that nothing undoes.
 CLIPPED = {"the gradient is clipped after the mean over all processes, where each clipped its own": ""}
 SEARCHED = {"clips are searched with rounding to the nearest, where the original tried GPTQ with each": ""}

@@ -15,6 +15,7 @@ from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
 from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import (
+    BANKS,
     CHARGED,
     CLIPPED,
     LOOKED_UP,
@@ -31,7 +32,7 @@ from bitgolf.spec import Spec, part
 def pr1530() -> Spec[Recipe]:
     recipe = pr1493().but(name="pr1530").edit(Sdpa, append(masks=part(Segments, cap=2048)))
     recipe = recipe.edit(UNet, but(wiring=part(TwoLanes, start=8))).edit(QGain, but(init=5.0))
-    recipe = recipe.edit(Muon, but(momentum=part(Ramp, start=0.92, end=0.97, steps=1500)))
+    recipe = recipe.edit(Muon, but(momentum=part(Ramp, start=0.92, end=0.97, steps=1500), **BANKS))
     recipe = recipe.edit("train", but(rows=8, length=98_304, micro_rows=1, order=part(Packed)))
     return recipe.but(
         calibrate=on_training_text(64),

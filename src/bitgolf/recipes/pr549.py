@@ -17,7 +17,7 @@ from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
 from bitgolf.pack.coders import Lzma
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import CLIPPED, by_chunks, groups, results
+from bitgolf.recipes._published import BANKS, CLIPPED, by_chunks, groups, results
 from bitgolf.recipes.pr414 import pr414
 from bitgolf.spec import Spec, part
 
@@ -31,7 +31,7 @@ def pr549() -> Spec[Recipe]:
     recipe = recipe.set(
         "train.optim",
         groups(
-            part(Muon, lr=0.025, momentum=part(Ramp, start=0.92, end=0.99, steps=1500), weight_decay=0.04),
+            part(Muon, lr=0.025, momentum=part(Ramp, start=0.92, end=0.99, steps=1500), weight_decay=0.04, **BANKS),
             part(Adam, lr=0.035, weight_decay=0.04),
             part(Adam, lr=0.025, weight_decay=0.04),
             projections="scalar",

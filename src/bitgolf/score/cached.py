@@ -98,7 +98,7 @@ class CachedPlayer(StaticPlayer):
 
     @torch.no_grad()
     def predict(self, block: Block) -> Tensor:
-        tokens, asked, fresh = block.to(torch.device("cpu"))
+        tokens, asked, fresh, _ = block.to(torch.device("cpu"))
         if len(tokens) != len(self.memory.ids):
             self.memory = self._empty(len(tokens))
         self.memory.forget(fresh.nonzero()[:, 0])

@@ -19,17 +19,25 @@ from bitgolf.world import ALONE, World
 
 SHORTEST = 64  # tokens: shorter rows are padded to as many
 TRIAL = 32_768, 512  # tokens on which kernels are timed, and of a document among them on average
+MOST = 1 << 20  # tokens at once, where no limit was given
 _VERDICTS: dict[Any, Sequence[Verdict]] = {}
 
 
 class Forward(Protocol):
     """From rows of tokens (B, T), and n places among the flattened ones (n,), both on the CPU, to logits (n, V)."""
 
-    kernels: Sequence[str]  # which fused kernels run, and why: a line on each kind of part
+    @property
+    def kernels(self) -> Sequence[str]:
+        """Which fused kernels run, and why: a line on each kind of part."""
+        ...
 
     @property
     def seconds(self) -> float:
         """Spent on compiling so far."""
+        ...
+
+    def limit(self, tokens: int) -> None:
+        """Compute no more tokens at once, padding included, but at least a row."""
         ...
 
     def __call__(self, tokens: Tensor, places: Tensor) -> Tensor: ...
@@ -61,6 +69,9 @@ class Eager:
             hidden = self.model.hidden(self.model.bus(tokens)).flatten(0, 1)
             return at_least_float32(self.model.logits(hidden[places]))
 
+    def limit(self, tokens: int) -> None:
+        """Nothing is padded here: blocks keep to the limit."""
+
     def close(self) -> None:
         pass
 
@@ -76,12 +87,13 @@ class Compiled:
     def __init__(self, model: LM, device: Device, longest: int, choice: Choice) -> None:
         self.device, self.longest, self.choice, self.kernels = device, longest, choice, choice.lines
         self.rows: dict[int, int] = {}  # by length
+        self.most = MOST
         self.hidden = Graph(lambda tokens: model.hidden(model.bus(tokens)).flatten(0, 1), device.device)
         self.logits = Graph(lambda hidden, places: at_least_float32(model.logits(hidden[places])), device.device)
 
     def __call__(self, tokens: Tensor, places: Tensor) -> Tensor:
         length = padded_length(tokens.shape[1], self.longest)
-        rows = self.rows.setdefault(length, power_of_two(tokens.numel() / length))
+        rows = self.rows.setdefault(length, self._rows(tokens.numel(), length))
         places = places // tokens.shape[1] * length + places % tokens.shape[1]
         tokens = F.pad(tokens, (0, length - tokens.shape[1], 0, -len(tokens) % rows))
         self.choice.slots.fit(tokens.numpy(), rows)
@@ -90,6 +102,14 @@ class Compiled:
         with self.device.autocast():
             hidden = torch.cat([self.hidden(part) for part in shown.split(rows)])
             return self.logits(hidden, asked)[: len(places)]
+
+    def _rows(self, tokens: int, length: int) -> int:
+        """A power of two, for blocks of about so many tokens in rows of this length."""
+        wanted, most = power_of_two(tokens / length), max(1, self.most // length)
+        return min(wanted, 1 << most.bit_length() - 1)
+
+    def limit(self, tokens: int) -> None:
+        self.most = tokens
 
     @property
     def seconds(self) -> float:

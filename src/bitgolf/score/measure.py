@@ -117,7 +117,7 @@ def measure(
 
 def play(setting: Setting, method: Method, name: str) -> Played:
     """Score with a player of the method's own. Where memory runs out, it begins again with half the batch, and says so."""
-    batch, remarks = batch_for(setting.model, method.window, setting.device, setting.world, setting.batch_tokens), []
+    batch, remarks = batch_for(setting.model, method, setting.device, setting.world, setting.batch_tokens), []
     while (found := _attempt(setting, method, name, batch)) is None:
         release()
         batch = batch.halved(method.window, setting.world)
@@ -134,10 +134,11 @@ def _attempt(setting: Setting, method: Method, name: str, batch: Batch) -> Playe
     model, vocab, text, device, world, *_ = setting
     try:
         with closing(method.player(model, vocab, device, world)) as player:
+            if forward := forward_in(player):
+                forward.limit(batch.tokens)
             clock = Clock(text.targets / world.size, setting.limit)
             line = progress(name, setting, batch, clock)
             found = score(player, text, method, world=world, batch_tokens=batch.tokens, progress=line)
-            forward = forward_in(player)
             compiling, kernels = (forward.seconds, forward.kernels) if forward else (0.0, ())
             return Played(found, batch, compiling, clock.forecast, kernels, ())
     except Exception as error:

@@ -20,21 +20,23 @@ class Block(NamedTuple):
 
     tokens: (B, T) int64, already revealed, zeros behind the end of a row's window; asked: (B, T) bool, where the token
     after is asked for, in a row always the last ones of its window; fresh: (B,) bool, another text begins in this row.
+    opens: a track begins, which any process may play: nothing that was kept of texts before it may count.
     """
 
     tokens: Tensor
     asked: Tensor
     fresh: Tensor
+    opens: bool = False
 
     @classmethod
-    def of(cls, windows: Sequence[tuple[Tensor, int]], fresh: Tensor) -> Block:
+    def of(cls, windows: Sequence[tuple[Tensor, int]], fresh: Tensor, opens: bool = False) -> Block:
         """Side by side: each row's window, (n,) tokens, and after how many of its last ones the next is asked for."""
         size = len(windows), max(len(tokens) for tokens, _ in windows)
         shown, asked = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool)
         for i, (tokens, last) in enumerate(windows):
             shown[i, : len(tokens)] = tokens
             asked[i, len(tokens) - last : len(tokens)] = True
-        return cls(shown, asked, fresh)
+        return cls(shown, asked, fresh, opens)
 
     @property
     def places(self) -> Tensor:
@@ -42,7 +44,8 @@ class Block(NamedTuple):
         return self.asked.flatten().nonzero()[:, 0]
 
     def to(self, device: torch.device) -> Block:
-        return Block(*(upload(part, device) for part in self))
+        tokens, asked, fresh = (upload(part, device) for part in (self.tokens, self.asked, self.fresh))
+        return Block(tokens, asked, fresh, self.opens)
 
 
 class Player(Protocol):
@@ -102,12 +105,15 @@ class StaticPlayer:
 
 
 class HasForward(Protocol):
-    """What a player of ours lets a result say of its forward."""
+    """What the forwards of all our players have in common, see `forward.Forward`."""
 
-    kernels: Sequence[str]
+    @property
+    def kernels(self) -> Sequence[str]: ...
 
     @property
     def seconds(self) -> float: ...
+
+    def limit(self, tokens: int) -> None: ...
 
 
 def forward_in(player: Player) -> HasForward | None:

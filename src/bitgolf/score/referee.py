@@ -146,8 +146,8 @@ def _section(desk: _Desk, section: Section, world: World) -> float:
 
 def _track(desk: _Desk, track: Track, bits: list[float]) -> None:
     """Round after round, a window of each open text, whose sums of bits join `bits`; the player observes what is scored."""
-    for windows, fresh in _rounds(track):
-        block = _block(desk.tokens, windows, fresh)
+    for number, (windows, fresh) in enumerate(_rounds(track)):
+        block = _block(desk.tokens, windows, fresh, opens=number == 0)
         logits = desk.player.predict(block)
         live = [w for w in windows if w]
         targets = torch.cat([desk.tokens[w.first + 1 : w.stop + 1] for w in live])
@@ -177,6 +177,6 @@ def _rounds(track: Track) -> Iterator[tuple[list[Window | None], list[bool]]]:
         yield windows, fresh
 
 
-def _block(tokens: Tensor, windows: Sequence[Window | None], fresh: Sequence[bool]) -> Block:
+def _block(tokens: Tensor, windows: Sequence[Window | None], fresh: Sequence[bool], *, opens: bool) -> Block:
     shown = [(tokens[w.start : w.stop], w.stop - w.first) if w else (tokens[:0], 0) for w in windows]
-    return Block.of(shown, torch.tensor(fresh))
+    return Block.of(shown, torch.tensor(fresh), opens)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from bitgolf.errors import RecipeError
+from bitgolf.model.attend import Attention
 from bitgolf.model.caps import Softcap
 from bitgolf.model.cores.flash import Flash
 from bitgolf.model.cores.flex import Flex
@@ -23,12 +25,14 @@ from bitgolf.model.cores.fused import Fused
 from bitgolf.model.cores.sdpa import Sdpa
 from bitgolf.model.cores.segments import Room, Segmented, SegmentSlots
 from bitgolf.model.cores.varlen import Varlen
+from bitgolf.model.gates import HeadGate
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
+from bitgolf.model.xsa import ExclusiveSelf
 from bitgolf.train.ability import Call, Make, Timer, Trial, milliseconds, record
 from bitgolf.train.device import Device
 from bitgolf.train.trainer import Task
-from bitgolf.train.twins import FusedCrossEntropy, FusedMLP
+from bitgolf.train.twins import ExclusiveThenGate, FusedCrossEntropy, FusedExclusiveGate, FusedMLP
 from bitgolf.world import ALONE, World, shared
 
 PARITY_TOKENS = 4096
@@ -39,6 +43,7 @@ SPARE = 2
 """How many times the segments of the first batches attention has room for at the start."""
 
 FLASH: dict[str, Make] = {f"FlashAttention {n}": partial(Flash, version=n) for n in (4, 3)}
+MLPS: dict[str, Make] = {"fused": FusedMLP, "fused with TMA": partial(FusedMLP, tma=True)}
 BACKENDS: dict[str, Make] = {
     "FlashAttention of PyTorch": partial(Fused, backend=SDPBackend.FLASH_ATTENTION),
     "cuDNN": partial(Fused, backend=SDPBackend.CUDNN_ATTENTION),
@@ -48,11 +53,22 @@ Say = Callable[[str], object]
 
 
 class Site(NamedTuple):
-    """A plain module, what it is called, and its twins by name."""
+    """A plain part, what it is called, and its twins by name; and where in the model all of this is.
+
+    probe: the module whose first call the part is tried with. place: the module that makes way, for `fill(twin)`.
+    """
 
     what: str
     plain: nn.Module
     twins: Mapping[str, Make]
+    probe: nn.Module
+    place: nn.Module
+    fill: Callable[[nn.Module], nn.Module] = lambda twin: twin
+
+    @classmethod
+    def of(cls, what: str, module: nn.Module, twins: Mapping[str, Make]) -> Site:
+        """A single module of the model."""
+        return cls(what, module, twins, module, module)
 
 
 class Verdict(NamedTuple):
@@ -74,9 +90,9 @@ class Choice:
                 twin = site.twins[verdict.twin](site.plain)
                 if isinstance(twin, Segmented):
                     twin.room = verdict.room
-                for path in [path for path, module in paths if module is site.plain]:
-                    self.replaced[path] = site.plain
-                    root.set_submodule(path, twin)
+                for path in [path for path, module in paths if module is site.place]:
+                    self.replaced[path] = site.place
+                    root.set_submodule(path, site.fill(twin))
         described = [
             f"{site.what}: {verdict.twin or 'plain'}{f' ({verdict.why})' * bool(verdict.why)}"
             for site, verdict in zip(found, verdicts, strict=True)
@@ -134,17 +150,33 @@ def sites(root: nn.Module, *, compiled: bool) -> Iterator[Site]:
         caps = list(root.model.head.caps)
         if type(root.objective) is CrossEntropy and len(caps) == 1 and isinstance(caps[0], Softcap):
             cap = caps[0].cap
-            yield Site("softcapped cross-entropy", root.objective, {"fused": lambda _: FusedCrossEntropy(cap)})
+            yield Site.of("softcapped cross-entropy", root.objective, {"fused": lambda _: FusedCrossEntropy(cap)})
     for module in root.modules():
         if type(module) is MLP and type(module.act) is LeakySquared:
-            yield Site("MLP with LeakySquared", module, {"fused": FusedMLP})
-        elif type(module) is Sdpa and len(module.masks):
-            flex = Flex if compiled else _uncompiled
-            yield Site(
-                _described(module), module, FLASH | {"variable-length of PyTorch": Varlen, "FlexAttention": flex}
-            )
+            yield Site.of("MLP with LeakySquared", module, MLPS)
         elif type(module) is Sdpa:
-            yield Site(_described(module), module, FLASH | BACKENDS)
+            yield Site.of(_described(module), module, attention_twins(module, compiled=compiled))
+        elif isinstance(module, Attention):
+            yield from _gated(module.after)
+
+
+def attention_twins(plain: Sdpa, *, compiled: bool) -> dict[str, Make]:
+    """The fast twins of a core by name."""
+    if not len(plain.masks):
+        return FLASH | BACKENDS
+    return FLASH | {"variable-length of PyTorch": Varlen, "FlexAttention": Flex if compiled else _uncompiled}
+
+
+def _gated(after: nn.ModuleList) -> Iterator[Site]:
+    """Exclusive self-attention that a gate follows, in a chain on attention's output."""
+    for i, (part, gate) in enumerate(pairwise(after)):
+        if type(part) is ExclusiveSelf and isinstance(gate, HeadGate):
+
+            def fill(twin: nn.Module, i: int = i) -> nn.Module:
+                return nn.ModuleList([*after[:i], twin, *after[i + 2 :]])
+
+            what, plain = f"ExclusiveSelf, {type(gate).__name__}", ExclusiveThenGate(part, gate)
+            yield Site(what, plain, {"fused": FusedExclusiveGate}, part, after, fill)
 
 
 def judge(
@@ -166,14 +198,14 @@ def judge(
     verdicts: dict[tuple[object, ...], Verdict] = {}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         short = [x[:1, :PARITY_TOKENS] for x in inputs]
-        calls = record(root, [site.plain for site in found], trial.device, short)
-        keys = [(site.what, calls[site.plain].form if site.plain in calls else ()) for site in found]
+        calls = record(root, [site.probe for site in found], trial.device, short)
+        keys = [(site.what, calls[site.probe].form if site.probe in calls else ()) for site in found]
         for site, key in zip(found, keys, strict=True):
             if key not in verdicts:
                 roomy = site._replace(
                     twins={k: partial(_with_room, make, batches, bos) for k, make in site.twins.items()}
                 )
-                verdicts[key] = verdict(roomy, calls.get(site.plain), inputs[0], trial, timer, plain=plain)
+                verdicts[key] = verdict(roomy, calls.get(site.probe), inputs[0], trial, timer, plain=plain)
     return [verdicts[key] for key in keys]
 
 

@@ -133,11 +133,14 @@ def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool, limit
 
         saves = Saves(trainer, writer, report)
         losses = Losses(trainer, report, clock, every=1 if trainer.device.device.type == "cpu" else 50)
+        now = Now(step, settings.steps, saved.seconds, saved.limit)
         while True:
+            if now.steps_left < 3:
+                losses.flush()  # waits for the device: else a clock read while it works would let a step begin too late
             # The first process's clock and signals decide for all: learning rates follow the clock, and must be one.
-            elapsed, stop = broadcast([clock(), bool(caught)], world)
+            elapsed, stopped = broadcast([clock(), bool(caught)], world)
             now = Now(step, settings.steps, elapsed, saved.limit)
-            end = now.progress >= 1.0
+            stop, end = bool(stopped), now.progress >= 1.0
             if step > saved.steps and (stop or end or saves.due(now.elapsed - saved.seconds)):
                 losses.flush()
                 state = saves.state(step)

@@ -20,7 +20,8 @@ class Train:
     seconds, steps: the first that is reached ends training; 0 is no limit, and one of them must be set.
     rows, length: a global batch is `rows` sequences of `length` tokens, whatever the number of processes.
     ramp: how the batch grows to that.
-    micro_rows: sequences a process passes through the model at a time; 0 is all of its share at once.
+    micro_rows: most sequences that a process passes through the model at a time; 0 is all of its share. Where the memory
+    of a GPU does not hold them it takes fewer, which changes no more than how sums are rounded.
     clip: the gradient's largest norm; 0 is none.  checkpoint_seconds: how often state is saved.
     kernels: `auto` takes fused kernels where they are able, `fast` refuses to train where one is not, `plain` takes none.
     """

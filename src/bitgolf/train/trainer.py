@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from bitgolf.clock import Now
 from bitgolf.data.batches import Batches, share_of
-from bitgolf.data.prefetch import Prefetcher
+from bitgolf.data.prefetch import HostBatch, Prefetcher
 from bitgolf.errors import DamagedError
 from bitgolf.model.core import roles
 from bitgolf.model.cores.segments import SegmentSlots
@@ -23,7 +25,9 @@ from bitgolf.recipe import Recipe
 from bitgolf.spec import Place, Spec
 from bitgolf.train.compiler import compiled
 from bitgolf.train.device import Device
+from bitgolf.train.memory import rows_within
 from bitgolf.train.phases import Phases, within
+from bitgolf.train.ramps import Shape
 from bitgolf.train.settings import Train
 from bitgolf.world import World
 
@@ -71,28 +75,41 @@ class Trainer:
         self.run: Callable[[Tensor, Tensor], Tensor] = self.task
         self.phases = Phases(self.task)
         self.slots = SegmentSlots(self.task, place.bos, print)
+        self.room = math.inf  # tokens that may pass through the model at a time
 
     def step(self, step: int, now: Now) -> Tensor:
         """Train on batch `step`; returns this process's mean loss in nats per token (not yet synchronised)."""
         shape = self.settings.shape(now.progress)
         batch = self.prefetcher.batch(step, rows=shape.rows, length=shape.length)
-        count = len(batch.inputs)
-        micro = self.settings.micro_rows or count
+        count, micro = len(batch.inputs), self.rows_at_once(len(batch.inputs), shape.length)
         self.slots.fit(batch.inputs, micro)
         self.phases.at(now, lambda: self.probe(batch.inputs[:micro], batch.targets[:micro]))
         total = torch.zeros((), device=self.device.device)
         for first in range(0, count, micro):
-            rows = slice(first, min(first + micro, count))
-            with self.device.autocast():
-                loss = self.run(self.to_device(batch.inputs[rows]), self.to_device(batch.targets[rows]))
-            loss = loss * ((rows.stop - rows.start) / count)
-            if rows.stop == count:
+            if first + micro >= count:
                 self.optimizer.expect()
-            loss.backward()
-            total += loss.detach()
+            total += self.backward(batch, slice(first, min(first + micro, count)))
         self.phases.fill_idle(self.params.values())
         self.update(now)
         return total
+
+    def backward(self, batch: HostBatch, rows: slice) -> Tensor:
+        """Add to the gradients what some rows of a batch contribute; returns their part of its mean loss."""
+        with self.device.autocast():
+            loss = self.run(self.to_device(batch.inputs[rows]), self.to_device(batch.targets[rows]))
+        loss = loss * ((rows.stop - rows.start) / len(batch.inputs))
+        loss.backward()
+        return loss.detach()
+
+    def rows_at_once(self, count: int, length: int) -> int:
+        """How many of `count` rows pass through the model at a time: `micro_rows`, or fewer where there is no room."""
+        rows = min(self.settings.micro_rows or count, count)
+        return rows if rows * length <= self.room else rows_within(count, length, self.room)
+
+    @property
+    def moments(self) -> list[float]:
+        """The fractions of the run from which the batch has another shape or the graph is another."""
+        return sorted({*self.settings.moments, *self.phases.moments})
 
     def probe(self, inputs: Tensor, targets: Tensor) -> float:
         """The loss on these rows through the very graph that trains, with the random state of the moment."""
@@ -177,18 +194,33 @@ def compile_task(trainer: Trainer, mode: str) -> str:
     return "torch.compile, full graph"
 
 
-def warm_up(trainer: Trainer, steps: int) -> None:
-    """Run `steps` steps before the clock starts, then put everything back: compiles graphs, changes nothing.
+def warm_up(trainer: Trainer, steps: int) -> dict[float, float]:
+    """Train `steps` steps with each graph before the clock starts, then put everything back: compiles, changes nothing.
 
-    Data order needs no restoring, as batches are a pure function of (seed, step).
+    Returns the seconds that each took, by the moment from which it trains. The first step compiles, one more finds what
+    is only done once. State is kept on the device; data order needs no restoring, as batches are a pure function of
+    (seed, step).
     """
-    before, limits = trainer.snapshot(), trainer.settings
-    for moment in sorted({*limits.moments, *trainer.phases.moments}):
+    before, limits, seconds = trainer.snapshot(), trainer.settings, dict[float, float]()
+    for moment in _graphs(trainer):
         trainer.phases.now = None  # nothing to prove yet: at the start many branches are silent
+        started = time.perf_counter()
         for step in range(steps):
-            trainer.step(step, within(moment, limits.steps, limits.seconds))
+            trainer.step(step, within(moment, limits.steps, limits.seconds)).item()
+        seconds[moment] = time.perf_counter() - started
     trainer.phases.now = None
     trainer.load(before)
+    return seconds
+
+
+def _graphs(trainer: Trainer) -> list[float]:
+    """The first moment of each pair of a phase and a shape of batch: what has both in common trains with one graph."""
+    limits, phases = trainer.settings, trainer.phases
+    first: dict[tuple[int, Shape], float] = {}
+    for moment in trainer.moments:
+        phase = sum(begin <= moment for begin in phases.moments)
+        first.setdefault((phase, limits.shape(moment)), moment)
+    return list(first.values())
 
 
 def _path(name: str) -> str:

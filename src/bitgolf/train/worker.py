@@ -23,12 +23,13 @@ from bitgolf.recipe import Recipe, limit_of, reserve_of
 from bitgolf.spec import Place, Spec
 from bitgolf.train import dist, fast, loop
 from bitgolf.train.device import Device, choose
+from bitgolf.train.fit import fit_memory
 from bitgolf.train.settings import Train
 from bitgolf.train.touched import touched
 from bitgolf.train.trainer import Trainer, compile_task, compiles, warm_up
 from bitgolf.world import World
 
-WARM_UP_STEPS = 3
+WARM_UP_STEPS = 2
 LOOK_STEPS = 32
 """Steps whose segments are counted before training."""
 
@@ -127,8 +128,11 @@ def _train(
         {"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1}
         for where, kind, n, p in trainer.optimizer.touched()
     ]
+    fit_memory(trainer, journal.say)
     if device.device.type == "cuda" or trainer.run is not trainer.task:
-        warm_up(trainer, WARM_UP_STEPS)
+        for moment, seconds in warm_up(trainer, WARM_UP_STEPS).items():
+            journal.event("warm_up", moment=moment, seconds=round(seconds, 2))
+            journal.say(f"the graph from {moment:g} of the run on was compiled and warmed up in {seconds:.1f} s")
     report = _reporter(journal, settings, limit)
     try:
         result = loop.train(trainer, folder / "checkpoint", report, resume=resume, limit=limit)

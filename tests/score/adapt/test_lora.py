@@ -101,7 +101,15 @@ def test_warm_documents_follow_one_another_and_say_so() -> None:
     after = by_document(charges(method, text_of(docs[::-1])), docs[::-1])[::-1]
     assert max(np.abs(a - b).max() for a, b in zip(before, after, strict=True)) > 1e-3
     assert method.crosses
-    assert len(list(method.tracks(text_of(docs * 9).documents()))) == 1, "of however many processes, one plays them all"
+
+
+@pytest.mark.parametrize(("count", "chains"), [(7, 1), (12, 2), (100, 8), (1000, 8)])
+def test_warm_documents_are_dealt_to_chains_of_at_least_two_a_row(count: int, chains: int) -> None:
+    tracks = list(lora(warm=True).tracks([(i, i + 1) for i in range(count)]))
+    dealt = [[window.first for text in track.texts for window in text] for track in tracks]
+    assert len(tracks) == chains and sorted(first for own in dealt for first in own) == list(range(count))
+    assert min(map(len, dealt)) > 3 and max(map(len, dealt)) - min(map(len, dealt)) <= 3
+    assert all(own == sorted(own) for own in dealt)
 
 
 @pytest.mark.parametrize(("double", "tolerance"), [(True, 1e-9), (False, 1e-5)])
@@ -123,12 +131,13 @@ class Share(DocumentLora):
             yield section._replace(tracks=tracks)
 
 
+@pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("processes", [2, 4])
-def test_totals_do_not_depend_on_who_plays_a_track(processes: int) -> None:
+def test_totals_do_not_depend_on_who_plays_a_track(processes: int, warm: bool) -> None:
     text = text_of(documents(lengths=[5 + 3 * (i % 7) for i in range(9)]))
-    whole, found = charges(lora(rows=1), text), np.zeros(text.targets)
+    whole, found = charges(lora(rows=1, warm=warm), text), np.zeros(text.targets)
     for rank in range(processes):
-        share = Share(window=16, stride=5, rows=1, rank=2, lr=0.02)
+        share = Share(window=16, stride=5, rows=1, rank=2, lr=0.02, warm=warm)
         share.rank_of, share.size_of = rank, processes
         player = share.player(built(LOOPED).double(), VOCAB, choose(), ALONE)
         with pytest.raises(BitgolfError, match="scored target"):  # the others' ones are missing here

@@ -61,11 +61,16 @@ def compiled(method: DocumentLora) -> LoraPlayer:
     return p
 
 
-@pytest.mark.parametrize("settings", [{}, {"rank": 0, "on": ("head",)}, {"steps": 2, "rows": 1}, {"warm": True}])
-def test_graphs_of_few_shapes_score_and_learn_alike(traced: None, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("settings", "at_once"),
+    [({}, 64), ({}, 32), ({"rank": 0, "on": ("head",)}, 16), ({"steps": 2, "rows": 1}, 64), ({"warm": True}, 16)],
+)
+def test_graphs_of_few_shapes_score_and_learn_alike(traced: None, settings: dict[str, Any], at_once: int) -> None:
+    """Whether all three rows are read at once, or two of them, or each by itself."""
     method, found = lora(**settings), list[np.ndarray]()
-    plain = LoraPlayer(built(LOOPED).double(), VOCAB, choose(), method)
-    for p in (plain, compiled(method)):
+    plain, fixed = LoraPlayer(built(LOOPED).double(), VOCAB, choose(), method), compiled(method)
+    fixed.forward.limit(at_once)
+    for p in (plain, fixed):
         charges = np.zeros(text().targets)
         score(p, text(), method, charges=charges)
         found.append(charges)
@@ -86,7 +91,7 @@ def test_shapes_are_one_number_of_rows_and_columns_and_four_lengths() -> None:
     p.forward.run = lambda *x: seen.add(tuple(n for t in x for n in t.shape)) or torch.zeros(3, 4, VOCAB)
     for length in (1, 63, 64, 65, 200, 256, 257, 511, 512):
         windows = [(torch.zeros(length, dtype=torch.int64), 1), (torch.arange(0), 0), (torch.ones(1).long(), 1)]
-        assert p.forward(Block.of(windows, torch.zeros(3, dtype=torch.bool))).shape == (2, VOCAB)
+        assert p.predict(Block.of(windows, torch.zeros(3, dtype=torch.bool))).shape == (2, VOCAB)
     assert seen == {(3, length, 3, 4) for length in (64, 128, 256, 512)}
 
 

@@ -28,6 +28,7 @@ from bitgolf.train.device import Device
 from bitgolf.world import ALONE, World
 
 DEPTH = 4  # documents that follow one another in a row of a track, on average
+CHAINS = 8  # tracks of documents that keep their A, at most: as many processes have work
 
 
 @register
@@ -39,7 +40,9 @@ class DocumentLora(Method):
     on: what is adapted: `head`, `mlp` (beside the MLP), and matrices of the blocks by name (`q`, `k`, `v`, `out`, …).
     lr, betas, eps, weight_decay: of Adam with decoupled decay. steps: of it, after each window but a document's last.
     warm: keep A from document to document of a row, and start only B and the moments anew (Parameter Golf #1767):
-    then earlier documents do count, and as rows must follow one another, one process reads them all.
+    then earlier documents do count. So that processes can share the work, documents are dealt, `rows` at a time, to up to
+    eight chains, each of which begins with the A of the start, as each of the original's eight GPUs did; however many
+    processes there are.
     seed: of A, which is the same for every document. order: of the documents; it decides which ones wait for others.
     """
 
@@ -86,10 +89,15 @@ class DocumentLora(Method):
 
     def tracks(self, documents: Sequence[tuple[int, int]]) -> Iterator[Track]:
         """Documents, (start, stop) of their targets, in their order; however many processes there are."""
-        size = len(documents) if self.warm else DEPTH * self.rows
-        for i in range(0, len(documents), max(size, 1)):
-            group = documents[i : i + size]
+        for group in self._chains(documents) if self.warm else groups(documents, DEPTH * self.rows):
             yield Track(self.rows, [list(self.windows(stop - start, start)) for start, stop in group])
+
+    def _chains(self, documents: Sequence[tuple[int, int]]) -> Iterator[Sequence[tuple[int, int]]]:
+        """At least two documents a row in each, or there would be nothing to keep."""
+        dealt = list(groups(documents, self.rows))
+        chains = max(1, min(CHAINS, len(dealt) // 2))
+        for i in range(chains):
+            yield [document for group in dealt[i::chains] for document in group]
 
     def player(self, model: LM, vocab: int, device: Device, world: World) -> LoraPlayer:
         return LoraPlayer(model, vocab, device, self, world)
@@ -101,12 +109,18 @@ class DocumentLora(Method):
         return still
 
 
+def groups(documents: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
+    """So many documents at a time."""
+    for i in range(0, len(documents), size):
+        yield documents[i : i + size]
+
+
 class LoraPlayer:
     """A model with adapters, a set for each of `method.rows` rows. Whoever makes it closes it.
 
     With P numbers a row (see `Adapters`) it holds 20 to 32 bytes for each of rows * P: the adapters, two moments, the
     gradient in two forms, and where it steps eagerly three more; and from `predict` to `observe` the graph of one
-    forward: of rows x window tokens on CUDA, of those that are read on the CPU, see `batch.bytes_per_token`.
+    forward, `batch.bytes_per_token` for each token. On CUDA that is bounded: see `Rows.limit`.
     """
 
     def __init__(self, model: LM, vocab: int, device: Device, method: DocumentLora, world: World = ALONE) -> None:
@@ -126,13 +140,19 @@ class LoraPlayer:
         return CompiledRows(self.model, self.device, self.adapters, window=window, columns=stride, world=world)
 
     def predict(self, block: Block) -> Tensor:
+        """The graph is kept for `observe` where the whole block is read at once: of several pieces it could be too large."""
+        if block.opens:
+            self.renew()
         self.reset(block.fresh)
-        logits = self._logits(block)
-        self._kept = (block, logits)
-        return logits.detach()
+        pieces = self.forward.pieces(block)
+        keeps = len(pieces) == 1 and self.method.steps > 0
+        with torch.set_grad_enabled(keeps):
+            logits = [self.forward(shown) for shown in pieces]
+        self._kept = (block, logits[0]) if keeps else None
+        return logits[0].detach() if len(logits) == 1 else torch.cat(logits)
 
     def observe(self, block: Block, targets: Tensor) -> None:
-        """Learn of a block: from the graph of its prediction, or where that was not asked for here, from a new one."""
+        """Learn of a block: from the graph of its prediction, or where there is none, from a new one."""
         kept, self._kept = self._kept, None
         counts = block.asked.sum(1)
         learns = self._unfinished(counts, targets)
@@ -142,19 +162,26 @@ class LoraPlayer:
         shares, targets, learns = (upload(t, self.device.device) for t in (shares, targets, learns))
         known = kept[1] if kept and kept[0] is block else None
         for _ in range(self.method.steps):
-            logits, known = self._logits(block) if known is None else known, None
-            loss = F.cross_entropy(logits, targets, reduction="none") @ shares.to(logits.dtype)
-            self.adam.step(self.adapters.gradients(loss), learns)
+            self.adam.step(self._gradient(block, targets, shares, known), learns)
+            known = None
+
+    def _gradient(self, block: Block, targets: Tensor, shares: Tensor, known: Tensor | None) -> Tensor:
+        """(rows, P), of the sum over rows of the mean nats of each; known: the logits with their graph, if there is one."""
+        pieces, gradient = self.forward.pieces(block), None
+        sizes = [len(shown.places) for shown in pieces]
+        with torch.enable_grad():
+            for shown, own, share in zip(pieces, targets.split(sizes), shares.split(sizes), strict=True):
+                logits = self.forward(shown) if known is None else known
+                loss = F.cross_entropy(logits, own, reduction="none") @ share.to(logits.dtype)
+                found = self.adapters.gradients(loss)
+                gradient = found if gradient is None else gradient.add_(found)
+        assert gradient is not None, "a row that learns was asked for something"
+        return gradient
 
     def _unfinished(self, counts: Tensor, targets: Tensor) -> Tensor:
         """The rows, boolean (B,), that were asked for something and whose document goes on: its last target is no BOS."""
         last = (counts.cumsum(0) - 1).clamp(min=0)
         return (counts > 0) & (targets[last] != self.model.bos)
-
-    def _logits(self, block: Block) -> Tensor:
-        """(n, V), with a graph back to the adapters where there is to be learned."""
-        with torch.set_grad_enabled(self.method.steps > 0):
-            return self.forward(block)
 
     def reset(self, rows: Tensor) -> None:
         """Other documents begin in these rows, boolean (rows,) on the CPU."""

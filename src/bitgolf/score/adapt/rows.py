@@ -43,9 +43,9 @@ class Shown(NamedTuple):
 
 
 class Rows:
-    """From a block to logits (n, V) where it asks, with a graph back to the adapters if gradients are on.
+    """From a block to logits where it asks, with a graph back to the adapters if gradients are on.
 
-    Eager, only rows that are asked for something, at the shapes that come: the reference.
+    Eager, all rows that are asked for something at once, at the shapes that come: the reference.
     """
 
     kernels: Sequence[str] = ()
@@ -54,8 +54,13 @@ class Rows:
         self.model, self.device, self.adapters = model, device, adapters
         self.run: Callable[[Tensor, Tensor], Tensor] = self.read
 
-    def __call__(self, block: Block) -> Tensor:
-        rows, *parts = self.shown(block)
+    def pieces(self, block: Block) -> list[Shown]:
+        """What is read at once, row after row."""
+        return [Shown.of(block, block.asked.any(1), int(block.asked.sum(1).max()))]
+
+    def __call__(self, shown: Shown) -> Tensor:
+        """Logits (n, V) of a piece's places."""
+        rows, *parts = shown
         tokens, columns, places = (upload(x, self.device.device) for x in parts)
         with (
             taking_gradients(self.model.parameters(), False),  # its own are constants of the graph
@@ -64,14 +69,14 @@ class Rows:
         ):
             return self.run(tokens, columns).flatten(0, 1)[places]
 
-    def shown(self, block: Block) -> Shown:
-        return Shown.of(block, block.asked.any(1), int(block.asked.sum(1).max()))
-
     def read(self, tokens: Tensor, columns: Tensor) -> Tensor:
         """Tokens (b, T) and columns (b, C): logits (b, C, V)."""
         hidden = self.model.hidden(self.model.bus(tokens))
         hidden = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
         return at_least_float32(self.model.logits(hidden))
+
+    def limit(self, tokens: int) -> None:
+        """On the CPU memory is a matter of the method's rows."""
 
     @property
     def seconds(self) -> float:
@@ -83,9 +88,10 @@ class Rows:
 
 
 class CompiledRows(Rows):
-    """All rows, also those without a text, at four lengths and with one number of columns: a graph for each length.
+    """A fixed number of rows at once, at four lengths and with one number of columns: a graph for each length.
 
-    Lengths are the window, a half, a quarter and an eighth of it. Forward and backward are a graph each.
+    Lengths are the window, a half, a quarter and an eighth of it. Rows without a text are read with the others of their
+    piece, a piece without any text is not. Forward and backward are a graph each.
     """
 
     HALVINGS = 3
@@ -96,16 +102,23 @@ class CompiledRows(Rows):
         super().__init__(model, device, adapters)
         with adapters.holding(torch.arange(adapters.rows) == 0):  # kernels are tried on a single row
             self.choice = kernels_for(model, device, window, learns=True, world=world)
-        self.kernels, self.window, self.columns = self.choice.lines, window, columns
+        self.kernels, self.window, self.columns, self.rows = self.choice.lines, window, columns, adapters.rows
         self.run = self.graph = Graph(self.read, device.device)
 
-    def shown(self, block: Block) -> Shown:
-        shown = Shown.of(block, torch.ones(len(block.tokens), dtype=torch.bool), self.columns)
+    def pieces(self, block: Block) -> list[Shown]:
+        number = torch.arange(len(block.tokens)) // self.rows
+        chosen = [number == i for i in range(-(-len(number) // self.rows))]
+        return [self._padded(Shown.of(block, rows, self.columns)) for rows in chosen if block.asked[rows].any()]
+
+    def _padded(self, shown: Shown) -> Shown:
         shortest = -(-self.window >> self.HALVINGS)
         length = padded_length(max(shown.tokens.shape[1], shortest), self.window)
         shown = shown._replace(tokens=F.pad(shown.tokens, (0, length - shown.tokens.shape[1])))
         self.choice.slots.fit(shown.tokens.numpy())
         return shown
+
+    def limit(self, tokens: int) -> None:
+        self.rows = min(self.adapters.rows, max(1, tokens // self.window))
 
     @property
     def seconds(self) -> float:

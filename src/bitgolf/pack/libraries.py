@@ -1,0 +1,21 @@
+"""Compressors' modules, imported when they are used: Python may be built without them, and `Coder.check` says so early."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from bitgolf.errors import BitgolfError
+
+
+def library(name: str) -> Any:
+    """The module. Raises `BitgolfError` where it is missing, with what to do."""
+    try:
+        return import_module(name)
+    except ImportError:
+        own = name in ("zlib", "lzma")
+        raise BitgolfError(
+            f"the codec {name} is missing",
+            place=name,
+            mend="use a Python built with it (its headers were missing)" if own else f"pip install {name}",
+        ) from None

@@ -1,0 +1,169 @@
+"""Encoding in a session: the same codes for any number of workers, each Hessian factored once, errors that name a tensor."""
+
+from __future__ import annotations
+
+from threading import Barrier
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bitgolf.errors import BitgolfError
+from bitgolf.pack.streams import Code
+from bitgolf.quantize.codec import TOGETHER, Codec, Float, IntRows
+from bitgolf.quantize.codes import encode_all
+from bitgolf.quantize.gptq import Factor, Gptq
+from bitgolf.quantize.lqer import LowRankRepair
+from bitgolf.quantize.session import Session
+from bitgolf.quantize.stats import Stats
+from bitgolf.quantize.trellis import Trellis
+from bitgolf.rules import Rule
+from bitgolf.spec import Spec, part
+
+SOLVED = part(IntRows, bits=4, solve=part(Gptq, block=16))
+CODECS: list[Spec[Codec]] = [
+    SOLVED,
+    part(Trellis, bits=3.0, states=8),
+    part(Trellis, bits=3.0, states=1),
+    part(LowRankRepair, codec=SOLVED, keep=2, choose="hessian"),
+    part(LowRankRepair, codec=part(Trellis, bits=2.0, states=4), keep=2),
+]
+
+
+def model() -> tuple[dict[str, Tensor], dict[str, Stats]]:
+    """Matrices of three shapes, more of one than are solved together; q, k and v of a layer share a Hessian."""
+    generator = torch.Generator().manual_seed(0)
+    weights, stats = dict[str, Tensor](), dict[str, Stats]()
+    for layer in range(TOGETHER):
+        x = torch.randn(96, 24, generator=generator) @ torch.randn(24, 24, generator=generator)
+        shared, tall = x.T @ x / len(x), torch.randn(200, 40, generator=generator)
+        for name, shape in {"q": (24, 24), "k": (24, 24), "up": (40, 24), "down": (24, 40)}.items():
+            path = f"{layer}.{name}"
+            weights[path] = torch.randn(shape, generator=generator)
+            hessian = tall.T @ tall / len(tall) if name == "down" else shared
+            stats[path] = Stats(hessian, torch.rand(shape[0], generator=generator) + 0.1, 96)
+    return weights | {"scale": torch.ones(24)}, stats
+
+
+ROLES = {path: "scale" if path == "scale" else "matrix" for path in model()[0]}
+
+
+def rules(codec: Spec[Codec]) -> tuple[Spec[Rule], ...]:
+    return part(Rule, where="matrix", use=codec), part(Rule, where="*", use=part(Float, dtype="float16"))
+
+
+def same(a: Code, b: Code) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_codes_do_not_depend_on_the_workers(codec: Spec[Codec]) -> None:
+    weights, stats = model()
+    alone = encode_all(weights, ROLES, rules(codec), stats, Session(1))
+    for workers in (2, 5):
+        codes = encode_all(weights, ROLES, rules(codec), stats, Session(workers))
+        assert list(codes) == list(weights) and all(same(codes[path], alone[path]) for path in weights)
+
+
+def test_a_matrix_has_the_code_that_it_has_alone() -> None:
+    weights, stats = model()
+    codes = encode_all(weights, ROLES, rules(SOLVED), stats)
+    assert all(same(codes[path], SOLVED().encode(weights[path], stats[path])) for path in stats)
+
+
+@pytest.fixture
+def factored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The identity of each Hessian that is factored."""
+    seen, factor = list[int](), Gptq.factor
+
+    def counted(self: Gptq, hessian: Tensor) -> Factor:
+        seen.append(id(hessian))
+        return factor(self, hessian)
+
+    monkeypatch.setattr(Gptq, "factor", counted)
+    return seen
+
+
+@pytest.mark.parametrize("codec", [SOLVED, part(Trellis, bits=3.0, states=4)], ids=repr)
+def test_a_hessian_is_factored_once_for_all_who_share_it_and_for_all_passes(
+    codec: Spec[Codec], factored: list[int]
+) -> None:
+    weights, stats = model()
+    session = Session(3)
+    for _ in range(2):
+        encode_all(weights, ROLES, rules(codec), stats, session)
+    assert sorted(factored) == sorted({id(known.hessian) for known in stats.values()}) and len(factored) == 2 * TOGETHER
+    encode_all(weights, ROLES, rules(codec), stats)
+    assert len(factored) == 4 * TOGETHER, "another session knows nothing of it"
+
+
+def test_other_settings_are_other_factors(factored: list[int]) -> None:
+    hessian, session = torch.eye(3), Session(1)
+    for solve in (Gptq(), Gptq(block=2), Gptq(damping=0.5), Gptq(order="given"), Gptq(damping=0.5)):
+        assert torch.equal(session.factor(solve, hessian).upper, solve.factor(hessian).upper)
+    assert len(factored) == 5 + 3
+
+
+def test_two_workers_work_at_once_with_one_thread_each() -> None:
+    both, threads = Barrier(2, timeout=30), torch.get_num_threads()
+
+    def work(item: int) -> int:
+        both.wait()
+        assert torch.get_num_threads() == 1
+        return item
+
+    try:
+        torch.set_num_threads(2)
+        assert Session().workers == 2 and list(Session(2).map(work, [3, 1])) == [3, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_an_error_names_its_tensor(codec: Spec[Codec], workers: int) -> None:
+    weights, stats = model()
+    weights["2.up"][1, 1] = torch.nan
+    with pytest.raises(BitgolfError, match="not finite") as error:
+        encode_all(weights, ROLES, rules(codec), stats, Session(workers))
+    assert error.value.place == "2.up"
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_an_error_in_a_hessian_names_its_matrix(codec: Spec[Codec]) -> None:
+    weights, stats = model()
+    stats["3.down"].hessian[5, 5] = torch.nan
+    with pytest.raises(BitgolfError, match="not finite") as error:
+        encode_all(weights, ROLES, rules(codec), stats, Session(2))
+    assert error.value.place == "3.down"
+
+
+def test_progress_counts_all_weights() -> None:
+    weights, stats = model()
+    seen: list[tuple[int, int]] = []
+    encode_all(weights, ROLES, rules(SOLVED), stats, Session(2), progress=lambda done, of: seen.append((done, of)))
+    total = sum(w.numel() for w in weights.values())
+    assert len(seen) == len(weights) and seen == sorted(seen) and seen[-1] == (total, total)
+
+
+def test_where_and_with_how_many_threads_is_said() -> None:
+    weights, stats = model()
+    heard = list[str]()
+    encode_all(weights, ROLES, rules(part(Trellis, bits=3.0, states=4)), stats, Session(2), say=heard.append)
+    assert heard[0] == "encoding on cpu, 2 threads (as set)" and "trellis of 4 states" in heard[1]
+    other = Session(device=torch.device("mps"))
+    assert other.device.type == "cpu" and "cpu (mps has no float64)" in other.remark and "torch has" in other.remark
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_a_gpu_finds_nearly_the_same_codes_and_the_same_every_time(codec: Spec[Codec]) -> None:
+    weights, stats = model()
+    plain = encode_all(weights, ROLES, rules(codec), stats)
+    first, again = (encode_all(weights, ROLES, rules(codec), stats, Session(2, torch.device("cuda"))) for _ in range(2))
+    assert all(same(first[path], again[path]) for path in weights)
+    differ = sum(int((first[path]["codes"] != plain[path]["codes"]).sum()) for path in stats)
+    assert differ < 0.01 * sum(w.numel() for w in weights.values())

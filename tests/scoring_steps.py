@@ -1,0 +1,132 @@
+"""The batches of scoring and adaptation at a recipe's own shapes on fake tensors: what they would allocate on a card."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bitgolf.model.skeleton import LM
+from bitgolf.recipe import Recipe
+from bitgolf.score import forward
+from bitgolf.score.adapt import lora, nats, rows
+from bitgolf.score.adapt.lora import LoraPlayer
+from bitgolf.score.adapt.phased import PhasedPlayer
+from bitgolf.score.adapt.rows import CompiledRows
+from bitgolf.score.adapt.streamed import StreamPlayer
+from bitgolf.score.batch import MOST_TOKENS
+from bitgolf.score.bits import PIECE, plain_bits
+from bitgolf.score.player import Block, Player
+from bitgolf.score.windows import Method
+from bitgolf.spec import Place, Spec
+from bitgolf.train.device import Device
+from bitgolf.world import ALONE
+
+MIXED = Device(torch.device("cpu"), torch.bfloat16, "fake tensors, in autocast to bfloat16 as on CUDA")
+
+
+class Allocated(TorchDispatchMode):
+    """Bytes of the storages that operators make within: alive at once at most (`peak`), and of the largest one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive, self.peak, self.largest = 0, 0, 0
+        self._known = set[int]()
+
+    def _note(self, x: Tensor) -> None:
+        storage = x.untyped_storage()
+        if storage._cdata in self._known:
+            return
+        size = storage.nbytes()
+        self._known.add(storage._cdata)
+        self.alive += size
+        self.peak, self.largest = max(self.peak, self.alive), max(self.largest, size)
+        weakref.finalize(storage, self._gone, storage._cdata, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.alive -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for x in tree_leaves(made):
+            if isinstance(x, Tensor):
+                self._note(x)
+        return made
+
+
+class Step(NamedTuple):
+    """One batch: `run` does with fake tensors what the referee would have a player do with real ones."""
+
+    name: str
+    run: Callable[[], None]
+
+
+def steps(recipe: Spec[Recipe], vocab: int, *, tokens: int = MOST_TOKENS) -> Iterator[Step]:
+    """Of each method of a recipe, and of what it is without adaptation: a block, and where it learns, learning from it.
+
+    tokens: read at once. Everything is eager, so compiled graphs need less.
+    """
+    for spec in recipe["score"]:
+        method: Method = spec()
+        for own in filter(None, (method.still(), method)):
+            with faked() as fake:
+                with fake:
+                    model = recipe["model"](Place(vocab=vocab))
+                    player = own.player(model, vocab, MIXED, ALONE)
+                name = f"{recipe['name']} {own.name}"
+                yield Step(name, lambda own=own, player=player: _block(own, player, tokens))
+                if isinstance(player, PhasedPlayer | StreamPlayer):
+                    yield Step(f"{name}: descent", lambda player=player: _descent(player))
+
+
+@contextmanager
+def faked() -> Iterator[FakeTensorMode]:
+    """What is on the device is fake, what is on the host is real. A fake model cannot be moved, and is where it is."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LM, "to", lambda self, *words: self)
+        for module in (forward, lora, nats, rows):
+            patch.setattr(module, "upload", lambda x, device: fake.from_tensor(x))
+        yield fake
+
+
+def _block(method: Method, player: Player, tokens: int) -> None:
+    """A block whose windows are all full, and which is asked for as much as any."""
+    window, count, asked = method.window, max(1, tokens // method.window), method.window
+    if isinstance(player, LoraPlayer):
+        count, asked = player.method.rows, player.method.stride
+        player.forward = in_pieces(player, tokens)
+    shown = [(torch.zeros(window, dtype=torch.int64), asked)] * count
+    block = Block.of(shown, torch.ones(count, dtype=torch.bool))
+    targets = torch.full((count * asked,), 2)
+    logits = player.predict(block)
+    plain_bits(logits[:PIECE], forward.upload(targets[:PIECE], MIXED.device))
+    del logits
+    player.observe(block, targets)
+
+
+def in_pieces(player: LoraPlayer, tokens: int) -> CompiledRows:
+    """As on CUDA, but for kernels and compiler."""
+    made = CompiledRows.__new__(CompiledRows)
+    made.__dict__ |= {**vars(player.forward), "window": player.method.window, "columns": player.method.stride}
+    made._padded = lambda shown: shown
+    made.limit(tokens)
+    return made
+
+
+def _descent(player: PhasedPlayer | StreamPlayer) -> None:
+    """Gradients of one forward's worth of sequences."""
+    learner = player.learner
+    inputs = torch.zeros(max(1, learner.sgd.at_once // learner.sgd.length), learner.sgd.length, dtype=torch.int64)
+    with player.bare() if isinstance(player, PhasedPlayer) else nullcontext(), torch.enable_grad():
+        for loss in learner.nats(inputs, inputs):
+            torch.autograd.grad(loss, learner.params, materialize_grads=True)
