@@ -20,7 +20,7 @@ from gpu_parts.schedule import Command, Part, Stopped, run_parts, say
 from gpu_parts.wheels import install
 
 ROOT = Path(__file__).resolve().parents[1]
-PREPARE = Part("prepare", 40)
+PREPARE = Part("prepare", 60)
 PARTS = (
     Part("step", 40),
     Part("reference", 36),

@@ -28,9 +28,7 @@ LOSS, MLP, XSA = "softcapped cross-entropy", "MLP", "ExclusiveSelf"
 VARIANTS = {
     "as a run": Variant(),
     "stream in float32": Variant({"model.stream": "float32"}),
-    "stream in bfloat16": Variant({"model.stream": "bfloat16"}),
     "mix_order_reduction on": Variant(options={"triton.mix_order_reduction": True}),
-    "mix_order_reduction off": Variant(options={"triton.mix_order_reduction": False}),
     "MLP plain": Variant(plain=(MLP,)),
     "cross-entropy plain": Variant(plain=(LOSS,)),
     "XSA plain": Variant(plain=(XSA,)),
