@@ -59,11 +59,12 @@ def test_a_failure_is_a_line_and_loses_no_other_part(tmp_path: Path) -> None:
     assert all(line.keys() >= KEYS and line["commit"] == "abc" for line in lines)
 
 
-def test_a_part_ends_at_its_limit_with_all_that_it_started(tmp_path: Path) -> None:
+def test_a_part_ends_at_its_limit_with_all_that_it_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = play(tmp_path, ["endless", "good"], seconds=20.0)
     assert [line["part"] for line in lines] == ["endless", "good"]
     assert lines[0]["reason"] == "time limit of 2.0 s reached; at work"
     assert 2.0 <= lines[0]["seconds"] < 10.0
+    assert int(capsys.readouterr().err.partition("good: at most ")[2].partition(" s")[0]) <= 18  # what is left
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "sleep 61.25" not in listed.splitlines()
 
