@@ -27,7 +27,7 @@ from gpu_parts import program
 from gpu_parts.job import GPUS, RECIPE, Job
 from gpu_parts.lines import Lines, last_lines
 
-TARGETS, TOY_TARGETS = 16_384, 512
+TARGETS, TOY_TARGETS = 8_192, 512
 SHARE = 0.4  # of the part's time, at most, is the training clock
 CAP = 1 << 24  # bytes: a short run's weights need not fit 16 MB; an artifact that states more cannot be read
 

@@ -110,7 +110,7 @@ def parts(monkeypatch: pytest.MonkeyPatch, *options: str) -> list[str]:
 def test_only_and_skip_choose_parts_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts(monkeypatch, "--only", "run,step") == ["prepare", "step", "run"]
     assert parts(monkeypatch, "--only", "run,step", "--skip", "run") == ["prepare", "step"]
-    assert "reference" not in parts(monkeypatch) and "reference" in parts(monkeypatch, "--reference", "train_gpt.py")
+    assert "reference" not in parts(monkeypatch) and "reference" in parts(monkeypatch, "--reference", __file__)
 
 
 def test_an_unknown_part_is_named_with_those_there_are(
@@ -119,6 +119,14 @@ def test_an_unknown_part_is_named_with_those_there_are(
     with pytest.raises(SystemExit):
         parts(monkeypatch, "--skip", "stepp")
     assert "no part 'stepp'; parts: step, reference" in capsys.readouterr().err
+
+
+def test_a_file_that_is_missing_is_named_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parts(monkeypatch, "--reference", "nowhere/train_gpt.py")
+    assert "--reference: there is no nowhere/train_gpt.py" in capsys.readouterr().err
 
 
 def test_without_a_gpu_it_says_so_in_one_line(
