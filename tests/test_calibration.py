@@ -220,6 +220,8 @@ def test_over_the_training_clock_is_said_aloud(data: Path, tmp_path: Path) -> No
     recipe = calibrated().set("train.seconds", 0.02).set("train.steps", 1000).set("calibrate.reserve", 0.0)
     clock = ran(recipe, tmp_path, data)["calibrate"]["clock"]
     assert clock["total"] > clock["limit"] == 0.02
+    (event,) = events(tmp_path, "reserve")
+    assert (event["seconds"], event["limit"]) == (0.0, 0.02)
     (warning,) = [e for e in events(tmp_path, "warning") if "over the limit" in e["message"]]
     assert all(f"{clock[k]} s" in warning["message"] and warning[k] == clock[k] for k in clock)
 

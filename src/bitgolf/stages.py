@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
@@ -163,13 +164,19 @@ def quantize(run: Run) -> dict[str, Any]:
     def progress(done: int, of: int) -> None:
         run.journal.progress(f"quantize: {done:,} of {of:,} weights")
 
-    session = Session(device=choose().device)
+    session = Session(device=_encoder(run))
     codes = encode_all(weights, kinds, rules, stats, session, say=run.journal.say, progress=progress)
     save_codes(run.folder / "codes" / "codes.safetensors", codes)
     write_json(
         run.folder / "codes" / "report.json", [row._asdict() for row in report_codes(weights, codes, kinds, rules)]
     )
     return {"tensors": len(codes)}
+
+
+def _encoder(run: Run) -> torch.device:
+    """Where weights are encoded: on the run's device, unless that has no float64 (MPS)."""
+    device = choose(wanted=run.device).device
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def pack(run: Run) -> dict[str, Any]:

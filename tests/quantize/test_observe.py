@@ -168,16 +168,17 @@ def test_a_batch_goes_through_the_model_in_pieces(monkeypatch: pytest.MonkeyPatc
 
 
 def test_under_autocast_sums_are_float32() -> None:
-    """The first matrices read the same float32 inputs with and without it: so their sums are equal to the last bit."""
-    model, ids = built(MODELS["plain"]), some_ids()
-    plain, low = observe(model, [ids]), observe(model, [ids], autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    """The forward's products are bfloat16; those of what a matrix reads are summed as they would be without autocast."""
+    model, ids, seen = built(MODELS["plain"]), some_ids(), list[Tensor]()
+    plain = observe(model, [ids])
+    model.get_submodule("blocks.2.mlp.down").register_forward_hook(lambda _, inputs, y: seen.append(inputs[0].detach()))
+    low = observe(model, [ids], autocast=lambda: torch.autocast("cpu", torch.bfloat16))
     assert {t.dtype for d in (low.hessians, low.outputs, low.stream) for t in d.values()} == {torch.float32}
-    first, last = low.reads["blocks.0.mixer.q.weight"], low.reads["blocks.2.mlp.down.weight"]
-    assert torch.equal(low.hessians[first], plain.hessians[first])
-    assert not torch.equal(low.hessians[last], plain.hessians[last]), "products are bfloat16"
-    assert torch.allclose(
-        low.hessians[last], plain.hessians[last], rtol=0.1, atol=0.03 * plain.hessians[last].max().item()
-    )
+    path, flat = low.reads["blocks.2.mlp.down.weight"], seen[0].float().flatten(0, 1)
+    assert torch.equal(low.hessians[path], flat.T @ flat)
+    assert not torch.equal(low.hessians[path], plain.hessians[path])
+    scale = plain.hessians[path].max().item()
+    assert torch.allclose(low.hessians[path], plain.hessians[path], rtol=0.1, atol=0.03 * scale)
 
 
 def test_lookups_are_counted() -> None:

@@ -28,7 +28,7 @@ def start(run: Path, data: Path) -> BaseProcess:
     """A worker in a process of its own, forked from one that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bitgolf.train.worker"])
-    process = context.Process(target=main, args=([str(run), str(data), "0", "1"],))
+    process = context.Process(target=main, args=([str(run), str(data), "0", "1", "auto"],))
     process.start()
     return process
 

@@ -94,10 +94,8 @@ class Calibrate:
         """
         batches = batches or self.source.batches
         rounds, batch, sums = self.rounds(world, batches), self.source.open(subject), Sums()
-        if seconds < math.inf and _device(subject).type != "cpu":
-            _observe(
-                Sums(), subject, batch, world.rank
-            )  # libraries are loaded and kernels chosen before the clock starts
+        if _device(subject).type != "cpu":  # a first batch loads libraries and chooses kernels, before the clock starts
+            _observe(Sums(), subject, batch, world.rank)
         start, done = _now(subject), 0
         for done in _within(seconds, rounds, lambda: _now(subject), world):
             number = (done - 1) * world.size + world.rank

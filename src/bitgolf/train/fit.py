@@ -23,16 +23,21 @@ BUDGETS = (0.5, 0.25, 0.1, 0.0)
 Say = Callable[[str], None]
 
 
+def forecast_memory(trainer: Trainer, say: Say) -> None:
+    """Set how many rows pass through the model at a time by a forecast, the same in all processes."""
+    free = free_bytes(trainer.device.device)
+    if free is not None:
+        trainer.room = smallest(_forecast(trainer, free, say), trainer.world)
+
+
 def fit_memory(trainer: Trainer, say: Say) -> None:
-    """Settle how many rows pass through the model at a time, the same in all processes; weights stay as they are.
+    """Settle by trial how many rows pass through the model at a time, the same in all processes; weights stay as they are.
 
     Where the forecast was too low, that is where a forward and backward pass runs out of memory, there are fewer rows;
     where one row is too much, a compiled graph recomputes activations. Raises `BitgolfError` where that is not enough.
     """
-    free = free_bytes(trainer.device.device)
-    if free is None:
+    if free_bytes(trainer.device.device) is None:
         return
-    trainer.room = smallest(_forecast(trainer, free, say), trainer.world)
     budgets = list(BUDGETS) if trainer.run is not trainer.task else []
     for moment in trainer.moments:
         shape = _share(trainer, moment)

@@ -7,12 +7,12 @@ DATA, on a kind of device (`auto`, `cuda`, `mps`, `cpu`).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bitgolf.clock import Reserve
-from bitgolf.data.batches import Batches, Rows
+from bitgolf.data.batches import Batches
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError
@@ -21,17 +21,11 @@ from bitgolf.journal import Journal
 from bitgolf.names import from_json
 from bitgolf.recipe import Recipe, limit_of, reserve_of
 from bitgolf.spec import Place, Spec
-from bitgolf.train import dist, fast, loop
+from bitgolf.train import dist, loop, start
 from bitgolf.train.device import Device, choose
-from bitgolf.train.fit import fit_memory
 from bitgolf.train.settings import Train
-from bitgolf.train.touched import touched
-from bitgolf.train.trainer import Trainer, compile_task, compiles, warm_up
+from bitgolf.train.trainer import Trainer
 from bitgolf.world import World
-
-WARM_UP_STEPS = 2
-LOOK_STEPS = 32
-"""Steps whose segments are counted before training."""
 
 MeasureReserve = Callable[[Spec[Recipe], Path, World, Device], Reserve]
 """Measures how long calibration of a recipe, with shards from a folder, takes in this world on this device."""
@@ -72,7 +66,10 @@ def _limit(
     """Seconds after which training ends (0: no limit), and what calibration needs of the clock, where it is measured."""
     given = reserve_of(recipe)
     if given is not None:
-        return limit_of(recipe, given), None
+        limit = limit_of(recipe, given)
+        if limit:
+            journal.event("reserve", seconds=given, limit=limit)
+        return limit, None
     if measure is None:
         cause = "the time of calibration is to be measured, which a worker alone cannot"
         raise BitgolfError(cause, place="calibrate.reserve", mend="train with `bitgolf run`, or set calibrate.reserve")
@@ -97,8 +94,34 @@ def _train(
     device: Device,
     limit: float,
 ) -> dict[str, Any]:
-    settings: Train = recipe["train"]()
-    manifest = load_manifest(data)
+    trainer, tokens = _trainer(recipe, data, seed, journal, world, device)
+    settings, parameters = trainer.settings, sum(p.numel() for p in trainer.params.values())
+    try:
+        begun = start.prepare(trainer, recipe, journal)
+        journal.say(
+            f"{parameters:,} parameters; {tokens:,} training tokens; batches of {settings.rows} x {settings.length}"
+        )
+        report = _reporter(journal, settings, limit)
+        result = loop.train(trainer, folder / "checkpoint", report, resume=resume, limit=limit)
+    finally:
+        trainer.close()
+    epochs = result.tokens / tokens
+    _warn(journal, trainer, epochs, tokens)
+    return {
+        **result._asdict(),
+        **begun._asdict(),
+        "epochs": epochs,
+        "device": device.why,
+        "processes": world.size,
+        "parameters": parameters,
+    }
+
+
+def _trainer(
+    recipe: Spec[Recipe], data: Path, seed: int, journal: Journal, world: World, device: Device
+) -> tuple[Trainer, int]:
+    """A trainer on the shards in a folder, and how many tokens those have."""
+    settings, manifest = recipe["train"](), load_manifest(data)
     if manifest.vocab != recipe["tokens.vocab"]:
         journal.event(
             "warning",
@@ -108,80 +131,18 @@ def _train(
     batches = Batches(
         stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed, bos=manifest.bos
     )
-    trainer = Trainer(recipe, Place(vocab=manifest.vocab, bos=manifest.bos), batches, device, world, seed)
-    inputs, targets = (trainer.to_device(rows) for rows in batches.rows(0, 0, 1))
-    with device.autocast():
-        acts = touched(trainer.task, recipe["model"], inputs, targets)
-    kernels = _kernels(trainer, settings, journal)
-    graph = compile_task(trainer, settings.compile)
-    parameters = sum(p.numel() for p in trainer.params.values())
-    journal.say(f"device: {device.why}; {world.size} process{'es' * (world.size > 1)}; {graph}")
-    for line in kernels:
-        journal.say(f"kernels: {line}")
-    for group in trainer.optimizer.sharded:
-        journal.say(group.why)
-    journal.say(
-        f"{parameters:,} parameters; {len(stream):,} training tokens; batches of {settings.rows} x {settings.length}"
-    )
-    table = [{"part": k, **v._asdict()} for k, v in acts.items()]
-    table += [
-        {"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1}
-        for where, kind, n, p in trainer.optimizer.touched()
-    ]
-    fit_memory(trainer, journal.say)
-    if device.device.type == "cuda" or trainer.run is not trainer.task:
-        for moment, seconds in warm_up(trainer, WARM_UP_STEPS).items():
-            journal.event("warm_up", moment=moment, seconds=round(seconds, 2))
-            journal.say(f"the graph from {moment:g} of the run on was compiled and warmed up in {seconds:.1f} s")
-    report = _reporter(journal, settings, limit)
-    try:
-        result = loop.train(trainer, folder / "checkpoint", report, resume=resume, limit=limit)
-    finally:
-        trainer.close()
+    place = Place(vocab=manifest.vocab, bos=manifest.bos)
+    return Trainer(recipe, place, batches, device, world, seed), len(stream)
+
+
+def _warn(journal: Journal, trainer: Trainer, epochs: float, tokens: int) -> None:
+    """What a reader of the result must know of how training went."""
     if late := trainer.phases.never_began:
         message = f"training ended before the phase at {late[0]:g} of it: what is scored was never trained so"
         journal.event("warning", message=message)
-    epochs = result.tokens / len(stream)
     if epochs > 1:
-        message = f"training read its text {epochs:.1f} times ({len(stream):,} tokens): more text may score better"
+        message = f"training read its text {epochs:.1f} times ({tokens:,} tokens): more text may score better"
         journal.event("warning", message=message)
-    return {
-        **result._asdict(),
-        "epochs": epochs,
-        "device": device.why,
-        "graph": graph,
-        "kernels": kernels,
-        "processes": world.size,
-        "parameters": parameters,
-        "touched": table,
-    }
-
-
-def _kernels(trainer: Trainer, settings: Train, journal: Journal) -> list[str]:
-    """Choose fused kernels on the rows that this process trains on first; a line on each kind."""
-    world, device = trainer.world, trainer.device
-    batch = trainer.batches.batch(0, world.rank, world.size)
-    micro = settings.micro_rows or len(batch.inputs)
-    choice = fast.choose(
-        trainer.task,
-        (trainer.to_device(batch.inputs[:micro]), trainer.to_device(batch.targets[:micro])),
-        device,
-        mode=settings.kernels,
-        compiled=compiles(settings.compile, device),
-        bos=trainer.model.bos,
-        world=world,
-        look=_first_rows(trainer, micro),
-        say=journal.say,
-    )
-    trainer.slots = choice.slots
-    return choice.lines
-
-
-def _first_rows(trainer: Trainer, micro: int) -> Iterator[Rows]:
-    """Ids of the first batches, as many rows at once as the model will read."""
-    for step in range(LOOK_STEPS):
-        ids = trainer.batches.batch(step, trainer.world.rank, trainer.world.size).inputs
-        yield from (ids[i : i + micro] for i in range(0, len(ids), micro))
 
 
 def _reporter(journal: Journal, settings: Train, limit: float) -> loop.Report:
@@ -206,7 +167,10 @@ def _reporter(journal: Journal, settings: Train, limit: float) -> loop.Report:
 
 
 def main(arguments: Sequence[str], measure: MeasureReserve | None = None) -> int:
-    """One worker; `measure` as for `train_run`. Returns its exit status. Every process says what failed in it, an interruption only the first."""
+    """One worker; `measure` as for `train_run`. Returns its exit status.
+
+    Every process says what failed in it, an interruption only the first.
+    """
     folder, data, seed, resume = Path(arguments[0]), Path(arguments[1]), int(arguments[2]), arguments[3] == "1"
     wanted = arguments[4]
     rank = dist.environment_rank()
