@@ -5,7 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: quickstart test zoo lint clean
+TORCH ?= 2.11.0
+OTHER := .venv-torch-$(TORCH)
+
+.PHONY: quickstart test test-torch zoo lint clean
 
 quickstart: $(READY)
 	$(BIN)/bitgolf run quickstart
@@ -15,6 +18,18 @@ test: $(READY)
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto  # a process for each core, a thread for each process
+
+# Every test on another PyTorch, in a venv of its own: `make test-torch TORCH=2.11.0`, the oldest that pyproject.toml allows.
+# Other packages are pinned as for `make test`, except Triton, whose version PyTorch's wheels prescribe on Linux.
+test-torch: $(OTHER)/ready
+	OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -n auto
+
+$(OTHER)/ready: pyproject.toml constraints.txt
+	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
+	grep -Ev '^(torch|triton)==' constraints.txt > $(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) --constraint $(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' torch==$(TORCH) --constraint $(OTHER)/constraints.txt
+	touch $@
 
 zoo: $(READY)  # the tables of docs/scoring.md: cheats caught, honest players passed
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m attacks.players.zoo
@@ -32,4 +47,4 @@ lint: $(READY)
 	$(BIN)/ruff format src tests bench
 
 clean:
-	rm -rf .venv runs build dist
+	rm -rf .venv .venv-torch-* runs build dist

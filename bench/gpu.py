@@ -20,7 +20,7 @@ from gpu_parts.schedule import Command, Part, Stopped, run_parts, say
 from gpu_parts.wheels import install
 
 ROOT = Path(__file__).resolve().parents[1]
-PREPARE = Part("prepare", 40)
+PREPARE = Part("prepare", 60)
 PARTS = (
     Part("step", 40),
     Part("reference", 36),
@@ -78,6 +78,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--skip", type=part_names, default=[], metavar="A,B")
     parser.add_argument("--toy", action="store_true", help="tiny models, on the CPU if need be: tries the command")
     options = parser.parse_args()
+    for name in ("text", "tokenizer", "shards", "reference", "wheels"):
+        path = getattr(options, name)
+        if path and not path.exists():
+            parser.error(f"--{name}: there is no {path}")
     if options.shards and (options.text or options.tokenizer):
         parser.error("--shards have their text and tokenizer; leave --text and --tokenizer out")
     return options

@@ -27,7 +27,7 @@ from gpu_parts import program
 from gpu_parts.job import GPUS, RECIPE, Job
 from gpu_parts.lines import Lines, last_lines
 
-TARGETS, TOY_TARGETS = 16_384, 512
+TARGETS, TOY_TARGETS = 8_192, 512
 SHARE = 0.4  # of the part's time, at most, is the training clock
 CAP = 1 << 24  # bytes: a short run's weights need not fit 16 MB; an artifact that states more cannot be read
 
@@ -67,7 +67,7 @@ def recipe_of(job: Job) -> Spec[Recipe]:
     recipe = recipe.set("score", recipe["score"][:1]).set("proof", None)
     if job.toy:
         recipe = recipe.edit(TrainingText, but(batches=2, rows=2, length=64))
-        return recipe.edit(Contiguous, but(window=64)).set("calibrate.reserve", 0.1)
+        return recipe.edit(Contiguous, but(window=64))
     return recipe.edit(TrainingText, but(batches=max(1, recipe["calibrate.source.batches"] // GPUS)))
 
 

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -20,6 +21,7 @@ from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.edits import but
 from bitgolf.errors import BitgolfError
+from bitgolf.journal import Journal
 from bitgolf.model.attend import Attention
 from bitgolf.model.core import load_weights
 from bitgolf.model.mlp import MLP
@@ -86,9 +88,10 @@ def toy_sized(recipe: Spec[Recipe]) -> Spec[Recipe]:
     return recipe.set("train", recipe["train"].but(rows=1, micro_rows=1, length=64, seconds=0.0, steps=6))
 
 
-def trainer_on(
+@contextmanager
+def training(
     recipe: Spec[Recipe], folder: Path, place: Place, *, plain: Sequence[str] = (), options: Options | None = None
-) -> tuple[Trainer, list[str]]:
+) -> Iterator[tuple[Trainer, list[str]]]:
     """A trainer as a run makes it, its kernels chosen and its graph compiled, and what was said of both.
 
     plain: parts whose name begins so keep their plain form; options: of inductor, beside the program's own.
@@ -98,12 +101,17 @@ def trainer_on(
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=place.bos)
     trainer = Trainer(recipe, place, batches, where, World(), 0)
     with kept_plain(plain):
-        kernels = worker._kernels(trainer, settings)
+        kernels = worker._kernels(trainer, settings, Journal())
     graph = compile_task(trainer, settings.compile)
     if options and on_cuda():
         every = {**compiler_options(where.device), **options}
         trainer.run = torch.compile(trainer.task, fullgraph=True, dynamic=False, options=every)
-    return trainer, [*kernels, graph]
+    try:
+        yield trainer, [*kernels, graph]
+    finally:
+        trainer.close()
+        torch.compiler.reset()  # graphs hold on to their model
+        free_memory()
 
 
 @contextmanager
@@ -136,24 +144,24 @@ def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) ->
     trainer.phases.now = None  # nothing to prove: this is no run
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    (start,), ms = _rounds(trainer, now, 1, WARM_STEPS), _rounds(trainer, now, rounds, steps)
-    loss = trainer.step(0, now).item()
-    return Timing(
-        [1e3 * seconds / steps for seconds in ms], start, loss, torch.cuda.max_memory_allocated() if cuda else None
-    )
+    number = count()  # of a step: batches are made ahead in their order
+    (start,), seconds = _rounds(trainer, now, number, 1, WARM_STEPS), _rounds(trainer, now, number, rounds, steps)
+    loss = trainer.step(next(number), now).item()
+    peak = torch.cuda.max_memory_allocated() if cuda else None
+    return Timing([1e3 * each / steps for each in seconds], start, loss, peak)
 
 
 def moment(trainer: Trainer, progress: float) -> Now:
     return within(progress, trainer.settings.steps, trainer.settings.seconds)
 
 
-def _rounds(trainer: Trainer, now: Now, rounds: int, steps: int) -> list[float]:
+def _rounds(trainer: Trainer, now: Now, number: Iterator[int], rounds: int, steps: int) -> list[float]:
     """Seconds of each round, the device waited for."""
     seconds = []
     for _ in range(rounds):
         started = time.perf_counter()
-        for step in range(steps):
-            trainer.step(step, now)
+        for _ in range(steps):
+            trainer.step(next(number), now)
         synchronize()
         seconds.append(time.perf_counter() - started)
     return seconds
@@ -170,7 +178,7 @@ def identity_of(recipe: Spec[Recipe]) -> dict[str, Any]:
 
 
 def free_memory() -> None:
-    """Give back what the last trainer held, before another one is made."""
+    """Give back what nothing refers to any more, before something else is measured."""
     gc.collect()
     if on_cuda():
         torch.cuda.empty_cache()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from bitgolf.data.shards import write_shard
 from bitgolf.spec import Place
@@ -25,9 +24,8 @@ def measure(job: Job, lines: Lines) -> None:
     for name in RECIPES:
         recipe = program.recipe_for(name, toy=job.toy)
         place = Place(vocab=recipe["tokens.vocab"], bos=BOS)
-        trainer, said = program.trainer_on(recipe, random_shard(job.folder, place, tokens), place)
-        timing = program.time_steps(trainer, PROGRESS, rounds=rounds, steps=steps)
-        settings = trainer.settings
+        with program.training(recipe, random_shard(job.folder, place, tokens), place) as (trainer, said):
+            timing, settings = program.time_steps(trainer, PROGRESS, rounds=rounds, steps=steps), trainer.settings
         speed = round(1e3 * settings.rows * settings.length / timing.fields()["ms"])
         batch = [settings.rows, settings.length, settings.micro_rows]
         lines.add(
@@ -38,9 +36,6 @@ def measure(job: Job, lines: Lines) -> None:
             rows_length_micro_rows=batch,
             said=said,
         )
-        del trainer
-        torch.compiler.reset()
-        program.free_memory()
 
 
 def random_shard(folder: Path, place: Place, tokens: int) -> Path:

@@ -23,7 +23,6 @@ from bitgolf.tokens.caseops import MAGIC
 from gpu_parts import program
 from gpu_parts.job import GPUS, RECIPE, Job
 from gpu_parts.lines import Lines, read
-from gpu_parts.step import PHASES
 
 STEPS, EVERY, WARM_UP = 160, 10, 5
 STANDIN = Path(__file__).parent / "standin"
@@ -47,7 +46,7 @@ class Log(NamedTuple):
 def measure(job: Job, lines: Lines) -> None:
     folder = job.folder / "reference"
     settings, started = environment(job, folder), time.monotonic()
-    text, first = "", None
+    tokens, text, first = int(settings["TRAIN_BATCH_TOKENS"]), "", 0.0
     with subprocess.Popen(
         [sys.executable, "-u", job.reference], cwd=folder, env=settings, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -59,31 +58,31 @@ def measure(job: Job, lines: Lines) -> None:
                 first = first or time.monotonic() - started
                 if step[1] == step[2]:
                     process.kill()  # what follows is validation
-    log = parse(text, int(settings["TRAIN_BATCH_TOKENS"]))
-    for phase in PHASES:
-        report(phase, milliseconds(log, phase), first, job, lines)
+            if LOOPS.match(line):
+                report("loops off", parse(text, tokens), first, job, lines)
+    report("loops on", parse(text, tokens), first, job, lines)
 
 
-def report(phase: str, ms: list[float], first: float | None, job: Job, lines: Lines) -> None:
+def report(phase: str, log: Log, first: float, job: Job, lines: Lines) -> None:
     """A line with the reference's speed in a phase, and one with the ratio to ours where ours was measured.
 
     first: seconds until its first step was logged. Raises `SystemExit` where the log has no steps of this phase.
     """
-    if not ms or first is None:
-        raise SystemExit(f"{job.reference} logged no steps with {phase}")
-    median = statistics.median(ms)
+    ms = milliseconds(log, phase)
+    if not ms:
+        raise SystemExit(f"{job.reference} logged too few steps with {phase}")
+    median = round(statistics.median(ms), 2)
     lines.add(
         phase,
-        ms=round(median, 2),
+        ms=median,
         range=[round(min(ms), 2), round(max(ms), 2)],
         start_seconds=round(first, 1),
         attention="PyTorch's, as a stand-in" if stands_in() else "FlashAttention 3",
     )
     ours = [line["ms"] for line in read(job.results) if (line["part"], line["what"]) == ("step", phase)]
     if ours:
-        ratio = round(median / ours[-1], 4)
-        both = {"ours_ms": ours[-1], "reference_ms": round(median, 2)}
-        lines.add(f"{phase}, reference ms / our ms", ratio=ratio, **both)
+        both = {"ours_ms": ours[-1], "reference_ms": median}
+        lines.add(f"{phase}, reference ms / our ms", ratio=round(median / ours[-1], 4), **both)
 
 
 def environment(job: Job, folder: Path) -> dict[str, str]:

@@ -18,17 +18,17 @@ TOY_ROUNDS, TOY_STEPS = 2, 1
 
 def measure(job: Job, lines: Lines) -> None:
     recipe, place = program.recipe_for(RECIPE, toy=job.toy), program.place_of(job.data)
-    trainer, said = program.trainer_on(recipe, job.data, place)
     known = program.identity_of(recipe)
-    lines.add("setup", **known, parameters=sum(p.numel() for p in trainer.params.values()), said=said)
     rounds, steps = (TOY_ROUNDS, TOY_STEPS) if job.toy else (ROUNDS, STEPS)
     cap = next(node["cap"] for _, node in recipe.walk() if node.cls is Segments)
-    for phase, progress in PHASES.items():
-        timing = program.time_steps(trainer, progress, rounds=rounds, steps=steps)
-        now = program.moment(trainer, progress)
-        per_token = flops.count(recipe, place, now)
-        lines.add(phase, **known, **timing.fields(), **speed(trainer, timing, per_token, cap))
-        lines.add(f"{phase}, profile", **known, **profile.costliest(lambda now=now: trainer.step(0, now)))
+    with program.training(recipe, job.data, place) as (trainer, said):
+        lines.add("setup", **known, parameters=sum(p.numel() for p in trainer.params.values()), said=said)
+        for phase, progress in PHASES.items():
+            timing = program.time_steps(trainer, progress, rounds=rounds, steps=steps)
+            now = program.moment(trainer, progress)
+            per_token = flops.count(recipe, place, now)
+            lines.add(phase, **known, **timing.fields(), **speed(trainer, timing, per_token, cap))
+            lines.add(f"{phase}, profile", **known, **profile.costliest(lambda now=now: trainer.step(0, now)))
 
 
 def speed(trainer: Trainer, timing: program.Timing, per_token: flops.Flops, cap: int) -> dict[str, Any]:

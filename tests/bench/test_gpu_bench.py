@@ -94,7 +94,7 @@ def test_the_run_has_bits_seconds_and_clock_of_every_stage(results: Results) -> 
 def test_variants_recipes_scoring_and_shrinking_have_a_line_each(results: Results) -> None:
     variants = results["variants"]
     assert variants["as a run"]["ms"] > 0 and variants["MLP plain"]["ms"] > 0
-    assert "change nothing" in variants["mix_order_reduction off"]["unable"]  # on a CPU; a reason and no number
+    assert "change nothing" in variants["mix_order_reduction on"]["unable"]  # on a CPU; a reason and no number
     assert all(results["recipes"][name].keys() >= SPEED for name in ("baseline", "pr164", "pr1512"))
     speeds = {what: line["targets_per_second"] for what, line in results["scoring"].items()}
     assert len(speeds) == 4 and min(speeds.values()) > 0
@@ -110,7 +110,7 @@ def parts(monkeypatch: pytest.MonkeyPatch, *options: str) -> list[str]:
 def test_only_and_skip_choose_parts_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts(monkeypatch, "--only", "run,step") == ["prepare", "step", "run"]
     assert parts(monkeypatch, "--only", "run,step", "--skip", "run") == ["prepare", "step"]
-    assert "reference" not in parts(monkeypatch) and "reference" in parts(monkeypatch, "--reference", "train_gpt.py")
+    assert "reference" not in parts(monkeypatch) and "reference" in parts(monkeypatch, "--reference", __file__)
 
 
 def test_an_unknown_part_is_named_with_those_there_are(
@@ -119,6 +119,14 @@ def test_an_unknown_part_is_named_with_those_there_are(
     with pytest.raises(SystemExit):
         parts(monkeypatch, "--skip", "stepp")
     assert "no part 'stepp'; parts: step, reference" in capsys.readouterr().err
+
+
+def test_a_file_that_is_missing_is_named_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parts(monkeypatch, "--reference", "nowhere/train_gpt.py")
+    assert "--reference: there is no nowhere/train_gpt.py" in capsys.readouterr().err
 
 
 def test_without_a_gpu_it_says_so_in_one_line(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from gpu_parts import flops, full_run, gpu_tests, reference, variants, wheels, words
 from gpu_parts.job import Job
-from gpu_parts.program import recipe_for, time_steps, trainer_on
+from gpu_parts.program import recipe_for, time_steps, training
 from gpu_parts.recipes import random_shard
 
 from bitgolf.errors import BitgolfError
@@ -118,22 +118,22 @@ def test_the_peak_is_looked_up_by_the_device_s_name(name: str, peak: float | Non
 def test_a_part_that_is_kept_plain_is_offered_no_kernel(tmp_path: Path) -> None:
     recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
     data = random_shard(tmp_path, place, 2_000)
-    _, said = trainer_on(recipe, data, place)
-    _, less = trainer_on(recipe, data, place, plain=(variants.MLP,))
+    with training(recipe, data, place) as (_, said), training(recipe, data, place, plain=(variants.MLP,)) as (_, less):
+        pass
     assert [line for line in said if line not in less] == [line for line in said if line.startswith("MLP")] != []
-    with pytest.raises(BitgolfError, match="Nothing"):
-        trainer_on(recipe, data, place, plain=("Nothing",))
+    with pytest.raises(BitgolfError, match="Nothing"), training(recipe, data, place, plain=("Nothing",)):
+        pass
 
 
 def test_both_phases_are_timed_by_the_graph_that_trains(tmp_path: Path) -> None:
     recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
-    trainer, _ = trainer_on(recipe, random_shard(tmp_path, place, 2_000), place)
     visited = list[int]()
-    trainer.model.blocks[4].register_forward_hook(lambda *_: visited.append(1))
-    timing = time_steps(trainer, 0.2, rounds=2, steps=1)
-    once = len(visited)
+    with training(recipe, random_shard(tmp_path, place, 2_000), place) as (trainer, _):
+        trainer.model.blocks[4].register_forward_hook(lambda *_: visited.append(1))
+        timing = time_steps(trainer, 0.2, rounds=2, steps=1)
+        once = len(visited)
+        time_steps(trainer, 0.6, rounds=2, steps=1)
     assert len(timing.ms) == 2 and min(timing.ms) > 0 and timing.peak_bytes is None
-    time_steps(trainer, 0.6, rounds=2, steps=1)
     assert len(visited) == once + 3 * once  # layer 4 is visited three times in a loop
 
 
