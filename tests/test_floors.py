@@ -52,7 +52,6 @@ TOGETHER = {
     "shrinking",
     "sweep",
     "tables",
-    "training",
     "verbs",
     "versions",
     "__main__",
