@@ -17,7 +17,7 @@ from bitgolf.rules import Rule
 from bitgolf.spec import part
 from bitgolf.train import fit
 from bitgolf.train.device import Device
-from bitgolf.train.fit import BUDGETS, fit_memory
+from bitgolf.train.fit import BUDGETS, fit_memory, forecast_memory
 from bitgolf.train.memory import activation_bytes, free_bytes, room, rows_within
 from bitgolf.train.trainer import Trainer
 from toy import toy_recipe
@@ -94,6 +94,7 @@ def test_rows_are_the_largest_divisor_that_fits(tokens: float, rows: int) -> Non
 def test_a_cpu_has_no_limit(data: Path) -> None:
     trainer, lines = make_trainer(data), list[str]()
     assert free_bytes(torch.device("cpu")) is None
+    forecast_memory(trainer, lines.append)
     fit_memory(trainer, lines.append)
     assert not lines and trainer.rows_at_once(4, LENGTH) == 4
 
@@ -136,6 +137,7 @@ def test_fewer_rows_at_a_time_train_the_same(
     whole, pieces, lines = adam_trainer(data), adam_trainer(data), list[str]()
     free = forecast_of(pieces, rows)
     monkeypatch.setattr(fit, "free_bytes", lambda device: free)
+    forecast_memory(pieces, lines.append)
     fit_memory(pieces, lines.append)
     calls: list[int] = []
     pieces.task.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
@@ -171,6 +173,7 @@ def test_where_memory_runs_out_there_are_fewer_rows(data: Path) -> None:
     trainer, lines = make_trainer(data), list[str]()
     before = trainer.snapshot()
     trainer.run = Cramped(trainer, lambda: 1)
+    forecast_memory(trainer, lines.append)
     fit_memory(trainer, lines.append)
     assert trainer.rows_at_once(4, LENGTH) == 1
     assert [line.partition(", so ")[2] for line in lines[1:]] == [
@@ -196,6 +199,7 @@ def test_where_one_row_is_too_much_a_graph_recomputes(data: Path, monkeypatch: p
 
     monkeypatch.setattr(fit, "compile_task", compile_task)
     compile_task(trainer, "on")
+    forecast_memory(trainer, lines.append)
     fit_memory(trainer, lines.append)
     assert tried == [1.0, 1.0, 1.0, 0.5, 0.25, 0.25] and functorch.activation_memory_budget == 1.0
     assert "25% of them may be kept" in lines[-1] and len(lines) == 5
@@ -215,6 +219,7 @@ def test_where_nothing_helps_it_is_one_error(data: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(cramped, "task", None)
         monkeypatch.setattr(fit, "activation_bytes", lambda *_: 1.0)
     with pytest.raises(BitgolfError, match=r"train\.length: one row of 32 tokens does not fit the memory of cpu"):
+        forecast_memory(trainer, lines.append)
         fit_memory(trainer, lines.append)
     assert len(lines) == 3 + graph * len(BUDGETS)
 
@@ -224,6 +229,7 @@ def test_the_process_with_least_room_decides(data: Path, monkeypatch: pytest.Mon
     """Its forecast, and whether a pass ran out of memory there."""
     trainer, theirs = make_trainer(data), iter([2 * LENGTH, 0, 1])
     monkeypatch.setattr(fit, "smallest", lambda value, world: min(value, next(theirs)))
+    forecast_memory(trainer, lambda line: None)
     fit_memory(trainer, lambda line: None)
     assert trainer.rows_at_once(4, LENGTH) == 1
 
@@ -237,4 +243,5 @@ def test_other_failures_are_no_lack_of_memory(data: Path) -> None:
 
     trainer.run = broken
     with pytest.raises(RuntimeError, match="on fire"):
+        forecast_memory(trainer, lambda line: None)
         fit_memory(trainer, lambda line: None)
