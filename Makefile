@@ -8,7 +8,7 @@ READY := .venv/ready
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 
-.PHONY: quickstart test test-torch zoo lint clean
+.PHONY: quickstart test test-all test-torch zoo lint clean
 
 quickstart: $(READY)
 	$(BIN)/bitgolf run quickstart
@@ -18,6 +18,10 @@ test: $(READY)
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto  # a process for each core, a thread for each process
+
+# `make test`, and the cases for which it takes one that stands for them.
+test-all: test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m exhaustive
 
 # Every test on another PyTorch, in a venv of its own: `make test-torch TORCH=2.11.0`, the oldest that pyproject.toml allows.
 # Other packages are pinned as for `make test`, except Triton, whose version PyTorch's wheels prescribe on Linux.

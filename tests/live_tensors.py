@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,7 +19,7 @@ class LiveTensors(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = self.peak_bytes = self.largest_elements = 0
+        self.bytes = self.peak_bytes = self.largest_bytes = self.largest_elements = 0
         self.largest = ""
         self._known: dict[int, Any] = {}
 
@@ -45,7 +44,7 @@ class LiveTensors(TorchDispatchMode):
         size = storage.nbytes() if counts else 0
         self._known[key] = weakref.finalize(storage, self._freed(key, size))
         self.bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.bytes)
+        self.peak_bytes, self.largest_bytes = max(self.peak_bytes, self.bytes), max(self.largest_bytes, size)
 
     def _freed(self, key: int, size: int) -> Callable[[], None]:
         def freed() -> None:
@@ -59,8 +58,3 @@ class LiveTensors(TorchDispatchMode):
         elements = min(tensor.numel(), tensor.untyped_storage().nbytes() // max(tensor.element_size(), 1))
         if elements > self.largest_elements:
             self.largest_elements, self.largest = elements, f"{func} -> {tuple(tensor.shape)} {tensor.dtype}"
-
-
-def no_gradients(function: Callable[[], Any]) -> Any:
-    with torch.no_grad():
-        return function()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from bitgolf.model.skeleton import LM
 from bitgolf.recipe import Recipe
@@ -32,36 +28,6 @@ from bitgolf.train.device import Device
 from bitgolf.world import ALONE
 
 MIXED = Device(torch.device("cpu"), torch.bfloat16, "fake tensors, in autocast to bfloat16 as on CUDA")
-
-
-class Allocated(TorchDispatchMode):
-    """Bytes of the storages that operators make within: alive at once at most (`peak`), and of the largest one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive, self.peak, self.largest = 0, 0, 0
-        self._known = set[int]()
-
-    def _note(self, x: Tensor) -> None:
-        storage = x.untyped_storage()
-        if storage._cdata in self._known:
-            return
-        size = storage.nbytes()
-        self._known.add(storage._cdata)
-        self.alive += size
-        self.peak, self.largest = max(self.peak, self.alive), max(self.largest, size)
-        weakref.finalize(storage, self._gone, storage._cdata, size)
-
-    def _gone(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.alive -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for x in tree_leaves(made):
-            if isinstance(x, Tensor):
-                self._note(x)
-        return made
 
 
 class Step(NamedTuple):

@@ -7,7 +7,8 @@ import pytest
 from bitgolf.recipes import get
 from bitgolf.score.batch import MOST_TOKENS, bytes_per_token, fitting, graph_bytes_per_token
 from bitgolf.spec import Place
-from scoring_steps import Allocated, faked, steps
+from live_tensors import LiveTensors
+from scoring_steps import faked, steps
 
 CARD = 80e9
 
@@ -15,15 +16,15 @@ CARD = 80e9
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pr1855"])
 def test_every_batch_of_scoring_fits_a_card(name: str) -> None:
-    recipe, found = get(name), dict[str, Allocated]()
+    recipe, found = get(name), dict[str, LiveTensors]()
     for step in steps(recipe, 8192):
-        with Allocated() as found[step.name]:
+        with LiveTensors() as found[step.name]:
             step.run()
     assert list(found) == [f"{name} {what}" for what in ("contiguous", "sliding", "phased", "phased: descent")]
-    assert all(a.peak < 0.75 * CARD and a.largest < 0.05 * CARD for a in found.values())
+    assert all(a.peak_bytes < 0.75 * CARD and a.largest_bytes < 0.05 * CARD for a in found.values())
     with faked() as fake, fake:
         model = recipe["model"](Place(vocab=8192))
-        assert found[f"{name} contiguous"].peak < MOST_TOKENS * bytes_per_token(model)
+        assert found[f"{name} contiguous"].peak_bytes < MOST_TOKENS * bytes_per_token(model)
         assert fitting(bytes_per_token(model), 2048, int(CARD)).tokens == MOST_TOKENS
         assert fitting(graph_bytes_per_token(model), 2048, int(CARD), most=2 * MOST_TOKENS).tokens == 2 * MOST_TOKENS
         assert 2048 <= fitting(graph_bytes_per_token(model), 2048, int(24e9)).tokens < MOST_TOKENS

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend
 from bitgolf.errors import RecipeError
 from bitgolf.model.attend import Attention
 from bitgolf.model.caps import Softcap
+from bitgolf.model.cores.blocked import LONGEST_MASK
 from bitgolf.model.cores.flash import Flash
 from bitgolf.model.cores.flex import Flex
 from bitgolf.model.cores.fused import Fused
@@ -37,8 +38,6 @@ from bitgolf.world import ALONE, World, shared
 
 PARITY_TOKENS = 4096
 """Tokens of one row on which twins are compared with plain parts, which make masks of that many times as many."""
-LONGEST_MASK = 8192
-"""Keys of the longest mask that is ever made: beyond it a plain core with masks is not timed."""
 SPARE = 2
 """How many times the segments of the first batches attention has room for at the start."""
 
@@ -215,6 +214,7 @@ def verdict(site: Site, call: Call | None, ids: Tensor, trial: Trial, timer: Tim
         return Verdict("", "it is idle at the start, so that nothing can be tried")
     against = {name: trial.inability(make, site.plain, call) for name, make in site.twins.items()}
     able = {name: make for name, make in site.twins.items() if not against[name]}
+    # beyond the longest mask a plain core with masks is never the fastest: it is not timed
     masked = isinstance(site.plain, Sdpa) and len(site.plain.masks) > 0
     if able and plain and not (masked and ids.shape[1] > LONGEST_MASK):
         able["plain"] = lambda module: module
