@@ -126,9 +126,10 @@ def over_heads(pairs: Tensor) -> Tensor:
 
 
 def rms(x: Tensor) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last axis, without a gain, in x's type; eps is that type's machine epsilon.
+    """x / sqrt(mean(x^2) + eps) over the last axis, without a gain, in x's type.
 
-    Since torch 2.13 autocast has `rms_norm` return float32, hence the cast.
+    eps is the machine epsilon of float32 (also for bfloat16, which is computed in float32), or of float64. Since torch 2.13
+    autocast on CUDA has `rms_norm` return float32, hence the cast.
     """
     return F.rms_norm(x, (x.shape[-1],)).to(x.dtype)
 

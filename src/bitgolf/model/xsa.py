@@ -24,8 +24,7 @@ class ExclusiveSelf(AfterPart):
         self.eps = eps
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
-        unit = F.normalize(wide(v), dim=-1, eps=self.eps)[
-            ..., None, :
-        ]  # in bfloat16 a part of v would stay, by rounding
+        # in float32, since rounding to bfloat16 would leave a part of v
+        unit = F.normalize(wide(v), dim=-1, eps=self.eps)[..., None, :]
         grouped = wide(y).unflatten(2, (v.shape[2], -1))
         return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).flatten(2, 3).to(y.dtype)
