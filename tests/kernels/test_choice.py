@@ -388,6 +388,35 @@ def test_no_mask_beyond_the_longest_is_made_for_timing(monkeypatch: pytest.Monke
         assert (verdict.twin, verdict.why) == ("free", timed)
 
 
+class Counting(Varlen):
+    """A variable-length core that counts segments, and leaves attention to the plain one."""
+
+    def __init__(self, plain: Sdpa) -> None:
+        super().__init__(plain)
+        self.plain = plain
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
+        self.ends(bus)
+        return self.plain(q, k, v, bus)
+
+
+def test_a_chosen_core_has_room_for_the_first_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the batch that it is tried with needs less; the log line says how much."""
+    monkeypatch.setattr(fast, "attention_twins", lambda plain, compiled: {"counting": Counting})
+    model = built(leaky_toy().edit(Sdpa, append(masks=part(SameDocument))))
+    ids = torch.full((2, 300), 2)
+    later = ids.clone()
+    later[:, ::4] = 1  # 150 documents
+    trial = Trial(CPU, compiled=False, backward=True)
+    found = [site for site in fast.sites(model, compiled=False) if "attention" in site.what]
+    verdicts = fast.judge(model, found, (ids,), trial, [ids.numpy(), later.numpy()], 1, plain=False, timer=no_time)
+    assert {verdict.room for verdict in verdicts} == {Room(192, 300)}  # 1.25 * 150 in steps of 64
+    choice = fast.Choice(model, found, verdicts, 1, print)
+    assert {core.room for core in choice.slots.cores} == {Room(192, 300)}
+    line = "counting (counting 1 ms; room for 192 segments of at most 300 tokens)"
+    assert choice.lines == [f"attention with SameDocument(): {line}"]
+
+
 # ---- scoring --------------------------------------------------------------------------------------------------------
 
 

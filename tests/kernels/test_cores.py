@@ -17,7 +17,7 @@ from bitgolf.model.cores import varlen
 from bitgolf.model.cores.flex import Flex
 from bitgolf.model.cores.fused import Fused
 from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Segments, Window
-from bitgolf.model.cores.segments import Room, SegmentSlots, boundaries, bucket, needed, segment_starts
+from bitgolf.model.cores.segments import Room, SegmentSlots, boundaries, needed, rounded, segment_starts
 from bitgolf.model.cores.varlen import Varlen
 from bitgolf.model.sockets import Mask
 from bitgolf.spec import Place, Spec, part
@@ -214,11 +214,23 @@ def test_several_caps_are_bounded_from_above() -> None:
     assert int(starts.sum()) <= needed(ids, BOS, [3, 7]).slots <= 2 * int(starts.sum())
 
 
-def test_buckets_double_and_stop_at_the_row_or_the_cap() -> None:
-    assert bucket(Room(1, 1), [0], 4096) == (64, 256)
-    assert bucket(Room(65, 257), [0], 4096) == (128, 512)
-    assert bucket(Room(64 * 5, 3000), [0], 3500) == (512, 3500)
-    assert bucket(Room(10, 1), [0, 2048], 98304) == (64, 2048)
+def test_room_comes_in_multiples_and_stops_at_the_row_or_the_cap() -> None:
+    assert rounded(1, 1, [0], 4096) == (64, 256)
+    assert rounded(64.5, 257, [0], 4096) == (128, 512)
+    assert rounded(300, 3400, [0], 3500) == (320, 3500)
+    assert rounded(10, 1, [0, 2048], 98304) == (64, 2048)
+
+
+def test_room_at_the_start_is_a_quarter_more_than_the_first_batches_need() -> None:
+    core = Varlen(Sdpa(AT, masks=(part(SameDocument),)))
+    ids = torch.full((3, 1, 4096), 2).numpy()
+    ids[1, 0, ::32] = BOS  # 128 documents of 32 tokens; in the others one of 4,096
+    ids[2, 0, ::1024] = BOS
+    slots = SegmentSlots(core, BOS, lambda line: None)
+    slots.reserve([ids[1], ids[2]])
+    assert core.room == (192, 1280)  # 1.25 * 128 = 160, 1.25 * 1024
+    slots.reserve(list(ids))
+    assert core.room == (192, 4096)
 
 
 def test_a_batch_of_more_segments_takes_the_next_bucket_in_the_compiled_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,9 +244,11 @@ def test_a_batch_of_more_segments_takes_the_next_bucket_in_the_compiled_graph(mo
     many[0, ::12] = BOS  # 86 documents
     q, k, v = (torch.randn(1, 1024, 1, 4) for _ in range(3))
     torch._dynamo.reset()
-    run = torch.compile(
-        lambda q, k, v, ids: core(q, k, v, Bus(ids, BOS)), fullgraph=True, dynamic=False, backend="eager"
-    )
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, ids: Tensor) -> Tensor:
+        return core(q, k, v, Bus(ids, BOS))
+
+    run = torch.compile(attend, fullgraph=True, dynamic=False, backend="eager")
     for ids, expected in ((few, Room(64, 1024)), (many, Room(128, 1024)), (few, Room(128, 1024))):
         slots.fit(ids.numpy())
         assert core.room == expected
@@ -245,16 +259,17 @@ def test_a_batch_of_more_segments_takes_the_next_bucket_in_the_compiled_graph(mo
     ]
 
 
-def test_room_is_made_for_as_many_rows_as_are_read_at_once() -> None:
+def test_room_is_made_for_as_many_rows_as_are_read_at_once_and_at_least_doubles() -> None:
     core = Varlen(Sdpa(AT, masks=(part(Segments, cap=8),)))
-    ids = torch.full((4, 512), 2).numpy()  # 64 segments of 8 tokens a row
+    ids = torch.full((4, 520), 2).numpy()  # 65 segments of 8 tokens a row
     slots = SegmentSlots(core, BOS, lambda line: None)
-    slots.fit(ids, rows=1)
-    assert core.room == (64, 256)  # as it starts: enough
+    slots.reserve([ids[:1, :8]])
+    assert core.room == (64, 8)
+    for _ in range(2):
+        slots.fit(ids, rows=1)
+        assert core.room == (128, 8)
     slots.fit(ids, rows=2)
-    assert core.room == (128, 256)
-    slots.fit(ids, spare=2)
-    assert core.room == (512, 256)
+    assert core.room == (256, 8)  # 130 are needed
 
 
 # ---- on a GPU -------------------------------------------------------------------------------------------------------

@@ -38,8 +38,6 @@ from bitgolf.world import ALONE, World, shared
 
 PARITY_TOKENS = 4096
 """Tokens of one row on which twins are compared with plain parts, which make masks of that many times as many."""
-SPARE = 2
-"""How many times the segments of the first batches attention has room for at the start."""
 
 FLASH: dict[str, Make] = {f"FlashAttention {n}": partial(Flash, version=n) for n in (4, 3)}
 MLPS: dict[str, Make] = {"fused": FusedMLP, "fused with TMA": partial(FusedMLP, tma=True)}
@@ -87,7 +85,7 @@ class Choice:
         for site, verdict in zip(found, verdicts, strict=True):
             if verdict.twin:
                 twin = site.twins[verdict.twin](site.plain)
-                if isinstance(twin, Segmented):
+                if isinstance(twin, Segmented) and twin.caps:
                     twin.room = verdict.room
                 for path in [path for path, module in paths if module is site.place]:
                     self.replaced[path] = site.place
@@ -205,11 +203,16 @@ def judge(
                     twins={k: partial(_with_room, make, batches, bos) for k, make in site.twins.items()}
                 )
                 verdicts[key] = verdict(roomy, calls.get(site.probe), inputs[0], trial, timer, plain=plain)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # batches are sized by what is free
     return [verdicts[key] for key in keys]
 
 
 def verdict(site: Site, call: Call | None, ids: Tensor, trial: Trial, timer: Timer, *, plain: bool) -> Verdict:
-    """The fastest twin that agrees with the plain part in this call, or the plain part, timed for the rows ids (B, T)."""
+    """The fastest twin that agrees with the plain part in this call, or the plain part, timed for the rows ids (B, T).
+
+    A plain core that would read these rows in blocks is not timed.
+    """
     if call is None:
         return Verdict("", "it is idle at the start, so that nothing can be tried")
     against = {name: trial.inability(make, site.plain, call) for name, make in site.twins.items()}
@@ -229,7 +232,11 @@ def verdict(site: Site, call: Call | None, ids: Tensor, trial: Trial, timer: Tim
     if best == "plain":
         return Verdict("", why)
     twin = able[best](site.plain)
-    return Verdict(best, why, twin.room if isinstance(twin, Segmented) else Room(0, 0))
+    if not isinstance(twin, Segmented) or not twin.caps:
+        return Verdict(best, why)
+    return Verdict(
+        best, f"{why}; room for {twin.room.slots:,} segments of at most {twin.room.longest:,} tokens", twin.room
+    )
 
 
 def _reasons(against: Mapping[str, str]) -> list[str]:
@@ -238,9 +245,7 @@ def _reasons(against: Mapping[str, str]) -> list[str]:
 
 def _with_room(make: Make, batches: Sequence[npt.ArrayLike], bos: int, plain: nn.Module) -> nn.Module:
     twin = make(plain)
-    slots = SegmentSlots(twin, bos, lambda line: None)
-    for ids in batches:
-        slots.fit(ids, spare=SPARE)
+    SegmentSlots(twin, bos, lambda line: None).reserve(batches)
     return twin
 
 

@@ -7,6 +7,7 @@ The first one of a row may start in the middle of a document; its cap is counted
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 SLOTS, LONGEST = 64, 256
-"""The smallest room for segments: how many, and tokens in each."""
+"""Room for segments comes in multiples of these: how many, and tokens in the longest."""
+SPARE = 1.25
+"""Room at the start, over what the first batches need."""
 
 
 def segment_starts(documents: Tensor, cap: int) -> Tensor:
@@ -45,9 +48,6 @@ class Room(NamedTuple):
     slots: int
     longest: int
 
-    def covers(self, other: Room) -> bool:
-        return self.slots >= other.slots and self.longest >= other.longest
-
 
 def needed(ids: npt.ArrayLike, bos: int, caps: Sequence[int]) -> Room:
     """How many segments rows (B, T) have at most, and the tokens in the longest; computed on the host.
@@ -61,18 +61,19 @@ def needed(ids: npt.ArrayLike, bos: int, caps: Sequence[int]) -> Room:
     return Room(len(lengths) + cuts, min([int(lengths.max()), *(cap for cap in caps if cap)]))
 
 
-def bucket(room: Room, caps: Sequence[int], row: int) -> Room:
-    """Room rounded up to the sizes that graphs are compiled for: doubling from (`SLOTS`, `LONGEST`).
+def most(batches: Sequence[npt.ArrayLike], bos: int, caps: Sequence[int]) -> Room:
+    """What the largest of some batches (B, T) needs."""
+    sizes = [needed(ids, bos, caps) for ids in batches]
+    return Room(max(size.slots for size in sizes), max(size.longest for size in sizes))
 
-    No segment is longer than a row or a cap: where that limits it, the limit is taken at once.
+
+def rounded(slots: float, longest: float, caps: Sequence[int], row: int) -> Room:
+    """Room rounded up to multiples of (`SLOTS`, `LONGEST`), so that graphs are compiled for few sizes.
+
+    No segment is longer than a row or a cap; where there is a cap, it is taken at once.
     """
-    capped = min((cap for cap in caps if cap), default=0)
-    longest = min(capped, row) if capped else min(_doubled(LONGEST, room.longest), row)
-    return Room(_doubled(SLOTS, room.slots), longest)
-
-
-def _doubled(least: int, count: int) -> int:
-    return least << max(0, -(-count // least) - 1).bit_length()
+    limit = min([row, *(cap for cap in caps if cap)])
+    return Room(SLOTS * ceil(slots / SLOTS), limit if any(caps) else min(LONGEST * ceil(longest / LONGEST), limit))
 
 
 @runtime_checkable
@@ -86,30 +87,36 @@ class Segmented(Protocol):
 class SegmentSlots:
     """Keeps the cores of a model roomy enough for each batch, from its ids on the host, without waiting for the device.
 
-    A batch that needs more takes the next bucket: the graphs that contain the core are then compiled once more.
+    A batch that needs more takes the next bucket, twice as large: graphs that contain the core are compiled once more.
+    Much more room than needed costs time: kernels start programs for every slot, and for every block of the longest.
     """
 
     def __init__(self, root: nn.Module, bos: int, say: Callable[[str], object]) -> None:
         self.cores = [m for m in root.modules() if isinstance(m, Segmented) and m.caps]
         self.bos, self.say = bos, say
 
-    def fit(self, ids: npt.ArrayLike, rows: int = 0, spare: int = 1) -> None:
-        """Make room for ids (B, T) on the host, read `rows` at a time (0: all at once), and for `spare` times as much."""
-        ids = np.asarray(ids)
-        groups: dict[tuple[int, ...], list[Segmented]] = {}
+    def reserve(self, batches: Sequence[npt.ArrayLike]) -> None:
+        """Set the room to what the largest of these batches (B, T) needs, and a quarter more."""
+        row = max(np.shape(ids)[1] for ids in batches)
         for core in self.cores:
-            groups.setdefault(tuple(core.caps), []).append(core)
-        for caps, cores in groups.items():
-            at_once = rows or len(ids)
-            sizes = [needed(ids[i : i + at_once], self.bos, caps) for i in range(0, len(ids), at_once)]
-            most = Room(spare * max(s.slots for s in sizes), spare * max(s.longest for s in sizes))
-            self._grow(cores, bucket(most, caps, ids.shape[1]))
+            slots, longest = most(batches, self.bos, core.caps)
+            core.room = rounded(SPARE * slots, SPARE * longest, core.caps, row)
 
-    def _grow(self, cores: list[Segmented], wanted: Room) -> None:
-        if all(core.room.covers(wanted) for core in cores):
-            return
-        for core in cores:
-            core.room = Room(max(core.room.slots, wanted.slots), max(core.room.longest, wanted.longest))
-        self.say(
-            f"attention: room for {cores[0].room.slots:,} segments of at most {cores[0].room.longest:,} tokens in a batch"
-        )
+    def fit(self, ids: npt.ArrayLike, rows: int = 0) -> None:
+        """Make room for ids (B, T) on the host, read `rows` at a time (0: all at once)."""
+        ids = np.asarray(ids)
+        pieces = [ids[i : i + (rows or len(ids))] for i in range(0, len(ids), rows or len(ids))]
+        wanted = {caps: most(pieces, self.bos, caps) for caps in {tuple(core.caps) for core in self.cores}}
+        grown: set[Room] = set()
+        for core in self.cores:
+            room, (slots, longest) = core.room, wanted[tuple(core.caps)]
+            if slots > room.slots or longest > room.longest:
+                sizes = _grown(room.slots, slots), _grown(room.longest, longest)
+                core.room = Room(*map(max, room, rounded(*sizes, core.caps, ids.shape[1])))
+                grown.add(core.room)
+        for room in sorted(grown):
+            self.say(f"attention: room for {room.slots:,} segments of at most {room.longest:,} tokens in a batch")
+
+
+def _grown(have: int, wanted: int) -> int:
+    return have if wanted <= have else max(wanted, 2 * have)
