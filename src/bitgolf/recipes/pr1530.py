@@ -14,7 +14,16 @@ from bitgolf.model.lanes import TwoLanes
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
 from bitgolf.recipe import Recipe
-from bitgolf.recipes._published import BANKS, CHARGED, CLIPPED, LOOKED_UP, WITHIN, by_document, on_training_text, results
+from bitgolf.recipes._published import (
+    BANKS,
+    CHARGED,
+    CLIPPED,
+    LOOKED_UP,
+    WITHIN,
+    by_document,
+    on_training_text,
+    results,
+)
 from bitgolf.recipes.pr1493 import pr1493
 from bitgolf.spec import Spec, part
 
