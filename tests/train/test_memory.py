@@ -47,17 +47,17 @@ class Simple(nn.Module):
 
 @pytest.mark.parametrize("length", [9, 64, 4096, 98_304])
 def test_the_forecast_counts_what_is_kept(length: int) -> None:
-    assert activation_bytes(Simple(), CPU, length) == 8 + 4 * 6 + 4 * 10
+    assert activation_bytes(Simple, CPU, length) == 8 + 4 * 6 + 4 * 10
 
 
 def test_attention_weights_are_left_out() -> None:
-    assert activation_bytes(Simple(attention=True), CPU, 64) == activation_bytes(Simple(), CPU, 64)
+    assert activation_bytes(lambda: Simple(attention=True), CPU, 64) == activation_bytes(Simple, CPU, 64)
 
 
 def test_products_in_bfloat16_keep_half() -> None:
     """The weights' copies in bfloat16 are kept once, whatever the batch, and so are no part of it."""
     half = CPU._replace(compute=torch.bfloat16)
-    assert activation_bytes(Simple(), half, 64) == 8 + 2 * 6 + 2 * 10
+    assert activation_bytes(Simple, half, 64) == 8 + 2 * 6 + 2 * 10
 
 
 def test_the_forecast_is_that_of_a_real_pass_and_changes_nothing(data: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_forecast_is_that_of_a_real_pass_and_changes_nothing(data: Path) -> 
     trainer = make_trainer(data)
     batch, kept = trainer.batches.batch(0), dict[int, Tensor]()
     before = trainer.snapshot()
-    forecast = activation_bytes(trainer.task, CPU, LENGTH)
+    forecast = activation_bytes(trainer.build, CPU, LENGTH)
     assert all(torch.equal(t, before[name]) for name, t in trainer.state().items())
 
     def real(rows: int) -> int:
@@ -126,7 +126,7 @@ def adam_trainer(data: Path) -> Trainer:
 def forecast_of(trainer: Trainer, rows: float) -> int:
     """So many free bytes that the forecast has room for that many rows."""
     fixed = 2 * sum(p.numel() * p.element_size() for p in trainer.params.values())
-    return round((rows * LENGTH * activation_bytes(trainer.task, CPU, LENGTH) + fixed) / 0.9) + 1
+    return round((rows * LENGTH * activation_bytes(trainer.build, CPU, LENGTH) + fixed) / 0.9) + 1
 
 
 @pytest.mark.usefixtures("double")

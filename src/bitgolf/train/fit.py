@@ -56,7 +56,7 @@ def _forecast(trainer: Trainer, free: int, say: Say) -> int:
     """Tokens that there is room for, beside the gradients and as much again for an update's intermediate results."""
     shape = _share(trainer, trainer.moments[-1])
     fixed = 2 * sum(p.numel() * p.element_size() for p in trainer.params.values())
-    per_token = activation_bytes(trainer.task, trainer.device, shape.length)
+    per_token = activation_bytes(trainer.build, trainer.device, shape.length)
     tokens = room(free, fixed, per_token)
     trainer.room = tokens
     rows = trainer.rows_at_once(*shape)

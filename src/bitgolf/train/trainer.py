@@ -64,9 +64,9 @@ class Trainer:
         for moment in self.settings.moments:
             share_of(self.settings.shape(moment).rows, world.size)  # better now than in the middle of the run
         torch.manual_seed(seed)
-        self.model: LM = recipe["model"](place)
-        task = Task(self.model, self.settings.objective(place._replace(dim=recipe["model.dim"])))
-        self.task = task.to(device.device)
+        self.recipe, self.place = recipe, place
+        self.task = self.build().to(device.device)
+        self.model = self.task.model
         self.params = self.task.by_path()
         self.optimizer = Optimizer(self.params, self.task.roles(), self.settings.optim, world)
         self.schedule = self.settings.schedule()
@@ -76,6 +76,11 @@ class Trainer:
         self.phases = Phases(self.task)
         self.slots = SegmentSlots(self.task, place.bos, print)
         self.room = math.inf  # tokens that may pass through the model at a time
+
+    def build(self) -> Task:
+        """The recipe's task, of plain parts with new parameters."""
+        objective = self.settings.objective(self.place._replace(dim=self.recipe["model.dim"]))
+        return Task(self.recipe["model"](self.place), objective)
 
     def step(self, step: int, now: Now) -> Tensor:
         """Train on batch `step`; returns this process's mean loss in nats per token (not yet synchronised)."""
