@@ -82,33 +82,27 @@ def measure(name: str, codec: Spec[Codec], coder: Spec[Coder], session: Session)
     count = sum(weights[path].numel() for path in stats)
     line = {"bench": "encode", "recipe": name, "codec": repr(codec), "coder": repr(coder), "weights": count}
     line |= {"workers": session.workers, "device": str(session.device), "packing_threads": parallel.workers()}
-    lines = []
+    lines, started = [], time.perf_counter()
 
-    def stage(stage: str, started: float, **more: Any) -> None:
+    def stage(stage: str, **more: Any) -> None:
+        nonlocal started
+        seconds, started = time.perf_counter() - started, time.perf_counter()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        lines.append(
-            line | {"stage": stage, "seconds": round(time.perf_counter() - started, 2), "peak_bytes": peak} | more
-        )
+        lines.append(line | {"stage": stage, "seconds": round(seconds, 2), "peak_bytes": peak} | more)
 
-    started, hessians = time.perf_counter(), [known.hessian for known in session.placed(stats).values()]
-    for _ in session.map(lambda hessian: session.factor(Gptq(), hessian), hessians):
-        pass
-    stage("factor", started)
-    started = time.perf_counter()
+    hessians = [known.hessian for known in session.placed(stats).values()]
+    list(session.map(lambda hessian: session.factor(Gptq(), hessian), hessians))
+    stage("factor")
     codes = encode_all(weights, kinds, rules, stats, session)
-    stage("encode", started)
-    started = time.perf_counter()
+    stage("encode")
     sections = pack_codes(codes, kinds, coder, walks(shapes, kinds, rules))
     size = sum(len(s.data) for s in sections)
-    stage("pack", started, bytes=size, bits_per_weight=round(8 * size / count, 4))
-    started = time.perf_counter()
-    found = unpack_codes(
-        {s.name: s for s in sections}, layout(shapes, kinds, rules), kinds, coder, walks(shapes, kinds, rules)
-    )
-    stage("unpack", started)
-    started = time.perf_counter()
+    stage("pack", bytes=size, bits_per_weight=round(8 * size / count, 4))
+    read = {s.name: s for s in sections}
+    found = unpack_codes(read, layout(shapes, kinds, rules), kinds, coder, walks(shapes, kinds, rules))
+    stage("unpack")
     decode_all(found, shapes, kinds, rules)
-    stage("decode", started)
+    stage("decode")
     same = all(np.array_equal(codes[path][key], found[path][key]) for path in codes for key in codes[path])
     return [entry | {"bit_exact": same} for entry in lines]
 

@@ -21,6 +21,7 @@ from bitgolf.files import file_digest, read_json, value_digest, write_bytes, wri
 from bitgolf.model.core import load_weights, roles
 from bitgolf.model.skeleton import LM
 from bitgolf.pack.ledger import Entry, choices, ledger, over_cap_advice
+from bitgolf.pack.parallel import workers
 from bitgolf.page import page
 from bitgolf.pipeline import Run
 from bitgolf.quantize.calibrate import load_calibration
@@ -183,6 +184,7 @@ def pack(run: Run) -> dict[str, Any]:
     """Codes -> the artifact. Over the cap is a failure, with the ledger's word on what to cut."""
     path = run.folder / "artifact.bg"
     codes = load_codes(run.folder / "codes" / "codes.safetensors")
+    run.journal.say(f"coding with {workers()} threads, as many as this process has CPUs")
     artifact = write(path, run.recipe, codes, (run.data / "tokenizer.model").read_bytes())
     for choice in choices(artifact, codes, run.recipe["pack"]().grouped(roles(empty_model(run)))):
         run.journal.say(f"packed {choice}")

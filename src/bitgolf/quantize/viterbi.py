@@ -23,8 +23,8 @@ def search(x: Floats, shrink: Floats, preceding: Preceding, points: NDArray[np.i
     """Fill `points` (n,), 2 index + z0, with the path from state 0 that makes Σ (x - v)² + shrink v² least, v = point / 2.
 
     x: the sequence in steps.  shrink (n,): what a bit costs, as the square of the value that needs it (Gaussian tails).
-    Both ways into a state have the same z0: 0 for the lower half of the states, 1 for the upper. So each step is two
-    loops without a branch. Of two equal paths into a state the one with the even index is taken.
+    Both ways into a state have the same z0: 0 for the lower half of the states, 1 for the upper. So the inner loops have
+    no branch. Of two equal paths into a state the one with the even index is taken.
     """
     n, states = len(x), preceding.shape[1]
     half = states // 2
@@ -32,7 +32,7 @@ def search(x: Floats, shrink: Floats, preceding: Preceding, points: NDArray[np.i
     cost[0] = 0.0
     odd = np.empty((n, states), np.uint8)  # the parity of the index by which the best path came to a state
     taken = np.zeros((n, 4), np.int16)  # the index by (z0, parity)
-    added = np.zeros(4, np.float32)
+    added = np.zeros(2, np.float32)
     for i in range(n):
         weight = np.float32(1.0) + shrink[i]
         centre = x[i] / weight  # where the cost is least; it rises with the distance from there
@@ -40,16 +40,12 @@ def search(x: Floats, shrink: Floats, preceding: Preceding, points: NDArray[np.i
             offset = np.float32(0.5) * np.float32(z0)
             below = min(max(np.floor(centre - offset), np.float32(LOW)), np.float32(TOP - 1))
             for m in (below, below + np.float32(1.0)):  # neighbours: one of each parity, also at the ends
-                branch = 2 * z0 + (int(m) & 1)
-                away = m + offset - centre
-                taken[i, branch] = int(m)
-                added[branch] = weight * away * away
-        for to in range(half):
-            even, other = cost[preceding[0, to]] + added[0], cost[preceding[1, to]] + added[1]
-            odd[i, to], least[to] = other < even, min(even, other)
-        for to in range(half, states):
-            even, other = cost[preceding[0, to]] + added[2], cost[preceding[1, to]] + added[3]
-            odd[i, to], least[to] = other < even, min(even, other)
+                parity, away = int(m) & 1, m + offset - centre
+                taken[i, 2 * z0 + parity], added[parity] = int(m), weight * away * away
+            if_even, if_odd = added[0], added[1]
+            for to in range(z0 * half, (z0 + 1) * half):
+                even, other = cost[preceding[0, to]] + if_even, cost[preceding[1, to]] + if_odd
+                odd[i, to], least[to] = other < even, min(even, other)
         cost, least = least, cost
     state = np.int64(np.argmin(cost))
     for i in range(n - 1, -1, -1):
