@@ -30,8 +30,8 @@ def compare_kernels(job: Job, lines: Lines) -> None:
     from gpu_parts import program  # here, as importing torch takes seconds that tests need not wait for
 
     recipe = program.recipe_for(RECIPE, toy=job.toy)
-    with program.training(recipe, job.data, program.place_of(job.data)) as (_, said):
-        lines.add("kernels compared, as pytest is missing", **program.identity_of(recipe), said=said)
+    with program.training(recipe, job.data, program.place_of(job.data)) as ready:
+        lines.add("kernels compared, as pytest is missing", **program.identity_of(recipe), said=ready.said)
 
 
 def run_tests(job: Job, lines: Lines) -> None:

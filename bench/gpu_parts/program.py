@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+import torch._inductor
 from torch import Tensor
 
 from bitgolf.clock import Now
@@ -31,11 +32,11 @@ from bitgolf.recipe import Recipe, identity
 from bitgolf.recipes import get
 from bitgolf.score.artifact import build_empty
 from bitgolf.spec import Place, Spec
-from bitgolf.train import fast, worker
-from bitgolf.train.compiler import Options, compiler_options
+from bitgolf.train import compiler, fast, start
+from bitgolf.train.compiler import Options
 from bitgolf.train.device import Device, choose
 from bitgolf.train.phases import within
-from bitgolf.train.trainer import Trainer, compile_task
+from bitgolf.train.trainer import Trainer
 from bitgolf.world import World
 from gpu_parts.job import GPUS
 
@@ -43,11 +44,18 @@ WARM_STEPS = 3
 NOISE = 0.02  # of random weights
 
 
+class Ready(NamedTuple):
+    """A trainer before its first step, what was said of its kernels and graph, and the seconds that all of it took."""
+
+    trainer: Trainer
+    said: list[str]
+    seconds: float
+
+
 class Timing(NamedTuple):
-    """Steps of one phase. ms: of a step, in each round; start: seconds until the first steps are done, compiling included."""
+    """Steps of one phase. ms: of a step, in each round."""
 
     ms: list[float]
-    start: float
     loss: float
     peak_bytes: int | None
 
@@ -56,7 +64,6 @@ class Timing(NamedTuple):
         return {
             "ms": round(statistics.median(self.ms), 2),
             "range": [round(min(self.ms), 2), round(max(self.ms), 2)],
-            "start_seconds": round(self.start, 2),
             "peak_gb": self.peak_bytes and round(self.peak_bytes / 1e9, 2),
             "loss": round(self.loss, 4),
         }
@@ -91,23 +98,21 @@ def toy_sized(recipe: Spec[Recipe]) -> Spec[Recipe]:
 @contextmanager
 def training(
     recipe: Spec[Recipe], folder: Path, place: Place, *, plain: Sequence[str] = (), options: Options | None = None
-) -> Iterator[tuple[Trainer, list[str]]]:
-    """A trainer as a run makes it, its kernels chosen and its graph compiled, and what was said of both.
+) -> Iterator[Ready]:
+    """A trainer as a run has it before its first step: kernels chosen, graphs compiled and warm.
 
-    plain: parts whose name begins so keep their plain form; options: of inductor, beside the program's own.
+    plain: parts whose name begins so keep their plain form; options: of inductor, beside or in place of the program's own.
     """
-    settings, where = recipe["train"](), device()
+    if unknown := sorted((options or {}).keys() - set(torch._inductor.list_options())):
+        raise BitgolfError(f"this torch's inductor has no option {unknown[0]!r}")
+    settings, where, started = recipe["train"](), device(), time.perf_counter()
     order, stream = settings.order(), Stream(find_shards(folder, "train"))
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=place.bos)
     trainer = Trainer(recipe, place, batches, where, World(), 0)
-    with kept_plain(plain):
-        kernels = worker._kernels(trainer, settings, Journal())
-    graph = compile_task(trainer, settings.compile)
-    if options and on_cuda():
-        every = {**compiler_options(where.device), **options}
-        trainer.run = torch.compile(trainer.task, fullgraph=True, dynamic=False, options=every)
     try:
-        yield trainer, [*kernels, graph]
+        with kept_plain(plain), mock.patch.dict(compiler.CUDA, options or {}):
+            begun = start.prepare(trainer, recipe, Journal())
+        yield Ready(trainer, [*begun.kernels, begun.graph], round(time.perf_counter() - started, 2))
     finally:
         trainer.close()
         torch.compiler.reset()  # graphs hold on to their model
@@ -139,16 +144,17 @@ def place_of(data: Path) -> Place:
 
 
 def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) -> Timing:
-    """Time `rounds` times `steps` steps at this progress of the run, behind some that compile the graph."""
+    """Time `rounds` times `steps` steps at this progress of the run, behind a few that are not timed."""
     now, cuda = moment(trainer, progress), trainer.device.device.type == "cuda"
     trainer.phases.now = None  # nothing to prove: this is no run
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     number = count()  # of a step: batches are made ahead in their order
-    (start,), seconds = _rounds(trainer, now, number, 1, WARM_STEPS), _rounds(trainer, now, number, rounds, steps)
+    _rounds(trainer, now, number, 1, WARM_STEPS)
+    seconds = _rounds(trainer, now, number, rounds, steps)
     loss = trainer.step(next(number), now).item()
     peak = torch.cuda.max_memory_allocated() if cuda else None
-    return Timing([1e3 * each / steps for each in seconds], start, loss, peak)
+    return Timing([1e3 * each / steps for each in seconds], loss, peak)
 
 
 def moment(trainer: Trainer, progress: float) -> Now:

@@ -24,17 +24,18 @@ def measure(job: Job, lines: Lines) -> None:
     for name in RECIPES:
         recipe = program.recipe_for(name, toy=job.toy)
         place = Place(vocab=recipe["tokens.vocab"], bos=BOS)
-        with program.training(recipe, random_shard(job.folder, place, tokens), place) as (trainer, said):
-            timing, settings = program.time_steps(trainer, PROGRESS, rounds=rounds, steps=steps), trainer.settings
-        speed = round(1e3 * settings.rows * settings.length / timing.fields()["ms"])
-        batch = [settings.rows, settings.length, settings.micro_rows]
+        with program.training(recipe, random_shard(job.folder, place, tokens), place) as ready:
+            timing = program.time_steps(ready.trainer, PROGRESS, rounds=rounds, steps=steps)
+        rows, length = recipe["train.rows"], recipe["train.length"]
         lines.add(
             name,
             **program.identity_of(recipe),
             **timing.fields(),
-            tokens_per_second=speed,
-            rows_length_micro_rows=batch,
-            said=said,
+            tokens_per_second=round(1e3 * rows * length / timing.fields()["ms"]),
+            rows=rows,
+            length=length,
+            start_seconds=ready.seconds,
+            said=ready.said,
         )
 
 

@@ -21,14 +21,16 @@ def measure(job: Job, lines: Lines) -> None:
     known = program.identity_of(recipe)
     rounds, steps = (TOY_ROUNDS, TOY_STEPS) if job.toy else (ROUNDS, STEPS)
     cap = next(node["cap"] for _, node in recipe.walk() if node.cls is Segments)
-    with program.training(recipe, job.data, place) as (trainer, said):
-        lines.add("setup", **known, parameters=sum(p.numel() for p in trainer.params.values()), said=said)
+    with program.training(recipe, job.data, place) as ready:
+        parameters = sum(p.numel() for p in ready.trainer.params.values())
+        lines.add("start", **known, start_seconds=ready.seconds, parameters=parameters, said=ready.said)
         for phase, progress in PHASES.items():
-            timing = program.time_steps(trainer, progress, rounds=rounds, steps=steps)
-            now = program.moment(trainer, progress)
+            timing = program.time_steps(ready.trainer, progress, rounds=rounds, steps=steps)
+            now = program.moment(ready.trainer, progress)
             per_token = flops.count(recipe, place, now)
-            lines.add(phase, **known, **timing.fields(), **speed(trainer, timing, per_token, cap))
-            lines.add(f"{phase}, profile", **known, **profile.costliest(lambda now=now: trainer.step(0, now)))
+            lines.add(phase, **known, **timing.fields(), **speed(ready.trainer, timing, per_token, cap))
+            profiled = profile.costliest(lambda now=now: ready.trainer.step(0, now))
+            lines.add(f"{phase}, profile", **known, **profiled)
 
 
 def speed(trainer: Trainer, timing: program.Timing, per_token: flops.Flops, cap: int) -> dict[str, Any]:

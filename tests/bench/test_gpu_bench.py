@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"part", "what", "device", "versions", "commit", "recipe", "hash", "seconds", "toy"}
-SPEED = {"ms", "range", "start_seconds", "peak_gb", "loss", "tokens_per_second"}
+SPEED = {"ms", "range", "peak_gb", "loss", "tokens_per_second"}
 SCRIPT = """
 import importlib.util, os, time
 assert importlib.util.find_spec("flash_attn_interface")
@@ -57,7 +57,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_every_part_leaves_lines_and_none_fails(results: Results) -> None:
     assert list(results) == ["prepare", *(part.name for part in gpu.PARTS), "all"]
     assert results["all"]["finished"]["failed"] == {}
-    versions = results["step"]["setup"]["versions"]
+    versions = results["step"]["start"]["versions"]
     assert versions.keys() == {"python", "torch", "cuda", "triton"} and versions["torch"]
 
 

@@ -118,21 +118,30 @@ def test_the_peak_is_looked_up_by_the_device_s_name(name: str, peak: float | Non
 def test_a_part_that_is_kept_plain_is_offered_no_kernel(tmp_path: Path) -> None:
     recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
     data = random_shard(tmp_path, place, 2_000)
-    with training(recipe, data, place) as (_, said), training(recipe, data, place, plain=(variants.MLP,)) as (_, less):
-        pass
-    assert [line for line in said if line not in less] == [line for line in said if line.startswith("MLP")] != []
+    with training(recipe, data, place) as all_of_them, training(recipe, data, place, plain=(variants.MLP,)) as others:
+        hidden = [line for line in all_of_them.said if line not in others.said]
+    assert hidden == [line for line in all_of_them.said if line.startswith("MLP")] != []
     with pytest.raises(BitgolfError, match="Nothing"), training(recipe, data, place, plain=("Nothing",)):
+        pass
+
+
+def test_an_option_that_inductor_does_not_know_is_an_error(tmp_path: Path) -> None:
+    recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
+    with (
+        pytest.raises(BitgolfError, match="no option 'fusion'"),
+        training(recipe, tmp_path, place, options={"fusion": 1}),
+    ):
         pass
 
 
 def test_both_phases_are_timed_by_the_graph_that_trains(tmp_path: Path) -> None:
     recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
     visited = list[int]()
-    with training(recipe, random_shard(tmp_path, place, 2_000), place) as (trainer, _):
-        trainer.model.blocks[4].register_forward_hook(lambda *_: visited.append(1))
-        timing = time_steps(trainer, 0.2, rounds=2, steps=1)
+    with training(recipe, random_shard(tmp_path, place, 2_000), place) as ready:
+        ready.trainer.model.blocks[4].register_forward_hook(lambda *_: visited.append(1))
+        timing = time_steps(ready.trainer, 0.2, rounds=2, steps=1)
         once = len(visited)
-        time_steps(trainer, 0.6, rounds=2, steps=1)
+        time_steps(ready.trainer, 0.6, rounds=2, steps=1)
     assert len(timing.ms) == 2 and min(timing.ms) > 0 and timing.peak_bytes is None
     assert len(visited) == once + 3 * once  # layer 4 is visited three times in a loop
 
