@@ -100,7 +100,7 @@ def test_the_probe_draws_no_random_numbers(data: Path) -> None:
     made = trainer(data)
     run(made, 0, 4)
     before = torch.get_rng_state()
-    batch = made.batches.rows(0, 0, 1)
+    batch = tuple(map(torch.from_numpy, made.batches.rows(0, 0, 1)))
     assert made.probe(*batch) == made.probe(*batch)
     assert torch.equal(torch.get_rng_state(), before)
 

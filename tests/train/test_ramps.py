@@ -102,7 +102,7 @@ def test_a_loss_is_the_mean_over_the_smaller_batch_however_it_is_accumulated(dat
     losses = []
     for micro in (0, 2):
         trainer = make_trainer(data, ramped().set("train.micro_rows", micro), noisy=False)
-        inputs, targets = trainer.batches.batch(0, rows=2, length=8)
+        inputs, targets = map(torch.from_numpy, trainer.batches.batch(0, rows=2, length=8))
         before = trainer.probe(inputs, targets)
         losses.append([float(trainer.step(step, Now(step, STEPS, 0.0, 0.0))) for step in range(STEPS)])
         assert losses[-1][0] == pytest.approx(before, rel=1e-5)
