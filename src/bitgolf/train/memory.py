@@ -24,7 +24,7 @@ def activation_bytes(build: Callable[[], nn.Module], device: Device, length: int
     The task is built and run on fake tensors, which have shapes and no memory, on two slices of a row; what does not
     grow with the slice (weights in the type of the products) is no part of the difference. Left out is what is (T, T),
     as no fused attention keeps it. Fused kernels and compiled graphs, which recompute what is cheap, keep less than
-    this: `pr1855` measured 50.7 GB in all where its plain parts keep 77.
+    this: `pr1855` measured 50.7 GB in all where its plain parts keep 74.
     """
     long = (min(length, SLICE) - 1) // 2 * 2 + 1
     short = long // 4 * 2 + 1
