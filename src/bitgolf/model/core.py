@@ -139,6 +139,15 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def per_channel(number: Tensor, x: Tensor) -> Tensor:
+    """A learned number, () or (1,), as a vector over the last axis of x, in x's type.
+
+    Its gradient is then summed over positions channel by channel; that of a lone number a compiler sums over all
+    positions and heads in one program.
+    """
+    return number.to(x.dtype).expand(x.shape[-1])
+
+
 class Clocked(Part):
     """A part that changes while training goes on. As built it is as at the end: that is what is scored."""
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.errors import RecipeError
-from bitgolf.model.core import Bus
+from bitgolf.model.core import Bus, per_channel
 from bitgolf.model.inits import Normal, Orthogonal
 from bitgolf.model.sockets import Init, StreamPart, ValuePart
 from bitgolf.model.weight import Embedding, Linear
@@ -67,7 +67,7 @@ class ValueResidual(FirstValues):
             self.alpha = nn.Parameter(torch.zeros(1))
 
     def blend(self, v: Tensor, v0: Tensor) -> Tensor:
-        return v + self.alpha.sigmoid().to(v.dtype) * v0
+        return v + per_channel(self.alpha.sigmoid(), v) * v0
 
 
 @register
@@ -101,7 +101,7 @@ class ValueTable(StreamPart):
 
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         values = self.project(self.table(bus.ids))
-        bus.shared[TABLE] = self.scale.to(values.dtype) * values
+        bus.shared[TABLE] = per_channel(self.scale, values) * values
         return x
 
 
@@ -120,4 +120,4 @@ class AddValueEmbedding(ValuePart):
         if e.shape[-1] != v.shape[2] * v.shape[3]:
             cause = f"{v.shape[2]} heads of {v.shape[3]} values cannot take a table of {e.shape[-1]}"
             raise RecipeError(cause, place="ValueTable.out", mend=f"make it {v.shape[2] * v.shape[3]}")
-        return v + self.weight.to(v.dtype) * e.view_as(v).to(v.dtype)
+        return v + per_channel(self.weight, v) * e.view_as(v).to(v.dtype)
