@@ -41,7 +41,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Of one run of everything."""
     folder = tmp_path_factory.mktemp("gpu")
     (folder / "train_gpt.py").write_text(SCRIPT)
-    options = ["--toy", "--seconds", "150", "--clock", "0.5", "--reference", str(folder / "train_gpt.py")]
+    options = ["--toy", "--seconds", "400", "--clock", "0.5", "--reference", str(folder / "train_gpt.py")]
     command = [sys.executable, "bench/gpu.py", *options, "--out", str(folder / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

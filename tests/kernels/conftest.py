@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,14 +19,24 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def triton_device() -> torch.device:
-    """Where kernels run. Skips where Triton is missing (it has Linux wheels only), or its interpreter is broken."""
+    """Where kernels run. Skips where Triton is missing (it has Linux wheels only)."""
     triton = pytest.importorskip("triton", reason="needs Triton: pip install -e '.[dev]' brings it on Linux")
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if _release(triton.__version__) < (3, 7) and _release(np.__version__) >= (2, 4):
-        pytest.skip("the interpreter of Triton before 3.7 needs numpy before 2.4 (arrays of one element as integers)")
+    if tuple(int(number) for number in triton.__version__.split(".")[:2]) < (3, 7):
+        _convert_indices()
     return torch.device("cpu")
 
 
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in version.split(".")[:2])
+def _convert_indices() -> None:
+    """Mend the interpreter of Triton before 3.7: it makes an index with `int()` of an array that has one element and one
+    axis, which NumPy 2.4 refuses. Later ones remove the axis first."""
+    from triton.runtime import interpreter
+
+    others = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        others(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patched

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bitgolf.clock import Now
 from bitgolf.errors import RecipeError, UsageError
