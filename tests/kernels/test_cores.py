@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._functorch.config as functorch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
@@ -194,6 +195,27 @@ def test_more_than_there_is_room_for_is_an_error(room: Room) -> None:
     core.room = room
     with pytest.raises(RuntimeError, match=r"train\.kernels"):
         core(*qkv, Bus(ids, BOS))
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # of what the partitioner imports
+def test_a_graph_within_a_budget_of_activations_takes_the_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The partitioner that limits what a graph keeps for its backward pass refuses assertions in PyTorch 2.11."""
+    monkeypatch.setattr(varlen, "varlen_attn", one_by_one_in_graphs)
+    ids, qkv = example()
+    core = roomy(Sdpa(AT, masks=(part(Segments, cap=5),)))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = core(q.detach(), k.detach(), v.detach(), Bus(ids, BOS))
+        x = q
+        for _ in range(4):
+            x = (x @ q.flatten(0, 2)[:16]).sin() + mixed
+        return x.square().sum()
+
+    torch._dynamo.reset()
+    run = torch.compile(attend, fullgraph=True, dynamic=False, backend="aot_eager_decomp_partition")
+    with functorch.patch(activation_memory_budget=0.25):
+        (found,) = torch.autograd.grad(run(*qkv), qkv[:1])
+    torch.testing.assert_close(found, torch.autograd.grad(attend(*qkv), qkv[:1])[0])
 
 
 # ---- room for segments ----------------------------------------------------------------------------------------------

@@ -153,7 +153,9 @@ def test_two_processes_score_an_artifact_as_one_does(toy: Toy, monkeypatch: pyte
 def test_a_worker_says_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "tokens.npy", text().tokens)
     job = {"artifact": str(tmp_path / "none.bg"), "bytes": 1, "bos": 1, "methods": [], "order": None}
-    (tmp_path / "job.json").write_text(json.dumps(job | {"batch_tokens": 1, "limit": 1.0, "exact": False}))
+    (tmp_path / "job.json").write_text(
+        json.dumps(job | {"batch_tokens": 1, "limit": 1.0, "exact": False, "device": "cpu"})
+    )
     assert main([str(tmp_path)]) == 1 and "none.bg: cannot read it" in capsys.readouterr().err
     assert not (tmp_path / "rows.json").exists()
 

@@ -89,14 +89,12 @@ def test_the_document_has_the_keys_of_the_design(toy: Toy, capsys: pytest.Captur
 def test_every_option_of_the_command_arrives(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     document, heard = on_shards(toy), dict[str, Any]()
     monkeypatch.setattr("bitgolf.verbs.score", lambda *words, **options: heard.update(options, words=words) or document)
-    words = (
-        "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2"
-    )
+    words = "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2 --device cpu"
     done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 0 and "targets/s" in done.output and "sliding" in done.output
     assert heard == {
         "words": (Path("a.bg"), [], Path("b")), "names": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
-        "batch": 9, "processes": 2,
+        "batch": 9, "processes": 2, "device": "cpu",
     }  # fmt: skip
 
 

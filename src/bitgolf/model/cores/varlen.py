@@ -15,6 +15,23 @@ from bitgolf.versions import varlen_attn
 NO_ROOM = "a batch has more or longer segments than its attention has room for; set train.kernels to 'plain'"
 
 
+@torch.library.custom_op("bitgolf::segment_ends", mutates_args=())
+def segment_ends(starts: Tensor, slots: int, longest: int) -> Tensor:
+    """Cumulative lengths of segments, int32 (slots + 1): 0, ends, and the number of tokens N as often as fills the slots.
+
+    starts: (N,), True where a segment starts. Fails on the device where there are more than `slots`, or longer ones than
+    `longest`. An operator, because the partitioner that limits a graph's activations takes no assertion of the device.
+    """
+    ends = torch.nonzero_static(starts, size=slots + 1, fill_value=len(starts)).flatten().int()
+    torch._assert_async((starts.sum() <= slots) & (ends.diff() <= longest).all(), NO_ROOM)
+    return ends
+
+
+@segment_ends.register_fake
+def _(starts: Tensor, slots: int, longest: int) -> Tensor:
+    return starts.new_empty(slots + 1, dtype=torch.int32)
+
+
 class Varlen(Core):
     """The fast twin of an `Sdpa` whose masks are windows, documents or segments, for whole sequences.
 
@@ -41,10 +58,7 @@ class Varlen(Core):
         if not self.caps:
             return torch.arange(0, rows * length + 1, length, dtype=torch.int32, device=bus.ids.device)
         starts = torch.stack([segment_starts(bus.documents, cap) for cap in self.caps]).any(0).flatten()
-        ends = torch.nonzero_static(starts, size=self.room.slots + 1, fill_value=rows * length).flatten().int()
-        enough = (starts.sum() <= self.room.slots) & (ends.diff() <= self.room.longest).all()
-        torch._assert_async(enough, NO_ROOM)
-        return ends
+        return segment_ends(starts, *self.room)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
         ends = bus.memo(("segment ends", tuple(self.caps), self.room), lambda: self.ends(bus))
