@@ -289,11 +289,11 @@ def stream(kind: str, seed: int) -> Array:
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 50), slow=st.sampled_from(SLOW))
 def test_the_choice_is_hardly_ever_worse_than_that_among_all(kind: str, seed: int, slow: Spec[Coder]) -> None:
-    """With samples so small that estimates are far worse than those of real streams: never by more than 1 %."""
+    """With samples an eighth of the size of real ones, so that estimates are worse: never by more than 1 %."""
     symbols, options = stream(kind, seed), (part(Range), slow, part(Zlib))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "SAMPLE", 1 << 14)
-        patch.setattr(choosing, "PIECE", 1 << 11)
+        patch.setattr(choosing, "SAMPLE", 1 << 15)
+        patch.setattr(choosing, "PIECE", 1 << 12)
         found = len(Smallest(coders=options).encode(symbols)) - 1
     assert found <= 1.01 * min(len(option().encode(symbols)) for option in options)
 

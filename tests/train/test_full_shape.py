@@ -29,7 +29,18 @@ ALIVE, LARGEST = 60e9, 8e9
 """Bytes that a step may have alive at once, and of its largest tensor: on a card of 80 GB, beside weights and graphs."""
 
 
-@pytest.mark.parametrize("name", names())
+def shapes() -> Iterator[Any]:
+    """All recipes; of those with the same sizes of batch and model, all but one are left to `make test-all`."""
+    seen = set[tuple[int, ...]]()
+    for name in names():
+        recipe = get(name)
+        sizes = [recipe[f"train.{of}"] for of in ("rows", "micro_rows", "length")]
+        key = (*sizes, recipe["tokens.vocab"], recipe["model.dim"], recipe["model.layers"])
+        yield pytest.param(name, marks=[pytest.mark.exhaustive] if key in seen and name != "pr1855" else [])
+        seen.add(key)
+
+
+@pytest.mark.parametrize("name", list(shapes()))
 def test_a_recipe_starts_in_bounded_memory(name: str) -> None:
     """The probe of what parts touch, the choice of kernels, a batch of calibration, a batch of plain scoring."""
     recipe = get(name)

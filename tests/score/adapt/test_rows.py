@@ -63,7 +63,13 @@ def compiled(method: DocumentLora) -> LoraPlayer:
 
 @pytest.mark.parametrize(
     ("settings", "at_once"),
-    [({}, 64), ({}, 32), ({"rank": 0, "on": ("head",)}, 16), ({"steps": 2, "rows": 1}, 64), ({"warm": True}, 16)],
+    [
+        ({}, 64),
+        pytest.param({}, 32, marks=pytest.mark.exhaustive),
+        ({"rank": 0, "on": ("head",)}, 16),
+        pytest.param({"steps": 2, "rows": 1}, 64, marks=pytest.mark.exhaustive),
+        pytest.param({"warm": True}, 16, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_graphs_of_few_shapes_score_and_learn_alike(traced: None, settings: dict[str, Any], at_once: int) -> None:
     """Whether all three rows are read at once, or two of them, or each by itself."""
@@ -148,7 +154,9 @@ def test_the_reference_reads_live_rows_alone() -> None:
     assert seen == [(2, 10)]
 
 
-@pytest.mark.parametrize(("rows", "length", "at_once"), [(5, 70, 256), (3, 128, 128), (2, 3, 64)])
+@pytest.mark.parametrize(
+    ("rows", "length", "at_once"), [(5, 70, 256), pytest.param(3, 128, 128, marks=pytest.mark.exhaustive), (2, 3, 64)]
+)
 def test_the_nats_of_padded_rows_are_those_of_their_targets(traced: None, rows: int, length: int, at_once: int) -> None:
     model, generator = built(LOOPED).double(), torch.Generator().manual_seed(0)
     inputs = torch.randint(2, VOCAB, (rows, length), generator=generator)
