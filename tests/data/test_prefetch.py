@@ -96,3 +96,14 @@ def test_the_thread_ends_with_what_owns_it(counting: Counting) -> None:
     del ahead
     gc.collect()
     wait_for(lambda: not threads())
+
+
+def test_the_thread_pins_for_the_gpu_of_its_process(counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread begins with the first GPU, where every process of a machine would otherwise open a context."""
+    taken = list[int]()
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    with closing(Prefetcher(batches(counting(61, 40)), 0, 1, pin=True)) as ahead:
+        ahead.batch(0, rows=0, length=0)
+    assert taken == [3]

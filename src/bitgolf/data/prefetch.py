@@ -32,7 +32,8 @@ class Prefetcher:
     def __init__(self, batches: Batches, rank: int, size: int, *, pin: bool) -> None:
         self.batches, self.rank, self.size, self.pin = batches, rank, size, pin
         self._ahead: dict[tuple[int, int, int], Future[HostBatch]] = {}
-        self._thread = ThreadPoolExecutor(1, "batches")
+        device = torch.cuda.current_device() if pin else None  # memory is pinned for the thread's device
+        self._thread = ThreadPoolExecutor(1, "batches", initializer=_take_device, initargs=(device,))
 
     def batch(self, step: int, *, rows: int, length: int) -> HostBatch:
         """This rank's share of a step. Raises what making it raised."""
@@ -46,6 +47,12 @@ class Prefetcher:
     def close(self) -> None:
         """End the thread. (Without this call it ends when nothing refers to the prefetcher any more.)"""
         self._thread.shutdown(cancel_futures=True)
+
+
+def _take_device(device: int | None) -> None:
+    """In a new thread, which begins with the first GPU of the machine: make this one current."""
+    if device is not None:
+        torch.cuda.set_device(device)
 
 
 def _make(batches: Batches, rank: int, size: int, key: tuple[int, int, int], pin: bool) -> HostBatch:
