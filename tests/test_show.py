@@ -39,8 +39,8 @@ def test_memory_counts_weights_gradients_and_the_heads_of_an_objective() -> None
     recipe = toy_recipe(vocab=300).but(average=None).set("train.optim.2.where", "*")
     plain, shown = overview(recipe), overview(recipe.set("train.objective", part(MultiToken, heads=2)))
     by_role = plain["params_by_role"]
-    adam = plain["params"] - by_role["matrix"]
-    assert 0 <= plain["forecast"]["memory"] - 4 * (2 * plain["params"] + by_role["matrix"] + 2 * adam) < 1000
+    muon, adam = 3 * by_role["matrix"], plain["params"] - by_role["matrix"]  # momentum, copies of weight and gradient
+    assert 0 <= plain["forecast"]["memory"] - 4 * (2 * plain["params"] + muon + 2 * adam) < 1000
     more = shown["forecast"]["memory"] - plain["forecast"]["memory"]
     assert 0 <= more - 4 * (2 + 2) * 2 * 300 * 32 < 100  # weight, gradient and two moments of each head; counters
 

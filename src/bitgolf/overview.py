@@ -76,9 +76,10 @@ def matrix_decay(recipe: Spec[Recipe]) -> float:
 
 
 def memory(recipe: Spec[Recipe], task: Task, optimizer: Optimizer) -> int:
-    """Bytes of weights, gradients, optimizer and average in training, all float32; activations come on top."""
+    """Bytes of weights, gradients, optimizer and average in training, in one process; activations come on top."""
     params = list(task.by_path().values())
     with torch.device("meta"):
         average = recipe["average"]().start(params) if recipe["average"] else {}
-    held = [*params, *params, *optimizer.state().values(), *(t for tensors in average.values() for t in tensors)]
+    held = [*params, *params, *optimizer.state().values(), *optimizer.buffers()]
+    held += [tensor for tensors in average.values() for tensor in tensors]
     return sum(t.numel() * t.element_size() for t in held)

@@ -116,6 +116,11 @@ class Optimizer:
             prefix = f"{group.name}/"
             group.load({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
 
+    def buffers(self) -> list[Tensor]:
+        """Copies of weights and gradients that are kept from step to step, beside the state."""
+        stacks = [stack for group in self.groups if isinstance(group, StackedGroup) for stack in group.stacks]
+        return [buffer for stack in stacks for buffer in (stack.weights, stack.grads)]
+
     def touched(self) -> list[Touched]:
         """One line for each rule."""
         return [
