@@ -59,6 +59,6 @@ def test_a_custom_operator_shows_the_signature_of_its_function() -> None:
 def test_this_release_has_all_that_is_asked_for() -> None:
     q = torch.zeros(4, 4, 8, device="meta")
     ends = torch.zeros(2, device="meta", dtype=torch.int32)
-    assert versions.varlen_attn(q, q[:, :2], q[:, :2], ends, ends, 4, 4, window_size=(-1, 0)).shape == q.shape
+    assert versions.varlen_attention()(q, q[:, :2], q[:, :2], ends, ends, 4, 4, window_size=(-1, 0)).shape == q.shape
     assert callable(versions.reduce_scatter)
     assert callable(versions.all_gather)

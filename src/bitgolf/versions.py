@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch.distributed as dist
-from torch.nn.attention import varlen
 
 
 def keywords(
@@ -44,6 +43,12 @@ def grouped(function: Callable[..., Any]) -> Callable[..., Any]:
     return partial(function, **({"enable_gqa": True} if "enable_gqa" in inspect.signature(function).parameters else {}))
 
 
-varlen_attn = grouped(varlen.varlen_attn)
+def varlen_attention() -> Callable[..., Any]:
+    """PyTorch's variable-length attention, for grouped heads. It is imported when asked for, as it imports the compiler."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return grouped(varlen_attn)
+
+
 reduce_scatter = first_of(dist, "reduce_scatter_single", "reduce_scatter_tensor")
 all_gather = first_of(dist, "all_gather_single", "all_gather_into_tensor")

@@ -18,6 +18,7 @@ from bitgolf.score import forward, graphs
 from bitgolf.score.forward import SHORTEST, Compiled, Eager, kernels_for, padded_length, power_of_two, trial_rows
 from bitgolf.score.player import Block, StaticPlayer
 from bitgolf.spec import part
+from bitgolf.train import fast
 from bitgolf.train.device import Device
 from bitgolf.train.fast import Choice, Verdict, sites
 from bitgolf.train.twins import FusedMLP
@@ -144,7 +145,7 @@ def fused_branches(calls: list[dict[str, Any]]) -> Callable[..., Choice]:
 def test_kernels_are_chosen_once_for_a_kind_of_model_and_leave_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = toy_model().set("block.mlp.act", part(LeakySquared))
     calls, models = list[dict[str, Any]](), [built(spec, seed=seed) for seed in range(2)]
-    monkeypatch.setattr(forward, "choose", fused_branches(calls))
+    monkeypatch.setattr(fast, "choose", fused_branches(calls))
     monkeypatch.setattr(forward, "_VERDICTS", {})
     plain = [[type(m) for m in model.modules()] for model in models]
     for model in models:

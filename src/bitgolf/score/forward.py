@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,10 @@ from bitgolf.model.skeleton import LM
 from bitgolf.score.graphs import Graph
 from bitgolf.score.transfer import upload
 from bitgolf.train.device import Device
-from bitgolf.train.fast import Choice, Verdict, choose, sites
 from bitgolf.world import ALONE, World
+
+if TYPE_CHECKING:  # recipes import this file for their methods' sake, and the kernels import the compiler: 1.5 s
+    from bitgolf.train.fast import Choice, Verdict
 
 SHORTEST = 64  # tokens: shorter rows are padded to as many
 TRIAL = 32_768, 512  # tokens on which kernels are timed, and of a document among them on average
@@ -129,6 +131,8 @@ def kernels_for(model: LM, device: Device, longest: int, *, learns: bool = False
     They are timed on random documents, so that all processes, which call this together, choose before they see a text;
     and once in a process for models of the same parts and shapes.
     """
+    from bitgolf.train.fast import Choice, choose, sites
+
     length = longest or 2048
     found = list(sites(model, compiled=True))
     key = (device.device, length, learns, *(s.what for s in found), *(tuple(p.shape) for p in model.parameters()))

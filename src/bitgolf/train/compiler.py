@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._inductor
 
 Options = dict[str, str | int | bool | Callable[..., Any]]
 
@@ -22,8 +21,12 @@ def compiler_options(device: torch.device) -> Options:
 
     Those that the installed torch does not know are left out: it would refuse them, and lacks what they are about.
     """
-    known = torch._inductor.list_options()
-    return {name: value for name, value in CUDA.items() if name in known} if device.type == "cuda" else {}
+    if device.type != "cuda":
+        return {}
+    from torch import _inductor  # takes more than a second, which `bitgolf show` need not wait for
+
+    known = _inductor.list_options()
+    return {name: value for name, value in CUDA.items() if name in known}
 
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:

@@ -10,8 +10,9 @@ from bitgolf.model.cores.fused import as_autocast
 from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Segments, Window
 from bitgolf.model.cores.segments import LONGEST, SLOTS, Room, segment_starts
 from bitgolf.model.sockets import Core
-from bitgolf.versions import varlen_attn
+from bitgolf.versions import varlen_attention
 
+varlen_attn = varlen_attention()
 NO_ROOM = "a batch has more or longer segments than its attention has room for; set train.kernels to 'plain'"
 
 
