@@ -11,14 +11,19 @@ from bitgolf.model.sockets import QKPart
 from bitgolf.spec import Place, Spec, register
 
 
+def plain_table(angles: Tensor, kind: torch.dtype) -> Tensor:
+    """cos and sin of angles (…, F), rounded to float32 and then to `kind`: (2, …, F)."""
+    return torch.stack([angles.cos(), angles.sin()]).float().to(kind)
+
+
 @torch.library.custom_op("bitgolf::rotary_table", mutates_args=())
 def rotary_table(angles: Tensor, kind: torch.dtype) -> Tensor:
-    """cos and sin of angles (…, F), rounded to float32 and then to `kind`: (2, …, F).
+    """`plain_table` as an operator, for graphs that are compiled.
 
-    An operator, because a compiler that sees cos and sin computes them again in every kernel that rotates, for every
-    head and also for the lanes that are not rotated, instead of reading a small table.
+    A compiler that sees cos and sin computes them again in every kernel that rotates, for every head and also for the
+    lanes that are not rotated, instead of reading a small table.
     """
-    return torch.stack([angles.cos(), angles.sin()]).float().to(kind)
+    return plain_table(angles, kind)
 
 
 @rotary_table.register_fake
@@ -102,7 +107,7 @@ class Rope(QKPart):
     def table(self, bus: Bus, kind: torch.dtype = torch.float32) -> Tensor:
         """cos and sin, (2, T, 1, dims/2) or (2, B, T, 1, dims/2) in this type."""
         angles = bus.angles(self.frequencies(bus.ids.device))[..., None, :]
-        return rotary_table(angles, kind)
+        return (rotary_table if torch.compiler.is_compiling() else plain_table)(angles, kind)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         half = self.width // 2
