@@ -111,7 +111,7 @@ def training(
     trainer = Trainer(recipe, place, batches, where, World(), 0)
     try:
         with kept_plain(plain), mock.patch.dict(compiler.CUDA, options or {}):
-            begun = start.prepare(trainer, recipe, Journal())
+            begun = start.prepare(trainer, Journal())
         yield Ready(trainer, [*begun.kernels, begun.graph], round(time.perf_counter() - started, 2))
     finally:
         trainer.close()

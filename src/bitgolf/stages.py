@@ -93,9 +93,16 @@ def train(run: Run) -> dict[str, Any]:
         words = str(run.folder), str(run.data), str(run.seed), str(int(run.resume)), run.device
         launch(run.devices, "bitgolf.training", *words, folder=run.folder)
     else:
-        settings: dict[str, Any] = {"seed": run.seed, "resume": run.resume, "journal": run.journal}
-        settings["wanted"] = run.device
-        train_run(run.recipe, run.data, run.folder, **settings, measure=measure_reserve)
+        train_run(
+            run.recipe,
+            run.data,
+            run.folder,
+            seed=run.seed,
+            resume=run.resume,
+            journal=run.journal,
+            wanted=run.device,
+            measure=measure_reserve,
+        )
     outcome = read_json(run.folder / "train.json")
     clock = outcome.pop("seconds")  # the stage has seconds of its own, start-up included
     return {**outcome, "clock": clock}
@@ -231,9 +238,8 @@ def score(run: Run) -> dict[str, Any]:
         load_weights(model, load_file(run.folder / f"{name}.safetensors"))
         bpb[name] = measure(model, model.embed.weight.shape[0], text, first, device, tell=run.journal.progress)["bpb"]
         run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first.name}, in memory)")
-    words = str(run.folder / "artifact.bg"), "--shards", str(run.data), "--processes", str(run.devices)
-    words = *words, "--device", run.device
-    results = _fresh_process(run, "score", *words)["methods"]
+    words = "--shards", str(run.data), "--processes", str(run.devices), "--device", run.device
+    results = _fresh_process(run, "score", str(run.folder / "artifact.bg"), *words)["methods"]
     bpb["packed"] = results[0]["bpb"]
     for result in results:
         kind = "adapted" if result["adapts"] else result["method"]

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 from bitgolf.data.batches import Rows
 from bitgolf.journal import Journal
-from bitgolf.recipe import Recipe
-from bitgolf.spec import Spec
 from bitgolf.train import fast
 from bitgolf.train.fit import fit_memory, forecast_memory
 from bitgolf.train.touched import touched
@@ -30,14 +28,14 @@ class Start(NamedTuple):
     touched: list[dict[str, Any]]
 
 
-def prepare(trainer: Trainer, recipe: Spec[Recipe], journal: Journal) -> Start:
+def prepare(trainer: Trainer, journal: Journal) -> Start:
     """Make a trainer ready for its first step, and log what was chosen. Compiles where the settings or the device ask for it.
 
     Raises `RecipeError` where a part of the recipe never runs or a kernel that must be fast is not, and `BitgolfError`
     where the device has too little memory.
     """
     world, settings = trainer.world, trainer.settings
-    rows = _touched(trainer, recipe)
+    rows = _touched(trainer)
     forecast_memory(trainer, journal.say)
     kernels = _kernels(trainer, journal)
     graph = compile_task(trainer, settings.compile)
@@ -54,11 +52,11 @@ def prepare(trainer: Trainer, recipe: Spec[Recipe], journal: Journal) -> Start:
     return Start(graph, kernels, rows)
 
 
-def _touched(trainer: Trainer, recipe: Spec[Recipe]) -> list[dict[str, Any]]:
+def _touched(trainer: Trainer) -> list[dict[str, Any]]:
     """A row for every kind of part and every rule of the optimizer; a part that never runs is an error."""
     inputs, targets = (trainer.to_device(rows) for rows in trainer.batches.rows(0, 0, 1))
     with trainer.device.autocast():
-        acts = touched(trainer.task, recipe["model"], inputs, targets)
+        acts = touched(trainer.task, trainer.recipe["model"], inputs, targets)
     table = [{"part": k, **v._asdict()} for k, v in acts.items()]
     return table + [
         {"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1}

@@ -97,7 +97,7 @@ def _train(
     trainer, tokens = _trainer(recipe, data, seed, journal, world, device)
     settings, parameters = trainer.settings, sum(p.numel() for p in trainer.params.values())
     try:
-        begun = start.prepare(trainer, recipe, journal)
+        begun = start.prepare(trainer, journal)
         journal.say(
             f"{parameters:,} parameters; {tokens:,} training tokens; batches of {settings.rows} x {settings.length}"
         )
