@@ -36,7 +36,7 @@ $(OTHER)/ready: pyproject.toml constraints.txt
 	touch $@
 
 zoo: $(READY)  # the tables of docs/scoring.md: cheats caught, honest players passed
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m attacks.players.zoo
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m attacks.evaluations.suite
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

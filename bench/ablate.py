@@ -20,50 +20,50 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bitgolf.artifact.model import build_empty
 from bitgolf.average.swa import Swa
-from bitgolf.clock import Now
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe, identity
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.data.batches import Batches, Shuffled
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
-from bitgolf.edits import append, but
-from bitgolf.environment import environment
 from bitgolf.grids.clip import SdClip
-from bitgolf.model.attend import Attention
-from bitgolf.model.core import only, roles
-from bitgolf.model.depth import UNet
-from bitgolf.model.fake import FakeQuant
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.exclusive import ExclusiveSelf
+from bitgolf.model.attention.key_offset import KeyOffset
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.values import ValueResidual
 from bitgolf.model.inits import Orthogonal
-from bitgolf.model.lanes import Parallel
-from bitgolf.model.loops import Loop
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import UNet
+from bitgolf.model.linear import Linear
+from bitgolf.model.lm import LM, Block
 from bitgolf.model.mlp import MLP, LeakySquared, SwiGLU
-from bitgolf.model.ngrams import HashedBigrams
-from bitgolf.model.offset import KeyOffset
-from bitgolf.model.rope import Rope
-from bitgolf.model.skeleton import LM, Block
+from bitgolf.model.ngram_embedding import HashedBigrams
+from bitgolf.model.part import only, roles
+from bitgolf.model.qat import FakeQuant
+from bitgolf.model.residual import DepthScaledNorm
+from bitgolf.model.residual_topology import Parallel
 from bitgolf.model.smear import BlendSmear
-from bitgolf.model.stream import DepthScaledNorm
-from bitgolf.model.values import ValueResidual
-from bitgolf.model.weight import Linear
-from bitgolf.model.xsa import ExclusiveSelf
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
+from bitgolf.optim.muon_transforms import RowNorm
 from bitgolf.optim.orthogonalize import PolarExpress
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
-from bitgolf.optim.shape import RowNorm
-from bitgolf.quantize.codec import Float, IntRows
-from bitgolf.quantize.codes import decode_all, encode_all
-from bitgolf.recipe import Recipe, identity
+from bitgolf.quantize.codecs.codec import Float, IntRows
+from bitgolf.quantize.encoding import decode_all, encode_all
 from bitgolf.recipes import get
-from bitgolf.rules import Rule
-from bitgolf.score.artifact import build_empty
+from bitgolf.report.environment import environment
+from bitgolf.runtime.device import choose
+from bitgolf.runtime.distributed import World
+from bitgolf.runtime.progress import Now
+from bitgolf.score.methods import Contiguous
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
 from bitgolf.score.text import validation
-from bitgolf.score.windows import Contiguous
-from bitgolf.spec import Place, Spec, part
-from bitgolf.train.device import choose
 from bitgolf.train.trainer import Trainer
-from bitgolf.world import World
 
 SEEDS, LENGTH, LAYERS = (0, 1, 2), 256, 8
 

@@ -20,22 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.environment import environment
+from bitgolf.artifact.model import build_empty
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SdClip
-from bitgolf.model.core import roles
+from bitgolf.model.part import roles
 from bitgolf.pack import parallel
 from bitgolf.pack.coders import Brotli, Coder, Range, Smallest
 from bitgolf.pack.streams import pack_codes, unpack_codes
-from bitgolf.quantize.codec import Codec, Float, IntRows
-from bitgolf.quantize.codes import decode_all, encode_all, layout, walks
-from bitgolf.quantize.gptq import Gptq
-from bitgolf.quantize.session import Session
+from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
+from bitgolf.quantize.codecs.gptq import Gptq
+from bitgolf.quantize.codecs.session import Session
+from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.quantize.encoding import decode_all, encode_all, layout, walks
 from bitgolf.quantize.stats import Stats
-from bitgolf.quantize.trellis import Trellis
 from bitgolf.recipes import get
-from bitgolf.rules import Rule
-from bitgolf.score.artifact import build_empty
-from bitgolf.spec import Spec, part
+from bitgolf.report.environment import environment
 
 SMALL = 65_536  # elements: below, and for what is no matrix, float16
 

@@ -17,18 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.environment import environment
-from bitgolf.kernels.leaky_mlp import leaky_mlp
-from bitgolf.kernels.softcapped_ce import softcapped_cross_entropy
-from bitgolf.model.core import Bus
-from bitgolf.model.cores.sdpa import Sdpa, Segments, Window
-from bitgolf.model.cores.segments import SegmentSlots
-from bitgolf.model.gates import SparseGate
-from bitgolf.model.xsa import ExclusiveSelf
-from bitgolf.spec import Place, part
-from bitgolf.train.device import choose
-from bitgolf.train.fast import attention_twins
-from bitgolf.train.twins import ExclusiveThenGate, FusedExclusiveGate
+from bitgolf.config.spec import Place, part
+from bitgolf.kernels.softcapped_cross_entropy import softcapped_cross_entropy
+from bitgolf.kernels.squared_leaky_relu_mlp import leaky_mlp
+from bitgolf.model.attention.cores.sdpa import Sdpa, Segments, Window
+from bitgolf.model.attention.cores.segment_capacity import SegmentSlots
+from bitgolf.model.attention.exclusive import ExclusiveSelf
+from bitgolf.model.attention.gates import SparseGate
+from bitgolf.model.part import Bus
+from bitgolf.report.environment import environment
+from bitgolf.runtime.device import choose
+from bitgolf.train.kernels.fused import ExclusiveThenGate, FusedExclusiveGate
+from bitgolf.train.kernels.select import attention_twins
 
 ROUNDS, CALLS = 7, 10
 WIDTH, HEADS, KV_HEADS, LENGTH, VOCAB, CAP, SLOPE = 512, 8, 4, 2048, 8192, 30.0, 0.5

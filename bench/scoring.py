@@ -18,27 +18,27 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from bitgolf.artifact.model import build_empty
+from bitgolf.config.recipe import identity
+from bitgolf.config.registry import from_json
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.prepare import load_manifest
-from bitgolf.environment import environment
 from bitgolf.files import read_json
-from bitgolf.model.core import load_weights
-from bitgolf.model.skeleton import LM
-from bitgolf.names import from_json
-from bitgolf.recipe import identity
-from bitgolf.score.adapt.lora import DocumentLora
-from bitgolf.score.adapt.mixing import Mixed
-from bitgolf.score.adapt.phased import Phased
-from bitgolf.score.adapt.sgd import Sgd
-from bitgolf.score.adapt.streamed import StreamSgd
-from bitgolf.score.artifact import build_empty
-from bitgolf.score.batch import batch_for
+from bitgolf.model.lm import LM
+from bitgolf.model.part import load_weights
+from bitgolf.report.environment import environment
+from bitgolf.runtime.device import choose
+from bitgolf.runtime.distributed import ALONE
+from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.adapt.gradient import Sgd
+from bitgolf.score.adapt.ngram_mixing import Mixed
+from bitgolf.score.adapt.phased_lora import Phased
+from bitgolf.score.adapt.stream_sgd import StreamSgd
 from bitgolf.score.cached import Cached
+from bitgolf.score.execution.batch_size import batch_for
+from bitgolf.score.methods import Contiguous, Method, Sliding
 from bitgolf.score.referee import score
 from bitgolf.score.text import Text, validation
-from bitgolf.score.windows import Contiguous, Method, Sliding
-from bitgolf.spec import Spec, part
-from bitgolf.train.device import choose
-from bitgolf.world import ALONE
 
 Make = Callable[[int, int, int], Method]  # from window, stride and rows
 METHODS: dict[str, Make] = {

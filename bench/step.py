@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bitgolf.clock import Now
+from bitgolf.config.recipe import identity
+from bitgolf.config.spec import Place
 from bitgolf.data.batches import Batches
 from bitgolf.data.shards import Stream, write_shard
-from bitgolf.environment import environment
-from bitgolf.recipe import identity
 from bitgolf.recipes import get
-from bitgolf.score.measure import measure
+from bitgolf.report.environment import environment
+from bitgolf.runtime.device import choose
+from bitgolf.runtime.process_group import World
+from bitgolf.runtime.progress import Now
+from bitgolf.score.evaluate import measure
+from bitgolf.score.methods import Contiguous
 from bitgolf.score.text import Text
-from bitgolf.score.windows import Contiguous
-from bitgolf.spec import Place
-from bitgolf.train.device import choose
-from bitgolf.train.dist import World
 from bitgolf.train.trainer import Trainer
 
 ROUNDS, STEPS = 5, 4

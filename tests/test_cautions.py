@@ -13,37 +13,37 @@ from bitgolf.average.ema import Ema
 from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
 from bitgolf.cautions import cautions
-from bitgolf.cautions.known import CAUTIONS
-from bitgolf.edits import append, but, without
-from bitgolf.model.attend import Attention
-from bitgolf.model.core import only
-from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Segments, Window
-from bitgolf.model.depth import UNet
-from bitgolf.model.differential import DifferentialAttention
-from bitgolf.model.factored import FactoredEmbedding
-from bitgolf.model.fake import FakeQuant, SoftRound
-from bitgolf.model.gates import DenseGate, NarrowGate, SparseGate
-from bitgolf.model.loops import Loop, Visits
+from bitgolf.cautions.registry import CAUTIONS
+from bitgolf.config.edits import append, but, without
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
+from bitgolf.model.attention.differential import DifferentialAttention
+from bitgolf.model.attention.exclusive import ExclusiveSelf
+from bitgolf.model.attention.gates import DenseGate, NarrowGate, SparseGate
+from bitgolf.model.attention.rope import Ntk, Rope, Yarn
+from bitgolf.model.attention.values import FixedValueResidual, ValueResidual
+from bitgolf.model.factored_embedding import FactoredEmbedding
+from bitgolf.model.layer_orders import Loop, Visits
+from bitgolf.model.layer_schedule import UNet
+from bitgolf.model.lm import Block
 from bitgolf.model.mlp import SwiGLU
 from bitgolf.model.objectives import CrossEntropy, EntropyWeighted, SharedMultiToken
-from bitgolf.model.rope import Ntk, Rope, Yarn
-from bitgolf.model.share import TieBlocks
-from bitgolf.model.skeleton import Block
+from bitgolf.model.part import only
+from bitgolf.model.qat import FakeQuant, SoftRound
+from bitgolf.model.residual import ProRes
 from bitgolf.model.smear import BlendSmear, ContentSmear
-from bitgolf.model.stream import ProRes
-from bitgolf.model.values import FixedValueResidual, ValueResidual
-from bitgolf.model.xsa import ExclusiveSelf
+from bitgolf.model.weight_sharing import TieBlocks
 from bitgolf.optim.adam import Adam
-from bitgolf.optim.gram import GramNewtonSchulz
+from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import RampDecay
-from bitgolf.quantize.codec import IntRows
-from bitgolf.recipe import Recipe
+from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes import get, names
-from bitgolf.score.adapt.sgd import AdamW
-from bitgolf.score.windows import Contiguous
-from bitgolf.spec import Spec, part
-from bitgolf.train.ramps import BatchRamp
+from bitgolf.score.adapt.gradient import AdamW
+from bitgolf.score.methods import Contiguous
+from bitgolf.train.batch_schedule import BatchRamp
 
 Edit = Callable[[Spec[Recipe]], Spec[Recipe]]
 known = cache(get)  # recipes never change

@@ -34,10 +34,10 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         "packed documents do not hear each other: attention, smear, key offset, bigrams",
         (
             "contracts/test_parts.py::test_nothing_leaks_over_a_document_start",
-            "model/test_segments.py::test_a_document_says_the_same_packed_and_alone",
+            "model/test_segment_capacity.py::test_a_document_says_the_same_packed_and_alone",
             "model/test_inputs.py::test_documents_in_one_row_are_apart",
             "model/test_attention_parts.py::test_the_key_offset_stops_at_document_starts_unless_told_otherwise",
-            "model/test_ngrams.py::test_a_masked_start_hides_the_token_before",
+            "model/test_ngram_embedding.py::test_a_masked_start_hides_the_token_before",
         ),
     ),
     4: (
@@ -79,57 +79,57 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         (
             "model/test_properties.py::test_activations",
             "model/test_mlps.py::test_leaky_squared_by_its_published_form",
-            "kernels/test_leaky_mlp.py::test_output_and_gradients_are_those_of_the_twin",
-            "kernels/test_softcapped_ce.py::test_loss_and_gradient_are_those_of_the_twin_in_float64",
+            "kernels/test_squared_leaky_relu_mlp.py::test_output_and_gradients_are_those_of_the_twin",
+            "kernels/test_softcapped_cross_entropy.py::test_loss_and_gradient_are_those_of_the_twin_in_float64",
         ),
     ),
     9: (
         "loops: the published orders, off is flat, gradients add up, the switch compiles nothing",
         (
-            "model/test_depth_parts.py::test_published_index_lists",
-            "model/test_depth_parts.py::test_switched_off_it_is_the_flat_model",
-            "model/test_depth_parts.py::test_the_gradient_of_a_looped_layer_is_the_sum_over_its_visits",
-            "model/test_depth_parts.py::test_after_warming_up_no_switch_compiles_anything",
+            "model/test_layer_schedule.py::test_published_index_lists",
+            "model/test_layer_schedule.py::test_switched_off_it_is_the_flat_model",
+            "model/test_layer_schedule.py::test_the_gradient_of_a_looped_layer_is_the_sum_over_its_visits",
+            "model/test_layer_schedule.py::test_after_warming_up_no_switch_compiles_anything",
         ),
     ),
     10: (
         "two lanes become the parallel form, and end in a mean or in either lane",
         (
-            "model/test_lanes.py::test_with_all_weights_one_and_shared_reads_two_lanes_are_the_parallel_form",
-            "model/test_lanes.py::test_two_lanes_by_formula",
-            "model/test_lanes.py::test_silent_branches_leave_powers_of_1_1",
+            "model/test_residual_topology.py::test_with_all_weights_one_and_shared_reads_two_lanes_are_the_parallel_form",
+            "model/test_residual_topology.py::test_two_lanes_by_formula",
+            "model/test_residual_topology.py::test_silent_branches_leave_powers_of_1_1",
         ),
     ),
     11: (
         "orthogonalizers: bands, the Gram form, zeros, what scaling of matrix or rows they forget",
         (
             "optim/test_orthogonalize.py::test_band_of_singular_values",
-            "optim/test_gram.py::test_equals_the_plain_form_in_float64",
-            "optim/test_gram.py::test_results_are_contiguous_and_zeros_stay",
+            "optim/test_gram_newton_schulz.py::test_equals_the_plain_form_in_float64",
+            "optim/test_gram_newton_schulz.py::test_results_are_contiguous_and_zeros_stay",
             "optim/test_muon.py::test_scale_of_gradients_is_forgotten",
-            "optim/test_shape.py::test_row_norm_forgets_the_scale_of_each_row",
+            "optim/test_muon_transforms.py::test_row_norm_forgets_the_scale_of_each_row",
         ),
     ),
     12: (
         "paired heads: a gradient in one pair moves no other",
         (
-            "optim/test_shape.py::test_pairs_are_independent",
-            "optim/test_shape.py::test_permuting_pairs_permutes_the_update",
+            "optim/test_muon_transforms.py::test_pairs_are_independent",
+            "optim/test_muon_transforms.py::test_permuting_pairs_permutes_the_update",
         ),
     ),
     13: (
         "sharded Muon: many processes as one, padding stays zero, stacking exact, warming up leaves no momentum",
         (
             "train/test_sharded.py::test_many_processes_make_the_step_of_one",
-            "optim/test_shards.py::test_padding_stays_zero",
-            "optim/test_shards.py::test_stacking_is_bit_exact_both_ways",
+            "optim/test_stacked_group.py::test_padding_stays_zero",
+            "optim/test_stacked_group.py::test_stacking_is_bit_exact_both_ways",
             "train/test_sharded.py::test_warm_up_clears_the_shards",
         ),
     ),
     14: (
         "every parameter in exactly one group, and every one moves",
         (
-            "test_rules.py::test_cover_is_exact_or_an_error",
+            "config/test_rules.py::test_cover_is_exact_or_an_error",
             "optim/test_optimizer_groups.py::test_every_parameter_moves_by_its_own_algorithm",
             "recipes/test_published.py::test_show_resolves_it",
         ),
@@ -140,8 +140,8 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
             "optim/test_schedules.py::test_warmdown_by_fraction",
             "optim/test_schedules.py::test_warmdown_in_steps_on_the_clock",
             "optim/test_schedules.py::test_momentum",
-            "optim/test_decay.py::test_values_at_the_knots",
-            "optim/test_decay.py::test_ramping_decay_follows_the_rate_and_peaks_at_two_thirds",
+            "optim/test_weight_decay.py::test_values_at_the_knots",
+            "optim/test_weight_decay.py::test_ramping_decay_follows_the_rate_and_peaks_at_two_thirds",
         ),
     ),
     16: (
@@ -156,10 +156,10 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
     17: (
         "fake quantization: levels, idempotence, gradient, and the compiled switch acts",
         (
-            "model/test_fake.py::test_levels",
-            "model/test_fake.py::test_what_was_rounded_stays",
-            "model/test_fake.py::test_the_gradient_is_that_of_the_rounded_weight",
-            "model/test_fake.py::test_the_compiled_switch_changes_the_outputs",
+            "model/test_qat.py::test_levels",
+            "model/test_qat.py::test_what_was_rounded_stays",
+            "model/test_qat.py::test_the_gradient_is_that_of_the_rounded_weight",
+            "model/test_qat.py::test_the_compiled_switch_changes_the_outputs",
         ),
     ),
     18: (
@@ -169,20 +169,20 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
             "data/test_orders.py::test_a_cycle_covers_each_block_of_a_shard_once",
             "data/test_shards.py::test_a_damaged_shard_is_refused_and_named",
             "data/test_shards.py::test_no_file_is_of_both_splits",
-            "test_data_verbs.py::test_training_on_validation_documents_is_refused",
+            "commands/test_data.py::test_training_on_validation_documents_is_refused",
         ),
     ),
     19: (
         "caps and weights of the loss: the shift, the flat ends of the quintic, equal entropies",
         (
-            "model/test_caps.py::test_softcap_is_a_shifted_sigmoid_with_the_same_cross_entropy",
-            "model/test_caps.py::test_quintic_cap_saturates_flat_from_1_69",
+            "model/test_logits_transforms.py::test_softcap_is_a_shifted_sigmoid_with_the_same_cross_entropy",
+            "model/test_logits_transforms.py::test_quintic_cap_saturates_flat_from_1_69",
             "model/test_losses.py::test_equal_entropies_give_plain_cross_entropy_and_half_again_as_published",
         ),
     ),
     20: (
         "the file is measured against its cap in bytes, 16,000,000 for the challenge",
-        ("test_pipeline.py::test_over_the_cap_is_exit_1_with_the_ledgers_advice",),
+        ("pipeline/test_pipeline.py::test_over_the_cap_is_exit_1_with_the_ledgers_advice",),
     ),
     21: (
         "the counts of parameters are the published ones",

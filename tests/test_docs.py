@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.names import by_short_name, load_rooms
+from bitgolf.config.registry import by_short_name, load_rooms
+from bitgolf.config.spec import schema
 from bitgolf.recipes import get, names
-from bitgolf.spec import schema
 
 TEXT = (Path(__file__).parents[1] / "docs" / "techniques.md").read_text()
 SPANS = sorted({span for span in re.findall(r"`([^`]+)`", TEXT) if span[0].isupper()})

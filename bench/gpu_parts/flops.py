@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bitgolf.clock import Now
-from bitgolf.model.core import Clocked
-from bitgolf.recipe import Recipe
-from bitgolf.spec import Place, Spec
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Place, Spec
+from bitgolf.model.part import Clocked
+from bitgolf.runtime.progress import Now
 from bitgolf.train.trainer import Task
 
 PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}

@@ -13,16 +13,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bitgolf.edits import but
+from bitgolf.artifact.model import load
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec
 from bitgolf.files import read_json, write_json
-from bitgolf.quantize.samples import TrainingText
-from bitgolf.recipe import Recipe
-from bitgolf.score.artifact import load
-from bitgolf.score.measure import measure as score
+from bitgolf.quantize.calibration.sources import TrainingText
+from bitgolf.runtime.device import Device
+from bitgolf.score.evaluate import measure as score
+from bitgolf.score.methods import Contiguous
 from bitgolf.score.text import validation
-from bitgolf.score.windows import Contiguous
-from bitgolf.spec import Spec
-from bitgolf.train.device import Device
 from gpu_parts import program
 from gpu_parts.job import GPUS, RECIPE, Job
 from gpu_parts.lines import Lines, last_lines

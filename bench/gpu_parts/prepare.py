@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 
+from bitgolf.commands.artifacts import make_data
 from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import DamagedError
-from bitgolf.tokens.kinds import load_tokenizer
-from bitgolf.verbs import make_data
+from bitgolf.tokens.loading import load_tokenizer
 from gpu_parts.job import Job
 from gpu_parts.lines import Lines
 from gpu_parts.program import device

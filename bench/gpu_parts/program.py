@@ -16,28 +16,30 @@ import torch
 import torch._inductor
 from torch import Tensor
 
-from bitgolf.clock import Now
+from bitgolf.artifact.model import build_empty
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe, identity
+from bitgolf.config.spec import Place, Spec
 from bitgolf.data.batches import Batches
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
-from bitgolf.edits import but
 from bitgolf.errors import BitgolfError
-from bitgolf.journal import Journal
-from bitgolf.model.attend import Attention
-from bitgolf.model.core import load_weights
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.values import ValueTable
+from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP
-from bitgolf.model.skeleton import LM
-from bitgolf.model.values import ValueTable
-from bitgolf.recipe import Recipe, identity
+from bitgolf.model.part import load_weights
 from bitgolf.recipes import get
-from bitgolf.score.artifact import build_empty
-from bitgolf.spec import Place, Spec
-from bitgolf.train import compiler, fast, start
-from bitgolf.train.compiler import Options
-from bitgolf.train.device import Device, choose
+from bitgolf.report.log import Journal
+from bitgolf.runtime import compiler
+from bitgolf.runtime.compiler import Options
+from bitgolf.runtime.device import Device, choose
+from bitgolf.runtime.distributed import World
+from bitgolf.runtime.progress import Now
+from bitgolf.train import setup
+from bitgolf.train.kernels import select
 from bitgolf.train.phases import within
 from bitgolf.train.trainer import Trainer
-from bitgolf.world import World
 from gpu_parts.job import GPUS
 
 WARM_STEPS = 3
@@ -111,7 +113,7 @@ def training(
     trainer = Trainer(recipe, place, batches, where, World(), 0)
     try:
         with kept_plain(plain), mock.patch.dict(compiler.CUDA, options or {}):
-            begun = start.prepare(trainer, Journal())
+            begun = setup.prepare(trainer, Journal())
         yield Ready(trainer, [*begun.kernels, begun.graph], round(time.perf_counter() - started, 2))
     finally:
         trainer.close()
@@ -122,16 +124,16 @@ def training(
 @contextmanager
 def kept_plain(names: Sequence[str]) -> Iterator[None]:
     """Hides parts with such names from the choice of kernels. Raises `BitgolfError` where there is none to hide."""
-    sites, hidden = fast.sites, set[str]()
+    sites, hidden = select.sites, set[str]()
 
-    def others(*arguments: Any, **settings: Any) -> Iterator[fast.Site]:
+    def others(*arguments: Any, **settings: Any) -> Iterator[select.Site]:
         for site in sites(*arguments, **settings):
             if site.what.startswith(tuple(names)):
                 hidden.add(site.what)
             else:
                 yield site
 
-    with mock.patch.object(fast, "sites", others):
+    with mock.patch.object(select, "sites", others):
         yield
     if len(hidden) < len(names):
         raise BitgolfError(f"of the parts with kernels ({', '.join(names)}) only {sorted(hidden)} are here")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bitgolf.config.spec import Place
 from bitgolf.data.shards import write_shard
-from bitgolf.spec import Place
 from gpu_parts import program
 from gpu_parts.job import Job
 from gpu_parts.lines import Lines

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import find_shards
-from bitgolf.tokens.caseops import MAGIC
+from bitgolf.tokens.caseops_tokenizer import MAGIC
 from gpu_parts import program
 from gpu_parts.job import GPUS, RECIPE, Job
 from gpu_parts.lines import Lines, read

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
-from bitgolf.recipe import Recipe
-from bitgolf.score.measure import measure as score
+from bitgolf.score.evaluate import measure as score
+from bitgolf.score.methods import Method, Sliding
 from bitgolf.score.text import Text, validation
-from bitgolf.score.windows import Method, Sliding
-from bitgolf.spec import Spec, part
 from gpu_parts import program
 from gpu_parts.job import RECIPE, Job
 from gpu_parts.lines import Lines, one_line

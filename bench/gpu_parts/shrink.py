@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 from safetensors.torch import save_file
 
-from bitgolf.calibration import calibrate
-from bitgolf.journal import Journal
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.pack.coders import Range
-from bitgolf.pipeline import Run
-from bitgolf.quantize.codec import Float
-from bitgolf.quantize.trellis import Trellis
-from bitgolf.recipe import Recipe
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
-from bitgolf.stages import pack, quantize
+from bitgolf.pipeline.calibration import calibrate
+from bitgolf.pipeline.execute import Run
+from bitgolf.pipeline.stages import pack, quantize
+from bitgolf.quantize.codecs.codec import Float
+from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.report.log import Journal
 from gpu_parts import program
 from gpu_parts.full_run import recipe_of
 from gpu_parts.job import Job

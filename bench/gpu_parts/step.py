@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from bitgolf.model.cores.sdpa import Segments
+from bitgolf.model.attention.cores.sdpa import Segments
 from bitgolf.train.trainer import Trainer
 from gpu_parts import flops, profile, program
 from gpu_parts.job import RECIPE, Job

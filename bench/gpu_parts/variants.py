@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-from bitgolf.edits import but
+from bitgolf.config.edits import but
 from bitgolf.errors import BitgolfError
-from bitgolf.model.loops import Loop
-from bitgolf.train.compiler import Options
+from bitgolf.model.layer_orders import Loop
+from bitgolf.runtime.compiler import Options
 from gpu_parts import program
 from gpu_parts.job import RECIPE, Job
 from gpu_parts.lines import Lines, one_line

@@ -35,6 +35,12 @@ class DamagedError(BitgolfError):
     """A file that is truncated, altered, or not what it claims to be."""
 
 
+class Interrupted(BitgolfError):
+    """A signal stopped training; its state is saved."""
+
+    exit_code = 130
+
+
 @contextmanager
 def at(place: str) -> Iterator[None]:
     """Errors from inside that name no place name this one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attacks.configurations import METHODS, configured
+from attacks.random_configurations import METHODS, configured
 
 QUICK = 3 * len(METHODS)
 

@@ -19,14 +19,14 @@ import brotli
 import numpy as np
 import pytest
 
+from bitgolf.artifact.container import FRAME, MAX_HEADER, Artifact, artifact_bytes, read_artifact
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError
-from bitgolf.pack.artifact import FRAME, MAX_HEADER, Artifact, artifact_bytes, read_artifact
 from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib
 from bitgolf.pack.streams import Code, Layout, pack_codes, unpack_codes
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
 
-RECIPE = {"part": "recipe.Recipe", "name": "tiny", "seconds": 60.0}
+RECIPE = {"part": "config.recipe.Recipe", "name": "tiny", "seconds": 60.0}
 META = {"bitgolf": "0.1.0", "tokenizer": "3f2a"}
 CODERS: dict[str, Spec[Coder]] = {
     "range": part(Range),

@@ -16,16 +16,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.artifact.container import artifact_bytes, read_artifact
+from bitgolf.artifact.model import load, write
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Place, Spec
 from bitgolf.errors import BitgolfError, DamagedError
-from bitgolf.model.core import roles
-from bitgolf.pack.artifact import Section, artifact_bytes, read_artifact
-from bitgolf.quantize.codes import encode_all
-from bitgolf.recipe import Recipe
-from bitgolf.score.artifact import load, write
-from bitgolf.spec import Place, Spec
-from bitgolf.tokens.kinds import open_tokenizer
-from bitgolf.tokens.train import SentencePieceBPE
-from toy import toy_recipe
+from bitgolf.model.part import roles
+from bitgolf.pack.streams import Section
+from bitgolf.quantize.encoding import encode_all
+from bitgolf.tokens.loading import open_tokenizer
+from bitgolf.tokens.trainers import SentencePieceBPE
+from helpers.toy import toy_recipe
 
 Change = Callable[[dict[str, Any], dict[str, Any], dict[str, Section]], Any]
 IDS = torch.arange(12)[None] + 3
@@ -83,7 +84,7 @@ LIES: dict[str, Change] = {
     "a huge number": set_at("model", "block", "mlp", "hidden", 10**30),
     "a part that is no part": set_at("model", "block", "part", "cli.main"),
     "a part outside the package": set_at("model", "block", "part", "os.system"),
-    "a part of another socket": set_at("model", "block", "mlp", "part", "model.stream.MixX0"),
+    "a part of another socket": set_at("model", "block", "mlp", "part", "model.residual.MixX0"),
     "an argument nobody knows": set_at("model", "block", "shell", "rm"),
     "a string for a number": set_at("model", "dim", "32"),
     "no model": lambda r, m, s: r.pop("model"),

@@ -12,9 +12,9 @@ from bitgolf.average.average import Average, State
 from bitgolf.average.ema import Ema
 from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
-from bitgolf.clock import Now
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.spec import Spec, part
+from bitgolf.runtime.progress import Now
 
 ALL = [part(Ema), part(Ema, corrected=True), part(Swa, every=1, below=2.0), part(Lawa, every=1, keep=3, below=2.0)]
 IDS = ["ema", "ema-corrected", "swa", "lawa"]

@@ -18,9 +18,9 @@ from gpu_parts.job import Job
 from gpu_parts.program import recipe_for, time_steps, training
 from gpu_parts.recipes import random_shard
 
+from bitgolf.config.spec import Place
 from bitgolf.errors import BitgolfError
 from bitgolf.recipes import get
-from bitgolf.spec import Place
 from bitgolf.train.phases import within
 
 LOG = """warmup_step: 5/5

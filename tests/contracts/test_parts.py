@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.edits import append
-from bitgolf.model.core import Bus, Part, roles
-from bitgolf.model.cores.sdpa import SameDocument, Sdpa
+from bitgolf.config.edits import append
+from bitgolf.config.registry import load_rooms
+from bitgolf.config.spec import Place, part
+from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa
+from bitgolf.model.decoding.incremental import Reader
 from bitgolf.model.head import UntiedHead
-from bitgolf.model.sockets import StreamPart
-from bitgolf.names import load_rooms
-from bitgolf.score.stream import Reader
-from bitgolf.spec import Place, part
-from every_part import AROUND, QUIET, collected, node, sockets
-from toy import VOCAB, built, toy_model
+from bitgolf.model.interfaces import StreamPart
+from bitgolf.model.part import Bus, Part, roles
+from helpers.every_part import AROUND, QUIET, collected, node, sockets
+from helpers.toy import VOCAB, built, toy_model
 
 ROLES = {"embedding", "matrix", "head", "scale", "gate"}
 

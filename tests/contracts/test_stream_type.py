@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.model.core import roles
-from bitgolf.model.skeleton import LM
-from bitgolf.model.sockets import AfterPart, Branch, Norm, QKPart, Skip, StreamPart, ValuePart, Wiring
-from bitgolf.recipe import identity
+from bitgolf.config.recipe import identity
+from bitgolf.config.spec import Place
+from bitgolf.model.interfaces import AfterPart, Branch, Norm, QKPart, Skip, StreamPart, ValuePart, Wiring
+from bitgolf.model.lm import LM
+from bitgolf.model.part import roles
 from bitgolf.recipes import get
-from bitgolf.spec import Place
-from every_part import collected, node, sockets
-from toy import VOCAB, built, toy_model
+from helpers.every_part import collected, node, sockets
+from helpers.toy import VOCAB, built, toy_model
 
 ON_THE_STREAM = (StreamPart, Norm, Branch, Skip, Wiring, QKPart, ValuePart, AfterPart)
 LOGITS = 0.03  # relative difference of bfloat16; measured 0.001 to 0.021

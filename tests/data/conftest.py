@@ -11,9 +11,9 @@ import pytest
 
 from bitgolf.data.shards import Stream, write_shard
 from bitgolf.text.documents import python_library
-from bitgolf.tokens.kinds import open_tokenizer
+from bitgolf.tokens.loading import open_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
-from bitgolf.tokens.train import SentencePieceBPE
+from bitgolf.tokens.trainers import SentencePieceBPE
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Batches, Order, Sequential, Shuffled
 from bitgolf.data.shards import Stream
 from bitgolf.errors import BitgolfError, UsageError
-from bitgolf.spec import Spec, part
 
 Counting = Callable[..., Stream]
 

@@ -23,8 +23,8 @@ from bitgolf.data.batches import (
     ShuffledDocuments,
     ShuffledSequences,
 )
+from bitgolf.data.coprime_stride import coprime
 from bitgolf.data.shards import Stream, write_shard
-from bitgolf.data.stride import coprime
 from bitgolf.errors import BitgolfError, RecipeError
 
 Counting = Callable[..., Stream]

@@ -13,7 +13,7 @@ from bitgolf.data.prepare import Manifest, check, load_manifest, prepare
 from bitgolf.data.shards import Stream, find_shards, read_shard, write_shard
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.text.documents import Document
-from bitgolf.tokens.kinds import load_tokenizer, open_tokenizer
+from bitgolf.tokens.loading import load_tokenizer, open_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 
 TEXTS = [b"def f(x):\n    return x + %d\n" % i for i in range(40)] + ["bad \u2581 caf\u00e9".encode() + b"\xff", b" "]

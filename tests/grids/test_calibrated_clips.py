@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import Clip, HessianSdClip, QuantileClip, SdClip, SearchClip
 from bitgolf.grids.integer import IntGrid
-from bitgolf.model.fake import FakeQuant, NoisyQuant, SoftRound
-from bitgolf.quantize.codec import IntRows
+from bitgolf.model.qat import FakeQuant, NoisyQuant, SoftRound
+from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.quantize.stats import Stats
-from bitgolf.spec import Place, Spec, part
 
 GRID = IntGrid(bits=4)
 QUANTILES = (0.8, 0.9, 0.97, 1.0)

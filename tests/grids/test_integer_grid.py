@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import Clip, HessianSdClip, MaxClip, QuantileClip, SdClip, SearchClip
 from bitgolf.grids.integer import IntGrid
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale, LogScale, Scale
-from bitgolf.pack.planes import entropy_bits
-from bitgolf.spec import Spec, part
+from bitgolf.pack.byte_planes import entropy_bits
 
 CLIPS: list[Clip] = [
     MaxClip(),

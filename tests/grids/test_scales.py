@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitgolf.config.spec import part
 from bitgolf.errors import DamagedError, RecipeError
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale, LogScale, Scale
-from bitgolf.spec import part
 
 SCALES = [HalfScale(), LogScale(per_octave=4), LogScale(per_octave=8), LogScale(per_octave=16)]
 steps = st.floats(STEP_FLOOR, 70_000, width=32)

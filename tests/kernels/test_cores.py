@@ -13,15 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from bitgolf.model.core import Bus
-from bitgolf.model.cores import varlen
-from bitgolf.model.cores.flex import Flex
-from bitgolf.model.cores.fused import Fused
-from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Segments, Window
-from bitgolf.model.cores.segments import Room, SegmentSlots, boundaries, needed, rounded, segment_starts
-from bitgolf.model.cores.varlen import Varlen
-from bitgolf.model.sockets import Mask
-from bitgolf.spec import Place, Spec, part
+from bitgolf.config.spec import Place, Spec, part
+from bitgolf.model.attention.cores import varlen
+from bitgolf.model.attention.cores.flex_attention import Flex
+from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
+from bitgolf.model.attention.cores.sdpa_backend import Fused
+from bitgolf.model.attention.cores.segment_capacity import (
+    Room,
+    SegmentSlots,
+    boundaries,
+    needed,
+    rounded,
+    segment_starts,
+)
+from bitgolf.model.attention.cores.varlen import Varlen
+from bitgolf.model.interfaces import Mask
+from bitgolf.model.part import Bus
 
 AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)
 BOS, LENGTH = 1, 24

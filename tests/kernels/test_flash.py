@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.kernels.flash import PACKAGES
-from bitgolf.model.core import Bus
-from bitgolf.model.cores.flash import Flash
-from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Segments, Window
-from bitgolf.model.cores.segments import SegmentSlots
-from bitgolf.model.sockets import Mask
-from bitgolf.spec import Place, Spec, part
+from bitgolf.config.spec import Place, Spec, part
+from bitgolf.kernels.flash_attention import PACKAGES
+from bitgolf.model.attention.cores.flash_attention import Flash
+from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
+from bitgolf.model.attention.cores.segment_capacity import SegmentSlots
+from bitgolf.model.interfaces import Mask
+from bitgolf.model.part import Bus
 
 AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)
 BOS, LENGTH = 1, 24

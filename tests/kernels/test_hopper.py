@@ -18,15 +18,15 @@ import json
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from bitgolf.kernels import in_triton
-from bitgolf.kernels.exclusive_gate import TOKENS
-from bitgolf.kernels.leaky_mlp import LAUNCH, TILE, TMA_TILE
-from bitgolf.kernels.softcapped_ce import BLOCK
+from bitgolf.kernels import triton_kernels
+from bitgolf.kernels.exclusive_attention_gate import TOKENS
+from bitgolf.kernels.squared_leaky_relu_mlp import LAUNCH, TILE, TMA_TILE
+from bitgolf.kernels.softcapped_cross_entropy import BLOCK
 
 ALIGNED = [["tt.divisibility", 16]]
 
 def build(name, types, constants, **options):
-    kernel = getattr(in_triton, name)
+    kernel = getattr(triton_kernels, name)
     signature = dict(zip(kernel.arg_names, types)) | dict.fromkeys(constants, "constexpr")
     aligned = {(i,): ALIGNED for i, x in enumerate(signature.values()) if x[0] == "*" or x == "i32"}
     made = triton.compile(

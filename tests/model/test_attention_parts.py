@@ -10,18 +10,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf.edits import append, but
+from bitgolf.config.edits import append, but
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.attend import Attention, QGain, QKNorm
-from bitgolf.model.core import Bus, roles
-from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
-from bitgolf.model.gates import DenseGate, HeadGate, NarrowGate, SparseGate
-from bitgolf.model.offset import KeyOffset
-from bitgolf.model.rope import Rope
-from bitgolf.model.values import ValueResidual
-from bitgolf.model.xsa import ExclusiveSelf
-from bitgolf.spec import Place, Spec, part
-from toy import VOCAB, built, toy_model
+from bitgolf.model.attention.attention import Attention, QGain, QKNorm
+from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
+from bitgolf.model.attention.exclusive import ExclusiveSelf
+from bitgolf.model.attention.gates import DenseGate, HeadGate, NarrowGate, SparseGate
+from bitgolf.model.attention.key_offset import KeyOffset
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.values import ValueResidual
+from bitgolf.model.part import Bus, roles
+from helpers.toy import VOCAB, built, toy_model
 
 AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0, heads=4, kv_heads=2)
 

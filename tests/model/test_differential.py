@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.spec import Place, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.attend import QGain, QKNorm
-from bitgolf.model.core import Bus, rms
-from bitgolf.model.cores.sdpa import Sdpa
-from bitgolf.model.differential import DifferentialAttention
-from bitgolf.model.gates import SparseGate
-from bitgolf.model.rope import Rope
-from bitgolf.spec import Place, part
-from toy import VOCAB
+from bitgolf.model.attention.attention import QGain, QKNorm
+from bitgolf.model.attention.cores.sdpa import Sdpa
+from bitgolf.model.attention.differential import DifferentialAttention
+from bitgolf.model.attention.gates import SparseGate
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.part import Bus, rms
+from helpers.toy import VOCAB
 
 AT = Place(vocab=VOCAB, dim=32, layers=6, layer=2)
 BUS = Bus(torch.full((2, 7), 9))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitgolf.config.spec import Place, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.core import Bus, rms, roles
-from bitgolf.model.factored import FactoredEmbedding
-from bitgolf.model.weight import Embedding
-from bitgolf.spec import Place, part
-from toy import VOCAB, built, toy_model
+from bitgolf.model.factored_embedding import FactoredEmbedding
+from bitgolf.model.linear import Embedding
+from bitgolf.model.part import Bus, rms, roles
+from helpers.toy import VOCAB, built, toy_model
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.spec import Place, part
 from bitgolf.model.inits import Normal, Orthogonal, Overtone, UniformFanIn, Zeros
-from bitgolf.model.weight import Embedding, Linear
-from bitgolf.spec import Place, part
+from bitgolf.model.linear import Embedding, Linear
 
 
 @pytest.fixture(autouse=True)

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.edits import append, but
+from bitgolf.config.edits import append, but
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.core import Bus, rms
-from bitgolf.model.cores.sdpa import SameDocument, Sdpa
-from bitgolf.model.ngrams import HashedBigrams
-from bitgolf.model.skeleton import LM
+from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa
+from bitgolf.model.decoding.incremental import Reader
+from bitgolf.model.interfaces import StreamPart
+from bitgolf.model.lm import LM
+from bitgolf.model.ngram_embedding import HashedBigrams
+from bitgolf.model.part import Bus, rms
+from bitgolf.model.residual import MixX0, Normalize, PhaseMixX0
 from bitgolf.model.smear import BlendSmear, ContentSmear, KeepSmear, MeanSmear
-from bitgolf.model.sockets import StreamPart
-from bitgolf.model.stream import MixX0, Normalize, PhaseMixX0
-from bitgolf.score.stream import Reader
-from bitgolf.spec import Place, Spec, part
-from toy import VOCAB, built, toy_model
+from helpers.toy import VOCAB, built, toy_model
 
 AT = Place(vocab=VOCAB, dim=16)
 STARTS = (0, 5, 6, 13)  # of the first row; the second starts in the middle of a document

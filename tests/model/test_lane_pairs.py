@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.model.core import Bus
-from bitgolf.model.depth import GatedSkip, UNet
-from bitgolf.model.lanes import TwoLanes, TwoLanesInTurn, enter
-from bitgolf.model.loops import Loop
-from bitgolf.model.skeleton import LM, Block
-from bitgolf.model.sockets import Skip, Stream
-from bitgolf.spec import Spec, part
-from toy import built, toy_model
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.interfaces import Skip, Stream
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import GatedSkip, UNet
+from bitgolf.model.lm import LM, Block
+from bitgolf.model.part import Bus
+from bitgolf.model.residual_topology import TwoLanes, TwoLanesInTurn, enter
+from helpers.toy import built, toy_model
 
 
 def looped(wiring: type, start: int) -> Spec[LM]:

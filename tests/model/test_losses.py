@@ -11,10 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.clock import Now
+from bitgolf.artifact.model import build_empty
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.caps import QuinticCap
-from bitgolf.model.core import roles
+from bitgolf.model.interfaces import Objective
+from bitgolf.model.lm import LM
+from bitgolf.model.logits_transforms import QuinticCap
 from bitgolf.model.objectives import (
     CrossEntropy,
     EntropyWeighted,
@@ -22,15 +25,12 @@ from bitgolf.model.objectives import (
     SharedMultiToken,
     ZLoss,
 )
-from bitgolf.model.skeleton import LM
-from bitgolf.model.sockets import Objective
+from bitgolf.model.part import roles
 from bitgolf.optim.adam import Adam
-from bitgolf.rules import Rule
-from bitgolf.score.artifact import build_empty
-from bitgolf.spec import Place, Spec, part
+from bitgolf.runtime.progress import Now
 from bitgolf.train.trainer import Task
-from toy import VOCAB, built, toy_model, toy_recipe
-from toy_training import make_data, make_trainer
+from helpers.toy import VOCAB, built, toy_model, toy_recipe
+from helpers.toy_training import make_data, make_trainer
 
 torch.set_num_threads(1)
 V, D, BOS = 11, 6, 1

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.edits import but
+from bitgolf.config.edits import but
+from bitgolf.config.spec import Place, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.core import only
+from bitgolf.model.interfaces import Activation, View
+from bitgolf.model.linear import Linear
 from bitgolf.model.mlp import Leaky, LeakySquared, Relu, ReluSquared, SwiGLU
-from bitgolf.model.sockets import Activation, View
-from bitgolf.model.weight import Linear
-from bitgolf.spec import Place, part
-from toy import VOCAB, built, toy_model
+from bitgolf.model.part import only
+from helpers.toy import VOCAB, built, toy_model
 
 torch.set_num_threads(1)
 AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0)

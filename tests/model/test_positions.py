@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.clock import Now
-from bitgolf.edits import append
+from bitgolf.artifact.model import build_empty
+from bitgolf.config.edits import append
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.attend import Attention
-from bitgolf.model.core import Bus
-from bitgolf.model.rope import Ntk, Rope, Scaling, Yarn
-from bitgolf.model.skeleton import LM, Block
-from bitgolf.model.stream import DepthScaledNorm, ProRes, RMSNorm
-from bitgolf.score.artifact import build_empty
-from bitgolf.spec import Place, Spec, part
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.rope import Ntk, Rope, Scaling, Yarn
+from bitgolf.model.lm import LM, Block
+from bitgolf.model.part import Bus
+from bitgolf.model.residual import DepthScaledNorm, ProRes, RMSNorm
+from bitgolf.runtime.progress import Now
 from bitgolf.train.phases import Phases
-from toy import VOCAB, built, toy_model
+from helpers.toy import VOCAB, built, toy_model
 
 torch.set_num_threads(1)
 HERE = torch.device("cpu")

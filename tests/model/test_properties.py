@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.edits import append, but
+from bitgolf.config.edits import append, but
+from bitgolf.config.spec import Place, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.attend import Attention, QGain, QKNorm
-from bitgolf.model.caps import Softcap
-from bitgolf.model.core import Bus, layer_set, only, roles
-from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
-from bitgolf.model.depth import AddSkip, Straight, UNet
+from bitgolf.model.attention.attention import Attention, QGain, QKNorm
+from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.layer_schedule import AddSkip, Straight, UNet
+from bitgolf.model.logits_transforms import Softcap
 from bitgolf.model.mlp import LeakySquared, ReluSquared
-from bitgolf.model.rope import Rope
-from bitgolf.model.stream import MixX0
-from bitgolf.spec import Place, part
-from toy import VOCAB, built, toy_model
+from bitgolf.model.part import Bus, layer_set, only, roles
+from bitgolf.model.residual import MixX0
+from helpers.toy import VOCAB, built, toy_model
 
 AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0, heads=4, kv_heads=2)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.model.core import Bus
-from bitgolf.model.rope import Ntk, Rope, Scaling, Yarn, rotary_table
-from bitgolf.score.stream import Memory, StreamingBus
-from bitgolf.spec import Place, Spec, part
-from toy import VOCAB, built, toy_model
+from bitgolf.config.spec import Place, Spec, part
+from bitgolf.model.attention.rope import Ntk, Rope, Scaling, Yarn, rotary_table
+from bitgolf.model.decoding.incremental import Memory, StreamingBus
+from bitgolf.model.part import Bus
+from helpers.toy import VOCAB, built, toy_model
 
 
 def plain_forward(rope: Rope, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:

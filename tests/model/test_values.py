@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.edits import append
+from bitgolf.config.edits import append
+from bitgolf.config.rules import Rule, cover
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.attend import Attention
-from bitgolf.model.core import Bus, only, roles
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.values import AddValueEmbedding, FirstValues, FixedValueResidual, ValueResidual, ValueTable
 from bitgolf.model.inits import Zeros
-from bitgolf.model.skeleton import LM
-from bitgolf.model.values import AddValueEmbedding, FirstValues, FixedValueResidual, ValueResidual, ValueTable
-from bitgolf.rules import Rule, cover
-from bitgolf.spec import Place, Spec, part
-from toy import VOCAB, built, toy_model
+from bitgolf.model.lm import LM
+from bitgolf.model.part import Bus, only, roles
+from helpers.toy import VOCAB, built, toy_model
 
 AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0, heads=4, kv_heads=2)
 LATER = AT._replace(layer=2)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bitgolf.clock import Now
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.clip import clip_by_norm
+from bitgolf.runtime.progress import Now
 
 NOW = Now(0, 100, 0.0, 0.0)
 SHAPES = [(5, 3), (4,), (), (2, 3, 2)]

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf.clock import Now
+from bitgolf.config.spec import Spec, part
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.orthogonalize import PolarExpress
 from bitgolf.optim.schedules import Constant, Ramp, Schedule
-from bitgolf.spec import Spec, part
+from bitgolf.runtime.progress import Now
 
 SHAPES = ["64x64", "128x64", "64x128"]
 RAMP: Spec[Schedule] = part(Ramp, start=0.85, end=0.95, steps=2)

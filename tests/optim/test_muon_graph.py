@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from bitgolf.clock import Now
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import part
 from bitgolf.optim.algorithm import Compiling
-from bitgolf.optim.groups import Optimizer
 from bitgolf.optim.muon import Muon
+from bitgolf.optim.muon_transforms import HeadPairs, NorMuon, RowNorm
+from bitgolf.optim.optimizer import Optimizer
 from bitgolf.optim.schedules import HoldRamp, Ramp
-from bitgolf.optim.shape import HeadPairs, NorMuon, RowNorm
-from bitgolf.optim.stacked import StackedGroup
-from bitgolf.rules import Rule
-from bitgolf.spec import part
+from bitgolf.optim.stacked_group import StackedGroup
+from bitgolf.runtime.progress import Now
 
 SHAPES = {"a.0": (8, 4), "b.0": (4, 8), "a.1": (8, 4), "b.1": (4, 8)}
 STEPS = 5

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from bitgolf.clock import Now
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.frozen import Frozen
-from bitgolf.optim.groups import Optimizer
 from bitgolf.optim.muon import Muon
+from bitgolf.optim.muon_transforms import HeadPairs, NorMuon
+from bitgolf.optim.optimizer import Optimizer
 from bitgolf.optim.schedules import Ramp
-from bitgolf.optim.shape import HeadPairs, NorMuon
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
+from bitgolf.runtime.progress import Now
 
 NOW = Now(3, 100, 0.0, 0.0)
 ROLES = {"embed.weight": "embedding", "blocks.0.up": "matrix", "blocks.1.up": "matrix", "blocks.0.scale": "scale"}

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.optim.orthogonalize import NewtonSchulz, Orthogonalizer, PolarExpress, quintic
-from bitgolf.spec import Spec, part
 
 BOTH = [part(NewtonSchulz), part(PolarExpress)]
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf.clock import Now
+from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
 from bitgolf.optim.schedules import Constant, Ramp, Schedule, WarmdownFraction, WarmdownSteps, Warmup
-from bitgolf.spec import part
+from bitgolf.runtime.progress import Now
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf.edits import but
-from bitgolf.model.core import Bus
+from bitgolf.config.edits import but
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.model.head import UntiedHead
+from bitgolf.model.lm import LM
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.model.skeleton import LM
+from bitgolf.model.part import Bus
 from bitgolf.recipes import get
-from bitgolf.spec import Place, Spec, part
 
 LAYERS = 9
 NAMES = {

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bitgolf.model.core import Bus
-from bitgolf.model.ngrams import HashedBigrams, XorHash
+from bitgolf.config.spec import Place
+from bitgolf.model.ngram_embedding import HashedBigrams, XorHash
+from bitgolf.model.part import Bus
 from bitgolf.model.smear import BlendSmear, ContentSmear, KeepSmear, MeanSmear
-from bitgolf.spec import Place
 
 AT = Place(vocab=8192, dim=16)
 NO_BOS = torch.full((2, 10), 5)

@@ -9,20 +9,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf.edits import append, but
+from bitgolf.config.edits import append, but
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.grids.integer import IntGrid
-from bitgolf.model.core import Bus
-from bitgolf.model.fake import FakeQuant
+from bitgolf.model.attention.rope import Ntk, Rope
 from bitgolf.model.inits import Orthogonal
-from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.linear import Linear
+from bitgolf.model.lm import LM
+from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.model.rope import Ntk, Rope
-from bitgolf.model.skeleton import LM
+from bitgolf.model.part import Bus
+from bitgolf.model.qat import FakeQuant
+from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import BlendSmear
-from bitgolf.model.stream import Normalize
-from bitgolf.model.weight import Linear
 from bitgolf.recipes import get
-from bitgolf.spec import Place, Spec, part
 from oracles.test_baseline import ours as ours_in_baseline
 
 NAMES = {

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.clock import Now
-from bitgolf.model.core import Bus, Clocked
-from bitgolf.model.skeleton import LM
-from bitgolf.names import set_text
-from bitgolf.recipe import Recipe
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.registry import set_text
+from bitgolf.config.spec import Place, Spec
+from bitgolf.model.lm import LM
+from bitgolf.model.part import Bus, Clocked
 from bitgolf.recipes import get
-from bitgolf.spec import Place, Spec
+from bitgolf.runtime.progress import Now
+from helpers.small_recipes import VOCAB, shrunk
+from helpers.toy import built
 from oracles import reference
 from oracles.reference import BOS
-from shrunk_recipes import VOCAB, shrunk
-from toy import built
 
 FLAT = tuple(range(11))
 LOOPED = (0, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5, 6, 7, 8, 9, 10)

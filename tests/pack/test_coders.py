@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.pack import choosing, tables
-from bitgolf.pack.choosing import MARGIN
+from bitgolf.pack import coder_selection, frequency_tables
+from bitgolf.pack.byte_planes import Array, entropy_bits, join, split
+from bitgolf.pack.coder_selection import MARGIN
 from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib, Zstd
-from bitgolf.pack.order import Columns
-from bitgolf.pack.planes import Array, entropy_bits, join, split
+from bitgolf.pack.column_major import Columns
 from bitgolf.pack.settings import Pack, check_coders
-from bitgolf.spec import Spec, part
 
 CODERS: list[Spec[Coder]] = [
     part(Raw),
@@ -148,7 +148,7 @@ def test_tables_that_adapt_follow_symbols_that_change() -> None:
 
 def test_the_smallest_table_is_taken() -> None:
     few = gaussian(12.85, 500)
-    forms: list[tables.Forms] = ["smallest", "sent", "adaptive"]
+    forms: list[frequency_tables.Forms] = ["smallest", "sent", "adaptive"]
     lattice = np.repeat(np.array([0, 3, 9, 200], np.uint8), [700, 40, 300, 5])  # no curve looks like this
     for symbols in (few, lattice, np.random.default_rng(0).permutation(lattice), gaussian(12.85, 50_000)):
         smallest, sent, adaptive = (len(Range(tables=form).encode(symbols)) for form in forms)
@@ -160,7 +160,7 @@ def test_range_tables_are_as_fine_as_pays(monkeypatch: pytest.MonkeyPatch) -> No
     chosen = len(Range(tables="sent").encode(wide))
     alone = {}
     for bits in (4, 6, 8, 10, 12, 16, 20):
-        monkeypatch.setattr(tables, "RESOLUTIONS", [1 << bits])
+        monkeypatch.setattr(frequency_tables, "RESOLUTIONS", [1 << bits])
         alone[bits] = len(Range(tables="sent").encode(wide))
     assert chosen <= min(alone.values()) + 4 and chosen < alone[4] and chosen < alone[20]
 
@@ -203,7 +203,7 @@ def test_a_slow_coder_is_estimated_from_a_sample(spec: Spec[Coder]) -> None:
     coder, codes = spec(), gaussian(12.85, 1 << 20)
     about, size = coder.estimate([codes[: 1 << 19].reshape(512, -1), codes[1 << 19 :]]), len(coder.encode(codes))
     assert about and (1 - 3 * MARGIN) * size < about < (1 + MARGIN / 2) * size  # LZMA needs more for a byte of many
-    assert coder.estimate([codes[: choosing.SAMPLE]]) is None
+    assert coder.estimate([codes[: coder_selection.SAMPLE]]) is None
 
 
 @pytest.mark.parametrize("spec", [part(Raw), part(Zlib), part(Brotli, quality=9), part(Zstd, level=12), part(Range)])
@@ -241,33 +241,37 @@ def compressed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def test_who_is_clearly_behind_is_not_run(compressed: list[tuple[str, int]]) -> None:
     both = Smallest(coders=(part(Range), part(Brotli)))
     data = both.encode(gaussian(12.85, 1 << 20))
-    assert both.label(data) == "range" and compressed == [("Brotli", choosing.SAMPLE)]
+    assert both.label(data) == "range" and compressed == [("Brotli", coder_selection.SAMPLE)]
     assert data[1:] == Range().encode(gaussian(12.85, 1 << 20))
 
 
 def test_who_is_close_is_run(compressed: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "MARGIN", 0.02)
+    monkeypatch.setattr(coder_selection, "MARGIN", 0.02)
     both = Smallest(coders=(part(Range), part(Brotli)))
     assert both.label(both.encode(gaussian(12.85, 1 << 20))) == "range"
-    assert compressed == [("Brotli", choosing.SAMPLE), ("Brotli", 1 << 20)]
+    assert compressed == [("Brotli", coder_selection.SAMPLE), ("Brotli", 1 << 20)]
 
 
 def test_among_slow_coders_alone_the_likeliest_is_run_and_may_settle_it(compressed: list[tuple[str, int]]) -> None:
     codes, alone = gaussian(12.85, 1 << 19), Smallest(coders=(part(Lzma), part(Brotli)))
     assert alone.label(alone.encode(codes)) == "brotli"
-    assert sorted(compressed) == [("Brotli", choosing.SAMPLE), ("Brotli", 1 << 19), ("Lzma", choosing.SAMPLE)]
+    assert sorted(compressed) == [
+        ("Brotli", coder_selection.SAMPLE),
+        ("Brotli", 1 << 19),
+        ("Lzma", coder_selection.SAMPLE),
+    ]
 
 
 def test_an_estimate_that_was_not_kept_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     def boasting(self: Lzma, raw: bytes) -> bytes:
-        return raw if len(raw) > choosing.SAMPLE else raw[: len(raw) // 4]
+        return raw if len(raw) > coder_selection.SAMPLE else raw[: len(raw) // 4]
 
     monkeypatch.setattr(Lzma, "compress", boasting)
     alone = Smallest(coders=(part(Lzma), part(Brotli)))
     assert alone.label(alone.encode(gaussian(12.85, 1 << 19))) == "brotli"
 
 
-SOURCES = b"".join(path.read_bytes() for path in sorted(Path(choosing.__file__).parent.rglob("*.py")))
+SOURCES = b"".join(path.read_bytes() for path in sorted(Path(coder_selection.__file__).parent.rglob("*.py")))
 
 
 def stream(kind: str, seed: int) -> Array:
@@ -292,26 +296,30 @@ def test_the_choice_is_hardly_ever_worse_than_that_among_all(kind: str, seed: in
     """With samples an eighth of the size of real ones, so that estimates are worse: never by more than 1 %."""
     symbols, options = stream(kind, seed), (part(Range), slow, part(Zlib))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "SAMPLE", 1 << 15)
-        patch.setattr(choosing, "PIECE", 1 << 12)
+        patch.setattr(coder_selection, "SAMPLE", 1 << 15)
+        patch.setattr(coder_selection, "PIECE", 1 << 12)
         found = len(Smallest(coders=options).encode(symbols)) - 1
     assert found <= 1.01 * min(len(option().encode(symbols)) for option in options)
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    seed=st.integers(0, 99), count=st.sampled_from([1, 60, 5000, 60_000]), pace=st.integers(0, len(tables.PACES) - 1)
+    seed=st.integers(0, 99),
+    count=st.sampled_from([1, 60, 5000, 60_000]),
+    pace=st.integers(0, len(frequency_tables.PACES) - 1),
 )
 def test_bits_of_tables_that_adapt_are_summed_block_by_block(seed: int, count: int, pace: int) -> None:
     """The sums over all blocks at once, against the walk that coder and decoder do."""
     plane = np.clip(np.random.default_rng(seed).normal(128, 9, count), 0, 255).astype(np.uint8)
-    table = tables._curve((128 * 256, 100, 64), pace)
-    pieces = np.array([np.bincount(plane[a:b], minlength=256) for a, b in tables.blocks(count)])
-    state, bits = tables.Adapting(table), 0.0
+    table = frequency_tables._curve((128 * 256, 100, 64), pace)
+    pieces = np.array([np.bincount(plane[a:b], minlength=256) for a, b in frequency_tables.blocks(count)])
+    state, bits = frequency_tables.Adapting(table), 0.0
     for piece in pieces:
-        bits += tables._bits(piece, state.weights())
+        bits += frequency_tables._bits(piece, state.weights())
         state.learn(piece)
-    assert tables._adapted_bits(pieces, tables._seen(pieces, table), table) == pytest.approx(bits, rel=1e-9)
+    assert frequency_tables._adapted_bits(pieces, frequency_tables._seen(pieces, table), table) == pytest.approx(
+        bits, rel=1e-9
+    )
 
 
 # ---- damage --------------------------------------------------------------------------------------------------------
@@ -344,12 +352,12 @@ def test_any_bytes_decode_or_are_damage(coder: Coder, data: bytes, dtype: np.dty
 @settings(max_examples=150, deadline=None)
 @given(at=st.integers(0, 10_000), bit=st.integers(0, 7), count=st.integers(2, 400))
 def test_a_flipped_bit_in_a_range_payload_never_passes_as_the_same(
-    form: tables.Forms, at: int, bit: int, count: int
+    form: frequency_tables.Forms, at: int, bit: int, count: int
 ) -> None:
     """Nor one in counts that are sent. A slightly different curve may say the same of few symbols: no harm is done."""
     coder, codes = Range(tables=form), gaussian(12.85, 400)[:count]
     data = bytearray(coder.encode(codes))
-    _, payload = tables.read_table(bytes(data), tables.read_leb128(bytes(data), 0)[1])
+    _, payload = frequency_tables.read_table(bytes(data), frequency_tables.read_leb128(bytes(data), 0)[1])
     first = 0 if form == "sent" else payload
     data[first + at % (len(data) - first)] ^= 1 << bit
     with suppress(DamagedError):
@@ -405,7 +413,7 @@ def test_tables_that_no_encoder_writes_are_damage() -> None:
         bytes([1, 255, 1]),
         bytes([1, 3, 0]),  # one value is another form
         bytes([3, 0, 3, 40, 0]),  # a curve without power
-        bytes([4 + len(tables.PACES), 0, 3, 40, 64]),  # a pace beyond all
+        bytes([4 + len(frequency_tables.PACES), 0, 3, 40, 64]),  # a pace beyond all
         bytes([255, 0, 3, 40, 64]),
         bytes([3]),
         b"",
@@ -419,19 +427,19 @@ def test_tables_that_no_encoder_writes_are_damage() -> None:
 @given(centre=st.integers(0, 65535), spread=st.integers(0, 255), power=st.integers(1, 255))
 def test_curves_are_what_they_are_called(centre: int, spread: int, power: int) -> None:
     """Against floats; and all weights are positive, at most `PEAK`, and fall away from the centre."""
-    counts = tables.curve(centre, spread, power)
+    counts = frequency_tables.curve(centre, spread, power)
     distance = np.abs(np.arange(256) - centre / 256)
-    expected = tables.PEAK * np.exp(-np.minimum((distance / 2 ** (spread / 16 - 4)) ** (power / 32), 700))
+    expected = frequency_tables.PEAK * np.exp(-np.minimum((distance / 2 ** (spread / 16 - 4)) ** (power / 32), 700))
     assert np.abs(counts - np.maximum(expected, 1)).max() <= 1
     assert (np.diff(counts[np.argsort(distance, kind="stable")]) <= 0).all()
 
 
 def test_curves_are_the_same_on_every_machine() -> None:
     """Golden values: what artifacts in the world are read with."""
-    assert tables.curve(32768, 84, 64)[128:138].tolist() == [
+    assert frequency_tables.curve(32768, 84, 64)[128:138].tolist() == [
         1048576, 878671, 517019, 213619, 61976, 12626, 1806, 181, 12, 1,
     ]  # fmt: skip
-    assert tables.curve(1000, 64, 24)[:9].tolist() == [
+    assert frequency_tables.curve(1000, 64, 24)[:9].tolist() == [
         65145, 113218, 207032, 414204, 885155, 359843, 183940, 101744, 58979,
     ]  # fmt: skip
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from bitgolf.errors import DamagedError
 from bitgolf.grids.trellis import TrellisGrid
 from bitgolf.pack import contexts
+from bitgolf.pack.byte_planes import Array
 from bitgolf.pack.coders import Brotli, Coder, Range, Zlib
 from bitgolf.pack.contexts import Still, Walk
-from bitgolf.pack.planes import Array
-from bitgolf.pack.tables import leb128, read_leb128
-from bitgolf.quantize.trellis import Down
+from bitgolf.pack.frequency_tables import leb128, read_leb128
+from bitgolf.quantize.codecs.trellis import Down
 
 INT8 = np.dtype(np.int8)
 CODERS: dict[str, Coder] = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bitgolf.model.skeleton import LM
-from bitgolf.quantize.observe import means, observe
+from bitgolf.model.lm import LM
+from bitgolf.quantize.calibration.observe import means, observe
 from bitgolf.quantize.stats import Calibration
-from patients import text
-from toy import built, toy_model
+from helpers.quantized_models import text
+from helpers.toy import built, toy_model
 
 
 @pytest.fixture(scope="module")

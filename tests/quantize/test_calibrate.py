@@ -19,24 +19,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import DamagedError, RecipeError, UsageError
-from bitgolf.quantize import calibrate
-from bitgolf.quantize.calibrate import (
+from bitgolf.model.decoding.incremental import Reader
+from bitgolf.quantize.calibration import calibrate
+from bitgolf.quantize.calibration.calibrate import (
     Calibrate,
     about_calibration,
     distinct,
     load_calibration,
     save_calibration,
 )
-from bitgolf.quantize.samples import OwnSamples, Source, Subject, TrainingText
+from bitgolf.quantize.calibration.sources import OwnSamples, Source, Subject, TrainingText
 from bitgolf.quantize.stats import Stats
-from bitgolf.score.stream import Reader
-from bitgolf.spec import Spec, part
-from bitgolf.world import ALONE, World
-from toy import built, toy_model
-from toy_training import FakeTime, make_data
+from bitgolf.runtime.distributed import ALONE, World
+from helpers.toy import built, toy_model
+from helpers.toy_training import FakeTime, make_data
 
 LENGTH = 24
 SOURCES: dict[str, Spec[Source]] = {

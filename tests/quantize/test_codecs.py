@@ -11,15 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitgolf.config.registry import from_json, lookup
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip, SearchClip
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale, LogScale, Scale
-from bitgolf.model.fake import FakeQuant
-from bitgolf.names import from_json, lookup
-from bitgolf.quantize.codec import Float, IntRows
-from bitgolf.quantize.codes import decode_all, encode_all, layout, load_codes, report, save_codes
-from bitgolf.rules import Rule
-from bitgolf.spec import Place, Spec, part
+from bitgolf.model.qat import FakeQuant
+from bitgolf.quantize.codecs.codec import Float, IntRows
+from bitgolf.quantize.encoding import decode_all, encode_all, layout, load_codes, report, save_codes
 
 CLIPS: list[Spec[Clip]] = [
     part(MaxClip),
@@ -217,6 +217,6 @@ def test_codes_survive_the_run_folder(tmp_path: Path) -> None:
 
 def test_codecs_can_be_named_in_a_recipe() -> None:
     node = part(IntRows, bits=5, clip=part(SearchClip, per_row=False), scales=part(LogScale, per_octave=8))
-    assert from_json(node.to_json()) == node and lookup("quantize.codec.Float") is Float
+    assert from_json(node.to_json()) == node and lookup("quantize.codecs.codec.Float") is Float
     with pytest.raises(RecipeError):
-        from_json({"part": "quantize.codec.Float", "dtype": "float64"})
+        from_json({"part": "quantize.codecs.codec.Float", "dtype": "float64"})

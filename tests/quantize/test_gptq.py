@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.grids.integer import IntGrid
-from bitgolf.quantize.codec import IntRows
-from bitgolf.quantize.gptq import Factor, Gptq, by_column
+from bitgolf.quantize.codecs.codec import IntRows
+from bitgolf.quantize.codecs.gptq import Factor, Gptq, by_column
 from bitgolf.quantize.stats import Stats
-from bitgolf.spec import part
 
 GRID, STEP = IntGrid(bits=4), 0.1
 

@@ -13,22 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bitgolf.edits import append
+from bitgolf.config.edits import append
+from bitgolf.config.registry import from_json, lookup
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.grids.clip import MaxClip, SdClip
-from bitgolf.model.core import roles
-from bitgolf.model.fake import FakeQuant
-from bitgolf.model.lowbit import Binary, Float8, Ternary
-from bitgolf.names import from_json, lookup
+from bitgolf.model.part import roles
+from bitgolf.model.qat import FakeQuant
+from bitgolf.model.qat_lowbit import Binary, Float8, Ternary
 from bitgolf.pack.coders import Lzma, Range, Smallest
 from bitgolf.pack.streams import pack_codes, unpack_codes
-from bitgolf.quantize.codec import Codec, Float, IntRows
-from bitgolf.quantize.codes import decode_all, encode_all, layout
-from bitgolf.quantize.forecast import forecast
-from bitgolf.quantize.lowbit import BinaryGroups, Fp4, Fp8, TernaryGroups
-from bitgolf.rules import Rule
-from bitgolf.spec import Place, Spec, part
-from toy import VOCAB, built, toy_model
+from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
+from bitgolf.quantize.codecs.lowbit import BinaryGroups, Fp4, Fp8, TernaryGroups
+from bitgolf.quantize.encoding import decode_all, encode_all, layout
+from bitgolf.quantize.size_forecast import forecast
+from helpers.toy import VOCAB, built, toy_model
 
 SHAPES = [(), (1,), (7,), (128,), (4, 6), (3, 64), (20, 33), (2, 3, 5)]
 SHAPE = st.sampled_from(SHAPES)
@@ -235,4 +235,4 @@ def test_these_codecs_can_be_named_in_a_recipe() -> None:
     ):
         built_again: Spec[Any] = from_json(node.to_json())
         assert built_again == node
-    assert lookup("quantize.lowbit.TernaryGroups") is TernaryGroups
+    assert lookup("quantize.codecs.lowbit.TernaryGroups") is TernaryGroups

@@ -12,22 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bitgolf.config.registry import from_json
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.grids.clip import MaxClip
-from bitgolf.names import from_json
 from bitgolf.pack.coders import Brotli, Coder, Range, Smallest
 from bitgolf.pack.streams import pack_codes, unpack_codes
-from bitgolf.quantize.codec import Codec, Float, IntRows
-from bitgolf.quantize.codes import decode_all, encode_all, layout, walks
-from bitgolf.quantize.factors import AsymmetricFactors, ExactFactors, Factors, RowFactors
-from bitgolf.quantize.forecast import forecast
-from bitgolf.quantize.gptq import Gptq
-from bitgolf.quantize.lqer import LowRankRepair
-from bitgolf.quantize.session import Session
+from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
+from bitgolf.quantize.codecs.gptq import Gptq
+from bitgolf.quantize.codecs.lqer import LowRankRepair
+from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors, ExactFactors, Factors, RowFactors
+from bitgolf.quantize.codecs.session import Session
+from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.quantize.encoding import decode_all, encode_all, layout, walks
+from bitgolf.quantize.size_forecast import forecast
 from bitgolf.quantize.stats import Stats
-from bitgolf.quantize.trellis import Trellis
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
 
 Choose = Literal["frobenius", "hessian"]
 INNER = part(IntRows, bits=3, clip=part(MaxClip))

@@ -12,28 +12,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.edits import append, but
+from bitgolf.config.edits import append, but
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
-from bitgolf.model.core import roles
-from bitgolf.model.cores.sdpa import Sdpa, Window
-from bitgolf.model.depth import Planned, UNet
-from bitgolf.model.factored import FactoredEmbedding
-from bitgolf.model.fake import NoisyQuant
+from bitgolf.model.attention.cores.sdpa import Sdpa, Window
+from bitgolf.model.attention.values import ValueTable
+from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.head import UntiedHead
-from bitgolf.model.loops import Loop
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import Planned, UNet
+from bitgolf.model.linear import Linear
+from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, SwiGLU
-from bitgolf.model.ngrams import HashedBigrams
-from bitgolf.model.share import LowRank, TieBlocks, UntiedRepeats
-from bitgolf.model.skeleton import LM
-from bitgolf.model.stream import Normalize
-from bitgolf.model.values import ValueTable
-from bitgolf.model.weight import Linear
-from bitgolf.quantize.observe import Sums, means, observe
+from bitgolf.model.ngram_embedding import HashedBigrams
+from bitgolf.model.part import roles
+from bitgolf.model.qat import NoisyQuant
+from bitgolf.model.residual import Normalize
+from bitgolf.model.weight_sharing import LowRank, TieBlocks, UntiedRepeats
+from bitgolf.quantize.calibration.observe import Sums, means, observe
 from bitgolf.recipes import get, names
-from bitgolf.spec import Spec, part
-from shrunk_recipes import VOCAB as RECIPE_VOCAB
-from shrunk_recipes import shrunk
-from toy import VOCAB, built, toy_model
+from helpers.small_recipes import VOCAB as RECIPE_VOCAB
+from helpers.small_recipes import shrunk
+from helpers.toy import VOCAB, built, toy_model
 
 LOOP = part(UNet, order=part(Loop, first=1, last=2, since=(0.3, 0.4)))
 TIED = toy_model().but(layers=6, share=(part(TieBlocks, blocks=2),))
@@ -159,7 +159,7 @@ def test_a_batch_goes_through_the_model_in_pieces(monkeypatch: pytest.MonkeyPatc
     whole = observe(model, [ids])
     model.blocks[0].register_forward_hook(lambda _, inputs, y: seen.append(inputs[0].shape[0]))
     for tokens, rows in ((45, [2, 2, 1]), (7, [1] * 5), (100, [5])):
-        monkeypatch.setattr("bitgolf.quantize.observe.PIECE", tokens)
+        monkeypatch.setattr("bitgolf.quantize.calibration.observe.PIECE", tokens)
         pieces = observe(model, [ids])
         assert seen == rows and pieces.tokens == whole.tokens and pieces.reads == whole.reads
         for path, hessian in whole.hessians.items():

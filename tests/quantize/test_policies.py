@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.grids.clip import MaxClip, SdClip
 from bitgolf.grids.scales import HalfScale, LogScale, Scale
-from bitgolf.pack.planes import entropy_bits
-from bitgolf.quantize.codec import Float, IntRows
-from bitgolf.quantize.gptq import Gptq
+from bitgolf.pack.byte_planes import entropy_bits
+from bitgolf.quantize.codecs.codec import Float, IntRows
+from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.quantize.stats import Stats
-from bitgolf.spec import Spec, part
 
 SCALES: list[Spec[Scale]] = [part(HalfScale), part(LogScale), part(LogScale, per_octave=4)]
 SHAPES = [(), (1,), (7,), (4, 6), (3, 1), (2, 3, 5)]

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.pack.streams import Code
-from bitgolf.quantize.codec import TOGETHER, Codec, Float, IntRows
-from bitgolf.quantize.codes import encode_all
-from bitgolf.quantize.gptq import Factor, Gptq
-from bitgolf.quantize.lqer import LowRankRepair
-from bitgolf.quantize.session import Session
+from bitgolf.quantize.codecs.codec import TOGETHER, Codec, Float, IntRows
+from bitgolf.quantize.codecs.gptq import Factor, Gptq
+from bitgolf.quantize.codecs.lqer import LowRankRepair
+from bitgolf.quantize.codecs.session import Session
+from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.quantize.encoding import encode_all
 from bitgolf.quantize.stats import Stats
-from bitgolf.quantize.trellis import Trellis
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
 
 SOLVED = part(IntRows, bits=4, solve=part(Gptq, block=16))
 CODECS: list[Spec[Codec]] = [

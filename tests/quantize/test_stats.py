@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.model.depth import UNet
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.model.head import UntiedHead
-from bitgolf.model.loops import Loop
-from bitgolf.model.skeleton import LM
-from bitgolf.quantize.codec import IntRows
-from bitgolf.quantize.gptq import Gptq
-from bitgolf.quantize.observe import means, observe
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import UNet
+from bitgolf.model.lm import LM
+from bitgolf.quantize.calibration.observe import means, observe
+from bitgolf.quantize.codecs.codec import IntRows
+from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.quantize.stats import Stats, flat
-from bitgolf.spec import Place, Spec, part
-from toy import VOCAB, toy_model
+from helpers.toy import VOCAB, toy_model
 
 MODELS: dict[str, Spec[LM]] = {
     "flat": toy_model(),

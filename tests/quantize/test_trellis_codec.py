@@ -13,19 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.grids import logscale
+from bitgolf.grids import log_steps
 from bitgolf.grids.trellis import CODES
 from bitgolf.pack.coders import Range
 from bitgolf.pack.streams import Code, pack_codes, unpack_codes
-from bitgolf.quantize.allocate import Allocation, EqualCost, EqualRate
-from bitgolf.quantize.codec import Shape
-from bitgolf.quantize.codes import decode_all, encode_all, layout, walks
-from bitgolf.quantize.gptq import Factor, Gptq, RoundBlock
+from bitgolf.quantize.codecs.bit_allocation import Allocation, EqualCost, EqualRate
+from bitgolf.quantize.codecs.codec import Shape
+from bitgolf.quantize.codecs.gptq import Factor, Gptq, RoundBlock
+from bitgolf.quantize.codecs.trellis import Trellis, _order
+from bitgolf.quantize.encoding import decode_all, encode_all, layout, walks
 from bitgolf.quantize.stats import Stats, flat
-from bitgolf.quantize.trellis import Trellis, _order
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
 
 ALLOCATIONS: list[Spec[Allocation]] = [part(EqualRate), part(EqualCost), part(EqualCost, matrices=False)]
 
@@ -151,7 +151,7 @@ def test_steps_follow_what_errors_cost() -> None:
     inputs = torch.tensor([0.3, 4.0, 1.0, 2.0, 0.5, 8.0])
     stats = Stats(torch.diag(inputs), torch.tensor([1.0, 3.0, 0.2, 1.0]), 10)
     code = Trellis(bits=4, states=8, solve=part(Gptq, damping=0.0)).encode(gaussian((4, 6)), stats)
-    steps = logscale.expand(code["rows"])[:, None] * logscale.expand(code["columns"])
+    steps = log_steps.expand(code["rows"])[:, None] * log_steps.expand(code["columns"])
     cost = np.log2(steps.astype(np.float64) ** 2 * stats.outputs.numpy()[:, None] * inputs.numpy())
     assert np.ptp(cost) <= 8 / 16 + 1e-6 and np.ptp(code["rows"]) > 8 and np.ptp(code["columns"]) > 8
 
@@ -177,7 +177,7 @@ def test_fitted_codecs_share_one_unit() -> None:
     fitted = codec.fitted(weights, stats)
     assert fitted.keys() == weights.keys() and codec.unit is None
     codes = {path: fitted[path].encode(w, stats[path]) for path, w in weights.items()}
-    steps = [float(code["unit"][0]) * float(logscale.expand(code["rows"])[0]) for code in codes.values()]
+    steps = [float(code["unit"][0]) * float(log_steps.expand(code["rows"])[0]) for code in codes.values()]
     assert steps == pytest.approx([steps[0]] * 3)  # nothing is known of them but that errors cost the same
     spent = {path: float(np.abs(code["codes"].astype(float)).mean()) for path, code in codes.items()}
     assert spent["b"] < 0.2 * spent["a"] < spent["c"]

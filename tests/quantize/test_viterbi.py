@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
 from bitgolf.grids.trellis import CODES, LOW, TOP, TrellisGrid
-from bitgolf.pack.planes import entropy_bits
-from bitgolf.quantize.gptq import by_column
-from bitgolf.quantize.viterbi import Floats, compiled, find, round_columns, search
+from bitgolf.pack.byte_planes import entropy_bits
+from bitgolf.quantize.codecs.gptq import by_column
+from bitgolf.quantize.codecs.viterbi import Floats, compiled, find, round_columns, search
 
 TRELLISES = [states for states in CODES if states > 1]
 

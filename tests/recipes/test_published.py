@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf import calibration, stages
-from bitgolf.edits import diff
-from bitgolf.journal import Journal
-from bitgolf.model.core import Clocked
-from bitgolf.model.skeleton import LM
-from bitgolf.names import set_text
-from bitgolf.overview import overview
-from bitgolf.pipeline import Run
-from bitgolf.recipe import identity
+from bitgolf.artifact.model import build_empty, load
+from bitgolf.commands.show import overview
+from bitgolf.config.edits import diff
+from bitgolf.config.recipe import identity
+from bitgolf.config.registry import set_text
+from bitgolf.model.lm import LM
+from bitgolf.model.part import Clocked
+from bitgolf.pipeline import calibration, stages
+from bitgolf.pipeline.execute import Run
 from bitgolf.recipes import describe, get, names
-from bitgolf.score.artifact import build_empty, load
+from bitgolf.report.log import Journal
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import ALONE
+from bitgolf.score.methods import Method
 from bitgolf.score.referee import score
 from bitgolf.score.text import Text, validation, with_last_end
-from bitgolf.score.windows import Method
-from bitgolf.train.device import Device
-from bitgolf.world import ALONE
-from shrunk_recipes import VOCAB, shrunk
-from toy_training import make_data
+from helpers.small_recipes import VOCAB, shrunk
+from helpers.toy_training import make_data
 
 LADDER = [
     "162",

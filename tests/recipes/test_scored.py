@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from bitgolf.recipes import get, names
-from bitgolf.score.adapt.lora import DocumentLora
-from bitgolf.score.adapt.phased import Phased
-from bitgolf.score.adapt.streamed import StreamSgd
+from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.adapt.phased_lora import Phased
+from bitgolf.score.adapt.stream_sgd import StreamSgd
 
 # Window and stride of each method, in the order of results.
 WHOLE, SLIDING = ("contiguous", 2048, 2048), ("sliding", 2048, 64)

@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf.model.core import Only, roles
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import cover
+from bitgolf.config.spec import Place, Spec
+from bitgolf.model.attention.values import ValueTable
 from bitgolf.model.inits import Orthogonal
-from bitgolf.model.values import ValueTable
-from bitgolf.model.weight import Embedding, Linear
+from bitgolf.model.linear import Embedding, Linear
+from bitgolf.model.part import Only, roles
 from bitgolf.optim.muon import Muon
-from bitgolf.recipe import Recipe
 from bitgolf.recipes import get, names
-from bitgolf.rules import cover
-from bitgolf.spec import Place, Spec
-from bitgolf.tokens.train import CaseOps
+from bitgolf.tokens.trainers import CaseOps
 from bitgolf.train.trainer import Task
-from shrunk_recipes import VOCAB, shrunk
+from helpers.small_recipes import VOCAB, shrunk
 
 PUBLISHED = [name for name in names() if get(name)["published"]]
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from bitgolf.model.core import roles
-from bitgolf.names import set_text
-from bitgolf.overview import overview
-from bitgolf.quantize.lqer import LowRankRepair
+from bitgolf.artifact.model import build_empty
+from bitgolf.commands.show import overview
+from bitgolf.config.registry import set_text
+from bitgolf.config.rules import cover
+from bitgolf.config.spec import Spec
+from bitgolf.model.part import roles
+from bitgolf.quantize.codecs.lqer import LowRankRepair
 from bitgolf.recipes import get, names
-from bitgolf.rules import cover
-from bitgolf.score.artifact import build_empty
-from bitgolf.spec import Spec
 
 PUBLISHED = [name for name in names() if get(name)["published"]]
 

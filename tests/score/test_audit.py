@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from attacks.configurations import Quarters
+from attacks.random_configurations import Quarters
 from bitgolf.errors import UsageError
-from bitgolf.score.audit.battery import Audit, audit
-from bitgolf.score.audit.entry import Claim, Floats, Ints, Read, Sight
-from bitgolf.score.audit.exam import Depth
-from bitgolf.score.audit.sums import sweeps
-from bitgolf.score.orders import LongestFirst, SeededShuffle
+from bitgolf.score.audit.audit import Audit, audit
+from bitgolf.score.audit.evaluation import Claim, Floats, Ints, Read, Sight
+from bitgolf.score.audit.harness import Depth
+from bitgolf.score.audit.normalization import sweeps
+from bitgolf.score.document_order import LongestFirst, SeededShuffle
 
 VOCAB = Quarters.vocab
 DOCUMENTS = [b"abcabdab", b"dcbaabcdeaabc", b"badcab", b"eabcdabcdabcd", b"cabbage"]

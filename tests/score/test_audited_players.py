@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.configurations import Quarters, refereed
-from bitgolf.score.adapt.lora import DocumentLora
-from bitgolf.score.audit.battery import audit
-from bitgolf.score.audit.exam import Depth
-from bitgolf.score.audit.refereed import Refereed
+from attacks.random_configurations import Quarters, refereed
+from bitgolf.runtime.device import choose
+from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.audit.audit import audit
+from bitgolf.score.audit.harness import Depth
+from bitgolf.score.audit.player_evaluation import Refereed
+from bitgolf.score.methods import Contiguous, Method, Sliding
 from bitgolf.score.player import Block, StaticPlayer
-from bitgolf.score.windows import Contiguous, Method, Sliding
-from bitgolf.train.device import choose
-from toy import built, toy_model
+from helpers.toy import built, toy_model
 
 VOCAB = Quarters.vocab
 

@@ -13,25 +13,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bitgolf.edits import append
+from bitgolf.config.edits import append
+from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
-from bitgolf.model.attend import Attention
-from bitgolf.model.core import Bus
-from bitgolf.model.cores.sdpa import SameDocument, Sdpa, Window
-from bitgolf.model.ngrams import HashedBigrams
-from bitgolf.model.offset import KeyOffset
-from bitgolf.model.scalable import ScalableSoftmax
-from bitgolf.model.skeleton import LM, Block
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
+from bitgolf.model.attention.key_offset import KeyOffset
+from bitgolf.model.attention.scalable_softmax import ScalableSoftmax
+from bitgolf.model.lm import LM, Block
+from bitgolf.model.ngram_embedding import HashedBigrams
+from bitgolf.model.part import Bus
 from bitgolf.model.smear import MeanSmear
-from bitgolf.score.bits import token_bits
+from bitgolf.runtime.device import choose
+from bitgolf.runtime.distributed import ALONE
 from bitgolf.score.cached import Cached, CachedPlayer
+from bitgolf.score.methods import Contiguous, Method, Sliding
 from bitgolf.score.referee import Score, score
 from bitgolf.score.text import Text, with_last_end
-from bitgolf.score.windows import Contiguous, Method, Sliding
-from bitgolf.spec import part
-from bitgolf.train.device import choose
-from bitgolf.world import ALONE
-from toy import VOCAB, built, toy_model
+from bitgolf.score.token_bits import token_bits
+from helpers.toy import VOCAB, built, toy_model
 
 Charges = npt.NDArray[np.float64]
 

@@ -11,18 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bitgolf.config.spec import part
+from bitgolf.model.lm import LM
+from bitgolf.model.lm import Block as Layer
 from bitgolf.model.mlp import LeakySquared
-from bitgolf.model.skeleton import LM
-from bitgolf.model.skeleton import Block as Layer
-from bitgolf.score import forward, graphs
-from bitgolf.score.forward import SHORTEST, Compiled, Eager, kernels_for, padded_length, power_of_two, trial_rows
+from bitgolf.runtime.device import Device
+from bitgolf.score.execution import compiled_function, forward
+from bitgolf.score.execution.forward import (
+    SHORTEST,
+    Compiled,
+    Eager,
+    kernels_for,
+    padded_length,
+    power_of_two,
+    trial_rows,
+)
 from bitgolf.score.player import Block, StaticPlayer
-from bitgolf.spec import part
-from bitgolf.train import fast
-from bitgolf.train.device import Device
-from bitgolf.train.fast import Choice, Verdict, sites
-from bitgolf.train.twins import FusedMLP
-from toy import VOCAB, built, toy_model
+from bitgolf.train.kernels import select
+from bitgolf.train.kernels.fused import FusedMLP
+from bitgolf.train.kernels.select import Choice, Verdict, sites
+from helpers.toy import VOCAB, built, toy_model
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
 
@@ -34,7 +42,7 @@ def whole(function: Callable[..., Any], device: torch.device) -> Callable[..., A
 
 @pytest.fixture(autouse=True)
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(graphs, "compiled", whole)
+    monkeypatch.setattr(compiled_function, "compiled", whole)
     torch._dynamo.reset()  # a graph serves every model of the same parts and shapes
     with torch.no_grad():
         yield
@@ -121,7 +129,7 @@ def test_a_hidden_state_is_asked_for_only_where_it_counts(monkeypatch: pytest.Mo
         return model.head(x, model.embed)
 
     monkeypatch.setattr(model, "logits", counted)
-    monkeypatch.setattr(graphs, "compiled", lambda function, device: function)
+    monkeypatch.setattr(compiled_function, "compiled", lambda function, device: function)
     own = block((128, 5), (128, 6))
     compiled_for(model)(own.tokens, own.places)
     assert seen == [16]
@@ -145,7 +153,7 @@ def fused_branches(calls: list[dict[str, Any]]) -> Callable[..., Choice]:
 def test_kernels_are_chosen_once_for_a_kind_of_model_and_leave_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = toy_model().set("block.mlp.act", part(LeakySquared))
     calls, models = list[dict[str, Any]](), [built(spec, seed=seed) for seed in range(2)]
-    monkeypatch.setattr(fast, "choose", fused_branches(calls))
+    monkeypatch.setattr(select, "choose", fused_branches(calls))
     monkeypatch.setattr(forward, "_VERDICTS", {})
     plain = [[type(m) for m in model.modules()] for model in models]
     for model in models:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from bitgolf.config.spec import Place
 from bitgolf.recipes import get
-from bitgolf.score.batch import MOST_TOKENS, bytes_per_token, fitting, graph_bytes_per_token
-from bitgolf.spec import Place
-from live_tensors import LiveTensors
-from scoring_steps import faked, steps
+from bitgolf.score.execution.batch_size import MOST_TOKENS, bytes_per_token, fitting, graph_bytes_per_token
+from helpers.live_tensors import LiveTensors
+from helpers.scoring_steps import faked, steps
 
 CARD = 80e9
 

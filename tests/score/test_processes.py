@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.score.artifact import load
-from bitgolf.score.measure import measure
+from bitgolf.artifact.model import load
+from bitgolf.config.spec import part
+from bitgolf.pipeline.scoring import Job, main, perform
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.score.evaluate import measure
+from bitgolf.score.methods import Contiguous, Method, Section, Sliding, tracks_of
 from bitgolf.score.text import Text, of_documents
-from bitgolf.score.windows import Contiguous, Method, Section, Sliding, tracks_of
-from bitgolf.score.worker import Job, main, perform
-from bitgolf.spec import part
 from bitgolf.text.documents import read_documents
-from bitgolf.train.device import Device
-from bitgolf.world import ALONE, World
-from toy import VOCAB, built, toy_model
-from toy_artifact import Toy, make_toy
-from worlds import as_program, fork
+from helpers.process_groups import as_program, fork
+from helpers.toy import VOCAB, built, toy_model
+from helpers.toy_artifact import Toy, make_toy
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
 Rows = dict[str, dict[str, Any]]

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from bitgolf.errors import BitgolfError
+from bitgolf.runtime.device import choose
+from bitgolf.runtime.distributed import ALONE
 from bitgolf.score import referee
-from bitgolf.score.adapt.lora import DocumentLora
-from bitgolf.score.bits import token_bits
+from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.execution.async_copy import Download
+from bitgolf.score.methods import Contiguous, Method, Sliding
 from bitgolf.score.player import Block, StaticPlayer
 from bitgolf.score.referee import AHEAD, score
 from bitgolf.score.text import Text, with_last_end
-from bitgolf.score.transfer import Download
-from bitgolf.score.windows import Contiguous, Method, Sliding
-from bitgolf.train.device import choose
-from bitgolf.world import ALONE
-from toy import VOCAB, built, toy_model
+from bitgolf.score.token_bits import token_bits
+from helpers.toy import VOCAB, built, toy_model
 
 
 class Uniform:

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from bitgolf.artifact.model import Loaded, load, write
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.data.prepare import check, load_manifest, prepare
-from bitgolf.model.core import roles
-from bitgolf.quantize.codes import encode_all
-from bitgolf.score.artifact import Loaded, load, write
-from bitgolf.score.coding.coder import Codec, compress, decompress, parts, usual_method
+from bitgolf.model.decoding.generate import generate
+from bitgolf.model.part import roles
+from bitgolf.quantize.encoding import encode_all
+from bitgolf.runtime.device import Device
+from bitgolf.score.coding.compress import Codec, compress, decompress, parts, usual_method
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
-from bitgolf.score.sample import generate
 from bitgolf.score.text import Text, of_documents, validation
-from bitgolf.spec import Place, Spec, part
 from bitgolf.text.documents import Document
-from bitgolf.tokens.kinds import open_tokenizer
-from bitgolf.tokens.train import Bytes, CaseOps, SentencePieceBPE
-from bitgolf.train.device import Device
-from toy import toy_recipe
+from bitgolf.tokens.loading import open_tokenizer
+from bitgolf.tokens.trainers import Bytes, CaseOps, SentencePieceBPE
+from helpers.toy import toy_recipe
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
 SENTENCES = [b"The Captain of the %s, Mr. McAllister, SAID nothing on day %d.\n" % (b"HMS Orion" if i % 3 else b"ship", i)

@@ -12,8 +12,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, DamagedError, UsageError
-from bitgolf.spec import part
 from bitgolf.text.documents import (
     Document,
     Files,

@@ -7,8 +7,8 @@ from itertools import islice
 import pytest
 
 from bitgolf.text.documents import python_library
-from bitgolf.tokens.sentencepiece import SentencePiece
-from bitgolf.tokens.train import SentencePieceBPE
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
+from bitgolf.tokens.trainers import SentencePieceBPE
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import pytest
 
 from bitgolf.text.documents import read_documents
 from bitgolf.tokens.audit import Finding, audit
-from bitgolf.tokens.kinds import load_tokenizer
-from bitgolf.tokens.sentencepiece import SentencePiece
+from bitgolf.tokens.loading import load_tokenizer
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
 
 HOSTILE = [
     "emoji 🙂👨‍👩‍👧",

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.errors import BitgolfError, DamagedError
-from bitgolf.tokens.kinds import load_tokenizer
-from bitgolf.tokens.sentencepiece import SentencePiece, challenge_bytes
+from bitgolf.tokens.loading import load_tokenizer
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece, challenge_bytes
 
 HOSTILE = [
     b"",

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bitgolf.train import loop
-from bitgolf.train.writer import CheckpointWriter
-from toy_training import FakeTime, make_data
+from bitgolf.train.checkpoint_writer import CheckpointWriter
+from helpers.toy_training import FakeTime, make_data
 
 
 @pytest.fixture(autouse=True, scope="module")

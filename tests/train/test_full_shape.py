@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf.quantize.observe import PIECE, observe
-from bitgolf.quantize.samples import AS_TRAINED
-from bitgolf.recipe import Recipe
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Place, Spec
+from bitgolf.quantize.calibration.observe import PIECE, observe
+from bitgolf.quantize.calibration.sources import AS_TRAINED
 from bitgolf.recipes import get, names
-from bitgolf.spec import Place, Spec
-from bitgolf.train.ability import Replay, Trial, record
-from bitgolf.train.fast import PARITY_TOKENS, sites
+from bitgolf.train.kernels.parity import Replay, Trial, record
+from bitgolf.train.kernels.select import PARITY_TOKENS, sites
+from bitgolf.train.part_usage import touched
 from bitgolf.train.settings import Train
-from bitgolf.train.touched import touched
 from bitgolf.train.trainer import Task
-from full_shape import full_shape
-from live_tensors import LiveTensors
-from scoring_steps import MIXED, Step, steps
+from helpers.fake_execution import full_shape
+from helpers.live_tensors import LiveTensors
+from helpers.scoring_steps import MIXED, Step, steps
 
 ALIVE, LARGEST = 60e9, 8e9
 """Bytes that a step may have alive at once, and of its largest tensor: on a card of 80 GB, beside weights and graphs."""

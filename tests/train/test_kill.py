@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from bitgolf.files import write_json
+from bitgolf.pipeline.training import main
 from bitgolf.train.checkpoint import load_latest
-from bitgolf.train.worker import main
-from toy import toy_recipe
-from toy_training import same
+from helpers.toy import toy_recipe
+from helpers.toy_training import same
 
 KILLS, STEPS = 20, 80
 PHASES = ("starting", "training", "writing")
@@ -27,7 +27,7 @@ PHASES = ("starting", "training", "writing")
 def start(run: Path, data: Path) -> BaseProcess:
     """A worker in a process of its own, forked from one that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bitgolf.train.worker"])
+    context.set_forkserver_preload(["bitgolf.pipeline.training"])
     process = context.Process(target=main, args=([str(run), str(data), "0", "1", "auto"],))
     process.start()
     return process

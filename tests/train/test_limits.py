@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.clock import Now
+from bitgolf.runtime.distributed import World
+from bitgolf.runtime.progress import Now
 from bitgolf.train import checkpoint, loop
+from bitgolf.train.checkpoint_writer import HostCopy
 from bitgolf.train.loop import Diverged, train
 from bitgolf.train.trainer import Trainer
-from bitgolf.train.writer import HostCopy
-from bitgolf.world import World
-from toy_training import (
+from helpers.toy_training import (
     FakeTime,
     at,
     before_step,

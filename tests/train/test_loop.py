@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from bitgolf.errors import Interrupted
+from bitgolf.runtime.distributed import World
 from bitgolf.train import checkpoint, loop
-from bitgolf.train.loop import Interrupted, Result, train
-from bitgolf.world import World
-from toy_training import (
+from bitgolf.train.loop import Result, train
+from helpers.toy_training import (
     STEPS,
     FakeTime,
     State,

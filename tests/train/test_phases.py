@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.clock import Now
-from bitgolf.edits import append
+from bitgolf.config.edits import append
+from bitgolf.config.spec import Place, part
 from bitgolf.errors import BitgolfError
-from bitgolf.model.core import Bus, Clocked
-from bitgolf.model.sockets import StreamPart
-from bitgolf.spec import Place, part
+from bitgolf.model.interfaces import StreamPart
+from bitgolf.model.part import Bus, Clocked
+from bitgolf.runtime.progress import Now
 from bitgolf.train.phases import within
 from bitgolf.train.trainer import Trainer, warm_up
-from toy import toy_recipe
-from toy_training import make_trainer, same
+from helpers.toy import toy_recipe
+from helpers.toy_training import make_trainer, same
 
 
 class Late(StreamPart, Clocked):

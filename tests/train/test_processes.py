@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec
+from bitgolf.errors import Interrupted
 from bitgolf.files import read_json, write_json
-from bitgolf.journal import Journal
-from bitgolf.recipe import Recipe
-from bitgolf.spec import Spec
+from bitgolf.pipeline.training import train_run
+from bitgolf.report.log import Journal
 from bitgolf.train.checkpoint import load_latest
-from bitgolf.train.loop import Interrupted
-from bitgolf.train.worker import train_run
-from toy import toy_recipe
+from helpers.toy import toy_recipe
 
 STEPS = 20
 
@@ -29,7 +29,7 @@ def torchrun(run: Path, data: Path, recipe: Spec[Recipe]) -> subprocess.Popen[by
     """Two processes on the CPU; what they say is in `errors.txt`."""
     write_json(run / "recipe.json", recipe.to_json())
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = ["-m", "bitgolf.train.worker", str(run), str(data), "0", "0", "auto"]
+    worker = ["-m", "bitgolf.pipeline.training", str(run), str(data), "0", "0", "auto"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (run / "errors.txt").open("wb") as errors:
         return subprocess.Popen(launch + worker, env=environment, stderr=errors)

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitgolf.clock import Now
-from bitgolf.edits import append
-from bitgolf.model.fake import FakeQuant, NoisyQuant, SoftRound
-from bitgolf.model.lowbit import Float8, Normed, NormedOutput, Ternary
-from bitgolf.model.sockets import View
-from bitgolf.spec import Spec, part
+from bitgolf.config.edits import append
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.interfaces import View
+from bitgolf.model.qat import FakeQuant, NoisyQuant, SoftRound
+from bitgolf.model.qat_lowbit import Float8, Normed, NormedOutput, Ternary
+from bitgolf.runtime.progress import Now
 from bitgolf.train.trainer import Trainer, warm_up
-from toy import toy_recipe
-from toy_training import make_trainer, same
+from helpers.toy import toy_recipe
+from helpers.toy_training import make_trainer, same
 
 KINDS: list[Spec[View]] = [part(FakeQuant), part(NoisyQuant), part(SoftRound)]
 

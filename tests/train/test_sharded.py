@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bitgolf.clock import Now
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.frozen import Frozen
-from bitgolf.optim.groups import Optimizer
 from bitgolf.optim.muon import Muon
+from bitgolf.optim.muon_transforms import NorMuon, RowNorm
+from bitgolf.optim.optimizer import Optimizer
 from bitgolf.optim.orthogonalize import NewtonSchulz
-from bitgolf.optim.shape import NorMuon, RowNorm
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
+from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.runtime.progress import Now
 from bitgolf.train.trainer import warm_up
-from bitgolf.world import ALONE, World
-from toy import toy_recipe
-from toy_training import make_trainer, same
-from worlds import as_program, fork
+from helpers.process_groups import as_program, fork
+from helpers.toy import toy_recipe
+from helpers.toy_training import make_trainer, same
 
 STEPS, HALF, BATCH = 4, 2, 4
 SHAPES = {

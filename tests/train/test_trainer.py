@@ -11,20 +11,20 @@ from torch import Tensor
 from bitgolf.average.ema import Ema
 from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
-from bitgolf.clock import Now
+from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError, UsageError
-from bitgolf.journal import Journal
-from bitgolf.model.sockets import Norm
-from bitgolf.model.stream import RMSNorm
-from bitgolf.model.weight import Linear
-from bitgolf.spec import Place, Spec, part
+from bitgolf.model.interfaces import Norm
+from bitgolf.model.linear import Linear
+from bitgolf.model.residual import RMSNorm
+from bitgolf.pipeline.training import train_run
+from bitgolf.report.log import Journal
+from bitgolf.runtime.device import choose
+from bitgolf.runtime.progress import Now
 from bitgolf.train.checkpoint import load_latest, save
-from bitgolf.train.device import choose
-from bitgolf.train.touched import touched
+from bitgolf.train.part_usage import touched
 from bitgolf.train.trainer import Trainer, compile_task, warm_up
-from bitgolf.train.worker import train_run
-from toy import toy_recipe
-from toy_training import make_trainer, same
+from helpers.toy import toy_recipe
+from helpers.toy_training import make_trainer, same
 
 AVERAGES = (
     None,
@@ -140,8 +140,8 @@ def test_what_the_parts_touch_is_the_whole_model(data: Path) -> None:
     assert sum(t.parameters for t in table.values()) == sum(p.numel() for p in trainer.model.parameters())
     assert sum(t.tensors for t in table.values()) == len(trainer.params)
     matrices = [m.weight for m in trainer.task.modules() if type(m) is Linear]
-    assert table["model.weight.Linear"] == (len(matrices), sum(w.numel() for w in matrices), len(matrices))
-    assert table["model.skeleton.Block"].calls == recipe["model.layers"]
+    assert table["model.linear.Linear"] == (len(matrices), sum(w.numel() for w in matrices), len(matrices))
+    assert table["model.lm.Block"].calls == recipe["model.layers"]
     assert not any(m._forward_hooks for m in trainer.task.modules())
 
 
@@ -195,7 +195,7 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_probe_reads_the_beginning_of_a_long_row(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
-    monkeypatch.setattr("bitgolf.train.touched.PROBE_TOKENS", 8)
+    monkeypatch.setattr("bitgolf.train.part_usage.PROBE_TOKENS", 8)
     recipe = toy_recipe()
     trainer, lengths = make_trainer(data, recipe), set[int]()
     trainer.model.embed.register_forward_hook(lambda m, inputs, y: lengths.add(inputs[0].shape[1]))

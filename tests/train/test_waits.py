@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitgolf.average.ema import Ema
-from bitgolf.clock import Now
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import part
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.shape import NorMuon, RowNorm
-from bitgolf.rules import Rule
-from bitgolf.spec import part
+from bitgolf.optim.muon_transforms import NorMuon, RowNorm
+from bitgolf.runtime.progress import Now
 from bitgolf.train import loop
 from bitgolf.train.loop import Diverged, Losses
-from toy import toy_recipe
-from toy_training import make_trainer
+from helpers.toy import toy_recipe
+from helpers.toy_training import make_trainer
 
 RULES = (
     part(Rule, where="matrix", use=part(Muon, weight_decay=0.1, before=(part(RowNorm),), after=(part(NorMuon),))),

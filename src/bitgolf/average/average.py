@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bitgolf.clock import Now
+from bitgolf.config.spec import part_name
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.spec import part_name
+from bitgolf.runtime.progress import Now
 
 State = dict[str, list[Tensor]]
 

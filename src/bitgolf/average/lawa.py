@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from bitgolf.average.average import Average, State, check_every, counter, floats, merge
-from bitgolf.clock import Now
+from bitgolf.config.spec import register
 from bitgolf.errors import RecipeError
-from bitgolf.spec import register
+from bitgolf.runtime.progress import Now
 
 
 @register

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from bitgolf.average.average import Average, State, check_every, counter, floats, merge
-from bitgolf.clock import Now
-from bitgolf.spec import register
+from bitgolf.config.spec import register
+from bitgolf.runtime.progress import Now
 
 
 @register

@@ -7,12 +7,12 @@ Figures are bits per byte, and differences where they have a sign: more is worse
 
 from __future__ import annotations
 
-from bitgolf.cautions import positions, scoring, shrinking, training
-from bitgolf.cautions.known import CAUTIONS
-from bitgolf.recipe import Recipe
-from bitgolf.spec import Spec
+from bitgolf.cautions import positions, quantization, scoring, training
+from bitgolf.cautions.registry import CAUTIONS
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec
 
-ROOMS = [room.__name__ for room in (shrinking, positions, training, scoring)]
+ROOMS = [room.__name__ for room in (quantization, positions, training, scoring)]
 """In the order in which they speak; importing them is what fills the list."""
 
 

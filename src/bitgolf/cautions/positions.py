@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitgolf.cautions.holds import is_a, longest_window, trained_length, uses
-from bitgolf.cautions.known import caution
+from bitgolf.cautions.queries import is_a, longest_window, trained_length, uses
+from bitgolf.cautions.registry import caution
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec
 from bitgolf.data.batches import Packed
-from bitgolf.model.cores.sdpa import SameDocument, Segments, Window
-from bitgolf.model.differential import DifferentialAttention
-from bitgolf.model.rope import Ntk, Rope, Yarn
-from bitgolf.recipe import Recipe
-from bitgolf.spec import Spec
+from bitgolf.model.attention.cores.sdpa import SameDocument, Segments, Window
+from bitgolf.model.attention.differential import DifferentialAttention
+from bitgolf.model.attention.rope import Ntk, Rope, Yarn
 
 
 @caution

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitgolf.cautions.holds import is_a, shared_layers, uses
-from bitgolf.cautions.known import caution
-from bitgolf.model.offset import KeyOffset
-from bitgolf.recipe import Recipe
-from bitgolf.score.adapt.phased import Phased
-from bitgolf.score.adapt.sgd import AdamW, Sgd
-from bitgolf.score.adapt.streamed import StreamSgd
-from bitgolf.spec import Spec
+from bitgolf.cautions.queries import is_a, shared_layers, uses
+from bitgolf.cautions.registry import caution
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec
+from bitgolf.model.attention.key_offset import KeyOffset
+from bitgolf.score.adapt.gradient import AdamW, Sgd
+from bitgolf.score.adapt.phased_lora import Phased
+from bitgolf.score.adapt.stream_sgd import StreamSgd
 
 FASTEST = 0.005  # learning rate of descent on a looped model that is known to have worked (#1493)
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitgolf.cautions.holds import is_a, layers_of, shared_at_once, shared_layers, uses
-from bitgolf.cautions.known import caution
-from bitgolf.model.caps import QuinticCap
-from bitgolf.model.differential import DifferentialAttention
-from bitgolf.model.factored import FactoredEmbedding
-from bitgolf.model.gates import HeadGate
+from bitgolf.cautions.queries import is_a, layers_of, shared_at_once, shared_layers, uses
+from bitgolf.cautions.registry import caution
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec
+from bitgolf.model.attention.differential import DifferentialAttention
+from bitgolf.model.attention.exclusive import ExclusiveSelf
+from bitgolf.model.attention.gates import HeadGate
+from bitgolf.model.attention.values import FirstValues
+from bitgolf.model.factored_embedding import FactoredEmbedding
+from bitgolf.model.logits_transforms import QuinticCap
 from bitgolf.model.mlp import SwiGLU
 from bitgolf.model.objectives import EntropyWeighted, SharedMultiToken, ZLoss
-from bitgolf.model.stream import ProRes
-from bitgolf.model.values import FirstValues
-from bitgolf.model.xsa import ExclusiveSelf
+from bitgolf.model.residual import ProRes
 from bitgolf.optim.adam import Adam
-from bitgolf.optim.gram import GramNewtonSchulz
+from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import RampDecay
-from bitgolf.recipe import Recipe
-from bitgolf.spec import Spec
-from bitgolf.train.ramps import BatchRamp
+from bitgolf.train.batch_schedule import BatchRamp
 
 
 @caution

@@ -38,8 +38,8 @@ def score(
     Methods: contiguous, sliding, cached, lora, sgd, phased, mixed; `adapt` is all of the recipe's that adapt. One that
     adapts is scored without adaptation first. The order `longest` is charged the bits of the documents' lengths.
     """
-    from bitgolf.tables import score_table
-    from bitgolf.verbs import score as score_artifact
+    from bitgolf.commands.artifacts import score as score_artifact
+    from bitgolf.report.tables import score_table
 
     document = score_artifact(
         artifact,
@@ -71,7 +71,7 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Compress any file with the model, losslessly; or prove a score: `compress ARTIFACT --proof FOLDER --text PATH`."""
-    from bitgolf.verbs import compress_file, prove_score
+    from bitgolf.commands.artifacts import compress_file, prove_score
 
     if proof and not source:
         d = prove_score(artifact, proof, text, shards, methods, sets, size, sample, challenge)
@@ -86,7 +86,7 @@ def compress(
 
 def decompress(artifact: Artifact, source: Path, target: Path, as_json: Json = False) -> None:
     """Restore a file that `compress` wrote, bit for bit."""
-    from bitgolf.verbs import decompress_file
+    from bitgolf.commands.artifacts import decompress_file
 
     d = decompress_file(artifact, source, target)
     emit(as_json, d, f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes")
@@ -102,7 +102,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Sample text from the model."""
-    from bitgolf.verbs import sample
+    from bitgolf.commands.artifacts import sample
 
     document = sample(artifact, prompt, tokens=tokens, temperature=temperature, top=top, seed=seed)
     emit(as_json, document, document["text"])
@@ -110,8 +110,8 @@ def generate(
 
 def ledger(artifact: Artifact, as_json: Json = False) -> None:
     """Where every byte of an artifact went."""
-    from bitgolf.tables import ledger_table
-    from bitgolf.verbs import ledger_of
+    from bitgolf.commands.artifacts import ledger_of
+    from bitgolf.report.tables import ledger_table
 
     document = ledger_of(artifact)
     emit(as_json, document, ledger_table(document))

@@ -31,7 +31,7 @@ def make(
     as_json: Json = False,
 ) -> None:
     """Text -> tokenizer, training and validation shards."""
-    from bitgolf.verbs import make_data
+    from bitgolf.commands.artifacts import make_data
 
     source = context.get_parameter_source("vocab")
     if kind == "bytes" and source and source.name == "COMMANDLINE":
@@ -45,7 +45,7 @@ def make(
 @app.command()
 def check(folder: Path, as_json: Json = False) -> None:
     """Check shards: format, sizes, digests, document starts, overlap of training and validation."""
-    from bitgolf.verbs import check_data
+    from bitgolf.commands.artifacts import check_data
 
     d = check_data(folder)
     emit(as_json, d, "\n".join(f"{f['severity']}: {f['message']}" for f in d["findings"]) or "no findings")

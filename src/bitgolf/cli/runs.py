@@ -24,8 +24,8 @@ def recipes(as_json: Json = False) -> None:
 
 def show(recipe: str, sets: Sets = [], as_json: Json = False) -> None:  # noqa: B006
     """Resolve a recipe: parameters by role, forecast of the packed bytes, cautions. Trains nothing."""
-    from bitgolf.overview import overview
-    from bitgolf.tables import show_table
+    from bitgolf.commands.show import overview
+    from bitgolf.report.tables import show_table
 
     document = overview(resolve(recipe, sets))
     emit(as_json, document, show_table(document))
@@ -33,7 +33,7 @@ def show(recipe: str, sets: Sets = [], as_json: Json = False) -> None:  # noqa: 
 
 def diff(a: str, b: str, as_json: Json = False) -> None:
     """Compare two recipes, path by path."""
-    from bitgolf.edits import diff as spec_diff
+    from bitgolf.config.edits import diff as spec_diff
 
     rows = spec_diff(resolve(a, []), resolve(b, []))
     document = [{"path": p, "a": x, "b": y} for p, x, y in rows]
@@ -58,12 +58,12 @@ def run(
     as_json: Json = False,
 ) -> None:
     """The whole pipeline, or its rest: prepare, train, average, calibrate, quantize, pack, score, report."""
-    from bitgolf import pipeline
-    from bitgolf.tables import run_table
+    from bitgolf.pipeline import execute
+    from bitgolf.report.tables import run_table
 
-    if first is not None and first not in pipeline.STAGES:
-        raise UsageError(f"there is no stage {first!r}", mend=f"stages: {', '.join(pipeline.STAGES)}")
-    document = pipeline.start(
+    if first is not None and first not in execute.STAGES:
+        raise UsageError(f"there is no stage {first!r}", mend=f"stages: {', '.join(execute.STAGES)}")
+    document = execute.start(
         recipe,
         resolve(recipe, sets),
         text=text,
@@ -88,8 +88,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Where the bits per byte went that quantization cost, and what is wrong with it. Exit status 1 for an error."""
-    from bitgolf.checkup import doctor as examine
-    from bitgolf.tables import doctor_table
+    from bitgolf.commands.doctor import doctor as examine
+    from bitgolf.report.tables import doctor_table
 
     document = examine(run, tokens=tokens, each=each, device=device)
     emit(as_json, document, doctor_table(document))
@@ -109,8 +109,8 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Quantize and pack a run's weights again with the steps that fill a cap: never over it, 0.05 % under it at most."""
-    from bitgolf.shrinking import pack_to
-    from bitgolf.tables import pack_table
+    from bitgolf.commands.pack import pack_to
+    from bitgolf.report.tables import pack_table
 
     document = pack_to(run, cap, self_contained=self_contained)
     emit(as_json, document, pack_table(document))
@@ -127,8 +127,8 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Every combination of settings on a run's weights, without training: bytes and bits per byte, in one table."""
-    from bitgolf.sweep import sweep as sweep_run
-    from bitgolf.tables import sweep_table
+    from bitgolf.commands.sweep import sweep as sweep_run
+    from bitgolf.report.tables import sweep_table
 
     document = sweep_run(run, sets, tokens=tokens if measure else None)
     emit(as_json, document, sweep_table(document))

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bitgolf.data.coprime_stride import CoprimeStride
 from bitgolf.data.orders import Order, Packed, Sequential, Shuffled, ShuffledDocuments, ShuffledSequences, Source
 from bitgolf.data.shards import Stream
-from bitgolf.data.stride import CoprimeStride
 from bitgolf.errors import BitgolfError, UsageError
 
 __all__ = [

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bitgolf.config.spec import register
 from bitgolf.data.shards import Positions, Stream
 from bitgolf.errors import BitgolfError
-from bitgolf.spec import register
 
 Windows = Callable[[int], Positions]
 

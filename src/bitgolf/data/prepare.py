@@ -21,7 +21,7 @@ from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.files import file_digest, write_bytes, write_json
 from bitgolf.text.documents import Document
 from bitgolf.tokens.audit import Finding
-from bitgolf.tokens.kinds import load_tokenizer
+from bitgolf.tokens.loading import load_tokenizer
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
 SPLITS = ("train", "val")

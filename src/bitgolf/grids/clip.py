@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from bitgolf.config.spec import register
 from bitgolf.errors import RecipeError
 from bitgolf.grids.integer import IntGrid
-from bitgolf.spec import register
 
 
 class Clip(ABC):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import RecipeError
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
-from bitgolf.spec import Spec, part, register
 
 
 @register

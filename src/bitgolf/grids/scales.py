@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitgolf.config.spec import register
 from bitgolf.errors import DamagedError
-from bitgolf.grids import logscale
-from bitgolf.spec import register
+from bitgolf.grids import log_steps
 
 STEP_FLOOR = 2.0**-18
 """The smallest step. In float16 steps round by less than 1 % from here on, half of it would be lost at 2**-24 and all
@@ -78,7 +78,7 @@ class LogScale(Scale):
     dtype = np.dtype(np.uint8)
 
     def __init__(self, *, per_octave: Literal[4, 8, 16] = 16) -> None:
-        steps = STEP_FLOOR * logscale.expand(np.arange(256, dtype=np.uint8), per_octave)
+        steps = STEP_FLOOR * log_steps.expand(np.arange(256, dtype=np.uint8), per_octave)
         self.steps = (*steps.tolist(), float("inf"))
         self.top = self.steps[-2]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bitgolf.model.core import Part, chain, wide
-from bitgolf.model.sockets import Cap
-from bitgolf.model.weight import Embedding, HeadLinear
-from bitgolf.spec import Place, Spec, part, register
+from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.model.interfaces import Cap
+from bitgolf.model.linear import Embedding, HeadLinear
+from bitgolf.model.part import Part, chain, wide
 
 
 class Logits:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitgolf.model.sockets import Init
-from bitgolf.spec import register
+from bitgolf.config.spec import register
+from bitgolf.model.interfaces import Init
 
 
 @register

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.model.sockets import Activation, Feed
-from bitgolf.model.weight import Linear
-from bitgolf.spec import Place, Spec, part, register
+from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.model.interfaces import Activation, Feed
+from bitgolf.model.linear import Linear
 
 
 @register

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.errors import RecipeError
-from bitgolf.model.caps import Softcap
-from bitgolf.model.core import chain, wide
-from bitgolf.model.sockets import Cap, Objective
-from bitgolf.model.weight import HeadLinear
-from bitgolf.spec import Place, Spec, part, register
+from bitgolf.model.interfaces import Cap, Objective
+from bitgolf.model.linear import HeadLinear
+from bitgolf.model.logits_transforms import Softcap
+from bitgolf.model.part import chain, wide
 
 
 def nats(z: Tensor, targets: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitgolf.config.spec import Place, register
 from bitgolf.errors import RecipeError
-from bitgolf.model.core import Bus, wide
-from bitgolf.model.sockets import StreamPart
-from bitgolf.spec import Place, register
+from bitgolf.model.interfaces import StreamPart
+from bitgolf.model.part import Bus, wide
 
 
 class VectorSmear(StreamPart):

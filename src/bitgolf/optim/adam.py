@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from bitgolf.clock import Now
+from bitgolf.config.spec import Spec, register
 from bitgolf.optim.algorithm import Algorithm, State
-from bitgolf.optim.decay import WeightDecay
 from bitgolf.optim.schedules import Schedule
-from bitgolf.spec import Spec, register
+from bitgolf.optim.weight_decay import WeightDecay
+from bitgolf.runtime.progress import Now
 
 
 @register

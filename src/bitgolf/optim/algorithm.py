@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bitgolf.clock import Now
-from bitgolf.world import World
+from bitgolf.runtime.distributed import World
+from bitgolf.runtime.progress import Now
 
 State = dict[str, list[Tensor]]
 Compiling = Callable[[Callable[..., Any]], Callable[..., Any]]  # a function -> the same one as a compiled graph

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitgolf.world import ALONE, World, total
+from bitgolf.runtime.distributed import ALONE, World, total
 
 
 @torch.no_grad()

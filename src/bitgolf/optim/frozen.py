@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bitgolf.clock import Now
+from bitgolf.config.spec import register
 from bitgolf.optim.algorithm import Algorithm, State
-from bitgolf.spec import register
+from bitgolf.runtime.progress import Now
 
 
 @register

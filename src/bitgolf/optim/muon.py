@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bitgolf.clock import Now
+from bitgolf.config.spec import Spec, part, register
 from bitgolf.optim.algorithm import Algorithm, Compiling, State
-from bitgolf.optim.decay import WeightDecay
+from bitgolf.optim.muon_transforms import After, Before, Pieces
 from bitgolf.optim.orthogonalize import NewtonSchulz, Orthogonalizer
 from bitgolf.optim.schedules import Ramp, Schedule
-from bitgolf.optim.shape import After, Before, Pieces
-from bitgolf.spec import Spec, part, register
-from bitgolf.world import World
+from bitgolf.optim.weight_decay import WeightDecay
+from bitgolf.runtime.distributed import World
+from bitgolf.runtime.progress import Now
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bitgolf.config.spec import register
 from bitgolf.errors import RecipeError
-from bitgolf.spec import register
 
 Triple = tuple[float, float, float]
 Precision = Literal["auto", "float32", "bfloat16"]

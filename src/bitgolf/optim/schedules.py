@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from bitgolf.clock import Now
+from bitgolf.config.spec import Spec, register
 from bitgolf.errors import RecipeError
-from bitgolf.spec import Spec, register
+from bitgolf.runtime.progress import Now
 
 
 class Schedule(ABC):

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.pack import choosing, planes
-from bitgolf.pack.libraries import library
-from bitgolf.pack.planes import Array
+from bitgolf.pack import byte_planes, coder_selection
+from bitgolf.pack.byte_planes import Array
+from bitgolf.pack.frequency_tables import Forms
+from bitgolf.pack.optional_modules import library
 from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream
-from bitgolf.pack.tables import Forms
-from bitgolf.spec import Spec, part, register
 
 
 class Coder(ABC):
@@ -43,7 +43,7 @@ class Coder(ABC):
 
     def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """The inverse of `encode_arrays`, with the errors of `decode`."""
-        return planes.cut(self.decode(data, dtype, sum(map(math.prod, shapes))), shapes)
+        return byte_planes.cut(self.decode(data, dtype, sum(map(math.prod, shapes))), shapes)
 
     def estimate(self, arrays: Sequence[Array]) -> float | None:
         """About the bytes that `encode_arrays` would make; None: to know them, code them."""
@@ -82,12 +82,14 @@ class ByteCoder(Coder):
         return self.compress(self._raw(symbols))
 
     def estimate(self, arrays: Sequence[Array]) -> float | None:
-        if not self.slow or sum(array.nbytes for array in arrays) <= choosing.SAMPLE:
+        if not self.slow or sum(array.nbytes for array in arrays) <= coder_selection.SAMPLE:
             return None
-        return choosing.estimate(self.compress, self._raw(np.concatenate([array.reshape(-1) for array in arrays])))
+        return coder_selection.estimate(
+            self.compress, self._raw(np.concatenate([array.reshape(-1) for array in arrays]))
+        )
 
     def _raw(self, symbols: Array) -> bytes:
-        bytes_of = planes.split(symbols)
+        bytes_of = byte_planes.split(symbols)
         return (bytes_of if self.shuffle else bytes_of.T).tobytes()
 
     def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
@@ -97,8 +99,8 @@ class ByteCoder(Coder):
             raise DamagedError(f"holds {len(raw)} bytes, expected {size}")
         flat = np.frombuffer(raw, np.uint8)
         if self.shuffle:
-            return planes.join(flat.reshape(dtype.itemsize, count), dtype)
-        return planes.join(flat.reshape(count, dtype.itemsize).T, dtype)
+            return byte_planes.join(flat.reshape(dtype.itemsize, count), dtype)
+        return byte_planes.join(flat.reshape(count, dtype.itemsize).T, dtype)
 
 
 @register
@@ -241,10 +243,10 @@ class Range(Coder):
         self.tables: Forms = tables
 
     def encode(self, symbols: Array) -> bytes:
-        return encode_plane_stream(_offset(planes.split(symbols), symbols.dtype), self.tables)
+        return encode_plane_stream(_offset(byte_planes.split(symbols), symbols.dtype), self.tables)
 
     def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
-        return planes.join(_offset(decode_plane_stream(data, dtype.itemsize, count), dtype), dtype)
+        return byte_planes.join(_offset(decode_plane_stream(data, dtype.itemsize, count), dtype), dtype)
 
 
 @register
@@ -266,7 +268,7 @@ class Smallest(Coder):
         return self.decode_arrays(data, dtype, [(count,)])[0]
 
     def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
-        streams = choosing.contenders(self.coders, arrays)
+        streams = coder_selection.contenders(self.coders, arrays)
         best = min(streams, key=lambda i: len(streams[i]))
         return bytes([best]) + streams[best]
 

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgolf.errors import DamagedError
+from bitgolf.pack.byte_planes import Array
 from bitgolf.pack.coders import Coder
+from bitgolf.pack.frequency_tables import leb128, read_leb128
 from bitgolf.pack.parallel import spread
-from bitgolf.pack.planes import Array
-from bitgolf.pack.tables import leb128, read_leb128
 
 PER_OCTAVE = 8  # levels: spreads are told apart by 9 %, which costs a table about 0.001 bit a symbol
 CLASSES = 40  # of spread, from 2**-2.5 of a step on; what is beyond belongs to the last

@@ -15,7 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitgolf.errors import DamagedError
-from bitgolf.pack.tables import Adapting, Bytes, Counts, Forms, Table, blocks, choose, leb128, read_leb128, read_table
+from bitgolf.pack.frequency_tables import (
+    Adapting,
+    Bytes,
+    Counts,
+    Forms,
+    Table,
+    blocks,
+    choose,
+    leb128,
+    read_leb128,
+    read_table,
+)
 
 _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
 

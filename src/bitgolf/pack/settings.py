@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from bitgolf.config.rules import Rule, cover
+from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.pack.coders import Brotli, Coder
-from bitgolf.rules import Rule, cover
-from bitgolf.spec import Spec, part, register
 
 
 @register

@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bitgolf.config.rules import Rule, cover
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import DamagedError, RecipeError
 from bitgolf.pack import contexts
-from bitgolf.pack.artifact import Section
+from bitgolf.pack.byte_planes import Array
 from bitgolf.pack.coders import Coder
 from bitgolf.pack.contexts import Still, Walk
 from bitgolf.pack.parallel import spread
-from bitgolf.pack.planes import Array
-from bitgolf.rules import Rule, cover
-from bitgolf.spec import Spec, part
 
 Code = dict[str, Array]
 Layout = Mapping[str, Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]]
@@ -30,6 +30,17 @@ Walks = Mapping[str, Mapping[str, Callable[[], Walk]]]
 """path -> name of array -> a fresh walk over its rows, for the arrays that are coded in contexts."""
 
 Coding = Spec[Coder] | Sequence[Spec[Rule]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One coded stream. `raw_bytes` and `elements` are those of the array that it decodes to."""
+
+    name: str
+    codec: str
+    data: bytes
+    raw_bytes: int
+    elements: int
 
 
 class _Stream(NamedTuple):

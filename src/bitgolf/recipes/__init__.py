@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.registry import from_json, set_text
+from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.files import read_json
-from bitgolf.names import from_json, set_text
-from bitgolf.recipe import Recipe
-from bitgolf.spec import Spec
 
 
 def names() -> list[str]:

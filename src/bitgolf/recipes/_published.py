@@ -17,21 +17,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip, QuantileClip, SdClip
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
-from bitgolf.quantize.calibrate import Calibrate
-from bitgolf.quantize.codec import Codec, Float, IntRows
-from bitgolf.quantize.gptq import Gptq
-from bitgolf.quantize.lqer import LowRankRepair
-from bitgolf.quantize.samples import OwnSamples, TrainingText
-from bitgolf.rules import Rule
-from bitgolf.score.adapt.lora import DocumentLora
-from bitgolf.score.adapt.phased import Phased, evenly
-from bitgolf.score.adapt.sgd import Sgd
-from bitgolf.score.adapt.streamed import StreamSgd
-from bitgolf.score.orders import LongestFirst
-from bitgolf.spec import Spec, part
+from bitgolf.quantize.calibration.calibrate import Calibrate
+from bitgolf.quantize.calibration.sources import OwnSamples, TrainingText
+from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
+from bitgolf.quantize.codecs.gptq import Gptq
+from bitgolf.quantize.codecs.lqer import LowRankRepair
+from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.adapt.gradient import Sgd
+from bitgolf.score.adapt.phased_lora import Phased, evenly
+from bitgolf.score.adapt.stream_sgd import StreamSgd
+from bitgolf.score.document_order import LongestFirst
 
 H100 = "8 x H100 SXM, 600 s"
 

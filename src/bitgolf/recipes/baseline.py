@@ -5,32 +5,32 @@ Source: openai/parameter-golf, train_gpt.py at the challenge's start.
 
 from __future__ import annotations
 
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Sequential
 from bitgolf.grids.clip import QuantileClip
-from bitgolf.model.attend import Attention, QGain, QKNorm
-from bitgolf.model.caps import Softcap
-from bitgolf.model.cores.sdpa import Sdpa
-from bitgolf.model.depth import UNet
+from bitgolf.model.attention.attention import Attention, QGain, QKNorm
+from bitgolf.model.attention.cores.sdpa import Sdpa
+from bitgolf.model.attention.rope import Rope
 from bitgolf.model.head import TiedHead
 from bitgolf.model.inits import Normal
+from bitgolf.model.layer_schedule import UNet
+from bitgolf.model.linear import Embedding
+from bitgolf.model.lm import LM, Block
+from bitgolf.model.logits_transforms import Softcap
 from bitgolf.model.mlp import MLP, ReluSquared
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.model.rope import Rope
-from bitgolf.model.skeleton import LM, Block
-from bitgolf.model.stream import MixX0
-from bitgolf.model.weight import Embedding
+from bitgolf.model.residual import MixX0
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownSteps
 from bitgolf.pack.coders import Zlib
 from bitgolf.pack.settings import Pack
-from bitgolf.quantize.codec import Float, IntRows
-from bitgolf.recipe import Recipe
-from bitgolf.rules import Rule
-from bitgolf.score.windows import Contiguous
-from bitgolf.spec import Spec, part
+from bitgolf.quantize.codecs.codec import Float, IntRows
+from bitgolf.score.methods import Contiguous
 from bitgolf.text.documents import Given
-from bitgolf.tokens.train import SentencePieceBPE
+from bitgolf.tokens.trainers import SentencePieceBPE
 from bitgolf.train.settings import Train
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bitgolf.edits import append, but
-from bitgolf.model.attend import Attention
-from bitgolf.model.scalable import ScalableSoftmax
-from bitgolf.recipe import Recipe
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.scalable_softmax import ScalableSoftmax
 from bitgolf.recipes.midsize import midsize
-from bitgolf.spec import Spec, part
 
 
 def long_rows() -> Spec[Recipe]:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Shuffled
-from bitgolf.edits import but
-from bitgolf.model.attend import Attention, QGain
+from bitgolf.model.attention.attention import Attention, QGain
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.optim.muon import Muon
 from bitgolf.pack.coders import Range
 from bitgolf.pack.settings import Pack
-from bitgolf.quantize.calibrate import Calibrate
-from bitgolf.quantize.codec import Float
-from bitgolf.quantize.samples import TrainingText
-from bitgolf.quantize.trellis import Trellis
-from bitgolf.recipe import Recipe
+from bitgolf.quantize.calibration.calibrate import Calibrate
+from bitgolf.quantize.calibration.sources import TrainingText
+from bitgolf.quantize.codecs.codec import Float
+from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.recipes.baseline import baseline
-from bitgolf.rules import Rule
-from bitgolf.score.adapt.mixing import Mixed
-from bitgolf.score.windows import Contiguous, Sliding
-from bitgolf.spec import Spec, part
+from bitgolf.score.adapt.ngram_mixing import Mixed
+from bitgolf.score.methods import Contiguous, Sliding
 
 
 def midsize() -> Spec[Recipe]:

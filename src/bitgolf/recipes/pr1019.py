@@ -5,15 +5,15 @@ Source: openai/parameter-golf, pull request 1019.
 
 from __future__ import annotations
 
-from bitgolf.edits import but
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
-from bitgolf.model.fake import FakeQuant
-from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.ngram_embedding import HashedBigrams
+from bitgolf.model.qat import FakeQuant
 from bitgolf.pack.coders import Lzma
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import AFTER, SEARCHED, codec, floored, on_own_samples, results, twice_damped
 from bitgolf.recipes.pr549 import pr549
-from bitgolf.spec import Spec, part
 
 
 def pr1019() -> Spec[Recipe]:

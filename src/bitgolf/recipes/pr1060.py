@@ -5,14 +5,14 @@ Source: openai/parameter-golf, pull request 1060. It had no late fake quantizati
 
 from __future__ import annotations
 
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import CoprimeStride
-from bitgolf.edits import but
-from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.pack.coders import Lzma
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import CLIPPED, SEARCHED, on_training_text, reserved, results
 from bitgolf.recipes.pr1019 import pr1019
-from bitgolf.spec import Spec, part
 
 
 def pr1060() -> Spec[Recipe]:

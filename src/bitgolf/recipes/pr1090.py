@@ -10,26 +10,26 @@ from __future__ import annotations
 import math
 
 from bitgolf.average.swa import Swa
-from bitgolf.edits import append, but
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
-from bitgolf.model.attend import Attention
-from bitgolf.model.core import only
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.exclusive import ExclusiveSelf
 from bitgolf.model.inits import Orthogonal
+from bitgolf.model.linear import Linear
 from bitgolf.model.mlp import SwiGLU
+from bitgolf.model.part import only
+from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import BlendSmear
-from bitgolf.model.stream import Normalize
-from bitgolf.model.weight import Linear
-from bitgolf.model.xsa import ExclusiveSelf
 from bitgolf.pack.coders import Zstd
-from bitgolf.quantize.codec import IntRows
-from bitgolf.recipe import Recipe
+from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes._published import ADAPTED, HALF, results
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.pr162 import bigrams
-from bitgolf.rules import Rule
-from bitgolf.score.adapt.lora import DocumentLora
-from bitgolf.score.windows import Contiguous
-from bitgolf.spec import Spec, part
+from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.methods import Contiguous
 
 
 def pr1090() -> Spec[Recipe]:

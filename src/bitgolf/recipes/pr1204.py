@@ -11,19 +11,19 @@ repeat, and those whose inputs were largest. Of these the logs name four, and th
 
 from __future__ import annotations
 
-from bitgolf.edits import but
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
-from bitgolf.model.depth import GatedSkip, UNet
-from bitgolf.model.lanes import TwoLanesInTurn
-from bitgolf.model.ngrams import HashedBigrams
-from bitgolf.model.share import UntiedRepeats
+from bitgolf.model.layer_schedule import GatedSkip, UNet
+from bitgolf.model.ngram_embedding import HashedBigrams
+from bitgolf.model.residual_topology import TwoLanesInTurn
+from bitgolf.model.weight_sharing import UntiedRepeats
 from bitgolf.optim.muon import Muon
 from bitgolf.pack.coders import Brotli
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import AFTER, CLIPPED, SEARCHED, codec, floored, on_own_samples, results, twice_damped
 from bitgolf.recipes.pr1060 import pr1060
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
 
 SIX_BITS = ("4.**", "5.**", "6.**", "7.**", "1.mixer.q", "1.mixer.out", "2.mixer.out", "3.mixer.out")
 

@@ -6,23 +6,23 @@ Source: openai/parameter-golf, pull request 1218.
 from __future__ import annotations
 
 from bitgolf.average.ema import Ema
-from bitgolf.edits import but
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
-from bitgolf.model.attend import QGain
-from bitgolf.model.depth import GatedSkip, UNet
+from bitgolf.model.attention.attention import QGain
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.layer_schedule import GatedSkip, UNet
 from bitgolf.model.mlp import MLP
-from bitgolf.model.ngrams import HashedBigrams
-from bitgolf.model.rope import Rope
+from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.model.smear import BlendSmear
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
 from bitgolf.pack.coders import Brotli
-from bitgolf.quantize.gptq import Gptq
-from bitgolf.recipe import Recipe
+from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.recipes._published import SEARCHED, codec, floored, groups, on_training_text, reserved, results
 from bitgolf.recipes.pr1060 import pr1060
-from bitgolf.spec import Spec, part
 
 
 def pr1218() -> Spec[Recipe]:

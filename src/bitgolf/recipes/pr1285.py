@@ -5,15 +5,15 @@ Source: openai/parameter-golf, pull request 1285.
 
 from __future__ import annotations
 
-from bitgolf.edits import but
-from bitgolf.model.depth import GatedSkip, UNet
-from bitgolf.model.loops import Loop
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import GatedSkip, UNet
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.shape import RowNorm
-from bitgolf.recipe import Recipe
+from bitgolf.optim.muon_transforms import RowNorm
 from bitgolf.recipes._published import SEARCHED, reserved, results
 from bitgolf.recipes.pr1218 import pr1218
-from bitgolf.spec import Spec, part
 
 
 def pr1285() -> Spec[Recipe]:

@@ -5,16 +5,16 @@ Source: openai/parameter-golf, pull request 1394.
 
 from __future__ import annotations
 
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import ShuffledSequences
-from bitgolf.edits import but
-from bitgolf.model.depth import GatedSkip, UNet
-from bitgolf.model.loops import Loop
-from bitgolf.model.stream import Normalize
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import GatedSkip, UNet
+from bitgolf.model.residual import Normalize
 from bitgolf.optim.muon import Muon
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import LOOKED_UP, deviations, on_training_text, reserved, results
 from bitgolf.recipes.pr1285 import pr1285
-from bitgolf.spec import Spec, part
 
 
 def pr1394() -> Spec[Recipe]:

@@ -6,16 +6,16 @@ Source: openai/parameter-golf, pull request 1493.
 from __future__ import annotations
 
 from bitgolf.average.ema import Ema
-from bitgolf.edits import but
-from bitgolf.model.attend import QGain
-from bitgolf.model.depth import UNet
-from bitgolf.model.lanes import Parallel
-from bitgolf.model.loops import Loop
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.attention import QGain
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import UNet
+from bitgolf.model.residual_topology import Parallel
 from bitgolf.optim.muon import Muon
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import LOOKED_UP, by_chunks, reserved, results
 from bitgolf.recipes.pr1394 import pr1394
-from bitgolf.spec import Spec, part
 
 
 def pr1493() -> Spec[Recipe]:

@@ -5,15 +5,16 @@ Source: openai/parameter-golf, pull request 1530. The fused up-projection is a k
 
 from __future__ import annotations
 
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Packed
-from bitgolf.edits import append, but
-from bitgolf.model.attend import QGain
-from bitgolf.model.cores.sdpa import Sdpa, Segments
-from bitgolf.model.depth import UNet
-from bitgolf.model.lanes import TwoLanes
+from bitgolf.model.attention.attention import QGain
+from bitgolf.model.attention.cores.sdpa import Sdpa, Segments
+from bitgolf.model.layer_schedule import UNet
+from bitgolf.model.residual_topology import TwoLanes
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import (
     BANKS,
     CHARGED,
@@ -26,7 +27,6 @@ from bitgolf.recipes._published import (
     results,
 )
 from bitgolf.recipes.pr1493 import pr1493
-from bitgolf.spec import Spec, part
 
 
 def pr1530() -> Spec[Recipe]:

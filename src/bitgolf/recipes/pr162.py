@@ -6,25 +6,25 @@ Source: openai/parameter-golf, pull request 162.
 from __future__ import annotations
 
 from bitgolf.average.swa import Swa
-from bitgolf.edits import but
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.inits import Orthogonal
+from bitgolf.model.linear import Linear
 from bitgolf.model.mlp import MLP
-from bitgolf.model.ngrams import HashedBigrams
+from bitgolf.model.ngram_embedding import HashedBigrams
+from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import BlendSmear
-from bitgolf.model.stream import Normalize
-from bitgolf.model.weight import Linear
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownSteps
 from bitgolf.pack.coders import Zstd
-from bitgolf.quantize.codec import IntRows
-from bitgolf.recipe import Recipe
+from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes._published import HALF, codec, groups, results
 from bitgolf.recipes.baseline import baseline
-from bitgolf.rules import Rule
-from bitgolf.score.windows import Contiguous, Sliding
-from bitgolf.spec import Spec, part
+from bitgolf.score.methods import Contiguous, Sliding
 
 
 def pr162() -> Spec[Recipe]:

@@ -5,9 +5,10 @@ Source: openai/parameter-golf, pull request 1626.
 
 from __future__ import annotations
 
-from bitgolf.edits import but
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec
 from bitgolf.optim.muon import Muon
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import (
     CHARGED,
     CLIPPED,
@@ -21,7 +22,6 @@ from bitgolf.recipes._published import (
     results,
 )
 from bitgolf.recipes.pr1530 import pr1530
-from bitgolf.spec import Spec
 
 
 def pr1626() -> Spec[Recipe]:

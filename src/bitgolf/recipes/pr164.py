@@ -5,16 +5,16 @@ One of the four systems that Bitgolf was founded on. Source: openai/parameter-go
 
 from __future__ import annotations
 
-from bitgolf.edits import but
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
-from bitgolf.model.rope import Ntk, Rope
+from bitgolf.model.attention.rope import Ntk, Rope
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import codec, floored, results
 from bitgolf.recipes.pr162 import pr162
-from bitgolf.score.windows import Contiguous, Sliding
-from bitgolf.spec import Spec, part
+from bitgolf.score.methods import Contiguous, Sliding
 
 
 def pr164() -> Spec[Recipe]:

@@ -5,12 +5,13 @@ Source: openai/parameter-golf, pull request 1667.
 
 from __future__ import annotations
 
-from bitgolf.edits import append, but
-from bitgolf.model.attend import Attention, QGain
-from bitgolf.model.gates import NarrowGate
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.attention import Attention, QGain
+from bitgolf.model.attention.gates import NarrowGate
+from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import ContentSmear
-from bitgolf.model.stream import Normalize
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import (
     CHARGED,
     CLIPPED,
@@ -24,7 +25,6 @@ from bitgolf.recipes._published import (
     results,
 )
 from bitgolf.recipes.pr1626 import pr1626
-from bitgolf.spec import Spec, part
 
 
 def pr1667() -> Spec[Recipe]:

@@ -5,14 +5,14 @@ Source: openai/parameter-golf, pull request 1729.
 
 from __future__ import annotations
 
-from bitgolf.edits import but
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Taper
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import CHARGED, CLIPPED, LOOKED_UP, WITHIN, reserved, results
 from bitgolf.recipes.pr1626 import pr1626
-from bitgolf.spec import Spec, part
-from bitgolf.tokens.train import CaseOps
+from bitgolf.tokens.trainers import CaseOps
 
 
 def pr1729() -> Spec[Recipe]:

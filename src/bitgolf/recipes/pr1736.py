@@ -5,14 +5,14 @@ Source: openai/parameter-golf, pull request 1736.
 
 from __future__ import annotations
 
-from bitgolf.edits import append, but
-from bitgolf.model.attend import Attention
-from bitgolf.model.gates import DenseGate
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.gates import DenseGate
 from bitgolf.optim.muon import Muon
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import BYTE_GATES, CHARGED, CLIPPED, LOOKED_UP, WITHIN, deviations, reserved, results
 from bitgolf.recipes.pr1729 import pr1729
-from bitgolf.spec import Spec, part
 
 
 def pr1736() -> Spec[Recipe]:

@@ -5,15 +5,15 @@ Source: openai/parameter-golf, pull request 1787. Its fused cross-entropy is a k
 
 from __future__ import annotations
 
-from bitgolf.edits import append, but, without
-from bitgolf.model.attend import Attention
-from bitgolf.model.gates import DenseGate, SparseGate
+from bitgolf.config.edits import append, but, without
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.gates import DenseGate, SparseGate
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.orthogonalize import PolarExpress
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import CHARGED, CLIPPED, LOOKED_UP, WITHIN, by_document, by_phases, reserved, results
 from bitgolf.recipes.pr1736 import pr1736
-from bitgolf.spec import Spec, part
 
 
 def pr1787() -> Spec[Recipe]:

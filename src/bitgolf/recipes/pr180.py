@@ -6,15 +6,15 @@ Source: openai/parameter-golf, pull request 180.
 from __future__ import annotations
 
 from bitgolf.average.swa import Swa
-from bitgolf.edits import but
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.optim.adam import Adam
-from bitgolf.quantize.codec import IntRows
-from bitgolf.recipe import Recipe
+from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes._published import HALF, results
 from bitgolf.recipes.pr162 import bigrams, pr162, whole
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
 
 
 def pr180() -> Spec[Recipe]:

@@ -5,9 +5,10 @@ Source: openai/parameter-golf, pull request 1851.
 
 from __future__ import annotations
 
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import ContentSmear
-from bitgolf.model.stream import Normalize
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import (
     CHARGED,
     CLIPPED,
@@ -22,7 +23,6 @@ from bitgolf.recipes._published import (
     results,
 )
 from bitgolf.recipes.pr1787 import pr1787
-from bitgolf.spec import Spec, part
 
 
 def pr1851() -> Spec[Recipe]:

@@ -5,15 +5,15 @@ Source: openai/parameter-golf, pull request 1855.
 
 from __future__ import annotations
 
-from bitgolf.edits import but
-from bitgolf.model.gates import SparseGate
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.gates import SparseGate
 from bitgolf.optim.adam import Adam
 from bitgolf.pack.coders import Brotli, Range, Smallest
 from bitgolf.pack.settings import Group
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import BYTE_GATES, HALF_GATES, by_document, by_phases, deviations, results
 from bitgolf.recipes.pr1851 import pr1851
-from bitgolf.spec import Spec, part
 
 GROUPS = {
     "tok_emb": "embedding",

@@ -6,19 +6,19 @@ Source: openai/parameter-golf, pull request 265.
 from __future__ import annotations
 
 from bitgolf.average.swa import Swa
-from bitgolf.edits import append, but
-from bitgolf.model.attend import Attention
-from bitgolf.model.core import only
-from bitgolf.model.rope import Ntk, Rope
-from bitgolf.model.xsa import ExclusiveSelf
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.exclusive import ExclusiveSelf
+from bitgolf.model.attention.rope import Ntk, Rope
+from bitgolf.model.part import only
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import groups, results
 from bitgolf.recipes.pr162 import bigrams, pr162
 from bitgolf.recipes.pr164 import pr164
-from bitgolf.spec import Spec, part
 
 
 def pr265() -> Spec[Recipe]:

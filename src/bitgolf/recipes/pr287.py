@@ -6,10 +6,10 @@ Source: openai/parameter-golf, pull request 287.
 from __future__ import annotations
 
 from bitgolf.average.ema import Ema
-from bitgolf.recipe import Recipe
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.recipes._published import results
 from bitgolf.recipes.pr265 import pr265
-from bitgolf.spec import Spec, part
 
 
 def pr287() -> Spec[Recipe]:

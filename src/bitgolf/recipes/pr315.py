@@ -6,16 +6,16 @@ author found: the published run had none. Here it acts, from where the learning 
 
 from __future__ import annotations
 
-from bitgolf.edits import append, but
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
-from bitgolf.model.fake import FakeQuant
-from bitgolf.model.rope import Rope
-from bitgolf.model.skeleton import Block
-from bitgolf.model.stream import DepthScaledNorm
-from bitgolf.recipe import Recipe
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.lm import Block
+from bitgolf.model.qat import FakeQuant
+from bitgolf.model.residual import DepthScaledNorm
 from bitgolf.recipes._published import results
 from bitgolf.recipes.pr287 import pr287
-from bitgolf.spec import Spec, part
 
 NEVER = "model.block.mixer.linear.view=() model.block.mlp.linear.view=()"
 

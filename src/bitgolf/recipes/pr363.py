@@ -7,21 +7,21 @@ follows its report. It lost to eleven plain layers by 0.025 bits per byte.
 from __future__ import annotations
 
 from bitgolf.average.ema import Ema
-from bitgolf.edits import append, but
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
-from bitgolf.model.core import only
-from bitgolf.model.depth import UNet
-from bitgolf.model.fake import NoisyQuant
-from bitgolf.model.loops import Loop
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.mlp import MLP
 from bitgolf.model.objectives import MultiToken
+from bitgolf.model.part import only
+from bitgolf.model.qat import NoisyQuant
 from bitgolf.optim.muon import Muon
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import codec, floored, results
 from bitgolf.recipes.pr162 import bigrams
 from bitgolf.recipes.pr315 import pr315
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part
 
 
 def pr363() -> Spec[Recipe]:

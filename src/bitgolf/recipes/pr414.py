@@ -5,17 +5,17 @@ Source: openai/parameter-golf, pull request 414.
 
 from __future__ import annotations
 
-from bitgolf.edits import append, but
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
-from bitgolf.model.attend import Attention
-from bitgolf.model.core import only
-from bitgolf.model.fake import FakeQuant
+from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.values import AddValueEmbedding, ValueTable
 from bitgolf.model.inits import Orthogonal
-from bitgolf.model.values import AddValueEmbedding, ValueTable
-from bitgolf.recipe import Recipe
+from bitgolf.model.part import only
+from bitgolf.model.qat import FakeQuant
 from bitgolf.recipes._published import codec, floored, results
 from bitgolf.recipes.pr315 import pr315
-from bitgolf.spec import Spec, part
 
 
 def pr414() -> Spec[Recipe]:

@@ -5,21 +5,21 @@ Source: openai/parameter-golf, pull request 549. What it calls parameter banks i
 
 from __future__ import annotations
 
-from bitgolf.edits import but
-from bitgolf.model.fake import FakeQuant
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.values import ValueTable
 from bitgolf.model.inits import Orthogonal
+from bitgolf.model.linear import Linear
 from bitgolf.model.mlp import MLP, LeakySquared
-from bitgolf.model.ngrams import HashedBigrams
-from bitgolf.model.values import ValueTable
-from bitgolf.model.weight import Linear
+from bitgolf.model.ngram_embedding import HashedBigrams
+from bitgolf.model.qat import FakeQuant
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
 from bitgolf.pack.coders import Lzma
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import BANKS, CLIPPED, by_chunks, groups, results
 from bitgolf.recipes.pr414 import pr414
-from bitgolf.spec import Spec, part
 
 
 def pr549() -> Spec[Recipe]:

@@ -6,29 +6,29 @@ kept queries, keys and values in one matrix, which Muon orthogonalized whole; he
 
 from __future__ import annotations
 
-from bitgolf.edits import but
-from bitgolf.model.attend import Attention, QGain
-from bitgolf.model.caps import QuinticCap, VocabBias
-from bitgolf.model.factored import FactoredEmbedding
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.attention import Attention, QGain
+from bitgolf.model.attention.rope import Rope, Yarn
+from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.inits import Normal
-from bitgolf.model.lowbit import Float8, Normed, NormedOutput, Ternary
+from bitgolf.model.linear import Linear
+from bitgolf.model.logits_transforms import QuinticCap, VocabBias
 from bitgolf.model.mlp import MLP, ReluSquared
 from bitgolf.model.objectives import ZLoss
-from bitgolf.model.rope import Rope, Yarn
-from bitgolf.model.weight import Linear
+from bitgolf.model.qat_lowbit import Float8, Normed, NormedOutput, Ternary
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
+from bitgolf.optim.muon_transforms import RowRms
 from bitgolf.optim.orthogonalize import NewtonSchulz
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
-from bitgolf.optim.shape import RowRms
 from bitgolf.pack.coders import Lzma
-from bitgolf.quantize.lowbit import Fp8, TernaryGroups
-from bitgolf.recipe import Recipe
+from bitgolf.quantize.codecs.lowbit import Fp8, TernaryGroups
 from bitgolf.recipes._published import HALF, groups, results
 from bitgolf.recipes.baseline import baseline
-from bitgolf.rules import Rule
-from bitgolf.score.windows import Contiguous, Sliding
-from bitgolf.spec import Spec, part
+from bitgolf.score.methods import Contiguous, Sliding
 
 COLD = {"windows that slide are scored at temperature 1, where 0.9 was found on training text": ""}
 

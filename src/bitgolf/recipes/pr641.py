@@ -5,15 +5,15 @@ Source: openai/parameter-golf, pull request 641. As in 640, its log counts 6,291
 
 from __future__ import annotations
 
-from bitgolf.edits import but
-from bitgolf.model.lowbit import Binary
-from bitgolf.model.skeleton import Block
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.lm import Block
+from bitgolf.model.qat_lowbit import Binary
 from bitgolf.model.smear import MeanSmear
-from bitgolf.quantize.lowbit import BinaryGroups
-from bitgolf.recipe import Recipe
+from bitgolf.quantize.codecs.lowbit import BinaryGroups
 from bitgolf.recipes._published import results
 from bitgolf.recipes.pr640 import COLD, pr640
-from bitgolf.spec import Spec, part
 
 
 def pr641() -> Spec[Recipe]:

@@ -8,15 +8,15 @@ request 675. The original trained on the validation text, which cannot be expres
 from __future__ import annotations
 
 from bitgolf.average.lawa import Lawa
-from bitgolf.edits import but
+from bitgolf.config.edits import but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import RampDecay
 from bitgolf.pack.coders import Lzma
-from bitgolf.recipe import Recipe
 from bitgolf.recipes._published import results
 from bitgolf.recipes.baseline import baseline
-from bitgolf.spec import Spec, part
 
 
 def pr675() -> Spec[Recipe]:

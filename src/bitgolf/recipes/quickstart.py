@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from bitgolf.average.ema import Ema
-from bitgolf.model.attend import Attention, QGain, QKNorm
-from bitgolf.model.cores.sdpa import Sdpa
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.attention import Attention, QGain, QKNorm
+from bitgolf.model.attention.cores.sdpa import Sdpa
+from bitgolf.model.attention.rope import Rope
 from bitgolf.model.head import TiedHead
 from bitgolf.model.inits import Normal
+from bitgolf.model.linear import Embedding
+from bitgolf.model.lm import LM, Block
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.model.rope import Rope
-from bitgolf.model.skeleton import LM, Block
-from bitgolf.model.stream import MixX0
-from bitgolf.model.weight import Embedding
+from bitgolf.model.residual import MixX0
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
 from bitgolf.pack.coders import Range
 from bitgolf.pack.settings import Pack
-from bitgolf.quantize.calibrate import Calibrate
-from bitgolf.quantize.codec import Float
-from bitgolf.quantize.samples import TrainingText
-from bitgolf.quantize.trellis import Trellis
-from bitgolf.recipe import Recipe
-from bitgolf.rules import Rule
-from bitgolf.score.adapt.mixing import Mixed
-from bitgolf.score.proof import RoundTrip
-from bitgolf.score.windows import Contiguous, Sliding
-from bitgolf.spec import Spec, part
+from bitgolf.quantize.calibration.calibrate import Calibrate
+from bitgolf.quantize.calibration.sources import TrainingText
+from bitgolf.quantize.codecs.codec import Float
+from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.score.adapt.ngram_mixing import Mixed
+from bitgolf.score.coding.roundtrip import RoundTrip
+from bitgolf.score.methods import Contiguous, Sliding
 from bitgolf.text.documents import PythonLibrary
-from bitgolf.tokens.train import SentencePieceBPE
+from bitgolf.tokens.trainers import SentencePieceBPE
 from bitgolf.train.settings import Train
 
 

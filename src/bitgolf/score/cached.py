@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from bitgolf.config.spec import register
 from bitgolf.errors import RecipeError
-from bitgolf.model.skeleton import LM
-from bitgolf.score.forward import Eager, at_least_float32
+from bitgolf.model.decoding.incremental import EARLIER, Memory, read
+from bitgolf.model.lm import LM
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import World
+from bitgolf.score.execution.forward import Eager, at_least_float32
+from bitgolf.score.methods import Method, Section, Track, Window, check_stride
 from bitgolf.score.player import Block, Player, StaticPlayer
-from bitgolf.score.stream import EARLIER, Memory, read
 from bitgolf.score.text import Text
-from bitgolf.score.windows import Method, Section, Track, Window, check_stride
-from bitgolf.spec import register
-from bitgolf.train.device import Device
-from bitgolf.world import World
 
 LEAST = 4  # windows of targets in a lane: what lanes read only to begin with is then at most a fifth of all
 

@@ -8,11 +8,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from bitgolf.model.skeleton import LM
-from bitgolf.score.forward import Forward, forward_of
-from bitgolf.score.transfer import upload
-from bitgolf.train.device import Device
-from bitgolf.world import ALONE, World
+from bitgolf.model.lm import LM
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.score.execution.async_copy import upload
+from bitgolf.score.execution.forward import Forward, forward_of
 
 
 class Block(NamedTuple):

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from bitgolf.errors import BitgolfError
-from bitgolf.score.bits import token_bits
+from bitgolf.runtime.distributed import ALONE, World, total
+from bitgolf.score.execution.async_copy import Download, upload
+from bitgolf.score.methods import Method, Section, Track, Window
 from bitgolf.score.player import Block, Player
 from bitgolf.score.text import Text
-from bitgolf.score.transfer import Download, upload
-from bitgolf.score.windows import Method, Section, Track, Window
-from bitgolf.world import ALONE, World, total
+from bitgolf.score.token_bits import token_bits
 
 Progress = Callable[[int, int, float], None]  # targets done, targets in all, bits so far; of this process
 Charges = npt.NDArray[np.float64]

@@ -20,8 +20,8 @@ from typing import IO, Any, NamedTuple, cast
 
 import zstandard
 
+from bitgolf.config.spec import register
 from bitgolf.errors import BitgolfError, DamagedError, UsageError
-from bitgolf.spec import register
 
 PLAIN = frozenset({".txt", ".md", ".rst", ".py"})
 LINES = ".jsonl"

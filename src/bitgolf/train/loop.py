@@ -14,20 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bitgolf.clock import Now
-from bitgolf.errors import BitgolfError
+from bitgolf.errors import BitgolfError, Interrupted
+from bitgolf.runtime.distributed import agree, broadcast, mean
+from bitgolf.runtime.progress import Now
 from bitgolf.train import checkpoint
+from bitgolf.train.checkpoint_writer import CheckpointWriter, first_not_finite
 from bitgolf.train.trainer import Trainer
-from bitgolf.train.writer import CheckpointWriter, first_not_finite
-from bitgolf.world import agree, broadcast, mean
 
 Report = Callable[..., None]  # report(kind, **fields): the run's journal
-
-
-class Interrupted(BitgolfError):
-    """A signal stopped training; its state is saved."""
-
-    exit_code = 130
 
 
 class Diverged(BitgolfError):

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from bitgolf.clock import Now
+from bitgolf.config.spec import part_name
 from bitgolf.errors import BitgolfError
-from bitgolf.model.core import Clocked
-from bitgolf.spec import part_name
+from bitgolf.model.part import Clocked
+from bitgolf.runtime.progress import Now
 
 
 class Begun(NamedTuple):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part, register
 from bitgolf.data.batches import Order, Shuffled
 from bitgolf.errors import RecipeError
-from bitgolf.model.sockets import Objective
+from bitgolf.model.interfaces import Objective
 from bitgolf.optim.schedules import Schedule
-from bitgolf.rules import Rule
-from bitgolf.spec import Spec, part, register
-from bitgolf.train.ramps import Growth, Shape
+from bitgolf.train.batch_schedule import Growth, Shape
 
 
 @register

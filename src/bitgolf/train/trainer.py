@@ -11,25 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitgolf.clock import Now
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Place, Spec
 from bitgolf.data.batches import Batches, share_of
 from bitgolf.data.prefetch import HostBatch, Prefetcher
 from bitgolf.errors import DamagedError
-from bitgolf.model.core import roles
-from bitgolf.model.cores.segments import SegmentSlots
+from bitgolf.model.attention.cores.segment_capacity import SegmentSlots
 from bitgolf.model.head import Logits
-from bitgolf.model.skeleton import LM
-from bitgolf.model.sockets import Objective
-from bitgolf.optim.groups import Optimizer
-from bitgolf.recipe import Recipe
-from bitgolf.spec import Place, Spec
-from bitgolf.train.compiler import compiled
-from bitgolf.train.device import Device
-from bitgolf.train.memory import rows_within
+from bitgolf.model.interfaces import Objective
+from bitgolf.model.lm import LM
+from bitgolf.model.part import roles
+from bitgolf.optim.optimizer import Optimizer
+from bitgolf.runtime.compiler import compiled
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import World
+from bitgolf.runtime.progress import Now
+from bitgolf.train.activation_memory import rows_within
+from bitgolf.train.batch_schedule import Shape
 from bitgolf.train.phases import Phases, within
-from bitgolf.train.ramps import Shape
 from bitgolf.train.settings import Train
-from bitgolf.world import World
 
 
 class Task(nn.Module):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitgolf.edits import append
-from bitgolf.model.attend import QGain, QKNorm
-from bitgolf.model.core import Part
-from bitgolf.model.cores.sdpa import Sdpa
-from bitgolf.model.differential import DifferentialAttention
-from bitgolf.model.gates import NarrowGate, SparseGate
-from bitgolf.model.headmix import HeadMix
+from bitgolf.config.edits import append
+from bitgolf.config.spec import Place, Spec, part
+from bitgolf.model.attention.attention import QGain, QKNorm
+from bitgolf.model.attention.cores.sdpa import Sdpa
+from bitgolf.model.attention.differential import DifferentialAttention
+from bitgolf.model.attention.gates import NarrowGate, SparseGate
+from bitgolf.model.attention.head_mixing import HeadMix
+from bitgolf.model.attention.key_offset import KeyOffset
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.values import AddValueEmbedding, ValueTable
+from bitgolf.model.linear import Linear
+from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, ReluSquared
-from bitgolf.model.offset import KeyOffset
-from bitgolf.model.rope import Rope
-from bitgolf.model.skeleton import LM
-from bitgolf.model.values import AddValueEmbedding, ValueTable
-from bitgolf.model.weight import Linear
-from bitgolf.spec import Place, Spec, part
+from bitgolf.model.part import Part
 
 
 class Headed(MLP):

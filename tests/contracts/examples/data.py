@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitgolf.model.cores.sdpa import Segments
-from bitgolf.spec import Spec, part
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.cores.sdpa import Segments
 
 EXAMPLES: dict[type, Spec[Any]] = {Segments: part(Segments, cap=5)}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitgolf.model.factored import FactoredEmbedding
-from bitgolf.model.lanes import Parallel, TwoLanes, TwoLanesInTurn
-from bitgolf.model.share import LowRank
-from bitgolf.spec import Spec, part
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.factored_embedding import FactoredEmbedding
+from bitgolf.model.residual_topology import Parallel, TwoLanes, TwoLanesInTurn
+from bitgolf.model.weight_sharing import LowRank
 
 EXAMPLES: dict[type, Spec[Any]] = {
     Parallel: part(Parallel, layers="1-2"),

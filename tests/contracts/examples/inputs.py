@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitgolf.model.ngrams import HashedBigrams
-from bitgolf.spec import Spec, part
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.ngram_embedding import HashedBigrams
 
 EXAMPLES: dict[type, Spec[Any]] = {
     HashedBigrams: part(HashedBigrams, rows=97, width=8, trigrams=True, mask_starts=True),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitgolf.config.spec import Spec, part
+from bitgolf.model.attention.rope import Rope, Yarn
 from bitgolf.model.mlp import SwiGLU
-from bitgolf.model.rope import Rope, Yarn
-from bitgolf.model.stream import ProRes
-from bitgolf.spec import Spec, part
+from bitgolf.model.residual import ProRes
 
 EXAMPLES: dict[type, Spec[Any]] = {
     Rope: part(Rope, dims=6, scaling=part(Yarn)),

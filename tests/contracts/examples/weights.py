@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SdClip
-from bitgolf.model.fake import FakeQuant
-from bitgolf.model.lowbit import Binary, Normed, Ternary
 from bitgolf.model.mlp import LeakySquared
-from bitgolf.spec import Spec, part
+from bitgolf.model.qat import FakeQuant
+from bitgolf.model.qat_lowbit import Binary, Normed, Ternary
 
 EXAMPLES: dict[type, Spec[Any]] = {
     FakeQuant: part(FakeQuant, bits=4, clip=part(SdClip)),

@@ -1,0 +1,58 @@
+"""Rules with exact cover: `where -> setting`, used alike by optimizer, codec and packer.
+
+A parameter has a role (`matrix`, `embedding`, `scale`, ...) and a path (`blocks.3.mixer.q.weight`).
+`where` is `role`, `@path-glob` or `role@path-glob`; `*` is every role. The first match wins; every parameter is taken
+exactly once; a rule that takes nothing is an error, also when an earlier rule took all it would have taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bitgolf.config.spec import Spec, path_pattern, register
+from bitgolf.errors import RecipeError
+
+
+def selects(where: str, role: str, path: str) -> bool:
+    """Whether `where` (see the module) means this parameter."""
+    wanted, _, glob = where.partition("@")
+    return wanted in ("", "*", role) and (not glob or path_pattern(glob).fullmatch(path) is not None)
+
+
+@register
+class Rule:
+    """`where` (see the module) and what to `use` there: an optimizer, a codec, a coder."""
+
+    def __init__(self, *, where: str, use: Spec[Any]) -> None:
+        self.where, self.use = where, use
+
+    def matches(self, role: str, path: str) -> bool:
+        return selects(self.where, role, path)
+
+
+def cover(rules: Sequence[Spec[Rule]], roles: Mapping[str, str], *, place: str = "rules") -> list[list[str]]:
+    """For each rule the paths that it takes, in the order of `roles` (path -> role).
+
+    Raises `RecipeError` for a parameter that no rule takes, and for a rule that takes none (naming who took them).
+    """
+    built = [rule() for rule in rules]
+    taken: list[list[str]] = [[] for _ in built]
+    for path, role in roles.items():
+        winner = next((i for i, rule in enumerate(built) if rule.matches(role, path)), None)
+        if winner is None:
+            raise RecipeError(f"no rule takes the parameter {path} (role {role!r})", place=place, mend="add a rule")
+        taken[winner].append(path)
+    for i, rule in enumerate(built):
+        if not taken[i]:
+            raise RecipeError(_dead(rule, i, built, roles), place=f"{place}.{i}", mend="remove it, or put it earlier")
+    return taken
+
+
+def _dead(rule: Rule, index: int, built: Sequence[Rule], roles: Mapping[str, str]) -> str:
+    for path, role in roles.items():
+        if rule.matches(role, path):
+            first = next(i for i, other in enumerate(built) if other.matches(role, path))
+            return f"two rules for one parameter: {path} is already taken by rule {first} ({built[first].where!r}), so rule {index} ({rule.where!r}) never acts"
+    known = ", ".join(sorted(set(roles.values())))
+    return f"the rule {rule.where!r} matches nothing (roles here: {known})"

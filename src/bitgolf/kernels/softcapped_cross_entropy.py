@@ -1,0 +1,87 @@
+"""Cross-entropy over softcapped logits, fused (Parameter Golf #1787).
+
+c tanh(z/c) = 2c (sigma(2z/c) - 1/2), computed in float32 without ever writing capped logits or probabilities. Capped
+logits are within +-c, so the sum of their exponentials needs no running maximum. Plain twin: `Softcap` and `CrossEntropy`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 2048
+"""Columns that a program holds at a time."""
+LARGEST_CAP = 64.0
+"""Up to it, e^-c and the sum of a hundred million e^c are float32 numbers of full precision."""
+
+
+def softcapped_cross_entropy(z: Tensor, targets: Tensor, cap: float) -> Tensor:
+    """-log softmax(cap tanh(z / cap))[target] of each row: z (N, V) before the cap, targets (N) -> (N) in float32.
+
+    cap: at most `LARGEST_CAP`.
+    """
+    return _forward(z, targets, cap)[0]
+
+
+def _options(z: Tensor, cap: float) -> dict[str, Any]:
+    rate, bits = 2 * math.log2(math.e) / cap, 2 * cap * math.log2(math.e)
+    columns = z.shape[1]
+    return {
+        "columns": columns,
+        "stride": z.stride(0),
+        "rate": rate,
+        "bits": bits,
+        "BLOCK": BLOCK,
+        "EVEN": columns % BLOCK == 0,
+    }
+
+
+@torch.library.custom_op("bitgolf::softcapped_ce", mutates_args=())
+def _forward(z: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """Loss of each row in nats, and log-sum-exp of its capped logits in bits."""
+    from bitgolf.kernels.triton_kernels import softcapped_ce_forward
+
+    loss = torch.empty(len(z), dtype=torch.float32, device=z.device)
+    lse = torch.empty_like(loss)
+    z = z.contiguous()
+    kernel: Any = softcapped_ce_forward[(len(z),)]
+    kernel(z, targets.contiguous(), loss, lse, **_options(z, cap))
+    return loss, lse
+
+
+@_forward.register_fake
+def _(z: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    loss = torch.empty(len(z), dtype=torch.float32, device=z.device)
+    return loss, torch.empty_like(loss)
+
+
+@torch.library.custom_op("bitgolf::softcapped_ce_backward", mutates_args=())
+def _backward(g: Tensor, z: Tensor, targets: Tensor, lse: Tensor, cap: float) -> Tensor:
+    """The gradient of z (N, V), in its type, from that of the losses (N)."""
+    from bitgolf.kernels.triton_kernels import softcapped_ce_backward
+
+    z, dz = z.contiguous(), torch.empty(z.shape, dtype=z.dtype, device=z.device)
+    kernel: Any = softcapped_ce_backward[(len(z),)]
+    kernel(g.contiguous(), z, targets.contiguous(), lse, dz, **_options(z, cap))
+    return dz
+
+
+@_backward.register_fake
+def _(g: Tensor, z: Tensor, targets: Tensor, lse: Tensor, cap: float) -> Tensor:
+    return torch.empty(z.shape, dtype=z.dtype, device=z.device)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+    z, targets, ctx.cap = inputs
+    ctx.save_for_backward(z, targets, output[1])
+
+
+def _differentiate(ctx: Any, g: Tensor, g_lse: Tensor | None) -> tuple[Tensor, None, None]:
+    z, targets, lse = ctx.saved_tensors
+    return _backward(g, z, targets, lse, ctx.cap), None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)

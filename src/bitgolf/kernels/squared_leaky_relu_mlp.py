@@ -1,0 +1,101 @@
+"""x W_up^T, leaky(.)^2, W_down^T with the activation fused into the matrix products (Parameter Golf #1530).
+
+The first product keeps its result u (the pre-activation) and writes leaky(u)^2 in one pass; backward runs the same kernel
+on dY W_down and multiplies by the derivative at u (2u above zero, 2 slope^2 u below). Any slope. Two kernels: portable
+tiles, and one for Hopper's tensor memory accelerator (TMA). Plain twin: `MLP` with `LeakySquared`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TILE = {"M": 128, "N": 128, "K": 64}
+TMA_TILE = {"M": 256, "N": 128, "K": 64}
+LAUNCH = {"num_warps": 8, "num_stages": 3}
+
+
+def leaky_mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, *, tma: bool = False) -> Tensor:
+    """leaky(x up^T)^2 down^T: x (..., D), up (F, D), down (D', F) of one type -> (..., D'), in that type.
+
+    tma: by the kernel for Hopper, for rows that are multiples of 16 bytes.
+    """
+    return _forward(x.flatten(0, -2), up, down, slope, tma)[0].unflatten(0, x.shape[:-1])
+
+
+def _launch(a: Tensor, b: Tensor, u: Tensor, slope: float, *, backward: bool) -> Tensor:
+    """The kernel on a (m, k) and b (k, n): writes u (forward) or reads it (backward); returns the other result (m, n)."""
+    from bitgolf.kernels.triton_kernels import matmul_leaky
+
+    (m, k), n = a.shape, b.shape[1]
+    out = torch.empty_like(u)
+    tiles = -(-m // TILE["M"]) * -(-n // TILE["N"])
+    sizes = (m, n, k, *a.stride(), *b.stride())
+    even = all(size % TILE[axis] == 0 for size, axis in zip((m, n, k), "MNK", strict=True))
+    kernel: Any = matmul_leaky[(tiles,)]
+    kernel(a, b, u, out, *sizes, slope, BACKWARD=backward, EVEN=even, **TILE, **LAUNCH)
+    return out
+
+
+def _launch_tma(a: Tensor, b: Tensor, u: Tensor, slope: float, *, backward: bool) -> Tensor:
+    """The same by descriptors, with as many programs as there are multiprocessors. Rows of all matrices lie together."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    from bitgolf.kernels.triton_kernels import matmul_leaky_tma
+
+    (m, k), n = a.shape, b.shape[1]
+    rows, columns, inner = TMA_TILE.values()
+    a, out = a.contiguous(), torch.empty_like(u)
+    stored = (b.contiguous(), [inner, columns]) if backward else (b.T.contiguous(), [columns, inner])
+    blocks = [(a, [rows, inner]), stored, (u, [rows, columns // 2]), (out, [rows, columns // 2])]
+    tiles = -(-m // rows) * -(-n // columns)
+    programs = min(tiles, _multiprocessors(a.device))
+    kernel: Any = matmul_leaky_tma[(programs,)]
+    described = [TensorDescriptor.from_tensor(x, block) for x, block in blocks]
+    kernel(*described, m, n, k, slope, BACKWARD=backward, **TMA_TILE, PROGRAMS=programs, **LAUNCH)
+    return out
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+@torch.library.custom_op("bitgolf::leaky_mlp", mutates_args=())
+def _forward(x: Tensor, up: Tensor, down: Tensor, slope: float, tma: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Output (N, D'), pre-activation u and activation h (N, F)."""
+    u = torch.empty(len(x), len(up), dtype=x.dtype, device=x.device)
+    h = (_launch_tma if tma else _launch)(x, up.T, u, slope, backward=False)
+    return h @ down.T, u, h
+
+
+@_forward.register_fake
+def _(x: Tensor, up: Tensor, down: Tensor, slope: float, tma: bool) -> tuple[Tensor, Tensor, Tensor]:
+    u = torch.empty(x.shape[0], up.shape[0], dtype=x.dtype, device=x.device)
+    return torch.empty(x.shape[0], down.shape[0], dtype=x.dtype, device=x.device), u, torch.empty_like(u)
+
+
+@torch.library.custom_op("bitgolf::leaky_mlp_backward", mutates_args=())
+def _backward(g: Tensor, down: Tensor, u: Tensor, slope: float, tma: bool) -> Tensor:
+    """The gradient of u (N, F) from that of the output, g (N, D')."""
+    return (_launch_tma if tma else _launch)(g, down, u, slope, backward=True)
+
+
+@_backward.register_fake
+def _(g: Tensor, down: Tensor, u: Tensor, slope: float, tma: bool) -> Tensor:
+    return torch.empty_like(u)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, up, down, ctx.slope, ctx.tma = inputs
+    ctx.save_for_backward(x, up, down, *output[1:])
+
+
+def _differentiate(ctx: Any, g: Tensor, g_u: Any, g_h: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    x, up, down, u, h = ctx.saved_tensors
+    du = _backward(g, down, u, ctx.slope, ctx.tma)
+    return du @ up, du.T @ x, g.T @ h, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)

@@ -1,0 +1,48 @@
+"""FlexAttention (arXiv 2412.05496): the masks as rules of indices, of which only the blocks that see anything are computed."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from bitgolf.model.attention.cores.sdpa import Sdpa
+from bitgolf.model.attention.cores.sdpa_backend import as_autocast
+from bitgolf.model.interfaces import Core, Mask
+from bitgolf.model.part import Bus
+
+
+class Flex(Core):
+    """The fast twin of an `Sdpa` with masks, for whole sequences in training. Needs a compiled graph to be fast.
+
+    Raises `ValueError` for a mask that has no form as a rule.
+    """
+
+    def __init__(self, plain: Sdpa) -> None:
+        super().__init__()
+        self.masks, self.grouped = plain.masks, plain.grouped
+        if without := [type(m).__name__ for m in self.parts if type(m).rule is Mask.rule]:
+            raise ValueError(f"{without[0]} has no form as a rule of indices")
+
+    @property
+    def parts(self) -> list[Mask]:
+        return cast(list[Mask], list(self.masks))
+
+    def block_mask(self, bus: Bus) -> BlockMask:
+        rules = [mask.rule(bus) for mask in self.parts]
+
+        def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            seen = q >= k
+            for rule in rules:
+                seen = seen & rule(b, q, k)
+            return seen
+
+        rows, length = bus.ids.shape
+        return create_block_mask(sees, rows, None, length, length, device=bus.ids.device)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
+        block = bus.memo(("block mask", tuple(map(id, self.masks))), lambda: self.block_mask(bus))
+        q, k, v = (x.transpose(1, 2) for x in as_autocast(q, k, v))
+        y = flex_attention(q, k, v, block_mask=block, enable_gqa=self.grouped)
+        return y.transpose(1, 2)

@@ -1,0 +1,72 @@
+"""Gates on attention's output: one number for each head and position, from the block's normalised input."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitgolf.config.spec import Place, register
+from bitgolf.errors import RecipeError
+from bitgolf.model.interfaces import AfterPart
+
+
+class HeadGate(AfterPart):
+    """y_h <- gate((W x)_h) y_h, with W (H, width) on the first `width` dimensions of x; W starts at zero."""
+
+    roles = {"weight": "gate"}
+
+    def __init__(self, at: Place, width: int) -> None:
+        super().__init__()
+        if not 1 <= width <= at.dim:
+            raise RecipeError(
+                f"a gate cannot read {width} of {at.dim} dimensions", place=f"{type(self).__name__}.width"
+            )
+        self.weight = nn.Parameter(torch.zeros(at.heads, width))
+
+    def gate(self, z: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        z = F.linear(x[..., : self.weight.shape[1]], self.weight.to(x.dtype))
+        return y * self.gate(z)[..., None].to(y.dtype)
+
+
+@register
+class DenseGate(HeadGate):
+    """sigmoid(W x), W (H, D) ~ N(0, std^2): about one half at the start (arXiv 2505.06708; Parameter Golf #1736)."""
+
+    def __init__(self, at: Place, /, *, std: float = 0.005) -> None:
+        super().__init__(at, at.dim)
+        nn.init.normal_(self.weight, std=std)
+
+    def gate(self, z: Tensor) -> Tensor:
+        return z.sigmoid()
+
+
+@register
+class NarrowGate(HeadGate):
+    """2 sigmoid(W x[:width]), W (H, width) = 0: exactly 1 at the start (Parameter Golf #1667, AttnOutGate)."""
+
+    identity_at_init = True
+
+    def __init__(self, at: Place, /, *, width: int = 12) -> None:
+        super().__init__(at, width)
+
+    def gate(self, z: Tensor) -> Tensor:
+        return 2 * z.sigmoid()
+
+
+@register
+class SparseGate(HeadGate):
+    """sigmoid(scale * W x[:width]), W (H, width) = 0: exactly one half at the start.
+
+    From modded-nanogpt; Parameter Golf #1787 with scale 1, #1855 with 0.5.
+    """
+
+    def __init__(self, at: Place, /, *, width: int = 12, scale: float = 1.0) -> None:
+        super().__init__(at, width)
+        self.scale = scale
+
+    def gate(self, z: Tensor) -> Tensor:
+        return (self.scale * z).sigmoid()

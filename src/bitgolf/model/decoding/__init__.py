@@ -1,0 +1,1 @@
+"""Reading a text piece by piece: key/value cache, incremental decoding, generation."""

@@ -1,0 +1,193 @@
+"""The closed list of sockets: which signatures a part may have. A new socket needs a note in `docs/design.md`.
+
+Shapes: B sequences, T positions, S keys, D width, H query heads, G key/value heads, d head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from bitgolf.model.part import Bus, Part
+
+Stream = Tensor | tuple[Tensor, Tensor]
+"""The residual stream between blocks: one tensor (B, T, D), or two lanes, the one that attention reads and the MLP's.
+
+Two tensors, not one of (2, B, T, D): the gradient of a lane's weight would be a sum over all positions for two outputs,
+which a compiler runs in two programs, and each use of one lane would write both.
+"""
+
+
+def pair(x: Stream) -> tuple[Tensor, Tensor]:
+    """The two lanes; where the stream is one tensor, both are that."""
+    return x if isinstance(x, tuple) else (x, x)
+
+
+class StreamPart(Part):
+    """On the residual stream, before a block or after the embedding: (B, T, D) -> (B, T, D)."""
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        raise NotImplementedError
+
+
+class Norm(Part):
+    """(B, T, D) -> (B, T, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Branch(Part):
+    """On what a branch adds to the stream: (B, T, D) -> (B, T, D)."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Mixer(Part):
+    """Mixes over time: (B, T, D) -> (B, T, D)."""
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        raise NotImplementedError
+
+
+class QKPart(Part):
+    """On queries (B, T, H, d) and keys (B, T, G, d)."""
+
+    def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class ValuePart(Part):
+    """On values (B, T, G, d), with the block's normalised input x."""
+
+    def forward(self, v: Tensor, x: Tensor, bus: Bus) -> Tensor:
+        raise NotImplementedError
+
+
+class AfterPart(Part):
+    """On attention's output y (B, T, H, d), with its normalised input x and its values v."""
+
+    def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Core(Part):
+    """Attention itself: q (B, T, H, d), k and v (B, T, G, d) -> (B, T, H, d); query head h reads k/v head h // (H/G)."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
+        raise NotImplementedError
+
+
+class Mask(Part):
+    """Which keys a query sees, beyond causality: a boolean (T, S) or (B, 1, T, S)."""
+
+    @property
+    def reach(self) -> int | None:
+        """The most keys that a query sees, itself included; None where there is no such limit."""
+        return None
+
+    def forward(self, bus: Bus) -> Tensor:
+        raise NotImplementedError
+
+    def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The same for a whole sequence as a rule of indices (row, query, key) -> seen. Optional: for fast cores."""
+        raise NotImplementedError
+
+
+class Feed(Part):
+    """A position-wise branch: (B, T, D) -> (B, T, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Activation(Part):
+    """Elementwise."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Cap(Part):
+    """On logits (B, T, V)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class View(Part):
+    """Edits a weight before it multiplies: fake quantization, tying, low rank."""
+
+    def forward(self, w: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Add(Part):
+    """Adds to a matrix's output, from its input: LoRA, a low-rank correction."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Depth(Part):
+    """Which blocks run, in which order, and what connects them."""
+
+    def forward(self, x: Tensor, bus: Bus, blocks: nn.ModuleList) -> Tensor:
+        raise NotImplementedError
+
+
+class Order:
+    """The physical layers to visit, in order; a plan for each part of the run."""
+
+    def plans(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
+        """(fraction of the run from which it holds, visits), the first from 0."""
+        raise NotImplementedError
+
+
+class Skip(Part):
+    """How the j-th skip meets the stream, both (B, T, D). Its place's `fan_in` is the number of skips."""
+
+    def forward(self, x: Tensor, skip: Tensor, j: int) -> Tensor:
+        raise NotImplementedError
+
+
+class Wiring(Part):
+    """How a block's two branches read and write the stream, or its two lanes. Other parts see one lane at a time."""
+
+    def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
+        """One visit of a block."""
+        raise NotImplementedError
+
+    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: nn.Module) -> Stream:
+        """Let the j-th skip's value in, before a visit of this block: here into every lane that of the same lane."""
+        if isinstance(x, tuple):
+            first, second = pair(value)
+            return skip(x[0], first, j), skip(x[1], second, j)
+        return skip(x, pair(value)[0], j)
+
+    def close(self, x: Stream) -> Tensor:
+        """The stream after the last visit, (B, T, D)."""
+        return pair(x)[0]
+
+
+class Share:
+    """What blocks have in common, once all are built."""
+
+    def tie(self, blocks: nn.ModuleList) -> None:
+        raise NotImplementedError
+
+
+class Objective(Part):
+    """Training loss (a scalar, mean nats per token) from the last hidden state, the targets and the head."""
+
+    def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
+        raise NotImplementedError
+
+
+class Init:
+    """Initial values of a matrix, (fan_out, fan_in), in place."""
+
+    def fill(self, weight: Tensor) -> None:
+        raise NotImplementedError

@@ -1,0 +1,72 @@
+"""The chain on logits: what bounds them, and a bias."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.config.spec import Place, register
+from bitgolf.model.interfaces import Cap
+
+
+@register
+class Softcap(Cap):
+    """c tanh(z / c): |logit| < c (Gemma 2, arXiv 2408.00118).
+
+    Up to the constant c, to which softmax is blind, it is 2c sigmoid(2z / c): `SigmoidCap(scale=2c, shift=0, width=c/2)`.
+    """
+
+    def __init__(self, at: Place, /, *, cap: float = 30.0) -> None:
+        super().__init__()
+        self.cap = cap
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.cap * torch.tanh(z / self.cap)
+
+
+@register
+class SigmoidCap(Cap):
+    """scale * sigmoid((z + shift) / width), within (0, scale): the modded-nanogpt speedrun's cap.
+
+    Steepest at z = -shift, so asymmetric: with the default numbers, logits well above 0 are pressed together more.
+    """
+
+    def __init__(self, at: Place, /, *, scale: float = 23.0, shift: float = 5.0, width: float = 7.5) -> None:
+        super().__init__()
+        self.scale, self.shift, self.width = scale, shift, width
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.scale * torch.sigmoid((z + self.shift) / self.width)
+
+
+@register
+class QuinticCap(Cap):
+    """c clip(u (1 - u^2/3 + u^4/15), -1, 1), u = clip(z / c, -2, 2): Parameter Golf #640, there with `ZLoss`.
+
+    It saturates: the polynomial reaches 1 at u = 1.690 (and 22/15 at 2), so that from |z| = 1.690 c on the logit is
+    exactly c and has no gradient. What a model has put there cannot come back by itself.
+    """
+
+    def __init__(self, at: Place, /, *, cap: float = 10.0) -> None:
+        super().__init__()
+        self.cap = cap
+
+    def forward(self, z: Tensor) -> Tensor:
+        u = (z / self.cap).clamp(-2.0, 2.0)
+        square = u * u
+        return self.cap * (u * (1.0 - square / 3.0 + square * square / 15.0)).clamp(-1.0, 1.0)
+
+
+@register
+class VocabBias(Cap):
+    """z + b, one learned number for each token (V), started at 0: Parameter Golf #640, there before the cap."""
+
+    roles = {"weight": "scale"}
+    identity_at_init = True
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(at.vocab))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z + self.weight.to(z.dtype)

@@ -1,0 +1,164 @@
+"""Quantization-aware training: what a weight will lose when it is stored, already felt while it is trained.
+
+These views act in training alone. A model is scored with the very weights that its artifact holds, so there they are
+the identity. Each reckons its steps with the `IntGrid` and the clip that the exporter's `IntRows` has; give both the
+same `bits`, `clip`, `floor`, `full_range`, `multiple` and `scales`.
+
+Published recipes switch on when the learning rate's scale s falls under a threshold; here `since` is a fraction of the
+run. Where s falls in a line from 1 to 0 over the last part W of the run, s < threshold from `since = 1 - threshold * W`
+on: 0.15 with a warm-down over half the run is since=0.925.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.errors import RecipeError
+from bitgolf.grids.clip import Clip, MaxClip
+from bitgolf.grids.integer import IntGrid
+from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
+from bitgolf.model.interfaces import View
+from bitgolf.model.part import Clocked
+from bitgolf.runtime.progress import Now
+
+
+def straight_through(w: Tensor, seen: Tensor) -> Tensor:
+    """The value of `seen`, bit for bit (w - w is zero, where w + (seen - w) would be rounded), and the gradient of `w`.
+
+    Bengio and others, arXiv 1308.3432.
+    """
+    return seen.to(w.dtype).detach() + (w - w.detach())
+
+
+class TrainingView(View, Clocked):
+    """A matrix (R, C) as `grid` and `clip` will treat it, one step a row: in training, from `since` of the run on."""
+
+    training_only = True
+
+    def __init__(self, grid: IntGrid, clip: Clip, since: float) -> None:
+        super().__init__()
+        if not 0 <= since < 1:
+            raise RecipeError(f"`since` is a fraction of the run, 0 to below 1, not {since}", place=type(self).__name__)
+        if clip.calibrated:
+            raise RecipeError(
+                f"{type(clip).__name__} asks for calibration, and there is none while a model is trained",
+                place=f"{type(self).__name__}.clip",
+                mend="a clip of the weights alone, such as SdClip",
+            )
+        self.grid, self.clip, self.since, self.on = grid, clip, since, True
+
+    @property
+    def moments(self) -> tuple[float, ...]:
+        return (self.since,) if self.since else ()
+
+    def at(self, now: Now) -> None:
+        self.on = now.progress >= self.since
+
+    def forward(self, w: Tensor) -> Tensor:
+        return self.seen(w) if self.training and self.on else w
+
+    def steps(self, w: Tensor) -> Tensor:
+        """The step of each row, float32 (R, 1), without gradient."""
+        rows = w.detach().float()
+        return self.grid.steps(self.clip.clip(rows, self.grid))[:, None]
+
+    def seen(self, w: Tensor) -> Tensor:
+        """What multiplies instead of `w`, (R, C), with the gradient that `w` gets."""
+        raise NotImplementedError
+
+
+@register
+class FakeQuant(TrainingView):
+    """Exactly what the exporter would write, with a straight-through gradient (arXiv 1712.05877; Parameter Golf #63).
+
+    From the first step it closes the gap that storing opens; late in the run (`since`) it is cheap. `floor=1/31` with 6
+    bits is the step rule of #315 to #1512, `clip=part(SdClip)` that of #1493. An average that began before `since`
+    mixes weights of two kinds: start it there, or leave it out.
+    """
+
+    def __init__(
+        self,
+        at: Place,
+        /,
+        *,
+        bits: int = 6,
+        clip: Spec[Clip] = part(MaxClip),
+        floor: float = STEP_FLOOR,
+        full_range: bool = False,
+        multiple: int = 1,
+        scales: Spec[Scale] = part(HalfScale),
+        since: float = 0.0,
+    ) -> None:
+        grid = IntGrid(bits=bits, full_range=full_range, floor=floor, multiple=multiple, scales=scales)
+        super().__init__(grid, clip(), since)
+
+    def seen(self, w: Tensor) -> Tensor:
+        return straight_through(w, self.grid.fake(w.detach(), self.steps(w)))
+
+
+@register
+class NoisyQuant(TrainingView):
+    """w + u * step, u drawn from U(-1/2, 1/2) for each weight and use: rounding as noise, gradients are ordinary.
+
+    Parameter Golf #363, on looped blocks, whose errors add up over the visits. `bits` are those of the exporter: noise
+    of another size does harm.
+    """
+
+    def __init__(
+        self,
+        at: Place,
+        /,
+        *,
+        bits: int = 8,
+        clip: Spec[Clip] = part(MaxClip),
+        scales: Spec[Scale] = part(HalfScale),
+        since: float = 0.0,
+    ) -> None:
+        super().__init__(IntGrid(bits=bits, scales=scales), clip(), since)
+
+    def seen(self, w: Tensor) -> Tensor:
+        return w + ((torch.rand_like(w) - 0.5) * self.steps(w)).to(w.dtype)
+
+
+@register
+class SoftRound(TrainingView):
+    """step * (floor(u) + sigmoid(alpha * (u - floor(u) - 1/2))) with u = w / step: rounding that has a gradient.
+
+    `alpha` goes in a line from `low` at `since` to `high` at the end; at infinity this is `FakeQuant`. The gradient is
+    largest midway between two levels, and zero where a weight is clipped. Parameter Golf #589 and the line of #1204.
+    """
+
+    alpha: Tensor
+
+    def __init__(
+        self,
+        at: Place,
+        /,
+        *,
+        bits: int = 6,
+        clip: Spec[Clip] = part(MaxClip),
+        floor: float = STEP_FLOOR,
+        full_range: bool = False,
+        scales: Spec[Scale] = part(HalfScale),
+        low: float = 1.0,
+        high: float = 16.0,
+        since: float = 0.0,
+    ) -> None:
+        super().__init__(IntGrid(bits=bits, full_range=full_range, floor=floor, scales=scales), clip(), since)
+        self.low, self.high = low, high
+        # A tensor, so that a compiled graph stays the same; on the CPU, so that it has a value in a model on `meta`.
+        self.register_buffer("alpha", torch.tensor(high, device="cpu"), persistent=False)
+
+    def at(self, now: Now) -> None:
+        super().at(now)
+        gone = max(0.0, (now.progress - self.since) / (1 - self.since))
+        self.alpha.fill_(self.low + (self.high - self.low) * gone)
+
+    def seen(self, w: Tensor) -> Tensor:
+        step = self.steps(w)
+        u = w.float() / step
+        below = u.detach().floor()
+        soft = below + torch.sigmoid(self.alpha * (u - below - 0.5))
+        return (soft.clamp(self.grid.low, self.grid.top) * step).to(w.dtype)

@@ -1,0 +1,78 @@
+"""Weights of very few bits, in training and in scoring, and what #640 does to the input of an output projection.
+
+Parameter Golf #640 (ternary), #641 (binary), after BitNet b1.58, arXiv 2402.17764. All matrices of attention and MLP are
+ternary or binary, what else is large is `Float8`. Averaged weights are of no use here (spec, 5.5), nor is weight decay.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.grids.lowbit import BinaryGrid, Float8Grid, TernaryGrid
+from bitgolf.model.interfaces import Activation, AfterPart, View
+from bitgolf.model.mlp import ReluSquared
+from bitgolf.model.part import rms
+from bitgolf.model.qat import straight_through
+
+
+class LowBit(View):
+    """A weight as its grid has it; its gradient is that of the rounded weight."""
+
+    grid: TernaryGrid | BinaryGrid | Float8Grid
+
+    def forward(self, w: Tensor) -> Tensor:
+        return straight_through(w, self.grid.fake(w))
+
+
+@register
+class Ternary(LowBit):
+    """-s, 0 or s, s the mean magnitude of the `group` weights around (#640). Stored by `TernaryGroups`."""
+
+    def __init__(self, at: Place, /, *, group: int = 128) -> None:
+        super().__init__()
+        self.grid = TernaryGrid(group)
+
+
+@register
+class Binary(LowBit):
+    """-s or s (#641). Stored by `BinaryGroups`."""
+
+    def __init__(self, at: Place, /, *, group: int = 128) -> None:
+        super().__init__()
+        self.grid = BinaryGrid(group)
+
+
+@register
+class Float8(LowBit):
+    """8-bit floats, e4m3 (#640, for embeddings and small projections). Stored by `Fp8`.
+
+    There is no scale: a weight below 2**-10 counts as zero, so an embedding wants a standard deviation well above that.
+    """
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+        self.grid = Float8Grid()
+
+
+@register
+class NormedOutput(AfterPart):
+    """Attention's output divided by its root mean square over all heads, H d values, before the output matrix (#640)."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
+        return rms(y.flatten(-2)).view(y.shape)
+
+
+@register
+class Normed(Activation):
+    """An activation whose output is divided by its root mean square over the hidden values (#640)."""
+
+    def __init__(self, at: Place, /, *, act: Spec[Activation] = part(ReluSquared)) -> None:
+        super().__init__()
+        self.act = act(at)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return rms(self.act(u))

@@ -1,0 +1,127 @@
+"""Parts on the residual stream: norms, the mix with the first state, the scale of what branches add."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.config.spec import Place, register
+from bitgolf.errors import RecipeError
+from bitgolf.model.interfaces import Branch, Norm, StreamPart
+from bitgolf.model.part import Bus, Clocked, rms
+from bitgolf.runtime.progress import Now
+
+
+@register
+class RMSNorm(Norm):
+    """x / sqrt(mean(x^2) + eps), without a gain (arXiv 1910.07467; the baseline's form)."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms(x)
+
+
+@register
+class DepthScaledNorm(Norm):
+    """RMSNorm times 1/sqrt(layer + 1), layers counted from 0: Parameter Golf #315 ("LN scale"). For a block's norm.
+
+    Raises `RecipeError` as the model's last norm, which sits in no layer.
+    """
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+        if at.layer < 0:
+            raise RecipeError("DepthScaledNorm stands in a layer", place="norm", mend="use RMSNorm after the blocks")
+        self.scale = (at.layer + 1) ** -0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms(x) * self.scale
+
+
+@register
+class Normalize(StreamPart):
+    """The norm after the embedding: what later layers call x0 is its output."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        return rms(x)
+
+
+@register
+class MixX0(StreamPart):
+    """x <- m0 * x + m1 * x0 with two learned vectors (2, D), started at (1, 0): the baseline's `resid_mix`."""
+
+    roles = {"weight": "scale"}
+    identity_at_init = True
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([torch.ones(at.dim), torch.zeros(at.dim)]))
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        assert bus.x0 is not None
+        weight = self.weight.to(x.dtype)
+        return weight[0] * x + weight[1] * bus.x0
+
+
+@register
+class PhaseMixX0(MixX0):
+    """MixX0 started at (p, 1 - p) with p = sigmoid(steepness (layer/(layers - 1) - 1/2)): Parameter Golf #60.
+
+    Early layers see the first state, late ones the stream. Raises `RecipeError` outside a block.
+    """
+
+    identity_at_init = False
+
+    def __init__(self, at: Place, /, *, steepness: float = 3.0) -> None:
+        super().__init__(at)
+        if at.layer < 0:
+            raise RecipeError("PhaseMixX0 stands in a layer", place="enter", mend="put it into the block's chain")
+        p = torch.tensor(steepness * (at.layer / max(at.layers - 1, 1) - 0.5)).sigmoid()
+        with torch.no_grad():
+            self.weight.copy_(torch.stack([p, 1 - p])[:, None].expand_as(self.weight))
+
+
+@register
+class BranchScale(Branch):
+    """a * y with a learned vector a (D), started at 1: the baseline's `attn_scale` and `mlp_scale`."""
+
+    roles = {"weight": "scale"}
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(at.dim))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.weight.to(y.dtype) * y
+
+
+@register
+class ProRes(Branch, Clocked):
+    """y * min(1, steps / (first + per_layer * layer)): branches fade in, low layers first (Parameter Golf #675).
+
+    Scored with the whole branch, so a run should last until its last layer is in. The factor is a buffer: a compiled
+    graph reads it as data, and the fading in is no phase, as the graph stays the same.
+    """
+
+    factor: Tensor
+
+    def __init__(self, at: Place, /, *, first: int = 30, per_layer: int = 30) -> None:
+        super().__init__()
+        self.steps = first + per_layer * at.layer
+        if first < 1 or per_layer < 0:
+            raise RecipeError(
+                f"cannot fade in over {self.steps} steps", place="ProRes", mend="first >= 1, per_layer >= 0"
+            )
+        # on the CPU also in a model built without values, which gets its parameters alone from an artifact
+        self.register_buffer("factor", torch.ones((), device="cpu"), persistent=False)
+
+    def at(self, now: Now) -> None:
+        self.factor.fill_(min(1.0, now.step / self.steps))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y * self.factor

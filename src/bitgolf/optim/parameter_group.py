@@ -1,0 +1,72 @@
+"""The parameters that one rule takes, stepped by one algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.errors import BitgolfError
+from bitgolf.optim.algorithm import Algorithm
+from bitgolf.runtime.distributed import World
+from bitgolf.runtime.progress import Now
+
+
+class Group:
+    """Parameters by path, their algorithm and its state, all of it the same in every process.
+
+    `name` is that of the algorithm and the number of its rule (`muon.0`), `where` what the rule says.
+    """
+
+    def __init__(
+        self, name: str, where: str, algorithm: Algorithm, params: dict[str, nn.Parameter], world: World
+    ) -> None:
+        self.name, self.where, self.algorithm, self.params, self.world = name, where, algorithm, params, world
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Make the state before the first step."""
+        self.state = self.algorithm.start(list(self.params.values()))
+
+    def need_gradients(self) -> None:
+        """A parameter without a gradient is an error: nothing in the model uses it."""
+        if unused := [path for path, p in self.params.items() if p.grad is None and self.algorithm.needs_gradients]:
+            cause = f"no gradient reached {some(unused, ', ')}"
+            raise BitgolfError(cause, place=self.name, mend="the model never uses it: remove it, or wire it in")
+
+    def reduce(self) -> None:
+        """Bring the gradients, means over all processes by now, to where they are stepped with: here they are there."""
+
+    def gradients(self) -> list[Tensor]:
+        """What the algorithm steps with."""
+        self.need_gradients()
+        return [p.grad for p in self.params.values() if p.grad is not None and self.algorithm.needs_gradients]
+
+    def step(self, now: Now, lr_scale: float) -> None:
+        self.algorithm.step(list(self.params.values()), self.gradients(), self.state, now, lr_scale)
+
+    def finish(self) -> None:
+        """Wait for what the step has left on its way."""
+
+    def zero_grad(self) -> None:
+        for p in self.params.values():
+            p.grad = None
+
+    def named_state(self) -> Iterator[tuple[str, Tensor]]:
+        """The state by `path/key`."""
+        for key, tensors in self.state.items():
+            for path, tensor in zip(self.params, tensors, strict=True):
+                yield f"{path}/{key}", tensor
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Copy in a state with the names and forms of `named_state`."""
+        for name, tensor in self.named_state():
+            tensor.copy_(state[name])
+
+
+def some(items: Sequence[str], between: str = "; ", limit: int = 5) -> str:
+    """The first few of them, and how many more."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return between.join(items[:limit]) + more

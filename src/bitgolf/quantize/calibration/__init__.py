@@ -1,0 +1,1 @@
+"""Calibration: statistics of inputs and output gradients for every matrix."""

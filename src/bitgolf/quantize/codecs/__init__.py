@@ -1,0 +1,1 @@
+"""Codecs: from a tensor to a few small arrays, and back."""

@@ -1,0 +1,1 @@
+"""Checks on a quantized model: calibration, fake quantization, encoded matrices."""

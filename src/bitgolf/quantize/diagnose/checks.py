@@ -1,0 +1,214 @@
+"""The quantization doctor: whether calibration, training and recipe fit the model that is stored. One small function for
+each alarm; those that look at codes alone are in `symptoms`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitgolf.config.rules import cover
+from bitgolf.config.spec import Spec, schema
+from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.model.qat import FakeQuant, TrainingView
+from bitgolf.pack.streams import Code
+from bitgolf.quantize.codecs.codec import Codec, encode_fitted
+from bitgolf.quantize.codecs.session import Session
+from bitgolf.quantize.diagnose import code_checks
+from bitgolf.quantize.diagnose.qat_consistency import disagreements
+from bitgolf.quantize.diagnose.quantized_model import Alarm, Check, Patient, some
+from bitgolf.quantize.encoding import Roles, Rules
+from bitgolf.quantize.stats import Calibration
+
+FARTHER = 3.0  # times what chance explains (see `other_model`)
+NEAR = 0.05  # a distance of Hessians that is none
+UNSEEN = 0.01  # a larger share of columns or outputs without any signal is worth a word
+TRIED = 1 << 19  # weights on which a knob is turned
+
+
+def examine(patient: Patient) -> list[Alarm]:
+    """All alarms, errors first."""
+    order = ("error", "warning", "note")
+    return sorted(
+        (a for run in (*CHECKS, *code_checks.CHECKS) for a in run(patient)),
+        key=lambda alarm: order.index(alarm.severity),
+    )
+
+
+# ---- the calibration ---------------------------------------------------------------------------------------------
+
+
+def other_model(p: Patient) -> Iterator[Alarm]:
+    """Hessians that are not those of the model that runs: a loop seen flat (spec, 2.5), other weights, another tokenizer.
+
+    The distance is compared with what chance explains, estimated from two halves of a small calibration. On a model of
+    5.3 M parameters (7 layers of 256, 65,536 tokens stored, 2,048 or 8,192 seen) it was at most 2.4 times that where
+    nothing was wrong, and in the worst matrix 12 and 24 times with permuted tokens, 7 and 10 times with weights that
+    were off by 0.3 of their spread. Windows of an eighth, or weights off by 0.1, stay below: only the keys of the
+    stages catch them.
+    """
+    if not (p.stored and p.seen):
+        return
+    if odd := sorted(p.stored.keys() ^ p.seen[0].keys() | _misshapen(p.stored, p.seen[0])):
+        yield Alarm(
+            "other-model", "error", "the calibration is of a model with other matrices", some(odd), "--from calibrate"
+        )
+        return
+    far = {path: strangeness(p.stored, p.seen, path) for path in p.stored}
+    wrong = sorted((path for path in far if far[path] > FARTHER), key=lambda path: -far[path])
+    if wrong:
+        worst = wrong[0]
+        ratio = p.stored[worst].hessian.trace() / _mean_hessian(p.seen, worst).trace().clamp_min(1e-30)
+        message = f"{len(wrong)} of {len(far)} stored Hessians are not those of the model that runs: the worst is {far[worst]:.1f} times farther than chance explains, with {ratio:.2f} times the trace"
+        yield Alarm("other-model", "error", message, some(wrong), "calibrate the model that is scored: its loops, its averaged weights, its tokenizer (--from calibrate)")  # fmt: skip
+
+
+def strangeness(stored: Calibration, seen: tuple[Calibration, Calibration], path: str) -> float:
+    """How many times farther apart stored and seen Hessian are than samples of their sizes would be by chance."""
+    a, b, mean = seen[0][path].hessian, seen[1][path].hessian, _mean_hessian(seen, path)
+    few, many = seen[0][path].tokens + seen[1][path].tokens, max(stored[path].tokens, 1)
+    apart, size = float((stored[path].hessian - mean).norm()), float(mean.norm())
+    if apart <= NEAR * size:
+        return 0.0
+    chance = float((a - b).norm()) * math.sqrt((1 + few / many) / 4)
+    return apart / max(chance, NEAR * size / FARTHER)
+
+
+def _mean_hessian(seen: tuple[Calibration, Calibration], path: str) -> Tensor:
+    return (seen[0][path].hessian + seen[1][path].hessian) / 2
+
+
+def _misshapen(a: Calibration, b: Calibration) -> set[str]:
+    def shape(stats: Calibration, path: str) -> tuple[int, int]:
+        return len(stats[path].outputs), len(stats[path].hessian)
+
+    return {path for path in a.keys() & b.keys() if shape(a, path) != shape(b, path)}
+
+
+def thin_calibration(p: Patient) -> Iterator[Alarm]:
+    stored = p.stored or {}
+    mend = "calibrate on more text: --set calibrate.source.batches=..."
+    if few := [path for path, s in stored.items() if s.tokens < len(s.hessian)]:
+        s = stored[few[0]]
+        yield Alarm("thin-calibration", "warning", f"{s.tokens:,} tokens are fewer than {len(s.hessian):,} columns: the Hessian knows nothing of the rest", some(few), mend)  # fmt: skip
+    signals: dict[str, dict[str, Tensor]] = {
+        "inputs": {path: s.hessian.diagonal() for path, s in stored.items()},
+        "outputs": {path: s.outputs for path, s in stored.items()},
+    }
+    for name, found in signals.items():
+        dead = {path: float((x <= 0).float().mean()) for path, x in found.items()}
+        if bare := [path for path, share in dead.items() if share > UNSEEN]:
+            worst = max(dead.values())
+            yield Alarm("dead-" + name, "warning", f"calibration saw no signal in up to {worst:.1%} of the {name}", some(bare), mend)  # fmt: skip
+
+
+# ---- training and storing ----------------------------------------------------------------------------------------
+
+
+def other_rounding(p: Patient) -> Iterator[Alarm]:
+    """Training felt other values than were written: by what was asked for, and then by the values themselves."""
+    mend = "give view and codec the same grid, clip and pruning"
+    lines = disagreements(p.model, p.rules)
+    for line in lines:
+        path, _, cause = line.partition(": ")
+        yield Alarm("other-rounding", "error", cause, path, mend)
+    if not lines and (wrong := list(_felt_otherwise(p))):
+        cause = "what training multiplied with is not, bit for bit, what is written"
+        yield Alarm("other-rounding", "error", cause, some(wrong), "report it: both should call one grid")
+
+
+@torch.no_grad()
+def _felt_otherwise(p: Patient) -> Iterator[str]:
+    for name, module in p.model.named_modules():
+        path = f"{name}.weight"
+        for view in getattr(module, "view", ()) if path in p.weights else ():
+            if isinstance(view, TrainingView) and not isinstance(view, FakeQuant):
+                continue  # noise, or softer than what is written, and meant to be
+            if hasattr(view, "grid") and not _feels(view, p.codecs[path], p.weights[path]):
+                yield path
+
+
+def _feels(view: torch.nn.Module, codec: Codec, w: Tensor) -> bool:
+    """Without statistics a solver has no errors to answer for. Few levels are found again but for the rounding of a
+    scale to float16."""
+    written = codec.decode(codec.encode(w), tuple(w.shape))
+    if isinstance(view, FakeQuant):
+        return torch.equal(view.seen(w), written)
+    return torch.allclose(view(w), view(written), rtol=2.0**-10, atol=0.0)
+
+
+def living(rules: Rules, kinds: Roles) -> tuple[Rules, list[Alarm]]:
+    """The rules that take something, and an alarm for each other one. Raises where a parameter has no rule at all."""
+    alarms: list[Alarm] = []
+    alive = dict(enumerate(rules))
+    while True:
+        try:
+            cover(list(alive.values()), kinds, place="quantize")
+            return tuple(alive.values()), alarms
+        except RecipeError as error:
+            index = error.place.removeprefix("quantize.")
+            if not index.isdigit():
+                raise
+            own = list(alive)[int(index)]
+            del alive[own]
+            alarms.append(Alarm("dead-rule", "error", error.cause, f"quantize.{own}", error.mend))
+
+
+def idle_knobs(p: Patient) -> Iterator[Alarm]:
+    """Settings of a codec that change not one code when they are set back to their default.
+
+    Tried on the smallest matrices of a rule, as many as have half a million weights.
+    """
+    for i, paths in enumerate(cover(p.rules, p.kinds, place="quantize")):
+        use, weights = p.rules[i]["use"], _smallest(p.weights, paths)
+        turned = list(_turned(use))
+        known = {path: p.stored[path] for path in weights if path in p.stored} if p.stored else {}
+        written = _written(use, weights, known) if turned else None
+        for knob, variant in turned:
+            if written is not None and _same(written, _written(variant, weights, known)):
+                cause = f"{use[knob]!r} changes nothing against the default, in the {len(weights)} of {len(paths)} tensors that were tried"
+                yield Alarm("idle-knob", "note", cause, f"quantize.{i}.use.{knob}", "leave it out")
+
+
+def _turned(use: Spec[Codec]) -> Iterator[tuple[str, Spec[Codec]]]:
+    """Path of each setting that is not its default, and the codec with that one set back."""
+    for path, node in use.walk():
+        for name, (_, default) in schema(node.cls).items():
+            knob = f"{path}.{name}" if path else name
+            if default is not inspect.Parameter.empty and (variant := use.set(knob, default)) != use:
+                yield knob, variant
+
+
+def _smallest(weights: Mapping[str, Tensor], paths: list[str]) -> dict[str, Tensor]:
+    """The smallest tensors, at least one."""
+    found, total = dict[str, Tensor](), 0
+    for path in sorted(paths, key=lambda path: weights[path].numel()):
+        total += weights[path].numel()
+        if found and total > TRIED:
+            break
+        found[path] = weights[path]
+    return {path: found[path] for path in paths if path in found}
+
+
+def _written(use: Spec[Codec], weights: Mapping[str, Tensor], known: Calibration) -> dict[str, Code] | None:
+    """The codes; None where this codec cannot write these weights."""
+    try:
+        session = Session()
+        return dict(encode_fitted(use().fitted(weights, known, session), weights, known, session))
+    except BitgolfError:
+        return None
+
+
+def _same(a: dict[str, Code], b: dict[str, Code] | None) -> bool:
+    def flat(codes: dict[str, Code]) -> dict[tuple[str, str], tuple[Any, bytes]]:
+        return {(path, name): (x.dtype, x.tobytes()) for path, code in codes.items() for name, x in code.items()}
+
+    return b is not None and flat(a) == flat(b)
+
+
+CHECKS: tuple[Check, ...] = (other_model, thin_calibration, other_rounding, idle_knobs)

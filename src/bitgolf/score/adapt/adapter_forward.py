@@ -1,0 +1,128 @@
+"""The forward of rows that have adapters of their own: which rows are read, at which shapes, and with which kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitgolf.model.batched_lora import Adapters
+from bitgolf.model.lm import LM
+from bitgolf.model.part import taking_gradients
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import World
+from bitgolf.score.execution.async_copy import upload
+from bitgolf.score.execution.compiled_function import Graph
+from bitgolf.score.execution.forward import at_least_float32, kernels_for, padded_length
+from bitgolf.score.player import Block
+
+
+class Shown(NamedTuple):
+    """What is read of a block, on the CPU.
+
+    rows: (R,) bool, those of all rows that tokens (b, T) holds, b of them. columns: (b, C), where in its row each row is
+    asked, any where it is asked less often than C times. places: (n,), which of the b C columns count, row by row.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    columns: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, block: Block, rows: Tensor, columns: int) -> Shown:
+        """These rows of a block; the head's adapters know rows, so each row gets as many columns as any has."""
+        asked = block.asked[rows]
+        first, counts = asked.int().argmax(1), asked.sum(1)  # a row is asked at the end of its window
+        ahead = torch.arange(columns)
+        places = (ahead < counts[:, None]).flatten().nonzero()[:, 0]
+        return cls(rows, block.tokens[rows], (first[:, None] + ahead).clamp(max=asked.shape[1] - 1), places)
+
+
+class Rows:
+    """From a block to logits where it asks, with a graph back to the adapters if gradients are on.
+
+    Eager, all rows that are asked for something at once, at the shapes that come: the reference.
+    """
+
+    kernels: Sequence[str] = ()
+
+    def __init__(self, model: LM, device: Device, adapters: Adapters) -> None:
+        self.model, self.device, self.adapters = model, device, adapters
+        self.run: Callable[[Tensor, Tensor], Tensor] = self.read
+
+    def pieces(self, block: Block) -> list[Shown]:
+        """What is read at once, row after row."""
+        return [Shown.of(block, block.asked.any(1), int(block.asked.sum(1).max()))]
+
+    def __call__(self, shown: Shown) -> Tensor:
+        """Logits (n, V) of a piece's places."""
+        rows, *parts = shown
+        tokens, columns, places = (upload(x, self.device.device) for x in parts)
+        with (
+            taking_gradients(self.model.parameters(), False),  # its own are constants of the graph
+            self.adapters.holding(rows),
+            self.device.autocast(),
+        ):
+            return self.run(tokens, columns).flatten(0, 1)[places]
+
+    def read(self, tokens: Tensor, columns: Tensor) -> Tensor:
+        """Tokens (b, T) and columns (b, C): logits (b, C, V)."""
+        hidden = self.model.hidden(self.model.bus(tokens))
+        hidden = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
+        return at_least_float32(self.model.logits(hidden))
+
+    def limit(self, tokens: int) -> None:
+        """On the CPU memory is a matter of the method's rows."""
+
+    @property
+    def seconds(self) -> float:
+        """Spent on compiling so far."""
+        return 0.0
+
+    def close(self) -> None:
+        """The model as it was found."""
+
+
+class CompiledRows(Rows):
+    """A fixed number of rows at once, at four lengths and with one number of columns: a graph for each length.
+
+    Lengths are the window, a half, a quarter and an eighth of it. Rows without a text are read with the others of their
+    piece, a piece without any text is not. Forward and backward are a graph each.
+    """
+
+    HALVINGS = 3
+
+    def __init__(
+        self, model: LM, device: Device, adapters: Adapters, *, window: int, columns: int, world: World
+    ) -> None:
+        super().__init__(model, device, adapters)
+        with adapters.holding(torch.arange(adapters.rows) == 0):  # kernels are tried on a single row
+            self.choice = kernels_for(model, device, window, learns=True, world=world)
+        self.kernels, self.window, self.columns, self.rows = self.choice.lines, window, columns, adapters.rows
+        self.run = self.graph = Graph(self.read, device.device)
+
+    def pieces(self, block: Block) -> list[Shown]:
+        number = torch.arange(len(block.tokens)) // self.rows
+        chosen = [number == i for i in range(-(-len(number) // self.rows))]
+        return [self._padded(Shown.of(block, rows, self.columns)) for rows in chosen if block.asked[rows].any()]
+
+    def _padded(self, shown: Shown) -> Shown:
+        shortest = -(-self.window >> self.HALVINGS)
+        length = padded_length(max(shown.tokens.shape[1], shortest), self.window)
+        shown = shown._replace(tokens=F.pad(shown.tokens, (0, length - shown.tokens.shape[1])))
+        self.choice.slots.fit(shown.tokens.numpy())
+        return shown
+
+    def limit(self, tokens: int) -> None:
+        self.rows = min(self.adapters.rows, max(1, tokens // self.window))
+
+    @property
+    def seconds(self) -> float:
+        return self.graph.seconds
+
+    def close(self) -> None:
+        self.choice.restore()

@@ -1,0 +1,224 @@
+"""The model mixed with what followed the same tokens before, normalised over the whole vocabulary.
+
+Each expert in turn takes its share of the distribution so far: p <- (1 - w) p + w p_expert; the model first, then the
+counts of the document, those of the stream last, each by rising order and then the match. Convex combinations of distributions are distributions, so nothing has to be
+evaluated for the true token alone (Parameter Golf #886, #978: what is not normalised is no probability).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitgolf.config.spec import Spec, register
+from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.model.attention.rope import Scaling
+from bitgolf.model.lm import LM
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import World
+from bitgolf.score.adapt.ngram_model import Floats, NGrams, Said, beside
+from bitgolf.score.methods import Section, Sliding, Track
+from bitgolf.score.player import Block, Player, forward_in
+from bitgolf.score.text import Text
+
+BANDS, COUNTS, SPREADS = 8, 6, 4  # of the model's entropy, of what an expert has seen, of how it is spread
+HORIZON = 256  # targets that a gate's mean goes back; it never gives an expert more than 1 - 1 / HORIZON
+BEFORE = 2.0  # targets that a gate's first weight counts for
+
+
+@register
+class Mixed(Sliding):
+    """A sliding window, mixed with exact counts of n-grams, and longest matches, of the document and of the stream.
+
+    document, stream: lengths of the contexts that are counted in each, rising; () for none. memory: tokens that are
+    remembered, at least half of them at any time. trust: the weight that an expert begins with.
+    `isolated`: there is no stream, and each document begins anew, gates included. Else what came before counts. One
+    process reads it all in its order, however many there are.
+    """
+
+    name = "mixed"
+    adapts = True
+
+    def __init__(
+        self,
+        *,
+        window: int = 1024,
+        stride: int = 64,
+        isolated: bool = False,
+        stretch: Spec[Scaling] | None = None,
+        document: tuple[int, ...] = (1, 2, 3),
+        stream: tuple[int, ...] = (2, 3, 4),
+        memory: int = 1 << 20,
+        trust: float = 0.05,
+    ) -> None:
+        super().__init__(window=window, stride=stride, isolated=isolated, stretch=stretch)
+        for key, orders in (("document", document), ("stream", stream)):
+            if any(a >= b for a, b in pairwise((0, *orders))):
+                raise RecipeError(f"orders {orders} do not rise from 1 or more", place=f"score.{key}", mend="(2, 3, 4)")
+        if not document and (isolated or not stream):
+            raise RecipeError("there is nothing to mix with", place="score.document", mend="(1, 2, 3)")
+        if not 2 <= memory <= 1 << 28:
+            raise RecipeError(f"a memory of {memory} tokens", place="score.memory", mend="from 2 to 2^28")
+        if not 0 < trust < 1:
+            raise RecipeError(f"a weight of {trust} is not between 0 and 1", place="score.trust", mend="0.05")
+        self.document, self.in_stream = document, () if isolated else stream
+        self.memory, self.trust = memory, trust
+
+    def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
+        """One track: round after round, the next windows of the stream side by side."""
+        windows = [[w] for start, stop in self.texts(text) for w in self.windows(stop - start, start)]
+        yield Section(0, text.targets, [Track(min(max(1, batch_tokens // self.window), len(windows)), windows)])
+
+    def player(self, model: LM, vocab: int, device: Device, world: World) -> MixedPlayer:
+        return MixedPlayer(self.still().player(model, vocab, device, world), model.bos, self)
+
+    def still(self) -> Sliding:
+        return Sliding(window=self.window, stride=self.stride, isolated=self.isolated, stretch=self.stretch)
+
+
+class Awaited(NamedTuple):
+    """What was said of a token that is not known yet: the model's log p, (V,), and the experts' cells."""
+
+    log_p: Tensor
+    said: Said
+    cells: NDArray[np.int64]
+
+
+class MixedPlayer:
+    """A player mixed with the experts. Blocks are the stream in order, each predicted once and then observed.
+
+    The tokens at which a block asks are the stream's next ones: position after position is first learned from, then
+    counted, then predicted from. A token is known when it is shown, and the last target of a block when it is observed.
+    """
+
+    def __init__(self, inner: Player, bos: int, method: Mixed) -> None:
+        self.inner, self.bos, self.method, self.vocab = inner, bos, method, inner.vocab
+        self.forward = forward_in(inner)
+        self.awaited: Awaited | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        kinds = (self.method.document, self.bos), (self.method.in_stream, None)
+        self.ngrams = [NGrams(self.vocab, orders, self.method.memory, bos) for orders, bos in kinds if orders]
+        self.gates = Gates(sum(counted.experts for counted in self.ngrams), self.method.trust)
+
+    def predict(self, block: Block) -> Tensor:
+        if self.awaited:
+            raise BitgolfError("a block is predicted before the last one was observed", place="score")
+        logits, tokens = self.inner.predict(block), block.tokens[block.asked].cpu()
+        starts = tokens == self.bos if self.method.isolated else torch.zeros(len(tokens), dtype=torch.bool)
+        cuts = [0, *(i for i in starts.nonzero()[:, 0].tolist() if i), len(tokens)]
+        return torch.cat([self._mixed(logits[a:b], tokens[a:b], bool(starts[a])) for a, b in pairwise(cuts)])
+
+    def _mixed(self, logits: Tensor, tokens: Tensor, anew: bool) -> Tensor:
+        """The stream's next n tokens and what the model says after them, (n, V)."""
+        if anew:
+            self._begin()
+        said, known = beside([counted.read(tokens.numpy()) for counted in self.ngrams]), tokens[1:]
+        whole = logits.logsumexp(-1)
+        entropy = whole - (logits.softmax(-1) * logits).sum(-1)
+        cells = self.gates.cells(said, numbers(entropy))
+        chance = logits[:-1].gather(1, known.to(logits.device)[:, None])[:, 0] - whole[:-1]
+        weights = self.gates.weights(cells, numbers(chance.exp()), said.chance(known.numpy()))
+        self.awaited = Awaited(logits[-1] - whole[-1], said.last(), cells[-1:])
+        return mixed(logits, whole, said, weights)
+
+    def observe(self, block: Block, targets: Tensor) -> None:
+        self.inner.observe(block, targets)
+        if self.awaited:
+            target, (log_p, said, cells) = targets[-1:].cpu(), self.awaited
+            chance = log_p[target.to(log_p.device)].exp()
+            self.gates.weights(cells, numbers(chance), said.chance(target.numpy()))
+        self.awaited = None
+
+    def adapt(self, revealed: Tensor) -> None:
+        self.inner.adapt(revealed)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def numbers(x: Tensor) -> Floats:
+    return x.double().cpu().numpy()
+
+
+def mixed(logits: Tensor, whole: Tensor, said: Said, weights: Floats) -> Tensor:
+    """log((1 - w) p + w p_expert), expert after expert; the logits (n, V) themselves where all weights are zero.
+
+    whole: their logsumexp, (n,), which stays that of what is returned. weights: (n, E).
+    """
+    kept = np.cumprod(1 - weights[:, ::-1], 1)[:, ::-1]  # by an expert and all that follow
+    shares = weights * np.append(kept[:, 1:], np.ones((len(kept), 1)), 1)
+    row, expert, token, p = said.listed
+    places = tuple(torch.from_numpy(index).long().to(logits.device) for index in (row, token))
+    mass = torch.from_numpy(shares[row, expert] * p).to(logits)
+    added = torch.zeros_like(logits).index_put_(places, mass, accumulate=True)
+    model = torch.from_numpy(np.log(kept[:, :1])).to(logits)
+    return torch.logaddexp(logits + model, added.log() + whole[:, None])
+
+
+class Gates:
+    """How much each expert may say: a weight for each cell of what is known before the token is.
+
+    A cell is the expert, the whole bits of the model's entropy, how often the context was there (or how long the match
+    is) and how many tokens share its counts. Its weight is the mean of the shares that the expert had in what the
+    mixture gave to the tokens that came: the natural gradient of their cost, with 1 / n as the rate.
+    """
+
+    def __init__(self, experts: int, trust: float) -> None:
+        size = experts * BANDS * COUNTS * SPREADS
+        self.weight, self.seen = np.full(size, trust), np.full(size, BEFORE)
+
+    def cells(self, said: Said, entropy: Floats) -> NDArray[np.int64]:
+        """(n, E): the cell of each expert, -1 where it is silent. entropy: (n,), nats."""
+        total, kinds = np.maximum(said.total, 1), np.maximum(said.kinds, 1)
+        count = np.minimum(np.log2(total).astype(np.int64), COUNTS - 1)
+        spread = np.where(kinds == 1, 0, 3 - (total >= 2 * kinds) - (total >= 4 * kinds))
+        band = np.clip((entropy / np.log(2)).astype(np.int64), 0, BANDS - 1)[:, None]
+        expert = np.arange(total.shape[1])
+        cells = ((expert * BANDS + band) * COUNTS + count) * SPREADS + spread
+        return np.where(said.total > 0, cells, -1)
+
+    def weights(self, cells: NDArray[np.int64], chance: Floats, hits: Floats) -> Floats:
+        """(n, E): each expert's weight at each position, all learned before it.
+
+        chance (k,), hits (k, E): what model and experts gave to the tokens that are known, k <= n.
+        """
+        out = np.zeros(cells.shape)
+        compiled()(self.weight, self.seen, cells, chance, hits, out)
+        return out
+
+
+def learn(weight: Floats, seen: Floats, cells: NDArray[np.int64], chance: Floats, hits: Floats, out: Floats) -> None:
+    """Position after position: fill its weights, then learn from its token where that is known."""
+    top = 1 - 1 / HORIZON
+    for t in range(len(cells)):
+        for e in range(cells.shape[1]):
+            if cells[t, e] >= 0:
+                out[t, e] = weight[cells[t, e]]
+        if t >= len(chance):
+            continue
+        p = max(chance[t], 1e-300)
+        for e in range(cells.shape[1]):
+            cell = cells[t, e]
+            if cell >= 0:
+                part = weight[cell] * hits[t, e]
+                p = (1 - weight[cell]) * p + part
+                seen[cell] = min(seen[cell] + 1, HORIZON)
+                weight[cell] = min(weight[cell] + (part / p - weight[cell]) / seen[cell], top)
+
+
+@cache
+def compiled() -> Callable[..., None]:
+    """`learn` in machine code."""
+    import numba
+
+    jit: Any = numba.njit(nogil=True, cache=False, fastmath=False)
+    return jit(learn)

@@ -1,0 +1,104 @@
+"""Descent on the stream: score a chunk, then learn from it, and score the next with what was learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import ClassVar
+
+from torch import Tensor
+
+from bitgolf.config.spec import Spec, part, register
+from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.model.lm import LM
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import World
+from bitgolf.score.adapt.gradient import Learner, Sgd, cosine
+from bitgolf.score.execution.forward import forward_of
+from bitgolf.score.methods import Method, Section, Sliding, Window, check_stride, tracks_of
+from bitgolf.score.player import StaticPlayer
+from bitgolf.score.text import Text
+
+
+@register
+class StreamSgd(Method):
+    """Sliding windows in sections of `chunk` targets; after each, descent on its tokens. Parameter Golf #461, #549, #1413.
+
+    The learning rate goes down a cosine over the chunks; the last one, which nothing follows, is not learned from. A
+    window that crosses the end of a chunk is shown twice, with the same context, for the targets of either side.
+    Published: lr 0.002 (#549) and 0.005 (#1413, #1493), 3 epochs, stride 64.
+    """
+
+    name = "sgd"
+    adapts: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        window: int = 1024,
+        stride: int = 64,
+        chunk: int = 32768,
+        isolated: bool = False,
+        sgd: Spec[Sgd] = part(Sgd),
+    ) -> None:
+        check_stride(window, stride)
+        if chunk < 1:
+            raise RecipeError(f"a chunk of {chunk} targets is not one", place="StreamSgd.chunk")
+        self.window, self.stride, self.opening, self.isolated = window, stride, window, isolated
+        self.chunk, self.sgd = chunk, sgd
+        self.chunks = 0  # of the text that `sections` was last asked for: its length is no secret, a decoder knows it
+
+    @property
+    def crosses(self) -> bool:
+        return True  # what the weights learn, also where windows stop at documents
+
+    def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
+        self.chunks = math.ceil(text.targets / self.chunk)
+        windows = (w for start, stop in self.texts(text) for w in self.windows(stop - start, start))
+        for number, own in groupby(cut(windows, self.chunk), key=lambda w: w.first // self.chunk):
+            start = number * self.chunk
+            yield Section(start, min(start + self.chunk, text.targets), [*tracks_of(list(own), batch_tokens)])
+
+    def remarks(self, text: Text) -> list[str]:
+        return (
+            [] if text.targets > self.chunk else [f"the text is one chunk, {text.targets} targets: nothing is learned"]
+        )
+
+    def player(self, model: LM, vocab: int, device: Device, world: World) -> StreamPlayer:
+        return StreamPlayer(model, vocab, device, world, self)
+
+    def still(self) -> Method:
+        return Sliding(window=self.window, stride=self.stride, isolated=self.isolated)
+
+
+class StreamPlayer(StaticPlayer):
+    """A model that learns from each chunk after it was scored. `close` gives it back its weights."""
+
+    def __init__(self, model: LM, vocab: int, device: Device, world: World, method: StreamSgd) -> None:
+        forward = forward_of(model.to(device.device), device, method.window, learns=True, world=world)
+        super().__init__(model, vocab, device, forward=forward)
+        self.method, self.done = method, 0
+        self.learner = Learner(method.sgd(), self.model, device, world, window=method.window)
+
+    def adapt(self, revealed: Tensor) -> None:
+        self.done += 1
+        if self.done > self.method.chunks:
+            raise BitgolfError(f"chunk {self.done} of {self.method.chunks}: a player plays one text", place="score")
+        if self.done < self.method.chunks:
+            self.learner.learn(revealed, cosine(self.done - 1, self.method.chunks - 1))
+
+    def close(self) -> None:
+        super().close()
+        self.learner.restore()
+        self.done = 0
+
+
+def cut(windows: Iterable[Window], chunk: int) -> Iterator[Window]:
+    """These windows, those that score targets on both sides of a multiple of `chunk` once for each side."""
+    for w in windows:
+        first = w.first
+        while first < w.stop:
+            stop = min(w.stop, (first // chunk + 1) * chunk)
+            yield Window(w.start, stop, first)
+            first = stop

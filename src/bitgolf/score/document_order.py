@@ -1,0 +1,143 @@
+"""In which order the documents of a text are scored: the referee's choice, and what it costs to know it.
+
+Corpus order and a seeded shuffle tell a player nothing. An order by length does: to play the longest document first,
+the lengths of all must be known before a token is revealed. So they are charged what a code for them takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from bitgolf.config.spec import Spec, part, register
+from bitgolf.errors import BitgolfError, DamagedError, UsageError
+from bitgolf.pack.frequency_tables import leb128, read_leb128
+from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream
+from bitgolf.score.text import Text, with_last_end
+
+Lengths = npt.NDArray[np.int64]
+
+
+class Order:
+    """An order of documents. `name` is what results call it."""
+
+    name: str
+
+    def permutation(self, lengths: Lengths) -> Sequence[int]:
+        """Which document comes first, second, …; lengths are in targets, in corpus order."""
+        raise NotImplementedError
+
+    def charged(self, lengths: Lengths) -> int:
+        """Bits of what a decoder must be told to follow the order."""
+        return 0
+
+    def arrange(self, text: Text) -> tuple[Text, int]:
+        """The text in this order, and the bits that are charged for it. Raises where the text is cut within a document."""
+        if not text.targets or text.tokens[0] != text.bos or text.tokens[-1] != text.bos:
+            raise BitgolfError("documents that are cut cannot be put in another order", place="score")
+        documents = text.documents()
+        lengths = np.array([stop - start for start, stop in documents], np.int64)
+        pieces = [text.tokens[slice(*documents[i])] for i in self.permutation(lengths)]
+        return text._replace(tokens=with_last_end(np.concatenate(pieces), text.bos)), self.charged(lengths)
+
+
+@register
+class CorpusOrder(Order):
+    """As they stand."""
+
+    name = "corpus"
+
+    def arrange(self, text: Text) -> tuple[Text, int]:
+        return text, 0
+
+
+@register
+class SeededShuffle(Order):
+    """Shuffled by a generator that knows the seed and the number of documents, and nothing else."""
+
+    name = "shuffled"
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
+
+    def permutation(self, lengths: Lengths) -> Sequence[int]:
+        keys = np.random.PCG64(self.seed).random_raw(len(lengths))  # raw draws: the same with every numpy
+        return np.argsort(keys, kind="stable").tolist()
+
+
+@register
+class LongestFirst(Order):
+    """The longest first (Parameter Golf #1530 and later), charged the bits of all lengths: `encode_lengths`."""
+
+    name = "longest"
+
+    def permutation(self, lengths: Lengths) -> Sequence[int]:
+        return np.argsort(-lengths, kind="stable").tolist()
+
+    def charged(self, lengths: Lengths) -> int:
+        return 8 * len(encode_lengths(lengths))
+
+
+def order_named(name: str | None, seed: int | None) -> Spec[Order] | None:
+    """The order that results call so, of this seed if it has one; None for no name."""
+    if seed is not None and name != SeededShuffle.name:
+        raise UsageError("a seed decides a shuffle and nothing else", mend=f"--order {SeededShuffle.name}")
+    orders: dict[str, Spec[Order]] = {cls.name: part(cls) for cls in (CorpusOrder, LongestFirst)}
+    orders[SeededShuffle.name] = part(SeededShuffle, seed=seed or 0)
+    if name is not None and name not in orders:
+        raise UsageError(f"there is no order {name!r}", mend=f"--order {' or '.join(orders)}")
+    return orders[name] if name else None
+
+
+# ---- a code for lengths --------------------------------------------------------------------------------------------
+#
+#     bytes of the buckets (LEB128) | the buckets, range-coded | the bits that place each length in its bucket
+#
+# Four buckets an octave: within one, lengths are nearly equally likely, so their lower bits are written as they are.
+
+
+def encode_lengths(lengths: Lengths) -> bytes:
+    """Numbers of at least 1 and less than 2^62, in their order, such that `decode_lengths` restores them."""
+    buckets = encode_plane_stream(np.array([[_bucket(n) for n in lengths.tolist()]], np.uint8))
+    bits = "".join(f"{n & (1 << low) - 1:0{low}b}" for n in lengths.tolist() if (low := _low_bits(_bucket(n))))
+    return leb128(len(buckets)) + buckets + np.packbits(np.array(list(bits), np.uint8)).tobytes()
+
+
+def decode_lengths(data: bytes) -> Lengths:
+    """What was encoded. Raises `DamagedError` for anything that `encode_lengths` would not have written."""
+    size, at = read_leb128(data, 0)
+    coded, rest = data[at : at + size], data[at + size :]
+    count = read_leb128(coded, 0)[0] if coded else 0
+    buckets = decode_plane_stream(coded, 1, count)[0].tolist()
+    if max(buckets, default=0) > LAST:
+        raise DamagedError("these are no lengths of documents")
+    bits = "".join(map(str, np.unpackbits(np.frombuffer(rest, np.uint8)).tolist()))
+    lengths, at = list[int](), 0
+    for bucket in buckets:
+        low = _low_bits(bucket)
+        lengths.append((_first(bucket) << low) + int(bits[at : at + low] or "0", 2))
+        at += low
+    found = np.array(lengths, np.int64)
+    if at > len(bits) or encode_lengths(found) != data:
+        raise DamagedError("these are no lengths of documents")
+    return found
+
+
+def _bucket(n: int) -> int:
+    """0 … 3 for themselves, then four to each octave."""
+    octave = n.bit_length() - 1
+    return n if octave < 2 else 4 * (octave - 1) + (n >> (octave - 2) & 3)
+
+
+LAST = _bucket((1 << 62) - 1)
+
+
+def _low_bits(bucket: int) -> int:
+    return max(0, bucket // 4 - 1)
+
+
+def _first(bucket: int) -> int:
+    """The upper bits of a bucket's lengths."""
+    return bucket if bucket < 4 else 4 + bucket % 4

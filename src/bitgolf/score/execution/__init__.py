@@ -1,0 +1,1 @@
+"""How predictions are computed: eager or compiled forwards, batch sizes, copies, time estimates."""

@@ -1,0 +1,146 @@
+"""Scoring methods: which targets are scored in which window, each exactly once, and by what kind of player.
+
+Target t is the token after input t. A window (start, stop, first) reads inputs start … stop-1 and scores targets
+first … stop-1. The windows of one text come in order; texts side by side are a track; what a player learns of all
+tracks of a section serves the next section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import ClassVar, NamedTuple
+
+from bitgolf.config.spec import Spec, register
+from bitgolf.errors import RecipeError
+from bitgolf.model.attention.rope import Scaling
+from bitgolf.model.lm import LM
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import World
+from bitgolf.score.document_order import CorpusOrder, Order
+from bitgolf.score.player import Player, StaticPlayer
+from bitgolf.score.rope_scaling import StretchedPlayer, check_stretch
+from bitgolf.score.text import Text
+
+POOL = 512  # windows that are sorted by their length before they are put side by side
+
+
+class Window(NamedTuple):
+    start: int
+    stop: int
+    first: int
+
+
+class Track(NamedTuple):
+    """Texts of which `rows` are read side by side; where one ends the next begins. One process plays a track alone."""
+
+    rows: int
+    texts: Sequence[Iterable[Window]]
+
+
+class Section(NamedTuple):
+    """Targets start … stop-1, in tracks that may be played in any order, at once, or by several processes."""
+
+    start: int
+    stop: int
+    tracks: Iterable[Track]
+
+
+class Method:
+    """A way of scoring. `name` is what results call it."""
+
+    name: str
+    adapts: ClassVar[bool] = False  # the model changes while it is scored
+    window: int
+    stride: int  # targets of a window
+    opening: int  # targets of a text's first window
+    isolated: bool = False  # each document is a text of its own
+    order: Order = CorpusOrder()  # in which the referee is asked to score the documents
+    stretch: Spec[Scaling] | None = None  # of positions, while the method's player lives
+
+    @property
+    def crosses(self) -> bool:
+        """Whether what came before a document can change how it is scored: the promise that audits hold a method to."""
+        return not self.isolated
+
+    def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
+        """The plan. A method without memory scores everything in one section, each window by itself."""
+        windows = (w for start, stop in self.texts(text) for w in self.windows(stop - start, start))
+        yield Section(0, text.targets, tracks_of(windows, batch_tokens))
+
+    def texts(self, text: Text) -> list[tuple[int, int]]:
+        """What is read as one text: (start, stop) of its targets."""
+        return text.documents() if self.isolated else [(0, text.targets)]
+
+    def windows(self, targets: int, start: int = 0) -> Iterator[Window]:
+        """Every target of a text that begins at `start` once: `opening` of the first window, then the last `stride` of each."""
+        done, end = start, start + targets
+        while done < end:
+            stop = min(done + (self.stride if done > start else self.opening), end)
+            yield Window(max(start, done + self.stride - self.window), stop, done)
+            done = stop
+
+    def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
+        """The player that the method is scored with. It may change the model, and owns it until it is closed."""
+        if self.stretch:
+            return StretchedPlayer(model, vocab, device, self.stretch, longest=self.window, world=world)
+        return StaticPlayer(model, vocab, device, longest=self.window, world=world)
+
+    def remarks(self, text: Text) -> list[str]:
+        """What a reader of the text's score must know of it."""
+        return []
+
+    def still(self) -> Method | None:
+        """For a method that adapts: the same windows without adaptation, to compare with."""
+        return None
+
+
+def tracks_of(windows: Iterable[Window], batch_tokens: int) -> Iterator[Track]:
+    """Windows that know nothing of one another, those of like length side by side, as many as fit `batch_tokens`."""
+    rest = iter(windows)
+    while pool := list(islice(rest, POOL)):
+        batch: list[Window] = []
+        for window in sorted(pool, key=lambda w: w.start - w.stop):  # the longest first
+            if batch and (len(batch) + 1) * (batch[0].stop - batch[0].start) > batch_tokens:
+                yield Track(len(batch), [[w] for w in batch])
+                batch = []
+            batch.append(window)
+        yield Track(len(batch), [[w] for w in batch])
+
+
+@register
+class Contiguous(Method):
+    """Blocks of `window` tokens that do not overlap; a target sees half a window on average."""
+
+    name = "contiguous"
+
+    def __init__(self, *, window: int = 1024, isolated: bool = False, stretch: Spec[Scaling] | None = None) -> None:
+        if window < 1:
+            raise RecipeError(f"a window of {window} tokens is not one", place="score")
+        check_stretch(stretch, window)
+        self.window = self.stride = self.opening = window
+        self.isolated, self.stretch = isolated, stretch
+
+
+@register
+class Sliding(Method):
+    """Windows of `window` tokens every `stride`; past the first, a target sees at least window - stride tokens.
+
+    `isolated` starts anew at each document (Parameter Golf, 2026-03-17); else windows run over documents' ends.
+    `stretch`: for a window longer than those of training, `Ntk(reference=1024, length=1408)` (Parameter Golf, 1.375 x).
+    """
+
+    name = "sliding"
+
+    def __init__(
+        self, *, window: int = 1024, stride: int = 64, isolated: bool = False, stretch: Spec[Scaling] | None = None
+    ) -> None:
+        check_stride(window, stride)
+        check_stretch(stretch, window)
+        self.window, self.stride, self.opening = window, stride, window
+        self.isolated, self.stretch = isolated, stretch
+
+
+def check_stride(window: int, stride: int) -> None:
+    if not 1 <= stride <= window:
+        raise RecipeError(f"stride {stride} does not fit a window of {window}", place="score")

@@ -1,0 +1,63 @@
+"""What each part of a recipe touched: a switch that does nothing is an error."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bitgolf.config.spec import Spec, part_name
+from bitgolf.errors import RecipeError
+from bitgolf.model.part import Only
+
+PROBE_TOKENS = 2048
+"""Tokens of a row that the probe reads: enough for every part to act, little enough for any attention mask."""
+
+
+class Touch(NamedTuple):
+    """How many tensors and parameters a part owns, and how often it ran in one forward."""
+
+    tensors: int
+    parameters: int
+    calls: int
+
+
+@torch.no_grad()
+def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> dict[str, Touch]:
+    """Run one probe batch and count, for every kind of part in the model's recipe. Raises where a node never acted.
+
+    ids, targets: (B, T), of which the first `PROBE_TOKENS` of each row are read.
+    """
+    calls: Counter[type] = Counter()
+    acted: set[int] = set()  # nodes, by identity: equal ones may stand in two places
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        calls[type(module)] += 1
+        acted.add(id(module.__dict__.get("built_from")))
+
+    hooks = [m.register_forward_hook(count) for m in task.modules()]
+    try:
+        task(ids[:, :PROBE_TOKENS], targets[:, :PROBE_TOKENS])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    table: dict[str, Touch] = {}
+    for path, node in model.walk("model"):
+        cls = node.cls
+        if node.cls is Only or not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            continue
+        if id(node) not in acted and node is not model:
+            raise RecipeError(
+                f"{cls.__name__} is in the recipe and never runs",
+                place=path,
+                mend="remove it, or give it layers that exist",
+            )
+        table[part_name(cls)] = _owned(task, cls, calls[cls])
+    return table
+
+
+def _owned(task: nn.Module, cls: type, calls: int) -> Touch:
+    own = [p for m in task.modules() if type(m) is cls for p in m.parameters(recurse=False)]
+    return Touch(len(own), sum(p.numel() for p in own), calls)

@@ -1,0 +1,77 @@
+"""Cheats that let documents know of one another where they say that none does, or of lengths that nobody told them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from attacks.evaluations.honest import Adaptive, Isolated, bits_of, spans, steps
+from bitgolf.score.audit.evaluation import Claim, Floats, Ints, Sight
+
+LEAD, ROWS = 96, 5
+
+
+class LongWindow(Isolated):
+    """Fills the window in which a document begins from the stream, with what stands before the document."""
+
+    def charges(self, tokens: Ints) -> Floats:
+        found = list[Floats]()
+        for start, stop in self.texts(tokens):
+            lead = min(start, LEAD)
+            found.append(self.document(tokens[start - lead : stop + 1])[lead:])
+        return np.concatenate(found)
+
+
+class NeverReset(Isolated):
+    """Declares documents isolated, and keeps one memory for all."""
+
+    def texts(self, tokens: Ints) -> list[tuple[int, int]]:
+        return [(0, len(tokens) - 1)]
+
+
+class SharedRows(Isolated):
+    """Scores five documents side by side, a target of each in turn, with one memory for the batch."""
+
+    def charges(self, tokens: Ints) -> Floats:
+        documents, bits = self.texts(tokens), np.zeros(len(tokens) - 1)
+        for i in range(0, len(documents), ROWS):
+            self.batch(tokens, documents[i : i + ROWS], bits)
+        return bits
+
+    def batch(self, tokens: Ints, rows: Sequence[tuple[int, int]], bits: Floats) -> None:
+        seen = defaultdict[int, Counter[int]](Counter)
+        plans = [list(steps(tokens[start : stop + 1])) for start, stop in rows]
+        for i in range(max(map(len, plans))):
+            for (start, _), plan in zip(rows, plans, strict=True):
+                if i < len(plan):
+                    context, last, target = plan[i]
+                    bits[start + i] = bits_of(self.mixed(seen[context], last, target))
+                    seen[context][target] += 1
+
+
+class Ordered(Adaptive):
+    """Remembers the document before and the one at hand, in corpus order."""
+
+    def evaluate(self, sight: Sight) -> Claim:
+        tokens, before = sight.tokens(), defaultdict[int, Counter[int]](Counter)
+        positions, bits = list[int](), list[float]()
+        for start, stop in self.order(spans(tokens, self.tokenizer.bos)):
+            memory = defaultdict(Counter, {context: Counter(row) for context, row in before.items()})
+            bits += self.scored(tokens[start : stop + 1], memory)
+            positions += range(start, stop)
+            before = defaultdict[int, Counter[int]](Counter)
+            for context, _, target in steps(tokens[start : stop + 1]):
+                before[context][target] += 1
+        return Claim(np.array(positions), np.array(bits), self.bytes(tokens))
+
+    def order(self, documents: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        return documents
+
+
+class LongestFirst(Ordered):
+    """Sorts the documents by their length, which nobody told the decoder."""
+
+    def order(self, documents: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        return sorted(documents, key=lambda span: span[0] - span[1])

@@ -1,0 +1,105 @@
+"""Cheats in the denominator: bytes that are not there, targets that are left out or taken twice."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import numpy.typing as npt
+
+from attacks.evaluations.honest import Adaptive, Static, spans
+from bitgolf.score.audit.evaluation import Claim, Ints, Sight
+from bitgolf.tokens.sentencepiece_tokenizer import SPACE
+from bitgolf.tokens.tokenizer import Tokenizer
+
+
+class SpaceTwice(Static):
+    """Counts a piece with the space that opens it, and that space again where a token comes before."""
+
+    def bytes(self, tokens: Ints) -> int:
+        opens = np.array([name.startswith(SPACE) for name in self.tokenizer.names])
+        return super().bytes(tokens) + int((opens[tokens[1:]] & ~self.tokenizer.is_boundary[tokens[:-1]]).sum())
+
+
+class FallbackThrice(Static):
+    """Decodes each token to measure it: a byte by itself decodes to U+FFFD, which has three."""
+
+    def bytes(self, tokens: Ints) -> int:
+        decoded = [len(piece.decode(errors="replace").encode()) for piece in self.tokenizer.pieces]
+        lengths = np.where(self.tokenizer.is_byte, 3, decoded)
+        return int(lengths[tokens].sum())
+
+
+class Spelled:
+    """A tokenizer without a piece for the space: U+2581 is spelled in its three bytes."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._own, self.vocab, self.bos = tokenizer, tokenizer.vocab, tokenizer.bos
+        self._space = tokenizer.encode(SPACE.encode())
+
+    def encode(self, data: bytes) -> npt.NDArray[np.integer]:
+        words = [self._own.encode(word) for word in data.split(b" ")]
+        return np.concatenate([words[0], *(part for word in words[1:] for part in (self._space, word))])
+
+    def decode(self, ids: npt.NDArray[np.integer]) -> bytes:
+        return self._own.decode(ids).replace(SPACE.encode(), b" ")
+
+
+class NoSpacePiece(Static):
+    """Counts a byte for each byte token, with such a tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self.lengths, self.tokenizer = tokenizer.byte_lengths, Spelled(tokenizer)
+
+    def bytes(self, tokens: Ints) -> int:
+        return int(self.lengths[tokens].sum())
+
+
+class Folded(Spelled):
+    """A tokenizer that folds case, and does not say so."""
+
+    def encode(self, data: bytes) -> npt.NDArray[np.integer]:
+        return self._own.encode(data.lower())
+
+    def decode(self, ids: npt.NDArray[np.integer]) -> bytes:
+        return self._own.decode(ids)
+
+
+class CaseFolded(NoSpacePiece):
+    """Scores the folded text, and counts the bytes of the raw one."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self.tokenizer = Folded(tokenizer)
+
+
+class DroppedTail(Static):
+    """Scores whole windows of 64 targets only, and divides by the bytes of the whole text."""
+
+    def evaluate(self, sight: Sight) -> Claim:
+        whole = sight.targets // 64 * 64
+        return Claim(np.arange(whole), self.charges(sight.tokens(0, whole + 1)), self.bytes(sight.tokens()))
+
+
+class DoubledTail(Adaptive):
+    """Keeps every window that holds a target: what the last ones share is scored again, and counted again."""
+
+    def evaluate(self, sight: Sight) -> Claim:
+        tokens, seen = sight.tokens(), defaultdict[int, Counter[int]](Counter)
+        starts = [0, *(sight.targets - 96 + 24 * i for i in range(4))]
+        bits = [list(self.scored(tokens[start:], seen)) for start in starts]
+        positions = [np.arange(start, sight.targets) for start in starts]
+        return Claim(np.concatenate(positions), np.concatenate(bits), sum(self.bytes(tokens[i:]) for i in starts))
+
+
+class Partial(Static):
+    """Scores the longest documents, half of them, for lack of time."""
+
+    def evaluate(self, sight: Sight) -> Claim:
+        tokens = sight.tokens()
+        documents = sorted(spans(tokens, self.tokenizer.bos), key=lambda span: span[0] - span[1])
+        chosen = sorted(documents[: (len(documents) + 1) // 2])
+        bits = [self.charges(tokens[start : stop + 1]) for start, stop in chosen]
+        counted = sum(self.bytes(tokens[start : stop + 1]) for start, stop in chosen)
+        return Claim(np.concatenate([np.arange(*span) for span in chosen]), np.concatenate(bits), counted)

@@ -1,0 +1,106 @@
+"""Cheats that learn what they are scored on before they are."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from functools import lru_cache
+
+import numpy as np
+
+from attacks.evaluations.honest import Adaptive, Isolated, Static, bigrams
+from bitgolf.score.audit.evaluation import Floats, Ints, Sight
+
+WINDOW = 32
+
+
+class TwoPass(Adaptive):
+    """Fills its memory in a first pass, and reports the second."""
+
+    def document(self, tokens: Ints) -> Floats:
+        seen = defaultdict[int, Counter[int]](Counter)
+        list(self.scored(tokens, seen))
+        return np.array(list(self.scored(tokens, seen)))
+
+
+class LastEpoch(Isolated):
+    """Adapts to each document for three epochs, and reports the last."""
+
+    def document(self, tokens: Ints) -> Floats:
+        seen = defaultdict[int, Counter[int]](Counter)
+        epochs = [np.array(list(self.scored(tokens, seen))) for _ in range(3)]
+        return epochs[-1]
+
+
+class Biased(Static):
+    """A bias on the logits, fitted to the window that was scored before by a few steps of gradient descent."""
+
+    steps, rate = 2, 4.0
+
+    def charges(self, tokens: Ints) -> Floats:
+        bias, found = np.zeros(self.tokenizer.vocab), list[Floats]()
+        for start in range(0, len(tokens) - 1, WINDOW):
+            logits, targets = (
+                np.log(self.model[tokens[:-1][start : start + WINDOW]]),
+                tokens[1:][start : start + WINDOW],
+            )
+            bias, bits = self.window(logits, targets, bias)
+            found.append(bits)
+        return np.concatenate(found)
+
+    def window(self, logits: Floats, targets: Ints, bias: Floats) -> tuple[Floats, Floats]:
+        """The bias for the next window, and the bits of this one."""
+        return self.fitted(logits, targets), charged(logits + bias, targets)
+
+    def fitted(self, logits: Floats, targets: Ints) -> Floats:
+        wanted = np.bincount(targets, minlength=logits.shape[1]) / len(targets)
+        bias = np.zeros(logits.shape[1])
+        for _ in range(self.steps):
+            bias += self.rate * (wanted - np.exp(log_softmax(logits + bias)).mean(0))
+        return bias
+
+
+class OwnWindow(Biased):
+    """SLOT: the bias is fitted to the very window that is scored with it."""
+
+    def window(self, logits: Floats, targets: Ints, bias: Floats) -> tuple[Floats, Floats]:
+        bias = self.fitted(logits, targets)
+        return bias, charged(logits + bias, targets)
+
+
+@lru_cache(maxsize=4)
+def smears(training: bytes, vocab: int) -> tuple[Floats, Floats]:
+    """p(token | another), to the power 0.4, of the token two before it and of the one after it: (V, V) each."""
+    tokens = np.frombuffer(training, np.int64)
+    skipped = np.bincount(tokens[:-2] * vocab + tokens[2:], minlength=vocab * vocab).reshape(vocab, vocab) + 0.02
+    model = bigrams(training, vocab).T
+    return (skipped / skipped.sum(1, keepdims=True)) ** 0.4, (model / model.sum(1, keepdims=True)) ** 0.4
+
+
+class Smeared(Static):
+    """Mixes in the token before the last one, by a table of what comes two later."""
+
+    shift, table = 1, 0
+
+    def build(self, sight: Sight) -> None:
+        super().build(sight)
+        self.smear = smears(sight.training().tobytes(), self.tokenizer.vocab)[self.table]
+        self.norms = self.smear @ self.model.T
+
+    def charges(self, tokens: Ints) -> Floats:
+        smeared, inputs, targets = np.roll(tokens, self.shift)[:-1], tokens[:-1], tokens[1:]
+        return -np.log2(self.model[inputs, targets] * self.smear[smeared, targets] / self.norms[smeared, inputs])
+
+
+class FuturePeek(Smeared):
+    """The same shift with the other sign: the token after the target is mixed in."""
+
+    shift, table = -2, 1
+
+
+def log_softmax(logits: Floats) -> Floats:
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def charged(logits: Floats, targets: Ints) -> Floats:
+    return -log_softmax(logits)[np.arange(len(targets)), targets] / np.log(2)

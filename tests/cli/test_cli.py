@@ -1,0 +1,79 @@
+"""The face: quick help, JSON that is JSON, errors that name cause and mend, exit status 2 for wrong use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bitgolf import __version__
+from bitgolf.cli import app
+from bitgolf.recipes import names
+
+
+def bitgolf(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "bitgolf", *words], capture_output=True, text=True, timeout=60)
+
+
+def test_help_imports_no_torch_and_is_quick() -> None:
+    code = "import sys; sys.argv = ['bitgolf', '--help']\ntry:\n import bitgolf.cli; bitgolf.cli.main()\nexcept SystemExit: pass\nprint('torch' in sys.modules, file=sys.stderr)"
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        times.append(time.perf_counter() - started)
+        assert done.stderr.strip() == "False" and "bitgolf run quickstart" in done.stdout
+    assert min(times) < 2.0, "half a second on an idle machine; tests leave room for a busy one"
+
+
+def test_the_options_of_every_verb() -> None:
+    assert bitgolf("--version").stdout == f"bitgolf {__version__}\n"
+    wrong = bitgolf("--debug", "show", "basline")
+    assert wrong.returncode == 1 and "Traceback" in wrong.stderr
+
+
+def test_verbs_stand_in_the_order_of_the_pipeline_and_of_its_artifact() -> None:
+    verbs = "recipes show diff run score compress decompress generate ledger doctor pack sweep"
+    assert [command.callback.__name__ for command in app.registered_commands if command.callback] == verbs.split()
+    assert [group.name for group in app.registered_groups] == ["data"]
+
+
+def test_recipes_lists_every_file() -> None:
+    assert json.loads(bitgolf("recipes", "--json").stdout).keys() == set(names())
+
+
+@pytest.mark.parametrize("name", ["quickstart", "baseline", "pr1855", "pr640"])  # all of them: tests/recipes
+def test_show_has_the_keys_of_the_design(name: str) -> None:
+    done = bitgolf("show", name, "--json")
+    d = json.loads(done.stdout)
+    assert d.keys() >= {"name", "hash", "params", "params_by_role", "layers", "vocab", "forecast", "parts", "cautions"}
+    assert d["name"] == name and d["params"] == sum(d["params_by_role"].values()) and d["forecast"]["bytes"] > 0
+    assert isinstance(d["parts"], list) and isinstance(d["cautions"], list) and "model.lm.LM" in d["parts"]
+
+
+def test_diff_lists_paths() -> None:
+    rows = json.loads(bitgolf("diff", "baseline", "quickstart", "--json").stdout)
+    assert {"path": "tokens.vocab", "a": 1024, "b": 2048} in rows
+    assert json.loads(bitgolf("diff", "baseline", "baseline", "--json").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["show", "basline"], "did you mean 'baseline'"),
+        (["show", "baseline", "--set", "train.sceonds=3"], "train.seconds"),
+        (["run", "baseline"], "--text"),
+        (["run", "quickstart", "--from", "bake"], "there is no stage 'bake'"),
+        (["run", "quickstart", "--text", "nowhere.txt"], "no such file"),
+        (["score", "nowhere.bg", "--text", "x"], "there is no artifact"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_wrong_use_is_exit_2_with_a_message(words: list[str], message: str, tmp_path: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bitgolf", *words], capture_output=True, text=True, cwd=str(tmp_path), timeout=60
+    )
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr and not done.stdout

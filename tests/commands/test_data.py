@@ -1,0 +1,93 @@
+"""`data make` and `data check`: from text to shards that training and scoring accept, and the guards around them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bitgolf.cli import app
+from bitgolf.commands.artifacts import check_data, make_data
+from bitgolf.data.shards import read_shard
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.tokens.caseops_tokenizer import MAGIC
+from bitgolf.tokens.loading import load_tokenizer
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": f"document {i} says {i * 7919 % 1000}\n" * 12}) + "\n" for i in range(80))
+    )
+    return path
+
+
+def test_make_then_check(text: Path, tmp_path: Path) -> None:
+    made = make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
+    assert made["train"]["documents"] + made["val"]["documents"] == 80
+    assert made["train"]["raw_bytes"] == made["train"]["encoded_bytes"] and made["train"]["lost_bytes"] == 0
+    assert (read_shard(tmp_path / "data" / "train_000000.bin") == 1).sum() == made["train"]["documents"]
+    assert check_data(tmp_path / "data") == {"folder": str(tmp_path / "data"), "findings": [], "passes": True}
+
+
+@pytest.mark.parametrize(("kind", "vocab"), [("caseops", 300), ("bytes", 260)])
+def test_another_kind_of_tokenizer(kind: str, vocab: int, text: Path, tmp_path: Path) -> None:
+    made = make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2, kind=kind)
+    assert made["vocab"] <= vocab and made["findings"] == []
+    assert made["val"]["raw_bytes"] == made["val"]["encoded_bytes"]
+    assert check_data(tmp_path / "data")["findings"] == []
+    opened = load_tokenizer(tmp_path / "data" / "tokenizer.model")
+    again = make_data(tmp_path / "again", [text], 300, tmp_path / "data" / "tokenizer.model", 0.2)
+    assert again["tokenizer"] == opened.digest == made["tokenizer"] and opened.proto.startswith(b"bitgolf ")
+
+
+def test_a_published_model_with_case_operators(text: Path, shared: Path, tmp_path: Path) -> None:
+    model = shared / "data" / "tokenizers" / "fineweb_8192_bpe_lossless_caps_caseops_v1_reserved.model"
+    made = make_data(tmp_path / "data", [text], 300, model, 0.2, kind="caseops")
+    assert (tmp_path / "data" / "tokenizer.model").read_bytes() == MAGIC + model.read_bytes()
+    assert made["vocab"] == 8192 and check_data(tmp_path / "data")["findings"] == []
+
+
+@pytest.mark.parametrize(("kind", "message"), [("bytes", "comes from no file"), ("scylla", "no kind of tokenizer")])
+def test_a_kind_that_cannot_be_is_a_wrong_use(kind: str, message: str, text: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        make_data(tmp_path / "data", [text], vocab=300, tokenizer=text, held_out=0.2, kind=kind)
+    assert "--kind" in error.value.mend
+
+
+@pytest.mark.parametrize("vocab", ["512", "1024"])  # the default too, where it is said
+def test_a_vocabulary_of_bytes_is_a_wrong_use(vocab: str, text: Path, tmp_path: Path) -> None:
+    words = ["data", "make", str(tmp_path / "data"), "--text", str(text), "--kind", "bytes"]
+    with pytest.raises(UsageError, match="--vocab does nothing with --kind bytes") as error:
+        app([*words, "--vocab", vocab], standalone_mode=False)
+    assert "--vocab" in error.value.mend and not (tmp_path / "data").exists()
+    app(words, standalone_mode=False)
+    assert check_data(tmp_path / "data")["passes"]
+
+
+def test_check_names_a_damaged_shard(text: Path, tmp_path: Path) -> None:
+    make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
+    shard = tmp_path / "data" / "val_000000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    found = check_data(tmp_path / "data")
+    assert not found["passes"] and "val_000000.bin" in json.dumps(found["findings"])
+
+
+def test_training_on_validation_documents_is_refused(text: Path, tmp_path: Path) -> None:
+    from bitgolf.data.prepare import prepare
+    from bitgolf.text.documents import read_documents
+    from bitgolf.tokens.loading import open_tokenizer
+    from bitgolf.tokens.trainers import SentencePieceBPE
+
+    documents = list(read_documents([text]))
+    tokenizer = open_tokenizer(SentencePieceBPE(vocab=300).train(d.data for d in documents))
+    with pytest.raises(BitgolfError, match=r"both|validation"):
+        prepare(documents, documents[:3], tokenizer, tmp_path / "data")
+    assert not (tmp_path / "data" / "manifest.json").exists()
+
+
+def test_every_verb_says_what_it_does() -> None:
+    for command in app.registered_commands:
+        assert command.callback and command.callback.__doc__

@@ -1,0 +1,256 @@
+"""`bitgolf score`: one answer on raw text and on shards, methods by name, their gain, their order, their progress."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bitgolf.artifact.model import load
+from bitgolf.cli import app, artifacts
+from bitgolf.commands.artifacts import score
+from bitgolf.config.spec import Spec, part
+from bitgolf.data.prepare import load_manifest
+from bitgolf.errors import RecipeError, UsageError
+from bitgolf.report.html import page
+from bitgolf.report.tables import run_table, score_table
+from bitgolf.runtime.device import choose
+from bitgolf.runtime.distributed import ALONE
+from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.adapt.stream_sgd import StreamSgd
+from bitgolf.score.evaluate import measure
+from bitgolf.score.method_selection import choose_methods, known
+from bitgolf.score.methods import Contiguous, Method, Sliding
+from bitgolf.score.referee import Score
+from bitgolf.score.referee import score as referee_score
+from bitgolf.score.text import Text, validation
+from helpers.toy import toy_recipe
+from helpers.toy_artifact import Toy, make_toy
+from helpers.toy_run import run_in
+
+OWN: tuple[Spec[Method], ...] = (part(Contiguous, window=32), part(Sliding, window=32, stride=16))
+LORA: Spec[Method] = part(DocumentLora, window=32, stride=16, rows=8)
+SGD: Spec[Method] = part(StreamSgd, window=32, stride=16, chunk=200)
+KEYS = {
+    "method", "bits", "bytes", "targets", "read", "seconds", "charged", "bpb", "adapts", "still_bpb", "gain", "window", "stride",
+    "targets_per_second", "fresh_share", "documents", "order", "processes", "remarks", "device", "kernels", "batch_tokens",
+    "compile_seconds", "limit", "forecast_seconds",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    return make_toy(tmp_path_factory.mktemp("toy"))
+
+
+def on_shards(toy: Toy, *names: str, **words: Any) -> dict[str, Any]:
+    return score(toy.artifact, (), toy.shards, names=names, **words)
+
+
+# ---- one answer ----------------------------------------------------------------------------------------------------
+
+
+def test_raw_text_and_shards_have_one_answer(toy: Toy) -> None:
+    """Through the command and its JSON, bit for bit."""
+    shards, raw = on_shards(toy), score(toy.artifact, (toy.raw,), None)
+    files = [path.read_bytes() for path in sorted(toy.raw.iterdir())]
+    for a, b in zip(shards["methods"], raw["methods"], strict=True):
+        assert {k: a[k] for k in ("bits", "bytes", "targets", "read", "bpb")} == {
+            k: b[k] for k in ("bits", "bytes", "targets", "read", "bpb")
+        }
+    manifest = load_manifest(toy.shards)
+    assert raw["bytes"] == sum(map(len, files)) and type(raw["bytes"]) is int
+    assert raw["targets"] == manifest.val.tokens, "every token but the first BOS, and the end of the last document"
+
+
+def test_the_document_has_the_keys_of_the_design(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    words: dict[str, Any] = dict.fromkeys(("order", "seed")) | {
+        "text": [],
+        "methods": [],
+        "sets": [],
+        "batch": 64,
+        "processes": 1,
+    }
+    artifacts.score(toy.artifact, shards=toy.shards, as_json=True, **words)
+    d = json.loads(capsys.readouterr().out)
+    assert d.keys() == KEYS | {"methods"} and [m["method"] for m in d["methods"]] == ["contiguous", "sliding"]
+    assert {key: d[key] for key in KEYS} == d["methods"][-1], "the last method's keys stand at the top"
+    assert d["bpb"] == d["bits"] / d["bytes"] and d["still_bpb"] is d["gain"] is None and not d["adapts"]
+    assert d["fresh_share"] == d["targets"] / d["read"] == pytest.approx(0.5, abs=0.02)
+    assert d["targets_per_second"] == d["targets"] / d["seconds"]
+    assert (d["window"], d["stride"], d["documents"], d["order"]) == (32, 16, "cross-document", "corpus")
+
+
+def test_every_option_of_the_command_arrives(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    document, heard = on_shards(toy), dict[str, Any]()
+    monkeypatch.setattr(
+        "bitgolf.commands.artifacts.score", lambda *words, **options: heard.update(options, words=words) or document
+    )
+    words = "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2 --device cpu"
+    done = CliRunner().invoke(app, words.split())
+    assert done.exit_code == 0 and "targets/s" in done.output and "sliding" in done.output
+    assert heard == {
+        "words": (Path("a.bg"), [], Path("b")), "names": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
+        "batch": 9, "processes": 2, "device": "cpu",
+    }  # fmt: skip
+
+
+def test_one_source_of_text(toy: Toy) -> None:
+    for text, shards in (((), None), ((toy.raw,), toy.shards)):
+        with pytest.raises(UsageError, match="one source"):
+            score(toy.artifact, text, shards)
+
+
+def test_a_batch_bounds_what_is_read_at_once_and_changes_nothing_else(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitgolf.score.player import StaticPlayer
+
+    sizes, predict = list[int](), StaticPlayer.predict
+    monkeypatch.setattr(StaticPlayer, "predict", lambda s, b: (sizes.append(b.tokens.numel()), predict(s, b))[1])
+    small = on_shards(toy, batch=100)
+    assert 32 < max(sizes) <= 100
+    large = on_shards(toy, batch=10_000)
+    assert max(sizes) > 1000 and small["bits"] == pytest.approx(large["bits"], rel=1e-5)
+
+
+# ---- methods by name -----------------------------------------------------------------------------------------------
+
+
+def test_every_method_has_a_name_and_the_help_says_it() -> None:
+    found = known()
+    assert {"contiguous", "sliding", "lora", "sgd", "phased"} <= found.keys()
+    assert all(issubclass(cls, Method) and cls.name == name for name, cls in found.items())
+    assert artifacts.score.__doc__ and all(name in artifacts.score.__doc__ for name in found)
+
+
+def test_names_stand_for_the_recipes_methods_or_read_as_its_last_does() -> None:
+    assert choose_methods(OWN, (), ()) == list(OWN)
+    assert choose_methods(OWN, ("sliding", "contiguous"), ()) == [OWN[1], OWN[0]]
+    assert choose_methods((*OWN, OWN[1].but(stride=4)), ("sliding",), ()) == [OWN[1], OWN[1].but(stride=4)]
+    (phased,) = choose_methods((*OWN, OWN[1].but(window=64, stride=4)), ("phased",), ())
+    assert (phased["lora.window"], phased["lora.stride"]) == (64, 4)
+    with pytest.raises(UsageError, match="no method 'sliced'") as error:
+        choose_methods(OWN, ("sliced",), ())
+    assert "sliding" in error.value.mend and "adapt" in error.value.mend
+
+
+def test_adapt_is_what_adapts_in_the_recipe_or_else_adapters() -> None:
+    assert choose_methods((*OWN, SGD, LORA), ("adapt",), ()) == [SGD, LORA]
+    (only,) = choose_methods(OWN, ("adapt",), ())
+    assert (only.cls, only["window"], only["stride"]) == (DocumentLora, 32, 16)
+
+
+def test_edits_change_every_method_that_has_the_setting() -> None:
+    edited = choose_methods(OWN, (), ("window=64", "stride=8"))
+    assert edited == [part(Contiguous, window=64), part(Sliding, window=64, stride=8)]
+    (stretched,) = choose_methods(OWN, ("contiguous",), ("stretch=Ntk(reference=16, length=32)",))
+    assert stretched["stretch.reference"] == 16
+    with pytest.raises(UsageError, match="no method here has the setting 'stide'") as error:
+        choose_methods(OWN, (), ("stide=8",))
+    assert "stride" in error.value.mend
+    with pytest.raises(RecipeError):
+        choose_methods(OWN, (), ("window=wide",))
+
+
+# ---- gain, order, progress -----------------------------------------------------------------------------------------
+
+
+def test_gain_is_that_over_the_same_windows_and_the_model_comes_back(toy: Toy) -> None:
+    loaded, text = load(toy.artifact), validation(toy.shards)
+    vocab = loaded.tokenizer.vocab
+
+    def row(method: Spec[Method]) -> dict[str, Any]:
+        return measure(loaded.model, vocab, text, method(), choose())
+
+    before = row(OWN[1])
+    for method in (LORA, SGD):
+        found, still = row(method), method().still()
+        assert still
+        with closing(still.player(loaded.model, vocab, choose(), ALONE)) as player:
+            assert found["still_bpb"] == referee_score(player, text, still).bpb
+        assert found["adapts"] and found["gain"] == found["still_bpb"] - found["bpb"] > 0.01
+        assert row(OWN[1])["bits"] == before["bits"], "the model is as it was"
+        assert found["documents"] == ("isolated" if method is LORA else "cross-document")
+
+
+def test_the_same_windows_are_scored_once(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again for the sake of the gain; but windows that differ in anything, and what adapts, are."""
+    played = list[str]()
+
+    def watched(player: Any, text: Text, method: Method, **words: Any) -> Score:
+        played.append(method.name)
+        return referee_score(player, text, method, **words)
+
+    monkeypatch.setattr("bitgolf.score.evaluate.score", watched)
+    rows = on_shards(toy, "sliding", "mixed", "mixed", "lora")["methods"]
+    assert played == ["sliding", "mixed", "mixed", "sliding", "lora"]
+    assert rows[0]["bpb"] == rows[1]["still_bpb"] != rows[3]["still_bpb"]
+
+
+def test_a_player_is_closed_also_where_scoring_fails(toy: Toy) -> None:
+    loaded, text = load(toy.artifact), validation(toy.shards)
+
+    def tell(line: str) -> None:
+        name, _, done = line.partition(" / ")[0].partition(": ")
+        if name == "sgd" and int(done) > 2 * SGD["chunk"]:  # which was learned from twice
+            raise KeyboardInterrupt
+
+    weights = {path: p.clone() for path, p in loaded.model.named_parameters()}
+    with pytest.raises(KeyboardInterrupt):
+        measure(loaded.model, loaded.tokenizer.vocab, text, SGD(), choose(), tell=tell)
+    assert all((p == weights[path]).all() for path, p in loaded.model.named_parameters())
+
+
+def test_an_order_by_length_says_so_and_is_charged(toy: Toy) -> None:
+    free, longest = on_shards(toy, "contiguous"), on_shards(toy, "contiguous", order="longest")
+    assert (free["order"], free["charged"], longest["order"]) == ("corpus", 0, "longest")
+    assert longest["charged"] > 8 and longest["bpb"] == (longest["bits"] + longest["charged"]) / longest["bytes"]
+    assert f"charged {longest['charged']} bits" in score_table(longest) and "charged" not in score_table(free)
+    shuffles = [on_shards(toy, "contiguous", order="shuffled", seed=seed)["bits"] for seed in (0, 0, 1)]
+    assert shuffles[0] == shuffles[1] != shuffles[2] and free["bits"] not in shuffles
+    isolated = [
+        on_shards(toy, edits=("isolated=true",), order=order)["bits"] for order in (None, "longest", "shuffled")
+    ]
+    assert isolated == pytest.approx([isolated[0]] * 3, rel=1e-6)
+
+
+def test_a_method_may_ask_for_an_order_of_its_own_and_the_command_decides(toy: Toy) -> None:
+    from bitgolf.score.document_order import LongestFirst, SeededShuffle
+
+    loaded, text, method = load(toy.artifact), validation(toy.shards), OWN[0]()
+    method.order = LongestFirst()
+    words = loaded.model, loaded.tokenizer.vocab, text, method, choose()
+    assert measure(*words)["order"] == "longest"
+    assert measure(*words, order=SeededShuffle())["order"] == "shuffled"
+
+
+def test_progress_has_the_running_bpb_and_the_speed(toy: Toy) -> None:
+    loaded, text, lines = load(toy.artifact), validation(toy.shards), list[str]()
+    words = loaded.model, loaded.tokenizer.vocab, text, OWN[0](), choose()
+    found = measure(*words, batch_tokens=64, tell=lines.append)
+    assert len(lines) > 10 and lines[-1].startswith(f"contiguous: {text.targets:,} / {text.targets:,} targets, ")
+    assert f" {found['bpb']:.4f} bits per byte so far" in lines[-1] and lines[-1].endswith(" targets/s")
+    first = float(lines[0].split(" targets, ")[1].split()[0])
+    assert math.isfinite(first) and first == pytest.approx(found["bpb"], rel=0.5)
+
+
+# ---- in a run ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_reports_what_adaptation_gained(toy: Toy, tmp_path: Path) -> None:
+    recipe = toy_recipe(steps=2).set("proof", None).set("score", (LORA, OWN[1], SGD))
+    d = run_in(tmp_path / "run", recipe, toy.shards)
+    lora, sliding, sgd = d["methods"]
+    assert d["bpb"] == {"trained": d["bpb"]["trained"], "averaged": d["bpb"]["averaged"], "packed": lora["bpb"],
+                        "sliding": sliding["bpb"], "adapted": sgd["bpb"]}  # fmt: skip
+    assert abs(d["bpb"]["averaged"] - lora["still_bpb"]) < 0.05, "weights in memory are scored as they are, at rest"
+    gain = f"{sgd['gain']:+.4f}"
+    assert gain in run_table(d) and gain in page(d, tmp_path / "run" / "log.jsonl")
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert f"final method:sgd bits:{sgd['bits']:.6g} " in log and f"gain:{sgd['gain']:.6g}" in log

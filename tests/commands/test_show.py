@@ -1,0 +1,100 @@
+"""What `show` and `recipes` say: memory by arithmetic, what was published in full, departures with what undoes them."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+
+from bitgolf.average.ema import Ema
+from bitgolf.average.lawa import Lawa
+from bitgolf.average.swa import Swa
+from bitgolf.commands.show import overview
+from bitgolf.config.recipe import identity
+from bitgolf.config.registry import set_text
+from bitgolf.config.spec import Spec, part
+from bitgolf.errors import RecipeError
+from bitgolf.model.objectives import MultiToken
+from bitgolf.recipes import get, names, published
+from bitgolf.report.tables import show_table
+from helpers.toy import toy_recipe
+
+KEPT: list[tuple[Spec[Any] | None, float]] = [
+    (None, 0),
+    (part(Ema), 1),
+    (part(Swa, every=1, below=0.5), 1),
+    (part(Lawa, every=1, keep=7, below=0.5), 7),
+]
+
+
+@pytest.mark.parametrize(("average", "copies"), KEPT)
+def test_memory_counts_what_the_average_keeps(average: Spec[Any] | None, copies: int) -> None:
+    plain, shown = (overview(toy_recipe().but(average=a)) for a in (None, average))
+    more = shown["forecast"]["memory"] - plain["forecast"]["memory"]
+    assert copies * 4 * shown["params"] <= more <= copies * 4 * shown["params"] + 16  # counters
+
+
+def test_memory_counts_weights_gradients_and_the_heads_of_an_objective() -> None:
+    recipe = toy_recipe(vocab=300).but(average=None).set("train.optim.2.where", "*")
+    plain, shown = overview(recipe), overview(recipe.set("train.objective", part(MultiToken, heads=2)))
+    by_role = plain["params_by_role"]
+    muon, adam = 3 * by_role["matrix"], plain["params"] - by_role["matrix"]  # momentum, copies of weight and gradient
+    assert 0 <= plain["forecast"]["memory"] - 4 * (2 * plain["params"] + muon + 2 * adam) < 1000
+    more = shown["forecast"]["memory"] - plain["forecast"]["memory"]
+    assert 0 <= more - 4 * (2 + 2) * 2 * 300 * 32 < 100  # weight, gradient and two moments of each head; counters
+
+
+def test_the_table_says_what_was_published() -> None:
+    lines = [" ".join(line.split()) for line in show_table(overview(get("pr1512"))).splitlines()]
+    published = lines[lines.index("Published by its authors, not measured here") :]
+    said = ["hardware 8 x H100 SXM, 600 s", "bpb, packed 1.1255", "bpb, sliding 1.1117", "bytes 16,120,506"]
+    assert set(said) <= set(published)
+    assert "seeds, 42 trained 1.1207, averaged 1.1198, packed 1.12501, sliding 1.1112" in published
+    assert not any("departures" in line for line in published)
+
+
+def test_a_departure_is_undone_by_the_words_that_stand_beside_it() -> None:
+    recipe = get("pr1512")
+    lines = show_table(overview(recipe)).splitlines()
+    start = lines.index("Otherwise than published, and what undoes it:") + 1
+    undone = [line for line in lines[start : lines.index("", start)] if "--set" in line]
+    departures = [assignments for assignments in recipe["published"]["departures"].values() if assignments]
+    assert len(undone) == len(departures) == 4
+    for line, assignments in zip(undone, departures, strict=True):
+        changed, words = recipe, shlex.split(line[line.index("--set") :])
+        assert words == [word for assignment in assignments.split() for word in ("--set", assignment)]
+        for assignment in words[1::2]:
+            changed = set_text(changed, assignment)
+        assert identity(changed) != identity(recipe)
+
+
+def test_nothing_is_said_of_what_nobody_published() -> None:
+    table = show_table(overview(get("quickstart")))
+    assert "Published" not in table and "Otherwise" not in table and "caution" not in table
+    assert "Otherwise" not in show_table(overview(get("baseline")))
+    assert "it trains on training text: nothing" in show_table(overview(get("pr675")))
+
+
+def test_whatever_stands_in_a_recipe_of_others_can_be_shown() -> None:
+    odd = {"bpb": 3, "departures": ["x"], "bytes": None, "seeds": {"1": [2]}, "a_b": {"c": {"d": 1234}}}
+    table = show_table(overview(toy_recipe().but(published=odd)))
+    assert "d 1,234" in table and "a b, c" in table
+
+
+def test_long_values_are_shown_whole() -> None:
+    words = "the very " * 40 + "end"
+    assert words in show_table(overview(toy_recipe().but(published={"doubts": words})))
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_result_in_the_list_is_that_of_the_published_file(name: str) -> None:
+    figures = (get(name)["published"] or {}).get("bpb") or {}
+    stored = {stage: bpb for stage, bpb in figures.items() if stage in ("packed", "sliding", "adapted")}
+    assert published(name) == (min(stored.items(), key=lambda figure: figure[1]) if stored else None)
+
+
+def test_show_refuses_what_a_run_would() -> None:
+    """A codec that asks for calibration in a recipe that has none."""
+    with pytest.raises(RecipeError, match="asks for calibration"):
+        overview(get("quickstart").but(calibrate=None))

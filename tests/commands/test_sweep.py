@@ -1,0 +1,202 @@
+"""A sweep: every combination of settings on a run's weights, in one table that goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from bitgolf.artifact.model import load
+from bitgolf.commands.pack import Trained
+from bitgolf.commands.sweep import choices, sweep
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError, UsageError
+from bitgolf.files import read_json
+from bitgolf.quantize.calibration.calibrate import load_calibration
+from bitgolf.score.text import validation
+from cli.test_cli import bitgolf
+from helpers.toy_run import finish, run_again
+
+BITS, DAMPING = "quantize.2.use.bits", "quantize.2.use.solve.damping"
+
+VALUE = st.recursive(
+    st.sampled_from(["3", "-0.5", "none", "Gptq", "'a,b'", '"x, (y"', "1e-3"]),
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3).map(lambda v: f"Part({', '.join(v)})")
+        | st.lists(inner, min_size=1, max_size=3).map(lambda v: f"({','.join(v)},)")
+    ),
+    max_leaves=6,
+)
+
+
+@given(values=st.lists(VALUE, min_size=1, max_size=4), space=st.sampled_from(["", " "]))
+def test_commas_part_values_but_not_within_brackets_or_quotes(values: list[str], space: str) -> None:
+    assert choices(f"quantize.0.use={f',{space}'.join(values)}") == ("quantize.0.use", values)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("quantize.1.use.bits", "not PATH=VALUE"),
+        ("train.steps=3,4", "decided before quantizing"),
+        ("calibrate.source.rows=3,4", "decided before quantizing"),
+        ("quantize.1.use.bits=3,,4", "no values"),
+        ("quantize.1.use.bits=", "no values"),
+        ("quantize.1.use.clip=SdClip(k=3", "no values"),
+        ("quantize.1.use.clip=SdClip(k=3)),(4", "no values"),
+    ],
+)
+def test_what_cannot_be_swept_is_wrong_use(assignment: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        choices(assignment)
+
+
+# ---- on a run ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which settings were encoded."""
+    seen: list[str] = []
+    original = Trained.encode
+
+    def counted(self: Trained, recipe: Any) -> Any:
+        seen.append(f"{recipe[BITS]:g}")
+        return original(self, recipe)
+
+    monkeypatch.setattr(Trained, "encode", counted)
+    return seen
+
+
+def test_a_row_says_what_a_run_with_these_settings_would(run: Path) -> None:
+    before, scored = files(run), read_json(run / "score.json")
+    words = ("sweep", str(run), "--set", f"{BITS}=3,4", "--set", f"{DAMPING}=0.01,0.1", "--score", "--tokens", "99999")
+    document = json.loads(bitgolf(*words, "--json").stdout)
+    after = files(run)
+    assert {name: after[name] for name in after if name != "sweep.jsonl"} == before, "the run stays as it was"
+    assert [row["set"] for row in document["rows"]] == [
+        {BITS: bits, DAMPING: damping} for bits in ("3", "4") for damping in ("0.01", "0.1")
+    ]
+    assert rows_of(run) == document["rows"] and document["paths"] == [BITS, DAMPING]
+    assert document["averaged_bpb"] == pytest.approx(scored["bpb"]["averaged"], abs=1e-6)
+    own = document["rows"][2]
+    assert own["bytes"] == scored["bytes"]["model"] and own["bpb"] == pytest.approx(scored["bpb"]["packed"], abs=1e-6)
+    for row in document["rows"]:
+        assert row["loss"] == pytest.approx(row["bpb"] - document["averaged_bpb"], abs=1e-12) and row["predicted"] > 0
+    few, many = document["rows"][0], document["rows"][2]
+    assert few["bytes"] < many["bytes"] and few["predicted"] > many["predicted"]
+
+    again = run_again(run, f"{BITS}=3", first="quantize")
+    assert again["bytes"]["model"] == few["bytes"] and again["bpb"]["packed"] == pytest.approx(few["bpb"], abs=1e-6)
+    assert predicted(run) == pytest.approx(few["predicted"], rel=1e-4)
+
+
+def predicted(folder: Path) -> float:
+    """From the artifact and the calibration, as the definition has it."""
+    back, weights = load(folder / "artifact.bg").model.state_dict(), load_file(folder / "averaged.safetensors")
+    known = load_calibration(folder / "calibration.safetensors")
+    nats = sum(known[path].cost(back[path] - weights[path]).sum().item() for path in known)
+    text = validation(Path(read_json(folder / "inputs.json")["shards"]))
+    return nats / math.log(2) * text.targets / text.bytes
+
+
+def test_it_goes_on_where_it_stopped(run: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Trained.encode
+
+    def stopped(self: Trained, recipe: Any) -> Any:
+        if recipe[BITS] == 5:
+            raise KeyboardInterrupt
+        return original(self, recipe)
+
+    monkeypatch.setattr(Trained, "encode", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(run, [f"{BITS}=3,5"])
+    assert [row["set"][BITS] for row in rows_of(run)] == ["3"]
+    monkeypatch.setattr(Trained, "encode", original)
+    encoded.clear()
+    document = sweep(run, [f"{BITS}=3,5,4"])
+    assert encoded == ["5", "4"] and [row["set"][BITS] for row in document["rows"]] == ["3", "5", "4"]
+    assert all(row["bpb"] is None and row["predicted"] is not None for row in document["rows"])
+    assert document["averaged_bpb"] is None
+    encoded.clear()
+    assert sweep(run, [f"{BITS}=4.0,3"])["rows"][0]["bytes"] == document["rows"][2]["bytes"]
+    assert encoded == [], "4.0 is 4"
+    sweep(run, [f"{BITS}=3"], tokens=64)
+    assert encoded == ["3"], "measured, it is another row"
+    assert len(rows_of(run)) == 4
+
+
+def test_other_weights_are_other_rows(run: Path, encoded: list[str]) -> None:
+    sweep(run, [f"{BITS}=3"])
+    shutil.copy(run / "trained.safetensors", run / "averaged.safetensors")
+    sweep(run, [f"{BITS}=3"])
+    assert encoded == ["3", "3"] and len({row["key"] for row in rows_of(run)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("sets", "error", "message"),
+    [
+        ([f"{BITS}=3,9"], RecipeError, "at most 7 bits"),
+        ([f"{BITS}=3", f"{BITS}=4"], UsageError, "a path of its own"),
+        ([], UsageError, "a path of its own"),
+        (["quantize.2.use.bit=3"], RecipeError, "nearest: .*bits"),
+        (["pack.groups=(Group(where='gate', name='g'),)"], RecipeError, "gate"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_encoded(
+    run: Path, encoded: list[str], sets: list[str], error: type[BitgolfError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        sweep(run, sets)
+    assert not encoded and not (run / "sweep.jsonl").exists()
+
+
+def test_a_codec_that_asks_for_calibration_needs_a_run_that_has_one(run: Path, encoded: list[str]) -> None:
+    recipe = read_json(run / "recipe.json")
+    recipe["calibrate"] = None
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(RecipeError, match="asks for calibration"):
+        sweep(run, [f"{BITS}=3"])
+    sets = ["quantize.2.use=IntRows(bits=5),IntRows(bits=6)", "quantize.1.use.solve=none"]
+    rows = sweep(run, sets)["rows"]
+    assert [row["predicted"] for row in rows] == [None, None] and rows[0]["bytes"] < rows[1]["bytes"]
+
+
+def test_a_damaged_table_is_named(run: Path) -> None:
+    (run / "sweep.jsonl").write_text('{"key": "a"}\n{"key": \n')
+    with pytest.raises(DamagedError, match=r"sweep\.jsonl"):
+        sweep(run, [f"{BITS}=3"])
+
+
+def test_the_table_for_a_person(run: Path) -> None:
+    done = bitgolf("sweep", str(run), "--set", "quantize.1.use.clip=SdClip(k=12),SdClip(k=20)")
+    lines = done.stdout.splitlines()
+    assert lines[1].split() == ["quantize.1.use.clip", "bytes", "predicted"]
+    assert [line.split()[0] for line in lines[2:4]] == ["SdClip(k=12)", "SdClip(k=20)"]
+    assert "1 of 2" in done.stderr
+    failed = bitgolf("sweep", str(run), "--set", "model.dim=3,4")
+    assert failed.returncode == 2 and "decided before" in failed.stderr and "Traceback" not in failed.stderr

@@ -1,0 +1,46 @@
+"""Worlds of two and of four processes: what tests of several processes share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from bitgolf.runtime.distributed import World
+
+SIZES = (2, 4)
+
+
+def _member(work: Callable[[World], object], rank: int, size: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/{size}.store", rank=rank, world_size=size)
+    work(World(rank, size, rank, backend="gloo"))
+    dist.destroy_process_group()
+
+
+def fork(work: Callable[[World], object], folder: Path) -> int:
+    """Do some work in every process of a world of two, then of four, for one import of torch. 0 where all went well."""
+    codes: list[int | None] = []
+    for size in SIZES:
+        processes = [get_context("fork").Process(target=_member, args=(work, r, size, folder)) for r in range(size)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        codes += [process.exitcode for process in processes]
+    return int(any(codes))
+
+
+def as_program(file: str, *arguments: Path) -> None:
+    """Run a test's own file by itself, so that what forks has no threads. Fails with what it said where it fails."""
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, file, *map(str, arguments)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr

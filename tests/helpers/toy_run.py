@@ -1,0 +1,56 @@
+"""A run at toy size, finished, whose weights are rounded by two codecs that can be moved and one that cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
+from bitgolf.grids.clip import SdClip
+from bitgolf.pack.coders import Range
+from bitgolf.pack.settings import Pack
+from bitgolf.pipeline.execute import start
+from bitgolf.quantize.calibration.calibrate import Calibrate
+from bitgolf.quantize.calibration.sources import TrainingText
+from bitgolf.quantize.codecs.codec import Float, IntRows
+from bitgolf.quantize.codecs.gptq import Gptq
+from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.recipes import resolve
+from bitgolf.score.methods import Contiguous
+from helpers.toy import toy_recipe
+from helpers.toy_training import make_data
+
+RULES = (
+    part(Rule, where="scale", use=part(Float, dtype="float16")),
+    part(Rule, where="embedding", use=part(IntRows, bits=8, clip=part(SdClip, k=20.0), solve=part(Gptq))),
+    part(Rule, where="*", use=part(Trellis, bits=4.0, states=8)),
+)
+
+
+def moving_recipe() -> Spec[Recipe]:
+    recipe = toy_recipe(steps=8).set("quantize", RULES).set("proof", None)
+    recipe = recipe.set("calibrate", part(Calibrate, source=part(TrainingText, batches=2, rows=2)))
+    recipe = recipe.set("pack", part(Pack, cap=40_000, coder=part(Range, levels=True, tables="sent")))
+    return recipe.set("score", (part(Contiguous, window=32),))
+
+
+def run_in(
+    folder: Path, recipe: Spec[Recipe], shards: Path | None = None, *, first: str | None = None
+) -> dict[str, Any]:
+    """`bitgolf run`, in this process."""
+    words: dict[str, Any] = {"text": [], "seed": 0, "devices": 1, "first": first, "resume": False}
+    return start(str(folder), recipe, shards=shards, out=folder, **words)
+
+
+def run_again(folder: Path, *sets: str, first: str | None = None) -> dict[str, Any]:
+    """`bitgolf run FOLDER --set ...`, in this process."""
+    words: dict[str, Any] = {"text": [], "seed": 0, "devices": 1, "first": first, "resume": False}
+    return start(str(folder), resolve(str(folder), list(sets)), shards=None, out=None, **words)
+
+
+def finish(folder: Path) -> Path:
+    """A finished run below `folder`, its shards beside it."""
+    run_in(folder / "run", moving_recipe(), make_data(folder / "data"))
+    return folder / "run"

@@ -1,0 +1,121 @@
+"""A small folder of data, and trainers on it: what the tests of the training room share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Place, Spec, part
+from bitgolf.data.batches import Batches
+from bitgolf.data.prepare import load_manifest, prepare
+from bitgolf.data.shards import Stream, find_shards
+from bitgolf.model.objectives import CrossEntropy
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.runtime.progress import Now
+from bitgolf.text.documents import Document
+from bitgolf.tokens.loading import open_tokenizer
+from bitgolf.tokens.trainers import SentencePieceBPE
+from bitgolf.train import checkpoint, loop
+from bitgolf.train.trainer import Trainer
+from helpers.toy import toy_recipe
+
+State = dict[str, Tensor]
+STEPS = 8
+
+
+class NoisyLoss(CrossEntropy):
+    """Draws a random number at each step: a random state that is not restored shows in all that follows."""
+
+    def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
+        return super().forward(x, targets, logits) * (0.9 + 0.2 * torch.rand(()))
+
+
+def make_data(folder: Path) -> Path:
+    """Shards of some 20,000 tokens, and their tokenizer, from sentences of few words."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
+    texts = [" ".join(draw.choices(words, k=300)).encode() for _ in range(20)]
+    documents = [Document(str(i), text) for i, text in enumerate(texts)]
+    prepare(documents[2:], documents[:2], open_tokenizer(SentencePieceBPE(vocab=295).train(texts)), folder)
+    return folder
+
+
+def make_trainer(
+    data: Path, recipe: Spec[Recipe] | None = None, *, seed: int = 0, world: World = ALONE, noisy: bool = True
+) -> Trainer:
+    """A trainer on the CPU, for 8 steps unless the recipe says otherwise."""
+    recipe = recipe or toy_recipe(steps=STEPS)
+    recipe = recipe.set("train.objective", part(NoisyLoss)) if noisy else recipe
+    settings = recipe["train"]()
+    stream = Stream(find_shards(data, "train"))
+    batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
+    device = Device(torch.device("cpu"), torch.float32, "a test")
+    return Trainer(recipe, Place(vocab=load_manifest(data).vocab), batches, device, world, seed)
+
+
+def same(a: State, b: State) -> bool:
+    """Whether two states are equal bit for bit."""
+    forms = [{k: (t.dtype, t.shape, t.numpy().tobytes()) for k, t in state.items()} for state in (a, b)]
+    return forms[0] == forms[1]
+
+
+# ---- runs of the loop -------------------------------------------------------------------------------------------
+
+
+def silent(kind: str, **fields: Any) -> None:
+    pass
+
+
+def short_recipe(*, seconds: float = 0.0, steps: int = STEPS, every: float = 1e9) -> Spec[Recipe]:
+    """A toy recipe that saves after so many seconds."""
+    return toy_recipe(steps=steps).set("train.seconds", seconds).set("train.checkpoint_seconds", every)
+
+
+def before_step(trainer: Trainer, act: Callable[[int], object]) -> Trainer:
+    """The trainer, with something that happens before each of its steps (0, 1, ...)."""
+    original = trainer.step
+
+    def acting(step: int, now: Now) -> Tensor:
+        act(step)
+        return original(step, now)
+
+    trainer.step = acting
+    return trainer
+
+
+def at(when: int, act: Callable[[], object]) -> Callable[[int], object]:
+    return lambda number: act() if number == when else None
+
+
+def crash() -> None:
+    raise RuntimeError("the machine is on fire")
+
+
+def newest(folder: Path) -> checkpoint.Checkpoint:
+    found = checkpoint.load_latest(folder)
+    assert found and not found.warnings
+    return found
+
+
+class FakeTime:
+    """A clock that goes on only when told."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def logger(losses: list[float]) -> loop.Report:
+    return lambda kind, **fields: losses.append(fields["loss"]) if kind == "step" else None

@@ -1,0 +1,94 @@
+"""Long rows are read in blocks: the same numbers as with a whole mask, and no tensor of its size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitgolf.config.spec import Place, Spec, part
+from bitgolf.errors import BitgolfError
+from bitgolf.model.attention.cores import chunked, sdpa
+from bitgolf.model.attention.cores.chunked import LONGEST_MASK, MASK_ELEMENTS, block_length
+from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
+from bitgolf.model.decoding.incremental import Memory, StreamingBus
+from bitgolf.model.interfaces import Mask
+from bitgolf.model.part import Bus
+from helpers.live_tensors import LiveTensors
+
+AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)
+MASKS: dict[str, tuple[Spec[Mask], ...]] = {
+    "none": (),
+    "window": (part(Window, width=20),),
+    "documents": (part(SameDocument),),
+    "segments": (part(Segments, cap=30),),
+    "window and segments": (part(Window, width=50), part(Segments, cap=9)),
+}
+LENGTH = 300  # no multiple of a block
+
+
+def example(dtype: torch.dtype = torch.float64, length: int = LENGTH) -> tuple[Tensor, list[Tensor]]:
+    torch.manual_seed(0)
+    ids = torch.randint(2, 50, (2, length))
+    ids[0, 0] = ids[0, 40] = ids[0, 41] = ids[1, 130] = 1
+    shapes = [(2, length, heads, 16) for heads in (4, 2, 2)]
+    return ids, [torch.randn(s, dtype=dtype).requires_grad_() for s in shapes]
+
+
+def answers(core: Sdpa, ids: Tensor, qkv: list[Tensor]) -> list[Tensor]:
+    y = core(*qkv, Bus(ids))
+    return [y, *torch.autograd.grad(y, qkv, torch.ones_like(y).cumsum(1))]
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_blocks_compute_what_a_whole_mask_does(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    core, (ids, qkv) = Sdpa(AT, masks=MASKS[name]), example()
+    whole = answers(core, ids, qkv)
+    monkeypatch.setattr(sdpa, "LONGEST_MASK", 64)
+    monkeypatch.setattr(chunked, "MASK_ELEMENTS", 64 * 128)
+    assert block_length(LENGTH, core.reach) == 64  # five blocks, the last one short
+    for a, b in zip(answers(core, ids, qkv), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("length", "reach"), [(98_304, 2048), (98_304, None), (16_384, 8192), (131_072, 1)])
+def test_no_block_has_a_mask_over_the_limit(length: int, reach: int | None) -> None:
+    size = block_length(length, reach)
+    keys = length if reach is None else min(length, size + reach)
+    assert size >= chunked.SHORTEST_BLOCK and size * keys <= max(MASK_ELEMENTS, chunked.SHORTEST_BLOCK * length)
+
+
+def test_a_long_row_holds_the_mask_of_one_block_at_a_time() -> None:
+    """Forward and backward of 12,288 tokens: a whole mask would be 151 million elements, 604 MB as the floats it becomes."""
+    core = Sdpa(Place(vocab=50, dim=8, heads=1, kv_heads=1), masks=(part(SameDocument),))
+    length = LONGEST_MASK + LONGEST_MASK // 2
+    ids = torch.full((1, length), 7)
+    qkv = [torch.randn(1, length, 1, 8).requires_grad_() for _ in range(3)]
+    with LiveTensors() as live:
+        torch.autograd.grad(core(*qkv, Bus(ids)).sum(), qkv)
+    assert 0 < live.largest_elements <= MASK_ELEMENTS
+    assert live.peak_bytes < 10 * MASK_ELEMENTS  # a boolean mask, its floats, and what is left of the block before
+
+
+def test_a_long_piece_of_a_text_read_in_pieces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdpa, "LONGEST_MASK", 64)
+    core, (ids, qkv) = Sdpa(AT), example(torch.float32)
+    bus = StreamingBus(ids, 1, Memory(2, 512, torch.device("cpu")))
+    with pytest.raises(BitgolfError, match=r"300 tokens are read at once over 300 keys.*\n?.*at most 64"):
+        core(*(x.detach() for x in qkv), bus)
+
+
+class Odd(Mask):
+    """A mask that has no rule of indices."""
+
+    def forward(self, bus: Bus) -> Tensor:
+        return bus.lags % 2 == 0
+
+
+def test_a_mask_without_a_rule_is_refused_for_a_long_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    core, (ids, qkv) = Sdpa(AT), example(torch.float32)
+    core.masks.append(Odd())
+    core(*qkv, Bus(ids))
+    monkeypatch.setattr(sdpa, "LONGEST_MASK", 64)
+    with pytest.raises(BitgolfError, match="Odd has no rule of indices"):
+        core(*qkv, Bus(ids))

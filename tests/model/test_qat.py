@@ -1,0 +1,262 @@
+"""Quantization-aware training: equal to the export bit for bit, absent when scored, and really switched on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bitgolf.artifact.model import build_empty
+from bitgolf.config.edits import append
+from bitgolf.config.registry import load_rooms
+from bitgolf.config.spec import Place, Spec, part
+from bitgolf.errors import RecipeError
+from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip
+from bitgolf.grids.integer import STEP_FLOOR
+from bitgolf.model.interfaces import View
+from bitgolf.model.linear import Embedding, Linear
+from bitgolf.model.lm import LM
+from bitgolf.model.part import Clocked, Part
+from bitgolf.model.qat import FakeQuant, NoisyQuant, SoftRound, TrainingView
+from bitgolf.optim.schedules import WarmdownFraction
+from bitgolf.quantize.codecs.codec import IntRows
+from bitgolf.runtime.progress import Now
+from helpers.toy import built, toy_model
+
+AT = Place(vocab=64)
+CLIPS: list[Spec[Clip]] = [
+    part(MaxClip),
+    part(SdClip, k=12.85),
+    part(QuantileClip),
+    part(SdClip, k=0.7),  # clips much: where the stored weight is far from w, w + (stored - w) is not the stored one
+    part(QuantileClip, quantile=0.4),
+]
+KINDS: list[Spec[View]] = [part(FakeQuant), part(NoisyQuant), part(SoftRound)]
+
+
+def weight(rows: int = 24, columns: int = 32, *, scale: float = 0.3, seed: int = 0) -> Tensor:
+    return scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def training(node: Spec[View]) -> TrainingView:
+    view = node(AT)
+    assert isinstance(view, TrainingView) and view.training
+    return view
+
+
+# ---- equal to the export ---------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    clip=st.sampled_from(CLIPS),
+    bits=st.integers(2, 8),
+    full=st.booleans(),
+    old=st.booleans(),
+    scale=st.sampled_from([0.0, 1e-8, 1e-3, 0.3, 5.0]),
+    outlier=st.sampled_from([1.0, 1e3]),
+    seed=st.integers(0, 1000),
+)
+@example(clip=CLIPS[-1], bits=4, full=False, old=False, scale=0.3, outlier=1e3, seed=1)
+def test_fake_quantization_is_the_export_bit_for_bit(
+    clip: Spec[Clip], bits: int, full: bool, old: bool, scale: float, outlier: float, seed: int
+) -> None:
+    options: dict[str, Any] = {"floor": 1 / (2 ** (bits - 1) - 1)} if old else {}
+    view = training(part(FakeQuant, bits=bits, clip=clip, full_range=full, **options))
+    codec = IntRows(bits=bits, clip=clip, full_range=full, floor=options.get("floor", STEP_FLOOR))
+    w = weight(6, 40, scale=scale, seed=seed)
+    w[:, 3] *= outlier
+    exported = codec.decode(codec.encode(w), tuple(w.shape))
+    assert view(w.requires_grad_()).detach().numpy().tobytes() == exported.numpy().tobytes()
+
+
+def test_the_published_fake_quantization(shared: Path) -> None:
+    """#1512's banks: step max(a, 1) / 31. Ours are rounded to float16 as they are stored, the codes are the same."""
+    oracle = load_file(shared / "oracles" / "micro.safetensors")
+    w, published = oracle["fakequant/w"], oracle["fakequant/bank_int6_1512"]
+    assert (w.abs().amax(1) < 1).any() and (w.abs().amax(1) > 1).any(), "both sides of the floor"
+    seen = training(part(FakeQuant, bits=6, floor=1 / 31))(w)
+    step = (w.abs().amax(1, keepdim=True) / 31).clamp_min(1 / 31)
+    codes = (published / step).round()
+    assert torch.equal((seen / step).round(), codes)
+    assert ((seen - published).abs() <= codes.abs() * step * 2.0**-11).all()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_levels(full: bool) -> None:
+    w = torch.rand(8, 4000, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    view = training(part(FakeQuant, bits=6, clip=part(SdClip, k=1.0), full_range=full))
+    assert {len(row.unique()) for row in view(w)} == {63 + full}
+
+
+@pytest.mark.parametrize("floor", [STEP_FLOOR, 1 / 31])
+def test_what_was_rounded_stays(floor: float) -> None:
+    view = training(part(FakeQuant, bits=6, floor=floor))
+    seen = view(weight(scale=0.5))
+    assert torch.equal(view(seen), seen)
+
+
+# ---- gradients -------------------------------------------------------------------------------------------------------
+
+
+def test_the_gradient_is_that_of_the_rounded_weight() -> None:
+    w = weight().requires_grad_()
+    x = weight(5, 32, seed=1)
+    view = training(part(FakeQuant, bits=3, clip=part(SdClip, k=1.5)))
+    torch.tanh(x @ view(w).T).square().sum().backward()
+    rounded = view(w).detach().requires_grad_()
+    torch.tanh(x @ rounded.T).square().sum().backward()
+    assert w.grad is not None and rounded.grad is not None and torch.equal(w.grad, rounded.grad)
+
+
+def test_noise_is_uniform_within_half_a_step_and_its_gradient_ordinary() -> None:
+    w = weight(8, 4000).requires_grad_()
+    view = training(part(NoisyQuant))
+    torch.manual_seed(0)
+    seen = view(w)
+    noise = ((seen - w) / (w.detach().abs().amax(1, keepdim=True) / 127)).detach()
+    assert noise.abs().max() <= 0.501 and abs(noise.mean()) < 0.01
+    assert noise.square().mean().item() == pytest.approx(1 / 12, rel=0.02)
+    assert not torch.equal(view(w), seen), "each use draws its own"
+    (seen * weight(8, 4000, seed=2)).sum().backward()
+    assert w.grad is not None and torch.equal(w.grad, weight(8, 4000, seed=2))
+
+
+def test_soft_rounding_has_the_published_formula_and_its_own_gradient() -> None:
+    w = weight(4, 50).requires_grad_()
+    view = cast(SoftRound, training(part(SoftRound, bits=5, clip=part(SdClip, k=2.0))))
+    view.alpha.fill_(3.0)
+    seen = view(w)
+    seen.sum().backward()
+    step = view.steps(w).double().numpy()
+    u = w.detach().double().numpy() / step
+    gate = 1 / (1 + np.exp(-3.0 * (u - np.floor(u) - 0.5)))
+    free = np.abs(np.floor(u) + gate) < 15
+    assert 0 < (~free).sum() < free.sum()
+    assert np.abs(seen.detach().numpy() - np.clip(np.floor(u) + gate, -15, 15) * step).max() < 1e-6
+    assert w.grad is not None
+    assert np.abs(w.grad.numpy() - free * 3.0 * gate * (1 - gate)).max() < 1e-5
+
+
+def test_soft_rounding_ends_as_rounding() -> None:
+    w, view = weight(), cast(SoftRound, training(part(SoftRound)))
+    view.alpha.fill_(1e6)
+    assert (view(w) - training(part(FakeQuant))(w)).abs().max() < 1e-6
+
+
+def test_soft_rounding_hardens_along_the_run() -> None:
+    view = cast(SoftRound, training(part(SoftRound, low=1.0, high=16.0, since=0.5)))
+    assert view.alpha == 16.0, "as built it is as at the end"
+    found = []
+    for step in (0, 50, 75, 100):
+        view.at(Now(step, 100, 0.0, 0.0))
+        found.append(view.alpha.item())
+    assert found == [1.0, 1.0, 8.5, 16.0]
+
+
+# ---- where and when --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_for_training_alone_is_absent_when_scored() -> None:
+    w = weight()
+    classes = [c for c in load_rooms().values() if issubclass(c, Part) and c.training_only and issubclass(c, View)]
+    assert {FakeQuant, NoisyQuant, SoftRound} <= set(classes)
+    for cls in classes:
+        view = cast(View, part(cls)(AT))
+        assert not torch.equal(view.train()(w), w) and view.eval()(w) is w
+
+
+@pytest.mark.parametrize("node", KINDS, ids=repr)
+def test_before_its_moment_a_view_is_absent(node: Spec[View]) -> None:
+    assert training(node).moments == ()
+    w, late = weight(), training(node.but(since=0.25))
+    assert late.moments == (0.25,) and late.on
+    late.at(Now(24, 100, 0.0, 0.0))
+    assert late(w) is w
+    late.at(Now(25, 100, 0.0, 0.0))
+    assert not torch.equal(late(w), w)
+
+
+def test_a_moment_outside_the_run_is_refused() -> None:
+    for since in (-0.1, 1.0):
+        with pytest.raises(RecipeError, match=r"fraction of the run"):
+            part(FakeQuant, since=since)(AT)
+
+
+def test_a_threshold_of_the_learning_rate_as_a_moment() -> None:
+    warmdown = WarmdownFraction(fraction=0.5)
+    since = 1 - 0.15 * 0.5
+    before, after = (warmdown.value(Now(round(1000 * since) + d, 1000, 0.0, 0.0)) for d in (-1, 1))
+    assert after < 0.15 < before
+
+
+def test_views_act_on_matrices_and_on_embeddings() -> None:
+    view = (part(FakeQuant, bits=3),)
+    place = Place(vocab=10, dim=8).matrix(8, 6)
+    matrix, table = part(Linear, view=view)(place), part(Embedding, view=view)(place)
+    codec = IntRows(bits=3, clip=part(MaxClip))
+    x, ids = weight(4, 8), torch.arange(10)
+    assert torch.equal(matrix(x), x @ codec.fake(matrix.weight).T)
+    assert torch.equal(table(ids), codec.fake(table.weight)) and torch.equal(table.project(x), x @ table(ids).T)
+    assert torch.equal(matrix.eval()(x), x @ matrix.weight.T)
+
+
+def viewed(node: Spec[View]) -> Spec[LM]:
+    return toy_model().edit("block.mlp.linear", append(view=node))
+
+
+@pytest.mark.parametrize("node", KINDS, ids=repr)
+def test_the_compiled_switch_changes_the_outputs(node: Spec[View]) -> None:
+    torch._dynamo.reset()
+    model = built(viewed(node.but(since=0.5))).train()
+    clocked = [m for m in model.modules() if isinstance(m, Clocked) and m.moments]
+    graphs = itertools.count()
+    compiled = torch.compile(model, fullgraph=True, backend=counting(graphs))
+    ids = torch.randint(2, 64, (2, 16), generator=torch.Generator().manual_seed(0))
+
+    def at(step: int) -> tuple[Tensor, Tensor]:
+        for m in clocked:
+            m.at(Now(step, 100, 0.0, 0.0))
+        torch.manual_seed(step)
+        return compiled(ids), seeded(model, ids, step)
+
+    outputs = [at(step) for step in (0, 10, 50, 80, 10, 80)]
+    for got, eager in outputs:
+        assert (got - eager).abs().max() < 1e-5
+    off, same_off, on, later, off_again, later_again = (got for got, _ in outputs)
+    assert torch.equal(off, same_off) and torch.equal(off, off_again) and torch.equal(later, later_again)
+    assert (on - off).abs().max() > 1e-4
+    assert next(graphs) == 2, "one graph a phase: what anneals does not compile again"
+
+
+def seeded(model: LM, ids: Tensor, seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    return model(ids)
+
+
+def counting(graphs: itertools.count[int]) -> Callable[..., Any]:
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        next(graphs)
+        return graph.forward
+
+    return backend
+
+
+def test_annealing_is_no_weight_and_survives_a_model_without_values() -> None:
+    model = build_empty(viewed(part(SoftRound)), 64)
+    assert not any("alpha" in name for name in model.state_dict())
+    full = viewed(part(SoftRound))(Place(vocab=64))
+    model.load_state_dict(full.state_dict(), assign=True)
+    moved: nn.Module = model.to("cpu").eval()
+    ids = torch.arange(2, 12)[None]
+    assert torch.equal(moved(ids), full.eval()(ids))
+    assert [m.alpha.item() for m in moved.modules() if isinstance(m, SoftRound)] == [16.0] * 6

@@ -1,0 +1,253 @@
+"""Parallel branches and two lanes, against the published formulas in float64."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitgolf.config.edits import append, but
+from bitgolf.config.spec import Place, Spec, part
+from bitgolf.errors import RecipeError
+from bitgolf.model.decoding.incremental import Reader
+from bitgolf.model.interfaces import StreamPart, Wiring
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import GatedSkip, Straight, UNet
+from bitgolf.model.lm import LM, Block
+from bitgolf.model.part import Bus, rms
+from bitgolf.model.residual import MixX0
+from bitgolf.model.residual_topology import Lanes, Parallel, TwoLanes, TwoLanesInTurn
+from helpers.toy import built, toy_model
+
+LAYERS = 5
+
+
+@pytest.fixture
+def ids() -> Tensor:
+    ids = torch.randint(2, 64, (2, 20), generator=torch.Generator().manual_seed(0))
+    ids[:, 0] = 1
+    return ids
+
+
+def wired(wiring: Spec[Wiring], *, skips: bool = True) -> Spec[LM]:
+    """The toy model with five layers; skips, if there are any, go in before layers 2 and 3."""
+    depth = part(UNet, wiring=wiring, skip=part(GatedSkip)) if skips else part(Straight, wiring=wiring)
+    return toy_model().but(layers=LAYERS).set("depth", depth)
+
+
+class Formula:
+    """A model's own weights in the published equations, one stream or two, in float64."""
+
+    def __init__(self, model: LM, ids: Tensor) -> None:
+        self.model, self.bus = model.double(), Bus(ids)
+        self.x0 = self.bus.x0 = rms(model.embed(ids))
+        self.blocks = [cast(Block, block) for block in model.blocks]
+        self.depth = cast(Any, model.depth)
+
+    def mixed(self, i: int, x: Tensor) -> Tensor:
+        m0, m1 = cast(MixX0, self.blocks[i].enter[0]).weight
+        return m0 * x + m1 * self.x0
+
+    def attention(self, i: int, x: Tensor) -> Tensor:
+        block = self.blocks[i]
+        scale = cast(Any, block.branch_mixer[0]).weight
+        return scale * cast(nn.Module, block.mixer)(rms(x), self.bus)
+
+    def mlp(self, i: int, x: Tensor) -> Tensor:
+        block = cast(Any, self.blocks[i])
+        u = torch.relu(rms(x) @ block.mlp.up.weight.T)
+        return block.branch_mlp[0].weight * ((u * u) @ block.mlp.down.weight.T)
+
+    def skip(self, j: int, x: Tensor, value: Tensor) -> Tensor:
+        gate = self.depth.skip.gate[j].sigmoid()
+        return gate * x + (1 - gate) * self.depth.skip.weight[j] * value
+
+    def serial(self, i: int, x: Tensor) -> Tensor:
+        x = self.mixed(i, x)
+        x = x + self.attention(i, x)
+        return x + self.mlp(i, x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.model.logits(rms(x))
+
+
+def test_parallel_layers_by_formula(ids: Tensor) -> None:
+    model = built(wired(part(Parallel, layers="1,3-4"), skips=False)).double()
+    by, x = Formula(model, ids), rms(model.embed(ids))
+    for i in range(LAYERS):
+        if i in (1, 3, 4):
+            x = by.mixed(i, x)
+            x = x + by.attention(i, x) + by.mlp(i, x)
+        else:
+            x = by.serial(i, x)
+    assert torch.allclose(model(ids), by.logits(x), atol=1e-10)
+
+
+def test_parallel_layers_have_no_parameters_and_must_exist() -> None:
+    plain = toy_model().but(layers=LAYERS)(Place(vocab=64))
+    parallel = wired(part(Parallel, layers="last 2"), skips=False)(Place(vocab=64))
+    assert dict(plain.named_parameters()).keys() == dict(parallel.named_parameters()).keys()
+    with pytest.raises(RecipeError, match=r"'7-10' does not fit 5 layers"):
+        wired(part(Parallel))(Place(vocab=64))
+
+
+def simultaneous(by: Formula, start: int, final: str) -> Tensor:
+    """Spec 5.2: attention reads mixed p, the MLP reads m as it is, both before any update; skips into p only."""
+    x, lanes, stack = by.x0, None, []
+    for i in range(LAYERS):
+        value = stack.pop() if i >= 2 and stack else None
+        if i < start:
+            x = x if value is None else by.skip(i - 2, x, value)
+            x = by.serial(i, x)
+        else:
+            p, m = lanes or (x, x)
+            p = p if value is None else by.skip(i - 2, p, value)
+            (a0, a1), (b0, b1) = by.depth.wiring.post[i]
+            rho_a, rho_m = by.depth.wiring.resid[i]
+            a, f = by.attention(i, by.mixed(i, p)), by.mlp(i, m)
+            lanes = (rho_a * p + a0 * a + b0 * f, rho_m * m + a1 * a + b1 * f)
+        if i < 2:
+            stack.append(x)
+    assert lanes is not None
+    return {"mean": (lanes[0] + lanes[1]) / 2, "attn": lanes[0], "mlp": lanes[1]}[final]
+
+
+def in_turn(by: Formula, start: int, final: str) -> Tensor:
+    """Spec 5.2: the MLP reads the lane that attention has updated, mixed with x0; skips into both lanes, pair by pair."""
+    x, lanes, stack = by.x0, None, []
+    for i in range(LAYERS):
+        value = stack.pop() if i >= 2 and stack else None
+        if i < start:
+            x = x if value is None else by.skip(i - 2, x, value)
+            x = by.serial(i, x)
+        else:
+            p, m = lanes or (x, x)
+            if value is not None:
+                p, m = (
+                    by.skip(i - 2, lane, v)
+                    for lane, v in zip((p, m), value if isinstance(value, tuple) else (value, value), strict=True)
+                )
+            (a0, a1), (b0, b1) = by.depth.wiring.post[i]
+            rho_a, rho_m = by.depth.wiring.resid[i]
+            a = by.attention(i, by.mixed(i, p))
+            p, m = rho_a * p + a0 * a, rho_a * m + a1 * a
+            f = by.mlp(i, by.mixed(i, m))
+            lanes = (rho_m * p + b0 * f, rho_m * m + b1 * f)
+        if i < 2:
+            stack.append(lanes or x)
+    assert lanes is not None
+    return {"mean": (lanes[0] + lanes[1]) / 2, "attn": lanes[0], "mlp": lanes[1]}[final]
+
+
+@pytest.mark.parametrize("final", ["mean", "attn", "mlp"])
+@pytest.mark.parametrize("start", [2, 3, 4])
+def test_two_lanes_by_formula(start: int, final: Any, ids: Tensor) -> None:
+    """With the lanes begun before the first skip, between two, and after the last."""
+    model = built(wired(part(TwoLanes, start=start, final=final))).double()
+    assert torch.allclose(model(ids), Formula(model, ids).logits(simultaneous(Formula(model, ids), start, final)))
+
+
+@pytest.mark.parametrize("final", ["mean", "attn", "mlp"])
+@pytest.mark.parametrize("start", [1, 2, 3, 4])
+def test_two_lanes_in_turn_by_formula(start: int, final: Any, ids: Tensor) -> None:
+    """Also with lanes begun among the layers whose outputs are the skips: each lane's goes into that lane."""
+    model = built(wired(part(TwoLanesInTurn, start=start, final=final))).double()
+    assert torch.allclose(model(ids), Formula(model, ids).logits(in_turn(Formula(model, ids), start, final)))
+
+
+@pytest.mark.parametrize("kind", [TwoLanes, TwoLanesInTurn])
+def test_lanes_in_a_looped_model_stay_open(kind: Any, ids: Tensor) -> None:
+    order = part(Loop, first=1, last=3, since=(0.0,))
+    spec = wired(part(kind, start=3), skips=False).set("depth.order", order)
+    model = built(spec)
+    lanes: list[int] = []
+    model.depth.wiring.register_forward_hook(lambda m, i, o: lanes.append(2 if isinstance(o, tuple) else 1))  # type: ignore[union-attr,operator]
+    assert model(ids).shape == (2, 20, 64)
+    assert lanes == [1, 1, 1, 2, 2, 2, 2, 2], "visits 0 1 2 3 1 2 3 4"
+
+
+def hidden(model: LM, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(x0, the stream after the last visit)."""
+    bus = Bus(ids)
+    bus.x0 = rms(model.embed(ids))
+    return bus.x0, model.depth(bus.x0, bus, model.blocks)
+
+
+@pytest.mark.parametrize("final", ["mean", "attn", "mlp"])
+@pytest.mark.parametrize("kind", [TwoLanes, TwoLanesInTurn])
+def test_silent_branches_leave_powers_of_1_1(kind: Any, final: Any, ids: Tensor) -> None:
+    """As built every branch is silent: after k layers of lanes each lane is 1.1^k x, and so is their mean."""
+    model = wired(part(kind, start=2, final=final), skips=False)(Place(vocab=64)).double()
+    x0, x = hidden(model, ids)
+    assert torch.allclose(x, 1.1 ** (LAYERS - 2) * x0, rtol=1e-6)
+
+
+def test_with_all_weights_one_and_shared_reads_two_lanes_are_the_parallel_form(ids: Tensor) -> None:
+    """Shared reads: x0 is not mixed in, so that attention and the MLP read the same."""
+    lanes = built(wired(part(TwoLanes, start=2), skips=False))
+    parallel = built(wired(part(Parallel, layers="2-4"), skips=False))
+    for block in lanes.blocks:
+        block.enter[0].weight.data.copy_(torch.tensor([[1.0], [0.0]]).expand(2, 32))  # type: ignore[union-attr,index]
+    wiring = cast(Lanes, lanes.depth.wiring)  # type: ignore[union-attr]
+    wiring.post.data.fill_(1.0)
+    wiring.resid.data.fill_(1.0)
+    own = dict(parallel.named_parameters())
+    parallel.load_state_dict({k: w for k, w in lanes.state_dict().items() if k in own})
+    assert torch.allclose(lanes(ids), parallel(ids), atol=1e-5)
+    wiring.resid.data.fill_(1.1)
+    assert (lanes(ids) - parallel(ids)).abs().max() > 1e-3
+
+
+def test_the_published_counts_and_starts() -> None:
+    """66 parameters for eleven layers, whatever the first layer with lanes (part of the 35,945,671 of #1855)."""
+    at = Place(vocab=64, dim=8, layers=11)
+    for lanes, resid in ((TwoLanes(at), 1.1), (TwoLanesInTurn(at), 1.1**0.5)):
+        assert [tuple(p.shape) for p in lanes.parameters()] == [(11, 2, 2), (11, 2)]
+        assert (lanes.post == 1).all() and torch.allclose(lanes.resid, torch.tensor(resid))
+    assert TwoLanes(at).start == 8 and TwoLanesInTurn(at).start == 7
+
+
+@pytest.mark.parametrize("start", [-1, 5])
+def test_lanes_must_start_at_a_layer(start: int) -> None:
+    with pytest.raises(RecipeError, match=rf"lanes cannot start at layer {start} of 5"):
+        wired(part(TwoLanes, start=start))(Place(vocab=64))
+
+
+def test_what_leaves_a_block_has_no_place_in_lanes(ids: Tensor) -> None:
+    spec = wired(part(TwoLanes, start=3)).edit("block", append(leave=part(MixX0)))
+    with pytest.raises(RecipeError, match=r"no place for `leave`"):
+        built(spec)(ids)
+
+
+def test_in_the_parallel_form_it_has(ids: Tensor) -> None:
+    """A part that leaves the block acts on the sum of both branches."""
+    model = built(wired(part(Parallel, layers="0-4"), skips=False).edit("block", append(leave=part(MixX0)))).double()
+    by, x = Formula(model, ids), rms(model.embed(ids))
+    for i, block in enumerate(by.blocks):
+        x = by.mixed(i, x)
+        x = x + by.attention(i, x) + by.mlp(i, x)
+        m0, m1 = cast(MixX0, block.leave[0]).weight
+        x = m0 * x + m1 * by.x0
+    assert torch.allclose(model(ids), by.logits(x), atol=1e-10)
+
+
+class Echo(StreamPart):
+    """Adds half of the position before."""
+
+    def __init__(self, at: Place, /) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+        return x + 0.5 * bus.previous(self, x)
+
+
+@pytest.mark.parametrize("wiring", [part(TwoLanes, start=2), part(TwoLanesInTurn, start=1), part(Parallel, layers="1")])
+def test_what_remembers_may_stand_before_both_branches(wiring: Spec[Wiring], ids: Tensor) -> None:
+    """Piece by piece and at once agree, with skips, also where `enter` runs twice in one visit."""
+    model = built(wired(wiring).edit("block", but(enter=(part(MixX0), part(Echo)))))
+    whole, reader = model(ids), Reader(model, len(ids), window=32, stride=16)
+    for t in range(1, ids.shape[1]):
+        assert (reader.logits - whole[:, t - 1]).abs().max() < 1e-4, t
+        reader.push(ids[:, t])

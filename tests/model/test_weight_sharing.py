@@ -1,0 +1,306 @@
+"""Tied blocks, low rank beside them, repeats untied late: from the formula to the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitgolf.artifact.model import build_empty, load, write
+from bitgolf.config.edits import append, but
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Place, Spec, part
+from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.model.factored_embedding import FactoredEmbedding
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import GatedSkip, UNet
+from bitgolf.model.linear import Linear
+from bitgolf.model.lm import LM, Block
+from bitgolf.model.part import load_weights, only, roles
+from bitgolf.model.residual import MixX0
+from bitgolf.model.weight_sharing import LowRank, TieBlocks, UntiedRepeats
+from bitgolf.optim.adam import Adam
+from bitgolf.optim.muon import Muon
+from bitgolf.quantize.encoding import decode_all, encode_all
+from bitgolf.runtime.progress import Now
+from bitgolf.train.trainer import Trainer, average_state, warm_up
+from helpers.toy import VOCAB, built, toy_model, toy_recipe
+from helpers.toy_training import make_data, make_trainer, same
+
+STEPS = 6
+
+
+@pytest.fixture
+def ids() -> Tensor:
+    return torch.randint(2, VOCAB, (2, 20), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+def blocks_of(model: LM) -> list[Block]:
+    return [cast(Block, block) for block in model.blocks]
+
+
+def matrices(block: nn.Module) -> dict[str, nn.Parameter]:
+    return {path: block.get_parameter(path) for path, role in roles(block).items() if role == "matrix"}
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+# ---- tied blocks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cycle", "owners"), [(False, [0, 0, 0, 3, 3, 3]), (True, [0, 1, 0, 1, 0, 1])])
+def test_visits_share_matrices_and_nothing_else(cycle: bool, owners: list[int]) -> None:
+    model = toy_model().but(layers=6, share=(part(TieBlocks, blocks=2, cycle=cycle),))(Place(vocab=VOCAB))
+    blocks = blocks_of(model)
+    for block, owner in zip(blocks, owners, strict=True):
+        for (path, p), (_, theirs) in zip(block.named_parameters(), blocks[owner].named_parameters(), strict=True):
+            assert (p is theirs) == (path in matrices(block) or block is blocks[owner]), path
+    assert len({id(p) for block in blocks for p in matrices(block).values()}) == 2 * 6
+    flat = toy_model().but(layers=2)(Place(vocab=VOCAB))
+    scalars = sum(p.numel() for path, p in blocks[0].named_parameters() if path not in matrices(blocks[0]))
+    assert count(model) == count(flat) + 4 * scalars
+    assert set(roles(model)) == dict(model.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("blocks", [0, 4, 6, 7])
+def test_a_number_of_blocks_that_does_not_divide_is_an_error(blocks: int) -> None:
+    with pytest.raises(RecipeError, match=rf"6 layers are no equal number of visits of {blocks} blocks"):
+        toy_model().but(layers=6, share=(part(TieBlocks, blocks=blocks),))(Place(vocab=VOCAB))
+
+
+def test_blocks_that_differ_cannot_be_tied() -> None:
+    spec = toy_model().but(layers=4, share=(part(TieBlocks, blocks=2),))
+    spec = spec.edit("block", append(enter=only("1", part(WithMatrix))))
+    with pytest.raises(RecipeError, match=r"tied blocks must be alike, and enter\.1\.linear\.weight is in one alone"):
+        spec(Place(vocab=VOCAB))
+
+
+class WithMatrix(MixX0):
+    def __init__(self, at: Place, /) -> None:
+        super().__init__(at)
+        self.linear = Linear(at.matrix(4, 4))
+
+
+def low_rank(layers: int, blocks: int) -> Spec[LM]:
+    spec = toy_model().but(layers=layers, share=(part(TieBlocks, blocks=blocks),))
+    return spec.edit(Linear, append(add=part(LowRank, rank=3)))
+
+
+def test_tied_matrices_and_low_rank_by_formula(ids: Tensor) -> None:
+    """Each visit has W + B A of its own: the same as flat layers with such matrices, in float64."""
+    model = built(low_rank(4, 2)).double()
+    flat = built(toy_model().but(layers=4)).double()
+    own = dict(flat.named_parameters())
+    with torch.no_grad():
+        for path, p in model.state_dict().items():
+            if path in own:
+                own[path].copy_(p)
+            elif path.endswith(".add.0.a"):
+                matrix = path.removesuffix(".add.0.a") + ".weight"
+                own[matrix].add_(model.get_parameter(path[:-1] + "b") @ p)
+    assert torch.allclose(model(ids), flat(ids), atol=1e-10)
+
+
+def test_a_low_rank_pair_starts_silent_and_is_its_visits_own(ids: Tensor) -> None:
+    torch.manual_seed(0)
+    model = low_rank(4, 2)(Place(vocab=VOCAB))
+    bare = built(toy_model().but(layers=4, share=(part(TieBlocks, blocks=2),)))
+    bare.load_state_dict({k: w for k, w in model.state_dict().items() if ".add." not in k})
+    assert torch.equal(model(ids), bare(ids)), "B = 0 is pure tying"
+    pairs = {path: p for path, p in model.named_parameters() if ".add." in path}
+    assert len(pairs) == 4 * 6 * 2 and {roles(model)[path] for path in pairs} == {"scale"}
+    wide = LowRank(Place(vocab=VOCAB).matrix(400, 7), rank=50)
+    assert wide.a.shape == (50, 400) and wide.b.shape == (7, 50) and not wide.b.any()
+    assert wide.a.std().item() == pytest.approx(400**-0.5, rel=0.02)
+    with pytest.raises(RecipeError, match=r"a rank of 0 adds nothing"):
+        LowRank(Place(vocab=VOCAB).matrix(4, 4), rank=0)
+
+
+def test_the_gradient_of_a_tied_matrix_is_the_sum_over_its_visits(ids: Tensor) -> None:
+    tied = built(toy_model().but(layers=4, share=(part(TieBlocks, blocks=2),))).double()
+    flat = built(toy_model().but(layers=4)).double()
+    flat.load_state_dict(tied.state_dict())
+    tied(ids).logsumexp(-1).mean().backward()
+    flat(ids).logsumexp(-1).mean().backward()
+    for first in (0, 2):
+        for path, p in matrices(blocks_of(tied)[first]).items():
+            visits = [blocks_of(flat)[i].get_parameter(path).grad for i in (first, first + 1)]
+            assert p.grad is not None and torch.allclose(p.grad, torch.stack(cast(Any, visits)).sum(0), atol=1e-12)
+
+
+# ---- from training to the artifact ------------------------------------------------------------------------------
+
+
+def recursive() -> Spec[Recipe]:
+    return toy_recipe(steps=STEPS).but(model=low_rank(4, 2))
+
+
+def untied() -> Spec[Recipe]:
+    """Layers 0 1 [1'] 2, the repeat from the middle of the run on, with decay on all that is trained."""
+    repeats = part(UntiedRepeats, first=1, last=1, since=0.5)
+    model = toy_model().but(layers=4, share=(repeats,), depth=part(UNet, order=repeats, skip=part(GatedSkip)))
+    recipe = toy_recipe(steps=STEPS).but(model=model)
+    return recipe.edit(Muon, but(weight_decay=0.1)).edit(Adam, but(weight_decay=0.1))
+
+
+def factored() -> Spec[Recipe]:
+    return toy_recipe(steps=STEPS).but(model=toy_model().but(embed=part(FactoredEmbedding, width=12)))
+
+
+def steps(trainer: Trainer, first: int, last: int) -> list[float]:
+    return [float(trainer.step(step, Now(step, STEPS, 0.0, 0.0))) for step in range(first, last)]
+
+
+RECIPES = pytest.mark.parametrize("recipe", [recursive, untied, factored])
+
+
+@RECIPES
+def test_trained_packed_and_read_back(
+    recipe: Callable[[], Spec[Recipe]], data: Path, tmp_path: Path, ids: Tensor
+) -> None:
+    """The artifact's model says what the decoded weights say, and its shared matrices are one."""
+    trainer = make_trainer(data, recipe())
+    losses = steps(trainer, 0, STEPS)
+    assert losses[-1] < losses[0]
+    kinds, rules = roles(trainer.model), recipe()["quantize"]
+    weights = {path: p.detach() for path, p in trainer.model.named_parameters()}
+    codes = encode_all(weights, kinds, rules)
+    write(tmp_path / "artifact.bg", recipe(), codes, (data / "tokenizer.model").read_bytes())
+    read = load(tmp_path / "artifact.bg").model
+    assert roles(read) == kinds
+    decoded = decode_all(codes, {k: tuple(w.shape) for k, w in weights.items()}, kinds, rules)
+    for path, p in read.named_parameters():
+        assert torch.equal(p, decoded[path]) and (p - weights[path]).abs().max() < 0.05, path
+    said = read(ids)
+    load_weights(trainer.model, decoded)
+    assert torch.equal(said, trainer.model(ids)) and (said - load_like(recipe(), weights)(ids)).abs().max() > 0
+    assert len(list(read.parameters())) == len(weights)
+
+
+def load_like(recipe: Spec[Recipe], weights: dict[str, Tensor]) -> LM:
+    model = build_empty(recipe["model"], len(weights["embed.weight"]))
+    load_weights(model, weights)
+    return model
+
+
+@RECIPES
+def test_a_checkpoint_resumes_exactly(recipe: Callable[[], Spec[Recipe]], data: Path) -> None:
+    """From before, at and after the middle, where the repeats come on; warming up leaves no trace either."""
+    through = make_trainer(data, recipe())
+    states, losses = [], []
+    for step in range(STEPS):
+        states.append(through.snapshot())
+        losses += steps(through, step, step + 1)
+    for step in (2, 3, 4):
+        resumed = make_trainer(data, recipe(), seed=0)
+        warm_up(resumed, 1)
+        resumed.load(states[step])
+        assert steps(resumed, step, STEPS) == losses[step:] and same(resumed.state(), through.state()), step
+
+
+@RECIPES
+def test_an_average_is_a_model_too(recipe: Callable[[], Spec[Recipe]], data: Path, ids: Tensor) -> None:
+    trainer = make_trainer(data, recipe())
+    steps(trainer, 0, STEPS)
+    assert trainer.average
+    means = trainer.average.result(average_state(trainer.state()), list(trainer.params.values()))
+    model = load_like(recipe(), dict(zip(trainer.params, means, strict=True)))
+    assert model(ids).isfinite().all() and (model(ids) - trainer.model(ids)).abs().max() > 1e-4
+
+
+def test_weights_of_another_model_are_refused() -> None:
+    model = low_rank(4, 2)(Place(vocab=VOCAB))
+    weights = {path: p.detach().clone() for path, p in model.named_parameters()}
+    with pytest.raises(DamagedError, match=r"not this model's \(blocks\.1\.mixer\.q\.weight\)"):
+        load_weights(model, {**weights, "blocks.1.mixer.q.weight": torch.zeros(32, 32)})
+    with pytest.raises(DamagedError, match=r"not this model's \(embed\.weight\)"):
+        load_weights(model, {**weights, "embed.weight": torch.zeros(3, 32)})
+
+
+# ---- repeats with MLPs of their own -----------------------------------------------------------------------------
+
+
+def test_the_virtual_layers_of_1204() -> None:
+    """Eleven layers with 4 and 5 repeated: 13 blocks, of which 11 are visited before the switch."""
+    (start, before), (since, after) = part(UntiedRepeats, first=4, last=5)().plans(13)
+    assert (start, since) == (0.0, 0.48)
+    assert list(before) == [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12] and list(after) == list(range(13))
+    unet = UNet(Place(vocab=4, dim=1, layers=13), order=part(UntiedRepeats, first=4, last=5))
+    assert len(unet.skip.weight) == 6  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"7 layers have no room for repeats 6 to 7"):
+        part(UntiedRepeats, first=4, last=5)().plans(7)
+    for wrong in ({"first": 5, "last": 4}, {"first": 4, "last": 5, "since": 0.0}):
+        with pytest.raises(RecipeError, match=r"cannot be repeated"):
+            part(UntiedRepeats, **cast(dict[str, Any], wrong))()
+
+
+def test_only_the_mixers_matrices_are_shared() -> None:
+    model = untied()["model"](Place(vocab=VOCAB))
+    source, repeat = blocks_of(model)[1:3]
+    shared = {path for path, p in repeat.named_parameters() if p is source.get_parameter(path)}
+    assert shared == {f"mixer.{name}.weight" for name in ("q", "k", "v", "out")}
+    assert not repeat.get_parameter("mlp.up.weight").any() and source.get_parameter("mlp.up.weight").any()
+    flat = toy_model().but(layers=3)(Place(vocab=VOCAB))
+    own = sum(p.numel() for path, p in repeat.named_parameters() if path not in shared)
+    assert count(model) - 4 * 32 == count(flat) + own, "and two skips with gates"
+
+
+def test_when_it_comes_on_a_repeat_is_the_loop_of_tied_layers(ids: Tensor) -> None:
+    """At the moment of the switch the model says what three layers with one looped say; then the MLPs part."""
+    model = untied()["model"](Place(vocab=VOCAB))
+    disturb(model, keep=blocks_of(model)[2])
+    order = part(Loop, first=1, last=1, since=(0.5,))
+    looped = toy_model().but(layers=3, depth=part(UNet, order=order, skip=part(GatedSkip)))(Place(vocab=VOCAB))
+    looped.depth.load_state_dict(model.depth.state_dict())
+    looped.embed.load_state_dict(model.embed.state_dict())
+    for mine, theirs in enumerate((0, 1, 3)):
+        looped.blocks[mine].load_state_dict(model.blocks[theirs].state_dict())
+    for now in (Now(2, 6, 0.0, 0.0), Now(3, 6, 0.0, 0.0), Now(4, 6, 0.0, 0.0)):
+        tell(model, now)
+        tell(looped, now)
+        assert torch.allclose(model(ids), looped(ids), atol=1e-5), now
+    with torch.no_grad():
+        blocks_of(model)[1].get_parameter("mlp.up.weight").mul_(2.0)
+        kept = blocks_of(model)[2].get_parameter("mlp.up.weight").clone()
+    tell(model, Now(5, 6, 0.0, 0.0))
+    assert torch.equal(blocks_of(model)[2].get_parameter("mlp.up.weight"), kept), "copied once"
+
+
+def disturb(model: LM, keep: nn.Module) -> None:
+    torch.manual_seed(1)
+    own = {id(p) for p in matrices(keep).values()} - {id(p) for p in matrices(blocks_of(model)[1]).values()}
+    with torch.no_grad():
+        for p in model.parameters():
+            if id(p) not in own:
+                p.add_(0.2 * torch.randn_like(p))
+
+
+def tell(model: nn.Module, now: Now) -> None:
+    for module in model.modules():
+        if hasattr(module, "moments"):
+            cast(Any, module).at(now)
+
+
+def test_before_its_moment_a_repeat_stays_blank_and_at_it_it_is_a_copy(data: Path) -> None:
+    trainer = make_trainer(data, untied())
+    source, repeat = blocks_of(trainer.model)[1:3]
+    steps(trainer, 0, 3)
+    assert not any(w.any() for path, w in matrices(repeat).items() if path.startswith("mlp"))
+    copied: list[bool] = []
+    repeat.mlp.register_forward_hook(
+        lambda *_: copied.append(all(torch.equal(p, source.get_parameter(k)) for k, p in repeat.named_parameters()))
+    )
+    steps(trainer, 3, 5)
+    assert copied[0] and not copied[-1], "a copy when it comes on, its own from then on"
+    assert torch.equal(repeat.get_parameter("mixer.q.weight"), source.get_parameter("mixer.q.weight"))

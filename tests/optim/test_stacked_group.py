@@ -1,0 +1,116 @@
+"""How matrices are stacked and shared out, seen from one process: no process talks to another here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bitgolf.config.spec import part
+from bitgolf.optim import stacked_group
+from bitgolf.optim.matrix_stack import Stack
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.muon_transforms import NorMuon, RowNorm
+from bitgolf.optim.stacked_group import StackedGroup
+from bitgolf.runtime.distributed import Pending, World
+from bitgolf.runtime.progress import Now
+
+
+def make(shapes: list[tuple[int, ...]]) -> dict[str, nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return {f"p{i}": nn.Parameter(torch.randn(s, generator=generator)) for i, s in enumerate(shapes)}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([(), (1,), (3,), (2, 2)]), min_size=1, max_size=6), st.integers(1, 8))
+def test_stacking_is_bit_exact_both_ways(leads: list[tuple[int, ...]], size: int) -> None:
+    params = make([(*lead, 4, 3) for lead in leads])
+    tensors: list[Tensor] = [p.detach() for p in params.values()]
+    stack = Stack(params, World(0, size), torch.float32)
+    whole = stack.fill(tensors)
+    count = sum(t.numel() for t in tensors) // 12
+    assert whole.shape[0] % size == 0 and whole.shape[0] - count < size
+    assert not whole[count:].any()
+    assert all(torch.equal(a, b) for a, b in zip(stack.parts(whole), tensors, strict=True))
+    stacks = [Stack(params, World(rank, size), torch.float32) for rank in range(size)]
+    assert torch.equal(torch.cat([each.own_of(tensors) for each in stacks]), whole)
+    assert torch.equal(torch.cat([each.load() for each in stacks]), whole)
+    stack.weights.copy_(whole + 1)
+    stack.store()
+    assert all(torch.equal(p, t) for p, t in zip(params.values(), stack.parts(whole + 1), strict=True))
+
+
+def test_memories_of_rows_are_stacked_alike() -> None:
+    params = make([(4, 3), (2, 4, 3)])
+    rows = [torch.rand(4, 1), torch.rand(2, 4, 1)]
+    stacks = [Stack(params, World(rank, 2), torch.float32) for rank in range(2)]
+    shares = [stack.own_of(rows) for stack in stacks]
+    assert [share.shape for share in shares] == [(2, 4, 1)] * 2
+    assert all(torch.equal(a, b) for a, b in zip(stacks[0].parts(torch.cat(shares)), rows, strict=True))
+
+
+def test_padding_stays_zero() -> None:
+    """The last of four processes owns one matrix and one blank: momentum, memory and update of a blank are zero."""
+    muon = Muon(before=(part(RowNorm),), after=(part(NorMuon),), weight_decay=0.1)
+    params = make([(6, 4)] * 7)
+    stack = Stack(params, World(3, 4), torch.float32)
+    own = stack.load()
+    state = muon.start([own])
+    for step in range(3):
+        grad = stack.own_of([torch.randn(6, 4) for _ in params])
+        muon.step([own], [grad], state, Now(step, 10, 0.0, 0.0), 1.0)
+    for tensor in (own, *state["momentum"], *state["after.0"]):
+        assert tensor[0].all() and not tensor[1].any()
+
+
+def test_the_largest_stack_comes_first_and_says_what_is_shared() -> None:
+    params = make([(4, 4), (8, 16), (4, 4), (4, 4), (8, 16), (8, 16)])
+    group = StackedGroup("muon.0", "matrix", Muon(), params, World(0, 2, backend="gloo"))
+    assert [stack.paths for stack in group.stacks] == [["p1", "p4", "p5"], ["p0", "p2", "p3"]]
+    assert (
+        group.why
+        == "muon.0: each of 2 processes steps 2 of 3 + 2 of 3 matrices (whole stacks are reduced, as gloo does it)"
+    )
+
+
+def test_stacks_are_reduced_during_the_last_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once and as soon as it is complete, the sum of all micro batches; what is idle waits for `reduce`."""
+    params = make([(4, 4), (4, 4), (8, 4), (2, 4)])
+    group = StackedGroup("muon.0", "matrix", Muon(), params, World(0, 2, backend="gloo"))
+    late, early, tall, idle = params.values()
+    sent: list[tuple[int, ...]] = []
+
+    def fake(stack: Tensor, world: World) -> Pending:
+        sent.append(tuple(stack.shape))
+        return Pending(stack.clone(), stack)
+
+    monkeypatch.setattr(stacked_group, "scatter_mean", fake)
+    seen: list[int] = []
+
+    def backward() -> None:
+        x = torch.eye(4, requires_grad=True)
+        x.register_hook(lambda _: seen.append(len(sent)))  # the last gradient of all
+        ((x @ late @ tall.mT).tanh() * early.sum()).sum().backward()
+
+    backward()
+    assert not sent
+    group.expect()
+    backward()
+    assert seen[0] == 0 < seen[1] and sorted(sent) == [(2, 4, 4), (2, 8, 4)]
+    idle.grad = torch.zeros_like(idle)
+    group.reduce()
+    assert sorted(sent) == [(2, 2, 4), (2, 4, 4), (2, 8, 4)]
+    for stack, pending in zip(group.stacks, (group.reducing[i] for i in range(3)), strict=True):
+        for path, got in zip(stack.paths, stack.parts(pending.wait()), strict=True):
+            grad = params[path].grad
+            assert grad is not None and torch.equal(got, grad)
+
+
+@pytest.mark.parametrize(
+    ("shard", "size", "want"),
+    [("auto", 1, False), ("auto", 2, True), ("on", 1, True), ("on", 2, True), ("off", 1, False), ("off", 2, False)],
+)
+def test_when_muon_is_sharded(shard: str, size: int, want: bool) -> None:
+    assert part(Muon).but(shard=shard)().shards(World(0, size)) is want

@@ -1,0 +1,209 @@
+"""Columns and similarity order, groups of a recipe's own, what the pack stage says, and the yardstick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitgolf.artifact.container import write_artifact
+from bitgolf.artifact.ledger import choices
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.pack.byte_planes import Array, entropy_bits
+from bitgolf.pack.coders import Brotli, Coder, Range, Raw, Smallest, Zlib
+from bitgolf.pack.column_major import Columns, nearest
+from bitgolf.pack.lrzip import lrzip_bytes
+from bitgolf.pack.settings import Group, Pack
+from bitgolf.pack.streams import Code, pack_codes, unpack_codes
+
+RAW, RANGE = part(Columns, coder=part(Raw), order=part(Raw)), part(Columns, coder=part(Range))
+WRAPPED: list[Spec[Coder]] = [
+    RAW,
+    RANGE,
+    part(Columns, coder=part(Zlib), similar=False),
+    part(Columns, coder=part(Columns, coder=part(Raw))),
+    part(Smallest, coders=(part(Zlib), RANGE)),
+]
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Array]:
+    """A few arrays of one type: matrices, vectors, scalars, empty ones."""
+    dtype = draw(st.sampled_from([np.int8, np.uint8, np.float16, np.int32]))
+    shapes = draw(st.lists(st.lists(st.integers(0, 9), max_size=3), min_size=1, max_size=4))
+    generator = np.random.default_rng(draw(st.integers(0, 99)))
+    return [np.abs(generator.standard_normal(shape) * 9).astype(dtype).reshape(shape) for shape in shapes]
+
+
+@pytest.mark.parametrize("coder", [spec() for spec in WRAPPED], ids=map(repr, WRAPPED))
+@settings(max_examples=80, deadline=None)
+@given(arrays=streams())
+def test_arrays_come_back_in_place(coder: Coder, arrays: list[Array]) -> None:
+    data = coder.encode_arrays(arrays)
+    back = coder.decode_arrays(data, arrays[0].dtype, [array.shape for array in arrays])
+    assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(arrays, back, strict=True))
+
+
+def test_matrices_are_coded_column_by_column() -> None:
+    codes = np.arange(12, dtype=np.float16).reshape(3, 4)
+    assert (
+        part(
+            Columns,
+            coder=part(
+                Raw,
+            ),
+        )().encode_arrays([codes])[4:]
+        == codes.T.tobytes()
+    )
+
+
+def test_rows_stand_beside_the_nearest_that_is_left() -> None:
+    levels = np.array([0, 50, 10, 40, 20, 30, 11, 120])
+    codes = np.repeat(levels[:, None], 5, 1).astype(np.int8)
+    assert levels[nearest(codes)].tolist() == [0, 10, 11, 20, 30, 40, 50, 120]
+    far = np.array([[-128, -128], [127, 127], [-1, -1]], np.int8)  # differences that no byte holds
+    assert nearest(far).tolist() == [0, 2, 1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 30), seed=st.integers(0, 99))
+def test_the_walk_is_the_plain_greedy_one(rows: int, seed: int) -> None:
+    codes = np.random.default_rng(seed).integers(0, 256, (rows, 6)).astype(np.uint8)
+    order, left = [0], set(range(1, rows))
+    for at in nearest(codes).tolist()[1:]:
+        distance = {i: int(np.abs(codes[i].astype(int) - codes[order[-1]].astype(int)).sum()) for i in left}
+        assert at in left and distance[at] == min(distance.values())
+        order.append(at)
+        left.remove(at)
+    assert not left
+
+
+def test_order_helps_where_rows_repeat() -> None:
+    generator = np.random.default_rng(0)
+    kinds = generator.integers(-30, 30, (4, 300))
+    codes = (kinds[generator.integers(0, 4, 400)] + generator.integers(-1, 2, (400, 300))).astype(np.int8)
+    sizes = [
+        len(part(Columns, coder=part(Brotli, quality=9), similar=s)().encode_arrays([codes])) for s in (True, False)
+    ]
+    assert sizes[0] < 0.75 * sizes[1]
+
+
+def test_damage_to_the_order_is_found() -> None:
+    codes = np.random.default_rng(0).integers(0, 9, (6, 4)).astype(np.int8)
+    coder, shapes = RAW(), [codes.shape]
+    good = coder.encode_arrays([codes])
+    assert good[:4] == bytes([12, 0, 0, 0])
+    twice = good[:4] + good[4:6] * 2 + good[8:]
+    beyond = good[:4] + bytes([6, 0]) + good[6:]
+    wrong = [
+        good[:3],
+        good[:10],
+        good[:-1],
+        good + b"\0",
+        twice,
+        beyond,
+        bytes([255] * 4) + good[4:],
+        bytes([10]) + good[1:],
+    ]
+    for data in wrong:
+        with pytest.raises(DamagedError):
+            coder.decode_arrays(data, codes.dtype, shapes)
+    with pytest.raises(DamagedError, match="nothing is permuted"):
+        coder.decode_arrays(good, codes.dtype, [(24,)])
+
+
+@pytest.mark.parametrize("coder", [spec() for spec in WRAPPED], ids=map(repr, WRAPPED))
+@settings(max_examples=100, deadline=None)
+@given(data=st.binary(max_size=120), shapes=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=3))
+def test_any_bytes_decode_or_are_damage(coder: Coder, data: bytes, shapes: list[tuple[int, int]]) -> None:
+    try:
+        arrays = coder.decode_arrays(data, np.dtype(np.int8), shapes)
+    except DamagedError:
+        return
+    assert [a.shape for a in arrays] == shapes
+
+
+def test_levels_inside_columns_are_refused() -> None:
+    with pytest.raises(RecipeError, match="levels"):
+        part(Columns, coder=part(Range, levels=True))()
+
+
+# ---- groups of a recipe's own --------------------------------------------------------------------------------------
+
+ROLES = {"embed": "embedding", "b.0.q": "matrix", "b.0.up": "matrix", "b.1.q": "matrix", "gain": "scale"}
+GROUPS = (part(Group, where="matrix@b.*.q", name="c_q"), part(Group, where="matrix", name="others"))
+
+
+def codes_of(roles: dict[str, str]) -> dict[str, Code]:
+    generator = np.random.default_rng(0)
+    return {path: {"codes": (generator.standard_normal((20, 8)) * 3).astype(np.int8)} for path in roles}
+
+
+def test_groups_are_named_by_the_recipe_and_by_role_otherwise() -> None:
+    groups = part(Pack, coder=part(Raw), groups=GROUPS)().grouped(ROLES)
+    assert groups == {"embed": "embedding", "b.0.q": "c_q", "b.0.up": "others", "b.1.q": "c_q", "gain": "scale"}
+    assert part(Pack, coder=part(Raw))().grouped(ROLES) == ROLES
+    every = part(Pack, coder=part(Raw), groups=(part(Group, where="*", name="all"),))()
+    assert set(every.grouped(ROLES).values()) == {"all"}
+    with pytest.raises(RecipeError, match="two rules"):
+        part(Pack, coder=part(Raw), groups=GROUPS[::-1])().grouped(ROLES)
+    with pytest.raises(RecipeError, match="matches nothing"):
+        part(Pack, coder=part(Raw), groups=(part(Group, where="gate", name="g"),))().grouped(ROLES)
+    with pytest.raises(RecipeError, match="not named"):
+        part(Group, where="*", name="attn.proj")()
+
+
+def test_coder_rules_name_groups() -> None:
+    codes, groups = codes_of(ROLES), part(Pack, coder=part(Raw), groups=GROUPS)().grouped(ROLES)
+    rules = (
+        part(Rule, where="c_q", use=RANGE),
+        part(Rule, where="@others.codes", use=part(Zlib)),
+        part(Rule, where="*", use=part(Raw)),
+    )
+    sections = {s.name: s for s in pack_codes(codes, groups, rules)}
+    assert {n: s.codec for n, s in sections.items()} == {
+        "c_q.codes": "columns.range", "others.codes": "zlib", "embedding.codes": "raw", "scale.codes": "raw",
+    }  # fmt: skip
+    layout = {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in codes.items()}
+    back = unpack_codes(sections, layout, groups, rules)
+    assert all(np.array_equal(back[path]["codes"], codes[path]["codes"]) for path in codes)
+
+
+# ---- what is said --------------------------------------------------------------------------------------------------
+
+
+def test_choices_are_said_against_the_entropy(tmp_path: Path) -> None:
+    codes, coder = codes_of(ROLES), part(Smallest, coders=(part(Raw), part(Range)))
+    artifact = write_artifact(tmp_path / "a.bg", recipe={}, meta={}, sections=pack_codes(codes, ROLES, coder))
+    found = choices(artifact, codes, ROLES)
+    assert [c.bytes for c in found] == sorted((len(s.data) for s in artifact.sections.values()), reverse=True)
+    matrix = next(c for c in found if c.name == "matrix.codes")
+    joined = np.concatenate([codes[p]["codes"].reshape(-1) for p in ROLES if ROLES[p] == "matrix"])
+    assert matrix.entropy_bytes == round(entropy_bits(joined) / 8) and matrix.raw_bytes == 480
+    assert 0 < matrix.bytes - matrix.entropy_bytes < 20 and matrix.codec == "range"
+    over = matrix.bytes - matrix.entropy_bytes
+    assert str(matrix) == (
+        f"matrix.codes: range, {matrix.bytes} bytes of 480, +{over} (+{over / matrix.entropy_bytes:.2%}) against the order-0 entropy"
+    )
+    assert "+0.00%" not in str(matrix._replace(entropy_bytes=0))  # of nothing there is no share
+
+
+# ---- the yardstick -------------------------------------------------------------------------------------------------
+
+
+def test_lrzip_is_asked_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert lrzip_bytes(b"abc") is None
+    program = tmp_path / "lrzip"
+    script = '#!/bin/sh\n[ "$1 $2 $3 $4 $5" = "-q -z -L 9 -o" ] || exit 3\n{ read -r line < "$7"; echo "$line$line"; } > "$6"\n'
+    program.write_text(script)
+    program.chmod(0o755)
+    assert lrzip_bytes(b"abc\n") == 7
+    program.write_text('#!/bin/sh\necho no space >&2\n: > "$6"\nexit 1\n')
+    with pytest.raises(BitgolfError, match="no space"):
+        lrzip_bytes(b"abc")

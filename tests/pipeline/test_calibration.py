@@ -1,0 +1,379 @@
+"""The stage `calibrate` in a run at toy size, and what a recipe may say of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitgolf.average.ema import Ema
+from bitgolf.config.recipe import Recipe, limit_of, reserve_of, training_slice
+from bitgolf.config.spec import Spec, part
+from bitgolf.errors import BitgolfError, DamagedError, Interrupted, RecipeError, UsageError
+from bitgolf.files import read_json
+from bitgolf.pipeline import stages
+from bitgolf.pipeline import training as train_worker
+from bitgolf.pipeline.execute import Run, execute
+from bitgolf.quantize.calibration import calibrate
+from bitgolf.quantize.calibration.calibrate import (
+    Calibrate,
+    about_calibration,
+    check,
+    distinct,
+    load_calibration,
+    save_calibration,
+)
+from bitgolf.quantize.calibration.sources import OwnSamples, Source, Subject, TrainingText
+from bitgolf.quantize.codecs.codec import IntRows
+from bitgolf.quantize.codecs.gptq import Gptq
+from bitgolf.quantize.encoding import load_codes
+from bitgolf.report.log import Journal
+from bitgolf.runtime.progress import Now, Reserve
+from bitgolf.train import loop
+from bitgolf.train.trainer import Trainer
+from helpers.toy import toy_recipe
+from helpers.toy_training import FakeTime, make_data
+
+SOURCES: dict[str, Spec[Source]] = {
+    "text": part(TrainingText, batches=3, rows=2),
+    "samples": part(OwnSamples, sequences=3, length=0, rows=2),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+# ---- what a recipe may say ---------------------------------------------------------------------------------------
+
+SMALL = part(Calibrate, source=part(TrainingText, batches=2, rows=2))
+
+
+def calibrated(steps: int = 4) -> Spec[Recipe]:
+    """A toy recipe with GPTQ, and what that needs."""
+    recipe = toy_recipe(steps=steps).set("proof", None).set("calibrate", SMALL)
+    return recipe.set("quantize.1.use", part(IntRows, bits=3, solve=part(Gptq)))
+
+
+def test_calibration_is_there_where_it_is_asked_for_and_nowhere_else() -> None:
+    check(calibrated(), 2)
+    check(toy_recipe())
+    with pytest.raises(RecipeError, match=r"quantize.1.use: its codec asks for calibration.*\n.*--set 'calibrate=Cal"):
+        check(calibrated().set("calibrate", None))
+    with pytest.raises(RecipeError, match="calibrate: no codec asks for calibration, so it would do nothing"):
+        check(toy_recipe().set("calibrate", SMALL))
+    with pytest.raises(RecipeError, match=r"average.ema.Ema is no calibration"):
+        check(calibrated().set("calibrate", part(Ema, decay=0.9)))
+    with pytest.raises(UsageError, match="3 processes cannot share 2 batches"):
+        check(calibrated(), 3)
+    with pytest.raises(RecipeError, match="of 5 s of training 5 s are reserved"):
+        check(calibrated().set("train.seconds", 5.0).set("calibrate.reserve", 5.0))
+
+
+def test_a_reserve_shortens_a_limit_of_time_only() -> None:
+    given = calibrated().set("calibrate.reserve", 4.0)
+    assert (reserve_of(given), limit_of(given, 0.0)) == (0.0, 0.0), "a limit of steps"
+    timed = given.set("train.seconds", 90.0)
+    assert (reserve_of(timed), limit_of(timed, 4.0)) == (4.0, 86.0)
+    assert reserve_of(timed.set("calibrate", None)) == 0.0
+    assert reserve_of(calibrated().set("train.seconds", 90.0)) is None, "to be measured"
+
+
+def test_the_key_of_training_is_the_same_on_every_machine() -> None:
+    """It has what a measured reserve is measured on, and not what was measured; without a limit of time, neither counts."""
+    free, timed = calibrated(), calibrated().set("train.seconds", 90.0)
+    assert training_slice(free) == training_slice(free.set("calibrate.source.batches", 7).set("calibrate.reserve", 4.0))
+    keys = [
+        timed,
+        timed.set("calibrate.source.batches", 7),
+        timed.set("calibrate.reserve", 4.0),
+        timed.set("calibrate", None),
+    ]
+    assert len({str(training_slice(recipe)) for recipe in keys}) == 4
+    given = timed.set("calibrate.reserve", 4.0)
+    assert training_slice(given) == training_slice(given.set("calibrate.source.batches", 7))
+
+
+@pytest.mark.parametrize(("reserve", "limit"), [(4.0, 86.0), (None, 90.0 - 1.1 * (2 * 5.0 + 1.0))])
+def test_training_ends_early_by_the_reserve(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserve: float | None, limit: float
+) -> None:
+    """The loop is given the shortened time; the settings stay as they are."""
+    seen: list[tuple[float, float]] = []
+
+    def no_training(trainer: Any, *rest: Any, **more: Any) -> None:
+        seen.append((trainer.settings.seconds, more["limit"]))
+        raise BitgolfError("enough")
+
+    monkeypatch.setattr(train_worker.loop, "train", no_training)
+    recipe = calibrated().set("train.seconds", 90.0).set("calibrate.reserve", reserve)
+    words: dict[str, Any] = {"seed": 0, "resume": False, "journal": Journal(quiet=True)}
+    with pytest.raises(BitgolfError, match="enough"):
+        train_worker.train_run(recipe, data, tmp_path, **words, measure=lambda *_: Reserve(2, 5.0, 1.0))
+    assert seen == [(90.0, limit)]
+
+
+def test_a_worker_that_cannot_measure_says_so(data: Path, tmp_path: Path) -> None:
+    words: dict[str, Any] = {"seed": 0, "resume": False, "journal": Journal(quiet=True)}
+    with pytest.raises(BitgolfError, match=r"calibrate.reserve: the time of calibration is to be measured"):
+        train_worker.train_run(calibrated().set("train.seconds", 90.0), data, tmp_path, **words)
+    with pytest.raises(RecipeError, match=r"of 9 s of training 9.9 s are reserved.*\n.*train.seconds above 9.9"):
+        recipe = calibrated().set("train.seconds", 9.0)
+        train_worker.train_run(recipe, data, tmp_path, **words, measure=lambda *_: Reserve(1, 8.0, 1.0))
+
+
+# ---- the stage ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run ends once its artifact is written."""
+
+    def stop(run: Run) -> dict[str, Any]:
+        raise BitgolfError("it is packed")
+
+    monkeypatch.setattr(stages, "score", stop)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+def ran(recipe: Spec[Recipe], folder: Path, data: Path, first: str | None = None) -> dict[str, dict[str, Any]]:
+    """What the stages up to `pack` left."""
+    journal = Journal(folder, quiet=True)
+    try:
+        with pytest.raises(BitgolfError, match="it is packed"):
+            execute(Run(recipe, folder, journal, shards=data), first=first)
+    finally:
+        journal.close()
+    return read_json(folder / "stages.json")
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    found = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [event for event in found if event["event"] == kind]
+
+
+def weights(folder: Path) -> Tensor:
+    codes = load_codes(folder / "codes" / "codes.safetensors")
+    return torch.from_numpy(codes["blocks.0.mlp.up.weight"]["codes"])
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_a_run_calibrates_between_averaging_and_quantizing(data: Path, tmp_path: Path) -> None:
+    done = ran(calibrated(), tmp_path, data)
+    assert list(done) == ["prepare", "train", "average", "calibrate", "quantize", "pack"]
+    known = load_calibration(tmp_path / "calibration.safetensors")
+    stage = done["calibrate"]
+    assert stage["source"] == "quantize.calibration.sources.TrainingText" and stage["tokens"] == 2 * 2 * 32
+    assert (stage["matrices"], stage["hessians"], stage["processes"]) == (len(known), distinct(known), 1)
+    assert stage["clock"]["total"] == pytest.approx(stage["clock"]["train"] + stage["clock"]["calibrate"], abs=0.02)
+    assert 0 < stage["clock"]["calibrate"] <= stage["seconds"] + 0.01 and stage["clock"]["limit"] == 0
+    (event,) = events(tmp_path, "calibration")
+    assert event.items() >= {k: stage[k] for k in ("source", "tokens", "matrices", "hessians", "processes")}.items()
+    assert "calibrated on 128 tokens" in (tmp_path / "run.log").read_text()
+    assert not events(tmp_path, "warning") or "over the limit" not in str(events(tmp_path, "warning"))
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_what_is_done_again_when_calibration_changes(data: Path, tmp_path: Path) -> None:
+    """Its settings: all from there on, and no training. Its file: quantization. Its statistics decide the codes."""
+    recipe = calibrated()
+    first, codes = ran(recipe, tmp_path, data), weights(tmp_path)
+    assert ran(recipe, tmp_path, data) == first
+    again = ran(recipe.set("calibrate.source", part(OwnSamples, sequences=2, length=0)), tmp_path, data)
+    assert again["average"] == first["average"] and again["calibrate"]["key"] != first["calibrate"]["key"]
+    assert not torch.equal(weights(tmp_path), codes), "other statistics, other codes"
+    ran(recipe, tmp_path, data)
+    assert torch.equal(weights(tmp_path), codes), "and back"
+    path = tmp_path / "calibration.safetensors"
+    save_calibration(
+        path, {k: s._replace(hessian=torch.eye(len(s.hessian))) for k, s in load_calibration(path).items()}
+    )
+    other = ran(recipe, tmp_path, data)
+    assert other["calibrate"] == ran(recipe, tmp_path, data)["calibrate"]
+    assert other["quantize"]["key"] != first["quantize"]["key"] and not torch.equal(weights(tmp_path), codes)
+    path.unlink()
+    with pytest.raises(DamagedError, match="the file is missing"):
+        execute(Run(recipe, tmp_path, Journal(quiet=True), shards=data))
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_without_calibration_the_stage_passes(data: Path, tmp_path: Path) -> None:
+    done = ran(toy_recipe(steps=2), tmp_path, data)
+    assert done["calibrate"]["source"] == "none" and done["calibrate"]["clock"]["calibrate"] == 0
+    assert not (tmp_path / "calibration.safetensors").exists()
+    again = calibrated(steps=2).set("train.seconds", 0.0)
+    assert ran(again, tmp_path, data)["train"] == done["train"], "calibration can be had later, without training"
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_over_the_training_clock_is_said_aloud(data: Path, tmp_path: Path) -> None:
+    """A number is taken as given, and all batches are observed."""
+    recipe = calibrated().set("train.seconds", 0.02).set("train.steps", 1000).set("calibrate.reserve", 0.0)
+    clock = ran(recipe, tmp_path, data)["calibrate"]["clock"]
+    assert clock["total"] > clock["limit"] == 0.02
+    (event,) = events(tmp_path, "reserve")
+    assert (event["seconds"], event["limit"]) == (0.0, 0.02)
+    (warning,) = [e for e in events(tmp_path, "warning") if "over the limit" in e["message"]]
+    assert all(f"{clock[k]} s" in warning["message"] and warning[k] == clock[k] for k in clock)
+
+
+# ---- the clock ---------------------------------------------------------------------------------------------------
+
+
+class Clocks:
+    """A clock of training and calibration: a step takes a second, a batch `measured` seconds before training and `batch`
+    seconds after it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, measured: float = 5.0, batch: float = 5.0) -> None:
+        self.time, self.batch, self.measured, self.batches = FakeTime(), batch, measured, 0
+        self.trained = False
+        for module in (loop, calibrate):
+            monkeypatch.setattr(module, "time", self.time)
+        step, opened = Trainer.step, TrainingText.open
+
+        def stepped(trainer: Trainer, number: int, now: Now) -> Tensor:
+            self.trained = True
+            self.time.pass_by(1.0)
+            return step(trainer, number, now)
+
+        def slow(source: TrainingText, subject: Subject) -> Callable[[int], Tensor]:
+            batch = opened(source, subject)
+            return lambda number: (self.pass_batch(), batch(number))[1]
+
+        monkeypatch.setattr(Trainer, "step", stepped)
+        monkeypatch.setattr(TrainingText, "open", slow)
+
+    def pass_batch(self) -> None:
+        self.batches += 1
+        self.time.pass_by(self.batch if self.trained else self.measured)
+
+
+def timed(seconds: float) -> Spec[Recipe]:
+    recipe = calibrated(steps=0).set("train.seconds", seconds) if seconds else calibrated()
+    return recipe.set("calibrate.source", part(TrainingText, batches=4, rows=1))
+
+
+@pytest.mark.usefixtures("no_scoring")
+@pytest.mark.parametrize(
+    ("batch", "batches", "calibrate", "over"), [(5.0, 4, 20.0, False), (9.0, 2, 18.0, True), (30.0, 1, 30.0, True)]
+)
+def test_the_limit_is_kept_with_calibration(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: float,
+    batches: int,
+    calibrate: float,
+    over: bool,
+) -> None:
+    """Measured to need 4 x 5 s and a tenth, 22 of 60 s are reserved. Where a batch takes longer after training, so many
+    are observed as end in time, and at least one."""
+    clocks = Clocks(monkeypatch, batch=batch)
+    done = ran(timed(60.0), tmp_path, data)
+    clock = done["calibrate"]["clock"]
+    assert clock == {"train": 38.0, "calibrate": calibrate, "total": 38.0 + calibrate, "limit": 60.0}
+    assert clock["total"] <= 60.0 + 1.0 or batches == 1
+    assert clocks.batches == 2 + batches, "two of them to measure"
+    assert (done["train"]["limit"], done["train"]["steps"]) == (38.0, 38)
+    assert done["train"]["reserve"] == {"rounds": 4, "round_seconds": 5.0, "fixed_seconds": 0.0}
+    assert (done["calibrate"]["batches"], done["calibrate"]["planned"]) == ([batches], 4)
+    said = [event for event in events(tmp_path, "warning") if "ended at the limit" in event["message"]]
+    assert bool(said) == over
+    if over:
+        assert f"of 60 s, with {batches} of 4 batches" in said[0]["message"] and said[0]["batches"] == batches
+    assert any("over the limit" in event["message"] for event in events(tmp_path, "warning")) == (batches == 1)
+    (event,) = events(tmp_path, "reserve")
+    assert (event["seconds"], event["limit"]) == (22.0, 38.0)
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_calibration_that_is_done_again_gives_the_same_bytes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many batches as the first time, although there is time for all now."""
+    clocks, file = Clocks(monkeypatch, batch=9.0), tmp_path / "calibration.safetensors"
+    first = ran(timed(60.0), tmp_path, data)
+    content = file.read_bytes()
+    assert about_calibration(file)["batches"] == first["calibrate"]["batches"] == [2]
+    for clocks.batch in (0.1, 1000.0):
+        again = ran(timed(60.0), tmp_path, data, "calibrate")
+        assert file.read_bytes() == content and again["calibrate"]["batches"] == [2]
+        assert again["train"] == first["train"] and again["quantize"]["key"] == first["quantize"]["key"]
+    assert "2 of 4 batches, as the first time" in (tmp_path / "run.log").read_text()
+    clocks.batch = 0.1
+    other = ran(timed(60.0).set("calibrate.source.seed", 43), tmp_path, data, "train")
+    assert other["calibrate"]["batches"] == [4], "with other inputs the clock decides"
+    assert other["calibrate"]["clock"]["total"] == 60.4, "over by less than a step, which calibration does not pay for"
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_without_a_limit_of_time_nothing_is_measured(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = Clocks(monkeypatch, batch=1000.0)
+    done = ran(timed(0.0), tmp_path, data)
+    assert (
+        clocks.batches == 4 and done["calibrate"]["batches"] == [4] and "limit" not in str(events(tmp_path, "warning"))
+    )
+    assert (done["train"]["reserve"], done["train"]["limit"]) == (None, 0.0) and not events(tmp_path, "reserve")
+
+
+@pytest.mark.usefixtures("no_scoring")
+def test_a_run_that_goes_on_has_the_reserve_of_its_beginning(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are faster when it is called again; the schedule stays as it was."""
+    clocks = Clocks(monkeypatch)
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, n, now: signal.raise_signal(signal.SIGTERM) or step(self, n, now))
+    with pytest.raises(Interrupted):
+        execute(Run(timed(60.0), tmp_path, Journal(quiet=True), shards=data))
+    monkeypatch.setattr(Trainer, "step", step)
+    clocks.measured, clocks.trained = 0.1, False
+    with pytest.raises(BitgolfError, match="it is packed"):
+        execute(Run(timed(60.0), tmp_path, Journal(quiet=True), shards=data, resume=True))
+    train = read_json(tmp_path / "stages.json")["train"]
+    assert (train["limit"], train["clock"], train["steps"]) == (38.0, 38.0, 38)
+
+
+def test_a_recipe_that_would_fail_later_fails_before_training(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="the recipe has none"):
+        execute(Run(calibrated().set("calibrate", None), tmp_path, Journal(quiet=True), shards=data))
+    assert not (tmp_path / "stages.json").exists()
+
+
+# ---- the validation text -----------------------------------------------------------------------------------------
+
+OPENED: list[str] = []
+WATCHING = [False]
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """The files that Python opens meanwhile, by name."""
+    if not WATCHING[0]:
+        sys.addaudithook(lambda kind, args: OPENED.append(Path(str(args[0])).name) if kind == "open" and WATCHING[0] else None)  # fmt: skip
+    OPENED.clear()
+    WATCHING[0] = True
+    yield OPENED
+    WATCHING[0] = False
+
+
+@pytest.mark.usefixtures("no_scoring")
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_validation_file_is_opened_before_the_artifact_is_written(
+    data: Path, tmp_path: Path, opened: list[str], name: str
+) -> None:
+    """Spec 2.3. The shards are there before, so the whole run up to the artifact can do without."""
+    ran(calibrated().set("calibrate.source", SOURCES[name]), tmp_path, data)
+    assert (tmp_path / "artifact.bg").exists()
+    assert "train_000000.bin" in opened and "manifest.json" in opened, "it does watch"
+    assert [file for file in opened if file.startswith("val")] == []

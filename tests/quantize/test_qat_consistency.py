@@ -1,0 +1,84 @@
+"""Whether what training felt is what the exporter writes."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitgolf.artifact.model import build_empty
+from bitgolf.config.edits import append
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
+from bitgolf.grids.clip import MaxClip, SdClip
+from bitgolf.grids.scales import LogScale
+from bitgolf.model.interfaces import View
+from bitgolf.model.part import only
+from bitgolf.model.qat import FakeQuant, NoisyQuant
+from bitgolf.model.qat_lowbit import Binary, Float8, Ternary
+from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
+from bitgolf.quantize.codecs.lowbit import BinaryGroups, Fp4, Fp8, TernaryGroups
+from bitgolf.quantize.diagnose.qat_consistency import disagreements
+from helpers.toy import VOCAB, toy_model
+
+FINE: list[tuple[Spec[View], Spec[Codec]]] = [
+    (part(FakeQuant, bits=6), part(IntRows, bits=6, clip=part(MaxClip))),
+    (part(FakeQuant, bits=6, clip=part(SdClip)), part(IntRows, bits=6)),
+    (part(NoisyQuant, bits=7), part(IntRows, bits=7, clip=part(MaxClip))),
+    (part(Ternary), part(TernaryGroups)),
+    (part(Binary, group=64), part(BinaryGroups, group=64)),
+    (part(Float8), part(Fp8)),
+    (part(FakeQuant, bits=8, multiple=4), part(IntRows, bits=8, multiple=4, clip=part(MaxClip))),
+    (part(FakeQuant, scales=part(LogScale)), part(IntRows, scales=part(LogScale), clip=part(MaxClip))),
+    (part(FakeQuant, bits=4), part(Fp4)),
+    (part(Ternary), part(TernaryGroups, form="bitmask")),
+]
+WRONG: list[tuple[Spec[View], Spec[Codec]]] = [
+    (part(FakeQuant, bits=6), part(IntRows, bits=5, clip=part(MaxClip))),
+    (part(FakeQuant, bits=6), part(IntRows, bits=6)),
+    (part(FakeQuant, clip=part(SdClip, k=10)), part(IntRows, clip=part(SdClip, k=12.85))),
+    (part(FakeQuant, floor=1 / 31), part(IntRows, clip=part(MaxClip))),
+    (part(FakeQuant, full_range=True), part(IntRows, clip=part(MaxClip))),
+    (part(FakeQuant), part(Float, dtype="float16")),
+    (part(Ternary), part(BinaryGroups)),
+    (part(Ternary), part(TernaryGroups, group=64)),
+    (part(Float8), part(Float, dtype="float16")),
+    (part(FakeQuant, bits=8), part(IntRows, bits=8, multiple=4, clip=part(MaxClip))),
+    (part(FakeQuant, scales=part(LogScale)), part(IntRows, clip=part(MaxClip))),
+    (part(FakeQuant, scales=part(LogScale)), part(IntRows, scales=part(LogScale, per_octave=8), clip=part(MaxClip))),
+    (part(FakeQuant), part(IntRows, clip=part(MaxClip), prune=0.03)),
+    (part(FakeQuant), part(Fp4)),
+]
+
+
+def found(view: Spec[View], codec: Spec[Codec], layers: str = "*") -> list[str]:
+    rules = (part(Rule, where="matrix", use=codec), part(Rule, where="*", use=part(Float, dtype="float16")))
+    spec = toy_model().edit("block.mlp.linear", append(view=only(layers, view)))
+    return disagreements(build_empty(spec, VOCAB), rules)
+
+
+@pytest.mark.parametrize(("view", "codec"), FINE, ids=repr)
+def test_views_and_codecs_that_agree(view: Spec[View], codec: Spec[Codec]) -> None:
+    assert found(view, codec) == []
+
+
+@pytest.mark.parametrize(("view", "codec"), WRONG, ids=repr)
+def test_views_and_codecs_that_do_not(view: Spec[View], codec: Spec[Codec]) -> None:
+    (line,) = found(view, codec)
+    assert line.startswith("blocks.0.mlp.up.weight and 5 more: ")
+    assert view.cls.__name__ in line and codec.cls.__name__ in line  # type: ignore[union-attr]
+
+
+def test_one_line_for_each_kind_of_disagreement() -> None:
+    view, codec = WRONG[0]
+    assert found(view, codec, layers="2") == [
+        line.replace("blocks.0", "blocks.2").replace(" 5 more", " 1 more") for line in found(view, codec)
+    ]
+    assert disagreements(build_empty(toy_model(), VOCAB), (part(Rule, where="*", use=codec),)) == []
+
+
+def test_the_difference_is_named() -> None:
+    codec = part(IntRows, bits=8, multiple=4, clip=part(MaxClip), prune=0.03, scales=part(LogScale))
+    (line,) = found(part(FakeQuant, bits=8, clip=part(SdClip, k=9.0)), codec)
+    assert "FakeQuant of int8, SdClip(k=9.0), stored" in line
+    assert line.endswith(
+        "IntRows of int8, multiples of 4, steps in LogScale(per_octave=16), MaxClip(), 0.03 of it pruned"
+    )

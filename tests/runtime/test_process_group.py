@@ -1,0 +1,142 @@
+"""Two processes under torchrun against one with two accumulation steps, and one process alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitgolf.errors import UsageError
+from bitgolf.runtime.distributed import World, agree, mean, mean_gradients
+from bitgolf.runtime.process_group import environment_rank, join, leave
+
+STEPS, SIZE = 5, 2
+
+
+def problem() -> tuple[list[torch.nn.Parameter], torch.Tensor, torch.Tensor]:
+    """Least squares with parameters of several shapes, and inputs and targets for each step and process."""
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(s)) for s in [(3, 6), (3,), ()]]
+    return params, torch.randn(STEPS, SIZE, 8, 6), torch.randn(STEPS, SIZE, 8, 3)
+
+
+def backward(params: list[torch.nn.Parameter], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    weight, bias, scale = params
+    loss = ((x @ weight.T + bias) * scale - y).square().mean()
+    loss.backward()
+    return loss.detach()
+
+
+def descend(params: list[torch.nn.Parameter]) -> None:
+    with torch.no_grad():
+        for p in params:
+            assert p.grad is not None
+            p -= 0.1 * p.grad
+            p.grad = None
+
+
+def worker(out: Path) -> None:
+    """What each process under torchrun does: train on its half, and write what it ended with."""
+    world = join()
+    params, xs, ys = problem()
+    unused = torch.nn.Parameter(torch.zeros(2))
+    losses = []
+    for step in range(STEPS):
+        losses.append(backward(params, xs[step, world.rank], ys[step, world.rank]))
+        mean_gradients([*params, unused], world).wait()
+        descend(params)
+    result = {
+        "world": [world.rank, world.size, world.local_rank, world.device.type, world.backend, environment_rank()],
+        "params": [p.tolist() for p in params],
+        "losses": mean(torch.stack(losses), world).tolist(),
+        "agreed": [agree(world.rank == 0, world), agree(world.rank == 1, world), agree(0.1 + world.rank, world)],
+        "kinds": [type(agree(v, world)).__name__ for v in (True, 3, 0.5)],
+    }
+    leave(world)
+    (out / f"{world.rank}.json").write_text(json.dumps(result))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[object]]]:
+    """What two gloo processes end with."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={SIZE}", __file__, out]
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=os.environ | hidden, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(SIZE)]
+
+
+def test_each_process_knows_its_place(results: list[dict[str, list[object]]]) -> None:
+    assert [r["world"] for r in results] == [[rank, SIZE, rank, "cpu", "gloo", rank] for rank in range(SIZE)]
+
+
+def test_two_processes_equal_accumulation(results: list[dict[str, list[object]]]) -> None:
+    params, xs, ys = problem()
+    start = [p.detach().clone() for p in params]
+    losses = []
+    for step in range(STEPS):
+        losses.append(sum(float(backward(params, xs[step, half], ys[step, half])) for half in range(SIZE)) / SIZE)
+        for p in params:
+            assert p.grad is not None
+            p.grad /= SIZE
+        descend(params)
+    assert all((p - s).abs().min() > 1e-3 for p, s in zip(params, start, strict=True))
+    assert results[0]["params"] == results[1]["params"]
+    for got, want in zip(results[0]["params"], params, strict=True):
+        torch.testing.assert_close(torch.tensor(got), want.detach(), atol=1e-6, rtol=0)
+    assert results[0]["losses"] == results[1]["losses"] == pytest.approx(losses, abs=1e-5)
+
+
+def test_rank_0_decides(results: list[dict[str, list[object]]]) -> None:
+    for result in results:
+        assert result["agreed"] == [True, False, 0.1]
+        assert result["kinds"] == ["bool", "int", "float"]
+
+
+def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    world = join()
+    assert (world.rank, world.size, world.backend) == (0, 1, "") and not torch.distributed.is_initialized()
+    params, xs, ys = problem()
+    backward(params, xs[0, 0], ys[0, 0])
+    grads = [p.grad.clone() for p in params if p.grad is not None]
+    mean_gradients(params, world).wait()
+    assert all(torch.equal(p.grad, g) for p, g in zip(params, grads, strict=True) if p.grad is not None)
+    assert agree(0.3, world) == 0.3 and agree(True, world) is True
+    assert torch.equal(mean(torch.tensor([1.0, 2.0]), world), torch.tensor([1.0, 2.0]))
+    leave(world)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 of WORLD_SIZE 2"),
+        ({"RANK": "3"}, "RANK is 3 of WORLD_SIZE 1"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many'"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1'"),
+    ],
+)
+def test_an_environment_that_makes_no_sense(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message):
+        join()
+
+
+def test_the_world_is_a_value() -> None:
+    assert World() == World(rank=0, size=1, local_rank=0, device=torch.device("cpu"), backend="")
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]))

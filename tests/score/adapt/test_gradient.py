@@ -1,0 +1,346 @@
+"""Descent on the stream: what it learns of, when, and that it can be undone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from bitgolf.config.spec import Spec, part
+from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_schedule import UNet
+from bitgolf.model.lm import LM
+from bitgolf.model.part import roles
+from bitgolf.runtime.device import choose
+from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.adapt.gradient import AdamW, Learner, Sgd, cosine
+from bitgolf.score.adapt.phased_lora import Phased
+from bitgolf.score.adapt.stream_sgd import StreamPlayer, StreamSgd
+from bitgolf.score.methods import Method
+from bitgolf.score.referee import score
+from bitgolf.score.text import Text, with_last_end
+from helpers.process_groups import as_program, fork
+from helpers.toy import VOCAB, built, toy_model
+
+CHUNK, TARGETS = 40, 150
+LEARN = part(Sgd, lr=0.05, epochs=2, batch=2, length=16)
+
+
+def drifting(targets: int = TARGETS, seed: int = 0) -> Text:
+    """A few tokens only, so that there is something to learn that the model does not know; five documents."""
+    ids = np.random.default_rng(seed).choice([5, 9, 17, 33], targets, p=[0.4, 0.3, 0.2, 0.1])
+    ids[:: targets // 5] = 1
+    return Text(with_last_end(ids, 1), 3 * targets)
+
+
+def stream(sgd: Spec[Sgd] = LEARN, *, stride: int = 8, chunk: int = CHUNK) -> StreamSgd:
+    return StreamSgd(window=16, stride=stride, chunk=chunk, sgd=sgd)
+
+
+def charged(model: LM, text: Text, method: Method, *, batch_tokens: int = 64, world: World = ALONE) -> np.ndarray:
+    """The bits of each target."""
+    charges = np.zeros(text.targets)
+    player = method.player(model, VOCAB, choose(), world)
+    try:
+        score(player, text, method, batch_tokens=batch_tokens, charges=charges, world=world)
+    finally:
+        player.close()
+    return charges
+
+
+# ---- the plan ------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 60), st.booleans(), st.data())
+def test_the_plan_has_every_target_once_in_its_section_with_the_contexts_of_the_windows_alone(
+    targets: int, window: int, chunk: int, isolated: bool, data: st.DataObject
+) -> None:
+    stride = data.draw(st.integers(1, window))
+    method = StreamSgd(window=window, stride=stride, chunk=chunk, isolated=isolated)
+    text = drifting(max(targets, 5))
+    expected = {
+        t: w.start
+        for start, stop in text.documents()[slice(None) if isolated else slice(0)] or [(0, text.targets)]
+        for w in method.still().windows(stop - start, start)
+        for t in range(w.first, w.stop)
+    }
+    found, done = dict[int, int](), 0
+    for section in method.sections(text, 64):
+        assert section.start == done and section.stop - section.start <= chunk
+        windows = [w for track in section.tracks for own in track.texts for w in own]
+        own = {t: w.start for w in windows for t in range(w.first, w.stop)}
+        assert sum(w.stop - w.first for w in windows) == len(own) == section.stop - section.start
+        assert all(section.start <= t < section.stop for t in own)
+        found |= own
+        done = section.stop
+    assert found == expected and done == text.targets
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.integers(1, 9), st.integers(1, 4), st.booleans())
+def test_sequences_and_steps_have_every_target_once(ids: list[int], length: int, batch: int, documents: bool) -> None:
+    tokens, sgd = torch.tensor(ids), Sgd(length=length, batch=batch, documents=documents)
+    rows = sgd.sequences(tokens, 1)
+    assert [t for w in rows for t in range(w.start, w.stop)] == list(range(len(ids) - 1))
+    assert all(1 <= w.stop - w.start <= length for w in rows)
+    if documents:
+        assert not any((tokens[w.start + 1 : w.stop] == 1).any() for w in rows)
+    steps = list(sgd.batches(rows))
+    assert [w for step in steps for w in step] == rows and all(steps)
+    assert all(sum(w.stop - w.start for w in step) <= batch * length for step in steps)
+    if not documents:
+        assert len(steps) == -(-len(rows) // batch)
+
+
+# ---- what is learned, and when ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sgd", [LEARN.but(lr=0.0), LEARN.but(epochs=0), part(AdamW, lr=0.0)])
+def test_without_learning_the_bits_are_those_of_the_windows_alone(sgd: Spec[Sgd]) -> None:
+    model, text, method = built(toy_model()), drifting(), stream(sgd)
+    assert np.array_equal(
+        charged(model, text, method, batch_tokens=1), charged(model, text, method.still(), batch_tokens=1)
+    )
+
+
+@pytest.mark.parametrize("sgd", [LEARN, part(AdamW, lr=0.01, length=16, batch=2)])
+def test_it_learns_what_the_model_did_not_know(sgd: Spec[Sgd]) -> None:
+    model, text = built(toy_model()), drifting(400)
+    method = stream(sgd)
+    still, adapted = charged(model, text, method.still()), charged(model, text, method)
+    assert np.allclose(adapted[:CHUNK], still[:CHUNK], rtol=1e-4), "nothing is known before the first chunk's end"
+    assert adapted.sum() < 0.9 * still.sum()
+
+
+def replayed(play: Callable[[LM, Text], np.ndarray]) -> None:
+    """Scores up to a target, at a chunk's end or within it, stay as they are when everything after it is another."""
+    model, text = built(toy_model()), drifting()
+    first = play(model, text)
+    for end in (CHUNK, CHUNK + 20, 3 * CHUNK):
+        other = text.tokens.copy()
+        other[end + 1 :] = np.random.default_rng(1).integers(2, VOCAB, len(other) - end - 1)
+        second = play(model, text._replace(tokens=other))
+        assert np.array_equal(first[:end], second[:end]) and not np.allclose(first[end:], second[end:])
+
+
+def test_a_replay_in_which_all_that_is_later_is_random_gives_the_same_scores() -> None:
+    replayed(lambda model, text: charged(model, text, stream()))
+
+
+class Hasty(StreamPlayer):
+    """Learns of each chunk before it is scored."""
+
+    whole: Tensor
+
+    def adapt(self, revealed: Tensor) -> None:
+        self.done += 1
+        self.learner.learn(self.whole[self.done * CHUNK : (self.done + 1) * CHUNK + 1], 1.0)
+
+
+def test_the_replay_catches_a_player_that_learns_before_it_scores() -> None:
+    def play(model: LM, text: Text) -> np.ndarray:
+        method, charges = stream(), np.zeros(text.targets)
+        player = Hasty(model, VOCAB, choose(), ALONE, method)
+        player.whole = torch.from_numpy(np.append(text.tokens, [5] * 2 * CHUNK))
+        score(player, text, method, charges=charges)
+        player.close()
+        return charges
+
+    with pytest.raises(AssertionError):
+        replayed(play)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_totals_do_not_depend_on_how_much_is_read_at_once(dtype: torch.dtype, tolerance: float) -> None:
+    model, text = built(toy_model()).to(dtype), drifting()
+    totals = [
+        charged(model, text, stream(LEARN.but(at_once=at_once), stride=7), batch_tokens=batch_tokens).sum()
+        for at_once, batch_tokens in [(1, 1), (40, 64), (8192, 8192)]
+    ]
+    assert totals == pytest.approx([totals[0]] * 3, rel=tolerance)
+
+
+# ---- the steps -------------------------------------------------------------------------------------------------------
+
+
+def looped() -> Spec[LM]:
+    return toy_model().but(depth=part(UNet, order=part(Loop, first=1, last=1, since=(0.0,))))
+
+
+@pytest.mark.parametrize("toy", [toy_model(), looped()], ids=["straight", "looped"])
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_steps_are_those_of_torch(toy: Spec[LM], kind: str) -> None:
+    """Rows as long as the window, two a step; the last step has what is left, the last row too. Both rates are passed on."""
+    tokens = torch.from_numpy(drifting(77).tokens)
+    settings = {"epochs": 2, "batch": 2, "clip": 0.5}
+    sgd = Sgd(lr=0.1, **settings) if kind == "sgd" else AdamW(lr=0.01, weight_decay=0.1, **settings)
+    model, other = built(toy).double().requires_grad_(False), built(toy).double()
+    learner = Learner(sgd, model, choose(), ALONE, window=16)
+    params = list(other.parameters())
+    made = {
+        "sgd": lambda: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+        "adamw": lambda: torch.optim.AdamW(params, lr=0.01, weight_decay=0.1),
+    }
+    optimizer = made[kind]()
+    for rate in (1.0, 0.25):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (0.1 if kind == "sgd" else 0.01)
+        learner.learn(tokens, rate)
+        for start in [0, 32, 64] * 2:
+            stop = min(start + 32, 77)
+            rows = [(a, min(a + 16, stop)) for a in range(start, stop, 16)]
+            losses = [
+                F.cross_entropy(other(tokens[None, a:b])[0], tokens[a + 1 : b + 1], reduction="sum") for a, b in rows
+            ]
+            optimizer.zero_grad()
+            (sum(losses, torch.zeros(())) / (stop - start)).backward()
+            nn.utils.clip_grad_norm_(params, 0.5)
+            optimizer.step()
+    start = built(toy).double()
+    for (path, p), q, s in zip(model.named_parameters(), params, start.parameters(), strict=True):
+        torch.testing.assert_close(p, q.detach(), rtol=1e-6, atol=1e-8, msg=path)
+        assert not torch.equal(p, s), f"{path} did not learn"
+
+
+def test_rates_go_down_a_cosine_and_the_last_chunk_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = list[tuple[list[int], float]]()
+    monkeypatch.setattr(Learner, "learn", lambda self, tokens, rate: learned.append((tokens.tolist(), rate)))
+    text = drifting()
+    charged(built(toy_model()), text, stream())
+    assert [tokens for tokens, _ in learned] == [text.tokens[c : c + CHUNK + 1].tolist() for c in (0, 40, 80)]
+    assert [rate for _, rate in learned] == pytest.approx([1.0, 0.75, 0.25])
+    assert stream().remarks(text) == [] and "nothing is learned" in stream(chunk=TARGETS).remarks(text)[0]
+    assert cosine(3, 3) == pytest.approx(0.0) and cosine(0, 0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("where", "frozen", "learns"),
+    [
+        (("scale", "gate"), (), lambda role, path: role == "scale"),
+        (("*",), ("embedding",), lambda role, path: role != "embedding"),
+        (("@blocks.2.**", "embedding"), (), lambda role, path: "blocks.2" in path or role == "embedding"),
+        (("matrix",), ("@blocks.0.**",), lambda role, path: role == "matrix" and "blocks.0" not in path),
+    ],
+)
+def test_what_is_named_learns_and_nothing_else(
+    where: tuple[str, ...], frozen: tuple[str, ...], learns: Callable[[str, str], bool]
+) -> None:
+    model, before = built(looped()), built(looped())
+    where = tuple(w for w in where if w != "gate" or "gate" in roles(model).values())
+    Learner(LEARN.but(where=where, frozen=frozen)(), model, choose(), ALONE, window=16).learn(
+        torch.from_numpy(drifting().tokens)
+    )
+    kinds = roles(model)
+    for path in kinds:
+        changed = not torch.equal(model.get_parameter(path), before.get_parameter(path))
+        assert changed == learns(kinds[path], path), path
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"where": ("nothing",)}, "'nothing' selects no parameter .*embedding"),
+        ({"where": ("scale",), "frozen": ("matrix",)}, "'matrix' selects no parameter"),
+        ({"frozen": ("*",)}, "nothing learns"),
+    ],
+)
+def test_patterns_that_select_nothing_are_errors(settings: dict[str, tuple[str, ...]], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Sgd(**settings).chosen(built(toy_model()))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("settings", [{"lr": -0.1}, {"epochs": -1}, {"batch": 0}, {"length": -1}, {"at_once": 0}])
+def test_impossible_settings_are_errors(settings: dict[str, int]) -> None:
+    with pytest.raises(RecipeError, match="expected at least"):
+        Sgd(**settings)  # pyright: ignore[reportArgumentType]
+
+
+# ---- what is left behind -------------------------------------------------------------------------------------------
+
+
+def test_closing_gives_the_weights_back_and_a_second_score_is_the_first() -> None:
+    model, before = built(toy_model()).requires_grad_(False), built(toy_model())
+    first = charged(model, drifting(), stream())
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
+    assert not any(p.requires_grad for p in model.parameters())
+    assert np.array_equal(first, charged(model, drifting(), stream()))
+
+
+def test_a_player_plays_one_text_until_it_is_closed() -> None:
+    model, text, method = built(toy_model()), drifting(), stream()
+    player = method.player(model, VOCAB, choose(), ALONE)
+    bits = score(player, text, method).bits
+    with pytest.raises(BitgolfError, match="one text"):
+        score(player, text, method)
+    player.close()
+    assert score(player, text, method).bits == bits
+
+
+def test_weights_that_run_away_are_an_error_that_says_so() -> None:
+    with pytest.raises(BitgolfError, match="run away"):
+        charged(built(toy_model()), drifting(), stream(LEARN.but(lr=1e30, clip=0.0)))
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+
+METHODS: dict[str, Spec[Method]] = {
+    "sgd": part(StreamSgd, window=16, stride=8, chunk=CHUNK, sgd=LEARN.but(batch=3)),
+    "phased": part(
+        Phased,
+        lora=part(DocumentLora, window=16, stride=8, rows=2, rank=2),
+        boundaries=(1, 3),
+        chunk=25,
+        sgd=LEARN.but(documents=True),
+    ),
+}
+
+
+def played(world: World) -> dict[str, list[object]]:
+    """Bits of each method, and a hash of the weights as they are when the last target is scored."""
+    results = dict[str, list[object]]()
+    for name, spec in METHODS.items():
+        model, text, method = built(toy_model()).double().requires_grad_(False), drifting(), spec()
+        player = method.player(model, VOCAB, choose(), world)
+        bits = score(player, text, method, world=world, batch_tokens=40).bits
+        weights = b"".join(p.numpy().tobytes() for p in model.parameters())
+        results[name] = [bits, hashlib.sha256(weights).hexdigest()]
+        player.close()
+    return results
+
+
+def main(out: Path) -> int:
+    def write(world: World) -> None:
+        (out / f"{world.size}.{world.rank}.json").write_text(json.dumps(played(world)))
+
+    return fork(write, out)
+
+
+def test_one_two_and_four_processes_agree(tmp_path: Path) -> None:
+    """Steps of three rows among four processes: some have none, and still join."""
+    as_program(__file__, tmp_path)
+    alone = played(ALONE)
+    for size in (2, 4):
+        ranks = [json.loads((tmp_path / f"{size}.{rank}.json").read_text()) for rank in range(size)]
+        for name in METHODS:
+            assert all(r[name] == ranks[0][name] for r in ranks), "bits and weights are the same everywhere"
+            assert ranks[0][name][0] == pytest.approx(alone[name][0], rel=1e-9)
+    untouched = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in built(toy_model()).double().parameters()))
+    assert all(weights != untouched.hexdigest() for _, weights in alone.values()), "the weights had learned"
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,299 @@
+"""Real compression: lossless for any bytes, as small as predicted, and never garbage."""
+
+from __future__ import annotations
+
+import math
+import random
+import zlib
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.model.lm import LM
+from bitgolf.pack.frequency_tables import leb128, read_leb128
+from bitgolf.runtime.distributed import ALONE
+from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.adapt.stream_sgd import StreamSgd
+from bitgolf.score.coding import compress as coder
+from bitgolf.score.coding.compress import Codec, Compressed, compress, decompress, parts
+from bitgolf.score.coding.predictor import CPU
+from bitgolf.score.methods import Contiguous, Method, Sliding
+from bitgolf.score.referee import score
+from bitgolf.score.text import of_documents
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
+from bitgolf.tokens.trainers import SentencePieceBPE
+from helpers.toy import built, toy_model
+
+TEXT = b"".join(b"line %d of a text that repeats itself, and again %d\n" % (i, i * i % 97) for i in range(3000))
+SLIDING = Sliding(window=24, stride=12)
+LORA = DocumentLora(window=24, stride=8, rows=3, rank=2, lr=0.05, on=("head", "q"))
+LORA_FLAT = DocumentLora(window=16, stride=16, rows=2, rank=1, lr=0.02, on=("v",))
+METHODS: tuple[Method, ...] = (SLIDING, LORA, LORA_FLAT)
+DOCUMENTS = st.lists(
+    st.binary(max_size=40) | st.text(max_size=60).map(lambda s: s.encode("utf-8", "surrogatepass")), max_size=5
+)
+FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    tokenizer = SentencePiece(SentencePieceBPE(vocab=300).train([TEXT]))
+    model = built(toy_model(), vocab=tokenizer.vocab, noise=0.05)
+    return Codec(model, tokenizer, b"12345678", METHODS)
+
+
+def code(codec: Codec, documents: list[bytes], method: Method = SLIDING, rows: int = 4) -> Compressed:
+    return compress(codec, codec.tokenizer.encode_documents(documents), method=method, rows=rows)
+
+
+def charged(codec: Codec, documents: list[bytes], method: Method) -> float:
+    """The referee's bits for the same documents, each by itself."""
+    with closing(method.player(codec.model, codec.tokenizer.vocab, CPU, ALONE)) as player:
+        return score(player, of_documents(documents, codec.tokenizer), method).bits
+
+
+# ---- everything comes back -------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(DOCUMENTS, st.integers(1, 5), st.sampled_from([*METHODS, Contiguous(window=9), Sliding(window=7, stride=3)]))
+def test_any_documents_come_back(codec: Codec, documents: list[bytes], rows: int, method: Method) -> None:
+    assert decompress(codec, code(codec, documents, method, rows).data) == documents
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"a", b"\xff\xfe\x80", "▁ \U0001f600 é".encode(), bytes(range(0, 256, 3))]
+)
+def test_corner_cases_come_back(codec: Codec, data: bytes) -> None:
+    assert decompress(codec, code(codec, [data]).data) == [data]
+    assert decompress(codec, code(codec, [b"", data, data, b""]).data) == [b"", data, data, b""]
+
+
+def test_a_file_is_cut_into_documents_that_join(codec: Codec) -> None:
+    data = TEXT[:70_000]
+    cut = parts(codec, data)
+    assert len(cut) == 4
+    assert all(codec.tokenizer.decode(part).endswith(b"\n") for part in cut[:-1])
+    assert b"".join(map(codec.tokenizer.decode, cut)) == data
+    blank = bytes(range(33, 100)) * 2000  # no line ends
+    assert b"".join(map(codec.tokenizer.decode, parts(codec, blank))) == blank
+    assert [len(part) for part in parts(codec, b"")] == [0]
+
+
+# ---- as small as predicted -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Sliding(window=24, stride=12, isolated=True), Sliding(window=7, stride=3, isolated=True), Contiguous(window=9, isolated=True), LORA, LORA_FLAT],
+)  # fmt: skip
+def test_predicted_bits_are_the_referees(codec: Codec, method: Method) -> None:
+    """Documents longer than the window, shorter, and empty; more of them than rows."""
+    documents = [TEXT[:200], b"", b"x", TEXT[200:260], TEXT[300:600], TEXT[600:640], b"\xff", TEXT[700:1000]]
+    made = code(codec._replace(methods=[method]), documents, method, rows=3)
+    assert made.bits == pytest.approx(charged(codec, documents, method), rel=1e-5)
+
+
+def test_adapters_learn_in_the_walk(codec: Codec) -> None:
+    """So the round trip above is no accident of adapters that stand still."""
+    documents = [TEXT[:400], TEXT[700:1100]]
+    still = LORA.still()
+    assert code(codec, documents, LORA).bits < 0.97 * charged(codec, documents, still)
+
+
+def test_size_is_what_was_predicted(codec: Codec) -> None:
+    made = code(codec, [TEXT[i : i + 250] for i in range(0, 40_000, 250)], Sliding(window=48, stride=24), rows=160)
+    assert 0 <= 8 * len(made.data) - made.bits < 0.001 * made.bits + 8 * 60
+
+
+@pytest.mark.parametrize("vocab", [2, 1024, 8192])
+@pytest.mark.parametrize("kind", ["certain", "uniform", "floor"])
+def test_adversarial_tables_cost_what_they_say(vocab: int, kind: str) -> None:
+    """24 bits and at least 1 for each token: V tokens cost V / 2^24 of the mass, nothing costs more than 24 bits."""
+    count = 2000
+    tables = np.full((count, vocab), {"uniform": 1 / vocab}.get(kind, 1e-9 / (vocab - 1)), np.float32)
+    symbols = np.random.default_rng(0).integers(0, vocab, count).astype(np.int32)
+    if kind != "uniform":
+        likely = symbols if kind == "certain" else (symbols + 1) % vocab
+        tables[np.arange(count), likely] = 1 - 1e-9
+    encoder = coder._stream.queue.RangeEncoder()
+    encoder.encode(symbols, coder.CATEGORICAL, tables)
+    mass = vocab * coder.FLOOR
+    each = {"certain": -math.log2(1 - mass), "uniform": math.log2(vocab), "floor": 24.0}[kind]
+    assert encoder.num_bits() == pytest.approx(count * each, rel=2e-4, abs=64 + count * 2e-7)
+    decoder = coder._stream.queue.RangeDecoder(encoder.get_compressed())
+    assert (decoder.decode(coder.CATEGORICAL, tables) == symbols).all()
+
+
+def test_a_small_file_has_a_small_header(codec: Codec) -> None:
+    made = code(codec, [TEXT[:600]])
+    assert 8 * len(made.data) - made.bits < 8 * 50
+
+
+# ---- what cannot be coded --------------------------------------------------------------------------------------------
+
+
+def test_methods_that_cross_documents_are_refused(codec: Codec) -> None:
+    for method in (StreamSgd(), DocumentLora(warm=True)):
+        with pytest.raises(UsageError, match="cannot be coded") as refused:
+            code(codec._replace(methods=[method]), [b"text"], method)
+        assert "sliding or lora" in str(refused.value)
+
+
+def test_a_method_that_the_artifact_does_not_name_is_refused(codec: Codec) -> None:
+    """But for plain windows, which the file itself can say."""
+    with pytest.raises(UsageError, match="no such method"):
+        code(codec, [b"text"], DocumentLora())
+    assert decompress(codec._replace(methods=()), code(codec, [b"text"], Contiguous(window=8)).data) == [b"text"]
+
+
+def test_what_memory_cannot_hold_is_refused(codec: Codec) -> None:
+    documents = [b""] * 20
+    with pytest.raises(UsageError, match="too many"):
+        code(codec, documents, Sliding(window=1 << 16, stride=1), rows=20)
+
+
+def test_a_token_that_ends_documents_is_refused(codec: Codec) -> None:
+    with pytest.raises(UsageError, match="ends documents"):
+        compress(codec, [np.array([5, codec.model.bos, 7], np.int32)], method=SLIDING)
+
+
+def test_logits_that_are_not_finite_are_located(codec: Codec) -> None:
+    broken = built(toy_model(), vocab=codec.tokenizer.vocab)
+    broken.embed.weight.data[7] = math.nan
+    with pytest.raises(BitgolfError, match="not finite") as refused:
+        code(codec._replace(model=broken), [b"text"])
+    assert refused.value.place == "document 0, token 0"
+
+
+# ---- another model, or a damaged file --------------------------------------------------------------------------------
+
+
+def test_another_model_is_refused(codec: Codec) -> None:
+    data = code(codec, [b"some text"]).data
+    with pytest.raises(BitgolfError, match="another model"):
+        decompress(codec._replace(digest=b"87654321"), data)
+
+
+def flipped(codec: Codec) -> LM:
+    """The same model, but for one bit of one weight."""
+    other = built(toy_model(), vocab=codec.tokenizer.vocab, noise=0.05)
+    weight = dict(other.named_parameters())["blocks.1.mlp.up.weight"]
+    weight.data.view(torch.int32)[3, 4] ^= 1 << 20
+    return other
+
+
+@pytest.mark.parametrize("method", [SLIDING, LORA])
+def test_one_flipped_weight_is_caught_and_located(codec: Codec, method: Method) -> None:
+    data = code(codec, [TEXT[:200], TEXT[600:800]], method).data
+    with pytest.raises(BitgolfError, match="computes other probabilities") as caught:
+        decompress(codec._replace(model=flipped(codec)), data)
+    assert caught.value.place.startswith("between document 0, token 0 and document 0, token ")
+
+
+def test_a_later_divergence_is_located_where_it_begins(codec: Codec) -> None:
+    """What a token means differs, not how likely it is; no document but the last holds it."""
+    made = code(codec, [TEXT[:200], TEXT[200:500], TEXT[500:550] + b"\x07" + TEXT[700:750]], rows=1)
+    (token,) = [i for i, piece in enumerate(codec.tokenizer.pieces) if piece == b"\x07" and codec.tokenizer.is_byte[i]]
+    seen = codec.model.embed.register_forward_hook(lambda module, args, out: out + 1e-3 * (args[0] == token)[..., None])
+    try:
+        with pytest.raises(BitgolfError, match="computes other probabilities") as caught:
+            decompress(codec, made.data)
+    finally:
+        seen.remove()
+    assert "and document 2, token" in caught.value.place
+
+
+def test_a_damaged_file_is_never_decoded_into_garbage(codec: Codec) -> None:
+    whole = code(codec, [TEXT[:500], b"another"]).data
+    chance = random.Random(0)
+    for _ in range(400):
+        data = bytearray(whole)
+        match chance.randrange(3):
+            case 0:
+                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            case 1:
+                del data[chance.randrange(len(data)) :]
+            case _:
+                data.insert(chance.randrange(len(data)), chance.randrange(256))
+        with pytest.raises(BitgolfError):
+            decompress(codec, bytes(data))
+
+
+def checked(body: bytes) -> bytes:
+    return coder.MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def test_damage_with_a_right_checksum_is_found_too(codec: Codec) -> None:
+    """Somebody who wrote the checksum anew: an error, in little time, and never other bytes."""
+    documents = [TEXT[:60], b"b"]
+    whole = code(codec, documents).data
+    chance = random.Random(1)
+    for at in [*range(8, 44, 2), *range(44, len(whole), 8)]:
+        data = bytearray(whole)
+        data[at] ^= 1 << chance.randrange(8)
+        try:
+            found = decompress(codec, checked(bytes(data[8:])))
+        except BitgolfError:
+            continue
+        assert found == documents  # in padding of the payload, or a method with the same windows
+
+
+def lie(whole: bytes, **changes: int) -> bytes:
+    """A file with a right checksum whose header says otherwise."""
+    names = ("window_code", "window", "stride", "rows", "documents", "tokens", "bytes", "seals")
+    at, fields = 8, dict[str, int]()
+    for name in names:
+        fields[name], at = read_leb128(whole, at)
+    return checked(b"".join(map(leb128, (fields | changes).values())) + whole[at:])
+
+
+@pytest.mark.timeout(60)
+def test_a_hostile_header_costs_nothing(codec: Codec) -> None:
+    """Refused before memory or time is spent, or found out as soon as the payload is used up."""
+    whole = code(codec, [TEXT[:120]], Sliding(window=30, stride=10)).data
+    assert decompress(codec, lie(whole)) == [TEXT[:120]]
+    lies: list[dict[str, Any]] = [
+        {"window_code": 9},
+        {"window": 0}, {"window": 5}, {"window": 1 << 30}, {"stride": 0}, {"stride": 31}, {"stride": 1 << 30},
+        {"rows": 0}, {"rows": 2}, {"rows": 1 << 30},
+        {"documents": 0}, {"documents": 2}, {"documents": 1 << 34},
+        {"tokens": 0}, {"tokens": 1 << 34}, {"tokens": 1 << 20}, {"tokens": 7},
+        {"bytes": 0}, {"bytes": 1 << 34}, {"seals": 0}, {"seals": 1 << 34}, {"seals": 3},
+        {"documents": 5000, "tokens": 1 << 20, "rows": 5000},
+        {"documents": 5000, "tokens": 1 << 20, "rows": 4096, "window": 1 << 16},
+        {"documents": 5000, "tokens": 1 << 20, "rows": 30},
+    ]  # fmt: skip
+    for changes in lies:
+        with pytest.raises(BitgolfError):
+            decompress(codec, lie(whole, **changes))
+
+
+@pytest.mark.timeout(60)
+def test_a_payload_is_not_decoded_beyond_what_it_holds(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens without end are announced by one who has the model too, so that the seals are right."""
+    whole = code(codec, [TEXT[:200]], Sliding(window=30, stride=10)).data
+    steps, real = list[int](), coder.Seals
+    monkeypatch.setattr(coder, "Seals", lambda expected=None: real())
+    with pytest.raises(BitgolfError, match="more is decoded than the file can hold"):
+        decompress(codec, lie(whole[:-20], tokens=3_000), lambda done, count, bits: steps.append(done))
+    assert len(steps) < 500
+
+
+def test_the_text_itself_is_checked(codec: Codec) -> None:
+    """Of documents that are decoded as they were coded, but are not those of the header."""
+    whole = code(codec, [b"text"]).data
+    at = whole.index(codec.digest) + len(codec.digest)
+    with pytest.raises(BitgolfError, match="not the one that was compressed"):
+        decompress(codec, checked(whole[8:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]))
+
+
+def test_contexts_come_from_the_file(codec: Codec) -> None:
+    data = code(codec, [b"coded with one window"], Contiguous(window=8)).data
+    assert decompress(codec._replace(methods=(LORA,)), data) == [b"coded with one window"]

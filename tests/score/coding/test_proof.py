@@ -1,0 +1,222 @@
+"""The proof of a score: what is coded is what was claimed, and another process has it back."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitgolf.artifact.model import load, write
+from bitgolf.cli import app
+from bitgolf.config.spec import part
+from bitgolf.data.prepare import load_manifest, prepare
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.files import read_json
+from bitgolf.model.part import roles
+from bitgolf.quantize.encoding import encode_all
+from bitgolf.report.log import Journal
+from bitgolf.runtime.distributed import ALONE
+from bitgolf.runtime.progress import Now
+from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.coding import compress, proof
+from bitgolf.score.coding.predictor import CPU
+from bitgolf.score.coding.proof import Claim, draw, false_share, first, grouped, prove
+from bitgolf.score.methods import Sliding
+from bitgolf.score.referee import score
+from bitgolf.score.text import validation
+from bitgolf.text.documents import Document
+from bitgolf.tokens.loading import open_tokenizer
+from bitgolf.tokens.trainers import SentencePieceBPE
+from helpers.toy import toy_recipe
+from helpers.toy_training import make_trainer
+
+STEPS, DOCUMENTS = 40, 150
+SCORE = (
+    part(Sliding, window=32, stride=16),
+    part(DocumentLora, window=32, stride=16, rows=3, rank=2, lr=0.02, on=("q",)),
+)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact, trained for a moment, and shards with 120 kB of held-out text: `artifact.bg` and `shards`."""
+    folder, draw = tmp_path_factory.mktemp("proof"), random.Random(0)
+    words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
+    texts = [" ".join(draw.choices(words, k=draw.randint(120, 200))).encode() for _ in range(DOCUMENTS + 20)]
+    proto, made = SentencePieceBPE(vocab=295).train(texts), [Document(str(i), text) for i, text in enumerate(texts)]
+    prepare(made[DOCUMENTS:], made[:DOCUMENTS], open_tokenizer(proto), folder / "shards")
+    recipe = toy_recipe(steps=STEPS).set("score", SCORE)
+    trainer = make_trainer(folder / "shards", recipe, noisy=False)
+    for step in range(STEPS):
+        trainer.step(step, Now(step, STEPS, 0.0, 0.0))
+    model = trainer.model
+    weights = {path: p.detach().float() for path, p in model.named_parameters()}
+    write(folder / "artifact.bg", recipe, encode_all(weights, roles(model), recipe["quantize"]), proto)
+    return folder
+
+
+def claim(toy: Path, size: int = 0, *, method: int = 0, tokens: int = 1 << 17, rows: int = 64) -> Claim:
+    loaded = load(toy / "artifact.bg")
+    methods = [spec() for spec in loaded.recipe["score"]]
+    text = validation(toy / "shards")
+    text = first(text, loaded.tokenizer, size) if size else text
+    codec = compress.Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
+    return Claim(toy / "artifact.bg", codec, text, methods[method], tokens, rows)
+
+
+def proved(claim: Claim, folder: Path, *, sample: int = 0, challenge: str = "") -> dict[str, Any]:
+    return prove(claim, folder, sample=sample, challenge=challenge, journal=Journal(quiet=True))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Groups are restored here, as a process takes seconds to start; the artifact is read anew. What was restored."""
+    restored = list[Path]()
+
+    def restore(artifact: Path, source: Path, target: Path, tell: object) -> list[int]:
+        restored.append(source)
+        loaded = load(artifact)
+        methods = [spec() for spec in loaded.recipe["score"]]
+        codec = compress.Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
+        texts = compress.decompress(codec, source.read_bytes())
+        target.write_bytes(b"".join(texts))
+        return [len(text) for text in texts]
+
+    monkeypatch.setattr(proof, "_restore", restore)
+    return restored
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_score_is_proved_with_the_command(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """More than 100 kB, coded here and restored by another process: size as claimed, to 0.1 %, bytes the same."""
+    words = ["--proof", tmp_path / "proof", "--shards", toy / "shards", "--with", "sliding", "--challenge", "coin"]
+    app(["compress", str(toy), *map(str, words), "--json"], standalone_mode=False)
+    report = read_json(tmp_path / "proof" / "proof.json")
+    assert report["bytes"] == load_manifest(toy / "shards").val.encoded_bytes > 100_000
+    assert 0 < report["overhead_percent"] < 0.1 + 100 * 64 / report["coded_bytes"]
+    assert report["claimed_bpb"] < 3.5  # it was trained: 5.2 is what equally likely tokens cost
+    assert report["groups"] == 1 and report["sampled"] == [0] and report["false_groups_at_most"] == 0
+    assert '"restored": true' in capsys.readouterr().out
+
+
+def test_groups_claims_and_files_add_up(toy: Path, tmp_path: Path, in_this_process: list[Path]) -> None:
+    what = claim(toy, 5_000, tokens=700, rows=8)
+    report = proved(what, tmp_path, sample=2, challenge="doubt")
+    document = read_json(tmp_path / "commitment.json")
+    rows = document["groups"]
+    assert len(rows) == report["groups"] > 2 and len(in_this_process) == 2
+    assert sum(row["bytes"] for row in rows) == document["bytes"] == what.text.bytes
+    assert sum(row["targets"] for row in rows) == document["targets"] == what.text.targets
+    assert sum(row["documents"] for row in rows) == len(what.text.documents())
+    assert sum(row["bits"] for row in rows) == pytest.approx(report["claimed_bits"])
+    assert sum(row["coded_bytes"] for row in rows) == report["coded_bytes"]
+    for row in rows:
+        data = (tmp_path / row["file"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == row["sha256"] and len(data) == row["coded_bytes"]
+        assert 0 < 8 * len(data) - row["bits"] < 0.002 * row["bits"] + 8 * 60
+    with closing(what.alone.player(what.codec.model, what.codec.tokenizer.vocab, CPU, ALONE)) as player:
+        assert document["bits"] == pytest.approx(score(player, what.text, what.alone).bits, rel=1e-9)
+    tokens = what.codec.tokenizer.decode(what.text.tokens)
+    assert rows[0]["text_sha256"] == hashlib.sha256(tokens[: rows[0]["bytes"]]).hexdigest()
+    commitment = (tmp_path / "commitment.json").read_bytes()
+    assert report["sampled"] == draw(commitment, "doubt", len(rows), 2)
+    assert report["false_groups_at_most"] == pytest.approx(1 - 0.05**0.5)
+
+
+def test_adapters_are_proved_too(toy: Path, tmp_path: Path, in_this_process: list[Path]) -> None:
+    report = proved(claim(toy, 1_500, method=1), tmp_path)
+    assert report["method"] == "lora" and len(in_this_process) == report["groups"] == 1
+    assert 0 < 8 * report["coded_bytes"] - report["claimed_bits"] < 0.001 * report["claimed_bits"] + 8 * 60
+
+
+def test_a_proof_that_was_cut_off_goes_on(
+    toy: Path, tmp_path: Path, in_this_process: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what, made, real = claim(toy, 2_500, tokens=400, rows=4), list[int](), compress.compress
+
+    def dies(*args: Any, **words: Any) -> compress.Compressed:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(1)
+        return real(*args, **words)
+
+    monkeypatch.setattr(compress, "compress", dies)
+    with pytest.raises(KeyboardInterrupt):
+        proved(what, tmp_path / "cut")
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("*.bgz")}
+    assert len(kept) == 2 and not (tmp_path / "cut" / "commitment.json").exists() and not in_this_process
+    monkeypatch.setattr(compress, "compress", real)
+    monkeypatch.setattr(proof, "score", None)  # what was scored is not scored again
+    report = proved(what, tmp_path / "cut")
+    monkeypatch.undo()
+    assert report["groups"] > 2
+    assert all((tmp_path / "cut" / name).stat().st_mtime_ns == time for name, time in kept.items())
+
+
+def test_a_folder_stays_committed(toy: Path, tmp_path: Path, in_this_process: list[Path]) -> None:
+    """Another challenge is welcome, another text is not."""
+    what = claim(toy, 1_500, tokens=400, rows=4)
+    proved(what, tmp_path, sample=1)
+    before = (tmp_path / "commitment.json").read_bytes()
+    proved(what, tmp_path, sample=1, challenge="another")
+    assert (tmp_path / "commitment.json").read_bytes() == before
+    with pytest.raises(UsageError, match="committed to another proof"):
+        proved(claim(toy, 2_500, tokens=400, rows=4), tmp_path, sample=1)
+
+
+def test_what_does_not_come_back_is_named(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that holds another document than it says; and one that another process cannot restore at all."""
+    what = claim(toy, 1_500, tokens=400, rows=4)
+
+    def wrong(artifact: Path, source: Path, target: Path, tell: object) -> list[int]:
+        number = int(source.name[:5])
+        texts = list(grouped(what))[number].texts(what.codec.tokenizer)
+        target.write_bytes(b"".join([*texts[:-1], texts[-1][::-1]]))
+        return [len(text) for text in texts]
+
+    with monkeypatch.context() as here:
+        here.setattr(proof, "_restore", wrong)
+        with pytest.raises(BitgolfError, match=r"group 0 \(00000-.*document \d+ of the group came back as another"):
+            proved(what, tmp_path)
+    assert not (tmp_path / "proof.json").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    file = next(iter(sorted(tmp_path.glob("*.bgz"))))
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 4
+    shutil.copy(tmp_path / "claim.json", other)
+    (other / file.name).write_bytes(data)
+    with pytest.raises(BitgolfError, match=r"group 0 .*(?s:.)*checksum does not match"):
+        proved(what, other)
+
+
+def test_a_text_must_have_the_bytes_that_it_says(toy: Path, tmp_path: Path) -> None:
+    what = claim(toy, 2_000)
+    with pytest.raises(BitgolfError, match="is said to have"):
+        proved(what._replace(text=what.text._replace(bytes=what.text.bytes + 1)), tmp_path)
+    cut = what.text._replace(tokens=what.text.tokens[5:])
+    with pytest.raises(BitgolfError, match="begins with a document"):
+        proved(what._replace(text=cut), tmp_path)
+
+
+def test_the_draw_is_of_the_commitment_and_the_challenge() -> None:
+    drawn = draw(b"commitment", "", 1000, 30)
+    assert drawn == sorted(set(drawn)) == draw(b"commitment", "", 1000, 30) and len(drawn) == 30
+    assert drawn != draw(b"commitmenu", "", 1000, 30) and drawn != draw(b"commitment", "coin", 1000, 30)
+    assert draw(b"commitment", "", 7, 0) == draw(b"commitment", "", 7, 9) == list(range(7))
+    often = [sum(3 in draw(bytes([i]), "", 10, 4) for i in range(256))]
+    assert 70 < often[0] < 135  # 4 in 10, of 256
+
+
+def test_what_a_sample_says() -> None:
+    for sample in (1, 5, 100, 1000):
+        share = false_share(sample, 10_000)
+        assert (1 - share) ** sample == pytest.approx(0.05)
+    assert false_share(1000, 10_000) == pytest.approx(0.00299, abs=1e-5)
+    assert false_share(12, 12) == 0.0

@@ -1,0 +1,178 @@
+"""The clock of a score, the size of its batches, and what is said where one or the other is too much."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bitgolf.errors import BitgolfError
+from bitgolf.model.lm import LM
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.score.evaluate import measure
+from bitgolf.score.execution.batch_size import (
+    CPU_TOKENS,
+    MOST_TOKENS,
+    SHARE,
+    Batch,
+    batch_for,
+    bytes_per_token,
+    fitting,
+)
+from bitgolf.score.execution.time_estimate import Clock
+from bitgolf.score.methods import Contiguous
+from bitgolf.score.player import Block, Player, StaticPlayer
+from bitgolf.score.text import Text, with_last_end
+from helpers.toy import VOCAB, built, toy_model
+
+CPU = Device(torch.device("cpu"), torch.float32, "a test's device")
+
+
+def text(targets: int = 400) -> Text:
+    ids = np.random.default_rng(0).integers(2, VOCAB, targets)
+    ids[[0, 77]] = 1
+    return Text(with_last_end(ids, 1), 2 * targets)
+
+
+def row(method: Contiguous, **words: Any) -> dict[str, Any]:
+    return measure(built(toy_model()), VOCAB, text(), method, CPU, **words)
+
+
+# ---- the clock -----------------------------------------------------------------------------------------------------
+
+
+@given(per_target=st.floats(1e-6, 1.0), compiling=st.floats(0.0, 100.0), block=st.integers(1, 100))
+def test_at_a_steady_speed_the_forecast_is_right_from_the_second_block_on(
+    per_target: float, compiling: float, block: int
+) -> None:
+    """Whatever the first block, which compiles, has taken."""
+    own = 1000.0
+    clock = Clock(own, 600.0, now=50.0)
+    for done in range(block, 1000, block):
+        expected = clock.at(done, now=50.0 + compiling + done * per_target)
+        if done > block:
+            assert expected == pytest.approx(compiling + own * per_target, rel=1e-6)
+
+
+def test_a_forecast_is_kept_once_it_has_seen_a_twentieth() -> None:
+    clock = Clock(1000.0, 600.0, now=0.0)
+    clock.at(30, now=10.0)
+    clock.at(60, now=13.0)
+    assert clock.forecast is None
+    clock.at(90, now=16.0)
+    assert clock.forecast == pytest.approx(16.0 + 910 * 0.1)
+    clock.at(1000, now=500.0)
+    assert clock.forecast == pytest.approx(107.0)
+
+
+def test_one_block_is_forecast_and_done() -> None:
+    clock = Clock(1000.0, 600.0, now=0.0)
+    assert clock.at(1000, now=3.0) == 3.0 == clock.forecast
+
+
+def test_over_the_limit_is_said_as_soon_as_it_is_expected() -> None:
+    clock = Clock(1000.0, 600.0, now=0.0)
+    assert clock.words(clock.at(100, now=59.0)) == "forecast 590 s of 600 s"
+    assert clock.words(clock.at(200, now=121.0)) == "forecast 617 s, over the limit of 600 s"
+
+
+def test_a_row_says_when_it_was_over_the_limit_and_only_then() -> None:
+    lines = list[str]()
+    over, within = row(Contiguous(window=16), limit=1e-9, tell=lines.append), row(Contiguous(window=16))
+    (remark,) = over["remarks"]
+    assert remark.startswith("scoring took ") and "over the limit of 1e-09 s (forecast " in remark
+    assert within["remarks"] == [] and (over["limit"], within["limit"]) == (1e-9, 600.0)
+    assert 0 < within["forecast_seconds"] < 600 and within["compile_seconds"] == 0
+    assert ", over the limit of 1e-09 s, " in lines[-1]
+
+
+def test_a_row_names_the_device_that_made_it() -> None:
+    found = row(Contiguous(window=16))
+    assert (found["device"], found["kernels"]) == ("a test's device", [])
+
+
+# ---- the batch -----------------------------------------------------------------------------------------------------
+
+
+def test_a_cpu_reads_as_much_as_it_always_did() -> None:
+    model = built(toy_model())
+    assert (
+        batch_for(model, Contiguous(window=256), CPU, ALONE).tokens
+        == CPU_TOKENS
+        == row(Contiguous(window=16))["batch_tokens"]
+    )
+    assert batch_for(model, Contiguous(window=256), CPU, ALONE, 70) == Batch(70, "as asked for")
+
+
+@given(per_token=st.integers(1, 10**7), window=st.integers(1, 8192), free=st.integers(0, 2 * 10**11))
+def test_a_batch_is_a_power_of_two_of_rows_that_fits(per_token: int, window: int, free: int) -> None:
+    tokens = fitting(per_token, window, free).tokens
+    rows = tokens // window
+    assert tokens == rows * window and rows & (rows - 1) == 0
+    assert rows == 1 or (tokens <= MOST_TOKENS and tokens * per_token <= SHARE * free)
+    assert 2 * tokens > MOST_TOKENS or 2 * tokens * per_token > SHARE * free
+
+
+def test_the_estimate_counts_logits_and_a_block() -> None:
+    model = built(toy_model())
+    assert bytes_per_token(model) == 6 * VOCAB + 4 * (16 * 32 + 2 * 48 + 32 * 3 // 2)
+
+
+class Small(Contiguous):
+    """On a device that holds so many tokens."""
+
+    holds = 64
+
+    def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
+        return SmallPlayer(model, vocab, device, self.holds)
+
+
+class SmallPlayer(StaticPlayer):
+    def __init__(self, model: LM, vocab: int, device: Device, holds: int) -> None:
+        super().__init__(model, vocab, device)
+        self.holds = holds
+
+    def predict(self, block: Block) -> Tensor:
+        if block.tokens.numel() > self.holds:
+            try:
+                raise torch.OutOfMemoryError("tried to allocate much")
+            except torch.OutOfMemoryError as error:
+                raise RuntimeError("as compilers wrap it") from error
+        return super().predict(block)
+
+
+def test_where_memory_runs_out_half_as_many_tokens_are_read_and_it_is_said() -> None:
+    lines = list[str]()
+    found = row(Small(window=16), batch_tokens=256, tell=lines.append)
+    wanted = row(Contiguous(window=16), batch_tokens=64)
+    assert found["bits"] == wanted["bits"] and found["batch_tokens"] == 64
+    assert found["remarks"] == [
+        "halved: out of memory with 256 tokens at once, so 128 were read",
+        "halved: out of memory with 128 tokens at once, so 64 were read",
+    ]
+    assert [line for line in lines if "halved" in line]
+
+
+def test_where_nothing_is_left_to_halve_it_is_an_error() -> None:
+    method = Small(window=16)
+    method.holds = 1
+    with pytest.raises(BitgolfError, match="out of memory with 16 tokens at once"):
+        row(method, batch_tokens=256)
+    with pytest.raises(BitgolfError) as error:
+        Batch(64, "").halved(16, World(size=2))
+    assert error.value.mend == "--batch 32"
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    class Broken(Small):
+        def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        row(Broken(window=16))

@@ -1,0 +1,75 @@
+"""Imports run down only: the layers of `docs/design.md`, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import bitgolf
+
+LAYERS = [
+    {"errors"},
+    {"files"},
+    {"config", "report", "runtime"},
+    {"average", "grids", "kernels", "optim", "pack", "text"},
+    {"tokens"},
+    {"data", "model"},
+    {"quantize", "train"},
+    {"score"},
+    {"artifact", "recipes"},
+    {"cautions"},
+    {"pipeline"},
+    {"commands"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+"""Packages and top modules, the lowest first: each imports from lower layers, and from nothing on its own but itself."""
+
+ROOT = Path(bitgolf.__file__).parent
+LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
+
+
+def imports() -> Iterator[tuple[Path, str, str]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            if isinstance(node, ast.ImportFrom) and node.module == "bitgolf":
+                modules = [f"bitgolf.{a.name}" for a in node.names if not a.name.startswith("__")]
+            if isinstance(node, ast.Import):
+                modules = [a.name for a in node.names]
+            for module in modules:
+                if module.startswith("bitgolf."):
+                    yield path, room, module.split(".")[1]
+
+
+def test_every_package_has_a_layer() -> None:
+    rooms = {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in ROOT.rglob("*.py")}
+    assert rooms == set(LEVEL)
+
+
+def test_imports_run_down_only() -> None:
+    wrong = []
+    for path, room, other in imports():
+        if room == other:
+            continue
+        level = "up" if LEVEL[other] > LEVEL[room] else "across" if LEVEL[other] == LEVEL[room] else "down"
+        if level != "down":
+            wrong.append(f"{path.relative_to(ROOT)} imports {other} ({level})")
+    assert not wrong
+
+
+def test_the_command_line_and_the_language_import_no_torch() -> None:
+    """`--help` answers in under half a second because nothing on its way needs torch."""
+    names = ("files", "report/log", "pipeline/execute", "recipes/__init__")
+    room = sorted(path for name in ("cli", "config") for path in (ROOT / name).rglob("*.py"))
+    assert len(room) > 1
+    for path in (*room, *(ROOT / f"{name}.py" for name in names)):
+        top = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        assert not any("torch" in ast.unparse(n) for n in top), path
+
+
+def test_files_stay_short() -> None:
+    long = {str(p.relative_to(ROOT)): n for p in ROOT.rglob("*.py") if (n := len(p.read_text().splitlines())) > 350}
+    assert not long

@@ -1,0 +1,247 @@
+"""Micro batches by free memory: the forecast, how many rows fit, and what happens where memory runs out all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch._functorch.config as functorch
+from torch import Tensor, nn
+
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import part
+from bitgolf.errors import BitgolfError
+from bitgolf.optim.adam import Adam
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.progress import Now
+from bitgolf.train import micro_batch
+from bitgolf.train.activation_memory import activation_bytes, free_bytes, room, rows_within
+from bitgolf.train.micro_batch import BUDGETS, fit_memory, forecast_memory
+from bitgolf.train.trainer import Trainer
+from helpers.toy import toy_recipe
+from helpers.toy_training import make_trainer
+
+CPU = Device(torch.device("cpu"), torch.float32, "a test")
+LENGTH = 32  # of the toy recipe's rows, of which there are 4
+
+
+# ---- the forecast --------------------------------------------------------------------------------------------------
+
+
+class Simple(nn.Module):
+    """Keeps, per token: an index of 8 bytes, x of width 6, tanh of width 10; and attention weights (T, T), if asked."""
+
+    def __init__(self, *, attention: bool = False) -> None:
+        super().__init__()
+        self.table, self.matrix = nn.Parameter(torch.ones(7, 6)), nn.Parameter(torch.ones(6, 10))
+        self.attention = attention
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        x = (self.table[ids] @ self.matrix).tanh()
+        if self.attention:
+            x = (x @ x.mT).softmax(-1) @ x
+        return x.sum()
+
+
+@pytest.mark.parametrize("length", [9, 64, 4096, 98_304])
+def test_the_forecast_counts_what_is_kept(length: int) -> None:
+    assert activation_bytes(Simple, CPU, length) == 8 + 4 * 6 + 4 * 10
+
+
+def test_attention_weights_are_left_out() -> None:
+    assert activation_bytes(lambda: Simple(attention=True), CPU, 64) == activation_bytes(Simple, CPU, 64)
+
+
+def test_products_in_bfloat16_keep_half() -> None:
+    """The weights' copies in bfloat16 are kept once, whatever the batch, and so are no part of it."""
+    half = CPU._replace(compute=torch.bfloat16)
+    assert activation_bytes(Simple, half, 64) == 8 + 2 * 6 + 2 * 10
+
+
+def test_the_forecast_is_that_of_a_real_pass_and_changes_nothing(data: Path) -> None:
+    """The toy's own task: real tensors of a whole row, against fake ones of two slices."""
+    trainer = make_trainer(data)
+    batch, kept = trainer.batches.batch(0), dict[int, Tensor]()
+    before = trainer.snapshot()
+    forecast = activation_bytes(trainer.build, CPU, LENGTH)
+    assert all(torch.equal(t, before[name]) for name, t in trainer.state().items())
+
+    def real(rows: int) -> int:
+        kept.clear()
+        pack = lambda t: kept.setdefault(t.untyped_storage()._cdata, t)  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            trainer.task(trainer.to_device(batch.inputs[:rows]), trainer.to_device(batch.targets[:rows]))
+        return sum(t.untyped_storage().nbytes() for t in kept.values())
+
+    assert forecast == pytest.approx((real(4) - real(2)) / (2 * LENGTH), rel=0.02)
+
+
+# ---- how many rows fit ---------------------------------------------------------------------------------------------
+
+
+def test_ninety_percent_of_what_is_free_is_filled() -> None:
+    assert room(1000, 100, 8.0) == 100
+    assert room(100, 100, 8.0) == 0
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(0, 1), (99, 1), (200, 2), (399, 3), (599, 4), (600, 6), (1e9, 12)])
+def test_rows_are_the_largest_divisor_that_fits(tokens: float, rows: int) -> None:
+    assert rows_within(12, 100, tokens) == rows
+
+
+def test_a_cpu_has_no_limit(data: Path) -> None:
+    trainer, lines = make_trainer(data), list[str]()
+    assert free_bytes(torch.device("cpu")) is None
+    forecast_memory(trainer, lines.append)
+    fit_memory(trainer, lines.append)
+    assert not lines and trainer.rows_at_once(4, LENGTH) == 4
+
+
+def test_settings_are_an_upper_limit(data: Path) -> None:
+    trainer = make_trainer(data, toy_recipe().set("train.micro_rows", 2))
+    assert trainer.rows_at_once(4, LENGTH) == 2
+    trainer.room = 3 * LENGTH
+    assert trainer.rows_at_once(4, LENGTH) == 2 and trainer.rows_at_once(4, 2 * LENGTH) == 1
+
+
+# ---- in a trainer --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything in float64, also what asks for float32 (logits, angles)."""
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def adam_trainer(data: Path) -> Trainer:
+    rules = (part(Rule, where="*", use=part(Adam, lr=0.01)),)
+    return make_trainer(data, toy_recipe(steps=8).set("train.optim", rules), noisy=False)
+
+
+def forecast_of(trainer: Trainer, rows: float) -> int:
+    """So many free bytes that the forecast has room for that many rows."""
+    fixed = 2 * sum(p.numel() * p.element_size() for p in trainer.params.values())
+    return round((rows * LENGTH * activation_bytes(trainer.build, CPU, LENGTH) + fixed) / 0.9) + 1
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(("rows", "passes"), [(9, [4]), (3.9, [2, 2]), (1, [1, 1, 1, 1]), (0.1, [1, 1, 1, 1])])
+def test_fewer_rows_at_a_time_train_the_same(
+    data: Path, monkeypatch: pytest.MonkeyPatch, rows: float, passes: list[int]
+) -> None:
+    whole, pieces, lines = adam_trainer(data), adam_trainer(data), list[str]()
+    free = forecast_of(pieces, rows)
+    monkeypatch.setattr(micro_batch, "free_bytes", lambda device: free)
+    forecast_memory(pieces, lines.append)
+    fit_memory(pieces, lines.append)
+    calls: list[int] = []
+    pieces.task.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    for step in range(3):
+        now = Now(step, 8, 0.0, 0.0)
+        torch.testing.assert_close(pieces.step(step, now), whole.step(step, now), rtol=1e-12, atol=0)
+    assert calls == passes * 3
+    assert f"{passes[0]} of 4 rows of 32 tokens" in lines[0] and f"{free / 1e9:.1f} GB free" in lines[0]
+    for path, p in pieces.params.items():
+        torch.testing.assert_close(p, whole.params[path], rtol=0, atol=1e-12, msg=path)
+
+
+class Cramped:
+    """Stands for a graph on a device that holds so many rows at a time."""
+
+    def __init__(self, trainer: Trainer, holds: Callable[[], int]) -> None:
+        self.task, self.holds = trainer.task, holds
+
+    def __call__(self, ids: Tensor, targets: Tensor) -> Tensor:
+        if len(ids) > self.holds():
+            raise torch.OutOfMemoryError("tried to allocate too much")
+        return self.task(ids, targets)
+
+
+@pytest.fixture
+def ample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forecast that is far too low."""
+    monkeypatch.setattr(micro_batch, "free_bytes", lambda device: 10**12)
+
+
+@pytest.mark.usefixtures("ample")
+def test_where_memory_runs_out_there_are_fewer_rows(data: Path) -> None:
+    trainer, lines = make_trainer(data), list[str]()
+    before = trainer.snapshot()
+    trainer.run = Cramped(trainer, lambda: 1)
+    forecast_memory(trainer, lines.append)
+    fit_memory(trainer, lines.append)
+    assert trainer.rows_at_once(4, LENGTH) == 1
+    assert [line.partition(", so ")[2] for line in lines[1:]] == [
+        "2 of 4 are read at a time",
+        "1 of 4 are read at a time",
+    ]
+    assert all(torch.equal(t, before[name]) for name, t in trainer.state().items())
+    assert all(p.grad is None for p in trainer.params.values())
+
+
+@pytest.mark.usefixtures("ample")
+def test_where_one_row_is_too_much_a_graph_recomputes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of the activations that may be kept is lowered until it fits, for this graph alone."""
+    trainer, lines, tried = make_trainer(data), list[str](), list[float]()
+
+    def holds() -> int:
+        tried.append(functorch.activation_memory_budget)
+        return int(functorch.activation_memory_budget <= 0.25)
+
+    def compile_task(trainer: Trainer, mode: str) -> str:
+        trainer.run = Cramped(trainer, holds)
+        return mode
+
+    monkeypatch.setattr(micro_batch, "compile_task", compile_task)
+    compile_task(trainer, "on")
+    forecast_memory(trainer, lines.append)
+    fit_memory(trainer, lines.append)
+    assert tried == [1.0, 1.0, 1.0, 0.5, 0.25, 0.25] and functorch.activation_memory_budget == 1.0
+    assert "25% of them may be kept" in lines[-1] and len(lines) == 5
+    assert torch.isfinite(trainer.step(0, Now(0, 8, 0.0, 0.0)))
+
+
+@pytest.mark.usefixtures("ample")
+@pytest.mark.parametrize("graph", [True, False])
+def test_where_nothing_helps_it_is_one_error(data: Path, monkeypatch: pytest.MonkeyPatch, graph: bool) -> None:
+    trainer, lines = make_trainer(data), list[str]()
+    monkeypatch.setattr(micro_batch, "compile_task", lambda trainer, mode: None)
+    cramped = Cramped(trainer, lambda: 0)
+    if graph:
+        trainer.run = cramped
+    else:
+        monkeypatch.setattr(trainer.task, "forward", cramped)
+        monkeypatch.setattr(cramped, "task", None)
+        monkeypatch.setattr(micro_batch, "activation_bytes", lambda *_: 1.0)
+    with pytest.raises(BitgolfError, match=r"train\.length: one row of 32 tokens does not fit the memory of cpu"):
+        forecast_memory(trainer, lines.append)
+        fit_memory(trainer, lines.append)
+    assert len(lines) == 3 + graph * len(BUDGETS)
+
+
+@pytest.mark.usefixtures("ample")
+def test_the_process_with_least_room_decides(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its forecast, and whether a pass ran out of memory there."""
+    trainer, theirs = make_trainer(data), iter([2 * LENGTH, 0, 1])
+    monkeypatch.setattr(micro_batch, "smallest", lambda value, world: min(value, next(theirs)))
+    forecast_memory(trainer, lambda line: None)
+    fit_memory(trainer, lambda line: None)
+    assert trainer.rows_at_once(4, LENGTH) == 1
+
+
+@pytest.mark.usefixtures("ample")
+def test_other_failures_are_no_lack_of_memory(data: Path) -> None:
+    trainer = make_trainer(data)
+
+    def broken(ids: Tensor, targets: Tensor) -> Tensor:
+        raise RuntimeError("the machine is on fire")
+
+    trainer.run = broken
+    with pytest.raises(RuntimeError, match="on fire"):
+        forecast_memory(trainer, lambda line: None)
+        fit_memory(trainer, lambda line: None)
