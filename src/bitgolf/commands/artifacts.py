@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from bitgolf.pipeline.coding import CodingJob, decompress_in_worker, text_codec
 from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job
 from bitgolf.pipeline.state import RunFiles
 from bitgolf.report.log import Journal
+from bitgolf.score.callbacks import LogLine
 from bitgolf.score.coding.compress import usual_method
 from bitgolf.score.coding.proof import Claim, first, prove
 from bitgolf.score.document_order import order_named
@@ -137,7 +138,7 @@ def prove_score(
     """Prove the score of a text, or of its first `size` bytes, by coding all of it and restoring a sample."""
     path, loaded, source = _opened(artifact, text, shards)
     codec, own = text_codec(loaded), loaded.recipe["score"]
-    chosen = [codec.methods[own.index(m)] if m in own else m() for m in choose_methods(own, names, edits)]
+    chosen = choose_methods(own, names, edits)
     if names and len(chosen) > 1:
         raise UsageError(f"a proof covers one method, got {len(chosen)}", place="--with", mend="name one method")
     source = first(source, loaded.tokenizer, size) if size else source
@@ -145,9 +146,9 @@ def prove_score(
     return prove(claim, folder, sample=sample, challenge=challenge, journal=Journal(), restore=restore)
 
 
-def restore(artifact: Path, source: Path, target: Path, tell: Callable[[str], None]) -> list[int]:
+def restore(artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
     """Decompress a file in a process of its own; returns the lengths of its documents."""
-    return decompress_in_worker(CodingJob(artifact, source, target), tell).documents
+    return decompress_in_worker(CodingJob(artifact, source, target), log).documents
 
 
 def sample(artifact: Path, prompt: str, *, tokens: int, temperature: float, top: int, seed: int) -> GeneratedText:

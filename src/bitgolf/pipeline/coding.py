@@ -14,6 +14,7 @@ from bitgolf.files import write_bytes
 from bitgolf.report.log import Journal
 from bitgolf.runtime.launch import run_worker
 from bitgolf.score.coding import compress
+from bitgolf.score.coding.bgz_format import Codec
 from bitgolf.score.result import CompressResult, DecompressResult
 
 
@@ -25,10 +26,9 @@ class CodingJob(msgspec.Struct, frozen=True):
     target: Path
 
 
-def text_codec(loaded: Loaded) -> compress.Codec:
+def text_codec(loaded: Loaded) -> Codec:
     """The codec of an artifact, with the scoring methods of its recipe."""
-    methods = [spec() for spec in loaded.recipe["score"]]
-    return compress.Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
+    return Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe["score"])
 
 
 def compress_file(job: CodingJob) -> CompressResult:
@@ -48,7 +48,7 @@ def compress_file(job: CodingJob) -> CompressResult:
         bytes_out=len(result.data),
         bpb_coded=8 * len(result.data) / per_byte,
         bpb_predicted=result.bits / per_byte,
-        method=method.name,
+        method=method().name,
         seconds=round(time.perf_counter() - started, 3),
     )
 

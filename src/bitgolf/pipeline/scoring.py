@@ -25,7 +25,7 @@ from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose
 from bitgolf.runtime.launch import run_worker
 from bitgolf.score.document_order import Order
-from bitgolf.score.evaluate import Known, measure
+from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.execution.time_estimate import LIMIT
 from bitgolf.score.methods import Method
 from bitgolf.score.result import CompressResult, DecompressResult, MethodResult, RoundTripResult
@@ -77,26 +77,21 @@ def score_worker(job: ScoringJob) -> list[MethodResult]:
 def score_share(job: ScoringJob, loaded: Loaded, journal: Journal) -> list[MethodResult]:
     """Score in this process's share of the world, one method after the other with the same model."""
     with process_group.joined(job.device) as world:
-        device, known = choose(world.local_rank, job.device), Known()
-        model = loaded.model
+        device, model = choose(world.local_rank, job.device), loaded.model
         if job.exact:
             model, device = model.double(), Device(device.device, torch.float32, "in float64")
-        return [
-            measure(
-                model,
-                loaded.tokenizer.vocab,
-                job.text,
-                method(),
-                device,
-                order=job.order and job.order(),
-                world=world,
-                batch_tokens=job.batch_tokens,
-                limit=job.limit,
-                tell=journal.progress,
-                known=known,
-            )
-            for method in job.methods
-        ]
+        context = ScoringContext(
+            model,
+            loaded.tokenizer.vocab,
+            job.text,
+            device,
+            distributed=world,
+            order=job.order,
+            batch_tokens=job.batch_tokens,
+            time_limit=job.limit,
+            log=journal.progress,
+        )
+        return [evaluate_method(context, method) for method in job.methods]
 
 
 # ---- the stage -----------------------------------------------------------------------------------------------------
@@ -124,14 +119,14 @@ def score(run: Run) -> ScoreOutcome:
 
 def _score_weights(run: Run, text: Text) -> dict[str, float]:
     """bpb of the weights before they were quantized, by the first method, without adaptation."""
-    first, device, found = run.recipe().score[0](), choose(wanted=run.device), dict[str, float]()
-    first = first.still() or first
+    first, device, found = run.recipe().score[0], choose(wanted=run.device), dict[str, float]()
+    first = first().still() or first
     for name, file in (("trained", run.files.trained), ("averaged", run.files.averaged)):
         model = load_meta_model(run)
         load_weights(model, load_file(file))
-        result = measure(model, model.embed.weight.shape[0], text, first, device, tell=run.journal.progress)
-        found[name] = result.bpb
-        run.journal.say(f"{name}: {result.bpb:.4f} bpb ({first.name}, in memory)")
+        context = ScoringContext(model, model.embed.weight.shape[0], text, device, log=run.journal.progress)
+        found[name] = evaluate_method(context, first).bpb
+        run.journal.say(f"{name}: {found[name]:.4f} bpb ({first().name}, in memory)")
     return found
 
 
