@@ -16,6 +16,7 @@ import torch
 
 from bitgolf.artifact.model import load
 from bitgolf.config.spec import Spec, part
+from bitgolf.errors import BitgolfError
 from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job, score_in_workers
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
