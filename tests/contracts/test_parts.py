@@ -182,17 +182,11 @@ def test_every_forward_has_at_most_three_ifs() -> None:
 
 
 class Leaky(StreamPart):
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         return x + x.mean(1, keepdim=True)
 
 
 class Branchy(StreamPart):
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         return x * 2 if x.sum() > 0 else x
 

@@ -102,9 +102,6 @@ def test_every_rule_is_its_mask(plain: Sdpa) -> None:
 class Odd(Mask):
     """A mask without a rule: every other key."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, bus: Bus) -> Tensor:
         return (bus.positions[:, None] - bus.key_positions[None, :]) % 2 == 0
 

@@ -51,9 +51,6 @@ def leaky_toy(slope: float = 0.3) -> Spec[LM]:
 class ScaledOutput(AfterPart):
     """Another part of the chain on attention's output."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
         return 2 * y
 

@@ -26,9 +26,6 @@ MIX = only("*", part(HeadMix), on="q,k")
 class Halved(View):
     """Another view: it does not commute with a mix in its rounding, only in exact arithmetic."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, w: Tensor) -> Tensor:
         return (8 * w).round() / 8
 

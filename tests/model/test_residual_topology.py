@@ -236,9 +236,6 @@ def test_in_the_parallel_form_it_has(ids: Tensor) -> None:
 class Echo(StreamPart):
     """Adds half of the position before."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         return x + 0.5 * bus.previous(self, x)
 

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 class Once(Order):
     """Every layer once, in order."""
 
-    def __init__(self) -> None:
-        pass
-
     def plans(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
         return [(0.0, range(layers))]
 
@@ -31,9 +28,6 @@ class Once(Order):
 @register
 class Serial(Wiring):
     """The second branch reads what the first has written."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
 
     def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
         return cast("Block", block)(cast(Tensor, x), bus)

@@ -25,9 +25,6 @@ def nats(z: Tensor, targets: Tensor) -> Tensor:
 class CrossEntropy(Objective):
     """Mean negative log-likelihood of the next token, in nats per token."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
         return F.cross_entropy(wide(logits(x)).flatten(0, 1), targets.flatten())
 

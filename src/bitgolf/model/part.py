@@ -24,7 +24,7 @@ class Part(nn.Module):
     identity_at_init: ClassVar[bool] = False  # a claim that the contract suite checks
     training_only: ClassVar[bool] = False  # the identity when a model is scored
 
-    def __init__(self) -> None:
+    def __init__(self, context: Place | None = None, /) -> None:
         super().__init__()
 
 

@@ -59,9 +59,6 @@ class Float8(LowBit):
 class NormedOutput(AfterPart):
     """Attention's output divided by its root mean square over all heads, H d values, before the output matrix (#640)."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
         return rms(y.flatten(-2)).view(y.shape)
 

@@ -16,9 +16,6 @@ from bitgolf.runtime.progress import Now
 class RMSNorm(Norm):
     """x / sqrt(mean(x^2) + eps), without a gain (arXiv 1910.07467; the baseline's form)."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, x: Tensor) -> Tensor:
         return rms(x)
 
@@ -43,9 +40,6 @@ class DepthScaledNorm(Norm):
 @register
 class Normalize(StreamPart):
     """The norm after the embedding: what later layers call x0 is its output."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
 
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         return rms(x)

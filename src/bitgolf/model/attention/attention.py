@@ -79,9 +79,6 @@ class Attention(Mixer):
 class QKNorm(QKPart):
     """Each query and key head divided by its root mean square (arXiv 2010.04245)."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
         return rms(q), rms(k)
 

@@ -26,7 +26,7 @@ def left(bus: Bus, name: str, mend: str) -> Tensor:
 class FirstValues(ValuePart):
     """Layer 0 leaves its values as they stand here, on its first visit, unchanged; later layers blend them in."""
 
-    def __init__(self, at: Place) -> None:
+    def __init__(self, at: Place, /) -> None:
         super().__init__()
         self.first = at.layer == 0
 
@@ -43,9 +43,6 @@ class FirstValues(ValuePart):
 @register
 class FixedValueResidual(FirstValues):
     """v <- (v + v0) / 2 on layers 1 and later; no gradient flows into v0 (Parameter Golf #675)."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__(at)
 
     def blend(self, v: Tensor, v0: Tensor) -> Tensor:
         return 0.5 * v + 0.5 * v0.detach()

@@ -89,9 +89,6 @@ class Window(Mask):
 class SameDocument(Mask):
     """A query sees only keys of its own document: nothing leaks over a document start."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, bus: Bus) -> Tensor:
         return (bus.documents[:, :, None] == bus.key_documents[:, None, :])[:, None]
 
