@@ -67,15 +67,6 @@ def baseline() -> Spec[Recipe]:
         ),
         pack=part(Pack, cap=16_000_000, coder=part(Zlib, level=9)),
         score=(part(Contiguous, window=1024),),
-        published={
-            "source": "openai/parameter-golf, records/track_10min_16mb, NaiveBaseline",
-            "hardware": "8 x H100 SXM, 600 s",
-            "text": "FineWeb, first 50,000 documents",
-            "params": 17_059_912,
-            "bpb": {"trained": 1.2172, "packed": 1.2244},
-            "bytes": 15_863_489,
-            "steps": 13_780,
-        },
     )
 
 
