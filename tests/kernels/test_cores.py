@@ -27,8 +27,8 @@ from bitgolf.model.attention.cores.segment_capacity import (
     segment_starts,
 )
 from bitgolf.model.attention.cores.varlen import Varlen
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Mask
-from bitgolf.model.part import Bus
 
 AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)
 BOS, LENGTH = 1, 24

@@ -19,8 +19,8 @@ from bitgolf.kernels.flash_attention import PACKAGES
 from bitgolf.model.attention.cores.flash_attention import Flash
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
 from bitgolf.model.attention.cores.segment_capacity import SegmentSlots
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Mask
-from bitgolf.model.part import Bus
 
 AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)
 BOS, LENGTH = 1, 24

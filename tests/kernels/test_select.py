@@ -23,11 +23,11 @@ from bitgolf.model.attention.cores.segment_capacity import Room
 from bitgolf.model.attention.cores.varlen import Varlen
 from bitgolf.model.attention.exclusive import ExclusiveSelf
 from bitgolf.model.attention.gates import DenseGate, HeadGate, NarrowGate, SparseGate
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import AfterPart
 from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.model.part import Bus
 from bitgolf.pipeline.training import train_run
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import Device

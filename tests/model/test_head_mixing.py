@@ -13,10 +13,12 @@ from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.head_mixing import HeadMix, fold
+from bitgolf.model.block import Block
 from bitgolf.model.interfaces import View
 from bitgolf.model.linear import Linear
-from bitgolf.model.lm import LM, Block
-from bitgolf.model.part import only, roles
+from bitgolf.model.lm import LM
+from bitgolf.model.parameters import roles
+from bitgolf.model.part import only
 from helpers.toy import VOCAB, built, toy_model
 
 AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0, heads=4, kv_heads=2)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.spec import Spec, part
+from bitgolf.model.block import Block
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Skip, Stream
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import GatedSkip, UNet
-from bitgolf.model.lm import LM, Block
-from bitgolf.model.part import Bus
+from bitgolf.model.lm import LM
 from bitgolf.model.residual_topology import TwoLanes, TwoLanesInTurn, enter
 from helpers.toy import built, toy_model
 

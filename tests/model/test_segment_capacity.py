@@ -16,7 +16,7 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments
 from bitgolf.model.attention.cores.segment_capacity import boundaries, segment_starts
 from bitgolf.model.decoding.incremental import Memory, StreamingBus
-from bitgolf.model.part import Bus
+from bitgolf.model.forward_context import Bus
 from helpers.toy import VOCAB, built, toy_model
 
 AT = Place(vocab=VOCAB)

@@ -15,8 +15,9 @@ from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
 from bitgolf.model.attention.key_offset import KeyOffset
 from bitgolf.model.attention.scalable_softmax import ScalableSoftmax
+from bitgolf.model.block import Block
 from bitgolf.model.decoding.incremental import EARLIER, Memory, Reader, StreamingBus, read
-from bitgolf.model.lm import LM, Block
+from bitgolf.model.lm import LM
 from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.model.smear import BlendSmear, MeanSmear
 from helpers.toy import VOCAB, built, toy_model

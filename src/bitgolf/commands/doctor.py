@@ -23,7 +23,7 @@ from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, value_digest
 from bitgolf.model.decoding.incremental import Reader
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights, roles
+from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pipeline import calibration, stages
 from bitgolf.pipeline.execute import Run
 from bitgolf.quantize.calibration.calibrate import load_calibration

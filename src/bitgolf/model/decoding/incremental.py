@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from bitgolf.errors import UsageError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.lm import LM
-from bitgolf.model.part import Bus
 
 EARLIER = 8  # tokens before the oldest that counts, which parts that read n-grams may still ask for
 

@@ -7,7 +7,7 @@ from torch import nn
 from bitgolf.grids.integer import IntGrid
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale
 from bitgolf.model.interfaces import View
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.quantize.encoding import Rules, assign
 
 

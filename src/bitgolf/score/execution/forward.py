@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.model.lm import LM
+from bitgolf.model.numerics import at_least_float32
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.score.execution.async_copy import upload
@@ -119,10 +120,6 @@ class Compiled:
 
     def close(self) -> None:
         self.choice.restore()
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def kernels_for(model: LM, device: Device, longest: int, *, learns: bool = False, world: World = ALONE) -> Choice:

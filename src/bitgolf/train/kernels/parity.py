@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.errors import BitgolfError
-from bitgolf.model.part import Bus
+from bitgolf.model.forward_context import Bus
 from bitgolf.runtime.compiler import compiled as compile_graph
 from bitgolf.runtime.device import Device
 

@@ -8,7 +8,7 @@ from bitgolf.kernels.flash_attention import flash, package
 from bitgolf.model.attention.cores.sdpa import Sdpa
 from bitgolf.model.attention.cores.sdpa_backend import as_autocast
 from bitgolf.model.attention.cores.varlen import Varlen
-from bitgolf.model.part import Bus
+from bitgolf.model.forward_context import Bus
 
 
 class Flash(Varlen):

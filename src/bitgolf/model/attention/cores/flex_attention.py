@@ -9,8 +9,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from bitgolf.model.attention.cores.sdpa import Sdpa
 from bitgolf.model.attention.cores.sdpa_backend import as_autocast
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Core, Mask
-from bitgolf.model.part import Bus
 
 
 class Flex(Core):

@@ -12,8 +12,9 @@ from bitgolf.config.spec import Place, Spec, register
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.attention.cores.chunked import LONGEST_MASK, Rule, attend_in_blocks
 from bitgolf.model.attention.cores.segment_capacity import segment_starts
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Core, Mask
-from bitgolf.model.part import Bus, chain
+from bitgolf.model.part import chain
 
 
 @register

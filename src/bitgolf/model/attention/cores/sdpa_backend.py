@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bitgolf.model.attention.cores.sdpa import Sdpa
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Core
-from bitgolf.model.part import Bus
 
 
 def as_autocast(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,8 +8,8 @@ from torch import Tensor
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
 from bitgolf.model.attention.cores.sdpa_backend import as_autocast
 from bitgolf.model.attention.cores.segment_capacity import LONGEST, SLOTS, Room, segment_starts
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Core
-from bitgolf.model.part import Bus
 from bitgolf.runtime.compat import varlen_attention
 
 varlen_attn = varlen_attention()
