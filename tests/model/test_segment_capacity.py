@@ -15,7 +15,8 @@ from bitgolf.config.spec import Place, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments
 from bitgolf.model.attention.cores.segment_capacity import boundaries, segment_starts
-from bitgolf.model.decoding.incremental import Memory, StreamingBus
+from bitgolf.model.decoding.context import StreamingBus
+from bitgolf.model.decoding.kv_cache import Memory
 from bitgolf.model.forward_context import Bus
 from helpers.toy import VOCAB, built, toy_model
 

@@ -24,7 +24,6 @@ from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import BitgolfError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
 from bitgolf.model.build import build_on_meta
-from bitgolf.model.decoding.incremental import Reader
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights
 from bitgolf.pipeline.execute import Run
@@ -166,11 +165,7 @@ def measure_reserve(recipe: Spec[Recipe], data: Path, world: World, device: Devi
 
 def _subject(recipe: Spec[Recipe], data: Path, model: LM, device: Device) -> Subject:
     model = model.to(device.device).eval()
-    return Subject(model, data, recipe["train.length"], model.bos, _reader, device.autocast)
-
-
-def _reader(model: LM, lanes: int, tokens: int) -> Reader:
-    return Reader(model, lanes, window=tokens, stride=tokens)
+    return Subject(model, data, recipe["train.length"], model.bos, device.autocast)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bitgolf.config.spec import register
 from bitgolf.errors import RecipeError
-from bitgolf.model.decoding.incremental import EARLIER, Memory, read
+from bitgolf.model.decoding.context import read
+from bitgolf.model.decoding.kv_cache import EARLIER, Memory
 from bitgolf.model.lm import LM
 from bitgolf.model.numerics import at_least_float32
 from bitgolf.runtime.device import Device
