@@ -12,7 +12,8 @@ from bitgolf.config.edits import append
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
-from bitgolf.model.attention.rope import Ntk, Rope, Scaling, Yarn
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk, Scaling, Yarn
 from bitgolf.model.block import Block
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.forward_context import Bus

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.config.spec import Place, Spec, part
-from bitgolf.model.attention.rope import Ntk, Rope, Scaling, Yarn
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk, Scaling, Yarn
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.logits_transforms import Softcap
 

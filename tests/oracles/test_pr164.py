@@ -12,7 +12,8 @@ from torch import Tensor
 from bitgolf.config.edits import append, but
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.grids.integer import IntGrid
-from bitgolf.model.attention.rope import Ntk, Rope
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.inits import Orthogonal
 from bitgolf.model.linear import Linear

@@ -7,8 +7,8 @@ import pytest
 from bitgolf.config.edits import append
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.grids.clip import MaxClip, SdClip
-from bitgolf.grids.scales import LogScale
+from bitgolf.grids.clip import Clip, HessianSdClip, MaxClip, QuantileClip, SdClip, SearchClip
+from bitgolf.grids.scales import HalfScale, LogScale, Scale
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.interfaces import View
 from bitgolf.model.part import only
@@ -82,3 +82,13 @@ def test_the_difference_is_named() -> None:
     assert line.endswith(
         "IntRows of int8, multiples of 4, steps in LogScale(per_octave=16), MaxClip(), 0.03 of it pruned"
     )
+
+
+@pytest.mark.parametrize("clip", [MaxClip, QuantileClip, SdClip, HessianSdClip, SearchClip])
+@pytest.mark.parametrize("scales", [HalfScale, LogScale])
+def test_formats_are_named_as_a_recipe_writes_them(clip: type[Clip], scales: type[Scale]) -> None:
+    """So every setting of these parts must be kept under its argument's name."""
+    codec = part(IntRows, bits=8, clip=part(clip), scales=part(scales))
+    (line,) = found(part(FakeQuant, bits=7), codec)
+    assert f", {part(clip)!r}" in line.rpartition("stored by ")[2]
+    assert scales is HalfScale or f", steps in {part(scales)!r}" in line

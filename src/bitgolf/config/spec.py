@@ -54,6 +54,7 @@ class Place(NamedTuple):
     fan_out: int = 0
     zero: bool = False  # this matrix starts at zero, so that its branch starts as the identity
     name: str = ""  # which of its owner's matrices: q, k, v, out, up, gate, down
+    record: dict[object, Spec[Any]] | None = None  # filled while a model is built: each part and its node of the recipe
 
     def matrix(self, fan_in: int, fan_out: int, *, zero: bool = False, name: str = "") -> Place:
         return self._replace(fan_in=fan_in, fan_out=fan_out, zero=zero, name=name)
@@ -85,8 +86,9 @@ class Spec(Generic[T]):
         if len(context) != context_size(self.cls):
             raise RecipeError(f"{self.cls.__name__} cannot stand here", place=self.name)
         made = self.cls(*context, **self.kwargs)
-        if hasattr(made, "__dict__"):
-            made.__dict__["built_from"] = self  # so that a run can tell which nodes have acted
+        for given in context:
+            if isinstance(given, Place) and given.record is not None:
+                given.record[made] = self
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Spec[T]:

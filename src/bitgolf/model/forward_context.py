@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bitgolf.model.attention.rope_scaling import Scaling
+
 V = TypeVar("V")
 
 
@@ -20,12 +22,17 @@ class Bus:
 
     whole: ClassVar[bool] = True
 
-    def __init__(self, ids: Tensor, bos: int = 1) -> None:
+    def __init__(self, ids: Tensor, bos: int = 1, rope_scaling: Scaling | None = None) -> None:
         self.ids, self.bos = ids, bos
+        self.rope_scaling = rope_scaling  # takes the place of the scaling of every `Rope`
         self.x0: Tensor | None = None
         self.shared: dict[str, Tensor] = {}  # what one part leaves for others, by name
         self.visit = 0  # how many blocks have run: a looped block is visited more than once
         self._memo: dict[Any, Any] = {}
+
+    def for_ids(self, ids: Tensor) -> Bus:
+        """A new context for other ids, (B, T), of the same settings."""
+        return Bus(ids, self.bos, self.rope_scaling)
 
     def memo(self, key: Any, make: Callable[[], V]) -> V:
         """A value that many layers need (a rotary table, a mask), made once in a forward."""

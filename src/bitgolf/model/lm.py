@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.model.attention.rope_scaling import Scaling
 from bitgolf.model.block import Block, Depth
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.head import Head
@@ -67,9 +68,9 @@ class LM(Part):
         self.norm = norm(at)
         self.head = head(at)
 
-    def bus(self, ids: Tensor) -> Bus:
-        """What flows past the blocks when these ids, (B, T), are read at once."""
-        return Bus(ids, self.bos)
+    def bus(self, ids: Tensor, rope_scaling: Scaling | None = None) -> Bus:
+        """What flows past the blocks when these ids, (B, T), are read at once, with this scaling of rotary positions."""
+        return Bus(ids, self.bos, rope_scaling)
 
     def hidden(self, bus: Bus) -> Tensor:
         """The normalised last state, (B, T, D), in the stream's type."""

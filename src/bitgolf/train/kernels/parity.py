@@ -47,7 +47,7 @@ class Call(NamedTuple):
                 return t
             return t.repeat(*repeats, *[1] * (t.ndim - 2))[: ids.shape[0], : ids.shape[1]].contiguous()
 
-        rest = tuple(Bus(ids, x.bos) if isinstance(x, Bus) else x for x in self.rest)
+        rest = tuple(x.for_ids(ids) if isinstance(x, Bus) else x for x in self.rest)
         return Call(tuple(map(grow, self.tensors)), rest)
 
 
@@ -170,7 +170,7 @@ class Replay(nn.Module):
         self.module = module
 
     def forward(self, tensors: tuple[Tensor, ...], rest: tuple[Any, ...]) -> Tensor:
-        return self.module(*tensors, *(Bus(x.ids, x.bos) if isinstance(x, Bus) else x for x in rest))
+        return self.module(*tensors, *(x.for_ids(x.ids) if isinstance(x, Bus) else x for x in rest))
 
 
 def disturbed(plain: nn.Module) -> nn.Module:
