@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bitgolf.config.edits import append, but
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec, part
-from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.errors import BitgolfError, RecipeError, Unsupported
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
 from bitgolf.model.attention.cores.sdpa_backend import Fused, as_autocast
@@ -159,9 +159,9 @@ def test_a_gate_of_another_form_and_a_cap_out_of_range_are_refused() -> None:
         (1.0, 2.0),
         (1.0, 1.0),
     ]
-    with pytest.raises(ValueError, match="HeadGate is not known"):
+    with pytest.raises(Unsupported, match="HeadGate is not known"):
         FusedExclusiveGate(ExclusiveThenGate(ExclusiveSelf(place), HeadGate(place, 12)))
-    with pytest.raises(ValueError, match="a cap of 65 is above 64"):
+    with pytest.raises(Unsupported, match="a cap of 65 is above 64"):
         FusedCrossEntropy(65.0)
 
 
@@ -263,7 +263,7 @@ def test_a_matrix_with_additions_stays_plain(rows: tuple[Tensor, Tensor]) -> Non
     task = make_task()
     plain = task.model.blocks[0].mlp
     plain.up.add.append(nn.Linear(32, 48))  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match="adds to its output"):
+    with pytest.raises(Unsupported, match="adds to its output"):
         FusedMLP(plain)  # type: ignore[arg-type]
 
 

@@ -94,9 +94,17 @@ class Mask(Part):
     def forward(self, bus: Bus) -> Tensor:
         raise NotImplementedError
 
-    def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """The same for a whole sequence as a rule of indices (row, query, key) -> seen. Optional: for fast cores."""
-        raise NotImplementedError
+    @property
+    def label(self) -> str:
+        """Class and setting, as logs name the mask."""
+        return f"{type(self).__name__}()"
+
+    def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+        """The same for a whole sequence as a rule of indices (row, query, key) -> seen; None for a mask without one.
+
+        Fast cores, and rows too long for a mask of all pairs, need it.
+        """
+        return None
 
 
 class Feed(Part):

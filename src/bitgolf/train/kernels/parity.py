@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bitgolf.errors import BitgolfError
+from bitgolf.errors import BitgolfError, Unsupported, exception_chain
 from bitgolf.model.forward_context import Bus
 from bitgolf.runtime.compiler import compiled as compile_graph
 from bitgolf.runtime.device import Device
@@ -19,6 +20,7 @@ from bitgolf.runtime.device import Device
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
 """Largest relative difference (of norms) in output and gradients, by the type of matrix products."""
 ROUNDS, CALLS = 5, 3
+LOGGER = logging.getLogger(__name__)
 
 Make = Callable[[Any], nn.Module]
 Timer = Callable[[Callable[[], object]], float]
@@ -74,14 +76,14 @@ class Trial(NamedTuple):
         """Why the twin that `make` makes of `plain` cannot take its place in this call; "" where it can.
 
         Both run on a copy with random parameters (many start at zero). Any failure but a lack of memory is an answer,
-        not an error: kernels fail in many ways on a device that they were not made for.
+        not an error: kernels fail in many ways on a device that they were not made for. All but `Unsupported` are logged
+        with their traceback at debug level, since they may be a bug as well.
         """
         try:
             plain = disturbed(plain)
             gap = self.difference(self.prepared(make(plain)), Replay(plain), plain, call)
         except Exception as error:
-            _raise_for_memory(error, plain, call)
-            return brief(error)
+            return _refusal(error, plain, call)
         finally:
             self.forget_graphs()
         return "" if gap <= TOLERANCE[self.device.compute] else f"its numbers are {gap:.1%} from the plain ones"
@@ -116,8 +118,7 @@ class Trial(NamedTuple):
 
             return timer(once)
         except Exception as error:
-            _raise_for_memory(error, plain, call)
-            return brief(error)
+            return _refusal(error, plain, call)
         finally:
             self.forget_graphs()
 
@@ -182,24 +183,26 @@ def disturbed(plain: nn.Module) -> nn.Module:
     return plain
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    """An error and what led to it, the first cause last: compilers wrap what they catch."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    return chain
+def _refusal(error: Exception, plain: nn.Module, call: Call) -> str:
+    """Why the reference module must stay, from what a fused one raised."""
+    _raise_for_memory(error, plain, call)
+    if not isinstance(error, Unsupported):
+        LOGGER.debug("a fused module for %s failed: limit of the device, or bug", type(plain).__name__, exc_info=error)
+    return brief(error)
 
 
 def brief(error: BaseException) -> str:
     """The first line of what was wrong at first."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, Unsupported):
+        return str(error)
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.160}"
 
 
 def _raise_for_memory(error: Exception, plain: nn.Module, call: Call) -> None:
     """A lack of memory says nothing about a kernel: the run would not fit either."""
-    if any(isinstance(cause, torch.OutOfMemoryError) for cause in causes(error)):
+    if any(isinstance(cause, torch.OutOfMemoryError) for cause in exception_chain(error)):
         shapes = ", ".join(str(tuple(t.shape)) for t in call.tensors)
         raise BitgolfError(
             f"out of memory while trying {type(plain).__name__} on tensors of {shapes}",
