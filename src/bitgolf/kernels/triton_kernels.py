@@ -11,28 +11,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# ---- tiles ----------------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def load_tile(pointers, inside, EVEN: tl.constexpr):
-    """A tile, zeros where not `inside`. EVEN: all of it is inside, and there is no mask."""
-    if EVEN:
-        tile = tl.load(pointers)
-    else:
-        tile = tl.load(pointers, mask=inside, other=0.0)
-    return tile
-
-
-@triton.jit
-def store_tile(pointers, tile, inside, EVEN: tl.constexpr):
-    """Store a tile where it is `inside`, rounded to the type that is pointed to."""
-    if EVEN:
-        tl.store(pointers, tile.to(pointers.dtype.element_ty))
-    else:
-        tl.store(pointers, tile.to(pointers.dtype.element_ty), mask=inside)
-
-
 # ---- softcapped cross-entropy ---------------------------------------------------------------------------------------
 
 
@@ -81,14 +59,39 @@ def softcapped_ce_backward(
     target = tl.load(target_ptr + row).to(tl.int32)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        z = load_tile(z_ptr + row * stride + column, column < columns, EVEN).to(tl.float32)
+        if EVEN:
+            z = tl.load(z_ptr + row * stride + column).to(tl.float32)
+        else:
+            z = tl.load(z_ptr + row * stride + column, mask=column < columns, other=0.0).to(tl.float32)
         s = sigma2(rate * z)
         dy = tl.exp2(bits * s - shift) - tl.where(column == target, 1.0, 0.0)
-        dz = g * dy * (s - s * s)
-        store_tile(dz_ptr + row * columns + column, dz, column < columns, EVEN)
+        dz = (g * dy * (s - s * s)).to(dz_ptr.dtype.element_ty)
+        if EVEN:
+            tl.store(dz_ptr + row * columns + column, dz)
+        else:
+            tl.store(dz_ptr + row * columns + column, dz, mask=column < columns)
 
 
 # ---- matrix products of the MLP -------------------------------------------------------------------------------------
+
+
+@triton.jit
+def load_tile(pointers, inside, EVEN: tl.constexpr):
+    """A tile, zeros where not `inside`. EVEN: all of it is inside, and there is no mask."""
+    if EVEN:
+        tile = tl.load(pointers)
+    else:
+        tile = tl.load(pointers, mask=inside, other=0.0)
+    return tile
+
+
+@triton.jit
+def store_tile(pointers, tile, inside, EVEN: tl.constexpr):
+    """Store a tile where it is `inside`, rounded to the type that is pointed to."""
+    if EVEN:
+        tl.store(pointers, tile.to(pointers.dtype.element_ty))
+    else:
+        tl.store(pointers, tile.to(pointers.dtype.element_ty), mask=inside)
 
 
 @triton.jit
