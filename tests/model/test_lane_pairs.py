@@ -53,7 +53,7 @@ class StackedLanesInTurn(TwoLanesInTurn):
         x = resid[1] * x + by_lane(post[1]) * block.feed(enter(block, x[1], bus))
         return x[0], x[1]
 
-    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: nn.Module) -> Stream:
+    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: Block) -> Stream:
         if not isinstance(x, tuple):
             return super().blend(x, skip, value, j, block)
         blended = skip(torch.stack(x), torch.stack(value) if isinstance(value, tuple) else value, j)

@@ -32,9 +32,6 @@ class XorHash(Hash):
 
     factors = (36313, 27191, 51497)
 
-    def __init__(self) -> None:
-        pass
-
     def slots(self, ids: Sequence[Tensor], rows: int) -> Tensor:
         mixed = torch.zeros_like(ids[0])
         for token, factor in zip(ids, self.factors, strict=False):
