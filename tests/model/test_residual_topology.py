@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from bitgolf.config.edits import append, but
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
+from bitgolf.model.block import Block, Wiring
 from bitgolf.model.decoding.incremental import Reader
-from bitgolf.model.interfaces import StreamPart, Wiring
+from bitgolf.model.forward_context import Bus
+from bitgolf.model.interfaces import StreamPart
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import GatedSkip, Straight, UNet
-from bitgolf.model.lm import LM, Block
-from bitgolf.model.part import Bus, rms
+from bitgolf.model.lm import LM
+from bitgolf.model.numerics import rms
 from bitgolf.model.residual import MixX0
 from bitgolf.model.residual_topology import Lanes, Parallel, TwoLanes, TwoLanesInTurn
 from helpers.toy import built, toy_model

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.inits import Zeros
 from bitgolf.model.interfaces import Init, StreamPart
 from bitgolf.model.linear import Embedding, Linear
-from bitgolf.model.part import Bus
 
 
 class Hash:

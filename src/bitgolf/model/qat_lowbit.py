@@ -12,7 +12,7 @@ from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.grids.lowbit import BinaryGrid, Float8Grid, TernaryGrid
 from bitgolf.model.interfaces import Activation, AfterPart, View
 from bitgolf.model.mlp import ReluSquared
-from bitgolf.model.part import rms
+from bitgolf.model.numerics import rms
 from bitgolf.model.qat import straight_through
 
 

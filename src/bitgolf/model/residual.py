@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, register
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Branch, Norm, StreamPart
-from bitgolf.model.part import Bus, Clocked, rms
+from bitgolf.model.numerics import rms
+from bitgolf.model.part import Clocked
 from bitgolf.runtime.progress import Now
 
 

@@ -12,7 +12,8 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import Sdpa, Window
 from bitgolf.model.attention.key_offset import KeyOffset
-from bitgolf.model.attention.rope import Ntk, Rope
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk
 from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant
 from bitgolf.recipes.pr1019 import pr1019

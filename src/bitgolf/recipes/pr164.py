@@ -9,7 +9,8 @@ from bitgolf.config.edits import but
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
-from bitgolf.model.attention.rope import Ntk, Rope
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.recipes._common import codec, floored

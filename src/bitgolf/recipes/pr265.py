@@ -11,7 +11,8 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.exclusive import ExclusiveSelf
-from bitgolf.model.attention.rope import Ntk, Rope
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk
 from bitgolf.model.part import only
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon

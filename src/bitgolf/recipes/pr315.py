@@ -11,7 +11,7 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.rope import Rope
-from bitgolf.model.lm import Block
+from bitgolf.model.block import Block
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.residual import DepthScaledNorm
 from bitgolf.recipes.pr287 import pr287

@@ -11,7 +11,8 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention, QGain
-from bitgolf.model.attention.rope import Rope, Yarn
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Yarn
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.inits import Normal
 from bitgolf.model.linear import Linear

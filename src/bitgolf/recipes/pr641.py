@@ -8,7 +8,7 @@ from __future__ import annotations
 from bitgolf.config.edits import but
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.lm import Block
+from bitgolf.model.block import Block
 from bitgolf.model.qat_lowbit import Binary
 from bitgolf.model.smear import MeanSmear
 from bitgolf.quantize.codecs.lowbit import BinaryGroups

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import AfterPart, Core, Mixer, QKPart, ValuePart
 from bitgolf.model.linear import Linear
-from bitgolf.model.part import Bus, chain, rms
+from bitgolf.model.numerics import rms
+from bitgolf.model.part import chain
 
 
 @register

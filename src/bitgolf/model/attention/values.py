@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.inits import Normal, Orthogonal
 from bitgolf.model.interfaces import Init, StreamPart, ValuePart
 from bitgolf.model.linear import Embedding, Linear
-from bitgolf.model.part import Bus, per_channel
+from bitgolf.model.numerics import per_channel
 
 FIRST = "values of layer 0"
 TABLE = "value embeddings"
