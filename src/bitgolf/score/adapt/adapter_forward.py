@@ -109,7 +109,7 @@ class CompiledRows(Rows):
     ) -> None:
         super().__init__(model, device, adapters)
         with adapters.holding(torch.arange(adapters.rows) == 0):  # kernels are tried on a single row
-            self.choice = kernels and kernels(model, device, window, backward=True, distributed=world)
+            self.choice = kernels(model, device, window, backward=True, distributed=world) if kernels else None
         self.kernels = self.choice.lines if self.choice else ()
         self.window, self.columns, self.rows = window, columns, adapters.rows
         self.run = self.graph = Graph(self.read, device.device)

@@ -90,7 +90,7 @@ def forward_of(
     """
     if device.device.type != "cuda":
         return Eager(model, device)
-    choice = kernels and kernels(model, device, longest, backward=learns, distributed=world)
+    choice = kernels(model, device, longest, backward=learns, distributed=world) if kernels else None
     return Compiled(model, device, longest, choice)
 
 
