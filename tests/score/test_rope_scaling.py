@@ -21,7 +21,7 @@ from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE
 from bitgolf.score.execution import compiled_function
-from bitgolf.score.execution.forward import Compiled, Eager, kernels_for
+from bitgolf.score.execution.forward import Compiled, Eager
 from bitgolf.score.methods import Contiguous, Method, Sliding
 from bitgolf.score.referee import score
 from bitgolf.score.text import Text
@@ -81,7 +81,7 @@ def test_compiled_graphs_of_two_scalings_and_none_are_told_apart(
     model, tokens, places = built(toy_model()), torch.from_numpy(TEXT.tokens[None, :64]), torch.arange(64)
     found = list[torch.Tensor]()
     for scaling in (None, kind(reference=32, length=64), kind(reference=16, length=64), None):
-        graph = Compiled(model, CPU, 64, kernels_for(model, CPU, 64), scaling)
+        graph = Compiled(model, CPU, 64, None, scaling)
         with torch.no_grad():
             found.append(graph(tokens, places))
             assert torch.equal(found[-1], Eager(model, CPU, scaling)(tokens, places))
