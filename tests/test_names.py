@@ -57,7 +57,3 @@ def test_no_class_name_stands_for_two_things() -> None:
     assert len(classes) > 300
     twice = {name: modules for name, modules in classes.items() if len(modules) > 1}
     assert {name: modules for name, modules in twice.items() if name not in DUPLICATES} == {}
-
-
-def test_the_list_of_duplicates_holds_nothing_else() -> None:
-    assert {name for name, modules in modules_by_class().items() if len(modules) > 1} >= DUPLICATES
