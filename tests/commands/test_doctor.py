@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitgolf.report.tables import doctor_table
 from safetensors.torch import load_file, save
 
 from bitgolf.commands import doctor
@@ -28,7 +29,6 @@ from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.encoding import decode_all, load_codes, save_codes
 from bitgolf.report.log import Journal
-from bitgolf.report.tables import doctor_table
 from bitgolf.runtime.device import choose
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
