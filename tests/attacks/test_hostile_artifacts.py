@@ -26,7 +26,7 @@ from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib
 from bitgolf.pack.streams import Code, Layout, pack_codes, unpack_codes
 
-RECIPE = {"part": "config.recipe.Recipe", "name": "tiny", "seconds": 60.0}
+RECIPE = {"part": "Recipe", "name": "tiny", "seconds": 60.0}
 META = {"bitgolf": "0.1.0", "tokenizer": "3f2a"}
 CODERS: dict[str, Spec[Coder]] = {
     "range": part(Range),

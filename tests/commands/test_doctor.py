@@ -21,7 +21,7 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes
-from bitgolf.model.part import load_weights, roles
+from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pipeline.compression import load_meta_model
 from bitgolf.pipeline.execute import start
 from bitgolf.pipeline.state import Run

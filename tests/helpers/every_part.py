@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from bitgolf.config.edits import append, but
-from bitgolf.config.registry import load_rooms
+from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.cores.sdpa import Window
+from bitgolf.model.block import Block, Depth, Wiring
 from bitgolf.model.head import Head
 from bitgolf.model.interfaces import (
     Activation,
@@ -19,7 +20,6 @@ from bitgolf.model.interfaces import (
     Branch,
     Cap,
     Core,
-    Depth,
     Feed,
     Mask,
     Mixer,
@@ -30,11 +30,10 @@ from bitgolf.model.interfaces import (
     StreamPart,
     ValuePart,
     View,
-    Wiring,
 )
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.linear import Embedding, HeadLinear, Linear
-from bitgolf.model.lm import LM, Block
+from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.part import Part
 from helpers.toy import toy_model
@@ -96,7 +95,9 @@ def sockets(node: Spec[Any]) -> Spec[LM]:
 
 
 def collected() -> list[type]:
-    classes = [c for c in load_rooms().values() if issubclass(c, Part) and c.__module__.startswith("bitgolf.model")]
+    classes = [
+        c for c in import_all_parts().values() if issubclass(c, Part) and c.__module__.startswith("bitgolf.model")
+    ]
     return [c for c in classes if c not in SKELETON and not issubclass(c, Objective | HeadLinear)]
 
 

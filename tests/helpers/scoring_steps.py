@@ -96,7 +96,9 @@ def in_pieces(player: LoraPlayer, tokens: int) -> CompiledRows:
 def _descent(player: PhasedPlayer | StreamPlayer) -> None:
     """Gradients of one forward's worth of sequences."""
     learner = player.learner
-    inputs = torch.zeros(max(1, learner.sgd.at_once // learner.sgd.length), learner.sgd.length, dtype=torch.int64)
+    inputs = torch.zeros(
+        max(1, learner.sgd.at_once // learner.sequence_length), learner.sequence_length, dtype=torch.int64
+    )
     with player.bare() if isinstance(player, PhasedPlayer) else nullcontext(), torch.enable_grad():
         for loss in learner.nats(inputs, inputs):
             torch.autograd.grad(loss, learner.params, materialize_grads=True)

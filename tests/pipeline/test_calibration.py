@@ -75,7 +75,7 @@ def test_calibration_is_there_where_it_is_asked_for_and_nowhere_else() -> None:
         check(calibrated().set("calibrate", None))
     with pytest.raises(RecipeError, match="calibrate: no codec asks for calibration, so it would do nothing"):
         check(toy_recipe().set("calibrate", SMALL))
-    with pytest.raises(RecipeError, match=r"average.ema.Ema is no calibration"):
+    with pytest.raises(RecipeError, match=r"Ema is no calibration"):
         check(calibrated().set("calibrate", part(Ema, decay=0.9)))
     with pytest.raises(UsageError, match="3 processes cannot share 2 batches"):
         check(calibrated(), 3)

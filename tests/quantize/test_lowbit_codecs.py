@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bitgolf.config.edits import append
-from bitgolf.config.registry import from_json, lookup
+from bitgolf.config.parse import from_json
+from bitgolf.config.registry import lookup
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.grids.clip import MaxClip, SdClip
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.qat_lowbit import Binary, Float8, Ternary
 from bitgolf.pack.coders import Lzma, Range, Smallest
@@ -235,4 +236,4 @@ def test_these_codecs_can_be_named_in_a_recipe() -> None:
     ):
         built_again: Spec[Any] = from_json(node.to_json())
         assert built_again == node
-    assert lookup("quantize.codecs.lowbit.TernaryGroups") is TernaryGroups
+    assert lookup("TernaryGroups") is TernaryGroups

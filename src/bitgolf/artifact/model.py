@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from bitgolf import __version__
 from bitgolf.artifact.container import Artifact, artifact_bytes, read_artifact, write_artifact
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.registry import from_json
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights, roles
+from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pack.coders import Brotli, Lzma, Smallest
 from bitgolf.pack.settings import Pack
 from bitgolf.pack.streams import Code, pack_blob, pack_codes, unpack_blob, unpack_codes
@@ -41,12 +40,6 @@ class Loaded(NamedTuple):
     digest: bytes
 
 
-def build_empty(model: Spec[LM], vocab: int, bos: int = 1) -> LM:
-    """The recipe's model without values: shapes, paths and roles only."""
-    with torch.device("meta"):
-        return model(Place(vocab=vocab, bos=bos))
-
-
 def write(path: Path, recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) -> Artifact:
     """Pack codes and tokenizer with the slices of the recipe that reading needs."""
     return write_artifact(path, **_content(recipe, codes, tokenizer))
@@ -61,7 +54,7 @@ def _content(recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) 
     """Recipe, meta and sections, as an artifact is made of them."""
     whole, pack = recipe.to_json(), recipe["pack"]()
     vocab = open_tokenizer(tokenizer).vocab
-    model = build_empty(recipe["model"], vocab)
+    model = build_on_meta(recipe["model"], vocab)
     shapes, kinds = {path: tuple(p.shape) for path, p in model.named_parameters()}, roles(model)
     sections = pack_codes(codes, pack.grouped(kinds), pack.coder, walks(shapes, kinds, recipe["quantize"]))
     sections.append(pack_blob("tokenizer", tokenizer, TOKENIZER))
@@ -102,7 +95,7 @@ def _load(artifact: Artifact, digest: bytes) -> Loaded:
     tokenizer = open_tokenizer(unpack_blob(sections.pop("tokenizer"), TOKENIZER))
     if tokenizer.vocab != vocab:
         raise DamagedError(f"the tokenizer has {tokenizer.vocab} tokens, the model {vocab}")
-    model = build_empty(recipe["model"], vocab, tokenizer.bos)
+    model = build_on_meta(recipe["model"], vocab, tokenizer.bos)
     shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
     if sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
         raise DamagedError("the recipe's model is larger than any artifact may be")
@@ -119,7 +112,7 @@ def _recipe(artifact: Artifact) -> dict[str, Any]:
     if set(artifact.recipe) != set(SLICES):
         raise DamagedError(f"the recipe's slices are {sorted(artifact.recipe)}, not {sorted(SLICES)}")
     _check_numbers(artifact.recipe)
-    tree = from_json({"part": "artifact.model.Slices", **artifact.recipe})
+    tree = from_json({"part": "Slices", **artifact.recipe})
     return dict(tree.kwargs)
 
 

@@ -20,6 +20,6 @@ def cautions(recipe: Spec[Recipe], forecast: int) -> list[str]:
     """Everything to be cautious of; `forecast` is the artifact's size in bytes."""
     checks = sorted(CAUTIONS, key=lambda check: ROOMS.index(check.__module__))
     found = list(dict.fromkeys(text for check in checks for text in check(recipe)))
-    if forecast > (cap := recipe["pack.cap"]):
+    if forecast > (cap := recipe().pack().cap):
         found.insert(0, f"forecast {forecast:,} bytes: {forecast - cap:,} over the cap of {cap:,}")
     return found

@@ -18,9 +18,9 @@ from bitgolf.quantize.codecs.codec import IntRows
 
 @caution
 def average_over_two_objectives(recipe: Spec[Recipe]) -> Iterator[str]:
-    since = max((n["since"] for n in uses(recipe["model"], TrainingView)), default=0.0)
-    if recipe["average"] and since > averaged_from(recipe):
-        name = recipe["average"].cls.__name__
+    since = max((n["since"] for n in uses(recipe().model, TrainingView)), default=0.0)
+    if recipe().average and since > averaged_from(recipe):
+        name = recipe().average.cls.__name__
         yield f"{name} over fake quantization from {since:g} of the run on averages weights of two objectives: EMA had +0.009 to +0.012 from it (#1493's harness), SWA lost what it gains alone (#989)"
 
 
@@ -28,7 +28,7 @@ def average_over_two_objectives(recipe: Spec[Recipe]) -> Iterator[str]:
 def few_levels(recipe: Spec[Recipe]) -> Iterator[str]:
     if not uses(recipe, Ternary, Binary):
         return
-    if recipe["average"]:
+    if recipe().average:
         yield "an average of ternary or binary weights rounds to other levels: EMA lost 0.13 on the way to the file with ternary ones (#640), 0.03 with binary ones (#641)"
     if any(n["weight_decay"] > 0 for n in uses(recipe, Muon)):
         yield "weight decay on ternary or binary weights moves their scale and not their levels, and was worse (#640)"
@@ -37,7 +37,7 @@ def few_levels(recipe: Spec[Recipe]) -> Iterator[str]:
 @caution
 def average_too_long(recipe: Spec[Recipe]) -> Iterator[str]:
     for node in uses(recipe, Ema):
-        steps = 0 if recipe["train.seconds"] > 0 else recipe["train.steps"]
+        steps = 0 if recipe().train().seconds > 0 else recipe().train().steps
         if node["decay"] >= 0.999 and not steps * (1 - node["decay"]) > 10:
             yield f"Ema(decay={node['decay']:g}) looks back {1 / (1 - node['decay']):,.0f} steps: 0.999 was worse than 0.997 in 7,300 steps (#1512)"
         if steps and not node["corrected"] and (left := node["decay"] ** steps) > 0.01:
@@ -46,15 +46,15 @@ def average_too_long(recipe: Spec[Recipe]) -> Iterator[str]:
 
 @caution
 def noisy_last_weights(recipe: Spec[Recipe]) -> Iterator[str]:
-    floors = [n["floor"] for n in uses(recipe["train.schedule"], WarmdownFraction)]
-    if any(floors) and not recipe["average"]:
+    floors = [n["floor"] for n in uses(recipe().train().schedule, WarmdownFraction)]
+    if any(floors) and not recipe().average:
         yield f"a learning rate that never falls under {max(floors):g} leaves noise in the last weights, and nothing averages it away: in #1855 the average was better by 0.0117"
 
 
 @caution
 def few_bits_for_the_embedding(recipe: Spec[Recipe]) -> Iterator[str]:
-    codec = next((r["use"] for r in recipe["quantize"] if r().matches("embedding", "embed.weight")), None)
-    if codec and codec.cls is IntRows and codec["bits"] <= 6 and not uses(recipe["model.embed"], TrainingView):
+    codec = next((r["use"] for r in recipe().quantize if r().matches("embedding", "embed.weight")), None)
+    if codec and codec.cls is IntRows and codec["bits"] <= 6 and not uses(recipe().model["embed"], TrainingView):
         yield f"an embedding in {codec['bits']} bits that was not trained for it: +0.048 with 6 bits (the record MixedQuant); 8 bits cost next to nothing"
 
 

@@ -24,8 +24,8 @@ def uses(tree: Spec[Any], *classes: type) -> list[Spec[Any]]:
 
 def layers_of(recipe: Spec[Recipe], cls: type) -> list[int]:
     """The layers that have a part of this class; twice, where they have two."""
-    found, count = [], recipe["model.layers"]
-    for path, node in recipe["model.block"].walk():
+    found, count = [], recipe().model["layers"]
+    for path, node in recipe().model["block"].walk():
         held = node["use"] if is_a(node, Only) else node
         if is_a(held, cls) and not path.endswith(".use"):
             found += range(count) if held is node or node["layers"] == "*" else layer_set(node["layers"], count)
@@ -34,11 +34,11 @@ def layers_of(recipe: Spec[Recipe], cls: type) -> list[int]:
 
 def trained_length(recipe: Spec[Recipe]) -> int:
     """The longest distance between tokens in training, and one: a row, or a segment of it."""
-    return min([recipe["train.length"], *(n["cap"] for n in uses(recipe["model"], Segments) if n["cap"])])
+    return min([recipe().train().length, *(n["cap"] for n in uses(recipe().model, Segments) if n["cap"])])
 
 
 def longest_window(recipe: Spec[Recipe]) -> int:
-    return max((method().window for method in recipe["score"]), default=0)
+    return max((method().window for method in recipe().score), default=0)
 
 
 def shared_layers(recipe: Spec[Recipe]) -> list[Spec[Any]]:
@@ -54,7 +54,7 @@ def shared_at_once(node: Spec[Any]) -> bool:
 
 def averaged_from(recipe: Spec[Recipe]) -> float:
     """The fraction of the run from which an average takes snapshots; 0 where a schedule does not tell it beforehand."""
-    average, schedule = recipe["average"], recipe["train.schedule"]
+    average, schedule = recipe().average, recipe().train().schedule
     if "below" not in average.kwargs or schedule.cls is not WarmdownFraction:
         return 0.0
     return max(0.0, 1 - average["below"] * schedule["fraction"])

@@ -35,13 +35,13 @@ def shared_from_the_start(recipe: Spec[Recipe]) -> Iterator[str]:
     if not any(map(shared_at_once, shared_layers(recipe))):
         return
     yield "layers shared from the first step on: 1.1894 where eleven plain layers had 1.1648 (#363); passes that came on in mid-training gained 0.003 (#1285)"
-    if set(layers_of(recipe, ExclusiveSelf)) == set(range(recipe["model.layers"])):
+    if set(layers_of(recipe, ExclusiveSelf)) == set(range(recipe().model["layers"])):
         yield "ExclusiveSelf on every layer where layers are shared from the start: +0.001 (#363)"
 
 
 @caution
 def factored_small_vocabulary(recipe: Spec[Recipe]) -> Iterator[str]:
-    if uses(recipe, FactoredEmbedding) and recipe["tokens.vocab"] < 4096:
+    if uses(recipe, FactoredEmbedding) and recipe().tokens().vocab < 4096:
         yield f"a factored embedding at a vocabulary of {recipe['tokens.vocab']:,}: +0.053 to +0.063 at 1,024 (#363); it frees bytes only where the table is large"
 
 
@@ -79,22 +79,22 @@ def ramp_beside_a_decay(recipe: Spec[Recipe]) -> Iterator[str]:
 
 @caution
 def branches_still_fading_in(recipe: Spec[Recipe]) -> Iterator[str]:
-    steps = 0 if recipe["train.seconds"] > 0 else recipe["train.steps"]
+    steps = 0 if recipe().train().seconds > 0 else recipe().train().steps
     for node in uses(recipe, ProRes):
-        last = node["first"] + node["per_layer"] * (recipe["model.layers"] - 1)
+        last = node["first"] + node["per_layer"] * (recipe().model["layers"] - 1)
         if 0 < steps < last:
             yield f"ProRes has the last layer whole after {last:,} steps, and training ends after {steps:,}: what is scored was never trained"
 
 
 @caution
 def slow_under_a_limit_of_time(recipe: Spec[Recipe]) -> Iterator[str]:
-    if recipe["train.seconds"] <= 0:
+    if recipe().train().seconds <= 0:
         return
     if uses(recipe, SwiGLU):
         yield "SwiGLU under a limit of time: better at equal parameters (-0.004, #1090), and worse at equal time, with steps 45 % slower (#42)"
     if uses(recipe, DifferentialAttention):
         yield "DifferentialAttention under a limit of time: equal at equal steps, which took about twice as long (#675)"
-    if uses(recipe, GramNewtonSchulz) and recipe["model.dim"] < 1024:
+    if uses(recipe, GramNewtonSchulz) and recipe().model["dim"] < 1024:
         yield f"GramNewtonSchulz at width {recipe['model.dim']}: at 512 a step took 97 to 99 ms, and 83 without it (#1512); it is for much larger matrices"
 
 

@@ -18,9 +18,8 @@ from torch import Tensor
 from bitgolf.artifact.model import load
 from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import BitgolfError, UsageError
-from bitgolf.model.decoding.incremental import Reader
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights, roles
+from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pipeline.compression import load_meta_model
 from bitgolf.pipeline.stages import stage_named
 from bitgolf.pipeline.state import Run, open_run
@@ -200,9 +199,7 @@ def _observe_halves(run: Run, model: LM, tokens: int) -> tuple[Calibration, Cali
     """Two halves of about so many tokens, from what the run was calibrated on, through the model as it is scored."""
     recipe, bos = run.recipe(), load_manifest(run.data).bos
     source: Source = recipe.calibrate().source if recipe.calibrate else TrainingText(rows=2)
-    subject = Subject(
-        model, run.data, recipe.train().length, bos, lambda m, lanes, n: Reader(m, lanes, window=n, stride=n)
-    )
+    subject = Subject(model, run.data, recipe.train().length, bos)
     batch, rows = source.open(subject), list[Tensor]()
     for number in range(source.batches):
         rows += batch(number)

@@ -9,13 +9,13 @@ import msgspec
 import torch
 
 from bitgolf.artifact.container import CONTAINER_OVERHEAD_BYTES
-from bitgolf.artifact.model import build_empty
 from bitgolf.cautions import cautions
 from bitgolf.cautions.queries import uses
 from bitgolf.config.recipe import Recipe, identity
 from bitgolf.config.spec import Place, Spec
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.optimizer import Optimizer
 from bitgolf.quantize.calibration.calibrate import check as check_calibration
@@ -67,7 +67,7 @@ def overview(recipe: Spec[Recipe]) -> RecipeSummary:
     check_calibration(recipe)
     settings = recipe()
     vocab = settings.tokens["vocab"]
-    model = build_empty(settings.model, vocab)
+    model = build_on_meta(settings.model, vocab)
     kinds, params = roles(model), dict(model.named_parameters())
     expected, by_role = _forecast(settings, model, kinds, vocab), Counter[str]()
     for path, p in params.items():

@@ -106,8 +106,8 @@ class SearchClip(Clip):
     ) -> None:
         if not quantiles:
             raise RecipeError("there is nothing to search among", place="SearchClip.quantiles")
-        self.quantiles = [_quantile(q) for q in quantiles]
-        self.per_row, self.calibrated = per_row, weighted
+        self.quantiles = tuple(_quantile(q) for q in quantiles)
+        self.per_row, self.weighted, self.calibrated = per_row, weighted, weighted
 
     def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
         clips = torch.quantile(w.abs(), torch.tensor(self.quantiles, device=w.device), dim=1)

@@ -79,6 +79,7 @@ class LogScale(Scale):
 
     def __init__(self, *, per_octave: Literal[4, 8, 16] = 16) -> None:
         steps = STEP_FLOOR * log_steps.expand(np.arange(256, dtype=np.uint8), per_octave)
+        self.per_octave = per_octave
         self.steps = (*steps.tolist(), float("inf"))
         self.top = self.steps[-2]
 

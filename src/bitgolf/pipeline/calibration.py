@@ -14,14 +14,13 @@ import msgspec
 import torch
 from safetensors.torch import load_file
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec
 from bitgolf.data.prepare import load_manifest
 from bitgolf.files import file_digest, value_digest
-from bitgolf.model.decoding.incremental import Reader
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights
+from bitgolf.model.parameters import load_weights
 from bitgolf.pipeline.state import Run, RunFiles
 from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.calibration.calibrate import about_calibration, distinct, load_calibration, save_calibration
@@ -210,7 +209,7 @@ def calibrate_run(job: CalibrationJob, journal: Journal) -> CalibrationTiming:
     assert recipe.calibrate is not None
     with process_group.joined(job.device) as world:
         manifest = load_manifest(job.data)
-        model = build_empty(recipe.model, manifest.vocab, manifest.bos)
+        model = build_on_meta(recipe.model, manifest.vocab, manifest.bos)
         load_weights(model, load_file(files.averaged))
         subject = _subject(recipe, job.data, model, choose(world.local_rank, job.device))
         seconds = math.inf if job.max_seconds is None else job.max_seconds
@@ -235,8 +234,4 @@ def measure_reserve(recipe: Spec[Recipe], data: Path, world: World, device: Devi
 
 def _subject(recipe: Recipe, data: Path, model: LM, device: Device) -> Subject:
     model = model.to(device.device).eval()
-    return Subject(model, data, recipe.train().length, model.bos, _reader, device.autocast)
-
-
-def _reader(model: LM, lanes: int, tokens: int) -> Reader:
-    return Reader(model, lanes, window=tokens, stride=tokens)
+    return Subject(model, data, recipe.train().length, model.bos, device.autocast)

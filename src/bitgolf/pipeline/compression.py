@@ -11,11 +11,12 @@ from torch import Tensor
 
 from bitgolf.artifact.container import Artifact
 from bitgolf.artifact.ledger import Entry, choices, ledger, over_cap_advice
-from bitgolf.artifact.model import SLICES, build_empty, write
+from bitgolf.artifact.model import SLICES, write
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.files import file_digest, write_json
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.pack.parallel import workers
 from bitgolf.pack.streams import Code
 from bitgolf.pipeline.state import Run
@@ -57,7 +58,7 @@ class PackedArtifact(msgspec.Struct, frozen=True, kw_only=True):
 def load_meta_model(run: Run) -> LM:
     """The model without values, for the tokenizer that the shards were made with; the recipe's may be another, or smaller."""
     tokenizer = load_tokenizer(run.data / "tokenizer.model")
-    return build_empty(run.recipe().model, tokenizer.vocab, tokenizer.bos)
+    return build_on_meta(run.recipe().model, tokenizer.vocab, tokenizer.bos)
 
 
 # ---- quantize ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from bitgolf.artifact.model import Loaded, load
 from bitgolf.config.spec import Spec
 from bitgolf.files import file_digest
-from bitgolf.model.part import load_weights
+from bitgolf.model.parameters import load_weights
 from bitgolf.pipeline.coding import CodingJob, compress_in_worker, decompress_in_worker
 from bitgolf.pipeline.compression import load_meta_model
 from bitgolf.pipeline.state import Run

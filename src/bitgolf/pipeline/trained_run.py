@@ -12,7 +12,7 @@ from bitgolf.artifact.container import CONTAINER_OVERHEAD_BYTES
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.pack.streams import Code
 from bitgolf.pipeline.compression import load_meta_model, quantize_inputs
 from bitgolf.pipeline.state import open_run

@@ -132,7 +132,7 @@ def _method_result(
 def _score(context: ScoringContext, method: Spec[Method], name: str, text: Text, order_bits: int) -> MethodScore:
     """The score of `text`, in its order, from the cache if the method does not adapt and is in it."""
     made = method()
-    key = method.hash, context.order and context.order.hash
+    key = method.hash, context.order.hash if context.order else None
     if key in context.scores:
         return context.scores[key]
     result = score_with_retry(context, text, made, name)

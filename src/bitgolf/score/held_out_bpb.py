@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights
+from bitgolf.model.parameters import load_weights
 from bitgolf.runtime.device import Device
 from bitgolf.score.execution.forward import kernel_selector
 from bitgolf.score.methods import Method

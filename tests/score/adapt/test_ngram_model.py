@@ -118,7 +118,7 @@ def test_a_large_vocabulary_takes_no_n_gram_for_another() -> None:
     half = np.random.default_rng(1).permutation(vocab)[:40_000]
     said = NGrams(vocab, (1, 2), 1 << 20).read(np.concatenate([half, half]))
     assert not said.total[:40_000].any()
-    second = said.listed.where(said.listed.row >= 40_001)
+    second = said.listed.select(said.listed.row >= 40_001)
     assert (second.token == half[(second.row + 1) % 40_000]).all() and (second.p == 1).all()
     assert len(second.row) == 3 * 39_999 - (len(half) - len(np.unique(half)))
 

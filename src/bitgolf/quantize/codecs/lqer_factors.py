@@ -130,9 +130,6 @@ class AsymmetricFactors(IntegerFactors):
 class ExactFactors(Factors):
     """float32 as it is: what a repair could do at most, never worth its bytes."""
 
-    def __init__(self) -> None:
-        pass
-
     def arrays(self, rows: int, columns: int, rank: int) -> Arrays:
         return {"left": (np.dtype(np.float32), (rows, rank)), "right": (np.dtype(np.float32), (columns, rank))}
 

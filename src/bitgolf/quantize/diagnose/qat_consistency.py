@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from bitgolf.config.spec import schema
 from bitgolf.grids.integer import IntGrid
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale
 from bitgolf.model.interfaces import View
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.quantize.encoding import Rules, assign
 
 
@@ -58,6 +59,5 @@ def _int_words(grid: IntGrid) -> str:
 
 
 def _settings(x: object) -> str:
-    """As a recipe would write it, where it is a part."""
-    settings = ", ".join(f"{k}={v}" for k, v in vars(x).items())
-    return repr(getattr(x, "built_from", None) or f"{type(x).__name__}({settings})")
+    """As a recipe would write it: the class and the arguments of its constructor, which it keeps under their names."""
+    return f"{type(x).__name__}({', '.join(f'{name}={getattr(x, name)!r}' for name in schema(type(x)))})"

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from bitgolf.model.batched_lora import Adapters
 from bitgolf.model.lm import LM
-from bitgolf.model.part import taking_gradients
+from bitgolf.model.numerics import at_least_float32
+from bitgolf.model.parameters import taking_gradients
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
 from bitgolf.score.execution.async_copy import upload
 from bitgolf.score.execution.compiled_function import Graph
-from bitgolf.score.execution.forward import SelectKernels, at_least_float32, padded_length
+from bitgolf.score.execution.forward import SelectKernels, padded_length
 from bitgolf.score.player import Block
 
 
@@ -109,7 +110,7 @@ class CompiledRows(Rows):
     ) -> None:
         super().__init__(model, device, adapters)
         with adapters.holding(torch.arange(adapters.rows) == 0):  # kernels are tried on a single row
-            self.choice = kernels and kernels(model, device, window, backward=True, distributed=world)
+            self.choice = kernels(model, device, window, backward=True, distributed=world) if kernels else None
         self.kernels = self.choice.lines if self.choice else ()
         self.window, self.columns, self.rows = window, columns, adapters.rows
         self.run = self.graph = Graph(self.read, device.device)

@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitgolf.model.attention.rope_scaling import Scaling
 from bitgolf.model.lm import LM
+from bitgolf.model.numerics import at_least_float32
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.score.execution.async_copy import upload
@@ -82,16 +84,17 @@ def forward_of(
     learns: bool = False,
     world: World = ALONE,
     kernels: SelectKernels | None = None,
+    rope_scaling: Scaling | None = None,
 ) -> LogitsForward:
     """The forward for a device: eager, or on CUDA compiled.
 
     longest: tokens of a row, 0 if not known. learns: gradients of the model are needed, too. kernels: without it the
-    compiled graphs contain the reference parts alone.
+    compiled graphs contain the reference parts alone. rope_scaling: of rotary positions, in place of the model's own.
     """
     if device.device.type != "cuda":
-        return Eager(model, device)
-    choice = kernels and kernels(model, device, longest, backward=learns, distributed=world)
-    return Compiled(model, device, longest, choice)
+        return Eager(model, device, rope_scaling)
+    choice = kernels(model, device, longest, backward=learns, distributed=world) if kernels else None
+    return Compiled(model, device, longest, choice, rope_scaling)
 
 
 class Eager:
@@ -100,13 +103,13 @@ class Eager:
     kernels: Sequence[str] = ()
     seconds = 0.0
 
-    def __init__(self, model: LM, device: Device) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: LM, device: Device, rope_scaling: Scaling | None = None) -> None:
+        self.model, self.device, self.rope_scaling = model, device, rope_scaling
 
     def __call__(self, tokens: Tensor, places: Tensor) -> Tensor:
         tokens, places = (upload(x, self.device.device) for x in (tokens, places))
         with self.device.autocast():
-            hidden = self.model.hidden(self.model.bus(tokens)).flatten(0, 1)
+            hidden = self.model.hidden(self.model.bus(tokens, self.rope_scaling)).flatten(0, 1)
             return at_least_float32(self.model.logits(hidden[places]))
 
     def limit(self, tokens: int) -> None:
@@ -124,12 +127,14 @@ class Compiled:
     and left out: attention is causal, and rows do not see each other.
     """
 
-    def __init__(self, model: LM, device: Device, longest: int, choice: Choice | None) -> None:
+    def __init__(
+        self, model: LM, device: Device, longest: int, choice: Choice | None, rope_scaling: Scaling | None = None
+    ) -> None:
         self.device, self.longest, self.choice = device, longest, choice
         self.kernels: Sequence[str] = choice.lines if choice else ()
         self.rows: dict[int, int] = {}  # by length
         self.most = MOST
-        self.hidden = Graph(lambda tokens: model.hidden(model.bus(tokens)).flatten(0, 1), device.device)
+        self.hidden = Graph(lambda ids: model.hidden(model.bus(ids, rope_scaling)).flatten(0, 1), device.device)
         self.logits = Graph(lambda hidden, places: at_least_float32(model.logits(hidden[places])), device.device)
 
     def __call__(self, tokens: Tensor, places: Tensor) -> Tensor:
@@ -160,10 +165,6 @@ class Compiled:
     def close(self) -> None:
         if self.choice:
             self.choice.restore()
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def padded_length(length: int, longest: int) -> int:

@@ -1,0 +1,59 @@
+"""No class name stands for two things, in the package and in the benchmarks: who finds a name has found its meaning."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import bitgolf
+
+PACKAGE = Path(bitgolf.__file__).parent
+BENCH = Path(__file__).parents[1] / "bench"
+
+DUPLICATES: frozenset[str] = frozenset(
+    {
+        "Batch",
+        "Block",
+        "Choice",
+        "Claim",
+        "Codec",
+        "Compiled",
+        "Depth",
+        "Entry",
+        "Finding",
+        "Group",
+        "Head",
+        "Job",
+        "Order",
+        "Part",
+        "Run",
+        "Scheme",
+        "Section",
+        "Site",
+        "Source",
+        "Stopped",
+        "Subject",
+        "Task",
+        "Walk",
+        "Window",
+    }
+)
+"""Names that still stand for several classes. Only to be shortened."""
+
+
+def modules_by_class() -> dict[str, list[str]]:
+    """The modules that define a class of each name, private and nested classes included."""
+    found: dict[str, list[str]] = {}
+    for root in (PACKAGE, BENCH):
+        for path in sorted(root.rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    found.setdefault(node.name, []).append(path.relative_to(root.parent).as_posix())
+    return found
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    classes = modules_by_class()
+    assert len(classes) > 300
+    twice = {name: modules for name, modules in classes.items() if len(modules) > 1}
+    assert {name: modules for name, modules in twice.items() if name not in DUPLICATES} == {}
