@@ -22,7 +22,7 @@ from bitgolf.artifact.model import build_empty
 from bitgolf.config.recipe import identity
 from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.files import read_json
 from bitgolf.model.lm import LM
 from bitgolf.model.part import load_weights

@@ -13,7 +13,8 @@ from bitgolf.model.interfaces import View
 from bitgolf.model.qat import FakeQuant, NoisyQuant, SoftRound
 from bitgolf.model.qat_lowbit import Float8, Normed, NormedOutput, Ternary
 from bitgolf.runtime.progress import Now
-from bitgolf.train.trainer import Trainer, warm_up
+from bitgolf.train.graphs import warm_up
+from bitgolf.train.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same
 

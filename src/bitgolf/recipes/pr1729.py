@@ -9,7 +9,7 @@ from bitgolf.config.edits import but
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.schedules import Taper
+from bitgolf.optim.schedules import PiecewiseLinear
 from bitgolf.recipes._published import CHARGED, CLIPPED, LOOKED_UP, WITHIN, reserved, results
 from bitgolf.recipes.pr1626 import pr1626
 from bitgolf.tokens.trainers import CaseOps
@@ -17,7 +17,7 @@ from bitgolf.tokens.trainers import CaseOps
 
 def pr1729() -> Spec[Recipe]:
     recipe = pr1626().but(name="pr1729", tokens=part(CaseOps, vocab=8192))
-    recipe = recipe.edit(Muon, but(decay=part(Taper, since=0.7, end=0.5)))
+    recipe = recipe.edit(Muon, but(decay=part(PiecewiseLinear, points=((0.7, 1.0), (1.0, 0.5)))))
     return recipe.but(
         published=results(
             1729,
