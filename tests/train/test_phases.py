@@ -47,8 +47,8 @@ def trainer(data: Path, *, dead: bool = False, graph: bool = False) -> Trainer:
     made = make_trainer(data, recipe)
     if graph:
         torch._dynamo.reset()
-        graph_of = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
-        made.plan = made.plan._replace(compute_loss=graph_of)
+        compiled = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
+        made.plan = made.plan._replace(compute_loss=compiled)
     return made
 
 

@@ -27,7 +27,8 @@ def trainer(data: Path, *views: Spec[View]) -> Trainer:
         recipe = recipe.edit("model.block.mlp.linear", append(view=view))
     made = make_trainer(data, recipe)
     torch._dynamo.reset()
-    made.run = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
+    graph = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
+    made.plan = made.plan._replace(compute_loss=graph)
     return made
 
 
