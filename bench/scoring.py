@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from bitgolf.config.parse import from_json
 from bitgolf.config.recipe import Recipe, identity
-from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.files import read_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM

@@ -17,7 +17,7 @@ from bitgolf.cli import app, artifacts
 from bitgolf.commands.artifacts import ScoreResult, score
 from bitgolf.commands.tables import run_table, score_table
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import RecipeError, UsageError
 from bitgolf.pipeline.html_report import page
 from bitgolf.runtime.device import choose

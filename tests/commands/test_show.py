@@ -12,8 +12,8 @@ from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
 from bitgolf.commands.show import overview
 from bitgolf.commands.tables import show_table
+from bitgolf.config.parse import set_text
 from bitgolf.config.recipe import identity
-from bitgolf.config.registry import set_text
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.objectives import MultiToken

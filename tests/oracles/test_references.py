@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.parse import set_text
 from bitgolf.config.recipe import Recipe
-from bitgolf.config.registry import set_text
 from bitgolf.config.spec import Place, Spec
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.lm import LM

@@ -15,8 +15,8 @@ import torch
 from bitgolf.artifact.model import load
 from bitgolf.commands.show import overview
 from bitgolf.config.edits import diff
+from bitgolf.config.parse import set_text
 from bitgolf.config.recipe import identity
-from bitgolf.config.registry import set_text
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.part import Clocked

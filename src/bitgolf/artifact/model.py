@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from bitgolf import __version__
 from bitgolf.artifact.container import Artifact, artifact_bytes, read_artifact, write_artifact
+from bitgolf.config.parse import from_json
 from bitgolf.config.recipe import Recipe
-from bitgolf.config.registry import from_json
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError

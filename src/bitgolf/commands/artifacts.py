@@ -10,7 +10,7 @@ import msgspec
 from bitgolf.artifact.container import read_artifact
 from bitgolf.artifact.ledger import ledger
 from bitgolf.artifact.model import Loaded, load
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import UsageError
 from bitgolf.model.decoding.generate import generate
 from bitgolf.pipeline import coding

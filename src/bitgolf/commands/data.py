@@ -7,10 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from bitgolf.data.prepare import Manifest, check, prepare
+from bitgolf.data.manifest import Manifest
+from bitgolf.data.prepare import prepare
+from bitgolf.data.verify import check
 from bitgolf.errors import UsageError
+from bitgolf.report.findings import DataFinding
 from bitgolf.text.documents import Document, read_documents, split
-from bitgolf.tokens.audit import Finding, audit
+from bitgolf.tokens.audit import audit
 from bitgolf.tokens.loading import load_tokenizer, open_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import Bytes, CaseOps, SentencePieceBPE
@@ -71,5 +74,5 @@ def check_data(folder: Path) -> ShardsCheck:
     return ShardsCheck(folder=str(folder), findings=findings, passes=not any(f.severity == "error" for f in findings))
 
 
-def _rows(findings: Iterable[Finding]) -> list[FindingRow]:
+def _rows(findings: Iterable[DataFinding]) -> list[FindingRow]:
     return [FindingRow(*finding) for finding in findings]

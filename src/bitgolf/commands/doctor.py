@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.artifact.model import load
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights, roles

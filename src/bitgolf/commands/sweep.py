@@ -16,8 +16,8 @@ import msgspec
 from torch import Tensor
 
 from bitgolf.artifact.model import SLICES, packed
+from bitgolf.config.parse import set_text
 from bitgolf.config.recipe import Recipe
-from bitgolf.config.registry import set_text
 from bitgolf.config.spec import Spec
 from bitgolf.errors import DamagedError, FormatVersionError, UsageError
 from bitgolf.files import file_digest, value_digest, write_bytes

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.files import file_digest, value_digest
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM

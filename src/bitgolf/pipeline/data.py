@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.data.prepare import prepare as prepare_data
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes, write_json

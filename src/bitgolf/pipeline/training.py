@@ -12,7 +12,7 @@ from safetensors.torch import save as safetensors_bytes
 from bitgolf.config.recipe import Recipe, limit_of, reserve_of, training_slice
 from bitgolf.config.spec import Place, Spec
 from bitgolf.data.batches import Batches
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import file_digest, read_json, value_digest, write_bytes, write_json
@@ -184,7 +184,9 @@ def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
         stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=job.seed, bos=manifest.bos
     )
     place = Place(vocab=manifest.vocab, bos=manifest.bos)
-    return Trainer(job.recipe, place, batches, rank.device, rank.world, job.seed), len(stream)
+    return Trainer(recipe.model, recipe.train, recipe.average, place, batches, rank.device, rank.world, job.seed), len(
+        stream
+    )
 
 
 def _warn(journal: Journal, trainer: Trainer, epochs: float, tokens: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 import numpy as np
 
-from bitgolf.config.registry import from_json
+from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json, write_json
