@@ -39,7 +39,8 @@ from bitgolf.model.part import roles
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
-from bitgolf.pack.coders import Brotli, Coder, Range
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import pack_codes
 from bitgolf.pipeline.calibration import calibrate
 from bitgolf.pipeline.execute import Run

@@ -26,7 +26,9 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SdClip
 from bitgolf.model.part import roles
 from bitgolf.pack import parallel
-from bitgolf.pack.coders import Brotli, Coder, Range, Smallest
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import pack_codes, unpack_codes
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.gptq import Gptq

@@ -17,7 +17,9 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.pack import parallel
-from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib
+from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import Code, Layout, Section, pack_blob, pack_codes, unpack_blob, unpack_codes
 
 RECIPE: dict[str, Any] = {

@@ -23,7 +23,9 @@ from bitgolf.artifact.container import FRAME, MAX_HEADER, Artifact, artifact_byt
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError
-from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib
+from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import Code, Layout, pack_codes, unpack_codes
 
 RECIPE = {"part": "config.recipe.Recipe", "name": "tiny", "seconds": 60.0}

@@ -22,7 +22,9 @@ from bitgolf.grids.clip import MaxClip, SdClip
 from bitgolf.model.part import roles
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.qat_lowbit import Binary, Float8, Ternary
-from bitgolf.pack.coders import Lzma, Range, Smallest
+from bitgolf.pack.byte_coders import Lzma
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Range
 from bitgolf.pack.streams import pack_codes, unpack_codes
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.lowbit import BinaryGroups, Fp4, Fp8, TernaryGroups

@@ -17,7 +17,9 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.grids.clip import MaxClip
-from bitgolf.pack.coders import Brotli, Coder, Range, Smallest
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import pack_codes, unpack_codes
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.gptq import Gptq

@@ -20,7 +20,7 @@ import msgspec
 
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.files import write_bytes
-from bitgolf.pack.coders import Brotli
+from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.streams import Section
 
 MAGIC = b"BGLF"

@@ -18,7 +18,8 @@ from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.model.lm import LM
 from bitgolf.model.part import load_weights, roles
-from bitgolf.pack.coders import Brotli, Lzma, Smallest
+from bitgolf.pack.byte_coders import Brotli, Lzma
+from bitgolf.pack.coder_selection import Smallest
 from bitgolf.pack.settings import Pack
 from bitgolf.pack.streams import Code, pack_blob, pack_codes, unpack_blob, unpack_codes
 from bitgolf.quantize.encoding import decode_all, layout, walks

@@ -156,7 +156,7 @@ def _known(stream: _Stream, layout: Layout, coder: Coder, walks: Walks) -> list[
 
 
 def _label(coder: Coder) -> str:
-    return f"{type(coder).__name__.lower()}.contexts"
+    return f"{coder.name}.contexts"
 
 
 def _encode(name: str, arrays: list[Array], coder: Coder) -> Section:
