@@ -92,8 +92,8 @@ def measure(name: str, codec: Spec[Codec], coder: Spec[Coder], session: Session)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         lines.append(line | {"stage": stage, "seconds": round(seconds, 2), "peak_bytes": peak} | more)
 
-    hessians = [known.hessian for known in session.placed(stats).values()]
-    list(session.map(lambda hessian: session.factor(Gptq(), hessian), hessians))
+    stats = session.placed(stats)
+    list(session.map(lambda known: known.factorize(Gptq()), stats.values()))
     stage("factor")
     codes = encode_all(weights, kinds, rules, stats, session)
     stage("encode")

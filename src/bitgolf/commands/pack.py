@@ -88,11 +88,16 @@ class Trained:
         def progress(done: int, of: int) -> None:
             self.run.journal.progress(f"encode: {done:,} of {of:,} weights")
 
-        return encode_all(self.weights, self.roles, recipe["quantize"], self.stats, self._session, progress=progress)
+        return encode_all(self.weights, self.roles, recipe["quantize"], self._placed, self._session, progress=progress)
+
+    @cached_property
+    def _placed(self) -> dict[str, Stats] | None:
+        """The statistics on the device, once, so that their Hessians are factored once for all that is encoded."""
+        return None if self.stats is None else self._session.placed(self.stats)
 
     @cached_property
     def _session(self) -> Session:
-        """One for all that is encoded of these weights, so that their Hessians are factored once."""
+        """One for all that is encoded of these weights."""
         session = Session(device=choose().device)
         self.run.journal.say(session.remark)
         return session

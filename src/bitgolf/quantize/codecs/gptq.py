@@ -56,7 +56,7 @@ class Gptq:
         self.damping, self.block, self.order = damping, block, order
 
     def factor(self, hessian: Tensor) -> Factor:
-        """Of (C, C), in float64 on its device. `Session.factor` remembers it.
+        """Of (C, C), in float64 on its device. `Stats.factorize` remembers it.
 
         Raises `BitgolfError` where the Hessian is none: not finite, or not positive definite once damped.
         """

@@ -16,6 +16,7 @@ from torch import Tensor
 from bitgolf.config.spec import part, register
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.grids.clip import MaxClip
+from bitgolf.grids.integer import IntGrid
 from bitgolf.grids.lowbit import FLOAT8_TOP, BinaryGrid, Float8Grid, GroupGrid, TernaryGrid
 from bitgolf.pack.streams import Code
 from bitgolf.quantize.codecs.bit_packing import BITS, NIBBLES, TRITS, Bitmask, Packing
@@ -81,6 +82,9 @@ class Fp4(Codec):
     def __init__(self) -> None:
         self.rows = IntRows(bits=4, clip=part(MaxClip))
         self.grid, self.clip = self.rows.grid, self.rows.clip
+
+    def int_grid_and_steps(self, code: Code) -> tuple[IntGrid, Tensor]:
+        return self.rows.int_grid_and_steps(code)
 
     def arrays(self, shape: Shape) -> Arrays:
         return self.rows.arrays(shape) | {"codes": (np.dtype(np.uint8), NIBBLES.shape(math.prod(shape)))}

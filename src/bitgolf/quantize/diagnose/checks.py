@@ -17,8 +17,7 @@ from bitgolf.config.spec import Spec, schema
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.qat import FakeQuant, TrainingView
 from bitgolf.pack.streams import Code
-from bitgolf.quantize.codecs.codec import Codec, encode_fitted
-from bitgolf.quantize.codecs.session import Session
+from bitgolf.quantize.codecs.codec import Codec
 from bitgolf.quantize.diagnose import code_checks
 from bitgolf.quantize.diagnose.qat_consistency import disagreements
 from bitgolf.quantize.diagnose.quantized_model import Alarm, Check, Patient, some
@@ -198,8 +197,7 @@ def _smallest(weights: Mapping[str, Tensor], paths: list[str]) -> dict[str, Tens
 def _written(use: Spec[Codec], weights: Mapping[str, Tensor], known: Calibration) -> dict[str, Code] | None:
     """The codes; None where this codec cannot write these weights."""
     try:
-        session = Session()
-        return dict(encode_fitted(use().fitted(weights, known, session), weights, known, session))
+        return dict(use().fit_encode(weights, known).codes)
     except BitgolfError:
         return None
 
