@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.config.registry import by_short_name, load_rooms
+from bitgolf.config.registry import import_all_parts, lookup
 from bitgolf.config.spec import schema
 from bitgolf.recipes import get, names
 
@@ -29,14 +29,14 @@ def parts(text: str) -> set[str]:
 def test_a_part_exists_and_takes_what_is_said(span: str) -> None:
     for node in ast.walk(ast.parse(span, mode="eval")):
         if isinstance(node, ast.Name) and node.id[0].isupper():
-            by_short_name(node.id)
+            lookup(node.id)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert {k.arg for k in node.keywords} <= schema(by_short_name(node.func.id)).keys() and not node.args
+            assert {k.arg for k in node.keywords} <= schema(lookup(node.func.id)).keys() and not node.args
 
 
 def test_every_part_of_a_published_system_is_named() -> None:
-    rooms = {"model", "optim", "average", "data", "score", "tokens"}
-    registered = {cls for name, cls in load_rooms().items() if name.split(".")[0] in rooms}
+    packages = {"model", "optim", "average", "data", "score", "tokens"}
+    registered = {cls for cls in import_all_parts().values() if cls.__module__.split(".")[1] in packages}
     published = [get(name) for name in names() if get(name)["published"]]
     used = {node.cls for recipe in published for _, node in recipe.walk()} & registered
     assert len(used) > 50 and {cls.__name__ for cls in used} - parts(TEXT) == set()

@@ -23,7 +23,7 @@ from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import Code, Layout, Section, pack_blob, pack_codes, unpack_blob, unpack_codes
 
 RECIPE: dict[str, Any] = {
-    "part": "config.recipe.Recipe",
+    "part": "Recipe",
     "name": "tiny",
     "ratio": 0.1,
     "layers": [1, 2.0, None, True, "ü"],

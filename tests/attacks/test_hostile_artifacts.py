@@ -28,7 +28,7 @@ from bitgolf.pack.coder_selection import Smallest
 from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import Code, Layout, pack_codes, unpack_codes
 
-RECIPE = {"part": "config.recipe.Recipe", "name": "tiny", "seconds": 60.0}
+RECIPE = {"part": "Recipe", "name": "tiny", "seconds": 60.0}
 META = {"bitgolf": "0.1.0", "tokenizer": "3f2a"}
 CODERS: dict[str, Spec[Coder]] = {
     "range": part(Range),

@@ -51,7 +51,7 @@ def test_show_has_the_keys_of_the_design(name: str) -> None:
     d = json.loads(done.stdout)
     assert d.keys() >= {"name", "hash", "params", "params_by_role", "layers", "vocab", "forecast", "parts", "cautions"}
     assert d["name"] == name and d["params"] == sum(d["params_by_role"].values()) and d["forecast"]["bytes"] > 0
-    assert isinstance(d["parts"], list) and isinstance(d["cautions"], list) and "model.lm.LM" in d["parts"]
+    assert isinstance(d["parts"], list) and isinstance(d["cautions"], list) and "LM" in d["parts"]
 
 
 def test_diff_lists_paths() -> None:

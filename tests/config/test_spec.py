@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitgolf.config.edits import append, but, diff, without
+from bitgolf.config.parse import from_json, set_text
 from bitgolf.config.recipe import identity
-from bitgolf.config.registry import from_json, lookup, set_text
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.mlp import MLP, LeakySquared, ReluSquared
@@ -89,7 +89,7 @@ def test_diff_lists_every_path_that_differs(recipe: Spec) -> None:
     found = {path: (a, b) for path, a, b in diff(recipe, other)}
     assert found == {
         "train.rows": (512, 8),
-        "model.block.mlp.act": ("model.mlp.ReluSquared", "model.mlp.LeakySquared"),
+        "model.block.mlp.act": ("ReluSquared", "LeakySquared"),
         "model.block.mlp.act.slope": (None, 0.5),
     }
     assert diff(recipe, recipe) == []
@@ -131,14 +131,6 @@ def test_bad_values_from_a_command_line_name_the_place(recipe: Spec, text: str, 
         set_text(recipe, text)
 
 
-@pytest.mark.parametrize(
-    "name", ["os.system", "cli.app", "model.mlp.Nothing", "files.atomic", "../x.Y", "a" * 500, "artifact.model.Loaded"]
-)
-def test_only_registered_classes_have_names(name: str) -> None:
-    with pytest.raises(RecipeError):
-        lookup(name)
-
-
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda v: (
@@ -163,4 +155,4 @@ def test_json_that_is_too_large_or_deep_is_refused() -> None:
     for _ in range(60):
         deep = [deep]
     with pytest.raises(RecipeError, match="too large"):
-        from_json({"part": "model.mlp.LeakySquared", "slope": deep})
+        from_json({"part": "LeakySquared", "slope": deep})

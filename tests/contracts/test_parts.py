@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.edits import append
-from bitgolf.config.registry import load_rooms
+from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import Place, part
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa
 from bitgolf.model.decoding.incremental import Reader
@@ -172,7 +172,7 @@ def test_every_forward_has_at_most_three_ifs() -> None:
     import inspect
     import textwrap
 
-    for cls in [c for c in load_rooms().values() if issubclass(c, nn.Module)]:
+    for cls in [c for c in import_all_parts().values() if issubclass(c, nn.Module)]:
         if "forward" in vars(cls):
             tree = ast.parse(textwrap.dedent(inspect.getsource(vars(cls)["forward"])))
             assert sum(isinstance(n, ast.If | ast.IfExp) for n in ast.walk(tree)) <= 3, cls

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bitgolf.config.edits import append, but
-from bitgolf.config.registry import load_rooms
+from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.cores.sdpa import Window
 from bitgolf.model.head import Head
@@ -96,7 +96,9 @@ def sockets(node: Spec[Any]) -> Spec[LM]:
 
 
 def collected() -> list[type]:
-    classes = [c for c in load_rooms().values() if issubclass(c, Part) and c.__module__.startswith("bitgolf.model")]
+    classes = [
+        c for c in import_all_parts().values() if issubclass(c, Part) and c.__module__.startswith("bitgolf.model")
+    ]
     return [c for c in classes if c not in SKELETON and not issubclass(c, Objective | HeadLinear)]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bitgolf.artifact.model import build_empty
 from bitgolf.config.edits import append
-from bitgolf.config.registry import load_rooms
+from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip
@@ -168,7 +168,9 @@ def test_soft_rounding_hardens_along_the_run() -> None:
 
 def test_what_is_for_training_alone_is_absent_when_scored() -> None:
     w = weight()
-    classes = [c for c in load_rooms().values() if issubclass(c, Part) and c.training_only and issubclass(c, View)]
+    classes = [
+        c for c in import_all_parts().values() if issubclass(c, Part) and c.training_only and issubclass(c, View)
+    ]
     assert {FakeQuant, NoisyQuant, SoftRound} <= set(classes)
     for cls in classes:
         view = cast(View, part(cls)(AT))

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.config.registry import from_json, lookup
+from bitgolf.config.parse import from_json
+from bitgolf.config.registry import lookup
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
@@ -217,6 +218,6 @@ def test_codes_survive_the_run_folder(tmp_path: Path) -> None:
 
 def test_codecs_can_be_named_in_a_recipe() -> None:
     node = part(IntRows, bits=5, clip=part(SearchClip, per_row=False), scales=part(LogScale, per_octave=8))
-    assert from_json(node.to_json()) == node and lookup("quantize.codecs.codec.Float") is Float
+    assert from_json(node.to_json()) == node and lookup("Float") is Float
     with pytest.raises(RecipeError):
-        from_json({"part": "quantize.codecs.codec.Float", "dtype": "float64"})
+        from_json({"part": "Float", "dtype": "float64"})

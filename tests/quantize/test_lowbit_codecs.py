@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bitgolf.config.edits import append
-from bitgolf.config.registry import from_json, lookup
+from bitgolf.config.parse import from_json
+from bitgolf.config.registry import lookup
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import BitgolfError, DamagedError
@@ -237,4 +238,4 @@ def test_these_codecs_can_be_named_in_a_recipe() -> None:
     ):
         built_again: Spec[Any] = from_json(node.to_json())
         assert built_again == node
-    assert lookup("quantize.codecs.lowbit.TernaryGroups") is TernaryGroups
+    assert lookup("TernaryGroups") is TernaryGroups

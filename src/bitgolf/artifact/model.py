@@ -120,7 +120,7 @@ def _recipe(artifact: Artifact) -> dict[str, Any]:
     if set(artifact.recipe) != set(SLICES):
         raise DamagedError(f"the recipe's slices are {sorted(artifact.recipe)}, not {sorted(SLICES)}")
     _check_numbers(artifact.recipe)
-    tree = from_json({"part": "artifact.model.Slices", **artifact.recipe})
+    tree = from_json({"part": "Slices", **artifact.recipe})
     return dict(tree.kwargs)
 
 

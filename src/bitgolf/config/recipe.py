@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitgolf.config.registry import register
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Spec, register
+from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 
 

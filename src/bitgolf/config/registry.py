@@ -1,18 +1,29 @@
-"""From names and text to nodes: the registry by name, recipes from JSON, values from a command line."""
+"""The registry of parts: a class by its name, which is unique in the package and all that a recipe's JSON says of it.
+
+The modules that hold a part are found by reading the source of the part packages, not by importing it. A recipe from
+an untrusted file can therefore import nothing but those modules.
+"""
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
-import pkgutil
+import inspect
 import re
-from typing import Any, get_args
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
 
-from bitgolf.config.spec import REGISTRY, Spec, conform, part, schema
+import bitgolf
 from bitgolf.errors import RecipeError
 
-ROOMS = (
+C = TypeVar("C", bound=type)
+
+REGISTRY: dict[str, type] = {}
+"""Every class that was registered so far, by its name."""
+
+PART_PACKAGES = (
+    "config",
     "text",
     "grids",
     "tokens",
@@ -24,124 +35,95 @@ ROOMS = (
     "quantize",
     "train",
     "score",
+    "recipes",
     "artifact",
 )
-MODULES = ("config.recipe", "config.rules")
+"""The packages whose parts a recipe may name."""
 
-_NAME = re.compile(r"(?:[a-z_][a-z0-9_]*\.){1,4}[A-Z][A-Za-z0-9]*")
+LONGEST_NAME = 120
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OLD_NAME = re.compile(r"(?:[a-z_][a-z0-9_]*\.)+([A-Z][A-Za-z0-9_]*)")
+_REGISTERED = re.compile(r"^@register\n(?:@.*\n)*class (\w+)", re.MULTILINE)
 
 
-def lookup(name: str) -> type:
-    """The registered class of that name. Only modules in the package's own rooms are imported."""
-    if not isinstance(name, str) or len(name) > 120 or not _NAME.fullmatch(name):
+def register(cls: C) -> C:
+    """Make a class nameable in a recipe's JSON form, by its name alone.
+
+    Raises `TypeError` where another class was registered under that name, and names both modules.
+    """
+    assert "part" not in inspect.signature(cls).parameters, f"{cls}: the JSON form keeps the class under that name"
+    name = cls.__name__
+    other = REGISTRY.get(name, cls)
+    if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise TypeError(f"two parts are called {name}: one in {other.__module__}, one in {cls.__module__}")
+    REGISTRY[name] = cls
+    return cls
+
+
+def part_name(cls: type) -> str:
+    """What a class is called in the JSON form."""
+    return cls.__name__
+
+
+@cache
+def part_modules() -> dict[str, str]:
+    """The module of every part of the package by the part's name, from the source: nothing is imported."""
+    root = Path(bitgolf.__file__).parent
+    files = (path for package in PART_PACKAGES for path in sorted((root / package).rglob("*.py")))
+    return find_parts({_module_name(path, root): path.read_text(encoding="utf-8") for path in files})
+
+
+def find_parts(sources: dict[str, str]) -> dict[str, str]:
+    """The module by the name of each class that is decorated with `@register`, from the source by module.
+
+    Raises `TypeError` where two modules register one name.
+    """
+    found: dict[str, str] = {}
+    for module, source in sources.items():
+        for name in _REGISTERED.findall(source):
+            if name in found:
+                raise TypeError(f"two parts are called {name}: one in {found[name]}, one in {module}")
+            found[name] = module
+    return found
+
+
+def _module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join([root.name, *parts[: -1 if parts[-1] == "__init__" else None]])
+
+
+def lookup(name: object) -> type:
+    """The registered class of that name; its module is imported where that has not happened yet.
+
+    Raises `RecipeError` for anything else, with the nearest names.
+    """
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
         raise RecipeError(f"{str(name)[:80]!r} is not the name of a part")
-    module, _, _ = name.rpartition(".")
-    if name not in REGISTRY and (module in MODULES or module.split(".")[0] in ROOMS):
-        try:
-            importlib.import_module(f"bitgolf.{module}")
-        except ModuleNotFoundError:
-            raise RecipeError(f"{name!r} is not registered: there is no module {module!r}") from None
+    if old := _OLD_NAME.fullmatch(name):
+        raise RecipeError(
+            f"{name!r} is the name of a part in an older format, with its module",
+            mend=f"make the file again with this version, or write {old[1]}",
+        )
+    if not _NAME.fullmatch(name):
+        raise RecipeError(f"{name!r} is not the name of a part")
+    if name not in REGISTRY and name in part_modules():
+        importlib.import_module(part_modules()[name])
     if name not in REGISTRY:
-        hint = difflib.get_close_matches(name, REGISTRY, 1)
-        raise RecipeError(f"{name!r} is not a registered part", mend=f"did you mean {hint[0]}?" if hint else "")
+        near = difflib.get_close_matches(name, {**part_modules(), **REGISTRY}, 3)
+        raise RecipeError(
+            f"there is no part called {name!r}", mend=f"did you mean {' or '.join(near)}?" if near else ""
+        )
     return REGISTRY[name]
 
 
-def load_rooms() -> dict[str, type]:
-    """Import every room, so that every part is known by name."""
-    for room in ROOMS:
-        try:
-            package = importlib.import_module(f"bitgolf.{room}")
-        except ModuleNotFoundError:
-            continue
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)
-    for module in MODULES:
-        importlib.import_module(f"bitgolf.{module}")
+def import_all_parts() -> dict[str, type]:
+    """Import every module that holds a part; returns the registry."""
+    for module in part_modules().values():
+        importlib.import_module(module)
     return REGISTRY
 
 
-def from_json(value: Any, *, limit: int = 10_000) -> Spec[Any]:
-    """The tree that `to_json` wrote. Untrusted input is fine: at most `limit` values, registered names, checked types."""
-    budget = [limit]
-    node = _node(value, budget, 0)
-    if not isinstance(node, Spec):
-        raise RecipeError("a recipe is a JSON object with a key 'part'")
-    return node
-
-
-def _node(value: Any, budget: list[int], depth: int) -> Any:
-    budget[0] -= 1
-    if budget[0] < 0 or depth > 40:
-        raise RecipeError("the recipe is too large")
-    if isinstance(value, list):
-        return tuple(_node(v, budget, depth + 1) for v in value)
-    if isinstance(value, dict) and "part" in value:
-        kwargs = {k: _node(v, budget, depth + 1) for k, v in value.items() if k != "part"}
-        return part(lookup(value["part"]), **kwargs)
-    if isinstance(value, dict):
-        return {k: _node(v, budget, depth + 1) for k, v in value.items()}
-    return value
-
-
-# ---- values from a command line --------------------------------------------------------------------------------
-
-
-def set_text(recipe: Spec[Any], assignment: str) -> Spec[Any]:
-    """Apply one `PATH=VALUE`. VALUE is a number, true, false, none, text, a tuple, or a part: `LeakySquared(slope=0.3)`."""
-    path, equals, text = assignment.partition("=")
-    if not equals:
-        raise RecipeError(f"{assignment!r} is not PATH=VALUE")
-    _ = recipe[path]
-    parent_path, _, key = path.rpartition(".")
-    parent = recipe[parent_path] if parent_path else recipe
-    annotation = schema(parent.cls)[key][0] if isinstance(parent, Spec) else Any
-    options = get_args(annotation)
-    wants_text = annotation is str or any(o is str or isinstance(o, str) for o in options)
-    return recipe.set(path, conform(_parse(text.strip(), wants_text), annotation, path))
-
-
-_WORDS = {"true": True, "false": False, "none": None, "null": None, "True": True, "False": False, "None": None}
-
-
-def _parse(text: str, wants_text: bool) -> Any:
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except SyntaxError:
-        return text
-    if wants_text and isinstance(tree, (ast.Name, ast.Attribute, ast.BinOp)) and text not in _WORDS:
-        return text
-    return _value(tree, text)
-
-
-def _value(tree: ast.expr, text: str) -> Any:
-    match tree:
-        case ast.Constant(value=value):
-            return value
-        case ast.Name(id=word) if word in _WORDS:
-            return _WORDS[word]
-        case ast.Name() | ast.Attribute():
-            return part(by_short_name(ast.unparse(tree)))
-        case ast.Call(func=func, args=[], keywords=keywords):
-            return part(by_short_name(ast.unparse(func)), **{str(k.arg): _value(k.value, text) for k in keywords})
-        case ast.Tuple(elts=items) | ast.List(elts=items):
-            return tuple(_value(item, text) for item in items)
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -number
-    raise RecipeError(
-        f"{text!r} is neither a number, a word, a tuple nor a part", mend="parts look like Softcap(cap=15)"
-    )
-
-
-def by_short_name(name: str) -> type:
-    """The registered class called `name`, by its short name or its full one."""
-    load_rooms()
-    if "." in name:
-        return lookup(name)
-    found = [cls for cls in REGISTRY.values() if cls.__name__ == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise RecipeError(f"{name!r} is ambiguous", mend=" or ".join(k for k in REGISTRY if k.endswith(f".{name}")))
-    near = difflib.get_close_matches(name, [cls.__name__ for cls in REGISTRY.values()], 1)
-    raise RecipeError(f"there is no part called {name!r}", mend=f"did you mean {near[0]}?" if near else "")
+def __getattr__(name: str) -> Any:
+    if name in ("from_json", "set_text"):
+        return getattr(importlib.import_module("bitgolf.config.parse"), name)
+    raise AttributeError(name)

@@ -8,10 +8,13 @@ exactly once; a rule that takes nothing is an error, also when an earlier rule t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from bitgolf.config.spec import Spec, path_pattern, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, path_pattern
 from bitgolf.errors import RecipeError
+
+Used = TypeVar("Used", covariant=True)
 
 
 def selects(where: str, role: str, path: str) -> bool:
@@ -21,17 +24,17 @@ def selects(where: str, role: str, path: str) -> bool:
 
 
 @register
-class Rule:
-    """`where` (see the module) and what to `use` there: an optimizer, a codec, a coder."""
+class Rule(Generic[Used]):
+    """`where` (see the module) and what to `use` there: `Rule[Codec]` uses a codec, `Rule[Algorithm]` an optimizer."""
 
-    def __init__(self, *, where: str, use: Spec[Any]) -> None:
+    def __init__(self, *, where: str, use: Spec[Used]) -> None:
         self.where, self.use = where, use
 
     def matches(self, role: str, path: str) -> bool:
         return selects(self.where, role, path)
 
 
-def cover(rules: Sequence[Spec[Rule]], roles: Mapping[str, str], *, place: str = "rules") -> list[list[str]]:
+def cover(rules: Sequence[Spec[Rule[Any]]], roles: Mapping[str, str], *, place: str = "rules") -> list[list[str]]:
     """For each rule the paths that it takes, in the order of `roles` (path -> role).
 
     Raises `RecipeError` for a parameter that no rule takes, and for a rule that takes none (naming who took them).
@@ -49,7 +52,7 @@ def cover(rules: Sequence[Spec[Rule]], roles: Mapping[str, str], *, place: str =
     return taken
 
 
-def _dead(rule: Rule, index: int, built: Sequence[Rule], roles: Mapping[str, str]) -> str:
+def _dead(rule: Rule[Any], index: int, built: Sequence[Rule[Any]], roles: Mapping[str, str]) -> str:
     for path, role in roles.items():
         if rule.matches(role, path):
             first = next(i for i, other in enumerate(built) if other.matches(role, path))

@@ -14,60 +14,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType, UnionType
-from typing import (
-    Any,
-    Concatenate,
-    Generic,
-    Literal,
-    NamedTuple,
-    ParamSpec,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    overload,
-)
+from types import MappingProxyType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_args, get_origin, overload
 
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import REGISTRY as REGISTRY
+from bitgolf.config.registry import part_name as part_name
+from bitgolf.config.registry import register as register
+from bitgolf.config.validate import conform, mismatch
 from bitgolf.errors import RecipeError
 from bitgolf.files import value_digest
 
 P = ParamSpec("P")
 T = TypeVar("T", covariant=True)
-C = TypeVar("C", bound=type)
-
-REGISTRY: dict[str, type] = {}
-
-
-class Place(NamedTuple):
-    """Where a part sits: the only thing that every part of a model is told when it is built."""
-
-    vocab: int
-    bos: int = 1
-    dim: int = 0
-    layers: int = 0
-    layer: int = -1
-    heads: int = 0
-    kv_heads: int = 0
-    fan_in: int = 0
-    fan_out: int = 0
-    zero: bool = False  # this matrix starts at zero, so that its branch starts as the identity
-    name: str = ""  # which of its owner's matrices: q, k, v, out, up, gate, down
-
-    def matrix(self, fan_in: int, fan_out: int, *, zero: bool = False, name: str = "") -> Place:
-        return self._replace(fan_in=fan_in, fan_out=fan_out, zero=zero, name=name)
-
-
-def register(cls: C) -> C:
-    """Make a class nameable in a recipe's JSON form, as `room.module.Class`."""
-    assert "part" not in inspect.signature(cls).parameters, f"{cls}: the JSON form keeps the class under that name"
-    REGISTRY[part_name(cls)] = cls
-    return cls
-
-
-def part_name(cls: type) -> str:
-    return f"{cls.__module__.removeprefix('bitgolf.')}.{cls.__qualname__}"
 
 
 @dataclass(frozen=True, eq=True)
@@ -100,7 +59,7 @@ class Spec(Generic[T]):
 
     @property
     def name(self) -> str:
-        return part_name(cast(type, self.cls))
+        return cast(type, self.cls).__name__
 
     @property
     def hash(self) -> str:
@@ -156,12 +115,21 @@ class Spec(Generic[T]):
             return change(node)
 
         new = visit("", self)
-        what = where if isinstance(where, str) else part_name(where)
+        what = where if isinstance(where, str) else where.__name__
         if not touched:
             raise RecipeError(f"the edit {what!r} touches nothing", place=self.name, mend=_nearest(what, self))
         if new == self:
             raise RecipeError(f"the edit {what!r} changes nothing", place=", ".join(touched))
         return new
+
+    @staticmethod
+    def validate(value: Any, args: tuple[Any, ...], place: str) -> Any:
+        """`value`, if it is a node that builds what `Spec[…]` with these arguments says; otherwise a `RecipeError`."""
+        if not isinstance(value, Spec):
+            raise mismatch(value, f"a part that is a {_type_name(args[0])}" if args else "a part", place)
+        if args:
+            _check_built_type(value, args[0], place)
+        return value
 
     def to_json(self) -> dict[str, Any]:
         return {"part": self.name, **{k: _plain(v) for k, v in self.kwargs.items()}}
@@ -277,59 +245,23 @@ def path_pattern(glob: str) -> re.Pattern[str]:
     return re.compile(text)
 
 
-# ---- types -----------------------------------------------------------------------------------------------------
+# ---- types ---------------------------------------------------------------------------------------------------------
 
 
-def conform(value: Any, annotation: Any, place: str) -> Any:
-    """`value`, as the annotation wants it (lists as tuples, integers as floats), or a `RecipeError`."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if annotation in (Any, inspect.Parameter.empty):
-        return value
-    if origin in (Union, UnionType):
-        return _conform_union(value, args, place)
-    if origin is Literal:
-        if value in args and type(value) in map(type, args):
-            return value
-        raise _mismatch(value, f"one of {', '.join(map(repr, args))}", place)
-    if origin is tuple and isinstance(value, (tuple, list)):
-        return _conform_tuple(tuple(value), args, place)
-    if origin is Spec or annotation is Spec:
-        if isinstance(value, Spec) and _fits(value, args):
-            return value
-        raise _mismatch(value, f"a part that is a {getattr(args[0], '__name__', args[0])}" if args else "a part", place)
-    if annotation is float and type(value) is int:
-        return float(value)
-    if type(value) is (origin or annotation):
-        return value
-    raise _mismatch(value, getattr(annotation, "__name__", str(annotation)), place)
+def _check_built_type(node: Spec[Any], wanted: Any, place: str) -> None:
+    """Raises `RecipeError` unless the node builds a `wanted`, and its arguments are what the type arguments say."""
+    while inner := getattr(node.cls, "transparent", ""):
+        node = node.kwargs[inner]
+    cls = get_origin(wanted) or wanted
+    if cls is Any or not isinstance(cls, type):  # or a type variable
+        return
+    if not (isinstance(node.cls, type) and issubclass(node.cls, cls)):
+        raise mismatch(node, f"a part that is a {_type_name(wanted)}", place)
+    said = dict(zip(getattr(cls, "__parameters__", ()), get_args(wanted), strict=False))
+    for key, (annotation, _) in schema(cls).items() if said else ():
+        if variables := getattr(annotation, "__parameters__", ()):
+            conform(node.kwargs[key], annotation[tuple(said[v] for v in variables)], f"{place}.{key}")
 
 
-def _conform_union(value: Any, options: tuple[Any, ...], place: str) -> Any:
-    errors = []
-    for option in options:
-        try:
-            return conform(value, option, place)
-        except RecipeError as error:
-            errors.append(error.cause)
-    raise RecipeError("; or ".join(errors), place=place)
-
-
-def _conform_tuple(value: tuple[Any, ...], args: tuple[Any, ...], place: str) -> tuple[Any, ...]:
-    if args and args[-1] is Ellipsis:
-        args = (args[0],) * len(value)
-    if len(args) != len(value):
-        raise _mismatch(value, f"{len(args)} values", place)
-    return tuple(conform(v, a, f"{place}.{i}") for i, (v, a) in enumerate(zip(value, args, strict=True)))
-
-
-def _fits(node: Spec[Any], args: tuple[Any, ...]) -> bool:
-    wanted = args[0] if args else Any
-    if inner := getattr(node.cls, "transparent", ""):
-        return _fits(node.kwargs[inner], args)
-    if wanted is Any or not isinstance(wanted, type):
-        return True
-    return isinstance(node.cls, type) and issubclass(node.cls, cast(type, wanted))
-
-
-def _mismatch(value: Any, wanted: str, place: str) -> RecipeError:
-    return RecipeError(f"expected {wanted}, got {value!r:.120}", place=place)
+def _type_name(annotation: Any) -> str:
+    return getattr(annotation, "__name__", str(annotation))

@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bitgolf.config.parse import from_json, set_text
 from bitgolf.config.recipe import Recipe
-from bitgolf.config.registry import from_json, set_text
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.files import read_json

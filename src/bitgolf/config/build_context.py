@@ -1,0 +1,24 @@
+"""Where a part of a model sits: the only thing that every part is told when it is built."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Place(NamedTuple):
+    """Sizes of the model, index of the layer, and shape and name of the matrix that a part is built for."""
+
+    vocab: int
+    bos: int = 1
+    dim: int = 0
+    layers: int = 0
+    layer: int = -1
+    heads: int = 0
+    kv_heads: int = 0
+    fan_in: int = 0
+    fan_out: int = 0
+    zero: bool = False  # this matrix starts at zero, so that its branch starts as the identity
+    name: str = ""  # which of its owner's matrices: q, k, v, out, up, gate, down
+
+    def matrix(self, fan_in: int, fan_out: int, *, zero: bool = False, name: str = "") -> Place:
+        return self._replace(fan_in=fan_in, fan_out=fan_out, zero=zero, name=name)
