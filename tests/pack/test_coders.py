@@ -476,7 +476,7 @@ def test_every_coder_checks_itself(spec: Spec[Coder], monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("spec", "name"), [(part(Brotli), "brotli"), (part(Zstd), "zstandard"), (part(Lzma), "lzma")])
 def test_a_missing_codec_is_named_with_its_mend(spec: Spec[Coder], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BitgolfError, match=f"codec {name} is missing") as caught:
+    with pytest.raises(BitgolfError, match=f"compressor {name} is missing") as caught:
         check_coders(part(Pack, coder=part(Smallest, coders=(part(Raw), spec))))
     assert caught.value.mend == (
         "use a Python built with it (its headers were missing)" if name == "lzma" else f"pip install {name}"

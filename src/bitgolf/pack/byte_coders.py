@@ -102,7 +102,7 @@ class Zlib(ByteCoder):
         try:
             raw = inflate.decompress(data, size + 1)
         except zlib.error as error:
-            raise DamagedError(f"not a deflate stream ({error})") from None
+            raise DamagedError(f"not a deflate stream ({error})") from error
         return _whole(raw, len(raw) <= size and inflate.eof and not inflate.unused_data)
 
 
@@ -130,7 +130,7 @@ class Lzma(ByteCoder):
         try:
             raw = decompressor.decompress(data, size + 1)
         except lzma.LZMAError as error:
-            raise DamagedError(f"not an LZMA stream ({error})") from None
+            raise DamagedError(f"not an LZMA stream ({error})") from error
         return _whole(raw, len(raw) <= size and decompressor.eof and not decompressor.unused_data)
 
     def _filters(self, size: int) -> list[dict[str, int]]:
@@ -167,8 +167,8 @@ class Brotli(ByteCoder):
                     break  # wants more input: truncated
                 pieces.append(piece)
                 length += len(piece)
-        except brotli.error:
-            raise DamagedError("not a Brotli stream, or not only one") from None
+        except brotli.error as error:
+            raise DamagedError("not a Brotli stream, or not only one") from error
         return _whole(b"".join(pieces), length <= size and decompressor.is_finished())
 
 
@@ -206,7 +206,7 @@ class Zstd(ByteCoder):
             decompressor = zstd.ZstdDecompressor(format=zstd.FORMAT_ZSTD1_MAGICLESS)
             return decompressor.decompress(data, max(size, 1), read_across_frames=False, allow_extra_data=False)
         except zstd.ZstdError as error:
-            raise DamagedError(f"not a Zstandard stream, or not only one ({error})") from None
+            raise DamagedError(f"not a Zstandard stream, or not only one ({error})") from error
 
     def _window(self, size: int) -> int:
         return max(10, min(27, (size - 1).bit_length()))

@@ -91,7 +91,7 @@ def _decode_payload(payload: bytes, tables: Sequence[Table | AdaptiveTable], n: 
                 plane[:] = table.low
             _pass(plane, table, read)
     except (AssertionError, ValueError, KeyError) as error:  # what constriction raises for impossible data
-        raise DamagedError(f"not a range-coded payload ({error})") from None
+        raise DamagedError(f"not a range-coded payload ({error})") from error
     return planes
 
 

@@ -60,4 +60,4 @@ def check_coders(pack: Spec[Pack]) -> None:
         except BitgolfError as error:
             raise BitgolfError(
                 f"{node.cls.__name__} cannot be used here: {error.cause}", place=place, mend=error.mend
-            ) from None
+            ) from error

@@ -188,7 +188,9 @@ def _check(section: Section, dtype: np.dtype[Any], count: int, label: str) -> No
 
 @contextmanager
 def _naming(section: Section) -> Iterator[None]:
+    """Damage that is found inside names the section."""
     try:
         yield
     except DamagedError as error:
-        raise DamagedError(error.cause, place=f"section {section.name}") from None
+        error.place = f"section {section.name}"
+        raise

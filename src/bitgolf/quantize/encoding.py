@@ -22,7 +22,7 @@ from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.stats import Calibration
 
 Roles = Mapping[str, str]
-Rules = Sequence[Spec[Rule]]
+Rules = Sequence[Spec[Rule[Codec]]]
 
 
 class TensorReport(NamedTuple):
@@ -141,9 +141,9 @@ def load_codes(path: Path) -> dict[str, Code]:
     try:
         arrays = safetensors.numpy.load(path.read_bytes())
     except OSError as error:
-        raise DamagedError(f"cannot be read ({error.strerror})", place=str(path)) from None
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise DamagedError(f"not a file of codes ({error})", place=str(path)) from None
+        raise DamagedError(f"cannot be read ({error.strerror})", place=str(path)) from error
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:  # of types and sizes in its header
+        raise DamagedError(f"not a file of codes ({error})", place=str(path), mend="--from quantize") from error
     codes: dict[str, Code] = {}
     for key, array in sorted(arrays.items()):
         tensor, _, name = key.rpartition(":")
