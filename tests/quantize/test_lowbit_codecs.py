@@ -96,9 +96,9 @@ def test_eight_bit_floats_are_the_view_bit_for_bit(shape: tuple[int, ...], scale
 def test_four_bit_integers_are_the_view_bit_for_bit(shape: tuple[int, ...], scale: float, seed: int) -> None:
     w = weight(shape, scale=scale, seed=seed)
     back = kept(Fp4(), w)
-    assert torch.equal(back, IntRows(bits=4, clip=part(MaxClip)).fake(w))
+    assert torch.equal(back, IntRows(bits=4, clip=part(MaxClip)).fake_quantize(w))
     if len(shape) == 2:
-        assert torch.equal(part(FakeQuant, bits=4)(Place(vocab=9))(w), back)
+        assert torch.equal(part(FakeQuant, codec=part(IntRows, bits=4, clip=part(MaxClip)))(Place(vocab=9))(w), back)
 
 
 @settings(max_examples=60, deadline=None)

@@ -25,7 +25,7 @@ from bitgolf.pack.streams import Section
 
 MAGIC = b"BGLF"
 VERSION = 2
-"""The format. A change that an older reader would misread raises it (docs/design.md, section 5)."""
+"""The format. A change that an older reader would misread raises it (docs/design.md, section 3)."""
 FRAME = struct.Struct("<4sHII")
 MAX_HEADER = 1 << 20  # bytes, compressed or not
 MAX_RAW = 1 << 30  # bytes, of the file and of all sections together once decoded

@@ -14,7 +14,7 @@ from bitgolf.model.attention.rope import Rope
 from bitgolf.model.lm import Block
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.residual import DepthScaledNorm
-from bitgolf.recipes._published import results
+from bitgolf.recipes._published import floored, results
 from bitgolf.recipes.pr287 import pr287
 
 NEVER = "model.block.mixer.linear.view=() model.block.mlp.linear.view=()"
@@ -39,12 +39,6 @@ def pr315() -> Spec[Recipe]:
 
 def late(recipe: Spec[Recipe], *, below: float, warmdown: int, steps: int) -> Spec[Recipe]:
     """Fake int6 in every matrix of the blocks from where a warm-down of so many of the run's steps falls under `below`."""
-    fake = part(
-        FakeQuant,
-        bits=6,
-        clip=part(MaxClip),
-        floor=1 / 31,
-        full_range=True,
-        since=round(1 - below * warmdown / steps, 3),
-    )
+    trained = floored(clip=part(MaxClip), full_range=True)  # another clip than the codec's, as published
+    fake = part(FakeQuant, codec=trained, since=round(1 - below * warmdown / steps, 3))
     return recipe.edit("model.block.**.linear", append(view=fake))

@@ -23,7 +23,7 @@ from bitgolf.files import write_bytes
 from bitgolf.quantize.stats import Calibration, Stats
 
 STATS_FORMAT = 2
-"""The format number of the file (docs/design.md, section 5)."""
+"""The format number of the file (docs/design.md, section 3)."""
 AGAIN = "delete it; `--from calibrate` makes it again"
 
 

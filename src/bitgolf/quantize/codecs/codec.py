@@ -16,6 +16,7 @@ from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError, at
 from bitgolf.grids.clip import Clip, SdClip
 from bitgolf.grids.integer import IntGrid
+from bitgolf.grids.row_quantizer import RowQuantizer
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
 from bitgolf.pack.contexts import Walk
 from bitgolf.pack.streams import Code
@@ -98,7 +99,7 @@ class Codec(ABC):
 
 
 @register
-class IntRows(Codec):
+class IntRows(Codec, RowQuantizer):
     """Integers of `bits` bits with one step for each row; what a row's largest code means is the clip's affair.
 
     A row is the last axis; a vector is one row. `floor`, `full_range`, `multiple` and `scales` (how a step is stored)
@@ -173,15 +174,15 @@ class IntRows(Codec):
     def int_grid_and_steps(self, code: Code) -> tuple[IntGrid, Tensor]:
         return self.grid, self.steps(code)
 
-    def fake(self, w: Tensor) -> Tensor:
+    def fake_quantize(self, w: Tensor) -> Tensor:
         """`decode(encode(w))` without statistics and `solve`, bit for bit (both reckon on `w`'s device), no gradient."""
         rows = w.detach().float().reshape(matrix_shape(tuple(w.shape)))
-        step = self._steps(rows)[:, None]
-        return self.grid.fake(rows * keep_largest(rows, self.prune), step).reshape(w.shape)
+        kept = rows * keep_largest(rows, self.prune) if self.prune else rows
+        return self.grid.fake(kept, self.row_steps(rows)[:, None]).reshape(w.shape)
 
     def _steps(self, rows: Tensor, stats: Stats | None = None) -> Tensor:
         inputs = stats.hessian.diagonal().to(rows.device) if stats else None
-        return self.grid.steps(self.clip.clip(rows, self.grid, inputs))
+        return self.row_steps(rows, inputs)
 
     def _prepared(self, w: Tensor, stats: Stats | None) -> tuple[Tensor, Tensor, Tensor]:
         """The rows (R, C), which weights are kept (R, C), and the steps (R,)."""
