@@ -75,14 +75,14 @@ def packed(recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) ->
 
 def _content(recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) -> dict[str, Any]:
     """Recipe, meta and sections, as an artifact is made of them. Raises `RecipeError` for sizes that no reader accepts."""
-    whole, pack = recipe.to_json(), recipe["pack"]()
+    said, whole = recipe(), recipe.to_json()
     check_sizes(whole["model"])
-    vocab = open_tokenizer(tokenizer).vocab
-    model = build_empty(recipe["model"], vocab)
+    vocab, pack = open_tokenizer(tokenizer).vocab, said.pack()
+    model = build_empty(said.model, vocab)
     shapes, kinds = {path: tuple(p.shape) for path, p in model.named_parameters()}, roles(model)
-    sections = pack_codes(codes, pack.grouped(kinds), pack.coder, walks(shapes, kinds, recipe["quantize"]))
+    sections = pack_codes(codes, pack.grouped(kinds), pack.coder, walks(shapes, kinds, said.quantize))
     sections.append(pack_blob("tokenizer", tokenizer, TOKENIZER))
-    meta = {"bitgolf": __version__, "name": recipe["name"], "vocab": vocab}
+    meta = {"bitgolf": __version__, "name": said.name, "vocab": vocab}
     return {"recipe": {name: whole[name] for name in SLICES}, "meta": meta, "sections": sections}
 
 

@@ -65,7 +65,7 @@ class Coder(ABC):
 class Range(Coder):
     """Range coding, with the table of each byte plane that makes the fewest bytes: for small alphabets, such as codes.
 
-    `tables`: "smallest" of all forms (`pack.tables`), "sent" as counts, or "adaptive", nearly without any.
+    `tables`: "smallest" of all forms (`pack.frequency_tables`), "sent" as counts, or "adaptive", nearly without any.
     """
 
     name: ClassVar[str] = "range"

@@ -1,6 +1,6 @@
 """Range coding of byte planes with constriction.
 
-A stream is the number of symbols (LEB128), for each plane a table (`pack.tables`), then one range-coded payload for all
+A stream is the number of symbols (LEB128), for each plane a table (`pack.frequency_tables`), then one range-coded payload for all
 planes. Only integers are stored or counted, and `_model` alone turns them into probabilities: the same table in float32
 and in float64 gives different streams. Source: constriction (Bamler 2022, arXiv 2201.01741).
 """
