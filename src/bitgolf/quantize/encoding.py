@@ -62,8 +62,8 @@ def encode_all(
 
     Codecs work on the session's device; the codes are on the CPU. On another device a few indices may differ, as sums are
     rounded otherwise; on one machine they are the same every time.
-    session: the caller's, if it encodes more than once; it then also places `stats` once (`Session.placed`).  `say` hears where work is done and what codecs chose, `progress`
-    (done, of) weights.
+    session: the caller's, if it encodes more than once; it then also places `stats` once (`Session.placed`).
+    `say` hears where work is done and what codecs chose, `progress` (done, of) weights.
     Raises `BitgolfError` where a codec asks for statistics of a tensor that has none.
     """
     _same_paths(state, roles)

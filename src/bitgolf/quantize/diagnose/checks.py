@@ -16,6 +16,7 @@ from bitgolf.config.spec import Spec, schema
 from bitgolf.errors import BitgolfError
 from bitgolf.pack.streams import Code
 from bitgolf.quantize.codecs.codec import Codec
+from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.diagnose import code_checks
 from bitgolf.quantize.diagnose.qat_consistency import disagreements
 from bitgolf.quantize.diagnose.quantized_model import Alarm, Check, Patient, some
@@ -131,7 +132,7 @@ def idle_knobs(p: Patient) -> Iterator[Alarm]:
     for i, paths in enumerate(cover(p.rules, p.kinds, place="quantize")):
         use, weights = p.rules[i]["use"], _smallest(p.weights, paths)
         turned = list(_turned(use))
-        known = {path: p.stored[path] for path in weights if path in p.stored} if p.stored else {}
+        known = Session().placed({path: p.stored[path] for path in weights if path in p.stored} if p.stored else {})
         written = _written(use, weights, known) if turned else None
         for knob, variant in turned:
             if written is not None and _same(written, _written(variant, weights, known)):
