@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.average.swa import Swa
 from bitgolf.config.edits import append, but
 from bitgolf.config.recipe import Recipe, identity
@@ -35,14 +34,17 @@ from bitgolf.model.attention.exclusive import ExclusiveSelf
 from bitgolf.model.attention.key_offset import KeyOffset
 from bitgolf.model.attention.rope import Rope
 from bitgolf.model.attention.values import ValueResidual
+from bitgolf.model.block import Block
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.inits import Orthogonal
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.linear import Linear
-from bitgolf.model.lm import LM, Block
+from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, LeakySquared, SwiGLU
 from bitgolf.model.ngram_embedding import HashedBigrams
-from bitgolf.model.part import only, roles
+from bitgolf.model.parameters import roles
+from bitgolf.model.part import only
 from bitgolf.model.residual import DepthScaledNorm
 from bitgolf.model.residual_topology import Parallel
 from bitgolf.model.smear import BlendSmear
@@ -168,7 +170,7 @@ def measure(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) -> dict[st
 
 
 def held_out(recipe: Spec[Recipe], vocab: int, state: dict[str, Any], data: Path, tokens: int) -> float:
-    model: LM = build_empty(recipe["model"], vocab)
+    model: LM = build_on_meta(recipe["model"], vocab)
     model.load_state_dict(state, assign=True)
     share = validation(data).head(tokens)  # its bytes are taken in proportion: the same for every run
     return score(StaticPlayer(model.eval(), vocab, choose()), share, Contiguous(window=LENGTH)).bpb

@@ -25,7 +25,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.edits import but
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
@@ -34,8 +33,9 @@ from bitgolf.data.batches import Shuffled
 from bitgolf.grids.clip import SdClip
 from bitgolf.grids.scales import HalfScale, LogScale
 from bitgolf.model.attention.attention import Attention, QGain
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.mlp import MLP, LeakySquared
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
@@ -157,7 +157,7 @@ class Subject:
         self.averaged, self.reference = self.bpb(self.weights), self.predictions(self.weights)
 
     def model(self, weights: dict[str, Tensor]) -> Any:
-        model = build_empty(self.recipe["model"], self.vocab)
+        model = build_on_meta(self.recipe["model"], self.vocab)
         model.load_state_dict(weights, assign=True, strict=bool(weights))
         return model.eval()
 

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SdClip
-from bitgolf.model.part import roles
+from bitgolf.model.build import build_on_meta
+from bitgolf.model.parameters import roles
 from bitgolf.pack import parallel
 from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.coder_selection import Smallest
@@ -64,7 +64,7 @@ CODERS: dict[str, Spec[Coder]] = {
 def inputs(name: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Stats]]:
     """Weights, what kind each tensor is, and what calibration might know of the matrices."""
     recipe = get(name)
-    model = build_empty(recipe["model"], recipe["tokens.vocab"])
+    model = build_on_meta(recipe["model"], recipe["tokens.vocab"])
     kinds, generator = roles(model), torch.Generator().manual_seed(0)
     weights = {path: 0.1 * torch.randn(p.shape, generator=generator) for path, p in model.named_parameters()}
     large = [path for path, w in weights.items() if w.dim() == 2 and w.numel() > SMALL]

@@ -24,7 +24,7 @@ from bitgolf.model.attention.cores.sdpa import Sdpa, Segments, Window
 from bitgolf.model.attention.cores.segment_capacity import SegmentSlots
 from bitgolf.model.attention.exclusive import ExclusiveSelf
 from bitgolf.model.attention.gates import SparseGate
-from bitgolf.model.part import Bus
+from bitgolf.model.forward_context import Bus
 from bitgolf.report.environment import environment
 from bitgolf.runtime.device import choose
 from bitgolf.train.kernels.fused import ExclusiveThenGate, FusedExclusiveGate

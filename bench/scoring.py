@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.recipe import identity
 from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.prepare import load_manifest
 from bitgolf.files import read_json
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights
+from bitgolf.model.parameters import load_weights
 from bitgolf.report.environment import environment
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import ALONE
@@ -95,7 +95,7 @@ def behind(text: Text, targets: int) -> Text:
 def trained(run: Path, data: Path) -> tuple[LM, str]:
     """The averaged model of a run, and its recipe's identity."""
     recipe, manifest = from_json(read_json(run / "recipe.json")), load_manifest(data)
-    model = build_empty(recipe["model"], manifest.vocab, manifest.bos)
+    model = build_on_meta(recipe["model"], manifest.vocab, manifest.bos)
     load_weights(model, load_file(run / "averaged.safetensors"))
     return model, identity(recipe)
 

@@ -23,12 +23,13 @@ from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Win
 from bitgolf.model.attention.differential import DifferentialAttention
 from bitgolf.model.attention.exclusive import ExclusiveSelf
 from bitgolf.model.attention.gates import DenseGate, NarrowGate, SparseGate
-from bitgolf.model.attention.rope import Ntk, Rope, Yarn
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk, Yarn
 from bitgolf.model.attention.values import FixedValueResidual, ValueResidual
+from bitgolf.model.block import Block
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.layer_orders import Loop, Visits
 from bitgolf.model.layer_schedule import UNet
-from bitgolf.model.lm import Block
 from bitgolf.model.mlp import SwiGLU
 from bitgolf.model.objectives import CrossEntropy, EntropyWeighted, SharedMultiToken
 from bitgolf.model.part import only

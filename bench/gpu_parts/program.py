@@ -16,7 +16,6 @@ import torch
 import torch._inductor
 from torch import Tensor
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.edits import but
 from bitgolf.config.recipe import Recipe, identity
 from bitgolf.config.spec import Place, Spec
@@ -26,9 +25,10 @@ from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.values import ValueTable
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP
-from bitgolf.model.part import load_weights
+from bitgolf.model.parameters import load_weights
 from bitgolf.recipes import get
 from bitgolf.report.log import Journal
 from bitgolf.runtime import compiler
@@ -195,12 +195,12 @@ def free_memory() -> None:
 def random_weights(recipe: Spec[Recipe], place: Place) -> dict[str, Tensor]:
     """Values of every parameter, by path: float32 noise of about the size that training leaves."""
     draw = torch.Generator().manual_seed(0)
-    shapes = build_empty(recipe["model"], place.vocab, place.bos).named_parameters()
+    shapes = build_on_meta(recipe["model"], place.vocab, place.bos).named_parameters()
     return {path: NOISE * torch.randn(p.shape, generator=draw) for path, p in shapes}
 
 
 def random_model(recipe: Spec[Recipe], place: Place) -> LM:
     """A model as an artifact gives it, with such values."""
-    model = build_empty(recipe["model"], place.vocab, place.bos)
+    model = build_on_meta(recipe["model"], place.vocab, place.bos)
     load_weights(model, random_weights(recipe, place))
     return model.requires_grad_(False)

@@ -57,6 +57,10 @@ class Interrupted(BitgolfError):
     exit_code = 130
 
 
+class Unsupported(Exception):
+    """A fused module cannot stand for this part, with the reason. Not an error: the reference module stays."""
+
+
 @contextmanager
 def at(place: str) -> Iterator[None]:
     """Errors from inside that name no place name this one."""

@@ -22,7 +22,7 @@ from bitgolf.artifact.model import load, write
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.pack.streams import Section
 from bitgolf.quantize.encoding import encode_all
 from bitgolf.tokens.loading import open_tokenizer

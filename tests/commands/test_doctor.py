@@ -20,7 +20,7 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes
-from bitgolf.model.part import load_weights, roles
+from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pipeline import stages
 from bitgolf.pipeline.execute import Run, start
 from bitgolf.quantize.calibration.calibrate import Calibrate

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append, but, diff, without
 from bitgolf.config.parse import from_json, set_text
 from bitgolf.config.recipe import identity
-from bitgolf.config.spec import Spec, part
+from bitgolf.config.spec import Spec, context_size, part, schema
 from bitgolf.errors import RecipeError
+from bitgolf.model.inits import Zeros
 from bitgolf.model.mlp import MLP, LeakySquared, ReluSquared
 from bitgolf.model.residual import MixX0
 from bitgolf.optim.muon import Muon
@@ -43,6 +45,15 @@ def test_a_part_in_the_wrong_socket_is_an_error() -> None:
 def test_a_missing_argument_is_named() -> None:
     with pytest.raises(RecipeError, match="'hidden' is missing"):
         part(MLP, act=part(ReluSquared))  # type: ignore[call-arg]
+
+
+def test_a_class_without_a_constructor_is_given_the_context_of_its_socket() -> None:
+    """Every part of a model is told where it sits, also one that does not ask; a start value is told nothing."""
+    assert (context_size(ReluSquared), dict(schema(ReluSquared))) == (1, {})
+    assert (context_size(Zeros), dict(schema(Zeros))) == (0, {})
+    assert isinstance(part(ReluSquared)(Place(vocab=2)), ReluSquared) and isinstance(part(Zeros)(), Zeros)
+    with pytest.raises(RecipeError, match="ReluSquared cannot stand here"):
+        part(ReluSquared)()
 
 
 def test_nodes_are_immutable() -> None:

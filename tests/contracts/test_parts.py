@@ -14,9 +14,11 @@ from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import Place, part
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa
 from bitgolf.model.decoding.incremental import Reader
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.head import UntiedHead
 from bitgolf.model.interfaces import StreamPart
-from bitgolf.model.part import Bus, Part, roles
+from bitgolf.model.parameters import roles
+from bitgolf.model.part import Part
 from helpers.every_part import AROUND, QUIET, collected, node, sockets
 from helpers.toy import VOCAB, built, toy_model
 
@@ -182,17 +184,11 @@ def test_every_forward_has_at_most_three_ifs() -> None:
 
 
 class Leaky(StreamPart):
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         return x + x.mean(1, keepdim=True)
 
 
 class Branchy(StreamPart):
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         return x * 2 if x.sum() > 0 else x
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from bitgolf.config.recipe import identity
 from bitgolf.config.spec import Place
-from bitgolf.model.interfaces import AfterPart, Branch, Norm, QKPart, Skip, StreamPart, ValuePart, Wiring
+from bitgolf.model.block import Wiring
+from bitgolf.model.interfaces import AfterPart, Branch, Norm, QKPart, Skip, StreamPart, ValuePart
 from bitgolf.model.lm import LM
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.recipes import get
 from helpers.every_part import collected, node, sockets
 from helpers.toy import VOCAB, built, toy_model

@@ -11,6 +11,7 @@ from bitgolf.config.edits import append, but
 from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.cores.sdpa import Window
+from bitgolf.model.block import Block, Depth, Wiring
 from bitgolf.model.head import Head
 from bitgolf.model.interfaces import (
     Activation,
@@ -19,7 +20,6 @@ from bitgolf.model.interfaces import (
     Branch,
     Cap,
     Core,
-    Depth,
     Feed,
     Mask,
     Mixer,
@@ -30,11 +30,10 @@ from bitgolf.model.interfaces import (
     StreamPart,
     ValuePart,
     View,
-    Wiring,
 )
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.linear import Embedding, HeadLinear, Linear
-from bitgolf.model.lm import LM, Block
+from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.part import Part
 from helpers.toy import toy_model

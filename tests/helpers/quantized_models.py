@@ -11,7 +11,7 @@ from torch import Tensor
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.lm import LM
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.quantize.codecs.codec import Codec, Float
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.diagnose.checks import examine

@@ -14,7 +14,8 @@ from bitgolf.data.batches import Packed
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import Segments, Window
 from bitgolf.model.attention.key_offset import KeyOffset
-from bitgolf.model.attention.rope import Ntk, Rope, Yarn
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk, Yarn
 from bitgolf.model.attention.values import ValueTable
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.mlp import MLP, SwiGLU

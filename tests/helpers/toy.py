@@ -12,10 +12,11 @@ from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import Sdpa
 from bitgolf.model.attention.rope import Rope
+from bitgolf.model.block import Block
 from bitgolf.model.head import TiedHead
 from bitgolf.model.inits import Normal
 from bitgolf.model.linear import Embedding
-from bitgolf.model.lm import LM, Block
+from bitgolf.model.lm import LM
 from bitgolf.model.logits_transforms import Softcap
 from bitgolf.model.mlp import MLP, ReluSquared
 from bitgolf.model.residual import MixX0

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import torch
 
-from bitgolf.artifact.model import build_empty, write
+from bitgolf.artifact.model import write
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.data.prepare import load_manifest, prepare
-from bitgolf.model.part import roles
+from bitgolf.model.build import build_on_meta
+from bitgolf.model.parameters import roles
 from bitgolf.quantize.encoding import encode_all
 from bitgolf.text.documents import Document
 from bitgolf.tokens.loading import open_tokenizer
@@ -38,7 +39,7 @@ def make_toy(folder: Path, recipe: Spec[Recipe] | None = None, documents: int = 
     for i, text in enumerate(texts[:documents]):
         (folder / "raw" / f"{i:02d}.txt").write_bytes(text)
     manifest, chance = load_manifest(folder / "shards"), torch.Generator().manual_seed(0)
-    model = build_empty(recipe["model"], manifest.vocab, manifest.bos)
+    model = build_on_meta(recipe["model"], manifest.vocab, manifest.bos)
     weights = {path: 0.3 * torch.randn(p.shape, generator=chance) for path, p in model.named_parameters()}
     write(folder / "artifact.bg", recipe, encode_all(weights, roles(model), recipe["quantize"]), proto)
     return Toy(folder / "artifact.bg", folder / "shards", folder / "raw")

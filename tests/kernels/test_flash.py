@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from bitgolf.config.spec import Place, Spec, part
+from bitgolf.errors import Unsupported
 from bitgolf.kernels.flash_attention import PACKAGES
 from bitgolf.model.attention.cores.flash_attention import Flash
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
 from bitgolf.model.attention.cores.segment_capacity import SegmentSlots
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Mask
-from bitgolf.model.part import Bus
+from bitgolf.train.kernels.parity import brief
 
 AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)
 BOS, LENGTH = 1, 24
@@ -240,8 +242,9 @@ def test_a_release_without_windows_is_refused_instead_of_ignoring_them(monkeypat
 
 def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, PACKAGES[3], None)
-    with pytest.raises(ImportError, match="flash_attn_interface"):
+    with pytest.raises(Unsupported, match="FlashAttention 3 cannot be imported") as refused:
         Flash(Sdpa(AT), 3)
+    assert brief(refused.value) == "ModuleNotFoundError: import of flash_attn_interface halted; None in sys.modules"
 
 
 @pytest.mark.gpu
@@ -252,7 +255,7 @@ def test_on_the_device_they_are_sdpa(masks: str, number: int) -> None:
     plain, (ids, qkv) = Sdpa(AT, masks=MASKS[masks]), example("cuda", torch.bfloat16, 64)
     try:
         core = roomy(Flash(plain, number), ids)
-    except ImportError as error:
+    except Unsupported as error:
         pytest.skip(f"needs FlashAttention {number}: {error}")
     fast, exact = answers(core, ids, qkv), answers(plain, ids, [x.detach().float().requires_grad_() for x in qkv])
     assert all((a.float() - b).norm() <= 2e-2 * b.norm() for a, b in zip(fast, exact, strict=True))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bitgolf.config.edits import append, but
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec, part
-from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.errors import BitgolfError, RecipeError, Unsupported
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
 from bitgolf.model.attention.cores.sdpa_backend import Fused, as_autocast
@@ -23,11 +23,11 @@ from bitgolf.model.attention.cores.segment_capacity import Room
 from bitgolf.model.attention.cores.varlen import Varlen
 from bitgolf.model.attention.exclusive import ExclusiveSelf
 from bitgolf.model.attention.gates import DenseGate, HeadGate, NarrowGate, SparseGate
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import AfterPart
 from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.model.part import Bus
 from bitgolf.pipeline.training import train_run
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import Device
@@ -50,9 +50,6 @@ def leaky_toy(slope: float = 0.3) -> Spec[LM]:
 
 class ScaledOutput(AfterPart):
     """Another part of the chain on attention's output."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
         return 2 * y
@@ -159,9 +156,9 @@ def test_a_gate_of_another_form_and_a_cap_out_of_range_are_refused() -> None:
         (1.0, 2.0),
         (1.0, 1.0),
     ]
-    with pytest.raises(ValueError, match="HeadGate is not known"):
+    with pytest.raises(Unsupported, match="HeadGate is not known"):
         FusedExclusiveGate(ExclusiveThenGate(ExclusiveSelf(place), HeadGate(place, 12)))
-    with pytest.raises(ValueError, match="a cap of 65 is above 64"):
+    with pytest.raises(Unsupported, match="a cap of 65 is above 64"):
         FusedCrossEntropy(65.0)
 
 
@@ -263,7 +260,7 @@ def test_a_matrix_with_additions_stays_plain(rows: tuple[Tensor, Tensor]) -> Non
     task = make_task()
     plain = task.model.blocks[0].mlp
     plain.up.add.append(nn.Linear(32, 48))  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match="adds to its output"):
+    with pytest.raises(Unsupported, match="adds to its output"):
         FusedMLP(plain)  # type: ignore[arg-type]
 
 

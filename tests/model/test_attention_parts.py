@@ -20,7 +20,8 @@ from bitgolf.model.attention.gates import DenseGate, HeadGate, NarrowGate, Spars
 from bitgolf.model.attention.key_offset import KeyOffset
 from bitgolf.model.attention.rope import Rope
 from bitgolf.model.attention.values import ValueResidual
-from bitgolf.model.part import Bus, roles
+from bitgolf.model.forward_context import Bus
+from bitgolf.model.parameters import roles
 from helpers.toy import VOCAB, built, toy_model
 
 AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0, heads=4, kv_heads=2)

@@ -12,14 +12,15 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.batched_lora import Adapters
+from bitgolf.model.block import Block
 from bitgolf.model.decoding.incremental import Reader
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.head import UntiedHead
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import Straight, UNet
 from bitgolf.model.linear import Linear
-from bitgolf.model.lm import LM, Block
-from bitgolf.model.part import roles, taking_gradients
+from bitgolf.model.lm import LM
+from bitgolf.model.parameters import roles, taking_gradients
 from bitgolf.model.residual_topology import Parallel, TwoLanes
 from helpers.toy import VOCAB, built, toy_model
 

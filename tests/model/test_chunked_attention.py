@@ -11,9 +11,10 @@ from bitgolf.errors import BitgolfError
 from bitgolf.model.attention.cores import chunked, sdpa
 from bitgolf.model.attention.cores.chunked import LONGEST_MASK, MASK_ELEMENTS, block_length
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
-from bitgolf.model.decoding.incremental import Memory, StreamingBus
+from bitgolf.model.decoding.context import StreamingBus
+from bitgolf.model.decoding.kv_cache import Memory
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Mask
-from bitgolf.model.part import Bus
 from helpers.live_tensors import LiveTensors
 
 AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)

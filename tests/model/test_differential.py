@@ -16,7 +16,8 @@ from bitgolf.model.attention.cores.sdpa import Sdpa
 from bitgolf.model.attention.differential import DifferentialAttention
 from bitgolf.model.attention.gates import SparseGate
 from bitgolf.model.attention.rope import Rope
-from bitgolf.model.part import Bus, rms
+from bitgolf.model.forward_context import Bus
+from bitgolf.model.numerics import rms
 from helpers.toy import VOCAB
 
 AT = Place(vocab=VOCAB, dim=32, layers=6, layer=2)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from bitgolf.config.spec import Place, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.factored_embedding import FactoredEmbedding
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.linear import Embedding
-from bitgolf.model.part import Bus, rms, roles
+from bitgolf.model.numerics import rms
+from bitgolf.model.parameters import roles
 from helpers.toy import VOCAB, built, toy_model
 
 

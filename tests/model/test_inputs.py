@@ -13,10 +13,11 @@ from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa
 from bitgolf.model.decoding.incremental import Reader
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import StreamPart
 from bitgolf.model.lm import LM
 from bitgolf.model.ngram_embedding import HashedBigrams
-from bitgolf.model.part import Bus, rms
+from bitgolf.model.numerics import rms
 from bitgolf.model.residual import MixX0, Normalize, PhaseMixX0
 from bitgolf.model.smear import BlendSmear, ContentSmear, KeepSmear, MeanSmear
 from helpers.toy import VOCAB, built, toy_model

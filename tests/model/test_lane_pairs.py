@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.spec import Spec, part
+from bitgolf.model.block import Block
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Skip, Stream
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import GatedSkip, UNet
-from bitgolf.model.lm import LM, Block
-from bitgolf.model.part import Bus
+from bitgolf.model.lm import LM
 from bitgolf.model.residual_topology import TwoLanes, TwoLanesInTurn, enter
 from helpers.toy import built, toy_model
 
@@ -52,7 +53,7 @@ class StackedLanesInTurn(TwoLanesInTurn):
         x = resid[1] * x + by_lane(post[1]) * block.feed(enter(block, x[1], bus))
         return x[0], x[1]
 
-    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: nn.Module) -> Stream:
+    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: Block) -> Stream:
         if not isinstance(x, tuple):
             return super().blend(x, skip, value, j, block)
         blended = skip(torch.stack(x), torch.stack(value) if isinstance(value, tuple) else value, j)

@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.edits import but
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.decoding.incremental import Reader
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Order, Skip, Stream
-from bitgolf.model.layer_orders import Loop, Visits
-from bitgolf.model.layer_schedule import AddSkip, GatedSkip, Once, Serial, Straight, UNet
+from bitgolf.model.layer_orders import Loop, Once, Visits
+from bitgolf.model.layer_schedule import AddSkip, GatedSkip, Straight, UNet
 from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP
-from bitgolf.model.part import Bus
+from bitgolf.model.residual_topology import Serial
 from bitgolf.recipes import get
 from bitgolf.runtime.progress import Now
 from bitgolf.train.trainer import warm_up
@@ -248,4 +249,4 @@ def test_the_parameters_of_1493() -> None:
     """35,944,536: eleven layers of width 512, 8 skips with weight and gate for 17 visits."""
     model = get("baseline")["model"].but(layers=11).edit(MLP, but(hidden=2048))
     model = model.set("depth", part(UNet, order=part(Loop, first=3, last=5), skip=part(GatedSkip)))
-    assert sum(p.numel() for p in build_empty(model, 8192).parameters()) == 35_944_536
+    assert sum(p.numel() for p in build_on_meta(model, 8192).parameters()) == 35_944_536

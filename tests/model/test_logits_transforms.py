@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitgolf.config.spec import Place
 from bitgolf.model.logits_transforms import QuinticCap, SigmoidCap, Softcap, VocabBias
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 
 torch.set_num_threads(1)
 V = 11

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.interfaces import Objective
 from bitgolf.model.lm import LM
 from bitgolf.model.logits_transforms import QuinticCap
@@ -25,7 +25,7 @@ from bitgolf.model.objectives import (
     SharedMultiToken,
     ZLoss,
 )
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.optim.adam import Adam
 from bitgolf.runtime.progress import Now
 from bitgolf.train.trainer import Task
@@ -256,7 +256,7 @@ def test_extra_heads_train_and_stay_at_home(tmp_path: Path) -> None:
     assert len(heads) == 2 and all(p.abs().max() == 0 for p in heads.values())
     trainer.step(0, Now(0, 2, 0.0, 0.0))
     assert all(p.abs().max() > 0 for p in heads.values())
-    model: LM = build_empty(recipe["model"], trainer.model.embed.weight.shape[0])
+    model: LM = build_on_meta(recipe["model"], trainer.model.embed.weight.shape[0])
     assert dict(model.named_parameters()).keys() == {
         name.removeprefix("model.") for name in trainer.params if name not in heads
     }

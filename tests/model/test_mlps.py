@@ -22,9 +22,6 @@ AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0)
 class Halved(View):
     """For these tests: shows which matrices a chain reached."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, w: Tensor) -> Tensor:
         return 0.5 * w
 

@@ -9,10 +9,11 @@ from torch import Tensor
 from bitgolf.config.rules import Rule, cover
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.inits import Normal, Orthogonal, Zeros
 from bitgolf.model.linear import Linear
 from bitgolf.model.ngram_embedding import Hash, HashedBigrams, ProductHash, XorHash
-from bitgolf.model.part import Bus, roles
+from bitgolf.model.parameters import roles
 from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import ContentSmear
 from helpers.toy import VOCAB, toy_model

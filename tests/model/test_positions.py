@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.edits import append
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
-from bitgolf.model.attention.rope import Ntk, Rope, Scaling, Yarn
-from bitgolf.model.lm import LM, Block
-from bitgolf.model.part import Bus
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk, Scaling, Yarn
+from bitgolf.model.block import Block
+from bitgolf.model.build import build_on_meta
+from bitgolf.model.forward_context import Bus
+from bitgolf.model.lm import LM
 from bitgolf.model.residual import DepthScaledNorm, ProRes, RMSNorm
 from bitgolf.runtime.progress import Now
 from bitgolf.train.phases import Phases
@@ -213,7 +215,7 @@ def test_an_artifact_holds_no_factor_and_is_read_with_the_whole_branch() -> None
     Phases(model).at(now(1), lambda: 0.0)
     weights = dict(model.named_parameters())
     assert model.state_dict().keys() == weights.keys()
-    read = build_empty(progressive(), VOCAB)
+    read = build_on_meta(progressive(), VOCAB)
     read.load_state_dict(weights, assign=True)
     assert torch.equal(read(ids), whole)
 

@@ -14,10 +14,12 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
 from bitgolf.model.attention.rope import Rope
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.layer_schedule import AddSkip, Straight, UNet
 from bitgolf.model.logits_transforms import Softcap
 from bitgolf.model.mlp import LeakySquared, ReluSquared
-from bitgolf.model.part import Bus, layer_set, only, roles
+from bitgolf.model.parameters import roles
+from bitgolf.model.part import layer_set, only
 from bitgolf.model.residual import MixX0
 from helpers.toy import VOCAB, built, toy_model
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.edits import append
 from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip
 from bitgolf.grids.integer import STEP_FLOOR
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.interfaces import View
 from bitgolf.model.linear import Embedding, Linear
 from bitgolf.model.lm import LM
@@ -260,7 +260,7 @@ def counting(graphs: itertools.count[int]) -> Callable[..., Any]:
 
 
 def test_annealing_is_no_weight_and_survives_a_model_without_values() -> None:
-    model = build_empty(viewed(part(SoftRound, codec=part(IntRows, clip=part(MaxClip)))), 64)
+    model = build_on_meta(viewed(part(SoftRound, codec=part(IntRows, clip=part(MaxClip)))), 64)
     assert not any("alpha" in name for name in model.state_dict())
     full = viewed(part(SoftRound, codec=part(IntRows, clip=part(MaxClip))))(Place(vocab=64))
     model.load_state_dict(full.state_dict(), assign=True)

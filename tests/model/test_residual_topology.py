@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from bitgolf.config.edits import append, but
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
+from bitgolf.model.block import Block, Wiring
 from bitgolf.model.decoding.incremental import Reader
-from bitgolf.model.interfaces import StreamPart, Wiring
+from bitgolf.model.forward_context import Bus
+from bitgolf.model.interfaces import StreamPart
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import GatedSkip, Straight, UNet
-from bitgolf.model.lm import LM, Block
-from bitgolf.model.part import Bus, rms
+from bitgolf.model.lm import LM
+from bitgolf.model.numerics import rms
 from bitgolf.model.residual import MixX0
 from bitgolf.model.residual_topology import Lanes, Parallel, TwoLanes, TwoLanesInTurn
 from helpers.toy import built, toy_model
@@ -235,9 +237,6 @@ def test_in_the_parallel_form_it_has(ids: Tensor) -> None:
 
 class Echo(StreamPart):
     """Adds half of the position before."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
 
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         return x + 0.5 * bus.previous(self, x)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, Spec, part
-from bitgolf.model.attention.rope import Ntk, Rope, Scaling, Yarn, rotary_table
-from bitgolf.model.decoding.incremental import Memory, StreamingBus
-from bitgolf.model.part import Bus
+from bitgolf.model.attention.rope import Rope, rotary_table
+from bitgolf.model.attention.rope_scaling import Ntk, Scaling, Yarn
+from bitgolf.model.decoding.context import StreamingBus
+from bitgolf.model.decoding.kv_cache import Memory
+from bitgolf.model.forward_context import Bus
 from helpers.toy import VOCAB, built, toy_model
 
 

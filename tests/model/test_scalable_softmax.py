@@ -8,7 +8,7 @@ import torch
 
 from bitgolf.config.spec import Place
 from bitgolf.model.attention.scalable_softmax import ScalableSoftmax
-from bitgolf.model.part import Bus
+from bitgolf.model.forward_context import Bus
 
 
 def test_queries_grow_with_the_logarithm_of_the_keys_they_see() -> None:

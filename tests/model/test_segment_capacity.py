@@ -14,9 +14,11 @@ from bitgolf.config.edits import append
 from bitgolf.config.spec import Place, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments
-from bitgolf.model.attention.cores.segment_capacity import boundaries, segment_starts
-from bitgolf.model.decoding.incremental import Memory, StreamingBus
-from bitgolf.model.part import Bus
+from bitgolf.model.attention.cores.segment_capacity import segment_starts
+from bitgolf.model.decoding.context import StreamingBus
+from bitgolf.model.decoding.kv_cache import Memory
+from bitgolf.model.forward_context import Bus
+from helpers.segments import cu_seqlens_reference
 from helpers.toy import VOCAB, built, toy_model
 
 AT = Place(vocab=VOCAB)
@@ -33,7 +35,7 @@ def text(tokens: int, bos: list[int], *, seed: int = 0) -> Tensor:
 def test_boundaries_are_the_published_ones(shared: Path, case: int) -> None:
     known = load_file(shared / "oracles" / "micro.safetensors")
     tokens, cap, bucket, longest = known[f"cu_seqlens/case{case}/N_cap_bucket_max"].tolist()
-    found = boundaries(text(tokens, known[f"cu_seqlens/case{case}/bos"].tolist()), 1, cap, bucket)
+    found = cu_seqlens_reference(text(tokens, known[f"cu_seqlens/case{case}/bos"].tolist()), 1, cap, bucket)
     assert found.dtype == torch.int32
     assert found.tolist() == known[f"cu_seqlens/case{case}/cu"].tolist()
     assert int(found.diff().max()) == longest
@@ -42,22 +44,22 @@ def test_boundaries_are_the_published_ones(shared: Path, case: int) -> None:
 @pytest.mark.parametrize("cap", [0, 1, 3, 100])
 def test_boundaries_of_several_rows_are_those_of_each(cap: int) -> None:
     rows = torch.cat([text(17, [0, 4, 5], seed=1), text(17, [9], seed=2), text(17, [], seed=3)])
-    alone = [boundaries(row[None], 1, cap, 1) for row in rows]
+    alone = [cu_seqlens_reference(row[None], 1, cap, 1) for row in rows]
     assert [b[-1] for b in alone] == [17] * 3
     joined = torch.cat([b[:-1] + 17 * i for i, b in enumerate(alone)] + [torch.tensor([51])])
-    assert boundaries(rows, 1, cap, 1).tolist() == joined.tolist()
+    assert cu_seqlens_reference(rows, 1, cap, 1).tolist() == joined.tolist()
 
 
 @pytest.mark.parametrize(("documents", "entries"), [(6, 8), (7, 8), (8, 16)])
 def test_a_bucket_holds_the_end_of_the_last_segment(documents: int, entries: int) -> None:
-    found = boundaries(text(30, list(range(documents))), 1, 0, 8)
+    found = cu_seqlens_reference(text(30, list(range(documents))), 1, 0, 8)
     assert found.tolist() == [*range(documents), *[30] * (entries - documents)]
 
 
 @pytest.mark.parametrize("cap", [1, 4, 7])
 def test_segments_never_exceed_the_cap_nor_cross_a_document(cap: int) -> None:
     ids = text(60, [3, 4, 20, 41])
-    ends = boundaries(ids, 1, cap, 1).tolist()
+    ends = cu_seqlens_reference(ids, 1, cap, 1).tolist()
     assert all(0 < b - a <= cap for a, b in pairwise(ends))
     assert {0, 3, 4, 20, 41, 60} <= set(ends)
     mask = Segments(AT, cap=cap)(Bus(ids, 1))[0, 0]

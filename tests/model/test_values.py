@@ -12,9 +12,11 @@ from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.values import AddValueEmbedding, FirstValues, FixedValueResidual, ValueResidual, ValueTable
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.inits import Zeros
 from bitgolf.model.lm import LM
-from bitgolf.model.part import Bus, only, roles
+from bitgolf.model.parameters import roles
+from bitgolf.model.part import only
 from helpers.toy import VOCAB, built, toy_model
 
 AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0, heads=4, kv_heads=2)

@@ -10,17 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.artifact.model import build_empty, load, write
+from bitgolf.artifact.model import load, write
 from bitgolf.config.edits import append, but
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.model.block import Block
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import GatedSkip, UNet
 from bitgolf.model.linear import Linear
-from bitgolf.model.lm import LM, Block
-from bitgolf.model.part import load_weights, only, roles
+from bitgolf.model.lm import LM
+from bitgolf.model.parameters import load_weights, roles
+from bitgolf.model.part import only
 from bitgolf.model.residual import MixX0
 from bitgolf.model.weight_sharing import LowRank, TieBlocks, UntiedRepeats
 from bitgolf.optim.adam import Adam
@@ -189,7 +192,7 @@ def test_trained_packed_and_read_back(
 
 
 def load_like(recipe: Spec[Recipe], weights: dict[str, Tensor]) -> LM:
-    model = build_empty(recipe["model"], len(weights["embed.weight"]))
+    model = build_on_meta(recipe["model"], len(weights["embed.weight"]))
     load_weights(model, weights)
     return model
 

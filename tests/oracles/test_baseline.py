@@ -11,10 +11,10 @@ from torch import Tensor
 
 from bitgolf.config.edits import but
 from bitgolf.config.spec import Place, Spec, part
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.head import UntiedHead
 from bitgolf.model.lm import LM
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.model.part import Bus
 from bitgolf.recipes import get
 
 LAYERS = 9

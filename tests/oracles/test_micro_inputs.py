@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitgolf.config.spec import Place
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.ngram_embedding import HashedBigrams, XorHash
-from bitgolf.model.part import Bus
 from bitgolf.model.smear import BlendSmear, ContentSmear, KeepSmear, MeanSmear
 
 AT = Place(vocab=8192, dim=16)

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.config.spec import Place, Spec, part
-from bitgolf.model.attention.rope import Ntk, Rope, Scaling, Yarn
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk, Scaling, Yarn
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.logits_transforms import Softcap
-from bitgolf.model.part import Bus
 
 TABLES: dict[str, tuple[int, int, float, Spec[Scaling] | None]] = {  # head width, dims, base, scaling
     "base_full_d64_T64": (64, 0, 1e4, None),

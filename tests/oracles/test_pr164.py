@@ -13,13 +13,14 @@ from bitgolf.config.edits import append, but
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.grids.integer import IntGrid
-from bitgolf.model.attention.rope import Ntk, Rope
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.inits import Orthogonal
 from bitgolf.model.linear import Linear
 from bitgolf.model.lm import LM
 from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.model.part import Bus
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import BlendSmear

@@ -12,8 +12,9 @@ from torch import Tensor
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.registry import set_text
 from bitgolf.config.spec import Place, Spec
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.lm import LM
-from bitgolf.model.part import Bus, Clocked
+from bitgolf.model.part import Clocked
 from bitgolf.recipes import get
 from bitgolf.runtime.progress import Now
 from helpers.small_recipes import VOCAB, shrunk

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import DamagedError, FormatVersionError, RecipeError, UsageError
-from bitgolf.model.decoding.incremental import Reader
 from bitgolf.quantize.calibration import calibrate
 from bitgolf.quantize.calibration.calibrate import Calibrate, distinct
 from bitgolf.quantize.calibration.sources import OwnSamples, Source, Subject, TrainingText
@@ -40,13 +38,9 @@ SOURCES: dict[str, Spec[Source]] = {
 }
 
 
-def reader(model: Any, lanes: int, tokens: int) -> Reader:
-    return Reader(model, lanes, tokens, tokens)
-
-
 def subject(data: Path) -> Subject:
     manifest = load_manifest(data)
-    return Subject(built(toy_model(), vocab=manifest.vocab), data, LENGTH, manifest.bos, reader)
+    return Subject(built(toy_model(), vocab=manifest.vocab), data, LENGTH, manifest.bos)
 
 
 def measured(data: Path, source: Spec[Source], world: World = ALONE, *, batches: int = 0) -> dict[str, Stats]:

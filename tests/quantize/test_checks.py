@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.edits import append
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import MaxClip, SdClip
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights, roles
+from bitgolf.model.parameters import load_weights, roles
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.qat_lowbit import Ternary
 from bitgolf.quantize.calibration.observe import means, observe
@@ -131,7 +131,7 @@ def test_fake_quantization_of_another_grid() -> None:
 
 
 def test_dead_rules_are_told_and_the_others_go_on() -> None:
-    kinds = roles(build_empty(toy_model(), VOCAB))
+    kinds = roles(build_on_meta(toy_model(), VOCAB))
     fine = SMALL, every(part(IntRows))
     assert living(fine, kinds) == (fine, [])
     dead = part(Rule, where="head", use=part(IntRows))

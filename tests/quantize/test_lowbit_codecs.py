@@ -20,7 +20,7 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.grids.clip import MaxClip, SdClip
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.qat_lowbit import Binary, Float8, Ternary
 from bitgolf.pack.byte_coders import Lzma

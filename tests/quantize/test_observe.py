@@ -26,7 +26,7 @@ from bitgolf.model.linear import Linear
 from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, SwiGLU
 from bitgolf.model.ngram_embedding import HashedBigrams
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.model.qat import NoisyQuant
 from bitgolf.model.residual import Normalize
 from bitgolf.model.weight_sharing import LowRank, TieBlocks, UntiedRepeats

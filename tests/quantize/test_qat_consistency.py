@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.edits import append
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.grids.clip import MaxClip, SdClip
-from bitgolf.grids.scales import LogScale
+from bitgolf.grids.clip import Clip, HessianSdClip, MaxClip, QuantileClip, SdClip, SearchClip
+from bitgolf.grids.scales import HalfScale, LogScale, Scale
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.interfaces import View
 from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant, NoisyQuant
@@ -72,7 +72,7 @@ WRONG: list[tuple[Spec[View], Spec[Codec]]] = [
 def found(view: Spec[View], codec: Spec[Codec], layers: str = "*") -> list[str]:
     rules = (part(Rule, where="matrix", use=codec), part(Rule, where="*", use=part(Float, dtype="float16")))
     spec = toy_model().edit("block.mlp.linear", append(view=only(layers, view)))
-    return disagreements(build_empty(spec, VOCAB), rules)
+    return disagreements(build_on_meta(spec, VOCAB), rules)
 
 
 @pytest.mark.parametrize(("view", "codec"), FINE, ids=repr)
@@ -92,7 +92,7 @@ def test_one_line_for_each_kind_of_disagreement() -> None:
     assert found(view, codec, layers="2") == [
         line.replace("blocks.0", "blocks.2").replace(" 5 more", " 1 more") for line in found(view, codec)
     ]
-    assert disagreements(build_empty(toy_model(), VOCAB), (part(Rule, where="*", use=codec),)) == []
+    assert disagreements(build_on_meta(toy_model(), VOCAB), (part(Rule, where="*", use=codec),)) == []
 
 
 def test_the_difference_is_named() -> None:
@@ -102,3 +102,13 @@ def test_the_difference_is_named() -> None:
     assert line.endswith(
         "IntRows of int8, multiples of 4, steps in LogScale(per_octave=16), MaxClip(), 0.03 of it pruned"
     )
+
+
+@pytest.mark.parametrize("clip", [MaxClip, QuantileClip, SdClip, HessianSdClip, SearchClip])
+@pytest.mark.parametrize("scales", [HalfScale, LogScale])
+def test_formats_are_named_as_a_recipe_writes_them(clip: type[Clip], scales: type[Scale]) -> None:
+    """So every setting of these parts must be kept under its argument's name."""
+    codec = part(IntRows, bits=8, clip=part(clip), scales=part(scales))
+    (line,) = found(part(FakeQuant, bits=7), codec)
+    assert f", {part(clip)!r}" in line.rpartition("stored by ")[2]
+    assert scales is HalfScale or f", steps in {part(scales)!r}" in line

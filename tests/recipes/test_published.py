@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.artifact.model import build_empty, load
+from bitgolf.artifact.model import load
 from bitgolf.commands.show import overview
 from bitgolf.config.edits import diff
 from bitgolf.config.recipe import identity
 from bitgolf.config.registry import set_text
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.part import Clocked
 from bitgolf.pipeline import calibration, stages
@@ -80,7 +81,7 @@ def test_all_systems_of_the_field_are_there() -> None:
 
 def test_the_count_is_the_published_one(name: str) -> None:
     recipe = get(name)
-    model = build_empty(recipe["model"], recipe["tokens.vocab"])
+    model = build_on_meta(recipe["model"], recipe["tokens.vocab"])
     count = sum(p.numel() for p in model.parameters())
     published = recipe["published"]
     if published and name != "pr363":  # which published no log

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import SdClip
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.qat import FakeQuant
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.gptq import Gptq
@@ -33,7 +33,7 @@ def test_one_codec_for_all_matrices_is_one_view(use: Spec[Codec]) -> None:
     recipe = qat(stored(use), since=0.5)
     for node in ("model.block.mixer.linear", "model.block.mlp.linear"):
         assert recipe[f"{node}.view"] == (part(FakeQuant, codec=SIX.but(solve=None), since=0.5),)
-    assert disagreements(build_empty(recipe["model"], VOCAB), recipe["quantize"]) == []
+    assert disagreements(build_on_meta(recipe["model"], VOCAB), recipe["quantize"]) == []
 
 
 def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
@@ -41,7 +41,7 @@ def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
     four, five = part(IntRows, bits=4), part(IntRows, bits=5)
     others = part(Rule, where="matrix@blocks.1.**", use=four), part(Rule, where="matrix@**.q.weight", use=five)
     recipe = qat(stored(SIX, *others))
-    model = build_empty(recipe["model"], VOCAB)
+    model = build_on_meta(recipe["model"], VOCAB)
     assert disagreements(model, recipe["quantize"]) == []
     views = {
         path: [view.codec.grid.reach for view in module.view]

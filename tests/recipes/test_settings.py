@@ -13,7 +13,8 @@ from bitgolf.config.spec import Place, Spec
 from bitgolf.model.attention.values import ValueTable
 from bitgolf.model.inits import Orthogonal
 from bitgolf.model.linear import Embedding, Linear
-from bitgolf.model.part import Only, roles
+from bitgolf.model.parameters import roles
+from bitgolf.model.part import Only
 from bitgolf.optim.muon import Muon
 from bitgolf.recipes import get, names
 from bitgolf.tokens.trainers import CaseOps

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.commands.show import overview
 from bitgolf.config.registry import set_text
 from bitgolf.config.rules import cover
 from bitgolf.config.spec import Spec
-from bitgolf.model.part import roles
+from bitgolf.model.build import build_on_meta
+from bitgolf.model.parameters import roles
 from bitgolf.quantize.codecs.lqer import LowRankRepair
 from bitgolf.recipes import get, names
 
@@ -112,7 +112,7 @@ def said(codec: Spec[Any]) -> str:
 
 def codecs(name: str) -> dict[str, Spec[Any]]:
     recipe = get(name)
-    kinds = roles(build_empty(recipe["model"], recipe["tokens.vocab"]))
+    kinds = roles(build_on_meta(recipe["model"], recipe["tokens.vocab"]))
     taken = cover(recipe["quantize"], kinds)
     return {path: rule["use"] for rule, paths in zip(recipe["quantize"], taken, strict=True) for path in paths}
 
@@ -154,7 +154,7 @@ def test_calibration_is_the_published_one(name: str) -> None:
 def test_the_groups_of_1855_are_whole() -> None:
     """Seven groups; what is in none of them is small."""
     recipe = get("pr1855")
-    kinds = roles(build_empty(recipe["model"], recipe["tokens.vocab"]))
+    kinds = roles(build_on_meta(recipe["model"], recipe["tokens.vocab"]))
     groups = recipe["pack"]().grouped(kinds)
     seven = {"tok_emb", "c_k", "c_q", "c_v", "proj", "mlp_fc", "mlp_proj"}
     assert set(groups.values()) == seven | {"scale", "gate"}

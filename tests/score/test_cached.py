@@ -20,9 +20,10 @@ from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
 from bitgolf.model.attention.key_offset import KeyOffset
 from bitgolf.model.attention.scalable_softmax import ScalableSoftmax
-from bitgolf.model.lm import LM, Block
+from bitgolf.model.block import Block
+from bitgolf.model.forward_context import Bus
+from bitgolf.model.lm import LM
 from bitgolf.model.ngram_embedding import HashedBigrams
-from bitgolf.model.part import Bus
 from bitgolf.model.smear import MeanSmear
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import ALONE

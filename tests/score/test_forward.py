@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bitgolf.config.spec import part
+from bitgolf.model.block import Block as Layer
 from bitgolf.model.lm import LM
-from bitgolf.model.lm import Block as Layer
 from bitgolf.model.mlp import LeakySquared
 from bitgolf.runtime.device import Device
 from bitgolf.score.execution import compiled_function, forward

@@ -15,8 +15,11 @@ from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
 from bitgolf.model.attention.key_offset import KeyOffset
 from bitgolf.model.attention.scalable_softmax import ScalableSoftmax
-from bitgolf.model.decoding.incremental import EARLIER, Memory, Reader, StreamingBus, read
-from bitgolf.model.lm import LM, Block
+from bitgolf.model.block import Block
+from bitgolf.model.decoding.context import StreamingBus, read
+from bitgolf.model.decoding.incremental import Reader
+from bitgolf.model.decoding.kv_cache import EARLIER, Memory
+from bitgolf.model.lm import LM
 from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.model.smear import BlendSmear, MeanSmear
 from helpers.toy import VOCAB, built, toy_model

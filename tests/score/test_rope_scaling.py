@@ -1,8 +1,10 @@
-"""Positions stretched at scoring: the very frequencies that a recipe would give, for as long as the player lives."""
+"""RoPE scaling while a model is scored: the same frequencies as a recipe would give, and no change to the model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +15,15 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import Sdpa, Window
-from bitgolf.model.attention.rope import Ntk, Rope, Scaling, Yarn
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk, Scaling, Yarn
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE
+from bitgolf.score.execution import compiled_function
+from bitgolf.score.execution.forward import Compiled, Eager, kernels_for
 from bitgolf.score.methods import Contiguous, Method, Sliding
 from bitgolf.score.referee import score
-from bitgolf.score.rope_scaling import stretch
 from bitgolf.score.text import Text
 from helpers.toy import VOCAB, built, toy_model
 
@@ -56,17 +60,37 @@ def test_no_longer_than_in_training_is_bit_identical(kind: type[Scaling], refere
 
 
 @pytest.mark.parametrize("own", [None, part(Yarn, reference=4, length=8)])
-def test_closing_restores_what_was_there(own: Spec[Scaling] | None) -> None:
+def test_the_model_itself_never_changes(own: Spec[Scaling] | None) -> None:
     model = built(toy_model().edit(Rope, but(scaling=own)) if own else toy_model())
     before, ids = costs(model, Contiguous(window=32)), torch.from_numpy(TEXT.tokens[None, :32])
+    scaled = Contiguous(window=32, stretch=part(Ntk, reference=8, length=32))
     with torch.no_grad():
         logits = model(ids)
-        player = Contiguous(window=32, stretch=part(Ntk, reference=8, length=32)).player(model, VOCAB, CPU, ALONE)
-        assert not torch.equal(model(ids), logits)
-        player.close()
-        player.close()
-        assert torch.equal(model(ids), logits)
-    assert costs(model, Contiguous(window=32)) == before
+        with closing(scaled.player(model, VOCAB, CPU, ALONE)):
+            assert torch.equal(model(ids), logits)
+    assert costs(model, scaled) != costs(model, Contiguous(window=32)) == before
+
+
+@pytest.mark.parametrize("kind", [Ntk, Yarn])
+def test_compiled_graphs_of_two_scalings_and_none_are_told_apart(
+    kind: type[Scaling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process scores the same model with several methods: a graph must not serve another scaling."""
+    monkeypatch.setattr(compiled_function, "compiled", traced)
+    torch._dynamo.reset()
+    model, tokens, places = built(toy_model()), torch.from_numpy(TEXT.tokens[None, :64]), torch.arange(64)
+    found = list[torch.Tensor]()
+    for scaling in (None, kind(reference=32, length=64), kind(reference=16, length=64), None):
+        graph = Compiled(model, CPU, 64, kernels_for(model, CPU, 64), scaling)
+        with torch.no_grad():
+            found.append(graph(tokens, places))
+            assert torch.equal(found[-1], Eager(model, CPU, scaling)(tokens, places))
+    assert torch.equal(found[0], found[3]) and not torch.equal(found[1], found[2])
+
+
+def traced(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Traced as one graph, as on CUDA, and run without generated code."""
+    return torch.compile(function, fullgraph=True, dynamic=False, backend="eager")
 
 
 def test_lengths_that_are_not_the_windows_are_errors() -> None:
@@ -78,4 +102,4 @@ def test_lengths_that_are_not_the_windows_are_errors() -> None:
 def test_a_model_without_rotary_positions_has_none_to_stretch() -> None:
     model = built(toy_model().edit(Attention, but(qk=())))
     with pytest.raises(RecipeError, match="no rotary positions"):
-        stretch(model, part(Ntk, reference=16, length=32))
+        Contiguous(window=32, stretch=part(Ntk, reference=16, length=32)).player(model, VOCAB, CPU, ALONE)

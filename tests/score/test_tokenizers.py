@@ -12,7 +12,7 @@ from bitgolf.artifact.model import Loaded, load, write
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.data.prepare import check, load_manifest, prepare
 from bitgolf.model.decoding.generate import generate
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.quantize.encoding import encode_all
 from bitgolf.runtime.device import Device
 from bitgolf.score.coding.compress import Codec, compress, decompress, parts, usual_method

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from bitgolf.config.edits import append
 from bitgolf.config.spec import Place, part
 from bitgolf.errors import BitgolfError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import StreamPart
-from bitgolf.model.part import Bus, Clocked
+from bitgolf.model.part import Clocked
 from bitgolf.runtime.progress import Now
 from bitgolf.train.phases import within
 from bitgolf.train.trainer import Trainer, warm_up

@@ -8,18 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-import torch
-
 from bitgolf import __version__
 from bitgolf.artifact.container import Artifact, artifact_bytes, read_artifact, write_artifact
 from bitgolf.config.parse import from_json
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.config.validate import conform
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights, roles
+from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pack.byte_coders import Brotli, Lzma
 from bitgolf.pack.coder_selection import Smallest
 from bitgolf.pack.settings import Pack
@@ -57,12 +56,6 @@ SLICES = StoredRecipe._fields
 """The fields of a recipe that an artifact stores: what decoding and scoring need."""
 
 
-def build_empty(model: Spec[LM], vocab: int, bos: int = 1) -> LM:
-    """The recipe's model without values: shapes, paths and roles only."""
-    with torch.device("meta"):
-        return model(Place(vocab=vocab, bos=bos))
-
-
 def write(path: Path, recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) -> Artifact:
     """Pack codes and tokenizer with the slices of the recipe that reading needs."""
     return write_artifact(path, **_content(recipe, codes, tokenizer))
@@ -78,7 +71,7 @@ def _content(recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) 
     said, whole = recipe(), recipe.to_json()
     check_sizes(whole["model"])
     vocab, pack = open_tokenizer(tokenizer).vocab, said.pack()
-    model = build_empty(said.model, vocab)
+    model = build_on_meta(said.model, vocab)
     shapes, kinds = {path: tuple(p.shape) for path, p in model.named_parameters()}, roles(model)
     sections = pack_codes(codes, pack.grouped(kinds), pack.coder, walks(shapes, kinds, said.quantize))
     sections.append(pack_blob("tokenizer", tokenizer, TOKENIZER))
@@ -136,7 +129,7 @@ def _load(artifact: Artifact, digest: bytes) -> Loaded:
     if tokenizer.vocab != vocab:
         raise DamagedError(f"the tokenizer has {tokenizer.vocab} tokens, the model {vocab}")
     with _building():
-        model = build_empty(recipe.model, vocab, tokenizer.bos)
+        model = build_on_meta(recipe.model, vocab, tokenizer.bos)
         shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
         if sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
             raise DamagedError("the recipe's model is larger than any artifact may be")

@@ -11,7 +11,8 @@ from bitgolf.config.spec import Spec
 from bitgolf.data.batches import Packed
 from bitgolf.model.attention.cores.sdpa import SameDocument, Segments, Window
 from bitgolf.model.attention.differential import DifferentialAttention
-from bitgolf.model.attention.rope import Ntk, Rope, Yarn
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk, Yarn
 
 
 @caution

@@ -21,9 +21,8 @@ from bitgolf.config.registry import from_json
 from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, value_digest
-from bitgolf.model.decoding.incremental import Reader
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights, roles
+from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pipeline import calibration, stages
 from bitgolf.pipeline.execute import Run
 from bitgolf.quantize.calibration.observe import means, observe
@@ -183,7 +182,6 @@ def _seen(run: Run, model: LM, tokens: int) -> tuple[Calibration, Calibration] |
         run.data,
         run.recipe["train.length"],
         load_manifest(run.data).bos,
-        lambda m, lanes, n: Reader(m, lanes, window=n, stride=n),
     )
     batch, rows = source.open(subject), list[Tensor]()
     for number in range(source.batches):

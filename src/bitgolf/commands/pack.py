@@ -23,7 +23,7 @@ from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Spec
 from bitgolf.errors import DamagedError, UsageError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.pack.streams import Code
 from bitgolf.pipeline.execute import STAGES, Run
 from bitgolf.pipeline.stages import empty_model, pack, quantize_inputs

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.cautions import cautions
 from bitgolf.cautions.queries import uses
 from bitgolf.config.recipe import Recipe, identity, limit_of, reserve_of
 from bitgolf.config.spec import Place, Spec
-from bitgolf.model.part import roles
+from bitgolf.model.build import build_on_meta
+from bitgolf.model.parameters import roles
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.optimizer import Optimizer
 from bitgolf.quantize.calibration.calibrate import check as check_calibration
@@ -29,7 +29,7 @@ def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
     check_calibration(recipe["quantize"], recipe["calibrate"])
     limit_of(recipe, reserve_of(recipe) or 0.0)
     vocab = recipe["tokens.vocab"]
-    model = build_empty(recipe["model"], vocab)
+    model = build_on_meta(recipe["model"], vocab)
     kinds, params = roles(model), dict(model.named_parameters())
     with torch.device("meta"):
         train = recipe["train"]()

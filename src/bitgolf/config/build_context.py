@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from bitgolf.config.spec import Spec
 
 
 class Place(NamedTuple):
@@ -19,6 +22,7 @@ class Place(NamedTuple):
     fan_out: int = 0
     zero: bool = False  # this matrix starts at zero, so that its branch starts as the identity
     name: str = ""  # which of its owner's matrices: q, k, v, out, up, gate, down
+    record: dict[object, Spec[Any]] | None = None  # filled while a model is built: each part and its node of the recipe
 
     def matrix(self, fan_in: int, fan_out: int, *, zero: bool = False, name: str = "") -> Place:
         return self._replace(fan_in=fan_in, fan_out=fan_out, zero=zero, name=name)

@@ -44,8 +44,9 @@ class Spec(Generic[T]):
         if len(context) != context_size(self.cls):
             raise RecipeError(f"{self.cls.__name__} cannot stand here", place=self.name)
         made = self.cls(*context, **self.kwargs)
-        if hasattr(made, "__dict__"):
-            made.__dict__["built_from"] = self  # so that a run can tell which nodes have acted
+        for given in context:
+            if isinstance(given, Place) and given.record is not None:
+                given.record[made] = self
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Spec[T]:

@@ -90,9 +90,6 @@ class Order(ABC):
 class Sequential(Order):
     """One window after the other, over the end of the stream to its start: the challenge's baseline. No seed acts."""
 
-    def __init__(self) -> None:
-        pass
-
     def windows(self, source: Source) -> Windows:
         return lambda number: source.window(number * source.length % len(source.stream))
 
@@ -105,9 +102,6 @@ class Packed(Order):
     document. A step's rows follow one another in one shard; a shard's tail that is shorter than a step is dropped.
     No seed acts. (Published rows are one token further apart: a row's last target is nobody's input there.)
     """
-
-    def __init__(self) -> None:
-        pass
 
     def windows(self, source: Source) -> Windows:
         step = source.rows * source.length
@@ -130,9 +124,6 @@ class Shuffled(Order):
     The stream is taken as a ring, so an epoch has the same number of windows, tokens // length, whatever its phase; no token
     is an input twice in it. The idea is that of the challenge's shuffled loaders (PR #1394), over all shards at once.
     """
-
-    def __init__(self) -> None:
-        pass
 
     def windows(self, source: Source) -> Windows:
         tokens, length = len(source.stream), source.length
@@ -159,9 +150,6 @@ class ShuffledSequences(Order):
     a random permutation. That is one random permutation of the windows of all files, which is what is drawn here.
     """
 
-    def __init__(self) -> None:
-        pass
-
     def windows(self, source: Source) -> Windows:
         files = source.files(source.length)
 
@@ -187,9 +175,6 @@ class ShuffledDocuments(Order):
     where they run on into the next file. A file is searched for document starts when it is reached.
     What precedes the first document start of the stream is left out. Raises `BitgolfError` where no document starts.
     """
-
-    def __init__(self) -> None:
-        pass
 
     def windows(self, source: Source) -> Windows:
         return _Documents(source)

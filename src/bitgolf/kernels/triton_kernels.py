@@ -76,6 +76,25 @@ def softcapped_ce_backward(
 
 
 @triton.jit
+def load_tile(pointers, inside, EVEN: tl.constexpr):
+    """A tile, zeros where not `inside`. EVEN: all of it is inside, and there is no mask."""
+    if EVEN:
+        tile = tl.load(pointers)
+    else:
+        tile = tl.load(pointers, mask=inside, other=0.0)
+    return tile
+
+
+@triton.jit
+def store_tile(pointers, tile, inside, EVEN: tl.constexpr):
+    """Store a tile where it is `inside`, rounded to the type that is pointed to."""
+    if EVEN:
+        tl.store(pointers, tile.to(pointers.dtype.element_ty))
+    else:
+        tl.store(pointers, tile.to(pointers.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def leaky_squared(u, slope):
     leaky = tl.where(u > 0, u, slope * u)
     return leaky * leaky
@@ -105,29 +124,19 @@ def matmul_leaky(
     inside = (rows[:, None] < m) & (columns[None, :] < n)
     p = tl.zeros((M, N), dtype=tl.float32)
     for start in range(0, k, K):
-        if EVEN:
-            a, b = tl.load(a_at), tl.load(b_at)
-        else:
-            left = k - start
-            a = tl.load(a_at, mask=(rows[:, None] < m) & (inner[None, :] < left), other=0.0)
-            b = tl.load(b_at, mask=(inner[:, None] < left) & (columns[None, :] < n), other=0.0)
+        left = k - start
+        a = load_tile(a_at, (rows[:, None] < m) & (inner[None, :] < left), EVEN)
+        b = load_tile(b_at, (inner[:, None] < left) & (columns[None, :] < n), EVEN)
         p = tl.dot(a, b, p, input_precision="ieee")
         a_at += K * ak
         b_at += K * bk
     at = rows[:, None].to(tl.int64) * n + columns[None, :]
     if BACKWARD:
-        u = tl.load(u_ptr + at) if EVEN else tl.load(u_ptr + at, mask=inside, other=0.0)
-        out = p * leaky_squared_slope(u.to(tl.float32), slope)
+        out = p * leaky_squared_slope(load_tile(u_ptr + at, inside, EVEN).to(tl.float32), slope)
     else:
-        if EVEN:
-            tl.store(u_ptr + at, p.to(u_ptr.dtype.element_ty))
-        else:
-            tl.store(u_ptr + at, p.to(u_ptr.dtype.element_ty), mask=inside)
+        store_tile(u_ptr + at, p, inside, EVEN)
         out = leaky_squared(p, slope)
-    if EVEN:
-        tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty))
-    else:
-        tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
+    store_tile(out_ptr + at, out, inside, EVEN)
 
 
 @triton.jit

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.model.block import Block
 from bitgolf.model.interfaces import Add
 from bitgolf.model.linear import Linear
-from bitgolf.model.lm import LM, Block
+from bitgolf.model.lm import LM
 
 
 class Site(NamedTuple):

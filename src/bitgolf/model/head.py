@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.model.interfaces import Cap
 from bitgolf.model.linear import Embedding, HeadLinear
-from bitgolf.model.part import Part, chain, wide
+from bitgolf.model.numerics import at_least_float32
+from bitgolf.model.part import Part, chain
 
 
 class Logits:
@@ -46,7 +47,7 @@ class Head(Part):
         return z
 
     def forward(self, x: Tensor, embed: Embedding) -> Tensor:
-        z = wide(self.raw(x, embed))
+        z = at_least_float32(self.raw(x, embed))
         for p in self.caps:
             z = p(z)
         return z

@@ -13,9 +13,6 @@ from bitgolf.model.interfaces import Init
 class UniformFanIn(Init):
     """Uniform in +-1/sqrt(fan_in): PyTorch's default for linear layers."""
 
-    def __init__(self) -> None:
-        pass
-
     def fill(self, weight: Tensor) -> None:
         nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
 
@@ -34,9 +31,6 @@ class Normal(Init):
 @register
 class Zeros(Init):
     """All zero."""
-
-    def __init__(self) -> None:
-        pass
 
     def fill(self, weight: Tensor) -> None:
         nn.init.zeros_(weight)

@@ -1,5 +1,7 @@
 """The closed list of sockets: which signatures a part may have. A new socket needs a note in `docs/design.md`.
 
+Two more stand beside `Block`, because they take blocks: `block.Wiring` and `block.Depth`.
+
 Shapes: B sequences, T positions, S keys, D width, H query heads, G key/value heads, d head width, V vocabulary.
 """
 
@@ -9,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from bitgolf.model.part import Bus, Part
+from bitgolf.model.forward_context import Bus
+from bitgolf.model.part import Part
 
 Stream = Tensor | tuple[Tensor, Tensor]
 """The residual stream between blocks: one tensor (B, T, D), or two lanes, the one that attention reads and the MLP's.
@@ -91,9 +94,17 @@ class Mask(Part):
     def forward(self, bus: Bus) -> Tensor:
         raise NotImplementedError
 
-    def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """The same for a whole sequence as a rule of indices (row, query, key) -> seen. Optional: for fast cores."""
-        raise NotImplementedError
+    @property
+    def label(self) -> str:
+        """Class and setting, as logs name the mask."""
+        return f"{type(self).__name__}()"
+
+    def rule(self, bus: Bus) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+        """The same for a whole sequence as a rule of indices (row, query, key) -> seen; None for a mask without one.
+
+        Fast cores, and rows too long for a mask of all pairs, need it.
+        """
+        return None
 
 
 class Feed(Part):
@@ -131,13 +142,6 @@ class Add(Part):
         raise NotImplementedError
 
 
-class Depth(Part):
-    """Which blocks run, in which order, and what connects them."""
-
-    def forward(self, x: Tensor, bus: Bus, blocks: nn.ModuleList) -> Tensor:
-        raise NotImplementedError
-
-
 class Order:
     """The physical layers to visit, in order; a plan for each part of the run."""
 
@@ -151,25 +155,6 @@ class Skip(Part):
 
     def forward(self, x: Tensor, skip: Tensor, j: int) -> Tensor:
         raise NotImplementedError
-
-
-class Wiring(Part):
-    """How a block's two branches read and write the stream, or its two lanes. Other parts see one lane at a time."""
-
-    def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
-        """One visit of a block."""
-        raise NotImplementedError
-
-    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: nn.Module) -> Stream:
-        """Let the j-th skip's value in, before a visit of this block: here into every lane that of the same lane."""
-        if isinstance(x, tuple):
-            first, second = pair(value)
-            return skip(x[0], first, j), skip(x[1], second, j)
-        return skip(x, pair(value)[0], j)
-
-    def close(self, x: Stream) -> Tensor:
-        """The stream after the last visit, (B, T, D)."""
-        return pair(x)[0]
 
 
 class Share:

@@ -1,4 +1,4 @@
-"""Orders that visit layers more than once: depth without parameters."""
+"""Orders in which layers are visited: each once, or some more often, which is depth without parameters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from bitgolf.config.spec import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Order
+
+
+@register
+class Once(Order):
+    """Every layer once, in order."""
+
+    def plans(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
+        return [(0.0, range(layers))]
 
 
 @register

@@ -1,42 +1,20 @@
-"""Which blocks run, in which order, how their branches meet the stream, and what connects the halves."""
+"""Which blocks run, in which order, and what connects the halves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, Spec, part, register
-from bitgolf.model.interfaces import Depth, Order, Skip, Stream, Wiring
-from bitgolf.model.part import Bus, Clocked
+from bitgolf.model.block import Block, Depth, Wiring
+from bitgolf.model.forward_context import Bus
+from bitgolf.model.interfaces import Order, Skip, Stream
+from bitgolf.model.layer_orders import Once
+from bitgolf.model.part import Clocked
+from bitgolf.model.residual_topology import Serial
 from bitgolf.runtime.progress import Now
-
-if TYPE_CHECKING:
-    from bitgolf.model.lm import Block
-
-
-@register
-class Once(Order):
-    """Every layer once, in order."""
-
-    def __init__(self) -> None:
-        pass
-
-    def plans(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
-        return [(0.0, range(layers))]
-
-
-@register
-class Serial(Wiring):
-    """The second branch reads what the first has written."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
-    def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
-        return cast("Block", block)(cast(Tensor, x), bus)
 
 
 @register
@@ -91,7 +69,7 @@ class Planned(Depth, Clocked):
     def at(self, now: Now) -> None:
         self.visits = [visits for since, visits in self.plans if since <= now.progress][-1]
 
-    def visit(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
+    def visit(self, x: Stream, bus: Bus, block: Block) -> Stream:
         x = self.wiring(x, bus, block)
         bus.visit += 1
         return x
@@ -104,7 +82,7 @@ class Straight(Planned):
     def __init__(self, at: Place, /, *, order: Spec[Order] = part(Once), wiring: Spec[Wiring] = part(Serial)) -> None:
         super().__init__(at, order, wiring)
 
-    def forward(self, x: Tensor, bus: Bus, blocks: nn.ModuleList) -> Tensor:
+    def forward(self, x: Tensor, bus: Bus, blocks: Sequence[Block]) -> Tensor:
         stream: Stream = x
         for i in self.visits:
             stream = self.visit(stream, bus, blocks[i])
@@ -131,7 +109,7 @@ class UNet(Planned):
         super().__init__(at, order, wiring)
         self.skip = skip(at.matrix(max(len(visits) for _, visits in self.plans) // 2, at.dim))
 
-    def forward(self, x: Tensor, bus: Bus, blocks: nn.ModuleList) -> Tensor:
+    def forward(self, x: Tensor, bus: Bus, blocks: Sequence[Block]) -> Tensor:
         half = len(self.visits) // 2
         stream: Stream = x
         skips: list[Stream] = []

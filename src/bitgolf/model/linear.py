@@ -60,6 +60,13 @@ class HeadLinear(Linear):
     roles = {"weight": "head"}
 
 
+class TiedProduct(Part):
+    """x W^T for a tied head. A module of its own, so that forward hooks see its input and its output."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight.to(x.dtype))
+
+
 @register
 class Embedding(Part):
     """Token table E (V, D); also the output matrix where the head is tied."""
@@ -74,6 +81,7 @@ class Embedding(Part):
         with torch.no_grad():
             init().fill(self.weight)
         self.view = chain(view, at.matrix(at.dim, at.vocab, name="embed"))
+        self.product = TiedProduct()
 
     def table(self) -> Tensor:
         w = self.weight
@@ -86,4 +94,4 @@ class Embedding(Part):
 
     def project(self, x: Tensor) -> Tensor:
         """Tied head: (B, T, D) -> (B, T, V)."""
-        return F.linear(x, self.table().to(x.dtype))
+        return self.product(x, self.table())

@@ -8,67 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.model.attention.rope_scaling import Scaling
+from bitgolf.model.block import Block, Depth
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.head import Head
-from bitgolf.model.interfaces import Branch, Depth, Feed, Mixer, Norm, Share, StreamPart
+from bitgolf.model.interfaces import Norm, Share, StreamPart
 from bitgolf.model.layer_schedule import Straight
 from bitgolf.model.linear import Embedding
-from bitgolf.model.part import Bus, Part, chain
-from bitgolf.model.residual import BranchScale, Normalize, RMSNorm
-
-
-@register
-class Block(Part):
-    """Pre-norm residual block: mix over time, then over channels."""
-
-    def __init__(
-        self,
-        at: Place,
-        /,
-        *,
-        mixer: Spec[Mixer],
-        mlp: Spec[Feed],
-        enter: tuple[Spec[StreamPart], ...] = (),
-        norm: Spec[Norm] = part(RMSNorm),
-        branch: tuple[Spec[Branch], ...] = (part(BranchScale),),
-        leave: tuple[Spec[StreamPart], ...] = (),
-    ) -> None:
-        super().__init__()
-        self.layer = at.layer
-        self.enter = chain(enter, at)
-        self.norm = norm(at)
-        self.mixer = mixer(at)
-        self.branch_mixer = chain(branch, at)
-        self.mlp = mlp(at)
-        self.beside = nn.ModuleList()  # of `Add`, parallel to the MLP: what a model learns while it is scored
-        self.branch_mlp = chain(branch, at)
-        self.leave = chain(leave, at)
-
-    def mix(self, x: Tensor, bus: Bus) -> Tensor:
-        """What the first branch adds to the stream."""
-        y = self.mixer(self.norm(x), bus)
-        for p in self.branch_mixer:
-            y = p(y)
-        return y
-
-    def feed(self, x: Tensor) -> Tensor:
-        """What the second branch adds."""
-        x = self.norm(x)
-        y = self.mlp(x)
-        for p in self.beside:
-            y = y + p(x)
-        for p in self.branch_mlp:
-            y = p(y)
-        return y
-
-    def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        for p in self.enter:
-            x = p(x, bus)
-        x = x + self.mix(x, bus)
-        x = x + self.feed(x)
-        for p in self.leave:
-            x = p(x, bus)
-        return x
-
+from bitgolf.model.part import Part, chain
+from bitgolf.model.residual import Normalize, RMSNorm
 
 StreamType = Literal["auto", "float32", "bfloat16"]
 
@@ -120,9 +68,9 @@ class LM(Part):
         self.norm = norm(at)
         self.head = head(at)
 
-    def bus(self, ids: Tensor) -> Bus:
-        """What flows past the blocks when these ids, (B, T), are read at once."""
-        return Bus(ids, self.bos)
+    def bus(self, ids: Tensor, rope_scaling: Scaling | None = None) -> Bus:
+        """What flows past the blocks when these ids, (B, T), are read at once, with this scaling of rotary positions."""
+        return Bus(ids, self.bos, rope_scaling)
 
     def hidden(self, bus: Bus) -> Tensor:
         """The normalised last state, (B, T, D), in the stream's type."""

@@ -47,9 +47,6 @@ class SwiGLU(Feed):
 class Relu(Activation):
     """max(u, 0)."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, u: Tensor) -> Tensor:
         return F.relu(u)
 
@@ -69,9 +66,6 @@ class Leaky(Activation):
 @register
 class ReluSquared(Activation):
     """relu(u)^2 (Primer, arXiv 2109.08668; the baseline's activation)."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
 
     def forward(self, u: Tensor) -> Tensor:
         return F.relu(u).square()

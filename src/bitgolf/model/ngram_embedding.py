@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.inits import Zeros
 from bitgolf.model.interfaces import Init, StreamPart
 from bitgolf.model.linear import Embedding, Linear
-from bitgolf.model.part import Bus
 
 
 class Hash:
@@ -31,9 +31,6 @@ class XorHash(Hash):
     """
 
     factors = (36313, 27191, 51497)
-
-    def __init__(self) -> None:
-        pass
 
     def slots(self, ids: Sequence[Tensor], rows: int) -> Tensor:
         mixed = torch.zeros_like(ids[0])

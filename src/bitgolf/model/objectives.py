@@ -13,23 +13,21 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Cap, Objective
 from bitgolf.model.linear import HeadLinear
 from bitgolf.model.logits_transforms import Softcap
-from bitgolf.model.part import chain, wide
+from bitgolf.model.numerics import at_least_float32
+from bitgolf.model.part import chain
 
 
 def nats(z: Tensor, targets: Tensor) -> Tensor:
     """Negative log-likelihood of each target, (B, T), from logits (B, T, V)."""
-    return F.cross_entropy(wide(z).flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    return F.cross_entropy(at_least_float32(z).flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
 
 @register
 class CrossEntropy(Objective):
     """Mean negative log-likelihood of the next token, in nats per token."""
 
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
-
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
-        return F.cross_entropy(wide(logits(x)).flatten(0, 1), targets.flatten())
+        return F.cross_entropy(at_least_float32(logits(x)).flatten(0, 1), targets.flatten())
 
 
 def further(z: Tensor, targets: Tensor, ahead: int, bos: int) -> Tensor:
@@ -72,7 +70,7 @@ class MultiToken(Objective):
         self.caps = chain(caps, at)
 
     def guess(self, head: nn.Module, x: Tensor) -> Tensor:
-        z = wide(head(x))
+        z = at_least_float32(head(x))
         for p in self.caps:
             z = p(z)
         return z
@@ -117,7 +115,7 @@ class EntropyWeighted(Objective):
     @torch.no_grad()
     def weights(self, z: Tensor) -> Tensor:
         """(B, T), from logits (B, T, V)."""
-        log_p = wide(z).log_softmax(-1)
+        log_p = at_least_float32(z).log_softmax(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         w = (0.5 + entropy / entropy.mean().clamp_min(1e-8)).clamp(0.5, 1.5)
         return w / w.mean() if self.normalised else w
@@ -140,4 +138,4 @@ class ZLoss(Objective):
 
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
         z = logits(x)
-        return nats(z, targets).mean() + self.weight * wide(z).logsumexp(-1).square().mean()
+        return nats(z, targets).mean() + self.weight * at_least_float32(z).logsumexp(-1).square().mean()

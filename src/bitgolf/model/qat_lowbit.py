@@ -12,7 +12,7 @@ from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.grids.lowbit import BinaryGrid, Float8Grid, TernaryGrid
 from bitgolf.model.interfaces import Activation, AfterPart, View
 from bitgolf.model.mlp import ReluSquared
-from bitgolf.model.part import rms
+from bitgolf.model.numerics import rms
 from bitgolf.model.qat import straight_through
 
 
@@ -58,9 +58,6 @@ class Float8(LowBit):
 @register
 class NormedOutput(AfterPart):
     """Attention's output divided by its root mean square over all heads, H d values, before the output matrix (#640)."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
         return rms(y.flatten(-2)).view(y.shape)

@@ -7,17 +7,16 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, register
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Branch, Norm, StreamPart
-from bitgolf.model.part import Bus, Clocked, rms
+from bitgolf.model.numerics import rms
+from bitgolf.model.part import Clocked
 from bitgolf.runtime.progress import Now
 
 
 @register
 class RMSNorm(Norm):
     """x / sqrt(mean(x^2) + eps), without a gain (arXiv 1910.07467; the baseline's form)."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
         return rms(x)
@@ -43,9 +42,6 @@ class DepthScaledNorm(Norm):
 @register
 class Normalize(StreamPart):
     """The norm after the embedding: what later layers call x0 is its output."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
 
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
         return rms(x)

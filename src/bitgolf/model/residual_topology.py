@@ -1,17 +1,18 @@
-"""Wirings where attention and MLP do not wait for each other, or write to streams of their own."""
+"""Residual topologies: attention and MLP one after the other, in parallel, or on two streams (lanes) of their own."""
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, register
 from bitgolf.errors import RecipeError
-from bitgolf.model.interfaces import Skip, Stream, Wiring, pair
-from bitgolf.model.lm import Block
-from bitgolf.model.part import Bus, layer_set
+from bitgolf.model.block import Block, Wiring
+from bitgolf.model.forward_context import Bus
+from bitgolf.model.interfaces import Skip, Stream, pair
+from bitgolf.model.part import layer_set
 
 Final = Literal["mean", "attn", "mlp"]
 
@@ -21,6 +22,14 @@ def enter(block: Block, x: Tensor, bus: Bus) -> Tensor:
     for p in block.enter:
         x = p(x, bus)
     return x
+
+
+@register
+class Serial(Wiring):
+    """The second branch reads what the first has written."""
+
+    def forward(self, x: Stream, bus: Bus, block: Block) -> Stream:
+        return block(x, bus)
 
 
 @register
@@ -34,10 +43,10 @@ class Parallel(Wiring):
         super().__init__()
         self.layers = layer_set(layers, at.layers)
 
-    def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
-        block, x = cast(Block, block), cast(Tensor, x)
+    def forward(self, x: Stream, bus: Bus, block: Block) -> Stream:
         if block.layer not in self.layers:
             return block(x, bus)
+        assert isinstance(x, Tensor)  # one stream: no other topology opens lanes
         x = enter(block, x, bus)
         x = x + block.mix(x, bus) + block.feed(x)
         for p in block.leave:
@@ -79,8 +88,7 @@ class Lanes(Wiring):
             raise RecipeError("a block with two lanes has no place for `leave`", place="model.block.leave")
         return x, x
 
-    def forward(self, x: Stream, bus: Bus, block: nn.Module) -> Stream:
-        block = cast(Block, block)
+    def forward(self, x: Stream, bus: Bus, block: Block) -> Stream:
         x = self.open(x, block)
         return self.step(*x, bus, block) if isinstance(x, tuple) else block(x, bus)
 
@@ -112,8 +120,8 @@ class TwoLanes(Lanes):
             resid[1] * b + post[0, 1] * mixed + post[1, 1] * fed,
         )
 
-    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: nn.Module) -> Stream:
-        x, value = self.open(x, cast(Block, block)), pair(value)[0]
+    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: Block) -> Stream:
+        x, value = self.open(x, block), pair(value)[0]
         return (skip(x[0], value, j), x[1]) if isinstance(x, tuple) else skip(x, value, j)
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, register
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import StreamPart
-from bitgolf.model.part import Bus, wide
+from bitgolf.model.numerics import at_least_float32
 
 
 class VectorSmear(StreamPart):
@@ -112,7 +113,7 @@ class MeanSmear(StreamPart):
         self.theta = nn.Parameter(torch.zeros(at.dim))
 
     def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        own = wide(x)  # in bfloat16 a sum over a long text would not grow any more
+        own = at_least_float32(x)  # in bfloat16 a sum over a long text would not grow any more
         before = bus.running_sum(self, own) - own
         start = self.start(bus)
         _, history = bus.recall(self, own[..., :0], before)

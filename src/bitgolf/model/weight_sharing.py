@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from bitgolf.config.spec import Place, register
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Add, Order, Share
+from bitgolf.model.parameters import roles as roles_of
 from bitgolf.model.part import Clocked
-from bitgolf.model.part import roles as roles_of
 from bitgolf.runtime.progress import Now
 
 

@@ -17,16 +17,15 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 
-from bitgolf.artifact.model import build_empty
 from bitgolf.config.recipe import Recipe, reserve_of
 from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Place, Spec
 from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import BitgolfError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
-from bitgolf.model.decoding.incremental import Reader
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights
+from bitgolf.model.parameters import load_weights
 from bitgolf.pipeline.execute import Run
 from bitgolf.quantize.calibration.calibrate import distinct
 from bitgolf.quantize.calibration.sources import Subject
@@ -141,7 +140,7 @@ def calibrate_run(
             journal.progress(f"calibrate: {done:,} of {of:,} batches")
 
         manifest = load_manifest(data)
-        model = build_empty(recipe["model"], manifest.vocab, manifest.bos)
+        model = build_on_meta(recipe["model"], manifest.vocab, manifest.bos)
         load_weights(model, load_file(folder / "averaged.safetensors"))
         subject = _subject(recipe, data, model, choose(world.local_rank, wanted))
         found = recipe["calibrate"]().measure(subject, world, progress, **bounds._asdict())
@@ -167,11 +166,7 @@ def measure_reserve(recipe: Spec[Recipe], data: Path, world: World, device: Devi
 
 def _subject(recipe: Spec[Recipe], data: Path, model: LM, device: Device) -> Subject:
     model = model.to(device.device).eval()
-    return Subject(model, data, recipe["train.length"], model.bos, _reader, device.autocast)
-
-
-def _reader(model: LM, lanes: int, tokens: int) -> Reader:
-    return Reader(model, lanes, window=tokens, stride=tokens)
+    return Subject(model, data, recipe["train.length"], model.bos, device.autocast)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,15 +13,16 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
 from bitgolf.artifact.ledger import Entry, choices, ledger, over_cap_advice
-from bitgolf.artifact.model import build_empty, write
+from bitgolf.artifact.model import write
 from bitgolf.config.recipe import identity, training_slice
 from bitgolf.config.spec import part
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.prepare import prepare as prepare_data
 from bitgolf.errors import BitgolfError, DamagedError, UsageError
 from bitgolf.files import file_digest, read_json, value_digest, write_bytes, write_json
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.part import load_weights, roles
+from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pack.parallel import workers
 from bitgolf.pipeline.calibration import measure_reserve
 from bitgolf.pipeline.execute import Run
@@ -134,7 +135,7 @@ def claim_checkpoints(run: Run) -> None:
 def empty_model(run: Run) -> LM:
     """For the tokenizer that the shards were made with; the recipe's own may be another, or smaller."""
     tokenizer = load_tokenizer(run.data / "tokenizer.model")
-    return build_empty(run.recipe["model"], tokenizer.vocab, tokenizer.bos)
+    return build_on_meta(run.recipe["model"], tokenizer.vocab, tokenizer.bos)
 
 
 def average(run: Run) -> dict[str, Any]:

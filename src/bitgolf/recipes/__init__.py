@@ -32,14 +32,32 @@ def describe(name: str) -> str:
 
 
 def published(name: str) -> tuple[str, float] | None:
-    """The stage and the bits per byte of a recipe's published result, the file's own; read without importing it."""
-    figures: dict[str, float] = {}
-    for node in ast.walk(_source(name)):
-        pairs = [(node.arg, node.value)] if isinstance(node, ast.keyword) else []
-        if isinstance(node, ast.Dict):
-            pairs = [(ast.unparse(key), value) for key, value in zip(node.keys, node.values, strict=True) if key]
-        figures = next((ast.literal_eval(value) for key, value in pairs if key in ("bpb", "'bpb'")), figures)
+    """The stage and the bits per byte of a recipe's published result, the file's own."""
+    figures = (published_results(name) or {"bpb": {}})["bpb"]
     return next(((stage, figures[stage]) for stage in ("adapted", "sliding", "packed") if stage in figures), None)
+
+
+def published_results(name: str) -> dict[str, Any] | None:
+    """What `published.json` says of a recipe, None where nothing was published.
+
+    The figures are the authors' own, on FineWeb's validation text, read from their logs and submissions; nothing in the
+    file was measured by us. `bpb` holds the mean over the seeds (of one, the one submitted) by stage: `trained` before
+    averaging, `averaged`, `packed` (the contiguous windows of the quantized model), `sliding`, `adapted` (after
+    adaptation at scoring time). `bytes` is the largest file of these seeds; it counts the code, `code` of them, which is
+    None where nothing tells it. `departures` maps what our recipe does otherwise to the `--set` that undoes it.
+    """
+    table = _published_table()
+    if (system := table["systems"].get(name)) is None:
+        return None
+    if "departures" not in system:
+        return dict(system)
+    departures = (table["departures"][key] for key in system["departures"])
+    return {**system, "departures": {said["text"]: said["undo"] for said in departures}}
+
+
+@cache
+def _published_table() -> dict[str, Any]:
+    return read_json(Path(__path__[0]) / "published.json")
 
 
 def _source(name: str) -> ast.Module:
@@ -53,7 +71,8 @@ def get(name: str) -> Spec[Recipe]:
         near = difflib.get_close_matches(name, names(), 1)
         mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
         raise UsageError(f"there is no recipe {name!r}", mend=mend)
-    return getattr(importlib.import_module(f"bitgolf.recipes.{name}"), name)()
+    recipe: Spec[Recipe] = getattr(importlib.import_module(f"bitgolf.recipes.{name}"), name)()
+    return recipe.but(published=published_results(name))
 
 
 def resolve(recipe: str, sets: Sequence[str]) -> Spec[Any]:

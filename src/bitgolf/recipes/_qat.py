@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from bitgolf.config.recipe import Recipe
@@ -13,8 +12,10 @@ from bitgolf.config.rules import cover
 from bitgolf.config.spec import Place, Spec, part, path_pattern
 from bitgolf.errors import RecipeError
 from bitgolf.grids.row_quantizer import RowQuantizer
+from bitgolf.model.build import build_on_meta
 from bitgolf.model.interfaces import View
-from bitgolf.model.part import only, roles
+from bitgolf.model.parameters import roles
+from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant
 from bitgolf.quantize.codecs.codec import Codec, IntRows
 from bitgolf.quantize.codecs.lqer import LowRankRepair
@@ -59,8 +60,7 @@ def _matrices(recipe: Spec[Recipe], nodes: Sequence[str]) -> dict[str, list[Matr
     marked = recipe
     for node in nodes:
         marked = marked.set(f"{node}.view", (*recipe[f"{node}.view"], part(Marker, node=node)))
-    with torch.device("meta"):
-        model = marked["model"](Place(vocab=recipe["tokens.vocab"]))
+    model = build_on_meta(marked["model"], recipe["tokens.vocab"])
     rules = recipe["quantize"]
     taken = cover(rules, roles(model), place="quantize")
     rule_of = {path: i for i, paths in enumerate(taken) for path in paths}

@@ -13,11 +13,12 @@ from bitgolf.grids.clip import QuantileClip
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import Sdpa
 from bitgolf.model.attention.rope import Rope
+from bitgolf.model.block import Block
 from bitgolf.model.head import TiedHead
 from bitgolf.model.inits import Normal
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.linear import Embedding
-from bitgolf.model.lm import LM, Block
+from bitgolf.model.lm import LM
 from bitgolf.model.logits_transforms import Softcap
 from bitgolf.model.mlp import MLP, ReluSquared
 from bitgolf.model.objectives import CrossEntropy
@@ -67,15 +68,6 @@ def baseline() -> Spec[Recipe]:
         ),
         pack=part(Pack, cap=16_000_000, coder=part(Zlib, level=9)),
         score=(part(Contiguous, window=1024),),
-        published={
-            "source": "openai/parameter-golf, records/track_10min_16mb, NaiveBaseline",
-            "hardware": "8 x H100 SXM, 600 s",
-            "text": "FineWeb, first 50,000 documents",
-            "params": 17_059_912,
-            "bpb": {"trained": 1.2172, "packed": 1.2244},
-            "bytes": 15_863_489,
-            "steps": 13_780,
-        },
     )
 
 

@@ -23,7 +23,9 @@ from bitgolf.score.methods import Contiguous, Sliding
 
 def midsize() -> Spec[Recipe]:
     """The baseline, narrower, with the activation that later records settled on, and all that makes it small here."""
-    recipe = baseline().but(name="midsize", published=None)
+    recipe = baseline().but(
+        name="midsize",
+    )
     recipe = recipe.set("model.dim", 256).set("model.layers", 6).set("tokens.vocab", 4096)
     recipe = recipe.edit(Attention, but(heads=4, kv_heads=2)).edit(QGain, but(init=2.0))
     recipe = recipe.edit(MLP, but(hidden=768, act=part(LeakySquared, slope=0.5)))

@@ -12,7 +12,7 @@ from bitgolf.grids.clip import SearchClip
 from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.model.qat import FakeQuant
 from bitgolf.pack.byte_coders import Lzma
-from bitgolf.recipes._published import AFTER, SEARCHED, codec, floored, on_own_samples, results, twice_damped
+from bitgolf.recipes._common import codec, floored, on_own_samples, twice_damped
 from bitgolf.recipes.pr549 import pr549
 
 
@@ -24,14 +24,4 @@ def pr1019() -> Spec[Recipe]:
         calibrate=on_own_samples(),
         score=recipe["score"][:2],
         quantize=codec(floored(clip=part(SearchClip, per_row=False), solve=twice_damped())),
-        published=results(
-            1019,
-            params=27_067_484,
-            bpb={"averaged": 1.1342, "packed": 1.13835, "sliding": 1.11474},
-            bytes=15_984_850,
-            code=101_850,
-            steps=6922,
-            seeds={314: {"sliding": 1.11508}, 42: {"sliding": 1.11437}, 999: {"sliding": 1.11475}},
-            departures={**recipe["published"]["departures"], **SEARCHED, **AFTER},
-        ),
     )

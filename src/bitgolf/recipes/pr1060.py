@@ -11,7 +11,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import CoprimeStride
 from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.pack.byte_coders import Lzma
-from bitgolf.recipes._published import CLIPPED, SEARCHED, on_training_text, reserved, results
+from bitgolf.recipes._common import on_training_text
 from bitgolf.recipes.pr1019 import pr1019
 
 
@@ -21,20 +21,4 @@ def pr1060() -> Spec[Recipe]:
     recipe = recipe.set("train.order", part(CoprimeStride))
     return recipe.set("pack.coder", part(Lzma, preset=6)).but(
         calibrate=on_training_text(64),
-        published=results(
-            1060,
-            params=27_038_812,
-            bpb={"averaged": 1.1321, "packed": 1.13569, "sliding": 1.11222},
-            bytes=15_983_626,
-            code=96_398,
-            steps=6704,
-            ms_per_step=87.4,
-            seeds={1337: {"sliding": 1.11184}, 2025: {"sliding": 1.11212}, 42: {"sliding": 1.11271}},
-            departures={
-                **CLIPPED,
-                **reserved(14),
-                **SEARCHED,
-                "SmearGate is masked at document starts": "model.enter.2.mask_starts=false",
-            },
-        ),
     )

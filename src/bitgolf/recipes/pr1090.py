@@ -25,7 +25,7 @@ from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import BlendSmear
 from bitgolf.pack.byte_coders import Zstd
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.recipes._published import ADAPTED, HALF, results
+from bitgolf.recipes._common import HALF
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.pr162 import bigrams
 from bitgolf.score.adapt.document_lora import DocumentLora
@@ -52,18 +52,5 @@ def pr1090() -> Spec[Recipe]:
         score=(
             part(Contiguous, window=2048),
             part(DocumentLora, window=256, stride=256, on=("q", "v"), alpha=1.0, lr=0.05, betas=(0.9, 0.999), eps=1e-8),
-        ),
-        published=results(
-            1090,
-            params=27_092_057,
-            hardware="1 x H100 PCIe, 4850 s",
-            bpb={"trained": 1.1727, "packed": 1.1930, "adapted": 1.1573},
-            bytes=15_793_319,
-            code=57_899,
-            steps=7926,
-            ms_per_step=611.9,
-            seeds={1337: {"adapted": 1.1573}},
-            departures={"SmearGate is masked at document starts": "model.enter.2.mask_starts=false", **ADAPTED},
-            doubts="its losses and bits per byte imply three different tokenizer ratios: not a figure to calibrate to",
         ),
     )

@@ -22,7 +22,7 @@ from bitgolf.model.residual_topology import TwoLanesInTurn
 from bitgolf.model.weight_sharing import UntiedRepeats
 from bitgolf.optim.muon import Muon
 from bitgolf.pack.byte_coders import Brotli
-from bitgolf.recipes._published import AFTER, CLIPPED, SEARCHED, codec, floored, on_own_samples, results, twice_damped
+from bitgolf.recipes._common import codec, floored, on_own_samples, twice_damped
 from bitgolf.recipes.pr1060 import pr1060
 
 SIX_BITS = ("4.**", "5.**", "6.**", "7.**", "1.mixer.q", "1.mixer.out", "2.mixer.out", "3.mixer.out")
@@ -39,26 +39,4 @@ def pr1204() -> Spec[Recipe]:
     finer = tuple(part(Rule, where=f"matrix@blocks.{where}.weight", use=six) for where in SIX_BITS)
     return recipe.set("pack.coder", part(Brotli)).but(
         quantize=(part(Rule, where="matrix@enter.0.**", use=five), *codec(five, *finer)),
-        published=results(
-            1204,
-            params=30_352_046,
-            bpb={"averaged": 1.1228, "packed": 1.13076, "sliding": 1.10625},
-            bytes=15_946_657,
-            code=93_853,
-            steps=6243,
-            ms_per_step=96.1,
-            seeds={
-                1337: {"averaged": 1.1232, "packed": 1.13105, "sliding": 1.10658},
-                2024: {"averaged": 1.1216, "packed": 1.12888, "sliding": 1.10444},
-                42: {"averaged": 1.1235, "packed": 1.13235, "sliding": 1.10774},
-            },
-            departures={
-                **CLIPPED,
-                **AFTER,
-                **SEARCHED,
-                "SmearGate is masked at document starts": "model.enter.2.mask_starts=false",
-                "layer 0 has attention": "",
-                "twelve matrices have int5 instead of int6": "",
-            },
-        ),
     )

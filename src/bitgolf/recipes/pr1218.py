@@ -21,7 +21,7 @@ from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
 from bitgolf.pack.byte_coders import Brotli
 from bitgolf.quantize.codecs.gptq import Gptq
-from bitgolf.recipes._published import SEARCHED, codec, floored, groups, on_training_text, reserved, results
+from bitgolf.recipes._common import codec, floored, groups, on_training_text
 from bitgolf.recipes.pr1060 import pr1060
 
 
@@ -44,18 +44,4 @@ def pr1218() -> Spec[Recipe]:
     return recipe.set("pack.coder", part(Brotli)).but(
         calibrate=on_training_text(64),
         quantize=codec(floored(clip=part(SearchClip, per_row=False), solve=part(Gptq))),
-        published=results(
-            1218,
-            params=34_401_371,
-            bpb={"averaged": 1.10467, "packed": 1.11620, "sliding": 1.09785},
-            bytes=15_927_782,
-            code=68_246,
-            steps=5963,
-            seeds={
-                42: {"averaged": 1.10411, "packed": 1.11588, "sliding": 1.09744},
-                1337: {"averaged": 1.10482, "packed": 1.11631, "sliding": 1.09795},
-                2025: {"averaged": 1.10507, "packed": 1.11641, "sliding": 1.09816},
-            },
-            departures=SEARCHED | reserved(10),
-        ),
     )

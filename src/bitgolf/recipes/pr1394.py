@@ -13,7 +13,7 @@ from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import GatedSkip, UNet
 from bitgolf.model.residual import Normalize
 from bitgolf.optim.muon import Muon
-from bitgolf.recipes._published import LOOKED_UP, deviations, on_training_text, reserved, results
+from bitgolf.recipes._common import deviations, on_training_text
 from bitgolf.recipes.pr1285 import pr1285
 
 
@@ -26,20 +26,4 @@ def pr1394() -> Spec[Recipe]:
     return recipe.but(
         calibrate=on_training_text(64),
         quantize=deviations(mlp=12.85, rest=12.85, embed=20.0, embed_bits=8),
-        published=results(
-            1394,
-            params=35_943_512,
-            bpb={"averaged": 1.09021, "packed": 1.10235, "sliding": 1.08562},
-            bytes=15_988_983,
-            code=15_516,
-            steps=4989,
-            seeds={
-                1: {"averaged": 1.08996, "packed": 1.10239, "sliding": 1.08554},
-                1234: {"averaged": 1.08942, "packed": 1.10130, "sliding": 1.08463},
-                1337: {"averaged": 1.09079, "packed": 1.10222, "sliding": 1.08554},
-                2025: {"averaged": 1.09092, "packed": 1.10239, "sliding": 1.08578},
-                42: {"averaged": 1.08994, "packed": 1.10345, "sliding": 1.08664},
-            },
-            departures=LOOKED_UP | reserved(12),
-        ),
     )

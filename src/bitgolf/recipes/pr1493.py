@@ -14,7 +14,7 @@ from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.residual_topology import Parallel
 from bitgolf.optim.muon import Muon
-from bitgolf.recipes._published import LOOKED_UP, by_chunks, reserved, results
+from bitgolf.recipes._common import by_chunks
 from bitgolf.recipes.pr1394 import pr1394
 
 
@@ -27,19 +27,4 @@ def pr1493() -> Spec[Recipe]:
     recipe = recipe.set("train.schedule.fraction", 0.72)
     return recipe.but(
         score=(*recipe["score"], by_chunks(lr=0.005)),
-        published=results(
-            1493,
-            params=35_944_536,
-            bpb={"trained": 1.0889, "averaged": 1.08767, "packed": 1.09949, "sliding": 1.0827, "adapted": 1.0810},
-            bytes=15_993_232,
-            code=16_594,
-            steps=4554,
-            ms_per_step=129.1,
-            seeds={
-                42: {"averaged": 1.08735, "packed": 1.09970, "sliding": 1.08286, "adapted": 1.08079},
-                314: {"averaged": 1.08775, "packed": 1.09947, "sliding": 1.08271, "adapted": 1.08103},
-                999: {"averaged": 1.08789, "packed": 1.09929, "sliding": 1.08265, "adapted": 1.08118},
-            },
-            departures=LOOKED_UP | reserved(12),
-        ),
     )

@@ -12,11 +12,10 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import Sdpa, Window
 from bitgolf.model.attention.key_offset import KeyOffset
-from bitgolf.model.attention.rope import Ntk, Rope
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk
 from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant
-from bitgolf.recipes._published import AFTER, CLIPPED, SEARCHED, results
-from bitgolf.recipes.pr315 import NEVER
 from bitgolf.recipes.pr1019 import pr1019
 from bitgolf.score.methods import Contiguous, Sliding
 
@@ -30,27 +29,4 @@ def pr1512() -> Spec[Recipe]:
     recipe = recipe.edit(FakeQuant, but(since=round(1 - 0.15 * 4000 / 7285, 3)))
     return recipe.but(
         score=(part(Contiguous, window=4096), part(Sliding, window=4096, stride=64)),
-        published=results(
-            1512,
-            params=27_067_484,
-            bpb={"trained": 1.1213, "averaged": 1.1204, "packed": 1.1255, "sliding": 1.1117},
-            bytes=16_120_506,
-            code=111_834,
-            steps=7285,
-            ms_per_step=82.4,
-            seeds={
-                1337: {"trained": 1.1211, "averaged": 1.1201, "packed": 1.12518, "sliding": 1.11132},
-                42: {"trained": 1.1207, "averaged": 1.1198, "packed": 1.12501, "sliding": 1.11120},
-                7: {"trained": 1.1222, "averaged": 1.1213, "packed": 1.12628, "sliding": 1.11256},
-            },
-            departures={
-                **CLIPPED,
-                **AFTER,
-                **SEARCHED,
-                "weight decay has no mask: one was left on keys and values from a trial": "",
-                "SmearGate is masked at document starts": "model.enter.2.mask_starts=false",
-                "a document's first key is not offset into the last one's": "model.block.mixer.qk.2.use.mask_starts=false",
-                "late fake quantization acts": NEVER,
-            },
-        ),
     )

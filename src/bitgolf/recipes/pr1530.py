@@ -15,16 +15,10 @@ from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.residual_topology import TwoLanes
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
-from bitgolf.recipes._published import (
+from bitgolf.recipes._common import (
     BANKS,
-    CHARGED,
-    CLIPPED,
-    LOOKED_UP,
-    WITHIN,
     by_document,
     on_training_text,
-    reserved,
-    results,
 )
 from bitgolf.recipes.pr1493 import pr1493
 
@@ -37,18 +31,4 @@ def pr1530() -> Spec[Recipe]:
     return recipe.but(
         calibrate=on_training_text(64),
         score=(recipe["score.0"], by_document(stride=32)),
-        published=results(
-            1530,
-            params=35_944_602,
-            bpb={"averaged": 1.07248, "packed": 1.08412, "adapted": 1.07336},
-            bytes=15_996_664,
-            code=27_310,
-            steps=4853,
-            seeds={
-                0: {"averaged": 1.07184, "packed": 1.08325, "adapted": 1.07258},
-                1: {"averaged": 1.07235, "packed": 1.08414, "adapted": 1.07325},
-                2: {"averaged": 1.07324, "packed": 1.08496, "adapted": 1.07426},
-            },
-            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | reserved(13),
-        ),
     )

@@ -22,7 +22,7 @@ from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownSteps
 from bitgolf.pack.byte_coders import Zstd
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.recipes._published import HALF, codec, groups, results
+from bitgolf.recipes._common import HALF, codec, groups
 from bitgolf.recipes.baseline import baseline
 from bitgolf.score.methods import Contiguous, Sliding
 
@@ -49,23 +49,6 @@ def pr162() -> Spec[Recipe]:
     return recipe.set("pack.coder", part(Zstd, level=22)).but(
         quantize=codec(part(IntRows, bits=6, clip=part(MaxClip), full_range=True), *whole()),
         score=(part(Contiguous, window=2048), part(Sliding, window=2048, stride=64)),
-        published=results(
-            162,
-            params=22_368_841,
-            bpb={"trained": 1.1616, "sliding": 1.14582},
-            bytes=15_944_907,
-            code=52_243,
-            steps=7386,
-            ms_per_step=81.3,
-            seeds={
-                1337: {"trained": 1.1616, "sliding": 1.14597},
-                42: {"trained": 1.1622, "sliding": 1.14656},
-                7: {"trained": 1.1611, "sliding": 1.14492},
-            },
-            departures={
-                "the first token of a document does not see the last one's embedding": "model.enter.2.mask_starts=false"
-            },
-        ),
     )
 
 

@@ -9,17 +9,11 @@ from bitgolf.config.edits import but
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.optim.muon import Muon
-from bitgolf.recipes._published import (
-    CHARGED,
-    CLIPPED,
-    LOOKED_UP,
-    WITHIN,
+from bitgolf.recipes._common import (
     by_document,
     by_phases,
     deviations,
     on_training_text,
-    reserved,
-    results,
 )
 from bitgolf.recipes.pr1530 import pr1530
 
@@ -31,18 +25,4 @@ def pr1626() -> Spec[Recipe]:
         calibrate=on_training_text(16),
         score=(recipe["score.0"], by_phases(by_document())),
         quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7),
-        published=results(
-            1626,
-            params=35_944_602,
-            bpb={"averaged": 1.07180, "packed": 1.08405, "adapted": 1.07193},
-            bytes=15_939_841,
-            code=27_610,
-            steps=4972,
-            seeds={
-                0: {"averaged": 1.07108, "packed": 1.08392, "adapted": 1.07134},
-                42: {"averaged": 1.07257, "packed": 1.08499, "adapted": 1.07280},
-                1234: {"averaged": 1.07174, "packed": 1.08323, "adapted": 1.07164},
-            },
-            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | reserved(4),
-        ),
     )

@@ -12,17 +12,11 @@ from bitgolf.model.attention.attention import Attention, QGain
 from bitgolf.model.attention.gates import NarrowGate
 from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import ContentSmear
-from bitgolf.recipes._published import (
-    CHARGED,
-    CLIPPED,
+from bitgolf.recipes._common import (
     HALF_GATES,
-    LOOKED_UP,
-    WITHIN,
     by_document,
     deviations,
     on_training_text,
-    reserved,
-    results,
 )
 from bitgolf.recipes.pr1626 import pr1626
 
@@ -35,25 +29,4 @@ def pr1667() -> Spec[Recipe]:
         calibrate=on_training_text(64),
         score=(recipe["score.0"], by_document()),
         quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7, gates=HALF_GATES),
-        published=results(
-            1667,
-            params=35_945_671,
-            bpb={"averaged": 1.07151, "packed": 1.08185, "adapted": 1.07139},
-            bytes=15_939_048,
-            code=27_555,
-            steps=4841,
-            seeds={
-                42: {"averaged": 1.07227, "packed": 1.08262, "adapted": 1.07221},
-                0: {"averaged": 1.07151, "packed": 1.08183, "adapted": 1.07139},
-                1337: {"averaged": 1.07074, "packed": 1.08109, "adapted": 1.07057},
-            },
-            departures={
-                **CLIPPED,
-                **reserved(13),
-                **LOOKED_UP,
-                **WITHIN,
-                **CHARGED,
-                "SmearGate is masked at document starts": "model.enter.0.mask_starts=false",
-            },
-        ),
     )

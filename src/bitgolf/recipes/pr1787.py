@@ -12,7 +12,7 @@ from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.gates import DenseGate, SparseGate
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.orthogonalize import PolarExpress
-from bitgolf.recipes._published import CHARGED, CLIPPED, LOOKED_UP, WITHIN, by_document, by_phases, reserved, results
+from bitgolf.recipes._common import by_document, by_phases
 from bitgolf.recipes.pr1736 import pr1736
 
 
@@ -24,18 +24,4 @@ def pr1787() -> Spec[Recipe]:
     recipe = recipe.set("train.schedule.floor", 0.1)
     return recipe.but(
         score=(recipe["score.0"], by_phases(by_document(alpha=144.0, warm=True))),
-        published=results(
-            1787,
-            params=35_945_658,
-            bpb={"averaged": 1.06699, "packed": 1.07632, "adapted": 1.06335},
-            bytes=15_940_380,
-            code=30_305,
-            steps=4961,
-            seeds={
-                42: {"averaged": 1.06764, "packed": 1.07699, "adapted": 1.06400},
-                0: {"averaged": 1.06667, "packed": 1.07603, "adapted": 1.06308},
-                1234: {"averaged": 1.06665, "packed": 1.07595, "adapted": 1.06297},
-            },
-            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | reserved(0.5),
-        ),
     )

@@ -13,7 +13,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.optim.adam import Adam
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.recipes._published import HALF, results
+from bitgolf.recipes._common import HALF
 from bitgolf.recipes.pr162 import bigrams, pr162, whole
 
 
@@ -29,22 +29,5 @@ def pr180() -> Spec[Recipe]:
             part(Rule, where="matrix@enter.**", use=rows),  # not over the 65,536 numbers from which on they were pruned
             part(Rule, where="matrix@blocks.*.mlp.**", use=rows.but(bits=5, prune=0.03)),
             part(Rule, where="*", use=rows.but(prune=0.03)),
-        ),
-        published=results(
-            180,
-            params=25_517_137,
-            bpb={"trained": 1.1530, "sliding": 1.14276},
-            bytes=15_965_978,
-            code=52_930,
-            steps=6711,
-            seeds={
-                42: {"trained": 1.1533, "sliding": 1.14271},
-                1337: {"trained": 1.1533, "sliding": 1.14298},
-                2024: {"trained": 1.1524, "sliding": 1.14260},
-            },
-            departures={
-                **recipe["published"]["departures"],
-                "what is stored in float16 is not pruned, where it lost its smallest 3 % too": "",
-            },
         ),
     )

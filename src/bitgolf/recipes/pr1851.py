@@ -9,18 +9,11 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import ContentSmear
-from bitgolf.recipes._published import (
-    CHARGED,
-    CLIPPED,
+from bitgolf.recipes._common import (
     HALF_GATES,
-    LOOKED_UP,
-    REPAIRED,
-    WITHIN,
     by_document,
     by_phases,
     deviations,
-    reserved,
-    results,
 )
 from bitgolf.recipes.pr1787 import pr1787
 
@@ -30,14 +23,4 @@ def pr1851() -> Spec[Recipe]:
     return recipe.but(
         score=(recipe["score.0"], by_phases(by_document(alpha=144.0, warm=True, decay=1.0))),
         quantize=deviations(mlp=12.0, rest=13.0, embed=15.0, embed_bits=7, gates=HALF_GATES, repaired=True),
-        published=results(
-            1851,
-            params=35_945_671,
-            bpb={"averaged": 1.06490, "packed": 1.07406, "adapted": 1.06128},
-            bytes=15_952_086,
-            code=31_250,
-            steps=4900,
-            seeds={42: {"averaged": 1.06490, "packed": 1.07406, "adapted": 1.06128}},
-            departures=CLIPPED | LOOKED_UP | WITHIN | CHARGED | REPAIRED | reserved(0.5),
-        ),
     )

@@ -14,7 +14,7 @@ from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.coder_selection import Smallest
 from bitgolf.pack.coders import Range
 from bitgolf.pack.settings import Group
-from bitgolf.recipes._published import BYTE_GATES, HALF_GATES, by_document, by_phases, deviations, results
+from bitgolf.recipes._common import BYTE_GATES, HALF_GATES, by_document, by_phases, deviations
 from bitgolf.recipes.pr1851 import pr1851
 
 GROUPS = {
@@ -26,7 +26,6 @@ GROUPS = {
     "mlp_fc": "matrix@**.mlp.up.weight",
     "mlp_proj": "matrix@**.mlp.down.weight",
 }
-SORTED = "pack.coder=Columns(coder=Smallest(coders=(Range(),Brotli())))"
 
 
 def pr1855() -> Spec[Recipe]:
@@ -39,24 +38,4 @@ def pr1855() -> Spec[Recipe]:
     return recipe.but(
         score=(recipe["score.0"], by_phases(lora, documents=2500)),
         quantize=deviations(mlp=11.5, rest=13.0, embed=14.0, embed_bits=7, gates=gates, repaired=True),
-        published=results(
-            1855,
-            params=35_945_671,
-            bpb={"trained": 1.0767, "averaged": 1.06513, "packed": 1.07380, "adapted": 1.06108},
-            bytes=15_907_550,
-            code=31_999,
-            steps=4931,
-            ms_per_step=121.7,
-            seeds={
-                42: {"trained": 1.0756, "averaged": 1.06396, "packed": 1.07254, "adapted": 1.05989},
-                0: {"trained": 1.0770, "averaged": 1.06545, "packed": 1.07407, "adapted": 1.06125},
-                1234: {"trained": 1.0776, "averaged": 1.06597, "packed": 1.07478, "adapted": 1.06209},
-            },
-            departures={
-                **recipe["published"]["departures"],
-                "warming up leaves no momentum behind": "",
-                "range coding stands for lrzip": "",
-                "rows lie as they are, where similar ones were neighbours, which range coding does not see": SORTED,
-            },
-        ),
     )

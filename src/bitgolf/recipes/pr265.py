@@ -11,12 +11,13 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.exclusive import ExclusiveSelf
-from bitgolf.model.attention.rope import Ntk, Rope
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Ntk
 from bitgolf.model.part import only
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
-from bitgolf.recipes._published import groups, results
+from bitgolf.recipes._common import groups
 from bitgolf.recipes.pr162 import bigrams, pr162
 from bitgolf.recipes.pr164 import pr164
 
@@ -36,14 +37,4 @@ def pr265() -> Spec[Recipe]:
     )
     return recipe.but(
         quantize=pr164()["quantize"],
-        published=results(
-            265,
-            params=26_829_913,
-            bpb={"trained": 1.1437, "packed": 1.15290, "sliding": 1.13071},
-            bytes=15_892_986,
-            code=66_055,
-            steps=6976,
-            seeds={1337: {"sliding": 1.13071}},
-            departures=recipe["published"]["departures"],
-        ),
     )

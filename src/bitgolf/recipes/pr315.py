@@ -11,30 +11,16 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.rope import Rope
-from bitgolf.model.lm import Block
+from bitgolf.model.block import Block
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.residual import DepthScaledNorm
-from bitgolf.recipes._published import floored, results
+from bitgolf.recipes._common import floored
 from bitgolf.recipes.pr287 import pr287
-
-NEVER = "model.block.mixer.linear.view=() model.block.mlp.linear.view=()"
 
 
 def pr315() -> Spec[Recipe]:
     recipe = pr287().but(name="pr315").edit(Rope, but(dims=16)).edit(Block, but(norm=part(DepthScaledNorm)))
-    recipe = late(recipe, below=0.1, warmdown=3000, steps=7051)
-    return recipe.but(
-        published=results(
-            315,
-            params=26_829_913,
-            bpb={"trained": 1.1418, "packed": 1.14846, "sliding": 1.12485},
-            bytes=15_612_308,
-            code=67_617,
-            steps=7051,
-            seeds={2025: {"sliding": 1.12485}},
-            departures={**recipe["published"]["departures"], "late fake quantization acts": NEVER},
-        )
-    )
+    return late(recipe, below=0.1, warmdown=3000, steps=7051)
 
 
 def late(recipe: Spec[Recipe], *, below: float, warmdown: int, steps: int) -> Spec[Recipe]:

@@ -20,7 +20,7 @@ from bitgolf.model.part import only
 from bitgolf.model.qat import NoisyQuant
 from bitgolf.optim.muon import Muon
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.recipes._published import codec, floored, results
+from bitgolf.recipes._common import codec, floored
 from bitgolf.recipes.pr162 import bigrams
 from bitgolf.recipes.pr315 import pr315
 
@@ -41,14 +41,4 @@ def pr363() -> Spec[Recipe]:
     five = floored(5, clip=part(SearchClip, per_row=False))
     return recipe.but(
         quantize=codec(five, projections=five),
-        published=results(
-            363,
-            params=None,  # no log was published
-            bpb={"sliding": 1.1787},
-            bytes=15_600_000,
-            steps=4200,
-            ms_per_step=143,
-            eleven_plain_layers={"sliding": 1.1648, "same settings, looped": 1.1894},
-            departures={"SmearGate is masked at document starts": "model.enter.2.mask_starts=false"},
-        ),
     )

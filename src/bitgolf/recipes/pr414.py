@@ -14,7 +14,7 @@ from bitgolf.model.attention.values import AddValueEmbedding, ValueTable
 from bitgolf.model.inits import Orthogonal
 from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant
-from bitgolf.recipes._published import codec, floored, results
+from bitgolf.recipes._common import codec, floored
 from bitgolf.recipes.pr315 import pr315
 
 
@@ -26,14 +26,4 @@ def pr414() -> Spec[Recipe]:
     recipe = recipe.edit(FakeQuant, but(since=round(1 - 0.15 * 3500 / 7096, 3)))
     return recipe.but(
         quantize=codec(floored(clip=part(SearchClip, per_row=False))),
-        published=results(
-            414,
-            params=26_993_756,
-            bpb={"trained": 1.1395, "averaged": 1.1385, "packed": 1.14656, "sliding": 1.12278},
-            bytes=15_555_017,
-            code=67_603,
-            steps=7096,
-            seeds={1337: {"sliding": 1.12278}},
-            departures=recipe["published"]["departures"],
-        ),
     )

@@ -18,7 +18,7 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
 from bitgolf.pack.byte_coders import Lzma
-from bitgolf.recipes._published import BANKS, CLIPPED, by_chunks, groups, results
+from bitgolf.recipes._common import BANKS, by_chunks, groups
 from bitgolf.recipes.pr414 import pr414
 
 
@@ -39,19 +39,4 @@ def pr549() -> Spec[Recipe]:
     )
     return recipe.but(
         score=(*recipe["score"], by_chunks(lr=0.002)),
-        published=results(
-            549,
-            params=26_928_220,
-            bpb={"averaged": 1.1369, "packed": 1.14530, "sliding": 1.12184, "adapted": 1.11938},
-            bytes=15_990_006,
-            code=89_458,
-            steps=7185,
-            ms_per_step=83.4,
-            seeds={
-                1337: {"sliding": 1.12165, "adapted": 1.11923},
-                2025: {"sliding": 1.12119, "adapted": 1.11889},
-                42: {"sliding": 1.12267, "adapted": 1.12002},
-            },
-            departures={**recipe["published"]["departures"], **CLIPPED},
-        ),
     )

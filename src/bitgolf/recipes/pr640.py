@@ -11,7 +11,8 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention, QGain
-from bitgolf.model.attention.rope import Rope, Yarn
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Yarn
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.inits import Normal
 from bitgolf.model.linear import Linear
@@ -26,11 +27,9 @@ from bitgolf.optim.orthogonalize import NewtonSchulz
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
 from bitgolf.pack.byte_coders import Lzma
 from bitgolf.quantize.codecs.lowbit import Fp8, TernaryGroups
-from bitgolf.recipes._published import HALF, groups, results
+from bitgolf.recipes._common import HALF, groups
 from bitgolf.recipes.baseline import baseline
 from bitgolf.score.methods import Contiguous, Sliding
-
-COLD = {"windows that slide are scored at temperature 1, where 0.9 was found on training text": ""}
 
 
 def pr640() -> Spec[Recipe]:
@@ -64,20 +63,4 @@ def pr640() -> Spec[Recipe]:
             part(Rule, where="*", use=part(Fp8)),
         ),
         score=(part(Contiguous, window=1024), part(Sliding, window=1024, stride=16)),
-        published=results(
-            640,
-            params=73_685_840,
-            unused=6_291_456,
-            bpb={"trained": 1.1821, "packed": 1.1842, "sliding": 1.1570},
-            bytes=15_995_705,
-            code=70_853,
-            steps=6527,
-            ms_per_step=91.8,
-            seeds={
-                42: {"trained": 1.1816, "packed": 1.1837, "sliding": 1.1565},
-                1337: {"trained": 1.1825, "packed": 1.1839, "sliding": 1.1568},
-                7: {"trained": 1.1823, "packed": 1.1850, "sliding": 1.1578},
-            },
-            departures=COLD,
-        ),
     )

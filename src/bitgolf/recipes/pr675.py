@@ -15,25 +15,10 @@ from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import RampDecay
 from bitgolf.pack.byte_coders import Lzma
-from bitgolf.recipes._published import results
 from bitgolf.recipes.baseline import baseline
 
 
 def pr675() -> Spec[Recipe]:
     recipe = baseline().but(name="pr675", average=part(Lawa, every=50, keep=64, below=0.5)).set("model.layers", 10)
     recipe = recipe.edit(MLP, but(act=part(LeakySquared, slope=0.5))).set("pack.coder", part(Lzma, preset=6))
-    recipe = recipe.edit(Muon, but(weight_decay=1.0, decay=part(RampDecay, low=0.02, high=0.08)))
-    return recipe.but(
-        published=results(
-            675,
-            params=18_897_488,
-            hardware="1 x H100, 600 s, trained on the validation text",
-            bpb={},
-            bytes=13_472_418,
-            code=62_510,
-            steps=1399,
-            ms_per_step=428.9,
-            claimed_on_its_own_training_text={"trained": 1.2012, "packed": 1.23017},
-            departures={"it trains on training text": ""},
-        )
-    )
+    return recipe.edit(Muon, but(weight_decay=1.0, decay=part(RampDecay, low=0.02, high=0.08)))

@@ -9,10 +9,11 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import Sdpa
 from bitgolf.model.attention.rope import Rope
+from bitgolf.model.block import Block
 from bitgolf.model.head import TiedHead
 from bitgolf.model.inits import Normal
 from bitgolf.model.linear import Embedding
-from bitgolf.model.lm import LM, Block
+from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.model.residual import MixX0

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from bitgolf.config.spec import register
 from bitgolf.errors import RecipeError
-from bitgolf.model.decoding.incremental import EARLIER, Memory, read
+from bitgolf.model.decoding.context import read
+from bitgolf.model.decoding.kv_cache import EARLIER, Memory
 from bitgolf.model.lm import LM
+from bitgolf.model.numerics import at_least_float32
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
-from bitgolf.score.execution.forward import Eager, at_least_float32
+from bitgolf.score.execution.forward import Eager
 from bitgolf.score.methods import Method, Section, Track, Window, check_stride
 from bitgolf.score.player import Block, Player, StaticPlayer
 from bitgolf.score.text import Text

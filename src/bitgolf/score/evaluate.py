@@ -149,7 +149,7 @@ def _attempt(setting: Setting, method: Method, name: str, batch: Batch) -> Playe
 
 def plan(method: Method, order: Order) -> str:
     """What decides the score of a method that does not adapt: classes and settings."""
-    settings = [{k: v for k, v in sorted(vars(it).items()) if k != "built_from"} for it in (method, order)]
+    settings = [dict(sorted(vars(it).items())) for it in (method, order)]
     return f"{type(method).__name__} {settings[0]} {type(order).__name__} {settings[1]}"
 
 

@@ -13,13 +13,13 @@ from typing import ClassVar, NamedTuple
 
 from bitgolf.config.spec import Spec, register
 from bitgolf.errors import RecipeError
-from bitgolf.model.attention.rope import Scaling
+from bitgolf.model.attention.rope_scaling import Scaling
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
 from bitgolf.score.document_order import CorpusOrder, Order
 from bitgolf.score.player import Player, StaticPlayer
-from bitgolf.score.rope_scaling import StretchedPlayer, check_stretch
+from bitgolf.score.rope_scaling import active_rope_scaling, check_stretch
 from bitgolf.score.text import Text
 
 POOL = 512  # windows that are sorted by their length before they are put side by side
@@ -56,7 +56,7 @@ class Method:
     opening: int  # targets of a text's first window
     isolated: bool = False  # each document is a text of its own
     order: Order = CorpusOrder()  # in which the referee is asked to score the documents
-    stretch: Spec[Scaling] | None = None  # of positions, while the method's player lives
+    stretch: Spec[Scaling] | None = None  # of rotary positions, in place of the model's own
 
     @property
     def crosses(self) -> bool:
@@ -82,9 +82,8 @@ class Method:
 
     def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
         """The player that the method is scored with. It may change the model, and owns it until it is closed."""
-        if self.stretch:
-            return StretchedPlayer(model, vocab, device, self.stretch, longest=self.window, world=world)
-        return StaticPlayer(model, vocab, device, longest=self.window, world=world)
+        scaling = active_rope_scaling(model, self.stretch) if self.stretch else None
+        return StaticPlayer(model, vocab, device, longest=self.window, world=world, rope_scaling=scaling)
 
     def remarks(self, text: Text) -> list[str]:
         """What a reader of the text's score must know of it."""

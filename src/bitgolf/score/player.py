@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from bitgolf.model.attention.rope_scaling import Scaling
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
@@ -74,6 +75,7 @@ class StaticPlayer:
     """A model that does not change while it is scored.
 
     longest: tokens of the windows that it will be shown, 0 if not known. Every process of `world` makes one together.
+    rope_scaling: of rotary positions, in place of the model's own.
     """
 
     def __init__(
@@ -84,11 +86,12 @@ class StaticPlayer:
         *,
         longest: int = 0,
         world: World = ALONE,
+        rope_scaling: Scaling | None = None,
         forward: Forward | None = None,
     ) -> None:
         self.model = model.to(device.device).eval()
         self.vocab, self.device = vocab, device
-        self.forward = forward or forward_of(self.model, device, longest, world=world)
+        self.forward = forward or forward_of(self.model, device, longest, world=world, rope_scaling=rope_scaling)
 
     @torch.no_grad()
     def predict(self, block: Block) -> Tensor:

@@ -1,50 +1,23 @@
-"""Positions stretched for windows longer than those of training, for as long as a player lives."""
+"""RoPE scaling of a scoring method: how rotary positions are read in windows longer than those of training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
-from bitgolf.model.attention.rope import Rope, Scaling
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Scaling
 from bitgolf.model.lm import LM
-from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import World
-from bitgolf.score.player import StaticPlayer
 
 
-class StretchedPlayer(StaticPlayer):
-    """A model that reads longer windows than it was trained on, until it is closed."""
+def active_rope_scaling(model: LM, scaling: Spec[Scaling]) -> Scaling | None:
+    """The scaling that a forward context is given; None for one of factor 1, so that the model's own scaling stays.
 
-    def __init__(
-        self, model: LM, vocab: int, device: Device, scaling: Spec[Scaling], *, longest: int, world: World
-    ) -> None:
-        super().__init__(model, vocab, device, longest=longest, world=world)
-        self.undo = stretch(model, scaling)
-
-    def close(self) -> None:
-        super().close()
-        self.undo()
-
-
-def stretch(model: LM, scaling: Spec[Scaling]) -> Callable[[], None]:
-    """Give every `Rope` of the model these frequencies in place of its own; returns what gives the old ones back.
-
-    All else stays: attention that sees the last w keys sees no more. A scaling that does not stretch changes nothing.
+    All else stays in any case: a sliding-window mask still sees as many keys. Raises `RecipeError` for a model without `Rope`.
     """
-    ropes = [part for part in model.modules() if isinstance(part, Rope)]
-    if not ropes:
+    if not any(isinstance(part, Rope) for part in model.modules()):
         raise RecipeError("the model has no rotary positions to stretch", place="score", mend="stretch=none")
-    old, new = [(rope.scaling, rope.key) for rope in ropes], scaling()
-    if new.stretch > 1:
-        for rope in ropes:
-            rope.scaling, rope.key = new, (*rope.key[:3], repr(scaling))
-
-    def undo() -> None:
-        for rope, (own, key) in zip(ropes, old, strict=True):
-            rope.scaling, rope.key = own, key
-
-    return undo
+    made = scaling()
+    return made if made.stretch > 1 else None
 
 
 def check_stretch(scaling: Spec[Scaling] | None, window: int) -> None:

@@ -45,9 +45,6 @@ class Document(NamedTuple):
 class PythonLibrary:
     """The source of the running Python's standard library: text that every machine already has."""
 
-    def __init__(self) -> None:
-        pass
-
     def documents(self) -> Iterator[Document]:
         return python_library()
 
@@ -74,9 +71,6 @@ class Files:
 @register
 class Given:
     """The text that the command line names; whoever starts a run puts `Files` in its place."""
-
-    def __init__(self) -> None:
-        pass
 
     def documents(self) -> Iterator[Document]:
         raise UsageError("this recipe needs a text, and none was given", mend="--text PATH or --shards DIR")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Spec, part_name
 from bitgolf.errors import RecipeError
+from bitgolf.model.build import specs_by_path
 from bitgolf.model.part import Only
 
 PROBE_TOKENS = 2048
@@ -31,11 +32,11 @@ def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> 
     ids, targets: (B, T), of which the first `PROBE_TOKENS` of each row are read.
     """
     calls: Counter[type] = Counter()
-    acted: set[int] = set()  # nodes, by identity: equal ones may stand in two places
+    ran: set[nn.Module] = set()
 
     def count(module: nn.Module, inputs: Any, output: Any) -> None:
         calls[type(module)] += 1
-        acted.add(id(module.__dict__.get("built_from")))
+        ran.add(module)
 
     hooks = [m.register_forward_hook(count) for m in task.modules()]
     try:
@@ -43,6 +44,9 @@ def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> 
     finally:
         for hook in hooks:
             hook.remove()
+    specs = specs_by_path(model, len(task.get_parameter("model.embed.weight")))
+    # nodes by identity: equal ones may stand in two places
+    acted = {id(node) for path, node in specs.items() if task.get_submodule(f"model.{path}".rstrip(".")) in ran}
     table: dict[str, Touch] = {}
     for path, node in model.walk("model"):
         cls = node.cls

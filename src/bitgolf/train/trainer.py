@@ -20,7 +20,7 @@ from bitgolf.model.attention.cores.segment_capacity import SegmentSlots
 from bitgolf.model.head import Logits
 from bitgolf.model.interfaces import Objective
 from bitgolf.model.lm import LM
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.optim.optimizer import Optimizer
 from bitgolf.runtime.compiler import compiled
 from bitgolf.runtime.device import Device

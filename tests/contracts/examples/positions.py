@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.attention.rope import Rope, Yarn
+from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope_scaling import Yarn
 from bitgolf.model.mlp import SwiGLU
 from bitgolf.model.residual import ProRes
 

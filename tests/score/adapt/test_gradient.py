@@ -21,7 +21,7 @@ from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.lm import LM
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.score.adapt.document_lora import DocumentLora

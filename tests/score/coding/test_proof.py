@@ -17,7 +17,7 @@ from bitgolf.config.spec import part
 from bitgolf.data.prepare import load_manifest, prepare
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.quantize.encoding import encode_all
 from bitgolf.report.log import Journal
 from bitgolf.runtime.distributed import ALONE

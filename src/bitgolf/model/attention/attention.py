@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import AfterPart, Core, Mixer, QKPart, ValuePart
 from bitgolf.model.linear import Linear
-from bitgolf.model.part import Bus, chain, rms
+from bitgolf.model.numerics import rms
+from bitgolf.model.part import chain
 
 
 @register
@@ -78,9 +80,6 @@ class Attention(Mixer):
 @register
 class QKNorm(QKPart):
     """Each query and key head divided by its root mean square (arXiv 2010.04245)."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
 
     def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
         return rms(q), rms(k)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import AfterPart, Core, QKPart, ValuePart
 from bitgolf.model.linear import Linear
-from bitgolf.model.part import Bus, rms
+from bitgolf.model.numerics import rms
 
 
 @register

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bitgolf.config.spec import Place, register
 from bitgolf.model.interfaces import AfterPart
-from bitgolf.model.part import wide
+from bitgolf.model.numerics import at_least_float32
 
 
 @register
@@ -25,6 +25,6 @@ class ExclusiveSelf(AfterPart):
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
         # in float32, since rounding to bfloat16 would leave a part of v
-        unit = F.normalize(wide(v), dim=-1, eps=self.eps)[..., None, :]
-        grouped = wide(y).unflatten(2, (v.shape[2], -1))
+        unit = F.normalize(at_least_float32(v), dim=-1, eps=self.eps)[..., None, :]
+        grouped = at_least_float32(y).unflatten(2, (v.shape[2], -1))
         return (grouped - (grouped * unit).sum(-1, keepdim=True) * unit).flatten(2, 3).to(y.dtype)

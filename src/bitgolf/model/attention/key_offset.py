@@ -7,8 +7,8 @@ from torch import Tensor
 
 from bitgolf.config.spec import Place, register
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import QKPart
-from bitgolf.model.part import Bus
 
 
 @register

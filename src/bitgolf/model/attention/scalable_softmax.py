@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, register
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import QKPart
-from bitgolf.model.part import Bus
 
 
 @register

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Place, Spec, part, register
 from bitgolf.errors import RecipeError
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.inits import Normal, Orthogonal
 from bitgolf.model.interfaces import Init, StreamPart, ValuePart
 from bitgolf.model.linear import Embedding, Linear
-from bitgolf.model.part import Bus, per_channel
+from bitgolf.model.numerics import per_channel
 
 FIRST = "values of layer 0"
 TABLE = "value embeddings"
@@ -26,7 +27,7 @@ def left(bus: Bus, name: str, mend: str) -> Tensor:
 class FirstValues(ValuePart):
     """Layer 0 leaves its values as they stand here, on its first visit, unchanged; later layers blend them in."""
 
-    def __init__(self, at: Place) -> None:
+    def __init__(self, at: Place, /) -> None:
         super().__init__()
         self.first = at.layer == 0
 
@@ -43,9 +44,6 @@ class FirstValues(ValuePart):
 @register
 class FixedValueResidual(FirstValues):
     """v <- (v + v0) / 2 on layers 1 and later; no gradient flows into v0 (Parameter Golf #675)."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__(at)
 
     def blend(self, v: Tensor, v0: Tensor) -> Tensor:
         return 0.5 * v + 0.5 * v0.detach()

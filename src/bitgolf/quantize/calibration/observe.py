@@ -126,12 +126,12 @@ def _with_lookup(head: Stats | None, share: Tensor, gradient: Tensor, n: int) ->
 
 @contextmanager
 def _watched(model: LM, sums: Sums) -> Iterator[None]:
-    """A hook on every Linear. The tied head is no module: its embedding's `project` is watched in place, and its lookup
-    counts what an error in a token's row does to the stream. What is looked up asks for gradients, so all that follows
-    does, and the weights need none."""
+    """Hooks on every Linear, on the product of a tied head, and on the lookup of its table, which counts what an error in
+    a token's row does to the stream. What is looked up asks for gradients, so all that follows does, and the weights
+    need none."""
     paths = {p: path for path, p in model.named_parameters()}
     wanted, training = [p.requires_grad for p in paths], model.training
-    handles, patched = [], []
+    handles = list[RemovableHandle]()
     model.eval().requires_grad_(False)
     try:
         for module in model.modules():
@@ -139,13 +139,10 @@ def _watched(model: LM, sums: Sums) -> Iterator[None]:
                 handles.append(module.register_forward_hook(_hook(paths[module.weight], sums)))
             if isinstance(module, Embedding):
                 handles += _watch_table(module, paths[module.weight], sums)
-                patched.append(module)
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for module in patched:
-            del module.project
         for p, was in zip(paths, wanted, strict=True):
             p.requires_grad_(was)
         model.train(training)
@@ -166,7 +163,7 @@ def _follow(output: Tensor, path: str, sums: Sums) -> None:
 
 def _watch_table(module: Embedding, path: str, sums: Sums) -> list[RemovableHandle]:
     """Where a table is factored, what is looked up is read by `expand`, and the head reads what `reduce` leaves."""
-    factored, plain = isinstance(module, FactoredEmbedding), module.project
+    factored = isinstance(module, FactoredEmbedding)
 
     def found(rows: Tensor) -> None:
         sums.lookup_gradient(path, rows.new_zeros(rows.shape[-1]))
@@ -177,19 +174,7 @@ def _watch_table(module: Embedding, path: str, sums: Sums) -> list[RemovableHand
         if not factored:
             found(output)
 
-    def project(x: Tensor) -> Tensor:
-        if not factored:
-            sums.inputs(path, x)
-        logits = plain(x)
-        _follow(logits, path, sums)
-        return logits
-
-    def narrowed(_: nn.Module, inputs: Any, output: Tensor) -> None:
-        sums.inputs(path, output)
-
-    module.project = project
-    handles = [module.register_forward_hook(lookup)]
+    handles = [module.register_forward_hook(lookup), module.product.register_forward_hook(_hook(path, sums))]
     if isinstance(module, FactoredEmbedding):
         handles.append(module.expand.register_forward_pre_hook(lambda _, inputs: found(inputs[0])))
-        handles.append(module.reduce.register_forward_hook(narrowed))
     return handles

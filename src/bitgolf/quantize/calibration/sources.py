@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,22 +19,13 @@ from bitgolf.config.spec import register
 from bitgolf.data.batches import Batches, Shuffled
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import RecipeError
+from bitgolf.model.decoding.incremental import Reader
 from bitgolf.model.lm import LM
 
 AS_TRAINED = 2048
 """Tokens of a row at most where a source says 0, as in published runs: rows of up to 98,304 are trained on."""
 LONGEST = 8192
 """Tokens of a row at most: each is read in one piece, and the plain attention core needs a mask of their square."""
-
-
-class Reader(Protocol):
-    """Lanes that have read one BOS each: `logits` (B, V) are those of the next token."""
-
-    logits: Tensor
-
-    def push(self, tokens: Tensor) -> None:
-        """The tokens that came, (B,)."""
-        ...
 
 
 class Subject(NamedTuple):
@@ -47,7 +38,6 @@ class Subject(NamedTuple):
     data: Path
     length: int
     bos: int
-    reader: Callable[[LM, int, int], Reader]  # (model, lanes, most tokens of each)
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def row(self, length: int) -> int:
@@ -122,7 +112,7 @@ class OwnSamples(Source):
     def _written(self, subject: Subject, number: int) -> Tensor:
         first = number * self.rows
         rows, length = min(self.rows, self.sequences - first), subject.row(self.length)
-        reader = subject.reader(subject.model, rows, length)
+        reader = Reader(subject.model, rows, window=length, stride=length)
         device, vocab = reader.logits.device, reader.logits.shape[1]
         generator = torch.Generator(device).manual_seed(_seed(self.seed, number))
         turns = [self.temperature[(first + row) % len(self.temperature)] for row in range(rows)]

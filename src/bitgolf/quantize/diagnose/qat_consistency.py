@@ -8,7 +8,7 @@ from bitgolf.grids.integer import IntGrid
 from bitgolf.grids.row_quantizer import RowQuantizer
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale
 from bitgolf.model.interfaces import View
-from bitgolf.model.part import roles
+from bitgolf.model.parameters import roles
 from bitgolf.model.qat import TrainingView
 from bitgolf.model.qat_lowbit import LowBit
 from bitgolf.quantize.codecs.codec import Codec

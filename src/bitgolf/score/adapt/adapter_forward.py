@@ -11,12 +11,13 @@ from torch import Tensor
 
 from bitgolf.model.batched_lora import Adapters
 from bitgolf.model.lm import LM
-from bitgolf.model.part import taking_gradients
+from bitgolf.model.numerics import at_least_float32
+from bitgolf.model.parameters import taking_gradients
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
 from bitgolf.score.execution.async_copy import upload
 from bitgolf.score.execution.compiled_function import Graph
-from bitgolf.score.execution.forward import at_least_float32, kernels_for, padded_length
+from bitgolf.score.execution.forward import kernels_for, padded_length
 from bitgolf.score.player import Block
 
 

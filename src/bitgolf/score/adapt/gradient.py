@@ -18,7 +18,7 @@ from bitgolf.config.rules import selects
 from bitgolf.config.spec import register
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.lm import LM
-from bitgolf.model.part import roles, taking_gradients
+from bitgolf.model.parameters import roles, taking_gradients
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.algorithm import Algorithm, State
 from bitgolf.optim.clip import clip_by_norm

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.model.lm import LM
+from bitgolf.model.numerics import at_least_float32
 from bitgolf.runtime.device import Device
 from bitgolf.score.execution.async_copy import upload
 from bitgolf.score.execution.compiled_function import Graph
-from bitgolf.score.execution.forward import at_least_float32, padded_length
+from bitgolf.score.execution.forward import padded_length
 
 NOTHING = -100  # in the place of a target: there is none
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bitgolf.config.spec import Spec, register
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.model.attention.rope import Scaling
+from bitgolf.model.attention.rope_scaling import Scaling
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitgolf.model.attention.rope_scaling import Scaling
 from bitgolf.model.lm import LM
+from bitgolf.model.numerics import at_least_float32
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.score.execution.async_copy import upload
@@ -49,11 +51,23 @@ class Forward(Protocol):
         ...
 
 
-def forward_of(model: LM, device: Device, longest: int, *, learns: bool = False, world: World = ALONE) -> Forward:
-    """What suits the device. longest: tokens of a row, 0 if not known; learns: gradients are asked of the model, too."""
+def forward_of(
+    model: LM,
+    device: Device,
+    longest: int,
+    *,
+    learns: bool = False,
+    world: World = ALONE,
+    rope_scaling: Scaling | None = None,
+) -> Forward:
+    """What suits the device. longest: tokens of a row, 0 if not known; learns: gradients are asked of the model, too.
+
+    rope_scaling: of rotary positions, in place of the model's own.
+    """
     if device.device.type != "cuda":
-        return Eager(model, device)
-    return Compiled(model, device, longest, kernels_for(model, device, longest, learns=learns, world=world))
+        return Eager(model, device, rope_scaling)
+    choice = kernels_for(model, device, longest, learns=learns, world=world)
+    return Compiled(model, device, longest, choice, rope_scaling)
 
 
 class Eager:
@@ -62,13 +76,13 @@ class Eager:
     kernels: Sequence[str] = ()
     seconds = 0.0
 
-    def __init__(self, model: LM, device: Device) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: LM, device: Device, rope_scaling: Scaling | None = None) -> None:
+        self.model, self.device, self.rope_scaling = model, device, rope_scaling
 
     def __call__(self, tokens: Tensor, places: Tensor) -> Tensor:
         tokens, places = (upload(x, self.device.device) for x in (tokens, places))
         with self.device.autocast():
-            hidden = self.model.hidden(self.model.bus(tokens)).flatten(0, 1)
+            hidden = self.model.hidden(self.model.bus(tokens, self.rope_scaling)).flatten(0, 1)
             return at_least_float32(self.model.logits(hidden[places]))
 
     def limit(self, tokens: int) -> None:
@@ -86,11 +100,13 @@ class Compiled:
     and left out: attention is causal, and rows do not see each other.
     """
 
-    def __init__(self, model: LM, device: Device, longest: int, choice: Choice) -> None:
+    def __init__(
+        self, model: LM, device: Device, longest: int, choice: Choice, rope_scaling: Scaling | None = None
+    ) -> None:
         self.device, self.longest, self.choice, self.kernels = device, longest, choice, choice.lines
         self.rows: dict[int, int] = {}  # by length
         self.most = MOST
-        self.hidden = Graph(lambda tokens: model.hidden(model.bus(tokens)).flatten(0, 1), device.device)
+        self.hidden = Graph(lambda ids: model.hidden(model.bus(ids, rope_scaling)).flatten(0, 1), device.device)
         self.logits = Graph(lambda hidden, places: at_least_float32(model.logits(hidden[places])), device.device)
 
     def __call__(self, tokens: Tensor, places: Tensor) -> Tensor:
@@ -119,10 +135,6 @@ class Compiled:
 
     def close(self) -> None:
         self.choice.restore()
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def kernels_for(model: LM, device: Device, longest: int, *, learns: bool = False, world: World = ALONE) -> Choice:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitgolf.errors import Unsupported
 from bitgolf.kernels.exclusive_attention_gate import exclusive_gate
 from bitgolf.kernels.softcapped_cross_entropy import LARGEST_CAP, softcapped_cross_entropy
 from bitgolf.kernels.squared_leaky_relu_mlp import leaky_mlp
@@ -20,12 +21,12 @@ from bitgolf.model.mlp import MLP, LeakySquared
 
 
 class FusedCrossEntropy(Objective):
-    """`CrossEntropy` of a head whose only cap is a `Softcap`. Raises `ValueError` for a cap beyond the kernel's range."""
+    """`CrossEntropy` of a head whose only cap is a `Softcap`. Raises `Unsupported` for a cap beyond the kernel's range."""
 
     def __init__(self, cap: float) -> None:
         super().__init__()
         if cap > LARGEST_CAP:
-            raise ValueError(f"a cap of {cap:g} is above {LARGEST_CAP:g}")
+            raise Unsupported(f"a cap of {cap:g} is above {LARGEST_CAP:g}")
         self.cap = cap
 
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
@@ -36,13 +37,13 @@ class FusedCrossEntropy(Objective):
 class FusedMLP(Feed):
     """`MLP` with `LeakySquared`; tma: by the kernel for Hopper.
 
-    Raises `ValueError` where one of its matrices is more than a matrix with views.
+    Raises `Unsupported` where one of its matrices is more than a matrix with views.
     """
 
     def __init__(self, plain: MLP, *, tma: bool = False) -> None:
         super().__init__()
         if any(type(m) is not Linear or len(m.add) for m in (plain.up, plain.down)):
-            raise ValueError("a matrix of it adds to its output")
+            raise Unsupported("a matrix of it adds to its output")
         assert isinstance(plain.act, LeakySquared)
         self.up, self.act, self.down, self.tma = plain.up, plain.act, plain.down, tma
 
@@ -62,7 +63,7 @@ class ExclusiveThenGate(AfterPart):
 
 
 class FusedExclusiveGate(AfterPart):
-    """Both in one kernel, for gates of the form gain sigmoid(scale z). Raises `ValueError` for another gate."""
+    """Both in one kernel, for gates of the form gain sigmoid(scale z). Raises `Unsupported` for another gate."""
 
     def __init__(self, plain: ExclusiveThenGate) -> None:
         super().__init__()
@@ -76,9 +77,9 @@ class FusedExclusiveGate(AfterPart):
 
 
 def sigmoid_form(gate: HeadGate) -> tuple[float, float]:
-    """(scale, gain) of a gate that is gain sigmoid(scale z). Raises `ValueError` for one that is not."""
+    """(scale, gain) of a gate that is gain sigmoid(scale z). Raises `Unsupported` for one that is not."""
     if type(gate) is SparseGate:
         return gate.scale, 1.0
     if type(gate) in (DenseGate, NarrowGate):
         return 1.0, 2.0 if type(gate) is NarrowGate else 1.0
-    raise ValueError(f"{type(gate).__name__} is not known to be a sigmoid")
+    raise Unsupported(f"{type(gate).__name__} is not known to be a sigmoid")

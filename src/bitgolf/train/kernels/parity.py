@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -11,14 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bitgolf.errors import BitgolfError, exception_chain
-from bitgolf.model.part import Bus
+from bitgolf.errors import BitgolfError, Unsupported, exception_chain
+from bitgolf.model.forward_context import Bus
 from bitgolf.runtime.compiler import compiled as compile_graph
 from bitgolf.runtime.device import Device
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
 """Largest relative difference (of norms) in output and gradients, by the type of matrix products."""
 ROUNDS, CALLS = 5, 3
+LOGGER = logging.getLogger(__name__)
 
 Make = Callable[[Any], nn.Module]
 Timer = Callable[[Callable[[], object]], float]
@@ -47,7 +49,7 @@ class Call(NamedTuple):
                 return t
             return t.repeat(*repeats, *[1] * (t.ndim - 2))[: ids.shape[0], : ids.shape[1]].contiguous()
 
-        rest = tuple(Bus(ids, x.bos) if isinstance(x, Bus) else x for x in self.rest)
+        rest = tuple(x.for_ids(ids) if isinstance(x, Bus) else x for x in self.rest)
         return Call(tuple(map(grow, self.tensors)), rest)
 
 
@@ -74,14 +76,14 @@ class Trial(NamedTuple):
         """Why the twin that `make` makes of `plain` cannot take its place in this call; "" where it can.
 
         Both run on a copy with random parameters (many start at zero). Any failure but a lack of memory is an answer,
-        not an error: kernels fail in many ways on a device that they were not made for.
+        not an error: kernels fail in many ways on a device that they were not made for. All but `Unsupported` are logged
+        with their traceback at debug level, since they may be a bug as well.
         """
         try:
             plain = disturbed(plain)
             gap = self.difference(self.prepared(make(plain)), Replay(plain), plain, call)
         except Exception as error:
-            _raise_for_memory(error, plain, call)
-            return brief(error)
+            return _refusal(error, plain, call)
         finally:
             self.forget_graphs()
         return "" if gap <= TOLERANCE[self.device.compute] else f"its numbers are {gap:.1%} from the plain ones"
@@ -116,8 +118,7 @@ class Trial(NamedTuple):
 
             return timer(once)
         except Exception as error:
-            _raise_for_memory(error, plain, call)
-            return brief(error)
+            return _refusal(error, plain, call)
         finally:
             self.forget_graphs()
 
@@ -170,7 +171,7 @@ class Replay(nn.Module):
         self.module = module
 
     def forward(self, tensors: tuple[Tensor, ...], rest: tuple[Any, ...]) -> Tensor:
-        return self.module(*tensors, *(Bus(x.ids, x.bos) if isinstance(x, Bus) else x for x in rest))
+        return self.module(*tensors, *(x.for_ids(x.ids) if isinstance(x, Bus) else x for x in rest))
 
 
 def disturbed(plain: nn.Module) -> nn.Module:
@@ -182,10 +183,20 @@ def disturbed(plain: nn.Module) -> nn.Module:
     return plain
 
 
+def _refusal(error: Exception, plain: nn.Module, call: Call) -> str:
+    """Why the reference module must stay, from what a fused one raised."""
+    _raise_for_memory(error, plain, call)
+    if not isinstance(error, Unsupported):
+        LOGGER.debug("a fused module for %s failed: limit of the device, or bug", type(plain).__name__, exc_info=error)
+    return brief(error)
+
+
 def brief(error: BaseException) -> str:
     """The first line of what was wrong at first."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, Unsupported):
+        return str(error)
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.160}"
 
 

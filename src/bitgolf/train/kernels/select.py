@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from bitgolf.errors import RecipeError
+from bitgolf.errors import RecipeError, Unsupported
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.chunked import LONGEST_MASK
 from bitgolf.model.attention.cores.flash_attention import Flash
@@ -86,7 +86,7 @@ class Choice:
             if verdict.twin:
                 twin = site.twins[verdict.twin](site.plain)
                 if isinstance(twin, Segmented) and twin.caps:
-                    twin.room = verdict.room
+                    twin.set_capacity(verdict.room)
                 for path in [path for path, module in paths if module is site.place]:
                     self.replaced[path] = site.place
                     root.set_submodule(path, site.fill(twin))
@@ -250,9 +250,8 @@ def _with_room(make: Make, batches: Sequence[npt.ArrayLike], bos: int, plain: nn
 
 
 def _uncompiled(plain: Sdpa) -> nn.Module:
-    raise ValueError("it is fast in a compiled graph only")
+    raise Unsupported("it is fast in a compiled graph only")
 
 
 def _described(core: Sdpa) -> str:
-    masks = [f"{type(m).__name__}({getattr(m, 'width', getattr(m, 'cap', ''))})" for m in core.masks]
-    return f"attention{' with ' * bool(masks)}{', '.join(masks)}"
+    return f"attention{' with ' * bool(core.parts)}{', '.join(mask.label for mask in core.parts)}"

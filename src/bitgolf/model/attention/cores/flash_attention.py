@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from bitgolf.errors import Unsupported
 from bitgolf.kernels.flash_attention import flash, package
 from bitgolf.model.attention.cores.sdpa import Sdpa
 from bitgolf.model.attention.cores.sdpa_backend import as_autocast
 from bitgolf.model.attention.cores.varlen import Varlen
-from bitgolf.model.part import Bus
+from bitgolf.model.forward_context import Bus
 
 
 class Flash(Varlen):
-    """`Varlen` by FlashAttention 3 or 4. Raises `ImportError` where that version is not installed."""
+    """`Varlen` by FlashAttention 3 or 4. Raises `Unsupported` where that version cannot be imported."""
 
     def __init__(self, plain: Sdpa, version: int) -> None:
         super().__init__(plain)
-        package(version)
+        try:
+            package(version)
+        except ImportError as error:
+            raise Unsupported(f"FlashAttention {version} cannot be imported") from error
         self.version = version
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:

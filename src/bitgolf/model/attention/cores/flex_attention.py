@@ -4,33 +4,36 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from bitgolf.errors import Unsupported
 from bitgolf.model.attention.cores.sdpa import Sdpa
 from bitgolf.model.attention.cores.sdpa_backend import as_autocast
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Core, Mask
-from bitgolf.model.part import Bus
 
 
 class Flex(Core):
     """The fast twin of an `Sdpa` with masks, for whole sequences in training. Needs a compiled graph to be fast.
 
-    Raises `ValueError` for a mask that has no form as a rule.
+    Raises `Unsupported` for a mask without a rule of indices.
     """
 
     def __init__(self, plain: Sdpa) -> None:
         super().__init__()
         self.masks, self.grouped = plain.masks, plain.grouped
-        if without := [type(m).__name__ for m in self.parts if type(m).rule is Mask.rule]:
-            raise ValueError(f"{without[0]} has no form as a rule of indices")
+        any_text = Bus(torch.zeros(1, 1, dtype=torch.int64))  # whether a mask has a rule does not depend on the ids
+        if without := [type(mask).__name__ for mask in self.parts if mask.rule(any_text) is None]:
+            raise Unsupported(f"{without[0]} has no rule of indices")
 
     @property
     def parts(self) -> list[Mask]:
         return cast(list[Mask], list(self.masks))
 
     def block_mask(self, bus: Bus) -> BlockMask:
-        rules = [mask.rule(bus) for mask in self.parts]
+        rules = [rule for mask in self.parts if (rule := mask.rule(bus))]
 
         def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             seen = q >= k

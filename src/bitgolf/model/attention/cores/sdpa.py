@@ -12,8 +12,9 @@ from bitgolf.config.spec import Place, Spec, register
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.attention.cores.chunked import LONGEST_MASK, Rule, attend_in_blocks
 from bitgolf.model.attention.cores.segment_capacity import segment_starts
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Core, Mask
-from bitgolf.model.part import Bus, chain
+from bitgolf.model.part import chain
 
 
 @register
@@ -58,10 +59,11 @@ class Sdpa(Core):
         if not bus.whole:
             cause = f"{bus.ids.shape[1]:,} tokens are read at once over {keys:,} keys of a text read in pieces"
             raise BitgolfError(cause, place="attention", mend=f"a window or a piece of at most {LONGEST_MASK:,} tokens")
-        if without := [type(mask).__name__ for mask in self.parts if type(mask).rule is Mask.rule]:
+        rules = [(mask, mask.rule(bus)) for mask in self.parts]
+        if without := [type(mask).__name__ for mask, rule in rules if rule is None]:
             cause = f"{without[0]} has no rule of indices, so a row of {keys:,} tokens would take a mask of its square"
             raise BitgolfError(cause, place="attention", mend=f"rows of at most {LONGEST_MASK:,} tokens")
-        return [mask.rule(bus) for mask in self.parts]
+        return [rule for _, rule in rules if rule is not None]
 
 
 @register
@@ -78,6 +80,10 @@ class Window(Mask):
     def reach(self) -> int:
         return self.width + 1
 
+    @property
+    def label(self) -> str:
+        return f"{type(self).__name__}({self.width})"
+
     def forward(self, bus: Bus) -> Tensor:
         return bus.lags <= self.width
 
@@ -88,9 +94,6 @@ class Window(Mask):
 @register
 class SameDocument(Mask):
     """A query sees only keys of its own document: nothing leaks over a document start."""
-
-    def __init__(self, at: Place, /) -> None:
-        super().__init__()
 
     def forward(self, bus: Bus) -> Tensor:
         return (bus.documents[:, :, None] == bus.key_documents[:, None, :])[:, None]
@@ -116,6 +119,10 @@ class Segments(Mask):
     @property
     def reach(self) -> int | None:
         return self.cap or None
+
+    @property
+    def label(self) -> str:
+        return f"{type(self).__name__}({self.cap})"
 
     def numbers(self, bus: Bus) -> Tensor:
         """Number of the segment that each key belongs to, (B, S)."""

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bitgolf.errors import Unsupported
 from bitgolf.model.attention.cores.sdpa import Sdpa
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Core
-from bitgolf.model.part import Bus
 
 
 def as_autocast(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,12 +23,12 @@ def as_autocast(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 class Fused(Core):
-    """The fast twin of an `Sdpa` without masks, for whole sequences. Raises `ValueError` where there are masks."""
+    """The fast twin of an `Sdpa` without masks, for whole sequences. Raises `Unsupported` where there are masks."""
 
     def __init__(self, plain: Sdpa, backend: SDPBackend) -> None:
         super().__init__()
         if len(plain.masks):
-            raise ValueError("it takes no masks")
+            raise Unsupported("it takes no masks")
         self.grouped, self.backend = plain.grouped, backend
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:

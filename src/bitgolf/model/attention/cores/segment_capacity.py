@@ -31,17 +31,6 @@ def segment_starts(documents: Tensor, cap: int) -> Tensor:
     return (place - begun) % cap == 0
 
 
-def boundaries(ids: Tensor, bos: int, cap: int, bucket: int) -> Tensor:
-    """Cumulative lengths of the segments of rows laid end to end (`cu_seqlens`): 0, ends, B T; int32.
-
-    ids (B, T). Padded with B T to a multiple of `bucket` entries, so that compiled kernels see few shapes. The number of
-    entries depends on the text: call it outside of a compiled graph.
-    """
-    starts = segment_starts((ids == bos).cumsum(1), cap).flatten().nonzero().flatten()
-    padding = bucket - len(starts) % bucket  # at least one: the end of the last segment
-    return torch.cat([starts, starts.new_full((padding,), ids.numel())]).int()
-
-
 class Room(NamedTuple):
     """Sizes that a compiled graph of a variable-length kernel is made for: the most segments, the tokens in the longest."""
 
@@ -83,6 +72,10 @@ class Segmented(Protocol):
     caps: list[int]
     room: Room
 
+    def set_capacity(self, capacity: Room) -> None:
+        """The room that it has from now on."""
+        ...
+
 
 class SegmentSlots:
     """Keeps the cores of a model roomy enough for each batch, from its ids on the host, without waiting for the device.
@@ -100,7 +93,7 @@ class SegmentSlots:
         row = max(np.shape(ids)[1] for ids in batches)
         for core in self.cores:
             slots, longest = most(batches, self.bos, core.caps)
-            core.room = rounded(SPARE * slots, SPARE * longest, core.caps, row)
+            core.set_capacity(rounded(SPARE * slots, SPARE * longest, core.caps, row))
 
     def fit(self, ids: npt.ArrayLike, rows: int = 0) -> None:
         """Make room for ids (B, T) on the host, read `rows` at a time (0: all at once)."""
@@ -112,7 +105,7 @@ class SegmentSlots:
             room, (slots, longest) = core.room, wanted[tuple(core.caps)]
             if slots > room.slots or longest > room.longest:
                 sizes = _grown(room.slots, slots), _grown(room.longest, longest)
-                core.room = Room(*map(max, room, rounded(*sizes, core.caps, ids.shape[1])))
+                core.set_capacity(Room(*map(max, room, rounded(*sizes, core.caps, ids.shape[1]))))
                 grown.add(core.room)
         for room in sorted(grown):
             self.say(f"attention: room for {room.slots:,} segments of at most {room.longest:,} tokens in a batch")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bitgolf.errors import Unsupported
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
 from bitgolf.model.attention.cores.sdpa_backend import as_autocast
 from bitgolf.model.attention.cores.segment_capacity import LONGEST, SLOTS, Room, segment_starts
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Core
-from bitgolf.model.part import Bus
 from bitgolf.runtime.compat import varlen_attention
 
 varlen_attn = varlen_attention()
@@ -37,8 +38,8 @@ class Varlen(Core):
     """The fast twin of an `Sdpa` whose masks are windows, documents or segments, for whole sequences.
 
     `room`: the most segments of a batch and the longest of them, constants, so that a compiled graph has one shape.
-    `SegmentSlots` keeps it large enough; a batch beyond it fails on the device with a message. Raises `ValueError` for
-    masks of another kind.
+    `SegmentSlots` keeps it large enough; a batch beyond it fails on the device with a message. Raises `Unsupported`
+    for masks of another kind.
     """
 
     def __init__(self, plain: Sdpa) -> None:
@@ -50,8 +51,12 @@ class Varlen(Core):
             elif isinstance(mask, SameDocument | Segments):
                 self.caps.append(mask.cap if isinstance(mask, Segments) else 0)
             else:
-                raise ValueError(f"{type(mask).__name__} does not cut rows into segments")
+                raise Unsupported(f"{type(mask).__name__} does not cut rows into segments")
         self.room = Room(SLOTS, LONGEST)
+
+    def set_capacity(self, capacity: Room) -> None:
+        """Sizes for the next forward: a graph that contains this core guards on them, and is compiled once more."""
+        self.room = capacity
 
     def ends(self, bus: Bus) -> Tensor:
         """Cumulative lengths of the segments, int32: 0, ends, and B T as often as fills the room."""

@@ -1,12 +1,7 @@
-"""What the recipes of published systems share: how they route parameters, and how their results are written down.
+"""What the recipes of published systems share: how they route parameters, quantize, calibrate and adapt.
 
-Results are the authors' own, on FineWeb's validation text, read from their logs and submissions; nothing here was
-measured by us. `bpb` holds the mean over the seeds (of one, the one submitted) by stage: `trained` before averaging,
-`averaged`, `packed` (the contiguous windows of the quantized model), `sliding`, `adapted` (after adaptation at scoring
-time); `bytes` is the largest file of these seeds.
-
-All recipes train, calibrate, round, pack and score as published; what differs is named in each one's `departures`. In no
-recipe:
+All recipes train, calibrate, round, pack and score as published; what differs is named in each one's `departures`
+(`published.json`). In no recipe:
 
 - what `torch.save` puts around arrays, and the code (`code` of the published bytes): our files hold neither.
 - selective pruning of codes of 1 and -1 (#1019, #1512): in none of the published runs was there anything to prune.
@@ -21,6 +16,7 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip, QuantileClip, SdClip
 from bitgolf.optim.adam import Adam
+from bitgolf.optim.algorithm import Algorithm
 from bitgolf.optim.muon import Muon
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import OwnSamples, TrainingText
@@ -33,26 +29,13 @@ from bitgolf.score.adapt.phased_lora import Phased, evenly
 from bitgolf.score.adapt.stream_sgd import StreamSgd
 from bitgolf.score.document_order import LongestFirst
 
-H100 = "8 x H100 SXM, 600 s"
-
 BANKS: dict[str, Any] = {"reduce": "bfloat16", "buffer": "bfloat16"}
 """Muon of the scripts with parameter banks (#399, #549 to #1204 and #1512, #1530 to #1855): gradients travel in bfloat16, and the momentum is kept in it."""
-
-# Departures that nothing undoes.
-CLIPPED = {"the gradient is clipped after the mean over all processes, where each clipped its own": ""}
-SEARCHED = {"clips are searched with rounding to the nearest, where the original tried GPTQ with each": ""}
-LOOKED_UP = {"the embedding's statistics count its lookups, where the original's were those of the head alone": ""}
-WITHIN = {"calibration keeps to documents, where the original's attention ran over their ends": ""}
-AFTER = {"calibration is inside the training clock, where the original's began after it": "calibrate.reserve=0"}
-REPAIRED = {
-    "of the embedding one matrix is repaired and of the MLPs two, where the original took the three worst of all": "",
-    "a repair's factors are turned so that two bits reach their largest entries": "",
-}
 
 
 def groups(
     matrix: Spec[Muon], embedding: Spec[Adam], scalar: Spec[Adam], *, projections: str = "matrix"
-) -> tuple[Spec[Rule], ...]:
+) -> tuple[Spec[Rule[Algorithm]], ...]:
     """The field's routing: matrices to Muon, tables to one Adam, everything small to another.
 
     `projections` says where the matrices of the input side (bigram, value table) go: to `matrix`, as in the scripts
@@ -67,36 +50,6 @@ def groups(
     )
 
 
-def results(
-    pull_request: int,
-    *,
-    bpb: dict[str, float],
-    bytes: int,
-    params: int | None,
-    seeds: dict[int, dict[str, float]] | None = None,
-    hardware: str = H100,
-    code: int | None = None,
-    departures: dict[str, str] | None = None,
-    **more: Any,
-) -> dict[str, Any]:
-    """A recipe's `published`: `seeds` by seed, `departures` as what differs here -> the `--set` that undoes it.
-
-    `bytes` counts the code, `code` of them, which is None where nothing tells it.
-    """
-    return {
-        "source": f"openai/parameter-golf, pull request {pull_request}",
-        "hardware": hardware,
-        "text": "FineWeb, first 50,000 documents",
-        "params": params,
-        "bpb": bpb,
-        "bytes": bytes,
-        "code": code,
-        "seeds": {str(seed): values for seed, values in (seeds or {}).items()},
-        "departures": departures or {},
-        **more,
-    }
-
-
 # ---- from weights to codes -----------------------------------------------------------------------------------------
 
 HALF = part(Float, dtype="float16")
@@ -106,7 +59,9 @@ HALF_GATES = (part(Rule, where="gate", use=HALF),)
 BYTE_GATES = (part(Rule, where="gate@blocks.**", use=part(IntRows, bits=8, clip=part(MaxClip))),)
 
 
-def codec(use: Spec[Codec], *others: Spec[Rule], projections: Spec[Codec] = HALF) -> tuple[Spec[Rule], ...]:
+def codec(
+    use: Spec[Codec], *others: Spec[Rule[Codec]], projections: Spec[Codec] = HALF
+) -> tuple[Spec[Rule[Codec]], ...]:
     """`use` for the blocks' matrices that `others` leave; int8 for tables; float16 for what is small.
 
     Up to 65,536 numbers were small: so nearly all projections of the input side.
@@ -131,9 +86,9 @@ def deviations(
     rest: float,
     embed: float,
     embed_bits: int,
-    gates: tuple[Spec[Rule], ...] = (),
+    gates: tuple[Spec[Rule[Codec]], ...] = (),
     repaired: bool = False,
-) -> tuple[Spec[Rule], ...]:
+) -> tuple[Spec[Rule[Codec]], ...]:
     """From #1394 on: all matrices by GPTQ, int6, clipped at so many standard deviations; the table likewise, by its own.
 
     repaired: low-rank repairs, of rank 4, of the table and of the two worst first matrices of MLPs.
@@ -157,14 +112,6 @@ def deviations(
 
 
 # ---- adaptation while scoring --------------------------------------------------------------------------------------
-
-ADAPTED = {
-    "document ends are scored, where the original left them out, and so are pieces of one token": "",
-    "adapters start from a uniform A and a B of zero, where the original's were small normal numbers": "",
-    "also documents under 32 tokens have adapters, which in a single piece change nothing": "",
-}
-"""#1090."""
-CHARGED = {"the lengths of the documents, of which the longest comes first, are charged to the score": ""}
 
 
 def by_chunks(*, lr: float) -> Spec[StreamSgd]:
@@ -205,9 +152,3 @@ def on_training_text(batches: int) -> Spec[Calibrate]:
 def on_own_samples() -> Spec[Calibrate]:
     """As in #1019."""
     return part(Calibrate, source=part(OwnSamples, sequences=64, length=2048, temperature=(0.8,), seed=42))
-
-
-def reserved(seconds: float) -> dict[str, str]:
-    """The departure of a recipe whose original ended training so many seconds early, to calibrate."""
-    words = "the time of calibration is measured, where the original reserved"
-    return {f"{words} {seconds:g} s": f"calibrate.reserve={seconds:g}"}

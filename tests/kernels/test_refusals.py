@@ -1,0 +1,61 @@
+"""Why a fused module is refused: `Unsupported` is an ordinary answer, any other exception leaves its traceback in the log."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bitgolf.config.spec import Place, part
+from bitgolf.errors import Unsupported
+from bitgolf.model.mlp import MLP, LeakySquared
+from bitgolf.runtime.device import Device
+from bitgolf.train.kernels.parity import Call, Trial
+
+TRIAL = Trial(Device(torch.device("cpu"), torch.float32, "a test"), compiled=False, backward=True)
+CALL = Call((torch.randn(1, 3, 8),), ())
+
+
+class Misspelt(nn.Module):
+    """A fused module with a bug."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up_projection(x)
+
+
+def unsupported(plain: nn.Module) -> nn.Module:
+    raise Unsupported("its width is odd")
+
+
+def reference() -> MLP:
+    return MLP(Place(vocab=4, dim=8), hidden=16, act=part(LeakySquared))
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.DEBUG, "bitgolf.train.kernels.parity")
+    return caplog
+
+
+def test_what_does_not_apply_is_answered_with_its_reason_alone(log: pytest.LogCaptureFixture) -> None:
+    assert TRIAL.inability(unsupported, reference(), CALL) == "its width is odd"
+    assert TRIAL.cost(unsupported, reference(), CALL, lambda call: 1.0) == "its width is odd"
+    assert not log.records
+
+
+def test_a_bug_is_answered_and_its_traceback_logged(log: pytest.LogCaptureFixture) -> None:
+    def call_once(call: object) -> float:
+        assert callable(call)
+        call()
+        return 1.0
+
+    for answer in (
+        TRIAL.inability(lambda _: Misspelt(), reference(), CALL),
+        TRIAL.cost(lambda _: Misspelt(), reference(), CALL, call_once),
+    ):
+        assert answer == "AttributeError: 'Misspelt' object has no attribute 'up_projection'"
+    assert [record.levelno for record in log.records] == [logging.DEBUG] * 2
+    assert all(record.exc_info and "MLP" in record.getMessage() for record in log.records)
+    assert log.text.count("return self.up_projection(x)") == 2
