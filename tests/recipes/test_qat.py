@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import SdClip
 from bitgolf.model.build import build_on_meta
+from bitgolf.model.linear import Linear
 from bitgolf.model.qat import FakeQuant
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.gptq import Gptq
@@ -44,7 +47,7 @@ def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
     model = build_on_meta(recipe["model"], VOCAB)
     assert disagreements(model, recipe["quantize"]) == []
     views = {
-        path: [view.codec.grid.reach for view in module.view]
+        path: [view.codec.grid.reach for view in getattr(module, "view", ())]
         for path, module in model.named_modules()
         if path.startswith("blocks.") and hasattr(module, "view")
     }
@@ -55,10 +58,8 @@ def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
 def test_training_multiplies_with_what_is_stored() -> None:
     recipe = qat(stored(SIX.but(solve=None)))
     model = built(recipe["model"]).train()
-    linear = model.get_submodule("blocks.1.mlp.up")
-    codec = SIX.but(solve=None)()
-    seen = linear.viewed()  # type: ignore[operator]
-    assert torch.equal(seen, codec.decode(codec.encode(linear.weight), tuple(linear.weight.shape)))  # type: ignore[arg-type]
+    linear, codec = cast(Linear, model.get_submodule("blocks.1.mlp.up")), SIX.but(solve=None)()
+    assert torch.equal(linear.viewed(), codec.decode(codec.encode(linear.weight), tuple(linear.weight.shape)))
 
 
 def test_what_training_cannot_repeat_is_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor
 
@@ -83,7 +83,7 @@ def _row_codec(use: Spec[Codec], place: str) -> Spec[RowQuantizer]:
             place=place,
             mend="a codec such as IntRows, or matrices that IntRows stores",
         )
-    return use.but(solve=None) if issubclass(use.cls, IntRows) else use
+    return cast(Spec[RowQuantizer], use.but(solve=None) if issubclass(use.cls, IntRows) else use)
 
 
 def _views(matrices: Sequence[Matrix], since: float) -> tuple[Spec[View], ...]:
