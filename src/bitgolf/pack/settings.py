@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from bitgolf.config.rules import Rule, cover
 from bitgolf.config.spec import Spec, part, register
@@ -36,7 +37,7 @@ class Pack:
 
     def grouped(self, roles: Mapping[str, str]) -> dict[str, str]:
         """path -> group, from path -> role. A group without parameters is a `RecipeError`, as a dead rule is."""
-        rules = [part(Rule, where=group().where, use=group) for group in self.groups]
+        rules: list[Spec[Rule[Any]]] = [part(Rule, where=group().where, use=group) for group in self.groups]
         matches = [rule().matches for rule in rules]
         if not all(any(match(role, path) for match in matches) for path, role in roles.items()):
             rules.append(part(Rule, where="*", use=self.coder))  # takes the others, and leaves them as they are
