@@ -25,8 +25,9 @@ from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pipeline.compression import load_meta_model
 from bitgolf.pipeline.execute import start
 from bitgolf.pipeline.state import Run
-from bitgolf.quantize.calibration.calibrate import Calibrate, load_calibration, save_calibration
+from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
+from bitgolf.quantize.calibration.stats_file import load_calibration, save_calibration
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.encoding import decode_all, load_codes, save_codes
 from bitgolf.report.log import Journal

@@ -85,7 +85,7 @@ def score(
     job = ScoringJob(
         artifact=path.resolve(),
         text=source,
-        methods=tuple(choose_methods(loaded.recipe["score"], names, edits)),
+        methods=tuple(choose_methods(loaded.recipe.score, names, edits)),
         order=chosen_order,
         batch_tokens=batch,
         device=device,
@@ -137,7 +137,7 @@ def prove_score(
 ) -> ProofResult:
     """Prove the score of a text, or of its first `size` bytes, by coding all of it and restoring a sample."""
     path, loaded, source = _opened(artifact, text, shards)
-    codec, own = text_codec(loaded), loaded.recipe["score"]
+    codec, own = text_codec(loaded), loaded.recipe.score
     chosen = choose_methods(own, names, edits)
     if names and len(chosen) > 1:
         raise UsageError(f"a proof covers one method, got {len(chosen)}", place="--with", mend="name one method")
@@ -162,7 +162,7 @@ def sample(artifact: Path, prompt: str, *, tokens: int, temperature: float, top:
         temperature=temperature,
         top=top,
         seed=seed,
-        window=loaded.recipe["score"][-1]().window,
+        window=loaded.recipe.score[-1]().window,
     )
     text = loaded.tokenizer.readable(drawn)
     return GeneratedText(text=text.decode(errors="replace"), seed=seed, temperature=temperature)

@@ -23,9 +23,9 @@ from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pipeline.compression import load_meta_model
 from bitgolf.pipeline.stages import stage_named
 from bitgolf.pipeline.state import Run, open_run
-from bitgolf.quantize.calibration.calibrate import load_calibration
 from bitgolf.quantize.calibration.observe import means, observe
 from bitgolf.quantize.calibration.sources import Source, Subject, TrainingText
+from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.diagnose.checks import examine, living
 from bitgolf.quantize.diagnose.code_checks import not_as_packed
 from bitgolf.quantize.diagnose.quantized_model import Alarm, Patient

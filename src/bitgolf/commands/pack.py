@@ -12,7 +12,7 @@ import msgspec
 
 from bitgolf.artifact.container import Artifact, read_artifact
 from bitgolf.artifact.model import SLICES, packed
-from bitgolf.commands.size_search import WINDOW, Fit, Line, finer, fit, reach, slope
+from bitgolf.commands.size_search import TOLERANCE, SizeModel, bytes_per_log2, scale_range, scale_steps, search_size
 from bitgolf.config.edits import diff
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
@@ -29,7 +29,7 @@ from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
 
 
-class PackTrial(msgspec.Struct, frozen=True):
+class PackProbe(msgspec.Struct, frozen=True):
     """A scale of the steps that was tried. log2_step_scale: 0 is the recipe's steps, 1 twice as large.
     predicted_bytes: expected before it was encoded; bytes: found."""
 
@@ -61,7 +61,7 @@ class PackResult(msgspec.Struct, frozen=True, kw_only=True):
     within_tolerance: bool
     log2_step_scale: float
     settings: list[ChangedSetting]
-    trials: list[PackTrial]
+    probes: list[PackProbe]
     seconds: float
 
 
@@ -86,15 +86,15 @@ class _CapSearch:
 
     def __init__(self, trained: TrainedRun, cap: int, self_contained: bool) -> None:
         self.trained, self.cap, self.self_contained = trained, cap, self_contained
-        self.run, self.log, self.trials = trained.run, trained.run.journal, 0
+        self.run, self.log, self.probes = trained.run, trained.run.journal, 0
         self.best: tuple[int, Spec[Recipe], dict[str, Code]] | None = None
 
     def search(self) -> PackResult:
         started, rules = time.perf_counter(), self.run.recipe().quantize
-        found = fit(self._try, self.cap, self._initial_line(), reach(rules))
+        found = search_size(self._try, self.cap, self._initial_model(), scale_range(rules))
         recipe = self._write()
         under = self.cap - found.best.bytes
-        within = under <= WINDOW * self.cap
+        within = under <= TOLERANCE * self.cap
         if not within:
             message = f"no setting came nearer to the cap than {under:,} bytes: so small a file moves in leaps"
             self.log.event("warning", message=message)
@@ -105,39 +105,40 @@ class _CapSearch:
             bytes=found.best.bytes,
             bytes_under_cap=under,
             within_tolerance=within,
-            log2_step_scale=-found.best.octaves,
+            log2_step_scale=found.best.log2_step_scale,
             settings=_changed_settings(rules, recipe().quantize),
-            trials=_trials(found),
+            probes=[PackProbe(*probe) for probe in found.probes],
             seconds=round(time.perf_counter() - started, 2),
         )
 
-    def _initial_line(self) -> Line:
+    def _initial_model(self) -> SizeModel:
         """Where the search begins: at what the run was packed to, or else at a forecast."""
         rules = self.run.recipe().quantize
-        line = Line(slope(rules, self.trained.roles, self.trained.sizes), WINDOW * self.cap)
+        moved = bytes_per_log2(rules, self.trained.roles, self.trained.sizes)
+        model = SizeModel(moved, TOLERANCE * self.cap)
         with suppress(DamagedError):  # or none at all, which is no worse
             artifact = read_artifact(self.run.files.artifact)
             whole = self.run.recipe.to_json()
             if "pack" in self.run.done and artifact.recipe == {name: whole[name] for name in SLICES}:
-                line.points.append((0.0, self._counted(artifact)))
-                return line
-        line.forecast = (0.0, self.trained.forecast() + self.self_contained * len(self.trained.tokenizer))
-        return line
+                model.points.append((0.0, self._counted(artifact)))
+                return model
+        model.forecast = (0.0, self.trained.forecast() + self.self_contained * len(self.trained.tokenizer))
+        return model
 
-    def _try(self, octaves: float, expected: int) -> int:
+    def _try(self, log2_step_scale: float, predicted: int) -> int:
         """Bytes of the artifact with the steps of one scale."""
-        self.trials += 1
-        trial = f"trial {self.trials}"
-        self.log.say(f"{trial}: steps scaled by 2^{-octaves:+.4f}, {expected:,} bytes expected …")
-        rules = finer(self.run.recipe().quantize, octaves)
+        self.probes += 1
+        probe = f"probe {self.probes}"
+        self.log.say(f"{probe}: step scale 2^{log2_step_scale:+.4f}, predicted {predicted:,} bytes …")
+        rules = scale_steps(self.run.recipe().quantize, log2_step_scale)
         recipe = self.run.recipe.set("quantize", rules).set("pack.cap", self.cap)
         codes = self.trained.encode(recipe)
         size = self._counted(packed(recipe, codes, self.trained.tokenizer))
         if size <= self.cap and (self.best is None or size > self.best[0]):
             self.best = size, recipe, codes
         where = f"{abs(self.cap - size):,} bytes {'under' if size <= self.cap else 'over'} the cap"
-        self.log.say(f"{trial}: {size:,} bytes, {where}; the estimate was off by {expected / size - 1:+.2%}")
-        self.log.event("pack_trial", log2_step_scale=-octaves, predicted_bytes=expected, bytes=size)
+        self.log.say(f"{probe}: {size:,} bytes, {where}; the estimate was off by {predicted / size - 1:+.2%}")
+        self.log.event("probe", log2_step_scale=log2_step_scale, predicted_bytes=predicted, bytes=size)
         return size
 
     def _counted(self, artifact: Artifact) -> int:
@@ -155,10 +156,6 @@ class _CapSearch:
         run_stage(run, stage_named("quantize"), quantized)
         run_stage(run, stage_named("pack"))
         return recipe
-
-
-def _trials(found: Fit) -> list[PackTrial]:
-    return [PackTrial(-probe.octaves, probe.expected, probe.bytes) for probe in found.probes]
 
 
 def _changed_settings(before: Rules, after: Rules) -> list[ChangedSetting]:

@@ -11,7 +11,7 @@ import torch
 from bitgolf.artifact.container import CONTAINER_OVERHEAD_BYTES
 from bitgolf.cautions import cautions
 from bitgolf.cautions.queries import uses
-from bitgolf.config.recipe import Recipe, identity
+from bitgolf.config.recipe import Recipe, identity, limit_of, reserve_of
 from bitgolf.config.spec import Place, Spec
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
@@ -64,8 +64,9 @@ class RecipeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 def overview(recipe: Spec[Recipe]) -> RecipeSummary:
     """Building everything on the way, it raises for what a run would refuse."""
-    check_calibration(recipe)
     settings = recipe()
+    check_calibration(settings.quantize, settings.calibrate)
+    limit_of(recipe, reserve_of(recipe) or 0.0)
     vocab = settings.tokens["vocab"]
     model = build_on_meta(settings.model, vocab)
     kinds, params = roles(model), dict(model.named_parameters())

@@ -138,7 +138,7 @@ class _SweepRun:
             rule().use()
         built.pack().grouped(self.trained.roles)
         if built.calibrate is None:
-            check(recipe)
+            check(built.quantize, built.calibrate)
         return recipe
 
     def key(self, recipe: Spec[Recipe]) -> str:

@@ -110,10 +110,10 @@ def ledger_table(result: LedgerResult) -> str:
 
 def pack_table(result: PackResult) -> str:
     """What was tried to fill a cap, and the settings that do."""
-    trials = [
+    probes = [
         (number(t.log2_step_scale, "+.5f"), number(t.predicted_bytes), number(t.bytes), number(t.bytes - result.cap, "+,"),
          number(t.predicted_bytes / t.bytes - 1, "+.2%"))
-        for t in result.trials
+        for t in result.probes
     ]  # fmt: skip
     columns = ("log2 step scale", "estimate", "bytes", "relative to cap", "estimate error")
     changed = [(s.path, str(s.before), str(s.after)) for s in result.settings]
@@ -121,7 +121,7 @@ def pack_table(result: PackResult) -> str:
     under = f"{result.bytes_under_cap:,} under the cap ({result.bytes_under_cap / result.cap:.3%})"
     return "\n\n".join(
         [
-            table("Trials", columns, trials, text=0),
+            table("Probes", columns, probes, text=0),
             table("Settings", ("path", "before", "after"), changed),
             f"{result.bytes:,} / {result.cap:,} bytes ({counted}), {under}",
             f"Try next:\n  bitgolf run {result.run}          # its score; nothing is encoded again",

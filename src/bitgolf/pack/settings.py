@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from bitgolf.config.rules import Rule, cover
 from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.pack.coders import Brotli, Coder
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coders import Coder
 
 
 @register
@@ -35,7 +37,7 @@ class Pack:
 
     def grouped(self, roles: Mapping[str, str]) -> dict[str, str]:
         """path -> group, from path -> role. A group without parameters is a `RecipeError`, as a dead rule is."""
-        rules = [part(Rule, where=group().where, use=group) for group in self.groups]
+        rules: list[Spec[Rule[Any]]] = [part(Rule, where=group().where, use=group) for group in self.groups]
         matches = [rule().matches for rule in rules]
         if not all(any(match(role, path) for match in matches) for path, role in roles.items()):
             rules.append(part(Rule, where="*", use=self.coder))  # takes the others, and leaves them as they are
@@ -59,4 +61,4 @@ def check_coders(pack: Spec[Pack]) -> None:
         except BitgolfError as error:
             raise BitgolfError(
                 f"{node.cls.__name__} cannot be used here: {error.cause}", place=place, mend=error.mend
-            ) from None
+            ) from error

@@ -23,8 +23,9 @@ from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights
 from bitgolf.pipeline.state import Run, RunFiles
 from bitgolf.pipeline.training_result import TrainingTime
-from bitgolf.quantize.calibration.calibrate import about_calibration, distinct, load_calibration, save_calibration
+from bitgolf.quantize.calibration.calibrate import distinct
 from bitgolf.quantize.calibration.sources import Subject
+from bitgolf.quantize.calibration.stats_file import about_calibration, load_calibration, save_calibration
 from bitgolf.report.log import Journal
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose

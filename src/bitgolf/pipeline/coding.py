@@ -28,7 +28,7 @@ class CodingJob(msgspec.Struct, frozen=True):
 
 def text_codec(loaded: Loaded) -> Codec:
     """The codec of an artifact, with the scoring methods of its recipe."""
-    return Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe["score"])
+    return Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
 
 
 def compress_file(job: CodingJob) -> CompressResult:

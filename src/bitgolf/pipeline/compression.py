@@ -20,7 +20,7 @@ from bitgolf.model.parameters import roles
 from bitgolf.pack.parallel import workers
 from bitgolf.pack.streams import Code
 from bitgolf.pipeline.state import Run
-from bitgolf.quantize.calibration.calibrate import load_calibration
+from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.encoding import encode_all, load_codes, report, save_codes
 from bitgolf.runtime.device import choose

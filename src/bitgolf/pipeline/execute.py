@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from bitgolf import __version__
-from bitgolf.config.recipe import Recipe, identity
+from bitgolf.config.recipe import Recipe, identity, limit_of, reserve_of
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.files import value_digest, write_json
@@ -29,8 +29,10 @@ from bitgolf.runtime.device import choose
 
 def execute(run: Run, *, first: str | None = None) -> RunResult:
     """Do what is not unchanged, and from the stage `first` on everything; returns the result of the run."""
-    check_calibration(run.recipe, run.devices)
-    check_coders(run.recipe().pack)
+    recipe = run.recipe()
+    check_calibration(recipe.quantize, recipe.calibrate, run.devices)
+    limit_of(run.recipe, reserve_of(run.recipe) or 0.0)
+    check_coders(recipe.pack)
     run = replace(run, fresh_start=first in ("prepare", "train"))
     forced = STAGE_NAMES.index(first) if first else len(STAGES)
     _begin(run)

@@ -16,7 +16,7 @@ from bitgolf.model.parameters import roles
 from bitgolf.pack.streams import Code
 from bitgolf.pipeline.compression import load_meta_model, quantize_inputs
 from bitgolf.pipeline.state import open_run
-from bitgolf.quantize.calibration.calibrate import load_calibration
+from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.encoding import encode_all
 from bitgolf.quantize.size_forecast import forecast
@@ -72,7 +72,12 @@ class TrainedRun:
             self.run.journal.progress(f"encode: {done:,} of {of:,} weights")
 
         rules = recipe().quantize
-        return encode_all(self.weights, self.roles, rules, self.stats, self.session, progress=progress)
+        return encode_all(self.weights, self.roles, rules, self._placed, self.session, progress=progress)
+
+    @cached_property
+    def _placed(self) -> dict[str, Stats] | None:
+        """The statistics on the device, once, so that their Hessians are factored once for all that is encoded."""
+        return None if self.stats is None else self.session.placed(self.stats)
 
     def forecast(self) -> int:
         """Bytes of the model alone, from the recipe and no weight."""

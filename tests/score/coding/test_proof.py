@@ -67,7 +67,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def claim(toy: Path, size: int = 0, *, method: int = 0, tokens: int = 1 << 17, rows: int = 64) -> Claim:
     loaded = load(toy / "artifact.bg")
-    methods = loaded.recipe["score"]
+    methods = loaded.recipe.score
     text = validation(toy / "shards")
     text = first(text, loaded.tokenizer, size) if size else text
     codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
@@ -83,7 +83,7 @@ class RestoreHere:
     def __call__(self, artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
         self.restored.append(source)
         loaded = load(artifact)
-        codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe["score"])
+        codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
         texts = compress.decompress(codec, source.read_bytes())
         target.write_bytes(b"".join(texts))
         return [len(text) for text in texts]
