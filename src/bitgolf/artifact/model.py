@@ -20,6 +20,7 @@ from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pack.coders import Brotli, Lzma, Smallest
 from bitgolf.pack.settings import Pack
 from bitgolf.pack.streams import Code, pack_blob, pack_codes, unpack_blob, unpack_codes
+from bitgolf.quantize.codecs.codec import Codec
 from bitgolf.quantize.encoding import decode_all, layout, walks
 from bitgolf.score.methods import Method
 from bitgolf.tokens.loading import open_tokenizer
@@ -134,6 +135,11 @@ class Slices:
     """The slices of a recipe that an artifact carries, with the types that reading relies on."""
 
     def __init__(
-        self, *, model: Spec[LM], quantize: tuple[Spec[Rule], ...], pack: Spec[Pack], score: tuple[Spec[Method], ...]
+        self,
+        *,
+        model: Spec[LM],
+        quantize: tuple[Spec[Rule[Codec]], ...],
+        pack: Spec[Pack],
+        score: tuple[Spec[Method], ...],
     ) -> None:
         self.model, self.quantize, self.pack, self.score = model, quantize, pack, score

@@ -16,7 +16,7 @@ from bitgolf.config.rules import Rule, cover
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.grids.clip import SdClip
-from bitgolf.quantize.codecs.codec import IntRows
+from bitgolf.quantize.codecs.codec import Codec, IntRows
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.encoding import Roles, Rules
 
@@ -48,7 +48,7 @@ class Fit(NamedTuple):
 # ---- the knobs -----------------------------------------------------------------------------------------------------
 
 
-def finer(rules: Rules, octaves: float) -> tuple[Spec[Rule], ...]:
+def finer(rules: Rules, octaves: float) -> tuple[Spec[Rule[Codec]], ...]:
     """These rules with all steps smaller by so many octaves, larger where negative. What has no such setting stays.
 
     `Trellis.bits` is a mean over its matrices, so it moves by as much; `SdClip.k` moves the step, the container stays.
@@ -91,7 +91,7 @@ def slope(rules: Rules, roles: Roles, sizes: Mapping[str, int]) -> float:
     )
 
 
-def _ranges(rule: Spec[Rule]) -> Iterator[tuple[float, float]]:
+def _ranges(rule: Spec[Rule[Codec]]) -> Iterator[tuple[float, float]]:
     for _, node in rule.walk():
         if _is(node, Trellis):
             yield LEAST_BITS - node["bits"], MOST_BITS - node["bits"]
@@ -104,7 +104,7 @@ def _is(node: Spec[Any], cls: type) -> bool:
     return isinstance(node.cls, type) and issubclass(node.cls, cls)
 
 
-def _edited(rule: Spec[Rule], cls: type, change: Callable[[Spec[Any]], Spec[Any]]) -> Spec[Rule]:
+def _edited(rule: Spec[Rule[Codec]], cls: type, change: Callable[[Spec[Any]], Spec[Any]]) -> Spec[Rule[Codec]]:
     """`Spec.edit`, for once without error where nothing is touched or changed."""
     return rule.edit(cls, change) if any(_is(n, cls) and change(n) != n for _, n in rule.walk()) else rule
 

@@ -22,7 +22,7 @@ from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.stats import Calibration
 
 Roles = Mapping[str, str]
-Rules = Sequence[Spec[Rule]]
+Rules = Sequence[Spec[Rule[Codec]]]
 
 
 class TensorReport(NamedTuple):
