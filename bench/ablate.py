@@ -45,7 +45,6 @@ from bitgolf.model.mlp import MLP, LeakySquared, SwiGLU
 from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.model.parameters import roles
 from bitgolf.model.part import only
-from bitgolf.model.qat import FakeQuant
 from bitgolf.model.residual import DepthScaledNorm
 from bitgolf.model.residual_topology import Parallel
 from bitgolf.model.smear import BlendSmear
@@ -57,6 +56,7 @@ from bitgolf.optim.schedules import Ramp, WarmdownFraction
 from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.encoding import decode_all, encode_all
 from bitgolf.recipes import get
+from bitgolf.recipes._qat import qat
 from bitgolf.report.environment import environment
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import World
@@ -117,7 +117,7 @@ TECHNIQUES = (
     Technique(
         "FakeQuant from the start",
         "quantization gap to 0.000-0.0015 (#63)",
-        lambda r: r.edit("model.block.**.linear", append(view=part(FakeQuant, bits=6, clip=part(SdClip, k=12.85)))),
+        qat,
     ),
 )  # fmt: skip
 

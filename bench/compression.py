@@ -39,13 +39,15 @@ from bitgolf.model.parameters import roles
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
-from bitgolf.pack.coders import Brotli, Coder, Range
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import pack_codes
 from bitgolf.pipeline.calibration import calibrate
 from bitgolf.pipeline.execute import Run
 from bitgolf.pipeline.stages import average, train
-from bitgolf.quantize.calibration.calibrate import Calibrate, load_calibration
+from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
+from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.bit_allocation import EqualCost, EqualRate
 from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.codecs.gptq import Gptq

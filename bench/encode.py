@@ -26,7 +26,9 @@ from bitgolf.grids.clip import SdClip
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import roles
 from bitgolf.pack import parallel
-from bitgolf.pack.coders import Brotli, Coder, Range, Smallest
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import pack_codes, unpack_codes
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.gptq import Gptq
@@ -90,8 +92,8 @@ def measure(name: str, codec: Spec[Codec], coder: Spec[Coder], session: Session)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         lines.append(line | {"stage": stage, "seconds": round(seconds, 2), "peak_bytes": peak} | more)
 
-    hessians = [known.hessian for known in session.placed(stats).values()]
-    list(session.map(lambda hessian: session.factor(Gptq(), hessian), hessians))
+    stats = session.placed(stats)
+    list(session.map(lambda known: known.factorize(Gptq()), stats.values()))
     stage("factor")
     codes = encode_all(weights, kinds, rules, stats, session)
     stage("encode")

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lrzip import lrzip_bytes
 from torch import Tensor
 
 from bitgolf.artifact.container import artifact_bytes, read_artifact
@@ -29,8 +30,8 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.grids.clip import SdClip
 from bitgolf.grids.trellis import CODES, TrellisGrid
-from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Zlib, Zstd
-from bitgolf.pack.lrzip import lrzip_bytes
+from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib, Zstd
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import pack_codes, unpack_codes
 from bitgolf.quantize.codecs.bit_allocation import EqualRate
 from bitgolf.quantize.codecs.codec import Codec, IntRows

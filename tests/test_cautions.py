@@ -17,6 +17,7 @@ from bitgolf.cautions.registry import CAUTIONS
 from bitgolf.config.edits import append, but, without
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
+from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
 from bitgolf.model.attention.differential import DifferentialAttention
@@ -76,8 +77,9 @@ def masked(mask: Spec[Any]) -> Edit:
     return edit(Sdpa, append(masks=mask))
 
 
-def late(view: type, **kwargs: Any) -> Edit:
-    return edit("model.block.**.linear", append(view=part(view, since=0.9, **kwargs)))
+def late(view: type, **settings: Any) -> Edit:
+    codec = part(IntRows, clip=part(MaxClip), **settings)
+    return edit("model.block.**.linear", append(view=part(view, since=0.9, codec=codec)))
 
 
 def looped(*since: float) -> Edit:
@@ -185,7 +187,7 @@ FINE: dict[str, tuple[str, Edit, str]] = {
     "a corrected average": ("quickstart", limited(20), "initial weights"),
     "ema that forgets the start": ("pr1493", limited(4000), "initial weights"),
     "no floor, no average": ("pr164", lambda r: r, "never falls"),
-    "trained for six bits": ("pr1493", both(to("quantize.1.use.bits", 6), to("model.embed.view", (part(FakeQuant),))), "embedding in"),
+    "trained for six bits": ("pr1493", both(to("quantize.1.use.bits", 6), to("model.embed.view", (part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))),))), "embedding in"),
     "a coarse step without decay": ("pr164", edit(IntRows, but(floor=1 / 31)), "never under"),
     "a step that is fine enough": ("pr1493", edit(IntRows, but(floor=1 / 961)), "never under"),
     "a window as long as rows": ("pr1512", lambda r: r, "tokens before a target"),

@@ -15,9 +15,11 @@ from bitgolf.artifact.container import artifact_bytes, read_artifact, write_arti
 from bitgolf.artifact.ledger import Entry, ledger, over_cap_advice
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.errors import BitgolfError, DamagedError, FormatVersionError, RecipeError
 from bitgolf.pack import parallel
-from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib
+from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import Code, Layout, Section, pack_blob, pack_codes, unpack_blob, unpack_codes
 
 RECIPE: dict[str, Any] = {
@@ -178,8 +180,18 @@ def test_the_same_content_is_the_same_bytes() -> None:
 
 def test_the_frame_is_as_documented() -> None:
     data = artifact_bytes(recipe={}, meta={}, sections=[Section("a.b", "raw", b"xyz", 3, 3)])
-    assert data[:6] == b"BGLF\x01\x00" and data.endswith(b"xyz")
+    assert data[:6] == b"BGLF\x02\x00" and data.endswith(b"xyz")
     assert struct.unpack("<I", data[6:10])[0] == len(data) - 14 - 3 < 80
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, 0xFFFF])
+def test_a_file_of_another_format_says_both_numbers_and_what_to_do(tmp_path: Path, version: int) -> None:
+    data = artifact_bytes(recipe={}, meta={}, sections=[])
+    file = tmp_path / "old.bg"
+    file.write_bytes(data[:4] + struct.pack("<H", version) + b"another header, whatever its layout")
+    with pytest.raises(FormatVersionError, match=f"format {version}; this version reads format 2") as caught:
+        read_artifact(file)
+    assert caught.value.place == str(file) and "the version that wrote it" in caught.value.mend
 
 
 @settings(max_examples=100, deadline=None)

@@ -19,11 +19,13 @@ import brotli
 import numpy as np
 import pytest
 
-from bitgolf.artifact.container import FRAME, MAX_HEADER, Artifact, artifact_bytes, read_artifact
+from bitgolf.artifact.container import FRAME, MAX_HEADER, VERSION, Artifact, artifact_bytes, read_artifact
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError
-from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib
+from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import Code, Layout, pack_codes, unpack_codes
 
 RECIPE = {"part": "Recipe", "name": "tiny", "seconds": 60.0}
@@ -66,7 +68,7 @@ def build(header: bytes, body: bytes = BODY) -> bytes:
 
 
 def build_packed(packed: bytes, body: bytes = BODY) -> bytes:
-    return FRAME.pack(b"BGLF", 1, len(packed), zlib.crc32(packed)) + packed + body
+    return FRAME.pack(b"BGLF", VERSION, len(packed), zlib.crc32(packed)) + packed + body
 
 
 def canonical(header: dict[str, Any]) -> bytes:
@@ -353,7 +355,7 @@ def test_a_bomb_for_a_header_is_not_expanded(zeros: bytes) -> None:
 @pytest.mark.parametrize("length", [0, 1, MAX_HEADER, MAX_HEADER + 1, 2**31, 2**32 - 1])
 def test_header_lengths_that_lie_are_refused(length: int) -> None:
     for size in (0, 10, 5000):
-        assert_refused_cheaply(FRAME.pack(b"BGLF", 1, length, 0) + bytes(size), 1 << 20)
+        assert_refused_cheaply(FRAME.pack(b"BGLF", VERSION, length, 0) + bytes(size), 1 << 20)
 
 
 def test_a_stream_that_promises_more_than_its_table_says_is_refused_before_decoding() -> None:

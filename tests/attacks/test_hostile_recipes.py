@@ -10,6 +10,7 @@ import random
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from bitgolf.artifact.container import artifact_bytes, read_artifact
 from bitgolf.artifact.model import load, write
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec
-from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.model.parameters import roles
 from bitgolf.pack.streams import Section
 from bitgolf.quantize.encoding import encode_all
@@ -173,3 +174,30 @@ def _places(value: Any) -> Any:
 
 def test_the_honest_artifact_loads(artifact: bytes, logits: Tensor) -> None:
     assert torch.equal(load(rewritten(artifact, lambda r, m, s: None)).model(IDS), logits)
+
+
+def test_a_cap_may_be_larger_than_any_size_of_a_model(artifact: bytes, logits: Tensor) -> None:
+    large = load(rewritten(artifact, set_at("pack", "cap", 5_000_000_000)))
+    assert torch.equal(large.model(IDS), logits) and large.recipe.pack["cap"] == 5_000_000_000
+
+
+@pytest.mark.parametrize(("path", "value"), [("model.block.mlp.hidden", (1 << 24) + 1), ("model.layers", 513)])
+def test_what_no_reader_accepts_is_not_written(tmp_path: Path, path: str, value: int) -> None:
+    with pytest.raises(RecipeError, match=r"artifact"):
+        write(tmp_path / "a.bg", toy_recipe().set(path, value), {}, b"")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bug_of_ours_is_not_called_damage(artifact: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("bitgolf.artifact.model.decode_all", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        load(artifact)
+
+
+def test_the_cause_of_an_error_is_kept(artifact: bytes) -> None:
+    with pytest.raises(DamagedError) as caught:
+        load(rewritten(artifact, LIES["a width that does not divide"]))
+    assert caught.value.__cause__ is not None

@@ -23,8 +23,9 @@ from bitgolf.files import write_bytes
 from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pipeline import stages
 from bitgolf.pipeline.execute import Run, start
-from bitgolf.quantize.calibration.calibrate import Calibrate, load_calibration, save_calibration
+from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
+from bitgolf.quantize.calibration.stats_file import load_calibration, save_calibration
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.encoding import decode_all, load_codes, save_codes
 from bitgolf.report.log import Journal

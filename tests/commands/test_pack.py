@@ -16,7 +16,7 @@ from bitgolf.artifact.container import artifact_bytes, read_artifact
 from bitgolf.artifact.model import load
 from bitgolf.commands.pack import pack_to
 from bitgolf.commands.show import overview
-from bitgolf.commands.size_search import WINDOW, Line, finer, fit, reach, slope
+from bitgolf.commands.size_search import TOLERANCE, SizeModel, bytes_per_log2, scale_range, scale_steps, search_size
 from bitgolf.config.edits import but
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
@@ -69,21 +69,21 @@ class Tiny:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {path: tuple(w.shape) for path, w in self.weights.items()}
 
-    def line(self, cap: int) -> Line:
+    def line(self, cap: int) -> SizeModel:
         sizes = {path: w.numel() for path, w in self.weights.items()}
         expected = sum(forecast(self.shapes, self.roles, self.rules, self.coder).values())
-        return Line(slope(self.rules, self.roles, sizes), WINDOW * cap, expected + len(self.file([])))
+        return SizeModel(bytes_per_log2(self.rules, self.roles, sizes), TOLERANCE * cap, expected + len(self.file([])))
 
-    def sections(self, octaves: float) -> tuple[dict[str, Code], bytes]:
-        rules = finer(self.rules, octaves)
+    def sections(self, log2_step_scale: float) -> tuple[dict[str, Code], bytes]:
+        rules = scale_steps(self.rules, log2_step_scale)
         codes = encode_all(self.weights, self.roles, rules)
         return codes, self.file(pack_codes(codes, self.roles, self.coder, walks(self.shapes, self.roles, rules)))
 
     def file(self, sections: list[Any]) -> bytes:
         return artifact_bytes(recipe={}, meta={}, sections=sections)
 
-    def read(self, file: bytes, octaves: float) -> dict[str, Code]:
-        rules = finer(self.rules, octaves)
+    def read(self, file: bytes, log2_step_scale: float) -> dict[str, Code]:
+        rules = scale_steps(self.rules, log2_step_scale)
         known = layout(self.shapes, self.roles, rules)
         there = walks(self.shapes, self.roles, rules)
         return unpack_codes(read_artifact(file).sections, known, self.roles, self.coder, there)
@@ -95,14 +95,19 @@ def test_random_models_and_caps(capsys: pytest.CaptureFixture[str]) -> None:
     errors, under, probes = [], [], []
     for seed in range(PAIRS):
         tiny, draw = Tiny(seed), np.random.default_rng(PAIRS + seed)
-        low, high = reach(tiny.rules)
-        cap = len(tiny.sections(draw.uniform(max(low, -2) + 0.3, high - 0.3))[1]) + int(draw.integers(0, 20))
-        found = fit(lambda octaves, _, tiny=tiny: len(tiny.sections(octaves)[1]), cap, tiny.line(cap), (low, high))
-        codes, file = tiny.sections(found.best.octaves)
+        low, high = scale_range(tiny.rules)
+        cap = len(tiny.sections(-draw.uniform(max(-high, -2) + 0.3, -low - 0.3))[1]) + int(draw.integers(0, 20))
+        found = search_size(
+            lambda log2_step_scale, _, tiny=tiny: len(tiny.sections(log2_step_scale)[1]),
+            cap,
+            tiny.line(cap),
+            (low, high),
+        )
+        codes, file = tiny.sections(found.best.log2_step_scale)
         assert len(file) == found.best.bytes <= cap, seed
-        assert cap - len(file) <= max(WINDOW * cap, GRAIN), (seed, cap, found)
-        assert same(tiny.read(file, found.best.octaves), codes), seed
-        errors.append(abs(found.probes[0].expected / found.probes[0].bytes - 1))
+        assert cap - len(file) <= max(TOLERANCE * cap, GRAIN), (seed, cap, found)
+        assert same(tiny.read(file, found.best.log2_step_scale), codes), seed
+        errors.append(abs(found.probes[0].predicted_bytes / found.probes[0].bytes - 1))
         under.append((cap - len(file)) / cap)
         probes.append(len(found.probes))
     with capsys.disabled():
@@ -131,13 +136,13 @@ def test_all_that_has_a_knob_moves_by_as_much_and_nothing_else() -> None:
     repaired = part(LowRankRepair, codec=part(IntRows, bits=5, clip=part(SdClip, k=10.0)), rank=2)
     still = [part(Float, dtype="float16"), part(IntRows, clip=part(MaxClip))]
     before = rules_of(part(Trellis, bits=3.25, states=8), part(IntRows, clip=clip), repaired, *still)
-    after = finer(before, 0.5)
+    after = scale_steps(before, -0.5)
     assert after[0] == before[0].set("use.bits", 3.75)
     assert after[1]["use.clip.k"] == pytest.approx(12 / math.sqrt(2), rel=1e-6)
     assert after[1] == before[1].set("use.clip.k", after[1]["use.clip.k"])
     assert after[2]["use.codec.clip.k"] == pytest.approx(10 / math.sqrt(2), rel=1e-6)
-    assert after[3:] == before[3:] and finer(before, 0.0) == before
-    back = finer(after, -0.5)
+    assert after[3:] == before[3:] and scale_steps(before, 0.0) == before
+    back = scale_steps(after, 0.5)
     assert back[1]["use.clip.k"] == pytest.approx(12.0, rel=1e-6) and back[0] == before[0]
 
 
@@ -146,38 +151,38 @@ def test_all_that_has_a_knob_moves_by_as_much_and_nothing_else() -> None:
     [part(Trellis, bits=3.5, states=4), part(IntRows, bits=7, clip=part(SdClip, k=24.0))],
     ids=["trellis", "rows"],
 )
-def test_an_octave_is_a_bit_of_every_weight_that_moves(codec: Spec[Any]) -> None:
+def test_halved_steps_are_a_bit_of_every_weight_that_moves(codec: Spec[Any]) -> None:
     generator = torch.Generator().manual_seed(0)
     weights = {"m0": torch.randn(200, 300, generator=generator), "m1": torch.randn(50, 40, generator=generator)}
     roles, rules = dict.fromkeys(weights, "matrix"), rules_of(codec, part(Float, dtype="float16"))
     shapes = {path: tuple(w.shape) for path, w in weights.items()}
 
-    def size(octaves: float) -> int:
-        moved = finer(rules, octaves)
+    def size(log2_step_scale: float) -> int:
+        moved = scale_steps(rules, log2_step_scale)
         codes = encode_all(weights, roles, moved)
         return sum(len(s.data) for s in pack_codes(codes, roles, part(Range), walks(shapes, roles, moved)))
 
-    of_an_octave = slope(rules, roles, {path: w.numel() for path, w in weights.items()})
-    assert of_an_octave == 200 * 300 / 8
-    assert size(0.5) - size(-0.5) == pytest.approx(of_an_octave, rel=0.05)
+    of_a_doubling = bytes_per_log2(rules, roles, {path: w.numel() for path, w in weights.items()})
+    assert of_a_doubling == -200 * 300 / 8
+    assert size(0.5) - size(-0.5) == pytest.approx(of_a_doubling, rel=0.05)
 
 
 def test_how_far_the_knobs_go() -> None:
     trellis, rows = part(Trellis, bits=3.5), part(IntRows, bits=6, clip=part(SdClip, k=8.0))
-    assert reach(rules_of(trellis)) == (-3.25, 3.5)
-    low, high = reach(rules_of(rows))
-    assert high == 1.0 and -5.0 < low < -4.0, "from 8 to 4 deviations, and down to a quarter of a bit"
-    assert reach(rules_of(trellis, rows)) == (-3.25, 1.0), "all together, as far as the first that cannot"
+    assert scale_range(rules_of(trellis)) == (-3.5, 3.25)
+    low, high = scale_range(rules_of(rows))
+    assert low == -1.0 and 4.0 < high < 5.0, "from 8 to 4 deviations, and down to a quarter of a bit"
+    assert scale_range(rules_of(trellis, rows)) == (-1.0, 3.25), "all together, as far as the first that cannot"
     narrow = rules_of(rows.edit(SdClip, but(k=3.0)))
-    assert reach(narrow)[1] == 0.0, "what already saturates may not do so more"
-    for octaves in (1.01, -3.26):
-        with pytest.raises(RecipeError, match=r"3\.25 octaves larger and 1\.00 smaller"):
-            finer(rules_of(trellis, rows), octaves)
+    assert scale_range(narrow)[0] == 0.0, "what already saturates may not do so more"
+    for log2_step_scale in (-1.01, 3.26):
+        with pytest.raises(RecipeError, match=r"2\^-1\.00 to 2\^\+3\.25, not by"):
+            scale_steps(rules_of(trellis, rows), log2_step_scale)
 
 
 def test_rules_without_a_knob_are_refused() -> None:
     with pytest.raises(RecipeError, match="no codec") as caught:
-        reach(rules_of(part(Float, dtype="float16"), part(IntRows, clip=part(MaxClip))))
+        scale_range(rules_of(part(Float, dtype="float16"), part(IntRows, clip=part(MaxClip))))
     assert "Trellis" in caught.value.mend and "SdClip" in caught.value.mend
 
 
@@ -190,34 +195,42 @@ def test_few_encodings_where_they_are_dear(cap: int, off: float) -> None:
     """36 million weights: a curve that is 4 % flatter than thought, a forecast that is 1.5 % off, noise of 200 bytes."""
     noise = np.random.default_rng(0)
 
-    def size(octaves: float, expected: int) -> int:
-        curve = 2_000_000 * octaves**2 / 16
-        return round(15_000_000 + 36e6 / 8 * 0.96 * octaves + curve + 200 * noise.standard_normal())
+    def size(log2_step_scale: float, expected: int) -> int:
+        curve = 2_000_000 * log2_step_scale**2 / 16
+        return round(15_000_000 + 36e6 / 8 * -0.96 * log2_step_scale + curve + 200 * noise.standard_normal())
 
     span = (-3.0, 3.0)
-    found = fit(size, cap, Line(36e6 / 8, WINDOW * cap, round(15_000_000 * off)), span)
-    assert cap * (1 - WINDOW) <= found.best.bytes <= cap and len(found.probes) <= 3
-    known = Line(36e6 / 8, WINDOW * cap)
+    found = search_size(size, cap, SizeModel(-36e6 / 8, TOLERANCE * cap, round(15_000_000 * off)), span)
+    assert cap * (1 - TOLERANCE) <= found.best.bytes <= cap and len(found.probes) <= 3
+    known = SizeModel(-36e6 / 8, TOLERANCE * cap)
     known.points.append((0.0, 15_000_000))
-    assert len(fit(size, cap, known, span).probes) <= 3
+    assert len(search_size(size, cap, known, span).probes) <= 3
 
 
-def test_a_cap_out_of_reach_is_an_error_with_what_is_in_reach() -> None:
-    def size(octaves: float, expected: int) -> int:
-        tried.append(octaves)
-        return round(10_000 + 3_000 * octaves)
+def test_a_cap_out_of_reach_is_an_error_with_what_is_in_scale_range() -> None:
+    def size(log2_step_scale: float, expected: int) -> int:
+        tried.append(log2_step_scale)
+        return round(10_000 - 3_000 * log2_step_scale)
 
-    for cap, probed in ((20_000, 2.0), (3_000, -2.0)):
+    for cap, probed in ((20_000, -2.0), (3_000, 2.0)):
         tried: list[float] = []
         with pytest.raises(BitgolfError, match=r"out of reach.*about 4,000.*about 16,000") as caught:
-            fit(size, cap, Line(3_000, WINDOW * cap, 10_100), (-2.0, 2.0))
+            search_size(size, cap, SizeModel(-3_000, TOLERANCE * cap, 10_100), (-2.0, 2.0))
         assert tried == [probed] and f"{cap:,}" in str(caught.value)
-    assert fit(size, 16_000, Line(3_000, 8, 10_100), (-2.0, 2.0)).best.bytes > 15_992, "the end is in reach"
+    assert search_size(size, 16_000, SizeModel(-3_000, 8, 10_100), (-2.0, 2.0)).best.bytes > 15_992, (
+        "the end is in reach"
+    )
 
 
 def test_a_size_that_leaps_is_filled_as_far_as_it_goes() -> None:
     """Nothing between 900 and 1,040 bytes: the best below the cap, and an end."""
-    found = fit(lambda octaves, _: 900 if octaves < 0.1 else 1040, 1000, Line(800, 0.5, 1000), (-1.0, 1.0), most=12)
+    found = search_size(
+        lambda log2_step_scale, _: 900 if log2_step_scale > -0.1 else 1040,
+        1000,
+        SizeModel(-800, 0.5, 1000),
+        (-1.0, 1.0),
+        most=12,
+    )
     assert found.best.bytes == 900 and len(found.probes) == 12
 
 
@@ -243,13 +256,19 @@ def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str])
     before, cap = model_bytes(run), 14_321
     document = json.loads(bitgolf("pack", str(run), "--cap", str(cap), "--json").stdout)
     assert model_bytes(run) == document["bytes"] <= cap < before
-    assert document["under"] == cap - document["bytes"] and document["within"] == (document["under"] <= WINDOW * cap)
-    assert document["under"] <= 24 and document["probes"][-1].keys() == {"octaves", "expected", "bytes"}
+    assert document["bytes_under_cap"] == cap - document["bytes"] and document["within_tolerance"] == (
+        document["bytes_under_cap"] <= TOLERANCE * cap
+    )
+    assert document["bytes_under_cap"] <= 24 and document["probes"][-1].keys() == {
+        "log2_step_scale",
+        "predicted_bytes",
+        "bytes",
+    }
     first, weights = document["probes"][0], 2 * (4 * 32 * 32 + 2 * 32 * 48) + 295 * 32
-    begun = first["octaves"] * weights / 8
-    assert begun == pytest.approx(cap * (1 - WINDOW / 2) - before, abs=1), "it begins at what was packed"
+    begun = -first["log2_step_scale"] * weights / 8
+    assert begun == pytest.approx(cap * (1 - TOLERANCE / 2) - before, abs=1), "it begins at what was packed"
     recipe, done = read_json(run / "recipe.json"), read_json(run / "stages.json")
-    moved = {s["path"]: s["value"] for s in document["settings"]}
+    moved = {s["path"]: s["after"] for s in document["settings"]}
     assert moved.keys() == {"quantize.1.use.clip.k", "quantize.2.use.bits"}
     assert recipe["quantize"][2]["use"]["bits"] == moved["quantize.2.use.bits"] < 4 and recipe["pack"]["cap"] == cap
     assert recipe["quantize"][0] == RULES[0].to_json()
@@ -264,7 +283,7 @@ def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str])
     said = capsys.readouterr().err
     assert "quantize: fresh" in said and "pack: fresh" in said and "score …" in said
     assert (run / "artifact.bg").read_bytes() == file and scored["bytes"]["total"] == document["bytes"]
-    assert load(run / "artifact.bg").recipe["quantize"][2]["use.bits"] == moved["quantize.2.use.bits"]
+    assert load(run / "artifact.bg").recipe.quantize[2]["use.bits"] == moved["quantize.2.use.bits"]
     again = run_again(run, first="quantize")
     assert (run / "artifact.bg").read_bytes() == file and again["bpb"] == scored["bpb"], "the recipe says it all"
 
@@ -272,7 +291,7 @@ def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str])
 def test_the_whole_file_may_be_what_counts(run: Path) -> None:
     document = pack_to(run, 15_000, self_contained=True)
     assert (run / "artifact.bg").stat().st_size == document["bytes"] <= 15_000
-    assert document["under"] <= 24 and model_bytes(run) < document["bytes"]
+    assert document["bytes_under_cap"] <= 24 and model_bytes(run) < document["bytes"]
 
 
 def test_without_an_artifact_a_forecast_begins_and_the_cap_is_the_recipes(run: Path) -> None:
@@ -281,8 +300,8 @@ def test_without_an_artifact_a_forecast_begins_and_the_cap_is_the_recipes(run: P
     recipe["pack"]["cap"] = 13_000
     (run / "recipe.json").write_text(json.dumps(recipe))
     document = pack_to(run)
-    assert document["cap"] == 13_000 and document["under"] <= 24
-    assert document["probes"][0]["expected"] == pytest.approx(document["probes"][0]["bytes"], rel=0.25)
+    assert document["cap"] == 13_000 and document["bytes_under_cap"] <= 24
+    assert document["probes"][0]["predicted_bytes"] == pytest.approx(document["probes"][0]["bytes"], rel=0.25)
 
 
 def test_what_cannot_be_packed_is_said_and_left_alone(run: Path, tmp_path: Path) -> None:

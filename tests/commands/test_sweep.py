@@ -18,7 +18,7 @@ from bitgolf.commands.pack import Trained
 from bitgolf.commands.sweep import choices, sweep
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError, UsageError
 from bitgolf.files import read_json
-from bitgolf.quantize.calibration.calibrate import load_calibration
+from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.score.text import validation
 from cli.test_cli import bitgolf
 from helpers.toy_run import finish, run_again

@@ -95,5 +95,5 @@ def test_rows_are_clipped_by_what_calibration_knows(clip: Spec[Clip]) -> None:
 def test_training_knows_no_inputs(clip: Spec[Clip]) -> None:
     for view in (FakeQuant, NoisyQuant, SoftRound):
         with pytest.raises(RecipeError, match="calibration") as caught:
-            cast("Spec[object]", part(view, clip=clip))(Place(vocab=9))
-        assert caught.value.mend and caught.value.place == f"{view.__name__}.clip"
+            cast("Spec[object]", part(view, codec=part(IntRows, clip=clip)))(Place(vocab=9))
+        assert caught.value.mend and caught.value.place == f"{view.__name__}.codec.clip"

@@ -20,7 +20,9 @@ from bitgolf.model.lm import LM
 from bitgolf.model.logits_transforms import Softcap
 from bitgolf.model.mlp import MLP, ReluSquared
 from bitgolf.model.residual import MixX0
-from bitgolf.pack.coders import Brotli, Range, Smallest
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Range
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes import get
 from bitgolf.score.methods import Contiguous, Sliding

@@ -40,7 +40,11 @@ CLIPS: list[Spec[Clip]] = [
     part(SdClip, k=0.7),  # clips much: where the stored weight is far from w, w + (stored - w) is not the stored one
     part(QuantileClip, quantile=0.4),
 ]
-KINDS: list[Spec[View]] = [part(FakeQuant), part(NoisyQuant), part(SoftRound)]
+KINDS: list[Spec[View]] = [
+    part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))),
+    part(NoisyQuant, codec=part(IntRows, bits=8, clip=part(MaxClip))),
+    part(SoftRound, codec=part(IntRows, clip=part(MaxClip))),
+]
 
 
 def weight(rows: int = 24, columns: int = 32, *, scale: float = 0.3, seed: int = 0) -> Tensor:
@@ -71,7 +75,7 @@ def test_fake_quantization_is_the_export_bit_for_bit(
     clip: Spec[Clip], bits: int, full: bool, old: bool, scale: float, outlier: float, seed: int
 ) -> None:
     options: dict[str, Any] = {"floor": 1 / (2 ** (bits - 1) - 1)} if old else {}
-    view = training(part(FakeQuant, bits=bits, clip=clip, full_range=full, **options))
+    view = training(part(FakeQuant, codec=part(IntRows, bits=bits, clip=clip, full_range=full, **options)))
     codec = IntRows(bits=bits, clip=clip, full_range=full, floor=options.get("floor", STEP_FLOOR))
     w = weight(6, 40, scale=scale, seed=seed)
     w[:, 3] *= outlier
@@ -84,7 +88,7 @@ def test_the_published_fake_quantization(shared: Path) -> None:
     oracle = load_file(shared / "oracles" / "micro.safetensors")
     w, published = oracle["fakequant/w"], oracle["fakequant/bank_int6_1512"]
     assert (w.abs().amax(1) < 1).any() and (w.abs().amax(1) > 1).any(), "both sides of the floor"
-    seen = training(part(FakeQuant, bits=6, floor=1 / 31))(w)
+    seen = training(part(FakeQuant, codec=part(IntRows, bits=6, floor=1 / 31, clip=part(MaxClip))))(w)
     step = (w.abs().amax(1, keepdim=True) / 31).clamp_min(1 / 31)
     codes = (published / step).round()
     assert torch.equal((seen / step).round(), codes)
@@ -94,13 +98,13 @@ def test_the_published_fake_quantization(shared: Path) -> None:
 @pytest.mark.parametrize("full", [False, True])
 def test_levels(full: bool) -> None:
     w = torch.rand(8, 4000, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    view = training(part(FakeQuant, bits=6, clip=part(SdClip, k=1.0), full_range=full))
+    view = training(part(FakeQuant, codec=part(IntRows, bits=6, clip=part(SdClip, k=1.0), full_range=full)))
     assert {len(row.unique()) for row in view(w)} == {63 + full}
 
 
 @pytest.mark.parametrize("floor", [STEP_FLOOR, 1 / 31])
 def test_what_was_rounded_stays(floor: float) -> None:
-    view = training(part(FakeQuant, bits=6, floor=floor))
+    view = training(part(FakeQuant, codec=part(IntRows, bits=6, floor=floor, clip=part(MaxClip))))
     seen = view(weight(scale=0.5))
     assert torch.equal(view(seen), seen)
 
@@ -111,7 +115,7 @@ def test_what_was_rounded_stays(floor: float) -> None:
 def test_the_gradient_is_that_of_the_rounded_weight() -> None:
     w = weight().requires_grad_()
     x = weight(5, 32, seed=1)
-    view = training(part(FakeQuant, bits=3, clip=part(SdClip, k=1.5)))
+    view = training(part(FakeQuant, codec=part(IntRows, bits=3, clip=part(SdClip, k=1.5))))
     torch.tanh(x @ view(w).T).square().sum().backward()
     rounded = view(w).detach().requires_grad_()
     torch.tanh(x @ rounded.T).square().sum().backward()
@@ -120,7 +124,7 @@ def test_the_gradient_is_that_of_the_rounded_weight() -> None:
 
 def test_noise_is_uniform_within_half_a_step_and_its_gradient_ordinary() -> None:
     w = weight(8, 4000).requires_grad_()
-    view = training(part(NoisyQuant))
+    view = training(part(NoisyQuant, codec=part(IntRows, bits=8, clip=part(MaxClip))))
     torch.manual_seed(0)
     seen = view(w)
     noise = ((seen - w) / (w.detach().abs().amax(1, keepdim=True) / 127)).detach()
@@ -133,7 +137,7 @@ def test_noise_is_uniform_within_half_a_step_and_its_gradient_ordinary() -> None
 
 def test_soft_rounding_has_the_published_formula_and_its_own_gradient() -> None:
     w = weight(4, 50).requires_grad_()
-    view = cast(SoftRound, training(part(SoftRound, bits=5, clip=part(SdClip, k=2.0))))
+    view = cast(SoftRound, training(part(SoftRound, codec=part(IntRows, bits=5, clip=part(SdClip, k=2.0)))))
     view.alpha.fill_(3.0)
     seen = view(w)
     seen.sum().backward()
@@ -148,13 +152,15 @@ def test_soft_rounding_has_the_published_formula_and_its_own_gradient() -> None:
 
 
 def test_soft_rounding_ends_as_rounding() -> None:
-    w, view = weight(), cast(SoftRound, training(part(SoftRound)))
+    w, view = weight(), cast(SoftRound, training(part(SoftRound, codec=part(IntRows, clip=part(MaxClip)))))
     view.alpha.fill_(1e6)
-    assert (view(w) - training(part(FakeQuant))(w)).abs().max() < 1e-6
+    assert (view(w) - training(part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))))(w)).abs().max() < 1e-6
 
 
 def test_soft_rounding_hardens_along_the_run() -> None:
-    view = cast(SoftRound, training(part(SoftRound, low=1.0, high=16.0, since=0.5)))
+    view = cast(
+        SoftRound, training(part(SoftRound, codec=part(IntRows, clip=part(MaxClip)), low=1.0, high=16.0, since=0.5))
+    )
     assert view.alpha == 16.0, "as built it is as at the end"
     found = []
     for step in (0, 50, 75, 100):
@@ -171,9 +177,8 @@ def test_what_is_for_training_alone_is_absent_when_scored() -> None:
     classes = [
         c for c in import_all_parts().values() if issubclass(c, Part) and c.training_only and issubclass(c, View)
     ]
-    assert {FakeQuant, NoisyQuant, SoftRound} <= set(classes)
-    for cls in classes:
-        view = cast(View, part(cls)(AT))
+    assert {FakeQuant, NoisyQuant, SoftRound} == set(classes)
+    for view in (node(AT) for node in KINDS):
         assert not torch.equal(view.train()(w), w) and view.eval()(w) is w
 
 
@@ -191,7 +196,7 @@ def test_before_its_moment_a_view_is_absent(node: Spec[View]) -> None:
 def test_a_moment_outside_the_run_is_refused() -> None:
     for since in (-0.1, 1.0):
         with pytest.raises(RecipeError, match=r"fraction of the run"):
-            part(FakeQuant, since=since)(AT)
+            part(FakeQuant, codec=part(IntRows, clip=part(MaxClip)), since=since)(AT)
 
 
 def test_a_threshold_of_the_learning_rate_as_a_moment() -> None:
@@ -202,13 +207,14 @@ def test_a_threshold_of_the_learning_rate_as_a_moment() -> None:
 
 
 def test_views_act_on_matrices_and_on_embeddings() -> None:
-    view = (part(FakeQuant, bits=3),)
+    view = (part(FakeQuant, codec=part(IntRows, bits=3, clip=part(MaxClip))),)
     place = Place(vocab=10, dim=8).matrix(8, 6)
     matrix, table = part(Linear, view=view)(place), part(Embedding, view=view)(place)
     codec = IntRows(bits=3, clip=part(MaxClip))
     x, ids = weight(4, 8), torch.arange(10)
-    assert torch.equal(matrix(x), x @ codec.fake(matrix.weight).T)
-    assert torch.equal(table(ids), codec.fake(table.weight)) and torch.equal(table.project(x), x @ table(ids).T)
+    assert torch.equal(matrix(x), x @ codec.fake_quantize(matrix.weight).T)
+    assert torch.equal(table(ids), codec.fake_quantize(table.weight))
+    assert torch.equal(table.project(x), x @ table(ids).T)
     assert torch.equal(matrix.eval()(x), x @ matrix.weight.T)
 
 
@@ -254,9 +260,9 @@ def counting(graphs: itertools.count[int]) -> Callable[..., Any]:
 
 
 def test_annealing_is_no_weight_and_survives_a_model_without_values() -> None:
-    model = build_on_meta(viewed(part(SoftRound)), 64)
+    model = build_on_meta(viewed(part(SoftRound, codec=part(IntRows, clip=part(MaxClip)))), 64)
     assert not any("alpha" in name for name in model.state_dict())
-    full = viewed(part(SoftRound))(Place(vocab=64))
+    full = viewed(part(SoftRound, codec=part(IntRows, clip=part(MaxClip))))(Place(vocab=64))
     model.load_state_dict(full.state_dict(), assign=True)
     moved: nn.Module = model.to("cpu").eval()
     ids = torch.arange(2, 12)[None]

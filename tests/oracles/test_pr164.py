@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bitgolf.config.edits import append, but
 from bitgolf.config.spec import Place, Spec, part
+from bitgolf.grids.clip import MaxClip
 from bitgolf.grids.integer import IntGrid
 from bitgolf.model.attention.rope import Rope
 from bitgolf.model.attention.rope_scaling import Ntk
@@ -23,6 +24,7 @@ from bitgolf.model.objectives import CrossEntropy
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import BlendSmear
+from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes import get
 from oracles.test_baseline import ours as ours_in_baseline
 
@@ -107,14 +109,14 @@ class Float32Steps(IntGrid):
 def test_quantization_aware(oracle: dict[str, Tensor]) -> None:
     """Every matrix in 6 bits, the bigrams' projection too, with the records' step floor."""
     ids, published = oracle["input_ids"], oracle["qat_int6/logits"]
-    fake = part(FakeQuant, bits=6, floor=1 / 31, full_range=True)
+    fake = part(FakeQuant, codec=part(IntRows, bits=6, floor=1 / 31, full_range=True, clip=part(MaxClip)))
     model = built(toy().edit(Linear, append(view=fake)), oracle).train()
     views = [m for m in model.modules() if isinstance(m, FakeQuant)]
     assert len(views) == 9 * 6 + 1
     as_built = (model(ids) - published).abs().mean()
     assert as_built < 0.05 * (oracle["logits"] - published).abs().mean(), "a step in float16 is nearly the same step"
     for view in views:
-        view.grid = Float32Steps(bits=6, floor=1 / 31, full_range=True)
+        view.codec.grid = Float32Steps(bits=6, floor=1 / 31, full_range=True)
     assert (model(ids) - published).abs().max() < 1e-4
     loss = CrossEntropy(Place(vocab=128))(model.hidden(Bus(ids)), oracle["target_ids"], model.logits)
     assert abs(loss.item() - oracle["qat_int6/loss"].item()) < 1e-5

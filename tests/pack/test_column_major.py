@@ -13,11 +13,12 @@ from bitgolf.artifact.container import write_artifact
 from bitgolf.artifact.ledger import choices
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.pack.byte_coders import Brotli, Raw, Zlib
 from bitgolf.pack.byte_planes import Array, entropy_bits
-from bitgolf.pack.coders import Brotli, Coder, Range, Raw, Smallest, Zlib
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.column_major import Columns, nearest
-from bitgolf.pack.lrzip import lrzip_bytes
 from bitgolf.pack.settings import Group, Pack
 from bitgolf.pack.streams import Code, pack_codes, unpack_codes
 
@@ -191,19 +192,3 @@ def test_choices_are_said_against_the_entropy(tmp_path: Path) -> None:
         f"matrix.codes: range, {matrix.bytes} bytes of 480, +{over} (+{over / matrix.entropy_bytes:.2%}) against the order-0 entropy"
     )
     assert "+0.00%" not in str(matrix._replace(entropy_bytes=0))  # of nothing there is no share
-
-
-# ---- the yardstick -------------------------------------------------------------------------------------------------
-
-
-def test_lrzip_is_asked_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert lrzip_bytes(b"abc") is None
-    program = tmp_path / "lrzip"
-    script = '#!/bin/sh\n[ "$1 $2 $3 $4 $5" = "-q -z -L 9 -o" ] || exit 3\n{ read -r line < "$7"; echo "$line$line"; } > "$6"\n'
-    program.write_text(script)
-    program.chmod(0o755)
-    assert lrzip_bytes(b"abc\n") == 7
-    program.write_text('#!/bin/sh\necho no space >&2\n: > "$6"\nexit 1\n')
-    with pytest.raises(BitgolfError, match="no space"):
-        lrzip_bytes(b"abc")

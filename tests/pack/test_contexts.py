@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from bitgolf.errors import DamagedError
 from bitgolf.grids.trellis import TrellisGrid
 from bitgolf.pack import contexts
+from bitgolf.pack.byte_coders import Brotli, Zlib
 from bitgolf.pack.byte_planes import Array
-from bitgolf.pack.coders import Brotli, Coder, Range, Zlib
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.contexts import Still, Walk
 from bitgolf.pack.frequency_tables import leb128, read_leb128
 from bitgolf.quantize.codecs.trellis import Down

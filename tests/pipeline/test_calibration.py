@@ -22,15 +22,9 @@ from bitgolf.pipeline import stages
 from bitgolf.pipeline import training as train_worker
 from bitgolf.pipeline.execute import Run, execute
 from bitgolf.quantize.calibration import calibrate
-from bitgolf.quantize.calibration.calibrate import (
-    Calibrate,
-    about_calibration,
-    check,
-    distinct,
-    load_calibration,
-    save_calibration,
-)
+from bitgolf.quantize.calibration.calibrate import Calibrate, check, distinct
 from bitgolf.quantize.calibration.sources import OwnSamples, Source, Subject, TrainingText
+from bitgolf.quantize.calibration.stats_file import about_calibration, load_calibration, save_calibration
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.quantize.encoding import load_codes
@@ -63,19 +57,24 @@ def calibrated(steps: int = 4) -> Spec[Recipe]:
     return recipe.set("quantize.1.use", part(IntRows, bits=3, solve=part(Gptq)))
 
 
+def checked(recipe: Spec[Recipe], processes: int = 1) -> None:
+    check(recipe["quantize"], recipe["calibrate"], processes)
+
+
 def test_calibration_is_there_where_it_is_asked_for_and_nowhere_else() -> None:
-    check(calibrated(), 2)
-    check(toy_recipe())
+    checked(calibrated(), 2)
+    checked(toy_recipe())
     with pytest.raises(RecipeError, match=r"quantize.1.use: its codec asks for calibration.*\n.*--set 'calibrate=Cal"):
-        check(calibrated().set("calibrate", None))
+        checked(calibrated().set("calibrate", None))
     with pytest.raises(RecipeError, match="calibrate: no codec asks for calibration, so it would do nothing"):
-        check(toy_recipe().set("calibrate", SMALL))
+        checked(toy_recipe().set("calibrate", SMALL))
     with pytest.raises(RecipeError, match=r"Ema is no calibration"):
-        check(calibrated().set("calibrate", part(Ema, decay=0.9)))
+        checked(calibrated().set("calibrate", part(Ema, decay=0.9)))
     with pytest.raises(UsageError, match="3 processes cannot share 2 batches"):
-        check(calibrated(), 3)
+        checked(calibrated(), 3)
+    timed = calibrated().set("train.seconds", 5.0).set("calibrate.reserve", 5.0)
     with pytest.raises(RecipeError, match="of 5 s of training 5 s are reserved"):
-        check(calibrated().set("train.seconds", 5.0).set("calibrate.reserve", 5.0))
+        limit_of(timed, reserve_of(timed) or 0.0)
 
 
 def test_a_reserve_shortens_a_limit_of_time_only() -> None:

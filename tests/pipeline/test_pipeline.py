@@ -192,7 +192,7 @@ def test_a_stage_is_done_again_alone_without_training(run_folder: Path, capsys: 
     assert "train: fresh" in said and "quantize …" in said
     assert sorted((run_folder / "checkpoint").iterdir())[-1].stat().st_mtime_ns == checkpoint
     after = load(run_folder / "artifact.bg")
-    assert after.digest != before.digest and after.recipe["quantize"][1]["use.bits"] == 3
+    assert after.digest != before.digest and after.recipe.quantize[1]["use.bits"] == 3
     assert d["bpb"]["trained"] != d["bpb"]["packed"]
 
 

@@ -21,16 +21,11 @@ from torch import Tensor
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
-from bitgolf.errors import DamagedError, RecipeError, UsageError
+from bitgolf.errors import DamagedError, FormatVersionError, RecipeError, UsageError
 from bitgolf.quantize.calibration import calibrate
-from bitgolf.quantize.calibration.calibrate import (
-    Calibrate,
-    about_calibration,
-    distinct,
-    load_calibration,
-    save_calibration,
-)
+from bitgolf.quantize.calibration.calibrate import Calibrate, distinct
 from bitgolf.quantize.calibration.sources import OwnSamples, Source, Subject, TrainingText
+from bitgolf.quantize.calibration.stats_file import about_calibration, load_calibration, save_calibration
 from bitgolf.quantize.stats import Stats
 from bitgolf.runtime.distributed import ALONE, World
 from helpers.toy import built, toy_model
@@ -336,6 +331,25 @@ def test_statistics_that_are_none_are_not_loaded(tmp_path: Path, stats: dict[str
     save_calibration(tmp_path / "c", stats)
     with pytest.raises(DamagedError, match=r"of w is n"):
         load_calibration(tmp_path / "c")
+
+
+def test_a_file_of_another_format_says_so(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "c"
+    for metadata, number in (('{"about":{},"matrices":{}}', "no format number"), ('{"format":3}', "format 3")):
+        save_file({"x": torch.ones(2)}, path, {"calibration": metadata})
+        for read in (load_calibration, about_calibration):
+            with pytest.raises(FormatVersionError, match=f"{number}; this version reads format 2") as caught:
+                read(path)
+            assert caught.value.place == str(path)
+
+
+def test_what_was_saved_beside_a_damaged_file_is_not_nothing(tmp_path: Path) -> None:
+    assert about_calibration(tmp_path / "none") == {}
+    (tmp_path / "c").write_bytes(b"not at all")
+    with pytest.raises(DamagedError, match="--from calibrate"):
+        about_calibration(tmp_path / "c")
 
 
 def test_a_missing_file_and_one_of_something_else(tmp_path: Path) -> None:

@@ -64,12 +64,12 @@ def test_fake_quantization_is_the_export_bit_for_bit(
     grid = {"bits": bits, "clip": clip, "floor": floor, "full_range": full, "multiple": multiple, "scales": scales}
     codec = IntRows(**grid, prune=prune)
     w = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale).to(dtype).requires_grad_()
-    code, fake = codec.encode(w), codec.fake(w)
+    code, fake = codec.encode(w), codec.fake_quantize(w)
     back = codec.decode(code, shape)
     assert back.dtype == torch.float32 and back.shape == shape and not fake.requires_grad
     assert back.numpy().tobytes() == fake.numpy().tobytes()
     if len(shape) == 2 and not prune:
-        view = part(FakeQuant, **grid)(Place(vocab=9))
+        view = part(FakeQuant, codec=part(IntRows, **grid))(Place(vocab=9))
         assert torch.equal(view(w.float()), back), "what training felt"
     assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.arrays(shape)
     again = codec.encode(w)
@@ -98,7 +98,7 @@ def test_an_encoded_float_does_not_alias_the_weight() -> None:
 def test_a_matrix_in_three_dimensions_is_rows_of_its_last_axis() -> None:
     w = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     codec = IntRows()
-    assert torch.equal(codec.fake(w), codec.fake(w.reshape(6, 5)).reshape(2, 3, 5))
+    assert torch.equal(codec.fake_quantize(w), codec.fake_quantize(w.reshape(6, 5)).reshape(2, 3, 5))
     assert codec.arrays((2, 3, 5))["scales"][1] == (6,)
 
 
@@ -131,9 +131,9 @@ def test_a_model_is_encoded_laid_out_and_decoded_by_rules() -> None:
         SHAPE_OF, ROLES, RULES
     )
     back = decode_all(codes, SHAPE_OF, ROLES, RULES)
-    assert torch.equal(back["blocks.0.q.weight"], IntRows(bits=6).fake(state["blocks.0.q.weight"]))
+    assert torch.equal(back["blocks.0.q.weight"], IntRows(bits=6).fake_quantize(state["blocks.0.q.weight"]))
     assert torch.equal(back["blocks.0.gain"], state["blocks.0.gain"].half().float())
-    assert torch.equal(back["embed.weight"], IntRows(bits=8, clip=part(MaxClip)).fake(state["embed.weight"]))
+    assert torch.equal(back["embed.weight"], IntRows(bits=8, clip=part(MaxClip)).fake_quantize(state["embed.weight"]))
 
 
 def test_the_report_measures_each_tensor() -> None:
@@ -141,7 +141,7 @@ def test_the_report_measures_each_tensor() -> None:
     rows = {row.path: row for row in report(state, encode_all(state, ROLES, RULES), ROLES, RULES)}
     row = rows["blocks.0.q.weight"]
     codec = IntRows(bits=6)
-    error = (codec.fake(state[row.path]) - state[row.path]).numpy().astype(np.float64)
+    error = (codec.fake_quantize(state[row.path]) - state[row.path]).numpy().astype(np.float64)
     assert (row.role, row.codec, row.elements) == ("matrix", "IntRows", 64)
     assert row.max_error == np.abs(error).max() > 0
     assert row.rms_error == pytest.approx(np.sqrt((error**2).mean()))

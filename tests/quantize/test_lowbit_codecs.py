@@ -23,7 +23,9 @@ from bitgolf.grids.clip import MaxClip, SdClip
 from bitgolf.model.parameters import roles
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.qat_lowbit import Binary, Float8, Ternary
-from bitgolf.pack.coders import Lzma, Range, Smallest
+from bitgolf.pack.byte_coders import Lzma
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Range
 from bitgolf.pack.streams import pack_codes, unpack_codes
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.lowbit import BinaryGroups, Fp4, Fp8, TernaryGroups
@@ -94,9 +96,9 @@ def test_eight_bit_floats_are_the_view_bit_for_bit(shape: tuple[int, ...], scale
 def test_four_bit_integers_are_the_view_bit_for_bit(shape: tuple[int, ...], scale: float, seed: int) -> None:
     w = weight(shape, scale=scale, seed=seed)
     back = kept(Fp4(), w)
-    assert torch.equal(back, IntRows(bits=4, clip=part(MaxClip)).fake(w))
+    assert torch.equal(back, IntRows(bits=4, clip=part(MaxClip)).fake_quantize(w))
     if len(shape) == 2:
-        assert torch.equal(part(FakeQuant, bits=4)(Place(vocab=9))(w), back)
+        assert torch.equal(part(FakeQuant, codec=part(IntRows, bits=4, clip=part(MaxClip)))(Place(vocab=9))(w), back)
 
 
 @settings(max_examples=60, deadline=None)

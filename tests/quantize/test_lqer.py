@@ -17,12 +17,14 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.grids.clip import MaxClip
-from bitgolf.pack.coders import Brotli, Coder, Range, Smallest
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.streams import pack_codes, unpack_codes
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.quantize.codecs.lqer import LowRankRepair
-from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors, ExactFactors, Factors, RowFactors
+from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors, Factors, RowFactors
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.encoding import decode_all, encode_all, layout, walks
@@ -31,6 +33,24 @@ from bitgolf.quantize.stats import Stats
 
 Choose = Literal["frobenius", "hessian"]
 INNER = part(IntRows, bits=3, clip=part(MaxClip))
+
+
+class ExactFactors(Factors):
+    """A test double: float32 as it is, what a repair could do at most."""
+
+    def __init__(self) -> None:
+        pass
+
+    def arrays(self, rows: int, columns: int, rank: int) -> dict[str, Any]:
+        return {"left": (np.dtype(np.float32), (rows, rank)), "right": (np.dtype(np.float32), (columns, rank))}
+
+    def round(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
+        return {"left": left.float().numpy(), "right": right.float().T.contiguous().numpy()}
+
+    def expand(self, code: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(code["left"]), torch.from_numpy(code["right"]).T
+
+
 FACTORS: list[Spec[Factors]] = [
     part(AsymmetricFactors),
     part(AsymmetricFactors, group=6, peak=2.5),
@@ -111,28 +131,26 @@ def test_a_repair_never_harms(
     w = scale * weight(*shape, seed=seed)
     stats = known(w.numel() // shape[-1], shape[-1], seed=seed, spread=spread)
     codec = LowRankRepair(codec=inner, rank=rank, choose=choose, factors=factors)
-    fitted = codec.fitted({"w": w}, {"w": stats})["w"]
-    assert isinstance(fitted, LowRankRepair)
-    code = fitted.encode(w, stats)
+    codes, repairs = codec.corrected({"w": w}, {"w": stats}, Session())
+    code, repair = codes["w"], repairs["w"]
     assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.arrays(shape)
     without, repaired = (e.reshape(-1, shape[-1]) for e in (error(inner(), w, stats), w - codec.decode(code, shape)))
     worth = [
         float((stats.cost(e) if choose == "hessian" else e.double().square()).double().sum())
         for e in (without, repaired)
     ]
-    assert worth[1] < worth[0] if fitted.repairs["w"].kept else torch.equal(without, repaired)
-    assert not fitted.repairs["w"].kept or fitted.repairs["w"].gain == pytest.approx(worth[0] - worth[1])
-    assert any(code[name].any() for name in ("left", "right")) == fitted.repairs["w"].kept
+    assert worth[1] < worth[0] if repair.kept else torch.equal(without, repaired)
+    assert not repair.kept or repair.gain == pytest.approx(worth[0] - worth[1])
+    assert any(code[name].any() for name in ("left", "right")) == repair.kept
 
 
 def test_a_repair_that_would_harm_is_dropped_and_said() -> None:
     w, stats = weight(40, 64), known(40, 64, spread=3.0)
-    gone = LowRankRepair(codec=INNER, rank=4, choose="hessian", factors=part(Broken)).fitted({"w": w}, {"w": stats})[
-        "w"
-    ]
-    assert isinstance(gone, LowRankRepair)
-    assert not gone.repairs["w"].kept and gone.repairs["w"].gain < 0
-    assert torch.equal(error(gone, w, stats), error(INNER(), w, stats))
+    codec = LowRankRepair(codec=INNER, rank=4, choose="hessian", factors=part(Broken))
+    _, repairs = codec.corrected({"w": w}, {"w": stats}, Session())
+    assert not repairs["w"].kept and repairs["w"].gain < 0
+    assert torch.equal(error(codec, w, stats), error(INNER(), w, stats))
+    assert "repair of nothing; tried and dropped on 1 more" in codec.fit_encode({"w": w}, {"w": stats}).summary
 
 
 class Broken(RowFactors):
@@ -181,11 +199,10 @@ def test_the_weighted_choice_costs_less_than_the_published_one() -> None:
     stats["white"] = Stats(flat.hessian, flat.outputs * dearer / flat.cost(error(INNER(), weights["white"])).sum(), 1)
 
     def chosen(choose: Choose) -> tuple[set[str], float]:
-        fitted = LowRankRepair(codec=INNER, keep=1, choose=choose).fitted(weights, stats)
-        cost = sum(float(stats[p].cost(error(fitted[p], w, stats[p])).sum()) for p, w in weights.items())
-        told = fitted["loud"]
-        assert isinstance(told, LowRankRepair)
-        return {p for p, repair in told.repairs.items() if repair.kept}, cost
+        codec = LowRankRepair(codec=INNER, keep=1, choose=choose)
+        codes, repairs = codec.corrected(weights, stats, Session())
+        cost = sum(float(stats[p].cost(w - codec.decode(codes[p], tuple(w.shape))).sum()) for p, w in weights.items())
+        return {p for p, repair in repairs.items() if repair.kept}, cost
 
     (published, dear), (ours, cheap) = chosen("frobenius"), chosen("hessian")
     assert published == {"loud"} and ours == {"meant"}
@@ -195,12 +212,9 @@ def test_the_weighted_choice_costs_less_than_the_published_one() -> None:
 
 def test_each_matrix_is_encoded_once() -> None:
     weights = {f"m{i}": weight(16, 16, seed=i) for i in range(5)}
-    fitted = LowRankRepair(codec=part(Counting), keep=2).fitted(weights, {})
     Counting.calls = 0
-    codes = {path: fitted[path].encode(w) for path, w in weights.items()}
-    assert Counting.calls == 0 and sum(code["left"].any() for code in codes.values()) == 2
-    other = weight(16, 16, seed=9)
-    assert (error(fitted["m0"], other) ** 2).sum() < (error(INNER(), other) ** 2).sum() and Counting.calls == 1
+    codes = dict(LowRankRepair(codec=part(Counting), keep=2).fit_encode(weights, {}).codes)
+    assert Counting.calls == 5 and sum(code["left"].any() for code in codes.values()) == 2
 
 
 class Counting(IntRows):
@@ -247,7 +261,7 @@ def test_matrices_without_repair_cost_next_to_nothing(factors: Spec[Factors]) ->
     """67 of 512 by 512, of which 3 are repaired, against those 3 alone."""
     codec = part(LowRankRepair, codec=INNER, keep=3, factors=factors)
     weights = {f"m{i:02}": weight(512, 512, seed=i) for i in (7, 30, 66)}
-    alone = {path: fitted.encode(weights[path]) for path, fitted in codec().fitted(weights, {}).items()}
+    alone = dict(codec().fit_encode(weights, {}).codes)
     nothing = {name: np.zeros(size, kind) for name, (kind, size) in codec().arrays((512, 512)).items()}
     paths = [f"m{i:02}" for i in range(67)]
 
@@ -330,10 +344,10 @@ def test_an_error_names_its_matrix() -> None:
     weights = {"fine": weight(8, 8), "bad": weight(8, 8)}
     weights["bad"][2, 3] = float("nan")
     with pytest.raises(BitgolfError, match="bad: a weight is not finite"):
-        LowRankRepair(codec=INNER).fitted(weights, {})
+        LowRankRepair(codec=INNER).fit_encode(weights, {})
     not_one = Stats(torch.full((8, 8), float("nan")), torch.ones(8), 1)
     with pytest.raises(BitgolfError, match="fine: the calibration"):
-        LowRankRepair(codec=INNER, choose="hessian").fitted({"fine": weight(8, 8)}, {"fine": not_one})
+        LowRankRepair(codec=INNER, choose="hessian").fit_encode({"fine": weight(8, 8)}, {"fine": not_one})
 
 
 def test_what_a_recipe_may_say() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from bitgolf.config.edits import append, but
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
+from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.cores.sdpa import Sdpa, Window
 from bitgolf.model.attention.values import ValueTable
 from bitgolf.model.factored_embedding import FactoredEmbedding
@@ -30,6 +31,7 @@ from bitgolf.model.qat import NoisyQuant
 from bitgolf.model.residual import Normalize
 from bitgolf.model.weight_sharing import LowRank, TieBlocks, UntiedRepeats
 from bitgolf.quantize.calibration.observe import Sums, means, observe
+from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes import get, names
 from helpers.small_recipes import VOCAB as RECIPE_VOCAB
 from helpers.small_recipes import shrunk
@@ -352,7 +354,9 @@ def test_weights_get_no_gradients_meanwhile() -> None:
 
 
 def test_a_model_in_training_is_seen_as_it_is_scored() -> None:
-    noisy = toy_model().edit(MLP, but(linear=part(Linear, view=(part(NoisyQuant, bits=2),))))
+    noisy = toy_model().edit(
+        MLP, but(linear=part(Linear, view=(part(NoisyQuant, codec=part(IntRows, bits=2, clip=part(MaxClip))),)))
+    )
     model, ids = built(noisy), some_ids()
     scored, training = (observe(model.train(on), [ids]) for on in (False, True))
     assert all(torch.equal(h, training.hessians[path]) for path, h in scored.hessians.items())

@@ -15,37 +15,57 @@ from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant, NoisyQuant
 from bitgolf.model.qat_lowbit import Binary, Float8, Ternary
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
+from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.quantize.codecs.lowbit import BinaryGroups, Fp4, Fp8, TernaryGroups
+from bitgolf.quantize.codecs.lqer import LowRankRepair
 from bitgolf.quantize.diagnose.qat_consistency import disagreements
 from helpers.toy import VOCAB, toy_model
 
 FINE: list[tuple[Spec[View], Spec[Codec]]] = [
-    (part(FakeQuant, bits=6), part(IntRows, bits=6, clip=part(MaxClip))),
-    (part(FakeQuant, bits=6, clip=part(SdClip)), part(IntRows, bits=6)),
-    (part(NoisyQuant, bits=7), part(IntRows, bits=7, clip=part(MaxClip))),
+    (part(FakeQuant, codec=part(IntRows, bits=6, clip=part(MaxClip))), part(IntRows, bits=6, clip=part(MaxClip))),
+    (part(FakeQuant, codec=part(IntRows, bits=6, clip=part(SdClip))), part(IntRows, bits=6)),
+    (part(NoisyQuant, codec=part(IntRows, bits=7, clip=part(MaxClip))), part(IntRows, bits=7, clip=part(MaxClip))),
     (part(Ternary), part(TernaryGroups)),
     (part(Binary, group=64), part(BinaryGroups, group=64)),
     (part(Float8), part(Fp8)),
-    (part(FakeQuant, bits=8, multiple=4), part(IntRows, bits=8, multiple=4, clip=part(MaxClip))),
-    (part(FakeQuant, scales=part(LogScale)), part(IntRows, scales=part(LogScale), clip=part(MaxClip))),
-    (part(FakeQuant, bits=4), part(Fp4)),
+    (
+        part(FakeQuant, codec=part(IntRows, bits=8, multiple=4, clip=part(MaxClip))),
+        part(IntRows, bits=8, multiple=4, clip=part(MaxClip)),
+    ),
+    (
+        part(FakeQuant, codec=part(IntRows, scales=part(LogScale), clip=part(MaxClip))),
+        part(IntRows, scales=part(LogScale), clip=part(MaxClip)),
+    ),
+    (part(FakeQuant, codec=part(IntRows, bits=4, clip=part(MaxClip))), part(Fp4)),
     (part(Ternary), part(TernaryGroups, form="bitmask")),
+    (part(FakeQuant, codec=part(Fp4)), part(Fp4)),
+    (part(FakeQuant, codec=part(IntRows, prune=0.03)), part(IntRows, prune=0.03, solve=part(Gptq))),
+    (part(FakeQuant, codec=part(IntRows)), part(LowRankRepair, codec=part(IntRows, solve=part(Gptq)))),
 ]
 WRONG: list[tuple[Spec[View], Spec[Codec]]] = [
-    (part(FakeQuant, bits=6), part(IntRows, bits=5, clip=part(MaxClip))),
-    (part(FakeQuant, bits=6), part(IntRows, bits=6)),
-    (part(FakeQuant, clip=part(SdClip, k=10)), part(IntRows, clip=part(SdClip, k=12.85))),
-    (part(FakeQuant, floor=1 / 31), part(IntRows, clip=part(MaxClip))),
-    (part(FakeQuant, full_range=True), part(IntRows, clip=part(MaxClip))),
-    (part(FakeQuant), part(Float, dtype="float16")),
+    (part(FakeQuant, codec=part(IntRows, bits=6, clip=part(MaxClip))), part(IntRows, bits=5, clip=part(MaxClip))),
+    (part(FakeQuant, codec=part(IntRows, bits=6, clip=part(MaxClip))), part(IntRows, bits=6)),
+    (part(FakeQuant, codec=part(IntRows, clip=part(SdClip, k=10))), part(IntRows, clip=part(SdClip, k=12.85))),
+    (part(FakeQuant, codec=part(IntRows, floor=1 / 31, clip=part(MaxClip))), part(IntRows, clip=part(MaxClip))),
+    (part(FakeQuant, codec=part(IntRows, full_range=True, clip=part(MaxClip))), part(IntRows, clip=part(MaxClip))),
+    (part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))), part(Float, dtype="float16")),
     (part(Ternary), part(BinaryGroups)),
     (part(Ternary), part(TernaryGroups, group=64)),
     (part(Float8), part(Float, dtype="float16")),
-    (part(FakeQuant, bits=8), part(IntRows, bits=8, multiple=4, clip=part(MaxClip))),
-    (part(FakeQuant, scales=part(LogScale)), part(IntRows, clip=part(MaxClip))),
-    (part(FakeQuant, scales=part(LogScale)), part(IntRows, scales=part(LogScale, per_octave=8), clip=part(MaxClip))),
-    (part(FakeQuant), part(IntRows, clip=part(MaxClip), prune=0.03)),
-    (part(FakeQuant), part(Fp4)),
+    (
+        part(FakeQuant, codec=part(IntRows, bits=8, clip=part(MaxClip))),
+        part(IntRows, bits=8, multiple=4, clip=part(MaxClip)),
+    ),
+    (
+        part(FakeQuant, codec=part(IntRows, scales=part(LogScale), clip=part(MaxClip))),
+        part(IntRows, clip=part(MaxClip)),
+    ),
+    (
+        part(FakeQuant, codec=part(IntRows, scales=part(LogScale), clip=part(MaxClip))),
+        part(IntRows, scales=part(LogScale, per_octave=8), clip=part(MaxClip)),
+    ),
+    (part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))), part(IntRows, clip=part(MaxClip), prune=0.03)),
+    (part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))), part(Fp4)),
 ]
 
 
@@ -77,7 +97,7 @@ def test_one_line_for_each_kind_of_disagreement() -> None:
 
 def test_the_difference_is_named() -> None:
     codec = part(IntRows, bits=8, multiple=4, clip=part(MaxClip), prune=0.03, scales=part(LogScale))
-    (line,) = found(part(FakeQuant, bits=8, clip=part(SdClip, k=9.0)), codec)
+    (line,) = found(part(FakeQuant, codec=part(IntRows, bits=8, clip=part(SdClip, k=9.0))), codec)
     assert "FakeQuant of int8, SdClip(k=9.0), stored" in line
     assert line.endswith(
         "IntRows of int8, multiples of 4, steps in LogScale(per_octave=16), MaxClip(), 0.03 of it pruned"

@@ -91,18 +91,28 @@ def test_a_hessian_is_factored_once_for_all_who_share_it_and_for_all_passes(
 ) -> None:
     weights, stats = model()
     session = Session(3)
+    placed = session.placed(stats)
     for _ in range(2):
-        encode_all(weights, ROLES, rules(codec), stats, session)
+        encode_all(weights, ROLES, rules(codec), placed, session)
     assert sorted(factored) == sorted({id(known.hessian) for known in stats.values()}) and len(factored) == 2 * TOGETHER
+    encode_all(weights, ROLES, rules(codec), placed, Session(2))
+    assert len(factored) == 2 * TOGETHER, "the statistics remember it, whoever encodes"
     encode_all(weights, ROLES, rules(codec), stats)
-    assert len(factored) == 4 * TOGETHER, "another session knows nothing of it"
+    assert len(factored) == 4 * TOGETHER, "statistics that nobody placed remember nothing"
 
 
 def test_other_settings_are_other_factors(factored: list[int]) -> None:
-    hessian, session = torch.eye(3), Session(1)
+    known = Session(1).placed({"w": Stats(torch.eye(3), torch.ones(3), 1)})["w"]
     for solve in (Gptq(), Gptq(block=2), Gptq(damping=0.5), Gptq(order="given"), Gptq(damping=0.5)):
-        assert torch.equal(session.factor(solve, hessian).upper, solve.factor(hessian).upper)
+        assert torch.equal(known.factorize(solve).upper, solve.factor(known.hessian).upper)
     assert len(factored) == 5 + 3
+
+
+def test_another_hessian_in_the_same_statistics_is_factored_anew() -> None:
+    known = Session(1).placed({"w": Stats(torch.eye(3), torch.ones(3), 1)})["w"]
+    assert known.factorize(Gptq()) is known.factorize(Gptq())
+    other = known._replace(hessian=4 * torch.eye(3))
+    assert torch.equal(other.factorize(Gptq()).upper, known.factorize(Gptq()).upper / 2)
 
 
 def test_two_workers_work_at_once_with_one_thread_each() -> None:
@@ -117,6 +127,9 @@ def test_two_workers_work_at_once_with_one_thread_each() -> None:
         torch.set_num_threads(2)
         assert Session().workers == 2 and list(Session(2).map(work, [3, 1])) == [3, 1]
         assert torch.get_num_threads() == 2
+        one_by_one = Session(1).map(lambda item: torch.get_num_threads(), [1, 2])
+        assert next(one_by_one) == 1 and torch.get_num_threads() == 2, "between two results the caller has its threads"
+        assert list(one_by_one) == [1]
     finally:
         torch.set_num_threads(threads)
 

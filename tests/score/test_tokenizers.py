@@ -73,7 +73,7 @@ def test_raw_text_and_shards_have_one_score(loaded: Loaded, folder: Path) -> Non
     raw, shards = of_documents(HELD_OUT, loaded.tokenizer), validation(folder)
     assert raw.tokens.tolist() == shards.tokens.tolist()
     assert raw.bytes == shards.bytes == sum(map(len, HELD_OUT))
-    for method in (spec() for spec in loaded.recipe["score"]):
+    for method in (spec() for spec in loaded.recipe.score):
         scores = [score(StaticPlayer(loaded.model, loaded.tokenizer.vocab, CPU), text, method) for text in (raw, shards)]  # fmt: skip
         assert scores[0].bits == scores[1].bits > 0
         assert (scores[0].bpb, scores[0].targets) == (scores[1].bpb, scores[1].targets)
@@ -104,7 +104,7 @@ def test_blocks_are_cut_where_documents_start(folder: Path, monkeypatch: pytest.
 
 
 def test_files_come_back(loaded: Loaded) -> None:
-    codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, [spec() for spec in loaded.recipe["score"]])
+    codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, [spec() for spec in loaded.recipe.score])
     data = SENTENCES[0] + b"".join(TRICKY)
     coded = compress(codec, parts(codec, data), method=usual_method(codec.methods))
     assert b"".join(decompress(codec, coded.data)) == data

@@ -9,15 +9,21 @@ import torch
 
 from bitgolf.config.edits import append
 from bitgolf.config.spec import Spec, part
+from bitgolf.grids.clip import MaxClip
 from bitgolf.model.interfaces import View
 from bitgolf.model.qat import FakeQuant, NoisyQuant, SoftRound
 from bitgolf.model.qat_lowbit import Float8, Normed, NormedOutput, Ternary
+from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.runtime.progress import Now
 from bitgolf.train.trainer import Trainer, warm_up
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same
 
-KINDS: list[Spec[View]] = [part(FakeQuant), part(NoisyQuant), part(SoftRound)]
+KINDS: list[Spec[View]] = [
+    part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))),
+    part(NoisyQuant, codec=part(IntRows, bits=8, clip=part(MaxClip))),
+    part(SoftRound, codec=part(IntRows, clip=part(MaxClip))),
+]
 
 
 def trainer(data: Path, *views: Spec[View]) -> Trainer:
@@ -41,9 +47,9 @@ def test_late_in_a_compiled_run_it_switches_on(data: Path, node: Spec[View]) -> 
 
 
 def test_warming_up_leaves_no_trace(data: Path) -> None:
-    cold = trainer(data, part(SoftRound, since=0.5))
+    cold = trainer(data, part(SoftRound, codec=part(IntRows, clip=part(MaxClip)), since=0.5))
     start, losses = cold.snapshot(), run(cold, 0, 8)
-    warm = trainer(data, part(SoftRound, since=0.5))
+    warm = trainer(data, part(SoftRound, codec=part(IntRows, clip=part(MaxClip)), since=0.5))
     warm_up(warm, 1)
     assert same(warm.state(), start) and run(warm, 0, 8) == losses
 

@@ -2,7 +2,7 @@
 
     magic `BGLF` | u16 version | u32 length of the header | u32 CRC-32 of the header | header | sections, back to back
 
-Little-endian. The header of version 1 is Brotli-compressed JSON, strict and canonical: recipe, meta, and for each
+Little-endian. The header of format 2 is Brotli-compressed JSON, strict and canonical: recipe, meta, and for each
 section its name, coder, bytes, raw bytes, elements and CRC-32. Every byte of the file is covered by an equality or a
 checksum. Checksums find damage, not forgery: whoever forges an artifact can only make a different valid one.
 """
@@ -18,13 +18,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.errors import BitgolfError, DamagedError, FormatVersionError
 from bitgolf.files import write_bytes
-from bitgolf.pack.coders import Brotli
+from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.streams import Section
 
 MAGIC = b"BGLF"
-VERSION = 1
+VERSION = 2
+"""The format. A change that an older reader would misread raises it (docs/design.md, section 3)."""
 FRAME = struct.Struct("<4sHII")
 MAX_HEADER = 1 << 20  # bytes, compressed or not
 MAX_RAW = 1 << 30  # bytes, of the file and of all sections together once decoded
@@ -86,7 +87,7 @@ def artifact_bytes(*, recipe: Mapping[str, Any], meta: Mapping[str, Any], sectio
         data = b"".join([frame, packed, *(s.data for s in sections)])
         artifact = _read(data, MAX_RAW)  # so that the writer keeps every limit of the reader
     except (DamagedError, TypeError, ValueError, RecursionError) as error:
-        raise BitgolfError(f"cannot be written: {error}", place="artifact") from None
+        raise BitgolfError(f"cannot be written: {error}", place="artifact") from error
     if (artifact.recipe, artifact.meta) != (recipe, meta):
         raise BitgolfError("recipe or meta is not JSON (a NaN, a tuple, a key that is not text)", place="artifact")
     return data
@@ -101,7 +102,8 @@ def read_artifact(source: Path | bytes, *, limit: int = MAX_RAW) -> Artifact:
     try:
         return _read(source if isinstance(source, bytes) else _file(source, limit), limit)
     except DamagedError as error:
-        raise DamagedError(error.cause, place=place, mend="get the file again, or pack it again") from None
+        error.place, error.mend = place, error.mend or "get the file again, or pack it again"
+        raise
 
 
 def _file(path: Path, limit: int) -> bytes:
@@ -109,7 +111,7 @@ def _file(path: Path, limit: int) -> bytes:
         with path.open("rb") as handle:
             return handle.read(limit + 1)
     except OSError as error:
-        raise DamagedError(f"cannot be read ({error.strerror})") from None
+        raise DamagedError(f"cannot be read ({error.strerror})") from error
 
 
 def _read(data: bytes, limit: int) -> Artifact:
@@ -121,7 +123,7 @@ def _read(data: bytes, limit: int) -> Artifact:
     if magic != MAGIC:
         raise DamagedError("not a Bitgolf artifact")
     if version != VERSION:
-        raise DamagedError(f"artifact version {version}; this program reads version {VERSION}")
+        raise FormatVersionError("the artifact", found=version, supported=VERSION)
     if length > min(MAX_HEADER, len(data) - FRAME.size):
         raise DamagedError("the header is truncated or too large")
     packed = data[FRAME.size : FRAME.size + length]
@@ -160,7 +162,7 @@ def _parse(text: bytes) -> _Header:
         header = msgspec.json.decode(text, type=_Header)
         canonical = _dump(header) == text
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"the header is not what this program writes ({error})") from None
+        raise DamagedError(f"the header is not what this program writes ({error})") from error
     if not canonical:
         raise DamagedError("the header is not canonical JSON")
     _check_rows(header.sections)

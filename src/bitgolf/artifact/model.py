@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from bitgolf import __version__
 from bitgolf.artifact.container import Artifact, artifact_bytes, read_artifact, write_artifact
+from bitgolf.config.parse import from_json
 from bitgolf.config.recipe import Recipe
-from bitgolf.config.registry import from_json
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.spec import Spec, part
+from bitgolf.config.validate import conform
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights, roles
-from bitgolf.pack.coders import Brotli, Lzma, Smallest
+from bitgolf.pack.byte_coders import Brotli, Lzma
+from bitgolf.pack.coder_selection import Smallest
 from bitgolf.pack.settings import Pack
 from bitgolf.pack.streams import Code, pack_blob, pack_codes, unpack_blob, unpack_codes
 from bitgolf.quantize.codecs.codec import Codec
@@ -26,19 +29,31 @@ from bitgolf.score.methods import Method
 from bitgolf.tokens.loading import open_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 
-SLICES = ("model", "quantize", "pack", "score")  # of the recipe: what decoding and scoring need
 TOKENIZER = part(Smallest, coders=(part(Brotli), part(Lzma)))
 LARGEST_NUMBER, MOST_LAYERS, MOST_PARAMETERS = 1 << 24, 512, 1 << 30
+
+
+class StoredRecipe(NamedTuple):
+    """The part of a recipe that an artifact stores, with the types that reading relies on."""
+
+    model: Spec[LM]
+    quantize: tuple[Spec[Rule[Codec]], ...]
+    pack: Spec[Pack]
+    score: tuple[Spec[Method], ...]
 
 
 class Loaded(NamedTuple):
     """What an artifact holds, ready to predict. `digest` names the very file."""
 
     name: str
-    recipe: dict[str, Any]
+    recipe: StoredRecipe
     model: LM
     tokenizer: Tokenizer
     digest: bytes
+
+
+SLICES = StoredRecipe._fields
+"""The fields of a recipe that an artifact stores: what decoding and scoring need."""
 
 
 def write(path: Path, recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) -> Artifact:
@@ -52,43 +67,60 @@ def packed(recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) ->
 
 
 def _content(recipe: Spec[Recipe], codes: Mapping[str, Code], tokenizer: bytes) -> dict[str, Any]:
-    """Recipe, meta and sections, as an artifact is made of them."""
-    whole, pack = recipe.to_json(), recipe["pack"]()
-    vocab = open_tokenizer(tokenizer).vocab
-    model = build_on_meta(recipe["model"], vocab)
+    """Recipe, meta and sections, as an artifact is made of them. Raises `RecipeError` for sizes that no reader accepts."""
+    said, whole = recipe(), recipe.to_json()
+    check_sizes(whole["model"])
+    vocab, pack = open_tokenizer(tokenizer).vocab, said.pack()
+    model = build_on_meta(said.model, vocab)
     shapes, kinds = {path: tuple(p.shape) for path, p in model.named_parameters()}, roles(model)
-    sections = pack_codes(codes, pack.grouped(kinds), pack.coder, walks(shapes, kinds, recipe["quantize"]))
+    sections = pack_codes(codes, pack.grouped(kinds), pack.coder, walks(shapes, kinds, said.quantize))
     sections.append(pack_blob("tokenizer", tokenizer, TOKENIZER))
-    meta = {"bitgolf": __version__, "name": recipe["name"], "vocab": vocab}
+    meta = {"bitgolf": __version__, "name": said.name, "vocab": vocab}
     return {"recipe": {name: whole[name] for name in SLICES}, "meta": meta, "sections": sections}
 
 
 def load(source: Path | bytes) -> Loaded:
     """Read an artifact back. Raises `DamagedError` for anything that `write` would not have written."""
     data = source if isinstance(source, bytes) else _bytes(source)
-    place = "artifact" if isinstance(source, bytes) else str(source)
     artifact = read_artifact(data)
-    try:
+    with _damage(place="artifact" if isinstance(source, bytes) else str(source)):
         return _load(artifact, hashlib.sha256(data).digest()[:8])
-    except (BitgolfError, RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # a recipe may say anything
-        error = error if isinstance(error, BitgolfError) else BitgolfError(f"its recipe cannot be built ({error})")
+
+
+@contextmanager
+def _damage(place: str) -> Iterator[None]:
+    """Errors of what the file says are damage of the file."""
+    try:
+        yield
+    except BitgolfError as error:
         raise DamagedError(
             f"the artifact cannot be read: {error.cause}",
             place=error.place or place,
-            mend="get the file again, or pack it again",
-        ) from None
+            mend=error.mend
+            if isinstance(error, DamagedError) and error.mend
+            else "get the file again, or pack it again",
+        ) from error
+
+
+@contextmanager
+def _building() -> Iterator[None]:
+    """While parts are built of a recipe that may say anything, what torch and Python refuse is an error of the recipe."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        raise RecipeError(f"its recipe cannot be built ({error})") from error
 
 
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BitgolfError(f"cannot read it: {error.strerror}", place=str(path)) from None
+        raise BitgolfError(f"cannot read it: {error.strerror}", place=str(path)) from error
 
 
 def _load(artifact: Artifact, digest: bytes) -> Loaded:
-    recipe, vocab = _recipe(artifact), artifact.meta.get("vocab")
-    if not isinstance(vocab, int) or not 2 <= vocab <= 1 << 16:
+    recipe, vocab = stored_recipe(artifact), artifact.meta.get("vocab")
+    if type(vocab) is not int or not 2 <= vocab <= 1 << 16:
         raise DamagedError(f"an impossible vocabulary, {vocab!r}")
     sections = dict(artifact.sections)
     if "tokenizer" not in sections:
@@ -96,50 +128,46 @@ def _load(artifact: Artifact, digest: bytes) -> Loaded:
     tokenizer = open_tokenizer(unpack_blob(sections.pop("tokenizer"), TOKENIZER))
     if tokenizer.vocab != vocab:
         raise DamagedError(f"the tokenizer has {tokenizer.vocab} tokens, the model {vocab}")
-    model = build_on_meta(recipe["model"], vocab, tokenizer.bos)
-    shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
-    if sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
-        raise DamagedError("the recipe's model is larger than any artifact may be")
-    kinds = roles(model)
-    rules, pack = recipe["quantize"], recipe["pack"]()
-    known = walks(shapes, kinds, rules)
-    codes = unpack_codes(sections, layout(shapes, kinds, rules), pack.grouped(kinds), pack.coder, known)
-    load_weights(model, decode_all(codes, shapes, kinds, rules))
+    with _building():
+        model = build_on_meta(recipe.model, vocab, tokenizer.bos)
+        shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
+        if sum(p.numel() for p in model.parameters()) > MOST_PARAMETERS:
+            raise DamagedError("the recipe's model is larger than any artifact may be")
+        kinds, pack = roles(model), recipe.pack()
+        groups, coder = pack.grouped(kinds), pack.coder
+        arrays, known = layout(shapes, kinds, recipe.quantize), walks(shapes, kinds, recipe.quantize)
+    codes = unpack_codes(sections, arrays, groups, coder, known)
+    load_weights(model, decode_all(codes, shapes, kinds, recipe.quantize))
     return Loaded(str(artifact.meta.get("name", "")), recipe, model.requires_grad_(False), tokenizer, digest)
 
 
-def _recipe(artifact: Artifact) -> dict[str, Any]:
-    """The slices as parts, with sizes that cannot exhaust this machine before a single weight is read."""
+def stored_recipe(artifact: Artifact) -> StoredRecipe:
+    """The stored fields as parts, with sizes that cannot exhaust this machine before a single weight is read."""
     if set(artifact.recipe) != set(SLICES):
         raise DamagedError(f"the recipe's slices are {sorted(artifact.recipe)}, not {sorted(SLICES)}")
-    _check_numbers(artifact.recipe)
-    tree = from_json({"part": "Slices", **artifact.recipe})
-    return dict(tree.kwargs)
+    check_sizes(artifact.recipe["model"])
+    hints = get_type_hints(StoredRecipe)
+    return StoredRecipe(*(conform(_parts(artifact.recipe[name]), hints[name], name) for name in SLICES))
 
 
-def _check_numbers(value: Any) -> None:
-    if isinstance(value, dict):
-        if isinstance(layers := value.get("layers"), int) and layers > MOST_LAYERS:
-            raise RecipeError(f"{layers} layers are more than an artifact may have")
-        for item in value.values():
-            _check_numbers(item)
-    elif isinstance(value, list):
-        for item in value:
-            _check_numbers(item)
-    elif isinstance(value, int | float) and abs(value) > LARGEST_NUMBER:
-        raise RecipeError(f"the number {value} is too large")
+def _parts(value: Any) -> Any:
+    return tuple(map(from_json, value)) if isinstance(value, list) else from_json(value)
 
 
-@register
-class Slices:
-    """The slices of a recipe that an artifact carries, with the types that reading relies on."""
-
-    def __init__(
-        self,
-        *,
-        model: Spec[LM],
-        quantize: tuple[Spec[Rule[Codec]], ...],
-        pack: Spec[Pack],
-        score: tuple[Spec[Method], ...],
-    ) -> None:
-        self.model, self.quantize, self.pack, self.score = model, quantize, pack, score
+def check_sizes(model: Any) -> None:
+    """Raises `RecipeError` where a number in the JSON form of a model is larger than a reader accepts. Other fields hold no
+    sizes of what reading allocates: `pack.cap` may be any number."""
+    if isinstance(model, dict):
+        if isinstance(layers := model.get("layers"), int) and layers > MOST_LAYERS:
+            raise RecipeError(
+                f"{layers} layers are more than the {MOST_LAYERS} that an artifact may have", place="model"
+            )
+        for item in model.values():
+            check_sizes(item)
+    elif isinstance(model, list):
+        for item in model:
+            check_sizes(item)
+    elif isinstance(model, int | float) and abs(model) > LARGEST_NUMBER:
+        raise RecipeError(
+            f"the number {model} is above {LARGEST_NUMBER:,}, the largest of an artifact's model", place="model"
+        )

@@ -9,7 +9,7 @@ from bitgolf.cautions.queries import averaged_from, uses
 from bitgolf.cautions.registry import caution
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
-from bitgolf.model.qat import FakeQuant, SoftRound, TrainingView
+from bitgolf.model.qat import TrainingView
 from bitgolf.model.qat_lowbit import Binary, Ternary
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import WarmdownFraction
@@ -60,7 +60,7 @@ def few_bits_for_the_embedding(recipe: Spec[Recipe]) -> Iterator[str]:
 
 @caution
 def coarse_steps_for_small_rows(recipe: Spec[Recipe]) -> Iterator[str]:
-    few = [n for n in uses(recipe, IntRows, FakeQuant, SoftRound) if n["bits"] <= 6]
+    few = [n for n in uses(recipe, IntRows) if n["bits"] <= 6]
     coarse = {n["floor"] for n in few if n["floor"] * (2 ** (n["bits"] - 1) - 1) > 0.999}
     if coarse and any(n["weight_decay"] > 0 for n in uses(recipe, Muon)):
         yield f"a step is never under {min(coarse):.3f}: a row whose largest weight is under 1 gets fewer levels than its bits allow, and weight decay makes rows small (so in #265 to #1285)"

@@ -54,7 +54,7 @@ def score(
         raise UsageError("one source of text is needed", mend="--text PATH or --shards DIR")
     chosen_order, path = order_named(order, seed), artifact_path(artifact)
     loaded = load(path)
-    methods = choose_methods(loaded.recipe["score"], names, edits)
+    methods = choose_methods(loaded.recipe.score, names, edits)
     source = _from_shards(shards, loaded) if shards else _from_text(text, loaded)
     job = Job(path, source, methods, chosen_order, batch, device=device)
     rows = perform(job, loaded, processes=processes)
@@ -77,7 +77,7 @@ def _from_text(text: Sequence[Path], loaded: Loaded) -> Text:
 
 
 def _codec(loaded: Loaded) -> compress.Codec:
-    methods = [spec() for spec in loaded.recipe["score"]]
+    methods = [spec() for spec in loaded.recipe.score]
     return compress.Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
 
 
@@ -135,7 +135,7 @@ def prove_score(
         raise UsageError("one source of text is needed", mend="--text PATH or --shards DIR")
     path, journal = artifact_path(artifact), Journal()
     loaded = load(path)
-    codec, own = _codec(loaded), loaded.recipe["score"]
+    codec, own = _codec(loaded), loaded.recipe.score
     chosen = [codec.methods[own.index(m)] if m in own else m() for m in choose_methods(own, names, edits)]
     if names and len(chosen) > 1:
         raise UsageError(f"a proof is of one method, and {len(chosen)} are named", place="--with")
@@ -154,7 +154,7 @@ def _read(path: Path) -> bytes:
 
 def sample(artifact: Path, prompt: str, *, tokens: int, temperature: float, top: int, seed: int) -> dict[str, Any]:
     loaded = load(artifact_path(artifact))
-    window = loaded.recipe["score"][-1]().window
+    window = loaded.recipe.score[-1]().window
     drawn = generate(
         loaded.model,
         loaded.tokenizer,

@@ -25,9 +25,9 @@ from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights, roles
 from bitgolf.pipeline import calibration, stages
 from bitgolf.pipeline.execute import Run
-from bitgolf.quantize.calibration.calibrate import load_calibration
 from bitgolf.quantize.calibration.observe import means, observe
 from bitgolf.quantize.calibration.sources import Source, Subject, TrainingText
+from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.diagnose.checks import examine, living
 from bitgolf.quantize.diagnose.code_checks import not_as_packed
 from bitgolf.quantize.diagnose.quantized_model import Alarm, Patient

@@ -16,7 +16,7 @@ from bitgolf import __version__
 from bitgolf.artifact.container import Artifact, read_artifact
 from bitgolf.artifact.model import SLICES, packed
 from bitgolf.commands.show import HEADER
-from bitgolf.commands.size_search import WINDOW, Line, finer, fit, reach, slope
+from bitgolf.commands.size_search import TOLERANCE, SizeModel, bytes_per_log2, scale_range, scale_steps, search_size
 from bitgolf.config.edits import diff
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.registry import from_json
@@ -27,7 +27,7 @@ from bitgolf.model.parameters import roles
 from bitgolf.pack.streams import Code
 from bitgolf.pipeline.execute import STAGES, Run
 from bitgolf.pipeline.stages import empty_model, pack, quantize_inputs
-from bitgolf.quantize.calibration.calibrate import load_calibration
+from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.encoding import Rules, encode_all, report, save_codes
 from bitgolf.quantize.size_forecast import forecast
@@ -88,11 +88,16 @@ class Trained:
         def progress(done: int, of: int) -> None:
             self.run.journal.progress(f"encode: {done:,} of {of:,} weights")
 
-        return encode_all(self.weights, self.roles, recipe["quantize"], self.stats, self._session, progress=progress)
+        return encode_all(self.weights, self.roles, recipe["quantize"], self._placed, self._session, progress=progress)
+
+    @cached_property
+    def _placed(self) -> dict[str, Stats] | None:
+        """The statistics on the device, once, so that their Hessians are factored once for all that is encoded."""
+        return None if self.stats is None else self._session.placed(self.stats)
 
     @cached_property
     def _session(self) -> Session:
-        """One for all that is encoded of these weights, so that their Hessians are factored once."""
+        """One for all that is encoded of these weights."""
         session = Session(device=choose().device)
         self.run.journal.say(session.remark)
         return session
@@ -132,30 +137,30 @@ class _Fitting:
 
     def done(self) -> dict[str, Any]:
         started, rules = time.perf_counter(), self.run.recipe["quantize"]
-        span = reach(rules)
-        found = fit(self._size, self.cap, self._line(), span)
+        found = search_size(self._size, self.cap, self._line(), scale_range(rules))
         self._write()
         under = self.cap - found.best.bytes
-        if under > WINDOW * self.cap:
+        if under > TOLERANCE * self.cap:
             message = f"no setting came nearer to the cap than {under:,} bytes: so small a file moves in leaps"
             self.journal.event("warning", message=message)
         return {
             "run": str(self.run.folder),
             "cap": self.cap,
-            "counted": "all of the file" if self.self_contained else "the model alone",
+            "counted": "file" if self.self_contained else "model",
             "bytes": found.best.bytes,
-            "under": under,
-            "within": under <= WINDOW * self.cap,
-            "octaves": found.best.octaves,
+            "bytes_under_cap": under,
+            "within_tolerance": under <= TOLERANCE * self.cap,
+            "log2_step_scale": found.best.log2_step_scale,
             "settings": _settings(rules, self.run.recipe["quantize"]),
             "probes": [probe._asdict() for probe in found.probes],
             "seconds": round(time.perf_counter() - started, 2),
         }
 
-    def _line(self) -> Line:
+    def _line(self) -> SizeModel:
         """Where the search begins: at what the run was packed to, or else at a forecast."""
         recipe = self.run.recipe
-        line = Line(slope(recipe["quantize"], self.trained.roles, self.trained.sizes), WINDOW * self.cap)
+        moved = bytes_per_log2(recipe["quantize"], self.trained.roles, self.trained.sizes)
+        line = SizeModel(moved, TOLERANCE * self.cap)
         with suppress(DamagedError):  # or none at all, which is no worse
             artifact = read_artifact(self.run.folder / "artifact.bg")
             whole = recipe.to_json()
@@ -165,18 +170,18 @@ class _Fitting:
         line.forecast = (0.0, self.trained.forecast() + self.self_contained * len(self.trained.tokenizer))
         return line
 
-    def _size(self, octaves: float, expected: int) -> int:
+    def _size(self, log2_step_scale: float, predicted: int) -> int:
         self.tried += 1
-        self.journal.say(f"probe {self.tried}: steps {octaves:+.4f} octaves finer, {expected:,} bytes expected …")
-        rules = finer(self.run.recipe["quantize"], octaves)
+        self.journal.say(f"probe {self.tried}: step scale 2^{log2_step_scale:+.4f}, predicted {predicted:,} bytes …")
+        rules = scale_steps(self.run.recipe["quantize"], log2_step_scale)
         recipe = self.run.recipe.set("quantize", rules).set("pack.cap", self.cap)
         codes = self.trained.encode(recipe)
         size = self._counted(packed(recipe, codes, self.trained.tokenizer))
         if size <= self.cap and (self.best is None or size > self.best[0]):
             self.best = size, recipe, codes
         where = f"{abs(self.cap - size):,} bytes {'under' if size <= self.cap else 'over'} the cap"
-        self.journal.say(f"probe {self.tried}: {size:,}, {where}; the forecast was off by {expected / size - 1:+.2%}")
-        self.journal.event("probe", octaves=octaves, expected=expected, bytes=size)
+        self.journal.say(f"probe {self.tried}: {size:,}, {where}; the forecast was off by {predicted / size - 1:+.2%}")
+        self.journal.event("probe", log2_step_scale=log2_step_scale, predicted_bytes=predicted, bytes=size)
         return size
 
     def _counted(self, artifact: Artifact) -> int:
@@ -216,7 +221,7 @@ def pack_inputs(run: Run) -> list[Any]:
 def _settings(before: Rules, after: Rules) -> list[dict[str, Any]]:
     """What has moved, by its path in the recipe."""
     return [
-        {"path": f"quantize.{i}.{path}", "before": old, "value": new}
+        {"path": f"quantize.{i}.{path}", "before": old, "after": new}
         for i, (a, b) in enumerate(zip(before, after, strict=True))
         for path, old, new in diff(a, b)
     ]

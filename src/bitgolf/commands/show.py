@@ -9,7 +9,7 @@ import torch
 
 from bitgolf.cautions import cautions
 from bitgolf.cautions.queries import uses
-from bitgolf.config.recipe import Recipe, identity
+from bitgolf.config.recipe import Recipe, identity, limit_of, reserve_of
 from bitgolf.config.spec import Place, Spec
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import roles
@@ -26,7 +26,8 @@ HEADER = 1200  # bytes of frame, recipe and section table, as artifacts have the
 
 def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
     """The document of `show --json`. Building everything on the way, it raises for what a run would refuse."""
-    check_calibration(recipe)
+    check_calibration(recipe["quantize"], recipe["calibrate"])
+    limit_of(recipe, reserve_of(recipe) or 0.0)
     vocab = recipe["tokens.vocab"]
     model = build_on_meta(recipe["model"], vocab)
     kinds, params = roles(model), dict(model.named_parameters())

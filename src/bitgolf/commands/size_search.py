@@ -1,9 +1,10 @@
-"""The settings that fill a cap: the steps of every codec finer or coarser by one factor, until the file is a hair under it.
+"""Step sizes with which an artifact fills a byte cap: all codecs' steps are scaled by one common factor.
 
-A factor of two, an octave, costs every weight about a bit. So the size is nearly a straight line over octaves, and two or
-three encodings find the cap. What is left is noise: a step that is a little other sends the rounding other ways, and the
-size jumps by a few bytes. Where the window under the cap is narrower than that (files of some ten kilobytes, which encode
-in no time), more settings are tried, each a draw of its own.
+The factor is given as its base-2 logarithm, `log2_step_scale`: 0 is the recipe's steps, -1 halves them. Halving costs every
+weight about a bit, so the size is nearly linear in it, and two or three encodings find the cap. What is left is noise: a
+slightly different step rounds many weights differently, and the size jumps by a few bytes. Where the tolerance below the
+cap is narrower than that (files of some ten kilobytes, which encode in no time), more settings are tried, each an
+independent draw.
 """
 
 from __future__ import annotations
@@ -20,58 +21,57 @@ from bitgolf.quantize.codecs.codec import Codec, IntRows
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.encoding import Roles, Rules
 
-WINDOW = 5e-4  # of the cap: as far as the file may stay under it
-MOST = 40  # where the window is narrower than the noise
-LEAP = 16  # bytes by which the smallest files change at once
-LEAST_BITS, MOST_BITS = 0.25, 7.0  # of a weight: with less a model is nothing, and an index must fit its byte
-LEAST_CLIP = 4.0  # standard deviations: closer, and the largest weights saturate
-LARGEST_STEP = math.sqrt(
-    2 * math.pi * math.e / (2 ** (2 * LEAST_BITS) - 1)
-)  # in spreads: a Gaussian has LEAST_BITS there
+TOLERANCE = 5e-4  # of the cap: as far as the file may stay under it
+MAX_PROBES = 40  # where the tolerance is narrower than the noise
+MIN_SIZE_JUMP = 16  # bytes by which the smallest files change at once
+MIN_BITS, MAX_BITS = 0.25, 7.0  # of a weight: with less a model is nothing, and an index must fit its byte
+MIN_CLIP = 4.0  # standard deviations: closer, and the largest weights saturate
+MAX_STEP = math.sqrt(2 * math.pi * math.e / (2 ** (2 * MIN_BITS) - 1))
+"""In standard deviations: a Gaussian with this step has `MIN_BITS`."""
 
 
-class Probe(NamedTuple):
-    """A setting that was tried: `octaves` finer than the recipe's, the bytes expected before and found after."""
+class SizeProbe(NamedTuple):
+    """A scale of the steps that was tried, the bytes predicted before and found after."""
 
-    octaves: float
-    expected: int
+    log2_step_scale: float
+    predicted_bytes: int
     bytes: int
 
 
-class Fit(NamedTuple):
+class FitResult(NamedTuple):
     """The probes in their order, and the one that ships."""
 
-    best: Probe
-    probes: tuple[Probe, ...]
+    best: SizeProbe
+    probes: tuple[SizeProbe, ...]
 
 
-# ---- the knobs -----------------------------------------------------------------------------------------------------
+# ---- the settings --------------------------------------------------------------------------------------------------
 
 
-def finer(rules: Rules, octaves: float) -> tuple[Spec[Rule[Codec]], ...]:
-    """These rules with all steps smaller by so many octaves, larger where negative. What has no such setting stays.
+def scale_steps(rules: Rules, log2_scale: float) -> tuple[Spec[Rule[Codec]], ...]:
+    """These rules with all steps multiplied by 2 ** log2_scale. Codecs without such a setting stay as they are.
 
-    `Trellis.bits` is a mean over its matrices, so it moves by as much; `SdClip.k` moves the step, the container stays.
-    Raises `RecipeError` beyond `reach`.
+    `Trellis.bits` is a mean over its matrices and falls by `log2_scale`; `SdClip.k` moves the step, the bits of the grid stay.
+    Raises `RecipeError` outside of `scale_range`.
     """
-    low, high = reach(rules)
-    if not low <= octaves <= high:
+    low, high = scale_range(rules)
+    if not low <= log2_scale <= high:
         raise RecipeError(
-            f"steps may be {-low:.2f} octaves larger and {high:.2f} smaller, not {octaves:+.2f}", place="quantize"
+            f"steps can be scaled by 2^{low:+.2f} to 2^{high:+.2f}, not by 2^{log2_scale:+.2f}", place="quantize"
         )
     for cls, change in (
-        (Trellis, lambda node: node.but(bits=_short(node["bits"] + octaves))),
-        (SdClip, lambda node: node.but(k=_short(node["k"] * 2.0**-octaves))),
+        (Trellis, lambda node: node.but(bits=_round(node["bits"] - log2_scale))),
+        (SdClip, lambda node: node.but(k=_round(node["k"] * 2.0**log2_scale))),
     ):
         rules = [_edited(rule, cls, change) for rule in rules]
     return tuple(rules)
 
 
-def reach(rules: Rules) -> tuple[float, float]:
-    """By how many octaves steps may become coarser (not above 0) and finer (not below), all of them together.
+def scale_range(rules: Rules) -> tuple[float, float]:
+    """log2 of the smallest (not above 0) and of the largest factor (not below 0) by which all steps together can be scaled.
 
-    The finest: 7 bits for `Trellis`; clips at 4 standard deviations, since closer ones cut off what they should round.
-    The coarsest: a quarter of a bit. Raises `RecipeError` where no codec has a continuous setting.
+    The finest steps: 7 bits for `Trellis`; clips at 4 standard deviations, since closer ones cut off what they should
+    round. The coarsest: a quarter of a bit. Raises `RecipeError` where no codec has a continuous setting.
     """
     ranges = [own for rule in rules for own in _ranges(rule)]
     if not ranges:
@@ -83,21 +83,23 @@ def reach(rules: Rules) -> tuple[float, float]:
     return min(0.0, max(low for low, _ in ranges)), max(0.0, min(high for _, high in ranges))
 
 
-def slope(rules: Rules, roles: Roles, sizes: Mapping[str, int]) -> float:
-    """About how many bytes an octave takes: a bit of every weight that moves. `sizes`: path -> weights."""
+def bytes_per_log2(rules: Rules, roles: Roles, sizes: Mapping[str, int]) -> float:
+    """About how many bytes are added when steps double, a negative number: a bit of every weight that moves.
+
+    sizes: path -> number of weights.
+    """
     taken = cover(rules, roles, place="quantize")
-    return (
-        sum(sizes[path] for rule, paths in zip(rules, taken, strict=True) if any(_ranges(rule)) for path in paths) / 8
-    )
+    moved = [paths for rule, paths in zip(rules, taken, strict=True) if any(_ranges(rule))]
+    return -sum(sizes[path] for paths in moved for path in paths) / 8
 
 
 def _ranges(rule: Spec[Rule[Codec]]) -> Iterator[tuple[float, float]]:
     for _, node in rule.walk():
         if _is(node, Trellis):
-            yield LEAST_BITS - node["bits"], MOST_BITS - node["bits"]
+            yield node["bits"] - MAX_BITS, node["bits"] - MIN_BITS
         if _is(node, IntRows) and _is(node["clip"], SdClip):
             k, grid = node["clip.k"], node().grid
-            yield math.log2(k * grid.multiple / grid.reach / LARGEST_STEP), math.log2(k / LEAST_CLIP)
+            yield -math.log2(k / MIN_CLIP), -math.log2(k * grid.multiple / grid.reach / MAX_STEP)
 
 
 def _is(node: Spec[Any], cls: type) -> bool:
@@ -109,7 +111,7 @@ def _edited(rule: Spec[Rule[Codec]], cls: type, change: Callable[[Spec[Any]], Sp
     return rule.edit(cls, change) if any(_is(n, cls) and change(n) != n for _, n in rule.walk()) else rule
 
 
-def _short(x: float) -> float:
+def _round(x: float) -> float:
     """Digits that a header can afford; a step moves by a millionth, 36 million weights by a few bytes."""
     return float(f"{x:.7g}")
 
@@ -117,30 +119,30 @@ def _short(x: float) -> float:
 # ---- the search ----------------------------------------------------------------------------------------------------
 
 
-class Line:
-    """Bytes over octaves, as far as they are known.
+class SizeModel:
+    """Bytes of the file as a function of `log2_step_scale`, as far as they are known.
 
-    slope: bytes of an octave, about.  window: bytes that do not matter.  forecast: bytes at 0 while nothing is measured.
-    points: (octaves, bytes) as measured.
+    bytes_per_log2: about the bytes that are added when steps double (negative).  tolerance: bytes that do not matter.
+    forecast: bytes at scale 0 while nothing is measured.  points: (log2_step_scale, bytes) as measured.
     """
 
-    def __init__(self, slope: float, window: float, forecast: int = 0) -> None:
-        self.slope, self.window, self.forecast = slope, window, (0.0, forecast)
+    def __init__(self, bytes_per_log2: float, tolerance: float, forecast: int = 0) -> None:
+        self.bytes_per_log2, self.tolerance, self.forecast = bytes_per_log2, tolerance, (0.0, forecast)
         self.points: list[tuple[float, int]] = []
 
-    def at(self, octaves: float, aim: float) -> int:
+    def predict(self, log2_step_scale: float, aim: float) -> int:
         """The bytes to expect, from the point nearest to `aim`."""
         (near, size), *_ = self._near(aim)
-        return round(size + self._slope(aim) * (octaves - near))
+        return round(size + self._slope(aim) * (log2_step_scale - near))
 
-    def where(self, aim: float) -> float:
-        """The octaves at which to expect so many bytes: the mean of what the last points near them say."""
-        width = max(self.window, LEAP * (1 + len(self.points) / 20))
+    def solve(self, aim: float) -> float:
+        """The scale at which to expect so many bytes: the mean of what the last points near them say."""
+        width = max(self.tolerance, MIN_SIZE_JUMP * (1 + len(self.points) / 20))
         close = [point for point in self.points if abs(point[1] - aim) < 4 * width][-4:] or self._near(aim)[:1]
-        found = sum(octaves + (aim - size) / self._slope(aim) for octaves, size in close) / len(close)
+        found = sum(scale + (aim - size) / self._slope(aim) for scale, size in close) / len(close)
         # Where noise decides, each probe stands elsewhere about the aim, evenly spread.
-        spread = (len(self.points) * 0.618 % 1 - 0.5) if len(close) > 1 else 0.0
-        return found + 0.8 * spread * width / self.slope
+        offset = (len(self.points) * 0.618 % 1 - 0.5) if len(close) > 1 else 0.0
+        return found + 0.8 * offset * width / self.bytes_per_log2
 
     def _near(self, aim: float) -> list[tuple[float, int]]:
         return sorted(self.points or [self.forecast], key=lambda point: abs(point[1] - aim))
@@ -149,31 +151,40 @@ class Line:
         """That of the chord between the nearest point and the next one that noise cannot make steep or flat."""
         first, *rest = self._near(aim)
         for point in rest:
-            if abs(point[1] - first[1]) > 8 * self.window and point[0] != first[0]:
-                return min(max((point[1] - first[1]) / (point[0] - first[0]), self.slope / 4), 2 * self.slope)
-        return self.slope
+            if abs(point[1] - first[1]) > 8 * self.tolerance and point[0] != first[0]:
+                chord = (point[1] - first[1]) / (point[0] - first[0])
+                return max(min(chord, self.bytes_per_log2 / 4), 2 * self.bytes_per_log2)
+        return self.bytes_per_log2
 
 
-def fit(size: Callable[[float, int], int], cap: int, line: Line, span: tuple[float, float], most: int = MOST) -> Fit:
-    """Try settings until the file has at most `cap` bytes and is at most 0.05 % under it; the best of `most` otherwise.
+def search_size(
+    measure_size: Callable[[float, int], int],
+    cap: int,
+    model: SizeModel,
+    scale_range: tuple[float, float],
+    most: int = MAX_PROBES,
+) -> FitResult:
+    """Try scales of the steps until the file has at most `cap` bytes and is at most 0.05 % under it; the best of `most`
+    probes otherwise.
 
-    size: (octaves finer, bytes that are expected) -> bytes; dear.  span: the octaves that may be tried, see `reach`.
-    Raises `BitgolfError` where the cap lies beyond the span, with the bytes at its ends.
+    measure_size: (log2_step_scale, bytes that are predicted) -> bytes; expensive.  scale_range: what may be tried.
+    Raises `BitgolfError` where the cap lies outside of the range, with the bytes at its ends.
     """
-    aim, least, probes, octaves = cap * (1 - WINDOW / 2), cap * (1 - WINDOW), list[Probe](), 0.0
+    aim, least, probes, scale = cap * (1 - TOLERANCE / 2), cap * (1 - TOLERANCE), list[SizeProbe](), 0.0
+    finest, coarsest = scale_range
     while len(probes) < most and not (probes and least <= probes[-1].bytes <= cap):
-        octaves = min(max(line.where(aim), span[0]), span[1])
-        if octaves in span and any(octaves == probe.octaves for probe in probes):
+        scale = min(max(model.solve(aim), finest), coarsest)
+        if scale in scale_range and any(scale == probe.log2_step_scale for probe in probes):
             break  # it lies beyond the end, where we have been
-        expected = line.at(octaves, aim)
-        probes.append(Probe(octaves, expected, size(octaves, expected)))
-        line.points.append((octaves, probes[-1].bytes))
+        predicted = model.predict(scale, aim)
+        probes.append(SizeProbe(scale, predicted, measure_size(scale, predicted)))
+        model.points.append((scale, probes[-1].bytes))
     under = [probe for probe in probes if probe.bytes <= cap]
-    if not under or (len(under) == len(probes) and octaves == span[1] and max(p.bytes for p in under) < least):
-        ends = [f"about {line.at(end, aim):,}" for end in span]
+    if not under or (len(under) == len(probes) and scale == finest and max(p.bytes for p in under) < least):
+        ends = [f"about {model.predict(end, aim):,}" for end in (coarsest, finest)]
         raise BitgolfError(
             f"a file of {cap:,} bytes is out of reach: with the coarsest steps it takes {ends[0]}, with the finest {ends[1]}",
             place="pack",
             mend="a cap between them, other codecs (more bits of IntRows), or another model",
         )
-    return Fit(max(under, key=lambda probe: probe.bytes), tuple(probes))
+    return FitResult(max(under, key=lambda probe: probe.bytes), tuple(probes))

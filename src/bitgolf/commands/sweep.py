@@ -104,7 +104,7 @@ class _Sweep:
             rule().use()
         recipe["pack"]().grouped(self.trained.roles)
         if recipe["calibrate"] is None:
-            check(recipe)
+            check(recipe["quantize"], recipe["calibrate"])
         return recipe
 
     def key(self, recipe: Spec[Recipe]) -> str:

@@ -39,6 +39,20 @@ def cover(rules: Sequence[Spec[Rule[Any]]], roles: Mapping[str, str], *, place: 
 
     Raises `RecipeError` for a parameter that no rule takes, and for a rule that takes none (naming who took them).
     """
+    taken = matches(rules, roles, place=place)
+    for i, (paths, cause) in enumerate(taken):
+        if not paths:
+            raise RecipeError(cause, place=f"{place}.{i}", mend="remove it, or put it earlier")
+    return [paths for paths, _ in taken]
+
+
+def matches(
+    rules: Sequence[Spec[Rule[Any]]], roles: Mapping[str, str], *, place: str = "rules"
+) -> list[tuple[list[str], str]]:
+    """For each rule the paths that it takes, in the order of `roles`, and where it takes none, why not.
+
+    Raises `RecipeError` for a parameter that no rule takes.
+    """
     built = [rule() for rule in rules]
     taken: list[list[str]] = [[] for _ in built]
     for path, role in roles.items():
@@ -46,10 +60,7 @@ def cover(rules: Sequence[Spec[Rule[Any]]], roles: Mapping[str, str], *, place: 
         if winner is None:
             raise RecipeError(f"no rule takes the parameter {path} (role {role!r})", place=place, mend="add a rule")
         taken[winner].append(path)
-    for i, rule in enumerate(built):
-        if not taken[i]:
-            raise RecipeError(_dead(rule, i, built, roles), place=f"{place}.{i}", mend="remove it, or put it earlier")
-    return taken
+    return [(taken[i], "" if taken[i] else _dead(rule, i, built, roles)) for i, rule in enumerate(built)]
 
 
 def _dead(rule: Rule[Any], index: int, built: Sequence[Rule[Any]], roles: Mapping[str, str]) -> str:

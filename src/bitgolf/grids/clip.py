@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,9 +14,12 @@ from bitgolf.grids.integer import IntGrid
 
 
 class Clip(ABC):
-    """calibrated: whether `clip` asks for the inputs, which nobody knows during training."""
+    """Rules with equal settings are equal."""
 
-    calibrated: bool = False
+    @property
+    def calibrated(self) -> bool:
+        """Whether `clip` asks for the inputs, which nobody knows during training."""
+        return False
 
     @abstractmethod
     def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
@@ -26,6 +30,7 @@ class Clip(ABC):
 
 
 @register
+@dataclass(frozen=True, kw_only=True)
 class MaxClip(Clip):
     """The largest magnitude: nothing is clipped."""
 
@@ -34,30 +39,35 @@ class MaxClip(Clip):
 
 
 @register
+@dataclass(frozen=True, kw_only=True)
 class QuantileClip(Clip):
     """A quantile of the magnitudes, interpolated: on rows of a few thousand, the default is the maximum in practice.
 
     Source: openai/parameter-golf, the baseline's `int8_clean_per_row_v1`.
     """
 
-    def __init__(self, *, quantile: float = 0.9999984) -> None:
-        self.quantile = _quantile(quantile)
+    quantile: float = 0.9999984
+
+    def __post_init__(self) -> None:
+        _check_quantile(self.quantile)
 
     def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
         return torch.quantile(w.abs(), self.quantile, dim=1)
 
 
 @register
+@dataclass(frozen=True, kw_only=True)
 class SdClip(Clip):
     """`k` standard deviations: the step, and so the rate, follows the row's spread, 2.047 - log2(k/Q) bits per weight.
 
     A Gaussian row never reaches the clip at k = 12.85. Source: openai/parameter-golf, pull request 1394.
     """
 
-    def __init__(self, *, k: float = 12.85) -> None:
-        if not k > 0:
-            raise RecipeError(f"k is positive, not {k}", place="SdClip.k")
-        self.k = k
+    k: float = 12.85
+
+    def __post_init__(self) -> None:
+        if not self.k > 0:
+            raise RecipeError(f"k is positive, not {self.k}", place="SdClip.k")
 
     def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
         spread = w.std(1, correction=int(w.shape[1] > 1))
@@ -66,6 +76,7 @@ class SdClip(Clip):
 
 
 @register
+@dataclass(frozen=True, kw_only=True)
 class HessianSdClip(SdClip):
     """`SdClip`, wider for rows whose weights meet large inputs: k sigma_i (1 + share (r_i - 1)), r_i ~ sum_j |w_ij| h_j.
 
@@ -74,13 +85,16 @@ class HessianSdClip(SdClip):
     Source: openai/parameter-golf, pull request 1412, in the form of shikhar's experiments.
     """
 
-    calibrated = True
+    share: float = 0.175
 
-    def __init__(self, *, k: float = 12.85, share: float = 0.175) -> None:
-        super().__init__(k=k)
-        if not 0 <= share <= 1:
-            raise RecipeError(f"a share is 0 to 1, not {share}", place="HessianSdClip.share")
-        self.share = share
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.share <= 1:
+            raise RecipeError(f"a share is 0 to 1, not {self.share}", place="HessianSdClip.share")
+
+    @property
+    def calibrated(self) -> bool:
+        return True
 
     def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
         met = w.abs() @ (torch.ones_like(w[0]) if inputs is None else inputs)
@@ -89,6 +103,7 @@ class HessianSdClip(SdClip):
 
 
 @register
+@dataclass(frozen=True, kw_only=True)
 class SearchClip(Clip):
     """The quantile whose rounded row is nearest to the row in squared error (the first of equals).
 
@@ -97,17 +112,19 @@ class SearchClip(Clip):
     weighted: an error counts as much as the mean square of what its column multiplies, which calibration knows.
     """
 
-    def __init__(
-        self,
-        *,
-        quantiles: tuple[float, ...] = (0.999, 0.9995, 0.9999, 0.99999, 1.0),
-        per_row: bool = True,
-        weighted: bool = False,
-    ) -> None:
-        if not quantiles:
+    quantiles: tuple[float, ...] = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
+    per_row: bool = True
+    weighted: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.quantiles:
             raise RecipeError("there is nothing to search among", place="SearchClip.quantiles")
-        self.quantiles = tuple(_quantile(q) for q in quantiles)
-        self.per_row, self.weighted, self.calibrated = per_row, weighted, weighted
+        for quantile in self.quantiles:
+            _check_quantile(quantile)
+
+    @property
+    def calibrated(self) -> bool:
+        return self.weighted
 
     def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
         clips = torch.quantile(w.abs(), torch.tensor(self.quantiles, device=w.device), dim=1)
@@ -122,7 +139,6 @@ class SearchClip(Clip):
         return best
 
 
-def _quantile(value: float) -> float:
+def _check_quantile(value: float) -> None:
     if not 0 < value <= 1:
         raise RecipeError(f"a quantile is above 0 and at most 1, not {value}", place="clip")
-    return value

@@ -42,6 +42,17 @@ class IntGrid:
         self.low = -((self.reach + int(full_range)) // multiple * multiple)
         self.floor, self.scales = floor, scales()
 
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What decides the grid: grids with equal settings are equal."""
+        return self.reach, self.low, self.multiple, self.floor, self.scales
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, IntGrid) and type(self) is type(other) and self.settings == other.settings
+
+    def __hash__(self) -> int:
+        return hash(self.settings)
+
     def steps(self, clip: Tensor) -> Tensor:
         """float32 steps that map `clip` (any shape, >= 0) to Q: rounded as stored, before any code is rounded.
 

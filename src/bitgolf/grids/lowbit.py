@@ -7,6 +7,7 @@ weights (BitNet b1.58, arXiv 2402.17764; Parameter Golf #640, #641). The last gr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +20,15 @@ FLOAT8_TOP = 448.0
 """The largest magnitude of e4m3 (arXiv 2209.05433), which has no infinity."""
 
 
+@dataclass(frozen=True)
 class GroupGrid(ABC):
     """Codes times the scale of their group, for tensors of any shape. Below, n = elements, G = ceil(n / group)."""
 
-    def __init__(self, group: int) -> None:
-        if group < 1:
-            raise RecipeError(f"a group has at least one weight, not {group}", place="group")
-        self.group = group
+    group: int
+
+    def __post_init__(self) -> None:
+        if self.group < 1:
+            raise RecipeError(f"a group has at least one weight, not {self.group}", place="group")
 
     @abstractmethod
     def round(self, w: Tensor, scale: Tensor) -> Tensor:
@@ -87,6 +90,7 @@ class BinaryGrid(GroupGrid):
         return torch.where(w >= 0, 1, -1).to(torch.int8)
 
 
+@dataclass(frozen=True)
 class Float8Grid:
     """8-bit floats, e4m3, without a scale: 3 bits of mantissa, steps of 2**-9 below 2**-6, nothing beyond 448."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,10 +21,14 @@ below. What a smaller step would have kept is an error of at most 2e-6 in a weig
 
 
 class Scale(ABC):
-    """The steps there are, from `STEP_FLOOR` to `top`; in storage each is one number of `dtype`."""
+    """The steps there are, from `STEP_FLOOR` to `top`; in storage each is one number of `dtype`. Equal settings are equal."""
 
     dtype: ClassVar[np.dtype[Any]]
-    top: float
+
+    @property
+    @abstractmethod
+    def top(self) -> float:
+        """The largest step."""
 
     @abstractmethod
     def round(self, step: Tensor) -> Tensor:
@@ -37,19 +42,17 @@ class Scale(ABC):
     def read(self, stored: NDArray[Any]) -> Tensor:
         """The inverse, float32. Raises `DamagedError` for what is no step."""
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
-
 
 @register
+@dataclass(frozen=True, kw_only=True)
 class HalfScale(Scale):
     """float16, to the nearest: 16 bits a row."""
 
     dtype = np.dtype(np.float16)
-    top = 65504.0
+
+    @property
+    def top(self) -> float:
+        return 65504.0
 
     def round(self, step: Tensor) -> Tensor:
         # Not `step.half().float()`: a compiler that fuses the two leaves the rounding out (inductor does), and training
@@ -68,6 +71,7 @@ class HalfScale(Scale):
 
 
 @register
+@dataclass(frozen=True, kw_only=True)
 class LogScale(Scale):
     """Powers of two with fractions in the exponent, from 2**-18 on: 8 bits a row, the same float32 on every machine.
 
@@ -77,11 +81,17 @@ class LogScale(Scale):
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, *, per_octave: Literal[4, 8, 16] = 16) -> None:
-        steps = STEP_FLOOR * log_steps.expand(np.arange(256, dtype=np.uint8), per_octave)
-        self.per_octave = per_octave
-        self.steps = (*steps.tolist(), float("inf"))
-        self.top = self.steps[-2]
+    per_octave: Literal[4, 8, 16] = 16
+    steps: tuple[float, ...] = field(init=False, repr=False, compare=False)
+    """All steps there are, then infinity."""
+
+    def __post_init__(self) -> None:
+        steps = STEP_FLOOR * log_steps.expand(np.arange(256, dtype=np.uint8), self.per_octave)
+        object.__setattr__(self, "steps", (*steps.tolist(), float("inf")))
+
+    @property
+    def top(self) -> float:
+        return self.steps[-2]
 
     def round(self, step: Tensor) -> Tensor:
         steps = torch.tensor(self.steps, device=step.device)

@@ -1,8 +1,9 @@
-"""Quantization-aware training: what a weight will lose when it is stored, already felt while it is trained.
+"""Quantization-aware training: a weight multiplies as it will be read back once it is stored.
 
 These views act in training alone. A model is scored with the very weights that its artifact holds, so there they are
-the identity. Each reckons its steps with the `IntGrid` and the clip that the exporter's `IntRows` has; give both the
-same `bits`, `clip`, `floor`, `full_range`, `multiple` and `scales`.
+the identity. Each takes the codec that stores the matrix and rounds with its grid, its clip rule and its pruning; the edit
+`qat` (`bitgolf.recipes._qat`) takes the codecs from a recipe's rules. A published system that trains with another grid
+than it stores says so with a codec of its own here, and `show` and `doctor` tell the difference.
 
 Published recipes switch on when the learning rate's scale s falls under a threshold; here `since` is a fraction of the
 run. Where s falls in a line from 1 to 0 over the last part W of the run, s < threshold from `since = 1 - threshold * W`
@@ -14,11 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.spec import Place, Spec, register
 from bitgolf.errors import RecipeError
-from bitgolf.grids.clip import Clip, MaxClip
-from bitgolf.grids.integer import IntGrid
-from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
+from bitgolf.grids.row_quantizer import RowQuantizer
 from bitgolf.model.interfaces import View
 from bitgolf.model.part import Clocked
 from bitgolf.runtime.progress import Now
@@ -33,21 +32,24 @@ def straight_through(w: Tensor, seen: Tensor) -> Tensor:
 
 
 class TrainingView(View, Clocked):
-    """A matrix (R, C) as `grid` and `clip` will treat it, one step a row: in training, from `since` of the run on."""
+    """A matrix (R, C) as `codec` will round it, one step a row: in training, from `since` of the run on.
+
+    `solve` of the codec does not act here: training has no statistics.
+    """
 
     training_only = True
 
-    def __init__(self, grid: IntGrid, clip: Clip, since: float) -> None:
+    def __init__(self, codec: RowQuantizer, since: float) -> None:
         super().__init__()
         if not 0 <= since < 1:
             raise RecipeError(f"`since` is a fraction of the run, 0 to below 1, not {since}", place=type(self).__name__)
-        if clip.calibrated:
+        if codec.clip.calibrated:
             raise RecipeError(
-                f"{type(clip).__name__} asks for calibration, and there is none while a model is trained",
-                place=f"{type(self).__name__}.clip",
+                f"{type(codec.clip).__name__} asks for calibration, and there is none while a model is trained",
+                place=f"{type(self).__name__}.codec.clip",
                 mend="a clip of the weights alone, such as SdClip",
             )
-        self.grid, self.clip, self.since, self.on = grid, clip, since, True
+        self.codec, self.since, self.on = codec, since, True
 
     @property
     def moments(self) -> tuple[float, ...]:
@@ -61,8 +63,7 @@ class TrainingView(View, Clocked):
 
     def steps(self, w: Tensor) -> Tensor:
         """The step of each row, float32 (R, 1), without gradient."""
-        rows = w.detach().float()
-        return self.grid.steps(self.clip.clip(rows, self.grid))[:, None]
+        return self.codec.row_steps(w.detach().float())[:, None]
 
     def seen(self, w: Tensor) -> Tensor:
         """What multiplies instead of `w`, (R, C), with the gradient that `w` gets."""
@@ -71,52 +72,29 @@ class TrainingView(View, Clocked):
 
 @register
 class FakeQuant(TrainingView):
-    """Exactly what the exporter would write, with a straight-through gradient (arXiv 1712.05877; Parameter Golf #63).
+    """Exactly what the codec writes, with a straight-through gradient (arXiv 1712.05877; Parameter Golf #63).
 
-    From the first step it closes the gap that storing opens; late in the run (`since`) it is cheap. `floor=1/31` with 6
-    bits is the step rule of #315 to #1512, `clip=part(SdClip)` that of #1493. An average that began before `since`
-    mixes weights of two kinds: start it there, or leave it out.
+    From the first step it closes the gap that storing opens; late in the run (`since`) it is cheap. An average that began
+    before `since` mixes weights of two kinds: start it there, or leave it out.
     """
 
-    def __init__(
-        self,
-        at: Place,
-        /,
-        *,
-        bits: int = 6,
-        clip: Spec[Clip] = part(MaxClip),
-        floor: float = STEP_FLOOR,
-        full_range: bool = False,
-        multiple: int = 1,
-        scales: Spec[Scale] = part(HalfScale),
-        since: float = 0.0,
-    ) -> None:
-        grid = IntGrid(bits=bits, full_range=full_range, floor=floor, multiple=multiple, scales=scales)
-        super().__init__(grid, clip(), since)
+    def __init__(self, at: Place, /, *, codec: Spec[RowQuantizer], since: float = 0.0) -> None:
+        super().__init__(codec(), since)
 
     def seen(self, w: Tensor) -> Tensor:
-        return straight_through(w, self.grid.fake(w.detach(), self.steps(w)))
+        return straight_through(w, self.codec.fake_quantize(w))
 
 
 @register
 class NoisyQuant(TrainingView):
     """w + u * step, u drawn from U(-1/2, 1/2) for each weight and use: rounding as noise, gradients are ordinary.
 
-    Parameter Golf #363, on looped blocks, whose errors add up over the visits. `bits` are those of the exporter: noise
-    of another size does harm.
+    Parameter Golf #363, on looped blocks, whose errors add up over the visits. Noise of another size than the codec's
+    errors does harm.
     """
 
-    def __init__(
-        self,
-        at: Place,
-        /,
-        *,
-        bits: int = 8,
-        clip: Spec[Clip] = part(MaxClip),
-        scales: Spec[Scale] = part(HalfScale),
-        since: float = 0.0,
-    ) -> None:
-        super().__init__(IntGrid(bits=bits, scales=scales), clip(), since)
+    def __init__(self, at: Place, /, *, codec: Spec[RowQuantizer], since: float = 0.0) -> None:
+        super().__init__(codec(), since)
 
     def seen(self, w: Tensor) -> Tensor:
         return w + ((torch.rand_like(w) - 0.5) * self.steps(w)).to(w.dtype)
@@ -133,20 +111,9 @@ class SoftRound(TrainingView):
     alpha: Tensor
 
     def __init__(
-        self,
-        at: Place,
-        /,
-        *,
-        bits: int = 6,
-        clip: Spec[Clip] = part(MaxClip),
-        floor: float = STEP_FLOOR,
-        full_range: bool = False,
-        scales: Spec[Scale] = part(HalfScale),
-        low: float = 1.0,
-        high: float = 16.0,
-        since: float = 0.0,
+        self, at: Place, /, *, codec: Spec[RowQuantizer], low: float = 1.0, high: float = 16.0, since: float = 0.0
     ) -> None:
-        super().__init__(IntGrid(bits=bits, full_range=full_range, floor=floor, scales=scales), clip(), since)
+        super().__init__(codec(), since)
         self.low, self.high = low, high
         # A tensor, so that a compiled graph stays the same; on the CPU, so that it has a value in a model on `meta`.
         self.register_buffer("alpha", torch.tensor(high, device="cpu"), persistent=False)
@@ -161,4 +128,4 @@ class SoftRound(TrainingView):
         u = w.float() / step
         below = u.detach().floor()
         soft = below + torch.sigmoid(self.alpha * (u - below - 0.5))
-        return (soft.clamp(self.grid.low, self.grid.top) * step).to(w.dtype)
+        return (soft.clamp(self.codec.grid.low, self.codec.grid.top) * step).to(w.dtype)

@@ -1,41 +1,72 @@
 """The smallest of several coders' streams, without running a slow coder that is clearly behind.
 
 Brotli at quality 11 takes about a second for a megabyte, and on quantized weights it is 0.8 to 1.4 % behind range coding. The
-rate of a sample says so: it is within 0.1 % of the whole's for Brotli and Zstandard, and too low by up to 1.5 % for LZMA.
+rate of a sample says so (`byte_coders.estimate_size`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
+from bitgolf.config.spec import Spec, part, register
+from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.pack.byte_coders import Brotli, Lzma, Raw
 from bitgolf.pack.byte_planes import Array
-from bitgolf.pack.optional_modules import library
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.parallel import spread
 
-SAMPLE, PIECE = 1 << 18, 1 << 14
-ALIKE = 0.99  # of a sample's rate: what a quick coder may need for a byte of the whole, if the sample is like it
-MARGIN = 0.005  # by so much an estimate may be too high
+MARGIN = 0.005
+"""An estimate may be too high by this share."""
 
 
-class Estimated(Protocol):
-    """What is asked of a coder here, see `coders.Coder`."""
+@register
+class Smallest(Coder):
+    """Whichever of `coders` makes the fewest bytes (the first of equals), named by one byte in front.
 
-    def estimate(self, arrays: Sequence[Array]) -> float | None: ...
+    Slow ones that an estimate puts clearly behind are not run (`contenders`).
+    """
 
-    def encode_arrays(self, arrays: Sequence[Array]) -> bytes: ...
+    name: ClassVar[str] = "smallest"
+
+    def __init__(self, *, coders: tuple[Spec[Coder], ...] = (part(Range), part(Brotli), part(Lzma), part(Raw))) -> None:
+        if not 1 <= len(coders) <= 256:
+            raise RecipeError(f"Smallest chooses among 1 to 256 coders, not {len(coders)}", place="Smallest.coders")
+        self.coders = [coder() for coder in coders]
+
+    def encode(self, symbols: Array) -> bytes:
+        return self.encode_arrays([symbols])
+
+    def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
+        return self.decode_arrays(data, dtype, [(count,)])[0]
+
+    def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
+        streams = contenders(self.coders, arrays)
+        best = min(streams, key=lambda i: len(streams[i]))
+        return bytes([best]) + streams[best]
+
+    def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        return self._chosen(data).decode_arrays(data[1:], dtype, shapes)
+
+    def label(self, data: bytes) -> str:
+        return self._chosen(data).label(data[1:])
+
+    def _chosen(self, data: bytes) -> Coder:
+        if not data or data[0] >= len(self.coders):
+            raise DamagedError("names no known coder")
+        return self.coders[data[0]]
 
 
-def contenders(coders: Sequence[Estimated], arrays: Sequence[Array]) -> dict[int, bytes]:
+def contenders(coders: Sequence[Coder], arrays: Sequence[Array]) -> dict[int, bytes]:
     """By the coder's index, in order, the streams among which the smallest is.
 
     A coder whose estimate is more than `MARGIN` above what another one really makes is left out. So the smallest of these
     is larger than that of all only where an estimate is too high by more than the margin, and then by no more than that.
     """
 
-    def first(coder: Estimated) -> bytes | float:
+    def first(coder: Coder) -> bytes | float:
         about = coder.estimate(arrays)
         return coder.encode_arrays(arrays) if about is None else about
 
@@ -49,23 +80,3 @@ def contenders(coders: Sequence[Estimated], arrays: Sequence[Array]) -> dict[int
     close = [i for i, size in about.items() if i not in coded and size * (1 - MARGIN) <= least]
     slow = spread(lambda i: coders[i].encode_arrays(arrays), close)
     return dict(sorted((coded | dict(zip(close, slow, strict=True))).items()))
-
-
-def estimate(compress: Callable[[bytes], bytes], raw: bytes) -> float | None:
-    """What the rate of a sample makes of the whole; None where the whole has repeats that the sample has not.
-
-    The sample: `SAMPLE` bytes, or a 32nd of all if that is more, in pieces of `PIECE` evenly spread.
-    """
-    count = max(SAMPLE, len(raw) // 32) // PIECE
-    starts = np.linspace(0, len(raw) - PIECE, count).astype(int)
-    sample = b"".join(raw[start : start + PIECE] for start in starts)
-    if _rate_with_repeats(raw) < ALIKE * _rate_with_repeats(sample):
-        return None
-    return len(raw) * len(compress(sample)) / len(sample)
-
-
-def _rate_with_repeats(raw: bytes) -> float:
-    """Bytes for each byte that Zstandard makes with matches of 7 bytes or more at any distance, at over 100 MB a second."""
-    zstd, settings = library("zstandard"), {"window_log": 27, "enable_ldm": True, "min_match": 7}
-    far = zstd.ZstdCompressionParameters.from_level(1, source_size=len(raw), **settings)
-    return len(zstd.ZstdCompressor(compression_params=far).compress(raw)) / len(raw)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.byte_planes import Array, cut
-from bitgolf.pack.coders import Brotli, Coder
+from bitgolf.pack.coders import Coder
 
 ORDER = np.dtype(np.uint16)  # of the numbers of rows
 MOST = 1 << 16  # rows
@@ -34,6 +35,8 @@ class Columns(Coder):
         u32 length of the permutations | permutations, matrix by matrix | the other coder's stream
     """
 
+    name: ClassVar[str] = "columns"
+
     def __init__(self, *, coder: Spec[Coder], similar: bool = True, order: Spec[Coder] = part(Brotli)) -> None:
         self.coder, self.similar, self.order = coder(), similar, order()
         if self.coder.levels:
@@ -47,7 +50,7 @@ class Columns(Coder):
 
     def label(self, data: bytes) -> str:
         _, codes = _halves(data)
-        return f"columns.{self.coder.label(codes)}"
+        return f"{self.name}.{self.coder.label(codes)}"
 
     def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
         orders = {i: nearest(a) for i, a in enumerate(arrays) if self._sorted(a.dtype, a.shape)}

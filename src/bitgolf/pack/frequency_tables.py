@@ -44,20 +44,31 @@ _CURVE = struct.Struct("<HBB")
 
 
 class Table(NamedTuple):
-    """`counts[i]` is the weight of the byte `low + i`; `pace`: (strength, memory) of one that adapts; `head` as written."""
+    """`counts[i]` is the weight of the byte `low + i`; `head`: the table as it is written."""
 
     low: int
     counts: Counts
-    pace: tuple[int, int] | None
     head: bytes
+
+
+class AdaptiveTable(NamedTuple):
+    """A table to which the symbols that were seen are added.
+
+    counts: the prior, worth `prior_strength` symbols.  memory: once more symbols than this were seen, their counts are halved.
+    """
+
+    low: int
+    counts: Counts
+    head: bytes
+    prior_strength: int
+    memory: int
 
 
 class Adapting:
     """The counts of a table that learns. `weights` sums to less than 2**63 for less than 2**30 symbols."""
 
-    def __init__(self, table: Table) -> None:
-        assert table.pace
-        (self.strength, self.memory), self.start = table.pace, table.counts
+    def __init__(self, table: AdaptiveTable) -> None:
+        self.strength, self.memory, self.start = table.prior_strength, table.memory, table.counts
         self.total, self.seen = int(table.counts.sum()), np.zeros_like(table.counts)
 
     def weights(self) -> Counts:
@@ -81,7 +92,7 @@ def blocks(n: int) -> Iterator[tuple[int, int]]:
 # ---- the choice ----------------------------------------------------------------------------------------------------
 
 
-def choose(plane: Bytes, forms: Forms = "smallest") -> Table:
+def choose(plane: Bytes, forms: Forms = "smallest") -> Table | AdaptiveTable:
     """The table with which `plane` (one symbol at least) takes the fewest bytes, its own included.
 
     `forms`: of all, of those that do not adapt by counts alone, or of those that adapt.
@@ -91,7 +102,7 @@ def choose(plane: Bytes, forms: Forms = "smallest") -> Table:
     low, top = int(np.flatnonzero(exact)[0]), int(np.flatnonzero(exact)[-1])
     if low == top:
         return _one(low)
-    found: list[tuple[float, Table]] = []
+    found: list[tuple[float, Table | AdaptiveTable]] = []
     if forms != "adaptive":
         here = exact[low : top + 1]
         sent = [_even(low, here.size), *(_counts(low, _scaled(here, resolution)) for resolution in RESOLUTIONS)]
@@ -108,18 +119,18 @@ def _bits(exact: Counts, counts: Counts) -> float:
     return float(-(exact[seen] * np.log2(counts[seen] / counts.sum())).sum())
 
 
-def _adapting(pieces: Counts, fitted: tuple[int, int, int]) -> list[tuple[float, Table]]:
+def _adapting(pieces: Counts, fitted: tuple[int, int, int]) -> list[tuple[float, AdaptiveTable]]:
     """Every pace that differs on so many symbols, with its bits. `pieces` (blocks, 256): the counts of each block."""
-    count, found = int(pieces.sum()), list[tuple[float, Table]]()
+    count, found = int(pieces.sum()), list[tuple[float, AdaptiveTable]]()
     for memory in MEMORIES:
         if memory < count or memory == MEMORIES[-1]:
-            paced = [_curve(fitted, i) for i, pace in enumerate(PACES) if pace[1] == memory]
+            paced = [_adaptive_table(fitted, i) for i, pace in enumerate(PACES) if pace[1] == memory]
             seen = _seen(pieces, paced[0])
             found += [(_adapted_bits(pieces, seen, table) + 8 * len(table.head), table) for table in paced]
     return found
 
 
-def _seen(pieces: Counts, table: Table) -> Counts:
+def _seen(pieces: Counts, table: AdaptiveTable) -> Counts:
     """(blocks, 256) what a table of this memory has counted before each block."""
     state, seen = Adapting(table), np.empty_like(pieces)
     for i, piece in enumerate(pieces):
@@ -128,9 +139,8 @@ def _seen(pieces: Counts, table: Table) -> Counts:
     return seen
 
 
-def _adapted_bits(pieces: Counts, seen: Counts, table: Table) -> float:
-    assert table.pace
-    weights = (table.counts * table.pace[0] + seen * int(table.counts.sum())).astype(np.float64)
+def _adapted_bits(pieces: Counts, seen: Counts, table: AdaptiveTable) -> float:
+    weights = (table.counts * table.prior_strength + seen * int(table.counts.sum())).astype(np.float64)
     return float((pieces.sum(1) * np.log2(weights.sum(1))).sum() - (pieces * np.log2(weights)).sum())
 
 
@@ -179,24 +189,28 @@ def _scaled(exact: Counts, resolution: int) -> Counts:
 
 
 def _one(low: int) -> Table:
-    return Table(low, np.ones(1, np.int64), None, bytes([ONE, low]))
+    return Table(low, np.ones(1, np.int64), bytes([ONE, low]))
 
 
 def _even(low: int, size: int) -> Table:
-    return Table(low, np.ones(size, np.int64), None, bytes([EVEN, low, size - 1]))
+    return Table(low, np.ones(size, np.int64), bytes([EVEN, low, size - 1]))
 
 
 def _counts(low: int, counts: Counts) -> Table:
     head = bytes([COUNTS, low, counts.size - 1]) + b"".join(map(leb128, counts.tolist()))
-    return Table(low, counts, None, head)
+    return Table(low, counts, head)
 
 
-def _curve(fitted: tuple[int, int, int], pace: int | None = None) -> Table:
-    head = bytes([CURVE if pace is None else CURVE + 1 + pace]) + _CURVE.pack(*fitted)
-    return Table(0, curve(*fitted), None if pace is None else PACES[pace], head)
+def _curve(fitted: tuple[int, int, int]) -> Table:
+    return Table(0, curve(*fitted), bytes([CURVE]) + _CURVE.pack(*fitted))
 
 
-def read_table(data: bytes, at: int) -> tuple[Table, int]:
+def _adaptive_table(fitted: tuple[int, int, int], pace: int) -> AdaptiveTable:
+    """`pace`: index in `PACES`."""
+    return AdaptiveTable(0, curve(*fitted), bytes([CURVE + 1 + pace]) + _CURVE.pack(*fitted), *PACES[pace])
+
+
+def read_table(data: bytes, at: int) -> tuple[Table | AdaptiveTable, int]:
     """The table at `at`, and where the next begins. Raises `DamagedError` for what no writer writes."""
     size = {ONE: 2, EVEN: 3, COUNTS: 3}.get(data[at] if at < len(data) else -1, 1 + _CURVE.size)
     head = data[at : at + size]
@@ -220,12 +234,12 @@ def read_table(data: bytes, at: int) -> tuple[Table, int]:
     return _counts(low, counts), at
 
 
-def _read_curve(head: bytes) -> Table:
+def _read_curve(head: bytes) -> Table | AdaptiveTable:
     pace = head[0] - CURVE - 1
     fitted = _CURVE.unpack(head[1:])
     if pace >= len(PACES) or not fitted[2]:
         raise DamagedError("the table's curve or pace is not one that is known")
-    return _curve(fitted, None if pace < 0 else pace)
+    return _curve(fitted) if pace < 0 else _adaptive_table(fitted, pace)
 
 
 def leb128(value: int) -> bytes:

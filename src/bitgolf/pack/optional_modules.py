@@ -12,10 +12,10 @@ def library(name: str) -> Any:
     """The module. Raises `BitgolfError` where it is missing, with what to do."""
     try:
         return import_module(name)
-    except ImportError:
+    except ImportError as error:
         own = name in ("zlib", "lzma")
         raise BitgolfError(
-            f"the codec {name} is missing",
+            f"the compressor {name} is missing",
             place=name,
             mend="use a Python built with it (its headers were missing)" if own else f"pip install {name}",
-        ) from None
+        ) from error

@@ -1,6 +1,6 @@
 """Range coding of byte planes with constriction.
 
-A stream is the number of symbols (LEB128), for each plane a table (`pack.tables`), then one range-coded payload for all
+A stream is the number of symbols (LEB128), for each plane a table (`pack.frequency_tables`), then one range-coded payload for all
 planes. Only integers are stored or counted, and `_model` alone turns them into probabilities: the same table in float32
 and in float64 gives different streams. Source: constriction (Bamler 2022, arXiv 2201.01741).
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bitgolf.errors import DamagedError
 from bitgolf.pack.frequency_tables import (
     Adapting,
+    AdaptiveTable,
     Bytes,
     Counts,
     Forms,
@@ -54,7 +55,7 @@ def decode_plane_stream(data: bytes, k: int, n: int) -> Bytes:
     said, at = read_leb128(data, 0)
     if said != n:
         raise DamagedError(f"{said} symbols, expected {n}")
-    tables: list[Table] = []
+    tables: list[Table | AdaptiveTable] = []
     for _ in range(k):
         table, at = read_table(data, at)
         tables.append(table)
@@ -66,7 +67,7 @@ def decode_plane_stream(data: bytes, k: int, n: int) -> Bytes:
     return planes
 
 
-def _payload(planes: Bytes, tables: Sequence[Table]) -> bytes:
+def _payload(planes: Bytes, tables: Sequence[Table | AdaptiveTable]) -> bytes:
     encoder = _stream.queue.RangeEncoder()
 
     def write(part: Bytes, low: int, model: Any) -> None:
@@ -77,7 +78,7 @@ def _payload(planes: Bytes, tables: Sequence[Table]) -> bytes:
     return encoder.get_compressed().astype("<u4").tobytes()
 
 
-def _decode_payload(payload: bytes, tables: Sequence[Table], n: int) -> Bytes:
+def _decode_payload(payload: bytes, tables: Sequence[Table | AdaptiveTable], n: int) -> Bytes:
     planes = np.empty((len(tables), n), np.uint8)
     try:
         decoder = _stream.queue.RangeDecoder(np.frombuffer(payload, "<u4").astype(np.uint32))
@@ -90,15 +91,15 @@ def _decode_payload(payload: bytes, tables: Sequence[Table], n: int) -> Bytes:
                 plane[:] = table.low
             _pass(plane, table, read)
     except (AssertionError, ValueError, KeyError) as error:  # what constriction raises for impossible data
-        raise DamagedError(f"not a range-coded payload ({error})") from None
+        raise DamagedError(f"not a range-coded payload ({error})") from error
     return planes
 
 
-def _pass(plane: Bytes, table: Table, code: Callable[[Bytes, int, Any], None]) -> None:
+def _pass(plane: Bytes, table: Table | AdaptiveTable, code: Callable[[Bytes, int, Any], None]) -> None:
     """Reading and writing are one walk: `code` fills or takes each part of the plane, with the model that holds there."""
     if table.counts.size == 1:
         return
-    if not table.pace:
+    if not isinstance(table, AdaptiveTable):
         model = _model(table.counts)
         for start in range(0, plane.size, BLOCK):
             code(plane[start : start + BLOCK], table.low, model)

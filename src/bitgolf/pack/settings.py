@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from bitgolf.config.rules import Rule, cover
 from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.pack.coders import Brotli, Coder
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coders import Coder
 
 
 @register
@@ -59,4 +60,4 @@ def check_coders(pack: Spec[Pack]) -> None:
         except BitgolfError as error:
             raise BitgolfError(
                 f"{node.cls.__name__} cannot be used here: {error.cause}", place=place, mend=error.mend
-            ) from None
+            ) from error

@@ -156,7 +156,7 @@ def _known(stream: _Stream, layout: Layout, coder: Coder, walks: Walks) -> list[
 
 
 def _label(coder: Coder) -> str:
-    return f"{type(coder).__name__.lower()}.contexts"
+    return f"{coder.name}.contexts"
 
 
 def _encode(name: str, arrays: list[Array], coder: Coder) -> Section:
@@ -188,7 +188,9 @@ def _check(section: Section, dtype: np.dtype[Any], count: int, label: str) -> No
 
 @contextmanager
 def _naming(section: Section) -> Iterator[None]:
+    """Damage that is found inside names the section."""
     try:
         yield
     except DamagedError as error:
-        raise DamagedError(error.cause, place=f"section {section.name}") from None
+        error.place = f"section {section.name}"
+        raise

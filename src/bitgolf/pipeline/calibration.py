@@ -27,8 +27,9 @@ from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights
 from bitgolf.pipeline.execute import Run
-from bitgolf.quantize.calibration.calibrate import about_calibration, distinct, load_calibration, save_calibration
+from bitgolf.quantize.calibration.calibrate import distinct
 from bitgolf.quantize.calibration.sources import Subject
+from bitgolf.quantize.calibration.stats_file import about_calibration, load_calibration, save_calibration
 from bitgolf.report.log import Journal
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bitgolf import __version__
-from bitgolf.config.recipe import Recipe, identity, training_slice
+from bitgolf.config.recipe import Recipe, identity, limit_of, reserve_of, training_slice
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
@@ -55,7 +55,8 @@ def execute(run: Run, *, first: str | None = None) -> dict[str, Any]:
     from bitgolf.pipeline import stages as work
     from bitgolf.quantize.calibration.calibrate import check as check_calibration
 
-    check_calibration(run.recipe, run.devices)
+    check_calibration(run.recipe["quantize"], run.recipe["calibrate"], run.devices)
+    limit_of(run.recipe, reserve_of(run.recipe) or 0.0)
     check_coders(run.recipe["pack"])
     functions: dict[str, tuple[Callable[[Run], dict[str, Any]], Callable[[Run], Any]]] = {
         "prepare": (work.prepare, work.prepare_inputs),

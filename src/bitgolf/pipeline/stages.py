@@ -27,7 +27,7 @@ from bitgolf.pack.parallel import workers
 from bitgolf.pipeline.calibration import measure_reserve
 from bitgolf.pipeline.execute import Run
 from bitgolf.pipeline.training import train_run
-from bitgolf.quantize.calibration.calibrate import load_calibration
+from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.encoding import encode_all, load_codes, save_codes
 from bitgolf.quantize.encoding import report as report_codes

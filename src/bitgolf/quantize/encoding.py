@@ -17,7 +17,7 @@ from bitgolf.errors import BitgolfError, DamagedError, RecipeError, at
 from bitgolf.files import write_bytes
 from bitgolf.pack.byte_planes import entropy_bits
 from bitgolf.pack.streams import Code, Layout, Walks
-from bitgolf.quantize.codecs.codec import Codec, Shape, encode_fitted
+from bitgolf.quantize.codecs.codec import Codec, Shape
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.stats import Calibration
 
@@ -62,8 +62,8 @@ def encode_all(
 
     Codecs work on the session's device; the codes are on the CPU. On another device a few indices may differ, as sums are
     rounded otherwise; on one machine they are the same every time.
-    session: the caller's, if it encodes more than once.  `say` hears where work is done and what codecs chose, `progress`
-    (done, of) weights.
+    session: the caller's, if it encodes more than once; it then also places `stats` once (`Session.placed`).
+    `say` hears where work is done and what codecs chose, `progress` (done, of) weights.
     Raises `BitgolfError` where a codec asks for statistics of a tensor that has none.
     """
     _same_paths(state, roles)
@@ -75,10 +75,10 @@ def encode_all(
         weights = {path: state[path].to(session.device) for path, own in codecs.items() if own is codec}
         if codec.calibrated and stats is not None:
             _all_known(weights, known)
-        fitted = codec.fitted(weights, known, session)
-        for remark in dict.fromkeys(own.remark for own in fitted.values() if own.remark):
-            say(remark)
-        for path, code in encode_fitted(fitted, weights, known, session):
+        encoding = codec.fit_encode(weights, known, session)
+        if encoding.summary:
+            say(encoding.summary)
+        for path, code in encoding.codes:
             codes[path] = code
             done += state[path].numel()
             progress(done, of)
@@ -141,9 +141,9 @@ def load_codes(path: Path) -> dict[str, Code]:
     try:
         arrays = safetensors.numpy.load(path.read_bytes())
     except OSError as error:
-        raise DamagedError(f"cannot be read ({error.strerror})", place=str(path)) from None
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise DamagedError(f"not a file of codes ({error})", place=str(path)) from None
+        raise DamagedError(f"cannot be read ({error.strerror})", place=str(path)) from error
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:  # of types and sizes in its header
+        raise DamagedError(f"not a file of codes ({error})", place=str(path), mend="--from quantize") from error
     codes: dict[str, Code] = {}
     for key, array in sorted(arrays.items()):
         tensor, _, name = key.rpartition(":")

@@ -7,10 +7,28 @@ outputs and inputs, taken as independent and the outputs as uncorrelated (K-FAC,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Lock
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from bitgolf.quantize.codecs.gptq import Factor, Gptq
+
+
+class FactorCache:
+    """The factors of one Hessian by the solver's settings. Matrices that share the Hessian (q, k, v) share the cache."""
+
+    def __init__(self, hessian: Tensor) -> None:
+        self.hessian = hessian
+        self._lock, self._found = Lock(), dict[tuple[float, str], Factor]()
+
+    def get(self, solver: Gptq) -> Factor:
+        key = solver.damping, solver.order
+        with self._lock:
+            if key not in self._found:
+                self._found[key] = solver.factor(self.hessian)
+            return self._found[key]
 
 
 class Stats(NamedTuple):
@@ -18,11 +36,18 @@ class Stats(NamedTuple):
 
     `outputs` (R,): squared gradient of the loss (nats, summed over the sequence) by output. A matrix that is used
     more than once in a pass (a loop, a tied head) has the sum over its uses.
+    cache: remembers the Hessian's factors; None computes them anew each time.
     """
 
     hessian: Tensor
     outputs: Tensor
     tokens: int
+    cache: FactorCache | None = None
+
+    def factorize(self, solver: Gptq) -> Factor:
+        """The Hessian as the solver uses it, from the cache if that one is of this Hessian."""
+        known = self.cache is not None and self.cache.hessian is self.hessian
+        return self.cache.get(solver) if self.cache and known else solver.factor(self.hessian)
 
     def cost(self, error: Tensor) -> Tensor:
         """(R,) nats per token that this error (R, C) costs, row by row."""

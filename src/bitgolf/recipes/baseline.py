@@ -26,7 +26,7 @@ from bitgolf.model.residual import MixX0
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownSteps
-from bitgolf.pack.coders import Zlib
+from bitgolf.pack.byte_coders import Zlib
 from bitgolf.pack.settings import Pack
 from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.score.methods import Contiguous

@@ -11,7 +11,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
 from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.model.qat import FakeQuant
-from bitgolf.pack.coders import Lzma
+from bitgolf.pack.byte_coders import Lzma
 from bitgolf.recipes._common import codec, floored, on_own_samples, twice_damped
 from bitgolf.recipes.pr549 import pr549
 

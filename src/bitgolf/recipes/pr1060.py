@@ -10,7 +10,7 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import CoprimeStride
 from bitgolf.model.ngram_embedding import HashedBigrams
-from bitgolf.pack.coders import Lzma
+from bitgolf.pack.byte_coders import Lzma
 from bitgolf.recipes._common import on_training_text
 from bitgolf.recipes.pr1019 import pr1019
 

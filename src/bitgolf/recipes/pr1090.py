@@ -23,7 +23,7 @@ from bitgolf.model.mlp import SwiGLU
 from bitgolf.model.part import only
 from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import BlendSmear
-from bitgolf.pack.coders import Zstd
+from bitgolf.pack.byte_coders import Zstd
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes._common import HALF
 from bitgolf.recipes.baseline import baseline

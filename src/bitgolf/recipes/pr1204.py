@@ -21,7 +21,7 @@ from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.model.residual_topology import TwoLanesInTurn
 from bitgolf.model.weight_sharing import UntiedRepeats
 from bitgolf.optim.muon import Muon
-from bitgolf.pack.coders import Brotli
+from bitgolf.pack.byte_coders import Brotli
 from bitgolf.recipes._common import codec, floored, on_own_samples, twice_damped
 from bitgolf.recipes.pr1060 import pr1060
 

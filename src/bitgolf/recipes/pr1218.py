@@ -19,7 +19,7 @@ from bitgolf.model.smear import BlendSmear
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
-from bitgolf.pack.coders import Brotli
+from bitgolf.pack.byte_coders import Brotli
 from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.recipes._common import codec, floored, groups, on_training_text
 from bitgolf.recipes.pr1060 import pr1060

@@ -20,7 +20,7 @@ from bitgolf.model.smear import BlendSmear
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownSteps
-from bitgolf.pack.coders import Zstd
+from bitgolf.pack.byte_coders import Zstd
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes._common import HALF, codec, groups
 from bitgolf.recipes.baseline import baseline

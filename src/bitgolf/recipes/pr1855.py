@@ -10,7 +10,9 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.gates import SparseGate
 from bitgolf.optim.adam import Adam
-from bitgolf.pack.coders import Brotli, Range, Smallest
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Range
 from bitgolf.pack.settings import Group
 from bitgolf.recipes._common import BYTE_GATES, HALF_GATES, by_document, by_phases, deviations
 from bitgolf.recipes.pr1851 import pr1851

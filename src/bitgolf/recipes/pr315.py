@@ -14,6 +14,7 @@ from bitgolf.model.attention.rope import Rope
 from bitgolf.model.block import Block
 from bitgolf.model.qat import FakeQuant
 from bitgolf.model.residual import DepthScaledNorm
+from bitgolf.recipes._common import floored
 from bitgolf.recipes.pr287 import pr287
 
 
@@ -24,12 +25,6 @@ def pr315() -> Spec[Recipe]:
 
 def late(recipe: Spec[Recipe], *, below: float, warmdown: int, steps: int) -> Spec[Recipe]:
     """Fake int6 in every matrix of the blocks from where a warm-down of so many of the run's steps falls under `below`."""
-    fake = part(
-        FakeQuant,
-        bits=6,
-        clip=part(MaxClip),
-        floor=1 / 31,
-        full_range=True,
-        since=round(1 - below * warmdown / steps, 3),
-    )
+    trained = floored(clip=part(MaxClip), full_range=True)  # another clip than the codec's, as published
+    fake = part(FakeQuant, codec=trained, since=round(1 - below * warmdown / steps, 3))
     return recipe.edit("model.block.**.linear", append(view=fake))

@@ -11,7 +11,7 @@ from bitgolf.config.edits import append, but
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.grids.clip import SearchClip
+from bitgolf.grids.clip import MaxClip, SearchClip
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.mlp import MLP
@@ -19,6 +19,7 @@ from bitgolf.model.objectives import MultiToken
 from bitgolf.model.part import only
 from bitgolf.model.qat import NoisyQuant
 from bitgolf.optim.muon import Muon
+from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes._common import codec, floored
 from bitgolf.recipes.pr162 import bigrams
 from bitgolf.recipes.pr315 import pr315
@@ -29,7 +30,10 @@ def pr363() -> Spec[Recipe]:
     recipe = recipe.set("model.layers", 9).set("model.dim", 640).edit(MLP, but(hidden=1920))
     recipe = recipe.set("model.enter.0", bigrams(4096, layers=9))
     recipe = recipe.edit(UNet, but(order=part(Loop, first=3, last=5, since=(0.0, 0.0))))
-    recipe = recipe.edit("model.block.**.linear", append(view=only("3-5", part(NoisyQuant, bits=8))))
+    recipe = recipe.edit(
+        "model.block.**.linear",
+        append(view=only("3-5", part(NoisyQuant, codec=part(IntRows, bits=8, clip=part(MaxClip))))),
+    )
     recipe = recipe.set("train.objective", part(MultiToken, heads=4, weight=0.3)).edit(Muon, but(weight_decay=0.02))
     heads = part(Rule, where="head", use=recipe["train.optim.0.use"])
     recipe = recipe.set("train.optim", (heads, *recipe["train.optim"]))

@@ -17,7 +17,7 @@ from bitgolf.model.qat import FakeQuant
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp
-from bitgolf.pack.coders import Lzma
+from bitgolf.pack.byte_coders import Lzma
 from bitgolf.recipes._common import BANKS, by_chunks, groups
 from bitgolf.recipes.pr414 import pr414
 

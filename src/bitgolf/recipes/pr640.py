@@ -25,7 +25,7 @@ from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import RowRms
 from bitgolf.optim.orthogonalize import NewtonSchulz
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
-from bitgolf.pack.coders import Lzma
+from bitgolf.pack.byte_coders import Lzma
 from bitgolf.quantize.codecs.lowbit import Fp8, TernaryGroups
 from bitgolf.recipes._common import HALF, groups
 from bitgolf.recipes.baseline import baseline

@@ -14,7 +14,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import RampDecay
-from bitgolf.pack.coders import Lzma
+from bitgolf.pack.byte_coders import Lzma
 from bitgolf.recipes.baseline import baseline
 
 

@@ -105,16 +105,16 @@ def ledger_table(d: dict[str, Any]) -> str:
 def pack_table(d: dict[str, Any]) -> str:
     """What was tried to fill a cap, and the settings that do."""
     probes = [
-        (number(p["octaves"], "+.5f"), number(p["expected"]), number(p["bytes"]), number(p["bytes"] - d["cap"], "+,"), number(p["expected"] / p["bytes"] - 1, "+.2%"))
+        (number(p["log2_step_scale"], "+.5f"), number(p["predicted_bytes"]), number(p["bytes"]), number(p["bytes"] - d["cap"], "+,"), number(p["predicted_bytes"] / p["bytes"] - 1, "+.2%"))
         for p in d["probes"]
     ]  # fmt: skip
-    columns = ("octaves finer", "forecast", "bytes", "to the cap", "forecast error")
-    moved = [(s["path"], str(s["before"]), str(s["value"])) for s in d["settings"]]
+    columns = ("log2 step scale", "forecast", "bytes", "to the cap", "forecast error")
+    moved = [(s["path"], str(s["before"]), str(s["after"])) for s in d["settings"]]
     return "\n\n".join(
         [
             table("Encodings", columns, probes, text=0),
             table("Settings", ("path", "before", "now"), moved),
-            f"{d['bytes']:,} / {d['cap']:,} bytes ({d['counted']}), {d['under']:,} under the cap ({d['under'] / d['cap']:.3%})",
+            f"{d['bytes']:,} / {d['cap']:,} bytes ({d['counted']}), {d['bytes_under_cap']:,} under the cap ({d['bytes_under_cap'] / d['cap']:.3%})",
             f"Try next:\n  bitgolf run {d['run']}          # its score; nothing is encoded again",
         ]
     )

@@ -62,7 +62,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def claim(toy: Path, size: int = 0, *, method: int = 0, tokens: int = 1 << 17, rows: int = 64) -> Claim:
     loaded = load(toy / "artifact.bg")
-    methods = [spec() for spec in loaded.recipe["score"]]
+    methods = [spec() for spec in loaded.recipe.score]
     text = validation(toy / "shards")
     text = first(text, loaded.tokenizer, size) if size else text
     codec = compress.Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
@@ -81,7 +81,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     def restore(artifact: Path, source: Path, target: Path, tell: object) -> list[int]:
         restored.append(source)
         loaded = load(artifact)
-        methods = [spec() for spec in loaded.recipe["score"]]
+        methods = [spec() for spec in loaded.recipe.score]
         codec = compress.Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
         texts = compress.decompress(codec, source.read_bytes())
         target.write_bytes(b"".join(texts))

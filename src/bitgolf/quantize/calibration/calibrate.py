@@ -1,4 +1,4 @@
-"""Calibration: what the codecs must know of a model's matrices, measured before they are rounded, and kept in the run folder.
+"""Calibration: what the codecs must know of a model's matrices, measured before they are rounded.
 
 Every process observes batches of its own; the sums are those of all. (In published runs each rank kept what it had
 seen, and only the first one's file was written: seven eighths of the work lost. openai/parameter-golf, pull request 1855.)
@@ -6,25 +6,20 @@ seen, and only the first one's file was written: seven eighths of the work lost.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from bitgolf.config.recipe import Recipe, limit_of, reserve_of
 from bitgolf.config.spec import Spec, part, register
-from bitgolf.errors import DamagedError, RecipeError, UsageError
-from bitgolf.files import write_bytes
+from bitgolf.errors import RecipeError, UsageError
 from bitgolf.quantize.calibration.observe import Sums, means, observe
 from bitgolf.quantize.calibration.sources import Source, Subject, TrainingText
 from bitgolf.quantize.codecs.codec import Codec
+from bitgolf.quantize.encoding import Rules
 from bitgolf.quantize.stats import Calibration, Stats
 from bitgolf.runtime.distributed import ALONE, World, agree, total
 from bitgolf.runtime.progress import Reserve
@@ -135,11 +130,14 @@ def _device(subject: Subject) -> torch.device:
     return next(subject.model.parameters()).device
 
 
-def check(recipe: Spec[Recipe], processes: int = 1) -> None:
-    """Raises `RecipeError` unless a recipe calibrates exactly where a codec asks for it, and in the time that it has."""
-    codecs = enumerate(rule().use() for rule in recipe["quantize"])
+def check(rules: Rules, calibrate: Spec[Any] | None, processes: int = 1) -> None:
+    """Raises `RecipeError` unless a recipe calibrates exactly where a codec asks for it.
+
+    calibrate: what the recipe says there; `processes` share its batches.
+    """
+    codecs = enumerate(rule().use() for rule in rules)
     asking = [i for i, codec in codecs if isinstance(codec, Codec) and codec.calibrated]
-    if recipe["calibrate"] is None:
+    if calibrate is None:
         if asking:
             raise RecipeError(
                 "its codec asks for calibration, and the recipe has none",
@@ -147,17 +145,16 @@ def check(recipe: Spec[Recipe], processes: int = 1) -> None:
                 mend="--set 'calibrate=Calibrate()', or a codec that rounds to the nearest",
             )
         return
-    calibrate = recipe["calibrate"]()
-    if not isinstance(calibrate, Calibrate):
-        raise RecipeError(f"{recipe['calibrate'].name} is no calibration", place="calibrate")
+    built = calibrate()
+    if not isinstance(built, Calibrate):
+        raise RecipeError(f"{calibrate.name} is no calibration", place="calibrate")
     if not asking:
         raise RecipeError(
             "no codec asks for calibration, so it would do nothing",
             place="calibrate",
             mend="--set calibrate=none, or a codec that uses it, such as IntRows(solve=Gptq())",
         )
-    limit_of(recipe, reserve_of(recipe) or 0.0)
-    calibrate.rounds(World(size=processes), calibrate.source.batches)
+    built.rounds(World(size=processes), built.source.batches)
 
 
 # ---- sums of many ------------------------------------------------------------------------------------------------
@@ -186,57 +183,3 @@ def _by_path(sums: Sums) -> dict[str, dict[str, Any]]:
 def distinct(stats: Calibration) -> int:
     """How many Hessians there are, shared ones counted once."""
     return len({id(s.hessian) for s in stats.values()})
-
-
-# ---- in the run folder -------------------------------------------------------------------------------------------
-
-
-def save_calibration(path: Path, stats: Calibration, about: Mapping[str, Any] | None = None) -> None:
-    """All statistics in one .safetensors file, whole or not at all. A Hessian that matrices share is stored once.
-
-    `about` is anything that JSON holds: see `about_calibration`.
-    """
-    owners: dict[int, str] = {}
-    owned = {name: owners.setdefault(id(stats[name].hessian), name) for name in sorted(stats)}
-    hessians = {f"hessian:{name}": stats[name].hessian.contiguous() for name in owners.values()}
-    outputs = {f"outputs:{name}": stats[name].outputs.contiguous() for name in owned}
-    table = {name: [owner, stats[name].tokens] for name, owner in owned.items()}
-    metadata = {"about": about or {}, "matrices": table}
-    # In one value, as safetensors leaves the order of several to chance.
-    write_bytes(path, save({**hessians, **outputs}, {"calibration": json.dumps(metadata)}))
-
-
-def about_calibration(path: Path) -> dict[str, Any]:
-    """What was saved beside the statistics; nothing where there is no such file, or a damaged one."""
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(_metadata(file)["about"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError):
-        return {}
-
-
-def load_calibration(path: Path) -> dict[str, Stats]:
-    """The inverse of `save_calibration`, sharing included. Raises `DamagedError` for a missing or damaged file."""
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            table = _metadata(file)["matrices"]
-        return {name: _read(tensors, name, owner, tokens) for name, (owner, tokens) in table.items()}
-    except OSError:
-        raise DamagedError("cannot be read", place=str(path), mend="--from calibrate") from None
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"not a calibration ({error})", place=str(path), mend="--from calibrate") from None
-
-
-def _metadata(file: Any) -> Any:
-    return json.loads((file.metadata() or {})["calibration"])
-
-
-def _read(tensors: Mapping[str, Tensor], name: str, owner: Any, tokens: Any) -> Stats:
-    hessian, outputs = tensors[f"hessian:{owner}"], tensors[f"outputs:{name}"]
-    square = hessian.ndim == 2 and hessian.shape[0] == hessian.shape[1] and outputs.ndim == 1
-    if not square or not hessian.dtype == outputs.dtype == torch.float32 or type(tokens) is not int or tokens < 1:
-        raise ValueError(f"what is said of {name} is no statistics")
-    if not (hessian.isfinite().all() and outputs.isfinite().all()):
-        raise ValueError(f"a number of {name} is not finite")
-    return Stats(hessian, outputs, tokens)

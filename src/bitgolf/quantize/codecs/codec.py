@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError, at
 from bitgolf.grids.clip import Clip, SdClip
 from bitgolf.grids.integer import IntGrid
+from bitgolf.grids.row_quantizer import RowQuantizer
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
 from bitgolf.pack.contexts import Walk
 from bitgolf.pack.streams import Code
@@ -31,16 +32,25 @@ Shape = tuple[int, ...]
 Arrays = dict[str, tuple[np.dtype[Any], Shape]]
 
 
+class RuleEncoding(NamedTuple):
+    """The codes of all tensors of one rule, path by path as they are made, and what the codec chose, for the log."""
+
+    codes: Iterator[tuple[str, Code]]
+    summary: str = ""
+
+
 class Codec(ABC):
-    """Pure and deterministic. `decode` needs the code and the tensor's shape, nothing else.
+    """Pure and deterministic. `decode` needs the code and the tensor's shape, nothing else."""
 
-    contextual: which arrays are coded in the contexts that `walk` finds.  calibrated: whether `encode` asks for statistics.
-    remark: what was chosen once the codec is fitted, for the log.
-    """
+    @property
+    def contextual(self) -> tuple[str, ...]:
+        """Which arrays are coded in the contexts that `walk` finds."""
+        return ()
 
-    contextual: tuple[str, ...] = ()
-    calibrated: bool = False
-    remark: str = ""
+    @property
+    def calibrated(self) -> bool:
+        """Whether `encode` asks for statistics."""
+        return False
 
     @abstractmethod
     def arrays(self, shape: Shape) -> Arrays:
@@ -62,17 +72,21 @@ class Codec(ABC):
             with at(path):
                 return path, self.encode(weights[path], stats.get(path), session)
 
-        return session.map(work, sorted(weights, key=lambda path: -weights[path].numel()))
+        return session.map(work, largest_first(weights))
 
     @abstractmethod
     def decode(self, code: Code, shape: Shape) -> Tensor:
         """float32 of this shape. Raises `DamagedError` where the code is not one of such a tensor."""
 
-    def fitted(
+    def fit_encode(
         self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session | None = None
-    ) -> dict[str, Codec]:
-        """path -> the codec that encodes it, for all tensors of one rule: where they share a budget. Each can be decoded by `self`."""
-        return dict.fromkeys(weights, self)
+    ) -> RuleEncoding:
+        """Encode all tensors of one rule. A codec whose tensors share a budget divides it among them first."""
+        return RuleEncoding(self.encode_each(weights, stats, session or Session()))
+
+    def int_grid_and_steps(self, code: Code) -> tuple[IntGrid, Tensor] | None:
+        """The grid and the step of each row (R,), where a tensor is stored in integers; else None."""
+        return None
 
     def walk(self, name: str, shape: Shape) -> Walk:
         """What is known of each symbol of a `contextual` array (rows, columns) from the rows before it."""
@@ -85,7 +99,7 @@ class Codec(ABC):
 
 
 @register
-class IntRows(Codec):
+class IntRows(Codec, RowQuantizer):
     """Integers of `bits` bits with one step for each row; what a row's largest code means is the clip's affair.
 
     A row is the last axis; a vector is one row. `floor`, `full_range`, `multiple` and `scales` (how a step is stored)
@@ -111,7 +125,10 @@ class IntRows(Codec):
             raise RecipeError(f"a share of 0 to below 1 is pruned, not {prune}", place="IntRows.prune")
         self.grid = IntGrid(bits=bits, full_range=full_range, floor=floor, multiple=multiple, scales=scales)
         self.clip, self.prune, self.solve = clip(), prune, solve and solve()
-        self.calibrated = solve is not None or self.clip.calibrated
+
+    @property
+    def calibrated(self) -> bool:
+        return self.solve is not None or self.clip.calibrated
 
     def arrays(self, shape: Shape) -> Arrays:
         rows, columns = matrix_shape(shape)
@@ -120,8 +137,7 @@ class IntRows(Codec):
     def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
         rows, kept, step = self._prepared(w, stats)
         if self.solve and stats:  # without statistics no column answers for another
-            factor = (session or Session()).factor(self.solve, stats.hessian)
-            return self._solved(self.solve, [(rows, kept, step)], [factor])[0]
+            return self._solved(self.solve, [(rows, kept, step)], [stats.factorize(self.solve)])[0]
         return self._code(self.grid.round(rows * kept, step[:, None]), step)
 
     def encode_each(
@@ -137,7 +153,7 @@ class IntRows(Codec):
             for path in paths:
                 with at(path):
                     prepared.append(self._prepared(weights[path], stats[path]))
-                    factors.append(session.factor(solve, stats[path].hessian))
+                    factors.append(stats[path].factorize(solve))
             return list(zip(paths, self._solved(solve, prepared, factors), strict=True))
 
         known = {path: w for path, w in weights.items() if path in stats}
@@ -155,15 +171,18 @@ class IntRows(Codec):
         """float32 (rows,): what a code of 1 stands for. Raises `DamagedError` for scales that are none."""
         return self.grid.scales.read(code["scales"])
 
-    def fake(self, w: Tensor) -> Tensor:
+    def int_grid_and_steps(self, code: Code) -> tuple[IntGrid, Tensor]:
+        return self.grid, self.steps(code)
+
+    def fake_quantize(self, w: Tensor) -> Tensor:
         """`decode(encode(w))` without statistics and `solve`, bit for bit (both reckon on `w`'s device), no gradient."""
         rows = w.detach().float().reshape(matrix_shape(tuple(w.shape)))
-        step = self._steps(rows)[:, None]
-        return self.grid.fake(rows * keep_largest(rows, self.prune), step).reshape(w.shape)
+        kept = rows * keep_largest(rows, self.prune) if self.prune else rows
+        return self.grid.fake(kept, self.row_steps(rows)[:, None]).reshape(w.shape)
 
     def _steps(self, rows: Tensor, stats: Stats | None = None) -> Tensor:
         inputs = stats.hessian.diagonal().to(rows.device) if stats else None
-        return self.grid.steps(self.clip.clip(rows, self.grid, inputs))
+        return self.row_steps(rows, inputs)
 
     def _prepared(self, w: Tensor, stats: Stats | None) -> tuple[Tensor, Tensor, Tensor]:
         """The rows (R, C), which weights are kept (R, C), and the steps (R,)."""
@@ -204,19 +223,10 @@ class Float(Codec):
         return (values.view(torch.bfloat16) if self.dtype == torch.bfloat16 else values).float()
 
 
-def encode_fitted(
-    fitted: Mapping[str, Codec], weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session
-) -> Iterator[tuple[str, Code]]:
-    """Path and code of every tensor, each by its own codec. An error names its tensor."""
-    for codec in dict.fromkeys(fitted.values()):
-        own = {path: weights[path] for path in fitted if fitted[path] is codec}
-        yield from codec.encode_each(own, stats, session)
-
-
 def _batches(weights: Mapping[str, Tensor]) -> list[list[str]]:
     """Paths of matrices of one shape, the largest first: all of them on a GPU, where launches count, else `TOGETHER`."""
     alike: dict[tuple[Shape, torch.device], list[str]] = {}
-    for path in sorted(weights, key=lambda path: -weights[path].numel()):
+    for path in largest_first(weights):
         w = weights[path]
         alike.setdefault((matrix_shape(tuple(w.shape)), w.device), []).append(path)
     found = []
@@ -224,6 +234,11 @@ def _batches(weights: Mapping[str, Tensor]) -> list[list[str]]:
         size = TOGETHER if device.type == "cpu" else len(paths)
         found += [paths[start : start + size] for start in range(0, len(paths), size)]
     return found
+
+
+def largest_first(weights: Mapping[str, Tensor]) -> list[str]:
+    """The paths, those of the largest tensors first: what takes longest is begun first."""
+    return sorted(weights, key=lambda path: -weights[path].numel())
 
 
 def matrix_shape(shape: Shape) -> tuple[int, int]:

@@ -56,7 +56,7 @@ class Gptq:
         self.damping, self.block, self.order = damping, block, order
 
     def factor(self, hessian: Tensor) -> Factor:
-        """Of (C, C), in float64 on its device. `Session.factor` remembers it.
+        """Of (C, C), in float64 on its device. `Stats.factorize` remembers it.
 
         Raises `BitgolfError` where the Hessian is none: not finite, or not positive definite once damped.
         """
@@ -73,11 +73,11 @@ class Gptq:
         h.diagonal().add_(self.damping * mean).masked_fill_(dead[order], 1.0)
         try:
             lower = torch.linalg.cholesky(h.flip(0, 1))  # H = RRᵀ with R upper, so U is R⁻¹
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError as error:
             raise BitgolfError(
                 "the calibration's Hessian is not positive definite",
                 mend="calibrate on more text, or raise the damping",
-            ) from None
+            ) from error
         identity = torch.eye(len(h), dtype=h.dtype, device=h.device)
         upper = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
         return Factor(order, upper.float(), dead[order])

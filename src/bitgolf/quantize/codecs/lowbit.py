@@ -16,7 +16,9 @@ from torch import Tensor
 from bitgolf.config.spec import part, register
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.grids.clip import MaxClip
+from bitgolf.grids.integer import IntGrid
 from bitgolf.grids.lowbit import FLOAT8_TOP, BinaryGrid, Float8Grid, GroupGrid, TernaryGrid
+from bitgolf.grids.row_quantizer import RowQuantizer
 from bitgolf.pack.streams import Code
 from bitgolf.quantize.codecs.bit_packing import BITS, NIBBLES, TRITS, Bitmask, Packing
 from bitgolf.quantize.codecs.codec import Arrays, Codec, IntRows, Shape, finite
@@ -71,16 +73,22 @@ class BinaryGroups(Groups):
 
 
 @register
-class Fp4(Codec):
+class Fp4(Codec, RowQuantizer):
     """4-bit integers, 7 for the largest magnitude of a row, two to a byte as q + 8, and a float16 step for each row.
 
-    No float, whatever openai/parameter-golf calls it (pull request 640). What `FakeQuant(bits=4)` lets a model feel.
+    No float, whatever openai/parameter-golf calls it (pull request 640). `FakeQuant(codec=Fp4())` trains with it.
     `IntRows(bits=4)` holds the same weights in a byte each, and is what a good coder makes fewer bytes of.
     """
 
     def __init__(self) -> None:
         self.rows = IntRows(bits=4, clip=part(MaxClip))
-        self.grid, self.clip = self.rows.grid, self.rows.clip
+        self.grid, self.clip, self.prune = self.rows.grid, self.rows.clip, self.rows.prune
+
+    def fake_quantize(self, w: Tensor) -> Tensor:
+        return self.rows.fake_quantize(w)
+
+    def int_grid_and_steps(self, code: Code) -> tuple[IntGrid, Tensor]:
+        return self.rows.int_grid_and_steps(code)
 
     def arrays(self, shape: Shape) -> Arrays:
         return self.rows.arrays(shape) | {"codes": (np.dtype(np.uint8), NIBBLES.shape(math.prod(shape)))}

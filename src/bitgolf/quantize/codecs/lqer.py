@@ -8,7 +8,6 @@ decomposition and the choice of matrices by what calibration says an error costs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 from heapq import nlargest
 from typing import Literal, NamedTuple
 
@@ -19,10 +18,11 @@ from torch import Tensor
 
 from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import DamagedError, RecipeError, at
+from bitgolf.grids.integer import IntGrid
 from bitgolf.pack.byte_planes import Array
 from bitgolf.pack.contexts import Walk
 from bitgolf.pack.streams import Code
-from bitgolf.quantize.codecs.codec import Arrays, Codec, Shape, encode_fitted, matrix_shape
+from bitgolf.quantize.codecs.codec import Arrays, Codec, RuleEncoding, Shape, matrix_shape
 from bitgolf.quantize.codecs.gptq import Gptq, Nearest
 from bitgolf.quantize.codecs.lqer_factors import NAMES, AsymmetricFactors, Factors
 from bitgolf.quantize.codecs.session import Session
@@ -76,21 +76,34 @@ class LowRankRepair(Codec):
         if taken := self.codec.arrays((1, 1)).keys() & set(NAMES):
             raise RecipeError(f"its codec has arrays of the same names ({min(taken)})", place="LowRankRepair.codec")
         self.rank, self.keep, self.choose = rank, keep, choose
-        self.contextual = (*self.codec.contextual, *self.factors.arrays(1, 1, 1))
-        self.calibrated = self.codec.calibrated or choose == "hessian"
-        self.repairs: Mapping[str, Repair] = {}  # once it is fitted: path -> what was tried
-        self._ready: tuple[Tensor, Code] | None = None  # the same: a matrix and its code
+
+    @property
+    def contextual(self) -> tuple[str, ...]:
+        return (*self.codec.contextual, *self.factors.arrays(1, 1, 1))
+
+    @property
+    def calibrated(self) -> bool:
+        return self.codec.calibrated or self.choose == "hessian"
 
     def arrays(self, shape: Shape) -> Arrays:
         return {**self.codec.arrays(shape), **self._thin(shape)}
 
-    def fitted(
+    def fit_encode(
         self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session | None = None
-    ) -> dict[str, Codec]:
-        """All is encoded here, since errors decide; the codecs hand out what was made and tell of all `repairs`."""
-        session = session or Session()
-        inner = self.codec.fitted(weights, stats, session)
-        plain = dict(encode_fitted(inner, weights, stats, session))
+    ) -> RuleEncoding:
+        """All is encoded before the first code comes, since the errors decide which matrices are repaired."""
+        codes, repairs = self.corrected(weights, stats, session or Session())
+        kept = [path for path, repair in repairs.items() if repair.kept]
+        chosen = (
+            f"low-rank repair of {', '.join(kept) or 'nothing'}; tried and dropped on {len(repairs) - len(kept)} more"
+        )
+        return RuleEncoding(iter(codes.items()), chosen)
+
+    def corrected(
+        self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session
+    ) -> tuple[dict[str, Code], dict[str, Repair]]:
+        """path -> code of every matrix, and path -> what was tried, of those that were."""
+        plain = dict(self.codec.fit_encode(weights, stats, session).codes)
 
         def draft(path: str) -> Draft:
             w, known = weights[path], stats.get(path)
@@ -98,16 +111,16 @@ class LowRankRepair(Codec):
 
         drafts = dict(zip(weights, session.map(draft, weights), strict=True))
         found = self._repaired(drafts, session)
-        repairs = {path: repair for path, (repair, _) in found.items()}
         codes = {path: draft.plain | self._none(draft) for path, draft in drafts.items()}
         codes |= {path: code for path, (repair, code) in found.items() if repair.kept}
-        return {path: self._made(drafts[path].w, code, repairs) for path, code in codes.items()}
+        return codes, {path: repair for path, (repair, _) in found.items()}
 
     def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
-        """Where it is not fitted to this very matrix, the matrix is all there is and the first to be repaired."""
-        if self._ready and self._ready[0] is w:
-            return self._ready[1]
-        return self.fitted({"": w}, {"": stats} if stats else {}, session)[""].encode(w, stats)
+        """The matrix is all there is, and so the first to be repaired."""
+        return self.corrected({"": w}, {"": stats} if stats else {}, session or Session())[0][""]
+
+    def int_grid_and_steps(self, code: Code) -> tuple[IntGrid, Tensor] | None:
+        return self.codec.int_grid_and_steps(code)
 
     def decode(self, code: Code, shape: Shape) -> Tensor:
         self.check(code, shape)
@@ -168,7 +181,7 @@ class LowRankRepair(Codec):
             u, s, vt = torch.linalg.svd(error, full_matrices=False)
             return self.factors.round(*_signed(u[:, :rank] * s[:rank], vt[:rank]))
         stats = stats or session.flat(*error.shape)
-        factor = session.factor(self.solve, stats.hessian)  # H = U⁻¹ U⁻ᵀ, so U⁻¹ is a root of it
+        factor = stats.factorize(self.solve)  # H = U⁻¹ U⁻ᵀ, so U⁻¹ is a root of it
         upper, error = factor.upper.double(), error.to(factor.upper.device)
         seen = torch.linalg.solve_triangular(upper, error.masked_fill(factor.dead, 0.0), upper=True, left=False)
         weighted = stats.outputs.double().sqrt()[:, None] * seen
@@ -182,15 +195,6 @@ class LowRankRepair(Codec):
             return self.solve.codes(b[None], [own], step[None], nearest)[0]
 
         return self.factors.round(*_signed(left.cpu(), (right / norms).cpu()), solve)
-
-    def _made(self, w: Tensor, code: Code, repairs: Mapping[str, Repair]) -> LowRankRepair:
-        made = copy(self)
-        made._ready, made.repairs = (w, code), repairs
-        kept = [path for path, repair in repairs.items() if repair.kept]
-        made.remark = (
-            f"low-rank repair of {', '.join(kept) or 'nothing'}; tried and dropped on {len(repairs) - len(kept)} more"
-        )
-        return made
 
 
 class SinceZero:

@@ -124,17 +124,3 @@ class AsymmetricFactors(IntegerFactors):
         if columns * rank % self.group:
             return self.otherwise.forms(rows, columns, rank)
         return Form(-2, 1, self.peak, rows * rank), Form(-8, 7, 7.5, self.group)
-
-
-@register
-class ExactFactors(Factors):
-    """float32 as it is: what a repair could do at most, never worth its bytes."""
-
-    def arrays(self, rows: int, columns: int, rank: int) -> Arrays:
-        return {"left": (np.dtype(np.float32), (rows, rank)), "right": (np.dtype(np.float32), (columns, rank))}
-
-    def round(self, left: Tensor, right: Tensor, solve: Solve | None = None) -> Code:
-        return {"left": left.float().numpy(), "right": right.float().T.contiguous().numpy()}
-
-    def expand(self, code: Code) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(code["left"]), torch.from_numpy(code["right"]).T

@@ -1,25 +1,23 @@
-"""What one pass of encoding shares: the factors of Hessians, and the threads that work on matrices."""
+"""What one pass of encoding shares: the device, the threads that work on matrices, the factors of Hessians."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
-from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from bitgolf.quantize.codecs.gptq import Factor, Gptq
-from bitgolf.quantize.stats import Calibration, Stats, flat
+from bitgolf.quantize.stats import Calibration, FactorCache, Stats, flat
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Session:
-    """Owned by whoever encodes: for one pass over a model, or for all probes of a fit, which then factor nothing twice.
+    """Owned by whoever encodes: for one pass over a model, or for all probes of a search for a size.
 
     workers: threads, each with one thread of torch's; None: as many as torch would use. Codes do not depend on it.
     device: where codecs work; None: the CPU. It also stands for a device without float64 (MPS): Hessians are factored in it.
@@ -33,56 +31,51 @@ class Session:
         said = "as set" if workers else "as many as torch has"
         unable = "" if self.device == wanted else f" ({wanted} has no float64)"
         self.remark = f"encoding on {self.device}{unable}, {self.workers} threads ({said})"
-        self._lock, self._entries = Lock(), dict[tuple[Any, ...], _Entry]()
-        self._flat: dict[int, Tensor] = {}
-        self._moved: dict[int, tuple[Tensor, Tensor]] = {}
+        self._flat: dict[int, FactorCache] = {}  # by width
 
     def placed(self, stats: Calibration) -> dict[str, Stats]:
-        """The statistics on the device. Matrices that share a Hessian (q, k, v) still do, and find it again in every pass."""
-        found = {}
+        """The statistics on the device, with a cache for each distinct Hessian. Placed statistics come back as they are, so
+        whoever encodes more than once places them once, and nothing is factored twice."""
+        caches, found = dict[int, FactorCache](), dict[str, Stats]()
         for path, known in stats.items():
-            key = id(known.hessian)
-            if key not in self._moved:
-                self._moved[key] = known.hessian, known.hessian.to(self.device)
-            found[path] = Stats(self._moved[key][1], known.outputs.to(self.device), known.tokens)
+            if known.cache and known.cache.hessian is known.hessian and known.hessian.device.type == self.device.type:
+                found[path] = known
+                continue
+            if id(known.hessian) not in caches:
+                caches[id(known.hessian)] = FactorCache(known.hessian.to(self.device))
+            cache = caches[id(known.hessian)]
+            found[path] = Stats(cache.hessian, known.outputs.to(self.device), known.tokens, cache)
         return found
-
-    def factor(self, solve: Gptq, hessian: Tensor) -> Factor:
-        """`solve.factor(hessian)`, worked out once for each solver's settings and tensor: q, k and v share theirs."""
-        key = (id(hessian), solve.damping, solve.order)
-        with self._lock:
-            entry = self._entries.setdefault(key, _Entry(hessian))
-        with entry.lock:
-            if entry.factor is None:
-                entry.factor = solve.factor(hessian)
-            return entry.factor
 
     def flat(self, rows: int, columns: int) -> Stats:
         """Statistics that prefer nothing (`stats.flat`), with one Hessian for all matrices of this width."""
         known = flat(rows, columns)
-        return known._replace(hessian=self._flat.setdefault(columns, known.hessian))
+        cache = self._flat.setdefault(columns, FactorCache(known.hessian))
+        return known._replace(hessian=cache.hessian, cache=cache)
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """The results in the order of the items, as they come. The work itself must not call `map`.
 
-        Torch runs with one thread while it is read, also without other workers: sums in another order would be other
+        Torch works with one thread on each item, however many workers there are: sums in another order would be other
         codes.
         """
-        items, threads = list(items), torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            if self.workers == 1 or len(items) < 2:
-                yield from map(work, items)
-                return
-            with ThreadPoolExecutor(self.workers, initializer=partial(torch.set_num_threads, 1)) as pool:
-                yield from pool.map(work, items)
-        finally:
-            torch.set_num_threads(threads)
+        items = list(items)
+        if self.workers == 1 or len(items) < 2:
+            for item in items:
+                with single_threaded():
+                    result = work(item)
+                yield result
+            return
+        with ThreadPoolExecutor(self.workers, initializer=partial(torch.set_num_threads, 1)) as pool:
+            yield from pool.map(work, items)
 
 
-class _Entry:
-    """`hessian` is kept, or another tensor could get its identity."""
-
-    def __init__(self, hessian: Tensor) -> None:
-        self.hessian, self.lock = hessian, Lock()
-        self.factor: Factor | None = None
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Torch works with one thread for as long as the block runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

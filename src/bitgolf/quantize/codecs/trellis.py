@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from copy import copy
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from bitgolf.grids.trellis import TrellisGrid
 from bitgolf.pack.byte_planes import Array
 from bitgolf.pack.streams import Code
 from bitgolf.quantize.codecs.bit_allocation import Allocation, Demand, EqualCost, Steps, demand, spreads
-from bitgolf.quantize.codecs.codec import Arrays, Codec, Shape, finite, matrix_shape
+from bitgolf.quantize.codecs.codec import Arrays, Codec, RuleEncoding, Shape, finite, largest_first, matrix_shape
 from bitgolf.quantize.codecs.gptq import Factor, Gptq, RoundBlock, by_column
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.codecs.viterbi import Floats, compiled, nearest
@@ -41,8 +40,6 @@ class Trellis(Codec):
     solve: how the columns answer for one another's errors; None rounds each by itself.
     """
 
-    contextual = ("codes",)
-
     def __init__(
         self,
         *,
@@ -58,8 +55,15 @@ class Trellis(Codec):
             raise RecipeError(f"rate is 0 to 2, not {rate}", place="Trellis.rate")
         self.grid, self.bits, self.rate = TrellisGrid(states), bits, rate
         self.allocate, self.solve = allocate(), (solve or part(Gptq, order="given"))()
-        self.calibrated = solve is not None or isinstance(self.allocate, EqualCost)
-        self.unit: float | None = None  # log2; None until it is fitted
+        self.solved = solve is not None
+
+    @property
+    def contextual(self) -> tuple[str, ...]:
+        return ("codes",)
+
+    @property
+    def calibrated(self) -> bool:
+        return self.solved or isinstance(self.allocate, EqualCost)
 
     def arrays(self, shape: Shape) -> Arrays:
         rows, columns = matrix_shape(shape)
@@ -70,10 +74,10 @@ class Trellis(Codec):
             "unit": (np.dtype(np.float32), (1,)),
         }
 
-    def fitted(
+    def fit_encode(
         self, weights: Mapping[str, Tensor], stats: Mapping[str, Stats], session: Session | None = None
-    ) -> dict[str, Codec]:
-        """The codec of each matrix, with the one unit at which all of them together have the bits they may have."""
+    ) -> RuleEncoding:
+        """With the one global step at which all matrices together have the bits they may have."""
         session = session or Session()
 
         def wanted(path: str) -> Demand:
@@ -81,20 +85,26 @@ class Trellis(Codec):
                 w = _matrix(weights[path])
                 return demand([(w, self._allotted(w, stats.get(path), session)[1])])
 
-        made = copy(self)
         widest = sorted(weights, key=lambda path: -matrix_shape(tuple(weights[path].shape))[1])  # they factor longest
-        made.unit = Demand.sum(session.map(wanted, widest)).unit(self.bits, self.rate)
+        unit = Demand.sum(session.map(wanted, widest)).unit(self.bits, self.rate)
+
+        def work(path: str) -> tuple[str, Code]:
+            with at(path):
+                return path, self._encoded(weights[path], stats.get(path), session, unit)
+
         matrices = f"{len(weights)} {'matrix' if len(weights) == 1 else 'matrices'}"
-        made.remark = (
-            f"trellis of {self.grid.states} states, {self.bits:g} bits a weight over {matrices}, compiled by numba"
-        )
-        return dict.fromkeys(weights, made)
+        chosen = f"trellis of {self.grid.states} states, {self.bits:g} bits a weight over {matrices}, compiled by numba"
+        return RuleEncoding(session.map(work, largest_first(weights)), chosen)
 
     def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
         """On the CPU, wherever the weights and the Hessian lie; the Hessian is factored where it is."""
+        return self._encoded(w, stats, session or Session())
+
+    def _encoded(self, w: Tensor, stats: Stats | None, session: Session, unit: float | None = None) -> Code:
+        """unit: log2 of the global step; None is the one at which this matrix alone has its bits."""
         w = _matrix(w)
-        factor, steps = self._allotted(w, stats, session or Session())
-        code = _empty(w, steps, self.unit if self.unit is not None else demand([(w, steps)]).unit(self.bits, self.rate))
+        factor, steps = self._allotted(w, stats, session)
+        code = _empty(w, steps, demand([(w, steps)]).unit(self.bits, self.rate) if unit is None else unit)
         order, step = _order(code), _step(code)
         shrink = (self.rate * ERROR[self.grid.states] * (step / spreads(w).numpy()) ** 2).astype(np.float32)
         turns = factor.order.numpy()
@@ -106,7 +116,7 @@ class Trellis(Codec):
 
     def _allotted(self, w: Tensor, stats: Stats | None, session: Session) -> tuple[Factor, Steps]:
         stats = stats or session.flat(*w.shape)
-        factor = session.factor(self.solve, stats.hessian).cpu()
+        factor = stats.factorize(self.solve).cpu()
         return factor, self.allocate.steps(w, stats._replace(outputs=stats.outputs.cpu()), _pivots(factor))
 
     def _rounded(self, step: Floats, shrink: Floats, points: NDArray[np.int16]) -> RoundBlock:

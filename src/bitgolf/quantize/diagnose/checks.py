@@ -9,15 +9,13 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bitgolf.config.rules import cover
+from bitgolf.config.rules import cover, matches
 from bitgolf.config.spec import Spec, schema
-from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.model.qat import FakeQuant, TrainingView
+from bitgolf.errors import BitgolfError
 from bitgolf.pack.streams import Code
-from bitgolf.quantize.codecs.codec import Codec, encode_fitted
+from bitgolf.quantize.codecs.codec import Codec
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.diagnose import code_checks
 from bitgolf.quantize.diagnose.qat_consistency import disagreements
@@ -111,52 +109,19 @@ def thin_calibration(p: Patient) -> Iterator[Alarm]:
 
 
 def other_rounding(p: Patient) -> Iterator[Alarm]:
-    """Training felt other values than were written: by what was asked for, and then by the values themselves."""
-    mend = "give view and codec the same grid, clip and pruning"
-    lines = disagreements(p.model, p.rules)
-    for line in lines:
+    """Training rounded otherwise than the codecs do."""
+    for line in disagreements(p.model, p.rules):
         path, _, cause = line.partition(": ")
-        yield Alarm("other-rounding", "error", cause, path, mend)
-    if not lines and (wrong := list(_felt_otherwise(p))):
-        cause = "what training multiplied with is not, bit for bit, what is written"
-        yield Alarm("other-rounding", "error", cause, some(wrong), "report it: both should call one grid")
-
-
-@torch.no_grad()
-def _felt_otherwise(p: Patient) -> Iterator[str]:
-    for name, module in p.model.named_modules():
-        path = f"{name}.weight"
-        for view in getattr(module, "view", ()) if path in p.weights else ():
-            if isinstance(view, TrainingView) and not isinstance(view, FakeQuant):
-                continue  # noise, or softer than what is written, and meant to be
-            if hasattr(view, "grid") and not _feels(view, p.codecs[path], p.weights[path]):
-                yield path
-
-
-def _feels(view: torch.nn.Module, codec: Codec, w: Tensor) -> bool:
-    """Without statistics a solver has no errors to answer for. Few levels are found again but for the rounding of a
-    scale to float16."""
-    written = codec.decode(codec.encode(w), tuple(w.shape))
-    if isinstance(view, FakeQuant):
-        return torch.equal(view.seen(w), written)
-    return torch.allclose(view(w), view(written), rtol=2.0**-10, atol=0.0)
+        yield Alarm("other-rounding", "error", cause, path, "give view and codec the same grid, clip and pruning")
 
 
 def living(rules: Rules, kinds: Roles) -> tuple[Rules, list[Alarm]]:
     """The rules that take something, and an alarm for each other one. Raises where a parameter has no rule at all."""
-    alarms: list[Alarm] = []
-    alive = dict(enumerate(rules))
-    while True:
-        try:
-            cover(list(alive.values()), kinds, place="quantize")
-            return tuple(alive.values()), alarms
-        except RecipeError as error:
-            index = error.place.removeprefix("quantize.")
-            if not index.isdigit():
-                raise
-            own = list(alive)[int(index)]
-            del alive[own]
-            alarms.append(Alarm("dead-rule", "error", error.cause, f"quantize.{own}", error.mend))
+    dead = {i: cause for i, (paths, cause) in enumerate(matches(rules, kinds, place="quantize")) if not paths}
+    alarms = [
+        Alarm("dead-rule", "error", cause, f"quantize.{i}", "remove it, or put it earlier") for i, cause in dead.items()
+    ]
+    return tuple(rule for i, rule in enumerate(rules) if i not in dead), alarms
 
 
 def idle_knobs(p: Patient) -> Iterator[Alarm]:
@@ -167,7 +132,7 @@ def idle_knobs(p: Patient) -> Iterator[Alarm]:
     for i, paths in enumerate(cover(p.rules, p.kinds, place="quantize")):
         use, weights = p.rules[i]["use"], _smallest(p.weights, paths)
         turned = list(_turned(use))
-        known = {path: p.stored[path] for path in weights if path in p.stored} if p.stored else {}
+        known = Session().placed({path: p.stored[path] for path in weights if path in p.stored} if p.stored else {})
         written = _written(use, weights, known) if turned else None
         for knob, variant in turned:
             if written is not None and _same(written, _written(variant, weights, known)):
@@ -198,8 +163,7 @@ def _smallest(weights: Mapping[str, Tensor], paths: list[str]) -> dict[str, Tens
 def _written(use: Spec[Codec], weights: Mapping[str, Tensor], known: Calibration) -> dict[str, Code] | None:
     """The codes; None where this codec cannot write these weights."""
     try:
-        session = Session()
-        return dict(encode_fitted(use().fitted(weights, known, session), weights, known, session))
+        return dict(use().fit_encode(weights, known).codes)
     except BitgolfError:
         return None
 

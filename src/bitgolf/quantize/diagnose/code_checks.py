@@ -12,12 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.grids.integer import IntGrid
 from bitgolf.grids.scales import LogScale
-from bitgolf.pack.streams import Code
-from bitgolf.quantize.codecs.codec import Codec, IntRows, matrix_shape
-from bitgolf.quantize.codecs.lowbit import Fp4
-from bitgolf.quantize.codecs.lqer import LowRankRepair
+from bitgolf.quantize.codecs.codec import matrix_shape
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.diagnose.quantized_model import Alarm, Check, Patient, some
 
@@ -37,7 +33,7 @@ def saturated(p: Patient) -> Iterator[Alarm]:
 
 def _clipped(p: Patient, path: str) -> tuple[float, int]:
     """Share of weights more than half a step beyond the grid, and its levels."""
-    if found := _integers(p.codecs[path], p.codes[path]):
+    if found := p.codecs[path].int_grid_and_steps(p.codes[path]):
         grid, steps = found
         levels = (grid.top - grid.low) // grid.multiple + 1
         in_steps = p.weights[path].reshape(len(steps), -1) / steps[:, None]
@@ -49,14 +45,6 @@ def _clipped(p: Patient, path: str) -> tuple[float, int]:
     return 0.0, 1
 
 
-def _integers(codec: Codec, code: Code) -> tuple[IntGrid, Tensor] | None:
-    """The grid and the step of each row, where a tensor is stored in integers."""
-    if isinstance(codec, LowRankRepair):
-        return _integers(codec.codec, code)
-    rows = codec.rows if isinstance(codec, Fp4) else codec
-    return (rows.grid, rows.steps(code)) if isinstance(rows, IntRows) else None
-
-
 def steps_at_the_floor(p: Patient) -> Iterator[Alarm]:
     """Spec, 1.1: rows share the smallest step, whatever their clip, and a rule for clips does nothing."""
     shares = {path: _at_floor(p, path) for path in p.codes}
@@ -65,7 +53,7 @@ def steps_at_the_floor(p: Patient) -> Iterator[Alarm]:
 
 
 def _at_floor(p: Patient, path: str) -> float:
-    if not (found := _integers(p.codecs[path], p.codes[path])):
+    if not (found := p.codecs[path].int_grid_and_steps(p.codes[path])):
         return 0.0
     grid, steps = found
     used = p.weights[path].reshape(len(steps), -1).abs().amax(1) > 0
@@ -102,7 +90,7 @@ def scales_at_the_end(p: Patient) -> Iterator[Alarm]:
     """Of a logarithmic code: what would lie beyond it was cut off."""
     ends: list[str] = []
     for path, code in p.codes.items():
-        found = _integers(p.codecs[path], code)
+        found = p.codecs[path].int_grid_and_steps(code)
         logarithmic = ["scales"] if found and isinstance(found[0].scales, LogScale) else []
         logarithmic = ["rows", "columns"] if isinstance(p.codecs[path], Trellis) else logarithmic
         ends += [f"{path}:{name}" for name in logarithmic if (code[name] == np.iinfo(np.uint8).max).any()]

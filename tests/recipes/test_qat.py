@@ -1,0 +1,69 @@
+"""The edit `qat`: each matrix is trained with the rounding that its rule stores it with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec, part
+from bitgolf.errors import RecipeError
+from bitgolf.grids.clip import SdClip
+from bitgolf.model.build import build_on_meta
+from bitgolf.model.qat import FakeQuant
+from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
+from bitgolf.quantize.codecs.gptq import Gptq
+from bitgolf.quantize.codecs.lqer import LowRankRepair
+from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.quantize.diagnose.qat_consistency import disagreements
+from bitgolf.recipes._qat import qat
+from helpers.toy import VOCAB, built, toy_recipe
+
+SIX = part(IntRows, bits=6, clip=part(SdClip, k=9.0), floor=1e-3, prune=0.01, solve=part(Gptq))
+
+
+def stored(use: Spec[Codec], *others: Spec[Rule[Codec]]) -> Spec[Recipe]:
+    rest = part(Rule, where="*", use=part(Float, dtype="float16"))
+    return toy_recipe().set("quantize", (*others, part(Rule, where="matrix", use=use), rest))
+
+
+@pytest.mark.parametrize("use", [SIX, part(LowRankRepair, codec=SIX, keep=2)], ids=["rows", "corrected rows"])
+def test_one_codec_for_all_matrices_is_one_view(use: Spec[Codec]) -> None:
+    recipe = qat(stored(use), since=0.5)
+    for node in ("model.block.mixer.linear", "model.block.mlp.linear"):
+        assert recipe[f"{node}.view"] == (part(FakeQuant, codec=SIX.but(solve=None), since=0.5),)
+    assert disagreements(build_on_meta(recipe["model"], VOCAB), recipe["quantize"]) == []
+
+
+def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
+    """By layer and by name, as rules may tell them apart."""
+    four, five = part(IntRows, bits=4), part(IntRows, bits=5)
+    others = part(Rule, where="matrix@blocks.1.**", use=four), part(Rule, where="matrix@**.q.weight", use=five)
+    recipe = qat(stored(SIX, *others))
+    model = build_on_meta(recipe["model"], VOCAB)
+    assert disagreements(model, recipe["quantize"]) == []
+    views = {
+        path: [view.codec.grid.reach for view in module.view]
+        for path, module in model.named_modules()
+        if path.startswith("blocks.") and hasattr(module, "view")
+    }
+    assert views["blocks.0.mixer.q"] == [15] and views["blocks.1.mixer.q"] == [7] and views["blocks.0.mlp.up"] == [31]
+    assert all(len(found) == 1 for found in views.values()), "each matrix has one view"
+
+
+def test_training_multiplies_with_what_is_stored() -> None:
+    recipe = qat(stored(SIX.but(solve=None)))
+    model = built(recipe["model"]).train()
+    linear = model.get_submodule("blocks.1.mlp.up")
+    codec = SIX.but(solve=None)()
+    seen = linear.viewed()  # type: ignore[operator]
+    assert torch.equal(seen, codec.decode(codec.encode(linear.weight), tuple(linear.weight.shape)))  # type: ignore[arg-type]
+
+
+def test_what_training_cannot_repeat_is_refused() -> None:
+    with pytest.raises(RecipeError, match="Trellis does not round rows to integers") as caught:
+        qat(stored(part(Trellis, bits=3.0)))
+    assert caught.value.place == "quantize.0.use" and "IntRows" in caught.value.mend
+    with pytest.raises(RecipeError, match="touches nothing"):
+        qat(stored(SIX), where="model.block.nowhere")
