@@ -26,7 +26,7 @@ from bitgolf.config.recipe import Recipe, identity
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.data.batches import Batches, Shuffled
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.grids.clip import SdClip
 from bitgolf.model.attention.attention import Attention
@@ -153,7 +153,16 @@ def measure(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) -> dict[st
         order=settings.order(),
         seed=seed,
     )
-    trainer = Trainer(recipe, Place(vocab=manifest.vocab, bos=manifest.bos), batches, device, World(), seed)
+    trainer = Trainer(
+        recipe["model"],
+        recipe["train"],
+        recipe["average"],
+        Place(vocab=manifest.vocab, bos=manifest.bos),
+        batches,
+        device,
+        World(),
+        seed,
+    )
     started = time.perf_counter()
     for step in range(settings.steps):
         trainer.step(step, Now(step, settings.steps, 0.0, 0.0))

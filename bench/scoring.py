@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from bitgolf.config.recipe import identity
 from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.files import read_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM

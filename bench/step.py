@@ -46,7 +46,9 @@ def main() -> None:
         shard = Path(folder) / "train_000000.bin"
         write_shard(shard, np.random.default_rng(0).integers(4, vocab, 4 * settings.rows * settings.length))
         batches = Batches(Stream([shard]), rows=settings.rows, length=settings.length, order=settings.order(), seed=0)
-        trainer = Trainer(recipe, Place(vocab=vocab), batches, device, World(), 0)
+        trainer = Trainer(
+            recipe["model"], recipe["train"], recipe["average"], Place(vocab=vocab), batches, device, World(), 0
+        )
         speeds = [train_round(trainer) for _ in range(ROUNDS + 1)][1:]
         stream = batches.stream.window(0, min(len(batches.stream), 65_536))
         text = Text(stream.astype(np.int64), len(stream))

@@ -13,7 +13,7 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec
 from bitgolf.model.part import Clocked
 from bitgolf.runtime.progress import Now
-from bitgolf.train.trainer import Task
+from bitgolf.train.loss_module import Task
 
 PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 products with sums in float32, operations per second, from NVIDIA's data sheets."""

@@ -20,7 +20,7 @@ from bitgolf.config.edits import but
 from bitgolf.config.recipe import Recipe, identity
 from bitgolf.config.spec import Place, Spec
 from bitgolf.data.batches import Batches
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError
 from bitgolf.model.attention.attention import Attention
@@ -110,7 +110,7 @@ def training(
     settings, where, started = recipe["train"](), device(), time.perf_counter()
     order, stream = settings.order(), Stream(find_shards(folder, "train"))
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=place.bos)
-    trainer = Trainer(recipe, place, batches, where, World(), 0)
+    trainer = Trainer(recipe["model"], recipe["train"], recipe["average"], place, batches, where, World(), 0)
     try:
         with kept_plain(plain), mock.patch.dict(compiler.CUDA, options or {}):
             begun = setup.prepare(trainer, Journal())
@@ -148,13 +148,13 @@ def place_of(data: Path) -> Place:
 def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) -> Timing:
     """Time `rounds` times `steps` steps at this progress of the run, behind a few that are not timed."""
     now, cuda = moment(trainer, progress), trainer.device.device.type == "cuda"
-    trainer.phases.now = None  # nothing to prove: this is no run
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     number = count()  # of a step: batches are made ahead in their order
-    _rounds(trainer, now, number, 1, WARM_STEPS)
-    seconds = _rounds(trainer, now, number, rounds, steps)
-    loss = trainer.step(next(number), now).item()
+    with trainer.phases.rehearsal():  # steps of no run
+        _rounds(trainer, now, number, 1, WARM_STEPS)
+        seconds = _rounds(trainer, now, number, rounds, steps)
+        loss = trainer.step(next(number), now).item()
     peak = torch.cuda.max_memory_allocated() if cuda else None
     return Timing([1e3 * each / steps for each in seconds], loss, peak)
 

@@ -15,7 +15,7 @@ from bitgolf.artifact.model import load
 from bitgolf.cli import app, artifacts
 from bitgolf.commands.artifacts import score
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import RecipeError, UsageError
 from bitgolf.report.html import page
 from bitgolf.report.tables import run_table, score_table

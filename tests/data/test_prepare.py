@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitgolf.data.prepare import Manifest, check, load_manifest, prepare
+from bitgolf.data.manifest import Manifest, load_manifest
+from bitgolf.data.prepare import prepare
 from bitgolf.data.shards import Stream, find_shards, read_shard, write_shard
-from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.data.verify import check
+from bitgolf.errors import BitgolfError, DamagedError, FormatVersionError
 from bitgolf.text.documents import Document
 from bitgolf.tokens.loading import load_tokenizer, open_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
@@ -113,6 +115,14 @@ def test_a_damaged_manifest_is_named(folder: Path, text: str) -> None:
     with pytest.raises(DamagedError, match="not a manifest"):
         load_manifest(folder)
     assert [finding.rule for finding in check(folder)] == ["manifest"]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_manifest_of_another_format_is_refused(folder: Path, number: int) -> None:
+    """Whatever else it holds: its fields may have other names."""
+    (folder / "manifest.json").write_text(json.dumps({"format": number, "digest": "x"}))
+    with pytest.raises(FormatVersionError, match=f"the data manifest has format {number}; this version reads format 2"):
+        load_manifest(folder)
 
 
 def swap(folder: Path, **changes: int) -> None:

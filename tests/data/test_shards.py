@@ -115,11 +115,6 @@ def test_a_window_is_a_stretch_of_the_endless_sequence(
     assert window.tolist() == [(start + i) % sum(lengths) for i in range(length)]
 
 
-def test_a_stream_has_a_name_for_its_tokens_however_they_are_cut(counting: Callable[..., Stream]) -> None:
-    assert counting(3, 4).digest == counting(7).digest == counting(1, 1, 5).digest
-    assert counting(7).digest != counting(8).digest
-
-
 def test_documents_start_at_each_bos(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.bin", np.array([1, 5, 1, 1]))
     write_shard(tmp_path / "b.bin", np.array([7, 1, 8]))

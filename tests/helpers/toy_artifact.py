@@ -11,7 +11,8 @@ import torch
 from bitgolf.artifact.model import write
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
-from bitgolf.data.prepare import load_manifest, prepare
+from bitgolf.data.manifest import load_manifest
+from bitgolf.data.prepare import prepare
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import roles
 from bitgolf.quantize.encoding import encode_all

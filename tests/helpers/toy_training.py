@@ -13,7 +13,8 @@ from torch import Tensor
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.data.batches import Batches
-from bitgolf.data.prepare import load_manifest, prepare
+from bitgolf.data.manifest import load_manifest
+from bitgolf.data.prepare import prepare
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.runtime.device import Device
@@ -22,7 +23,8 @@ from bitgolf.runtime.progress import Now
 from bitgolf.text.documents import Document
 from bitgolf.tokens.loading import open_tokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE
-from bitgolf.train import checkpoint, loop
+from bitgolf.train import checkpoint
+from bitgolf.train.loss_reporter import Report
 from bitgolf.train.trainer import Trainer
 from helpers.toy import toy_recipe
 
@@ -57,7 +59,16 @@ def make_trainer(
     stream = Stream(find_shards(data, "train"))
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
     device = Device(torch.device("cpu"), torch.float32, "a test")
-    return Trainer(recipe, Place(vocab=load_manifest(data).vocab), batches, device, world, seed)
+    return Trainer(
+        recipe["model"],
+        recipe["train"],
+        recipe["average"],
+        Place(vocab=load_manifest(data).vocab),
+        batches,
+        device,
+        world,
+        seed,
+    )
 
 
 def same(a: State, b: State) -> bool:
@@ -117,5 +128,5 @@ class FakeTime:
         self.now += seconds
 
 
-def logger(losses: list[float]) -> loop.Report:
+def logger(losses: list[float]) -> Report:
     return lambda kind, **fields: losses.append(fields["loss"]) if kind == "step" else None

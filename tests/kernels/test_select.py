@@ -35,7 +35,7 @@ from bitgolf.runtime.distributed import World
 from bitgolf.train.kernels import select
 from bitgolf.train.kernels.fused import ExclusiveThenGate, FusedCrossEntropy, FusedExclusiveGate, FusedMLP, sigmoid_form
 from bitgolf.train.kernels.parity import Call, Timer, Trial, record
-from bitgolf.train.trainer import Task
+from bitgolf.train.loss_module import Task
 from helpers.process_groups import as_program, fork
 from helpers.toy import VOCAB, built, toy_model, toy_recipe
 from helpers.toy_training import make_data

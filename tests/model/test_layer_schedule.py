@@ -24,7 +24,7 @@ from bitgolf.model.mlp import MLP
 from bitgolf.model.residual_topology import Serial
 from bitgolf.recipes import get
 from bitgolf.runtime.progress import Now
-from bitgolf.train.trainer import warm_up
+from bitgolf.train.graphs import warm_up
 from helpers.toy import built, toy_model, toy_recipe
 from helpers.toy_training import make_data, make_trainer
 
@@ -194,7 +194,8 @@ def test_after_warming_up_no_switch_compiles_anything(data: Path) -> None:
         return graph.forward
 
     torch._dynamo.reset()
-    trainer.run = torch.compile(trainer.task, fullgraph=True, dynamic=False, backend=count)
+    graph = torch.compile(trainer.task, fullgraph=True, dynamic=False, backend=count)
+    trainer.plan = trainer.plan._replace(compute_loss=graph)
     warm_up(trainer, 1)
     graphs, visits = len(compiled), []
     for step in range(8):

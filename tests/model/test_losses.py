@@ -28,7 +28,7 @@ from bitgolf.model.objectives import (
 from bitgolf.model.parameters import roles
 from bitgolf.optim.adam import Adam
 from bitgolf.runtime.progress import Now
-from bitgolf.train.trainer import Task
+from bitgolf.train.loss_module import Task
 from helpers.toy import VOCAB, built, toy_model, toy_recipe
 from helpers.toy_training import make_data, make_trainer
 

@@ -30,7 +30,8 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.quantize.encoding import decode_all, encode_all
 from bitgolf.runtime.progress import Now
-from bitgolf.train.trainer import Trainer, average_state, warm_up
+from bitgolf.train.graphs import warm_up
+from bitgolf.train.trainer import Trainer, average_state
 from helpers.toy import VOCAB, built, toy_model, toy_recipe
 from helpers.toy_training import make_data, make_trainer, same
 

@@ -15,7 +15,7 @@ from bitgolf.optim.algorithm import Compiling
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import HeadPairs, NorMuon, RowNorm
 from bitgolf.optim.optimizer import Optimizer
-from bitgolf.optim.schedules import HoldRamp, Ramp
+from bitgolf.optim.schedules import PiecewiseLinear, Ramp
 from bitgolf.optim.stacked_group import StackedGroup
 from bitgolf.runtime.progress import Now
 
@@ -25,7 +25,7 @@ FULL = part(
     Muon,
     momentum=part(Ramp, start=0.85, end=0.95, steps=4),
     weight_decay=0.1,
-    decay=part(HoldRamp),
+    decay=part(PiecewiseLinear, points=((0.4, 1.0), (0.85, 0.65), (1.0, 1.5))),
     cautious=True,
     before=(part(RowNorm),),
     after=(part(NorMuon),),

@@ -42,6 +42,15 @@ def test_stacking_is_bit_exact_both_ways(leads: list[tuple[int, ...]], size: int
     assert all(torch.equal(p, t) for p, t in zip(params.values(), stack.parts(whole + 1), strict=True))
 
 
+def test_close_removes_the_hooks() -> None:
+    params = make([(4, 3), (4, 3)])
+    group = StackedGroup("muon.0", "*", Muon(), params, World(0, 2))
+    hooks = [p._post_accumulate_grad_hooks for p in params.values()]
+    assert all(len(each) == 1 for each in hooks)
+    group.close()
+    assert not any(hooks)
+
+
 def test_memories_of_rows_are_stacked_alike() -> None:
     params = make([(4, 3), (2, 4, 3)])
     rows = [torch.rand(4, 1), torch.rand(2, 4, 1)]

@@ -17,10 +17,14 @@ from bitgolf.errors import RecipeError
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.algorithm import Algorithm
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.schedules import Constant, HoldRamp, RampDecay, Schedule, Taper
+from bitgolf.optim.schedules import Constant, PiecewiseLinear, RampDecay, Schedule
 from bitgolf.runtime.progress import Now
 
 BOTH: list[type[Muon] | type[Adam]] = [Muon, Adam]
+DIP = PiecewiseLinear(points=((0.4, 1.0), (0.85, 0.65), (1.0, 1.5)))
+DEEP_DIP = PiecewiseLinear(points=((0.4, 1.0), (0.85, 0.5), (1.0, 1.75)))
+TAPER = PiecewiseLinear(points=((0.7, 1.0), (1.0, 0.5)))
+DECAYS = [part(PiecewiseLinear, points=DIP.points), part(PiecewiseLinear, points=TAPER.points), part(RampDecay)]
 
 
 def at(progress: float, rate: float = 1.0) -> Now:
@@ -47,24 +51,24 @@ def run(algorithm: Algorithm, *, zero: bool = False, steps: int = 5) -> Tensor:
 @pytest.mark.parametrize(
     ("schedule", "knots"),
     [
-        (HoldRamp(), {0: 1, 0.2: 1, 0.4: 1, 0.625: 0.825, 0.85: 0.65, 0.925: 1.075, 1: 1.5}),
-        (HoldRamp(low=0.5, high=1.75), {0: 1, 0.4: 1, 0.85: 0.5, 1: 1.75}),
-        (Taper(), {0: 1, 0.4: 1, 0.7: 1, 0.85: 0.75, 1: 0.5}),
-        (Taper(since=0.0, end=0.0), {0: 1, 0.25: 0.75, 1: 0}),
+        (DIP, {0: 1, 0.2: 1, 0.4: 1, 0.625: 0.825, 0.85: 0.65, 0.925: 1.075, 1: 1.5}),
+        (DEEP_DIP, {0: 1, 0.4: 1, 0.85: 0.5, 1: 1.75}),
+        (TAPER, {0: 1, 0.4: 1, 0.7: 1, 0.85: 0.75, 1: 0.5}),
+        (PiecewiseLinear(points=((0.0, 1.0), (1.0, 0.0))), {0: 1, 0.25: 0.75, 1: 0}),
     ],
 )
 def test_values_at_the_knots(schedule: Schedule, knots: dict[float, float]) -> None:
     assert [schedule.value(at(f)) for f in knots] == pytest.approx(list(knots.values()))
 
 
-@pytest.mark.parametrize(("name", "schedule"), [("default", HoldRamp()), ("strong", HoldRamp(low=0.5, high=1.75))])
+@pytest.mark.parametrize(("name", "schedule"), [("default", DIP), ("strong", DEEP_DIP)])
 def test_published_hold_and_ramp(shared: Path, name: str, schedule: Schedule) -> None:
     oracle = load_file(shared / "oracles/micro.safetensors")
     done, values = (oracle[f"sched/wd_train_pr1493_{name}/{key}"].tolist() for key in ("frac", "value"))
     assert [schedule.value(at(f)) for f in done] == pytest.approx(values, abs=1e-6)
 
 
-@given(st.sampled_from([HoldRamp(), HoldRamp(hold=0.0, bottom=0.5), Taper()]), st.floats(0, 1))
+@given(st.sampled_from([DIP, DEEP_DIP, TAPER]), st.floats(0, 1))
 def test_continuity(schedule: Schedule, f: float) -> None:
     assert abs(schedule.value(at(f)) - schedule.value(at(max(0.0, f - 1e-6)))) < 1e-4
 
@@ -92,10 +96,11 @@ def test_published_ramping_decay(scale: float) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: HoldRamp(hold=0.9),
-        lambda: HoldRamp(bottom=1.0),
-        lambda: Taper(since=1.0),
-        lambda: Muon(decay=part(Taper)),
+        lambda: PiecewiseLinear(points=((0.5, 1.0),)),
+        lambda: PiecewiseLinear(points=((0.5, 1.0), (0.5, 0.0))),
+        lambda: PiecewiseLinear(points=((0.5, 1.0), (1.1, 0.0))),
+        lambda: PiecewiseLinear(points=((-0.1, 1.0), (1.0, 0.0))),
+        lambda: Muon(decay=part(PiecewiseLinear, points=TAPER.points)),
         lambda: Adam(lr=0.1, cautious=True),
     ],
 )
@@ -111,13 +116,13 @@ def test_settings_that_make_no_sense(make: Any) -> None:
 def test_without_a_schedule_the_run_is_the_same_bit_for_bit(kind: type[Muon] | type[Adam]) -> None:
     plain = run(kind(lr=0.1, weight_decay=0.3))
     assert torch.equal(plain, run(kind(lr=0.1, weight_decay=0.3, decay=part(Constant))))
-    for decay in (part(HoldRamp), part(Taper), part(RampDecay)):
+    for decay in DECAYS:
         assert not torch.equal(plain, run(kind(lr=0.1, weight_decay=0.3, decay=decay)))
     assert not torch.equal(plain, run(kind(lr=0.1)))
 
 
 @pytest.mark.parametrize("kind", BOTH)
-@pytest.mark.parametrize("decay", [part(HoldRamp), part(Taper), part(RampDecay)])
+@pytest.mark.parametrize("decay", DECAYS)
 def test_the_schedule_multiplies_and_reads_the_rate(kind: type[Muon] | type[Adam], decay: Spec[Schedule]) -> None:
     want, schedule = randn(8, 6), decay()
     for step in range(5):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import DamagedError, FormatVersionError, RecipeError, UsageError
 from bitgolf.quantize.calibration import calibrate

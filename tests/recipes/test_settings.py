@@ -18,7 +18,7 @@ from bitgolf.model.part import Only
 from bitgolf.optim.muon import Muon
 from bitgolf.recipes import get, names
 from bitgolf.tokens.trainers import CaseOps
-from bitgolf.train.trainer import Task
+from bitgolf.train.loss_module import Task
 from helpers.small_recipes import VOCAB, shrunk
 
 PUBLISHED = [name for name in names() if get(name)["published"]]

@@ -10,7 +10,9 @@ import torch
 
 from bitgolf.artifact.model import Loaded, load, write
 from bitgolf.config.spec import Place, Spec, part
-from bitgolf.data.prepare import check, load_manifest, prepare
+from bitgolf.data.manifest import load_manifest
+from bitgolf.data.prepare import prepare
+from bitgolf.data.verify import check
 from bitgolf.model.decoding.generate import generate
 from bitgolf.model.parameters import roles
 from bitgolf.quantize.encoding import encode_all
@@ -99,7 +101,7 @@ def test_check_counts_the_bytes_again(tokens: Spec[SentencePieceBPE], folder: Pa
 
 
 def test_blocks_are_cut_where_documents_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitgolf.data.prepare._BLOCK", 1)
+    monkeypatch.setattr("bitgolf.data.verify._BLOCK_TOKENS", 1)
     assert check(folder) == []
 
 

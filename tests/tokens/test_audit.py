@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bitgolf.report.findings import DataFinding
 from bitgolf.text.documents import read_documents
-from bitgolf.tokens.audit import Finding, audit
+from bitgolf.tokens.audit import audit
 from bitgolf.tokens.loading import load_tokenizer
 from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
 
@@ -36,7 +37,7 @@ def english(shared: Path) -> list[bytes]:
     return [d.data for d in islice(read_documents([shared / "data" / "english.val.jsonl.zst"]), 120)]
 
 
-def found(findings: list[Finding]) -> dict[str, str]:
+def found(findings: list[DataFinding]) -> dict[str, str]:
     assert len({f.rule for f in findings}) == len(findings)
     return {f.rule: f.severity for f in findings}
 

@@ -18,6 +18,7 @@ from bitgolf.runtime.device import Device
 from bitgolf.runtime.progress import Now
 from bitgolf.train import micro_batch
 from bitgolf.train.activation_memory import activation_bytes, free_bytes, room, rows_within
+from bitgolf.train.execution_plan import ExecutionPlan, LossFunction
 from bitgolf.train.micro_batch import BUDGETS, fit_memory, forecast_memory
 from bitgolf.train.trainer import Trainer
 from helpers.toy import toy_recipe
@@ -91,19 +92,25 @@ def test_rows_are_the_largest_divisor_that_fits(tokens: float, rows: int) -> Non
     assert rows_within(12, 100, tokens) == rows
 
 
+def fitted(trainer: Trainer, lines: list[str], compute_loss: LossFunction | None = None) -> ExecutionPlan:
+    """The plan that setup would choose for this loss function (the loss module itself where none is given)."""
+    tokens = forecast_memory(trainer, lines.append)
+    plan = trainer.plan._replace(max_micro_tokens=tokens, compute_loss=compute_loss or trainer.task)
+    return fit_memory(trainer, plan, lines.append)
+
+
 def test_a_cpu_has_no_limit(data: Path) -> None:
     trainer, lines = make_trainer(data), list[str]()
     assert free_bytes(torch.device("cpu")) is None
-    forecast_memory(trainer, lines.append)
-    fit_memory(trainer, lines.append)
-    assert not lines and trainer.rows_at_once(4, LENGTH) == 4
+    plan = fitted(trainer, lines)
+    assert plan == trainer.plan and not lines and plan.micro_batch_rows(4, LENGTH) == 4
 
 
 def test_settings_are_an_upper_limit(data: Path) -> None:
-    trainer = make_trainer(data, toy_recipe().set("train.micro_rows", 2))
-    assert trainer.rows_at_once(4, LENGTH) == 2
-    trainer.room = 3 * LENGTH
-    assert trainer.rows_at_once(4, LENGTH) == 2 and trainer.rows_at_once(4, 2 * LENGTH) == 1
+    plan = make_trainer(data, toy_recipe().set("train.micro_rows", 2)).plan
+    assert plan.micro_batch_rows(4, LENGTH) == 2
+    plan = plan._replace(max_micro_tokens=3 * LENGTH)
+    assert plan.micro_batch_rows(4, LENGTH) == 2 and plan.micro_batch_rows(4, 2 * LENGTH) == 1
 
 
 # ---- in a trainer --------------------------------------------------------------------------------------------------
@@ -137,8 +144,7 @@ def test_fewer_rows_at_a_time_train_the_same(
     whole, pieces, lines = adam_trainer(data), adam_trainer(data), list[str]()
     free = forecast_of(pieces, rows)
     monkeypatch.setattr(micro_batch, "free_bytes", lambda device: free)
-    forecast_memory(pieces, lines.append)
-    fit_memory(pieces, lines.append)
+    pieces.plan = fitted(pieces, lines)
     calls: list[int] = []
     pieces.task.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     for step in range(3):
@@ -172,10 +178,8 @@ def ample(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_memory_runs_out_there_are_fewer_rows(data: Path) -> None:
     trainer, lines = make_trainer(data), list[str]()
     before = trainer.snapshot()
-    trainer.run = Cramped(trainer, lambda: 1)
-    forecast_memory(trainer, lines.append)
-    fit_memory(trainer, lines.append)
-    assert trainer.rows_at_once(4, LENGTH) == 1
+    plan = fitted(trainer, lines, Cramped(trainer, lambda: 1))
+    assert plan.micro_batch_rows(4, LENGTH) == 1
     assert [line.partition(", so ")[2] for line in lines[1:]] == [
         "2 of 4 are read at a time",
         "1 of 4 are read at a time",
@@ -193,14 +197,9 @@ def test_where_one_row_is_too_much_a_graph_recomputes(data: Path, monkeypatch: p
         tried.append(functorch.activation_memory_budget)
         return int(functorch.activation_memory_budget <= 0.25)
 
-    def compile_task(trainer: Trainer, mode: str) -> str:
-        trainer.run = Cramped(trainer, holds)
-        return mode
-
-    monkeypatch.setattr(micro_batch, "compile_task", compile_task)
-    compile_task(trainer, "on")
-    forecast_memory(trainer, lines.append)
-    fit_memory(trainer, lines.append)
+    cramped = Cramped(trainer, holds)
+    monkeypatch.setattr(micro_batch, "compiled", lambda task, device: cramped)
+    trainer.plan = fitted(trainer, lines, cramped)
     assert tried == [1.0, 1.0, 1.0, 0.5, 0.25, 0.25] and functorch.activation_memory_budget == 1.0
     assert "25% of them may be kept" in lines[-1] and len(lines) == 5
     assert torch.isfinite(trainer.step(0, Now(0, 8, 0.0, 0.0)))
@@ -210,17 +209,13 @@ def test_where_one_row_is_too_much_a_graph_recomputes(data: Path, monkeypatch: p
 @pytest.mark.parametrize("graph", [True, False])
 def test_where_nothing_helps_it_is_one_error(data: Path, monkeypatch: pytest.MonkeyPatch, graph: bool) -> None:
     trainer, lines = make_trainer(data), list[str]()
-    monkeypatch.setattr(micro_batch, "compile_task", lambda trainer, mode: None)
     cramped = Cramped(trainer, lambda: 0)
-    if graph:
-        trainer.run = cramped
-    else:
+    monkeypatch.setattr(micro_batch, "compiled", lambda task, device: cramped)
+    if not graph:
         monkeypatch.setattr(trainer.task, "forward", cramped)
-        monkeypatch.setattr(cramped, "task", None)
         monkeypatch.setattr(micro_batch, "activation_bytes", lambda *_: 1.0)
     with pytest.raises(BitgolfError, match=r"train\.length: one row of 32 tokens does not fit the memory of cpu"):
-        forecast_memory(trainer, lines.append)
-        fit_memory(trainer, lines.append)
+        fitted(trainer, lines, cramped if graph else None)
     assert len(lines) == 3 + graph * len(BUDGETS)
 
 
@@ -229,9 +224,7 @@ def test_the_process_with_least_room_decides(data: Path, monkeypatch: pytest.Mon
     """Its forecast, and whether a pass ran out of memory there."""
     trainer, theirs = make_trainer(data), iter([2 * LENGTH, 0, 1])
     monkeypatch.setattr(micro_batch, "smallest", lambda value, world: min(value, next(theirs)))
-    forecast_memory(trainer, lambda line: None)
-    fit_memory(trainer, lambda line: None)
-    assert trainer.rows_at_once(4, LENGTH) == 1
+    assert fitted(trainer, []).micro_batch_rows(4, LENGTH) == 1
 
 
 @pytest.mark.usefixtures("ample")
@@ -241,7 +234,5 @@ def test_other_failures_are_no_lack_of_memory(data: Path) -> None:
     def broken(ids: Tensor, targets: Tensor) -> Tensor:
         raise RuntimeError("the machine is on fire")
 
-    trainer.run = broken
     with pytest.raises(RuntimeError, match="on fire"):
-        forecast_memory(trainer, lambda line: None)
-        fit_memory(trainer, lambda line: None)
+        fitted(trainer, [], broken)

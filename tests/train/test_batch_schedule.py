@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError, UsageError
 from bitgolf.pipeline.training import train_run
 from bitgolf.report.log import Journal
@@ -19,8 +19,8 @@ from bitgolf.runtime.distributed import World
 from bitgolf.runtime.progress import Now
 from bitgolf.train import loop
 from bitgolf.train.batch_schedule import BatchRamp, LengthRamp, Shape
+from bitgolf.train.graphs import warm_up
 from bitgolf.train.settings import Train
-from bitgolf.train.trainer import Trainer, warm_up
 from helpers.toy_training import STEPS, FakeTime, before_step, make_trainer, newest, same, short_recipe, silent
 
 BATCH = part(BatchRamp, parts=((0.0, 0.5), (0.3, 0.75), (0.6, 1.0)))
@@ -95,8 +95,7 @@ def test_ranks_share_a_smaller_batch(data: Path, world: int) -> None:
 
 def test_rows_that_the_ranks_cannot_share_later_are_an_error_at_the_start(data: Path) -> None:
     with pytest.raises(UsageError, match="3 rows cannot be shared by 2 ranks"):
-        alone = make_trainer(data)
-        Trainer(ramped(), Place(vocab=300), alone.batches, alone.device, World(size=2), 0)
+        make_trainer(data, ramped(), world=World(size=2))
 
 
 def test_a_loss_is_the_mean_over_the_smaller_batch_however_it_is_accumulated(data: Path) -> None:

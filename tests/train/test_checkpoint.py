@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import save as serialize
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitgolf.errors import DamagedError
+from bitgolf.errors import DamagedError, FormatVersionError
 from bitgolf.train.checkpoint import load, load_latest, save
 
 TENSORS = {"w": torch.arange(12, dtype=torch.float32).view(3, 4), "n": torch.tensor(5)}
@@ -162,12 +163,47 @@ def test_a_plain_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extra", [b',"w":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}', b',"w":7'])
 def test_a_right_hash_does_not_make_a_checkpoint(tmp_path: Path, extra: bytes) -> None:
     """The hash is no defence against forgery: what it covers is parsed with the same care."""
-    meta = b'{"__metadata__":{"step":"1","meta":"{}","sha256":"' + b"0" * 64 + b'"}' + extra + b"}"
+    meta = b'{"__metadata__":{"format":"2","step":"1","meta":"{}","sha256":"' + b"0" * 64 + b'"}' + extra + b"}"
     content = len(meta).to_bytes(8, "little") + meta
     path = tmp_path / "step-00000001.safetensors"
     path.write_bytes(content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode()))
     with pytest.raises(DamagedError, match=r"step-00000001.*damaged checkpoint"):
         load(path)
+
+
+@pytest.mark.parametrize("number", [b"", b'"format":"1",'])
+def test_a_checkpoint_of_another_format_is_one_clear_error(tmp_path: Path, number: bytes) -> None:
+    """A newer file of another format is not passed over: the older one belongs to another version too."""
+    save(tmp_path, 1, TENSORS)
+    path = save(tmp_path, 2, TENSORS)
+    content = path.read_bytes()
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")].rstrip()
+    older = re.sub(rb'"sha256":"[0-9a-f]{64}"', b'"sha256":"' + b"0" * 64 + b'"', header).replace(
+        b'"format":"2",', number
+    )
+    whole = len(older).to_bytes(8, "little") + older + content[8 + int.from_bytes(content[:8], "little") :]
+    path.write_bytes(whole.replace(b"0" * 64, hashlib.sha256(whole).hexdigest().encode()))
+    with pytest.raises(
+        FormatVersionError, match=r"step-00000002.*checkpoint has (no format number|format 1); .* format 2"
+    ):
+        load_latest(tmp_path)
+
+
+def test_an_error_of_our_own_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path, 1, TENSORS)
+
+    def broken(data: bytes) -> None:
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr("bitgolf.train.checkpoint.parse", broken)
+    with pytest.raises(AttributeError, match="a bug"):
+        load(path)
+
+
+def test_an_error_keeps_its_cause(tmp_path: Path) -> None:
+    with pytest.raises(DamagedError) as caught:
+        load(tmp_path / "step-00000001.safetensors")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

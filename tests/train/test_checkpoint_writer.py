@@ -19,7 +19,8 @@ from bitgolf.errors import BitgolfError
 from bitgolf.runtime.progress import Now
 from bitgolf.train import checkpoint, loop
 from bitgolf.train.checkpoint_writer import CheckpointWriter, HostCopy, first_not_finite
-from bitgolf.train.loop import Diverged, train
+from bitgolf.train.loop import train
+from bitgolf.train.loss_reporter import Diverged
 from bitgolf.train.trainer import Trainer
 from helpers.toy_training import STEPS, FakeTime, State, before_step, make_trainer, newest, same, short_recipe, silent
 

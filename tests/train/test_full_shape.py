@@ -18,9 +18,9 @@ from bitgolf.quantize.calibration.sources import AS_TRAINED
 from bitgolf.recipes import get, names
 from bitgolf.train.kernels.parity import Replay, Trial, record
 from bitgolf.train.kernels.select import PARITY_TOKENS, sites
+from bitgolf.train.loss_module import Task
 from bitgolf.train.part_usage import touched
 from bitgolf.train.settings import Train
-from bitgolf.train.trainer import Task
 from helpers.fake_execution import full_shape
 from helpers.live_tensors import LiveTensors
 from helpers.scoring_steps import MIXED, Step, steps

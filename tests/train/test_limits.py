@@ -14,7 +14,8 @@ from bitgolf.runtime.distributed import World
 from bitgolf.runtime.progress import Now
 from bitgolf.train import checkpoint, loop
 from bitgolf.train.checkpoint_writer import HostCopy
-from bitgolf.train.loop import Diverged, train
+from bitgolf.train.loop import train
+from bitgolf.train.loss_reporter import Diverged, Losses
 from bitgolf.train.trainer import Trainer
 from helpers.toy_training import (
     FakeTime,
@@ -65,7 +66,7 @@ def test_losses_read_late_name_the_right_step(tmp_path: Path, data: Path) -> Non
     """As on a GPU, where the loop does not wait for each loss."""
     trainer = make_trainer(data)
     steps: list[int] = []
-    losses = loop.Losses(trainer, lambda kind, **fields: steps.append(fields["step"]), lambda: 0.0, every=4)
+    losses = Losses(trainer, lambda kind, **fields: steps.append(fields["step"]), lambda: 0.0, every=4)
     for step, value in enumerate([3.0, 2.0, 1.0, 0.5, 2.0, math.nan, 1.0], start=1):
         losses.add(step, 128 * step, torch.tensor(value))
         assert steps == ([1, 2, 3, 4] if step >= 4 else [])
@@ -130,8 +131,8 @@ def test_a_device_that_is_a_step_behind_does_not_train_beyond_the_limit(
         clock.pass_by(1.0 * len(running))
         running.clear()
 
-    monkeypatch.setattr(loop.Losses, "add", lambda losses, *step: None)  # none is read before it is asked for
-    monkeypatch.setattr(loop.Losses, "flush", lambda losses: wait())
+    monkeypatch.setattr(Losses, "add", lambda losses, *step: None)  # none is read before it is asked for
+    monkeypatch.setattr(Losses, "flush", lambda losses: wait())
     result = train(before_step(made, lambda number: (wait(), running.append(number))), tmp_path, silent, resume=False)
     assert result.steps == result.seconds == math.ceil(seconds)
 

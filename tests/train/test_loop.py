@@ -13,7 +13,8 @@ import pytest
 from bitgolf.errors import Interrupted
 from bitgolf.runtime.distributed import World
 from bitgolf.train import checkpoint, loop
-from bitgolf.train.loop import Result, train
+from bitgolf.train.checkpoint_manager import Result
+from bitgolf.train.loop import train
 from helpers.toy_training import (
     STEPS,
     FakeTime,

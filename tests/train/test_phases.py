@@ -15,8 +15,9 @@ from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import StreamPart
 from bitgolf.model.part import Clocked
 from bitgolf.runtime.progress import Now
+from bitgolf.train.graphs import warm_up
 from bitgolf.train.phases import within
-from bitgolf.train.trainer import Trainer, warm_up
+from bitgolf.train.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same
 
@@ -47,7 +48,8 @@ def trainer(data: Path, *, dead: bool = False, graph: bool = False) -> Trainer:
     made = make_trainer(data, recipe)
     if graph:
         torch._dynamo.reset()
-        made.run = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
+        compiled = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
+        made.plan = made.plan._replace(compute_loss=compiled)
     return made
 
 
@@ -77,10 +79,20 @@ def test_a_phase_that_changes_nothing_stops_the_run(data: Path) -> None:
         run(made, 4, 5)
 
 
+def test_a_rehearsal_proves_nothing_and_puts_the_phase_back(data: Path) -> None:
+    made = trainer(data, dead=True)
+    run(made, 0, 1)
+    with made.phases.rehearsal():
+        made.phases.at(Now(7, 8, 0.0, 0.0), lambda: 0.0)
+        assert made.phases.never_began == []
+    assert made.phases.never_began == [0.5] and made.phases.begun is None
+    with pytest.raises(BitgolfError, match=r"the phase at 0\.5 of the run changes nothing"):
+        run(made, 4, 5)
+
+
 def test_a_parameter_that_no_phase_uses_is_still_an_error(data: Path) -> None:
     made = trainer(data, dead=True)
-    made.phases.now = 1
-    with pytest.raises(BitgolfError, match=r"no gradient reached"):
+    with made.phases.rehearsal(), pytest.raises(BitgolfError, match=r"no gradient reached"):
         run(made, 6, 7)
 
 

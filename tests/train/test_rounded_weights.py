@@ -15,7 +15,8 @@ from bitgolf.model.qat import FakeQuant, NoisyQuant, SoftRound
 from bitgolf.model.qat_lowbit import Float8, Normed, NormedOutput, Ternary
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.runtime.progress import Now
-from bitgolf.train.trainer import Trainer, warm_up
+from bitgolf.train.graphs import warm_up
+from bitgolf.train.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same
 
@@ -32,7 +33,8 @@ def trainer(data: Path, *views: Spec[View]) -> Trainer:
         recipe = recipe.edit("model.block.mlp.linear", append(view=view))
     made = make_trainer(data, recipe)
     torch._dynamo.reset()
-    made.run = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
+    graph = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
+    made.plan = made.plan._replace(compute_loss=graph)
     return made
 
 

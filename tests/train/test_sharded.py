@@ -21,7 +21,7 @@ from bitgolf.optim.optimizer import Optimizer
 from bitgolf.optim.orthogonalize import NewtonSchulz
 from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.runtime.progress import Now
-from bitgolf.train.trainer import warm_up
+from bitgolf.train.graphs import warm_up
 from helpers.process_groups import as_program, fork
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same

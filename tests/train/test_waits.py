@@ -17,8 +17,8 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import NorMuon, RowNorm
 from bitgolf.runtime.progress import Now
-from bitgolf.train import loop
-from bitgolf.train.loop import Diverged, Losses
+from bitgolf.train import loss_reporter
+from bitgolf.train.loss_reporter import Diverged, Losses
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer
 
@@ -75,7 +75,7 @@ class FakeScalar:
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(loop, "Scalar", FakeScalar)
+    monkeypatch.setattr(loss_reporter, "Scalar", FakeScalar)
     monkeypatch.setattr(FakeScalar, "events", [])
     return FakeScalar.events
 

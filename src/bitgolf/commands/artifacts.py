@@ -10,7 +10,9 @@ from typing import Any
 from bitgolf.artifact.container import read_artifact
 from bitgolf.artifact.ledger import ledger
 from bitgolf.artifact.model import Loaded, load
-from bitgolf.data.prepare import check, load_manifest, prepare
+from bitgolf.data.manifest import load_manifest
+from bitgolf.data.prepare import prepare
+from bitgolf.data.verify import check
 from bitgolf.errors import UsageError, at
 from bitgolf.files import write_bytes
 from bitgolf.model.decoding.generate import generate

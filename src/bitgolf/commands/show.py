@@ -19,7 +19,7 @@ from bitgolf.quantize.calibration.calibrate import check as check_calibration
 from bitgolf.quantize.diagnose.qat_consistency import disagreements
 from bitgolf.quantize.size_forecast import forecast, spread
 from bitgolf.runtime.progress import Now
-from bitgolf.train.trainer import Task
+from bitgolf.train.loss_module import Task
 
 HEADER = 1200  # bytes of frame, recipe and section table, as artifacts have them
 

@@ -69,7 +69,7 @@ def read_fingerprints(path: Path) -> Fingerprints:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BitgolfError(f"the fingerprints cannot be read ({error.strerror})", place=str(path)) from None
+        raise BitgolfError(f"the fingerprints cannot be read ({error.strerror})", place=str(path)) from error
     if len(data) % 8:
         raise DamagedError(f"{len(data)} bytes are not fingerprints of 8 bytes each", place=str(path))
     return _numbers(data)

@@ -7,10 +7,8 @@ into the next shard. (Format of the published Parameter Golf shards, from modded
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from bitgolf.files import atomic
 
 MAGIC, VERSION = 20240520, 1
 HEADER = 1024  # bytes
-_BLOCK = 1 << 16  # tokens that are searched at a time
+_BLOCK_TOKENS = 1 << 16  # searched at a time
 Tokens = npt.NDArray[np.uint16]
 Positions = npt.NDArray[np.int64]
 
@@ -45,7 +43,7 @@ def read_shard(path: Path) -> Tokens:
         size = path.stat().st_size
         header = np.fromfile(path, "<i4", 3)
     except OSError as error:
-        raise BitgolfError(f"the shard cannot be read ({error.strerror})", place=str(path)) from None
+        raise BitgolfError(f"the shard cannot be read ({error.strerror})", place=str(path)) from error
     if size < HEADER:
         raise DamagedError(f"not a shard: {size} bytes, less than its header of {HEADER}", place=str(path))
     magic, version, count = header.tolist()
@@ -125,16 +123,8 @@ class Stream:
 
     def next_start(self, position: int, bos: int) -> int:
         """Where the first document starts at or after a position: the stream's length where none does."""
-        for first in range(position, len(self), _BLOCK):
-            found = np.flatnonzero(self.window(first, min(_BLOCK, len(self) - first)) == bos)
+        for first in range(position, len(self), _BLOCK_TOKENS):
+            found = np.flatnonzero(self.window(first, min(_BLOCK_TOKENS, len(self) - first)) == bos)
             if len(found):
                 return first + int(found[0])
         return len(self)
-
-    @cached_property
-    def digest(self) -> str:
-        """A name for the sequence of tokens, the same however it is cut into shards. Reads all of it, once."""
-        hashed = hashlib.sha256()
-        for shard in self.shards:
-            hashed.update(shard.data)
-        return hashed.hexdigest()[:16]

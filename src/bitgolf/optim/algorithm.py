@@ -14,6 +14,8 @@ from bitgolf.runtime.progress import Now
 
 State = dict[str, list[Tensor]]
 Compiling = Callable[[Callable[..., Any]], Callable[..., Any]]  # a function -> the same one as a compiled graph
+UpdateFunction = Callable[[list[Tensor], list[Tensor], State, Now, float], None]
+"""(parameters, gradients, state, now, factor of the learning rate): changes parameters and state in place."""
 
 
 class Algorithm(ABC):
@@ -37,9 +39,12 @@ class Algorithm(ABC):
         """Whether each process is to step a share of every stack only."""
         return False
 
-    def compile(self, compiling: Compiling) -> None:
-        """Compile what of a step is worth a graph. Numbers that follow a schedule must not make it another graph."""
-        return  # nothing is
+    def compile(self, compiling: Compiling) -> UpdateFunction:
+        """`step` with its inner computation as a compiled graph; `step` itself where that does not pay.
+
+        A number that follows a schedule must not be a constant of the graph, or each step would compile another one.
+        """
+        return self.step
 
     @abstractmethod
     def start(self, params: list[Tensor]) -> State:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bitgolf.config.spec import Spec, part, register
-from bitgolf.optim.algorithm import Algorithm, Compiling, State
+from bitgolf.optim.algorithm import Algorithm, Compiling, State, UpdateFunction
 from bitgolf.optim.muon_transforms import After, Before, Pieces
 from bitgolf.optim.orthogonalize import NewtonSchulz, Orthogonalizer
 from bitgolf.optim.schedules import Ramp, Schedule
@@ -56,7 +58,6 @@ class Muon(Algorithm):
         buffer: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         self.reduce_dtype, self.buffer_dtype = _TYPES[reduce], _TYPES[buffer]
-        self._run = self._update
         self.lr, self.nesterov, self.shard = lr, nesterov, shard
         self.momentum, self.orthogonalize = momentum(), orthogonalize()
         self.decay = WeightDecay(weight_decay, decay, cautious=cautious, place="Muon.weight_decay")
@@ -75,18 +76,30 @@ class Muon(Algorithm):
         memories = {f"after.{k}": [after.start(p) for p in params] for k, after in enumerate(self.after)}
         return {"momentum": [torch.zeros_like(p, dtype=self.buffer_dtype) for p in params], **memories}
 
-    def compile(self, compiling: Compiling) -> None:
-        self._run = compiling(self._update)
+    def compile(self, compiling: Compiling) -> UpdateFunction:
+        return partial(self._step_with, compiling(self._update))
+
+    def step(self, params: list[Tensor], grads: list[Tensor], state: State, now: Now, lr_scale: float) -> None:
+        self._step_with(self._update, params, grads, state, now, lr_scale)
 
     @torch.no_grad()
-    def step(self, params: list[Tensor], grads: list[Tensor], state: State, now: Now, lr_scale: float) -> None:
+    def _step_with(
+        self,
+        update: Callable[..., None],
+        params: list[Tensor],
+        grads: list[Tensor],
+        state: State,
+        now: Now,
+        lr_scale: float,
+    ) -> None:
+        """One step, in which `update` is `_update` or a compiled graph of it."""
         lr, mu = self.lr * lr_scale, self.momentum.value(now)
         shrinkage = self.decay.shrinkage(now, lr, lr_scale)
         for i, (p, grad) in enumerate(zip(params, grads, strict=True)):
             m, n = p.shape[-2:]
             rates = [torch.full((), x, device=p.device) for x in (mu, -lr * math.sqrt(max(1.0, m / n)), shrinkage)]
             memories = [state[f"after.{k}"][i] for k in range(len(self.after))]
-            self._run(p, grad, state["momentum"][i], memories, *rates)
+            update(p, grad, state["momentum"][i], memories, *rates)
 
     def _update(
         self,

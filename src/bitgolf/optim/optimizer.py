@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from bitgolf.config.rules import Rule, cover
 from bitgolf.config.spec import Spec
-from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.errors import RecipeError
 from bitgolf.optim.algorithm import Algorithm, Compiling
 from bitgolf.optim.clip import clip_by_norm
-from bitgolf.optim.parameter_group import Group, some
+from bitgolf.optim.parameter_group import Group, check_same_form
 from bitgolf.optim.stacked_group import StackedGroup
 from bitgolf.runtime.distributed import ALONE, Mean, World, mean_gradients
 from bitgolf.runtime.progress import Now
@@ -55,7 +55,12 @@ class Optimizer:
     def compile(self, compiling: Compiling) -> None:
         """Have every algorithm compile its step, where it is worth a graph."""
         for group in self.groups:
-            group.algorithm.compile(compiling)
+            group.compile(compiling)
+
+    def close(self) -> None:
+        """Remove the hooks from the parameters. After this no gradient is reduced during a backward pass."""
+        for group in self.groups:
+            group.close()
 
     def expect(self) -> None:
         """The next backward pass is the last one before `reduce`: gradients that it completes may be reduced at once."""
@@ -104,14 +109,7 @@ class Optimizer:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Copy a state in. Names, shapes and types must be exactly those of `state()`; otherwise nothing changes."""
-        own = self.state()
-        wrong = [f"{name} is missing" for name in own if name not in state]
-        wrong += [f"{name} is unexpected" for name in state if name not in own]
-        for name in own.keys() & state.keys():
-            if (have := _form(state[name])) != (want := _form(own[name])):
-                wrong.append(f"{name} is {have}, expected {want}")
-        if wrong:
-            raise DamagedError(some(sorted(wrong)), place="optimizer state", mend="was it saved by another recipe?")
+        check_same_form(state, self.state(), place="optimizer state", mend="was it saved by another recipe?")
         for group in self.groups:
             prefix = f"{group.name}/"
             group.load({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
@@ -144,7 +142,3 @@ def _group(index: int, rule: Rule[Algorithm], params: dict[str, nn.Parameter], w
 
 def _joined(groups: Sequence[Group]) -> list[Tensor]:
     return [grad for group in groups for grad in group.gradients()]
-
-
-def _form(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")

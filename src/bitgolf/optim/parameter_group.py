@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bitgolf.errors import BitgolfError
-from bitgolf.optim.algorithm import Algorithm
+from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.optim.algorithm import Algorithm, Compiling, UpdateFunction
 from bitgolf.runtime.distributed import World
 from bitgolf.runtime.progress import Now
 
@@ -23,11 +23,16 @@ class Group:
         self, name: str, where: str, algorithm: Algorithm, params: dict[str, nn.Parameter], world: World
     ) -> None:
         self.name, self.where, self.algorithm, self.params, self.world = name, where, algorithm, params, world
+        self.update_fn: UpdateFunction = algorithm.step
         self.prepare()
 
     def prepare(self) -> None:
         """Make the state before the first step."""
         self.state = self.algorithm.start(list(self.params.values()))
+
+    def compile(self, compiling: Compiling) -> None:
+        """Step with a compiled graph from now on, where the algorithm has one."""
+        self.update_fn = self.algorithm.compile(compiling)
 
     def need_gradients(self) -> None:
         """A parameter without a gradient is an error: nothing in the model uses it."""
@@ -44,10 +49,13 @@ class Group:
         return [p.grad for p in self.params.values() if p.grad is not None and self.algorithm.needs_gradients]
 
     def step(self, now: Now, lr_scale: float) -> None:
-        self.algorithm.step(list(self.params.values()), self.gradients(), self.state, now, lr_scale)
+        self.update_fn(list(self.params.values()), self.gradients(), self.state, now, lr_scale)
 
     def finish(self) -> None:
         """Wait for what the step has left on its way."""
+
+    def close(self) -> None:
+        """Remove the hooks that the group has registered on its parameters: here there are none."""
 
     def zero_grad(self) -> None:
         for p in self.params.values():
@@ -64,6 +72,21 @@ class Group:
         """Copy in a state with the names and forms of `named_state`."""
         for name, tensor in self.named_state():
             tensor.copy_(state[name])
+
+
+def check_same_form(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], *, place: str, mend: str) -> None:
+    """Raise `DamagedError` unless a saved state has the names, shapes and types of one's own."""
+    wrong = [f"{name} is missing" for name in own.keys() - saved.keys()]
+    wrong += [f"{name} is unexpected" for name in saved.keys() - own.keys()]
+    for name in own.keys() & saved.keys():
+        if (have := _shape_and_dtype(saved[name])) != (want := _shape_and_dtype(own[name])):
+            wrong.append(f"{name} is {have}, expected {want}")
+    if wrong:
+        raise DamagedError(some(sorted(wrong)), place=place, mend=mend)
+
+
+def _shape_and_dtype(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")
 
 
 def some(items: Sequence[str], between: str = "; ", limit: int = 5) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 
 from bitgolf.config.spec import Spec, register
 from bitgolf.errors import RecipeError
@@ -78,35 +79,25 @@ class Warmup(Schedule):
 
 
 @register
-class HoldRamp(Schedule):
-    """For weight decay (#1512's branch; Parameter Golf #1493 gained 0.001 by it): 1 until `hold` of the run is done.
+class PiecewiseLinear(Schedule):
+    """Straight lines between points (fraction of the run, value); constant before the first point and after the last.
 
-    Then in a straight line to `low` at `bottom`, and on to `high` at the end. The stronger one is (0.50, 1.75). With a
-    learning rate that falls to 0, the late rise is nearly without effect.
+    Published as factors of weight decay: `((0.7, 1.0), (1.0, 0.5))` in Parameter Golf #1729, and
+    `((0.4, 1.0), (0.85, 0.65), (1.0, 1.5))` in #1512's branch (#1493 gained 0.001 by it), where the stronger one has 0.5
+    and 1.75. With a learning rate that falls to 0, a late rise has nearly no effect.
     """
 
-    def __init__(self, *, hold: float = 0.4, low: float = 0.65, bottom: float = 0.85, high: float = 1.5) -> None:
-        if not 0 <= hold < bottom < 1:
-            raise RecipeError(f"0 <= hold < bottom < 1 does not hold of {hold} and {bottom}", place="HoldRamp")
-        self.hold, self.low, self.bottom, self.high = hold, low, bottom, high
+    def __init__(self, *, points: tuple[tuple[float, float], ...]) -> None:
+        fractions = [fraction for fraction, _ in points]
+        if len(points) < 2 or any(not 0 <= a < b <= 1 for a, b in pairwise(fractions)):
+            cause = f"expected at least two points with ascending fractions in [0, 1], got fractions {fractions}"
+            raise RecipeError(cause, place="PiecewiseLinear.points")
+        self.points = points
 
     def value(self, now: Now) -> float:
-        if now.progress < self.bottom:
-            return _between(1.0, self.low, (now.progress - self.hold) / (self.bottom - self.hold))
-        return _between(self.low, self.high, (now.progress - self.bottom) / (1 - self.bottom))
-
-
-@register
-class Taper(Schedule):
-    """For weight decay (Parameter Golf #1729): 1 until `since` of the run is done, then in a straight line to `end`."""
-
-    def __init__(self, *, since: float = 0.7, end: float = 0.5) -> None:
-        if not 0 <= since < 1:
-            raise RecipeError(f"a moment is in [0, 1), got {since}", place="Taper.since")
-        self.since, self.end = since, end
-
-    def value(self, now: Now) -> float:
-        return _between(1.0, self.end, (now.progress - self.since) / (1 - self.since))
+        segments = pairwise(self.points)
+        (a, start), (b, end) = next((s for s in segments if now.progress < s[1][0]), self.points[-2:])
+        return _between(start, end, (now.progress - a) / (b - a))
 
 
 @register

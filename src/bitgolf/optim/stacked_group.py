@@ -34,10 +34,16 @@ class StackedGroup(Group):
         self.missing: list[int] = []  # gradients that each stack still waits for, once the last backward has begun
         self.reducing: dict[int, Pending] = {}
         self.gathering: list[Pending] = []
-        if self.world.size > 1:
-            for i, params in enumerate(largest_first):
-                for p in params.values():
-                    p.register_post_accumulate_grad_hook(lambda _, i=i: self._arrived(i))
+        self._hooks = [
+            p.register_post_accumulate_grad_hook(lambda _, i=i: self._arrived(i))
+            for i, params in enumerate(largest_first if self.world.size > 1 else ())
+            for p in params.values()
+        ]
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     @property
     def _reduce_dtype(self) -> torch.dtype:
@@ -85,7 +91,7 @@ class StackedGroup(Group):
     def step(self, now: Now, lr_scale: float) -> None:
         assert self.reducing, "reduce comes before step"
         for i, (stack, state) in enumerate(zip(self.stacks, self.states, strict=True)):
-            self.algorithm.step([stack.load()], [self.reducing[i].wait()], state, now, lr_scale)
+            self.update_fn([stack.load()], [self.reducing[i].wait()], state, now, lr_scale)
             self.gathering.append(gather(stack.own, self.world, stack.weights))
 
     @torch.no_grad()

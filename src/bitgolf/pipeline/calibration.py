@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from bitgolf.config.recipe import Recipe, reserve_of
 from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Place, Spec
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import BitgolfError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
 from bitgolf.model.build import build_on_meta

@@ -16,7 +16,7 @@ from bitgolf.artifact.ledger import Entry, choices, ledger, over_cap_advice
 from bitgolf.artifact.model import write
 from bitgolf.config.recipe import identity, training_slice
 from bitgolf.config.spec import part
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.data.prepare import prepare as prepare_data
 from bitgolf.errors import BitgolfError, DamagedError, UsageError
 from bitgolf.files import file_digest, read_json, value_digest, write_bytes, write_json

@@ -15,7 +15,7 @@ from bitgolf.config.recipe import Recipe, limit_of, reserve_of
 from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Place, Spec
 from bitgolf.data.batches import Batches
-from bitgolf.data.prepare import load_manifest
+from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError, Interrupted
 from bitgolf.files import read_json, write_json
@@ -133,7 +133,9 @@ def _trainer(
         stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed, bos=manifest.bos
     )
     place = Place(vocab=manifest.vocab, bos=manifest.bos)
-    return Trainer(recipe, place, batches, device, world, seed), len(stream)
+    return Trainer(recipe["model"], recipe["train"], recipe["average"], place, batches, device, world, seed), len(
+        stream
+    )
 
 
 def _warn(journal: Journal, trainer: Trainer, epochs: float, tokens: int) -> None:

@@ -9,11 +9,11 @@ from bitgolf.config.edits import but
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.schedules import Taper
+from bitgolf.optim.schedules import PiecewiseLinear
 from bitgolf.recipes.pr1626 import pr1626
 from bitgolf.tokens.trainers import CaseOps
 
 
 def pr1729() -> Spec[Recipe]:
     recipe = pr1626().but(name="pr1729", tokens=part(CaseOps, vocab=8192))
-    return recipe.edit(Muon, but(decay=part(Taper, since=0.7, end=0.5)))
+    return recipe.edit(Muon, but(decay=part(PiecewiseLinear, points=((0.7, 1.0), (1.0, 0.5)))))

@@ -29,7 +29,7 @@ LINES = ".jsonl"
 PACKED = frozenset({".zst", ".gz", ".xz"})
 LONGEST = 1 << 16  # bytes: a longer plain file is read as several documents
 NOT_LIBRARY = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
-_BLOCK = 1 << 20
+_BLOCK_BYTES = 1 << 20  # read at a time
 
 
 class Document(NamedTuple):
@@ -188,7 +188,7 @@ def _read_lines(file: Path) -> Iterator[Document]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BitgolfError(f"the line is not JSON ({error})", place=place) from None
+            raise BitgolfError(f"the line is not JSON ({error})", place=place) from error
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
             raise BitgolfError("the line is not an object with a string under 'text'", place=place)
         if value["text"]:
@@ -207,12 +207,12 @@ def _blocks(file: Path) -> Iterator[bytes]:
     """The unpacked bytes of a file, a block at a time."""
     try:
         with _open(file) as handle:
-            blocks = iter(lambda: handle.read(_BLOCK), b"")
+            blocks = iter(lambda: handle.read(_BLOCK_BYTES), b"")
             yield from _unzstd(blocks) if file.suffix.lower() == ".zst" else blocks
     except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile) as error:
-        raise DamagedError(f"the file does not unpack ({error})", place=str(file)) from None
+        raise DamagedError(f"the file does not unpack ({error})", place=str(file)) from error
     except OSError as error:
-        raise BitgolfError(f"the file cannot be read ({error.strerror or error})", place=str(file)) from None
+        raise BitgolfError(f"the file cannot be read ({error.strerror or error})", place=str(file)) from error
 
 
 def _open(file: Path) -> IO[bytes]:
@@ -244,16 +244,12 @@ def fingerprint(data: bytes) -> bytes:
     return hashlib.sha256(b" ".join(data.split())).digest()[:8]
 
 
-def held_out(document: Document, fraction: float) -> bool:
-    """Whether a document belongs to validation: its fingerprint, read as a number in [0, 1), is below `fraction`."""
-    return _number(fingerprint(document.data)) < fraction
-
-
 def split(documents: Iterable[Document], fraction: float = 0.05) -> tuple[list[Document], list[Document]]:
     """(training, validation), each in the order given, of every document once.
 
-    Where `held_out` would leave a side empty (it does, of a handful of documents), the document nearest to it changes
-    sides. Raises `BitgolfError` for fewer than two distinct documents, `UsageError` for a fraction outside (0, 1).
+    A document belongs to validation where its fingerprint, read as a number in [0, 1), is below `fraction`. Where that
+    would leave a side empty (it does, of a handful of documents), the document nearest to it changes sides.
+    Raises `BitgolfError` for fewer than two distinct documents, `UsageError` for a fraction outside (0, 1).
     """
     if not 0 < fraction < 1:
         raise UsageError(f"the held-out fraction {fraction} is not between 0 and 1")

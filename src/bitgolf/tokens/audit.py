@@ -7,22 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
 
+from bitgolf.report.findings import DataFinding
 from bitgolf.tokens.tokenizer import Tokenizer
 
-Severity = Literal["error", "warning", "note"]
 
-
-class Finding(NamedTuple):
-    """One thing found: the rule that it breaks, how bad that is, and what was seen."""
-
-    rule: str
-    severity: Severity
-    message: str
-
-
-def audit(tokenizer: Tokenizer, sample: Iterable[bytes]) -> list[Finding]:
+def audit(tokenizer: Tokenizer, sample: Iterable[bytes]) -> list[DataFinding]:
     """The findings about a tokenizer: from its pieces, and from what it does to the documents of `sample`.
 
     no-bos, no-byte-fallback, no-space-piece, does-not-telescope: a score with it is wrong (error).
@@ -60,33 +50,33 @@ def _unknown_characters(tokenizer: Tokenizer, data: bytes) -> int:
     return sum(character not in known for character in tokenizer.normalised(data).decode())
 
 
-def _of_pieces(tokenizer: Tokenizer, totals: Counter[str]) -> Iterator[Finding]:
+def _of_pieces(tokenizer: Tokenizer, totals: Counter[str]) -> Iterator[DataFinding]:
     if tokenizer.bos < 0:
-        yield Finding("no-bos", "error", "the model has no token that starts a document")
+        yield DataFinding("no-bos", "error", "the model has no token that starts a document")
     if not tokenizer.byte_fallback:
-        yield Finding(
+        yield DataFinding(
             "no-byte-fallback",
             "error",
             "<unk> can occur, and no table knows its bytes: "
             f"{totals['unknown']:,} characters of the sample's {totals['documents']:,} documents became <unk>",
         )
     if not tokenizer.has_space:
-        yield Finding(
+        yield DataFinding(
             "no-space-piece",
             "error",
             "there is no piece for a space: SentencePiece spends three byte tokens on one, and a table counts three bytes",
         )
 
 
-def _of_text(totals: Counter[str]) -> Iterator[Finding]:
+def _of_text(totals: Counter[str]) -> Iterator[DataFinding]:
     if totals["astray"]:
         message = f"in {totals['astray']:,} of {totals['documents']:,} documents the tokens' bytes are not those of the text encoded"
-        yield Finding("does-not-telescope", "error", message)
+        yield DataFinding("does-not-telescope", "error", message)
     if totals["lost"]:
         message = (
             f"{totals['lost']:,} of {totals['bytes']:,} raw bytes are lost or changed by SentencePiece's own encoding"
         )
-        yield Finding("lossy-normalisation", "warning", message)
+        yield DataFinding("lossy-normalisation", "warning", message)
     if totals["challenge"] != totals["normal"]:
         message = f"the challenge's table counts {totals['challenge']:,} bytes where the text encoded has {totals['normal']:,}"
-        yield Finding("challenge-table", "warning", message)
+        yield DataFinding("challenge-table", "warning", message)

@@ -32,7 +32,7 @@ def load_tokenizer(path: Path, *, case_operators: bool = False) -> Tokenizer:
     try:
         proto = path.read_bytes()
     except OSError as error:
-        raise BitgolfError(f"the tokenizer cannot be read ({error.strerror})", place=str(path)) from None
+        raise BitgolfError(f"the tokenizer cannot be read ({error.strerror})", place=str(path)) from error
     if case_operators:
         proto = caseops_tokenizer.MAGIC + proto.removeprefix(caseops_tokenizer.MAGIC)
     return open_tokenizer(proto, place=str(path))

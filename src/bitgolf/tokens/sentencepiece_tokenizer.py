@@ -40,7 +40,7 @@ class SentencePiece(Tokenizer):
             self._exact = SentencePieceProcessor(model_proto=proto + _IDENTITY)
             self.names = self._own.id_to_piece(list(range(len(self._own))))
         except (RuntimeError, UnicodeDecodeError) as error:  # the latter also for a message about what is no UTF-8
-            raise DamagedError(f"not a SentencePiece model ({error})", place=place) from None
+            raise DamagedError(f"not a SentencePiece model ({error})", place=place) from error
         if not self.names:
             raise DamagedError("not a SentencePiece model (it is empty)", place=place)
         super().__init__(proto, place)

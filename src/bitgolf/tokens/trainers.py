@@ -95,7 +95,7 @@ class SentencePieceBPE(TokenizerTrainer):
                 f"no tokenizer of {self.vocab} pieces can be trained on this text ({error})",
                 place=f"tokens.train.{type(self).__name__}",
                 mend="a vocabulary of 320 or more, and some text",
-            ) from None
+            ) from error
         return model.getvalue()
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: everything a run needs to go on, in one safetensors file that is whole or known to be damaged.
 
-The file's metadata holds the step, the caller's values as JSON, and the SHA-256 of all the file's bytes, taken with
+The file's metadata holds the format's number, the step, the caller's values as JSON, and the SHA-256 of all the file's bytes, taken with
 zeros in place of the hash itself. Nothing is pickled.
 """
 
@@ -13,14 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from torch import Tensor
 
-from bitgolf.errors import DamagedError
+from bitgolf.errors import DamagedError, FormatVersionError
 from bitgolf.files import atomic
 
+FORMAT = 2
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 _ZEROS = b"0" * 64
 # A name or value in the header that looks like this has its quotes escaped, so only the key itself matches.
@@ -29,6 +31,18 @@ _TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+
+
+class _Metadata(msgspec.Struct):
+    """Values of safetensors' metadata, which are strings. format: None in files from before there was a number."""
+
+    step: str
+    meta: str
+    format: str | None = None
+
+
+class _Header(msgspec.Struct):
+    metadata: _Metadata = msgspec.field(name="__metadata__")
 
 
 class Checkpoint(NamedTuple):
@@ -75,11 +89,14 @@ def load_latest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint, its tensors on the CPU; None where there is no checkpoint at all.
 
     A damaged file is passed over and named in `warnings`; if no file is whole, `DamagedError` names them all.
+    Raises `FormatVersionError` for a whole file of another format.
     """
     damaged: list[str] = []
     for _, file in _newest_first(folder):
         try:
             return load(file)._replace(warnings=tuple(damaged))
+        except FormatVersionError:
+            raise
         except DamagedError as error:
             damaged.append(str(error))
     if damaged:
@@ -89,13 +106,21 @@ def load_latest(folder: Path) -> Checkpoint | None:
 
 
 def load(path: Path) -> Checkpoint:
-    """The checkpoint in one file, or a `DamagedError` that names it."""
+    """The checkpoint in one file. Raises `DamagedError`, or `FormatVersionError` for a file of another format."""
     try:
-        return _decode(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
-        raise DamagedError(f"cannot be read ({error.strerror})", place=str(path)) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise DamagedError(f"damaged checkpoint ({error})", place=str(path)) from None
+        raise DamagedError(f"cannot be read ({error.strerror})", place=str(path)) from error
+    try:
+        metadata = _checked_metadata(data)
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise DamagedError(f"damaged checkpoint ({error})", place=str(path)) from error
+    if metadata.format != str(FORMAT):
+        raise FormatVersionError("the checkpoint", found=metadata.format, supported=FORMAT, place=str(path))
+    try:
+        return Checkpoint(int(metadata.step), parse(data), json.loads(metadata.meta))
+    except (ValueError, KeyError, RecursionError, SafetensorError) as error:
+        raise DamagedError(f"damaged checkpoint ({error})", place=str(path)) from error
 
 
 def _newest_first(folder: Path) -> list[tuple[int, Path]]:
@@ -105,7 +130,7 @@ def _newest_first(folder: Path) -> list[tuple[int, Path]]:
 
 def _header(step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
     """The length and the JSON header of a safetensors file of these tensors in their order, zeros in place of the hash."""
-    metadata = {"step": str(step), "meta": json.dumps(meta), "sha256": _ZEROS.decode()}
+    metadata = {"format": str(FORMAT), "step": str(step), "meta": json.dumps(meta), "sha256": _ZEROS.decode()}
     table: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, t in tensors.items():
@@ -121,7 +146,8 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def _decode(data: bytes) -> Checkpoint:
+def _checked_metadata(data: bytes) -> _Metadata:
+    """The metadata of a file whose bytes match their hash. Raises `ValueError` or msgspec's errors for any other."""
     start = 8 + int.from_bytes(data[:8], "little")
     match = _HASH.search(data, 8, min(start, len(data)))
     if not match:
@@ -131,5 +157,4 @@ def _decode(data: bytes) -> Checkpoint:
         digest.update(piece)
     if digest.hexdigest().encode() != match[1]:
         raise ValueError("its bytes do not match their hash")
-    metadata = json.loads(data[8:start])["__metadata__"]
-    return Checkpoint(int(metadata["step"]), parse(data), json.loads(metadata["meta"]))
+    return msgspec.json.decode(data[8:start], type=_Header).metadata

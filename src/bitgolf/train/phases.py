@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -35,11 +36,15 @@ class Phases:
         self.moments = sorted({moment for p in self.parts for moment in p.moments})
         self.now: int | None = None  # None before the first step
         self.begun: Begun | None = None  # what the last call of `at` began
+        self._rehearsing = False
 
     def at(self, now: Now, probe: Callable[[], float]) -> None:
-        """Tell every part the time. Raises `BitgolfError` where a phase begins and the probed loss stays as it was."""
+        """Set every part to a moment. Raises `BitgolfError` where a phase begins and the probed loss does not change.
+
+        `probe` computes the loss on one batch. It is not called in a rehearsal.
+        """
         number = sum(moment <= now.progress for moment in self.moments)
-        begins = self.now is not None and number != self.now
+        begins = not self._rehearsing and self.now is not None and number != self.now
         before = probe() if begins else math.nan
         for p in self.parts:
             p.at(now)
@@ -54,6 +59,18 @@ class Phases:
                 place="train",
                 mend="remove its `since`, or see whether a compiled graph has folded the switch",
             )
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Steps that belong to no run, such as warm-up: phases begin without a check, and the phase is put back at the end.
+
+        At initialization many branches have no effect yet, so a check would fail.
+        """
+        before, self._rehearsing = self.now, True
+        try:
+            yield
+        finally:
+            self.now, self.begun, self._rehearsing = before, None, False
 
     @property
     def never_began(self) -> list[float]:

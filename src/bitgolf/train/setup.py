@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from bitgolf.data.batches import Rows
 from bitgolf.report.log import Journal
+from bitgolf.train.execution_plan import ExecutionPlan
+from bitgolf.train.graphs import compile_loss, compiles, warm_up
 from bitgolf.train.kernels import select
 from bitgolf.train.micro_batch import fit_memory, forecast_memory
 from bitgolf.train.part_usage import touched
-from bitgolf.train.trainer import Trainer, compile_task, compiles, warm_up
+from bitgolf.train.trainer import Trainer
 
 WARM_UP_STEPS = 2
 LOOK_STEPS = 32
@@ -36,27 +38,28 @@ def prepare(trainer: Trainer, journal: Journal) -> Start:
     """
     world, settings = trainer.world, trainer.settings
     rows = _touched(trainer)
-    forecast_memory(trainer, journal.say)
-    kernels = _kernels(trainer, journal)
-    graph = compile_task(trainer, settings.compile)
+    plan = trainer.plan._replace(max_micro_tokens=forecast_memory(trainer, journal.say))
+    choice = _kernels(trainer, plan, journal)
+    compute_loss, graph = compile_loss(trainer, settings.compile)
     journal.say(f"device: {trainer.device.why}; {world.size} process{'es' * (world.size > 1)}; {graph}")
-    for line in kernels:
+    for line in choice.lines:
         journal.say(f"kernels: {line}")
     for group in trainer.optimizer.sharded:
         journal.say(group.why)
-    fit_memory(trainer, journal.say)
-    if trainer.device.device.type == "cuda" or trainer.run is not trainer.task:
+    plan = plan._replace(compute_loss=compute_loss, segment_buffers=choice.slots)
+    trainer.plan = fit_memory(trainer, plan, journal.say)
+    if trainer.device.device.type == "cuda" or trainer.plan.compute_loss is not trainer.task:
         for moment, seconds in warm_up(trainer, WARM_UP_STEPS).items():
             journal.event("warm_up", moment=moment, seconds=round(seconds, 2))
             journal.say(f"the graph from {moment:g} of the run on is compiled and warm after {seconds:.1f} s")
-    return Start(graph, kernels, rows)
+    return Start(graph, choice.lines, rows)
 
 
 def _touched(trainer: Trainer) -> list[dict[str, Any]]:
     """A row for every kind of part and every rule of the optimizer; a part that never runs is an error."""
     inputs, targets = (trainer.to_device(rows) for rows in trainer.batches.rows(0, 0, 1))
     with trainer.device.autocast():
-        acts = touched(trainer.task, trainer.recipe["model"], inputs, targets)
+        acts = touched(trainer.task, trainer.model_spec, inputs, targets)
     table = [{"part": k, **v._asdict()} for k, v in acts.items()]
     return table + [
         {"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1}
@@ -64,12 +67,12 @@ def _touched(trainer: Trainer) -> list[dict[str, Any]]:
     ]
 
 
-def _kernels(trainer: Trainer, journal: Journal) -> list[str]:
-    """Choose fused kernels on the rows that this process trains on first; a line on each kind."""
+def _kernels(trainer: Trainer, plan: ExecutionPlan, journal: Journal) -> select.Choice:
+    """Choose fused kernels on the rows that this process trains on first."""
     world, settings = trainer.world, trainer.settings
     batch = trainer.batches.batch(0, world.rank, world.size)
-    rows = trainer.rows_at_once(len(batch.inputs), settings.length)
-    choice = select.choose(
+    rows = plan.micro_batch_rows(len(batch.inputs), settings.length)
+    return select.choose(
         trainer.task,
         (trainer.to_device(batch.inputs[:rows]), trainer.to_device(batch.targets[:rows])),
         trainer.device,
@@ -80,8 +83,6 @@ def _kernels(trainer: Trainer, journal: Journal) -> list[str]:
         look=_first_rows(trainer, rows),
         say=journal.say,
     )
-    trainer.slots = choice.slots
-    return choice.lines
 
 
 def _first_rows(trainer: Trainer, rows: int) -> Iterator[Rows]:

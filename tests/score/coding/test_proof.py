@@ -14,7 +14,8 @@ import pytest
 from bitgolf.artifact.model import load, write
 from bitgolf.cli import app
 from bitgolf.config.spec import part
-from bitgolf.data.prepare import load_manifest, prepare
+from bitgolf.data.manifest import load_manifest
+from bitgolf.data.prepare import prepare
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json
 from bitgolf.model.parameters import roles

@@ -34,7 +34,7 @@ from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World, shared
 from bitgolf.train.kernels.fused import ExclusiveThenGate, FusedCrossEntropy, FusedExclusiveGate, FusedMLP
 from bitgolf.train.kernels.parity import Call, Make, Timer, Trial, milliseconds, record
-from bitgolf.train.trainer import Task
+from bitgolf.train.loss_module import Task
 
 PARITY_TOKENS = 4096
 """Tokens of one row on which twins are compared with plain parts, which make masks of that many times as many."""
