@@ -38,7 +38,7 @@ class Optimizer:
         self,
         params: Mapping[str, nn.Parameter],
         roles: Mapping[str, str],
-        rules: Sequence[Spec[Rule]],
+        rules: Sequence[Spec[Rule[Algorithm]]],
         world: World = ALONE,
     ) -> None:
         assert params.keys() == roles.keys(), "each parameter has one role"
@@ -127,7 +127,7 @@ class Optimizer:
         ]
 
 
-def _group(index: int, rule: Rule, params: dict[str, nn.Parameter], world: World) -> Group:
+def _group(index: int, rule: Rule[Algorithm], params: dict[str, nn.Parameter], world: World) -> Group:
     algorithm: Any = rule.use()
     kind, place = type(algorithm).__name__, f"optimizer rules.{index}"
     if not isinstance(algorithm, Algorithm):

@@ -29,7 +29,7 @@ Layout = Mapping[str, Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]]
 Walks = Mapping[str, Mapping[str, Callable[[], Walk]]]
 """path -> name of array -> a fresh walk over its rows, for the arrays that are coded in contexts."""
 
-Coding = Spec[Coder] | Sequence[Spec[Rule]]
+Coding = Spec[Coder] | Sequence[Spec[Rule[Coder]]]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import os
 import sys
 import sysconfig
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -41,8 +42,20 @@ class Document(NamedTuple):
 # ---- sources that a recipe may name ----------------------------------------------------------------------------
 
 
+class TextSource(ABC):
+    """Where a recipe's text comes from."""
+
+    @abstractmethod
+    def documents(self) -> Iterator[Document]:
+        """The documents, one by one. Raises `UsageError` where there is no text."""
+
+    @abstractmethod
+    def identity(self) -> list[Any]:
+        """JSON values that change when the text does, found without reading it."""
+
+
 @register
-class PythonLibrary:
+class PythonLibrary(TextSource):
     """The source of the running Python's standard library: text that every machine already has."""
 
     def documents(self) -> Iterator[Document]:
@@ -53,7 +66,7 @@ class PythonLibrary:
 
 
 @register
-class Files:
+class Files(TextSource):
     """Text files and folders, in the order named."""
 
     def __init__(self, *, paths: tuple[str, ...]) -> None:
@@ -69,7 +82,7 @@ class Files:
 
 
 @register
-class Given:
+class Given(TextSource):
     """The text that the command line names; whoever starts a run puts `Files` in its place."""
 
     def documents(self) -> Iterator[Document]:

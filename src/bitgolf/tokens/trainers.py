@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from pathlib import Path
@@ -25,8 +26,18 @@ PASSAGE = 4096  # bytes: what is sampled, and the longest stretch that a piece i
 _RESERVED = re.compile("[\0\t\u2581\u2585]+")  # the trainer skips a whole sentence for one of these
 
 
+class TokenizerTrainer(ABC):
+    """Where a recipe's tokenizer comes from. `vocab`: its number of tokens, or the most that it may have."""
+
+    vocab: int
+
+    @abstractmethod
+    def train(self, documents: Iterable[bytes]) -> bytes:
+        """The tokenizer's bytes, which `tokens.loading.open_tokenizer` opens."""
+
+
 @register
-class SentencePieceBPE:
+class SentencePieceBPE(TokenizerTrainer):
     """Byte-pair encoding by SentencePiece (Kudo and Richardson 2018), set up so that nothing is lost.
 
     Identity normalisation, no dummy prefix, white space kept, bytes for what has no piece; pad, bos, eos, unk are 0 to 3.
@@ -101,7 +112,7 @@ class CaseOps(SentencePieceBPE):
 
 
 @register
-class Bytes:
+class Bytes(TokenizerTrainer):
     """A token for each byte, after pad, bos, eos and unk."""
 
     def __init__(self, *, vocab: Literal[260] = 260) -> None:
@@ -113,7 +124,7 @@ class Bytes:
 
 
 @register
-class GivenTokenizer:
+class GivenTokenizer(TokenizerTrainer):
     """A tokenizer of `vocab` tokens from a file, as it is: a published one, or one trained before.
 
     case_operators: it is a bare SentencePiece model that was trained on text with case operators, as published ones are.

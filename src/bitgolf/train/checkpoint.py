@@ -41,7 +41,7 @@ class _Metadata(msgspec.Struct):
     format: str | None = None
 
 
-class _Header(msgspec.Struct):
+class _CheckpointHeader(msgspec.Struct):
     metadata: _Metadata = msgspec.field(name="__metadata__")
 
 
@@ -157,4 +157,4 @@ def _checked_metadata(data: bytes) -> _Metadata:
         digest.update(piece)
     if digest.hexdigest().encode() != match[1]:
         raise ValueError("its bytes do not match their hash")
-    return msgspec.json.decode(data[8:start], type=_Header).metadata
+    return msgspec.json.decode(data[8:start], type=_CheckpointHeader).metadata

@@ -9,6 +9,7 @@ from bitgolf.config.spec import Spec, part, register
 from bitgolf.data.batches import Order, Shuffled
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Objective
+from bitgolf.optim.algorithm import Algorithm
 from bitgolf.optim.schedules import Schedule
 from bitgolf.train.batch_schedule import Growth, Shape
 
@@ -32,7 +33,7 @@ class Train:
         rows: int,
         length: int,
         objective: Spec[Objective],
-        optim: tuple[Spec[Rule], ...],
+        optim: tuple[Spec[Rule[Algorithm]], ...],
         schedule: Spec[Schedule],
         seconds: float = 600.0,
         steps: int = 0,
