@@ -128,5 +128,5 @@ def test_the_next_document_is_searched_over_shards_and_blocks(tmp_path: Path, mo
     stream = Stream([tmp_path / "a.bin", tmp_path / "b.bin"])
     assert stream.begins.tolist() == [0, 4] and stream.sizes.tolist() == [4, 5]
     for block in (2, 100):
-        monkeypatch.setattr("bitgolf.data.shards._BLOCK", block)
+        monkeypatch.setattr("bitgolf.data.shards._BLOCK_TOKENS", block)
         assert [stream.next_start(i, 1) for i in range(10)] == [1, 1, 7, 7, 7, 7, 7, 7, 9, 9]
