@@ -17,25 +17,25 @@ from bitgolf.pipeline.stages import pack, quantize
 from bitgolf.quantize.codecs.codec import Float
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.report.log import Journal
-from gpu_parts import program
-from gpu_parts.full_run import recipe_of
-from gpu_parts.job import Job
-from gpu_parts.lines import Lines
+from gpu_benchmarks import harness
+from gpu_benchmarks.full_run import recipe_of
+from gpu_benchmarks.job import BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter
 
 BITS, STATES, TOY_STATES = 3.3, 256, 8
 
 
-def measure(job: Job, lines: Lines) -> None:
+def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     published = recipe_of(job).set("calibrate.reserve", 0.0)  # so that no clock ends it
-    run = new_run(published, job)
-    stage("calibrate", calibrate, run, lines)
-    stage("quantize, as published", quantize, run, lines)
+    run = run_with_random_weights(published, job)
+    stage("calibrate", calibrate, run, results)
+    stage("quantize, as published", quantize, run, results)
     run.recipe = published.set("pack.coder", part(Range, levels=True))
-    stage("pack, range coder with levels", pack, run, lines)
+    stage("pack, range coder with levels", pack, run, results)
     run.recipe = published
-    stage("pack, as published", pack, run, lines)
+    stage("pack, as published", pack, run, results)
     run.recipe = published.set("quantize", trellis_rules(TOY_STATES if job.toy else STATES))
-    stage("quantize, trellis", quantize, run, lines)
+    stage("quantize, trellis", quantize, run, results)
 
 
 def trellis_rules(states: int) -> tuple[Spec[Rule], ...]:
@@ -46,18 +46,18 @@ def trellis_rules(states: int) -> tuple[Spec[Rule], ...]:
     )
 
 
-def new_run(recipe: Spec[Recipe], job: Job) -> Run:
+def run_with_random_weights(recipe: Spec[Recipe], job: BenchmarkJob) -> Run:
     """A run whose training is done: its averaged weights are noise."""
-    folder = job.folder / "shrink"
+    folder = job.folder / "quantize_pack"
     run = Run(recipe, folder, Journal(folder), shards=job.data)
     run.done["train"] = {"clock": 0.0}
-    save_file(program.random_weights(recipe, program.place_of(job.data)), folder / "averaged.safetensors")
+    save_file(harness.random_weights(recipe, harness.build_context_of(job.data)), folder / "averaged.safetensors")
     return run
 
 
-def stage(name: str, function: Callable[[Run], dict[str, object]], run: Run, lines: Lines) -> None:
-    """Time one stage; what it says of itself is in the part's log."""
+def stage(name: str, function: Callable[[Run], dict[str, object]], run: Run, results: ResultsWriter) -> None:
+    """Time one stage; what it says of itself is in the benchmark's log."""
     started = time.perf_counter()
     outcome = function(run)
     took = round(time.perf_counter() - started, 2)
-    lines.add(name, **program.identity_of(run.recipe), stage_seconds=took, bytes=outcome.get("bytes"))
+    results.add(name, **harness.recipe_fields(run.recipe), stage_seconds=took, bytes=outcome.get("bytes"))
