@@ -93,7 +93,7 @@ def test_sigterm_ends_the_running_part_and_leaves_a_line(tmp_path: Path) -> None
             pass
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
-        assert "BenchmarkInterrupted: stopped by SIGTERM" in process.stderr.read_results()
+        assert "BenchmarkInterrupted: stopped by SIGTERM" in process.stderr.read()
     lines = read_results(tmp_path / "gpu.jsonl")
     assert [(line["benchmark"], line["measurement"]) for line in lines] == [("good", "a"), ("endless", "failed")]
     assert lines[1]["reason"] == "stopped by SIGTERM"
