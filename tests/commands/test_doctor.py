@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from bitgolf.runtime.device import choose
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
 from bitgolf.score.text import validation
+from helpers.command_line import run_command
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_data
 
@@ -66,7 +65,7 @@ def found(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_the_document_of_a_healthy_run(finished: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "bitgolf", "doctor", str(finished), "--tokens", str(TOKENS), "--json"], capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = run_command("doctor", str(finished), "--tokens", str(TOKENS), "--json")
     assert done.returncode == 0, done.stderr
     d = json.loads(done.stdout)
     assert d.keys() >= {"run", "tensors", "sum_bpb", "gap_bpb", "explained", "alarms", "passes"}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +40,23 @@ class NoisyLoss(CrossEntropy):
         return super().forward(x, targets, logits) * (0.9 + 0.2 * torch.rand(()))
 
 
-def make_data(folder: Path) -> Path:
-    """Shards of some 20,000 tokens, and their tokenizer, from sentences of few words."""
-    draw = random.Random(0)
+@cache
+def _data() -> tempfile.TemporaryDirectory[str]:
+    """The folder of `make_data`: made once in a process, removed when it ends."""
+    folder, draw = tempfile.TemporaryDirectory(), random.Random(0)
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(words, k=300)).encode() for _ in range(20)]
-    documents = [Document(str(i), text) for i, text in enumerate(texts)]
-    prepare(documents[2:], documents[:2], open_tokenizer(SentencePieceBPE(vocab=295).train(texts)), folder)
+    documents, model = (
+        [Document(str(i), text) for i, text in enumerate(texts)],
+        SentencePieceBPE(vocab=295).train(texts),
+    )
+    prepare(documents[2:], documents[:2], open_tokenizer(model), Path(folder.name))
     return folder
+
+
+def make_data(folder: Path) -> Path:
+    """Shards of some 20,000 tokens, and their tokenizer, from sentences of few words."""
+    return Path(shutil.copytree(_data().name, folder, dirs_exist_ok=True))
 
 
 def make_trainer(

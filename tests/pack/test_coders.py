@@ -17,7 +17,7 @@ from helpers.coders import CODERS, gaussian, same, symbol_arrays
 
 
 @pytest.mark.parametrize("coder", [spec() for spec in CODERS], ids=map(repr, CODERS))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(symbols=symbol_arrays())
 def test_round_trip(coder: Coder, symbols: Array) -> None:
     before = symbols.tobytes()
