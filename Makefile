@@ -8,7 +8,7 @@ READY := .venv/ready
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 
-.PHONY: quickstart test types run-tests test-all test-torch zoo lint clean
+.PHONY: quickstart test types run-tests test-all test-torch cheats lint clean
 
 quickstart: $(READY)
 	$(BIN)/bitgolf run quickstart
@@ -43,7 +43,7 @@ $(OTHER)/ready: pyproject.toml constraints.txt
 	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' torch==$(TORCH) --constraint $(OTHER)/constraints.txt
 	touch $@
 
-zoo: $(READY)  # the tables of docs/scoring.md: cheats caught, honest players passed
+cheats: $(READY)  # the tables of docs/scoring.md: cheats that were caught, honest players that passed
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m attacks.evaluations.suite
 
 $(READY): pyproject.toml constraints.txt

@@ -59,6 +59,7 @@ from bitgolf.report.environment import environment
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import World
 from bitgolf.runtime.progress import Now
+from bitgolf.score.execution.forward import kernel_selector
 from bitgolf.score.methods import Contiguous
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
@@ -171,7 +172,9 @@ def held_out(recipe: Spec[Recipe], vocab: int, state: dict[str, Any], data: Path
     model: LM = build_empty(recipe["model"], vocab)
     model.load_state_dict(state, assign=True)
     share = validation(data).head(tokens)  # its bytes are taken in proportion: the same for every run
-    return score(StaticPlayer(model.eval(), vocab, choose()), share, Contiguous(window=LENGTH)).bpb
+    device = choose()
+    player = StaticPlayer(model.eval(), vocab, device, kernels=kernel_selector(device))
+    return score(player, share, Contiguous(window=LENGTH)).bpb
 
 
 def wanted(done: list[dict[str, Any]], seeds: tuple[int, ...]) -> Iterator[tuple[Technique, int]]:

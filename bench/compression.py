@@ -36,6 +36,7 @@ from bitgolf.quantize.encoding import decode_all, encode_all, walks
 from bitgolf.report.environment import environment
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
+from bitgolf.score.execution.forward import kernel_selector
 from bitgolf.score.methods import Contiguous
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
@@ -60,6 +61,8 @@ class TrainedModel:
         self.vocab = len(self.weights["embed.weight"])
         self.recipe = run.recipe
         self.kinds = roles(self.model({}))
+        self.device = choose()
+        self.kernels = kernel_selector(self.device)
         self.averaged, self.reference = self.bpb(self.weights), self.predictions(self.weights)
 
     def model(self, weights: dict[str, Tensor]) -> Any:
@@ -68,7 +71,8 @@ class TrainedModel:
         return model.eval()
 
     def bpb(self, weights: dict[str, Tensor]) -> float:
-        player = StaticPlayer(self.model({path: w.clone() for path, w in weights.items()}), self.vocab, choose())
+        model = self.model({path: w.clone() for path, w in weights.items()})
+        player = StaticPlayer(model, self.vocab, self.device, kernels=self.kernels)
         return score(player, self.text, Contiguous(window=LENGTH)).bpb
 
     def predictions(self, weights: dict[str, Tensor]) -> Tensor:

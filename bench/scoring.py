@@ -1,8 +1,8 @@
 """Speed and bits per byte of every way of scoring, on the same first targets: `python bench/scoring.py [--json]`.
 
-The model is a run's averaged weights, the text the validation shards of a folder. `fresh` is targets per token read: the
-share of the work that is no recomputation.
-Processor seconds say more than the clock's on a machine that others use; compare figures of one run only.
+The model is a run's averaged weights, the text the validation shards of a folder. `targets_per_token_read` is the share of
+the work that is no recomputation. On a machine that others use, CPU seconds say more than wall time; compare figures of
+one run only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from bitgolf.artifact.model import build_empty
-from bitgolf.config.recipe import identity
+from bitgolf.config.recipe import Recipe, identity
 from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.prepare import load_manifest
@@ -36,6 +36,7 @@ from bitgolf.score.adapt.phased_lora import Phased
 from bitgolf.score.adapt.stream_sgd import StreamSgd
 from bitgolf.score.cached import Cached
 from bitgolf.score.execution.batch_size import batch_for
+from bitgolf.score.execution.forward import kernel_selector
 from bitgolf.score.methods import Contiguous, Method, Sliding
 from bitgolf.score.referee import score
 from bitgolf.score.text import Text, validation
@@ -94,8 +95,9 @@ def behind(text: Text, targets: int) -> Text:
 
 def trained(run: Path, data: Path) -> tuple[LM, str]:
     """The averaged model of a run, and its recipe's identity."""
-    recipe, manifest = from_json(read_json(run / "recipe.json")), load_manifest(data)
-    model = build_empty(recipe["model"], manifest.vocab, manifest.bos)
+    recipe: Spec[Recipe] = from_json(read_json(run / "recipe.json"))
+    manifest = load_manifest(data)
+    model = build_empty(recipe().model, manifest.vocab, manifest.bos)
     load_weights(model, load_file(run / "averaged.safetensors"))
     return model, identity(recipe)
 
@@ -104,10 +106,11 @@ def measure(name: str, text: Text, options: argparse.Namespace) -> dict[str, Any
     method, device = METHODS[name](options.window, options.stride, options.rows), choose()
     model, recipe = trained(options.run, options.data)
     batch = batch_for(model, method, device, ALONE).tokens
-    with closing(method.player(model, len(model.embed.weight), device, ALONE)) as player:
+    vocab, kernels = len(model.embed.weight), kernel_selector(device)
+    with closing(method.player(model, vocab, device, ALONE, kernels)) as player:
         started = time.process_time()
         found = score(player, text, method, batch_tokens=batch)
-        processor = time.process_time() - started
+        cpu_seconds = time.process_time() - started
     return {
         "bench": "scoring",
         "method": name,
@@ -117,13 +120,13 @@ def measure(name: str, text: Text, options: argparse.Namespace) -> dict[str, Any
         "rows": options.rows,
         "skipped": options.skip,
         "targets": found.targets,
-        "read": found.read,
-        "fresh": round(found.targets / found.read, 4),
+        "tokens_read": found.read,
+        "targets_per_token_read": round(found.targets / found.read, 4),
         "bpb": round(found.bpb, 5),
         "seconds": round(found.seconds, 3),
-        "processor_seconds": round(processor, 3),
+        "cpu_seconds": round(cpu_seconds, 3),
         "targets_per_second": round(found.targets / found.seconds),
-        "targets_per_processor_second": round(found.targets / processor),
+        "targets_per_cpu_second": round(found.targets / cpu_seconds),
         "device": device.why,
         "threads": torch.get_num_threads(),
         "environment": environment(),
@@ -133,8 +136,8 @@ def measure(name: str, text: Text, options: argparse.Namespace) -> dict[str, Any
 def row(line: dict[str, Any]) -> str:
     return (
         f"{line['method']:<20} window {line['window']:>5} stride {line['stride']:>5}  {line['bpb']:.4f} bpb"
-        f"  {line['fresh']:7.1%} fresh  {line['targets_per_second']:>8,} targets/s"
-        f"  {line['targets_per_processor_second']:>8,} per processor second"
+        f"  {line['targets_per_token_read']:7.1%} targets/token read  {line['targets_per_second']:>8,} targets/s"
+        f"  {line['targets_per_cpu_second']:>8,} per CPU second"
     )
 
 

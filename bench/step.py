@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bitgolf.config.recipe import identity
-from bitgolf.config.spec import Place
+from bitgolf.config.spec import Place, part
 from bitgolf.data.batches import Batches
 from bitgolf.data.shards import Stream, write_shard
 from bitgolf.recipes import get
@@ -25,7 +25,7 @@ from bitgolf.report.environment import environment
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.process_group import World
 from bitgolf.runtime.progress import Now
-from bitgolf.score.evaluate import measure
+from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.methods import Contiguous
 from bitgolf.score.text import Text
 from bitgolf.train.trainer import Trainer
@@ -50,7 +50,8 @@ def main() -> None:
         speeds = [train_round(trainer) for _ in range(ROUNDS + 1)][1:]
         stream = batches.stream.window(0, min(len(batches.stream), 65_536))
         text = Text(stream.astype(np.int64), len(stream))
-        scored = measure(trainer.model, vocab, text, Contiguous(window=settings.length), device)
+        context = ScoringContext(trainer.model, vocab, text, device)
+        scored = evaluate_method(context, part(Contiguous, window=settings.length))
     result = {
         "bench": "step",
         "recipe": options.recipe,
@@ -58,7 +59,7 @@ def main() -> None:
         "device": device.why,
         "train_tokens_per_second": round(statistics.median(speeds)),
         "spread": [round(min(speeds)), round(max(speeds))],
-        "score_targets_per_second": round(scored["targets_per_second"]),
+        "score_targets_per_second": round(scored.targets_per_second),
         "environment": environment(),
     }
     print(json.dumps(result))

@@ -20,7 +20,7 @@ from bitgolf.config.spec import Spec
 from bitgolf.files import read_json, write_json
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.runtime.device import Device
-from bitgolf.score.evaluate import measure as score
+from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.methods import Contiguous
 from bitgolf.score.text import validation
 from gpu_benchmarks import harness
@@ -99,7 +99,8 @@ def compare_devices(artifact: Path, recipe: Spec[Recipe], job: BenchmarkJob, res
 
     def bpb(device: Device) -> float:
         loaded = load(artifact)
-        return score(loaded.model, loaded.tokenizer.vocab, text, recipe["score"][0](), device)["bpb"]
+        context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, device)
+        return evaluate_method(context, recipe["score"][0]).bpb
 
     here, on_cpu = bpb(harness.device()), bpb(harness.cpu())
     results.add(

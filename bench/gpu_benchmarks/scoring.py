@@ -8,7 +8,7 @@ from typing import Any
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
-from bitgolf.score.evaluate import measure as score
+from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.methods import Method, Sliding
 from bitgolf.score.text import Text, validation
 from gpu_benchmarks import harness
@@ -57,8 +57,11 @@ def methods(recipe: Spec[Recipe], *, toy: bool) -> dict[str, Spec[Method]]:
 
 def time_method(recipe: Spec[Recipe], data: Path, method: Spec[Method], text: Text) -> dict[str, Any]:
     """Score a text with a model of random weights: targets per second, and what was scored."""
-    place, made = harness.build_context_of(data), method()
-    made.still = lambda: None  # the same windows without adaptation are no part of what is timed
-    row = score(harness.random_model(recipe, place), place.vocab, text, made, harness.device())
-    kept = ("targets", "read", "window", "stride", "compile_seconds", "batch_tokens", "kernels")
-    return {"targets_per_second": round(row["targets_per_second"]), **{name: row[name] for name in kept}}
+    place = harness.build_context_of(data)
+    context = ScoringContext(harness.random_model(recipe, place), place.vocab, text, harness.device())
+    result = evaluate_method(context, method, baseline=False)
+    kept = ("targets", "tokens_read", "window", "stride", "compile_seconds", "batch_tokens", "kernels")
+    return {
+        "targets_per_second": round(result.targets_per_second),
+        **{name: getattr(result, name) for name in kept},
+    }

@@ -35,6 +35,22 @@ class DamagedError(BitgolfError):
     """A file that is truncated, altered, or not what it claims to be."""
 
 
+class FormatVersionError(DamagedError):
+    """A file whose format version is not the one that this version of Bitgolf reads.
+
+    `file` says what it is ("the artifact", "the run folder"), `found` is the version that stands in it (None where
+    none does) and `supported` the version that is read.
+    """
+
+    def __init__(self, file: str, *, found: object, supported: int, place: str = "") -> None:
+        version = "no format number" if found is None else f"format {found}"
+        super().__init__(
+            f"{file} has {version}; this version reads format {supported}",
+            place=place,
+            mend="make it again with this version, or read it with the version that wrote it",
+        )
+
+
 class Interrupted(BitgolfError):
     """A signal stopped training; its state is saved."""
 
@@ -49,3 +65,11 @@ def at(place: str) -> Iterator[None]:
     except BitgolfError as error:
         error.place = error.place or place
         raise
+
+
+def exception_chain(error: BaseException) -> list[BaseException]:
+    """An exception and what led to it (`__cause__`, otherwise `__context__`), the first cause last."""
+    chain = [error]
+    while (earlier := chain[-1].__cause__ or chain[-1].__context__) is not None and earlier not in chain:
+        chain.append(earlier)
+    return chain

@@ -1,4 +1,4 @@
-"""Every cheat of the zoo pays, is rejected, and by its right name; its honest twin passes."""
+"""Every cheat of the suite pays, is rejected, and by its right name; its honest counterpart passes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attacks.evaluations.suite import HONEST, ZOO, Cheat, Kind, examined, marked, rules
+from attacks.evaluations.suite import CHEATS, HONEST, Cheat, Kind, examined, marked, rules
 from bitgolf.score.audit.audit import Audit
 from bitgolf.score.audit.findings import RULES
 
@@ -19,22 +19,22 @@ def audited(kind: Kind) -> Audit:
     return once(kind)
 
 
-@pytest.mark.parametrize("animal", ZOO, ids=lambda animal: animal.name)
-def test_a_cheat_pays_and_is_rejected_by_its_right_name(animal: Cheat) -> None:
-    found, twin = audited(animal.cheat), audited(animal.twin)
-    assert found.verdict == animal.rule, found.findings
-    assert twin.verdict == "passes" and not twin.findings
-    assert found.claimed < twin.claimed - 0.002, "a cheat that gains nothing proves nothing"
+@pytest.mark.parametrize("cheat", CHEATS, ids=lambda cheat: cheat.name)
+def test_a_cheat_pays_and_is_rejected_by_its_right_name(cheat: Cheat) -> None:
+    found, honest = audited(cheat.cheat), audited(cheat.twin)
+    assert found.verdict == cheat.rule, found.findings
+    assert honest.verdict == "passes" and not honest.findings
+    assert found.claimed < honest.claimed - 0.002, "a cheat that gains nothing proves nothing"
 
 
-def test_the_zoo_has_no_two_of_a_kind() -> None:
-    assert len({animal.name for animal in ZOO}) == len({animal.cheat for animal in ZOO}) == len(ZOO) > 16
-    assert {animal.rule for animal in ZOO} <= RULES.keys()
+def test_no_two_cheats_are_the_same() -> None:
+    assert len({c.name for c in CHEATS}) == len({c.cheat for c in CHEATS}) == len(CHEATS) > 16
+    assert {c.rule for c in CHEATS} <= RULES.keys()
 
 
 def test_the_page_has_the_table_that_is_generated() -> None:
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in marked(PAGE, "zoo").splitlines()[2:]]
-    assert [(row[0], row[1], row[4]) for row in rows] == [(a.name, a.does, f"`{a.rule}`") for a in ZOO]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in marked(PAGE, "cheats").splitlines()[2:]]
+    assert [(row[0], row[1], row[4]) for row in rows] == [(a.name, a.does, f"`{a.rule}`") for a in CHEATS]
     assert all(float(row[2]) < float(row[3]) for row in rows)
 
 
@@ -51,4 +51,4 @@ def test_the_example_of_the_page_runs() -> None:
     namespace: dict[str, object] = {}
     exec(compile(example, "docs/scoring.md", "exec"), namespace)
     report = namespace["report"]
-    assert isinstance(report, Audit) and report.verdict == "future-peek" and report.claimed > 0
+    assert isinstance(report, Audit) and report.verdict == "lookahead" and report.claimed > 0

@@ -1,4 +1,4 @@
-"""Honest players pass, whatever their configuration: one seed is one configuration. `make zoo` tries 200."""
+"""Honest players pass, whatever their configuration: one seed is one configuration. `make cheats` tries 200."""
 
 from __future__ import annotations
 

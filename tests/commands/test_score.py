@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import ALONE
 from bitgolf.score.adapt.document_lora import DocumentLora
 from bitgolf.score.adapt.stream_sgd import StreamSgd
-from bitgolf.score.evaluate import measure
+from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.method_selection import choose_methods, known
 from bitgolf.score.methods import Contiguous, Method, Sliding
 from bitgolf.score.referee import Score
 from bitgolf.score.referee import score as referee_score
+from bitgolf.score.result import MethodResult
 from bitgolf.score.text import Text, validation
 from helpers.toy import toy_recipe
 from helpers.toy_artifact import Toy, make_toy
@@ -37,9 +39,9 @@ OWN: tuple[Spec[Method], ...] = (part(Contiguous, window=32), part(Sliding, wind
 LORA: Spec[Method] = part(DocumentLora, window=32, stride=16, rows=8)
 SGD: Spec[Method] = part(StreamSgd, window=32, stride=16, chunk=200)
 KEYS = {
-    "method", "bits", "bytes", "targets", "read", "seconds", "charged", "bpb", "adapts", "still_bpb", "gain", "window", "stride",
-    "targets_per_second", "fresh_share", "documents", "order", "processes", "remarks", "device", "kernels", "batch_tokens",
-    "compile_seconds", "limit", "forecast_seconds",
+    "method", "bits", "bytes", "targets", "tokens_read", "seconds", "order_bits", "bpb", "adapts", "bpb_without_adaptation",
+    "gain", "window", "stride", "targets_per_second", "targets_per_token_read", "cross_document", "order", "processes",
+    "warnings", "device", "kernels", "batch_tokens", "compile_seconds", "time_limit_seconds", "forecast_seconds",
 }  # fmt: skip
 
 
@@ -60,9 +62,8 @@ def test_raw_text_and_shards_have_one_answer(toy: Toy) -> None:
     shards, raw = on_shards(toy), score(toy.artifact, (toy.raw,), None)
     files = [path.read_bytes() for path in sorted(toy.raw.iterdir())]
     for a, b in zip(shards["methods"], raw["methods"], strict=True):
-        assert {k: a[k] for k in ("bits", "bytes", "targets", "read", "bpb")} == {
-            k: b[k] for k in ("bits", "bytes", "targets", "read", "bpb")
-        }
+        keys = ("bits", "bytes", "targets", "tokens_read", "bpb")
+        assert {k: a[k] for k in keys} == {k: b[k] for k in keys}
     manifest = load_manifest(toy.shards)
     assert raw["bytes"] == sum(map(len, files)) and type(raw["bytes"]) is int
     assert raw["targets"] == manifest.val.tokens, "every token but the first BOS, and the end of the last document"
@@ -80,10 +81,10 @@ def test_the_document_has_the_keys_of_the_design(toy: Toy, capsys: pytest.Captur
     d = json.loads(capsys.readouterr().out)
     assert d.keys() == KEYS | {"methods"} and [m["method"] for m in d["methods"]] == ["contiguous", "sliding"]
     assert {key: d[key] for key in KEYS} == d["methods"][-1], "the last method's keys stand at the top"
-    assert d["bpb"] == d["bits"] / d["bytes"] and d["still_bpb"] is d["gain"] is None and not d["adapts"]
-    assert d["fresh_share"] == d["targets"] / d["read"] == pytest.approx(0.5, abs=0.02)
+    assert d["bpb"] == d["bits"] / d["bytes"] and d["bpb_without_adaptation"] is d["gain"] is None and not d["adapts"]
+    assert d["targets_per_token_read"] == d["targets"] / d["tokens_read"] == pytest.approx(0.5, abs=0.02)
     assert d["targets_per_second"] == d["targets"] / d["seconds"]
-    assert (d["window"], d["stride"], d["documents"], d["order"]) == (32, 16, "cross-document", "corpus")
+    assert (d["window"], d["stride"], d["cross_document"], d["order"]) == (32, 16, True, "corpus")
 
 
 def test_every_option_of_the_command_arrives(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,18 +166,26 @@ def test_gain_is_that_over_the_same_windows_and_the_model_comes_back(toy: Toy) -
     loaded, text = load(toy.artifact), validation(toy.shards)
     vocab = loaded.tokenizer.vocab
 
-    def row(method: Spec[Method]) -> dict[str, Any]:
-        return measure(loaded.model, vocab, text, method(), choose())
+    def row(method: Spec[Method]) -> MethodResult:
+        return evaluate_method(ScoringContext(loaded.model, vocab, text, choose()), method)
 
     before = row(OWN[1])
     for method in (LORA, SGD):
         found, still = row(method), method().still()
         assert still
-        with closing(still.player(loaded.model, vocab, choose(), ALONE)) as player:
-            assert found["still_bpb"] == referee_score(player, text, still).bpb
-        assert found["adapts"] and found["gain"] == found["still_bpb"] - found["bpb"] > 0.01
-        assert row(OWN[1])["bits"] == before["bits"], "the model is as it was"
-        assert found["documents"] == ("isolated" if method is LORA else "cross-document")
+        with closing(still().player(loaded.model, vocab, choose(), ALONE)) as player:
+            bpb = referee_score(player, text, still()).bpb
+        assert found.bpb_without_adaptation == bpb and found.gain == bpb - found.bpb > 0.01 and found.adapts
+        assert row(OWN[1]).bits == before.bits, "the model is as it was"
+        assert found.cross_document == (method is not LORA)
+
+
+def test_the_baseline_can_be_left_out(toy: Toy) -> None:
+    loaded, text = load(toy.artifact), validation(toy.shards)
+    context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, choose())
+    alone, both = evaluate_method(context, LORA, baseline=False), evaluate_method(context, LORA)
+    assert alone.bpb_without_adaptation is alone.gain is None and alone.bpb == both.bpb
+    assert both.gain and len(context.scores) == 1, "the baseline alone is remembered"
 
 
 def test_the_same_windows_are_scored_once(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +199,7 @@ def test_the_same_windows_are_scored_once(toy: Toy, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("bitgolf.score.evaluate.score", watched)
     rows = on_shards(toy, "sliding", "mixed", "mixed", "lora")["methods"]
     assert played == ["sliding", "mixed", "mixed", "sliding", "lora"]
-    assert rows[0]["bpb"] == rows[1]["still_bpb"] != rows[3]["still_bpb"]
+    assert rows[0]["bpb"] == rows[1]["bpb_without_adaptation"] != rows[3]["bpb_without_adaptation"]
 
 
 def test_a_player_is_closed_also_where_scoring_fails(toy: Toy) -> None:
@@ -203,15 +212,16 @@ def test_a_player_is_closed_also_where_scoring_fails(toy: Toy) -> None:
 
     weights = {path: p.clone() for path, p in loaded.model.named_parameters()}
     with pytest.raises(KeyboardInterrupt):
-        measure(loaded.model, loaded.tokenizer.vocab, text, SGD(), choose(), tell=tell)
+        evaluate_method(ScoringContext(loaded.model, loaded.tokenizer.vocab, text, choose(), log=tell), SGD)
     assert all((p == weights[path]).all() for path, p in loaded.model.named_parameters())
 
 
 def test_an_order_by_length_says_so_and_is_charged(toy: Toy) -> None:
     free, longest = on_shards(toy, "contiguous"), on_shards(toy, "contiguous", order="longest")
-    assert (free["order"], free["charged"], longest["order"]) == ("corpus", 0, "longest")
-    assert longest["charged"] > 8 and longest["bpb"] == (longest["bits"] + longest["charged"]) / longest["bytes"]
-    assert f"charged {longest['charged']} bits" in score_table(longest) and "charged" not in score_table(free)
+    assert (free["order"], free["order_bits"], longest["order"]) == ("corpus", 0, "longest")
+    assert longest["order_bits"] > 8
+    assert longest["bpb"] == (longest["bits"] + longest["order_bits"]) / longest["bytes"]
+    assert f"charged {longest['order_bits']} bits" in score_table(longest) and "charged" not in score_table(free)
     shuffles = [on_shards(toy, "contiguous", order="shuffled", seed=seed)["bits"] for seed in (0, 0, 1)]
     assert shuffles[0] == shuffles[1] != shuffles[2] and free["bits"] not in shuffles
     isolated = [
@@ -223,21 +233,21 @@ def test_an_order_by_length_says_so_and_is_charged(toy: Toy) -> None:
 def test_a_method_may_ask_for_an_order_of_its_own_and_the_command_decides(toy: Toy) -> None:
     from bitgolf.score.document_order import LongestFirst, SeededShuffle
 
-    loaded, text, method = load(toy.artifact), validation(toy.shards), OWN[0]()
-    method.order = LongestFirst()
-    words = loaded.model, loaded.tokenizer.vocab, text, method, choose()
-    assert measure(*words)["order"] == "longest"
-    assert measure(*words, order=SeededShuffle())["order"] == "shuffled"
+    loaded, text = load(toy.artifact), validation(toy.shards)
+    context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, choose())
+    method = OWN[1].but(order=part(LongestFirst))
+    assert evaluate_method(context, method).order == "longest"
+    assert evaluate_method(replace(context, order=part(SeededShuffle)), method).order == "shuffled"
 
 
 def test_progress_has_the_running_bpb_and_the_speed(toy: Toy) -> None:
     loaded, text, lines = load(toy.artifact), validation(toy.shards), list[str]()
-    words = loaded.model, loaded.tokenizer.vocab, text, OWN[0](), choose()
-    found = measure(*words, batch_tokens=64, tell=lines.append)
+    words = loaded.model, loaded.tokenizer.vocab, text, choose()
+    found = evaluate_method(ScoringContext(*words, batch_tokens=64, log=lines.append), OWN[0])
     assert len(lines) > 10 and lines[-1].startswith(f"contiguous: {text.targets:,} / {text.targets:,} targets, ")
-    assert f" {found['bpb']:.4f} bits per byte so far" in lines[-1] and lines[-1].endswith(" targets/s")
+    assert f" {found.bpb:.4f} bits per byte so far" in lines[-1] and lines[-1].endswith(" targets/s")
     first = float(lines[0].split(" targets, ")[1].split()[0])
-    assert math.isfinite(first) and first == pytest.approx(found["bpb"], rel=0.5)
+    assert math.isfinite(first) and first == pytest.approx(found.bpb, rel=0.5)
 
 
 # ---- in a run ------------------------------------------------------------------------------------------------------
@@ -249,7 +259,9 @@ def test_a_run_reports_what_adaptation_gained(toy: Toy, tmp_path: Path) -> None:
     lora, sliding, sgd = d["methods"]
     assert d["bpb"] == {"trained": d["bpb"]["trained"], "averaged": d["bpb"]["averaged"], "packed": lora["bpb"],
                         "sliding": sliding["bpb"], "adapted": sgd["bpb"]}  # fmt: skip
-    assert abs(d["bpb"]["averaged"] - lora["still_bpb"]) < 0.05, "weights in memory are scored as they are, at rest"
+    assert abs(d["bpb"]["averaged"] - lora["bpb_without_adaptation"]) < 0.05, (
+        "weights in memory are scored as they are, at rest"
+    )
     gain = f"{sgd['gain']:+.4f}"
     assert gain in run_table(d) and gain in page(d, tmp_path / "run" / "log.jsonl")
     log = (tmp_path / "run" / "run.log").read_text()

@@ -15,7 +15,7 @@ from bitgolf.config.spec import Place, Spec
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE
-from bitgolf.score.adapt import adapter_forward, document_lora
+from bitgolf.score.adapt import adapter_forward, document_lora, per_row_adam
 from bitgolf.score.adapt import loss as nats
 from bitgolf.score.adapt.adapter_forward import CompiledRows
 from bitgolf.score.adapt.document_lora import LoraPlayer
@@ -45,8 +45,9 @@ def steps(recipe: Spec[Recipe], vocab: int, *, tokens: int = MOST_TOKENS) -> Ite
     """
     for spec in recipe["score"]:
         method: Method = spec()
+        still = method.still()
         on_the_host = isinstance(method, Mixed)  # it counts n-grams there, and on the device it is what it is at rest
-        for own in filter(None, (method.still(), None if on_the_host else method)):
+        for own in filter(None, (still and still(), None if on_the_host else method)):
             with faked() as fake:
                 with fake:
                     model = recipe["model"](Place(vocab=vocab))
@@ -63,7 +64,7 @@ def faked() -> Iterator[FakeTensorMode]:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LM, "to", lambda self, *words: self)
-        for module in (forward, document_lora, nats, adapter_forward):
+        for module in (forward, document_lora, per_row_adam, nats, adapter_forward):
             patch.setattr(module, "upload", lambda x, device: fake.from_tensor(x))
         yield fake
 
@@ -95,7 +96,9 @@ def in_pieces(player: LoraPlayer, tokens: int) -> CompiledRows:
 def _descent(player: PhasedPlayer | StreamPlayer) -> None:
     """Gradients of one forward's worth of sequences."""
     learner = player.learner
-    inputs = torch.zeros(max(1, learner.sgd.at_once // learner.sgd.length), learner.sgd.length, dtype=torch.int64)
+    inputs = torch.zeros(
+        max(1, learner.sgd.at_once // learner.sequence_length), learner.sequence_length, dtype=torch.int64
+    )
     with player.bare() if isinstance(player, PhasedPlayer) else nullcontext(), torch.enable_grad():
         for loss in learner.nats(inputs, inputs):
             torch.autograd.grad(loss, learner.params, materialize_grads=True)

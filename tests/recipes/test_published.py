@@ -138,7 +138,7 @@ def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> No
         bits = bits_of(method, model, text)
         assert bits < 0.95 * math.log2(VOCAB) * text.targets, "a few steps must beat knowing nothing"
         if still := method.still():
-            assert bits_of(still, model, text) != bits, "what adapts must do something"
+            assert bits_of(still(), model, text) != bits, "what adapts must do something"
     assert all(part.on for part in clocked(model) if hasattr(part, "on")), "what is scored is the model as at the end"
 
 

@@ -1,4 +1,4 @@
-"""The rules of the audit, one by one, on entries that break that rule alone; the zoo has the plausible ones."""
+"""The rules of the audit, one by one, on entries that break that rule alone; the suite of cheats has the plausible ones."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_an_entry_that_raises_is_a_finding(where: str, failure: BaseException) -
             return super().__getattribute__(name)
 
     found = examined(Raises)
-    assert found.verdict == "fails" and type(failure).__name__ in found.findings[0].message
+    assert found.verdict == "evaluation-error" and type(failure).__name__ in found.findings[0].message
 
 
 def test_a_factory_that_raises_is_a_finding() -> None:
@@ -93,7 +93,7 @@ def test_a_factory_that_raises_is_a_finding() -> None:
         raise OSError("no artifact")
 
     found = examined(make)
-    assert found.verdict == "fails" and found.runs == 0 and np.isnan(found.claimed)
+    assert found.verdict == "evaluation-error" and found.runs == 0 and np.isnan(found.claimed)
 
 
 def test_an_entry_that_hangs_is_a_finding() -> None:
@@ -101,7 +101,7 @@ def test_an_entry_that_hangs_is_a_finding() -> None:
         def warm_up(self, sight: Sight) -> None:
             time.sleep(1.5)
 
-    assert examined(Hangs, seconds=0.3).verdict == "hangs"
+    assert examined(Hangs, seconds=0.3).verdict == "timeout"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_what_is_no_claim_is_a_finding(change: Callable[[Claim], Any]) -> None:
         def evaluate(self, sight: Sight) -> Claim:
             return change(super().evaluate(sight))
 
-    assert examined(Odd).verdict == "fails"
+    assert examined(Odd).verdict == "evaluation-error"
 
 
 def test_what_cannot_be_repeated_proves_nothing() -> None:
@@ -135,7 +135,7 @@ def test_what_cannot_be_repeated_proves_nothing() -> None:
             return claim._replace(bits=claim.bits + 0.01 * random.random())
 
     found = examined(Dice)
-    assert [f.rule for f in found.findings] == ["not-repeatable"]
+    assert [f.rule for f in found.findings] == ["not-deterministic"]
 
 
 # ---- counting --------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_a_distribution_that_is_handed_over_is_what_is_charged() -> None:
         wrong = 0.5
 
     assert not examined(Hands).findings
-    assert examined(Wrong).verdict == "charge-astray"
+    assert examined(Wrong).verdict == "charge-mismatch"
 
 
 @pytest.mark.parametrize("factor", [0.999, 1.001])

@@ -61,8 +61,8 @@ FEW = Depth(cuts=4, documents=2, layouts=1, sums=1)
 @pytest.mark.parametrize(
     ("player", "method", "rule"),
     [
-        (Peeking, Contiguous(window=24), "future-peek"),
-        (Averaging, Contiguous(window=24), "own-window"),
+        (Peeking, Contiguous(window=24), "lookahead"),
+        (Averaging, Contiguous(window=24), "fitted-to-own-targets"),
         (Hoarding, Sliding(window=16, stride=8, isolated=True), "batch-leak"),  # like lengths go together, in any order
         (StaticPlayer, Sliding(window=16, stride=8, isolated=True), "passes"),
     ],

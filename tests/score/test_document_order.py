@@ -11,18 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.errors import BitgolfError, DamagedError, UsageError
-from bitgolf.pack.frequency_tables import leb128
-from bitgolf.pack.range_coder import encode_plane_stream
+from bitgolf.pack.frequency_tables import leb128, read_leb128
+from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream
 from bitgolf.runtime.device import Device
 from bitgolf.score.document_order import (
     CorpusOrder,
     LongestFirst,
     Order,
     SeededShuffle,
-    decode_lengths,
-    encode_lengths,
     order_named,
 )
+from bitgolf.score.length_code import Lengths, bucket_of, encode_lengths, low_bits
 from bitgolf.score.methods import Sliding
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
@@ -110,6 +109,29 @@ def test_isolated_documents_cost_what_they_cost_in_any_order(lengths: list[int],
 
 
 # ---- the code of lengths -------------------------------------------------------------------------------------------
+
+
+LAST_BUCKET = bucket_of((1 << 62) - 1)
+
+
+def decode_lengths(data: bytes) -> Lengths:
+    """What was encoded. Raises `DamagedError` for anything that `encode_lengths` would not have written."""
+    size, at = read_leb128(data, 0)
+    coded, rest = data[at : at + size], data[at + size :]
+    count = read_leb128(coded, 0)[0] if coded else 0
+    buckets = decode_plane_stream(coded, 1, count)[0].tolist()
+    if max(buckets, default=0) > LAST_BUCKET:
+        raise DamagedError("these are no lengths of documents")
+    bits = "".join(map(str, np.unpackbits(np.frombuffer(rest, np.uint8)).tolist()))
+    lengths, at = list[int](), 0
+    for bucket in buckets:
+        low, start = low_bits(bucket), bucket if bucket < 4 else 4 + bucket % 4
+        lengths.append((start << low) + int(bits[at : at + low] or "0", 2))
+        at += low
+    found = np.array(lengths, np.int64)
+    if at > len(bits) or encode_lengths(found) != data:
+        raise DamagedError("these are no lengths of documents")
+    return found
 
 
 @settings(deadline=None)

@@ -16,18 +16,17 @@ from bitgolf.model.lm import LM
 from bitgolf.model.lm import Block as Layer
 from bitgolf.model.mlp import LeakySquared
 from bitgolf.runtime.device import Device
-from bitgolf.score.execution import compiled_function, forward
+from bitgolf.score.execution import compiled_function, kernels
 from bitgolf.score.execution.forward import (
     SHORTEST,
     Compiled,
     Eager,
-    kernels_for,
+    kernel_selector,
     padded_length,
     power_of_two,
-    trial_rows,
 )
+from bitgolf.score.execution.kernels import KernelSelector, random_documents
 from bitgolf.score.player import Block, StaticPlayer
-from bitgolf.train.kernels import select
 from bitgolf.train.kernels.fused import FusedMLP
 from bitgolf.train.kernels.select import Choice, Verdict, sites
 from helpers.toy import VOCAB, built, toy_model
@@ -49,7 +48,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def compiled_for(model: LM, longest: int = 128) -> Compiled:
-    return Compiled(model, CPU, longest, kernels_for(model, CPU, longest))
+    return Compiled(model, CPU, longest, KernelSelector()(model, CPU, longest))
 
 
 def block(*windows: tuple[int, int], seed: int = 0) -> Block:
@@ -153,30 +152,36 @@ def fused_branches(calls: list[dict[str, Any]]) -> Callable[..., Choice]:
 def test_kernels_are_chosen_once_for_a_kind_of_model_and_leave_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = toy_model().set("block.mlp.act", part(LeakySquared))
     calls, models = list[dict[str, Any]](), [built(spec, seed=seed) for seed in range(2)]
-    monkeypatch.setattr(select, "choose", fused_branches(calls))
-    monkeypatch.setattr(forward, "_VERDICTS", {})
+    monkeypatch.setattr(kernels, "choose", fused_branches(calls))
+    select = KernelSelector()
     plain = [[type(m) for m in model.modules()] for model in models]
     for model in models:
-        choice = kernels_for(model, CPU, 128)
+        choice = select(model, CPU, 128)
         assert {type(block.mlp) for block in cast(list[Layer], list(model.blocks))} == {FusedMLP}
         assert "MLP with LeakySquared: fused (a test)" in choice.lines
         Compiled(model, CPU, 128, choice).close()
     assert [[type(m) for m in model.modules()] for model in models] == plain
     assert len(calls) == 1 and calls[0]["shape"] == (256, 128) and not calls[0]["backward"] and calls[0]["compiled"]
-    kernels_for(models[0], CPU, 128, learns=True).restore()
-    kernels_for(models[0], CPU, 256).restore()
+    select(models[0], CPU, 128, backward=True).restore()
+    select(models[0], CPU, 256).restore()
     assert [call["backward"] for call in calls] == [False, True, False], "other uses and other lengths are others"
+    KernelSelector()(models[0], CPU, 256).restore()
+    assert len(calls) == 4, "another job chooses for itself"
 
 
 def test_kernels_are_tried_on_documents_that_are_nobodys_text() -> None:
-    ids = trial_rows(VOCAB, 1, 512)
+    ids = random_documents(VOCAB, 1, 512)
     assert ids.shape == (64, 512) and bool((ids[:, 0] == 1).all()) and int(ids.min()) >= 0 and int(ids.max()) < VOCAB
     assert 64 < int((ids == 1).sum()) < 64 * 6
-    assert torch.equal(ids, trial_rows(VOCAB, 1, 512)) and trial_rows(VOCAB, 1, 100_000).shape == (1, 100_000)
+    assert torch.equal(ids, random_documents(VOCAB, 1, 512)) and random_documents(VOCAB, 1, 100_000).shape == (
+        1,
+        100_000,
+    )
 
 
 def test_the_cpu_stays_plain_and_eager() -> None:
     player = StaticPlayer(built(toy_model()), VOCAB, CPU)
+    assert kernel_selector(CPU) is None
     assert type(player.forward) is Eager and player.forward.kernels == () and player.forward.seconds == 0
 
 

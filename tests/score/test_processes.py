@@ -9,17 +9,19 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from bitgolf.artifact.model import load
-from bitgolf.config.spec import part
+from bitgolf.config.spec import Spec, part
 from bitgolf.pipeline.scoring import Job, main, perform
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
-from bitgolf.score.evaluate import measure
+from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.methods import Contiguous, Method, Section, Sliding, tracks_of
+from bitgolf.score.result import MethodResult
 from bitgolf.score.text import Text, of_documents
 from bitgolf.text.documents import read_documents
 from helpers.process_groups import as_program, fork
@@ -40,12 +42,12 @@ class InChunks(Sliding):
             yield Section(own[0].first, own[-1].stop, tracks_of(own, batch_tokens))
 
 
-METHODS: dict[str, Method] = {
-    "contiguous": Contiguous(window=16),
-    "sliding": Sliding(window=16, stride=5),
-    "chunks": InChunks(window=16, stride=5),
-    "isolated": Sliding(window=16, stride=5, isolated=True),
-    "isolated chunks": InChunks(window=16, stride=5, isolated=True),
+METHODS: dict[str, Spec[Method]] = {
+    "contiguous": part(Contiguous, window=16),
+    "sliding": part(Sliding, window=16, stride=5),
+    "chunks": part(InChunks, window=16, stride=5),
+    "isolated": part(Sliding, window=16, stride=5, isolated=True),
+    "isolated chunks": part(InChunks, window=16, stride=5, isolated=True),
 }
 BATCHES = (1, 64, 10_000)
 PRECISIONS = ("float64", "float32")
@@ -64,7 +66,8 @@ def rows(world: World) -> Rows:
     found: Rows = {}
     for (precision, model), (name, method), batch in product(models.items(), METHODS.items(), BATCHES):
         lines = ["none: 0 / 300 targets"]
-        row = measure(model, VOCAB, text(), method, CPU, world=world, batch_tokens=batch, tell=lines.append)
+        context = ScoringContext(model, VOCAB, text(), CPU, distributed=world, batch_tokens=batch, log=lines.append)
+        row = msgspec.to_builtins(evaluate_method(context, method))
         own = int(lines[-1].split(": ")[1].split(" / ")[0])  # as its progress says
         found[f"{precision}/{name}/{batch}"] = {**row, "own": own}
     return found
@@ -93,11 +96,12 @@ def alone() -> Rows:
     return rows(ALONE)
 
 
-TOTALS = ("bits", "bpb", "bytes", "targets", "read")
+TOTALS = ("bits", "bpb", "bytes", "targets", "tokens_read")
 
 
-def totals(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: found[key] for key in TOTALS}
+def totals(found: dict[str, Any] | MethodResult) -> dict[str, Any]:
+    row = found if isinstance(found, dict) else msgspec.to_builtins(found)
+    return {key: row[key] for key in TOTALS}
 
 
 def test_every_process_of_every_world_has_the_totals_of_one(shared_out: dict[str, Rows], alone: Rows) -> None:
@@ -147,7 +151,7 @@ def test_two_processes_score_an_artifact_as_one_does(toy: Toy, monkeypatch: pyte
     job = Job(toy.artifact, source, methods, batch_tokens=64, exact=True)
     two, one = perform(job, loaded, processes=2), perform(job, loaded)
     assert [totals(row) for row in two] == [totals(row) for row in one]
-    assert [(row["processes"], row["method"]) for row in two] == [(2, "contiguous"), (2, "sliding")]
+    assert [(row.processes, row.method) for row in two] == [(2, "contiguous"), (2, "sliding")]
 
 
 def test_a_worker_says_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from bitgolf.score import referee
 from bitgolf.score.adapt.document_lora import DocumentLora
 from bitgolf.score.execution.async_copy import Download
 from bitgolf.score.methods import Contiguous, Method, Sliding
-from bitgolf.score.player import Block, StaticPlayer
+from bitgolf.score.player import AdaptationStep, Block, StaticPlayer
 from bitgolf.score.referee import AHEAD, score
 from bitgolf.score.text import Text, with_last_end
 from bitgolf.score.token_bits import token_bits
@@ -26,6 +26,8 @@ from helpers.toy import VOCAB, built, toy_model
 
 class Uniform:
     """Says nothing; records what it was shown."""
+
+    forward = None
 
     def __init__(self, vocab: int = VOCAB) -> None:
         self.vocab, self.observed = vocab, list[int]()
@@ -36,7 +38,7 @@ class Uniform:
     def observe(self, block: Block, targets: Tensor) -> None:
         self.observed += targets.tolist()
 
-    def adapt(self, revealed: Tensor) -> None:
+    def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
         pass
 
     def close(self) -> None:

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
-from bitgolf.score.evaluate import measure
+from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.execution.batch_size import (
     CPU_TOKENS,
     MOST_TOKENS,
@@ -25,9 +26,11 @@ from bitgolf.score.execution.batch_size import (
     bytes_per_token,
     fitting,
 )
+from bitgolf.score.execution.forward import SelectKernels
 from bitgolf.score.execution.time_estimate import Clock
 from bitgolf.score.methods import Contiguous
 from bitgolf.score.player import Block, Player, StaticPlayer
+from bitgolf.score.result import MethodResult
 from bitgolf.score.text import Text, with_last_end
 from helpers.toy import VOCAB, built, toy_model
 
@@ -40,8 +43,25 @@ def text(targets: int = 400) -> Text:
     return Text(with_last_end(ids, 1), 2 * targets)
 
 
-def row(method: Contiguous, **words: Any) -> dict[str, Any]:
-    return measure(built(toy_model()), VOCAB, text(), method, CPU, **words)
+def row(method: Spec[Contiguous], **settings: Any) -> MethodResult:
+    return evaluate_method(ScoringContext(built(toy_model()), VOCAB, text(), CPU, **settings), method)
+
+
+class SetTime:
+    """A clock that shows the time it was last set to."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def at(clock: Clock, done: int, now: float) -> float:
+    """Targets that are done at a time; the clock is one of `SetTime`."""
+    assert isinstance(clock.clock, SetTime)
+    clock.clock.now = now
+    return clock.at(done)
 
 
 # ---- the clock -----------------------------------------------------------------------------------------------------
@@ -53,48 +73,48 @@ def test_at_a_steady_speed_the_forecast_is_right_from_the_second_block_on(
 ) -> None:
     """Whatever the first block, which compiles, has taken."""
     own = 1000.0
-    clock = Clock(own, 600.0, now=50.0)
+    clock = Clock(own, 600.0, clock=SetTime(50.0))
     for done in range(block, 1000, block):
-        expected = clock.at(done, now=50.0 + compiling + done * per_target)
+        expected = at(clock, done, now=50.0 + compiling + done * per_target)
         if done > block:
             assert expected == pytest.approx(compiling + own * per_target, rel=1e-6)
 
 
 def test_a_forecast_is_kept_once_it_has_seen_a_twentieth() -> None:
-    clock = Clock(1000.0, 600.0, now=0.0)
-    clock.at(30, now=10.0)
-    clock.at(60, now=13.0)
+    clock = Clock(1000.0, 600.0, clock=SetTime())
+    at(clock, 30, now=10.0)
+    at(clock, 60, now=13.0)
     assert clock.forecast is None
-    clock.at(90, now=16.0)
+    at(clock, 90, now=16.0)
     assert clock.forecast == pytest.approx(16.0 + 910 * 0.1)
-    clock.at(1000, now=500.0)
+    at(clock, 1000, now=500.0)
     assert clock.forecast == pytest.approx(107.0)
 
 
 def test_one_block_is_forecast_and_done() -> None:
-    clock = Clock(1000.0, 600.0, now=0.0)
-    assert clock.at(1000, now=3.0) == 3.0 == clock.forecast
+    clock = Clock(1000.0, 600.0, clock=SetTime())
+    assert at(clock, 1000, now=3.0) == 3.0 == clock.forecast
 
 
 def test_over_the_limit_is_said_as_soon_as_it_is_expected() -> None:
-    clock = Clock(1000.0, 600.0, now=0.0)
-    assert clock.words(clock.at(100, now=59.0)) == "forecast 590 s of 600 s"
-    assert clock.words(clock.at(200, now=121.0)) == "forecast 617 s, over the limit of 600 s"
+    clock = Clock(1000.0, 600.0, clock=SetTime())
+    assert clock.words(at(clock, 100, now=59.0)) == "forecast 590 s of 600 s"
+    assert clock.words(at(clock, 200, now=121.0)) == "forecast 617 s, over the limit of 600 s"
 
 
 def test_a_row_says_when_it_was_over_the_limit_and_only_then() -> None:
     lines = list[str]()
-    over, within = row(Contiguous(window=16), limit=1e-9, tell=lines.append), row(Contiguous(window=16))
-    (remark,) = over["remarks"]
+    over, within = row(part(Contiguous, window=16), time_limit=1e-9, log=lines.append), row(part(Contiguous, window=16))
+    (remark,) = over.warnings
     assert remark.startswith("scoring took ") and "over the limit of 1e-09 s (forecast " in remark
-    assert within["remarks"] == [] and (over["limit"], within["limit"]) == (1e-9, 600.0)
-    assert 0 < within["forecast_seconds"] < 600 and within["compile_seconds"] == 0
+    assert within.warnings == [] and (over.time_limit_seconds, within.time_limit_seconds) == (1e-9, 600.0)
+    assert within.forecast_seconds and 0 < within.forecast_seconds < 600 and within.compile_seconds == 0
     assert ", over the limit of 1e-09 s, " in lines[-1]
 
 
 def test_a_row_names_the_device_that_made_it() -> None:
-    found = row(Contiguous(window=16))
-    assert (found["device"], found["kernels"]) == ("a test's device", [])
+    found = row(part(Contiguous, window=16))
+    assert (found.device, found.kernels) == ("a test's device", [])
 
 
 # ---- the batch -----------------------------------------------------------------------------------------------------
@@ -105,7 +125,7 @@ def test_a_cpu_reads_as_much_as_it_always_did() -> None:
     assert (
         batch_for(model, Contiguous(window=256), CPU, ALONE).tokens
         == CPU_TOKENS
-        == row(Contiguous(window=16))["batch_tokens"]
+        == row(part(Contiguous, window=16)).batch_tokens
     )
     assert batch_for(model, Contiguous(window=256), CPU, ALONE, 70) == Batch(70, "as asked for")
 
@@ -127,9 +147,13 @@ def test_the_estimate_counts_logits_and_a_block() -> None:
 class Small(Contiguous):
     """On a device that holds so many tokens."""
 
-    holds = 64
+    def __init__(self, *, window: int, holds: int = 64) -> None:
+        super().__init__(window=window)
+        self.holds = holds
 
-    def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
+    def player(
+        self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
+    ) -> Player:
         return SmallPlayer(model, vocab, device, self.holds)
 
 
@@ -149,10 +173,10 @@ class SmallPlayer(StaticPlayer):
 
 def test_where_memory_runs_out_half_as_many_tokens_are_read_and_it_is_said() -> None:
     lines = list[str]()
-    found = row(Small(window=16), batch_tokens=256, tell=lines.append)
-    wanted = row(Contiguous(window=16), batch_tokens=64)
-    assert found["bits"] == wanted["bits"] and found["batch_tokens"] == 64
-    assert found["remarks"] == [
+    found = row(part(Small, window=16), batch_tokens=256, log=lines.append)
+    wanted = row(part(Contiguous, window=16), batch_tokens=64)
+    assert found.bits == wanted.bits and found.batch_tokens == 64
+    assert found.warnings == [
         "halved: out of memory with 256 tokens at once, so 128 were read",
         "halved: out of memory with 128 tokens at once, so 64 were read",
     ]
@@ -160,10 +184,8 @@ def test_where_memory_runs_out_half_as_many_tokens_are_read_and_it_is_said() -> 
 
 
 def test_where_nothing_is_left_to_halve_it_is_an_error() -> None:
-    method = Small(window=16)
-    method.holds = 1
     with pytest.raises(BitgolfError, match="out of memory with 16 tokens at once"):
-        row(method, batch_tokens=256)
+        row(part(Small, window=16, holds=1), batch_tokens=256)
     with pytest.raises(BitgolfError) as error:
         Batch(64, "").halved(16, World(size=2))
     assert error.value.mend == "--batch 32"
@@ -171,8 +193,10 @@ def test_where_nothing_is_left_to_halve_it_is_an_error() -> None:
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     class Broken(Small):
-        def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
+        def player(
+            self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
+        ) -> Player:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        row(Broken(window=16))
+        row(part(Broken, window=16))

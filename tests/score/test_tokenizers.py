@@ -104,7 +104,7 @@ def test_blocks_are_cut_where_documents_start(folder: Path, monkeypatch: pytest.
 
 
 def test_files_come_back(loaded: Loaded) -> None:
-    codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, [spec() for spec in loaded.recipe["score"]])
+    codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe["score"])
     data = SENTENCES[0] + b"".join(TRICKY)
     coded = compress(codec, parts(codec, data), method=usual_method(codec.methods))
     assert b"".join(decompress(codec, coded.data)) == data

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bitgolf.artifact.container import read_artifact
 from bitgolf.artifact.ledger import ledger
 from bitgolf.artifact.model import Loaded, load
 from bitgolf.data.prepare import check, load_manifest, prepare
-from bitgolf.errors import UsageError, at
+from bitgolf.errors import BitgolfError, UsageError, at
 from bitgolf.files import write_bytes
 from bitgolf.model.decoding.generate import generate
 from bitgolf.pipeline.scoring import Job, perform
@@ -57,7 +62,7 @@ def score(
     methods = choose_methods(loaded.recipe["score"], names, edits)
     source = _from_shards(shards, loaded) if shards else _from_text(text, loaded)
     job = Job(path, source, methods, chosen_order, batch, device=device)
-    rows = perform(job, loaded, processes=processes)
+    rows = msgspec.to_builtins(perform(job, loaded, processes=processes))
     return {**rows[-1], "methods": rows}
 
 
@@ -77,8 +82,7 @@ def _from_text(text: Sequence[Path], loaded: Loaded) -> Text:
 
 
 def _codec(loaded: Loaded) -> compress.Codec:
-    methods = [spec() for spec in loaded.recipe["score"]]
-    return compress.Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
+    return compress.Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe["score"])
 
 
 def compress_file(artifact: Path, source: Path, target: Path) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def compress_file(artifact: Path, source: Path, target: Path) -> dict[str, Any]:
         "bytes_out": len(result.data),
         "bpb_coded": 8 * len(result.data) / per_byte,
         "bpb_predicted": result.bits / per_byte,
-        "method": method.name,
+        "method": method().name,
         "seconds": round(time.perf_counter() - started, 3),
     }
 
@@ -136,13 +140,30 @@ def prove_score(
     path, journal = artifact_path(artifact), Journal()
     loaded = load(path)
     codec, own = _codec(loaded), loaded.recipe["score"]
-    chosen = [codec.methods[own.index(m)] if m in own else m() for m in choose_methods(own, names, edits)]
+    chosen = choose_methods(own, names, edits)
     if names and len(chosen) > 1:
         raise UsageError(f"a proof is of one method, and {len(chosen)} are named", place="--with")
     source = _from_shards(shards, loaded) if shards else _from_text(text, loaded)
     source = first(source, loaded.tokenizer, size) if size else source
     claim = Claim(path, codec, source, chosen[0] if names else compress.usual_method(chosen))
-    return prove(claim, folder, sample=sample, challenge=challenge, journal=journal)
+    result = prove(claim, folder, sample=sample, challenge=challenge, journal=journal, restore=_restore)
+    return msgspec.to_builtins(result)
+
+
+def _restore(artifact: Path, source: Path, target: Path, log: Callable[[str], None]) -> list[int]:
+    """`bitgolf decompress` in a process of its own: the documents' lengths. Its last lines are its error, if it has one."""
+    command = [sys.executable, "-m", "bitgolf", "decompress", *map(str, (artifact, source, target)), "--json"]
+    lines = list[str]()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        for line in process.stderr:
+            lines.append(line.rstrip())
+            log(lines[-1])
+        answer = process.stdout.read()
+    if process.returncode:
+        error = [line for line in lines if not line.startswith("[")]
+        raise BitgolfError("it cannot be restored: " + ("\n".join(error[-4:]) or f"exit status {process.returncode}"))
+    return json.loads(answer)["documents"]
 
 
 def _read(path: Path) -> bytes:

@@ -36,6 +36,7 @@ from bitgolf.quantize.encoding import assign, decode_all, load_codes, report
 from bitgolf.quantize.stats import Calibration
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import Device, choose
+from bitgolf.score.execution.forward import kernel_selector
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score as referee_score
 from bitgolf.score.text import validation
@@ -52,12 +53,15 @@ class Measure:
         self.text, self.model = text.head(tokens), model
         self.targets, self.device = self.text.targets, device
         self.method = run.recipe["score"][0]()
+        self.kernels = kernel_selector(device)
 
     def bits(self, weights: Mapping[str, Tensor]) -> NDArray[np.float64]:
         """Of each window's length of targets, as bits per byte of the whole."""
         load_weights(self.model, dict(weights))
         charges, window = np.zeros(self.targets), self.method.window
-        with closing(StaticPlayer(self.model, self.model.embed.weight.shape[0], self.device, longest=window)) as player:
+        vocab = self.model.embed.weight.shape[0]
+        player = StaticPlayer(self.model, vocab, self.device, longest=window, kernels=self.kernels)
+        with closing(player):
             referee_score(player, self.text, self.method, charges=charges)
         starts = range(0, self.targets, window)
         return np.add.reduceat(charges, starts) / (self.targets * self.per_token)

@@ -9,8 +9,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 
@@ -24,12 +25,11 @@ from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose
 from bitgolf.runtime.launch import launch
 from bitgolf.score.document_order import Order
-from bitgolf.score.evaluate import Known, measure
+from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.execution.time_estimate import LIMIT
 from bitgolf.score.methods import Method
+from bitgolf.score.result import MethodResult
 from bitgolf.score.text import Text
-
-Row = dict[str, Any]
 
 
 class Job(NamedTuple):
@@ -49,7 +49,7 @@ class Job(NamedTuple):
     device: str = "auto"
 
 
-def perform(job: Job, loaded: Loaded, *, processes: int = 1) -> list[Row]:
+def perform(job: Job, loaded: Loaded, *, processes: int = 1) -> list[MethodResult]:
     """A row for each method, in their order. `loaded` is the job's artifact; several processes read it themselves."""
     if processes == 1:
         return score_share(job, loaded, Journal())
@@ -59,33 +59,28 @@ def perform(job: Job, loaded: Loaded, *, processes: int = 1) -> list[Row]:
         launch(
             processes, "bitgolf.pipeline.scoring", name, folder=job.artifact, stage="scoring", again="the same command"
         )
-        return read_json(folder / "rows.json")
+        return msgspec.convert(read_json(folder / "rows.json"), list[MethodResult])
 
 
-def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[Row]:
+def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[MethodResult]:
     """Score in this process's share of the world, one method after the other with the same model."""
     world = process_group.join(job.device)
     try:
-        device, known = choose(world.local_rank, job.device), Known()
-        model = loaded.model
+        device, model = choose(world.local_rank, job.device), loaded.model
         if job.exact:
             model, device = model.double(), Device(device.device, torch.float32, "in float64")
-        return [
-            measure(
-                model,
-                loaded.tokenizer.vocab,
-                job.text,
-                method(),
-                device,
-                order=job.order and job.order(),
-                world=world,
-                batch_tokens=job.batch_tokens,
-                limit=job.limit,
-                tell=journal.progress,
-                known=known,
-            )
-            for method in job.methods
-        ]
+        context = ScoringContext(
+            model,
+            loaded.tokenizer.vocab,
+            job.text,
+            device,
+            distributed=world,
+            order=job.order,
+            batch_tokens=job.batch_tokens,
+            time_limit=job.limit,
+            log=journal.progress,
+        )
+        return [evaluate_method(context, method) for method in job.methods]
     finally:
         process_group.leave(world)
 
@@ -122,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
         job = _read(folder)
         rows = score_share(job, load(job.artifact), Journal(quiet=rank > 0))
         if rank == 0:
-            write_json(folder / "rows.json", rows)
+            write_json(folder / "rows.json", msgspec.to_builtins(rows))
     except BitgolfError as error:
         print(f"process {rank}: {error}" if rank else error, file=sys.stderr)
         return error.exit_code

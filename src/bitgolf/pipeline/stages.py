@@ -6,8 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
@@ -34,7 +36,8 @@ from bitgolf.report.environment import environment
 from bitgolf.report.html import page
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.launch import launch
-from bitgolf.score.evaluate import measure
+from bitgolf.score.evaluate import ScoringContext, evaluate_method
+from bitgolf.score.result import CompressResult, DecompressResult
 from bitgolf.score.text import validation
 from bitgolf.text.documents import Files, split
 from bitgolf.tokens.audit import audit
@@ -229,15 +232,16 @@ def _advice(entries: list[Entry], cap: int) -> str:
 
 def score(run: Run) -> dict[str, Any]:
     """bpb of the weights in memory, then of the artifact, read back in fresh processes; and the proof by compression."""
-    first = run.recipe["score"][0]()
-    first = first.still() or first
+    first = run.recipe["score"][0]
+    first = first().still() or first
     bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
     text, device = validation(run.data), choose(wanted=run.device)
     for name in ("trained", "averaged"):
         model = empty_model(run)
         load_weights(model, load_file(run.folder / f"{name}.safetensors"))
-        bpb[name] = measure(model, model.embed.weight.shape[0], text, first, device, tell=run.journal.progress)["bpb"]
-        run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first.name}, in memory)")
+        context = ScoringContext(model, model.embed.weight.shape[0], text, device, log=run.journal.progress)
+        bpb[name] = evaluate_method(context, first).bpb
+        run.journal.say(f"{name}: {bpb[name]:.4f} bits per byte ({first().name}, in memory)")
     words = "--shards", str(run.data), "--processes", str(run.devices), "--device", run.device
     results = _fresh_process(run, "score", str(run.folder / "artifact.bg"), *words)["methods"]
     bpb["packed"] = results[0]["bpb"]
@@ -248,14 +252,21 @@ def score(run: Run) -> dict[str, Any]:
         run.journal.event("final", **result)
         gain = "" if result["gain"] is None else f", {result['gain']:.4f} of it adaptation's"
         run.journal.say(f"packed: {result['bpb']:.4f} bits per byte ({result['method']}, read back from disk){gain}")
-        for remark in result["remarks"]:
+        for remark in result["warnings"]:
             run.journal.event("warning", message=f"{result['method']}: {remark}")
-    proof = (
-        run.recipe["proof"]().prove(run.folder, run.data, lambda *words: _fresh_process(run, *words))
-        if run.recipe["proof"]
-        else None
-    )
-    return {"bpb": bpb, "methods": results, "proof": proof}
+    return {"bpb": bpb, "methods": results, "proof": _round_trip(run) if run.recipe["proof"] else None}
+
+
+def _round_trip(run: Run) -> dict[str, Any]:
+    artifact = str(run.folder / "artifact.bg")
+
+    def compress(source: Path, target: Path) -> CompressResult:
+        return msgspec.convert(_fresh_process(run, "compress", artifact, str(source), str(target)), CompressResult)
+
+    def decompress(source: Path, target: Path) -> DecompressResult:
+        return msgspec.convert(_fresh_process(run, "decompress", artifact, str(source), str(target)), DecompressResult)
+
+    return msgspec.to_builtins(run.recipe["proof"]().prove(run.folder, run.data, compress, decompress))
 
 
 def _fresh_process(run: Run, *words: str) -> dict[str, Any]:

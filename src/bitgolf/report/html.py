@@ -38,9 +38,10 @@ SCORED = ("method", "bpb", "without adaptation", "gain", "window", "stride", "do
 
 
 def _scored(m: dict[str, Any]) -> tuple[str, ...]:
-    still, gain = ("", "") if m["gain"] is None else (f"{m['still_bpb']:.4f}", f"{m['gain']:+.4f}")
+    still, gain = ("", "") if m["gain"] is None else (f"{m['bpb_without_adaptation']:.4f}", f"{m['gain']:+.4f}")
+    documents = "cross-document" if m["cross_document"] else "isolated"
     shape, speed = (f"{m['window']:,}", f"{m['stride']:,}"), f"{m['targets_per_second']:,.0f}"
-    return m["method"], f"{m['bpb']:.4f}", still, gain, *shape, m["documents"], m["order"], speed
+    return m["method"], f"{m['bpb']:.4f}", still, gain, *shape, documents, m["order"], speed
 
 
 def losses(log: Path) -> list[tuple[int, float]]:

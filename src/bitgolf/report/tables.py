@@ -37,7 +37,10 @@ def run_table(d: dict[str, Any]) -> str:
         bpb.append(
             (f"one file of {proof['bytes_in']:,} bytes, compressed and restored", number(proof["bpb_coded"], ".4f"))
         )
-        bpb += [(f"all held-out text through {name}", number(v, ".4f")) for name, v in proof["others"].items()]
+        bpb += [
+            (f"all held-out text through {name}", number(v, ".4f"))
+            for name, v in proof["general_compressors_bpb"].items()
+        ]
     sizes = [(k, number(v)) for k, v in d["bytes"].items() if k != "code"]
     touched = [(t["part"], number(t["tensors"]), number(t["parameters"]), number(t["calls"])) for t in d["touched"]]
     seconds = [(k, number(v, ".1f")) for k, v in d["seconds"].items()]
@@ -70,19 +73,19 @@ def score_table(d: dict[str, Any]) -> str:
     """The methods, what was scored, and what the order of the documents cost, where it cost something."""
     facts = f"{d['targets']:,} targets of {d['bytes']:,} bytes, every one scored once"
     charges = [
-        f"{m['method']}: {m['order']} documents first, charged {m['charged']:,} bits, {m['charged'] / m['bytes']:.5f} bits per byte"
+        f"{m['method']}: {m['order']} documents first, charged {m['order_bits']:,} bits, {m['order_bits'] / m['bytes']:.5f} bits per byte"
         for m in d["methods"]
-        if m["charged"]
+        if m["order_bits"]
     ]
-    remarks = [f"{m['method']}: {remark}" for m in d["methods"] for remark in m["remarks"]]
+    remarks = [f"{m['method']}: {remark}" for m in d["methods"] for remark in m["warnings"]]
     return "\n\n".join([methods_table(d["methods"]), "\n".join([facts, *charges, *remarks])])
 
 
 def methods_table(methods: Sequence[dict[str, Any]]) -> str:
     """How each method scored, and how fast; `at rest`: the same windows without adaptation; `fresh`: of the tokens read."""
     rows = [
-        (m["method"], m["documents"], m["order"], number(m["bpb"], ".4f"), number(m["still_bpb"], ".4f"), number(m["gain"], "+.4f"),
-         number(m["window"]), number(m["stride"]), number(m["targets_per_second"], ",.0f"), number(m["fresh_share"], ".1%"),
+        (m["method"], "cross-document" if m["cross_document"] else "isolated", m["order"], number(m["bpb"], ".4f"), number(m["bpb_without_adaptation"], ".4f"), number(m["gain"], "+.4f"),
+         number(m["window"]), number(m["stride"]), number(m["targets_per_second"], ",.0f"), number(m["targets_per_token_read"], ".1%"),
          number(m["seconds"], ".1f"))
         for m in methods
     ]  # fmt: skip

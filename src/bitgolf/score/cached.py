@@ -13,7 +13,7 @@ from bitgolf.model.decoding.incremental import EARLIER, Memory, read
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
-from bitgolf.score.execution.forward import Eager, at_least_float32
+from bitgolf.score.execution.forward import Eager, SelectKernels, at_least_float32
 from bitgolf.score.methods import Method, Section, Track, Window, check_stride
 from bitgolf.score.player import Block, Player, StaticPlayer
 from bitgolf.score.text import Text
@@ -77,7 +77,9 @@ class Cached(Method):
         for done in range(start, start + targets, self.stride):
             yield Window(done, min(done + self.stride, start + targets), done)
 
-    def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
+    def player(
+        self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
+    ) -> Player:
         return CachedPlayer(model, vocab, device, self.window, self.stride)
 
 

@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from bitgolf.config.spec import Spec, part, register
-from bitgolf.errors import BitgolfError, DamagedError, UsageError
-from bitgolf.pack.frequency_tables import leb128, read_leb128
-from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.score.length_code import Lengths, encode_lengths
 from bitgolf.score.text import Text, with_last_end
-
-Lengths = npt.NDArray[np.int64]
 
 
 class Order:
@@ -89,55 +85,3 @@ def order_named(name: str | None, seed: int | None) -> Spec[Order] | None:
     if name is not None and name not in orders:
         raise UsageError(f"there is no order {name!r}", mend=f"--order {' or '.join(orders)}")
     return orders[name] if name else None
-
-
-# ---- a code for lengths --------------------------------------------------------------------------------------------
-#
-#     bytes of the buckets (LEB128) | the buckets, range-coded | the bits that place each length in its bucket
-#
-# Four buckets an octave: within one, lengths are nearly equally likely, so their lower bits are written as they are.
-
-
-def encode_lengths(lengths: Lengths) -> bytes:
-    """Numbers of at least 1 and less than 2^62, in their order, such that `decode_lengths` restores them."""
-    buckets = encode_plane_stream(np.array([[_bucket(n) for n in lengths.tolist()]], np.uint8))
-    bits = "".join(f"{n & (1 << low) - 1:0{low}b}" for n in lengths.tolist() if (low := _low_bits(_bucket(n))))
-    return leb128(len(buckets)) + buckets + np.packbits(np.array(list(bits), np.uint8)).tobytes()
-
-
-def decode_lengths(data: bytes) -> Lengths:
-    """What was encoded. Raises `DamagedError` for anything that `encode_lengths` would not have written."""
-    size, at = read_leb128(data, 0)
-    coded, rest = data[at : at + size], data[at + size :]
-    count = read_leb128(coded, 0)[0] if coded else 0
-    buckets = decode_plane_stream(coded, 1, count)[0].tolist()
-    if max(buckets, default=0) > LAST:
-        raise DamagedError("these are no lengths of documents")
-    bits = "".join(map(str, np.unpackbits(np.frombuffer(rest, np.uint8)).tolist()))
-    lengths, at = list[int](), 0
-    for bucket in buckets:
-        low = _low_bits(bucket)
-        lengths.append((_first(bucket) << low) + int(bits[at : at + low] or "0", 2))
-        at += low
-    found = np.array(lengths, np.int64)
-    if at > len(bits) or encode_lengths(found) != data:
-        raise DamagedError("these are no lengths of documents")
-    return found
-
-
-def _bucket(n: int) -> int:
-    """0 … 3 for themselves, then four to each octave."""
-    octave = n.bit_length() - 1
-    return n if octave < 2 else 4 * (octave - 1) + (n >> (octave - 2) & 3)
-
-
-LAST = _bucket((1 << 62) - 1)
-
-
-def _low_bits(bucket: int) -> int:
-    return max(0, bucket // 4 - 1)
-
-
-def _first(bucket: int) -> int:
-    """The upper bits of a bucket's lengths."""
-    return bucket if bucket < 4 else 4 + bucket % 4

@@ -1,169 +1,193 @@
-"""A method's row of results: its score, and for one that adapts that of the same windows without adaptation."""
+"""Evaluate scoring methods: the score of each, and for one that adapts also that of the same windows without adaptation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
+from bitgolf.config.spec import Spec
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.score.callbacks import LogLine, ProgressCallback
 from bitgolf.score.document_order import Order
 from bitgolf.score.execution.batch_size import Batch, batch_for, out_of_memory, release
+from bitgolf.score.execution.forward import SelectKernels, kernel_selector
 from bitgolf.score.execution.time_estimate import LIMIT, Clock
 from bitgolf.score.methods import Method
-from bitgolf.score.player import forward_in
-from bitgolf.score.referee import Progress, Score, score
+from bitgolf.score.referee import Score, score
+from bitgolf.score.result import MethodResult
 from bitgolf.score.text import Text
 
-Tell = Callable[[str], None]
 
-
-class Played(NamedTuple):
-    """A score, and how it was come by. compiling: seconds of the score's that went into making graphs."""
+class MethodScore(NamedTuple):
+    """A score and how it was computed. compile_seconds: part of the score's seconds. warnings: what went otherwise."""
 
     score: Score
-    batch: Batch
-    compiling: float
+    batch_size: Batch
+    compile_seconds: float
     forecast: float | None
     kernels: Sequence[str]
-    remarks: Sequence[str]
+    warnings: Sequence[str] = ()
 
     @property
     def seconds(self) -> float:
-        """On the clock: graphs are compiled beside it, as in training."""
-        return self.score.seconds - self.compiling
+        """Without compilation: this is the time that the limit applies to."""
+        return self.score.seconds - self.compile_seconds
 
 
-Known = dict[str, Played]
+ScoreKey = tuple[str, str | None]
+"""Hashes of a method and of the order of the documents, None for the method's own: they decide the score."""
+ScoreCache = dict[ScoreKey, MethodScore]
 
 
-class Setting(NamedTuple):
-    """What all scores of one text by one model share."""
+@dataclass(frozen=True)
+class ScoringContext:
+    """What all methods of a scoring job share: model, text, device, limits.
+
+    vocab: number of tokens that the model predicts. text: in corpus order.
+    order: of the documents; None for the one that each method asks for.
+    batch_tokens: tokens of one batch; None to choose by free memory, see `choose_batch_size`.
+    time_limit: seconds for each method, without compilation; taking longer is a warning.
+    log: is given a line of progress from time to time.
+    scores: those of methods that do not adapt, by hash: such a method may be the baseline of several others.
+    """
 
     model: LM
     vocab: int
     text: Text
     device: Device
-    world: World
-    batch_tokens: int | None
-    limit: float
-    tell: Tell
+    distributed: World = ALONE
+    order: Spec[Order] | None = None
+    batch_tokens: int | None = None
+    time_limit: float = LIMIT
+    log: LogLine = lambda line: None
+    scores: ScoreCache = field(default_factory=ScoreCache)
+
+    @cached_property
+    def kernels(self) -> SelectKernels | None:
+        """Selects fused kernels, and remembers for all methods of the job which ones."""
+        return kernel_selector(self.device)
 
 
-def measure(
-    model: LM,
-    vocab: int,
-    text: Text,
-    method: Method,
-    device: Device,
-    *,
-    order: Order | None = None,
-    world: World = ALONE,
-    batch_tokens: int | None = None,
-    limit: float = LIMIT,
-    tell: Tell = lambda line: None,
-    known: Known | None = None,
-) -> dict[str, Any]:
-    """Score `text`, in corpus order, in the order given or else the method's own. The model is left as it was.
+def evaluate_method(context: ScoringContext, method: Spec[Method], *, baseline: bool = True) -> MethodResult:
+    """Score the text of a context by one method. The model is left as it was.
 
-    batch_tokens: read at once, None for what `batch_for` suggests. limit: seconds; being over it is a remark.
-    known: scores of this model and text that stand, which are not scored again: a method without adaptation may be
-    another's `still()`. New ones join them.
-    `gain` is adaptation's alone: bpb of the method's `still()`, scored first on the same windows of the same text, less
-    its own. `fresh_share`: targets of each token read. `charged`: bits of the order, part of bpb. Nulls where there is none.
+    baseline: for a method that adapts, also score the same windows without adaptation, which gives `gain`.
     """
-    order, known = order or method.order, {} if known is None else known
-    arranged, charged = order.arrange(text)
-    setting = Setting(model, vocab, arranged, device, world, batch_tokens, limit, tell)
-
-    def played(method: Method, name: str) -> Played:
-        key = "" if method.adapts else plan(method, order)
-        if key in known:
-            return known[key]
-        found = play(setting, method, name)
-        found = found._replace(score=found.score._replace(charged=charged))
-        if key:
-            known[key] = found
-        return found
-
-    still = method.still()
-    without = played(still, f"{method.name} without adaptation").score if still else None
-    whole = played(method, method.name)
-    found = whole.score
-    return {
-        **found._asdict(),
-        "bpb": found.bpb,
-        "adapts": method.adapts,
-        "still_bpb": without and without.bpb,
-        "gain": without and without.bpb - found.bpb,
-        "compile_seconds": whole.compiling,
-        "limit": limit,
-        "forecast_seconds": whole.forecast,
-        "targets_per_second": found.targets / max(whole.seconds, 1e-9),
-        "fresh_share": found.targets / max(found.read, 1),
-        "window": method.window,
-        "stride": method.stride,
-        "documents": "cross-document" if method.crosses else "isolated",
-        "order": order.name,
-        "processes": world.size,
-        "device": device.why,
-        "kernels": list(whole.kernels),
-        "batch_tokens": whole.batch.tokens,
-        "remarks": [*method.remarks(arranged), *whole.remarks],
-    }
+    made = method()
+    order = context.order() if context.order else made.order
+    text, order_bits = order.arrange(context.text)
+    without = made.still() if baseline else None
+    bpb_without_adaptation: float | None = None
+    if without is not None:
+        name = f"{made.name} without adaptation"
+        bpb_without_adaptation = _score(context, without, name, text, order_bits).score.bpb
+    result = _score(context, method, made.name, text, order_bits)
+    warnings = [*made.remarks(text), *result.warnings]
+    return _method_result(context, made, order, result, bpb_without_adaptation, warnings)
 
 
-def play(setting: Setting, method: Method, name: str) -> Played:
-    """Score with a player of the method's own. Where memory runs out, it begins again with half the batch, and says so."""
-    batch, remarks = batch_for(setting.model, method, setting.device, setting.world, setting.batch_tokens), []
-    while (found := _attempt(setting, method, name, batch)) is None:
+def _method_result(
+    context: ScoringContext,
+    method: Method,
+    order: Order,
+    result: MethodScore,
+    bpb_without_adaptation: float | None,
+    warnings: list[str],
+) -> MethodResult:
+    score = result.score
+    return MethodResult(
+        method=score.method,
+        bits=score.bits,
+        bytes=score.bytes,
+        targets=score.targets,
+        tokens_read=score.read,
+        seconds=score.seconds,
+        order_bits=score.charged,
+        bpb=score.bpb,
+        adapts=method.adapts,
+        bpb_without_adaptation=bpb_without_adaptation,
+        gain=None if bpb_without_adaptation is None else bpb_without_adaptation - score.bpb,
+        compile_seconds=result.compile_seconds,
+        time_limit_seconds=context.time_limit,
+        forecast_seconds=result.forecast,
+        targets_per_second=score.targets / max(result.seconds, 1e-9),
+        targets_per_token_read=score.targets / max(score.read, 1),
+        window=method.window,
+        stride=method.stride,
+        cross_document=method.crosses,
+        order=order.name,
+        processes=context.distributed.size,
+        device=context.device.why,
+        kernels=list(result.kernels),
+        batch_tokens=result.batch_size.tokens,
+        warnings=warnings,
+    )
+
+
+def _score(context: ScoringContext, method: Spec[Method], name: str, text: Text, order_bits: int) -> MethodScore:
+    """The score of `text`, in its order, from the cache if the method does not adapt and is in it."""
+    made = method()
+    key = method.hash, context.order.hash if context.order else None
+    if key in context.scores:
+        return context.scores[key]
+    result = score_with_retry(context, text, made, name)
+    result = result._replace(score=result.score._replace(charged=order_bits))
+    if not made.adapts:
+        context.scores[key] = result
+    return result
+
+
+def score_with_retry(context: ScoringContext, text: Text, method: Method, name: str) -> MethodScore:
+    """Score `text` in the order in which it stands. If memory runs out, start again with half the batch size, and add a warning."""
+    batch = batch_for(context.model, method, context.device, context.distributed, context.batch_tokens)
+    warnings: list[str] = []
+    while (result := _attempt(context, text, method, name, batch)) is None:
         release()
-        batch = batch.halved(method.window, setting.world)
-        remarks.append(f"{batch.why} tokens at once, so {batch.tokens:,} were read")
-        setting.tell(f"{name}: {remarks[-1]}")
-    if found.seconds > setting.limit:
-        expected = "" if found.forecast is None else f" (forecast {found.forecast:,.0f} s)"
-        remarks.append(f"scoring took {found.seconds:,.1f} s, over the limit of {setting.limit:,g} s{expected}")
-    return found._replace(remarks=remarks)
+        batch = batch.halved(method.window, context.distributed)
+        warnings.append(f"{batch.why} tokens at once, so {batch.tokens:,} were read")
+        context.log(f"{name}: {warnings[-1]}")
+    if result.seconds > context.time_limit:
+        expected = "" if result.forecast is None else f" (forecast {result.forecast:,.0f} s)"
+        warnings.append(f"scoring took {result.seconds:,.1f} s, over the limit of {context.time_limit:,g} s{expected}")
+    return result._replace(warnings=warnings)
 
 
-def _attempt(setting: Setting, method: Method, name: str, batch: Batch) -> Played | None:
-    """None where memory ran out."""
-    model, vocab, text, device, world, *_ = setting
+def _attempt(context: ScoringContext, text: Text, method: Method, name: str, batch: Batch) -> MethodScore | None:
+    """The score with batches of this size, or None if memory runs out."""
+    world = context.distributed
     try:
-        with closing(method.player(model, vocab, device, world)) as player:
-            if forward := forward_in(player):
+        made = method.player(context.model, context.vocab, context.device, world, context.kernels)
+        with closing(made) as player:
+            forward = player.forward
+            if forward:
                 forward.limit(batch.tokens)
-            clock = Clock(text.targets / world.size, setting.limit)
-            line = progress(name, setting, batch, clock)
-            found = score(player, text, method, world=world, batch_tokens=batch.tokens, progress=line)
-            compiling, kernels = (forward.seconds, forward.kernels) if forward else (0.0, ())
-            return Played(found, batch, compiling, clock.forecast, kernels, ())
+            clock = Clock(text.targets / world.size, context.time_limit)
+            progress = progress_printer(name, context, text, batch, clock)
+            result = score(player, text, method, world=world, batch_tokens=batch.tokens, progress=progress)
+            seconds, kernels = (forward.seconds, forward.kernels) if forward else (0.0, ())
+            return MethodScore(result, batch, seconds, clock.forecast, kernels)
     except Exception as error:
         if not out_of_memory(error):
             raise
     return None
 
 
-def plan(method: Method, order: Order) -> str:
-    """What decides the score of a method that does not adapt: classes and settings."""
-    settings = [{k: v for k, v in sorted(vars(it).items()) if k != "built_from"} for it in (method, order)]
-    return f"{type(method).__name__} {settings[0]} {type(order).__name__} {settings[1]}"
-
-
-def progress(name: str, setting: Setting, batch: Batch, clock: Clock) -> Progress:
-    """Says how far this process is, the bits per byte of what it has scored, its own speed, and how long it will take."""
-    text, world = setting.text, setting.world
+def progress_printer(name: str, context: ScoringContext, text: Text, batch: Batch, clock: Clock) -> ProgressCallback:
+    """Logs how much this process has scored, the bits per byte so far, its speed, and the expected time."""
+    world = context.distributed
     whose = f" by process {world.rank} of {world.size}" if world.size > 1 else ""
 
-    def line(done: int, targets: int, bits: float) -> None:
+    def print_line(done: int, targets: int, bits: float) -> None:
         expected = clock.at(done)
         bpb = bits / done * text.targets / text.bytes
-        setting.tell(
-            f"{name}: {done:,} / {targets:,} targets{whose}, {bpb:.4f} bits per byte so far, {batch.tokens:,} tokens at "
-            f"once ({batch.why}), {clock.words(expected)}, {done / clock.elapsed:,.0f} targets/s"
+        context.log(
+            f"{name}: {done:,} / {targets:,} targets{whose}, {bpb:.4f} bits per byte so far, {batch.tokens:,} tokens at"
+            f" once ({batch.why}), {clock.words(expected)}, {done / clock.elapsed:,.0f} targets/s"
         )
 
-    return line
+    return print_line

@@ -11,14 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar, NamedTuple
 
-from bitgolf.config.spec import Spec, register
+from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.rope import Scaling
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
 from bitgolf.score.document_order import CorpusOrder, Order
-from bitgolf.score.player import Player, StaticPlayer
+from bitgolf.score.execution.forward import SelectKernels
+from bitgolf.score.player import AdaptationStep, Player, StaticPlayer
 from bitgolf.score.rope_scaling import StretchedPlayer, check_stretch
 from bitgolf.score.text import Text
 
@@ -39,11 +40,15 @@ class Track(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Targets start … stop-1, in tracks that may be played in any order, at once, or by several processes."""
+    """Targets start … stop-1, in tracks that may be played in any order, at once, or by several processes.
+
+    step: the adaptation step that follows it, for a method that adapts.
+    """
 
     start: int
     stop: int
     tracks: Iterable[Track]
+    step: AdaptationStep = AdaptationStep()
 
 
 class Method:
@@ -80,17 +85,24 @@ class Method:
             yield Window(max(start, done + self.stride - self.window), stop, done)
             done = stop
 
-    def player(self, model: LM, vocab: int, device: Device, world: World) -> Player:
-        """The player that the method is scored with. It may change the model, and owns it until it is closed."""
+    def player(
+        self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
+    ) -> Player:
+        """The player that the method is scored with. It may change the model, and owns it until it is closed.
+
+        kernels: selects fused kernels on CUDA; without it the model's own parts are compiled as they are.
+        """
         if self.stretch:
-            return StretchedPlayer(model, vocab, device, self.stretch, longest=self.window, world=world)
-        return StaticPlayer(model, vocab, device, longest=self.window, world=world)
+            return StretchedPlayer(
+                model, vocab, device, self.stretch, longest=self.window, world=world, kernels=kernels
+            )
+        return StaticPlayer(model, vocab, device, longest=self.window, world=world, kernels=kernels)
 
     def remarks(self, text: Text) -> list[str]:
         """What a reader of the text's score must know of it."""
         return []
 
-    def still(self) -> Method | None:
+    def still(self) -> Spec[Method] | None:
         """For a method that adapts: the same windows without adaptation, to compare with."""
         return None
 
@@ -127,18 +139,28 @@ class Sliding(Method):
     """Windows of `window` tokens every `stride`; past the first, a target sees at least window - stride tokens.
 
     `isolated` starts anew at each document (Parameter Golf, 2026-03-17); else windows run over documents' ends.
+    `first_stride`: number of targets of a text's first window; none for the window. `order`: of the documents.
     `stretch`: for a window longer than those of training, `Ntk(reference=1024, length=1408)` (Parameter Golf, 1.375 x).
     """
 
     name = "sliding"
 
     def __init__(
-        self, *, window: int = 1024, stride: int = 64, isolated: bool = False, stretch: Spec[Scaling] | None = None
+        self,
+        *,
+        window: int = 1024,
+        stride: int = 64,
+        isolated: bool = False,
+        stretch: Spec[Scaling] | None = None,
+        first_stride: int | None = None,
+        order: Spec[Order] = part(CorpusOrder),
     ) -> None:
         check_stride(window, stride)
         check_stretch(stretch, window)
-        self.window, self.stride, self.opening = window, stride, window
-        self.isolated, self.stretch = isolated, stretch
+        if first_stride is not None and not 1 <= first_stride <= window:
+            raise RecipeError(f"first_stride {first_stride} is not in 1 … {window}", place="score.first_stride")
+        self.window, self.stride, self.opening = window, stride, first_stride or window
+        self.isolated, self.stretch, self.order = isolated, stretch, order()
 
 
 def check_stride(window: int, stride: int) -> None:

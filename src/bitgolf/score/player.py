@@ -12,7 +12,7 @@ from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.score.execution.async_copy import upload
-from bitgolf.score.execution.forward import Forward, forward_of
+from bitgolf.score.execution.forward import Forward, LogitsForward, SelectKernels, forward_of
 
 
 class Block(NamedTuple):
@@ -48,10 +48,31 @@ class Block(NamedTuple):
         return Block(tokens, asked, fresh, self.opens)
 
 
+class AdaptationStep(NamedTuple):
+    """The step after a section of a text: the `number`-th, from 0, of `steps`.
+
+    The referee passes it on, so that a player counts nothing. It is no information about the targets: a decoder knows
+    the number of sections in advance, from the size of the text.
+    """
+
+    number: int = 0
+    steps: int = 1
+
+    @property
+    def last(self) -> bool:
+        """Whether no section follows, so that nothing more needs to be learned."""
+        return self.number == self.steps - 1
+
+
 class Player(Protocol):
     """Predicts from tokens that are already revealed; never sees a target before it is scored, a loss or a byte count."""
 
     vocab: int
+
+    @property
+    def forward(self) -> Forward | None:
+        """The model's forward, for results to name its kernels; None for a player without one."""
+        ...
 
     def predict(self, block: Block) -> Tensor:
         """Logits over the whole vocabulary wherever `block.asked`, row by row: (n, V)."""
@@ -61,7 +82,7 @@ class Player(Protocol):
         """The n tokens that were asked for, now scored: (n,). What is learned of them may serve later blocks."""
         ...
 
-    def adapt(self, revealed: Tensor) -> None:
+    def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
         """A section of the text, (n,), all of whose tokens but the first have been scored: by other processes too."""
         ...
 
@@ -73,7 +94,8 @@ class Player(Protocol):
 class StaticPlayer:
     """A model that does not change while it is scored.
 
-    longest: tokens of the windows that it will be shown, 0 if not known. Every process of `world` makes one together.
+    longest: tokens of the windows that it will be shown, 0 if not known. kernels: selects fused kernels on CUDA. Every
+    process of `world` makes one together.
     """
 
     def __init__(
@@ -84,11 +106,12 @@ class StaticPlayer:
         *,
         longest: int = 0,
         world: World = ALONE,
-        forward: Forward | None = None,
+        kernels: SelectKernels | None = None,
+        forward: LogitsForward | None = None,
     ) -> None:
         self.model = model.to(device.device).eval()
         self.vocab, self.device = vocab, device
-        self.forward = forward or forward_of(self.model, device, longest, world=world)
+        self.forward: LogitsForward = forward or forward_of(self.model, device, longest, world=world, kernels=kernels)
 
     @torch.no_grad()
     def predict(self, block: Block) -> Tensor:
@@ -97,25 +120,8 @@ class StaticPlayer:
     def observe(self, block: Block, targets: Tensor) -> None:
         pass
 
-    def adapt(self, revealed: Tensor) -> None:
+    def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
         pass
 
     def close(self) -> None:
         self.forward.close()
-
-
-class HasForward(Protocol):
-    """What the forwards of all our players have in common, see `forward.Forward`."""
-
-    @property
-    def kernels(self) -> Sequence[str]: ...
-
-    @property
-    def seconds(self) -> float: ...
-
-    def limit(self, tokens: int) -> None: ...
-
-
-def forward_in(player: Player) -> HasForward | None:
-    """The forward of a player of ours, for results to name its kernels; None for one that has none."""
-    return getattr(player, "forward", None)

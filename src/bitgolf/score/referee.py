@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from bitgolf.errors import BitgolfError
 from bitgolf.runtime.distributed import ALONE, World, total
+from bitgolf.score.callbacks import ProgressCallback
 from bitgolf.score.execution.async_copy import Download, upload
 from bitgolf.score.methods import Method, Section, Track, Window
 from bitgolf.score.player import Block, Player
 from bitgolf.score.text import Text
 from bitgolf.score.token_bits import token_bits
 
-Progress = Callable[[int, int, float], None]  # targets done, targets in all, bits so far; of this process
 Charges = npt.NDArray[np.float64]
 AHEAD = 3  # blocks whose bits may still be on their way from the device while the next one is being prepared
 
@@ -53,7 +53,7 @@ def score(
     *,
     world: World = ALONE,
     batch_tokens: int = 4096,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     charges: Charges | None = None,
 ) -> Score:
     """Score every target of `text` exactly once. Every process of `world` calls it and has the same totals.
@@ -74,7 +74,8 @@ def score(
     for section in method.sections(text, batch_tokens):
         bits += _section(desk, section, world)
         if method.adapts:
-            player.adapt(desk.tokens[section.start : section.stop + 1].clone())  # a view would reach the rest
+            revealed = desk.tokens[section.start : section.stop + 1].clone()  # a view would reach the rest
+            player.adapt(revealed, section.step)
     scored, read = total(torch.stack([desk.scored, desk.read_by]).to(world.device), world).cpu()
     if not bool((scored == 1).all()):
         wrong = int((scored != 1).nonzero()[0])
@@ -93,7 +94,7 @@ class _Charge(NamedTuple):
 class _Desk:
     """What the referee keeps while it scores: which targets are done, and what it tells those who wait."""
 
-    def __init__(self, player: Player, text: Text, progress: Progress | None, charges: Charges | None) -> None:
+    def __init__(self, player: Player, text: Text, progress: ProgressCallback | None, charges: Charges | None) -> None:
         self.player, self.progress, self.charges = player, progress, charges
         self.tokens = torch.from_numpy(np.asarray(text.tokens, dtype=np.int64))
         self.scored = torch.zeros(text.targets, dtype=torch.int32)

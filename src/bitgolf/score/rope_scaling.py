@@ -10,6 +10,7 @@ from bitgolf.model.attention.rope import Rope, Scaling
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
+from bitgolf.score.execution.forward import SelectKernels
 from bitgolf.score.player import StaticPlayer
 
 
@@ -17,9 +18,17 @@ class StretchedPlayer(StaticPlayer):
     """A model that reads longer windows than it was trained on, until it is closed."""
 
     def __init__(
-        self, model: LM, vocab: int, device: Device, scaling: Spec[Scaling], *, longest: int, world: World
+        self,
+        model: LM,
+        vocab: int,
+        device: Device,
+        scaling: Spec[Scaling],
+        *,
+        longest: int,
+        world: World,
+        kernels: SelectKernels | None = None,
     ) -> None:
-        super().__init__(model, vocab, device, longest=longest, world=world)
+        super().__init__(model, vocab, device, longest=longest, world=world, kernels=kernels)
         self.undo = stretch(model, scaling)
 
     def close(self) -> None:

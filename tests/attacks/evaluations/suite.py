@@ -1,4 +1,7 @@
-"""The zoo: each cheat with its honest twin, and the rule that names it. `make zoo` writes its table into the page."""
+"""The suite of cheats: each with its honest counterpart, and the rule that must name it.
+
+`make cheats` writes the tables of `docs/scoring.md`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ Kind = Callable[[Tokenizer], Entry]
 
 
 class Cheat(NamedTuple):
-    """name: what the field calls it; does: what it is; the cheat, the honest twin, and the rule that must lead."""
+    """name: what the field calls it; does: what it is; the cheat, its honest counterpart, and the rule that must lead."""
 
     name: str
     does: str
@@ -32,15 +35,15 @@ class Cheat(NamedTuple):
     rule: str
 
 
-ZOO = [
+CHEATS = [
     Cheat("target in the hash key", "memory looked up by context and target", normalization.TargetInKey, normalization.ContextInKey, "target-in-key"),
     Cheat("backoff by the target", "the longest context in which the target is found", normalization.FoundBackoff, Adaptive, "sums-to-one"),
     Cheat("unnormalised blend", "hashed counts of the target alone, mixed in", normalization.Blend, Adaptive, "sums-to-one"),
-    Cheat("best of several strides", "two passes, the least loss of each target", normalization.BestStride, normalization.Strided, "best-of-runs"),
+    Cheat("best of several strides", "two passes, the least loss of each target", normalization.BestStride, normalization.Strided, "best-of-passes"),
     Cheat("two-pass rescoring", "scored again with the memory of the whole text", lookahead.TwoPass, Adaptive, "two-pass"),
     Cheat("last-epoch scoring", "three epochs on a document, the last one reported", lookahead.LastEpoch, Isolated, "last-epoch"),
-    Cheat("own-window optimisation", "a bias fitted to the targets it is scored on (SLOT)", lookahead.OwnWindow, lookahead.Biased, "own-window"),
-    Cheat("future peek by one", "the token after the target mixed in", lookahead.FuturePeek, lookahead.Smeared, "future-peek"),
+    Cheat("own-window optimisation", "a bias fitted to the targets it is scored on (SLOT)", lookahead.OwnWindow, lookahead.Biased, "fitted-to-own-targets"),
+    Cheat("future peek by one", "the token after the target mixed in", lookahead.FuturePeek, lookahead.Smeared, "lookahead"),
     Cheat("warm-up on validation text", "warms up with updates on half of the text", contamination.WarmedUp, contamination.Warm, "warmed-up-on-validation"),
     Cheat("calibration on validation text", "half of the text in the model's counts", contamination.Calibrated, Static, "calibrated-on-validation"),
     Cheat("spaces twice", "a byte table with the space in the piece and beside it", denominator.SpaceTwice, Static, "bytes-space-twice"),
@@ -58,7 +61,7 @@ ZOO = [
 
 
 def examined(kind: Kind, seed: int = 0) -> Audit:
-    """The audit of an entry in the zoo's world."""
+    """The audit of an evaluation on the toy corpus."""
     scored, training, tokenizer = world()
     return audit(lambda: kind(tokenizer), scored, training, seed=seed, depth=DEPTH)
 
@@ -67,13 +70,13 @@ def examined(kind: Kind, seed: int = 0) -> Audit:
 
 
 def table() -> Iterator[str]:
-    """The zoo's table, line by line, in Markdown: bits per byte as claimed, and what the audit saw."""
-    yield "| cheat | what it does | claims | honest twin | caught by | evidence |"
+    """The table of cheats, line by line, in Markdown: bits per byte as claimed, and what the audit saw."""
+    yield "| cheat | what it does | claims | honest counterpart | caught by | evidence |"
     yield "| --- | --- | --- | --- | --- | --- |"
-    for animal in ZOO:
-        caught, honest = examined(animal.cheat), examined(animal.twin)
+    for cheat in CHEATS:
+        caught, honest = examined(cheat.cheat), examined(cheat.twin)
         seen = caught.findings[0].message.partition("(")[2].removesuffix(")")
-        yield f"| {animal.name} | {animal.does} | {caught.claimed:.3f} | {honest.claimed:.3f} | `{caught.verdict}` | {seen} |"
+        yield f"| {cheat.name} | {cheat.does} | {caught.claimed:.3f} | {honest.claimed:.3f} | `{caught.verdict}` | {seen} |"
 
 
 def rules() -> Iterator[str]:
@@ -101,7 +104,7 @@ def marked(page: str, name: str) -> str:
 def main() -> None:
     """Write what is generated into the page: about five minutes on one core."""
     page = PAGE.read_text()
-    for name, text in (("rules", "\n".join(rules())), ("zoo", "\n".join(table())), ("honest", honest(HONEST))):
+    for name, text in (("rules", "\n".join(rules())), ("cheats", "\n".join(table())), ("honest", honest(HONEST))):
         before, mark, rest = page.partition(f"<!-- {name} -->\n")
         page = before + mark + text + f"\n<!-- end {name} -->" + rest.partition(f"<!-- end {name} -->")[2]
     PAGE.write_text(page)

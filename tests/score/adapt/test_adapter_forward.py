@@ -86,7 +86,7 @@ def test_graphs_of_few_shapes_score_and_learn_alike(traced: None, settings: dict
 
 
 def charged_still(method: DocumentLora) -> np.ndarray:
-    charges, still = np.zeros(text().targets), method.still()
+    charges, still = np.zeros(text().targets), method.still()()
     score(still.player(built(LOOPED).double(), VOCAB, choose(), ALONE), text(), still, charges=charges)
     return charges
 

@@ -20,7 +20,8 @@ from bitgolf.model.lm import LM
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.score.adapt.adapter_forward import Rows
-from bitgolf.score.adapt.document_lora import DocumentLora, LoraPlayer, RowAdam
+from bitgolf.score.adapt.document_lora import DocumentLora, LoraPlayer
+from bitgolf.score.adapt.per_row_adam import PerRowAdam
 from bitgolf.score.methods import Method, Section
 from bitgolf.score.player import Block
 from bitgolf.score.referee import Score, score
@@ -65,7 +66,7 @@ def played(method: Method, text: Text, model: LM) -> tuple[Score, npt.NDArray[np
 @pytest.mark.parametrize("stride", [4, 5, 16])
 def test_without_learning_it_is_the_same_windows_scored_still(nothing: dict[str, Any], stride: int) -> None:
     text, method = text_of(documents()), lora(stride=stride, **nothing)
-    assert charges(method, text) == pytest.approx(charges(method.still(), text), rel=1e-9, abs=1e-9)
+    assert charges(method, text) == pytest.approx(charges(method.still()(), text), rel=1e-9, abs=1e-9)
 
 
 def test_a_score_depends_on_nothing_that_comes_later() -> None:
@@ -150,7 +151,7 @@ def test_totals_do_not_depend_on_who_plays_a_track(processes: int, warm: bool) -
 def test_it_learns_what_a_document_is_made_of(settings: dict[str, Any]) -> None:
     text = text_of(documents(lengths=[60] * 4))
     method = lora(**settings)
-    bits, still = charges(method, text).sum(), charges(method.still(), text).sum()
+    bits, still = charges(method, text).sum(), charges(method.still()(), text).sum()
     assert bits < 0.98 * still
 
 
@@ -253,7 +254,7 @@ def test_a_document_starts_with_nothing_learned_and_no_moments() -> None:
     p = player()
     p.observe(block, targets)
     p.reset(torch.tensor([True, False, False]))
-    for state in (p.adapters.values - p.adapters.start, p.adam.first, p.adam.second, p.adam.steps):
+    for state in (p.adapters.values - p.adapters.start, p.adam.exp_avg, p.adam.exp_avg_sq, p.adam.steps):
         assert (state != 0).any(1).tolist() == [False, True, True]
     p.predict(block._replace(fresh=torch.tensor([False, True, False])))
     assert torch.equal(p.adapters.values[1], p.adapters.start) and p.adam.steps[:, 0].tolist() == [0, 0, 1]
@@ -300,7 +301,7 @@ def test_rows_that_start_at_different_times_are_each_an_adam_of_its_own(
     values = torch.randn(3, 5, generator=generator, dtype=torch.float64)
     rows = [nn.Parameter(row.clone()) for row in values]
     method = lora(lr=0.1, betas=betas, weight_decay=decay)
-    own = RowAdam(values, method)
+    own = PerRowAdam(values, lr=method.lr, betas=method.betas, eps=method.eps, weight_decay=method.weight_decay)
     theirs = [torch.optim.AdamW([row], lr=0.1, betas=betas, eps=1e-10, weight_decay=decay) for row in rows]
     for learns in ([1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]):
         grad = torch.randn(3, 5, generator=generator, dtype=torch.float64)

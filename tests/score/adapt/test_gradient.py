@@ -29,6 +29,7 @@ from bitgolf.score.adapt.gradient import AdamW, Learner, Sgd, cosine
 from bitgolf.score.adapt.phased_lora import Phased
 from bitgolf.score.adapt.stream_sgd import StreamPlayer, StreamSgd
 from bitgolf.score.methods import Method
+from bitgolf.score.player import AdaptationStep
 from bitgolf.score.referee import score
 from bitgolf.score.text import Text, with_last_end
 from helpers.process_groups import as_program, fork
@@ -74,7 +75,7 @@ def test_the_plan_has_every_target_once_in_its_section_with_the_contexts_of_the_
     expected = {
         t: w.start
         for start, stop in text.documents()[slice(None) if isolated else slice(0)] or [(0, text.targets)]
-        for w in method.still().windows(stop - start, start)
+        for w in method.still()().windows(stop - start, start)
         for t in range(w.first, w.stop)
     }
     found, done = dict[int, int](), 0
@@ -93,12 +94,12 @@ def test_the_plan_has_every_target_once_in_its_section_with_the_contexts_of_the_
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.integers(1, 9), st.integers(1, 4), st.booleans())
 def test_sequences_and_steps_have_every_target_once(ids: list[int], length: int, batch: int, documents: bool) -> None:
     tokens, sgd = torch.tensor(ids), Sgd(length=length, batch=batch, documents=documents)
-    rows = sgd.sequences(tokens, 1)
+    rows = sgd.sequences(tokens, 1, length)
     assert [t for w in rows for t in range(w.start, w.stop)] == list(range(len(ids) - 1))
     assert all(1 <= w.stop - w.start <= length for w in rows)
     if documents:
         assert not any((tokens[w.start + 1 : w.stop] == 1).any() for w in rows)
-    steps = list(sgd.batches(rows))
+    steps = list(sgd.batches(rows, length))
     assert [w for step in steps for w in step] == rows and all(steps)
     assert all(sum(w.stop - w.start for w in step) <= batch * length for step in steps)
     if not documents:
@@ -112,7 +113,7 @@ def test_sequences_and_steps_have_every_target_once(ids: list[int], length: int,
 def test_without_learning_the_bits_are_those_of_the_windows_alone(sgd: Spec[Sgd]) -> None:
     model, text, method = built(toy_model()), drifting(), stream(sgd)
     assert np.array_equal(
-        charged(model, text, method, batch_tokens=1), charged(model, text, method.still(), batch_tokens=1)
+        charged(model, text, method, batch_tokens=1), charged(model, text, method.still()(), batch_tokens=1)
     )
 
 
@@ -120,7 +121,7 @@ def test_without_learning_the_bits_are_those_of_the_windows_alone(sgd: Spec[Sgd]
 def test_it_learns_what_the_model_did_not_know(sgd: Spec[Sgd]) -> None:
     model, text = built(toy_model()), drifting(400)
     method = stream(sgd)
-    still, adapted = charged(model, text, method.still()), charged(model, text, method)
+    still, adapted = charged(model, text, method.still()()), charged(model, text, method)
     assert np.allclose(adapted[:CHUNK], still[:CHUNK], rtol=1e-4), "nothing is known before the first chunk's end"
     assert adapted.sum() < 0.9 * still.sum()
 
@@ -145,9 +146,9 @@ class Hasty(StreamPlayer):
 
     whole: Tensor
 
-    def adapt(self, revealed: Tensor) -> None:
-        self.done += 1
-        self.learner.learn(self.whole[self.done * CHUNK : (self.done + 1) * CHUNK + 1], 1.0)
+    def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
+        start = (step.number + 1) * CHUNK
+        self.learner.learn(self.whole[start : start + CHUNK + 1], 1.0)
 
 
 def test_the_replay_catches_a_player_that_learns_before_it_scores() -> None:

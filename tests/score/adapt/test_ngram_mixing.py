@@ -84,14 +84,14 @@ def test_what_comes_later_changes_nothing(model: LM, text: Text, batch_tokens: i
 def test_totals_do_not_depend_on_the_batch(model: LM, text: Text) -> None:
     found = [charges(model, text, batch_tokens=n) for n in (1, 64, 10_000)]
     assert found[0] == pytest.approx(found[1], rel=1e-9) and found[0] == pytest.approx(found[2], rel=1e-9)
-    assert abs(found[0] - charges(model, text, SMALL.still())).max() > 0.5
+    assert abs(found[0] - charges(model, text, SMALL.still()())).max() > 0.5
 
 
 def test_gates_that_are_shut_leave_the_model_alone(model: LM, text: Text) -> None:
     """To the last bit, on the same plan."""
     shut = SMALL.player(model, VOCAB, choose(), ALONE)
     shut.gates.weight[:] = 0
-    alone = SMALL.still().player(model, VOCAB, choose(), ALONE)
+    alone = SMALL.still()().player(model, VOCAB, choose(), ALONE)
     found = np.zeros((2, text.targets))
     for player, out in zip((shut, alone), found, strict=True):
         score(player, text, SMALL, charges=out)
@@ -161,7 +161,7 @@ def test_either_counts_alone_and_the_documents_end_with_it(model: LM, alone: str
     """A later document that is the first one again is cheaper where the stream is counted, and not where it is not."""
     method = Mixed(**{**READING, "document": (), "stream": (), alone: (1, 3)})
     text = text_of(words(70), words(70))
-    found, still = charges(model, text, method), charges(model, text, SMALL.still())
+    found, still = charges(model, text, method), charges(model, text, SMALL.still()())
     assert found[:71].sum() < still[:71].sum() - 20
     gained = (still - found)[71:].sum() - (still - found)[:71].sum()
     assert (gained > 60) == (alone == "stream")

@@ -20,6 +20,7 @@ from bitgolf.score.adapt.document_lora import DocumentLora
 from bitgolf.score.adapt.gradient import Learner, Sgd
 from bitgolf.score.adapt.phased_lora import Phased, PhasedPlayer, evenly
 from bitgolf.score.methods import Method
+from bitgolf.score.player import AdaptationStep
 from bitgolf.score.referee import score
 from bitgolf.score.text import Text, with_last_end
 from helpers.toy import VOCAB, built, toy_model
@@ -101,7 +102,7 @@ def test_without_learning_the_bits_are_those_of_the_adapters_alone(sgd: Spec[Sgd
     adapted = charged(model, text, phased(sgd=sgd, lora=alone))
     assert np.array_equal(adapted, charged(model, text, alone())), "one row, so sums are in one order"
     method = phased(sgd=sgd, lora=LORA.but(steps=0))
-    assert np.allclose(charged(model, text, method), charged(model, text, method.still()), rtol=1e-5)
+    assert np.allclose(charged(model, text, method), charged(model, text, method.still()()), rtol=1e-5)
 
 
 def test_after_a_phase_adapters_start_anew_also_those_that_documents_hand_on() -> None:
@@ -129,8 +130,8 @@ class Hasty(PhasedPlayer):
 
     whole: Tensor
 
-    def adapt(self, revealed: Tensor) -> None:
-        super().adapt(self.whole)
+    def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
+        super().adapt(self.whole, step)
 
 
 @pytest.mark.parametrize("hasty", [False, True])

@@ -14,14 +14,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.config.spec import Spec, part
+from bitgolf.errors import BitgolfError, FormatVersionError, UsageError
 from bitgolf.model.lm import LM
 from bitgolf.pack.frequency_tables import leb128, read_leb128
 from bitgolf.runtime.distributed import ALONE
 from bitgolf.score.adapt.document_lora import DocumentLora
 from bitgolf.score.adapt.stream_sgd import StreamSgd
 from bitgolf.score.coding import compress as coder
-from bitgolf.score.coding.compress import Codec, Compressed, compress, decompress, parts
+from bitgolf.score.coding.bgz_format import FLOOR, MAGIC, Codec
+from bitgolf.score.coding.compress import Compressed, compress, decompress, parts
 from bitgolf.score.coding.predictor import CPU
 from bitgolf.score.methods import Contiguous, Method, Sliding
 from bitgolf.score.referee import score
@@ -31,10 +33,10 @@ from bitgolf.tokens.trainers import SentencePieceBPE
 from helpers.toy import built, toy_model
 
 TEXT = b"".join(b"line %d of a text that repeats itself, and again %d\n" % (i, i * i % 97) for i in range(3000))
-SLIDING = Sliding(window=24, stride=12)
-LORA = DocumentLora(window=24, stride=8, rows=3, rank=2, lr=0.05, on=("head", "q"))
-LORA_FLAT = DocumentLora(window=16, stride=16, rows=2, rank=1, lr=0.02, on=("v",))
-METHODS: tuple[Method, ...] = (SLIDING, LORA, LORA_FLAT)
+SLIDING: Spec[Method] = part(Sliding, window=24, stride=12)
+LORA: Spec[Method] = part(DocumentLora, window=24, stride=8, rows=3, rank=2, lr=0.05, on=("head", "q"))
+LORA_FLAT: Spec[Method] = part(DocumentLora, window=16, stride=16, rows=2, rank=1, lr=0.02, on=("v",))
+METHODS: tuple[Spec[Method], ...] = (SLIDING, LORA, LORA_FLAT)
 DOCUMENTS = st.lists(
     st.binary(max_size=40) | st.text(max_size=60).map(lambda s: s.encode("utf-8", "surrogatepass")), max_size=5
 )
@@ -48,22 +50,27 @@ def codec() -> Codec:
     return Codec(model, tokenizer, b"12345678", METHODS)
 
 
-def code(codec: Codec, documents: list[bytes], method: Method = SLIDING, rows: int = 4) -> Compressed:
+def code(codec: Codec, documents: list[bytes], method: Spec[Method] = SLIDING, rows: int = 4) -> Compressed:
     return compress(codec, codec.tokenizer.encode_documents(documents), method=method, rows=rows)
 
 
-def charged(codec: Codec, documents: list[bytes], method: Method) -> float:
+def charged(codec: Codec, documents: list[bytes], method: Spec[Method]) -> float:
     """The referee's bits for the same documents, each by itself."""
-    with closing(method.player(codec.model, codec.tokenizer.vocab, CPU, ALONE)) as player:
-        return score(player, of_documents(documents, codec.tokenizer), method).bits
+    made = method()
+    with closing(made.player(codec.model, codec.tokenizer.vocab, CPU, ALONE)) as player:
+        return score(player, of_documents(documents, codec.tokenizer), made).bits
 
 
 # ---- everything comes back -------------------------------------------------------------------------------------------
 
 
 @FEW
-@given(DOCUMENTS, st.integers(1, 5), st.sampled_from([*METHODS, Contiguous(window=9), Sliding(window=7, stride=3)]))
-def test_any_documents_come_back(codec: Codec, documents: list[bytes], rows: int, method: Method) -> None:
+@given(
+    DOCUMENTS,
+    st.integers(1, 5),
+    st.sampled_from([*METHODS, part(Contiguous, window=9), part(Sliding, window=7, stride=3)]),
+)
+def test_any_documents_come_back(codec: Codec, documents: list[bytes], rows: int, method: Spec[Method]) -> None:
     assert decompress(codec, code(codec, documents, method, rows).data) == documents
 
 
@@ -91,9 +98,9 @@ def test_a_file_is_cut_into_documents_that_join(codec: Codec) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [Sliding(window=24, stride=12, isolated=True), Sliding(window=7, stride=3, isolated=True), Contiguous(window=9, isolated=True), LORA, LORA_FLAT],
+    [part(Sliding, window=24, stride=12, isolated=True), part(Sliding, window=7, stride=3, isolated=True), part(Contiguous, window=9, isolated=True), LORA, LORA_FLAT],
 )  # fmt: skip
-def test_predicted_bits_are_the_referees(codec: Codec, method: Method) -> None:
+def test_predicted_bits_are_the_referees(codec: Codec, method: Spec[Method]) -> None:
     """Documents longer than the window, shorter, and empty; more of them than rows."""
     documents = [TEXT[:200], b"", b"x", TEXT[200:260], TEXT[300:600], TEXT[600:640], b"\xff", TEXT[700:1000]]
     made = code(codec._replace(methods=[method]), documents, method, rows=3)
@@ -103,12 +110,15 @@ def test_predicted_bits_are_the_referees(codec: Codec, method: Method) -> None:
 def test_adapters_learn_in_the_walk(codec: Codec) -> None:
     """So the round trip above is no accident of adapters that stand still."""
     documents = [TEXT[:400], TEXT[700:1100]]
-    still = LORA.still()
+    still = LORA().still()
+    assert still
     assert code(codec, documents, LORA).bits < 0.97 * charged(codec, documents, still)
 
 
 def test_size_is_what_was_predicted(codec: Codec) -> None:
-    made = code(codec, [TEXT[i : i + 250] for i in range(0, 40_000, 250)], Sliding(window=48, stride=24), rows=160)
+    made = code(
+        codec, [TEXT[i : i + 250] for i in range(0, 40_000, 250)], part(Sliding, window=48, stride=24), rows=160
+    )
     assert 0 <= 8 * len(made.data) - made.bits < 0.001 * made.bits + 8 * 60
 
 
@@ -124,7 +134,7 @@ def test_adversarial_tables_cost_what_they_say(vocab: int, kind: str) -> None:
         tables[np.arange(count), likely] = 1 - 1e-9
     encoder = coder._stream.queue.RangeEncoder()
     encoder.encode(symbols, coder.CATEGORICAL, tables)
-    mass = vocab * coder.FLOOR
+    mass = vocab * FLOOR
     each = {"certain": -math.log2(1 - mass), "uniform": math.log2(vocab), "floor": 24.0}[kind]
     assert encoder.num_bits() == pytest.approx(count * each, rel=2e-4, abs=64 + count * 2e-7)
     decoder = coder._stream.queue.RangeDecoder(encoder.get_compressed())
@@ -140,7 +150,7 @@ def test_a_small_file_has_a_small_header(codec: Codec) -> None:
 
 
 def test_methods_that_cross_documents_are_refused(codec: Codec) -> None:
-    for method in (StreamSgd(), DocumentLora(warm=True)):
+    for method in (part(StreamSgd), part(DocumentLora, warm=True)):
         with pytest.raises(UsageError, match="cannot be coded") as refused:
             code(codec._replace(methods=[method]), [b"text"], method)
         assert "sliding or lora" in str(refused.value)
@@ -149,14 +159,14 @@ def test_methods_that_cross_documents_are_refused(codec: Codec) -> None:
 def test_a_method_that_the_artifact_does_not_name_is_refused(codec: Codec) -> None:
     """But for plain windows, which the file itself can say."""
     with pytest.raises(UsageError, match="no such method"):
-        code(codec, [b"text"], DocumentLora())
-    assert decompress(codec._replace(methods=()), code(codec, [b"text"], Contiguous(window=8)).data) == [b"text"]
+        code(codec, [b"text"], part(DocumentLora))
+    assert decompress(codec._replace(methods=()), code(codec, [b"text"], part(Contiguous, window=8)).data) == [b"text"]
 
 
 def test_what_memory_cannot_hold_is_refused(codec: Codec) -> None:
     documents = [b""] * 20
     with pytest.raises(UsageError, match="too many"):
-        code(codec, documents, Sliding(window=1 << 16, stride=1), rows=20)
+        code(codec, documents, part(Sliding, window=1 << 16, stride=1), rows=20)
 
 
 def test_a_token_that_ends_documents_is_refused(codec: Codec) -> None:
@@ -190,7 +200,7 @@ def flipped(codec: Codec) -> LM:
 
 
 @pytest.mark.parametrize("method", [SLIDING, LORA])
-def test_one_flipped_weight_is_caught_and_located(codec: Codec, method: Method) -> None:
+def test_one_flipped_weight_is_caught_and_located(codec: Codec, method: Spec[Method]) -> None:
     data = code(codec, [TEXT[:200], TEXT[600:800]], method).data
     with pytest.raises(BitgolfError, match="computes other probabilities") as caught:
         decompress(codec._replace(model=flipped(codec)), data)
@@ -226,8 +236,15 @@ def test_a_damaged_file_is_never_decoded_into_garbage(codec: Codec) -> None:
             decompress(codec, bytes(data))
 
 
+def test_a_file_of_another_format_is_an_error_that_says_so(codec: Codec) -> None:
+    data = bytearray(code(codec, [b"text"]).data)
+    data[3] -= 1
+    with pytest.raises(FormatVersionError, match="has format 2; this version reads format 3"):
+        decompress(codec, bytes(data))
+
+
 def checked(body: bytes) -> bytes:
-    return coder.MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+    return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
 def test_damage_with_a_right_checksum_is_found_too(codec: Codec) -> None:
@@ -247,7 +264,7 @@ def test_damage_with_a_right_checksum_is_found_too(codec: Codec) -> None:
 
 def lie(whole: bytes, **changes: int) -> bytes:
     """A file with a right checksum whose header says otherwise."""
-    names = ("window_code", "window", "stride", "rows", "documents", "tokens", "bytes", "seals")
+    names = ("window_code", "window", "stride", "rows", "documents", "tokens", "bytes", "checksums")
     at, fields = 8, dict[str, int]()
     for name in names:
         fields[name], at = read_leb128(whole, at)
@@ -257,7 +274,7 @@ def lie(whole: bytes, **changes: int) -> bytes:
 @pytest.mark.timeout(60)
 def test_a_hostile_header_costs_nothing(codec: Codec) -> None:
     """Refused before memory or time is spent, or found out as soon as the payload is used up."""
-    whole = code(codec, [TEXT[:120]], Sliding(window=30, stride=10)).data
+    whole = code(codec, [TEXT[:120]], part(Sliding, window=30, stride=10)).data
     assert decompress(codec, lie(whole)) == [TEXT[:120]]
     lies: list[dict[str, Any]] = [
         {"window_code": 9},
@@ -265,7 +282,7 @@ def test_a_hostile_header_costs_nothing(codec: Codec) -> None:
         {"rows": 0}, {"rows": 2}, {"rows": 1 << 30},
         {"documents": 0}, {"documents": 2}, {"documents": 1 << 34},
         {"tokens": 0}, {"tokens": 1 << 34}, {"tokens": 1 << 20}, {"tokens": 7},
-        {"bytes": 0}, {"bytes": 1 << 34}, {"seals": 0}, {"seals": 1 << 34}, {"seals": 3},
+        {"bytes": 0}, {"bytes": 1 << 34}, {"checksums": 0}, {"checksums": 1 << 34}, {"checksums": 3},
         {"documents": 5000, "tokens": 1 << 20, "rows": 5000},
         {"documents": 5000, "tokens": 1 << 20, "rows": 4096, "window": 1 << 16},
         {"documents": 5000, "tokens": 1 << 20, "rows": 30},
@@ -277,10 +294,10 @@ def test_a_hostile_header_costs_nothing(codec: Codec) -> None:
 
 @pytest.mark.timeout(60)
 def test_a_payload_is_not_decoded_beyond_what_it_holds(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens without end are announced by one who has the model too, so that the seals are right."""
-    whole = code(codec, [TEXT[:200]], Sliding(window=30, stride=10)).data
-    steps, real = list[int](), coder.Seals
-    monkeypatch.setattr(coder, "Seals", lambda expected=None: real())
+    """Tokens without end are announced by one who has the model too, so that the checksums are right."""
+    whole = code(codec, [TEXT[:200]], part(Sliding, window=30, stride=10)).data
+    steps, real = list[int](), coder.TableChecksums
+    monkeypatch.setattr(coder, "TableChecksums", lambda expected=None: real())
     with pytest.raises(BitgolfError, match="more is decoded than the file can hold"):
         decompress(codec, lie(whole[:-20], tokens=3_000), lambda done, count, bits: steps.append(done))
     assert len(steps) < 500
@@ -295,5 +312,5 @@ def test_the_text_itself_is_checked(codec: Codec) -> None:
 
 
 def test_contexts_come_from_the_file(codec: Codec) -> None:
-    data = code(codec, [b"coded with one window"], Contiguous(window=8)).data
+    data = code(codec, [b"coded with one window"], part(Contiguous, window=8)).data
     assert decompress(codec._replace(methods=(LORA,)), data) == [b"coded with one window"]

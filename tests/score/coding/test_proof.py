@@ -15,7 +15,7 @@ from bitgolf.artifact.model import load, write
 from bitgolf.cli import app
 from bitgolf.config.spec import part
 from bitgolf.data.prepare import load_manifest, prepare
-from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.errors import BitgolfError, FormatVersionError, UsageError
 from bitgolf.files import read_json
 from bitgolf.model.part import roles
 from bitgolf.quantize.encoding import encode_all
@@ -23,11 +23,15 @@ from bitgolf.report.log import Journal
 from bitgolf.runtime.distributed import ALONE
 from bitgolf.runtime.progress import Now
 from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.score.callbacks import LogLine
 from bitgolf.score.coding import compress, proof
+from bitgolf.score.coding.bgz_format import Codec
 from bitgolf.score.coding.predictor import CPU
-from bitgolf.score.coding.proof import Claim, draw, false_share, first, grouped, prove
+from bitgolf.score.coding.proof import Claim, Restore, first, grouped, prove
+from bitgolf.score.coding.sampling import max_false_fraction, sample_groups
 from bitgolf.score.methods import Sliding
 from bitgolf.score.referee import score
+from bitgolf.score.result import ProofResult
 from bitgolf.score.text import validation
 from bitgolf.text.documents import Document
 from bitgolf.tokens.loading import open_tokenizer
@@ -62,33 +66,40 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def claim(toy: Path, size: int = 0, *, method: int = 0, tokens: int = 1 << 17, rows: int = 64) -> Claim:
     loaded = load(toy / "artifact.bg")
-    methods = [spec() for spec in loaded.recipe["score"]]
+    methods = loaded.recipe["score"]
     text = validation(toy / "shards")
     text = first(text, loaded.tokenizer, size) if size else text
-    codec = compress.Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
+    codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
     return Claim(toy / "artifact.bg", codec, text, methods[method], tokens, rows)
 
 
-def proved(claim: Claim, folder: Path, *, sample: int = 0, challenge: str = "") -> dict[str, Any]:
-    return prove(claim, folder, sample=sample, challenge=challenge, journal=Journal(quiet=True))
+class RestoreHere:
+    """Restores groups in this process, as another takes seconds to start; the artifact is read anew."""
 
+    def __init__(self) -> None:
+        self.restored = list[Path]()
 
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Groups are restored here, as a process takes seconds to start; the artifact is read anew. What was restored."""
-    restored = list[Path]()
-
-    def restore(artifact: Path, source: Path, target: Path, tell: object) -> list[int]:
-        restored.append(source)
+    def __call__(self, artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
+        self.restored.append(source)
         loaded = load(artifact)
-        methods = [spec() for spec in loaded.recipe["score"]]
-        codec = compress.Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
+        codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe["score"])
         texts = compress.decompress(codec, source.read_bytes())
         target.write_bytes(b"".join(texts))
         return [len(text) for text in texts]
 
-    monkeypatch.setattr(proof, "_restore", restore)
-    return restored
+
+HERE = RestoreHere()
+
+
+def proved(claim: Claim, folder: Path, *, sample: int = 0, challenge: str = "", restore: Restore = HERE) -> ProofResult:
+    return prove(claim, folder, sample=sample, challenge=challenge, journal=Journal(quiet=True), restore=restore)
+
+
+@pytest.fixture
+def in_this_process() -> list[Path]:
+    """The files that were restored."""
+    HERE.restored.clear()
+    return HERE.restored
 
 
 @pytest.mark.slow
@@ -101,8 +112,8 @@ def test_a_score_is_proved_with_the_command(toy: Path, tmp_path: Path, capsys: p
     assert report["bytes"] == load_manifest(toy / "shards").val.encoded_bytes > 100_000
     assert 0 < report["overhead_percent"] < 0.1 + 100 * 64 / report["coded_bytes"]
     assert report["claimed_bpb"] < 3.5  # it was trained: 5.2 is what equally likely tokens cost
-    assert report["groups"] == 1 and report["sampled"] == [0] and report["false_groups_at_most"] == 0
-    assert '"restored": true' in capsys.readouterr().out
+    assert report["groups"] == 1 and report["sampled"] == [0] and report["max_false_fraction"] == 0
+    assert report["format"] == proof.FORMAT and '"verified": true' in capsys.readouterr().out
 
 
 def test_groups_claims_and_files_add_up(toy: Path, tmp_path: Path, in_this_process: list[Path]) -> None:
@@ -110,12 +121,12 @@ def test_groups_claims_and_files_add_up(toy: Path, tmp_path: Path, in_this_proce
     report = proved(what, tmp_path, sample=2, challenge="doubt")
     document = read_json(tmp_path / "commitment.json")
     rows = document["groups"]
-    assert len(rows) == report["groups"] > 2 and len(in_this_process) == 2
+    assert len(rows) == report.groups > 2 and len(in_this_process) == 2
     assert sum(row["bytes"] for row in rows) == document["bytes"] == what.text.bytes
     assert sum(row["targets"] for row in rows) == document["targets"] == what.text.targets
     assert sum(row["documents"] for row in rows) == len(what.text.documents())
-    assert sum(row["bits"] for row in rows) == pytest.approx(report["claimed_bits"])
-    assert sum(row["coded_bytes"] for row in rows) == report["coded_bytes"]
+    assert sum(row["bits"] for row in rows) == pytest.approx(report.claimed_bits)
+    assert sum(row["coded_bytes"] for row in rows) == report.coded_bytes
     for row in rows:
         data = (tmp_path / row["file"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == row["sha256"] and len(data) == row["coded_bytes"]
@@ -125,14 +136,14 @@ def test_groups_claims_and_files_add_up(toy: Path, tmp_path: Path, in_this_proce
     tokens = what.codec.tokenizer.decode(what.text.tokens)
     assert rows[0]["text_sha256"] == hashlib.sha256(tokens[: rows[0]["bytes"]]).hexdigest()
     commitment = (tmp_path / "commitment.json").read_bytes()
-    assert report["sampled"] == draw(commitment, "doubt", len(rows), 2)
-    assert report["false_groups_at_most"] == pytest.approx(1 - 0.05**0.5)
+    assert report.sampled == sample_groups(commitment, "doubt", len(rows), 2)
+    assert report.max_false_fraction == pytest.approx(1 - 0.05**0.5)
 
 
 def test_adapters_are_proved_too(toy: Path, tmp_path: Path, in_this_process: list[Path]) -> None:
     report = proved(claim(toy, 1_500, method=1), tmp_path)
-    assert report["method"] == "lora" and len(in_this_process) == report["groups"] == 1
-    assert 0 < 8 * report["coded_bytes"] - report["claimed_bits"] < 0.001 * report["claimed_bits"] + 8 * 60
+    assert report.method == "lora" and len(in_this_process) == report.groups == 1
+    assert 0 < 8 * report.coded_bytes - report.claimed_bits < 0.001 * report.claimed_bits + 8 * 60
 
 
 def test_a_proof_that_was_cut_off_goes_on(
@@ -155,7 +166,7 @@ def test_a_proof_that_was_cut_off_goes_on(
     monkeypatch.setattr(proof, "score", None)  # what was scored is not scored again
     report = proved(what, tmp_path / "cut")
     monkeypatch.undo()
-    assert report["groups"] > 2
+    assert report.groups > 2
     assert all((tmp_path / "cut" / name).stat().st_mtime_ns == time for name, time in kept.items())
 
 
@@ -170,30 +181,37 @@ def test_a_folder_stays_committed(toy: Path, tmp_path: Path, in_this_process: li
         proved(claim(toy, 2_500, tokens=400, rows=4), tmp_path, sample=1)
 
 
-def test_what_does_not_come_back_is_named(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_come_back_is_named(toy: Path, tmp_path: Path) -> None:
     """A group that holds another document than it says; and one that another process cannot restore at all."""
     what = claim(toy, 1_500, tokens=400, rows=4)
 
-    def wrong(artifact: Path, source: Path, target: Path, tell: object) -> list[int]:
+    def wrong(artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
         number = int(source.name[:5])
         texts = list(grouped(what))[number].texts(what.codec.tokenizer)
         target.write_bytes(b"".join([*texts[:-1], texts[-1][::-1]]))
         return [len(text) for text in texts]
 
-    with monkeypatch.context() as here:
-        here.setattr(proof, "_restore", wrong)
-        with pytest.raises(BitgolfError, match=r"group 0 \(00000-.*document \d+ of the group came back as another"):
-            proved(what, tmp_path)
+    with pytest.raises(BitgolfError, match=r"group 0 \(00000-.*document \d+ of the group came back as another"):
+        proved(what, tmp_path, restore=wrong)
     assert not (tmp_path / "proof.json").exists()
     other = tmp_path / "other"
     other.mkdir()
     file = next(iter(sorted(tmp_path.glob("*.bgz"))))
     data = bytearray(file.read_bytes())
     data[-9] ^= 4
-    shutil.copy(tmp_path / "claim.json", other)
+    shutil.copy(tmp_path / "group_bits.json", other)
     (other / file.name).write_bytes(data)
     with pytest.raises(BitgolfError, match=r"group 0 .*(?s:.)*checksum does not match"):
         proved(what, other)
+
+
+def test_files_of_another_format_are_an_error(toy: Path, tmp_path: Path) -> None:
+    for name in ("commitment.json", "group_bits.json"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text('{"bits": [1.0], "key": ""}')
+        with pytest.raises(FormatVersionError, match=f"{name} has no format number; this version reads format 2"):
+            proved(claim(toy, 1_500, tokens=400, rows=4), folder)
 
 
 def test_a_text_must_have_the_bytes_that_it_says(toy: Path, tmp_path: Path) -> None:
@@ -206,17 +224,19 @@ def test_a_text_must_have_the_bytes_that_it_says(toy: Path, tmp_path: Path) -> N
 
 
 def test_the_draw_is_of_the_commitment_and_the_challenge() -> None:
-    drawn = draw(b"commitment", "", 1000, 30)
-    assert drawn == sorted(set(drawn)) == draw(b"commitment", "", 1000, 30) and len(drawn) == 30
-    assert drawn != draw(b"commitmenu", "", 1000, 30) and drawn != draw(b"commitment", "coin", 1000, 30)
-    assert draw(b"commitment", "", 7, 0) == draw(b"commitment", "", 7, 9) == list(range(7))
-    often = [sum(3 in draw(bytes([i]), "", 10, 4) for i in range(256))]
+    drawn = sample_groups(b"commitment", "", 1000, 30)
+    assert drawn == sorted(set(drawn)) == sample_groups(b"commitment", "", 1000, 30) and len(drawn) == 30
+    assert drawn != sample_groups(b"commitmenu", "", 1000, 30) and drawn != sample_groups(
+        b"commitment", "coin", 1000, 30
+    )
+    assert sample_groups(b"commitment", "", 7, 0) == sample_groups(b"commitment", "", 7, 9) == list(range(7))
+    often = [sum(3 in sample_groups(bytes([i]), "", 10, 4) for i in range(256))]
     assert 70 < often[0] < 135  # 4 in 10, of 256
 
 
 def test_what_a_sample_says() -> None:
     for sample in (1, 5, 100, 1000):
-        share = false_share(sample, 10_000)
+        share = max_false_fraction(sample, 10_000)
         assert (1 - share) ** sample == pytest.approx(0.05)
-    assert false_share(1000, 10_000) == pytest.approx(0.00299, abs=1e-5)
-    assert false_share(12, 12) == 0.0
+    assert max_false_fraction(1000, 10_000) == pytest.approx(0.00299, abs=1e-5)
+    assert max_false_fraction(12, 12) == 0.0

@@ -16,7 +16,7 @@ from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
 from bitgolf.score.execution.async_copy import upload
 from bitgolf.score.execution.compiled_function import Graph
-from bitgolf.score.execution.forward import at_least_float32, kernels_for, padded_length
+from bitgolf.score.execution.forward import SelectKernels, at_least_float32, padded_length
 from bitgolf.score.player import Block
 
 
@@ -97,12 +97,21 @@ class CompiledRows(Rows):
     HALVINGS = 3
 
     def __init__(
-        self, model: LM, device: Device, adapters: Adapters, *, window: int, columns: int, world: World
+        self,
+        model: LM,
+        device: Device,
+        adapters: Adapters,
+        *,
+        window: int,
+        columns: int,
+        world: World,
+        kernels: SelectKernels | None = None,
     ) -> None:
         super().__init__(model, device, adapters)
         with adapters.holding(torch.arange(adapters.rows) == 0):  # kernels are tried on a single row
-            self.choice = kernels_for(model, device, window, learns=True, world=world)
-        self.kernels, self.window, self.columns, self.rows = self.choice.lines, window, columns, adapters.rows
+            self.choice = kernels(model, device, window, backward=True, distributed=world) if kernels else None
+        self.kernels = self.choice.lines if self.choice else ()
+        self.window, self.columns, self.rows = window, columns, adapters.rows
         self.run = self.graph = Graph(self.read, device.device)
 
     def pieces(self, block: Block) -> list[Shown]:
@@ -114,7 +123,8 @@ class CompiledRows(Rows):
         shortest = -(-self.window >> self.HALVINGS)
         length = padded_length(max(shown.tokens.shape[1], shortest), self.window)
         shown = shown._replace(tokens=F.pad(shown.tokens, (0, length - shown.tokens.shape[1])))
-        self.choice.slots.fit(shown.tokens.numpy())
+        if self.choice:
+            self.choice.slots.fit(shown.tokens.numpy())
         return shown
 
     def limit(self, tokens: int) -> None:
@@ -125,4 +135,5 @@ class CompiledRows(Rows):
         return self.graph.seconds
 
     def close(self) -> None:
-        self.choice.restore()
+        if self.choice:
+            self.choice.restore()

@@ -6,7 +6,7 @@ Parameter Golf, 2026-03-17 (record "LoRA TTT"): rank 8 on head, q and v, pieces 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,11 +20,12 @@ from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.score.adapt.adapter_forward import CompiledRows, Rows
+from bitgolf.score.adapt.per_row_adam import PerRowAdam
 from bitgolf.score.document_order import CorpusOrder, Order
 from bitgolf.score.execution.async_copy import upload
-from bitgolf.score.execution.compiled_function import Graph
+from bitgolf.score.execution.forward import SelectKernels
 from bitgolf.score.methods import Method, Section, Sliding, Track, check_stride
-from bitgolf.score.player import Block
+from bitgolf.score.player import AdaptationStep, Block
 from bitgolf.score.text import Text
 
 DEPTH = 4  # documents that follow one another in a row of a track, on average
@@ -74,7 +75,8 @@ class DocumentLora(Method):
                 raise RecipeError(f"{value} is too small", place=f"score.{key}", mend=f"at least {least}")
         if not rank and (warm or alpha is not None):
             raise RecipeError("a bias has no A to keep and no alpha", place="score.rank", mend="a rank of at least 1")
-        self.window, self.stride, self.opening, self.order = window, stride, stride, order()
+        self.window, self.stride, self.opening = window, stride, stride
+        self.order, self._order = order(), order
         self.rows, self.rank, self.on, self.seed, self.warm = rows, rank, on, seed, warm
         self.scale = 1.0 if alpha is None else alpha / rank
         self.lr, self.betas, self.eps, self.weight_decay, self.steps = lr, betas, eps, weight_decay, steps
@@ -99,14 +101,22 @@ class DocumentLora(Method):
         for i in range(chains):
             yield [document for group in dealt[i::chains] for document in group]
 
-    def player(self, model: LM, vocab: int, device: Device, world: World) -> LoraPlayer:
-        return LoraPlayer(model, vocab, device, self, world)
+    def player(
+        self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
+    ) -> LoraPlayer:
+        return LoraPlayer(model, vocab, device, self, world, kernels)
 
-    def still(self) -> Method:
-        still = Sliding(window=self.window, stride=self.stride, isolated=True)
-        still.opening -= self.window % self.stride  # so that later windows begin where they begin here
-        still.order = self.order
-        return still
+    def still(self) -> Spec[Method]:
+        rest = self.window % self.stride
+        first_stride = self.window - rest if rest else None  # so that later windows begin where they begin here
+        return part(
+            Sliding,
+            window=self.window,
+            stride=self.stride,
+            isolated=True,
+            first_stride=first_stride,
+            order=self._order,
+        )
 
 
 def groups(documents: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
@@ -123,25 +133,46 @@ class LoraPlayer:
     forward, `batch.graph_bytes_per_token` for each token. On CUDA that is bounded, see `CompiledRows.limit`.
     """
 
-    def __init__(self, model: LM, vocab: int, device: Device, method: DocumentLora, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        model: LM,
+        vocab: int,
+        device: Device,
+        method: DocumentLora,
+        world: World = ALONE,
+        kernels: SelectKernels | None = None,
+    ) -> None:
         self.model = model.to(device.device).eval()
         self.vocab, self.device, self.method = vocab, device, method
         self.adapters = Adapters(
             self.model, method.rows, method.on, rank=method.rank, scale=method.scale, seed=method.seed
         )
         try:
-            self.forward = self._forward(world)
+            self.forward = self._forward(world, kernels)
         except Exception:  # nobody can close what was never made
             self.adapters.detach()
             raise
-        self.adam = RowAdam(self.adapters.values, method)
+        self.adam = PerRowAdam(
+            self.adapters.values,
+            lr=method.lr,
+            betas=method.betas,
+            eps=method.eps,
+            weight_decay=method.weight_decay,
+        )
         self._kept: tuple[Block, Tensor] | None = None
 
-    def _forward(self, world: World) -> Rows:
+    def _forward(self, world: World, kernels: SelectKernels | None) -> Rows:
         if self.device.device.type != "cuda":
             return Rows(self.model, self.device, self.adapters)
-        window, stride = self.method.window, self.method.stride
-        return CompiledRows(self.model, self.device, self.adapters, window=window, columns=stride, world=world)
+        return CompiledRows(
+            self.model,
+            self.device,
+            self.adapters,
+            window=self.method.window,
+            columns=self.method.stride,
+            world=world,
+            kernels=kernels,
+        )
 
     def predict(self, block: Block) -> Tensor:
         """The graph is kept for `observe` where the whole block is read at once: of several pieces it could be too large."""
@@ -210,47 +241,10 @@ class LoraPlayer:
         finally:
             self.adapters.attach()
 
-    def adapt(self, revealed: Tensor) -> None:
+    def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
         pass
 
     def close(self) -> None:
         self._kept = None
         self.adapters.detach()
         self.forward.close()
-
-
-class RowAdam:
-    """Adam (arXiv 1412.6980) with decoupled decay (arXiv 1711.05101), for each row of `values` (rows, P) by itself.
-
-    Rows start at different times: each has its own count of steps, (rows, 1).
-    """
-
-    def __init__(self, values: Tensor, settings: DocumentLora) -> None:
-        self.values, self.settings = values, settings
-        self.first, self.second = torch.zeros_like(values), torch.zeros_like(values)
-        self.steps = values.new_zeros(len(values), 1)
-        self.update: Callable[[Tensor, Tensor], Tensor] = self._update
-        if values.is_cuda:  # 25 operators on tensors of gigabytes, or one kernel
-            self.update = Graph(self._update, values.device)
-
-    def reset(self, rows: Tensor) -> None:
-        """rows: boolean (rows,) on the CPU."""
-        chosen = upload(rows.nonzero()[:, 0], self.values.device)
-        for state in (self.first, self.second, self.steps):
-            state[chosen] = 0
-
-    def step(self, grad: Tensor, rows: Tensor) -> None:
-        """One step with gradients (rows, P) of the rows, boolean (rows,), that learn; the others stay as they are."""
-        self.update(grad, rows[:, None].to(grad.dtype))
-
-    def _update(self, grad: Tensor, on: Tensor) -> Tensor:
-        """In place; on: (rows, 1), 1 for a row that learns and 0 for one that does not."""
-        set_ = self.settings
-        (b1, b2), decay = set_.betas, set_.weight_decay
-        self.steps += on
-        taken = self.steps.clamp(min=1)  # a row that never learned divides by no zero
-        self.first.mul_(1 - on * (1 - b1)).add_(grad * (on * (1 - b1)))
-        self.second.mul_(1 - on * (1 - b2)).add_(grad.square() * (on * (1 - b2)))
-        size = self.second.sqrt().div_((1 - b2**taken).sqrt()).add_(set_.eps)
-        self.values.mul_(1 - on * (set_.lr * decay)).sub_(self.first / size * (on * set_.lr / (1 - b1**taken)))
-        return self.values

@@ -27,6 +27,7 @@ from bitgolf.runtime.distributed import World, total
 from bitgolf.runtime.progress import Now
 from bitgolf.score.adapt.loss import NOTHING, nats_of
 from bitgolf.score.methods import Window, tracks_of
+from bitgolf.score.player import AdaptationStep
 
 NOW = Now(0, 0, 0.0, 0.0)  # there is no training clock here: rates come with the call
 
@@ -51,9 +52,10 @@ class Momentum(Algorithm):
 class Sgd:
     """How weights follow revealed tokens: `epochs` times over them, in steps of `batch` sequences of `length` targets.
 
-    A length of 0 is that of the windows that are scored. With `documents`, a sequence ends where a document does, and a step has as many targets in more, shorter ones. What
-    learns are the parameters that `where` selects (see `rules`), `frozen` left out: `where=("scale", "gate")` for control
-    tensors alone, `frozen=("@blocks.0.**",)` for all but the first block. Every pattern must select something.
+    A length of 0 is that of the windows that are scored. With `documents`, a sequence ends where a document does, and a
+    step has as many targets in more, shorter ones. What learns are the parameters that `where` selects (see `rules`),
+    `frozen` left out: `where=("scale", "gate")` for control tensors alone, `frozen=("@blocks.0.**",)` for all but the
+    first block. Every pattern must select something.
     `clip` bounds the norm of a step's gradient, 0 does not; `at_once` bounds the tokens of one forward.
     """
 
@@ -90,19 +92,19 @@ class Sgd:
             raise RecipeError("every parameter is frozen: nothing learns", place="Sgd.frozen")
         return {path: model.get_parameter(path) for path in left if path not in kept}
 
-    def sequences(self, tokens: Tensor, bos: int) -> list[Window]:
+    def sequences(self, tokens: Tensor, bos: int, sequence_length: int) -> list[Window]:
         """What is read as one sequence, every target of `tokens` (n + 1,) once, in their order."""
         targets = len(tokens) - 1
         inner = (tokens[1:-1] == bos).nonzero()[:, 0] + 1 if self.documents else tokens[:0]
         bounds = pairwise([0, *inner.tolist(), targets])
-        firsts = [(first, stop) for start, stop in bounds for first in range(start, stop, self.length)]
-        return [Window(first, min(first + self.length, stop), first) for first, stop in firsts]
+        firsts = [(first, stop) for start, stop in bounds for first in range(start, stop, sequence_length)]
+        return [Window(first, min(first + sequence_length, stop), first) for first, stop in firsts]
 
-    def batches(self, sequences: Sequence[Window]) -> Iterator[list[Window]]:
-        """Sequences of one step: as many as have no more targets than `batch` full ones."""
+    def batches(self, sequences: Sequence[Window], sequence_length: int) -> Iterator[list[Window]]:
+        """Sequences of one step: as many as have no more targets than `batch` of the full length."""
         batch, held = list[Window](), 0
         for row in sequences:
-            if held + row.stop - row.start > self.batch * self.length:
+            if held + row.stop - row.start > self.batch * sequence_length:
                 yield batch
                 batch, held = [], 0
             batch.append(row)
@@ -147,15 +149,16 @@ class AdamW(Sgd):
 class Learner:
     """A model that learns as an `Sgd` says, the state of its optimizer, and the weights as they were.
 
-    Made, and asked to learn, by every process of `world` alike. `window`: the length of sequences where `sgd` names none.
+    Made, and asked to learn, by every process of `world` alike. `window`: the length of sequences if `sgd` sets none.
     """
 
     def __init__(self, sgd: Sgd, model: LM, device: Device, world: World, *, window: int) -> None:
-        sgd.length = sgd.length or window
+        self.sequence_length = sgd.length or window
         self.sgd, self.model, self.device, self.world = sgd, model, device, world
         self.params: list[Tensor] = [*sgd.chosen(model).values()]
         self.before = [p.detach().clone() for p in self.params]
-        self.nats = nats_of(model, device, at_once=sgd.at_once, longest=sgd.length)
+        self.nats = nats_of(model, device, at_once=sgd.at_once, longest=self.sequence_length)
+        self.changed = False  # whether the weights are other than they were found
         self.begin()
 
     def begin(self) -> None:
@@ -166,13 +169,21 @@ class Learner:
     def restore(self) -> None:
         """The weights as they were found, bit for bit."""
         torch._foreach_copy_(self.params, self.before)
+        self.changed = False
         self.begin()
+
+    def check_first(self, step: AdaptationStep) -> None:
+        """Raises `BitgolfError` at a text's first step if the weights have learned from another text before."""
+        if not step.number and self.changed:
+            raise BitgolfError("the weights have learned from another text: a player plays one text", place="score")
 
     def learn(self, tokens: Tensor, rate: float = 1.0) -> None:
         """From revealed tokens (n + 1,), on the CPU, every one but the first as a target; the learning rate is the
         setting's times `rate`. Raises where gradients are not finite.
         """
-        batches = list(self.sgd.batches(self.sgd.sequences(tokens, self.model.bos)))
+        self.changed = True
+        sequences = self.sgd.sequences(tokens, self.model.bos, self.sequence_length)
+        batches = list(self.sgd.batches(sequences, self.sequence_length))
         with torch.enable_grad(), taking_gradients(self.params, True):
             for batch in [*batches] * self.sgd.epochs:
                 self._step(tokens, batch, rate)

@@ -1,8 +1,9 @@
 """The model mixed with what followed the same tokens before, normalised over the whole vocabulary.
 
 Each expert in turn takes its share of the distribution so far: p <- (1 - w) p + w p_expert; the model first, then the
-counts of the document, those of the stream last, each by rising order and then the match. Convex combinations of distributions are distributions, so nothing has to be
-evaluated for the true token alone (Parameter Golf #886, #978: what is not normalised is no probability).
+counts of the document, those of the stream last, each by rising order and then the match. Convex combinations of
+distributions are distributions, so nothing has to be evaluated for the true token alone (Parameter Golf #886, #978:
+what is not normalised is no probability).
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgolf.config.spec import Spec, register
+from bitgolf.config.spec import Spec, part, register
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.attention.rope import Scaling
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
-from bitgolf.score.adapt.ngram_model import Floats, NGrams, Said, beside
+from bitgolf.score.adapt.ngram_model import NGrams, Said, beside
+from bitgolf.score.adapt.ngram_trie import Floats
+from bitgolf.score.execution.forward import SelectKernels
 from bitgolf.score.methods import Section, Sliding, Track
-from bitgolf.score.player import Block, Player, forward_in
+from bitgolf.score.player import AdaptationStep, Block, Player
 from bitgolf.score.text import Text
 
 BANDS, COUNTS, SPREADS = 8, 6, 4  # of the model's entropy, of what an expert has seen, of how it is spread
@@ -76,11 +79,14 @@ class Mixed(Sliding):
         windows = [[w] for start, stop in self.texts(text) for w in self.windows(stop - start, start)]
         yield Section(0, text.targets, [Track(min(max(1, batch_tokens // self.window), len(windows)), windows)])
 
-    def player(self, model: LM, vocab: int, device: Device, world: World) -> MixedPlayer:
-        return MixedPlayer(self.still().player(model, vocab, device, world), model.bos, self)
+    def player(
+        self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
+    ) -> MixedPlayer:
+        inner = super().player(model, vocab, device, world, kernels)
+        return MixedPlayer(inner, model.bos, self)
 
-    def still(self) -> Sliding:
-        return Sliding(window=self.window, stride=self.stride, isolated=self.isolated, stretch=self.stretch)
+    def still(self) -> Spec[Sliding]:
+        return part(Sliding, window=self.window, stride=self.stride, isolated=self.isolated, stretch=self.stretch)
 
 
 class Awaited(NamedTuple):
@@ -100,7 +106,7 @@ class MixedPlayer:
 
     def __init__(self, inner: Player, bos: int, method: Mixed) -> None:
         self.inner, self.bos, self.method, self.vocab = inner, bos, method, inner.vocab
-        self.forward = forward_in(inner)
+        self.forward = inner.forward
         self.awaited: Awaited | None = None
         self._begin()
 
@@ -138,8 +144,8 @@ class MixedPlayer:
             self.gates.weights(cells, numbers(chance), said.chance(target.numpy()))
         self.awaited = None
 
-    def adapt(self, revealed: Tensor) -> None:
-        self.inner.adapt(revealed)
+    def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
+        self.inner.adapt(revealed, step)
 
     def close(self) -> None:
         self.inner.close()

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from bitgolf.config.spec import Spec, part, register
-from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.errors import RecipeError
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
 from bitgolf.score.adapt.document_lora import DocumentLora, LoraPlayer
 from bitgolf.score.adapt.gradient import Learner, Sgd, cosine
+from bitgolf.score.execution.forward import SelectKernels
 from bitgolf.score.methods import Method, Section
+from bitgolf.score.player import AdaptationStep
 from bitgolf.score.text import Text
 
 
@@ -56,7 +58,6 @@ class Phased(Method):
         self.window, self.stride, self.opening = self.lora.window, self.lora.stride, self.lora.opening
         self.order = self.lora.order
         self.boundaries, self.cumulative, self.chunk = boundaries, cumulative, chunk
-        self.phases = -1  # of the text that `sections` was last asked for: its size is no secret, a decoder knows it
 
     @property
     def crosses(self) -> bool:
@@ -65,10 +66,9 @@ class Phased(Method):
     def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
         documents = text.documents()
         ends = [*self.within(text), len(documents)]
-        self.phases = len(ends) - 1
-        for first, end in pairwise([0, *ends]):
+        for number, (first, end) in enumerate(pairwise([0, *ends])):
             own = documents[first:end]
-            yield Section(own[0][0], own[-1][1], self.lora.tracks(own))
+            yield Section(own[0][0], own[-1][1], self.lora.tracks(own), AdaptationStep(number, len(ends)))
 
     def within(self, text: Text) -> tuple[int, ...]:
         """The boundaries that are followed by a document of this text."""
@@ -85,27 +85,35 @@ class Phased(Method):
                 said.append(f"the phase after {end} documents has one chunk, {targets} targets: it learns nothing")
         return said
 
-    def player(self, model: LM, vocab: int, device: Device, world: World) -> PhasedPlayer:
-        return PhasedPlayer(model, vocab, device, world, self)
+    def player(
+        self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
+    ) -> PhasedPlayer:
+        return PhasedPlayer(model, vocab, device, world, self, kernels)
 
-    def still(self) -> Method:
+    def still(self) -> Spec[Method]:
         return self.lora.still()
 
 
 class PhasedPlayer(LoraPlayer):
     """Adapters on a model whose own weights learn at the end of a section. `close` gives it back its weights."""
 
-    def __init__(self, model: LM, vocab: int, device: Device, world: World, method: Phased) -> None:
+    def __init__(
+        self,
+        model: LM,
+        vocab: int,
+        device: Device,
+        world: World,
+        method: Phased,
+        kernels: SelectKernels | None = None,
+    ) -> None:
         self.learner = Learner(method.sgd(), model.to(device.device), device, world, window=method.window)
-        super().__init__(model, vocab, device, method.lora, world)
-        self.phased, self.done, self.known = method, 0, torch.zeros(0, dtype=torch.int64)
+        super().__init__(model, vocab, device, method.lora, world, kernels)
+        self.phased, self.known = method, torch.zeros(0, dtype=torch.int64)
 
-    def adapt(self, revealed: Tensor) -> None:
-        if self.done > self.phased.phases:
-            raise BitgolfError(f"phase {self.done} of {self.phased.phases}: a player plays one text", place="score")
-        self.done += 1
-        self.known = torch.cat([self.known[:-1], revealed]) if self.phased.cumulative else revealed
-        if self.done <= self.phased.phases:
+    def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
+        self.learner.check_first(step)
+        self.known = torch.cat([self.known[:-1], revealed]) if self.phased.cumulative and step.number else revealed
+        if not step.last:
             with self.bare():
                 self._descend()
             self.renew()
@@ -119,4 +127,4 @@ class PhasedPlayer(LoraPlayer):
     def close(self) -> None:
         super().close()
         self.learner.restore()
-        self.done, self.known = 0, self.known[:0]
+        self.known = self.known[:0]

@@ -10,14 +10,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from bitgolf.config.spec import Spec, part, register
-from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.errors import RecipeError
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
 from bitgolf.score.adapt.gradient import Learner, Sgd, cosine
-from bitgolf.score.execution.forward import forward_of
+from bitgolf.score.execution.forward import SelectKernels, forward_of
 from bitgolf.score.methods import Method, Section, Sliding, Window, check_stride, tracks_of
-from bitgolf.score.player import StaticPlayer
+from bitgolf.score.player import AdaptationStep, StaticPlayer
 from bitgolf.score.text import Text
 
 
@@ -47,51 +47,57 @@ class StreamSgd(Method):
             raise RecipeError(f"a chunk of {chunk} targets is not one", place="StreamSgd.chunk")
         self.window, self.stride, self.opening, self.isolated = window, stride, window, isolated
         self.chunk, self.sgd = chunk, sgd
-        self.chunks = 0  # of the text that `sections` was last asked for: its length is no secret, a decoder knows it
 
     @property
     def crosses(self) -> bool:
         return True  # what the weights learn, also where windows stop at documents
 
     def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
-        self.chunks = math.ceil(text.targets / self.chunk)
+        chunks = math.ceil(text.targets / self.chunk)
         windows = (w for start, stop in self.texts(text) for w in self.windows(stop - start, start))
         for number, own in groupby(cut(windows, self.chunk), key=lambda w: w.first // self.chunk):
             start = number * self.chunk
-            yield Section(start, min(start + self.chunk, text.targets), [*tracks_of(list(own), batch_tokens)])
+            tracks = [*tracks_of(list(own), batch_tokens)]
+            yield Section(start, min(start + self.chunk, text.targets), tracks, AdaptationStep(number, chunks))
 
     def remarks(self, text: Text) -> list[str]:
         return (
             [] if text.targets > self.chunk else [f"the text is one chunk, {text.targets} targets: nothing is learned"]
         )
 
-    def player(self, model: LM, vocab: int, device: Device, world: World) -> StreamPlayer:
-        return StreamPlayer(model, vocab, device, world, self)
+    def player(
+        self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
+    ) -> StreamPlayer:
+        return StreamPlayer(model, vocab, device, world, self, kernels)
 
-    def still(self) -> Method:
-        return Sliding(window=self.window, stride=self.stride, isolated=self.isolated)
+    def still(self) -> Spec[Method]:
+        return part(Sliding, window=self.window, stride=self.stride, isolated=self.isolated)
 
 
 class StreamPlayer(StaticPlayer):
     """A model that learns from each chunk after it was scored. `close` gives it back its weights."""
 
-    def __init__(self, model: LM, vocab: int, device: Device, world: World, method: StreamSgd) -> None:
-        forward = forward_of(model.to(device.device), device, method.window, learns=True, world=world)
+    def __init__(
+        self,
+        model: LM,
+        vocab: int,
+        device: Device,
+        world: World,
+        method: StreamSgd,
+        kernels: SelectKernels | None = None,
+    ) -> None:
+        forward = forward_of(model.to(device.device), device, method.window, learns=True, world=world, kernels=kernels)
         super().__init__(model, vocab, device, forward=forward)
-        self.method, self.done = method, 0
         self.learner = Learner(method.sgd(), self.model, device, world, window=method.window)
 
-    def adapt(self, revealed: Tensor) -> None:
-        self.done += 1
-        if self.done > self.method.chunks:
-            raise BitgolfError(f"chunk {self.done} of {self.method.chunks}: a player plays one text", place="score")
-        if self.done < self.method.chunks:
-            self.learner.learn(revealed, cosine(self.done - 1, self.method.chunks - 1))
+    def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
+        self.learner.check_first(step)
+        if not step.last:
+            self.learner.learn(revealed, cosine(step.number, step.steps - 1))
 
     def close(self) -> None:
         super().close()
         self.learner.restore()
-        self.done = 0
 
 
 def cut(windows: Iterable[Window], chunk: int) -> Iterator[Window]:

@@ -41,10 +41,10 @@ def causal(exam: Exam) -> Iterator[Finding]:
 
 def _name(leaks: list[Leak]) -> str:
     if max(leak.reach for leak in leaks) <= PEEK:
-        return "future-peek"
+        return "lookahead"
     if any(leak.leaves for leak in leaks):
-        return "two-pass" if max(leak.reach / leak.of_text for leak in leaks) > MOST else "own-window"
-    return "last-epoch" if max(leak.reach / leak.of_document for leak in leaks) > MOST else "own-window"
+        return "two-pass" if max(leak.reach / leak.of_text for leak in leaks) > MOST else "fitted-to-own-targets"
+    return "last-epoch" if max(leak.reach / leak.of_document for leak in leaks) > MOST else "fitted-to-own-targets"
 
 
 def cuts(exam: Exam) -> list[int]:

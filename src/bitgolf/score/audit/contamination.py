@@ -13,7 +13,7 @@ from bitgolf.score.audit.harness import Exam, Run
 def repeatable(exam: Exam) -> Iterator[Finding]:
     """The same run twice."""
     if found := apart(exam.honest, exam.run(exam.text.tokens), exam.depth.exact):
-        yield error("not-repeatable", f"by up to {found:.2g} bits a target", bits=found)
+        yield error("not-deterministic", f"by up to {found:.2g} bits a target", bits=found)
 
 
 def phases(exam: Exam, claimed: Run) -> Iterator[Finding]:

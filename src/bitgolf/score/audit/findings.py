@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 Severity = Literal["error", "warning"]
 
 RULES: dict[str, str] = {
-    "fails": "the evaluation raised an error, or its claim is not one",
-    "hangs": "a run took longer than its limit",
-    "not-repeatable": "the same text twice gave other charges: nothing can be concluded from an altered text",
+    "evaluation-error": "the evaluation raised an error, or its claim is not one",
+    "timeout": "a run took longer than its limit",
+    "not-deterministic": "the same text twice gave other charges: nothing can be concluded from an altered text",
     "lossy-tokenizer": "a document does not come back from its tokens, and was not charged 8 bits for each of its bytes",
     "no-space-piece": "a space is spelled in three byte tokens and counted as three bytes",
     "bytes-space-twice": "a space is counted in the piece that it opens, and once more",
@@ -28,13 +28,13 @@ RULES: dict[str, str] = {
     "document-leak": "an earlier document moves a document's charges, though documents are declared isolated",
     "two-pass": "charges depend on all of the text that comes later: statistics of the whole, or a second scoring",
     "last-epoch": "charges depend on the rest of the document: it was learned before it was scored",
-    "own-window": "charges depend on later tokens of the same window: something was fitted to the targets it is scored on",
-    "future-peek": "charges depend on the next few tokens: a mask or a shift that is off",
+    "fitted-to-own-targets": "charges depend on later tokens of the same window: something was fitted to the targets it is scored on",
+    "lookahead": "charges depend on the next few tokens: a mask or a shift that is off",
     "document-lengths": "charges or their order depend on how long later documents are, which nobody paid for",
     "target-in-key": "the distribution that is handed over moves with the very target it is asked for",
-    "best-of-runs": "several passes over the text and probabilities that sum to more than one: the best was kept, target by target",
+    "best-of-passes": "several passes over the text and probabilities that sum to more than one: the best was kept, target by target",
     "sums-to-one": "the probabilities of all tokens at a target do not sum to one",
-    "charge-astray": "what is charged is not what the distribution that was handed over says",
+    "charge-mismatch": "what is charged is not what the distribution that was handed over says",
 }
 
 

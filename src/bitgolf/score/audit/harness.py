@@ -169,9 +169,9 @@ class Exam:
         thread.start()
         thread.join(self.depth.seconds)
         if failures:
-            raise Stopped(error("fails", f"{type(failures[0]).__name__}: {failures[0]}"))
+            raise Stopped(error("evaluation-error", f"{type(failures[0]).__name__}: {failures[0]}")) from failures[0]
         if not results:
-            raise Stopped(error("hangs", f"{self.depth.seconds:g} s", seconds=self.depth.seconds))
+            raise Stopped(error("timeout", f"{self.depth.seconds:g} s", seconds=self.depth.seconds))
         return results[0]
 
 

@@ -26,7 +26,7 @@ def sums(exam: Exam) -> Iterator[Finding]:
         total = float(np.exp2(-charges).sum())
         if total > 1 + ONE or (total < 1 - ONE and len(tokens) == exam.alphabet.vocab):
             passes = sweeps(exam.honest.reads, exam.text.targets)
-            rule = "best-of-runs" if passes > 1 and total > 1 else "sums-to-one"
+            rule = "best-of-passes" if passes > 1 and total > 1 else "sums-to-one"
             yield error(rule, f"they sum to {total:.6g} at target {target}", sum=total, target=target, passes=passes)
 
 
@@ -66,7 +66,7 @@ def _handed_over(exam: Exam, target: int, tokens: Ints, charges: Floats) -> Iter
     other = _charge(exam, target, worst)[1]
     moves = other is not None and np.abs(other - said).max() > exam.depth.exact
     seen = f"by up to {off.max():.2g} bits at target {target}"
-    yield error("target-in-key" if moves else "charge-astray", seen, bits=float(off.max()), target=target)
+    yield error("target-in-key" if moves else "charge-mismatch", seen, bits=float(off.max()), target=target)
 
 
 def sweeps(reads: list[Read], targets: int) -> int:

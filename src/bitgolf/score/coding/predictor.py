@@ -7,7 +7,6 @@ call the model with the same shapes in the same order, and on one thread they se
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -26,7 +25,6 @@ from bitgolf.score.methods import Method, Window
 from bitgolf.score.player import Block
 
 CPU = Device(torch.device("cpu"), torch.float32, "what is coded here is decoded elsewhere: plain float32")
-SEALED = 64, 16_384  # tokens under the first seal, and under each of the later ones
 ENDLESS = 1 << 40  # targets: a decoder learns how long a document is by coming to its end
 Symbols = npt.NDArray[np.int32]
 
@@ -162,40 +160,6 @@ def _block(rows: list[Row | None]) -> tuple[Block, Tensor]:
         shown.append((torch.tensor(known[window.start : window.first + len(own)], dtype=torch.int64), len(own)))
         targets += own
     return Block.of(shown, torch.zeros(len(rows), dtype=torch.bool)), torch.tensor(targets)
-
-
-# ---- where two walks part ------------------------------------------------------------------------------------------
-
-
-class Seals:
-    """Digests of the tables: written by the encoder, compared by a decoder that is given them."""
-
-    def __init__(self, expected: bytes | None = None) -> None:
-        self.data, self.expected = bytearray(), expected
-        self.crc = self.tokens = self.sealed = 0
-        self.since = ""
-
-    def add(self, walk: Walk, tables: np.ndarray) -> None:
-        self.since = self.since or walk.where()
-        self.crc = zlib.crc32(tables.data, self.crc)
-        self.tokens += len(tables)
-        first, later = SEALED
-        if self.tokens >= self.sealed + min(max(self.sealed, first), later):
-            self.close(walk.where())
-
-    def close(self, until: str) -> None:
-        """Seal what came since the last seal, if anything did."""
-        if not self.since:
-            return
-        self.data.append(self.crc & 0xFF)
-        i = len(self.data) - 1
-        if self.expected is not None and self.expected[i : i + 1] != self.data[i:]:
-            raise BitgolfError(
-                "this machine computes other probabilities than the one that compressed the file",
-                place=f"between {self.since} and {until} (tokens {self.sealed:,} to {self.tokens:,} of the walk)",
-                mend="decompress with the same torch version on the same kind of processor",
-            )
-        self.crc, self.sealed, self.since = 0, self.tokens, ""
 
 
 # ---- what can be walked ---------------------------------------------------------------------------------------------

@@ -8,34 +8,42 @@ doubts can take another challenge, or all groups; a prover who tries commitments
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 
-from bitgolf.errors import BitgolfError, UsageError, at
+from bitgolf.config.spec import Spec
+from bitgolf.errors import BitgolfError, FormatVersionError, UsageError, at
 from bitgolf.files import read_json, value_digest, write_bytes, write_json
 from bitgolf.report.log import Journal
 from bitgolf.runtime.distributed import ALONE
+from bitgolf.score.callbacks import LogLine
 from bitgolf.score.coding import compress
+from bitgolf.score.coding.bgz_format import Codec, method_numbers
 from bitgolf.score.coding.predictor import CPU
+from bitgolf.score.coding.sampling import CONFIDENCE, max_false_fraction, sample_groups
 from bitgolf.score.methods import Method
 from bitgolf.score.referee import score
+from bitgolf.score.result import ProofResult, ProofSeconds
 from bitgolf.score.text import Text
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
-CONFIDENCE = 0.95
-Tell = Callable[[str], None]
+FORMAT = 2
+"""Version of `commitment.json`, `group_bits.json` and `proof.json`."""
+
+Restore = Callable[[Path, Path, Path, LogLine], list[int]]
+"""Decompresses a file in another process: artifact, .bgz file, target, and where its progress goes. Returns the length of
+each document in bytes."""
 
 
 class Group(NamedTuple):
@@ -57,43 +65,46 @@ class Claim(NamedTuple):
     """
 
     artifact: Path
-    codec: compress.Codec
+    codec: Codec
     text: Text
-    method: Method
+    method: Spec[Method]
     tokens: int = 200_000  # so the 60 bytes around a payload are less than 0.1 % of it
     rows: int = 64
 
     @property
     def alone(self) -> Method:
         """The method on documents by themselves: what is scored, and what is coded."""
-        method = copy.copy(self.method)
-        method.isolated = True
-        return method
+        spec = self.method
+        return spec.but(isolated=True)() if "isolated" in spec.kwargs else spec()
 
 
-def prove(claim: Claim, folder: Path, *, sample: int, challenge: str, journal: Journal) -> dict[str, Any]:
+def prove(
+    claim: Claim, folder: Path, *, sample: int, challenge: str, journal: Journal, restore: Restore
+) -> ProofResult:
     """Score, code, commit, draw and restore. Writes `commitment.json`, a file for each group, and `proof.json`.
 
     sample: groups that are restored, 0 for all. What an earlier call has scored or coded is taken from the folder.
     Raises `BitgolfError` with group, document and token where something does not come back.
     """
-    groups = list(grouped(claim))
-    seconds, clock = {}, time.perf_counter
-    started = clock()
+    _read(folder / "commitment.json")
+    groups, clock = list(grouped(claim)), time.perf_counter
+    times = [clock()]
     bits = _claimed(claim, groups, folder, journal)
-    seconds["score"], started = round(clock() - started, 1), clock()
+    times.append(clock())
     files = [_coded(claim, group, folder, journal, len(groups)) for group in groups]
-    seconds["code"], started = round(clock() - started, 1), clock()
+    times.append(clock())
     commitment = _commit(claim, groups, bits, files, folder)
-    chosen = draw(commitment, challenge, len(groups), sample)
+    chosen = sample_groups(commitment, challenge, len(groups), sample)
     for number in chosen:
         journal.say(f"group {number} of {len(groups)} is restored by another process")
         with at(f"group {number} ({files[number].name})"):
-            _verify(claim, groups[number], files[number], journal.progress)
-    seconds["decode"] = round(clock() - started, 1)
-    report = _report(claim, sum(bits), files, chosen, challenge) | {"seconds": seconds}
-    write_json(folder / "proof.json", report)
-    return report
+            _verify(claim, groups[number], files[number], restore, journal.progress)
+    times.append(clock())
+    spent = [round(end - start, 1) for start, end in pairwise(times)]
+    seconds = ProofSeconds(score=spent[0], compress=spent[1], decompress=spent[2])
+    result = _result(claim, sum(bits), files, chosen, challenge, seconds)
+    write_json(folder / "proof.json", msgspec.to_builtins(result))
+    return result
 
 
 def first(text: Text, tokenizer: Tokenizer, size: int) -> Text:
@@ -123,25 +134,21 @@ def grouped(claim: Claim) -> Iterator[Group]:
             documents, number, start = [], number + 1, stop
 
 
-def draw(commitment: bytes, challenge: str, groups: int, sample: int) -> list[int]:
-    """Which groups are restored: those whose number, hashed with the commitment and the challenge, comes first."""
-    seed = hashlib.sha256(commitment + challenge.encode()).digest()
-    order = sorted(range(groups), key=lambda i: hashlib.sha256(seed + i.to_bytes(4, "big")).digest())
-    return sorted(order[: sample or groups])
-
-
-def false_share(sample: int, groups: int) -> float:
-    """The largest share of false groups that escapes a sample with a chance of 5 %: (1 - f)^n = 0.05."""
-    return 0.0 if sample >= groups else 1 - (1 - CONFIDENCE) ** (1 / sample)
-
-
 # ---- what is claimed, and coded -------------------------------------------------------------------------------------
 
 
 def _key(claim: Claim, *what: Any) -> str:
     """The name of what follows from the artifact, the method, the text and the machine."""
-    how = compress.method_numbers(claim.codec, claim.method)
+    how = method_numbers(claim.codec, claim.method)
     return value_digest([claim.codec.digest.hex(), how, claim.rows, torch.__version__, *what])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A file that an earlier call left, {} if there is none. Raises `FormatVersionError` if its format is another."""
+    known = read_json(path) if path.exists() else {"format": FORMAT}
+    if known.get("format") != FORMAT:
+        raise FormatVersionError(path.name, found=known.get("format"), supported=FORMAT, place=str(path))
+    return {key: value for key, value in known.items() if key != "format"}
 
 
 def _digest(group: Group) -> str:
@@ -151,8 +158,8 @@ def _digest(group: Group) -> str:
 
 def _claimed(claim: Claim, groups: Sequence[Group], folder: Path, journal: Journal) -> list[float]:
     """The bits of each group, as the referee charges them: an ordinary score, on the CPU in float32."""
-    key, path = _key(claim, *map(_digest, groups)), folder / "claim.json"
-    if path.exists() and (known := read_json(path))["key"] == key:
+    key, path = _key(claim, *map(_digest, groups)), folder / "group_bits.json"
+    if (known := _read(path)) and known["key"] == key:
         return known["bits"]
     text, method, charges = claim.text, claim.alone, np.zeros(claim.text.targets)
 
@@ -163,7 +170,7 @@ def _claimed(claim: Claim, groups: Sequence[Group], folder: Path, journal: Journ
     with closing(method.player(claim.codec.model, claim.codec.tokenizer.vocab, CPU, ALONE)) as player:
         score(player, text, method, progress=progress, charges=charges)
     bits = [float(charges[group.start : group.stop].sum()) for group in groups]
-    write_json(path, {"key": key, "bits": bits})
+    write_json(path, {"format": FORMAT, "key": key, "bits": bits})
     return bits
 
 
@@ -188,29 +195,15 @@ def _coded(claim: Claim, group: Group, folder: Path, journal: Journal, groups: i
 
 def _commit(claim: Claim, groups: Sequence[Group], bits: Sequence[float], files: Sequence[Path], folder: Path) -> bytes:
     """Write the commitment. What a folder has once been committed to stays."""
-    rows = []
-    for group, charged, file in zip(groups, bits, files, strict=True):
-        texts = group.texts(claim.codec.tokenizer)
-        rows.append(
-            {
-                "file": file.name,
-                "documents": len(texts),
-                "targets": group.stop - group.start,
-                "bytes": sum(map(len, texts)),
-                "text_sha256": hashlib.sha256(b"".join(texts)).hexdigest(),
-                "bits": charged,
-                "coded_bytes": file.stat().st_size,
-                "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-            }
-        )
-    method = {"name": claim.method.name, "window": claim.method.window, "stride": claim.method.stride, "isolated": True}
+    method = claim.alone
     document = {
+        "format": FORMAT,
         "artifact_sha256": hashlib.sha256(claim.artifact.read_bytes()).hexdigest(),
-        "method": method,
+        "method": {"name": method.name, "window": method.window, "stride": method.stride, "isolated": True},
         "bytes": claim.text.bytes,
         "targets": claim.text.targets,
         "bits": sum(bits),
-        "groups": rows,
+        "groups": [_committed(claim, *group) for group in zip(groups, bits, files, strict=True)],
     }
     path, data = folder / "commitment.json", (json.dumps(document, indent=1) + "\n").encode()
     if path.exists() and path.read_bytes() != data:
@@ -219,14 +212,29 @@ def _commit(claim: Claim, groups: Sequence[Group], bits: Sequence[float], files:
     return data
 
 
+def _committed(claim: Claim, group: Group, bits: float, file: Path) -> dict[str, Any]:
+    """What the commitment says of a group."""
+    texts = group.texts(claim.codec.tokenizer)
+    return {
+        "file": file.name,
+        "documents": len(texts),
+        "targets": group.stop - group.start,
+        "bytes": sum(map(len, texts)),
+        "text_sha256": hashlib.sha256(b"".join(texts)).hexdigest(),
+        "bits": bits,
+        "coded_bytes": file.stat().st_size,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+
+
 # ---- what is restored -----------------------------------------------------------------------------------------------
 
 
-def _verify(claim: Claim, group: Group, file: Path, tell: Tell) -> None:
+def _verify(claim: Claim, group: Group, file: Path, restore: Restore, log: LogLine) -> None:
     """Another process restores the group's file; raises at the first document that is not the text's."""
     with tempfile.TemporaryDirectory(prefix="bitgolf-proof-") as name:
         target = Path(name) / "restored"
-        lengths = _restore(claim.artifact, file, target, tell)
+        lengths = restore(claim.artifact, file, target, log)
         restored, start = target.read_bytes(), 0
     wanted = group.texts(claim.codec.tokenizer)
     if len(lengths) != len(wanted):
@@ -237,40 +245,28 @@ def _verify(claim: Claim, group: Group, file: Path, tell: Tell) -> None:
         start += length
 
 
-def _restore(artifact: Path, source: Path, target: Path, tell: Tell) -> list[int]:
-    """`bitgolf decompress` in a process of its own: the documents' lengths. What it says last is its error, if it has one."""
-    command = [sys.executable, "-m", "bitgolf", "decompress", *map(str, (artifact, source, target)), "--json"]
-    said = list[str]()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout and process.stderr
-        for line in process.stderr:
-            said.append(line.rstrip())
-            tell(said[-1])
-        answer = process.stdout.read()
-    if process.returncode:
-        error = [line for line in said if not line.startswith("[")]
-        raise BitgolfError("it cannot be restored: " + ("\n".join(error[-4:]) or f"exit status {process.returncode}"))
-    return json.loads(answer)["documents"]
-
-
-def _report(claim: Claim, bits: float, files: Sequence[Path], chosen: list[int], challenge: str) -> dict[str, Any]:
-    size, count = claim.text.bytes, sum(file.stat().st_size for file in files)
-    return {
-        "artifact": str(claim.artifact),
-        "method": claim.method.name,
-        "window": claim.method.window,
-        "stride": claim.method.stride,
-        "bytes": size,
-        "targets": claim.text.targets,
-        "claimed_bits": bits,
-        "claimed_bpb": bits / size,
-        "coded_bytes": count,
-        "coded_bpb": 8 * count / size,
-        "overhead_percent": 100 * (8 * count / bits - 1),
-        "groups": len(files),
-        "sampled": chosen,
-        "challenge": challenge,
-        "restored": True,
-        "false_groups_at_most": false_share(len(chosen), len(files)),
-        "confidence": CONFIDENCE,
-    }
+def _result(
+    claim: Claim, bits: float, files: Sequence[Path], chosen: list[int], challenge: str, seconds: ProofSeconds
+) -> ProofResult:
+    size, count, method = claim.text.bytes, sum(file.stat().st_size for file in files), claim.alone
+    return ProofResult(
+        format=FORMAT,
+        artifact=str(claim.artifact),
+        method=method.name,
+        window=method.window,
+        stride=method.stride,
+        bytes=size,
+        targets=claim.text.targets,
+        claimed_bits=bits,
+        claimed_bpb=bits / size,
+        coded_bytes=count,
+        coded_bpb=8 * count / size,
+        overhead_percent=100 * (8 * count / bits - 1),
+        groups=len(files),
+        sampled=chosen,
+        challenge=challenge,
+        verified=True,
+        max_false_fraction=max_false_fraction(len(chosen), len(files)),
+        confidence=CONFIDENCE,
+        seconds=seconds,
+    )

@@ -1,11 +1,9 @@
-"""The proof in small: a held-out file compressed and restored by two fresh processes, beside general compressors."""
+"""A compression round trip: a held-out document is compressed and decompressed, beside general compressors."""
 
 from __future__ import annotations
 
 import lzma
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import brotli
 import zstandard
@@ -13,29 +11,40 @@ import zstandard
 from bitgolf.config.spec import register
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json
-
-Verb = Callable[..., dict[str, Any]]
+from bitgolf.score.result import CompressFile, DecompressFile, RoundTripResult
 
 
 @register
 class RoundTrip:
-    """Compress the held-out document nearest to `bytes` in size, restore it, compare every byte."""
+    """Compress the held-out document nearest to `bytes` in size, decompress it, and compare every byte."""
 
     def __init__(self, *, bytes: int = 16_000) -> None:
         self.bytes = bytes
 
-    def prove(self, folder: Path, data: Path, verb: Verb) -> dict[str, Any]:
-        """`verb` runs a verb of this program in a process of its own and returns its document."""
+    def prove(self, folder: Path, data: Path, compress: CompressFile, decompress: DecompressFile) -> RoundTripResult:
+        """Leaves `roundtrip.txt`, `.bgz` and `.restored` in `folder`; raises `BitgolfError` if they do not agree.
+
+        data: folder of the shards, with the validation text. compress, decompress: with the artifact of the run, each in
+        a process of its own, so that nothing but the file passes from one to the other.
+        """
         raw = (data / "val.raw").read_bytes()
         document = self._choose(raw, read_json(data / "val.lengths.json"))
-        source, coded, restored = (folder / f"proof.{suffix}" for suffix in ("txt", "bgz", "restored"))
+        source, coded, restored = (folder / f"roundtrip.{suffix}" for suffix in ("txt", "bgz", "restored"))
         source.write_bytes(document)
-        artifact = str(folder / "artifact.bg")
-        result = verb("compress", artifact, str(source), str(coded))
-        back = verb("decompress", artifact, str(coded), str(restored))
+        there, back = compress(source, coded), decompress(coded, restored)
         if restored.read_bytes() != document:
             raise BitgolfError("the restored file differs from the one compressed", place=str(restored))
-        return {**result, "seconds_back": back["seconds"], "restored": True, "others": general_compressors(raw)}
+        return RoundTripResult(
+            bytes_in=there.bytes_in,
+            bytes_out=there.bytes_out,
+            bpb_coded=there.bpb_coded,
+            bpb_predicted=there.bpb_predicted,
+            method=there.method,
+            seconds=there.seconds,
+            decompress_seconds=back.seconds,
+            restored=True,
+            general_compressors_bpb=general_compressors(raw),
+        )
 
     def _choose(self, raw: bytes, lengths: list[int]) -> bytes:
         best = min(range(len(lengths)), key=lambda i: (abs(lengths[i] - self.bytes), i))

@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import torch
 
-from bitgolf.errors import BitgolfError
+from bitgolf.errors import BitgolfError, exception_chain
 from bitgolf.model.linear import Linear
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World, agree
 from bitgolf.score.methods import Method
-from bitgolf.train.kernels.parity import causes
 
 CPU_TOKENS = 4096
 MOST_TOKENS = 65_536  # larger batches make no GPU of today faster
@@ -89,7 +88,7 @@ def graph_bytes_per_token(model: LM) -> int:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether a lack of memory was the cause, also where a compiler has wrapped it."""
-    return any(isinstance(cause, torch.OutOfMemoryError) for cause in causes(error))
+    return any(isinstance(cause, torch.OutOfMemoryError) for cause in exception_chain(error))
 
 
 def release() -> None:

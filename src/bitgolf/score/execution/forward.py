@@ -1,10 +1,14 @@
-"""A model's forward for scoring: eager on the CPU; on CUDA with fused kernels, in one compiled graph for each shape."""
+"""A model's forward for scoring: eager on the CPU; on CUDA with fused kernels, in one compiled graph for each shape.
+
+Recipes name scoring methods and so import this module, which therefore does not import the kernels: they import the
+compiler, which takes 1.5 s. They come as an argument, see `kernel_selector`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +20,15 @@ from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.score.execution.async_copy import upload
 from bitgolf.score.execution.compiled_function import Graph
 
-if TYPE_CHECKING:  # recipes import this file for their methods' sake, and the kernels import the compiler: 1.5 s
-    from bitgolf.train.kernels.select import Choice, Verdict
+if TYPE_CHECKING:
+    from bitgolf.train.kernels.select import Choice
 
 SHORTEST = 64  # tokens: shorter rows are padded to as many
-TRIAL = 32_768, 512  # tokens on which kernels are timed, and of a document among them on average
 MOST = 1 << 20  # tokens at once, where no limit was given
-_VERDICTS: dict[Any, Sequence[Verdict]] = {}
 
 
 class Forward(Protocol):
-    """From rows of tokens (B, T), and n places among the flattened ones (n,), both on the CPU, to logits (n, V)."""
+    """What the forwards of all players have in common: the kernels that run, the time of compilation, a limit, an end."""
 
     @property
     def kernels(self) -> Sequence[str]:
@@ -42,18 +44,54 @@ class Forward(Protocol):
         """Compute no more tokens at once, padding included, but at least a row."""
         ...
 
-    def __call__(self, tokens: Tensor, places: Tensor) -> Tensor: ...
-
     def close(self) -> None:
-        """The model as it was found."""
+        """Restores the model as it was found."""
         ...
 
 
-def forward_of(model: LM, device: Device, longest: int, *, learns: bool = False, world: World = ALONE) -> Forward:
-    """What suits the device. longest: tokens of a row, 0 if not known; learns: gradients are asked of the model, too."""
+class SelectKernels(Protocol):
+    """Puts fused kernels into a model, until the result is asked to `restore` it: see `kernels.KernelSelector`."""
+
+    def __call__(
+        self, model: LM, device: Device, max_length: int, *, backward: bool = False, distributed: World = ALONE
+    ) -> Choice: ...
+
+
+class LogitsForward(Forward, Protocol):
+    """A forward from tokens to logits."""
+
+    def __call__(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """Rows of tokens (B, T) and n indices into the flattened tokens (n,), both on the CPU, to logits (n, V)."""
+        ...
+
+
+def kernel_selector(device: Device) -> SelectKernels | None:
+    """Selects fused kernels on CUDA; None on other devices, which do not load the compiler."""
+    if device.device.type != "cuda":
+        return None
+    from bitgolf.score.execution.kernels import KernelSelector  # imports the compiler, in 1.5 s
+
+    return KernelSelector()
+
+
+def forward_of(
+    model: LM,
+    device: Device,
+    longest: int,
+    *,
+    learns: bool = False,
+    world: World = ALONE,
+    kernels: SelectKernels | None = None,
+) -> LogitsForward:
+    """The forward for a device: eager, or on CUDA compiled.
+
+    longest: tokens of a row, 0 if not known. learns: gradients of the model are needed, too. kernels: without it the
+    compiled graphs contain the reference parts alone.
+    """
     if device.device.type != "cuda":
         return Eager(model, device)
-    return Compiled(model, device, longest, kernels_for(model, device, longest, learns=learns, world=world))
+    choice = kernels(model, device, longest, backward=learns, distributed=world) if kernels else None
+    return Compiled(model, device, longest, choice)
 
 
 class Eager:
@@ -86,8 +124,9 @@ class Compiled:
     and left out: attention is causal, and rows do not see each other.
     """
 
-    def __init__(self, model: LM, device: Device, longest: int, choice: Choice) -> None:
-        self.device, self.longest, self.choice, self.kernels = device, longest, choice, choice.lines
+    def __init__(self, model: LM, device: Device, longest: int, choice: Choice | None) -> None:
+        self.device, self.longest, self.choice = device, longest, choice
+        self.kernels: Sequence[str] = choice.lines if choice else ()
         self.rows: dict[int, int] = {}  # by length
         self.most = MOST
         self.hidden = Graph(lambda tokens: model.hidden(model.bus(tokens)).flatten(0, 1), device.device)
@@ -98,7 +137,8 @@ class Compiled:
         rows = self.rows.setdefault(length, self._rows(tokens.numel(), length))
         places = places // tokens.shape[1] * length + places % tokens.shape[1]
         tokens = F.pad(tokens, (0, length - tokens.shape[1], 0, -len(tokens) % rows))
-        self.choice.slots.fit(tokens.numpy(), rows)
+        if self.choice:
+            self.choice.slots.fit(tokens.numpy(), rows)
         shown = upload(tokens, self.device.device)
         asked = upload(F.pad(places, (0, power_of_two(len(places)) - len(places))), self.device.device)
         with self.device.autocast():
@@ -118,53 +158,12 @@ class Compiled:
         return self.hidden.seconds + self.logits.seconds
 
     def close(self) -> None:
-        self.choice.restore()
+        if self.choice:
+            self.choice.restore()
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def kernels_for(model: LM, device: Device, longest: int, *, learns: bool = False, world: World = ALONE) -> Choice:
-    """Put the fastest kernels that agree with the plain parts into a model; `restore` of the result takes them out.
-
-    They are timed on random documents, so that all processes, which call this together, choose before they see a text;
-    and once in a process for models of the same parts and shapes.
-    """
-    from bitgolf.train.kernels.select import Choice, choose, sites
-
-    length = longest or 2048
-    found = list(sites(model, compiled=True))
-    key = (device.device, length, learns, *(s.what for s in found), *(tuple(p.shape) for p in model.parameters()))
-    if key in _VERDICTS:
-        return Choice(model, found, _VERDICTS[key], model.bos, _unheard)
-    rows = trial_rows(len(model.embed.weight), model.bos, length).to(device.device)
-    choice = choose(
-        model,
-        (rows,),
-        device,
-        mode="auto",
-        compiled=True,
-        bos=model.bos,
-        backward=learns,
-        world=world,
-        say=_unheard,
-    )
-    _VERDICTS[key] = choice.verdicts
-    return choice
-
-
-def _unheard(line: str) -> None:
-    """Where the room for segments grows is no news: a result lists the kernels that were chosen."""
-
-
-def trial_rows(vocab: int, bos: int, length: int) -> Tensor:
-    """Random documents side by side, (B, T), about as many tokens as `TRIAL` says."""
-    generator, (tokens, document) = torch.Generator().manual_seed(0), TRIAL
-    ids = torch.randint(vocab, (max(1, tokens // length), length), generator=generator)
-    starts = torch.rand(ids.shape, generator=generator) < 1 / document
-    starts[:, 0] = True
-    return ids.masked_fill(ids == bos, (bos + 1) % vocab).masked_fill(starts, bos)
 
 
 def padded_length(length: int, longest: int) -> int:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 LIMIT = 600.0  # seconds, of the standard task
 EARLY = 0.05  # of the targets, after which a forecast is kept for the record
 
 
 class Clock:
-    """Told how many targets of `own` are done. The first block is left out of the speed: on CUDA it compiles."""
+    """Told how many targets of `own` are done. The first block is left out of the speed: on CUDA it compiles.
 
-    def __init__(self, own: float, limit: float, *, now: float | None = None) -> None:
-        self.own, self.limit = own, limit
-        self.started = time.perf_counter() if now is None else now
+    clock: returns the time in seconds.
+    """
+
+    def __init__(self, own: float, limit: float, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.own, self.limit, self.clock = own, limit, clock
+        self.started = clock()
         self.forecast: float | None = None  # seconds in all, as first said when EARLY targets were done
         self.elapsed = 0.0
         self._first: tuple[int, float] | None = None  # targets and seconds of the first block
 
-    def at(self, done: int, *, now: float | None = None) -> float:
+    def at(self, done: int) -> float:
         """Seconds in all, expected when so many targets are done."""
-        seconds = (time.perf_counter() if now is None else now) - self.started
+        seconds = self.clock() - self.started
         self.elapsed = max(seconds, 1e-9)
         if self._first is None:
             self._first = done, seconds

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bitgolf.errors import BitgolfError
+from bitgolf.errors import BitgolfError, exception_chain
 from bitgolf.model.part import Bus
 from bitgolf.runtime.compiler import compiled as compile_graph
 from bitgolf.runtime.device import Device
@@ -182,14 +182,6 @@ def disturbed(plain: nn.Module) -> nn.Module:
     return plain
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    """An error and what led to it, the first cause last: compilers wrap what they catch."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    return chain
-
-
 def brief(error: BaseException) -> str:
     """The first line of what was wrong at first."""
     while error.__cause__ is not None:
@@ -199,7 +191,7 @@ def brief(error: BaseException) -> str:
 
 def _raise_for_memory(error: Exception, plain: nn.Module, call: Call) -> None:
     """A lack of memory says nothing about a kernel: the run would not fit either."""
-    if any(isinstance(cause, torch.OutOfMemoryError) for cause in causes(error)):
+    if any(isinstance(cause, torch.OutOfMemoryError) for cause in exception_chain(error)):
         shapes = ", ".join(str(tuple(t.shape)) for t in call.tensors)
         raise BitgolfError(
             f"out of memory while trying {type(plain).__name__} on tensors of {shapes}",
