@@ -27,7 +27,7 @@ def leaky_toy(slope: float = 0.3) -> Spec[LM]:
     return toy_model().edit(MLP, but(act=part(LeakySquared, slope=slope)))
 
 
-def disturb(module: nn.Module) -> None:
+def randomize(module: nn.Module) -> None:
     """Random values in place of the zeros that silence a model at its start."""
     torch.manual_seed(1)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def make_task(spec: Spec[LM] | None = None) -> Task:
     return Task(built(spec or leaky_toy()), CrossEntropy(Place(vocab=VOCAB)))
 
 
-def trained(task: Task, rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def loss_and_gradients(task: Task, rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """The loss and every gradient, by name."""
     task.zero_grad()
     loss = task(*rows)
@@ -47,14 +47,14 @@ def trained(task: Task, rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     return {"loss": loss.detach(), **{k: p.grad.clone() for k, p in task.named_parameters() if p.grad is not None}}
 
 
-def no_time(call: Callable[[], object]) -> float:
+def equal_times(call: Callable[[], object]) -> float:
     """Runs a call, and finds all equally fast: the first twin that agrees is then taken."""
     call()
     return 1.0
 
 
-def judged(
-    root: nn.Module, inputs: Sequence[Tensor], *, backward: bool = True, timer: Timer = no_time
+def judge_on_cpu(
+    root: nn.Module, inputs: Sequence[Tensor], *, backward: bool = True, timer: Timer = equal_times
 ) -> tuple[select.Choice, dict[str, select.Verdict]]:
     """Choose on the CPU as on a GPU; the verdicts by what they are on."""
     found = list(select.sites(root, compiled=False))
@@ -63,7 +63,7 @@ def judged(
     return select.Choice(root, found, verdicts, 1, print), {s.what: v for s, v in zip(found, verdicts, strict=True)}
 
 
-class Slower(nn.Module):
+class FakeFused(nn.Module):
     """A twin that is able, wrong by a factor, or wrong in its gradient alone: half of x's, which is zero at the start."""
 
     def __init__(self, plain: Any, factor: float = 1.0, *, cut: bool = False) -> None:
@@ -74,6 +74,6 @@ class Slower(nn.Module):
         return self.plain(x.lerp(x.detach(), 0.5 * self.cut)) * self.factor
 
 
-def fresh_mlp() -> MLP:
+def silent_mlp() -> MLP:
     """As it starts: silent."""
     return MLP(Place(vocab=VOCAB, dim=32), hidden=48, act=part(LeakySquared, slope=0.3))

@@ -22,17 +22,17 @@ from bitgolf.train.kernels.parity import Call, Timer, Trial
 from helpers.kernel_selection import (
     CPU,
     TRAINING,
-    Slower,
-    fresh_mlp,
-    judged,
+    FakeFused,
+    equal_times,
+    judge_on_cpu,
     leaky_toy,
     make_task,
-    no_time,
+    silent_mlp,
 )
 from helpers.toy import VOCAB, built
 
 
-def faking(times: dict[type[nn.Module], float], monkeypatch: pytest.MonkeyPatch) -> Timer:
+def fixed_times(times: dict[type[nn.Module], float], monkeypatch: pytest.MonkeyPatch) -> Timer:
     """A timer that says of each kind of module what it is told to."""
     running: list[type[nn.Module]] = []
     prepared = Trial.prepared
@@ -45,10 +45,10 @@ def faking(times: dict[type[nn.Module], float], monkeypatch: pytest.MonkeyPatch)
     return lambda once: times[running[-1]]
 
 
-class Same(Slower): ...
+class Same(FakeFused): ...
 
 
-class Wrong(Slower):
+class Wrong(FakeFused):
     def __init__(self, plain: Any) -> None:
         super().__init__(plain, 1.01)
 
@@ -59,8 +59,8 @@ class Wrong(Slower):
 def test_the_fastest_that_agrees_wins_whatever_a_wrong_one_takes(
     slower: float, same: float, plain: float, expected: str, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timer = faking({Slower: slower, Same: same, MLP: plain, Wrong: 0.1}, monkeypatch)
-    site = select.Site.of("an MLP", fresh_mlp(), {"wrong": Wrong, "slower": Slower, "same": Same})
+    timer = fixed_times({FakeFused: slower, Same: same, MLP: plain, Wrong: 0.1}, monkeypatch)
+    site = select.Site.of("an MLP", silent_mlp(), {"wrong": Wrong, "slower": FakeFused, "same": Same})
     verdict = select.verdict(site, call, torch.ones(1, 5, dtype=torch.int64), TRAINING, timer, plain=True)
     assert verdict.twin == expected
     assert verdict.why == (
@@ -71,14 +71,14 @@ def test_the_fastest_that_agrees_wins_whatever_a_wrong_one_takes(
 
 
 def test_what_fails_at_full_size_is_out_with_the_reason(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Small(Slower):
+    class Small(FakeFused):
         def forward(self, x: Tensor) -> Tensor:
             if x.shape[1] > 5:
                 raise ValueError("five at most")
             return super().forward(x)
 
-    site = select.Site.of("an MLP", fresh_mlp(), {"small": Small})
-    verdict = select.verdict(site, call, torch.ones(1, 9, dtype=torch.int64), TRAINING, no_time, plain=True)
+    site = select.Site.of("an MLP", silent_mlp(), {"small": Small})
+    verdict = select.verdict(site, call, torch.ones(1, 9, dtype=torch.int64), TRAINING, equal_times, plain=True)
     assert verdict == ("", "plain 1 ms; small: ValueError: five at most", (0, 0))
 
 
@@ -100,7 +100,7 @@ def test_parity_is_on_a_slice_and_speed_at_full_size(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Trial, "difference", compare)
     monkeypatch.setattr(Trial, "cost", measure)
-    judged(task, (ids[:, :-1], ids[:, 1:]))
+    judge_on_cpu(task, (ids[:, :-1], ids[:, 1:]))
     assert seen == {"compared": {(1, 8)}, "timed": {(3, 32)}}
 
 
@@ -119,7 +119,7 @@ def test_no_mask_beyond_the_longest_is_made_for_timing(monkeypatch: pytest.Monke
     call = Call(tuple(torch.randn(1, 16, 1, 8) for _ in range(3)), (Bus(ids),))
     for longest, timed in ((16, "free 1 ms; plain 1 ms"), (15, "free 1 ms")):
         monkeypatch.setattr(select, "LONGEST_MASK", longest)
-        verdict = select.verdict(site, call, ids, TRAINING, no_time, plain=True)
+        verdict = select.verdict(site, call, ids, TRAINING, equal_times, plain=True)
         assert (verdict.twin, verdict.why) == ("free", timed)
 
 
@@ -144,7 +144,9 @@ def test_a_chosen_core_has_room_for_the_first_batches(monkeypatch: pytest.Monkey
     later[:, ::4] = 1  # 150 documents
     trial = Trial(CPU, compiled=False, backward=True)
     found = [site for site in select.sites(model, compiled=False) if "attention" in site.what]
-    verdicts = select.judge(model, found, (ids,), trial, [ids.numpy(), later.numpy()], 1, plain=False, timer=no_time)
+    verdicts = select.judge(
+        model, found, (ids,), trial, [ids.numpy(), later.numpy()], 1, plain=False, timer=equal_times
+    )
     assert {verdict.room for verdict in verdicts} == {Room(192, 300)}  # 1.25 * 150 in steps of 64
     choice = select.Choice(model, found, verdicts, 1, print)
     assert {core.room for core in choice.slots.cores} == {Room(192, 300)}

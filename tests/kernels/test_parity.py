@@ -14,25 +14,25 @@ from bitgolf.train.kernels.parity import Call, record
 from helpers.kernel_selection import (
     CPU,
     TRAINING,
-    Slower,
-    fresh_mlp,
+    FakeFused,
+    equal_times,
     make_task,
-    no_time,
+    silent_mlp,
 )
 
 
 def test_ability_is_agreement_in_value_and_gradient_though_the_branch_starts_at_zero(call: Call) -> None:
-    plain = fresh_mlp()
+    plain = silent_mlp()
     assert not plain(*call.tensors).any()
     weights = [p.clone() for p in plain.parameters()]
 
     def why(make: Any) -> str:
         return TRAINING.inability(make, plain, call)
 
-    assert why(Slower) == ""
-    assert "from the plain ones" in why(lambda plain: Slower(plain, 1.01))
-    assert "from the plain ones" in why(lambda plain: Slower(plain, cut=True))
-    assert "from the plain ones" in why(lambda plain: Slower(plain, float("nan")))
+    assert why(FakeFused) == ""
+    assert "from the plain ones" in why(lambda plain: FakeFused(plain, 1.01))
+    assert "from the plain ones" in why(lambda plain: FakeFused(plain, cut=True))
+    assert "from the plain ones" in why(lambda plain: FakeFused(plain, float("nan")))
     assert all(torch.equal(a, b) for a, b in zip(weights, plain.parameters(), strict=True))
 
 
@@ -40,7 +40,7 @@ def test_whatever_a_kernel_raises_is_a_reason(call: Call) -> None:
     def broken(plain: nn.Module) -> nn.Module:
         raise NotImplementedError("no such instruction\nand a long story")
 
-    plain = fresh_mlp()
+    plain = silent_mlp()
     assert TRAINING.inability(broken, plain, call) == "NotImplementedError: no such instruction"
 
 
@@ -71,8 +71,8 @@ def test_a_lack_of_memory_is_an_error_that_names_the_part_and_its_shape(call: Ca
             raise RuntimeError("the backend failed") from error
 
     for attempt in (
-        lambda: TRAINING.inability(greedy, fresh_mlp(), call),
-        lambda: TRAINING.cost(greedy, fresh_mlp(), call, no_time),
+        lambda: TRAINING.inability(greedy, silent_mlp(), call),
+        lambda: TRAINING.cost(greedy, silent_mlp(), call, equal_times),
     ):
         with pytest.raises(BitgolfError, match=r"while trying MLP on tensors of \(1, 5, 32\)") as caught:
             attempt()

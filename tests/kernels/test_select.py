@@ -27,11 +27,11 @@ from bitgolf.train.kernels import select
 from bitgolf.train.kernels.fused import ExclusiveThenGate, FusedCrossEntropy, FusedExclusiveGate, FusedMLP, sigmoid_form
 from helpers.kernel_selection import (
     CPU,
-    disturb,
-    judged,
+    judge_on_cpu,
     leaky_toy,
+    loss_and_gradients,
     make_task,
-    trained,
+    randomize,
 )
 from helpers.toy import VOCAB, built, toy_model, toy_recipe
 from helpers.toy_training import make_data
@@ -53,9 +53,9 @@ def test_swapped_in_they_train_the_same_and_leave_the_model_plain(
     if triton_device.type != "cpu":
         pytest.skip("the interpreter's test; the GPU has its own")
     task = make_task()
-    before, logits, kinds = trained(task, rows), task.model(rows[0]), {type(m) for m in task.modules()}
+    before, logits, kinds = loss_and_gradients(task, rows), task.model(rows[0]), {type(m) for m in task.modules()}
     random = torch.get_rng_state()
-    choice, verdicts = judged(task, rows)
+    choice, verdicts = judge_on_cpu(task, rows)
     taken = {what: verdict.twin for what, verdict in verdicts.items()}
     assert taken == {
         "softcapped cross-entropy": "fused",
@@ -65,7 +65,7 @@ def test_swapped_in_they_train_the_same_and_leave_the_model_plain(
     assert isinstance(task.objective, FusedCrossEntropy)
     assert all(isinstance(block.mlp, FusedMLP) for block in task.model.blocks)
     assert torch.equal(torch.get_rng_state(), random)
-    after = trained(task, rows)
+    after = loss_and_gradients(task, rows)
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[k], after[k], rtol=1e-4, atol=1e-6) for k in before)
     assert torch.allclose(task.model(rows[0]), logits, atol=1e-5)
@@ -82,13 +82,13 @@ def test_exclusive_attention_and_its_gate_become_one_part_of_the_chain(
         pytest.skip("the interpreter's test; the GPU has its own")
     after = (part(ScaledOutput), part(ExclusiveSelf), part(SparseGate, scale=0.5), part(NarrowGate))
     task = make_task(leaky_toy().set("layers", 1).edit(Attention, but(after=after)))
-    disturb(task)
-    chain, before = task.model.blocks[0].mixer.after, trained(task, rows)  # type: ignore[union-attr]
-    choice, verdicts = judged(task, rows)
+    randomize(task)
+    chain, before = task.model.blocks[0].mixer.after, loss_and_gradients(task, rows)  # type: ignore[union-attr]
+    choice, verdicts = judge_on_cpu(task, rows)
     assert verdicts["ExclusiveSelf, SparseGate"].twin == "fused"
     kinds = [type(p) for p in task.model.blocks[0].mixer.after]  # type: ignore[union-attr]
     assert kinds == [ScaledOutput, FusedExclusiveGate, NarrowGate]
-    after_swap = trained(task, rows)
+    after_swap = loss_and_gradients(task, rows)
     choice.restore()
     assert task.model.blocks[0].mixer.after is chain  # type: ignore[union-attr]
     gate = "model.blocks.0.mixer.after.2.weight"
@@ -114,7 +114,7 @@ def test_a_gate_of_another_form_and_a_cap_out_of_range_are_refused() -> None:
 def test_the_swapped_task_holds_the_full_graph(rows: tuple[Tensor, Tensor], triton_device: torch.device) -> None:
     task = make_task(leaky_toy().set("layers", 1)).to(triton_device)
     rows = rows[0].to(triton_device), rows[1].to(triton_device)
-    expected = trained(task, rows)
+    expected = loss_and_gradients(task, rows)
     for block in task.model.blocks:
         block.mlp = FusedMLP(block.mlp)  # type: ignore[arg-type]
     task.objective = FusedCrossEntropy(20.0)
@@ -166,7 +166,7 @@ def test_a_bare_model_is_served_without_gradients_and_left_as_it_was(
     model = built(leaky_toy())
     model.requires_grad_(False)
     kinds, logits = [type(m) for m in model.modules()], model(rows[0])
-    choice, verdicts = judged(model, rows[:1], backward=False)
+    choice, verdicts = judge_on_cpu(model, rows[:1], backward=False)
     assert {what: v.twin for what, v in verdicts.items()} == {
         "MLP with LeakySquared": "fused",
         "attention": "FlashAttention of PyTorch",
@@ -204,9 +204,9 @@ def test_on_the_device_the_fused_kernels_are_taken_and_train_the_same() -> None:
     ids[:, 40] = 1
     rows = ids[:, :-1], ids[:, 1:]
     with device.autocast():
-        before = trained(task, rows)
+        before = loss_and_gradients(task, rows)
         lines = select.choose(task, rows, device, mode="fast", compiled=True, bos=1).lines
-        after = trained(task, rows)
+        after = loss_and_gradients(task, rows)
     assert any("softcapped cross-entropy: fused" in line for line in lines), lines
     gaps = {k: ((before[k] - after[k]).norm() / before[k].norm().clamp_min(1e-6)).item() for k in before}
     assert max(gaps.values()) < 5e-2, gaps

@@ -102,7 +102,11 @@ def test_the_document_has_the_keys_of_the_design(finished: tuple[Path, dict[str,
     assert set(STAGES) - {"report"} <= set(d["seconds"])
     assert d["seconds"]["train"] > d["seconds"]["training_clock"] > 0, "the stage takes longer than its clock"
     assert d["calibration"] == {"source": "none"} and d["clock"]["calibrate"] == d["clock"]["limit"] == 0
-    assert d["proof"]["restored"] is True and set(d["proof"]["general_compressors_bpb"]) == {"xz -9e", "zstd -19", "brotli 11"}
+    assert d["proof"]["restored"] is True and set(d["proof"]["general_compressors_bpb"]) == {
+        "xz -9e",
+        "zstd -19",
+        "brotli 11",
+    }
     assert {"part", "tensors", "parameters"} <= d["touched"][0].keys()
     owned = sum(row["parameters"] for row in d["touched"] if "." in row["part"])
     ruled = sum(row["parameters"] for row in d["touched"] if " on " in row["part"])
