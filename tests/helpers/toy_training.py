@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -41,22 +40,23 @@ class NoisyLoss(CrossEntropy):
 
 
 @cache
-def _data() -> tempfile.TemporaryDirectory[str]:
-    """The folder of `make_data`: made once in a process, removed when it ends."""
-    folder, draw = tempfile.TemporaryDirectory(), random.Random(0)
+def _data_files() -> dict[str, bytes]:
+    """The files of `make_data` by name, made once in a process."""
+    draw = random.Random(0)
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(words, k=300)).encode() for _ in range(20)]
-    documents, model = (
-        [Document(str(i), text) for i, text in enumerate(texts)],
-        SentencePieceBPE(vocab=295).train(texts),
-    )
-    prepare(documents[2:], documents[:2], open_tokenizer(model), Path(folder.name))
-    return folder
+    documents = [Document(str(i), text) for i, text in enumerate(texts)]
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(documents[2:], documents[:2], open_tokenizer(SentencePieceBPE(vocab=295).train(texts)), Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def make_data(folder: Path) -> Path:
     """Shards of some 20,000 tokens, and their tokenizer, from sentences of few words."""
-    return Path(shutil.copytree(_data().name, folder, dirs_exist_ok=True))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in _data_files().items():
+        (folder / name).write_bytes(data)
+    return folder
 
 
 def make_trainer(
