@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from compression_schemes import BASE, LENGTH, OURS, SCHEMES, CompressionScheme, compression_recipe
 from safetensors.torch import load_file
@@ -29,8 +30,8 @@ from bitgolf.artifact.model import build_empty
 from bitgolf.model.part import roles
 from bitgolf.pack.streams import pack_codes
 from bitgolf.pipeline.calibration import calibrate
-from bitgolf.pipeline.execute import Run
-from bitgolf.pipeline.stages import average, train
+from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.training import average, train
 from bitgolf.quantize.calibration.calibrate import load_calibration
 from bitgolf.quantize.encoding import decode_all, encode_all, walks
 from bitgolf.report.environment import environment
@@ -51,7 +52,7 @@ class TrainedModel:
     def __init__(self, folder: Path, data: Path, seed: int, steps: int, tokens: int) -> None:
         run = Run(compression_recipe(steps), folder, Journal(folder), seed, shards=data, resume=True)
         if not (folder / "calibration.safetensors").exists():
-            run.done["train"] = train(run)
+            run.done["train"] = msgspec.to_builtins(train(run))
             average(run)
             calibrate(run)
         self.weights = load_file(folder / "averaged.safetensors")

@@ -11,7 +11,8 @@ import bitgolf
 LAYERS = [
     {"errors"},
     {"files"},
-    {"config", "report", "runtime"},
+    {"config", "report"},
+    {"runtime"},
     {"average", "grids", "kernels", "optim", "pack", "text"},
     {"tokens"},
     {"data", "model"},

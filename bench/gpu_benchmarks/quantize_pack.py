@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
+import msgspec
 from safetensors.torch import save_file
 
 from bitgolf.config.recipe import Recipe
@@ -12,8 +14,9 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.pack.coders import Range
 from bitgolf.pipeline.calibration import calibrate
-from bitgolf.pipeline.execute import Run
-from bitgolf.pipeline.stages import pack, quantize
+from bitgolf.pipeline.compression import PackedArtifact, pack, quantize
+from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.codecs.codec import Float
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.report.log import Journal
@@ -30,12 +33,11 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     run = run_with_random_weights(published, job)
     stage("calibrate", calibrate, run, results)
     stage("quantize, as published", quantize, run, results)
-    run.recipe = published.set("pack.coder", part(Range, levels=True))
-    stage("pack, range coder with levels", pack, run, results)
-    run.recipe = published
+    with_levels = replace(run, recipe=published.set("pack.coder", part(Range, levels=True)))
+    stage("pack, range coder with levels", pack, with_levels, results)
     stage("pack, as published", pack, run, results)
-    run.recipe = published.set("quantize", trellis_rules(TOY_STATES if job.toy else STATES))
-    stage("quantize, trellis", quantize, run, results)
+    rules = trellis_rules(TOY_STATES if job.toy else STATES)
+    stage("quantize, trellis", quantize, replace(run, recipe=published.set("quantize", rules)), results)
 
 
 def trellis_rules(states: int) -> tuple[Spec[Rule], ...]:
@@ -50,14 +52,16 @@ def run_with_random_weights(recipe: Spec[Recipe], job: BenchmarkJob) -> Run:
     """A run whose training is done: its averaged weights are noise."""
     folder = job.folder / "quantize_pack"
     run = Run(recipe, folder, Journal(folder), shards=job.data)
-    run.done["train"] = {"clock": 0.0}
+    no_time = TrainingTime(training_seconds=0.0, time_limit_seconds=0.0, calibration_reserve=None)
+    run.done["train"] = msgspec.to_builtins(no_time)
     save_file(harness.random_weights(recipe, harness.build_context_of(job.data)), folder / "averaged.safetensors")
     return run
 
 
-def stage(name: str, function: Callable[[Run], dict[str, object]], run: Run, results: ResultsWriter) -> None:
+def stage(name: str, function: Callable[[Run], msgspec.Struct], run: Run, results: ResultsWriter) -> None:
     """Time one stage; what it says of itself is in the benchmark's log."""
     started = time.perf_counter()
     outcome = function(run)
     took = round(time.perf_counter() - started, 2)
-    results.add(name, **harness.recipe_fields(run.recipe), stage_seconds=took, bytes=outcome.get("bytes"))
+    size = msgspec.to_builtins(outcome.bytes) if isinstance(outcome, PackedArtifact) else None
+    results.add(name, **harness.recipe_fields(run.recipe), stage_seconds=took, bytes=size)

@@ -26,6 +26,7 @@ from bitgolf.pack.streams import Section
 MAGIC = b"BGLF"
 VERSION = 1
 FRAME = struct.Struct("<4sHII")
+CONTAINER_OVERHEAD_BYTES = 1200  # about what the frame, the recipe and the table of sections take, for forecasts
 MAX_HEADER = 1 << 20  # bytes, compressed or not
 MAX_RAW = 1 << 30  # bytes, of the file and of all sections together once decoded
 

@@ -39,7 +39,7 @@ def score(
     adapts is scored without adaptation first. The order `longest` is charged the bits of the documents' lengths.
     """
     from bitgolf.commands.artifacts import score as score_artifact
-    from bitgolf.report.tables import score_table
+    from bitgolf.commands.tables import score_table
 
     document = score_artifact(
         artifact,
@@ -75,12 +75,16 @@ def compress(
 
     if proof and not source:
         d = prove_score(artifact, proof, text, shards, methods, sets, size, sample, challenge)
-        line = f"{d['bytes']:,} bytes coded in {d['coded_bytes']:,}, {d['overhead_percent']:.3f} % over the claimed {d['claimed_bpb']:.5f} bits per byte; {len(d['sampled'])} of {d['groups']} groups restored by another process"
+        line = (
+            f"{d.bytes:,} bytes coded in {d.coded_bytes:,}, {d.overhead_percent:.3f} % over the claimed"
+            f" {d.claimed_bpb:.5f} bpb; {len(d.sampled)} of {d.groups} groups restored by another process"
+        )
     elif source and target and not (proof or text or shards or methods or sets):
         d = compress_file(artifact, source, target)
-        line = f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes, {d['bpb_coded']:.4f} bits per byte coded, {d['bpb_predicted']:.4f} predicted"
+        line = f"{d.bytes_in:,} -> {d.bytes_out:,} bytes, {d.bpb_coded:.4f} bpb coded, {d.bpb_predicted:.4f} predicted"
     else:
-        raise UsageError("either a file or a proof", mend="compress ARTIFACT IN OUT, or ARTIFACT --proof FOLDER …")
+        cause = "give IN and OUT to compress a file, or --proof FOLDER with --text or --shards"
+        raise UsageError(cause, mend="compress ARTIFACT IN OUT, or ARTIFACT --proof FOLDER …")
     emit(as_json, d, line)
 
 
@@ -89,7 +93,7 @@ def decompress(artifact: Artifact, source: Path, target: Path, as_json: Json = F
     from bitgolf.commands.artifacts import decompress_file
 
     d = decompress_file(artifact, source, target)
-    emit(as_json, d, f"{d['bytes_in']:,} -> {d['bytes_out']:,} bytes")
+    emit(as_json, d, f"{d.bytes_in:,} -> {d.bytes_out:,} bytes")
 
 
 def generate(
@@ -105,13 +109,13 @@ def generate(
     from bitgolf.commands.artifacts import sample
 
     document = sample(artifact, prompt, tokens=tokens, temperature=temperature, top=top, seed=seed)
-    emit(as_json, document, document["text"])
+    emit(as_json, document, document.text)
 
 
 def ledger(artifact: Artifact, as_json: Json = False) -> None:
     """Where every byte of an artifact went."""
     from bitgolf.commands.artifacts import ledger_of
-    from bitgolf.report.tables import ledger_table
+    from bitgolf.commands.tables import ledger_table
 
     document = ledger_of(artifact)
     emit(as_json, document, ledger_table(document))

@@ -31,23 +31,23 @@ def make(
     as_json: Json = False,
 ) -> None:
     """Text -> tokenizer, training and validation shards."""
-    from bitgolf.commands.artifacts import make_data
+    from bitgolf.commands.data import make_data
 
     source = context.get_parameter_source("vocab")
     if kind == "bytes" and source and source.name == "COMMANDLINE":
         message = "--vocab does nothing with --kind bytes: a byte tokenizer has a token for each byte, and never others"
         raise UsageError(message, mend="leave --vocab out, or choose another --kind")
-    d = make_data(folder, text, vocab, tokenizer, held_out, kind)
-    counts = f"{folder}: {d['train']['tokens']:,} training tokens, {d['val']['tokens']:,} validation tokens"
-    emit(as_json, d, "\n".join([counts, *(f"{f['severity']}: {f['message']}" for f in d["findings"])]))
+    made = make_data(folder, text, vocab, tokenizer, held_out, kind)
+    counts = f"{folder}: {made.train.tokens:,} training tokens, {made.val.tokens:,} validation tokens"
+    emit(as_json, made, "\n".join([counts, *(f"{f.severity}: {f.message}" for f in made.findings)]))
 
 
 @app.command()
 def check(folder: Path, as_json: Json = False) -> None:
     """Check shards: format, sizes, digests, document starts, overlap of training and validation."""
-    from bitgolf.commands.artifacts import check_data
+    from bitgolf.commands.data import check_data
 
-    d = check_data(folder)
-    emit(as_json, d, "\n".join(f"{f['severity']}: {f['message']}" for f in d["findings"]) or "no findings")
-    if not d["passes"]:
+    checked = check_data(folder)
+    emit(as_json, checked, "\n".join(f"{f.severity}: {f.message}" for f in checked.findings) or "no findings")
+    if not checked.passes:
         raise typer.Exit(1)

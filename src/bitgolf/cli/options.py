@@ -1,4 +1,4 @@
-"""What verbs have in common: options that mean the same in each, and how a result is said."""
+"""What commands have in common: options that mean the same in each, and how a result is printed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output; all else on standard error.")]
@@ -27,5 +28,5 @@ Trained = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a ru
 
 
 def emit(as_json: bool, document: Any, text: str) -> None:
-    """The result of a verb: the document, or what a person reads."""
-    print(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text)
+    """Print the result of a command: as JSON, or the text for a person."""
+    print(json.dumps(msgspec.to_builtins(document), indent=1, ensure_ascii=False) if as_json else text)

@@ -8,8 +8,19 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import Device, Json, Sets, Shards, Texts, Trained, emit
+from bitgolf.config.recipe import Recipe
+from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.recipes import describe, names, published, resolve
+
+
+def _resolve(recipe: str, sets: list[str]) -> Spec[Recipe]:
+    """A recipe by name, by its JSON file, or by the folder of a run, which has to be of this version's format."""
+    from bitgolf.pipeline.state import check_format
+
+    if Path(recipe).is_dir():
+        check_format(Path(recipe))
+    return resolve(recipe, sets)
 
 
 def recipes(as_json: Json = False) -> None:
@@ -25,9 +36,9 @@ def recipes(as_json: Json = False) -> None:
 def show(recipe: str, sets: Sets = [], as_json: Json = False) -> None:  # noqa: B006
     """Resolve a recipe: parameters by role, forecast of the packed bytes, cautions. Trains nothing."""
     from bitgolf.commands.show import overview
-    from bitgolf.report.tables import show_table
+    from bitgolf.commands.tables import show_table
 
-    document = overview(resolve(recipe, sets))
+    document = overview(_resolve(recipe, sets))
     emit(as_json, document, show_table(document))
 
 
@@ -35,7 +46,7 @@ def diff(a: str, b: str, as_json: Json = False) -> None:
     """Compare two recipes, path by path."""
     from bitgolf.config.edits import diff as spec_diff
 
-    rows = spec_diff(resolve(a, []), resolve(b, []))
+    rows = spec_diff(_resolve(a, []), _resolve(b, []))
     document = [{"path": p, "a": x, "b": y} for p, x, y in rows]
     emit(as_json, document, "\n".join(f"{p}: {x!r} -> {y!r}" for p, x, y in rows) or "the same")
 
@@ -58,14 +69,15 @@ def run(
     as_json: Json = False,
 ) -> None:
     """The whole pipeline, or its rest: prepare, train, average, calibrate, quantize, pack, score, report."""
-    from bitgolf.pipeline import execute
-    from bitgolf.report.tables import run_table
+    from bitgolf.commands.tables import run_table
+    from bitgolf.pipeline.execute import start
+    from bitgolf.pipeline.stages import STAGE_NAMES
 
-    if first is not None and first not in execute.STAGES:
-        raise UsageError(f"there is no stage {first!r}", mend=f"stages: {', '.join(execute.STAGES)}")
-    document = execute.start(
+    if first is not None and first not in STAGE_NAMES:
+        raise UsageError(f"unknown stage {first!r}", mend=f"stages: {', '.join(STAGE_NAMES)}")
+    document = start(
         recipe,
-        resolve(recipe, sets),
+        _resolve(recipe, sets),
         text=text,
         shards=shards,
         out=out,
@@ -89,11 +101,11 @@ def doctor(
 ) -> None:
     """Where the bits per byte went that quantization cost, and what is wrong with it. Exit status 1 for an error."""
     from bitgolf.commands.doctor import doctor as examine
-    from bitgolf.report.tables import doctor_table
+    from bitgolf.commands.tables import doctor_table
 
     document = examine(run, tokens=tokens, each=each, device=device)
     emit(as_json, document, doctor_table(document))
-    if not document["passes"]:
+    if not document.passes:
         raise typer.Exit(1)
 
 
@@ -110,7 +122,7 @@ def pack(
 ) -> None:
     """Quantize and pack a run's weights again with the steps that fill a cap: never over it, 0.05 % under it at most."""
     from bitgolf.commands.pack import pack_to
-    from bitgolf.report.tables import pack_table
+    from bitgolf.commands.tables import pack_table
 
     document = pack_to(run, cap, self_contained=self_contained)
     emit(as_json, document, pack_table(document))
@@ -128,7 +140,7 @@ def sweep(
 ) -> None:
     """Every combination of settings on a run's weights, without training: bytes and bits per byte, in one table."""
     from bitgolf.commands.sweep import sweep as sweep_run
-    from bitgolf.report.tables import sweep_table
+    from bitgolf.commands.tables import sweep_table
 
     document = sweep_run(run, sets, tokens=tokens if measure else None)
     emit(as_json, document, sweep_table(document))

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf import __version__
 from bitgolf.artifact.model import load
-from bitgolf.config.registry import from_json
 from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import BitgolfError, UsageError
-from bitgolf.files import read_json, value_digest
 from bitgolf.model.decoding.incremental import Reader
 from bitgolf.model.lm import LM
 from bitgolf.model.part import load_weights, roles
-from bitgolf.pipeline import calibration, stages
-from bitgolf.pipeline.execute import Run
+from bitgolf.pipeline.compression import load_meta_model
+from bitgolf.pipeline.stages import stage_named
+from bitgolf.pipeline.state import Run, open_run
 from bitgolf.quantize.calibration.calibrate import load_calibration
 from bitgolf.quantize.calibration.observe import means, observe
 from bitgolf.quantize.calibration.sources import Source, Subject, TrainingText
@@ -36,158 +34,174 @@ from bitgolf.quantize.encoding import assign, decode_all, load_codes, report
 from bitgolf.quantize.stats import Calibration
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import Device, choose
-from bitgolf.score.execution.forward import kernel_selector
-from bitgolf.score.player import StaticPlayer
-from bitgolf.score.referee import score as referee_score
+from bitgolf.score.held_out_bpb import HeldOutBpb
 from bitgolf.score.text import validation
 
-NEEDED = ("recipe.json", "inputs.json", "averaged.safetensors", "codes/codes.safetensors")
+SEVERITIES = ("error", "warning", "note")
+CHECKED_STAGES = ("calibrate", "quantize")
 
 
-class Measure:
-    """bpb of weights on the first so many targets of the held-out text, as the run's first method scores."""
+class TensorCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What quantization did to a tensor. Errors are absolute; bits_per_weight is order-0, scales included.
 
-    def __init__(self, run: Run, model: LM, tokens: int, device: Device) -> None:
-        text = validation(run.data)
-        self.per_token = text.bytes / text.targets
-        self.text, self.model = text.head(tokens), model
-        self.targets, self.device = self.text.targets, device
-        self.method = run.recipe["score"][0]()
-        self.kernels = kernel_selector(device)
+    predicted_gap_bpb: None where nothing is known of the tensor's inputs; measured_gap_bpb: None where it was not measured
+    alone.
+    """
 
-    def bits(self, weights: Mapping[str, Tensor]) -> NDArray[np.float64]:
-        """Of each window's length of targets, as bits per byte of the whole."""
-        load_weights(self.model, dict(weights))
-        charges, window = np.zeros(self.targets), self.method.window
-        vocab = self.model.embed.weight.shape[0]
-        player = StaticPlayer(self.model, vocab, self.device, longest=window, kernels=self.kernels)
-        with closing(player):
-            referee_score(player, self.text, self.method, charges=charges)
-        starts = range(0, self.targets, window)
-        return np.add.reduceat(charges, starts) / (self.targets * self.per_token)
+    path: str
+    role: str
+    codec: str
+    elements: int
+    max_error: float
+    rms_error: float
+    bits_per_weight: float
+    predicted_gap_bpb: float | None
+    measured_gap_bpb: float | None
 
 
-class Cost(NamedTuple):
-    """What storing these tensors, and nothing else, costs in bpb, with the standard error of `measured`. `predicted`: None
-    where nothing is known of any of them."""
+class TensorGroupCost(msgspec.Struct, frozen=True, kw_only=True):
+    """bpb that quantizing the tensors of one kind, and no others, costs. predicted_gap_bpb: None where nothing is known of
+    any of them."""
 
     name: str
-    paths: Sequence[str]
-    predicted: float | None
-    measured: float
-    error: float
+    tensors: int
+    predicted_gap_bpb: float | None
+    measured_gap_bpb: float
+    standard_error_bpb: float
 
 
-def doctor(folder: Path, *, tokens: int, each: bool, device: str = "auto") -> dict[str, Any]:
-    """The document of `doctor --json`. Measures kinds of tensors, or `each` of them, on so many held-out targets.
+class RunFinding(msgspec.Struct, frozen=True):
+    """where: a tensor, a path in the recipe or a file. An error means: do not trust this run."""
 
-    device: the kind, as `train.device.choose` takes it.
+    rule: str
+    severity: str
+    message: str
+    where: str
+    hint: str
+
+
+class DoctorResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of `doctor --json`.
+
+    tokens: held-out targets that were scored. gap_bpb: of all tensors quantized together; summed_bpb: the sum of the
+    tensor groups; explained_share: of the gap by that sum, the rest is interaction; None where there is no gap.
+    passes: no finding is an error.
     """
-    run, chosen = _opened(folder), choose(wanted=device)
-    patient, alarms = _patient(run, tokens, chosen)
-    alarms += [*examine(patient), *_stale(run), *_reloaded(run, patient)]
-    measure = Measure(run, patient.model, tokens, chosen)
-    before = measure.bits(patient.weights)
-    gap = measure.bits(patient.decoded) - before
+
+    run: str
+    tokens: int
+    averaged_bpb: float
+    tensors: list[TensorCost]
+    tensor_groups: list[TensorGroupCost]
+    predicted_gap_bpb: float
+    summed_bpb: float
+    gap_bpb: float
+    gap_standard_error_bpb: float
+    explained_share: float | None
+    findings: list[RunFinding]
+    passes: bool
+
+
+class Gap(NamedTuple):
+    """The gap of all tensors, by window of the text, and the costs of groups of them."""
+
+    averaged: float
+    whole: NDArray[np.float64]
+    groups: list[TensorGroupCost]
+    alone: dict[str, float]
+
+
+def doctor(folder: Path, *, tokens: int, each: bool, device: str = "auto") -> DoctorResult:
+    """Measures kinds of tensors, or `each` of them, on so many held-out targets. device: as `device.choose` takes it."""
+    run, chosen = open_run(folder, Journal()), choose(wanted=device)
+    if missing := [file.name for file in (run.files.averaged, run.files.codes) if not file.exists()]:
+        raise UsageError(f"this run was not quantized: {missing[0]} is missing", place=str(folder), mend="bitgolf run")
+    patient, alarms = _load_quantized_model(run, tokens, chosen)
+    alarms += [*examine(patient), *_check_stage_keys(run), *_check_artifact(run, patient)]
+    evaluator = HeldOutBpb(load_meta_model(run), validation(run.data), run.recipe().score[0](), chosen, tokens)
     nats = patient.costs()
-    predicted = {path: cost / math.log(2) / measure.per_token for path, cost in nats.items()}
-    costs = []
-    for i, (name, paths) in enumerate(units := _units(patient, each)):
-        run.journal.progress(f"doctor: {i} of {len(units)} {'tensors' if each else 'kinds'}")
-        changed = measure.bits({**patient.weights, **{path: patient.decoded[path] for path in paths}}) - before
-        own = [predicted[path] for path in paths if path in predicted]
-        costs.append(Cost(name, paths, sum(own) if own else None, float(changed.sum()), _error(changed)))
-    return _document(run, patient, measure, predicted, costs, gap, float(before.sum()), alarms)
+    predicted = {path: cost / math.log(2) / evaluator.bytes_per_token for path, cost in nats.items()}
+    gap = _measure(run, patient, evaluator, predicted, each)
+    return _result(run, patient, evaluator.targets, predicted, gap, alarms)
 
 
-def _document(
-    run: Run,
-    patient: Patient,
-    measure: Measure,
-    predicted: Mapping[str, float],
-    costs: list[Cost],
-    gap: NDArray[np.float64],
-    averaged: float,
-    alarms: list[Alarm],
-) -> dict[str, Any]:
-    order = ("error", "warning", "note")
-    single = {cost.paths[0]: cost.measured for cost in costs if len(cost.paths) == 1}
+def _measure(run: Run, patient: Patient, evaluator: HeldOutBpb, predicted: Mapping[str, float], each: bool) -> Gap:
+    """Score with all tensors quantized, and with each group of them alone."""
+    before = evaluator.bpb_by_window(patient.weights)
+    gap = Gap(float(before.sum()), evaluator.bpb_by_window(patient.decoded) - before, [], {})
+    groups = _tensor_groups(patient, each)
+    for i, (name, paths) in enumerate(groups.items()):
+        run.journal.progress(f"doctor: {i} of {len(groups)} {'tensors' if each else 'groups of tensors'}")
+        quantized = {**patient.weights, **{path: patient.decoded[path] for path in paths}}
+        changed, known = evaluator.bpb_by_window(quantized) - before, [predicted[p] for p in paths if p in predicted]
+        cost = TensorGroupCost(
+            name=name,
+            tensors=len(paths),
+            predicted_gap_bpb=sum(known) if known else None,
+            measured_gap_bpb=float(changed.sum()),
+            standard_error_bpb=_standard_error(changed),
+        )
+        gap.groups.append(cost)
+        gap.alone.update({path: cost.measured_gap_bpb for path in paths if len(paths) == 1})
+    return gap
+
+
+def _result(
+    run: Run, patient: Patient, targets: int, predicted: Mapping[str, float], gap: Gap, alarms: list[Alarm]
+) -> DoctorResult:
     tensors = [
-        {**row._asdict(), "predicted_bpb": predicted.get(row.path), "measured_bpb": single.get(row.path)}
+        TensorCost(**row._asdict(), predicted_gap_bpb=predicted.get(row.path), measured_gap_bpb=gap.alone.get(row.path))
         for row in patient.reports
     ]
-    total, whole = sum(cost.measured for cost in costs), float(gap.sum())
-    return {
-        "run": str(run.folder),
-        "tokens": measure.targets,
-        "averaged_bpb": averaged,
-        "tensors": sorted(tensors, key=lambda t: -max(t["predicted_bpb"] or 0.0, t["measured_bpb"] or 0.0)),
-        "costs": [
-            {"name": c.name, "tensors": len(c.paths), "predicted_bpb": c.predicted, "measured_bpb": c.measured, "error_bpb": c.error}
-            for c in sorted(costs, key=lambda c: -c.measured)
-        ],
-        "predicted_bpb": sum(predicted.values()),
-        "sum_bpb": total,
-        "gap_bpb": whole,
-        "gap_error_bpb": _error(gap),
-        "explained": total / whole if whole else None,
-        "alarms": [a._asdict() for a in sorted(alarms, key=lambda a: order.index(a.severity))],
-        "passes": not any(a.severity == "error" for a in alarms),
-    }  # fmt: skip
+    summed, whole = sum(group.measured_gap_bpb for group in gap.groups), float(gap.whole.sum())
+    return DoctorResult(
+        run=str(run.folder),
+        tokens=targets,
+        averaged_bpb=gap.averaged,
+        tensors=sorted(tensors, key=lambda t: -max(t.predicted_gap_bpb or 0.0, t.measured_gap_bpb or 0.0)),
+        tensor_groups=sorted(gap.groups, key=lambda group: -group.measured_gap_bpb),
+        predicted_gap_bpb=sum(predicted.values()),
+        summed_bpb=summed,
+        gap_bpb=whole,
+        gap_standard_error_bpb=_standard_error(gap.whole),
+        explained_share=summed / whole if whole else None,
+        findings=[RunFinding(*a) for a in sorted(alarms, key=lambda a: SEVERITIES.index(a.severity))],
+        passes=not any(a.severity == "error" for a in alarms),
+    )
 
 
-def _error(parts: NDArray[np.float64]) -> float:
+def _standard_error(parts: NDArray[np.float64]) -> float:
     """Standard error of a sum of parts that are alike and independent."""
     return float(parts.std(ddof=1) * math.sqrt(len(parts))) if len(parts) > 1 else math.inf
 
 
-def _units(patient: Patient, each: bool) -> list[tuple[str, list[str]]]:
+def _tensor_groups(patient: Patient, each: bool) -> dict[str, list[str]]:
     """What is measured together: tensors of one kind, which is a path without the numbers of its layers."""
     found: dict[str, list[str]] = {}
     for path in patient.weights:
         found.setdefault(path if each else re.sub(r"(?<=\.)\d+(?=\.)", "*", path), []).append(path)
-    return list(found.items())
+    return found
 
 
-def _opened(folder: Path) -> Run:
-    if missing := [name for name in NEEDED if not (folder / name).exists()]:
-        raise UsageError(
-            f"this is no run that was quantized: {missing[0]} is missing", place=str(folder), mend="bitgolf run"
-        )
-    inputs, recipe = read_json(folder / "inputs.json"), from_json(read_json(folder / "recipe.json"))
-    shards = Path(inputs["shards"]) if inputs["shards"] else None
-    run = Run(recipe, folder, Journal(), inputs["seed"], tuple(inputs["text"]), shards)
-    run.done = read_json(folder / "stages.json") if (folder / "stages.json").exists() else {}
-    return run
-
-
-def _patient(run: Run, tokens: int, device: Device) -> tuple[Patient, list[Alarm]]:
-    model = stages.empty_model(run)
-    weights, codes = (
-        load_file(run.folder / "averaged.safetensors"),
-        load_codes(run.folder / "codes" / "codes.safetensors"),
-    )
+def _load_quantized_model(run: Run, tokens: int, device: Device) -> tuple[Patient, list[Alarm]]:
+    recipe, model = run.recipe(), load_meta_model(run)
+    weights, codes = load_file(run.files.averaged), load_codes(run.files.codes)
     load_weights(model, weights)
     kinds = roles(model)
-    rules, alarms = living(run.recipe["quantize"], kinds)
+    rules, alarms = living(recipe.quantize, kinds)
     decoded = decode_all(codes, {path: tuple(w.shape) for path, w in weights.items()}, kinds, rules)
-    known = run.folder / "calibration.safetensors"
-    stored = load_calibration(known) if run.recipe["calibrate"] else None
-    rows = report(weights, codes, kinds, rules)
-    codecs = assign(kinds, rules)
-    seen = _seen(run, model.to(device.device).eval(), tokens // 2)
+    stored = load_calibration(run.files.calibration) if recipe.calibrate else None
+    rows, codecs = report(weights, codes, kinds, rules), assign(kinds, rules)
+    seen = _observe_halves(run, model.to(device.device).eval(), tokens // 2)
     return Patient(model, rules, kinds, codecs, weights, codes, decoded, rows, stored, seen), alarms
 
 
-def _seen(run: Run, model: LM, tokens: int) -> tuple[Calibration, Calibration] | None:
+def _observe_halves(run: Run, model: LM, tokens: int) -> tuple[Calibration, Calibration] | None:
     """Two halves of about so many tokens, from what the run was calibrated on, through the model as it is scored."""
-    source: Source = run.recipe["calibrate"]().source if run.recipe["calibrate"] else TrainingText(rows=2)
+    recipe, bos = run.recipe(), load_manifest(run.data).bos
+    source: Source = recipe.calibrate().source if recipe.calibrate else TrainingText(rows=2)
     subject = Subject(
-        model,
-        run.data,
-        run.recipe["train.length"],
-        load_manifest(run.data).bos,
-        lambda m, lanes, n: Reader(m, lanes, window=n, stride=n),
+        model, run.data, recipe.train().length, bos, lambda m, lanes, n: Reader(m, lanes, window=n, stride=n)
     )
     batch, rows = source.open(subject), list[Tensor]()
     for number in range(source.batches):
@@ -200,30 +214,22 @@ def _seen(run: Run, model: LM, tokens: int) -> tuple[Calibration, Calibration] |
     return first, second
 
 
-def _stale(run: Run) -> list[Alarm]:
+def _check_stage_keys(run: Run) -> Iterator[Alarm]:
     """Stages whose inputs are others than when they ran: other weights, shards or settings than the folder's."""
-    found = []
-    for stage, inputs in (("calibrate", calibration.inputs), ("quantize", stages.quantize_inputs)):
-        if run.done.get(stage, {}).get("key") != value_digest([stage, __version__, inputs(run)]):
-            cause = (
-                f"{stage} was done with other weights, text or settings than the folder holds, or by another version"
+    for name in CHECKED_STAGES:
+        if not stage_named(name).unchanged(run):
+            message = (
+                f"{name} was done with other weights, text or settings than the folder holds, or by another version"
             )
-            found.append(Alarm("stale-stage", "error", cause, str(run.folder / "stages.json"), f"--from {stage}"))
-    return found
+            yield Alarm("stale-stage", "error", message, str(run.files.stages), f"--from {name}")
 
 
-def _reloaded(run: Run, patient: Patient) -> list[Alarm]:
-    path = run.folder / "artifact.bg"
+def _check_artifact(run: Run, patient: Patient) -> list[Alarm]:
+    """Whether the artifact's model is the one that the codes stand for."""
+    path = run.files.artifact
     if not path.exists():
-        return [
-            Alarm(
-                "not-packed",
-                "note",
-                "there is no artifact yet, so it could not be compared with the codes",
-                str(path),
-                "--from pack",
-            )
-        ]
+        message = "there is no artifact yet, so it could not be compared with the codes"
+        return [Alarm("not-packed", "note", message, str(path), "--from pack")]
     try:
         return list(not_as_packed(patient.decoded, dict(load(path).model.named_parameters())))
     except BitgolfError as error:

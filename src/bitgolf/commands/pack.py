@@ -1,222 +1,169 @@
-"""A run's trained weights packed once more, without training: to a cap, or for a look at other settings."""
+"""`bitgolf pack`: quantize and pack a run again, with the step sizes at which its artifact fills a byte cap."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor
+import msgspec
 
-from bitgolf import __version__
 from bitgolf.artifact.container import Artifact, read_artifact
 from bitgolf.artifact.model import SLICES, packed
-from bitgolf.commands.show import HEADER
-from bitgolf.commands.size_search import WINDOW, Line, finer, fit, reach, slope
+from bitgolf.commands.size_search import WINDOW, Fit, Line, finer, fit, reach, slope
 from bitgolf.config.edits import diff
 from bitgolf.config.recipe import Recipe
-from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Spec
-from bitgolf.errors import DamagedError, UsageError
-from bitgolf.files import file_digest, read_json, value_digest, write_json
-from bitgolf.model.part import roles
+from bitgolf.errors import DamagedError
 from bitgolf.pack.streams import Code
-from bitgolf.pipeline.execute import STAGES, Run
-from bitgolf.pipeline.stages import empty_model, pack, quantize_inputs
-from bitgolf.quantize.calibration.calibrate import load_calibration
+from bitgolf.pipeline.compression import QuantizedTensors, save_quantized
+from bitgolf.pipeline.execute import run_stage
+from bitgolf.pipeline.stages import stage_named
+from bitgolf.pipeline.state import Run, RunFiles
+from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.codecs.session import Session
-from bitgolf.quantize.encoding import Rules, encode_all, report, save_codes
-from bitgolf.quantize.size_forecast import forecast
-from bitgolf.quantize.stats import Stats
+from bitgolf.quantize.encoding import Rules
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
 
 
-class Trained:
-    """What training and calibration left in a run's folder, which is not changed: all that the later stages need.
+class PackTrial(msgspec.Struct, frozen=True):
+    """A scale of the steps that was tried. log2_step_scale: 0 is the recipe's steps, 1 twice as large.
+    predicted_bytes: expected before it was encoded; bytes: found."""
 
-    Raises `UsageError` where the folder is no run that has come so far.
+    log2_step_scale: float
+    predicted_bytes: int
+    bytes: int
+
+
+class ChangedSetting(msgspec.Struct, frozen=True):
+    """A setting of the recipe, by its path."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+class PackResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of `pack --json`.
+
+    counted: what has `bytes` and is compared with the cap: `model` (without the tokenizer) or `file`.
+    within_tolerance: the file is at most 0.05 % below the cap.
     """
 
-    def __init__(self, folder: Path, journal: Journal) -> None:
-        if not (folder / "recipe.json").exists() or not (folder / "inputs.json").exists():
-            raise UsageError("this is no run's folder", place=str(folder), mend="`bitgolf run RECIPE` makes one")
-        recipe, inputs = from_json(read_json(folder / "recipe.json")), read_json(folder / "inputs.json")
-        shards = Path(inputs["shards"]) if inputs["shards"] else None
-        self.run = Run(recipe, folder, journal, inputs["seed"], tuple(inputs["text"]), shards)
-        if (folder / "stages.json").exists():
-            self.run.done = read_json(folder / "stages.json")
-        if "calibrate" not in self.run.done:
-            raise UsageError(
-                "this run has no weights yet that are averaged and calibrated",
-                place=str(folder),
-                mend=f"`bitgolf run {folder}` goes on with it",
-            )
-        quantize_inputs(self.run)  # raises for files that are missing
-
-    @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        return load_file(self.run.folder / "averaged.safetensors")
-
-    @cached_property
-    def stats(self) -> dict[str, Stats] | None:
-        return load_calibration(self.run.folder / "calibration.safetensors") if self.run.recipe["calibrate"] else None
-
-    @cached_property
-    def tokenizer(self) -> bytes:
-        return (self.run.data / "tokenizer.model").read_bytes()
-
-    @cached_property
-    def roles(self) -> dict[str, str]:
-        return roles(empty_model(self.run))
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {path: w.numel() for path, w in self.weights.items()}
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {path: tuple(w.shape) for path, w in self.weights.items()}
-
-    def encode(self, recipe: Spec[Recipe]) -> dict[str, Code]:
-        """The codes that the recipe's rules make; a line of progress now and then."""
-
-        def progress(done: int, of: int) -> None:
-            self.run.journal.progress(f"encode: {done:,} of {of:,} weights")
-
-        return encode_all(self.weights, self.roles, recipe["quantize"], self.stats, self._session, progress=progress)
-
-    @cached_property
-    def _session(self) -> Session:
-        """One for all that is encoded of these weights, so that their Hessians are factored once."""
-        session = Session(device=choose().device)
-        self.run.journal.say(session.remark)
-        return session
-
-    def forecast(self) -> int:
-        """Bytes of the model alone, from the recipe and no weight."""
-        settings = self.run.recipe["pack"]()
-        groups = settings.grouped(self.roles)
-        found = forecast(self.shapes, self.roles, self.run.recipe["quantize"], settings.coder, groups)
-        return sum(found.values()) + HEADER
+    run: str
+    cap: int
+    counted: str
+    bytes: int
+    bytes_under_cap: int
+    within_tolerance: bool
+    log2_step_scale: float
+    settings: list[ChangedSetting]
+    trials: list[PackTrial]
+    seconds: float
 
 
-# ---- to a cap ------------------------------------------------------------------------------------------------------
-
-
-def pack_to(folder: Path, cap: int | None = None, *, self_contained: bool = False) -> dict[str, Any]:
+def pack_to(folder: Path, cap: int | None = None, *, self_contained: bool = False) -> PackResult:
     """Quantize and pack a run anew, with the steps at which its artifact has at most `cap` bytes and hardly fewer.
 
     cap: None is the recipe's own. It counts the model as the challenge does, or all of the file (`self_contained`).
-    The folder then is that of a run with these settings, whose score is not fresh.
+    The folder then is that of a run with these settings, which is not scored yet.
     """
-    journal = Journal(folder) if (folder / "recipe.json").exists() else Journal()
+    journal = Journal(folder) if RunFiles(folder).recipe.exists() else Journal()
     try:
-        trained = Trained(folder, journal)
-        return _Fitting(trained, cap or trained.run.recipe["pack.cap"], self_contained).done()
+        session = Session(device=choose().device)
+        trained = TrainedRun(folder, journal, session)
+        journal.say(session.remark)
+        return _CapSearch(trained, cap or trained.run.recipe().pack().cap, self_contained).search()
     finally:
         journal.close()
 
 
-class _Fitting:
+class _CapSearch:
     """The search for one cap; keeps the codes of the best settings that it met."""
 
-    def __init__(self, trained: Trained, cap: int, self_contained: bool) -> None:
+    def __init__(self, trained: TrainedRun, cap: int, self_contained: bool) -> None:
         self.trained, self.cap, self.self_contained = trained, cap, self_contained
-        self.run, self.journal, self.tried = trained.run, trained.run.journal, 0
+        self.run, self.log, self.trials = trained.run, trained.run.journal, 0
         self.best: tuple[int, Spec[Recipe], dict[str, Code]] | None = None
 
-    def done(self) -> dict[str, Any]:
-        started, rules = time.perf_counter(), self.run.recipe["quantize"]
-        span = reach(rules)
-        found = fit(self._size, self.cap, self._line(), span)
-        self._write()
+    def search(self) -> PackResult:
+        started, rules = time.perf_counter(), self.run.recipe().quantize
+        found = fit(self._try, self.cap, self._initial_line(), reach(rules))
+        recipe = self._write()
         under = self.cap - found.best.bytes
-        if under > WINDOW * self.cap:
+        within = under <= WINDOW * self.cap
+        if not within:
             message = f"no setting came nearer to the cap than {under:,} bytes: so small a file moves in leaps"
-            self.journal.event("warning", message=message)
-        return {
-            "run": str(self.run.folder),
-            "cap": self.cap,
-            "counted": "all of the file" if self.self_contained else "the model alone",
-            "bytes": found.best.bytes,
-            "under": under,
-            "within": under <= WINDOW * self.cap,
-            "octaves": found.best.octaves,
-            "settings": _settings(rules, self.run.recipe["quantize"]),
-            "probes": [probe._asdict() for probe in found.probes],
-            "seconds": round(time.perf_counter() - started, 2),
-        }
+            self.log.event("warning", message=message)
+        return PackResult(
+            run=str(self.run.folder),
+            cap=self.cap,
+            counted="file" if self.self_contained else "model",
+            bytes=found.best.bytes,
+            bytes_under_cap=under,
+            within_tolerance=within,
+            log2_step_scale=-found.best.octaves,
+            settings=_changed_settings(rules, recipe().quantize),
+            trials=_trials(found),
+            seconds=round(time.perf_counter() - started, 2),
+        )
 
-    def _line(self) -> Line:
+    def _initial_line(self) -> Line:
         """Where the search begins: at what the run was packed to, or else at a forecast."""
-        recipe = self.run.recipe
-        line = Line(slope(recipe["quantize"], self.trained.roles, self.trained.sizes), WINDOW * self.cap)
+        rules = self.run.recipe().quantize
+        line = Line(slope(rules, self.trained.roles, self.trained.sizes), WINDOW * self.cap)
         with suppress(DamagedError):  # or none at all, which is no worse
-            artifact = read_artifact(self.run.folder / "artifact.bg")
-            whole = recipe.to_json()
+            artifact = read_artifact(self.run.files.artifact)
+            whole = self.run.recipe.to_json()
             if "pack" in self.run.done and artifact.recipe == {name: whole[name] for name in SLICES}:
                 line.points.append((0.0, self._counted(artifact)))
                 return line
         line.forecast = (0.0, self.trained.forecast() + self.self_contained * len(self.trained.tokenizer))
         return line
 
-    def _size(self, octaves: float, expected: int) -> int:
-        self.tried += 1
-        self.journal.say(f"probe {self.tried}: steps {octaves:+.4f} octaves finer, {expected:,} bytes expected …")
-        rules = finer(self.run.recipe["quantize"], octaves)
+    def _try(self, octaves: float, expected: int) -> int:
+        """Bytes of the artifact with the steps of one scale."""
+        self.trials += 1
+        trial = f"trial {self.trials}"
+        self.log.say(f"{trial}: steps scaled by 2^{-octaves:+.4f}, {expected:,} bytes expected …")
+        rules = finer(self.run.recipe().quantize, octaves)
         recipe = self.run.recipe.set("quantize", rules).set("pack.cap", self.cap)
         codes = self.trained.encode(recipe)
         size = self._counted(packed(recipe, codes, self.trained.tokenizer))
         if size <= self.cap and (self.best is None or size > self.best[0]):
             self.best = size, recipe, codes
         where = f"{abs(self.cap - size):,} bytes {'under' if size <= self.cap else 'over'} the cap"
-        self.journal.say(f"probe {self.tried}: {size:,}, {where}; the forecast was off by {expected / size - 1:+.2%}")
-        self.journal.event("probe", octaves=octaves, expected=expected, bytes=size)
+        self.log.say(f"{trial}: {size:,} bytes, {where}; the estimate was off by {expected / size - 1:+.2%}")
+        self.log.event("pack_trial", log2_step_scale=-octaves, predicted_bytes=expected, bytes=size)
         return size
 
     def _counted(self, artifact: Artifact) -> int:
         return artifact.bytes - (0 if self.self_contained else len(artifact.sections["tokenizer"].data))
 
-    def _write(self) -> None:
-        """The folder as the stages `quantize` and `pack` would leave it, but for the encoding, which is done."""
+    def _write(self) -> Spec[Recipe]:
+        """Do the stages `quantize`, with the codes that are there, and `pack`, with the best recipe; returns that."""
         assert self.best is not None
-        run, (_, run.recipe, codes) = self.run, self.best
-        weights, kinds = self.trained.weights, self.trained.roles
+        _, recipe, codes = self.best
+        run = replace(self.run, recipe=recipe)
 
-        def quantize() -> dict[str, Any]:
-            rows = report(weights, codes, kinds, run.recipe["quantize"])
-            save_codes(run.folder / "codes" / "codes.safetensors", codes)
-            write_json(run.folder / "codes" / "report.json", [row._asdict() for row in rows])
-            return {"tensors": len(codes)}
+        def quantized(run: Run) -> QuantizedTensors:
+            return save_quantized(run, self.trained.weights, codes, self.trained.roles)
 
-        self._stage("quantize", lambda: quantize_inputs(run), quantize)
-        self._stage("pack", lambda: pack_inputs(run), lambda: pack(run))
-
-    def _stage(self, stage: str, inputs: Callable[[], Any], work: Callable[[], dict[str, Any]]) -> None:
-        """A stage as the pipeline does it: what it and later ones left before no longer counts, even if it fails."""
-        run = self.run
-        run.done = {s: r for s, r in run.done.items() if STAGES.index(s) < STAGES.index(stage)}
-        write_json(run.folder / "stages.json", run.done)
-        write_json(run.folder / "recipe.json", run.recipe.to_json())
-        started, key = time.perf_counter(), value_digest([stage, __version__, inputs()])
-        outcome = work()
-        run.done[stage] = {"key": key, "seconds": round(time.perf_counter() - started, 2), **outcome}
-        write_json(run.folder / "stages.json", run.done)
+        run_stage(run, stage_named("quantize"), quantized)
+        run_stage(run, stage_named("pack"))
+        return recipe
 
 
-def pack_inputs(run: Run) -> list[Any]:
-    return [file_digest(run.folder / "codes" / "codes.safetensors"), run.slice(*SLICES)]
+def _trials(found: Fit) -> list[PackTrial]:
+    return [PackTrial(-probe.octaves, probe.expected, probe.bytes) for probe in found.probes]
 
 
-def _settings(before: Rules, after: Rules) -> list[dict[str, Any]]:
-    """What has moved, by its path in the recipe."""
+def _changed_settings(before: Rules, after: Rules) -> list[ChangedSetting]:
     return [
-        {"path": f"quantize.{i}.{path}", "before": old, "value": new}
+        ChangedSetting(f"quantize.{i}.{path}", old, new)
         for i, (a, b) in enumerate(zip(before, after, strict=True))
         for path, old, new in diff(a, b)
     ]

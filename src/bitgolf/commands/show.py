@@ -1,17 +1,20 @@
-"""What a recipe amounts to, without training it: counts, roles, forecast, cautions."""
+"""`bitgolf show`: what a recipe amounts to, without training it: parameters, roles, forecasts, cautions."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
+import msgspec
 import torch
 
+from bitgolf.artifact.container import CONTAINER_OVERHEAD_BYTES
 from bitgolf.artifact.model import build_empty
 from bitgolf.cautions import cautions
 from bitgolf.cautions.queries import uses
 from bitgolf.config.recipe import Recipe, identity
 from bitgolf.config.spec import Place, Spec
+from bitgolf.model.lm import LM
 from bitgolf.model.part import roles
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.optimizer import Optimizer
@@ -21,65 +24,100 @@ from bitgolf.quantize.size_forecast import forecast, spread
 from bitgolf.runtime.progress import Now
 from bitgolf.train.trainer import Task
 
-HEADER = 1200  # bytes of frame, recipe and section table, as artifacts have them
+
+class RecipeForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What is expected of a recipe before it is trained.
+
+    bytes: of the artifact without its tokenizer; streams: of its parts, by name; cap: what it may take.
+    training_state_bytes: of weights, gradients, optimizer and average in training, in one process; activations come on top.
+    """
+
+    bytes: int
+    cap: int
+    streams: dict[str, int]
+    training_state_bytes: int
 
 
-def overview(recipe: Spec[Recipe]) -> dict[str, Any]:
-    """The document of `show --json`. Building everything on the way, it raises for what a run would refuse."""
+class RecipeSetting(msgspec.Struct, frozen=True):
+    """A value of a recipe, by its path; for a part, the name of its class."""
+
+    path: str
+    value: Any
+
+
+class RecipeSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of `show --json`. params: parameters of the model. parts: the classes that the recipe names.
+    published: what its authors have reported, None where nobody has."""
+
+    name: str
+    hash: str
+    params: int
+    params_by_role: dict[str, int]
+    layers: int
+    vocab: int
+    forecast: RecipeForecast
+    parts: list[str]
+    settings: list[RecipeSetting]
+    cautions: list[str]
+    published: dict[str, Any] | None
+
+
+def overview(recipe: Spec[Recipe]) -> RecipeSummary:
+    """Building everything on the way, it raises for what a run would refuse."""
     check_calibration(recipe)
-    vocab = recipe["tokens.vocab"]
-    model = build_empty(recipe["model"], vocab)
+    settings = recipe()
+    vocab = settings.tokens["vocab"]
+    model = build_empty(settings.model, vocab)
     kinds, params = roles(model), dict(model.named_parameters())
-    with torch.device("meta"):
-        train = recipe["train"]()
-        task = Task(model, train.objective(Place(vocab=vocab, dim=recipe["model.dim"])))
-        optimizer = Optimizer(task.by_path(), task.roles(), train.optim)
-    shapes = {path: tuple(p.shape) for path, p in params.items()}
-    pack = recipe["pack"]()
-    groups, decayed = pack.grouped(kinds), spread(matrix_decay(recipe))
-    streams = forecast(shapes, kinds, recipe["quantize"], pack.coder, groups, spread=decayed)
-    size = {
-        "bytes": sum(streams.values()) + HEADER,
-        "cap": pack.cap,
-        "streams": streams,
-        "memory": memory(recipe, task, optimizer),
-    }
-    by_role = Counter()
+    expected, by_role = _forecast(settings, model, kinds, vocab), Counter[str]()
     for path, p in params.items():
         by_role[kinds[path]] += p.numel()
-    return {
-        "name": recipe["name"],
-        "hash": identity(recipe),
-        "params": sum(p.numel() for p in params.values()),
-        "params_by_role": dict(by_role),
-        "layers": recipe["model.layers"],
-        "vocab": vocab,
-        "forecast": size,
-        "parts": sorted({node.name for _, node in recipe.walk()}),
-        "settings": [
-            {"path": path, "value": value}
-            for path, value in recipe.leaves()
-            if path and not path.startswith("published")
-        ],
-        "cautions": cautions(recipe, size["bytes"]) + disagreements(model, recipe["quantize"]),
-        "published": recipe["published"],
-    }
+    return RecipeSummary(
+        name=settings.name,
+        hash=identity(recipe),
+        params=sum(p.numel() for p in params.values()),
+        params_by_role=dict(by_role),
+        layers=settings.model["layers"],
+        vocab=vocab,
+        forecast=expected,
+        parts=sorted({node.name for _, node in recipe.walk()}),
+        settings=[RecipeSetting(p, v) for p, v in recipe.leaves() if p and not p.startswith("published")],
+        cautions=cautions(recipe, expected.bytes) + disagreements(model, settings.quantize),
+        published=settings.published,
+    )
 
 
-def matrix_decay(recipe: Spec[Recipe]) -> float:
+def _forecast(recipe: Recipe, model: LM, kinds: dict[str, str], vocab: int) -> RecipeForecast:
+    with torch.device("meta"):
+        train = recipe.train()
+        task = Task(model, train.objective(Place(vocab=vocab, dim=recipe.model["dim"])))
+        optimizer = Optimizer(task.by_path(), task.roles(), train.optim)
+    shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
+    pack = recipe.pack()
+    groups, decayed = pack.grouped(kinds), spread(matrix_decay(recipe))
+    streams = forecast(shapes, kinds, recipe.quantize, pack.coder, groups, spread=decayed)
+    return RecipeForecast(
+        bytes=sum(streams.values()) + CONTAINER_OVERHEAD_BYTES,
+        cap=pack.cap,
+        streams=streams,
+        training_state_bytes=memory(recipe, task, optimizer),
+    )
+
+
+def matrix_decay(recipe: Recipe) -> float:
     """Muon's weight decay, halfway where it has a schedule; 0 without Muon."""
     halfway = Now(step=1, steps=2, elapsed=0.0, seconds=0.0, rate=0.5)
     return max(
-        (n["weight_decay"] * (n["decay"]().value(halfway) if n["decay"] else 1.0) for n in uses(recipe["train"], Muon)),
+        (n["weight_decay"] * (n["decay"]().value(halfway) if n["decay"] else 1.0) for n in uses(recipe.train, Muon)),
         default=0.0,
     )
 
 
-def memory(recipe: Spec[Recipe], task: Task, optimizer: Optimizer) -> int:
-    """Bytes of weights, gradients, optimizer and average in training, in one process; activations come on top."""
+def memory(recipe: Recipe, task: Task, optimizer: Optimizer) -> int:
+    """Bytes of weights, gradients, optimizer and average in training, in one process."""
     params = list(task.by_path().values())
     with torch.device("meta"):
-        average = recipe["average"]().start(params) if recipe["average"] else {}
+        average = recipe.average().start(params) if recipe.average else {}
     held = [*params, *params, *optimizer.state().values(), *optimizer.buffers()]
     held += [tensor for tensors in average.values() for tensor in tensors]
     return sum(t.numel() * t.element_size() for t in held)

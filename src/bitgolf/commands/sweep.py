@@ -1,4 +1,4 @@
-"""A finished run with other settings of quantizing and packing, all combinations of them, in one table: no training."""
+"""`bitgolf sweep`: a trained run with other settings of quantizing and packing, all combinations of them, in one table."""
 
 from __future__ import annotations
 
@@ -12,25 +12,57 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from torch import Tensor
 
 from bitgolf.artifact.model import SLICES, packed
-from bitgolf.commands.doctor import Measure
-from bitgolf.commands.pack import Trained
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.registry import set_text
 from bitgolf.config.spec import Spec
-from bitgolf.errors import DamagedError, UsageError
+from bitgolf.errors import DamagedError, FormatVersionError, UsageError
 from bitgolf.files import file_digest, value_digest, write_bytes
-from bitgolf.pipeline.stages import empty_model, quantize_inputs
+from bitgolf.pipeline.compression import load_meta_model, quantize_inputs
+from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.calibration.calibrate import check
 from bitgolf.quantize.codecs.codec import matrix_shape
+from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.encoding import decode_all
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
+from bitgolf.score.held_out_bpb import HeldOutBpb
+from bitgolf.score.text import validation
 
 SWEPT = ("quantize", "pack")
 FILE = "sweep.jsonl"
+SWEEP_FORMAT = 2
+"""The format of the rows of `sweep.jsonl`."""
+
+
+class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One combination of settings. In `sweep.jsonl` it has the number of its format besides.
+
+    key: a digest of the weights, their calibration, the settings, and `tokens`. settings: the values as they were given.
+    bytes: of the model alone. predicted_gap_bpb: what rounding should cost; None without calibration.
+    bpb: on `tokens` held-out targets; gap_bpb: over that of the averaged weights. Both are None where nothing was scored.
+    """
+
+    key: str
+    settings: dict[str, str]
+    bytes: int
+    predicted_gap_bpb: float | None
+    bpb: float | None
+    gap_bpb: float | None
+    tokens: int | None
+    seconds: float
+
+
+class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of `sweep --json`. paths: of the settings, in the order of the options."""
+
+    run: str
+    paths: list[str]
+    averaged_bpb: float | None
+    rows: list[SweepRow]
 
 
 def choices(assignment: str) -> tuple[str, list[str]]:
@@ -54,86 +86,86 @@ def choices(assignment: str) -> tuple[str, list[str]]:
             values[-1] += piece
     values = [value.strip() for value in values]
     if depth or not all(values):
-        raise UsageError(f"{text!r} are no values with commas between them", place=path)
+        raise UsageError(f"expected values separated by commas, got {text!r}", place=path)
     return path, values
 
 
-def sweep(folder: Path, sets: Sequence[str], *, tokens: int | None = None) -> dict[str, Any]:
+def sweep(folder: Path, sets: Sequence[str], *, tokens: int | None = None) -> SweepResult:
     """Encode and pack every combination of these settings. The run's folder gets `sweep.jsonl` and nothing else.
 
     sets: `PATH=VALUE,VALUE`, values as `--set` has them.  tokens: of the held-out text, to measure bpb on; None: no measuring.
-    A row that is there already is not worked out again: it is known by the weights, their calibration, the settings and
-    the tokens. Every recipe is made before anything is encoded, so that a wrong value costs no time.
+    A row that is there already is reused: see the key of `SweepRow`. Every recipe is made before anything is encoded, so
+    that a wrong value costs no time.
     """
     found = dict(choices(assignment) for assignment in sets)
     if len(found) < len(sets) or not sets:
-        raise UsageError("every --set needs a path of its own, and there is one at least", place="sweep")
-    work = _Sweep(Trained(folder, Journal()), tokens)
+        raise UsageError("give --set at least once, each with a path of its own", place="sweep")
+    session = Session(device=choose().device)
+    work = _SweepRun(TrainedRun(folder, Journal(), session), tokens)
     named = [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]
     plan = [(settings, work.recipe(settings)) for settings in named]
-    rows, file = _read(folder / FILE), folder / FILE
+    rows, file = _read_rows(folder / FILE), folder / FILE
     keys = [work.key(recipe) for _, recipe in plan]
+    work.log.say(session.remark)
     for i, ((settings, recipe), key) in enumerate(zip(plan, keys, strict=True)):
         words = " ".join(f"{path}={value}" for path, value in settings.items())
         if key in rows:
-            work.journal.say(f"{i + 1} of {len(plan)}: {words}: there already")
+            work.log.say(f"{i + 1} of {len(plan)}: {words}: reused from {FILE}")
             continue
-        work.journal.say(f"{i + 1} of {len(plan)}: {words} …")
-        rows[key] = {"key": key, "set": settings, **work.row(recipe)}
-        write_bytes(file, "".join(json.dumps(row) + "\n" for row in rows.values()).encode())
-    return {
-        "run": str(folder),
-        "paths": list(found),
-        "averaged_bpb": work.averaged if tokens else None,
-        "rows": [{**rows[key], "set": settings} for (settings, _), key in zip(plan, keys, strict=True)],
-    }
+        work.log.say(f"{i + 1} of {len(plan)}: {words} …")
+        rows[key] = work.row(key, settings, recipe)
+        write_bytes(file, "".join(map(_line, rows.values())).encode())
+    asked = [msgspec.structs.replace(rows[key], settings=named[i]) for i, key in enumerate(keys)]
+    averaged = work.averaged if tokens else None
+    return SweepResult(run=str(folder), paths=list(found), averaged_bpb=averaged, rows=asked)
 
 
-class _Sweep:
-    def __init__(self, trained: Trained, tokens: int | None) -> None:
+class _SweepRun:
+    """One run, and what all rows of its sweep share."""
+
+    def __init__(self, trained: TrainedRun, tokens: int | None) -> None:
         self.trained, self.tokens = trained, tokens
-        self.run, self.journal = trained.run, trained.run.journal
-        self._known = quantize_inputs(self.run)[:-1], file_digest(self.run.data / "manifest.json")
+        self.run, self.log = trained.run, trained.run.journal
+        self._input_digests = quantize_inputs(self.run)[:-1], file_digest(self.run.data / "manifest.json")
 
     def recipe(self, settings: dict[str, str]) -> Spec[Recipe]:
         """The run's own, with these settings. Raises where it could not be quantized."""
         recipe = self.run.recipe
         for path, value in settings.items():
             recipe = set_text(recipe, f"{path}={value}")
-        for rule in recipe["quantize"]:
+        built = recipe()
+        for rule in built.quantize:
             rule().use()
-        recipe["pack"]().grouped(self.trained.roles)
-        if recipe["calibrate"] is None:
+        built.pack().grouped(self.trained.roles)
+        if built.calibrate is None:
             check(recipe)
         return recipe
 
     def key(self, recipe: Spec[Recipe]) -> str:
         whole = recipe.to_json()
-        return value_digest([self._known, [whole[name] for name in SLICES], self.tokens])
+        return value_digest([self._input_digests, [whole[name] for name in SLICES], self.tokens])
 
-    def row(self, recipe: Spec[Recipe]) -> dict[str, Any]:
-        """`bytes` of the model alone; what its errors should cost (`predicted`, None without calibration) and do, in bpb."""
+    def row(self, key: str, settings: dict[str, str], recipe: Spec[Recipe]) -> SweepRow:
         started, trained = time.perf_counter(), self.trained
         codes = trained.encode(recipe)
         artifact = packed(recipe, codes, trained.tokenizer)
-        decoded = decode_all(codes, trained.shapes, trained.roles, recipe["quantize"])
-        bpb = self._bpb(decoded) if self.tokens else None
-        return {
-            "bytes": artifact.bytes - len(artifact.sections["tokenizer"].data),
-            "predicted": self._predicted(decoded),
-            "bpb": bpb,
-            "loss": None if bpb is None else bpb - self.averaged,
-            "tokens": self.tokens,
-            "seconds": round(time.perf_counter() - started, 2),
-        }
+        decoded = decode_all(codes, trained.shapes, trained.roles, recipe().quantize)
+        bpb = self._evaluator.bpb(decoded) if self.tokens else None
+        return SweepRow(
+            key=key,
+            settings=settings,
+            bytes=artifact.bytes - len(artifact.sections["tokenizer"].data),
+            predicted_gap_bpb=self._predicted(decoded),
+            bpb=bpb,
+            gap_bpb=None if bpb is None else bpb - self.averaged,
+            tokens=self.tokens,
+            seconds=round(time.perf_counter() - started, 2),
+        )
 
     @cached_property
     def averaged(self) -> float:
         """bpb of the weights that are quantized, unrounded."""
-        return self._bpb(self.trained.weights)
-
-    def _bpb(self, weights: Mapping[str, Tensor]) -> float:
-        return float(self._measure.bits(weights).sum())
+        return self._evaluator.bpb(self.trained.weights)
 
     def _predicted(self, decoded: Mapping[str, Tensor]) -> float | None:
         if self.trained.stats is None:
@@ -142,19 +174,30 @@ class _Sweep:
         for path, stats in self.trained.stats.items():
             error = decoded[path] - self.trained.weights[path]
             nats += float(stats.cost(error.reshape(matrix_shape(tuple(error.shape)))).double().sum())
-        return nats / math.log(2) / self._measure.per_token
+        return nats / math.log(2) / self._evaluator.bytes_per_token
 
     @cached_property
-    def _measure(self) -> Measure:
-        return Measure(self.run, empty_model(self.run), self.tokens or 1, choose())
+    def _evaluator(self) -> HeldOutBpb:
+        run = self.run
+        text, method = validation(run.data), run.recipe().score[0]()
+        return HeldOutBpb(load_meta_model(run), text, method, choose(), self.tokens or 1)
 
 
-def _read(file: Path) -> dict[str, dict[str, Any]]:
-    """key -> row of what earlier sweeps found. Raises `DamagedError` for a file that is none."""
+def _line(row: SweepRow) -> str:
+    return json.dumps({"format": SWEEP_FORMAT, **msgspec.to_builtins(row)}) + "\n"
+
+
+def _read_rows(file: Path) -> dict[str, SweepRow]:
+    """key -> row of what earlier sweeps found. Raises `FormatVersionError` for rows of another format, and `DamagedError`
+    for a file that is no table of a sweep."""
     if not file.exists():
         return {}
     try:
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        return {row["key"]: row for row in rows}
-    except (ValueError, TypeError, KeyError) as error:
-        raise DamagedError(f"not the table of a sweep ({error})", place=str(file), mend="move it away") from None
+        rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            if (found := row.get("format")) != SWEEP_FORMAT:
+                raise FormatVersionError("the table of a sweep", found=found, supported=SWEEP_FORMAT, place=str(file))
+        return {row.key: row for row in msgspec.convert(rows, list[SweepRow])}
+    except (ValueError, TypeError, AttributeError) as error:
+        message = f"not the table of a sweep ({error})"
+        raise DamagedError(message, place=str(file), mend="move it away") from error

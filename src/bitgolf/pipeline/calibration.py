@@ -1,191 +1,242 @@
-"""The stage `calibrate`: in one process, or in N that it starts under torchrun.
+"""The stage `calibrate`: statistics of the matrices that codecs ask for, measured in one process or in N under torchrun.
 
-`python -m bitgolf.pipeline.calibration FOLDER DATA DEVICE KEY BATCHES SECONDS` calibrates the recipe and the averaged weights in
-FOLDER, with the shards in DATA, on a kind of device; see `calibrate_run` and `Bounds` for the rest.
-
-Its clock counts measuring alone: starting processes, imports, loading and writing are off it, as they are in training.
+Its clock counts measuring alone: starting processes, imports, loading and writing are not on it, as in training.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from safetensors.torch import load_file
 
 from bitgolf.artifact.model import build_empty
-from bitgolf.config.recipe import Recipe, reserve_of
-from bitgolf.config.registry import from_json
+from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec
 from bitgolf.data.prepare import load_manifest
-from bitgolf.errors import BitgolfError
-from bitgolf.files import file_digest, read_json, value_digest, write_json
+from bitgolf.files import file_digest, value_digest
 from bitgolf.model.decoding.incremental import Reader
 from bitgolf.model.lm import LM
 from bitgolf.model.part import load_weights
-from bitgolf.pipeline.execute import Run
+from bitgolf.pipeline.state import Run, RunFiles
+from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.calibration.calibrate import about_calibration, distinct, load_calibration, save_calibration
 from bitgolf.quantize.calibration.sources import Subject
 from bitgolf.report.log import Journal
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose
 from bitgolf.runtime.distributed import World
-from bitgolf.runtime.launch import launch
+from bitgolf.runtime.launch import run_worker
 from bitgolf.runtime.progress import Reserve
 
 
-def inputs(run: Run) -> list[Any]:
+class TrainingClock(msgspec.Struct, frozen=True):
+    """Seconds of the training clock, calibration included. limit 0: none."""
+
+    train: float
+    calibrate: float
+    total: float
+    limit: float
+
+
+class CalibrationSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What calibration observed. source: the part of the recipe that gave the tokens, or `none`; hessians: shared ones
+    counted once; planned_batches: what the recipe asks for, of which a limit of time may leave some out."""
+
+    source: str
+    tokens: int = 0
+    processes: int = 0
+    batches_per_process: list[int] = []
+    planned_batches: int = 0
+    matrices: int = 0
+    hessians: int = 0
+
+
+class CalibrationOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What the stage leaves: what it observed, and the seconds that it and training took."""
+
+    calibration: CalibrationSummary
+    training_clock: TrainingClock
+
+
+class CalibrationJob(msgspec.Struct, frozen=True, kw_only=True):
+    """The averaged weights of a recipe, and shards that hold the text.
+
+    inputs_digest: is stored beside the statistics, as what they were made of.
+    max_batches: 0 is all. max_seconds: no round is begun that would end later; None is no limit.
+    device: the kind, as `device.choose` takes it.
+    """
+
+    recipe: Spec[Recipe]
+    data: Path
+    folder: Path
+    inputs_digest: str
+    max_batches: int = 0
+    max_seconds: float | None = None
+    device: str = "auto"
+
+
+class CalibrationTiming(msgspec.Struct, frozen=True):
+    """What is not in the file of statistics: how long measuring took."""
+
+    seconds: float
+
+
+def calibration_inputs(run: Run) -> list[Any]:
     """What decides the statistics; nothing where the recipe asks for none."""
-    if run.recipe["calibrate"] is None:
+    recipe = run.recipe()
+    if recipe.calibrate is None:
         return []
-    files = [file_digest(run.folder / "averaged.safetensors"), file_digest(run.data / "manifest.json")]
-    return [*files, run.slice("calibrate"), run.recipe["train.length"]]
+    files = [file_digest(run.files.averaged), file_digest(run.data / "manifest.json")]
+    return [*files, run.slice("calibrate"), recipe.train().length]
 
 
-def calibrate(run: Run) -> dict[str, Any]:
+def calibrate(run: Run) -> CalibrationOutcome:
     """Weights -> what the codecs must know of their matrices, inside the training clock. On as many processes as training."""
-    if run.recipe["calibrate"] is None:
+    source = run.recipe().calibrate
+    if source is None:
         run.journal.say("no codec asks for calibration")
-        return {"source": "none", "clock": _clock(run, 0.0)}
-    file, key = run.folder / "calibration.safetensors", value_digest(inputs(run))
-    bounds = _bounds(run, about_calibration(file), key)
-    if run.devices > 1:
-        words = str(run.folder), str(run.data), run.device, key, *map(str, bounds)
-        again = "--from calibrate"
-        launch(run.devices, "bitgolf.pipeline.calibration", *words, folder=run.folder, stage="calibration", again=again)
-    else:
-        calibrate_run(run.recipe, run.data, run.folder, key, bounds, journal=run.journal, wanted=run.device)
-    stats, seconds = load_calibration(file), float(read_json(run.folder / "calibration.json")["seconds"])
-    outcome = {
-        "source": run.recipe["calibrate.source"].name,
-        "tokens": max(s.tokens for s in stats.values()),
-        "processes": run.devices,
-        "batches": about_calibration(file)["batches"],
-        "planned": run.recipe["calibrate"]().source.batches,
-        "matrices": len(stats),
-        "hessians": distinct(stats),
-    }
-    run.journal.event("calibration", **outcome, seconds=round(seconds, 2))
-    run.journal.say(
-        f"calibrated on {outcome['tokens']:,} tokens ({outcome['source']}) in {seconds:.1f} s"
-        f" by {run.devices} process{'es' * (run.devices > 1)}: {len(stats)} matrices, {outcome['hessians']} Hessians"
+        return CalibrationOutcome(calibration=CalibrationSummary(source="none"), training_clock=_clock(run, 0.0))
+    key = value_digest(calibration_inputs(run))
+    bounds = _bounds(run, about_calibration(run.files.calibration), key)
+    seconds = _measure(run, key, bounds)
+    stats, about = load_calibration(run.files.calibration), about_calibration(run.files.calibration)
+    summary = CalibrationSummary(
+        source=type(source().source).__name__,
+        tokens=max(s.tokens for s in stats.values()),
+        processes=run.devices,
+        batches_per_process=about["batches"],
+        planned_batches=source().source.batches,
+        matrices=len(stats),
+        hessians=distinct(stats),
     )
-    _say_if_cut(run, sum(outcome["batches"]), outcome["planned"], again=bounds.batches > 0)
-    return {**outcome, "clock": _clock(run, seconds)}
+    run.journal.event("calibration", **msgspec.structs.asdict(summary), seconds=round(seconds, 2))
+    run.journal.say(
+        f"calibrated on {summary.tokens:,} tokens ({summary.source}) in {seconds:.1f} s"
+        f" by {run.devices} process{'es' * (run.devices > 1)}: {len(stats)} matrices, {summary.hessians} Hessians"
+    )
+    _say_if_cut(run, summary, repeated=bounds.batches > 0)
+    return CalibrationOutcome(calibration=summary, training_clock=_clock(run, seconds))
+
+
+def _measure(run: Run, key: str, bounds: Bounds) -> float:
+    """Leave the statistics in the folder; returns the seconds that it took."""
+    job = CalibrationJob(
+        recipe=run.recipe,
+        data=run.data,
+        folder=run.folder,
+        inputs_digest=key,
+        max_batches=bounds.batches,
+        max_seconds=bounds.seconds,
+        device=run.device,
+    )
+    if run.devices == 1:
+        return calibrate_run(job, run.journal).seconds
+    timing = run_worker(
+        calibrate_worker,
+        job,
+        task="calibration",
+        where=run.folder,
+        processes=run.devices,
+        resume_option="--from calibrate",
+    )
+    return timing.seconds
 
 
 class Bounds(NamedTuple):
     """How far calibration goes: so many batches (0: all), and no round that would end after so many seconds."""
 
     batches: int
-    seconds: float
+    seconds: float | None
 
 
 def _bounds(run: Run, about: Mapping[str, Any], key: str) -> Bounds:
     """Done again with the same inputs, calibration observes the batches that it had then, so that the file is the same.
     Else it ends with the training clock, where its reserve was measured."""
     if about.get("inputs") == key:
-        return Bounds(sum(about["batches"]), math.inf)
-    if reserve_of(run.recipe) is not None:
-        return Bounds(0, math.inf)
-    trained = run.done["train"]
+        return Bounds(sum(about["batches"]), None)
+    trained = run.outcome("train", TrainingTime)
+    if trained.calibration_reserve is None:
+        return Bounds(0, None)
     # The time of training's last step beyond its limit is not taken from calibration.
-    ended = min(trained["clock"], trained["limit"])
-    return Bounds(0, run.recipe["train.seconds"] - ended - trained["reserve"]["fixed_seconds"])
+    ended = min(trained.training_seconds, trained.time_limit_seconds)
+    return Bounds(0, run.recipe().train().seconds - ended - trained.calibration_reserve.fixed_seconds)
 
 
-def _say_if_cut(run: Run, batches: int, planned: int, *, again: bool) -> None:
-    if batches < planned and again:
+def _say_if_cut(run: Run, found: CalibrationSummary, *, repeated: bool) -> None:
+    batches, planned = sum(found.batches_per_process), found.planned_batches
+    if batches < planned and repeated:
         run.journal.say(f"calibrated on {batches:,} of {planned:,} batches, as the first time, when the clock ended it")
     elif batches < planned:
-        limit = run.recipe["train.seconds"]
+        limit = run.recipe().train().seconds
         message = f"calibration ended at the limit of {limit:g} s, with {batches:,} of {planned:,} batches"
-        run.journal.event("warning", message=message, batches=batches, planned=planned, limit=limit)
+        words = {"batches": batches, "planned_batches": planned, "time_limit_seconds": limit}
+        run.journal.event("warning", message=message, **words)
 
 
-def _clock(run: Run, seconds: float) -> dict[str, float]:
-    """The training clock, calibration included: over the limit is allowed and said aloud. `limit` 0: none."""
-    trained, limit = run.done["train"]["clock"], run.recipe["train.seconds"]
-    clock = {"train": trained, "calibrate": seconds, "total": trained + seconds, "limit": limit}
-    clock = {name: round(value, 2) for name, value in clock.items()}
-    if seconds and 0 < limit < clock["total"]:
-        message = "training took {train} s and calibration {calibrate} s: {total} s, over the limit of {limit} s"
-        run.journal.event("warning", message=f"{message.format(**clock)} (see calibrate.reserve)", **clock)
+def _clock(run: Run, seconds: float) -> TrainingClock:
+    """Over the limit is allowed, and a warning."""
+    trained, limit = run.outcome("train", TrainingTime).training_seconds, run.recipe().train().seconds
+    clock = TrainingClock(*(round(value, 2) for value in (trained, seconds, trained + seconds, limit)))
+    if seconds and 0 < limit < clock.total:
+        message = (
+            f"training took {clock.train} s and calibration {clock.calibrate} s: {clock.total} s, over the limit of"
+            f" {clock.limit} s (see calibrate.reserve)"
+        )
+        run.journal.event("warning", message=message, **msgspec.structs.asdict(clock))
     return clock
 
 
-def calibrate_run(
-    recipe: Spec[Recipe],
-    data: Path,
-    folder: Path,
-    key: str,
-    bounds: Bounds,
-    *,
-    journal: Journal,
-    wanted: str = "auto",
-) -> None:
-    """Calibrate in this process's share of the world, on a kind of device (`device.choose`).
+def calibrate_worker(job: CalibrationJob) -> CalibrationTiming:
+    """One of several processes."""
+    return calibrate_run(job, Journal(quiet=process_group.environment_rank() > 0))
 
-    Leaves `calibration.safetensors` in `folder`, which holds `key`, the digest of the inputs, and how many batches each
-    process observed; and `calibration.json`, with the seconds it took.
+
+def calibrate_run(job: CalibrationJob, journal: Journal) -> CalibrationTiming:
+    """Calibrate in this process's share of the world.
+
+    Leaves `calibration.safetensors` in the job's folder, which holds the digest of the inputs, and how many batches each
+    process observed.
     """
-    world = process_group.join(wanted)
-    try:
 
-        def progress(done: int, of: int) -> None:
-            journal.progress(f"calibrate: {done:,} of {of:,} batches")
+    def progress(done: int, of: int) -> None:
+        journal.progress(f"calibrate: {done:,} of {of:,} batches")
 
-        manifest = load_manifest(data)
-        model = build_empty(recipe["model"], manifest.vocab, manifest.bos)
-        load_weights(model, load_file(folder / "averaged.safetensors"))
-        subject = _subject(recipe, data, model, choose(world.local_rank, wanted))
-        found = recipe["calibrate"]().measure(subject, world, progress, **bounds._asdict())
+    recipe, files = job.recipe(), RunFiles(job.folder)
+    assert recipe.calibrate is not None
+    with process_group.joined(job.device) as world:
+        manifest = load_manifest(job.data)
+        model = build_empty(recipe.model, manifest.vocab, manifest.bos)
+        load_weights(model, load_file(files.averaged))
+        subject = _subject(recipe, job.data, model, choose(world.local_rank, job.device))
+        seconds = math.inf if job.max_seconds is None else job.max_seconds
+        found = recipe.calibrate().measure(subject, world, progress, batches=job.max_batches, seconds=seconds)
         if world.rank == 0:
             shares = [len(range(rank, found.batches, world.size)) for rank in range(world.size)]
-            save_calibration(folder / "calibration.safetensors", found.stats, {"inputs": key, "batches": shares})
-            write_json(folder / "calibration.json", {"seconds": found.seconds, "batches": shares})
-    finally:
-        process_group.leave(world)
+            save_calibration(files.calibration, found.stats, {"inputs": job.inputs_digest, "batches": shares})
+    return CalibrationTiming(found.seconds)
 
 
 def measure_reserve(recipe: Spec[Recipe], data: Path, world: World, device: Device) -> Reserve:
     """How long calibration will take in this world, measured as the stage does it, with the weights of a model that is
     not trained. For before training: it draws random numbers."""
-    manifest = load_manifest(data)
-    model = recipe["model"](Place(vocab=manifest.vocab, bos=manifest.bos))
-    subject = _subject(recipe, data, model, device)
-    reserve = recipe["calibrate"]().forecast(subject, world)
+    manifest, settings = load_manifest(data), recipe()
+    assert settings.calibrate is not None
+    model = settings.model(Place(vocab=manifest.vocab, bos=manifest.bos))
+    reserve = settings.calibrate().forecast(_subject(settings, data, model, device), world)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # training sizes itself by the memory that is free
     return reserve
 
 
-def _subject(recipe: Spec[Recipe], data: Path, model: LM, device: Device) -> Subject:
+def _subject(recipe: Recipe, data: Path, model: LM, device: Device) -> Subject:
     model = model.to(device.device).eval()
-    return Subject(model, data, recipe["train.length"], model.bos, _reader, device.autocast)
+    return Subject(model, data, recipe.train().length, model.bos, _reader, device.autocast)
 
 
 def _reader(model: LM, lanes: int, tokens: int) -> Reader:
     return Reader(model, lanes, window=tokens, stride=tokens)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """One worker; returns its exit status. Every process says what failed in it."""
-    folder, data, wanted, key = Path(arguments[0]), Path(arguments[1]), arguments[2], arguments[3]
-    bounds = Bounds(int(arguments[4]), float(arguments[5]))
-    rank = process_group.environment_rank()
-    try:
-        recipe = from_json(read_json(folder / "recipe.json"))
-        calibrate_run(recipe, data, folder, key, bounds, journal=Journal(quiet=rank > 0), wanted=wanted)
-    except BitgolfError as error:
-        print(f"process {rank}: {error}" if rank else error, file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,130 +1,75 @@
-"""Which stages of a run are fresh, and which must be done: what each one does is in `stages`.
+"""Executing a run: a stage whose inputs are unchanged is reused, every other one is done.
 
-A stage is keyed by the hash of its inputs and of its slice of the recipe. What is fresh is not redone.
+A stage is keyed by the hash of its inputs and of its slice of the recipe; see `stages`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from bitgolf import __version__
-from bitgolf.config.recipe import Recipe, identity, training_slice
+from bitgolf.config.recipe import Recipe, identity
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
-from bitgolf.files import file_digest, read_json, value_digest, write_json
+from bitgolf.files import value_digest, write_json
+from bitgolf.pack.settings import check_coders
+from bitgolf.pipeline.reporting import read_result
+from bitgolf.pipeline.result import RunResult
+from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
+from bitgolf.pipeline.state import Run, RunFiles, RunInputs, check_format, read_inputs, read_outcomes
+from bitgolf.quantize.calibration.calibrate import check as check_calibration
 from bitgolf.report.log import Journal
-
-STAGES = ("prepare", "train", "average", "calibrate", "quantize", "pack", "score", "report")
-
-
-@dataclass
-class Run:
-    """A run: a recipe, a seed, the text it works on, and the folder that holds every stage's results."""
-
-    recipe: Spec[Recipe]
-    folder: Path
-    journal: Journal
-    seed: int = 0
-    text: tuple[str, ...] = ()
-    shards: Path | None = None
-    devices: int = 1
-    device: str = "auto"  # the kind, as `train.device.choose` takes it
-    resume: bool = False
-    fresh_start: bool = False  # training may replace what the folder holds
-    done: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def data(self) -> Path:
-        """The folder of shards and tokenizer that this run trains on."""
-        return self.shards or self.folder / "data"
-
-    def slice(self, *names: str) -> list[Any]:
-        """What the recipe says under these names."""
-        whole = self.recipe.to_json()
-        return [whole[name] for name in names]
+from bitgolf.runtime.device import choose
 
 
-def execute(run: Run, *, first: str | None = None) -> dict[str, Any]:
-    """Do what is not fresh, and from `first` on everything; returns the document of `run --json`."""
-    from bitgolf.pack.settings import check_coders
-    from bitgolf.pipeline import calibration
-    from bitgolf.pipeline import stages as work
-    from bitgolf.quantize.calibration.calibrate import check as check_calibration
-
+def execute(run: Run, *, first: str | None = None) -> RunResult:
+    """Do what is not unchanged, and from the stage `first` on everything; returns the result of the run."""
     check_calibration(run.recipe, run.devices)
-    check_coders(run.recipe["pack"])
-    functions: dict[str, tuple[Callable[[Run], dict[str, Any]], Callable[[Run], Any]]] = {
-        "prepare": (work.prepare, work.prepare_inputs),
-        "train": (
-            work.train,
-            lambda r: [file_digest(r.data / "manifest.json"), training_slice(r.recipe), r.seed],
-        ),
-        "average": (work.average, lambda r: [r.done["train"]["key"]]),
-        "calibrate": (calibration.calibrate, calibration.inputs),
-        "quantize": (work.quantize, work.quantize_inputs),
-        "pack": (
-            work.pack,
-            lambda r: [
-                file_digest(r.folder / "codes" / "codes.safetensors"),
-                r.slice("model", "quantize", "pack", "score"),
-            ],
-        ),
-        "score": (
-            work.score,
-            lambda r: [
-                file_digest(r.folder / "artifact.bg"),
-                file_digest(r.data / "manifest.json"),
-                r.slice("score", "proof"),
-            ],
-        ),
-        "report": (work.report, lambda r: [r.done["score"]["key"], r.recipe.hash]),
-    }
-    run.fresh_start = first in ("prepare", "train")
-    forced = STAGES.index(first) if first else len(STAGES)
-    _open(run)
+    check_coders(run.recipe().pack)
+    run = replace(run, fresh_start=first in ("prepare", "train"))
+    forced = STAGE_NAMES.index(first) if first else len(STAGES)
+    _begin(run)
     for i, stage in enumerate(STAGES):
-        function, inputs = functions[stage]
-        key = value_digest([stage, __version__, inputs(run)])
-        if i < forced and run.done.get(stage, {}).get("key") == key:
-            run.journal.say(f"{stage}: fresh")
+        if i < forced and stage.unchanged(run):
+            run.journal.say(f"{stage.name}: unchanged, reused")
             continue
         if first and i < forced:
-            raise UsageError(
-                f"{stage} is not fresh in this folder, so the run cannot start at {first}",
-                place=str(run.folder),
-                mend=f"--from {stage}",
-            )
-        if stage == "train":
-            work.claim_checkpoints(run)
-        _perform(run, stage, key, function)
-    return read_json(run.folder / "score.json")
+            cause = f"--from {first}: the earlier stage {stage.name} has changed inputs and must run first"
+            raise UsageError(cause, place=str(run.folder), mend=f"--from {stage.name}")
+        run_stage(run, stage)
+    return read_result(run)
 
 
-def _open(run: Run) -> None:
+def _begin(run: Run) -> None:
     """Read what earlier calls left. The folder's recipe stays until a stage of this one begins."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    if (run.folder / "stages.json").exists():
-        run.done = read_json(run.folder / "stages.json")
-    run.journal.event("run", recipe=run.recipe["name"], hash=identity(run.recipe), seed=run.seed, version=__version__)
+    run.done.update(read_outcomes(run.folder))
+    name, seed = run.recipe().name, run.seed
+    run.journal.event("run", recipe=name, hash=identity(run.recipe), seed=seed, version=__version__)
 
 
-def _perform(run: Run, stage: str, key: str, function: Callable[[Run], dict[str, Any]]) -> None:
-    """Run one stage; what it and later stages left before no longer counts, even if it fails."""
-    run.done = {s: r for s, r in run.done.items() if STAGES.index(s) < STAGES.index(stage)}
-    write_json(run.folder / "stages.json", run.done)
-    write_json(run.folder / "recipe.json", run.recipe.to_json())
-    run.journal.event("stage", stage=stage, key=key)
-    run.journal.say(f"{stage} …")
+def run_stage(run: Run, stage: Stage, work: Callable[[Run], msgspec.Struct] | None = None) -> None:
+    """Do one stage; what it and later stages left before no longer counts, even if it fails.
+
+    work: instead of the stage's own, for one that has done it already and has only to write the same files.
+    """
+    key = stage.key(run)
+    stage.check(run)
+    earlier = STAGE_NAMES[: STAGE_NAMES.index(stage.name)]
+    run.record({name: done for name, done in run.done.items() if name in earlier})
+    write_json(run.files.recipe, run.recipe.to_json())
+    run.journal.event("stage", stage=stage.name, key=key)
+    run.journal.say(f"{stage.name} …")
     started = time.perf_counter()
-    outcome = function(run)
+    outcome = msgspec.to_builtins((work or stage.work)(run))
     seconds = round(time.perf_counter() - started, 2)
-    run.done[stage] = {"key": key, "seconds": seconds, **outcome}
-    write_json(run.folder / "stages.json", run.done)
-    run.journal.event("stage_done", stage=stage, seconds=seconds)
+    run.record({**run.done, stage.name: {"key": key, "seconds": seconds, **outcome}})
+    run.journal.event("stage_done", stage=stage.name, seconds=seconds)
 
 
 def start(
@@ -136,38 +81,43 @@ def start(
     out: Path | None,
     seed: int,
     devices: int,
-    device: str = "auto",
+    device: str,
     first: str | None,
     resume: bool,
-) -> dict[str, Any]:
+) -> RunResult:
     """`bitgolf run`: find the folder, then execute. An earlier run's folder given as the recipe is worked on in place."""
-    from bitgolf.runtime.device import choose
-
     choose(devices - 1, device)  # a device that is not there is an error before anything is written
-    if text and shards:
-        raise UsageError("--text and --shards are two sources for one run", mend="give one of them")
-    for path in text:
-        if not path.exists():
-            raise UsageError("there is no such file or folder", place=str(path))
+    _check_sources(text, shards)
     earlier = Path(named) if Path(named).is_dir() else None
-    folder = out or earlier or Path("runs") / f"{recipe['name']}-{identity(recipe)[:8]}-s{seed}{_suffix(text, shards)}"
-    inputs = {
-        "text": [str(p.resolve()) for p in text],
-        "shards": str(shards.resolve()) if shards else None,
-        "seed": seed,
-    }
-    if earlier and not (text or shards) and (earlier / "inputs.json").exists():
-        inputs = read_json(earlier / "inputs.json")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "inputs.json", inputs)
+    name, digest = recipe().name, identity(recipe)
+    folder = out or earlier or Path("runs") / f"{name}-{digest[:8]}-s{seed}{_suffix(text, shards)}"
+    check_format(folder)
+    inputs = _inputs(earlier, text, shards, seed)
+    write_json(RunFiles(folder).inputs, msgspec.to_builtins(inputs))
     journal = Journal(folder)
     try:
-        journal.say(f"{recipe['name']} ({identity(recipe)}), seed {inputs['seed']}, in {folder}")
-        shards = Path(inputs["shards"]) if inputs["shards"] else None
-        run = Run(recipe, folder, journal, inputs["seed"], tuple(inputs["text"]), shards, devices, device, resume)
+        journal.say(f"{name} ({digest}), seed {inputs.seed}, in {folder}")
+        source = Path(inputs.shards) if inputs.shards else None
+        run = Run(recipe, folder, journal, inputs.seed, inputs.text, source, devices, device, resume)
         return execute(run, first=first)
     finally:
         journal.close()
+
+
+def _check_sources(text: Sequence[Path], shards: Path | None) -> None:
+    if text and shards:
+        raise UsageError("--text and --shards exclude each other", mend="give one of them")
+    for path in text:
+        if not path.exists():
+            raise UsageError("there is no such file or folder", place=str(path))
+
+
+def _inputs(earlier: Path | None, text: Sequence[Path], shards: Path | None, seed: int) -> RunInputs:
+    """What was given, or where nothing was, what an earlier run was given."""
+    if earlier and not (text or shards) and RunFiles(earlier).inputs.exists():
+        return read_inputs(earlier)
+    given = tuple(str(path.resolve()) for path in text)
+    return RunInputs(seed=seed, text=given, shards=str(shards.resolve()) if shards else None)
 
 
 def _suffix(text: Sequence[Path], shards: Path | None) -> str:

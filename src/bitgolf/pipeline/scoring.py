@@ -1,47 +1,47 @@
-"""Scoring an artifact in this process, or in N that share the work: each has the whole text, and the same totals.
+"""The stage `score`, and scoring as a job: in this process, in one of its own, or in N that share the work.
 
-`python -m bitgolf.pipeline.scoring FOLDER` does the job in FOLDER (`job.json`, `tokens.npy`) and leaves `rows.json` there.
+Each of N processes has the whole text, and finds the same totals.
 """
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import msgspec
-import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from bitgolf.artifact.model import Loaded, load
-from bitgolf.config.registry import from_json
 from bitgolf.config.spec import Spec
-from bitgolf.errors import BitgolfError
-from bitgolf.files import read_json, write_json
+from bitgolf.files import file_digest
+from bitgolf.model.part import load_weights
+from bitgolf.pipeline.coding import CodingJob, compress_in_worker, decompress_in_worker
+from bitgolf.pipeline.compression import load_meta_model
+from bitgolf.pipeline.state import Run
 from bitgolf.report.log import Journal
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose
-from bitgolf.runtime.launch import launch
+from bitgolf.runtime.launch import run_worker
 from bitgolf.score.document_order import Order
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.execution.time_estimate import LIMIT
 from bitgolf.score.methods import Method
-from bitgolf.score.result import MethodResult
-from bitgolf.score.text import Text
+from bitgolf.score.result import CompressResult, DecompressResult, MethodResult, RoundTripResult
+from bitgolf.score.text import Text, validation
 
 
-class Job(NamedTuple):
-    """What to score, and how. `order`: None for each method's own. `batch_tokens`: None for what the device suggests.
+class ScoringJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What to score, and how.
 
-    `limit`: seconds for each method. `exact`: in float64 throughout, for tests.
-    `device`: the kind, as `train.device.choose` takes it.
+    order: None for each method's own. batch_tokens: None for what the device suggests. limit: seconds for each method.
+    exact: in float64 throughout, for tests. device: the kind, as `device.choose` takes it.
     """
 
     artifact: Path
     text: Text
-    methods: Sequence[Spec[Method]]
+    methods: tuple[Spec[Method], ...]
     order: Spec[Order] | None = None
     batch_tokens: int | None = None
     limit: float = LIMIT
@@ -49,23 +49,34 @@ class Job(NamedTuple):
     device: str = "auto"
 
 
-def perform(job: Job, loaded: Loaded, *, processes: int = 1) -> list[MethodResult]:
-    """A row for each method, in their order. `loaded` is the job's artifact; several processes read it themselves."""
+class ScoreOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What the stage leaves. bpb: by stage of the weights (trained, averaged, packed) and by method; None where it does
+    not apply. methods: of the artifact, read back from disk in a process of its own."""
+
+    bpb: dict[str, float | None]
+    methods: list[MethodResult]
+    roundtrip: RoundTripResult | None
+
+
+def run_scoring_job(job: ScoringJob, loaded: Loaded, *, processes: int = 1) -> list[MethodResult]:
+    """A result for each method, in their order. `loaded` is the job's artifact; several processes read it themselves."""
     if processes == 1:
         return score_share(job, loaded, Journal())
-    with tempfile.TemporaryDirectory(prefix="bitgolf-score-") as name:
-        folder = Path(name)
-        _save(job, folder)
-        launch(
-            processes, "bitgolf.pipeline.scoring", name, folder=job.artifact, stage="scoring", again="the same command"
-        )
-        return msgspec.convert(read_json(folder / "rows.json"), list[MethodResult])
+    return score_in_workers(job, processes=processes)
 
 
-def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[MethodResult]:
+def score_in_workers(job: ScoringJob, *, processes: int) -> list[MethodResult]:
+    """The same in fresh processes, which read the artifact from disk."""
+    return run_worker(score_worker, job, task="scoring", where=job.artifact, processes=processes)
+
+
+def score_worker(job: ScoringJob) -> list[MethodResult]:
+    return score_share(job, load(job.artifact), Journal(quiet=process_group.environment_rank() > 0))
+
+
+def score_share(job: ScoringJob, loaded: Loaded, journal: Journal) -> list[MethodResult]:
     """Score in this process's share of the world, one method after the other with the same model."""
-    world = process_group.join(job.device)
-    try:
+    with process_group.joined(job.device) as world:
         device, model = choose(world.local_rank, job.device), loaded.model
         if job.exact:
             model, device = model.double(), Device(device.device, torch.float32, "in float64")
@@ -81,48 +92,63 @@ def score_share(job: Job, loaded: Loaded, journal: Journal) -> list[MethodResult
             log=journal.progress,
         )
         return [evaluate_method(context, method) for method in job.methods]
-    finally:
-        process_group.leave(world)
 
 
-def _save(job: Job, folder: Path) -> None:
-    np.save(folder / "tokens.npy", job.text.tokens)
-    words = {
-        "artifact": str(job.artifact.resolve()),
-        "bytes": job.text.bytes,
-        "bos": job.text.bos,
-        "methods": [method.to_json() for method in job.methods],
-        "order": job.order and job.order.to_json(),
-        "batch_tokens": job.batch_tokens,
-        "limit": job.limit,
-        "exact": job.exact,
-        "device": job.device,
-    }
-    write_json(folder / "job.json", words)
+# ---- the stage -----------------------------------------------------------------------------------------------------
 
 
-def _read(folder: Path) -> Job:
-    words = read_json(folder / "job.json")
-    text = Text(np.load(folder / "tokens.npy", allow_pickle=False), words["bytes"], words["bos"])
-    methods = [from_json(method) for method in words["methods"]]
-    order = from_json(words["order"]) if words["order"] else None
-    settings = {name: words[name] for name in ("batch_tokens", "limit", "exact", "device")}
-    return Job(Path(words["artifact"]), text, methods, order, **settings)
+def score_inputs(run: Run) -> list[Any]:
+    return [file_digest(run.files.artifact), file_digest(run.data / "manifest.json"), run.slice("score", "proof")]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """One worker; returns its exit status. Every process says what failed in it."""
-    folder, rank = Path(arguments[0]), process_group.environment_rank()
-    try:
-        job = _read(folder)
-        rows = score_share(job, load(job.artifact), Journal(quiet=rank > 0))
-        if rank == 0:
-            write_json(folder / "rows.json", msgspec.to_builtins(rows))
-    except BitgolfError as error:
-        print(f"process {rank}: {error}" if rank else error, file=sys.stderr)
-        return error.exit_code
-    return 0
+def score(run: Run) -> ScoreOutcome:
+    """bpb of the weights in memory, then of the artifact, read back in fresh processes; and a file's way there and back."""
+    recipe, text = run.recipe(), validation(run.data)
+    bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
+    bpb |= _score_weights(run, text)
+    job = ScoringJob(artifact=run.files.artifact, text=text, methods=recipe.score, device=run.device)
+    results = score_in_workers(job, processes=run.devices)
+    bpb["packed"] = results[0].bpb
+    for result in results:
+        kind = "adapted" if result.adapts else result.method
+        if result is not results[0] or kind in bpb:
+            bpb[kind] = result.bpb
+    _report_methods(run.journal, results)
+    return ScoreOutcome(bpb=bpb, methods=results, roundtrip=_round_trip(run))
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _score_weights(run: Run, text: Text) -> dict[str, float]:
+    """bpb of the weights before they were quantized, by the first method, without adaptation."""
+    first, device, found = run.recipe().score[0], choose(wanted=run.device), dict[str, float]()
+    first = first().still() or first
+    for name, file in (("trained", run.files.trained), ("averaged", run.files.averaged)):
+        model = load_meta_model(run)
+        load_weights(model, load_file(file))
+        context = ScoringContext(model, model.embed.weight.shape[0], text, device, log=run.journal.progress)
+        found[name] = evaluate_method(context, first).bpb
+        run.journal.say(f"{name}: {found[name]:.4f} bpb ({first().name}, in memory)")
+    return found
+
+
+def _report_methods(log: Journal, results: Sequence[MethodResult]) -> None:
+    for result in results:
+        log.event("score", **msgspec.structs.asdict(result))
+        gain = ""
+        if result.gain is not None and result.bpb_without_adaptation is not None:
+            gain = f" ({result.bpb_without_adaptation:.4f} without adaptation, gain {result.gain:.4f})"
+        log.say(f"packed, {result.method}: {result.bpb:.4f} bpb{gain}, read back from disk")
+        for warning in result.warnings:
+            log.event("warning", message=f"{result.method}: {warning}")
+
+
+def _round_trip(run: Run) -> RoundTripResult | None:
+    """Compress and decompress a held-out document, each in a process of its own."""
+    settings, artifact = run.recipe().proof, run.files.artifact
+
+    def compress(source: Path, target: Path) -> CompressResult:
+        return compress_in_worker(CodingJob(artifact, source, target))
+
+    def decompress(source: Path, target: Path) -> DecompressResult:
+        return decompress_in_worker(CodingJob(artifact, source, target))
+
+    return settings().prove(run.folder, run.data, compress, decompress) if settings else None

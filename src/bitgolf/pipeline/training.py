@@ -1,139 +1,190 @@
-"""One training process: what `bitgolf run` calls itself, or starts N times under torchrun.
-
-`python -m bitgolf.pipeline.training FOLDER DATA SEED RESUME DEVICE` trains the recipe in FOLDER/recipe.json on the shards in
-DATA, on a kind of device (`auto`, `cuda`, `mps`, `cpu`).
-"""
+"""The stages `train` and `average`: shards -> checkpoints -> the weights that are quantized."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from bitgolf.config.recipe import Recipe, limit_of, reserve_of
-from bitgolf.config.registry import from_json
+import msgspec
+from safetensors.torch import save as safetensors_bytes
+
+from bitgolf.config.recipe import Recipe, limit_of, reserve_of, training_slice
 from bitgolf.config.spec import Place, Spec
 from bitgolf.data.batches import Batches
 from bitgolf.data.prepare import load_manifest
 from bitgolf.data.shards import Stream, find_shards
-from bitgolf.errors import BitgolfError, Interrupted
-from bitgolf.files import read_json, write_json
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.files import file_digest, read_json, value_digest, write_bytes, write_json
+from bitgolf.pipeline.calibration import measure_reserve
+from bitgolf.pipeline.state import Run, RunFiles
+from bitgolf.pipeline.training_result import CalibrationReserve, PartUsageRow, TrainingResult
 from bitgolf.report.log import Journal
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose
 from bitgolf.runtime.distributed import World
+from bitgolf.runtime.launch import run_worker
 from bitgolf.runtime.progress import Reserve
-from bitgolf.train import loop, setup
+from bitgolf.train import checkpoint, loop, setup
 from bitgolf.train.settings import Train
-from bitgolf.train.trainer import Trainer
-
-MeasureReserve = Callable[[Spec[Recipe], Path, World, Device], Reserve]
-"""Measures how long calibration of a recipe, with shards from a folder, takes in this world on this device."""
+from bitgolf.train.trainer import Trainer, average_state
 
 
-def train_run(
-    recipe: Spec[Recipe],
-    data: Path,
-    folder: Path,
-    *,
-    seed: int,
-    resume: bool,
-    journal: Journal,
-    wanted: str = "auto",
-    measure: MeasureReserve | None = None,
-) -> dict[str, Any]:
-    """Train in this process's share of the world. Leaves checkpoints and `train.json` in `folder`.
+class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
+    """What is trained, on which shards, and the run folder that holds the checkpoints.
 
-    wanted: the kind of device, as `device.choose` takes it.  measure: asked where a recipe leaves the reserve of
-    calibration to be measured; `BitgolfError` where it is None.
+    device: the kind, as `device.choose` takes it.
     """
-    world = process_group.join(wanted)
+
+    recipe: Spec[Recipe]
+    data: Path
+    folder: Path
+    seed: int = 0
+    resume: bool = False
+    device: str = "auto"
+
+
+class AveragedWeights(msgspec.Struct, frozen=True):
+    """step: of the checkpoint; by: the part of the recipe that averaged, or `none`."""
+
+    step: int
+    by: str
+
+
+def training_inputs(run: Run) -> list[Any]:
+    """The shards, what of the recipe decides training, and the seed."""
+    return [file_digest(run.data / "manifest.json"), training_slice(run.recipe), run.seed]
+
+
+def train(run: Run) -> TrainingResult:
+    """Shards -> checkpoints. One process here, or many under torchrun."""
+    job = TrainingJob(
+        recipe=run.recipe, data=run.data, folder=run.folder, seed=run.seed, resume=run.resume, device=run.device
+    )
+    if run.devices == 1:
+        return train_run(job, run.journal)
+    return run_worker(
+        train_worker, job, task="training", where=run.folder, processes=run.devices, resume_option="--resume"
+    )
+
+
+def claim_checkpoints(run: Run) -> None:
+    """Never mix two trainings: a folder's checkpoints belong to one recipe, one seed, one text. Raises before any harm."""
+    folder = run.files.checkpoints
+    key = value_digest([training_slice(run.recipe), run.seed, str(load_manifest(run.data).train)])
+    mine = folder / "key.json"
+    if mine.exists() and not run.fresh_start:
+        if read_json(mine) != key:
+            raise UsageError(
+                "this folder holds the training of another recipe, seed or text",
+                place=str(folder),
+                mend="choose another --out, or --from train to replace it",
+            )
+        if not run.resume and checkpoint.load_latest(folder):
+            raise UsageError(
+                "this folder holds an unfinished training",
+                place=str(folder),
+                mend="--resume goes on with it, --from train starts again",
+            )
+    if run.fresh_start and folder.exists():
+        shutil.rmtree(folder)
+    write_json(mine, key)
+
+
+# ---- one process of training ---------------------------------------------------------------------------------------
+
+
+class Rank(NamedTuple):
+    """This process among those that train, its device, and where it reports."""
+
+    world: World
+    device: Device
+    log: Journal
+
+
+def train_worker(job: TrainingJob) -> TrainingResult:
+    """One of several processes. The first keeps the log of the run."""
+    rank = process_group.environment_rank()
+    journal = Journal(None if rank else job.folder, quiet=rank > 0)
     try:
-        device = choose(world.local_rank, wanted)
-        limit, reserve = _limit(recipe, data, journal, world, device, measure)
-        summary = _train(recipe, data, folder, seed, resume, journal, world, device, limit)
-        summary["reserve"] = reserve._asdict() if reserve else None
-        if world.rank == 0:
-            write_json(folder / "train.json", summary)
-        return summary
+        return train_run(job, journal)
     finally:
-        process_group.leave(world)
+        journal.close()
 
 
-def _limit(
-    recipe: Spec[Recipe], data: Path, journal: Journal, world: World, device: Device, measure: MeasureReserve | None
-) -> tuple[float, Reserve | None]:
+def train_run(job: TrainingJob, journal: Journal) -> TrainingResult:
+    """Train in this process's share of the world. Leaves checkpoints and `train.json` in the job's folder."""
+    with process_group.joined(job.device) as world:
+        rank = Rank(world, choose(world.local_rank, job.device), journal)
+        limit, reserve = _limit(job, rank)
+        result = _train(job, rank, limit, reserve)
+        if world.rank == 0:
+            write_json(RunFiles(job.folder).training, msgspec.to_builtins(result))
+    return result
+
+
+def _limit(job: TrainingJob, rank: Rank) -> tuple[float, Reserve | None]:
     """Seconds after which training ends (0: no limit), and what calibration needs of the clock, where it is measured."""
-    given = reserve_of(recipe)
+    given = reserve_of(job.recipe)
     if given is not None:
-        limit = limit_of(recipe, given)
+        limit = limit_of(job.recipe, given)
         if limit:
-            journal.event("reserve", seconds=given, limit=limit)
+            rank.log.event("calibration_reserve", seconds=given, time_limit_seconds=limit)
         return limit, None
-    if measure is None:
-        cause = "the time of calibration is to be measured, which a worker alone cannot"
-        raise BitgolfError(cause, place="calibrate.reserve", mend="train with `bitgolf run`, or set calibrate.reserve")
-    reserve = measure(recipe, data, world, device)
-    limit = limit_of(recipe, reserve.seconds)
-    journal.event("reserve", seconds=reserve.seconds, limit=limit, **reserve._asdict())
-    journal.say(
+    reserve = measure_reserve(job.recipe, job.data, rank.world, rank.device)
+    limit = limit_of(job.recipe, reserve.seconds)
+    words = {"seconds": reserve.seconds, "time_limit_seconds": limit}
+    rank.log.event("calibration_reserve", **words, **reserve._asdict())
+    rank.log.say(
         f"calibration takes about {reserve.seconds:.1f} s ({reserve.rounds} x {reserve.round_seconds:.3f} s"
         f" + {reserve.fixed_seconds:.3f} s, and a tenth): training ends after {limit:.1f} s"
     )
     return limit, reserve
 
 
-def _train(
-    recipe: Spec[Recipe],
-    data: Path,
-    folder: Path,
-    seed: int,
-    resume: bool,
-    journal: Journal,
-    world: World,
-    device: Device,
-    limit: float,
-) -> dict[str, Any]:
-    trainer, tokens = _trainer(recipe, data, seed, journal, world, device)
+def _train(job: TrainingJob, rank: Rank, limit: float, reserve: Reserve | None) -> TrainingResult:
+    trainer, tokens = _trainer(job, rank)
     settings, parameters = trainer.settings, sum(p.numel() for p in trainer.params.values())
     try:
-        begun = setup.prepare(trainer, journal)
-        journal.say(
-            f"{parameters:,} parameters; {tokens:,} training tokens; batches of {settings.rows} x {settings.length}"
-        )
-        report = _reporter(journal, settings, limit)
-        result = loop.train(trainer, folder / "checkpoint", report, resume=resume, limit=limit)
+        begun = setup.prepare(trainer, rank.log)
+        batch = f"{settings.rows} x {settings.length}"
+        rank.log.say(f"{parameters:,} parameters; {tokens:,} training tokens; batches of {batch}")
+        report = _reporter(rank.log, settings, limit)
+        reached = loop.train(trainer, RunFiles(job.folder).checkpoints, report, resume=job.resume, limit=limit)
     finally:
         trainer.close()
-    epochs = result.tokens / tokens
-    _warn(journal, trainer, epochs, tokens)
-    return {
-        **result._asdict(),
-        **begun._asdict(),
-        "epochs": epochs,
-        "device": device.why,
-        "processes": world.size,
-        "parameters": parameters,
-    }
+    epochs = reached.tokens / tokens
+    _warn(rank.log, trainer, epochs, tokens)
+    return TrainingResult(
+        steps=reached.steps,
+        tokens=reached.tokens,
+        training_seconds=reached.seconds,
+        loss=reached.loss,
+        time_limit_seconds=reached.limit,
+        graph=begun.graph,
+        kernels=begun.kernels,
+        part_usage=msgspec.convert(begun.touched, list[PartUsageRow]),
+        epochs=epochs,
+        device=rank.device.why,
+        processes=rank.world.size,
+        parameters=parameters,
+        calibration_reserve=reserve and CalibrationReserve(*reserve),
+    )
 
 
-def _trainer(
-    recipe: Spec[Recipe], data: Path, seed: int, journal: Journal, world: World, device: Device
-) -> tuple[Trainer, int]:
+def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
     """A trainer on the shards in a folder, and how many tokens those have."""
-    settings, manifest = recipe["train"](), load_manifest(data)
-    if manifest.vocab != recipe["tokens.vocab"]:
-        journal.event(
-            "warning",
-            message=f"the recipe's vocabulary is {recipe['tokens.vocab']:,}, that of the shards {manifest.vocab:,}, which counts",
-        )
-    stream = Stream(find_shards(data, "train"))
+    recipe, manifest = job.recipe(), load_manifest(job.data)
+    settings, vocab = recipe.train(), recipe.tokens["vocab"]
+    if manifest.vocab != vocab:
+        message = f"the recipe's vocabulary is {vocab:,}, that of the shards {manifest.vocab:,}, which counts"
+        rank.log.event("warning", message=message)
+    stream = Stream(find_shards(job.data, "train"))
     batches = Batches(
-        stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed, bos=manifest.bos
+        stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=job.seed, bos=manifest.bos
     )
     place = Place(vocab=manifest.vocab, bos=manifest.bos)
-    return Trainer(recipe, place, batches, device, world, seed), len(stream)
+    return Trainer(job.recipe, place, batches, rank.device, rank.world, job.seed), len(stream)
 
 
 def _warn(journal: Journal, trainer: Trainer, epochs: float, tokens: int) -> None:
@@ -152,43 +203,40 @@ def _reporter(journal: Journal, settings: Train, limit: float) -> loop.Report:
     def report(kind: str, **fields: Any) -> None:
         journal.event(kind, **fields)
         if kind == "step":
-            speed = fields["tokens"] / max(fields["elapsed"], 1e-9)
+            seconds = fields["training_seconds"]
             journal.progress(
-                f"train: step {fields['step']:,}, loss {fields['loss']:.3f} nats per token, {speed:,.0f} tokens/s, {fields['elapsed']:.0f} s of {' or '.join(limits)}"
+                f"train: step {fields['step']:,}, loss {fields['loss']:.3f} nats per token,"
+                f" {fields['tokens'] / max(seconds, 1e-9):,.0f} tokens/s, {seconds:.0f} s of {' or '.join(limits)}"
             )
         if kind == "phase":
-            journal.say(
-                f"from {fields['moment']:g} of the run on the graph is another: loss {fields['before']:.4f} before, {fields['after']:.4f} after"
-            )
+            losses = f"loss {fields['loss_before']:.4f} before, {fields['loss_after']:.4f} after"
+            journal.say(f"from {fields['phase_start']:g} of the run on the graph is another: {losses}")
         if kind == "resume":
-            until = f", to end after {fields['limit']:.4g} s" if fields["limit"] else ""
+            limit = fields["time_limit_seconds"]
+            until = f", to end after {limit:.4g} s" if limit else ""
             journal.say(f"resumed after step {fields['step']:,}{until}")
 
     return report
 
 
-def main(arguments: Sequence[str], measure: MeasureReserve | None = None) -> int:
-    """One worker; `measure` as for `train_run`. Returns its exit status.
-
-    Every process says what failed in it, an interruption only the first.
-    """
-    folder, data, seed, resume = Path(arguments[0]), Path(arguments[1]), int(arguments[2]), arguments[3] == "1"
-    wanted = arguments[4]
-    rank = process_group.environment_rank()
-    journal = Journal(None if rank else folder, quiet=rank > 0)
-    try:
-        recipe = from_json(read_json(folder / "recipe.json"))
-        train_run(recipe, data, folder, seed=seed, resume=resume, journal=journal, wanted=wanted, measure=measure)
-    except BitgolfError as error:
-        if rank == 0:
-            print(error, file=sys.stderr)
-        elif not isinstance(error, Interrupted):
-            print(f"process {rank}: {error}", file=sys.stderr)
-        return error.exit_code
-    finally:
-        journal.close()
-    return 0
+# ---- the average ---------------------------------------------------------------------------------------------------
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def averaging_inputs(run: Run) -> list[Any]:
+    return [run.done["train"]["key"]]
+
+
+def average(run: Run) -> AveragedWeights:
+    """The last checkpoint -> the weights that ship."""
+    found = checkpoint.load_latest(run.files.checkpoints)
+    if found is None:
+        raise BitgolfError("there is no checkpoint", place=str(run.folder), mend="--from train")
+    live = {path: found.tensors[f"weights/{path}"] for path in found.meta["paths"]}  # in the order of the average
+    means, chosen = live, run.recipe().average
+    if chosen:
+        state = average_state(found.tensors)
+        means = dict(zip(live, chosen().result(state, list(live.values())), strict=True))
+    for file, weights in ((run.files.trained, live), (run.files.averaged, means)):
+        own = {k: v.float().contiguous() for k, v in weights.items() if not k.startswith("objective.")}
+        write_bytes(file, safetensors_bytes(own))
+    return AveragedWeights(step=found.step, by=chosen.name if chosen else "none")

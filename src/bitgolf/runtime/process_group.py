@@ -6,6 +6,8 @@ Without torchrun a run is one process, and no group is made.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,22 @@ import torch.distributed as dist
 from bitgolf.errors import UsageError
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import World
+
+
+@contextmanager
+def joined(wanted: str = "auto") -> Iterator[World]:
+    """This process's part in the group, for the time of a block; see `join`.
+
+    A process that is done waits for the others before it leaves: else it may close connections that they still use.
+    After an error none waits, as the others may never come.
+    """
+    world = join(wanted)
+    try:
+        yield world
+        if world.backend:
+            dist.all_reduce(torch.zeros(1))  # a barrier on the CPU, which gloo serves beside any backend
+    finally:
+        leave(world)
 
 
 def join(wanted: str = "auto") -> World:

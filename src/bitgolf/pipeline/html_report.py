@@ -6,42 +6,47 @@ import html
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+import msgspec
+
+from bitgolf.pipeline.result import RunResult
+from bitgolf.score.result import MethodResult
 
 STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:52em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}td,th{padding:.15em 1.2em .15em 0;text-align:right}td:first-child,th:first-child{text-align:left}svg{width:100%;height:16em}"
 
 
-def page(document: dict[str, Any], log: Path) -> str:
-    """The page of a finished run, from its JSON document and its event log."""
-    title = f"{document['recipe']} ({document['hash']}), seed {document['seed']}"
-    bpb = [(k, f"{v:.4f}") for k, v in document["bpb"].items() if v is not None]
-    sizes = [(k, f"{v:,}") for k, v in document["bytes"].items() if v is not None]
-    seconds = [(k, f"{v:,.1f}") for k, v in document["seconds"].items()]
-    facts = [(k, str(document[k])) for k in ("device", "params", "tokens", "steps", "fits")]
-    parts = [(r["part"], f"{r['tensors']:,}", f"{r['parameters']:,}", f"{r['calls']:,}") for r in document["touched"]]
+SCORE_COLUMNS = ("method", "bpb", "without adaptation", "gain", "window", "stride", "documents", "order", "targets/s")
+
+
+def page(result: RunResult, log: Path) -> str:
+    """The page of a finished run, from its result and its event log."""
+    title = f"{result.recipe} ({result.hash}), seed {result.seed}"
+    bpb = [(k, f"{v:.4f}") for k, v in result.bpb.items() if v is not None]
+    sizes = [(k, f"{v:,}") for k, v in msgspec.structs.asdict(result.bytes).items() if v is not None]
+    seconds = [(k, f"{v:,.1f}") for k, v in result.seconds.items()]
+    facts = [(k, str(getattr(result, k))) for k in ("device", "params", "tokens", "steps", "fits")]
+    parts = [(r.part, f"{r.tensors:,}", f"{r.parameters:,}", f"{r.calls:,}") for r in result.part_usage]
     body = "".join(
         [
             f"<h1>{html.escape(title)}</h1>",
             _table("Bits per byte, on held-out text", ("stage", "bpb"), bpb),
-            _table("How the artifact was scored", SCORED, [_scored(m) for m in document["methods"]]),
+            _table("Scores of the artifact", SCORE_COLUMNS, map(_score_row, result.methods)),
             "<h2>Training loss (nats per token)</h2>" + curve(losses(log)),
             _table("Bytes", ("", "bytes"), sizes),
             _table("Seconds", ("stage", "s"), seconds),
             _table("The run", ("", ""), facts),
-            _table("What each part touched", ("part", "tensors", "parameters", "calls"), parts),
+            _table("Parts in use", ("part", "tensors", "parameters", "calls"), parts),
         ]
     )
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>{body}</html>\n"
 
 
-SCORED = ("method", "bpb", "without adaptation", "gain", "window", "stride", "documents", "order", "targets/s")
-
-
-def _scored(m: dict[str, Any]) -> tuple[str, ...]:
-    still, gain = ("", "") if m["gain"] is None else (f"{m['bpb_without_adaptation']:.4f}", f"{m['gain']:+.4f}")
-    documents = "cross-document" if m["cross_document"] else "isolated"
-    shape, speed = (f"{m['window']:,}", f"{m['stride']:,}"), f"{m['targets_per_second']:,.0f}"
-    return m["method"], f"{m['bpb']:.4f}", still, gain, *shape, documents, m["order"], speed
+def _score_row(m: MethodResult) -> tuple[str, ...]:
+    without, gain = (
+        "" if v is None else format(v, f) for v, f in ((m.bpb_without_adaptation, ".4f"), (m.gain, "+.4f"))
+    )
+    documents, speed = "cross-document" if m.cross_document else "isolated", f"{m.targets_per_second:,.0f}"
+    return m.method, f"{m.bpb:.4f}", without, gain, f"{m.window:,}", f"{m.stride:,}", documents, m.order, speed
 
 
 def losses(log: Path) -> list[tuple[int, float]]:

@@ -1,0 +1,73 @@
+"""The program `bitgolf` and its commands, in the order of `--help`. Torch is imported only by the commands that need it.
+
+`runs` has the commands on recipes and runs, `artifacts` those on a packed model, `data` those on shards; `options` is what
+they share.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from bitgolf import __version__
+from bitgolf.cli import artifacts, data, runs
+from bitgolf.errors import BitgolfError
+from bitgolf.runtime.openmp import limit_spinning
+
+app = typer.Typer(
+    name="bitgolf",
+    help="Train, shrink and prove the best language model that fits a byte budget and a time budget.",
+    epilog="Start here:  bitgolf run quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    runs.recipes,
+    runs.show,
+    runs.diff,
+    runs.run,
+    artifacts.score,
+    artifacts.compress,
+    artifacts.decompress,
+    artifacts.generate,
+    artifacts.ledger,
+    runs.doctor,
+    runs.pack,
+    runs.sweep,
+):
+    app.command()(command)
+app.add_typer(data.app, name="data")
+
+
+def version(value: bool) -> None:
+    if value:
+        print(f"bitgolf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Exit status 2 for wrong use, 1 for failure; a traceback only with --debug."""
+    limit_spinning()
+    try:
+        app()
+    except BitgolfError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"bitgolf: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

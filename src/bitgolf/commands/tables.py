@@ -1,0 +1,230 @@
+"""Results as tables for a terminal."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bitgolf.commands.artifacts import LedgerResult, ScoreResult
+    from bitgolf.commands.doctor import DoctorResult
+    from bitgolf.commands.pack import PackResult
+    from bitgolf.commands.show import RecipeSummary
+    from bitgolf.commands.sweep import SweepResult
+    from bitgolf.pipeline.result import RunResult
+    from bitgolf.score.result import MethodResult
+
+Row = Sequence[str]
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text: int = 1) -> str:
+    """A plain table; the first `text` columns are words, the others numbers. Nothing is cut off: terminals wrap."""
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for i, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if i < text else "right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    out = io.StringIO()
+    Console(file=out, width=100_000, highlight=False).print(drawn)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def number(value: Any, form: str = ",") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def run_table(result: RunResult) -> str:
+    """The end of a run: bpb by stage, bytes by ledger, seconds by stage, and what to try next."""
+    bpb = [(k, number(v, ".4f")) for k, v in result.bpb.items() if v is not None]
+    if trip := result.roundtrip:
+        bpb.append((f"one file of {trip.bytes_in:,} bytes, compressed and restored", number(trip.bpb_coded, ".4f")))
+        others = trip.general_compressors_bpb.items()
+        bpb += [(f"all held-out text through {name}", number(v, ".4f")) for name, v in others]
+    own = result.bytes
+    sizes = [("model", own.model), ("tokenizer", own.tokenizer), ("total", own.total)]
+    sizes += [("self_contained", own.self_contained), ("cap", own.cap)]
+    used = [(row.part, number(row.tensors), number(row.parameters), number(row.calls)) for row in result.part_usage]
+    seconds = [(k, number(v, ".1f")) for k, v in result.seconds.items()]
+    return "\n\n".join(
+        [
+            table("Parts in use", ("part", "tensors", "parameters", "calls"), used),
+            table("Bits per byte (held-out text)", ("stage", "bpb"), bpb),
+            methods_table(result.methods),
+            table("Bytes (total excludes the tokenizer)", ("", "bytes"), [(name, number(n)) for name, n in sizes]),
+            table("Seconds", ("stage", "s"), seconds),
+            _next_steps(result),
+        ]
+    )
+
+
+def _next_steps(result: RunResult) -> str:
+    artifact = f"{result.run}/artifact.bg"
+    return "\n".join(
+        [
+            "Try next:",
+            f"  bitgolf generate {artifact} --prompt 'def '",
+            f"  bitgolf compress {artifact} FILE FILE.bgz",
+            f"  bitgolf ledger {artifact}",
+            f"  bitgolf run {result.recipe} --text PATH          # on your own text",
+        ]
+    )
+
+
+def score_table(result: ScoreResult) -> str:
+    """The methods, what was scored, and what the order of the documents cost, where it cost something."""
+    facts = f"{result.targets:,} targets of {result.bytes:,} bytes, every one scored once"
+    orders = [
+        f"{m.method}: documents ordered by length, {m.order_bits:,} bits ({m.order_bits / m.bytes:.5f} bpb) added for the order"
+        for m in result.methods
+        if m.order_bits
+    ]
+    warnings = [f"{m.method}: {warning}" for m in result.methods for warning in m.warnings]
+    return "\n\n".join([methods_table(result.methods), "\n".join([facts, *orders, *warnings])])
+
+
+def methods_table(methods: Sequence[MethodResult]) -> str:
+    """How each method scored, and how fast. Without adaptation: on the same windows."""
+    rows = [
+        (m.method, "cross-document" if m.cross_document else "isolated", m.order, number(m.bpb, ".4f"),
+         number(m.bpb_without_adaptation, ".4f"), number(m.gain, "+.4f"), number(m.window), number(m.stride),
+         number(m.targets_per_second, ",.0f"), number(m.targets_per_token_read, ".3f"), number(m.seconds, ".1f"))
+        for m in methods
+    ]  # fmt: skip
+    columns = ("method", "documents", "order", "bpb", "without adaptation", "gain", "window", "stride")
+    return table("Score", (*columns, "targets/s", "targets/token", "s"), rows, text=3)
+
+
+def ledger_table(result: LedgerResult) -> str:
+    rows = [
+        (e.name, number(e.bytes), number(e.elements), number(e.bits_per_element, ".3f"), e.coder)
+        for e in result.entries
+    ]
+    total = ("total", number(result.total), "", "", "")
+    return table("Ledger", ("name", "bytes", "elements", "bits/element", "coder"), [*rows, total])
+
+
+def pack_table(result: PackResult) -> str:
+    """What was tried to fill a cap, and the settings that do."""
+    trials = [
+        (number(t.log2_step_scale, "+.5f"), number(t.predicted_bytes), number(t.bytes), number(t.bytes - result.cap, "+,"),
+         number(t.predicted_bytes / t.bytes - 1, "+.2%"))
+        for t in result.trials
+    ]  # fmt: skip
+    columns = ("log2 step scale", "estimate", "bytes", "relative to cap", "estimate error")
+    changed = [(s.path, str(s.before), str(s.after)) for s in result.settings]
+    counted = {"model": "the model alone", "file": "all of the file"}[result.counted]
+    under = f"{result.bytes_under_cap:,} under the cap ({result.bytes_under_cap / result.cap:.3%})"
+    return "\n\n".join(
+        [
+            table("Trials", columns, trials, text=0),
+            table("Settings", ("path", "before", "after"), changed),
+            f"{result.bytes:,} / {result.cap:,} bytes ({counted}), {under}",
+            f"Try next:\n  bitgolf run {result.run}          # its score; nothing is encoded again",
+        ]
+    )
+
+
+def sweep_table(result: SweepResult) -> str:
+    """One row for each combination; the columns of what was not known are left out."""
+    columns = {
+        "bytes": [number(row.bytes) for row in result.rows],
+        "predicted": [number(row.predicted_gap_bpb, "+.5f") for row in result.rows],
+        "bpb": [number(row.bpb, ".5f") for row in result.rows],
+        "gap": [number(row.gap_bpb, "+.5f") for row in result.rows],
+    }
+    known = {name: cells for name, cells in columns.items() if any(cell != "-" for cell in cells)}
+    rows = [
+        (*(row.settings[path] for path in result.paths), *cells)
+        for row, *cells in zip(result.rows, *known.values(), strict=True)
+    ]
+    averaged = result.averaged_bpb
+    unquantized = "" if averaged is None else f"\n\nunquantized (averaged weights): {averaged:.5f} bpb"
+    return table("Sweep", (*result.paths, *known), rows, text=len(result.paths)) + unquantized
+
+
+def doctor_table(result: DoctorResult, rows: int = 20) -> str:
+    """What each kind of tensor cost, the costliest tensors, the gap, and the findings."""
+    groups = [
+        (g.name, number(g.tensors), number(g.predicted_gap_bpb, "+.5f"), number(g.measured_gap_bpb, "+.5f"),
+         number(g.standard_error_bpb, "+.5f"))
+        for g in result.tensor_groups
+    ]  # fmt: skip
+    tensors = [
+        (t.path, t.role, t.codec, number(t.elements), number(t.bits_per_weight, ".2f"), number(t.max_error, ".2g"),
+         number(t.rms_error, ".2g"), number(t.predicted_gap_bpb, "+.5f"), number(t.measured_gap_bpb, "+.5f"))
+        for t in result.tensors[:rows]
+    ]  # fmt: skip
+    columns = ("tensor", "role", "codec", "elements", "bits/element", "max error", "rms error", "predicted", "measured")
+    findings = [f"{f.severity}: {f.rule}: {f.where}: {f.message}\n  hint: {f.hint}" for f in result.findings]
+    return "\n\n".join(
+        [
+            table(f"{len(tensors)} of {len(result.tensors)} tensors by cost", columns, tensors, text=3),
+            table("Quantized alone (bpb)", ("", "tensors", "predicted", "measured", "standard error"), groups),
+            _gap(result),
+            "\n".join(findings) or "no findings",
+        ]
+    )
+
+
+def _gap(result: DoctorResult) -> str:
+    share = "" if result.explained_share is None else f", {result.explained_share:.0%} of it; the rest is interaction"
+    return (
+        f"averaged {result.averaged_bpb:.4f} bpb on {result.tokens:,} tokens; quantization cost {result.gap_bpb:+.5f}"
+        f" (standard error {result.gap_standard_error_bpb:.5f}), predicted {result.predicted_gap_bpb:+.5f};"
+        f" sum of single groups {result.summed_bpb:+.5f}{share}"
+    )
+
+
+def show_table(summary: RecipeSummary) -> str:
+    """Counts and forecasts, every setting, what was published, and cautions."""
+    expected = summary.forecast
+    facts = [
+        ("hash", summary.hash),
+        ("parameters", number(summary.params)),
+        ("layers", str(summary.layers)),
+        ("vocabulary", number(summary.vocab)),
+        *((f"  {role}", number(n)) for role, n in summary.params_by_role.items()),
+        ("forecast, packed bytes", f"{expected.bytes:,} / {expected.cap:,}"),
+        ("forecast, training memory", f"{expected.training_state_bytes:,}"),
+    ]
+    settings = [(setting.path, str(setting.value)) for setting in summary.settings]
+    parts = table("Parts and settings", ("path", "value"), settings, text=2)
+    published = summary.published or {}
+    cautions = "\n".join(f"caution: {caution}" for caution in summary.cautions)
+    sections = [table(summary.name, ("", ""), facts), parts, _published(published), _departures(published), cautions]
+    return "\n\n".join(filter(None, sections))
+
+
+def _published(published: dict[str, Any]) -> str:
+    """What others have reported of a recipe, one line for each figure; "" where nobody has."""
+    rows: list[Row] = []
+    for key, value in published.items():
+        words = key.replace("_", " ")
+        if isinstance(value, dict):
+            rows += [(f"{words}, {name}", _words(v)) for name, v in value.items() if key != "departures"]
+        elif value:
+            rows.append((words, _words(value)))
+    return table("Published by its authors, not measured here", ("", ""), rows, text=2) if rows else ""
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(v)}" for name, v in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _departures(published: dict[str, Any]) -> str:
+    """In what a recipe differs from the published system, and the options that remove each difference."""
+    departures = published.get("departures")
+    if not isinstance(departures, dict) or not departures:
+        return ""
+    lines = ["Differences from the published system, and the --set that removes each:"]
+    for words, assignments in departures.items():
+        sets = " ".join(f"--set {shlex.quote(assignment)}" for assignment in str(assignments).split())
+        lines.append(f"  {words}: {sets or 'nothing'}")
+    return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""Compression of a file with an artifact, as a job: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from bitgolf.artifact.model import Loaded, load
+from bitgolf.errors import UsageError, at
+from bitgolf.files import write_bytes
+from bitgolf.report.log import Journal
+from bitgolf.runtime.launch import run_worker
+from bitgolf.score.coding import compress
+from bitgolf.score.coding.bgz_format import Codec
+from bitgolf.score.result import CompressResult, DecompressResult
+
+
+class CodingJob(msgspec.Struct, frozen=True):
+    """Which artifact predicts, which file is read, and which is written."""
+
+    artifact: Path
+    source: Path
+    target: Path
+
+
+def text_codec(loaded: Loaded) -> Codec:
+    """The codec of an artifact, with the scoring methods of its recipe."""
+    return Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe["score"])
+
+
+def compress_file(job: CodingJob) -> CompressResult:
+    """With the contexts of the last of the recipe's methods that can be coded."""
+    started, journal, data = time.perf_counter(), Journal(), _read(job.source)
+    codec, per_byte = text_codec(load(job.artifact)), max(len(data), 1)
+
+    def progress(done: int, count: int, bits: float) -> None:
+        bpb = bits / done * count / per_byte
+        journal.progress(f"compress: {done:,} / {count:,} tokens, {bpb:.4f} bits per byte so far")
+
+    method = compress.usual_method(codec.methods)
+    result = compress.compress(codec, compress.parts(codec, data), method=method, progress=progress)
+    write_bytes(job.target, result.data)
+    return CompressResult(
+        bytes_in=len(data),
+        bytes_out=len(result.data),
+        bpb_coded=8 * len(result.data) / per_byte,
+        bpb_predicted=result.bits / per_byte,
+        method=method().name,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def decompress_file(job: CodingJob) -> DecompressResult:
+    """All documents of a file, joined."""
+    started, journal, data = time.perf_counter(), Journal(), _read(job.source)
+    codec = text_codec(load(job.artifact))
+
+    def progress(done: int, count: int, bits: float) -> None:
+        journal.progress(f"decompress: {done:,} / {count:,} tokens")
+
+    with at(str(job.source)):
+        texts = compress.decompress(codec, data, progress)
+    write_bytes(job.target, b"".join(texts))
+    lengths = [len(text) for text in texts]
+    seconds = round(time.perf_counter() - started, 3)
+    return DecompressResult(bytes_in=len(data), bytes_out=sum(lengths), documents=lengths, seconds=seconds)
+
+
+def compress_in_worker(job: CodingJob) -> CompressResult:
+    """`compress_file` in a process of its own."""
+    return run_worker(compress_file, job, task="compression", where=job.source)
+
+
+def decompress_in_worker(job: CodingJob, tell: Callable[[str], None] | None = None) -> DecompressResult:
+    """`decompress_file` in a process of its own; `tell` is given the lines of its progress."""
+    return run_worker(decompress_file, job, task="decompression", where=job.source, tell=tell)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read it: {error.strerror}", place=str(path)) from error

@@ -1,0 +1,59 @@
+"""The stage `report`: everything that a reader of the run needs, as JSON and as a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bitgolf.config.recipe import identity
+from bitgolf.files import read_json, write_bytes, write_json
+from bitgolf.pipeline.calibration import CalibrationOutcome
+from bitgolf.pipeline.compression import PackedArtifact
+from bitgolf.pipeline.html_report import page
+from bitgolf.pipeline.result import RunResult
+from bitgolf.pipeline.scoring import ScoreOutcome
+from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.training_result import TrainingResult
+from bitgolf.report.environment import environment
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """The stage leaves files alone."""
+
+
+def report_inputs(run: Run) -> list[Any]:
+    return [run.done["score"]["key"], run.recipe.hash]
+
+
+def report(run: Run) -> Reported:
+    """Write `score.json`, `environment.json` and `report.html`."""
+    trained, calibrated = run.outcome("train", TrainingResult), run.outcome("calibrate", CalibrationOutcome)
+    packed, scored = run.outcome("pack", PackedArtifact), run.outcome("score", ScoreOutcome)
+    result = RunResult(
+        run=str(run.folder),
+        recipe=run.recipe().name,
+        hash=identity(run.recipe),
+        seed=run.seed,
+        device=trained.device,
+        params=trained.parameters,
+        tokens=trained.tokens,
+        steps=trained.steps,
+        seconds={stage: done["seconds"] for stage, done in run.done.items()},
+        training_clock=calibrated.training_clock,
+        calibration=calibrated.calibration,
+        bpb=scored.bpb,
+        bytes=packed.bytes,
+        fits=packed.fits,
+        roundtrip=scored.roundtrip,
+        methods=scored.methods,
+        part_usage=trained.part_usage,
+    )
+    write_json(run.files.result, msgspec.to_builtins(result))
+    write_json(run.files.environment, environment())
+    write_bytes(run.files.html_report, page(result, run.files.log).encode())
+    return Reported()
+
+
+def read_result(run: Run) -> RunResult:
+    return msgspec.convert(read_json(run.files.result), RunResult)

@@ -1,0 +1,109 @@
+"""The folder through which a process hands a job to its workers: `job.json`, `result.json`, arrays as `.npy` files.
+
+A job is the one argument of a function in a module of this package: a frozen dataclass, a NamedTuple or a
+`msgspec.Struct`. What may stand in it follows from its annotations: plain values, `Path`, `Spec` (as a recipe's JSON) and
+NumPy arrays. Nothing is unpickled, and no function outside of this package is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+
+from bitgolf.config.registry import from_json
+from bitgolf.config.spec import Spec
+from bitgolf.errors import BitgolfError
+from bitgolf.files import read_json, write_json
+
+PACKAGE = "bitgolf."
+JOB, RESULT, ERROR = "job.json", "result.json", "error.json"
+
+
+def write_job(folder: Path, function: Callable[[Any], Any], job: Any) -> None:
+    """Write what `read_job` reads. Raises `TypeError` for a function that a worker could not find by its name."""
+    name = f"{function.__module__}:{function.__qualname__}"
+    if function_named(name) is not function:
+        raise TypeError(f"{name} is no function of a module")
+    write_json(folder / JOB, {"function": name, "job": _encode(folder, "job", job)})
+
+
+def read_job(folder: Path) -> tuple[Callable[[Any], Any], Any]:
+    """The function that is to be called, and its argument."""
+    written = read_json(folder / JOB)
+    function = function_named(written["function"])
+    (job_type,) = (hint for name, hint in get_type_hints(function).items() if name != "return")
+    return function, _decode(folder, written["job"], job_type)
+
+
+def write_result(folder: Path, result: Any) -> None:
+    write_json(folder / RESULT, _encode(folder, "result", result))
+
+
+def read_result(folder: Path, function: Callable[[Any], Any]) -> Any:
+    """What the function returned, with the type that its annotation names."""
+    return _decode(folder, read_json(folder / RESULT), get_type_hints(function)["return"])
+
+
+def write_error(folder: Path, error: BitgolfError) -> None:
+    written = {"cause": error.cause, "place": error.place, "mend": error.mend, "exit_code": error.exit_code}
+    write_json(folder / ERROR, written)
+
+
+def read_error(folder: Path) -> BitgolfError | None:
+    """The error that ended the worker, with its exit status; None where it ended in another way."""
+    if not (folder / ERROR).exists():
+        return None
+    written = read_json(folder / ERROR)
+    error = BitgolfError(written["cause"], place=written["place"], mend=written["mend"])
+    error.exit_code = written["exit_code"]
+    return error
+
+
+def function_named(name: str) -> Callable[[Any], Any]:
+    """The function `package.module:function` of this package. Raises `TypeError` where there is none."""
+    module, _, attribute = name.partition(":")
+    if not module.startswith(PACKAGE) or not attribute.isidentifier():
+        raise TypeError(f"{name} is no function of this package")
+    function = getattr(importlib.import_module(module), attribute, None)
+    if not callable(function):
+        raise TypeError(f"{name} is no function of this package")
+    return function
+
+
+def _encode(folder: Path, name: str, value: Any) -> Any:
+    """A value of JSON. Arrays become files beside it."""
+    arrays = 0
+
+    def encode(item: Any) -> Any:
+        nonlocal arrays
+        if isinstance(item, Path):
+            return str(item)
+        if isinstance(item, Spec):
+            return item.to_json()
+        if isinstance(item, np.ndarray):
+            file, arrays = f"{name}.{arrays}.npy", arrays + 1
+            np.save(folder / file, item, allow_pickle=False)
+            return file
+        raise TypeError(f"{type(item).__name__} cannot be part of a job")
+
+    return json.loads(json.dumps(msgspec.to_builtins(value, enc_hook=encode)))
+
+
+def _decode(folder: Path, value: Any, kind: Any) -> Any:
+    def decode(kind: Any, item: Any) -> Any:
+        plain = get_origin(kind) or kind
+        if plain is Path:
+            return Path(item)
+        if plain is Spec:
+            return from_json(item)
+        if plain is np.ndarray:
+            return np.load(folder / Path(item).name, allow_pickle=False)
+        raise TypeError(f"{kind} cannot be part of a job")
+
+    return msgspec.convert(value, kind, dec_hook=decode)

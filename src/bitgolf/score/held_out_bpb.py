@@ -1,0 +1,45 @@
+"""Bits per byte of weights on held-out text: what the commands `doctor` and `sweep` measure again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bitgolf.model.lm import LM
+from bitgolf.model.part import load_weights
+from bitgolf.runtime.device import Device
+from bitgolf.score.execution.forward import kernel_selector
+from bitgolf.score.methods import Method
+from bitgolf.score.player import StaticPlayer
+from bitgolf.score.referee import score
+from bitgolf.score.text import Text
+
+
+class HeldOutBpb:
+    """Scores weights on the first `tokens` targets of a text, without adaptation.
+
+    model: of this object's own, as each call of `bpb_by_window` gives it other weights.
+    """
+
+    def __init__(self, model: LM, text: Text, method: Method, device: Device, tokens: int) -> None:
+        self.bytes_per_token = text.bytes / text.targets
+        self.model, self.text, self.method, self.device = model, text.head(tokens), method, device
+        self.targets, self.kernels = self.text.targets, kernel_selector(device)
+
+    def bpb_by_window(self, weights: Mapping[str, Tensor]) -> NDArray[np.float64]:
+        """The bits of each window of targets, as a share of the bits per byte of all: their sum is the bpb."""
+        load_weights(self.model, dict(weights))
+        charges, window = np.zeros(self.targets), self.method.window
+        vocab = self.model.embed.weight.shape[0]
+        player = StaticPlayer(self.model, vocab, self.device, longest=window, kernels=self.kernels)
+        with closing(player):
+            score(player, self.text, self.method, charges=charges)
+        starts = range(0, self.targets, window)
+        return np.add.reduceat(charges, starts) / (self.targets * self.bytes_per_token)
+
+    def bpb(self, weights: Mapping[str, Tensor]) -> float:
+        return float(self.bpb_by_window(weights).sum())
