@@ -8,25 +8,33 @@ READY := .venv/ready
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 
-.PHONY: quickstart test test-all test-torch cheats lint clean
+.PHONY: quickstart test types run-tests test-all test-torch cheats lint clean
 
 quickstart: $(READY)
 	$(BIN)/bitgolf run quickstart
 
+# One process per core, one thread per process. Tests start many processes: byte code is kept, so that they start sooner.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(READY)
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
+	@$(MAKE) --no-print-directory --jobs 2 types run-tests  # together: pyright keeps one core busy
+
+types: $(READY)
 	$(BIN)/pyright
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto  # a process for each core, a thread for each process
+
+run-tests: $(READY)
+	$(PYTEST)
 
 # `make test`, and the cases for which it takes one that stands for them.
 test-all: test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m exhaustive
+	$(PYTEST) -m exhaustive
 
 # Every test on another PyTorch, in a venv of its own: `make test-torch TORCH=2.11.0`, the oldest that pyproject.toml allows.
 # Other packages are pinned as for `make test`, except Triton, whose version PyTorch's wheels prescribe on Linux.
 test-torch: $(OTHER)/ready
-	OMP_NUM_THREADS=1 $(OTHER)/bin/python -m pytest -n auto
+	$(PYTEST:$(BIN)/%=$(OTHER)/bin/%)
 
 $(OTHER)/ready: pyproject.toml constraints.txt
 	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)

@@ -1,9 +1,10 @@
 """Everything that a GPU must show, in one command: `python bench/gpu.py --seconds 480 --out DIR`.
 
-Made for a bare machine with one GPU and no network. Parts, each in a process of its own with a share of the seconds:
-step (pr1855, ms a step in both phases, with a profile), reference (a public record script on the same data), tests
-(those marked `gpu`), run (pr1855 from shards to score), variants (of pr1855's looped step), recipes, scoring, shrink.
-DIR/gpu.jsonl gets a line for each measurement as it comes, and one for each failure; DIR/PART.log has the rest.
+Made for a bare machine with one GPU and no network. Benchmarks, each in its own process with a share of the seconds:
+train_step (pr1855, ms per step in both phases, with a profile), reference (a public record script on the same data),
+gpu_tests (tests marked `gpu`), full_run (pr1855 from shards to score), kernel_ablation (of pr1855's looped step),
+recipe_speed, scoring, quantize_pack.
+DIR/gpu.jsonl gets a line for each measurement as it comes, and one for each failure; DIR/BENCHMARK.log has the rest.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu_parts.job import Job
-from gpu_parts.lines import Lines
-from gpu_parts.schedule import Command, Part, Stopped, run_parts, say
-from gpu_parts.wheels import install
+from gpu_benchmarks.job import BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter
+from gpu_benchmarks.runner import Benchmark, BenchmarkInterrupted, Command, log, run_benchmarks
+from gpu_benchmarks.wheels import install
 
 ROOT = Path(__file__).resolve().parents[1]
-PREPARE = Part("prepare", 60)
-PARTS = (
-    Part("step", 40),
-    Part("reference", 36),
-    Part("tests", 8),
-    Part("run", 50),
-    Part("variants", 16),
-    Part("recipes", 12),
-    Part("scoring", 8),
-    Part("shrink", 8),
+PREPARE = Benchmark("prepare", 60)
+BENCHMARKS = (
+    Benchmark("train_step", 40),
+    Benchmark("reference", 36),
+    Benchmark("gpu_tests", 8),
+    Benchmark("full_run", 50),
+    Benchmark("kernel_ablation", 16),
+    Benchmark("recipe_speed", 12),
+    Benchmark("scoring", 8),
+    Benchmark("quantize_pack", 8),
 )
 
 
@@ -40,31 +41,33 @@ def main() -> int:
         return 1
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    job = Job(
+    job = BenchmarkJob(
         out=str(out),
-        clock=options.clock,
-        text=absolute(options.text),
-        tokenizer=absolute(options.tokenizer),
-        shards=absolute(options.shards),
-        reference=absolute(options.reference),
+        training_seconds=options.training_seconds,
+        text=absolute_or_empty(options.text),
+        tokenizer=absolute_or_empty(options.tokenizer),
+        shards=absolute_or_empty(options.shards),
+        reference=absolute_or_empty(options.reference),
         commit=options.commit or commit(),
         toy=options.toy,
     )
     job.save(out / "job.json")
     try:
-        outcomes = run_parts(chosen(options), command(out), job, options.seconds, environment(options.wheels, out))
-    except Stopped as stopped:
-        say(str(stopped))
+        outcomes = run_benchmarks(
+            selected_benchmarks(options), command(out), job, options.seconds, environment(options.wheels, out)
+        )
+    except BenchmarkInterrupted as stopped:
+        log(str(stopped))
         return 143
-    failed = {part: why for part, why in outcomes.items() if why}
-    Lines(job, "all").add("finished", parts=list(outcomes), failed=failed)
-    say(f"{len(outcomes) - len(failed)} of {len(outcomes)} parts done; {job.results}")
+    failed = {benchmark: why for benchmark, why in outcomes.items() if why}
+    ResultsWriter(job, "all").add("finished", benchmarks=list(outcomes), failed=failed)
+    log(f"{len(outcomes) - len(failed)} of {len(outcomes)} benchmarks done; {job.results}")
     return 1 if failed else 0
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [part.name for part in PARTS]
+    names = [benchmark.name for benchmark in BENCHMARKS]
     parser.add_argument("--seconds", type=float, default=480.0, help="for everything, the preparation included")
     parser.add_argument("--out", type=Path, required=True, help="results, logs, shards, caches of compiled kernels")
     parser.add_argument("--text", type=Path, help="text (jsonl.zst, txt, a folder, …); default: random words")
@@ -72,10 +75,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shards", type=Path, help="a folder made by `bitgolf data make`, in place of --text")
     parser.add_argument("--reference", type=Path, help="train_gpt.py of openai/parameter-golf, pull request 1855")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install into DIR/site first")
-    parser.add_argument("--clock", type=float, default=60.0, help="training seconds of the part `run`")
+    parser.add_argument("--training-seconds", type=float, default=60.0, help="limit of the benchmark `full_run`")
     parser.add_argument("--commit", default="", help="the tree's commit, where git cannot tell it")
-    parser.add_argument("--only", type=part_names, default=names, metavar="A,B", help=f"of {', '.join(names)}")
-    parser.add_argument("--skip", type=part_names, default=[], metavar="A,B")
+    parser.add_argument("--only", type=benchmark_names, default=names, metavar="A,B", help=f"of {', '.join(names)}")
+    parser.add_argument("--skip", type=benchmark_names, default=[], metavar="A,B")
     parser.add_argument("--toy", action="store_true", help="tiny models, on the CPU if need be: tries the command")
     options = parser.parse_args()
     for name in ("text", "tokenizer", "shards", "reference", "wheels"):
@@ -87,29 +90,38 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def part_names(text: str) -> list[str]:
+def benchmark_names(text: str) -> list[str]:
     names = text.split(",")
-    if unknown := sorted(set(names) - {part.name for part in PARTS}):
-        raise argparse.ArgumentTypeError(f"no part {unknown[0]!r}; parts: {', '.join(p.name for p in PARTS)}")
+    if unknown := sorted(set(names) - {benchmark.name for benchmark in BENCHMARKS}):
+        raise argparse.ArgumentTypeError(
+            f"no benchmark {unknown[0]!r}; benchmarks: {', '.join(b.name for b in BENCHMARKS)}"
+        )
     return names
 
 
-def chosen(options: argparse.Namespace) -> list[Part]:
-    """The parts asked for, in their order, behind the preparation of their data; the reference needs its script."""
+def selected_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
+    """The selected benchmarks, in their order, behind the preparation of their data; the reference needs its script."""
     names = set(options.only) - set(options.skip) - (set() if options.reference else {"reference"})
-    return [PREPARE, *(part for part in PARTS if part.name in names)]
+    return [PREPARE, *(benchmark for benchmark in BENCHMARKS if benchmark.name in names)]
 
 
 def command(out: Path) -> Command:
-    return lambda part, limit: [sys.executable, "-m", "gpu_parts", part.name, str(out / "job.json"), str(limit)]
+    return lambda benchmark, limit: [
+        sys.executable,
+        "-m",
+        "gpu_benchmarks",
+        benchmark.name,
+        str(out / "job.json"),
+        str(limit),
+    ]
 
 
 def environment(wheels: Path | None, out: Path) -> dict[str, str]:
-    """Of every part: our packages before others, and one cache of compiled kernels for all."""
+    """Of every benchmark: our packages before others, and one cache of compiled kernels for all."""
     folders = [ROOT / "src", ROOT / "bench"]
     if wheels:
         site = out / "site"
-        say(f"wheels from {wheels}: {install(wheels, site)}")
+        log(f"wheels from {wheels}: {install(wheels, site)}")
         folders.append(site)
     caches = {"TORCHINDUCTOR_CACHE_DIR": str(out / "cache/inductor"), "TRITON_CACHE_DIR": str(out / "cache/triton")}
     inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
@@ -117,7 +129,7 @@ def environment(wheels: Path | None, out: Path) -> dict[str, str]:
     return {**os.environ, **caches, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def absolute(path: Path | None) -> str:
+def absolute_or_empty(path: Path | None) -> str:
     return str(path.resolve()) if path else ""
 
 

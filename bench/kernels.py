@@ -35,12 +35,12 @@ WIDTH, HEADS, KV_HEADS, LENGTH, VOCAB, CAP, SLOPE = 512, 8, 4, 2048, 8192, 30.0,
 Function = Callable[..., Tensor]
 
 
-class Case(NamedTuple):
+class KernelCase(NamedTuple):
     """A fused function, its plain twin, and what both are called with."""
 
     name: str
     fused: Function
-    plain: Function
+    reference: Function
     inputs: list[Tensor]
 
 
@@ -54,10 +54,10 @@ def main() -> None:
         return
     where = {"device": device.why, "environment": environment()}
     for case in cases(options.rows, device.device):
-        print(json.dumps({"bench": "kernels", "kernel": case.name, **measured(case), **where}), flush=True)
+        print(json.dumps({"bench": "kernels", "kernel": case.name, **time_case(case), **where}), flush=True)
 
 
-def cases(rows: int, device: torch.device) -> Iterator[Case]:
+def cases(rows: int, device: torch.device) -> Iterator[KernelCase]:
     torch.manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -65,20 +65,20 @@ def cases(rows: int, device: torch.device) -> Iterator[Case]:
 
     tokens, head = rows * LENGTH, WIDTH // HEADS
     targets = torch.randint(VOCAB, (tokens,), device=device)
-    yield Case("softcapped cross-entropy", fused_loss, plain_loss, [draw(tokens, VOCAB), targets])
+    yield KernelCase("softcapped cross-entropy", fused_loss, plain_loss, [draw(tokens, VOCAB), targets])
     matrices = [draw(tokens, WIDTH), draw(4 * WIDTH, WIDTH), draw(WIDTH, 4 * WIDTH)]
     for name, tma in (("leaky MLP", False), ("leaky MLP, TMA", True)):
-        yield Case(name, partial(leaky_mlp, slope=SLOPE, tma=tma), plain_mlp, matrices)
+        yield KernelCase(name, partial(leaky_mlp, slope=SLOPE, tma=tma), plain_mlp, matrices)
     place = Place(vocab=VOCAB, dim=WIDTH, heads=HEADS, kv_heads=KV_HEADS)
     pair = ExclusiveThenGate(ExclusiveSelf(place), SparseGate(place, scale=0.5)).to(device, torch.bfloat16)
     attended = [draw(1, tokens, HEADS, head), draw(1, tokens, WIDTH), draw(1, tokens, KV_HEADS, head)]
-    yield Case("exclusive self-attention and gate", FusedExclusiveGate(pair), pair, attended)
+    yield KernelCase("exclusive self-attention and gate", FusedExclusiveGate(pair), pair, attended)
     ids = torch.randint(2, VOCAB, (rows, LENGTH), device=device)
     ids[torch.rand(ids.shape, device=device) < 1 / 700] = 1
     qkv = [draw(rows, LENGTH, heads, head) for heads in (HEADS, KV_HEADS, KV_HEADS)]
-    for name, fast, plain in cores(place):
+    for name, fast, plain in fused_cores(place):
         SegmentSlots(fast, 1, lambda line: None).fit(ids.cpu())
-        yield Case(name, around(fast), around(plain), [*qkv, ids])
+        yield KernelCase(name, call_with_context(fast), call_with_context(plain), [*qkv, ids])
 
 
 def fused_loss(z: Tensor, targets: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def plain_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return F.linear(F.leaky_relu(F.linear(x, up), SLOPE).square(), down)
 
 
-def cores(place: Place) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+def fused_cores(place: Place) -> Iterator[tuple[str, nn.Module, nn.Module]]:
     """Every fast core that can be made here, with its plain twin."""
     masks = {"attention": (), "window": (part(Window, width=256),), "segments": (part(Segments),)}
     for what, masked in masks.items():
@@ -102,21 +102,21 @@ def cores(place: Place) -> Iterator[tuple[str, nn.Module, nn.Module]]:
             try:
                 yield f"{what}, {twin}", make(plain), plain
             except ImportError as error:
-                print(json.dumps({"bench": "kernels", "kernel": f"{what}, {twin}", "unable": str(error)}), flush=True)
+                print(json.dumps({"bench": "kernels", "kernel": f"{what}, {twin}", "error": str(error)}), flush=True)
 
 
-def around(core: nn.Module) -> Function:
+def call_with_context(core: nn.Module) -> Function:
     return lambda q, k, v, ids: core(q, k, v, Bus(ids))
 
 
-def measured(case: Case) -> dict[str, Any]:
+def time_case(case: KernelCase) -> dict[str, Any]:
     """Times of both twins in turn, or why one of them cannot run."""
     torch._dynamo.reset()  # cases share code objects, of each of which only some graphs are kept
     try:
-        twins = [torch.compile(f, fullgraph=True, dynamic=False) for f in (case.fused, case.plain)]
-        times = [[timed(f, case.inputs) for f in twins] for _ in range(ROUNDS + 1)][1:]
+        twins = [torch.compile(f, fullgraph=True, dynamic=False) for f in (case.fused, case.reference)]
+        times = [[forward_backward_ms(f, case.inputs) for f in twins] for _ in range(ROUNDS + 1)][1:]
     except Exception as error:
-        return {"unable": f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.200}"}
+        return {"error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.200}"}
     fused, plain = (statistics.median(column) for column in zip(*times, strict=True))
     ratios = [b / a for a, b in times]
     return {
@@ -127,7 +127,7 @@ def measured(case: Case) -> dict[str, Any]:
     }
 
 
-def timed(f: Function, inputs: list[Tensor]) -> float:
+def forward_backward_ms(f: Function, inputs: list[Tensor]) -> float:
     """Milliseconds of one forward and backward, over some calls."""
     leaves = [x for x in inputs if x.requires_grad]
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

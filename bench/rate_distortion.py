@@ -41,14 +41,14 @@ from bitgolf.quantize.encoding import decode_all, encode_all, layout, walks
 from bitgolf.report.environment import environment
 
 ROWS, COLUMNS = (512, 512, 1024, 1024, 1024, 2048, 2048), 512  # 4,194,304 weights
-TARGET, CLOSE = 3.31, 0.01  # bits per weight that every trellis is brought to
-YARDSTICKS = ("brotli", "zstd", "lrzip")
-SEQUENCES, LENGTH, REACH = 256, 1 << 15, 100.0  # of --errors: uniform within so many steps
+TARGET, TOLERANCE = 3.31, 0.01  # bits per weight that every trellis is brought to
+REFERENCE_CODERS = ("brotli", "zstd", "lrzip")
+SEQUENCES, LENGTH, INPUT_RANGE = 256, 1 << 15, 100.0  # of --errors: uniform within so many steps
 
 Row = dict[str, Any]
 
 
-class Scheme(NamedTuple):
+class QuantizerScheme(NamedTuple):
     name: str
     states: int  # 0: no trellis, so the rate is what it is
     coder: Spec[Coder] | None  # None: lrzip, which tells sizes only
@@ -60,7 +60,7 @@ class Scheme(NamedTuple):
         return part(Trellis, bits=bits, states=self.states, rate=self.rate, allocate=part(EqualRate), solve=None)
 
 
-def schemes() -> Iterator[Scheme]:
+def schemes() -> Iterator[QuantizerScheme]:
     coders: dict[str, Spec[Coder] | None] = {
         "brotli": part(Brotli, quality=11),
         "zstd": part(Zstd, level=22),
@@ -70,10 +70,10 @@ def schemes() -> Iterator[Scheme]:
         "range": part(Range),
     }
     for name, coder in coders.items():
-        yield Scheme(f"uniform int6, {name}", 0, coder)
-    yield Scheme("uniform scalar", 1, part(Range), rate=0.0)
+        yield QuantizerScheme(f"uniform int6, {name}", 0, coder)
+    yield QuantizerScheme("uniform scalar", 1, part(Range), rate=0.0)
     for states in CODES:
-        yield Scheme("rate-aware scalar" if states == 1 else f"trellis, {states} states", states, part(Range))
+        yield QuantizerScheme("rate-aware scalar" if states == 1 else f"trellis, {states} states", states, part(Range))
 
 
 def main() -> None:
@@ -85,44 +85,44 @@ def main() -> None:
     parser.add_argument("--matrices", type=int, default=len(ROWS), help=f"only the first of the {len(ROWS)} matrices")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = errors() if options.errors else compared(drawn(options.matrices))
+    rows = trellis_errors() if options.errors else compare_schemes(random_matrices(options.matrices))
     if options.json:
-        print(json.dumps({"bench": "gaussian", "environment": environment()}))
+        print(json.dumps({"bench": "rate_distortion", "environment": environment()}))
     for i, row in enumerate(rows):
         print(json.dumps(row) if options.json else line(row, head=not i), flush=True)
 
 
-def drawn(matrices: int) -> dict[str, Tensor]:
+def random_matrices(matrices: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {f"w{i}": torch.randn(rows, COLUMNS, generator=generator) for i, rows in enumerate(ROWS[:matrices])}
 
 
-def compared(weights: dict[str, Tensor]) -> Iterator[Row]:
+def compare_schemes(weights: dict[str, Tensor]) -> Iterator[Row]:
     yardsticks: dict[str, Row] = {}
     for scheme in schemes():
-        row = measured(scheme, weights)
+        row = measure_at_target_rate(scheme, weights)
         name = scheme.name.rpartition(", ")[2]
-        if name in YARDSTICKS and "mse" in row:
+        if name in REFERENCE_CODERS and "mse" in row:
             yardsticks[name] = row
-        yield row | {f"saving_vs_{yard}": saving(row, yardsticks.get(yard)) for yard in YARDSTICKS}
+        yield row | {f"saving_vs_{yard}": saving_percent(row, yardsticks.get(yard)) for yard in REFERENCE_CODERS}
 
 
-def measured(scheme: Scheme, weights: dict[str, Tensor]) -> Row:
+def measure_at_target_rate(scheme: QuantizerScheme, weights: dict[str, Tensor]) -> Row:
     """A scheme with a rate to choose is run until it comes out at the target."""
     row: Row = {"scheme": scheme.name, "states": scheme.states}
     bits = TARGET
     try:
         while True:
-            found = once(scheme, bits, weights)
+            found = measure_once(scheme, bits, weights)
             missing = TARGET - found["bits_per_weight"]
-            if not scheme.states or abs(missing) <= CLOSE:
+            if not scheme.states or abs(missing) <= TOLERANCE:
                 return row | found
             bits += missing
     except BitgolfError as error:
-        return row | {"unable": error.cause}
+        return row | {"error": error.cause}
 
 
-def once(scheme: Scheme, bits: float, weights: dict[str, Tensor]) -> Row:
+def measure_once(scheme: QuantizerScheme, bits: float, weights: dict[str, Tensor]) -> Row:
     shapes = {path: tuple(w.shape) for path, w in weights.items()}
     roles, rules = dict.fromkeys(weights, "matrix"), (part(Rule, where="*", use=scheme.codec(bits)),)
     coder, start = scheme.coder or part(Raw), time.perf_counter()
@@ -156,7 +156,7 @@ def added_by_lrzip(data: bytes) -> int:
     return size - len(data)
 
 
-def saving(row: Row, yardstick: Row | None) -> float | None:
+def saving_percent(row: Row, yardstick: Row | None) -> float | None:
     """Percent of the bytes that the yardstick would need at this row's error."""
     if yardstick is None or "mse" not in row:
         return None
@@ -164,9 +164,9 @@ def saving(row: Row, yardstick: Row | None) -> float | None:
     return round(100 * (1 - row["bits_per_weight"] / needed), 2)
 
 
-def errors() -> Iterator[Row]:
+def trellis_errors() -> Iterator[Row]:
     """Uniform input is at high rate whatever the step; the search minds no bits."""
-    x = np.random.default_rng(0).uniform(-REACH, REACH, (SEQUENCES, LENGTH)).astype(np.float32)
+    x = np.random.default_rng(0).uniform(-INPUT_RANGE, INPUT_RANGE, (SEQUENCES, LENGTH)).astype(np.float32)
     free = np.zeros(LENGTH, np.float32)
     for states in CODES:
         grid = TrellisGrid(states)
@@ -175,9 +175,9 @@ def errors() -> Iterator[Row]:
         yield {
             "states": states,
             "error": round(found, 6),
-            "deviation": round(float(each.std()) / math.sqrt(SEQUENCES), 6),
+            "standard_error": round(float(each.std()) / math.sqrt(SEQUENCES), 6),
             "gain_db": round(10 * math.log10(1 / 12 / found), 3),
-            "said": ERROR[states],
+            "table_value": ERROR[states],
         }
 
 

@@ -7,16 +7,14 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from bitgolf import __version__
 from bitgolf.cli import app
 from bitgolf.recipes import names
-
-
-def bitgolf(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "bitgolf", *words], capture_output=True, text=True, timeout=60)
+from helpers.command_line import run_command as bitgolf
 
 
 def test_help_imports_no_torch_and_is_quick() -> None:
@@ -82,8 +80,9 @@ def test_diff_lists_paths() -> None:
         (["frobnicate"], "No such command"),
     ],
 )
-def test_wrong_use_is_exit_2_with_a_message(words: list[str], message: str, tmp_path: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bitgolf", *words], capture_output=True, text=True, cwd=str(tmp_path), timeout=60
-    )
+def test_wrong_use_is_exit_2_with_a_message(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = bitgolf(*words)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr and not done.stdout

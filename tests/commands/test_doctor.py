@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -35,6 +33,7 @@ from bitgolf.runtime.device import choose
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
 from bitgolf.score.text import validation
+from helpers.command_line import run_command
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_data
 
@@ -68,7 +67,7 @@ def found(folder: Path) -> dict[str, doctor.RunFinding]:
 
 
 def test_the_document_of_a_healthy_run(finished: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "bitgolf", "doctor", str(finished), "--tokens", str(TOKENS), "--json"], capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = run_command("doctor", str(finished), "--tokens", str(TOKENS), "--json")
     assert done.returncode == 0, done.stderr
     d = json.loads(done.stdout)
     assert d.keys() >= {"run", "tensors", "summed_bpb", "gap_bpb", "explained_share", "findings", "passes"}

@@ -33,10 +33,10 @@ from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.encoding import encode_all, layout, load_codes, walks
 from bitgolf.quantize.size_forecast import forecast
 from bitgolf.recipes import resolve
-from cli.test_cli import bitgolf
+from helpers.command_line import run_command as bitgolf
 from helpers.toy_run import RULES, finish, run_again
 
-PAIRS = 100
+PAIRS = 40
 GRAIN = 8  # bytes: a setting moves several streams, each by words of four; the window of these files is 1 to 10 bytes
 
 

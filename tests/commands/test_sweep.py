@@ -20,7 +20,7 @@ from bitgolf.files import read_json
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.score.text import validation
-from cli.test_cli import bitgolf
+from helpers.command_line import run_command as bitgolf
 from helpers.toy_run import finish, run_again
 
 BITS, DAMPING = "quantize.2.use.bits", "quantize.2.use.solve.damping"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +41,23 @@ class NoisyLoss(CrossEntropy):
         return super().forward(x, targets, logits) * (0.9 + 0.2 * torch.rand(()))
 
 
-def make_data(folder: Path) -> Path:
-    """Shards of some 20,000 tokens, and their tokenizer, from sentences of few words."""
+@cache
+def _data_files() -> dict[str, bytes]:
+    """The files of `make_data` by name, made once in a process."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(words, k=300)).encode() for _ in range(20)]
     documents = [Document(str(i), text) for i, text in enumerate(texts)]
-    prepare(documents[2:], documents[:2], open_tokenizer(SentencePieceBPE(vocab=295).train(texts)), folder)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(documents[2:], documents[:2], open_tokenizer(SentencePieceBPE(vocab=295).train(texts)), Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def make_data(folder: Path) -> Path:
+    """Shards of some 20,000 tokens, and their tokenizer, from sentences of few words."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in _data_files().items():
+        (folder / name).write_bytes(data)
     return folder
 
 

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
+from bitgolf.train.kernels.parity import Call
+from helpers.toy import VOCAB
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -26,6 +30,20 @@ def triton_device() -> torch.device:
     if tuple(int(number) for number in triton.__version__.split(".")[:2]) < (3, 7):
         _convert_indices()
     return torch.device("cpu")
+
+
+@pytest.fixture
+def rows() -> tuple[Tensor, Tensor]:
+    """Token ids and their targets, (2, 16) each, with a document start."""
+    ids = torch.randint(2, VOCAB, (2, 17), generator=torch.Generator().manual_seed(0))
+    ids[:, 5] = 1
+    return ids[:, :-1], ids[:, 1:]
+
+
+@pytest.fixture
+def call() -> Call:
+    """A recorded call of a part: one row of five tokens, 32 wide."""
+    return Call((torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0)),), ())
 
 
 def _convert_indices() -> None:

@@ -22,6 +22,7 @@ from bitgolf.files import read_json, write_json
 from bitgolf.pipeline.execute import start
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES
+from helpers.command_line import run_command
 from helpers.toy import toy_recipe
 
 TEST_WORDS = ("alpha", "beta", "gamma", "delta", "while", "return", "if", "(x)", "= 1", "\n    ", "# note", "é")
@@ -38,6 +39,14 @@ def toy_text(folder: Path) -> Path:
 
 
 def bitgolf(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """The command in the process of the tests."""
+    done = run_command(*words)
+    assert done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def separate_bitgolf(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
     done = subprocess.run([sys.executable, "-m", "bitgolf", *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
@@ -59,7 +68,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(text: Path, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A finished run through the command, in a process of its own: its folder and its JSON document."""
     out = tmp_path_factory.mktemp("runs") / "toy"
-    done = bitgolf("run", str(recipe_file), "--text", str(text), "--out", str(out), "--json")
+    done = separate_bitgolf("run", str(recipe_file), "--text", str(text), "--out", str(out), "--json")
     return out, json.loads(done.stdout)
 
 
@@ -149,7 +158,7 @@ def test_compress_and_decompress_from_separate_processes(finished: tuple[Path, d
     d = json.loads(bitgolf("compress", str(out), str(source), str(coded), "--json").stdout)
     assert d.keys() >= {"bytes_in", "bytes_out", "bpb_coded", "bpb_predicted", "seconds"}
     assert d["bytes_out"] == coded.stat().st_size
-    bitgolf("decompress", str(out), str(coded), str(back))
+    separate_bitgolf("decompress", str(out), str(coded), str(back))
     assert back.read_bytes() == source.read_bytes()
     coded.write_bytes(coded.read_bytes()[:-3])
     failed = bitgolf("decompress", str(out), str(coded), str(tmp_path / "none"), code=1)

@@ -20,12 +20,12 @@ from typing import NamedTuple
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shards import find_shards
 from bitgolf.tokens.caseops_tokenizer import MAGIC
-from gpu_parts import program
-from gpu_parts.job import GPUS, RECIPE, Job
-from gpu_parts.lines import Lines, read
+from gpu_benchmarks import harness
+from gpu_benchmarks.job import GPUS, RECIPE, BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter, read_results
 
 STEPS, EVERY, WARM_UP = 160, 10, 5
-STANDIN = Path(__file__).parent / "standin"
+STUB_FOLDER = Path(__file__).parent / "flash_attn_stub"
 STEP = re.compile(r"(\d+)/(\d+) train_loss: \S+ train_time: \S+ tok/s: (\d+)")
 LOOPS = re.compile(r"layer_loop:enabled step:(\d+)")
 PUBLISHED = {
@@ -36,14 +36,14 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-class Log(NamedTuple):
+class ReferenceLog(NamedTuple):
     """What a script's log says. elapsed: seconds of its training clock by step; loops: the step that they began at."""
 
     elapsed: dict[int, float]
     loops: int | None
 
 
-def measure(job: Job, lines: Lines) -> None:
+def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     folder = job.folder / "reference"
     settings, started = environment(job, folder), time.monotonic()
     tokens, text, first = int(settings["TRAIN_BATCH_TOKENS"]), "", 0.0
@@ -59,33 +59,37 @@ def measure(job: Job, lines: Lines) -> None:
                 if step[1] == step[2]:
                     process.kill()  # what follows is validation
             if LOOPS.match(line):
-                report("loops off", parse(text, tokens), first, job, lines)
-    report("loops on", parse(text, tokens), first, job, lines)
+                report("loops off", parse_log(text, tokens), first, job, results)
+    report("loops on", parse_log(text, tokens), first, job, results)
 
 
-def report(phase: str, log: Log, first: float, job: Job, lines: Lines) -> None:
+def report(phase: str, log: ReferenceLog, first: float, job: BenchmarkJob, results: ResultsWriter) -> None:
     """A line with the reference's speed in a phase, and one with the ratio to ours where ours was measured.
 
     first: seconds until its first step was logged. Raises `SystemExit` where the log has no steps of this phase.
     """
-    ms = milliseconds(log, phase)
+    ms = step_ms(log, phase)
     if not ms:
         raise SystemExit(f"{job.reference} logged too few steps with {phase}")
     median = round(statistics.median(ms), 2)
-    lines.add(
+    results.add(
         phase,
         ms=median,
         range=[round(min(ms), 2), round(max(ms), 2)],
-        start_seconds=round(first, 1),
-        attention="PyTorch's, as a stand-in" if stands_in() else "FlashAttention 3",
+        startup_seconds=round(first, 1),
+        attention="PyTorch's, as a stub" if uses_stub() else "FlashAttention 3",
     )
-    ours = [line["ms"] for line in read(job.results) if (line["part"], line["what"]) == ("step", phase)]
+    ours = [
+        line["ms"]
+        for line in read_results(job.results)
+        if (line["benchmark"], line["measurement"]) == ("train_step", phase)
+    ]
     if ours:
         both = {"ours_ms": ours[-1], "reference_ms": median}
-        lines.add(f"{phase}, reference ms / our ms", ratio=round(median / ours[-1], 4), **both)
+        results.add(f"{phase}, reference ms / our ms", ratio=round(median / ours[-1], 4), **both)
 
 
-def environment(job: Job, folder: Path) -> dict[str, str]:
+def environment(job: BenchmarkJob, folder: Path) -> dict[str, str]:
     """What tells the script what to do. The shards are linked under the names that it looks for."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -96,8 +100,8 @@ def environment(job: Job, folder: Path) -> dict[str, str]:
             link.symlink_to(shard.resolve())
     tokenizer = folder / "tokenizer.model"  # without case operators, of which the script's bytes would come
     tokenizer.write_bytes((job.data / "tokenizer.model").read_bytes().removeprefix(MAGIC))
-    train = program.recipe_for(RECIPE, toy=job.toy)["train"]
-    modules = [str(STANDIN)] * stands_in() + [os.environ["PYTHONPATH"]]
+    train = harness.recipe_for(RECIPE, toy=job.toy)["train"]
+    modules = [str(STUB_FOLDER)] * uses_stub() + [os.environ["PYTHONPATH"]]
     return {
         **os.environ,
         **PUBLISHED,
@@ -118,19 +122,19 @@ def environment(job: Job, folder: Path) -> dict[str, str]:
     }
 
 
-def stands_in() -> bool:
+def uses_stub() -> bool:
     """Whether FlashAttention 3 is missing here."""
     return importlib.util.find_spec("flash_attn_interface") is None
 
 
-def parse(text: str, tokens: int) -> Log:
+def parse_log(text: str, tokens: int) -> ReferenceLog:
     """Read a log. tokens: of all processes in a step, as the script counts them; its tokens/s are a mean since step 0."""
     steps = [match for line in text.splitlines() if (match := STEP.match(line))]
     loops = LOOPS.search(text)
-    return Log({int(m[1]): int(m[1]) * tokens / int(m[3]) for m in steps}, int(loops[1]) if loops else None)
+    return ReferenceLog({int(m[1]): int(m[1]) * tokens / int(m[3]) for m in steps}, int(loops[1]) if loops else None)
 
 
-def milliseconds(log: Log, phase: str) -> list[float]:
+def step_ms(log: ReferenceLog, phase: str) -> list[float]:
     """Milliseconds a step between logged steps of a phase, but its first, in which a graph may have been compiled."""
     if log.loops is None:
         return []

@@ -1,4 +1,4 @@
-"""Parts one after another, each in a process of its own with a time limit; a failure ends one part and no other."""
+"""Runs benchmarks one after another, each in its own process with a time limit; a failure ends only its own benchmark."""
 
 from __future__ import annotations
 
@@ -14,55 +14,57 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from gpu_parts.job import Job
-from gpu_parts.lines import Lines, last_lines
+from gpu_benchmarks.job import BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter, tail
 
 GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 POLL = 0.1
 
 
-class Part(NamedTuple):
-    """A part's name and its weight: how the seconds that are left are shared by this part and those after it."""
+class Benchmark(NamedTuple):
+    """A benchmark's name and its weight: its share of the seconds that are left for it and those after it."""
 
     name: str
     weight: float
 
 
-class Stopped(Exception):
+class BenchmarkInterrupted(Exception):
     """SIGTERM or SIGINT came."""
 
 
-Command = Callable[[Part, float], Sequence[str]]  # (part, its limit in seconds) -> what to run
+Command = Callable[[Benchmark, float], Sequence[str]]  # (benchmark, its limit in seconds) -> what to run
 
 
-def run_parts(
-    parts: Sequence[Part], command: Command, job: Job, seconds: float, environment: Mapping[str, str]
+def run_benchmarks(
+    benchmarks: Sequence[Benchmark], command: Command, job: BenchmarkJob, seconds: float, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """Run the parts in order; returns part -> why it failed, "" where it did not. Every failure is also a line.
+    """Run the benchmarks in order; returns benchmark -> why it failed, "" where it did not. Every failure is also a line.
 
-    Raises `Stopped` on SIGTERM and SIGINT, the running part's processes ended and a line written.
+    Raises `BenchmarkInterrupted` on SIGTERM and SIGINT, the running benchmark's processes ended and a line written.
     """
     end, outcomes = time.monotonic() + seconds, dict[str, str]()
-    for i, part in enumerate(parts):
+    for i, benchmark in enumerate(benchmarks):
         left = end - time.monotonic()
-        limit = left * part.weight / sum(p.weight for p in parts[i:])
-        say(f"{part.name}: at most {limit:.0f} s of {left:.0f} s left")
-        lines = Lines(job, part.name)
+        limit = left * benchmark.weight / sum(b.weight for b in benchmarks[i:])
+        log(f"{benchmark.name}: at most {limit:.0f} s of {left:.0f} s left")
+        results = ResultsWriter(job, benchmark.name)
         try:
-            outcomes[part.name] = run_part(command(part, limit), limit, job, part.name, environment)
-        except Stopped as stopped:
-            lines.add("failed", reason=str(stopped))
+            outcomes[benchmark.name] = run_benchmark(command(benchmark, limit), limit, job, benchmark.name, environment)
+        except BenchmarkInterrupted as stopped:
+            results.add("failed", reason=str(stopped))
             raise
-        if outcomes[part.name]:
-            lines.add("failed", reason=outcomes[part.name], limit=round(limit, 1))
-        say(f"{part.name}: {outcomes[part.name] or 'done'}, {time.monotonic() - lines.started:.1f} s")
+        if outcomes[benchmark.name]:
+            results.add("failed", reason=outcomes[benchmark.name], limit=round(limit, 1))
+        log(f"{benchmark.name}: {outcomes[benchmark.name] or 'done'}, {time.monotonic() - results.started:.1f} s")
     return outcomes
 
 
-def run_part(command: Sequence[str], limit: float, job: Job, name: str, environment: Mapping[str, str]) -> str:
+def run_benchmark(
+    command: Sequence[str], limit: float, job: BenchmarkJob, name: str, environment: Mapping[str, str]
+) -> str:
     """Run a command until it ends or its limit is over; returns why it failed, or "". Its output goes to NAME.log."""
-    log = job.folder / f"{name}.log"
-    with log.open("wb") as output, _signals():
+    log_file = job.folder / f"{name}.log"
+    with log_file.open("wb") as output, _signals():
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=dict(environment), start_new_session=True
         )
@@ -71,13 +73,13 @@ def run_part(command: Sequence[str], limit: float, job: Job, name: str, environm
         finally:
             _end(process)
     if over:
-        return f"time limit of {limit:.1f} s reached; {last_lines(log)}"
+        return f"time limit of {limit:.1f} s reached; {tail(log_file)}"
     if process.returncode < 0:
-        return f"ended by signal {-process.returncode}; {last_lines(log)}"
-    return last_lines(log) if process.returncode else ""
+        return f"ended by signal {-process.returncode}; {tail(log_file)}"
+    return tail(log_file) if process.returncode else ""
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
@@ -104,7 +106,7 @@ def _show(results: Path, start: int) -> int:
     whole = new[: new.rfind(b"\n") + 1]
     for line in map(json.loads, whole.splitlines()):
         values = {k: v for k, v in line.items() if isinstance(v, int | float) and k != "toy"}
-        say(f"  {line['part']}, {line['what']}: {', '.join(f'{k} {v}' for k, v in values.items())}")
+        log(f"  {line['benchmark']}, {line['measurement']}: {', '.join(f'{k} {v}' for k, v in values.items())}")
     return start + len(whole)
 
 
@@ -119,10 +121,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise `Stopped` meanwhile."""
+    """SIGTERM and SIGINT raise `BenchmarkInterrupted` meanwhile."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(f"stopped by {signal.Signals(number).name}")
+        raise BenchmarkInterrupted(f"stopped by {signal.Signals(number).name}")
 
     old = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -10,7 +10,7 @@ import numpy as np
 LETTERS = np.frombuffer(b"etaoinshrdlucmfwypvbgk", np.uint8)
 
 
-def write_words(path: Path, *, documents: int, words: int, lexicon: int, seed: int = 0) -> Path:
+def write_random_text(path: Path, *, documents: int, words: int, lexicon: int, seed: int = 0) -> Path:
     """A jsonl file of documents of `words` words on average, which follow Zipf's law: speed does not depend on more."""
     draw = np.random.default_rng(seed)
     known = [bytes(draw.choice(LETTERS, draw.integers(2, 10))).decode() for _ in range(lexicon)]

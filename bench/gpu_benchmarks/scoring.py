@@ -11,9 +11,9 @@ from bitgolf.errors import BitgolfError
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.methods import Method, Sliding
 from bitgolf.score.text import Text, validation
-from gpu_parts import program
-from gpu_parts.job import RECIPE, Job
-from gpu_parts.lines import Lines, one_line
+from gpu_benchmarks import harness
+from gpu_benchmarks.job import RECIPE, BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter, one_line
 
 FIRST, SECONDS = 16_384, 4.0  # targets of the first, shorter, measurement; what the second one should take
 TOY_FIRST, TOY_SECONDS = 128, 0.0
@@ -21,22 +21,22 @@ STRIDE = 64
 BOUNDARIES, TOY_BOUNDARIES = (16, 32, 48), (1, 2)  # documents behind which a phase ends
 
 
-def measure(job: Job, lines: Lines) -> None:
-    recipe, text = program.recipe_for(RECIPE, toy=job.toy), validation(job.data)
+def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
+    recipe, text = harness.recipe_for(RECIPE, toy=job.toy), validation(job.data)
     first, seconds = (TOY_FIRST, TOY_SECONDS) if job.toy else (FIRST, SECONDS)
     for name, method in methods(recipe, toy=job.toy).items():
         try:
-            speed = timed(recipe, job.data, method, whole(text, first))
+            speed = time_method(recipe, job.data, method, whole_documents(text, first))
             if seconds:  # compiled by now: as many targets as that time is good for
-                enough = whole(text, max(first, int(seconds * speed["targets_per_second"])))
-                speed = timed(recipe, job.data, method, enough)
+                enough = whole_documents(text, max(first, int(seconds * speed["targets_per_second"])))
+                speed = time_method(recipe, job.data, method, enough)
         except (BitgolfError, RuntimeError) as error:
-            speed = {"unable": one_line(error)}
-        lines.add(name, **program.identity_of(recipe), **speed)
-        program.free_memory()
+            speed = {"error": one_line(error)}
+        results.add(name, **harness.recipe_fields(recipe), **speed)
+        harness.free_memory()
 
 
-def whole(text: Text, targets: int) -> Text:
+def whole_documents(text: Text, targets: int) -> Text:
     """The first documents with at least so many targets, uncut: methods that order documents need them whole."""
     return text.head(next((stop for _, stop in text.documents() if stop >= targets), text.targets))
 
@@ -55,10 +55,10 @@ def methods(recipe: Spec[Recipe], *, toy: bool) -> dict[str, Spec[Method]]:
     }
 
 
-def timed(recipe: Spec[Recipe], data: Path, method: Spec[Method], text: Text) -> dict[str, Any]:
+def time_method(recipe: Spec[Recipe], data: Path, method: Spec[Method], text: Text) -> dict[str, Any]:
     """Score a text with a model of random weights: targets per second, and what was scored."""
-    place = program.place_of(data)
-    context = ScoringContext(program.random_model(recipe, place), place.vocab, text, program.device())
+    place = harness.build_context_of(data)
+    context = ScoringContext(harness.random_model(recipe, place), place.vocab, text, harness.device())
     result = evaluate_method(context, method, baseline=False)
     kept = ("targets", "tokens_read", "window", "stride", "compile_seconds", "batch_tokens", "kernels")
     return {

@@ -1,4 +1,4 @@
-"""What the parts of `bench/gpu.py` compute and read, without a GPU."""
+"""What the benchmarks of `bench/gpu.py` compute and read, without a GPU."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gpu_parts import flops, full_run, gpu_tests, reference, variants, wheels, words
-from gpu_parts.job import Job
-from gpu_parts.program import recipe_for, time_steps, training
-from gpu_parts.recipes import random_shard
+from gpu_benchmarks import flops, full_run, gpu_tests, kernel_ablation, reference, synthetic_text, wheels
+from gpu_benchmarks.harness import prepared_trainer, recipe_for, time_steps
+from gpu_benchmarks.job import BenchmarkJob
+from gpu_benchmarks.recipe_speed import random_shard
 
 from bitgolf.config.spec import Place
 from bitgolf.errors import BitgolfError
@@ -39,19 +39,19 @@ layer_loop:enabled step:35 frac:0.500 encoder:[0] decoder:[1]
 
 def test_the_references_milliseconds_are_those_of_its_log() -> None:
     tokens = 786_432  # so the clock was at 0.2, 1.2, 2.2, 3.2, 4.8 and 6.3 s
-    log = reference.parse(LOG, tokens)
+    log = reference.parse_log(LOG, tokens)
     assert list(log.elapsed) == [1, 10, 20, 30, 40, 50] and log.loops == 35
-    assert reference.milliseconds(log, "loops off") == pytest.approx([100.0, 100.0], abs=1e-3)
-    assert reference.milliseconds(log, "loops on") == pytest.approx([150.0], abs=1e-3)
+    assert reference.step_ms(log, "loops off") == pytest.approx([100.0, 100.0], abs=1e-3)
+    assert reference.step_ms(log, "loops on") == pytest.approx([150.0], abs=1e-3)
 
 
 def test_a_log_that_ends_early_has_no_steps_of_the_second_phase() -> None:
-    log = reference.parse(LOG.partition("layer_loop")[0], 786_432)
-    assert reference.milliseconds(log, "loops on") == []
+    log = reference.parse_log(LOG.partition("layer_loop")[0], 786_432)
+    assert reference.step_ms(log, "loops on") == []
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(reference.STANDIN))
+    monkeypatch.syspath_prepend(str(reference.STUB_FOLDER))
     return importlib.import_module("flash_attn_interface")
 
 
@@ -90,12 +90,12 @@ def test_operations_of_pr1855_are_those_of_its_matrices(progress: float, visits:
     found = flops.count(recipe, Place(vocab=8192), within(progress, 20_000, 600.0))
     block = 2 * (512 * 512 * 2 + 512 * 256 * 2 + 2 * 512 * 2048)  # q and out, k and v, MLP: two operations each
     matrices = visits * block + 2 * 512 * 8192
-    assert matrices <= found.products <= 1.005 * matrices  # gates are the rest
+    assert matrices <= found.matmul <= 1.005 * matrices  # gates are the rest
     assert found.attention == visits * 4 * 512
 
 
 def test_a_step_has_two_products_backward_for_one_forward() -> None:
-    assert flops.Flops(products=10.0, attention=2.0).step(tokens=100, keys=5.0) == 3 * 100 * (10 + 2 * 5)
+    assert flops.FlopsPerToken(matmul=10.0, attention=2.0).step(tokens=100, keys=5.0) == 3 * 100 * (10 + 2 * 5)
 
 
 def test_keys_are_those_of_a_token_s_own_segment() -> None:
@@ -109,7 +109,7 @@ def test_keys_are_those_of_a_token_s_own_segment() -> None:
     [("NVIDIA H100 80GB HBM3: bfloat16 products", 989e12), ("NVIDIA H100 PCIe", 756e12), ("CPU with 2 threads", None)],
 )
 def test_the_peak_is_looked_up_by_the_device_s_name(name: str, peak: float | None) -> None:
-    assert flops.peak(name) == peak
+    assert flops.peak_flops(name) == peak
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -118,10 +118,16 @@ def test_the_peak_is_looked_up_by_the_device_s_name(name: str, peak: float | Non
 def test_a_part_that_is_kept_plain_is_offered_no_kernel(tmp_path: Path) -> None:
     recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
     data = random_shard(tmp_path, place, 2_000)
-    with training(recipe, data, place) as all_of_them, training(recipe, data, place, plain=(variants.MLP,)) as others:
-        hidden = [line for line in all_of_them.said if line not in others.said]
-    assert hidden == [line for line in all_of_them.said if line.startswith("MLP")] != []
-    with pytest.raises(BitgolfError, match="Nothing"), training(recipe, data, place, plain=("Nothing",)):
+    with (
+        prepared_trainer(recipe, data, place) as all_of_them,
+        prepared_trainer(recipe, data, place, without_kernels=(kernel_ablation.MLP,)) as others,
+    ):
+        hidden = [line for line in all_of_them.messages if line not in others.messages]
+    assert hidden == [line for line in all_of_them.messages if line.startswith("MLP")] != []
+    with (
+        pytest.raises(BitgolfError, match="Nothing"),
+        prepared_trainer(recipe, data, place, without_kernels=("Nothing",)),
+    ):
         pass
 
 
@@ -129,7 +135,7 @@ def test_an_option_that_inductor_does_not_know_is_an_error(tmp_path: Path) -> No
     recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
     with (
         pytest.raises(BitgolfError, match="no option 'fusion'"),
-        training(recipe, tmp_path, place, options={"fusion": 1}),
+        prepared_trainer(recipe, tmp_path, place, options={"fusion": 1}),
     ):
         pass
 
@@ -137,7 +143,7 @@ def test_an_option_that_inductor_does_not_know_is_an_error(tmp_path: Path) -> No
 def test_both_phases_are_timed_by_the_graph_that_trains(tmp_path: Path) -> None:
     recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
     visited = list[int]()
-    with training(recipe, random_shard(tmp_path, place, 2_000), place) as ready:
+    with prepared_trainer(recipe, random_shard(tmp_path, place, 2_000), place) as ready:
         ready.trainer.model.blocks[4].register_forward_hook(lambda *_: visited.append(1))
         timing = time_steps(ready.trainer, 0.2, rounds=2, steps=1)
         once = len(visited)
@@ -170,16 +176,18 @@ def test_interruptions_are_time_beyond_the_usual_speed_of_each_phase(tmp_path: P
     events.insert(5, {"event": "phase", "step": 200})
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(event) + "\n" for event in [{"event": "run"}, *events]))
-    assert full_run.interruptions(log) == {"lost_seconds": 9.0}  # a checkpoint of 9 s between steps 100 and 150
+    assert full_run.time_lost(log) == {"lost_seconds": 9.0}  # a checkpoint of 9 s between steps 100 and 150
 
 
 def test_the_clock_of_a_run_leaves_time_for_the_stages_behind_it(tmp_path: Path) -> None:
-    job = Job(out=str(tmp_path), clock=100.0, toy=True, deadline=time.time() + 50.0)
+    job = BenchmarkJob(out=str(tmp_path), training_seconds=100.0, toy=True, deadline=time.time() + 50.0)
     assert full_run.recipe_of(job)["train.seconds"] == pytest.approx(20.0, abs=0.5)
 
 
 def test_random_words_are_the_same_each_time_and_follow_zipf(tmp_path: Path) -> None:
-    paths = [words.write_words(tmp_path / str(i), documents=30, words=200, lexicon=100) for i in range(2)]
+    paths = [
+        synthetic_text.write_random_text(tmp_path / str(i), documents=30, words=200, lexicon=100) for i in range(2)
+    ]
     assert paths[0].read_text() == paths[1].read_text()
     documents = [json.loads(line)["text"].split() for line in paths[0].read_text().splitlines()]
     counts = sorted(map([w for d in documents for w in d].count, {w for d in documents for w in d}), reverse=True)

@@ -1,4 +1,4 @@
-"""What the command was asked for, as JSON that every part's process reads, and where the parts keep their files."""
+"""What the command was asked for, as JSON that the process of every benchmark reads, and the paths of their files."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ GPUS = 8
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchmarkJob:
     """The command's options. Paths are absolute; an empty string means that the option was not given.
 
-    clock: training seconds of the part `run`. toy: tiny models and little text, for a CPU. deadline: when this part
-    must be done, in seconds of `time.time()`.
+    training_seconds: limit of the benchmark `full_run`. toy: tiny models and little text, for a CPU. deadline: when this
+    benchmark must be done, in seconds of `time.time()`.
     """
 
     out: str
-    clock: float
+    training_seconds: float
     text: str = ""
     tokenizer: str = ""
     shards: str = ""
@@ -36,7 +36,7 @@ class Job:
 
     @property
     def results(self) -> Path:
-        """JSON lines of all parts."""
+        """JSON lines of all benchmarks."""
         return self.folder / "gpu.jsonl"
 
     @property
@@ -50,7 +50,7 @@ class Job:
         return Path(self.shards) if self.shards else self.folder / "data"
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until the deadline."""
         return self.deadline - time.time()
 
@@ -58,5 +58,5 @@ class Job:
         path.write_text(json.dumps(asdict(self)))
 
 
-def load(path: Path) -> Job:
-    return Job(**json.loads(path.read_text()))
+def load(path: Path) -> BenchmarkJob:
+    return BenchmarkJob(**json.loads(path.read_text()))

@@ -1,4 +1,4 @@
-"""`bench/gpu.py` from end to end, at toy size on the CPU: every part, as one command."""
+"""`bench/gpu.py` from end to end, at toy size on the CPU: every benchmark, as one command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import gpu
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-KEYS = {"part", "what", "device", "versions", "commit", "recipe", "hash", "seconds", "toy"}
+KEYS = {"benchmark", "measurement", "device", "versions", "commit", "recipe", "hash", "seconds", "toy"}
 SPEED = {"ms", "range", "peak_gb", "loss", "tokens_per_second"}
 SCRIPT = """
 import importlib.util, os, time
@@ -32,7 +32,7 @@ for step in range(1, steps + 1):
 time.sleep(60)  # validation, which nobody waits for
 """
 
-Results = dict[str, dict[str, dict[str, Any]]]  # part -> what -> line
+Results = dict[str, dict[str, dict[str, Any]]]  # benchmark -> measurement -> line
 pytestmark = pytest.mark.slow
 
 
@@ -41,31 +41,31 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Of one run of everything."""
     folder = tmp_path_factory.mktemp("gpu")
     (folder / "train_gpt.py").write_text(SCRIPT)
-    options = ["--toy", "--seconds", "400", "--clock", "0.5", "--reference", str(folder / "train_gpt.py")]
+    options = ["--toy", "--seconds", "400", "--training-seconds", "0.5", "--reference", str(folder / "train_gpt.py")]
     command = [sys.executable, "bench/gpu.py", *options, "--out", str(folder / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "step: at most" in done.stderr  # progress
+    assert "train_step: at most" in done.stderr  # progress
     lines = [json.loads(line) for line in (folder / "out/gpu.jsonl").read_text().splitlines()]
     found: Results = {}
     for line in lines:
         assert line.keys() >= KEYS and line["device"] and line["toy"]
-        found.setdefault(line["part"], {})[line["what"]] = line
+        found.setdefault(line["benchmark"], {})[line["measurement"]] = line
     return found
 
 
 def test_every_part_leaves_lines_and_none_fails(results: Results) -> None:
-    assert list(results) == ["prepare", *(part.name for part in gpu.PARTS), "all"]
+    assert list(results) == ["prepare", *(benchmark.name for benchmark in gpu.BENCHMARKS), "all"]
     assert results["all"]["finished"]["failed"] == {}
-    versions = results["step"]["start"]["versions"]
+    versions = results["train_step"]["start"]["versions"]
     assert versions.keys() == {"python", "torch", "cuda", "triton"} and versions["torch"]
 
 
 def test_both_phases_have_speed_and_the_costliest_kernels(results: Results) -> None:
-    step = results["step"]
+    step = results["train_step"]
     for phase in ("loops off", "loops on"):
         line, kernels = step[phase], step[f"{phase}, profile"]["kernels"]
-        assert line.keys() >= SPEED | {"share_of_peak", "tflop"} and line["recipe"] == "pr1855" and line["hash"]
+        assert line.keys() >= SPEED | {"mfu", "tflop_per_step"} and line["recipe"] == "pr1855" and line["hash"]
         assert len(kernels) == 30 and kernels == sorted(kernels, key=lambda kernel: -kernel["ms"])
         assert all(kernel["launches"] > 0 for kernel in kernels)
     off, on = (step[f"{phase}, profile"]["launches"] for phase in ("loops off", "loops on"))
@@ -73,7 +73,7 @@ def test_both_phases_have_speed_and_the_costliest_kernels(results: Results) -> N
 
 
 def test_the_reference_is_run_on_the_same_batch_and_compared(results: Results) -> None:
-    reference, ours = results["reference"], results["step"]
+    reference, ours = results["reference"], results["train_step"]
     for phase, ms in (("loops off", 100.0), ("loops on", 150.0)):
         assert reference[phase]["ms"] == pytest.approx(ms, rel=0.02)
         ratio = reference[f"{phase}, reference ms / our ms"]["ratio"]
@@ -82,50 +82,50 @@ def test_the_reference_is_run_on_the_same_batch_and_compared(results: Results) -
 
 
 def test_the_run_has_bits_seconds_and_clock_of_every_stage(results: Results) -> None:
-    line = results["run"]["run"]
+    line = results["full_run"]["run"]
     assert all(line["bpb"][stage] > 0 for stage in ("trained", "averaged", "packed"))
     stages = {"prepare", "train", "average", "calibrate", "quantize", "pack", "score"}
     assert line["seconds_by_stage"].keys() >= stages and line["training_clock"]["limit"] == 0.5
-    assert math.isclose(line["over_limit"], line["clock"]["total"] - 0.5, abs_tol=0.01)
-    both = results["run"]["the artifact on both devices"]
+    assert math.isclose(line["seconds_over_limit"], line["training_clock"]["total"] - 0.5, abs_tol=0.01)
+    both = results["full_run"]["the artifact on both devices"]
     assert both["difference"] == both["bpb"] - both["bpb_on_cpu"] and both["targets"] == 512
 
 
 def test_variants_recipes_scoring_and_shrinking_have_a_line_each(results: Results) -> None:
-    variants = results["variants"]
-    assert variants["as a run"]["ms"] > 0 and variants["MLP plain"]["ms"] > 0
-    assert "change nothing" in variants["mix_order_reduction on"]["unable"]  # on a CPU; a reason and no number
-    assert all(results["recipes"][name].keys() >= SPEED for name in ("baseline", "pr164", "pr1512"))
+    kernel_ablation = results["kernel_ablation"]
+    assert kernel_ablation["as a run"]["ms"] > 0 and kernel_ablation["MLP plain"]["ms"] > 0
+    assert "change nothing" in kernel_ablation["mix_order_reduction on"]["error"]  # on a CPU; a reason and no number
+    assert all(results["recipe_speed"][name].keys() >= SPEED for name in ("baseline", "pr164", "pr1512"))
     speeds = {what: line["targets_per_second"] for what, line in results["scoring"].items()}
     assert len(speeds) == 4 and min(speeds.values()) > 0
     quantized = {"quantize, as published", "quantize, trellis", "pack, as published"}
-    assert results["shrink"].keys() >= quantized and results["tests"]["tests marked gpu"]["complete"]
+    assert results["quantize_pack"].keys() >= quantized and results["gpu_tests"]["tests marked gpu"]["complete"]
 
 
-def parts(monkeypatch: pytest.MonkeyPatch, *options: str) -> list[str]:
+def selected(monkeypatch: pytest.MonkeyPatch, *options: str) -> list[str]:
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", "nowhere", *options])
-    return [part.name for part in gpu.chosen(gpu.parse())]
+    return [benchmark.name for benchmark in gpu.selected_benchmarks(gpu.parse())]
 
 
 def test_only_and_skip_choose_parts_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parts(monkeypatch, "--only", "run,step") == ["prepare", "step", "run"]
-    assert parts(monkeypatch, "--only", "run,step", "--skip", "run") == ["prepare", "step"]
-    assert "reference" not in parts(monkeypatch) and "reference" in parts(monkeypatch, "--reference", __file__)
+    assert selected(monkeypatch, "--only", "full_run,train_step") == ["prepare", "train_step", "full_run"]
+    assert selected(monkeypatch, "--only", "full_run,train_step", "--skip", "full_run") == ["prepare", "train_step"]
+    assert "reference" not in selected(monkeypatch) and "reference" in selected(monkeypatch, "--reference", __file__)
 
 
 def test_an_unknown_part_is_named_with_those_there_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        parts(monkeypatch, "--skip", "stepp")
-    assert "no part 'stepp'; parts: step, reference" in capsys.readouterr().err
+        selected(monkeypatch, "--skip", "train")
+    assert "no benchmark 'train'; benchmarks: train_step, reference" in capsys.readouterr().err
 
 
 def test_a_file_that_is_missing_is_named_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        parts(monkeypatch, "--reference", "nowhere/train_gpt.py")
+        selected(monkeypatch, "--reference", "nowhere/train_gpt.py")
     assert "--reference: there is no nowhere/train_gpt.py" in capsys.readouterr().err
 
 

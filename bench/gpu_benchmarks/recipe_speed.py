@@ -8,9 +8,9 @@ import numpy as np
 
 from bitgolf.config.spec import Place
 from bitgolf.data.shards import write_shard
-from gpu_parts import program
-from gpu_parts.job import Job
-from gpu_parts.lines import Lines
+from gpu_benchmarks import harness
+from gpu_benchmarks.job import BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter
 
 RECIPES = ("baseline", "pr164", "pr1512")
 PROGRESS = 0.6
@@ -19,23 +19,23 @@ TOY_ROUNDS, TOY_STEPS, TOY_TOKENS = 1, 1, 4_000
 BOS = 1
 
 
-def measure(job: Job, lines: Lines) -> None:
+def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     rounds, steps, tokens = (TOY_ROUNDS, TOY_STEPS, TOY_TOKENS) if job.toy else (ROUNDS, STEPS, TOKENS)
     for name in RECIPES:
-        recipe = program.recipe_for(name, toy=job.toy)
+        recipe = harness.recipe_for(name, toy=job.toy)
         place = Place(vocab=recipe["tokens.vocab"], bos=BOS)
-        with program.training(recipe, random_shard(job.folder, place, tokens), place) as ready:
-            timing = program.time_steps(ready.trainer, PROGRESS, rounds=rounds, steps=steps)
+        with harness.prepared_trainer(recipe, random_shard(job.folder, place, tokens), place) as ready:
+            timing = harness.time_steps(ready.trainer, PROGRESS, rounds=rounds, steps=steps)
         rows, length = recipe["train.rows"], recipe["train.length"]
-        lines.add(
+        results.add(
             name,
-            **program.identity_of(recipe),
-            **timing.fields(),
-            tokens_per_second=round(1e3 * rows * length / timing.fields()["ms"]),
+            **harness.recipe_fields(recipe),
+            **timing.as_fields(),
+            tokens_per_second=round(1e3 * rows * length / timing.as_fields()["ms"]),
             rows=rows,
             length=length,
-            start_seconds=ready.seconds,
-            said=ready.said,
+            startup_seconds=ready.seconds,
+            messages=ready.messages,
         )
 
 

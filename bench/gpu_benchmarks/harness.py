@@ -1,4 +1,4 @@
-"""The benchmark's calls into training: where to mend it when an entry point of the package moves."""
+"""Calls of the benchmarks into the package: the one file to adapt when an entry point of the package moves."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ from bitgolf.train import setup
 from bitgolf.train.kernels import select
 from bitgolf.train.phases import within
 from bitgolf.train.trainer import Trainer
-from gpu_parts.job import GPUS
+from gpu_benchmarks.job import GPUS
 
 WARM_STEPS = 3
 NOISE = 0.02  # of random weights
 
 
-class Ready(NamedTuple):
+class PreparedTrainer(NamedTuple):
     """A trainer before its first step, what was said of its kernels and graph, and the seconds that all of it took."""
 
     trainer: Trainer
-    said: list[str]
+    messages: list[str]
     seconds: float
 
 
-class Timing(NamedTuple):
+class StepTiming(NamedTuple):
     """Steps of one phase. ms: of a step, in each round."""
 
     ms: list[float]
     loss: float
     peak_bytes: int | None
 
-    def fields(self) -> dict[str, Any]:
+    def as_fields(self) -> dict[str, Any]:
         """As a line has them: the median and the range of milliseconds, memory in GB."""
         return {
             "ms": round(statistics.median(self.ms), 2),
@@ -98,12 +98,17 @@ def toy_sized(recipe: Spec[Recipe]) -> Spec[Recipe]:
 
 
 @contextmanager
-def training(
-    recipe: Spec[Recipe], folder: Path, place: Place, *, plain: Sequence[str] = (), options: Options | None = None
-) -> Iterator[Ready]:
+def prepared_trainer(
+    recipe: Spec[Recipe],
+    folder: Path,
+    place: Place,
+    *,
+    without_kernels: Sequence[str] = (),
+    options: Options | None = None,
+) -> Iterator[PreparedTrainer]:
     """A trainer as a run has it before its first step: kernels chosen, graphs compiled and warm.
 
-    plain: parts whose name begins so keep their plain form; options: of inductor, beside or in place of the program's own.
+    without_kernels: parts whose name begins so get no fused kernel; options: of inductor, beside or in place of the program's own.
     """
     if unknown := sorted((options or {}).keys() - set(torch._inductor.list_options())):
         raise BitgolfError(f"this torch's inductor has no option {unknown[0]!r}")
@@ -112,9 +117,9 @@ def training(
     batches = Batches(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=place.bos)
     trainer = Trainer(recipe["model"], recipe["train"], recipe["average"], place, batches, where, World(), 0)
     try:
-        with kept_plain(plain), mock.patch.dict(compiler.CUDA, options or {}):
+        with hide_kernels(without_kernels), mock.patch.dict(compiler.CUDA, options or {}):
             begun = setup.prepare(trainer, Journal())
-        yield Ready(trainer, [*begun.kernels, begun.graph], round(time.perf_counter() - started, 2))
+        yield PreparedTrainer(trainer, [*begun.kernels, begun.graph], round(time.perf_counter() - started, 2))
     finally:
         trainer.close()
         torch.compiler.reset()  # graphs hold on to their model
@@ -122,7 +127,7 @@ def training(
 
 
 @contextmanager
-def kept_plain(names: Sequence[str]) -> Iterator[None]:
+def hide_kernels(names: Sequence[str]) -> Iterator[None]:
     """Hides parts with such names from the choice of kernels. Raises `BitgolfError` where there is none to hide."""
     sites, hidden = select.sites, set[str]()
 
@@ -139,15 +144,15 @@ def kept_plain(names: Sequence[str]) -> Iterator[None]:
         raise BitgolfError(f"of the parts with kernels ({', '.join(names)}) only {sorted(hidden)} are here")
 
 
-def place_of(data: Path) -> Place:
+def build_context_of(data: Path) -> Place:
     """Vocabulary and BOS of a folder of shards."""
     manifest = load_manifest(data)
     return Place(vocab=manifest.vocab, bos=manifest.bos)
 
 
-def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) -> Timing:
+def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) -> StepTiming:
     """Time `rounds` times `steps` steps at this progress of the run, behind a few that are not timed."""
-    now, cuda = moment(trainer, progress), trainer.device.device.type == "cuda"
+    now, cuda = progress_at(trainer, progress), trainer.device.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     number = count()  # of a step: batches are made ahead in their order
@@ -156,10 +161,10 @@ def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) ->
         seconds = _rounds(trainer, now, number, rounds, steps)
         loss = trainer.step(next(number), now).item()
     peak = torch.cuda.max_memory_allocated() if cuda else None
-    return Timing([1e3 * each / steps for each in seconds], loss, peak)
+    return StepTiming([1e3 * each / steps for each in seconds], loss, peak)
 
 
-def moment(trainer: Trainer, progress: float) -> Now:
+def progress_at(trainer: Trainer, progress: float) -> Now:
     return within(progress, trainer.settings.steps, trainer.settings.seconds)
 
 
@@ -180,7 +185,7 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def identity_of(recipe: Spec[Recipe]) -> dict[str, Any]:
+def recipe_fields(recipe: Spec[Recipe]) -> dict[str, Any]:
     """A line's `recipe` and `digest`."""
     return {"recipe": recipe["name"], "digest": identity(recipe)}
 

@@ -9,8 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from gpu_parts.job import RECIPE, Job
-from gpu_parts.lines import Lines
+from gpu_benchmarks.job import RECIPE, BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter
 
 TESTS, TOY_TESTS = "tests", "tests/kernels/test_cores.py"
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,23 +18,23 @@ OUTCOME = re.compile(r"^(\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b|^
 OPTIONS = ("-m", "gpu", "-v", "-o", "addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "--color=no")
 
 
-def measure(job: Job, lines: Lines) -> None:
+def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     if importlib.util.find_spec("pytest"):
-        run_tests(job, lines)
+        run_tests(job, results)
     else:
-        compare_kernels(job, lines)
+        compare_kernels(job, results)
 
 
-def compare_kernels(job: Job, lines: Lines) -> None:
+def compare_kernels(job: BenchmarkJob, results: ResultsWriter) -> None:
     """One line: for each kind of part the kernel that was chosen, and what is against the others."""
-    from gpu_parts import program  # here, as importing torch takes seconds that tests need not wait for
+    from gpu_benchmarks import harness  # here, as importing torch takes seconds that tests need not wait for
 
-    recipe = program.recipe_for(RECIPE, toy=job.toy)
-    with program.training(recipe, job.data, program.place_of(job.data)) as ready:
-        lines.add("kernels compared, as pytest is missing", **program.identity_of(recipe), said=ready.said)
+    recipe = harness.recipe_for(RECIPE, toy=job.toy)
+    with harness.prepared_trainer(recipe, job.data, harness.build_context_of(job.data)) as ready:
+        results.add("kernels compared, as pytest is missing", **harness.recipe_fields(recipe), messages=ready.messages)
 
 
-def run_tests(job: Job, lines: Lines) -> None:
+def run_tests(job: BenchmarkJob, results: ResultsWriter) -> None:
     """One line: outcomes counted as far as the tests came, and the names of those that failed."""
     command = [sys.executable, "-m", "pytest", *OPTIONS, "--continue-on-collection-errors"]
     log = job.folder / "pytest.log"
@@ -43,7 +43,7 @@ def run_tests(job: Job, lines: Lines) -> None:
             [*command, TOY_TESTS if job.toy else TESTS], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
         )
         try:
-            complete = process.wait(max(1.0, job.left - 2)) is not None
+            complete = process.wait(max(1.0, job.seconds_left - 2)) is not None
         except subprocess.TimeoutExpired:
             complete = False
             process.kill()
@@ -51,7 +51,7 @@ def run_tests(job: Job, lines: Lines) -> None:
     outcomes = parse(log.read_text(errors="replace"))
     counts = Counter(outcomes.values())
     failed = sorted(name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR"))
-    lines.add(
+    results.add(
         "tests marked gpu",
         complete=complete,
         status=process.returncode,

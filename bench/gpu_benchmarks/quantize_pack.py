@@ -20,24 +20,24 @@ from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.codecs.codec import Float
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.report.log import Journal
-from gpu_parts import program
-from gpu_parts.full_run import recipe_of
-from gpu_parts.job import Job
-from gpu_parts.lines import Lines
+from gpu_benchmarks import harness
+from gpu_benchmarks.full_run import recipe_of
+from gpu_benchmarks.job import BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter
 
 BITS, STATES, TOY_STATES = 3.3, 256, 8
 
 
-def measure(job: Job, lines: Lines) -> None:
+def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     published = recipe_of(job).set("calibrate.reserve", 0.0)  # so that no clock ends it
-    run = new_run(published, job)
-    stage("calibrate", calibrate, run, lines)
-    stage("quantize, as published", quantize, run, lines)
+    run = run_with_random_weights(published, job)
+    stage("calibrate", calibrate, run, results)
+    stage("quantize, as published", quantize, run, results)
     with_levels = replace(run, recipe=published.set("pack.coder", part(Range, levels=True)))
-    stage("pack, range coder with levels", pack, with_levels, lines)
-    stage("pack, as published", pack, run, lines)
+    stage("pack, range coder with levels", pack, with_levels, results)
+    stage("pack, as published", pack, run, results)
     rules = trellis_rules(TOY_STATES if job.toy else STATES)
-    stage("quantize, trellis", quantize, replace(run, recipe=published.set("quantize", rules)), lines)
+    stage("quantize, trellis", quantize, replace(run, recipe=published.set("quantize", rules)), results)
 
 
 def trellis_rules(states: int) -> tuple[Spec[Rule], ...]:
@@ -48,20 +48,20 @@ def trellis_rules(states: int) -> tuple[Spec[Rule], ...]:
     )
 
 
-def new_run(recipe: Spec[Recipe], job: Job) -> Run:
+def run_with_random_weights(recipe: Spec[Recipe], job: BenchmarkJob) -> Run:
     """A run whose training is done: its averaged weights are noise."""
-    folder = job.folder / "shrink"
+    folder = job.folder / "quantize_pack"
     run = Run(recipe, folder, Journal(folder), shards=job.data)
     no_time = TrainingTime(training_seconds=0.0, time_limit_seconds=0.0, calibration_reserve=None)
     run.done["train"] = msgspec.to_builtins(no_time)
-    save_file(program.random_weights(recipe, program.place_of(job.data)), folder / "averaged.safetensors")
+    save_file(harness.random_weights(recipe, harness.build_context_of(job.data)), folder / "averaged.safetensors")
     return run
 
 
-def stage(name: str, function: Callable[[Run], msgspec.Struct], run: Run, lines: Lines) -> None:
-    """Time one stage; what it says of itself is in the part's log."""
+def stage(name: str, function: Callable[[Run], msgspec.Struct], run: Run, results: ResultsWriter) -> None:
+    """Time one stage; what it says of itself is in the benchmark's log."""
     started = time.perf_counter()
     outcome = function(run)
     took = round(time.perf_counter() - started, 2)
     size = msgspec.to_builtins(outcome.bytes) if isinstance(outcome, PackedArtifact) else None
-    lines.add(name, **program.identity_of(run.recipe), stage_seconds=took, bytes=size)
+    results.add(name, **harness.recipe_fields(run.recipe), stage_seconds=took, bytes=size)

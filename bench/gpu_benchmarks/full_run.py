@@ -23,46 +23,46 @@ from bitgolf.runtime.device import Device
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.methods import Contiguous
 from bitgolf.score.text import validation
-from gpu_parts import program
-from gpu_parts.job import GPUS, RECIPE, Job
-from gpu_parts.lines import Lines, last_lines
+from gpu_benchmarks import harness
+from gpu_benchmarks.job import GPUS, RECIPE, BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter, tail
 
 TARGETS, TOY_TARGETS = 8_192, 512
-SHARE = 0.4  # of the part's time, at most, is the training clock
+SHARE = 0.4  # of the benchmark's time, at most, is the training clock
 CAP = 1 << 24  # bytes: a short run's weights need not fit 16 MB; an artifact that states more cannot be read
 
 
-def measure(job: Job, lines: Lines) -> None:
+def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     recipe, folder = recipe_of(job), job.folder / "run"
-    known = program.identity_of(recipe)
+    known = harness.recipe_fields(recipe)
     write_json(folder / "recipe.json", recipe.to_json())
     command = [sys.executable, "-m", "bitgolf", "run", str(folder), "--shards", str(job.data), "--from", "prepare"]
     log = job.folder / "bitgolf.log"
     with log.open("wb") as output:
         status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
     if status:
-        lines.add("stages before the failure", **known, seconds_by_stage=stage_seconds(folder))
-        raise SystemExit(f"`bitgolf run` failed with status {status}: {last_lines(log, 2)}")
+        results.add("stages before the failure", **known, seconds_by_stage=stage_seconds(folder))
+        raise SystemExit(f"`bitgolf run` failed with status {status}: {tail(log, 2)}")
     result = read_json(folder / "score.json")
-    lines.add(
+    results.add(
         "run",
         **known,
         bpb=result["bpb"],
         seconds_by_stage=result["seconds"],
         training_clock=result["training_clock"],
-        over_limit=round(result["training_clock"]["total"] - result["training_clock"]["limit"], 2),
+        seconds_over_limit=round(result["training_clock"]["total"] - result["training_clock"]["limit"], 2),
         steps=result["steps"],
         tokens=result["tokens"],
         bytes=result["bytes"],
     )
-    lines.add("interruptions of training", **known, **interruptions(folder / "log.jsonl"))
-    devices(folder / "artifact.bg", recipe, job, lines)
+    results.add("interruptions of training", **known, **time_lost(folder / "log.jsonl"))
+    compare_devices(folder / "artifact.bg", recipe, job, results)
 
 
-def recipe_of(job: Job) -> Spec[Recipe]:
+def recipe_of(job: BenchmarkJob) -> Spec[Recipe]:
     """The recipe for one GPU and the given clock, scored without adaptation; calibration has one GPU's share, too."""
-    recipe = program.recipe_for(RECIPE, toy=job.toy)
-    clock = min(job.clock, max(1.0, SHARE * job.left))
+    recipe = harness.recipe_for(RECIPE, toy=job.toy)
+    clock = min(job.training_seconds, max(1.0, SHARE * job.seconds_left))
     recipe = recipe.set("train.seconds", clock).set("train.steps", 0).set("pack.cap", CAP)
     recipe = recipe.set("score", recipe["score"][:1]).set("proof", None)
     if job.toy:
@@ -77,7 +77,7 @@ def stage_seconds(folder: Path) -> dict[str, float]:
     return {stage: done["seconds"] for stage, done in read_json(path).items()} if path.exists() else {}
 
 
-def interruptions(log: Path) -> dict[str, Any]:
+def time_lost(log: Path) -> dict[str, Any]:
     """Seconds of the training clock beyond the median speed of each phase: what checkpoints cost, above all."""
     phases: list[list[tuple[int, float]]] = [[]]  # (steps, seconds) of each time that losses were read
     for event in map(json.loads, log.read_text().splitlines()):
@@ -93,7 +93,7 @@ def interruptions(log: Path) -> dict[str, Any]:
     return {"lost_seconds": round(lost, 3)}
 
 
-def devices(artifact: Path, recipe: Spec[Recipe], job: Job, lines: Lines) -> None:
+def compare_devices(artifact: Path, recipe: Spec[Recipe], job: BenchmarkJob, results: ResultsWriter) -> None:
     """The same artifact, targets and windows on this device and on the CPU."""
     text = validation(job.data).head(TOY_TARGETS if job.toy else TARGETS)
 
@@ -102,10 +102,10 @@ def devices(artifact: Path, recipe: Spec[Recipe], job: Job, lines: Lines) -> Non
         context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, device)
         return evaluate_method(context, recipe["score"][0]).bpb
 
-    here, on_cpu = bpb(program.device()), bpb(program.cpu())
-    lines.add(
+    here, on_cpu = bpb(harness.device()), bpb(harness.cpu())
+    results.add(
         "the artifact on both devices",
-        **program.identity_of(recipe),
+        **harness.recipe_fields(recipe),
         targets=text.targets,
         bpb=here,
         bpb_on_cpu=on_cpu,

@@ -21,18 +21,18 @@ BACKWARD = 2.0  # a backward pass has two products for each of the forward pass
 SHORT = 32  # tokens of the rows that are counted
 
 
-class Flops(NamedTuple):
-    """Of one token forward: `products` with weights, and `attention` for each key that the token sees."""
+class FlopsPerToken(NamedTuple):
+    """Of one token forward: `matmul` with weights, and `attention` for each key that the token sees."""
 
-    products: float
+    matmul: float
     attention: float
 
     def step(self, tokens: int, keys: float) -> float:
         """Of a training step over so many tokens, each of which sees `keys` keys on average."""
-        return (1 + BACKWARD) * tokens * (self.products + self.attention * keys)
+        return (1 + BACKWARD) * tokens * (self.matmul + self.attention * keys)
 
 
-def count(recipe: Spec[Recipe], place: Place, now: Now) -> Flops:
+def count(recipe: Spec[Recipe], place: Place, now: Now) -> FlopsPerToken:
     """Count a recipe's model at this moment of training, on the meta device. Recomputation does not count."""
     with torch.device("meta"):
         task = Task(recipe["model"](place), recipe["train"]().objective(place._replace(dim=recipe["model.dim"])))
@@ -42,7 +42,7 @@ def count(recipe: Spec[Recipe], place: Place, now: Now) -> Flops:
         # Attention over a row of T tokens is plain here: every token meets T keys.
         short, long = (_forward(task, length) for length in (SHORT, 2 * SHORT))
     attention = (long - short) / SHORT
-    return Flops(short - attention * SHORT, attention)
+    return FlopsPerToken(short - attention * SHORT, attention)
 
 
 def _forward(task: Task, length: int) -> float:
@@ -64,6 +64,6 @@ def mean_keys(ids: npt.NDArray[np.int64], bos: int, cap: int) -> float:
     return seen / ids.size
 
 
-def peak(name: str) -> float | None:
+def peak_flops(name: str) -> float | None:
     """Operations per second of the device of this name; None for one that is not in the table."""
     return next((value for known, value in PEAKS.items() if known in name), None)

@@ -1,4 +1,4 @@
-"""Parts one after another: limits, failures, signals. The parts are little programs that stand in for measurements."""
+"""Benchmarks one after another: limits, failures, signals. The benchmarks are little programs that stand in for measurements."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_parts.job import Job
-from gpu_parts.lines import Lines, read
-from gpu_parts.schedule import Part, run_parts
+from gpu_benchmarks.job import BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter, read_results
+from gpu_benchmarks.runner import Benchmark, run_benchmarks
 
 BENCH = str(Path(__file__).resolve().parents[2] / "bench")
-KEYS = {"part", "what", "device", "versions", "commit", "recipe", "hash", "seconds"}
+KEYS = {"benchmark", "measurement", "device", "versions", "commit", "recipe", "hash", "seconds"}
 GOOD = """
 import sys, pathlib
-from gpu_parts import job, lines
-lines.Lines(job.load(pathlib.Path(sys.argv[1])), "good").add("a", ms=1.5)
+from gpu_benchmarks import job, results
+results.ResultsWriter(job.load(pathlib.Path(sys.argv[1])), "good").add("a", ms=1.5)
 """
 PROGRAMS = {
     "good": GOOD,
@@ -31,28 +31,32 @@ PROGRAMS = {
 }
 
 
-def job_in(folder: Path) -> Job:
-    job = Job(out=str(folder), clock=1.0, commit="abc")
+def job_in(folder: Path) -> BenchmarkJob:
+    job = BenchmarkJob(out=str(folder), training_seconds=1.0, commit="abc")
     job.save(folder / "job.json")
     return job
 
 
 def play(folder: Path, names: list[str], *, seconds: float = 60.0) -> list[dict[str, Any]]:
-    """Run such parts; returns the lines they left. Endless ones have a tenth of the others' weight."""
+    """Run such benchmarks; returns the lines they left. Endless ones have a tenth of the others' weight."""
     job = job_in(folder)
     environment = {**os.environ, "PYTHONPATH": BENCH}
 
-    def command(part: Part, limit: float) -> list[str]:
-        return [sys.executable, "-c", PROGRAMS[part.name], str(folder / "job.json")]
+    def command(benchmark: Benchmark, limit: float) -> list[str]:
+        return [sys.executable, "-c", PROGRAMS[benchmark.name], str(folder / "job.json")]
 
-    parts = [Part(name, 1.0 if name == "endless" else 9.0) for name in names]
-    run_parts(parts, command, job, seconds, environment)
-    return read(job.results)
+    benchmarks = [Benchmark(name, 1.0 if name == "endless" else 9.0) for name in names]
+    run_benchmarks(benchmarks, command, job, seconds, environment)
+    return read_results(job.results)
 
 
 def test_a_failure_is_a_line_and_loses_no_other_part(tmp_path: Path) -> None:
     lines = play(tmp_path, ["bad", "killed", "good"])
-    assert [(line["part"], line["what"]) for line in lines] == [("bad", "failed"), ("killed", "failed"), ("good", "a")]
+    assert [(line["benchmark"], line["measurement"]) for line in lines] == [
+        ("bad", "failed"),
+        ("killed", "failed"),
+        ("good", "a"),
+    ]
     assert lines[0]["reason"] == "MemoryError: CUDA out of memory"
     assert lines[1]["reason"].startswith("ended by signal 9")
     assert lines[2]["ms"] == 1.5
@@ -61,7 +65,7 @@ def test_a_failure_is_a_line_and_loses_no_other_part(tmp_path: Path) -> None:
 
 def test_a_part_ends_at_its_limit_with_all_that_it_started(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = play(tmp_path, ["endless", "good"], seconds=20.0)
-    assert [line["part"] for line in lines] == ["endless", "good"]
+    assert [line["benchmark"] for line in lines] == ["endless", "good"]
     assert lines[0]["reason"] == "time limit of 2.0 s reached; at work"
     assert 2.0 <= lines[0]["seconds"] < 10.0
     assert int(capsys.readouterr().err.partition("good: at most ")[2].partition(" s")[0]) <= 18  # what is left
@@ -79,7 +83,9 @@ def test_time_that_a_part_leaves_goes_to_those_after_it(tmp_path: Path, capsys: 
 
 def test_sigterm_ends_the_running_part_and_leaves_a_line(tmp_path: Path) -> None:
     job_in(tmp_path)
-    program = f"import pathlib, test_schedule; test_schedule.play(pathlib.Path({str(tmp_path)!r}), ['good', 'endless'])"
+    program = (
+        f"import pathlib, test_gpu_runner; test_gpu_runner.play(pathlib.Path({str(tmp_path)!r}), ['good', 'endless'])"
+    )
     found = {**os.environ, "PYTHONPATH": os.pathsep.join([BENCH, str(Path(__file__).parent)])}
     with subprocess.Popen([sys.executable, "-c", program], env=found, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -87,9 +93,9 @@ def test_sigterm_ends_the_running_part_and_leaves_a_line(tmp_path: Path) -> None
             pass
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
-        assert "Stopped: stopped by SIGTERM" in process.stderr.read()
-    lines = read(tmp_path / "gpu.jsonl")
-    assert [(line["part"], line["what"]) for line in lines] == [("good", "a"), ("endless", "failed")]
+        assert "BenchmarkInterrupted: stopped by SIGTERM" in process.stderr.read()
+    lines = read_results(tmp_path / "gpu.jsonl")
+    assert [(line["benchmark"], line["measurement"]) for line in lines] == [("good", "a"), ("endless", "failed")]
     assert lines[1]["reason"] == "stopped by SIGTERM"
 
 
@@ -98,10 +104,10 @@ def test_a_line_is_on_the_disk_before_the_next_measurement(tmp_path: Path, monke
     monkeypatch.setattr(os, "fsync", synced.append)
     job = job_in(tmp_path)
     job.machine.write_text(json.dumps({"device": "a GPU", "versions": {"torch": "2.11.0"}}))
-    Lines(job, "step").add("loops off", recipe="pr1855", digest="0123", ms=2.0)
+    ResultsWriter(job, "train_step").add("loops off", recipe="pr1855", digest="0123", ms=2.0)
     assert len(synced) == 1
-    (line,) = read(job.results)
+    (line,) = read_results(job.results)
     assert line | {"seconds": 0} == {
-        "part": "step", "what": "loops off", "recipe": "pr1855", "hash": "0123", "seconds": 0, "ms": 2.0,
+        "benchmark": "train_step", "measurement": "loops off", "recipe": "pr1855", "hash": "0123", "seconds": 0, "ms": 2.0,
         "device": "a GPU", "versions": {"torch": "2.11.0"}, "commit": "abc", "toy": False,
     }  # fmt: skip

@@ -14,13 +14,13 @@ from bitgolf.commands.data import make_data
 from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import DamagedError
 from bitgolf.tokens.loading import load_tokenizer
-from gpu_parts.job import Job
-from gpu_parts.lines import Lines
-from gpu_parts.program import device
-from gpu_parts.words import write_words
+from gpu_benchmarks.harness import device
+from gpu_benchmarks.job import BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter
+from gpu_benchmarks.synthetic_text import write_random_text
 
 
-class Size(NamedTuple):
+class DataSize(NamedTuple):
     """Of the tokenizer that is trained here, of the share that is held out, and of a text of random words."""
 
     vocab: int
@@ -30,16 +30,16 @@ class Size(NamedTuple):
     lexicon: int
 
 
-FULL, TOY = Size(8192, 0.01, 12_000, 700, 20_000), Size(300, 0.2, 40, 60, 60)
+FULL, TOY = DataSize(8192, 0.01, 12_000, 700, 20_000), DataSize(300, 0.2, 40, 60, 60)
 
 
-def measure(job: Job, lines: Lines) -> None:
+def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     job.machine.write_text(json.dumps(machine()))
     started = time.perf_counter()
     if not job.shards:
         make(job)
     manifest = load_manifest(job.data)
-    lines.add(
+    results.add(
         "data",
         source=job.shards or job.text or "random words",
         tokenizer=job.tokenizer or ("of the shards" if job.shards else "trained here"),
@@ -63,13 +63,13 @@ def machine() -> dict[str, object]:
     return {"device": device().why, "versions": versions}
 
 
-def make(job: Job) -> None:
+def make(job: BenchmarkJob) -> None:
     """Shards in the job's folder."""
     size = TOY if job.toy else FULL
     text, tokenizer = Path(job.text), Path(job.tokenizer) if job.tokenizer else None
     if not job.text:
         counts = {"documents": size.documents, "words": size.words, "lexicon": size.lexicon}
-        text = write_words(job.folder / "words.jsonl", **counts)
+        text = write_random_text(job.folder / "words.jsonl", **counts)
     kind = kind_of(tokenizer) if tokenizer else "sentencepiece"
     make_data(job.data, [text], size.vocab, tokenizer, size.held_out, kind)
 

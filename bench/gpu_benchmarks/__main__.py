@@ -1,4 +1,4 @@
-"""One part, in this process: `python -m gpu_parts PART JOB.json LIMIT`."""
+"""One benchmark, in this process: `python -m gpu_benchmarks BENCHMARK JOB.json LIMIT`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from gpu_parts.job import load
-from gpu_parts.lines import Lines, one_line
-
-MODULES = {"tests": "gpu_tests", "run": "full_run"}  # whose names are not their part's
+from gpu_benchmarks.job import load
+from gpu_benchmarks.results import ResultsWriter, one_line
 
 
-def main(part: str, path: str, limit: str) -> int:
+def main(benchmark: str, path: str, limit: str) -> int:
     """Measure; returns the exit status. The last line that a failure leaves says why."""
     job = replace(load(Path(path)), deadline=time.time() + float(limit))
     try:
-        importlib.import_module(f"gpu_parts.{MODULES.get(part, part)}").measure(job, Lines(job, part))
+        importlib.import_module(f"gpu_benchmarks.{benchmark}").measure(job, ResultsWriter(job, benchmark))
     except Exception as error:
         traceback.print_exc()
         print(one_line(error), file=sys.stderr)

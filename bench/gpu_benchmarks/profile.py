@@ -8,12 +8,12 @@ from typing import Any
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from gpu_parts.program import on_cuda, synchronize
+from gpu_benchmarks.harness import on_cuda, synchronize
 
 KERNELS = 30
 
 
-def costliest(step: Callable[[], object]) -> dict[str, Any]:
+def slowest_kernels(step: Callable[[], object]) -> dict[str, Any]:
     """The costliest kernels of one call (on a CPU: operators), with whole names, launches and ms; and the sums of all."""
     cuda = on_cuda()
     kind = DeviceType.CUDA if cuda else DeviceType.CPU

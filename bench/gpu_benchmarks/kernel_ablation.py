@@ -1,0 +1,77 @@
+"""What is in doubt: looped steps of `pr1855` with one thing changed, the most telling first, as long as time is left."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from bitgolf.config.edits import but
+from bitgolf.errors import BitgolfError
+from bitgolf.model.layer_orders import Loop
+from bitgolf.runtime.compiler import Options
+from gpu_benchmarks import harness
+from gpu_benchmarks.job import RECIPE, BenchmarkJob
+from gpu_benchmarks.results import ResultsWriter, one_line
+
+PROGRESS = 0.6
+ROUNDS, STEPS = 3, 5
+TOY_ROUNDS, TOY_STEPS = 1, 1
+
+
+class Variant(NamedTuple):
+    """What differs from the run: recipe settings (path -> value), options of inductor, parts without fused kernels."""
+
+    settings: dict[str, Any] = {}
+    options: Options = {}
+    without_kernels: tuple[str, ...] = ()
+
+
+LOSS, MLP, XSA = "softcapped cross-entropy", "MLP", "ExclusiveSelf"
+VARIANTS = {
+    "as a run": Variant(),
+    "stream in float32": Variant({"model.stream": "float32"}),
+    "mix_order_reduction on": Variant(options={"triton.mix_order_reduction": True}),
+    "MLP plain": Variant(without_kernels=(MLP,)),
+    "cross-entropy plain": Variant(without_kernels=(LOSS,)),
+    "XSA plain": Variant(without_kernels=(XSA,)),
+    "MLP and cross-entropy plain": Variant(without_kernels=(MLP, LOSS)),
+    "cooperative_reductions on": Variant(options={"triton.cooperative_reductions": True}),
+}
+
+
+def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
+    longest, waiting = 0.0, dict(VARIANTS)
+    for name, variant in VARIANTS.items():
+        if job.seconds_left < longest:
+            results.add("not measured", variants=list(waiting), reason="the time that is left is too short")
+            return
+        del waiting[name]
+        started = time.monotonic()
+        time_variant(name, variant, job, results)
+        longest = max(longest, time.monotonic() - started)
+
+
+def time_variant(name: str, variant: Variant, job: BenchmarkJob, results: ResultsWriter) -> None:
+    """A line with the variant's times, or with the reason that it has none."""
+    recipe = harness.recipe_for(RECIPE, toy=job.toy).edit(Loop, but(since=(0.0, 0.0)))  # one graph to compile, not two
+    rounds, steps = (TOY_ROUNDS, TOY_STEPS) if job.toy else (ROUNDS, STEPS)
+    try:
+        if variant.options and not harness.on_cuda():
+            raise BitgolfError("nothing is compiled here, so that inductor's options change nothing")
+        for path, value in variant.settings.items():
+            recipe = recipe.set(path, value)
+        place = harness.build_context_of(job.data)
+        with harness.prepared_trainer(
+            recipe, job.data, place, without_kernels=variant.without_kernels, options=variant.options
+        ) as ready:
+            timing = harness.time_steps(ready.trainer, PROGRESS, rounds=rounds, steps=steps)
+    except (BitgolfError, RuntimeError) as error:  # of compiling and of memory are RuntimeErrors
+        results.add(name, **harness.recipe_fields(recipe), error=one_line(error))
+    else:
+        results.add(
+            name,
+            **harness.recipe_fields(recipe),
+            **timing.as_fields(),
+            startup_seconds=ready.seconds,
+            messages=ready.messages,
+        )

@@ -1,0 +1,55 @@
+"""Small units: no function of `src` and `bench` is longer than 40 lines, docstring included, and no file than 300."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = [path for folder in ("src", "bench") for path in sorted((ROOT / folder).rglob("*.py"))]
+LONGEST_FUNCTION, LONGEST_FILE = 40, 300
+TOO_LONG = {
+    "src/bitgolf/cli/artifacts.py::score",
+    "src/bitgolf/config/spec.py",
+    "src/bitgolf/kernels/triton_kernels.py::matmul_leaky",
+    "src/bitgolf/pack/coders.py",
+    "src/bitgolf/pipeline/execute.py::execute",
+    "src/bitgolf/pipeline/execute.py::start",
+    "src/bitgolf/pipeline/stages.py",
+    "src/bitgolf/recipes/baseline.py::baseline",
+    "src/bitgolf/recipes/pr640.py::pr640",
+    "src/bitgolf/score/adapt/ngram_model.py::reader",
+    "src/bitgolf/score/evaluate.py::measure",
+    "src/bitgolf/train/loop.py::train",
+}
+"""Functions and files that are still longer: path, or path::function."""
+
+
+def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from `def` to the end; decorators do not count."""
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def too_long(path: Path) -> set[str]:
+    """The file, and each of its functions, that has too many lines."""
+    source, name = path.read_text(), path.relative_to(ROOT).as_posix()
+    functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    found = {f"{name}::{node.name}" for node in functions if lines_of(node) > LONGEST_FUNCTION}
+    return found | ({name} if len(source.splitlines()) > LONGEST_FILE else set())
+
+
+def test_files_and_functions_are_short() -> None:
+    assert len(FILES) > 100
+    found: set[str] = set().union(*map(too_long, FILES))
+    assert sorted(found - TOO_LONG) == []
+
+
+def test_a_long_function_and_a_long_file_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    path = tmp_path / "long.py"
+    path.write_text("@property\ndef short():\n" + "    pass\n" * 39 + "def long():\n" + "    pass\n" * 40)
+    assert too_long(path) == {"long.py::long"}
+    path.write_text("\n" * 301)
+    assert too_long(path) == {"long.py"}
