@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -42,8 +43,8 @@ from bitgolf.optim.schedules import Ramp, WarmdownFraction
 from bitgolf.pack.coders import Brotli, Coder, Range
 from bitgolf.pack.streams import pack_codes
 from bitgolf.pipeline.calibration import calibrate
-from bitgolf.pipeline.execute import Run
-from bitgolf.pipeline.stages import average, train
+from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.training import average, train
 from bitgolf.quantize.calibration.calibrate import Calibrate, load_calibration
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.bit_allocation import EqualCost, EqualRate
@@ -143,7 +144,7 @@ class Subject:
     def __init__(self, folder: Path, data: Path, seed: int, steps: int, tokens: int) -> None:
         run = Run(recipe(steps), folder, Journal(folder), seed, shards=data, resume=True)
         if not (folder / "calibration.safetensors").exists():
-            run.done["train"] = train(run)
+            run.done["train"] = msgspec.to_builtins(train(run))
             average(run)
             calibrate(run)
         self.weights = load_file(folder / "averaged.safetensors")

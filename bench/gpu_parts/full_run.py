@@ -49,8 +49,8 @@ def measure(job: Job, lines: Lines) -> None:
         **known,
         bpb=result["bpb"],
         seconds_by_stage=result["seconds"],
-        clock=result["clock"],
-        over_limit=round(result["clock"]["total"] - result["clock"]["limit"], 2),
+        training_clock=result["training_clock"],
+        over_limit=round(result["training_clock"]["total"] - result["training_clock"]["limit"], 2),
         steps=result["steps"],
         tokens=result["tokens"],
         bytes=result["bytes"],
@@ -83,8 +83,8 @@ def interruptions(log: Path) -> dict[str, Any]:
     for event in map(json.loads, log.read_text().splitlines()):
         if event["event"] == "phase":
             phases.append([])
-        elif event["event"] == "step" and (not phases[-1] or event["elapsed"] > phases[-1][-1][1]):
-            phases[-1].append((event["step"], event["elapsed"]))
+        elif event["event"] == "step" and (not phases[-1] or event["training_seconds"] > phases[-1][-1][1]):
+            phases[-1].append((event["step"], event["training_seconds"]))
     lost = 0.0
     for marks in phases:
         spans = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(marks)]

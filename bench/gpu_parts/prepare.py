@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from bitgolf.commands.artifacts import make_data
+from bitgolf.commands.data import make_data
 from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import DamagedError
 from bitgolf.tokens.loading import load_tokenizer

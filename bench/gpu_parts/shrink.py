@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
+import msgspec
 from safetensors.torch import save_file
 
 from bitgolf.config.recipe import Recipe
@@ -12,8 +14,9 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.pack.coders import Range
 from bitgolf.pipeline.calibration import calibrate
-from bitgolf.pipeline.execute import Run
-from bitgolf.pipeline.stages import pack, quantize
+from bitgolf.pipeline.compression import PackedArtifact, pack, quantize
+from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.codecs.codec import Float
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.report.log import Journal
@@ -30,12 +33,11 @@ def measure(job: Job, lines: Lines) -> None:
     run = new_run(published, job)
     stage("calibrate", calibrate, run, lines)
     stage("quantize, as published", quantize, run, lines)
-    run.recipe = published.set("pack.coder", part(Range, levels=True))
-    stage("pack, range coder with levels", pack, run, lines)
-    run.recipe = published
+    with_levels = replace(run, recipe=published.set("pack.coder", part(Range, levels=True)))
+    stage("pack, range coder with levels", pack, with_levels, lines)
     stage("pack, as published", pack, run, lines)
-    run.recipe = published.set("quantize", trellis_rules(TOY_STATES if job.toy else STATES))
-    stage("quantize, trellis", quantize, run, lines)
+    rules = trellis_rules(TOY_STATES if job.toy else STATES)
+    stage("quantize, trellis", quantize, replace(run, recipe=published.set("quantize", rules)), lines)
 
 
 def trellis_rules(states: int) -> tuple[Spec[Rule], ...]:
@@ -50,14 +52,16 @@ def new_run(recipe: Spec[Recipe], job: Job) -> Run:
     """A run whose training is done: its averaged weights are noise."""
     folder = job.folder / "shrink"
     run = Run(recipe, folder, Journal(folder), shards=job.data)
-    run.done["train"] = {"clock": 0.0}
+    no_time = TrainingTime(training_seconds=0.0, time_limit_seconds=0.0, calibration_reserve=None)
+    run.done["train"] = msgspec.to_builtins(no_time)
     save_file(program.random_weights(recipe, program.place_of(job.data)), folder / "averaged.safetensors")
     return run
 
 
-def stage(name: str, function: Callable[[Run], dict[str, object]], run: Run, lines: Lines) -> None:
+def stage(name: str, function: Callable[[Run], msgspec.Struct], run: Run, lines: Lines) -> None:
     """Time one stage; what it says of itself is in the part's log."""
     started = time.perf_counter()
     outcome = function(run)
     took = round(time.perf_counter() - started, 2)
-    lines.add(name, **program.identity_of(run.recipe), stage_seconds=took, bytes=outcome.get("bytes"))
+    size = msgspec.to_builtins(outcome.bytes) if isinstance(outcome, PackedArtifact) else None
+    lines.add(name, **program.identity_of(run.recipe), stage_seconds=took, bytes=size)

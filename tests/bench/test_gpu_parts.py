@@ -166,7 +166,7 @@ ERROR tests/model/test_broken.py - ImportError
 
 def test_interruptions_are_time_beyond_the_usual_speed_of_each_phase(tmp_path: Path) -> None:
     marks = [(50, 5.0), (50, 5.0), (100, 10.0), (150, 24.0), (200, 29.0), (250, 36.5), (300, 44.0), (350, 51.5)]
-    events = [{"event": "step", "step": step, "elapsed": elapsed} for step, elapsed in marks]
+    events = [{"event": "step", "step": step, "training_seconds": elapsed} for step, elapsed in marks]
     events.insert(5, {"event": "phase", "step": 200})
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(event) + "\n" for event in [{"event": "run"}, *events]))

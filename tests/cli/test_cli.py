@@ -1,8 +1,9 @@
-"""The face: quick help, JSON that is JSON, errors that name cause and mend, exit status 2 for wrong use."""
+"""The command line: quick help, JSON that is JSON, errors with a hint, exit status 2 for wrong use."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ def test_help_imports_no_torch_and_is_quick() -> None:
     assert min(times) < 2.0, "half a second on an idle machine; tests leave room for a busy one"
 
 
-def test_the_options_of_every_verb() -> None:
+def test_the_options_of_every_command() -> None:
     assert bitgolf("--version").stdout == f"bitgolf {__version__}\n"
     wrong = bitgolf("--debug", "show", "basline")
     assert wrong.returncode == 1 and "Traceback" in wrong.stderr
@@ -39,6 +40,15 @@ def test_verbs_stand_in_the_order_of_the_pipeline_and_of_its_artifact() -> None:
     verbs = "recipes show diff run score compress decompress generate ledger doctor pack sweep"
     assert [command.callback.__name__ for command in app.registered_commands if command.callback] == verbs.split()
     assert [group.name for group in app.registered_groups] == ["data"]
+
+
+def test_a_program_limits_how_long_threads_spin_and_an_import_sets_nothing() -> None:
+    code = "import os, bitgolf; assert 'GOMP_SPINCOUNT' not in os.environ"
+    code += "; from bitgolf.cli.main import app, main; app.__class__.__call__ = lambda self: None; main()"
+    code += "; print(os.environ['GOMP_SPINCOUNT'], os.environ['KMP_BLOCKTIME'])"
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["1000", "1"], done.stderr
 
 
 def test_recipes_lists_every_file() -> None:
@@ -66,7 +76,7 @@ def test_diff_lists_paths() -> None:
         (["show", "basline"], "did you mean 'baseline'"),
         (["show", "baseline", "--set", "train.sceonds=3"], "train.seconds"),
         (["run", "baseline"], "--text"),
-        (["run", "quickstart", "--from", "bake"], "there is no stage 'bake'"),
+        (["run", "quickstart", "--from", "bake"], "unknown stage 'bake'"),
         (["run", "quickstart", "--text", "nowhere.txt"], "no such file"),
         (["score", "nowhere.bg", "--text", "x"], "there is no artifact"),
         (["frobnicate"], "No such command"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bitgolf.cli import app
-from bitgolf.commands.artifacts import check_data, make_data
+from bitgolf.commands.data import ShardsCheck, check_data, make_data
 from bitgolf.data.shards import read_shard
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.tokens.caseops_tokenizer import MAGIC
@@ -26,31 +26,33 @@ def text(tmp_path: Path) -> Path:
 
 def test_make_then_check(text: Path, tmp_path: Path) -> None:
     made = make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
-    assert made["train"]["documents"] + made["val"]["documents"] == 80
-    assert made["train"]["raw_bytes"] == made["train"]["encoded_bytes"] and made["train"]["lost_bytes"] == 0
-    assert (read_shard(tmp_path / "data" / "train_000000.bin") == 1).sum() == made["train"]["documents"]
-    assert check_data(tmp_path / "data") == {"folder": str(tmp_path / "data"), "findings": [], "passes": True}
+    assert made.train.documents + made.val.documents == 80
+    assert made.train.raw_bytes == made.train.encoded_bytes and made.train.lost_bytes == 0
+    assert (read_shard(tmp_path / "data" / "train_000000.bin") == 1).sum() == made.train.documents
+    assert check_data(tmp_path / "data") == ShardsCheck(folder=str(tmp_path / "data"), findings=[], passes=True)
 
 
 @pytest.mark.parametrize(("kind", "vocab"), [("caseops", 300), ("bytes", 260)])
 def test_another_kind_of_tokenizer(kind: str, vocab: int, text: Path, tmp_path: Path) -> None:
     made = make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2, kind=kind)
-    assert made["vocab"] <= vocab and made["findings"] == []
-    assert made["val"]["raw_bytes"] == made["val"]["encoded_bytes"]
-    assert check_data(tmp_path / "data")["findings"] == []
+    assert made.vocab <= vocab and made.findings == []
+    assert made.val.raw_bytes == made.val.encoded_bytes
+    assert check_data(tmp_path / "data").findings == []
     opened = load_tokenizer(tmp_path / "data" / "tokenizer.model")
     again = make_data(tmp_path / "again", [text], 300, tmp_path / "data" / "tokenizer.model", 0.2)
-    assert again["tokenizer"] == opened.digest == made["tokenizer"] and opened.proto.startswith(b"bitgolf ")
+    assert again.tokenizer == opened.digest == made.tokenizer and opened.proto.startswith(b"bitgolf ")
 
 
 def test_a_published_model_with_case_operators(text: Path, shared: Path, tmp_path: Path) -> None:
     model = shared / "data" / "tokenizers" / "fineweb_8192_bpe_lossless_caps_caseops_v1_reserved.model"
     made = make_data(tmp_path / "data", [text], 300, model, 0.2, kind="caseops")
     assert (tmp_path / "data" / "tokenizer.model").read_bytes() == MAGIC + model.read_bytes()
-    assert made["vocab"] == 8192 and check_data(tmp_path / "data")["findings"] == []
+    assert made.vocab == 8192 and check_data(tmp_path / "data").findings == []
 
 
-@pytest.mark.parametrize(("kind", "message"), [("bytes", "comes from no file"), ("scylla", "no kind of tokenizer")])
+@pytest.mark.parametrize(
+    ("kind", "message"), [("bytes", "takes no --tokenizer file"), ("scylla", "unknown kind of tokenizer")]
+)
 def test_a_kind_that_cannot_be_is_a_wrong_use(kind: str, message: str, text: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message) as error:
         make_data(tmp_path / "data", [text], vocab=300, tokenizer=text, held_out=0.2, kind=kind)
@@ -64,7 +66,7 @@ def test_a_vocabulary_of_bytes_is_a_wrong_use(vocab: str, text: Path, tmp_path: 
         app([*words, "--vocab", vocab], standalone_mode=False)
     assert "--vocab" in error.value.mend and not (tmp_path / "data").exists()
     app(words, standalone_mode=False)
-    assert check_data(tmp_path / "data")["passes"]
+    assert check_data(tmp_path / "data").passes
 
 
 def test_check_names_a_damaged_shard(text: Path, tmp_path: Path) -> None:
@@ -72,7 +74,7 @@ def test_check_names_a_damaged_shard(text: Path, tmp_path: Path) -> None:
     shard = tmp_path / "data" / "val_000000.bin"
     shard.write_bytes(shard.read_bytes()[:-2])
     found = check_data(tmp_path / "data")
-    assert not found["passes"] and "val_000000.bin" in json.dumps(found["findings"])
+    assert not found.passes and any("val_000000.bin" in finding.message for finding in found.findings)
 
 
 def test_training_on_validation_documents_is_refused(text: Path, tmp_path: Path) -> None:

@@ -8,22 +8,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 import torch
 from bitgolf.report.tables import doctor_table
 from safetensors.torch import load_file, save
 
 from bitgolf.commands import doctor
+from bitgolf.commands.tables import doctor_table
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes
 from bitgolf.model.parameters import load_weights, roles
-from bitgolf.pipeline import stages
-from bitgolf.pipeline.execute import Run, start
+from bitgolf.pipeline.compression import load_meta_model
+from bitgolf.pipeline.execute import start
+from bitgolf.pipeline.state import Run
 from bitgolf.quantize.calibration.calibrate import Calibrate, load_calibration, save_calibration
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.trellis import Trellis
@@ -60,27 +62,27 @@ def folder(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def found(folder: Path) -> dict[str, dict[str, Any]]:
-    """Alarms by their rule."""
-    return {alarm["rule"]: alarm for alarm in doctor.doctor(folder, tokens=TOKENS, each=False)["alarms"]}
+def found(folder: Path) -> dict[str, doctor.RunFinding]:
+    """Findings by their rule."""
+    return {finding.rule: finding for finding in doctor.doctor(folder, tokens=TOKENS, each=False).findings}
 
 
 def test_the_document_of_a_healthy_run(finished: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "bitgolf", "doctor", str(finished), "--tokens", str(TOKENS), "--json"], capture_output=True, text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     d = json.loads(done.stdout)
-    assert d.keys() >= {"run", "tensors", "sum_bpb", "gap_bpb", "explained", "alarms", "passes"}
-    assert d["alarms"] == [] and d["passes"] is True and d["tokens"] == TOKENS
+    assert d.keys() >= {"run", "tensors", "summed_bpb", "gap_bpb", "explained_share", "findings", "passes"}
+    assert d["findings"] == [] and d["passes"] is True and d["tokens"] == TOKENS
     weights = load_file(finished / "averaged.safetensors")
     assert {t["path"] for t in d["tensors"]} == set(weights)
-    assert sum(c["tensors"] for c in d["costs"]) == len(weights)
-    predicted = [t["predicted_bpb"] or 0.0 for t in d["tensors"]]
+    assert sum(c["tensors"] for c in d["tensor_groups"]) == len(weights)
+    predicted = [t["predicted_gap_bpb"] or 0.0 for t in d["tensors"]]
     assert predicted == sorted(predicted, reverse=True) and predicted[0] > 0
-    assert d["predicted_bpb"] == pytest.approx(sum(predicted))
-    assert d["sum_bpb"] == pytest.approx(sum(c["measured_bpb"] for c in d["costs"]))
-    assert d["explained"] == pytest.approx(d["sum_bpb"] / d["gap_bpb"])
-    table = doctor_table(d)
-    assert "no alarms" in table and f"{d['gap_bpb']:+.5f}" in table and "embed.weight" in table
+    assert d["predicted_gap_bpb"] == pytest.approx(sum(predicted))
+    assert d["summed_bpb"] == pytest.approx(sum(c["measured_gap_bpb"] for c in d["tensor_groups"]))
+    assert d["explained_share"] == pytest.approx(d["summed_bpb"] / d["gap_bpb"])
+    table = doctor_table(msgspec.convert(d, doctor.DoctorResult))
+    assert "no findings" in table and f"{d['gap_bpb']:+.5f}" in table and "embed.weight" in table
 
 
 def test_costs_are_those_that_the_referee_finds(finished: Path) -> None:
@@ -89,42 +91,42 @@ def test_costs_are_those_that_the_referee_finds(finished: Path) -> None:
     recipe, shards = calibrated(), json.loads((finished / "inputs.json").read_text())["shards"]
     run = Run(recipe, finished, Journal(quiet=True), shards=Path(shards))
     weights, codes = load_file(finished / "averaged.safetensors"), load_codes(finished / "codes" / "codes.safetensors")
-    kinds, shapes = roles(stages.empty_model(run)), {path: tuple(w.shape) for path, w in weights.items()}
+    kinds, shapes = roles(load_meta_model(run)), {path: tuple(w.shape) for path, w in weights.items()}
     decoded = decode_all(codes, shapes, kinds, recipe["quantize"])
     text = validation(run.data)
 
     def bpb(state: dict[str, torch.Tensor]) -> float:
-        model = stages.empty_model(run)
+        model = load_meta_model(run)
         load_weights(model, state)
         player = StaticPlayer(model, model.embed.weight.shape[0], choose())
         bits = score(player, text.head(TOKENS), recipe["score"][0]()).bits
         return bits / (TOKENS * text.bytes / text.targets)
 
-    assert d["averaged_bpb"] == pytest.approx(bpb(weights), rel=1e-6)
-    assert d["gap_bpb"] == pytest.approx(bpb(decoded) - bpb(weights), abs=1e-6)
+    assert d.averaged_bpb == pytest.approx(bpb(weights), rel=1e-6)
+    assert d.gap_bpb == pytest.approx(bpb(decoded) - bpb(weights), abs=1e-6)
     alone = bpb({**weights, "embed.weight": decoded["embed.weight"]}) - bpb(weights)
-    (row,) = [t for t in d["tensors"] if t["path"] == "embed.weight"]
-    assert row["measured_bpb"] == pytest.approx(alone, abs=1e-6)
+    (row,) = [t for t in d.tensors if t.path == "embed.weight"]
+    assert row.measured_gap_bpb == pytest.approx(alone, abs=1e-6)
     error = decoded["embed.weight"] - weights["embed.weight"]
     nats = float(load_calibration(finished / "calibration.safetensors")["embed.weight"].cost(error).sum())
-    assert row["predicted_bpb"] == pytest.approx(nats / math.log(2) / (text.bytes / text.targets), rel=1e-5)
-    assert len(d["costs"]) == len(weights) and all(t["measured_bpb"] is not None for t in d["tensors"])
+    assert row.predicted_gap_bpb == pytest.approx(nats / math.log(2) / (text.bytes / text.targets), rel=1e-5)
+    assert len(d.tensor_groups) == len(weights) and all(t.measured_gap_bpb is not None for t in d.tensors)
 
 
 def test_a_folder_with_other_weights(folder: Path) -> None:
     path = folder / "averaged.safetensors"
     write_bytes(path, save({name: 1.1 * w for name, w in load_file(path).items()}))
-    alarm = found(folder)["stale-stage"]
-    assert alarm["severity"] == "error" and "with other weights" in alarm["message"]
+    finding = found(folder)["stale-stage"]
+    assert finding.severity == "error" and "with other weights" in finding.message
 
 
 def test_a_calibration_of_another_model(folder: Path) -> None:
     path = folder / "calibration.safetensors"
     stats = load_calibration(path)
     save_calibration(path, {k: s._replace(hessian=s.hessian.flip(0).flip(1)) for k, s in stats.items()})
-    alarms = found(folder)
-    assert alarms["other-model"]["severity"] == "error"
-    assert "quantize" in alarms["stale-stage"]["message"], "it is not what these codes were made with"
+    findings = found(folder)
+    assert findings["other-model"].severity == "error"
+    assert "quantize" in findings["stale-stage"].message, "it is not what these codes were made with"
 
 
 def test_codes_that_are_not_the_artifacts(folder: Path) -> None:
@@ -132,27 +134,27 @@ def test_codes_that_are_not_the_artifacts(folder: Path) -> None:
     codes = load_codes(path)
     codes["blocks.0.mlp.up.weight"]["codes"][0, 0] ^= 1
     save_codes(path, codes)
-    alarm = found(folder)["not-as-packed"]
-    assert alarm["place"] == "blocks.0.mlp.up.weight" and alarm["severity"] == "error"
+    finding = found(folder)["not-as-packed"]
+    assert finding.where == "blocks.0.mlp.up.weight" and finding.severity == "error"
 
 
 def test_a_damaged_artifact_and_none(folder: Path) -> None:
     path = folder / "artifact.bg"
     path.write_bytes(path.read_bytes()[:-9])
     document = doctor.doctor(folder, tokens=TOKENS, each=False)
-    (alarm,) = document["alarms"]
-    assert alarm["rule"] == "not-as-packed" and document["passes"] is False
-    assert alarm["message"] in doctor_table(document)
+    (finding,) = document.findings
+    assert finding.rule == "not-as-packed" and document.passes is False
+    assert finding.message in doctor_table(document)
     path.unlink()
-    (alarm,) = found(folder).values()
-    assert alarm["rule"] == "not-packed" and alarm["severity"] == "note"
+    (finding,) = found(folder).values()
+    assert finding.rule == "not-packed" and finding.severity == "note"
 
 
 def test_a_dead_rule_is_told_not_raised(folder: Path) -> None:
     recipe = json.loads((folder / "recipe.json").read_text())
     recipe["quantize"].insert(0, {**recipe["quantize"][0], "where": "head"})
     (folder / "recipe.json").write_text(json.dumps(recipe))
-    assert found(folder)["dead-rule"]["place"] == "quantize.0"
+    assert found(folder)["dead-rule"].where == "quantize.0"
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:

@@ -243,13 +243,14 @@ def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str])
     before, cap = model_bytes(run), 14_321
     document = json.loads(bitgolf("pack", str(run), "--cap", str(cap), "--json").stdout)
     assert model_bytes(run) == document["bytes"] <= cap < before
-    assert document["under"] == cap - document["bytes"] and document["within"] == (document["under"] <= WINDOW * cap)
-    assert document["under"] <= 24 and document["probes"][-1].keys() == {"octaves", "expected", "bytes"}
-    first, weights = document["probes"][0], 2 * (4 * 32 * 32 + 2 * 32 * 48) + 295 * 32
-    begun = first["octaves"] * weights / 8
+    under = document["bytes_under_cap"]
+    assert under == cap - document["bytes"] and document["within_tolerance"] == (under <= WINDOW * cap)
+    assert under <= 24 and document["trials"][-1].keys() == {"log2_step_scale", "predicted_bytes", "bytes"}
+    first, weights = document["trials"][0], 2 * (4 * 32 * 32 + 2 * 32 * 48) + 295 * 32
+    begun = -first["log2_step_scale"] * weights / 8
     assert begun == pytest.approx(cap * (1 - WINDOW / 2) - before, abs=1), "it begins at what was packed"
     recipe, done = read_json(run / "recipe.json"), read_json(run / "stages.json")
-    moved = {s["path"]: s["value"] for s in document["settings"]}
+    moved = {s["path"]: s["after"] for s in document["settings"]}
     assert moved.keys() == {"quantize.1.use.clip.k", "quantize.2.use.bits"}
     assert recipe["quantize"][2]["use"]["bits"] == moved["quantize.2.use.bits"] < 4 and recipe["pack"]["cap"] == cap
     assert recipe["quantize"][0] == RULES[0].to_json()
@@ -262,17 +263,17 @@ def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str])
     file = (run / "artifact.bg").read_bytes()
     scored = run_again(run)
     said = capsys.readouterr().err
-    assert "quantize: fresh" in said and "pack: fresh" in said and "score …" in said
-    assert (run / "artifact.bg").read_bytes() == file and scored["bytes"]["total"] == document["bytes"]
+    assert "quantize: unchanged, reused" in said and "pack: unchanged, reused" in said and "score …" in said
+    assert (run / "artifact.bg").read_bytes() == file and scored.bytes.total == document["bytes"]
     assert load(run / "artifact.bg").recipe["quantize"][2]["use.bits"] == moved["quantize.2.use.bits"]
     again = run_again(run, first="quantize")
-    assert (run / "artifact.bg").read_bytes() == file and again["bpb"] == scored["bpb"], "the recipe says it all"
+    assert (run / "artifact.bg").read_bytes() == file and again.bpb == scored.bpb, "the recipe says it all"
 
 
 def test_the_whole_file_may_be_what_counts(run: Path) -> None:
     document = pack_to(run, 15_000, self_contained=True)
-    assert (run / "artifact.bg").stat().st_size == document["bytes"] <= 15_000
-    assert document["under"] <= 24 and model_bytes(run) < document["bytes"]
+    assert (run / "artifact.bg").stat().st_size == document.bytes <= 15_000
+    assert document.bytes_under_cap <= 24 and model_bytes(run) < document.bytes
 
 
 def test_without_an_artifact_a_forecast_begins_and_the_cap_is_the_recipes(run: Path) -> None:
@@ -281,8 +282,8 @@ def test_without_an_artifact_a_forecast_begins_and_the_cap_is_the_recipes(run: P
     recipe["pack"]["cap"] = 13_000
     (run / "recipe.json").write_text(json.dumps(recipe))
     document = pack_to(run)
-    assert document["cap"] == 13_000 and document["under"] <= 24
-    assert document["probes"][0]["expected"] == pytest.approx(document["probes"][0]["bytes"], rel=0.25)
+    assert document.cap == 13_000 and document.bytes_under_cap <= 24
+    assert document.trials[0].predicted_bytes == pytest.approx(document.trials[0].bytes, rel=0.25)
 
 
 def test_what_cannot_be_packed_is_said_and_left_alone(run: Path, tmp_path: Path) -> None:
@@ -308,7 +309,7 @@ def test_groups_are_packed_forecast_and_read(run: Path) -> None:
     assert sections["mlp.codes"].elements == 2 * 2 * 32 * 48 and sections["matrix.codes"].elements == 2 * 4 * 32 * 32
     after = load(run / "artifact.bg").model.state_dict()
     assert all(torch.equal(before[path], after[path]) for path in before)
-    streams = overview(resolve(str(run), []))["forecast"]["streams"]
+    streams = overview(resolve(str(run), [])).forecast.streams
     packed = {name: len(section.data) for name, section in sections.items() if name != "tokenizer"}
     assert streams.keys() == packed.keys()
     assert sum(streams.values()) == pytest.approx(sum(packed.values()), rel=0.2)

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from bitgolf.artifact.model import load
 from bitgolf.cli import app, artifacts
-from bitgolf.commands.artifacts import score
+from bitgolf.commands.artifacts import ScoreResult, score
+from bitgolf.commands.tables import run_table, score_table
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.prepare import load_manifest
 from bitgolf.errors import RecipeError, UsageError
-from bitgolf.report.html import page
-from bitgolf.report.tables import run_table, score_table
+from bitgolf.pipeline.html_report import page
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import ALONE
 from bitgolf.score.adapt.document_lora import DocumentLora
@@ -50,7 +50,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return make_toy(tmp_path_factory.mktemp("toy"))
 
 
-def on_shards(toy: Toy, *names: str, **words: Any) -> dict[str, Any]:
+def on_shards(toy: Toy, *names: str, **words: Any) -> ScoreResult:
     return score(toy.artifact, (), toy.shards, names=names, **words)
 
 
@@ -61,12 +61,12 @@ def test_raw_text_and_shards_have_one_answer(toy: Toy) -> None:
     """Through the command and its JSON, bit for bit."""
     shards, raw = on_shards(toy), score(toy.artifact, (toy.raw,), None)
     files = [path.read_bytes() for path in sorted(toy.raw.iterdir())]
-    for a, b in zip(shards["methods"], raw["methods"], strict=True):
+    for a, b in zip(shards.methods, raw.methods, strict=True):
         keys = ("bits", "bytes", "targets", "tokens_read", "bpb")
-        assert {k: a[k] for k in keys} == {k: b[k] for k in keys}
+        assert [getattr(a, k) for k in keys] == [getattr(b, k) for k in keys]
     manifest = load_manifest(toy.shards)
-    assert raw["bytes"] == sum(map(len, files)) and type(raw["bytes"]) is int
-    assert raw["targets"] == manifest.val.tokens, "every token but the first BOS, and the end of the last document"
+    assert raw.bytes == sum(map(len, files)) and type(raw.bytes) is int
+    assert raw.targets == manifest.val.tokens, "every token but the first BOS, and the end of the last document"
 
 
 def test_the_document_has_the_keys_of_the_design(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +103,7 @@ def test_every_option_of_the_command_arrives(toy: Toy, monkeypatch: pytest.Monke
 
 def test_one_source_of_text(toy: Toy) -> None:
     for text, shards in (((), None), ((toy.raw,), toy.shards)):
-        with pytest.raises(UsageError, match="one source"):
+        with pytest.raises(UsageError, match="exactly one of --text and --shards"):
             score(toy.artifact, text, shards)
 
 
@@ -117,7 +117,7 @@ def test_a_batch_bounds_what_is_read_at_once_and_changes_nothing_else(
     small = on_shards(toy, batch=100)
     assert 32 < max(sizes) <= 100
     large = on_shards(toy, batch=10_000)
-    assert max(sizes) > 1000 and small["bits"] == pytest.approx(large["bits"], rel=1e-5)
+    assert max(sizes) > 1000 and small.bits == pytest.approx(large.bits, rel=1e-5)
 
 
 # ---- methods by name -----------------------------------------------------------------------------------------------
@@ -197,9 +197,9 @@ def test_the_same_windows_are_scored_once(toy: Toy, monkeypatch: pytest.MonkeyPa
         return referee_score(player, text, method, **words)
 
     monkeypatch.setattr("bitgolf.score.evaluate.score", watched)
-    rows = on_shards(toy, "sliding", "mixed", "mixed", "lora")["methods"]
+    rows = on_shards(toy, "sliding", "mixed", "mixed", "lora").methods
     assert played == ["sliding", "mixed", "mixed", "sliding", "lora"]
-    assert rows[0]["bpb"] == rows[1]["bpb_without_adaptation"] != rows[3]["bpb_without_adaptation"]
+    assert rows[0].bpb == rows[1].bpb_without_adaptation != rows[3].bpb_without_adaptation
 
 
 def test_a_player_is_closed_also_where_scoring_fails(toy: Toy) -> None:
@@ -218,15 +218,13 @@ def test_a_player_is_closed_also_where_scoring_fails(toy: Toy) -> None:
 
 def test_an_order_by_length_says_so_and_is_charged(toy: Toy) -> None:
     free, longest = on_shards(toy, "contiguous"), on_shards(toy, "contiguous", order="longest")
-    assert (free["order"], free["order_bits"], longest["order"]) == ("corpus", 0, "longest")
-    assert longest["order_bits"] > 8
-    assert longest["bpb"] == (longest["bits"] + longest["order_bits"]) / longest["bytes"]
+    assert (free.order, free.order_bits, longest.order) == ("corpus", 0, "longest")
+    assert longest.order_bits > 8
+    assert longest.bpb == (longest.bits + longest.order_bits) / longest.bytes
     assert f"charged {longest['order_bits']} bits" in score_table(longest) and "charged" not in score_table(free)
-    shuffles = [on_shards(toy, "contiguous", order="shuffled", seed=seed)["bits"] for seed in (0, 0, 1)]
-    assert shuffles[0] == shuffles[1] != shuffles[2] and free["bits"] not in shuffles
-    isolated = [
-        on_shards(toy, edits=("isolated=true",), order=order)["bits"] for order in (None, "longest", "shuffled")
-    ]
+    shuffles = [on_shards(toy, "contiguous", order="shuffled", seed=seed).bits for seed in (0, 0, 1)]
+    assert shuffles[0] == shuffles[1] != shuffles[2] and free.bits not in shuffles
+    isolated = [on_shards(toy, edits=("isolated=true",), order=order).bits for order in (None, "longest", "shuffled")]
     assert isolated == pytest.approx([isolated[0]] * 3, rel=1e-6)
 
 
@@ -256,13 +254,12 @@ def test_progress_has_the_running_bpb_and_the_speed(toy: Toy) -> None:
 def test_a_run_reports_what_adaptation_gained(toy: Toy, tmp_path: Path) -> None:
     recipe = toy_recipe(steps=2).set("proof", None).set("score", (LORA, OWN[1], SGD))
     d = run_in(tmp_path / "run", recipe, toy.shards)
-    lora, sliding, sgd = d["methods"]
-    assert d["bpb"] == {"trained": d["bpb"]["trained"], "averaged": d["bpb"]["averaged"], "packed": lora["bpb"],
-                        "sliding": sliding["bpb"], "adapted": sgd["bpb"]}  # fmt: skip
-    assert abs(d["bpb"]["averaged"] - lora["bpb_without_adaptation"]) < 0.05, (
-        "weights in memory are scored as they are, at rest"
-    )
-    gain = f"{sgd['gain']:+.4f}"
+    lora, sliding, sgd = d.methods
+    assert d.bpb == {"trained": d.bpb["trained"], "averaged": d.bpb["averaged"], "packed": lora.bpb,
+                        "sliding": sliding.bpb, "adapted": sgd.bpb}  # fmt: skip
+    averaged, still = d.bpb["averaged"], lora.bpb_without_adaptation
+    assert averaged and still and abs(averaged - still) < 0.05, "weights in memory are scored without adaptation"
+    gain = f"{sgd.gain:+.4f}"
     assert gain in run_table(d) and gain in page(d, tmp_path / "run" / "log.jsonl")
     log = (tmp_path / "run" / "run.log").read_text()
-    assert f"final method:sgd bits:{sgd['bits']:.6g} " in log and f"gain:{sgd['gain']:.6g}" in log
+    assert f"score method:sgd bits:{sgd.bits:.6g} " in log and f"gain:{sgd.gain:.6g}" in log

@@ -11,13 +11,13 @@ from bitgolf.average.ema import Ema
 from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
 from bitgolf.commands.show import overview
+from bitgolf.commands.tables import show_table
 from bitgolf.config.recipe import identity
 from bitgolf.config.registry import set_text
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.objectives import MultiToken
 from bitgolf.recipes import get, names, published
-from bitgolf.report.tables import show_table
 from helpers.toy import toy_recipe
 
 KEPT: list[tuple[Spec[Any] | None, float]] = [
@@ -31,17 +31,17 @@ KEPT: list[tuple[Spec[Any] | None, float]] = [
 @pytest.mark.parametrize(("average", "copies"), KEPT)
 def test_memory_counts_what_the_average_keeps(average: Spec[Any] | None, copies: int) -> None:
     plain, shown = (overview(toy_recipe().but(average=a)) for a in (None, average))
-    more = shown["forecast"]["memory"] - plain["forecast"]["memory"]
-    assert copies * 4 * shown["params"] <= more <= copies * 4 * shown["params"] + 16  # counters
+    more = shown.forecast.training_state_bytes - plain.forecast.training_state_bytes
+    assert copies * 4 * shown.params <= more <= copies * 4 * shown.params + 16  # counters
 
 
 def test_memory_counts_weights_gradients_and_the_heads_of_an_objective() -> None:
     recipe = toy_recipe(vocab=300).but(average=None).set("train.optim.2.where", "*")
     plain, shown = overview(recipe), overview(recipe.set("train.objective", part(MultiToken, heads=2)))
-    by_role = plain["params_by_role"]
-    muon, adam = 3 * by_role["matrix"], plain["params"] - by_role["matrix"]  # momentum, copies of weight and gradient
-    assert 0 <= plain["forecast"]["memory"] - 4 * (2 * plain["params"] + muon + 2 * adam) < 1000
-    more = shown["forecast"]["memory"] - plain["forecast"]["memory"]
+    by_role = plain.params_by_role
+    muon, adam = 3 * by_role["matrix"], plain.params - by_role["matrix"]  # momentum, copies of weight and gradient
+    assert 0 <= plain.forecast.training_state_bytes - 4 * (2 * plain.params + muon + 2 * adam) < 1000
+    more = shown.forecast.training_state_bytes - plain.forecast.training_state_bytes
     assert 0 <= more - 4 * (2 + 2) * 2 * 300 * 32 < 100  # weight, gradient and two moments of each head; counters
 
 
@@ -57,7 +57,7 @@ def test_the_table_says_what_was_published() -> None:
 def test_a_departure_is_undone_by_the_words_that_stand_beside_it() -> None:
     recipe = get("pr1512")
     lines = show_table(overview(recipe)).splitlines()
-    start = lines.index("Otherwise than published, and what undoes it:") + 1
+    start = lines.index("Differences from the published system, and the --set that removes each:") + 1
     undone = [line for line in lines[start : lines.index("", start)] if "--set" in line]
     departures = [assignments for assignments in recipe["published"]["departures"].values() if assignments]
     assert len(undone) == len(departures) == 4
@@ -71,8 +71,8 @@ def test_a_departure_is_undone_by_the_words_that_stand_beside_it() -> None:
 
 def test_nothing_is_said_of_what_nobody_published() -> None:
     table = show_table(overview(get("quickstart")))
-    assert "Published" not in table and "Otherwise" not in table and "caution" not in table
-    assert "Otherwise" not in show_table(overview(get("baseline")))
+    assert "Published" not in table and "Differences" not in table and "caution" not in table
+    assert "Differences" not in show_table(overview(get("baseline")))
     assert "it trains on training text: nothing" in show_table(overview(get("pr675")))
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from bitgolf.artifact.model import load
-from bitgolf.commands.pack import Trained
 from bitgolf.commands.sweep import choices, sweep
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError, UsageError
+from bitgolf.errors import BitgolfError, DamagedError, FormatVersionError, RecipeError, UsageError
 from bitgolf.files import read_json
+from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.calibration.calibrate import load_calibration
 from bitgolf.score.text import validation
 from cli.test_cli import bitgolf
@@ -46,10 +46,10 @@ def test_commas_part_values_but_not_within_brackets_or_quotes(values: list[str],
         ("quantize.1.use.bits", "not PATH=VALUE"),
         ("train.steps=3,4", "decided before quantizing"),
         ("calibrate.source.rows=3,4", "decided before quantizing"),
-        ("quantize.1.use.bits=3,,4", "no values"),
-        ("quantize.1.use.bits=", "no values"),
-        ("quantize.1.use.clip=SdClip(k=3", "no values"),
-        ("quantize.1.use.clip=SdClip(k=3)),(4", "no values"),
+        ("quantize.1.use.bits=3,,4", "separated by commas, got"),
+        ("quantize.1.use.bits=", "separated by commas, got"),
+        ("quantize.1.use.clip=SdClip(k=3", "separated by commas, got"),
+        ("quantize.1.use.clip=SdClip(k=3)),(4", "separated by commas, got"),
     ],
 )
 def test_what_cannot_be_swept_is_wrong_use(assignment: str, message: str) -> None:
@@ -82,13 +82,13 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which settings were encoded."""
     seen: list[str] = []
-    original = Trained.encode
+    original = TrainedRun.encode
 
-    def counted(self: Trained, recipe: Any) -> Any:
+    def counted(self: TrainedRun, recipe: Any) -> Any:
         seen.append(f"{recipe[BITS]:g}")
         return original(self, recipe)
 
-    monkeypatch.setattr(Trained, "encode", counted)
+    monkeypatch.setattr(TrainedRun, "encode", counted)
     return seen
 
 
@@ -98,21 +98,24 @@ def test_a_row_says_what_a_run_with_these_settings_would(run: Path) -> None:
     document = json.loads(bitgolf(*words, "--json").stdout)
     after = files(run)
     assert {name: after[name] for name in after if name != "sweep.jsonl"} == before, "the run stays as it was"
-    assert [row["set"] for row in document["rows"]] == [
+    assert [row["settings"] for row in document["rows"]] == [
         {BITS: bits, DAMPING: damping} for bits in ("3", "4") for damping in ("0.01", "0.1")
     ]
-    assert rows_of(run) == document["rows"] and document["paths"] == [BITS, DAMPING]
+    assert rows_of(run) == [{"format": 2, **row} for row in document["rows"]] and document["paths"] == [BITS, DAMPING]
     assert document["averaged_bpb"] == pytest.approx(scored["bpb"]["averaged"], abs=1e-6)
     own = document["rows"][2]
     assert own["bytes"] == scored["bytes"]["model"] and own["bpb"] == pytest.approx(scored["bpb"]["packed"], abs=1e-6)
     for row in document["rows"]:
-        assert row["loss"] == pytest.approx(row["bpb"] - document["averaged_bpb"], abs=1e-12) and row["predicted"] > 0
+        assert (
+            row["gap_bpb"] == pytest.approx(row["bpb"] - document["averaged_bpb"], abs=1e-12)
+            and row["predicted_gap_bpb"] > 0
+        )
     few, many = document["rows"][0], document["rows"][2]
-    assert few["bytes"] < many["bytes"] and few["predicted"] > many["predicted"]
+    assert few["bytes"] < many["bytes"] and few["predicted_gap_bpb"] > many["predicted_gap_bpb"]
 
     again = run_again(run, f"{BITS}=3", first="quantize")
-    assert again["bytes"]["model"] == few["bytes"] and again["bpb"]["packed"] == pytest.approx(few["bpb"], abs=1e-6)
-    assert predicted(run) == pytest.approx(few["predicted"], rel=1e-4)
+    assert again.bytes.model == few["bytes"] and again.bpb["packed"] == pytest.approx(few["bpb"], abs=1e-6)
+    assert predicted(run) == pytest.approx(few["predicted_gap_bpb"], rel=1e-4)
 
 
 def predicted(folder: Path) -> float:
@@ -125,25 +128,25 @@ def predicted(folder: Path) -> float:
 
 
 def test_it_goes_on_where_it_stopped(run: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Trained.encode
+    original = TrainedRun.encode
 
-    def stopped(self: Trained, recipe: Any) -> Any:
+    def stopped(self: TrainedRun, recipe: Any) -> Any:
         if recipe[BITS] == 5:
             raise KeyboardInterrupt
         return original(self, recipe)
 
-    monkeypatch.setattr(Trained, "encode", stopped)
+    monkeypatch.setattr(TrainedRun, "encode", stopped)
     with pytest.raises(KeyboardInterrupt):
         sweep(run, [f"{BITS}=3,5"])
-    assert [row["set"][BITS] for row in rows_of(run)] == ["3"]
-    monkeypatch.setattr(Trained, "encode", original)
+    assert [row["settings"][BITS] for row in rows_of(run)] == ["3"]
+    monkeypatch.setattr(TrainedRun, "encode", original)
     encoded.clear()
     document = sweep(run, [f"{BITS}=3,5,4"])
-    assert encoded == ["5", "4"] and [row["set"][BITS] for row in document["rows"]] == ["3", "5", "4"]
-    assert all(row["bpb"] is None and row["predicted"] is not None for row in document["rows"])
-    assert document["averaged_bpb"] is None
+    assert encoded == ["5", "4"] and [row.settings[BITS] for row in document.rows] == ["3", "5", "4"]
+    assert all(row.bpb is None and row.predicted_gap_bpb is not None for row in document.rows)
+    assert document.averaged_bpb is None
     encoded.clear()
-    assert sweep(run, [f"{BITS}=4.0,3"])["rows"][0]["bytes"] == document["rows"][2]["bytes"]
+    assert sweep(run, [f"{BITS}=4.0,3"]).rows[0].bytes == document.rows[2].bytes
     assert encoded == [], "4.0 is 4"
     sweep(run, [f"{BITS}=3"], tokens=64)
     assert encoded == ["3"], "measured, it is another row"
@@ -161,8 +164,8 @@ def test_other_weights_are_other_rows(run: Path, encoded: list[str]) -> None:
     ("sets", "error", "message"),
     [
         ([f"{BITS}=3,9"], RecipeError, "at most 7 bits"),
-        ([f"{BITS}=3", f"{BITS}=4"], UsageError, "a path of its own"),
-        ([], UsageError, "a path of its own"),
+        ([f"{BITS}=3", f"{BITS}=4"], UsageError, "each with a path of its own"),
+        ([], UsageError, "each with a path of its own"),
         (["quantize.2.use.bit=3"], RecipeError, "nearest: .*bits"),
         (["pack.groups=(Group(where='gate', name='g'),)"], RecipeError, "gate"),
     ],
@@ -182,14 +185,22 @@ def test_a_codec_that_asks_for_calibration_needs_a_run_that_has_one(run: Path, e
     with pytest.raises(RecipeError, match="asks for calibration"):
         sweep(run, [f"{BITS}=3"])
     sets = ["quantize.2.use=IntRows(bits=5),IntRows(bits=6)", "quantize.1.use.solve=none"]
-    rows = sweep(run, sets)["rows"]
-    assert [row["predicted"] for row in rows] == [None, None] and rows[0]["bytes"] < rows[1]["bytes"]
+    rows = sweep(run, sets).rows
+    assert [row.predicted_gap_bpb for row in rows] == [None, None] and rows[0].bytes < rows[1].bytes
 
 
 def test_a_damaged_table_is_named(run: Path) -> None:
-    (run / "sweep.jsonl").write_text('{"key": "a"}\n{"key": \n')
+    (run / "sweep.jsonl").write_text('{"format": 2, "key": "a"}\n{"key": \n')
     with pytest.raises(DamagedError, match=r"sweep\.jsonl"):
         sweep(run, [f"{BITS}=3"])
+
+
+def test_a_table_of_an_older_format_is_refused_and_left_alone(run: Path) -> None:
+    old = '{"key": "a", "set": {}, "bytes": 1, "loss": null}\n'
+    (run / "sweep.jsonl").write_text(old)
+    with pytest.raises(FormatVersionError, match=r"sweep\.jsonl: the table of a sweep has no format number"):
+        sweep(run, [f"{BITS}=3"])
+    assert (run / "sweep.jsonl").read_text() == old
 
 
 def test_the_table_for_a_person(run: Path) -> None:

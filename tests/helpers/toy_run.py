@@ -12,6 +12,7 @@ from bitgolf.grids.clip import SdClip
 from bitgolf.pack.coders import Range
 from bitgolf.pack.settings import Pack
 from bitgolf.pipeline.execute import start
+from bitgolf.pipeline.result import RunResult
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.codec import Float, IntRows
@@ -36,18 +37,17 @@ def moving_recipe() -> Spec[Recipe]:
     return recipe.set("score", (part(Contiguous, window=32),))
 
 
-def run_in(
-    folder: Path, recipe: Spec[Recipe], shards: Path | None = None, *, first: str | None = None
-) -> dict[str, Any]:
+WORDS: dict[str, Any] = {"text": [], "seed": 0, "devices": 1, "device": "auto", "resume": False}
+
+
+def run_in(folder: Path, recipe: Spec[Recipe], shards: Path | None = None, *, first: str | None = None) -> RunResult:
     """`bitgolf run`, in this process."""
-    words: dict[str, Any] = {"text": [], "seed": 0, "devices": 1, "first": first, "resume": False}
-    return start(str(folder), recipe, shards=shards, out=folder, **words)
+    return start(str(folder), recipe, shards=shards, out=folder, first=first, **WORDS)
 
 
-def run_again(folder: Path, *sets: str, first: str | None = None) -> dict[str, Any]:
+def run_again(folder: Path, *sets: str, first: str | None = None) -> RunResult:
     """`bitgolf run FOLDER --set ...`, in this process."""
-    words: dict[str, Any] = {"text": [], "seed": 0, "devices": 1, "first": first, "resume": False}
-    return start(str(folder), resolve(str(folder), list(sets)), shards=None, out=None, **words)
+    return start(str(folder), resolve(str(folder), list(sets)), shards=None, out=None, first=first, **WORDS)
 
 
 def finish(folder: Path) -> Path:

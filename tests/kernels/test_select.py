@@ -28,7 +28,7 @@ from bitgolf.model.interfaces import AfterPart
 from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.pipeline.training import train_run
+from bitgolf.pipeline.training import TrainingJob, train_run
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World
@@ -476,7 +476,7 @@ def recipe() -> Spec[Recipe]:
 def test_a_run_says_and_stores_its_kernels(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     journal = Journal(tmp_path / "run", quiet=True)
-    train_run(recipe(), data, tmp_path / "run", seed=0, resume=False, journal=journal)
+    train_run(TrainingJob(recipe=recipe(), data=data, folder=tmp_path / "run"), journal)
     journal.close()
     kernels = json.loads((tmp_path / "run" / "train.json").read_text())["kernels"]
     said = (tmp_path / "run" / "run.log").read_text()

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ from bitgolf.config.recipe import Recipe, limit_of, reserve_of, training_slice
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, Interrupted, RecipeError, UsageError
 from bitgolf.files import read_json
-from bitgolf.pipeline import stages
-from bitgolf.pipeline import training as train_worker
-from bitgolf.pipeline.execute import Run, execute
+from bitgolf.pipeline import execute as execution
+from bitgolf.pipeline import training
+from bitgolf.pipeline.data import PreparedData
+from bitgolf.pipeline.execute import execute
+from bitgolf.pipeline.stages import STAGES
+from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.training import TrainingJob, train_run
 from bitgolf.quantize.calibration import calibrate
 from bitgolf.quantize.calibration.calibrate import (
     Calibrate,
@@ -113,21 +118,21 @@ def test_training_ends_early_by_the_reserve(
         seen.append((trainer.settings.seconds, more["limit"]))
         raise BitgolfError("enough")
 
-    monkeypatch.setattr(train_worker.loop, "train", no_training)
+    monkeypatch.setattr(loop, "train", no_training)
     recipe = calibrated().set("train.seconds", 90.0).set("calibrate.reserve", reserve)
-    words: dict[str, Any] = {"seed": 0, "resume": False, "journal": Journal(quiet=True)}
+    monkeypatch.setattr(training, "measure_reserve", lambda *_: Reserve(2, 5.0, 1.0))
     with pytest.raises(BitgolfError, match="enough"):
-        train_worker.train_run(recipe, data, tmp_path, **words, measure=lambda *_: Reserve(2, 5.0, 1.0))
+        train_run(TrainingJob(recipe=recipe, data=data, folder=tmp_path), Journal(quiet=True))
     assert seen == [(90.0, limit)]
 
 
-def test_a_worker_that_cannot_measure_says_so(data: Path, tmp_path: Path) -> None:
-    words: dict[str, Any] = {"seed": 0, "resume": False, "journal": Journal(quiet=True)}
-    with pytest.raises(BitgolfError, match=r"calibrate.reserve: the time of calibration is to be measured"):
-        train_worker.train_run(calibrated().set("train.seconds", 90.0), data, tmp_path, **words)
+def test_a_reserve_that_leaves_no_time_to_train_is_an_error(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "measure_reserve", lambda *_: Reserve(1, 8.0, 1.0))
+    job = TrainingJob(recipe=calibrated().set("train.seconds", 9.0), data=data, folder=tmp_path)
     with pytest.raises(RecipeError, match=r"of 9 s of training 9.9 s are reserved.*\n.*train.seconds above 9.9"):
-        recipe = calibrated().set("train.seconds", 9.0)
-        train_worker.train_run(recipe, data, tmp_path, **words, measure=lambda *_: Reserve(1, 8.0, 1.0))
+        train_run(job, Journal(quiet=True))
 
 
 # ---- the stage ---------------------------------------------------------------------------------------------------
@@ -137,10 +142,11 @@ def test_a_worker_that_cannot_measure_says_so(data: Path, tmp_path: Path) -> Non
 def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run ends once its artifact is written."""
 
-    def stop(run: Run) -> dict[str, Any]:
+    def stop(run: Run) -> PreparedData:
         raise BitgolfError("it is packed")
 
-    monkeypatch.setattr(stages, "score", stop)
+    stages = tuple(replace(stage, work=stop) if stage.name == "score" else stage for stage in STAGES)
+    monkeypatch.setattr(execution, "STAGES", stages)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
@@ -160,6 +166,11 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in found if event["event"] == kind]
 
 
+def batches_of(done: dict[str, dict[str, Any]]) -> list[int]:
+    """Batches that each process observed."""
+    return done["calibrate"]["calibration"]["batches_per_process"]
+
+
 def weights(folder: Path) -> Tensor:
     codes = load_codes(folder / "codes" / "codes.safetensors")
     return torch.from_numpy(codes["blocks.0.mlp.up.weight"]["codes"])
@@ -170,11 +181,11 @@ def test_a_run_calibrates_between_averaging_and_quantizing(data: Path, tmp_path:
     done = ran(calibrated(), tmp_path, data)
     assert list(done) == ["prepare", "train", "average", "calibrate", "quantize", "pack"]
     known = load_calibration(tmp_path / "calibration.safetensors")
-    stage = done["calibrate"]
+    stage, clock = done["calibrate"]["calibration"], done["calibrate"]["training_clock"]
     assert stage["source"] == "TrainingText" and stage["tokens"] == 2 * 2 * 32
     assert (stage["matrices"], stage["hessians"], stage["processes"]) == (len(known), distinct(known), 1)
-    assert stage["clock"]["total"] == pytest.approx(stage["clock"]["train"] + stage["clock"]["calibrate"], abs=0.02)
-    assert 0 < stage["clock"]["calibrate"] <= stage["seconds"] + 0.01 and stage["clock"]["limit"] == 0
+    assert clock["total"] == pytest.approx(clock["train"] + clock["calibrate"], abs=0.02)
+    assert 0 < clock["calibrate"] <= done["calibrate"]["seconds"] + 0.01 and clock["limit"] == 0
     (event,) = events(tmp_path, "calibration")
     assert event.items() >= {k: stage[k] for k in ("source", "tokens", "matrices", "hessians", "processes")}.items()
     assert "calibrated on 128 tokens" in (tmp_path / "run.log").read_text()
@@ -207,7 +218,8 @@ def test_what_is_done_again_when_calibration_changes(data: Path, tmp_path: Path)
 @pytest.mark.usefixtures("no_scoring")
 def test_without_calibration_the_stage_passes(data: Path, tmp_path: Path) -> None:
     done = ran(toy_recipe(steps=2), tmp_path, data)
-    assert done["calibrate"]["source"] == "none" and done["calibrate"]["clock"]["calibrate"] == 0
+    assert done["calibrate"]["calibration"] == {"source": "none"}
+    assert done["calibrate"]["training_clock"]["calibrate"] == 0
     assert not (tmp_path / "calibration.safetensors").exists()
     again = calibrated(steps=2).set("train.seconds", 0.0)
     assert ran(again, tmp_path, data)["train"] == done["train"], "calibration can be had later, without training"
@@ -217,10 +229,10 @@ def test_without_calibration_the_stage_passes(data: Path, tmp_path: Path) -> Non
 def test_over_the_training_clock_is_said_aloud(data: Path, tmp_path: Path) -> None:
     """A number is taken as given, and all batches are observed."""
     recipe = calibrated().set("train.seconds", 0.02).set("train.steps", 1000).set("calibrate.reserve", 0.0)
-    clock = ran(recipe, tmp_path, data)["calibrate"]["clock"]
+    clock = ran(recipe, tmp_path, data)["calibrate"]["training_clock"]
     assert clock["total"] > clock["limit"] == 0.02
-    (event,) = events(tmp_path, "reserve")
-    assert (event["seconds"], event["limit"]) == (0.0, 0.02)
+    (event,) = events(tmp_path, "calibration_reserve")
+    assert (event["seconds"], event["time_limit_seconds"]) == (0.0, 0.02)
     (warning,) = [e for e in events(tmp_path, "warning") if "over the limit" in e["message"]]
     assert all(f"{clock[k]} s" in warning["message"] and warning[k] == clock[k] for k in clock)
 
@@ -278,20 +290,20 @@ def test_the_limit_is_kept_with_calibration(
     are observed as end in time, and at least one."""
     clocks = Clocks(monkeypatch, batch=batch)
     done = ran(timed(60.0), tmp_path, data)
-    clock = done["calibrate"]["clock"]
+    clock = done["calibrate"]["training_clock"]
     assert clock == {"train": 38.0, "calibrate": calibrate, "total": 38.0 + calibrate, "limit": 60.0}
     assert clock["total"] <= 60.0 + 1.0 or batches == 1
     assert clocks.batches == 2 + batches, "two of them to measure"
-    assert (done["train"]["limit"], done["train"]["steps"]) == (38.0, 38)
-    assert done["train"]["reserve"] == {"rounds": 4, "round_seconds": 5.0, "fixed_seconds": 0.0}
-    assert (done["calibrate"]["batches"], done["calibrate"]["planned"]) == ([batches], 4)
+    assert (done["train"]["time_limit_seconds"], done["train"]["steps"]) == (38.0, 38)
+    assert done["train"]["calibration_reserve"] == {"rounds": 4, "round_seconds": 5.0, "fixed_seconds": 0.0}
+    assert batches_of(done) == [batches] and done["calibrate"]["calibration"]["planned_batches"] == 4
     said = [event for event in events(tmp_path, "warning") if "ended at the limit" in event["message"]]
     assert bool(said) == over
     if over:
         assert f"of 60 s, with {batches} of 4 batches" in said[0]["message"] and said[0]["batches"] == batches
     assert any("over the limit" in event["message"] for event in events(tmp_path, "warning")) == (batches == 1)
-    (event,) = events(tmp_path, "reserve")
-    assert (event["seconds"], event["limit"]) == (22.0, 38.0)
+    (event,) = events(tmp_path, "calibration_reserve")
+    assert (event["seconds"], event["time_limit_seconds"]) == (22.0, 38.0)
 
 
 @pytest.mark.usefixtures("no_scoring")
@@ -302,16 +314,18 @@ def test_calibration_that_is_done_again_gives_the_same_bytes(
     clocks, file = Clocks(monkeypatch, batch=9.0), tmp_path / "calibration.safetensors"
     first = ran(timed(60.0), tmp_path, data)
     content = file.read_bytes()
-    assert about_calibration(file)["batches"] == first["calibrate"]["batches"] == [2]
+    assert about_calibration(file)["batches"] == batches_of(first) == [2]
     for clocks.batch in (0.1, 1000.0):
         again = ran(timed(60.0), tmp_path, data, "calibrate")
-        assert file.read_bytes() == content and again["calibrate"]["batches"] == [2]
+        assert file.read_bytes() == content and batches_of(again) == [2]
         assert again["train"] == first["train"] and again["quantize"]["key"] == first["quantize"]["key"]
     assert "2 of 4 batches, as the first time" in (tmp_path / "run.log").read_text()
     clocks.batch = 0.1
     other = ran(timed(60.0).set("calibrate.source.seed", 43), tmp_path, data, "train")
-    assert other["calibrate"]["batches"] == [4], "with other inputs the clock decides"
-    assert other["calibrate"]["clock"]["total"] == 60.4, "over by less than a step, which calibration does not pay for"
+    assert batches_of(other) == [4], "with other inputs the clock decides"
+    assert other["calibrate"]["training_clock"]["total"] == 60.4, (
+        "over by less than a step, which calibration does not pay for"
+    )
 
 
 @pytest.mark.usefixtures("no_scoring")
@@ -320,10 +334,10 @@ def test_without_a_limit_of_time_nothing_is_measured(
 ) -> None:
     clocks = Clocks(monkeypatch, batch=1000.0)
     done = ran(timed(0.0), tmp_path, data)
-    assert (
-        clocks.batches == 4 and done["calibrate"]["batches"] == [4] and "limit" not in str(events(tmp_path, "warning"))
+    assert clocks.batches == 4 and batches_of(done) == [4] and "limit" not in str(events(tmp_path, "warning"))
+    assert (done["train"]["calibration_reserve"], done["train"]["time_limit_seconds"]) == (None, 0.0) and not events(
+        tmp_path, "calibration_reserve"
     )
-    assert (done["train"]["reserve"], done["train"]["limit"]) == (None, 0.0) and not events(tmp_path, "reserve")
 
 
 @pytest.mark.usefixtures("no_scoring")
@@ -341,7 +355,7 @@ def test_a_run_that_goes_on_has_the_reserve_of_its_beginning(
     with pytest.raises(BitgolfError, match="it is packed"):
         execute(Run(timed(60.0), tmp_path, Journal(quiet=True), shards=data, resume=True))
     train = read_json(tmp_path / "stages.json")["train"]
-    assert (train["limit"], train["clock"], train["steps"]) == (38.0, 38.0, 38)
+    assert (train["time_limit_seconds"], train["training_seconds"], train["steps"]) == (38.0, 38.0, 38)
 
 
 def test_a_recipe_that_would_fail_later_fails_before_training(data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The whole path at toy size: a run, its files, its JSON keys, what is fresh, and stages done again alone."""
+"""The whole path at toy size: a run, its files, its JSON keys, what is reused, and stages done again alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, write_json
-from bitgolf.pipeline.execute import STAGES, start
+from bitgolf.pipeline.execute import start
+from bitgolf.pipeline.result import RunResult
+from bitgolf.pipeline.stages import STAGE_NAMES
 from helpers.toy import toy_recipe
 
 TEST_WORDS = ("alpha", "beta", "gamma", "delta", "while", "return", "if", "(x)", "= 1", "\n    ", "# note", "é")
@@ -82,7 +84,7 @@ def test_the_document_has_the_keys_of_the_design(finished: tuple[Path, dict[str,
         "bpb",
         "bytes",
         "fits",
-        "touched",
+        "part_usage",
     }
     assert d["steps"] == 30 and d["tokens"] == 30 * 4 * 32 and d["fits"] is True and d["run"] == str(out)
     assert d["bpb"].keys() == {"trained", "averaged", "packed", "sliding", "adapted"} and d["bpb"]["adapted"] is None
@@ -90,17 +92,14 @@ def test_the_document_has_the_keys_of_the_design(finished: tuple[Path, dict[str,
     assert d["bytes"].keys() == {"model", "code", "tokenizer", "total", "self_contained", "cap"}
     assert d["bytes"]["code"] is None and d["bytes"]["total"] == d["bytes"]["model"]
     assert d["bytes"]["self_contained"] == (out / "artifact.bg").stat().st_size
-    assert set(STAGES) - {"report"} <= set(d["seconds"])
-    assert d["seconds"]["train"] > d["seconds"]["training_clock"] > 0, "the stage takes longer than its clock"
-    assert d["calibration"] == {"source": "none"} and d["clock"]["calibrate"] == d["clock"]["limit"] == 0
-    assert d["proof"]["restored"] is True and set(d["proof"]["general_compressors_bpb"]) == {
-        "xz -9e",
-        "zstd -19",
-        "brotli 11",
-    }
-    assert {"part", "tensors", "parameters"} <= d["touched"][0].keys()
-    owned = sum(row["parameters"] for row in d["touched"] if "." in row["part"])
-    ruled = sum(row["parameters"] for row in d["touched"] if " on " in row["part"])
+    assert set(STAGE_NAMES) - {"report"} <= set(d["seconds"])
+    clock, trip = d["training_clock"], d["roundtrip"]
+    assert d["seconds"]["train"] > clock["train"] > 0, "the stage takes longer than its clock"
+    assert d["calibration"] == {"source": "none"} and clock["calibrate"] == clock["limit"] == 0
+    assert trip["restored"] is True and set(trip["general_compressors_bpb"]) == {"xz -9e", "zstd -19", "brotli 11"}
+    assert {"part", "tensors", "parameters"} <= d["part_usage"][0].keys()
+    owned = sum(row["parameters"] for row in d["part_usage"] if " on " not in row["part"])
+    ruled = sum(row["parameters"] for row in d["part_usage"] if " on " in row["part"])
     assert owned == ruled == d["params"], "parts own, and rules take, every parameter once"
 
 
@@ -164,10 +163,10 @@ def test_generate_and_ledger(finished: tuple[Path, dict[str, Any]]) -> None:
     assert first["text"].startswith("alpha") and first == json.loads(bitgolf(*words).stdout)
     document = json.loads(bitgolf("ledger", str(out), "--json").stdout)
     assert document["total"] == sum(e["bytes"] for e in document["entries"]) == d["bytes"]["self_contained"]
-    assert {"name", "bytes", "elements", "bits_per_element", "codec"} == document["entries"][0].keys()
+    assert {"name", "bytes", "elements", "bits_per_element", "coder"} == document["entries"][0].keys()
 
 
-def again(folder: Path, recipe: Spec[Recipe] | None = None, *, first: str | None = None) -> dict[str, Any]:
+def again(folder: Path, recipe: Spec[Recipe] | None = None, *, first: str | None = None) -> RunResult:
     from bitgolf.recipes import resolve
 
     recipe = recipe or resolve(str(folder), [])
@@ -177,11 +176,11 @@ def again(folder: Path, recipe: Spec[Recipe] | None = None, *, first: str | None
     )
 
 
-def test_what_is_fresh_is_not_redone(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_unchanged_is_reused(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run_folder / "artifact.bg").read_bytes(), read_json(run_folder / "stages.json")
     again(run_folder)
     said = capsys.readouterr().err
-    assert all(f"{stage}: fresh" in said for stage in STAGES)
+    assert all(f"{stage}: unchanged, reused" in said for stage in STAGE_NAMES)
     assert before == ((run_folder / "artifact.bg").read_bytes(), read_json(run_folder / "stages.json"))
 
 
@@ -193,18 +192,32 @@ def test_a_stage_is_done_again_alone_without_training(run_folder: Path, capsys: 
     recipe = resolve(str(run_folder), ["quantize.1.use.bits=3", "quantize.1.use.clip=SdClip(k=3)", "proof=none"])
     d = again(run_folder, recipe, first="quantize")
     said = capsys.readouterr().err
-    assert "train: fresh" in said and "quantize …" in said
+    assert "train: unchanged, reused" in said and "quantize …" in said
     assert sorted((run_folder / "checkpoint").iterdir())[-1].stat().st_mtime_ns == checkpoint
     after = load(run_folder / "artifact.bg")
     assert after.digest != before.digest and after.recipe["quantize"][1]["use.bits"] == 3
-    assert d["bpb"]["trained"] != d["bpb"]["packed"]
+    assert d.bpb["trained"] != d.bpb["packed"]
 
 
-def test_starting_after_a_stage_that_is_not_fresh_is_refused(run_folder: Path) -> None:
+def test_starting_after_a_stage_whose_inputs_changed_is_refused(run_folder: Path) -> None:
     from bitgolf.recipes import resolve
 
-    with pytest.raises(UsageError, match="train is not fresh"):
+    with pytest.raises(UsageError, match="--from quantize: the earlier stage train has changed inputs"):
         again(run_folder, resolve(str(run_folder), ["train.steps=31"]), first="quantize")
+
+
+@pytest.mark.parametrize("written", [{"seed": 0, "text": [], "shards": None}, {"seed": 0, "format": 1}])
+def test_a_folder_of_an_older_format_is_refused_and_left_alone(run_folder: Path, written: dict[str, Any]) -> None:
+    """With or without a recipe that this version could read, by each command that opens runs."""
+    (run_folder / "inputs.json").write_text(json.dumps(written))
+    (run_folder / "recipe.json").write_text('{"part": "no.longer.Known"}')
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    sweep = ("sweep", str(run_folder), "--set", "pack.cap=1")
+    for words in (("run", str(run_folder)), ("pack", str(run_folder)), ("doctor", str(run_folder)), sweep):
+        failed = bitgolf(*words, code=1)
+        assert "this version reads format 2" in failed.stderr and str(run_folder) in failed.stderr
+    after = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_another_training_does_not_overwrite_this_one(run_folder: Path) -> None:
@@ -212,7 +225,7 @@ def test_another_training_does_not_overwrite_this_one(run_folder: Path) -> None:
 
     with pytest.raises(UsageError, match="another recipe"):
         again(run_folder, resolve(str(run_folder), ["train.steps=31"]))
-    assert again(run_folder)["steps"] == 30
+    assert again(run_folder).steps == 30
 
 
 def test_over_the_cap_is_exit_1_with_the_ledgers_advice(run_folder: Path) -> None:
@@ -296,8 +309,10 @@ def test_two_processes_train_to_the_same_model_and_calibrate_it(
     )
     d = json.loads(bitgolf(*words, *gptq, "--set", "proof=none", "--json").stdout)
     assert d["calibration"]["tokens"] == 3 * 2 * 32 and d["calibration"]["processes"] == 2
-    assert d["clock"]["total"] == pytest.approx(d["clock"]["train"] + d["clock"]["calibrate"], abs=0.02)
-    assert d["clock"]["calibrate"] > 0 and d["bpb"]["packed"] == pytest.approx(d["bpb"]["averaged"], rel=1e-2)
+    assert d["training_clock"]["total"] == pytest.approx(
+        d["training_clock"]["train"] + d["training_clock"]["calibrate"], abs=0.02
+    )
+    assert d["training_clock"]["calibrate"] > 0 and d["bpb"]["packed"] == pytest.approx(d["bpb"]["averaged"], rel=1e-2)
     assert d["bpb"]["trained"] == pytest.approx(finished[1]["bpb"]["trained"], rel=1e-4)
     assert read_json(tmp_path / "two" / "train.json")["processes"] == 2
 

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,8 +20,10 @@ from bitgolf.config.registry import set_text
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.part import Clocked
-from bitgolf.pipeline import calibration, stages
-from bitgolf.pipeline.execute import Run
+from bitgolf.pipeline.calibration import calibrate
+from bitgolf.pipeline.compression import pack, quantize
+from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.training import average, train
 from bitgolf.recipes import describe, get, names
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import Device
@@ -124,14 +127,14 @@ def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> No
     recipe = shrunk(get(name))
     journal = Journal(tmp_path, quiet=True)
     run = Run(recipe, tmp_path, journal, shards=data)
-    trained = stages.train(run)
-    stages.average(run)
-    run.done["train"] = trained
-    assert (calibration.calibrate(run)["source"] == "none") == (recipe["calibrate"] is None)
-    stages.quantize(run)
-    packed = stages.pack(run)
+    trained = train(run)
+    average(run)
+    run.done["train"] = msgspec.to_builtins(trained)
+    assert (calibrate(run).calibration.source == "none") == (recipe["calibrate"] is None)
+    quantize(run)
+    packed = pack(run)
     journal.close()
-    assert trained["steps"] == 30 and math.isfinite(trained["loss"]) and packed["fits"]
+    assert trained.steps == 30 and math.isfinite(trained.loss) and packed.fits
     model = load((tmp_path / "artifact.bg").read_bytes()).model.eval()
     text = two_short_documents(validation(data))
     for method in (node() for node in recipe["score"]):

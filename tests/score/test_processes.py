@@ -16,7 +16,8 @@ import torch
 
 from bitgolf.artifact.model import load
 from bitgolf.config.spec import Spec, part
-from bitgolf.pipeline.scoring import Job, main, perform
+from bitgolf.errors import BitgolfError
+from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job, score_in_workers
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
@@ -147,21 +148,21 @@ def test_two_processes_score_an_artifact_as_one_does(toy: Toy, monkeypatch: pyte
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     loaded = load(toy.artifact)
     source = of_documents((d.data for d in read_documents([toy.raw])), loaded.tokenizer)
-    methods = [part(Contiguous, window=32), part(Sliding, window=32, stride=8, isolated=True)]
-    job = Job(toy.artifact, source, methods, batch_tokens=64, exact=True)
-    two, one = perform(job, loaded, processes=2), perform(job, loaded)
+    methods: tuple[Spec[Method], ...] = (
+        part(Contiguous, window=32),
+        part(Sliding, window=32, stride=8, isolated=True),
+    )
+    job = ScoringJob(artifact=toy.artifact, text=source, methods=methods, batch_tokens=64, exact=True)
+    two, one = run_scoring_job(job, loaded, processes=2), run_scoring_job(job, loaded)
     assert [totals(row) for row in two] == [totals(row) for row in one]
     assert [(row.processes, row.method) for row in two] == [(2, "contiguous"), (2, "sliding")]
 
 
-def test_a_worker_says_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "tokens.npy", text().tokens)
-    job = {"artifact": str(tmp_path / "none.bg"), "bytes": 1, "bos": 1, "methods": [], "order": None}
-    (tmp_path / "job.json").write_text(
-        json.dumps(job | {"batch_tokens": 1, "limit": 1.0, "exact": False, "device": "cpu"})
-    )
-    assert main([str(tmp_path)]) == 1 and "none.bg: cannot read it" in capsys.readouterr().err
-    assert not (tmp_path / "rows.json").exists()
+def test_the_error_of_a_worker_is_raised(tmp_path: Path) -> None:
+    job = ScoringJob(artifact=tmp_path / "none.bg", text=text(), methods=(), device="cpu")
+    with pytest.raises(BitgolfError, match=r"cannot read it") as caught:
+        score_in_workers(job, processes=1)
+    assert caught.value.place.endswith("none.bg")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Place, Spec, part
 from bitgolf.errors import RecipeError, UsageError
-from bitgolf.pipeline.training import train_run
+from bitgolf.pipeline.training import TrainingJob, train_run
 from bitgolf.report.log import Journal
 from bitgolf.runtime.distributed import World
 from bitgolf.runtime.progress import Now
@@ -170,12 +170,12 @@ def test_on_the_clock_a_restart_goes_on_counting(tmp_path: Path, data: Path, clo
 def test_a_run_says_how_often_it_read_its_text(tmp_path: Path, data: Path, steps: int, often: bool) -> None:
     recipe = short_recipe(steps=steps).set("train.rows", 2).set("train.length", 200).set("model.layers", 1)
     journal = Journal(tmp_path, quiet=True)
-    summary = train_run(recipe, data, tmp_path, seed=0, resume=False, journal=journal)
+    summary = train_run(TrainingJob(recipe=recipe, data=data, folder=tmp_path), journal)
     journal.close()
     saved = json.loads((tmp_path / "train.json").read_text())
-    assert saved["epochs"] == summary["epochs"] and (summary["epochs"] > 1) == often
+    assert saved["epochs"] == summary.epochs and (summary.epochs > 1) == often
     tokens = make_trainer(data).batches.stream
-    assert summary["epochs"] == pytest.approx(steps * 400 / len(tokens))
+    assert summary.epochs == pytest.approx(steps * 400 / len(tokens))
     said = "training read its text" in (tmp_path / "log.jsonl").read_text()
     assert said == often
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from bitgolf.files import write_json
-from bitgolf.pipeline.training import main
+from bitgolf.pipeline.training import TrainingJob, train_worker
+from bitgolf.runtime import worker
+from bitgolf.runtime.job_files import write_job
 from bitgolf.train.checkpoint import load_latest
 from helpers.toy import toy_recipe
 from helpers.toy_training import same
@@ -28,14 +29,15 @@ def start(run: Path, data: Path) -> BaseProcess:
     """A worker in a process of its own, forked from one that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bitgolf.pipeline.training"])
-    process = context.Process(target=main, args=([str(run), str(data), "0", "1", "auto"],))
+    recipe = toy_recipe(steps=STEPS).set("train.checkpoint_seconds", 0.0)  # saves after each step
+    write_job(run, train_worker, TrainingJob(recipe=recipe, data=data, folder=run, resume=True))
+    process = context.Process(target=worker.main, args=(run,))
     process.start()
     return process
 
 
 def make_run(folder: Path) -> Path:
-    """A run that saves after each step."""
-    write_json(folder / "recipe.json", toy_recipe(steps=STEPS).set("train.checkpoint_seconds", 0.0).to_json())
+    folder.mkdir()
     return folder
 
 

@@ -16,9 +16,10 @@ import pytest
 from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import Interrupted
-from bitgolf.files import read_json, write_json
-from bitgolf.pipeline.training import train_run
+from bitgolf.files import read_json
+from bitgolf.pipeline.training import TrainingJob, train_run, train_worker
 from bitgolf.report.log import Journal
+from bitgolf.runtime.job_files import read_result, write_job
 from bitgolf.train.checkpoint import load_latest
 from helpers.toy import toy_recipe
 
@@ -26,10 +27,11 @@ STEPS = 20
 
 
 def torchrun(run: Path, data: Path, recipe: Spec[Recipe]) -> subprocess.Popen[bytes]:
-    """Two processes on the CPU; what they say is in `errors.txt`."""
-    write_json(run / "recipe.json", recipe.to_json())
+    """Two processes on the CPU; what they say is in `errors.txt`, and their job and its result in the folder `job`."""
+    (run / "job").mkdir(parents=True)
+    write_job(run / "job", train_worker, TrainingJob(recipe=recipe, data=data, folder=run))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = ["-m", "bitgolf.pipeline.training", str(run), str(data), "0", "0", "auto"]
+    worker = ["-m", "bitgolf.runtime.worker", str(run / "job")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (run / "errors.txt").open("wb") as errors:
         return subprocess.Popen(launch + worker, env=environment, stderr=errors)
@@ -57,7 +59,7 @@ def one_process(run: Path, data: Path, recipe: Spec[Recipe], *, last: int, resum
     journal = Stopping(run, quiet=True)
     journal.last = last
     with pytest.raises(Interrupted):
-        train_run(recipe, data, run, seed=0, resume=resume, journal=journal)
+        train_run(TrainingJob(recipe=recipe, data=data, folder=run, resume=resume), journal)
     journal.close()
     return [e["loss"] for e in steps(run)]
 
@@ -75,6 +77,7 @@ def test_two_processes_equal_one_that_accumulates(tmp_path: Path, data: Path) ->
     assert [(e["step"], e["tokens"]) for e in steps(two)] == [(n, n * 4 * 32) for n in range(1, STEPS + 1)]
     assert [e["loss"] for e in steps(two)] == pytest.approx(want, rel=1e-5)
     assert read_json(two / "train.json")["processes"] == 2
+    assert read_result(two / "job", train_worker).processes == 2, "the first process has written it"
 
 
 def test_a_signal_stops_both_processes_and_one_can_go_on(tmp_path: Path, data: Path) -> None:

@@ -16,7 +16,7 @@ from bitgolf.errors import BitgolfError, DamagedError, RecipeError, UsageError
 from bitgolf.model.interfaces import Norm
 from bitgolf.model.linear import Linear
 from bitgolf.model.residual import RMSNorm
-from bitgolf.pipeline.training import train_run
+from bitgolf.pipeline.training import TrainingJob, train_run
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.progress import Now
@@ -230,8 +230,8 @@ def test_the_vocabulary_is_that_of_the_data(tmp_path: Path, data: Path) -> None:
     """A recipe's is an upper limit: a small text gives fewer pieces, and shards may have another tokenizer."""
     counts = [
         train_run(
-            toy_recipe(steps=1, vocab=vocab), data, tmp_path / str(vocab), seed=0, resume=False, journal=Journal()
-        )["parameters"]
+            TrainingJob(recipe=toy_recipe(steps=1, vocab=vocab), data=data, folder=tmp_path / str(vocab)), Journal()
+        ).parameters
         for vocab in (280, 400)
     ]
     assert counts[0] == counts[1]

@@ -22,7 +22,7 @@ from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights
 from bitgolf.pipeline.state import Run, RunFiles
-from bitgolf.pipeline.training_result import TrainingResult
+from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.calibration.calibrate import about_calibration, distinct, load_calibration, save_calibration
 from bitgolf.quantize.calibration.sources import Subject
 from bitgolf.report.log import Journal
@@ -158,7 +158,7 @@ def _bounds(run: Run, about: Mapping[str, Any], key: str) -> Bounds:
     Else it ends with the training clock, where its reserve was measured."""
     if about.get("inputs") == key:
         return Bounds(sum(about["batches"]), None)
-    trained = run.outcome("train", TrainingResult)
+    trained = run.outcome("train", TrainingTime)
     if trained.calibration_reserve is None:
         return Bounds(0, None)
     # The time of training's last step beyond its limit is not taken from calibration.
@@ -179,7 +179,7 @@ def _say_if_cut(run: Run, found: CalibrationSummary, *, repeated: bool) -> None:
 
 def _clock(run: Run, seconds: float) -> TrainingClock:
     """Over the limit is allowed, and a warning."""
-    trained, limit = run.outcome("train", TrainingResult).training_seconds, run.recipe().train().seconds
+    trained, limit = run.outcome("train", TrainingTime).training_seconds, run.recipe().train().seconds
     clock = TrainingClock(*(round(value, 2) for value in (trained, seconds, trained + seconds, limit)))
     if seconds and 0 < limit < clock.total:
         message = (

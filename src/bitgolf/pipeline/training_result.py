@@ -22,19 +22,28 @@ class CalibrationReserve(msgspec.Struct, frozen=True):
     fixed_seconds: float
 
 
-class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingTime(msgspec.Struct, frozen=True, kw_only=True):
+    """How long training took.
+
+    training_seconds: on the training clock; time_limit_seconds: of it, 0 is none.
+    calibration_reserve: None where it was not measured.
+    """
+
+    training_seconds: float
+    time_limit_seconds: float
+    calibration_reserve: CalibrationReserve | None
+
+
+class TrainingResult(TrainingTime, frozen=True, kw_only=True):
     """How training went.
 
-    training_seconds: on the training clock; time_limit_seconds: of it, 0 is none. loss: of the last step, nats per token.
-    graph, kernels: how a step was computed. epochs: how often the text was read. device: which one, and why.
-    calibration_reserve: None where it was not measured.
+    loss: of the last step, nats per token. graph, kernels: how a step was computed. epochs: how often the text was read.
+    device: which one, and why.
     """
 
     steps: int
     tokens: int
-    training_seconds: float
     loss: float
-    time_limit_seconds: float
     graph: str
     kernels: list[str]
     part_usage: list[PartUsageRow]
@@ -42,4 +51,3 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     processes: int
     parameters: int
-    calibration_reserve: CalibrationReserve | None

@@ -1,17 +1,19 @@
 """The folder through which a process hands a job to its workers: `job.json`, `result.json`, arrays as `.npy` files.
 
-A job is the one argument of a function in a module of this package: a frozen dataclass, a NamedTuple or a
-`msgspec.Struct`. What may stand in it follows from its annotations: plain values, `Path`, `Spec` (as a recipe's JSON) and
-NumPy arrays. Nothing is unpickled, and no function outside of this package is called.
+A job is the one argument of a function in a module of this package: a `msgspec.Struct`. What may stand in it, and in what
+the function returns, follows from annotations: plain values, `Path`, `Spec` (as a recipe's JSON), NumPy arrays, further
+structs and NamedTuples, lists, tuples of one kind of item, and None in place of any of them. Nothing is unpickled, and no
+function outside of this package is called.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -78,32 +80,43 @@ def function_named(name: str) -> Callable[[Any], Any]:
 
 def _encode(folder: Path, name: str, value: Any) -> Any:
     """A value of JSON. Arrays become files beside it."""
-    arrays = 0
+    arrays = count()
 
     def encode(item: Any) -> Any:
-        nonlocal arrays
-        if isinstance(item, Path):
-            return str(item)
         if isinstance(item, Spec):
             return item.to_json()
+        if isinstance(item, Path):
+            return str(item)
         if isinstance(item, np.ndarray):
-            file, arrays = f"{name}.{arrays}.npy", arrays + 1
+            file = f"{name}.{next(arrays)}.npy"
             np.save(folder / file, item, allow_pickle=False)
             return file
-        raise TypeError(f"{type(item).__name__} cannot be part of a job")
+        if isinstance(item, msgspec.Struct):
+            return encode(msgspec.structs.asdict(item))
+        if isinstance(item, dict):
+            return {key: encode(inner) for key, inner in item.items()}
+        return [encode(inner) for inner in item] if isinstance(item, list | tuple) else item
 
-    return json.loads(json.dumps(msgspec.to_builtins(value, enc_hook=encode)))
+    return encode(value)
 
 
 def _decode(folder: Path, value: Any, kind: Any) -> Any:
-    def decode(kind: Any, item: Any) -> Any:
-        plain = get_origin(kind) or kind
-        if plain is Path:
-            return Path(item)
-        if plain is Spec:
-            return from_json(item)
-        if plain is np.ndarray:
-            return np.load(folder / Path(item).name, allow_pickle=False)
-        raise TypeError(f"{kind} cannot be part of a job")
-
-    return msgspec.convert(value, kind, dec_hook=decode)
+    """The inverse, by the annotation of the value."""
+    plain, inner = get_origin(kind) or kind, get_args(kind)
+    if plain is Spec:
+        return from_json(value)
+    if plain is Path:
+        return Path(value)
+    if plain is np.ndarray:
+        return np.load(folder / Path(value).name, allow_pickle=False)
+    if plain in (Union, UnionType):
+        return None if value is None else _decode(folder, value, next(k for k in inner if k is not NoneType))
+    if plain in (list, tuple):
+        return plain(_decode(folder, item, inner[0]) for item in value)
+    if isinstance(plain, type) and issubclass(plain, tuple):
+        hints = get_type_hints(plain).values()
+        return plain(*(_decode(folder, item, hint) for item, hint in zip(value, hints, strict=True)))
+    if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
+        hints = get_type_hints(plain)
+        return plain(**{name: _decode(folder, item, hints[name]) for name, item in value.items()})
+    return msgspec.convert(value, kind)

@@ -103,7 +103,7 @@ class Losses:
         for (step, tokens, _), loss in zip(self.known, read, strict=True):
             if not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at step {step}")
-            self.report("step", step=step, loss=loss, tokens=tokens, elapsed=elapsed)
+            self.report("step", step=step, loss=loss, tokens=tokens, training_seconds=elapsed)
         self.last = read[-1]
         self.known.clear()
 
@@ -147,8 +147,9 @@ def train(trainer: Trainer, folder: Path, report: Report, *, resume: bool, limit
             if end:
                 return saved
             loss = trainer.step(step, now)
-            if trainer.phases.begun:
-                report("phase", step=step, **trainer.phases.begun._asdict())
+            if begun := trainer.phases.begun:
+                losses_of = {"loss_before": begun.before, "loss_after": begun.after}
+                report("phase", step=step, phase_start=begun.moment, **losses_of)
             step, tokens = step + 1, tokens + settings.shape(now.progress).tokens
             losses.add(step, tokens, loss)
 
@@ -200,7 +201,7 @@ def _restore(trainer: Trainer, folder: Path, report: Report, start: Result) -> R
         report("warning", message=warning)
     tokens, elapsed, loss = int(found.meta["tokens"]), float(found.meta["elapsed"]), float(found.meta["loss"])
     result = Result(found.step, tokens, elapsed, loss, float(found.meta["limit"]))
-    report("resume", step=found.step, elapsed=elapsed, limit=result.limit)
+    report("resume", step=found.step, training_seconds=elapsed, time_limit_seconds=result.limit)
     return result
 
 

@@ -47,7 +47,7 @@ def prepare(trainer: Trainer, journal: Journal) -> Start:
     fit_memory(trainer, journal.say)
     if trainer.device.device.type == "cuda" or trainer.run is not trainer.task:
         for moment, seconds in warm_up(trainer, WARM_UP_STEPS).items():
-            journal.event("warm_up", moment=moment, seconds=round(seconds, 2))
+            journal.event("warm_up", phase_start=moment, seconds=round(seconds, 2))
             journal.say(f"the graph from {moment:g} of the run on is compiled and warm after {seconds:.1f} s")
     return Start(graph, kernels, rows)
 

@@ -1,0 +1,64 @@
+"""Jobs of worker processes: what may stand in them, what comes back, and what an error is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitgolf.config.spec import part
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.pipeline.coding import CodingJob, compress_file, decompress_file, decompress_in_worker
+from bitgolf.pipeline.scoring import ScoringJob, score_worker
+from bitgolf.runtime import worker
+from bitgolf.runtime.job_files import read_error, read_job, read_result, write_job, write_result
+from bitgolf.score.document_order import SeededShuffle
+from bitgolf.score.methods import Sliding
+from bitgolf.score.result import DecompressResult
+from bitgolf.score.text import Text
+
+
+def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Paths, parts of a recipe and arrays included; the array is a file of its own."""
+    text = Text(np.arange(9), 40, bos=2)
+    methods = (part(Sliding, window=32, stride=8),)
+    job = ScoringJob(artifact=Path("a.bg"), text=text, methods=methods, order=part(SeededShuffle, seed=3), limit=0.5)
+    write_job(tmp_path, score_worker, job)
+    function, found = read_job(tmp_path)
+    assert function is score_worker and isinstance(found, ScoringJob)
+    assert (found.artifact, found.methods, found.order, found.limit) == (job.artifact, methods, job.order, 0.5)
+    assert (found.text.tokens == text.tokens).all() and found.text[1:] == (40, 2)
+    assert found.text.tokens.dtype == np.int64 and {p.suffix for p in tmp_path.iterdir()} == {".json", ".npy"}
+
+
+def test_a_result_has_the_type_that_the_function_says(tmp_path: Path) -> None:
+    result = DecompressResult(bytes_in=3, bytes_out=9, documents=[4, 5], seconds=float("inf"))
+    write_result(tmp_path, result)
+    assert read_result(tmp_path, decompress_file) == result
+
+
+@pytest.mark.parametrize("name", ["os:system", "bitgolf.files:json.dumps", "bitgolf.files:nothing", "bitgolf:files"])
+def test_a_worker_calls_functions_of_this_package_only(tmp_path: Path, name: str) -> None:
+    (tmp_path / "job.json").write_text(json.dumps({"function": name, "job": "true"}))
+    with pytest.raises(TypeError, match="no function of this package"):
+        read_job(tmp_path)
+    with pytest.raises(TypeError):
+        write_job(tmp_path, lambda job: job, None)
+
+
+def test_an_error_of_the_job_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_job(tmp_path, compress_file, CodingJob(tmp_path / "a.bg", tmp_path / "none.txt", tmp_path / "b.bgz"))
+    assert worker.main(tmp_path) == 2
+    error = read_error(tmp_path)
+    assert error and error.exit_code == UsageError.exit_code and error.place == str(tmp_path / "none.txt")
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_does_the_job(tmp_path: Path) -> None:
+    (tmp_path / "in.bgz").write_bytes(b"none")
+    (tmp_path / "a.bg").write_bytes(b"no artifact")
+    with pytest.raises(BitgolfError, match="artifact") as caught:
+        decompress_in_worker(CodingJob(tmp_path / "a.bg", tmp_path / "in.bgz", tmp_path / "out"), lambda line: None)
+    assert not isinstance(caught.value.__cause__, TypeError) and not (tmp_path / "out").exists()
