@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from bitgolf.report.tables import doctor_table
 from safetensors.torch import load_file, save
 
 from bitgolf.commands import doctor
