@@ -26,7 +26,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Shuffled
@@ -54,6 +53,7 @@ from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.encoding import decode_all, encode_all, walks
 from bitgolf.recipes import get
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.environment import environment
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from safetensors.torch import save_file
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.pack.coders import Range
@@ -16,6 +15,7 @@ from bitgolf.pipeline.execute import Run
 from bitgolf.pipeline.stages import pack, quantize
 from bitgolf.quantize.codecs.codec import Float
 from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from gpu_parts import program
 from gpu_parts.full_run import recipe_of

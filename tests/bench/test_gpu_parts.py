@@ -18,7 +18,7 @@ from gpu_parts.job import Job
 from gpu_parts.program import recipe_for, time_steps, training
 from gpu_parts.recipes import random_shard
 
-from bitgolf.config.spec import Place
+from bitgolf.config.build_context import Place
 from bitgolf.errors import BitgolfError
 from bitgolf.recipes import get
 from bitgolf.train.phases import within

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save
 
 from bitgolf.commands import doctor
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError
@@ -28,6 +27,7 @@ from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.calibration.stats_file import load_calibration, save_calibration
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.encoding import decode_all, load_codes, save_codes
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.report.tables import doctor_table
 from bitgolf.runtime.device import choose

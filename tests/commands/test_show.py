@@ -11,12 +11,12 @@ from bitgolf.average.ema import Ema
 from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
 from bitgolf.commands.show import overview
-from bitgolf.config.recipe import identity
-from bitgolf.config.registry import set_text
+from bitgolf.config.parse import set_text
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.objectives import MultiToken
 from bitgolf.recipes import get, names, published
+from bitgolf.recipes.identity import identity
 from bitgolf.report.tables import show_table
 from helpers.toy import toy_recipe
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import part
 from bitgolf.errors import Unsupported
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.runtime.device import Device

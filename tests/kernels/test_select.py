@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError, Unsupported
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
@@ -29,6 +29,7 @@ from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.pipeline.training import train_run
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import World

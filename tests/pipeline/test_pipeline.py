@@ -15,11 +15,11 @@ import pytest
 
 from bitgolf.artifact.ledger import ledger
 from bitgolf.artifact.model import load
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, write_json
 from bitgolf.pipeline.execute import STAGES, start
+from bitgolf.recipes.recipe import Recipe
 from helpers.toy import toy_recipe
 
 TEST_WORDS = ("alpha", "beta", "gamma", "delta", "while", "return", "if", "(x)", "= 1", "\n    ", "# note", "é")

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.parse import from_json
 from bitgolf.config.registry import lookup
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip, SearchClip
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale, LogScale, Scale

@@ -14,14 +14,14 @@ import torch
 from bitgolf.artifact.model import load
 from bitgolf.commands.show import overview
 from bitgolf.config.edits import diff
-from bitgolf.config.recipe import identity
-from bitgolf.config.registry import set_text
+from bitgolf.config.parse import set_text
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.part import Clocked
 from bitgolf.pipeline import calibration, stages
 from bitgolf.pipeline.execute import Run
 from bitgolf.recipes import describe, get, names
+from bitgolf.recipes.identity import identity
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bitgolf.commands.show import overview
-from bitgolf.config.registry import set_text
+from bitgolf.config.parse import set_text
 from bitgolf.config.rules import cover
 from bitgolf.config.spec import Spec
 from bitgolf.model.build import build_on_meta

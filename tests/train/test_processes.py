@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import Interrupted
 from bitgolf.files import read_json, write_json
 from bitgolf.pipeline.training import train_run
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.train.checkpoint import load_latest
 from helpers.toy import toy_recipe

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from bitgolf.average.ema import Ema
 from bitgolf.cautions.queries import averaged_from, uses
 from bitgolf.cautions.registry import caution
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.model.qat import TrainingView
 from bitgolf.model.qat_lowbit import Binary, Ternary
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import WarmdownFraction
 from bitgolf.quantize.codecs.codec import IntRows
+from bitgolf.recipes.recipe import Recipe
 
 
 @caution

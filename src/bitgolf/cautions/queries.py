@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.model.attention.cores.sdpa import Segments
 from bitgolf.model.layer_orders import Loop, Visits
 from bitgolf.model.part import Only, layer_set
 from bitgolf.model.weight_sharing import TieBlocks, UntiedRepeats
 from bitgolf.optim.schedules import WarmdownFraction
+from bitgolf.recipes.recipe import Recipe
 
 
 def is_a(node: Spec[Any], *classes: type) -> bool:

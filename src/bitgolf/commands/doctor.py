@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bitgolf import __version__
 from bitgolf.artifact.model import load
-from bitgolf.config.registry import from_json
+from bitgolf.config.parse import from_json
 from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, value_digest

@@ -18,8 +18,7 @@ from bitgolf.artifact.model import SLICES, packed
 from bitgolf.commands.show import HEADER
 from bitgolf.commands.size_search import TOLERANCE, SizeModel, bytes_per_log2, scale_range, scale_steps, search_size
 from bitgolf.config.edits import diff
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.registry import from_json
+from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec
 from bitgolf.errors import DamagedError, UsageError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
@@ -32,6 +31,7 @@ from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.encoding import Rules, encode_all, report, save_codes
 from bitgolf.quantize.size_forecast import forecast
 from bitgolf.quantize.stats import Stats
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
 

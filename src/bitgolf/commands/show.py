@@ -9,8 +9,8 @@ import torch
 
 from bitgolf.cautions import cautions
 from bitgolf.cautions.queries import uses
-from bitgolf.config.recipe import Recipe, identity, limit_of, reserve_of
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import roles
 from bitgolf.optim.muon import Muon
@@ -18,6 +18,9 @@ from bitgolf.optim.optimizer import Optimizer
 from bitgolf.quantize.calibration.calibrate import check as check_calibration
 from bitgolf.quantize.diagnose.qat_consistency import disagreements
 from bitgolf.quantize.size_forecast import forecast, spread
+from bitgolf.recipes.identity import identity
+from bitgolf.recipes.recipe import Recipe
+from bitgolf.recipes.time_limit import limit_of, reserve_of
 from bitgolf.runtime.progress import Now
 from bitgolf.train.loss_module import Task
 

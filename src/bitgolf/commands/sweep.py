@@ -17,8 +17,7 @@ from torch import Tensor
 from bitgolf.artifact.model import SLICES, packed
 from bitgolf.commands.doctor import Measure
 from bitgolf.commands.pack import Trained
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.registry import set_text
+from bitgolf.config.parse import set_text
 from bitgolf.config.spec import Spec
 from bitgolf.errors import DamagedError, UsageError
 from bitgolf.files import file_digest, value_digest, write_bytes
@@ -26,6 +25,7 @@ from bitgolf.pipeline.stages import empty_model, quantize_inputs
 from bitgolf.quantize.calibration.calibrate import check
 from bitgolf.quantize.codecs.codec import matrix_shape
 from bitgolf.quantize.encoding import decode_all
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from bitgolf.config.registry import register
 from bitgolf.config.rules import Rule, cover
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.coders import Coder

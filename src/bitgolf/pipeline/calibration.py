@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 
-from bitgolf.config.recipe import Recipe, reserve_of
-from bitgolf.config.registry import from_json
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.parse import from_json
+from bitgolf.config.spec import Spec
 from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import BitgolfError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
@@ -30,6 +30,8 @@ from bitgolf.pipeline.execute import Run
 from bitgolf.quantize.calibration.calibrate import distinct
 from bitgolf.quantize.calibration.sources import Subject
 from bitgolf.quantize.calibration.stats_file import about_calibration, load_calibration, save_calibration
+from bitgolf.recipes.recipe import Recipe
+from bitgolf.recipes.time_limit import reserve_of
 from bitgolf.report.log import Journal
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose

@@ -9,14 +9,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitgolf import __version__
-from bitgolf.config.recipe import Recipe, identity, limit_of, reserve_of, training_slice
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.files import file_digest, read_json, value_digest, write_json
+from bitgolf.recipes.identity import identity, training_slice
+from bitgolf.recipes.time_limit import limit_of, reserve_of
 from bitgolf.report.log import Journal
+
+if TYPE_CHECKING:
+    from bitgolf.recipes.recipe import Recipe
 
 STAGES = ("prepare", "train", "average", "calibrate", "quantize", "pack", "score", "report")
 

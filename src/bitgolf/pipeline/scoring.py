@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bitgolf.artifact.model import Loaded, load
-from bitgolf.config.registry import from_json
+from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json, write_json

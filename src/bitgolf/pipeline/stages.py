@@ -14,7 +14,6 @@ from safetensors.torch import save as safetensors_bytes
 
 from bitgolf.artifact.ledger import Entry, choices, ledger, over_cap_advice
 from bitgolf.artifact.model import write
-from bitgolf.config.recipe import identity, training_slice
 from bitgolf.config.spec import part
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.prepare import prepare as prepare_data
@@ -31,6 +30,7 @@ from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.encoding import encode_all, load_codes, save_codes
 from bitgolf.quantize.encoding import report as report_codes
+from bitgolf.recipes.identity import identity, training_slice
 from bitgolf.report.environment import environment
 from bitgolf.report.html import page
 from bitgolf.runtime.device import choose

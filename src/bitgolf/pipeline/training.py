@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitgolf.config.recipe import Recipe, limit_of, reserve_of
-from bitgolf.config.registry import from_json
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.parse import from_json
+from bitgolf.config.spec import Spec
 from bitgolf.data.batches import Batches
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import BitgolfError, Interrupted
 from bitgolf.files import read_json, write_json
+from bitgolf.recipes.recipe import Recipe
+from bitgolf.recipes.time_limit import limit_of, reserve_of
 from bitgolf.report.log import Journal
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose

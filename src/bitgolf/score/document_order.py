@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, UsageError
 from bitgolf.pack.frequency_tables import leb128, read_leb128
 from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.registry import from_json
+from bitgolf.config.parse import from_json
 from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.layer_orders import Loop

@@ -10,7 +10,7 @@ from typing import Any
 import brotli
 import zstandard
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json
 
