@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import torch
 
 from bitgolf.average.swa import Swa
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe, identity
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Batches, Shuffled
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shards import Stream, find_shards
@@ -57,6 +57,8 @@ from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.encoding import decode_all, encode_all
 from bitgolf.recipes import get
 from bitgolf.recipes._qat import qat
+from bitgolf.recipes.identity import identity
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.environment import environment
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import World

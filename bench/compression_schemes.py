@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Shuffled
@@ -17,7 +16,8 @@ from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import Ramp, WarmdownFraction
-from bitgolf.pack.coders import Brotli, Coder, Range
+from bitgolf.pack.byte_coders import Brotli
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.bit_allocation import EqualCost, EqualRate
@@ -25,6 +25,7 @@ from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.recipes import get
+from bitgolf.recipes.recipe import Recipe
 
 LENGTH = 256  # tokens of a window
 Rules = tuple[Spec[Rule], ...]

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import part
 from bitgolf.kernels.softcapped_cross_entropy import softcapped_cross_entropy
 from bitgolf.kernels.squared_leaky_relu_mlp import leaky_mlp
 from bitgolf.model.attention.cores.sdpa import Sdpa, Segments, Window

@@ -19,13 +19,14 @@ import torch
 from safetensors.torch import load_file
 
 from bitgolf.config.parse import from_json
-from bitgolf.config.recipe import Recipe, identity
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
 from bitgolf.files import read_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights
+from bitgolf.recipes.identity import identity
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.environment import environment
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.distributed import ALONE

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bitgolf.config.recipe import identity
-from bitgolf.config.spec import Place, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import part
 from bitgolf.data.batches import Batches
 from bitgolf.data.shards import Stream, write_shard
 from bitgolf.recipes import get
+from bitgolf.recipes.identity import identity
 from bitgolf.report.environment import environment
 from bitgolf.runtime.device import choose
 from bitgolf.runtime.process_group import World

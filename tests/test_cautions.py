@@ -15,7 +15,6 @@ from bitgolf.average.swa import Swa
 from bitgolf.cautions import cautions
 from bitgolf.cautions.registry import CAUTIONS
 from bitgolf.config.edits import append, but, without
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.attention import Attention
@@ -43,6 +42,7 @@ from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import RampDecay
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes import get, names
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.adapt.gradient import AdamW
 from bitgolf.score.methods import Contiguous
 from bitgolf.train.batch_schedule import BatchRamp

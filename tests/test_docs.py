@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bitgolf.config.registry import import_all_parts, lookup
-from bitgolf.config.spec import schema
+from bitgolf.config.spec import Spec, schema
 from bitgolf.recipes import get, names
 
 TEXT = (Path(__file__).parents[1] / "docs" / "techniques.md").read_text()
@@ -42,14 +44,32 @@ def test_every_part_of_a_published_system_is_named() -> None:
     assert len(used) > 50 and {cls.__name__ for cls in used} - parts(TEXT) == set()
 
 
+def literals(call: ast.Call) -> dict[str, Any]:
+    """The arguments of a part that are plain values."""
+    found: dict[str, Any] = {}
+    for keyword in call.keywords:
+        with suppress(ValueError):
+            found[str(keyword.arg)] = ast.literal_eval(keyword.value)
+    return found
+
+
+def is_in(recipe: Spec[Any], text: str) -> bool:
+    """Whether a recipe has every part that is named in the code spans of a text, with the plain values that are said."""
+    nodes = [node for _, node in recipe.walk()]
+    trees = [ast.parse(span, mode="eval") for span in re.findall(r"`([^`]+)`", text) if span[0].isupper()]
+    calls = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    said = [(ast.unparse(call.func), literals(call)) for call in calls] + [(name, {}) for name in parts(text)]
+    return all(any(n.name == name and values.items() <= n.kwargs.items() for n in nodes) for name, values in said)
+
+
 def test_the_recipes_of_a_row_use_its_parts() -> None:
-    used = {name: {getattr(node.cls, "__name__", "") for _, node in get(name).walk()} for name in names()}
+    used = {name: {node.name for _, node in get(name).walk()} for name in names()}
     assert len(ENTRIES) > 80
     for _, written, recipes, _, _ in ENTRIES:
         named = re.findall(r"`(\w+)`", recipes)
         assert all(parts(written) <= used[name] for name in named), written
         if recipes == "–":
-            assert not any(parts(written) <= there for there in used.values()), written
+            assert not any(is_in(get(name), written) for name in names()), written
 
 
 def test_there_is_a_place_for_what_is_measured_here() -> None:

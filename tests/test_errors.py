@@ -18,6 +18,7 @@ def test_a_file_without_a_format_number() -> None:
 
 
 def test_the_chain_holds_explicit_and_implicit_causes_and_ends() -> None:
+    chain: list[BaseException] = []
     try:
         try:
             try:

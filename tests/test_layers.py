@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +20,8 @@ LAYERS = [
     {"data", "model"},
     {"quantize", "train"},
     {"score"},
-    {"artifact", "recipes"},
-    {"cautions"},
+    {"recipes"},
+    {"artifact", "cautions"},
     {"pipeline"},
     {"commands"},
     {"cli"},
@@ -69,6 +71,15 @@ def test_the_command_line_and_the_language_import_no_torch() -> None:
     for path in (*room, *(ROOT / f"{name}.py" for name in names)):
         top = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)]
         assert not any("torch" in ast.unparse(n) for n in top), path
+
+
+def test_listing_recipes_loads_no_torch() -> None:
+    """Nor does anything else on the way to it, whatever it imports for its annotations."""
+    program = (
+        "import sys, bitgolf.cli, bitgolf.pipeline.execute, bitgolf.recipes.identity, bitgolf.recipes as r; "
+        "[(r.describe(name), r.published(name)) for name in r.names()]; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_files_stay_short() -> None:

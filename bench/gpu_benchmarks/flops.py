@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec
 from bitgolf.model.part import Clocked
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.progress import Now
 from bitgolf.train.loss_module import Task
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from bitgolf.artifact.model import load
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.files import read_json, write_json
 from bitgolf.quantize.calibration.sources import TrainingText
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.device import Device
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.methods import Contiguous

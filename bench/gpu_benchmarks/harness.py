@@ -16,9 +16,9 @@ import torch
 import torch._inductor
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe, identity
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.spec import Spec
 from bitgolf.data.batches import Batches
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shards import Stream, find_shards
@@ -30,6 +30,8 @@ from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP
 from bitgolf.model.parameters import load_weights
 from bitgolf.recipes import get
+from bitgolf.recipes.identity import identity
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.runtime import compiler
 from bitgolf.runtime.compiler import Options

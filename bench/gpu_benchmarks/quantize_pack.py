@@ -9,7 +9,6 @@ from dataclasses import replace
 import msgspec
 from safetensors.torch import save_file
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.pack.coders import Range
@@ -19,6 +18,7 @@ from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.codecs.codec import Float
 from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from gpu_benchmarks import harness
 from gpu_benchmarks.full_run import recipe_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitgolf.config.spec import Place
+from bitgolf.config.build_context import Place
 from bitgolf.data.shards import write_shard
 from gpu_benchmarks import harness
 from gpu_benchmarks.job import BenchmarkJob

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.methods import Method, Sliding
 from bitgolf.score.text import Text, validation

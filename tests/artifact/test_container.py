@@ -131,7 +131,7 @@ def test_rules_choose_the_coder_of_each_stream_and_must_act() -> None:
     with pytest.raises(RecipeError, match="matches nothing"):
         pack_codes(model_codes(), GROUPS, (part(Rule, where="gate", use=part(Raw)), *MIXED))
     with pytest.raises(RecipeError, match="not a coder"):
-        pack_codes(model_codes(), GROUPS, (part(Rule, where="*", use=part(Rule, where="*", use=part(Raw))),))
+        pack_codes(model_codes(), GROUPS, (part(Rule, where="*", use=part(Rule, where="*", use=part(Raw))),))  # pyright: ignore[reportArgumentType]
 
 
 def test_sections_that_do_not_fit_the_layout_are_damage() -> None:

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from bitgolf.artifact.container import artifact_bytes, read_artifact
 from bitgolf.artifact.model import load, write
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.model.parameters import roles
 from bitgolf.pack.streams import Section
 from bitgolf.quantize.encoding import encode_all
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.tokens.loading import open_tokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE
 from helpers.toy import toy_recipe

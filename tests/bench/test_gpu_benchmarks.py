@@ -18,7 +18,7 @@ from gpu_benchmarks.harness import prepared_trainer, recipe_for, time_steps
 from gpu_benchmarks.job import BenchmarkJob
 from gpu_benchmarks.recipe_speed import random_shard
 
-from bitgolf.config.spec import Place
+from bitgolf.config.build_context import Place
 from bitgolf.errors import BitgolfError
 from bitgolf.recipes import get
 from bitgolf.train.phases import within

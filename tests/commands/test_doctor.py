@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save
 
 from bitgolf.commands import doctor
 from bitgolf.commands.tables import doctor_table
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError
@@ -28,6 +27,7 @@ from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.calibration.stats_file import load_calibration, save_calibration
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.encoding import decode_all, load_codes, save_codes
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
 from bitgolf.score.player import StaticPlayer

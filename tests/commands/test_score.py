@@ -221,7 +221,7 @@ def test_an_order_by_length_says_so_and_is_charged(toy: Toy) -> None:
     assert (free.order, free.order_bits, longest.order) == ("corpus", 0, "longest")
     assert longest.order_bits > 8
     assert longest.bpb == (longest.bits + longest.order_bits) / longest.bytes
-    assert f"charged {longest['order_bits']} bits" in score_table(longest) and "charged" not in score_table(free)
+    assert f"charged {longest.order_bits} bits" in score_table(longest) and "charged" not in score_table(free)
     shuffles = [on_shards(toy, "contiguous", order="shuffled", seed=seed).bits for seed in (0, 0, 1)]
     assert shuffles[0] == shuffles[1] != shuffles[2] and free.bits not in shuffles
     isolated = [on_shards(toy, edits=("isolated=true",), order=order).bits for order in (None, "longest", "shuffled")]

@@ -13,11 +13,11 @@ from bitgolf.average.swa import Swa
 from bitgolf.commands.show import overview
 from bitgolf.commands.tables import show_table
 from bitgolf.config.parse import set_text
-from bitgolf.config.recipe import identity
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.objectives import MultiToken
 from bitgolf.recipes import get, names, published
+from bitgolf.recipes.identity import identity
 from helpers.toy import toy_recipe
 
 KEPT: list[tuple[Spec[Any] | None, float]] = [

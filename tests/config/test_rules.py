@@ -10,6 +10,8 @@ from bitgolf.config.rules import Rule, cover
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.optim.adam import Adam
+from bitgolf.quantize.codecs.codec import Float
+from bitgolf.recipes import get
 
 ROLES = {
     "embed.weight": "embedding",
@@ -60,3 +62,26 @@ def test_cover_is_exact_or_an_error(roles: dict[str, str], wheres: list[str]) ->
         return
     flat = [p for paths in taken for p in paths]
     assert sorted(flat) == sorted(roles) and all(taken)
+
+
+def test_a_rule_is_checked_by_what_it_is_used_for() -> None:
+    """A codec where an optimizer belongs is an error when the recipe is written, and says where."""
+    recipe = get("baseline")
+    adam, codec = part(Adam, lr=0.1), part(Float, dtype="float16")
+    with pytest.raises(RecipeError, match=r"expected a part that is a Codec, got Adam") as error:
+        recipe.set("quantize.0.use", adam)
+    assert error.value.place == "Recipe.quantize.0.use"
+    with pytest.raises(RecipeError, match=r"expected a part that is a Algorithm, got Float") as error:
+        recipe.set("train.optim.1", part(Rule, where="embedding", use=codec))
+    assert error.value.place == "Train.optim.1.use"
+    assert recipe.set("quantize.0.use", part(Float, dtype="bfloat16"))["quantize.0.use.dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("model", "train"), ("train", "pack"), ("tokens", "text"), ("score", "quantize"), ("average", "calibrate")],
+)
+def test_a_stage_of_a_recipe_is_no_other(path: str, value: str) -> None:
+    recipe = get("quickstart")
+    with pytest.raises(RecipeError, match=r"expected a part that is a"):
+        recipe.set(path, recipe[value])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append, but, diff, without
 from bitgolf.config.parse import from_json, set_text
-from bitgolf.config.recipe import identity
 from bitgolf.config.spec import Spec, context_size, part, schema
 from bitgolf.errors import RecipeError
 from bitgolf.model.inits import Zeros
@@ -19,6 +18,7 @@ from bitgolf.model.mlp import MLP, LeakySquared, ReluSquared
 from bitgolf.model.residual import MixX0
 from bitgolf.optim.muon import Muon
 from bitgolf.recipes import describe, get, names
+from bitgolf.recipes.identity import identity
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append
 from bitgolf.config.registry import import_all_parts
-from bitgolf.config.spec import Place, part
+from bitgolf.config.spec import part
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa
 from bitgolf.model.decoding.incremental import Reader
 from bitgolf.model.forward_context import Bus

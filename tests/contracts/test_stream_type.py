@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.recipe import identity
-from bitgolf.config.spec import Place
+from bitgolf.config.build_context import Place
 from bitgolf.model.block import Wiring
 from bitgolf.model.interfaces import AfterPart, Branch, Norm, QKPart, Skip, StreamPart, ValuePart
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import roles
 from bitgolf.recipes import get
+from bitgolf.recipes.identity import identity
 from helpers.every_part import collected, node, sockets
 from helpers.toy import VOCAB, built, toy_model
 

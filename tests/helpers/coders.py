@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bitgolf.config.spec import Spec, part
+from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib, Zstd
 from bitgolf.pack.byte_planes import Array
-from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib, Zstd
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.column_major import Columns
 
 CODERS: list[Spec[Coder]] = [

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec
 from bitgolf.model.lm import LM
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE
 from bitgolf.score.adapt import adapter_forward, document_lora, per_row_adam

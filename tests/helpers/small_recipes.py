@@ -8,7 +8,6 @@ from typing import Any
 from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Packed
 from bitgolf.model.attention.attention import Attention
@@ -24,6 +23,7 @@ from bitgolf.model.qat_lowbit import Binary, Ternary
 from bitgolf.optim.schedules import Ramp, WarmdownSteps
 from bitgolf.quantize.calibration.sources import OwnSamples, TrainingText
 from bitgolf.quantize.codecs.lowbit import BinaryGroups, TernaryGroups
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.adapt.document_lora import DocumentLora
 from bitgolf.score.adapt.gradient import Sgd
 from bitgolf.score.adapt.phased_lora import Phased

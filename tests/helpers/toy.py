@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import Sdpa
@@ -25,6 +25,7 @@ from bitgolf.pack.coder_selection import Smallest
 from bitgolf.pack.coders import Range
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes import get
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import Contiguous, Sliding
 
 VOCAB = 64

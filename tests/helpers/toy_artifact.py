@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 
 from bitgolf.artifact.model import write
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.prepare import prepare
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import roles
 from bitgolf.quantize.encoding import encode_all
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.text.documents import Document
 from bitgolf.tokens.loading import open_tokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SdClip
@@ -19,6 +18,7 @@ from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.recipes import resolve
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import Contiguous
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_data

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Batches
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.prepare import prepare
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.model.objectives import CrossEntropy
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE, World
 from bitgolf.runtime.progress import Now

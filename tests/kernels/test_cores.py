@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import Unsupported
 from bitgolf.model.attention.cores import varlen
 from bitgolf.model.attention.cores.flex_attention import Flex

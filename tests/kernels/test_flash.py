@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import Unsupported
 from bitgolf.kernels.flash_attention import PACKAGES
 from bitgolf.model.attention.cores.flash_attention import Flash

@@ -15,8 +15,8 @@ from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
 from bitgolf.model.attention.cores.sdpa_backend import Fused
 from bitgolf.model.attention.cores.segment_capacity import Room
 from bitgolf.model.attention.cores.varlen import Varlen
+from bitgolf.model.forward_context import Bus
 from bitgolf.model.mlp import MLP
-from bitgolf.model.part import Bus
 from bitgolf.train.kernels import select
 from bitgolf.train.kernels.parity import Call, Timer, Trial
 from helpers.kernel_selection import (

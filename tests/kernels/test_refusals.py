@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import part
 from bitgolf.errors import Unsupported
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.runtime.device import Device
@@ -22,7 +23,7 @@ class Misspelt(nn.Module):
     """A fused module with a bug."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.up_projection(x)
+        return self.up_projection(x)  # pyright: ignore[reportCallIssue]
 
 
 def unsupported(plain: nn.Module) -> nn.Module:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
@@ -22,6 +22,7 @@ from bitgolf.model.interfaces import AfterPart
 from bitgolf.model.lm import LM
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.pipeline.training import TrainingJob, train_run
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.train.kernels import select
 from bitgolf.train.kernels.fused import ExclusiveThenGate, FusedCrossEntropy, FusedExclusiveGate, FusedMLP, sigmoid_form

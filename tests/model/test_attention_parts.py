@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append, but
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.model.attention.cores import chunked, sdpa
 from bitgolf.model.attention.cores.chunked import LONGEST_MASK, MASK_ELEMENTS, block_length

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Place, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import Sdpa

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.forward_context import Bus

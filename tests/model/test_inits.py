@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Place, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import part
 from bitgolf.model.inits import Normal, Orthogonal, Overtone, UniformFanIn, Zeros
 from bitgolf.model.linear import Embedding, Linear
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import but
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.decoding.incremental import Reader

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Place
+from bitgolf.config.build_context import Place
 from bitgolf.model.logits_transforms import QuinticCap, SigmoidCap, Softcap, VocabBias
 from bitgolf.model.parameters import roles
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import but
-from bitgolf.config.spec import Place, part
+from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Activation, View
 from bitgolf.model.linear import Linear

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.rules import Rule, cover
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.inits import Normal, Orthogonal, Zeros

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.rope import Rope

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append
 from bitgolf.config.registry import import_all_parts
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip
 from bitgolf.grids.integer import STEP_FLOOR

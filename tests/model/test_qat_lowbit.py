@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import View
 from bitgolf.model.mlp import ReluSquared

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.rope import Rope, rotary_table
 from bitgolf.model.attention.rope_scaling import Ntk, Scaling, Yarn
 from bitgolf.model.decoding.context import StreamingBus

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from bitgolf.config.spec import Place
+from bitgolf.config.build_context import Place
 from bitgolf.model.attention.scalable_softmax import ScalableSoftmax
 from bitgolf.model.forward_context import Bus
 

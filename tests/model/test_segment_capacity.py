@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append
-from bitgolf.config.spec import Place, part
+from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments
 from bitgolf.model.attention.cores.segment_capacity import segment_starts

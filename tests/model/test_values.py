@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append
 from bitgolf.config.rules import Rule, cover
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.values import AddValueEmbedding, FirstValues, FixedValueResidual, ValueResidual, ValueTable

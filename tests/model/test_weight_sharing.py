@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.artifact.model import load, write
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import DamagedError, RecipeError
 from bitgolf.model.block import Block
 from bitgolf.model.build import build_on_meta
@@ -29,6 +29,7 @@ from bitgolf.model.weight_sharing import LowRank, TieBlocks, UntiedRepeats
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.quantize.encoding import decode_all, encode_all
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.progress import Now
 from bitgolf.train.graphs import warm_up
 from bitgolf.train.trainer import Trainer, average_state

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import but
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.head import UntiedHead
 from bitgolf.model.lm import LM

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place
+from bitgolf.config.build_context import Place
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.ngram_embedding import HashedBigrams, XorHash
 from bitgolf.model.smear import BlendSmear, ContentSmear, KeepSmear, MeanSmear

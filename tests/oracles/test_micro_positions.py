@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.rope import Rope
 from bitgolf.model.attention.rope_scaling import Ntk, Scaling, Yarn
 from bitgolf.model.forward_context import Bus

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append, but
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.grids.integer import IntGrid
 from bitgolf.model.attention.rope import Rope

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.parse import set_text
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.spec import Spec
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.lm import LM
 from bitgolf.model.part import Clocked
 from bitgolf.recipes import get
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.progress import Now
 from helpers.small_recipes import VOCAB, shrunk
 from helpers.toy import built

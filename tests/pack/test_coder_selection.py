@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.pack import coder_selection
+from bitgolf.pack import byte_coders, coder_selection
+from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib, Zstd
 from bitgolf.pack.byte_planes import Array
-from bitgolf.pack.coder_selection import MARGIN
-from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib, Zstd
+from bitgolf.pack.coder_selection import MARGIN, Smallest
+from bitgolf.pack.coders import Coder, Range
 from helpers.coders import gaussian
 
 SLOW: list[Spec[Coder]] = [part(Brotli), part(Lzma), part(Zstd)]
@@ -25,7 +26,7 @@ def test_a_slow_coder_is_estimated_from_a_sample(spec: Spec[Coder]) -> None:
     coder, codes = spec(), gaussian(12.85, 1 << 20)
     about, size = coder.estimate([codes[: 1 << 19].reshape(512, -1), codes[1 << 19 :]]), len(coder.encode(codes))
     assert about and (1 - 3 * MARGIN) * size < about < (1 + MARGIN / 2) * size  # LZMA needs more for a byte of many
-    assert coder.estimate([codes[: coder_selection.SAMPLE]]) is None
+    assert coder.estimate([codes[: byte_coders.SAMPLE_BYTES]]) is None
 
 
 @pytest.mark.parametrize("spec", [part(Raw), part(Zlib), part(Brotli, quality=9), part(Zstd, level=12), part(Range)])
@@ -63,7 +64,7 @@ def compressed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def test_who_is_clearly_behind_is_not_run(compressed: list[tuple[str, int]]) -> None:
     both = Smallest(coders=(part(Range), part(Brotli)))
     data = both.encode(gaussian(12.85, 1 << 20))
-    assert both.label(data) == "range" and compressed == [("Brotli", coder_selection.SAMPLE)]
+    assert both.label(data) == "range" and compressed == [("Brotli", byte_coders.SAMPLE_BYTES)]
     assert data[1:] == Range().encode(gaussian(12.85, 1 << 20))
 
 
@@ -71,22 +72,22 @@ def test_who_is_close_is_run(compressed: list[tuple[str, int]], monkeypatch: pyt
     monkeypatch.setattr(coder_selection, "MARGIN", 0.02)
     both = Smallest(coders=(part(Range), part(Brotli)))
     assert both.label(both.encode(gaussian(12.85, 1 << 20))) == "range"
-    assert compressed == [("Brotli", coder_selection.SAMPLE), ("Brotli", 1 << 20)]
+    assert compressed == [("Brotli", byte_coders.SAMPLE_BYTES), ("Brotli", 1 << 20)]
 
 
 def test_among_slow_coders_alone_the_likeliest_is_run_and_may_settle_it(compressed: list[tuple[str, int]]) -> None:
     codes, alone = gaussian(12.85, 1 << 19), Smallest(coders=(part(Lzma), part(Brotli)))
     assert alone.label(alone.encode(codes)) == "brotli"
     assert sorted(compressed) == [
-        ("Brotli", coder_selection.SAMPLE),
+        ("Brotli", byte_coders.SAMPLE_BYTES),
         ("Brotli", 1 << 19),
-        ("Lzma", coder_selection.SAMPLE),
+        ("Lzma", byte_coders.SAMPLE_BYTES),
     ]
 
 
 def test_an_estimate_that_was_not_kept_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     def boasting(self: Lzma, raw: bytes) -> bytes:
-        return raw if len(raw) > coder_selection.SAMPLE else raw[: len(raw) // 4]
+        return raw if len(raw) > byte_coders.SAMPLE_BYTES else raw[: len(raw) // 4]
 
     monkeypatch.setattr(Lzma, "compress", boasting)
     alone = Smallest(coders=(part(Lzma), part(Brotli)))
@@ -118,7 +119,7 @@ def test_the_choice_is_hardly_ever_worse_than_that_among_all(kind: str, seed: in
     """With samples an eighth of the size of real ones, so that estimates are worse: never by more than 1 %."""
     symbols, options = stream(kind, seed), (part(Range), slow, part(Zlib))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coder_selection, "SAMPLE", 1 << 15)
-        patch.setattr(coder_selection, "PIECE", 1 << 12)
+        patch.setattr(byte_coders, "SAMPLE_BYTES", 1 << 15)
+        patch.setattr(byte_coders, "CHUNK_BYTES", 1 << 12)
         found = len(Smallest(coders=options).encode(symbols)) - 1
     assert found <= 1.01 * min(len(option().encode(symbols)) for option in options)

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib, Zstd
 from bitgolf.pack.byte_planes import Array, entropy_bits, join, split
-from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Raw, Smallest, Zlib, Zstd
+from bitgolf.pack.coder_selection import Smallest
+from bitgolf.pack.coders import Coder, Range
 from bitgolf.pack.settings import Pack, check_coders
 from helpers.coders import CODERS, gaussian, same, symbol_arrays
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from bitgolf.config.spec import Spec
 from bitgolf.errors import DamagedError
 from bitgolf.pack import frequency_tables
-from bitgolf.pack.coders import Brotli, Coder, Lzma, Range, Zlib, Zstd
+from bitgolf.pack.byte_coders import Brotli, Lzma, Zlib, Zstd
+from bitgolf.pack.coders import Coder, Range
 from helpers.coders import CODERS, DTYPES, gaussian, same
 
 

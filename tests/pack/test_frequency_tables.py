@@ -64,7 +64,7 @@ def test_equally_likely_bytes_need_no_table() -> None:
 def test_bits_of_tables_that_adapt_are_summed_block_by_block(seed: int, count: int, pace: int) -> None:
     """The sums over all blocks at once, against the walk that coder and decoder do."""
     plane = np.clip(np.random.default_rng(seed).normal(128, 9, count), 0, 255).astype(np.uint8)
-    table = frequency_tables._curve((128 * 256, 100, 64), pace)
+    table = frequency_tables._adaptive_table((128 * 256, 100, 64), pace)
     pieces = np.array([np.bincount(plane[a:b], minlength=256) for a, b in frequency_tables.blocks(count)])
     state, bits = frequency_tables.Adapting(table), 0.0
     for piece in pieces:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from bitgolf.average.ema import Ema
-from bitgolf.config.recipe import Recipe, limit_of, reserve_of, training_slice
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, Interrupted, RecipeError, UsageError
 from bitgolf.files import read_json
@@ -33,6 +32,9 @@ from bitgolf.quantize.calibration.stats_file import about_calibration, load_cali
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.quantize.encoding import load_codes
+from bitgolf.recipes.identity import training_slice
+from bitgolf.recipes.recipe import Recipe
+from bitgolf.recipes.time_limit import limit_of, reserve_of
 from bitgolf.report.log import Journal
 from bitgolf.runtime.progress import Now, Reserve
 from bitgolf.train import loop

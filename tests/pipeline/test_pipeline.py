@@ -15,13 +15,13 @@ import pytest
 
 from bitgolf.artifact.ledger import ledger
 from bitgolf.artifact.model import load
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, write_json
 from bitgolf.pipeline.execute import start
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES
+from bitgolf.recipes.recipe import Recipe
 from helpers.command_line import run_command
 from helpers.toy import toy_recipe
 

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.parse import from_json
 from bitgolf.config.registry import lookup
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError
 from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip, SearchClip
 from bitgolf.grids.scales import STEP_FLOOR, HalfScale, LogScale, Scale
@@ -169,7 +170,7 @@ def test_exact_cover_and_the_right_tensors() -> None:
     with pytest.raises(RecipeError, match="matches nothing"):
         encode_all(state, ROLES, (part(Rule, where="gate", use=part(Float, dtype="float32")), *RULES))
     with pytest.raises(RecipeError, match="not a codec"):
-        encode_all(state, ROLES, (part(Rule, where="*", use=part(MaxClip)),))
+        encode_all(state, ROLES, (part(Rule, where="*", use=part(MaxClip)),))  # pyright: ignore[reportArgumentType]
     del state["blocks.0.gain"]
     with pytest.raises(RecipeError, match=r"blocks.0.gain"):
         encode_all(state, ROLES, RULES)

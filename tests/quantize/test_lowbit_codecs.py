@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append
 from bitgolf.config.parse import from_json
 from bitgolf.config.registry import lookup
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.grids.clip import MaxClip, SdClip
 from bitgolf.model.parameters import roles

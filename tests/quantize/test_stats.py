@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.head import UntiedHead
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import UNet

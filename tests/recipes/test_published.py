@@ -16,7 +16,6 @@ from bitgolf.artifact.model import load
 from bitgolf.commands.show import overview
 from bitgolf.config.edits import diff
 from bitgolf.config.parse import set_text
-from bitgolf.config.recipe import identity
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.part import Clocked
@@ -25,6 +24,7 @@ from bitgolf.pipeline.compression import pack, quantize
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training import average, train
 from bitgolf.recipes import describe, get, names
+from bitgolf.recipes.identity import identity
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import ALONE
@@ -95,9 +95,9 @@ def test_the_count_is_the_published_one(name: str) -> None:
 def test_show_resolves_it(name: str) -> None:
     """Exact cover of optimizer and codec rules, forecast, cautions; and the memory that it says."""
     shown = overview(get(name))
-    assert shown["params"] == sum(shown["params_by_role"].values())
-    assert 0 < shown["forecast"]["bytes"] < 10 * shown["forecast"]["cap"]
-    assert describe(name) and all(isinstance(c, str) and c for c in shown["cautions"])
+    assert shown.params == sum(shown.params_by_role.values())
+    assert 0 < shown.forecast.bytes < 10 * shown.forecast.cap
+    assert describe(name) and all(isinstance(c, str) and c for c in shown.cautions)
 
 
 def test_each_departure_can_be_undone(name: str) -> None:

@@ -7,7 +7,6 @@ from typing import cast
 import pytest
 import torch
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -21,6 +20,7 @@ from bitgolf.quantize.codecs.lqer import LowRankRepair
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.quantize.diagnose.qat_consistency import disagreements
 from bitgolf.recipes._qat import qat
+from bitgolf.recipes.recipe import Recipe
 from helpers.toy import VOCAB, built, toy_recipe
 
 SIX = part(IntRows, bits=6, clip=part(SdClip, k=9.0), floor=1e-3, prune=0.01, solve=part(Gptq))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf.config.recipe import Recipe
+from bitgolf.config.build_context import Place
 from bitgolf.config.rules import cover
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.spec import Spec
 from bitgolf.model.attention.values import ValueTable
 from bitgolf.model.inits import Orthogonal
 from bitgolf.model.linear import Embedding, Linear
@@ -17,6 +17,7 @@ from bitgolf.model.parameters import roles
 from bitgolf.model.part import Only
 from bitgolf.optim.muon import Muon
 from bitgolf.recipes import get, names
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.tokens.trainers import CaseOps
 from bitgolf.train.loss_module import Task
 from helpers.small_recipes import VOCAB, shrunk

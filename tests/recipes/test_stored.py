@@ -166,4 +166,4 @@ def test_a_forecast_is_near_the_published_file(name: str) -> None:
     recipe = get(name)
     published = recipe["published"]
     wanted = published["bytes"] - (published.get("code") or 0)
-    assert overview(recipe)["forecast"]["bytes"] == pytest.approx(wanted, rel=FARTHER.get(name, 0.03))
+    assert overview(recipe).forecast.bytes == pytest.approx(wanted, rel=FARTHER.get(name, 0.03))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append
-from bitgolf.config.spec import Place, part
+from bitgolf.config.spec import part
 from bitgolf.errors import UsageError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window

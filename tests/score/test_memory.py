@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitgolf.config.spec import Place
+from bitgolf.config.build_context import Place
 from bitgolf.recipes import get
 from bitgolf.score.execution.batch_size import MOST_TOKENS, bytes_per_token, fitting, graph_bytes_per_token
 from helpers.live_tensors import LiveTensors

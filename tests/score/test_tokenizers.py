@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bitgolf.artifact.model import Loaded, load, write
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.prepare import prepare
 from bitgolf.data.verify import check

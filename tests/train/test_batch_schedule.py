@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError, UsageError
 from bitgolf.pipeline.training import TrainingJob, train_run
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.runtime.distributed import World
 from bitgolf.runtime.progress import Now

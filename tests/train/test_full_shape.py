@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec
 from bitgolf.quantize.calibration.observe import PIECE, observe
 from bitgolf.quantize.calibration.sources import AS_TRAINED
 from bitgolf.recipes import get, names
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.train.kernels.parity import Replay, Trial, record
 from bitgolf.train.kernels.select import PARITY_TOKENS, sites
 from bitgolf.train.loss_module import Task

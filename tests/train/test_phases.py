@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append
-from bitgolf.config.spec import Place, part
+from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import StreamPart

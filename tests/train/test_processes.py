@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import Interrupted
 from bitgolf.files import read_json
 from bitgolf.pipeline.training import TrainingJob, train_run, train_worker
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.runtime.job_files import read_result, write_job
 from bitgolf.train.checkpoint import load_latest

@@ -11,7 +11,8 @@ from torch import Tensor
 from bitgolf.average.ema import Ema
 from bitgolf.average.lawa import Lawa
 from bitgolf.average.swa import Swa
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError, UsageError
 from bitgolf.model.interfaces import Norm
 from bitgolf.model.linear import Linear

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, get_type_hints
 from bitgolf import __version__
 from bitgolf.artifact.container import Artifact, artifact_bytes, read_artifact, write_artifact
 from bitgolf.config.parse import from_json
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.config.validate import conform
@@ -25,6 +24,7 @@ from bitgolf.pack.settings import Pack
 from bitgolf.pack.streams import Code, pack_blob, pack_codes, unpack_blob, unpack_codes
 from bitgolf.quantize.codecs.codec import Codec
 from bitgolf.quantize.encoding import decode_all, layout, walks
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import Method
 from bitgolf.tokens.loading import open_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer

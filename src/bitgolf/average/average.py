@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import part_name
+from bitgolf.config.registry import part_name
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.runtime.progress import Now
 

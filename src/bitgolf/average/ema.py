@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.average.average import Average, State, check_every, counter, floats, merge
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.runtime.progress import Now
 

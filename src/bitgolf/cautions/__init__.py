@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from bitgolf.cautions import positions, quantization, scoring, training
 from bitgolf.cautions.registry import CAUTIONS
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
+from bitgolf.recipes.recipe import Recipe
 
 ROOMS = [room.__name__ for room in (quantization, positions, training, scoring)]
 """In the order in which they speak; importing them is what fills the list."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from bitgolf.cautions.queries import is_a, longest_window, trained_length, uses
 from bitgolf.cautions.registry import caution
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.data.batches import Packed
 from bitgolf.model.attention.cores.sdpa import SameDocument, Segments, Window
 from bitgolf.model.attention.differential import DifferentialAttention
 from bitgolf.model.attention.rope import Rope
 from bitgolf.model.attention.rope_scaling import Ntk, Yarn
+from bitgolf.recipes.recipe import Recipe
 
 
 @caution

@@ -7,20 +7,21 @@ from collections.abc import Iterator
 from bitgolf.average.ema import Ema
 from bitgolf.cautions.queries import averaged_from, uses
 from bitgolf.cautions.registry import caution
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.model.qat import TrainingView
 from bitgolf.model.qat_lowbit import Binary, Ternary
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import WarmdownFraction
 from bitgolf.quantize.codecs.codec import IntRows
+from bitgolf.recipes.recipe import Recipe
 
 
 @caution
 def average_over_two_objectives(recipe: Spec[Recipe]) -> Iterator[str]:
     since = max((n["since"] for n in uses(recipe().model, TrainingView)), default=0.0)
-    if recipe().average and since > averaged_from(recipe):
-        name = recipe().average.cls.__name__
+    average = recipe().average
+    if average and since > averaged_from(recipe):
+        name = average.name
         yield f"{name} over fake quantization from {since:g} of the run on averages weights of two objectives: EMA had +0.009 to +0.012 from it (#1493's harness), SWA lost what it gains alone (#989)"
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.model.attention.cores.sdpa import Segments
 from bitgolf.model.layer_orders import Loop, Visits
 from bitgolf.model.part import Only, layer_set
 from bitgolf.model.weight_sharing import TieBlocks, UntiedRepeats
 from bitgolf.optim.schedules import WarmdownFraction
+from bitgolf.recipes.recipe import Recipe
 
 
 def is_a(node: Spec[Any], *classes: type) -> bool:
@@ -55,6 +55,6 @@ def shared_at_once(node: Spec[Any]) -> bool:
 def averaged_from(recipe: Spec[Recipe]) -> float:
     """The fraction of the run from which an average takes snapshots; 0 where a schedule does not tell it beforehand."""
     average, schedule = recipe().average, recipe().train().schedule
-    if "below" not in average.kwargs or schedule.cls is not WarmdownFraction:
+    if average is None or "below" not in average.kwargs or schedule.cls is not WarmdownFraction:
         return 0.0
     return max(0.0, 1 - average["below"] * schedule["fraction"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
+from bitgolf.recipes.recipe import Recipe
 
 Caution = Callable[[Spec[Recipe]], Iterator[str]]
 CAUTIONS: list[Caution] = []

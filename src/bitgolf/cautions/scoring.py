@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from bitgolf.cautions.queries import is_a, shared_layers, uses
 from bitgolf.cautions.registry import caution
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.model.attention.key_offset import KeyOffset
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.adapt.gradient import AdamW, Sgd
 from bitgolf.score.adapt.phased_lora import Phased
 from bitgolf.score.adapt.stream_sgd import StreamSgd

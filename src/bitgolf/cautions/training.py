@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from bitgolf.cautions.queries import is_a, layers_of, shared_at_once, shared_layers, uses
 from bitgolf.cautions.registry import caution
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.model.attention.differential import DifferentialAttention
 from bitgolf.model.attention.exclusive import ExclusiveSelf
@@ -21,6 +20,7 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import RampDecay
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.train.batch_schedule import BatchRamp
 
 

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import Device, Json, Sets, Shards, Texts, Trained, emit
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.recipes import describe, names, published, resolve
+from bitgolf.recipes.recipe import Recipe
 
 
 def _resolve(recipe: str, sets: list[str]) -> Spec[Recipe]:

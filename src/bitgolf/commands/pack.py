@@ -14,7 +14,6 @@ from bitgolf.artifact.container import Artifact, read_artifact
 from bitgolf.artifact.model import SLICES, packed
 from bitgolf.commands.size_search import TOLERANCE, SizeModel, bytes_per_log2, scale_range, scale_steps, search_size
 from bitgolf.config.edits import diff
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import DamagedError
 from bitgolf.pack.streams import Code
@@ -25,6 +24,7 @@ from bitgolf.pipeline.state import Run, RunFiles
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.encoding import Rules
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
 

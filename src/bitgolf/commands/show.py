@@ -11,8 +11,8 @@ import torch
 from bitgolf.artifact.container import CONTAINER_OVERHEAD_BYTES
 from bitgolf.cautions import cautions
 from bitgolf.cautions.queries import uses
-from bitgolf.config.recipe import Recipe, identity, limit_of, reserve_of
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import roles
@@ -21,6 +21,9 @@ from bitgolf.optim.optimizer import Optimizer
 from bitgolf.quantize.calibration.calibrate import check as check_calibration
 from bitgolf.quantize.diagnose.qat_consistency import disagreements
 from bitgolf.quantize.size_forecast import forecast, spread
+from bitgolf.recipes.identity import identity
+from bitgolf.recipes.recipe import Recipe
+from bitgolf.recipes.time_limit import limit_of, reserve_of
 from bitgolf.runtime.progress import Now
 from bitgolf.train.loss_module import Task
 
@@ -118,7 +121,7 @@ def memory(recipe: Recipe, task: Task, optimizer: Optimizer) -> int:
     """Bytes of weights, gradients, optimizer and average in training, in one process."""
     params = list(task.by_path().values())
     with torch.device("meta"):
-        average = recipe.average().start(params) if recipe.average else {}
+        average = recipe.average().start([p.detach() for p in params]) if recipe.average else {}
     held = [*params, *params, *optimizer.state().values(), *optimizer.buffers()]
     held += [tensor for tensors in average.values() for tensor in tensors]
     return sum(t.numel() * t.element_size() for t in held)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from bitgolf.artifact.model import SLICES, packed
 from bitgolf.config.parse import set_text
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import DamagedError, FormatVersionError, UsageError
 from bitgolf.files import file_digest, value_digest, write_bytes
@@ -27,6 +26,7 @@ from bitgolf.quantize.calibration.calibrate import check
 from bitgolf.quantize.codecs.codec import matrix_shape
 from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.encoding import decode_all
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
 from bitgolf.score.held_out_bpb import HeldOutBpb

@@ -12,7 +12,7 @@ import inspect
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import bitgolf
 from bitgolf.errors import RecipeError
@@ -121,9 +121,3 @@ def import_all_parts() -> dict[str, type]:
     for module in part_modules().values():
         importlib.import_module(module)
     return REGISTRY
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("from_json", "set_text"):
-        return getattr(importlib.import_module("bitgolf.config.parse"), name)
-    raise AttributeError(name)

@@ -18,9 +18,6 @@ from types import MappingProxyType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_args, get_origin, overload
 
 from bitgolf.config.build_context import Place
-from bitgolf.config.registry import REGISTRY as REGISTRY
-from bitgolf.config.registry import part_name as part_name
-from bitgolf.config.registry import register as register
 from bitgolf.config.validate import conform, mismatch
 from bitgolf.errors import RecipeError
 from bitgolf.files import value_digest

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.data.orders import Cycles, File, Order, Source, Windows
 from bitgolf.data.shards import Positions
 from bitgolf.errors import RecipeError

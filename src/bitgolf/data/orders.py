@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.data.shards import Positions, Stream
 from bitgolf.errors import BitgolfError
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Branch, Feed, Mixer, Norm, Skip, Stream, StreamPart, pair
 from bitgolf.model.part import Part, chain

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec
 from bitgolf.model.lm import LM
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.inits import Normal
 from bitgolf.model.interfaces import Init, View

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.interfaces import Cap
 from bitgolf.model.linear import Embedding, HeadLinear
 from bitgolf.model.numerics import at_least_float32

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.block import Block, Depth, Wiring
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import Order, Skip, Stream

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.inits import Normal, UniformFanIn
 from bitgolf.model.interfaces import Add, Init, View
 from bitgolf.model.part import Part, chain

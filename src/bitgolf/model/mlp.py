@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.interfaces import Activation, Feed
 from bitgolf.model.linear import Linear
 

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Cap, Objective
 from bitgolf.model.linear import HeadLinear

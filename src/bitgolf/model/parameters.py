@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from bitgolf.config.spec import part_name
+from bitgolf.config.registry import part_name
 from bitgolf.errors import DamagedError, RecipeError
 from bitgolf.model.part import Part
 

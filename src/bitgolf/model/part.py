@@ -7,7 +7,9 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from torch import nn
 
-from bitgolf.config.spec import Place, Spec, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 from bitgolf.runtime.progress import Now
 

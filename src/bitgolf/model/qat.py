@@ -15,7 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 from bitgolf.grids.row_quantizer import RowQuantizer
 from bitgolf.model.interfaces import View

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.grids.lowbit import BinaryGrid, Float8Grid, TernaryGrid
 from bitgolf.model.interfaces import Activation, AfterPart, View
 from bitgolf.model.mlp import ReluSquared

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.block import Block, Wiring
 from bitgolf.model.forward_context import Bus

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Add, Order, Share
 from bitgolf.model.parameters import roles as roles_of

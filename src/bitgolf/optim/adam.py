@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Spec, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec
 from bitgolf.optim.algorithm import Algorithm, State
 from bitgolf.optim.schedules import Schedule
 from bitgolf.optim.weight_decay import WeightDecay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.optim.algorithm import Algorithm, State
 from bitgolf.runtime.progress import Now
 

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.optim.algorithm import Algorithm, Compiling, State, UpdateFunction
 from bitgolf.optim.muon_transforms import After, Before, Pieces
 from bitgolf.optim.orthogonalize import NewtonSchulz, Orthogonalizer

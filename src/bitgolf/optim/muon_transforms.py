@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 
 Triple = tuple[float, float, float]

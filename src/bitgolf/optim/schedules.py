@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from itertools import pairwise
 
-from bitgolf.config.spec import Spec, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 from bitgolf.runtime.progress import Now
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import DamagedError, RecipeError
 from bitgolf.pack import byte_planes
 from bitgolf.pack.byte_planes import Array

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError
 from bitgolf.pack import byte_planes
 from bitgolf.pack.byte_planes import Array

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import DamagedError, RecipeError
 from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.byte_planes import Array, cut

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bitgolf.config.registry import register
 from bitgolf.config.rules import Rule, cover
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.coders import Coder

@@ -14,8 +14,8 @@ import msgspec
 import torch
 from safetensors.torch import load_file
 
-from bitgolf.config.recipe import Recipe
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec
 from bitgolf.data.manifest import load_manifest
 from bitgolf.files import file_digest, value_digest
 from bitgolf.model.build import build_on_meta
@@ -26,6 +26,7 @@ from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.calibration.calibrate import distinct
 from bitgolf.quantize.calibration.sources import Subject
 from bitgolf.quantize.calibration.stats_file import about_calibration, load_calibration, save_calibration
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose

@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from bitgolf import __version__
-from bitgolf.config.recipe import Recipe, identity, limit_of, reserve_of
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.files import value_digest, write_json
@@ -23,6 +22,9 @@ from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
 from bitgolf.pipeline.state import Run, RunFiles, RunInputs, check_format, read_inputs, read_outcomes
 from bitgolf.quantize.calibration.calibrate import check as check_calibration
+from bitgolf.recipes.identity import identity
+from bitgolf.recipes.recipe import Recipe
+from bitgolf.recipes.time_limit import limit_of, reserve_of
 from bitgolf.report.log import Journal
 from bitgolf.runtime.device import choose
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from bitgolf.config.recipe import identity
 from bitgolf.files import read_json, write_bytes, write_json
 from bitgolf.pipeline.calibration import CalibrationOutcome
 from bitgolf.pipeline.compression import PackedArtifact
@@ -15,6 +14,7 @@ from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.scoring import ScoreOutcome
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingResult
+from bitgolf.recipes.identity import identity
 from bitgolf.report.environment import environment
 
 

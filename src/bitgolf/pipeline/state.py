@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from bitgolf.config.parse import from_json
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import DamagedError, FormatVersionError, UsageError
 from bitgolf.files import read_json, write_json
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 
 RUN_FORMAT = 2

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.artifact.container import CONTAINER_OVERHEAD_BYTES
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.model.parameters import roles
@@ -21,6 +20,7 @@ from bitgolf.quantize.codecs.session import Session
 from bitgolf.quantize.encoding import encode_all
 from bitgolf.quantize.size_forecast import forecast
 from bitgolf.quantize.stats import Stats
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import Journal
 
 

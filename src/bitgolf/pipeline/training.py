@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 from safetensors.torch import save as safetensors_bytes
 
-from bitgolf.config.recipe import Recipe, limit_of, reserve_of, training_slice
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec
 from bitgolf.data.batches import Batches
 from bitgolf.data.manifest import load_manifest
 from bitgolf.data.shards import Stream, find_shards
@@ -19,6 +19,9 @@ from bitgolf.files import file_digest, read_json, value_digest, write_bytes, wri
 from bitgolf.pipeline.calibration import measure_reserve
 from bitgolf.pipeline.state import Run, RunFiles
 from bitgolf.pipeline.training_result import CalibrationReserve, PartUsageRow, TrainingResult
+from bitgolf.recipes.identity import training_slice
+from bitgolf.recipes.recipe import Recipe
+from bitgolf.recipes.time_limit import limit_of, reserve_of
 from bitgolf.report.log import Journal
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, choose

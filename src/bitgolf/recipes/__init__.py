@@ -13,17 +13,25 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitgolf.config.parse import from_json, set_text
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.files import read_json
 
+if TYPE_CHECKING:
+    from bitgolf.recipes.recipe import Recipe
+
+
+NOT_RECIPES = frozenset({"identity", "recipe", "time_limit"})
+"""Modules here that hold no recipe but what is said of all."""
+
 
 def names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    """The names of all recipes, which are those of their modules."""
+    modules = {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}
+    return sorted(modules - NOT_RECIPES)
 
 
 def describe(name: str) -> str:

@@ -7,9 +7,9 @@ from typing import NamedTuple, cast
 
 from torch import Tensor
 
-from bitgolf.config.recipe import Recipe
+from bitgolf.config.build_context import Place
 from bitgolf.config.rules import cover
-from bitgolf.config.spec import Place, Spec, part, path_pattern
+from bitgolf.config.spec import Spec, part, path_pattern
 from bitgolf.errors import RecipeError
 from bitgolf.grids.row_quantizer import RowQuantizer
 from bitgolf.model.build import build_on_meta
@@ -19,6 +19,7 @@ from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant
 from bitgolf.quantize.codecs.codec import Codec, IntRows
 from bitgolf.quantize.codecs.lqer import LowRankRepair
+from bitgolf.recipes.recipe import Recipe
 
 
 class Marker(View):

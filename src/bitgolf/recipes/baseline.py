@@ -5,7 +5,6 @@ Source: openai/parameter-golf, train_gpt.py at the challenge's start.
 
 from __future__ import annotations
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Sequential
@@ -29,6 +28,7 @@ from bitgolf.optim.schedules import Ramp, WarmdownSteps
 from bitgolf.pack.byte_coders import Zlib
 from bitgolf.pack.settings import Pack
 from bitgolf.quantize.codecs.codec import Float, IntRows
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import Contiguous
 from bitgolf.text.documents import Given
 from bitgolf.tokens.trainers import SentencePieceBPE

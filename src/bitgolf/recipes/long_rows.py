@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.scalable_softmax import ScalableSoftmax
 from bitgolf.recipes.midsize import midsize
+from bitgolf.recipes.recipe import Recipe
 
 
 def long_rows() -> Spec[Recipe]:

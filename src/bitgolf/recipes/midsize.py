@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Shuffled
@@ -17,6 +16,7 @@ from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.codec import Float
 from bitgolf.quantize.codecs.trellis import Trellis
 from bitgolf.recipes.baseline import baseline
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.adapt.ngram_mixing import Mixed
 from bitgolf.score.methods import Contiguous, Sliding
 

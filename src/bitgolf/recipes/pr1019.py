@@ -6,7 +6,6 @@ Source: openai/parameter-golf, pull request 1019.
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
 from bitgolf.model.ngram_embedding import HashedBigrams
@@ -14,6 +13,7 @@ from bitgolf.model.qat import FakeQuant
 from bitgolf.pack.byte_coders import Lzma
 from bitgolf.recipes._common import codec, floored, on_own_samples, twice_damped
 from bitgolf.recipes.pr549 import pr549
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1019() -> Spec[Recipe]:

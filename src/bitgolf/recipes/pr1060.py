@@ -6,13 +6,13 @@ Source: openai/parameter-golf, pull request 1060. It had no late fake quantizati
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import CoprimeStride
 from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.pack.byte_coders import Lzma
 from bitgolf.recipes._common import on_training_text
 from bitgolf.recipes.pr1019 import pr1019
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1060() -> Spec[Recipe]:

@@ -11,7 +11,6 @@ import math
 
 from bitgolf.average.swa import Swa
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
@@ -28,6 +27,7 @@ from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes._common import HALF
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.pr162 import bigrams
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.adapt.document_lora import DocumentLora
 from bitgolf.score.methods import Contiguous
 

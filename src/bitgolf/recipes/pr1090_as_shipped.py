@@ -5,12 +5,12 @@ Source: openai/parameter-golf, pull request 1090. Nothing was published of this 
 
 from __future__ import annotations
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.ngram_embedding import HashedBigrams
 from bitgolf.optim.frozen import Frozen
 from bitgolf.recipes.pr1090 import pr1090
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1090_as_shipped() -> Spec[Recipe]:

@@ -12,7 +12,6 @@ repeat, and those whose inputs were largest. Of these the logs name four, and th
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
@@ -24,6 +23,7 @@ from bitgolf.optim.muon import Muon
 from bitgolf.pack.byte_coders import Brotli
 from bitgolf.recipes._common import codec, floored, on_own_samples, twice_damped
 from bitgolf.recipes.pr1060 import pr1060
+from bitgolf.recipes.recipe import Recipe
 
 SIX_BITS = ("4.**", "5.**", "6.**", "7.**", "1.mixer.q", "1.mixer.out", "2.mixer.out", "3.mixer.out")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bitgolf.average.ema import Ema
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
 from bitgolf.model.attention.attention import QGain
@@ -23,6 +22,7 @@ from bitgolf.pack.byte_coders import Brotli
 from bitgolf.quantize.codecs.gptq import Gptq
 from bitgolf.recipes._common import codec, floored, groups, on_training_text
 from bitgolf.recipes.pr1060 import pr1060
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1218() -> Spec[Recipe]:

@@ -6,13 +6,13 @@ Source: openai/parameter-golf, pull request 1285.
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.layer_orders import Loop
 from bitgolf.model.layer_schedule import GatedSkip, UNet
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import RowNorm
 from bitgolf.recipes.pr1218 import pr1218
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1285() -> Spec[Recipe]:

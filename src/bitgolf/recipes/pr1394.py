@@ -6,7 +6,6 @@ Source: openai/parameter-golf, pull request 1394.
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import ShuffledSequences
 from bitgolf.model.layer_orders import Loop
@@ -15,6 +14,7 @@ from bitgolf.model.residual import Normalize
 from bitgolf.optim.muon import Muon
 from bitgolf.recipes._common import deviations, on_training_text
 from bitgolf.recipes.pr1285 import pr1285
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1394() -> Spec[Recipe]:

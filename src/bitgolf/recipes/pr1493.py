@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bitgolf.average.ema import Ema
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import QGain
 from bitgolf.model.layer_orders import Loop
@@ -16,6 +15,7 @@ from bitgolf.model.residual_topology import Parallel
 from bitgolf.optim.muon import Muon
 from bitgolf.recipes._common import by_chunks
 from bitgolf.recipes.pr1394 import pr1394
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1493() -> Spec[Recipe]:

@@ -6,7 +6,6 @@ Source: openai/parameter-golf, pull request 1530. The fused up-projection is a k
 from __future__ import annotations
 
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Packed
 from bitgolf.model.attention.attention import QGain
@@ -21,6 +20,7 @@ from bitgolf.recipes._common import (
     on_training_text,
 )
 from bitgolf.recipes.pr1493 import pr1493
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1530() -> Spec[Recipe]:

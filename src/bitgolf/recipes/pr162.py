@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bitgolf.average.swa import Swa
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
@@ -24,6 +23,7 @@ from bitgolf.pack.byte_coders import Zstd
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes._common import HALF, codec, groups
 from bitgolf.recipes.baseline import baseline
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import Contiguous, Sliding
 
 

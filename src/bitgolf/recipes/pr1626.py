@@ -6,7 +6,6 @@ Source: openai/parameter-golf, pull request 1626.
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec
 from bitgolf.optim.muon import Muon
 from bitgolf.recipes._common import (
@@ -16,6 +15,7 @@ from bitgolf.recipes._common import (
     on_training_text,
 )
 from bitgolf.recipes.pr1530 import pr1530
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1626() -> Spec[Recipe]:

@@ -6,7 +6,6 @@ One of the four systems that Bitgolf was founded on. Source: openai/parameter-go
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.rope import Rope
@@ -15,6 +14,7 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.recipes._common import codec, floored
 from bitgolf.recipes.pr162 import pr162
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import Contiguous, Sliding
 
 

@@ -6,7 +6,6 @@ Source: openai/parameter-golf, pull request 1667.
 from __future__ import annotations
 
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention, QGain
 from bitgolf.model.attention.gates import NarrowGate
@@ -19,6 +18,7 @@ from bitgolf.recipes._common import (
     on_training_text,
 )
 from bitgolf.recipes.pr1626 import pr1626
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1667() -> Spec[Recipe]:

@@ -6,11 +6,11 @@ Source: openai/parameter-golf, pull request 1729.
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import PiecewiseLinear
 from bitgolf.recipes.pr1626 import pr1626
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.tokens.trainers import CaseOps
 
 

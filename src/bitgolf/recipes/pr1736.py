@@ -6,13 +6,13 @@ Source: openai/parameter-golf, pull request 1736.
 from __future__ import annotations
 
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.gates import DenseGate
 from bitgolf.optim.muon import Muon
 from bitgolf.recipes._common import BYTE_GATES, deviations
 from bitgolf.recipes.pr1729 import pr1729
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1736() -> Spec[Recipe]:

@@ -6,7 +6,6 @@ Source: openai/parameter-golf, pull request 1787. Its fused cross-entropy is a k
 from __future__ import annotations
 
 from bitgolf.config.edits import append, but, without
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.gates import DenseGate, SparseGate
@@ -14,6 +13,7 @@ from bitgolf.optim.muon import Muon
 from bitgolf.optim.orthogonalize import PolarExpress
 from bitgolf.recipes._common import by_document, by_phases
 from bitgolf.recipes.pr1736 import pr1736
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1787() -> Spec[Recipe]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bitgolf.average.swa import Swa
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
@@ -15,6 +14,7 @@ from bitgolf.optim.adam import Adam
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes._common import HALF
 from bitgolf.recipes.pr162 import bigrams, pr162, whole
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr180() -> Spec[Recipe]:

@@ -5,7 +5,6 @@ Source: openai/parameter-golf, pull request 1851.
 
 from __future__ import annotations
 
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.residual import Normalize
 from bitgolf.model.smear import ContentSmear
@@ -16,6 +15,7 @@ from bitgolf.recipes._common import (
     deviations,
 )
 from bitgolf.recipes.pr1787 import pr1787
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr1851() -> Spec[Recipe]:

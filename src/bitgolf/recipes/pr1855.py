@@ -6,7 +6,6 @@ Source: openai/parameter-golf, pull request 1855.
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.gates import SparseGate
 from bitgolf.optim.adam import Adam
@@ -16,6 +15,7 @@ from bitgolf.pack.coders import Range
 from bitgolf.pack.settings import Group
 from bitgolf.recipes._common import BYTE_GATES, HALF_GATES, by_document, by_phases, deviations
 from bitgolf.recipes.pr1851 import pr1851
+from bitgolf.recipes.recipe import Recipe
 
 GROUPS = {
     "tok_emb": "embedding",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bitgolf.average.swa import Swa
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.exclusive import ExclusiveSelf
@@ -20,6 +19,7 @@ from bitgolf.optim.schedules import Ramp
 from bitgolf.recipes._common import groups
 from bitgolf.recipes.pr162 import bigrams, pr162
 from bitgolf.recipes.pr164 import pr164
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr265() -> Spec[Recipe]:

@@ -6,9 +6,9 @@ Source: openai/parameter-golf, pull request 287.
 from __future__ import annotations
 
 from bitgolf.average.ema import Ema
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.recipes.pr265 import pr265
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr287() -> Spec[Recipe]:

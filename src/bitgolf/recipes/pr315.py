@@ -7,7 +7,6 @@ author found: the published run had none. Here it acts, from where the learning 
 from __future__ import annotations
 
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.rope import Rope
@@ -16,6 +15,7 @@ from bitgolf.model.qat import FakeQuant
 from bitgolf.model.residual import DepthScaledNorm
 from bitgolf.recipes._common import floored
 from bitgolf.recipes.pr287 import pr287
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr315() -> Spec[Recipe]:

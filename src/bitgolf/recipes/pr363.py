@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bitgolf.average.ema import Ema
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip, SearchClip
@@ -23,6 +22,7 @@ from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes._common import codec, floored
 from bitgolf.recipes.pr162 import bigrams
 from bitgolf.recipes.pr315 import pr315
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr363() -> Spec[Recipe]:

@@ -6,7 +6,6 @@ Source: openai/parameter-golf, pull request 414.
 from __future__ import annotations
 
 from bitgolf.config.edits import append, but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
 from bitgolf.model.attention.attention import Attention
@@ -16,6 +15,7 @@ from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant
 from bitgolf.recipes._common import codec, floored
 from bitgolf.recipes.pr315 import pr315
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr414() -> Spec[Recipe]:

@@ -6,7 +6,6 @@ Source: openai/parameter-golf, pull request 549. What it calls parameter banks i
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.values import ValueTable
 from bitgolf.model.inits import Orthogonal
@@ -20,6 +19,7 @@ from bitgolf.optim.schedules import Ramp
 from bitgolf.pack.byte_coders import Lzma
 from bitgolf.recipes._common import BANKS, by_chunks, groups
 from bitgolf.recipes.pr414 import pr414
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr549() -> Spec[Recipe]:

@@ -7,7 +7,6 @@ kept queries, keys and values in one matrix, which Muon orthogonalized whole; he
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention, QGain
@@ -29,6 +28,7 @@ from bitgolf.pack.byte_coders import Lzma
 from bitgolf.quantize.codecs.lowbit import Fp8, TernaryGroups
 from bitgolf.recipes._common import HALF, groups
 from bitgolf.recipes.baseline import baseline
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import Contiguous, Sliding
 
 

@@ -6,13 +6,13 @@ Source: openai/parameter-golf, pull request 641. As in 640, its log counts 6,291
 from __future__ import annotations
 
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.block import Block
 from bitgolf.model.qat_lowbit import Binary
 from bitgolf.model.smear import MeanSmear
 from bitgolf.quantize.codecs.lowbit import BinaryGroups
 from bitgolf.recipes.pr640 import pr640
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr641() -> Spec[Recipe]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from bitgolf.average.lawa import Lawa
 from bitgolf.config.edits import but
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.mlp import MLP, LeakySquared
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import RampDecay
 from bitgolf.pack.byte_coders import Lzma
 from bitgolf.recipes.baseline import baseline
+from bitgolf.recipes.recipe import Recipe
 
 
 def pr675() -> Spec[Recipe]:

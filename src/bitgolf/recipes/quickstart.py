@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bitgolf.average.ema import Ema
-from bitgolf.config.recipe import Recipe
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
@@ -26,6 +25,7 @@ from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.codec import Float
 from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.adapt.ngram_mixing import Mixed
 from bitgolf.score.coding.roundtrip import RoundTrip
 from bitgolf.score.methods import Contiguous, Sliding

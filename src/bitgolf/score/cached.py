@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.decoding.context import read
 from bitgolf.model.decoding.kv_cache import EARLIER, Memory

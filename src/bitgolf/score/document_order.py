@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.score.length_code import Lengths, encode_lengths
 from bitgolf.score.text import Text, with_last_end

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from bitgolf import score
 from bitgolf.config.parse import set_text
-from bitgolf.config.spec import REGISTRY, Spec, part
+from bitgolf.config.registry import REGISTRY
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError
 from bitgolf.score.methods import Method
 

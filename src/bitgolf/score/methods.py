@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar, NamedTuple
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.rope_scaling import Scaling
 from bitgolf.model.lm import LM

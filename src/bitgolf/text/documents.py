@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple, cast
 
 import zstandard
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError, DamagedError, UsageError
 
 PLAIN = frozenset({".txt", ".md", ".rst", ".py"})

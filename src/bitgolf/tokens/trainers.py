@@ -15,7 +15,7 @@ from typing import Literal
 
 import sentencepiece
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.text.caseops import OPERATORS, transform
 from bitgolf.text.documents import fingerprint

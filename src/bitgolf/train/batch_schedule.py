@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import NamedTuple
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 
 

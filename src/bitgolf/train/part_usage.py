@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Spec, part_name
+from bitgolf.config.registry import part_name
+from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 from bitgolf.model.build import specs_by_path
 from bitgolf.model.part import Only

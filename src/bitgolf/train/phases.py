@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from bitgolf.config.spec import part_name
+from bitgolf.config.registry import part_name
 from bitgolf.errors import BitgolfError
 from bitgolf.model.part import Clocked
 from bitgolf.runtime.progress import Now

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bitgolf.config.registry import register
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import Order, Shuffled
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Objective

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bitgolf.average.average import Average
-from bitgolf.config.spec import Place, Spec
+from bitgolf.config.build_context import Place
+from bitgolf.config.spec import Spec
 from bitgolf.data.batches import Batches, share_of
 from bitgolf.data.prefetch import HostBatch, Prefetcher
 from bitgolf.model.lm import LM

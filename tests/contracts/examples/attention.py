@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitgolf.config.build_context import Place
 from bitgolf.config.edits import append
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import Sdpa
 from bitgolf.model.attention.differential import DifferentialAttention

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.spec import Place, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
 from bitgolf.model.interfaces import AfterPart
 from bitgolf.model.numerics import at_least_float32
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import AfterPart
 

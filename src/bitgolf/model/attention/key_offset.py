@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Place, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.interfaces import QKPart

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.rope_scaling import Scaling, exponents
 from bitgolf.model.forward_context import Bus

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.spec import Place, Spec, part, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.forward_context import Bus
 from bitgolf.model.inits import Normal, Orthogonal

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError, UsageError
 from bitgolf.quantize.calibration.observe import Sums, means, observe
 from bitgolf.quantize.calibration.sources import Source, Subject, TrainingText

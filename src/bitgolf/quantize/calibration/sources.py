@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.data.batches import Batches, Shuffled
 from bitgolf.data.shards import Stream, find_shards
 from bitgolf.errors import RecipeError

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, DamagedError, RecipeError, at
 from bitgolf.grids.clip import Clip, SdClip
 from bitgolf.grids.integer import IntGrid

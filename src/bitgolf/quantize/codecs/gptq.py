@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError, RecipeError
 
 RoundColumn = Callable[[int, Tensor], Tensor]

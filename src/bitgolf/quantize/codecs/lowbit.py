@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, DamagedError
 from bitgolf.grids.clip import MaxClip
 from bitgolf.grids.integer import IntGrid

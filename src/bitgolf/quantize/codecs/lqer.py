@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import DamagedError, RecipeError, at
 from bitgolf.grids.integer import IntGrid
 from bitgolf.pack.byte_planes import Array

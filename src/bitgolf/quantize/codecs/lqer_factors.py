@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import DamagedError, RecipeError
 from bitgolf.pack.streams import Code
 from bitgolf.quantize.codecs.codec import Arrays

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import DamagedError, RecipeError, at
 from bitgolf.grids import log_steps
 from bitgolf.grids.trellis import TrellisGrid

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from bitgolf.config.registry import register
 from bitgolf.config.rules import selects
-from bitgolf.config.spec import register
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import roles, taking_gradients

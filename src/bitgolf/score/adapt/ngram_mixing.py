@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.attention.rope_scaling import Scaling
 from bitgolf.model.lm import LM

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bitgolf.config.spec import Spec, part, register
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device

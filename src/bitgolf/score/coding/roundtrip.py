@@ -8,7 +8,7 @@ from pathlib import Path
 import brotli
 import zstandard
 
-from bitgolf.config.spec import register
+from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json
 from bitgolf.score.result import CompressFile, DecompressFile, RoundTripResult

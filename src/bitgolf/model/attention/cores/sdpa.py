@@ -8,7 +8,9 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.spec import Place, Spec, register
+from bitgolf.config.build_context import Place
+from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.attention.cores.chunked import LONGEST_MASK, Rule, attend_in_blocks
 from bitgolf.model.attention.cores.segment_capacity import segment_starts

@@ -1,0 +1,46 @@
+"""The run as one value: a tree of typed parts, with a JSON form and a hash."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bitgolf.average.average import Average
+from bitgolf.config.registry import register
+from bitgolf.config.rules import Rule
+from bitgolf.config.spec import Spec
+from bitgolf.model.lm import LM
+from bitgolf.pack.settings import Pack
+from bitgolf.quantize.calibration.calibrate import Calibrate
+from bitgolf.quantize.codecs.codec import Codec
+from bitgolf.score.coding.roundtrip import RoundTrip
+from bitgolf.score.methods import Method
+from bitgolf.text.documents import TextSource
+from bitgolf.tokens.trainers import TokenizerTrainer
+from bitgolf.train.settings import Train
+
+
+@register
+class Recipe:
+    """Everything that decides a run. Each field is one stage's slice; `published` is what others have reported of it."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        text: Spec[TextSource],
+        tokens: Spec[TokenizerTrainer],
+        model: Spec[LM],
+        train: Spec[Train],
+        average: Spec[Average] | None = None,
+        calibrate: Spec[Calibrate] | None = None,
+        quantize: tuple[Spec[Rule[Codec]], ...],
+        pack: Spec[Pack],
+        score: tuple[Spec[Method], ...],
+        proof: Spec[RoundTrip] | None = None,
+        held_out: float = 0.05,
+        published: dict[str, Any] | None = None,
+    ) -> None:
+        self.name, self.text, self.tokens, self.held_out = name, text, tokens, held_out
+        self.model, self.train, self.average = model, train, average
+        self.calibrate, self.quantize, self.pack, self.score = calibrate, quantize, pack, score
+        self.proof, self.published = proof, published
