@@ -10,26 +10,33 @@ import typer
 from bitgolf.cli.options import Artifact, Device, Json, Shards, Texts, emit
 from bitgolf.errors import UsageError
 
+MethodNames = Annotated[
+    list[str], typer.Option("--with", metavar="METHOD", help="By name; may be repeated. Default: the recipe's own.")
+]
+MethodSettings = Annotated[
+    list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Edit every method that has it: window=2048.")
+]
+DocumentOrder = Annotated[str | None, typer.Option("--order", help="Of documents: corpus, shuffled or longest.")]
+OrderSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Of `--order shuffled`.")]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option("--batch", min=1, metavar="TOKENS", help="Read at once. Default: by free memory; 4096 on a CPU."),
+]
+Processes = Annotated[
+    int, typer.Option("--processes", min=1, help="That share the work, one GPU each where there are any.")
+]
+
 
 def score(
     artifact: Artifact,
     text: Texts = [],  # noqa: B006
     shards: Shards = None,
-    methods: Annotated[
-        list[str], typer.Option("--with", metavar="METHOD", help="By name; may be repeated. Default: the recipe's own.")
-    ] = [],  # noqa: B006
-    sets: Annotated[
-        list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Edit every method that has it: window=2048.")
-    ] = [],  # noqa: B006
-    order: Annotated[str | None, typer.Option("--order", help="Of documents: corpus, shuffled or longest.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of `--order shuffled`.")] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option("--batch", min=1, metavar="TOKENS", help="Read at once. Default: by free memory; 4096 on a CPU."),
-    ] = None,
-    processes: Annotated[
-        int, typer.Option("--processes", min=1, help="That share the work, one GPU each where there are any.")
-    ] = 1,
+    methods: MethodNames = [],  # noqa: B006
+    sets: MethodSettings = [],  # noqa: B006
+    order: DocumentOrder = None,
+    seed: OrderSeed = None,
+    batch: BatchTokens = None,
+    processes: Processes = 1,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
