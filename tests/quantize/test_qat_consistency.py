@@ -109,6 +109,6 @@ def test_the_difference_is_named() -> None:
 def test_formats_are_named_as_a_recipe_writes_them(clip: type[Clip], scales: type[Scale]) -> None:
     """So every setting of these parts must be kept under its argument's name."""
     codec = part(IntRows, bits=8, clip=part(clip), scales=part(scales))
-    (line,) = found(part(FakeQuant, bits=7), codec)
+    (line,) = found(part(FakeQuant, codec=part(IntRows, bits=7)), codec)
     assert f", {part(clip)!r}" in line.rpartition("stored by ")[2]
     assert scales is HalfScale or f", steps in {part(scales)!r}" in line
