@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,9 @@ from bitgolf.cli.options import Device, Json, Sets, Shards, Texts, Trained, emit
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.recipes import describe, names, published, resolve
-from bitgolf.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from bitgolf.recipes.recipe import Recipe
 
 
 def _resolve(recipe: str, sets: list[str]) -> Spec[Recipe]:
