@@ -8,7 +8,7 @@ READY := .venv/ready
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 
-.PHONY: quickstart test types run-tests test-all test-torch cheats lint clean
+.PHONY: quickstart test test-all test-torch cheats lint clean
 
 quickstart: $(READY)
 	$(BIN)/bitgolf run quickstart
@@ -19,12 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 
 test: $(READY)
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
-	@$(MAKE) --no-print-directory --jobs 2 types run-tests  # together: pyright keeps one core busy
-
-types: $(READY)
 	$(BIN)/pyright
-
-run-tests: $(READY)
 	$(PYTEST)
 
 # `make test`, and the cases for which it takes one that stands for them.

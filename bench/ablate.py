@@ -20,54 +20,54 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bitgolf.average.swa import Swa
-from bitgolf.config.build_context import Place
-from bitgolf.config.edits import append, but
+from bitgolf.average.swa import SWA
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.edits import append, replace
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.batches import Batches, Shuffled
+from bitgolf.data.batches import BatchLoader, ShuffledWindows
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.shards import Stream, find_shards
+from bitgolf.data.shards import TokenStream, find_shards
 from bitgolf.grids.clip import SdClip
 from bitgolf.model.attention.attention import Attention
-from bitgolf.model.attention.exclusive import ExclusiveSelf
+from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
 from bitgolf.model.attention.key_offset import KeyOffset
-from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope import RoPE
 from bitgolf.model.attention.values import ValueResidual
 from bitgolf.model.block import Block
 from bitgolf.model.build import build_on_meta
-from bitgolf.model.inits import Orthogonal
-from bitgolf.model.layer_orders import Loop
+from bitgolf.model.inits import OrthogonalInit
+from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.linear import Linear
 from bitgolf.model.lm import LM
-from bitgolf.model.mlp import MLP, LeakySquared, SwiGLU
-from bitgolf.model.ngram_embedding import HashedBigrams
-from bitgolf.model.parameters import roles
+from bitgolf.model.mlp import MLP, SquaredLeakyReLU, SwiGLU
+from bitgolf.model.ngram_embedding import HashedNGramEmbedding
+from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.part import only
 from bitgolf.model.residual import DepthScaledNorm
-from bitgolf.model.residual_topology import Parallel
+from bitgolf.model.residual_topology import ParallelResidual
 from bitgolf.model.smear import BlendSmear
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import RowNorm
 from bitgolf.optim.orthogonalize import PolarExpress
-from bitgolf.optim.schedules import Ramp, WarmdownFraction
+from bitgolf.optim.schedules import LinearRamp, WarmdownFraction
 from bitgolf.quantize.codecs.codec import Float, IntRows
-from bitgolf.quantize.encoding import decode_all, encode_all
-from bitgolf.recipes import get
+from bitgolf.quantize.encoding import decode_model, encode_model
+from bitgolf.recipes import get_recipe
 from bitgolf.recipes._qat import qat
-from bitgolf.recipes.identity import identity
+from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.environment import environment
-from bitgolf.runtime.device import choose
-from bitgolf.runtime.distributed import World
-from bitgolf.runtime.progress import Now
+from bitgolf.report.environment import collect_environment
+from bitgolf.runtime.device import select_device
+from bitgolf.runtime.distributed import DistributedContext
+from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.score.execution.forward import kernel_selector
-from bitgolf.score.methods import Contiguous
+from bitgolf.score.methods import ContiguousScoring
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
-from bitgolf.score.text import validation
+from bitgolf.score.text import load_validation
 from bitgolf.train.trainer import Trainer
 
 SEEDS, LENGTH, LAYERS = (0, 1, 2), 256, 8
@@ -81,42 +81,44 @@ class Technique(NamedTuple):
     edit: Callable[[Spec[Recipe]], Spec[Recipe]]
 
 
-def mixer(**parts: Spec[Any]) -> Callable[[Spec[Recipe]], Spec[Recipe]]:
+def with_attention_part(**parts: Spec[Any]) -> Callable[[Spec[Recipe]], Spec[Recipe]]:
     return lambda recipe: recipe.edit(Attention, append(**parts))
 
 
-def offset(recipe: Spec[Recipe]) -> Spec[Recipe]:
+def key_offset(recipe: Spec[Recipe]) -> Spec[Recipe]:
     qk = recipe["model.block.mixer.qk"]
-    late = only(f"last {LAYERS // 2 - 1}", part(KeyOffset, dims=16))
+    late = only(f"last {LAYERS // 2 - 1}", part(KeyOffset, unshifted_dims=16))
     return recipe.set("model.block.mixer.qk", (*qk[:-1], late, qk[-1]))
 
 
 def partial_rope(recipe: Spec[Recipe]) -> Spec[Recipe]:
-    return recipe.edit(Rope, but(dims=8)).edit(Block, but(norm=part(DepthScaledNorm)))
+    return recipe.edit(RoPE, replace(dims=8)).edit(Block, replace(norm=part(DepthScaledNorm)))
 
 
 def bigrams(recipe: Spec[Recipe]) -> Spec[Recipe]:
-    table = part(HashedBigrams, rows=1024, width=32, project=part(Linear, init=part(Orthogonal, least=32)))
-    return recipe.set("model.enter", (table, *recipe["model.enter"]))
+    table = part(
+        HashedNGramEmbedding, buckets=1024, width=32, project=part(Linear, init=part(OrthogonalInit, min_side=32))
+    )
+    return recipe.set("model.post_embed", (table, *recipe["model.post_embed"]))
 
 
 TECHNIQUES = (
     Technique("base", "", lambda recipe: recipe),
-    Technique("MLP 3x", "-0.02 (#164)", lambda r: r.edit(MLP, but(hidden=384))),
-    Technique("ValueResidual", "-0.015 (#486)", mixer(value=part(ValueResidual))),
-    Technique("BlendSmear", "-0.012 with orthogonal start (#1090)", lambda r: r.edit("model", append(enter=part(BlendSmear)))),
-    Technique("ExclusiveSelf", "-0.005 (#1090)", mixer(after=part(ExclusiveSelf))),
+    Technique("MLP 3x", "-0.02 (#164)", lambda r: r.edit(MLP, replace(hidden=384))),
+    Technique("ValueResidual", "-0.015 (#486)", with_attention_part(value=part(ValueResidual))),
+    Technique("BlendSmear", "-0.012 with orthogonal start (#1090)", lambda r: r.edit("model", append(post_embed=part(BlendSmear)))),
+    Technique("ExclusiveSelfAttention", "-0.005 (#1090)", with_attention_part(post_attention=part(ExclusiveSelfAttention))),
     Technique("SwiGLU", "-0.004 at equal parameters (#1090)", lambda r: r.set("model.block.mlp", part(SwiGLU, hidden=176))),
-    Technique("LeakySquared", "-0.003 (#493)", lambda r: r.edit(MLP, but(act=part(LeakySquared)))),
-    Technique("Loop", "-0.003 (#1285)", lambda r: r.edit(UNet, but(order=part(Loop, first=3, last=4, since=(0.35,))))),
-    Technique("Swa", "-0.003 (#1090)", lambda r: r.but(average=part(Swa, every=5, below=0.4))),
-    Technique("KeyOffset", "-0.0026 with higher QK gain (#1512)", offset),
+    Technique("SquaredLeakyReLU", "-0.003 (#493)", lambda r: r.edit(MLP, replace(act=part(SquaredLeakyReLU)))),
+    Technique("LoopedLayers", "-0.003 (#1285)", lambda r: r.edit(UNet, replace(order=part(LoopedLayers, first_layer=3, last_layer=4, since=(0.35,))))),
+    Technique("SWA", "-0.003 (#1090)", lambda r: r.replace(average=part(SWA, every=5, lr_scale_below=0.4))),
+    Technique("KeyOffset", "-0.0026 with higher QK gain (#1512)", key_offset),
     Technique("partial Rope + DepthScaledNorm", "-0.0023 (#315)", partial_rope),
-    Technique("Parallel", "-0.002 (#1412)", lambda r: r.edit(UNet, but(wiring=part(Parallel, layers="5-7")))),
-    Technique("Orthogonal", "-0.002 (#1090)", lambda r: r.edit("model.block.**.linear", but(init=part(Orthogonal)))),
-    Technique("HashedBigrams", "-0.002 for 4,096 to 10,240 (#180)", bigrams),
-    Technique("PolarExpress", "one of four worth -0.0017 (#1787)", lambda r: r.edit(Muon, but(orthogonalize=part(PolarExpress)))),
-    Technique("RowNorm", "-0.001 (#1217)", lambda r: r.edit(Muon, but(before=(part(RowNorm),)))),
+    Technique("ParallelResidual", "-0.002 (#1412)", lambda r: r.edit(UNet, replace(residual=part(ParallelResidual, layers="5-7")))),
+    Technique("OrthogonalInit", "-0.002 (#1090)", lambda r: r.edit("model.block.**.linear", replace(init=part(OrthogonalInit)))),
+    Technique("HashedNGramEmbedding", "-0.002 for 4,096 to 10,240 (#180)", bigrams),
+    Technique("PolarExpress", "one of four worth -0.0017 (#1787)", lambda r: r.edit(Muon, replace(orthogonalize=part(PolarExpress)))),
+    Technique("RowNorm", "-0.001 (#1217)", lambda r: r.edit(Muon, replace(pre_orthogonalize=(part(RowNorm),)))),
     Technique(
         "FakeQuant from the start",
         "quantization gap to 0.000-0.0015 (#63)",
@@ -127,15 +129,17 @@ TECHNIQUES = (
 
 def base(steps: int) -> Spec[Recipe]:
     """The challenge's baseline, eight layers of width 128, a batch of 2,048 tokens."""
-    recipe = get("baseline").set("model.layers", LAYERS).set("model.dim", 128).edit(MLP, but(hidden=256))
-    recipe = recipe.edit(Attention, but(heads=4, kv_heads=2))
+    recipe = get_recipe("baseline").set("model.layers", LAYERS).set("model.dim", 128).edit(MLP, replace(hidden=256))
+    recipe = recipe.edit(Attention, replace(heads=4, kv_heads=2))
     optim = (
-        part(Rule, where="matrix", use=part(Muon, lr=0.03, momentum=part(Ramp, start=0.85, end=0.95, steps=300))),
+        part(Rule, where="matrix", use=part(Muon, lr=0.03, momentum=part(LinearRamp, start=0.85, end=0.95, steps=300))),
         part(Rule, where="*", use=part(Adam, lr=0.02)),
     )
-    limits = but(seconds=0.0, steps=steps, rows=8, micro_rows=0, length=LENGTH, order=part(Shuffled), optim=optim)
-    recipe = recipe.edit("train", limits).set("train.schedule", part(WarmdownFraction, fraction=0.5))
-    return recipe.but(quantize=int6(), published=None)
+    limits = replace(
+        seconds=0.0, steps=steps, rows=8, micro_rows=0, length=LENGTH, order=part(ShuffledWindows), optim=optim
+    )
+    recipe = recipe.edit("train", limits).set("train.lr_schedule", part(WarmdownFraction, fraction=0.5))
+    return recipe.replace(quantize=int6(), published=None)
 
 
 def int6() -> tuple[Spec[Rule], ...]:
@@ -146,12 +150,12 @@ def int6() -> tuple[Spec[Rule], ...]:
     )
 
 
-def measure(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) -> dict[str, Any]:
+def train_and_score(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) -> dict[str, Any]:
     """Train and score one run: bits per byte as trained (and averaged), and after int6."""
-    manifest, device, settings = load_manifest(data), choose(), recipe["train"]()
-    batches = Batches(
-        Stream(find_shards(data, "train")),
-        rows=settings.rows,
+    manifest, device, settings = load_manifest(data), select_device(), recipe["train"]()
+    batches = BatchLoader(
+        TokenStream(find_shards(data, "train")),
+        load_rows=settings.rows,
         length=settings.length,
         order=settings.order(),
         seed=seed,
@@ -160,43 +164,43 @@ def measure(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) -> dict[st
         recipe["model"],
         recipe["train"],
         recipe["average"],
-        Place(vocab=manifest.vocab, bos=manifest.bos),
+        BuildContext(vocab=manifest.vocab, bos=manifest.bos),
         batches,
         device,
-        World(),
+        DistributedContext(),
         seed,
     )
     started = time.perf_counter()
     for step in range(settings.steps):
-        trainer.step(step, Now(step, settings.steps, 0.0, 0.0))
+        trainer.step(step, TrainingProgress(step, settings.steps, 0.0, 0.0))
     seconds = time.perf_counter() - started
     values = [p.detach() for p in trainer.params.values()]
     if trainer.average:
-        values = trainer.average.result(trainer.averaged, values)
+        values = trainer.average.result(trainer.average_state, values)
     found = dict(zip(trainer.params, values, strict=True))
     weights = {k: v for k, v in found.items() if not k.startswith("objective.")}
-    kinds, shapes = roles(trainer.model), {k: tuple(v.shape) for k, v in weights.items()}
-    rounded = decode_all(encode_all(weights, kinds, int6()), shapes, kinds, int6())
-    bpb = {name: held_out(recipe, manifest.vocab, state, data, tokens) for name, state in (("float", weights), ("int6", rounded))}  # fmt: skip
+    kinds, shapes = parameter_roles(trainer.model), {k: tuple(v.shape) for k, v in weights.items()}
+    rounded = decode_model(encode_model(weights, kinds, int6()), shapes, kinds, int6())
+    bpb = {name: held_out_bpb(recipe, manifest.vocab, state, data, tokens) for name, state in (("float", weights), ("int6", rounded))}  # fmt: skip
     return {"bpb": bpb, "params": sum(v.numel() for v in weights.values()), "train_seconds": round(seconds, 1)}
 
 
-def held_out(recipe: Spec[Recipe], vocab: int, state: dict[str, Any], data: Path, tokens: int) -> float:
+def held_out_bpb(recipe: Spec[Recipe], vocab: int, state: dict[str, Any], data: Path, tokens: int) -> float:
     model: LM = build_on_meta(recipe["model"], vocab)
     model.load_state_dict(state, assign=True)
-    share = validation(data).head(tokens)  # its bytes are taken in proportion: the same for every run
-    device = choose()
+    share = load_validation(data).head(tokens)  # its bytes are taken in proportion: the same for every run
+    device = select_device()
     player = StaticPlayer(model.eval(), vocab, device, kernels=kernel_selector(device))
-    return score(player, share, Contiguous(window=LENGTH)).bpb
+    return score(player, share, ContiguousScoring(window=LENGTH)).bpb
 
 
-def wanted(done: list[dict[str, Any]], seeds: tuple[int, ...]) -> Iterator[tuple[Technique, int]]:
+def pending_runs(done: list[dict[str, Any]], seeds: tuple[int, ...]) -> Iterator[tuple[Technique, int]]:
     have = {(line["technique"], line["seed"]) for line in done}
     for seed in seeds:
         yield from ((t, seed) for t in TECHNIQUES if (t.name, seed) not in have)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read_results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -207,18 +211,24 @@ def run(options: argparse.Namespace) -> None:
         subprocess.run([*make, *(word for text in options.text for word in ("--text", text))], check=True)
     if options.threads:
         torch.set_num_threads(options.threads)
-    for technique, seed in wanted(read(options.out), options.seeds):
-        if hash_of(technique.name, seed) % options.jobs != options.job:
+    for technique, seed in pending_runs(read_results(options.out), options.seeds):
+        if job_index(technique.name, seed) % options.jobs != options.job:
             continue
         recipe = technique.edit(base(steps))
-        line = {"bench": "ablate", "technique": technique.name, "seed": seed, "steps": steps, "hash": identity(recipe)}
-        line |= measure(recipe, data, seed, options.tokens) | {"environment": environment()}
+        line = {
+            "bench": "ablate",
+            "technique": technique.name,
+            "seed": seed,
+            "steps": steps,
+            "hash": recipe_hash(recipe),
+        }
+        line |= train_and_score(recipe, data, seed, options.tokens) | {"environment": collect_environment()}
         with options.out.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(f"{technique.name}, seed {seed}: {line['bpb']}, {line['train_seconds']} s", file=sys.stderr)
 
 
-def hash_of(name: str, seed: int) -> int:
+def job_index(name: str, seed: int) -> int:
     """A number that spreads the runs over jobs, the same in every process."""
     return [t.name for t in TECHNIQUES].index(name) + seed
 
@@ -261,7 +271,7 @@ def main() -> None:
     parser.add_argument("--job", type=int, default=0, help="which of them this is, from 0")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     options = parser.parse_args()
-    print(table(read(options.out))) if options.table else run(options)
+    print(table(read_results(options.out))) if options.table else run(options)
 
 
 if __name__ == "__main__":

@@ -27,21 +27,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.model.build import build_on_meta
-from bitgolf.model.parameters import roles
-from bitgolf.pack.streams import pack_codes
+from bitgolf.model.parameters import parameter_roles
+from bitgolf.pack.streams import pack_tensors
 from bitgolf.pipeline.calibration import calibrate
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training import average, train
 from bitgolf.quantize.calibration.stats_file import load_calibration
-from bitgolf.quantize.encoding import decode_all, encode_all, walks
-from bitgolf.report.environment import environment
-from bitgolf.report.log import Journal
-from bitgolf.runtime.device import choose
+from bitgolf.quantize.encoding import context_models, decode_model, encode_model
+from bitgolf.report.environment import collect_environment
+from bitgolf.report.log import RunLog
+from bitgolf.runtime.device import select_device
 from bitgolf.score.execution.forward import kernel_selector
-from bitgolf.score.methods import Contiguous
+from bitgolf.score.methods import ContiguousScoring
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
-from bitgolf.score.text import validation
+from bitgolf.score.text import load_validation
 
 WINDOWS = 64
 
@@ -50,19 +50,19 @@ class TrainedModel:
     """A trained and calibrated model, and the held-out tokens on which its shrunk forms are scored."""
 
     def __init__(self, folder: Path, data: Path, seed: int, steps: int, tokens: int) -> None:
-        run = Run(compression_recipe(steps), folder, Journal(folder), seed, shards=data, resume=True)
+        run = Run(compression_recipe(steps), folder, RunLog(folder), seed, shards=data, resume=True)
         if not (folder / "calibration.safetensors").exists():
-            run.done["train"] = msgspec.to_builtins(train(run))
+            run.completed["train"] = msgspec.to_builtins(train(run))
             average(run)
             calibrate(run)
         self.weights = load_file(folder / "averaged.safetensors")
         self.stats = load_calibration(folder / "calibration.safetensors")
         self.shapes = {path: tuple(w.shape) for path, w in self.weights.items()}
-        self.text = validation(data).head(tokens)
+        self.text = load_validation(data).head(tokens)
         self.vocab = len(self.weights["embed.weight"])
         self.recipe = run.recipe
-        self.kinds = roles(self.model({}))
-        self.device = choose()
+        self.kinds = parameter_roles(self.model({}))
+        self.device = select_device()
         self.kernels = kernel_selector(self.device)
         self.averaged, self.reference = self.bpb(self.weights), self.predictions(self.weights)
 
@@ -74,7 +74,7 @@ class TrainedModel:
     def bpb(self, weights: dict[str, Tensor]) -> float:
         model = self.model({path: w.clone() for path, w in weights.items()})
         player = StaticPlayer(model, self.vocab, self.device, kernels=self.kernels)
-        return score(player, self.text, Contiguous(window=LENGTH)).bpb
+        return score(player, self.text, ContiguousScoring(window=LENGTH)).bpb
 
     def predictions(self, weights: dict[str, Tensor]) -> Tensor:
         """(windows, length, vocabulary) log-probabilities of the first held-out windows."""
@@ -88,20 +88,20 @@ class TrainedModel:
         slope of the loss in it, which is noise of either sign: the weights are no minimum of the held-out loss."""
         other = self.predictions(weights)
         nats = (self.reference.exp() * (self.reference - other)).sum(-1).mean().item()
-        return nats / math.log(2) * self.text.targets / self.text.bytes
+        return nats / math.log(2) * self.text.num_targets / self.text.bytes
 
     def shrink(self, scheme: CompressionScheme, log2_step_scale: float) -> tuple[int, dict[str, Any], float]:
         """(bytes of all sections, codes, seconds)."""
         rules, started = scheme.rules(log2_step_scale), time.perf_counter()
-        codes = encode_all(self.weights, self.kinds, rules, self.stats)
-        sections = pack_codes(codes, self.kinds, scheme.coder, walks(self.shapes, self.kinds, rules))
+        codes = encode_model(self.weights, self.kinds, rules, self.stats)
+        sections = pack_tensors(codes, self.kinds, scheme.coder, context_models(self.shapes, self.kinds, rules))
         return sum(len(s.data) for s in sections), codes, time.perf_counter() - started
 
     def measure(
         self, scheme: CompressionScheme, log2_step_scale: float, at: tuple[int, dict[str, Any], float] | None = None
     ) -> dict[str, Any]:
         size, codes, seconds = at or self.shrink(scheme, log2_step_scale)
-        weights = decode_all(codes, self.shapes, self.kinds, scheme.rules(log2_step_scale))
+        weights = decode_model(codes, self.shapes, self.kinds, scheme.rules(log2_step_scale))
         elements = sum(math.prod(shape) for shape in self.shapes.values())
         return {
             "scheme": scheme.name,
@@ -117,7 +117,7 @@ class TrainedModel:
     def predicted(self, weights: dict[str, Tensor]) -> float:
         """What the calibration makes of the errors, in bits per byte."""
         nats = sum(float(known.cost(weights[path] - self.weights[path]).sum()) for path, known in self.stats.items())
-        return nats / math.log(2) * self.text.targets / self.text.bytes
+        return nats / math.log(2) * self.text.num_targets / self.text.bytes
 
     def fit_bytes(self, scheme: CompressionScheme, wanted: int) -> dict[str, Any]:
         """Brought to so many bytes, within 0.1 %: doubling the step saves a bit per weight."""
@@ -165,7 +165,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             "seed": seed,
             "averaged": round(subject.averaged, 6),
             "tokens": options.tokens,
-            "environment": environment(),
+            "environment": collect_environment(),
         }
         if BASE.name not in mine:
             mine[BASE.name] = keep(about | subject.measure(BASE, 0.0))

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from bitgolf.config.edits import but
+from bitgolf.config.edits import replace
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.batches import Shuffled
+from bitgolf.data.batches import ShuffledWindows
 from bitgolf.grids.clip import SdClip
-from bitgolf.grids.scales import HalfScale, LogScale
+from bitgolf.grids.scales import Float16Scale, LogScale
 from bitgolf.model.attention.attention import Attention, QGain
-from bitgolf.model.mlp import MLP, LeakySquared
+from bitgolf.model.mlp import MLP, SquaredLeakyReLU
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.schedules import Ramp, WarmdownFraction
+from bitgolf.optim.schedules import LinearRamp, WarmdownFraction
 from bitgolf.pack.byte_coders import Brotli
-from bitgolf.pack.coders import Coder, Range
+from bitgolf.pack.coders import Coder, RangeCoder
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.bit_allocation import EqualCost, EqualRate
 from bitgolf.quantize.codecs.codec import Float, IntRows
-from bitgolf.quantize.codecs.gptq import Gptq
-from bitgolf.quantize.codecs.trellis import Trellis
-from bitgolf.recipes import get
+from bitgolf.quantize.codecs.gptq import GPTQ
+from bitgolf.quantize.codecs.trellis import TrellisCodec
+from bitgolf.recipes import get_recipe
 from bitgolf.recipes.recipe import Recipe
 
 LENGTH = 256  # tokens of a window
@@ -41,31 +41,33 @@ class CompressionScheme(NamedTuple):
 
 def compression_recipe(steps: int) -> Spec[Recipe]:
     """The challenge's baseline with seven layers of width 256 and four times that in the MLP: 5,316,380 parameters."""
-    found = get("baseline").but(name="compression", published=None).set("model.layers", 7).set("model.dim", 256)
-    found = found.edit(MLP, but(hidden=1024, act=part(LeakySquared, slope=0.5)))
-    found = found.edit(Attention, but(heads=4, kv_heads=2)).edit(QGain, but(init=2.0))
-    momentum = part(Ramp, start=0.85, end=0.95, steps=200)
+    found = (
+        get_recipe("baseline").replace(name="compression", published=None).set("model.layers", 7).set("model.dim", 256)
+    )
+    found = found.edit(MLP, replace(hidden=1024, act=part(SquaredLeakyReLU, slope=0.5)))
+    found = found.edit(Attention, replace(heads=4, kv_heads=2)).edit(QGain, replace(init=2.0))
+    momentum = part(LinearRamp, start=0.85, end=0.95, steps=200)
     optim = (
         part(Rule, where="matrix", use=part(Muon, lr=0.03, weight_decay=0.04, momentum=momentum)),
         part(Rule, where="*", use=part(Adam, lr=0.02)),
     )
-    limits = but(
-        seconds=0.0, steps=steps, rows=16, micro_rows=8, length=LENGTH, order=part(Shuffled), optim=optim, checkpoint_seconds=120.0
+    limits = replace(
+        seconds=0.0, steps=steps, rows=16, micro_rows=8, length=LENGTH, order=part(ShuffledWindows), optim=optim, checkpoint_seconds=120.0
     )  # fmt: skip
-    found = found.edit("train", limits).set("train.schedule", part(WarmdownFraction, fraction=0.5))
+    found = found.edit("train", limits).set("train.lr_schedule", part(WarmdownFraction, fraction=0.5))
     source = part(TrainingText, batches=32, rows=8, length=LENGTH)
-    return found.but(quantize=published_rules(0.0), calibrate=part(Calibrate, source=source))
+    return found.replace(quantize=published_rules(0.0), calibrate=part(Calibrate, source=source))
 
 
 def with_scales(*others: Spec[Rule]) -> Rules:
     return (part(Rule, where="scale", use=part(Float, dtype="float16")), *others)
 
 
-def published_rules(log2_step_scale: float, scales: Any = HalfScale) -> Rules:
+def published_rules(log2_step_scale: float, scales: Any = Float16Scale) -> Rules:
     """As openai/parameter-golf, pull request 1394, and most after it."""
-    k, solve = 2.0**log2_step_scale, part(Gptq)
+    k, solve = 2.0**log2_step_scale, part(GPTQ)
     rounded = [
-        part(IntRows, bits=bits, clip=part(SdClip, k=k * clip), solve=solve, scales=part(scales))
+        part(IntRows, bits=bits, clip=part(SdClip, k=k * clip), solver=solve, scales=part(scales))
         for bits, clip in ((8, 20.0), (6, 12.85))
     ]
     return with_scales(part(Rule, where="embedding", use=rounded[0]), part(Rule, where="*", use=rounded[1]))
@@ -75,33 +77,43 @@ def trellis_rules(log2_step_scale: float) -> Rules:
     """The published shares of bits, 4.7 for the embedding and 3.3 for the rest."""
     rows = part(EqualRate)
     return with_scales(
-        part(Rule, where="embedding", use=part(Trellis, bits=4.715 - log2_step_scale, allocate=rows)),
-        part(Rule, where="*", use=part(Trellis, bits=3.328 - log2_step_scale, allocate=rows)),
+        part(Rule, where="embedding", use=part(TrellisCodec, bits=4.715 - log2_step_scale, allocation=rows)),
+        part(Rule, where="*", use=part(TrellisCodec, bits=3.328 - log2_step_scale, allocation=rows)),
     )
 
 
 def allocated_rules(states: int, rate: float, **which: bool) -> Callable[[float], Rules]:
     steps = part(EqualCost, **which)
     return lambda log2_step_scale: with_scales(
-        part(Rule, where="*", use=part(Trellis, bits=3.4 - log2_step_scale, states=states, rate=rate, allocate=steps))
+        part(
+            Rule,
+            where="*",
+            use=part(TrellisCodec, bits=3.4 - log2_step_scale, states=states, rate_weight=rate, allocation=steps),
+        )
     )
 
 
 BASE = CompressionScheme("GPTQ int6, SdClip, Brotli", published_rules, part(Brotli))
-OURS = CompressionScheme("all of ours", allocated_rules(256, 0.0), part(Range, levels=True))
+OURS = CompressionScheme("all of ours", allocated_rules(256, 0.0), part(RangeCoder, variance_contexts=True))
 SCHEMES = (
     CompressionScheme(
         "scales alone: log-coded", lambda log2_step_scale: published_rules(log2_step_scale, LogScale), part(Brotli)
     ),
-    CompressionScheme("coder alone: range coder", published_rules, part(Range)),
-    CompressionScheme("coder alone: range coder, levels", published_rules, part(Range, levels=True)),
+    CompressionScheme("coder alone: range coder", published_rules, part(RangeCoder)),
+    CompressionScheme("coder alone: range coder, levels", published_rules, part(RangeCoder, variance_contexts=True)),
     CompressionScheme("trellis alone: 256 states", trellis_rules, part(Brotli)),
     CompressionScheme("allocation alone", allocated_rules(1, 0.0), part(Brotli)),
-    CompressionScheme("allocation, range coder, levels", allocated_rules(1, 0.0), part(Range, levels=True)),
     CompressionScheme(
-        "the same, by matrices only", allocated_rules(1, 0.0, rows=False, columns=False), part(Range, levels=True)
+        "allocation, range coder, levels", allocated_rules(1, 0.0), part(RangeCoder, variance_contexts=True)
     ),
-    CompressionScheme("all of ours, 8 states", allocated_rules(8, 0.0), part(Range, levels=True)),
-    CompressionScheme("all of ours, mindful of bits", allocated_rules(256, 1.0), part(Range, levels=True)),
+    CompressionScheme(
+        "the same, by matrices only",
+        allocated_rules(1, 0.0, rows=False, columns=False),
+        part(RangeCoder, variance_contexts=True),
+    ),
+    CompressionScheme("all of ours, 8 states", allocated_rules(8, 0.0), part(RangeCoder, variance_contexts=True)),
+    CompressionScheme(
+        "all of ours, mindful of bits", allocated_rules(256, 1.0), part(RangeCoder, variance_contexts=True)
+    ),
     OURS,
 )

@@ -17,19 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import part
 from bitgolf.kernels.softcapped_cross_entropy import softcapped_cross_entropy
-from bitgolf.kernels.squared_leaky_relu_mlp import leaky_mlp
-from bitgolf.model.attention.cores.sdpa import Sdpa, Segments, Window
-from bitgolf.model.attention.cores.segment_capacity import SegmentSlots
-from bitgolf.model.attention.exclusive import ExclusiveSelf
-from bitgolf.model.attention.gates import SparseGate
-from bitgolf.model.forward_context import Bus
-from bitgolf.report.environment import environment
-from bitgolf.runtime.device import choose
-from bitgolf.train.kernels.fused import ExclusiveThenGate, FusedExclusiveGate
-from bitgolf.train.kernels.select import attention_twins
+from bitgolf.kernels.squared_leaky_relu_mlp import squared_leaky_relu_mlp
+from bitgolf.model.attention.cores.sdpa import SDPACore, SegmentMask, SlidingWindowMask
+from bitgolf.model.attention.cores.segment_capacity import SegmentCapacityManager
+from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
+from bitgolf.model.attention.gates import SparseAttentionGate
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.report.environment import collect_environment
+from bitgolf.runtime.device import select_device
+from bitgolf.train.kernels.fused import FusedExclusiveGate, ReferenceExclusiveGate
+from bitgolf.train.kernels.select import fused_attention_cores
 
 ROUNDS, CALLS = 7, 10
 WIDTH, HEADS, KV_HEADS, LENGTH, VOCAB, CAP, SLOPE = 512, 8, 4, 2048, 8192, 30.0, 0.5
@@ -49,12 +49,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=16, help=f"sequences of {LENGTH} tokens")
     options = parser.parse_args()
-    device = choose()
-    if device.device.type != "cuda":
-        print(json.dumps({"bench": "kernels", "skipped": device.why}))
+    device = select_device()
+    if device.torch_device.type != "cuda":
+        print(json.dumps({"bench": "kernels", "skipped": device.description}))
         return
-    where = {"device": device.why, "environment": environment()}
-    for case in cases(options.rows, device.device):
+    where = {"device": device.description, "environment": collect_environment()}
+    for case in cases(options.rows, device.torch_device):
         print(json.dumps({"bench": "kernels", "kernel": case.name, **time_case(case), **where}), flush=True)
 
 
@@ -69,16 +69,18 @@ def cases(rows: int, device: torch.device) -> Iterator[KernelCase]:
     yield KernelCase("softcapped cross-entropy", fused_loss, plain_loss, [draw(tokens, VOCAB), targets])
     matrices = [draw(tokens, WIDTH), draw(4 * WIDTH, WIDTH), draw(WIDTH, 4 * WIDTH)]
     for name, tma in (("leaky MLP", False), ("leaky MLP, TMA", True)):
-        yield KernelCase(name, partial(leaky_mlp, slope=SLOPE, tma=tma), plain_mlp, matrices)
-    place = Place(vocab=VOCAB, dim=WIDTH, heads=HEADS, kv_heads=KV_HEADS)
-    pair = ExclusiveThenGate(ExclusiveSelf(place), SparseGate(place, scale=0.5)).to(device, torch.bfloat16)
+        yield KernelCase(name, partial(squared_leaky_relu_mlp, slope=SLOPE, tma=tma), plain_mlp, matrices)
+    place = BuildContext(vocab=VOCAB, dim=WIDTH, heads=HEADS, kv_heads=KV_HEADS)
+    pair = ReferenceExclusiveGate(ExclusiveSelfAttention(place), SparseAttentionGate(place, scale=0.5)).to(
+        device, torch.bfloat16
+    )
     attended = [draw(1, tokens, HEADS, head), draw(1, tokens, WIDTH), draw(1, tokens, KV_HEADS, head)]
     yield KernelCase("exclusive self-attention and gate", FusedExclusiveGate(pair), pair, attended)
     ids = torch.randint(2, VOCAB, (rows, LENGTH), device=device)
     ids[torch.rand(ids.shape, device=device) < 1 / 700] = 1
     qkv = [draw(rows, LENGTH, heads, head) for heads in (HEADS, KV_HEADS, KV_HEADS)]
     for name, fast, plain in fused_cores(place):
-        SegmentSlots(fast, 1, lambda line: None).fit(ids.cpu())
+        SegmentCapacityManager(fast, 1, lambda line: None).ensure(ids.cpu())
         yield KernelCase(name, call_with_context(fast), call_with_context(plain), [*qkv, ids])
 
 
@@ -94,12 +96,12 @@ def plain_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return F.linear(F.leaky_relu(F.linear(x, up), SLOPE).square(), down)
 
 
-def fused_cores(place: Place) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+def fused_cores(place: BuildContext) -> Iterator[tuple[str, nn.Module, nn.Module]]:
     """Every fast core that can be made here, with its plain twin."""
-    masks = {"attention": (), "window": (part(Window, width=256),), "segments": (part(Segments),)}
+    masks = {"attention": (), "window": (part(SlidingWindowMask, left=256),), "segments": (part(SegmentMask),)}
     for what, masked in masks.items():
-        plain = Sdpa(place, masks=masked)
-        for twin, make in attention_twins(plain, compiled=True).items():
+        plain = SDPACore(place, masks=masked)
+        for twin, make in fused_attention_cores(plain, compiled=True).items():
             try:
                 yield f"{what}, {twin}", make(plain), plain
             except ImportError as error:
@@ -107,7 +109,7 @@ def fused_cores(place: Place) -> Iterator[tuple[str, nn.Module, nn.Module]]:
 
 
 def call_with_context(core: nn.Module) -> Function:
-    return lambda q, k, v, ids: core(q, k, v, Bus(ids))
+    return lambda q, k, v, ids: core(q, k, v, ForwardContext(ids))
 
 
 def time_case(case: KernelCase) -> dict[str, Any]:

@@ -21,5 +21,5 @@ def lrzip_bytes(data: bytes) -> int | None:
         words = [program, "-q", "-z", "-L", "9", "-o", str(packed), str(plain)]
         done = subprocess.run(words, capture_output=True, check=False)
         if done.returncode or not packed.is_file():
-            raise BitgolfError(f"lrzip failed ({done.stderr.decode(errors='replace'):.200})", place="lrzip")
+            raise BitgolfError(f"lrzip failed ({done.stderr.decode(errors='replace'):.200})", where="lrzip")
         return packed.stat().st_size

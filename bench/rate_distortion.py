@@ -7,7 +7,7 @@ gap: bits per weight above the least possible at that error, -½ log2(mse).  sav
 are fewer than those of uniform int6 coded with X at the same error. That is reckoned from the measured point of X along
 the high-rate slope, 6.02 dB for a bit.
 
---errors instead measures the mean square error of each trellis at high rate, in squared steps (`quantize.codecs.trellis.ERROR`).
+--errors instead measures the mean square error of each trellis at high rate, in squared steps (`quantize.codecs.trellis.TRELLIS_MSE`).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.grids.clip import SdClip
-from bitgolf.grids.trellis import CODES, TrellisGrid
-from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib, Zstd
-from bitgolf.pack.coders import Coder, Range
-from bitgolf.pack.streams import pack_codes, unpack_codes
+from bitgolf.grids.trellis import PARITY_CHECKS, TrellisGrid
+from bitgolf.pack.byte_coders import LZMA, Brotli, Raw, Zlib, Zstd
+from bitgolf.pack.coders import Coder, RangeCoder
+from bitgolf.pack.streams import pack_tensors, unpack_tensors
 from bitgolf.quantize.codecs.bit_allocation import EqualRate
 from bitgolf.quantize.codecs.codec import Codec, IntRows
-from bitgolf.quantize.codecs.trellis import ERROR, Trellis
-from bitgolf.quantize.codecs.viterbi import find
-from bitgolf.quantize.encoding import decode_all, encode_all, layout, walks
-from bitgolf.report.environment import environment
+from bitgolf.quantize.codecs.trellis import TRELLIS_MSE, TrellisCodec
+from bitgolf.quantize.codecs.viterbi import best_path
+from bitgolf.quantize.encoding import context_models, decode_model, encode_model, layout
+from bitgolf.report.environment import collect_environment
 
 ROWS, COLUMNS = (512, 512, 1024, 1024, 1024, 2048, 2048), 512  # 4,194,304 weights
 TARGET, TOLERANCE = 3.31, 0.01  # bits per weight that every trellis is brought to
@@ -57,7 +57,9 @@ class QuantizerScheme(NamedTuple):
     def codec(self, bits: float) -> Spec[Codec]:
         if not self.states:
             return part(IntRows, bits=6, clip=part(SdClip, k=13.0))
-        return part(Trellis, bits=bits, states=self.states, rate=self.rate, allocate=part(EqualRate), solve=None)
+        return part(
+            TrellisCodec, bits=bits, states=self.states, rate_weight=self.rate, allocation=part(EqualRate), solver=None
+        )
 
 
 def schemes() -> Iterator[QuantizerScheme]:
@@ -66,14 +68,16 @@ def schemes() -> Iterator[QuantizerScheme]:
         "zstd": part(Zstd, level=22),
         "lrzip": None,
         "zlib": part(Zlib, level=9),
-        "lzma": part(Lzma, preset=9),
-        "range": part(Range),
+        "lzma": part(LZMA, preset=9),
+        "range": part(RangeCoder),
     }
     for name, coder in coders.items():
         yield QuantizerScheme(f"uniform int6, {name}", 0, coder)
-    yield QuantizerScheme("uniform scalar", 1, part(Range), rate=0.0)
-    for states in CODES:
-        yield QuantizerScheme("rate-aware scalar" if states == 1 else f"trellis, {states} states", states, part(Range))
+    yield QuantizerScheme("uniform scalar", 1, part(RangeCoder), rate=0.0)
+    for states in PARITY_CHECKS:
+        yield QuantizerScheme(
+            "rate-aware scalar" if states == 1 else f"trellis, {states} states", states, part(RangeCoder)
+        )
 
 
 def main() -> None:
@@ -87,9 +91,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = trellis_errors() if options.errors else compare_schemes(random_matrices(options.matrices))
     if options.json:
-        print(json.dumps({"bench": "rate_distortion", "environment": environment()}))
+        print(json.dumps({"bench": "rate_distortion", "environment": collect_environment()}))
     for i, row in enumerate(rows):
-        print(json.dumps(row) if options.json else line(row, head=not i), flush=True)
+        print(json.dumps(row) if options.json else format_row(row, head=not i), flush=True)
 
 
 def random_matrices(matrices: int) -> dict[str, Tensor]:
@@ -119,24 +123,24 @@ def measure_at_target_rate(scheme: QuantizerScheme, weights: dict[str, Tensor]) 
                 return row | found
             bits += missing
     except BitgolfError as error:
-        return row | {"error": error.cause}
+        return row | {"error": error.message}
 
 
 def measure_once(scheme: QuantizerScheme, bits: float, weights: dict[str, Tensor]) -> Row:
     shapes = {path: tuple(w.shape) for path, w in weights.items()}
     roles, rules = dict.fromkeys(weights, "matrix"), (part(Rule, where="*", use=scheme.codec(bits)),)
     coder, start = scheme.coder or part(Raw), time.perf_counter()
-    codes = encode_all(weights, roles, rules)
-    sections = pack_codes(codes, roles, coder, walks(shapes, roles, rules))
+    codes = encode_model(weights, roles, rules)
+    sections = pack_tensors(codes, roles, coder, context_models(shapes, roles, rules))
     data = artifact_bytes(recipe={}, meta={}, sections=sections)
     middle = time.perf_counter()
     read = read_artifact(data).sections
-    known = unpack_codes(read, layout(shapes, roles, rules), roles, coder, walks(shapes, roles, rules))
-    decoded = decode_all(known, shapes, roles, rules)
+    known = unpack_tensors(read, layout(shapes, roles, rules), roles, coder, context_models(shapes, roles, rules))
+    decoded = decode_model(known, shapes, roles, rules)
     end = time.perf_counter()
     count = sum(w.numel() for w in weights.values())
     mse = sum(float((decoded[path] - w).double().square().sum()) for path, w in weights.items()) / count
-    size = len(data) if scheme.coder else len(data) + sum(added_by_lrzip(section.data) for section in sections)
+    size = len(data) if scheme.coder else len(data) + sum(lrzip_overhead(section.data) for section in sections)
     rate = 8 * size / count
     return {
         "bits_per_weight": round(rate, 4),
@@ -148,7 +152,7 @@ def measure_once(scheme: QuantizerScheme, bits: float, weights: dict[str, Tensor
     }
 
 
-def added_by_lrzip(data: bytes) -> int:
+def lrzip_overhead(data: bytes) -> int:
     """How many bytes more it takes than `data` itself: a negative number where it compresses."""
     size = lrzip_bytes(data)
     if size is None:
@@ -168,20 +172,20 @@ def trellis_errors() -> Iterator[Row]:
     """Uniform input is at high rate whatever the step; the search minds no bits."""
     x = np.random.default_rng(0).uniform(-INPUT_RANGE, INPUT_RANGE, (SEQUENCES, LENGTH)).astype(np.float32)
     free = np.zeros(LENGTH, np.float32)
-    for states in CODES:
+    for states in PARITY_CHECKS:
         grid = TrellisGrid(states)
-        each = np.array([np.square(sequence - 0.5 * find(grid, sequence, free)).mean() for sequence in x])
+        each = np.array([np.square(sequence - 0.5 * best_path(grid, sequence, free)).mean() for sequence in x])
         found = float(each.mean())
         yield {
             "states": states,
             "error": round(found, 6),
             "standard_error": round(float(each.std()) / math.sqrt(SEQUENCES), 6),
             "gain_db": round(10 * math.log10(1 / 12 / found), 3),
-            "table_value": ERROR[states],
+            "table_value": TRELLIS_MSE[states],
         }
 
 
-def line(row: Row, *, head: bool) -> str:
+def format_row(row: Row, *, head: bool) -> str:
     """A row of the table for people, under its head."""
     width = [max(len(name), 22 if name == "scheme" else 9) for name in row]
     cells = "  ".join(f"{'' if v is None else v!s:<{w}}" for v, w in zip(row.values(), width, strict=True))

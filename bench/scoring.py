@@ -25,45 +25,50 @@ from bitgolf.files import read_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights
-from bitgolf.recipes.identity import identity
+from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.environment import environment
-from bitgolf.runtime.device import choose
-from bitgolf.runtime.distributed import ALONE
-from bitgolf.score.adapt.document_lora import DocumentLora
-from bitgolf.score.adapt.gradient import Sgd
-from bitgolf.score.adapt.ngram_mixing import Mixed
-from bitgolf.score.adapt.phased_lora import Phased
-from bitgolf.score.adapt.stream_sgd import StreamSgd
-from bitgolf.score.cached import Cached
-from bitgolf.score.execution.batch_size import batch_for
+from bitgolf.report.environment import collect_environment
+from bitgolf.runtime.device import select_device
+from bitgolf.runtime.distributed import SINGLE_PROCESS
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.gradient import SGDAdaptation
+from bitgolf.score.adapt.ngram_mixing import NGramMixing
+from bitgolf.score.adapt.phased_lora import PhasedLoRA
+from bitgolf.score.adapt.stream_sgd import StreamSGD
+from bitgolf.score.cached import CachedScoring
+from bitgolf.score.execution.batch_size import choose_batch_size
 from bitgolf.score.execution.forward import kernel_selector
-from bitgolf.score.methods import Contiguous, Method, Sliding
+from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring
 from bitgolf.score.referee import score
-from bitgolf.score.text import Text, validation
+from bitgolf.score.text import TokenizedText, load_validation
 
-Make = Callable[[int, int, int], Method]  # from window, stride and rows
-METHODS: dict[str, Make] = {
-    "contiguous": lambda window, stride, rows: Contiguous(window=window),
-    "sliding": lambda window, stride, rows: Sliding(window=window, stride=stride),
-    "cached": lambda window, stride, rows: Cached(window=window, stride=stride, rows=rows),
-    "contiguous isolated": lambda window, stride, rows: Contiguous(window=window, isolated=True),
-    "sliding isolated": lambda window, stride, rows: Sliding(window=window, stride=stride, isolated=True),
-    "cached isolated": lambda window, stride, rows: Cached(window=window, stride=stride, rows=rows, isolated=True),
-    "lora": lambda window, stride, rows: adapters(window, stride, rows)(),
-    "bias": lambda window, stride, rows: adapters(window, stride, rows).but(rank=0, lr=0.01)(),
-    "sgd": lambda window, stride, rows: StreamSgd(window=window, stride=stride, chunk=4096),
-    "phased": lambda window, stride, rows: Phased(
-        lora=adapters(window, stride, rows), boundaries=(10, 20, 30), chunk=4096, sgd=part(Sgd, lr=0.01, epochs=1)
+MakeMethod = Callable[[int, int, int], ScoringMethod]  # from window, stride and rows
+METHODS: dict[str, MakeMethod] = {
+    "contiguous": lambda window, stride, rows: ContiguousScoring(window=window),
+    "sliding": lambda window, stride, rows: SlidingScoring(window=window, stride=stride),
+    "cached": lambda window, stride, rows: CachedScoring(window=window, stride=stride, rows=rows),
+    "contiguous isolated": lambda window, stride, rows: ContiguousScoring(window=window, isolated=True),
+    "sliding isolated": lambda window, stride, rows: SlidingScoring(window=window, stride=stride, isolated=True),
+    "cached isolated": lambda window, stride, rows: CachedScoring(
+        window=window, stride=stride, rows=rows, isolated=True
     ),
-    "mixed": lambda window, stride, rows: Mixed(window=window, stride=stride),
+    "lora": lambda window, stride, rows: lora_settings(window, stride, rows)(),
+    "bias": lambda window, stride, rows: lora_settings(window, stride, rows).replace(rank=0, lr=0.01)(),
+    "sgd": lambda window, stride, rows: StreamSGD(window=window, stride=stride, chunk=4096),
+    "phased": lambda window, stride, rows: PhasedLoRA(
+        lora=lora_settings(window, stride, rows),
+        boundaries=(10, 20, 30),
+        chunk=4096,
+        sgd=part(SGDAdaptation, lr=0.01, epochs=1),
+    ),
+    "mixed": lambda window, stride, rows: NGramMixing(window=window, stride=stride),
 }
 
 
-def adapters(window: int, stride: int, rows: int) -> Spec[DocumentLora]:
+def lora_settings(window: int, stride: int, rows: int) -> Spec[DocumentLoRA]:
     """Settings that helped a model of 5 M parameters (docs/log.md); published ones are for 36 M and windows of 2,048."""
     on = ("head", "q", "k", "v", "out", "mlp")
-    return part(DocumentLora, window=window, stride=stride, rows=rows, on=on, rank=8, lr=0.005)
+    return part(DocumentLoRA, window=window, stride=stride, rows=rows, target_modules=on, rank=8, lr=0.005)
 
 
 def main() -> None:
@@ -81,34 +86,34 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    text = behind(validation(options.data), options.skip).head(options.targets)
+    text = skip_targets(load_validation(options.data), options.skip).head(options.targets)
     for name in options.methods:
-        line = measure(name, text, options)
-        print(json.dumps(line) if options.json else row(line), flush=True)
+        line = measure_method(name, text, options)
+        print(json.dumps(line) if options.json else format_row(line), flush=True)
 
 
-def behind(text: Text, targets: int) -> Text:
+def skip_targets(text: TokenizedText, targets: int) -> TokenizedText:
     """The documents that begin at or behind this target, with their share of the bytes."""
     start = next(start for start, _ in text.documents() if start >= targets)
-    rest = text.targets - start
-    return text._replace(tokens=text.tokens[start:], bytes=round(text.bytes * rest / text.targets))
+    rest = text.num_targets - start
+    return text._replace(tokens=text.tokens[start:], bytes=round(text.bytes * rest / text.num_targets))
 
 
-def trained(run: Path, data: Path) -> tuple[LM, str]:
+def load_trained(run: Path, data: Path) -> tuple[LM, str]:
     """The averaged model of a run, and its recipe's identity."""
     recipe: Spec[Recipe] = from_json(read_json(run / "recipe.json"))
     manifest = load_manifest(data)
     model = build_on_meta(recipe().model, manifest.vocab, manifest.bos)
     load_weights(model, load_file(run / "averaged.safetensors"))
-    return model, identity(recipe)
+    return model, recipe_hash(recipe)
 
 
-def measure(name: str, text: Text, options: argparse.Namespace) -> dict[str, Any]:
-    method, device = METHODS[name](options.window, options.stride, options.rows), choose()
-    model, recipe = trained(options.run, options.data)
-    batch = batch_for(model, method, device, ALONE).tokens
+def measure_method(name: str, text: TokenizedText, options: argparse.Namespace) -> dict[str, Any]:
+    method, device = METHODS[name](options.window, options.stride, options.rows), select_device()
+    model, recipe = load_trained(options.run, options.data)
+    batch = choose_batch_size(model, method, device, SINGLE_PROCESS).tokens
     vocab, kernels = len(model.embed.weight), kernel_selector(device)
-    with closing(method.player(model, vocab, device, ALONE, kernels)) as player:
+    with closing(method.make_player(model, vocab, device, SINGLE_PROCESS, kernels)) as player:
         started = time.process_time()
         found = score(player, text, method, batch_tokens=batch)
         cpu_seconds = time.process_time() - started
@@ -121,20 +126,20 @@ def measure(name: str, text: Text, options: argparse.Namespace) -> dict[str, Any
         "rows": options.rows,
         "skipped": options.skip,
         "targets": found.targets,
-        "tokens_read": found.read,
-        "targets_per_token_read": round(found.targets / found.read, 4),
+        "tokens_read": found.tokens_read,
+        "targets_per_token_read": round(found.targets / found.tokens_read, 4),
         "bpb": round(found.bpb, 5),
         "seconds": round(found.seconds, 3),
         "cpu_seconds": round(cpu_seconds, 3),
         "targets_per_second": round(found.targets / found.seconds),
         "targets_per_cpu_second": round(found.targets / cpu_seconds),
-        "device": device.why,
+        "device": device.description,
         "threads": torch.get_num_threads(),
-        "environment": environment(),
+        "environment": collect_environment(),
     }
 
 
-def row(line: dict[str, Any]) -> str:
+def format_row(line: dict[str, Any]) -> str:
     return (
         f"{line['method']:<20} window {line['window']:>5} stride {line['stride']:>5}  {line['bpb']:.4f} bpb"
         f"  {line['targets_per_token_read']:7.1%} targets/token read  {line['targets_per_second']:>8,} targets/s"

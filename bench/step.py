@@ -16,19 +16,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.spec import part
-from bitgolf.data.batches import Batches
-from bitgolf.data.shards import Stream, write_shard
-from bitgolf.recipes import get
-from bitgolf.recipes.identity import identity
-from bitgolf.report.environment import environment
-from bitgolf.runtime.device import choose
-from bitgolf.runtime.process_group import World
-from bitgolf.runtime.progress import Now
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.spec import Spec, part
+from bitgolf.data.batches import BatchLoader
+from bitgolf.data.shards import TokenStream, write_shard
+from bitgolf.recipes import get_recipe
+from bitgolf.recipes.identity import recipe_hash
+from bitgolf.recipes.recipe import Recipe
+from bitgolf.report.environment import collect_environment
+from bitgolf.runtime.device import Device, select_device
+from bitgolf.runtime.distributed import DistributedContext
+from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
-from bitgolf.score.methods import Contiguous
-from bitgolf.score.text import Text
+from bitgolf.score.methods import ContiguousScoring
+from bitgolf.score.result import MethodResult
+from bitgolf.score.text import TokenizedText
 from bitgolf.train.trainer import Trainer
 
 ROUNDS, STEPS = 5, 4
@@ -41,39 +43,45 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    recipe = get(options.recipe)
-    settings, vocab, device = recipe["train"](), recipe["tokens.vocab"], choose()
+    recipe = get_recipe(options.recipe)
+    settings, vocab, device = recipe().train(), recipe["tokens.vocab"], select_device()
     with tempfile.TemporaryDirectory() as folder:
         shard = Path(folder) / "train_000000.bin"
         write_shard(shard, np.random.default_rng(0).integers(4, vocab, 4 * settings.rows * settings.length))
-        batches = Batches(Stream([shard]), rows=settings.rows, length=settings.length, order=settings.order(), seed=0)
-        trainer = Trainer(
-            recipe["model"], recipe["train"], recipe["average"], Place(vocab=vocab), batches, device, World(), 0
-        )
-        speeds = [train_round(trainer) for _ in range(ROUNDS + 1)][1:]
-        stream = batches.stream.window(0, min(len(batches.stream), 65_536))
-        text = Text(stream.astype(np.int64), len(stream))
-        context = ScoringContext(trainer.model, vocab, text, device)
-        scored = evaluate_method(context, part(Contiguous, window=settings.length))
+        speeds, scored = measure(recipe, shard, vocab, device)
     result = {
         "bench": "step",
         "recipe": options.recipe,
-        "hash": identity(recipe),
-        "device": device.why,
+        "hash": recipe_hash(recipe),
+        "device": device.description,
         "train_tokens_per_second": round(statistics.median(speeds)),
         "spread": [round(min(speeds)), round(max(speeds))],
         "score_targets_per_second": round(scored.targets_per_second),
-        "environment": environment(),
+        "environment": collect_environment(),
     }
     print(json.dumps(result))
+
+
+def measure(recipe: Spec[Recipe], shard: Path, vocab: int, device: Device) -> tuple[list[float], MethodResult]:
+    """Tokens per second of each round of training on a shard, and the score of windows of it."""
+    settings, context = recipe().train(), BuildContext(vocab=vocab)
+    order, stream = settings.order(), TokenStream([shard])
+    batches = BatchLoader(stream, load_rows=settings.rows, length=settings.length, order=order, seed=0)
+    specs = recipe().model, recipe().train, recipe().average
+    trainer = Trainer(*specs, context, batches, device, DistributedContext(), 0)
+    speeds = [train_round(trainer) for _ in range(ROUNDS + 1)][1:]
+    tokens = stream.window(0, min(len(stream), 65_536))
+    text = TokenizedText(tokens.astype(np.int64), len(tokens))
+    scoring = ScoringContext(trainer.model, vocab, text, device)
+    return speeds, evaluate_method(scoring, part(ContiguousScoring, window=settings.length))
 
 
 def train_round(trainer: Trainer) -> float:
     """Tokens per second over a few steps."""
     started = time.perf_counter()
     for step in range(STEPS):
-        trainer.step(step, Now(step, STEPS, 0.0, 0.0))
-    if trainer.device.device.type == "cuda":
+        trainer.step(step, TrainingProgress(step, STEPS, 0.0, 0.0))
+    if trainer.device.torch_device.type == "cuda":
         torch.cuda.synchronize()
     return STEPS * trainer.settings.rows * trainer.settings.length / (time.perf_counter() - started)
 

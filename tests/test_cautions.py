@@ -9,46 +9,46 @@ from typing import Any
 
 import pytest
 
-from bitgolf.average.ema import Ema
-from bitgolf.average.lawa import Lawa
-from bitgolf.average.swa import Swa
+from bitgolf.average.ema import EMA
+from bitgolf.average.lawa import LAWA
+from bitgolf.average.swa import SWA
 from bitgolf.cautions import cautions
 from bitgolf.cautions.registry import CAUTIONS
-from bitgolf.config.edits import append, but, without
+from bitgolf.config.edits import append, remove, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.attention import Attention
-from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SegmentMask, SlidingWindowMask
 from bitgolf.model.attention.differential import DifferentialAttention
-from bitgolf.model.attention.exclusive import ExclusiveSelf
-from bitgolf.model.attention.gates import DenseGate, NarrowGate, SparseGate
-from bitgolf.model.attention.rope import Rope
-from bitgolf.model.attention.rope_scaling import Ntk, Yarn
+from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
+from bitgolf.model.attention.gates import DenseAttentionGate, NarrowAttentionGate, SparseAttentionGate
+from bitgolf.model.attention.rope import RoPE
+from bitgolf.model.attention.rope_scaling import NTKScaling, YaRNScaling
 from bitgolf.model.attention.values import FixedValueResidual, ValueResidual
 from bitgolf.model.block import Block
 from bitgolf.model.factored_embedding import FactoredEmbedding
-from bitgolf.model.layer_orders import Loop, Visits
+from bitgolf.model.layer_orders import ExplicitLayerOrder, LoopedLayers
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.mlp import SwiGLU
-from bitgolf.model.objectives import CrossEntropy, EntropyWeighted, SharedMultiToken
+from bitgolf.model.objectives import CrossEntropy, EntropyWeightedLoss, SharedHeadMultiToken
 from bitgolf.model.part import only
-from bitgolf.model.qat import FakeQuant, SoftRound
-from bitgolf.model.residual import ProRes
+from bitgolf.model.qat import FakeQuant, SoftRoundQuant
+from bitgolf.model.residual import ResidualWarmup
 from bitgolf.model.smear import BlendSmear, ContentSmear
 from bitgolf.model.weight_sharing import TieBlocks
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.schedules import RampDecay
+from bitgolf.optim.schedules import InverseLRRamp
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.recipes import get, names
+from bitgolf.recipes import get_recipe, recipe_names
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.score.adapt.gradient import AdamW
-from bitgolf.score.methods import Contiguous
-from bitgolf.train.batch_schedule import BatchRamp
+from bitgolf.score.adapt.gradient import AdamWAdaptation
+from bitgolf.score.methods import ContiguousScoring
+from bitgolf.train.batch_schedule import BatchSizeWarmup
 
 Edit = Callable[[Spec[Recipe]], Spec[Recipe]]
-known = cache(get)  # recipes never change
+known = cache(get_recipe)  # recipes never change
 
 
 def to(path: str, value: Any) -> Edit:
@@ -70,24 +70,24 @@ def both(*edits: Edit) -> Edit:
 
 def limited(steps: int) -> Edit:
     """Limited by steps alone."""
-    return edit("train", but(seconds=0.0, steps=steps))
+    return edit("train", replace(seconds=0.0, steps=steps))
 
 
 def masked(mask: Spec[Any]) -> Edit:
-    return edit(Sdpa, append(masks=mask))
+    return edit(SDPACore, append(masks=mask))
 
 
 def late(view: type, **settings: Any) -> Edit:
     codec = part(IntRows, clip=part(MaxClip), **settings)
-    return edit("model.block.**.linear", append(view=part(view, since=0.9, codec=codec)))
+    return edit("model.block.**.linear", append(weight_transforms=part(view, since=0.9, codec=codec)))
 
 
 def looped(*since: float) -> Edit:
-    return edit(UNet, but(order=part(Loop, first=3, last=4, since=since)))
+    return edit(UNet, replace(order=part(LoopedLayers, first_layer=3, last_layer=4, since=since)))
 
 
 def after(*parts: Spec[Any]) -> Edit:
-    return both(*(edit(Attention, append(after=p)) for p in parts))
+    return both(*(edit(Attention, append(post_attention=p)) for p in parts))
 
 
 def value(node: Spec[Any]) -> Edit:
@@ -95,7 +95,7 @@ def value(node: Spec[Any]) -> Edit:
 
 
 def scaled(scaling: Spec[Any]) -> Edit:
-    return edit(Rope, but(scaling=scaling))
+    return edit(RoPE, replace(scaling=scaling))
 
 
 def averaged(average: Spec[Any] | None) -> Edit:
@@ -110,103 +110,103 @@ def differential(recipe: Spec[Recipe]) -> Spec[Recipe]:
     return recipe.set("model.block.mixer", part(DifferentialAttention, **recipe["model.block.mixer"].kwargs))
 
 
-class Adapting(Contiguous):
+class Adapting(ContiguousScoring):
     """A method that trains while it scores."""
 
     adapts = True
 
 
-SWA = part(Swa, every=50, below=0.5)
-EVERYWHERE = part(ExclusiveSelf)
+EARLY_SWA = part(SWA, every=50, lr_scale_below=0.5)
+EVERYWHERE = part(ExclusiveSelfAttention)
 QAT = late(FakeQuant)
 
 CASES: dict[str, tuple[str, Edit, str]] = {
     # what is wrong: the recipe, the fault, words of the caution
-    "ema over late fake quantization": ("baseline", both(QAT, averaged(part(Ema))), r"Ema over .* from 0.9 of the run"),
-    "lawa from before it": ("baseline", both(QAT, averaged(part(Lawa, every=5, keep=5, below=0.5))), "Lawa over fake"),
-    "swa from before it": ("pr1493", both(QAT, averaged(SWA)), "Swa over fake quantization"),
-    "soft rounding counts too": ("baseline", both(late(SoftRound), averaged(part(Ema))), "Ema over fake"),
-    "ema of ternary weights": ("pr640", averaged(part(Ema)), "ternary or binary weights rounds"),
-    "swa of binary weights": ("pr641", averaged(SWA), "ternary or binary weights rounds"),
-    "decay of ternary weights": ("pr640", edit(Muon, but(weight_decay=0.04)), "weight decay on ternary"),
-    "a long average": ("pr1493", edit(Ema, but(decay=0.999)), "looks back 1,000 steps"),
-    "an average that remembers": ("quickstart", both(limited(100), averaged(part(Ema, decay=0.99))), "still 37% initial"),
+    "ema over late fake quantization": ("baseline", both(QAT, averaged(part(EMA))), r"EMA over .* from 0.9 of the run"),
+    "lawa from before it": ("baseline", both(QAT, averaged(part(LAWA, every=5, keep=5, lr_scale_below=0.5))), "LAWA over fake"),
+    "swa from before it": ("pr1493", both(QAT, averaged(EARLY_SWA)), "SWA over fake quantization"),
+    "soft rounding counts too": ("baseline", both(late(SoftRoundQuant), averaged(part(EMA))), "EMA over fake"),
+    "ema of ternary weights": ("pr640", averaged(part(EMA)), "ternary or binary weights rounds"),
+    "swa of binary weights": ("pr641", averaged(EARLY_SWA), "ternary or binary weights rounds"),
+    "decay of ternary weights": ("pr640", edit(Muon, replace(weight_decay=0.04)), "weight decay on ternary"),
+    "a long average": ("pr1493", edit(EMA, replace(decay=0.999)), "looks back 1,000 steps"),
+    "an average that remembers": ("quickstart", both(limited(100), averaged(part(EMA, decay=0.99))), "still 37% initial"),
     "noise at the end": ("pr1787", averaged(None), "never falls under 0.1"),
     "six bits for embeddings": ("pr1493", to("quantize.1.use.bits", 6), "an embedding in 6 bits"),
-    "coarse steps": ("pr1493", edit(IntRows, lambda n: n.but(floor=1 / 31) if n["bits"] == 6 else n), "never under 0.032"),
-    "coarse steps in training": ("pr1493", late(FakeQuant, floor=1 / 31), "never under 0.032"),
+    "coarse steps": ("pr1493", edit(IntRows, lambda n: n.replace(min_step=1 / 31) if n["bits"] == 6 else n), "never under 0.032"),
+    "coarse steps in training": ("pr1493", late(FakeQuant, min_step=1 / 31), "never under 0.032"),
     "a longer window": ("baseline", to("score.0.window", 2048), "with 2,048 tokens before a target and trained with 1,024"),
-    "segments longer than rows": ("pr1530", edit("train", but(length=1024)), "with 2,048 tokens .* trained with 1,024"),
-    "ntk in training": ("baseline", scaled(part(Ntk, reference=1024, length=2048)), "is trained is 20,452 and not 10,000"),
-    "ntk for nothing": ("pr164", edit(Ntk, but(reference=2048)), "Ntk.* changes nothing"),
-    "yarn for nothing": ("pr640", scaled(part(Yarn, reference=2048)), "Yarn.* changes nothing"),
-    "ntk for another length": ("pr164", edit(Ntk, but(length=4096)), "to 4,096 tokens, and training and scoring have 2,048"),
-    "yarn too far": ("pr640", edit(Yarn, but(length=4096)), "to 4,096 it hurt"),
-    "an idle window": ("baseline", masked(part(Window, width=1023)), r"Window\(width=1023\) hides nothing in rows of 1,024"),
-    "an idle window in a segment": ("pr1530", masked(only("0-5", part(Window, width=2047))), "hides nothing in rows of 2,048"),
-    "packed without a mask": ("pr1530", edit(Sdpa, without("masks", Segments)), "a row of 98,304 tokens"),
-    "a smear past the mask": ("pr1851", edit(ContentSmear, but(mask_starts=False)), "ContentSmear looks back"),
-    "bigrams past the mask": ("pr162", masked(part(SameDocument)), "HashedBigrams looks back"),
+    "segments longer than rows": ("pr1530", edit("train", replace(length=1024)), "with 2,048 tokens .* trained with 1,024"),
+    "ntk in training": ("baseline", scaled(part(NTKScaling, original_length=1024, length=2048)), "is trained is 20,452 and not 10,000"),
+    "ntk for nothing": ("pr164", edit(NTKScaling, replace(original_length=2048)), "NTKScaling.* changes nothing"),
+    "yarn for nothing": ("pr640", scaled(part(YaRNScaling, original_length=2048)), "YaRNScaling.* changes nothing"),
+    "ntk for another length": ("pr164", edit(NTKScaling, replace(length=4096)), "to 4,096 tokens, and training and scoring have 2,048"),
+    "yarn too far": ("pr640", edit(YaRNScaling, replace(length=4096)), "to 4,096 it hurt"),
+    "an idle window": ("baseline", masked(part(SlidingWindowMask, left=1023)), r"SlidingWindowMask\(left=1023\) hides nothing in rows of 1,024"),
+    "an idle window in a segment": ("pr1530", masked(only("0-5", part(SlidingWindowMask, left=2047))), "hides nothing in rows of 2,048"),
+    "packed without a mask": ("pr1530", edit(SDPACore, remove("masks", SegmentMask)), "a row of 98,304 tokens"),
+    "a smear past the mask": ("pr1851", edit(ContentSmear, replace(mask_starts=False)), "ContentSmear looks back"),
+    "bigrams past the mask": ("pr162", masked(part(DocumentMask)), "HashedNGramEmbedding looks back"),
     "value residual in a loop": ("pr1394", value(part(ValueResidual)), "a value residual where layers"),
-    "on tied blocks": ("baseline", both(value(part(FixedValueResidual)), to("model.share", (part(TieBlocks, blocks=3),))), "a value residual"),
-    "exclusive everywhere": ("baseline", both(after(EVERYWHERE), looped(0.0)), "ExclusiveSelf on every layer"),
-    "exclusive by name": ("baseline", both(after(only("0-8", EVERYWHERE)), looped(0.0)), "ExclusiveSelf on every layer"),
-    "exclusive by star": ("baseline", both(after(only("*", EVERYWHERE)), looped(0.0)), "ExclusiveSelf on every layer"),
+    "on tied blocks": ("baseline", both(value(part(FixedValueResidual)), to("model.weight_sharing", (part(TieBlocks, blocks=3),))), "a value residual"),
+    "exclusive everywhere": ("baseline", both(after(EVERYWHERE), looped(0.0)), "ExclusiveSelfAttention on every layer"),
+    "exclusive by name": ("baseline", both(after(only("0-8", EVERYWHERE)), looped(0.0)), "ExclusiveSelfAttention on every layer"),
+    "exclusive by star": ("baseline", both(after(only("*", EVERYWHERE)), looped(0.0)), "ExclusiveSelfAttention on every layer"),
     "a loop from the start": ("baseline", looped(0.0, 0.5), "layers shared from the first step on"),
-    "visits again": ("baseline", edit(UNet, but(order=part(Visits, order=(*range(9), 8)))), "layers shared from the first"),
-    "tied blocks": ("baseline", to("model.share", (part(TieBlocks, blocks=3),)), "layers shared from the first step on"),
+    "visits again": ("baseline", edit(UNet, replace(order=part(ExplicitLayerOrder, order=(*range(9), 8)))), "layers shared from the first"),
+    "tied blocks": ("baseline", to("model.weight_sharing", (part(TieBlocks, blocks=3),)), "layers shared from the first step on"),
     "factored at 1,024": ("baseline", to("model.embed", part(FactoredEmbedding, width=64)), "at a vocabulary of 1,024"),
-    "two gates": ("pr1787", after(part(NarrowGate)), "two gates on one"),
-    "two gates on one layer": ("baseline", after(only("0-4", part(DenseGate)), only("4-8", part(SparseGate))), "two gates on one"),
+    "two gates": ("pr1787", after(part(NarrowAttentionGate)), "two gates on one"),
+    "two gates on one layer": ("baseline", after(only("0-4", part(DenseAttentionGate)), only("4-8", part(SparseAttentionGate))), "two gates on one"),
     "quintic cap alone": ("pr640", to("train.objective", part(CrossEntropy)), "beyond 1.69 caps"),
-    "inflated loss": ("baseline", to("train.objective", part(EntropyWeighted, normalised=False)), "up to 1.5 times"),
-    "cautious decay": ("pr1493", edit(Muon, but(cautious=True)), "1.1375 where plain decay had 1.115"),
-    "cautious decay of Adam": ("pr1493", edit(Adam, but(cautious=True)), "1.1375 where plain decay had 1.115"),
-    "a ramp beside a decay": ("pr1493", edit(Muon, but(decay=part(RampDecay))), "weight_decay=0.095 multiplies it"),
-    "fading in": ("baseline", both(limited(200), edit(Block, append(branch=part(ProRes)))), "after 270 steps, .* ends after 200"),
+    "inflated loss": ("baseline", to("train.objective", part(EntropyWeightedLoss, normalised=False)), "up to 1.5 times"),
+    "cautious decay": ("pr1493", edit(Muon, replace(cautious_weight_decay=True)), "1.1375 where plain decay had 1.115"),
+    "cautious decay of Adam": ("pr1493", edit(Adam, replace(cautious_weight_decay=True)), "1.1375 where plain decay had 1.115"),
+    "a ramp beside a decay": ("pr1493", edit(Muon, replace(weight_decay_schedule=part(InverseLRRamp))), "weight_decay=0.095 multiplies it"),
+    "fading in": ("baseline", both(limited(200), edit(Block, append(residual_scale=part(ResidualWarmup)))), "after 270 steps, .* ends after 200"),
     "swiglu on the clock": ("baseline", mlp(SwiGLU), "SwiGLU under a limit of time"),
     "differential on the clock": ("baseline", differential, "about twice as long"),
-    "gram": ("baseline", edit(Muon, but(orthogonalize=part(GramNewtonSchulz))), "GramNewtonSchulz at width 512"),
-    "shared logits": ("baseline", to("train.objective", part(SharedMultiToken)), "one set of logits against two"),
-    "batch ramp": ("baseline", to("train.ramp", (part(BatchRamp, parts=((0.0, 0.5), (0.4, 1.0))),)), "BatchRamp: smaller"),
-    "fast descent on loops": ("pr1493", to("score.2.sgd.lr", 0.01), "descent at 0.01 on layers that are visited more than once"),
-    "adam on the stream": ("pr549", to("score.2.sgd", part(AdamW)), "AdamW on all weights"),
+    "gram": ("baseline", edit(Muon, replace(orthogonalize=part(GramNewtonSchulz))), "GramNewtonSchulz at width 512"),
+    "shared logits": ("baseline", to("train.objective", part(SharedHeadMultiToken)), "one set of logits against two"),
+    "batch ramp": ("baseline", to("train.batch_warmup", (part(BatchSizeWarmup, milestones=((0.0, 0.5), (0.4, 1.0))),)), "BatchSizeWarmup: smaller"),
+    "fast descent on loops": ("pr1493", to("score.2.adaptation.lr", 0.01), "descent at 0.01 on layers that are visited more than once"),
+    "adam on the stream": ("pr549", to("score.2.adaptation", part(AdamWAdaptation)), "AdamWAdaptation on all weights"),
     "too many phases": ("pr1855", to("score.1.boundaries", (1, 2, 3, 4, 5, 6)), "^6 phases"),
     "offset keys and adaptation": ("pr1512", to("score", (part(Adapting, window=4096),)), "KeyOffset with adaptation"),
 }  # fmt: skip
 
 FINE: dict[str, tuple[str, Edit, str]] = {
     # what is no fault: the recipe, what is done to it, words of the caution that does not come
-    "fake quantization from the start": ("baseline", both(QAT, edit(FakeQuant, but(since=0.0)), averaged(part(Ema))), "fake quant"),
+    "fake quantization from the start": ("baseline", both(QAT, edit(FakeQuant, replace(since=0.0)), averaged(part(EMA))), "fake quant"),
     "late fake quantization alone": ("baseline", QAT, "fake quant"),
-    "swa from after the switch": ("pr1493", both(QAT, averaged(part(Swa, every=5, below=0.1))), "fake quant"),
+    "swa from after the switch": ("pr1493", both(QAT, averaged(part(SWA, every=5, lr_scale_below=0.1))), "fake quant"),
     "descent as published": ("pr1493", lambda recipe: recipe, "descent"),
-    "fast descent without loops": ("pr549", to("score.2.sgd.lr", 0.01), "descent"),
+    "fast descent without loops": ("pr549", to("score.2.adaptation.lr", 0.01), "descent"),
     "three phases": ("pr1855", lambda recipe: recipe, "phases"),
-    "a long average of a long run": ("pr1493", both(limited(50_000), edit(Ema, but(decay=0.999))), "looks back|initial"),
+    "a long average of a long run": ("pr1493", both(limited(50_000), edit(EMA, replace(decay=0.999))), "looks back|initial"),
     "a corrected average": ("quickstart", limited(20), "initial weights"),
     "ema that forgets the start": ("pr1493", limited(4000), "initial weights"),
     "no floor, no average": ("pr164", lambda r: r, "never falls"),
-    "trained for six bits": ("pr1493", both(to("quantize.1.use.bits", 6), to("model.embed.view", (part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))),))), "embedding in"),
-    "a coarse step without decay": ("pr164", edit(IntRows, but(floor=1 / 31)), "never under"),
-    "a step that is fine enough": ("pr1493", edit(IntRows, but(floor=1 / 961)), "never under"),
+    "trained for six bits": ("pr1493", both(to("quantize.1.use.bits", 6), to("model.embed.weight_transforms", (part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))),))), "embedding in"),
+    "a coarse step without decay": ("pr164", edit(IntRows, replace(min_step=1 / 31)), "never under"),
+    "a step that is fine enough": ("pr1493", edit(IntRows, replace(min_step=1 / 961)), "never under"),
     "a window as long as rows": ("pr1512", lambda r: r, "tokens before a target"),
-    "segments bound the window": ("pr1530", to("score", (part(Contiguous, window=8192),)), "tokens before a target"),
-    "yarn to 2,048": ("pr640", lambda r: r, "Yarn"),
-    "a window that hides": ("baseline", masked(part(Window, width=1022)), "hides nothing"),
-    "packed in one document": ("pr1530", both(edit(Sdpa, without("masks", Segments)), masked(part(SameDocument))), "Packed puts"),
-    "open starts under open attention": ("pr162", edit(BlendSmear, but(mask_starts=False)), "looks back"),
+    "segments bound the window": ("pr1530", to("score", (part(ContiguousScoring, window=8192),)), "tokens before a target"),
+    "yarn to 2,048": ("pr640", lambda r: r, "YaRNScaling"),
+    "a window that hides": ("baseline", masked(part(SlidingWindowMask, left=1022)), "hides nothing"),
+    "packed in one document": ("pr1530", both(edit(SDPACore, remove("masks", SegmentMask)), masked(part(DocumentMask))), "PackedDocuments puts"),
+    "open starts under open attention": ("pr162", edit(BlendSmear, replace(mask_starts=False)), "looks back"),
     "value residual on plain layers": ("baseline", value(part(ValueResidual)), "value residual"),
-    "exclusive on some layers": ("baseline", both(after(only("last 8", EVERYWHERE)), looped(0.0)), "ExclusiveSelf on"),
-    "exclusive, loop later": ("pr1493", lambda r: r, "ExclusiveSelf on|shared from"),
-    "each layer once": ("baseline", edit(UNet, but(order=part(Visits, order=tuple(range(9))))), "shared from"),
-    "gates on different layers": ("baseline", after(only("0-3", part(DenseGate)), only("4-8", part(SparseGate))), "two gates"),
+    "exclusive on some layers": ("baseline", both(after(only("last 8", EVERYWHERE)), looped(0.0)), "ExclusiveSelfAttention on"),
+    "exclusive, loop later": ("pr1493", lambda r: r, "ExclusiveSelfAttention on|shared from"),
+    "each layer once": ("baseline", edit(UNet, replace(order=part(ExplicitLayerOrder, order=tuple(range(9))))), "shared from"),
+    "gates on different layers": ("baseline", after(only("0-3", part(DenseAttentionGate)), only("4-8", part(SparseAttentionGate))), "two gates"),
     "factored at 8,192": ("pr640", lambda r: r, "factored"),
-    "normalised weights": ("baseline", to("train.objective", part(EntropyWeighted)), "1.5 times"),
-    "the ramp alone": ("pr675", lambda r: r, "RampDecay"),
-    "faded in": ("baseline", both(limited(270), edit(Block, append(branch=part(ProRes)))), "ProRes"),
+    "normalised weights": ("baseline", to("train.objective", part(EntropyWeightedLoss)), "1.5 times"),
+    "the ramp alone": ("pr675", lambda r: r, "InverseLRRamp"),
+    "faded in": ("baseline", both(limited(270), edit(Block, append(residual_scale=part(ResidualWarmup)))), "ResidualWarmup"),
     "swiglu by steps": ("baseline", both(limited(9000), mlp(SwiGLU)), "SwiGLU"),
-    "gram on large matrices": ("baseline", both(to("model.dim", 2048), edit(Muon, but(orthogonalize=part(GramNewtonSchulz)))), "Gram"),
+    "gram on large matrices": ("baseline", both(to("model.dim", 2048), edit(Muon, replace(orthogonalize=part(GramNewtonSchulz)))), "Gram"),
 }  # fmt: skip
 
 
@@ -245,11 +245,11 @@ FLOORED = {"265", "287", "315", "363", "414", "549", "1019", "1060", "1204", "12
 LATE = {"315": 0.957, "414": 0.926, "549": 0.927, "1019": 0.913, "1512": 0.918}
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_what_is_said_of_each_recipe(name: str) -> None:
     """The bases are those that the reports of these runs imply; the moments, where their rate falls under a tenth or 0.15."""
     said, number = cautions(known(name), 0), name.removeprefix("pr")
-    expected = [rf"^Ema over fake quantization from {LATE[number]}"] if number in LATE else []
+    expected = [rf"^EMA over fake quantization from {LATE[number]}"] if number in LATE else []
     expected += [r"^a step is never under 0\.0(32|67)"] if number in FLOORED else []
     expected += [rf"the base that is trained is {BASES[number]:,} and not 10,000"] if number in BASES else []
     expected += ["^layers shared from the first step on"] if name == "pr363" else []

@@ -12,7 +12,7 @@ import pytest
 
 from bitgolf.config.registry import import_all_parts, lookup
 from bitgolf.config.spec import Spec, schema
-from bitgolf.recipes import get, names
+from bitgolf.recipes import get_recipe, recipe_names
 
 TEXT = (Path(__file__).parents[1] / "docs" / "techniques.md").read_text()
 SPANS = sorted({span for span in re.findall(r"`([^`]+)`", TEXT) if span[0].isupper()})
@@ -39,7 +39,7 @@ def test_a_part_exists_and_takes_what_is_said(span: str) -> None:
 def test_every_part_of_a_published_system_is_named() -> None:
     packages = {"model", "optim", "average", "data", "score", "tokens"}
     registered = {cls for cls in import_all_parts().values() if cls.__module__.split(".")[1] in packages}
-    published = [get(name) for name in names() if get(name)["published"]]
+    published = [get_recipe(name) for name in recipe_names() if get_recipe(name)["published"]]
     used = {node.cls for recipe in published for _, node in recipe.walk()} & registered
     assert len(used) > 50 and {cls.__name__ for cls in used} - parts(TEXT) == set()
 
@@ -63,13 +63,13 @@ def is_in(recipe: Spec[Any], text: str) -> bool:
 
 
 def test_the_recipes_of_a_row_use_its_parts() -> None:
-    used = {name: {node.name for _, node in get(name).walk()} for name in names()}
+    used = {name: {node.name for _, node in get_recipe(name).walk()} for name in recipe_names()}
     assert len(ENTRIES) > 80
     for _, written, recipes, _, _ in ENTRIES:
         named = re.findall(r"`(\w+)`", recipes)
         assert all(parts(written) <= used[name] for name in named), written
         if recipes == "–":
-            assert not any(is_in(get(name), written) for name in names()), written
+            assert not any(is_in(get_recipe(name), written) for name in recipe_names()), written
 
 
 def test_there_is_a_place_for_what_is_measured_here() -> None:

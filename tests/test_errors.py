@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bitgolf.errors import DamagedError, FormatVersionError, exception_chain
+from bitgolf.errors import CorruptFileError, FormatVersionError, exception_chain
 
 
 def test_a_file_of_an_older_format_says_both_versions_and_what_to_do() -> None:
-    error = FormatVersionError("the artifact", found=1, supported=2, place="a.bg")
-    assert isinstance(error, DamagedError)
+    error = FormatVersionError("the artifact", found=1, supported=2, where="a.bg")
+    assert isinstance(error, CorruptFileError)
     assert str(error).startswith("a.bg: the artifact has format 1; this version reads format 2\n")
     assert "make it again" in str(error)
 

@@ -1,4 +1,4 @@
-"""One benchmark, in this process: `python -m gpu_benchmarks BENCHMARK JOB.json LIMIT`."""
+"""One benchmark, in this process: `python -m gpu_benchmarks BENCHMARK JOB.json TIME_LIMIT`."""
 
 from __future__ import annotations
 

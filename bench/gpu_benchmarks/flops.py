@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
-from bitgolf.model.part import Clocked
+from bitgolf.model.part import Scheduled
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.runtime.progress import Now
-from bitgolf.train.loss_module import Task
+from bitgolf.runtime.progress import TrainingProgress
+from bitgolf.train.loss_module import LossModule
 
 PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 products with sums in float32, operations per second, from NVIDIA's data sheets."""
@@ -33,20 +33,20 @@ class FlopsPerToken(NamedTuple):
         return (1 + BACKWARD) * tokens * (self.matmul + self.attention * keys)
 
 
-def count(recipe: Spec[Recipe], place: Place, now: Now) -> FlopsPerToken:
+def count(recipe: Spec[Recipe], place: BuildContext, progress: TrainingProgress) -> FlopsPerToken:
     """Count a recipe's model at this moment of training, on the meta device. Recomputation does not count."""
     with torch.device("meta"):
-        task = Task(recipe["model"](place), recipe["train"]().objective(place._replace(dim=recipe["model.dim"])))
+        task = LossModule(recipe["model"](place), recipe["train"]().objective(place._replace(dim=recipe["model.dim"])))
         for module in task.modules():
-            if isinstance(module, Clocked):
-                module.at(now)
+            if isinstance(module, Scheduled):
+                module.update(progress)
         # Attention over a row of T tokens is plain here: every token meets T keys.
         short, long = (_forward(task, length) for length in (SHORT, 2 * SHORT))
     attention = (long - short) / SHORT
     return FlopsPerToken(short - attention * SHORT, attention)
 
 
-def _forward(task: Task, length: int) -> float:
+def _forward(task: LossModule, length: int) -> float:
     """Operations of each token of a row."""
     ids = torch.zeros(1, length, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:

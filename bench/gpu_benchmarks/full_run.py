@@ -13,16 +13,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bitgolf.artifact.model import load
-from bitgolf.config.edits import but
+from bitgolf.artifact.model import load_model
+from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec
 from bitgolf.files import read_json, write_json
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.device import Device
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
-from bitgolf.score.methods import Contiguous
-from bitgolf.score.text import validation
+from bitgolf.score.methods import ContiguousScoring
+from bitgolf.score.text import load_validation
 from gpu_benchmarks import harness
 from gpu_benchmarks.job import GPUS, RECIPE, BenchmarkJob
 from gpu_benchmarks.results import ResultsWriter, tail
@@ -66,9 +66,9 @@ def recipe_of(job: BenchmarkJob) -> Spec[Recipe]:
     recipe = recipe.set("train.seconds", clock).set("train.steps", 0).set("pack.cap", CAP)
     recipe = recipe.set("score", recipe["score"][:1]).set("proof", None)
     if job.toy:
-        recipe = recipe.edit(TrainingText, but(batches=2, rows=2, length=64))
-        return recipe.edit(Contiguous, but(window=64))
-    return recipe.edit(TrainingText, but(batches=max(1, recipe["calibrate.source.batches"] // GPUS)))
+        recipe = recipe.edit(TrainingText, replace(batches=2, rows=2, length=64))
+        return recipe.edit(ContiguousScoring, replace(window=64))
+    return recipe.edit(TrainingText, replace(batches=max(1, recipe["calibrate.source.batches"] // GPUS)))
 
 
 def stage_seconds(folder: Path) -> dict[str, float]:
@@ -95,10 +95,10 @@ def time_lost(log: Path) -> dict[str, Any]:
 
 def compare_devices(artifact: Path, recipe: Spec[Recipe], job: BenchmarkJob, results: ResultsWriter) -> None:
     """The same artifact, targets and windows on this device and on the CPU."""
-    text = validation(job.data).head(TOY_TARGETS if job.toy else TARGETS)
+    text = load_validation(job.data).head(TOY_TARGETS if job.toy else TARGETS)
 
     def bpb(device: Device) -> float:
-        loaded = load(artifact)
+        loaded = load_model(artifact)
         context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, device)
         return evaluate_method(context, recipe["score"][0]).bpb
 
@@ -106,7 +106,7 @@ def compare_devices(artifact: Path, recipe: Spec[Recipe], job: BenchmarkJob, res
     results.add(
         "the artifact on both devices",
         **harness.recipe_fields(recipe),
-        targets=text.targets,
+        targets=text.num_targets,
         bpb=here,
         bpb_on_cpu=on_cpu,
         difference=here - on_cpu,

@@ -16,31 +16,31 @@ import torch
 import torch._inductor
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.edits import but
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec
-from bitgolf.data.batches import Batches
+from bitgolf.data.batches import BatchLoader
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.shards import Stream, find_shards
+from bitgolf.data.shards import TokenStream, find_shards
 from bitgolf.errors import BitgolfError
 from bitgolf.model.attention.attention import Attention
-from bitgolf.model.attention.values import ValueTable
+from bitgolf.model.attention.values import ValueEmbedding
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP
 from bitgolf.model.parameters import load_weights
-from bitgolf.recipes import get
-from bitgolf.recipes.identity import identity
+from bitgolf.recipes import get_recipe
+from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.log import Journal
+from bitgolf.report.log import RunLog
 from bitgolf.runtime import compiler
-from bitgolf.runtime.compiler import Options
-from bitgolf.runtime.device import Device, choose
-from bitgolf.runtime.distributed import World
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.compiler import InductorOptions
+from bitgolf.runtime.device import Device, select_device
+from bitgolf.runtime.distributed import DistributedContext
+from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.train import setup
 from bitgolf.train.kernels import select
-from bitgolf.train.phases import within
+from bitgolf.train.phases import progress_at as within
 from bitgolf.train.trainer import Trainer
 from gpu_benchmarks.job import GPUS
 
@@ -74,7 +74,7 @@ class StepTiming(NamedTuple):
 
 
 def device() -> Device:
-    return choose()
+    return select_device()
 
 
 def cpu() -> Device:
@@ -82,31 +82,31 @@ def cpu() -> Device:
 
 
 def on_cuda() -> bool:
-    return device().device.type == "cuda"
+    return device().torch_device.type == "cuda"
 
 
 def recipe_for(name: str, *, toy: bool) -> Spec[Recipe]:
     """A recipe with the batch that one of its GPUs had; in toy size, for a CPU."""
-    recipe = get(name)
+    recipe = get_recipe(name)
     return toy_sized(recipe) if toy else recipe.set("train.rows", max(1, recipe["train.rows"] // GPUS))
 
 
 def toy_sized(recipe: Spec[Recipe]) -> Spec[Recipe]:
     """The same parts and layers, 64 wide."""
-    recipe = recipe.set("model.dim", 64).edit(Attention, but(heads=2, kv_heads=1)).edit(MLP, but(hidden=64))
-    if any(node.cls is ValueTable for _, node in recipe.walk()):
-        recipe = recipe.edit(ValueTable, but(out=32))
-    return recipe.set("train", recipe["train"].but(rows=1, micro_rows=1, length=64, seconds=0.0, steps=6))
+    recipe = recipe.set("model.dim", 64).edit(Attention, replace(heads=2, kv_heads=1)).edit(MLP, replace(hidden=64))
+    if any(node.cls is ValueEmbedding for _, node in recipe.walk()):
+        recipe = recipe.edit(ValueEmbedding, replace(value_dim=32))
+    return recipe.set("train", recipe["train"].replace(rows=1, micro_rows=1, length=64, seconds=0.0, steps=6))
 
 
 @contextmanager
 def prepared_trainer(
     recipe: Spec[Recipe],
     folder: Path,
-    place: Place,
+    place: BuildContext,
     *,
     without_kernels: Sequence[str] = (),
-    options: Options | None = None,
+    options: InductorOptions | None = None,
 ) -> Iterator[PreparedTrainer]:
     """A trainer as a run has it before its first step: kernels chosen, graphs compiled and warm.
 
@@ -115,12 +115,14 @@ def prepared_trainer(
     if unknown := sorted((options or {}).keys() - set(torch._inductor.list_options())):
         raise BitgolfError(f"this torch's inductor has no option {unknown[0]!r}")
     settings, where, started = recipe["train"](), device(), time.perf_counter()
-    order, stream = settings.order(), Stream(find_shards(folder, "train"))
-    batches = Batches(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=place.bos)
-    trainer = Trainer(recipe["model"], recipe["train"], recipe["average"], place, batches, where, World(), 0)
+    order, stream = settings.order(), TokenStream(find_shards(folder, "train"))
+    batches = BatchLoader(stream, load_rows=settings.rows, length=settings.length, order=order, seed=0, bos=place.bos)
+    trainer = Trainer(
+        recipe["model"], recipe["train"], recipe["average"], place, batches, where, DistributedContext(), 0
+    )
     try:
-        with hide_kernels(without_kernels), mock.patch.dict(compiler.CUDA, options or {}):
-            begun = setup.prepare(trainer, Journal())
+        with hide_kernels(without_kernels), mock.patch.dict(compiler.CUDA_OPTIONS, options or {}):
+            begun = setup.setup_trainer(trainer, RunLog())
         yield PreparedTrainer(trainer, [*begun.kernels, begun.graph], round(time.perf_counter() - started, 2))
     finally:
         trainer.close()
@@ -131,30 +133,30 @@ def prepared_trainer(
 @contextmanager
 def hide_kernels(names: Sequence[str]) -> Iterator[None]:
     """Hides parts with such names from the choice of kernels. Raises `BitgolfError` where there is none to hide."""
-    sites, hidden = select.sites, set[str]()
+    sites, hidden = select.kernel_candidates, set[str]()
 
-    def others(*arguments: Any, **settings: Any) -> Iterator[select.Site]:
+    def others(*arguments: Any, **settings: Any) -> Iterator[select.KernelCandidate]:
         for site in sites(*arguments, **settings):
-            if site.what.startswith(tuple(names)):
-                hidden.add(site.what)
+            if site.label.startswith(tuple(names)):
+                hidden.add(site.label)
             else:
                 yield site
 
-    with mock.patch.object(select, "sites", others):
+    with mock.patch.object(select, "kernel_candidates", others):
         yield
     if len(hidden) < len(names):
         raise BitgolfError(f"of the parts with kernels ({', '.join(names)}) only {sorted(hidden)} are here")
 
 
-def build_context_of(data: Path) -> Place:
+def build_context_of(data: Path) -> BuildContext:
     """Vocabulary and BOS of a folder of shards."""
     manifest = load_manifest(data)
-    return Place(vocab=manifest.vocab, bos=manifest.bos)
+    return BuildContext(vocab=manifest.vocab, bos=manifest.bos)
 
 
 def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) -> StepTiming:
     """Time `rounds` times `steps` steps at this progress of the run, behind a few that are not timed."""
-    now, cuda = progress_at(trainer, progress), trainer.device.device.type == "cuda"
+    now, cuda = progress_at(trainer, progress), trainer.device.torch_device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     number = count()  # of a step: batches are made ahead in their order
@@ -166,17 +168,19 @@ def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) ->
     return StepTiming([1e3 * each / steps for each in seconds], loss, peak)
 
 
-def progress_at(trainer: Trainer, progress: float) -> Now:
+def progress_at(trainer: Trainer, progress: float) -> TrainingProgress:
     return within(progress, trainer.settings.steps, trainer.settings.seconds)
 
 
-def _rounds(trainer: Trainer, now: Now, number: Iterator[int], rounds: int, steps: int) -> list[float]:
+def _rounds(
+    trainer: Trainer, progress: TrainingProgress, number: Iterator[int], rounds: int, steps: int
+) -> list[float]:
     """Seconds of each round, the device waited for."""
     seconds = []
     for _ in range(rounds):
         started = time.perf_counter()
         for _ in range(steps):
-            trainer.step(next(number), now)
+            trainer.step(next(number), progress)
         synchronize()
         seconds.append(time.perf_counter() - started)
     return seconds
@@ -189,7 +193,7 @@ def synchronize() -> None:
 
 def recipe_fields(recipe: Spec[Recipe]) -> dict[str, Any]:
     """A line's `recipe` and `digest`."""
-    return {"recipe": recipe["name"], "digest": identity(recipe)}
+    return {"recipe": recipe["name"], "digest": recipe_hash(recipe)}
 
 
 def free_memory() -> None:
@@ -199,14 +203,14 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def random_weights(recipe: Spec[Recipe], place: Place) -> dict[str, Tensor]:
+def random_weights(recipe: Spec[Recipe], place: BuildContext) -> dict[str, Tensor]:
     """Values of every parameter, by path: float32 noise of about the size that training leaves."""
     draw = torch.Generator().manual_seed(0)
     shapes = build_on_meta(recipe["model"], place.vocab, place.bos).named_parameters()
     return {path: NOISE * torch.randn(p.shape, generator=draw) for path, p in shapes}
 
 
-def random_model(recipe: Spec[Recipe], place: Place) -> LM:
+def random_model(recipe: Spec[Recipe], place: BuildContext) -> LM:
     """A model as an artifact gives it, with such values."""
     model = build_on_meta(recipe["model"], place.vocab, place.bos)
     load_weights(model, random_weights(recipe, place))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-from bitgolf.config.edits import but
+from bitgolf.config.edits import replace
 from bitgolf.errors import BitgolfError
-from bitgolf.model.layer_orders import Loop
-from bitgolf.runtime.compiler import Options
+from bitgolf.model.layer_orders import LoopedLayers
+from bitgolf.runtime.compiler import InductorOptions
 from gpu_benchmarks import harness
 from gpu_benchmarks.job import RECIPE, BenchmarkJob
 from gpu_benchmarks.results import ResultsWriter, one_line
@@ -22,14 +22,14 @@ class Variant(NamedTuple):
     """What differs from the run: recipe settings (path -> value), options of inductor, parts without fused kernels."""
 
     settings: dict[str, Any] = {}
-    options: Options = {}
+    options: InductorOptions = {}
     without_kernels: tuple[str, ...] = ()
 
 
-LOSS, MLP, XSA = "softcapped cross-entropy", "MLP", "ExclusiveSelf"
+LOSS, MLP, XSA = "softcapped cross-entropy", "MLP", "ExclusiveSelfAttention"
 VARIANTS = {
     "as a run": Variant(),
-    "stream in float32": Variant({"model.stream": "float32"}),
+    "stream in float32": Variant({"model.residual_dtype": "float32"}),
     "mix_order_reduction on": Variant(options={"triton.mix_order_reduction": True}),
     "MLP plain": Variant(without_kernels=(MLP,)),
     "cross-entropy plain": Variant(without_kernels=(LOSS,)),
@@ -53,7 +53,9 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 def time_variant(name: str, variant: Variant, job: BenchmarkJob, results: ResultsWriter) -> None:
     """A line with the variant's times, or with the reason that it has none."""
-    recipe = harness.recipe_for(RECIPE, toy=job.toy).edit(Loop, but(since=(0.0, 0.0)))  # one graph to compile, not two
+    recipe = harness.recipe_for(RECIPE, toy=job.toy).edit(
+        LoopedLayers, replace(since=(0.0, 0.0))
+    )  # one graph to compile, not two
     rounds, steps = (TOY_ROUNDS, TOY_STEPS) if job.toy else (ROUNDS, STEPS)
     try:
         if variant.options and not harness.on_cuda():

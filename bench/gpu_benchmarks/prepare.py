@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-from bitgolf.commands.data import make_data
+from bitgolf.commands.data import make_shards
 from bitgolf.data.manifest import load_manifest
-from bitgolf.errors import DamagedError
+from bitgolf.errors import CorruptFileError
 from bitgolf.tokens.loading import load_tokenizer
 from gpu_benchmarks.harness import device
 from gpu_benchmarks.job import BenchmarkJob
@@ -60,7 +60,7 @@ def machine() -> dict[str, object]:
         versions["triton"] = None
     else:
         versions["triton"] = triton.__version__
-    return {"device": device().why, "versions": versions}
+    return {"device": device().description, "versions": versions}
 
 
 def make(job: BenchmarkJob) -> None:
@@ -71,13 +71,13 @@ def make(job: BenchmarkJob) -> None:
         counts = {"documents": size.documents, "words": size.words, "lexicon": size.lexicon}
         text = write_random_text(job.folder / "words.jsonl", **counts)
     kind = kind_of(tokenizer) if tokenizer else "sentencepiece"
-    make_data(job.data, [text], size.vocab, tokenizer, size.held_out, kind)
+    make_shards(job.data, [text], size.vocab, tokenizer, size.held_out, kind)
 
 
 def kind_of(tokenizer: Path) -> str:
-    """`caseops` for a SentencePiece model with case operators, as the published one is."""
+    """`caseops` for a SentencePieceTokenizer model with case operators, as the published one is."""
     try:
         load_tokenizer(tokenizer, case_operators=True)
-    except DamagedError:
+    except CorruptFileError:
         return "sentencepiece"
     return "caseops"

@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.pack.coders import Range
+from bitgolf.pack.coders import RangeCoder
 from bitgolf.pipeline.calibration import calibrate
 from bitgolf.pipeline.compression import PackedArtifact, pack, quantize
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.codecs.codec import Float
-from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.log import Journal
+from bitgolf.report.log import RunLog
 from gpu_benchmarks import harness
 from gpu_benchmarks.full_run import recipe_of
 from gpu_benchmarks.job import BenchmarkJob
@@ -33,7 +33,7 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     run = run_with_random_weights(published, job)
     stage("calibrate", calibrate, run, results)
     stage("quantize, as published", quantize, run, results)
-    with_levels = replace(run, recipe=published.set("pack.coder", part(Range, levels=True)))
+    with_levels = replace(run, recipe=published.set("pack.coder", part(RangeCoder, variance_contexts=True)))
     stage("pack, range coder with levels", pack, with_levels, results)
     stage("pack, as published", pack, run, results)
     rules = trellis_rules(TOY_STATES if job.toy else STATES)
@@ -44,16 +44,16 @@ def trellis_rules(states: int) -> tuple[Spec[Rule], ...]:
     """Ours: every matrix by a trellis, at the bits that fill 16 MB."""
     return (
         *(part(Rule, where=small, use=part(Float, dtype="float16")) for small in ("scale", "gate")),
-        part(Rule, where="*", use=part(Trellis, bits=BITS, states=states)),
+        part(Rule, where="*", use=part(TrellisCodec, bits=BITS, states=states)),
     )
 
 
 def run_with_random_weights(recipe: Spec[Recipe], job: BenchmarkJob) -> Run:
     """A run whose training is done: its averaged weights are noise."""
     folder = job.folder / "quantize_pack"
-    run = Run(recipe, folder, Journal(folder), shards=job.data)
+    run = Run(recipe, folder, RunLog(folder), shards=job.data)
     no_time = TrainingTime(training_seconds=0.0, time_limit_seconds=0.0, calibration_reserve=None)
-    run.done["train"] = msgspec.to_builtins(no_time)
+    run.completed["train"] = msgspec.to_builtins(no_time)
     save_file(harness.random_weights(recipe, harness.build_context_of(job.data)), folder / "averaged.safetensors")
     return run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.data.shards import write_shard
 from gpu_benchmarks import harness
 from gpu_benchmarks.job import BenchmarkJob
@@ -23,7 +23,7 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     rounds, steps, tokens = (TOY_ROUNDS, TOY_STEPS, TOY_TOKENS) if job.toy else (ROUNDS, STEPS, TOKENS)
     for name in RECIPES:
         recipe = harness.recipe_for(name, toy=job.toy)
-        place = Place(vocab=recipe["tokens.vocab"], bos=BOS)
+        place = BuildContext(vocab=recipe["tokens.vocab"], bos=BOS)
         with harness.prepared_trainer(recipe, random_shard(job.folder, place, tokens), place) as ready:
             timing = harness.time_steps(ready.trainer, PROGRESS, rounds=rounds, steps=steps)
         rows, length = recipe["train.rows"], recipe["train.length"]
@@ -39,7 +39,7 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
         )
 
 
-def random_shard(folder: Path, place: Place, tokens: int) -> Path:
+def random_shard(folder: Path, place: BuildContext, tokens: int) -> Path:
     """A folder with a training shard of random tokens, documents of 1,000 on average."""
     found = folder / f"random-{place.vocab}"
     draw = np.random.default_rng(0)

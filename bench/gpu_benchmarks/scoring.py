@@ -9,8 +9,8 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
-from bitgolf.score.methods import Method, Sliding
-from bitgolf.score.text import Text, validation
+from bitgolf.score.methods import ScoringMethod, SlidingScoring
+from bitgolf.score.text import TokenizedText, load_validation
 from gpu_benchmarks import harness
 from gpu_benchmarks.job import RECIPE, BenchmarkJob
 from gpu_benchmarks.results import ResultsWriter, one_line
@@ -22,7 +22,7 @@ BOUNDARIES, TOY_BOUNDARIES = (16, 32, 48), (1, 2)  # documents behind which a ph
 
 
 def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
-    recipe, text = harness.recipe_for(RECIPE, toy=job.toy), validation(job.data)
+    recipe, text = harness.recipe_for(RECIPE, toy=job.toy), load_validation(job.data)
     first, seconds = (TOY_FIRST, TOY_SECONDS) if job.toy else (FIRST, SECONDS)
     for name, method in methods(recipe, toy=job.toy).items():
         try:
@@ -36,26 +36,29 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
         harness.free_memory()
 
 
-def whole_documents(text: Text, targets: int) -> Text:
+def whole_documents(text: TokenizedText, targets: int) -> TokenizedText:
     """The first documents with at least so many targets, uncut: methods that order documents need them whole."""
-    return text.head(next((stop for _, stop in text.documents() if stop >= targets), text.targets))
+    return text.head(next((stop for _, stop in text.documents() if stop >= targets), text.num_targets))
 
 
-def methods(recipe: Spec[Recipe], *, toy: bool) -> dict[str, Spec[Method]]:
+def methods(recipe: Spec[Recipe], *, toy: bool) -> dict[str, Spec[ScoringMethod]]:
     """The recipe's own and windows that slide; phases are of fewer documents than published, so that all are seen."""
     contiguous, phased = recipe["score"]
     if toy:
-        lora = phased["lora"].but(window=128, stride=64, rows=2, rank=2)
-        contiguous, phased = contiguous.but(window=128), phased.but(lora=lora, sgd=phased["sgd"].but(length=64))
+        lora = phased["lora"].replace(window=128, stride=64, rows=2, rank=2)
+        contiguous, phased = (
+            contiguous.replace(window=128),
+            phased.replace(lora=lora, sgd=phased["sgd"].replace(sequence_length=64)),
+        )
     return {
         "contiguous": contiguous,
-        f"sliding, stride {STRIDE}": part(Sliding, window=contiguous["window"], stride=STRIDE),
+        f"sliding, stride {STRIDE}": part(SlidingScoring, window=contiguous["window"], stride=STRIDE),
         "LoRA for each document": phased["lora"],
-        "LoRA and phases": phased.but(boundaries=TOY_BOUNDARIES if toy else BOUNDARIES),
+        "LoRA and phases": phased.replace(boundaries=TOY_BOUNDARIES if toy else BOUNDARIES),
     }
 
 
-def time_method(recipe: Spec[Recipe], data: Path, method: Spec[Method], text: Text) -> dict[str, Any]:
+def time_method(recipe: Spec[Recipe], data: Path, method: Spec[ScoringMethod], text: TokenizedText) -> dict[str, Any]:
     """Score a text with a model of random weights: targets per second, and what was scored."""
     place = harness.build_context_of(data)
     context = ScoringContext(harness.random_model(recipe, place), place.vocab, text, harness.device())

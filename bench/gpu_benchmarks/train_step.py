@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from bitgolf.model.attention.cores.sdpa import Segments
+from bitgolf.model.attention.cores.sdpa import SegmentMask
 from bitgolf.train.trainer import Trainer
 from gpu_benchmarks import flops, harness, profile
 from gpu_benchmarks.job import RECIPE, BenchmarkJob
@@ -20,7 +20,7 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     recipe, place = harness.recipe_for(RECIPE, toy=job.toy), harness.build_context_of(job.data)
     known = harness.recipe_fields(recipe)
     rounds, steps = (TOY_ROUNDS, TOY_STEPS) if job.toy else (ROUNDS, STEPS)
-    cap = next(node["cap"] for _, node in recipe.walk() if node.cls is Segments)
+    cap = next(node["max_length"] for _, node in recipe.walk() if node.cls is SegmentMask)
     with harness.prepared_trainer(recipe, job.data, place) as ready:
         parameters = sum(p.numel() for p in ready.trainer.params.values())
         results.add("start", **known, startup_seconds=ready.seconds, parameters=parameters, messages=ready.messages)
@@ -29,15 +29,16 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
             now = harness.progress_at(ready.trainer, progress)
             per_token = flops.count(recipe, place, now)
             results.add(phase, **known, **timing.as_fields(), **speed(ready.trainer, timing, per_token, cap))
-            profiled = profile.slowest_kernels(lambda now=now: ready.trainer.step(0, now))
+            with ready.trainer.phases.rehearsal():  # a step of no run
+                profiled = profile.slowest_kernels(lambda now=now: ready.trainer.step(0, now))
             results.add(f"{phase}, profile", **known, **profiled)
 
 
 def speed(trainer: Trainer, timing: harness.StepTiming, per_token: flops.FlopsPerToken, cap: int) -> dict[str, Any]:
     """Tokens per second, operations of a step, and their share of the device's peak (None where it is not known)."""
     rows, length = trainer.settings.rows, trainer.settings.length
-    keys = flops.mean_keys(trainer.batches.rows(0, 0, rows).inputs, trainer.model.bos, cap)
-    operations, best = per_token.step(rows * length, keys), flops.peak_flops(trainer.device.why)
+    keys = flops.mean_keys(trainer.batches.load_rows(0, 0, rows).inputs, trainer.model.bos, cap)
+    operations, best = per_token.step(rows * length, keys), flops.peak_flops(trainer.device.description)
     seconds = statistics.median(timing.ms) / 1e3
     return {
         "tokens_per_second": round(rows * length / seconds),

@@ -11,14 +11,14 @@ class BitgolfError(Exception):
 
     exit_code = 1
 
-    def __init__(self, cause: str, *, place: str = "", mend: str = "") -> None:
-        self.cause, self.place, self.mend = cause, place, mend
-        super().__init__(cause)
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        self.message, self.where, self.hint = message, where, hint
+        super().__init__(message)
 
     def __str__(self) -> str:
-        where = f"{self.place}: " if self.place else ""
-        mend = f"\n  mend: {self.mend}" if self.mend else ""
-        return f"{where}{self.cause}{mend}"
+        where = f"{self.where}: " if self.where else ""
+        hint = f"\n  hint: {self.hint}" if self.hint else ""
+        return f"{where}{self.message}{hint}"
 
 
 class UsageError(BitgolfError):
@@ -31,23 +31,23 @@ class RecipeError(UsageError):
     """A recipe that cannot be built: wrong name, wrong type, dead rule, an edit that touches nothing."""
 
 
-class DamagedError(BitgolfError):
+class CorruptFileError(BitgolfError):
     """A file that is truncated, altered, or not what it claims to be."""
 
 
-class FormatVersionError(DamagedError):
+class FormatVersionError(CorruptFileError):
     """A file whose format version is not the one that this version of Bitgolf reads.
 
     `file` says what it is ("the artifact", "the run folder"), `found` is the version that stands in it (None where
     none does) and `supported` the version that is read.
     """
 
-    def __init__(self, file: str, *, found: object, supported: int, place: str = "") -> None:
+    def __init__(self, file: str, *, found: object, supported: int, where: str = "") -> None:
         version = "no format number" if found is None else f"format {found}"
         super().__init__(
             f"{file} has {version}; this version reads format {supported}",
-            place=place,
-            mend="make it again with this version, or read it with the version that wrote it",
+            where=where,
+            hint="make it again with this version, or read it with the version that wrote it",
         )
 
 
@@ -62,12 +62,12 @@ class Unsupported(Exception):
 
 
 @contextmanager
-def at(place: str) -> Iterator[None]:
+def error_location(where: str) -> Iterator[None]:
     """Errors from inside that name no place name this one."""
     try:
         yield
     except BitgolfError as error:
-        error.place = error.place or place
+        error.where = error.where or where
         raise
 
 

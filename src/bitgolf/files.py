@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from bitgolf.errors import DamagedError
+from bitgolf.errors import CorruptFileError
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside `path`; rename it into place, synced, only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -45,7 +45,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    with atomic(path) as handle:
+    with atomic_write(path) as handle:
         handle.write(data)
 
 
@@ -54,13 +54,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`; a missing or damaged file is a `DamagedError` that names it."""
+    """The JSON value in `path`; a missing or damaged file is a `CorruptFileError` that names it."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise DamagedError("the file is missing", place=str(path)) from None
+        raise CorruptFileError("the file is missing", where=str(path)) from None
     except ValueError as error:
-        raise DamagedError(f"not valid JSON ({error})", place=str(path)) from None
+        raise CorruptFileError(f"not valid JSON ({error})", where=str(path)) from None
 
 
 def digest(data: bytes) -> str:
@@ -73,6 +73,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
-def value_digest(value: Any) -> str:
+def json_digest(value: Any) -> str:
     """The digest of a JSON value, the same whatever the order of its keys."""
     return digest(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())

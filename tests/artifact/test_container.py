@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.artifact.container import artifact_bytes, read_artifact, write_artifact
-from bitgolf.artifact.ledger import Entry, ledger, over_cap_advice
+from bitgolf.artifact.ledger import LedgerEntry, ledger, over_cap_advice
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import BitgolfError, DamagedError, FormatVersionError, RecipeError
+from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, RecipeError
 from bitgolf.pack import parallel
-from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib
-from bitgolf.pack.coder_selection import Smallest
-from bitgolf.pack.coders import Coder, Range
-from bitgolf.pack.streams import Code, Layout, Section, pack_blob, pack_codes, unpack_blob, unpack_codes
+from bitgolf.pack.byte_coders import LZMA, Brotli, Raw, Zlib
+from bitgolf.pack.coder_selection import SmallestCoder
+from bitgolf.pack.coders import Coder, RangeCoder
+from bitgolf.pack.streams import EncodedTensor, Layout, Section, pack_blob, pack_tensors, unpack_blob, unpack_tensors
 
 RECIPE: dict[str, Any] = {
     "part": "Recipe",
@@ -39,10 +39,10 @@ GROUPS = {
 }
 
 
-def model_codes() -> dict[str, Code]:
+def model_codes() -> dict[str, EncodedTensor]:
     generator = np.random.default_rng(0)
 
-    def rows(r: int, c: int) -> Code:
+    def rows(r: int, c: int) -> EncodedTensor:
         codes = np.clip(np.round(generator.standard_normal((r, c)) * 3), -31, 31).astype(np.int8)
         return {"codes": codes, "scales": generator.gamma(9, 0.01, r).astype(np.float16)}
 
@@ -56,11 +56,11 @@ def model_codes() -> dict[str, Code]:
     }
 
 
-def layout_of(codes: dict[str, Code]) -> Layout:
+def layout_of(codes: dict[str, EncodedTensor]) -> Layout:
     return {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in codes.items()}
 
 
-def equal(a: dict[str, Code], b: dict[str, Code]) -> bool:
+def equal(a: dict[str, EncodedTensor], b: dict[str, EncodedTensor]) -> bool:
     return a.keys() == b.keys() and all(
         a[p].keys() == b[p].keys()
         and all(
@@ -71,11 +71,11 @@ def equal(a: dict[str, Code], b: dict[str, Code]) -> bool:
     )
 
 
-SMALLEST: Spec[Coder] = part(Smallest, coders=(part(Range), part(Zlib), part(Raw)))
+SMALLEST: Spec[Coder] = part(SmallestCoder, coders=(part(RangeCoder), part(Zlib), part(Raw)))
 MIXED = (
-    part(Rule, where="matrix@*.codes", use=part(Range)),
+    part(Rule, where="matrix@*.codes", use=part(RangeCoder)),
     part(Rule, where="@*.scales", use=part(Brotli, quality=5)),
-    part(Rule, where="*", use=part(Lzma)),
+    part(Rule, where="*", use=part(LZMA)),
 )
 
 # ---- streams -------------------------------------------------------------------------------------------------------
@@ -84,59 +84,59 @@ MIXED = (
 @pytest.mark.parametrize("coder", [SMALLEST, MIXED, part(Raw)], ids=["smallest", "rules", "raw"])
 def test_codes_are_packed_by_group_and_come_back(coder: Any) -> None:
     codes = model_codes()
-    sections = {s.name: s for s in pack_codes(codes, GROUPS, coder)}
+    sections = {s.name: s for s in pack_tensors(codes, GROUPS, coder)}
     assert sorted(sections) == [
         "embedding.codes", "embedding.scales", "matrix.codes", "matrix.scales", "scale.values.float16", "scale.values.float32",
     ]  # fmt: skip
     assert sections["matrix.codes"].elements == 16 * 16 + 16 * 8 + 32 * 16
     assert sections["matrix.scales"].raw_bytes == 2 * (16 + 16 + 32)
-    back = unpack_codes(sections, layout_of(codes), GROUPS, coder)
+    back = unpack_tensors(sections, layout_of(codes), GROUPS, coder)
     assert equal(back, codes) and list(back) == list(codes)
 
 
-@pytest.mark.parametrize("coder", [SMALLEST, part(Range, levels=True)], ids=repr)
+@pytest.mark.parametrize("coder", [SMALLEST, part(RangeCoder, variance_contexts=True)], ids=repr)
 def test_bytes_do_not_depend_on_the_workers(coder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for workers in (1, 2, 5):
-        monkeypatch.setattr(parallel, "workers", lambda workers=workers: workers)
-        found.append([section.data for section in pack_codes(model_codes(), GROUPS, coder)])
+        monkeypatch.setattr(parallel, "cpu_count", lambda workers=workers: workers)
+        found.append([section.data for section in pack_tensors(model_codes(), GROUPS, coder)])
     assert found[0] == found[1] == found[2]
 
 
 def test_the_first_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "workers", lambda: 3)
+    monkeypatch.setattr(parallel, "cpu_count", lambda: 3)
 
     def work(item: int) -> int:
         if item > 1:
-            raise DamagedError(f"no {item}")
+            raise CorruptFileError(f"no {item}")
         return item
 
-    with pytest.raises(DamagedError, match="no 2"):
-        parallel.spread(work, range(5))
-    assert parallel.spread(work, range(2)) == [0, 1]
+    with pytest.raises(CorruptFileError, match="no 2"):
+        parallel.parallel_map(work, range(5))
+    assert parallel.parallel_map(work, range(2)) == [0, 1]
 
 
 def test_the_order_of_dictionaries_does_not_matter() -> None:
     codes = model_codes()
     backwards = dict(reversed(codes.items()))
-    sections = pack_codes(codes, GROUPS, SMALLEST)
-    assert {s.name: s for s in pack_codes(backwards, GROUPS, SMALLEST)} == {s.name: s for s in sections}
-    assert equal(unpack_codes({s.name: s for s in sections}, layout_of(backwards), GROUPS, SMALLEST), codes)
+    sections = pack_tensors(codes, GROUPS, SMALLEST)
+    assert {s.name: s for s in pack_tensors(backwards, GROUPS, SMALLEST)} == {s.name: s for s in sections}
+    assert equal(unpack_tensors({s.name: s for s in sections}, layout_of(backwards), GROUPS, SMALLEST), codes)
 
 
 def test_rules_choose_the_coder_of_each_stream_and_must_act() -> None:
-    codecs = {s.name: s.codec for s in pack_codes(model_codes(), GROUPS, MIXED)}
+    codecs = {s.name: s.codec for s in pack_tensors(model_codes(), GROUPS, MIXED)}
     assert codecs["matrix.codes"] == "range" and codecs["embedding.codes"] == "lzma"
     assert codecs["matrix.scales"] == codecs["embedding.scales"] == "brotli"
     with pytest.raises(RecipeError, match="matches nothing"):
-        pack_codes(model_codes(), GROUPS, (part(Rule, where="gate", use=part(Raw)), *MIXED))
+        pack_tensors(model_codes(), GROUPS, (part(Rule, where="gate", use=part(Raw)), *MIXED))
     with pytest.raises(RecipeError, match="not a coder"):
-        pack_codes(model_codes(), GROUPS, (part(Rule, where="*", use=part(Rule, where="*", use=part(Raw))),))  # pyright: ignore[reportArgumentType]
+        pack_tensors(model_codes(), GROUPS, (part(Rule, where="*", use=part(Rule, where="*", use=part(Raw))),))  # pyright: ignore[reportArgumentType]
 
 
 def test_sections_that_do_not_fit_the_layout_are_damage() -> None:
     codes = model_codes()
-    sections = {s.name: s for s in pack_codes(codes, GROUPS, part(Raw))}
+    sections = {s.name: s for s in pack_tensors(codes, GROUPS, part(Raw))}
     one = sections["matrix.codes"]
     wrong: list[dict[str, Section]] = [
         {n: s for n, s in sections.items() if n != "matrix.codes"},
@@ -146,8 +146,8 @@ def test_sections_that_do_not_fit_the_layout_are_damage() -> None:
         {**sections, "matrix.codes": Section(one.name, "zlib", one.data, one.raw_bytes, one.elements)},
     ]
     for damaged in wrong:
-        with pytest.raises(DamagedError):
-            unpack_codes(damaged, layout_of(codes), GROUPS, part(Raw))
+        with pytest.raises(CorruptFileError):
+            unpack_tensors(damaged, layout_of(codes), GROUPS, part(Raw))
 
 
 @given(data=st.binary(max_size=300))
@@ -160,7 +160,7 @@ def test_blobs_come_back(data: bytes) -> None:
 
 
 def test_an_artifact_comes_back_from_disk(tmp_path: Path) -> None:
-    sections = [*pack_codes(model_codes(), GROUPS, SMALLEST), pack_blob("tokenizer", b"tok" * 50, part(Zlib))]
+    sections = [*pack_tensors(model_codes(), GROUPS, SMALLEST), pack_blob("tokenizer", b"tok" * 50, part(Zlib))]
     file = tmp_path / "artifact.bg"
     written = write_artifact(file, recipe=RECIPE, meta=META, sections=sections)
     artifact = read_artifact(file)
@@ -168,11 +168,11 @@ def test_an_artifact_comes_back_from_disk(tmp_path: Path) -> None:
     assert artifact.recipe == RECIPE and artifact.meta == META and list(artifact.sections.values()) == sections
     assert artifact.bytes == file.stat().st_size
     del artifact.sections["tokenizer"]
-    assert equal(unpack_codes(artifact.sections, layout_of(model_codes()), GROUPS, SMALLEST), model_codes())
+    assert equal(unpack_tensors(artifact.sections, layout_of(model_codes()), GROUPS, SMALLEST), model_codes())
 
 
 def test_the_same_content_is_the_same_bytes() -> None:
-    sections = pack_codes(model_codes(), GROUPS, SMALLEST)
+    sections = pack_tensors(model_codes(), GROUPS, SMALLEST)
     data = artifact_bytes(recipe=RECIPE, meta=META, sections=sections)
     backwards = {"recipe": dict(reversed(RECIPE.items())), "meta": dict(reversed(META.items()))}
     assert artifact_bytes(**backwards, sections=sections) == data
@@ -191,7 +191,7 @@ def test_a_file_of_another_format_says_both_numbers_and_what_to_do(tmp_path: Pat
     file.write_bytes(data[:4] + struct.pack("<H", version) + b"another header, whatever its layout")
     with pytest.raises(FormatVersionError, match=f"format {version}; this version reads format 2") as caught:
         read_artifact(file)
-    assert caught.value.place == str(file) and "the version that wrote it" in caught.value.mend
+    assert caught.value.where == str(file) and "the version that wrote it" in caught.value.hint
 
 
 @settings(max_examples=100, deadline=None)
@@ -251,15 +251,15 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, why: str) ->
 
 def test_missing_files_folders_and_large_files_are_one_clear_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.bg"):
-        with pytest.raises(DamagedError, match=path.name):
+        with pytest.raises(CorruptFileError, match=path.name):
             read_artifact(path)
     file = tmp_path / "a.bg"
     size = write_artifact(file, recipe={}, meta={}, sections=[SECTION]).bytes
     assert read_artifact(file, limit=size)
-    with pytest.raises(DamagedError, match="limit"):
+    with pytest.raises(CorruptFileError, match="limit"):
         read_artifact(file, limit=size - 1)
     write_artifact(file, recipe={}, meta={}, sections=[Section("a", "zlib", b"", 400, 400)])
-    with pytest.raises(DamagedError, match="more than 399"):
+    with pytest.raises(CorruptFileError, match="more than 399"):
         read_artifact(file, limit=399)
 
 
@@ -267,21 +267,21 @@ def test_missing_files_folders_and_large_files_are_one_clear_error(tmp_path: Pat
 
 
 def test_the_ledger_sums_to_the_file(tmp_path: Path) -> None:
-    sections = [*pack_codes(model_codes(), GROUPS, SMALLEST), pack_blob("tokenizer", b"tok" * 50, part(Zlib))]
+    sections = [*pack_tensors(model_codes(), GROUPS, SMALLEST), pack_blob("tokenizer", b"tok" * 50, part(Zlib))]
     artifact = write_artifact(tmp_path / "a.bg", recipe=RECIPE, meta=META, sections=sections)
     entries = ledger(artifact)
     assert sum(e.bytes for e in entries) == (tmp_path / "a.bg").stat().st_size
     assert [e.name for e in entries] == ["frame", "header", *(s.name for s in sections)]
     matrix = next(e for e in entries if e.name == "matrix.codes")
     assert matrix.bits_per_element == 8 * matrix.bytes / 896 and 224 < matrix.bytes < 560
-    assert matrix.codec == "range" and matrix.elements == 896
+    assert matrix.coder == "range" and matrix.elements == 896
 
 
 ENTRIES = [
-    Entry("frame", 14, 0, None, "raw"),
-    Entry("small", 100, 100, 8.0, "raw"),
-    Entry("large", 1000, 2000, 4.0, "range"),
-    Entry("middle", 500, 1000, 4.0, "range"),
+    LedgerEntry("frame", 14, 0, None, "raw"),
+    LedgerEntry("small", 100, 100, 8.0, "raw"),
+    LedgerEntry("large", 1000, 2000, 4.0, "range"),
+    LedgerEntry("middle", 500, 1000, 4.0, "range"),
 ]
 
 

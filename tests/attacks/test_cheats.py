@@ -7,21 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from attacks.evaluations.suite import CHEATS, HONEST, Cheat, Kind, examined, marked, rules
-from bitgolf.score.audit.audit import Audit
+from attacks.evaluations.suite import (
+    CHEATS,
+    HONEST_CONFIGURATIONS,
+    Cheat,
+    MakeEvaluation,
+    audit_cheat,
+    between_marks,
+    rules_table,
+)
+from bitgolf.score.audit.audit import AuditReport
 from bitgolf.score.audit.findings import RULES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text()
-once = cache(examined)
+once = cache(audit_cheat)
 
 
-def audited(kind: Kind) -> Audit:
+def audited(kind: MakeEvaluation) -> AuditReport:
     return once(kind)
 
 
 @pytest.mark.parametrize("cheat", CHEATS, ids=lambda cheat: cheat.name)
 def test_a_cheat_pays_and_is_rejected_by_its_right_name(cheat: Cheat) -> None:
-    found, honest = audited(cheat.cheat), audited(cheat.twin)
+    found, honest = audited(cheat.cheat), audited(cheat.honest)
     assert found.verdict == cheat.rule, found.findings
     assert honest.verdict == "passes" and not honest.findings
     assert found.claimed < honest.claimed - 0.002, "a cheat that gains nothing proves nothing"
@@ -33,17 +41,21 @@ def test_no_two_cheats_are_the_same() -> None:
 
 
 def test_the_page_has_the_table_that_is_generated() -> None:
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in marked(PAGE, "cheats").splitlines()[2:]]
-    assert [(row[0], row[1], row[4]) for row in rows] == [(a.name, a.does, f"`{a.rule}`") for a in CHEATS]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in between_marks(PAGE, "cheats").splitlines()[2:]
+    ]
+    assert [(row[0], row[1], row[4]) for row in rows] == [(a.name, a.description, f"`{a.rule}`") for a in CHEATS]
     assert all(float(row[2]) < float(row[3]) for row in rows)
 
 
 def test_the_page_says_what_each_rule_means() -> None:
-    assert marked(PAGE, "rules") == "\n".join(rules())
+    assert between_marks(PAGE, "rules") == "\n".join(rules_table())
 
 
 def test_the_page_counts_honest_configurations() -> None:
-    assert f"{HONEST} random configurations" in marked(PAGE, "honest") and ", 0 rejected" in marked(PAGE, "honest")
+    assert f"{HONEST_CONFIGURATIONS} random configurations" in between_marks(
+        PAGE, "honest"
+    ) and ", 0 rejected" in between_marks(PAGE, "honest")
 
 
 def test_the_example_of_the_page_runs() -> None:
@@ -51,4 +63,4 @@ def test_the_example_of_the_page_runs() -> None:
     namespace: dict[str, object] = {}
     exec(compile(example, "docs/scoring.md", "exec"), namespace)
     report = namespace["report"]
-    assert isinstance(report, Audit) and report.verdict == "lookahead" and report.claimed > 0
+    assert isinstance(report, AuditReport) and report.verdict == "lookahead" and report.claimed > 0

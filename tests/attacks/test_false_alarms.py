@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from attacks.random_configurations import METHODS, configured
+from attacks.random_configurations import METHODS, audit_random_configuration
 
 QUICK = 3 * len(METHODS)
 
 
 @pytest.mark.parametrize("seed", range(QUICK))
 def test_no_false_alarm(seed: int) -> None:
-    name, found = configured(seed)
+    name, found = audit_random_configuration(seed)
     assert not found.findings, f"{name}: {found.findings}"

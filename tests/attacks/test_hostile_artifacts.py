@@ -19,30 +19,30 @@ import brotli
 import numpy as np
 import pytest
 
-from bitgolf.artifact.container import FRAME, MAX_HEADER, VERSION, Artifact, artifact_bytes, read_artifact
+from bitgolf.artifact.container import MAX_HEADER, PREAMBLE, VERSION, Artifact, artifact_bytes, read_artifact
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import BitgolfError, DamagedError
-from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib
-from bitgolf.pack.coder_selection import Smallest
-from bitgolf.pack.coders import Coder, Range
-from bitgolf.pack.streams import Code, Layout, pack_codes, unpack_codes
+from bitgolf.errors import BitgolfError, CorruptFileError
+from bitgolf.pack.byte_coders import LZMA, Brotli, Raw, Zlib
+from bitgolf.pack.coder_selection import SmallestCoder
+from bitgolf.pack.coders import Coder, RangeCoder
+from bitgolf.pack.streams import EncodedTensor, Layout, pack_tensors, unpack_tensors
 
 RECIPE = {"part": "Recipe", "name": "tiny", "seconds": 60.0}
 META = {"bitgolf": "0.1.0", "tokenizer": "3f2a"}
 CODERS: dict[str, Spec[Coder]] = {
-    "range": part(Range),
+    "range": part(RangeCoder),
     "brotli": part(Brotli, quality=5),
     "zlib": part(Zlib),
-    "lzma": part(Lzma),
+    "lzma": part(LZMA),
     "raw": part(Raw),
-    "smallest": part(Smallest, coders=(part(Range), part(Zlib), part(Raw))),
+    "smallest": part(SmallestCoder, coders=(part(RangeCoder), part(Zlib), part(Raw))),
 }
 GROUPS = {f"{group}.{i}": group for group in CODERS for i in range(2)}
 RULES = [part(Rule, where=group, use=coder) for group, coder in CODERS.items()]
 
 
-def codes() -> dict[str, Code]:
+def codes() -> dict[str, EncodedTensor]:
     generator = np.random.default_rng(0)
     return {
         path: {
@@ -55,11 +55,11 @@ def codes() -> dict[str, Code]:
 
 CODES = codes()
 LAYOUT: Layout = {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in CODES.items()}
-GOOD = artifact_bytes(recipe=RECIPE, meta=META, sections=pack_codes(CODES, GROUPS, RULES))
+GOOD = artifact_bytes(recipe=RECIPE, meta=META, sections=pack_tensors(CODES, GROUPS, RULES))
 HEADER: dict[str, Any] = json.loads(
-    brotli.decompress(GOOD[FRAME.size : FRAME.size + struct.unpack_from("<I", GOOD, 6)[0]])
+    brotli.decompress(GOOD[PREAMBLE.size : PREAMBLE.size + struct.unpack_from("<I", GOOD, 6)[0]])
 )
-BODY = GOOD[FRAME.size + struct.unpack_from("<I", GOOD, 6)[0] :]
+BODY = GOOD[PREAMBLE.size + struct.unpack_from("<I", GOOD, 6)[0] :]
 
 
 def build(header: bytes, body: bytes = BODY) -> bytes:
@@ -68,7 +68,7 @@ def build(header: bytes, body: bytes = BODY) -> bytes:
 
 
 def build_packed(packed: bytes, body: bytes = BODY) -> bytes:
-    return FRAME.pack(b"BGLF", VERSION, len(packed), zlib.crc32(packed)) + packed + body
+    return PREAMBLE.pack(b"BGLF", VERSION, len(packed), zlib.crc32(packed)) + packed + body
 
 
 def canonical(header: dict[str, Any]) -> bytes:
@@ -79,12 +79,12 @@ def canonical(header: dict[str, Any]) -> bytes:
     return ("{" + ",".join(f'"{key}":{text}' for key, text in inner.items()) + "}").encode()
 
 
-def contents(data: bytes) -> tuple[Artifact, dict[str, Code]]:
+def contents(data: bytes) -> tuple[Artifact, dict[str, EncodedTensor]]:
     artifact = read_artifact(data, limit=1 << 20)
-    return artifact, unpack_codes(artifact.sections, LAYOUT, GROUPS, RULES)
+    return artifact, unpack_tensors(artifact.sections, LAYOUT, GROUPS, RULES)
 
 
-def same_codes(found: dict[str, Code]) -> bool:
+def same_codes(found: dict[str, EncodedTensor]) -> bool:
     return all(
         found[p][n].tobytes() == a.tobytes() and found[p][n].shape == a.shape
         for p, c in CODES.items()
@@ -139,8 +139,8 @@ def frame(data: bytearray, r: random.Random) -> None:
 def fake_checksum(data: bytearray, r: random.Random) -> None:
     """Damage the packed header and make its checksum right."""
     length = struct.unpack_from("<I", data, 6)[0]
-    data[FRAME.size + r.randrange(length)] ^= 1 << r.randrange(8)
-    struct.pack_into("<I", data, 10, zlib.crc32(data[FRAME.size : FRAME.size + length]))
+    data[PREAMBLE.size + r.randrange(length)] ^= 1 << r.randrange(8)
+    struct.pack_into("<I", data, 10, zlib.crc32(data[PREAMBLE.size : PREAMBLE.size + length]))
 
 
 BYTES: list[Callable[[bytearray, random.Random], None]] = [
@@ -241,7 +241,7 @@ def test_twenty_thousand_mutations() -> None:
         try:
             artifact, found = contents(data)
         except BitgolfError as error:
-            assert isinstance(error, DamagedError) and error.place and error.cause
+            assert isinstance(error, CorruptFileError) and error.where and error.message
             refused += 1
         else:
             if make is forged_section:  # a different valid artifact at most, of the same shape
@@ -259,13 +259,13 @@ def test_every_single_bit_is_covered() -> None:
     for i in range(8 * len(GOOD)):
         data = bytearray(GOOD)
         data[i // 8] ^= 1 << i % 8
-        with pytest.raises(DamagedError):
+        with pytest.raises(CorruptFileError):
             read_artifact(bytes(data))
 
 
 def test_every_truncation_is_refused() -> None:
     for n in range(len(GOOD)):
-        with pytest.raises(DamagedError):
+        with pytest.raises(CorruptFileError):
             read_artifact(GOOD[:n])
 
 
@@ -276,7 +276,7 @@ def test_a_damaged_header_under_a_right_checksum_is_refused_or_seen() -> None:
         fake_checksum(data, r)
         try:
             artifact = read_artifact(bytes(data))
-        except DamagedError:
+        except CorruptFileError:
             continue
         assert set(artifact.sections) and isinstance(artifact.recipe, dict)
         assert artifact.bytes == len(GOOD)
@@ -284,21 +284,21 @@ def test_a_damaged_header_under_a_right_checksum_is_refused_or_seen() -> None:
 
 def test_bytes_behind_the_last_section_are_refused() -> None:
     for more in (b"\0", b"x", GOOD):
-        with pytest.raises(DamagedError, match="size"):
+        with pytest.raises(CorruptFileError, match="size"):
             read_artifact(GOOD + more)
 
 
 def test_a_compressed_header_beyond_the_limit_is_not_even_summed() -> None:
     packed = bytes(MAX_HEADER + 1)
-    with pytest.raises(DamagedError, match="too large"):
+    with pytest.raises(CorruptFileError, match="too large"):
         read_artifact(build_packed(packed))
 
 
 def test_unknown_keys_are_named() -> None:
-    with pytest.raises(DamagedError, match="unknown field `more`"):
+    with pytest.raises(CorruptFileError, match="unknown field `more`"):
         read_artifact(build(HOSTILE["unknown key"]))
     row = canonical({"recipe": {}, "meta": {}, "sections": [["a", "raw", 0, 0, 0, 0, "more"]]})
-    with pytest.raises(DamagedError, match="length 6"):
+    with pytest.raises(CorruptFileError, match="length 6"):
         read_artifact(build(row, b""))
 
 
@@ -355,7 +355,7 @@ def test_a_bomb_for_a_header_is_not_expanded(zeros: bytes) -> None:
 @pytest.mark.parametrize("length", [0, 1, MAX_HEADER, MAX_HEADER + 1, 2**31, 2**32 - 1])
 def test_header_lengths_that_lie_are_refused(length: int) -> None:
     for size in (0, 10, 5000):
-        assert_refused_cheaply(FRAME.pack(b"BGLF", VERSION, length, 0) + bytes(size), 1 << 20)
+        assert_refused_cheaply(PREAMBLE.pack(b"BGLF", VERSION, length, 0) + bytes(size), 1 << 20)
 
 
 def test_a_stream_that_promises_more_than_its_table_says_is_refused_before_decoding() -> None:
@@ -365,9 +365,9 @@ def test_a_stream_that_promises_more_than_its_table_says_is_refused_before_decod
     data = build(canonical({"recipe": {}, "meta": {}, "sections": [row]}), stream)
     assert_refused_cheaply(data, 1 << 20)
     section = read_artifact(data).sections["range.codes"]
-    with pytest.raises(DamagedError, match="recipe wants 48"):
-        unpack_codes(
-            {"range.codes": section}, {"a": {"codes": (np.dtype(np.int8), (6, 8))}}, {"a": "range"}, part(Range)
+    with pytest.raises(CorruptFileError, match="recipe wants 48"):
+        unpack_tensors(
+            {"range.codes": section}, {"a": {"codes": (np.dtype(np.int8), (6, 8))}}, {"a": "range"}, part(RangeCoder)
         )
 
 
@@ -375,7 +375,7 @@ def assert_refused_cheaply(data: bytes, memory: int) -> None:
     tracemalloc.start()
     start = time.perf_counter()
     try:
-        with pytest.raises(DamagedError) as caught:
+        with pytest.raises(CorruptFileError) as caught:
             contents(data)
         assert tracemalloc.get_traced_memory()[1] < memory
     finally:

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from bitgolf.artifact.container import artifact_bytes, read_artifact
-from bitgolf.artifact.model import load, write
-from bitgolf.config.build_context import Place
+from bitgolf.artifact.model import load_model, write_model
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.model.parameters import roles
+from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError
+from bitgolf.model.parameters import parameter_roles
 from bitgolf.pack.streams import Section
-from bitgolf.quantize.encoding import encode_all
+from bitgolf.quantize.encoding import encode_model
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.tokens.loading import open_tokenizer
+from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.trainers import SentencePieceBPE
 from helpers.toy import toy_recipe
 
@@ -40,16 +40,16 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     proto = SentencePieceBPE(vocab=300).train([b"a small text, a small tokenizer, a small model " * 40])
     recipe: Spec[Recipe] = toy_recipe()
     torch.manual_seed(0)
-    model = recipe["model"](Place(vocab=open_tokenizer(proto).vocab))
+    model = recipe["model"](BuildContext(vocab=tokenizer_from_bytes(proto).vocab))
     weights = {k: p.detach() + 0.1 * torch.randn_like(p) for k, p in model.named_parameters()}
     path = tmp_path_factory.mktemp("artifact") / "artifact.bg"
-    write(path, recipe, encode_all(weights, roles(model), recipe["quantize"]), proto)
+    write_model(path, recipe, encode_model(weights, parameter_roles(model), recipe["quantize"]), proto)
     return path.read_bytes()
 
 
 @pytest.fixture(scope="module")
 def logits(artifact: bytes) -> Tensor:
-    return load(artifact).model(IDS)
+    return load_model(artifact).model(IDS)
 
 
 def rewritten(artifact: bytes, change: Change) -> bytes:
@@ -108,8 +108,8 @@ LIES: dict[str, Change] = {
 @pytest.mark.parametrize("name", LIES)
 def test_a_lie_is_one_clear_error(artifact: bytes, name: str) -> None:
     started = time.perf_counter()
-    with pytest.raises(DamagedError):
-        load(_forged(artifact, LIES[name]))
+    with pytest.raises(CorruptFileError):
+        load_model(_forged(artifact, LIES[name]))
     assert time.perf_counter() - started < 20
 
 
@@ -117,14 +117,14 @@ def _forged(artifact: bytes, change: Callable[..., None]) -> bytes:
     try:
         return rewritten(artifact, change)
     except BitgolfError as error:  # the writer itself refuses: count that as caught
-        raise DamagedError(str(error)) from None
+        raise CorruptFileError(str(error)) from None
 
 
 def test_memory_stays_bounded(artifact: bytes) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name in ("a giant width", "a giant branch", "many layers"):
-        with pytest.raises(DamagedError):
-            load(_forged(artifact, LIES[name]))
+        with pytest.raises(CorruptFileError):
+            load_model(_forged(artifact, LIES[name]))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
 
@@ -148,7 +148,7 @@ def test_random_values_anywhere_in_the_recipe(artifact: bytes, logits: Tensor) -
         [],
         {},
         [1],
-        {"part": "ReluSquared"},
+        {"part": "SquaredReLU"},
     ]
     survived = 0
     for _ in range(1000):
@@ -158,8 +158,8 @@ def test_random_values_anywhere_in_the_recipe(artifact: bytes, logits: Tensor) -
             node[key] = chance.choice(values)
 
         try:
-            loaded = load(_forged(artifact, change))
-        except DamagedError:
+            loaded = load_model(_forged(artifact, change))
+        except CorruptFileError:
             continue
         survived += 1
         assert loaded.model(IDS).shape == logits.shape
@@ -174,18 +174,18 @@ def _places(value: Any) -> Any:
 
 
 def test_the_honest_artifact_loads(artifact: bytes, logits: Tensor) -> None:
-    assert torch.equal(load(rewritten(artifact, lambda r, m, s: None)).model(IDS), logits)
+    assert torch.equal(load_model(rewritten(artifact, lambda r, m, s: None)).model(IDS), logits)
 
 
 def test_a_cap_may_be_larger_than_any_size_of_a_model(artifact: bytes, logits: Tensor) -> None:
-    large = load(rewritten(artifact, set_at("pack", "cap", 5_000_000_000)))
+    large = load_model(rewritten(artifact, set_at("pack", "cap", 5_000_000_000)))
     assert torch.equal(large.model(IDS), logits) and large.recipe.pack["cap"] == 5_000_000_000
 
 
 @pytest.mark.parametrize(("path", "value"), [("model.block.mlp.hidden", (1 << 24) + 1), ("model.layers", 513)])
 def test_what_no_reader_accepts_is_not_written(tmp_path: Path, path: str, value: int) -> None:
     with pytest.raises(RecipeError, match=r"artifact"):
-        write(tmp_path / "a.bg", toy_recipe().set(path, value), {}, b"")
+        write_model(tmp_path / "a.bg", toy_recipe().set(path, value), {}, b"")
     assert not list(tmp_path.iterdir())
 
 
@@ -193,12 +193,12 @@ def test_a_bug_of_ours_is_not_called_damage(artifact: bytes, monkeypatch: pytest
     def broken(*given: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("bitgolf.artifact.model.decode_all", broken)
+    monkeypatch.setattr("bitgolf.artifact.model.decode_model", broken)
     with pytest.raises(RuntimeError, match="a bug"):
-        load(artifact)
+        load_model(artifact)
 
 
 def test_the_cause_of_an_error_is_kept(artifact: bytes) -> None:
-    with pytest.raises(DamagedError) as caught:
-        load(rewritten(artifact, LIES["a width that does not divide"]))
+    with pytest.raises(CorruptFileError) as caught:
+        load_model(rewritten(artifact, LIES["a width that does not divide"]))
     assert caught.value.__cause__ is not None

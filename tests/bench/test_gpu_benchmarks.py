@@ -18,10 +18,10 @@ from gpu_benchmarks.harness import prepared_trainer, recipe_for, time_steps
 from gpu_benchmarks.job import BenchmarkJob
 from gpu_benchmarks.recipe_speed import random_shard
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.errors import BitgolfError
-from bitgolf.recipes import get
-from bitgolf.train.phases import within
+from bitgolf.recipes import get_recipe
+from bitgolf.train.phases import progress_at
 
 LOG = """warmup_step: 5/5
 1/160 train_loss: 9.0 train_time: 0.0m tok/s: 3932160
@@ -86,8 +86,8 @@ def test_the_stand_in_keeps_to_segments(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(("progress", "visits"), [(0.2, 11), (0.6, 17)])
 def test_operations_of_pr1855_are_those_of_its_matrices(progress: float, visits: int) -> None:
-    recipe = get("pr1855")
-    found = flops.count(recipe, Place(vocab=8192), within(progress, 20_000, 600.0))
+    recipe = get_recipe("pr1855")
+    found = flops.count(recipe, BuildContext(vocab=8192), progress_at(progress, 20_000, 600.0))
     block = 2 * (512 * 512 * 2 + 512 * 256 * 2 + 2 * 512 * 2048)  # q and out, k and v, MLP: two operations each
     matrices = visits * block + 2 * 512 * 8192
     assert matrices <= found.matmul <= 1.005 * matrices  # gates are the rest
@@ -116,7 +116,7 @@ def test_the_peak_is_looked_up_by_the_device_s_name(name: str, peak: float | Non
 
 
 def test_a_part_that_is_kept_plain_is_offered_no_kernel(tmp_path: Path) -> None:
-    recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
+    recipe, place = recipe_for("pr1855", toy=True), BuildContext(vocab=300)
     data = random_shard(tmp_path, place, 2_000)
     with (
         prepared_trainer(recipe, data, place) as all_of_them,
@@ -132,7 +132,7 @@ def test_a_part_that_is_kept_plain_is_offered_no_kernel(tmp_path: Path) -> None:
 
 
 def test_an_option_that_inductor_does_not_know_is_an_error(tmp_path: Path) -> None:
-    recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
+    recipe, place = recipe_for("pr1855", toy=True), BuildContext(vocab=300)
     with (
         pytest.raises(BitgolfError, match="no option 'fusion'"),
         prepared_trainer(recipe, tmp_path, place, options={"fusion": 1}),
@@ -141,7 +141,7 @@ def test_an_option_that_inductor_does_not_know_is_an_error(tmp_path: Path) -> No
 
 
 def test_both_phases_are_timed_by_the_graph_that_trains(tmp_path: Path) -> None:
-    recipe, place = recipe_for("pr1855", toy=True), Place(vocab=300)
+    recipe, place = recipe_for("pr1855", toy=True), BuildContext(vocab=300)
     visited = list[int]()
     with prepared_trainer(recipe, random_shard(tmp_path, place, 2_000), place) as ready:
         ready.trainer.model.blocks[4].register_forward_hook(lambda *_: visited.append(1))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bitgolf.cli import app
-from bitgolf.commands.data import ShardsCheck, check_data, make_data
+from bitgolf.commands.data import ShardsCheck, check_shards, make_shards
 from bitgolf.data.shards import read_shard
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.tokens.caseops_tokenizer import MAGIC
@@ -25,29 +25,29 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_make_then_check(text: Path, tmp_path: Path) -> None:
-    made = make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
+    made = make_shards(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
     assert made.train.documents + made.val.documents == 80
     assert made.train.raw_bytes == made.train.encoded_bytes and made.train.lost_bytes == 0
     assert (read_shard(tmp_path / "data" / "train_000000.bin") == 1).sum() == made.train.documents
-    assert check_data(tmp_path / "data") == ShardsCheck(folder=str(tmp_path / "data"), findings=[], passes=True)
+    assert check_shards(tmp_path / "data") == ShardsCheck(folder=str(tmp_path / "data"), findings=[], passes=True)
 
 
 @pytest.mark.parametrize(("kind", "vocab"), [("caseops", 300), ("bytes", 260)])
 def test_another_kind_of_tokenizer(kind: str, vocab: int, text: Path, tmp_path: Path) -> None:
-    made = make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2, kind=kind)
+    made = make_shards(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2, kind=kind)
     assert made.vocab <= vocab and made.findings == []
     assert made.val.raw_bytes == made.val.encoded_bytes
-    assert check_data(tmp_path / "data").findings == []
+    assert check_shards(tmp_path / "data").findings == []
     opened = load_tokenizer(tmp_path / "data" / "tokenizer.model")
-    again = make_data(tmp_path / "again", [text], 300, tmp_path / "data" / "tokenizer.model", 0.2)
-    assert again.tokenizer == opened.digest == made.tokenizer and opened.proto.startswith(b"bitgolf ")
+    again = make_shards(tmp_path / "again", [text], 300, tmp_path / "data" / "tokenizer.model", 0.2)
+    assert again.tokenizer == opened.digest == made.tokenizer and opened.serialized.startswith(b"bitgolf ")
 
 
 def test_a_published_model_with_case_operators(text: Path, shared: Path, tmp_path: Path) -> None:
     model = shared / "data" / "tokenizers" / "fineweb_8192_bpe_lossless_caps_caseops_v1_reserved.model"
-    made = make_data(tmp_path / "data", [text], 300, model, 0.2, kind="caseops")
+    made = make_shards(tmp_path / "data", [text], 300, model, 0.2, kind="caseops")
     assert (tmp_path / "data" / "tokenizer.model").read_bytes() == MAGIC + model.read_bytes()
-    assert made.vocab == 8192 and check_data(tmp_path / "data").findings == []
+    assert made.vocab == 8192 and check_shards(tmp_path / "data").findings == []
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_a_published_model_with_case_operators(text: Path, shared: Path, tmp_pat
 )
 def test_a_kind_that_cannot_be_is_a_wrong_use(kind: str, message: str, text: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message) as error:
-        make_data(tmp_path / "data", [text], vocab=300, tokenizer=text, held_out=0.2, kind=kind)
-    assert "--kind" in error.value.mend
+        make_shards(tmp_path / "data", [text], vocab=300, tokenizer=text, held_out=0.2, kind=kind)
+    assert "--kind" in error.value.hint
 
 
 @pytest.mark.parametrize("vocab", ["512", "1024"])  # the default too, where it is said
@@ -64,29 +64,29 @@ def test_a_vocabulary_of_bytes_is_a_wrong_use(vocab: str, text: Path, tmp_path: 
     words = ["data", "make", str(tmp_path / "data"), "--text", str(text), "--kind", "bytes"]
     with pytest.raises(UsageError, match="--vocab does nothing with --kind bytes") as error:
         app([*words, "--vocab", vocab], standalone_mode=False)
-    assert "--vocab" in error.value.mend and not (tmp_path / "data").exists()
+    assert "--vocab" in error.value.hint and not (tmp_path / "data").exists()
     app(words, standalone_mode=False)
-    assert check_data(tmp_path / "data").passes
+    assert check_shards(tmp_path / "data").passes
 
 
 def test_check_names_a_damaged_shard(text: Path, tmp_path: Path) -> None:
-    make_data(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
+    make_shards(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
     shard = tmp_path / "data" / "val_000000.bin"
     shard.write_bytes(shard.read_bytes()[:-2])
-    found = check_data(tmp_path / "data")
+    found = check_shards(tmp_path / "data")
     assert not found.passes and any("val_000000.bin" in finding.message for finding in found.findings)
 
 
 def test_training_on_validation_documents_is_refused(text: Path, tmp_path: Path) -> None:
-    from bitgolf.data.prepare import prepare
+    from bitgolf.data.prepare import prepare_data
     from bitgolf.text.documents import read_documents
-    from bitgolf.tokens.loading import open_tokenizer
+    from bitgolf.tokens.loading import tokenizer_from_bytes
     from bitgolf.tokens.trainers import SentencePieceBPE
 
     documents = list(read_documents([text]))
-    tokenizer = open_tokenizer(SentencePieceBPE(vocab=300).train(d.data for d in documents))
+    tokenizer = tokenizer_from_bytes(SentencePieceBPE(vocab=300).train(d.data for d in documents))
     with pytest.raises(BitgolfError, match=r"both|validation"):
-        prepare(documents, documents[:3], tokenizer, tmp_path / "data")
+        prepare_data(documents, documents[:3], tokenizer, tmp_path / "data")
     assert not (tmp_path / "data" / "manifest.json").exists()
 
 

@@ -18,21 +18,21 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes
-from bitgolf.model.parameters import load_weights, roles
+from bitgolf.model.parameters import load_weights, parameter_roles
 from bitgolf.pipeline.compression import load_meta_model
-from bitgolf.pipeline.execute import start
+from bitgolf.pipeline.execute import run_recipe
 from bitgolf.pipeline.state import Run
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.calibration.stats_file import load_calibration, save_calibration
-from bitgolf.quantize.codecs.trellis import Trellis
-from bitgolf.quantize.encoding import decode_all, load_codes, save_codes
+from bitgolf.quantize.codecs.trellis import TrellisCodec
+from bitgolf.quantize.encoding import decode_model, load_encoded, save_encoded
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.log import Journal
-from bitgolf.runtime.device import choose
+from bitgolf.report.log import RunLog
+from bitgolf.runtime.device import select_device
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
-from bitgolf.score.text import validation
+from bitgolf.score.text import load_validation
 from helpers.command_line import run_command
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_data
@@ -43,7 +43,7 @@ TOKENS = 512
 def calibrated() -> Spec[Recipe]:
     recipe = toy_recipe(steps=20).set("proof", None)
     recipe = recipe.set("calibrate", part(Calibrate, source=part(TrainingText, batches=8, rows=4)))
-    rules = (*recipe["quantize"][:1], part(Rule, where="*", use=part(Trellis, bits=4.0, states=8)))
+    rules = (*recipe["quantize"][:1], part(Rule, where="*", use=part(TrellisCodec, bits=4.0, states=8)))
     return recipe.set("quantize", rules)
 
 
@@ -51,7 +51,18 @@ def calibrated() -> Spec[Recipe]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "toy"
     data = make_data(tmp_path_factory.mktemp("data"))
-    start("", calibrated(), text=[], shards=data, out=out, seed=0, devices=1, device="auto", first=None, resume=False)
+    run_recipe(
+        "",
+        calibrated(),
+        text=[],
+        shards=data,
+        out=out,
+        seed=0,
+        processes=1,
+        device="auto",
+        from_stage=None,
+        resume=False,
+    )
     return out
 
 
@@ -63,7 +74,7 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 
 def found(folder: Path) -> dict[str, doctor.RunFinding]:
     """Findings by their rule."""
-    return {finding.rule: finding for finding in doctor.doctor(folder, tokens=TOKENS, each=False).findings}
+    return {finding.rule: finding for finding in doctor.diagnose_run(folder, tokens=TOKENS, per_tensor=False).findings}
 
 
 def test_the_document_of_a_healthy_run(finished: Path) -> None:
@@ -86,20 +97,23 @@ def test_the_document_of_a_healthy_run(finished: Path) -> None:
 
 def test_costs_are_those_that_the_referee_finds(finished: Path) -> None:
     """The gap, and that of the embedding alone, from scratch."""
-    d = doctor.doctor(finished, tokens=TOKENS, each=True)
+    d = doctor.diagnose_run(finished, tokens=TOKENS, per_tensor=True)
     recipe, shards = calibrated(), json.loads((finished / "inputs.json").read_text())["shards"]
-    run = Run(recipe, finished, Journal(quiet=True), shards=Path(shards))
-    weights, codes = load_file(finished / "averaged.safetensors"), load_codes(finished / "codes" / "codes.safetensors")
-    kinds, shapes = roles(load_meta_model(run)), {path: tuple(w.shape) for path, w in weights.items()}
-    decoded = decode_all(codes, shapes, kinds, recipe["quantize"])
-    text = validation(run.data)
+    run = Run(recipe, finished, RunLog(quiet=True), shards=Path(shards))
+    weights, codes = (
+        load_file(finished / "averaged.safetensors"),
+        load_encoded(finished / "codes" / "codes.safetensors"),
+    )
+    kinds, shapes = parameter_roles(load_meta_model(run)), {path: tuple(w.shape) for path, w in weights.items()}
+    decoded = decode_model(codes, shapes, kinds, recipe["quantize"])
+    text = load_validation(run.data_folder)
 
     def bpb(state: dict[str, torch.Tensor]) -> float:
         model = load_meta_model(run)
         load_weights(model, state)
-        player = StaticPlayer(model, model.embed.weight.shape[0], choose())
+        player = StaticPlayer(model, model.embed.weight.shape[0], select_device())
         bits = score(player, text.head(TOKENS), recipe["score"][0]()).bits
-        return bits / (TOKENS * text.bytes / text.targets)
+        return bits / (TOKENS * text.bytes / text.num_targets)
 
     assert d.averaged_bpb == pytest.approx(bpb(weights), rel=1e-6)
     assert d.gap_bpb == pytest.approx(bpb(decoded) - bpb(weights), abs=1e-6)
@@ -108,7 +122,7 @@ def test_costs_are_those_that_the_referee_finds(finished: Path) -> None:
     assert row.measured_gap_bpb == pytest.approx(alone, abs=1e-6)
     error = decoded["embed.weight"] - weights["embed.weight"]
     nats = float(load_calibration(finished / "calibration.safetensors")["embed.weight"].cost(error).sum())
-    assert row.predicted_gap_bpb == pytest.approx(nats / math.log(2) / (text.bytes / text.targets), rel=1e-5)
+    assert row.predicted_gap_bpb == pytest.approx(nats / math.log(2) / (text.bytes / text.num_targets), rel=1e-5)
     assert len(d.tensor_groups) == len(weights) and all(t.measured_gap_bpb is not None for t in d.tensors)
 
 
@@ -130,9 +144,9 @@ def test_a_calibration_of_another_model(folder: Path) -> None:
 
 def test_codes_that_are_not_the_artifacts(folder: Path) -> None:
     path = folder / "codes" / "codes.safetensors"
-    codes = load_codes(path)
+    codes = load_encoded(path)
     codes["blocks.0.mlp.up.weight"]["codes"][0, 0] ^= 1
-    save_codes(path, codes)
+    save_encoded(path, codes)
     finding = found(folder)["not-as-packed"]
     assert finding.where == "blocks.0.mlp.up.weight" and finding.severity == "error"
 
@@ -140,7 +154,7 @@ def test_codes_that_are_not_the_artifacts(folder: Path) -> None:
 def test_a_damaged_artifact_and_none(folder: Path) -> None:
     path = folder / "artifact.bg"
     path.write_bytes(path.read_bytes()[:-9])
-    document = doctor.doctor(folder, tokens=TOKENS, each=False)
+    document = doctor.diagnose_run(folder, tokens=TOKENS, per_tensor=False)
     (finding,) = document.findings
     assert finding.rule == "not-as-packed" and document.passes is False
     assert finding.message in doctor_table(document)
@@ -158,4 +172,4 @@ def test_a_dead_rule_is_told_not_raised(folder: Path) -> None:
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"recipe.json is missing"):
-        doctor.doctor(tmp_path, tokens=TOKENS, each=False)
+        doctor.diagnose_run(tmp_path, tokens=TOKENS, per_tensor=False)

@@ -13,26 +13,26 @@ import pytest
 import torch
 
 from bitgolf.artifact.container import artifact_bytes, read_artifact
-from bitgolf.artifact.model import load
-from bitgolf.commands.pack import pack_to
-from bitgolf.commands.show import overview
+from bitgolf.artifact.model import load_model
+from bitgolf.commands.pack import pack_to_cap
+from bitgolf.commands.show import describe_recipe
 from bitgolf.commands.size_search import TOLERANCE, SizeModel, bytes_per_log2, scale_range, scale_steps, search_size
-from bitgolf.config.edits import but
+from bitgolf.config.edits import replace
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.files import read_json
 from bitgolf.grids.clip import HessianSdClip, MaxClip, SdClip
-from bitgolf.pack.coders import Coder, Range
-from bitgolf.pack.streams import Code, pack_codes, unpack_codes
+from bitgolf.pack.coders import Coder, RangeCoder
+from bitgolf.pack.streams import EncodedTensor, pack_tensors, unpack_tensors
 from bitgolf.quantize.codecs.bit_allocation import EqualRate
 from bitgolf.quantize.codecs.codec import Float, IntRows
-from bitgolf.quantize.codecs.gptq import Gptq
-from bitgolf.quantize.codecs.lqer import LowRankRepair
-from bitgolf.quantize.codecs.trellis import Trellis
-from bitgolf.quantize.encoding import encode_all, layout, load_codes, walks
-from bitgolf.quantize.size_forecast import forecast
-from bitgolf.recipes import resolve
+from bitgolf.quantize.codecs.gptq import GPTQ
+from bitgolf.quantize.codecs.lqer import LQER
+from bitgolf.quantize.codecs.trellis import TrellisCodec
+from bitgolf.quantize.encoding import context_models, encode_model, layout, load_encoded
+from bitgolf.quantize.size_forecast import forecast_bytes
+from bitgolf.recipes import load_recipe
 from helpers.command_line import run_command as bitgolf
 from helpers.toy_run import RULES, finish, run_again
 
@@ -54,13 +54,15 @@ class Tiny:
         self.weights["v"] = torch.randn(int(draw.integers(3, 40)), generator=generator)
         self.roles = {path: "scale" if path == "v" else "matrix" for path in self.weights}
         self.rules = (part(Rule, where="scale", use=part(Float, dtype="float16")), *self._codecs(draw))
-        self.coder: Spec[Coder] = part(Range, levels=bool(draw.integers(2)), tables="sent")
+        self.coder: Spec[Coder] = part(RangeCoder, variance_contexts=bool(draw.integers(2)), tables="sent")
 
     def _codecs(self, draw: np.random.Generator) -> list[Spec[Rule]]:
         allocate = part(EqualRate)
-        trellis = part(Trellis, bits=float(draw.uniform(2, 5)), states=int(draw.choice([1, 4, 8])), allocate=allocate)
+        trellis = part(
+            TrellisCodec, bits=float(draw.uniform(2, 5)), states=int(draw.choice([1, 4, 8])), allocation=allocate
+        )
         clip = part(SdClip, k=float(draw.uniform(6, 16)))
-        rows = part(IntRows, bits=int(draw.integers(5, 8)), clip=clip, solve=part(Gptq) if draw.integers(2) else None)
+        rows = part(IntRows, bits=int(draw.integers(5, 8)), clip=clip, solver=part(GPTQ) if draw.integers(2) else None)
         both = len(self.weights) > 2 and bool(draw.integers(2))
         first = [part(Rule, where="@m0", use=rows)] if both else []
         return [*first, part(Rule, where="*", use=trellis if both or draw.integers(2) else rows)]
@@ -71,22 +73,24 @@ class Tiny:
 
     def line(self, cap: int) -> SizeModel:
         sizes = {path: w.numel() for path, w in self.weights.items()}
-        expected = sum(forecast(self.shapes, self.roles, self.rules, self.coder).values())
+        expected = sum(forecast_bytes(self.shapes, self.roles, self.rules, self.coder).values())
         return SizeModel(bytes_per_log2(self.rules, self.roles, sizes), TOLERANCE * cap, expected + len(self.file([])))
 
-    def sections(self, log2_step_scale: float) -> tuple[dict[str, Code], bytes]:
+    def sections(self, log2_step_scale: float) -> tuple[dict[str, EncodedTensor], bytes]:
         rules = scale_steps(self.rules, log2_step_scale)
-        codes = encode_all(self.weights, self.roles, rules)
-        return codes, self.file(pack_codes(codes, self.roles, self.coder, walks(self.shapes, self.roles, rules)))
+        codes = encode_model(self.weights, self.roles, rules)
+        return codes, self.file(
+            pack_tensors(codes, self.roles, self.coder, context_models(self.shapes, self.roles, rules))
+        )
 
     def file(self, sections: list[Any]) -> bytes:
         return artifact_bytes(recipe={}, meta={}, sections=sections)
 
-    def read(self, file: bytes, log2_step_scale: float) -> dict[str, Code]:
+    def read(self, file: bytes, log2_step_scale: float) -> dict[str, EncodedTensor]:
         rules = scale_steps(self.rules, log2_step_scale)
         known = layout(self.shapes, self.roles, rules)
-        there = walks(self.shapes, self.roles, rules)
-        return unpack_codes(read_artifact(file).sections, known, self.roles, self.coder, there)
+        there = context_models(self.shapes, self.roles, rules)
+        return unpack_tensors(read_artifact(file).sections, known, self.roles, self.coder, there)
 
 
 @pytest.mark.slow
@@ -117,7 +121,7 @@ def test_random_models_and_caps(capsys: pytest.CaptureFixture[str]) -> None:
         )
 
 
-def same(a: dict[str, Code], b: dict[str, Code]) -> bool:
+def same(a: dict[str, EncodedTensor], b: dict[str, EncodedTensor]) -> bool:
     return a.keys() == b.keys() and all(
         a[path].keys() == b[path].keys() and all(a[path][n].tobytes() == b[path][n].tobytes() for n in a[path])
         for path in a
@@ -132,10 +136,10 @@ def rules_of(*codecs: Spec[Any]) -> tuple[Spec[Rule], ...]:
 
 
 def test_all_that_has_a_knob_moves_by_as_much_and_nothing_else() -> None:
-    clip = part(HessianSdClip, k=12.0, share=0.1)
-    repaired = part(LowRankRepair, codec=part(IntRows, bits=5, clip=part(SdClip, k=10.0)), rank=2)
+    clip = part(HessianSdClip, k=12.0, strength=0.1)
+    repaired = part(LQER, codec=part(IntRows, bits=5, clip=part(SdClip, k=10.0)), rank=2)
     still = [part(Float, dtype="float16"), part(IntRows, clip=part(MaxClip))]
-    before = rules_of(part(Trellis, bits=3.25, states=8), part(IntRows, clip=clip), repaired, *still)
+    before = rules_of(part(TrellisCodec, bits=3.25, states=8), part(IntRows, clip=clip), repaired, *still)
     after = scale_steps(before, -0.5)
     assert after[0] == before[0].set("use.bits", 3.75)
     assert after[1]["use.clip.k"] == pytest.approx(12 / math.sqrt(2), rel=1e-6)
@@ -148,7 +152,7 @@ def test_all_that_has_a_knob_moves_by_as_much_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "codec",
-    [part(Trellis, bits=3.5, states=4), part(IntRows, bits=7, clip=part(SdClip, k=24.0))],
+    [part(TrellisCodec, bits=3.5, states=4), part(IntRows, bits=7, clip=part(SdClip, k=24.0))],
     ids=["trellis", "rows"],
 )
 def test_halved_steps_are_a_bit_of_every_weight_that_moves(codec: Spec[Any]) -> None:
@@ -159,8 +163,10 @@ def test_halved_steps_are_a_bit_of_every_weight_that_moves(codec: Spec[Any]) -> 
 
     def size(log2_step_scale: float) -> int:
         moved = scale_steps(rules, log2_step_scale)
-        codes = encode_all(weights, roles, moved)
-        return sum(len(s.data) for s in pack_codes(codes, roles, part(Range), walks(shapes, roles, moved)))
+        codes = encode_model(weights, roles, moved)
+        return sum(
+            len(s.data) for s in pack_tensors(codes, roles, part(RangeCoder), context_models(shapes, roles, moved))
+        )
 
     of_a_doubling = bytes_per_log2(rules, roles, {path: w.numel() for path, w in weights.items()})
     assert of_a_doubling == -200 * 300 / 8
@@ -168,12 +174,12 @@ def test_halved_steps_are_a_bit_of_every_weight_that_moves(codec: Spec[Any]) -> 
 
 
 def test_how_far_the_knobs_go() -> None:
-    trellis, rows = part(Trellis, bits=3.5), part(IntRows, bits=6, clip=part(SdClip, k=8.0))
+    trellis, rows = part(TrellisCodec, bits=3.5), part(IntRows, bits=6, clip=part(SdClip, k=8.0))
     assert scale_range(rules_of(trellis)) == (-3.5, 3.25)
     low, high = scale_range(rules_of(rows))
     assert low == -1.0 and 4.0 < high < 5.0, "from 8 to 4 deviations, and down to a quarter of a bit"
     assert scale_range(rules_of(trellis, rows)) == (-1.0, 3.25), "all together, as far as the first that cannot"
-    narrow = rules_of(rows.edit(SdClip, but(k=3.0)))
+    narrow = rules_of(rows.edit(SdClip, replace(k=3.0)))
     assert scale_range(narrow)[0] == 0.0, "what already saturates may not do so more"
     for log2_step_scale in (-1.01, 3.26):
         with pytest.raises(RecipeError, match=r"2\^-1\.00 to 2\^\+3\.25, not by"):
@@ -183,7 +189,7 @@ def test_how_far_the_knobs_go() -> None:
 def test_rules_without_a_knob_are_refused() -> None:
     with pytest.raises(RecipeError, match="no codec") as caught:
         scale_range(rules_of(part(Float, dtype="float16"), part(IntRows, clip=part(MaxClip))))
-    assert "Trellis" in caught.value.mend and "SdClip" in caught.value.mend
+    assert "TrellisCodec" in caught.value.hint and "SdClip" in caught.value.hint
 
 
 # ---- the search ----------------------------------------------------------------------------------------------------
@@ -271,20 +277,20 @@ def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str])
         "pack" in done and done["pack"]["bytes"]["total"] == document["bytes"] and not {"score", "report"} & done.keys()
     )
     rows = read_json(run / "codes" / "report.json")
-    assert {row["path"] for row in rows} == load_codes(run / "codes" / "codes.safetensors").keys()
+    assert {row["path"] for row in rows} == load_encoded(run / "codes" / "codes.safetensors").keys()
 
     file = (run / "artifact.bg").read_bytes()
     scored = run_again(run)
     said = capsys.readouterr().err
     assert "quantize: unchanged, reused" in said and "pack: unchanged, reused" in said and "score …" in said
     assert (run / "artifact.bg").read_bytes() == file and scored.bytes.total == document["bytes"]
-    assert load(run / "artifact.bg").recipe.quantize[2]["use.bits"] == moved["quantize.2.use.bits"]
+    assert load_model(run / "artifact.bg").recipe.quantize[2]["use.bits"] == moved["quantize.2.use.bits"]
     again = run_again(run, first="quantize")
     assert (run / "artifact.bg").read_bytes() == file and again.bpb == scored.bpb, "the recipe says it all"
 
 
 def test_the_whole_file_may_be_what_counts(run: Path) -> None:
-    document = pack_to(run, 15_000, self_contained=True)
+    document = pack_to_cap(run, 15_000, self_contained=True)
     assert (run / "artifact.bg").stat().st_size == document.bytes <= 15_000
     assert document.bytes_under_cap <= 24 and model_bytes(run) < document.bytes
 
@@ -294,7 +300,7 @@ def test_without_an_artifact_a_forecast_begins_and_the_cap_is_the_recipes(run: P
     recipe = read_json(run / "recipe.json")
     recipe["pack"]["cap"] = 13_000
     (run / "recipe.json").write_text(json.dumps(recipe))
-    document = pack_to(run)
+    document = pack_to_cap(run)
     assert document.cap == 13_000 and document.bytes_under_cap <= 24
     assert document.probes[0].predicted_bytes == pytest.approx(document.probes[0].bytes, rel=0.25)
 
@@ -302,7 +308,7 @@ def test_without_an_artifact_a_forecast_begins_and_the_cap_is_the_recipes(run: P
 def test_what_cannot_be_packed_is_said_and_left_alone(run: Path, tmp_path: Path) -> None:
     before = (run / "artifact.bg").read_bytes(), read_json(run / "stages.json"), read_json(run / "recipe.json")
     with pytest.raises(BitgolfError, match="out of reach"):
-        pack_to(run, 90_000)
+        pack_to_cap(run, 90_000)
     assert before == (
         (run / "artifact.bg").read_bytes(),
         read_json(run / "stages.json"),
@@ -316,13 +322,13 @@ def test_what_cannot_be_packed_is_said_and_left_alone(run: Path, tmp_path: Path)
 
 
 def test_groups_are_packed_forecast_and_read(run: Path) -> None:
-    before = load(run / "artifact.bg").model.state_dict()
-    run_again(run, "pack.groups=(Group(where='@**.mlp.**', name='mlp'),)", first="pack")
+    before = load_model(run / "artifact.bg").model.state_dict()
+    run_again(run, "pack.groups=(StreamGroup(where='@**.mlp.**', name='mlp'),)", first="pack")
     sections = read_artifact(run / "artifact.bg").sections
     assert sections["mlp.codes"].elements == 2 * 2 * 32 * 48 and sections["matrix.codes"].elements == 2 * 4 * 32 * 32
-    after = load(run / "artifact.bg").model.state_dict()
+    after = load_model(run / "artifact.bg").model.state_dict()
     assert all(torch.equal(before[path], after[path]) for path in before)
-    streams = overview(resolve(str(run), [])).forecast.streams
+    streams = describe_recipe(load_recipe(str(run), [])).forecast.streams
     packed = {name: len(section.data) for name, section in sections.items() if name != "tokenizer"}
     assert streams.keys() == packed.keys()
     assert sum(streams.values()) == pytest.approx(sum(packed.values()), rel=0.2)

@@ -1,4 +1,4 @@
-"""`bitgolf score`: one answer on raw text and on shards, methods by name, their gain, their order, their progress."""
+"""`bitgolf score_artifact`: one answer on raw text and on shards, methods by name, their gain, their order, their progress."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bitgolf.artifact.model import load
+from bitgolf.artifact.model import load_model
 from bitgolf.cli import app, artifacts
-from bitgolf.commands.artifacts import ScoreResult, score
+from bitgolf.commands.artifacts import ScoreResult, score_artifact
 from bitgolf.commands.tables import run_table, score_table
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import RecipeError, UsageError
-from bitgolf.pipeline.html_report import page
-from bitgolf.runtime.device import choose
-from bitgolf.runtime.distributed import ALONE
-from bitgolf.score.adapt.document_lora import DocumentLora
-from bitgolf.score.adapt.stream_sgd import StreamSgd
+from bitgolf.pipeline.html_report import render_report
+from bitgolf.runtime.device import select_device
+from bitgolf.runtime.distributed import SINGLE_PROCESS
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.stream_sgd import StreamSGD
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
-from bitgolf.score.method_selection import choose_methods, known
-from bitgolf.score.methods import Contiguous, Method, Sliding
+from bitgolf.score.method_selection import methods_by_name, select_methods
+from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring
 from bitgolf.score.referee import Score
 from bitgolf.score.referee import score as referee_score
 from bitgolf.score.result import MethodResult
-from bitgolf.score.text import Text, validation
+from bitgolf.score.text import TokenizedText, load_validation
 from helpers.toy import toy_recipe
-from helpers.toy_artifact import Toy, make_toy
-from helpers.toy_run import run_in
+from helpers.toy_artifact import ToyArtifact, make_toy
+from helpers.toy_run import run_toy
 
-OWN: tuple[Spec[Method], ...] = (part(Contiguous, window=32), part(Sliding, window=32, stride=16))
-LORA: Spec[Method] = part(DocumentLora, window=32, stride=16, rows=8)
-SGD: Spec[Method] = part(StreamSgd, window=32, stride=16, chunk=200)
+OWN: tuple[Spec[ScoringMethod], ...] = (part(ContiguousScoring, window=32), part(SlidingScoring, window=32, stride=16))
+LORA: Spec[ScoringMethod] = part(DocumentLoRA, window=32, stride=16, rows=8)
+SGD: Spec[ScoringMethod] = part(StreamSGD, window=32, stride=16, chunk=200)
 KEYS = {
     "method", "bits", "bytes", "targets", "tokens_read", "seconds", "order_bits", "bpb", "adapts", "bpb_without_adaptation",
     "gain", "window", "stride", "targets_per_second", "targets_per_token_read", "cross_document", "order", "processes",
@@ -46,20 +46,20 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyArtifact:
     return make_toy(tmp_path_factory.mktemp("toy"))
 
 
-def on_shards(toy: Toy, *names: str, **words: Any) -> ScoreResult:
-    return score(toy.artifact, (), toy.shards, names=names, **words)
+def on_shards(toy: ToyArtifact, *names: str, **words: Any) -> ScoreResult:
+    return score_artifact(toy.artifact, (), toy.shards, methods=names, **words)
 
 
 # ---- one answer ----------------------------------------------------------------------------------------------------
 
 
-def test_raw_text_and_shards_have_one_answer(toy: Toy) -> None:
+def test_raw_text_and_shards_have_one_answer(toy: ToyArtifact) -> None:
     """Through the command and its JSON, bit for bit."""
-    shards, raw = on_shards(toy), score(toy.artifact, (toy.raw,), None)
+    shards, raw = on_shards(toy), score_artifact(toy.artifact, (toy.raw,), None)
     files = [path.read_bytes() for path in sorted(toy.raw.iterdir())]
     for a, b in zip(shards.methods, raw.methods, strict=True):
         keys = ("bits", "bytes", "targets", "tokens_read", "bpb")
@@ -69,7 +69,7 @@ def test_raw_text_and_shards_have_one_answer(toy: Toy) -> None:
     assert raw.targets == manifest.val.tokens, "every token but the first BOS, and the end of the last document"
 
 
-def test_the_document_has_the_keys_of_the_design(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_document_has_the_keys_of_the_design(toy: ToyArtifact, capsys: pytest.CaptureFixture[str]) -> None:
     words: dict[str, Any] = dict.fromkeys(("order", "seed")) | {
         "text": [],
         "methods": [],
@@ -87,28 +87,29 @@ def test_the_document_has_the_keys_of_the_design(toy: Toy, capsys: pytest.Captur
     assert (d["window"], d["stride"], d["cross_document"], d["order"]) == (32, 16, True, "corpus")
 
 
-def test_every_option_of_the_command_arrives(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_of_the_command_arrives(toy: ToyArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
     document, heard = on_shards(toy), dict[str, Any]()
     monkeypatch.setattr(
-        "bitgolf.commands.artifacts.score", lambda *words, **options: heard.update(options, words=words) or document
+        "bitgolf.commands.artifacts.score_artifact",
+        lambda *words, **options: heard.update(options, words=words) or document,
     )
     words = "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2 --device cpu"
     done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 0 and "targets/s" in done.output and "sliding" in done.output
     assert heard == {
-        "words": (Path("a.bg"), [], Path("b")), "names": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
+        "words": (Path("a.bg"), [], Path("b")), "methods": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
         "batch": 9, "processes": 2, "device": "cpu",
     }  # fmt: skip
 
 
-def test_one_source_of_text(toy: Toy) -> None:
+def test_one_source_of_text(toy: ToyArtifact) -> None:
     for text, shards in (((), None), ((toy.raw,), toy.shards)):
         with pytest.raises(UsageError, match="exactly one of --text and --shards"):
-            score(toy.artifact, text, shards)
+            score_artifact(toy.artifact, text, shards)
 
 
 def test_a_batch_bounds_what_is_read_at_once_and_changes_nothing_else(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
+    toy: ToyArtifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bitgolf.score.player import StaticPlayer
 
@@ -124,75 +125,75 @@ def test_a_batch_bounds_what_is_read_at_once_and_changes_nothing_else(
 
 
 def test_every_method_has_a_name_and_the_help_says_it() -> None:
-    found = known()
+    found = methods_by_name()
     assert {"contiguous", "sliding", "lora", "sgd", "phased"} <= found.keys()
-    assert all(issubclass(cls, Method) and cls.name == name for name, cls in found.items())
+    assert all(issubclass(cls, ScoringMethod) and cls.name == name for name, cls in found.items())
     assert artifacts.score.__doc__ and all(name in artifacts.score.__doc__ for name in found)
 
 
 def test_names_stand_for_the_recipes_methods_or_read_as_its_last_does() -> None:
-    assert choose_methods(OWN, (), ()) == list(OWN)
-    assert choose_methods(OWN, ("sliding", "contiguous"), ()) == [OWN[1], OWN[0]]
-    assert choose_methods((*OWN, OWN[1].but(stride=4)), ("sliding",), ()) == [OWN[1], OWN[1].but(stride=4)]
-    (phased,) = choose_methods((*OWN, OWN[1].but(window=64, stride=4)), ("phased",), ())
+    assert select_methods(OWN, (), ()) == list(OWN)
+    assert select_methods(OWN, ("sliding", "contiguous"), ()) == [OWN[1], OWN[0]]
+    assert select_methods((*OWN, OWN[1].replace(stride=4)), ("sliding",), ()) == [OWN[1], OWN[1].replace(stride=4)]
+    (phased,) = select_methods((*OWN, OWN[1].replace(window=64, stride=4)), ("phased",), ())
     assert (phased["lora.window"], phased["lora.stride"]) == (64, 4)
     with pytest.raises(UsageError, match="no method 'sliced'") as error:
-        choose_methods(OWN, ("sliced",), ())
-    assert "sliding" in error.value.mend and "adapt" in error.value.mend
+        select_methods(OWN, ("sliced",), ())
+    assert "sliding" in error.value.hint and "adapt" in error.value.hint
 
 
 def test_adapt_is_what_adapts_in_the_recipe_or_else_adapters() -> None:
-    assert choose_methods((*OWN, SGD, LORA), ("adapt",), ()) == [SGD, LORA]
-    (only,) = choose_methods(OWN, ("adapt",), ())
-    assert (only.cls, only["window"], only["stride"]) == (DocumentLora, 32, 16)
+    assert select_methods((*OWN, SGD, LORA), ("adapt",), ()) == [SGD, LORA]
+    (only,) = select_methods(OWN, ("adapt",), ())
+    assert (only.cls, only["window"], only["stride"]) == (DocumentLoRA, 32, 16)
 
 
 def test_edits_change_every_method_that_has_the_setting() -> None:
-    edited = choose_methods(OWN, (), ("window=64", "stride=8"))
-    assert edited == [part(Contiguous, window=64), part(Sliding, window=64, stride=8)]
-    (stretched,) = choose_methods(OWN, ("contiguous",), ("stretch=Ntk(reference=16, length=32)",))
-    assert stretched["stretch.reference"] == 16
+    edited = select_methods(OWN, (), ("window=64", "stride=8"))
+    assert edited == [part(ContiguousScoring, window=64), part(SlidingScoring, window=64, stride=8)]
+    (stretched,) = select_methods(OWN, ("contiguous",), ("rope_scaling=NTKScaling(original_length=16, length=32)",))
+    assert stretched["rope_scaling.original_length"] == 16
     with pytest.raises(UsageError, match="no method here has the setting 'stide'") as error:
-        choose_methods(OWN, (), ("stide=8",))
-    assert "stride" in error.value.mend
+        select_methods(OWN, (), ("stide=8",))
+    assert "stride" in error.value.hint
     with pytest.raises(RecipeError):
-        choose_methods(OWN, (), ("window=wide",))
+        select_methods(OWN, (), ("window=wide",))
 
 
 # ---- gain, order, progress -----------------------------------------------------------------------------------------
 
 
-def test_gain_is_that_over_the_same_windows_and_the_model_comes_back(toy: Toy) -> None:
-    loaded, text = load(toy.artifact), validation(toy.shards)
+def test_gain_is_that_over_the_same_windows_and_the_model_comes_back(toy: ToyArtifact) -> None:
+    loaded, text = load_model(toy.artifact), load_validation(toy.shards)
     vocab = loaded.tokenizer.vocab
 
-    def row(method: Spec[Method]) -> MethodResult:
-        return evaluate_method(ScoringContext(loaded.model, vocab, text, choose()), method)
+    def row(method: Spec[ScoringMethod]) -> MethodResult:
+        return evaluate_method(ScoringContext(loaded.model, vocab, text, select_device()), method)
 
     before = row(OWN[1])
     for method in (LORA, SGD):
-        found, still = row(method), method().still()
+        found, still = row(method), method().without_adaptation()
         assert still
-        with closing(still().player(loaded.model, vocab, choose(), ALONE)) as player:
+        with closing(still().make_player(loaded.model, vocab, select_device(), SINGLE_PROCESS)) as player:
             bpb = referee_score(player, text, still()).bpb
         assert found.bpb_without_adaptation == bpb and found.gain == bpb - found.bpb > 0.01 and found.adapts
         assert row(OWN[1]).bits == before.bits, "the model is as it was"
         assert found.cross_document == (method is not LORA)
 
 
-def test_the_baseline_can_be_left_out(toy: Toy) -> None:
-    loaded, text = load(toy.artifact), validation(toy.shards)
-    context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, choose())
+def test_the_baseline_can_be_left_out(toy: ToyArtifact) -> None:
+    loaded, text = load_model(toy.artifact), load_validation(toy.shards)
+    context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, select_device())
     alone, both = evaluate_method(context, LORA, baseline=False), evaluate_method(context, LORA)
     assert alone.bpb_without_adaptation is alone.gain is None and alone.bpb == both.bpb
     assert both.gain and len(context.scores) == 1, "the baseline alone is remembered"
 
 
-def test_the_same_windows_are_scored_once(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_windows_are_scored_once(toy: ToyArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not again for the sake of the gain; but windows that differ in anything, and what adapts, are."""
     played = list[str]()
 
-    def watched(player: Any, text: Text, method: Method, **words: Any) -> Score:
+    def watched(player: Any, text: TokenizedText, method: ScoringMethod, **words: Any) -> Score:
         played.append(method.name)
         return referee_score(player, text, method, **words)
 
@@ -202,8 +203,8 @@ def test_the_same_windows_are_scored_once(toy: Toy, monkeypatch: pytest.MonkeyPa
     assert rows[0].bpb == rows[1].bpb_without_adaptation != rows[3].bpb_without_adaptation
 
 
-def test_a_player_is_closed_also_where_scoring_fails(toy: Toy) -> None:
-    loaded, text = load(toy.artifact), validation(toy.shards)
+def test_a_player_is_closed_also_where_scoring_fails(toy: ToyArtifact) -> None:
+    loaded, text = load_model(toy.artifact), load_validation(toy.shards)
 
     def tell(line: str) -> None:
         name, _, done = line.partition(" / ")[0].partition(": ")
@@ -212,37 +213,40 @@ def test_a_player_is_closed_also_where_scoring_fails(toy: Toy) -> None:
 
     weights = {path: p.clone() for path, p in loaded.model.named_parameters()}
     with pytest.raises(KeyboardInterrupt):
-        evaluate_method(ScoringContext(loaded.model, loaded.tokenizer.vocab, text, choose(), log=tell), SGD)
+        evaluate_method(ScoringContext(loaded.model, loaded.tokenizer.vocab, text, select_device(), log=tell), SGD)
     assert all((p == weights[path]).all() for path, p in loaded.model.named_parameters())
 
 
-def test_an_order_by_length_says_so_and_is_charged(toy: Toy) -> None:
+def test_an_order_by_length_says_so_and_is_charged(toy: ToyArtifact) -> None:
     free, longest = on_shards(toy, "contiguous"), on_shards(toy, "contiguous", order="longest")
     assert (free.order, free.order_bits, longest.order) == ("corpus", 0, "longest")
     assert longest.order_bits > 8
     assert longest.bpb == (longest.bits + longest.order_bits) / longest.bytes
-    assert f"charged {longest.order_bits} bits" in score_table(longest) and "charged" not in score_table(free)
+    assert f"{longest.order_bits} bits" in score_table(longest) and "added for the order" in score_table(longest)
+    assert "added for the order" not in score_table(free)
     shuffles = [on_shards(toy, "contiguous", order="shuffled", seed=seed).bits for seed in (0, 0, 1)]
     assert shuffles[0] == shuffles[1] != shuffles[2] and free.bits not in shuffles
     isolated = [on_shards(toy, edits=("isolated=true",), order=order).bits for order in (None, "longest", "shuffled")]
     assert isolated == pytest.approx([isolated[0]] * 3, rel=1e-6)
 
 
-def test_a_method_may_ask_for_an_order_of_its_own_and_the_command_decides(toy: Toy) -> None:
-    from bitgolf.score.document_order import LongestFirst, SeededShuffle
+def test_a_method_may_ask_for_an_order_of_its_own_and_the_command_decides(toy: ToyArtifact) -> None:
+    from bitgolf.score.document_order import LongestFirstOrder, ShuffledOrder
 
-    loaded, text = load(toy.artifact), validation(toy.shards)
-    context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, choose())
-    method = OWN[1].but(order=part(LongestFirst))
+    loaded, text = load_model(toy.artifact), load_validation(toy.shards)
+    context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, select_device())
+    method = OWN[1].replace(order=part(LongestFirstOrder))
     assert evaluate_method(context, method).order == "longest"
-    assert evaluate_method(replace(context, order=part(SeededShuffle)), method).order == "shuffled"
+    assert evaluate_method(replace(context, order=part(ShuffledOrder)), method).order == "shuffled"
 
 
-def test_progress_has_the_running_bpb_and_the_speed(toy: Toy) -> None:
-    loaded, text, lines = load(toy.artifact), validation(toy.shards), list[str]()
-    words = loaded.model, loaded.tokenizer.vocab, text, choose()
+def test_progress_has_the_running_bpb_and_the_speed(toy: ToyArtifact) -> None:
+    loaded, text, lines = load_model(toy.artifact), load_validation(toy.shards), list[str]()
+    words = loaded.model, loaded.tokenizer.vocab, text, select_device()
     found = evaluate_method(ScoringContext(*words, batch_tokens=64, log=lines.append), OWN[0])
-    assert len(lines) > 10 and lines[-1].startswith(f"contiguous: {text.targets:,} / {text.targets:,} targets, ")
+    assert len(lines) > 10 and lines[-1].startswith(
+        f"contiguous: {text.num_targets:,} / {text.num_targets:,} targets, "
+    )
     assert f" {found.bpb:.4f} bits per byte so far" in lines[-1] and lines[-1].endswith(" targets/s")
     first = float(lines[0].split(" targets, ")[1].split()[0])
     assert math.isfinite(first) and first == pytest.approx(found.bpb, rel=0.5)
@@ -251,15 +255,15 @@ def test_progress_has_the_running_bpb_and_the_speed(toy: Toy) -> None:
 # ---- in a run ------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_reports_what_adaptation_gained(toy: Toy, tmp_path: Path) -> None:
+def test_a_run_reports_what_adaptation_gained(toy: ToyArtifact, tmp_path: Path) -> None:
     recipe = toy_recipe(steps=2).set("proof", None).set("score", (LORA, OWN[1], SGD))
-    d = run_in(tmp_path / "run", recipe, toy.shards)
+    d = run_toy(tmp_path / "run", recipe, toy.shards)
     lora, sliding, sgd = d.methods
     assert d.bpb == {"trained": d.bpb["trained"], "averaged": d.bpb["averaged"], "packed": lora.bpb,
                         "sliding": sliding.bpb, "adapted": sgd.bpb}  # fmt: skip
     averaged, still = d.bpb["averaged"], lora.bpb_without_adaptation
     assert averaged and still and abs(averaged - still) < 0.05, "weights in memory are scored without adaptation"
     gain = f"{sgd.gain:+.4f}"
-    assert gain in run_table(d) and gain in page(d, tmp_path / "run" / "log.jsonl")
+    assert gain in run_table(d) and gain in render_report(d, tmp_path / "run" / "log.jsonl")
     log = (tmp_path / "run" / "run.log").read_text()
     assert f"score method:sgd bits:{sgd.bits:.6g} " in log and f"gain:{sgd.gain:.6g}" in log

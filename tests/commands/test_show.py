@@ -7,37 +7,40 @@ from typing import Any
 
 import pytest
 
-from bitgolf.average.ema import Ema
-from bitgolf.average.lawa import Lawa
-from bitgolf.average.swa import Swa
-from bitgolf.commands.show import overview
+from bitgolf.average.ema import EMA
+from bitgolf.average.lawa import LAWA
+from bitgolf.average.swa import SWA
+from bitgolf.commands.show import describe_recipe
 from bitgolf.commands.tables import show_table
-from bitgolf.config.parse import set_text
+from bitgolf.config.parse import apply_assignment
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.objectives import MultiToken
-from bitgolf.recipes import get, names, published
-from bitgolf.recipes.identity import identity
+from bitgolf.model.objectives import MultiTokenPrediction
+from bitgolf.recipes import get_recipe, published_bpb, recipe_names
+from bitgolf.recipes.identity import recipe_hash
 from helpers.toy import toy_recipe
 
 KEPT: list[tuple[Spec[Any] | None, float]] = [
     (None, 0),
-    (part(Ema), 1),
-    (part(Swa, every=1, below=0.5), 1),
-    (part(Lawa, every=1, keep=7, below=0.5), 7),
+    (part(EMA), 1),
+    (part(SWA, every=1, lr_scale_below=0.5), 1),
+    (part(LAWA, every=1, keep=7, lr_scale_below=0.5), 7),
 ]
 
 
 @pytest.mark.parametrize(("average", "copies"), KEPT)
 def test_memory_counts_what_the_average_keeps(average: Spec[Any] | None, copies: int) -> None:
-    plain, shown = (overview(toy_recipe().but(average=a)) for a in (None, average))
+    plain, shown = (describe_recipe(toy_recipe().replace(average=a)) for a in (None, average))
     more = shown.forecast.training_state_bytes - plain.forecast.training_state_bytes
     assert copies * 4 * shown.params <= more <= copies * 4 * shown.params + 16  # counters
 
 
 def test_memory_counts_weights_gradients_and_the_heads_of_an_objective() -> None:
-    recipe = toy_recipe(vocab=300).but(average=None).set("train.optim.2.where", "*")
-    plain, shown = overview(recipe), overview(recipe.set("train.objective", part(MultiToken, heads=2)))
+    recipe = toy_recipe(vocab=300).replace(average=None).set("train.optim.2.where", "*")
+    plain, shown = (
+        describe_recipe(recipe),
+        describe_recipe(recipe.set("train.objective", part(MultiTokenPrediction, heads=2))),
+    )
     by_role = plain.params_by_role
     muon, adam = 3 * by_role["matrix"], plain.params - by_role["matrix"]  # momentum, copies of weight and gradient
     assert 0 <= plain.forecast.training_state_bytes - 4 * (2 * plain.params + muon + 2 * adam) < 1000
@@ -46,7 +49,7 @@ def test_memory_counts_weights_gradients_and_the_heads_of_an_objective() -> None
 
 
 def test_the_table_says_what_was_published() -> None:
-    lines = [" ".join(line.split()) for line in show_table(overview(get("pr1512"))).splitlines()]
+    lines = [" ".join(line.split()) for line in show_table(describe_recipe(get_recipe("pr1512"))).splitlines()]
     published = lines[lines.index("Published by its authors, not measured here") :]
     said = ["hardware 8 x H100 SXM, 600 s", "bpb, packed 1.1255", "bpb, sliding 1.1117", "bytes 16,120,506"]
     assert set(said) <= set(published)
@@ -55,8 +58,8 @@ def test_the_table_says_what_was_published() -> None:
 
 
 def test_a_departure_is_undone_by_the_words_that_stand_beside_it() -> None:
-    recipe = get("pr1512")
-    lines = show_table(overview(recipe)).splitlines()
+    recipe = get_recipe("pr1512")
+    lines = show_table(describe_recipe(recipe)).splitlines()
     start = lines.index("Differences from the published system, and the --set that removes each:") + 1
     undone = [line for line in lines[start : lines.index("", start)] if "--set" in line]
     departures = [assignments for assignments in recipe["published"]["departures"].values() if assignments]
@@ -65,36 +68,36 @@ def test_a_departure_is_undone_by_the_words_that_stand_beside_it() -> None:
         changed, words = recipe, shlex.split(line[line.index("--set") :])
         assert words == [word for assignment in assignments.split() for word in ("--set", assignment)]
         for assignment in words[1::2]:
-            changed = set_text(changed, assignment)
-        assert identity(changed) != identity(recipe)
+            changed = apply_assignment(changed, assignment)
+        assert recipe_hash(changed) != recipe_hash(recipe)
 
 
 def test_nothing_is_said_of_what_nobody_published() -> None:
-    table = show_table(overview(get("quickstart")))
+    table = show_table(describe_recipe(get_recipe("quickstart")))
     assert "Published" not in table and "Differences" not in table and "caution" not in table
-    assert "Differences" not in show_table(overview(get("baseline")))
-    assert "it trains on training text: nothing" in show_table(overview(get("pr675")))
+    assert "Differences" not in show_table(describe_recipe(get_recipe("baseline")))
+    assert "it trains on training text: nothing" in show_table(describe_recipe(get_recipe("pr675")))
 
 
 def test_whatever_stands_in_a_recipe_of_others_can_be_shown() -> None:
     odd = {"bpb": 3, "departures": ["x"], "bytes": None, "seeds": {"1": [2]}, "a_b": {"c": {"d": 1234}}}
-    table = show_table(overview(toy_recipe().but(published=odd)))
+    table = show_table(describe_recipe(toy_recipe().replace(published=odd)))
     assert "d 1,234" in table and "a b, c" in table
 
 
 def test_long_values_are_shown_whole() -> None:
     words = "the very " * 40 + "end"
-    assert words in show_table(overview(toy_recipe().but(published={"doubts": words})))
+    assert words in show_table(describe_recipe(toy_recipe().replace(published={"doubts": words})))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_the_result_in_the_list_is_that_of_the_published_file(name: str) -> None:
-    figures = (get(name)["published"] or {}).get("bpb") or {}
+    figures = (get_recipe(name)["published"] or {}).get("bpb") or {}
     stored = {stage: bpb for stage, bpb in figures.items() if stage in ("packed", "sliding", "adapted")}
-    assert published(name) == (min(stored.items(), key=lambda figure: figure[1]) if stored else None)
+    assert published_bpb(name) == (min(stored.items(), key=lambda figure: figure[1]) if stored else None)
 
 
 def test_show_refuses_what_a_run_would() -> None:
     """A codec that asks for calibration in a recipe that has none."""
     with pytest.raises(RecipeError, match="asks for calibration"):
-        overview(get("quickstart").but(calibrate=None))
+        describe_recipe(get_recipe("quickstart").replace(calibrate=None))

@@ -13,20 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from bitgolf.artifact.model import load
-from bitgolf.commands.sweep import choices, sweep
-from bitgolf.errors import BitgolfError, DamagedError, FormatVersionError, RecipeError, UsageError
+from bitgolf.artifact.model import load_model
+from bitgolf.commands.sweep import parse_values, sweep
+from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, RecipeError, UsageError
 from bitgolf.files import read_json
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.calibration.stats_file import load_calibration
-from bitgolf.score.text import validation
+from bitgolf.score.text import load_validation
 from helpers.command_line import run_command as bitgolf
 from helpers.toy_run import finish, run_again
 
-BITS, DAMPING = "quantize.2.use.bits", "quantize.2.use.solve.damping"
+BITS, DAMPING = "quantize.2.use.bits", "quantize.2.use.solver.damping"
 
 VALUE = st.recursive(
-    st.sampled_from(["3", "-0.5", "none", "Gptq", "'a,b'", '"x, (y"', "1e-3"]),
+    st.sampled_from(["3", "-0.5", "none", "GPTQ", "'a,b'", '"x, (y"', "1e-3"]),
     lambda inner: (
         st.lists(inner, min_size=1, max_size=3).map(lambda v: f"Part({', '.join(v)})")
         | st.lists(inner, min_size=1, max_size=3).map(lambda v: f"({','.join(v)},)")
@@ -37,7 +37,7 @@ VALUE = st.recursive(
 
 @given(values=st.lists(VALUE, min_size=1, max_size=4), space=st.sampled_from(["", " "]))
 def test_commas_part_values_but_not_within_brackets_or_quotes(values: list[str], space: str) -> None:
-    assert choices(f"quantize.0.use={f',{space}'.join(values)}") == ("quantize.0.use", values)
+    assert parse_values(f"quantize.0.use={f',{space}'.join(values)}") == ("quantize.0.use", values)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_commas_part_values_but_not_within_brackets_or_quotes(values: list[str],
 )
 def test_what_cannot_be_swept_is_wrong_use(assignment: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        choices(assignment)
+        parse_values(assignment)
 
 
 # ---- on a run ------------------------------------------------------------------------------------------------------
@@ -120,11 +120,11 @@ def test_a_row_says_what_a_run_with_these_settings_would(run: Path) -> None:
 
 def predicted(folder: Path) -> float:
     """From the artifact and the calibration, as the definition has it."""
-    back, weights = load(folder / "artifact.bg").model.state_dict(), load_file(folder / "averaged.safetensors")
+    back, weights = load_model(folder / "artifact.bg").model.state_dict(), load_file(folder / "averaged.safetensors")
     known = load_calibration(folder / "calibration.safetensors")
     nats = sum(known[path].cost(back[path] - weights[path]).sum().item() for path in known)
-    text = validation(Path(read_json(folder / "inputs.json")["shards"]))
-    return nats / math.log(2) * text.targets / text.bytes
+    text = load_validation(Path(read_json(folder / "inputs.json")["shards"]))
+    return nats / math.log(2) * text.num_targets / text.bytes
 
 
 def test_it_goes_on_where_it_stopped(run: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_other_weights_are_other_rows(run: Path, encoded: list[str]) -> None:
         ([f"{BITS}=3", f"{BITS}=4"], UsageError, "each with a path of its own"),
         ([], UsageError, "each with a path of its own"),
         (["quantize.2.use.bit=3"], RecipeError, "nearest: .*bits"),
-        (["pack.groups=(Group(where='gate', name='g'),)"], RecipeError, "gate"),
+        (["pack.groups=(StreamGroup(where='gate', name='g'),)"], RecipeError, "gate"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_encoded(
@@ -184,14 +184,14 @@ def test_a_codec_that_asks_for_calibration_needs_a_run_that_has_one(run: Path, e
     (run / "recipe.json").write_text(json.dumps(recipe))
     with pytest.raises(RecipeError, match="asks for calibration"):
         sweep(run, [f"{BITS}=3"])
-    sets = ["quantize.2.use=IntRows(bits=5),IntRows(bits=6)", "quantize.1.use.solve=none"]
+    sets = ["quantize.2.use=IntRows(bits=5),IntRows(bits=6)", "quantize.1.use.solver=none"]
     rows = sweep(run, sets).rows
     assert [row.predicted_gap_bpb for row in rows] == [None, None] and rows[0].bytes < rows[1].bytes
 
 
 def test_a_damaged_table_is_named(run: Path) -> None:
     (run / "sweep.jsonl").write_text('{"format": 2, "key": "a"}\n{"key": \n')
-    with pytest.raises(DamagedError, match=r"sweep\.jsonl"):
+    with pytest.raises(CorruptFileError, match=r"sweep\.jsonl"):
         sweep(run, [f"{BITS}=3"])
 
 

@@ -13,7 +13,7 @@ from bitgolf.config.parse import from_json
 from bitgolf.config.registry import REGISTRY, find_parts, import_all_parts, lookup, part_modules, register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.mlp import LeakySquared
+from bitgolf.model.mlp import SquaredLeakyReLU
 
 
 def test_the_source_names_exactly_what_registers_itself() -> None:
@@ -37,16 +37,16 @@ def test_only_the_module_of_a_part_is_imported() -> None:
 
 
 def test_a_second_class_of_one_name_is_an_error_that_names_both_modules() -> None:
-    class LeakySquared:
+    class SquaredLeakyReLU:
         pass
 
-    with pytest.raises(TypeError, match=rf"LeakySquared: one in bitgolf\.model\.mlp, one in {__name__}"):
-        register(LeakySquared)
-    assert REGISTRY["LeakySquared"].__module__ == "bitgolf.model.mlp"
+    with pytest.raises(TypeError, match=rf"SquaredLeakyReLU: one in bitgolf\.model\.mlp, one in {__name__}"):
+        register(SquaredLeakyReLU)
+    assert REGISTRY["SquaredLeakyReLU"].__module__ == "bitgolf.model.mlp"
 
 
 def test_a_module_that_is_imported_again_may_register_again() -> None:
-    assert register(LeakySquared) is LeakySquared
+    assert register(SquaredLeakyReLU) is SquaredLeakyReLU
 
 
 def test_two_modules_of_one_name_are_an_error_before_anything_is_imported() -> None:
@@ -70,24 +70,36 @@ def test_registered_classes_are_found_and_no_others(classes: dict[str, tuple[boo
 
 @pytest.mark.parametrize(
     "name",
-    ["os.system", "system", "cli.app", "Nothing", "files.atomic", "../x.Y", "a" * 500, "Loaded", "__getattr__", "", 3],
+    [
+        "os.system",
+        "system",
+        "cli.app",
+        "Nothing",
+        "files.atomic_write",
+        "../x.Y",
+        "a" * 500,
+        "LoadedArtifact",
+        "__getattr__",
+        "",
+        3,
+    ],
 )
 def test_only_registered_classes_have_names(name: object) -> None:
     with pytest.raises(RecipeError):
         lookup(name)
 
 
-@pytest.mark.parametrize("name", ["model.mlp.LeakySquared", "quantize.codecs.codec.Float", "cli.runs.Gone"])
+@pytest.mark.parametrize("name", ["model.mlp.SquaredLeakyReLU", "quantize.codecs.codec.Float", "cli.runs.Gone"])
 def test_a_name_of_the_older_format_says_so(name: str) -> None:
     with pytest.raises(RecipeError, match="older format") as error:
         from_json({"part": name})
-    assert error.value.mend.endswith(f"write {name.rpartition('.')[2]}")
+    assert error.value.hint.endswith(f"write {name.rpartition('.')[2]}")
 
 
 def test_an_unknown_name_brings_the_nearest() -> None:
-    with pytest.raises(RecipeError, match="no part called 'LeakySquard'") as error:
-        lookup("LeakySquard")
-    assert "LeakySquared" in error.value.mend
+    with pytest.raises(RecipeError, match="no part called 'SquaredLeakyRelu'") as error:
+        lookup("SquaredLeakyRelu")
+    assert "SquaredLeakyReLU" in error.value.hint
 
 
 @given(st.text(max_size=20) | st.sampled_from(sorted(part_modules())))
@@ -103,7 +115,7 @@ def test_any_name_is_a_part_or_one_clear_error_and_imports_only_modules_of_parts
 
 def test_a_part_of_another_module_keeps_the_hash() -> None:
     """What moves a file changes no recipe."""
-    node = part(LeakySquared)
-    assert node.to_json() == {"part": "LeakySquared", "slope": 0.5}
-    moved = type("LeakySquared", (LeakySquared,), {"__module__": "elsewhere"})
+    node = part(SquaredLeakyReLU)
+    assert node.to_json() == {"part": "SquaredLeakyReLU", "slope": 0.5}
+    moved = type("SquaredLeakyReLU", (SquaredLeakyReLU,), {"__module__": "elsewhere"})
     assert Spec(moved, node.kwargs).hash == node.hash

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitgolf.config.rules import Rule, cover
+from bitgolf.config.rules import Rule, assign_to_rules
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.optim.adam import Adam
 from bitgolf.quantize.codecs.codec import Float
-from bitgolf.recipes import get
+from bitgolf.recipes import get_recipe
 
 ROLES = {
     "embed.weight": "embedding",
@@ -26,18 +26,18 @@ def rule(where: str) -> Spec[Rule]:
 
 
 def test_the_first_match_wins() -> None:
-    taken = cover([rule("matrix@**.mlp.**"), rule("matrix"), rule("*")], ROLES)
+    taken = assign_to_rules([rule("matrix@**.mlp.**"), rule("matrix"), rule("*")], ROLES)
     assert taken == [["blocks.0.mlp.up.weight"], ["blocks.0.mixer.q.weight"], ["embed.weight", "blocks.0.gain"]]
 
 
 def test_a_parameter_without_a_rule_is_named() -> None:
     with pytest.raises(RecipeError, match=r"no rule takes the parameter blocks.0.gain \(role 'scale'\)"):
-        cover([rule("matrix"), rule("embedding")], ROLES)
+        assign_to_rules([rule("matrix"), rule("embedding")], ROLES)
 
 
 def test_a_dead_rule_is_named_with_the_roles_there_are() -> None:
     with pytest.raises(RecipeError, match=r"'gate' matches nothing .*embedding, matrix, scale"):
-        cover([rule("gate"), rule("*")], ROLES)
+        assign_to_rules([rule("gate"), rule("*")], ROLES)
 
 
 def test_two_rules_for_one_parameter_are_an_error_that_names_both() -> None:
@@ -45,7 +45,7 @@ def test_two_rules_for_one_parameter_are_an_error_that_names_both() -> None:
         RecipeError,
         match=r"two rules for one parameter: blocks.0.mlp.up.weight .* rule 0 \('\*'\), so rule 1 \('matrix'\)",
     ):
-        cover([rule("*"), rule("matrix")], ROLES)
+        assign_to_rules([rule("*"), rule("matrix")], ROLES)
 
 
 paths = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(".".join)
@@ -57,7 +57,7 @@ paths = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(".".join)
 )
 def test_cover_is_exact_or_an_error(roles: dict[str, str], wheres: list[str]) -> None:
     try:
-        taken = cover([rule(w) for w in wheres], roles)
+        taken = assign_to_rules([rule(w) for w in wheres], roles)
     except RecipeError:
         return
     flat = [p for paths in taken for p in paths]
@@ -66,14 +66,14 @@ def test_cover_is_exact_or_an_error(roles: dict[str, str], wheres: list[str]) ->
 
 def test_a_rule_is_checked_by_what_it_is_used_for() -> None:
     """A codec where an optimizer belongs is an error when the recipe is written, and says where."""
-    recipe = get("baseline")
+    recipe = get_recipe("baseline")
     adam, codec = part(Adam, lr=0.1), part(Float, dtype="float16")
     with pytest.raises(RecipeError, match=r"expected a part that is a Codec, got Adam") as error:
         recipe.set("quantize.0.use", adam)
-    assert error.value.place == "Recipe.quantize.0.use"
-    with pytest.raises(RecipeError, match=r"expected a part that is a Algorithm, got Float") as error:
+    assert error.value.where == "Recipe.quantize.0.use"
+    with pytest.raises(RecipeError, match=r"expected a part that is a UpdateAlgorithm, got Float") as error:
         recipe.set("train.optim.1", part(Rule, where="embedding", use=codec))
-    assert error.value.place == "Train.optim.1.use"
+    assert error.value.where == "Train.optim.1.use"
     assert recipe.set("quantize.0.use", part(Float, dtype="bfloat16"))["quantize.0.use.dtype"] == "bfloat16"
 
 
@@ -82,6 +82,6 @@ def test_a_rule_is_checked_by_what_it_is_used_for() -> None:
     [("model", "train"), ("train", "pack"), ("tokens", "text"), ("score", "quantize"), ("average", "calibrate")],
 )
 def test_a_stage_of_a_recipe_is_no_other(path: str, value: str) -> None:
-    recipe = get("quickstart")
+    recipe = get_recipe("quickstart")
     with pytest.raises(RecipeError, match=r"expected a part that is a"):
         recipe.set(path, recipe[value])

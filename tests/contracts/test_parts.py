@@ -9,24 +9,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import append
 from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import part
-from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa
-from bitgolf.model.decoding.incremental import Reader
-from bitgolf.model.forward_context import Bus
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore
+from bitgolf.model.decoding.incremental import IncrementalDecoder
+from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.head import UntiedHead
-from bitgolf.model.interfaces import StreamPart
-from bitgolf.model.parameters import roles
+from bitgolf.model.interfaces import ResidualStreamPart
+from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.part import Part
-from helpers.every_part import AROUND, QUIET, collected, node, sockets
+from helpers.every_part import AROUND, QUIET, all_model_parts, example_node, model_with_part
 from helpers.toy import VOCAB, built, toy_model
 
 ROLES = {"embedding", "matrix", "head", "scale", "gate"}
 
 
-@pytest.fixture(params=collected(), ids=lambda c: c.__name__)
+@pytest.fixture(params=all_model_parts(), ids=lambda c: c.__name__)
 def cls(request: pytest.FixtureRequest) -> type:
     return request.param
 
@@ -47,33 +47,33 @@ def changed(ids: Tensor, start: int, stop: int) -> Tensor:
 
 
 def test_there_are_parts() -> None:
-    assert len(collected()) > 15
+    assert len(all_model_parts()) > 15
 
 
 def test_full_graph_and_same_numbers_when_compiled(cls: type, ids: Tensor) -> None:
-    model = built(sockets(node(cls)))
+    model = built(model_with_part(example_node(cls)))
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert (compiled(ids) - model(ids)).abs().max() < 1e-5
 
 
 def test_causal(cls: type, ids: Tensor) -> None:
-    model = built(sockets(node(cls)))
+    model = built(model_with_part(example_node(cls)))
     before, after = model(ids), model(changed(ids, 9, 24))
     assert (before[:, :9] - after[:, :9]).abs().max() < 1e-5
     assert (before[:, 9:] - after[:, 9:]).abs().max() > 1e-3
 
 
 def test_nothing_leaks_over_a_document_start(cls: type, ids: Tensor) -> None:
-    spec = sockets(node(cls)).edit(Sdpa, append(masks=part(SameDocument)))
+    spec = model_with_part(example_node(cls)).edit(SDPACore, append(masks=part(DocumentMask)))
     model = built(spec)
     before, after = model(ids), model(changed(ids, 1, 12))
     assert (before[:, 12:] - after[:, 12:]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("cls", [c for c in collected() if c.identity_at_init], ids=lambda c: c.__name__)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("cls", [c for c in all_model_parts() if c.identity_at_init], ids=lambda c: c.__name__)  # type: ignore[attr-defined]
 def test_identity_at_initialisation_where_claimed(cls: type, ids: Tensor) -> None:
-    plain, more = built(toy_model()), sockets(node(cls))(Place(vocab=VOCAB))
+    plain, more = built(toy_model()), model_with_part(example_node(cls))(BuildContext(vocab=VOCAB))
     own = dict(more.named_parameters())
     state = {name: p for name, p in plain.state_dict().items() if name in own}
     assert len(state) < len(own), "the part has no parameter of its own here"
@@ -82,17 +82,17 @@ def test_identity_at_initialisation_where_claimed(cls: type, ids: Tensor) -> Non
 
 
 def test_every_parameter_has_a_known_role_and_nothing_hides_in_buffers(cls: type) -> None:
-    model = sockets(node(cls))(Place(vocab=VOCAB))
-    assert set(roles(model)) == dict(model.named_parameters()).keys()
-    assert set(roles(model).values()) <= ROLES
-    assert model.state_dict().keys() == set(roles(model)), (
+    model = model_with_part(example_node(cls))(BuildContext(vocab=VOCAB))
+    assert set(parameter_roles(model)) == dict(model.named_parameters()).keys()
+    assert set(parameter_roles(model).values()) <= ROLES
+    assert model.state_dict().keys() == set(parameter_roles(model)), (
         "an artifact holds parameters only: a part makes its constants in forward"
     )
 
 
 def test_switched_on_it_acts(cls: type, ids: Tensor) -> None:
     """Taking the part out of the running model changes what the model says."""
-    model = built(sockets(node(cls))).train(cast(type[Part], cls).training_only)
+    model = built(model_with_part(example_node(cls))).train(cast(type[Part], cls).training_only)
     calls: list[int] = []
     for module in model.modules():
         if type(module) is cls:
@@ -106,7 +106,7 @@ def test_switched_on_it_acts(cls: type, ids: Tensor) -> None:
 def test_it_changes_what_the_model_says(cls: type, ids: Tensor) -> None:
     """Against the toy without the part, all weights that both have being equal."""
     plain = AROUND.get(cls, lambda toy: toy)(toy_model())
-    spec = sockets(node(cls))
+    spec = model_with_part(example_node(cls))
     if spec == plain:
         return  # the toy itself has this part: other tests know its values
     if cls in QUIET:
@@ -119,7 +119,7 @@ def test_it_changes_what_the_model_says(cls: type, ids: Tensor) -> None:
 
 
 def test_every_parameter_moves_what_the_model_says(cls: type, ids: Tensor) -> None:
-    model = built(sockets(node(cls))).train()
+    model = built(model_with_part(example_node(cls))).train()
     model(ids).square().mean().backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not still
@@ -140,28 +140,28 @@ def disturb(value: Any) -> Any:
 
 
 def test_read_piece_by_piece_it_says_the_same(cls: type, ids: Tensor) -> None:
-    model = built(sockets(node(cls)))
+    model = built(model_with_part(example_node(cls)))
     whole = model(ids)
-    reader = Reader(model, len(ids), window=32, stride=16)
+    reader = IncrementalDecoder(model, len(ids), window=32, stride=16)
     for t in range(1, ids.shape[1]):
         assert (reader.logits - whole[:, t - 1]).abs().max() < 1e-4, t
-        reader.push(ids[:, t])
+        reader.step(ids[:, t])
 
 
 @torch.no_grad()
 def test_rows_of_different_lengths_say_what_each_would_say_alone(cls: type) -> None:
     """Rows are restarted, pushed, left alone and read again at times of their own."""
-    model, chance = built(sockets(node(cls))), random.Random(3)
+    model, chance = built(model_with_part(example_node(cls))), random.Random(3)
     window, stride = 9, 4
-    reader = Reader(model, 3, window, stride)
+    reader = IncrementalDecoder(model, 3, window, stride)
     contexts = [[1], [1], [1]]
     for step in range(18):
         if step % 5 == 2:
             again = {row: [1, *chance.choices(range(1, VOCAB), k=chance.randrange(window))] for row in {step % 3, 2}}
-            reader.restart({row: torch.tensor(context) for row, context in again.items()})
+            reader.prefill({row: torch.tensor(context) for row, context in again.items()})
             contexts = [again.get(row, context) for row, context in enumerate(contexts)]
         tokens = [chance.choice([-1, 1, *range(2, 12)]) for _ in contexts]
-        reader.push(torch.tensor(tokens))
+        reader.step(torch.tensor(tokens))
         for row, token in enumerate(tokens):
             if token >= 0:
                 full = len(contexts[row]) == window
@@ -184,24 +184,24 @@ def test_every_forward_has_at_most_three_ifs() -> None:
 # ---- negative controls: what the suite must catch -------------------------------------------------------------------
 
 
-class Leaky(StreamPart):
-    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+class Leaky(ResidualStreamPart):
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         return x + x.mean(1, keepdim=True)
 
 
-class Branchy(StreamPart):
-    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+class Branchy(ResidualStreamPart):
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         return x * 2 if x.sum() > 0 else x
 
 
-class Silent(StreamPart):
+class Silent(ResidualStreamPart):
     identity_at_init = True
 
-    def __init__(self, at: Place, /) -> None:
+    def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(at.dim))
+        self.weight = nn.Parameter(torch.ones(context.dim))
 
-    def forward(self, x: Tensor, bus: Bus) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         return 1.01 * x
 
 
@@ -223,4 +223,4 @@ def test_the_suite_catches_a_parameter_without_a_role_and_a_false_claim(ids: Ten
 
 
 def test_an_untied_head_is_collected() -> None:
-    assert UntiedHead in collected()
+    assert UntiedHead in all_model_parts()

@@ -10,24 +10,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
-from bitgolf.model.block import Wiring
-from bitgolf.model.interfaces import AfterPart, Branch, Norm, QKPart, Skip, StreamPart, ValuePart
+from bitgolf.config.build_context import BuildContext
+from bitgolf.model.block import ResidualTopology
+from bitgolf.model.interfaces import (
+    AttentionOutputPart,
+    Norm,
+    QKPart,
+    ResidualScale,
+    ResidualStreamPart,
+    SkipConnection,
+    ValuePart,
+)
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import roles
-from bitgolf.recipes import get
-from bitgolf.recipes.identity import identity
-from helpers.every_part import collected, node, sockets
+from bitgolf.model.parameters import parameter_roles
+from bitgolf.recipes import get_recipe
+from bitgolf.recipes.identity import recipe_hash
+from helpers.every_part import all_model_parts, example_node, model_with_part
 from helpers.toy import VOCAB, built, toy_model
 
-ON_THE_STREAM = (StreamPart, Norm, Branch, Skip, Wiring, QKPart, ValuePart, AfterPart)
+ON_THE_STREAM = (
+    ResidualStreamPart,
+    Norm,
+    ResidualScale,
+    SkipConnection,
+    ResidualTopology,
+    QKPart,
+    ValuePart,
+    AttentionOutputPart,
+)
 LOGITS = 0.03  # relative difference of bfloat16; measured 0.001 to 0.021
 DIRECTION = 0.98  # cosine of gradients, of vectors that have at least 1/200 of the largest gradient; measured 0.989
 
 
-@pytest.fixture(params=collected(), ids=lambda c: c.__name__)
+@pytest.fixture(params=all_model_parts(), ids=lambda c: c.__name__)
 def model(request: pytest.FixtureRequest) -> LM:
-    return built(sockets(node(request.param))).train(request.param.training_only)
+    return built(model_with_part(example_node(request.param))).train(request.param.training_only)
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -67,13 +84,13 @@ def learn(model: LM, autocast: bool) -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize("autocast", [True, False], ids=["auto under autocast", "bfloat16 without autocast"])
 def test_parts_keep_a_bfloat16_stream_and_say_and_learn_what_float32_would(model: LM, autocast: bool) -> None:
     plain, wanted = learn(model, autocast=False)
-    model.stream = "auto" if autocast else "bfloat16"
+    model.residual_dtype = "auto" if autocast else "bfloat16"
     types = types_of_parts(model)
     logits, gradients = learn(model, autocast)
     assert types and {kind for _, kind in types} == {torch.bfloat16}, types
     assert logits.dtype == torch.float32, "from the logits up it is float32"
     assert 0 < (logits - plain).norm() < LOGITS * plain.norm()
-    vectors = [path for path, role in roles(model).items() if role in ("scale", "gate")]
+    vectors = [path for path, role in parameter_roles(model).items() if role in ("scale", "gate")]
     largest = max(wanted[path].norm() for path in vectors)
     for path in vectors:
         assert gradients[path].dtype == torch.float32 and torch.isfinite(gradients[path]).all(), path
@@ -93,11 +110,13 @@ def test_a_norm_that_autocast_has_in_float32_comes_back(monkeypatch: pytest.Monk
 
 def test_a_float32_stream_stays_one_under_autocast() -> None:
     """Queries, keys and values come out of products, in autocast's type, and so does what branches add."""
-    model = built(toy_model().but(stream="float32"))
+    model = built(toy_model().replace(residual_dtype="float32"))
     types = types_of_parts(model)
     learn(model, autocast=True)
-    assert {kind for name, kind in types if name in ("Normalize", "RMSNorm", "MixX0", "Serial")} == {torch.float32}
-    assert {kind for name, kind in types if name in ("QKNorm", "Rope", "QGain", "BranchScale")} == {torch.bfloat16}
+    assert {kind for name, kind in types if name in ("EmbeddingNorm", "RMSNorm", "MixX0", "SequentialResidual")} == {
+        torch.float32
+    }
+    assert {kind for name, kind in types if name in ("QKNorm", "RoPE", "QGain", "LayerScale")} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
@@ -110,14 +129,14 @@ def test_without_autocast_the_stream_has_the_type_of_the_parameters(kind: torch.
 
 def test_a_model_on_the_meta_device_has_a_stream_too() -> None:
     with torch.device("meta"):
-        model = toy_model()(Place(vocab=VOCAB))
+        model = toy_model()(BuildContext(vocab=VOCAB))
         assert model(torch.zeros(1, 5, dtype=torch.int64)).shape == (1, 5, VOCAB)
 
 
 @pytest.mark.parametrize("stream", ["auto", "float32", "bfloat16"])
 def test_the_setting_is_part_of_a_recipe(stream: Literal["auto", "float32", "bfloat16"]) -> None:
-    recipe = get("quickstart")
-    assert recipe["model.stream"] == "auto"
-    changed = recipe.set("model.stream", stream)
-    assert (identity(changed) == identity(recipe)) == (stream == "auto")
-    assert changed.to_json()["model"]["stream"] == stream
+    recipe = get_recipe("quickstart")
+    assert recipe["model.residual_dtype"] == "auto"
+    changed = recipe.set("model.residual_dtype", stream)
+    assert (recipe_hash(changed) == recipe_hash(recipe)) == (stream == "auto")
+    assert changed.to_json()["model"]["residual_dtype"] == stream

@@ -9,27 +9,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitgolf.data.shards import Stream, write_shard
+from bitgolf.data.shards import TokenStream, write_shard
 from bitgolf.text.documents import python_library
-from bitgolf.tokens.loading import open_tokenizer
+from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE
 
 
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Tokenizer:
-    return open_tokenizer(SentencePieceBPE(vocab=400).train(document.data for document in islice(python_library(), 6)))
+    return tokenizer_from_bytes(
+        SentencePieceBPE(vocab=400).train(document.data for document in islice(python_library(), 6))
+    )
 
 
 @pytest.fixture(scope="session")
-def counting(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Stream]:
+def counting(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TokenStream]:
     """`counting(7, 5)`: the tokens 0 ... 11 in shards of 7 and 5."""
 
-    def make(*lengths: int) -> Stream:
+    def make(*lengths: int) -> TokenStream:
         folder: Path = tmp_path_factory.mktemp("counting")
         parts = np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])
         for i, ids in enumerate(parts):
             write_shard(folder / f"train_{i:06d}.bin", ids)
-        return Stream(sorted(folder.iterdir()))
+        return TokenStream(sorted(folder.iterdir()))
 
     return make

@@ -14,32 +14,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.data.batches import (
-    Batches,
+    BatchLoader,
     CoprimeStride,
-    Order,
-    Packed,
-    Sequential,
-    Shuffled,
+    DataOrder,
+    PackedDocuments,
+    SequentialOrder,
     ShuffledDocuments,
-    ShuffledSequences,
+    ShuffledShardWindows,
+    ShuffledWindows,
 )
 from bitgolf.data.coprime_stride import coprime
-from bitgolf.data.shards import Stream, write_shard
+from bitgolf.data.shards import TokenStream, write_shard
 from bitgolf.errors import BitgolfError, RecipeError
 
-Counting = Callable[..., Stream]
-ORDERS = [Sequential(), Packed(), Shuffled(), ShuffledSequences(), CoprimeStride(fewest=2, most=4, grow=5)]
-WITHIN_FILES = [Packed(), ShuffledSequences(), CoprimeStride(fewest=2, most=4, grow=5)]
+Counting = Callable[..., TokenStream]
+ORDERS = [
+    SequentialOrder(),
+    PackedDocuments(),
+    ShuffledWindows(),
+    ShuffledShardWindows(),
+    CoprimeStride(min_shards=2, max_shards=4, growth_steps=5),
+]
+WITHIN_FILES = [PackedDocuments(), ShuffledShardWindows(), CoprimeStride(min_shards=2, max_shards=4, growth_steps=5)]
 
 
-def batches(stream: Stream, order: Order, *, rows: int = 4, length: int = 5, seed: int = 0) -> Batches:
-    return Batches(stream, rows=rows, length=length, order=order, seed=seed)
+def batches(stream: TokenStream, order: DataOrder, *, rows: int = 4, length: int = 5, seed: int = 0) -> BatchLoader:
+    return BatchLoader(stream, load_rows=rows, length=length, order=order, seed=seed)
 
 
-def shards(folder: Path, *contents: list[int]) -> Stream:
+def shards(folder: Path, *contents: list[int]) -> TokenStream:
     for i, ids in enumerate(contents):
         write_shard(folder / f"train_{i:06d}.bin", np.array(ids))
-    return Stream(sorted(folder.iterdir()))
+    return TokenStream(sorted(folder.iterdir()))
 
 
 def documents_of(draw: np.random.Generator, count: int) -> list[list[int]]:
@@ -51,36 +57,36 @@ def documents_of(draw: np.random.Generator, count: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda o: type(o).__name__)
-def test_it_is_a_function_of_seed_and_step_and_the_ranks_share_it(counting: Counting, order: Order) -> None:
+def test_it_is_a_function_of_seed_and_step_and_the_ranks_share_it(counting: Counting, order: DataOrder) -> None:
     stream = counting(300, 70, 200)
-    whole = [batches(stream, order, rows=6, seed=3).batch(step) for step in range(12)]
+    whole = [batches(stream, order, rows=6, seed=3).load_batch(step) for step in range(12)]
     source = batches(stream, order, rows=6, seed=3)
     for step in (11, 0, 7):
         assert (whole[step].targets == (whole[step].inputs + 1) % 570).all()
-        for world in (1, 2, 3):
-            shares = [source.batch(step, rank, world).inputs for rank in range(world)]
+        for distributed in (1, 2, 3):
+            shares = [source.load_batch(step, rank, distributed).inputs for rank in range(distributed)]
             assert np.concatenate(shares).tolist() == whole[step].inputs.tolist()
-    other = [batches(stream, order, rows=6, seed=4).batch(step).inputs.tolist() for step in range(3)]
+    other = [batches(stream, order, rows=6, seed=4).load_batch(step).inputs.tolist() for step in range(3)]
     same = other == [whole[step].inputs.tolist() for step in range(3)]
-    assert same == isinstance(order, Sequential | Packed)
+    assert same == isinstance(order, SequentialOrder | PackedDocuments)
 
 
 @pytest.mark.parametrize("order", WITHIN_FILES, ids=lambda o: type(o).__name__)
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4), step=st.integers(0, 30), seed=st.integers(0, 5))
-def test_no_row_crosses_a_file(counting: Counting, order: Order, lengths: list[int], step: int, seed: int) -> None:
+def test_no_row_crosses_a_file(counting: Counting, order: DataOrder, lengths: list[int], step: int, seed: int) -> None:
     stream = counting(21, *lengths)
-    inputs, targets = batches(stream, order, seed=seed).batch(step)
+    inputs, targets = batches(stream, order, seed=seed).load_batch(step)
     ends = np.cumsum([21, *lengths])
     assert (np.searchsorted(ends, inputs[:, 0], "right") == np.searchsorted(ends, targets[:, -1], "right")).all()
     assert (targets == inputs + 1).all()
 
 
 @pytest.mark.parametrize("order", WITHIN_FILES, ids=lambda o: type(o).__name__)
-def test_files_too_short_for_a_row_are_an_error_when_there_is_no_other(counting: Counting, order: Order) -> None:
+def test_files_too_short_for_a_row_are_an_error_when_there_is_no_other(counting: Counting, order: DataOrder) -> None:
     with pytest.raises(BitgolfError, match=r"no shard has [\d,]+ tokens") as error:
         batches(counting(5, 5, 5), order)
-    assert "Shuffled" in error.value.mend
+    assert "ShuffledWindows" in error.value.hint
 
 
 # ---- shuffled sequences -------------------------------------------------------------------------------------------
@@ -91,14 +97,14 @@ def test_files_too_short_for_a_row_are_an_error_when_there_is_no_other(counting:
 def test_an_epoch_holds_each_window_of_each_file_once(counting: Counting, lengths: list[int], seed: int) -> None:
     """So nothing is an input twice in it, in one step or over the steps; phases change from epoch to epoch."""
     stream = counting(*lengths)
-    source = batches(stream, ShuffledSequences(), rows=1, seed=seed)
+    source = batches(stream, ShuffledShardWindows(), rows=1, seed=seed)
     rest = iter(range(10**6))
     for _ in range(3):
         expected: dict[int, int | None] = dict.fromkeys(range(len(lengths)))
         seen: set[int] = set()
         ends = np.cumsum(lengths)
         while None in expected.values() or len(seen) < 5 * sum(v or 0 for v in expected.values()):
-            row = source.batch(next(rest)).inputs[0].tolist()
+            row = source.load_batch(next(rest)).inputs[0].tolist()
             file = int(np.searchsorted(ends, row[0], "right"))
             begin = int(ends[file]) - lengths[file]
             phase = (row[0] - begin) % 5
@@ -111,11 +117,17 @@ def test_an_epoch_holds_each_window_of_each_file_once(counting: Counting, length
 def test_files_are_visited_in_proportion_to_their_windows_left(counting: Counting) -> None:
     """The chance that the first row is of the small file is its share of the windows: 1 in 4."""
     stream = counting(301, 101)
-    first = [int(batches(stream, ShuffledSequences(), seed=seed).batch(0).inputs[0, 0] > 300) for seed in range(600)]
+    first = [
+        int(batches(stream, ShuffledShardWindows(), seed=seed).load_batch(0).inputs[0, 0] > 300) for seed in range(600)
+    ]
     assert abs(np.mean(first) - 0.25) < 0.06
-    pairs = [batches(stream, ShuffledSequences(), seed=seed).batch(0).inputs[:2, 0] > 300 for seed in range(600)]
+    pairs = [
+        batches(stream, ShuffledShardWindows(), seed=seed).load_batch(0).inputs[:2, 0] > 300 for seed in range(600)
+    ]
     assert abs(np.mean([a and b for a, b in pairs]) - 0.0625) < 0.03
-    phases = {int(batches(stream, ShuffledSequences(), seed=seed).batch(0).inputs[0, 0]) % 5 for seed in range(60)}
+    phases = {
+        int(batches(stream, ShuffledShardWindows(), seed=seed).load_batch(0).inputs[0, 0]) % 5 for seed in range(60)
+    }
     assert phases == set(range(5))
 
 
@@ -133,7 +145,7 @@ def test_a_coprime_stride_visits_every_block(n: int, seed: int) -> None:
 def test_a_cycle_covers_each_block_of_a_shard_once(counting: Counting) -> None:
     stream = counting(123)
     source = batches(stream, CoprimeStride(), rows=1, length=4, seed=2)
-    starts = [int(source.batch(step).inputs[0, 0]) for step in range(150)]
+    starts = [int(source.load_batch(step).inputs[0, 0]) for step in range(150)]
     first = 0
     strides = set()
     while first < 90:
@@ -150,11 +162,11 @@ def test_a_cycle_covers_each_block_of_a_shard_once(counting: Counting) -> None:
 
 def test_a_batch_mixes_a_number_of_shards_that_grows(counting: Counting) -> None:
     stream = counting(*[2000] * 12)
-    source = batches(stream, CoprimeStride(fewest=3, most=9, grow=10), rows=24, length=4)
-    mixes = [len(set((source.batch(step).inputs[:, 0] // 2000).tolist())) for step in range(14)]
+    source = batches(stream, CoprimeStride(min_shards=3, max_shards=9, growth_steps=10), rows=24, length=4)
+    mixes = [len(set((source.load_batch(step).inputs[:, 0] // 2000).tolist())) for step in range(14)]
     assert mixes == [round(3 + min(1, step / 10) * 6) for step in range(14)]
     few = batches(stream, CoprimeStride(), rows=5, length=4)
-    assert {len(set((few.batch(step).inputs[:, 0] // 2000).tolist())) for step in range(9)} == {5}
+    assert {len(set((few.load_batch(step).inputs[:, 0] // 2000).tolist())) for step in range(9)} == {5}
 
 
 @pytest.mark.parametrize(("grow", "power"), [(10**9, 0.9), (1, 0.5)])
@@ -163,13 +175,15 @@ def test_shards_are_drawn_by_a_power_of_what_is_left(counting: Counting, grow: i
     stream = counting(4005, 405)
     large = 0
     for seed in range(500):
-        source = batches(stream, CoprimeStride(fewest=1, most=1, grow=grow), rows=1, length=4, seed=seed)
-        large += int(source.batch(1).inputs[0, 0]) < 4005
+        source = batches(
+            stream, CoprimeStride(min_shards=1, max_shards=1, growth_steps=grow), rows=1, length=4, seed=seed
+        )
+        large += int(source.load_batch(1).inputs[0, 0]) < 4005
     assert abs(large / 500 - 1000**power / (1000**power + 100**power)) < 0.05
 
 
 def test_a_mix_that_is_none_is_refused() -> None:
-    for wrong in ({"fewest": 0}, {"fewest": 9, "most": 8}, {"grow": 0}):
+    for wrong in ({"min_shards": 0}, {"min_shards": 9, "max_shards": 8}, {"growth_steps": 0}):
         with pytest.raises(RecipeError, match="is not one"):
             CoprimeStride(**wrong)
 
@@ -184,7 +198,7 @@ def test_documents_come_whole_in_random_order_each_once_an_epoch(tmp_path: Path,
     text = [token for document in documents for token in document]
     stream = shards(tmp_path, *[part.tolist() for part in np.split(np.array(text), cuts)])
     source = batches(stream, ShuffledDocuments(), rows=1, length=7, seed=1)
-    rows = [source.batch(step) for step in range(3 * len(text) // 7 + 1)]
+    rows = [source.load_batch(step) for step in range(3 * len(text) // 7 + 1)]
     visited = np.concatenate([row.inputs[0] for row in rows])[: 3 * len(text)]
     assert np.concatenate([row.targets[0] for row in rows])[: len(visited) - 1].tolist() == visited[1:].tolist()
     orders = []
@@ -200,24 +214,24 @@ def test_files_come_in_random_order_and_are_searched_when_reached(
 ) -> None:
     stream = shards(tmp_path, *[[1, 10 * i + 10, 10 * i + 11] * 4 for i in range(8)])
     searched: list[int] = []
-    original = Stream.starts_in
+    original = TokenStream.document_starts_in
     monkeypatch.setattr(
-        Stream, "starts_in", lambda self, shard, bos: searched.append(shard) or original(self, shard, bos)
+        TokenStream, "document_starts_in", lambda self, shard, bos: searched.append(shard) or original(self, shard, bos)
     )
     source = batches(stream, ShuffledDocuments(), rows=1, length=11)
     files = []
     for step in range(8):
-        files.append(int(source.batch(step).inputs[0].max()) // 10 - 1)
+        files.append(int(source.load_batch(step).inputs[0].max()) // 10 - 1)
         assert len(searched) <= step + 2
     assert len(Counter(searched)) == 8 and searched != sorted(searched)
 
 
 def test_what_precedes_the_first_document_is_left_out(tmp_path: Path) -> None:
     stream = shards(tmp_path, [5, 6], [7, 1, 20, 21, 22], [1, 30, 31])
-    row = batches(stream, ShuffledDocuments(), rows=1, length=7).batch(0).inputs[0].tolist()
+    row = batches(stream, ShuffledDocuments(), rows=1, length=7).load_batch(0).inputs[0].tolist()
     assert row in ([1, 20, 21, 22, 1, 30, 31], [1, 30, 31, 1, 20, 21, 22])
     with pytest.raises(BitgolfError, match="token 9 is nowhere"):
-        Batches(stream, rows=1, length=3, order=ShuffledDocuments(), seed=0, bos=9)
+        BatchLoader(stream, load_rows=1, length=3, order=ShuffledDocuments(), seed=0, bos=9)
 
 
 # ---- packed --------------------------------------------------------------------------------------------------------
@@ -225,9 +239,9 @@ def test_what_precedes_the_first_document_is_left_out(tmp_path: Path) -> None:
 
 def test_packed_rows_are_sequential_spans_and_tails_are_dropped(counting: Counting) -> None:
     """Steps of 2 x 5 inputs: 2 in the first shard, none in the second, 3 in the third, which needs 31 tokens for them."""
-    source = batches(counting(29, 10, 31), Packed(), rows=2)
-    inputs = [source.batch(step).inputs.ravel().tolist() for step in range(7)]
+    source = batches(counting(29, 10, 31), PackedDocuments(), rows=2)
+    inputs = [source.load_batch(step).inputs.ravel().tolist() for step in range(7)]
     starts = [0, 10, 39, 49, 59, 0, 10]
     assert inputs == [list(range(start, start + 10)) for start in starts]
-    shorter = batches(counting(29, 10, 30), Packed(), rows=2)
-    assert [int(shorter.batch(step).inputs[0, 0]) for step in range(5)] == [0, 10, 39, 49, 0]
+    shorter = batches(counting(29, 10, 30), PackedDocuments(), rows=2)
+    assert [int(shorter.load_batch(step).inputs[0, 0]) for step in range(5)] == [0, 10, 39, 49, 0]

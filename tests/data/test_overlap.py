@@ -9,22 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.data.overlap import check_overlap, fingerprints, read_fingerprints, stream_fingerprints, write_fingerprints
-from bitgolf.data.shards import Stream, write_shard
-from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.data.overlap import (
+    check_overlap,
+    document_fingerprints,
+    read_fingerprints,
+    stream_fingerprints,
+    write_fingerprints,
+)
+from bitgolf.data.shards import TokenStream, write_shard
+from bitgolf.errors import BitgolfError, CorruptFileError
 
 
 def test_an_overlap_is_counted_and_placed() -> None:
-    train = fingerprints([b"a", b"b", b"c", b"b \n", b"d", b"e"])
-    check_overlap(train, fingerprints([b"x", b"y"]))
+    train = document_fingerprints([b"a", b"b", b"c", b"b \n", b"d", b"e"])
+    check_overlap(train, document_fingerprints([b"x", b"y"]))
     with pytest.raises(BitgolfError) as error:
-        check_overlap(train, fingerprints([b"x", b"e", b"b"]), place="folder")
-    assert "2 of 3 validation documents" in error.value.cause
+        check_overlap(train, document_fingerprints([b"x", b"e", b"b"]), where="folder")
+    assert "2 of 3 validation documents" in error.value.message
     assert (
         "training document 1 (validation document 2), 3 (validation document 2), 5 (validation document 1)"
-        in error.value.cause
+        in error.value.message
     )
-    assert error.value.place == "folder"
+    assert error.value.where == "folder"
 
 
 @settings(deadline=None)
@@ -33,7 +39,7 @@ def test_an_overlap_is_counted_and_placed() -> None:
     st.sets(st.text(min_size=1, alphabet="abcde"), max_size=12),
 )
 def test_it_is_refused_exactly_where_the_sets_meet(train: set[str], val: set[str]) -> None:
-    sides = [fingerprints(text.encode() for text in sorted(side)) for side in (train, val)]
+    sides = [document_fingerprints(text.encode() for text in sorted(side)) for side in (train, val)]
     if train & val:
         with pytest.raises(BitgolfError, match=f"{len(train & val)} of {len(val)} validation"):
             check_overlap(*sides)
@@ -41,10 +47,10 @@ def test_it_is_refused_exactly_where_the_sets_meet(train: set[str], val: set[str
         check_overlap(*sides)
 
 
-def stream(folder: Path, *shards: list[int]) -> Stream:
+def stream(folder: Path, *shards: list[int]) -> TokenStream:
     for i, ids in enumerate(shards):
         write_shard(folder / f"s{i}.bin", np.array(ids))
-    return Stream([folder / f"s{i}.bin" for i in range(len(shards))])
+    return TokenStream([folder / f"s{i}.bin" for i in range(len(shards))])
 
 
 def test_documents_in_shards_are_cut_at_bos_and_over_the_shards_ends(tmp_path: Path) -> None:
@@ -59,12 +65,12 @@ def test_documents_in_shards_are_cut_at_bos_and_over_the_shards_ends(tmp_path: P
 
 def test_fingerprints_take_8_bytes_each_in_their_file(tmp_path: Path) -> None:
     path = tmp_path / "a.fp"
-    values = fingerprints([b"a", b"b"])
+    values = document_fingerprints([b"a", b"b"])
     write_fingerprints(path, values)
     assert path.stat().st_size == 16
     assert read_fingerprints(path).tolist() == values.tolist()
     path.write_bytes(b"123")
-    with pytest.raises(DamagedError, match="not fingerprints"):
+    with pytest.raises(CorruptFileError, match="not fingerprints"):
         read_fingerprints(path)
     with pytest.raises(BitgolfError, match="cannot be read"):
         read_fingerprints(tmp_path / "none")

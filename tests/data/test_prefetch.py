@@ -11,12 +11,12 @@ from contextlib import closing
 import pytest
 import torch
 
-from bitgolf.data.batches import Batch, Batches, Shuffled
-from bitgolf.data.prefetch import AHEAD, Prefetcher
-from bitgolf.data.shards import Stream
+from bitgolf.data.batches import BatchLoader, ShuffledWindows, TokenBatch
+from bitgolf.data.prefetch import PREFETCH_STEPS, Prefetcher
+from bitgolf.data.shards import TokenStream
 from bitgolf.errors import BitgolfError
 
-Counting = Callable[..., Stream]
+Counting = Callable[..., TokenStream]
 ASKED = [
     *((step, 6, 5) for step in range(4)),  # foreseen but the first
     (9, 6, 5),  # a resumed run
@@ -27,8 +27,8 @@ ASKED = [
 ]
 
 
-def batches(stream: Stream) -> Batches:
-    return Batches(stream, rows=6, length=5, order=Shuffled(), seed=1)
+def batches(stream: TokenStream) -> BatchLoader:
+    return BatchLoader(stream, load_rows=6, length=5, order=ShuffledWindows(), seed=1)
 
 
 def threads() -> list[threading.Thread]:
@@ -40,35 +40,37 @@ def test_batches_are_the_same(counting: Counting, rank: int, size: int) -> None:
     stream = counting(61, 40)
     with closing(Prefetcher(batches(stream), rank, size, pin=False)) as ahead:
         for step, rows, length in ASKED:
-            got = ahead.batch(step, rows=rows, length=length)
-            want = batches(stream).batch(step, rank, size, rows=rows, length=length)
+            got = ahead.load_batch(step, rows=rows, length=length)
+            want = batches(stream).load_batch(step, rank, size, rows=rows, length=length)
             assert torch.equal(got.inputs, torch.from_numpy(want.inputs)), (step, rows, length)
             assert torch.equal(got.targets, torch.from_numpy(want.targets))
     assert not threads()
 
 
-class Recorded(Batches):
+class Recorded(BatchLoader):
     """Says which steps it made, and in which thread."""
 
-    def batch(self, step: int, rank: int = 0, world: int = 1, *, rows: int = 0, length: int = 0) -> Batch:
+    def load_batch(
+        self, step: int, rank: int = 0, distributed: int = 1, *, rows: int = 0, length: int = 0
+    ) -> TokenBatch:
         self.made: list[tuple[int, str]]
         self.__dict__.setdefault("made", []).append((step, threading.current_thread().name))
         if step == 7:
             raise BitgolfError("the disk is gone")
-        return super().batch(step, rank, world, rows=rows, length=length)
+        return super().load_batch(step, rank, distributed, rows=rows, length=length)
 
 
-def recorded(stream: Stream) -> Recorded:
-    return Recorded(stream, rows=6, length=5, order=Shuffled(), seed=1)
+def recorded(stream: TokenStream) -> Recorded:
+    return Recorded(stream, load_rows=6, length=5, order=ShuffledWindows(), seed=1)
 
 
 def test_two_are_made_ahead_by_one_thread(counting: Counting) -> None:
     source = recorded(counting(61, 40))
     with closing(Prefetcher(source, 0, 1, pin=False)) as ahead:
-        ahead.batch(0, rows=6, length=5)
-        wait_for(lambda: len(source.made) == 1 + AHEAD)
-        ahead.batch(1, rows=6, length=5)
-        wait_for(lambda: len(source.made) == 2 + AHEAD)
+        ahead.load_batch(0, rows=6, length=5)
+        wait_for(lambda: len(source.made) == 1 + PREFETCH_STEPS)
+        ahead.load_batch(1, rows=6, length=5)
+        wait_for(lambda: len(source.made) == 2 + PREFETCH_STEPS)
     assert [step for step, _ in source.made] == [0, 1, 2, 3]
     assert len({name for _, name in source.made}) == 1 and source.made[0][1] != threading.current_thread().name
 
@@ -82,16 +84,16 @@ def wait_for(done: Callable[[], bool]) -> None:
 
 def test_an_error_comes_where_the_batch_is_asked_for(counting: Counting) -> None:
     with closing(Prefetcher(recorded(counting(61, 40)), 0, 1, pin=False)) as ahead:
-        ahead.batch(5, rows=6, length=5)
-        ahead.batch(6, rows=6, length=5)  # step 7 has failed by now, or will
+        ahead.load_batch(5, rows=6, length=5)
+        ahead.load_batch(6, rows=6, length=5)  # step 7 has failed by now, or will
         with pytest.raises(BitgolfError, match="the disk is gone"):
-            ahead.batch(7, rows=6, length=5)
-        assert ahead.batch(8, rows=6, length=5).inputs.shape == (6, 5)
+            ahead.load_batch(7, rows=6, length=5)
+        assert ahead.load_batch(8, rows=6, length=5).inputs.shape == (6, 5)
 
 
 def test_the_thread_ends_with_what_owns_it(counting: Counting) -> None:
     ahead = Prefetcher(batches(counting(61, 40)), 0, 1, pin=False)
-    ahead.batch(0, rows=6, length=5)
+    ahead.load_batch(0, rows=6, length=5)
     assert threads()
     del ahead
     gc.collect()
@@ -105,5 +107,5 @@ def test_the_thread_pins_for_the_gpu_of_its_process(counting: Counting, monkeypa
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     with closing(Prefetcher(batches(counting(61, 40)), 0, 1, pin=True)) as ahead:
-        ahead.batch(0, rows=0, length=0)
+        ahead.load_batch(0, rows=0, length=0)
     assert taken == [3]

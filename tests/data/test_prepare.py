@@ -1,4 +1,4 @@
-"""Prepared folders: what the manifest says is what is there, and `check` sees every way in which it is not."""
+"""Prepared folders: what the manifest says is what is there, and `verify_data` sees every way in which it is not."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from bitgolf.data.manifest import Manifest, load_manifest
-from bitgolf.data.prepare import prepare
-from bitgolf.data.shards import Stream, find_shards, read_shard, write_shard
-from bitgolf.data.verify import check
-from bitgolf.errors import BitgolfError, DamagedError, FormatVersionError
+from bitgolf.data.prepare import prepare_data
+from bitgolf.data.shards import TokenStream, find_shards, read_shard, write_shard
+from bitgolf.data.verify import verify_data
+from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError
 from bitgolf.text.documents import Document
-from bitgolf.tokens.loading import load_tokenizer, open_tokenizer
+from bitgolf.tokens.loading import load_tokenizer, tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
 
 TEXTS = [b"def f(x):\n    return x + %d\n" % i for i in range(40)] + ["bad \u2581 caf\u00e9".encode() + b"\xff", b" "]
@@ -25,13 +25,13 @@ VAL = [Document(f"v{i}", b"class C%d:\n\tpass" % i) for i in range(5)]
 
 @pytest.fixture
 def folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Path:
-    prepare(iter(TRAIN), iter(VAL), small_tokenizer, tmp_path, shard_tokens=100)
+    prepare_data(iter(TRAIN), iter(VAL), small_tokenizer, tmp_path, shard_tokens=100)
     return tmp_path
 
 
 def decoded(folder: Path, split: str, tokenizer: Tokenizer) -> list[bytes]:
-    stream = Stream(find_shards(folder, split))
-    ids, starts = stream.window(0, len(stream)), stream.starts(tokenizer.bos)
+    stream = TokenStream(find_shards(folder, split))
+    ids, starts = stream.window(0, len(stream)), stream.document_starts(tokenizer.bos)
     return [tokenizer.decode(document) for document in np.split(ids, starts[1:])]
 
 
@@ -40,7 +40,7 @@ def test_the_shards_are_the_documents_each_after_a_bos(folder: Path, small_token
     assert decoded(folder, "val", small_tokenizer) == [document.data for document in VAL]
     paths = find_shards(folder, "train")
     assert len(paths) > 2 and {len(read_shard(path)) for path in paths[:-1]} == {100}
-    assert check(folder) == []
+    assert verify_data(folder) == []
 
 
 def test_the_manifest_counts_bytes_and_tokens(folder: Path, small_tokenizer: Tokenizer) -> None:
@@ -68,53 +68,53 @@ def test_documents_are_encoded_a_few_at_a_time(
         sizes.append(sum(map(len, batch)))
         return encode(batch)
 
-    monkeypatch.setattr("bitgolf.data.prepare._BATCH", 60)
+    monkeypatch.setattr("bitgolf.data.prepare._ENCODE_BYTES", 60)
     monkeypatch.setattr(small_tokenizer, "encode_documents", spy)
-    prepare(iter(TRAIN), iter(VAL), small_tokenizer, tmp_path, shard_tokens=100)
+    prepare_data(iter(TRAIN), iter(VAL), small_tokenizer, tmp_path, shard_tokens=100)
     assert 60 <= max(sizes) < 60 + max(map(len, TEXTS))
     assert decoded(tmp_path, "train", small_tokenizer) == TEXTS
 
 
 def test_preparing_again_leaves_nothing_of_the_first_time(folder: Path, small_tokenizer: Tokenizer) -> None:
-    prepare(TRAIN[:2], VAL[:1], small_tokenizer, folder)
+    prepare_data(TRAIN[:2], VAL[:1], small_tokenizer, folder)
     assert len(find_shards(folder, "train")) == 1
     assert load_manifest(folder).train.documents == 2
-    assert check(folder) == []
+    assert verify_data(folder) == []
 
 
 def test_the_challenges_way_of_encoding_counts_what_it_loses(tmp_path: Path, shared: Path) -> None:
     tokenizer = load_tokenizer(shared / "data" / "tokenizers" / "fineweb_1024_bpe.model")
-    manifest = prepare(
-        [Document("a", b"two\nlines")], [Document("b", b"two  words")], tokenizer, tmp_path, normalise=True
+    manifest = prepare_data(
+        [Document("a", b"two\nlines")], [Document("b", b"two  words")], tokenizer, tmp_path, use_own_normaliser=True
     )
     assert (manifest.train.lost_bytes, manifest.train.encoded_bytes) == (1, 9)
     assert (manifest.val.lost_bytes, manifest.val.encoded_bytes, manifest.val.raw_bytes) == (1, 9, 10)
     assert decoded(tmp_path, "train", tokenizer) == [b"two lines"]
-    exact = prepare([Document("a", b"two\nlines")], [Document("b", b"two  words")], tokenizer, tmp_path)
+    exact = prepare_data([Document("a", b"two\nlines")], [Document("b", b"two  words")], tokenizer, tmp_path)
     assert (exact.val.lost_bytes, exact.val.encoded_bytes) == (0, 10)
 
 
 def test_an_overlap_is_refused_and_leaves_no_manifest(folder: Path, small_tokenizer: Tokenizer) -> None:
     with pytest.raises(BitgolfError, match="1 of 6 validation documents"):
-        prepare(TRAIN, [*VAL, Document("leak", TEXTS[3] + b"\n")], small_tokenizer, folder)
+        prepare_data(TRAIN, [*VAL, Document("leak", TEXTS[3] + b"\n")], small_tokenizer, folder)
     with pytest.raises(BitgolfError, match="no manifest"):
         load_manifest(folder)
 
 
 def test_an_empty_split_and_a_model_without_bos_are_refused(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
     with pytest.raises(BitgolfError, match="no documents"):
-        prepare(TRAIN, [], small_tokenizer, tmp_path)
-    without = open_tokenizer(small_tokenizer.proto.replace(b"\x0a\x03<s>", b"\x0a\x03<t>"))
+        prepare_data(TRAIN, [], small_tokenizer, tmp_path)
+    without = tokenizer_from_bytes(small_tokenizer.serialized.replace(b"\x0a\x03<s>", b"\x0a\x03<t>"))
     with pytest.raises(BitgolfError, match="need a BOS"):
-        prepare(TRAIN, VAL, without, tmp_path)
+        prepare_data(TRAIN, VAL, without, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"tokenizer": 1}', "nonsense"])
 def test_a_damaged_manifest_is_named(folder: Path, text: str) -> None:
     (folder / "manifest.json").write_text(text)
-    with pytest.raises(DamagedError, match="not a manifest"):
+    with pytest.raises(CorruptFileError, match="not a manifest"):
         load_manifest(folder)
-    assert [finding.rule for finding in check(folder)] == ["manifest"]
+    assert [finding.rule for finding in verify_data(folder)] == ["manifest"]
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -166,7 +166,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], set[str]]] = {
 def test_check_sees(name: str, folder: Path) -> None:
     damage, rules = DAMAGE[name]
     damage(folder)
-    findings = check(folder)
+    findings = verify_data(folder)
     assert {finding.rule for finding in findings} == rules
     assert {finding.severity for finding in findings} == {"error"}
 
@@ -174,17 +174,17 @@ def test_check_sees(name: str, folder: Path) -> None:
 def test_published_shards_are_checked_without_a_manifest(tmp_path: Path) -> None:
     write_shard(tmp_path / "fineweb_train_000000.bin", np.array([1, 5, 6, 1, 7]))
     write_shard(tmp_path / "fineweb_val_000000.bin", np.array([1, 8, 1, 9]))
-    assert [(finding.rule, finding.severity) for finding in check(tmp_path)] == [("no-manifest", "note")]
+    assert [(finding.rule, finding.severity) for finding in verify_data(tmp_path)] == [("no-manifest", "note")]
     write_shard(tmp_path / "fineweb_val_000000.bin", np.array([1, 8, 1, 7]))
-    assert [finding.severity for finding in check(tmp_path)] == ["note", "error"]
-    assert "1 of 2 validation documents" in check(tmp_path)[1].message
+    assert [finding.severity for finding in verify_data(tmp_path)] == ["note", "error"]
+    assert "1 of 2 validation documents" in verify_data(tmp_path)[1].message
     write_shard(tmp_path / "fineweb_val_000000.bin", np.array([8, 1]))
-    assert [finding.rule for finding in check(tmp_path)] == ["no-manifest", "document-starts"]
+    assert [finding.rule for finding in verify_data(tmp_path)] == ["no-manifest", "document-starts"]
 
 
 def test_a_manifest_takes_nothing_that_it_does_not_know(folder: Path) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps({**load_manifest(folder).to_json(), "extra": 1}))
-    with pytest.raises(DamagedError, match="extra"):
+    with pytest.raises(CorruptFileError, match="extra"):
         load_manifest(folder)
     assert set(Manifest.__struct_fields__) == {"tokenizer", "vocab", "bos", "train", "val", "format"}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bitgolf.data.shards import Stream, find_shards, read_shard, write_shard
-from bitgolf.errors import BitgolfError, DamagedError, UsageError
+from bitgolf.data.shards import TokenStream, find_shards, read_shard, write_shard
+from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
 
 
 def shard_bytes(
@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, ids: list) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "cause"),
+    ("data", "message"),
     [
         (b"", "0 bytes, less than its header"),
         (shard_bytes()[:1023], "less than its header"),
@@ -62,12 +62,12 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, ids: list) -> None:
         (shard_bytes()[:-1], "too short"),
     ],
 )
-def test_a_damaged_shard_is_refused_and_named(tmp_path: Path, data: bytes, cause: str) -> None:
+def test_a_damaged_shard_is_refused_and_named(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "train_000000.bin"
     path.write_bytes(data)
-    with pytest.raises(DamagedError, match=cause) as error:
+    with pytest.raises(CorruptFileError, match=message) as error:
         read_shard(path)
-    assert error.value.place == str(path)
+    assert error.value.where == str(path)
 
 
 def test_shards_are_found_by_split_without_sidecars(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_shards_are_found_by_split_without_sidecars(tmp_path: Path) -> None:
     with pytest.raises(BitgolfError, match="cannot be read"):
         read_shard(tmp_path / "nowhere.bin")
     with pytest.raises(UsageError, match="at least one"):
-        Stream([])
+        TokenStream([])
 
 
 def test_no_file_is_of_both_splits(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_no_file_is_of_both_splits(tmp_path: Path) -> None:
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), start=st.integers(0, 200), length=st.integers(0, 60)
 )
 def test_a_window_is_a_stretch_of_the_endless_sequence(
-    counting: Callable[..., Stream], lengths: list[int], start: int, length: int
+    counting: Callable[..., TokenStream], lengths: list[int], start: int, length: int
 ) -> None:
     stream = counting(*lengths)
     assert len(stream) == sum(lengths)
@@ -118,15 +118,15 @@ def test_a_window_is_a_stretch_of_the_endless_sequence(
 def test_documents_start_at_each_bos(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.bin", np.array([1, 5, 1, 1]))
     write_shard(tmp_path / "b.bin", np.array([7, 1, 8]))
-    starts = Stream([tmp_path / "a.bin", tmp_path / "b.bin"]).starts(bos=1)
+    starts = TokenStream([tmp_path / "a.bin", tmp_path / "b.bin"]).document_starts(bos=1)
     assert starts.dtype == np.int64 and starts.tolist() == [0, 2, 3, 5]
 
 
 def test_the_next_document_is_searched_over_shards_and_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shard(tmp_path / "a.bin", np.array([5, 1, 6, 6]))
     write_shard(tmp_path / "b.bin", np.array([7, 7, 7, 1, 8]))
-    stream = Stream([tmp_path / "a.bin", tmp_path / "b.bin"])
-    assert stream.begins.tolist() == [0, 4] and stream.sizes.tolist() == [4, 5]
+    stream = TokenStream([tmp_path / "a.bin", tmp_path / "b.bin"])
+    assert stream.shard_starts.tolist() == [0, 4] and stream.shard_sizes.tolist() == [4, 5]
     for block in (2, 100):
         monkeypatch.setattr("bitgolf.data.shards._BLOCK_TOKENS", block)
-        assert [stream.next_start(i, 1) for i in range(10)] == [1, 1, 7, 7, 7, 7, 7, 7, 9, 9]
+        assert [stream.next_document_start(i, 1) for i in range(10)] == [1, 1, 7, 7, 7, 7, 7, 7, 9, 9]

@@ -13,7 +13,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import Clip, HessianSdClip, MaxClip, QuantileClip, SdClip, SearchClip
 from bitgolf.grids.integer import IntGrid
-from bitgolf.grids.scales import STEP_FLOOR, HalfScale, LogScale, Scale
+from bitgolf.grids.scales import MIN_STEP, Float16Scale, LogScale, ScaleFormat
 from bitgolf.pack.byte_planes import entropy_bits
 
 CLIPS: list[Clip] = [
@@ -34,8 +34,8 @@ def weights(seed: int, rows: int = 4, columns: int = 64, scale: float = 1.0) -> 
 
 
 def code(grid: IntGrid, clip: Clip, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    step = grid.steps(clip.clip(w, grid))[:, None]
-    return grid.round(w, step), step
+    step = grid.steps(clip.threshold(w, grid))[:, None]
+    return grid.quantize(w, step), step
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=NAMES)
@@ -49,10 +49,10 @@ def code(grid: IntGrid, clip: Clip, w: torch.Tensor) -> tuple[torch.Tensor, torc
 def test_error_is_half_a_step_and_what_was_clipped(clip: Clip, bits: int, full: bool, seed: int, scale: float) -> None:
     grid, w = IntGrid(bits=bits, full_range=full), weights(seed, scale=scale)
     codes, step = code(grid, clip, w)
-    back, s = grid.expand(codes, step).double(), step.double()
-    excess = (w.double() - w.double().clamp(grid.low * s, grid.top * s)).abs()
+    back, s = grid.dequantize(codes, step).double(), step.double()
+    excess = (w.double() - w.double().clamp(grid.qmin * s, grid.qmax * s)).abs()
     assert ((w - back).abs() <= s / 2 * (1 + 1e-6) + excess + 1e-6 * w.abs()).all()
-    assert grid.low <= int(codes.min()) and int(codes.max()) <= grid.top
+    assert grid.qmin <= int(codes.min()) and int(codes.max()) <= grid.qmax
     assert step.dtype == torch.float32 and torch.equal(step.half().float(), step) and codes.dtype == torch.int8
 
 
@@ -69,15 +69,15 @@ def test_scaling_the_weights_leaves_the_codes_alone(clip: Clip) -> None:
 
 @pytest.mark.parametrize("clip", CLIPS, ids=NAMES)
 def test_the_legacy_floor_is_not_scale_equivariant(clip: Clip) -> None:
-    w, grid = weights(1), IntGrid(bits=6, floor=1 / 31)
+    w, grid = weights(1), IntGrid(bits=6, min_step=1 / 31)
     assert not torch.equal(code(grid, clip, w / 8)[0], code(grid, clip, w)[0])
 
 
 def test_which_regime_the_floor_puts_a_row_in() -> None:
     row = torch.linspace(-0.3, 0.3, 101)[None]
-    assert IntGrid(bits=6).steps(MaxClip().clip(row, IntGrid())).item() == torch.tensor(0.3 / 31).half().item()
-    legacy = IntGrid(bits=6, floor=1 / 31)
-    assert legacy.steps(MaxClip().clip(row, legacy)).item() == torch.tensor(1 / 31).half().item()
+    assert IntGrid(bits=6).steps(MaxClip().threshold(row, IntGrid())).item() == torch.tensor(0.3 / 31).half().item()
+    legacy = IntGrid(bits=6, min_step=1 / 31)
+    assert legacy.steps(MaxClip().threshold(row, legacy)).item() == torch.tensor(1 / 31).half().item()
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=NAMES)
@@ -104,16 +104,16 @@ def test_full_range_reaches_one_code_further_and_loses_symmetry() -> None:
     multiple=st.integers(1, 20), full=st.booleans(), bits=st.integers(6, 8), seed=st.integers(0, 999), log=st.booleans()
 )
 def test_only_multiples_of_a_code(multiple: int, full: bool, bits: int, seed: int, log: bool) -> None:
-    scales: Spec[Scale] = part(LogScale, per_octave=8) if log else part(HalfScale)
+    scales: Spec[ScaleFormat] = part(LogScale, steps_per_doubling=8) if log else part(Float16Scale)
     grid, w = IntGrid(bits=bits, multiple=multiple, full_range=full, scales=scales), weights(seed)
     codes, step = code(grid, MaxClip(), w)
-    assert (codes.int() % multiple == 0).all() and grid.has(codes)
-    assert not grid.has(codes + torch.tensor(1, dtype=torch.int8)) or multiple == 1
+    assert (codes.int() % multiple == 0).all() and grid.contains(codes)
+    assert not grid.contains(codes + torch.tensor(1, dtype=torch.int8)) or multiple == 1
     assert torch.equal(step, code(IntGrid(bits=bits, scales=scales), MaxClip(), w)[1]), "the fine grid's steps"
     near = torch.arange(-128, 128) * step[:, :, None] - w[:, :, None]
-    allowed = (torch.arange(-128, 128) % multiple == 0) & (torch.arange(-128, 128).abs() <= grid.reach)
+    allowed = (torch.arange(-128, 128) % multiple == 0) & (torch.arange(-128, 128).abs() <= grid.full_qmax)
     if not full:
-        assert torch.allclose((grid.expand(codes, step) - w).abs(), near[..., allowed].abs().amin(2), atol=1e-6)
+        assert torch.allclose((grid.dequantize(codes, step) - w).abs(), near[..., allowed].abs().amin(2), atol=1e-6)
 
 
 def test_step_rounded_int8() -> None:
@@ -121,22 +121,22 @@ def test_step_rounded_int8() -> None:
     grid, w = IntGrid(bits=8, multiple=4), torch.randn(8, 500, generator=torch.Generator().manual_seed(0))
     codes, step = code(grid, MaxClip(), w)
     assert codes.max() == 124 and codes.min() == -124 and (codes % 4 == 0).all()
-    error, inside = (grid.expand(codes, step) - w).abs(), w.abs() <= 126 * step
+    error, inside = (grid.dequantize(codes, step) - w).abs(), w.abs() <= 126 * step
     assert (error <= 2.5 * step)[inside].all() and (error > step).float().mean() > 0.4 and not inside.all()
-    assert IntGrid(bits=8, multiple=4, full_range=True).low == -128
+    assert IntGrid(bits=8, multiple=4, full_range=True).qmin == -128
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e-7])
 def test_rows_too_small_for_float16_steps_lose_no_more_than_half_the_floor(scale: float) -> None:
     grid, w = IntGrid(), weights(3, scale=scale)
     codes, step = code(grid, MaxClip(), w)
-    assert (step >= STEP_FLOOR).all()
-    assert (grid.expand(codes, step) - w).abs().max() <= STEP_FLOOR / 2
+    assert (step >= MIN_STEP).all()
+    assert (grid.dequantize(codes, step) - w).abs().max() <= MIN_STEP / 2
 
 
 def test_every_step_from_the_floor_up_keeps_its_precision() -> None:
     clip = torch.logspace(-9, 1, 5000)
-    wanted = (clip / 31).clamp_min(STEP_FLOOR)
+    wanted = (clip / 31).clamp_min(MIN_STEP)
     assert ((IntGrid().steps(clip).double() - wanted) / wanted).abs().max() < 0.008
 
 
@@ -157,7 +157,7 @@ def test_sd_clip_keeps_constant_rows_and_single_columns() -> None:
     grid = IntGrid()
     for w in (torch.full((2, 16), 0.7), torch.tensor([[0.7], [-0.2]])):
         codes, step = code(grid, SdClip(), w)
-        assert grid.expand(codes, step) == pytest.approx(w.numpy(), rel=1e-3)
+        assert grid.dequantize(codes, step) == pytest.approx(w.numpy(), rel=1e-3)
 
 
 def test_search_clip_finds_the_least_error() -> None:
@@ -165,7 +165,7 @@ def test_search_clip_finds_the_least_error() -> None:
     quantiles = (0.9, 0.97, 0.99, 1.0)
 
     def error(clip: Clip) -> torch.Tensor:
-        return (w - grid.fake(w, grid.steps(clip.clip(w, grid))[:, None])).square().sum(1)
+        return (w - grid.fake_quantize(w, grid.steps(clip.threshold(w, grid))[:, None])).square().sum(1)
 
     each = torch.stack([error(QuantileClip(quantile=q)) for q in quantiles])
     rows, tensor = error(SearchClip(quantiles=quantiles)), error(SearchClip(quantiles=quantiles, per_row=False))
@@ -176,18 +176,18 @@ def test_search_clip_finds_the_least_error() -> None:
 
 def test_quantile_clip_of_the_baseline_is_the_maximum_on_its_rows() -> None:
     w = weights(5, columns=512)
-    assert torch.allclose(QuantileClip().clip(w, IntGrid()), MaxClip().clip(w, IntGrid()), rtol=2e-3)
+    assert torch.allclose(QuantileClip().threshold(w, IntGrid()), MaxClip().threshold(w, IntGrid()), rtol=2e-3)
 
 
 IMPOSSIBLE = [
     part(IntGrid, bits=1),
     part(IntGrid, bits=9),
-    part(IntGrid, floor=1e-10),
+    part(IntGrid, min_step=1e-10),
     part(IntGrid, multiple=0),
     part(IntGrid, bits=3, multiple=4),
-    part(HessianSdClip, share=1.5),
+    part(HessianSdClip, strength=1.5),
     part(HessianSdClip, k=0.0),
-    part(IntGrid, floor=float("nan")),
+    part(IntGrid, min_step=float("nan")),
     part(QuantileClip, quantile=0.0),
     part(SdClip, k=-1.0),
     part(SearchClip, quantiles=()),

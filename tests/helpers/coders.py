@@ -9,26 +9,26 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib, Zstd
+from bitgolf.pack.byte_coders import LZMA, Brotli, Raw, Zlib, Zstd
 from bitgolf.pack.byte_planes import Array
-from bitgolf.pack.coder_selection import Smallest
-from bitgolf.pack.coders import Coder, Range
-from bitgolf.pack.column_major import Columns
+from bitgolf.pack.coder_selection import SmallestCoder
+from bitgolf.pack.coders import Coder, RangeCoder
+from bitgolf.pack.column_major import ColumnMajor
 
 CODERS: list[Spec[Coder]] = [
     part(Raw),
     part(Zlib),
     part(Zlib, level=1, shuffle=False),
-    part(Lzma),
+    part(LZMA),
     part(Brotli, quality=5),
     part(Brotli, shuffle=False),
     part(Zstd, level=3),
     part(Zstd, level=19, shuffle=False),
-    part(Range),
-    part(Range, tables="sent"),
-    part(Range, tables="adaptive"),
-    part(Columns, coder=part(Range)),
-    part(Smallest, coders=(part(Zlib), part(Range), part(Raw))),
+    part(RangeCoder),
+    part(RangeCoder, tables="sent"),
+    part(RangeCoder, tables="adaptive"),
+    part(ColumnMajor, coder=part(RangeCoder)),
+    part(SmallestCoder, coders=(part(Zlib), part(RangeCoder), part(Raw))),
 ]
 DTYPES = [np.dtype(t) for t in ("int8", "uint8", "int16", "uint16", "float16", "float32", "int64")]
 

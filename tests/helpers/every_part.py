@@ -7,42 +7,42 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from bitgolf.config.edits import append, but
+from bitgolf.config.edits import append, replace
 from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.attention.cores.sdpa import Window
-from bitgolf.model.block import Block, Depth, Wiring
+from bitgolf.model.attention.cores.sdpa import SlidingWindowMask
+from bitgolf.model.block import Block, LayerSchedule, ResidualTopology
 from bitgolf.model.head import Head
 from bitgolf.model.interfaces import (
     Activation,
-    Add,
-    AfterPart,
-    Branch,
-    Cap,
-    Core,
-    Feed,
-    Mask,
-    Mixer,
+    AttentionCore,
+    AttentionMask,
+    AttentionOutputPart,
+    FeedForward,
+    LogitsTransform,
     Norm,
     Objective,
+    OutputAdapter,
     QKPart,
-    Skip,
-    StreamPart,
+    ResidualScale,
+    ResidualStreamPart,
+    SkipConnection,
+    TokenMixer,
     ValuePart,
-    View,
+    WeightTransform,
 )
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.linear import Embedding, HeadLinear, Linear
 from bitgolf.model.lm import LM
-from bitgolf.model.mlp import MLP, LeakySquared
+from bitgolf.model.mlp import MLP, SquaredLeakyReLU
 from bitgolf.model.part import Part
 from helpers.toy import toy_model
 
 Edit = Callable[[Spec[Any]], Spec[Any]]
 SKELETON = {LM, Block, Embedding, Linear}  # in every model: the toy itself tests them
 EXAMPLES: dict[type, Spec[Any]] = {
-    MLP: part(MLP, hidden=40, act=part(LeakySquared)),
-    Window: part(Window, width=3),
+    MLP: part(MLP, hidden=40, act=part(SquaredLeakyReLU)),
+    SlidingWindowMask: part(SlidingWindowMask, left=3),
 }
 """A node for each part that needs arguments, here and in the modules of `contracts/examples`."""
 
@@ -59,27 +59,27 @@ for found in sorted((Path(__file__).parents[1] / "contracts" / "examples").glob(
     QUIET |= contents.get("QUIET", {})
 
 
-def sockets(node: Spec[Any]) -> Spec[LM]:
+def model_with_part(node: Spec[Any]) -> Spec[LM]:
     """The toy model with this part in the socket that its base class names."""
     places: dict[type, tuple[str, Edit]] = {
-        StreamPart: ("block", append(enter=node)),
+        ResidualStreamPart: ("block", append(pre_block=node)),
         QKPart: ("block.mixer", append(qk=node)),
         ValuePart: ("block.mixer", append(value=node)),
-        AfterPart: ("block.mixer", append(after=node)),
-        Mask: ("block.mixer.core", append(masks=node)),
-        Core: ("block.mixer", but(core=node)),
-        Mixer: ("block", but(mixer=node)),
-        Feed: ("block", but(mlp=node)),
-        Activation: ("block.mlp", but(act=node)),
-        Branch: ("block", append(branch=node)),
-        Norm: ("block", but(norm=node)),
-        Cap: ("head", append(caps=node)),
+        AttentionOutputPart: ("block.mixer", append(post_attention=node)),
+        AttentionMask: ("block.mixer.core", append(masks=node)),
+        AttentionCore: ("block.mixer", replace(core=node)),
+        TokenMixer: ("block", replace(mixer=node)),
+        FeedForward: ("block", replace(mlp=node)),
+        Activation: ("block.mlp", replace(act=node)),
+        ResidualScale: ("block", append(residual_scale=node)),
+        Norm: ("block", replace(norm=node)),
+        LogitsTransform: ("head", append(logits_transforms=node)),
         Head: ("head", lambda _: node),
-        Skip: ("depth", lambda _: part(UNet, skip=node)),
-        Wiring: ("depth", but(wiring=node)),
-        View: ("block.mlp.linear", append(view=node)),
-        Add: ("block.mlp.linear", append(add=node)),
-        Depth: ("depth", lambda _: node),
+        SkipConnection: ("layer_schedule", lambda _: part(UNet, skip=node)),
+        ResidualTopology: ("layer_schedule", replace(residual=node)),
+        WeightTransform: ("block.mlp.linear", append(weight_transforms=node)),
+        OutputAdapter: ("block.mlp.linear", append(adapters=node)),
+        LayerSchedule: ("layer_schedule", lambda _: node),
         Embedding: ("embed", lambda _: node),
     }
     for base, (where, change) in places.items():
@@ -94,14 +94,14 @@ def sockets(node: Spec[Any]) -> Spec[LM]:
     raise AssertionError(f"{node.cls.__name__} fits no socket of the contract suite")
 
 
-def collected() -> list[type]:
+def all_model_parts() -> list[type]:
     classes = [
         c for c in import_all_parts().values() if issubclass(c, Part) and c.__module__.startswith("bitgolf.model")
     ]
     return [c for c in classes if c not in SKELETON and not issubclass(c, Objective | HeadLinear)]
 
 
-def node(cls: type) -> Spec[Any]:
+def example_node(cls: type) -> Spec[Any]:
     if cls.__name__ == "Attention":
-        return toy_model()["block.mixer"].but(kv_heads=4)
+        return toy_model()["block.mixer"].replace(kv_heads=4)
     return EXAMPLES.get(cls) or part(cls)

@@ -14,7 +14,7 @@ aten = torch.ops.aten
 ASSUMED = {torch.bool: True, torch.int64: 1}
 
 
-class Assumed(TorchDispatchMode):
+class AssumedValues(TorchDispatchMode):
     """Answers what only real numbers could: a condition holds, a number read back is 1 or 1.0, each index is counted."""
 
     def __torch_dispatch__(
@@ -28,7 +28,7 @@ class Assumed(TorchDispatchMode):
 
 
 @contextmanager
-def full_shape() -> Iterator[FakeTensorMode]:
+def fake_tensors() -> Iterator[FakeTensorMode]:
     """What is made within is fake."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, Assumed():
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, AssumedValues():
         yield fake

@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.edits import but
-from bitgolf.config.spec import Place, Spec, part
+from bitgolf.config.edits import replace
+from bitgolf.config.spec import BuildContext, Spec, part
 from bitgolf.model.lm import LM
-from bitgolf.model.mlp import MLP, LeakySquared
+from bitgolf.model.mlp import MLP, SquaredLeakyReLU
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.runtime.device import Device
 from bitgolf.train.kernels import select
-from bitgolf.train.kernels.parity import Timer, Trial
-from bitgolf.train.trainer import Task
+from bitgolf.train.kernels.parity import KernelTrial, Timer
+from bitgolf.train.trainer import LossModule
 from helpers.toy import VOCAB, built, toy_model
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
-TRAINING = Trial(CPU, compiled=False, backward=True)
+TRAINING = KernelTrial(CPU, compiled=False, backward=True)
 
 
 def leaky_toy(slope: float = 0.3) -> Spec[LM]:
-    return toy_model().edit(MLP, but(act=part(LeakySquared, slope=slope)))
+    return toy_model().edit(MLP, replace(act=part(SquaredLeakyReLU, slope=slope)))
 
 
 def randomize(module: nn.Module) -> None:
@@ -35,11 +35,11 @@ def randomize(module: nn.Module) -> None:
             p.normal_(std=p.shape[-1] ** -0.5)
 
 
-def make_task(spec: Spec[LM] | None = None) -> Task:
-    return Task(built(spec or leaky_toy()), CrossEntropy(Place(vocab=VOCAB)))
+def make_task(spec: Spec[LM] | None = None) -> LossModule:
+    return LossModule(built(spec or leaky_toy()), CrossEntropy(BuildContext(vocab=VOCAB)))
 
 
-def loss_and_gradients(task: Task, rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def loss_and_gradients(task: LossModule, rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """The loss and every gradient, by name."""
     task.zero_grad()
     loss = task(*rows)
@@ -55,12 +55,14 @@ def equal_times(call: Callable[[], object]) -> float:
 
 def judge_on_cpu(
     root: nn.Module, inputs: Sequence[Tensor], *, backward: bool = True, timer: Timer = equal_times
-) -> tuple[select.Choice, dict[str, select.Verdict]]:
+) -> tuple[select.KernelSelection, dict[str, select.KernelDecision]]:
     """Choose on the CPU as on a GPU; the verdicts by what they are on."""
-    found = list(select.sites(root, compiled=False))
-    trial = Trial(CPU, compiled=False, backward=backward)
-    verdicts = select.judge(root, found, inputs, trial, [inputs[0].numpy()], 1, timer=timer)
-    return select.Choice(root, found, verdicts, 1, print), {s.what: v for s, v in zip(found, verdicts, strict=True)}
+    found = list(select.kernel_candidates(root, compiled=False))
+    trial = KernelTrial(CPU, compiled=False, backward=backward)
+    verdicts = select.evaluate_candidates(root, found, inputs, trial, [inputs[0].numpy()], 1, timer=timer)
+    return select.KernelSelection(root, found, verdicts, 1, print), {
+        s.label: v for s, v in zip(found, verdicts, strict=True)
+    }
 
 
 class FakeFused(nn.Module):
@@ -76,4 +78,4 @@ class FakeFused(nn.Module):
 
 def silent_mlp() -> MLP:
     """As it starts: silent."""
-    return MLP(Place(vocab=VOCAB, dim=32), hidden=48, act=part(LeakySquared, slope=0.3))
+    return MLP(BuildContext(vocab=VOCAB, dim=32), hidden=48, act=part(SquaredLeakyReLU, slope=0.3))

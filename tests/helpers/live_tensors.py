@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveTensors(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Follows the storages that operations make while it is on: their bytes at the peak, and the largest tensor.
 
     A storage counts once, from the operation that makes it until nothing holds it. Arguments made before do not count.

@@ -12,19 +12,19 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from bitgolf.runtime.distributed import World
+from bitgolf.runtime.distributed import DistributedContext
 
 SIZES = (2, 4)
 
 
-def _member(work: Callable[[World], object], rank: int, size: int, folder: Path) -> None:
+def _member(work: Callable[[DistributedContext], object], rank: int, size: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/{size}.store", rank=rank, world_size=size)
-    work(World(rank, size, rank, backend="gloo"))
+    work(DistributedContext(rank, size, rank, backend="gloo"))
     dist.destroy_process_group()
 
 
-def fork(work: Callable[[World], object], folder: Path) -> int:
+def run_in_processes(work: Callable[[DistributedContext], object], folder: Path) -> int:
     """Do some work in every process of a world of two, then of four, for one import of torch. 0 where all went well."""
     codes: list[int | None] = []
     for size in SIZES:
@@ -37,7 +37,7 @@ def fork(work: Callable[[World], object], folder: Path) -> int:
     return int(any(codes))
 
 
-def as_program(file: str, *arguments: Path) -> None:
+def run_as_script(file: str, *arguments: Path) -> None:
     """Run a test's own file by itself, so that what forks has no threads. Fails with what it said where it fails."""
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}

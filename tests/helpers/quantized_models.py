@@ -11,13 +11,13 @@ from torch import Tensor
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import roles
+from bitgolf.model.parameters import parameter_roles
 from bitgolf.quantize.codecs.codec import Codec, Float
-from bitgolf.quantize.codecs.trellis import Trellis
-from bitgolf.quantize.diagnose.checks import examine
-from bitgolf.quantize.diagnose.quantized_model import Patient
-from bitgolf.quantize.encoding import assign, decode_all, encode_all, report
-from bitgolf.quantize.stats import Calibration
+from bitgolf.quantize.codecs.trellis import TrellisCodec
+from bitgolf.quantize.diagnose.checks import diagnose
+from bitgolf.quantize.diagnose.quantized_model import QuantizedModel
+from bitgolf.quantize.encoding import codecs_by_path, decode_model, encode_model, tensor_reports
+from bitgolf.quantize.stats import StatsByPath
 from helpers.toy import VOCAB
 
 SMALL = part(Rule, where="scale", use=part(Float, dtype="float16"))
@@ -30,31 +30,31 @@ def text(number: int, rows: int = 24) -> Tensor:
     return (torch.rand(rows, 4, 32, generator=generator) ** 3 * VOCAB).long()
 
 
-def patient(
+def quantized_model(
     model: LM,
     *rules: Spec[Rule],
-    stored: Calibration | None = None,
-    seen: tuple[Calibration, Calibration] | None = None,
+    stored: StatsByPath | None = None,
+    seen: tuple[StatsByPath, StatsByPath] | None = None,
     weights: Mapping[str, Tensor] | None = None,
-) -> Patient:
+) -> QuantizedModel:
     """The model, quantized by these rules for all but its scales."""
     own = dict(weights or {path: p.detach() for path, p in model.named_parameters()})
-    rules, kinds = (SMALL, *rules), roles(model)
-    codes = encode_all(own, kinds, rules, stored)
-    decoded = decode_all(codes, {path: tuple(w.shape) for path, w in own.items()}, kinds, rules)
-    rows = report(own, codes, kinds, rules)
-    return Patient(model, rules, kinds, assign(kinds, rules), own, codes, decoded, rows, stored, seen)
+    rules, kinds = (SMALL, *rules), parameter_roles(model)
+    codes = encode_model(own, kinds, rules, stored)
+    decoded = decode_model(codes, {path: tuple(w.shape) for path, w in own.items()}, kinds, rules)
+    rows = tensor_reports(own, codes, kinds, rules)
+    return QuantizedModel(model, rules, kinds, codecs_by_path(kinds, rules), own, codes, decoded, rows, stored, seen)
 
 
-def every(codec: Spec[Codec]) -> Spec[Rule]:
+def rule_for_all(codec: Spec[Codec]) -> Spec[Rule]:
     return part(Rule, where="*", use=codec)
 
 
-def alarms(p: Patient) -> dict[str, list[Any]]:
+def findings_by_rule(p: QuantizedModel) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    for alarm in examine(p):
+    for alarm in diagnose(p):
         found.setdefault(alarm.rule, []).append(alarm)
     return found
 
 
-SPENT = part(Trellis, bits=4.0, states=8)
+SMALL_TRELLIS = part(TrellisCodec, bits=4.0, states=8)

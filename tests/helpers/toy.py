@@ -4,50 +4,52 @@ from __future__ import annotations
 
 import torch
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.edits import but
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.edits import replace
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
-from bitgolf.model.attention.cores.sdpa import Sdpa
-from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.cores.sdpa import SDPACore
+from bitgolf.model.attention.rope import RoPE
 from bitgolf.model.block import Block
 from bitgolf.model.head import TiedHead
-from bitgolf.model.inits import Normal
+from bitgolf.model.inits import NormalInit
 from bitgolf.model.linear import Embedding
 from bitgolf.model.lm import LM
 from bitgolf.model.logits_transforms import Softcap
-from bitgolf.model.mlp import MLP, ReluSquared
+from bitgolf.model.mlp import MLP, SquaredReLU
 from bitgolf.model.residual import MixX0
 from bitgolf.pack.byte_coders import Brotli
-from bitgolf.pack.coder_selection import Smallest
-from bitgolf.pack.coders import Range
+from bitgolf.pack.coder_selection import SmallestCoder
+from bitgolf.pack.coders import RangeCoder
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.recipes import get
+from bitgolf.recipes import get_recipe
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.score.methods import Contiguous, Sliding
+from bitgolf.score.methods import ContiguousScoring, SlidingScoring
 
 VOCAB = 64
 
 
 def toy_model() -> Spec[LM]:
     """Three layers of width 32, every kind of chain in use."""
-    mixer = part(Attention, heads=4, kv_heads=2, core=part(Sdpa), qk=(part(QKNorm), part(Rope), part(QGain, init=1.5)))
+    mixer = part(
+        Attention, heads=4, kv_heads=2, core=part(SDPACore), qk=(part(QKNorm), part(RoPE), part(QGain, init=1.5))
+    )
     return part(
         LM,
         dim=32,
         layers=3,
-        embed=part(Embedding, init=part(Normal, std=0.3)),
-        block=part(Block, enter=(part(MixX0),), mixer=mixer, mlp=part(MLP, hidden=48, act=part(ReluSquared))),
-        head=part(TiedHead, caps=(part(Softcap, cap=20.0),)),
+        embed=part(Embedding, init=part(NormalInit, std=0.3)),
+        block=part(Block, pre_block=(part(MixX0),), mixer=mixer, mlp=part(MLP, hidden=48, act=part(SquaredReLU))),
+        head=part(TiedHead, logits_transforms=(part(Softcap, cap=20.0),)),
     )
 
 
 def built(spec: Spec[LM], *, seed: int = 0, noise: float = 0.2, vocab: int = VOCAB) -> LM:
     """The model with every parameter disturbed, so that nothing hides behind a zero."""
     torch.manual_seed(seed)
-    model = spec(Place(vocab=vocab))
+    model = spec(BuildContext(vocab=vocab))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(noise * torch.randn_like(p))
@@ -57,9 +59,9 @@ def built(spec: Spec[LM], *, seed: int = 0, noise: float = 0.2, vocab: int = VOC
 def toy_recipe(*, steps: int = 30, vocab: int = 300) -> Spec[Recipe]:
     """`quickstart` at a size that trains in about a second, rounded to the nearest of eight bits, without calibration."""
     rounded = part(Rule, where="*", use=part(IntRows, bits=8, clip=part(MaxClip)))
-    recipe = get("quickstart").but(name="toy", calibrate=None).set("quantize.1", rounded)
-    recipe = recipe.set("pack.coder", part(Smallest, coders=(part(Range), part(Brotli))))
+    recipe = get_recipe("quickstart").replace(name="toy", calibrate=None).set("quantize.1", rounded)
+    recipe = recipe.set("pack.coder", part(SmallestCoder, coders=(part(RangeCoder), part(Brotli))))
     recipe = recipe.set("tokens.vocab", vocab).set("model.dim", 32).set("model.layers", 2)
-    recipe = recipe.edit(Attention, but(heads=2, kv_heads=2)).edit(MLP, but(hidden=48))
-    recipe = recipe.set("train", recipe["train"].but(seconds=0.0, steps=steps, rows=4, length=32, micro_rows=0))
-    return recipe.set("score", (part(Contiguous, window=32), part(Sliding, window=32, stride=16)))
+    recipe = recipe.edit(Attention, replace(heads=2, kv_heads=2)).edit(MLP, replace(hidden=48))
+    recipe = recipe.set("train", recipe["train"].replace(seconds=0.0, steps=steps, rows=4, length=32, micro_rows=0))
+    return recipe.set("score", (part(ContiguousScoring, window=32), part(SlidingScoring, window=32, stride=16)))

@@ -8,49 +8,51 @@ from typing import Any
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SdClip
-from bitgolf.pack.coders import Range
+from bitgolf.pack.coders import RangeCoder
 from bitgolf.pack.settings import Pack
-from bitgolf.pipeline.execute import start
+from bitgolf.pipeline.execute import run_recipe
 from bitgolf.pipeline.result import RunResult
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.codec import Float, IntRows
-from bitgolf.quantize.codecs.gptq import Gptq
-from bitgolf.quantize.codecs.trellis import Trellis
-from bitgolf.recipes import resolve
+from bitgolf.quantize.codecs.gptq import GPTQ
+from bitgolf.quantize.codecs.trellis import TrellisCodec
+from bitgolf.recipes import load_recipe
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.score.methods import Contiguous
+from bitgolf.score.methods import ContiguousScoring
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_data
 
 RULES = (
     part(Rule, where="scale", use=part(Float, dtype="float16")),
-    part(Rule, where="embedding", use=part(IntRows, bits=8, clip=part(SdClip, k=20.0), solve=part(Gptq))),
-    part(Rule, where="*", use=part(Trellis, bits=4.0, states=8)),
+    part(Rule, where="embedding", use=part(IntRows, bits=8, clip=part(SdClip, k=20.0), solver=part(GPTQ))),
+    part(Rule, where="*", use=part(TrellisCodec, bits=4.0, states=8)),
 )
 
 
-def moving_recipe() -> Spec[Recipe]:
+def scalable_recipe() -> Spec[Recipe]:
     recipe = toy_recipe(steps=8).set("quantize", RULES).set("proof", None)
     recipe = recipe.set("calibrate", part(Calibrate, source=part(TrainingText, batches=2, rows=2)))
-    recipe = recipe.set("pack", part(Pack, cap=40_000, coder=part(Range, levels=True, tables="sent")))
-    return recipe.set("score", (part(Contiguous, window=32),))
+    recipe = recipe.set("pack", part(Pack, cap=40_000, coder=part(RangeCoder, variance_contexts=True, tables="sent")))
+    return recipe.set("score", (part(ContiguousScoring, window=32),))
 
 
-WORDS: dict[str, Any] = {"text": [], "seed": 0, "devices": 1, "device": "auto", "resume": False}
+WORDS: dict[str, Any] = {"text": [], "seed": 0, "processes": 1, "device": "auto", "resume": False}
 
 
-def run_in(folder: Path, recipe: Spec[Recipe], shards: Path | None = None, *, first: str | None = None) -> RunResult:
+def run_toy(folder: Path, recipe: Spec[Recipe], shards: Path | None = None, *, first: str | None = None) -> RunResult:
     """`bitgolf run`, in this process."""
-    return start(str(folder), recipe, shards=shards, out=folder, first=first, **WORDS)
+    return run_recipe(str(folder), recipe, shards=shards, out=folder, from_stage=first, **WORDS)
 
 
 def run_again(folder: Path, *sets: str, first: str | None = None) -> RunResult:
     """`bitgolf run FOLDER --set ...`, in this process."""
-    return start(str(folder), resolve(str(folder), list(sets)), shards=None, out=None, first=first, **WORDS)
+    return run_recipe(
+        str(folder), load_recipe(str(folder), list(sets)), shards=None, out=None, from_stage=first, **WORDS
+    )
 
 
 def finish(folder: Path) -> Path:
     """A finished run below `folder`, its shards beside it."""
-    run_in(folder / "run", moving_recipe(), make_data(folder / "data"))
+    run_toy(folder / "run", scalable_recipe(), make_data(folder / "data"))
     return folder / "run"

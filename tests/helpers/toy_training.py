@@ -12,22 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.batches import Batches
+from bitgolf.data.batches import BatchLoader
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.prepare import prepare
-from bitgolf.data.shards import Stream, find_shards
+from bitgolf.data.prepare import prepare_data
+from bitgolf.data.shards import TokenStream, find_shards
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import ALONE, World
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.text.documents import Document
-from bitgolf.tokens.loading import open_tokenizer
+from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.trainers import SentencePieceBPE
 from bitgolf.train import checkpoint
-from bitgolf.train.loss_reporter import Report
+from bitgolf.train.loss_reporter import LogEvent
 from bitgolf.train.trainer import Trainer
 from helpers.toy import toy_recipe
 
@@ -50,7 +50,9 @@ def _data_files() -> dict[str, bytes]:
     texts = [" ".join(draw.choices(words, k=300)).encode() for _ in range(20)]
     documents = [Document(str(i), text) for i, text in enumerate(texts)]
     with tempfile.TemporaryDirectory() as folder:
-        prepare(documents[2:], documents[:2], open_tokenizer(SentencePieceBPE(vocab=295).train(texts)), Path(folder))
+        prepare_data(
+            documents[2:], documents[:2], tokenizer_from_bytes(SentencePieceBPE(vocab=295).train(texts)), Path(folder)
+        )
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
@@ -63,23 +65,28 @@ def make_data(folder: Path) -> Path:
 
 
 def make_trainer(
-    data: Path, recipe: Spec[Recipe] | None = None, *, seed: int = 0, world: World = ALONE, noisy: bool = True
+    data: Path,
+    recipe: Spec[Recipe] | None = None,
+    *,
+    seed: int = 0,
+    distributed: DistributedContext = SINGLE_PROCESS,
+    noisy: bool = True,
 ) -> Trainer:
     """A trainer on the CPU, for 8 steps unless the recipe says otherwise."""
     recipe = recipe or toy_recipe(steps=STEPS)
     recipe = recipe.set("train.objective", part(NoisyLoss)) if noisy else recipe
     settings = recipe["train"]()
-    stream = Stream(find_shards(data, "train"))
-    batches = Batches(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
+    stream = TokenStream(find_shards(data, "train"))
+    batches = BatchLoader(stream, load_rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
     device = Device(torch.device("cpu"), torch.float32, "a test")
     return Trainer(
         recipe["model"],
         recipe["train"],
         recipe["average"],
-        Place(vocab=load_manifest(data).vocab),
+        BuildContext(vocab=load_manifest(data).vocab),
         batches,
         device,
-        world,
+        distributed,
         seed,
     )
 
@@ -93,7 +100,7 @@ def same(a: State, b: State) -> bool:
 # ---- runs of the loop -------------------------------------------------------------------------------------------
 
 
-def silent(kind: str, **fields: Any) -> None:
+def no_report(kind: str, **fields: Any) -> None:
     pass
 
 
@@ -106,9 +113,9 @@ def before_step(trainer: Trainer, act: Callable[[int], object]) -> Trainer:
     """The trainer, with something that happens before each of its steps (0, 1, ...)."""
     original = trainer.step
 
-    def acting(step: int, now: Now) -> Tensor:
+    def acting(step: int, progress: TrainingProgress) -> Tensor:
         act(step)
-        return original(step, now)
+        return original(step, progress)
 
     trainer.step = acting
     return trainer
@@ -137,9 +144,9 @@ class FakeTime:
     def perf_counter(self) -> float:
         return self.now
 
-    def pass_by(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += seconds
 
 
-def logger(losses: list[float]) -> Report:
+def logger(losses: list[float]) -> LogEvent:
     return lambda kind, **fields: losses.append(fields["loss"]) if kind == "step" else None

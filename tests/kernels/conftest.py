@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.train.kernels.parity import Call
+from bitgolf.train.kernels.parity import RecordedCall
 from helpers.toy import VOCAB
 
 
@@ -41,9 +41,9 @@ def rows() -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def call() -> Call:
+def call() -> RecordedCall:
     """A recorded call of a part: one row of five tokens, 32 wide."""
-    return Call((torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0)),), ())
+    return RecordedCall((torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0)),), ())
 
 
 def _convert_indices() -> None:

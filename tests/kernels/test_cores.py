@@ -1,4 +1,4 @@
-"""Fast attention cores say what `Sdpa` says, forward and backward, for the masks that they take."""
+"""Fast attention cores say what `SDPACore` says, forward and backward, for the masks that they take."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import Unsupported
 from bitgolf.model.attention.cores import varlen
-from bitgolf.model.attention.cores.flex_attention import Flex
-from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
-from bitgolf.model.attention.cores.sdpa_backend import Fused
+from bitgolf.model.attention.cores.flex_attention import FlexAttentionCore
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SegmentMask, SlidingWindowMask
+from bitgolf.model.attention.cores.sdpa_backend import SDPABackendCore
 from bitgolf.model.attention.cores.segment_capacity import (
-    Room,
-    SegmentSlots,
-    needed,
-    rounded,
+    SegmentCapacity,
+    SegmentCapacityManager,
+    required_capacity,
+    round_up_capacity,
     segment_starts,
 )
-from bitgolf.model.attention.cores.varlen import Varlen
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import Mask
+from bitgolf.model.attention.cores.varlen import VarlenCore
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import AttentionMask
 from helpers.segments import cu_seqlens_reference
 
-AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)
+AT = BuildContext(vocab=50, dim=64, heads=4, kv_heads=2)
 BOS, LENGTH = 1, 24
-MASKS: dict[str, tuple[Spec[Mask], ...]] = {
-    "window": (part(Window, width=3),),
-    "documents": (part(SameDocument),),
-    "segments": (part(Segments, cap=5),),
-    "window and segments": (part(Window, width=3), part(Segments, cap=9)),
-    "documents and segments": (part(SameDocument), part(Segments, cap=5)),
-    "two windows": (part(Window, width=9), part(Window, width=4)),
+MASKS: dict[str, tuple[Spec[AttentionMask], ...]] = {
+    "window": (part(SlidingWindowMask, left=3),),
+    "documents": (part(DocumentMask),),
+    "segments": (part(SegmentMask, max_length=5),),
+    "window and segments": (part(SlidingWindowMask, left=3), part(SegmentMask, max_length=9)),
+    "documents and segments": (part(DocumentMask), part(SegmentMask, max_length=5)),
+    "two windows": (part(SlidingWindowMask, left=9), part(SlidingWindowMask, left=4)),
 }
 
 
 @pytest.fixture(params=MASKS, ids=lambda name: name)
-def plain(request: pytest.FixtureRequest) -> Sdpa:
-    return Sdpa(AT, masks=MASKS[request.param])
+def plain(request: pytest.FixtureRequest) -> SDPACore:
+    return SDPACore(AT, masks=MASKS[request.param])
 
 
 def example(
@@ -61,11 +61,11 @@ def example(
 
 
 def answers(core: Callable[..., Tensor], ids: Tensor, qkv: list[Tensor]) -> list[Tensor]:
-    y = core(*qkv, Bus(ids, BOS))
+    y = core(*qkv, ForwardContext(ids, BOS))
     return [y, *torch.autograd.grad(y, qkv, torch.ones_like(y).cumsum(1) / y.shape[1])]
 
 
-def agree(core: nn.Module, plain: Sdpa, ids: Tensor, qkv: list[Tensor], tolerance: float) -> bool:
+def agree(core: nn.Module, plain: SDPACore, ids: Tensor, qkv: list[Tensor], tolerance: float) -> bool:
     fast, exact = answers(core, ids, qkv), answers(plain, ids, [x.detach().float().requires_grad_() for x in qkv])
     return all((a.float() - b).norm() <= tolerance * b.norm() for a, b in zip(fast, exact, strict=True))
 
@@ -79,45 +79,45 @@ def agree(core: nn.Module, plain: Sdpa, ids: Tensor, qkv: list[Tensor], toleranc
 @pytest.mark.parametrize("name", ["documents", "window and segments"])
 @torch.no_grad()
 def test_flex_is_sdpa_in_one_full_graph(name: str) -> None:
-    """Forward alone: PyTorch's FlexAttention has no backward on a CPU. (`Mask.rule` is tested for every mask.)"""
+    """Forward alone: PyTorch's FlexAttention has no backward on a CPU. (`AttentionMask.mask_mod` is tested for every mask.)"""
     ids, leaves = example()
-    plain = Sdpa(AT, masks=MASKS[name])
-    core, qkv = Flex(plain), [x.detach() for x in leaves]
+    plain = SDPACore(AT, masks=MASKS[name])
+    core, qkv = FlexAttentionCore(plain), [x.detach() for x in leaves]
     torch._dynamo.reset()
 
     def run(ids: Tensor, qkv: list[Tensor]) -> Tensor:
-        return core(*qkv, Bus(ids, BOS))
+        return core(*qkv, ForwardContext(ids, BOS))
 
     compiled = torch.compile(run, fullgraph=True, backend="eager")
-    assert (compiled(ids, qkv) - plain(*qkv, Bus(ids, BOS))).abs().max() < 1e-5
+    assert (compiled(ids, qkv) - plain(*qkv, ForwardContext(ids, BOS))).abs().max() < 1e-5
 
 
-def test_every_rule_is_its_mask(plain: Sdpa) -> None:
+def test_every_rule_is_its_mask(plain: SDPACore) -> None:
     ids, _ = example()
-    bus, place = Bus(ids, BOS), torch.arange(LENGTH)
-    for mask in Flex(plain).parts:
+    context, place = ForwardContext(ids, BOS), torch.arange(LENGTH)
+    for mask in FlexAttentionCore(plain).parts:
         rows = torch.arange(2)[:, None, None]
-        rule = mask.rule(bus)
+        rule = mask.mask_mod(context)
         assert rule, "Flex takes only masks that have one"
         seen = rule(rows, place[:, None], place[None, :])
-        assert torch.equal(seen.expand(2, -1, -1), mask(bus).expand(2, 1, -1, -1)[:, 0])
+        assert torch.equal(seen.expand(2, -1, -1), mask(context).expand(2, 1, -1, -1)[:, 0])
 
 
-class Odd(Mask):
+class Odd(AttentionMask):
     """A mask without a rule: every other key."""
 
-    def forward(self, bus: Bus) -> Tensor:
-        return (bus.positions[:, None] - bus.key_positions[None, :]) % 2 == 0
+    def forward(self, context: ForwardContext) -> Tensor:
+        return (context.positions[:, None] - context.key_positions[None, :]) % 2 == 0
 
 
 def test_masks_that_a_core_cannot_take_are_refused_with_the_reason() -> None:
-    odd = Sdpa(AT, masks=(part(Odd),))
+    odd = SDPACore(AT, masks=(part(Odd),))
     with pytest.raises(Unsupported, match="Odd has no rule of indices"):
-        Flex(odd)
+        FlexAttentionCore(odd)
     with pytest.raises(Unsupported, match="Odd does not cut rows"):
-        Varlen(odd)
+        VarlenCore(odd)
     with pytest.raises(Unsupported, match="takes no masks"):
-        Fused(odd, SDPBackend.FLASH_ATTENTION)
+        SDPABackendCore(odd, SDPBackend.FLASH_ATTENTION)
 
 
 # ---- variable length ------------------------------------------------------------------------------------------------
@@ -154,22 +154,22 @@ def _(q: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(q)
 
 
-def roomy(plain: Sdpa) -> Varlen:
+def roomy(plain: SDPACore) -> VarlenCore:
     """With room for 16 segments, of as many tokens as a row or a cap allows."""
-    core = Varlen(plain)
-    core.set_capacity(Room(16, min([LENGTH, *(cap for cap in core.caps if cap)])))
+    core = VarlenCore(plain)
+    core.set_capacity(SegmentCapacity(16, min([LENGTH, *(cap for cap in core.segment_lengths if cap)])))
     return core
 
 
-def test_variable_length_is_sdpa(plain: Sdpa, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_length_is_sdpa(plain: SDPACore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the kernel itself, which has no CPU form: boundaries, windows, shapes, padding."""
     monkeypatch.setattr(varlen, "varlen_attn", one_by_one)
     assert agree(roomy(plain), plain, *example(), 1e-5)
-    free = Sdpa(AT)
-    assert agree(Varlen(free), free, *example(), 1e-5)
+    free = SDPACore(AT)
+    assert agree(VarlenCore(free), free, *example(), 1e-5)
 
 
-def test_variable_length_holds_the_full_graph(plain: Sdpa) -> None:
+def test_variable_length_holds_the_full_graph(plain: SDPACore) -> None:
     """Traced only, as the kernel has no CPU form: one graph, with one call of it."""
     ids, qkv = example()
     core, calls = roomy(plain), []
@@ -179,7 +179,7 @@ def test_variable_length_holds_the_full_graph(plain: Sdpa) -> None:
         return lambda *inputs: (torch.zeros(len(qkv[0].flatten(0, 1)), 4, 16).unflatten(0, ids.shape),)
 
     torch._dynamo.reset()
-    y = torch.compile(lambda *qkv: core(*qkv, Bus(ids, BOS)), fullgraph=True, backend=traced)(*qkv)
+    y = torch.compile(lambda *qkv: core(*qkv, ForwardContext(ids, BOS)), fullgraph=True, backend=traced)(*qkv)
     assert y.shape == qkv[0].shape
     assert len(calls) == 1
 
@@ -187,22 +187,24 @@ def test_variable_length_holds_the_full_graph(plain: Sdpa) -> None:
 @pytest.mark.parametrize("cap", [0, 5])
 def test_boundaries_in_the_graph_are_those_of_the_text(cap: int) -> None:
     ids, _ = example()
-    core = roomy(Sdpa(AT, masks=(part(Segments, cap=cap),)))
-    ends = torch.compile(lambda ids: core.ends(Bus(ids, BOS)), fullgraph=True, backend="eager")(ids)
+    core = roomy(SDPACore(AT, masks=(part(SegmentMask, max_length=cap),)))
+    ends = torch.compile(lambda ids: core.cu_seqlens(ForwardContext(ids, BOS)), fullgraph=True, backend="eager")(ids)
     expected = cu_seqlens_reference(ids, BOS, cap, bucket=1)
     assert ends.shape == (17,)
     assert torch.equal(ends[: len(expected)], expected)
     assert (ends[len(expected) :] == ids.numel()).all()
 
 
-@pytest.mark.parametrize("room", [Room(4, LENGTH), Room(16, 15)], ids=["segments", "tokens in one"])
-def test_more_than_there_is_room_for_is_an_error(room: Room) -> None:
+@pytest.mark.parametrize(
+    "room", [SegmentCapacity(4, LENGTH), SegmentCapacity(16, 15)], ids=["segments", "tokens in one"]
+)
+def test_more_than_there_is_room_for_is_an_error(room: SegmentCapacity) -> None:
     """The example has five segments, the longest of 16 tokens."""
     ids, qkv = example()
-    core = Varlen(Sdpa(AT, masks=(part(SameDocument),)))
+    core = VarlenCore(SDPACore(AT, masks=(part(DocumentMask),)))
     core.set_capacity(room)
     with pytest.raises(RuntimeError, match=r"train\.kernels"):
-        core(*qkv, Bus(ids, BOS))
+        core(*qkv, ForwardContext(ids, BOS))
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # of what the partitioner imports
@@ -210,10 +212,10 @@ def test_a_graph_within_a_budget_of_activations_takes_the_boundaries(monkeypatch
     """The partitioner that limits what a graph keeps for its backward pass refuses assertions in PyTorch 2.11."""
     monkeypatch.setattr(varlen, "varlen_attn", one_by_one_in_graphs)
     ids, qkv = example()
-    core = roomy(Sdpa(AT, masks=(part(Segments, cap=5),)))
+    core = roomy(SDPACore(AT, masks=(part(SegmentMask, max_length=5),)))
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        mixed = core(q.detach(), k.detach(), v.detach(), Bus(ids, BOS))
+        mixed = core(q.detach(), k.detach(), v.detach(), ForwardContext(ids, BOS))
         x = q
         for _ in range(4):
             x = (x @ q.flatten(0, 2)[:16]).sin() + mixed
@@ -234,41 +236,41 @@ def test_room_on_the_host_is_what_the_device_counts(caps: list[int]) -> None:
     ids, _ = example()
     starts = torch.stack([segment_starts((ids == BOS).cumsum(1), cap) for cap in caps]).any(0)
     ends = [*starts.flatten().nonzero().flatten().tolist(), ids.numel()]
-    room = needed(ids.numpy(), BOS, caps)
+    room = required_capacity(ids.numpy(), BOS, caps)
     assert room == (len(ends) - 1, max(b - a for a, b in pairwise(ends)))
 
 
 def test_several_caps_are_bounded_from_above() -> None:
     ids, _ = example()
     starts = torch.stack([segment_starts((ids == BOS).cumsum(1), cap) for cap in (3, 7)]).any(0)
-    assert int(starts.sum()) <= needed(ids, BOS, [3, 7]).slots <= 2 * int(starts.sum())
+    assert int(starts.sum()) <= required_capacity(ids, BOS, [3, 7]).max_segments <= 2 * int(starts.sum())
 
 
 def test_room_comes_in_multiples_and_stops_at_the_row_or_the_cap() -> None:
-    assert rounded(1, 1, [0], 4096) == (64, 256)
-    assert rounded(64.5, 257, [0], 4096) == (128, 512)
-    assert rounded(300, 3400, [0], 3500) == (320, 3500)
-    assert rounded(10, 1, [0, 2048], 98304) == (64, 2048)
+    assert round_up_capacity(1, 1, [0], 4096) == (64, 256)
+    assert round_up_capacity(64.5, 257, [0], 4096) == (128, 512)
+    assert round_up_capacity(300, 3400, [0], 3500) == (320, 3500)
+    assert round_up_capacity(10, 1, [0, 2048], 98304) == (64, 2048)
 
 
 def test_room_at_the_start_is_a_quarter_more_than_the_first_batches_need() -> None:
-    core = Varlen(Sdpa(AT, masks=(part(SameDocument),)))
+    core = VarlenCore(SDPACore(AT, masks=(part(DocumentMask),)))
     ids = torch.full((3, 1, 4096), 2).numpy()
     ids[1, 0, ::32] = BOS  # 128 documents of 32 tokens; in the others one of 4,096
     ids[2, 0, ::1024] = BOS
-    slots = SegmentSlots(core, BOS, lambda line: None)
+    slots = SegmentCapacityManager(core, BOS, lambda line: None)
     slots.reserve([ids[1], ids[2]])
-    assert core.room == (192, 1280)  # 1.25 * 128 = 160, 1.25 * 1024
+    assert core.capacity == (192, 1280)  # 1.25 * 128 = 160, 1.25 * 1024
     slots.reserve(list(ids))
-    assert core.room == (192, 4096)
+    assert core.capacity == (192, 4096)
 
 
 def test_a_batch_of_more_segments_takes_the_next_bucket_in_the_compiled_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Instead of ending the run; said once; what fits changes nothing, so that nothing is compiled again."""
     monkeypatch.setattr(varlen, "varlen_attn", one_by_one_in_graphs)
-    plain = Sdpa(Place(vocab=50, dim=4, heads=1, kv_heads=1), masks=(part(SameDocument),))
-    core, said = Varlen(plain), list[str]()
-    slots = SegmentSlots(core, BOS, said.append)
+    plain = SDPACore(BuildContext(vocab=50, dim=4, heads=1, kv_heads=1), masks=(part(DocumentMask),))
+    core, said = VarlenCore(plain), list[str]()
+    slots = SegmentCapacityManager(core, BOS, said.append)
     few = torch.full((1, 1024), 2)
     many = few.clone()
     many[0, ::12] = BOS  # 86 documents
@@ -276,13 +278,17 @@ def test_a_batch_of_more_segments_takes_the_next_bucket_in_the_compiled_graph(mo
     torch._dynamo.reset()
 
     def attend(q: Tensor, k: Tensor, v: Tensor, ids: Tensor) -> Tensor:
-        return core(q, k, v, Bus(ids, BOS))
+        return core(q, k, v, ForwardContext(ids, BOS))
 
     run = torch.compile(attend, fullgraph=True, dynamic=False, backend="eager")
-    for ids, expected in ((few, Room(64, 1024)), (many, Room(128, 1024)), (few, Room(128, 1024))):
-        slots.fit(ids.numpy())
-        assert core.room == expected
-        assert torch.allclose(run(q, k, v, ids), plain(q, k, v, Bus(ids, BOS)), atol=1e-5)
+    for ids, expected in (
+        (few, SegmentCapacity(64, 1024)),
+        (many, SegmentCapacity(128, 1024)),
+        (few, SegmentCapacity(128, 1024)),
+    ):
+        slots.ensure(ids.numpy())
+        assert core.capacity == expected
+        assert torch.allclose(run(q, k, v, ids), plain(q, k, v, ForwardContext(ids, BOS)), atol=1e-5)
     assert said == [
         "attention: room for 64 segments of at most 1,024 tokens in a batch",
         "attention: room for 128 segments of at most 1,024 tokens in a batch",
@@ -290,16 +296,16 @@ def test_a_batch_of_more_segments_takes_the_next_bucket_in_the_compiled_graph(mo
 
 
 def test_room_is_made_for_as_many_rows_as_are_read_at_once_and_at_least_doubles() -> None:
-    core = Varlen(Sdpa(AT, masks=(part(Segments, cap=8),)))
+    core = VarlenCore(SDPACore(AT, masks=(part(SegmentMask, max_length=8),)))
     ids = torch.full((4, 520), 2).numpy()  # 65 segments of 8 tokens a row
-    slots = SegmentSlots(core, BOS, lambda line: None)
+    slots = SegmentCapacityManager(core, BOS, lambda line: None)
     slots.reserve([ids[:1, :8]])
-    assert core.room == (64, 8)
+    assert core.capacity == (64, 8)
     for _ in range(2):
-        slots.fit(ids, rows=1)
-        assert core.room == (128, 8)
-    slots.fit(ids, rows=2)
-    assert core.room == (256, 8)  # 130 are needed
+        slots.ensure(ids, rows_at_once=1)
+        assert core.capacity == (128, 8)
+    slots.ensure(ids, rows_at_once=2)
+    assert core.capacity == (256, 8)  # 130 are needed
 
 
 # ---- on a GPU -------------------------------------------------------------------------------------------------------
@@ -307,24 +313,24 @@ def test_room_is_made_for_as_many_rows_as_are_read_at_once_and_at_least_doubles(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_variable_length_is_sdpa_on_the_device(plain: Sdpa) -> None:
+def test_variable_length_is_sdpa_on_the_device(plain: SDPACore) -> None:
     ids, qkv = example("cuda", torch.bfloat16, 256, 64)
-    core = Varlen(plain)
-    SegmentSlots(core, BOS, print).fit(ids.cpu())
+    core = VarlenCore(plain)
+    SegmentCapacityManager(core, BOS, print).ensure(ids.cpu())
     assert agree(core, plain, ids, qkv, 2e-2)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_compiled_flex_is_sdpa_on_the_device(plain: Sdpa) -> None:
+def test_compiled_flex_is_sdpa_on_the_device(plain: SDPACore) -> None:
     ids, qkv = example("cuda", torch.bfloat16, 256, 64)
-    core = Flex(plain)
+    core = FlexAttentionCore(plain)
 
     def run(q: Tensor, k: Tensor, v: Tensor, ids: Tensor) -> Tensor:
-        return core(q, k, v, Bus(ids, BOS))
+        return core(q, k, v, ForwardContext(ids, BOS))
 
     compiled = torch.compile(run, fullgraph=True, dynamic=False)
-    fast = answers(lambda q, k, v, bus: compiled(q, k, v, bus.ids), ids, qkv)
+    fast = answers(lambda q, k, v, context: compiled(q, k, v, context.ids), ids, qkv)
     exact = answers(plain, ids, [x.detach().float().requires_grad_() for x in qkv])
     assert all((a.float() - b).norm() <= 2e-2 * b.norm() for a, b in zip(fast, exact, strict=True))
 
@@ -334,10 +340,10 @@ def test_compiled_flex_is_sdpa_on_the_device(plain: Sdpa) -> None:
 @pytest.mark.parametrize("backend", [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION], ids=str)
 def test_named_backends_are_sdpa_on_the_device(backend: SDPBackend) -> None:
     ids, qkv = example("cuda", torch.bfloat16, 256, 64)
-    plain = Sdpa(AT)
-    core = Fused(plain, backend)
+    plain = SDPACore(AT)
+    core = SDPABackendCore(plain, backend)
     try:
-        core(*qkv, Bus(ids, BOS))
+        core(*qkv, ForwardContext(ids, BOS))
     except RuntimeError as error:
         pytest.skip(f"{backend} is not able here: {error}")
     assert agree(core, plain, ids, qkv, 2e-2)

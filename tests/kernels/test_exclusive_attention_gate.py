@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.kernels.exclusive_attention_gate import exclusive_gate
+from bitgolf.kernels.exclusive_attention_gate import exclusive_attention_gate
 
 
 def plain(leaves: list[Tensor], scale: float, gain: float, eps: float) -> Tensor:
@@ -20,7 +20,7 @@ def plain(leaves: list[Tensor], scale: float, gain: float, eps: float) -> Tensor
 
 def fused(leaves: list[Tensor], scale: float, gain: float, eps: float) -> Tensor:
     y, v, z = leaves
-    return exclusive_gate(y, v, z, scale, gain, eps)
+    return exclusive_attention_gate(y, v, z, scale, gain, eps)
 
 
 def example(device: torch.device, tokens: int, groups: int, queries: int, width: int) -> list[Tensor]:
@@ -79,7 +79,7 @@ def test_values_that_are_a_slice_of_a_wider_product_are_read_where_they_lie(trit
     wide[:, :, 2:4] = v.view(2, 6, 2, 16)
     sliced, whole = wide[:, :, 2:4].requires_grad_(), v.view(2, 6, 2, 16).requires_grad_()
     rest = (y.view(2, 6, 4, 16), z.view(2, 6, 4))
-    a, b = (exclusive_gate(rest[0], x, rest[1], 1.0, 1.0, 1e-12) for x in (sliced, whole))
+    a, b = (exclusive_attention_gate(rest[0], x, rest[1], 1.0, 1.0, 1e-12) for x in (sliced, whole))
     assert a.shape == (2, 6, 4, 16)
     assert torch.equal(a, b)
     assert torch.equal(torch.autograd.grad(a.sum(), sliced)[0], torch.autograd.grad(b.sum(), whole)[0])
@@ -90,7 +90,7 @@ def test_the_operator_keeps_the_rules_of_torch(triton_device: torch.device) -> N
     torch.library.opcheck(torch.ops.bitgolf.exclusive_gate.default, (*leaves, 0.5, 1.0, 1e-12))
 
     def step(y: Tensor, v: Tensor, z: Tensor) -> Tensor:
-        return exclusive_gate(y, v, z, 0.5, 1.0, 1e-12).square().mean()
+        return exclusive_attention_gate(y, v, z, 0.5, 1.0, 1e-12).square().mean()
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     expected, got = torch.autograd.grad(step(*leaves), leaves), torch.autograd.grad(compiled(*leaves), leaves)

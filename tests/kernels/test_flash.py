@@ -1,4 +1,4 @@
-"""FlashAttention's packages are called with the right arguments in each signature; what comes back is what `Sdpa` says.
+"""FlashAttention's packages are called with the right arguments in each signature; what comes back is what `SDPACore` says.
 
 The packages need a Hopper GPU. Stand-ins have the signatures of several releases and compute plainly.
 """
@@ -14,24 +14,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import Unsupported
-from bitgolf.kernels.flash_attention import PACKAGES
-from bitgolf.model.attention.cores.flash_attention import Flash
-from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
-from bitgolf.model.attention.cores.segment_capacity import SegmentSlots
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import Mask
-from bitgolf.train.kernels.parity import brief
+from bitgolf.kernels.flash_attention import MODULES
+from bitgolf.model.attention.cores.flash_attention import FlashAttentionCore
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SegmentMask, SlidingWindowMask
+from bitgolf.model.attention.cores.segment_capacity import SegmentCapacityManager
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import AttentionMask
+from bitgolf.train.kernels.parity import summarize_exception
 
-AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)
+AT = BuildContext(vocab=50, dim=64, heads=4, kv_heads=2)
 BOS, LENGTH = 1, 24
-MASKS: dict[str, tuple[Spec[Mask], ...]] = {
+MASKS: dict[str, tuple[Spec[AttentionMask], ...]] = {
     "none": (),
-    "window": (part(Window, width=3),),
-    "documents": (part(SameDocument),),
-    "window and segments": (part(Window, width=3), part(Segments, cap=9)),
+    "window": (part(SlidingWindowMask, left=3),),
+    "documents": (part(DocumentMask),),
+    "window and segments": (part(SlidingWindowMask, left=3), part(SegmentMask, max_length=9)),
 }
 
 
@@ -179,7 +179,7 @@ RELEASES: dict[str, tuple[int, Callable[[], SimpleNamespace]]] = {
 @pytest.fixture(params=RELEASES)
 def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     number, release = RELEASES[request.param]
-    monkeypatch.setitem(sys.modules, PACKAGES[number], release())
+    monkeypatch.setitem(sys.modules, MODULES[number], release())
     return number
 
 
@@ -195,30 +195,32 @@ def example(device: str = "cpu", dtype: torch.dtype = torch.float32, width: int 
 
 
 def answers(core: Callable[..., Tensor], ids: Tensor, qkv: list[Tensor]) -> list[Tensor]:
-    y = core(*qkv, Bus(ids, BOS))
+    y = core(*qkv, ForwardContext(ids, BOS))
     return [y, *torch.autograd.grad(y, qkv, torch.ones_like(y).cumsum(1) / y.shape[1])]
 
 
-def roomy(core: Flash, ids: Tensor) -> Flash:
-    SegmentSlots(core, BOS, lambda line: None).fit(ids.cpu())
+def roomy(core: FlashAttentionCore, ids: Tensor) -> FlashAttentionCore:
+    SegmentCapacityManager(core, BOS, lambda line: None).ensure(ids.cpu())
     return core
 
 
 @pytest.mark.parametrize("masks", MASKS)
 def test_forward_and_backward_are_those_of_sdpa(masks: str, version: int) -> None:
-    plain, (ids, qkv) = Sdpa(AT, masks=MASKS[masks]), example()
-    core = roomy(Flash(plain, version), ids)
+    plain, (ids, qkv) = SDPACore(AT, masks=MASKS[masks]), example()
+    core = roomy(FlashAttentionCore(plain, version), ids)
     pairs = zip(answers(core, ids, qkv), answers(plain, ids, qkv), strict=True)
     assert all((a - b).norm() <= 1e-5 * b.norm() for a, b in pairs)
 
 
 @pytest.mark.parametrize("masks", ["window", "window and segments"])
 def test_compiled_in_one_graph_it_computes_the_same(masks: str, version: int) -> None:
-    plain, (ids, qkv) = Sdpa(AT, masks=MASKS[masks]), example()
-    core = roomy(Flash(plain, version), ids)
+    plain, (ids, qkv) = SDPACore(AT, masks=MASKS[masks]), example()
+    core = roomy(FlashAttentionCore(plain, version), ids)
     torch._dynamo.reset()
-    run = torch.compile(lambda q, k, v, ids: core(q, k, v, Bus(ids, BOS)), fullgraph=True, backend="aot_eager")
-    fast = answers(lambda q, k, v, bus: run(q, k, v, bus.ids), ids, qkv)
+    run = torch.compile(
+        lambda q, k, v, ids: core(q, k, v, ForwardContext(ids, BOS)), fullgraph=True, backend="aot_eager"
+    )
+    fast = answers(lambda q, k, v, context: run(q, k, v, context.ids), ids, qkv)
     assert all((a - b).norm() <= 1e-5 * b.norm() for a, b in zip(fast, answers(plain, ids, qkv), strict=True))
 
 
@@ -232,20 +234,23 @@ def test_the_operator_keeps_the_rules_of_torch(version: int) -> None:
 
 
 def test_a_release_without_windows_is_refused_instead_of_ignoring_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, PACKAGES[4], fourth(windows=False))
+    monkeypatch.setitem(sys.modules, MODULES[4], fourth(windows=False))
     ids, qkv = example()
-    free, windowed = (Sdpa(AT, masks=MASKS[name]) for name in ("none", "window"))
-    pairs = zip(answers(Flash(free, 4), ids, qkv), answers(free, ids, qkv), strict=True)
+    free, windowed = (SDPACore(AT, masks=MASKS[name]) for name in ("none", "window"))
+    pairs = zip(answers(FlashAttentionCore(free, 4), ids, qkv), answers(free, ids, qkv), strict=True)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
     with pytest.raises(TypeError, match="takes no window_size"):
-        answers(Flash(windowed, 4), ids, qkv)
+        answers(FlashAttentionCore(windowed, 4), ids, qkv)
 
 
 def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, PACKAGES[3], None)
+    monkeypatch.setitem(sys.modules, MODULES[3], None)
     with pytest.raises(Unsupported, match="FlashAttention 3 cannot be imported") as refused:
-        Flash(Sdpa(AT), 3)
-    assert brief(refused.value) == "ModuleNotFoundError: import of flash_attn_interface halted; None in sys.modules"
+        FlashAttentionCore(SDPACore(AT), 3)
+    assert (
+        summarize_exception(refused.value)
+        == "ModuleNotFoundError: import of flash_attn_interface halted; None in sys.modules"
+    )
 
 
 @pytest.mark.gpu
@@ -253,9 +258,9 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("number", [3, 4])
 def test_on_the_device_they_are_sdpa(masks: str, number: int) -> None:
-    plain, (ids, qkv) = Sdpa(AT, masks=MASKS[masks]), example("cuda", torch.bfloat16, 64)
+    plain, (ids, qkv) = SDPACore(AT, masks=MASKS[masks]), example("cuda", torch.bfloat16, 64)
     try:
-        core = roomy(Flash(plain, number), ids)
+        core = roomy(FlashAttentionCore(plain, number), ids)
     except Unsupported as error:
         pytest.skip(f"needs FlashAttention {number}: {error}")
     fast, exact = answers(core, ids, qkv), answers(plain, ids, [x.detach().float().requires_grad_() for x in qkv])

@@ -19,9 +19,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from bitgolf.kernels import triton_kernels
-from bitgolf.kernels.exclusive_attention_gate import TOKENS
-from bitgolf.kernels.squared_leaky_relu_mlp import LAUNCH, TILE, TMA_TILE
-from bitgolf.kernels.softcapped_cross_entropy import BLOCK
+from bitgolf.kernels.exclusive_attention_gate import TOKENS_PER_PROGRAM
+from bitgolf.kernels.squared_leaky_relu_mlp import LAUNCH_OPTIONS, TILE, TMA_TILE
+from bitgolf.kernels.softcapped_cross_entropy import COLUMNS_PER_BLOCK
 
 ALIGNED = [["tt.divisibility", 16]]
 
@@ -38,25 +38,25 @@ def build(name, types, constants, **options):
 
 made = {}
 for even in (False, True):
-    size = {"BLOCK": BLOCK, "EVEN": even}
+    size = {"BLOCK": COLUMNS_PER_BLOCK, "EVEN": even}
     for z in ("*bf16", "*fp32"):
         losses, sizes = ["*fp32", "*fp32"], ["i32", "i32", "fp32", "fp32"]
-        made[f"ce forward {z} {even}"] = build("softcapped_ce_forward", [z, "*i64", *losses, *sizes], size)
-        made[f"ce backward {z} {even}"] = build("softcapped_ce_backward", ["*fp32", z, "*i64", "*fp32", z, *sizes], size)
+        made[f"ce forward {z} {even}"] = build("softcapped_cross_entropy_forward", [z, "*i64", *losses, *sizes], size)
+        made[f"ce backward {z} {even}"] = build("softcapped_cross_entropy_backward", ["*fp32", z, "*i64", "*fp32", z, *sizes], size)
     for backward in (False, True):
         inner = {"ak": 1, ("bn" if backward else "bk"): 1, "BACKWARD": backward, "EVEN": even}
         types = ["*bf16"] * 4 + ["i32"] * 7 + ["fp32"]
-        made[f"mlp {backward} {even}"] = build("matmul_leaky", types, inner | TILE, **LAUNCH)
+        made[f"mlp {backward} {even}"] = build("matmul_squared_leaky_relu", types, inner | TILE, **LAUNCH_OPTIONS)
 rows, columns, inner = TMA_TILE.values()
 for backward in (False, True):
     b, half = [inner, columns] if backward else [columns, inner], [rows, columns // 2]
     types = [f"tensordesc<bf16{shape}>" for shape in ([rows, inner], b, half, half)] + ["i32"] * 3 + ["fp32"]
     constants = TMA_TILE | {"BACKWARD": backward, "PROGRAMS": 132}
-    made[f"tma {backward}"] = build("matmul_leaky_tma", types, constants, **LAUNCH)
-heads = {"G": 4, "R": 2, "D": 64, "WIDE": 64, "B": TOKENS}
+    made[f"tma {backward}"] = build("matmul_squared_leaky_relu_tma", types, constants, **LAUNCH_OPTIONS)
+heads = {"G": 4, "R": 2, "D": 64, "WIDE": 64, "B": TOKENS_PER_PROGRAM}
 rest = ["i32", "i32", "fp32", "fp32", "fp32"]
 for name, tensors in (("forward", 4), ("backward", 7)):
-    made[f"gate {name}"] = build(f"exclusive_gate_{name}", ["*bf16"] * tensors + rest, heads, num_warps=8)
+    made[f"gate {name}"] = build(f"exclusive_attention_gate_{name}", ["*bf16"] * tensors + rest, heads, num_warps=8)
 print(json.dumps(made))
 """
 

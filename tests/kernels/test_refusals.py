@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import part
 from bitgolf.errors import Unsupported
-from bitgolf.model.mlp import MLP, LeakySquared
+from bitgolf.model.mlp import MLP, SquaredLeakyReLU
 from bitgolf.runtime.device import Device
-from bitgolf.train.kernels.parity import Call, Trial
+from bitgolf.train.kernels.parity import KernelTrial, RecordedCall
 
-TRIAL = Trial(Device(torch.device("cpu"), torch.float32, "a test"), compiled=False, backward=True)
-CALL = Call((torch.randn(1, 3, 8),), ())
+TRIAL = KernelTrial(Device(torch.device("cpu"), torch.float32, "a test"), compiled=False, backward=True)
+CALL = RecordedCall((torch.randn(1, 3, 8),), ())
 
 
 class Misspelt(nn.Module):
@@ -31,7 +31,7 @@ def unsupported(plain: nn.Module) -> nn.Module:
 
 
 def reference() -> MLP:
-    return MLP(Place(vocab=4, dim=8), hidden=16, act=part(LeakySquared))
+    return MLP(BuildContext(vocab=4, dim=8), hidden=16, act=part(SquaredLeakyReLU))
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def test_what_does_not_apply_is_answered_with_its_reason_alone(log: pytest.LogCaptureFixture) -> None:
-    assert TRIAL.inability(unsupported, reference(), CALL) == "its width is odd"
-    assert TRIAL.cost(unsupported, reference(), CALL, lambda call: 1.0) == "its width is odd"
+    assert TRIAL.parity_check(unsupported, reference(), CALL) == "its width is odd"
+    assert TRIAL.benchmark(unsupported, reference(), CALL, lambda call: 1.0) == "its width is odd"
     assert not log.records
 
 
@@ -53,8 +53,8 @@ def test_a_bug_is_answered_and_its_traceback_logged(log: pytest.LogCaptureFixtur
         return 1.0
 
     for answer in (
-        TRIAL.inability(lambda _: Misspelt(), reference(), CALL),
-        TRIAL.cost(lambda _: Misspelt(), reference(), CALL, call_once),
+        TRIAL.parity_check(lambda _: Misspelt(), reference(), CALL),
+        TRIAL.benchmark(lambda _: Misspelt(), reference(), CALL, call_once),
     ):
         assert answer == "AttributeError: 'Misspelt' object has no attribute 'up_projection'"
     assert [record.levelno for record in log.records] == [logging.DEBUG] * 2

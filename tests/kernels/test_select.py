@@ -9,23 +9,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.edits import append, but
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.edits import append, replace
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import RecipeError
+from bitgolf.errors import RecipeError, Unsupported
 from bitgolf.model.attention.attention import Attention
-from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
-from bitgolf.model.attention.cores.sdpa_backend import as_autocast
-from bitgolf.model.attention.exclusive import ExclusiveSelf
-from bitgolf.model.attention.gates import DenseGate, HeadGate, NarrowGate, SparseGate
-from bitgolf.model.interfaces import AfterPart
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SlidingWindowMask
+from bitgolf.model.attention.cores.sdpa_backend import to_autocast_dtype
+from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
+from bitgolf.model.attention.gates import AttentionGate, DenseAttentionGate, NarrowAttentionGate, SparseAttentionGate
+from bitgolf.model.interfaces import AttentionOutputPart
 from bitgolf.model.lm import LM
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.pipeline.training import TrainingJob, train_run
+from bitgolf.pipeline.training import TrainingJob, train_rank
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.log import Journal
+from bitgolf.report.log import RunLog
 from bitgolf.train.kernels import select
-from bitgolf.train.kernels.fused import ExclusiveThenGate, FusedCrossEntropy, FusedExclusiveGate, FusedMLP, sigmoid_form
+from bitgolf.train.kernels.fused import (
+    FusedExclusiveGate,
+    FusedMLP,
+    FusedSoftcappedCrossEntropy,
+    ReferenceExclusiveGate,
+    sigmoid_scale_and_gain,
+)
 from helpers.kernel_selection import (
     CPU,
     judge_on_cpu,
@@ -38,10 +44,10 @@ from helpers.toy import VOCAB, built, toy_model, toy_recipe
 from helpers.toy_training import make_data
 
 
-class ScaledOutput(AfterPart):
+class ScaledOutput(AttentionOutputPart):
     """Another part of the chain on attention's output."""
 
-    def __init__(self, at: Place, /) -> None:
+    def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
@@ -57,13 +63,13 @@ def test_swapped_in_they_train_the_same_and_leave_the_model_plain(
     before, logits, kinds = loss_and_gradients(task, rows), task.model(rows[0]), {type(m) for m in task.modules()}
     random = torch.get_rng_state()
     choice, verdicts = judge_on_cpu(task, rows)
-    taken = {what: verdict.twin for what, verdict in verdicts.items()}
+    taken = {what: verdict.implementation for what, verdict in verdicts.items()}
     assert taken == {
         "softcapped cross-entropy": "fused",
-        "MLP with LeakySquared": "fused",
+        "MLP with SquaredLeakyReLU": "fused",
         "attention": "FlashAttention of PyTorch",
     }
-    assert isinstance(task.objective, FusedCrossEntropy)
+    assert isinstance(task.objective, FusedSoftcappedCrossEntropy)
     assert all(isinstance(block.mlp, FusedMLP) for block in task.model.blocks)
     assert torch.equal(torch.get_rng_state(), random)
     after = loss_and_gradients(task, rows)
@@ -81,35 +87,43 @@ def test_exclusive_attention_and_its_gate_become_one_part_of_the_chain(
     """What stands before and behind them stays; the gate's weight keeps its gradient."""
     if triton_device.type != "cpu":
         pytest.skip("the interpreter's test; the GPU has its own")
-    after = (part(ScaledOutput), part(ExclusiveSelf), part(SparseGate, scale=0.5), part(NarrowGate))
-    task = make_task(leaky_toy().set("layers", 1).edit(Attention, but(after=after)))
+    after = (
+        part(ScaledOutput),
+        part(ExclusiveSelfAttention),
+        part(SparseAttentionGate, scale=0.5),
+        part(NarrowAttentionGate),
+    )
+    task = make_task(leaky_toy().set("layers", 1).edit(Attention, replace(post_attention=after)))
     randomize(task)
-    chain, before = task.model.blocks[0].mixer.after, loss_and_gradients(task, rows)  # type: ignore[union-attr]
+    chain, before = task.model.blocks[0].mixer.post_attention, loss_and_gradients(task, rows)  # type: ignore[union-attr]
     choice, verdicts = judge_on_cpu(task, rows)
-    assert verdicts["ExclusiveSelf, SparseGate"].twin == "fused"
-    kinds = [type(p) for p in task.model.blocks[0].mixer.after]  # type: ignore[union-attr]
-    assert kinds == [ScaledOutput, FusedExclusiveGate, NarrowGate]
+    assert verdicts["ExclusiveSelfAttention, SparseAttentionGate"].implementation == "fused"
+    kinds = [type(p) for p in task.model.blocks[0].mixer.post_attention]  # type: ignore[union-attr]
+    assert kinds == [ScaledOutput, FusedExclusiveGate, NarrowAttentionGate]
     after_swap = loss_and_gradients(task, rows)
     choice.restore()
-    assert task.model.blocks[0].mixer.after is chain  # type: ignore[union-attr]
-    gate = "model.blocks.0.mixer.after.2.weight"
+    assert task.model.blocks[0].mixer.post_attention is chain  # type: ignore[union-attr]
+    gate = "model.blocks.0.mixer.post_attention.2.weight"
     assert before[gate].norm() > 0
-    swapped_gate = after_swap["model.blocks.0.mixer.after.1.gate.weight"]
+    swapped_gate = after_swap["model.blocks.0.mixer.post_attention.1.gate.weight"]
     assert torch.allclose(swapped_gate, before[gate], rtol=1e-3, atol=1e-6)
     assert torch.allclose(after_swap["loss"], before["loss"], rtol=1e-5)
 
 
 def test_a_gate_of_another_form_and_a_cap_out_of_range_are_refused() -> None:
-    place = Place(vocab=VOCAB, dim=32, heads=4, kv_heads=2)
-    assert [sigmoid_form(g) for g in (SparseGate(place, scale=0.5), NarrowGate(place), DenseGate(place))] == [
+    place = BuildContext(vocab=VOCAB, dim=32, heads=4, kv_heads=2)
+    assert [
+        sigmoid_scale_and_gain(g)
+        for g in (SparseAttentionGate(place, scale=0.5), NarrowAttentionGate(place), DenseAttentionGate(place))
+    ] == [
         (0.5, 1.0),
         (1.0, 2.0),
         (1.0, 1.0),
     ]
-    with pytest.raises(ValueError, match="HeadGate is not known"):
-        FusedExclusiveGate(ExclusiveThenGate(ExclusiveSelf(place), HeadGate(place, 12)))
-    with pytest.raises(ValueError, match="a cap of 65 is above 64"):
-        FusedCrossEntropy(65.0)
+    with pytest.raises(Unsupported, match="AttentionGate is not known"):
+        FusedExclusiveGate(ReferenceExclusiveGate(ExclusiveSelfAttention(place), AttentionGate(place, 12)))
+    with pytest.raises(Unsupported, match="a cap of 65 is above 64"):
+        FusedSoftcappedCrossEntropy(65.0)
 
 
 def test_the_swapped_task_holds_the_full_graph(rows: tuple[Tensor, Tensor], triton_device: torch.device) -> None:
@@ -118,7 +132,7 @@ def test_the_swapped_task_holds_the_full_graph(rows: tuple[Tensor, Tensor], trit
     expected = loss_and_gradients(task, rows)
     for block in task.model.blocks:
         block.mlp = FusedMLP(block.mlp)  # type: ignore[arg-type]
-    task.objective = FusedCrossEntropy(20.0)
+    task.objective = FusedSoftcappedCrossEntropy(20.0)
     torch._dynamo.reset()
     loss = torch.compile(task, fullgraph=True, backend="eager")(*rows)
     assert torch.allclose(loss, expected["loss"], atol=1e-5)
@@ -126,28 +140,32 @@ def test_the_swapped_task_holds_the_full_graph(rows: tuple[Tensor, Tensor], trit
 
 def test_twins_compute_in_the_type_of_autocast() -> None:
     x = torch.randn(2, 3)
-    compiled = torch.compile(lambda x: as_autocast(x, x, x)[2] * 1, fullgraph=True, backend="eager")
+    compiled = torch.compile(lambda x: to_autocast_dtype(x, x, x)[2] * 1, fullgraph=True, backend="eager")
     assert compiled(x).dtype is torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert compiled(x).dtype is torch.bfloat16
 
 
 def test_sites_are_those_combinations_that_have_twins() -> None:
-    windowed = leaky_toy().edit(Sdpa, append(masks=part(Window, width=3)))
-    names = [site.what for site in select.sites(make_task(windowed), compiled=True)]
-    assert sorted(set(names)) == ["MLP with LeakySquared", "attention with Window(3)", "softcapped cross-entropy"]
-    uncapped = toy_model().set("head.caps", ())  # relu^2, no cap
-    assert {site.what for site in select.sites(make_task(uncapped), compiled=True)} == {"attention"}
+    windowed = leaky_toy().edit(SDPACore, append(masks=part(SlidingWindowMask, left=3)))
+    names = [site.label for site in select.kernel_candidates(make_task(windowed), compiled=True)]
+    assert sorted(set(names)) == [
+        "MLP with SquaredLeakyReLU",
+        "attention with SlidingWindowMask(3)",
+        "softcapped cross-entropy",
+    ]
+    uncapped = toy_model().set("head.logits_transforms", ())  # relu^2, no cap
+    assert {site.label for site in select.kernel_candidates(make_task(uncapped), compiled=True)} == {"attention"}
 
 
 @pytest.mark.parametrize(("mode", "why"), [("auto", "no CUDA device"), ("plain", "train.kernels")])
 def test_plain_is_said_with_its_reason(mode: str, why: str, rows: tuple[Tensor, Tensor]) -> None:
     task = make_task()
-    lines = select.choose(task, rows, CPU, mode=mode, compiled=False, bos=1).lines
+    lines = select.select_kernels(task, rows, CPU, mode=mode, compiled=False, bos=1).summary
     assert [line.partition(": plain (")[0] for line in lines] == [
         "softcapped cross-entropy",
         "attention",
-        "MLP with LeakySquared",
+        "MLP with SquaredLeakyReLU",
     ]
     assert all(why in line for line in lines)
     assert type(task.objective) is CrossEntropy
@@ -155,8 +173,8 @@ def test_plain_is_said_with_its_reason(mode: str, why: str, rows: tuple[Tensor, 
 
 def test_insisting_on_what_is_not_able_is_an_error_with_the_reason(rows: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(RecipeError, match="must stay plain: there is no CUDA device") as caught:
-        select.choose(make_task(), rows, CPU, mode="fast", compiled=False, bos=1)
-    assert caught.value.place == "train.kernels"
+        select.select_kernels(make_task(), rows, CPU, mode="fast", compiled=False, bos=1)
+    assert caught.value.where == "train.kernels"
 
 
 def test_a_bare_model_is_served_without_gradients_and_left_as_it_was(
@@ -168,8 +186,8 @@ def test_a_bare_model_is_served_without_gradients_and_left_as_it_was(
     model.requires_grad_(False)
     kinds, logits = [type(m) for m in model.modules()], model(rows[0])
     choice, verdicts = judge_on_cpu(model, rows[:1], backward=False)
-    assert {what: v.twin for what, v in verdicts.items()} == {
-        "MLP with LeakySquared": "fused",
+    assert {what: v.implementation for what, v in verdicts.items()} == {
+        "MLP with SquaredLeakyReLU": "fused",
         "attention": "FlashAttention of PyTorch",
     }
     assert torch.allclose(model(rows[0]), logits, atol=1e-5)
@@ -183,9 +201,9 @@ def recipe() -> Spec[Recipe]:
 
 def test_a_run_says_and_stores_its_kernels(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
-    journal = Journal(tmp_path / "run", quiet=True)
-    train_run(TrainingJob(recipe=recipe(), data=data, folder=tmp_path / "run"), journal)
-    journal.close()
+    log = RunLog(tmp_path / "run", quiet=True)
+    train_rank(TrainingJob(recipe=recipe(), data=data, folder=tmp_path / "run"), log)
+    log.close()
     kernels = json.loads((tmp_path / "run" / "train.json").read_text())["kernels"]
     said = (tmp_path / "run" / "run.log").read_text()
     assert kernels
@@ -195,18 +213,18 @@ def test_a_run_says_and_stores_its_kernels(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_the_device_the_fused_kernels_are_taken_and_train_the_same() -> None:
-    from bitgolf.runtime.device import choose
+    from bitgolf.runtime.device import select_device
 
-    device = choose()
-    spec = leaky_toy().edit(LM, but(dim=128)).edit(Sdpa, append(masks=part(SameDocument)))
-    spec = spec.edit(Attention, but(after=(part(ExclusiveSelf), part(SparseGate))))
-    task = make_task(spec).to(device.device)
-    ids = torch.randint(2, VOCAB, (2, 129), device=device.device)
+    device = select_device()
+    spec = leaky_toy().edit(LM, replace(dim=128)).edit(SDPACore, append(masks=part(DocumentMask)))
+    spec = spec.edit(Attention, replace(post_attention=(part(ExclusiveSelfAttention), part(SparseAttentionGate))))
+    task = make_task(spec).to(device.torch_device)
+    ids = torch.randint(2, VOCAB, (2, 129), device=device.torch_device)
     ids[:, 40] = 1
     rows = ids[:, :-1], ids[:, 1:]
     with device.autocast():
         before = loss_and_gradients(task, rows)
-        lines = select.choose(task, rows, device, mode="fast", compiled=True, bos=1).lines
+        lines = select.select_kernels(task, rows, device, mode="fast", compiled=True, bos=1).summary
         after = loss_and_gradients(task, rows)
     assert any("softcapped cross-entropy: fused" in line for line in lines), lines
     gaps = {k: ((before[k] - after[k]).norm() / before[k].norm().clamp_min(1e-6)).item() for k in before}

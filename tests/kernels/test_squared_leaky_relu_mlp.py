@@ -1,4 +1,4 @@
-"""The fused MLP says what `Linear`, `LeakySquared`, `Linear` say."""
+"""The fused MLP says what `Linear`, `SquaredLeakyReLU`, `Linear` say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.kernels.squared_leaky_relu_mlp import leaky_mlp
+from bitgolf.kernels.squared_leaky_relu_mlp import squared_leaky_relu_mlp
 
 
 def plain(x: Tensor, up: Tensor, down: Tensor, slope: float) -> Tensor:
@@ -50,7 +50,7 @@ def test_output_and_gradients_are_those_of_the_twin(
 ) -> None:
     leaves = example(triton_device, *sizes)
     exact = [t.detach().double().requires_grad_() for t in leaves]
-    y, reference = leaky_mlp(*leaves, slope, tma=exact_tma), plain(exact[0], exact[1], exact[2], slope)
+    y, reference = squared_leaky_relu_mlp(*leaves, slope, tma=exact_tma), plain(exact[0], exact[1], exact[2], slope)
     assert error(y, reference) < 1e-5
     g = torch.randn_like(y)
     got = torch.autograd.grad(y, leaves, g)
@@ -61,9 +61,9 @@ def test_output_and_gradients_are_those_of_the_twin(
 def test_sizes_of_any_kind_by_tiles(triton_device: torch.device) -> None:
     """Rows of odd length, which descriptors cannot take: that is said."""
     x, up, down = example(triton_device, 131, 71, 151, 33)
-    assert error(leaky_mlp(x, up, down, 0.5), plain(x.double(), up.double(), down.double(), 0.5)) < 1e-5
+    assert error(squared_leaky_relu_mlp(x, up, down, 0.5), plain(x.double(), up.double(), down.double(), 0.5)) < 1e-5
     with pytest.raises(AssertionError, match="16-byte aligned"):
-        leaky_mlp(x, up, down, 0.5, tma=True)
+        squared_leaky_relu_mlp(x, up, down, 0.5, tma=True)
 
 
 @pytest.mark.parametrize("sizes", [(20, 64, 80, 32), (300, 72, 152, 40), (512, 128, 256, 128)])
@@ -74,7 +74,7 @@ def test_half_precision_is_within_a_hundredth(
     low = torch.float16 if triton_device.type == "cpu" else torch.bfloat16
     x, up, down = (t.detach().to(low).requires_grad_() for t in example(triton_device, *sizes))
     leaves, exact = (x, up, down), [t.detach().double().requires_grad_() for t in (x, up, down)]
-    y, reference = leaky_mlp(x, up, down, 0.5, tma=tma), plain(exact[0], exact[1], exact[2], 0.5)
+    y, reference = squared_leaky_relu_mlp(x, up, down, 0.5, tma=tma), plain(exact[0], exact[1], exact[2], 0.5)
     got = torch.autograd.grad(y, leaves, torch.ones_like(y))
     wanted = torch.autograd.grad(reference, exact, torch.ones_like(reference))
     pairs = zip((y, *got), (reference, *wanted), strict=True)
@@ -85,16 +85,16 @@ def test_nothing_beyond_a_matrix_is_read(exact_tma: bool, triton_device: torch.d
     """The matrices are windows into memory that is not a number elsewhere."""
     leaves = [t.detach() for t in example(triton_device, 5, 24, 40, 24)]
     framed = [F.pad(t, (8, 8, 8, 8), value=float("nan"))[8:-8, 8:-8].requires_grad_() for t in leaves]
-    y = leaky_mlp(framed[0], framed[1], framed[2], 0.5, tma=exact_tma)
-    assert torch.equal(y, leaky_mlp(leaves[0], leaves[1], leaves[2], 0.5, tma=exact_tma))
+    y = squared_leaky_relu_mlp(framed[0], framed[1], framed[2], 0.5, tma=exact_tma)
+    assert torch.equal(y, squared_leaky_relu_mlp(leaves[0], leaves[1], leaves[2], 0.5, tma=exact_tma))
     assert all(g.isfinite().all() for g in torch.autograd.grad(y.sum(), framed))
 
 
 def test_leading_axes_pass_through(triton_device: torch.device) -> None:
     x, up, down = example(triton_device, 6, 8, 12, 8)
-    folded = leaky_mlp(x.view(2, 3, 8), up, down, 0.5)
+    folded = squared_leaky_relu_mlp(x.view(2, 3, 8), up, down, 0.5)
     assert folded.shape == (2, 3, 8)
-    assert torch.equal(folded.flatten(0, 1), leaky_mlp(x, up, down, 0.5))
+    assert torch.equal(folded.flatten(0, 1), squared_leaky_relu_mlp(x, up, down, 0.5))
 
 
 def test_the_operator_keeps_the_rules_of_torch(exact_tma: bool, triton_device: torch.device) -> None:
@@ -102,7 +102,7 @@ def test_the_operator_keeps_the_rules_of_torch(exact_tma: bool, triton_device: t
     torch.library.opcheck(torch.ops.bitgolf.leaky_mlp.default, (*leaves, 0.5, exact_tma))
 
     def step(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        return leaky_mlp(x, up, down, 0.5, tma=exact_tma).square().mean()
+        return squared_leaky_relu_mlp(x, up, down, 0.5, tma=exact_tma).square().mean()
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     expected, got = torch.autograd.grad(step(*leaves), leaves), torch.autograd.grad(compiled(*leaves), leaves)

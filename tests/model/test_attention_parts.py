@@ -10,30 +10,30 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.edits import append, but
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.edits import append, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
-from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
-from bitgolf.model.attention.exclusive import ExclusiveSelf
-from bitgolf.model.attention.gates import DenseGate, HeadGate, NarrowGate, SparseGate
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SlidingWindowMask
+from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
+from bitgolf.model.attention.gates import AttentionGate, DenseAttentionGate, NarrowAttentionGate, SparseAttentionGate
 from bitgolf.model.attention.key_offset import KeyOffset
-from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.rope import RoPE
 from bitgolf.model.attention.values import ValueResidual
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.parameters import roles
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.parameters import parameter_roles
 from helpers.toy import VOCAB, built, toy_model
 
-AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0, heads=4, kv_heads=2)
+AT = BuildContext(vocab=VOCAB, dim=32, layers=3, layer=0, heads=4, kv_heads=2)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def bus_of(*ids: int) -> Bus:
-    return Bus(torch.tensor([ids]))
+def bus_of(*ids: int) -> ForwardContext:
+    return ForwardContext(torch.tensor([ids]))
 
 
 def other_token(ids: Tensor, at: int | slice) -> Tensor:
@@ -53,7 +53,7 @@ def oracle(shared: Path) -> dict[str, Tensor]:
 
 
 def exclude(y: Tensor, v: Tensor, eps: float = 1e-12) -> Tensor:
-    return ExclusiveSelf(AT, eps=eps)(y, y.flatten(2), v)
+    return ExclusiveSelfAttention(AT, eps=eps)(y, y.flatten(2), v)
 
 
 def test_published_outputs_of_both_forms(oracle: dict[str, Tensor]) -> None:
@@ -108,7 +108,7 @@ def test_a_gate_for_each_head_may_stand_before_or_behind() -> None:
 
 def attention(**change: Any) -> Attention:
     """Attention of the toy with every matrix random, and the identity as its output matrix."""
-    node: Spec[Any] = toy_model()["block.mixer"].but(core=part(Sdpa, masks=(part(SameDocument),)), **change)
+    node: Spec[Any] = toy_model()["block.mixer"].replace(core=part(SDPACore, masks=(part(DocumentMask),)), **change)
     torch.manual_seed(0)
     mixer = node(AT)
     mixer.out.weight.data.copy_(torch.eye(32))
@@ -116,7 +116,7 @@ def attention(**change: Any) -> Attention:
 
 
 def test_the_first_position_of_a_document_attends_to_nothing() -> None:
-    mixer = attention(after=(part(ExclusiveSelf),))
+    mixer = attention(post_attention=(part(ExclusiveSelfAttention),))
     out = mixer(normal(1, 9, 32), bus_of(1, 5, 6, 7, 1, 9, 9, 1, 4)).abs().amax(-1)[0]
     starts = torch.tensor([0, 4, 7])
     assert out[starts].max() < 1e-6
@@ -126,22 +126,24 @@ def test_the_first_position_of_a_document_attends_to_nothing() -> None:
 # ---- gates ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("node", "value"), [(part(NarrowGate), 1.0), (part(SparseGate, scale=0.5), 0.5)])
-def test_narrow_gates_start_at_exactly_one_number(node: Spec[HeadGate], value: float) -> None:
+@pytest.mark.parametrize(
+    ("node", "value"), [(part(NarrowAttentionGate), 1.0), (part(SparseAttentionGate, scale=0.5), 0.5)]
+)
+def test_narrow_gates_start_at_exactly_one_number(node: Spec[AttentionGate], value: float) -> None:
     y, v = normal(2, 5, 4, 8), normal(2, 5, 2, 8)
     assert torch.equal(node(AT)(y, normal(2, 5, 32), v), value * y)
-    mixed, plain = attention(after=(node,)), attention()
-    x, bus = normal(1, 6, 32), bus_of(1, 2, 3, 4, 5, 6)
-    assert torch.allclose(mixed(x, bus), value * plain(x, bus), atol=1e-6)
+    mixed, plain = attention(post_attention=(node,)), attention()
+    x, context = normal(1, 6, 32), bus_of(1, 2, 3, 4, 5, 6)
+    assert torch.allclose(mixed(x, context), value * plain(x, context), atol=1e-6)
 
 
 def test_the_dense_gate_starts_near_one_half_with_the_given_deviation() -> None:
     torch.manual_seed(0)
     wide = AT._replace(dim=512, heads=8)
-    gate = DenseGate(wide)
+    gate = DenseAttentionGate(wide)
     assert gate.weight.shape == (8, 512) and gate.weight.numel() == 4096
     assert gate.weight.std().item() == pytest.approx(0.005, rel=0.05)
-    assert DenseGate(wide, std=0.02).weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert DenseAttentionGate(wide, std=0.02).weight.std().item() == pytest.approx(0.02, rel=0.05)
     g = gate(torch.ones(1, 50, 8, 64), normal(1, 50, 512, seed=7), torch.ones(1, 50, 4, 64))
     assert (g - 0.5).abs().max() < 0.15 and (g - 0.5).abs().max() > 0
 
@@ -149,12 +151,12 @@ def test_the_dense_gate_starts_near_one_half_with_the_given_deviation() -> None:
 @pytest.mark.parametrize(
     ("node", "outer", "inner"),
     [
-        (part(DenseGate), 1.0, 1.0),
-        (part(NarrowGate, width=5), 2.0, 1.0),
-        (part(SparseGate, width=5, scale=0.3), 1.0, 0.3),
+        (part(DenseAttentionGate), 1.0, 1.0),
+        (part(NarrowAttentionGate, width=5), 2.0, 1.0),
+        (part(SparseAttentionGate, width=5, scale=0.3), 1.0, 0.3),
     ],
 )
-def test_gates_follow_their_formula(node: Spec[HeadGate], outer: float, inner: float) -> None:
+def test_gates_follow_their_formula(node: Spec[AttentionGate], outer: float, inner: float) -> None:
     gate = node(AT).double()
     gate.weight.data.copy_(normal(*gate.weight.shape, seed=3))
     x, y = normal(2, 5, 32, dtype=torch.float64), normal(2, 5, 4, 8, seed=1, dtype=torch.float64)
@@ -165,8 +167,8 @@ def test_gates_follow_their_formula(node: Spec[HeadGate], outer: float, inner: f
             assert torch.allclose(out[1, t, h], outer / (1 + torch.exp(-z)) * y[1, t, h], atol=1e-12)
 
 
-@pytest.mark.parametrize("node", [part(DenseGate), part(NarrowGate), part(SparseGate)])
-def test_a_gate_depends_on_its_own_position_only(node: Spec[HeadGate]) -> None:
+@pytest.mark.parametrize("node", [part(DenseAttentionGate), part(NarrowAttentionGate), part(SparseAttentionGate)])
+def test_a_gate_depends_on_its_own_position_only(node: Spec[AttentionGate]) -> None:
     gate = node(AT)
     gate.weight.data.copy_(normal(*gate.weight.shape, seed=3))
     x, y = normal(1, 6, 32), torch.ones(1, 6, 4, 8)
@@ -180,22 +182,22 @@ def test_a_gate_depends_on_its_own_position_only(node: Spec[HeadGate]) -> None:
 
 
 def test_gates_have_a_role_of_their_own_and_a_width_that_fits() -> None:
-    model = toy_model().edit(Attention, append(after=part(SparseGate)))(Place(vocab=VOCAB))
-    assert roles(model)["blocks.1.mixer.after.0.weight"] == "gate"
-    assert NarrowGate(AT._replace(dim=512, heads=8)).weight.numel() == 96
+    model = toy_model().edit(Attention, append(post_attention=part(SparseAttentionGate)))(BuildContext(vocab=VOCAB))
+    assert parameter_roles(model)["blocks.1.mixer.post_attention.0.weight"] == "gate"
+    assert NarrowAttentionGate(AT._replace(dim=512, heads=8)).weight.numel() == 96
     for width in (0, 33):
         with pytest.raises(RecipeError, match=r"cannot read"):
-            SparseGate(AT, width=width)
+            SparseAttentionGate(AT, width=width)
 
 
 # ---- the key offset -------------------------------------------------------------------------------------------------
 
 
 def test_the_key_offset_moves_what_rope_leaves_alone() -> None:
-    offset = KeyOffset(AT, dims=3)
+    offset = KeyOffset(AT, unshifted_dims=3)
     q, k = normal(2, 7, 4, 8), normal(2, 7, 2, 8, seed=1)
     before = k.clone()
-    same, moved = offset(q, k, Bus(torch.full((2, 7), 9)))
+    same, moved = offset(q, k, ForwardContext(torch.full((2, 7), 9)))
     assert same is q and torch.equal(k, before), "nothing is written in place"
     assert torch.equal(moved[..., :3], k[..., :3])
     assert torch.equal(moved[:, 1:, :, 3:], k[:, :-1, :, 3:])
@@ -205,23 +207,23 @@ def test_the_key_offset_moves_what_rope_leaves_alone() -> None:
 def test_the_key_offset_of_one_token_is_nothing() -> None:
     k = normal(2, 1, 2, 8)
     for mask in (True, False):
-        _, moved = KeyOffset(AT, dims=4, mask_starts=mask)(k, k, Bus(torch.full((2, 1), 9)))
+        _, moved = KeyOffset(AT, unshifted_dims=4, mask_starts=mask)(k, k, ForwardContext(torch.full((2, 1), 9)))
         assert torch.equal(moved, k)
 
 
 def test_the_key_offset_stops_at_document_starts_unless_told_otherwise() -> None:
-    k, bus = normal(1, 6, 2, 8), bus_of(1, 5, 6, 1, 7, 8)
-    _, masked = KeyOffset(AT, dims=4)(k, k, bus)
+    k, context = normal(1, 6, 2, 8), bus_of(1, 5, 6, 1, 7, 8)
+    _, masked = KeyOffset(AT, unshifted_dims=4)(k, k, context)
     assert torch.equal(masked[:, [0, 3]], k[:, [0, 3]])
     assert torch.equal(masked[:, [1, 2, 4, 5], :, 4:], k[:, [0, 1, 3, 4], :, 4:])
-    _, leaking = KeyOffset(AT, dims=4, mask_starts=False)(k, k, bus)
+    _, leaking = KeyOffset(AT, unshifted_dims=4, mask_starts=False)(k, k, context)
     assert torch.equal(leaking[:, 3, :, 4:], k[:, 2, :, 4:]) and torch.equal(leaking[:, 0], k[:, 0])
 
 
 def test_gradients_pass_the_key_offset_once() -> None:
     """Every key's moved half counts once, the last one's nowhere and the first one's twice (it keeps its own)."""
     k = normal(1, 5, 2, 8).requires_grad_()
-    KeyOffset(AT, dims=4)(k, k, bus_of(9, 9, 9, 9, 9))[1].sum().backward()
+    KeyOffset(AT, unshifted_dims=4)(k, k, bus_of(9, 9, 9, 9, 9))[1].sum().backward()
     assert k.grad is not None and (k.grad[..., :4] == 1).all()
     assert k.grad[0, :, 0, 4:].unique(dim=1).flatten().tolist() == [2, 1, 1, 1, 0]
 
@@ -229,32 +231,36 @@ def test_gradients_pass_the_key_offset_once() -> None:
 @pytest.mark.parametrize("dims", [-1, 8, 16])
 def test_a_key_offset_that_moves_nothing_is_an_error(dims: int) -> None:
     with pytest.raises(RecipeError, match=r"leave none to shift"):
-        KeyOffset(AT, dims=dims)
+        KeyOffset(AT, unshifted_dims=dims)
 
 
 # ---- windows and documents ------------------------------------------------------------------------------------------
 
 
 def test_a_window_is_blind_to_older_keys_exactly() -> None:
-    core, bus = Sdpa(AT, masks=(part(Window, width=3),)), Bus(torch.full((1, 10), 9))
+    core, context = SDPACore(AT, masks=(part(SlidingWindowMask, left=3),)), ForwardContext(torch.full((1, 10), 9))
     q, k, v = normal(1, 10, 4, 8), normal(1, 10, 2, 8, seed=1), normal(1, 10, 2, 8, seed=2)
     old = torch.arange(10) < 5
     other_k, other_v = k + old[None, :, None, None], v - 3.0 * old[None, :, None, None]
-    before, after = core(q, k, v, bus), core(q, other_k, other_v, bus)
+    before, after = core(q, k, v, context), core(q, other_k, other_v, context)
     assert torch.equal(before[:, 8:], after[:, 8:])
     assert (before[:, 7] - after[:, 7]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("width", "same"), [(12, True), (11, True), (10, False)])
 def test_a_window_of_the_whole_sequence_is_none(width: int, same: bool) -> None:
-    core, full, bus = Sdpa(AT, masks=(part(Window, width=width),)), Sdpa(AT), Bus(torch.full((1, 12), 9))
+    core, full, context = (
+        SDPACore(AT, masks=(part(SlidingWindowMask, left=width),)),
+        SDPACore(AT),
+        ForwardContext(torch.full((1, 12), 9)),
+    )
     q, k, v = normal(1, 12, 4, 8), normal(1, 12, 2, 8, seed=1), normal(1, 12, 2, 8, seed=2)
-    assert torch.allclose(core(q, k, v, bus), full(q, k, v, bus), atol=1e-6) is same
+    assert torch.allclose(core(q, k, v, context), full(q, k, v, context), atol=1e-6) is same
 
 
 def test_stacked_windows_reach_as_far_as_their_sum() -> None:
     """Three layers of width 2: token t feels t-6 and nothing before it."""
-    model = built(toy_model().edit(Sdpa, append(masks=part(Window, width=2))))
+    model = built(toy_model().edit(SDPACore, append(masks=part(SlidingWindowMask, left=2))))
     ids = torch.randint(2, VOCAB, (2, 20), generator=torch.Generator().manual_seed(0))
     difference = (model(ids) - model(other_token(ids, 5))).abs().amax((0, 2))
     assert difference[12:].max() == 0 and difference[11] > 1e-6 and difference[:5].max() == 0
@@ -262,9 +268,11 @@ def test_stacked_windows_reach_as_far_as_their_sum() -> None:
 
 def test_packed_documents_read_as_they_do_alone() -> None:
     """All parts of attention at once, behind a document mask: up to the rounding of rotary positions."""
-    qk = (part(QKNorm), part(Rope, dims=4), part(KeyOffset, dims=4), part(QGain, init=1.5))
-    parts = but(qk=qk, value=(part(ValueResidual),), after=(part(SparseGate), part(ExclusiveSelf)))
-    model = built(toy_model().edit(Attention, parts).edit(Sdpa, append(masks=part(SameDocument))))
+    qk = (part(QKNorm), part(RoPE, dims=4), part(KeyOffset, unshifted_dims=4), part(QGain, init=1.5))
+    parts = replace(
+        qk=qk, value=(part(ValueResidual),), post_attention=(part(SparseAttentionGate), part(ExclusiveSelfAttention))
+    )
+    model = built(toy_model().edit(Attention, parts).edit(SDPACore, append(masks=part(DocumentMask))))
     ids = torch.randint(2, VOCAB, (1, 24), generator=torch.Generator().manual_seed(0))
     ids[:, [0, 9, 17]] = 1
     packed = model(ids)

@@ -11,29 +11,33 @@ from torch import Tensor, nn
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.attention.attention import Attention
-from bitgolf.model.batched_lora import Adapters
+from bitgolf.model.batched_lora import BatchedLoRA
 from bitgolf.model.block import Block
-from bitgolf.model.decoding.incremental import Reader
+from bitgolf.model.decoding.incremental import IncrementalDecoder
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.head import UntiedHead
-from bitgolf.model.layer_orders import Loop
-from bitgolf.model.layer_schedule import Straight, UNet
+from bitgolf.model.layer_orders import LoopedLayers
+from bitgolf.model.layer_schedule import SequentialLayers, UNet
 from bitgolf.model.linear import Linear
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import roles, taking_gradients
-from bitgolf.model.residual_topology import Parallel, TwoLanes
+from bitgolf.model.parameters import parameter_roles, set_requires_grad
+from bitgolf.model.residual_topology import ParallelResidual, ParallelTwoLaneResidual
 from helpers.toy import VOCAB, built, toy_model
 
 EVERYWHERE = ("head", "q", "k", "v", "out", "up", "down", "mlp")
-LOOP = part(Loop, first=1, last=1, since=(0.0, 0.0))  # of three layers the middle one three times
-LOOPED = toy_model().set("depth", part(UNet, order=LOOP))
+LOOP = part(LoopedLayers, first_layer=1, last_layer=1, since=(0.0, 0.0))  # of three layers the middle one three times
+LOOPED = toy_model().set("layer_schedule", part(UNet, order=LOOP))
 MODELS = {
     "plain": toy_model(),
     "untied": toy_model().set("head", part(UntiedHead)),
     "factored": toy_model().set("embed", part(FactoredEmbedding, width=8)),
     "looped": LOOPED,
-    "parallel": toy_model().set("depth", part(Straight, wiring=part(Parallel, layers="1-2"))),
-    "lanes": toy_model().set("depth", part(Straight, wiring=part(TwoLanes, start=1))),
+    "parallel": toy_model().set(
+        "layer_schedule", part(SequentialLayers, residual=part(ParallelResidual, layers="1-2"))
+    ),
+    "lanes": toy_model().set(
+        "layer_schedule", part(SequentialLayers, residual=part(ParallelTwoLaneResidual, start_layer=1))
+    ),
 }
 each_model = pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
 
@@ -45,7 +49,7 @@ def ids() -> Tensor:
     return ids
 
 
-def disturbed(adapters: Adapters) -> Adapters:
+def disturbed(adapters: BatchedLoRA) -> BatchedLoRA:
     """With every number another, so that nothing hides behind a zero."""
     generator = torch.Generator().manual_seed(2)
     adapters.values += 0.1 * torch.randn(adapters.values.shape, generator=generator)
@@ -55,10 +59,12 @@ def disturbed(adapters: Adapters) -> Adapters:
 @each_model
 def test_as_attached_nothing_changes_and_detached_nothing_is_left(spec: Spec[LM], ids: Tensor) -> None:
     model = built(spec)
-    plain, modules, known = model(ids), [p for p, _ in model.named_modules()], roles(model)
-    adapters = Adapters(model, 3, EVERYWHERE, rank=2)
+    plain, modules, known = model(ids), [p for p, _ in model.named_modules()], parameter_roles(model)
+    adapters = BatchedLoRA(model, 3, EVERYWHERE, rank=2)
     assert torch.equal(model(ids), plain)
-    assert roles(model) == known and model.state_dict().keys() == known.keys(), "paths of the model are as they were"
+    assert parameter_roles(model) == known and model.state_dict().keys() == known.keys(), (
+        "paths of the model are as they were"
+    )
     disturbed(adapters)
     assert (model(ids) - plain).abs().amax((1, 2)).min() > 1e-3
     adapters.detach()
@@ -72,17 +78,17 @@ def test_as_attached_nothing_changes_and_detached_nothing_is_left(spec: Spec[LM]
 def test_each_site_acts_and_gets_a_gradient(name: str, ids: Tensor) -> None:
     model = built(toy_model())
     plain = model(ids)
-    adapters = disturbed(Adapters(model, 3, (name,), rank=2))
+    adapters = disturbed(BatchedLoRA(model, 3, (name,), rank=2))
     logits = model(ids)
     assert (logits - plain).abs().amax((1, 2)).min() > 1e-4
     assert (adapters.gradients(logits.square().mean()) != 0).float().mean() > 0.9
 
 
-def of_row(model: LM, adapters: Adapters, row: int) -> LM:
+def of_row(model: LM, adapters: BatchedLoRA, row: int) -> LM:
     """The plain model with a row's adapters multiplied into its own matrices, or beside its MLPs by a hook."""
     merged = deepcopy(model)
-    for path, (_, own) in zip(adapted(model), adapters.parts, strict=True):
-        a, b = (f[row].detach() for f in own.slots[-1])
+    for path, (_, own) in zip(adapted(model), adapters.attached, strict=True):
+        a, b = (f[row].detach() for f in own.factors[-1])
         target = merged.get_submodule(path)
         if isinstance(target, Linear):
             target.weight = nn.Parameter(target.weight + adapters.scale * b @ a)
@@ -104,7 +110,7 @@ def adapted(model: LM) -> list[str]:
 def test_each_row_is_a_model_of_its_own(ids: Tensor) -> None:
     model = built(MODELS["untied"]).double()
     plain = deepcopy(model)
-    adapters = disturbed(Adapters(model, 3, EVERYWHERE, rank=2, scale=1.7))
+    adapters = disturbed(BatchedLoRA(model, 3, EVERYWHERE, rank=2, scale=1.7))
     logits = model(ids)
     for row in range(3):
         assert (of_row(plain, adapters, row)(ids[row : row + 1]) - logits[row]).abs().max() < 1e-12
@@ -114,18 +120,18 @@ def test_each_row_is_a_model_of_its_own(ids: Tensor) -> None:
 def test_a_looped_layer_has_a_slot_for_each_visit(ids: Tensor) -> None:
     model = built(LOOPED).double()
     plain = deepcopy(model)
-    adapters = Adapters(model, 3, ("head", "q", "mlp"), rank=2)
-    calls = [len(own.slots) for _, own in adapters.parts]
+    adapters = BatchedLoRA(model, 3, ("head", "q", "mlp"), rank=2)
+    calls = [len(own.factors) for _, own in adapters.attached]
     assert calls == [1, 1, 3, 1, 1, 3, 1], "one for the head, and three for the middle layer"
-    q = adapters.parts[2][1]
-    for n, (_, b) in enumerate(q.slots):
+    q = adapters.attached[2][1]
+    for n, (_, b) in enumerate(q.factors):
         b += 0.1 * (n + 1)
     different = model(ids)
     assert torch.equal(model(ids), different), "a forward begins with the first visit"
-    q.slots = q.slots[::-1]
+    q.factors = q.factors[::-1]
     assert (model(ids) - different).abs().max() > 1e-3, "each visit has factors of its own"
-    q.slots = [q.slots[0]] * 3
-    a, b = q.slots[0]
+    q.factors = [q.factors[0]] * 3
+    a, b = q.factors[0]
     weight = plain.get_parameter("blocks.1.mixer.q.weight")
     weight += b[0] @ a[0]
     assert (model(ids) - plain(ids)).abs().max() < 1e-12, "with the same factors it is one looped layer"
@@ -134,7 +140,7 @@ def test_a_looped_layer_has_a_slot_for_each_visit(ids: Tensor) -> None:
 @torch.no_grad()
 def test_a_forward_that_broke_off_does_not_shift_the_next_one(ids: Tensor) -> None:
     model = built(LOOPED)
-    disturbed(Adapters(model, 3, ("v",), rank=2))
+    disturbed(BatchedLoRA(model, 3, ("v",), rank=2))
     expected = model(ids)
 
     class Stop(Exception):
@@ -157,9 +163,9 @@ def test_a_forward_that_broke_off_does_not_shift_the_next_one(ids: Tensor) -> No
 @torch.no_grad()
 def test_a_batch_may_hold_some_of_the_rows(ids: Tensor, rank: int) -> None:
     model = built(toy_model()).double()
-    adapters = disturbed(Adapters(model, 3, EVERYWHERE, rank=rank))
+    adapters = disturbed(BatchedLoRA(model, 3, EVERYWHERE, rank=rank))
     whole, some = model(ids), torch.tensor([True, False, True])
-    with adapters.holding(some):
+    with adapters.restrict_rows(some):
         assert (model(ids[some]) - whole[some]).abs().max() < 1e-12
     with pytest.raises(BitgolfError, match="batch of 2 rows, but adapters for 3"):
         model(ids[some])
@@ -167,8 +173,8 @@ def test_a_batch_may_hold_some_of_the_rows(ids: Tensor, rank: int) -> None:
 
 @torch.no_grad()
 def test_a_bias_is_added_to_what_each_row_says(ids: Tensor) -> None:
-    model = built(toy_model().set("head.caps", ()))
-    plain, adapters = model(ids), Adapters(model, 3, ("head",), rank=0)
+    model = built(toy_model().set("head.logits_transforms", ()))
+    plain, adapters = model(ids), BatchedLoRA(model, 3, ("head",), rank=0)
     assert adapters.values.shape == (3, VOCAB) and torch.equal(model(ids), plain)
     disturbed(adapters)
     assert (model(ids) - plain - adapters.values[:, None]).abs().max() < 1e-5
@@ -177,33 +183,33 @@ def test_a_bias_is_added_to_what_each_row_says(ids: Tensor) -> None:
 @torch.no_grad()
 def test_the_head_s_adapter_acts_before_the_caps(ids: Tensor) -> None:
     model = built(toy_model())
-    adapters = Adapters(model, 3, ("head",), rank=0)
+    adapters = BatchedLoRA(model, 3, ("head",), rank=0)
     adapters.values += 1e6
     assert (model(ids) - 20.0).abs().max() < 1e-4, "the softcap of the toy model"
 
 
 @torch.no_grad()
 def test_resets_are_of_rows_and_may_keep_a() -> None:
-    adapters = Adapters(built(toy_model()), 3, ("q", "head"), rank=2)
+    adapters = BatchedLoRA(built(toy_model()), 3, ("q", "head"), rank=2)
     start = adapters.values.clone()
     assert torch.equal(start[0], start[2]) and 0.2 < (start == 0).float().mean() < 0.8
     learned = disturbed(adapters).values.clone()
     adapters.reset(torch.tensor([False, True, False]))
     assert torch.equal(adapters.values[1], start[1]) and torch.equal(adapters.values[::2], learned[::2])
-    adapters.reset(torch.tensor([True, False, False]), warm=True)
+    adapters.reset(torch.tensor([True, False, False]), keep_a=True)
     for own, begun, before in zip(*(pieces(adapters, v) for v in (adapters.values, start, learned)), strict=True):
         is_b = bool((begun == 0).all())
         assert torch.equal(own[0], begun[0] if is_b else before[0])
 
 
-def pieces(adapters: Adapters, values: Tensor) -> list[Tensor]:
+def pieces(adapters: BatchedLoRA, values: Tensor) -> list[Tensor]:
     return list(values.split([leaf[0].numel() for leaf in adapters.leaves], 1))
 
 
 def test_a_starts_uniform_and_depends_on_the_seed_and_the_call_alone() -> None:
     def a(seed: int, rows: int) -> list[Tensor]:
-        adapters = Adapters(built(LOOPED), rows, ("q",), rank=4, seed=seed)
-        return [slot[0] for _, own in adapters.parts for slot in own.slots]
+        adapters = BatchedLoRA(built(LOOPED), rows, ("q",), rank=4, seed=seed)
+        return [slot[0] for _, own in adapters.attached for slot in own.factors]
 
     first, again, other = a(0, 2), a(0, 5), a(1, 2)
     assert all(torch.equal(x[0], y[4]) for x, y in zip(first, again, strict=True))
@@ -217,12 +223,12 @@ def test_a_starts_uniform_and_depends_on_the_seed_and_the_call_alone() -> None:
 @torch.no_grad()
 def test_read_piece_by_piece_it_says_the_same(ids: Tensor) -> None:
     model = built(LOOPED)
-    disturbed(Adapters(model, 3, EVERYWHERE, rank=2))
+    disturbed(BatchedLoRA(model, 3, EVERYWHERE, rank=2))
     whole = model(ids)
-    reader = Reader(model, 3, window=16, stride=8)
+    reader = IncrementalDecoder(model, 3, window=16, stride=8)
     for t in range(1, ids.shape[1]):
         assert (reader.logits - whole[:, t - 1]).abs().max() < 1e-4
-        reader.push(ids[:, t])
+        reader.step(ids[:, t])
 
 
 @pytest.mark.parametrize("on", [(), ("q", "q"), ("nothing",), ("q", "gate")])
@@ -230,15 +236,15 @@ def test_names_that_find_nothing_are_errors_and_leave_nothing(on: tuple[str, ...
     model = built(toy_model())
     modules = [p for p, _ in model.named_modules()]
     with pytest.raises(RecipeError):
-        Adapters(model, 2, on, rank=2)
+        BatchedLoRA(model, 2, on, rank=2)
     assert [p for p, _ in model.named_modules()] == modules and isinstance(model.blocks[0].mixer, Attention)
 
 
 def test_a_frozen_model_keeps_nothing_for_gradients_of_its_own(ids: Tensor) -> None:
     model = built(toy_model())
     model.embed.weight.requires_grad_(False)
-    with taking_gradients(model.parameters(), False):
+    with set_requires_grad(model.parameters(), False):
         assert not model(ids).requires_grad
-        Adapters(model, 3, ("head",), rank=2)
+        BatchedLoRA(model, 3, ("head",), rank=2)
         assert model(ids).requires_grad
     assert [path for path, p in model.named_parameters() if not p.requires_grad] == ["embed.weight"]

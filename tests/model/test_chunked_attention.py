@@ -6,25 +6,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.model.attention.cores import chunked, sdpa
-from bitgolf.model.attention.cores.chunked import LONGEST_MASK, MASK_ELEMENTS, block_length
-from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments, Window
-from bitgolf.model.decoding.context import StreamingBus
-from bitgolf.model.decoding.kv_cache import Memory
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import Mask
-from helpers.live_tensors import LiveTensors
+from bitgolf.model.attention.cores.chunked import MAX_DENSE_MASK_LENGTH, MAX_MASK_ELEMENTS, chunk_length
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SegmentMask, SlidingWindowMask
+from bitgolf.model.decoding.context import DecodingContext
+from bitgolf.model.decoding.kv_cache import KVCache
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import AttentionMask
+from helpers.live_tensors import MemoryTracker
 
-AT = Place(vocab=50, dim=64, heads=4, kv_heads=2)
-MASKS: dict[str, tuple[Spec[Mask], ...]] = {
+AT = BuildContext(vocab=50, dim=64, heads=4, kv_heads=2)
+MASKS: dict[str, tuple[Spec[AttentionMask], ...]] = {
     "none": (),
-    "window": (part(Window, width=20),),
-    "documents": (part(SameDocument),),
-    "segments": (part(Segments, cap=30),),
-    "window and segments": (part(Window, width=50), part(Segments, cap=9)),
+    "window": (part(SlidingWindowMask, left=20),),
+    "documents": (part(DocumentMask),),
+    "segments": (part(SegmentMask, max_length=30),),
+    "window and segments": (part(SlidingWindowMask, left=50), part(SegmentMask, max_length=9)),
 }
 LENGTH = 300  # no multiple of a block
 
@@ -37,60 +37,60 @@ def example(dtype: torch.dtype = torch.float64, length: int = LENGTH) -> tuple[T
     return ids, [torch.randn(s, dtype=dtype).requires_grad_() for s in shapes]
 
 
-def answers(core: Sdpa, ids: Tensor, qkv: list[Tensor]) -> list[Tensor]:
-    y = core(*qkv, Bus(ids))
+def answers(core: SDPACore, ids: Tensor, qkv: list[Tensor]) -> list[Tensor]:
+    y = core(*qkv, ForwardContext(ids))
     return [y, *torch.autograd.grad(y, qkv, torch.ones_like(y).cumsum(1))]
 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_blocks_compute_what_a_whole_mask_does(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    core, (ids, qkv) = Sdpa(AT, masks=MASKS[name]), example()
+    core, (ids, qkv) = SDPACore(AT, masks=MASKS[name]), example()
     whole = answers(core, ids, qkv)
-    monkeypatch.setattr(sdpa, "LONGEST_MASK", 64)
-    monkeypatch.setattr(chunked, "MASK_ELEMENTS", 64 * 128)
-    assert block_length(LENGTH, core.reach) == 64  # five blocks, the last one short
+    monkeypatch.setattr(sdpa, "MAX_DENSE_MASK_LENGTH", 64)
+    monkeypatch.setattr(chunked, "MAX_MASK_ELEMENTS", 64 * 128)
+    assert chunk_length(LENGTH, core.span) == 64  # five blocks, the last one short
     for a, b in zip(answers(core, ids, qkv), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("length", "reach"), [(98_304, 2048), (98_304, None), (16_384, 8192), (131_072, 1)])
 def test_no_block_has_a_mask_over_the_limit(length: int, reach: int | None) -> None:
-    size = block_length(length, reach)
+    size = chunk_length(length, reach)
     keys = length if reach is None else min(length, size + reach)
-    assert size >= chunked.SHORTEST_BLOCK and size * keys <= max(MASK_ELEMENTS, chunked.SHORTEST_BLOCK * length)
+    assert size >= chunked.MIN_CHUNK_LENGTH and size * keys <= max(MAX_MASK_ELEMENTS, chunked.MIN_CHUNK_LENGTH * length)
 
 
 def test_a_long_row_holds_the_mask_of_one_block_at_a_time() -> None:
     """Forward and backward of 12,288 tokens: a whole mask would be 151 million elements, 604 MB as the floats it becomes."""
-    core = Sdpa(Place(vocab=50, dim=8, heads=1, kv_heads=1), masks=(part(SameDocument),))
-    length = LONGEST_MASK + LONGEST_MASK // 2
+    core = SDPACore(BuildContext(vocab=50, dim=8, heads=1, kv_heads=1), masks=(part(DocumentMask),))
+    length = MAX_DENSE_MASK_LENGTH + MAX_DENSE_MASK_LENGTH // 2
     ids = torch.full((1, length), 7)
     qkv = [torch.randn(1, length, 1, 8).requires_grad_() for _ in range(3)]
-    with LiveTensors() as live:
-        torch.autograd.grad(core(*qkv, Bus(ids)).sum(), qkv)
-    assert 0 < live.largest_elements <= MASK_ELEMENTS
-    assert live.peak_bytes < 10 * MASK_ELEMENTS  # a boolean mask, its floats, and what is left of the block before
+    with MemoryTracker() as live:
+        torch.autograd.grad(core(*qkv, ForwardContext(ids)).sum(), qkv)
+    assert 0 < live.largest_elements <= MAX_MASK_ELEMENTS
+    assert live.peak_bytes < 10 * MAX_MASK_ELEMENTS  # a boolean mask, its floats, and what is left of the block before
 
 
 def test_a_long_piece_of_a_text_read_in_pieces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sdpa, "LONGEST_MASK", 64)
-    core, (ids, qkv) = Sdpa(AT), example(torch.float32)
-    bus = StreamingBus(ids, 1, Memory(2, 512, torch.device("cpu")))
+    monkeypatch.setattr(sdpa, "MAX_DENSE_MASK_LENGTH", 64)
+    core, (ids, qkv) = SDPACore(AT), example(torch.float32)
+    context = DecodingContext(ids, 1, KVCache(2, 512, torch.device("cpu")))
     with pytest.raises(BitgolfError, match=r"300 tokens are read at once over 300 keys.*\n?.*at most 64"):
-        core(*(x.detach() for x in qkv), bus)
+        core(*(x.detach() for x in qkv), context)
 
 
-class Odd(Mask):
+class Odd(AttentionMask):
     """A mask that has no rule of indices."""
 
-    def forward(self, bus: Bus) -> Tensor:
-        return bus.lags % 2 == 0
+    def forward(self, context: ForwardContext) -> Tensor:
+        return context.relative_positions % 2 == 0
 
 
 def test_a_mask_without_a_rule_is_refused_for_a_long_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    core, (ids, qkv) = Sdpa(AT), example(torch.float32)
+    core, (ids, qkv) = SDPACore(AT), example(torch.float32)
     core.masks.append(Odd())
-    core(*qkv, Bus(ids))
-    monkeypatch.setattr(sdpa, "LONGEST_MASK", 64)
+    core(*qkv, ForwardContext(ids))
+    monkeypatch.setattr(sdpa, "MAX_DENSE_MASK_LENGTH", 64)
     with pytest.raises(BitgolfError, match="Odd has no rule of indices"):
-        core(*qkv, Bus(ids))
+        core(*qkv, ForwardContext(ids))

@@ -9,27 +9,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import QGain, QKNorm
-from bitgolf.model.attention.cores.sdpa import Sdpa
+from bitgolf.model.attention.cores.sdpa import SDPACore
 from bitgolf.model.attention.differential import DifferentialAttention
-from bitgolf.model.attention.gates import SparseGate
-from bitgolf.model.attention.rope import Rope
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.numerics import rms
+from bitgolf.model.attention.gates import SparseAttentionGate
+from bitgolf.model.attention.rope import RoPE
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.numerics import rms_norm
 from helpers.toy import VOCAB
 
-AT = Place(vocab=VOCAB, dim=32, layers=6, layer=2)
-BUS = Bus(torch.full((2, 7), 9))
+AT = BuildContext(vocab=VOCAB, dim=32, layers=6, layer=2)
+BUS = ForwardContext(torch.full((2, 7), 9))
 
 
-def mixer(at: Place = AT, **change: Any) -> DifferentialAttention:
+def mixer(context: BuildContext = AT, **change: Any) -> DifferentialAttention:
     """4 heads of width 8, every matrix random, in float64."""
     torch.manual_seed(0)
-    node = part(DifferentialAttention, **{"heads": 4, "kv_heads": 2, "core": part(Sdpa), **change})
-    built = node(at).double()
+    node = part(DifferentialAttention, **{"heads": 4, "kv_heads": 2, "core": part(SDPACore), **change})
+    built = node(context).double()
     torch.nn.init.normal_(built.out.weight, std=0.3)
     return built
 
@@ -47,29 +47,29 @@ def softmax_map(q: Tensor, k: Tensor) -> Tensor:
 
 def test_the_formula_head_by_head() -> None:
     model, x0 = mixer(qk=(part(QKNorm),)), 0.8 - 0.6 * math.exp(-0.6)
-    a1, b1, a2, b2 = model.vectors
+    a1, b1, a2, b2 = model.lambda_vectors
     lam = torch.exp(a1 @ b1) - torch.exp(a2 @ b2) + x0
     heads = []
     for h in range(4):
         q = x() @ model.q.weight[8 * h : 8 * h + 8].T
         k = x() @ model.k.weight[8 * (h // 2) : 8 * (h // 2) + 8].T
         v = x() @ model.v.weight[8 * (h // 2) : 8 * (h // 2) + 8].T
-        first, second = (softmax_map(rms(q[..., s]), rms(k[..., s])) for s in (slice(4), slice(4, 8)))
-        heads.append((1 - x0) * rms((first - lam * second) @ v))
+        first, second = (softmax_map(rms_norm(q[..., s]), rms_norm(k[..., s])) for s in (slice(4), slice(4, 8)))
+        heads.append((1 - x0) * rms_norm((first - lam * second) @ v))
     assert torch.allclose(model(x(), BUS), torch.cat(heads, -1) @ model.out.weight.T, atol=1e-5)
 
 
 def set_lambda(model: DifferentialAttention, value: float) -> None:
     """Vectors for which lambda is `value`: exp(0) - exp(a2 . b2) + start."""
-    model.vectors.data.zero_()
-    model.vectors.data[2:, 0] = torch.tensor([math.log(1 + model.start - value), 1.0])
+    model.lambda_vectors.data.zero_()
+    model.lambda_vectors.data[2:, 0] = torch.tensor([math.log(1 + model.lambda_init - value), 1.0])
 
 
 def test_at_lambda_zero_it_is_attention_of_half_width() -> None:
     model = mixer()
     set_lambda(model, 0.0)
     q, k, v = (torch.randn(2, 7, n, d).double() for n, d in ((8, 4), (4, 4), (2, 8)))
-    plain = Sdpa(AT._replace(heads=4, kv_heads=2))(q[:, :, :4], k[:, :, :2], v, BUS)
+    plain = SDPACore(AT._replace(heads=4, kv_heads=2))(q[:, :, :4], k[:, :, :2], v, BUS)
     assert torch.allclose(model.difference(q, k, v, BUS), plain, atol=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_at_lambda_zero_it_is_attention_of_half_width() -> None:
 def test_rows_of_the_difference_sum_to_one_less_lambda(lam: float) -> None:
     model = mixer()
     set_lambda(model, lam)
-    assert model.lam().item() == pytest.approx(lam, abs=1e-6)
+    assert model.lambda_().item() == pytest.approx(lam, abs=1e-6)
     q, k = torch.randn(2, 7, 8, 4).double(), torch.randn(2, 7, 4, 4).double()
     sums = model.difference(q, k, torch.ones(2, 7, 2, 8).double(), BUS)
     assert torch.allclose(sums, torch.full_like(sums, 1 - lam), atol=1e-6)
@@ -85,19 +85,19 @@ def test_rows_of_the_difference_sum_to_one_less_lambda(lam: float) -> None:
 
 @pytest.mark.parametrize(("layer", "start"), [(0, 0.2), (1, 0.35551), (10, 0.77013)])
 def test_lambda_starts_larger_in_deeper_layers(layer: int, start: float) -> None:
-    assert mixer(AT._replace(layer=layer)).start == pytest.approx(start, abs=1e-5)
+    assert mixer(AT._replace(layer=layer)).lambda_init == pytest.approx(start, abs=1e-5)
 
 
 def test_size_and_first_values_of_the_vectors() -> None:
     torch.manual_seed(0)
-    node = part(DifferentialAttention, heads=8, kv_heads=4, core=part(Sdpa))
-    model = node(Place(vocab=VOCAB, dim=512, layers=9, layer=0))
-    assert model.vectors.numel() == 128 and model.vectors.std().item() == pytest.approx(0.1, rel=0.2)
+    node = part(DifferentialAttention, heads=8, kv_heads=4, core=part(SDPACore))
+    model = node(BuildContext(vocab=VOCAB, dim=512, layers=9, layer=0))
+    assert model.lambda_vectors.numel() == 128 and model.lambda_vectors.std().item() == pytest.approx(0.1, rel=0.2)
     assert sum(p.numel() for p in model.parameters()) == 512 * 512 * 2 + 512 * 256 * 2 + 128
 
 
 def test_the_chain_on_queries_sees_twice_as_many_heads_of_half_the_width() -> None:
-    model = mixer(qk=(part(QKNorm), part(Rope), part(QGain, init=2.0)))
+    model = mixer(qk=(part(QKNorm), part(RoPE), part(QGain, init=2.0)))
     assert model.qk[2].weight.shape == (8,)
     before = model(x(), BUS)
     with torch.no_grad():
@@ -108,14 +108,14 @@ def test_the_chain_on_queries_sees_twice_as_many_heads_of_half_the_width() -> No
 
 
 def test_causal() -> None:
-    model, other = mixer(qk=(part(QKNorm), part(Rope))), x()
+    model, other = mixer(qk=(part(QKNorm), part(RoPE))), x()
     other[:, 4:] += 1.0
     difference = (model(x(), BUS) - model(other, BUS)).abs().amax((0, 2))
     assert difference[:4].max() == 0 and difference[4:].min() > 1e-3
 
 
 def test_parts_on_the_output_stand_behind_the_norm() -> None:
-    gated = mixer(after=(part(SparseGate),))
+    gated = mixer(post_attention=(part(SparseAttentionGate),))
     assert torch.allclose(gated(x(), BUS), 0.5 * mixer()(x(), BUS), atol=1e-12)
 
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
 from bitgolf.model.factored_embedding import FactoredEmbedding
-from bitgolf.model.forward_context import Bus
+from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.linear import Embedding
-from bitgolf.model.numerics import rms
-from bitgolf.model.parameters import roles
+from bitgolf.model.numerics import rms_norm
+from bitgolf.model.parameters import parameter_roles
 from helpers.toy import VOCAB, built, toy_model
 
 
@@ -29,19 +29,19 @@ def count(model: nn.Module) -> int:
 
 
 def test_a_factored_embedding_by_formula(ids: Tensor) -> None:
-    model = built(toy_model().but(embed=part(FactoredEmbedding, width=12))).double()
+    model = built(toy_model().replace(embed=part(FactoredEmbedding, width=12))).double()
     e, embed = model.embed.weight, cast(FactoredEmbedding, model.embed)
     p, back = embed.expand.weight, embed.reduce.weight
     assert (tuple(e.shape), tuple(p.shape), tuple(back.shape)) == ((VOCAB, 12), (32, 12), (12, 32))
     assert torch.allclose(embed(ids), torch.einsum("btve,de->btd", e[ids][:, :, None], p), atol=1e-12)
-    bus = Bus(ids)
-    x = model.hidden(bus)
-    assert bus.x0 is not None and torch.allclose(bus.x0, rms(e[ids] @ p.T), atol=1e-12)
-    assert torch.allclose(embed.project(x), torch.einsum("btd,ed,ve->btv", x, back, e), atol=1e-12)
+    context = ForwardContext(ids)
+    x = model.hidden(context)
+    assert context.x0 is not None and torch.allclose(context.x0, rms_norm(e[ids] @ p.T), atol=1e-12)
+    assert torch.allclose(embed.tied_logits(x), torch.einsum("btd,ed,ve->btv", x, back, e), atol=1e-12)
 
 
 def test_of_the_streams_width_and_with_identities_it_is_the_tied_embedding(ids: Tensor) -> None:
-    plain, factored = built(toy_model()), built(toy_model().but(embed=part(FactoredEmbedding, width=32)))
+    plain, factored = built(toy_model()), built(toy_model().replace(embed=part(FactoredEmbedding, width=32)))
     embed = cast(FactoredEmbedding, factored.embed)
     factored.load_state_dict(plain.state_dict(), strict=False)
     for square in (embed.expand, embed.reduce):
@@ -53,10 +53,10 @@ def test_of_the_streams_width_and_with_identities_it_is_the_tied_embedding(ids: 
 
 def test_roles_and_size_of_a_factored_embedding() -> None:
     """E for Adam, both projections for Muon; 8192 x 254 + 2 x 254 x 768 as in Parameter Golf #640."""
-    embed = FactoredEmbedding(Place(vocab=8192, dim=768), width=254)
-    assert roles(embed) == {"weight": "embedding", "expand.weight": "matrix", "reduce.weight": "matrix"}
+    embed = FactoredEmbedding(BuildContext(vocab=8192, dim=768), width=254)
+    assert parameter_roles(embed) == {"weight": "embedding", "expand.weight": "matrix", "reduce.weight": "matrix"}
     assert count(embed) == 8192 * 254 + 2 * 254 * 768
     assert embed.weight.std().item() == pytest.approx(0.005, rel=0.01) and embed.reduce.weight.any()
-    assert count(Embedding(Place(vocab=8192, dim=768))) - count(embed) > 3_800_000, "about 4 MB at 8 bits"
+    assert count(Embedding(BuildContext(vocab=8192, dim=768))) - count(embed) > 3_800_000, "about 4 MB at 8 bits"
     with pytest.raises(RecipeError, match=r"a table of width 0 holds nothing"):
-        FactoredEmbedding(Place(vocab=10, dim=4), width=0)
+        FactoredEmbedding(BuildContext(vocab=10, dim=4), width=0)

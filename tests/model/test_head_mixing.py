@@ -6,24 +6,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.edits import but
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.head_mixing import HeadMix
-from bitgolf.model.interfaces import View
+from bitgolf.model.interfaces import WeightTransform
 from bitgolf.model.linear import Linear
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import roles
+from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.part import only
 from helpers.toy import VOCAB, built, toy_model
 
-AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0, heads=4, kv_heads=2)
+AT = BuildContext(vocab=VOCAB, dim=32, layers=3, layer=0, heads=4, kv_heads=2)
 MIX = only("*", part(HeadMix), on="q,k")
 
 
-def mixed(*views: Spec[View], on: str = "block.mixer.linear") -> Spec[LM]:
-    return toy_model().edit(on, but(view=views))
+def mixed(*views: Spec[WeightTransform], on: str = "block.mixer.linear") -> Spec[LM]:
+    return toy_model().edit(on, replace(weight_transforms=views))
 
 
 @pytest.fixture
@@ -33,27 +33,27 @@ def ids() -> Tensor:
 
 @pytest.mark.parametrize(("name", "blocks"), [("q", 4), ("k", 2), ("v", 2)])
 def test_a_mix_is_a_kronecker_product_with_the_identity(name: str, blocks: int) -> None:
-    mix, w = HeadMix(AT.matrix(32, 8 * blocks, name=name)).double(), torch.randn(8 * blocks, 32).double()
+    mix, w = HeadMix(AT.for_matrix(32, 8 * blocks, name=name)).double(), torch.randn(8 * blocks, 32).double()
     assert torch.equal(mix.weight, torch.eye(blocks).double()) and torch.equal(mix(w), w)
     torch.nn.init.normal_(mix.weight)
     assert torch.allclose(mix(w), torch.kron(mix.weight, torch.eye(8).double()) @ w)
 
 
 def test_it_stands_on_queries_and_keys_with_its_own_role(ids: Tensor) -> None:
-    model = mixed(MIX)(Place(vocab=VOCAB))
-    found = {path: role for path, role in roles(model).items() if "view" in path}
-    assert found == {f"blocks.{i}.mixer.{m}.view.0.weight": "scale" for i in range(3) for m in "qk"}
+    model = mixed(MIX)(BuildContext(vocab=VOCAB))
+    found = {path: role for path, role in parameter_roles(model).items() if "weight_transforms" in path}
+    assert found == {f"blocks.{i}.mixer.{m}.weight_transforms.0.weight": "scale" for i in range(3) for m in "qk"}
     assert sum(model.get_parameter(path).numel() for path in found) == 3 * (16 + 4)
 
 
 def test_the_identity_is_the_baseline(ids: Tensor) -> None:
-    plain, more = built(toy_model()), mixed(MIX)(Place(vocab=VOCAB))
+    plain, more = built(toy_model()), mixed(MIX)(BuildContext(vocab=VOCAB))
     more.load_state_dict(plain.state_dict(), strict=False)
     assert torch.equal(more(ids), plain(ids))
 
 
 def test_a_matrix_without_heads_cannot_be_mixed() -> None:
     with pytest.raises(RecipeError, match=r"'up' has no heads to mix"):
-        mixed(part(HeadMix), on="block.mlp.linear")(Place(vocab=VOCAB))
+        mixed(part(HeadMix), on="block.mlp.linear")(BuildContext(vocab=VOCAB))
     with pytest.raises(RecipeError, match=r"'out' has no heads"):
-        part(Linear, view=(part(HeadMix),))(AT.matrix(32, 32, name="out"))
+        part(Linear, weight_transforms=(part(HeadMix),))(AT.for_matrix(32, 32, name="out"))

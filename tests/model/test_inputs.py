@@ -8,24 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.edits import append, but
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.edits import append, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa
-from bitgolf.model.decoding.incremental import Reader
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import StreamPart
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore
+from bitgolf.model.decoding.incremental import IncrementalDecoder
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import ResidualStreamPart
 from bitgolf.model.lm import LM
-from bitgolf.model.ngram_embedding import HashedBigrams
-from bitgolf.model.numerics import rms
-from bitgolf.model.residual import MixX0, Normalize, PhaseMixX0
-from bitgolf.model.smear import BlendSmear, ContentSmear, KeepSmear, MeanSmear
+from bitgolf.model.ngram_embedding import HashedNGramEmbedding
+from bitgolf.model.numerics import rms_norm
+from bitgolf.model.residual import DepthMixX0, EmbeddingNorm, MixX0
+from bitgolf.model.smear import BlendSmear, ContentSmear, KeepSmear, RunningMeanSmear
 from helpers.toy import VOCAB, built, toy_model
 
-AT = Place(vocab=VOCAB, dim=16)
+AT = BuildContext(vocab=VOCAB, dim=16)
 STARTS = (0, 5, 6, 13)  # of the first row; the second starts in the middle of a document
-SMEARS = [KeepSmear, BlendSmear, ContentSmear, MeanSmear]
+SMEARS = [KeepSmear, BlendSmear, ContentSmear, RunningMeanSmear]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def x() -> Tensor:
     return torch.randn(2, 20, 16, generator=torch.Generator().manual_seed(1))
 
 
-def disturbed(node: Spec[Any]) -> StreamPart:
+def disturbed(node: Spec[Any]) -> ResidualStreamPart:
     torch.manual_seed(0)
     made = node(AT)
     with torch.no_grad():
@@ -58,17 +58,17 @@ def test_what_a_smear_does_at_the_start(x: Tensor, ids: Tensor) -> None:
     before = torch.cat([torch.zeros(2, 1, 16), x[:, :-1]], 1)
     middle = ids != 1
     for cls, own in [(KeepSmear, 0.95257), (BlendSmear, 0.5)]:
-        out = part(cls)(AT)(x, Bus(ids))
+        out = part(cls)(AT)(x, ForwardContext(ids))
         assert torch.allclose(out[middle], (own * x + (1 - own) * before)[middle], atol=1e-4)
-    for cls in (ContentSmear, MeanSmear):
-        assert torch.equal(part(cls)(AT)(x, Bus(ids)), x)
+    for cls in (ContentSmear, RunningMeanSmear):
+        assert torch.equal(part(cls)(AT)(x, ForwardContext(ids)), x)
 
 
 @pytest.mark.parametrize("cls", SMEARS)
 def test_a_document_starts_with_its_own_embedding(cls: type, x: Tensor, ids: Tensor) -> None:
-    masked = disturbed(part(cls))(x, Bus(ids))
+    masked = disturbed(part(cls))(x, ForwardContext(ids))
     assert torch.equal(masked[ids == 1], x[ids == 1])
-    faithful = disturbed(part(cls, mask_starts=False))(x, Bus(ids))
+    faithful = disturbed(part(cls, mask_starts=False))(x, ForwardContext(ids))
     inner = (ids == 1) & (torch.arange(20) > 0)
     assert ((faithful - x)[inner].abs().amax(-1) > 1e-2).all(), "the published form lets the last token in"
 
@@ -76,9 +76,9 @@ def test_a_document_starts_with_its_own_embedding(cls: type, x: Tensor, ids: Ten
 @pytest.mark.parametrize("cls", SMEARS)
 def test_documents_packed_and_alone_are_the_same(cls: type, x: Tensor, ids: Tensor) -> None:
     smear = disturbed(part(cls))
-    packed = smear(x, Bus(ids))
+    packed = smear(x, ForwardContext(ids))
     for start, end in zip(STARTS, (*STARTS[1:], 20), strict=True):
-        alone = smear(x[:1, start:end], Bus(ids[:1, start:end]))
+        alone = smear(x[:1, start:end], ForwardContext(ids[:1, start:end]))
         assert torch.allclose(packed[:1, start:end], alone, atol=1e-5)
 
 
@@ -89,17 +89,17 @@ def test_a_smear_is_causal_and_the_first_position_hears_nobody(cls: type, mask_s
     smear, ids = disturbed(part(cls, mask_starts=mask_starts)), torch.full((1, 6), 5)
 
     def total(x: Tensor) -> Tensor:
-        return smear(x[None], Bus(ids))[0].sum(-1)
+        return smear(x[None], ForwardContext(ids))[0].sum(-1)
 
     reach = torch.autograd.functional.jacobian(total, x[0, :6]).abs().sum(-1) > 1e-5
-    seen = torch.ones(6, 6).tril() if cls is MeanSmear else torch.ones(6, 6).tril().triu(-1)
+    seen = torch.ones(6, 6).tril() if cls is RunningMeanSmear else torch.ones(6, 6).tril().triu(-1)
     assert torch.equal(reach, seen.bool())
 
 
 def test_mean_smear_against_a_plain_loop(x: Tensor, ids: Tensor) -> None:
-    smear = disturbed(part(MeanSmear))
+    smear = disturbed(part(RunningMeanSmear))
     share = smear.get_parameter("theta").double().tanh()
-    out = smear(x, Bus(ids)).double()
+    out = smear(x, ForwardContext(ids)).double()
     for b in range(2):
         first = 0
         for t in range(20):
@@ -111,7 +111,7 @@ def test_mean_smear_against_a_plain_loop(x: Tensor, ids: Tensor) -> None:
 def test_content_smear_asks_the_token_at_hand(x: Tensor) -> None:
     smear = disturbed(part(ContentSmear, width=4))
     gate, scale = smear.get_parameter("gate"), smear.get_parameter("scale")
-    out = smear(x, Bus(torch.full((2, 20), 5)))
+    out = smear(x, ForwardContext(torch.full((2, 20), 5)))
     opened = scale * (x[:, 1:, :4] * gate[0]).sum(-1, keepdim=True).sigmoid()
     assert torch.allclose(out[:, 1:], x[:, 1:] + opened * x[:, :-1], atol=1e-5)
     assert torch.equal(out[:, 0], x[:, 0])
@@ -121,48 +121,48 @@ def test_content_smear_asks_the_token_at_hand(x: Tensor) -> None:
 
 # ---- placement -------------------------------------------------------------------------------------------------------
 
-BIGRAMS = part(HashedBigrams, rows=97, width=8, mask_starts=True)
+BIGRAMS = part(HashedNGramEmbedding, buckets=97, width=8, mask_starts=True)
 PLACEMENTS = {
-    "#65, before the norm": (BIGRAMS, part(KeepSmear), part(Normalize)),
-    "#164, after it": (BIGRAMS, part(Normalize), part(BlendSmear)),
-    "#1855, on the raw embedding": (part(ContentSmear), part(Normalize)),
-    "#641, on the stream": (part(Normalize), part(MeanSmear)),
+    "#65, before the norm": (BIGRAMS, part(KeepSmear), part(EmbeddingNorm)),
+    "#164, after it": (BIGRAMS, part(EmbeddingNorm), part(BlendSmear)),
+    "#1855, on the raw embedding": (part(ContentSmear), part(EmbeddingNorm)),
+    "#641, on the stream": (part(EmbeddingNorm), part(RunningMeanSmear)),
 }
 
 
 @pytest.mark.parametrize("enter", PLACEMENTS.values(), ids=PLACEMENTS.keys())
-def test_before_the_blocks(enter: tuple[Spec[StreamPart], ...], ids: Tensor) -> None:
+def test_before_the_blocks(enter: tuple[Spec[ResidualStreamPart], ...], ids: Tensor) -> None:
     """The first state is what the chain makes, and read token by token the model says the same."""
-    model = built(toy_model().but(enter=enter))
-    bus = Bus(ids)
-    whole = model.logits(model.hidden(bus))
+    model = built(toy_model().replace(post_embed=enter))
+    context = ForwardContext(ids)
+    whole = model.logits(model.hidden(context))
     x = model.embed(ids)
-    for p in model.enter:
-        x = p(x, Bus(ids))
-    assert bus.x0 is not None
-    assert torch.equal(bus.x0, x)
+    for p in model.post_embed:
+        x = p(x, ForwardContext(ids))
+    assert context.x0 is not None
+    assert torch.equal(context.x0, x)
     rows = ids[:1]  # a reader starts with BOS, as this row does
-    reader = Reader(model, 1, window=32, stride=16)
+    reader = IncrementalDecoder(model, 1, window=32, stride=16)
     for t in range(1, 20):
         assert (reader.logits - whole[:1, t - 1]).abs().max() < 1e-4
-        reader.push(rows[:, t])
+        reader.step(rows[:, t])
 
 
 def test_the_two_sides_of_the_norm_differ(ids: Tensor) -> None:
     torch.manual_seed(0)
     spec = toy_model()
-    before = spec.but(enter=(part(KeepSmear, init=0.0), part(Normalize)))(Place(vocab=VOCAB))
-    after = spec.but(enter=(part(Normalize), part(BlendSmear)))(Place(vocab=VOCAB))
+    before = spec.replace(post_embed=(part(KeepSmear, init=0.0), part(EmbeddingNorm)))(BuildContext(vocab=VOCAB))
+    after = spec.replace(post_embed=(part(EmbeddingNorm), part(BlendSmear)))(BuildContext(vocab=VOCAB))
     after.embed.load_state_dict(before.embed.state_dict())
     e, inner = before.embed(ids), (ids != 1)[:, 1:]
     states = []
     for model in (before, after):
-        bus = Bus(ids)
-        model.hidden(bus)
-        assert bus.x0 is not None
-        states.append(bus.x0[:, 1:][inner])
-    assert torch.allclose(states[0], rms((e[:, 1:] + e[:, :-1]) / 2)[inner], atol=1e-5)
-    assert torch.allclose(states[1], ((rms(e[:, 1:]) + rms(e[:, :-1])) / 2)[inner], atol=1e-5)
+        context = ForwardContext(ids)
+        model.hidden(context)
+        assert context.x0 is not None
+        states.append(context.x0[:, 1:][inner])
+    assert torch.allclose(states[0], rms_norm((e[:, 1:] + e[:, :-1]) / 2)[inner], atol=1e-5)
+    assert torch.allclose(states[1], ((rms_norm(e[:, 1:]) + rms_norm(e[:, :-1])) / 2)[inner], atol=1e-5)
 
 
 @pytest.mark.parametrize("mask_starts", [True, False])
@@ -173,17 +173,23 @@ def test_documents_in_one_row_are_apart(mask_starts: bool) -> None:
         ids[0, [0, 10]] = 1
     two[0, 10:] = one[0, 10:]
     masks = {"mask_starts": mask_starts}
-    bigrams = BIGRAMS.but(trigrams=True, **masks)
-    enter = (bigrams, part(ContentSmear, **masks), part(Normalize), part(BlendSmear, **masks), part(MeanSmear, **masks))
-    model = built(toy_model().but(enter=enter).edit(Sdpa, append(masks=part(SameDocument))))
+    bigrams = BIGRAMS.replace(trigrams=True, **masks)
+    enter = (
+        bigrams,
+        part(ContentSmear, **masks),
+        part(EmbeddingNorm),
+        part(BlendSmear, **masks),
+        part(RunningMeanSmear, **masks),
+    )
+    model = built(toy_model().replace(post_embed=enter).edit(SDPACore, append(masks=part(DocumentMask))))
     assert torch.allclose(model(one)[:, 10:], model(two)[:, 10:], atol=1e-5) == mask_starts
 
 
 def test_at_the_start_the_model_is_its_embedding(ids: Tensor) -> None:
     """Parts that claim to begin as the identity leave the logits those of the embedding alone."""
-    enter = (BIGRAMS, part(ContentSmear), part(Normalize), part(MeanSmear))
-    model = toy_model().but(enter=enter)(Place(vocab=VOCAB))
-    x = rms(rms(model.embed(ids)))
+    enter = (BIGRAMS, part(ContentSmear), part(EmbeddingNorm), part(RunningMeanSmear))
+    model = toy_model().replace(post_embed=enter)(BuildContext(vocab=VOCAB))
+    x = rms_norm(rms_norm(model.embed(ids)))
     assert torch.allclose(model(ids), model.logits(x), atol=1e-6)
 
 
@@ -191,28 +197,28 @@ def test_at_the_start_the_model_is_its_embedding(ids: Tensor) -> None:
 
 
 def test_phase_mix_goes_from_the_first_state_to_the_stream() -> None:
-    first = [PhaseMixX0(AT._replace(layers=10, layer=i)).weight for i in range(10)]
+    first = [DepthMixX0(AT._replace(layers=10, layer=i)).weight for i in range(10)]
     assert all(torch.allclose(w.sum(0), torch.ones(())) for w in first)
     kept = [w[0].unique().item() for w in first]
     assert kept[0] == pytest.approx(0.18243, abs=1e-4)
     assert kept[9] == pytest.approx(0.81757, abs=1e-4)
     assert kept == sorted(kept)
     assert kept[3] == pytest.approx(1 / (1 + 2.718281828 ** -(3 * (3 / 9 - 0.5))), abs=1e-6)
-    flat = PhaseMixX0(AT._replace(layers=10, layer=9), steepness=0.0)
+    flat = DepthMixX0(AT._replace(layers=10, layer=9), steepness=0.0)
     assert torch.allclose(flat.weight, torch.tensor(0.5))
 
 
 def test_phase_mix_is_the_same_map_as_the_plain_one(x: Tensor, ids: Tensor) -> None:
-    phase, plain = PhaseMixX0(AT._replace(layers=3, layer=1)), MixX0(AT)
+    phase, plain = DepthMixX0(AT._replace(layers=3, layer=1)), MixX0(AT)
     plain.load_state_dict(phase.state_dict())
-    bus = Bus(ids)
-    bus.x0 = x.flip(0)
-    assert torch.equal(phase(x, bus), plain(x, bus))
-    assert torch.allclose(phase(x, bus), 0.5 * x + 0.5 * x.flip(0))
+    context = ForwardContext(ids)
+    context.x0 = x.flip(0)
+    assert torch.equal(phase(x, context), plain(x, context))
+    assert torch.allclose(phase(x, context), 0.5 * x + 0.5 * x.flip(0))
 
 
 def test_phase_mix_stands_in_a_layer() -> None:
     with pytest.raises(RecipeError, match=r"stands in a layer"):
-        PhaseMixX0(AT)
-    alone: Spec[LM] = toy_model().but(layers=1).edit("block", but(enter=(part(PhaseMixX0),)))
-    assert alone(Place(vocab=VOCAB))
+        DepthMixX0(AT)
+    alone: Spec[LM] = toy_model().replace(layers=1).edit("block", replace(pre_block=(part(DepthMixX0),)))
+    assert alone(BuildContext(vocab=VOCAB))

@@ -10,20 +10,20 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.block import Block
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import Skip, Stream
-from bitgolf.model.layer_orders import Loop
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import ResidualStream, SkipConnection
+from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.layer_schedule import GatedSkip, UNet
 from bitgolf.model.lm import LM
-from bitgolf.model.residual_topology import TwoLanes, TwoLanesInTurn, enter
+from bitgolf.model.residual_topology import ParallelTwoLaneResidual, SequentialTwoLaneResidual, apply_pre_block
 from helpers.toy import built, toy_model
 
 
 def looped(wiring: type, start: int) -> Spec[LM]:
     """The toy model with five layers, eight visits and four skips."""
-    loop = part(Loop, first=1, last=3, since=(0.0,))
-    depth = part(UNet, wiring=part(wiring, start=start), skip=part(GatedSkip), order=loop)
-    return toy_model().but(layers=5).set("depth", depth)
+    loop = part(LoopedLayers, first_layer=1, last_layer=3, since=(0.0,))
+    depth = part(UNet, residual=part(wiring, start_layer=start), skip=part(GatedSkip), order=loop)
+    return toy_model().replace(layers=5).set("layer_schedule", depth)
 
 
 def by_lane(weights: Tensor) -> Tensor:
@@ -31,40 +31,46 @@ def by_lane(weights: Tensor) -> Tensor:
     return weights[:, None, None, None]
 
 
-class StackedLanes(TwoLanes):
+class StackedLanes(ParallelTwoLaneResidual):
     """Both lanes in one tensor (2, B, T, D): the formula as it is usually written."""
 
-    def step(self, a: Tensor, b: Tensor, bus: Bus, block: Block) -> Stream:
-        post, resid = self.weights(block, a.dtype)
-        mixed, fed = block.mix(enter(block, a, bus), bus), block.feed(b)
+    def run_block(self, a: Tensor, b: Tensor, context: ForwardContext, block: Block) -> ResidualStream:
+        post, resid = self.layer_weights(block, a.dtype)
+        mixed, fed = block.mixer_branch(apply_pre_block(block, a, context), context), block.mlp_branch(b)
         x = by_lane(resid) * torch.stack([a, b]) + by_lane(post[0]) * mixed + by_lane(post[1]) * fed
         return x[0], x[1]
 
-    def close(self, x: Stream) -> Tensor:
+    def merge_lanes(self, x: ResidualStream) -> Tensor:
         return torch.stack(x).mean(0) if isinstance(x, tuple) else x
 
 
-class StackedLanesInTurn(TwoLanesInTurn):
+class StackedLanesInTurn(SequentialTwoLaneResidual):
     """The same for lanes where the MLP reads what attention has written."""
 
-    def step(self, a: Tensor, b: Tensor, bus: Bus, block: Block) -> Stream:
-        post, resid = self.weights(block, a.dtype)
-        x = resid[0] * torch.stack([a, b]) + by_lane(post[0]) * block.mix(enter(block, a, bus), bus)
-        x = resid[1] * x + by_lane(post[1]) * block.feed(enter(block, x[1], bus))
+    def run_block(self, a: Tensor, b: Tensor, context: ForwardContext, block: Block) -> ResidualStream:
+        post, resid = self.layer_weights(block, a.dtype)
+        x = resid[0] * torch.stack([a, b]) + by_lane(post[0]) * block.mixer_branch(
+            apply_pre_block(block, a, context), context
+        )
+        x = resid[1] * x + by_lane(post[1]) * block.mlp_branch(apply_pre_block(block, x[1], context))
         return x[0], x[1]
 
-    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: Block) -> Stream:
+    def merge_skip(
+        self, x: ResidualStream, skip: SkipConnection, saved: ResidualStream, j: int, block: Block
+    ) -> ResidualStream:
         if not isinstance(x, tuple):
-            return super().blend(x, skip, value, j, block)
-        blended = skip(torch.stack(x), torch.stack(value) if isinstance(value, tuple) else value, j)
+            return super().merge_skip(x, skip, saved, j, block)
+        blended = skip(torch.stack(x), torch.stack(saved) if isinstance(saved, tuple) else saved, j)
         return blended[0], blended[1]
 
-    def close(self, x: Stream) -> Tensor:
+    def merge_lanes(self, x: ResidualStream) -> Tensor:
         return torch.stack(x).mean(0) if isinstance(x, tuple) else x
 
 
 @pytest.mark.parametrize("start", [1, 3])
-@pytest.mark.parametrize(("pairs", "stacked"), [(TwoLanes, StackedLanes), (TwoLanesInTurn, StackedLanesInTurn)])
+@pytest.mark.parametrize(
+    ("pairs", "stacked"), [(ParallelTwoLaneResidual, StackedLanes), (SequentialTwoLaneResidual, StackedLanesInTurn)]
+)
 def test_a_pair_of_tensors_says_and_learns_what_one_stacked_tensor_would(pairs: Any, stacked: Any, start: int) -> None:
     """Loss and every gradient."""
     ids = torch.randint(1, 64, (2, 20), generator=torch.Generator().manual_seed(0))

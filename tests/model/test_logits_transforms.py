@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.model.logits_transforms import QuinticCap, SigmoidCap, Softcap, VocabBias
-from bitgolf.model.parameters import roles
+from bitgolf.model.parameters import parameter_roles
 
 torch.set_num_threads(1)
 V = 11
-AT = Place(vocab=V)
+AT = BuildContext(vocab=V)
 
 
 def gradient(cap: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -59,6 +59,6 @@ def test_quintic_cap_saturates_flat_from_1_69() -> None:
 
 def test_vocab_bias_adds_one_number_for_each_token_and_starts_at_none() -> None:
     bias, z = VocabBias(AT), torch.randn(2, 3, V)
-    assert torch.equal(bias(z), z) and roles(bias) == {"weight": "scale"}
+    assert torch.equal(bias(z), z) and parameter_roles(bias) == {"weight": "scale"}
     bias.weight.data.copy_(torch.arange(float(V)))
     assert torch.equal(bias(z), z + torch.arange(V))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -21,26 +21,26 @@ from bitgolf.model.lm import LM
 from bitgolf.model.logits_transforms import QuinticCap
 from bitgolf.model.objectives import (
     CrossEntropy,
-    EntropyWeighted,
-    MultiToken,
-    SharedMultiToken,
+    EntropyWeightedLoss,
+    MultiTokenPrediction,
+    SharedHeadMultiToken,
     ZLoss,
 )
-from bitgolf.model.parameters import roles
+from bitgolf.model.parameters import parameter_roles
 from bitgolf.optim.adam import Adam
-from bitgolf.runtime.progress import Now
-from bitgolf.train.loss_module import Task
+from bitgolf.runtime.progress import TrainingProgress
+from bitgolf.train.loss_module import LossModule
 from helpers.toy import VOCAB, built, toy_model, toy_recipe
 from helpers.toy_training import make_data, make_trainer
 
 torch.set_num_threads(1)
 V, D, BOS = 11, 6, 1
-AT = Place(vocab=V, dim=D, bos=BOS)
+AT = BuildContext(vocab=V, dim=D, bos=BOS)
 OBJECTIVES: list[Spec[Objective]] = [
-    part(MultiToken, heads=2),
-    part(SharedMultiToken),
-    part(EntropyWeighted),
-    part(EntropyWeighted, normalised=False),
+    part(MultiTokenPrediction, heads=2),
+    part(SharedHeadMultiToken),
+    part(EntropyWeightedLoss),
+    part(EntropyWeightedLoss, normalised=False),
     part(ZLoss),
 ]
 Head = Callable[[Tensor], Tensor]
@@ -90,7 +90,7 @@ def further_reference(z: Tensor, targets: Tensor, ahead: int, mask: bool) -> flo
 @pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("heads", [1, 3])
 def test_multi_token_against_loops(mask: bool, heads: int, states: Tensor, targets: Tensor, head: Head) -> None:
-    objective = MultiToken(AT, heads=heads, weight=0.3, mask_starts=mask)
+    objective = MultiTokenPrediction(AT, heads=heads, weight=0.3, mask_starts=mask)
     more = 0.0
     for ahead, own in enumerate(objective.heads, 1):
         own.weight.data.normal_(std=20.0)  # type: ignore[union-attr,operator]
@@ -101,7 +101,7 @@ def test_multi_token_against_loops(mask: bool, heads: int, states: Tensor, targe
 
 
 def test_its_caps_are_a_choice(states: Tensor, targets: Tensor, head: Head) -> None:
-    bare, quintic = (MultiToken(AT, weight=1.0, caps=caps) for caps in ((), (part(QuinticCap),)))
+    bare, quintic = (MultiTokenPrediction(AT, weight=1.0, caps=caps) for caps in ((), (part(QuinticCap),)))
     for objective in (bare, quintic):
         objective.heads[0].weight.data.fill_(1.0)  # type: ignore[union-attr,operator]
         objective.heads[0].weight.data[0] = 9.0  # type: ignore[union-attr,index]
@@ -113,20 +113,20 @@ def test_its_caps_are_a_choice(states: Tensor, targets: Tensor, head: Head) -> N
 
 
 def test_zero_heads_cost_ln_v_leave_the_trunk_alone_and_learn(states: Tensor, targets: Tensor, head: Head) -> None:
-    objective = MultiToken(AT, heads=2, weight=0.2)
+    objective = MultiTokenPrediction(AT, heads=2, weight=0.2)
     loss, base = objective(states, targets, head), plain(head, states, targets)
     assert loss.item() == pytest.approx(base.item() + 0.2 * math.log(V), rel=1e-6)
     (trunk, *own) = torch.autograd.grad(loss, [states, *objective.parameters()])
     (alone,) = torch.autograd.grad(base, states)
     assert torch.allclose(trunk, alone, atol=1e-7) and all(g.abs().max() > 1e-3 for g in own)
-    assert set(roles(objective).values()) == {"head"} and len(own) == 2
+    assert set(parameter_roles(objective).values()) == {"head"} and len(own) == 2
 
 
 def test_a_document_predicts_its_end_and_nothing_behind(head: Head) -> None:
     """Head 2, targets a b | c d: from a and b the pair crosses; a one-token-ahead head may predict the start itself."""
     x = torch.randn(1, 5, D)
     targets = torch.tensor([[3, 4, BOS, 5, 6]])
-    objective = MultiToken(AT, heads=1, weight=1.0)
+    objective = MultiTokenPrediction(AT, heads=1, weight=1.0)
     objective.heads[0].weight.data.normal_()  # type: ignore[union-attr,operator]
     z = 30 * torch.tanh(objective.heads[0](x) / 30)
     pairs = [(0, 4), (1, BOS), (3, 6)]  # (2, 5) starts at the end of its document and looks into the next
@@ -134,7 +134,9 @@ def test_a_document_predicts_its_end_and_nothing_behind(head: Head) -> None:
     assert (objective(x, targets, head) - plain(head, x, targets)).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("objective", [MultiToken(AT, heads=5), SharedMultiToken(AT)], ids=["own", "shared"])
+@pytest.mark.parametrize(
+    "objective", [MultiTokenPrediction(AT, heads=5), SharedHeadMultiToken(AT)], ids=["own", "shared"]
+)
 def test_where_no_pair_counts_it_is_cross_entropy(objective: Objective, states: Tensor, head: Head) -> None:
     starts, short = torch.full((3, 12), BOS), torch.full((3, 1), 4)
     assert objective(states, starts, head).item() == pytest.approx(plain(head, states, starts).item())
@@ -144,22 +146,22 @@ def test_where_no_pair_counts_it_is_cross_entropy(objective: Objective, states: 
 
 def test_the_start_token_is_that_of_the_place(states: Tensor, targets: Tensor, head: Head) -> None:
     other = torch.where(targets == BOS, 0, targets)
-    losses = [SharedMultiToken(AT._replace(bos=bos))(states, other, head).item() for bos in (0, 1)]
-    unmasked = SharedMultiToken(AT, mask_starts=False)(states, other, head).item()
+    losses = [SharedHeadMultiToken(AT._replace(bos=bos))(states, other, head).item() for bos in (0, 1)]
+    unmasked = SharedHeadMultiToken(AT, mask_starts=False)(states, other, head).item()
     assert losses[1] == unmasked != losses[0]
 
 
 @pytest.mark.parametrize("mask", [True, False])
 def test_shared_multi_token_against_loops(mask: bool, states: Tensor, targets: Tensor, head: Head) -> None:
-    ours = SharedMultiToken(AT, weight=0.2, mask_starts=mask)(states, targets, head).item()
+    ours = SharedHeadMultiToken(AT, weight=0.2, mask_starts=mask)(states, targets, head).item()
     more = further_reference(head(states).detach(), targets, 1, mask)
     assert ours == pytest.approx(plain(head, states, targets).item() + 0.2 * more, rel=1e-5)
-    assert not list(SharedMultiToken(AT).parameters())
+    assert not list(SharedHeadMultiToken(AT).parameters())
 
 
 def test_no_heads_are_an_error() -> None:
     with pytest.raises(RecipeError, match=r"0 heads predict nothing"):
-        MultiToken(AT, heads=0)
+        MultiTokenPrediction(AT, heads=0)
 
 
 # ---- weights and normaliser --------------------------------------------------------------------------------------
@@ -177,7 +179,7 @@ def weighted_reference(z: Tensor, targets: Tensor, normalised: bool) -> float:
 
 @pytest.mark.parametrize("normalised", [True, False])
 def test_entropy_weights_against_loops(normalised: bool, states: Tensor, targets: Tensor, head: Head) -> None:
-    ours = EntropyWeighted(AT, normalised=normalised)(states, targets, head).item()
+    ours = EntropyWeightedLoss(AT, normalised=normalised)(states, targets, head).item()
     assert ours == pytest.approx(weighted_reference(head(states).detach(), targets, normalised), rel=1e-5)
     assert abs(ours - plain(head, states, targets).item()) > 1e-3
 
@@ -185,16 +187,18 @@ def test_entropy_weights_against_loops(normalised: bool, states: Tensor, targets
 def test_equal_entropies_give_plain_cross_entropy_and_half_again_as_published(targets: Tensor) -> None:
     rotated = torch.stack([torch.arange(float(V)).roll(int(t)) for t in torch.arange(36)]).view(3, 12, V)
     base = plain(lambda x: x, rotated, targets).item()
-    normalised, published = (EntropyWeighted(AT, normalised=n)(rotated, targets, lambda x: x) for n in (True, False))
+    normalised, published = (
+        EntropyWeightedLoss(AT, normalised=n)(rotated, targets, lambda x: x) for n in (True, False)
+    )
     assert normalised.item() == pytest.approx(base, rel=1e-5)
     assert published.item() == pytest.approx(1.5 * base, rel=1e-5)
 
 
 def test_normalised_weights_have_mean_1_and_none_has_a_gradient(states: Tensor, targets: Tensor, head: Head) -> None:
-    objective = EntropyWeighted(AT)
+    objective = EntropyWeightedLoss(AT)
     w = objective.weights(head(states))
     assert w.mean().item() == pytest.approx(1, abs=1e-6) and w.std() > 0.1 and not w.requires_grad
-    published = EntropyWeighted(AT, normalised=False).weights(head(states))
+    published = EntropyWeightedLoss(AT, normalised=False).weights(head(states))
     assert published.min() >= 0.5 and published.max() == 1.5 and 1 < published.mean() < 1.5
     z = head(states).flatten(0, 1)
     fixed = (w.flatten() * torch.nn.functional.cross_entropy(z, targets.flatten(), reduction="none")).mean()
@@ -206,7 +210,7 @@ def test_normalised_weights_have_mean_1_and_none_has_a_gradient(states: Tensor, 
 
 def test_certain_predictions_have_finite_weights(targets: Tensor) -> None:
     certain = 1e4 * torch.nn.functional.one_hot(targets, V).float()
-    assert EntropyWeighted(AT)(certain, targets, lambda x: x).item() == 0
+    assert EntropyWeightedLoss(AT)(certain, targets, lambda x: x).item() == 0
 
 
 def test_z_loss_against_its_formula(states: Tensor, targets: Tensor, head: Head) -> None:
@@ -229,7 +233,7 @@ def test_z_loss_sees_the_shift_that_cross_entropy_does_not(targets: Tensor) -> N
 @pytest.mark.parametrize("node", OBJECTIVES, ids=repr)
 def test_full_graph_and_same_numbers_when_compiled(node: Spec[Objective]) -> None:
     ids = torch.randint(1, VOCAB, (2, 13))
-    task = Task(built(toy_model()), node(Place(vocab=VOCAB, dim=32)))
+    task = LossModule(built(toy_model()), node(BuildContext(vocab=VOCAB, dim=32)))
     torch._dynamo.reset()
     compiled = torch.compile(task, fullgraph=True, backend="eager")
     assert compiled(ids[:, :-1], ids[:, 1:]).item() == pytest.approx(task(ids[:, :-1], ids[:, 1:]).item(), rel=1e-6)
@@ -248,14 +252,14 @@ def with_rule(recipe: Spec[Any]) -> Spec[Any]:
 
 def test_extra_heads_train_and_stay_at_home(tmp_path: Path) -> None:
     """A head in no optimizer group is an error; those of a group move, and the model that ships has none."""
-    recipe = toy_recipe(steps=2).set("train.objective", part(MultiToken, heads=2))
+    recipe = toy_recipe(steps=2).set("train.objective", part(MultiTokenPrediction, heads=2))
     data = make_data(tmp_path)
     with pytest.raises(RecipeError, match=r"no rule takes the parameter objective.heads.0.weight"):
         make_trainer(data, recipe, noisy=False)
     trainer = make_trainer(data, with_rule(recipe), noisy=False)
     heads = {name: p for name, p in trainer.params.items() if name.startswith("objective.")}
     assert len(heads) == 2 and all(p.abs().max() == 0 for p in heads.values())
-    trainer.step(0, Now(0, 2, 0.0, 0.0))
+    trainer.step(0, TrainingProgress(0, 2, 0.0, 0.0))
     assert all(p.abs().max() > 0 for p in heads.values())
     model: LM = build_on_meta(recipe["model"], trainer.model.embed.weight.shape[0])
     assert dict(model.named_parameters()).keys() == {

@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.edits import but
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.edits import replace
 from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
-from bitgolf.model.interfaces import Activation, View
+from bitgolf.model.interfaces import Activation, WeightTransform
 from bitgolf.model.linear import Linear
-from bitgolf.model.mlp import Leaky, LeakySquared, Relu, ReluSquared, SwiGLU
+from bitgolf.model.mlp import LeakyReLU, ReLU, SquaredLeakyReLU, SquaredReLU, SwiGLU
 from bitgolf.model.part import only
 from helpers.toy import VOCAB, built, toy_model
 
 torch.set_num_threads(1)
-AT = Place(vocab=VOCAB, dim=32, layers=3, layer=0)
+AT = BuildContext(vocab=VOCAB, dim=32, layers=3, layer=0)
 
 
-class Halved(View):
+class Halved(WeightTransform):
     """For these tests: shows which matrices a chain reached."""
 
     def forward(self, w: Tensor) -> Tensor:
@@ -51,15 +51,15 @@ def test_swiglu_starts_silent_and_its_gate_saturates_to_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["up", "gate", "down"])
 def test_swiglu_names_its_matrices(name: str) -> None:
-    linear = part(Linear, view=(only("*", part(Halved), on=name),))
-    model = built(toy_model().edit("block", but(mlp=part(SwiGLU, hidden=24, linear=linear))))
+    linear = part(Linear, weight_transforms=(only("*", part(Halved), on=name),))
+    model = built(toy_model().edit("block", replace(mlp=part(SwiGLU, hidden=24, linear=linear))))
     views = {path for path, m in model.named_modules() if isinstance(m, Halved)}
-    assert views == {f"blocks.{i}.mlp.{name}.view.0" for i in range(3)}
+    assert views == {f"blocks.{i}.mlp.{name}.weight_transforms.0" for i in range(3)}
 
 
 def test_swiglu_has_no_activation_to_choose() -> None:
     with pytest.raises(RecipeError, match=r"takes no argument 'act'"):
-        part(SwiGLU, hidden=24, act=part(Relu))  # type: ignore[call-arg]
+        part(SwiGLU, hidden=24, act=part(ReLU))  # type: ignore[call-arg]
 
 
 def values(act: Activation, *at: float) -> tuple[list[float], list[float]]:
@@ -73,12 +73,12 @@ def values(act: Activation, *at: float) -> tuple[list[float], list[float]]:
 @pytest.mark.parametrize(
     ("act", "y", "slope"),
     [
-        (Relu(AT), [0, 0, 0.5, 3], [0, 0, 1, 1]),
-        (Leaky(AT), [-0.02, -0.01, 0.5, 3], [0.01, 0.01, 1, 1]),
-        (Leaky(AT, slope=0.3), [-0.6, -0.3, 0.5, 3], [0.3, 0.3, 1, 1]),
-        (ReluSquared(AT), [0, 0, 0.25, 9], [0, 0, 1, 6]),
-        (LeakySquared(AT, slope=0.5), [1, 0.25, 0.25, 9], [-1, -0.5, 1, 6]),
-        (LeakySquared(AT, slope=0.3), [0.36, 0.09, 0.25, 9], [-0.36, -0.18, 1, 6]),
+        (ReLU(AT), [0, 0, 0.5, 3], [0, 0, 1, 1]),
+        (LeakyReLU(AT), [-0.02, -0.01, 0.5, 3], [0.01, 0.01, 1, 1]),
+        (LeakyReLU(AT, slope=0.3), [-0.6, -0.3, 0.5, 3], [0.3, 0.3, 1, 1]),
+        (SquaredReLU(AT), [0, 0, 0.25, 9], [0, 0, 1, 6]),
+        (SquaredLeakyReLU(AT, slope=0.5), [1, 0.25, 0.25, 9], [-1, -0.5, 1, 6]),
+        (SquaredLeakyReLU(AT, slope=0.3), [0.36, 0.09, 0.25, 9], [-0.36, -0.18, 1, 6]),
     ],
 )
 def test_activations_and_their_gradients(act: Activation, y: list[float], slope: list[float]) -> None:
@@ -89,7 +89,7 @@ def test_activations_and_their_gradients(act: Activation, y: list[float], slope:
 def test_leaky_squared_by_its_published_form() -> None:
     """(max(u, 0) + 0.5 min(u, 0))^2: never negative, 2u above 0 and 0.5u below in its gradient."""
     u = torch.linspace(-3, 3, 61, dtype=torch.float64, requires_grad=True)
-    y = LeakySquared(AT, slope=0.5)(u)
+    y = SquaredLeakyReLU(AT, slope=0.5)(u)
     (slope,) = torch.autograd.grad(y.sum(), u)
     assert (y >= 0).all() and torch.allclose(y, (u.clamp(min=0) + 0.5 * u.clamp(max=0)).square())
     assert torch.allclose(slope, torch.where(u > 0, 2 * u, 0.5 * u))

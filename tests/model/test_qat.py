@@ -15,25 +15,25 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import append
 from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip
-from bitgolf.grids.integer import STEP_FLOOR
+from bitgolf.grids.integer import MIN_STEP
 from bitgolf.model.build import build_on_meta
-from bitgolf.model.interfaces import View
+from bitgolf.model.interfaces import WeightTransform
 from bitgolf.model.linear import Embedding, Linear
 from bitgolf.model.lm import LM
-from bitgolf.model.part import Clocked, Part
-from bitgolf.model.qat import FakeQuant, NoisyQuant, SoftRound, TrainingView
+from bitgolf.model.part import Part, Scheduled
+from bitgolf.model.qat import FakeQuant, QATTransform, QuantNoise, SoftRoundQuant
 from bitgolf.optim.schedules import WarmdownFraction
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 from helpers.toy import built, toy_model
 
-AT = Place(vocab=64)
+AT = BuildContext(vocab=64)
 CLIPS: list[Spec[Clip]] = [
     part(MaxClip),
     part(SdClip, k=12.85),
@@ -41,10 +41,10 @@ CLIPS: list[Spec[Clip]] = [
     part(SdClip, k=0.7),  # clips much: where the stored weight is far from w, w + (stored - w) is not the stored one
     part(QuantileClip, quantile=0.4),
 ]
-KINDS: list[Spec[View]] = [
+KINDS: list[Spec[WeightTransform]] = [
     part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))),
-    part(NoisyQuant, codec=part(IntRows, bits=8, clip=part(MaxClip))),
-    part(SoftRound, codec=part(IntRows, clip=part(MaxClip))),
+    part(QuantNoise, codec=part(IntRows, bits=8, clip=part(MaxClip))),
+    part(SoftRoundQuant, codec=part(IntRows, clip=part(MaxClip))),
 ]
 
 
@@ -52,9 +52,9 @@ def weight(rows: int = 24, columns: int = 32, *, scale: float = 0.3, seed: int =
     return scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-def training(node: Spec[View]) -> TrainingView:
+def training(node: Spec[WeightTransform]) -> QATTransform:
     view = node(AT)
-    assert isinstance(view, TrainingView) and view.training
+    assert isinstance(view, QATTransform) and view.training
     return view
 
 
@@ -75,9 +75,9 @@ def training(node: Spec[View]) -> TrainingView:
 def test_fake_quantization_is_the_export_bit_for_bit(
     clip: Spec[Clip], bits: int, full: bool, old: bool, scale: float, outlier: float, seed: int
 ) -> None:
-    options: dict[str, Any] = {"floor": 1 / (2 ** (bits - 1) - 1)} if old else {}
+    options: dict[str, Any] = {"min_step": 1 / (2 ** (bits - 1) - 1)} if old else {}
     view = training(part(FakeQuant, codec=part(IntRows, bits=bits, clip=clip, full_range=full, **options)))
-    codec = IntRows(bits=bits, clip=clip, full_range=full, floor=options.get("floor", STEP_FLOOR))
+    codec = IntRows(bits=bits, clip=clip, full_range=full, min_step=options.get("min_step", MIN_STEP))
     w = weight(6, 40, scale=scale, seed=seed)
     w[:, 3] *= outlier
     exported = codec.decode(codec.encode(w), tuple(w.shape))
@@ -89,7 +89,7 @@ def test_the_published_fake_quantization(shared: Path) -> None:
     oracle = load_file(shared / "oracles" / "micro.safetensors")
     w, published = oracle["fakequant/w"], oracle["fakequant/bank_int6_1512"]
     assert (w.abs().amax(1) < 1).any() and (w.abs().amax(1) > 1).any(), "both sides of the floor"
-    seen = training(part(FakeQuant, codec=part(IntRows, bits=6, floor=1 / 31, clip=part(MaxClip))))(w)
+    seen = training(part(FakeQuant, codec=part(IntRows, bits=6, min_step=1 / 31, clip=part(MaxClip))))(w)
     step = (w.abs().amax(1, keepdim=True) / 31).clamp_min(1 / 31)
     codes = (published / step).round()
     assert torch.equal((seen / step).round(), codes)
@@ -103,9 +103,9 @@ def test_levels(full: bool) -> None:
     assert {len(row.unique()) for row in view(w)} == {63 + full}
 
 
-@pytest.mark.parametrize("floor", [STEP_FLOOR, 1 / 31])
+@pytest.mark.parametrize("floor", [MIN_STEP, 1 / 31])
 def test_what_was_rounded_stays(floor: float) -> None:
-    view = training(part(FakeQuant, codec=part(IntRows, bits=6, floor=floor, clip=part(MaxClip))))
+    view = training(part(FakeQuant, codec=part(IntRows, bits=6, min_step=floor, clip=part(MaxClip))))
     seen = view(weight(scale=0.5))
     assert torch.equal(view(seen), seen)
 
@@ -125,7 +125,7 @@ def test_the_gradient_is_that_of_the_rounded_weight() -> None:
 
 def test_noise_is_uniform_within_half_a_step_and_its_gradient_ordinary() -> None:
     w = weight(8, 4000).requires_grad_()
-    view = training(part(NoisyQuant, codec=part(IntRows, bits=8, clip=part(MaxClip))))
+    view = training(part(QuantNoise, codec=part(IntRows, bits=8, clip=part(MaxClip))))
     torch.manual_seed(0)
     seen = view(w)
     noise = ((seen - w) / (w.detach().abs().amax(1, keepdim=True) / 127)).detach()
@@ -138,11 +138,11 @@ def test_noise_is_uniform_within_half_a_step_and_its_gradient_ordinary() -> None
 
 def test_soft_rounding_has_the_published_formula_and_its_own_gradient() -> None:
     w = weight(4, 50).requires_grad_()
-    view = cast(SoftRound, training(part(SoftRound, codec=part(IntRows, bits=5, clip=part(SdClip, k=2.0)))))
+    view = cast(SoftRoundQuant, training(part(SoftRoundQuant, codec=part(IntRows, bits=5, clip=part(SdClip, k=2.0)))))
     view.alpha.fill_(3.0)
     seen = view(w)
     seen.sum().backward()
-    step = view.steps(w).double().numpy()
+    step = view.step_sizes(w).double().numpy()
     u = w.detach().double().numpy() / step
     gate = 1 / (1 + np.exp(-3.0 * (u - np.floor(u) - 0.5)))
     free = np.abs(np.floor(u) + gate) < 15
@@ -153,19 +153,22 @@ def test_soft_rounding_has_the_published_formula_and_its_own_gradient() -> None:
 
 
 def test_soft_rounding_ends_as_rounding() -> None:
-    w, view = weight(), cast(SoftRound, training(part(SoftRound, codec=part(IntRows, clip=part(MaxClip)))))
+    w, view = weight(), cast(SoftRoundQuant, training(part(SoftRoundQuant, codec=part(IntRows, clip=part(MaxClip)))))
     view.alpha.fill_(1e6)
     assert (view(w) - training(part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))))(w)).abs().max() < 1e-6
 
 
 def test_soft_rounding_hardens_along_the_run() -> None:
     view = cast(
-        SoftRound, training(part(SoftRound, codec=part(IntRows, clip=part(MaxClip)), low=1.0, high=16.0, since=0.5))
+        SoftRoundQuant,
+        training(
+            part(SoftRoundQuant, codec=part(IntRows, clip=part(MaxClip)), alpha_start=1.0, alpha_end=16.0, since=0.5)
+        ),
     )
     assert view.alpha == 16.0, "as built it is as at the end"
     found = []
     for step in (0, 50, 75, 100):
-        view.at(Now(step, 100, 0.0, 0.0))
+        view.update(TrainingProgress(step, 100, 0.0, 0.0))
         found.append(view.alpha.item())
     assert found == [1.0, 1.0, 8.5, 16.0]
 
@@ -176,21 +179,23 @@ def test_soft_rounding_hardens_along_the_run() -> None:
 def test_what_is_for_training_alone_is_absent_when_scored() -> None:
     w = weight()
     classes = [
-        c for c in import_all_parts().values() if issubclass(c, Part) and c.training_only and issubclass(c, View)
+        c
+        for c in import_all_parts().values()
+        if issubclass(c, Part) and c.training_only and issubclass(c, WeightTransform)
     ]
-    assert {FakeQuant, NoisyQuant, SoftRound} == set(classes)
+    assert {FakeQuant, QuantNoise, SoftRoundQuant} == set(classes)
     for view in (node(AT) for node in KINDS):
         assert not torch.equal(view.train()(w), w) and view.eval()(w) is w
 
 
 @pytest.mark.parametrize("node", KINDS, ids=repr)
-def test_before_its_moment_a_view_is_absent(node: Spec[View]) -> None:
-    assert training(node).moments == ()
-    w, late = weight(), training(node.but(since=0.25))
-    assert late.moments == (0.25,) and late.on
-    late.at(Now(24, 100, 0.0, 0.0))
+def test_before_its_moment_a_view_is_absent(node: Spec[WeightTransform]) -> None:
+    assert training(node).phase_starts == ()
+    w, late = weight(), training(node.replace(since=0.25))
+    assert late.phase_starts == (0.25,) and late.active
+    late.update(TrainingProgress(24, 100, 0.0, 0.0))
     assert late(w) is w
-    late.at(Now(25, 100, 0.0, 0.0))
+    late.update(TrainingProgress(25, 100, 0.0, 0.0))
     assert not torch.equal(late(w), w)
 
 
@@ -203,38 +208,38 @@ def test_a_moment_outside_the_run_is_refused() -> None:
 def test_a_threshold_of_the_learning_rate_as_a_moment() -> None:
     warmdown = WarmdownFraction(fraction=0.5)
     since = 1 - 0.15 * 0.5
-    before, after = (warmdown.value(Now(round(1000 * since) + d, 1000, 0.0, 0.0)) for d in (-1, 1))
+    before, after = (warmdown.value(TrainingProgress(round(1000 * since) + d, 1000, 0.0, 0.0)) for d in (-1, 1))
     assert after < 0.15 < before
 
 
 def test_views_act_on_matrices_and_on_embeddings() -> None:
     view = (part(FakeQuant, codec=part(IntRows, bits=3, clip=part(MaxClip))),)
-    place = Place(vocab=10, dim=8).matrix(8, 6)
-    matrix, table = part(Linear, view=view)(place), part(Embedding, view=view)(place)
+    place = BuildContext(vocab=10, dim=8).for_matrix(8, 6)
+    matrix, table = part(Linear, weight_transforms=view)(place), part(Embedding, weight_transforms=view)(place)
     codec = IntRows(bits=3, clip=part(MaxClip))
     x, ids = weight(4, 8), torch.arange(10)
     assert torch.equal(matrix(x), x @ codec.fake_quantize(matrix.weight).T)
     assert torch.equal(table(ids), codec.fake_quantize(table.weight))
-    assert torch.equal(table.project(x), x @ table(ids).T)
+    assert torch.equal(table.tied_logits(x), x @ table(ids).T)
     assert torch.equal(matrix.eval()(x), x @ matrix.weight.T)
 
 
-def viewed(node: Spec[View]) -> Spec[LM]:
-    return toy_model().edit("block.mlp.linear", append(view=node))
+def viewed(node: Spec[WeightTransform]) -> Spec[LM]:
+    return toy_model().edit("block.mlp.linear", append(weight_transforms=node))
 
 
 @pytest.mark.parametrize("node", KINDS, ids=repr)
-def test_the_compiled_switch_changes_the_outputs(node: Spec[View]) -> None:
+def test_the_compiled_switch_changes_the_outputs(node: Spec[WeightTransform]) -> None:
     torch._dynamo.reset()
-    model = built(viewed(node.but(since=0.5))).train()
-    clocked = [m for m in model.modules() if isinstance(m, Clocked) and m.moments]
+    model = built(viewed(node.replace(since=0.5))).train()
+    clocked = [m for m in model.modules() if isinstance(m, Scheduled) and m.phase_starts]
     graphs = itertools.count()
     compiled = torch.compile(model, fullgraph=True, backend=counting(graphs))
     ids = torch.randint(2, 64, (2, 16), generator=torch.Generator().manual_seed(0))
 
     def at(step: int) -> tuple[Tensor, Tensor]:
         for m in clocked:
-            m.at(Now(step, 100, 0.0, 0.0))
+            m.update(TrainingProgress(step, 100, 0.0, 0.0))
         torch.manual_seed(step)
         return compiled(ids), seeded(model, ids, step)
 
@@ -261,11 +266,11 @@ def counting(graphs: itertools.count[int]) -> Callable[..., Any]:
 
 
 def test_annealing_is_no_weight_and_survives_a_model_without_values() -> None:
-    model = build_on_meta(viewed(part(SoftRound, codec=part(IntRows, clip=part(MaxClip)))), 64)
+    model = build_on_meta(viewed(part(SoftRoundQuant, codec=part(IntRows, clip=part(MaxClip)))), 64)
     assert not any("alpha" in name for name in model.state_dict())
-    full = viewed(part(SoftRound, codec=part(IntRows, clip=part(MaxClip))))(Place(vocab=64))
+    full = viewed(part(SoftRoundQuant, codec=part(IntRows, clip=part(MaxClip))))(BuildContext(vocab=64))
     model.load_state_dict(full.state_dict(), assign=True)
     moved: nn.Module = model.to("cpu").eval()
     ids = torch.arange(2, 12)[None]
     assert torch.equal(moved(ids), full.eval()(ids))
-    assert [m.alpha.item() for m in moved.modules() if isinstance(m, SoftRound)] == [16.0] * 6
+    assert [m.alpha.item() for m in moved.modules() if isinstance(m, SoftRoundQuant)] == [16.0] * 6

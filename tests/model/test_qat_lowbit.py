@@ -7,17 +7,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import append
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.interfaces import View
-from bitgolf.model.mlp import ReluSquared
-from bitgolf.model.qat_lowbit import Binary, Float8, Normed, NormedOutput, Ternary
+from bitgolf.model.interfaces import WeightTransform
+from bitgolf.model.mlp import SquaredReLU
+from bitgolf.model.qat_lowbit import AttentionOutputNorm, FakeBinary, FakeFloat8, FakeTernary, NormedActivation
 from helpers.toy import built, toy_model
 
-AT = Place(vocab=64)
-KINDS: list[Spec[View]] = [part(Ternary, group=20), part(Binary, group=20), part(Float8)]
+AT = BuildContext(vocab=64)
+KINDS: list[Spec[WeightTransform]] = [
+    part(FakeTernary, group_size=20),
+    part(FakeBinary, group_size=20),
+    part(FakeFloat8),
+]
 
 
 def weight(rows: int = 6, columns: int = 15, *, scale: float = 0.3, seed: int = 0) -> Tensor:
@@ -36,38 +40,38 @@ def test_ternary_and_binary_weights_are_the_published_ones(group: int) -> None:
     scales = [np.abs(g).mean() for g in grouped(w, group)]
     ternary = [s * np.clip(np.round(g / s), -1, 1) for g, s in zip(grouped(w, group), scales, strict=True)]
     binary = [s * np.where(g >= 0, 1, -1) for g, s in zip(grouped(w, group), scales, strict=True)]
-    for cls, expected in ((Ternary, ternary), (Binary, binary)):
-        seen = part(cls, group=group)(AT)(w).double().numpy().reshape(-1)
+    for cls, expected in ((FakeTernary, ternary), (FakeBinary, binary)):
+        seen = part(cls, group_size=group)(AT)(w).double().numpy().reshape(-1)
         assert np.abs(seen - np.concatenate(expected)).max() < 1e-7
 
 
 def test_each_group_has_few_values() -> None:
     w = weight(40, 64)
-    for cls, most in ((Ternary, 3), (Binary, 2)):
+    for cls, most in ((FakeTernary, 3), (FakeBinary, 2)):
         counts = [len(np.unique(g)) for g in grouped(part(cls)(AT)(w), 128)]
         assert len(counts) == 20 and set(counts) == {most}
 
 
 def test_zero_counts_as_positive_and_nothing_divides_by_zero() -> None:
     w = torch.tensor([[0.0, -0.0, -1.0, 3.0]])
-    assert torch.equal(part(Binary)(AT)(w), torch.tensor([[1.0, 1.0, -1.0, 1.0]]))
+    assert torch.equal(part(FakeBinary)(AT)(w), torch.tensor([[1.0, 1.0, -1.0, 1.0]]))
     zero = torch.zeros(3, 4)
-    assert torch.equal(part(Ternary)(AT)(zero), zero) and torch.equal(part(Binary)(AT)(zero), zero + 1e-8)
+    assert torch.equal(part(FakeTernary)(AT)(zero), zero) and torch.equal(part(FakeBinary)(AT)(zero), zero + 1e-8)
 
 
 def test_eight_bit_floats_have_three_bits_of_mantissa_and_an_end() -> None:
     w = weight(50, 50)
-    seen = part(Float8)(AT)(w)
+    seen = part(FakeFloat8)(AT)(w)
     normal = w.abs() >= 2.0**-6
     assert ((seen - w).abs() <= w.abs() / 16)[normal].all() and ((seen - w).abs() <= 2.0**-10)[~normal].all()
     mantissas, _ = np.frexp(seen[normal].numpy())
     assert np.array_equal(mantissas * 16, np.round(mantissas * 16)) and len(np.unique(np.abs(mantissas))) == 8
     ends = torch.tensor([[448.0, 500.0, -1e6, 2.0**-10, 2.0**-9]])
-    assert torch.equal(part(Float8)(AT)(ends), torch.tensor([[448.0, 448.0, -448.0, 0.0, 2.0**-9]]))
+    assert torch.equal(part(FakeFloat8)(AT)(ends), torch.tensor([[448.0, 448.0, -448.0, 0.0, 2.0**-9]]))
 
 
 @pytest.mark.parametrize("node", KINDS, ids=repr)
-def test_the_gradient_is_that_of_a_dense_matrix_at_the_rounded_weight(node: Spec[View]) -> None:
+def test_the_gradient_is_that_of_a_dense_matrix_at_the_rounded_weight(node: Spec[WeightTransform]) -> None:
     view, w, x = node(AT), weight().requires_grad_(), weight(5, 15, seed=1)
     torch.tanh(x @ view(w).T).square().sum().backward()
     rounded = view(w).detach().requires_grad_()
@@ -77,8 +81,8 @@ def test_the_gradient_is_that_of_a_dense_matrix_at_the_rounded_weight(node: Spec
 
 
 @pytest.mark.parametrize("node", KINDS, ids=repr)
-def test_rounded_weights_are_trained_and_scored_alike(node: Spec[View]) -> None:
-    model = built(toy_model().edit("block.mlp.linear", append(view=node)))
+def test_rounded_weights_are_trained_and_scored_alike(node: Spec[WeightTransform]) -> None:
+    model = built(toy_model().edit("block.mlp.linear", append(weight_transforms=node)))
     ids = torch.randint(2, 64, (2, 16), generator=torch.Generator().manual_seed(0))
     scored = model(ids)
     assert torch.equal(scored, model.train()(ids))
@@ -89,17 +93,17 @@ def test_rounded_weights_are_trained_and_scored_alike(node: Spec[View]) -> None:
 
 def test_a_group_without_weights_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"at least one weight"):
-        part(Ternary, group=0)(AT)
+        part(FakeTernary, group_size=0)(AT)
 
 
 def test_normed_inputs_of_output_projections() -> None:
     """One root mean square over all heads, and over the hidden values: what follows does not see their size."""
     y, u = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0)), weight(3, 40, scale=2.0)
-    normed = part(NormedOutput)(AT)(y, y, y)
+    normed = part(AttentionOutputNorm)(AT)(y, y, y)
     flat = y.double().flatten(-2)
     expected = flat / flat.square().mean(-1, keepdim=True).sqrt()
     assert (normed.double() - expected.view(y.shape)).abs().max() < 1e-5
     assert ((normed.square().mean(-1) - 1).abs() > 0.1).any(), "a head alone is not normalised"
-    act = part(Normed, act=part(ReluSquared))(AT)(u)
+    act = part(NormedActivation, act=part(SquaredReLU))(AT)(u)
     squares = u.double().clamp_min(0).square()
     assert (act.double() - squares / squares.square().mean(-1, keepdim=True).sqrt()).abs().max() < 1e-5

@@ -8,20 +8,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.edits import append, but
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.edits import append, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.block import Block, Wiring
-from bitgolf.model.decoding.incremental import Reader
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import StreamPart
-from bitgolf.model.layer_orders import Loop
-from bitgolf.model.layer_schedule import GatedSkip, Straight, UNet
+from bitgolf.model.block import Block, ResidualTopology
+from bitgolf.model.decoding.incremental import IncrementalDecoder
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import ResidualStreamPart
+from bitgolf.model.layer_orders import LoopedLayers
+from bitgolf.model.layer_schedule import GatedSkip, SequentialLayers, UNet
 from bitgolf.model.lm import LM
-from bitgolf.model.numerics import rms
+from bitgolf.model.numerics import rms_norm
 from bitgolf.model.residual import MixX0
-from bitgolf.model.residual_topology import Lanes, Parallel, TwoLanes, TwoLanesInTurn
+from bitgolf.model.residual_topology import (
+    ParallelResidual,
+    ParallelTwoLaneResidual,
+    SequentialTwoLaneResidual,
+    TwoLaneResidual,
+)
 from helpers.toy import built, toy_model
 
 LAYERS = 5
@@ -34,34 +39,34 @@ def ids() -> Tensor:
     return ids
 
 
-def wired(wiring: Spec[Wiring], *, skips: bool = True) -> Spec[LM]:
+def wired(wiring: Spec[ResidualTopology], *, skips: bool = True) -> Spec[LM]:
     """The toy model with five layers; skips, if there are any, go in before layers 2 and 3."""
-    depth = part(UNet, wiring=wiring, skip=part(GatedSkip)) if skips else part(Straight, wiring=wiring)
-    return toy_model().but(layers=LAYERS).set("depth", depth)
+    depth = part(UNet, residual=wiring, skip=part(GatedSkip)) if skips else part(SequentialLayers, residual=wiring)
+    return toy_model().replace(layers=LAYERS).set("layer_schedule", depth)
 
 
 class Formula:
     """A model's own weights in the published equations, one stream or two, in float64."""
 
     def __init__(self, model: LM, ids: Tensor) -> None:
-        self.model, self.bus = model.double(), Bus(ids)
-        self.x0 = self.bus.x0 = rms(model.embed(ids))
+        self.model, self.context = model.double(), ForwardContext(ids)
+        self.x0 = self.context.x0 = rms_norm(model.embed(ids))
         self.blocks = [cast(Block, block) for block in model.blocks]
-        self.depth = cast(Any, model.depth)
+        self.depth = cast(Any, model.layer_schedule)
 
     def mixed(self, i: int, x: Tensor) -> Tensor:
-        m0, m1 = cast(MixX0, self.blocks[i].enter[0]).weight
+        m0, m1 = cast(MixX0, self.blocks[i].pre_block[0]).weight
         return m0 * x + m1 * self.x0
 
     def attention(self, i: int, x: Tensor) -> Tensor:
         block = self.blocks[i]
-        scale = cast(Any, block.branch_mixer[0]).weight
-        return scale * cast(nn.Module, block.mixer)(rms(x), self.bus)
+        scale = cast(Any, block.mixer_scale[0]).weight
+        return scale * cast(nn.Module, block.mixer)(rms_norm(x), self.context)
 
     def mlp(self, i: int, x: Tensor) -> Tensor:
         block = cast(Any, self.blocks[i])
-        u = torch.relu(rms(x) @ block.mlp.up.weight.T)
-        return block.branch_mlp[0].weight * ((u * u) @ block.mlp.down.weight.T)
+        u = torch.relu(rms_norm(x) @ block.mlp.up.weight.T)
+        return block.mlp_scale[0].weight * ((u * u) @ block.mlp.down.weight.T)
 
     def skip(self, j: int, x: Tensor, value: Tensor) -> Tensor:
         gate = self.depth.skip.gate[j].sigmoid()
@@ -73,12 +78,12 @@ class Formula:
         return x + self.mlp(i, x)
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.model.logits(rms(x))
+        return self.model.logits(rms_norm(x))
 
 
 def test_parallel_layers_by_formula(ids: Tensor) -> None:
-    model = built(wired(part(Parallel, layers="1,3-4"), skips=False)).double()
-    by, x = Formula(model, ids), rms(model.embed(ids))
+    model = built(wired(part(ParallelResidual, layers="1,3-4"), skips=False)).double()
+    by, x = Formula(model, ids), rms_norm(model.embed(ids))
     for i in range(LAYERS):
         if i in (1, 3, 4):
             x = by.mixed(i, x)
@@ -89,11 +94,11 @@ def test_parallel_layers_by_formula(ids: Tensor) -> None:
 
 
 def test_parallel_layers_have_no_parameters_and_must_exist() -> None:
-    plain = toy_model().but(layers=LAYERS)(Place(vocab=64))
-    parallel = wired(part(Parallel, layers="last 2"), skips=False)(Place(vocab=64))
+    plain = toy_model().replace(layers=LAYERS)(BuildContext(vocab=64))
+    parallel = wired(part(ParallelResidual, layers="last 2"), skips=False)(BuildContext(vocab=64))
     assert dict(plain.named_parameters()).keys() == dict(parallel.named_parameters()).keys()
     with pytest.raises(RecipeError, match=r"'7-10' does not fit 5 layers"):
-        wired(part(Parallel))(Place(vocab=64))
+        wired(part(ParallelResidual))(BuildContext(vocab=64))
 
 
 def simultaneous(by: Formula, start: int, final: str) -> Tensor:
@@ -107,8 +112,8 @@ def simultaneous(by: Formula, start: int, final: str) -> Tensor:
         else:
             p, m = lanes or (x, x)
             p = p if value is None else by.skip(i - 2, p, value)
-            (a0, a1), (b0, b1) = by.depth.wiring.post[i]
-            rho_a, rho_m = by.depth.wiring.resid[i]
+            (a0, a1), (b0, b1) = by.depth.residual.post[i]
+            rho_a, rho_m = by.depth.residual.resid[i]
             a, f = by.attention(i, by.mixed(i, p)), by.mlp(i, m)
             lanes = (rho_a * p + a0 * a + b0 * f, rho_m * m + a1 * a + b1 * f)
         if i < 2:
@@ -132,8 +137,8 @@ def in_turn(by: Formula, start: int, final: str) -> Tensor:
                     by.skip(i - 2, lane, v)
                     for lane, v in zip((p, m), value if isinstance(value, tuple) else (value, value), strict=True)
                 )
-            (a0, a1), (b0, b1) = by.depth.wiring.post[i]
-            rho_a, rho_m = by.depth.wiring.resid[i]
+            (a0, a1), (b0, b1) = by.depth.residual.post[i]
+            rho_a, rho_m = by.depth.residual.resid[i]
             a = by.attention(i, by.mixed(i, p))
             p, m = rho_a * p + a0 * a, rho_a * m + a1 * a
             f = by.mlp(i, by.mixed(i, m))
@@ -148,7 +153,7 @@ def in_turn(by: Formula, start: int, final: str) -> Tensor:
 @pytest.mark.parametrize("start", [2, 3, 4])
 def test_two_lanes_by_formula(start: int, final: Any, ids: Tensor) -> None:
     """With the lanes begun before the first skip, between two, and after the last."""
-    model = built(wired(part(TwoLanes, start=start, final=final))).double()
+    model = built(wired(part(ParallelTwoLaneResidual, start_layer=start, final_lane=final))).double()
     assert torch.allclose(model(ids), Formula(model, ids).logits(simultaneous(Formula(model, ids), start, final)))
 
 
@@ -156,44 +161,44 @@ def test_two_lanes_by_formula(start: int, final: Any, ids: Tensor) -> None:
 @pytest.mark.parametrize("start", [1, 2, 3, 4])
 def test_two_lanes_in_turn_by_formula(start: int, final: Any, ids: Tensor) -> None:
     """Also with lanes begun among the layers whose outputs are the skips: each lane's goes into that lane."""
-    model = built(wired(part(TwoLanesInTurn, start=start, final=final))).double()
+    model = built(wired(part(SequentialTwoLaneResidual, start_layer=start, final_lane=final))).double()
     assert torch.allclose(model(ids), Formula(model, ids).logits(in_turn(Formula(model, ids), start, final)))
 
 
-@pytest.mark.parametrize("kind", [TwoLanes, TwoLanesInTurn])
+@pytest.mark.parametrize("kind", [ParallelTwoLaneResidual, SequentialTwoLaneResidual])
 def test_lanes_in_a_looped_model_stay_open(kind: Any, ids: Tensor) -> None:
-    order = part(Loop, first=1, last=3, since=(0.0,))
-    spec = wired(part(kind, start=3), skips=False).set("depth.order", order)
+    order = part(LoopedLayers, first_layer=1, last_layer=3, since=(0.0,))
+    spec = wired(part(kind, start_layer=3), skips=False).set("layer_schedule.order", order)
     model = built(spec)
     lanes: list[int] = []
-    model.depth.wiring.register_forward_hook(lambda m, i, o: lanes.append(2 if isinstance(o, tuple) else 1))  # type: ignore[union-attr,operator]
+    model.layer_schedule.residual.register_forward_hook(lambda m, i, o: lanes.append(2 if isinstance(o, tuple) else 1))  # type: ignore[union-attr,operator]
     assert model(ids).shape == (2, 20, 64)
     assert lanes == [1, 1, 1, 2, 2, 2, 2, 2], "visits 0 1 2 3 1 2 3 4"
 
 
 def hidden(model: LM, ids: Tensor) -> tuple[Tensor, Tensor]:
     """(x0, the stream after the last visit)."""
-    bus = Bus(ids)
-    bus.x0 = rms(model.embed(ids))
-    return bus.x0, model.depth(bus.x0, bus, model.blocks)
+    context = ForwardContext(ids)
+    context.x0 = rms_norm(model.embed(ids))
+    return context.x0, model.layer_schedule(context.x0, context, model.blocks)
 
 
 @pytest.mark.parametrize("final", ["mean", "attn", "mlp"])
-@pytest.mark.parametrize("kind", [TwoLanes, TwoLanesInTurn])
+@pytest.mark.parametrize("kind", [ParallelTwoLaneResidual, SequentialTwoLaneResidual])
 def test_silent_branches_leave_powers_of_1_1(kind: Any, final: Any, ids: Tensor) -> None:
     """As built every branch is silent: after k layers of lanes each lane is 1.1^k x, and so is their mean."""
-    model = wired(part(kind, start=2, final=final), skips=False)(Place(vocab=64)).double()
+    model = wired(part(kind, start_layer=2, final_lane=final), skips=False)(BuildContext(vocab=64)).double()
     x0, x = hidden(model, ids)
     assert torch.allclose(x, 1.1 ** (LAYERS - 2) * x0, rtol=1e-6)
 
 
 def test_with_all_weights_one_and_shared_reads_two_lanes_are_the_parallel_form(ids: Tensor) -> None:
     """Shared reads: x0 is not mixed in, so that attention and the MLP read the same."""
-    lanes = built(wired(part(TwoLanes, start=2), skips=False))
-    parallel = built(wired(part(Parallel, layers="2-4"), skips=False))
+    lanes = built(wired(part(ParallelTwoLaneResidual, start_layer=2), skips=False))
+    parallel = built(wired(part(ParallelResidual, layers="2-4"), skips=False))
     for block in lanes.blocks:
-        block.enter[0].weight.data.copy_(torch.tensor([[1.0], [0.0]]).expand(2, 32))  # type: ignore[union-attr,index]
-    wiring = cast(Lanes, lanes.depth.wiring)  # type: ignore[union-attr]
+        block.pre_block[0].weight.data.copy_(torch.tensor([[1.0], [0.0]]).expand(2, 32))  # type: ignore[union-attr,index]
+    wiring = cast(TwoLaneResidual, lanes.layer_schedule.residual)  # type: ignore[union-attr]
     wiring.post.data.fill_(1.0)
     wiring.resid.data.fill_(1.0)
     own = dict(parallel.named_parameters())
@@ -205,49 +210,58 @@ def test_with_all_weights_one_and_shared_reads_two_lanes_are_the_parallel_form(i
 
 def test_the_published_counts_and_starts() -> None:
     """66 parameters for eleven layers, whatever the first layer with lanes (part of the 35,945,671 of #1855)."""
-    at = Place(vocab=64, dim=8, layers=11)
-    for lanes, resid in ((TwoLanes(at), 1.1), (TwoLanesInTurn(at), 1.1**0.5)):
+    at = BuildContext(vocab=64, dim=8, layers=11)
+    for lanes, resid in ((ParallelTwoLaneResidual(at), 1.1), (SequentialTwoLaneResidual(at), 1.1**0.5)):
         assert [tuple(p.shape) for p in lanes.parameters()] == [(11, 2, 2), (11, 2)]
         assert (lanes.post == 1).all() and torch.allclose(lanes.resid, torch.tensor(resid))
-    assert TwoLanes(at).start == 8 and TwoLanesInTurn(at).start == 7
+    assert ParallelTwoLaneResidual(at).start_layer == 8 and SequentialTwoLaneResidual(at).start_layer == 7
 
 
 @pytest.mark.parametrize("start", [-1, 5])
 def test_lanes_must_start_at_a_layer(start: int) -> None:
     with pytest.raises(RecipeError, match=rf"lanes cannot start at layer {start} of 5"):
-        wired(part(TwoLanes, start=start))(Place(vocab=64))
+        wired(part(ParallelTwoLaneResidual, start_layer=start))(BuildContext(vocab=64))
 
 
 def test_what_leaves_a_block_has_no_place_in_lanes(ids: Tensor) -> None:
-    spec = wired(part(TwoLanes, start=3)).edit("block", append(leave=part(MixX0)))
-    with pytest.raises(RecipeError, match=r"no place for `leave`"):
+    spec = wired(part(ParallelTwoLaneResidual, start_layer=3)).edit("block", append(post_block=part(MixX0)))
+    with pytest.raises(RecipeError, match=r"no place for `post_block`"):
         built(spec)(ids)
 
 
 def test_in_the_parallel_form_it_has(ids: Tensor) -> None:
     """A part that leaves the block acts on the sum of both branches."""
-    model = built(wired(part(Parallel, layers="0-4"), skips=False).edit("block", append(leave=part(MixX0)))).double()
-    by, x = Formula(model, ids), rms(model.embed(ids))
+    model = built(
+        wired(part(ParallelResidual, layers="0-4"), skips=False).edit("block", append(post_block=part(MixX0)))
+    ).double()
+    by, x = Formula(model, ids), rms_norm(model.embed(ids))
     for i, block in enumerate(by.blocks):
         x = by.mixed(i, x)
         x = x + by.attention(i, x) + by.mlp(i, x)
-        m0, m1 = cast(MixX0, block.leave[0]).weight
+        m0, m1 = cast(MixX0, block.post_block[0]).weight
         x = m0 * x + m1 * by.x0
     assert torch.allclose(model(ids), by.logits(x), atol=1e-10)
 
 
-class Echo(StreamPart):
+class Echo(ResidualStreamPart):
     """Adds half of the position before."""
 
-    def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        return x + 0.5 * bus.previous(self, x)
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        return x + 0.5 * context.token_shift(self, x)
 
 
-@pytest.mark.parametrize("wiring", [part(TwoLanes, start=2), part(TwoLanesInTurn, start=1), part(Parallel, layers="1")])
-def test_what_remembers_may_stand_before_both_branches(wiring: Spec[Wiring], ids: Tensor) -> None:
-    """Piece by piece and at once agree, with skips, also where `enter` runs twice in one visit."""
-    model = built(wired(wiring).edit("block", but(enter=(part(MixX0), part(Echo)))))
-    whole, reader = model(ids), Reader(model, len(ids), window=32, stride=16)
+@pytest.mark.parametrize(
+    "wiring",
+    [
+        part(ParallelTwoLaneResidual, start_layer=2),
+        part(SequentialTwoLaneResidual, start_layer=1),
+        part(ParallelResidual, layers="1"),
+    ],
+)
+def test_what_remembers_may_stand_before_both_branches(wiring: Spec[ResidualTopology], ids: Tensor) -> None:
+    """Piece by piece and at once agree, with skips, also where `pre_block` runs twice in one visit."""
+    model = built(wired(wiring).edit("block", replace(pre_block=(part(MixX0), part(Echo)))))
+    whole, reader = model(ids), IncrementalDecoder(model, len(ids), window=32, stride=16)
     for t in range(1, ids.shape[1]):
         assert (reader.logits - whole[:, t - 1]).abs().max() < 1e-4, t
-        reader.push(ids[:, t])
+        reader.step(ids[:, t])

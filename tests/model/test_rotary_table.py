@@ -9,39 +9,41 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.attention.rope import Rope, rotary_table
-from bitgolf.model.attention.rope_scaling import Ntk, Scaling, Yarn
-from bitgolf.model.decoding.context import StreamingBus
-from bitgolf.model.decoding.kv_cache import Memory
-from bitgolf.model.forward_context import Bus
+from bitgolf.model.attention.rope import RoPE, cos_sin_table_op
+from bitgolf.model.attention.rope_scaling import NTKScaling, RoPEScaling, YaRNScaling
+from bitgolf.model.decoding.context import DecodingContext
+from bitgolf.model.decoding.kv_cache import KVCache
+from bitgolf.model.forward_context import ForwardContext
 from helpers.toy import VOCAB, built, toy_model
 
 
-def plain_forward(rope: Rope, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
+def plain_forward(rope: RoPE, q: Tensor, k: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
     """The formula without an operator: cos and sin in the angles' type, rounded to float32, then to that of q and k."""
-    angle = bus.angles(rope.frequencies(bus.ids.device))[..., None, :]
+    angle = context.rotary_angles(rope.frequencies(context.ids.device))[..., None, :]
     cos, sin = angle.cos().float(), angle.sin().float()
     return rope.rotate(q, cos.to(q.dtype), sin.to(q.dtype)), rope.rotate(k, cos.to(k.dtype), sin.to(k.dtype))
 
 
-def buses() -> dict[str, Bus]:
+def buses() -> dict[str, ForwardContext]:
     """A whole text, a text that is read on, and rows that each stand at a position of their own."""
     ids = torch.full((3, 7), 5)
-    memory, apart = Memory(3, 200, ids.device), Memory(3, 200, ids.device)
+    memory, apart = KVCache(3, 200, ids.device), KVCache(3, 200, ids.device)
     memory.lengths += 90
     apart.lengths += torch.tensor([3, 150, 17])
-    return {"whole": Bus(ids), "on": StreamingBus(ids, 1, memory), "rows": StreamingBus(ids, 1, apart)}
+    return {"whole": ForwardContext(ids), "on": DecodingContext(ids, 1, memory), "rows": DecodingContext(ids, 1, apart)}
 
 
-@pytest.mark.parametrize("scaling", [None, part(Ntk, length=4096), part(Yarn)], ids=["plain", "ntk", "yarn"])
+@pytest.mark.parametrize(
+    "scaling", [None, part(NTKScaling, length=4096), part(YaRNScaling)], ids=["plain", "ntk", "yarn"]
+)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("where", ["whole", "on", "rows"])
 def test_rotation_is_that_of_the_plain_formula_bit_for_bit(
-    where: str, kind: torch.dtype, scaling: Spec[Scaling] | None
+    where: str, kind: torch.dtype, scaling: Spec[RoPEScaling] | None
 ) -> None:
-    rope = Rope(Place(vocab=8, dim=64, heads=4), dims=12, scaling=scaling)
+    rope = RoPE(BuildContext(vocab=8, dim=64, heads=4), dims=12, scaling=scaling)
     q, k = torch.randn(3, 7, 4, 16, dtype=kind), torch.randn(3, 7, 2, 16, dtype=kind)
     ours, plain = rope(q, k, buses()[where]), plain_forward(rope, q, k, buses()[where])
     for a, b in zip(ours, plain, strict=True):
@@ -64,12 +66,12 @@ def test_a_graph_calls_the_operator_once_and_holds_no_cosine() -> None:
 
 
 def test_two_bases_have_two_tables() -> None:
-    bus = Bus(torch.zeros(1, 5, dtype=torch.int64))
+    context = ForwardContext(torch.zeros(1, 5, dtype=torch.int64))
     q, k = torch.randn(1, 5, 2, 8), torch.randn(1, 5, 2, 8)
-    one, other = (Rope(Place(vocab=8, dim=16, heads=2), base=base) for base in (1e4, 1e3))
-    assert not torch.equal(one(q, k, bus)[0], other(q, k, bus)[0])
+    one, other = (RoPE(BuildContext(vocab=8, dim=16, heads=2), base=base) for base in (1e4, 1e3))
+    assert not torch.equal(one(q, k, context)[0], other(q, k, context)[0])
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_the_operator_keeps_its_promises_to_the_compiler(kind: torch.dtype) -> None:
-    torch.library.opcheck(rotary_table, (torch.randn(2, 7, 1, 6), kind))
+    torch.library.opcheck(cos_sin_table_op, (torch.randn(2, 7, 1, 6), kind))

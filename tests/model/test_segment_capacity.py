@@ -10,19 +10,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import append
 from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
-from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Segments
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SegmentMask
 from bitgolf.model.attention.cores.segment_capacity import segment_starts
-from bitgolf.model.decoding.context import StreamingBus
-from bitgolf.model.decoding.kv_cache import Memory
-from bitgolf.model.forward_context import Bus
+from bitgolf.model.decoding.context import DecodingContext
+from bitgolf.model.decoding.kv_cache import KVCache
+from bitgolf.model.forward_context import ForwardContext
 from helpers.segments import cu_seqlens_reference
 from helpers.toy import VOCAB, built, toy_model
 
-AT = Place(vocab=VOCAB)
+AT = BuildContext(vocab=VOCAB)
 
 
 def text(tokens: int, bos: list[int], *, seed: int = 0) -> Tensor:
@@ -63,33 +63,33 @@ def test_segments_never_exceed_the_cap_nor_cross_a_document(cap: int) -> None:
     ends = cu_seqlens_reference(ids, 1, cap, 1).tolist()
     assert all(0 < b - a <= cap for a, b in pairwise(ends))
     assert {0, 3, 4, 20, 41, 60} <= set(ends)
-    mask = Segments(AT, cap=cap)(Bus(ids, 1))[0, 0]
+    mask = SegmentMask(AT, max_length=cap)(ForwardContext(ids, 1))[0, 0]
     expected = torch.block_diag(*(torch.ones(b - a, b - a) for a, b in pairwise(ends))).bool()
     assert torch.equal(mask, expected)
 
 
 def test_without_a_cap_it_is_the_document_mask() -> None:
-    bus = Bus(torch.cat([text(24, [0, 12]), text(24, [7, 8], seed=4)]), 1)
-    assert torch.equal(Segments(AT, cap=0)(bus), SameDocument(AT)(bus))
-    assert torch.equal(Segments(AT, cap=24)(bus), SameDocument(AT)(bus))
+    context = ForwardContext(torch.cat([text(24, [0, 12]), text(24, [7, 8], seed=4)]), 1)
+    assert torch.equal(SegmentMask(AT, max_length=0)(context), DocumentMask(AT)(context))
+    assert torch.equal(SegmentMask(AT, max_length=24)(context), DocumentMask(AT)(context))
     with pytest.raises(RecipeError, match="at most -1 tokens"):
-        part(Segments, cap=-1)(AT)
+        part(SegmentMask, max_length=-1)(AT)
 
 
 def test_a_text_that_is_read_in_pieces_has_the_same_mask() -> None:
     ids = text(30, [4, 19], seed=5)
-    whole = Segments(AT, cap=6)(Bus(ids, 1))
-    memory = Memory(1, 30, torch.device("cpu"))
+    whole = SegmentMask(AT, max_length=6)(ForwardContext(ids, 1))
+    memory = KVCache(1, 30, torch.device("cpu"))
     for first, end in ((0, 1), (1, 9), (9, 30)):
-        bus = StreamingBus(ids[:, first:end], 1, memory)
-        piece = Segments(AT, cap=6)(bus)
-        bus.close()
+        context = DecodingContext(ids[:, first:end], 1, memory)
+        piece = SegmentMask(AT, max_length=6)(context)
+        context.commit()
         assert torch.equal(piece, whole[:, :, first:end, :end])
 
 
 def test_a_document_says_the_same_packed_and_alone() -> None:
     """Positions run over the whole row: only their differences matter."""
-    model = built(toy_model().edit(Sdpa, append(masks=part(Segments, cap=8))))
+    model = built(toy_model().edit(SDPACore, append(masks=part(SegmentMask, max_length=8))))
     ids = text(50, [6, 31])
     packed = model(ids)
     for first, end in ((0, 6), (6, 31), (31, 50)):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from bitgolf.optim.adam import Adam
-from bitgolf.optim.clip import clip_by_norm
-from bitgolf.runtime.progress import Now
+from bitgolf.optim.clip import clip_grad_norm_
+from bitgolf.runtime.progress import TrainingProgress
 
-NOW = Now(0, 100, 0.0, 0.0)
+NOW = TrainingProgress(0, 100, 0.0, 0.0)
 SHAPES = [(5, 3), (4,), (), (2, 3, 2)]
 
 
@@ -24,12 +24,12 @@ def randn(seed: int) -> list[Tensor]:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.0, 0.99)])
 def test_equals_torch(weight_decay: float, betas: tuple[float, float]) -> None:
-    """Adam where nothing decays, AdamW where it does; the learning rate changes from step to step."""
+    """Adam where nothing decays, AdamWAdaptation where it does; the learning rate changes from step to step."""
     ours, theirs = randn(0), [nn.Parameter(p) for p in randn(0)]
     adam = Adam(lr=0.05, betas=betas, eps=1e-3, weight_decay=weight_decay)
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
     oracle = kind(theirs, lr=0.05, betas=betas, eps=1e-3, weight_decay=weight_decay)
-    state = adam.start(ours)
+    state = adam.init_state(ours)
     for step in range(6):
         scale = 1.0 - step / 10
         oracle.param_groups[0]["lr"] = 0.05 * scale
@@ -44,14 +44,14 @@ def test_first_step_is_the_sign_of_the_gradient() -> None:
     """Bias correction: the first step is lr whatever the gradient's size."""
     params = [torch.zeros(4)]
     adam = Adam(lr=0.1)
-    adam.step(params, [torch.tensor([1e-3, -1e3, 5.0, 0.0])], adam.start(params), NOW, 0.5)
+    adam.step(params, [torch.tensor([1e-3, -1e3, 5.0, 0.0])], adam.init_state(params), NOW, 0.5)
     torch.testing.assert_close(params[0], torch.tensor([-0.05, 0.05, -0.05, 0.0]), atol=1e-6, rtol=0)
 
 
 def test_resumes_exactly() -> None:
     """A state that is saved and put back goes on as if nothing had happened, bit for bit."""
     adam = Adam(lr=0.05)
-    whole, state = randn(0), adam.start(randn(0))
+    whole, state = randn(0), adam.init_state(randn(0))
     for k in range(1, 4):
         adam.step(whole, randn(k), state, NOW, 1.0)
     again = [p.clone() for p in whole]
@@ -69,7 +69,7 @@ def test_clipping_equals_torch(seed: int, scale: float, limit: float) -> None:
     theirs = [nn.Parameter(torch.zeros_like(g)) for g in ours]
     for p, g in zip(theirs, ours, strict=True):
         p.grad = g.clone()
-    norm = clip_by_norm(ours, limit)
+    norm = clip_grad_norm_(ours, limit)
     want = nn.utils.clip_grad_norm_(theirs, limit)
     torch.testing.assert_close(norm, want)
     torch.testing.assert_close(ours, [p.grad for p in theirs])
@@ -78,5 +78,5 @@ def test_clipping_equals_torch(seed: int, scale: float, limit: float) -> None:
 
 def test_a_small_gradient_is_not_clipped() -> None:
     grads = [torch.tensor([0.3, 0.4])]
-    assert float(clip_by_norm(grads, 1.0)) == pytest.approx(0.5)
+    assert float(clip_grad_norm_(grads, 1.0)) == pytest.approx(0.5)
     assert torch.equal(grads[0], torch.tensor([0.3, 0.4]))

@@ -12,17 +12,17 @@ from torch import Tensor
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.optim import gram_newton_schulz
-from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz, gram_quintic
+from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz, gram_quintic_iterations
 from bitgolf.optim.orthogonalize import (
-    CushionedPolarExpress,
     NewtonSchulz,
     Orthogonalizer,
     PolarExpress,
-    normalized,
-    quintic,
+    SafePolarExpress,
+    frobenius_normalized,
+    quintic_iterations,
 )
 
-TABLES: list[Spec[Orthogonalizer]] = [part(NewtonSchulz), part(PolarExpress), part(CushionedPolarExpress)]
+TABLES: list[Spec[Orthogonalizer]] = [part(NewtonSchulz), part(PolarExpress), part(SafePolarExpress)]
 SHAPES = [(6, 20), (20, 6), (12, 12), (3, 8, 30), (2, 3, 30, 8)]
 
 
@@ -34,16 +34,18 @@ def randn(*shape: int) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("restart", [0, 1, 2, 4, 9])
 def test_equals_the_plain_form_in_float64(table: Spec[Orthogonalizer], shape: tuple[int, ...], restart: int) -> None:
-    x, triples = normalized(randn(*shape)), table().triples
-    torch.testing.assert_close(gram_quintic(x, triples, restart), quintic(x, triples), atol=1e-10, rtol=0)
+    x, triples = frobenius_normalized(randn(*shape)), table().coefficients
+    torch.testing.assert_close(
+        gram_quintic_iterations(x, triples, restart), quintic_iterations(x, triples), atol=1e-10, rtol=0
+    )
 
 
 @pytest.mark.parametrize(("table", "error"), list(zip(TABLES, [2e-2, 5e-2, 2e-2], strict=True)))
 def test_equals_the_plain_form_in_bfloat16(table: Spec[Orthogonalizer], error: float) -> None:
     """The table of Polar Express that is steep without a cushion has the largest rounding errors."""
     x = randn(32, 128).float()
-    node = table.but(precision="bfloat16")
-    got, want = GramNewtonSchulz(of=node)(x), table()(x)
+    node = table.replace(precision="bfloat16")
+    got, want = GramNewtonSchulz(base=node)(x), table()(x)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, atol=error, rtol=0)
     assert (got - want).abs().max() > 1e-5  # it did run in bfloat16
@@ -54,8 +56,8 @@ def test_the_number_of_steps_counts(steps: int) -> None:
     """The published kernels took five steps whatever they were told."""
     x = randn(8, 24).float()
     node = part(PolarExpress, steps=steps)
-    torch.testing.assert_close(GramNewtonSchulz(of=node)(x), node()(x), atol=1e-5, rtol=0)
-    assert len(GramNewtonSchulz(of=node).triples) == steps
+    torch.testing.assert_close(GramNewtonSchulz(base=node)(x), node()(x), atol=1e-5, rtol=0)
+    assert len(GramNewtonSchulz(base=node).coefficients) == steps
 
 
 def test_published_value(oracle: dict[str, Tensor]) -> None:
@@ -78,7 +80,7 @@ def test_results_are_contiguous_and_zeros_stay(node: Spec[Orthogonalizer], shape
 
 
 def test_square_matrices_go_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gram_newton_schulz, "gram_quintic", lambda *args: pytest.fail("the Gram form"))
+    monkeypatch.setattr(gram_newton_schulz, "gram_quintic_iterations", lambda *args: pytest.fail("the Gram form"))
     x = randn(3, 8, 8).float()
     assert torch.equal(GramNewtonSchulz()(x), NewtonSchulz()(x))
     with pytest.raises(pytest.fail.Exception):
@@ -97,7 +99,7 @@ def test_it_multiplies_the_long_side_only_at_the_ends(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("safety", [1.0, 1.05])
 def test_band_of_the_cushioned_table(safety: float) -> None:
     start = torch.logspace(-3, 0, 4001, dtype=torch.float64).view(-1, 1, 1)
-    end = quintic(start, CushionedPolarExpress(safety=safety).triples)
+    end = quintic_iterations(start, SafePolarExpress(safety_factor=safety).coefficients)
     low = {1.0: 0.876, 1.05: 0.728}[safety]
     assert low < end.min() < low + 2e-3 and 1.123 < end.max() < 1.125
 
@@ -105,9 +107,9 @@ def test_band_of_the_cushioned_table(safety: float) -> None:
 @pytest.mark.parametrize(
     "node",
     [
-        part(GramNewtonSchulz, restart=-1),
-        part(CushionedPolarExpress, steps=6),
-        part(CushionedPolarExpress, safety=0.9),
+        part(GramNewtonSchulz, restart_step=-1),
+        part(SafePolarExpress, steps=6),
+        part(SafePolarExpress, safety_factor=0.9),
     ],
 )
 def test_settings_that_do_not_exist(node: Spec[Orthogonalizer]) -> None:

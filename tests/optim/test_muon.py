@@ -12,16 +12,16 @@ from torch import Tensor
 from bitgolf.config.spec import Spec, part
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.orthogonalize import PolarExpress
-from bitgolf.optim.schedules import Constant, Ramp, Schedule
-from bitgolf.runtime.progress import Now
+from bitgolf.optim.schedules import Constant, LinearRamp, Schedule
+from bitgolf.runtime.progress import TrainingProgress
 
 SHAPES = ["64x64", "128x64", "64x128"]
-RAMP: Spec[Schedule] = part(Ramp, start=0.85, end=0.95, steps=2)
+RAMP: Spec[Schedule] = part(LinearRamp, start=0.85, end=0.95, steps=2)
 STILL: Spec[Schedule] = part(Constant, value=0.9)
 
 
-def at(step: int) -> Now:
-    return Now(step, 100, 0.0, 0.0)
+def at(step: int) -> TrainingProgress:
+    return TrainingProgress(step, 100, 0.0, 0.0)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -31,7 +31,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 def trained(muon: Muon, start: list[Tensor], grads: list[list[Tensor]], lr_scale: float = 1.0) -> list[Tensor]:
     """Where parameters get to from `start` with these gradients, one list for each step."""
     params = [p.clone() for p in start]
-    state = muon.start(params)
+    state = muon.init_state(params)
     for step, each in enumerate(grads):
         muon.step(params, each, state, at(step), lr_scale)
     return params
@@ -48,7 +48,7 @@ def oracle(shared: Path) -> dict[str, Tensor]:
 def test_published_steps(oracle: dict[str, Tensor], variant: str, weight_decay: float) -> None:
     muon = Muon(momentum=RAMP, weight_decay=weight_decay)
     params = [oracle[f"w0/{s}"].clone() for s in SHAPES]
-    state = muon.start(params)
+    state = muon.init_state(params)
     checked = 0
     for step, lr in enumerate(oracle["lr"].tolist()):
         grads = [oracle[f"grad/step{step + 1}/{s}"] for s in SHAPES]

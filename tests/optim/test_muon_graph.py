@@ -11,25 +11,25 @@ from torch import Tensor, fx, nn
 
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import part
-from bitgolf.optim.algorithm import Compiling
+from bitgolf.optim.algorithm import CompileFunction
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.muon_transforms import HeadPairs, NorMuon, RowNorm
+from bitgolf.optim.muon_transforms import NorMuon, RowBlockSplit, RowNorm
 from bitgolf.optim.optimizer import Optimizer
-from bitgolf.optim.schedules import PiecewiseLinear, Ramp
-from bitgolf.optim.stacked_group import StackedGroup
-from bitgolf.runtime.progress import Now
+from bitgolf.optim.schedules import LinearRamp, PiecewiseLinear
+from bitgolf.optim.stacked_group import StackedParameterGroup
+from bitgolf.runtime.progress import TrainingProgress
 
 SHAPES = {"a.0": (8, 4), "b.0": (4, 8), "a.1": (8, 4), "b.1": (4, 8)}
 STEPS = 5
 FULL = part(
     Muon,
-    momentum=part(Ramp, start=0.85, end=0.95, steps=4),
+    momentum=part(LinearRamp, start=0.85, end=0.95, steps=4),
     weight_decay=0.1,
-    decay=part(PiecewiseLinear, points=((0.4, 1.0), (0.85, 0.65), (1.0, 1.5))),
-    cautious=True,
-    before=(part(RowNorm),),
-    after=(part(NorMuon),),
-    pieces=part(HeadPairs, rows=2),
+    weight_decay_schedule=part(PiecewiseLinear, points=((0.4, 1.0), (0.85, 0.65), (1.0, 1.5))),
+    cautious_weight_decay=True,
+    pre_orthogonalize=(part(RowNorm),),
+    post_orthogonalize=(part(NorMuon),),
+    split=part(RowBlockSplit, rows=2),
 )
 
 
@@ -54,7 +54,9 @@ def fresh_graphs() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def run(compiling: Compiling | None = None, *, muon: Any = FULL, steps: int = STEPS) -> tuple[Optimizer, list[Tensor]]:
+def run(
+    compiling: CompileFunction | None = None, *, muon: Any = FULL, steps: int = STEPS
+) -> tuple[Optimizer, list[Tensor]]:
     """An optimizer after some steps with rates that change in each of them, and its parameters."""
     generator = torch.Generator().manual_seed(0)
     params = {path: nn.Parameter(torch.randn(shape, generator=generator)) for path, shape in SHAPES.items()}
@@ -64,8 +66,8 @@ def run(compiling: Compiling | None = None, *, muon: Any = FULL, steps: int = ST
     for step in range(steps):
         for p in params.values():
             p.grad = torch.randn(p.shape, generator=generator)
-        optimizer.reduce()
-        optimizer.step(Now(step, STEPS, 0.0, 0.0), 1 - step / STEPS)
+        optimizer.reduce_gradients()
+        optimizer.step(TrainingProgress(step, STEPS, 0.0, 0.0), 1 - step / STEPS)
         optimizer.zero_grad()
     return optimizer, [p.detach() for p in params.values()]
 
@@ -88,22 +90,22 @@ def test_momentum_stays_in_its_stack() -> None:
     """The state by path is a view of it, so loading fills the stack, and nothing is stacked again in a step."""
     optimizer, _ = run(steps=1)
     (group,) = optimizer.groups
-    assert isinstance(group, StackedGroup)
+    assert isinstance(group, StackedParameterGroup)
     stacks = [state["momentum"][0] for state in group.states]
     addresses = [stack.data_ptr() for stack in stacks]
     assert [tuple(stack.shape) for stack in stacks] == [(2, 8, 4), (2, 4, 8)]
     views = {name.removesuffix("/momentum"): t for name, t in group.named_state() if name.endswith("momentum")}
     assert {path: tuple(t.shape) for path, t in views.items()} == SHAPES
     assert torch.equal(stacks[0][1], views["a.1"]) and views["a.1"].data_ptr() == stacks[0][1].data_ptr()
-    optimizer.load_state({name: torch.full_like(t, 3.0) for name, t in optimizer.state().items()})
+    optimizer.load_state_dict({name: torch.full_like(t, 3.0) for name, t in optimizer.state_dict().items()})
     assert all(bool((stack == 3.0).all()) for stack in stacks)
     assert [state["momentum"][0].data_ptr() for state in group.states] == addresses
 
 
 def test_momentum_in_bfloat16_is_near() -> None:
     """The published scripts with parameter banks kept it so; the state says so, too."""
-    optimizer, rough = run(muon=FULL.but(buffer="bfloat16"))
+    optimizer, rough = run(muon=FULL.replace(momentum_dtype="bfloat16"))
     _, exact = run()
-    assert {t.dtype for name, t in optimizer.state().items() if name.endswith("momentum")} == {torch.bfloat16}
+    assert {t.dtype for name, t in optimizer.state_dict().items() if name.endswith("momentum")} == {torch.bfloat16}
     error = max(float((a - b).abs().max()) for a, b in zip(rough, exact, strict=True))
     assert 0 < error < 0.02 * STEPS * 0.1

@@ -14,13 +14,13 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.muon_transforms import HeadPairs, NorMuon, RowNorm, RowRms
+from bitgolf.optim.muon_transforms import NorMuon, RowBlockSplit, RowNorm, RowRMSNorm
 from bitgolf.optim.orthogonalize import NewtonSchulz, PolarExpress
-from bitgolf.optim.schedules import Constant, Ramp, Schedule
-from bitgolf.runtime.progress import Now
+from bitgolf.optim.schedules import Constant, LinearRamp, Schedule
+from bitgolf.runtime.progress import TrainingProgress
 
 SHAPES = ["64x64", "128x64", "64x128"]
-RAMP: Spec[Schedule] = part(Ramp, start=0.85, end=0.95, steps=2)
+RAMP: Spec[Schedule] = part(LinearRamp, start=0.85, end=0.95, steps=2)
 NO_MOMENTUM: Spec[Schedule] = part(Constant, value=0.0)
 ROWS = (part(RowNorm),)
 
@@ -32,10 +32,10 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 def update(muon: Muon, *grads: Tensor) -> Tensor:
     """What the last of these gradients adds to a parameter, in units of the learning rate."""
     params = [torch.zeros_like(grads[0])]
-    state, before = muon.start(params), params[0].clone()
+    state, before = muon.init_state(params), params[0].clone()
     for step, grad in enumerate(grads):
         before = params[0].clone()
-        muon.step(params, [grad], state, Now(step, 100, 0.0, 0.0), 1.0)
+        muon.step(params, [grad], state, TrainingProgress(step, 100, 0.0, 0.0), 1.0)
     return (params[0] - before) / -muon.lr
 
 
@@ -45,12 +45,15 @@ def oracle(shared: Path) -> dict[str, Tensor]:
 
 
 PUBLISHED: dict[str, tuple[float, dict[str, Any]]] = {
-    "muoneq_r_pr1493": (0.095, {"before": ROWS}),
-    "polar_express_rownorm_pr1855": (0.095, {"before": ROWS, "orthogonalize": part(PolarExpress)}),
+    "muoneq_r_pr1493": (0.095, {"pre_orthogonalize": ROWS}),
+    "polar_express_rownorm_pr1855": (0.095, {"pre_orthogonalize": ROWS, "orthogonalize": part(PolarExpress)}),
     "gram_ns": (0.04, {"orthogonalize": part(GramNewtonSchulz)}),
     "bank_ns5_pr1512": (0.04, {"orthogonalize": part(GramNewtonSchulz)}),
-    "neomuon_640_3steps": (0.0, {"before": (part(RowRms),), "orthogonalize": part(NewtonSchulz, steps=3)}),
-    "paired_heads_rownorm_t1493": (0.095, {"before": ROWS}),
+    "neomuon_640_3steps": (
+        0.0,
+        {"pre_orthogonalize": (part(RowRMSNorm),), "orthogonalize": part(NewtonSchulz, steps=3)},
+    ),
+    "paired_heads_rownorm_t1493": (0.095, {"pre_orthogonalize": ROWS}),
 }
 ROWS_OF_A_PAIR = {"64x64": 32, "128x64": 64, "64x128": 16}
 
@@ -60,13 +63,15 @@ ROWS_OF_A_PAIR = {"64x64": 32, "128x64": 64, "64x128": 16}
 def test_published_steps(oracle: dict[str, Tensor], variant: str, shape: str) -> None:
     weight_decay, settings = PUBLISHED[variant]
     if variant.startswith("paired"):
-        settings = settings | {"pieces": part(HeadPairs, rows=ROWS_OF_A_PAIR[shape])}
-    muon = part(Muon, momentum=RAMP, weight_decay=weight_decay).but(**settings)()
+        settings = settings | {"split": part(RowBlockSplit, rows=ROWS_OF_A_PAIR[shape])}
+    muon = part(Muon, momentum=RAMP, weight_decay=weight_decay).replace(**settings)()
     params = [oracle[f"w0/{shape}"].clone()]
-    state = muon.start(params)
+    state = muon.init_state(params)
     checked = 0
     for step, lr in enumerate(oracle["lr"].tolist(), 1):
-        muon.step(params, [oracle[f"grad/step{step}/{shape}"]], state, Now(step - 1, 100, 0.0, 0.0), lr / muon.lr)
+        muon.step(
+            params, [oracle[f"grad/step{step}/{shape}"]], state, TrainingProgress(step - 1, 100, 0.0, 0.0), lr / muon.lr
+        )
         if (want := oracle.get(f"{variant}/step{step}/{shape}")) is not None:
             torch.testing.assert_close(params[0], want, atol=5e-7, rtol=0)
             checked += 1
@@ -76,7 +81,7 @@ def test_published_steps(oracle: dict[str, Tensor], variant: str, shape: str) ->
 @pytest.mark.parametrize("shape", [(8, 16), (16, 8)])
 def test_row_norm_forgets_the_scale_of_each_row(shape: tuple[int, int]) -> None:
     x, scales = randn(*shape), torch.logspace(-2, 2, shape[0])[:, None]
-    plain, rows = Muon(momentum=NO_MOMENTUM), Muon(momentum=NO_MOMENTUM, before=ROWS)
+    plain, rows = Muon(momentum=NO_MOMENTUM), Muon(momentum=NO_MOMENTUM, pre_orthogonalize=ROWS)
     torch.testing.assert_close(update(rows, x * scales), update(rows, x), atol=1e-5, rtol=0)
     assert (update(plain, x * scales) - update(plain, x)).abs().max() > 0.1
 
@@ -84,7 +89,7 @@ def test_row_norm_forgets_the_scale_of_each_row(shape: tuple[int, int]) -> None:
 def test_row_norms_of_nothing_are_nothing() -> None:
     x = randn(4, 8)
     x[1] = 0
-    for part_ in (RowNorm(), RowRms()):
+    for part_ in (RowNorm(), RowRMSNorm()):
         got = part_(x)
         assert not got[1].any() and got.isfinite().all()
     torch.testing.assert_close(RowNorm()(torch.full((1, 4), 1e-9)), torch.full((1, 4), 1e-2))  # divided by 1e-7
@@ -92,7 +97,7 @@ def test_row_norms_of_nothing_are_nothing() -> None:
 
 def test_row_rms_is_row_norm_up_to_what_orthogonalization_forgets() -> None:
     x = randn(8, 16) * torch.logspace(0, 2, 8)[:, None]
-    torch.testing.assert_close(RowRms()(x), RowNorm()(x) * 4, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(RowRMSNorm()(x), RowNorm()(x) * 4, atol=1e-5, rtol=1e-5)
 
 
 # ---- NorMuon -----------------------------------------------------------------------------------------------------
@@ -107,7 +112,7 @@ def test_normuon_is_its_formula() -> None:
         memory = beta * memory + (1 - beta) * o.square().mean(1, keepdim=True)
         want = o / (memory.sqrt() + 1e-8)
         want *= o.norm() / want.norm()
-        got = update(Muon(after=(part(NorMuon, beta=beta),)), *grads[: k + 1])
+        got = update(Muon(post_orthogonalize=(part(NorMuon, beta=beta),)), *grads[: k + 1])
         torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=0)
 
 
@@ -134,19 +139,19 @@ def test_normuon_leaves_zeros_alone() -> None:
 
 def test_normuon_has_a_memory_for_each_matrix() -> None:
     """Matrices of one shape are a stack while they are stepped, and must not mix."""
-    muon = Muon(after=(part(NorMuon),))
+    muon = Muon(post_orthogonalize=(part(NorMuon),))
     grads = [[randn(6, 4, seed=10 * k + i) * 10.0**i for i in range(3)] for k in range(3)]
     params = [torch.zeros(6, 4) for _ in range(3)]
-    state, before = muon.start(params), params
+    state, before = muon.init_state(params), params
     for step, each in enumerate(grads):
         before = [p.clone() for p in params]
-        muon.step(params, each, state, Now(step, 100, 0.0, 0.0), 1.0)
+        muon.step(params, each, state, TrainingProgress(step, 100, 0.0, 0.0), 1.0)
     for i in range(3):
         alone = update(muon, *(each[i] for each in grads))
         torch.testing.assert_close((params[i] - before[i]) / -muon.lr, alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("make", [lambda: NorMuon(beta=1.0), lambda: HeadPairs(rows=0)])
+@pytest.mark.parametrize("make", [lambda: NorMuon(beta=1.0), lambda: RowBlockSplit(rows=0)])
 def test_settings_that_make_no_sense(make: Any) -> None:
     with pytest.raises(RecipeError):
         make()
@@ -154,7 +159,7 @@ def test_settings_that_make_no_sense(make: Any) -> None:
 
 # ---- paired heads --------------------------------------------------------------------------------------------------
 
-PAIRS = Muon(momentum=NO_MOMENTUM, pieces=part(HeadPairs, rows=8), before=ROWS)
+PAIRS = Muon(momentum=NO_MOMENTUM, split=part(RowBlockSplit, rows=8), pre_orthogonalize=ROWS)
 
 
 def test_pairs_are_independent() -> None:
@@ -162,7 +167,7 @@ def test_pairs_are_independent() -> None:
     x = randn(24, 16)
     other = x.clone()
     other[8:16] = randn(8, 16, seed=9)
-    a, b, whole = update(PAIRS, x), update(PAIRS, other), Muon(momentum=NO_MOMENTUM, before=ROWS)
+    a, b, whole = update(PAIRS, x), update(PAIRS, other), Muon(momentum=NO_MOMENTUM, pre_orthogonalize=ROWS)
     assert torch.equal(a[:8], b[:8]) and torch.equal(a[16:], b[16:])
     assert (a[8:16] - b[8:16]).abs().max() > 0.1
     assert (update(whole, x)[:8] - update(whole, other)[:8]).abs().max() > 1e-3
@@ -176,7 +181,7 @@ def test_permuting_pairs_permutes_the_update() -> None:
 
 
 def test_each_pair_is_orthogonal_and_the_factor_is_the_whole_matrix_s() -> None:
-    muon = Muon(momentum=NO_MOMENTUM, pieces=part(HeadPairs, rows=8), orthogonalize=part(PolarExpress))
+    muon = Muon(momentum=NO_MOMENTUM, split=part(RowBlockSplit, rows=8), orthogonalize=part(PolarExpress))
     got = update(muon, randn(64, 16)) / 2  # sqrt(64 / 16), where a block of 8 x 16 would have 1
     values = torch.linalg.svdvals(got.unflatten(0, (-1, 8)))
     assert values.min() > 0.85 and values.max() < 1.15

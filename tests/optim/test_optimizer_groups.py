@@ -8,16 +8,16 @@ from torch import nn
 
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.frozen import Frozen
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.muon_transforms import HeadPairs, NorMuon
+from bitgolf.optim.muon_transforms import NorMuon, RowBlockSplit
 from bitgolf.optim.optimizer import Optimizer
-from bitgolf.optim.schedules import Ramp
-from bitgolf.runtime.progress import Now
+from bitgolf.optim.schedules import LinearRamp
+from bitgolf.runtime.progress import TrainingProgress
 
-NOW = Now(3, 100, 0.0, 0.0)
+NOW = TrainingProgress(3, 100, 0.0, 0.0)
 ROLES = {"embed.weight": "embedding", "blocks.0.up": "matrix", "blocks.1.up": "matrix", "blocks.0.scale": "scale"}
 SHAPES = {"embed.weight": (10, 4), "blocks.0.up": (8, 4), "blocks.1.up": (8, 4), "blocks.0.scale": (4,)}
 RULES = (
@@ -40,7 +40,7 @@ def optimizer(params: dict[str, nn.Parameter], rules: tuple[Spec[Rule], ...] = R
 
 
 def step(chosen: Optimizer, lr_scale: float) -> None:
-    chosen.reduce()
+    chosen.reduce_gradients()
     chosen.step(NOW, lr_scale)
 
 
@@ -58,7 +58,7 @@ def test_every_parameter_moves_by_its_own_algorithm() -> None:
 
 
 def test_touched_tells_what_each_rule_acts_upon() -> None:
-    assert optimizer(parameters()).touched() == [
+    assert optimizer(parameters()).rule_usage() == [
         ("matrix", "Muon", 2, 64),
         ("embedding", "Adam", 1, 40),
         ("*", "Adam", 1, 4),
@@ -79,7 +79,7 @@ def test_muon_takes_matrices_only() -> None:
 
 def test_a_rule_must_name_an_optimizer() -> None:
     with pytest.raises(RecipeError, match="Ramp is no optimizer"):
-        optimizer(parameters(), (part(Rule, where="*", use=part(Ramp, start=0.0, end=1.0, steps=1)),))
+        optimizer(parameters(), (part(Rule, where="*", use=part(LinearRamp, start=0.0, end=1.0, steps=1)),))
 
 
 def test_a_parameter_that_nothing_uses_is_named_and_nothing_moves() -> None:
@@ -88,7 +88,7 @@ def test_a_parameter_that_nothing_uses_is_named_and_nothing_moves() -> None:
     before = {path: p.detach().clone() for path, p in params.items()}
     chosen = optimizer(params)
     with pytest.raises(BitgolfError, match=r"no gradient reached blocks.0.scale"):
-        chosen.reduce()
+        chosen.reduce_gradients()
     assert all(torch.equal(p, before[path]) for path, p in params.items())
 
 
@@ -96,9 +96,9 @@ def test_clip_and_zero_grad() -> None:
     """The norm is that of all groups together, and what is scaled is what they step with."""
     params = parameters()
     chosen = optimizer(params)
-    chosen.reduce()
+    chosen.reduce_gradients()
     whole = torch.cat([p.grad.reshape(-1) for p in params.values() if p.grad is not None]).norm()
-    torch.testing.assert_close(chosen.clip(0.5), whole)
+    torch.testing.assert_close(chosen.clip_grad_norm(0.5), whole)
     scaled = [grad.reshape(-1) for group in chosen.groups for grad in group.gradients()]
     torch.testing.assert_close(torch.cat(scaled).norm(), torch.tensor(0.5))
     chosen.zero_grad()
@@ -112,31 +112,31 @@ def test_frozen_never_moves_and_needs_no_gradient(grads: bool) -> None:
     before, frozen.grad = frozen.detach().clone(), torch.full((4,), 1e6) if grads else None
     rules = (*RULES[:2], part(Rule, where="scale", use=part(Frozen)))
     chosen = optimizer(params, rules)
-    chosen.reduce()
-    assert chosen.clip(1.0) < 100  # its gradient counts for no norm
+    chosen.reduce_gradients()
+    assert chosen.clip_grad_norm(1.0) < 100  # its gradient counts for no norm
     chosen.step(NOW, 1.0)
     assert torch.equal(frozen, before)
-    assert not any("scale" in name for name in chosen.state())
-    assert chosen.touched()[2] == ("scale", "Frozen", 1, 4)
+    assert not any("scale" in name for name in chosen.state_dict())
+    assert chosen.rule_usage()[2] == ("scale", "Frozen", 1, 4)
     chosen.zero_grad()
     assert frozen.grad is None
 
 
 def test_head_pairs_take_only_what_they_can_cut() -> None:
-    rules = (part(Rule, where="matrix", use=part(Muon, pieces=part(HeadPairs, rows=3))), *RULES[1:])
+    rules = (part(Rule, where="matrix", use=part(Muon, split=part(RowBlockSplit, rows=3))), *RULES[1:])
     with pytest.raises(RecipeError, match=r"8 rows are not made of blocks of 3, blocks.0.up has shape \(8, 4\)"):
         optimizer(parameters(), rules)
 
 
 def test_a_memory_after_orthogonalization_is_saved_by_name() -> None:
-    rules = (part(Rule, where="matrix", use=part(Muon, after=(part(NorMuon),))), *RULES[1:])
+    rules = (part(Rule, where="matrix", use=part(Muon, post_orthogonalize=(part(NorMuon),))), *RULES[1:])
     params, again = parameters(), parameters()
     a, b = optimizer(params, rules), optimizer(again, rules)
     step(a, 1.0)
-    memory = a.state()["muon.0/blocks.0.up/after.0"]
+    memory = a.state_dict()["muon.0/blocks.0.up/after.0"]
     assert memory.shape == (8, 1) and memory.all()
     step(b, 1.0)
-    b.load_state({name: t.clone() for name, t in a.state().items()})
+    b.load_state_dict({name: t.clone() for name, t in a.state_dict().items()})
     step(a, 1.0)
     step(b, 1.0)
     assert all(torch.equal(params[path], again[path]) for path in ROLES)
@@ -155,20 +155,20 @@ def test_a_lone_process_may_take_the_sharded_path() -> None:
             torch.manual_seed(k)
             for p in group.values():
                 p.grad = torch.randn_like(p)
-            chosen.reduce()
-            chosen.clip(1.0)
+            chosen.reduce_gradients()
+            chosen.clip_grad_norm(1.0)
             chosen.step(NOW, 1.0)
             chosen.zero_grad()
     for path in ROLES:
         torch.testing.assert_close(other[path], params[path], atol=1e-6, rtol=0)
-    want = plain.state()
-    got = stacked.state()
+    want = plain.state_dict()
+    got = stacked.state_dict()
     assert {k: (t.shape, t.dtype) for k, t in got.items()} == {k: (t.shape, t.dtype) for k, t in want.items()}
     torch.testing.assert_close(got, want, atol=1e-6, rtol=0)
 
 
 def test_state_has_stable_names() -> None:
-    assert set(optimizer(parameters()).state()) == {
+    assert set(optimizer(parameters()).state_dict()) == {
         "muon.0/blocks.0.up/momentum",
         "muon.0/blocks.1.up/momentum",
         *(f"adam.1/embed.weight/{key}" for key in ("steps", "m", "v")),
@@ -183,14 +183,16 @@ def test_resume_is_exact() -> None:
     for chosen in (a, b):
         step(chosen, 1.0)
         step(chosen, 0.9)
-    saved = {name: t.clone() for name, t in b.state().items()}
+    saved = {name: t.clone() for name, t in b.state_dict().items()}
     c = optimizer(parts)
-    c.load_state(saved)
+    c.load_state_dict(saved)
     step(a, 0.8)
     step(c, 0.8)
     assert all(torch.equal(whole[path], parts[path]) for path in ROLES)
-    assert all(torch.equal(t, c.state()[name]) for name, t in a.state().items())
-    assert not torch.equal(saved["adam.2/blocks.0.scale/m"], c.state()["adam.2/blocks.0.scale/m"])  # copied, not shared
+    assert all(torch.equal(t, c.state_dict()[name]) for name, t in a.state_dict().items())
+    assert not torch.equal(
+        saved["adam.2/blocks.0.scale/m"], c.state_dict()["adam.2/blocks.0.scale/m"]
+    )  # copied, not shared
 
 
 @pytest.mark.parametrize(
@@ -207,11 +209,11 @@ def test_resume_is_exact() -> None:
 )
 def test_loading_is_strict_and_all_or_nothing(spoil: object, message: str) -> None:
     chosen = optimizer(parameters())
-    state = {name: torch.ones_like(t) for name, t in chosen.state().items()}
+    state = {name: torch.ones_like(t) for name, t in chosen.state_dict().items()}
     spoil(state)  # pyright: ignore[reportCallIssue]
-    with pytest.raises(DamagedError, match=message):
-        chosen.load_state(state)
-    assert not any(t.any() for t in chosen.state().values())
+    with pytest.raises(CorruptFileError, match=message):
+        chosen.load_state_dict(state)
+    assert not any(t.any() for t in chosen.state_dict().values())
 
 
 def test_minimizes() -> None:
@@ -229,6 +231,6 @@ def test_minimizes() -> None:
     for step in range(300):
         chosen.zero_grad()
         loss().backward()
-        chosen.reduce()
-        chosen.step(Now(step, 300, 0.0, 0.0), 1 - step / 300)
+        chosen.reduce_gradients()
+        chosen.step(TrainingProgress(step, 300, 0.0, 0.0), 1 - step / 300)
     assert loss().item() < 0.01 * first

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.optim.orthogonalize import NewtonSchulz, Orthogonalizer, PolarExpress, quintic
+from bitgolf.optim.orthogonalize import NewtonSchulz, Orthogonalizer, PolarExpress, quintic_iterations
 
 BOTH = [part(NewtonSchulz), part(PolarExpress)]
 
@@ -71,7 +71,7 @@ def test_bfloat16_is_the_published_one_up_to_rounding(oracle: dict[str, Tensor])
 def test_band_of_singular_values(node: Spec[Orthogonalizer], least: float, low: float, high: float) -> None:
     """Every starting value in [least, 1] ends in the band; a 1 x 1 polynomial of float64 scans them all."""
     start = torch.logspace(torch.log10(torch.tensor(least)).item(), 0, 4001, dtype=torch.float64).view(-1, 1, 1)
-    end = quintic(start, node().triples)
+    end = quintic_iterations(start, node().coefficients)
     assert low <= end.min() and end.max() <= high
     assert end.max() - end.min() > 0.1  # the band is no looser than the polynomials need
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
-from bitgolf.optim.schedules import Constant, Ramp, Schedule, WarmdownFraction, WarmdownSteps, Warmup
-from bitgolf.runtime.progress import Now
+from bitgolf.optim.schedules import Constant, LinearRamp, Schedule, WarmdownFraction, WarmdownSteps, Warmup
+from bitgolf.runtime.progress import TrainingProgress
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +21,19 @@ def oracle(shared: Path) -> dict[str, Tensor]:
     return load_file(shared / "oracles/micro.safetensors")
 
 
-def by_clock(oracle: dict[str, Tensor], name: str, seconds: float, steps: int = 0) -> list[tuple[Now, float]]:
+def by_clock(
+    oracle: dict[str, Tensor], name: str, seconds: float, steps: int = 0
+) -> list[tuple[TrainingProgress, float]]:
     columns = [oracle[f"sched/{name}/{key}"].tolist() for key in ("step", "elapsed_ms", "value")]
-    return [(Now(int(step), steps, ms / 1000, seconds), value) for step, ms, value in zip(*columns, strict=True)]
+    return [
+        (TrainingProgress(int(step), steps, ms / 1000, seconds), value)
+        for step, ms, value in zip(*columns, strict=True)
+    ]
 
 
-def by_step(oracle: dict[str, Tensor], name: str, steps: int) -> list[tuple[Now, float]]:
+def by_step(oracle: dict[str, Tensor], name: str, steps: int) -> list[tuple[TrainingProgress, float]]:
     columns = [oracle[f"sched/{name}/{key}"].tolist() for key in ("step", "value")]
-    return [(Now(int(step), steps, 0.0, 0.0), value) for step, value in zip(*columns, strict=True)]
+    return [(TrainingProgress(int(step), steps, 0.0, 0.0), value) for step, value in zip(*columns, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def test_warmdown_in_steps_without_a_clock(oracle: dict[str, Tensor]) -> None:
 def test_warmdown_by_fraction(oracle: dict[str, Tensor], name: str, width: float, floor: float) -> None:
     schedule = WarmdownFraction(fraction=width, floor=floor)
     for done, value in zip(oracle[f"sched/{name}/frac"].tolist(), oracle[f"sched/{name}/value"].tolist(), strict=True):
-        assert schedule.value(Now(0, 0, done * 590.0, 590.0)) == pytest.approx(value, abs=1e-6)
+        assert schedule.value(TrainingProgress(0, 0, done * 590.0, 590.0)) == pytest.approx(value, abs=1e-6)
 
 
 def test_warmdown_by_fraction_of_steps_and_of_the_clock(oracle: dict[str, Tensor]) -> None:
@@ -74,13 +79,13 @@ def test_warmdown_by_fraction_of_steps_and_of_the_clock(oracle: dict[str, Tensor
 @pytest.mark.parametrize(
     ("name", "ramp"),
     [
-        ("momentum_baseline", Ramp(start=0.85, end=0.95, steps=500)),
-        ("momentum_pr164_1493_1512", Ramp(start=0.92, end=0.99, steps=1500)),
-        ("momentum_pr1855", Ramp(start=0.92, end=0.97, steps=1500)),
-        ("momentum_ternary640", Ramp(start=0.85, end=0.95, steps=500)),
+        ("momentum_baseline", LinearRamp(start=0.85, end=0.95, steps=500)),
+        ("momentum_pr164_1493_1512", LinearRamp(start=0.92, end=0.99, steps=1500)),
+        ("momentum_pr1855", LinearRamp(start=0.92, end=0.97, steps=1500)),
+        ("momentum_ternary640", LinearRamp(start=0.85, end=0.95, steps=500)),
     ],
 )
-def test_momentum(oracle: dict[str, Tensor], name: str, ramp: Ramp) -> None:
+def test_momentum(oracle: dict[str, Tensor], name: str, ramp: LinearRamp) -> None:
     for now, value in by_step(oracle, name, 20_000):
         assert ramp.value(now) == pytest.approx(value, abs=1e-6)
 
@@ -88,25 +93,25 @@ def test_momentum(oracle: dict[str, Tensor], name: str, ramp: Ramp) -> None:
 def test_progress_on_the_clock(oracle: dict[str, Tensor]) -> None:
     """What all schedules of fractions are functions of: #1855's budget is 600 s less half a second."""
     elapsed, done = (oracle[f"sched/pr1855_frac_of_elapsed/{key}"].tolist() for key in ("elapsed_ms", "value"))
-    assert [Now(0, 0, ms / 1000, 599.5).progress for ms in elapsed] == pytest.approx(done, abs=1e-6)
+    assert [TrainingProgress(0, 0, ms / 1000, 599.5).fraction for ms in elapsed] == pytest.approx(done, abs=1e-6)
 
 
 def test_slow_first_steps_lower_the_rate_for_a_moment() -> None:
     """The adaptive estimate: a first step of 200 ms where the mean is 80 ms leaves fewer than 4000 steps in sight."""
-    assert WarmdownSteps(steps=4000).value(Now(1, 0, 0.2, 600.0)) == pytest.approx(0.74975)
-    assert WarmdownSteps(steps=4000).value(Now(100, 0, 8.0, 600.0)) == 1.0
+    assert WarmdownSteps(steps=4000).value(TrainingProgress(1, 0, 0.2, 600.0)) == pytest.approx(0.74975)
+    assert WarmdownSteps(steps=4000).value(TrainingProgress(100, 0, 8.0, 600.0)) == 1.0
 
 
 def test_the_first_limit_counts() -> None:
     """With both limits, whichever is nearer drives the warm-down."""
     schedule = WarmdownSteps(steps=100)
-    assert schedule.value(Now(950, 1000, 10.0, 600.0)) == 0.5
-    assert schedule.value(Now(950, 10**6, 570.0, 600.0)) == pytest.approx(0.5)
+    assert schedule.value(TrainingProgress(950, 1000, 10.0, 600.0)) == 0.5
+    assert schedule.value(TrainingProgress(950, 10**6, 570.0, 600.0)) == pytest.approx(0.5)
 
 
 def test_warmup_multiplies_what_follows() -> None:
     schedule = Warmup(steps=4, then=part(WarmdownSteps, steps=10))
-    values = [schedule.value(Now(step, 10, 0.0, 0.0)) for step in range(10)]
+    values = [schedule.value(TrainingProgress(step, 10, 0.0, 0.0)) for step in range(10)]
     assert values == pytest.approx([0.25, 0.45, 0.6, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
 
@@ -120,14 +125,14 @@ SCHEDULES: list[Schedule] = [
 
 @given(st.sampled_from(SCHEDULES), st.integers(0, 50), st.integers(1, 50), st.floats(0, 100), st.floats(0, 100))
 def test_rates_are_factors(schedule: Schedule, step: int, steps: int, elapsed: float, seconds: float) -> None:
-    value = schedule.value(Now(step, max(steps, step), elapsed, seconds))
+    value = schedule.value(TrainingProgress(step, max(steps, step), elapsed, seconds))
     assert 0.0 <= value <= 1.0
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Ramp(start=0.0, end=1.0, steps=0),
+        lambda: LinearRamp(start=0.0, end=1.0, steps=0),
         lambda: WarmdownSteps(steps=0),
         lambda: WarmdownFraction(fraction=0.0),
         lambda: WarmdownFraction(fraction=0.5, floor=1.0),

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import part
 from bitgolf.optim import stacked_group
-from bitgolf.optim.matrix_stack import Stack
+from bitgolf.optim.matrix_stack import MatrixStack
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import NorMuon, RowNorm
-from bitgolf.optim.stacked_group import StackedGroup
-from bitgolf.runtime.distributed import Pending, World
-from bitgolf.runtime.progress import Now
+from bitgolf.optim.stacked_group import StackedParameterGroup
+from bitgolf.runtime.distributed import AsyncTensor, DistributedContext
+from bitgolf.runtime.progress import TrainingProgress
 
 
 def make(shapes: list[tuple[int, ...]]) -> dict[str, nn.Parameter]:
@@ -28,23 +28,23 @@ def make(shapes: list[tuple[int, ...]]) -> dict[str, nn.Parameter]:
 def test_stacking_is_bit_exact_both_ways(leads: list[tuple[int, ...]], size: int) -> None:
     params = make([(*lead, 4, 3) for lead in leads])
     tensors: list[Tensor] = [p.detach() for p in params.values()]
-    stack = Stack(params, World(0, size), torch.float32)
-    whole = stack.fill(tensors)
+    stack = MatrixStack(params, DistributedContext(0, size), torch.float32)
+    whole = stack.stack_gradients(tensors)
     count = sum(t.numel() for t in tensors) // 12
     assert whole.shape[0] % size == 0 and whole.shape[0] - count < size
     assert not whole[count:].any()
-    assert all(torch.equal(a, b) for a, b in zip(stack.parts(whole), tensors, strict=True))
-    stacks = [Stack(params, World(rank, size), torch.float32) for rank in range(size)]
-    assert torch.equal(torch.cat([each.own_of(tensors) for each in stacks]), whole)
-    assert torch.equal(torch.cat([each.load() for each in stacks]), whole)
+    assert all(torch.equal(a, b) for a, b in zip(stack.unstack(whole), tensors, strict=True))
+    stacks = [MatrixStack(params, DistributedContext(rank, size), torch.float32) for rank in range(size)]
+    assert torch.equal(torch.cat([each.shard_of(tensors) for each in stacks]), whole)
+    assert torch.equal(torch.cat([each.stack_weights() for each in stacks]), whole)
     stack.weights.copy_(whole + 1)
-    stack.store()
-    assert all(torch.equal(p, t) for p, t in zip(params.values(), stack.parts(whole + 1), strict=True))
+    stack.unstack_weights()
+    assert all(torch.equal(p, t) for p, t in zip(params.values(), stack.unstack(whole + 1), strict=True))
 
 
 def test_close_removes_the_hooks() -> None:
     params = make([(4, 3), (4, 3)])
-    group = StackedGroup("muon.0", "*", Muon(), params, World(0, 2))
+    group = StackedParameterGroup("muon.0", "*", Muon(), params, DistributedContext(0, 2))
     hooks = [p._post_accumulate_grad_hooks for p in params.values()]
     assert all(len(each) == 1 for each in hooks)
     group.close()
@@ -54,32 +54,32 @@ def test_close_removes_the_hooks() -> None:
 def test_memories_of_rows_are_stacked_alike() -> None:
     params = make([(4, 3), (2, 4, 3)])
     rows = [torch.rand(4, 1), torch.rand(2, 4, 1)]
-    stacks = [Stack(params, World(rank, 2), torch.float32) for rank in range(2)]
-    shares = [stack.own_of(rows) for stack in stacks]
+    stacks = [MatrixStack(params, DistributedContext(rank, 2), torch.float32) for rank in range(2)]
+    shares = [stack.shard_of(rows) for stack in stacks]
     assert [share.shape for share in shares] == [(2, 4, 1)] * 2
-    assert all(torch.equal(a, b) for a, b in zip(stacks[0].parts(torch.cat(shares)), rows, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(stacks[0].unstack(torch.cat(shares)), rows, strict=True))
 
 
 def test_padding_stays_zero() -> None:
     """The last of four processes owns one matrix and one blank: momentum, memory and update of a blank are zero."""
-    muon = Muon(before=(part(RowNorm),), after=(part(NorMuon),), weight_decay=0.1)
+    muon = Muon(pre_orthogonalize=(part(RowNorm),), post_orthogonalize=(part(NorMuon),), weight_decay=0.1)
     params = make([(6, 4)] * 7)
-    stack = Stack(params, World(3, 4), torch.float32)
-    own = stack.load()
-    state = muon.start([own])
+    stack = MatrixStack(params, DistributedContext(3, 4), torch.float32)
+    own = stack.stack_weights()
+    state = muon.init_state([own])
     for step in range(3):
-        grad = stack.own_of([torch.randn(6, 4) for _ in params])
-        muon.step([own], [grad], state, Now(step, 10, 0.0, 0.0), 1.0)
+        grad = stack.shard_of([torch.randn(6, 4) for _ in params])
+        muon.step([own], [grad], state, TrainingProgress(step, 10, 0.0, 0.0), 1.0)
     for tensor in (own, *state["momentum"], *state["after.0"]):
         assert tensor[0].all() and not tensor[1].any()
 
 
 def test_the_largest_stack_comes_first_and_says_what_is_shared() -> None:
     params = make([(4, 4), (8, 16), (4, 4), (4, 4), (8, 16), (8, 16)])
-    group = StackedGroup("muon.0", "matrix", Muon(), params, World(0, 2, backend="gloo"))
+    group = StackedParameterGroup("muon.0", "matrix", Muon(), params, DistributedContext(0, 2, backend="gloo"))
     assert [stack.paths for stack in group.stacks] == [["p1", "p4", "p5"], ["p0", "p2", "p3"]]
     assert (
-        group.why
+        group.sharding_summary
         == "muon.0: each of 2 processes steps 2 of 3 + 2 of 3 matrices (whole stacks are reduced, as gloo does it)"
     )
 
@@ -87,15 +87,15 @@ def test_the_largest_stack_comes_first_and_says_what_is_shared() -> None:
 def test_stacks_are_reduced_during_the_last_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each once and as soon as it is complete, the sum of all micro batches; what is idle waits for `reduce`."""
     params = make([(4, 4), (4, 4), (8, 4), (2, 4)])
-    group = StackedGroup("muon.0", "matrix", Muon(), params, World(0, 2, backend="gloo"))
+    group = StackedParameterGroup("muon.0", "matrix", Muon(), params, DistributedContext(0, 2, backend="gloo"))
     late, early, tall, idle = params.values()
     sent: list[tuple[int, ...]] = []
 
-    def fake(stack: Tensor, world: World) -> Pending:
+    def fake(stack: Tensor, distributed: DistributedContext) -> AsyncTensor:
         sent.append(tuple(stack.shape))
-        return Pending(stack.clone(), stack)
+        return AsyncTensor(stack.clone(), stack)
 
-    monkeypatch.setattr(stacked_group, "scatter_mean", fake)
+    monkeypatch.setattr(stacked_group, "reduce_scatter_mean", fake)
     seen: list[int] = []
 
     def backward() -> None:
@@ -105,14 +105,14 @@ def test_stacks_are_reduced_during_the_last_backward_pass(monkeypatch: pytest.Mo
 
     backward()
     assert not sent
-    group.expect()
+    group.mark_last_backward()
     backward()
     assert seen[0] == 0 < seen[1] and sorted(sent) == [(2, 4, 4), (2, 8, 4)]
     idle.grad = torch.zeros_like(idle)
-    group.reduce()
+    group.reduce_gradients()
     assert sorted(sent) == [(2, 2, 4), (2, 4, 4), (2, 8, 4)]
-    for stack, pending in zip(group.stacks, (group.reducing[i] for i in range(3)), strict=True):
-        for path, got in zip(stack.paths, stack.parts(pending.wait()), strict=True):
+    for stack, pending in zip(group.stacks, (group.pending_reduces[i] for i in range(3)), strict=True):
+        for path, got in zip(stack.paths, stack.unstack(pending.wait()), strict=True):
             grad = params[path].grad
             assert grad is not None and torch.equal(got, grad)
 
@@ -122,4 +122,4 @@ def test_stacks_are_reduced_during_the_last_backward_pass(monkeypatch: pytest.Mo
     [("auto", 1, False), ("auto", 2, True), ("on", 1, True), ("on", 2, True), ("off", 1, False), ("off", 2, False)],
 )
 def test_when_muon_is_sharded(shard: str, size: int, want: bool) -> None:
-    assert part(Muon).but(shard=shard)().shards(World(0, size)) is want
+    assert part(Muon).replace(shard=shard)().is_sharded(DistributedContext(0, size)) is want

@@ -15,33 +15,33 @@ from torch import Tensor
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.optim.adam import Adam
-from bitgolf.optim.algorithm import Algorithm
+from bitgolf.optim.algorithm import UpdateAlgorithm
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.schedules import Constant, PiecewiseLinear, RampDecay, Schedule
-from bitgolf.runtime.progress import Now
+from bitgolf.optim.schedules import Constant, InverseLRRamp, PiecewiseLinear, Schedule
+from bitgolf.runtime.progress import TrainingProgress
 
 BOTH: list[type[Muon] | type[Adam]] = [Muon, Adam]
 DIP = PiecewiseLinear(points=((0.4, 1.0), (0.85, 0.65), (1.0, 1.5)))
 DEEP_DIP = PiecewiseLinear(points=((0.4, 1.0), (0.85, 0.5), (1.0, 1.75)))
 TAPER = PiecewiseLinear(points=((0.7, 1.0), (1.0, 0.5)))
-DECAYS = [part(PiecewiseLinear, points=DIP.points), part(PiecewiseLinear, points=TAPER.points), part(RampDecay)]
+DECAYS = [part(PiecewiseLinear, points=DIP.points), part(PiecewiseLinear, points=TAPER.points), part(InverseLRRamp)]
 
 
-def at(progress: float, rate: float = 1.0) -> Now:
-    return Now(0, 0, progress * 600, 600.0, rate)
+def at(progress: float, rate: float = 1.0) -> TrainingProgress:
+    return TrainingProgress(0, 0, progress * 600, 600.0, rate)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def run(algorithm: Algorithm, *, zero: bool = False, steps: int = 5) -> Tensor:
+def run(algorithm: UpdateAlgorithm, *, zero: bool = False, steps: int = 5) -> Tensor:
     """Where a matrix gets to while the rate falls and the run goes on; `zero`: without any gradient."""
     params = [randn(8, 6)]
-    state = algorithm.start(params)
+    state = algorithm.init_state(params)
     for step in range(steps):
         grad = torch.zeros(8, 6) if zero else randn(8, 6, seed=step + 1)
-        algorithm.step(params, [grad], state, Now(step, steps, 0.0, 0.0), 1 - step / steps)
+        algorithm.step(params, [grad], state, TrainingProgress(step, steps, 0.0, 0.0), 1 - step / steps)
     return params[0]
 
 
@@ -74,7 +74,7 @@ def test_continuity(schedule: Schedule, f: float) -> None:
 
 
 def test_ramping_decay_follows_the_rate_and_peaks_at_two_thirds() -> None:
-    ramp = RampDecay()
+    ramp = InverseLRRamp()
     assert [ramp.value(at(0.5, s)) for s in (1.2, 1.0, 0.5, 0.0)] == pytest.approx([0.02, 0.02, 0.05, 0.08])
     acting = {k / 300: k / 300 * ramp.value(at(0.0, k / 300)) for k in range(301)}
     peak = max(acting, key=lambda s: acting[s])
@@ -85,9 +85,9 @@ def test_ramping_decay_follows_the_rate_and_peaks_at_two_thirds() -> None:
 @pytest.mark.parametrize("scale", [1.0, 0.6, 0.1])
 def test_published_ramping_decay(scale: float) -> None:
     """#675: W *= 1 - wd lr s, with wd = 0.02 + 0.06 max(0, 1 - s)."""
-    muon, w = Muon(lr=0.04, weight_decay=1.0, decay=part(RampDecay)), randn(8, 8)
+    muon, w = Muon(lr=0.04, weight_decay=1.0, weight_decay_schedule=part(InverseLRRamp)), randn(8, 8)
     params = [w.clone()]
-    muon.step(params, [torch.zeros(8, 8)], muon.start(params), Now(0, 10, 0.0, 0.0), scale)
+    muon.step(params, [torch.zeros(8, 8)], muon.init_state(params), TrainingProgress(0, 10, 0.0, 0.0), scale)
     torch.testing.assert_close(
         params[0], w * (1 - (0.02 + 0.06 * max(0.0, 1 - scale)) * 0.04 * scale), rtol=1e-7, atol=0
     )
@@ -100,8 +100,8 @@ def test_published_ramping_decay(scale: float) -> None:
         lambda: PiecewiseLinear(points=((0.5, 1.0), (0.5, 0.0))),
         lambda: PiecewiseLinear(points=((0.5, 1.0), (1.1, 0.0))),
         lambda: PiecewiseLinear(points=((-0.1, 1.0), (1.0, 0.0))),
-        lambda: Muon(decay=part(PiecewiseLinear, points=TAPER.points)),
-        lambda: Adam(lr=0.1, cautious=True),
+        lambda: Muon(weight_decay_schedule=part(PiecewiseLinear, points=TAPER.points)),
+        lambda: Adam(lr=0.1, cautious_weight_decay=True),
     ],
 )
 def test_settings_that_make_no_sense(make: Any) -> None:
@@ -115,9 +115,9 @@ def test_settings_that_make_no_sense(make: Any) -> None:
 @pytest.mark.parametrize("kind", BOTH)
 def test_without_a_schedule_the_run_is_the_same_bit_for_bit(kind: type[Muon] | type[Adam]) -> None:
     plain = run(kind(lr=0.1, weight_decay=0.3))
-    assert torch.equal(plain, run(kind(lr=0.1, weight_decay=0.3, decay=part(Constant))))
+    assert torch.equal(plain, run(kind(lr=0.1, weight_decay=0.3, weight_decay_schedule=part(Constant))))
     for decay in DECAYS:
-        assert not torch.equal(plain, run(kind(lr=0.1, weight_decay=0.3, decay=decay)))
+        assert not torch.equal(plain, run(kind(lr=0.1, weight_decay=0.3, weight_decay_schedule=decay)))
     assert not torch.equal(plain, run(kind(lr=0.1)))
 
 
@@ -127,8 +127,8 @@ def test_the_schedule_multiplies_and_reads_the_rate(kind: type[Muon] | type[Adam
     want, schedule = randn(8, 6), decay()
     for step in range(5):
         rate = 1 - step / 5
-        want = want * (1 - 0.1 * rate * 0.3 * schedule.value(Now(step, 5, 0.0, 0.0, rate)))
-    torch.testing.assert_close(run(kind(lr=0.1, weight_decay=0.3, decay=decay), zero=True), want)
+        want = want * (1 - 0.1 * rate * 0.3 * schedule.value(TrainingProgress(step, 5, 0.0, 0.0, rate)))
+    torch.testing.assert_close(run(kind(lr=0.1, weight_decay=0.3, weight_decay_schedule=decay), zero=True), want)
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -137,10 +137,10 @@ def test_cautious_decay_acts_only_where_the_update_agrees(kind: type[Muon] | typ
 
     def step(**settings: Any) -> Tensor:
         algorithm, params = kind(lr=0.1, **settings), [start.clone()]
-        algorithm.step(params, [grad], algorithm.start(params), Now(0, 10, 0.0, 0.0), 1.0)
+        algorithm.step(params, [grad], algorithm.init_state(params), TrainingProgress(0, 10, 0.0, 0.0), 1.0)
         return params[0]
 
-    bare, cautious, plain = step(), step(weight_decay=0.5, cautious=True), step(weight_decay=0.5)
+    bare, cautious, plain = step(), step(weight_decay=0.5, cautious_weight_decay=True), step(weight_decay=0.5)
     agree = (start - bare) * start >= 0  # the update too moves this weight towards zero
     assert 0.2 < agree.float().mean() < 0.8
     torch.testing.assert_close(cautious[agree], plain[agree], rtol=0, atol=1e-7)
@@ -150,6 +150,6 @@ def test_cautious_decay_acts_only_where_the_update_agrees(kind: type[Muon] | typ
 @pytest.mark.parametrize("kind", BOTH)
 def test_cautious_decay_acts_without_a_gradient(kind: type[Muon] | type[Adam]) -> None:
     torch.testing.assert_close(
-        run(kind(lr=0.1, weight_decay=0.5, cautious=True), zero=True),
+        run(kind(lr=0.1, weight_decay=0.5, cautious_weight_decay=True), zero=True),
         run(kind(lr=0.1, weight_decay=0.5), zero=True),
     )

@@ -81,28 +81,28 @@ def exclusive(y: Tensor, v: Tensor) -> Tensor:
 
 
 def out(p: Params, i: int, y: Tensor) -> Tensor:
-    return p[f"blocks.{i}.branch_mixer.0.weight"] * (y.flatten(2) @ p[f"blocks.{i}.mixer.out.weight"].T)
+    return p[f"blocks.{i}.mixer_scale.0.weight"] * (y.flatten(2) @ p[f"blocks.{i}.mixer.out.weight"].T)
 
 
 def mlp(p: Params, i: int, x: Tensor) -> Tensor:
     """LeakyReLU(0.5) squared."""
     u = x @ p[f"blocks.{i}.mlp.up.weight"].T
     activated = torch.where(u > 0, u, 0.5 * u) ** 2
-    return p[f"blocks.{i}.branch_mlp.0.weight"] * (activated @ p[f"blocks.{i}.mlp.down.weight"].T)
+    return p[f"blocks.{i}.mlp_scale.0.weight"] * (activated @ p[f"blocks.{i}.mlp.down.weight"].T)
 
 
 def mixed(p: Params, i: int, x: Tensor, x0: Tensor) -> Tensor:
-    weight = p[f"blocks.{i}.enter.0.weight"]
+    weight = p[f"blocks.{i}.pre_block.0.weight"]
     return weight[0] * x + weight[1] * x0
 
 
 def added(p: Params, j: int, x: Tensor, skip: Tensor) -> Tensor:
-    return x + p["depth.skip.weight"][j] * skip
+    return x + p["layer_schedule.skip.weight"][j] * skip
 
 
 def gated(p: Params, j: int, x: Tensor, skip: Tensor) -> Tensor:
-    gate = p["depth.skip.gate"][j].sigmoid()
-    return gate * x + (1 - gate) * p["depth.skip.weight"][j] * skip
+    gate = p["layer_schedule.skip.gate"][j].sigmoid()
+    return gate * x + (1 - gate) * p["layer_schedule.skip.weight"][j] * skip
 
 
 def logits(p: Params, x: Tensor) -> Tensor:
@@ -116,25 +116,25 @@ def before(x: Tensor, ids: Tensor, masked: bool) -> Tensor:
 
 
 def bigrams(p: Params, ids: Tensor) -> Tensor:
-    table = p["enter.0.table.weight"]
+    table = p["post_embed.0.table.weight"]
     slots = torch.full_like(ids, len(table) - 1)
     for b, row in enumerate(ids.tolist()):
         for t in range(1, len(row)):
             slots[b, t] = (36313 * row[t] ^ 27191 * row[t - 1]) % (len(table) - 1)
-    return p["enter.0.scale"] * (table[slots] @ p["enter.0.project.weight"].T)
+    return p["post_embed.0.scale"] * (table[slots] @ p["post_embed.0.project.weight"].T)
 
 
 def smeared(p: Params, ids: Tensor, masked: bool) -> Tensor:
     """Embedding and bigrams, normalised, then blended with the token before; a masked start keeps all of itself."""
     x = rms(p["embed.weight"][ids] + bigrams(p, ids))
-    share = p["enter.2.theta"].sigmoid()
+    share = p["post_embed.2.theta"].sigmoid()
     blended = (1 - share) * x + share * before(x, ids, False)
     return torch.where((ids == BOS)[..., None], x, blended) if masked else blended
 
 
 def valued(p: Params, i: int, v: Tensor, ids: Tensor) -> Tensor:
     """Values plus the layer's share of the tokens' value embeddings."""
-    e = p["enter.3.scale"] * (p["enter.3.table.weight"][ids] @ p["enter.3.project.weight"].T)
+    e = p["post_embed.3.scale"] * (p["post_embed.3.table.weight"][ids] @ p["post_embed.3.project.weight"].T)
     return v + p[f"blocks.{i}.mixer.value.0.weight"] * e.view_as(v)
 
 
@@ -173,7 +173,7 @@ def pr1090(p: Params, ids: Tensor, *, masked: bool) -> Tensor:
         x = x + out(p, i, exclusive(y, v) if i >= 7 else y)
         gate, up = (rms(x) @ p[f"blocks.{i}.mlp.{name}.weight"].T for name in ("gate", "up"))
         fed = (gate * gate.sigmoid() * up) @ p[f"blocks.{i}.mlp.down.weight"].T
-        x = x + p[f"blocks.{i}.branch_mlp.0.weight"] * fed
+        x = x + p[f"blocks.{i}.mlp_scale.0.weight"] * fed
         if i < 5:
             skips.append(x)
     return logits(p, x)
@@ -227,7 +227,9 @@ def pr1493(p: Params, ids: Tensor, *, visits: Sequence[int]) -> Tensor:
 
 def pr1855(p: Params, ids: Tensor, *, visits: Sequence[int]) -> Tensor:
     e = p["embed.weight"][ids]
-    x = x0 = rms(e + p["enter.0.scale"] * (e[..., :12] @ p["enter.0.gate"].T).sigmoid() * before(e, ids, True))
+    x = x0 = rms(
+        e + p["post_embed.0.scale"] * (e[..., :12] @ p["post_embed.0.gate"].T).sigmoid() * before(e, ids, True)
+    )
     half, lane = len(visits) // 2, x  # the MLP's lane is of no account before layer 8
     skips: list[Tensor] = []
     for n, i in enumerate(visits):
@@ -239,13 +241,17 @@ def pr1855(p: Params, ids: Tensor, *, visits: Sequence[int]) -> Tensor:
         normed = depth * rms(read)
         q, k, v = heads(p, i, normed, 4)
         y = exclusive(attend(q, k, v, segmented(ids, 16)), v)
-        gate = (0.5 * (normed[..., :12] @ p[f"blocks.{i}.mixer.after.1.weight"].T)).sigmoid()
+        gate = (0.5 * (normed[..., :12] @ p[f"blocks.{i}.mixer.post_attention.1.weight"].T)).sigmoid()
         mixer = out(p, i, gate[..., None] * y)
         if i < 8:
             x = read + mixer
             x = x + mlp(p, i, depth * rms(x))
         else:
-            fed, post, resid = mlp(p, i, depth * rms(lane)), p["depth.wiring.post"][i], p["depth.wiring.resid"][i]
+            fed, post, resid = (
+                mlp(p, i, depth * rms(lane)),
+                p["layer_schedule.residual.post"][i],
+                p["layer_schedule.residual.resid"][i],
+            )
             x = resid[0] * x + post[0, 0] * mixer + post[1, 0] * fed
             lane = resid[1] * lane + post[0, 1] * mixer + post[1, 1] * fed
         if n < half:
@@ -276,7 +282,7 @@ def pr1204(p: Params, ids: Tensor, *, visits: Sequence[int], masked: bool) -> Te
             x = read + mixer
             x = x + mlp(p, i, depth * rms(x))
         else:
-            post, resid = p["depth.wiring.post"][i - 2], p["depth.wiring.resid"][i - 2]
+            post, resid = p["layer_schedule.residual.post"][i - 2], p["layer_schedule.residual.resid"][i - 2]
             x, lane = resid[0] * x + post[0, 0] * mixer, resid[0] * lane + post[0, 1] * mixer
             fed = mlp(p, i, depth * rms(mixed(p, i, lane, x0)))
             x, lane = resid[1] * x + post[1, 0] * fed, resid[1] * lane + post[1, 1] * fed

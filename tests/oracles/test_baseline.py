@@ -9,20 +9,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.edits import but
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.forward_context import Bus
+from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.head import UntiedHead
 from bitgolf.model.lm import LM
 from bitgolf.model.objectives import CrossEntropy
-from bitgolf.recipes import get
+from bitgolf.recipes import get_recipe
 
 LAYERS = 9
 NAMES = {
-    "attn_scale": "branch_mixer.0.weight",
-    "mlp_scale": "branch_mlp.0.weight",
-    "resid_mix": "enter.0.weight",
+    "attn_scale": "mixer_scale.0.weight",
+    "mlp_scale": "mlp_scale.0.weight",
+    "resid_mix": "pre_block.0.weight",
     "attn.q_gain": "mixer.qk.2.weight",
     "attn.c_q.weight": "mixer.q.weight",
     "attn.c_k.weight": "mixer.k.weight",
@@ -38,7 +38,7 @@ def ours(name: str) -> str:
         _, layer, rest = name.split(".", 2)
         return f"blocks.{layer}.{NAMES[rest]}"
     return {
-        "skip_weights": "depth.skip.weight",
+        "skip_weights": "layer_schedule.skip.weight",
         "tok_emb.weight": "embed.weight",
         "lm_head.weight": "head.linear.weight",
     }[name]
@@ -50,8 +50,8 @@ def oracle(shared: Path) -> dict[str, Tensor]:
 
 
 def toy(recipe: Spec[LM]) -> Spec[LM]:
-    small = recipe.but(dim=64).edit("block.mixer", but(heads=4, kv_heads=2))
-    return small.edit("block.mlp", but(hidden=128))
+    small = recipe.replace(dim=64).edit("block.mixer", replace(heads=4, kv_heads=2))
+    return small.edit("block.mlp", replace(hidden=128))
 
 
 def load(model: torch.nn.Module, oracle: dict[str, Tensor], prefix: str) -> None:
@@ -62,12 +62,12 @@ def load(model: torch.nn.Module, oracle: dict[str, Tensor], prefix: str) -> None
 
 
 def test_logits_loss_and_gradients(oracle: dict[str, Tensor]) -> None:
-    model = toy(get("baseline")["model"])(Place(vocab=128))
+    model = toy(get_recipe("baseline")["model"])(BuildContext(vocab=128))
     load(model, oracle, "param/")
     logits = model(oracle["input_ids"])
     assert (logits - oracle["logits"]).abs().max() < 1e-4
-    bus = Bus(oracle["input_ids"])
-    loss = CrossEntropy(Place(vocab=128))(model.hidden(bus), oracle["target_ids"], model.logits)
+    context = ForwardContext(oracle["input_ids"])
+    loss = CrossEntropy(BuildContext(vocab=128))(model.hidden(context), oracle["target_ids"], model.logits)
     assert abs(loss.item() - oracle["loss"].item()) < 1e-5
     loss.backward()
     params = dict(model.named_parameters())
@@ -81,8 +81,10 @@ def test_logits_loss_and_gradients(oracle: dict[str, Tensor]) -> None:
 
 
 def test_untied_head(oracle: dict[str, Tensor]) -> None:
-    recipe = toy(get("baseline")["model"]).edit("head", lambda node: part(UntiedHead, caps=node.kwargs["caps"]))
-    model = recipe(Place(vocab=128))
+    recipe = toy(get_recipe("baseline")["model"]).edit(
+        "head", lambda node: part(UntiedHead, logits_transforms=node.kwargs["logits_transforms"])
+    )
+    model = recipe(BuildContext(vocab=128))
     load(model, oracle, "param/")
     model.head.linear.weight.data.copy_(oracle["untied/param/lm_head.weight"])  # type: ignore[union-attr]
     assert (model(oracle["input_ids"]) - oracle["untied/logits"]).abs().max() < 1e-4
@@ -90,5 +92,5 @@ def test_untied_head(oracle: dict[str, Tensor]) -> None:
 
 def test_full_size_count() -> None:
     with torch.device("meta"):
-        model = get("baseline")["model"](Place(vocab=1024))
+        model = get_recipe("baseline")["model"](BuildContext(vocab=1024))
     assert sum(p.numel() for p in model.parameters()) == 17_059_912

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.parse import set_text
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.parse import apply_assignment
 from bitgolf.config.spec import Spec
-from bitgolf.model.forward_context import Bus
+from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.lm import LM
-from bitgolf.model.part import Clocked
-from bitgolf.recipes import get
+from bitgolf.model.part import Scheduled
+from bitgolf.recipes import get_recipe
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.runtime.progress import Now
-from helpers.small_recipes import VOCAB, shrunk
+from bitgolf.runtime.progress import TrainingProgress
+from helpers.small_recipes import VOCAB, small_recipe
 from helpers.toy import built
 from oracles import reference
 from oracles.reference import BOS
@@ -49,16 +49,18 @@ def undone(recipe: Spec[Recipe]) -> Spec[Recipe]:
     """The recipe without its departures from the original."""
     for words in recipe["published"]["departures"].values():
         for assignment in words.split():
-            recipe = set_text(recipe, assignment)
+            recipe = apply_assignment(recipe, assignment)
     return recipe
 
 
 def model_of(name: str, progress: float, undo: bool) -> LM:
-    recipe = get(name.split()[0])
-    model = built(shrunk(undone(recipe) if undo else recipe)["model"], vocab=VOCAB).double().train()
+    recipe = get_recipe(name.split()[0])
+    model = built(small_recipe(undone(recipe) if undo else recipe)["model"], vocab=VOCAB).double().train()
     for part in model.modules():
-        if isinstance(part, Clocked):
-            part.at(Now(step=round(100 * progress), steps=100, elapsed=0.0, seconds=0.0))
+        if isinstance(part, Scheduled):
+            part.update(
+                TrainingProgress(step=round(100 * progress), max_steps=100, elapsed_seconds=0.0, max_seconds=0.0)
+            )
     return model
 
 
@@ -85,8 +87,8 @@ def test_logits_loss_and_gradients(case: str) -> None:
     assert (found - expected).abs().max() < 1e-9
     assert expected.std() > 0.1, "logits that are all alike would compare nothing"
 
-    objective = get(case.split()[0])["train.objective"](Place(vocab=VOCAB))
-    loss = objective(model.hidden(Bus(ids)), targets, model.logits)
+    objective = get_recipe(case.split()[0])["train.objective"](BuildContext(vocab=VOCAB))
+    loss = objective(model.hidden(ForwardContext(ids)), targets, model.logits)
     assert abs(loss.item() - nats(expected, targets).item()) < 1e-6, "the objective reckons in float32"
 
     nats(expected, targets).backward()

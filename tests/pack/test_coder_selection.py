@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.pack import byte_coders, coder_selection
-from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib, Zstd
+from bitgolf.pack.byte_coders import LZMA, Brotli, Raw, Zlib, Zstd
 from bitgolf.pack.byte_planes import Array
-from bitgolf.pack.coder_selection import MARGIN, Smallest
-from bitgolf.pack.coders import Coder, Range
+from bitgolf.pack.coder_selection import MARGIN, SmallestCoder
+from bitgolf.pack.coders import Coder, RangeCoder
 from helpers.coders import gaussian
 
-SLOW: list[Spec[Coder]] = [part(Brotli), part(Lzma), part(Zstd)]
+SLOW: list[Spec[Coder]] = [part(Brotli), part(LZMA), part(Zstd)]
 
 
 @pytest.mark.parametrize("spec", SLOW, ids=repr)
@@ -29,7 +29,9 @@ def test_a_slow_coder_is_estimated_from_a_sample(spec: Spec[Coder]) -> None:
     assert coder.estimate([codes[: byte_coders.SAMPLE_BYTES]]) is None
 
 
-@pytest.mark.parametrize("spec", [part(Raw), part(Zlib), part(Brotli, quality=9), part(Zstd, level=12), part(Range)])
+@pytest.mark.parametrize(
+    "spec", [part(Raw), part(Zlib), part(Brotli, quality=9), part(Zstd, level=12), part(RangeCoder)]
+)
 def test_a_quick_coder_is_not_estimated(spec: Spec[Coder]) -> None:
     assert spec().estimate([gaussian(12.85, 1 << 19)]) is None
 
@@ -38,7 +40,7 @@ def test_a_sample_says_nothing_where_only_the_whole_repeats_itself() -> None:
     noise = np.random.default_rng(0).integers(0, 256, 800_000).astype(np.uint8)
     twice = np.concatenate([noise[:400_000], noise[:400_000]])
     assert Brotli().estimate([noise]) == pytest.approx(800_000, rel=0.01) and Brotli().estimate([twice]) is None
-    both = Smallest(coders=(part(Range), part(Brotli)))
+    both = SmallestCoder(coders=(part(RangeCoder), part(Brotli)))
     assert both.label(both.encode(twice)) == "brotli"
 
 
@@ -47,7 +49,7 @@ def compressed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Which slow coder was given how many bytes, call by call."""
     seen = list[tuple[str, int]]()
 
-    def count(kind: type[Brotli] | type[Lzma]) -> None:
+    def count(kind: type[Brotli] | type[LZMA]) -> None:
         compress = kind.compress
 
         def counted(self: Any, raw: bytes) -> bytes:
@@ -57,40 +59,40 @@ def compressed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         monkeypatch.setattr(kind, "compress", counted)
 
     count(Brotli)
-    count(Lzma)
+    count(LZMA)
     return seen
 
 
 def test_who_is_clearly_behind_is_not_run(compressed: list[tuple[str, int]]) -> None:
-    both = Smallest(coders=(part(Range), part(Brotli)))
+    both = SmallestCoder(coders=(part(RangeCoder), part(Brotli)))
     data = both.encode(gaussian(12.85, 1 << 20))
     assert both.label(data) == "range" and compressed == [("Brotli", byte_coders.SAMPLE_BYTES)]
-    assert data[1:] == Range().encode(gaussian(12.85, 1 << 20))
+    assert data[1:] == RangeCoder().encode(gaussian(12.85, 1 << 20))
 
 
 def test_who_is_close_is_run(compressed: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coder_selection, "MARGIN", 0.02)
-    both = Smallest(coders=(part(Range), part(Brotli)))
+    both = SmallestCoder(coders=(part(RangeCoder), part(Brotli)))
     assert both.label(both.encode(gaussian(12.85, 1 << 20))) == "range"
     assert compressed == [("Brotli", byte_coders.SAMPLE_BYTES), ("Brotli", 1 << 20)]
 
 
 def test_among_slow_coders_alone_the_likeliest_is_run_and_may_settle_it(compressed: list[tuple[str, int]]) -> None:
-    codes, alone = gaussian(12.85, 1 << 19), Smallest(coders=(part(Lzma), part(Brotli)))
+    codes, alone = gaussian(12.85, 1 << 19), SmallestCoder(coders=(part(LZMA), part(Brotli)))
     assert alone.label(alone.encode(codes)) == "brotli"
     assert sorted(compressed) == [
         ("Brotli", byte_coders.SAMPLE_BYTES),
         ("Brotli", 1 << 19),
-        ("Lzma", byte_coders.SAMPLE_BYTES),
+        ("LZMA", byte_coders.SAMPLE_BYTES),
     ]
 
 
 def test_an_estimate_that_was_not_kept_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def boasting(self: Lzma, raw: bytes) -> bytes:
+    def boasting(self: LZMA, raw: bytes) -> bytes:
         return raw if len(raw) > byte_coders.SAMPLE_BYTES else raw[: len(raw) // 4]
 
-    monkeypatch.setattr(Lzma, "compress", boasting)
-    alone = Smallest(coders=(part(Lzma), part(Brotli)))
+    monkeypatch.setattr(LZMA, "compress", boasting)
+    alone = SmallestCoder(coders=(part(LZMA), part(Brotli)))
     assert alone.label(alone.encode(gaussian(12.85, 1 << 19))) == "brotli"
 
 
@@ -117,9 +119,9 @@ def stream(kind: str, seed: int) -> Array:
 @given(seed=st.integers(0, 50), slow=st.sampled_from(SLOW))
 def test_the_choice_is_hardly_ever_worse_than_that_among_all(kind: str, seed: int, slow: Spec[Coder]) -> None:
     """With samples an eighth of the size of real ones, so that estimates are worse: never by more than 1 %."""
-    symbols, options = stream(kind, seed), (part(Range), slow, part(Zlib))
+    symbols, options = stream(kind, seed), (part(RangeCoder), slow, part(Zlib))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(byte_coders, "SAMPLE_BYTES", 1 << 15)
         patch.setattr(byte_coders, "CHUNK_BYTES", 1 << 12)
-        found = len(Smallest(coders=options).encode(symbols)) - 1
+        found = len(SmallestCoder(coders=options).encode(symbols)) - 1
     assert found <= 1.01 * min(len(option().encode(symbols)) for option in options)

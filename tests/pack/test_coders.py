@@ -10,10 +10,10 @@ from hypothesis import given, settings
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.pack.byte_coders import Brotli, Lzma, Raw, Zlib, Zstd
+from bitgolf.pack.byte_coders import LZMA, Brotli, Raw, Zlib, Zstd
 from bitgolf.pack.byte_planes import Array, entropy_bits, join, split
-from bitgolf.pack.coder_selection import Smallest
-from bitgolf.pack.coders import Coder, Range
+from bitgolf.pack.coder_selection import SmallestCoder
+from bitgolf.pack.coders import Coder, RangeCoder
 from bitgolf.pack.settings import Pack, check_coders
 from helpers.coders import CODERS, gaussian, same, symbol_arrays
 
@@ -54,9 +54,9 @@ def test_entropy_of_known_arrays() -> None:
         (part(Brotli), 11.5, 1 << 20, 0.78),
         (part(Zstd), 12.85, 1 << 20, 1.70),
         (part(Zstd), 11.5, 1 << 20, 1.08),
-        (part(Range), 12.85, 1 << 20, 0.0),
-        (part(Range), 11.5, 1 << 20, 0.0),
-        pytest.param(part(Lzma), 12.85, 1 << 22, 7.9, marks=pytest.mark.slow),
+        (part(RangeCoder), 12.85, 1 << 20, 0.0),
+        (part(RangeCoder), 11.5, 1 << 20, 0.0),
+        pytest.param(part(LZMA), 12.85, 1 << 22, 7.9, marks=pytest.mark.slow),
     ],
     ids=repr,
 )
@@ -69,9 +69,9 @@ def test_byte_coders_waste_what_is_known_of_them(coder: Spec[Coder], k: float, c
 @pytest.mark.parametrize("k", [12.85, 11.5])
 def test_range_coding_is_at_the_entropy(k: float) -> None:
     codes = gaussian(k, 1 << 20)
-    data = Range().encode(codes)
+    data = RangeCoder().encode(codes)
     assert 1 <= 8 * len(data) / entropy_bits(codes) < 1.001
-    assert same(Range().decode(data, codes.dtype, codes.size), codes)
+    assert same(RangeCoder().decode(data, codes.dtype, codes.size), codes)
 
 
 def test_brotli_sees_a_repeat_across_its_whole_window() -> None:
@@ -81,14 +81,14 @@ def test_brotli_sees_a_repeat_across_its_whole_window() -> None:
 
 def test_range_coding_splits_scales_into_byte_planes() -> None:
     scales = (np.random.default_rng(0).gamma(20, 0.001, 4000)).astype(np.float16)
-    size = len(Range().encode(scales))
+    size = len(RangeCoder().encode(scales))
     assert size < 0.7 * scales.nbytes and size < len(Zlib().encode(scales))
     assert size < entropy_bits(scales) / 8 + 64
 
 
 def test_smallest_takes_the_smallest_and_says_which() -> None:
-    options: tuple[Spec[Coder], ...] = (part(Raw), part(Zlib), part(Range))
-    smallest = Smallest(coders=options)
+    options: tuple[Spec[Coder], ...] = (part(Raw), part(Zlib), part(RangeCoder))
+    smallest = SmallestCoder(coders=options)
     noise = np.random.default_rng(0).integers(0, 256, 500).astype(np.uint8)
     for symbols, label in ((noise, "raw"), (np.tile(noise, 20), "zlib"), (gaussian(12.85, 5000), "range")):
         data = smallest.encode(symbols)
@@ -99,30 +99,32 @@ def test_smallest_takes_the_smallest_and_says_which() -> None:
 @pytest.mark.parametrize("spec", CODERS, ids=repr)
 def test_every_coder_checks_itself(spec: Spec[Coder], monkeypatch: pytest.MonkeyPatch) -> None:
     coder = spec()
-    coder.check()
+    coder.self_test()
     monkeypatch.setattr(coder, "decode", lambda data, dtype, count: np.zeros(count, dtype))
     with pytest.raises(BitgolfError, match="does not give back"):
-        coder.check()
+        coder.self_test()
 
 
-@pytest.mark.parametrize(("spec", "name"), [(part(Brotli), "brotli"), (part(Zstd), "zstandard"), (part(Lzma), "lzma")])
-def test_a_missing_codec_is_named_with_its_mend(spec: Spec[Coder], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("spec", "name"), [(part(Brotli), "brotli"), (part(Zstd), "zstandard"), (part(LZMA), "lzma")])
+def test_a_missing_compressor_is_named_with_a_hint(
+    spec: Spec[Coder], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BitgolfError, match=f"codec {name} is missing") as caught:
-        check_coders(part(Pack, coder=part(Smallest, coders=(part(Raw), spec))))
-    assert caught.value.mend == (
+    with pytest.raises(BitgolfError, match=f"compressor {name} is missing") as caught:
+        check_coders(part(Pack, coder=part(SmallestCoder, coders=(part(Raw), spec))))
+    assert caught.value.hint == (
         "use a Python built with it (its headers were missing)" if name == "lzma" else f"pip install {name}"
     )
-    assert caught.value.place == ("the container" if name == "brotli" else "pack.coder.coders.1")
+    assert caught.value.where == ("the container" if name == "brotli" else "pack.coder.coders.1")
 
 
 def test_impossible_settings_are_refused() -> None:
     for bad in (
         part(Zlib, level=10),
-        part(Lzma, preset=-1),
+        part(LZMA, preset=-1),
         part(Brotli, quality=12),
         part(Zstd, level=23),
-        part(Smallest, coders=()),
+        part(SmallestCoder, coders=()),
     ):
         with pytest.raises(RecipeError):
             bad()

@@ -10,25 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.artifact.container import write_artifact
-from bitgolf.artifact.ledger import choices
+from bitgolf.artifact.ledger import coder_reports
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.errors import CorruptFileError, RecipeError
 from bitgolf.pack.byte_coders import Brotli, Raw, Zlib
 from bitgolf.pack.byte_planes import Array, entropy_bits
-from bitgolf.pack.coder_selection import Smallest
-from bitgolf.pack.coders import Coder, Range
-from bitgolf.pack.column_major import Columns, nearest
-from bitgolf.pack.settings import Group, Pack
-from bitgolf.pack.streams import Code, pack_codes, unpack_codes
+from bitgolf.pack.coder_selection import SmallestCoder
+from bitgolf.pack.coders import Coder, RangeCoder
+from bitgolf.pack.column_major import ColumnMajor, similarity_order
+from bitgolf.pack.settings import Pack, StreamGroup
+from bitgolf.pack.streams import EncodedTensor, pack_tensors, unpack_tensors
 
-RAW, RANGE = part(Columns, coder=part(Raw), order=part(Raw)), part(Columns, coder=part(Range))
+RAW, RANGE = part(ColumnMajor, coder=part(Raw), permutation_coder=part(Raw)), part(ColumnMajor, coder=part(RangeCoder))
 WRAPPED: list[Spec[Coder]] = [
     RAW,
     RANGE,
-    part(Columns, coder=part(Zlib), similar=False),
-    part(Columns, coder=part(Columns, coder=part(Raw))),
-    part(Smallest, coders=(part(Zlib), RANGE)),
+    part(ColumnMajor, coder=part(Zlib), sort_rows=False),
+    part(ColumnMajor, coder=part(ColumnMajor, coder=part(Raw))),
+    part(SmallestCoder, coders=(part(Zlib), RANGE)),
 ]
 
 
@@ -54,7 +54,7 @@ def test_matrices_are_coded_column_by_column() -> None:
     codes = np.arange(12, dtype=np.float16).reshape(3, 4)
     assert (
         part(
-            Columns,
+            ColumnMajor,
             coder=part(
                 Raw,
             ),
@@ -66,9 +66,9 @@ def test_matrices_are_coded_column_by_column() -> None:
 def test_rows_stand_beside_the_nearest_that_is_left() -> None:
     levels = np.array([0, 50, 10, 40, 20, 30, 11, 120])
     codes = np.repeat(levels[:, None], 5, 1).astype(np.int8)
-    assert levels[nearest(codes)].tolist() == [0, 10, 11, 20, 30, 40, 50, 120]
+    assert levels[similarity_order(codes)].tolist() == [0, 10, 11, 20, 30, 40, 50, 120]
     far = np.array([[-128, -128], [127, 127], [-1, -1]], np.int8)  # differences that no byte holds
-    assert nearest(far).tolist() == [0, 2, 1]
+    assert similarity_order(far).tolist() == [0, 2, 1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,7 +76,7 @@ def test_rows_stand_beside_the_nearest_that_is_left() -> None:
 def test_the_walk_is_the_plain_greedy_one(rows: int, seed: int) -> None:
     codes = np.random.default_rng(seed).integers(0, 256, (rows, 6)).astype(np.uint8)
     order, left = [0], set(range(1, rows))
-    for at in nearest(codes).tolist()[1:]:
+    for at in similarity_order(codes).tolist()[1:]:
         distance = {i: int(np.abs(codes[i].astype(int) - codes[order[-1]].astype(int)).sum()) for i in left}
         assert at in left and distance[at] == min(distance.values())
         order.append(at)
@@ -89,7 +89,8 @@ def test_order_helps_where_rows_repeat() -> None:
     kinds = generator.integers(-30, 30, (4, 300))
     codes = (kinds[generator.integers(0, 4, 400)] + generator.integers(-1, 2, (400, 300))).astype(np.int8)
     sizes = [
-        len(part(Columns, coder=part(Brotli, quality=9), similar=s)().encode_arrays([codes])) for s in (True, False)
+        len(part(ColumnMajor, coder=part(Brotli, quality=9), sort_rows=s)().encode_arrays([codes]))
+        for s in (True, False)
     ]
     assert sizes[0] < 0.75 * sizes[1]
 
@@ -112,9 +113,9 @@ def test_damage_to_the_order_is_found() -> None:
         bytes([10]) + good[1:],
     ]
     for data in wrong:
-        with pytest.raises(DamagedError):
+        with pytest.raises(CorruptFileError):
             coder.decode_arrays(data, codes.dtype, shapes)
-    with pytest.raises(DamagedError, match="nothing is permuted"):
+    with pytest.raises(CorruptFileError, match="nothing is permuted"):
         coder.decode_arrays(good, codes.dtype, [(24,)])
 
 
@@ -124,54 +125,54 @@ def test_damage_to_the_order_is_found() -> None:
 def test_any_bytes_decode_or_are_damage(coder: Coder, data: bytes, shapes: list[tuple[int, int]]) -> None:
     try:
         arrays = coder.decode_arrays(data, np.dtype(np.int8), shapes)
-    except DamagedError:
+    except CorruptFileError:
         return
     assert [a.shape for a in arrays] == shapes
 
 
 def test_levels_inside_columns_are_refused() -> None:
     with pytest.raises(RecipeError, match="levels"):
-        part(Columns, coder=part(Range, levels=True))()
+        part(ColumnMajor, coder=part(RangeCoder, variance_contexts=True))()
 
 
 # ---- groups of a recipe's own --------------------------------------------------------------------------------------
 
 ROLES = {"embed": "embedding", "b.0.q": "matrix", "b.0.up": "matrix", "b.1.q": "matrix", "gain": "scale"}
-GROUPS = (part(Group, where="matrix@b.*.q", name="c_q"), part(Group, where="matrix", name="others"))
+GROUPS = (part(StreamGroup, where="matrix@b.*.q", name="c_q"), part(StreamGroup, where="matrix", name="others"))
 
 
-def codes_of(roles: dict[str, str]) -> dict[str, Code]:
+def codes_of(roles: dict[str, str]) -> dict[str, EncodedTensor]:
     generator = np.random.default_rng(0)
     return {path: {"codes": (generator.standard_normal((20, 8)) * 3).astype(np.int8)} for path in roles}
 
 
 def test_groups_are_named_by_the_recipe_and_by_role_otherwise() -> None:
-    groups = part(Pack, coder=part(Raw), groups=GROUPS)().grouped(ROLES)
+    groups = part(Pack, coder=part(Raw), groups=GROUPS)().groups_by_path(ROLES)
     assert groups == {"embed": "embedding", "b.0.q": "c_q", "b.0.up": "others", "b.1.q": "c_q", "gain": "scale"}
-    assert part(Pack, coder=part(Raw))().grouped(ROLES) == ROLES
-    every = part(Pack, coder=part(Raw), groups=(part(Group, where="*", name="all"),))()
-    assert set(every.grouped(ROLES).values()) == {"all"}
+    assert part(Pack, coder=part(Raw))().groups_by_path(ROLES) == ROLES
+    every = part(Pack, coder=part(Raw), groups=(part(StreamGroup, where="*", name="all"),))()
+    assert set(every.groups_by_path(ROLES).values()) == {"all"}
     with pytest.raises(RecipeError, match="two rules"):
-        part(Pack, coder=part(Raw), groups=GROUPS[::-1])().grouped(ROLES)
+        part(Pack, coder=part(Raw), groups=GROUPS[::-1])().groups_by_path(ROLES)
     with pytest.raises(RecipeError, match="matches nothing"):
-        part(Pack, coder=part(Raw), groups=(part(Group, where="gate", name="g"),))().grouped(ROLES)
+        part(Pack, coder=part(Raw), groups=(part(StreamGroup, where="gate", name="g"),))().groups_by_path(ROLES)
     with pytest.raises(RecipeError, match="not named"):
-        part(Group, where="*", name="attn.proj")()
+        part(StreamGroup, where="*", name="attn.proj")()
 
 
 def test_coder_rules_name_groups() -> None:
-    codes, groups = codes_of(ROLES), part(Pack, coder=part(Raw), groups=GROUPS)().grouped(ROLES)
+    codes, groups = codes_of(ROLES), part(Pack, coder=part(Raw), groups=GROUPS)().groups_by_path(ROLES)
     rules = (
         part(Rule, where="c_q", use=RANGE),
         part(Rule, where="@others.codes", use=part(Zlib)),
         part(Rule, where="*", use=part(Raw)),
     )
-    sections = {s.name: s for s in pack_codes(codes, groups, rules)}
+    sections = {s.name: s for s in pack_tensors(codes, groups, rules)}
     assert {n: s.codec for n, s in sections.items()} == {
         "c_q.codes": "columns.range", "others.codes": "zlib", "embedding.codes": "raw", "scale.codes": "raw",
     }  # fmt: skip
     layout = {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in codes.items()}
-    back = unpack_codes(sections, layout, groups, rules)
+    back = unpack_tensors(sections, layout, groups, rules)
     assert all(np.array_equal(back[path]["codes"], codes[path]["codes"]) for path in codes)
 
 
@@ -179,14 +180,14 @@ def test_coder_rules_name_groups() -> None:
 
 
 def test_choices_are_said_against_the_entropy(tmp_path: Path) -> None:
-    codes, coder = codes_of(ROLES), part(Smallest, coders=(part(Raw), part(Range)))
-    artifact = write_artifact(tmp_path / "a.bg", recipe={}, meta={}, sections=pack_codes(codes, ROLES, coder))
-    found = choices(artifact, codes, ROLES)
+    codes, coder = codes_of(ROLES), part(SmallestCoder, coders=(part(Raw), part(RangeCoder)))
+    artifact = write_artifact(tmp_path / "a.bg", recipe={}, meta={}, sections=pack_tensors(codes, ROLES, coder))
+    found = coder_reports(artifact, codes, ROLES)
     assert [c.bytes for c in found] == sorted((len(s.data) for s in artifact.sections.values()), reverse=True)
     matrix = next(c for c in found if c.name == "matrix.codes")
     joined = np.concatenate([codes[p]["codes"].reshape(-1) for p in ROLES if ROLES[p] == "matrix"])
     assert matrix.entropy_bytes == round(entropy_bits(joined) / 8) and matrix.raw_bytes == 480
-    assert 0 < matrix.bytes - matrix.entropy_bytes < 20 and matrix.codec == "range"
+    assert 0 < matrix.bytes - matrix.entropy_bytes < 20 and matrix.coder == "range"
     over = matrix.bytes - matrix.entropy_bytes
     assert str(matrix) == (
         f"matrix.codes: range, {matrix.bytes} bytes of 480, +{over} (+{over / matrix.entropy_bytes:.2%}) against the order-0 entropy"

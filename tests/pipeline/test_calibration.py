@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.average.ema import Ema
+from bitgolf.average.ema import EMA
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import BitgolfError, DamagedError, Interrupted, RecipeError, UsageError
+from bitgolf.errors import BitgolfError, CorruptFileError, Interrupted, RecipeError, UsageError
 from bitgolf.files import read_json
 from bitgolf.pipeline import execute as execution
 from bitgolf.pipeline import training
@@ -24,27 +24,27 @@ from bitgolf.pipeline.data import PreparedData
 from bitgolf.pipeline.execute import execute
 from bitgolf.pipeline.stages import STAGES
 from bitgolf.pipeline.state import Run
-from bitgolf.pipeline.training import TrainingJob, train_run
+from bitgolf.pipeline.training import TrainingJob, train_rank
 from bitgolf.quantize.calibration import calibrate
-from bitgolf.quantize.calibration.calibrate import Calibrate, check, distinct
-from bitgolf.quantize.calibration.sources import OwnSamples, Source, Subject, TrainingText
-from bitgolf.quantize.calibration.stats_file import about_calibration, load_calibration, save_calibration
+from bitgolf.quantize.calibration.calibrate import Calibrate, check_calibration, count_hessians
+from bitgolf.quantize.calibration.sources import CalibrationContext, CalibrationSource, SelfGenerated, TrainingText
+from bitgolf.quantize.calibration.stats_file import calibration_metadata, load_calibration, save_calibration
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.quantize.codecs.gptq import Gptq
-from bitgolf.quantize.encoding import load_codes
-from bitgolf.recipes.identity import training_slice
+from bitgolf.quantize.codecs.gptq import GPTQ
+from bitgolf.quantize.encoding import load_encoded
+from bitgolf.recipes.identity import training_key
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.recipes.time_limit import limit_of, reserve_of
-from bitgolf.report.log import Journal
-from bitgolf.runtime.progress import Now, Reserve
+from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
+from bitgolf.report.log import RunLog
+from bitgolf.runtime.progress import CalibrationReserve, TrainingProgress
 from bitgolf.train import loop
 from bitgolf.train.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import FakeTime, make_data
 
-SOURCES: dict[str, Spec[Source]] = {
+SOURCES: dict[str, Spec[CalibrationSource]] = {
     "text": part(TrainingText, batches=3, rows=2),
-    "samples": part(OwnSamples, sequences=3, length=0, rows=2),
+    "samples": part(SelfGenerated, sequences=3, length=0, rows=2),
 }
 
 
@@ -61,11 +61,11 @@ SMALL = part(Calibrate, source=part(TrainingText, batches=2, rows=2))
 def calibrated(steps: int = 4) -> Spec[Recipe]:
     """A toy recipe with GPTQ, and what that needs."""
     recipe = toy_recipe(steps=steps).set("proof", None).set("calibrate", SMALL)
-    return recipe.set("quantize.1.use", part(IntRows, bits=3, solve=part(Gptq)))
+    return recipe.set("quantize.1.use", part(IntRows, bits=3, solver=part(GPTQ)))
 
 
 def checked(recipe: Spec[Recipe], processes: int = 1) -> None:
-    check(recipe["quantize"], recipe["calibrate"], processes)
+    check_calibration(recipe["quantize"], recipe["calibrate"], processes)
 
 
 def test_calibration_is_there_where_it_is_asked_for_and_nowhere_else() -> None:
@@ -75,37 +75,37 @@ def test_calibration_is_there_where_it_is_asked_for_and_nowhere_else() -> None:
         checked(calibrated().set("calibrate", None))
     with pytest.raises(RecipeError, match="calibrate: no codec asks for calibration, so it would do nothing"):
         checked(toy_recipe().set("calibrate", SMALL))
-    with pytest.raises(RecipeError, match=r"Ema is no calibration"):
-        checked(calibrated().set("calibrate", part(Ema, decay=0.9)))
+    with pytest.raises(RecipeError, match=r"Recipe\.calibrate: expected a part that is a Calibrate"):
+        checked(calibrated().set("calibrate", part(EMA, decay=0.9)))
     with pytest.raises(UsageError, match="3 processes cannot share 2 batches"):
         checked(calibrated(), 3)
     timed = calibrated().set("train.seconds", 5.0).set("calibrate.reserve", 5.0)
     with pytest.raises(RecipeError, match="of 5 s of training 5 s are reserved"):
-        limit_of(timed, reserve_of(timed) or 0.0)
+        training_time_limit(timed, calibration_reserve(timed) or 0.0)
 
 
 def test_a_reserve_shortens_a_limit_of_time_only() -> None:
     given = calibrated().set("calibrate.reserve", 4.0)
-    assert (reserve_of(given), limit_of(given, 0.0)) == (0.0, 0.0), "a limit of steps"
+    assert (calibration_reserve(given), training_time_limit(given, 0.0)) == (0.0, 0.0), "a limit of steps"
     timed = given.set("train.seconds", 90.0)
-    assert (reserve_of(timed), limit_of(timed, 4.0)) == (4.0, 86.0)
-    assert reserve_of(timed.set("calibrate", None)) == 0.0
-    assert reserve_of(calibrated().set("train.seconds", 90.0)) is None, "to be measured"
+    assert (calibration_reserve(timed), training_time_limit(timed, 4.0)) == (4.0, 86.0)
+    assert calibration_reserve(timed.set("calibrate", None)) == 0.0
+    assert calibration_reserve(calibrated().set("train.seconds", 90.0)) is None, "to be measured"
 
 
 def test_the_key_of_training_is_the_same_on_every_machine() -> None:
     """It has what a measured reserve is measured on, and not what was measured; without a limit of time, neither counts."""
     free, timed = calibrated(), calibrated().set("train.seconds", 90.0)
-    assert training_slice(free) == training_slice(free.set("calibrate.source.batches", 7).set("calibrate.reserve", 4.0))
+    assert training_key(free) == training_key(free.set("calibrate.source.batches", 7).set("calibrate.reserve", 4.0))
     keys = [
         timed,
         timed.set("calibrate.source.batches", 7),
         timed.set("calibrate.reserve", 4.0),
         timed.set("calibrate", None),
     ]
-    assert len({str(training_slice(recipe)) for recipe in keys}) == 4
+    assert len({str(training_key(recipe)) for recipe in keys}) == 4
     given = timed.set("calibrate.reserve", 4.0)
-    assert training_slice(given) == training_slice(given.set("calibrate.source.batches", 7))
+    assert training_key(given) == training_key(given.set("calibrate.source.batches", 7))
 
 
 @pytest.mark.parametrize(("reserve", "limit"), [(4.0, 86.0), (None, 90.0 - 1.1 * (2 * 5.0 + 1.0))])
@@ -121,19 +121,19 @@ def test_training_ends_early_by_the_reserve(
 
     monkeypatch.setattr(loop, "train", no_training)
     recipe = calibrated().set("train.seconds", 90.0).set("calibrate.reserve", reserve)
-    monkeypatch.setattr(training, "measure_reserve", lambda *_: Reserve(2, 5.0, 1.0))
+    monkeypatch.setattr(training, "measure_calibration_reserve", lambda *_: CalibrationReserve(2, 5.0, 1.0))
     with pytest.raises(BitgolfError, match="enough"):
-        train_run(TrainingJob(recipe=recipe, data=data, folder=tmp_path), Journal(quiet=True))
+        train_rank(TrainingJob(recipe=recipe, data=data, folder=tmp_path), RunLog(quiet=True))
     assert seen == [(90.0, limit)]
 
 
 def test_a_reserve_that_leaves_no_time_to_train_is_an_error(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "measure_reserve", lambda *_: Reserve(1, 8.0, 1.0))
+    monkeypatch.setattr(training, "measure_calibration_reserve", lambda *_: CalibrationReserve(1, 8.0, 1.0))
     job = TrainingJob(recipe=calibrated().set("train.seconds", 9.0), data=data, folder=tmp_path)
     with pytest.raises(RecipeError, match=r"of 9 s of training 9.9 s are reserved.*\n.*train.seconds above 9.9"):
-        train_run(job, Journal(quiet=True))
+        train_rank(job, RunLog(quiet=True))
 
 
 # ---- the stage ---------------------------------------------------------------------------------------------------
@@ -153,12 +153,12 @@ def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ran(recipe: Spec[Recipe], folder: Path, data: Path, first: str | None = None) -> dict[str, dict[str, Any]]:
     """What the stages up to `pack` left."""
-    journal = Journal(folder, quiet=True)
+    log = RunLog(folder, quiet=True)
     try:
         with pytest.raises(BitgolfError, match="it is packed"):
-            execute(Run(recipe, folder, journal, shards=data), first=first)
+            execute(Run(recipe, folder, log, shards=data), from_stage=first)
     finally:
-        journal.close()
+        log.close()
     return read_json(folder / "stages.json")
 
 
@@ -173,7 +173,7 @@ def batches_of(done: dict[str, dict[str, Any]]) -> list[int]:
 
 
 def weights(folder: Path) -> Tensor:
-    codes = load_codes(folder / "codes" / "codes.safetensors")
+    codes = load_encoded(folder / "codes" / "codes.safetensors")
     return torch.from_numpy(codes["blocks.0.mlp.up.weight"]["codes"])
 
 
@@ -184,7 +184,7 @@ def test_a_run_calibrates_between_averaging_and_quantizing(data: Path, tmp_path:
     known = load_calibration(tmp_path / "calibration.safetensors")
     stage, clock = done["calibrate"]["calibration"], done["calibrate"]["training_clock"]
     assert stage["source"] == "TrainingText" and stage["tokens"] == 2 * 2 * 32
-    assert (stage["matrices"], stage["hessians"], stage["processes"]) == (len(known), distinct(known), 1)
+    assert (stage["matrices"], stage["hessians"], stage["processes"]) == (len(known), count_hessians(known), 1)
     assert clock["total"] == pytest.approx(clock["train"] + clock["calibrate"], abs=0.02)
     assert 0 < clock["calibrate"] <= done["calibrate"]["seconds"] + 0.01 and clock["limit"] == 0
     (event,) = events(tmp_path, "calibration")
@@ -199,7 +199,7 @@ def test_what_is_done_again_when_calibration_changes(data: Path, tmp_path: Path)
     recipe = calibrated()
     first, codes = ran(recipe, tmp_path, data), weights(tmp_path)
     assert ran(recipe, tmp_path, data) == first
-    again = ran(recipe.set("calibrate.source", part(OwnSamples, sequences=2, length=0)), tmp_path, data)
+    again = ran(recipe.set("calibrate.source", part(SelfGenerated, sequences=2, length=0)), tmp_path, data)
     assert again["average"] == first["average"] and again["calibrate"]["key"] != first["calibrate"]["key"]
     assert not torch.equal(weights(tmp_path), codes), "other statistics, other codes"
     ran(recipe, tmp_path, data)
@@ -212,8 +212,8 @@ def test_what_is_done_again_when_calibration_changes(data: Path, tmp_path: Path)
     assert other["calibrate"] == ran(recipe, tmp_path, data)["calibrate"]
     assert other["quantize"]["key"] != first["quantize"]["key"] and not torch.equal(weights(tmp_path), codes)
     path.unlink()
-    with pytest.raises(DamagedError, match="the file is missing"):
-        execute(Run(recipe, tmp_path, Journal(quiet=True), shards=data))
+    with pytest.raises(CorruptFileError, match="the file is missing"):
+        execute(Run(recipe, tmp_path, RunLog(quiet=True), shards=data))
 
 
 @pytest.mark.usefixtures("no_scoring")
@@ -252,12 +252,12 @@ class Clocks:
             monkeypatch.setattr(module, "time", self.time)
         step, opened = Trainer.step, TrainingText.open
 
-        def stepped(trainer: Trainer, number: int, now: Now) -> Tensor:
+        def stepped(trainer: Trainer, number: int, now: TrainingProgress) -> Tensor:
             self.trained = True
-            self.time.pass_by(1.0)
+            self.time.advance(1.0)
             return step(trainer, number, now)
 
-        def slow(source: TrainingText, subject: Subject) -> Callable[[int], Tensor]:
+        def slow(source: TrainingText, subject: CalibrationContext) -> Callable[[int], Tensor]:
             batch = opened(source, subject)
             return lambda number: (self.pass_batch(), batch(number))[1]
 
@@ -266,7 +266,7 @@ class Clocks:
 
     def pass_batch(self) -> None:
         self.batches += 1
-        self.time.pass_by(self.batch if self.trained else self.measured)
+        self.time.advance(self.batch if self.trained else self.measured)
 
 
 def timed(seconds: float) -> Spec[Recipe]:
@@ -315,7 +315,7 @@ def test_calibration_that_is_done_again_gives_the_same_bytes(
     clocks, file = Clocks(monkeypatch, batch=9.0), tmp_path / "calibration.safetensors"
     first = ran(timed(60.0), tmp_path, data)
     content = file.read_bytes()
-    assert about_calibration(file)["batches"] == batches_of(first) == [2]
+    assert calibration_metadata(file)["batches"] == batches_of(first) == [2]
     for clocks.batch in (0.1, 1000.0):
         again = ran(timed(60.0), tmp_path, data, "calibrate")
         assert file.read_bytes() == content and batches_of(again) == [2]
@@ -350,18 +350,18 @@ def test_a_run_that_goes_on_has_the_reserve_of_its_beginning(
     step = Trainer.step
     monkeypatch.setattr(Trainer, "step", lambda self, n, now: signal.raise_signal(signal.SIGTERM) or step(self, n, now))
     with pytest.raises(Interrupted):
-        execute(Run(timed(60.0), tmp_path, Journal(quiet=True), shards=data))
+        execute(Run(timed(60.0), tmp_path, RunLog(quiet=True), shards=data))
     monkeypatch.setattr(Trainer, "step", step)
     clocks.measured, clocks.trained = 0.1, False
     with pytest.raises(BitgolfError, match="it is packed"):
-        execute(Run(timed(60.0), tmp_path, Journal(quiet=True), shards=data, resume=True))
+        execute(Run(timed(60.0), tmp_path, RunLog(quiet=True), shards=data, resume=True))
     train = read_json(tmp_path / "stages.json")["train"]
     assert (train["time_limit_seconds"], train["training_seconds"], train["steps"]) == (38.0, 38.0, 38)
 
 
 def test_a_recipe_that_would_fail_later_fails_before_training(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="the recipe has none"):
-        execute(Run(calibrated().set("calibrate", None), tmp_path, Journal(quiet=True), shards=data))
+        execute(Run(calibrated().set("calibrate", None), tmp_path, RunLog(quiet=True), shards=data))
     assert not (tmp_path / "stages.json").exists()
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from bitgolf.artifact.ledger import ledger
-from bitgolf.artifact.model import load
+from bitgolf.artifact.model import load_model
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, write_json
-from bitgolf.pipeline.execute import start
+from bitgolf.pipeline.execute import run_recipe
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES
 from bitgolf.recipes.recipe import Recipe
@@ -176,12 +176,21 @@ def test_generate_and_ledger(finished: tuple[Path, dict[str, Any]]) -> None:
 
 
 def again(folder: Path, recipe: Spec[Recipe] | None = None, *, first: str | None = None) -> RunResult:
-    from bitgolf.recipes import resolve
+    from bitgolf.recipes import load_recipe
 
-    recipe = recipe or resolve(str(folder), [])
+    recipe = recipe or load_recipe(str(folder), [])
     assert recipe
-    return start(
-        str(folder), recipe, text=[], shards=None, out=None, seed=0, devices=1, device="auto", first=first, resume=False
+    return run_recipe(
+        str(folder),
+        recipe,
+        text=[],
+        shards=None,
+        out=None,
+        seed=0,
+        processes=1,
+        device="auto",
+        from_stage=first,
+        resume=False,
     )
 
 
@@ -194,25 +203,25 @@ def test_what_is_unchanged_is_reused(run_folder: Path, capsys: pytest.CaptureFix
 
 
 def test_a_stage_is_done_again_alone_without_training(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from bitgolf.recipes import resolve
+    from bitgolf.recipes import load_recipe
 
-    before = load(run_folder / "artifact.bg")
+    before = load_model(run_folder / "artifact.bg")
     checkpoint = sorted((run_folder / "checkpoint").iterdir())[-1].stat().st_mtime_ns
-    recipe = resolve(str(run_folder), ["quantize.1.use.bits=3", "quantize.1.use.clip=SdClip(k=3)", "proof=none"])
+    recipe = load_recipe(str(run_folder), ["quantize.1.use.bits=3", "quantize.1.use.clip=SdClip(k=3)", "proof=none"])
     d = again(run_folder, recipe, first="quantize")
     said = capsys.readouterr().err
     assert "train: unchanged, reused" in said and "quantize …" in said
     assert sorted((run_folder / "checkpoint").iterdir())[-1].stat().st_mtime_ns == checkpoint
-    after = load(run_folder / "artifact.bg")
+    after = load_model(run_folder / "artifact.bg")
     assert after.digest != before.digest and after.recipe.quantize[1]["use.bits"] == 3
     assert d.bpb["trained"] != d.bpb["packed"]
 
 
 def test_starting_after_a_stage_whose_inputs_changed_is_refused(run_folder: Path) -> None:
-    from bitgolf.recipes import resolve
+    from bitgolf.recipes import load_recipe
 
     with pytest.raises(UsageError, match="--from quantize: the earlier stage train has changed inputs"):
-        again(run_folder, resolve(str(run_folder), ["train.steps=31"]), first="quantize")
+        again(run_folder, load_recipe(str(run_folder), ["train.steps=31"]), first="quantize")
 
 
 @pytest.mark.parametrize("written", [{"seed": 0, "text": [], "shards": None}, {"seed": 0, "format": 1}])
@@ -230,10 +239,10 @@ def test_a_folder_of_an_older_format_is_refused_and_left_alone(run_folder: Path,
 
 
 def test_another_training_does_not_overwrite_this_one(run_folder: Path) -> None:
-    from bitgolf.recipes import resolve
+    from bitgolf.recipes import load_recipe
 
     with pytest.raises(UsageError, match="another recipe"):
-        again(run_folder, resolve(str(run_folder), ["train.steps=31"]))
+        again(run_folder, load_recipe(str(run_folder), ["train.steps=31"]))
     assert again(run_folder).steps == 30
 
 
@@ -289,7 +298,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_artifact(
         "--set",
         "proof=none",
         "--set",
-        "score=(Contiguous(window=32), Sliding(window=32, stride=16))",
+        "score=(ContiguousScoring(window=32), SlidingScoring(window=32, stride=16))",
     )
     assert "resumed after step" in with_proof.stderr
     assert (out / "artifact.bg").read_bytes() == (finished[0] / "artifact.bg").read_bytes()
@@ -312,7 +321,7 @@ def test_two_processes_train_to_the_same_model_and_calibrate_it(
     )
     gptq = (
         "--set",
-        "quantize.1.use.solve=Gptq()",
+        "quantize.1.use.solver=GPTQ()",
         "--set",
         "calibrate=Calibrate(source=TrainingText(batches=3, rows=2))",
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bitgolf.model.lm import LM
-from bitgolf.quantize.calibration.observe import means, observe
-from bitgolf.quantize.stats import Calibration
+from bitgolf.quantize.calibration.observe import matrix_stats, observe
+from bitgolf.quantize.stats import StatsByPath
 from helpers.quantized_models import text
 from helpers.toy import built, toy_model
 
@@ -17,10 +17,10 @@ def model() -> LM:
 
 
 @pytest.fixture(scope="module")
-def stored(model: LM) -> Calibration:
-    return means(observe(model, text(0)))
+def stored(model: LM) -> StatsByPath:
+    return matrix_stats(observe(model, text(0)))
 
 
 @pytest.fixture(scope="module")
-def seen(model: LM) -> tuple[Calibration, Calibration]:
-    return means(observe(model, text(1, 8))), means(observe(model, text(2, 8)))
+def seen(model: LM) -> tuple[StatsByPath, StatsByPath]:
+    return matrix_stats(observe(model, text(1, 8))), matrix_stats(observe(model, text(2, 8)))

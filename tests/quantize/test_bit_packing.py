@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.errors import DamagedError
-from bitgolf.quantize.codecs.bit_packing import BITS, NIBBLES, TRITS, Bitmask, Packing
+from bitgolf.errors import CorruptFileError
+from bitgolf.quantize.codecs.bit_packing import BITS, NIBBLES, TRITS, BitmaskPacking, BitPacking
 
-CODES: dict[Packing, list[int]] = {
+CODES: dict[BitPacking, list[int]] = {
     BITS: [-1, 1],
     TRITS: [-1, 0, 1],
     NIBBLES: list(range(-8, 8)),
-    Bitmask(): [-1, 0, 1],
+    BitmaskPacking(): [-1, 0, 1],
 }
 MASK = list(CODES)[-1]
 packings = pytest.mark.parametrize("packing", CODES, ids=["bits", "trits", "nibbles", "bitmask"])
@@ -25,12 +25,12 @@ packings = pytest.mark.parametrize("packing", CODES, ids=["bits", "trits", "nibb
 @packings
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_every_length_comes_back(packing: Packing, data: st.DataObject) -> None:
+def test_every_length_comes_back(packing: BitPacking, data: st.DataObject) -> None:
     n = data.draw(st.one_of(st.integers(0, 17), st.integers(0, 300)))
     values = data.draw(st.lists(st.sampled_from(CODES[packing]), min_size=n, max_size=n))
     codes = np.array(values, np.int8)
     packed = packing.pack(codes)
-    assert packed.dtype == np.uint8 and packed.shape == packing.shape(n)
+    assert packed.dtype == np.uint8 and packed.shape == packing.packed_shape(n)
     back = packing.unpack(packed, n)
     assert back.dtype == np.int8 and np.array_equal(back, codes)
 
@@ -38,11 +38,13 @@ def test_every_length_comes_back(packing: Packing, data: st.DataObject) -> None:
 @packings
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_any_bytes_are_damage_or_the_one_form_of_their_codes(packing: Packing, data: st.DataObject) -> None:
+def test_any_bytes_are_damage_or_the_one_form_of_their_codes(packing: BitPacking, data: st.DataObject) -> None:
     n = data.draw(st.integers(0, 20))
-    size = int(np.prod(packing.shape(n)))
-    packed = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), np.uint8).reshape(packing.shape(n))
-    with suppress(DamagedError):
+    size = int(np.prod(packing.packed_shape(n)))
+    packed = np.frombuffer(data.draw(st.binary(min_size=size, max_size=size)), np.uint8).reshape(
+        packing.packed_shape(n)
+    )
+    with suppress(CorruptFileError):
         codes = packing.unpack(packed, n)
         assert np.isin(codes, CODES[packing]).all() and np.array_equal(packing.pack(codes), packed)
 
@@ -84,6 +86,6 @@ def test_the_bitmask_and_the_signs_of_what_it_marks() -> None:
         (MASK, [[0b0101], [0b100]], 3),
     ],
 )
-def test_a_second_form_of_the_same_codes_is_damage(packing: Packing, packed: list[int], n: int) -> None:
-    with pytest.raises(DamagedError):
+def test_a_second_form_of_the_same_codes_is_damage(packing: BitPacking, packed: list[int], n: int) -> None:
+    with pytest.raises(CorruptFileError):
         packing.unpack(np.array(packed, np.uint8), n)

@@ -20,31 +20,33 @@ from torch import Tensor
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.shards import Stream, find_shards
-from bitgolf.errors import DamagedError, FormatVersionError, RecipeError, UsageError
+from bitgolf.data.shards import TokenStream, find_shards
+from bitgolf.errors import CorruptFileError, FormatVersionError, RecipeError, UsageError
 from bitgolf.quantize.calibration import calibrate
-from bitgolf.quantize.calibration.calibrate import Calibrate, distinct
-from bitgolf.quantize.calibration.sources import OwnSamples, Source, Subject, TrainingText
-from bitgolf.quantize.calibration.stats_file import about_calibration, load_calibration, save_calibration
-from bitgolf.quantize.stats import Stats
-from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.quantize.calibration.calibrate import Calibrate, count_hessians
+from bitgolf.quantize.calibration.sources import CalibrationContext, CalibrationSource, SelfGenerated, TrainingText
+from bitgolf.quantize.calibration.stats_file import calibration_metadata, load_calibration, save_calibration
+from bitgolf.quantize.stats import MatrixStats
+from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from helpers.toy import built, toy_model
 from helpers.toy_training import FakeTime, make_data
 
 LENGTH = 24
-SOURCES: dict[str, Spec[Source]] = {
+SOURCES: dict[str, Spec[CalibrationSource]] = {
     "text": part(TrainingText, batches=3, rows=2),
-    "samples": part(OwnSamples, sequences=5, length=0, rows=2, temperature=(0.5, 1.5)),
+    "samples": part(SelfGenerated, sequences=5, length=0, rows=2, temperature=(0.5, 1.5)),
 }
 
 
-def subject(data: Path) -> Subject:
+def subject(data: Path) -> CalibrationContext:
     manifest = load_manifest(data)
-    return Subject(built(toy_model(), vocab=manifest.vocab), data, LENGTH, manifest.bos)
+    return CalibrationContext(built(toy_model(), vocab=manifest.vocab), data, LENGTH, manifest.bos)
 
 
-def measured(data: Path, source: Spec[Source], world: World = ALONE, *, batches: int = 0) -> dict[str, Stats]:
-    return Calibrate(source=source).measure(subject(data), world, batches=batches).stats
+def measured(
+    data: Path, source: Spec[CalibrationSource], distributed: DistributedContext = SINGLE_PROCESS, *, batches: int = 0
+) -> dict[str, MatrixStats]:
+    return Calibrate(source=source).collect(subject(data), distributed, batches=batches).stats
 
 
 class Slow(TrainingText):
@@ -54,11 +56,11 @@ class Slow(TrainingText):
         super().__init__(batches=7, rows=1)
         self.seconds, self.clock, self.late = seconds, clock, first
 
-    def open(self, subject: Subject) -> Callable[[int], Tensor]:
+    def open(self, subject: CalibrationContext) -> Callable[[int], Tensor]:
         batch = super().open(subject)
 
         def slow(number: int) -> Tensor:
-            self.clock.pass_by(self.seconds + self.late)
+            self.clock.advance(self.seconds + self.late)
             self.late = 0.0
             return batch(number)
 
@@ -71,13 +73,13 @@ class Slow(TrainingText):
 def process(rank: int, out: Path, data: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=2)
-    world = World(rank, 2, rank, backend="gloo")
+    distributed = DistributedContext(rank, 2, rank, backend="gloo")
     for name, source in SOURCES.items():
-        save_calibration(out / f"{name}.{rank}", measured(data, source, world))
+        save_calibration(out / f"{name}.{rank}", measured(data, source, distributed))
     slow = FakeTime()
     calibrate.time = slow  # pyright: ignore[reportAttributeAccessIssue]
-    found = Calibrate(source=part(Slow, seconds=(5.0, 0.1)[rank], clock=slow)).measure(
-        subject(data), world, seconds=12.0
+    found = Calibrate(source=part(Slow, seconds=(5.0, 0.1)[rank], clock=slow)).collect(
+        subject(data), distributed, seconds=12.0
     )
     save_calibration(out / f"slow.{rank}", found.stats, {"batches": found.batches})
     dist.destroy_process_group()
@@ -112,13 +114,13 @@ def many(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 def test_many_processes_sum_to_one_with_the_union(many: Path, data: Path, name: str) -> None:
     """Spec 2.4 and G5: shares of three batches, the last one of the samples' a smaller one."""
     one, got = measured(data, SOURCES[name]), load_calibration(many / f"{name}.0")
-    half = measured(data, SOURCES[name].but(**({"batches": 1} if name == "text" else {"sequences": 2})))
-    assert one.keys() == got.keys() and distinct(one) == distinct(got) < len(one)
+    half = measured(data, SOURCES[name].replace(**({"batches": 1} if name == "text" else {"sequences": 2})))
+    assert one.keys() == got.keys() and count_hessians(one) == count_hessians(got) < len(one)
     for path, want in one.items():
         assert got[path].tokens == want.tokens == LENGTH * (6 if name == "text" else 5)
         scale = want.hessian.abs().max().item()
         torch.testing.assert_close(got[path].hessian, want.hessian, rtol=1e-4, atol=1e-5 * scale)
-        torch.testing.assert_close(got[path].outputs, want.outputs, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(got[path].output_fisher, want.output_fisher, rtol=1e-3, atol=1e-6)
         assert not torch.allclose(half[path].hessian, want.hessian, rtol=1e-3), "one batch would do as well"
 
 
@@ -130,7 +132,7 @@ def test_every_process_has_the_same_bits(many: Path, name: str) -> None:
 def test_two_processes_stop_together(many: Path, data: Path) -> None:
     """The first one's clock has room for two rounds of 5 s in 12 s; the other one would have done all four of its own."""
     assert (many / "slow.0").read_bytes() == (many / "slow.1").read_bytes()
-    assert about_calibration(many / "slow.0") == {"batches": 4}
+    assert calibration_metadata(many / "slow.0") == {"batches": 4}
     got, want = load_calibration(many / "slow.0"), measured(data, part(TrainingText, batches=7, rows=1), batches=4)
     for path, stats in want.items():
         assert got[path].tokens == stats.tokens == 4 * LENGTH
@@ -140,7 +142,7 @@ def test_two_processes_stop_together(many: Path, data: Path) -> None:
 
 def test_a_process_without_a_batch_is_refused(data: Path) -> None:
     with pytest.raises(UsageError, match="4 processes cannot share 3 batches"):
-        Calibrate(source=SOURCES["text"]).measure(subject(data), World(size=4))
+        Calibrate(source=SOURCES["text"]).collect(subject(data), DistributedContext(world_size=4))
 
 
 # ---- the clock ---------------------------------------------------------------------------------------------------
@@ -160,10 +162,10 @@ def test_no_batch_is_begun_that_would_end_too_late(data: Path, clock: FakeTime, 
     """Except the first; and what has been observed is what so many batches tell."""
     done: list[tuple[int, int]] = []
     source = part(Slow, seconds=5.0, clock=clock)
-    found = Calibrate(source=source).measure(subject(data), progress=lambda *at: done.append(at), seconds=seconds)
+    found = Calibrate(source=source).collect(subject(data), progress=lambda *at: done.append(at), seconds=seconds)
     assert (found.batches, found.seconds) == (batches, 5.0 * batches)
     assert done == [(n, 7) for n in range(1, batches + 1)]
-    again = Calibrate(source=source).measure(subject(data), batches=found.batches)
+    again = Calibrate(source=source).collect(subject(data), batches=found.batches)
     assert again.batches == batches and all(
         torch.equal(again.stats[p].hessian, s.hessian) for p, s in found.stats.items()
     )
@@ -171,23 +173,25 @@ def test_no_batch_is_begun_that_would_end_too_late(data: Path, clock: FakeTime, 
 
 def test_a_reserve_is_what_the_batches_take(data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first batch warms up and does not count; sums over processes and their way to the CPU do."""
-    means = calibrate.means
-    monkeypatch.setattr(calibrate, "means", lambda sums: (clock.pass_by(0.25), means(sums))[1])
+    means = calibrate.matrix_stats
+    monkeypatch.setattr(calibrate, "matrix_stats", lambda sums: (clock.advance(0.25), means(sums))[1])
     before = torch.get_rng_state()
-    reserve = Calibrate(source=part(Slow, seconds=5.0, clock=clock, first=50.0)).forecast(subject(data))
+    reserve = Calibrate(source=part(Slow, seconds=5.0, clock=clock, first=50.0)).estimate_reserve(subject(data))
     assert reserve == (7, 5.0, 0.25) and reserve.seconds == pytest.approx(1.1 * 35.25)
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(UsageError, match="9 processes cannot share 7 batches"):
-        Calibrate(source=part(Slow, seconds=5.0, clock=clock)).forecast(subject(data), World(size=9))
+        Calibrate(source=part(Slow, seconds=5.0, clock=clock)).estimate_reserve(
+            subject(data), DistributedContext(world_size=9)
+        )
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_each_source_can_be_timed(data: Path, name: str) -> None:
     """Three batches, and two processes have two rounds of them."""
     calibration = Calibrate(source=SOURCES[name])
-    reserve = calibration.forecast(subject(data))
+    reserve = calibration.estimate_reserve(subject(data))
     assert reserve.rounds == 3 and reserve.round_seconds > 0 and reserve.fixed_seconds > 0
-    assert calibration.rounds(World(size=2), 3) == 2
+    assert calibration.rounds(DistributedContext(world_size=2), 3) == 2
 
 
 # ---- sources -----------------------------------------------------------------------------------------------------
@@ -196,14 +200,14 @@ def test_each_source_can_be_timed(data: Path, name: str) -> None:
 @pytest.mark.parametrize("name", SOURCES)
 def test_one_seed_gives_one_file(data: Path, tmp_path: Path, name: str) -> None:
     files = [tmp_path / str(i) for i in range(3)]
-    for file, source in zip(files, [SOURCES[name]] * 2 + [SOURCES[name].but(seed=43)], strict=True):
+    for file, source in zip(files, [SOURCES[name]] * 2 + [SOURCES[name].replace(seed=43)], strict=True):
         save_calibration(file, measured(data, source))
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
 
 
 def test_the_training_text_is_read_in_windows_that_do_not_overlap(data: Path) -> None:
     batch = TrainingText(batches=4, rows=3).open(subject(data))
-    stream = Stream(find_shards(data, "train"))
+    stream = TokenStream(find_shards(data, "train"))
     text = stream.window(0, len(stream) + LENGTH).astype("<u2").tobytes()
     places = set()
     for number in range(4):
@@ -220,22 +224,22 @@ def test_the_training_text_is_read_in_windows_that_do_not_overlap(data: Path) ->
 
 def test_a_long_row_of_training_is_not_read_at_once(data: Path) -> None:
     """As in published runs, where rows were 2,048 tokens, and 98,304 in training."""
-    long = subject(data)._replace(length=98_304)
+    long = subject(data)._replace(train_length=98_304)
     assert TrainingText(batches=1, rows=1).open(long)(0).shape == (1, 2048)
-    assert [long.row(0), long.row(4096), subject(data).row(0)] == [2048, 4096, LENGTH]
+    assert [long.row_length(0), long.row_length(4096), subject(data).row_length(0)] == [2048, 4096, LENGTH]
 
 
 def test_own_samples_follow_the_model_as_hot_as_they_are_told(data: Path) -> None:
     """At almost no temperature each token is the likeliest one; at a high one hardly any is."""
     about = subject(data)
-    batch = OwnSamples(sequences=7, length=0, rows=4, temperature=(0.001, 50.0)).open(about)
+    batch = SelfGenerated(sequences=7, length=0, rows=4, temperature=(0.001, 50.0)).open(about)
     ids = torch.cat([batch(0), batch(1)])
     assert ids.shape == (7, LENGTH) and (ids[:, 0] == about.bos).all() and len(set(ids[:, 1].tolist())) > 3
     with torch.no_grad():
         likeliest = about.model(ids).argmax(2)[:, 1:-1]
     right = (likeliest == ids[:, 2:]).float().mean(1)
     assert (right[0::2] > 0.95).all() and (right[1::2] < 0.3).all()
-    batch = OwnSamples(sequences=4, length=0, rows=2).open(about)
+    batch = SelfGenerated(sequences=4, length=0, rows=2).open(about)
     assert not torch.equal(batch(0), batch(1)), "batches draw by their numbers"
 
 
@@ -245,10 +249,10 @@ def test_own_samples_follow_the_model_as_hot_as_they_are_told(data: Path) -> Non
         (lambda: TrainingText(batches=0), "batches start at 1"),
         (lambda: TrainingText(length=1), "at least 2 tokens"),
         (lambda: TrainingText(length=98_304), "at most 8,192, or 0 for as many as trained; not 98,304"),
-        (lambda: OwnSamples(sequences=0), "sequences start at 1"),
-        (lambda: OwnSamples(length=-5), "at least 2 tokens"),
-        (lambda: OwnSamples(temperature=()), "temperatures are above 0"),
-        (lambda: OwnSamples(temperature=(0.5, 0.0)), "temperatures are above 0"),
+        (lambda: SelfGenerated(sequences=0), "sequences start at 1"),
+        (lambda: SelfGenerated(length=-5), "at least 2 tokens"),
+        (lambda: SelfGenerated(temperature=()), "temperatures are above 0"),
+        (lambda: SelfGenerated(temperature=(0.5, 0.0)), "temperatures are above 0"),
         (lambda: Calibrate(reserve=-1.0), "a reserve is not negative"),
     ],
 )
@@ -260,11 +264,11 @@ def test_settings_that_make_no_sense(make: Callable[[], object], message: str) -
 # ---- the file ----------------------------------------------------------------------------------------------------
 
 
-def statistics(widths: list[int], owners: list[int]) -> dict[str, Stats]:
+def statistics(widths: list[int], owners: list[int]) -> dict[str, MatrixStats]:
     generator = torch.Generator().manual_seed(len(owners))
     inputs = [torch.randn(c, c, generator=generator) for c in widths]
     return {
-        f"blocks.{i}:w": Stats(inputs[o % len(inputs)], torch.rand(i + 1, generator=generator), 7 + i)
+        f"blocks.{i}:w": MatrixStats(inputs[o % len(inputs)], torch.rand(i + 1, generator=generator), 7 + i)
         for i, o in enumerate(owners)
     }
 
@@ -277,9 +281,9 @@ def test_what_is_saved_is_loaded_with_what_is_shared(
     path, stats = tmp_path_factory.mktemp("file") / "c.safetensors", statistics(widths, owners)
     save_calibration(path, stats)
     got = load_calibration(path)
-    assert got.keys() == stats.keys() and distinct(got) == distinct(stats)
+    assert got.keys() == stats.keys() and count_hessians(got) == count_hessians(stats)
     for name, want in stats.items():
-        assert torch.equal(got[name].hessian, want.hessian) and torch.equal(got[name].outputs, want.outputs)
+        assert torch.equal(got[name].hessian, want.hessian) and torch.equal(got[name].output_fisher, want.output_fisher)
         assert got[name].tokens == want.tokens
 
 
@@ -303,7 +307,7 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path_factory: pytest.TempPathFacto
     header = 8 + int.from_bytes(whole[:8], "little")
     if chance.draw(st.booleans()):
         path.write_bytes(whole[: chance.draw(st.integers(0, len(whole) - 1))])
-        with pytest.raises(DamagedError, match="calibration") as raised:
+        with pytest.raises(CorruptFileError, match="calibration") as raised:
             load_calibration(path)
         assert str(path) in str(raised.value) and "--from calibrate" in str(raised.value)
         return
@@ -312,24 +316,24 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path_factory: pytest.TempPathFacto
     try:
         for stats in load_calibration(path).values():
             assert stats.hessian.shape[0] == stats.hessian.shape[1] and stats.tokens > 0
-    except DamagedError as error:
-        assert error.place == str(path)
+    except CorruptFileError as error:
+        assert error.where == str(path)
 
 
 @pytest.mark.parametrize(
     "stats",
     [
-        {"w": Stats(torch.ones(2, 3), torch.ones(2), 5)},
-        {"w": Stats(torch.ones(3, 3), torch.ones(2, 1), 5)},
-        {"w": Stats(torch.ones(3, 3).double(), torch.ones(2), 5)},
-        {"w": Stats(torch.full((3, 3), torch.nan), torch.ones(2), 5)},
-        {"w": Stats(torch.ones(3, 3), torch.full((2,), torch.inf), 5)},
-        {"w": Stats(torch.ones(3, 3), torch.ones(2), 0)},
+        {"w": MatrixStats(torch.ones(2, 3), torch.ones(2), 5)},
+        {"w": MatrixStats(torch.ones(3, 3), torch.ones(2, 1), 5)},
+        {"w": MatrixStats(torch.ones(3, 3).double(), torch.ones(2), 5)},
+        {"w": MatrixStats(torch.full((3, 3), torch.nan), torch.ones(2), 5)},
+        {"w": MatrixStats(torch.ones(3, 3), torch.full((2,), torch.inf), 5)},
+        {"w": MatrixStats(torch.ones(3, 3), torch.ones(2), 0)},
     ],
 )
-def test_statistics_that_are_none_are_not_loaded(tmp_path: Path, stats: dict[str, Stats]) -> None:
+def test_statistics_that_are_none_are_not_loaded(tmp_path: Path, stats: dict[str, MatrixStats]) -> None:
     save_calibration(tmp_path / "c", stats)
-    with pytest.raises(DamagedError, match=r"of w is n"):
+    with pytest.raises(CorruptFileError, match=r"of w is n"):
         load_calibration(tmp_path / "c")
 
 
@@ -339,26 +343,26 @@ def test_a_file_of_another_format_says_so(tmp_path: Path) -> None:
     path = tmp_path / "c"
     for metadata, number in (('{"about":{},"matrices":{}}', "no format number"), ('{"format":3}', "format 3")):
         save_file({"x": torch.ones(2)}, path, {"calibration": metadata})
-        for read in (load_calibration, about_calibration):
+        for read in (load_calibration, calibration_metadata):
             with pytest.raises(FormatVersionError, match=f"{number}; this version reads format 2") as caught:
                 read(path)
-            assert caught.value.place == str(path)
+            assert caught.value.where == str(path)
 
 
 def test_what_was_saved_beside_a_damaged_file_is_not_nothing(tmp_path: Path) -> None:
-    assert about_calibration(tmp_path / "none") == {}
+    assert calibration_metadata(tmp_path / "none") == {}
     (tmp_path / "c").write_bytes(b"not at all")
-    with pytest.raises(DamagedError, match="--from calibrate"):
-        about_calibration(tmp_path / "c")
+    with pytest.raises(CorruptFileError, match="--from calibrate"):
+        calibration_metadata(tmp_path / "c")
 
 
 def test_a_missing_file_and_one_of_something_else(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    with pytest.raises(DamagedError, match="cannot be read"):
+    with pytest.raises(CorruptFileError, match="cannot be read"):
         load_calibration(tmp_path / "none")
     save_file({"x": torch.ones(2)}, tmp_path / "other")
-    with pytest.raises(DamagedError, match="not a calibration"):
+    with pytest.raises(CorruptFileError, match="not a calibration"):
         load_calibration(tmp_path / "other")
 
 

@@ -11,17 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.parse import from_json
 from bitgolf.config.registry import lookup
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError
 from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip, SearchClip
-from bitgolf.grids.scales import STEP_FLOOR, HalfScale, LogScale, Scale
+from bitgolf.grids.scales import MIN_STEP, Float16Scale, LogScale, ScaleFormat
 from bitgolf.model.qat import FakeQuant
 from bitgolf.quantize.codecs.codec import Float, IntRows
-from bitgolf.quantize.encoding import decode_all, encode_all, layout, load_codes, report, save_codes
+from bitgolf.quantize.encoding import decode_model, encode_model, layout, load_encoded, save_encoded, tensor_reports
 
 CLIPS: list[Spec[Clip]] = [
     part(MaxClip),
@@ -43,7 +43,7 @@ SHAPES = [(), (1,), (7,), (4, 6), (3, 1), (2, 3, 5)]
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     scale=st.sampled_from([0.0, 1e-9, 1e-2, 1.0, 1e3]),
     multiple=st.sampled_from([1, 1, 3, 4]),
-    scales=st.sampled_from([part(HalfScale), part(LogScale, per_octave=4)]),
+    scales=st.sampled_from([part(Float16Scale), part(LogScale, steps_per_doubling=4)]),
     prune=st.sampled_from([0.0, 0.3]),
     seed=st.integers(0, 1000),
 )
@@ -56,13 +56,13 @@ def test_fake_quantization_is_the_export_bit_for_bit(
     dtype: torch.dtype,
     scale: float,
     multiple: int,
-    scales: Spec[Scale],
+    scales: Spec[ScaleFormat],
     prune: float,
     seed: int,
 ) -> None:
     reach = 2 ** (bits - 1) - 1
-    floor, multiple = 1 / reach if legacy else STEP_FLOOR, min(multiple, reach)
-    grid = {"bits": bits, "clip": clip, "floor": floor, "full_range": full, "multiple": multiple, "scales": scales}
+    floor, multiple = 1 / reach if legacy else MIN_STEP, min(multiple, reach)
+    grid = {"bits": bits, "clip": clip, "min_step": floor, "full_range": full, "multiple": multiple, "scales": scales}
     codec = IntRows(**grid, prune=prune)
     w = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale).to(dtype).requires_grad_()
     code, fake = codec.encode(w), codec.fake_quantize(w)
@@ -70,9 +70,9 @@ def test_fake_quantization_is_the_export_bit_for_bit(
     assert back.dtype == torch.float32 and back.shape == shape and not fake.requires_grad
     assert back.numpy().tobytes() == fake.numpy().tobytes()
     if len(shape) == 2 and not prune:
-        view = part(FakeQuant, codec=part(IntRows, **grid))(Place(vocab=9))
+        view = part(FakeQuant, codec=part(IntRows, **grid))(BuildContext(vocab=9))
         assert torch.equal(view(w.float()), back), "what training felt"
-    assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.arrays(shape)
+    assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.array_specs(shape)
     again = codec.encode(w)
     assert all(code[name].tobytes() == again[name].tobytes() for name in code)
 
@@ -85,7 +85,7 @@ def test_float_codecs_keep_exactly_the_rounded_weights(
     w = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3
     codec = Float(dtype=dtype)
     code = codec.encode(w)
-    assert codec.arrays(shape) == {"values": (code["values"].dtype, shape)}
+    assert codec.array_specs(shape) == {"values": (code["values"].dtype, shape)}
     assert torch.equal(codec.decode(code, shape), w.to(getattr(torch, dtype)).float())
 
 
@@ -100,7 +100,7 @@ def test_a_matrix_in_three_dimensions_is_rows_of_its_last_axis() -> None:
     w = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     codec = IntRows()
     assert torch.equal(codec.fake_quantize(w), codec.fake_quantize(w.reshape(6, 5)).reshape(2, 3, 5))
-    assert codec.arrays((2, 3, 5))["scales"][1] == (6,)
+    assert codec.array_specs((2, 3, 5))["scales"][1] == (6,)
 
 
 # ---- a whole model -------------------------------------------------------------------------------------------------
@@ -126,12 +126,12 @@ def model_state() -> dict[str, torch.Tensor]:
 
 def test_a_model_is_encoded_laid_out_and_decoded_by_rules() -> None:
     state = model_state()
-    codes = encode_all(state, ROLES, RULES)
+    codes = encode_model(state, ROLES, RULES)
     assert list(codes) == list(ROLES)
     assert {p: {n: (a.dtype, a.shape) for n, a in c.items()} for p, c in codes.items()} == layout(
         SHAPE_OF, ROLES, RULES
     )
-    back = decode_all(codes, SHAPE_OF, ROLES, RULES)
+    back = decode_model(codes, SHAPE_OF, ROLES, RULES)
     assert torch.equal(back["blocks.0.q.weight"], IntRows(bits=6).fake_quantize(state["blocks.0.q.weight"]))
     assert torch.equal(back["blocks.0.gain"], state["blocks.0.gain"].half().float())
     assert torch.equal(back["embed.weight"], IntRows(bits=8, clip=part(MaxClip)).fake_quantize(state["embed.weight"]))
@@ -139,7 +139,7 @@ def test_a_model_is_encoded_laid_out_and_decoded_by_rules() -> None:
 
 def test_the_report_measures_each_tensor() -> None:
     state = model_state()
-    rows = {row.path: row for row in report(state, encode_all(state, ROLES, RULES), ROLES, RULES)}
+    rows = {row.path: row for row in tensor_reports(state, encode_model(state, ROLES, RULES), ROLES, RULES)}
     row = rows["blocks.0.q.weight"]
     codec = IntRows(bits=6)
     error = (codec.fake_quantize(state[row.path]) - state[row.path]).numpy().astype(np.float64)
@@ -159,25 +159,25 @@ def test_what_no_code_can_hold_is_an_error_that_names_the_tensor(bad: float) -> 
         state = model_state()
         state[path].view(-1)[3] = bad
         with pytest.raises(BitgolfError, match=path) as caught:
-            encode_all(state, ROLES, RULES)
-        assert caught.value.mend
+            encode_model(state, ROLES, RULES)
+        assert caught.value.hint
 
 
 def test_exact_cover_and_the_right_tensors() -> None:
     state = model_state()
     with pytest.raises(RecipeError, match=r"embed.weight"):
-        encode_all(state, ROLES, RULES[:2])
+        encode_model(state, ROLES, RULES[:2])
     with pytest.raises(RecipeError, match="matches nothing"):
-        encode_all(state, ROLES, (part(Rule, where="gate", use=part(Float, dtype="float32")), *RULES))
+        encode_model(state, ROLES, (part(Rule, where="gate", use=part(Float, dtype="float32")), *RULES))
     with pytest.raises(RecipeError, match="not a codec"):
-        encode_all(state, ROLES, (part(Rule, where="*", use=part(MaxClip)),))  # pyright: ignore[reportArgumentType]
+        encode_model(state, ROLES, (part(Rule, where="*", use=part(MaxClip)),))  # pyright: ignore[reportArgumentType]
     del state["blocks.0.gain"]
     with pytest.raises(RecipeError, match=r"blocks.0.gain"):
-        encode_all(state, ROLES, RULES)
+        encode_model(state, ROLES, RULES)
 
 
 def test_codes_that_do_not_fit_are_damage() -> None:
-    codes = encode_all(model_state(), ROLES, RULES)
+    codes = encode_model(model_state(), ROLES, RULES)
     path = "blocks.0.q.weight"
     good = codes[path]
     beyond, narrow = good["codes"].copy(), good["codes"][:, :-1]
@@ -192,33 +192,33 @@ def test_codes_that_do_not_fit_are_damage() -> None:
         {"codes": good["codes"]},
         {**good, "more": none},
     ):
-        with pytest.raises(DamagedError, match=path):
-            decode_all({**codes, path: wrong}, SHAPE_OF, ROLES, RULES)
-    with pytest.raises(DamagedError, match=path):
-        decode_all({p: c for p, c in codes.items() if p != path}, SHAPE_OF, ROLES, RULES)
+        with pytest.raises(CorruptFileError, match=path):
+            decode_model({**codes, path: wrong}, SHAPE_OF, ROLES, RULES)
+    with pytest.raises(CorruptFileError, match=path):
+        decode_model({p: c for p, c in codes.items() if p != path}, SHAPE_OF, ROLES, RULES)
 
 
 def test_codes_survive_the_run_folder(tmp_path: Path) -> None:
     rules = (part(Rule, where="scale", use=part(Float, dtype="bfloat16")), *RULES[:1], *RULES[2:])
-    codes = encode_all(model_state(), ROLES, rules)
+    codes = encode_model(model_state(), ROLES, rules)
     file = tmp_path / "codes" / "codes.safetensors"
-    save_codes(file, codes)
-    loaded = load_codes(file)
-    for path, tensor in decode_all(codes, SHAPE_OF, ROLES, rules).items():
-        assert torch.equal(decode_all(loaded, SHAPE_OF, ROLES, rules)[path], tensor)
+    save_encoded(file, codes)
+    loaded = load_encoded(file)
+    for path, tensor in decode_model(codes, SHAPE_OF, ROLES, rules).items():
+        assert torch.equal(decode_model(loaded, SHAPE_OF, ROLES, rules)[path], tensor)
     first = file.read_bytes()
-    save_codes(file, dict(reversed(codes.items())))
+    save_encoded(file, dict(reversed(codes.items())))
     assert file.read_bytes() == first
     for damaged in (first[:50], b"", first[:-1], b"\xff" * 100):
         file.write_bytes(damaged)
-        with pytest.raises(DamagedError, match=r"codes\.safetensors"):
-            load_codes(file)
-    with pytest.raises(DamagedError, match="absent"):
-        load_codes(tmp_path / "absent")
+        with pytest.raises(CorruptFileError, match=r"codes\.safetensors"):
+            load_encoded(file)
+    with pytest.raises(CorruptFileError, match="absent"):
+        load_encoded(tmp_path / "absent")
 
 
 def test_codecs_can_be_named_in_a_recipe() -> None:
-    node = part(IntRows, bits=5, clip=part(SearchClip, per_row=False), scales=part(LogScale, per_octave=8))
+    node = part(IntRows, bits=5, clip=part(SearchClip, per_row=False), scales=part(LogScale, steps_per_doubling=8))
     assert from_json(node.to_json()) == node and lookup("Float") is Float
     with pytest.raises(RecipeError):
         from_json({"part": "Float", "dtype": "float64"})

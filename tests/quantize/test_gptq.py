@@ -16,8 +16,8 @@ from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.grids.integer import IntGrid
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.quantize.codecs.gptq import Factor, Gptq, by_column
-from bitgolf.quantize.stats import Stats
+from bitgolf.quantize.codecs.gptq import GPTQ, InverseCholesky, columnwise
+from bitgolf.quantize.stats import MatrixStats
 
 GRID, STEP = IntGrid(bits=4), 0.1
 
@@ -38,13 +38,13 @@ def some_weights(rows: int, columns: int, seed: int) -> Tensor:
     return 0.3 * torch.randn(rows, columns, generator=draw(seed + 1000))
 
 
-def stats_of(hessian: Tensor, rows: int) -> Stats:
-    return Stats(hessian, torch.ones(rows), 1)
+def stats_of(hessian: Tensor, rows: int) -> MatrixStats:
+    return MatrixStats(hessian, torch.ones(rows), 1)
 
 
-def solved(w: Tensor, hessian: Tensor, solver: Gptq, grid: IntGrid = GRID) -> Tensor:
+def solved(w: Tensor, hessian: Tensor, solver: GPTQ, grid: IntGrid = GRID) -> Tensor:
     """The codes, with the same step everywhere."""
-    return solver.codes(w[None], [solver.factor(hessian)], torch.tensor(STEP), grid.round)[0]
+    return solver.quantize(w[None], [solver.factorize(hessian)], torch.tensor(STEP), grid.quantize)[0]
 
 
 def naive(w: Tensor, hessian: Tensor, *, damping: float, activation: bool) -> Tensor:
@@ -60,7 +60,7 @@ def naive(w: Tensor, hessian: Tensor, *, damping: float, activation: bool) -> Te
     for turn, j in enumerate(order):
         fixed, left = order[:turn], order[turn:]
         moved = plain[:, left] + error[:, fixed] @ h[np.ix_(fixed, left)] @ np.linalg.inv(h[np.ix_(left, left)])
-        codes[:, j] = np.clip(np.round(moved[:, 0] / STEP), GRID.low, GRID.top)
+        codes[:, j] = np.clip(np.round(moved[:, 0] / STEP), GRID.qmin, GRID.qmax)
         error[:, j] = plain[:, j] - codes[:, j] * STEP
     return torch.from_numpy(codes).to(torch.int8)
 
@@ -84,7 +84,7 @@ def trace(w: Tensor, codes: Tensor, hessian: Tensor) -> float:
 def test_it_is_the_definition(columns: int, block: int, activation: bool, damping: float, seed: int) -> None:
     """The naive twin, but for ties of float32: at most one row of codes may have fallen to the other side of a half."""
     w, h = some_weights(20, columns, seed), some_hessian(columns, seed)
-    solver = Gptq(damping=damping, block=block, order="activation" if activation else "given")
+    solver = GPTQ(damping=damping, block=block, order="activation" if activation else "given")
     differ = (solved(w, h, solver) != naive(w, h, damping=damping, activation=activation)).any(1)
     assert differ.sum() <= 1
 
@@ -104,7 +104,7 @@ def test_with_the_identity_it_rounds_to_the_nearest(
     """G1, also where the identity has any size, and through the codec bit for bit."""
     w, plain = some_weights(rows, columns, seed), IntRows(bits=bits)
     for damping in (0.0, 0.01):
-        codec = IntRows(bits=bits, solve=part(Gptq, damping=damping, block=block))
+        codec = IntRows(bits=bits, solver=part(GPTQ, damping=damping, block=block))
         found = codec.encode(w, stats_of(size * torch.eye(columns), rows))
         assert all(np.array_equal(found[name], array) for name, array in plain.encode(w).items())
         assert all(np.array_equal(codec.encode(w)[name], array) for name, array in plain.encode(w).items())
@@ -115,8 +115,8 @@ def test_it_loses_less_than_rounding_to_the_nearest() -> None:
     ratios = []
     for seed in range(60):
         w, h = some_weights(24, 24, seed), some_hessian(24, seed)
-        nearest = GRID.round(w, torch.tensor(STEP))
-        ratios.append(trace(w, solved(w, h, Gptq()), h) / trace(w, nearest, h))
+        nearest = GRID.quantize(w, torch.tensor(STEP))
+        ratios.append(trace(w, solved(w, h, GPTQ()), h) / trace(w, nearest, h))
     assert max(ratios) < 1.0 and sum(ratios) / len(ratios) < 0.5
 
 
@@ -126,7 +126,7 @@ def test_it_loses_less_where_inputs_are_hardly_correlated() -> None:
     for seed in range(60):
         x = torch.randn(400, 16, generator=draw(seed))
         w, h = some_weights(64, 16, seed), x.T @ x / 400
-        ratios.append(trace(w, solved(w, h, Gptq()), h) / trace(w, GRID.round(w, torch.tensor(STEP)), h))
+        ratios.append(trace(w, solved(w, h, GPTQ()), h) / trace(w, GRID.quantize(w, torch.tensor(STEP)), h))
     mean = sum(ratios) / len(ratios)
     assert 0.85 < mean < 1.0
 
@@ -135,7 +135,7 @@ def test_it_loses_less_where_inputs_are_hardly_correlated() -> None:
 def test_the_block_changes_nothing(order: str) -> None:
     """G2, up to rounding in float32: of 60,000 codes hardly one may fall to the other side."""
     w, h = some_weights(300, 200, 1), some_hessian(200, 1)
-    codes = [solved(w, h, Gptq(block=block, order=order)) for block in (1, 7, 64, 128, 200, 1000)]  # pyright: ignore[reportArgumentType]
+    codes = [solved(w, h, GPTQ(block=block, order=order)) for block in (1, 7, 64, 128, 200, 1000)]  # pyright: ignore[reportArgumentType]
     for other in codes[1:]:
         assert (other != codes[0]).double().mean() < 1e-3
         assert abs(trace(w, other, h) / trace(w, codes[0], h) - 1) < 1e-3
@@ -148,21 +148,21 @@ def test_columns_may_come_in_any_order(columns: int, activation: bool, seed: int
     w, h = some_weights(16, columns, seed), some_hessian(columns, seed)
     to = torch.randperm(columns, generator=draw(seed))
     if activation:
-        plain, permuted = solved(w, h, Gptq()), solved(w[:, to], h[to][:, to], Gptq())
+        plain, permuted = solved(w, h, GPTQ()), solved(w[:, to], h[to][:, to], GPTQ())
         same = plain[:, to] == permuted
     else:
         by_size = torch.argsort(h.diagonal(), descending=True, stable=True)
-        given_order = solved(w[:, by_size], h[by_size][:, by_size], Gptq(order="given"))
-        same = solved(w, h, Gptq())[:, by_size] == given_order
+        given_order = solved(w[:, by_size], h[by_size][:, by_size], GPTQ(order="given"))
+        same = solved(w, h, GPTQ())[:, by_size] == given_order
     assert (~same).any(1).sum() <= 1, "but for a tie of float32"
 
 
 def test_turns_go_from_the_largest_input_to_the_smallest() -> None:
     """Where nothing is lost, each column comes as it was."""
     w, h, seen = some_weights(2, 9, 3), some_hessian(9, 3), list[Tensor]()
-    solver = Gptq(block=4)
-    solver.feed(
-        w[None], [solver.factor(h)], by_column(lambda turn, column: (seen.append(column[0].clone()), column)[1])
+    solver = GPTQ(block=4)
+    solver.quantize_columns(
+        w[None], [solver.factorize(h)], columnwise(lambda turn, column: (seen.append(column[0].clone()), column)[1])
     )
     assert torch.equal(torch.stack(seen, 1), w[:, h.diagonal().argsort(descending=True)])
 
@@ -172,25 +172,25 @@ def test_turns_go_from_the_largest_input_to_the_smallest() -> None:
 def test_codes_stay_within_their_range(bits: int, full: bool, scale: float, seed: int) -> None:
     """What is fed from other columns may push a weight far outside; and what comes out can be read back."""
     w, h = scale * some_weights(5, 12, seed), some_hessian(12, seed, tokens=3)
-    codec = IntRows(bits=bits, full_range=full, solve=part(Gptq))
+    codec = IntRows(bits=bits, full_range=full, solver=part(GPTQ))
     code = codec.encode(w, stats_of(h, 5))
-    assert code["codes"].min() >= codec.grid.low and code["codes"].max() <= codec.grid.top
+    assert code["codes"].min() >= codec.grid.qmin and code["codes"].max() <= codec.grid.qmax
     assert torch.isfinite(codec.decode(code, (5, 12))).all()
 
 
 def test_errors_reach_the_bound_of_their_pivots() -> None:
     """While nothing is clipped, the cost is Σ (e / U_jj)² exactly: what steps are allotted by."""
     w, h = some_weights(8, 10, 5), some_hessian(10, 5)
-    solver, lost = Gptq(damping=0.0), torch.zeros(8, dtype=torch.float64)
-    factor, read = solver.factor(h), torch.zeros_like(w)
+    solver, lost = GPTQ(damping=0.0), torch.zeros(8, dtype=torch.float64)
+    factor, read = solver.factorize(h), torch.zeros_like(w)
 
     def rounded(turn: int, column: Tensor) -> Tensor:
         values = (column / STEP).round() * STEP
         lost.add_(((column[0] - values[0]) / factor.upper[turn, turn]).double().square())
-        read[:, factor.order[turn]] = values[0]
+        read[:, factor.permutation[turn]] = values[0]
         return values
 
-    solver.feed(w[None], [factor], by_column(rounded))
+    solver.quantize_columns(w[None], [factor], columnwise(rounded))
     error = (w - read).double()
     assert torch.allclose(lost, ((error @ h.double()) * error).sum(1), rtol=1e-3)
 
@@ -199,7 +199,7 @@ def test_the_matrix_itself_is_left_alone() -> None:
     w, h = some_weights(4, 6, 0), some_hessian(6, 0)
     h[2], h[:, 2] = 0.0, 0.0
     before, hessian = w.clone(), h.clone()
-    solved(w, h, Gptq(block=2))
+    solved(w, h, GPTQ(block=2))
     assert torch.equal(w, before) and torch.equal(h, hessian)
 
 
@@ -218,9 +218,9 @@ def test_matrices_that_are_solved_together_come_out_as_alone(
     weights = [some_weights(rows, columns, seed + i) for i in range(matrices)]
     hessians = [some_hessian(columns, seed + i) for i in range(matrices)]
     hessians[0][0], hessians[0][:, 0] = 0.0, 0.0
-    solver = Gptq(block=block)
-    factors = [solver.factor(h) for h in hessians]
-    together = solver.codes(torch.stack(weights), factors, torch.tensor(STEP), GRID.round)
+    solver = GPTQ(block=block)
+    factors = [solver.factorize(h) for h in hessians]
+    together = solver.quantize(torch.stack(weights), factors, torch.tensor(STEP), GRID.quantize)
     for w, h, codes in zip(weights, hessians, together, strict=True):
         assert torch.equal(codes, solved(w, h, solver))
 
@@ -229,10 +229,10 @@ def test_the_number_of_operations_does_not_grow_with_the_matrices() -> None:
     """On a GPU each operation is a launch, and there are 14 of them for a column: of all matrices of one shape at once."""
 
     def operations(matrices: int) -> int:
-        solver, w = Gptq(block=64), torch.stack([some_weights(8, 128, i) for i in range(matrices)])
-        factors = [solver.factor(some_hessian(128, i)) for i in range(matrices)]
+        solver, w = GPTQ(block=64), torch.stack([some_weights(8, 128, i) for i in range(matrices)])
+        factors = [solver.factorize(some_hessian(128, i)) for i in range(matrices)]
         with Counted() as counted:
-            solver.codes(w, factors, torch.tensor(STEP), GRID.round)
+            solver.quantize(w, factors, torch.tensor(STEP), GRID.quantize)
         return counted.launches
 
     alone, together = operations(1), operations(11)
@@ -241,10 +241,10 @@ def test_the_number_of_operations_does_not_grow_with_the_matrices() -> None:
 
 def test_all_is_done_where_the_matrices_are_and_no_number_is_waited_for() -> None:
     """On the meta device a tensor of the CPU, or a look at a value, would be an error."""
-    solver, w = Gptq(block=4), torch.stack([some_weights(3, 10, i) for i in range(2)]).to("meta")
-    factors = [Factor(*(x.to("meta") for x in solver.factor(some_hessian(10, i)))) for i in range(2)]
+    solver, w = GPTQ(block=4), torch.stack([some_weights(3, 10, i) for i in range(2)]).to("meta")
+    factors = [InverseCholesky(*(x.to("meta") for x in solver.factorize(some_hessian(10, i)))) for i in range(2)]
     kept = torch.ones_like(w, dtype=torch.bool)
-    codes = solver.codes(w, factors, torch.ones(2, 3, 1, device="meta"), GRID.round, kept)
+    codes = solver.quantize(w, factors, torch.ones(2, 3, 1, device="meta"), GRID.quantize, kept)
     assert codes.device.type == "meta" and codes.shape == w.shape and codes.dtype == torch.int8
 
 
@@ -275,30 +275,30 @@ def test_a_dead_column_is_zero_and_moves_nothing(dead: set[int], block: int, see
     w[:, sorted(dead)] = 1e4
     for j in dead:
         h[j], h[:, j] = 0.0, 0.0
-    codes = solved(w, h, Gptq(block=block))
+    codes = solved(w, h, GPTQ(block=block))
     assert not codes[:, sorted(dead)].any()
-    assert torch.equal(codes[:, live], solved(w[:, live], h[live][:, live], Gptq(block=block)))
+    assert torch.equal(codes[:, live], solved(w[:, live], h[live][:, live], GPTQ(block=block)))
 
 
 def test_where_nothing_was_seen_all_is_zero() -> None:
-    assert not solved(some_weights(3, 5, 0), torch.zeros(5, 5), Gptq()).any()
+    assert not solved(some_weights(3, 5, 0), torch.zeros(5, 5), GPTQ()).any()
 
 
 def test_one_column_and_one_weight() -> None:
     for rows in (1, 7):
         w = some_weights(rows, 1, 0)
-        assert torch.equal(solved(w, torch.tensor([[3.0]]), Gptq()), GRID.round(w, torch.tensor(STEP)))
+        assert torch.equal(solved(w, torch.tensor([[3.0]]), GPTQ()), GRID.quantize(w, torch.tensor(STEP)))
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 15])
 def test_fewer_tokens_than_columns_want_damping(tokens: int) -> None:
     """With it, most of the error is moved to where no input was; without it there is no answer, and that is said."""
     w, h = some_weights(32, 32, 0), some_hessian(32, 0, tokens=tokens)
-    codes = solved(w, h, Gptq())
-    assert trace(w, codes, h) < 0.5 * trace(w, GRID.round(w, torch.tensor(STEP)), h)
+    codes = solved(w, h, GPTQ())
+    assert trace(w, codes, h) < 0.5 * trace(w, GRID.quantize(w, torch.tensor(STEP)), h)
     with pytest.raises(BitgolfError, match="not positive definite") as error:
-        Gptq(damping=0.0).factor(h)
-    assert error.value.mend == "calibrate on more text, or raise the damping"
+        GPTQ(damping=0.0).factorize(h)
+    assert error.value.hint == "calibrate on more text, or raise the damping"
 
 
 @pytest.mark.parametrize("where", [(0, 0), (3, 3), (1, 4)])
@@ -309,17 +309,17 @@ def test_what_is_not_finite_is_refused(where: tuple[int, int], value: float, dam
     h = some_hessian(5, 0)
     h[i, j] = h[j, i] = value
     with pytest.raises(BitgolfError, match="a number that is not finite"):
-        Gptq(damping=damping).factor(h)
+        GPTQ(damping=damping).factorize(h)
 
 
 def test_a_hessian_of_another_width_is_refused() -> None:
     for columns in (3, 5):
         with pytest.raises(BitgolfError, match=rf"4 columns.*{columns}"):
-            solved(some_weights(2, 4, 0), torch.eye(columns), Gptq())
+            solved(some_weights(2, 4, 0), torch.eye(columns), GPTQ())
 
 
 @pytest.mark.parametrize("wrong", [{"damping": -0.1}, {"damping": float("nan")}, {"block": 0}])
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RecipeError, match=r"damping is not negative|at least one column") as error:
-        Gptq(**wrong)  # pyright: ignore[reportArgumentType]
-    assert error.value.place == f"Gptq.{next(iter(wrong))}"
+        GPTQ(**wrong)  # pyright: ignore[reportArgumentType]
+    assert error.value.where == f"GPTQ.{next(iter(wrong))}"

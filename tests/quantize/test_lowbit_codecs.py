@@ -13,32 +13,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import append
 from bitgolf.config.parse import from_json
 from bitgolf.config.registry import lookup
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.grids.clip import MaxClip, SdClip
-from bitgolf.model.parameters import roles
+from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.qat import FakeQuant
-from bitgolf.model.qat_lowbit import Binary, Float8, Ternary
-from bitgolf.pack.byte_coders import Lzma
-from bitgolf.pack.coder_selection import Smallest
-from bitgolf.pack.coders import Range
-from bitgolf.pack.streams import pack_codes, unpack_codes
+from bitgolf.model.qat_lowbit import FakeBinary, FakeFloat8, FakeTernary
+from bitgolf.pack.byte_coders import LZMA
+from bitgolf.pack.coder_selection import SmallestCoder
+from bitgolf.pack.coders import RangeCoder
+from bitgolf.pack.streams import pack_tensors, unpack_tensors
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
-from bitgolf.quantize.codecs.lowbit import BinaryGroups, Fp4, Fp8, TernaryGroups
-from bitgolf.quantize.encoding import decode_all, encode_all, layout
-from bitgolf.quantize.size_forecast import forecast
+from bitgolf.quantize.codecs.lowbit import FP8, BinaryGroups, PackedInt4, TernaryGroups
+from bitgolf.quantize.encoding import decode_model, encode_model, layout
+from bitgolf.quantize.size_forecast import forecast_bytes
 from helpers.toy import VOCAB, built, toy_model
 
 SHAPES = [(), (1,), (7,), (128,), (4, 6), (3, 64), (20, 33), (2, 3, 5)]
 SHAPE = st.sampled_from(SHAPES)
 GROUP = st.sampled_from([1, 5, 64, 128])
 SCALE = st.sampled_from([0.0, 1e-3, 1.0, 100.0])
-CODECS = [TernaryGroups(group=20), BinaryGroups(group=20), Fp8(), TernaryGroups(group=20, form="bitmask"), Fp4()]
+CODECS = [
+    TernaryGroups(group_size=20),
+    BinaryGroups(group_size=20),
+    FP8(),
+    TernaryGroups(group_size=20, packing="bitmask"),
+    PackedInt4(),
+]
 
 
 def weight(shape: tuple[int, ...], *, scale: float = 1.0, seed: int = 0) -> Tensor:
@@ -48,7 +54,7 @@ def weight(shape: tuple[int, ...], *, scale: float = 1.0, seed: int = 0) -> Tens
 def kept(codec: Codec, w: Tensor) -> Tensor:
     """What comes back, after the promises that every codec makes."""
     code = codec.encode(w)
-    assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.arrays(tuple(w.shape))
+    assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.array_specs(tuple(w.shape))
     back = codec.decode(code, tuple(w.shape))
     assert back.dtype == torch.float32 and back.shape == w.shape
     again = codec.encode(back)
@@ -62,8 +68,8 @@ def test_a_ternary_view_finds_the_trained_weights_again(
     shape: tuple[int, ...], group: int, scale: float, seed: int
 ) -> None:
     w = weight(shape, scale=scale, seed=seed)
-    trained = part(Ternary, group=group)(Place(vocab=9))
-    back = kept(TernaryGroups(group=group), w)
+    trained = part(FakeTernary, group_size=group)(BuildContext(vocab=9))
+    back = kept(TernaryGroups(group_size=group), w)
     seen, wanted = trained(back), trained(w)
     assert torch.equal(seen.sign(), wanted.sign()) and torch.equal(back.sign(), wanted.sign())
     assert ((seen - wanted).abs() <= 2.0**-11 * 1.001 * wanted.abs() + 2.0**-25).all()
@@ -75,10 +81,10 @@ def test_a_binary_view_finds_exactly_what_was_stored(
     shape: tuple[int, ...], group: int, scale: float, seed: int
 ) -> None:
     w = weight(shape, scale=scale, seed=seed)
-    trained = part(Binary, group=group)(Place(vocab=9))
+    trained = part(FakeBinary, group_size=group)(BuildContext(vocab=9))
     if not w.any():
         return  # the least scale is below float16
-    back = kept(BinaryGroups(group=group), w)
+    back = kept(BinaryGroups(group_size=group), w)
     assert torch.equal(trained(back), back) and torch.equal(back.sign(), trained(w).sign())
     assert ((back - trained(w)).abs() <= 2.0**-11 * trained(w).abs() + 2.0**-25).all()
 
@@ -87,8 +93,8 @@ def test_a_binary_view_finds_exactly_what_was_stored(
 @given(shape=SHAPE, scale=SCALE, seed=st.integers(0, 1000))
 def test_eight_bit_floats_are_the_view_bit_for_bit(shape: tuple[int, ...], scale: float, seed: int) -> None:
     w = weight(shape, scale=scale, seed=seed).clamp(-448, 448)
-    view = part(Float8)(Place(vocab=9))
-    back = kept(Fp8(), w)
+    view = part(FakeFloat8)(BuildContext(vocab=9))
+    back = kept(FP8(), w)
     assert torch.equal(view(w), back) and torch.equal(view(back), back)
 
 
@@ -96,17 +102,19 @@ def test_eight_bit_floats_are_the_view_bit_for_bit(shape: tuple[int, ...], scale
 @given(shape=SHAPE, scale=SCALE, seed=st.integers(0, 1000))
 def test_four_bit_integers_are_the_view_bit_for_bit(shape: tuple[int, ...], scale: float, seed: int) -> None:
     w = weight(shape, scale=scale, seed=seed)
-    back = kept(Fp4(), w)
+    back = kept(PackedInt4(), w)
     assert torch.equal(back, IntRows(bits=4, clip=part(MaxClip)).fake_quantize(w))
     if len(shape) == 2:
-        assert torch.equal(part(FakeQuant, codec=part(IntRows, bits=4, clip=part(MaxClip)))(Place(vocab=9))(w), back)
+        assert torch.equal(
+            part(FakeQuant, codec=part(IntRows, bits=4, clip=part(MaxClip)))(BuildContext(vocab=9))(w), back
+        )
 
 
 @settings(max_examples=60, deadline=None)
 @given(shape=SHAPE, group=GROUP, scale=SCALE, seed=st.integers(0, 1000))
 def test_both_forms_of_ternary_decode_identically(shape: tuple[int, ...], group: int, scale: float, seed: int) -> None:
     w = weight(shape, scale=scale, seed=seed)
-    digits, bitmask = (kept(TernaryGroups(group=group, form=form), w) for form in ("digits", "bitmask"))
+    digits, bitmask = (kept(TernaryGroups(group_size=group, packing=form), w) for form in ("digits", "bitmask"))
     assert torch.equal(digits, bitmask)
 
 
@@ -115,22 +123,22 @@ def test_both_forms_of_ternary_decode_identically(shape: tuple[int, ...], group:
 
 def test_bits_per_weight() -> None:
     w = weight((256, 320))
-    for codec, bits in ((TernaryGroups(), 1.6), (BinaryGroups(), 1.0), (TernaryGroups(form="bitmask"), 2.0)):
+    for codec, bits in ((TernaryGroups(), 1.6), (BinaryGroups(), 1.0), (TernaryGroups(packing="bitmask"), 2.0)):
         code = codec.encode(w)
         assert 8 * code["codes"].nbytes / w.numel() == bits
         assert 8 * code["scales"].nbytes / w.numel() == 16 / 128
-    assert 8 * Fp4().encode(w)["codes"].nbytes / w.numel() == 4
+    assert 8 * PackedInt4().encode(w)["codes"].nbytes / w.numel() == 4
 
 
 @pytest.mark.parametrize("form", ["digits", "bitmask"])
 def test_ternary_codes_pack_to_their_entropy(form: Literal["digits", "bitmask"]) -> None:
     """h(z) + 1 - z bits a weight, z the share of zeros: to 4 %, also the bitmask, whose second half is not full."""
     w = weight((512, 512)) ** 3
-    codec = TernaryGroups(form=form)
+    codec = TernaryGroups(packing=form)
     code = codec.encode(w)
     z = float((codec.decode(code, (512, 512)) == 0).float().mean())
     entropy = -z * math.log2(z) - (1 - z) * math.log2(1 - z) + 1 - z
-    assert 0.6 < z < 0.7 and 1 < 8 * len(Lzma().encode(code["codes"])) / w.numel() / entropy < 1.04
+    assert 0.6 < z < 0.7 and 1 < 8 * len(LZMA().encode(code["codes"])) / w.numel() / entropy < 1.04
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------
@@ -143,7 +151,7 @@ def test_what_no_code_can_hold_is_an_error(codec: Codec, bad: float) -> None:
     w[2, 3] = bad
     with pytest.raises(BitgolfError, match=r"finite|beyond") as caught:
         codec.encode(w)
-    assert caught.value.mend and not isinstance(caught.value, DamagedError)
+    assert caught.value.hint and not isinstance(caught.value, CorruptFileError)
 
 
 def altered(code: dict[str, Any], name: str, index: int, value: float) -> dict[str, Any]:
@@ -155,7 +163,10 @@ def altered(code: dict[str, Any], name: str, index: int, value: float) -> dict[s
 def test_hostile_codes_are_damage() -> None:
     """Among them what decodes to the same weights: a tensor has one code."""
     shape, good = (4, 6), [codec.encode(weight((4, 6))) for codec in CODECS]
-    last_trits, last_bits = int(good[0]["codes"][-1]), int(BinaryGroups(group=20).encode(weight((3,)))["codes"][-1])
+    last_trits, last_bits = (
+        int(good[0]["codes"][-1]),
+        int(BinaryGroups(group_size=20).encode(weight((3,)))["codes"][-1]),
+    )
     hostile = [
         (0, altered(good[0], "codes", 0, 243)),
         (0, altered(good[0], "codes", -1, last_trits + 81)),
@@ -172,11 +183,11 @@ def test_hostile_codes_are_damage() -> None:
         hostile += [(i, {**good[i], "scales": good[i]["scales"].astype(np.float32)})]
     for i, code in hostile:
         CODECS[i].decode(good[i], shape)
-        with pytest.raises(DamagedError):
+        with pytest.raises(CorruptFileError):
             CODECS[i].decode(code, shape)
-    bits = BinaryGroups(group=20).encode(weight((3,)))
-    with pytest.raises(DamagedError, match=r"more codes"):
-        BinaryGroups(group=20).decode(altered(bits, "codes", -1, last_bits + 8), (3,))
+    bits = BinaryGroups(group_size=20).encode(weight((3,)))
+    with pytest.raises(CorruptFileError, match=r"more codes"):
+        BinaryGroups(group_size=20).decode(altered(bits, "codes", -1, last_bits + 8), (3,))
 
 
 @settings(max_examples=150, deadline=None)
@@ -184,10 +195,10 @@ def test_hostile_codes_are_damage() -> None:
 def test_any_bytes_decode_to_finite_weights_or_are_damage(data: st.DataObject, which: int) -> None:
     codec, shape = CODECS[which], (4, 6)
     code = {}
-    for name, (dtype, size) in codec.arrays(shape).items():
+    for name, (dtype, size) in codec.array_specs(shape).items():
         count = math.prod(size) * dtype.itemsize
         code[name] = np.frombuffer(bytearray(data.draw(st.binary(min_size=count, max_size=count))), dtype).reshape(size)
-    with suppress(DamagedError):
+    with suppress(CorruptFileError):
         assert torch.isfinite(codec.decode(code, shape)).all()
 
 
@@ -196,45 +207,47 @@ def test_any_bytes_decode_to_finite_weights_or_are_damage(data: st.DataObject, w
 RULES = (
     part(Rule, where="matrix@**.mixer.**", use=part(TernaryGroups)),
     part(Rule, where="matrix", use=part(BinaryGroups)),
-    part(Rule, where="embedding", use=part(Fp8)),
+    part(Rule, where="embedding", use=part(FP8)),
     part(Rule, where="*", use=part(Float, dtype="float16")),
 )
 
 
 def test_a_model_of_few_bits_reads_back_as_it_was_trained() -> None:
     """Through packing and back, the model says the same up to the float16 of its scales: nothing has shrunk."""
-    spec = toy_model().edit("block.mixer.linear", append(view=part(Ternary)))
-    spec = spec.edit("block.mlp.linear", append(view=part(Binary))).edit("embed", append(view=part(Float8)))
+    spec = toy_model().edit("block.mixer.linear", append(weight_transforms=part(FakeTernary)))
+    spec = spec.edit("block.mlp.linear", append(weight_transforms=part(FakeBinary))).edit(
+        "embed", append(weight_transforms=part(FakeFloat8))
+    )
     model = built(spec)
     ids = torch.randint(2, VOCAB, (2, 16), generator=torch.Generator().manual_seed(0))
-    before, kinds, state = model(ids), roles(model), dict(model.named_parameters())
+    before, kinds, state = model(ids), parameter_roles(model), dict(model.named_parameters())
     shapes = {path: tuple(p.shape) for path, p in state.items()}
-    coder = part(Smallest, coders=(part(Range), part(Lzma)))
-    sections = {s.name: s for s in pack_codes(encode_all(state, kinds, RULES), kinds, coder)}
-    codes = unpack_codes(sections, layout(shapes, kinds, RULES), kinds, coder)
-    model.load_state_dict(decode_all(codes, shapes, kinds, RULES))
+    coder = part(SmallestCoder, coders=(part(RangeCoder), part(LZMA)))
+    sections = {s.name: s for s in pack_tensors(encode_model(state, kinds, RULES), kinds, coder)}
+    codes = unpack_tensors(sections, layout(shapes, kinds, RULES), kinds, coder)
+    model.load_state_dict(decode_model(codes, shapes, kinds, RULES))
     assert (model(ids) - before).abs().max() < 0.02 * before.abs().max()
 
 
-@pytest.mark.parametrize("codec", [TernaryGroups, BinaryGroups, Fp8, Fp4])
+@pytest.mark.parametrize("codec", [TernaryGroups, BinaryGroups, FP8, PackedInt4])
 def test_the_forecast_knows_these_codecs(codec: type[Codec]) -> None:
     """Weights beyond the sample, in shapes that no group divides, against the very bytes."""
     shapes = {f"m{i}": (700, 301) for i in range(5)}
     kinds = dict.fromkeys(shapes, "matrix")
-    rules, coder = (part(Rule, where="*", use=part(codec)),), part(Range)
-    found = forecast(shapes, kinds, rules, coder)
+    rules, coder = (part(Rule, where="*", use=part(codec)),), part(RangeCoder)
+    found = forecast_bytes(shapes, kinds, rules, coder)
     state = {path: weight(shape, scale=0.3, seed=i) for i, (path, shape) in enumerate(shapes.items())}
-    packed = {s.name: len(s.data) for s in pack_codes(encode_all(state, kinds, rules), kinds, coder)}
+    packed = {s.name: len(s.data) for s in pack_tensors(encode_model(state, kinds, rules), kinds, coder)}
     assert found.keys() == packed.keys()
     assert sum(found.values()) == pytest.approx(sum(packed.values()), rel=0.01)
 
 
 def test_these_codecs_can_be_named_in_a_recipe() -> None:
     for node in (
-        part(TernaryGroups, group=64, form="bitmask"),
+        part(TernaryGroups, group_size=64, packing="bitmask"),
         part(BinaryGroups),
-        part(Fp8),
-        part(Fp4),
+        part(FP8),
+        part(PackedInt4),
         part(IntRows, clip=part(SdClip)),
     ):
         built_again: Spec[Any] = from_json(node.to_json())

@@ -15,27 +15,27 @@ from torch import Tensor
 from bitgolf.config.parse import from_json
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError
 from bitgolf.grids.clip import MaxClip
 from bitgolf.pack.byte_coders import Brotli
-from bitgolf.pack.coder_selection import Smallest
-from bitgolf.pack.coders import Coder, Range
-from bitgolf.pack.streams import pack_codes, unpack_codes
+from bitgolf.pack.coder_selection import SmallestCoder
+from bitgolf.pack.coders import Coder, RangeCoder
+from bitgolf.pack.streams import pack_tensors, unpack_tensors
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
-from bitgolf.quantize.codecs.gptq import Gptq
-from bitgolf.quantize.codecs.lqer import LowRankRepair
-from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors, Factors, RowFactors
-from bitgolf.quantize.codecs.session import Session
-from bitgolf.quantize.codecs.trellis import Trellis
-from bitgolf.quantize.encoding import decode_all, encode_all, layout, walks
-from bitgolf.quantize.size_forecast import forecast
-from bitgolf.quantize.stats import Stats
+from bitgolf.quantize.codecs.gptq import GPTQ
+from bitgolf.quantize.codecs.lqer import LQER
+from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors, LowRankFactors, PerRowFactors
+from bitgolf.quantize.codecs.session import EncodingSession
+from bitgolf.quantize.codecs.trellis import TrellisCodec
+from bitgolf.quantize.encoding import context_models, decode_model, encode_model, layout
+from bitgolf.quantize.size_forecast import forecast_bytes
+from bitgolf.quantize.stats import MatrixStats
 
 Choose = Literal["frobenius", "hessian"]
 INNER = part(IntRows, bits=3, clip=part(MaxClip))
 
 
-class ExactFactors(Factors):
+class ExactFactors(LowRankFactors):
     """A test double: float32 as it is, what a repair could do at most."""
 
     def __init__(self) -> None:
@@ -44,18 +44,18 @@ class ExactFactors(Factors):
     def arrays(self, rows: int, columns: int, rank: int) -> dict[str, Any]:
         return {"left": (np.dtype(np.float32), (rows, rank)), "right": (np.dtype(np.float32), (columns, rank))}
 
-    def round(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
+    def quantize(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
         return {"left": left.float().numpy(), "right": right.float().T.contiguous().numpy()}
 
-    def expand(self, code: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def dequantize(self, code: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(code["left"]), torch.from_numpy(code["right"]).T
 
 
-FACTORS: list[Spec[Factors]] = [
+FACTORS: list[Spec[LowRankFactors]] = [
     part(AsymmetricFactors),
-    part(AsymmetricFactors, group=6, peak=2.5),
-    part(RowFactors),
-    part(RowFactors, bits=2),
+    part(AsymmetricFactors, group_size=6, max_code=2.5),
+    part(PerRowFactors),
+    part(PerRowFactors, bits=2),
     part(ExactFactors),
 ]
 
@@ -64,14 +64,14 @@ def weight(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def known(rows: int, columns: int, *, seed: int = 0, spread: float = 1.0) -> Stats:
+def known(rows: int, columns: int, *, seed: int = 0, spread: float = 1.0) -> MatrixStats:
     """Inputs of few directions and of very different size, outputs likewise."""
     inputs = weight(2 * columns, columns, seed=seed) @ (weight(columns, columns, seed=seed + 1) / columns**0.5)
     inputs = inputs * (spread * weight(columns, seed=seed + 2)).exp()
-    return Stats(inputs.T @ inputs / len(inputs), (spread * weight(rows, seed=seed + 3)).exp(), len(inputs))
+    return MatrixStats(inputs.T @ inputs / len(inputs), (spread * weight(rows, seed=seed + 3)).exp(), len(inputs))
 
 
-def error(codec: Codec, w: Tensor, stats: Stats | None = None) -> Tensor:
+def error(codec: Codec, w: Tensor, stats: MatrixStats | None = None) -> Tensor:
     return w - codec.decode(codec.encode(w, stats), tuple(w.shape))
 
 
@@ -83,7 +83,7 @@ def error(codec: Codec, w: Tensor, stats: Stats | None = None) -> Tensor:
 def test_at_full_rank_exact_factors_give_the_weights_back(choose: Choose, shape: tuple[int, ...]) -> None:
     w, columns = weight(*shape), shape[-1]
     stats = known(w.numel() // columns, columns)
-    codec = LowRankRepair(codec=INNER, rank=99, choose=choose, factors=part(ExactFactors))
+    codec = LQER(codec=INNER, rank=99, metric=choose, factors=part(ExactFactors))
     assert error(INNER(), w).abs().max() > 0.05
     assert error(codec, w, stats).abs().max() < 3e-6
 
@@ -91,7 +91,7 @@ def test_at_full_rank_exact_factors_give_the_weights_back(choose: Choose, shape:
 @pytest.mark.parametrize("rank", [1, 4, 7])
 def test_the_residual_is_that_of_eckart_and_young(rank: int) -> None:
     w = weight(48, 30)
-    left = error(LowRankRepair(codec=INNER, rank=rank, factors=part(ExactFactors)), w)
+    left = error(LQER(codec=INNER, rank=rank, factors=part(ExactFactors)), w)
     spectrum = torch.linalg.svdvals(error(INNER(), w).double())
     assert float(left.double().square().sum()) == pytest.approx(float(spectrum[rank:].square().sum()), rel=1e-5)
 
@@ -100,9 +100,9 @@ def test_the_residual_is_that_of_eckart_and_young(rank: int) -> None:
 def test_weighted_no_other_cut_costs_less(rank: int) -> None:
     """The same theorem in the measure of calibration, whose best cut it is, up to the damping of the Hessian."""
     w, stats = weight(48, 30), known(48, 30)
-    codec = LowRankRepair(codec=INNER, rank=rank, choose="hessian", factors=part(ExactFactors), damping=1e-6)
+    codec = LQER(codec=INNER, rank=rank, metric="hessian", factors=part(ExactFactors), damping=1e-6)
     root = torch.linalg.cholesky(stats.hessian.double() + 1e-9 * torch.eye(30))
-    spectrum = torch.linalg.svdvals(stats.outputs.double().sqrt()[:, None] * (error(INNER(), w).double() @ root))
+    spectrum = torch.linalg.svdvals(stats.output_fisher.double().sqrt()[:, None] * (error(INNER(), w).double() @ root))
     best = 0.5 * float(spectrum[rank:].square().sum())
     assert float(stats.cost(error(codec, w, stats)).sum()) == pytest.approx(best, rel=1e-3)
 
@@ -112,7 +112,7 @@ def test_weighted_no_other_cut_costs_less(rank: int) -> None:
     shape=st.sampled_from([(1, 1), (5,), (16, 16), (33, 8), (8, 33), (64, 32)]),
     factors=st.sampled_from(FACTORS),
     choose=st.sampled_from(["frobenius", "hessian"]),
-    inner=st.sampled_from([INNER, part(IntRows, bits=4, solve=part(Gptq)), part(Float, dtype="float32")]),
+    inner=st.sampled_from([INNER, part(IntRows, bits=4, solver=part(GPTQ)), part(Float, dtype="float32")]),
     rank=st.integers(1, 9),
     scale=st.sampled_from([0.0, 1e-6, 1.0, 1e4]),
     spread=st.sampled_from([0.0, 1.0, 3.0]),
@@ -120,7 +120,7 @@ def test_weighted_no_other_cut_costs_less(rank: int) -> None:
 )
 def test_a_repair_never_harms(
     shape: tuple[int, ...],
-    factors: Spec[Factors],
+    factors: Spec[LowRankFactors],
     choose: Choose,
     inner: Spec[Codec],
     rank: int,
@@ -130,10 +130,10 @@ def test_a_repair_never_harms(
 ) -> None:
     w = scale * weight(*shape, seed=seed)
     stats = known(w.numel() // shape[-1], shape[-1], seed=seed, spread=spread)
-    codec = LowRankRepair(codec=inner, rank=rank, choose=choose, factors=factors)
-    codes, repairs = codec.corrected({"w": w}, {"w": stats}, Session())
+    codec = LQER(codec=inner, rank=rank, metric=choose, factors=factors)
+    codes, repairs = codec.corrected({"w": w}, {"w": stats}, EncodingSession())
     code, repair = codes["w"], repairs["w"]
-    assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.arrays(shape)
+    assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.array_specs(shape)
     without, repaired = (e.reshape(-1, shape[-1]) for e in (error(inner(), w, stats), w - codec.decode(code, shape)))
     worth = [
         float((stats.cost(e) if choose == "hessian" else e.double().square()).double().sum())
@@ -146,44 +146,44 @@ def test_a_repair_never_harms(
 
 def test_a_repair_that_would_harm_is_dropped_and_said() -> None:
     w, stats = weight(40, 64), known(40, 64, spread=3.0)
-    codec = LowRankRepair(codec=INNER, rank=4, choose="hessian", factors=part(Broken))
-    _, repairs = codec.corrected({"w": w}, {"w": stats}, Session())
+    codec = LQER(codec=INNER, rank=4, metric="hessian", factors=part(Broken))
+    _, repairs = codec.corrected({"w": w}, {"w": stats}, EncodingSession())
     assert not repairs["w"].kept and repairs["w"].gain < 0
     assert torch.equal(error(codec, w, stats), error(INNER(), w, stats))
     assert "repair of nothing; tried and dropped on 1 more" in codec.fit_encode({"w": w}, {"w": stats}).summary
 
 
-class Broken(RowFactors):
+class Broken(PerRowFactors):
     """Factors of the wrong sign."""
 
     def __init__(self) -> None:
         super().__init__(bits=8)
 
-    def round(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
-        return super().round(-left, right, solve)
+    def quantize(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
+        return super().quantize(-left, right, solve)
 
 
 def test_the_columns_of_the_right_factor_answer_for_one_another() -> None:
     """As those of a matrix do; a wide spectrum makes them need it."""
-    w, stats, inner = weight(48, 96), known(48, 96), part(IntRows, bits=4, solve=part(Gptq))
+    w, stats, inner = weight(48, 96), known(48, 96), part(IntRows, bits=4, solver=part(GPTQ))
     deaf, hearing = (
-        float(stats.cost(error(LowRankRepair(codec=inner, choose="hessian", factors=factors), w, stats)).sum())
-        for factors in (part(Deaf), part(RowFactors))
+        float(stats.cost(error(LQER(codec=inner, metric="hessian", factors=factors), w, stats)).sum())
+        for factors in (part(Deaf), part(PerRowFactors))
     )
     assert hearing < 0.85 * deaf
 
 
-class Deaf(RowFactors):
+class Deaf(PerRowFactors):
     def __init__(self) -> None:
         super().__init__(bits=4)
 
-    def round(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
-        return super().round(left, right)
+    def quantize(self, left: Tensor, right: Tensor, solve: Any = None) -> dict[str, Any]:
+        return super().quantize(left, right)
 
 
 @pytest.mark.parametrize("choose", ["frobenius", "hessian"])
 def test_the_largest_entry_of_each_column_is_negative_where_the_codes_reach_further(choose: Choose) -> None:
-    left = LowRankRepair(codec=INNER, rank=8, choose=choose, factors=part(ExactFactors)).encode(weight(30, 40))["left"]
+    left = LQER(codec=INNER, rank=8, metric=choose, factors=part(ExactFactors)).encode(weight(30, 40))["left"]
     assert (left[np.abs(left).argmax(0), np.arange(8)] < 0).all()
 
 
@@ -193,14 +193,16 @@ def test_the_largest_entry_of_each_column_is_negative_where_the_codes_reach_furt
 def test_the_weighted_choice_costs_less_than_the_published_one() -> None:
     """The largest error is where nothing depends on it, and the dearest one has no directions that four could hold."""
     weights = {"loud": 5 * weight(64, 64), "meant": weight(64, 64, seed=1), "white": weight(64, 64, seed=2)}
-    flat = Stats(torch.eye(64), torch.ones(64), 1)
-    stats = {"loud": Stats(1e-4 * flat.hessian, flat.outputs, 1), "meant": known(64, 64), "white": flat}
+    flat = MatrixStats(torch.eye(64), torch.ones(64), 1)
+    stats = {"loud": MatrixStats(1e-4 * flat.hessian, flat.output_fisher, 1), "meant": known(64, 64), "white": flat}
     dearer = 1.5 * stats["meant"].cost(error(INNER(), weights["meant"])).sum()
-    stats["white"] = Stats(flat.hessian, flat.outputs * dearer / flat.cost(error(INNER(), weights["white"])).sum(), 1)
+    stats["white"] = MatrixStats(
+        flat.hessian, flat.output_fisher * dearer / flat.cost(error(INNER(), weights["white"])).sum(), 1
+    )
 
     def chosen(choose: Choose) -> tuple[set[str], float]:
-        codec = LowRankRepair(codec=INNER, keep=1, choose=choose)
-        codes, repairs = codec.corrected(weights, stats, Session())
+        codec = LQER(codec=INNER, top_k=1, metric=choose)
+        codes, repairs = codec.corrected(weights, stats, EncodingSession())
         cost = sum(float(stats[p].cost(w - codec.decode(codes[p], tuple(w.shape))).sum()) for p, w in weights.items())
         return {p for p, repair in repairs.items() if repair.kept}, cost
 
@@ -213,7 +215,7 @@ def test_the_weighted_choice_costs_less_than_the_published_one() -> None:
 def test_each_matrix_is_encoded_once() -> None:
     weights = {f"m{i}": weight(16, 16, seed=i) for i in range(5)}
     Counting.calls = 0
-    codes = dict(LowRankRepair(codec=part(Counting), keep=2).fit_encode(weights, {}).codes)
+    codes = dict(LQER(codec=part(Counting), top_k=2).fit_encode(weights, {}).codes)
     assert Counting.calls == 5 and sum(code["left"].any() for code in codes.values()) == 2
 
 
@@ -223,7 +225,9 @@ class Counting(IntRows):
     def __init__(self) -> None:
         super().__init__(bits=3, clip=part(MaxClip))
 
-    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> dict[str, Any]:
+    def encode(
+        self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
+    ) -> dict[str, Any]:
         Counting.calls += 1
         return super().encode(w, stats, session)
 
@@ -238,37 +242,41 @@ def rules(codec: Spec[Codec]) -> tuple[Spec[Rule], ...]:
     return part(Rule, where="matrix", use=codec), part(Rule, where="*", use=part(Float, dtype="float16"))
 
 
-@pytest.mark.parametrize("inner", [INNER, part(Trellis, bits=2.0, states=4)])
-@pytest.mark.parametrize("factors", [part(AsymmetricFactors, group=6), part(RowFactors), part(ExactFactors)])
-@pytest.mark.parametrize("coder", [part(Range, levels=True), part(Smallest, coders=(part(Range), part(Brotli)))])
-def test_a_model_with_repairs_survives_packing(inner: Spec[Codec], factors: Spec[Factors], coder: Spec[Coder]) -> None:
-    use = rules(part(LowRankRepair, codec=inner, keep=2, choose="hessian", factors=factors))
+@pytest.mark.parametrize("inner", [INNER, part(TrellisCodec, bits=2.0, states=4)])
+@pytest.mark.parametrize("factors", [part(AsymmetricFactors, group_size=6), part(PerRowFactors), part(ExactFactors)])
+@pytest.mark.parametrize(
+    "coder", [part(RangeCoder, variance_contexts=True), part(SmallestCoder, coders=(part(RangeCoder), part(Brotli)))]
+)
+def test_a_model_with_repairs_survives_packing(
+    inner: Spec[Codec], factors: Spec[LowRankFactors], coder: Spec[Coder]
+) -> None:
+    use = rules(part(LQER, codec=inner, top_k=2, metric="hessian", factors=factors))
     state = {path: weight(*shape, seed=i) for i, (path, shape) in enumerate(SHAPES.items())}
     stats = {path: known(*shape, spread=0.5) for path, shape in SHAPES.items() if len(shape) == 2}
-    codes = encode_all(state, KINDS, use, stats)
+    codes = encode_model(state, KINDS, use, stats)
     assert sum(codes[path]["left"].any() for path in "abc") == 2
-    found = walks(SHAPES, KINDS, use)
-    sections = {s.name: s for s in pack_codes(codes, KINDS, coder, found)}
-    back = unpack_codes(sections, layout(SHAPES, KINDS, use), KINDS, coder, found)
-    before, after = decode_all(codes, SHAPES, KINDS, use), decode_all(back, SHAPES, KINDS, use)
+    found = context_models(SHAPES, KINDS, use)
+    sections = {s.name: s for s in pack_tensors(codes, KINDS, coder, found)}
+    back = unpack_tensors(sections, layout(SHAPES, KINDS, use), KINDS, coder, found)
+    before, after = decode_model(codes, SHAPES, KINDS, use), decode_model(back, SHAPES, KINDS, use)
     assert all(torch.equal(before[path], after[path]) for path in SHAPES)
-    plain = decode_all(encode_all(state, KINDS, rules(inner), stats), SHAPES, KINDS, rules(inner))
+    plain = decode_model(encode_model(state, KINDS, rules(inner), stats), SHAPES, KINDS, rules(inner))
     assert sum(not torch.equal(plain[path], after[path]) for path in SHAPES) == 2
 
 
-@pytest.mark.parametrize("factors", [part(AsymmetricFactors), part(RowFactors)])
-def test_matrices_without_repair_cost_next_to_nothing(factors: Spec[Factors]) -> None:
+@pytest.mark.parametrize("factors", [part(AsymmetricFactors), part(PerRowFactors)])
+def test_matrices_without_repair_cost_next_to_nothing(factors: Spec[LowRankFactors]) -> None:
     """67 of 512 by 512, of which 3 are repaired, against those 3 alone."""
-    codec = part(LowRankRepair, codec=INNER, keep=3, factors=factors)
+    codec = part(LQER, codec=INNER, top_k=3, factors=factors)
     weights = {f"m{i:02}": weight(512, 512, seed=i) for i in (7, 30, 66)}
     alone = dict(codec().fit_encode(weights, {}).codes)
-    nothing = {name: np.zeros(size, kind) for name, (kind, size) in codec().arrays((512, 512)).items()}
+    nothing = {name: np.zeros(size, kind) for name, (kind, size) in codec().array_specs((512, 512)).items()}
     paths = [f"m{i:02}" for i in range(67)]
 
     def bytes_of(codes: dict[str, Any]) -> int:
         kinds, shapes = dict.fromkeys(codes, "matrix"), dict.fromkeys(codes, (512, 512))
-        known = walks(shapes, kinds, (part(Rule, where="*", use=codec),))
-        found = pack_codes(codes, kinds, part(Range), known)
+        known = context_models(shapes, kinds, (part(Rule, where="*", use=codec),))
+        found = pack_tensors(codes, kinds, part(RangeCoder), known)
         return sum(
             len(s.data) for s in found if s.name.split(".")[1] in ("left", "right", "left_scales", "right_scales")
         )
@@ -281,12 +289,12 @@ def test_matrices_without_repair_cost_next_to_nothing(factors: Spec[Factors]) ->
 def test_the_forecast_counts_the_factors() -> None:
     """Which are not all as long as the sampled rows: against the very bytes."""
     shapes = {f"m{i}": (1024, 256) for i in range(3)}
-    kinds, coder = dict.fromkeys(shapes, "matrix"), part(Range)
+    kinds, coder = dict.fromkeys(shapes, "matrix"), part(RangeCoder)
     for choose in ("frobenius", "hessian"):
-        use = (part(Rule, where="*", use=part(LowRankRepair, codec=part(IntRows), choose=choose, keep=2)),)
-        found = forecast(shapes, kinds, use, coder)
+        use = (part(Rule, where="*", use=part(LQER, codec=part(IntRows), metric=choose, top_k=2)),)
+        found = forecast_bytes(shapes, kinds, use, coder)
         state = {path: 0.3 * weight(*shape, seed=i) for i, (path, shape) in enumerate(shapes.items())}
-        packed = pack_codes(encode_all(state, kinds, use), kinds, coder, walks(shapes, kinds, use))
+        packed = pack_tensors(encode_model(state, kinds, use), kinds, coder, context_models(shapes, kinds, use))
         assert found.keys() == {s.name for s in packed}
         thin = {s.name: len(s.data) for s in packed if s.name != "matrix.codes"}
         assert sum(found[name] for name in thin) == pytest.approx(sum(thin.values()), rel=0.35)
@@ -303,40 +311,40 @@ def altered(code: dict[str, Any], name: str, value: float) -> dict[str, Any]:
 
 def test_hostile_codes_are_damage() -> None:
     w = weight(40, 64)
-    for factors, ends in ((part(AsymmetricFactors), [(-2, 1), (-8, 7)]), (part(RowFactors, bits=3), [(-3, 3)] * 2)):
-        codec = LowRankRepair(codec=INNER, factors=factors)
+    for factors, ends in ((part(AsymmetricFactors), [(-2, 1), (-8, 7)]), (part(PerRowFactors, bits=3), [(-3, 3)] * 2)):
+        codec = LQER(codec=INNER, factors=factors)
         good = codec.encode(w)
         for name, (low, top) in zip(("left", "right"), ends, strict=True):
             for value in (low, top):
                 codec.decode(altered(good, name, value), (40, 64))
             for value in (low - 1, top + 1, -128, 127):
-                with pytest.raises(DamagedError, match="outside"):
+                with pytest.raises(CorruptFileError, match="outside"):
                     codec.decode(altered(good, name, value), (40, 64))
         for name in ("left_scales", "right_scales"):
             for value in (np.nan, np.inf, -0.5):
-                with pytest.raises(DamagedError, match="scale"):
+                with pytest.raises(CorruptFileError, match="scale"):
                     codec.decode(altered(good, name, value), (40, 64))
         hostile = [{**good, "left": good["left"][:, :-1]}, {**good, "more": good["left"]}, altered(good, "codes", 99)]
         hostile += [{**good, "right": good["right"].astype(np.int16)}, {k: v for k, v in good.items() if k != "right"}]
         for code in hostile:
-            with pytest.raises(DamagedError):
+            with pytest.raises(CorruptFileError):
                 codec.decode(code, (40, 64))
-    exact = LowRankRepair(codec=INNER, factors=part(ExactFactors))
+    exact = LQER(codec=INNER, factors=part(ExactFactors))
     for value in (np.nan, np.inf):
-        with pytest.raises(DamagedError, match="float32"):
+        with pytest.raises(CorruptFileError, match="float32"):
             exact.decode(altered(exact.encode(w), "left", value), (40, 64))
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), factors=st.sampled_from(FACTORS))
-def test_any_bytes_decode_to_finite_weights_or_are_damage(data: st.DataObject, factors: Spec[Factors]) -> None:
-    codec, code = LowRankRepair(codec=INNER, rank=2, factors=factors), {}
-    for name, (dtype, size) in codec.arrays((4, 6)).items():
+def test_any_bytes_decode_to_finite_weights_or_are_damage(data: st.DataObject, factors: Spec[LowRankFactors]) -> None:
+    codec, code = LQER(codec=INNER, rank=2, factors=factors), {}
+    for name, (dtype, size) in codec.array_specs((4, 6)).items():
         count = int(np.prod(size)) * dtype.itemsize
         few = st.lists(st.sampled_from([0, 1, 255, 60]), min_size=count, max_size=count).map(bytes)
         raw = data.draw(st.one_of(few, st.binary(min_size=count, max_size=count)))
         code[name] = np.frombuffer(bytearray(raw), dtype).reshape(size)
-    with suppress(DamagedError):
+    with suppress(CorruptFileError):
         assert torch.isfinite(codec.decode(code, (4, 6))).all()
 
 
@@ -344,29 +352,27 @@ def test_an_error_names_its_matrix() -> None:
     weights = {"fine": weight(8, 8), "bad": weight(8, 8)}
     weights["bad"][2, 3] = float("nan")
     with pytest.raises(BitgolfError, match="bad: a weight is not finite"):
-        LowRankRepair(codec=INNER).fit_encode(weights, {})
-    not_one = Stats(torch.full((8, 8), float("nan")), torch.ones(8), 1)
+        LQER(codec=INNER).fit_encode(weights, {})
+    not_one = MatrixStats(torch.full((8, 8), float("nan")), torch.ones(8), 1)
     with pytest.raises(BitgolfError, match="fine: the calibration"):
-        LowRankRepair(codec=INNER, choose="hessian").fit_encode({"fine": weight(8, 8)}, {"fine": not_one})
+        LQER(codec=INNER, metric="hessian").fit_encode({"fine": weight(8, 8)}, {"fine": not_one})
 
 
 def test_what_a_recipe_may_say() -> None:
-    node = part(
-        LowRankRepair, codec=part(Trellis, bits=3.0), rank=2, choose="hessian", factors=part(RowFactors, bits=5)
-    )
+    node = part(LQER, codec=part(TrellisCodec, bits=3.0), rank=2, metric="hessian", factors=part(PerRowFactors, bits=5))
     assert from_json(node.to_json()) == node
     built = node()
-    assert built.calibrated and "codes" in built.contextual and "left" in built.contextual
-    assert not LowRankRepair(codec=INNER).calibrated and LowRankRepair(codec=INNER, choose="hessian").calibrated
+    assert built.needs_calibration and "codes" in built.context_coded and "left" in built.context_coded
+    assert not LQER(codec=INNER).needs_calibration and LQER(codec=INNER, metric="hessian").needs_calibration
     wrong: list[dict[str, Any]] = [
         {"rank": 0},
-        {"keep": 0},
+        {"top_k": 0},
         {"damping": -1.0},
-        {"factors": part(RowFactors, bits=9)},
-        {"factors": part(AsymmetricFactors, group=0)},
-        {"factors": part(AsymmetricFactors, peak=0.5)},
-        {"codec": part(LowRankRepair, codec=INNER)},
+        {"factors": part(PerRowFactors, bits=9)},
+        {"factors": part(AsymmetricFactors, group_size=0)},
+        {"factors": part(AsymmetricFactors, max_code=0.5)},
+        {"codec": part(LQER, codec=INNER)},
     ]
     for setting in wrong:
         with pytest.raises(RecipeError):
-            LowRankRepair(**{"codec": INNER, **setting})
+            LQER(**{"codec": INNER, **setting})

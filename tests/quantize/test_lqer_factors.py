@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.config.spec import part
-from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors, RowFactors
+from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors, PerRowFactors
 
 
 def weight(*shape: int, seed: int = 0) -> Tensor:
@@ -18,7 +18,7 @@ def weight(*shape: int, seed: int = 0) -> Tensor:
 def test_asymmetric_factors_are_the_published_ones() -> None:
     """Against the definition, written out: 2 bits with one scale, 4 bits with one for 64 entries of the flattened B."""
     left, right = weight(40, 4), weight(4, 48, seed=1)
-    code = part(AsymmetricFactors)().round(left, right)
+    code = part(AsymmetricFactors)().quantize(left, right)
     scale = np.float16(float(left.abs().max()) / 1.5)
     assert code["left_scales"].tolist() == [[scale]]
     assert code["left"].tolist() == [[min(1, max(-2, round(float(x) / float(scale)))) for x in row] for row in left]
@@ -27,7 +27,7 @@ def test_asymmetric_factors_are_the_published_ones() -> None:
     assert code["right_scales"].reshape(-1).tolist() == scales.tolist()
     codes = (groups / scales.float()[:, None]).round().clamp(-8, 7).reshape(4, 48)
     assert torch.equal(torch.from_numpy(code["right"]).T.float(), codes)
-    a, b = part(AsymmetricFactors)().expand(code)
+    a, b = part(AsymmetricFactors)().dequantize(code)
     assert torch.equal(a, torch.from_numpy(code["left"]).float() * float(scale))
     assert torch.equal(b, (codes.reshape(3, 64) * scales.float()[:, None]).reshape(4, 48))
 
@@ -35,7 +35,7 @@ def test_asymmetric_factors_are_the_published_ones() -> None:
 def test_what_is_too_small_for_a_scale_is_zero() -> None:
     """Its codes too, which would cost bytes and say nothing."""
     left = torch.cat([weight(3, 2), torch.zeros(1, 2), 1e-12 * weight(1, 2, seed=1)])
-    code = part(RowFactors)().round(left, weight(2, 9, seed=2))
+    code = part(PerRowFactors)().quantize(left, weight(2, 9, seed=2))
     assert code["left"][:3].any(1).all() and not code["left"][3:].any() and not code["left_scales"][3:].any()
 
 
@@ -44,11 +44,11 @@ def test_what_is_too_small_for_a_scale_is_zero() -> None:
 def test_reader_and_writer_have_one_group(group: int, columns: int) -> None:
     """Where it does not divide B, both take rows; either way B comes back within half a step of its own group."""
     left, right = weight(20, 4), weight(4, columns, seed=1) * torch.tensor([[0.3], [1.0], [30.0], [1e3]])
-    factors = part(AsymmetricFactors, group=group)()
-    code = factors.round(left, right)
+    factors = part(AsymmetricFactors, group_size=group)()
+    code = factors.quantize(left, right)
     assert {name: (a.dtype, a.shape) for name, a in code.items()} == factors.arrays(20, columns, 4)
     divides = 4 * columns % group == 0
     blocks = right.reshape(-1, group) if divides else right
     steps = blocks.abs().amax(1, keepdim=True) / (7.5 if divides else 7)
-    apart = (factors.expand(code)[1].reshape(blocks.shape) - blocks).abs()
+    apart = (factors.dequantize(code)[1].reshape(blocks.shape) - blocks).abs()
     assert (apart <= 0.51 * steps).all() and code["right_scales"].size == len(blocks)

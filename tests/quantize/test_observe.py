@@ -12,45 +12,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.edits import append, but
+from bitgolf.config.edits import append, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.grids.clip import MaxClip
-from bitgolf.model.attention.cores.sdpa import Sdpa, Window
-from bitgolf.model.attention.values import ValueTable
+from bitgolf.model.attention.cores.sdpa import SDPACore, SlidingWindowMask
+from bitgolf.model.attention.values import ValueEmbedding
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.head import UntiedHead
-from bitgolf.model.layer_orders import Loop
-from bitgolf.model.layer_schedule import Planned, UNet
+from bitgolf.model.layer_orders import LoopedLayers
+from bitgolf.model.layer_schedule import PhasedLayerSchedule, UNet
 from bitgolf.model.linear import Linear
 from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, SwiGLU
-from bitgolf.model.ngram_embedding import HashedBigrams
-from bitgolf.model.parameters import roles
-from bitgolf.model.qat import NoisyQuant
-from bitgolf.model.residual import Normalize
-from bitgolf.model.weight_sharing import LowRank, TieBlocks, UntiedRepeats
-from bitgolf.quantize.calibration.observe import Sums, means, observe
+from bitgolf.model.ngram_embedding import HashedNGramEmbedding
+from bitgolf.model.parameters import parameter_roles
+from bitgolf.model.qat import QuantNoise
+from bitgolf.model.residual import EmbeddingNorm
+from bitgolf.model.weight_sharing import LoopWithUntiedMLP, LowRankAdapter, TieBlocks
+from bitgolf.quantize.calibration.observe import StatsAccumulator, matrix_stats, observe
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.recipes import get, names
+from bitgolf.recipes import get_recipe, recipe_names
 from helpers.small_recipes import VOCAB as RECIPE_VOCAB
-from helpers.small_recipes import shrunk
+from helpers.small_recipes import small_recipe
 from helpers.toy import VOCAB, built, toy_model
 
-LOOP = part(UNet, order=part(Loop, first=1, last=2, since=(0.3, 0.4)))
-TIED = toy_model().but(layers=6, share=(part(TieBlocks, blocks=2),))
+LOOP = part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=2, since=(0.3, 0.4)))
+TIED = toy_model().replace(layers=6, weight_sharing=(part(TieBlocks, blocks=2),))
 MODELS: dict[str, Spec[LM]] = {
     "plain": toy_model(),
-    "untied head": toy_model().but(head=part(UntiedHead)),
-    "looped": toy_model().but(depth=LOOP),
-    "windowed": toy_model().edit(Sdpa, but(masks=(part(Window, width=4),))),
+    "untied head": toy_model().replace(head=part(UntiedHead)),
+    "looped": toy_model().replace(layer_schedule=LOOP),
+    "windowed": toy_model().edit(SDPACore, replace(masks=(part(SlidingWindowMask, left=4),))),
     "tied blocks": TIED,
-    "tied in turns": TIED.but(share=(part(TieBlocks, blocks=2, cycle=True),)),
-    "low rank": TIED.edit(Linear, append(add=part(LowRank, rank=2))),
-    "factored": toy_model().but(embed=part(FactoredEmbedding, width=12)),
+    "tied in turns": TIED.replace(weight_sharing=(part(TieBlocks, blocks=2, cycle=True),)),
+    "low rank": TIED.edit(Linear, append(adapters=part(LowRankAdapter, rank=2))),
+    "factored": toy_model().replace(embed=part(FactoredEmbedding, width=12)),
 }
-MODELS["gated MLP"] = toy_model().but(block=toy_model()["block"].but(mlp=part(SwiGLU, hidden=40)))
-MODELS["bigrams"] = toy_model().but(enter=(part(HashedBigrams, rows=16, width=8, trigrams=True), part(Normalize)))
+MODELS["gated MLP"] = toy_model().replace(block=toy_model()["block"].replace(mlp=part(SwiGLU, hidden=40)))
+MODELS["bigrams"] = toy_model().replace(
+    post_embed=(part(HashedNGramEmbedding, buckets=16, width=8, trigrams=True), part(EmbeddingNorm))
+)
 
 
 @pytest.fixture(params=MODELS)
@@ -88,17 +90,17 @@ def test_hessians_are_those_of_the_true_inputs(model: LM) -> None:
     ids = some_ids()
     by_hand, _ = inputs_by_hand(model, ids)
     sums = observe(model, [ids])
-    kinds = roles(model)
-    assert sums.reads.keys() == {path for path in by_hand if kinds[path] in ("matrix", "head", "embedding")}
-    assert {path for path, role in kinds.items() if role in ("matrix", "head")} <= sums.reads.keys()
-    for path, first in sums.reads.items():
+    kinds = parameter_roles(model)
+    assert sums.hessian_owner.keys() == {path for path in by_hand if kinds[path] in ("matrix", "head", "embedding")}
+    assert {path for path, role in kinds.items() if role in ("matrix", "head")} <= sums.hessian_owner.keys()
+    for path, first in sums.hessian_owner.items():
         assert torch.allclose(sums.hessians[first].double(), by_hand[path], rtol=1e-4, atol=1e-3), path
     assert sums.tokens == ids.numel()
 
 
 def test_the_tied_head_is_seen_and_what_it_reads() -> None:
     model, ids = built(MODELS["plain"]), some_ids()
-    x = model.hidden(model.bus(ids)).flatten(0, 1)
+    x = model.hidden(model.forward_context(ids)).flatten(0, 1)
     assert torch.allclose(observe(model, [ids]).hessians["embed.weight"], x.T @ x, rtol=1e-4, atol=1e-3)
 
 
@@ -106,16 +108,16 @@ def test_the_tied_head_is_seen_and_what_it_reads() -> None:
 def test_a_layer_is_seen_as_often_as_it_is_visited(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """G6: against the depth's own list of visits."""
     model, calls = built(MODELS[kind]), Counter[str]()
-    plain = Sums.inputs
+    plain = StatsAccumulator.add_inputs
 
-    def counting(self: Sums, path: str, x: Tensor) -> None:
+    def counting(self: StatsAccumulator, path: str, x: Tensor) -> None:
         calls[path] += 1
         plain(self, path, x)
 
-    monkeypatch.setattr(Sums, "inputs", counting)
+    monkeypatch.setattr(StatsAccumulator, "add_inputs", counting)
     observe(model, [some_ids()])
     paths = {id(p): path for path, p in model.named_parameters()}
-    blocks = [cast(Any, model.blocks[i]) for i in cast(Planned, model.depth).visits]
+    blocks = [cast(Any, model.blocks[i]) for i in cast(PhasedLayerSchedule, model.layer_schedule).visits]
     assert len(blocks) == {"plain": 3, "looped": 7, "tied blocks": 6}[kind]
     for read in (lambda b: b.mixer.q, lambda b: b.mixer.out, lambda b: b.mlp.down):
         expected = Counter(paths[id(read(block).weight)] for block in blocks)
@@ -124,21 +126,21 @@ def test_a_layer_is_seen_as_often_as_it_is_visited(kind: str, monkeypatch: pytes
 
 def test_q_k_and_v_share_one_hessian() -> None:
     """And so do the halves of a gated MLP; nothing else does."""
-    stats = means(observe(built(MODELS["gated MLP"]), [some_ids()]))
+    stats = matrix_stats(observe(built(MODELS["gated MLP"]), [some_ids()]))
     for i in range(3):
         q, k, v = (stats[f"blocks.{i}.mixer.{name}.weight"] for name in "qkv")
-        assert q.hessian is k.hessian is v.hessian and not torch.equal(k.outputs, v.outputs)
+        assert q.hessian is k.hessian is v.hessian and not torch.equal(k.output_fisher, v.output_fisher)
         assert stats[f"blocks.{i}.mlp.gate.weight"].hessian is stats[f"blocks.{i}.mlp.up.weight"].hessian
     assert len({id(s.hessian) for s in stats.values()}) == 3 * 4 + 1
 
 
 def test_a_matrix_that_shares_its_input_only_at_times_is_refused() -> None:
-    sums, x, y = Sums(), torch.ones(1, 2, 3), torch.ones(1, 2, 3)
-    sums.inputs("a", x)
-    sums.inputs("b", x)
+    sums, x, y = StatsAccumulator(), torch.ones(1, 2, 3), torch.ones(1, 2, 3)
+    sums.add_inputs("a", x)
+    sums.add_inputs("b", x)
     with pytest.raises(BitgolfError, match="shares its input with another matrix in one visit") as error:
-        sums.inputs("b", y)
-    assert error.value.place == "b"
+        sums.add_inputs("b", y)
+    assert error.value.where == "b"
 
 
 def test_batches_apart_are_the_batches_together() -> None:
@@ -149,10 +151,10 @@ def test_batches_apart_are_the_batches_together() -> None:
     for path, hessian in whole.hessians.items():
         for summed in (apart.hessians[path], one.hessians[path] + other.hessians[path]):
             assert torch.allclose(summed, hessian, rtol=1e-4, atol=1e-3), path
-    for path, counts in whole.looked_up.items():
-        assert torch.equal(counts, one.looked_up[path] + other.looked_up[path])
+    for path, counts in whole.lookup_counts.items():
+        assert torch.equal(counts, one.lookup_counts[path] + other.lookup_counts[path])
     assert whole.tokens == apart.tokens == one.tokens + other.tokens
-    assert whole.reads == apart.reads == one.reads
+    assert whole.hessian_owner == apart.hessian_owner == one.hessian_owner
 
 
 def test_a_batch_goes_through_the_model_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +163,9 @@ def test_a_batch_goes_through_the_model_in_pieces(monkeypatch: pytest.MonkeyPatc
     whole = observe(model, [ids])
     model.blocks[0].register_forward_hook(lambda _, inputs, y: seen.append(inputs[0].shape[0]))
     for tokens, rows in ((45, [2, 2, 1]), (7, [1] * 5), (100, [5])):
-        monkeypatch.setattr("bitgolf.quantize.calibration.observe.PIECE", tokens)
+        monkeypatch.setattr("bitgolf.quantize.calibration.observe.TOKENS_PER_FORWARD", tokens)
         pieces = observe(model, [ids])
-        assert seen == rows and pieces.tokens == whole.tokens and pieces.reads == whole.reads
+        assert seen == rows and pieces.tokens == whole.tokens and pieces.hessian_owner == whole.hessian_owner
         for path, hessian in whole.hessians.items():
             assert torch.allclose(pieces.hessians[path], hessian, rtol=1e-4, atol=1e-3), path
         seen.clear()
@@ -175,8 +177,10 @@ def test_under_autocast_sums_are_float32() -> None:
     plain = observe(model, [ids])
     model.get_submodule("blocks.2.mlp.down").register_forward_hook(lambda _, inputs, y: seen.append(inputs[0].detach()))
     low = observe(model, [ids], autocast=lambda: torch.autocast("cpu", torch.bfloat16))
-    assert {t.dtype for d in (low.hessians, low.outputs, low.stream) for t in d.values()} == {torch.float32}
-    path, flat = low.reads["blocks.2.mlp.down.weight"], seen[0].float().flatten(0, 1)
+    assert {t.dtype for d in (low.hessians, low.output_fisher, low.lookup_gradients) for t in d.values()} == {
+        torch.float32
+    }
+    path, flat = low.hessian_owner["blocks.2.mlp.down.weight"], seen[0].float().flatten(0, 1)
     assert torch.equal(low.hessians[path], flat.T @ flat)
     assert not torch.equal(low.hessians[path], plain.hessians[path])
     scale = plain.hessians[path].max().item()
@@ -186,13 +190,15 @@ def test_under_autocast_sums_are_float32() -> None:
 def test_lookups_are_counted() -> None:
     """Bigrams and trigrams of one table are two lookups a token; a row that never came has no share."""
     model, ids = built(MODELS["bigrams"]), some_ids()
-    table = cast(HashedBigrams, model.enter[0])
+    table = cast(HashedNGramEmbedding, model.post_embed[0])
     sums = observe(model, [ids])
-    assert torch.equal(sums.looked_up["embed.weight"], torch.bincount(ids.flatten(), minlength=VOCAB).float())
-    tokens = table.tokens(model.bus(ids))
-    slots = torch.stack([table.hash.slots(tokens[:n], 16) for n in (2, 3)])
-    assert torch.equal(sums.looked_up["enter.0.table.weight"], torch.bincount(slots.flatten(), minlength=16).float())
-    shares = means(sums)["enter.0.table.weight"].outputs
+    assert torch.equal(sums.lookup_counts["embed.weight"], torch.bincount(ids.flatten(), minlength=VOCAB).float())
+    tokens = table.tokens(model.forward_context(ids))
+    slots = torch.stack([table.hash.bucket_ids(tokens[:n], 16) for n in (2, 3)])
+    assert torch.equal(
+        sums.lookup_counts["post_embed.0.table.weight"], torch.bincount(slots.flatten(), minlength=16).float()
+    )
+    shares = matrix_stats(sums)["post_embed.0.table.weight"].output_fisher
     assert shares.sum() == pytest.approx(1.0) and shares[0] == (slots == 0).double().mean().item()
 
 
@@ -218,19 +224,19 @@ def test_outputs_are_the_squared_gradients_of_drawn_targets(model: LM) -> None:
     by_hand = dict[str, Tensor]()
     for (path, _), g in zip(outputs, gradients, strict=True):
         by_hand[path] = by_hand.get(path, 0) + g.flatten(0, -2).square().sum(0)
-    assert by_hand.keys() == sums.outputs.keys() - {"embed.weight"}
+    assert by_hand.keys() == sums.output_fisher.keys() - {"embed.weight"}
     for path, squares in by_hand.items():
-        assert torch.allclose(sums.outputs[path], squares, rtol=1e-3, atol=1e-6 * float(squares.max())), path
+        assert torch.allclose(sums.output_fisher[path], squares, rtol=1e-3, atol=1e-6 * float(squares.max())), path
 
 
 def test_a_tied_table_pays_for_its_lookups_too() -> None:
     """A row that is looked up often matters more than the head alone says, and never less."""
     model, ids = built(MODELS["plain"]), some_ids()
     sums = observe(model, [ids])
-    both = means(sums)["embed.weight"]
+    both = matrix_stats(sums)["embed.weight"]
     error = torch.eye(VOCAB)[:, :1] * torch.randn(32, generator=torch.Generator().manual_seed(0))
-    sums.looked_up.clear()
-    head = means(sums)["embed.weight"]
+    sums.lookup_counts.clear()
+    head = matrix_stats(sums)["embed.weight"]
     assert both.cost(torch.ones(VOCAB, 32)).sum() > head.cost(torch.ones(VOCAB, 32)).sum()
     assert both.cost(error).shape == (VOCAB,) and not both.cost(error)[1:].any()
     assert both.cost(error).sum() > 0
@@ -238,40 +244,43 @@ def test_a_tied_table_pays_for_its_lookups_too() -> None:
 
 def test_what_comes_to_nothing_costs_nothing() -> None:
     """A part whose output nobody uses has inputs, and gradients of zero."""
-    spec = toy_model().but(enter=(part(ValueTable, width=8, out=16), part(Normalize)))
-    stats = means(observe(built(spec), [some_ids()]))
-    assert stats["enter.0.project.weight"].hessian.any() and not stats["enter.0.project.weight"].outputs.any()
-    assert not stats["enter.0.table.weight"].hessian.any()
+    spec = toy_model().replace(post_embed=(part(ValueEmbedding, width=8, value_dim=16), part(EmbeddingNorm)))
+    stats = matrix_stats(observe(built(spec), [some_ids()]))
+    assert (
+        stats["post_embed.0.project.weight"].hessian.any()
+        and not stats["post_embed.0.project.weight"].output_fisher.any()
+    )
+    assert not stats["post_embed.0.table.weight"].hessian.any()
 
 
 # ---- every recipe ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_seen_whole(name: str) -> None:
     """Every matrix, embedding and head, with statistics of its shape. Not seen: scales, and gates (`F.linear` of a slice)."""
-    recipe = shrunk(get(name))
+    recipe = small_recipe(get_recipe(name))
     model = built(recipe["model"], vocab=RECIPE_VOCAB)
-    stats = means(observe(model, [some_ids(2, 32, vocab=RECIPE_VOCAB)]))
-    kinds = roles(model)
+    stats = matrix_stats(observe(model, [some_ids(2, 32, vocab=RECIPE_VOCAB)]))
+    kinds = parameter_roles(model)
     assert stats.keys() == {path for path, role in kinds.items() if role in ("matrix", "embedding", "head")}
     for path, known in stats.items():
         rows, columns = model.get_parameter(path).shape
-        assert known.hessian.shape == (columns, columns) and known.outputs.shape == (rows,), path
-        assert known.hessian.any() and known.outputs.any() and (known.outputs >= 0).all(), path
+        assert known.hessian.shape == (columns, columns) and known.output_fisher.shape == (rows,), path
+        assert known.hessian.any() and known.output_fisher.any() and (known.output_fisher >= 0).all(), path
     large = {path for path, p in model.named_parameters() if p.ndim > 1} - stats.keys()
     assert {kinds[path] for path in large} <= {"scale", "gate"}
 
 
 def test_repeats_that_share_are_known_by_their_first_path() -> None:
-    repeats = part(UntiedRepeats, first=1, last=1)
-    spec = toy_model().but(layers=4, depth=part(UNet, order=repeats), share=(repeats,))
+    repeats = part(LoopWithUntiedMLP, first_layer=1, last_layer=1)
+    spec = toy_model().replace(layers=4, layer_schedule=part(UNet, order=repeats), weight_sharing=(repeats,))
     model, ids = built(spec), some_ids()
     by_hand, calls = inputs_by_hand(model, ids)
     sums = observe(model, [ids])
     assert calls["blocks.1.mixer.q.weight"] == 2 and calls["blocks.2.mlp.up.weight"] == 1
-    assert "blocks.2.mixer.q.weight" not in sums.reads
-    q = sums.hessians[sums.reads["blocks.1.mixer.q.weight"]]
+    assert "blocks.2.mixer.q.weight" not in sums.hessian_owner
+    q = sums.hessians[sums.hessian_owner["blocks.1.mixer.q.weight"]]
     assert torch.allclose(q.double(), by_hand["blocks.1.mixer.q.weight"], rtol=1e-4, atol=1e-3)
 
 
@@ -338,7 +347,9 @@ def test_no_graph_is_left_between_batches() -> None:
 
     sums = observe(model, batches())
     assert len(seen) == 9
-    assert not any(t.requires_grad for d in (sums.hessians, sums.outputs, sums.stream) for t in d.values())
+    assert not any(
+        t.requires_grad for d in (sums.hessians, sums.output_fisher, sums.lookup_gradients) for t in d.values()
+    )
 
 
 def test_weights_get_no_gradients_meanwhile() -> None:
@@ -355,7 +366,10 @@ def test_weights_get_no_gradients_meanwhile() -> None:
 
 def test_a_model_in_training_is_seen_as_it_is_scored() -> None:
     noisy = toy_model().edit(
-        MLP, but(linear=part(Linear, view=(part(NoisyQuant, codec=part(IntRows, bits=2, clip=part(MaxClip))),)))
+        MLP,
+        replace(
+            linear=part(Linear, weight_transforms=(part(QuantNoise, codec=part(IntRows, bits=2, clip=part(MaxClip))),))
+        ),
     )
     model, ids = built(noisy), some_ids()
     scored, training = (observe(model.train(on), [ids]) for on in (False, True))
@@ -366,12 +380,12 @@ def test_it_works_where_gradients_are_off() -> None:
     model = built(MODELS["plain"])
     with torch.no_grad():
         sums = observe(model, [some_ids()])
-    assert all(squares.any() for squares in sums.outputs.values())
+    assert all(squares.any() for squares in sums.output_fisher.values())
 
 
 def test_targets_are_drawn_by_the_seed() -> None:
     model, ids = built(MODELS["plain"]), some_ids()
-    one, same, other = (observe(model, [ids], seed=seed).outputs["blocks.0.mlp.up.weight"] for seed in (1, 1, 2))
+    one, same, other = (observe(model, [ids], seed=seed).output_fisher["blocks.0.mlp.up.weight"] for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
@@ -384,18 +398,18 @@ def test_a_model_that_has_diverged_is_refused(value: float) -> None:
     with torch.no_grad():
         model.get_parameter("blocks.1.mlp.up.weight")[0, 0] = value
     with pytest.raises(BitgolfError, match="not finite") as error:
-        means(observe(model, [some_ids()]))
-    assert error.value.mend == "the model has diverged"
+        matrix_stats(observe(model, [some_ids()]))
+    assert error.value.hint == "the model has diverged"
 
 
-@pytest.mark.parametrize("kind", ["hessians", "outputs"])
+@pytest.mark.parametrize("kind", ["hessians", "output_fisher"])
 def test_a_sum_that_overflows_is_refused(kind: str) -> None:
     sums = observe(built(MODELS["plain"]), [some_ids()])
     getattr(sums, kind)["blocks.1.mlp.up.weight"][0] = float("inf")
     with pytest.raises(BitgolfError, match="not finite") as error:
-        means(sums)
-    assert error.value.place == "blocks.1.mlp.up.weight"
+        matrix_stats(sums)
+    assert error.value.where == "blocks.1.mlp.up.weight"
 
 
 def test_nothing_watched_is_nothing_known() -> None:
-    assert means(observe(built(MODELS["plain"]), [])) == {}
+    assert matrix_stats(observe(built(MODELS["plain"]), [])) == {}

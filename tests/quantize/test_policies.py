@@ -9,21 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
+from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError
 from bitgolf.grids.clip import MaxClip, SdClip
-from bitgolf.grids.scales import HalfScale, LogScale, Scale
+from bitgolf.grids.scales import Float16Scale, LogScale, ScaleFormat
 from bitgolf.pack.byte_planes import entropy_bits
 from bitgolf.quantize.codecs.codec import Float, IntRows
-from bitgolf.quantize.codecs.gptq import Gptq
-from bitgolf.quantize.stats import Stats
+from bitgolf.quantize.codecs.gptq import GPTQ
+from bitgolf.quantize.stats import MatrixStats
 
-SCALES: list[Spec[Scale]] = [part(HalfScale), part(LogScale), part(LogScale, per_octave=4)]
+SCALES: list[Spec[ScaleFormat]] = [part(Float16Scale), part(LogScale), part(LogScale, steps_per_doubling=4)]
 SHAPES = [(), (1,), (7,), (4, 6), (3, 1), (2, 3, 5)]
 
 
 @pytest.mark.parametrize("scales", SCALES, ids=repr)
 @pytest.mark.parametrize("shape", [(8, 512), (8, 12), (1, 32), (16, 512)])
-def test_gates_in_eight_bits(shape: tuple[int, int], scales: Spec[Scale]) -> None:
+def test_gates_in_eight_bits(shape: tuple[int, int], scales: Spec[ScaleFormat]) -> None:
     """#1736's gates: int8 by row, a step each, nothing clipped."""
     w = 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
     codec = IntRows(bits=8, clip=part(MaxClip), scales=scales)
@@ -67,7 +67,7 @@ def test_a_code_off_its_grid_is_damage(bad: int) -> None:
     codec, w = IntRows(bits=6, multiple=3), torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     code = codec.encode(w)
     code["codes"][1, 2] = bad
-    with pytest.raises(DamagedError, match="code"):
+    with pytest.raises(CorruptFileError, match="code"):
         codec.decode(code, (4, 6))
 
 
@@ -99,15 +99,15 @@ def test_more_zeros_are_fewer_bytes() -> None:
 def test_pruned_weights_stay_zero_and_the_solver_makes_up_for_them() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(500, 32, generator=generator) @ torch.randn(32, 32, generator=generator)
-    stats, w = Stats(x.T @ x / 500, torch.ones(16), 500), torch.randn(16, 32, generator=generator)
-    plain, solved = IntRows(bits=6, prune=0.3), IntRows(bits=6, prune=0.3, solve=part(Gptq))
+    stats, w = MatrixStats(x.T @ x / 500, torch.ones(16), 500), torch.randn(16, 32, generator=generator)
+    plain, solved = IntRows(bits=6, prune=0.3), IntRows(bits=6, prune=0.3, solver=part(GPTQ))
     decoded = [codec.decode(codec.encode(w, stats), (16, 32)) for codec in (plain, solved)]
     smallest = w.abs().flatten().argsort()[: int(np.ceil(0.3 * w.numel()))]
     assert not any(back.flatten()[smallest].any() for back in decoded)
     costs = [stats.cost(back - w).sum() for back in decoded]
     assert costs[1] < 0.9 * costs[0]
     before = torch.where(torch.isin(torch.arange(w.numel()), smallest).view(16, 32), 0.0, w)
-    unaware = IntRows(bits=6, solve=part(Gptq))
+    unaware = IntRows(bits=6, solver=part(GPTQ))
     assert costs[1] < stats.cost(unaware.decode(unaware.encode(before, stats), (16, 32)) - w).sum()
 
 

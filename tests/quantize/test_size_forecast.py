@@ -8,38 +8,42 @@ import torch
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import part
 from bitgolf.grids.clip import SdClip
-from bitgolf.pack.coders import Range
-from bitgolf.pack.streams import pack_codes
+from bitgolf.pack.coders import RangeCoder
+from bitgolf.pack.streams import pack_tensors
 from bitgolf.quantize import size_forecast as module
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.quantize.codecs.trellis import Trellis
-from bitgolf.quantize.encoding import encode_all, walks
-from bitgolf.quantize.size_forecast import forecast
+from bitgolf.quantize.codecs.trellis import TrellisCodec
+from bitgolf.quantize.encoding import context_models, encode_model
+from bitgolf.quantize.size_forecast import forecast_bytes
 
 ROWS = part(IntRows, bits=6, clip=part(SdClip, k=10.0))
 
 
 def test_tables_are_paid_once_however_much_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample of a fortieth has all the tables, which are a tenth of its bytes and nothing of the model's."""
-    monkeypatch.setattr(module, "SAMPLE", 1 << 15)
+    monkeypatch.setattr(module, "SAMPLE_WEIGHTS", 1 << 15)
     shapes = {f"m{i}": (256, 128) for i in range(40)}
-    roles, rules, coder = dict.fromkeys(shapes, "matrix"), (part(Rule, where="*", use=ROWS),), part(Range, levels=True)
+    roles, rules, coder = (
+        dict.fromkeys(shapes, "matrix"),
+        (part(Rule, where="*", use=ROWS),),
+        part(RangeCoder, variance_contexts=True),
+    )
     generator = torch.Generator().manual_seed(5)
     state = {path: torch.randn(shape, generator=generator) for path, shape in shapes.items()}
-    codes = encode_all(state, roles, rules)
-    packed = {s.name: len(s.data) for s in pack_codes(codes, roles, coder, walks(shapes, roles, rules))}
-    found = forecast(shapes, roles, rules, coder)
+    codes = encode_model(state, roles, rules)
+    packed = {s.name: len(s.data) for s in pack_tensors(codes, roles, coder, context_models(shapes, roles, rules))}
+    found = forecast_bytes(shapes, roles, rules, coder)
     assert found.keys() == packed.keys()
     assert found["matrix.codes"] == pytest.approx(packed["matrix.codes"], rel=0.005)
 
 
 def test_a_rule_for_one_matrix_of_many_is_sampled_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SAMPLE", 1 << 16)
+    monkeypatch.setattr(module, "SAMPLE_WEIGHTS", 1 << 16)
     shapes = {f"blocks.{i}.w": (128, 128) for i in range(8)}
     roles, groups = dict.fromkeys(shapes, "matrix"), {path: "a" if path[7] == "5" else "b" for path in shapes}
     fine = ROWS.set("clip.k", 5.0)
     rules = (part(Rule, where="@blocks.6.w", use=fine), part(Rule, where="*", use=ROWS))
-    found = forecast(shapes, roles, rules, part(Range), groups)
+    found = forecast_bytes(shapes, roles, rules, part(RangeCoder), groups)
     bits = {section: 8 * found[section] / 128**2 for section in ("a.codes", "b.codes")}
     assert bits["a.codes"] == pytest.approx(3.68, abs=0.05)
     assert bits["b.codes"] == pytest.approx(6 * 3.68 + 4.68, rel=0.03), "one has a bit more, and they share a table"
@@ -47,8 +51,8 @@ def test_a_rule_for_one_matrix_of_many_is_sampled_too(monkeypatch: pytest.Monkey
 
 def test_what_allocation_says_of_rows_and_columns_is_counted() -> None:
     shapes = {f"m{i}": (512, 256) for i in range(6)}
-    rules = (part(Rule, where="*", use=part(Trellis, bits=3.0, states=4)),)
-    found = forecast(shapes, dict.fromkeys(shapes, "matrix"), rules, part(Range, levels=True))
+    rules = (part(Rule, where="*", use=part(TrellisCodec, bits=3.0, states=4)),)
+    found = forecast_bytes(shapes, dict.fromkeys(shapes, "matrix"), rules, part(RangeCoder, variance_contexts=True))
     assert found["matrix.codes"] == pytest.approx(6 * 512 * 256 * 3.0 / 8, rel=0.03)
     for name, count in (("matrix.rows", 6 * 512), ("matrix.columns", 6 * 256)):
         assert 0.3 * count < found[name] < 0.8 * count, f"steps that differ by half an octave or so, {name}"

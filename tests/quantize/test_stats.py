@@ -9,22 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.head import UntiedHead
-from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.lm import LM
-from bitgolf.quantize.calibration.observe import means, observe
+from bitgolf.quantize.calibration.observe import matrix_stats, observe
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.quantize.codecs.gptq import Gptq
-from bitgolf.quantize.stats import Stats, flat
+from bitgolf.quantize.codecs.gptq import GPTQ
+from bitgolf.quantize.stats import MatrixStats, identity_stats
 from helpers.toy import VOCAB, toy_model
 
 MODELS: dict[str, Spec[LM]] = {
     "flat": toy_model(),
-    "untied": toy_model().but(head=part(UntiedHead)),
-    "looped": toy_model().but(depth=part(UNet, order=part(Loop, first=1, last=2, since=(0.3,)))),
+    "untied": toy_model().replace(head=part(UntiedHead)),
+    "looped": toy_model().replace(
+        layer_schedule=part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=2, since=(0.3,)))
+    ),
 }
 
 
@@ -43,7 +45,7 @@ def text(rows: int, seed: int) -> Tensor:
 def trained(kind: str) -> LM:
     """Trained for some seconds: about 3 nats for the first half of a text, and less for its repetition."""
     torch.manual_seed(0)
-    model = MODELS[kind](Place(vocab=VOCAB))
+    model = MODELS[kind](BuildContext(vocab=VOCAB))
     adam, steps = torch.optim.Adam(model.parameters()), 150
     for step in range(steps):
         adam.param_groups[0]["lr"] = 6e-3 * min(1.0, 2 * (1 - step / steps))
@@ -82,11 +84,11 @@ class Rises:
 def test_the_formula_row_by_row() -> None:
     g = torch.Generator().manual_seed(0)
     x, outputs, error = (torch.randn(size, generator=g) for size in ((9, 4), (3,), (3, 4)))
-    stats = Stats(x.T @ x / 9, outputs.square(), 9)
+    stats = MatrixStats(x.T @ x / 9, outputs.square(), 9)
     by_hand = [0.5 * outputs[i] ** 2 * (x @ error[i]).square().mean() for i in range(3)]
     assert torch.allclose(stats.cost(error), torch.stack(by_hand), rtol=1e-5)
     assert torch.allclose(stats.cost(-2 * error.double()), 4 * torch.stack(by_hand), rtol=1e-5)
-    assert torch.allclose(flat(3, 4).cost(error), 0.5 * error.square().sum(1))
+    assert torch.allclose(identity_stats(3, 4).cost(error), 0.5 * error.square().sum(1))
 
 
 def test_the_cost_of_an_error_in_a_model_of_one_matrix() -> None:
@@ -94,7 +96,7 @@ def test_the_cost_of_an_error_in_a_model_of_one_matrix() -> None:
     g = torch.Generator().manual_seed(0)
     x, w = torch.randn(4000, 6, generator=g).double(), 0.1 * torch.randn(5, 6, generator=g).double()
     p = (x @ w.T).softmax(1)
-    stats = Stats((x.T @ x / 4000).float(), (p * (1 - p)).mean(0).float(), 4000)
+    stats = MatrixStats((x.T @ x / 4000).float(), (p * (1 - p)).mean(0).float(), 4000)
     rises, costs = [], []
     for _ in range(50):
         error = 0.01 * torch.randn(5, 6, generator=g).double()
@@ -112,7 +114,7 @@ def test_the_cost_foretells_the_rise_of_the_loss(kind: str) -> None:
     where the positions have something in common they add up, which a sum over positions does not know.
     """
     model, ids = trained(kind), text(32, 0)[:, :-1]
-    stats = means(observe(model.float(), ids.split(8)))
+    stats = matrix_stats(observe(model.float(), ids.split(8)))
     rises, g = Rises(model, ids), torch.Generator().manual_seed(0)
     foretold, measured = [], []
     for path, known in stats.items():
@@ -132,10 +134,10 @@ def test_the_cost_foretells_the_rise_of_the_loss(kind: str) -> None:
 def test_the_cost_foretells_what_rounding_does() -> None:
     """Errors as codecs make them, all matrices at once; and GPTQ, which knows half of the cost, loses less by it."""
     model, ids = trained("flat"), text(32, 0)[:, :-1]
-    stats = means(observe(model.float(), ids.split(8)))
+    stats = matrix_stats(observe(model.float(), ids.split(8)))
     plain = {path: model.get_parameter(path).detach().clone() for path in stats}
     rises, found = Rises(model, ids), {}
-    for name, codec in {"nearest": IntRows(bits=6), "gptq": IntRows(bits=6, solve=part(Gptq))}.items():
+    for name, codec in {"nearest": IntRows(bits=6), "gptq": IntRows(bits=6, solver=part(GPTQ))}.items():
         errors = {p: codec.decode(codec.encode(w, stats[p]), tuple(w.shape)) - w for p, w in plain.items()}
         cost = sum(float(stats[path].cost(error).sum()) for path, error in errors.items())
         with torch.no_grad():

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from bitgolf.grids.trellis import CODES, LOW, TOP, TrellisGrid
+from bitgolf.grids.trellis import MAX_INDEX, MIN_INDEX, PARITY_CHECKS, TrellisGrid
 from bitgolf.pack.byte_planes import entropy_bits
-from bitgolf.quantize.codecs.gptq import by_column
-from bitgolf.quantize.codecs.viterbi import Floats, compiled, find, round_columns, search
+from bitgolf.quantize.codecs.gptq import columnwise
+from bitgolf.quantize.codecs.viterbi import Floats, best_path, quantize_columns, viterbi_kernels, viterbi_search
 
-TRELLISES = [states for states in CODES if states > 1]
+TRELLISES = [states for states in PARITY_CHECKS if states > 1]
 
 
 def sequences(n: int, reach: float) -> st.SearchStrategy[Floats]:
@@ -38,8 +38,8 @@ def indices(points: np.ndarray) -> np.ndarray:
 def test_the_compiled_search_is_the_plain_one(data: st.DataObject, states: int, n: int, reach: float) -> None:
     x, shrink, grid = data.draw(sequences(n, reach)), data.draw(prices(n)), TrellisGrid(states)
     plain = np.full(n, 999, np.int16)
-    search(x, shrink, grid.preceding, plain)
-    assert find(grid, x, shrink).tolist() == plain.tolist()
+    viterbi_search(x, shrink, grid.previous_state, plain)
+    assert best_path(grid, x, shrink).tolist() == plain.tolist()
 
 
 @pytest.mark.parametrize("states", TRELLISES)
@@ -47,14 +47,14 @@ def test_long_sequences_agree_too(states: int) -> None:
     generator = np.random.default_rng(states)
     x = (generator.standard_normal(200) * 3).astype(np.float32)
     shrink, plain = np.full(200, 0.02, np.float32), np.empty(200, np.int16)
-    search(x, shrink, TrellisGrid(states).preceding, plain)
-    assert find(TrellisGrid(states), x, shrink).tolist() == plain.tolist()
+    viterbi_search(x, shrink, TrellisGrid(states).previous_state, plain)
+    assert best_path(TrellisGrid(states), x, shrink).tolist() == plain.tolist()
 
 
 @pytest.mark.parametrize("states", [4, 64])
 @pytest.mark.parametrize("rows", [1, 37])
 def test_the_compiled_block_is_the_plain_one(states: int, rows: int) -> None:
-    """And both are `gptq.by_column` with the search as its rounding, up to how float32 rounds a sum."""
+    """And both are `gptq.columnwise` with the search as its rounding, up to how float32 rounds a sum."""
     generator = np.random.default_rng(states + rows)
     block = (generator.standard_normal((9, rows)) * 2).astype(np.float32)
     upper = np.triu(generator.standard_normal((9, 9)) * 0.2 + np.eye(9)).astype(np.float32)
@@ -62,17 +62,17 @@ def test_the_compiled_block_is_the_plain_one(states: int, rows: int) -> None:
     shrink, grid = np.full((9, rows), 0.02, np.float32), TrellisGrid(states)
     plain, fast = (np.full((9, rows), 999, np.int16) for _ in range(2))
     left, right = block.copy(), block.copy()
-    round_columns(search, left, upper, step, shrink, grid.preceding, plain)
-    compiled().round_columns(compiled().search, right, upper, step, shrink, grid.preceding, fast)
+    quantize_columns(viterbi_search, left, upper, step, shrink, grid.previous_state, plain)
+    viterbi_kernels().round_columns(viterbi_kernels().search, right, upper, step, shrink, grid.previous_state, fast)
     assert fast.tolist() == plain.tolist() and left.tobytes() == right.tobytes()
 
     def column(turn: int, column: Tensor) -> Tensor:
-        points = find(grid, column[0].numpy() / step[turn], shrink[turn])
+        points = best_path(grid, column[0].numpy() / step[turn], shrink[turn])
         assert points.tolist() == fast[turn].tolist()
         return torch.from_numpy(np.float32(0.5) * points * step[turn])[None]
 
     fed = torch.from_numpy(block.copy())[None]
-    by_column(column)(0, fed, torch.from_numpy(upper)[None])
+    columnwise(column)(0, fed, torch.from_numpy(upper)[None])
     assert np.allclose(fed[0].numpy(), right, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_the_compiled_block_is_the_plain_one(states: int, rows: int) -> None:
     data=st.data(),
     states=st.sampled_from([4, 8]),
     n=st.integers(1, 6),
-    centre=st.sampled_from([0.0, 0.0, 40.0, TOP - 1.0, LOW + 1.0]),
+    centre=st.sampled_from([0.0, 0.0, 40.0, MAX_INDEX - 1.0, MIN_INDEX + 1.0]),
 )
 def test_no_sequence_of_indices_near_the_input_is_better(
     data: st.DataObject, states: int, n: int, centre: float
@@ -90,54 +90,54 @@ def test_no_sequence_of_indices_near_the_input_is_better(
     x = (data.draw(sequences(n, 3.0)) + np.float32(centre)).astype(np.float32)
     shrink = data.draw(prices(n)) if not centre else np.zeros(n, np.float32)
     around = np.rint(x.astype(np.float64) / (1 + shrink)).astype(int)
-    near = [np.unique(np.clip(np.arange(a - 2, a + 3), LOW, TOP)) for a in around]
+    near = [np.unique(np.clip(np.arange(a - 2, a + 3), MIN_INDEX, MAX_INDEX)) for a in around]
     every = np.array(list(itertools.product(*near))).T.astype(np.int8)  # (n, sequences)
-    found = indices(find(grid, x, shrink))[:, None]
+    found = indices(best_path(grid, x, shrink))[:, None]
 
     def cost(sequences: np.ndarray) -> np.ndarray:
-        v = sequences + 0.5 * grid.halves(sequences)
+        v = sequences + 0.5 * grid.half_offsets(sequences)
         return ((x[:, None].astype(np.float64) - v) ** 2 + shrink[:, None] * v**2).sum(0)
 
     assert cost(found)[0] <= cost(every).min() * (1 + 1e-5) + 1e-4
 
 
-@given(x=st.floats(-300, 300, width=32), states=st.sampled_from(list(CODES)))
+@given(x=st.floats(-300, 300, width=32), states=st.sampled_from(list(PARITY_CHECKS)))
 def test_the_first_value_stands_at_a_whole_step(x: float, states: int) -> None:
     """The machine begins in state 0; what is beyond a byte goes to its end."""
     grid = TrellisGrid(states)
-    point = int(find(grid, np.array([x], np.float32), np.zeros(1, np.float32))[0])
-    assert point % 2 == 0 and abs(point / 2 - min(max(x, LOW), TOP)) <= 0.5
+    point = int(best_path(grid, np.array([x], np.float32), np.zeros(1, np.float32))[0])
+    assert point % 2 == 0 and abs(point / 2 - min(max(x, MIN_INDEX), MAX_INDEX)) <= 0.5
 
 
-@pytest.mark.parametrize("states", list(CODES))
+@pytest.mark.parametrize("states", list(PARITY_CHECKS))
 def test_points_stand_where_the_decoder_will_find_their_indices(states: int) -> None:
     x = (np.random.default_rng(0).standard_normal(300) * 50).astype(np.float32)
     grid = TrellisGrid(states)
-    points = find(grid, x, np.zeros(300, np.float32))
+    points = best_path(grid, x, np.zeros(300, np.float32))
     assert points.dtype == np.int16 and np.abs(points).max() > 200
-    assert (points & 1).tolist() == grid.halves(indices(points)[:, None])[:, 0].tolist()
+    assert (points & 1).tolist() == grid.half_offsets(indices(points)[:, None])[:, 0].tolist()
 
 
-@pytest.mark.parametrize("states", list(CODES))
+@pytest.mark.parametrize("states", list(PARITY_CHECKS))
 def test_what_no_index_reaches_is_held_at_the_end(states: int) -> None:
     grid = TrellisGrid(states)
     x = np.array([0.2, 1e4, 3.1, -1e4, -700, 127.4, -127.4, 128, 5], np.float32)
-    v = find(grid, x, np.zeros(len(x), np.float32)) / 2
-    assert (np.abs(v - np.clip(x, LOW, TOP)) <= 1.5).all()
+    v = best_path(grid, x, np.zeros(len(x), np.float32)) / 2
+    assert (np.abs(v - np.clip(x, MIN_INDEX, MAX_INDEX)) <= 1.5).all()
 
 
 @pytest.mark.parametrize("states", TRELLISES)
 def test_bits_have_a_price(states: int) -> None:
     x = (np.random.default_rng(0).standard_normal(2000) * 2).astype(np.float32)
     grid = TrellisGrid(states)
-    free, dear = (find(grid, x, np.full(2000, price, np.float32)) / 2 for price in (0.0, 0.3))
+    free, dear = (best_path(grid, x, np.full(2000, price, np.float32)) / 2 for price in (0.0, 0.3))
     assert (dear**2).sum() < 0.9 * (free**2).sum() and ((x - dear) ** 2).sum() > ((x - free) ** 2).sum()
 
 
 def rate_and_error(grid: TrellisGrid, x: np.ndarray) -> tuple[float, float]:
     """Bits for a symbol, given its half of the points, and the mean square error, for columns in steps."""
-    found = np.stack([indices(find(grid, column, np.zeros(len(column), np.float32))) for column in x.T], 1)
-    halves = grid.halves(found)
+    found = np.stack([indices(best_path(grid, column, np.zeros(len(column), np.float32))) for column in x.T], 1)
+    halves = grid.half_offsets(found)
     rate = sum(entropy_bits(found[halves == half]) for half in range(2)) / x.size
     return rate, float(np.square(x - found - 0.5 * halves).mean())
 

@@ -12,26 +12,26 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.artifact.model import load
-from bitgolf.commands.show import overview
+from bitgolf.artifact.model import load_model
+from bitgolf.commands.show import describe_recipe
 from bitgolf.config.edits import diff
-from bitgolf.config.parse import set_text
+from bitgolf.config.parse import apply_assignment
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.part import Clocked
+from bitgolf.model.part import Scheduled
 from bitgolf.pipeline.calibration import calibrate
 from bitgolf.pipeline.compression import pack, quantize
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training import average, train
-from bitgolf.recipes import describe, get, names
-from bitgolf.recipes.identity import identity
-from bitgolf.report.log import Journal
+from bitgolf.recipes import describe, get_recipe, recipe_names
+from bitgolf.recipes.identity import recipe_hash
+from bitgolf.report.log import RunLog
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import ALONE
-from bitgolf.score.methods import Method
+from bitgolf.runtime.distributed import SINGLE_PROCESS
+from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.referee import score
-from bitgolf.score.text import Text, validation, with_last_end
-from helpers.small_recipes import VOCAB, shrunk
+from bitgolf.score.text import TokenizedText, append_final_bos, load_validation
+from helpers.small_recipes import VOCAB, small_recipe
 from helpers.toy_training import make_data
 
 LADDER = [
@@ -65,11 +65,11 @@ LADDER = [
     "640",
     "641",
 ]
-STEPS = 14
+STEPS = 30
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
 
 
-@pytest.fixture(params=names())
+@pytest.fixture(params=recipe_names())
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -80,11 +80,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_systems_of_the_field_are_there() -> None:
-    assert {f"pr{n}" for n in LADDER} | {"baseline", "pr1090_as_shipped", "quickstart"} <= set(names())
+    assert {f"pr{n}" for n in LADDER} | {"baseline", "pr1090_as_shipped", "quickstart"} <= set(recipe_names())
 
 
 def test_the_count_is_the_published_one(name: str) -> None:
-    recipe = get(name)
+    recipe = get_recipe(name)
     model = build_on_meta(recipe["model"], recipe["tokens.vocab"])
     count = sum(p.numel() for p in model.parameters())
     published = recipe["published"]
@@ -94,7 +94,7 @@ def test_the_count_is_the_published_one(name: str) -> None:
 
 def test_show_resolves_it(name: str) -> None:
     """Exact cover of optimizer and codec rules, forecast, cautions; and the memory that it says."""
-    shown = overview(get(name))
+    shown = describe_recipe(get_recipe(name))
     assert shown.params == sum(shown.params_by_role.values())
     assert 0 < shown.forecast.bytes < 10 * shown.forecast.cap
     assert describe(name) and all(isinstance(c, str) and c for c in shown.cautions)
@@ -102,61 +102,63 @@ def test_show_resolves_it(name: str) -> None:
 
 def test_each_departure_can_be_undone(name: str) -> None:
     """What a recipe does otherwise than the original is one `--set` away, and that `--set` acts."""
-    recipe = get(name)
+    recipe = get_recipe(name)
     for words in ((recipe["published"] or {}).get("departures") or {}).values():
         undone = recipe
         for assignment in words.split():
-            after = set_text(undone, assignment)
-            assert identity(after) != identity(undone), assignment
+            after = apply_assignment(undone, assignment)
+            assert recipe_hash(after) != recipe_hash(undone), assignment
             undone = after
 
 
 def test_no_two_recipes_are_the_same() -> None:
-    hashes = {identity(get(name)): name for name in names()}
-    assert len(hashes) == len(names())
+    hashes = {recipe_hash(get_recipe(name)): name for name in recipe_names()}
+    assert len(hashes) == len(recipe_names())
 
 
 def test_a_step_of_the_ladder_changes_little() -> None:
     """A recipe says only what it changes: the last step changed settings of training, and no part of it."""
     stages = ("model", "train", "average", "calibrate")
-    changed = [d for d in diff(get("pr1851"), get("pr1855")) if d[0].startswith(stages)]
+    changed = [d for d in diff(get_recipe("pr1851"), get_recipe("pr1855")) if d[0].startswith(stages)]
     assert 3 <= len(changed) <= 6 and not any(isinstance(new, str) for _, _, new in changed)
 
 
 def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> None:
-    """A few steps of training, average, calibration, codes, artifact, read back from disk, scored."""
-    recipe = shrunk(get(name), steps=STEPS)
-    journal = Journal(tmp_path, quiet=True)
-    run = Run(recipe, tmp_path, journal, shards=data)
+    """30 steps of training, average, calibration, codes, artifact, read back from disk, scored."""
+    recipe = small_recipe(get_recipe(name), steps=STEPS)
+    log = RunLog(tmp_path, quiet=True)
+    run = Run(recipe, tmp_path, log, shards=data)
     trained = train(run)
     average(run)
-    run.done["train"] = msgspec.to_builtins(trained)
+    run.completed["train"] = msgspec.to_builtins(trained)
     assert (calibrate(run).calibration.source == "none") == (recipe["calibrate"] is None)
     quantize(run)
     packed = pack(run)
-    journal.close()
+    log.close()
     assert trained.steps == STEPS and math.isfinite(trained.loss) and packed.fits
-    model = load((tmp_path / "artifact.bg").read_bytes()).model.eval()
-    text = two_short_documents(validation(data))
+    model = load_model((tmp_path / "artifact.bg").read_bytes()).model.eval()
+    text = two_short_documents(load_validation(data))
     for method in (node() for node in recipe["score"]):
         bits = bits_of(method, model, text)
-        assert bits < 0.95 * math.log2(VOCAB) * text.targets, "a few steps must beat knowing nothing"
-        if still := method.still():
+        assert bits < 0.95 * math.log2(VOCAB) * text.num_targets, "thirty steps must beat knowing nothing"
+        if still := method.without_adaptation():
             assert bits_of(still(), model, text) != bits, "what adapts must do something"
-    assert all(part.on for part in clocked(model) if hasattr(part, "on")), "what is scored is the model as at the end"
+    assert all(part.active for part in clocked(model) if hasattr(part, "active")), (
+        "what is scored is the model as at the end"
+    )
 
 
-def two_short_documents(text: Text) -> Text:
-    """The beginnings of two documents, 100 tokens each: enough for a phase between them."""
+def two_short_documents(text: TokenizedText) -> TokenizedText:
+    """The beginnings of two documents, 200 tokens each: enough for a phase between them."""
     (first, _), (second, _) = text.documents()[:2]
-    pieces = text.tokens[first : first + 100], text.tokens[second : second + 100]
-    return Text(with_last_end(np.concatenate(pieces), text.bos), 600, text.bos)
+    pieces = text.tokens[first : first + 200], text.tokens[second : second + 200]
+    return TokenizedText(append_final_bos(np.concatenate(pieces), text.bos), 1200, text.bos)
 
 
-def bits_of(method: Method, model: LM, text: Text) -> float:
-    with closing(method.player(model, VOCAB, CPU, ALONE)) as player:
+def bits_of(method: ScoringMethod, model: LM, text: TokenizedText) -> float:
+    with closing(method.make_player(model, VOCAB, CPU, SINGLE_PROCESS)) as player:
         return score(player, text, method).bits
 
 
 def clocked(model: torch.nn.Module) -> list[Any]:
-    return [m for m in model.modules() if isinstance(m, Clocked)]
+    return [m for m in model.modules() if isinstance(m, Scheduled)]

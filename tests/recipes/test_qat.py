@@ -15,15 +15,15 @@ from bitgolf.model.build import build_on_meta
 from bitgolf.model.linear import Linear
 from bitgolf.model.qat import FakeQuant
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
-from bitgolf.quantize.codecs.gptq import Gptq
-from bitgolf.quantize.codecs.lqer import LowRankRepair
-from bitgolf.quantize.codecs.trellis import Trellis
-from bitgolf.quantize.diagnose.qat_consistency import disagreements
+from bitgolf.quantize.codecs.gptq import GPTQ
+from bitgolf.quantize.codecs.lqer import LQER
+from bitgolf.quantize.codecs.trellis import TrellisCodec
+from bitgolf.quantize.diagnose.qat_consistency import qat_mismatches
 from bitgolf.recipes._qat import qat
 from bitgolf.recipes.recipe import Recipe
 from helpers.toy import VOCAB, built, toy_recipe
 
-SIX = part(IntRows, bits=6, clip=part(SdClip, k=9.0), floor=1e-3, prune=0.01, solve=part(Gptq))
+SIX = part(IntRows, bits=6, clip=part(SdClip, k=9.0), min_step=1e-3, prune=0.01, solver=part(GPTQ))
 
 
 def stored(use: Spec[Codec], *others: Spec[Rule[Codec]]) -> Spec[Recipe]:
@@ -31,12 +31,12 @@ def stored(use: Spec[Codec], *others: Spec[Rule[Codec]]) -> Spec[Recipe]:
     return toy_recipe().set("quantize", (*others, part(Rule, where="matrix", use=use), rest))
 
 
-@pytest.mark.parametrize("use", [SIX, part(LowRankRepair, codec=SIX, keep=2)], ids=["rows", "corrected rows"])
+@pytest.mark.parametrize("use", [SIX, part(LQER, codec=SIX, top_k=2)], ids=["rows", "corrected rows"])
 def test_one_codec_for_all_matrices_is_one_view(use: Spec[Codec]) -> None:
     recipe = qat(stored(use), since=0.5)
     for node in ("model.block.mixer.linear", "model.block.mlp.linear"):
-        assert recipe[f"{node}.view"] == (part(FakeQuant, codec=SIX.but(solve=None), since=0.5),)
-    assert disagreements(build_on_meta(recipe["model"], VOCAB), recipe["quantize"]) == []
+        assert recipe[f"{node}.weight_transforms"] == (part(FakeQuant, codec=SIX.replace(solver=None), since=0.5),)
+    assert qat_mismatches(build_on_meta(recipe["model"], VOCAB), recipe["quantize"]) == []
 
 
 def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
@@ -45,26 +45,26 @@ def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
     others = part(Rule, where="matrix@blocks.1.**", use=four), part(Rule, where="matrix@**.q.weight", use=five)
     recipe = qat(stored(SIX, *others))
     model = build_on_meta(recipe["model"], VOCAB)
-    assert disagreements(model, recipe["quantize"]) == []
+    assert qat_mismatches(model, recipe["quantize"]) == []
     views = {
-        path: [view.codec.grid.reach for view in getattr(module, "view", ())]
+        path: [transform.codec.grid.full_qmax for transform in getattr(module, "weight_transforms", ())]
         for path, module in model.named_modules()
-        if path.startswith("blocks.") and hasattr(module, "view")
+        if path.startswith("blocks.") and hasattr(module, "weight_transforms")
     }
     assert views["blocks.0.mixer.q"] == [15] and views["blocks.1.mixer.q"] == [7] and views["blocks.0.mlp.up"] == [31]
     assert all(len(found) == 1 for found in views.values()), "each matrix has one view"
 
 
 def test_training_multiplies_with_what_is_stored() -> None:
-    recipe = qat(stored(SIX.but(solve=None)))
+    recipe = qat(stored(SIX.replace(solver=None)))
     model = built(recipe["model"]).train()
-    linear, codec = cast(Linear, model.get_submodule("blocks.1.mlp.up")), SIX.but(solve=None)()
-    assert torch.equal(linear.viewed(), codec.decode(codec.encode(linear.weight), tuple(linear.weight.shape)))
+    linear, codec = cast(Linear, model.get_submodule("blocks.1.mlp.up")), SIX.replace(solver=None)()
+    assert torch.equal(linear.effective_weight(), codec.decode(codec.encode(linear.weight), tuple(linear.weight.shape)))
 
 
 def test_what_training_cannot_repeat_is_refused() -> None:
-    with pytest.raises(RecipeError, match="Trellis does not round rows to integers") as caught:
-        qat(stored(part(Trellis, bits=3.0)))
-    assert caught.value.place == "quantize.0.use" and "IntRows" in caught.value.mend
+    with pytest.raises(RecipeError, match="TrellisCodec does not round rows to integers") as caught:
+        qat(stored(part(TrellisCodec, bits=3.0)))
+    assert caught.value.where == "quantize.0.use" and "IntRows" in caught.value.hint
     with pytest.raises(RecipeError, match="touches nothing"):
         qat(stored(SIX), where="model.block.nowhere")

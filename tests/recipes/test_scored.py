@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bitgolf.recipes import get, names
-from bitgolf.score.adapt.document_lora import DocumentLora
-from bitgolf.score.adapt.phased_lora import Phased
-from bitgolf.score.adapt.stream_sgd import StreamSgd
+from bitgolf.recipes import get_recipe, recipe_names
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.phased_lora import PhasedLoRA
+from bitgolf.score.adapt.stream_sgd import StreamSGD
 
 # Window and stride of each method, in the order of results.
 WHOLE, SLIDING = ("contiguous", 2048, 2048), ("sliding", 2048, 64)
@@ -49,40 +49,46 @@ LORA: dict[str, tuple[Any, ...]] = {
     "pr1851": (96, 144 / 96, 1.0, 0.999, True, (666, 1333, 2000)),
     "pr1855": (80, 144 / 80, 0.5, 0.99, True, (833, 1666, 2500)),
 }
-PUBLISHED = [name for name in names() if get(name)["published"]]
+PUBLISHED = [name for name in recipe_names() if get_recipe(name)["published"]]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_methods_are_those_of_the_published_run(name: str) -> None:
-    methods = [method() for method in get(name)["score"]]
+    methods = [method() for method in get_recipe(name)["score"]]
     assert tuple((m.name, m.window, m.stride) for m in methods) == SCORED.get(name, (WHOLE, SLIDING))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_result_was_published_for_each_method(name: str) -> None:
     """And none of a kind that the recipe does not score."""
-    kinds = {"adapted" if m.cls.adapts else m.cls.name for m in get(name)["score"]} - {"contiguous"}
-    assert kinds >= set(get(name)["published"]["bpb"]) & {"sliding", "adapted"}
+    kinds = {"adapted" if m.cls.adapts else m.cls.name for m in get_recipe(name)["score"]} - {"contiguous"}
+    assert kinds >= set(get_recipe(name)["published"]["bpb"]) & {"sliding", "adapted"}
 
 
 @pytest.mark.parametrize("name", STREAMED)
 def test_descent_on_the_stream_is_as_published(name: str) -> None:
-    method: StreamSgd = get(name)["score.2"]()
-    sgd = method.sgd
-    assert (sgd["lr"], sgd["epochs"], method.chunk, sgd["batch"], sgd["length"]) == STREAMED[name]
-    assert (sgd["momentum"], sgd["clip"], sgd["documents"]) == (0.9, 1.0, False)
+    method: StreamSGD = get_recipe(name)["score.2"]()
+    sgd = method.adaptation
+    assert (sgd["lr"], sgd["epochs"], method.chunk, sgd["batch_size"], sgd["sequence_length"]) == STREAMED[name]
+    assert (sgd["momentum"], sgd["max_norm"], sgd["split_documents"]) == (0.9, 1.0, False)
 
 
 @pytest.mark.parametrize("name", LORA)
 def test_adapters_are_as_published(name: str) -> None:
-    method: DocumentLora | Phased = get(name)["score.1"]()
-    phases = method.boundaries if isinstance(method, Phased) else ()
-    lora = method.lora if isinstance(method, Phased) else method
-    assert (lora.rank, lora.scale, lora.weight_decay, lora.betas[1], lora.warm, phases) == LORA[name]
+    method: DocumentLoRA | PhasedLoRA = get_recipe(name)["score.1"]()
+    phases = method.boundaries if isinstance(method, PhasedLoRA) else ()
+    lora = method.lora if isinstance(method, PhasedLoRA) else method
+    assert (lora.rank, lora.scale, lora.weight_decay, lora.betas[1], lora.keep_a, phases) == LORA[name]
     first = name == "pr1090"
     assert method.order.name == lora.order.name == ("corpus" if name == "pr1090" else "longest")
-    assert lora.on == (("q", "v") if first else ("head", "q", "k", "v", "out", "mlp"))
+    assert lora.target_modules == (("q", "v") if first else ("head", "q", "k", "v", "out", "mlp"))
     assert (lora.lr, lora.betas[0], lora.steps) == ((0.05, 0.9, 1) if first else (1e-4, 0.0, 1))
-    if isinstance(method, Phased):
+    if isinstance(method, PhasedLoRA):
         sgd = method.sgd
-        assert (sgd["lr"], sgd["epochs"], sgd["batch"], sgd["documents"], method.chunk) == (0.001, 1, 32, True, 32_768)
+        assert (sgd["lr"], sgd["epochs"], sgd["batch_size"], sgd["split_documents"], method.chunk) == (
+            0.001,
+            1,
+            32,
+            True,
+            32_768,
+        )

@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.rules import cover
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.rules import assign_to_rules
 from bitgolf.config.spec import Spec
-from bitgolf.model.attention.values import ValueTable
-from bitgolf.model.inits import Orthogonal
+from bitgolf.model.attention.values import ValueEmbedding
+from bitgolf.model.inits import OrthogonalInit
 from bitgolf.model.linear import Embedding, Linear
-from bitgolf.model.parameters import roles
+from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.part import Only
 from bitgolf.optim.muon import Muon
-from bitgolf.recipes import get, names
+from bitgolf.recipes import get_recipe, recipe_names
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.tokens.trainers import CaseOps
-from bitgolf.train.loss_module import Task
-from helpers.small_recipes import VOCAB, shrunk
+from bitgolf.tokens.trainers import CaseOpsBPE
+from bitgolf.train.loss_module import LossModule
+from helpers.small_recipes import VOCAB, small_recipe
 
-PUBLISHED = [name for name in names() if get(name)["published"]]
+PUBLISHED = [name for name in recipe_names() if get_recipe(name)["published"]]
 
 # An address is a path in the recipe; `Part.setting`, of the one part of that name, where `Part.layers` is where it
 # stands; or `@role.setting`, of the optimizer of the model's parameters of that role. None: the part is not there.
@@ -32,47 +32,57 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "model.dim": (512,) * 7,
     "model.layers": (9, 9, 11, 10, 11, 11, 11),
     "model.block.mlp.hidden": (1024, 1536, 1024, 1024, 1536, 2048, 2048),
-    "ReluSquared.layers": ("*", "*", None, None, None, None, None),
+    "SquaredReLU.layers": ("*", "*", None, None, None, None, None),
     "SwiGLU.layers": (None, None, "*", None, None, None, None),
-    "LeakySquared.slope": (None, None, None, 0.5, 0.5, 0.5, 0.5),
+    "SquaredLeakyReLU.slope": (None, None, None, 0.5, 0.5, 0.5, 0.5),
     "Attention.heads": (8,) * 7,
     "Attention.kv_heads": (4,) * 7,
     "QGain.init": (1.5, 1.5, 1.5, 1.5, 2.5, 5.25, 5.0),
-    "Rope.base": (10_000.0,) * 7,
-    "Rope.dims": (0, 0, 0, 0, 16, 16, 16),
-    "Ntk.reference": (None, 1024, None, None, 1024, None, None),
-    "Ntk.length": (None, 2048, None, None, 4096, None, None),
+    "RoPE.base": (10_000.0,) * 7,
+    "RoPE.dims": (0, 0, 0, 0, 16, 16, 16),
+    "NTKScaling.original_length": (None, 1024, None, None, 1024, None, None),
+    "NTKScaling.length": (None, 2048, None, None, 4096, None, None),
     "DepthScaledNorm.layers": (None, None, None, None, "*", "*", "*"),
-    "ExclusiveSelf.layers": (None, None, "last 4", None, "*", "*", "*"),
-    "Window.layers": (None, None, None, None, "0-5", None, None),
-    "Window.width": (None, None, None, None, 256, None, None),
-    "Segments.cap": (None, None, None, None, None, None, 2048),
+    "ExclusiveSelfAttention.layers": (None, None, "last 4", None, "*", "*", "*"),
+    "SlidingWindowMask.layers": (None, None, None, None, "0-5", None, None),
+    "SlidingWindowMask.left": (None, None, None, None, 256, None, None),
+    "SegmentMask.max_length": (None, None, None, None, None, None, 2048),
     "KeyOffset.layers": (None, None, None, None, "6-10", None, None),
-    "KeyOffset.dims": (None, None, None, None, 16, None, None),
-    "SparseGate.width": (None, None, None, None, None, None, 12),
-    "SparseGate.scale": (None, None, None, None, None, None, 0.5),
+    "KeyOffset.unshifted_dims": (None, None, None, None, 16, None, None),
+    "SparseAttentionGate.width": (None, None, None, None, None, None, 12),
+    "SparseAttentionGate.scale": (None, None, None, None, None, None, 0.5),
     "BlendSmear.init": (None, 0.0, 0.0, None, 0.0, None, None),
     "ContentSmear.mask_starts": (None, None, None, None, None, None, True),
-    "HashedBigrams.rows": (None, 4096, 4096, None, 3072, None, None),
-    "HashedBigrams.width": (None, 128, 128, None, 112, None, None),
-    "HashedBigrams.scale": (None, 0.05, 0.05, None, 0.05, None, None),
-    "XorHash.layers": (None, "*", "*", None, "*", None, None),
-    "ValueTable.width": (None, None, None, None, 128, None, None),
+    "HashedNGramEmbedding.buckets": (None, 4096, 4096, None, 3072, None, None),
+    "HashedNGramEmbedding.width": (None, 128, 128, None, 112, None, None),
+    "HashedNGramEmbedding.scale": (None, 0.05, 0.05, None, 0.05, None, None),
+    "XorNGramHash.layers": (None, "*", "*", None, "*", None, None),
+    "ValueEmbedding.width": (None, None, None, None, 128, None, None),
     "AddValueEmbedding.layers": (None, None, None, None, "last 2", None, None),
-    "AddSkip.layers": ("*", "*", "*", "*", "*", None, None),
-    "GatedSkip.rows": (None, None, None, None, None, 0, 0),
-    "Loop.first": (None, None, None, None, None, 3, 3),
-    "Loop.last": (None, None, None, None, None, 5, 5),
-    "Loop.since": (None, None, None, None, None, (0.35, 0.35), (0.35, 0.35)),
-    "Parallel.layers": (None, None, None, None, None, "7-10", None),
-    "TwoLanes.start": (None, None, None, None, None, None, 8),
-    "TwoLanes.final": (None, None, None, None, None, None, "mean"),
+    "WeightedSkip.layers": ("*", "*", "*", "*", "*", None, None),
+    "GatedSkip.num_weights": (None, None, None, None, None, 0, 0),
+    "LoopedLayers.first_layer": (None, None, None, None, None, 3, 3),
+    "LoopedLayers.last_layer": (None, None, None, None, None, 5, 5),
+    "LoopedLayers.since": (None, None, None, None, None, (0.35, 0.35), (0.35, 0.35)),
+    "ParallelResidual.layers": (None, None, None, None, None, "7-10", None),
+    "ParallelTwoLaneResidual.start_layer": (None, None, None, None, None, None, 8),
+    "ParallelTwoLaneResidual.final_lane": (None, None, None, None, None, None, "mean"),
     "Softcap.cap": (30.0,) * 7,
     "pack.cap": (16_000_000,) * 7,
     "model.embed.init.std": (0.005,) * 7,
-    "model.block.mixer.linear.init.cls": ("UniformFanIn", *["Orthogonal"] * 2, "UniformFanIn", *["Orthogonal"] * 3),
-    "model.block.mlp.linear.init.cls": ("UniformFanIn", *["Orthogonal"] * 2, "UniformFanIn", *["Orthogonal"] * 3),
-    "train.order.cls": (*["Sequential"] * 5, "ShuffledSequences", "Packed"),
+    "model.block.mixer.linear.init.cls": (
+        "UniformFanInInit",
+        *["OrthogonalInit"] * 2,
+        "UniformFanInInit",
+        *["OrthogonalInit"] * 3,
+    ),
+    "model.block.mlp.linear.init.cls": (
+        "UniformFanInInit",
+        *["OrthogonalInit"] * 2,
+        "UniformFanInInit",
+        *["OrthogonalInit"] * 3,
+    ),
+    "train.order.cls": (*["SequentialOrder"] * 5, "ShuffledShardWindows", "PackedDocuments"),
     "train.rows": (512, 384, 256, 512, 192, 384, 8),
     "train.length": (1024, 2048, 2048, 1024, 4096, 2048, 98_304),
     "@matrix.lr": (0.04, 0.02, 0.04, 0.04, 0.025, 0.022, 0.026),
@@ -87,24 +97,24 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "@matrix.orthogonalize.steps": (5,) * 7,
     "RowNorm.layers": (None, None, None, None, None, "*", "*"),
     "@matrix.weight_decay": (0.0, 0.0, 0.0, 1.0, 0.04, 0.095, 0.095),
-    "RampDecay.low": (None, None, None, 0.02, None, None, None),
-    "RampDecay.high": (None, None, None, 0.08, None, None, None),
+    "InverseLRRamp.low": (None, None, None, 0.02, None, None, None),
+    "InverseLRRamp.high": (None, None, None, 0.08, None, None, None),
     "@embedding.weight_decay": (0.0, 0.0, 0.0, 0.0, 0.04, 0.085, 0.085),
     "@scale.weight_decay": (0.0, 0.0, 0.0, 0.0, 0.04, 0.02, 0.02),
-    "train.clip": (0.0, 0.3, 0.0, 0.0, 0.3, 0.3, 0.3),
+    "train.grad_clip": (0.0, 0.3, 0.0, 0.0, 0.3, 0.3, 0.3),
     "WarmdownSteps.steps": (1200, 3000, 3000, 1200, 4000, None, None),
     "WarmdownFraction.fraction": (None, None, None, None, None, 0.72, 0.85),
     "WarmdownFraction.floor": (None, None, None, None, None, 0.0, 0.1),
     "train.steps": (20_000, 9_000, 20_000, 20_000, 20_000, 20_000, 20_000),
     "train.seconds": (600.0, 600.0, 4850.0, 600.0, 600.0, 600.0, 600.0),
     "Calibrate.reserve": (None,) * 7,
-    "Swa.every": (None, None, 200, None, None, None, None),
-    "Swa.below": (None, None, 1.0, None, None, None, None),
-    "Lawa.every": (None, None, None, 50, None, None, None),
-    "Lawa.below": (None, None, None, 0.5, None, None, None),
-    "Ema.decay": (None, None, None, None, 0.997, 0.9965, 0.9965),
+    "SWA.every": (None, None, 200, None, None, None, None),
+    "SWA.lr_scale_below": (None, None, 1.0, None, None, None, None),
+    "LAWA.every": (None, None, None, 50, None, None, None),
+    "LAWA.lr_scale_below": (None, None, None, 0.5, None, None, None),
+    "EMA.decay": (None, None, None, None, 0.997, 0.9965, 0.9965),
 }
-STAND_IN = {"matrix": "blocks.0.mlp.up.weight", "embedding": "embed.weight", "scale": "blocks.0.enter.0.weight"}
+STAND_IN = {"matrix": "blocks.0.mlp.up.weight", "embedding": "embed.weight", "scale": "blocks.0.pre_block.0.weight"}
 
 
 def said(recipe: Spec[Recipe], address: str) -> Any:
@@ -136,40 +146,40 @@ def of_part(recipe: Spec[Recipe], name: str, key: str) -> Any:
 
 @pytest.mark.parametrize("address", SETTINGS)
 def test_the_founding_systems_are_set_as_published(address: str) -> None:
-    assert tuple(said(get(name), address) for name in FOUNDING) == SETTINGS[address]
+    assert tuple(said(get_recipe(name), address) for name in FOUNDING) == SETTINGS[address]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_process_takes_the_batch_in_eighths(name: str) -> None:
     """All published scripts accumulated 8 / processes pieces, so that one GPU holds what each of eight would."""
-    train = get(name)["train"]
+    train = get_recipe(name)["train"]
     assert 8 * train["micro_rows"] == train["rows"]
 
 
 @pytest.mark.parametrize("name", ["pr640", "pr641"])
 def test_weights_of_few_bits_are_trained_as_they_are_stored(name: str) -> None:
-    recipe = shrunk(get(name))
+    recipe = small_recipe(get_recipe(name))
     torch.manual_seed(0)
-    model = recipe["model"](Place(vocab=VOCAB))
-    codecs = {path: rule["use"]() for rule, paths in zip(recipe["quantize"], cover(recipe["quantize"], roles(model)), strict=True) for path in paths}  # fmt: skip
+    model = recipe["model"](BuildContext(vocab=VOCAB))
+    codecs = {path: rule["use"]() for rule, paths in zip(recipe["quantize"], assign_to_rules(recipe["quantize"], parameter_roles(model)), strict=True) for path in paths}  # fmt: skip
     for path, module in model.named_modules():
         if isinstance(module, Linear | Embedding) and module.weight.any():
             codec = codecs[f"{path}.weight"]
             stored = codec.decode(codec.encode(module.weight), tuple(module.weight.shape))
             trained, kept = module.weight, stored
-            for view in module.view:
-                trained, kept = view(trained), view(kept)
+            for transform in module.weight_transforms:
+                trained, kept = transform(trained), transform(kept)
             assert torch.allclose(trained, kept, rtol=1e-3, atol=1e-6), path
 
 
 def test_heads_of_an_objective_go_to_muon() -> None:
     """As in #287; they fall to no rule for what is left."""
-    recipe = get("pr363")
+    recipe = get_recipe("pr363")
     with torch.device("meta"):
-        place = Place(vocab=1024)
+        place = BuildContext(vocab=1024)
         objective = recipe["train.objective"](place._replace(dim=640))
-        found = Task(recipe["model"](place), objective).roles()
-    taken = cover(recipe["train.optim"], found)
+        found = LossModule(recipe["model"](place), objective).roles()
+    taken = assign_to_rules(recipe["train.optim"], found)
     users = {path: rule["use"].cls for rule, paths in zip(recipe["train.optim"], taken, strict=True) for path in paths}
     heads = [path for path, role in found.items() if role == "head"]
     assert len(heads) == 4 and all(users[path] is Muon for path in heads)
@@ -179,23 +189,23 @@ def test_the_value_tables_projection_starts_small_until_there_were_banks() -> No
     """#414 scaled all it called `proj` by 1/sqrt(2 layers); #549's start did not reach them any more."""
     gains = {}
     for name in ("pr414", "pr549", "pr1512", "pr1218"):
-        (table,) = [node for _, node in get(name).walk() if node.cls is ValueTable]
-        assert table["init"].cls is Orthogonal
+        (table,) = [node for _, node in get_recipe(name).walk() if node.cls is ValueEmbedding]
+        assert table["init"].cls is OrthogonalInit
         gains[name] = table["init.gain"]
     assert gains == {"pr414": pytest.approx(22**-0.5), "pr549": 1.0, "pr1512": 1.0, "pr1218": 1.0}
 
 
 def test_capitals_are_operators_where_they_were() -> None:
-    """From #1729 on: SentencePiece on transformed text, the operators among its 8,192 tokens."""
-    with_operators = {n for n in names() if get(n)["tokens"].cls is CaseOps}
+    """From #1729 on: SentencePieceTokenizer on transformed text, the operators among its 8,192 tokens."""
+    with_operators = {n for n in recipe_names() if get_recipe(n)["tokens"].cls is CaseOpsBPE}
     assert with_operators == {"pr1729", "pr1736", "pr1787", "pr1851", "pr1855"}
-    assert {get(n)["tokens.vocab"] for n in with_operators} == {8192}
+    assert {get_recipe(n)["tokens.vocab"] for n in with_operators} == {8192}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_mean_is_that_of_its_seeds(name: str) -> None:
     """Every stage that all seeds have; and scripts that reduced gradients by hand clipped them before the mean."""
-    published = get(name)["published"]
+    published = get_recipe(name)["published"]
     seeds = list(published.get("seeds", {}).values())
     for stage, mean in published["bpb"].items():
         values = [seed[stage] for seed in seeds if stage in seed]

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from bitgolf.commands.show import overview
-from bitgolf.config.parse import set_text
-from bitgolf.config.rules import cover
+from bitgolf.commands.show import describe_recipe
+from bitgolf.config.parse import apply_assignment
+from bitgolf.config.rules import assign_to_rules
 from bitgolf.config.spec import Spec
 from bitgolf.model.build import build_on_meta
-from bitgolf.model.parameters import roles
-from bitgolf.quantize.codecs.lqer import LowRankRepair
-from bitgolf.recipes import get, names
+from bitgolf.model.parameters import parameter_roles
+from bitgolf.quantize.codecs.lqer import LQER
+from bitgolf.recipes import get_recipe, recipe_names
 
-PUBLISHED = [name for name in names() if get(name)["published"]]
+PUBLISHED = [name for name in recipe_names() if get_recipe(name)["published"]]
 
 # The table of tokens, an MLP's first matrix, a value projection, and the coder; `>=Q` is a step of 1/Q at least.
 MAX6, MAX6_31 = "6 full MaxClip", "6 full MaxClip >=31"
@@ -23,7 +23,7 @@ BYTES = "8 QuantileClip >=127"
 SEARCH, TWICE, ONCE = "6 SearchClip >=31", "6 SearchClip >=31 gptq=0.0201", "6 SearchClip >=31 gptq=0.01"
 STORED: dict[str, tuple[str, str, str, str]] = {
     "baseline": (BYTES, BYTES, BYTES, "Zlib"),
-    "pr675": (BYTES, BYTES, BYTES, "Lzma 6"),
+    "pr675": (BYTES, BYTES, BYTES, "LZMA 6"),
     "pr162": ("float16", MAX6, MAX6, "Zstd 22"),
     "pr164": (BYTES, MAX6_31, MAX6_31, "Zstd 22"),
     "pr180": ("float16", "5 full MaxClip pruned=0.03", f"{MAX6} pruned=0.03", "Zstd 22"),
@@ -32,11 +32,11 @@ STORED: dict[str, tuple[str, str, str, str]] = {
     "pr315": (BYTES, MAX6_31, MAX6_31, "Zstd 22"),
     "pr363": (BYTES, "5 SearchClip >=15", "5 SearchClip >=15", "Zstd 22"),
     "pr414": (BYTES, SEARCH, SEARCH, "Zstd 22"),
-    "pr549": (BYTES, SEARCH, SEARCH, "Lzma 6"),
-    "pr640": ("Fp8", "TernaryGroups", "TernaryGroups", "Lzma 9"),
-    "pr641": ("Fp8", "BinaryGroups", "BinaryGroups", "Lzma 9"),
-    "pr1019": (BYTES, TWICE, TWICE, "Lzma 9"),
-    "pr1060": (BYTES, TWICE, TWICE, "Lzma 6"),
+    "pr549": (BYTES, SEARCH, SEARCH, "LZMA 6"),
+    "pr640": ("FP8", "TernaryGroups", "TernaryGroups", "LZMA 9"),
+    "pr641": ("FP8", "BinaryGroups", "BinaryGroups", "LZMA 9"),
+    "pr1019": (BYTES, TWICE, TWICE, "LZMA 9"),
+    "pr1060": (BYTES, TWICE, TWICE, "LZMA 6"),
     "pr1090": ("8 full MaxClip", "5 full MaxClip", MAX6, "Zstd 22"),
     "pr1090_as_shipped": ("8 full MaxClip", "5 full MaxClip", MAX6, "Zstd 22"),
     "pr1204": (BYTES, "5 SearchClip >=15 gptq=0.0201", "5 SearchClip >=15 gptq=0.0201", "Brotli"),
@@ -44,7 +44,7 @@ STORED: dict[str, tuple[str, str, str, str]] = {
     "pr1285": (BYTES, ONCE, ONCE, "Brotli"),
     "pr1394": ("8 k=20 gptq=0.01", "6 k=12.85 gptq=0.01", "6 k=12.85 gptq=0.01", "Brotli"),
     "pr1493": ("8 k=20 gptq=0.01", "6 k=12.85 gptq=0.01", "6 k=12.85 gptq=0.01", "Brotli"),
-    "pr1512": (BYTES, TWICE, TWICE, "Lzma 9"),
+    "pr1512": (BYTES, TWICE, TWICE, "LZMA 9"),
     "pr1530": ("8 k=20 gptq=0.01", "6 k=12.85 gptq=0.01", "6 k=12.85 gptq=0.01", "Brotli"),
     "pr1626": ("7 k=15 gptq=0.01", "6 k=12 gptq=0.01", "6 k=13 gptq=0.01", "Brotli"),
     "pr1667": ("7 k=15 gptq=0.01", "6 k=12 gptq=0.01", "6 k=13 gptq=0.01", "Brotli"),
@@ -52,28 +52,28 @@ STORED: dict[str, tuple[str, str, str, str]] = {
     "pr1736": ("7 k=15 gptq=0.01", "6 k=12 gptq=0.01", "6 k=13 gptq=0.01", "Brotli"),
     "pr1787": ("7 k=15 gptq=0.01", "6 k=12 gptq=0.01", "6 k=13 gptq=0.01", "Brotli"),
     "pr1851": ("7 k=15 gptq=0.01 repaired=1", "6 k=12 gptq=0.01 repaired=2", "6 k=13 gptq=0.01", "Brotli"),
-    "pr1855": ("7 k=14 gptq=0.01 repaired=1", "6 k=11.5 gptq=0.01 repaired=2", "6 k=13 gptq=0.01", "Smallest"),
+    "pr1855": ("7 k=14 gptq=0.01 repaired=1", "6 k=11.5 gptq=0.01 repaired=2", "6 k=13 gptq=0.01", "SmallestCoder"),
 }
 # The role of gates, and what #1204 and #180 made exceptions of.
 APART = {
     ("pr162", "blocks.8.mixer.k.weight"): "float16",
     ("pr162", "blocks.7.mixer.k.weight"): MAX6,
-    ("pr162", "enter.0.table.weight"): BYTES,
-    ("pr162", "enter.0.project.weight"): "float16",
+    ("pr162", "post_embed.0.table.weight"): BYTES,
+    ("pr162", "post_embed.0.project.weight"): "float16",
     ("pr180", "blocks.8.mixer.k.weight"): "float16",
-    ("pr180", "enter.0.project.weight"): MAX6,
-    ("pr180", "enter.0.table.weight"): f"{MAX6} pruned=0.03",
-    ("pr640", "depth.skip.weight"): "Fp8",
-    ("pr640", "blocks.1.branch_mlp.0.weight"): "float16",
-    ("pr1090", "enter.0.table.weight"): MAX6,
-    ("pr1204", "enter.0.project.weight"): "5 SearchClip >=15 gptq=0.0201",
+    ("pr180", "post_embed.0.project.weight"): MAX6,
+    ("pr180", "post_embed.0.table.weight"): f"{MAX6} pruned=0.03",
+    ("pr640", "layer_schedule.skip.weight"): "FP8",
+    ("pr640", "blocks.1.mlp_scale.0.weight"): "float16",
+    ("pr1090", "post_embed.0.table.weight"): MAX6,
+    ("pr1204", "post_embed.0.project.weight"): "5 SearchClip >=15 gptq=0.0201",
     ("pr1204", "blocks.7.mlp.down.weight"): TWICE,
     ("pr1204", "blocks.1.mixer.q.weight"): TWICE,
-    ("pr1667", "blocks.0.mixer.after.1.weight"): "float16",
-    ("pr1736", "blocks.0.mixer.after.1.weight"): "8 MaxClip",
-    ("pr1851", "blocks.0.mixer.after.1.weight"): "float16",
-    ("pr1855", "blocks.0.mixer.after.1.weight"): "8 MaxClip",
-    ("pr1855", "enter.0.gate"): "float16",
+    ("pr1667", "blocks.0.mixer.post_attention.1.weight"): "float16",
+    ("pr1736", "blocks.0.mixer.post_attention.1.weight"): "8 MaxClip",
+    ("pr1851", "blocks.0.mixer.post_attention.1.weight"): "float16",
+    ("pr1855", "blocks.0.mixer.post_attention.1.weight"): "8 MaxClip",
+    ("pr1855", "post_embed.0.gate"): "float16",
     ("pr1855", "blocks.0.mlp.down.weight"): "6 k=11.5 gptq=0.01",
 }
 # Seconds of 600 that were kept, and tokens: 0 where samples of the model's own were made after them. Here they are measured.
@@ -92,14 +92,14 @@ FARTHER = {
 
 def said(codec: Spec[Any]) -> str:
     """A codec in few words."""
-    if codec.cls is LowRankRepair:
-        assert (codec["rank"], codec["choose"]) == (4, "frobenius")
-        return f"{said(codec['codec'])} repaired={codec['keep']}"
+    if codec.cls is LQER:
+        assert (codec["rank"], codec["metric"]) == (4, "frobenius")
+        return f"{said(codec['codec'])} repaired={codec['top_k']}"
     if "dtype" in codec.kwargs:
         return codec["dtype"]
     if "clip" not in codec.kwargs:
         return codec.cls.__name__
-    clip, solve, floor = codec["clip"], codec["solve"], codec["floor"]
+    clip, solve, floor = codec["clip"], codec["solver"], codec["min_step"]
     words = [str(codec["bits"]), "full" * codec["full_range"]]
     words += [f"k={clip['k']:g}" if "k" in clip.kwargs else clip.cls.__name__]
     words += [f">={1 / floor:.0f}"] if floor > 1e-3 else []
@@ -111,9 +111,9 @@ def said(codec: Spec[Any]) -> str:
 
 
 def codecs(name: str) -> dict[str, Spec[Any]]:
-    recipe = get(name)
-    kinds = roles(build_on_meta(recipe["model"], recipe["tokens.vocab"]))
-    taken = cover(recipe["quantize"], kinds)
+    recipe = get_recipe(name)
+    kinds = parameter_roles(build_on_meta(recipe["model"], recipe["tokens.vocab"]))
+    taken = assign_to_rules(recipe["quantize"], kinds)
     return {path: rule["use"] for rule, paths in zip(recipe["quantize"], taken, strict=True) for path in paths}
 
 
@@ -123,20 +123,20 @@ def test_all_published_systems_are_here() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_are_stored_as_published(name: str) -> None:
-    found, coder = codecs(name), get(name)["pack.coder"]
+    found, coder = codecs(name), get_recipe(name)["pack.coder"]
     rows = [said(found[path]) for path in ("embed.weight", "blocks.0.mlp.up.weight", "blocks.0.mixer.v.weight")]
     level = next((str(coder[key]) for key in ("preset", "level") if key in coder.kwargs and coder.cls.__name__ != "Zlib"), "")  # fmt: skip
     assert (*rows, f"{coder.cls.__name__} {level}".strip()) == STORED[name]
     assert {path: said(found[path]) for other, path in APART if other == name} == {
         path: words for (other, path), words in APART.items() if other == name
     }
-    scales = {said(found[path]) for path in found if path.endswith("branch_mlp.0.weight")}
+    scales = {said(found[path]) for path in found if path.endswith("mlp_scale.0.weight")}
     assert scales == ({"float16"} if name not in ("baseline", "pr675") else {"float32"})
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_calibration_is_the_published_one(name: str) -> None:
-    recipe = get(name)
+    recipe = get_recipe(name)
     if name not in CALIBRATED:
         assert recipe["calibrate"] is None
         return
@@ -144,7 +144,7 @@ def test_calibration_is_the_published_one(name: str) -> None:
     source = recipe["calibrate.source"]
     assert recipe["train.seconds"] == 600 and recipe["calibrate.reserve"] is None
     (undone,) = [words for words in recipe["published"]["departures"].values() if words.startswith("calibrate.")]
-    assert undone == f"calibrate.reserve={reserve}" and set_text(recipe, undone)["calibrate.reserve"] == reserve
+    assert undone == f"calibrate.reserve={reserve}" and apply_assignment(recipe, undone)["calibrate.reserve"] == reserve
     if batches:
         assert source["batches"] * source["rows"] * source["length"] == batches * 786_432 // 8
     else:
@@ -153,9 +153,9 @@ def test_calibration_is_the_published_one(name: str) -> None:
 
 def test_the_groups_of_1855_are_whole() -> None:
     """Seven groups; what is in none of them is small."""
-    recipe = get("pr1855")
-    kinds = roles(build_on_meta(recipe["model"], recipe["tokens.vocab"]))
-    groups = recipe["pack"]().grouped(kinds)
+    recipe = get_recipe("pr1855")
+    kinds = parameter_roles(build_on_meta(recipe["model"], recipe["tokens.vocab"]))
+    groups = recipe["pack"]().groups_by_path(kinds)
     seven = {"tok_emb", "c_k", "c_q", "c_v", "proj", "mlp_fc", "mlp_proj"}
     assert set(groups.values()) == seven | {"scale", "gate"}
     assert sum(group == "c_q" for group in groups.values()) == sum(group == "mlp_fc" for group in groups.values()) == 11
@@ -163,7 +163,7 @@ def test_the_groups_of_1855_are_whole() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(PUBLISHED) - {"pr363", "pr1090_as_shipped"}))  # these have no log
 def test_a_forecast_is_near_the_published_file(name: str) -> None:
-    recipe = get(name)
+    recipe = get_recipe(name)
     published = recipe["published"]
     wanted = published["bytes"] - (published.get("code") or 0)
-    assert overview(recipe).forecast.bytes == pytest.approx(wanted, rel=FARTHER.get(name, 0.03))
+    assert describe_recipe(recipe).forecast.bytes == pytest.approx(wanted, rel=FARTHER.get(name, 0.03))

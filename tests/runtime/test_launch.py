@@ -14,17 +14,17 @@ from bitgolf.pipeline.coding import CodingJob, compress_file, decompress_file, d
 from bitgolf.pipeline.scoring import ScoringJob, score_worker
 from bitgolf.runtime import worker
 from bitgolf.runtime.job_files import read_error, read_job, read_result, write_job, write_result
-from bitgolf.score.document_order import SeededShuffle
-from bitgolf.score.methods import Sliding
+from bitgolf.score.document_order import ShuffledOrder
+from bitgolf.score.methods import SlidingScoring
 from bitgolf.score.result import DecompressResult
-from bitgolf.score.text import Text
+from bitgolf.score.text import TokenizedText
 
 
 def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
     """Paths, parts of a recipe and arrays included; the array is a file of its own."""
-    text = Text(np.arange(9), 40, bos=2)
-    methods = (part(Sliding, window=32, stride=8),)
-    job = ScoringJob(artifact=Path("a.bg"), text=text, methods=methods, order=part(SeededShuffle, seed=3), limit=0.5)
+    text = TokenizedText(np.arange(9), 40, bos=2)
+    methods = (part(SlidingScoring, window=32, stride=8),)
+    job = ScoringJob(artifact=Path("a.bg"), text=text, methods=methods, order=part(ShuffledOrder, seed=3), limit=0.5)
     write_job(tmp_path, score_worker, job)
     function, found = read_job(tmp_path)
     assert function is score_worker and isinstance(found, ScoringJob)
@@ -52,7 +52,7 @@ def test_an_error_of_the_job_comes_back_as_it_was(tmp_path: Path) -> None:
     write_job(tmp_path, compress_file, CodingJob(tmp_path / "a.bg", tmp_path / "none.txt", tmp_path / "b.bgz"))
     assert worker.main(tmp_path) == 2
     error = read_error(tmp_path)
-    assert error and error.exit_code == UsageError.exit_code and error.place == str(tmp_path / "none.txt")
+    assert error and error.exit_code == UsageError.exit_code and error.where == str(tmp_path / "none.txt")
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from bitgolf.errors import UsageError
-from bitgolf.runtime.distributed import World, agree, mean, mean_gradients
-from bitgolf.runtime.process_group import environment_rank, join, leave
+from bitgolf.runtime.distributed import DistributedContext, all_reduce_gradients, all_reduce_mean, broadcast_scalar
+from bitgolf.runtime.process_group import init_distributed, rank_from_environment, shutdown_distributed
 
 STEPS, SIZE = 5, 2
 
@@ -42,23 +42,34 @@ def descend(params: list[torch.nn.Parameter]) -> None:
 
 def worker(out: Path) -> None:
     """What each process under torchrun does: train on its half, and write what it ended with."""
-    world = join()
+    distributed = init_distributed()
     params, xs, ys = problem()
     unused = torch.nn.Parameter(torch.zeros(2))
     losses = []
     for step in range(STEPS):
-        losses.append(backward(params, xs[step, world.rank], ys[step, world.rank]))
-        mean_gradients([*params, unused], world).wait()
+        losses.append(backward(params, xs[step, distributed.rank], ys[step, distributed.rank]))
+        all_reduce_gradients([*params, unused], distributed).wait()
         descend(params)
     result = {
-        "world": [world.rank, world.size, world.local_rank, world.device.type, world.backend, environment_rank()],
+        "world": [
+            distributed.rank,
+            distributed.world_size,
+            distributed.local_rank,
+            distributed.device.type,
+            distributed.backend,
+            rank_from_environment(),
+        ],
         "params": [p.tolist() for p in params],
-        "losses": mean(torch.stack(losses), world).tolist(),
-        "agreed": [agree(world.rank == 0, world), agree(world.rank == 1, world), agree(0.1 + world.rank, world)],
-        "kinds": [type(agree(v, world)).__name__ for v in (True, 3, 0.5)],
+        "losses": all_reduce_mean(torch.stack(losses), distributed).tolist(),
+        "agreed": [
+            broadcast_scalar(distributed.rank == 0, distributed),
+            broadcast_scalar(distributed.rank == 1, distributed),
+            broadcast_scalar(0.1 + distributed.rank, distributed),
+        ],
+        "kinds": [type(broadcast_scalar(v, distributed)).__name__ for v in (True, 3, 0.5)],
     }
-    leave(world)
-    (out / f"{world.rank}.json").write_text(json.dumps(result))
+    shutdown_distributed(distributed)
+    (out / f"{distributed.rank}.json").write_text(json.dumps(result))
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +113,20 @@ def test_rank_0_decides(results: list[dict[str, list[object]]]) -> None:
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    world = join()
-    assert (world.rank, world.size, world.backend) == (0, 1, "") and not torch.distributed.is_initialized()
+    distributed = init_distributed()
+    assert (distributed.rank, distributed.world_size, distributed.backend) == (
+        0,
+        1,
+        "",
+    ) and not torch.distributed.is_initialized()
     params, xs, ys = problem()
     backward(params, xs[0, 0], ys[0, 0])
     grads = [p.grad.clone() for p in params if p.grad is not None]
-    mean_gradients(params, world).wait()
+    all_reduce_gradients(params, distributed).wait()
     assert all(torch.equal(p.grad, g) for p, g in zip(params, grads, strict=True) if p.grad is not None)
-    assert agree(0.3, world) == 0.3 and agree(True, world) is True
-    assert torch.equal(mean(torch.tensor([1.0, 2.0]), world), torch.tensor([1.0, 2.0]))
-    leave(world)
+    assert broadcast_scalar(0.3, distributed) == 0.3 and broadcast_scalar(True, distributed) is True
+    assert torch.equal(all_reduce_mean(torch.tensor([1.0, 2.0]), distributed), torch.tensor([1.0, 2.0]))
+    shutdown_distributed(distributed)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +146,13 @@ def test_an_environment_that_makes_no_sense(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=message):
-        join()
+        init_distributed()
 
 
 def test_the_world_is_a_value() -> None:
-    assert World() == World(rank=0, size=1, local_rank=0, device=torch.device("cpu"), backend="")
+    assert DistributedContext() == DistributedContext(
+        rank=0, world_size=1, local_rank=0, device=torch.device("cpu"), backend=""
+    )
 
 
 if __name__ == "__main__":

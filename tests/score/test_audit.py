@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from attacks.random_configurations import Quarters
+from attacks.random_configurations import TwoBitTokenizer
 from bitgolf.errors import UsageError
-from bitgolf.score.audit.audit import Audit, audit
-from bitgolf.score.audit.evaluation import Claim, Floats, Ints, Read, Sight
-from bitgolf.score.audit.harness import Depth
-from bitgolf.score.audit.normalization import sweeps
-from bitgolf.score.document_order import LongestFirst, SeededShuffle
+from bitgolf.score.audit.audit import AuditReport, audit_evaluation
+from bitgolf.score.audit.evaluation import ClaimedScore, DataView, Floats, Ints, TextRead
+from bitgolf.score.audit.harness import AuditBudget
+from bitgolf.score.audit.normalization import count_passes
+from bitgolf.score.document_order import LongestFirstOrder, ShuffledOrder
 
-VOCAB = Quarters.vocab
+VOCAB = TwoBitTokenizer.vocab
 DOCUMENTS = [b"abcabdab", b"dcbaabcdeaabc", b"badcab", b"eabcdabcdabcd", b"cabbage"]
 
 
@@ -27,28 +27,28 @@ class Entry:
     isolated = False
 
     def __init__(self) -> None:
-        self.tokenizer: Any = Quarters()
+        self.tokenizer: Any = TwoBitTokenizer()
 
-    def build(self, sight: Sight) -> None:
+    def build(self, sight: DataView) -> None:
         counts = np.bincount(sight.training(), minlength=VOCAB) + 1.0
         self.bits: Floats = -np.log2(counts / counts.sum())
 
-    def warm_up(self, sight: Sight) -> None:
+    def warm_up(self, sight: DataView) -> None:
         pass
 
-    def evaluate(self, sight: Sight) -> Claim:
+    def evaluate(self, sight: DataView) -> ClaimedScore:
         tokens = sight.tokens()
-        return Claim(np.arange(sight.targets), self.bits[tokens[1:]], sight.bytes)
+        return ClaimedScore(np.arange(sight.targets), self.bits[tokens[1:]], sight.bytes)
 
 
-def examined(entry: Callable[[], Any], **depth: Any) -> Audit:
-    return audit(entry, DOCUMENTS, DOCUMENTS, depth=Depth(**depth))
+def examined(entry: Callable[[], Any], **depth: Any) -> AuditReport:
+    return audit_evaluation(entry, DOCUMENTS, DOCUMENTS, budget=AuditBudget(**depth))
 
 
 def test_an_honest_entry_passes_and_its_claim_is_its_own() -> None:
     found = examined(Entry)
     assert found.verdict == "passes" and not found.findings and found.runs > 20
-    tokens = np.concatenate([[1, *Quarters().encode(d)] for d in DOCUMENTS])
+    tokens = np.concatenate([[1, *TwoBitTokenizer().encode(d)] for d in DOCUMENTS])
     shares = np.bincount(tokens, minlength=VOCAB) + 1.0
     shares[1] += 1  # the last document's end
     bits = -np.log2(shares / shares.sum())
@@ -57,19 +57,19 @@ def test_an_honest_entry_passes_and_its_claim_is_its_own() -> None:
 
 def test_the_same_seed_asks_the_same_questions() -> None:
     class Peeks(Entry):
-        def evaluate(self, sight: Sight) -> Claim:
+        def evaluate(self, sight: DataView) -> ClaimedScore:
             claim = super().evaluate(sight)
             return claim._replace(bits=claim.bits + 0.1 * (np.roll(sight.tokens(), -2)[1:] == 3))
 
-    first, second = (audit(Peeks, DOCUMENTS, DOCUMENTS, seed=3) for _ in range(2))
+    first, second = (audit_evaluation(Peeks, DOCUMENTS, DOCUMENTS, seed=3) for _ in range(2))
     assert first == second and first.findings
 
 
 def test_an_audit_needs_text() -> None:
     with pytest.raises(UsageError, match="three documents"):
-        audit(Entry, DOCUMENTS[:2], DOCUMENTS)
+        audit_evaluation(Entry, DOCUMENTS[:2], DOCUMENTS)
     with pytest.raises(UsageError):
-        audit(Entry, [*DOCUMENTS, b""], DOCUMENTS)
+        audit_evaluation(Entry, [*DOCUMENTS, b""], DOCUMENTS)
 
 
 # ---- what fails ------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_a_factory_that_raises_is_a_finding() -> None:
 
 def test_an_entry_that_hangs_is_a_finding() -> None:
     class Hangs(Entry):
-        def warm_up(self, sight: Sight) -> None:
+        def warm_up(self, sight: DataView) -> None:
             time.sleep(1.5)
 
     assert examined(Hangs, seconds=0.3).verdict == "timeout"
@@ -113,14 +113,14 @@ def test_an_entry_that_hangs_is_a_finding() -> None:
         lambda c: c._replace(positions=c.positions - 1),
         lambda c: c._replace(positions=c.positions[:0], bits=c.bits[:0]),
         lambda c: c._replace(bytes=0),
-        lambda c: c._replace(side=-5.0),
+        lambda c: c._replace(side_bits=-5.0),
         lambda c: "0.9485 bits per byte",
         lambda c: c._replace(positions=c.positions.astype(float)),
     ],
 )
-def test_what_is_no_claim_is_a_finding(change: Callable[[Claim], Any]) -> None:
+def test_what_is_no_claim_is_a_finding(change: Callable[[ClaimedScore], Any]) -> None:
     class Odd(Entry):
-        def evaluate(self, sight: Sight) -> Claim:
+        def evaluate(self, sight: DataView) -> ClaimedScore:
             return change(super().evaluate(sight))
 
     assert examined(Odd).verdict == "evaluation-error"
@@ -130,7 +130,7 @@ def test_what_cannot_be_repeated_proves_nothing() -> None:
     random = np.random.default_rng(0)
 
     class Dice(Entry):
-        def evaluate(self, sight: Sight) -> Claim:
+        def evaluate(self, sight: DataView) -> ClaimedScore:
             claim = super().evaluate(sight)
             return claim._replace(bits=claim.bits + 0.01 * random.random())
 
@@ -155,9 +155,9 @@ def test_what_cannot_be_repeated_proves_nothing() -> None:
         ("bytes-under", "warning", lambda c: c._replace(bytes=c.bytes - 1)),
     ],
 )
-def test_counts(rule: str, severity: str, change: Callable[[Claim], Claim]) -> None:
+def test_counts(rule: str, severity: str, change: Callable[[ClaimedScore], ClaimedScore]) -> None:
     class Counts(Entry):
-        def evaluate(self, sight: Sight) -> Claim:
+        def evaluate(self, sight: DataView) -> ClaimedScore:
             return change(super().evaluate(sight))
 
     found = examined(Counts)
@@ -167,7 +167,7 @@ def test_counts(rule: str, severity: str, change: Callable[[Claim], Claim]) -> N
 
 def test_an_error_leads_over_a_warning() -> None:
     class Doubts(Entry):
-        def evaluate(self, sight: Sight) -> Claim:
+        def evaluate(self, sight: DataView) -> ClaimedScore:
             claim = super().evaluate(sight)
             return claim._replace(bytes=claim.bytes - 1, bits=claim.bits - 0.1)
 
@@ -175,7 +175,7 @@ def test_an_error_leads_over_a_warning() -> None:
     assert found.verdict == "sums-to-one" and [f.rule for f in found.findings[-1:]] == ["bytes-under"]
 
 
-class Lossy(Quarters):
+class Lossy(TwoBitTokenizer):
     def encode(self, data: bytes, /) -> Ints:
         return super().encode(data.replace(b"e", b"a"))
 
@@ -188,7 +188,7 @@ class Folds(Entry):
 class Pays(Folds):
     """Charges 16 bits a token where a document may have lost something: it cannot know where."""
 
-    def evaluate(self, sight: Sight) -> Claim:
+    def evaluate(self, sight: DataView) -> ClaimedScore:
         claim = super().evaluate(sight)
         return claim._replace(bits=np.full(sight.targets, 2.6))
 
@@ -203,7 +203,7 @@ def test_a_lossy_tokenizer_passes_where_it_is_charged() -> None:
 
 def test_reading_without_learning_is_a_warning() -> None:
     class Looks(Entry):
-        def warm_up(self, sight: Sight) -> None:
+        def warm_up(self, sight: DataView) -> None:
             sight.tokens(0, 4)
 
     found = examined(Looks)
@@ -213,7 +213,7 @@ def test_reading_without_learning_is_a_warning() -> None:
 
 def test_training_and_warming_up_on_training_text_is_fair() -> None:
     class Trains(Entry):
-        def warm_up(self, sight: Sight) -> None:
+        def warm_up(self, sight: DataView) -> None:
             self.bits = self.bits + 0.0 * float(sight.training(5).sum())
 
     assert not examined(Trains).findings
@@ -221,14 +221,14 @@ def test_training_and_warming_up_on_training_text_is_fair() -> None:
 
 def test_learning_in_both_phases_is_two_findings() -> None:
     class Learns(Entry):
-        def build(self, sight: Sight) -> None:
+        def build(self, sight: DataView) -> None:
             super().build(sight)
             self.learn(sight, 3)
 
-        def warm_up(self, sight: Sight) -> None:
+        def warm_up(self, sight: DataView) -> None:
             self.learn(sight, 4)
 
-        def learn(self, sight: Sight, token: int) -> None:
+        def learn(self, sight: DataView, token: int) -> None:
             chances = 2.0**-self.bits
             chances[token] *= 1 + (sight.tokens() == token).mean()
             self.bits = -np.log2(chances / chances.sum())
@@ -242,10 +242,10 @@ def test_learning_in_both_phases_is_two_findings() -> None:
 class Arranged(Entry):
     """Charges documents in an order of its own, each token by how often it came before in what was charged."""
 
-    order: ClassVar[Any] = SeededShuffle(seed=1)
+    order: ClassVar[Any] = ShuffledOrder(seed=1)
     pays: ClassVar[bool] = False
 
-    def evaluate(self, sight: Sight) -> Claim:
+    def evaluate(self, sight: DataView) -> ClaimedScore:
         tokens = sight.tokens()
         ends = np.flatnonzero(np.append(tokens[1:-1] == 1, True)) + 1
         lengths = np.diff(ends, prepend=0)
@@ -255,7 +255,9 @@ class Arranged(Entry):
         for target in tokens[order + 1].tolist():
             bits.append(float(-np.log2(counts[target] / counts.sum())))
             counts[target] += 1
-        return Claim(order, np.array(bits), sight.bytes, float(self.order.charged(lengths)) if self.pays else 0.0)
+        return ClaimedScore(
+            order, np.array(bits), sight.bytes, float(self.order.charged(lengths)) if self.pays else 0.0
+        )
 
 
 def test_an_order_that_the_text_does_not_decide_is_fair() -> None:
@@ -264,7 +266,7 @@ def test_an_order_that_the_text_does_not_decide_is_fair() -> None:
 
 def test_lengths_are_fair_where_they_are_paid() -> None:
     class Longest(Arranged):
-        order = LongestFirst()
+        order = LongestFirstOrder()
 
     class Paid(Longest):
         pays = True
@@ -282,8 +284,12 @@ class Hands(Entry):
 
     wrong: ClassVar[float] = 0.0
 
-    def evaluate(self, sight: Sight) -> Claim:
-        return super().evaluate(sight)._replace(distributions=dict.fromkeys(sight.asked, self.bits + self.wrong))
+    def evaluate(self, sight: DataView) -> ClaimedScore:
+        return (
+            super()
+            .evaluate(sight)
+            ._replace(distributions=dict.fromkeys(sight.distribution_targets, self.bits + self.wrong))
+        )
 
 
 def test_a_distribution_that_is_handed_over_is_what_is_charged() -> None:
@@ -297,7 +303,7 @@ def test_a_distribution_that_is_handed_over_is_what_is_charged() -> None:
 @pytest.mark.parametrize("factor", [0.999, 1.001])
 def test_probabilities_sum_to_one(factor: float) -> None:
     class Scaled(Entry):
-        def evaluate(self, sight: Sight) -> Claim:
+        def evaluate(self, sight: DataView) -> ClaimedScore:
             claim = super().evaluate(sight)
             return claim._replace(bits=claim.bits - np.log2(factor))
 
@@ -309,9 +315,9 @@ def test_probabilities_sum_to_one(factor: float) -> None:
 
 def test_sweeps() -> None:
     def counted(*spans: tuple[int, int]) -> int:
-        return sweeps([Read("scoring", *span) for span in spans], 100)
+        return count_passes([TextRead("scoring", *span) for span in spans], 100)
 
     assert counted((0, 101)) == 1 and counted((0, 101), (0, 101)) == 2
     assert counted(*((i, i + 20) for i in range(0, 90, 5))) == 1, "windows that overlap are one pass"
     assert counted((0, 50), (0, 50), (50, 101)) == 1
-    assert sweeps([Read("build", 0, 101)], 100) == 0
+    assert count_passes([TextRead("build", 0, 101)], 100) == 0

@@ -17,35 +17,35 @@ from bitgolf.config.edits import append
 from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
-from bitgolf.model.attention.cores.sdpa import SameDocument, Sdpa, Window
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SlidingWindowMask
 from bitgolf.model.attention.key_offset import KeyOffset
 from bitgolf.model.attention.scalable_softmax import ScalableSoftmax
 from bitgolf.model.block import Block
-from bitgolf.model.forward_context import Bus
+from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.lm import LM
-from bitgolf.model.ngram_embedding import HashedBigrams
-from bitgolf.model.smear import MeanSmear
-from bitgolf.runtime.device import choose
-from bitgolf.runtime.distributed import ALONE
-from bitgolf.score.cached import Cached, CachedPlayer
-from bitgolf.score.methods import Contiguous, Method, Sliding
+from bitgolf.model.ngram_embedding import HashedNGramEmbedding
+from bitgolf.model.smear import RunningMeanSmear
+from bitgolf.runtime.device import select_device
+from bitgolf.runtime.distributed import SINGLE_PROCESS
+from bitgolf.score.cached import CachedScoring, KVCachePlayer
+from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring
 from bitgolf.score.referee import Score, score
-from bitgolf.score.text import Text, with_last_end
+from bitgolf.score.text import TokenizedText, append_final_bos
 from bitgolf.score.token_bits import token_bits
 from helpers.toy import VOCAB, built, toy_model
 
 Charges = npt.NDArray[np.float64]
 
 
-def text(targets: int, *, seed: int = 0, every: int = 23) -> Text:
+def text(targets: int, *, seed: int = 0, every: int = 23) -> TokenizedText:
     ids = np.random.default_rng(seed).integers(2, VOCAB, targets)
     ids[::every] = 1
-    return Text(with_last_end(ids, 1), 3 * targets)
+    return TokenizedText(append_final_bos(ids, 1), 3 * targets)
 
 
-def charged(model: LM, text: Text, method: Method, batch_tokens: int = 4096) -> tuple[Score, Charges]:
-    charges = np.zeros(text.targets)
-    player = method.player(model, VOCAB, choose(), ALONE)
+def charged(model: LM, text: TokenizedText, method: ScoringMethod, batch_tokens: int = 4096) -> tuple[Score, Charges]:
+    charges = np.zeros(text.num_targets)
+    player = method.make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     return score(player, text, method, batch_tokens=batch_tokens, charges=charges), charges
 
 
@@ -57,18 +57,18 @@ def test_every_target_once_and_what_is_read_again_is_only_where_lanes_begin(
     targets: int, window: int, rows: int, isolated: bool, batch_tokens: int, data: st.DataObject
 ) -> None:
     stride = data.draw(st.integers(1, window))
-    method = Cached(window=window, stride=stride, rows=rows, isolated=isolated)
+    method = CachedScoring(window=window, stride=stride, rows=rows, isolated=isolated)
     (section,) = method.sections(text(targets), batch_tokens)
     seen, read, asked_at_once = np.zeros(targets, int), 0, 0
-    for track in section.tracks:
+    for track in section.batches:
         assert 1 <= track.rows <= rows
         asked_at_once = max(asked_at_once, window + (track.rows - 1) * stride)
         for windows in track.texts:
             before = None
             for w in windows:
-                assert w.start <= w.first < w.stop and w.stop - w.start <= window
-                assert before is None or w.start == w.first == before
-                seen[w.first : w.stop] += 1
+                assert w.start <= w.first_target < w.stop and w.stop - w.start <= window
+                assert before is None or w.start == w.first_target == before
+                seen[w.first_target : w.stop] += 1
                 read, before = read + w.stop - w.start, w.stop
     assert (seen == 1).all()
     assert asked_at_once <= max(batch_tokens, window)
@@ -76,23 +76,23 @@ def test_every_target_once_and_what_is_read_again_is_only_where_lanes_begin(
 
 
 def test_lanes_read_equally_much_and_short_texts_have_few() -> None:
-    method = Cached(window=16, stride=4, rows=5)
-    lanes = [list(method.lane(*bounds)) for bounds in method.lanes(12 + 5 * 100)]
+    method = CachedScoring(window=16, stride=4, rows=5)
+    lanes = [list(method.part_windows(*bounds)) for bounds in method.split_stream(12 + 5 * 100)]
     assert [sum(w.stop - w.start for w in lane) for lane in lanes] == [112] * 5
     assert [len(lane) for lane in lanes] == [25] * 5
-    assert len(method.lanes(12 + 2 * 64)) == 2 and len(method.lanes(3)) == 1
+    assert len(method.split_stream(12 + 2 * 64)) == 2 and len(method.split_stream(3)) == 1
 
 
 @pytest.mark.parametrize("wrong", [{"stride": 9}, {"stride": 0}, {"rows": 0}])
 def test_settings_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError):
-        Cached(window=8, **wrong)
+        CachedScoring(window=8, **wrong)
 
 
 # ---- against a naive reference --------------------------------------------------------------------------------------
 
 
-class Pattern(Bus):
+class Pattern(ForwardContext):
     """All of a text at once, where a token sees the last `window` keys before the end of its block."""
 
     def __init__(self, ids: Tensor, window: int, stride: int) -> None:
@@ -101,18 +101,18 @@ class Pattern(Bus):
         self.since = (ends - window).clamp_min(0)
 
     @property
-    def oldest(self) -> Tensor:
+    def first_key_position(self) -> Tensor:
         return self.since
 
-    def masks(self, parts: Sequence[Callable[[Bus], Tensor]]) -> tuple[Tensor | None, bool]:
-        return self._mask(parts) & (self.key_positions >= self.since[:, None]), False
+    def attention_mask(self, parts: Sequence[Callable[[ForwardContext], Tensor]]) -> tuple[Tensor | None, bool]:
+        return self._combined_mask(parts) & (self.key_positions >= self.since[:, None]), False
 
 
 @torch.no_grad()
-def naive(model: LM, text: Text, method: Cached) -> Charges:
+def naive(model: LM, text: TokenizedText, method: CachedScoring) -> Charges:
     """The same pattern of attention, a lane or document at a time, each in one forward with a mask."""
-    tokens, charges = torch.from_numpy(text.tokens), np.zeros(text.targets)
-    bounds = text.documents() if method.isolated else method.lanes(text.targets)
+    tokens, charges = torch.from_numpy(text.tokens), np.zeros(text.num_targets)
+    bounds = text.documents() if method.isolated else method.split_stream(text.num_targets)
     for start, stop in bounds:
         begin = start if method.isolated else max(0, start + method.stride - method.window)
         logits = model.logits(model.hidden(Pattern(tokens[None, begin:stop], method.window, method.stride)))[0]
@@ -122,10 +122,12 @@ def naive(model: LM, text: Text, method: Cached) -> Charges:
 
 def with_everything() -> LM:
     spec = toy_model().edit(Attention, append(qk=part(ScalableSoftmax)))
-    spec = spec.edit(Attention, append(qk=part(KeyOffset, dims=4, mask_starts=False)))
-    spec = spec.edit(Sdpa, append(masks=part(Window, width=9))).edit(Sdpa, append(masks=part(SameDocument)))
-    spec = spec.edit(Block, append(leave=part(MeanSmear, mask_starts=False)))
-    return built(spec.edit("", append(enter=part(HashedBigrams, rows=50, width=8, trigrams=True))))
+    spec = spec.edit(Attention, append(qk=part(KeyOffset, unshifted_dims=4, mask_starts=False)))
+    spec = spec.edit(SDPACore, append(masks=part(SlidingWindowMask, left=9))).edit(
+        SDPACore, append(masks=part(DocumentMask))
+    )
+    spec = spec.edit(Block, append(post_block=part(RunningMeanSmear, mask_starts=False)))
+    return built(spec.edit("", append(post_embed=part(HashedNGramEmbedding, buckets=50, width=8, trigrams=True))))
 
 
 @pytest.mark.parametrize("make", [lambda: built(toy_model()), with_everything], ids=["toy", "everything"])
@@ -140,24 +142,24 @@ def with_everything() -> LM:
     ids=str,
 )
 def test_it_is_the_naive_pattern(make: Callable[[], LM], settings: dict[str, Any]) -> None:
-    method, model, body = Cached(**settings), make(), text(231, every=41)
+    method, model, body = CachedScoring(**settings), make(), text(231, every=41)
     assert np.abs(charged(model, body, method)[1] - naive(model, body, method)).max() < 1e-3
 
 
 def test_where_nothing_leaves_the_window_it_is_the_plain_score() -> None:
     """Whole documents: all that differs is the order of sums."""
     model, body = built(toy_model()), text(300, every=23)
-    plain = charged(model, body, Contiguous(window=23, isolated=True))[1]
+    plain = charged(model, body, ContiguousScoring(window=23, isolated=True))[1]
     for stride in (1, 8, 23):
-        method = Cached(window=23, stride=stride, rows=4, isolated=True)
+        method = CachedScoring(window=23, stride=stride, rows=4, isolated=True)
         assert np.abs(charged(model, body, method)[1] - plain).max() < 1e-4
 
 
 def test_past_the_window_it_is_not_the_sliding_window() -> None:
     """States have seen more, and the keys that are held are not those of a window read anew."""
     model, body = built(toy_model()), text(200, every=1000)
-    plain = charged(model, body, Sliding(window=16, stride=4))[1]
-    kept = charged(model, body, Cached(window=16, stride=4, rows=1))[1]
+    plain = charged(model, body, SlidingScoring(window=16, stride=4))[1]
+    kept = charged(model, body, CachedScoring(window=16, stride=4, rows=1))[1]
     assert np.abs(plain[:4] - kept[:4]).max() < 1e-4 and np.abs(plain[40:] - kept[40:]).max() > 1e-2
 
 
@@ -166,10 +168,12 @@ def test_past_the_window_it_is_not_the_sliding_window() -> None:
 
 def test_documents_do_not_depend_on_rows_nor_on_one_another() -> None:
     model, body = built(toy_model()), text(260, every=37)
-    same = [charged(model, body, Cached(window=16, stride=4, rows=rows, isolated=True))[1] for rows in (1, 3, 64)]
+    same = [
+        charged(model, body, CachedScoring(window=16, stride=4, rows=rows, isolated=True))[1] for rows in (1, 3, 64)
+    ]
     alone = np.concatenate(
         [
-            charged(model, body._replace(tokens=body.tokens[start : stop + 1]), Cached(window=16, stride=4, isolated=True))[1]
+            charged(model, body._replace(tokens=body.tokens[start : stop + 1]), CachedScoring(window=16, stride=4, isolated=True))[1]
             for start, stop in body.documents()
         ]
     )  # fmt: skip
@@ -177,17 +181,17 @@ def test_documents_do_not_depend_on_rows_nor_on_one_another() -> None:
 
 
 def test_totals_do_not_depend_on_how_rows_are_divided_into_tracks() -> None:
-    model, body, method = built(toy_model()), text(600), Cached(window=8, stride=4, rows=6)
+    model, body, method = built(toy_model()), text(600), CachedScoring(window=8, stride=4, rows=6)
     results = [charged(model, body, method, batch_tokens=n) for n in (1, 17, 4096)]
-    counts = [len(list(next(iter(method.sections(body, n))).tracks)) for n in (1, 17, 4096)]
+    counts = [len(list(next(iter(method.sections(body, n))).batches)) for n in (1, 17, 4096)]
     assert counts == [6, 2, 1]
     assert all(np.abs(charges - results[0][1]).max() < 1e-4 for _, charges in results)
-    assert {result.read for result, _ in results} == {600 + 5 * 4}
+    assert {result.tokens_read for result, _ in results} == {600 + 5 * 4}
 
 
 @pytest.mark.parametrize("isolated", [False, True])
 def test_no_target_depends_on_what_comes_after(isolated: bool) -> None:
-    model, body, method = built(toy_model()), text(300), Cached(window=16, stride=5, rows=3, isolated=isolated)
+    model, body, method = built(toy_model()), text(300), CachedScoring(window=16, stride=5, rows=3, isolated=isolated)
     before = charged(model, body, method)[1]
     tokens = body.tokens.copy()
     tokens[201:300] = (tokens[201:300] + 5) % (VOCAB - 2) + 2
@@ -198,8 +202,8 @@ def test_no_target_depends_on_what_comes_after(isolated: bool) -> None:
 
 
 def test_a_player_frees_its_memory() -> None:
-    player = CachedPlayer(built(toy_model()), VOCAB, choose(), 8, 4)
-    score(player, text(100), Cached(window=8, stride=4))
+    player = KVCachePlayer(built(toy_model()), VOCAB, select_device(), 8, 4)
+    score(player, text(100), CachedScoring(window=8, stride=4))
     assert player.memory.buffers
     player.close()
     assert not player.memory.buffers

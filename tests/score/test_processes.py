@@ -14,60 +14,62 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.artifact.model import load
+from bitgolf.artifact.model import load_model
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job, score_in_workers
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
-from bitgolf.score.methods import Contiguous, Method, Section, Sliding, tracks_of
+from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring, TextSection, batch_windows
 from bitgolf.score.result import MethodResult
-from bitgolf.score.text import Text, of_documents
+from bitgolf.score.text import TokenizedText, tokenize_documents
 from bitgolf.text.documents import read_documents
-from helpers.process_groups import as_program, fork
+from helpers.process_groups import run_as_script, run_in_processes
 from helpers.toy import VOCAB, built, toy_model
-from helpers.toy_artifact import Toy, make_toy
+from helpers.toy_artifact import ToyArtifact, make_toy
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
 Rows = dict[str, dict[str, Any]]
 
 
-class InChunks(Sliding):
+class InChunks(SlidingScoring):
     """The same windows in sections of 70 targets each, or more where a window crosses."""
 
-    def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
-        windows = [w for start, stop in self.texts(text) for w in self.windows(stop - start, start)]
-        for _, group in groupby(windows, key=lambda w: w.first // 70):
+    def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
+        windows = [w for start, stop in self.text_spans(text) for w in self.windows(stop - start, start)]
+        for _, group in groupby(windows, key=lambda w: w.first_target // 70):
             own = list(group)
-            yield Section(own[0].first, own[-1].stop, tracks_of(own, batch_tokens))
+            yield TextSection(own[0].first_target, own[-1].stop, batch_windows(own, batch_tokens))
 
 
-METHODS: dict[str, Spec[Method]] = {
-    "contiguous": part(Contiguous, window=16),
-    "sliding": part(Sliding, window=16, stride=5),
+METHODS: dict[str, Spec[ScoringMethod]] = {
+    "contiguous": part(ContiguousScoring, window=16),
+    "sliding": part(SlidingScoring, window=16, stride=5),
     "chunks": part(InChunks, window=16, stride=5),
-    "isolated": part(Sliding, window=16, stride=5, isolated=True),
+    "isolated": part(SlidingScoring, window=16, stride=5, isolated=True),
     "isolated chunks": part(InChunks, window=16, stride=5, isolated=True),
 }
 BATCHES = (1, 64, 10_000)
 PRECISIONS = ("float64", "float32")
 
 
-def text() -> Text:
+def text() -> TokenizedText:
     ids = np.random.default_rng(0).integers(2, VOCAB, 300)
     ids[[0, 3, 77, 190, 191]] = 1
-    return Text(np.append(ids, 1), 700)
+    return TokenizedText(np.append(ids, 1), 700)
 
 
-def rows(world: World) -> Rows:
+def rows(distributed: DistributedContext) -> Rows:
     """Every precision, method and size of batch: `precision/method/batch`."""
     torch.set_num_threads(1)
     models = {"float64": built(toy_model()).double(), "float32": built(toy_model())}
     found: Rows = {}
     for (precision, model), (name, method), batch in product(models.items(), METHODS.items(), BATCHES):
         lines = ["none: 0 / 300 targets"]
-        context = ScoringContext(model, VOCAB, text(), CPU, distributed=world, batch_tokens=batch, log=lines.append)
+        context = ScoringContext(
+            model, VOCAB, text(), CPU, distributed=distributed, batch_tokens=batch, log=lines.append
+        )
         row = msgspec.to_builtins(evaluate_method(context, method))
         own = int(lines[-1].split(": ")[1].split(" / ")[0])  # as its progress says
         found[f"{precision}/{name}/{batch}"] = {**row, "own": own}
@@ -78,23 +80,23 @@ def rows(world: World) -> Rows:
 
 
 def start(out: Path) -> int:
-    def write(world: World) -> None:
-        (out / f"{world.size}.{world.rank}.json").write_text(json.dumps(rows(world)))
+    def write(distributed: DistributedContext) -> None:
+        (out / f"{distributed.world_size}.{distributed.rank}.json").write_text(json.dumps(rows(distributed)))
 
-    return fork(write, out)
+    return run_in_processes(write, out)
 
 
 @pytest.fixture(scope="module")
 def shared_out(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
     """What every process of every world found, by `size.rank`."""
     out = tmp_path_factory.mktemp("shares")
-    as_program(__file__, out)
+    run_as_script(__file__, out)
     return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
 
 
 @pytest.fixture(scope="module")
 def alone() -> Rows:
-    return rows(ALONE)
+    return rows(SINGLE_PROCESS)
 
 
 TOTALS = ("bits", "bpb", "bytes", "targets", "tokens_read")
@@ -139,18 +141,18 @@ def test_both_precisions_are_one_model(alone: Rows) -> None:
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyArtifact:
     return make_toy(tmp_path_factory.mktemp("toy"))
 
 
-def test_two_processes_score_an_artifact_as_one_does(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_score_an_artifact_as_one_does(toy: ToyArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    loaded = load(toy.artifact)
-    source = of_documents((d.data for d in read_documents([toy.raw])), loaded.tokenizer)
-    methods: tuple[Spec[Method], ...] = (
-        part(Contiguous, window=32),
-        part(Sliding, window=32, stride=8, isolated=True),
+    loaded = load_model(toy.artifact)
+    source = tokenize_documents((d.data for d in read_documents([toy.raw])), loaded.tokenizer)
+    methods: tuple[Spec[ScoringMethod], ...] = (
+        part(ContiguousScoring, window=32),
+        part(SlidingScoring, window=32, stride=8, isolated=True),
     )
     job = ScoringJob(artifact=toy.artifact, text=source, methods=methods, batch_tokens=64, exact=True)
     two, one = run_scoring_job(job, loaded, processes=2), run_scoring_job(job, loaded)
@@ -162,7 +164,7 @@ def test_the_error_of_a_worker_is_raised(tmp_path: Path) -> None:
     job = ScoringJob(artifact=tmp_path / "none.bg", text=text(), methods=(), device="cpu")
     with pytest.raises(BitgolfError, match=r"cannot read it") as caught:
         score_in_workers(job, processes=1)
-    assert caught.value.place.endswith("none.bg")
+    assert caught.value.where.endswith("none.bg")
 
 
 if __name__ == "__main__":

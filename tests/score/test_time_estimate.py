@@ -15,35 +15,35 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.execution.batch_size import (
     CPU_TOKENS,
-    MOST_TOKENS,
-    SHARE,
-    Batch,
-    batch_for,
-    bytes_per_token,
-    fitting,
+    MAX_TOKENS,
+    MEMORY_FRACTION,
+    BatchSize,
+    batch_size_for_memory,
+    choose_batch_size,
+    inference_bytes_per_token,
 )
 from bitgolf.score.execution.forward import SelectKernels
-from bitgolf.score.execution.time_estimate import Clock
-from bitgolf.score.methods import Contiguous
-from bitgolf.score.player import Block, Player, StaticPlayer
+from bitgolf.score.execution.time_estimate import TimeEstimate
+from bitgolf.score.methods import ContiguousScoring
+from bitgolf.score.player import Player, ScoringBatch, StaticPlayer
 from bitgolf.score.result import MethodResult
-from bitgolf.score.text import Text, with_last_end
+from bitgolf.score.text import TokenizedText, append_final_bos
 from helpers.toy import VOCAB, built, toy_model
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test's device")
 
 
-def text(targets: int = 400) -> Text:
+def text(targets: int = 400) -> TokenizedText:
     ids = np.random.default_rng(0).integers(2, VOCAB, targets)
     ids[[0, 77]] = 1
-    return Text(with_last_end(ids, 1), 2 * targets)
+    return TokenizedText(append_final_bos(ids, 1), 2 * targets)
 
 
-def row(method: Spec[Contiguous], **settings: Any) -> MethodResult:
+def row(method: Spec[ContiguousScoring], **settings: Any) -> MethodResult:
     return evaluate_method(ScoringContext(built(toy_model()), VOCAB, text(), CPU, **settings), method)
 
 
@@ -57,11 +57,11 @@ class SetTime:
         return self.now
 
 
-def at(clock: Clock, done: int, now: float) -> float:
+def at(clock: TimeEstimate, done: int, now: float) -> float:
     """Targets that are done at a time; the clock is one of `SetTime`."""
     assert isinstance(clock.clock, SetTime)
     clock.clock.now = now
-    return clock.at(done)
+    return clock.update(done)
 
 
 # ---- the clock -----------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_at_a_steady_speed_the_forecast_is_right_from_the_second_block_on(
 ) -> None:
     """Whatever the first block, which compiles, has taken."""
     own = 1000.0
-    clock = Clock(own, 600.0, clock=SetTime(50.0))
+    clock = TimeEstimate(own, 600.0, clock=SetTime(50.0))
     for done in range(block, 1000, block):
         expected = at(clock, done, now=50.0 + compiling + done * per_target)
         if done > block:
@@ -81,7 +81,7 @@ def test_at_a_steady_speed_the_forecast_is_right_from_the_second_block_on(
 
 
 def test_a_forecast_is_kept_once_it_has_seen_a_twentieth() -> None:
-    clock = Clock(1000.0, 600.0, clock=SetTime())
+    clock = TimeEstimate(1000.0, 600.0, clock=SetTime())
     at(clock, 30, now=10.0)
     at(clock, 60, now=13.0)
     assert clock.forecast is None
@@ -92,19 +92,22 @@ def test_a_forecast_is_kept_once_it_has_seen_a_twentieth() -> None:
 
 
 def test_one_block_is_forecast_and_done() -> None:
-    clock = Clock(1000.0, 600.0, clock=SetTime())
+    clock = TimeEstimate(1000.0, 600.0, clock=SetTime())
     assert at(clock, 1000, now=3.0) == 3.0 == clock.forecast
 
 
 def test_over_the_limit_is_said_as_soon_as_it_is_expected() -> None:
-    clock = Clock(1000.0, 600.0, clock=SetTime())
-    assert clock.words(at(clock, 100, now=59.0)) == "forecast 590 s of 600 s"
-    assert clock.words(at(clock, 200, now=121.0)) == "forecast 617 s, over the limit of 600 s"
+    clock = TimeEstimate(1000.0, 600.0, clock=SetTime())
+    assert clock.describe(at(clock, 100, now=59.0)) == "forecast 590 s of 600 s"
+    assert clock.describe(at(clock, 200, now=121.0)) == "forecast 617 s, over the limit of 600 s"
 
 
 def test_a_row_says_when_it_was_over_the_limit_and_only_then() -> None:
     lines = list[str]()
-    over, within = row(part(Contiguous, window=16), time_limit=1e-9, log=lines.append), row(part(Contiguous, window=16))
+    over, within = (
+        row(part(ContiguousScoring, window=16), time_limit=1e-9, log=lines.append),
+        row(part(ContiguousScoring, window=16)),
+    )
     (remark,) = over.warnings
     assert remark.startswith("scoring took ") and "over the limit of 1e-09 s (forecast " in remark
     assert within.warnings == [] and (over.time_limit_seconds, within.time_limit_seconds) == (1e-9, 600.0)
@@ -113,7 +116,7 @@ def test_a_row_says_when_it_was_over_the_limit_and_only_then() -> None:
 
 
 def test_a_row_names_the_device_that_made_it() -> None:
-    found = row(part(Contiguous, window=16))
+    found = row(part(ContiguousScoring, window=16))
     assert (found.device, found.kernels) == ("a test's device", [])
 
 
@@ -123,36 +126,43 @@ def test_a_row_names_the_device_that_made_it() -> None:
 def test_a_cpu_reads_as_much_as_it_always_did() -> None:
     model = built(toy_model())
     assert (
-        batch_for(model, Contiguous(window=256), CPU, ALONE).tokens
+        choose_batch_size(model, ContiguousScoring(window=256), CPU, SINGLE_PROCESS).tokens
         == CPU_TOKENS
-        == row(part(Contiguous, window=16)).batch_tokens
+        == row(part(ContiguousScoring, window=16)).batch_tokens
     )
-    assert batch_for(model, Contiguous(window=256), CPU, ALONE, 70) == Batch(70, "as asked for")
+    assert choose_batch_size(model, ContiguousScoring(window=256), CPU, SINGLE_PROCESS, 70) == BatchSize(
+        70, "as asked for"
+    )
 
 
 @given(per_token=st.integers(1, 10**7), window=st.integers(1, 8192), free=st.integers(0, 2 * 10**11))
 def test_a_batch_is_a_power_of_two_of_rows_that_fits(per_token: int, window: int, free: int) -> None:
-    tokens = fitting(per_token, window, free).tokens
+    tokens = batch_size_for_memory(per_token, window, free).tokens
     rows = tokens // window
     assert tokens == rows * window and rows & (rows - 1) == 0
-    assert rows == 1 or (tokens <= MOST_TOKENS and tokens * per_token <= SHARE * free)
-    assert 2 * tokens > MOST_TOKENS or 2 * tokens * per_token > SHARE * free
+    assert rows == 1 or (tokens <= MAX_TOKENS and tokens * per_token <= MEMORY_FRACTION * free)
+    assert 2 * tokens > MAX_TOKENS or 2 * tokens * per_token > MEMORY_FRACTION * free
 
 
 def test_the_estimate_counts_logits_and_a_block() -> None:
     model = built(toy_model())
-    assert bytes_per_token(model) == 6 * VOCAB + 4 * (16 * 32 + 2 * 48 + 32 * 3 // 2)
+    assert inference_bytes_per_token(model) == 6 * VOCAB + 4 * (16 * 32 + 2 * 48 + 32 * 3 // 2)
 
 
-class Small(Contiguous):
+class Small(ContiguousScoring):
     """On a device that holds so many tokens."""
 
     def __init__(self, *, window: int, holds: int = 64) -> None:
         super().__init__(window=window)
         self.holds = holds
 
-    def player(
-        self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
+    def make_player(
+        self,
+        model: LM,
+        vocab: int,
+        device: Device,
+        distributed: DistributedContext,
+        kernels: SelectKernels | None = None,
     ) -> Player:
         return SmallPlayer(model, vocab, device, self.holds)
 
@@ -162,7 +172,7 @@ class SmallPlayer(StaticPlayer):
         super().__init__(model, vocab, device)
         self.holds = holds
 
-    def predict(self, block: Block) -> Tensor:
+    def predict(self, block: ScoringBatch) -> Tensor:
         if block.tokens.numel() > self.holds:
             try:
                 raise torch.OutOfMemoryError("tried to allocate much")
@@ -174,7 +184,7 @@ class SmallPlayer(StaticPlayer):
 def test_where_memory_runs_out_half_as_many_tokens_are_read_and_it_is_said() -> None:
     lines = list[str]()
     found = row(part(Small, window=16), batch_tokens=256, log=lines.append)
-    wanted = row(part(Contiguous, window=16), batch_tokens=64)
+    wanted = row(part(ContiguousScoring, window=16), batch_tokens=64)
     assert found.bits == wanted.bits and found.batch_tokens == 64
     assert found.warnings == [
         "halved: out of memory with 256 tokens at once, so 128 were read",
@@ -187,14 +197,19 @@ def test_where_nothing_is_left_to_halve_it_is_an_error() -> None:
     with pytest.raises(BitgolfError, match="out of memory with 16 tokens at once"):
         row(part(Small, window=16, holds=1), batch_tokens=256)
     with pytest.raises(BitgolfError) as error:
-        Batch(64, "").halved(16, World(size=2))
-    assert error.value.mend == "--batch 32"
+        BatchSize(64, "").halved(16, DistributedContext(world_size=2))
+    assert error.value.hint == "--batch 32"
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     class Broken(Small):
-        def player(
-            self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
+        def make_player(
+            self,
+            model: LM,
+            vocab: int,
+            device: Device,
+            distributed: DistributedContext,
+            kernels: SelectKernels | None = None,
         ) -> Player:
             raise ZeroDivisionError
 

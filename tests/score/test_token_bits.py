@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bitgolf.score.execution.compiled_function import Graph
-from bitgolf.score.token_bits import FUSED, PIECE, in_pieces, plain_bits, token_bits
+from bitgolf.score.execution.compiled_function import CompiledFunction
+from bitgolf.score.token_bits import COMPILED_CHUNK, EAGER_CHUNK, in_chunks, reference_bits, token_bits
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # of inductor's own imports
@@ -38,27 +38,27 @@ def bound(vocab: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def fused() -> Graph:
-    return Graph(plain_bits, CPU)
+def fused() -> CompiledFunction:
+    return CompiledFunction(reference_bits, CPU)
 
 
 @pytest.mark.parametrize(("vocab", "scale"), [(8192, 3.0), (8192, 30.0), (1024, 0.01), (300, 1000.0)])
-def test_both_forms_are_within_the_bound(fused: Graph, vocab: int, scale: float) -> None:
+def test_both_forms_are_within_the_bound(fused: CompiledFunction, vocab: int, scale: float) -> None:
     """Relative to bits that may be as large as the range of the logits."""
     logits, targets = drawn(96, vocab, scale, 0)
     wanted = exact(logits, targets)
-    for found in (token_bits(logits, targets), in_pieces(fused, logits, targets, 32)):
+    for found in (token_bits(logits, targets), in_chunks(fused, logits, targets, 32)):
         assert found.dtype is torch.float64
         assert np.all(np.abs(found.numpy() - wanted) <= bound(vocab) + 4e-16 * np.abs(wanted))
 
 
-def test_the_sum_of_a_sharp_model_is_right_to_one_part_in_a_billion(fused: Graph) -> None:
+def test_the_sum_of_a_sharp_model_is_right_to_one_part_in_a_billion(fused: CompiledFunction) -> None:
     """Where nearly every target is certain, relative errors are largest: 0.01 bits a target on average."""
     logits, targets = drawn(512, 8192, 1.0, 1)
     logits[torch.arange(512), targets] = 17.0
     wanted = exact(logits, targets).sum()
     assert wanted / 512 < 0.01
-    for found in (token_bits(logits, targets), in_pieces(fused, logits, targets, 128)):
+    for found in (token_bits(logits, targets), in_chunks(fused, logits, targets, 128)):
         assert abs(float(found.sum()) / wanted - 1) < 1e-9
 
 
@@ -70,9 +70,9 @@ def test_pieces_of_one_size_cover_every_target_once(n: int, size: int, seed: int
 
     def bits(z: Tensor, y: Tensor) -> Tensor:
         sizes.append(len(y))
-        return plain_bits(z, y)
+        return reference_bits(z, y)
 
-    assert torch.equal(in_pieces(bits, logits, targets, size), plain_bits(logits, targets))
+    assert torch.equal(in_chunks(bits, logits, targets, size), reference_bits(logits, targets))
     assert set(sizes) == {size} and len(sizes) == -(-max(n, size) // size)
 
 
@@ -84,7 +84,7 @@ def test_float64_logits_are_taken_as_they_are() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("n", [5, PIECE, 3 * PIECE + 7, FUSED + 1])
+@pytest.mark.parametrize("n", [5, EAGER_CHUNK, 3 * EAGER_CHUNK + 7, COMPILED_CHUNK + 1])
 def test_a_gpu_has_the_bits_of_the_cpu(n: int) -> None:
     logits, targets = drawn(n, 8192, 5.0, 3)
     found = token_bits(logits.cuda(), targets.cuda())

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from bitgolf.artifact.model import Loaded, load, write
-from bitgolf.config.build_context import Place
+from bitgolf.artifact.model import LoadedArtifact, load_model, write_model
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.prepare import prepare
-from bitgolf.data.verify import check
+from bitgolf.data.prepare import prepare_data
+from bitgolf.data.verify import verify_data
 from bitgolf.model.decoding.generate import generate
-from bitgolf.model.parameters import roles
-from bitgolf.quantize.encoding import encode_all
+from bitgolf.model.parameters import parameter_roles
+from bitgolf.quantize.encoding import encode_model
 from bitgolf.runtime.device import Device
-from bitgolf.score.coding.compress import Codec, compress, decompress, parts, usual_method
+from bitgolf.score.coding.compress import TextCodec, compress, decompress, default_method, split_file
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
-from bitgolf.score.text import Text, of_documents, validation
+from bitgolf.score.text import TokenizedText, load_validation, tokenize_documents
 from bitgolf.text.documents import Document
-from bitgolf.tokens.loading import open_tokenizer
-from bitgolf.tokens.trainers import Bytes, CaseOps, SentencePieceBPE
+from bitgolf.tokens.loading import tokenizer_from_bytes
+from bitgolf.tokens.trainers import ByteLevel, CaseOpsBPE, SentencePieceBPE
 from helpers.toy import toy_recipe
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
@@ -33,14 +33,14 @@ SENTENCES = [b"The Captain of the %s, Mr. McAllister, SAID nothing on day %d.\n"
 TRICKY = ["\ue001 ESC\ue004\ue002x \u2581 iPhone".encode(), b"", b"\xff\xee\x80", b"\x81Bad \xed\xa0\x80"]
 KINDS = {
     "sentencepiece": part(SentencePieceBPE, vocab=330),
-    "bytes": part(Bytes),
-    "caseops": part(CaseOps, vocab=330),
+    "bytes": part(ByteLevel),
+    "caseops": part(CaseOpsBPE, vocab=330),
 }
 HELD_OUT = [*SENTENCES[:8], *TRICKY]
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def tokens(request: pytest.FixtureRequest) -> Spec[SentencePieceBPE] | Spec[Bytes]:
+def tokens(request: pytest.FixtureRequest) -> Spec[SentencePieceBPE] | Spec[ByteLevel]:
     return KINDS[request.param]
 
 
@@ -48,32 +48,34 @@ def tokens(request: pytest.FixtureRequest) -> Spec[SentencePieceBPE] | Spec[Byte
 def folder(tokens: Spec[SentencePieceBPE], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of 100 tokens, so that documents and operators cross their ends."""
     folder = tmp_path_factory.mktemp("data")
-    tokenizer = open_tokenizer(tokens().train(SENTENCES[8:]))
+    tokenizer = tokenizer_from_bytes(tokens().train(SENTENCES[8:]))
     train, held_out = ([Document(f"{i}", d) for i, d in enumerate(side)] for side in (SENTENCES[8:], HELD_OUT))
-    prepare(train, held_out, tokenizer, folder, shard_tokens=100)
+    prepare_data(train, held_out, tokenizer, folder, shard_tokens=100)
     return folder
 
 
 @pytest.fixture(scope="module")
-def loaded(tokens: Spec[SentencePieceBPE], folder: Path) -> Loaded:
+def loaded(tokens: Spec[SentencePieceBPE], folder: Path) -> LoadedArtifact:
     """An artifact with this tokenizer, read back from its file."""
     proto = (folder / "tokenizer.model").read_bytes()
     recipe = toy_recipe(vocab=tokens["vocab"]).set("tokens", tokens)
     torch.manual_seed(0)
-    model = recipe["model"](Place(vocab=open_tokenizer(proto).vocab))
+    model = recipe["model"](BuildContext(vocab=tokenizer_from_bytes(proto).vocab))
     weights = {path: p.detach() + 0.1 * torch.randn_like(p) for path, p in model.named_parameters()}
-    write(folder / "artifact.bg", recipe, encode_all(weights, roles(model), recipe["quantize"]), proto)
-    return load(folder / "artifact.bg")
+    write_model(
+        folder / "artifact.bg", recipe, encode_model(weights, parameter_roles(model), recipe["quantize"]), proto
+    )
+    return load_model(folder / "artifact.bg")
 
 
-def test_an_artifact_brings_its_tokenizer(loaded: Loaded, folder: Path) -> None:
-    tokenizer = open_tokenizer((folder / "tokenizer.model").read_bytes())
+def test_an_artifact_brings_its_tokenizer(loaded: LoadedArtifact, folder: Path) -> None:
+    tokenizer = tokenizer_from_bytes((folder / "tokenizer.model").read_bytes())
     assert type(loaded.tokenizer) is type(tokenizer) and loaded.tokenizer.digest == tokenizer.digest
     assert load_manifest(folder).tokenizer == tokenizer.digest
 
 
-def test_raw_text_and_shards_have_one_score(loaded: Loaded, folder: Path) -> None:
-    raw, shards = of_documents(HELD_OUT, loaded.tokenizer), validation(folder)
+def test_raw_text_and_shards_have_one_score(loaded: LoadedArtifact, folder: Path) -> None:
+    raw, shards = tokenize_documents(HELD_OUT, loaded.tokenizer), load_validation(folder)
     assert raw.tokens.tolist() == shards.tokens.tolist()
     assert raw.bytes == shards.bytes == sum(map(len, HELD_OUT))
     for method in (spec() for spec in loaded.recipe.score):
@@ -82,15 +84,15 @@ def test_raw_text_and_shards_have_one_score(loaded: Loaded, folder: Path) -> Non
         assert (scores[0].bpb, scores[0].targets) == (scores[1].bpb, scores[1].targets)
 
 
-def test_each_document_has_the_bytes_that_its_tokens_tell(loaded: Loaded, folder: Path) -> None:
-    text: Text = validation(folder)
-    told = loaded.tokenizer.token_bytes(text.tokens)
+def test_each_document_has_the_bytes_that_its_tokens_tell(loaded: LoadedArtifact, folder: Path) -> None:
+    text: TokenizedText = load_validation(folder)
+    told = loaded.tokenizer.count_bytes(text.tokens)
     assert [int(told[start : stop + 1].sum()) for start, stop in text.documents()] == [len(d) for d in HELD_OUT]
 
 
 def test_check_counts_the_bytes_again(tokens: Spec[SentencePieceBPE], folder: Path, tmp_path: Path) -> None:
     """Also where the stream is counted in several blocks."""
-    assert check(folder) == []
+    assert verify_data(folder) == []
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in folder.iterdir():
@@ -98,28 +100,30 @@ def test_check_counts_the_bytes_again(tokens: Spec[SentencePieceBPE], folder: Pa
     said = (copy / "manifest.json").read_text()
     count = load_manifest(folder).val.encoded_bytes
     (copy / "manifest.json").write_text(said.replace(f'"encoded_bytes": {count}', f'"encoded_bytes": {count + 3}'))
-    assert [f.rule for f in check(copy)] == ["counts"]
+    assert [f.rule for f in verify_data(copy)] == ["counts"]
 
 
 def test_blocks_are_cut_where_documents_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitgolf.data.verify._BLOCK_TOKENS", 1)
-    assert check(folder) == []
+    assert verify_data(folder) == []
 
 
-def test_files_come_back(loaded: Loaded) -> None:
-    codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
+def test_files_come_back(loaded: LoadedArtifact) -> None:
+    codec = TextCodec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
     data = SENTENCES[0] + b"".join(TRICKY)
-    coded = compress(codec, parts(codec, data), method=usual_method(codec.methods))
+    coded = compress(codec, split_file(codec, data), method=default_method(codec.methods))
     assert b"".join(decompress(codec, coded.data)) == data
 
 
-def test_tokens_of_a_shard_are_those_of_the_document(loaded: Loaded, folder: Path) -> None:
-    text = validation(folder)
+def test_tokens_of_a_shard_are_those_of_the_document(loaded: LoadedArtifact, folder: Path) -> None:
+    text = load_validation(folder)
     documents = np.split(text.tokens, np.flatnonzero(text.tokens == text.bos))[1:-1]
     assert [loaded.tokenizer.decode(d) for d in documents] == HELD_OUT
 
 
-def test_what_a_model_makes_up_is_readable(loaded: Loaded) -> None:
+def test_what_a_model_makes_up_is_readable(loaded: LoadedArtifact) -> None:
     """A model that knows nothing puts operators anywhere; the prompt stands in front all the same."""
-    drawn = generate(loaded.model, loaded.tokenizer, b"The Ship", tokens=30, temperature=1.0, top=0, seed=1, window=32)
-    assert loaded.tokenizer.readable(drawn).startswith(b"The Ship")
+    drawn = generate(
+        loaded.model, loaded.tokenizer, b"The Ship", tokens=30, temperature=1.0, top_k=0, seed=1, window=32
+    )
+    assert loaded.tokenizer.decode_lenient(drawn).startswith(b"The Ship")

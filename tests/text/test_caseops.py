@@ -9,8 +9,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bitgolf.errors import DamagedError
-from bitgolf.text.caseops import ALLCAPS, CAPNEXT, ESC, OPERATORS, TITLE, inverse, is_text, readable, transform
+from bitgolf.errors import CorruptFileError
+from bitgolf.text.caseops import (
+    ALLCAPS,
+    CAPNEXT,
+    ESC,
+    OPERATORS,
+    TITLE,
+    decode_case,
+    decode_case_lenient,
+    encode_case,
+    text_byte_mask,
+)
 
 SIGNS = dict(zip("^#>!", OPERATORS, strict=True))  # TITLE, ALLCAPS, CAPNEXT, ESC
 OPERATOR = re.compile(b"|".join(OPERATORS))
@@ -42,8 +52,8 @@ def written(signs: str) -> bytes:
 )
 def test_how_words_are_written(text: str, signs: str) -> None:
     """As the original script writes them."""
-    assert transform(text.encode()) == written(signs)
-    assert inverse(written(signs)) == text.encode()
+    assert encode_case(text.encode()) == written(signs)
+    assert decode_case(written(signs)) == text.encode()
 
 
 @settings(max_examples=500, deadline=None)
@@ -51,8 +61,8 @@ def test_how_words_are_written(text: str, signs: str) -> None:
 @example(data=b"\xee\x80" + b"A\x81")
 @example(data=b"\xeeA\xee\x80\x81\x81")
 def test_any_bytes_come_back(data: bytes) -> None:
-    moved = transform(data)
-    assert inverse(moved) == data == readable(moved)
+    moved = encode_case(data)
+    assert decode_case(moved) == data == decode_case_lenient(moved)
     assert not re.search(b"[A-Z]", moved)
 
 
@@ -60,22 +70,22 @@ def test_any_bytes_come_back(data: bytes) -> None:
 @given(text=st.text(max_size=30))
 def test_it_is_the_same_on_characters(text: str) -> None:
     """What is done to bytes leaves UTF-8 as UTF-8, and bytes that are none as they are."""
-    assert transform(text.encode()).decode().encode() == transform(text.encode())
+    assert encode_case(text.encode()).decode().encode() == encode_case(text.encode())
     data = text.encode("utf-16-le", "surrogatepass")
     escaped = data.decode("utf-8", "surrogateescape")
-    assert transform(escaped.encode("utf-8", "surrogateescape")) == transform(data)
+    assert encode_case(escaped.encode("utf-8", "surrogateescape")) == encode_case(data)
 
 
 @settings(max_examples=800, deadline=None)
 @given(data=st.lists(st.sampled_from([b"a", b"b", b" ", b"B", "é".encode(), *OPERATORS]), max_size=10).map(b"".join))
 def test_only_what_the_transform_makes_is_read(data: bytes) -> None:
     try:
-        text = inverse(data)
-    except DamagedError as error:
-        assert re.fullmatch(r"byte \d+", error.place)
-        assert transform(readable(data)) != data
+        text = decode_case(data)
+    except CorruptFileError as error:
+        assert re.fullmatch(r"byte \d+", error.where)
+        assert encode_case(decode_case_lenient(data)) != data
     else:
-        assert transform(text) == data
+        assert encode_case(text) == data
 
 
 @pytest.mark.parametrize(
@@ -98,37 +108,37 @@ def test_only_what_the_transform_makes_is_read(data: bytes) -> None:
     ],
 )
 def test_what_is_ill_formed_is_named_with_its_place(signs: str, what: str, at: int) -> None:
-    with pytest.raises(DamagedError, match=re.escape(what)) as error:
-        inverse(written(signs))
-    assert error.value.place == f"byte {at}"
+    with pytest.raises(CorruptFileError, match=re.escape(what)) as error:
+        decode_case(written(signs))
+    assert error.value.where == f"byte {at}"
 
 
 @settings(max_examples=300, deadline=None)
 @given(data=any_bytes)
 def test_the_bytes_of_a_text_are_counted_once(data: bytes) -> None:
-    moved = transform(data)
-    kept = is_text(moved)
+    moved = encode_case(data)
+    kept = text_byte_mask(moved)
     assert kept.shape == (len(moved),) and kept.sum() == len(data)
     assert bytes(b for b, keep in zip(moved, kept, strict=True) if keep) == data.lower()
 
 
 def test_operators_count_nothing_and_literal_ones_three() -> None:
-    assert is_text(written("^a!^")).tolist() == [False] * 3 + [True] + [False] * 3 + [True] * 3
-    assert is_text(b"").shape == (0,)
+    assert text_byte_mask(written("^a!^")).tolist() == [False] * 3 + [True] + [False] * 3 + [True] * 3
+    assert text_byte_mask(b"").shape == (0,)
 
 
 @settings(max_examples=200, deadline=None)
 @given(data=any_bytes)
 def test_anything_is_readable_and_what_is_read_is_what_is_counted(data: bytes) -> None:
-    assert len(readable(data)) == is_text(data).sum()
+    assert len(decode_case_lenient(data)) == text_byte_mask(data).sum()
 
 
 def test_it_is_linear_in_any_text() -> None:
     """A megabyte of the worst takes a second or two, where backtracking would take hours."""
     started = time.perf_counter()
     for text in (b"a" * 10**6, b"A" * 10**6, b"aB" * 10**5, ESC * 10**5, TITLE + b"a" + (CAPNEXT + b"a") * 10**5):
-        moved = transform(text)
-        assert inverse(moved) == text and len(moved) <= 4 * len(text)
-        readable(text)
-    readable(ALLCAPS + b"a" * 10**6 + CAPNEXT)
+        moved = encode_case(text)
+        assert decode_case(moved) == text and len(moved) <= 4 * len(text)
+        decode_case_lenient(text)
+    decode_case_lenient(ALLCAPS + b"a" * 10**6 + CAPNEXT)
     assert time.perf_counter() - started < 20

@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.config.spec import part
-from bitgolf.errors import BitgolfError, DamagedError, UsageError
+from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
 from bitgolf.text.documents import (
+    CommandLineText,
     Document,
-    Files,
-    Given,
-    PythonLibrary,
-    cut,
-    fingerprint,
+    PythonStandardLibrary,
+    TextFiles,
+    document_fingerprint,
     python_library,
     read_documents,
-    split,
+    split_long_document,
+    train_validation_split,
 )
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
@@ -55,7 +55,7 @@ def test_jsonl_has_a_document_a_line_and_skips_empty_ones(tmp_path: Path, packin
 
 
 @pytest.mark.parametrize(
-    ("line", "cause"),
+    ("line", "message"),
     [
         ("{", "not JSON"),
         ("[1]", "not an object"),
@@ -64,12 +64,12 @@ def test_jsonl_has_a_document_a_line_and_skips_empty_ones(tmp_path: Path, packin
         ("[" * 100_000, "not JSON"),
     ],
 )
-def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, cause: str) -> None:
+def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n\n' + line)
-    with pytest.raises(BitgolfError, match=cause) as error:
+    with pytest.raises(BitgolfError, match=message) as error:
         datas(path)
-    assert error.value.place == f"{path.as_posix()}:3"
+    assert error.value.where == f"{path.as_posix()}:3"
 
 
 @pytest.mark.parametrize("packing", [".gz", ".xz", ".zst"])
@@ -77,9 +77,9 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, cause
 def test_a_damaged_packed_file_is_an_error_that_names_it(tmp_path: Path, packing: str, damage) -> None:
     path = tmp_path / f"a.txt{packing}"
     path.write_bytes(damage(PACK[packing](bytes(range(256)) * 900)))
-    with pytest.raises(DamagedError, match="does not unpack") as error:
+    with pytest.raises(CorruptFileError, match="does not unpack") as error:
         datas(path)
-    assert error.value.place == str(path)
+    assert error.value.where == str(path)
 
 
 def test_zstd_frames_one_after_the_other_are_one_file(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_folder_is_read_in_order_without_hidden_files_and_unknown_suffixes(tmp
 def test_a_missing_path_and_an_empty_folder_are_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file") as error:
         datas(tmp_path / "nowhere")
-    assert error.value.place.endswith("nowhere")
+    assert error.value.where.endswith("nowhere")
     with pytest.raises(UsageError, match="no documents"):
         datas(tmp_path)
     with pytest.raises(UsageError, match="no documents"):
@@ -122,16 +122,16 @@ def test_a_missing_path_and_an_empty_folder_are_wrong_use(tmp_path: Path) -> Non
     st.integers(4, 40),
 )
 def test_cutting_loses_nothing_and_keeps_the_limit(data: bytes, longest: int) -> None:
-    pieces = list(cut(data, longest))
+    pieces = list(split_long_document(data, longest))
     assert b"".join(pieces) == data
     assert all(len(piece) <= longest for piece in pieces)
     assert all(len(piece) >= longest // 2 - 3 for piece in pieces[:-1])
 
 
 def test_a_long_file_is_cut_after_empty_lines_then_lines_then_between_characters(tmp_path: Path) -> None:
-    assert list(cut(b"first\n\ntwo\nthree\nfour", 10)) == [b"first\n\n", b"two\nthree\n", b"four"]
-    assert list(cut(b"a\n\nb\n" + b"c" * 10, 10)) == [b"a\n\nb\nccccc", b"ccccc"]
-    assert list(cut("é".encode() * 5, 5)) == ["éé".encode(), "éé".encode(), "é".encode()]
+    assert list(split_long_document(b"first\n\ntwo\nthree\nfour", 10)) == [b"first\n\n", b"two\nthree\n", b"four"]
+    assert list(split_long_document(b"a\n\nb\n" + b"c" * 10, 10)) == [b"a\n\nb\nccccc", b"ccccc"]
+    assert list(split_long_document("é".encode() * 5, 5)) == ["éé".encode(), "éé".encode(), "é".encode()]
     (tmp_path / "a.txt").write_bytes(b"word " * 20_000)
     names = [document.name.rpartition("/")[2] for document in read_documents([tmp_path])]
     assert names == ["a.txt#0", "a.txt#1"]
@@ -147,53 +147,55 @@ def test_the_python_library_is_its_own_files_in_order_without_tests() -> None:
 
 
 def test_a_fingerprint_is_of_the_words() -> None:
-    assert fingerprint(b"one  two\r\n") == fingerprint(b" one\ntwo")
-    assert len({fingerprint(text) for text in (b"one two", b"onetwo", b"One two", b"")}) == 4
+    assert document_fingerprint(b"one  two\r\n") == document_fingerprint(b" one\ntwo")
+    assert len({document_fingerprint(text) for text in (b"one two", b"onetwo", b"One two", b"")}) == 4
 
 
-texts = st.lists(st.binary(max_size=8), min_size=2, max_size=40).filter(lambda d: len({fingerprint(x) for x in d}) > 1)
+texts = st.lists(st.binary(max_size=8), min_size=2, max_size=40).filter(
+    lambda d: len({document_fingerprint(x) for x in d}) > 1
+)
 
 
 @settings(deadline=None)
 @given(texts, st.floats(0.01, 0.99), st.randoms())
 def test_a_split_is_of_distinct_documents_by_content_alone(data: list[bytes], fraction: float, random) -> None:
     documents = [Document(str(i), text) for i, text in enumerate(data)]
-    train, val = split(documents, fraction)
-    keys = [[fingerprint(d.data) for d in side] for side in (train, val)]
-    assert sorted([*keys[0], *keys[1]]) == sorted({fingerprint(text) for text in data})
+    train, val = train_validation_split(documents, fraction)
+    keys = [[document_fingerprint(d.data) for d in side] for side in (train, val)]
+    assert sorted([*keys[0], *keys[1]]) == sorted({document_fingerprint(text) for text in data})
     assert train and val
     shuffled = random.sample(documents, len(documents))
-    assert {fingerprint(d.data) for d in split(shuffled, fraction)[1]} == set(keys[1])
+    assert {document_fingerprint(d.data) for d in train_validation_split(shuffled, fraction)[1]} == set(keys[1])
 
 
 def test_the_held_out_share_is_the_fraction() -> None:
     documents = [Document(str(i), str(i).encode()) for i in range(4000)]
-    train, val = split(documents, 0.1)
+    train, val = train_validation_split(documents, 0.1)
     assert 330 < len(val) < 470
-    highest, lowest = max(fingerprint(d.data) for d in val), min(fingerprint(d.data) for d in train)
+    highest, lowest = max(document_fingerprint(d.data) for d in val), min(document_fingerprint(d.data) for d in train)
     assert int.from_bytes(highest, "big") / 2**64 < 0.1 <= int.from_bytes(lowest, "big") / 2**64
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
 def test_a_fraction_outside_of_0_to_1_is_wrong_use(fraction: float) -> None:
     with pytest.raises(UsageError, match="fraction"):
-        split([Document("a", b"a"), Document("b", b"b")], fraction)
+        train_validation_split([Document("a", b"a"), Document("b", b"b")], fraction)
 
 
 def test_one_document_cannot_be_split() -> None:
     with pytest.raises(BitgolfError, match="1 distinct documents"):
-        split([Document("a", b"same"), Document("b", b"same\n")])
+        train_validation_split([Document("a", b"same"), Document("b", b"same\n")])
 
 
 def test_the_parts_of_a_recipe_give_documents_and_say_what_they_are(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"text")
-    source = part(Files, paths=(str(path),))()
+    source = part(TextFiles, paths=(str(path),))()
     assert [d.data for d in source.documents()] == [b"text"]
-    before = source.identity()
+    before = source.cache_key()
     path.write_bytes(b"other text")
-    assert source.identity() != before
-    assert next(PythonLibrary().documents()).name == next(python_library()).name
+    assert source.cache_key() != before
+    assert next(PythonStandardLibrary().documents()).name == next(python_library()).name
     with pytest.raises(UsageError, match="none was given") as error:
-        Given().documents()
-    assert "--text" in error.value.mend
+        CommandLineText().documents()
+    assert "--text" in error.value.hint

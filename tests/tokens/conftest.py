@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from bitgolf.text.documents import python_library
-from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE
 
 
@@ -18,5 +18,5 @@ def library() -> list[bytes]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer(library: list[bytes]) -> SentencePiece:
-    return SentencePiece(SentencePieceBPE(vocab=400, sample_bytes=300_000).train(library))
+def tokenizer(library: list[bytes]) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(SentencePieceBPE(vocab=400, sample_bytes=300_000).train(library))

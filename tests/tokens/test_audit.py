@@ -9,9 +9,9 @@ import pytest
 
 from bitgolf.report.findings import DataFinding
 from bitgolf.text.documents import read_documents
-from bitgolf.tokens.audit import audit
+from bitgolf.tokens.audit import audit_tokenizer
 from bitgolf.tokens.loading import load_tokenizer
-from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 
 HOSTILE = [
     "emoji 🙂👨‍👩‍👧",
@@ -51,34 +51,36 @@ def test_the_published_models_lose_bytes_and_one_has_unknown_characters(
     expected = {"lossy-normalisation": "warning"}
     if "no_byte_fallback" in name:
         expected |= {"no-byte-fallback": "error", "challenge-table": "warning"}
-    assert found(audit(tokenizer, [*english, *hostile])) == expected
+    assert found(audit_tokenizer(tokenizer, [*english, *hostile])) == expected
 
 
 def test_counts_are_of_the_sample(shared: Path, english: list[bytes]) -> None:
     folder = shared / "data" / "tokenizers"
-    lossy = audit(load_tokenizer(folder / "fineweb_1024_bpe.model"), [b"a\nb", "½ x".encode()])
-    assert [f.message for f in lossy] == ["3 of 7 raw bytes are lost or changed by SentencePiece's own encoding"]
-    unknown = audit(load_tokenizer(folder / "fineweb_2048_bpe_no_byte_fallback.model"), ["a🙂🙂 <".encode()])
+    lossy = audit_tokenizer(load_tokenizer(folder / "fineweb_1024_bpe.model"), [b"a\nb", "½ x".encode()])
+    assert [f.message for f in lossy] == [
+        "3 of 7 raw bytes are lost or changed by SentencePieceTokenizer's own encoding"
+    ]
+    unknown = audit_tokenizer(load_tokenizer(folder / "fineweb_2048_bpe_no_byte_fallback.model"), ["a🙂🙂 <".encode()])
     assert "3 characters of the sample's 1 documents became <unk>" in unknown[0].message
 
 
-def test_a_tokenizer_trained_here_loses_nothing(tokenizer: SentencePiece, library: list[bytes]) -> None:
+def test_a_tokenizer_trained_here_loses_nothing(tokenizer: SentencePieceTokenizer, library: list[bytes]) -> None:
     hostile = [text.encode() for text in HOSTILE if "\u2581" not in text]
-    assert set(found(audit(tokenizer, [b"plain words", *hostile]))) <= {"challenge-table"}
+    assert set(found(audit_tokenizer(tokenizer, [b"plain words", *hostile]))) <= {"challenge-table"}
 
 
-def test_runs_of_spaces_are_what_the_challenges_table_miscounts(tokenizer: SentencePiece) -> None:
-    finding = audit(tokenizer, [b"if x:\n        return self"])
+def test_runs_of_spaces_are_what_the_challenges_table_miscounts(tokenizer: SentencePieceTokenizer) -> None:
+    finding = audit_tokenizer(tokenizer, [b"if x:\n        return self"])
     assert found(finding) == {"challenge-table": "warning"}
 
 
-def test_a_missing_space_piece_is_found_and_does_not_telescope(tokenizer: SentencePiece) -> None:
-    odd = SentencePiece(tokenizer.proto.replace(b"\x0a\x03\xe2\x96\x81", b"\x0a\x03\xe2\x96\x82"))
-    findings = found(audit(odd, [b"if ( x ) :"]))
+def test_a_missing_space_piece_is_found_and_does_not_telescope(tokenizer: SentencePieceTokenizer) -> None:
+    odd = SentencePieceTokenizer(tokenizer.serialized.replace(b"\x0a\x03\xe2\x96\x81", b"\x0a\x03\xe2\x96\x82"))
+    findings = found(audit_tokenizer(odd, [b"if ( x ) :"]))
     assert findings["no-space-piece"] == findings["does-not-telescope"] == "error"
 
 
-def test_a_missing_bos_is_found(tokenizer: SentencePiece) -> None:
-    assert tokenizer.proto.count(b"\x0a\x03<s>") == 1
-    odd = SentencePiece(tokenizer.proto.replace(b"\x0a\x03<s>", b"\x0a\x03<t>"))
-    assert found(audit(odd, [b"a"])) == {"no-bos": "error"}
+def test_a_missing_bos_is_found(tokenizer: SentencePieceTokenizer) -> None:
+    assert tokenizer.serialized.count(b"\x0a\x03<s>") == 1
+    odd = SentencePieceTokenizer(tokenizer.serialized.replace(b"\x0a\x03<s>", b"\x0a\x03<t>"))
+    assert found(audit_tokenizer(odd, [b"a"])) == {"no-bos": "error"}

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.config.spec import part
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError, UsageError
-from bitgolf.text.caseops import OPERATORS, transform
+from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError, UsageError
+from bitgolf.text.caseops import OPERATORS, encode_case
 from bitgolf.tokens import byte_tokenizer, caseops_tokenizer
-from bitgolf.tokens.audit import audit
-from bitgolf.tokens.byte_tokenizer import Bytewise
-from bitgolf.tokens.caseops_tokenizer import CaseOperators
-from bitgolf.tokens.loading import load_tokenizer, open_tokenizer
-from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
+from bitgolf.tokens.audit import audit_tokenizer
+from bitgolf.tokens.byte_tokenizer import ByteTokenizer
+from bitgolf.tokens.caseops_tokenizer import CaseOpsTokenizer
+from bitgolf.tokens.loading import load_tokenizer, tokenizer_from_bytes
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
-from bitgolf.tokens.trainers import Bytes, CaseOps, GivenTokenizer, SentencePieceBPE
+from bitgolf.tokens.trainers import ByteLevel, CaseOpsBPE, SentencePieceBPE, TokenizerFile
 
 PUBLISHED = "fineweb_8192_bpe_lossless_caps_caseops_v1_reserved"
 ENGLISH = [
@@ -41,18 +41,18 @@ any_bytes = st.lists(
 
 
 @pytest.fixture(scope="session")
-def case_operators() -> CaseOperators:
-    tokenizer = open_tokenizer(CaseOps(vocab=340).train(ENGLISH))
-    assert isinstance(tokenizer, CaseOperators)
+def case_operators() -> CaseOpsTokenizer:
+    tokenizer = tokenizer_from_bytes(CaseOpsBPE(vocab=340).train(ENGLISH))
+    assert isinstance(tokenizer, CaseOpsTokenizer)
     return tokenizer
 
 
 @pytest.fixture(scope="session", params=["sentencepiece", "bytes", "caseops", "published caseops"])
-def kind(request: pytest.FixtureRequest, tokenizer: SentencePiece) -> Tokenizer:
+def kind(request: pytest.FixtureRequest, tokenizer: SentencePieceTokenizer) -> Tokenizer:
     if request.param == "published caseops":
         folder = request.getfixturevalue("shared") / "data" / "tokenizers"
         return load_tokenizer(folder / f"{PUBLISHED}.model", case_operators=True)
-    own = {"sentencepiece": tokenizer, "bytes": Bytewise()}
+    own = {"sentencepiece": tokenizer, "bytes": ByteTokenizer()}
     return own.get(request.param) or request.getfixturevalue("case_operators")
 
 
@@ -63,8 +63,8 @@ def kind(request: pytest.FixtureRequest, tokenizer: SentencePiece) -> Tokenizer:
 @given(data=any_bytes)
 def test_any_bytes_come_back_and_each_is_counted_once(kind: Tokenizer, data: bytes) -> None:
     ids = kind.encode(data)
-    told = kind.token_bytes(ids)
-    assert kind.decode(ids) == kind.readable(ids.tolist()) == data
+    told = kind.count_bytes(ids)
+    assert kind.decode(ids) == kind.decode_lenient(ids.tolist()) == data
     assert told.shape == ids.shape and told.dtype == np.int64
     assert told.min(initial=0) >= 0 and told.sum() == len(data)
 
@@ -75,8 +75,8 @@ def test_a_stream_counts_as_its_documents(kind: Tokenizer, documents: list[bytes
     """Also where one ends in bytes that would make an operator with the next one's."""
     encoded = kind.encode_documents([*documents, b"\xee\x80", b"\x81x"])
     stream = np.concatenate([np.append([kind.bos], ids) for ids in encoded])
-    alone = np.concatenate([np.append([0], kind.token_bytes(ids)) for ids in encoded])
-    assert kind.token_bytes(stream).tolist() == alone.tolist()
+    alone = np.concatenate([np.append([0], kind.count_bytes(ids)) for ids in encoded])
+    assert kind.count_bytes(stream).tolist() == alone.tolist()
     assert kind.decode(stream) == b"".join(documents) + b"\xee\x80\x81x"
     assert [ids.tolist() for ids in encoded[:-2]] == [kind.encode(data).tolist() for data in documents]
 
@@ -85,31 +85,31 @@ def test_a_stream_counts_as_its_documents(kind: Tokenizer, documents: list[bytes
 @given(data=st.data())
 def test_any_tokens_are_readable(kind: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, kind.vocab - 1), max_size=20))
-    assert len(kind.readable(ids)) == kind.token_bytes(np.array(ids, np.int64)).sum()
+    assert len(kind.decode_lenient(ids)) == kind.count_bytes(np.array(ids, np.int64)).sum()
 
 
 def test_the_shape_of_a_tokenizer(kind: Tokenizer) -> None:
-    assert len(kind.names) == len(kind.pieces) == len(kind.byte_lengths) == kind.vocab
+    assert len(kind.piece_strings) == len(kind.piece_bytes) == len(kind.byte_lengths) == kind.vocab
     assert kind.is_byte.sum() == 256 and kind.is_boundary.tolist() == [True] * 4 + [False] * (kind.vocab - 4)
     assert kind.bos == 1 and kind.byte_fallback and kind.has_space
     assert kind.encode(b"").shape == (0,) and kind.encode(b"a").dtype == np.int32
-    assert kind.token_bytes(kind.encode(b"")).shape == (0,)
+    assert kind.count_bytes(kind.encode(b"")).shape == (0,)
 
 
 def test_its_serialized_form_opens_as_the_same(kind: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "a.model"
-    path.write_bytes(kind.proto)
+    path.write_bytes(kind.serialized)
     again = load_tokenizer(path)
-    assert (type(again), again.digest, again.place) == (type(kind), kind.digest, str(path))
+    assert (type(again), again.digest, again.where) == (type(kind), kind.digest, str(path))
     assert again.encode(TRICKY[2]).tolist() == kind.encode(TRICKY[2]).tolist()
 
 
 def test_an_audit_finds_no_error(kind: Tokenizer) -> None:
-    findings = audit(kind, [*ENGLISH[:20], *TRICKY])
+    findings = audit_tokenizer(kind, [*ENGLISH[:20], *TRICKY])
     assert not [f for f in findings if f.severity == "error"]
-    if isinstance(kind, Bytewise):
+    if isinstance(kind, ByteTokenizer):
         assert findings == []
-    if isinstance(kind, CaseOperators):
+    if isinstance(kind, CaseOpsTokenizer):
         assert "challenge-table" not in {f.rule for f in findings}  # these were counted exactly
 
 
@@ -117,11 +117,11 @@ def test_an_audit_finds_no_error(kind: Tokenizer) -> None:
 
 
 def test_a_byte_is_its_token() -> None:
-    tokenizer = Bytewise()
+    tokenizer = ByteTokenizer()
     assert tokenizer.vocab == 260 and tokenizer.lossless
     assert tokenizer.encode(b"\x00A\xff").tolist() == [4, 69, 259]
-    assert tokenizer.names[:4] == ["<pad>", "<s>", "</s>", "<unk>"] and tokenizer.names[69] == "<0x41>"
-    assert tokenizer.token_bytes(np.array([1, 69, 2])).tolist() == [0, 1, 0]
+    assert tokenizer.piece_strings[:4] == ["<pad>", "<s>", "</s>", "<unk>"] and tokenizer.piece_strings[69] == "<0x41>"
+    assert tokenizer.count_bytes(np.array([1, 69, 2])).tolist() == [0, 1, 0]
 
 
 def test_bytes_are_no_training() -> None:
@@ -129,124 +129,124 @@ def test_bytes_are_no_training() -> None:
         raise AssertionError("read")
         yield
 
-    assert open_tokenizer(Bytes().train(read())).vocab == 260
-    assert part(Bytes)["vocab"] == 260
+    assert tokenizer_from_bytes(ByteLevel().train(read())).vocab == 260
+    assert part(ByteLevel)["vocab"] == 260
     with pytest.raises(RecipeError):
-        part(Bytes).set("vocab", 300)
+        part(ByteLevel).set("vocab", 300)
 
 
 # ---- case operators --------------------------------------------------------------------------------------------------
 
 
 def test_the_operators_are_the_first_tokens(kind: Tokenizer) -> None:
-    if not isinstance(kind, CaseOperators):
+    if not isinstance(kind, CaseOpsTokenizer):
         return
-    assert kind.pieces[4:8] == list(OPERATORS) and kind.byte_lengths[4:8].tolist() == [0] * 4
-    holding = [i for i, piece in enumerate(kind.pieces) if any(operator in piece for operator in OPERATORS)]
+    assert kind.piece_bytes[4:8] == list(OPERATORS) and kind.byte_lengths[4:8].tolist() == [0] * 4
+    holding = [i for i, piece in enumerate(kind.piece_bytes) if any(operator in piece for operator in OPERATORS)]
     assert holding == [4, 5, 6, 7]
-    assert kind.names[8] == "<0x00>"
+    assert kind.piece_strings[8] == "<0x00>"
 
 
-def test_bytes_are_told_where_they_become_certain(case_operators: CaseOperators) -> None:
+def test_bytes_are_told_where_they_become_certain(case_operators: CaseOpsTokenizer) -> None:
     """TITLE tells nothing, a letter itself; ESC nothing, the operator after it three bytes."""
     ids = case_operators.encode("Z\ue001".encode())
-    assert [case_operators.pieces[i] for i in ids] == [OPERATORS[0], b"z", OPERATORS[3], OPERATORS[0]]
-    assert case_operators.token_bytes(ids).tolist() == [0, 1, 0, 3]
+    assert [case_operators.piece_bytes[i] for i in ids] == [OPERATORS[0], b"z", OPERATORS[3], OPERATORS[0]]
+    assert case_operators.count_bytes(ids).tolist() == [0, 1, 0, 3]
 
 
-def test_an_operator_may_be_spelled_in_bytes(case_operators: CaseOperators) -> None:
+def test_an_operator_may_be_spelled_in_bytes(case_operators: CaseOpsTokenizer) -> None:
     """No encoder here writes it so; the count holds all the same."""
-    spelled = [case_operators.names.index(f"<0x{byte:02X}>") for byte in OPERATORS[0] + b"a"]
+    spelled = [case_operators.piece_strings.index(f"<0x{byte:02X}>") for byte in OPERATORS[0] + b"a"]
     assert case_operators.decode(spelled) == b"A"
-    assert case_operators.token_bytes(np.array(spelled)).tolist() == [0, 0, 0, 1]
+    assert case_operators.count_bytes(np.array(spelled)).tolist() == [0, 0, 0, 1]
 
 
-def test_the_table_is_exact_but_for_literal_operators(case_operators: CaseOperators) -> None:
+def test_the_table_is_exact_but_for_literal_operators(case_operators: CaseOpsTokenizer) -> None:
     for data in [*ENGLISH, *TRICKY]:
         literal = sum(data.count(operator) for operator in OPERATORS)
         assert case_operators.byte_lengths[case_operators.encode(data)].sum() == len(data) - 3 * literal
 
 
-def test_tokens_that_no_text_has_are_refused(case_operators: CaseOperators) -> None:
+def test_tokens_that_no_text_has_are_refused(case_operators: CaseOpsTokenizer) -> None:
     title, z = case_operators.encode(b"Z").tolist()
     for ids in ([title], [title, title, z], [z, title, z], [title, case_operators.bos, z]):
-        with pytest.raises(DamagedError, match=r"U\+E001 out of place"):
+        with pytest.raises(CorruptFileError, match=r"U\+E001 out of place"):
             case_operators.decode(ids)
 
 
-def test_words_are_the_same_tokens_however_they_are_written(case_operators: CaseOperators) -> None:
+def test_words_are_the_same_tokens_however_they_are_written(case_operators: CaseOpsTokenizer) -> None:
     small, *others = (case_operators.encode(word).tolist() for word in (b"report", b"Report", b"REPORT"))
     assert [ids[1:] for ids in others] == [small, small]
     assert [ids[0] for ids in others] == [4, 5]
 
 
 def test_they_are_trained_on_transformed_text() -> None:
-    plain = SentencePiece(SentencePieceBPE(vocab=340).train(ENGLISH))
-    operators = open_tokenizer(CaseOps(vocab=340).train(ENGLISH))
+    plain = SentencePieceTokenizer(SentencePieceBPE(vocab=340).train(ENGLISH))
+    operators = tokenizer_from_bytes(CaseOpsBPE(vocab=340).train(ENGLISH))
     assert operators.lossless and operators.vocab == plain.vocab == 340
-    assert not any(piece != piece.lower() for piece in operators.pieces[264:])
-    assert any(piece != piece.lower() for piece in plain.pieces[260:])
-    assert CaseOps(vocab=340).train(ENGLISH[::-1]) == operators.proto
+    assert not any(piece != piece.lower() for piece in operators.piece_bytes[264:])
+    assert any(piece != piece.lower() for piece in plain.piece_bytes[260:])
+    assert CaseOpsBPE(vocab=340).train(ENGLISH[::-1]) == operators.serialized
     with pytest.raises(BitgolfError, match="no tokenizer") as error:
-        CaseOps(vocab=100).train(ENGLISH)
-    assert error.value.place == "CaseOps"
+        CaseOpsBPE(vocab=100).train(ENGLISH)
+    assert error.value.where == "CaseOpsBPE"
 
 
 def test_the_published_model_is_opened_as_what_it_is(shared: Path) -> None:
     path = shared / "data" / "tokenizers" / f"{PUBLISHED}.model"
-    tokenizer = open_tokenizer(part(GivenTokenizer, path=str(path), vocab=8192, case_operators=True)().train([]))
-    assert isinstance(tokenizer, CaseOperators) and tokenizer.vocab == 8192
+    tokenizer = tokenizer_from_bytes(part(TokenizerFile, path=str(path), vocab=8192, case_operators=True)().train([]))
+    assert isinstance(tokenizer, CaseOpsTokenizer) and tokenizer.vocab == 8192
     assert tokenizer.encode(b"the").tolist() == tokenizer.encode(b"The").tolist()[1:]
     assert tokenizer.decode(tokenizer.encode(ENGLISH[0])) == ENGLISH[0]
     ids, lost = tokenizer.encode_normalised(b"Two  Spaces")
-    assert tokenizer.readable(ids.tolist()) == tokenizer.normalised(b"Two  Spaces") == b"Two Spaces" and lost == 1
+    assert tokenizer.decode_lenient(ids.tolist()) == tokenizer.normalised(b"Two  Spaces") == b"Two Spaces" and lost == 1
 
 
 # ---- hostile ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_tokenizer_is_refused(tokenizer: SentencePiece, case_operators: CaseOperators) -> None:
+def test_what_is_no_tokenizer_is_refused(tokenizer: SentencePieceTokenizer, case_operators: CaseOpsTokenizer) -> None:
     hostile = {
         byte_tokenizer.MAGIC + b"\0": "not a byte tokenizer",
-        byte_tokenizer.MAGIC[:-1]: "not a SentencePiece model",
-        caseops_tokenizer.MAGIC: "not a SentencePiece model",
-        caseops_tokenizer.MAGIC + case_operators.proto: "not a",
-        caseops_tokenizer.MAGIC + byte_tokenizer.MAGIC: "not a SentencePiece model",
-        case_operators.proto[:-7]: "not a SentencePiece model",
-        caseops_tokenizer.MAGIC + tokenizer.proto: r"no piece for U\+E001",
-        case_operators.proto.replace(OPERATORS[2], b"\xee\x80\x85"): r"no piece for U\+E003",
-        case_operators.proto.replace(b"<0x41>", b"<0y41>"): "not a",
+        byte_tokenizer.MAGIC[:-1]: "not a SentencePieceTokenizer model",
+        caseops_tokenizer.MAGIC: "not a SentencePieceTokenizer model",
+        caseops_tokenizer.MAGIC + case_operators.serialized: "not a",
+        caseops_tokenizer.MAGIC + byte_tokenizer.MAGIC: "not a SentencePieceTokenizer model",
+        case_operators.serialized[:-7]: "not a SentencePieceTokenizer model",
+        caseops_tokenizer.MAGIC + tokenizer.serialized: r"no piece for U\+E001",
+        case_operators.serialized.replace(OPERATORS[2], b"\xee\x80\x85"): r"no piece for U\+E003",
+        case_operators.serialized.replace(b"<0x41>", b"<0y41>"): "not a",
     }
     for proto, message in hostile.items():
-        with pytest.raises(DamagedError, match=message) as error:
-            open_tokenizer(proto, place="here")
-        assert error.value.place == "here"
+        with pytest.raises(CorruptFileError, match=message) as error:
+            tokenizer_from_bytes(proto, where="here")
+        assert error.value.where == "here"
 
 
 @settings(max_examples=60, deadline=None)
 @given(at=st.floats(0, 1), value=st.integers(0, 255))
-def test_a_byte_changed_is_refused_or_still_exact(case_operators: CaseOperators, at: float, value: int) -> None:
-    proto = bytearray(case_operators.proto)
+def test_a_byte_changed_is_refused_or_still_exact(case_operators: CaseOpsTokenizer, at: float, value: int) -> None:
+    proto = bytearray(case_operators.serialized)
     proto[int(at * (len(proto) - 1))] = value
     try:
-        odd = open_tokenizer(bytes(proto))
+        odd = tokenizer_from_bytes(bytes(proto))
         ids = odd.encode(ENGLISH[0])
     except BitgolfError:
         return
-    assert odd.decode(ids) == ENGLISH[0] and odd.token_bytes(ids).sum() == len(ENGLISH[0])
+    assert odd.decode(ids) == ENGLISH[0] and odd.count_bytes(ids).sum() == len(ENGLISH[0])
 
 
-def test_a_plain_model_is_not_one_for_operators(tmp_path: Path, tokenizer: SentencePiece) -> None:
+def test_a_plain_model_is_not_one_for_operators(tmp_path: Path, tokenizer: SentencePieceTokenizer) -> None:
     path = tmp_path / "plain.model"
-    path.write_bytes(tokenizer.proto)
-    with pytest.raises(DamagedError, match="no piece for"):
+    path.write_bytes(tokenizer.serialized)
+    with pytest.raises(CorruptFileError, match="no piece for"):
         load_tokenizer(path, case_operators=True)
     with pytest.raises(UsageError, match="400 pieces"):
-        GivenTokenizer(path=str(path), vocab=300).train([])
+        TokenizerFile(path=str(path), vocab=300).train([])
 
 
-def test_the_text_in_front_is_the_transformed_one(case_operators: CaseOperators) -> None:
-    """The tokens are SentencePiece's own, of the text with operators."""
-    inner = SentencePiece(case_operators.proto.removeprefix(caseops_tokenizer.MAGIC))
+def test_the_text_in_front_is_the_transformed_one(case_operators: CaseOpsTokenizer) -> None:
+    """The tokens are SentencePieceTokenizer's own, of the text with operators."""
+    inner = SentencePieceTokenizer(case_operators.serialized.removeprefix(caseops_tokenizer.MAGIC))
     for data in [*ENGLISH[:5], *TRICKY]:
-        assert case_operators.encode(data).tolist() == inner.encode(transform(data)).tolist()
+        assert case_operators.encode(data).tolist() == inner.encode(encode_case(data)).tolist()

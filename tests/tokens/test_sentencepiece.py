@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.tokens.loading import load_tokenizer
-from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece, challenge_bytes
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer, challenge_byte_count
 
 HOSTILE = [
     b"",
@@ -41,19 +41,19 @@ any_bytes = st.lists(st.binary(max_size=6) | st.text(max_size=6).map(str.encode)
 
 
 @pytest.fixture(scope="session", params=PUBLIC)
-def public(request: pytest.FixtureRequest, shared: Path) -> SentencePiece:
-    return SentencePiece((shared / "data" / "tokenizers" / f"{request.param}.model").read_bytes())
+def public(request: pytest.FixtureRequest, shared: Path) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer((shared / "data" / "tokenizers" / f"{request.param}.model").read_bytes())
 
 
-def without_space_piece(tokenizer: SentencePiece) -> SentencePiece:
+def without_space_piece(tokenizer: SentencePieceTokenizer) -> SentencePieceTokenizer:
     """The same model with U+2581 renamed: its entry is field 1, of length 3."""
-    assert tokenizer.proto.count(b"\x0a\x03\xe2\x96\x81") == 1
-    return SentencePiece(tokenizer.proto.replace(b"\x0a\x03\xe2\x96\x81", b"\x0a\x03\xe2\x96\x82"))
+    assert tokenizer.serialized.count(b"\x0a\x03\xe2\x96\x81") == 1
+    return SentencePieceTokenizer(tokenizer.serialized.replace(b"\x0a\x03\xe2\x96\x81", b"\x0a\x03\xe2\x96\x82"))
 
 
 @settings(max_examples=300, deadline=None)
 @given(data=any_bytes)
-def test_any_bytes_come_back(tokenizer: SentencePiece, data: bytes) -> None:
+def test_any_bytes_come_back(tokenizer: SentencePieceTokenizer, data: bytes) -> None:
     ids = tokenizer.encode(data)
     assert tokenizer.decode(ids) == data
     assert tokenizer.byte_lengths[ids].sum() == len(data)
@@ -61,7 +61,7 @@ def test_any_bytes_come_back(tokenizer: SentencePiece, data: bytes) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(data=any_bytes)
-def test_any_bytes_come_back_from_the_published_models(public: SentencePiece, data: bytes) -> None:
+def test_any_bytes_come_back_from_the_published_models(public: SentencePieceTokenizer, data: bytes) -> None:
     ids = public.encode(data)
     assert public.decode(ids) == data
     assert public.byte_lengths[ids].sum() == len(data)
@@ -69,7 +69,7 @@ def test_any_bytes_come_back_from_the_published_models(public: SentencePiece, da
 
 @settings(deadline=None)
 @given(data=any_bytes)
-def test_any_bytes_come_back_without_a_space_piece(tokenizer: SentencePiece, data: bytes) -> None:
+def test_any_bytes_come_back_without_a_space_piece(tokenizer: SentencePieceTokenizer, data: bytes) -> None:
     odd = without_space_piece(tokenizer)
     assert odd.decode(odd.encode(data)) == data
     assert not odd.lossless
@@ -78,18 +78,18 @@ def test_any_bytes_come_back_without_a_space_piece(tokenizer: SentencePiece, dat
 
 @settings(max_examples=30, deadline=None)
 @given(documents=st.lists(any_bytes, max_size=5))
-def test_a_batch_is_its_documents_one_by_one(tokenizer: SentencePiece, documents: list[bytes]) -> None:
+def test_a_batch_is_its_documents_one_by_one(tokenizer: SentencePieceTokenizer, documents: list[bytes]) -> None:
     batch = tokenizer.encode_documents(documents)
     assert [ids.tolist() for ids in batch] == [tokenizer.encode(data).tolist() for data in documents]
 
 
-def test_every_character_of_unicode_comes_back(tokenizer: SentencePiece) -> None:
+def test_every_character_of_unicode_comes_back(tokenizer: SentencePieceTokenizer) -> None:
     data = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)])).encode()
     assert tokenizer.decode(tokenizer.encode(data)) == data
 
 
 def test_exact_encoding_is_sentencepieces_own_where_that_is_exact(
-    tokenizer: SentencePiece, library: list[bytes]
+    tokenizer: SentencePieceTokenizer, library: list[bytes]
 ) -> None:
     for data in library:
         ids, lost = tokenizer.encode_normalised(data)
@@ -97,50 +97,54 @@ def test_exact_encoding_is_sentencepieces_own_where_that_is_exact(
         assert tokenizer.encode(data).tolist() == ids.tolist()
 
 
-def test_only_what_would_be_altered_is_spelled_in_bytes(tokenizer: SentencePiece) -> None:
+def test_only_what_would_be_altered_is_spelled_in_bytes(tokenizer: SentencePieceTokenizer) -> None:
     whole = tokenizer.encode(b"return self").tolist()
-    spelled = [tokenizer.names.index(f"<0x{byte:02X}>") for byte in b"\xe2\x96\x81\xff"]
+    spelled = [tokenizer.piece_strings.index(f"<0x{byte:02X}>") for byte in b"\xe2\x96\x81\xff"]
     assert tokenizer.encode(b"return self\xe2\x96\x81\xffreturn self").tolist() == [*whole, *spelled, *whole]
 
 
-def test_exactness_does_not_rest_on_sentencepiece(tokenizer: SentencePiece, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exactness_does_not_rest_on_sentencepiece(
+    tokenizer: SentencePieceTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Wrong:
         def encode(self, texts: list[str], **_: int) -> list[list[int]]:
             return [[3, 300]] * len(texts)
 
-    monkeypatch.setattr(tokenizer, "_exact", Wrong())
+    monkeypatch.setattr(tokenizer, "_identity_processor", Wrong())
     data = "some é text".encode()
     assert tokenizer.decode(tokenizer.encode(data)) == data
 
 
-def test_what_tokens_stand_for(tokenizer: SentencePiece) -> None:
-    assert [tokenizer.pieces[i] for i in range(4)] == [b""] * 4
-    assert tokenizer.pieces[tokenizer.names.index("<0xE2>")] == b"\xe2"
-    assert tokenizer.pieces[tokenizer.names.index("\u2581\u2581\u2581\u2581")] == b"    "
+def test_what_tokens_stand_for(tokenizer: SentencePieceTokenizer) -> None:
+    assert [tokenizer.piece_bytes[i] for i in range(4)] == [b""] * 4
+    assert tokenizer.piece_bytes[tokenizer.piece_strings.index("<0xE2>")] == b"\xe2"
+    assert tokenizer.piece_bytes[tokenizer.piece_strings.index("\u2581\u2581\u2581\u2581")] == b"    "
     assert tokenizer.is_byte.sum() == 256 and tokenizer.is_boundary.sum() == 4
     assert tokenizer.byte_lengths.dtype == np.int64
     assert tokenizer.encode(b"").shape == (0,) and tokenizer.encode(b"a").dtype == np.int32
 
 
-def test_lossless_is_said_of_the_model_itself(tokenizer: SentencePiece, public: SentencePiece) -> None:
-    assert tokenizer.lossless and tokenizer.identity
-    assert not public.lossless and not public.identity and public.byte_fallback and public.has_space
+def test_lossless_is_said_of_the_model_itself(
+    tokenizer: SentencePieceTokenizer, public: SentencePieceTokenizer
+) -> None:
+    assert tokenizer.lossless and tokenizer.identity_normaliser
+    assert not public.lossless and not public.identity_normaliser and public.byte_fallback and public.has_space
 
 
 def test_the_operators_of_caseops_are_ordinary_pieces(shared: Path) -> None:
     tokenizer = load_tokenizer(shared / "data" / "tokenizers" / f"{PUBLIC[-1]}.model")
     text = "\ue001the\ue004".encode()
     ids = tokenizer.encode(text).tolist()
-    assert [tokenizer.names[i] for i in (ids[0], ids[-1])] == ["\ue001", "\ue004"]
+    assert [tokenizer.piece_strings[i] for i in (ids[0], ids[-1])] == ["\ue001", "\ue004"]
     assert tokenizer.byte_lengths[ids].sum() == len(text) == 9
 
 
-# ---- as SentencePiece does it ------------------------------------------------------------------------------------
+# ---- as SentencePieceTokenizer does it ------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
 @given(data=any_bytes)
-def test_the_table_telescopes_to_the_normalised_text(public: SentencePiece, data: bytes) -> None:
+def test_the_table_telescopes_to_the_normalised_text(public: SentencePieceTokenizer, data: bytes) -> None:
     ids, lost = public.encode_normalised(data)
     normal = public.normalised(data)
     assert public.decode(ids) == normal
@@ -164,17 +168,19 @@ def test_the_table_telescopes_to_the_normalised_text(public: SentencePiece, data
     ],
 )
 def test_lost_bytes_are_those_of_characters_that_do_not_come_through(
-    public: SentencePiece, text: str, lost: int
+    public: SentencePieceTokenizer, text: str, lost: int
 ) -> None:
     assert public.encode_normalised(text.encode())[1] == lost
 
 
-def test_bytes_that_are_not_utf8_are_lost(public: SentencePiece) -> None:
+def test_bytes_that_are_not_utf8_are_lost(public: SentencePieceTokenizer) -> None:
     assert public.encode_normalised(b"ab\xffcd")[1] == 1
 
 
-def test_an_added_space_is_not_a_lost_one(tokenizer: SentencePiece) -> None:
-    prefixing = SentencePiece(tokenizer.proto + b"\x1a\x02\x18\x01")  # normalizer_spec.add_dummy_prefix = true
+def test_an_added_space_is_not_a_lost_one(tokenizer: SentencePieceTokenizer) -> None:
+    prefixing = SentencePieceTokenizer(
+        tokenizer.serialized + b"\x1a\x02\x18\x01"
+    )  # normalizer_spec.add_dummy_prefix = true
     assert not prefixing.lossless
     assert prefixing.normalised(b" a") == b"  a" and prefixing.encode_normalised(b" a")[1] == 0
     assert prefixing.encode(b"a").tolist() == tokenizer.encode(b"a").tolist()
@@ -191,11 +197,11 @@ def test_unknown_characters_are_lost_without_byte_fallback(shared: Path) -> None
 # ---- the challenge's rule ----------------------------------------------------------------------------------------
 
 
-def counted_one_by_one(tokenizer: SentencePiece, ids: list[int]) -> int:
+def counted_one_by_one(tokenizer: SentencePieceTokenizer, ids: list[int]) -> int:
     """The rule in plain Python, as section 7.2 of the specification words it."""
     total, before = 0, None
     for token in ids:
-        name = tokenizer.names[token]
+        name = tokenizer.piece_strings[token]
         if tokenizer.is_byte[token]:
             total += 1
         elif not tokenizer.is_boundary[token]:
@@ -207,18 +213,22 @@ def counted_one_by_one(tokenizer: SentencePiece, ids: list[int]) -> int:
 
 @settings(deadline=None)
 @given(data=st.data())
-def test_the_challenges_rule_is_counted_by_token_and_predecessor(tokenizer: SentencePiece, data: st.DataObject) -> None:
+def test_the_challenges_rule_is_counted_by_token_and_predecessor(
+    tokenizer: SentencePieceTokenizer, data: st.DataObject
+) -> None:
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab - 1), max_size=20))
-    assert challenge_bytes(tokenizer, np.array(ids, np.int64)) == counted_one_by_one(tokenizer, ids)
+    assert challenge_byte_count(tokenizer, np.array(ids, np.int64)) == counted_one_by_one(tokenizer, ids)
 
 
-def test_the_challenges_rule_agrees_on_normalised_documents_and_not_on_a_leading_space(public: SentencePiece) -> None:
+def test_the_challenges_rule_agrees_on_normalised_documents_and_not_on_a_leading_space(
+    public: SentencePieceTokenizer,
+) -> None:
     document = public.encode_normalised("Two words, 🙂 and naïve.".encode())[0]
     ids = np.array([1, *document, 1, *document])
-    assert challenge_bytes(public, ids) == 2 * public.byte_lengths[document].sum()
+    assert challenge_byte_count(public, ids) == 2 * public.byte_lengths[document].sum()
     spaced = public.encode(b" word")
-    assert challenge_bytes(public, np.array([1, *spaced])) == 4
-    assert challenge_bytes(public, np.array([public.names.index("<0x41>"), *spaced])) == 1 + 5
+    assert challenge_byte_count(public, np.array([1, *spaced])) == 4
+    assert challenge_byte_count(public, np.array([public.piece_strings.index("<0x41>"), *spaced])) == 1 + 5
 
 
 # ---- loading -----------------------------------------------------------------------------------------------------
@@ -226,14 +236,14 @@ def test_the_challenges_rule_agrees_on_normalised_documents_and_not_on_a_leading
 
 @pytest.mark.parametrize("proto", [b"", b"junk", b"\x0a\x03abc"])
 def test_what_is_not_a_model_is_refused(proto: bytes) -> None:
-    with pytest.raises(DamagedError, match="not a SentencePiece model"):
-        SentencePiece(proto)
+    with pytest.raises(CorruptFileError, match="not a SentencePieceTokenizer model"):
+        SentencePieceTokenizer(proto)
 
 
-def test_a_model_has_a_name_for_its_content(tmp_path: Path, tokenizer: SentencePiece) -> None:
+def test_a_model_has_a_name_for_its_content(tmp_path: Path, tokenizer: SentencePieceTokenizer) -> None:
     path = tmp_path / "a.model"
-    path.write_bytes(tokenizer.proto)
+    path.write_bytes(tokenizer.serialized)
     assert load_tokenizer(path).digest == tokenizer.digest
-    assert SentencePiece(tokenizer.proto + b"\x1a\x00").digest != tokenizer.digest
+    assert SentencePieceTokenizer(tokenizer.serialized + b"\x1a\x00").digest != tokenizer.digest
     with pytest.raises(BitgolfError, match="cannot be read"):
         load_tokenizer(tmp_path / "none")

@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 
 from bitgolf.config.spec import part
-from bitgolf.errors import BitgolfError, DamagedError, RecipeError
-from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
-from bitgolf.tokens.trainers import GivenTokenizer, SentencePieceBPE, sample
+from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
+from bitgolf.tokens.trainers import SentencePieceBPE, TokenizerFile, sample_passages
 
 CODE = [b"def f(x):\n    if x > %d:\n        return x\n\tpass\n\n" % i for i in range(300)]
 
 
 def pieces(text: list[bytes], **options) -> list[bytes]:
-    return SentencePiece(SentencePieceBPE(vocab=400, **options).train(text)).pieces
+    return SentencePieceTokenizer(SentencePieceBPE(vocab=400, **options).train(text)).piece_bytes
 
 
 def test_it_is_lossless_and_numbers_its_control_tokens_as_the_challenge_does() -> None:
-    tokenizer = SentencePiece(SentencePieceBPE(vocab=330).train(CODE))
+    tokenizer = SentencePieceTokenizer(SentencePieceBPE(vocab=330).train(CODE))
     assert tokenizer.lossless
     assert (tokenizer.vocab, tokenizer.bos) == (330, 1)
-    assert tokenizer.names[:4] == ["<pad>", "<s>", "</s>", "<unk>"]
+    assert tokenizer.piece_strings[:4] == ["<pad>", "<s>", "</s>", "<unk>"]
 
 
 def test_indentation_and_newlines_are_learned() -> None:
@@ -31,9 +31,9 @@ def test_indentation_and_newlines_are_learned() -> None:
 
 
 def test_pieces_cross_words_only_where_asked() -> None:
-    crossing = [piece for piece in pieces(CODE, across_words=False) if b" " in piece[1:].strip()]
+    crossing = [piece for piece in pieces(CODE, cross_word_pieces=False) if b" " in piece[1:].strip()]
     assert not crossing
-    assert any(b" " in piece[1:].strip() for piece in pieces(CODE, across_words=True))
+    assert any(b" " in piece[1:].strip() for piece in pieces(CODE, cross_word_pieces=True))
 
 
 def test_digits_are_split_where_asked() -> None:
@@ -44,8 +44,8 @@ def test_digits_are_split_where_asked() -> None:
 
 def test_rare_characters_fall_to_bytes() -> None:
     text = [*CODE, "日".encode()]
-    assert "日".encode() not in pieces(text, coverage=0.99)
-    assert "日".encode() in pieces(text, coverage=1.0)
+    assert "日".encode() not in pieces(text, character_coverage=0.99)
+    assert "日".encode() in pieces(text, character_coverage=1.0)
 
 
 def test_training_depends_on_the_text_and_not_on_its_order(library: list[bytes]) -> None:
@@ -56,7 +56,7 @@ def test_training_depends_on_the_text_and_not_on_its_order(library: list[bytes])
 
 
 def test_text_that_the_trainer_would_skip_still_counts() -> None:
-    """SentencePiece drops a whole sentence for a tab, a NUL, a U+2581 or a U+2585 in it."""
+    """SentencePieceTokenizer drops a whole sentence for a tab, a NUL, a U+2581 or a U+2585 in it."""
     text = ["\t\0begin\u2581middle\u2585end\ufffd".encode() + b"\xff"] * 50
     assert b"begin" in pieces(text) and b"middle" in pieces(text)
 
@@ -69,28 +69,28 @@ def test_the_vocabulary_is_a_limit_that_a_small_text_does_not_reach() -> None:
 def test_too_little_text_or_too_small_a_vocabulary_is_an_error(text: list[bytes], vocab: int) -> None:
     with pytest.raises(BitgolfError, match="no tokenizer") as error:
         SentencePieceBPE(vocab=vocab).train(text)
-    assert error.value.mend
+    assert error.value.hint
 
 
 def test_a_sample_is_as_large_as_asked_and_from_everywhere(library: list[bytes]) -> None:
-    taken = sample(library, 60_000)
+    taken = sample_passages(library, 60_000)
     assert 60_000 <= sum(map(len, taken)) < 60_000 + 4096
     assert sum(any(passage in document for passage in taken) for document in library) > 5
-    passages = sorted(sample(library, 10**9))
+    passages = sorted(sample_passages(library, 10**9))
     assert 0.2 < sum(passage < passages[len(passages) // 2] for passage in taken) / len(taken) < 0.8
-    assert taken == sample(reversed(library), 60_000)
+    assert taken == sample_passages(reversed(library), 60_000)
     assert passages == sorted(d[i : i + 4096] for d in library for i in range(0, len(d), 4096))
 
 
-def test_a_given_tokenizer_is_the_file_or_an_error(tmp_path: Path, tokenizer: SentencePiece) -> None:
+def test_a_given_tokenizer_is_the_file_or_an_error(tmp_path: Path, tokenizer: SentencePieceTokenizer) -> None:
     path = tmp_path / "a.model"
-    path.write_bytes(tokenizer.proto)
-    assert part(GivenTokenizer, path=str(path), vocab=400)().train([]) == tokenizer.proto
+    path.write_bytes(tokenizer.serialized)
+    assert part(TokenizerFile, path=str(path), vocab=400)().train([]) == tokenizer.serialized
     with pytest.raises(RecipeError, match="400 pieces") as error:
-        GivenTokenizer(path=str(path), vocab=1024).train([])
-    assert "tokens.vocab=400" in error.value.mend
+        TokenizerFile(path=str(path), vocab=1024).train([])
+    assert "tokens.vocab=400" in error.value.hint
     with pytest.raises(BitgolfError, match="cannot be read"):
-        GivenTokenizer(path=str(tmp_path / "none"), vocab=400).train([])
-    path.write_bytes(tokenizer.proto[:-9])
-    with pytest.raises(DamagedError, match="not a SentencePiece model"):
-        GivenTokenizer(path=str(path), vocab=400).train([])
+        TokenizerFile(path=str(tmp_path / "none"), vocab=400).train([])
+    path.write_bytes(tokenizer.serialized[:-9])
+    with pytest.raises(CorruptFileError, match="not a SentencePieceTokenizer model"):
+        TokenizerFile(path=str(path), vocab=400).train([])

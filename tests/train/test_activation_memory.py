@@ -15,11 +15,11 @@ from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError
 from bitgolf.optim.adam import Adam
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.train import micro_batch
-from bitgolf.train.activation_memory import activation_bytes, free_bytes, room, rows_within
+from bitgolf.train.activation_memory import activation_bytes, available_bytes, largest_micro_batch, max_micro_tokens
 from bitgolf.train.execution_plan import ExecutionPlan, LossFunction
-from bitgolf.train.micro_batch import BUDGETS, fit_memory, forecast_memory
+from bitgolf.train.micro_batch import ACTIVATION_BUDGETS, estimate_micro_batch, find_micro_batch
 from bitgolf.train.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer
@@ -57,23 +57,23 @@ def test_attention_weights_are_left_out() -> None:
 
 def test_products_in_bfloat16_keep_half() -> None:
     """The weights' copies in bfloat16 are kept once, whatever the batch, and so are no part of it."""
-    half = CPU._replace(compute=torch.bfloat16)
+    half = CPU._replace(compute_dtype=torch.bfloat16)
     assert activation_bytes(Simple, half, 64) == 8 + 2 * 6 + 2 * 10
 
 
 def test_the_forecast_is_that_of_a_real_pass_and_changes_nothing(data: Path) -> None:
     """The toy's own task: real tensors of a whole row, against fake ones of two slices."""
     trainer = make_trainer(data)
-    batch, kept = trainer.batches.batch(0), dict[int, Tensor]()
-    before = trainer.snapshot()
+    batch, kept = trainer.batches.load_batch(0), dict[int, Tensor]()
+    before = trainer.clone_state()
     forecast = activation_bytes(trainer.build, CPU, LENGTH)
-    assert all(torch.equal(t, before[name]) for name, t in trainer.state().items())
+    assert all(torch.equal(t, before[name]) for name, t in trainer.state_dict().items())
 
     def real(rows: int) -> int:
         kept.clear()
         pack = lambda t: kept.setdefault(t.untyped_storage()._cdata, t)  # noqa: E731
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            trainer.task(trainer.to_device(batch.inputs[:rows]), trainer.to_device(batch.targets[:rows]))
+            trainer.loss_module(trainer.to_device(batch.inputs[:rows]), trainer.to_device(batch.targets[:rows]))
         return sum(t.untyped_storage().nbytes() for t in kept.values())
 
     assert forecast == pytest.approx((real(4) - real(2)) / (2 * LENGTH), rel=0.02)
@@ -83,25 +83,25 @@ def test_the_forecast_is_that_of_a_real_pass_and_changes_nothing(data: Path) -> 
 
 
 def test_ninety_percent_of_what_is_free_is_filled() -> None:
-    assert room(1000, 100, 8.0) == 100
-    assert room(100, 100, 8.0) == 0
+    assert max_micro_tokens(1000, 100, 8.0) == 100
+    assert max_micro_tokens(100, 100, 8.0) == 0
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(0, 1), (99, 1), (200, 2), (399, 3), (599, 4), (600, 6), (1e9, 12)])
 def test_rows_are_the_largest_divisor_that_fits(tokens: float, rows: int) -> None:
-    assert rows_within(12, 100, tokens) == rows
+    assert largest_micro_batch(12, 100, tokens) == rows
 
 
 def fitted(trainer: Trainer, lines: list[str], compute_loss: LossFunction | None = None) -> ExecutionPlan:
     """The plan that setup would choose for this loss function (the loss module itself where none is given)."""
-    tokens = forecast_memory(trainer, lines.append)
-    plan = trainer.plan._replace(max_micro_tokens=tokens, compute_loss=compute_loss or trainer.task)
-    return fit_memory(trainer, plan, lines.append)
+    tokens = estimate_micro_batch(trainer, lines.append)
+    plan = trainer.plan._replace(max_micro_tokens=tokens, compute_loss=compute_loss or trainer.loss_module)
+    return find_micro_batch(trainer, plan, lines.append)
 
 
 def test_a_cpu_has_no_limit(data: Path) -> None:
     trainer, lines = make_trainer(data), list[str]()
-    assert free_bytes(torch.device("cpu")) is None
+    assert available_bytes(torch.device("cpu")) is None
     plan = fitted(trainer, lines)
     assert plan == trainer.plan and not lines and plan.micro_batch_rows(4, LENGTH) == 4
 
@@ -143,12 +143,12 @@ def test_fewer_rows_at_a_time_train_the_same(
 ) -> None:
     whole, pieces, lines = adam_trainer(data), adam_trainer(data), list[str]()
     free = forecast_of(pieces, rows)
-    monkeypatch.setattr(micro_batch, "free_bytes", lambda device: free)
+    monkeypatch.setattr(micro_batch, "available_bytes", lambda device: free)
     pieces.plan = fitted(pieces, lines)
     calls: list[int] = []
-    pieces.task.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    pieces.loss_module.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     for step in range(3):
-        now = Now(step, 8, 0.0, 0.0)
+        now = TrainingProgress(step, 8, 0.0, 0.0)
         torch.testing.assert_close(pieces.step(step, now), whole.step(step, now), rtol=1e-12, atol=0)
     assert calls == passes * 3
     assert f"{passes[0]} of 4 rows of 32 tokens" in lines[0] and f"{free / 1e9:.1f} GB free" in lines[0]
@@ -160,7 +160,7 @@ class Cramped:
     """Stands for a graph on a device that holds so many rows at a time."""
 
     def __init__(self, trainer: Trainer, holds: Callable[[], int]) -> None:
-        self.task, self.holds = trainer.task, holds
+        self.task, self.holds = trainer.loss_module, holds
 
     def __call__(self, ids: Tensor, targets: Tensor) -> Tensor:
         if len(ids) > self.holds():
@@ -171,20 +171,20 @@ class Cramped:
 @pytest.fixture
 def ample(monkeypatch: pytest.MonkeyPatch) -> None:
     """A forecast that is far too low."""
-    monkeypatch.setattr(micro_batch, "free_bytes", lambda device: 10**12)
+    monkeypatch.setattr(micro_batch, "available_bytes", lambda device: 10**12)
 
 
 @pytest.mark.usefixtures("ample")
 def test_where_memory_runs_out_there_are_fewer_rows(data: Path) -> None:
     trainer, lines = make_trainer(data), list[str]()
-    before = trainer.snapshot()
+    before = trainer.clone_state()
     plan = fitted(trainer, lines, Cramped(trainer, lambda: 1))
     assert plan.micro_batch_rows(4, LENGTH) == 1
     assert [line.partition(", so ")[2] for line in lines[1:]] == [
         "2 of 4 are read at a time",
         "1 of 4 are read at a time",
     ]
-    assert all(torch.equal(t, before[name]) for name, t in trainer.state().items())
+    assert all(torch.equal(t, before[name]) for name, t in trainer.state_dict().items())
     assert all(p.grad is None for p in trainer.params.values())
 
 
@@ -198,11 +198,11 @@ def test_where_one_row_is_too_much_a_graph_recomputes(data: Path, monkeypatch: p
         return int(functorch.activation_memory_budget <= 0.25)
 
     cramped = Cramped(trainer, holds)
-    monkeypatch.setattr(micro_batch, "compiled", lambda task, device: cramped)
+    monkeypatch.setattr(micro_batch, "compile_graph", lambda task, device: cramped)
     trainer.plan = fitted(trainer, lines, cramped)
     assert tried == [1.0, 1.0, 1.0, 0.5, 0.25, 0.25] and functorch.activation_memory_budget == 1.0
     assert "25% of them may be kept" in lines[-1] and len(lines) == 5
-    assert torch.isfinite(trainer.step(0, Now(0, 8, 0.0, 0.0)))
+    assert torch.isfinite(trainer.step(0, TrainingProgress(0, 8, 0.0, 0.0)))
 
 
 @pytest.mark.usefixtures("ample")
@@ -210,20 +210,20 @@ def test_where_one_row_is_too_much_a_graph_recomputes(data: Path, monkeypatch: p
 def test_where_nothing_helps_it_is_one_error(data: Path, monkeypatch: pytest.MonkeyPatch, graph: bool) -> None:
     trainer, lines = make_trainer(data), list[str]()
     cramped = Cramped(trainer, lambda: 0)
-    monkeypatch.setattr(micro_batch, "compiled", lambda task, device: cramped)
+    monkeypatch.setattr(micro_batch, "compile_graph", lambda task, device: cramped)
     if not graph:
-        monkeypatch.setattr(trainer.task, "forward", cramped)
+        monkeypatch.setattr(trainer.loss_module, "forward", cramped)
         monkeypatch.setattr(micro_batch, "activation_bytes", lambda *_: 1.0)
     with pytest.raises(BitgolfError, match=r"train\.length: one row of 32 tokens does not fit the memory of cpu"):
         fitted(trainer, lines, cramped if graph else None)
-    assert len(lines) == 3 + graph * len(BUDGETS)
+    assert len(lines) == 3 + graph * len(ACTIVATION_BUDGETS)
 
 
 @pytest.mark.usefixtures("ample")
 def test_the_process_with_least_room_decides(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its forecast, and whether a pass ran out of memory there."""
     trainer, theirs = make_trainer(data), iter([2 * LENGTH, 0, 1])
-    monkeypatch.setattr(micro_batch, "smallest", lambda value, world: min(value, next(theirs)))
+    monkeypatch.setattr(micro_batch, "all_reduce_min", lambda value, distributed: min(value, next(theirs)))
     assert fitted(trainer, []).micro_batch_rows(4, LENGTH) == 1
 
 

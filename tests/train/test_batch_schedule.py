@@ -12,37 +12,37 @@ import torch
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError, UsageError
-from bitgolf.pipeline.training import TrainingJob, train_run
+from bitgolf.pipeline.training import TrainingJob, train_rank
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.log import Journal
-from bitgolf.runtime.distributed import World
-from bitgolf.runtime.progress import Now
+from bitgolf.report.log import RunLog
+from bitgolf.runtime.distributed import DistributedContext
+from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.train import loop
-from bitgolf.train.batch_schedule import BatchRamp, LengthRamp, Shape
-from bitgolf.train.graphs import warm_up
+from bitgolf.train.batch_schedule import BatchShape, BatchSizeWarmup, SequenceLengthWarmup
+from bitgolf.train.graphs import warm_up_graphs
 from bitgolf.train.settings import Train
-from helpers.toy_training import STEPS, FakeTime, before_step, make_trainer, newest, same, short_recipe, silent
+from helpers.toy_training import STEPS, FakeTime, before_step, make_trainer, newest, no_report, same, short_recipe
 
-BATCH = part(BatchRamp, parts=((0.0, 0.5), (0.3, 0.75), (0.6, 1.0)))
-LENGTH = part(LengthRamp, parts=((0.0, 0.25), (0.5, 1.0)))
+BATCH = part(BatchSizeWarmup, milestones=((0.0, 0.5), (0.3, 0.75), (0.6, 1.0)))
+LENGTH = part(SequenceLengthWarmup, milestones=((0.0, 0.25), (0.5, 1.0)))
 SHAPES = [*[(2, 8)] * 3, (3, 8), *[(3, 32)] * 1, *[(4, 32)] * 3]  # of 4 x 32, in 8 steps
 TOKENS = np.cumsum([rows * length for rows, length in SHAPES]).tolist()
 
 
 def ramped(recipe: Spec[Recipe] | None = None) -> Spec[Recipe]:
-    return (recipe or short_recipe()).set("train.ramp", (BATCH, LENGTH))
+    return (recipe or short_recipe()).set("train.batch_warmup", (BATCH, LENGTH))
 
 
 def settings(**changes: Any) -> Train:
-    return short_recipe()["train"].but(**changes)()
+    return short_recipe()["train"].replace(**changes)()
 
 
 def test_a_batch_grows_by_the_fraction_of_the_run() -> None:
-    grown = settings(ramp=(BATCH, LENGTH))
-    assert [grown.shape(step / 8) for step in range(8)] == SHAPES
-    assert grown.moments == [0.0, 0.3, 0.5, 0.6] and grown.shape(1.0) == Shape(4, 32)
-    assert settings().shape(0.0) == Shape(4, 32) and settings().moments == [0.0]
-    assert Shape(4, 32).tokens == 128
+    grown = settings(batch_warmup=(BATCH, LENGTH))
+    assert [grown.batch_shape(step / 8) for step in range(8)] == SHAPES
+    assert grown.batch_shape_starts == [0.0, 0.3, 0.5, 0.6] and grown.batch_shape(1.0) == BatchShape(4, 32)
+    assert settings().batch_shape(0.0) == BatchShape(4, 32) and settings().batch_shape_starts == [0.0]
+    assert BatchShape(4, 32).tokens == 128
 
 
 @pytest.mark.parametrize(
@@ -63,71 +63,71 @@ def test_a_ramp_that_makes_no_sense_is_refused_with_its_recipe(
     parts: tuple[tuple[float, float], ...], message: str
 ) -> None:
     with pytest.raises(RecipeError, match=message):
-        settings(ramp=(part(BatchRamp, parts=parts),))
+        settings(batch_warmup=(part(BatchSizeWarmup, milestones=parts),))
 
 
 def test_rows_of_one_token_are_refused() -> None:
     with pytest.raises(RecipeError, match="no batch"):
-        settings(ramp=(part(LengthRamp, parts=((0.0, 1 / 32), (0.5, 1.0))),))
+        settings(batch_warmup=(part(SequenceLengthWarmup, milestones=((0.0, 1 / 32), (0.5, 1.0))),))
 
 
 def test_a_smaller_batch_is_the_beginning_of_the_whole_one(data: Path) -> None:
     trainer = make_trainer(data, ramped())
     seen: list[tuple[np.ndarray, np.ndarray]] = []
-    trainer.task.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], inputs[1])))
+    trainer.loss_module.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], inputs[1])))
     for step, (rows, length) in enumerate(SHAPES):
         seen.clear()
-        trainer.step(step, Now(step, STEPS, 0.0, 0.0))
-        whole = trainer.batches.batch(step)
+        trainer.step(step, TrainingProgress(step, STEPS, 0.0, 0.0))
+        whole = trainer.batches.load_batch(step)
         assert [pair[0].shape for pair in seen] == [(rows, length)]
         for given, expected in zip(seen[0], whole, strict=True):
             assert given.tolist() == expected[:rows, :length].tolist()
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_ranks_share_a_smaller_batch(data: Path, world: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_share_a_smaller_batch(data: Path, world_size: int) -> None:
     source = make_trainer(data, short_recipe().set("train.rows", 8)).batches
-    shares = [source.batch(5, rank, world, rows=4, length=7).inputs for rank in range(world)]
-    assert np.concatenate(shares).tolist() == source.batch(5).inputs[:4, :7].tolist()
+    shares = [source.load_batch(5, rank, world_size, rows=4, length=7).inputs for rank in range(world_size)]
+    assert np.concatenate(shares).tolist() == source.load_batch(5).inputs[:4, :7].tolist()
     with pytest.raises(UsageError, match="3 rows cannot be shared by 2 ranks"):
-        source.batch(0, 0, 2, rows=3)
+        source.load_batch(0, 0, 2, rows=3)
 
 
 def test_rows_that_the_ranks_cannot_share_later_are_an_error_at_the_start(data: Path) -> None:
     with pytest.raises(UsageError, match="3 rows cannot be shared by 2 ranks"):
-        make_trainer(data, ramped(), world=World(size=2))
+        make_trainer(data, ramped(), distributed=DistributedContext(world_size=2))
 
 
 def test_a_loss_is_the_mean_over_the_smaller_batch_however_it_is_accumulated(data: Path) -> None:
     losses = []
     for micro in (0, 2):
         trainer = make_trainer(data, ramped().set("train.micro_rows", micro), noisy=False)
-        inputs, targets = map(torch.from_numpy, trainer.batches.batch(0, rows=2, length=8))
-        before = trainer.probe(inputs, targets)
-        losses.append([float(trainer.step(step, Now(step, STEPS, 0.0, 0.0))) for step in range(STEPS)])
+        inputs, targets = map(torch.from_numpy, trainer.batches.load_batch(0, rows=2, length=8))
+        before = trainer.probe_loss(inputs, targets)
+        losses.append([float(trainer.step(step, TrainingProgress(step, STEPS, 0.0, 0.0))) for step in range(STEPS)])
         assert losses[-1][0] == pytest.approx(before, rel=1e-5)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_each_shape_is_warmed_up(data: Path) -> None:
     trainer = make_trainer(data, ramped())
-    before = trainer.snapshot()
+    before = trainer.clone_state()
     shapes = set()
-    trainer.task.register_forward_hook(lambda module, inputs, output: shapes.add(tuple(inputs[0].shape)))
-    warm_up(trainer, 1)
-    assert shapes == set(SHAPES) and same(trainer.state(), before)
+    trainer.loss_module.register_forward_hook(lambda module, inputs, output: shapes.add(tuple(inputs[0].shape)))
+    warm_up_graphs(trainer, 1)
+    assert shapes == set(SHAPES) and same(trainer.state_dict(), before)
 
 
 def test_what_shares_a_graph_is_warmed_up_once(data: Path) -> None:
     """A shape that comes again later has its graph already, unless another phase has begun; each is timed."""
-    ramp = part(BatchRamp, parts=((0.0, 0.5), (0.3, 1.0), (0.6, 0.5)))
-    trainer = make_trainer(data, short_recipe().set("train.ramp", (ramp,)))
+    ramp = part(BatchSizeWarmup, milestones=((0.0, 0.5), (0.3, 1.0), (0.6, 0.5)))
+    trainer = make_trainer(data, short_recipe().set("train.batch_warmup", (ramp,)))
     rows: list[int] = []
-    trainer.task.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
-    seconds = warm_up(trainer, 2)
+    trainer.loss_module.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    seconds = warm_up_graphs(trainer, 2)
     assert rows == [2, 2, 4, 4] and list(seconds) == [0.0, 0.3] and min(seconds.values()) > 0
-    trainer.phases.moments = [0.6]
-    assert list(warm_up(trainer, 1)) == [0.0, 0.3, 0.6]
+    trainer.phases.starts = [0.6]
+    assert list(warm_up_graphs(trainer, 1)) == [0.0, 0.3, 0.6]
 
 
 def test_tokens_are_counted_as_trained(tmp_path: Path, data: Path) -> None:
@@ -153,13 +153,13 @@ def test_on_the_clock_a_restart_goes_on_counting(tmp_path: Path, data: Path, clo
     def act(step: int) -> None:
         if step == 6:
             raise RuntimeError("the machine is on fire")
-        clock.pass_by(1.0)
+        clock.advance(1.0)
 
     with pytest.raises(RuntimeError):
         loop.train(before_step(make_trainer(data, recipe), act), tmp_path, report, resume=False)
-    clock.pass_by(1000.0)
+    clock.advance(1000.0)
     result = loop.train(
-        before_step(make_trainer(data, recipe), lambda _: clock.pass_by(1.0)), tmp_path, report, resume=True
+        before_step(make_trainer(data, recipe), lambda _: clock.advance(1.0)), tmp_path, report, resume=True
     )
     assert counted == [*enumerate(TOKENS[:6], 1), *enumerate(TOKENS[4:], 5)]
     assert (result.steps, result.tokens) == (8, TOKENS[-1])
@@ -168,9 +168,9 @@ def test_on_the_clock_a_restart_goes_on_counting(tmp_path: Path, data: Path, clo
 @pytest.mark.parametrize(("steps", "often"), [(8, False), (200, True)])
 def test_a_run_says_how_often_it_read_its_text(tmp_path: Path, data: Path, steps: int, often: bool) -> None:
     recipe = short_recipe(steps=steps).set("train.rows", 2).set("train.length", 200).set("model.layers", 1)
-    journal = Journal(tmp_path, quiet=True)
-    summary = train_run(TrainingJob(recipe=recipe, data=data, folder=tmp_path), journal)
-    journal.close()
+    log = RunLog(tmp_path, quiet=True)
+    summary = train_rank(TrainingJob(recipe=recipe, data=data, folder=tmp_path), log)
+    log.close()
     saved = json.loads((tmp_path / "train.json").read_text())
     assert saved["epochs"] == summary.epochs and (summary.epochs > 1) == often
     tokens = make_trainer(data).batches.stream
@@ -180,4 +180,4 @@ def test_a_run_says_how_often_it_read_its_text(tmp_path: Path, data: Path, steps
 
 
 def test_without_a_ramp_each_step_counts_whole(tmp_path: Path, data: Path) -> None:
-    assert loop.train(make_trainer(data), tmp_path, silent, resume=False).tokens == STEPS * 4 * 32
+    assert loop.train(make_trainer(data), tmp_path, no_report, resume=False).tokens == STEPS * 4 * 32

@@ -15,7 +15,7 @@ from safetensors.torch import save as serialize
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitgolf.errors import DamagedError, FormatVersionError
+from bitgolf.errors import CorruptFileError, FormatVersionError
 from bitgolf.train.checkpoint import load, load_latest, save
 
 TENSORS = {"w": torch.arange(12, dtype=torch.float32).view(3, 4), "n": torch.tensor(5)}
@@ -139,7 +139,7 @@ def test_any_damage_is_seen_and_the_one_before_is_used(tmp_path: Path, data: st.
 def test_when_none_is_whole_it_is_an_error(tmp_path: Path) -> None:
     for step in (1, 2):
         save(tmp_path, step, TENSORS).write_bytes(b"torn")
-    with pytest.raises(DamagedError, match=r"step-00000002.*step-00000001"):
+    with pytest.raises(CorruptFileError, match=r"step-00000002.*step-00000001"):
         load_latest(tmp_path)
 
 
@@ -147,16 +147,16 @@ def test_when_none_is_whole_it_is_an_error(tmp_path: Path) -> None:
 def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "step-00000001.safetensors"
     path.write_bytes(content)
-    with pytest.raises(DamagedError, match="step-00000001"):
+    with pytest.raises(CorruptFileError, match="step-00000001"):
         load(path)
 
 
 def test_a_plain_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "step-00000001.safetensors"
     save_file(TENSORS, path)
-    with pytest.raises(DamagedError, match="no hash"):
+    with pytest.raises(CorruptFileError, match="no hash"):
         load(path)
-    with pytest.raises(DamagedError, match="cannot be read"):
+    with pytest.raises(CorruptFileError, match="cannot be read"):
         load(tmp_path / "step-00000002.safetensors")
 
 
@@ -167,7 +167,7 @@ def test_a_right_hash_does_not_make_a_checkpoint(tmp_path: Path, extra: bytes) -
     content = len(meta).to_bytes(8, "little") + meta
     path = tmp_path / "step-00000001.safetensors"
     path.write_bytes(content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode()))
-    with pytest.raises(DamagedError, match=r"step-00000001.*damaged checkpoint"):
+    with pytest.raises(CorruptFileError, match=r"step-00000001.*damaged checkpoint"):
         load(path)
 
 
@@ -201,7 +201,7 @@ def test_an_error_of_our_own_is_not_taken_for_damage(tmp_path: Path, monkeypatch
 
 
 def test_an_error_keeps_its_cause(tmp_path: Path) -> None:
-    with pytest.raises(DamagedError) as caught:
+    with pytest.raises(CorruptFileError) as caught:
         load(tmp_path / "step-00000001.safetensors")
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 

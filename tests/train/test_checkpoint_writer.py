@@ -16,13 +16,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bitgolf.errors import BitgolfError
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.train import checkpoint, loop
-from bitgolf.train.checkpoint_writer import CheckpointWriter, HostCopy, first_not_finite
+from bitgolf.train.checkpoint_writer import CheckpointWriter, HostSnapshot, first_nonfinite
 from bitgolf.train.loop import train
 from bitgolf.train.loss_reporter import Diverged
 from bitgolf.train.trainer import Trainer
-from helpers.toy_training import STEPS, FakeTime, State, before_step, make_trainer, newest, same, short_recipe, silent
+from helpers.toy_training import (
+    STEPS,
+    FakeTime,
+    State,
+    before_step,
+    make_trainer,
+    newest,
+    no_report,
+    same,
+    short_recipe,
+)
 
 Save = Callable[..., Path]
 
@@ -52,7 +62,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 def stepping(data: Path, seconds: FakeTime, act: Callable[[int], object]) -> Trainer:
     """A trainer whose steps take a second each and that saves after every second one."""
     made = make_trainer(data, short_recipe(every=2.0))
-    return before_step(made, lambda number: (act(number), seconds.pass_by(1.0)))
+    return before_step(made, lambda number: (act(number), seconds.advance(1.0)))
 
 
 # ---- the loop goes on ------------------------------------------------------------------------------------------------
@@ -74,7 +84,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(
         said.extend([fields["message"]] if kind == "warning" else [])
 
     result = train(stepping(data, seconds, act), tmp_path, report, resume=False)
-    assert result.steps == STEPS and result.seconds == STEPS
+    assert result.steps == STEPS and result.training_seconds == STEPS
     assert (saved[0], saved[-1]) == (2, STEPS) and 4 not in saved
     (message,) = said
     assert "takes more than 2 s to write, so the next is postponed" in message
@@ -88,14 +98,14 @@ def test_what_is_written_is_the_state_when_it_was_saved(
     saving(monkeypatch, lambda step: later.wait(30))
 
     def act(number: int) -> None:
-        then[number] = trainer.snapshot()
+        then[number] = trainer.clone_state()
         if number == 4:
             later.set()
             raise RuntimeError("enough")
 
     trainer = stepping(data, seconds, act)
     with pytest.raises(RuntimeError, match="enough"):
-        train(trainer, tmp_path, silent, resume=False)
+        train(trainer, tmp_path, no_report, resume=False)
     found = newest(tmp_path)
     assert found.step == 2 and same(found.tensors, then[2]) and not same(then[2], then[4])
 
@@ -104,10 +114,10 @@ def test_the_end_waits_for_the_last_file(
     tmp_path: Path, data: Path, seconds: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the time of writing is not on the clock."""
-    saved = saving(monkeypatch, lambda step: seconds.pass_by(100.0) if step == STEPS else None)
-    result = train(stepping(data, seconds, lambda number: None), tmp_path, silent, resume=False)
+    saved = saving(monkeypatch, lambda step: seconds.advance(100.0) if step == STEPS else None)
+    result = train(stepping(data, seconds, lambda number: None), tmp_path, no_report, resume=False)
     assert saved[-1] == newest(tmp_path).step == STEPS
-    assert result.seconds == newest(tmp_path).meta["elapsed"] == STEPS
+    assert result.training_seconds == newest(tmp_path).meta["elapsed"] == STEPS
 
 
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
@@ -123,10 +133,10 @@ def test_a_full_disk_is_one_clear_error(
     """At the next time that state is saved, or at the end."""
     saving(monkeypatch, lambda step: full_disk(step) if step >= 4 else None)
     with pytest.raises(BitgolfError, match=r"could not be written \(No space left on device\)\n.*--resume") as caught:
-        train(stepping(data, seconds, lambda number: None), tmp_path, silent, resume=False)
-    assert caught.value.place == str(tmp_path) and newest(tmp_path).step == 2
+        train(stepping(data, seconds, lambda number: None), tmp_path, no_report, resume=False)
+    assert caught.value.where == str(tmp_path) and newest(tmp_path).step == 2
     with pytest.raises(BitgolfError, match="No space left"):
-        train(make_trainer(data, short_recipe()), tmp_path, silent, resume=False)
+        train(make_trainer(data, short_recipe()), tmp_path, no_report, resume=False)
 
 
 def test_another_error_is_not_hidden_by_a_full_disk(tmp_path: Path) -> None:
@@ -144,16 +154,16 @@ def test_nothing_is_written_of_a_state_that_is_not_finite(
     saving(monkeypatch, started.append)
 
     trainer = stepping(data, seconds, lambda number: None)
-    original = trainer.update
+    original = trainer.optimizer_step
 
-    def update(now: Now) -> None:
-        original(now)
-        if now.step == 3:
-            trainer.averaged["mean"][0].view(-1)[0] = math.inf  # seen by no loss
+    def update(progress: TrainingProgress) -> None:
+        original(progress)
+        if progress.step == 3:
+            trainer.average_state["mean"][0].view(-1)[0] = math.inf  # seen by no loss
 
-    trainer.update = update
+    trainer.optimizer_step = update
     with pytest.raises(Diverged, match="is not finite after step 4"):
-        train(trainer, tmp_path, silent, resume=False)
+        train(trainer, tmp_path, no_report, resume=False)
     assert started == [2]
 
 
@@ -169,7 +179,7 @@ tensors = st.tuples(
 def test_the_check_for_finite_numbers_is_that_of_each_tensor(given: list[tuple[list[float], torch.dtype]]) -> None:
     state = {str(i): torch.tensor(values, dtype=torch.float64).to(dtype) for i, (values, dtype) in enumerate(given)}
     plain = next((name for name, t in state.items() if not t.isfinite().all()), None)
-    assert first_not_finite(state) == plain
+    assert first_nonfinite(state) == plain
 
 
 def test_the_check_reads_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +188,7 @@ def test_the_check_reads_the_device_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Tensor, "tolist", lambda self: (reads.append(self), read(self))[1])
     monkeypatch.setattr(Tensor, "__bool__", lambda self: pytest.fail("a read for one tensor"))
     state = {str(i): torch.full((3,), float(i)) for i in range(50)} | {"n": torch.tensor(3), "h": torch.ones(2).half()}
-    assert first_not_finite(state) is None and len(reads) == 1
+    assert first_nonfinite(state) is None and len(reads) == 1
 
 
 @pytest.mark.gpu
@@ -186,10 +196,10 @@ def test_the_check_reads_the_device_once(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_copy_from_a_gpu_is_of_the_moment() -> None:
     """Also where the next step changes the state at once, and twice with the same buffers."""
     state = {"w": torch.randn(1 << 24, device="cuda"), "rng": torch.get_rng_state()}
-    copy = HostCopy(state)
+    copy = HostSnapshot(state)
     for _ in range(2):
         want = state["w"].cpu()
-        complete = copy.take(state)
+        complete = copy.start(state)
         state["w"].mul_(2).add_(1)
         assert torch.equal(complete()["w"], want) and torch.equal(complete()["rng"], state["rng"])
     assert copy.buffers["w"].is_pinned()

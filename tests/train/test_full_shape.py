@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
-from bitgolf.quantize.calibration.observe import PIECE, observe
-from bitgolf.quantize.calibration.sources import AS_TRAINED
-from bitgolf.recipes import get, names
+from bitgolf.quantize.calibration.observe import TOKENS_PER_FORWARD, observe
+from bitgolf.quantize.calibration.sources import DEFAULT_MAX_LENGTH
+from bitgolf.recipes import get_recipe, recipe_names
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.train.kernels.parity import Replay, Trial, record
-from bitgolf.train.kernels.select import PARITY_TOKENS, sites
-from bitgolf.train.loss_module import Task
-from bitgolf.train.part_usage import touched
+from bitgolf.train.kernels.parity import KernelTrial, ReplayModule, record_calls
+from bitgolf.train.kernels.select import PARITY_TOKENS, kernel_candidates
+from bitgolf.train.loss_module import LossModule
+from bitgolf.train.part_usage import measure_part_usage
 from bitgolf.train.settings import Train
-from helpers.fake_execution import full_shape
-from helpers.live_tensors import LiveTensors
-from helpers.scoring_steps import MIXED, Step, steps
+from helpers.fake_execution import fake_tensors
+from helpers.live_tensors import MemoryTracker
+from helpers.scoring_steps import MIXED, ScoringCase, steps
 
 ALIVE, LARGEST = 60e9, 8e9
 """Bytes that a step may have alive at once, and of its largest tensor: on a card of 80 GB, beside weights and graphs."""
@@ -33,8 +33,8 @@ ALIVE, LARGEST = 60e9, 8e9
 def shapes() -> Iterator[Any]:
     """All recipes; of those with rows, vocabularies and widths of the same size, all but one are left to `make test-all`."""
     seen = set[tuple[int, ...]]()
-    for name in names():
-        recipe = get(name)
+    for name in recipe_names():
+        recipe = get_recipe(name)
         key = (recipe["train.length"], recipe["tokens.vocab"], recipe["model.dim"])
         yield pytest.param(name, marks=[pytest.mark.exhaustive] if key in seen and name != "pr1855" else [])
         seen.add(key)
@@ -43,7 +43,7 @@ def shapes() -> Iterator[Any]:
 @pytest.mark.parametrize("name", list(shapes()))
 def test_a_recipe_starts_in_bounded_memory(name: str) -> None:
     """The probe of what parts touch, the choice of kernels, a batch of calibration, a batch of plain scoring."""
-    recipe = get(name)
+    recipe = get_recipe(name)
     for step in starting(recipe):
         check(step)
     for step in steps(recipe, recipe["tokens.vocab"]):
@@ -54,8 +54,8 @@ def test_a_recipe_starts_in_bounded_memory(name: str) -> None:
 def adapting() -> Iterator[str]:
     """Recipes whose last method adapts; those with the same model and method once."""
     seen = set[str]()
-    for name in names():
-        recipe = get(name)
+    for name in recipe_names():
+        recipe = get_recipe(name)
         key = str((recipe["model"].to_json(), recipe["score"][-1].to_json()))
         if recipe["score"][-1]().adapts and key not in seen:
             seen.add(key)
@@ -66,50 +66,50 @@ def adapting() -> Iterator[str]:
 @pytest.mark.parametrize("name", list(adapting()))
 def test_a_recipe_is_scored_in_bounded_memory(name: str) -> None:
     """All of its methods, and learning where they adapt, with as many rows as the recipe has."""
-    recipe = get(name)
+    recipe = get_recipe(name)
     for step in steps(recipe, recipe["tokens.vocab"]):
         check(step)
 
 
-def check(step: Step) -> None:
-    with LiveTensors() as live:
+def check(step: ScoringCase) -> None:
+    with MemoryTracker() as live:
         step.run()
     assert 0 < live.peak_bytes < ALIVE, f"{step.name}: {live.peak_bytes / 1e9:.1f} GB are alive at once"
     assert live.largest_bytes < LARGEST, f"{step.name}: {live.largest}"
 
 
-def starting(recipe: Spec[Recipe]) -> Iterator[Step]:
+def starting(recipe: Spec[Recipe]) -> Iterator[ScoringCase]:
     """What happens before training, and after it once."""
     settings: Train = recipe["train"]()
     rows, length = settings.micro_rows or settings.rows, settings.length
-    with full_shape():
-        place = Place(vocab=recipe["tokens.vocab"])
-        task = Task(recipe["model"](place), settings.objective(place._replace(dim=recipe["model.dim"])))
-        yield Step("probe", lambda: _probe(task, recipe, rows, length))
-        yield Step("choice of kernels", lambda: _choice(task, rows, length))
+    with fake_tensors():
+        place = BuildContext(vocab=recipe["tokens.vocab"])
+        task = LossModule(recipe["model"](place), settings.objective(place._replace(dim=recipe["model.dim"])))
+        yield ScoringCase("probe", lambda: _probe(task, recipe, rows, length))
+        yield ScoringCase("choice of kernels", lambda: _choice(task, rows, length))
         if recipe["calibrate"]:
-            yield Step("calibration", lambda: _calibration(task, length))
+            yield ScoringCase("calibration", lambda: _calibration(task, length))
 
 
-def _probe(task: Task, recipe: Spec[Recipe], rows: int, length: int) -> None:
+def _probe(task: LossModule, recipe: Spec[Recipe], rows: int, length: int) -> None:
     ids = torch.zeros(rows, length, dtype=torch.int64)
     with MIXED.autocast():
-        touched(task, recipe["model"], ids[:1], ids[:1])
+        measure_part_usage(task, recipe["model"], ids[:1], ids[:1])
 
 
-def _choice(task: Task, rows: int, length: int) -> None:
+def _choice(task: LossModule, rows: int, length: int) -> None:
     """Each kind of part that has a fast twin: the plain one in place of both on a slice, and the inputs of a timing."""
     ids = torch.zeros(rows, length, dtype=torch.int64)
-    found, trial = list(sites(task, compiled=False)), Trial(MIXED, compiled=False, backward=True)
-    calls = record(task, [site.probe for site in found], MIXED, [ids[:1, :PARITY_TOKENS]] * 2)
-    kinds = {(site.what, calls[site.probe].form): site for site in found if site.probe in calls}
+    found, trial = list(kernel_candidates(task, compiled=False)), KernelTrial(MIXED, compiled=False, backward=True)
+    calls = record_calls(task, [site.recorded for site in found], MIXED, [ids[:1, :PARITY_TOKENS]] * 2)
+    kinds = {(site.label, calls[site.recorded].signature): site for site in found if site.recorded in calls}
     for site in kinds.values():
-        call = calls[site.probe]
-        plain: Callable[..., Any] = Replay(site.plain)
-        trial.difference(plain, plain, site.plain, call)
-        trial.leaves(site.plain, call.enlarged(ids))
+        call = calls[site.recorded]
+        plain: Callable[..., Any] = ReplayModule(site.reference)
+        trial.max_relative_error(plain, plain, site.reference, call)
+        trial.clone_inputs(site.reference, call.tiled_to(ids))
 
 
-def _calibration(task: Task, length: int) -> None:
-    length = min(length, AS_TRAINED)
-    observe(task.model, [torch.zeros(PIECE // length, length, dtype=torch.int64)], autocast=MIXED.autocast)
+def _calibration(task: LossModule, length: int) -> None:
+    length = min(length, DEFAULT_MAX_LENGTH)
+    observe(task.model, [torch.zeros(TOKENS_PER_FORWARD // length, length, dtype=torch.int64)], autocast=MIXED.autocast)

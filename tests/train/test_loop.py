@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from bitgolf.errors import Interrupted
-from bitgolf.runtime.distributed import World
+from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.train import checkpoint, loop
-from bitgolf.train.checkpoint_manager import Result
+from bitgolf.train.checkpoint_manager import TrainResult
 from bitgolf.train.loop import train
 from helpers.toy_training import (
     STEPS,
@@ -25,44 +25,44 @@ from helpers.toy_training import (
     logger,
     make_trainer,
     newest,
+    no_report,
     same,
     short_recipe,
-    silent,
 )
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], State, Result]:
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], State, TrainResult]:
     """Losses, final state and result of a run that nothing interrupts."""
     losses: list[float] = []
     trainer = make_trainer(data, short_recipe())
     result = train(trainer, tmp_path_factory.mktemp("whole"), logger(losses), resume=False)
-    return losses, trainer.snapshot(), result
+    return losses, trainer.clone_state(), result
 
 
 @pytest.mark.parametrize("when", range(STEPS))
 def test_a_crash_at_any_step_changes_nothing(
-    tmp_path: Path, data: Path, clock: FakeTime, whole: tuple[list[float], State, Result], when: int
+    tmp_path: Path, data: Path, clock: FakeTime, whole: tuple[list[float], State, TrainResult], when: int
 ) -> None:
     """Checkpoints are at each second step, so half of the crashes lose a step, which is then done again."""
-    clocked = lambda number: (at(when, crash)(number), clock.pass_by(1.0))  # noqa: E731
+    clocked = lambda number: (at(when, crash)(number), clock.advance(1.0))  # noqa: E731
     with pytest.raises(RuntimeError, match="on fire"):
-        train(before_step(make_trainer(data, short_recipe(every=2.0)), clocked), tmp_path, silent, resume=False)
+        train(before_step(make_trainer(data, short_recipe(every=2.0)), clocked), tmp_path, no_report, resume=False)
     done = when // 2 * 2
     assert (newest(tmp_path).step if done else 0) == done
     losses: list[float] = []
     trainer = make_trainer(data, short_recipe(every=2.0), seed=0)
     result = train(trainer, tmp_path, logger(losses), resume=True)
-    assert losses == whole[0][done:] and same(trainer.state(), whole[1])
+    assert losses == whole[0][done:] and same(trainer.state_dict(), whole[1])
     assert result.steps == newest(tmp_path).step == STEPS and result.loss == whole[2].loss
 
 
 @pytest.mark.parametrize("when", [0, 3, STEPS - 1])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_leaves_a_checkpoint_and_changes_nothing(
-    tmp_path: Path, data: Path, whole: tuple[list[float], State, Result], number: signal.Signals, when: int
+    tmp_path: Path, data: Path, whole: tuple[list[float], State, TrainResult], number: signal.Signals, when: int
 ) -> None:
     handlers = [signal.getsignal(s) for s in SIGNALS]
     losses: list[float] = []
@@ -73,12 +73,16 @@ def test_a_signal_leaves_a_checkpoint_and_changes_nothing(
     assert newest(tmp_path).step == len(losses) == when + 1
     trainer = make_trainer(data, short_recipe())
     train(trainer, tmp_path, logger(losses), resume=True)
-    assert losses == whole[0] and same(trainer.state(), whole[1])
+    assert losses == whole[0] and same(trainer.state_dict(), whole[1])
 
 
 @pytest.mark.parametrize("when", [1, 5, STEPS])
 def test_a_signal_during_a_save_is_answered_after_it(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[list[float], State, Result], when: int
+    tmp_path: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: tuple[list[float], State, TrainResult],
+    when: int,
 ) -> None:
     """In the final save too: the stages that follow would not hear it."""
     save = checkpoint.save
@@ -90,30 +94,30 @@ def test_a_signal_during_a_save_is_answered_after_it(
 
     monkeypatch.setattr(checkpoint, "save", interrupted)
     with pytest.raises(Interrupted):
-        train(make_trainer(data, short_recipe(every=0.0)), tmp_path, silent, resume=False)
+        train(make_trainer(data, short_recipe(every=0.0)), tmp_path, no_report, resume=False)
     monkeypatch.undo()
     assert newest(tmp_path).step in (when, when + 1)
     trainer = make_trainer(data, short_recipe())
-    train(trainer, tmp_path, silent, resume=True)
-    assert same(trainer.state(), whole[1])
+    train(trainer, tmp_path, no_report, resume=True)
+    assert same(trainer.state_dict(), whole[1])
 
 
 def test_a_signal_before_the_first_step_saves_nothing(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "broadcast", lambda values, world: [values[0], True])
+    monkeypatch.setattr(loop, "broadcast_list", lambda values, distributed: [values[0], True])
     with pytest.raises(Interrupted, match="after step 0"):
-        train(before_step(make_trainer(data), lambda number: crash()), tmp_path, silent, resume=False)
+        train(before_step(make_trainer(data), lambda number: crash()), tmp_path, no_report, resume=False)
     assert not list(tmp_path.iterdir())
 
 
 def test_outside_the_main_thread_signals_are_left_alone(tmp_path: Path, data: Path) -> None:
-    results: list[Result] = []
+    results: list[TrainResult] = []
     handlers = [signal.getsignal(s) for s in SIGNALS]
 
     def work() -> None:
         check = lambda number: handlers == [signal.getsignal(s) for s in SIGNALS] or crash()  # noqa: E731
-        results.append(train(before_step(make_trainer(data), check), tmp_path, silent, resume=False))
+        results.append(train(before_step(make_trainer(data), check), tmp_path, no_report, resume=False))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -122,24 +126,29 @@ def test_outside_the_main_thread_signals_are_left_alone(tmp_path: Path, data: Pa
 
 
 def test_a_complete_run_does_no_step(tmp_path: Path, data: Path) -> None:
-    first = train(make_trainer(data), tmp_path, silent, resume=False)
+    first = train(make_trainer(data), tmp_path, no_report, resume=False)
     before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.iterdir()}
     trainer = before_step(make_trainer(data, seed=5), lambda number: crash())
-    again = train(trainer, tmp_path, silent, resume=True)
+    again = train(trainer, tmp_path, no_report, resume=True)
     assert again == first and json.loads(json.dumps(again)) == list(first)
     assert before == {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in tmp_path.iterdir()}
-    assert same(trainer.state(), newest(tmp_path).tensors)
+    assert same(trainer.state_dict(), newest(tmp_path).tensors)
 
 
 def test_without_resume_it_starts_again(tmp_path: Path, data: Path) -> None:
-    train(make_trainer(data, short_recipe(steps=3)), tmp_path, silent, resume=False)
+    train(make_trainer(data, short_recipe(steps=3)), tmp_path, no_report, resume=False)
     losses: list[float] = []
     train(make_trainer(data, short_recipe(steps=2)), tmp_path, logger(losses), resume=False)
     assert len(losses) == newest(tmp_path).step == 2
 
 
 def test_only_the_first_process_writes(tmp_path: Path, data: Path) -> None:
-    train(make_trainer(data, short_recipe(every=0.0), world=World(rank=1)), tmp_path, silent, resume=False)
+    train(
+        make_trainer(data, short_recipe(every=0.0), distributed=DistributedContext(rank=1)),
+        tmp_path,
+        no_report,
+        resume=False,
+    )
     assert not list(tmp_path.iterdir())
 
 

@@ -16,9 +16,9 @@ import pytest
 from bitgolf.config.spec import Spec
 from bitgolf.errors import Interrupted
 from bitgolf.files import read_json
-from bitgolf.pipeline.training import TrainingJob, train_run, train_worker
+from bitgolf.pipeline.training import TrainingJob, train_rank, train_worker
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.log import Journal
+from bitgolf.report.log import RunLog
 from bitgolf.runtime.job_files import read_result, write_job
 from bitgolf.train.checkpoint import load_latest
 from helpers.toy import toy_recipe
@@ -43,7 +43,7 @@ def steps(run: Path) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] == "step"]
 
 
-class Stopping(Journal):
+class Stopping(RunLog):
     """Stops the run, by a signal, when it hears of a step."""
 
     last = STEPS
@@ -56,11 +56,11 @@ class Stopping(Journal):
 
 def one_process(run: Path, data: Path, recipe: Spec[Recipe], *, last: int, resume: bool = False) -> list[float]:
     """Losses of the steps up to `last`, in this process."""
-    journal = Stopping(run, quiet=True)
-    journal.last = last
+    log = Stopping(run, quiet=True)
+    log.last = last
     with pytest.raises(Interrupted):
-        train_run(TrainingJob(recipe=recipe, data=data, folder=run, resume=resume), journal)
-    journal.close()
+        train_rank(TrainingJob(recipe=recipe, data=data, folder=run, resume=resume), log)
+    log.close()
     return [e["loss"] for e in steps(run)]
 
 

@@ -10,59 +10,59 @@ import torch
 from bitgolf.config.edits import append
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
-from bitgolf.model.interfaces import View
-from bitgolf.model.qat import FakeQuant, NoisyQuant, SoftRound
-from bitgolf.model.qat_lowbit import Float8, Normed, NormedOutput, Ternary
+from bitgolf.model.interfaces import WeightTransform
+from bitgolf.model.qat import FakeQuant, QuantNoise, SoftRoundQuant
+from bitgolf.model.qat_lowbit import AttentionOutputNorm, FakeFloat8, FakeTernary, NormedActivation
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.runtime.progress import Now
-from bitgolf.train.graphs import warm_up
+from bitgolf.runtime.progress import TrainingProgress
+from bitgolf.train.graphs import warm_up_graphs
 from bitgolf.train.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same
 
-KINDS: list[Spec[View]] = [
+KINDS: list[Spec[WeightTransform]] = [
     part(FakeQuant, codec=part(IntRows, clip=part(MaxClip))),
-    part(NoisyQuant, codec=part(IntRows, bits=8, clip=part(MaxClip))),
-    part(SoftRound, codec=part(IntRows, clip=part(MaxClip))),
+    part(QuantNoise, codec=part(IntRows, bits=8, clip=part(MaxClip))),
+    part(SoftRoundQuant, codec=part(IntRows, clip=part(MaxClip))),
 ]
 
 
-def trainer(data: Path, *views: Spec[View]) -> Trainer:
+def trainer(data: Path, *views: Spec[WeightTransform]) -> Trainer:
     recipe = toy_recipe(steps=8)
     for view in views:
-        recipe = recipe.edit("model.block.mlp.linear", append(view=view))
+        recipe = recipe.edit("model.block.mlp.linear", append(weight_transforms=view))
     made = make_trainer(data, recipe)
     torch._dynamo.reset()
-    graph = torch.compile(made.task, fullgraph=True, dynamic=False, backend="eager")
+    graph = torch.compile(made.loss_module, fullgraph=True, dynamic=False, backend="eager")
     made.plan = made.plan._replace(compute_loss=graph)
     return made
 
 
 def run(trainer: Trainer, first: int, last: int) -> list[float]:
-    return [float(trainer.step(step, Now(step, 8, 0.0, 0.0))) for step in range(first, last)]
+    return [float(trainer.step(step, TrainingProgress(step, 8, 0.0, 0.0))) for step in range(first, last)]
 
 
 @pytest.mark.parametrize("node", KINDS, ids=repr)
-def test_late_in_a_compiled_run_it_switches_on(data: Path, node: Spec[View]) -> None:
-    plain, late = run(trainer(data), 0, 8), run(trainer(data, node.but(since=0.5)), 0, 8)
+def test_late_in_a_compiled_run_it_switches_on(data: Path, node: Spec[WeightTransform]) -> None:
+    plain, late = run(trainer(data), 0, 8), run(trainer(data, node.replace(since=0.5)), 0, 8)
     assert plain[:4] == late[:4] and plain[4] != late[4]
 
 
 def test_warming_up_leaves_no_trace(data: Path) -> None:
-    cold = trainer(data, part(SoftRound, codec=part(IntRows, clip=part(MaxClip)), since=0.5))
-    start, losses = cold.snapshot(), run(cold, 0, 8)
-    warm = trainer(data, part(SoftRound, codec=part(IntRows, clip=part(MaxClip)), since=0.5))
-    warm_up(warm, 1)
-    assert same(warm.state(), start) and run(warm, 0, 8) == losses
+    cold = trainer(data, part(SoftRoundQuant, codec=part(IntRows, clip=part(MaxClip)), since=0.5))
+    start, losses = cold.clone_state(), run(cold, 0, 8)
+    warm = trainer(data, part(SoftRoundQuant, codec=part(IntRows, clip=part(MaxClip)), since=0.5))
+    warm_up_graphs(warm, 1)
+    assert same(warm.state_dict(), start) and run(warm, 0, 8) == losses
 
 
 def test_a_ternary_model_trains(data: Path) -> None:
     """With 8-bit embeddings and normed inputs of its output projections, as #640 has them."""
     recipe = toy_recipe(steps=20)
     for place in ("model.block.mixer.linear", "model.block.mlp.linear"):
-        recipe = recipe.edit(place, append(view=part(Ternary)))
-    recipe = recipe.edit("model.embed", append(view=part(Float8)))
-    recipe = recipe.edit("model.block.mixer", append(after=part(NormedOutput)))
-    trainer = make_trainer(data, recipe.set("model.block.mlp.act", part(Normed)), noisy=False)
-    losses = [float(trainer.step(step, Now(step, 20, 0.0, 0.0))) for step in range(20)]
+        recipe = recipe.edit(place, append(weight_transforms=part(FakeTernary)))
+    recipe = recipe.edit("model.embed", append(weight_transforms=part(FakeFloat8)))
+    recipe = recipe.edit("model.block.mixer", append(post_attention=part(AttentionOutputNorm)))
+    trainer = make_trainer(data, recipe.set("model.block.mlp.act", part(NormedActivation)), noisy=False)
+    losses = [float(trainer.step(step, TrainingProgress(step, 20, 0.0, 0.0))) for step in range(20)]
     assert losses[-1] < losses[0] - 0.5

@@ -19,10 +19,10 @@ from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import NorMuon, RowNorm
 from bitgolf.optim.optimizer import Optimizer
 from bitgolf.optim.orthogonalize import NewtonSchulz
-from bitgolf.runtime.distributed import ALONE, World
-from bitgolf.runtime.progress import Now
-from bitgolf.train.graphs import warm_up
-from helpers.process_groups import as_program, fork
+from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from bitgolf.runtime.progress import TrainingProgress
+from bitgolf.train.graphs import warm_up_graphs
+from helpers.process_groups import run_as_script, run_in_processes
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same
 
@@ -43,9 +43,15 @@ Type = Literal["float32", "bfloat16"]
 
 def rules(precision: Type, shard: Literal["auto", "off"], reduce: Type) -> tuple[Spec[Rule], ...]:
     orth = part(NewtonSchulz, precision=precision)
-    muon = part(Muon, weight_decay=0.1, before=(part(RowNorm),), after=(part(NorMuon),), orthogonalize=orth)
+    muon = part(
+        Muon,
+        weight_decay=0.1,
+        pre_orthogonalize=(part(RowNorm),),
+        post_orthogonalize=(part(NorMuon),),
+        orthogonalize=orth,
+    )
     return (
-        part(Rule, where="matrix", use=muon.but(shard=shard, reduce=reduce, cautious=True)),
+        part(Rule, where="matrix", use=muon.replace(shard=shard, reduce_dtype=reduce, cautious_weight_decay=True)),
         part(Rule, where="scale", use=part(Adam, lr=0.05)),
         part(Rule, where="idle", use=part(Frozen)),
     )
@@ -56,7 +62,7 @@ class Run:
 
     def __init__(
         self,
-        world: World,
+        distributed: DistributedContext,
         *,
         precision: Type = "float32",
         shard: Literal["auto", "off"] = "auto",
@@ -65,37 +71,37 @@ class Run:
     ) -> None:
         generator = torch.Generator().manual_seed(0)
         self.params = {path: nn.Parameter(torch.randn(s, generator=generator)) for path, s in SHAPES.items()}
-        self.optimizer = Optimizer(self.params, ROLES, rules(precision, shard, reduce), world)
-        self.world, self.clip, self.norms = world, clip, list[Tensor]()
+        self.optimizer = Optimizer(self.params, ROLES, rules(precision, shard, reduce), distributed)
+        self.distributed, self.clip, self.norms = distributed, clip, list[Tensor]()
 
     def steps(self, first: int, last: int) -> Run:
-        share = BATCH // self.world.size
+        share = BATCH // self.distributed.world_size
         for step in range(first, last):
             for i, (path, p) in enumerate(self.params.items()):
                 generator = torch.Generator().manual_seed(100 * step + i)
                 samples = torch.randn((BATCH, *p.shape), generator=generator) * 3.0**i
-                mine = samples[self.world.rank * share : (self.world.rank + 1) * share].mean(0)
+                mine = samples[self.distributed.rank * share : (self.distributed.rank + 1) * share].mean(0)
                 p.grad = None if path == "idle" else mine
-            self.optimizer.reduce()
-            self.norms.append(self.optimizer.clip(self.clip))
-            self.optimizer.step(Now(step, STEPS, 0.0, 0.0), 1 - step / STEPS)
+            self.optimizer.reduce_gradients()
+            self.norms.append(self.optimizer.clip_grad_norm(self.clip))
+            self.optimizer.step(TrainingProgress(step, STEPS, 0.0, 0.0), 1 - step / STEPS)
             self.optimizer.zero_grad()
         return self
 
     def result(self) -> dict[str, Tensor]:
         params = {f"params/{path}": p.detach().clone() for path, p in self.params.items()}
-        state = {f"state/{name}": t.contiguous().clone() for name, t in self.optimizer.state().items()}
+        state = {f"state/{name}": t.contiguous().clone() for name, t in self.optimizer.state_dict().items()}
         return {**params, **state, "norms": torch.stack(self.norms)}
 
 
-def resumed(world: World, at_half: dict[str, Tensor]) -> Run:
+def resumed(distributed: DistributedContext, at_half: dict[str, Tensor]) -> Run:
     """A new run that goes on from another's result after half of the steps."""
-    run = Run(world)
+    run = Run(distributed)
     with torch.no_grad():
         for path, p in run.params.items():
             p.copy_(at_half[f"params/{path}"])
     state = {name.removeprefix("state/"): t for name, t in at_half.items() if name.startswith("state/")}
-    run.optimizer.load_state(state)
+    run.optimizer.load_state_dict(state)
     return run.steps(HALF, STEPS)
 
 
@@ -108,31 +114,31 @@ def momenta(run: Run) -> int:
 # ---- the processes -----------------------------------------------------------------------------------------------
 
 
-def work(world: World, out: Path, data: Path) -> None:
-    half = Run(world).steps(0, HALF)
+def work(distributed: DistributedContext, out: Path, data: Path) -> None:
+    half = Run(distributed).steps(0, HALF)
     at_half = half.result()
     results = {
         "half": at_half,
         "whole": half.steps(HALF, STEPS).result(),
-        "resumed": resumed(world, at_half).result(),
-        "rough": Run(world, precision="bfloat16").steps(0, STEPS).result(),
-        "replicated": Run(world, shard="off").steps(0, STEPS).result(),
-        "half sums": Run(world, reduce="bfloat16").steps(0, STEPS).result(),
+        "resumed": resumed(distributed, at_half).result(),
+        "rough": Run(distributed, precision="bfloat16").steps(0, STEPS).result(),
+        "replicated": Run(distributed, shard="off").steps(0, STEPS).result(),
+        "half sums": Run(distributed, reduce="bfloat16").steps(0, STEPS).result(),
         "counts": {"momentum": torch.tensor(momenta(half))},
     }
-    if world.size == 2:
-        results["warm"] = {"up": torch.tensor(warm_up_changes_nothing(world, data))}
+    if distributed.world_size == 2:
+        results["warm"] = {"up": torch.tensor(warm_up_changes_nothing(distributed, data))}
     for name, result in results.items():
-        save_file(result, out / f"{name}.{world.size}.{world.rank}")
+        save_file(result, out / f"{name}.{distributed.world_size}.{distributed.rank}")
 
 
-def warm_up_changes_nothing(world: World, data: Path) -> bool:
+def warm_up_changes_nothing(distributed: DistributedContext, data: Path) -> bool:
     """Weights and gathered state are as before, and the momentum of each process was cleared."""
-    trainer = make_trainer(data, toy_recipe(steps=8), world=world)
-    before, first = trainer.snapshot(), trainer.optimizer.sharded[0].states[0]["momentum"][0]
-    warm_up(trainer, 2)
-    clear = same(trainer.state(), before) and not first.any()
-    trainer.step(0, Now(0, 8, 0.0, 0.0))
+    trainer = make_trainer(data, toy_recipe(steps=8), distributed=distributed)
+    before, first = trainer.clone_state(), trainer.optimizer.sharded[0].states[0]["momentum"][0]
+    warm_up_graphs(trainer, 2)
+    clear = same(trainer.state_dict(), before) and not first.any()
+    trainer.step(0, TrainingProgress(0, 8, 0.0, 0.0))
     return clear and bool(first.any())
 
 
@@ -143,14 +149,14 @@ Results = dict[str, dict[str, Tensor]]
 def results(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Results:
     """What every process of every world ended with, by `name.size.rank`."""
     out = tmp_path_factory.mktemp("sharded")
-    as_program(__file__, out, data)
+    run_as_script(__file__, out, data)
     return {path.name: load_file(path) for path in out.iterdir() if not path.name.endswith("store")}
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Tensor]:
     """One process with the whole batch, which takes the ordinary path."""
-    run = Run(ALONE).steps(0, STEPS)
+    run = Run(SINGLE_PROCESS).steps(0, STEPS)
     assert not run.optimizer.sharded
     return run.result()
 
@@ -163,7 +169,7 @@ WORLDS = [pytest.param(size, id=f"{size} processes") for size in (2, 4)]
 @pytest.mark.parametrize("size", WORLDS)
 def test_many_processes_make_the_step_of_one(results: Results, alone: dict[str, Tensor], size: int) -> None:
     """Weights, and the whole of the state by the same names: a checkpoint of one world equals that of another."""
-    start = Run(ALONE)
+    start = Run(SINGLE_PROCESS)
     for rank in range(size):
         got = results[f"whole.{size}.{rank}"]
         assert {k: t.shape for k, t in got.items()} == {k: t.shape for k, t in alone.items()}
@@ -183,7 +189,7 @@ def test_all_processes_have_the_same_bits(results: Results, size: int) -> None:
 
 @pytest.mark.parametrize("size", WORLDS)
 def test_orthogonalization_in_bfloat16_agrees_too(results: Results, alone: dict[str, Tensor], size: int) -> None:
-    want = Run(ALONE, precision="bfloat16").steps(0, STEPS).result()
+    want = Run(SINGLE_PROCESS, precision="bfloat16").steps(0, STEPS).result()
     got = results[f"rough.{size}.0"]
     moved = [name for name in want if name.startswith("params/") and name not in ("params/scale", "params/idle")]
     for name in moved:
@@ -226,7 +232,7 @@ def test_a_checkpoint_goes_on_in_its_own_world(results: Results, size: int) -> N
 
 @pytest.mark.parametrize("size", WORLDS)
 def test_a_checkpoint_goes_on_in_one_process(results: Results, alone: dict[str, Tensor], size: int) -> None:
-    got = resumed(ALONE, results[f"half.{size}.{size - 1}"]).result()
+    got = resumed(SINGLE_PROCESS, results[f"half.{size}.{size - 1}"]).result()
     for name, want in alone.items():
         if name != "norms":
             torch.testing.assert_close(got[name], want, atol=1e-6, rtol=1e-5)
@@ -235,7 +241,7 @@ def test_a_checkpoint_goes_on_in_one_process(results: Results, alone: dict[str, 
 @pytest.mark.parametrize("size", WORLDS)
 def test_the_norm_that_clips_is_that_of_the_whole_gradient(results: Results, size: int) -> None:
     """Not of a share, and not of one process's own gradient, which is longer (the published order, T13)."""
-    want = Run(ALONE, clip=1e9).steps(0, STEPS).norms
+    want = Run(SINGLE_PROCESS, clip=1e9).steps(0, STEPS).norms
     torch.testing.assert_close(results[f"whole.{size}.0"]["norms"], torch.stack(want), rtol=1e-5, atol=0)
     assert results[f"whole.{size}.0"]["norms"].min() > 1  # it did clip
 
@@ -247,4 +253,4 @@ def test_warm_up_clears_the_shards(results: Results) -> None:
 
 if __name__ == "__main__":
     into, text = map(Path, sys.argv[1:3])
-    sys.exit(fork(lambda world: work(world, into, text), into))
+    sys.exit(run_in_processes(lambda distributed: work(distributed, into, text), into))

@@ -10,21 +10,25 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bitgolf.average.ema import Ema
+from bitgolf.average.ema import EMA
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import part
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import NorMuon, RowNorm
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.train import loss_reporter
-from bitgolf.train.loss_reporter import Diverged, Losses
+from bitgolf.train.loss_reporter import Diverged, LossReporter
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer
 
 RULES = (
-    part(Rule, where="matrix", use=part(Muon, weight_decay=0.1, before=(part(RowNorm),), after=(part(NorMuon),))),
-    part(Rule, where="*", use=part(Adam, lr=0.01, weight_decay=0.1, cautious=True)),
+    part(
+        Rule,
+        where="matrix",
+        use=part(Muon, weight_decay=0.1, pre_orthogonalize=(part(RowNorm),), post_orthogonalize=(part(NorMuon),)),
+    ),
+    part(Rule, where="*", use=part(Adam, lr=0.01, weight_decay=0.1, cautious_weight_decay=True)),
 )
 
 
@@ -48,11 +52,11 @@ def test_reads_are_counted() -> None:
 
 def test_a_step_reads_nothing_back(data: Path) -> None:
     """Not the loss, nor the clipped norm, nor Adam's count, nor the average's; with micro batches, decay and caution."""
-    recipe = toy_recipe(steps=8).set("train.micro_rows", 2).set("train.clip", 0.3).set("train.optim", RULES)
-    trainer = make_trainer(data, recipe.set("average", part(Ema, decay=0.9)))
-    trainer.step(0, Now(0, 8, 0.0, 0.0))
+    recipe = toy_recipe(steps=8).set("train.micro_rows", 2).set("train.grad_clip", 0.3).set("train.optim", RULES)
+    trainer = make_trainer(data, recipe.set("average", part(EMA, decay=0.9)))
+    trainer.step(0, TrainingProgress(0, 8, 0.0, 0.0))
     with Reads() as reads:
-        trainer.step(1, Now(1, 8, 0.0, 0.0))
+        trainer.step(1, TrainingProgress(1, 8, 0.0, 0.0))
     assert reads.count == 0
 
 
@@ -75,17 +79,17 @@ class FakeScalar:
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(loss_reporter, "Scalar", FakeScalar)
+    monkeypatch.setattr(loss_reporter, "AsyncScalar", FakeScalar)
     monkeypatch.setattr(FakeScalar, "events", [])
     return FakeScalar.events
 
 
-def late_losses(data: Path, reports: list[tuple[int, float]], every: int) -> Losses:
+def late_losses(data: Path, reports: list[tuple[int, float]], every: int) -> LossReporter:
     def report(kind: str, **fields: Any) -> None:
         reports.append((fields["step"], fields["loss"]))
 
-    losses = Losses(make_trainer(data), report, lambda: 1.0, every=every)
-    losses.late = 1  # as on a GPU
+    losses = LossReporter(make_trainer(data), report, lambda: 1.0, every=every)
+    losses.lag = 1  # as on a GPU
     return losses
 
 
@@ -93,7 +97,7 @@ def test_a_gpu_loss_is_read_when_the_next_step_was_launched(data: Path, events: 
     reports: list[tuple[int, float]] = []
     losses = late_losses(data, reports, every=2)
     for step in range(1, 5):
-        losses.add(step, 10 * step, torch.tensor(float(step)))
+        losses.record(step, 10 * step, torch.tensor(float(step)))
     assert events == ["launched 1", "launched 2", "read 1", "launched 3", "read 2", "launched 4", "read 3"]
     assert reports == [(1, 1.0), (2, 2.0)]
     losses.flush()
@@ -104,13 +108,15 @@ def test_a_gpu_loss_is_read_when_the_next_step_was_launched(data: Path, events: 
 
 def test_a_late_loss_that_is_not_finite_is_still_noticed(data: Path, events: list[str]) -> None:
     losses = late_losses(data, [], every=1)
-    losses.add(1, 10, torch.tensor(float("nan")))
+    losses.record(1, 10, torch.tensor(float("nan")))
     with pytest.raises(Diverged, match="the loss is nan at step 1"):
-        losses.add(2, 20, torch.tensor(1.0))
+        losses.record(2, 20, torch.tensor(1.0))
 
 
 def test_a_cpu_reports_each_loss_at_once(data: Path) -> None:
     reports: list[int] = []
-    losses = Losses(make_trainer(data), lambda kind, **fields: reports.append(fields["step"]), lambda: 1.0, every=1)
-    losses.add(1, 10, torch.tensor(1.0))
+    losses = LossReporter(
+        make_trainer(data), lambda kind, **fields: reports.append(fields["step"]), lambda: 1.0, every=1
+    )
+    losses.record(1, 10, torch.tensor(1.0))
     assert reports == [1]

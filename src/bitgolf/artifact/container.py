@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bitgolf.errors import BitgolfError, DamagedError, FormatVersionError
+from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError
 from bitgolf.files import write_bytes
 from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.streams import Section
@@ -26,7 +26,7 @@ from bitgolf.pack.streams import Section
 MAGIC = b"BGLF"
 VERSION = 2
 """The format. A change that an older reader would misread raises it (docs/design.md, section 3)."""
-FRAME = struct.Struct("<4sHII")
+PREAMBLE = struct.Struct("<4sHII")
 CONTAINER_OVERHEAD_BYTES = 1200  # about what the frame, the recipe and the table of sections take, for forecasts
 MAX_HEADER = 1 << 20  # bytes, compressed or not
 MAX_RAW = 1 << 30  # bytes, of the file and of all sections together once decoded
@@ -47,12 +47,12 @@ class Artifact:
     @property
     def bytes(self) -> int:
         """The size of the file."""
-        return FRAME.size + self.header_bytes + sum(len(s.data) for s in self.sections.values())
+        return PREAMBLE.size + self.header_bytes + sum(len(s.data) for s in self.sections.values())
 
 
-class _Row(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class _SectionRecord(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     name: Name
-    codec: Name
+    coder: Name
     bytes: Size
     raw_bytes: Size
     elements: Size
@@ -62,7 +62,7 @@ class _Row(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
     recipe: dict[str, Any]
     meta: dict[str, str | int | float | bool | None]
-    sections: list[_Row]
+    sections: list[_SectionRecord]
 
 
 def write_artifact(
@@ -81,29 +81,29 @@ def artifact_bytes(*, recipe: Mapping[str, Any], meta: Mapping[str, Any], sectio
     Raises `BitgolfError` for what could not be read back: values that JSON does not have, repeated names, sizes
     beyond the limits.
     """
-    rows = [_Row(s.name, s.codec, len(s.data), s.raw_bytes, s.elements, zlib.crc32(s.data)) for s in sections]
+    rows = [_SectionRecord(s.name, s.codec, len(s.data), s.raw_bytes, s.elements, zlib.crc32(s.data)) for s in sections]
     try:
         packed = Brotli(shuffle=False).compress(_dump(_Header(dict(recipe), dict(meta), rows)))
-        frame = FRAME.pack(MAGIC, VERSION, len(packed), zlib.crc32(packed))
+        frame = PREAMBLE.pack(MAGIC, VERSION, len(packed), zlib.crc32(packed))
         data = b"".join([frame, packed, *(s.data for s in sections)])
         artifact = _read(data, MAX_RAW)  # so that the writer keeps every limit of the reader
-    except (DamagedError, TypeError, ValueError, RecursionError) as error:
-        raise BitgolfError(f"cannot be written: {error}", place="artifact") from error
+    except (CorruptFileError, TypeError, ValueError, RecursionError) as error:
+        raise BitgolfError(f"cannot be written: {error}", where="artifact") from error
     if (artifact.recipe, artifact.meta) != (recipe, meta):
-        raise BitgolfError("recipe or meta is not JSON (a NaN, a tuple, a key that is not text)", place="artifact")
+        raise BitgolfError("recipe or meta is not JSON (a NaN, a tuple, a key that is not text)", where="artifact")
     return data
 
 
 def read_artifact(source: Path | bytes, *, limit: int = MAX_RAW) -> Artifact:
     """The artifact in a file (or in its bytes), all checksums verified, nothing decoded yet.
 
-    `limit` bounds the file and the sum of all sections once decoded. Anything amiss is one `DamagedError`.
+    `limit` bounds the file and the sum of all sections once decoded. Anything amiss is one `CorruptFileError`.
     """
     place = "artifact" if isinstance(source, bytes) else str(source)
     try:
         return _read(source if isinstance(source, bytes) else _file(source, limit), limit)
-    except DamagedError as error:
-        error.place, error.mend = place, error.mend or "get the file again, or pack it again"
+    except CorruptFileError as error:
+        error.where, error.hint = place, error.hint or "get the file again, or pack it again"
         raise
 
 
@@ -112,42 +112,42 @@ def _file(path: Path, limit: int) -> bytes:
         with path.open("rb") as handle:
             return handle.read(limit + 1)
     except OSError as error:
-        raise DamagedError(f"cannot be read ({error.strerror})") from error
+        raise CorruptFileError(f"cannot be read ({error.strerror})") from error
 
 
 def _read(data: bytes, limit: int) -> Artifact:
     if len(data) > limit:
-        raise DamagedError(f"larger than the limit of {limit} bytes")
-    if len(data) < FRAME.size:
-        raise DamagedError("too short to be an artifact")
-    magic, version, length, checksum = FRAME.unpack_from(data)
+        raise CorruptFileError(f"larger than the limit of {limit} bytes")
+    if len(data) < PREAMBLE.size:
+        raise CorruptFileError("too short to be an artifact")
+    magic, version, length, checksum = PREAMBLE.unpack_from(data)
     if magic != MAGIC:
-        raise DamagedError("not a Bitgolf artifact")
+        raise CorruptFileError("not a Bitgolf artifact")
     if version != VERSION:
         raise FormatVersionError("the artifact", found=version, supported=VERSION)
-    if length > min(MAX_HEADER, len(data) - FRAME.size):
-        raise DamagedError("the header is truncated or too large")
-    packed = data[FRAME.size : FRAME.size + length]
+    if length > min(MAX_HEADER, len(data) - PREAMBLE.size):
+        raise CorruptFileError("the header is truncated or too large")
+    packed = data[PREAMBLE.size : PREAMBLE.size + length]
     if zlib.crc32(packed) != checksum:
-        raise DamagedError("the header's checksum does not match")
-    header = _parse(Brotli().expand(packed, MAX_HEADER))
+        raise CorruptFileError("the header's checksum does not match")
+    header = _parse(Brotli().decompress(packed, MAX_HEADER))
     if sum(row.raw_bytes for row in header.sections) > limit:
-        raise DamagedError(f"the sections would take more than {limit} bytes")
-    sections = {s.name: s for s in _sections(data, FRAME.size + length, header.sections)}
+        raise CorruptFileError(f"the sections would take more than {limit} bytes")
+    sections = {s.name: s for s in _sections(data, PREAMBLE.size + length, header.sections)}
     return Artifact(header.recipe, header.meta, sections, length)
 
 
-def _sections(data: bytes, at: int, rows: list[_Row]) -> Iterator[Section]:
-    if at + sum(row.bytes for row in rows) != len(data):
-        raise DamagedError(
+def _sections(data: bytes, offset: int, rows: list[_SectionRecord]) -> Iterator[Section]:
+    if offset + sum(row.bytes for row in rows) != len(data):
+        raise CorruptFileError(
             "the file's size is not that of its header and sections: truncated, or followed by other bytes"
         )
     for row in rows:
-        content = data[at : at + row.bytes]
+        content = data[offset : offset + row.bytes]
         if zlib.crc32(content) != row.crc32:
-            raise DamagedError(f"the checksum of section {row.name} does not match")
-        yield Section(row.name, row.codec, content, row.raw_bytes, row.elements)
-        at += row.bytes
+            raise CorruptFileError(f"the checksum of section {row.name} does not match")
+        yield Section(row.name, row.coder, content, row.raw_bytes, row.elements)
+        offset += row.bytes
 
 
 # ---- the header ----------------------------------------------------------------------------------------------------
@@ -163,17 +163,19 @@ def _parse(text: bytes) -> _Header:
         header = msgspec.json.decode(text, type=_Header)
         canonical = _dump(header) == text
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"the header is not what this program writes ({error})") from error
+        raise CorruptFileError(f"the header is not what this program writes ({error})") from error
     if not canonical:
-        raise DamagedError("the header is not canonical JSON")
+        raise CorruptFileError("the header is not canonical JSON")
     _check_rows(header.sections)
     return header
 
 
-def _check_rows(rows: list[_Row]) -> None:
+def _check_rows(rows: list[_SectionRecord]) -> None:
     names = [row.name for row in rows]
     if len(set(names)) != len(names):
-        raise DamagedError("two sections have the same name")
+        raise CorruptFileError("two sections have the same name")
     for row in rows:
         if row.raw_bytes not in {row.elements * size for size in (1, 2, 4, 8)}:
-            raise DamagedError(f"section {row.name} contradicts itself: {row.elements} elements, {row.raw_bytes} bytes")
+            raise CorruptFileError(
+                f"section {row.name} contradicts itself: {row.elements} elements, {row.raw_bytes} bytes"
+            )

@@ -5,40 +5,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitgolf.average.average import Average, State, check_every, counter, floats, merge
+from bitgolf.average.average import Average, AverageState, check_interval, float_tensors, new_counter, restore_dtypes
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 
 
 @register
-class Ema(Average):
+class EMA(Average):
     """mean <- d mean + (1 - d) weights, with d = `decay` at each step: a horizon of about 1 / (1 - d) steps.
 
     `every` only saves time: with k, each k-th step counts with d^k, and the horizon in steps stays.
     The mean starts at the initial weights (as the public recipes do), which a short run never quite forgets: after n
-    steps they still weigh d^n. `corrected` starts from nothing and divides that weight out, as Adam does.
+    steps they still weigh d^n. `bias_correction` starts from nothing and divides that weight out, as Adam does.
     """
 
-    def __init__(self, *, decay: float = 0.997, every: int = 1, corrected: bool = False) -> None:
+    def __init__(self, *, decay: float = 0.997, every: int = 1, bias_correction: bool = False) -> None:
         if not 0 <= decay < 1:
-            raise RecipeError(f"a decay is in [0, 1), got {decay}", place="Ema.decay")
-        self.every, self.corrected = check_every(every, "Ema.every"), corrected
+            raise RecipeError(f"a decay is in [0, 1), got {decay}", where="EMA.decay")
+        self.every, self.bias_correction = check_interval(every, "EMA.every"), bias_correction
         self.decay = decay**every
 
     @torch.no_grad()
-    def start(self, params: list[Tensor]) -> State:
-        seed = [torch.zeros_like(t) if self.corrected else t.clone() for t in floats(params)]
-        return {"mean": seed, "count": counter()}
+    def init_state(self, params: list[Tensor]) -> AverageState:
+        seed = [torch.zeros_like(t) if self.bias_correction else t.clone() for t in float_tensors(params)]
+        return {"mean": seed, "count": new_counter()}
 
     @torch.no_grad()
-    def update(self, state: State, params: list[Tensor], now: Now, lr_scale: float) -> None:
-        if now.step % self.every == 0:
-            torch._foreach_lerp_(state["mean"], floats(params), 1.0 - self.decay)
+    def update(self, state: AverageState, params: list[Tensor], progress: TrainingProgress, lr_scale: float) -> None:
+        if progress.step % self.every == 0:
+            torch._foreach_lerp_(state["mean"], float_tensors(params), 1.0 - self.decay)
             state["count"][0] += 1
 
     @torch.no_grad()
-    def result(self, state: State, params: list[Tensor]) -> list[Tensor]:
-        count = self.count(state)
-        total = 1.0 - self.decay**count if self.corrected else 1.0
-        return merge(list(torch._foreach_div(state["mean"], total)), params)
+    def result(self, state: AverageState, params: list[Tensor]) -> list[Tensor]:
+        count = self.snapshot_count(state)
+        total = 1.0 - self.decay**count if self.bias_correction else 1.0
+        return restore_dtypes(list(torch._foreach_div(state["mean"], total)), params)

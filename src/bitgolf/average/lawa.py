@@ -5,46 +5,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitgolf.average.average import Average, State, check_every, counter, floats, merge
+from bitgolf.average.average import Average, AverageState, check_interval, float_tensors, new_counter, restore_dtypes
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 
 
 @register
-class Lawa(Average):
+class LAWA(Average):
     """The mean of the final weights and the snapshots before them, `keep` in all.
 
-    Snapshots are taken at each `every`-th step from when the learning rate's scale is under `below`. A final step that
+    Snapshots are taken at each `every`-th step from when the learning rate's scale is under `lr_scale_below`. A final step that
     was itself a snapshot counts once. Memory is `keep` times the weights, a ring in the state.
     """
 
-    def __init__(self, *, every: int, keep: int, below: float) -> None:
+    def __init__(self, *, every: int, keep: int, lr_scale_below: float) -> None:
         if keep < 2:
-            raise RecipeError(f"a mean needs at least 2 checkpoints, got {keep}", place="Lawa.keep")
-        self.every, self.keep, self.below = check_every(every, "Lawa.every"), keep, below
+            raise RecipeError(f"a mean needs at least 2 checkpoints, got {keep}", where="LAWA.keep")
+        self.every, self.keep, self.lr_scale_below = check_interval(every, "LAWA.every"), keep, lr_scale_below
 
     @torch.no_grad()
-    def start(self, params: list[Tensor]) -> State:
-        ring = [torch.zeros((self.keep, *t.shape), device=t.device) for t in floats(params)]
-        return {"ring": ring, "count": counter(), "steps_since": counter()}
+    def init_state(self, params: list[Tensor]) -> AverageState:
+        ring = [torch.zeros((self.keep, *t.shape), device=t.device) for t in float_tensors(params)]
+        return {"ring": ring, "count": new_counter(), "steps_since": new_counter()}
 
     @torch.no_grad()
-    def update(self, state: State, params: list[Tensor], now: Now, lr_scale: float) -> None:
+    def update(self, state: AverageState, params: list[Tensor], progress: TrainingProgress, lr_scale: float) -> None:
         count, since = state["count"][0], state["steps_since"][0]
         since += 1
-        if lr_scale < self.below and now.step % self.every == 0:
+        if lr_scale < self.lr_scale_below and progress.step % self.every == 0:
             slot = int(count) % self.keep
-            torch._foreach_copy_([ring[slot] for ring in state["ring"]], floats(params))
+            torch._foreach_copy_([ring[slot] for ring in state["ring"]], float_tensors(params))
             count += 1
             since.zero_()
 
     @torch.no_grad()
-    def result(self, state: State, params: list[Tensor]) -> list[Tensor]:
-        count = self.count(state)
-        mean = [t.clone() for t in floats(params)]
+    def result(self, state: AverageState, params: list[Tensor]) -> list[Tensor]:
+        count = self.snapshot_count(state)
+        mean = [t.clone() for t in float_tensors(params)]
         final = int(state["steps_since"][0]) == 0  # the newest snapshot is the final weights, counted already
         newest = count - 1 if final else count
         for n, i in enumerate(range(max(0, newest - self.keep + 1), newest), start=2):
             torch._foreach_lerp_(mean, [ring[i % self.keep] for ring in state["ring"]], 1.0 / n)
-        return merge(mean, params)
+        return restore_dtypes(mean, params)

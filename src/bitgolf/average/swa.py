@@ -5,30 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitgolf.average.average import Average, State, check_every, counter, floats, merge
+from bitgolf.average.average import Average, AverageState, check_interval, float_tensors, new_counter, restore_dtypes
 from bitgolf.config.registry import register
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 
 
 @register
-class Swa(Average):
-    """The mean of the weights at each `every`-th step from when the learning rate's scale is under `below`."""
+class SWA(Average):
+    """The mean of the weights at each `every`-th step from when the learning rate's scale is under `lr_scale_below`."""
 
-    def __init__(self, *, every: int, below: float) -> None:
-        self.every, self.below = check_every(every, "Swa.every"), below
-
-    @torch.no_grad()
-    def start(self, params: list[Tensor]) -> State:
-        return {"mean": [torch.zeros_like(t) for t in floats(params)], "count": counter()}
+    def __init__(self, *, every: int, lr_scale_below: float) -> None:
+        self.every, self.lr_scale_below = check_interval(every, "SWA.every"), lr_scale_below
 
     @torch.no_grad()
-    def update(self, state: State, params: list[Tensor], now: Now, lr_scale: float) -> None:
-        if lr_scale < self.below and now.step % self.every == 0:
+    def init_state(self, params: list[Tensor]) -> AverageState:
+        return {"mean": [torch.zeros_like(t) for t in float_tensors(params)], "count": new_counter()}
+
+    @torch.no_grad()
+    def update(self, state: AverageState, params: list[Tensor], progress: TrainingProgress, lr_scale: float) -> None:
+        if lr_scale < self.lr_scale_below and progress.step % self.every == 0:
             state["count"][0] += 1
             # A running mean, not a sum: equal snapshots then stay what they are, to the last bit.
-            torch._foreach_lerp_(state["mean"], floats(params), 1.0 / int(state["count"][0]))
+            torch._foreach_lerp_(state["mean"], float_tensors(params), 1.0 / int(state["count"][0]))
 
     @torch.no_grad()
-    def result(self, state: State, params: list[Tensor]) -> list[Tensor]:
-        self.count(state)
-        return merge(state["mean"], params)
+    def result(self, state: AverageState, params: list[Tensor]) -> list[Tensor]:
+        self.snapshot_count(state)
+        return restore_dtypes(state["mean"], params)

@@ -12,13 +12,13 @@ from bitgolf.cautions.registry import CAUTIONS
 from bitgolf.config.spec import Spec
 from bitgolf.recipes.recipe import Recipe
 
-ROOMS = [room.__name__ for room in (quantization, positions, training, scoring)]
+MODULES = [room.__name__ for room in (quantization, positions, training, scoring)]
 """In the order in which they speak; importing them is what fills the list."""
 
 
 def cautions(recipe: Spec[Recipe], forecast: int) -> list[str]:
     """Everything to be cautious of; `forecast` is the artifact's size in bytes."""
-    checks = sorted(CAUTIONS, key=lambda check: ROOMS.index(check.__module__))
+    checks = sorted(CAUTIONS, key=lambda check: MODULES.index(check.__module__))
     found = list(dict.fromkeys(text for check in checks for text in check(recipe)))
     if forecast > (cap := recipe().pack().cap):
         found.insert(0, f"forecast {forecast:,} bytes: {forecast - cap:,} over the cap of {cap:,}")

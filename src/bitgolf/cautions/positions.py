@@ -4,66 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitgolf.cautions.queries import is_a, longest_window, trained_length, uses
+from bitgolf.cautions.queries import builds, find_nodes, scoring_context, training_context
 from bitgolf.cautions.registry import caution
 from bitgolf.config.spec import Spec
-from bitgolf.data.batches import Packed
-from bitgolf.model.attention.cores.sdpa import SameDocument, Segments, Window
+from bitgolf.data.batches import PackedDocuments
+from bitgolf.model.attention.cores.sdpa import DocumentMask, SegmentMask, SlidingWindowMask
 from bitgolf.model.attention.differential import DifferentialAttention
-from bitgolf.model.attention.rope import Rope
-from bitgolf.model.attention.rope_scaling import Ntk, Yarn
+from bitgolf.model.attention.rope import RoPE
+from bitgolf.model.attention.rope_scaling import NTKScaling, YaRNScaling
 from bitgolf.recipes.recipe import Recipe
 
 
 @caution
-def longer_than_trained(recipe: Spec[Recipe]) -> Iterator[str]:
-    caps = [n["cap"] for n in uses(recipe().model, Segments) if n["cap"]]
-    seen, trained = min([longest_window(recipe), *caps]), trained_length(recipe)
+def window_longer_than_training(recipe: Spec[Recipe]) -> Iterator[str]:
+    caps = [n["max_length"] for n in find_nodes(recipe().model, SegmentMask) if n["max_length"]]
+    seen, trained = min([scoring_context(recipe), *caps]), training_context(recipe)
     if seen > trained:
         yield f"scored with {seen:,} tokens before a target and trained with {trained:,}: 1,408 helped a model trained with 1,024, and 2,048 did not"
 
 
 @caution
-def stretched_in_training(recipe: Spec[Recipe]) -> Iterator[str]:
-    for rope in uses(recipe, Rope):
+def rope_scaling_in_training(recipe: Spec[Recipe]) -> Iterator[str]:
+    for rope in find_nodes(recipe, RoPE):
         scaling = rope["scaling"]
-        if scaling and scaling["length"] <= scaling["reference"]:
+        if scaling and scaling["length"] <= scaling["original_length"]:
             yield f"{scaling!r} changes nothing: its length is not over its reference"
-        if scaling and scaling.cls is Ntk:
+        if scaling and scaling.cls is NTKScaling:
             mixer = recipe().model["block.mixer"]
-            heads = mixer["heads"] * (2 if is_a(mixer, DifferentialAttention) else 1)
-            base = scaling().base(rope["base"], rope["dims"] or recipe().model["dim"] // heads)
-            yield f"Ntk acts in training too: the base that is trained is {base:,.0f} and not {rope['base']:,.0f} (an oversight in #164 to #1512)"
+            heads = mixer["heads"] * (2 if builds(mixer, DifferentialAttention) else 1)
+            base = scaling().scaled_base(rope["base"], rope["dims"] or recipe().model["dim"] // heads)
+            yield f"NTKScaling acts in training too: the base that is trained is {base:,.0f} and not {rope['base']:,.0f} (an oversight in #164 to #1512)"
 
 
 @caution
-def stretched_for_another_length(recipe: Spec[Recipe]) -> Iterator[str]:
-    lengths = {trained_length(recipe), longest_window(recipe)}
-    for node in uses(recipe, Ntk):
+def rope_scaling_length_mismatch(recipe: Spec[Recipe]) -> Iterator[str]:
+    lengths = {training_context(recipe), scoring_context(recipe)}
+    for node in find_nodes(recipe, NTKScaling):
         if node["length"] not in lengths:
             known = " and ".join(f"{n:,}" for n in sorted(lengths))
-            yield f"Ntk stretches positions to {node['length']:,} tokens, and training and scoring have {known}"
-    if any(n["length"] >= 4096 for n in uses(recipe, Yarn)):
-        yield "Yarn to 2,048 tokens gained 0.001 to 0.003, and to 4,096 it hurt (#640)"
+            yield f"NTKScaling stretches positions to {node['length']:,} tokens, and training and scoring have {known}"
+    if any(n["length"] >= 4096 for n in find_nodes(recipe, YaRNScaling)):
+        yield "YaRN to 2,048 tokens gained 0.001 to 0.003, and to 4,096 it hurt (#640)"
 
 
 @caution
-def idle_windows(recipe: Spec[Recipe]) -> Iterator[str]:
-    trained = trained_length(recipe)
-    for node in uses(recipe().model, Window):
-        if node["width"] >= trained - 1:
-            yield f"Window(width={node['width']}) hides nothing in rows of {trained:,} tokens: in longer texts the model meets windows that it never trained with (the reverse fell from 1.14 to 2.4 at int6, #1512)"
+def attention_window_without_effect(recipe: Spec[Recipe]) -> Iterator[str]:
+    trained = training_context(recipe)
+    for node in find_nodes(recipe().model, SlidingWindowMask):
+        if node["left"] >= trained - 1:
+            yield f"SlidingWindowMask(left={node['left']}) hides nothing in rows of {trained:,} tokens: in longer texts the model meets windows that it never trained with (the reverse fell from 1.14 to 2.4 at int6, #1512)"
 
 
 @caution
-def documents_in_one_row(recipe: Spec[Recipe]) -> Iterator[str]:
-    if recipe().train().order.cls is Packed and not uses(recipe().model, SameDocument, Segments):
-        yield f"Packed puts many documents into a row of {recipe['train.length']:,} tokens, and attention runs over all of it: #1530 kept it within each with Segments"
+def attention_across_documents(recipe: Spec[Recipe]) -> Iterator[str]:
+    if recipe().train().order.cls is PackedDocuments and not find_nodes(recipe().model, DocumentMask, SegmentMask):
+        yield f"PackedDocuments puts many documents into a row of {recipe['train.length']:,} tokens, and attention runs over all of it: #1530 kept it within each with SegmentMask"
 
 
 @caution
-def leaks_past_the_mask(recipe: Spec[Recipe]) -> Iterator[str]:
-    if not uses(recipe().model, SameDocument, Segments):
+def leak_past_document_mask(recipe: Spec[Recipe]) -> Iterator[str]:
+    if not find_nodes(recipe().model, DocumentMask, SegmentMask):
         return
     names = {n.cls.__name__ for _, n in recipe().model.walk() if n.kwargs.get("mask_starts") is False}
     if names:

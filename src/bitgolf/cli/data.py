@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import Json, Texts, emit
+from bitgolf.cli.options import JsonFlag, TextOption, print_result
 from bitgolf.errors import UsageError
 
 app = typer.Typer(help="Make and check shards.", no_args_is_help=True)
@@ -17,7 +17,7 @@ app = typer.Typer(help="Make and check shards.", no_args_is_help=True)
 def make(
     context: typer.Context,
     folder: Path,
-    text: Texts,
+    text: TextOption,
     kind: Annotated[
         str, typer.Option("--kind", help="Of tokenizer: sentencepiece, caseops (capitals are operators), bytes.")
     ] = "sentencepiece",
@@ -28,26 +28,26 @@ def make(
     held_out: Annotated[
         float, typer.Option("--held-out", min=0.001, max=0.9, help="Share of documents to hold out, by hash.")
     ] = 0.05,
-    as_json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Text -> tokenizer, training and validation shards."""
-    from bitgolf.commands.data import make_data
+    from bitgolf.commands.data import make_shards
 
     source = context.get_parameter_source("vocab")
     if kind == "bytes" and source and source.name == "COMMANDLINE":
         message = "--vocab does nothing with --kind bytes: a byte tokenizer has a token for each byte, and never others"
-        raise UsageError(message, mend="leave --vocab out, or choose another --kind")
-    made = make_data(folder, text, vocab, tokenizer, held_out, kind)
+        raise UsageError(message, hint="leave --vocab out, or choose another --kind")
+    made = make_shards(folder, text, vocab, tokenizer, held_out, kind)
     counts = f"{folder}: {made.train.tokens:,} training tokens, {made.val.tokens:,} validation tokens"
-    emit(as_json, made, "\n".join([counts, *(f"{f.severity}: {f.message}" for f in made.findings)]))
+    print_result(as_json, made, "\n".join([counts, *(f"{f.severity}: {f.message}" for f in made.findings)]))
 
 
 @app.command()
-def check(folder: Path, as_json: Json = False) -> None:
+def check(folder: Path, as_json: JsonFlag = False) -> None:
     """Check shards: format, sizes, digests, document starts, overlap of training and validation."""
-    from bitgolf.commands.data import check_data
+    from bitgolf.commands.data import check_shards
 
-    checked = check_data(folder)
-    emit(as_json, checked, "\n".join(f"{f.severity}: {f.message}" for f in checked.findings) or "no findings")
+    checked = check_shards(folder)
+    print_result(as_json, checked, "\n".join(f"{f.severity}: {f.message}" for f in checked.findings) or "no findings")
     if not checked.passes:
         raise typer.Exit(1)

@@ -43,7 +43,7 @@ for command in (
 app.add_typer(data.app, name="data")
 
 
-def version(value: bool) -> None:
+def print_version(value: bool) -> None:
     if value:
         print(f"bitgolf {__version__}")
         raise typer.Exit
@@ -53,7 +53,7 @@ def version(value: bool) -> None:
 def every_command(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     show_version: Annotated[
-        bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Options of every command."""

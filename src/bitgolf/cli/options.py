@@ -9,24 +9,26 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output; all else on standard error.")]
-Sets = Annotated[
+JsonFlag = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output; all else on standard error.")
+]
+SetOption = Annotated[
     list[str], typer.Option("--set", metavar="PATH=VALUE", help="Edit the recipe at a path; may be repeated.")
 ]
-Texts = Annotated[
+TextOption = Annotated[
     list[Path], typer.Option("--text", help="Text files or folders: txt, md, py, jsonl; plain, .zst, .gz or .xz.")
 ]
-Shards = Annotated[
+ShardsOption = Annotated[
     Path | None, typer.Option("--shards", help="A folder of shards with its tokenizer, as `data make` writes it.")
 ]
-Device = Annotated[
+DeviceOption = Annotated[
     str,
     typer.Option("--device", metavar="KIND", help="auto, cuda, cpu or mps (experimental). auto: CUDA if there is any."),
 ]
-Artifact = Annotated[Path, typer.Argument(help="A packed model: artifact.bg, or the run folder that holds it.")]
-Trained = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was trained.")]
+ArtifactArgument = Annotated[Path, typer.Argument(help="A packed model: artifact.bg, or the run folder that holds it.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was trained.")]
 
 
-def emit(as_json: bool, document: Any, text: str) -> None:
+def print_result(as_json: bool, result: Any, text: str) -> None:
     """Print the result of a command: as JSON, or the text for a person."""
-    print(json.dumps(msgspec.to_builtins(document), indent=1, ensure_ascii=False) if as_json else text)
+    print(json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False) if as_json else text)

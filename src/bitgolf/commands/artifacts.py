@@ -1,4 +1,4 @@
-"""What the commands on an artifact do: `score`, `compress`, `decompress`, `generate`, `ledger`."""
+"""What the commands on an artifact do: `score_artifact`, `compress`, `decompress`, `generate`, `ledger`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from bitgolf.artifact.container import read_artifact
 from bitgolf.artifact.ledger import ledger
-from bitgolf.artifact.model import Loaded, load
+from bitgolf.artifact.model import LoadedArtifact, load_model
 from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import UsageError
 from bitgolf.model.decoding.generate import generate
@@ -17,19 +17,19 @@ from bitgolf.pipeline import coding
 from bitgolf.pipeline.coding import CodingJob, decompress_in_worker, text_codec
 from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job
 from bitgolf.pipeline.state import RunFiles
-from bitgolf.report.log import Journal
+from bitgolf.report.log import RunLog
 from bitgolf.score.callbacks import LogLine
-from bitgolf.score.coding.compress import usual_method
-from bitgolf.score.coding.proof import Claim, first, prove
-from bitgolf.score.document_order import order_named
-from bitgolf.score.method_selection import choose_methods
+from bitgolf.score.coding.compress import default_method
+from bitgolf.score.coding.proof import ProofTask, leading_documents, prove
+from bitgolf.score.document_order import parse_order
+from bitgolf.score.method_selection import select_methods
 from bitgolf.score.result import CompressResult, DecompressResult, MethodResult, ProofResult
-from bitgolf.score.text import Text, of_documents, validation
+from bitgolf.score.text import TokenizedText, load_validation, tokenize_documents
 from bitgolf.text.documents import read_documents
 
 
 class ScoreResult(MethodResult, frozen=True, kw_only=True):
-    """The keys of `score --json`: those of the last method, and all methods."""
+    """The keys of `score_artifact --json`: those of the last method, and all methods."""
 
     methods: list[MethodResult]
 
@@ -59,20 +59,20 @@ class LedgerResult(msgspec.Struct, frozen=True):
     total: int
 
 
-def artifact_path(path: Path) -> Path:
+def find_artifact(path: Path) -> Path:
     """The artifact itself, or the one in a run's folder."""
     found = RunFiles(path).artifact if path.is_dir() else path
     if not found.exists():
-        raise UsageError("there is no artifact here", place=str(path), mend="`bitgolf run quickstart` makes one")
+        raise UsageError("there is no artifact here", where=str(path), hint="`bitgolf run quickstart` makes one")
     return found
 
 
-def score(
+def score_artifact(
     artifact: Path,
     text: Sequence[Path],
     shards: Path | None,
     *,
-    names: Sequence[str] = (),
+    methods: Sequence[str] = (),
     edits: Sequence[str] = (),
     order: str | None = None,
     seed: int | None = None,
@@ -81,11 +81,11 @@ def score(
     device: str = "auto",
 ) -> ScoreResult:
     """The referee's score on raw text or on shards."""
-    chosen_order, path, loaded, source = order_named(order, seed), *_opened(artifact, text, shards)
+    chosen_order, path, loaded, source = parse_order(order, seed), *_opened(artifact, text, shards)
     job = ScoringJob(
         artifact=path.resolve(),
         text=source,
-        methods=tuple(choose_methods(loaded.recipe.score, names, edits)),
+        methods=tuple(select_methods(loaded.recipe.score, methods, edits)),
         order=chosen_order,
         batch_tokens=batch,
         device=device,
@@ -94,34 +94,34 @@ def score(
     return ScoreResult(**msgspec.structs.asdict(rows[-1]), methods=rows)
 
 
-def _opened(artifact: Path, text: Sequence[Path], shards: Path | None) -> tuple[Path, Loaded, Text]:
+def _opened(artifact: Path, text: Sequence[Path], shards: Path | None) -> tuple[Path, LoadedArtifact, TokenizedText]:
     """An artifact and the text that is to be scored with it, from the one source that was given."""
     if bool(text) == bool(shards):
-        raise UsageError("give exactly one of --text and --shards", mend="--text PATH or --shards DIR")
-    path = artifact_path(artifact)
-    loaded = load(path)
+        raise UsageError("give exactly one of --text and --shards", hint="--text PATH or --shards DIR")
+    path = find_artifact(artifact)
+    loaded = load_model(path)
     if shards:
         return path, loaded, _from_shards(shards, loaded)
-    return path, loaded, of_documents((d.data for d in read_documents(text)), loaded.tokenizer)
+    return path, loaded, tokenize_documents((d.data for d in read_documents(text)), loaded.tokenizer)
 
 
-def _from_shards(folder: Path, loaded: Loaded) -> Text:
+def _from_shards(folder: Path, loaded: LoadedArtifact) -> TokenizedText:
     manifest = load_manifest(folder)
     if manifest.tokenizer != loaded.tokenizer.digest:
         raise UsageError(
             "these shards were made with another tokenizer than the artifact's",
-            place=str(folder),
-            mend="score raw text with --text",
+            where=str(folder),
+            hint="score raw text with --text",
         )
-    return validation(folder)
+    return load_validation(folder)
 
 
 def compress_file(artifact: Path, source: Path, target: Path) -> CompressResult:
-    return coding.compress_file(CodingJob(artifact_path(artifact), source, target))
+    return coding.compress_file(CodingJob(find_artifact(artifact), source, target))
 
 
 def decompress_file(artifact: Path, source: Path, target: Path) -> DecompressResult:
-    return coding.decompress_file(CodingJob(artifact_path(artifact), source, target))
+    return coding.decompress_file(CodingJob(find_artifact(artifact), source, target))
 
 
 def prove_score(
@@ -131,19 +131,19 @@ def prove_score(
     shards: Path | None,
     names: Sequence[str] = (),
     edits: Sequence[str] = (),
-    size: int = 0,
-    sample: int = 8,
+    max_bytes: int = 0,
+    sample_groups: int = 8,
     challenge: str = "",
 ) -> ProofResult:
-    """Prove the score of a text, or of its first `size` bytes, by coding all of it and restoring a sample."""
+    """Prove the score of a text, or of its first `max_bytes` bytes, by coding all of it and restoring a sample."""
     path, loaded, source = _opened(artifact, text, shards)
     codec, own = text_codec(loaded), loaded.recipe.score
-    chosen = choose_methods(own, names, edits)
+    chosen = select_methods(own, names, edits)
     if names and len(chosen) > 1:
-        raise UsageError(f"a proof covers one method, got {len(chosen)}", place="--with", mend="name one method")
-    source = first(source, loaded.tokenizer, size) if size else source
-    claim = Claim(path, codec, source, chosen[0] if names else usual_method(chosen))
-    return prove(claim, folder, sample=sample, challenge=challenge, journal=Journal(), restore=restore)
+        raise UsageError(f"a proof covers one method, got {len(chosen)}", where="--with", hint="name one method")
+    source = leading_documents(source, loaded.tokenizer, max_bytes) if max_bytes else source
+    claim = ProofTask(path, codec, source, chosen[0] if names else default_method(chosen))
+    return prove(claim, folder, sample=sample_groups, challenge=challenge, log=RunLog(), restore=restore)
 
 
 def restore(artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
@@ -151,23 +151,25 @@ def restore(artifact: Path, source: Path, target: Path, log: LogLine) -> list[in
     return decompress_in_worker(CodingJob(artifact, source, target), log).documents
 
 
-def sample(artifact: Path, prompt: str, *, tokens: int, temperature: float, top: int, seed: int) -> GeneratedText:
+def generate_text(
+    artifact: Path, prompt: str, *, tokens: int, temperature: float, top_k: int, seed: int
+) -> GeneratedText:
     """Sample text from the model."""
-    loaded = load(artifact_path(artifact))
+    loaded = load_model(find_artifact(artifact))
     drawn = generate(
         loaded.model,
         loaded.tokenizer,
         prompt.encode(),
         tokens=tokens,
         temperature=temperature,
-        top=top,
+        top_k=top_k,
         seed=seed,
         window=loaded.recipe.score[-1]().window,
     )
-    text = loaded.tokenizer.readable(drawn)
+    text = loaded.tokenizer.decode_lenient(drawn)
     return GeneratedText(text=text.decode(errors="replace"), seed=seed, temperature=temperature)
 
 
-def ledger_of(artifact: Path) -> LedgerResult:
-    entries = [LedgerRow(*entry) for entry in ledger(read_artifact(artifact_path(artifact)))]
+def read_ledger(artifact: Path) -> LedgerResult:
+    entries = [LedgerRow(*entry) for entry in ledger(read_artifact(find_artifact(artifact)))]
     return LedgerResult(entries, sum(entry.bytes for entry in entries))

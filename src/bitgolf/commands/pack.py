@@ -11,22 +11,22 @@ from typing import Any
 import msgspec
 
 from bitgolf.artifact.container import Artifact, read_artifact
-from bitgolf.artifact.model import SLICES, packed
+from bitgolf.artifact.model import STORED_FIELDS, pack_model
 from bitgolf.commands.size_search import TOLERANCE, SizeModel, bytes_per_log2, scale_range, scale_steps, search_size
 from bitgolf.config.edits import diff
 from bitgolf.config.spec import Spec
-from bitgolf.errors import DamagedError
-from bitgolf.pack.streams import Code
+from bitgolf.errors import CorruptFileError
+from bitgolf.pack.streams import EncodedTensor
 from bitgolf.pipeline.compression import QuantizedTensors, save_quantized
 from bitgolf.pipeline.execute import run_stage
 from bitgolf.pipeline.stages import stage_named
 from bitgolf.pipeline.state import Run, RunFiles
 from bitgolf.pipeline.trained_run import TrainedRun
-from bitgolf.quantize.codecs.session import Session
+from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.encoding import Rules
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.log import Journal
-from bitgolf.runtime.device import choose
+from bitgolf.report.log import RunLog
+from bitgolf.runtime.device import select_device
 
 
 class PackProbe(msgspec.Struct, frozen=True):
@@ -65,20 +65,20 @@ class PackResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-def pack_to(folder: Path, cap: int | None = None, *, self_contained: bool = False) -> PackResult:
+def pack_to_cap(folder: Path, cap: int | None = None, *, self_contained: bool = False) -> PackResult:
     """Quantize and pack a run anew, with the steps at which its artifact has at most `cap` bytes and hardly fewer.
 
     cap: None is the recipe's own. It counts the model as the challenge does, or all of the file (`self_contained`).
     The folder then is that of a run with these settings, which is not scored yet.
     """
-    journal = Journal(folder) if RunFiles(folder).recipe.exists() else Journal()
+    log = RunLog(folder) if RunFiles(folder).recipe.exists() else RunLog()
     try:
-        session = Session(device=choose().device)
-        trained = TrainedRun(folder, journal, session)
-        journal.say(session.remark)
+        session = EncodingSession(device=select_device().torch_device)
+        trained = TrainedRun(folder, log, session)
+        log.info(session.description)
         return _CapSearch(trained, cap or trained.run.recipe().pack().cap, self_contained).search()
     finally:
-        journal.close()
+        log.close()
 
 
 class _CapSearch:
@@ -86,8 +86,8 @@ class _CapSearch:
 
     def __init__(self, trained: TrainedRun, cap: int, self_contained: bool) -> None:
         self.trained, self.cap, self.self_contained = trained, cap, self_contained
-        self.run, self.log, self.probes = trained.run, trained.run.journal, 0
-        self.best: tuple[int, Spec[Recipe], dict[str, Code]] | None = None
+        self.run, self.log, self.probes = trained.run, trained.run.log, 0
+        self.best: tuple[int, Spec[Recipe], dict[str, EncodedTensor]] | None = None
 
     def search(self) -> PackResult:
         started, rules = time.perf_counter(), self.run.recipe().quantize
@@ -116,10 +116,10 @@ class _CapSearch:
         rules = self.run.recipe().quantize
         moved = bytes_per_log2(rules, self.trained.roles, self.trained.sizes)
         model = SizeModel(moved, TOLERANCE * self.cap)
-        with suppress(DamagedError):  # or none at all, which is no worse
+        with suppress(CorruptFileError):  # or none at all, which is no worse
             artifact = read_artifact(self.run.files.artifact)
             whole = self.run.recipe.to_json()
-            if "pack" in self.run.done and artifact.recipe == {name: whole[name] for name in SLICES}:
+            if "pack" in self.run.completed and artifact.recipe == {name: whole[name] for name in STORED_FIELDS}:
                 model.points.append((0.0, self._counted(artifact)))
                 return model
         model.forecast = (0.0, self.trained.forecast() + self.self_contained * len(self.trained.tokenizer))
@@ -129,15 +129,15 @@ class _CapSearch:
         """Bytes of the artifact with the steps of one scale."""
         self.probes += 1
         probe = f"probe {self.probes}"
-        self.log.say(f"{probe}: step scale 2^{log2_step_scale:+.4f}, predicted {predicted:,} bytes …")
+        self.log.info(f"{probe}: step scale 2^{log2_step_scale:+.4f}, predicted {predicted:,} bytes …")
         rules = scale_steps(self.run.recipe().quantize, log2_step_scale)
         recipe = self.run.recipe.set("quantize", rules).set("pack.cap", self.cap)
         codes = self.trained.encode(recipe)
-        size = self._counted(packed(recipe, codes, self.trained.tokenizer))
+        size = self._counted(pack_model(recipe, codes, self.trained.tokenizer))
         if size <= self.cap and (self.best is None or size > self.best[0]):
             self.best = size, recipe, codes
         where = f"{abs(self.cap - size):,} bytes {'under' if size <= self.cap else 'over'} the cap"
-        self.log.say(f"{probe}: {size:,} bytes, {where}; the estimate was off by {predicted / size - 1:+.2%}")
+        self.log.info(f"{probe}: {size:,} bytes, {where}; the estimate was off by {predicted / size - 1:+.2%}")
         self.log.event("probe", log2_step_scale=log2_step_scale, predicted_bytes=predicted, bytes=size)
         return size
 

@@ -10,22 +10,22 @@ import torch
 
 from bitgolf.artifact.container import CONTAINER_OVERHEAD_BYTES
 from bitgolf.cautions import cautions
-from bitgolf.cautions.queries import uses
-from bitgolf.config.build_context import Place
+from bitgolf.cautions.queries import find_nodes
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import roles
+from bitgolf.model.parameters import parameter_roles
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.optimizer import Optimizer
-from bitgolf.quantize.calibration.calibrate import check as check_calibration
-from bitgolf.quantize.diagnose.qat_consistency import disagreements
-from bitgolf.quantize.size_forecast import forecast, spread
-from bitgolf.recipes.identity import identity
+from bitgolf.quantize.calibration.calibrate import check_calibration as check_calibration
+from bitgolf.quantize.diagnose.qat_consistency import qat_mismatches
+from bitgolf.quantize.size_forecast import forecast_bytes, matrix_std
+from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.recipes.time_limit import limit_of, reserve_of
-from bitgolf.runtime.progress import Now
-from bitgolf.train.loss_module import Task
+from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
+from bitgolf.runtime.progress import TrainingProgress
+from bitgolf.train.loss_module import LossModule
 
 
 class RecipeForecast(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,20 +65,20 @@ class RecipeSummary(msgspec.Struct, frozen=True, kw_only=True):
     published: dict[str, Any] | None
 
 
-def overview(recipe: Spec[Recipe]) -> RecipeSummary:
+def describe_recipe(recipe: Spec[Recipe]) -> RecipeSummary:
     """Building everything on the way, it raises for what a run would refuse."""
     settings = recipe()
     check_calibration(settings.quantize, settings.calibrate)
-    limit_of(recipe, reserve_of(recipe) or 0.0)
+    training_time_limit(recipe, calibration_reserve(recipe) or 0.0)
     vocab = settings.tokens["vocab"]
     model = build_on_meta(settings.model, vocab)
-    kinds, params = roles(model), dict(model.named_parameters())
+    kinds, params = parameter_roles(model), dict(model.named_parameters())
     expected, by_role = _forecast(settings, model, kinds, vocab), Counter[str]()
     for path, p in params.items():
         by_role[kinds[path]] += p.numel()
     return RecipeSummary(
         name=settings.name,
-        hash=identity(recipe),
+        hash=recipe_hash(recipe),
         params=sum(p.numel() for p in params.values()),
         params_by_role=dict(by_role),
         layers=settings.model["layers"],
@@ -86,42 +86,45 @@ def overview(recipe: Spec[Recipe]) -> RecipeSummary:
         forecast=expected,
         parts=sorted({node.name for _, node in recipe.walk()}),
         settings=[RecipeSetting(p, v) for p, v in recipe.leaves() if p and not p.startswith("published")],
-        cautions=cautions(recipe, expected.bytes) + disagreements(model, settings.quantize),
+        cautions=cautions(recipe, expected.bytes) + qat_mismatches(model, settings.quantize),
         published=settings.published,
     )
 
 
-def _forecast(recipe: Recipe, model: LM, kinds: dict[str, str], vocab: int) -> RecipeForecast:
+def _forecast(recipe: Recipe, model: LM, roles: dict[str, str], vocab: int) -> RecipeForecast:
     with torch.device("meta"):
         train = recipe.train()
-        task = Task(model, train.objective(Place(vocab=vocab, dim=recipe.model["dim"])))
-        optimizer = Optimizer(task.by_path(), task.roles(), train.optim)
+        task = LossModule(model, train.objective(BuildContext(vocab=vocab, dim=recipe.model["dim"])))
+        optimizer = Optimizer(task.parameters_by_path(), task.roles(), train.optim)
     shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
     pack = recipe.pack()
-    groups, decayed = pack.grouped(kinds), spread(matrix_decay(recipe))
-    streams = forecast(shapes, kinds, recipe.quantize, pack.coder, groups, spread=decayed)
+    groups, decayed = pack.groups_by_path(roles), matrix_std(muon_weight_decay(recipe))
+    streams = forecast_bytes(shapes, roles, recipe.quantize, pack.coder, groups, spread=decayed)
     return RecipeForecast(
         bytes=sum(streams.values()) + CONTAINER_OVERHEAD_BYTES,
         cap=pack.cap,
         streams=streams,
-        training_state_bytes=memory(recipe, task, optimizer),
+        training_state_bytes=training_state_bytes(recipe, task, optimizer),
     )
 
 
-def matrix_decay(recipe: Recipe) -> float:
+def muon_weight_decay(recipe: Recipe) -> float:
     """Muon's weight decay, halfway where it has a schedule; 0 without Muon."""
-    halfway = Now(step=1, steps=2, elapsed=0.0, seconds=0.0, rate=0.5)
+    halfway = TrainingProgress(step=1, max_steps=2, elapsed_seconds=0.0, max_seconds=0.0, lr_scale=0.5)
     return max(
-        (n["weight_decay"] * (n["decay"]().value(halfway) if n["decay"] else 1.0) for n in uses(recipe.train, Muon)),
+        (
+            n["weight_decay"] * (n["weight_decay_schedule"]().value(halfway) if n["weight_decay_schedule"] else 1.0)
+            for n in find_nodes(recipe.train, Muon)
+        ),
         default=0.0,
     )
 
 
-def memory(recipe: Recipe, task: Task, optimizer: Optimizer) -> int:
+def training_state_bytes(recipe: Recipe, task: LossModule, optimizer: Optimizer) -> int:
     """Bytes of weights, gradients, optimizer and average in training, in one process."""
-    params = list(task.by_path().values())
+    params = list(task.parameters_by_path().values())
     with torch.device("meta"):
-        average = recipe.average().start([p.detach() for p in params]) if recipe.average else {}
-    held = [*params, *params, *optimizer.state().values(), *optimizer.buffers()]
+        average = recipe.average().init_state([p.detach() for p in params]) if recipe.average else {}
+    held = [*params, *params, *optimizer.state_dict().values(), *optimizer.buffers()]
     held += [tensor for tensors in average.values() for tensor in tensors]
     return sum(t.numel() * t.element_size() for t in held)

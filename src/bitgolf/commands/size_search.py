@@ -13,12 +13,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bitgolf.config.rules import Rule, cover
+from bitgolf.config.rules import Rule, assign_to_rules
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.grids.clip import SdClip
 from bitgolf.quantize.codecs.codec import Codec, IntRows
-from bitgolf.quantize.codecs.trellis import Trellis
+from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.quantize.encoding import Roles, Rules
 
 TOLERANCE = 5e-4  # of the cap: as far as the file may stay under it
@@ -51,17 +51,17 @@ class FitResult(NamedTuple):
 def scale_steps(rules: Rules, log2_scale: float) -> tuple[Spec[Rule[Codec]], ...]:
     """These rules with all steps multiplied by 2 ** log2_scale. Codecs without such a setting stay as they are.
 
-    `Trellis.bits` is a mean over its matrices and falls by `log2_scale`; `SdClip.k` moves the step, the bits of the grid stay.
+    `TrellisCodec.bits` is a mean over its matrices and falls by `log2_scale`; `SdClip.k` moves the step, the bits of the grid stay.
     Raises `RecipeError` outside of `scale_range`.
     """
     low, high = scale_range(rules)
     if not low <= log2_scale <= high:
         raise RecipeError(
-            f"steps can be scaled by 2^{low:+.2f} to 2^{high:+.2f}, not by 2^{log2_scale:+.2f}", place="quantize"
+            f"steps can be scaled by 2^{low:+.2f} to 2^{high:+.2f}, not by 2^{log2_scale:+.2f}", where="quantize"
         )
     for cls, change in (
-        (Trellis, lambda node: node.but(bits=_round(node["bits"] - log2_scale))),
-        (SdClip, lambda node: node.but(k=_round(node["k"] * 2.0**log2_scale))),
+        (TrellisCodec, lambda node: node.replace(bits=_round(node["bits"] - log2_scale))),
+        (SdClip, lambda node: node.replace(k=_round(node["k"] * 2.0**log2_scale))),
     ):
         rules = [_edited(rule, cls, change) for rule in rules]
     return tuple(rules)
@@ -70,15 +70,15 @@ def scale_steps(rules: Rules, log2_scale: float) -> tuple[Spec[Rule[Codec]], ...
 def scale_range(rules: Rules) -> tuple[float, float]:
     """log2 of the smallest (not above 0) and of the largest factor (not below 0) by which all steps together can be scaled.
 
-    The finest steps: 7 bits for `Trellis`; clips at 4 standard deviations, since closer ones cut off what they should
+    The finest steps: 7 bits for `TrellisCodec`; clips at 4 standard deviations, since closer ones cut off what they should
     round. The coarsest: a quarter of a bit. Raises `RecipeError` where no codec has a continuous setting.
     """
     ranges = [own for rule in rules for own in _ranges(rule)]
     if not ranges:
         raise RecipeError(
             "no codec of these rules has a continuous setting, so their size cannot be moved",
-            place="quantize",
-            mend="a rule that uses Trellis(bits=...), or IntRows(clip=SdClip(k=...))",
+            where="quantize",
+            hint="a rule that uses TrellisCodec(bits=...), or IntRows(clip=SdClip(k=...))",
         )
     return min(0.0, max(low for low, _ in ranges)), max(0.0, min(high for _, high in ranges))
 
@@ -88,18 +88,18 @@ def bytes_per_log2(rules: Rules, roles: Roles, sizes: Mapping[str, int]) -> floa
 
     sizes: path -> number of weights.
     """
-    taken = cover(rules, roles, place="quantize")
+    taken = assign_to_rules(rules, roles, where="quantize")
     moved = [paths for rule, paths in zip(rules, taken, strict=True) if any(_ranges(rule))]
     return -sum(sizes[path] for paths in moved for path in paths) / 8
 
 
 def _ranges(rule: Spec[Rule[Codec]]) -> Iterator[tuple[float, float]]:
     for _, node in rule.walk():
-        if _is(node, Trellis):
+        if _is(node, TrellisCodec):
             yield node["bits"] - MAX_BITS, node["bits"] - MIN_BITS
         if _is(node, IntRows) and _is(node["clip"], SdClip):
             k, grid = node["clip.k"], node().grid
-            yield -math.log2(k / MIN_CLIP), -math.log2(k * grid.multiple / grid.reach / MAX_STEP)
+            yield -math.log2(k / MIN_CLIP), -math.log2(k * grid.multiple / grid.full_qmax / MAX_STEP)
 
 
 def _is(node: Spec[Any], cls: type) -> bool:
@@ -184,7 +184,7 @@ def search_size(
         ends = [f"about {model.predict(end, aim):,}" for end in (coarsest, finest)]
         raise BitgolfError(
             f"a file of {cap:,} bytes is out of reach: with the coarsest steps it takes {ends[0]}, with the finest {ends[1]}",
-            place="pack",
-            mend="a cap between them, other codecs (more bits of IntRows), or another model",
+            where="pack",
+            hint="a cap between them, other codecs (more bits of IntRows), or another model",
         )
     return FitResult(max(under, key=lambda probe: probe.bytes), tuple(probes))

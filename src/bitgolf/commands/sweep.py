@@ -15,25 +15,25 @@ from typing import Any
 import msgspec
 from torch import Tensor
 
-from bitgolf.artifact.model import SLICES, packed
-from bitgolf.config.parse import set_text
+from bitgolf.artifact.model import STORED_FIELDS, pack_model
+from bitgolf.config.parse import apply_assignment
 from bitgolf.config.spec import Spec
-from bitgolf.errors import DamagedError, FormatVersionError, UsageError
-from bitgolf.files import file_digest, value_digest, write_bytes
+from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
+from bitgolf.files import file_digest, json_digest, write_bytes
 from bitgolf.pipeline.compression import load_meta_model, quantize_inputs
 from bitgolf.pipeline.trained_run import TrainedRun
-from bitgolf.quantize.calibration.calibrate import check
+from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.quantize.codecs.codec import matrix_shape
-from bitgolf.quantize.codecs.session import Session
-from bitgolf.quantize.encoding import decode_all
+from bitgolf.quantize.codecs.session import EncodingSession
+from bitgolf.quantize.encoding import decode_model
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.log import Journal
-from bitgolf.runtime.device import choose
+from bitgolf.report.log import RunLog
+from bitgolf.runtime.device import select_device
 from bitgolf.score.held_out_bpb import HeldOutBpb
-from bitgolf.score.text import validation
+from bitgolf.score.text import load_validation
 
-SWEPT = ("quantize", "pack")
-FILE = "sweep.jsonl"
+SWEEPABLE = ("quantize", "pack")
+SWEEP_FILE = "sweep.jsonl"
 SWEEP_FORMAT = 2
 """The format of the rows of `sweep.jsonl`."""
 
@@ -65,15 +65,15 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[SweepRow]
 
 
-def choices(assignment: str) -> tuple[str, list[str]]:
+def parse_values(assignment: str) -> tuple[str, list[str]]:
     """`PATH=A,B` as the path and its values. A comma within brackets or quotes belongs to a value: `(1,2),(3,)` are two."""
     path, equals, text = assignment.partition("=")
     if not equals:
         raise UsageError(f"{assignment!r} is not PATH=VALUE,VALUE")
-    if path.split(".")[0] not in SWEPT:
+    if path.split(".")[0] not in SWEEPABLE:
         raise UsageError(
             f"{path} is decided before quantizing, so a sweep cannot change it",
-            mend=f"paths below {' and '.join(SWEPT)}; for others, a run each",
+            hint=f"paths below {' and '.join(SWEEPABLE)}; for others, a run each",
         )
     values, depth = [""], 0
     for piece in re.findall(r"'[^']*'|\"[^\"]*\"|.", text):
@@ -86,33 +86,33 @@ def choices(assignment: str) -> tuple[str, list[str]]:
             values[-1] += piece
     values = [value.strip() for value in values]
     if depth or not all(values):
-        raise UsageError(f"expected values separated by commas, got {text!r}", place=path)
+        raise UsageError(f"expected values separated by commas, got {text!r}", where=path)
     return path, values
 
 
-def sweep(folder: Path, sets: Sequence[str], *, tokens: int | None = None) -> SweepResult:
+def sweep(folder: Path, assignments: Sequence[str], *, tokens: int | None = None) -> SweepResult:
     """Encode and pack every combination of these settings. The run's folder gets `sweep.jsonl` and nothing else.
 
     sets: `PATH=VALUE,VALUE`, values as `--set` has them.  tokens: of the held-out text, to measure bpb on; None: no measuring.
     A row that is there already is reused: see the key of `SweepRow`. Every recipe is made before anything is encoded, so
     that a wrong value costs no time.
     """
-    found = dict(choices(assignment) for assignment in sets)
-    if len(found) < len(sets) or not sets:
-        raise UsageError("give --set at least once, each with a path of its own", place="sweep")
-    session = Session(device=choose().device)
-    work = _SweepRun(TrainedRun(folder, Journal(), session), tokens)
+    found = dict(parse_values(assignment) for assignment in assignments)
+    if len(found) < len(assignments) or not assignments:
+        raise UsageError("give --set at least once, each with a path of its own", where="sweep")
+    session = EncodingSession(device=select_device().torch_device)
+    work = _SweepRun(TrainedRun(folder, RunLog(), session), tokens)
     named = [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]
     plan = [(settings, work.recipe(settings)) for settings in named]
-    rows, file = _read_rows(folder / FILE), folder / FILE
+    rows, file = _read_rows(folder / SWEEP_FILE), folder / SWEEP_FILE
     keys = [work.key(recipe) for _, recipe in plan]
-    work.log.say(session.remark)
+    work.log.info(session.description)
     for i, ((settings, recipe), key) in enumerate(zip(plan, keys, strict=True)):
         words = " ".join(f"{path}={value}" for path, value in settings.items())
         if key in rows:
-            work.log.say(f"{i + 1} of {len(plan)}: {words}: reused from {FILE}")
+            work.log.info(f"{i + 1} of {len(plan)}: {words}: reused from {SWEEP_FILE}")
             continue
-        work.log.say(f"{i + 1} of {len(plan)}: {words} …")
+        work.log.info(f"{i + 1} of {len(plan)}: {words} …")
         rows[key] = work.row(key, settings, recipe)
         write_bytes(file, "".join(map(_line, rows.values())).encode())
     asked = [msgspec.structs.replace(rows[key], settings=named[i]) for i, key in enumerate(keys)]
@@ -125,31 +125,31 @@ class _SweepRun:
 
     def __init__(self, trained: TrainedRun, tokens: int | None) -> None:
         self.trained, self.tokens = trained, tokens
-        self.run, self.log = trained.run, trained.run.journal
-        self._input_digests = quantize_inputs(self.run)[:-1], file_digest(self.run.data / "manifest.json")
+        self.run, self.log = trained.run, trained.run.log
+        self._input_digests = quantize_inputs(self.run)[:-1], file_digest(self.run.data_folder / "manifest.json")
 
     def recipe(self, settings: dict[str, str]) -> Spec[Recipe]:
         """The run's own, with these settings. Raises where it could not be quantized."""
         recipe = self.run.recipe
         for path, value in settings.items():
-            recipe = set_text(recipe, f"{path}={value}")
+            recipe = apply_assignment(recipe, f"{path}={value}")
         built = recipe()
         for rule in built.quantize:
             rule().use()
-        built.pack().grouped(self.trained.roles)
+        built.pack().groups_by_path(self.trained.roles)
         if built.calibrate is None:
-            check(built.quantize, built.calibrate)
+            check_calibration(built.quantize, built.calibrate)
         return recipe
 
     def key(self, recipe: Spec[Recipe]) -> str:
         whole = recipe.to_json()
-        return value_digest([self._input_digests, [whole[name] for name in SLICES], self.tokens])
+        return json_digest([self._input_digests, [whole[name] for name in STORED_FIELDS], self.tokens])
 
     def row(self, key: str, settings: dict[str, str], recipe: Spec[Recipe]) -> SweepRow:
         started, trained = time.perf_counter(), self.trained
         codes = trained.encode(recipe)
-        artifact = packed(recipe, codes, trained.tokenizer)
-        decoded = decode_all(codes, trained.shapes, trained.roles, recipe().quantize)
+        artifact = pack_model(recipe, codes, trained.tokenizer)
+        decoded = decode_model(codes, trained.shapes, trained.roles, recipe().quantize)
         bpb = self._evaluator.bpb(decoded) if self.tokens else None
         return SweepRow(
             key=key,
@@ -179,8 +179,8 @@ class _SweepRun:
     @cached_property
     def _evaluator(self) -> HeldOutBpb:
         run = self.run
-        text, method = validation(run.data), run.recipe().score[0]()
-        return HeldOutBpb(load_meta_model(run), text, method, choose(), self.tokens or 1)
+        text, method = load_validation(run.data_folder), run.recipe().score[0]()
+        return HeldOutBpb(load_meta_model(run), text, method, select_device(), self.tokens or 1)
 
 
 def _line(row: SweepRow) -> str:
@@ -188,7 +188,7 @@ def _line(row: SweepRow) -> str:
 
 
 def _read_rows(file: Path) -> dict[str, SweepRow]:
-    """key -> row of what earlier sweeps found. Raises `FormatVersionError` for rows of another format, and `DamagedError`
+    """key -> row of what earlier sweeps found. Raises `FormatVersionError` for rows of another format, and `CorruptFileError`
     for a file that is no table of a sweep."""
     if not file.exists():
         return {}
@@ -196,8 +196,8 @@ def _read_rows(file: Path) -> dict[str, SweepRow]:
         rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
         for row in rows:
             if (found := row.get("format")) != SWEEP_FORMAT:
-                raise FormatVersionError("the table of a sweep", found=found, supported=SWEEP_FORMAT, place=str(file))
+                raise FormatVersionError("the table of a sweep", found=found, supported=SWEEP_FORMAT, where=str(file))
         return {row.key: row for row in msgspec.convert(rows, list[SweepRow])}
     except (ValueError, TypeError, AttributeError) as error:
         message = f"not the table of a sweep ({error})"
-        raise DamagedError(message, place=str(file), mend="move it away") from error
+        raise CorruptFileError(message, where=str(file), hint="move it away") from error

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 Row = Sequence[str]
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text: int = 1) -> str:
-    """A plain table; the first `text` columns are words, the others numbers. Nothing is cut off: terminals wrap."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text_columns: int = 1) -> str:
+    """A plain table; the first `text_columns` columns are words, the others numbers. Nothing is cut off: terminals wrap."""
     drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for i, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if i < text else "right", no_wrap=True)
+        drawn.add_column(column, justify="left" if i < text_columns else "right", no_wrap=True)
     for row in rows:
         drawn.add_row(*row)
     out = io.StringIO()
@@ -34,28 +34,35 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text: int 
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def number(value: Any, form: str = ",") -> str:
-    return "-" if value is None else format(value, form)
+def format_number(value: Any, spec: str = ",") -> str:
+    return "-" if value is None else format(value, spec)
 
 
 def run_table(result: RunResult) -> str:
     """The end of a run: bpb by stage, bytes by ledger, seconds by stage, and what to try next."""
-    bpb = [(k, number(v, ".4f")) for k, v in result.bpb.items() if v is not None]
+    bpb = [(k, format_number(v, ".4f")) for k, v in result.bpb.items() if v is not None]
     if trip := result.roundtrip:
-        bpb.append((f"one file of {trip.bytes_in:,} bytes, compressed and restored", number(trip.bpb_coded, ".4f")))
+        bpb.append(
+            (f"one file of {trip.bytes_in:,} bytes, compressed and restored", format_number(trip.bpb_coded, ".4f"))
+        )
         others = trip.general_compressors_bpb.items()
-        bpb += [(f"all held-out text through {name}", number(v, ".4f")) for name, v in others]
+        bpb += [(f"all held-out text through {name}", format_number(v, ".4f")) for name, v in others]
     own = result.bytes
     sizes = [("model", own.model), ("tokenizer", own.tokenizer), ("total", own.total)]
     sizes += [("self_contained", own.self_contained), ("cap", own.cap)]
-    used = [(row.part, number(row.tensors), number(row.parameters), number(row.calls)) for row in result.part_usage]
-    seconds = [(k, number(v, ".1f")) for k, v in result.seconds.items()]
+    used = [
+        (row.part, format_number(row.tensors), format_number(row.parameters), format_number(row.calls))
+        for row in result.part_usage
+    ]
+    seconds = [(k, format_number(v, ".1f")) for k, v in result.seconds.items()]
     return "\n\n".join(
         [
             table("Parts in use", ("part", "tensors", "parameters", "calls"), used),
             table("Bits per byte (held-out text)", ("stage", "bpb"), bpb),
             methods_table(result.methods),
-            table("Bytes (total excludes the tokenizer)", ("", "bytes"), [(name, number(n)) for name, n in sizes]),
+            table(
+                "Bytes (total excludes the tokenizer)", ("", "bytes"), [(name, format_number(n)) for name, n in sizes]
+            ),
             table("Seconds", ("stage", "s"), seconds),
             _next_steps(result),
         ]
@@ -90,29 +97,29 @@ def score_table(result: ScoreResult) -> str:
 def methods_table(methods: Sequence[MethodResult]) -> str:
     """How each method scored, and how fast. Without adaptation: on the same windows."""
     rows = [
-        (m.method, "cross-document" if m.cross_document else "isolated", m.order, number(m.bpb, ".4f"),
-         number(m.bpb_without_adaptation, ".4f"), number(m.gain, "+.4f"), number(m.window), number(m.stride),
-         number(m.targets_per_second, ",.0f"), number(m.targets_per_token_read, ".3f"), number(m.seconds, ".1f"))
+        (m.method, "cross-document" if m.cross_document else "isolated", m.order, format_number(m.bpb, ".4f"),
+         format_number(m.bpb_without_adaptation, ".4f"), format_number(m.gain, "+.4f"), format_number(m.window), format_number(m.stride),
+         format_number(m.targets_per_second, ",.0f"), format_number(m.targets_per_token_read, ".3f"), format_number(m.seconds, ".1f"))
         for m in methods
     ]  # fmt: skip
     columns = ("method", "documents", "order", "bpb", "without adaptation", "gain", "window", "stride")
-    return table("Score", (*columns, "targets/s", "targets/token", "s"), rows, text=3)
+    return table("Score", (*columns, "targets/s", "targets/token", "s"), rows, text_columns=3)
 
 
 def ledger_table(result: LedgerResult) -> str:
     rows = [
-        (e.name, number(e.bytes), number(e.elements), number(e.bits_per_element, ".3f"), e.coder)
+        (e.name, format_number(e.bytes), format_number(e.elements), format_number(e.bits_per_element, ".3f"), e.coder)
         for e in result.entries
     ]
-    total = ("total", number(result.total), "", "", "")
+    total = ("total", format_number(result.total), "", "", "")
     return table("Ledger", ("name", "bytes", "elements", "bits/element", "coder"), [*rows, total])
 
 
 def pack_table(result: PackResult) -> str:
     """What was tried to fill a cap, and the settings that do."""
     probes = [
-        (number(t.log2_step_scale, "+.5f"), number(t.predicted_bytes), number(t.bytes), number(t.bytes - result.cap, "+,"),
-         number(t.predicted_bytes / t.bytes - 1, "+.2%"))
+        (format_number(t.log2_step_scale, "+.5f"), format_number(t.predicted_bytes), format_number(t.bytes), format_number(t.bytes - result.cap, "+,"),
+         format_number(t.predicted_bytes / t.bytes - 1, "+.2%"))
         for t in result.probes
     ]  # fmt: skip
     columns = ("log2 step scale", "estimate", "bytes", "relative to cap", "estimate error")
@@ -121,7 +128,7 @@ def pack_table(result: PackResult) -> str:
     under = f"{result.bytes_under_cap:,} under the cap ({result.bytes_under_cap / result.cap:.3%})"
     return "\n\n".join(
         [
-            table("Probes", columns, probes, text=0),
+            table("Probes", columns, probes, text_columns=0),
             table("Settings", ("path", "before", "after"), changed),
             f"{result.bytes:,} / {result.cap:,} bytes ({counted}), {under}",
             f"Try next:\n  bitgolf run {result.run}          # its score; nothing is encoded again",
@@ -132,10 +139,10 @@ def pack_table(result: PackResult) -> str:
 def sweep_table(result: SweepResult) -> str:
     """One row for each combination; the columns of what was not known are left out."""
     columns = {
-        "bytes": [number(row.bytes) for row in result.rows],
-        "predicted": [number(row.predicted_gap_bpb, "+.5f") for row in result.rows],
-        "bpb": [number(row.bpb, ".5f") for row in result.rows],
-        "gap": [number(row.gap_bpb, "+.5f") for row in result.rows],
+        "bytes": [format_number(row.bytes) for row in result.rows],
+        "predicted": [format_number(row.predicted_gap_bpb, "+.5f") for row in result.rows],
+        "bpb": [format_number(row.bpb, ".5f") for row in result.rows],
+        "gap": [format_number(row.gap_bpb, "+.5f") for row in result.rows],
     }
     known = {name: cells for name, cells in columns.items() if any(cell != "-" for cell in cells)}
     rows = [
@@ -144,26 +151,26 @@ def sweep_table(result: SweepResult) -> str:
     ]
     averaged = result.averaged_bpb
     unquantized = "" if averaged is None else f"\n\nunquantized (averaged weights): {averaged:.5f} bpb"
-    return table("Sweep", (*result.paths, *known), rows, text=len(result.paths)) + unquantized
+    return table("Sweep", (*result.paths, *known), rows, text_columns=len(result.paths)) + unquantized
 
 
 def doctor_table(result: DoctorResult, rows: int = 20) -> str:
     """What each kind of tensor cost, the costliest tensors, the gap, and the findings."""
     groups = [
-        (g.name, number(g.tensors), number(g.predicted_gap_bpb, "+.5f"), number(g.measured_gap_bpb, "+.5f"),
-         number(g.standard_error_bpb, "+.5f"))
+        (g.name, format_number(g.tensors), format_number(g.predicted_gap_bpb, "+.5f"), format_number(g.measured_gap_bpb, "+.5f"),
+         format_number(g.standard_error_bpb, "+.5f"))
         for g in result.tensor_groups
     ]  # fmt: skip
     tensors = [
-        (t.path, t.role, t.codec, number(t.elements), number(t.bits_per_weight, ".2f"), number(t.max_error, ".2g"),
-         number(t.rms_error, ".2g"), number(t.predicted_gap_bpb, "+.5f"), number(t.measured_gap_bpb, "+.5f"))
+        (t.path, t.role, t.codec, format_number(t.elements), format_number(t.bits_per_weight, ".2f"), format_number(t.max_error, ".2g"),
+         format_number(t.rms_error, ".2g"), format_number(t.predicted_gap_bpb, "+.5f"), format_number(t.measured_gap_bpb, "+.5f"))
         for t in result.tensors[:rows]
     ]  # fmt: skip
     columns = ("tensor", "role", "codec", "elements", "bits/element", "max error", "rms error", "predicted", "measured")
     findings = [f"{f.severity}: {f.rule}: {f.where}: {f.message}\n  hint: {f.hint}" for f in result.findings]
     return "\n\n".join(
         [
-            table(f"{len(tensors)} of {len(result.tensors)} tensors by cost", columns, tensors, text=3),
+            table(f"{len(tensors)} of {len(result.tensors)} tensors by cost", columns, tensors, text_columns=3),
             table("Quantized alone (bpb)", ("", "tensors", "predicted", "measured", "standard error"), groups),
             _gap(result),
             "\n".join(findings) or "no findings",
@@ -185,18 +192,18 @@ def show_table(summary: RecipeSummary) -> str:
     expected = summary.forecast
     facts = [
         ("hash", summary.hash),
-        ("parameters", number(summary.params)),
+        ("parameters", format_number(summary.params)),
         ("layers", str(summary.layers)),
-        ("vocabulary", number(summary.vocab)),
-        *((f"  {role}", number(n)) for role, n in summary.params_by_role.items()),
+        ("vocabulary", format_number(summary.vocab)),
+        *((f"  {role}", format_number(n)) for role, n in summary.params_by_role.items()),
         ("forecast, packed bytes", f"{expected.bytes:,} / {expected.cap:,}"),
         ("forecast, training memory", f"{expected.training_state_bytes:,}"),
     ]
     settings = [(setting.path, str(setting.value)) for setting in summary.settings]
-    parts = table("Parts and settings", ("path", "value"), settings, text=2)
+    parts = table("Parts and settings", ("path", "value"), settings, text_columns=2)
     published = summary.published or {}
     cautions = "\n".join(f"caution: {caution}" for caution in summary.cautions)
-    sections = [table(summary.name, ("", ""), facts), parts, _published(published), _departures(published), cautions]
+    sections = [table(summary.name, ("", ""), facts), parts, _published(published), _differences(published), cautions]
     return "\n\n".join(filter(None, sections))
 
 
@@ -209,7 +216,7 @@ def _published(published: dict[str, Any]) -> str:
             rows += [(f"{words}, {name}", _words(v)) for name, v in value.items() if key != "departures"]
         elif value:
             rows.append((words, _words(value)))
-    return table("Published by its authors, not measured here", ("", ""), rows, text=2) if rows else ""
+    return table("Published by its authors, not measured here", ("", ""), rows, text_columns=2) if rows else ""
 
 
 def _words(value: Any) -> str:
@@ -218,7 +225,7 @@ def _words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _departures(published: dict[str, Any]) -> str:
+def _differences(published: dict[str, Any]) -> str:
     """In what a recipe differs from the published system, and the options that remove each difference."""
     departures = published.get("departures")
     if not isinstance(departures, dict) or not departures:

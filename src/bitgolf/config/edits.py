@@ -10,17 +10,17 @@ from bitgolf.config.spec import Spec
 
 def append(**parts: Spec[Any]) -> Callable[[Spec[Any]], Spec[Any]]:
     """An edit that adds a part at the end of a chain: `append(enter=part(Smear))`."""
-    return lambda node: node.but(**{k: (*node.kwargs[k], v) for k, v in parts.items()})
+    return lambda node: node.replace(**{k: (*node.kwargs[k], v) for k, v in parts.items()})
 
 
-def without(chain: str, cls: type) -> Callable[[Spec[Any]], Spec[Any]]:
+def remove(chain: str, cls: type) -> Callable[[Spec[Any]], Spec[Any]]:
     """An edit that takes the parts of a class out of a chain."""
-    return lambda node: node.but(**{chain: tuple(s for s in node.kwargs[chain] if s.cls is not cls)})
+    return lambda node: node.replace(**{chain: tuple(s for s in node.kwargs[chain] if s.cls is not cls)})
 
 
-def but(**kwargs: Any) -> Callable[[Spec[Any]], Spec[Any]]:
+def replace(**kwargs: Any) -> Callable[[Spec[Any]], Spec[Any]]:
     """An edit that replaces arguments."""
-    return lambda node: node.but(**kwargs)
+    return lambda node: node.replace(**kwargs)
 
 
 def diff(a: Spec[Any], b: Spec[Any]) -> list[tuple[str, Any, Any]]:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from bitgolf.config.registry import lookup
 from bitgolf.config.spec import Spec, part, schema
-from bitgolf.config.validate import conform
+from bitgolf.config.validate import coerce
 from bitgolf.errors import RecipeError
 
 MAX_VALUES, MAX_DEPTH = 10_000, 40  # of a recipe's JSON form
@@ -39,8 +39,8 @@ def _node(value: Any, budget: list[int], depth: int) -> Any:
 # ---- values from a command line --------------------------------------------------------------------------------
 
 
-def set_text(recipe: Spec[Any], assignment: str) -> Spec[Any]:
-    """Apply one `PATH=VALUE`. VALUE is a number, true, false, none, text, a tuple, or a part: `LeakySquared(slope=0.3)`."""
+def apply_assignment(recipe: Spec[Any], assignment: str) -> Spec[Any]:
+    """Apply one `PATH=VALUE`. VALUE is a number, true, false, none, text, a tuple, or a part: `SquaredLeakyReLU(slope=0.3)`."""
     path, equals, text = assignment.partition("=")
     if not equals:
         raise RecipeError(f"{assignment!r} is not PATH=VALUE")
@@ -50,10 +50,10 @@ def set_text(recipe: Spec[Any], assignment: str) -> Spec[Any]:
     annotation = schema(parent.cls)[key][0] if isinstance(parent, Spec) else Any
     options = get_args(annotation)
     wants_text = annotation is str or any(o is str or isinstance(o, str) for o in options)
-    return recipe.set(path, conform(_parse(text.strip(), wants_text), annotation, path))
+    return recipe.set(path, coerce(_parse(text.strip(), wants_text), annotation, path))
 
 
-_WORDS = {"true": True, "false": False, "none": None, "null": None, "True": True, "False": False, "None": None}
+_LITERALS = {"true": True, "false": False, "none": None, "null": None, "True": True, "False": False, "None": None}
 
 
 def _parse(text: str, wants_text: bool) -> Any:
@@ -61,7 +61,7 @@ def _parse(text: str, wants_text: bool) -> Any:
         tree = ast.parse(text, mode="eval").body
     except SyntaxError:
         return text
-    if wants_text and isinstance(tree, (ast.Name, ast.Attribute, ast.BinOp)) and text not in _WORDS:
+    if wants_text and isinstance(tree, (ast.Name, ast.Attribute, ast.BinOp)) and text not in _LITERALS:
         return text
     return _value(tree, text)
 
@@ -70,8 +70,8 @@ def _value(tree: ast.expr, text: str) -> Any:
     match tree:
         case ast.Constant(value=value):
             return value
-        case ast.Name(id=word) if word in _WORDS:
-            return _WORDS[word]
+        case ast.Name(id=word) if word in _LITERALS:
+            return _LITERALS[word]
         case ast.Name() | ast.Attribute():
             return part(lookup(ast.unparse(tree)))
         case ast.Call(func=func, args=[], keywords=keywords):
@@ -81,5 +81,5 @@ def _value(tree: ast.expr, text: str) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
             return -number
     raise RecipeError(
-        f"{text!r} is neither a number, a word, a tuple nor a part", mend="parts look like Softcap(cap=15)"
+        f"{text!r} is neither a number, a word, a tuple nor a part", hint="parts look like Softcap(cap=15)"
     )

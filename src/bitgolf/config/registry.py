@@ -102,7 +102,7 @@ def lookup(name: object) -> type:
     if old := _OLD_NAME.fullmatch(name):
         raise RecipeError(
             f"{name!r} is the name of a part in an older format, with its module",
-            mend=f"make the file again with this version, or write {old[1]}",
+            hint=f"make the file again with this version, or write {old[1]}",
         )
     if not _NAME.fullmatch(name):
         raise RecipeError(f"{name!r} is not the name of a part")
@@ -111,7 +111,7 @@ def lookup(name: object) -> type:
     if name not in REGISTRY:
         near = difflib.get_close_matches(name, {**part_modules(), **REGISTRY}, 3)
         raise RecipeError(
-            f"there is no part called {name!r}", mend=f"did you mean {' or '.join(near)}?" if near else ""
+            f"there is no part called {name!r}", hint=f"did you mean {' or '.join(near)}?" if near else ""
         )
     return REGISTRY[name]
 

@@ -1,9 +1,9 @@
 """The language of recipes: a recipe is a tree of typed, deferred constructors.
 
 `part(cls, **kw)` is a node. The signature of `cls.__init__` is the schema: its positional-only parameters are the
-context that the builder supplies (a `Place`, for parts of a model), everything else is what a recipe may say.
+context that the builder supplies (a `BuildContext`, for parts of a model), everything else is what a recipe may say.
 A wrong name or type fails here, when the recipe is written, and in the type checker.
-Nodes are immutable; `set`, `but` and `edit` return new trees. The JSON form names only registered classes.
+Nodes are immutable; `set`, `replace` and `edit` return new trees. The JSON form names only registered classes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_args, get_origin, overload
 
-from bitgolf.config.build_context import Place
-from bitgolf.config.validate import conform, mismatch
+from bitgolf.config.build_context import BuildContext
+from bitgolf.config.validate import coerce, mismatch
 from bitgolf.errors import RecipeError
-from bitgolf.files import value_digest
+from bitgolf.files import json_digest
 
 P = ParamSpec("P")
 T = TypeVar("T", covariant=True)
@@ -38,11 +38,11 @@ class Spec(Generic[T]):
 
     def __call__(self, *context: Any) -> T:
         """Build it. Raises `RecipeError` where a part stands in a place that supplies another context than it needs."""
-        if len(context) != context_size(self.cls):
-            raise RecipeError(f"{self.cls.__name__} cannot stand here", place=self.name)
+        if len(context) != count_context_arguments(self.cls):
+            raise RecipeError(f"{self.cls.__name__} cannot stand here", where=self.name)
         made = self.cls(*context, **self.kwargs)
         for given in context:
-            if isinstance(given, Place) and given.record is not None:
+            if isinstance(given, BuildContext) and given.record is not None:
                 given.record[made] = self
         return made
 
@@ -61,10 +61,10 @@ class Spec(Generic[T]):
 
     @property
     def hash(self) -> str:
-        return value_digest(self.to_json())
+        return json_digest(self.to_json())
 
     def __getitem__(self, path: str) -> Any:
-        """The value at a dotted path, `model.block.enter.0.slope`."""
+        """The value at a dotted path, `model.block.pre_block.0.slope`."""
         value: Any = self
         for i, key in enumerate(segments := path.split(".")):
             value = _child(value, key, ".".join(segments[:i]), self)
@@ -83,7 +83,7 @@ class Spec(Generic[T]):
         for key, value in self.kwargs.items():
             yield from _leaves(f"{path}.{key}" if path else key, value)
 
-    def but(self, **kwargs: Any) -> Spec[T]:
+    def replace(self, **kwargs: Any) -> Spec[T]:
         """This node with some arguments replaced."""
         return part(self.cls, **{**self.kwargs, **kwargs})  # pyright: ignore[reportCallIssue]
 
@@ -92,12 +92,12 @@ class Spec(Generic[T]):
         _ = self[path]
         return cast(Spec[T], _replace(self, path.split("."), value))
 
-    def edit(self, where: str | type, change: Callable[[Spec[Any]], Spec[Any]]) -> Spec[T]:
-        """Apply `change` to every node that `where` selects: a path glob (`**.mixer`) or a class.
+    def edit(self, select: str | type, edit: Callable[[Spec[Any]], Spec[Any]]) -> Spec[T]:
+        """Apply `edit` to every node that `select` selects: a path glob (`**.mixer`) or a class.
 
         Raises `RecipeError` where it selects nothing, or changes nothing: a switch that does nothing is an error.
         """
-        matches = _matcher(where)
+        matches = _matcher(select)
         touched: list[str] = []
 
         def visit(path: str, value: Any) -> Any:
@@ -110,49 +110,49 @@ class Spec(Generic[T]):
             if not matches(path, value):
                 return node
             touched.append(path)
-            return change(node)
+            return edit(node)
 
         new = visit("", self)
-        what = where if isinstance(where, str) else where.__name__
+        what = select if isinstance(select, str) else select.__name__
         if not touched:
-            raise RecipeError(f"the edit {what!r} touches nothing", place=self.name, mend=_nearest(what, self))
+            raise RecipeError(f"the edit {what!r} touches nothing", where=self.name, hint=_nearest(what, self))
         if new == self:
-            raise RecipeError(f"the edit {what!r} changes nothing", place=", ".join(touched))
+            raise RecipeError(f"the edit {what!r} changes nothing", where=", ".join(touched))
         return new
 
     @staticmethod
-    def validate(value: Any, args: tuple[Any, ...], place: str) -> Any:
+    def validate(value: Any, args: tuple[Any, ...], where: str) -> Any:
         """`value`, if it is a node that builds what `Spec[…]` with these arguments says; otherwise a `RecipeError`."""
         if not isinstance(value, Spec):
-            raise mismatch(value, f"a part that is a {_type_name(args[0])}" if args else "a part", place)
+            raise mismatch(value, f"a part that is a {_type_name(args[0])}" if args else "a part", where)
         if args:
-            _check_built_type(value, args[0], place)
+            _check_built_type(value, args[0], where)
         return value
 
     def to_json(self) -> dict[str, Any]:
-        return {"part": self.name, **{k: _plain(v) for k, v in self.kwargs.items()}}
+        return {"part": self.name, **{k: _to_plain(v) for k, v in self.kwargs.items()}}
 
 
 @overload
-def part(cls: Callable[Concatenate[Place, P], T], *args: P.args, **kwargs: P.kwargs) -> Spec[T]: ...
+def part(cls: Callable[Concatenate[BuildContext, P], T], *args: P.args, **kwargs: P.kwargs) -> Spec[T]: ...
 @overload
 def part(cls: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Spec[T]: ...
 def part(cls: Callable[..., T], *args: Any, **kwargs: Any) -> Spec[T]:
     """A recipe node: `cls`, to be built later with these arguments. Wrong names and types fail now."""
     if args:
-        raise RecipeError("arguments of a part are given by name", place=cls.__name__)
+        raise RecipeError("arguments of a part are given by name", where=cls.__name__)
     known = schema(cls)
     for key in kwargs:
         if key not in known:
-            hint = difflib.get_close_matches(key, known, 1)
-            mend = f"did you mean {hint[0]!r}?" if hint else f"it takes {', '.join(known) or 'nothing'}"
-            raise RecipeError(f"{cls.__name__} takes no argument {key!r}", place=cls.__name__, mend=mend)
+            near = difflib.get_close_matches(key, known, 1)
+            suggestion = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'nothing'}"
+            raise RecipeError(f"{cls.__name__} takes no argument {key!r}", where=cls.__name__, hint=suggestion)
     full: dict[str, Any] = {}
     for key, (annotation, default) in known.items():
         value = kwargs.get(key, default)
         if value is inspect.Parameter.empty:
-            raise RecipeError(f"the argument {key!r} is missing", place=cls.__name__)
-        full[key] = conform(value, annotation, f"{cls.__name__}.{key}")
+            raise RecipeError(f"the argument {key!r} is missing", where=cls.__name__)
+        full[key] = coerce(value, annotation, f"{cls.__name__}.{key}")
     return Spec(cls, full)
 
 
@@ -169,7 +169,7 @@ def schema(cls: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
 
 
 @cache
-def context_size(cls: Callable[..., Any]) -> int:
+def count_context_arguments(cls: Callable[..., Any]) -> int:
     """How many things a builder must supply: the positional-only parameters."""
     return sum(p.kind is p.POSITIONAL_ONLY for p in inspect.signature(cls).parameters.values())
 
@@ -177,13 +177,13 @@ def context_size(cls: Callable[..., Any]) -> int:
 # ---- JSON and paths ------------------------------------------------------------------------------------------------
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, Spec):
         return value.to_json()
     if isinstance(value, tuple):
-        return [_plain(v) for v in value]
+        return [_to_plain(v) for v in value]
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _to_plain(v) for k, v in value.items()}
     return value
 
 
@@ -211,7 +211,7 @@ def _child(value: Any, key: str, at: str, root: Spec[Any]) -> Any:
     if isinstance(value, tuple) and key.isdigit() and int(key) < len(value):
         return value[int(key)]
     path = f"{at}.{key}" if at else key
-    raise RecipeError(f"there is no {path!r}", place=root.name, mend=_nearest(path, root))
+    raise RecipeError(f"there is no {path!r}", where=root.name, hint=_nearest(path, root))
 
 
 def _nearest(path: str, root: Spec[Any]) -> str:
@@ -224,7 +224,7 @@ def _replace(value: Any, keys: list[str], new: Any) -> Any:
         return new
     head, rest = keys[0], keys[1:]
     if isinstance(value, Spec):
-        return value.but(**{head: _replace(value.kwargs[head], rest, new)})
+        return value.replace(**{head: _replace(value.kwargs[head], rest, new)})
     i = int(head)
     return (*value[:i], _replace(value[i], rest, new), *value[i + 1 :])
 
@@ -232,12 +232,12 @@ def _replace(value: Any, keys: list[str], new: Any) -> Any:
 def _matcher(where: str | type) -> Callable[[str, Spec[Any]], bool]:
     if not isinstance(where, str):
         return lambda path, node: isinstance(node.cls, type) and issubclass(node.cls, where)
-    pattern = path_pattern(where)
+    pattern = compile_glob(where)
     return lambda path, node: pattern.fullmatch(path) is not None
 
 
 @cache
-def path_pattern(glob: str) -> re.Pattern[str]:
+def compile_glob(glob: str) -> re.Pattern[str]:
     """`*` is one segment or a part of one, `**` any number of segments: `**.mixer`, `blocks.*.attn.**`."""
     text = re.escape(glob).replace(r"\*\*\.", r"(?:.*\.)?").replace(r"\*\*", r".*").replace(r"\*", r"[^.]*")
     return re.compile(text)
@@ -246,19 +246,19 @@ def path_pattern(glob: str) -> re.Pattern[str]:
 # ---- types ---------------------------------------------------------------------------------------------------------
 
 
-def _check_built_type(node: Spec[Any], wanted: Any, place: str) -> None:
+def _check_built_type(node: Spec[Any], wanted: Any, where: str) -> None:
     """Raises `RecipeError` unless the node builds a `wanted`, and its arguments are what the type arguments say."""
-    while inner := getattr(node.cls, "transparent", ""):
+    while inner := getattr(node.cls, "wraps", ""):
         node = node.kwargs[inner]
     cls = get_origin(wanted) or wanted
     if cls is Any or not isinstance(cls, type):  # or a type variable
         return
     if not (isinstance(node.cls, type) and issubclass(node.cls, cls)):
-        raise mismatch(node, f"a part that is a {_type_name(wanted)}", place)
+        raise mismatch(node, f"a part that is a {_type_name(wanted)}", where)
     said = dict(zip(getattr(cls, "__parameters__", ()), get_args(wanted), strict=False))
     for key, (annotation, _) in schema(cls).items() if said else ():
         if variables := getattr(annotation, "__parameters__", ()):
-            conform(node.kwargs[key], annotation[tuple(said[v] for v in variables)], f"{place}.{key}")
+            coerce(node.kwargs[key], annotation[tuple(said[v] for v in variables)], f"{where}.{key}")
 
 
 def _type_name(annotation: Any) -> str:

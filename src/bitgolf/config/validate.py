@@ -14,51 +14,51 @@ class SelfValidating(Protocol):
     """A class that decides itself what fits an annotation of it."""
 
     @staticmethod
-    def validate(value: Any, args: tuple[Any, ...], place: str) -> Any:
+    def validate(value: Any, args: tuple[Any, ...], where: str) -> Any:
         """`value`, where it fits the class with these type arguments; a `RecipeError` where it does not."""
         ...
 
 
-def conform(value: Any, annotation: Any, place: str) -> Any:
+def coerce(value: Any, annotation: Any, where: str) -> Any:
     """`value`, as the annotation wants it (lists as tuples, integers as floats), or a `RecipeError`."""
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation in (Any, inspect.Parameter.empty):
         return value
     if origin in (Union, UnionType):
-        return _conform_union(value, args, place)
+        return _conform_union(value, args, where)
     if origin is Literal:
         if value in args and type(value) in map(type, args):
             return value
-        raise mismatch(value, f"one of {', '.join(map(repr, args))}", place)
+        raise mismatch(value, f"one of {', '.join(map(repr, args))}", where)
     if origin is tuple and isinstance(value, (tuple, list)):
-        return _conform_tuple(tuple(value), args, place)
+        return _conform_tuple(tuple(value), args, where)
     if isinstance(cls := origin or annotation, SelfValidating):
-        return cls.validate(value, args, place)
+        return cls.validate(value, args, where)
     if annotation is float and type(value) is int:
         return float(value)
     if type(value) is (origin or annotation):
         return value
-    raise mismatch(value, getattr(annotation, "__name__", str(annotation)), place)
+    raise mismatch(value, getattr(annotation, "__name__", str(annotation)), where)
 
 
-def _conform_union(value: Any, options: tuple[Any, ...], place: str) -> Any:
+def _conform_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     errors = []
     for option in options:
         try:
-            return conform(value, option, place)
+            return coerce(value, option, where)
         except RecipeError as error:
-            errors.append(error.cause)
-    raise RecipeError("; or ".join(errors), place=place)
+            errors.append(error.message)
+    raise RecipeError("; or ".join(errors), where=where)
 
 
-def _conform_tuple(value: tuple[Any, ...], args: tuple[Any, ...], place: str) -> tuple[Any, ...]:
+def _conform_tuple(value: tuple[Any, ...], args: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     if args and args[-1] is Ellipsis:
         args = (args[0],) * len(value)
     if len(args) != len(value):
-        raise mismatch(value, f"{len(args)} values", place)
-    return tuple(conform(v, a, f"{place}.{i}") for i, (v, a) in enumerate(zip(value, args, strict=True)))
+        raise mismatch(value, f"{len(args)} values", where)
+    return tuple(coerce(v, a, f"{where}.{i}") for i, (v, a) in enumerate(zip(value, args, strict=True)))
 
 
-def mismatch(value: Any, wanted: str, place: str) -> RecipeError:
+def mismatch(value: Any, device_type: str, where: str) -> RecipeError:
     """The error of a value of the wrong type."""
-    return RecipeError(f"expected {wanted}, got {value!r:.120}", place=place)
+    return RecipeError(f"expected {device_type}, got {value!r:.120}", where=where)

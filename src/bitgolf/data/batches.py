@@ -8,70 +8,83 @@ import numpy as np
 import numpy.typing as npt
 
 from bitgolf.data.coprime_stride import CoprimeStride
-from bitgolf.data.orders import Order, Packed, Sequential, Shuffled, ShuffledDocuments, ShuffledSequences, Source
-from bitgolf.data.shards import Stream
+from bitgolf.data.orders import (
+    DataOrder,
+    PackedDocuments,
+    SequentialOrder,
+    ShuffledDocuments,
+    ShuffledShardWindows,
+    ShuffledWindows,
+    WindowSource,
+)
+from bitgolf.data.shards import TokenStream
 from bitgolf.errors import BitgolfError, UsageError
 
 __all__ = [
-    "Batch",
-    "Batches",
+    "BatchLoader",
     "CoprimeStride",
-    "Order",
-    "Packed",
-    "Sequential",
-    "Shuffled",
+    "DataOrder",
+    "PackedDocuments",
+    "SequentialOrder",
     "ShuffledDocuments",
-    "ShuffledSequences",
+    "ShuffledShardWindows",
+    "ShuffledWindows",
+    "TokenBatch",
 ]
 
-Rows = npt.NDArray[np.int64]
+TokenRows = npt.NDArray[np.int64]
 
 
-class Batch(NamedTuple):
+class TokenBatch(NamedTuple):
     """Inputs and targets, int64 [rows, length]; a target is the token after its input."""
 
-    inputs: Rows
-    targets: Rows
+    inputs: TokenRows
+    targets: TokenRows
 
 
-class Batches:
-    """The batches of a run: `rows` windows of `length` inputs in each step, taken from `stream` in `order`.
+class BatchLoader:
+    """The batches of a run: `load_rows` windows of `length` inputs in each step, taken from `stream` in `order`.
 
     Raises `BitgolfError` for a stream that has no whole window.
     """
 
-    def __init__(self, stream: Stream, *, rows: int, length: int, order: Order, seed: int, bos: int = 1) -> None:
-        if rows < 1 or length < 1 or seed < 0:
-            raise UsageError(f"rows ({rows}) and length ({length}) start at 1, the seed ({seed}) at 0")
+    def __init__(
+        self, stream: TokenStream, *, load_rows: int, length: int, order: DataOrder, seed: int, bos: int = 1
+    ) -> None:
+        if load_rows < 1 or length < 1 or seed < 0:
+            raise UsageError(f"rows ({load_rows}) and length ({length}) start at 1, the seed ({seed}) at 0")
         if len(stream) < length + 1:
             raise BitgolfError(
                 f"the text has {len(stream):,} tokens, and one row takes {length + 1:,}",
-                place=stream.place,
-                mend="give more text, or shorten the rows",
+                where=stream.folder,
+                hint="give more text, or shorten the rows",
             )
-        self.stream, self.rows_per_step, self.length = stream, rows, length
-        self._window = order.windows(Source(stream, rows, length, seed, bos))
+        self.stream, self.rows_per_step, self.length = stream, load_rows, length
+        self._window = order.windows(WindowSource(stream, load_rows, length, seed, bos))
 
-    def rows(self, step: int, first: int, count: int) -> Batch:
+    def load_rows(self, step: int, first: int, count: int) -> TokenBatch:
         """Rows first, ..., first + count - 1 of a step: what one rank, or one piece of an accumulated step, trains on."""
         number = step * self.rows_per_step + first
         windows = np.stack([self._window(number + i) for i in range(count)])
-        return Batch(windows[:, :-1], windows[:, 1:])
+        return TokenBatch(windows[:, :-1], windows[:, 1:])
 
-    def batch(self, step: int, rank: int = 0, world: int = 1, *, rows: int = 0, length: int = 0) -> Batch:
+    def load_batch(
+        self, step: int, rank: int = 0, distributed: int = 1, *, rows: int = 0, length: int = 0
+    ) -> TokenBatch:
         """A rank's share of a step, int64 [rows / world, length]; the shares in the order of the ranks are the whole step.
 
-        A smaller batch (0: the whole) is the step's first `rows` rows, and their first `length` tokens.
+        A smaller batch (0: the whole) is the step's first `load_rows` rows, and their first `length` tokens.
         """
-        share = share_of(rows or self.rows_per_step, world)
-        inputs, targets = self.rows(step, rank * share, share)
-        return Batch(inputs[:, : length or self.length], targets[:, : length or self.length])
+        share = rows_per_rank(rows or self.rows_per_step, distributed)
+        inputs, targets = self.load_rows(step, rank * share, share)
+        return TokenBatch(inputs[:, : length or self.length], targets[:, : length or self.length])
 
 
-def share_of(rows: int, world: int) -> int:
+def rows_per_rank(rows: int, distributed: int) -> int:
     """Rows of each of `world` ranks. Raises `UsageError` where they cannot be shared evenly."""
-    if rows % world:
+    if rows % distributed:
         raise UsageError(
-            f"{rows} rows cannot be shared by {world} ranks", mend=f"make the rows of a step a multiple of {world}"
+            f"{rows} rows cannot be shared by {distributed} ranks",
+            hint=f"make the rows of a step a multiple of {distributed}",
         )
-    return rows // world
+    return rows // distributed

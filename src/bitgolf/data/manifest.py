@@ -7,19 +7,19 @@ from typing import Any
 
 import msgspec
 
-from bitgolf.errors import BitgolfError, DamagedError, FormatVersionError
+from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError
 
 FORMAT = 2
 SPLITS = ("train", "val")
 
 
-class Shard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ShardEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     tokens: int
     digest: str
 
 
-class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SplitManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One side. tokens: BOS included; raw_bytes: of the documents; encoded_bytes: those that the tokens stand for;
     lost_bytes: raw bytes that the encoding lost or changed; fingerprints: the digest of their file."""
 
@@ -28,7 +28,7 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     raw_bytes: int
     encoded_bytes: int
     lost_bytes: int
-    shards: tuple[Shard, ...]
+    shards: tuple[ShardEntry, ...]
     fingerprints: str
 
 
@@ -38,8 +38,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokenizer: str
     vocab: int
     bos: int
-    train: Split
-    val: Split
+    train: SplitManifest
+    val: SplitManifest
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class _Version(msgspec.Struct):
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of a prepared folder.
 
-    Raises `BitgolfError` where there is none, `DamagedError` for a file that is no manifest, and `FormatVersionError` for
+    Raises `BitgolfError` where there is none, `CorruptFileError` for a file that is no manifest, and `FormatVersionError` for
     one of another format.
     """
     path = folder / "manifest.json"
@@ -61,13 +61,13 @@ def load_manifest(folder: Path) -> Manifest:
         data = path.read_bytes()
     except OSError as error:
         message = "there is no manifest: the data was never prepared, or not to its end"
-        raise BitgolfError(message, place=str(path), mend="bitgolf data make") from error
+        raise BitgolfError(message, where=str(path), hint="bitgolf data make") from error
     try:
         found = msgspec.json.decode(data, type=_Version).format
         if found is None:
             raise ValueError("it has no format number")
         if found != FORMAT:
-            raise FormatVersionError("the data manifest", found=found, supported=FORMAT, place=str(path))
+            raise FormatVersionError("the data manifest", found=found, supported=FORMAT, where=str(path))
         return msgspec.json.decode(data, type=Manifest)
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise DamagedError(f"not a manifest ({error})", place=str(path)) from error
+        raise CorruptFileError(f"not a manifest ({error})", where=str(path)) from error

@@ -16,23 +16,23 @@ from typing import NamedTuple
 import numpy as np
 
 from bitgolf.config.registry import register
-from bitgolf.data.shards import Positions, Stream
+from bitgolf.data.shards import Positions, TokenStream
 from bitgolf.errors import BitgolfError
 
-Windows = Callable[[int], Positions]
+WindowFunction = Callable[[int], Positions]
 
 
-class File(NamedTuple):
+class ShardSpan(NamedTuple):
     """A shard's place in the stream."""
 
     begin: int
     tokens: int
 
 
-class Source(NamedTuple):
+class WindowSource(NamedTuple):
     """What is cut into windows: `rows` of them, of `length` inputs, make a step. Documents start with `bos`."""
 
-    stream: Stream
+    stream: TokenStream
     rows: int
     length: int
     seed: int
@@ -42,30 +42,33 @@ class Source(NamedTuple):
         """The window that starts at a position of the stream, int64 [length + 1]."""
         return self.stream.window(start, self.length + 1)
 
-    def random(self, *key: int) -> np.random.Generator:
+    def generator(self, *key: int) -> np.random.Generator:
         """A generator for this key alone. Keys of one order have one length: (1,) and (1, 0) would be the same."""
         return np.random.Generator(np.random.PCG64((self.seed, *key)))
 
-    def files(self, inputs: int) -> list[File]:
+    def shard_spans(self, tokens: int) -> list[ShardSpan]:
         """The shards that hold so many inputs and the last one's target. Raises `BitgolfError` where none does."""
-        found = [File(*file) for file in zip(self.stream.begins.tolist(), self.stream.sizes.tolist(), strict=True)]
-        found = [file for file in found if file.tokens > inputs]
+        found = [
+            ShardSpan(*file)
+            for file in zip(self.stream.shard_starts.tolist(), self.stream.shard_sizes.tolist(), strict=True)
+        ]
+        found = [file for file in found if file.tokens > tokens]
         if not found:
             raise BitgolfError(
-                f"no shard has {inputs + 1:,} tokens, and this order never reads over a shard's end",
-                place=self.stream.place,
-                mend="write larger shards, shorten the rows, or use the order Shuffled",
+                f"no shard has {tokens + 1:,} tokens, and this order never reads over a shard's end",
+                where=self.stream.folder,
+                hint=f"write larger shards, shorten the rows, or use the order {ShuffledWindows.__name__}",
             )
         return found
 
-    def cut(self, file: File, random: np.random.Generator) -> Positions:
+    def window_starts(self, file: ShardSpan, random: np.random.Generator) -> Positions:
         """Where a file's non-overlapping windows start, from a random phase, int64 [windows]; none crosses its end."""
         phase = int(random.integers(min(self.length, file.tokens - self.length)))
         windows = (file.tokens - 1 - phase) // self.length
         return file.begin + phase + self.length * np.arange(windows)
 
 
-class Cycles:
+class VariableEpochs:
     """0, 1, 2, … in cycles of unlike sizes: a number -> (its cycle, its index there). Sizes are asked for when reached."""
 
     def __init__(self, size: Callable[[int], int]) -> None:
@@ -78,24 +81,24 @@ class Cycles:
         return cycle, number - self.ends[cycle]
 
 
-class Order(ABC):
+class DataOrder(ABC):
     """In which order windows of a stream are visited."""
 
     @abstractmethod
-    def windows(self, source: Source) -> Windows:
+    def windows(self, source: WindowSource) -> WindowFunction:
         """The tokens of window 0, 1, …, int64 [length + 1]: a function of the source and the number alone."""
 
 
 @register
-class Sequential(Order):
+class SequentialOrder(DataOrder):
     """One window after the other, over the end of the stream to its start: the challenge's baseline. No seed acts."""
 
-    def windows(self, source: Source) -> Windows:
+    def windows(self, source: WindowSource) -> WindowFunction:
         return lambda number: source.window(number * source.length % len(source.stream))
 
 
 @register
-class Packed(Order):
+class PackedDocuments(DataOrder):
     """Documents packed for attention of variable length: rows are long sequential spans (Parameter Golf #1530).
 
     There a row is all that one rank reads in a step (98,304 tokens), and a core or mask keeps attention inside each
@@ -103,9 +106,9 @@ class Packed(Order):
     No seed acts. (Published rows are one token further apart: a row's last target is nobody's input there.)
     """
 
-    def windows(self, source: Source) -> Windows:
+    def windows(self, source: WindowSource) -> WindowFunction:
         step = source.rows * source.length
-        files = source.files(step)
+        files = source.shard_spans(step)
         windows = [(file.tokens - 1) // step * source.rows for file in files]
         ends = np.cumsum(windows)
 
@@ -118,20 +121,20 @@ class Packed(Order):
 
 
 @register
-class Shuffled(Order):
+class ShuffledWindows(DataOrder):
     """Each epoch another permutation of the stream's non-overlapping windows, from another random phase.
 
     The stream is taken as a ring, so an epoch has the same number of windows, tokens // length, whatever its phase; no token
     is an input twice in it. The idea is that of the challenge's shuffled loaders (PR #1394), over all shards at once.
     """
 
-    def windows(self, source: Source) -> Windows:
+    def windows(self, source: WindowSource) -> WindowFunction:
         tokens, length = len(source.stream), source.length
         windows = tokens // length
 
         @lru_cache(maxsize=2)
         def epoch_cut(epoch: int) -> tuple[int, Positions]:
-            random = source.random(epoch)
+            random = source.generator(epoch)
             return int(random.integers(tokens)), random.permutation(windows)
 
         def window(number: int) -> Positions:
@@ -143,22 +146,22 @@ class Shuffled(Order):
 
 
 @register
-class ShuffledSequences(Order):
+class ShuffledShardWindows(DataOrder):
     """Each epoch a random phase for each file, and its windows in random order; none crosses a file (Parameter Golf #1394).
 
     Published: each row picks a file with probability in proportion to its windows left, then that file's next one in
     a random permutation. That is one random permutation of the windows of all files, which is what is drawn here.
     """
 
-    def windows(self, source: Source) -> Windows:
-        files = source.files(source.length)
+    def windows(self, source: WindowSource) -> WindowFunction:
+        files = source.shard_spans(source.length)
 
         @lru_cache(maxsize=2)
         def starts(epoch: int) -> Positions:
-            random = source.random(epoch)
-            return random.permutation(np.concatenate([source.cut(file, random) for file in files]))
+            random = source.generator(epoch)
+            return random.permutation(np.concatenate([source.window_starts(file, random) for file in files]))
 
-        epochs = Cycles(lambda epoch: len(starts(epoch)))
+        epochs = VariableEpochs(lambda epoch: len(starts(epoch)))
 
         def window(number: int) -> Positions:
             epoch, index = epochs(number)
@@ -168,7 +171,7 @@ class ShuffledSequences(Order):
 
 
 @register
-class ShuffledDocuments(Order):
+class ShuffledDocuments(DataOrder):
     """Documents in random order, end to end, cut into windows of `length` inputs (Parameter Golf #1512, branch).
 
     Each epoch the files come in random order, and within a file its documents do: those that start in it, whole, even
@@ -176,23 +179,25 @@ class ShuffledDocuments(Order):
     What precedes the first document start of the stream is left out. Raises `BitgolfError` where no document starts.
     """
 
-    def windows(self, source: Source) -> Windows:
-        return _Documents(source)
+    def windows(self, source: WindowSource) -> WindowFunction:
+        return _ShuffledDocumentStream(source)
 
 
-class _Documents:
+class _ShuffledDocumentStream:
     """The endless text of all documents, epoch after epoch, and its windows."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WindowSource) -> None:
         self.source = source
         stream = source.stream
-        first = [stream.next_start(begin, source.bos) for begin in stream.begins.tolist()]
-        self.edges: Positions = np.array([*first, len(stream)])  # the documents of file i: edges[i] … edges[i + 1]
-        self.sizes = np.diff(self.edges)
+        first = [stream.next_document_start(begin, source.bos) for begin in stream.shard_starts.tolist()]
+        self.shard_boundaries: Positions = np.array(
+            [*first, len(stream)]
+        )  # the documents of file i: edges[i] … edges[i + 1]
+        self.sizes = np.diff(self.shard_boundaries)
         self.tokens = int(self.sizes.sum())
         if not self.tokens:
             cause = f"no document starts: the token {source.bos} is nowhere"
-            raise BitgolfError(cause, place=stream.place, mend="use another order")
+            raise BitgolfError(cause, where=stream.folder, hint="use another order")
         self.files = lru_cache(maxsize=2)(self._files)
         self.documents = lru_cache(maxsize=2)(self._documents)
 
@@ -217,12 +222,12 @@ class _Documents:
 
     def _files(self, epoch: int) -> tuple[Positions, Positions]:
         """The files of an epoch in order, and where each ends in its text."""
-        files = self.source.random(epoch, 0).permutation(len(self.sizes))
+        files = self.source.generator(epoch, 0).permutation(len(self.sizes))
         return files, np.cumsum(self.sizes[files])
 
     def _documents(self, epoch: int, file: int, begin: int) -> tuple[Positions, Positions]:
         """A file's documents in the epoch's order, [documents, (start, end)], and where each ends in the epoch's text."""
-        starts = self.source.stream.starts_in(file, self.source.bos)
-        spans = np.stack([starts, np.append(starts[1:], self.edges[file + 1])], 1)
-        spans = self.source.random(epoch, 1 + file).permutation(spans)
+        starts = self.source.stream.document_starts_in(file, self.source.bos)
+        spans = np.stack([starts, np.append(starts[1:], self.shard_boundaries[file + 1])], 1)
+        spans = self.source.generator(epoch, 1 + file).permutation(spans)
         return spans, begin + np.cumsum(spans[:, 1] - spans[:, 0])

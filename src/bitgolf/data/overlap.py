@@ -14,25 +14,25 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.data.shards import Stream
-from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.data.shards import TokenStream
+from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.files import write_bytes
-from bitgolf.text.documents import fingerprint
+from bitgolf.text.documents import document_fingerprint
 
 Fingerprints = npt.NDArray[np.uint64]
 
 
-def fingerprints(documents: Iterable[bytes]) -> Fingerprints:
+def document_fingerprints(documents: Iterable[bytes]) -> Fingerprints:
     """The fingerprint of each document, uint64 [documents]."""
-    return _numbers(b"".join(map(fingerprint, documents)))
+    return _numbers(b"".join(map(document_fingerprint, documents)))
 
 
-def stream_fingerprints(stream: Stream, bos: int) -> Fingerprints:
+def stream_fingerprints(stream: TokenStream, bos: int) -> Fingerprints:
     """The same for documents of which only the tokens are left, cut at each BOS: comparable within one tokenizer.
 
     What precedes the stream's first BOS is the rest of a document that cannot be compared, and is left out.
     """
-    starts = stream.starts(bos)
+    starts = stream.document_starts(bos)
     ends = np.append(starts[1:], len(stream))
     hashes = [_token_hash(stream.window(a, b - a)) for a, b in zip(starts.tolist(), ends.tolist(), strict=False)]
     return _numbers(b"".join(hashes))
@@ -46,7 +46,7 @@ def _numbers(hashes: bytes) -> Fingerprints:
     return np.frombuffer(hashes, "<u8").astype(np.uint64)
 
 
-def check_overlap(train: Fingerprints, validation: Fingerprints, *, place: str = "data") -> None:
+def check_overlap(train: Fingerprints, validation: Fingerprints, *, where: str = "data") -> None:
     """Raise `BitgolfError` where a document is in both: how many, and where in each split the first are."""
     leaked = np.flatnonzero(np.isin(train, validation))
     if not len(leaked):
@@ -56,8 +56,8 @@ def check_overlap(train: Fingerprints, validation: Fingerprints, *, place: str =
     raise BitgolfError(
         f"{distinct:,} of {len(np.unique(validation)):,} validation documents are among the training documents: "
         f"training document {', '.join(first)}{', ...' if len(leaked) > 3 else ''}",
-        place=place,
-        mend="split the documents by their content (bitgolf.text.documents.split), or leave these out of training",
+        where=where,
+        hint="split the documents by their content (bitgolf.text.documents.train_validation_split), or leave these out of training",
     )
 
 
@@ -69,7 +69,7 @@ def read_fingerprints(path: Path) -> Fingerprints:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BitgolfError(f"the fingerprints cannot be read ({error.strerror})", place=str(path)) from error
+        raise BitgolfError(f"the fingerprints cannot be read ({error.strerror})", where=str(path)) from error
     if len(data) % 8:
-        raise DamagedError(f"{len(data)} bytes are not fingerprints of 8 bytes each", place=str(path))
+        raise CorruptFileError(f"{len(data)} bytes are not fingerprints of 8 bytes each", where=str(path))
     return _numbers(data)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bitgolf.data.batches import Batches, Rows
+from bitgolf.data.batches import BatchLoader, TokenRows
 
-AHEAD = 2
+PREFETCH_STEPS = 2
 
 
 class HostBatch(NamedTuple):
@@ -29,19 +29,19 @@ class Prefetcher:
     GPU copies without the host waiting.
     """
 
-    def __init__(self, batches: Batches, rank: int, size: int, *, pin: bool) -> None:
-        self.batches, self.rank, self.size, self.pin = batches, rank, size, pin
+    def __init__(self, batches: BatchLoader, rank: int, world_size: int, *, pin: bool) -> None:
+        self.batches, self.rank, self.world_size, self.pin = batches, rank, world_size, pin
         self._ahead: dict[tuple[int, int, int], Future[HostBatch]] = {}
         device = torch.cuda.current_device() if pin else None  # memory is pinned for the thread's device
-        self._thread = ThreadPoolExecutor(1, "batches", initializer=_take_device, initargs=(device,))
+        self._thread = ThreadPoolExecutor(1, "batches", initializer=_set_cuda_device, initargs=(device,))
 
-    def batch(self, step: int, *, rows: int, length: int) -> HostBatch:
+    def load_batch(self, step: int, *, rows: int, length: int) -> HostBatch:
         """This rank's share of a step. Raises what making it raised."""
-        wanted = {(step + i, rows, length) for i in range(AHEAD + 1)}
+        wanted = {(step + i, rows, length) for i in range(PREFETCH_STEPS + 1)}
         for key in self._ahead.keys() - wanted:
             self._ahead.pop(key).cancel()
         for key in sorted(wanted - self._ahead.keys()):
-            self._ahead[key] = self._thread.submit(_make, self.batches, self.rank, self.size, key, self.pin)
+            self._ahead[key] = self._thread.submit(_load_batch, self.batches, self.rank, self.world_size, key, self.pin)
         return self._ahead.pop((step, rows, length)).result()
 
     def close(self) -> None:
@@ -49,18 +49,18 @@ class Prefetcher:
         self._thread.shutdown(cancel_futures=True)
 
 
-def _take_device(device: int | None) -> None:
+def _set_cuda_device(device: int | None) -> None:
     """In a new thread, which begins with the first GPU of the machine: make this one current."""
     if device is not None:
         torch.cuda.set_device(device)
 
 
-def _make(batches: Batches, rank: int, size: int, key: tuple[int, int, int], pin: bool) -> HostBatch:
+def _load_batch(batches: BatchLoader, rank: int, size: int, key: tuple[int, int, int], pin: bool) -> HostBatch:
     step, rows, length = key
-    made = batches.batch(step, rank, size, rows=rows, length=length)
+    made = batches.load_batch(step, rank, size, rows=rows, length=length)
     return HostBatch(_tensor(made.inputs, pin), _tensor(made.targets, pin))
 
 
-def _tensor(rows: Rows, pin: bool) -> Tensor:
+def _tensor(rows: TokenRows, pin: bool) -> Tensor:
     tensor = torch.from_numpy(rows)
     return tensor.contiguous().pin_memory() if pin else tensor

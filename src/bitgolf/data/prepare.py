@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.data.manifest import SPLITS, Manifest, Shard, Split
-from bitgolf.data.overlap import fingerprints, write_fingerprints
+from bitgolf.data.manifest import SPLITS, Manifest, ShardEntry, SplitManifest
+from bitgolf.data.overlap import document_fingerprints, write_fingerprints
 from bitgolf.data.shards import Tokens, write_shard
 from bitgolf.data.verify import check_fingerprints
 from bitgolf.errors import BitgolfError
@@ -21,35 +21,35 @@ from bitgolf.files import file_digest, write_bytes, write_json
 from bitgolf.text.documents import Document
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
-_BATCH = 4_000_000  # bytes of text that are encoded at a time
+_ENCODE_BYTES = 4_000_000  # bytes of text that are encoded at a time
 
 
-def prepare(
+def prepare_data(
     documents_train: Iterable[Document],
     documents_val: Iterable[Document],
     tokenizer: Tokenizer,
     folder: Path,
     *,
     shard_tokens: int = 10**8,
-    normalise: bool = False,
+    use_own_normaliser: bool = False,
 ) -> Manifest:
     """Write tokenizer.model, train_000000.bin, ..., val_000000.bin, ..., a .fp file for each split, manifest.json.
 
-    Each document follows a BOS; there is no EOS. `normalise` encodes as SentencePiece does (the challenge's shards were
+    Each document follows a BOS; there is no EOS. `use_own_normaliser` encodes as SentencePieceTokenizer does (the challenge's shards were
     made so) instead of exactly. Memory holds one shard and one batch of documents, however many there are.
     Raises `BitgolfError` for a document that is in both splits, a split without documents, a tokenizer without BOS.
     """
     if tokenizer.bos < 0 or tokenizer.vocab > 65_536:
         raise BitgolfError(
-            f"shards need a BOS and at most 65,536 tokens; here are {tokenizer.vocab:,}", place=tokenizer.place
+            f"shards need a BOS and at most 65,536 tokens; here are {tokenizer.vocab:,}", where=tokenizer.where
         )
     _clear(folder)
-    write_bytes(folder / "tokenizer.model", tokenizer.proto)
+    write_bytes(folder / "tokenizer.model", tokenizer.serialized)
     sides = {}
     for name, documents in (("val", documents_val), ("train", documents_train)):
-        tally = _Tally(tokenizer, normalise)
+        tally = _DocumentEncoder(tokenizer, use_own_normaliser)
         shards = _write_shards(folder, name, tally.encode(documents), shard_tokens)
-        sides[name] = tally.close(folder / f"{name}_documents.fp", shards)
+        sides[name] = tally.finish(folder / f"{name}_documents.fp", shards)
     check_fingerprints(folder)
     manifest = Manifest(tokenizer.digest, tokenizer.vocab, tokenizer.bos, **sides)
     write_json(folder / "manifest.json", manifest.to_json())
@@ -57,14 +57,14 @@ def prepare(
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier `prepare` left, its manifest first: one shard too many would be trained on."""
+    """Remove what an earlier `prepare_data` left, its manifest first: one shard too many would be trained on."""
     for pattern in ("manifest.json", *(f"{name}_*.bin" for name in SPLITS)):
         for path in folder.glob(pattern):
             path.unlink()
 
 
 @dataclass
-class _Tally:
+class _DocumentEncoder:
     """Encodes documents, and counts as they pass."""
 
     tokenizer: Tokenizer
@@ -73,15 +73,15 @@ class _Tally:
     raw: int = 0
     encoded: int = 0
     lost: int = 0
-    seen: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+    fingerprints: list[npt.NDArray[np.uint64]] = field(default_factory=list)
 
     def encode(self, documents: Iterable[Document]) -> Iterator[Tokens]:
         for batch in _batches(documents):
-            self.seen.append(fingerprints(batch))
+            self.fingerprints.append(document_fingerprints(batch))
             for data, (ids, lost) in zip(batch, self._encode(batch), strict=True):
                 self.tokens += len(ids) + 1
                 self.raw += len(data)
-                self.encoded += int(self.tokenizer.token_bytes(ids).sum())
+                self.encoded += int(self.tokenizer.count_bytes(ids).sum())
                 self.lost += lost
                 yield np.concatenate([[self.tokenizer.bos], ids]).astype(np.uint16)
 
@@ -90,13 +90,13 @@ class _Tally:
             return [self.tokenizer.encode_normalised(data) for data in batch]
         return [(ids, 0) for ids in self.tokenizer.encode_documents(batch)]
 
-    def close(self, path: Path, shards: tuple[Shard, ...]) -> Split:
+    def finish(self, path: Path, shards: tuple[ShardEntry, ...]) -> SplitManifest:
         assert self.normalise or self.encoded == self.raw
         if not shards:
-            raise BitgolfError("there are no documents", place=path.stem.replace("_", " "))
-        seen = np.concatenate(self.seen)
+            raise BitgolfError("there are no documents", where=path.stem.replace("_", " "))
+        seen = np.concatenate(self.fingerprints)
         write_fingerprints(path, seen)
-        return Split(len(seen), self.tokens, self.raw, self.encoded, self.lost, shards, file_digest(path))
+        return SplitManifest(len(seen), self.tokens, self.raw, self.encoded, self.lost, shards, file_digest(path))
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[bytes]]:
@@ -105,23 +105,23 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[bytes]]:
     for document in documents:
         batch.append(document.data)
         size += len(document.data)
-        if size >= _BATCH:
+        if size >= _ENCODE_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
 
 
-def _write_shards(folder: Path, name: str, arrays: Iterable[Tokens], size: int) -> tuple[Shard, ...]:
+def _write_shards(folder: Path, name: str, arrays: Iterable[Tokens], size: int) -> tuple[ShardEntry, ...]:
     shards = []
-    for i, ids in enumerate(_in_pieces(arrays, size)):
+    for i, ids in enumerate(_rechunk(arrays, size)):
         path = folder / f"{name}_{i:06d}.bin"
         write_shard(path, ids)
-        shards.append(Shard(path.name, len(ids), file_digest(path)))
+        shards.append(ShardEntry(path.name, len(ids), file_digest(path)))
     return tuple(shards)
 
 
-def _in_pieces(arrays: Iterable[Tokens], size: int) -> Iterator[Tokens]:
+def _rechunk(arrays: Iterable[Tokens], size: int) -> Iterator[Tokens]:
     """The same tokens, `size` at a time."""
     held: list[Tokens] = []
     room = size

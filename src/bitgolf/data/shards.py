@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.errors import BitgolfError, DamagedError, UsageError
-from bitgolf.files import atomic
+from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
+from bitgolf.files import atomic_write
 
 MAGIC, VERSION = 20240520, 1
-HEADER = 1024  # bytes
+HEADER_BYTES = 1024  # bytes
 _BLOCK_TOKENS = 1 << 16  # searched at a time
 Tokens = npt.NDArray[np.uint16]
 Positions = npt.NDArray[np.int64]
@@ -27,37 +27,37 @@ Positions = npt.NDArray[np.int64]
 def write_shard(path: Path, ids: npt.NDArray[np.integer]) -> None:
     """Write token ids [n], n >= 1, each below 65,536. The file is whole or absent."""
     if ids.ndim != 1 or not 0 < len(ids) < 2**31:
-        raise BitgolfError(f"a shard holds 1 to 2**31 - 1 tokens, not an array of shape {ids.shape}", place=str(path))
+        raise BitgolfError(f"a shard holds 1 to 2**31 - 1 tokens, not an array of shape {ids.shape}", where=str(path))
     if ids.min() < 0 or ids.max() > 65_535:
-        raise BitgolfError(f"token ids from {ids.min()} to {ids.max()} do not fit into 16 bits", place=str(path))
-    header = np.zeros(HEADER // 4, "<i4")
+        raise BitgolfError(f"token ids from {ids.min()} to {ids.max()} do not fit into 16 bits", where=str(path))
+    header = np.zeros(HEADER_BYTES // 4, "<i4")
     header[:3] = MAGIC, VERSION, len(ids)
-    with atomic(path) as handle:
+    with atomic_write(path) as handle:
         handle.write(header.tobytes())
         handle.write(ids.astype("<u2").tobytes())
 
 
 def read_shard(path: Path) -> Tokens:
-    """The tokens of a shard, uint16 [n], mapped from the file. Raises `DamagedError` that says what is wrong with it."""
+    """The tokens of a shard, uint16 [n], mapped from the file. Raises `CorruptFileError` that says what is wrong with it."""
     try:
         size = path.stat().st_size
         header = np.fromfile(path, "<i4", 3)
     except OSError as error:
-        raise BitgolfError(f"the shard cannot be read ({error.strerror})", place=str(path)) from error
-    if size < HEADER:
-        raise DamagedError(f"not a shard: {size} bytes, less than its header of {HEADER}", place=str(path))
+        raise BitgolfError(f"the shard cannot be read ({error.strerror})", where=str(path)) from error
+    if size < HEADER_BYTES:
+        raise CorruptFileError(f"not a shard: {size} bytes, less than its header of {HEADER_BYTES}", where=str(path))
     magic, version, count = header.tolist()
     if magic != MAGIC:
-        raise DamagedError(f"not a shard: it starts with {magic}, not {MAGIC}", place=str(path))
+        raise CorruptFileError(f"not a shard: it starts with {magic}, not {MAGIC}", where=str(path))
     if version != VERSION:
-        raise DamagedError(f"a shard of version {version}; only version {VERSION} is known", place=str(path))
+        raise CorruptFileError(f"a shard of version {version}; only version {VERSION} is known", where=str(path))
     if count < 1:
-        raise DamagedError(f"the shard's header announces {count} tokens", place=str(path))
-    if size != HEADER + 2 * count:
-        wrong = "short" if size < HEADER + 2 * count else "long"
-        message = f"the shard is too {wrong}: {size:,} bytes where {count:,} tokens take {HEADER + 2 * count:,}"
-        raise DamagedError(message, place=str(path), mend="fetch or make it again")
-    return np.memmap(path, "<u2", "r", HEADER, (count,))
+        raise CorruptFileError(f"the shard's header announces {count} tokens", where=str(path))
+    if size != HEADER_BYTES + 2 * count:
+        wrong = "short" if size < HEADER_BYTES + 2 * count else "long"
+        message = f"the shard is too {wrong}: {size:,} bytes where {count:,} tokens take {HEADER_BYTES + 2 * count:,}"
+        raise CorruptFileError(message, where=str(path), hint="fetch or make it again")
+    return np.memmap(path, "<u2", "r", HEADER_BYTES, (count,))
 
 
 def find_shards(folder: Path, split: str) -> list[Path]:
@@ -68,7 +68,7 @@ def find_shards(folder: Path, split: str) -> list[Path]:
     found = sorted(path for path in folder.glob("*.bin") if _split(path) == split and "_bytes_" not in path.name)
     if not found:
         message = f"there are no {split} shards (such as {split}_000000.bin)"
-        raise UsageError(message, place=str(folder), mend="bitgolf data make")
+        raise UsageError(message, where=str(folder), hint="bitgolf data make")
     return found
 
 
@@ -77,15 +77,15 @@ def _split(path: Path) -> str:
     return words[-1] if words else ""
 
 
-class Stream:
+class TokenStream:
     """Shard files, in the order given, as one sequence of tokens that starts over at its end. Each is checked (`read_shard`)."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         if not paths:
             raise UsageError("a stream needs at least one shard")
-        self.place = str(paths[0].parent)
+        self.folder = str(paths[0].parent)
         self.shards = [read_shard(path) for path in paths]
-        self._ends: Positions = self.sizes.cumsum()
+        self._ends: Positions = self.shard_sizes.cumsum()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -104,24 +104,24 @@ class Stream:
         return window
 
     @property
-    def sizes(self) -> Positions:
+    def shard_sizes(self) -> Positions:
         """Tokens of each shard, int64 [shards]."""
         return np.array([len(shard) for shard in self.shards], np.int64)
 
     @property
-    def begins(self) -> Positions:
+    def shard_starts(self) -> Positions:
         """Where each shard begins, int64 [shards]."""
-        return self._ends - self.sizes
+        return self._ends - self.shard_sizes
 
-    def starts(self, bos: int) -> Positions:
+    def document_starts(self, bos: int) -> Positions:
         """Where documents start: the positions of BOS, int64, ascending."""
-        return np.concatenate([self.starts_in(i, bos) for i in range(len(self.shards))])
+        return np.concatenate([self.document_starts_in(i, bos) for i in range(len(self.shards))])
 
-    def starts_in(self, shard: int, bos: int) -> Positions:
+    def document_starts_in(self, shard: int, bos: int) -> Positions:
         """The same in one shard. Reads all of it."""
-        return np.flatnonzero(self.shards[shard] == bos) + self.begins[shard]
+        return np.flatnonzero(self.shards[shard] == bos) + self.shard_starts[shard]
 
-    def next_start(self, position: int, bos: int) -> int:
+    def next_document_start(self, position: int, bos: int) -> int:
         """Where the first document starts at or after a position: the stream's length where none does."""
         for first in range(position, len(self), _BLOCK_TOKENS):
             found = np.flatnonzero(self.window(first, min(_BLOCK_TOKENS, len(self) - first)) == bos)

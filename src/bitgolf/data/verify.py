@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.data.manifest import SPLITS, Manifest, Split, load_manifest
+from bitgolf.data.manifest import SPLITS, Manifest, SplitManifest, load_manifest
 from bitgolf.data.overlap import check_overlap, read_fingerprints, stream_fingerprints
-from bitgolf.data.shards import Stream, find_shards
+from bitgolf.data.shards import TokenStream, find_shards
 from bitgolf.errors import BitgolfError
 from bitgolf.files import file_digest
 from bitgolf.report.findings import DataFinding
@@ -25,21 +25,21 @@ _BLOCK_TOKENS = 1 << 22  # counted at a time
 def check_fingerprints(folder: Path) -> None:
     """Raise `BitgolfError` where a document of a prepared folder is in both splits."""
     train, val = (read_fingerprints(folder / f"{name}_documents.fp") for name in SPLITS)
-    check_overlap(train, val, place=str(folder))
+    check_overlap(train, val, where=str(folder))
 
 
-def check(folder: Path) -> list[DataFinding]:
+def verify_data(folder: Path) -> list[DataFinding]:
     """What is wrong with a folder of data; every number of its manifest is counted again. Reads all of it.
 
     Of published shards, which have no manifest, the format, the document starts and the overlap (by tokens) are checked.
     """
     if not (folder / "manifest.json").exists():
         note = DataFinding("no-manifest", "note", f"{folder}: no manifest, so nothing is known of the raw text")
-        return [note, *_caught("shards", lambda: _published(folder))]
-    return list(_caught("manifest", lambda: _against_manifest(folder, load_manifest(folder))))
+        return [note, *_errors_as_findings("shards", lambda: _verify_published_shards(folder))]
+    return list(_errors_as_findings("manifest", lambda: _verify_manifest(folder, load_manifest(folder))))
 
 
-def _caught(rule: str, findings: Callable[[], Iterable[DataFinding]]) -> Iterator[DataFinding]:
+def _errors_as_findings(rule: str, findings: Callable[[], Iterable[DataFinding]]) -> Iterator[DataFinding]:
     """The findings; an error that ends them early is the last one."""
     try:
         yield from findings()
@@ -47,15 +47,15 @@ def _caught(rule: str, findings: Callable[[], Iterable[DataFinding]]) -> Iterato
         yield DataFinding(rule, "error", str(error))
 
 
-def _published(folder: Path) -> Iterator[DataFinding]:
-    train, val = (Stream(find_shards(folder, name)) for name in SPLITS)
+def _verify_published_shards(folder: Path) -> Iterator[DataFinding]:
+    train, val = (TokenStream(find_shards(folder, name)) for name in SPLITS)
     for name, stream in zip(SPLITS, (train, val), strict=True):
         if stream.window(0, 1)[0] != CHALLENGE_BOS:
             yield DataFinding("document-starts", "warning", f"the first {name} token is not BOS ({CHALLENGE_BOS})")
-    check_overlap(*(stream_fingerprints(stream, CHALLENGE_BOS) for stream in (train, val)), place=str(folder))
+    check_overlap(*(stream_fingerprints(stream, CHALLENGE_BOS) for stream in (train, val)), where=str(folder))
 
 
-def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]:
+def _verify_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]:
     tokenizer = load_tokenizer(folder / "tokenizer.model")
     found, stated = (
         (tokenizer.digest, tokenizer.vocab, tokenizer.bos),
@@ -66,13 +66,15 @@ def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]
             "tokenizer", "error", f"tokenizer.model is not the one of the manifest: {found}, not {stated}"
         )
     for name in SPLITS:
-        split: Split = getattr(manifest, name)
-        yield from _caught("shards", lambda name=name, split=split: _files_of(folder, name, split))
-        yield from _caught("shards", lambda name=name, split=split: _counts_of(folder, name, split, tokenizer))
-    yield from _caught("overlap", lambda: check_fingerprints(folder) or ())
+        split: SplitManifest = getattr(manifest, name)
+        yield from _errors_as_findings("shards", lambda name=name, split=split: _verify_files(folder, name, split))
+        yield from _errors_as_findings(
+            "shards", lambda name=name, split=split: _verify_counts(folder, name, split, tokenizer)
+        )
+    yield from _errors_as_findings("overlap", lambda: check_fingerprints(folder) or ())
 
 
-def _files_of(folder: Path, name: str, split: Split) -> Iterator[DataFinding]:
+def _verify_files(folder: Path, name: str, split: SplitManifest) -> Iterator[DataFinding]:
     listed, present = [shard.name for shard in split.shards], [path.name for path in find_shards(folder, name)]
     if listed != present:
         yield DataFinding("shards", "error", f"the {name} shards are {present}; the manifest lists {listed}")
@@ -84,8 +86,8 @@ def _files_of(folder: Path, name: str, split: Split) -> Iterator[DataFinding]:
         yield DataFinding("digest", "error", f"{path} has changed since it was made")
 
 
-def _counts_of(folder: Path, name: str, split: Split, tokenizer: Tokenizer) -> Iterator[DataFinding]:
-    stream = Stream(find_shards(folder, name))
+def _verify_counts(folder: Path, name: str, split: SplitManifest, tokenizer: Tokenizer) -> Iterator[DataFinding]:
+    stream = TokenStream(find_shards(folder, name))
     counts = _token_counts(stream)
     if unknown := int(counts[tokenizer.vocab :].sum()):
         yield DataFinding(
@@ -105,16 +107,16 @@ def _counts_of(folder: Path, name: str, split: Split, tokenizer: Tokenizer) -> I
             )
 
 
-def _encoded_bytes(stream: Stream, tokenizer: Tokenizer) -> int:
+def _encoded_bytes(stream: TokenStream, tokenizer: Tokenizer) -> int:
     """The bytes that all tokens tell, a few million tokens at a time, cut where documents start."""
-    starts = stream.starts(tokenizer.bos)
+    starts = stream.document_starts(tokenizer.bos)
     wanted = np.searchsorted(starts, np.arange(_BLOCK_TOKENS, len(stream), _BLOCK_TOKENS))
     cuts = [0, *np.unique(starts[wanted[wanted < len(starts)]]).tolist(), len(stream)]
     blocks = (stream.window(start, stop - start) for start, stop in pairwise(cuts))
-    return sum(int(tokenizer.token_bytes(block[block < tokenizer.vocab]).sum()) for block in blocks)
+    return sum(int(tokenizer.count_bytes(block[block < tokenizer.vocab]).sum()) for block in blocks)
 
 
-def _token_counts(stream: Stream) -> npt.NDArray[np.int64]:
+def _token_counts(stream: TokenStream) -> npt.NDArray[np.int64]:
     """How often each id occurs, int64 [65536]."""
     blocks = (shard[i : i + _BLOCK_TOKENS] for shard in stream.shards for i in range(0, len(shard), _BLOCK_TOKENS))
     return sum((np.bincount(block, minlength=65_536) for block in blocks), np.zeros(65_536, np.int64))

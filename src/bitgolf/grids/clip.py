@@ -17,15 +17,15 @@ class Clip(ABC):
     """Rules with equal settings are equal."""
 
     @property
-    def calibrated(self) -> bool:
-        """Whether `clip` asks for the inputs, which nobody knows during training."""
+    def needs_calibration(self) -> bool:
+        """Whether `threshold` asks for the inputs, which nobody knows during training."""
         return False
 
     @abstractmethod
-    def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
+    def threshold(self, w: Tensor, grid: IntGrid, hessian_diagonal: Tensor | None = None) -> Tensor:
         """float32[R], >= 0: the magnitude that becomes Q, for each row of `w`, float32[R, C].
 
-        `inputs`, float32[C]: the mean squares of what the columns multiply, the diagonal of the Hessian; None: all alike.
+        `hessian_diagonal`, float32[C]: the mean squares of what the columns multiply, the diagonal of the Hessian; None: all alike.
         """
 
 
@@ -34,7 +34,7 @@ class Clip(ABC):
 class MaxClip(Clip):
     """The largest magnitude: nothing is clipped."""
 
-    def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
+    def threshold(self, w: Tensor, grid: IntGrid, hessian_diagonal: Tensor | None = None) -> Tensor:
         return w.abs().amax(1)
 
 
@@ -51,7 +51,7 @@ class QuantileClip(Clip):
     def __post_init__(self) -> None:
         _check_quantile(self.quantile)
 
-    def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
+    def threshold(self, w: Tensor, grid: IntGrid, hessian_diagonal: Tensor | None = None) -> Tensor:
         return torch.quantile(w.abs(), self.quantile, dim=1)
 
 
@@ -67,9 +67,9 @@ class SdClip(Clip):
 
     def __post_init__(self) -> None:
         if not self.k > 0:
-            raise RecipeError(f"k is positive, not {self.k}", place="SdClip.k")
+            raise RecipeError(f"k is positive, not {self.k}", where="SdClip.k")
 
-    def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
+    def threshold(self, w: Tensor, grid: IntGrid, hessian_diagonal: Tensor | None = None) -> Tensor:
         spread = w.std(1, correction=int(w.shape[1] > 1))
         # The root mean square binds only on rows that are nearly constant, whose spread would crush them to zero.
         return torch.maximum(self.k * spread, w.square().mean(1).sqrt())
@@ -85,21 +85,21 @@ class HessianSdClip(SdClip):
     Source: openai/parameter-golf, pull request 1412, in the form of shikhar's experiments.
     """
 
-    share: float = 0.175
+    strength: float = 0.175
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.share <= 1:
-            raise RecipeError(f"a share is 0 to 1, not {self.share}", place="HessianSdClip.share")
+        if not 0 <= self.strength <= 1:
+            raise RecipeError(f"a share is 0 to 1, not {self.strength}", where="HessianSdClip.strength")
 
     @property
-    def calibrated(self) -> bool:
+    def needs_calibration(self) -> bool:
         return True
 
-    def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
-        met = w.abs() @ (torch.ones_like(w[0]) if inputs is None else inputs)
+    def threshold(self, w: Tensor, grid: IntGrid, hessian_diagonal: Tensor | None = None) -> Tensor:
+        met = w.abs() @ (torch.ones_like(w[0]) if hessian_diagonal is None else hessian_diagonal)
         ratio = torch.where(met.mean() > 0, met / met.mean(), 1.0)
-        return super().clip(w, grid) * (1 + self.share * (ratio - 1))
+        return super().threshold(w, grid) * (1 + self.strength * (ratio - 1))
 
 
 @register
@@ -118,20 +118,22 @@ class SearchClip(Clip):
 
     def __post_init__(self) -> None:
         if not self.quantiles:
-            raise RecipeError("there is nothing to search among", place="SearchClip.quantiles")
+            raise RecipeError("there is nothing to search among", where="SearchClip.quantiles")
         for quantile in self.quantiles:
             _check_quantile(quantile)
 
     @property
-    def calibrated(self) -> bool:
+    def needs_calibration(self) -> bool:
         return self.weighted
 
-    def clip(self, w: Tensor, grid: IntGrid, inputs: Tensor | None = None) -> Tensor:
+    def threshold(self, w: Tensor, grid: IntGrid, hessian_diagonal: Tensor | None = None) -> Tensor:
         clips = torch.quantile(w.abs(), torch.tensor(self.quantiles, device=w.device), dim=1)
         best, least = clips[0], torch.full_like(clips[0], torch.inf, dtype=torch.float64)
         for clip in clips:
-            squares = (w - grid.fake(w, grid.steps(clip)[:, None])).double().square()
-            error = (squares * inputs if self.calibrated and inputs is not None else squares).sum(1)
+            squares = (w - grid.fake_quantize(w, grid.steps(clip)[:, None])).double().square()
+            error = (
+                squares * hessian_diagonal if self.needs_calibration and hessian_diagonal is not None else squares
+            ).sum(1)
             if not self.per_row:
                 error = error.sum().expand_as(error)
             best = torch.where(error < least, clip, best)
@@ -141,4 +143,4 @@ class SearchClip(Clip):
 
 def _check_quantile(value: float) -> None:
     if not 0 < value <= 1:
-        raise RecipeError(f"a quantile is above 0 and at most 1, not {value}", place="clip")
+        raise RecipeError(f"a quantile is above 0 and at most 1, not {value}", where="clip")

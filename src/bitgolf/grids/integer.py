@@ -8,14 +8,14 @@ from torch import Tensor
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.grids.scales import STEP_FLOOR, HalfScale, Scale
+from bitgolf.grids.scales import MIN_STEP, Float16Scale, ScaleFormat
 
 
 @register
 class IntGrid:
     """Codes -Q..Q with Q = 2**(bits - 1) - 1, times a step; `full_range` adds -Q - 1 (and loses sign symmetry).
 
-    `floor` is the smallest step. 1/Q is the floor that the challenge's records had until SDClip: rows whose clip is
+    `min_step` is the smallest step. 1/Q is the floor that the challenge's records had until SDClip: rows whose clip is
     below 1 then all share the step 1/Q, whatever their clip (spec, 1.1).
     multiple: only codes that it divides, up to the largest one within Q: with 8 bits and 4 the "step-rounded int6" of
     Parameter Golf #39, which rounded twice (to the fine grid first), and so now and then to the farther code.
@@ -27,26 +27,28 @@ class IntGrid:
         *,
         bits: int = 6,
         full_range: bool = False,
-        floor: float = STEP_FLOOR,
+        min_step: float = MIN_STEP,
         multiple: int = 1,
-        scales: Spec[Scale] = part(HalfScale),
+        scales: Spec[ScaleFormat] = part(Float16Scale),
     ) -> None:
         if not 2 <= bits <= 8:
-            raise RecipeError(f"an integer grid has 2 to 8 bits, not {bits}", place="IntGrid.bits")
-        if not floor >= STEP_FLOOR:
-            raise RecipeError(f"a step below {STEP_FLOOR} is lost when stored, got {floor}", place="IntGrid.floor")
-        self.reach = 2 ** (bits - 1) - 1
-        if not 1 <= multiple <= self.reach:
-            raise RecipeError(f"codes reach {self.reach}: none is a multiple of {multiple}", place="IntGrid.multiple")
+            raise RecipeError(f"an integer grid has 2 to 8 bits, not {bits}", where="IntGrid.bits")
+        if not min_step >= MIN_STEP:
+            raise RecipeError(f"a step below {MIN_STEP} is lost when stored, got {min_step}", where="IntGrid.min_step")
+        self.full_qmax = 2 ** (bits - 1) - 1
+        if not 1 <= multiple <= self.full_qmax:
+            raise RecipeError(
+                f"codes reach {self.full_qmax}: none is a multiple of {multiple}", where="IntGrid.multiple"
+            )
         self.multiple = multiple
-        self.top = self.reach // multiple * multiple
-        self.low = -((self.reach + int(full_range)) // multiple * multiple)
-        self.floor, self.scales = floor, scales()
+        self.qmax = self.full_qmax // multiple * multiple
+        self.qmin = -((self.full_qmax + int(full_range)) // multiple * multiple)
+        self.min_step, self.scales = min_step, scales()
 
     @property
     def settings(self) -> tuple[object, ...]:
         """What decides the grid: grids with equal settings are equal."""
-        return self.reach, self.low, self.multiple, self.floor, self.scales
+        return self.full_qmax, self.qmin, self.multiple, self.min_step, self.scales
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, IntGrid) and type(self) is type(other) and self.settings == other.settings
@@ -59,21 +61,21 @@ class IntGrid:
 
         A step beyond what can be stored comes out infinite: the exporter refuses it.
         """
-        return self.scales.round((clip.float() / self.reach).clamp_min(self.floor))
+        return self.scales.round((clip.float() / self.full_qmax).clamp_min(self.min_step))
 
-    def round(self, w: Tensor, step: Tensor) -> Tensor:
+    def quantize(self, w: Tensor, step: Tensor) -> Tensor:
         """int8 codes of `w`; `step` is broadcast against it. Ties go to the even code (or multiple)."""
         codes = (w.float() / (step * self.multiple)).round() * self.multiple
-        return codes.clamp(self.low, self.top).to(torch.int8)
+        return codes.clamp(self.qmin, self.qmax).to(torch.int8)
 
-    def has(self, codes: Tensor) -> bool:
+    def contains(self, codes: Tensor) -> bool:
         """Whether these int8 are all codes of this grid."""
-        return not bool(((codes < self.low) | (codes > self.top) | (codes % self.multiple != 0)).any())
+        return not bool(((codes < self.qmin) | (codes > self.qmax) | (codes % self.multiple != 0)).any())
 
-    def expand(self, codes: Tensor, step: Tensor) -> Tensor:
+    def dequantize(self, codes: Tensor, step: Tensor) -> Tensor:
         """The float32 weights that `codes` stand for."""
         return codes.float() * step
 
-    def fake(self, w: Tensor, step: Tensor) -> Tensor:
+    def fake_quantize(self, w: Tensor, step: Tensor) -> Tensor:
         """`w` as it will be read back, bit for bit. No gradient: a straight-through estimator is the trainer's."""
-        return self.expand(self.round(w, step), step)
+        return self.dequantize(self.quantize(w, step), step)

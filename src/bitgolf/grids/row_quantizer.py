@@ -18,8 +18,8 @@ class RowQuantizer(ABC):
     prune: float
 
     def row_steps(self, w: Tensor, inputs: Tensor | None = None) -> Tensor:
-        """float32 (R,): the step of each row of `w`, float32 (R, C). `inputs`: see `Clip.clip`."""
-        return self.grid.steps(self.clip.clip(w, self.grid, inputs))
+        """float32 (R,): the step of each row of `w`, float32 (R, C). `inputs`: see `Clip.threshold`."""
+        return self.grid.steps(self.clip.threshold(w, self.grid, inputs))
 
     @abstractmethod
     def fake_quantize(self, w: Tensor) -> Tensor:

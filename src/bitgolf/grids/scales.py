@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bitgolf.config.registry import register
-from bitgolf.errors import DamagedError
+from bitgolf.errors import CorruptFileError
 from bitgolf.grids import log_steps
 
-STEP_FLOOR = 2.0**-18
+MIN_STEP = 2.0**-18
 """The smallest step. In float16 steps round by less than 1 % from here on, half of it would be lost at 2**-24 and all
 below. What a smaller step would have kept is an error of at most 2e-6 in a weight."""
 
 
-class Scale(ABC):
-    """The steps there are, from `STEP_FLOOR` to `top`; in storage each is one number of `dtype`. Equal settings are equal."""
+class ScaleFormat(ABC):
+    """The steps there are, from `MIN_STEP` to `max_step`; in storage each is one number of `dtype`. Equal settings are equal."""
 
     dtype: ClassVar[np.dtype[Any]]
 
     @property
     @abstractmethod
-    def top(self) -> float:
+    def max_step(self) -> float:
         """The largest step."""
 
     @abstractmethod
     def round(self, step: Tensor) -> Tensor:
-        """float32 steps of any shape, at least `STEP_FLOOR`, as they will be read back; infinite where beyond `top`."""
+        """float32 steps of any shape, at least `MIN_STEP`, as they will be read back; infinite where beyond `max_step`."""
 
     @abstractmethod
     def store(self, step: Tensor) -> NDArray[Any]:
@@ -40,18 +40,18 @@ class Scale(ABC):
 
     @abstractmethod
     def read(self, stored: NDArray[Any]) -> Tensor:
-        """The inverse, float32. Raises `DamagedError` for what is no step."""
+        """The inverse, float32. Raises `CorruptFileError` for what is no step."""
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class HalfScale(Scale):
+class Float16Scale(ScaleFormat):
     """float16, to the nearest: 16 bits a row."""
 
     dtype = np.dtype(np.float16)
 
     @property
-    def top(self) -> float:
+    def max_step(self) -> float:
         return 65504.0
 
     def round(self, step: Tensor) -> Tensor:
@@ -66,13 +66,13 @@ class HalfScale(Scale):
 
     def read(self, stored: NDArray[Any]) -> Tensor:
         if not (np.isfinite(stored) & (stored > 0)).all():
-            raise DamagedError("a scale is not a positive finite number")
+            raise CorruptFileError("a scale is not a positive finite number")
         return torch.from_numpy(stored).float()
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class LogScale(Scale):
+class LogScale(ScaleFormat):
     """Powers of two with fractions in the exponent, from 2**-18 on: 8 bits a row, the same float32 on every machine.
 
     per_octave: steps from one power of two to the next. With 16 they end at 0.239, with 8 at 15,000, with 4 nothing is
@@ -81,16 +81,16 @@ class LogScale(Scale):
 
     dtype = np.dtype(np.uint8)
 
-    per_octave: Literal[4, 8, 16] = 16
+    steps_per_doubling: Literal[4, 8, 16] = 16
     steps: tuple[float, ...] = field(init=False, repr=False, compare=False)
     """All steps there are, then infinity."""
 
     def __post_init__(self) -> None:
-        steps = STEP_FLOOR * log_steps.expand(np.arange(256, dtype=np.uint8), self.per_octave)
+        steps = MIN_STEP * log_steps.decode_log_steps(np.arange(256, dtype=np.uint8), self.steps_per_doubling)
         object.__setattr__(self, "steps", (*steps.tolist(), float("inf")))
 
     @property
-    def top(self) -> float:
+    def max_step(self) -> float:
         return self.steps[-2]
 
     def round(self, step: Tensor) -> Tensor:

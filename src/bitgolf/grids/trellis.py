@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bitgolf.errors import RecipeError
 
-CODES = {
+PARITY_CHECKS = {
     1: (0o0, 0o0),
     4: (0o5, 0o2),
     8: (0o13, 0o04),
@@ -30,28 +30,30 @@ CODES = {
 }
 """states -> parity checks (h0, h1). One state is no trellis at all: the coarse grid."""
 
-LOW, TOP = -127, 127
+MIN_INDEX, MAX_INDEX = -127, 127
 """Indices are held in a byte."""
 
 
 class TrellisGrid:
-    """The state machine, which begins in state 0. `following` (states, 2): the next state by state and parity of the index.
+    """The state machine, which begins in state 0. `next_state` (states, 2): the next state by state and parity of the index.
 
-    `preceding` (2, states): its inverse by parity and state. A state's highest bit is the z0 of both states before it, as
+    `previous_state` (2, states): its inverse by parity and state. A state's highest bit is the z0 of both states before it, as
     h0 has the highest bit of all and h1 has not.
     """
 
     def __init__(self, states: int) -> None:
-        if states not in CODES:
-            raise RecipeError(f"there is no trellis of {states} states", place="states", mend=f"one of {list(CODES)}")
+        if states not in PARITY_CHECKS:
+            raise RecipeError(
+                f"there is no trellis of {states} states", where="states", hint=f"one of {list(PARITY_CHECKS)}"
+            )
         self.states = states
-        h0, h1 = CODES[states]
+        h0, h1 = PARITY_CHECKS[states]
         state = np.arange(states)
         by_state = (state >> 1) ^ (state & 1) * (h0 >> 1)
-        self.following: NDArray[np.uint8] = np.stack([by_state, by_state ^ (h1 >> 1)], 1).astype(np.uint8)
-        self.preceding: NDArray[np.uint32] = np.argsort(self.following.T, 1).astype(np.uint32)
+        self.next_state: NDArray[np.uint8] = np.stack([by_state, by_state ^ (h1 >> 1)], 1).astype(np.uint8)
+        self.previous_state: NDArray[np.uint32] = np.argsort(self.next_state.T, 1).astype(np.uint32)
 
-    def halves(self, indices: NDArray[np.int8]) -> NDArray[np.uint8]:
+    def half_offsets(self, indices: NDArray[np.int8]) -> NDArray[np.uint8]:
         """z0 of every index (rows, columns): each column is a sequence of its own, from the first row on."""
         found = np.zeros(indices.shape, np.uint8)
         if self.states == 1:
@@ -60,5 +62,5 @@ class TrellisGrid:
         parity = (indices & 1).astype(np.uint8)
         for row in range(len(indices)):
             found[row] = state & 1
-            state = self.following[state, parity[row]]
+            state = self.next_state[state, parity[row]]
         return found

@@ -2,7 +2,7 @@
 
 PyTorch can hand its own attention to them, but 2.11's backward for the fourth refuses every call with a window argument,
 and all of `varlen_attn`'s have one. So their forward and backward functions are called here, as one operator that
-compiled graphs know; releases differ in what they take, so that arguments are given by name. Plain twin: `Sdpa`.
+compiled graphs know; releases differ in what they take, so that arguments are given by name. Plain twin: `SDPACore`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitgolf.runtime.compat import keywords
+from bitgolf.runtime.compat import supported_kwargs
 
-PACKAGES = {3: "flash_attn_interface", 4: "flash_attn.cute.interface"}
+MODULES = {3: "flash_attn_interface", 4: "flash_attn.cute.interface"}
 
 
-def package(version: int) -> ModuleType:
+def import_flash_attention(version: int) -> ModuleType:
     """The module with a version's functions. Raises `ImportError` where it is not installed."""
-    return importlib.import_module(PACKAGES[version])
+    return importlib.import_module(MODULES[version])
 
 
-def flash(q: Tensor, k: Tensor, v: Tensor, ends: Tensor | None, longest: int, width: int, version: int) -> Tensor:
+def flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, ends: Tensor | None, longest: int, window_left: int, version: int
+) -> Tensor:
     """Causal attention: q (N, H, d), k and v (N, G, d) -> (N, H, d), inside the segments between `ends` (S + 1), int32.
 
     Without `ends` there is a batch axis before N, and each row is a segment. longest: tokens in the longest segment.
     width: a query sees so many keys before its own; -1 for all.
     """
-    return _forward(q, k, v, ends, longest, width, version)[0]
+    return _forward(q, k, v, ends, longest, window_left, version)[0]
 
 
 def _options(q: Tensor, ends: Tensor | None, longest: int, width: int, version: int) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def _options(q: Tensor, ends: Tensor | None, longest: int, width: int, version: 
     return {"softmax_scale": q.shape[-1] ** -0.5, "causal": True, "is_causal": True, **varlen, **window}
 
 
-def _needed(ends: Tensor | None, width: int) -> list[tuple[str, ...]]:
+def _required_arguments(ends: Tensor | None, width: int) -> list[tuple[str, ...]]:
     """Names of which a function must know one, or it would compute something else."""
     window = [("window_size", "window_size_left")] if width >= 0 else []
     return window + ([("cu_seqlens_q",)] if ends is not None else [])
@@ -52,10 +54,10 @@ def _forward(
     q: Tensor, k: Tensor, v: Tensor, ends: Tensor | None, longest: int, width: int, version: int
 ) -> tuple[Tensor, Tensor]:
     """Output, and log-sum-exp of each query's scores: (H, N), or (B, H, N)."""
-    module = package(version)
+    module = import_flash_attention(version)
     function = module._flash_attn_fwd if version == 4 else module._flash_attn_forward
     options = _options(q, ends, longest, width, version) | {"q": q, "k": k, "v": v, "return_lse": True}
-    out, lse, *_ = function(**keywords(function, options, _needed(ends, width)))
+    out, lse, *_ = function(**supported_kwargs(function, options, _required_arguments(ends, width)))
     return out.contiguous(), lse.contiguous()  # as the shapes below say; real kernels give it so
 
 
@@ -73,12 +75,12 @@ def _backward(
     longest: int, width: int, version: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v from that of the output."""
-    module, options = package(version), _options(q, ends, longest, width, version)
+    module, options = import_flash_attention(version), _options(q, ends, longest, width, version)
     options |= {"dout": g.contiguous(), "q": q, "k": k, "v": v, "out": out, "lse": lse, "softmax_lse": lse}
     function = module._flash_attn_bwd if version == 4 else module._flash_attn_backward
     gradients = tuple(x.new_empty(x.shape) for x in (q, k, v))
     options |= dict(zip(("dq", "dk", "dv"), gradients, strict=True))  # written in place where they are taken
-    result = function(**keywords(function, options, _needed(ends, width)))
+    result = function(**supported_kwargs(function, options, _required_arguments(ends, width)))
     dq, dk, dv = result[:3] if version == 4 else gradients
     return dq.contiguous(), dk.contiguous(), dv.contiguous()
 
@@ -91,13 +93,13 @@ def _(
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, ends, *ctx.rest = inputs
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, ends, *ctx.other_args = inputs
     ctx.save_for_backward(q, k, v, *output, ends)
 
 
-def _differentiate(ctx: Any, g: Tensor, g_lse: Any) -> tuple[Tensor | None, ...]:
-    return *_backward(g, *ctx.saved_tensors, *ctx.rest), None, None, None, None
+def _autograd_backward(ctx: Any, g: Tensor, g_lse: Any) -> tuple[Tensor | None, ...]:
+    return *_backward(g, *ctx.saved_tensors, *ctx.other_args), None, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_autograd_backward, setup_context=_setup_context)

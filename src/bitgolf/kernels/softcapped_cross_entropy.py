@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 2048
+COLUMNS_PER_BLOCK = 2048
 """Columns that a program holds at a time."""
-LARGEST_CAP = 64.0
+MAX_CAP = 64.0
 """Up to it, e^-c and the sum of a hundred million e^c are float32 numbers of full precision."""
 
 
 def softcapped_cross_entropy(z: Tensor, targets: Tensor, cap: float) -> Tensor:
     """-log softmax(cap tanh(z / cap))[target] of each row: z (N, V) before the cap, targets (N) -> (N) in float32.
 
-    cap: at most `LARGEST_CAP`.
+    cap: at most `MAX_CAP`.
     """
     return _forward(z, targets, cap)[0]
 
@@ -34,20 +34,20 @@ def _options(z: Tensor, cap: float) -> dict[str, Any]:
         "stride": z.stride(0),
         "rate": rate,
         "bits": bits,
-        "BLOCK": BLOCK,
-        "EVEN": columns % BLOCK == 0,
+        "BLOCK": COLUMNS_PER_BLOCK,
+        "EVEN": columns % COLUMNS_PER_BLOCK == 0,
     }
 
 
 @torch.library.custom_op("bitgolf::softcapped_ce", mutates_args=())
 def _forward(z: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
     """Loss of each row in nats, and log-sum-exp of its capped logits in bits."""
-    from bitgolf.kernels.triton_kernels import softcapped_ce_forward
+    from bitgolf.kernels.triton_kernels import softcapped_cross_entropy_forward
 
     loss = torch.empty(len(z), dtype=torch.float32, device=z.device)
     lse = torch.empty_like(loss)
     z = z.contiguous()
-    kernel: Any = softcapped_ce_forward[(len(z),)]
+    kernel: Any = softcapped_cross_entropy_forward[(len(z),)]
     kernel(z, targets.contiguous(), loss, lse, **_options(z, cap))
     return loss, lse
 
@@ -61,10 +61,10 @@ def _(z: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("bitgolf::softcapped_ce_backward", mutates_args=())
 def _backward(g: Tensor, z: Tensor, targets: Tensor, lse: Tensor, cap: float) -> Tensor:
     """The gradient of z (N, V), in its type, from that of the losses (N)."""
-    from bitgolf.kernels.triton_kernels import softcapped_ce_backward
+    from bitgolf.kernels.triton_kernels import softcapped_cross_entropy_backward
 
     z, dz = z.contiguous(), torch.empty(z.shape, dtype=z.dtype, device=z.device)
-    kernel: Any = softcapped_ce_backward[(len(z),)]
+    kernel: Any = softcapped_cross_entropy_backward[(len(z),)]
     kernel(g.contiguous(), z, targets.contiguous(), lse, dz, **_options(z, cap))
     return dz
 
@@ -74,14 +74,14 @@ def _(g: Tensor, z: Tensor, targets: Tensor, lse: Tensor, cap: float) -> Tensor:
     return torch.empty(z.shape, dtype=z.dtype, device=z.device)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
     z, targets, ctx.cap = inputs
     ctx.save_for_backward(z, targets, output[1])
 
 
-def _differentiate(ctx: Any, g: Tensor, g_lse: Tensor | None) -> tuple[Tensor, None, None]:
+def _autograd_backward(ctx: Any, g: Tensor, g_lse: Tensor | None) -> tuple[Tensor, None, None]:
     z, targets, lse = ctx.saved_tensors
     return _backward(g, z, targets, lse, ctx.cap), None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_autograd_backward, setup_context=_setup_context)

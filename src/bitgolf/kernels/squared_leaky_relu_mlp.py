@@ -2,7 +2,7 @@
 
 The first product keeps its result u (the pre-activation) and writes leaky(u)^2 in one pass; backward runs the same kernel
 on dY W_down and multiplies by the derivative at u (2u above zero, 2 slope^2 u below). Any slope. Two kernels: portable
-tiles, and one for Hopper's tensor memory accelerator (TMA). Plain twin: `MLP` with `LeakySquared`.
+tiles, and one for Hopper's tensor memory accelerator (TMA). Plain twin: `MLP` with `SquaredLeakyReLU`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 
 TILE = {"M": 128, "N": 128, "K": 64}
 TMA_TILE = {"M": 256, "N": 128, "K": 64}
-LAUNCH = {"num_warps": 8, "num_stages": 3}
+LAUNCH_OPTIONS = {"num_warps": 8, "num_stages": 3}
 
 
-def leaky_mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, *, tma: bool = False) -> Tensor:
+def squared_leaky_relu_mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, *, tma: bool = False) -> Tensor:
     """leaky(x up^T)^2 down^T: x (..., D), up (F, D), down (D', F) of one type -> (..., D'), in that type.
 
     tma: by the kernel for Hopper, for rows that are multiples of 16 bytes.
@@ -27,15 +27,15 @@ def leaky_mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, *, tma: bool = 
 
 def _launch(a: Tensor, b: Tensor, u: Tensor, slope: float, *, backward: bool) -> Tensor:
     """The kernel on a (m, k) and b (k, n): writes u (forward) or reads it (backward); returns the other result (m, n)."""
-    from bitgolf.kernels.triton_kernels import matmul_leaky
+    from bitgolf.kernels.triton_kernels import matmul_squared_leaky_relu
 
     (m, k), n = a.shape, b.shape[1]
     out = torch.empty_like(u)
     tiles = -(-m // TILE["M"]) * -(-n // TILE["N"])
     sizes = (m, n, k, *a.stride(), *b.stride())
     even = all(size % TILE[axis] == 0 for size, axis in zip((m, n, k), "MNK", strict=True))
-    kernel: Any = matmul_leaky[(tiles,)]
-    kernel(a, b, u, out, *sizes, slope, BACKWARD=backward, EVEN=even, **TILE, **LAUNCH)
+    kernel: Any = matmul_squared_leaky_relu[(tiles,)]
+    kernel(a, b, u, out, *sizes, slope, BACKWARD=backward, EVEN=even, **TILE, **LAUNCH_OPTIONS)
     return out
 
 
@@ -43,7 +43,7 @@ def _launch_tma(a: Tensor, b: Tensor, u: Tensor, slope: float, *, backward: bool
     """The same by descriptors, with as many programs as there are multiprocessors. Rows of all matrices lie together."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    from bitgolf.kernels.triton_kernels import matmul_leaky_tma
+    from bitgolf.kernels.triton_kernels import matmul_squared_leaky_relu_tma
 
     (m, k), n = a.shape, b.shape[1]
     rows, columns, inner = TMA_TILE.values()
@@ -52,9 +52,9 @@ def _launch_tma(a: Tensor, b: Tensor, u: Tensor, slope: float, *, backward: bool
     blocks = [(a, [rows, inner]), stored, (u, [rows, columns // 2]), (out, [rows, columns // 2])]
     tiles = -(-m // rows) * -(-n // columns)
     programs = min(tiles, _multiprocessors(a.device))
-    kernel: Any = matmul_leaky_tma[(programs,)]
+    kernel: Any = matmul_squared_leaky_relu_tma[(programs,)]
     described = [TensorDescriptor.from_tensor(x, block) for x, block in blocks]
-    kernel(*described, m, n, k, slope, BACKWARD=backward, **TMA_TILE, PROGRAMS=programs, **LAUNCH)
+    kernel(*described, m, n, k, slope, BACKWARD=backward, **TMA_TILE, PROGRAMS=programs, **LAUNCH_OPTIONS)
     return out
 
 
@@ -87,15 +87,15 @@ def _(g: Tensor, down: Tensor, u: Tensor, slope: float, tma: bool) -> Tensor:
     return torch.empty_like(u)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, up, down, ctx.slope, ctx.tma = inputs
     ctx.save_for_backward(x, up, down, *output[1:])
 
 
-def _differentiate(ctx: Any, g: Tensor, g_u: Any, g_h: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
+def _autograd_backward(ctx: Any, g: Tensor, g_u: Any, g_h: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
     x, up, down, u, h = ctx.saved_tensors
     du = _backward(g, down, u, ctx.slope, ctx.tma)
     return du @ up, du.T @ x, g.T @ h, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_autograd_backward, setup_context=_setup_context)

@@ -15,7 +15,7 @@ import triton.language as tl
 
 
 @triton.jit
-def sigma2(x):
+def sigmoid_base2(x):
     """1 / (1 + 2^-x), the quotient as the square of a reciprocal root: one instruction and a product, where a division of
     the same accuracy (2 units in the last place) is seven. 0 where 2^-x is infinite."""
     root = tl.rsqrt(1 + tl.exp2(-x))
@@ -23,7 +23,7 @@ def sigma2(x):
 
 
 @triton.jit
-def softcapped_ce_forward(
+def softcapped_cross_entropy_forward(
     z_ptr, target_ptr, loss_ptr, lse_ptr, columns, stride, rate, bits, BLOCK: tl.constexpr, EVEN: tl.constexpr
 ):  # fmt: skip
     """One row a program: log2 of the sum of 2^y, y = bits (sigma2(rate z) - 1/2).
@@ -38,18 +38,18 @@ def softcapped_ce_forward(
         column = start + tl.arange(0, BLOCK)
         if EVEN:
             z = tl.load(z_row + column).to(tl.float32)
-            sums += tl.exp2(bits * sigma2(rate * z) - 0.5 * bits)
+            sums += tl.exp2(bits * sigmoid_base2(rate * z) - 0.5 * bits)
         else:
             z = tl.load(z_row + column, mask=column < columns, other=0.0).to(tl.float32)
-            sums += tl.where(column < columns, tl.exp2(bits * sigma2(rate * z) - 0.5 * bits), 0.0)
+            sums += tl.where(column < columns, tl.exp2(bits * sigmoid_base2(rate * z) - 0.5 * bits), 0.0)
     lse = tl.log2(tl.sum(sums, 0))
     z = tl.load(z_row + tl.load(target_ptr + row)).to(tl.float32)
-    tl.store(loss_ptr + row, (lse - bits * sigma2(rate * z) + 0.5 * bits) * 0.6931471805599453)
+    tl.store(loss_ptr + row, (lse - bits * sigmoid_base2(rate * z) + 0.5 * bits) * 0.6931471805599453)
     tl.store(lse_ptr + row, lse)
 
 
 @triton.jit
-def softcapped_ce_backward(
+def softcapped_cross_entropy_backward(
     g_ptr, z_ptr, target_ptr, lse_ptr, dz_ptr, columns, stride, rate, bits, BLOCK: tl.constexpr, EVEN: tl.constexpr
 ):  # fmt: skip
     """One row a program: dz = g (softmax - onehot) 4 sigma (1 - sigma)."""
@@ -63,7 +63,7 @@ def softcapped_ce_backward(
             z = tl.load(z_ptr + row * stride + column).to(tl.float32)
         else:
             z = tl.load(z_ptr + row * stride + column, mask=column < columns, other=0.0).to(tl.float32)
-        s = sigma2(rate * z)
+        s = sigmoid_base2(rate * z)
         dy = tl.exp2(bits * s - shift) - tl.where(column == target, 1.0, 0.0)
         dz = (g * dy * (s - s * s)).to(dz_ptr.dtype.element_ty)
         if EVEN:
@@ -95,18 +95,18 @@ def store_tile(pointers, tile, inside, EVEN: tl.constexpr):
 
 
 @triton.jit
-def leaky_squared(u, slope):
+def squared_leaky_relu(u, slope):
     leaky = tl.where(u > 0, u, slope * u)
     return leaky * leaky
 
 
 @triton.jit
-def leaky_squared_slope(u, slope):
+def squared_leaky_relu_grad(u, slope):
     return 2 * tl.where(u > 0, u, slope * slope * u)
 
 
 @triton.jit
-def matmul_leaky(
+def matmul_squared_leaky_relu(
     a_ptr, b_ptr, u_ptr, out_ptr, m, n, k, am, ak, bk, bn, slope, BACKWARD: tl.constexpr, EVEN: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
@@ -132,15 +132,15 @@ def matmul_leaky(
         b_at += K * bk
     at = rows[:, None].to(tl.int64) * n + columns[None, :]
     if BACKWARD:
-        out = p * leaky_squared_slope(load_tile(u_ptr + at, inside, EVEN).to(tl.float32), slope)
+        out = p * squared_leaky_relu_grad(load_tile(u_ptr + at, inside, EVEN).to(tl.float32), slope)
     else:
         store_tile(u_ptr + at, p, inside, EVEN)
-        out = leaky_squared(p, slope)
+        out = squared_leaky_relu(p, slope)
     store_tile(out_ptr + at, out, inside, EVEN)
 
 
 @triton.jit
-def matmul_leaky_tma(
+def matmul_squared_leaky_relu_tma(
     a, b, u, out, m, n, k, slope, BACKWARD: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):  # fmt: skip
@@ -162,21 +162,21 @@ def matmul_leaky_tma(
         left, right = tl.split(tl.permute(tl.reshape(p, (M, 2, N // 2)), (0, 2, 1)))
         if BACKWARD:
             u_left = u.load([row, column]).to(tl.float32)
-            out.store([row, column], (left * leaky_squared_slope(u_left, slope)).to(out.dtype))
+            out.store([row, column], (left * squared_leaky_relu_grad(u_left, slope)).to(out.dtype))
             u_right = u.load([row, column + N // 2]).to(tl.float32)
-            out.store([row, column + N // 2], (right * leaky_squared_slope(u_right, slope)).to(out.dtype))
+            out.store([row, column + N // 2], (right * squared_leaky_relu_grad(u_right, slope)).to(out.dtype))
         else:
             u.store([row, column], left.to(u.dtype))
-            out.store([row, column], leaky_squared(left, slope).to(out.dtype))
+            out.store([row, column], squared_leaky_relu(left, slope).to(out.dtype))
             u.store([row, column + N // 2], right.to(u.dtype))
-            out.store([row, column + N // 2], leaky_squared(right, slope).to(out.dtype))
+            out.store([row, column + N // 2], squared_leaky_relu(right, slope).to(out.dtype))
 
 
 # ---- exclusive self-attention and its gate --------------------------------------------------------------------------
 
 
 @triton.jit
-def exclusive_gate_forward(
+def exclusive_attention_gate_forward(
     y_ptr, v_ptr, z_ptr, out_ptr, tokens, v_stride, scale, gain, eps,
     G: tl.constexpr, R: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
@@ -201,7 +201,7 @@ def exclusive_gate_forward(
 
 
 @triton.jit
-def exclusive_gate_backward(
+def exclusive_attention_gate_backward(
     g_ptr, y_ptr, v_ptr, z_ptr, dy_ptr, dv_ptr, dz_ptr, tokens, v_stride, scale, gain, eps,
     G: tl.constexpr, R: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip

@@ -16,122 +16,132 @@ from torch import Tensor, nn
 
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.block import Block
-from bitgolf.model.interfaces import Add
+from bitgolf.model.interfaces import OutputAdapter
 from bitgolf.model.linear import Linear
 from bitgolf.model.lm import LM
 
 
-class Site(NamedTuple):
-    """Where something may be attached: a chain of `Add`, and how wide what it adds to is; 0: as wide as its input."""
+class AdapterSite(NamedTuple):
+    """Where something may be attached: a chain of `OutputAdapter`, and how wide what it adds to is; 0: as wide as its input."""
 
-    chain: nn.ModuleList
+    adapters: nn.ModuleList
     fan_out: int
 
 
-def sites(model: LM, name: str) -> list[Site]:
+def adapter_sites(model: LM, name: str) -> list[AdapterSite]:
     """`head`: the logits before the caps; `mlp`: beside the MLPs, D -> D; else the blocks' matrices of that name."""
     if name == "head":
-        return [Site(model.head.add, len(model.embed.weight))]
+        return [AdapterSite(model.head.adapters, len(model.embed.weight))]
     if name == "mlp":
-        return [Site(cast(Block, block).beside, 0) for block in model.blocks]
+        return [AdapterSite(cast(Block, block).parallel_adapters, 0) for block in model.blocks]
     found = [m for path, m in model.blocks.named_modules() if path.rpartition(".")[2] == name and isinstance(m, Linear)]
-    return [Site(linear.add, len(linear.weight)) for linear in found]
+    return [AdapterSite(linear.adapters, len(linear.weight)) for linear in found]
 
 
-class Adapters:
+class BatchedLoRA:
     """What is attached to a model: `values` (rows, P), one row of numbers for each row of a batch.
 
-    At every site that `on` names, and for each of its calls in a forward (a looped layer has several):
+    At every site that `targets` names, and for each of its calls in a forward (a looped layer has several):
     y += scale * (x A^T) B^T with A (rank, in) ~ U(-1/sqrt(in), 1/sqrt(in)) and B (out, rank) = 0. With rank 0 it is a
     bias alone, y += b with b (out) = 0. So P is the sum over calls of rank * (in + out), or of out.
     A depends on the seed and the call, not on the row: a document's score is the same in whichever row it is read.
 
     The model's own parameters and their paths stay as they are. `detach` leaves the model as it was.
-    Raises `RecipeError` where a name of `on` finds nothing.
+    Raises `RecipeError` where a name of `targets` finds nothing.
     """
 
     def __init__(
-        self, model: LM, rows: int, on: Sequence[str], *, rank: int, scale: float = 1.0, seed: int = 0
+        self, model: LM, rows: int, targets: Sequence[str], *, rank: int, scale: float = 1.0, seed: int = 0
     ) -> None:
-        if not on or len(set(on)) < len(on):
-            raise RecipeError(f"{on} does not name each place to adapt once", place="score.on")
+        if not targets or len(set(targets)) < len(targets):
+            raise RecipeError(f"{targets} does not name each place to adapt once", where="score.target_modules")
         self.model, self.rows, self.scale = model, rows, scale
-        called = [(site, widths) for name in on for site, widths in _called(model, name)]
+        called = [(site, widths) for name in targets for site, widths in _input_widths_per_call(model, name)]
         calls = [(fan_in, site.fan_out or fan_in) for site, widths in called for fan_in in widths]
-        begun = [_begun(rank, *widths, seed, number) for number, widths in enumerate(calls)]
+        begun = [_initial_factors(rank, *widths, seed, number) for number, widths in enumerate(calls)]
         pieces = [piece for call in begun for piece in call]
         own = model.embed.weight
-        self.start = torch.cat([p.flatten() for p in pieces])
-        self.start = self.start.to(own.device, torch.promote_types(own.dtype, torch.float32))
+        self.initial = torch.cat([p.flatten() for p in pieces])
+        self.initial = self.initial.to(own.device, torch.promote_types(own.dtype, torch.float32))
         inner = [torch.full((p.numel(),), p is call[0] and rank > 0) for call in begun for p in call]
-        self.inner = torch.cat(inner).to(own.device)  # which of the P numbers are of an A
-        self.values = self.start.repeat(rows, 1)
-        self.chosen: Tensor | None = None  # the rows that a batch holds, where it does not hold all
+        self.is_factor_a = torch.cat(inner).to(own.device)  # which of the P numbers are of an A
+        self.values = self.initial.repeat(rows, 1)
+        self.active_rows: Tensor | None = None  # the rows that a batch holds, where it does not hold all
         cut = self.values.split([p.numel() for p in pieces], 1)
         self.leaves = [v.unflatten(1, p.shape).detach().requires_grad_() for v, p in zip(cut, pieces, strict=True)]
         leaves = iter(self.leaves)
         slots = iter([tuple(next(leaves) for _ in call) for call in begun])
-        self.parts = [(site.chain, RowAdapter(self, [next(slots) for _ in widths])) for site, widths in called]
+        self.attached = [
+            (site.adapters, BatchedLoRAAdapter(self, [next(slots) for _ in widths])) for site, widths in called
+        ]
         self.attach()
 
     def attach(self) -> None:
-        for chain, part in self.parts:
+        for chain, part in self.attached:
             chain.append(part)
-        self.rewinding = self.model.embed.register_forward_pre_hook(self._rewind)  # a forward begins with the lookup
+        self.reset_hook = self.model.embed.register_forward_pre_hook(
+            self._reset_call_index
+        )  # a forward begins with the lookup
 
     def detach(self) -> None:
         """The model as it was. What was learned is kept, for `attach`."""
-        self.rewinding.remove()
-        for chain, part in self.parts:
+        self.reset_hook.remove()
+        for chain, part in self.attached:
             for i in [i for i, other in enumerate(chain) if other is part]:
                 chain.pop(i)
 
-    def _rewind(self, *call: object) -> None:
-        for _, part in self.parts:
-            part.calls = 0
+    def _reset_call_index(self, *call: object) -> None:
+        for _, part in self.attached:
+            part.call_index = 0
 
     @contextmanager
-    def holding(self, rows: Tensor) -> Iterator[None]:
+    def restrict_rows(self, rows: Tensor) -> Iterator[None]:
         """Batches within hold these rows alone, a boolean (rows,) on the CPU."""
-        self.chosen = None if bool(rows.all()) else rows.nonzero()[:, 0].to(self.values.device)
+        self.active_rows = None if bool(rows.all()) else rows.nonzero()[:, 0].to(self.values.device)
         try:
             yield
         finally:
-            self.chosen = None
+            self.active_rows = None
 
     def gradients(self, loss: Tensor) -> Tensor:
         """Of a scalar, (rows, P)."""
         return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, self.leaves)], 1)
 
-    def reset(self, rows: Tensor, *, warm: bool = False) -> None:
-        """Where `rows`, boolean (rows,) on the CPU, is true, the numbers are those of the start; `warm` keeps each A."""
+    def reset(self, rows: Tensor, *, keep_a: bool = False) -> None:
+        """Where `rows`, boolean (rows,) on the CPU, is true, the numbers are those of the start; `keep_a` keeps each A."""
         chosen = rows.nonzero()[:, 0].to(self.values.device, non_blocking=True)
-        self.values[chosen] = torch.where(self.inner, self.values[chosen], self.start) if warm else self.start
+        self.values[chosen] = (
+            torch.where(self.is_factor_a, self.values[chosen], self.initial) if keep_a else self.initial
+        )
 
 
-class RowAdapter(Add):
+class BatchedLoRAAdapter(OutputAdapter):
     """The adapters of one site: for each call in a forward factors (rows, rank, in) and (rows, out, rank)."""
 
-    def __init__(self, owner: Adapters, slots: Sequence[tuple[Tensor, ...]]) -> None:
+    def __init__(self, owner: BatchedLoRA, factors: Sequence[tuple[Tensor, ...]]) -> None:
         super().__init__()
-        self.owner, self.slots, self.calls = owner, slots, 0  # no parameters of the model: rules must not see them
+        self.owner, self.factors, self.call_index = (
+            owner,
+            factors,
+            0,
+        )  # no parameters of the model: rules must not see them
 
     def forward(self, x: Tensor) -> Tensor:
-        chosen = self.owner.chosen
-        factors = self.slots[self.calls % len(self.slots)]
-        self.calls += 1
+        chosen = self.owner.active_rows
+        factors = self.factors[self.call_index % len(self.factors)]
+        self.call_index += 1
         if chosen is not None:
             factors = tuple(f.index_select(0, chosen) for f in factors)
         if len(x) != len(factors[0]):
             cause = f"a batch of {len(x)} rows, but adapters for {len(factors[0])}"
-            raise BitgolfError(cause, place="adapters", mend="detach them, or say which rows the batch holds")
+            raise BitgolfError(cause, where="adapters", hint="detach them, or say which rows the batch holds")
         if len(factors) == 1:
             return factors[0][:, None].to(x.dtype)
         a, b = (f.to(x.dtype).transpose(1, 2) for f in factors)
         return torch.bmm(self.owner.scale * torch.bmm(x, a), b)
 
 
-class _Probe(Add):
+class _InputWidthProbe(OutputAdapter):
     """Adds nothing; notes how wide each call's input is."""
 
     def __init__(self) -> None:
@@ -144,30 +154,30 @@ class _Probe(Add):
 
 
 @torch.no_grad()
-def _called(model: LM, name: str) -> list[tuple[Site, list[int]]]:
+def _input_widths_per_call(model: LM, name: str) -> list[tuple[AdapterSite, list[int]]]:
     """The sites of that name, each with the widths of its inputs in one forward: of a single token."""
-    probes = [(site, _Probe()) for site in sites(model, name)]
+    probes = [(site, _InputWidthProbe()) for site in adapter_sites(model, name)]
     for site, probe in probes:
-        site.chain.append(probe)
+        site.adapters.append(probe)
     try:
         model(torch.full((1, 1), model.bos, device=model.embed.weight.device))
     finally:
         for site, _ in probes:
-            del site.chain[-1]
+            del site.adapters[-1]
     found = [(site, probe.widths) for site, probe in probes if probe.widths]
     if not found:
-        mend = "head, mlp, or matrices of the blocks: q, k, v, out, up, down"
-        raise RecipeError(f"the model has no {name!r} to adapt", place="score.on", mend=mend)
+        hint = "head, mlp, or matrices of the blocks: q, k, v, out, up, down"
+        raise RecipeError(f"the model has no {name!r} to adapt", where="score.target_modules", hint=hint)
     return found
 
 
-def _begun(rank: int, fan_in: int, fan_out: int, seed: int, number: int) -> tuple[Tensor, ...]:
+def _initial_factors(rank: int, fan_in: int, fan_out: int, seed: int, call_index: int) -> tuple[Tensor, ...]:
     """A (rank, in) and B (out, rank) of a call, or b (out); float64.
 
     A is counted out (Philox) and not drawn from a state, so it is the same on every machine.
     """
     if not rank:
         return (torch.zeros(fan_out, dtype=torch.float64),)
-    generator = np.random.Generator(np.random.Philox(key=[seed, number]))
+    generator = np.random.Generator(np.random.Philox(key=[seed, call_index]))
     a = torch.from_numpy(generator.uniform(-1, 1, (rank, fan_in))) * fan_in**-0.5
     return a, torch.zeros(fan_out, rank, dtype=torch.float64)

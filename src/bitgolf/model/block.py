@@ -6,13 +6,22 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import Branch, Feed, Mixer, Norm, Skip, Stream, StreamPart, pair
-from bitgolf.model.part import Part, chain
-from bitgolf.model.residual import BranchScale, RMSNorm
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import (
+    FeedForward,
+    Norm,
+    ResidualScale,
+    ResidualStream,
+    ResidualStreamPart,
+    SkipConnection,
+    TokenMixer,
+    as_lanes,
+)
+from bitgolf.model.part import Part, build_chain
+from bitgolf.model.residual import LayerScale, RMSNorm
 
 
 @register
@@ -21,75 +30,79 @@ class Block(Part):
 
     def __init__(
         self,
-        at: Place,
+        context: BuildContext,
         /,
         *,
-        mixer: Spec[Mixer],
-        mlp: Spec[Feed],
-        enter: tuple[Spec[StreamPart], ...] = (),
+        mixer: Spec[TokenMixer],
+        mlp: Spec[FeedForward],
+        pre_block: tuple[Spec[ResidualStreamPart], ...] = (),
         norm: Spec[Norm] = part(RMSNorm),
-        branch: tuple[Spec[Branch], ...] = (part(BranchScale),),
-        leave: tuple[Spec[StreamPart], ...] = (),
+        residual_scale: tuple[Spec[ResidualScale], ...] = (part(LayerScale),),
+        post_block: tuple[Spec[ResidualStreamPart], ...] = (),
     ) -> None:
         super().__init__()
-        self.layer = at.layer
-        self.enter = chain(enter, at)
-        self.norm = norm(at)
-        self.mixer = mixer(at)
-        self.branch_mixer = chain(branch, at)
-        self.mlp = mlp(at)
-        self.beside = nn.ModuleList()  # of `Add`, parallel to the MLP: what a model learns while it is scored
-        self.branch_mlp = chain(branch, at)
-        self.leave = chain(leave, at)
+        self.layer = context.layer
+        self.pre_block = build_chain(pre_block, context)
+        self.norm = norm(context)
+        self.mixer = mixer(context)
+        self.mixer_scale = build_chain(residual_scale, context)
+        self.mlp = mlp(context)
+        self.parallel_adapters = (
+            nn.ModuleList()
+        )  # of `OutputAdapter`, parallel to the MLP: what a model learns while it is scored
+        self.mlp_scale = build_chain(residual_scale, context)
+        self.post_block = build_chain(post_block, context)
 
-    def mix(self, x: Tensor, bus: Bus) -> Tensor:
+    def mixer_branch(self, x: Tensor, context: ForwardContext) -> Tensor:
         """What the first branch adds to the stream."""
-        y = self.mixer(self.norm(x), bus)
-        for p in self.branch_mixer:
+        y = self.mixer(self.norm(x), context)
+        for p in self.mixer_scale:
             y = p(y)
         return y
 
-    def feed(self, x: Tensor) -> Tensor:
+    def mlp_branch(self, x: Tensor) -> Tensor:
         """What the second branch adds."""
         x = self.norm(x)
         y = self.mlp(x)
-        for p in self.beside:
+        for p in self.parallel_adapters:
             y = y + p(x)
-        for p in self.branch_mlp:
+        for p in self.mlp_scale:
             y = p(y)
         return y
 
-    def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        for p in self.enter:
-            x = p(x, bus)
-        x = x + self.mix(x, bus)
-        x = x + self.feed(x)
-        for p in self.leave:
-            x = p(x, bus)
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        for p in self.pre_block:
+            x = p(x, context)
+        x = x + self.mixer_branch(x, context)
+        x = x + self.mlp_branch(x)
+        for p in self.post_block:
+            x = p(x, context)
         return x
 
 
-class Wiring(Part):
+class ResidualTopology(Part):
     """How a block's two branches read and write the stream, or its two lanes. Other parts see one lane at a time."""
 
-    def forward(self, x: Stream, bus: Bus, block: Block) -> Stream:
+    def forward(self, x: ResidualStream, context: ForwardContext, block: Block) -> ResidualStream:
         """One visit of a block."""
         raise NotImplementedError
 
-    def blend(self, x: Stream, skip: Skip, value: Stream, j: int, block: Block) -> Stream:
+    def merge_skip(
+        self, x: ResidualStream, skip: SkipConnection, saved: ResidualStream, j: int, block: Block
+    ) -> ResidualStream:
         """Let the j-th skip's value in, before a visit of this block: here into every lane that of the same lane."""
         if isinstance(x, tuple):
-            first, second = pair(value)
+            first, second = as_lanes(saved)
             return skip(x[0], first, j), skip(x[1], second, j)
-        return skip(x, pair(value)[0], j)
+        return skip(x, as_lanes(saved)[0], j)
 
-    def close(self, x: Stream) -> Tensor:
+    def merge_lanes(self, x: ResidualStream) -> Tensor:
         """The stream after the last visit, (B, T, D)."""
-        return pair(x)[0]
+        return as_lanes(x)[0]
 
 
-class Depth(Part):
+class LayerSchedule(Part):
     """Which blocks run, in which order, and what connects them."""
 
-    def forward(self, x: Tensor, bus: Bus, blocks: Sequence[Block]) -> Tensor:
+    def forward(self, x: Tensor, context: ForwardContext, blocks: Sequence[Block]) -> Tensor:
         raise NotImplementedError

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
 from bitgolf.model.lm import LM
 
@@ -14,12 +14,12 @@ from bitgolf.model.lm import LM
 def build_on_meta(model: Spec[LM], vocab: int, bos: int = 1) -> LM:
     """The recipe's model on PyTorch's meta device: shapes, paths and roles of its parameters, no values."""
     with torch.device("meta"):
-        return model(Place(vocab=vocab, bos=bos))
+        return model(BuildContext(vocab=vocab, bos=bos))
 
 
 def specs_by_path(model: Spec[LM], vocab: int) -> dict[str, Spec[Any]]:
     """Path of each part of the model -> the very node of the recipe that it is built from."""
     record: dict[object, Spec[Any]] = {}
     with torch.device("meta"):
-        made = model(Place(vocab=vocab, record=record))
+        made = model(BuildContext(vocab=vocab, record=record))
     return {path: record[part] for path, part in made.named_modules() if part in record}

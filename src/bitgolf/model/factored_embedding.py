@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.inits import Normal
-from bitgolf.model.interfaces import Init, View
+from bitgolf.model.inits import NormalInit
+from bitgolf.model.interfaces import Init, WeightTransform
 from bitgolf.model.linear import Embedding, Linear
 
 
@@ -22,22 +22,22 @@ class FactoredEmbedding(Embedding):
 
     def __init__(
         self,
-        at: Place,
+        context: BuildContext,
         /,
         *,
         width: int,
-        init: Spec[Init] = part(Normal, std=0.005),
-        view: tuple[Spec[View], ...] = (),
+        init: Spec[Init] = part(NormalInit, std=0.005),
+        weight_transforms: tuple[Spec[WeightTransform], ...] = (),
         linear: Spec[Linear] = part(Linear),
     ) -> None:
         if width < 1:
-            raise RecipeError(f"a table of width {width} holds nothing", place="model.embed.width")
-        super().__init__(at._replace(dim=width), init=init, view=view)
-        self.expand = linear(at.matrix(width, at.dim, name="expand"))
-        self.reduce = linear(at.matrix(at.dim, width, name="reduce"))
+            raise RecipeError(f"a table of width {width} holds nothing", where="model.embed.width")
+        super().__init__(context._replace(dim=width), init=init, weight_transforms=weight_transforms)
+        self.expand = linear(context.for_matrix(width, context.dim, name="expand"))
+        self.reduce = linear(context.for_matrix(context.dim, width, name="reduce"))
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.expand(super().forward(ids))
 
-    def project(self, x: Tensor) -> Tensor:
-        return super().project(self.reduce(x))
+    def tied_logits(self, x: Tensor) -> Tensor:
+        return super().tied_logits(self.reduce(x))

@@ -10,7 +10,7 @@ from bitgolf.model.interfaces import Init
 
 
 @register
-class UniformFanIn(Init):
+class UniformFanInInit(Init):
     """Uniform in +-1/sqrt(fan_in): PyTorch's default for linear layers."""
 
     def fill(self, weight: Tensor) -> None:
@@ -18,7 +18,7 @@ class UniformFanIn(Init):
 
 
 @register
-class Normal(Init):
+class NormalInit(Init):
     """Normal with a given standard deviation; 0 stands for 1/sqrt(fan_in)."""
 
     def __init__(self, *, std: float = 0.0) -> None:
@@ -29,7 +29,7 @@ class Normal(Init):
 
 
 @register
-class Zeros(Init):
+class ZeroInit(Init):
     """All zero."""
 
     def fill(self, weight: Tensor) -> None:
@@ -37,24 +37,24 @@ class Zeros(Init):
 
 
 @register
-class Orthogonal(Init):
+class OrthogonalInit(Init):
     """Singular values all `gain` (rows orthonormal where fan_out <= fan_in): Parameter Golf #162.
 
-    Matrices with a side under `least` are uniform in +-1/sqrt(fan_in) instead, as in the published scripts.
+    Matrices with a side under `min_side` are uniform in +-1/sqrt(fan_in) instead, as in the published scripts.
     """
 
-    def __init__(self, *, gain: float = 1.0, least: int = 64) -> None:
-        self.gain, self.least = gain, least
+    def __init__(self, *, gain: float = 1.0, min_side: int = 64) -> None:
+        self.gain, self.min_side = gain, min_side
 
     def fill(self, weight: Tensor) -> None:
-        if min(weight.shape) < self.least:
-            UniformFanIn().fill(weight)
+        if min(weight.shape) < self.min_side:
+            UniformFanInInit().fill(weight)
         else:
             nn.init.orthogonal_(weight, self.gain)
 
 
 @register
-class Overtone(Init):
+class PowerLawSpectrumInit(Init):
     """Normal, then the k-th singular value becomes the first times k^-power: Parameter Golf #60, for embeddings.
 
     Singular vectors stay as drawn. k counts from 1.

@@ -1,6 +1,6 @@
-"""The only matmul and the only lookup, with two chains each: `view` edits the weight, `add` edits the output.
+"""The only matmul and the only lookup, with two chains each: `weight_transforms` edits the weight, `adapters` edits the output.
 
-A weight multiplies in the type of what it multiplies, so that the residual stream's type (`LM.stream`) also holds where
+A weight multiplies in the type of what it multiplies, so that the residual stream's type (`LM.residual_dtype`) also holds where
 no autocast is on.
 """
 
@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.inits import Normal, UniformFanIn
-from bitgolf.model.interfaces import Add, Init, View
-from bitgolf.model.part import Part, chain
+from bitgolf.model.inits import NormalInit, UniformFanInInit
+from bitgolf.model.interfaces import Init, OutputAdapter, WeightTransform
+from bitgolf.model.part import Part, build_chain
 
 
 @register
@@ -26,31 +26,31 @@ class Linear(Part):
 
     def __init__(
         self,
-        at: Place,
+        context: BuildContext,
         /,
         *,
-        init: Spec[Init] = part(UniformFanIn),
-        view: tuple[Spec[View], ...] = (),
-        add: tuple[Spec[Add], ...] = (),
+        init: Spec[Init] = part(UniformFanInInit),
+        weight_transforms: tuple[Spec[WeightTransform], ...] = (),
+        adapters: tuple[Spec[OutputAdapter], ...] = (),
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(at.fan_out, at.fan_in))
-        if not at.zero:
+        self.weight = nn.Parameter(torch.zeros(context.fan_out, context.fan_in))
+        if not context.zero_init:
             with torch.no_grad():
                 init().fill(self.weight)
-        self.view = chain(view, at)
-        self.add = chain(add, at)
+        self.weight_transforms = build_chain(weight_transforms, context)
+        self.adapters = build_chain(adapters, context)
 
-    def viewed(self) -> Tensor:
+    def effective_weight(self) -> Tensor:
         """W as it multiplies: through the views."""
         w = self.weight
-        for p in self.view:
+        for p in self.weight_transforms:
             w = p(w)
         return w
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.viewed().to(x.dtype))
-        for p in self.add:
+        y = F.linear(x, self.effective_weight().to(x.dtype))
+        for p in self.adapters:
             y = y + p(x)
         return y
 
@@ -76,24 +76,31 @@ class Embedding(Part):
     roles = {"weight": "embedding"}
 
     def __init__(
-        self, at: Place, /, *, init: Spec[Init] = part(Normal, std=0.005), view: tuple[Spec[View], ...] = ()
+        self,
+        context: BuildContext,
+        /,
+        *,
+        init: Spec[Init] = part(NormalInit, std=0.005),
+        weight_transforms: tuple[Spec[WeightTransform], ...] = (),
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(at.vocab, at.dim))
+        self.weight = nn.Parameter(torch.empty(context.vocab, context.dim))
         with torch.no_grad():
             init().fill(self.weight)
-        self.view = chain(view, at.matrix(at.dim, at.vocab, name="embed"))
+        self.weight_transforms = build_chain(
+            weight_transforms, context.for_matrix(context.dim, context.vocab, name="embed")
+        )
         self.product = TiedProduct()
 
-    def table(self) -> Tensor:
+    def effective_weight(self) -> Tensor:
         w = self.weight
-        for p in self.view:
+        for p in self.weight_transforms:
             w = p(w)
         return w
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.table())
+        return F.embedding(ids, self.effective_weight())
 
-    def project(self, x: Tensor) -> Tensor:
+    def tied_logits(self, x: Tensor) -> Tensor:
         """Tied head: (B, T, D) -> (B, T, V)."""
-        return self.product(x, self.table())
+        return self.product(x, self.effective_weight())

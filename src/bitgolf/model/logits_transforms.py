@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
-from bitgolf.model.interfaces import Cap
+from bitgolf.model.interfaces import LogitsTransform
 
 
 @register
-class Softcap(Cap):
+class Softcap(LogitsTransform):
     """c tanh(z / c): |logit| < c (Gemma 2, arXiv 2408.00118).
 
     Up to the constant c, to which softmax is blind, it is 2c sigmoid(2z / c): `SigmoidCap(scale=2c, shift=0, width=c/2)`.
     """
 
-    def __init__(self, at: Place, /, *, cap: float = 30.0) -> None:
+    def __init__(self, context: BuildContext, /, *, cap: float = 30.0) -> None:
         super().__init__()
         self.cap = cap
 
@@ -26,13 +26,15 @@ class Softcap(Cap):
 
 
 @register
-class SigmoidCap(Cap):
+class SigmoidCap(LogitsTransform):
     """scale * sigmoid((z + shift) / width), within (0, scale): the modded-nanogpt speedrun's cap.
 
     Steepest at z = -shift, so asymmetric: with the default numbers, logits well above 0 are pressed together more.
     """
 
-    def __init__(self, at: Place, /, *, scale: float = 23.0, shift: float = 5.0, width: float = 7.5) -> None:
+    def __init__(
+        self, context: BuildContext, /, *, scale: float = 23.0, shift: float = 5.0, width: float = 7.5
+    ) -> None:
         super().__init__()
         self.scale, self.shift, self.width = scale, shift, width
 
@@ -41,14 +43,14 @@ class SigmoidCap(Cap):
 
 
 @register
-class QuinticCap(Cap):
+class QuinticCap(LogitsTransform):
     """c clip(u (1 - u^2/3 + u^4/15), -1, 1), u = clip(z / c, -2, 2): Parameter Golf #640, there with `ZLoss`.
 
     It saturates: the polynomial reaches 1 at u = 1.690 (and 22/15 at 2), so that from |z| = 1.690 c on the logit is
     exactly c and has no gradient. What a model has put there cannot come back by itself.
     """
 
-    def __init__(self, at: Place, /, *, cap: float = 10.0) -> None:
+    def __init__(self, context: BuildContext, /, *, cap: float = 10.0) -> None:
         super().__init__()
         self.cap = cap
 
@@ -59,15 +61,15 @@ class QuinticCap(Cap):
 
 
 @register
-class VocabBias(Cap):
+class VocabBias(LogitsTransform):
     """z + b, one learned number for each token (V), started at 0: Parameter Golf #640, there before the cap."""
 
     roles = {"weight": "scale"}
     identity_at_init = True
 
-    def __init__(self, at: Place, /) -> None:
+    def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(at.vocab))
+        self.weight = nn.Parameter(torch.zeros(context.vocab))
 
     def forward(self, z: Tensor) -> Tensor:
         return z + self.weight.to(z.dtype)

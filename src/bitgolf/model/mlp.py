@@ -5,48 +5,48 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.interfaces import Activation, Feed
+from bitgolf.model.interfaces import Activation, FeedForward
 from bitgolf.model.linear import Linear
 
 
 @register
-class MLP(Feed):
+class MLP(FeedForward):
     """act(x W_up^T) W_down^T; W_up (hidden, D), W_down (D, hidden) starts at zero, so the branch starts silent."""
 
     def __init__(
-        self, at: Place, /, *, hidden: int, act: Spec[Activation], linear: Spec[Linear] = part(Linear)
+        self, context: BuildContext, /, *, hidden: int, act: Spec[Activation], linear: Spec[Linear] = part(Linear)
     ) -> None:
         super().__init__()
-        self.up = linear(at.matrix(at.dim, hidden, name="up"))
-        self.act = act(at)
-        self.down = linear(at.matrix(hidden, at.dim, zero=True, name="down"))
+        self.up = linear(context.for_matrix(context.dim, hidden, name="up"))
+        self.act = act(context)
+        self.down = linear(context.for_matrix(hidden, context.dim, zero=True, name="down"))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.act(self.up(x)))
 
 
 @register
-class SwiGLU(Feed):
+class SwiGLU(FeedForward):
     """(silu(x W_gate^T) * x W_up^T) W_down^T (arXiv 2002.05202), without an activation to choose.
 
     W_gate and W_up (hidden, D), W_down (D, hidden), which starts at zero.
     """
 
-    def __init__(self, at: Place, /, *, hidden: int, linear: Spec[Linear] = part(Linear)) -> None:
+    def __init__(self, context: BuildContext, /, *, hidden: int, linear: Spec[Linear] = part(Linear)) -> None:
         super().__init__()
-        self.gate = linear(at.matrix(at.dim, hidden, name="gate"))
-        self.up = linear(at.matrix(at.dim, hidden, name="up"))
-        self.down = linear(at.matrix(hidden, at.dim, zero=True, name="down"))
+        self.gate = linear(context.for_matrix(context.dim, hidden, name="gate"))
+        self.up = linear(context.for_matrix(context.dim, hidden, name="up"))
+        self.down = linear(context.for_matrix(hidden, context.dim, zero=True, name="down"))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 @register
-class Relu(Activation):
+class ReLU(Activation):
     """max(u, 0)."""
 
     def forward(self, u: Tensor) -> Tensor:
@@ -54,10 +54,10 @@ class Relu(Activation):
 
 
 @register
-class Leaky(Activation):
+class LeakyReLU(Activation):
     """u for u > 0, slope * u below."""
 
-    def __init__(self, at: Place, /, *, slope: float = 0.01) -> None:
+    def __init__(self, context: BuildContext, /, *, slope: float = 0.01) -> None:
         super().__init__()
         self.slope = slope
 
@@ -66,7 +66,7 @@ class Leaky(Activation):
 
 
 @register
-class ReluSquared(Activation):
+class SquaredReLU(Activation):
     """relu(u)^2 (Primer, arXiv 2109.08668; the baseline's activation)."""
 
     def forward(self, u: Tensor) -> Tensor:
@@ -74,10 +74,10 @@ class ReluSquared(Activation):
 
 
 @register
-class LeakySquared(Activation):
+class SquaredLeakyReLU(Activation):
     """(u for u > 0, slope * u below)^2: never negative, gradient on both sides (Parameter Golf #493, slope 0.5)."""
 
-    def __init__(self, at: Place, /, *, slope: float = 0.5) -> None:
+    def __init__(self, context: BuildContext, /, *, slope: float = 0.5) -> None:
         super().__init__()
         self.slope = slope
 

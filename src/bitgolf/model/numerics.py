@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def rms(x: Tensor) -> Tensor:
+def rms_norm(x: Tensor) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last axis, without a gain, in x's type.
 
     eps is the machine epsilon of float32 (also for bfloat16, which is computed in float32), or of float64. Since torch 2.13
@@ -21,10 +21,10 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def per_channel(number: Tensor, x: Tensor) -> Tensor:
+def scalar_to_channels(scalar: Tensor, x: Tensor) -> Tensor:
     """A learned number, () or (1,), as a vector over the last axis of x, in x's type.
 
     Its gradient is then summed over positions channel by channel; that of a lone number a compiler sums over all
     positions and heads in one program.
     """
-    return number.to(x.dtype).expand(x.shape[-1])
+    return scalar.to(x.dtype).expand(x.shape[-1])

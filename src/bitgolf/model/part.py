@@ -7,11 +7,11 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from torch import nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 
 V = TypeVar("V")
 
@@ -23,44 +23,44 @@ class Part(nn.Module):
     identity_at_init: ClassVar[bool] = False  # a claim that the contract suite checks
     training_only: ClassVar[bool] = False  # the identity when a model is scored
 
-    def __init__(self, context: Place | None = None, /) -> None:
+    def __init__(self, context: BuildContext | None = None, /) -> None:
         super().__init__()
 
 
-class Clocked(Part):
+class Scheduled(Part):
     """A part that changes while training goes on. As built it is as at the end: that is what is scored."""
 
     @property
-    def moments(self) -> tuple[float, ...]:
+    def phase_starts(self) -> tuple[float, ...]:
         """The fractions of the run at which its graph becomes another. Each is compiled ahead and probed when it comes."""
         return ()
 
-    def at(self, now: Now) -> None:
+    def update(self, progress: TrainingProgress) -> None:
         """Told the time before each training step."""
         raise NotImplementedError
 
 
 @register
 class Only:
-    """A part in some places alone: `layers` as in `0-5`, `last 4`, `first 3`, `1,3,5` or `*`; `on` names matrices, `q,k`."""
+    """A part in some places alone: `layers` as in `0-5`, `last 4`, `first 3`, `1,3,5` or `*`; `matrices` names matrices, `q,k`."""
 
-    transparent = "use"
+    wraps = "use"
 
-    def __init__(self, *, layers: str = "*", on: str = "", use: Spec[Any]) -> None:
-        self.layers, self.on, self.use = layers, on, use
+    def __init__(self, *, layers: str = "*", matrices: str = "", use: Spec[Any]) -> None:
+        self.layers, self.matrices, self.use = layers, matrices, use
 
-    def holds(self, at: Place) -> bool:
-        named = not self.on or at.name in [name.strip() for name in self.on.split(",")]
-        return named and (self.layers == "*" or at.layer in layer_set(self.layers, at.layers))
+    def applies_to(self, context: BuildContext) -> bool:
+        named = not self.matrices or context.matrix_name in [name.strip() for name in self.matrices.split(",")]
+        return named and (self.layers == "*" or context.layer in parse_layers(self.layers, context.layers))
 
 
 def only(layers: str, part: Spec[V], *, on: str = "") -> Spec[V]:
     from bitgolf.config.spec import part as node
 
-    return cast(Spec[V], node(Only, layers=layers, on=on, use=part))
+    return cast(Spec[V], node(Only, layers=layers, matrices=on, use=part))
 
 
-def layer_set(text: str, layers: int) -> set[int]:
+def parse_layers(text: str, layers: int) -> set[int]:
     """The layers that a text names, of 0 … layers-1."""
     chosen: set[int] = set()
     for piece in text.split(","):
@@ -72,20 +72,20 @@ def layer_set(text: str, layers: int) -> set[int]:
                 low, _, high = word.partition("-")
                 chosen |= set(range(int(low), int(high or low) + 1))
         except ValueError:
-            raise RecipeError(f"{text!r} names no layers", mend="write 0-5, 1,3,5, first 2 or last 4") from None
+            raise RecipeError(f"{text!r} names no layers", hint="write 0-5, 1,3,5, first 2 or last 4") from None
     if not chosen or min(chosen) < 0 or max(chosen) >= layers:
         raise RecipeError(f"{text!r} does not fit {layers} layers")
     return chosen
 
 
-def chain(specs: Sequence[Spec[Any]], at: Place) -> nn.ModuleList:
+def build_chain(specs: Sequence[Spec[Any]], context: BuildContext) -> nn.ModuleList:
     """Build the parts of a chain that belong on this layer."""
     chosen = []
     for spec in specs:
         if spec.cls is Only:
             choice = cast(Only, spec())
-            if not choice.holds(at):
+            if not choice.applies_to(context):
                 continue
             spec = choice.use
-        chosen.append(spec(at))
+        chosen.append(spec(context))
     return nn.ModuleList(chosen)

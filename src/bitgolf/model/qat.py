@@ -15,25 +15,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 from bitgolf.grids.row_quantizer import RowQuantizer
-from bitgolf.model.interfaces import View
-from bitgolf.model.part import Clocked
-from bitgolf.runtime.progress import Now
+from bitgolf.model.interfaces import WeightTransform
+from bitgolf.model.part import Scheduled
+from bitgolf.runtime.progress import TrainingProgress
 
 
-def straight_through(w: Tensor, seen: Tensor) -> Tensor:
-    """The value of `seen`, bit for bit (w - w is zero, where w + (seen - w) would be rounded), and the gradient of `w`.
+def straight_through(w: Tensor, quantized: Tensor) -> Tensor:
+    """The value of `quantized`, bit for bit (w - w is zero, where w + (seen - w) would be rounded), and the gradient of `w`.
 
     Bengio and others, arXiv 1308.3432.
     """
-    return seen.to(w.dtype).detach() + (w - w.detach())
+    return quantized.to(w.dtype).detach() + (w - w.detach())
 
 
-class TrainingView(View, Clocked):
+class QATTransform(WeightTransform, Scheduled):
     """A matrix (R, C) as `codec` will round it, one step a row: in training, from `since` of the run on.
 
     `solve` of the codec does not act here: training has no statistics.
@@ -44,90 +44,97 @@ class TrainingView(View, Clocked):
     def __init__(self, codec: RowQuantizer, since: float) -> None:
         super().__init__()
         if not 0 <= since < 1:
-            raise RecipeError(f"`since` is a fraction of the run, 0 to below 1, not {since}", place=type(self).__name__)
-        if codec.clip.calibrated:
+            raise RecipeError(f"`since` is a fraction of the run, 0 to below 1, not {since}", where=type(self).__name__)
+        if codec.clip.needs_calibration:
             raise RecipeError(
                 f"{type(codec.clip).__name__} asks for calibration, and there is none while a model is trained",
-                place=f"{type(self).__name__}.codec.clip",
-                mend="a clip of the weights alone, such as SdClip",
+                where=f"{type(self).__name__}.codec.clip",
+                hint="a clip of the weights alone, such as SdClip",
             )
-        self.codec, self.since, self.on = codec, since, True
+        self.codec, self.since, self.active = codec, since, True
 
     @property
-    def moments(self) -> tuple[float, ...]:
+    def phase_starts(self) -> tuple[float, ...]:
         return (self.since,) if self.since else ()
 
-    def at(self, now: Now) -> None:
-        self.on = now.progress >= self.since
+    def update(self, progress: TrainingProgress) -> None:
+        self.active = progress.fraction >= self.since
 
     def forward(self, w: Tensor) -> Tensor:
-        return self.seen(w) if self.training and self.on else w
+        return self.quantized(w) if self.training and self.active else w
 
-    def steps(self, w: Tensor) -> Tensor:
+    def step_sizes(self, w: Tensor) -> Tensor:
         """The step of each row, float32 (R, 1), without gradient."""
         return self.codec.row_steps(w.detach().float())[:, None]
 
-    def seen(self, w: Tensor) -> Tensor:
+    def quantized(self, w: Tensor) -> Tensor:
         """What multiplies instead of `w`, (R, C), with the gradient that `w` gets."""
         raise NotImplementedError
 
 
 @register
-class FakeQuant(TrainingView):
+class FakeQuant(QATTransform):
     """Exactly what the codec writes, with a straight-through gradient (arXiv 1712.05877; Parameter Golf #63).
 
     From the first step it closes the gap that storing opens; late in the run (`since`) it is cheap. An average that began
     before `since` mixes weights of two kinds: start it there, or leave it out.
     """
 
-    def __init__(self, at: Place, /, *, codec: Spec[RowQuantizer], since: float = 0.0) -> None:
+    def __init__(self, context: BuildContext, /, *, codec: Spec[RowQuantizer], since: float = 0.0) -> None:
         super().__init__(codec(), since)
 
-    def seen(self, w: Tensor) -> Tensor:
+    def quantized(self, w: Tensor) -> Tensor:
         return straight_through(w, self.codec.fake_quantize(w))
 
 
 @register
-class NoisyQuant(TrainingView):
+class QuantNoise(QATTransform):
     """w + u * step, u drawn from U(-1/2, 1/2) for each weight and use: rounding as noise, gradients are ordinary.
 
     Parameter Golf #363, on looped blocks, whose errors add up over the visits. Noise of another size than the codec's
     errors does harm.
     """
 
-    def __init__(self, at: Place, /, *, codec: Spec[RowQuantizer], since: float = 0.0) -> None:
+    def __init__(self, context: BuildContext, /, *, codec: Spec[RowQuantizer], since: float = 0.0) -> None:
         super().__init__(codec(), since)
 
-    def seen(self, w: Tensor) -> Tensor:
-        return w + ((torch.rand_like(w) - 0.5) * self.steps(w)).to(w.dtype)
+    def quantized(self, w: Tensor) -> Tensor:
+        return w + ((torch.rand_like(w) - 0.5) * self.step_sizes(w)).to(w.dtype)
 
 
 @register
-class SoftRound(TrainingView):
+class SoftRoundQuant(QATTransform):
     """step * (floor(u) + sigmoid(alpha * (u - floor(u) - 1/2))) with u = w / step: rounding that has a gradient.
 
-    `alpha` goes in a line from `low` at `since` to `high` at the end; at infinity this is `FakeQuant`. The gradient is
+    `alpha` goes in a line from `alpha_start` at `since` to `alpha_end` at the end; at infinity this is `FakeQuant`. The gradient is
     largest midway between two levels, and zero where a weight is clipped. Parameter Golf #589 and the line of #1204.
     """
 
     alpha: Tensor
 
     def __init__(
-        self, at: Place, /, *, codec: Spec[RowQuantizer], low: float = 1.0, high: float = 16.0, since: float = 0.0
+        self,
+        context: BuildContext,
+        /,
+        *,
+        codec: Spec[RowQuantizer],
+        alpha_start: float = 1.0,
+        alpha_end: float = 16.0,
+        since: float = 0.0,
     ) -> None:
         super().__init__(codec(), since)
-        self.low, self.high = low, high
+        self.alpha_start, self.alpha_end = alpha_start, alpha_end
         # A tensor, so that a compiled graph stays the same; on the CPU, so that it has a value in a model on `meta`.
-        self.register_buffer("alpha", torch.tensor(high, device="cpu"), persistent=False)
+        self.register_buffer("alpha", torch.tensor(alpha_end, device="cpu"), persistent=False)
 
-    def at(self, now: Now) -> None:
-        super().at(now)
-        gone = max(0.0, (now.progress - self.since) / (1 - self.since))
-        self.alpha.fill_(self.low + (self.high - self.low) * gone)
+    def update(self, progress: TrainingProgress) -> None:
+        super().update(progress)
+        gone = max(0.0, (progress.fraction - self.since) / (1 - self.since))
+        self.alpha.fill_(self.alpha_start + (self.alpha_end - self.alpha_start) * gone)
 
-    def seen(self, w: Tensor) -> Tensor:
-        step = self.steps(w)
+    def quantized(self, w: Tensor) -> Tensor:
+        step = self.step_sizes(w)
         u = w.float() / step
         below = u.detach().floor()
         soft = below + torch.sigmoid(self.alpha * (u - below - 0.5))
-        return (soft.clamp(self.codec.grid.low, self.codec.grid.top) * step).to(w.dtype)
+        return (soft.clamp(self.codec.grid.qmin, self.codec.grid.qmax) * step).to(w.dtype)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import Branch, Norm, StreamPart
-from bitgolf.model.numerics import rms
-from bitgolf.model.part import Clocked
-from bitgolf.runtime.progress import Now
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import Norm, ResidualScale, ResidualStreamPart
+from bitgolf.model.numerics import rms_norm
+from bitgolf.model.part import Scheduled
+from bitgolf.runtime.progress import TrainingProgress
 
 
 @register
@@ -20,7 +20,7 @@ class RMSNorm(Norm):
     """x / sqrt(mean(x^2) + eps), without a gain (arXiv 1910.07467; the baseline's form)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms(x)
+        return rms_norm(x)
 
 
 @register
@@ -30,43 +30,43 @@ class DepthScaledNorm(Norm):
     Raises `RecipeError` as the model's last norm, which sits in no layer.
     """
 
-    def __init__(self, at: Place, /) -> None:
+    def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
-        if at.layer < 0:
-            raise RecipeError("DepthScaledNorm stands in a layer", place="norm", mend="use RMSNorm after the blocks")
-        self.scale = (at.layer + 1) ** -0.5
+        if context.layer < 0:
+            raise RecipeError("DepthScaledNorm stands in a layer", where="norm", hint="use RMSNorm after the blocks")
+        self.scale = (context.layer + 1) ** -0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms(x) * self.scale
+        return rms_norm(x) * self.scale
 
 
 @register
-class Normalize(StreamPart):
+class EmbeddingNorm(ResidualStreamPart):
     """The norm after the embedding: what later layers call x0 is its output."""
 
-    def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        return rms(x)
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        return rms_norm(x)
 
 
 @register
-class MixX0(StreamPart):
+class MixX0(ResidualStreamPart):
     """x <- m0 * x + m1 * x0 with two learned vectors (2, D), started at (1, 0): the baseline's `resid_mix`."""
 
     roles = {"weight": "scale"}
     identity_at_init = True
 
-    def __init__(self, at: Place, /) -> None:
+    def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.stack([torch.ones(at.dim), torch.zeros(at.dim)]))
+        self.weight = nn.Parameter(torch.stack([torch.ones(context.dim), torch.zeros(context.dim)]))
 
-    def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        assert bus.x0 is not None
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        assert context.x0 is not None
         weight = self.weight.to(x.dtype)
-        return weight[0] * x + weight[1] * bus.x0
+        return weight[0] * x + weight[1] * context.x0
 
 
 @register
-class PhaseMixX0(MixX0):
+class DepthMixX0(MixX0):
     """MixX0 started at (p, 1 - p) with p = sigmoid(steepness (layer/(layers - 1) - 1/2)): Parameter Golf #60.
 
     Early layers see the first state, late ones the stream. Raises `RecipeError` outside a block.
@@ -74,31 +74,33 @@ class PhaseMixX0(MixX0):
 
     identity_at_init = False
 
-    def __init__(self, at: Place, /, *, steepness: float = 3.0) -> None:
-        super().__init__(at)
-        if at.layer < 0:
-            raise RecipeError("PhaseMixX0 stands in a layer", place="enter", mend="put it into the block's chain")
-        p = torch.tensor(steepness * (at.layer / max(at.layers - 1, 1) - 0.5)).sigmoid()
+    def __init__(self, context: BuildContext, /, *, steepness: float = 3.0) -> None:
+        super().__init__(context)
+        if context.layer < 0:
+            raise RecipeError(
+                "DepthMixX0 stands in a layer", where="model.post_embed", hint="put it into the block's pre_block"
+            )
+        p = torch.tensor(steepness * (context.layer / max(context.layers - 1, 1) - 0.5)).sigmoid()
         with torch.no_grad():
             self.weight.copy_(torch.stack([p, 1 - p])[:, None].expand_as(self.weight))
 
 
 @register
-class BranchScale(Branch):
+class LayerScale(ResidualScale):
     """a * y with a learned vector a (D), started at 1: the baseline's `attn_scale` and `mlp_scale`."""
 
     roles = {"weight": "scale"}
 
-    def __init__(self, at: Place, /) -> None:
+    def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(at.dim))
+        self.weight = nn.Parameter(torch.ones(context.dim))
 
     def forward(self, y: Tensor) -> Tensor:
         return self.weight.to(y.dtype) * y
 
 
 @register
-class ProRes(Branch, Clocked):
+class ResidualWarmup(ResidualScale, Scheduled):
     """y * min(1, steps / (first + per_layer * layer)): branches fade in, low layers first (Parameter Golf #675).
 
     Scored with the whole branch, so a run should last until its last layer is in. The factor is a buffer: a compiled
@@ -107,18 +109,20 @@ class ProRes(Branch, Clocked):
 
     factor: Tensor
 
-    def __init__(self, at: Place, /, *, first: int = 30, per_layer: int = 30) -> None:
+    def __init__(self, context: BuildContext, /, *, warmup_steps: int = 30, warmup_steps_per_layer: int = 30) -> None:
         super().__init__()
-        self.steps = first + per_layer * at.layer
-        if first < 1 or per_layer < 0:
+        self.steps = warmup_steps + warmup_steps_per_layer * context.layer
+        if warmup_steps < 1 or warmup_steps_per_layer < 0:
             raise RecipeError(
-                f"cannot fade in over {self.steps} steps", place="ProRes", mend="first >= 1, per_layer >= 0"
+                f"cannot fade in over {self.steps} steps",
+                where="ResidualWarmup",
+                hint="warmup_steps >= 1, warmup_steps_per_layer >= 0",
             )
         # on the CPU also in a model built without values, which gets its parameters alone from an artifact
         self.register_buffer("factor", torch.ones((), device="cpu"), persistent=False)
 
-    def at(self, now: Now) -> None:
-        self.factor.fill_(min(1.0, now.step / self.steps))
+    def update(self, progress: TrainingProgress) -> None:
+        self.factor.fill_(min(1.0, progress.step / self.steps))
 
     def forward(self, y: Tensor) -> Tensor:
         return y * self.factor

@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba, arXiv 1412.6980) with decoupled weight decay (AdamW, arXiv 1711.05101)."""
+"""Adam (Kingma and Ba, arXiv 1412.6980) with decoupled weight decay (AdamWAdaptation, arXiv 1711.05101)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
-from bitgolf.optim.algorithm import Algorithm, State
+from bitgolf.optim.algorithm import OptimizerState, UpdateAlgorithm
 from bitgolf.optim.schedules import Schedule
 from bitgolf.optim.weight_decay import WeightDecay
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 
 
 @register
-class Adam(Algorithm):
+class Adam(UpdateAlgorithm):
     """W <- (1 - lr wd) W - lr m' / (sqrt(v') + eps), m' and v' the bias-corrected means of gradient and square.
 
-    `decay` multiplies `weight_decay`, and `cautious` confines it (see `WeightDecay`).
+    `weight_decay_schedule` multiplies `weight_decay`, and `cautious_weight_decay` confines it (see `WeightDecay`).
 
     The same operations in the same order as `torch.optim.Adam`. Each parameter keeps its own count of steps in the
     state, so that a resumed run corrects the bias as the first would have: on the CPU (as torch does), where reading it
@@ -33,13 +33,15 @@ class Adam(Algorithm):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        decay: Spec[Schedule] | None = None,
-        cautious: bool = False,
+        weight_decay_schedule: Spec[Schedule] | None = None,
+        cautious_weight_decay: bool = False,
     ) -> None:
         self.lr, self.betas, self.eps = lr, betas, eps
-        self.decay = WeightDecay(weight_decay, decay, cautious=cautious, place="Adam.weight_decay")
+        self.weight_decay_schedule = WeightDecay(
+            weight_decay, weight_decay_schedule, cautious=cautious_weight_decay, where="Adam.weight_decay"
+        )
 
-    def start(self, params: list[Tensor]) -> State:
+    def init_state(self, params: list[Tensor]) -> OptimizerState:
         return {
             "steps": [torch.zeros((), dtype=torch.int64) for _ in params],
             "m": [torch.zeros_like(p) for p in params],
@@ -47,13 +49,20 @@ class Adam(Algorithm):
         }
 
     @torch.no_grad()
-    def step(self, params: list[Tensor], grads: list[Tensor], state: State, now: Now, lr_scale: float) -> None:
+    def step(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        state: OptimizerState,
+        progress: TrainingProgress,
+        lr_scale: float,
+    ) -> None:
         (beta1, beta2), lr = self.betas, self.lr * lr_scale
         m, v = state["m"], state["v"]
         torch._foreach_add_(state["steps"], 1)
         t = int(state["steps"][0].numpy())  # a group steps as a whole, so one count is all of them
         torch._foreach_lerp_(m, grads, 1.0 - beta1)
-        self.decay.apply(params, m, self.decay.shrinkage(now, lr, lr_scale))
+        self.weight_decay_schedule.apply(params, m, self.weight_decay_schedule.shrink_factor(progress, lr, lr_scale))
         torch._foreach_mul_(v, beta2)
         torch._foreach_addcmul_(v, grads, grads, 1.0 - beta2)
         root = torch._foreach_sqrt(v)

@@ -9,17 +9,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bitgolf.runtime.distributed import World
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.distributed import DistributedContext
+from bitgolf.runtime.progress import TrainingProgress
 
-State = dict[str, list[Tensor]]
-Compiling = Callable[[Callable[..., Any]], Callable[..., Any]]  # a function -> the same one as a compiled graph
-UpdateFunction = Callable[[list[Tensor], list[Tensor], State, Now, float], None]
+OptimizerState = dict[str, list[Tensor]]
+CompileFunction = Callable[[Callable[..., Any]], Callable[..., Any]]  # a function -> the same one as a compiled graph
+UpdateFunction = Callable[[list[Tensor], list[Tensor], OptimizerState, TrainingProgress, float], None]
 """(parameters, gradients, state, now, factor of the learning rate): changes parameters and state in place."""
 
 
-class Algorithm(ABC):
-    """How a list of parameters follows its gradients. It holds settings only; what changes is in the `State`.
+class UpdateAlgorithm(ABC):
+    """How a list of parameters follows its gradients. It holds settings only; what changes is in the `OptimizerState`.
 
     A state is plain tensors, under each key one for every parameter, so that a checkpoint can name them.
     """
@@ -31,15 +31,15 @@ class Algorithm(ABC):
     reduce_dtype: torch.dtype = torch.float32
     """The type in which gradients of sharded stacks are reduced."""
 
-    def unfit(self, shape: torch.Size) -> str:
+    def unsupported_reason(self, shape: torch.Size) -> str:
         """Why it cannot step a parameter of this shape; "" where it can."""
         return ""
 
-    def shards(self, world: World) -> bool:
+    def is_sharded(self, distributed: DistributedContext) -> bool:
         """Whether each process is to step a share of every stack only."""
         return False
 
-    def compile(self, compiling: Compiling) -> UpdateFunction:
+    def compile(self, compile_fn: CompileFunction) -> UpdateFunction:
         """`step` with its inner computation as a compiled graph; `step` itself where that does not pay.
 
         A number that follows a schedule must not be a constant of the graph, or each step would compile another one.
@@ -47,9 +47,16 @@ class Algorithm(ABC):
         return self.step
 
     @abstractmethod
-    def start(self, params: list[Tensor]) -> State:
+    def init_state(self, params: list[Tensor]) -> OptimizerState:
         """The state before the first step."""
 
     @abstractmethod
-    def step(self, params: list[Tensor], grads: list[Tensor], state: State, now: Now, lr_scale: float) -> None:
+    def step(
+        self,
+        params: list[Tensor],
+        grads: list[Tensor],
+        state: OptimizerState,
+        progress: TrainingProgress,
+        lr_scale: float,
+    ) -> None:
         """Change `params` and `state` in place; the learning rate is the algorithm's own times `lr_scale`."""

@@ -15,16 +15,16 @@ from torch import Tensor
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 
-Triple = tuple[float, float, float]
+Coefficients = tuple[float, float, float]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-def normalized(x: Tensor, eps: float = 1e-7) -> Tensor:
+def frobenius_normalized(x: Tensor, eps: float = 1e-7) -> Tensor:
     """Each matrix of (..., m, n) divided by its Frobenius norm + eps, so that no singular value exceeds 1."""
     return x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)
 
 
-def quintic(x: Tensor, triples: Sequence[Triple]) -> Tensor:
+def quintic_iterations(x: Tensor, triples: Sequence[Coefficients]) -> Tensor:
     """One step per triple (a, b, c) on every matrix of (..., m, n), in x's own type.
 
     Works on the short side (a tall matrix is transposed), and fuses each scaled sum into the product before it.
@@ -46,8 +46,8 @@ class Orthogonalizer:
     bfloat16 units are many times slower at it. The result has the type of the argument, and is contiguous.
     """
 
-    def __init__(self, triples: Sequence[Triple], precision: Precision) -> None:
-        self.triples = tuple(triples)
+    def __init__(self, coefficients: Sequence[Coefficients], precision: Precision) -> None:
+        self.coefficients = tuple(coefficients)
         self.precision: Precision = precision
 
     def dtype(self, device: torch.device) -> torch.dtype:
@@ -56,11 +56,11 @@ class Orthogonalizer:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        return self.iterate(normalized(x).to(self.dtype(x.device))).to(x.dtype).contiguous()
+        return self.iterate(frobenius_normalized(x).to(self.dtype(x.device))).to(x.dtype).contiguous()
 
     def iterate(self, x: Tensor) -> Tensor:
         """All steps on matrices whose singular values are at most 1, in x's own type."""
-        return quintic(x, self.triples)
+        return quintic_iterations(x, self.coefficients)
 
 
 @register
@@ -72,7 +72,7 @@ class NewtonSchulz(Orthogonalizer):
 
     def __init__(self, *, steps: int = 5, precision: Precision = "auto") -> None:
         if steps < 1:
-            raise RecipeError("Newton-Schulz needs at least one step", place="NewtonSchulz.steps")
+            raise RecipeError("Newton-Schulz needs at least one step", where="NewtonSchulz.steps")
         super().__init__([(3.4445, -4.7750, 2.0315)] * steps, precision)
 
 
@@ -83,7 +83,7 @@ class PolarExpress(Orthogonalizer):
     Five steps bring singular values of 0.001 and more into [0.859, 1.141]; fewer steps take the first ones.
     """
 
-    TRIPLES: tuple[Triple, ...] = (
+    COEFFICIENTS: tuple[Coefficients, ...] = (
         (8.156554524902461, -22.48329292557795, 15.878769915207462),
         (4.042929935166739, -2.808917465908714, 0.5000178451051316),
         (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
@@ -92,13 +92,13 @@ class PolarExpress(Orthogonalizer):
     )
 
     def __init__(self, *, steps: int = 5, precision: Precision = "auto") -> None:
-        if not 1 <= steps <= len(self.TRIPLES):
-            raise RecipeError(f"Polar Express has 1 to {len(self.TRIPLES)} steps", place="PolarExpress.steps")
-        super().__init__(self.TRIPLES[:steps], precision)
+        if not 1 <= steps <= len(self.COEFFICIENTS):
+            raise RecipeError(f"Polar Express has 1 to {len(self.COEFFICIENTS)} steps", where="PolarExpress.steps")
+        super().__init__(self.COEFFICIENTS[:steps], precision)
 
 
 @register
-class CushionedPolarExpress(Orthogonalizer):
+class SafePolarExpress(Orthogonalizer):
     """Polar Express by its paper's own table, with a safety factor: (a / s, b / s^3, c / s^5).
 
     Each polynomial is then that of X / s, so rounding may push a singular value up to s past 1 and still not diverge.
@@ -106,7 +106,7 @@ class CushionedPolarExpress(Orthogonalizer):
     more into [0.729, 1.124]. Fewer steps take the first ones.
     """
 
-    TRIPLES: tuple[Triple, ...] = (
+    COEFFICIENTS: tuple[Coefficients, ...] = (
         (8.28721201814563, -23.595886519098837, 17.300387312530933),
         (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
         (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
@@ -114,9 +114,12 @@ class CushionedPolarExpress(Orthogonalizer):
         (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
     )
 
-    def __init__(self, *, steps: int = 5, safety: float = 1.05, precision: Precision = "auto") -> None:
-        if not 1 <= steps <= len(self.TRIPLES):
-            raise RecipeError(f"its table has 1 to {len(self.TRIPLES)} steps", place="CushionedPolarExpress.steps")
-        if safety < 1:
-            raise RecipeError(f"a factor of {safety} is no cushion", place="CushionedPolarExpress.safety")
-        super().__init__([(a / safety, b / safety**3, c / safety**5) for a, b, c in self.TRIPLES[:steps]], precision)
+    def __init__(self, *, steps: int = 5, safety_factor: float = 1.05, precision: Precision = "auto") -> None:
+        if not 1 <= steps <= len(self.COEFFICIENTS):
+            raise RecipeError(f"its table has 1 to {len(self.COEFFICIENTS)} steps", where="SafePolarExpress.steps")
+        if safety_factor < 1:
+            raise RecipeError(f"a factor of {safety_factor} is no cushion", where="SafePolarExpress.safety_factor")
+        super().__init__(
+            [(a / safety_factor, b / safety_factor**3, c / safety_factor**5) for a, b, c in self.COEFFICIENTS[:steps]],
+            precision,
+        )

@@ -7,51 +7,62 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bitgolf.errors import BitgolfError, DamagedError
-from bitgolf.optim.algorithm import Algorithm, Compiling, UpdateFunction
-from bitgolf.runtime.distributed import World
-from bitgolf.runtime.progress import Now
+from bitgolf.errors import BitgolfError, CorruptFileError
+from bitgolf.optim.algorithm import CompileFunction, UpdateAlgorithm, UpdateFunction
+from bitgolf.runtime.distributed import DistributedContext
+from bitgolf.runtime.progress import TrainingProgress
 
 
-class Group:
+class ParameterGroup:
     """Parameters by path, their algorithm and its state, all of it the same in every process.
 
     `name` is that of the algorithm and the number of its rule (`muon.0`), `where` what the rule says.
     """
 
     def __init__(
-        self, name: str, where: str, algorithm: Algorithm, params: dict[str, nn.Parameter], world: World
+        self,
+        name: str,
+        where: str,
+        algorithm: UpdateAlgorithm,
+        params: dict[str, nn.Parameter],
+        distributed: DistributedContext,
     ) -> None:
-        self.name, self.where, self.algorithm, self.params, self.world = name, where, algorithm, params, world
+        self.name, self.where, self.algorithm, self.params, self.distributed = (
+            name,
+            where,
+            algorithm,
+            params,
+            distributed,
+        )
         self.update_fn: UpdateFunction = algorithm.step
-        self.prepare()
+        self.init_state()
 
-    def prepare(self) -> None:
+    def init_state(self) -> None:
         """Make the state before the first step."""
-        self.state = self.algorithm.start(list(self.params.values()))
+        self.state = self.algorithm.init_state(list(self.params.values()))
 
-    def compile(self, compiling: Compiling) -> None:
+    def compile(self, compiling: CompileFunction) -> None:
         """Step with a compiled graph from now on, where the algorithm has one."""
         self.update_fn = self.algorithm.compile(compiling)
 
-    def need_gradients(self) -> None:
+    def check_gradients(self) -> None:
         """A parameter without a gradient is an error: nothing in the model uses it."""
         if unused := [path for path, p in self.params.items() if p.grad is None and self.algorithm.needs_gradients]:
-            cause = f"no gradient reached {some(unused, ', ')}"
-            raise BitgolfError(cause, place=self.name, mend="the model never uses it: remove it, or wire it in")
+            cause = f"no gradient reached {abbreviate(unused, ', ')}"
+            raise BitgolfError(cause, where=self.name, hint="the model never uses it: remove it, or wire it in")
 
-    def reduce(self) -> None:
+    def reduce_gradients(self) -> None:
         """Bring the gradients, means over all processes by now, to where they are stepped with: here they are there."""
 
     def gradients(self) -> list[Tensor]:
         """What the algorithm steps with."""
-        self.need_gradients()
+        self.check_gradients()
         return [p.grad for p in self.params.values() if p.grad is not None and self.algorithm.needs_gradients]
 
-    def step(self, now: Now, lr_scale: float) -> None:
-        self.update_fn(list(self.params.values()), self.gradients(), self.state, now, lr_scale)
+    def step(self, progress: TrainingProgress, lr_scale: float) -> None:
+        self.update_fn(list(self.params.values()), self.gradients(), self.state, progress, lr_scale)
 
-    def finish(self) -> None:
+    def wait(self) -> None:
         """Wait for what the step has left on its way."""
 
     def close(self) -> None:
@@ -68,28 +79,28 @@ class Group:
                 yield f"{path}/{key}", tensor
 
     @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Copy in a state with the names and forms of `named_state`."""
         for name, tensor in self.named_state():
             tensor.copy_(state[name])
 
 
-def check_same_form(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], *, place: str, mend: str) -> None:
-    """Raise `DamagedError` unless a saved state has the names, shapes and types of one's own."""
+def check_same_form(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], *, where: str, hint: str) -> None:
+    """Raise `CorruptFileError` unless a saved state has the names, shapes and types of one's own."""
     wrong = [f"{name} is missing" for name in own.keys() - saved.keys()]
     wrong += [f"{name} is unexpected" for name in saved.keys() - own.keys()]
     for name in own.keys() & saved.keys():
         if (have := _shape_and_dtype(saved[name])) != (want := _shape_and_dtype(own[name])):
             wrong.append(f"{name} is {have}, expected {want}")
     if wrong:
-        raise DamagedError(some(sorted(wrong)), place=place, mend=mend)
+        raise CorruptFileError(abbreviate(sorted(wrong)), where=where, hint=hint)
 
 
 def _shape_and_dtype(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")
 
 
-def some(items: Sequence[str], between: str = "; ", limit: int = 5) -> str:
+def abbreviate(items: Sequence[str], between: str = "; ", limit: int = 5) -> str:
     """The first few of them, and how many more."""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return between.join(items[:limit]) + more

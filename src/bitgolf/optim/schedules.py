@@ -1,4 +1,4 @@
-"""Values that change along a run, as pure functions of `Now`: factors of learning rate and weight decay, momentum."""
+"""Values that change along a run, as pure functions of `TrainingProgress`: factors of learning rate and weight decay, momentum."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import pairwise
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 
 
 class Schedule(ABC):
     """A number at each moment of training. `now.step` counts the steps already done: the first step sees 0."""
 
     @abstractmethod
-    def value(self, now: Now) -> float: ...
+    def value(self, progress: TrainingProgress) -> float: ...
 
 
 @register
@@ -23,19 +23,19 @@ class Constant(Schedule):
     def __init__(self, *, value: float = 1.0) -> None:
         self.constant = value
 
-    def value(self, now: Now) -> float:
+    def value(self, progress: TrainingProgress) -> float:
         return self.constant
 
 
 @register
-class Ramp(Schedule):
+class LinearRamp(Schedule):
     """From `start` to `end` in a straight line over the first `steps` steps, then `end`: the warm-up of momentum."""
 
     def __init__(self, *, start: float, end: float, steps: int) -> None:
-        self.start, self.end, self.steps = start, end, _positive(steps, "Ramp.steps")
+        self.start, self.end, self.steps = start, end, _positive(steps, "LinearRamp.steps")
 
-    def value(self, now: Now) -> float:
-        return _between(self.start, self.end, now.step / self.steps)
+    def value(self, progress: TrainingProgress) -> float:
+        return _between(self.start, self.end, progress.step / self.steps)
 
 
 @register
@@ -49,8 +49,8 @@ class WarmdownSteps(Schedule):
     def __init__(self, *, steps: int) -> None:
         self.steps = _positive(steps, "WarmdownSteps.steps")
 
-    def value(self, now: Now) -> float:
-        return min(1.0, now.steps_left / self.steps)
+    def value(self, progress: TrainingProgress) -> float:
+        return min(1.0, progress.steps_left / self.steps)
 
 
 @register
@@ -59,13 +59,13 @@ class WarmdownFraction(Schedule):
 
     def __init__(self, *, fraction: float, floor: float = 0.0) -> None:
         if not 0 < fraction <= 1:
-            raise RecipeError(f"a fraction is in (0, 1], got {fraction}", place="WarmdownFraction.fraction")
+            raise RecipeError(f"a fraction is in (0, 1], got {fraction}", where="WarmdownFraction.fraction")
         if not 0 <= floor < 1:
-            raise RecipeError(f"a floor is in [0, 1), got {floor}", place="WarmdownFraction.floor")
+            raise RecipeError(f"a floor is in [0, 1), got {floor}", where="WarmdownFraction.floor")
         self.fraction, self.floor = fraction, floor
 
-    def value(self, now: Now) -> float:
-        return min(1.0, max((1.0 - now.progress) / self.fraction, self.floor))
+    def value(self, progress: TrainingProgress) -> float:
+        return min(1.0, max((1.0 - progress.fraction) / self.fraction, self.floor))
 
 
 @register
@@ -75,8 +75,8 @@ class Warmup(Schedule):
     def __init__(self, *, steps: int, then: Spec[Schedule]) -> None:
         self.steps, self.then = _positive(steps, "Warmup.steps"), then()
 
-    def value(self, now: Now) -> float:
-        return min(1.0, (now.step + 1) / self.steps) * self.then.value(now)
+    def value(self, progress: TrainingProgress) -> float:
+        return min(1.0, (progress.step + 1) / self.steps) * self.then.value(progress)
 
 
 @register
@@ -92,20 +92,20 @@ class PiecewiseLinear(Schedule):
         fractions = [fraction for fraction, _ in points]
         if len(points) < 2 or any(not 0 <= a < b <= 1 for a, b in pairwise(fractions)):
             cause = f"expected at least two points with ascending fractions in [0, 1], got fractions {fractions}"
-            raise RecipeError(cause, place="PiecewiseLinear.points")
+            raise RecipeError(cause, where="PiecewiseLinear.points")
         self.points = points
 
-    def value(self, now: Now) -> float:
+    def value(self, progress: TrainingProgress) -> float:
         segments = pairwise(self.points)
-        (a, start), (b, end) = next((s for s in segments if now.progress < s[1][0]), self.points[-2:])
-        return _between(start, end, (now.progress - a) / (b - a))
+        (a, start), (b, end) = next((s for s in segments if progress.fraction < s[1][0]), self.points[-2:])
+        return _between(start, end, (progress.fraction - a) / (b - a))
 
 
 @register
-class RampDecay(Schedule):
+class InverseLRRamp(Schedule):
     """For weight decay (Parameter Golf #309, #675): from `low` to `high` as the learning rate's factor s goes from 1 to 0.
 
-    The value is the decay itself, so it stands beside `weight_decay=1.0`, and reads s from `Now.rate`, which holds it
+    The value is the decay itself, so it stands beside `weight_decay=1.0`, and reads s from `TrainingProgress.lr_scale`, which holds it
     wherever weight decay is taken: W <- (1 - lr s (low + (high - low) (1 - s))) W. What acts, s times the value, rises
     only to 0.0267, at s = 2/3, and then falls to 0.
     """
@@ -113,8 +113,8 @@ class RampDecay(Schedule):
     def __init__(self, *, low: float = 0.02, high: float = 0.08) -> None:
         self.low, self.high = low, high
 
-    def value(self, now: Now) -> float:
-        return self.low + (self.high - self.low) * max(0.0, 1.0 - now.rate)
+    def value(self, progress: TrainingProgress) -> float:
+        return self.low + (self.high - self.low) * max(0.0, 1.0 - progress.lr_scale)
 
 
 def _between(start: float, end: float, done: float) -> float:
@@ -123,7 +123,7 @@ def _between(start: float, end: float, done: float) -> float:
     return (1 - done) * start + done * end
 
 
-def _positive(steps: int, place: str) -> int:
+def _positive(steps: int, where: str) -> int:
     if steps < 1:
-        raise RecipeError(f"expected at least 1, got {steps}", place=place)
+        raise RecipeError(f"expected at least 1, got {steps}", where=where)
     return steps

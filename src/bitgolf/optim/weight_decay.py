@@ -10,7 +10,7 @@ from torch import Tensor
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 from bitgolf.optim.schedules import Schedule
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.progress import TrainingProgress
 
 
 class WeightDecay:
@@ -20,21 +20,21 @@ class WeightDecay:
     which the update moves towards zero too, or leaves alone: update times weight is 0 or more.
     """
 
-    def __init__(self, amount: float, schedule: Spec[Schedule] | None, *, cautious: bool, place: str) -> None:
-        if not amount and (schedule or cautious):
-            mend = "set weight_decay, or leave out decay and cautious"
-            raise RecipeError("a weight decay of 0 has no schedule and no caution", place=place, mend=mend)
-        self.amount, self.cautious = amount, cautious
+    def __init__(self, coefficient: float, schedule: Spec[Schedule] | None, *, cautious: bool, where: str) -> None:
+        if not coefficient and (schedule or cautious):
+            hint = "set weight_decay, or leave out decay and cautious"
+            raise RecipeError("a weight decay of 0 has no schedule and no caution", where=where, hint=hint)
+        self.coefficient, self.cautious = coefficient, cautious
         self.schedule = schedule() if schedule else None
 
-    def shrinkage(self, now: Now, lr: float, lr_scale: float) -> float:
+    def shrink_factor(self, progress: TrainingProgress, lr: float, lr_scale: float) -> float:
         """lr amount d(t), the fraction by which weights shrink in this step; `lr` is the scheduled rate."""
-        factor = self.schedule.value(now._replace(rate=lr_scale)) if self.schedule else 1.0
-        return lr * self.amount * factor
+        factor = self.schedule.value(progress._replace(lr_scale=lr_scale)) if self.schedule else 1.0
+        return lr * self.coefficient * factor
 
     def apply(self, params: Sequence[Tensor], updates: Sequence[Tensor], shrinkage: float | Tensor) -> None:
         """Shrink `params` in place. Of `updates`, which will be subtracted, only the signs count."""
-        if not self.amount:
+        if not self.coefficient:
             return
         if not self.cautious:
             torch._foreach_mul_(list(params), 1.0 - shrinkage)

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bitgolf.config.registry import register
-from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.errors import CorruptFileError, RecipeError
 from bitgolf.pack import byte_planes
 from bitgolf.pack.byte_planes import Array
 from bitgolf.pack.coders import Coder
-from bitgolf.pack.optional_modules import library
+from bitgolf.pack.optional_modules import import_compressor
 
 SAMPLE_BYTES, CHUNK_BYTES = 1 << 18, 1 << 14
 REPEAT_TOLERANCE = 0.99
@@ -39,8 +39,8 @@ class ByteCoder(Coder):
     def compress(self, raw: bytes) -> bytes: ...
 
     @abstractmethod
-    def expand(self, data: bytes, size: int) -> bytes:
-        """At most `size` bytes, and not many more are ever produced. More, or unread input, is a `DamagedError`."""
+    def decompress(self, data: bytes, size: int) -> bytes:
+        """At most `size` bytes, and not many more are ever produced. More, or unread input, is a `CorruptFileError`."""
 
     def encode(self, symbols: Array) -> bytes:
         return self.compress(self._raw(symbols))
@@ -56,9 +56,9 @@ class ByteCoder(Coder):
 
     def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
         size = count * dtype.itemsize
-        raw = self.expand(data, size)
+        raw = self.decompress(data, size)
         if len(raw) != size:
-            raise DamagedError(f"holds {len(raw)} bytes, expected {size}")
+            raise CorruptFileError(f"holds {len(raw)} bytes, expected {size}")
         flat = np.frombuffer(raw, np.uint8)
         if self.shuffle:
             return byte_planes.join(flat.reshape(dtype.itemsize, count), dtype)
@@ -77,7 +77,7 @@ class Raw(ByteCoder):
     def compress(self, raw: bytes) -> bytes:
         return raw
 
-    def expand(self, data: bytes, size: int) -> bytes:
+    def decompress(self, data: bytes, size: int) -> bytes:
         return data
 
 
@@ -92,22 +92,22 @@ class Zlib(ByteCoder):
         self.level = _within("level", level, 0, 9)
 
     def compress(self, raw: bytes) -> bytes:
-        zlib = library("zlib")
+        zlib = import_compressor("zlib")
         deflate = zlib.compressobj(self.level, zlib.DEFLATED, -zlib.MAX_WBITS)
         return deflate.compress(raw) + deflate.flush()
 
-    def expand(self, data: bytes, size: int) -> bytes:
-        zlib = library("zlib")
+    def decompress(self, data: bytes, size: int) -> bytes:
+        zlib = import_compressor("zlib")
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             raw = inflate.decompress(data, size + 1)
         except zlib.error as error:
-            raise DamagedError(f"not a deflate stream ({error})") from error
+            raise CorruptFileError(f"not a deflate stream ({error})") from error
         return _whole(raw, len(raw) <= size and inflate.eof and not inflate.unused_data)
 
 
 @register
-class Lzma(ByteCoder):
+class LZMA(ByteCoder):
     """Raw LZMA1 (the 7-zip algorithm) with its end marker; the dictionary is as large as the data, at most 64 MiB."""
 
     name: ClassVar[str] = "lzma"
@@ -121,22 +121,22 @@ class Lzma(ByteCoder):
         return self.preset > 3
 
     def compress(self, raw: bytes) -> bytes:
-        lzma = library("lzma")
+        lzma = import_compressor("lzma")
         return lzma.compress(raw, lzma.FORMAT_RAW, filters=self._filters(len(raw)))
 
-    def expand(self, data: bytes, size: int) -> bytes:
-        lzma = library("lzma")
+    def decompress(self, data: bytes, size: int) -> bytes:
+        lzma = import_compressor("lzma")
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=self._filters(size))
         try:
             raw = decompressor.decompress(data, size + 1)
         except lzma.LZMAError as error:
-            raise DamagedError(f"not an LZMA stream ({error})") from error
+            raise CorruptFileError(f"not an LZMA stream ({error})") from error
         return _whole(raw, len(raw) <= size and decompressor.eof and not decompressor.unused_data)
 
     def _filters(self, size: int) -> list[dict[str, int]]:
         """Raw LZMA takes no memory limit, but the dictionary is the memory, and its size is ours to say."""
         dictionary = 1 << max(12, min(26, (size - 1).bit_length()))
-        return [{"id": library("lzma").FILTER_LZMA1, "preset": self.preset, "dict_size": dictionary}]
+        return [{"id": import_compressor("lzma").FILTER_LZMA1, "preset": self.preset, "dict_size": dictionary}]
 
 
 @register
@@ -154,11 +154,11 @@ class Brotli(ByteCoder):
         return self.quality > 9
 
     def compress(self, raw: bytes) -> bytes:
-        return library("brotli").compress(raw, quality=self.quality, lgwin=24)
+        return import_compressor("brotli").compress(raw, quality=self.quality, lgwin=24)
 
-    def expand(self, data: bytes, size: int) -> bytes:
+    def decompress(self, data: bytes, size: int) -> bytes:
         """The decoder stops near the limit, not at it: one call may overshoot by its block of 32 KiB."""
-        brotli = library("brotli")
+        brotli = import_compressor("brotli")
         decompressor, pieces, length = brotli.Decompressor(), [], 0
         try:
             while length <= size and not decompressor.is_finished():
@@ -168,7 +168,7 @@ class Brotli(ByteCoder):
                 pieces.append(piece)
                 length += len(piece)
         except brotli.error as error:
-            raise DamagedError("not a Brotli stream, or not only one") from error
+            raise CorruptFileError("not a Brotli stream, or not only one") from error
         return _whole(b"".join(pieces), length <= size and decompressor.is_finished())
 
 
@@ -187,26 +187,26 @@ class Zstd(ByteCoder):
         return self.level > 12
 
     def compress(self, raw: bytes) -> bytes:
-        zstd = library("zstandard")
+        zstd = import_compressor("zstandard")
         parameters = zstd.ZstdCompressionParameters.from_level(
             self.level, source_size=len(raw), window_log=self._window(len(raw)), format=zstd.FORMAT_ZSTD1_MAGICLESS,
             write_content_size=False, write_checksum=False, write_dict_id=False,
         )  # fmt: skip
         return zstd.ZstdCompressor(compression_params=parameters).compress(raw)
 
-    def expand(self, data: bytes, size: int) -> bytes:
+    def decompress(self, data: bytes, size: int) -> bytes:
         """The library would believe what a frame says of its size, so a frame that says it is refused."""
-        zstd, window = library("zstandard"), 1 << self._window(size)
+        zstd, window = import_compressor("zstandard"), 1 << self._window(size)
         try:
             frame = zstd.get_frame_parameters(data, format=zstd.FORMAT_ZSTD1_MAGICLESS)
             if frame.content_size != zstd.CONTENTSIZE_UNKNOWN or frame.dict_id or frame.has_checksum:
-                raise DamagedError("the Zstandard frame says more than it should")
+                raise CorruptFileError("the Zstandard frame says more than it should")
             if frame.window_size > window:
-                raise DamagedError("the Zstandard frame wants a larger window than such data needs")
+                raise CorruptFileError("the Zstandard frame wants a larger window than such data needs")
             decompressor = zstd.ZstdDecompressor(format=zstd.FORMAT_ZSTD1_MAGICLESS)
             return decompressor.decompress(data, max(size, 1), read_across_frames=False, allow_extra_data=False)
         except zstd.ZstdError as error:
-            raise DamagedError(f"not a Zstandard stream, or not only one ({error})") from error
+            raise CorruptFileError(f"not a Zstandard stream, or not only one ({error})") from error
 
     def _window(self, size: int) -> int:
         return max(10, min(27, (size - 1).bit_length()))
@@ -227,18 +227,18 @@ def estimate_size(compress: Callable[[bytes], bytes], raw: bytes) -> float | Non
 
 def _rate_with_repeats(raw: bytes) -> float:
     """Bytes for each byte that Zstandard makes with matches of 7 bytes or more at any distance, at over 100 MB a second."""
-    zstd, settings = library("zstandard"), {"window_log": 27, "enable_ldm": True, "min_match": 7}
+    zstd, settings = import_compressor("zstandard"), {"window_log": 27, "enable_ldm": True, "min_match": 7}
     far = zstd.ZstdCompressionParameters.from_level(1, source_size=len(raw), **settings)
     return len(zstd.ZstdCompressor(compression_params=far).compress(raw)) / len(raw)
 
 
 def _whole(raw: bytes, whole: bool) -> bytes:
     if not whole:
-        raise DamagedError("truncated, overlong, or followed by other bytes")
+        raise CorruptFileError("truncated, overlong, or followed by other bytes")
     return raw
 
 
 def _within(name: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
-        raise RecipeError(f"{name} is {low} to {high}, not {value}", place=name)
+        raise RecipeError(f"{name} is {low} to {high}, not {value}", where=name)
     return value

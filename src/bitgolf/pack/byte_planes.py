@@ -24,7 +24,7 @@ def join(planes: NDArray[np.uint8], dtype: np.dtype[Any]) -> Array:
     return little.view(dtype.newbyteorder("<")).astype(dtype, copy=False)
 
 
-def cut(symbols: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+def split_by_shape(symbols: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     """One array for each shape, from as many symbols as they hold."""
     pieces = np.split(symbols, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
     return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -13,28 +13,32 @@ import numpy as np
 
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import DamagedError, RecipeError
-from bitgolf.pack.byte_coders import Brotli, Lzma, Raw
+from bitgolf.errors import CorruptFileError, RecipeError
+from bitgolf.pack.byte_coders import LZMA, Brotli, Raw
 from bitgolf.pack.byte_planes import Array
-from bitgolf.pack.coders import Coder, Range
-from bitgolf.pack.parallel import spread
+from bitgolf.pack.coders import Coder, RangeCoder
+from bitgolf.pack.parallel import parallel_map
 
 MARGIN = 0.005
 """An estimate may be too high by this share."""
 
 
 @register
-class Smallest(Coder):
+class SmallestCoder(Coder):
     """Whichever of `coders` makes the fewest bytes (the first of equals), named by one byte in front.
 
-    Slow ones that an estimate puts clearly behind are not run (`contenders`).
+    Slow ones that an estimate puts clearly behind are not run (`candidate_streams`).
     """
 
     name: ClassVar[str] = "smallest"
 
-    def __init__(self, *, coders: tuple[Spec[Coder], ...] = (part(Range), part(Brotli), part(Lzma), part(Raw))) -> None:
+    def __init__(
+        self, *, coders: tuple[Spec[Coder], ...] = (part(RangeCoder), part(Brotli), part(LZMA), part(Raw))
+    ) -> None:
         if not 1 <= len(coders) <= 256:
-            raise RecipeError(f"Smallest chooses among 1 to 256 coders, not {len(coders)}", place="Smallest.coders")
+            raise RecipeError(
+                f"SmallestCoder chooses among 1 to 256 coders, not {len(coders)}", where="SmallestCoder.coders"
+            )
         self.coders = [coder() for coder in coders]
 
     def encode(self, symbols: Array) -> bytes:
@@ -44,7 +48,7 @@ class Smallest(Coder):
         return self.decode_arrays(data, dtype, [(count,)])[0]
 
     def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
-        streams = contenders(self.coders, arrays)
+        streams = candidate_streams(self.coders, arrays)
         best = min(streams, key=lambda i: len(streams[i]))
         return bytes([best]) + streams[best]
 
@@ -56,11 +60,11 @@ class Smallest(Coder):
 
     def _chosen(self, data: bytes) -> Coder:
         if not data or data[0] >= len(self.coders):
-            raise DamagedError("names no known coder")
+            raise CorruptFileError("names no known coder")
         return self.coders[data[0]]
 
 
-def contenders(coders: Sequence[Coder], arrays: Sequence[Array]) -> dict[int, bytes]:
+def candidate_streams(coders: Sequence[Coder], arrays: Sequence[Array]) -> dict[int, bytes]:
     """By the coder's index, in order, the streams among which the smallest is.
 
     A coder whose estimate is more than `MARGIN` above what another one really makes is left out. So the smallest of these
@@ -71,7 +75,7 @@ def contenders(coders: Sequence[Coder], arrays: Sequence[Array]) -> dict[int, by
         about = coder.estimate(arrays)
         return coder.encode_arrays(arrays) if about is None else about
 
-    found = dict(enumerate(spread(first, coders)))
+    found = dict(enumerate(parallel_map(first, coders)))
     coded = {i: data for i, data in found.items() if isinstance(data, bytes)}
     about = {i: size for i, size in found.items() if isinstance(size, float)}
     if not coded:
@@ -79,5 +83,5 @@ def contenders(coders: Sequence[Coder], arrays: Sequence[Array]) -> dict[int, by
         coded[likeliest] = coders[likeliest].encode_arrays(arrays)
     least = min(map(len, coded.values()))
     close = [i for i, size in about.items() if i not in coded and size * (1 - MARGIN) <= least]
-    slow = spread(lambda i: coders[i].encode_arrays(arrays), close)
+    slow = parallel_map(lambda i: coders[i].encode_arrays(arrays), close)
     return dict(sorted((coded | dict(zip(close, slow, strict=True))).items()))

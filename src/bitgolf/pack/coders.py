@@ -1,7 +1,7 @@
 """Lossless coders of one-dimensional arrays. The decoder is told type and count, so that no stream carries a header.
 
-Decoding untrusted bytes takes time and memory bounded by the expected size; whatever is wrong is a `DamagedError`.
-What each one costs on quantized Gaussian weights: spec, section 5.1; `Range` is at the entropy, byte coders are not.
+Decoding untrusted bytes takes time and memory bounded by the expected size; whatever is wrong is a `CorruptFileError`.
+What each one costs on quantized Gaussian weights: spec, section 5.1; `RangeCoder` is at the entropy, byte coders are not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError
 from bitgolf.pack import byte_planes
 from bitgolf.pack.byte_planes import Array
-from bitgolf.pack.frequency_tables import Forms
+from bitgolf.pack.frequency_tables import TableKinds
 from bitgolf.pack.range_coder import decode_plane_stream, encode_plane_stream
 
 
@@ -29,14 +29,14 @@ class Coder(ABC):
     """
 
     name: ClassVar[str]
-    levels: bool = False
+    variance_contexts: bool = False
 
     @abstractmethod
     def encode(self, symbols: Array) -> bytes: ...
 
     @abstractmethod
     def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
-        """Raises `DamagedError` where `data` is not exactly what `encode` wrote for `count` symbols."""
+        """Raises `CorruptFileError` where `data` is not exactly what `encode` wrote for `count` symbols."""
 
     def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
         """The arrays of one stream, of one type and any shapes. Only a coder that looks at shapes says more than this."""
@@ -44,13 +44,13 @@ class Coder(ABC):
 
     def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """The inverse of `encode_arrays`, with the errors of `decode`."""
-        return byte_planes.cut(self.decode(data, dtype, sum(map(math.prod, shapes))), shapes)
+        return byte_planes.split_by_shape(self.decode(data, dtype, sum(map(math.prod, shapes))), shapes)
 
     def estimate(self, arrays: Sequence[Array]) -> float | None:
         """About the bytes that `encode_arrays` would make; None: to know them, code them."""
         return None
 
-    def check(self) -> None:
+    def self_test(self) -> None:
         """Code a few bytes and read them back. Raises `BitgolfError` where that cannot be done on this machine."""
         symbols = np.arange(-40, 40, dtype=np.int8)
         if not np.array_equal(self.decode(self.encode(symbols), symbols.dtype, symbols.size), symbols):
@@ -62,7 +62,7 @@ class Coder(ABC):
 
 
 @register
-class Range(Coder):
+class RangeCoder(Coder):
     """Range coding, with the table of each byte plane that makes the fewest bytes: for small alphabets, such as codes.
 
     `tables`: "smallest" of all forms (`pack.frequency_tables`), "sent" as counts, or "adaptive", nearly without any.
@@ -70,9 +70,9 @@ class Range(Coder):
 
     name: ClassVar[str] = "range"
 
-    def __init__(self, *, levels: bool = False, tables: Forms = "smallest") -> None:
-        self.levels = levels
-        self.tables: Forms = tables
+    def __init__(self, *, variance_contexts: bool = False, tables: TableKinds = "smallest") -> None:
+        self.variance_contexts = variance_contexts
+        self.tables: TableKinds = tables
 
     def encode(self, symbols: Array) -> bytes:
         return encode_plane_stream(_offset(byte_planes.split(symbols), symbols.dtype), self.tables)

@@ -1,7 +1,7 @@
 """Symbols that are coded knowing where they stand: sorted into one stream for each context, and back.
 
 A context is what a reader knows of a symbol before it reads it. It has two sources. A codec may say, from the rows that
-were read before, what can follow (`Walk`; a trellis does). And rows and columns of a matrix differ in spread: with
+were read before, what can follow (`ContextModel`; a trellis does). And rows and columns of a matrix differ in spread: with
 `levels` their spreads travel too, and symbols of like spread share a table. Any coder then codes each stream by itself.
 
     u8 with levels? | [u32 length | levels] | for each context: count, and length if there are any | the streams, back to back
@@ -18,127 +18,131 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgolf.errors import DamagedError
+from bitgolf.errors import CorruptFileError
 from bitgolf.pack.byte_planes import Array
 from bitgolf.pack.coders import Coder
-from bitgolf.pack.frequency_tables import leb128, read_leb128
-from bitgolf.pack.parallel import spread
+from bitgolf.pack.frequency_tables import read_leb128, write_leb128
+from bitgolf.pack.parallel import parallel_map
 
-PER_OCTAVE = 8  # levels: spreads are told apart by 9 %, which costs a table about 0.001 bit a symbol
-CLASSES = 40  # of spread, from 2**-2.5 of a step on; what is beyond belongs to the last
+CLASSES_PER_DOUBLING = 8  # levels: spreads are told apart by 9 %, which costs a table about 0.001 bit a symbol
+VARIANCE_CLASSES = 40  # of spread, from 2**-2.5 of a step on; what is beyond belongs to the last
 
 
-class Walk(Protocol):
-    """Goes down the rows of one matrix. `contexts`: how many there are."""
+class ContextModel(Protocol):
+    """Goes down the rows of one matrix. `context_count`: how many there are."""
 
-    contexts: int
+    context_count: int
 
-    def row(self) -> NDArray[np.uint8]:
+    def next_row(self) -> NDArray[np.uint8]:
         """(columns,) the contexts of the row that comes next."""
         ...
 
-    def push(self, row: Array) -> None:
+    def update(self, row: Array) -> None:
         """(columns,) the symbols that stood there."""
         ...
 
 
-class Still:
+class NoContext:
     """A walk that knows nothing."""
 
-    contexts = 1
+    context_count = 1
 
     def __init__(self, columns: int) -> None:
         self._row = np.zeros(columns, np.uint8)
 
-    def row(self) -> NDArray[np.uint8]:
+    def next_row(self) -> NDArray[np.uint8]:
         return self._row
 
-    def push(self, row: Array) -> None:
+    def update(self, row: Array) -> None:
         pass
 
 
-class Levels(NamedTuple):
+class VarianceClasses(NamedTuple):
     """uint8 spreads of rows and columns, in eighths of an octave, such that their sum is that of a symbol."""
 
     rows: NDArray[np.uint8]
     columns: NDArray[np.uint8]
 
-    def classes(self) -> NDArray[np.uint8]:
+    def symbol_classes(self) -> NDArray[np.uint8]:
         """(rows, columns): which table each symbol is coded with."""
         total = self.columns.astype(np.uint16) + self.rows[:, None]
-        return np.minimum(total // 2, CLASSES - 1).astype(np.uint8)
+        return np.minimum(total // 2, VARIANCE_CLASSES - 1).astype(np.uint8)
 
 
-def measure(codes: Array) -> Levels:
+def variance_classes(codes: Array) -> VarianceClasses:
     """The levels of a matrix of integers: those of its rows' root mean squares, and of its columns' next to them."""
     squares = codes.astype(np.float32) ** 2 + 1 / 16  # so that nothing is without spread
-    rows = np.log2(squares.mean(1)) / 2 * PER_OCTAVE
-    columns = np.log2(squares.mean(0) / squares.mean()) / 2 * PER_OCTAVE
+    rows = np.log2(squares.mean(1)) / 2 * CLASSES_PER_DOUBLING
+    columns = np.log2(squares.mean(0) / squares.mean()) / 2 * CLASSES_PER_DOUBLING
     half = max(0.0, float(-np.floor(columns.min())))
-    return Levels(_bytes(rows + 2.5 * PER_OCTAVE - half), _bytes(columns + half))
+    return VarianceClasses(_bytes(rows + 2.5 * CLASSES_PER_DOUBLING - half), _bytes(columns + half))
 
 
-def encode(matrices: Sequence[Array], walks: Sequence[Walk], coder: Coder) -> bytes:
+def encode(matrices: Sequence[Array], walks: Sequence[ContextModel], coder: Coder) -> bytes:
     """`matrices`: each (rows, columns), of one integer type; `walks`: as many, at their start.
 
     Levels are used where the coder may and they save more than they cost.
     """
-    found = _walked(matrices, walks)
-    plain = _sorted(matrices, found, max(walk.contexts for walk in walks))
-    if not coder.levels:
-        return b"\0" + _joined(plain, _coded(plain, coder))
-    levels = [measure(m) for m in matrices]
+    found = _symbol_contexts(matrices, walks)
+    plain = _split_by_context(matrices, found, max(walk.context_count for walk in walks))
+    if not coder.variance_contexts:
+        return b"\0" + _join_streams(plain, _encode_streams(plain, coder))
+    levels = [variance_classes(m) for m in matrices]
     for context, level in zip(found, levels, strict=True):
-        context *= np.uint8(CLASSES)
-        context += level.classes()
-    leveled = _sorted(matrices, found, _contexts(walks, levels))
-    coded = _coded([*plain, *leveled], coder)
-    without = b"\0" + _joined(plain, coded[: len(plain)])
-    return min(without, b"\1" + _write_levels(levels, coder) + _joined(leveled, coded[len(plain) :]), key=len)
+        context *= np.uint8(VARIANCE_CLASSES)
+        context += level.symbol_classes()
+    leveled = _split_by_context(matrices, found, _context_count(walks, levels))
+    coded = _encode_streams([*plain, *leveled], coder)
+    without = b"\0" + _join_streams(plain, coded[: len(plain)])
+    return min(without, b"\1" + _write_levels(levels, coder) + _join_streams(leveled, coded[len(plain) :]), key=len)
 
 
 def decode(
-    data: bytes, shapes: Sequence[tuple[int, int]], walks: Sequence[Walk], dtype: np.dtype[np.int8], coder: Coder
+    data: bytes,
+    shapes: Sequence[tuple[int, int]],
+    walks: Sequence[ContextModel],
+    dtype: np.dtype[np.int8],
+    coder: Coder,
 ) -> list[Array]:
-    """The inverse of `encode`. Raises `DamagedError` where `data` is not what it makes of such matrices."""
+    """The inverse of `encode`. Raises `CorruptFileError` where `data` is not what it makes of such matrices."""
     if data[:1] not in (b"\0", b"\1"):
-        raise DamagedError("does not say whether levels follow")
+        raise CorruptFileError("does not say whether levels follow")
     found, at = _read_levels(data, shapes, coder) if data[0] else (None, 1)
-    contexts = _contexts(walks, found)
+    contexts = _context_count(walks, found)
     numbers = []
     for _ in range(contexts):
         count, at = read_leb128(data, at)
         length, at = read_leb128(data, at) if count else (0, at)
         numbers.append((count, length))
     if sum(count for count, _ in numbers) != sum(r * c for r, c in shapes):
-        raise DamagedError("the contexts hold more or fewer symbols than the matrices")
+        raise CorruptFileError("the contexts hold more or fewer symbols than the matrices")
     if sum(length for _, length in numbers) != len(data) - at:
-        raise DamagedError("truncated, or followed by other bytes")
+        raise CorruptFileError("truncated, or followed by other bytes")
     streams = []
     for count, length in numbers:
         streams.append(coder.decode(data[at : at + length], dtype, count) if count else np.empty(0, dtype))
         at += length
-    return _gather(streams, shapes, walks, found)
+    return _merge_contexts(streams, shapes, walks, found)
 
 
-def _contexts(walks: Sequence[Walk], levels: list[Levels] | None) -> int:
-    return max(walk.contexts for walk in walks) * (CLASSES if levels else 1)
+def _context_count(walks: Sequence[ContextModel], levels: list[VarianceClasses] | None) -> int:
+    return max(walk.context_count for walk in walks) * (VARIANCE_CLASSES if levels else 1)
 
 
-def _walked(matrices: Sequence[Array], walks: Sequence[Walk]) -> list[NDArray[np.uint8]]:
+def _symbol_contexts(matrices: Sequence[Array], walks: Sequence[ContextModel]) -> list[NDArray[np.uint8]]:
     """For each matrix the context of each symbol, as the walk has it."""
     found = [np.empty(codes.shape, np.uint8) for codes in matrices]
     for contexts, codes, walk in zip(found, matrices, walks, strict=True):
-        if isinstance(walk, Still):
+        if isinstance(walk, NoContext):
             contexts[:] = 0
             continue
         for i, row in enumerate(codes):
-            contexts[i] = walk.row()
-            walk.push(row)
+            contexts[i] = walk.next_row()
+            walk.update(row)
     return found
 
 
-def _sorted(matrices: Sequence[Array], found: list[NDArray[np.uint8]], contexts: int) -> list[Array]:
+def _split_by_context(matrices: Sequence[Array], found: list[NDArray[np.uint8]], contexts: int) -> list[Array]:
     """The stream of each context: matrix by matrix, row by row."""
 
     def pieces(at: int) -> list[Array]:
@@ -146,35 +150,40 @@ def _sorted(matrices: Sequence[Array], found: list[NDArray[np.uint8]], contexts:
         ends = np.cumsum(np.bincount(context, minlength=contexts))
         return np.split(matrices[at].reshape(-1)[np.argsort(context, kind="stable")], ends[:-1])
 
-    return [np.concatenate(stream) for stream in zip(*spread(pieces, range(len(matrices))), strict=True)]
+    return [np.concatenate(stream) for stream in zip(*parallel_map(pieces, range(len(matrices))), strict=True)]
 
 
-def _coded(streams: list[Array], coder: Coder) -> list[bytes]:
-    return spread(lambda stream: coder.encode(stream) if stream.size else b"", streams)
+def _encode_streams(streams: list[Array], coder: Coder) -> list[bytes]:
+    return parallel_map(lambda stream: coder.encode(stream) if stream.size else b"", streams)
 
 
-def _joined(streams: list[Array], coded: list[bytes]) -> bytes:
-    heads = [leb128(s.size) + (leb128(len(c)) if s.size else b"") for s, c in zip(streams, coded, strict=True)]
+def _join_streams(streams: list[Array], coded: list[bytes]) -> bytes:
+    heads = [
+        write_leb128(s.size) + (write_leb128(len(c)) if s.size else b"") for s, c in zip(streams, coded, strict=True)
+    ]
     return b"".join(heads + coded)
 
 
-def _gather(
-    streams: list[Array], shapes: Sequence[tuple[int, int]], walks: Sequence[Walk], levels: list[Levels] | None
+def _merge_contexts(
+    streams: list[Array],
+    shapes: Sequence[tuple[int, int]],
+    walks: Sequence[ContextModel],
+    levels: list[VarianceClasses] | None,
 ) -> list[Array]:
     at, matrices = np.zeros(len(streams), np.int64), []
     joined = np.concatenate(streams)
     starts = np.cumsum([0, *(s.size for s in streams)])
     for k, ((rows, columns), walk) in enumerate(zip(shapes, walks, strict=True)):
-        codes, classes = np.empty((rows, columns), joined.dtype), levels[k].classes() if levels else None
+        codes, classes = np.empty((rows, columns), joined.dtype), levels[k].symbol_classes() if levels else None
         for i in range(rows):
-            context = walk.row() if classes is None else walk.row() * np.uint8(CLASSES) + classes[i]
+            context = walk.next_row() if classes is None else walk.next_row() * np.uint8(VARIANCE_CLASSES) + classes[i]
             counts = np.bincount(context, minlength=len(streams))
             if (starts[:-1] + at + counts > starts[1:]).any():
-                raise DamagedError("a context ends before its symbols do")
+                raise CorruptFileError("a context ends before its symbols do")
             order = np.argsort(context, kind="stable")
             first = np.repeat(starts[:-1] + at - (np.cumsum(counts) - counts), counts)
             codes[i, order] = joined[first + np.arange(columns)]
-            walk.push(codes[i])
+            walk.update(codes[i])
             at += counts
         matrices.append(codes)
     return matrices
@@ -184,15 +193,15 @@ def _bytes(levels: Array) -> NDArray[np.uint8]:
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
-def _write_levels(levels: list[Levels], coder: Coder) -> bytes:
+def _write_levels(levels: list[VarianceClasses], coder: Coder) -> bytes:
     data = coder.encode(np.concatenate([part for pair in levels for part in pair]))
     return struct.pack("<I", len(data)) + data
 
 
-def _read_levels(data: bytes, shapes: Sequence[tuple[int, int]], coder: Coder) -> tuple[list[Levels], int]:
+def _read_levels(data: bytes, shapes: Sequence[tuple[int, int]], coder: Coder) -> tuple[list[VarianceClasses], int]:
     if len(data) < 5:
-        raise DamagedError("truncated")
+        raise CorruptFileError("truncated")
     end = 5 + struct.unpack_from("<I", data, 1)[0]
     sizes = [n for shape in shapes for n in shape]
     parts = np.split(coder.decode(data[5:end], np.dtype(np.uint8), sum(sizes)), np.cumsum(sizes)[:-1])
-    return [Levels(parts[i], parts[i + 1]) for i in range(0, len(parts), 2)], end
+    return [VarianceClasses(parts[i], parts[i + 1]) for i in range(0, len(parts), 2)], end

@@ -24,31 +24,31 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgolf.errors import DamagedError
+from bitgolf.errors import CorruptFileError
 
 Bytes = NDArray[np.uint8]
 Counts = NDArray[np.int64]
-Forms = Literal["smallest", "sent", "adaptive"]
+TableKinds = Literal["smallest", "sent", "adaptive"]
 
-ONE, EVEN, COUNTS, CURVE = range(4)
+SINGLE_VALUE, UNIFORM, COUNTS, GENERALIZED_GAUSSIAN = range(4)
 RESOLUTIONS = [1 << bits for bits in range(4, 22, 2)]
-STRENGTHS = [4, 64, 1024, 1 << 14]  # symbols that a curve is worth
-MEMORIES = [1 << 14, 1 << 17, 1 << 40]  # symbols; the last is all of them
-PACES = [(strength, memory) for memory in MEMORIES for strength in STRENGTHS]
-LONGEST = 1 << 13  # symbols between two adaptations
-PEAK = 1 << 20  # of a curve; 256 of them times 2**30 symbols stay below 2**63
+PRIOR_STRENGTHS = [4, 64, 1024, 1 << 14]  # symbols that a curve is worth
+MEMORY_LENGTHS = [1 << 14, 1 << 17, 1 << 40]  # symbols; the last is all of them
+ADAPTATIONS = [(strength, memory) for memory in MEMORY_LENGTHS for strength in PRIOR_STRENGTHS]
+MAX_BLOCK = 1 << 13  # symbols between two adaptations
+MAX_WEIGHT = 1 << 20  # of a curve; 256 of them times 2**30 symbols stay below 2**63
 
 _EXACT = decimal.Context(prec=20, rounding=decimal.ROUND_HALF_EVEN)
 _POWERS = np.array([16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 128, 192])
 _CURVE = struct.Struct("<HBB")
 
 
-class Table(NamedTuple):
-    """`counts[i]` is the weight of the byte `low + i`; `head`: the table as it is written."""
+class FrequencyTable(NamedTuple):
+    """`counts[i]` is the weight of the byte `low + i`; `encoded`: the table as it is written."""
 
     low: int
     counts: Counts
-    head: bytes
+    encoded: bytes
 
 
 class AdaptiveTable(NamedTuple):
@@ -59,32 +59,32 @@ class AdaptiveTable(NamedTuple):
 
     low: int
     counts: Counts
-    head: bytes
+    encoded: bytes
     prior_strength: int
     memory: int
 
 
-class Adapting:
+class AdaptiveCounts:
     """The counts of a table that learns. `weights` sums to less than 2**63 for less than 2**30 symbols."""
 
     def __init__(self, table: AdaptiveTable) -> None:
-        self.strength, self.memory, self.start = table.prior_strength, table.memory, table.counts
+        self.strength, self.memory, self.prior = table.prior_strength, table.memory, table.counts
         self.total, self.seen = int(table.counts.sum()), np.zeros_like(table.counts)
 
     def weights(self) -> Counts:
-        return self.start * self.strength + self.seen * self.total
+        return self.prior * self.strength + self.seen * self.total
 
-    def learn(self, histogram: Counts) -> None:
+    def update(self, histogram: Counts) -> None:
         self.seen = self.seen + histogram
         if self.seen.sum() > self.memory:
             self.seen = self.seen - (self.seen >> 1)
 
 
-def blocks(n: int) -> Iterator[tuple[int, int]]:
+def adaptation_blocks(n: int) -> Iterator[tuple[int, int]]:
     """Where an adapting stream of `n` symbols is cut: each block is a quarter of what came before it."""
     start = 0
     while start < n:
-        stop = min(n, start + max(16, min(start // 4, LONGEST)))
+        stop = min(n, start + max(16, min(start // 4, MAX_BLOCK)))
         yield start, stop
         start = stop
 
@@ -92,24 +92,28 @@ def blocks(n: int) -> Iterator[tuple[int, int]]:
 # ---- the choice ----------------------------------------------------------------------------------------------------
 
 
-def choose(plane: Bytes, forms: Forms = "smallest") -> Table | AdaptiveTable:
+def choose_table(plane: Bytes, forms: TableKinds = "smallest") -> FrequencyTable | AdaptiveTable:
     """The table with which `plane` (one symbol at least) takes the fewest bytes, its own included.
 
     `forms`: of all, of those that do not adapt by counts alone, or of those that adapt.
     """
-    pieces = np.array([np.bincount(plane[start:stop], minlength=256) for start, stop in blocks(plane.size)], np.int64)
+    pieces = np.array(
+        [np.bincount(plane[start:stop], minlength=256) for start, stop in adaptation_blocks(plane.size)], np.int64
+    )
     exact = pieces.sum(0)
     low, top = int(np.flatnonzero(exact)[0]), int(np.flatnonzero(exact)[-1])
     if low == top:
         return _one(low)
-    found: list[tuple[float, Table | AdaptiveTable]] = []
+    found: list[tuple[float, FrequencyTable | AdaptiveTable]] = []
     if forms != "adaptive":
         here = exact[low : top + 1]
         sent = [_even(low, here.size), *(_counts(low, _scaled(here, resolution)) for resolution in RESOLUTIONS)]
-        found += [(_bits(here, table.counts) + 8 * len(table.head), table) for table in sent]
+        found += [(_bits(here, table.counts) + 8 * len(table.encoded), table) for table in sent]
     if forms != "sent":
-        fitted = _fit(exact)
-        found.append((_bits(exact, curve(*fitted)) + 8 * (1 + _CURVE.size), _curve(fitted)))
+        fitted = _fit_generalized_gaussian(exact)
+        found.append(
+            (_bits(exact, generalized_gaussian(*fitted)) + 8 * (1 + _CURVE.size), _generalized_gaussian_table(fitted))
+        )
         found += _adapting(pieces, fitted)
     return min(found, key=lambda pair: pair[0])[1]
 
@@ -122,20 +126,20 @@ def _bits(exact: Counts, counts: Counts) -> float:
 def _adapting(pieces: Counts, fitted: tuple[int, int, int]) -> list[tuple[float, AdaptiveTable]]:
     """Every pace that differs on so many symbols, with its bits. `pieces` (blocks, 256): the counts of each block."""
     count, found = int(pieces.sum()), list[tuple[float, AdaptiveTable]]()
-    for memory in MEMORIES:
-        if memory < count or memory == MEMORIES[-1]:
-            paced = [_adaptive_table(fitted, i) for i, pace in enumerate(PACES) if pace[1] == memory]
-            seen = _seen(pieces, paced[0])
-            found += [(_adapted_bits(pieces, seen, table) + 8 * len(table.head), table) for table in paced]
+    for memory in MEMORY_LENGTHS:
+        if memory < count or memory == MEMORY_LENGTHS[-1]:
+            paced = [_adaptive_table(fitted, i) for i, pace in enumerate(ADAPTATIONS) if pace[1] == memory]
+            seen = _seen_counts(pieces, paced[0])
+            found += [(_adapted_bits(pieces, seen, table) + 8 * len(table.encoded), table) for table in paced]
     return found
 
 
-def _seen(pieces: Counts, table: AdaptiveTable) -> Counts:
+def _seen_counts(pieces: Counts, table: AdaptiveTable) -> Counts:
     """(blocks, 256) what a table of this memory has counted before each block."""
-    state, seen = Adapting(table), np.empty_like(pieces)
+    state, seen = AdaptiveCounts(table), np.empty_like(pieces)
     for i, piece in enumerate(pieces):
         seen[i] = state.seen
-        state.learn(piece)
+        state.update(piece)
     return seen
 
 
@@ -144,7 +148,7 @@ def _adapted_bits(pieces: Counts, seen: Counts, table: AdaptiveTable) -> float:
     return float((pieces.sum(1) * np.log2(weights.sum(1))).sum() - (pieces * np.log2(weights)).sum())
 
 
-def _fit(exact: Counts) -> tuple[int, int, int]:
+def _fit_generalized_gaussian(exact: Counts) -> tuple[int, int, int]:
     """Centre, spread and power of the likeliest curve, nearly. In floats: what is chosen is said, not derived again."""
     values, total = np.arange(256), int(exact.sum())
     centre = min(65535, round(256 * float((exact * values).sum() / total)))
@@ -154,15 +158,15 @@ def _fit(exact: Counts) -> tuple[int, int, int]:
     spread = np.clip(np.rint(16 * np.log2(about) + 64)[:, None] + np.arange(-12, 9), 0, 255).astype(np.int64)
     width = 2.0 ** ((spread - 64) / 16 * power)
     scaled = (distance**power)[:, None] / width[..., None]
-    weights = np.maximum(np.exp(-np.minimum(scaled, 700)), 1 / PEAK)
+    weights = np.maximum(np.exp(-np.minimum(scaled, 700)), 1 / MAX_WEIGHT)
     bits = total * np.log2(weights.sum(-1)) - np.log2(weights) @ exact
     best, at = np.unravel_index(np.argmin(bits), bits.shape)
     return centre, int(spread[best, at]), int(_POWERS[best])
 
 
 @lru_cache(maxsize=1024)
-def curve(centre: int, spread: int, power: int) -> Counts:
-    """(256,) the weight of each byte, 1 to `PEAK`, exactly the same everywhere. Do not write into it."""
+def generalized_gaussian(centre: int, spread: int, power: int) -> Counts:
+    """(256,) the weight of each byte, 1 to `MAX_WEIGHT`, exactly the same everywhere. Do not write into it."""
     exponent = _EXACT.divide(decimal.Decimal(power), 32)
     width = _EXACT.multiply(_EXACT.divide(decimal.Decimal(spread - 64), 16), _EXACT.ln(decimal.Decimal(2)))
     reach = _EXACT.exp(
@@ -172,10 +176,10 @@ def curve(centre: int, spread: int, power: int) -> Counts:
     for x in range(256):
         distance = _EXACT.divide(decimal.Decimal(abs(256 * x - centre)), 256)
         if not distance:
-            counts[x] = PEAK
+            counts[x] = MAX_WEIGHT
         elif distance < reach:
             scaled = _EXACT.exp(_EXACT.multiply(exponent, _EXACT.subtract(_EXACT.ln(distance), width)))
-            counts[x] = max(1, int(_EXACT.multiply(_EXACT.exp(_EXACT.minus(scaled)), PEAK)))
+            counts[x] = max(1, int(_EXACT.multiply(_EXACT.exp(_EXACT.minus(scaled)), MAX_WEIGHT)))
     return counts
 
 
@@ -188,61 +192,66 @@ def _scaled(exact: Counts, resolution: int) -> Counts:
 # ---- as bytes ------------------------------------------------------------------------------------------------------
 
 
-def _one(low: int) -> Table:
-    return Table(low, np.ones(1, np.int64), bytes([ONE, low]))
+def _one(low: int) -> FrequencyTable:
+    return FrequencyTable(low, np.ones(1, np.int64), bytes([SINGLE_VALUE, low]))
 
 
-def _even(low: int, size: int) -> Table:
-    return Table(low, np.ones(size, np.int64), bytes([EVEN, low, size - 1]))
+def _even(low: int, size: int) -> FrequencyTable:
+    return FrequencyTable(low, np.ones(size, np.int64), bytes([UNIFORM, low, size - 1]))
 
 
-def _counts(low: int, counts: Counts) -> Table:
-    head = bytes([COUNTS, low, counts.size - 1]) + b"".join(map(leb128, counts.tolist()))
-    return Table(low, counts, head)
+def _counts(low: int, counts: Counts) -> FrequencyTable:
+    head = bytes([COUNTS, low, counts.size - 1]) + b"".join(map(write_leb128, counts.tolist()))
+    return FrequencyTable(low, counts, head)
 
 
-def _curve(fitted: tuple[int, int, int]) -> Table:
-    return Table(0, curve(*fitted), bytes([CURVE]) + _CURVE.pack(*fitted))
+def _generalized_gaussian_table(fitted: tuple[int, int, int]) -> FrequencyTable:
+    return FrequencyTable(0, generalized_gaussian(*fitted), bytes([GENERALIZED_GAUSSIAN]) + _CURVE.pack(*fitted))
 
 
 def _adaptive_table(fitted: tuple[int, int, int], pace: int) -> AdaptiveTable:
-    """`pace`: index in `PACES`."""
-    return AdaptiveTable(0, curve(*fitted), bytes([CURVE + 1 + pace]) + _CURVE.pack(*fitted), *PACES[pace])
+    """`pace`: index in `ADAPTATIONS`."""
+    return AdaptiveTable(
+        0,
+        generalized_gaussian(*fitted),
+        bytes([GENERALIZED_GAUSSIAN + 1 + pace]) + _CURVE.pack(*fitted),
+        *ADAPTATIONS[pace],
+    )
 
 
-def read_table(data: bytes, at: int) -> tuple[Table | AdaptiveTable, int]:
-    """The table at `at`, and where the next begins. Raises `DamagedError` for what no writer writes."""
-    size = {ONE: 2, EVEN: 3, COUNTS: 3}.get(data[at] if at < len(data) else -1, 1 + _CURVE.size)
-    head = data[at : at + size]
+def read_table(data: bytes, offset: int) -> tuple[FrequencyTable | AdaptiveTable, int]:
+    """The table at `offset`, and where the next begins. Raises `CorruptFileError` for what no writer writes."""
+    size = {SINGLE_VALUE: 2, UNIFORM: 3, COUNTS: 3}.get(data[offset] if offset < len(data) else -1, 1 + _CURVE.size)
+    head = data[offset : offset + size]
     if len(head) < size:
-        raise DamagedError("the table is truncated")
-    at += size
-    if head[0] == ONE:
-        return _one(head[1]), at
-    if head[0] >= CURVE:
-        return _read_curve(head), at
+        raise CorruptFileError("the table is truncated")
+    offset += size
+    if head[0] == SINGLE_VALUE:
+        return _one(head[1]), offset
+    if head[0] >= GENERALIZED_GAUSSIAN:
+        return _read_curve(head), offset
     low, values = head[1], head[2] + 1
     if values == 1 or low + values > 256:
-        raise DamagedError("the table is not one of byte counts")
-    if head[0] == EVEN:
-        return _even(low, values), at
+        raise CorruptFileError("the table is not one of byte counts")
+    if head[0] == UNIFORM:
+        return _even(low, values), offset
     counts = np.empty(values, np.int64)
     for i in range(values):
-        counts[i], at = read_leb128(data, at)
+        counts[i], offset = read_leb128(data, offset)
     if not counts[0] or not counts[-1]:
-        raise DamagedError("the table's first or last value never occurs")
-    return _counts(low, counts), at
+        raise CorruptFileError("the table's first or last value never occurs")
+    return _counts(low, counts), offset
 
 
-def _read_curve(head: bytes) -> Table | AdaptiveTable:
-    pace = head[0] - CURVE - 1
+def _read_curve(head: bytes) -> FrequencyTable | AdaptiveTable:
+    pace = head[0] - GENERALIZED_GAUSSIAN - 1
     fitted = _CURVE.unpack(head[1:])
-    if pace >= len(PACES) or not fitted[2]:
-        raise DamagedError("the table's curve or pace is not one that is known")
-    return _curve(fitted) if pace < 0 else _adaptive_table(fitted, pace)
+    if pace >= len(ADAPTATIONS) or not fitted[2]:
+        raise CorruptFileError("the table's curve or pace is not one that is known")
+    return _generalized_gaussian_table(fitted) if pace < 0 else _adaptive_table(fitted, pace)
 
 
-def leb128(value: int) -> bytes:
+def write_leb128(value: int) -> bytes:
     """Seven bits in a byte, lowest first; the high bit says that more follow."""
     out = bytearray()
     while value >= 0x80:
@@ -261,4 +270,4 @@ def read_leb128(data: bytes, at: int) -> tuple[int, int]:
             return value, at + i + 1
         if byte < 0x80:
             break
-    raise DamagedError("a number is truncated, or not as it would be written")
+    raise CorruptFileError("a number is truncated, or not as it would be written")

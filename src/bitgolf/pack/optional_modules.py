@@ -1,4 +1,4 @@
-"""Compressors' modules, imported when they are used: Python may be built without them, and `Coder.check` says so early."""
+"""Compressors' modules, imported when they are used: Python may be built without them, and `Coder.self_test` says so early."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from bitgolf.errors import BitgolfError
 
 
-def library(name: str) -> Any:
+def import_compressor(name: str) -> Any:
     """The module. Raises `BitgolfError` where it is missing, with what to do."""
     try:
         return import_module(name)
@@ -16,6 +16,6 @@ def library(name: str) -> Any:
         own = name in ("zlib", "lzma")
         raise BitgolfError(
             f"the compressor {name} is missing",
-            place=name,
-            mend="use a Python built with it (its headers were missing)" if own else f"pip install {name}",
+            where=name,
+            hint="use a Python built with it (its headers were missing)" if own else f"pip install {name}",
         ) from error

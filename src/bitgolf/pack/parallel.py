@@ -11,15 +11,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def workers() -> int:
+def cpu_count() -> int:
     """The CPUs that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def spread(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def parallel_map(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """The results in the order of the items, worked out side by side; the first error in that order is raised."""
     items = list(items)
-    if len(items) < 2 or workers() == 1:
+    if len(items) < 2 or cpu_count() == 1:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(min(len(items), workers())) as pool:
+    with ThreadPoolExecutor(min(len(items), cpu_count())) as pool:
         return list(pool.map(work, items))

@@ -15,21 +15,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bitgolf.config.rules import Rule, cover
+from bitgolf.config.rules import Rule, assign_to_rules
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import DamagedError, RecipeError
+from bitgolf.errors import CorruptFileError, RecipeError
 from bitgolf.pack import contexts
 from bitgolf.pack.byte_planes import Array
 from bitgolf.pack.coders import Coder
-from bitgolf.pack.contexts import Still, Walk
-from bitgolf.pack.parallel import spread
+from bitgolf.pack.contexts import ContextModel, NoContext
+from bitgolf.pack.parallel import parallel_map
 
-Code = dict[str, Array]
+EncodedTensor = dict[str, Array]
 Layout = Mapping[str, Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]]
-Walks = Mapping[str, Mapping[str, Callable[[], Walk]]]
+ContextModels = Mapping[str, Mapping[str, Callable[[], ContextModel]]]
 """path -> name of array -> a fresh walk over its rows, for the arrays that are coded in contexts."""
 
-Coding = Spec[Coder] | Sequence[Spec[Rule[Coder]]]
+CoderRules = Spec[Coder] | Sequence[Spec[Rule[Coder]]]
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class _Stream(NamedTuple):
     arrays: list[tuple[str, str]]  # path, name of the array
 
 
-def pack_codes(
-    codes: Mapping[str, Code], groups: Mapping[str, str], coder: Coding, walks: Walks | None = None
+def pack_tensors(
+    codes: Mapping[str, EncodedTensor], groups: Mapping[str, str], coder: CoderRules, walks: ContextModels | None = None
 ) -> list[Section]:
     """One section for each group and array name, such as `matrix.codes`.
 
@@ -63,36 +63,36 @@ def pack_codes(
 
     def section(name: str) -> Section:
         arrays = [codes[path][array] for path, array in streams[name].arrays]
-        if known := _known(streams[name], layout, coders[name], walks or {}):
+        if known := _stream_context_models(streams[name], layout, coders[name], walks or {}):
             data = contexts.encode(arrays, known, coders[name])
             counted = sum(a.nbytes for a in arrays), sum(a.size for a in arrays)
-            return Section(name, _label(coders[name]), data, *counted)
+            return Section(name, _context_label(coders[name]), data, *counted)
         return _encode(name, arrays, coders[name])
 
-    return spread(section, streams)
+    return parallel_map(section, streams)
 
 
-def unpack_codes(
+def unpack_tensors(
     sections: Mapping[str, Section],
     layout: Layout,
     groups: Mapping[str, str],
-    coder: Coding,
-    walks: Walks | None = None,
-) -> dict[str, Code]:
-    """The inverse of `pack_codes`. `sections` holds these streams and nothing else (take blobs out first).
+    coder: CoderRules,
+    walks: ContextModels | None = None,
+) -> dict[str, EncodedTensor]:
+    """The inverse of `pack_tensors`. `sections` holds these streams and nothing else (take blobs out first).
 
-    Raises `DamagedError` where the sections are not those of the layout; sizes are compared before anything is decoded.
+    Raises `CorruptFileError` where the sections are not those of the layout; sizes are compared before anything is decoded.
     """
     streams = _streams(layout, groups)
     if sections.keys() != streams.keys():
         odd = ", ".join(sorted(sections.keys() ^ streams.keys()))
-        raise DamagedError(f"the sections are not those of the recipe ({odd:.200})", place="artifact")
+        raise CorruptFileError(f"the sections are not those of the recipe ({odd:.200})", where="artifact")
     coders = _coders(streams, coder)
-    codes: dict[str, Code] = {path: {} for path in layout}
+    codes: dict[str, EncodedTensor] = {path: {} for path in layout}
     for section, stream in streams.items():
         shapes = [layout[path][name][1] for path, name in stream.arrays]
-        if known := _known(stream, layout, coders[section], walks or {}):
-            arrays = _decode_known(sections[section], stream.dtype, shapes, known, coders[section])
+        if known := _stream_context_models(stream, layout, coders[section], walks or {}):
+            arrays = _decode_in_contexts(sections[section], stream.dtype, shapes, known, coders[section])
         else:
             arrays = _decode(sections[section], stream.dtype, shapes, coders[section])
         for (path, name), array in zip(stream.arrays, arrays, strict=True):
@@ -100,8 +100,8 @@ def unpack_codes(
     return {path: {name: codes[path][name] for name in names} for path, names in layout.items()}
 
 
-def gathered(codes: Mapping[str, Code], groups: Mapping[str, str]) -> dict[str, list[Array]]:
-    """Section name -> the arrays that are coded in it, as `pack_codes` sorts them."""
+def arrays_by_section(codes: Mapping[str, EncodedTensor], groups: Mapping[str, str]) -> dict[str, list[Array]]:
+    """Section name -> the arrays that are coded in it, as `pack_tensors` sorts them."""
     layout = {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in codes.items()}
     streams = _streams(layout, groups)
     return {section: [codes[path][name] for path, name in stream.arrays] for section, stream in streams.items()}
@@ -134,28 +134,32 @@ def _streams(layout: Layout, groups: Mapping[str, str]) -> dict[str, _Stream]:
     }
 
 
-def _coders(streams: Mapping[str, _Stream], coder: Coding) -> dict[str, Coder]:
+def _coders(streams: Mapping[str, _Stream], coder: CoderRules) -> dict[str, Coder]:
     rules = (part(Rule, where="*", use=coder),) if isinstance(coder, Spec) else tuple(coder)
-    taken = cover(rules, {section: stream.group for section, stream in streams.items()}, place="pack")
+    taken = assign_to_rules(rules, {section: stream.group for section, stream in streams.items()}, where="pack")
     coders: dict[str, Coder] = {}
     for i, sections in enumerate(taken):
         built = rules[i]().use()
         if not isinstance(built, Coder):
-            raise RecipeError(f"{built!r} is not a coder", place=f"pack.{i}.use")
+            raise RecipeError(f"{built!r} is not a coder", where=f"pack.{i}.use")
         coders.update(dict.fromkeys(sections, built))
     return coders
 
 
-def _known(stream: _Stream, layout: Layout, coder: Coder, walks: Walks) -> list[Walk] | None:
+def _stream_context_models(
+    stream: _Stream, layout: Layout, coder: Coder, walks: ContextModels
+) -> list[ContextModel] | None:
     """A walk over each matrix of the stream; None where neither a codec nor the coder knows anything of their symbols."""
     shapes = [layout[path][name][1] for path, name in stream.arrays]
     walked = [walks.get(path, {}).get(name) for path, name in stream.arrays]
-    if not any(walked) and not (coder.levels and stream.dtype == np.int8 and all(len(shape) == 2 for shape in shapes)):
+    if not any(walked) and not (
+        coder.variance_contexts and stream.dtype == np.int8 and all(len(shape) == 2 for shape in shapes)
+    ):
         return None
-    return [begin() if begin else Still(shape[1]) for begin, shape in zip(walked, shapes, strict=True)]
+    return [begin() if begin else NoContext(shape[1]) for begin, shape in zip(walked, shapes, strict=True)]
 
 
-def _label(coder: Coder) -> str:
+def _context_label(coder: Coder) -> str:
     return f"{coder.name}.contexts"
 
 
@@ -165,32 +169,32 @@ def _encode(name: str, arrays: list[Array], coder: Coder) -> Section:
 
 
 def _decode(section: Section, dtype: np.dtype[Any], shapes: list[tuple[int, ...]], coder: Coder) -> list[Array]:
-    with _naming(section):
+    with _errors_name_section(section):
         _check(section, dtype, sum(map(math.prod, shapes)), coder.label(section.data))
         return coder.decode_arrays(section.data, dtype, shapes)
 
 
-def _decode_known(
-    section: Section, dtype: np.dtype[Any], shapes: list[tuple[int, ...]], walks: list[Walk], coder: Coder
+def _decode_in_contexts(
+    section: Section, dtype: np.dtype[Any], shapes: list[tuple[int, ...]], walks: list[ContextModel], coder: Coder
 ) -> list[Array]:
     """The same for matrices whose symbols are in contexts."""
-    with _naming(section):
-        _check(section, dtype, sum(map(math.prod, shapes)), _label(coder))
+    with _errors_name_section(section):
+        _check(section, dtype, sum(map(math.prod, shapes)), _context_label(coder))
         return contexts.decode(section.data, [(r, c) for r, c in shapes], walks, dtype, coder)
 
 
 def _check(section: Section, dtype: np.dtype[Any], count: int, label: str) -> None:
     if (section.elements, section.raw_bytes) != (count, count * dtype.itemsize):
-        raise DamagedError(f"holds {section.elements} elements, the recipe wants {count}")
+        raise CorruptFileError(f"holds {section.elements} elements, the recipe wants {count}")
     if section.codec != label:
-        raise DamagedError(f"is coded with {section.codec!r}, the recipe says {label!r}")
+        raise CorruptFileError(f"is coded with {section.codec!r}, the recipe says {label!r}")
 
 
 @contextmanager
-def _naming(section: Section) -> Iterator[None]:
+def _errors_name_section(section: Section) -> Iterator[None]:
     """Damage that is found inside names the section."""
     try:
         yield
-    except DamagedError as error:
-        error.place = f"section {section.name}"
+    except CorruptFileError as error:
+        error.where = f"section {section.name}"
         raise

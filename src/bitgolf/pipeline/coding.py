@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from bitgolf.artifact.model import Loaded, load
-from bitgolf.errors import UsageError, at
+from bitgolf.artifact.model import LoadedArtifact, load_model
+from bitgolf.errors import UsageError, error_location
 from bitgolf.files import write_bytes
-from bitgolf.report.log import Journal
+from bitgolf.report.log import RunLog
 from bitgolf.runtime.launch import run_worker
 from bitgolf.score.coding import compress
-from bitgolf.score.coding.bgz_format import Codec
+from bitgolf.score.coding.bgz_format import TextCodec
 from bitgolf.score.result import CompressResult, DecompressResult
 
 
@@ -26,22 +26,22 @@ class CodingJob(msgspec.Struct, frozen=True):
     target: Path
 
 
-def text_codec(loaded: Loaded) -> Codec:
+def text_codec(loaded: LoadedArtifact) -> TextCodec:
     """The codec of an artifact, with the scoring methods of its recipe."""
-    return Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
+    return TextCodec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
 
 
 def compress_file(job: CodingJob) -> CompressResult:
     """With the contexts of the last of the recipe's methods that can be coded."""
-    started, journal, data = time.perf_counter(), Journal(), _read(job.source)
-    codec, per_byte = text_codec(load(job.artifact)), max(len(data), 1)
+    started, log, data = time.perf_counter(), RunLog(), _read(job.source)
+    codec, per_byte = text_codec(load_model(job.artifact)), max(len(data), 1)
 
     def progress(done: int, count: int, bits: float) -> None:
         bpb = bits / done * count / per_byte
-        journal.progress(f"compress: {done:,} / {count:,} tokens, {bpb:.4f} bits per byte so far")
+        log.progress(f"compress: {done:,} / {count:,} tokens, {bpb:.4f} bits per byte so far")
 
-    method = compress.usual_method(codec.methods)
-    result = compress.compress(codec, compress.parts(codec, data), method=method, progress=progress)
+    method = compress.default_method(codec.methods)
+    result = compress.compress(codec, compress.split_file(codec, data), method=method, progress=progress)
     write_bytes(job.target, result.data)
     return CompressResult(
         bytes_in=len(data),
@@ -55,13 +55,13 @@ def compress_file(job: CodingJob) -> CompressResult:
 
 def decompress_file(job: CodingJob) -> DecompressResult:
     """All documents of a file, joined."""
-    started, journal, data = time.perf_counter(), Journal(), _read(job.source)
-    codec = text_codec(load(job.artifact))
+    started, log, data = time.perf_counter(), RunLog(), _read(job.source)
+    codec = text_codec(load_model(job.artifact))
 
     def progress(done: int, count: int, bits: float) -> None:
-        journal.progress(f"decompress: {done:,} / {count:,} tokens")
+        log.progress(f"decompress: {done:,} / {count:,} tokens")
 
-    with at(str(job.source)):
+    with error_location(str(job.source)):
         texts = compress.decompress(codec, data, progress)
     write_bytes(job.target, b"".join(texts))
     lengths = [len(text) for text in texts]
@@ -74,13 +74,13 @@ def compress_in_worker(job: CodingJob) -> CompressResult:
     return run_worker(compress_file, job, task="compression", where=job.source)
 
 
-def decompress_in_worker(job: CodingJob, tell: Callable[[str], None] | None = None) -> DecompressResult:
-    """`decompress_file` in a process of its own; `tell` is given the lines of its progress."""
-    return run_worker(decompress_file, job, task="decompression", where=job.source, tell=tell)
+def decompress_in_worker(job: CodingJob, log: Callable[[str], None] | None = None) -> DecompressResult:
+    """`decompress_file` in a process of its own; `log` is given the lines of its progress."""
+    return run_worker(decompress_file, job, task="decompression", where=job.source, log=log)
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read it: {error.strerror}", place=str(path)) from error
+        raise UsageError(f"cannot read it: {error.strerror}", where=str(path)) from error

@@ -10,20 +10,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.artifact.container import Artifact
-from bitgolf.artifact.ledger import Entry, choices, ledger, over_cap_advice
-from bitgolf.artifact.model import SLICES, write
-from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.artifact.ledger import LedgerEntry, coder_reports, ledger, over_cap_advice
+from bitgolf.artifact.model import STORED_FIELDS, write_model
+from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.files import file_digest, write_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import roles
-from bitgolf.pack.parallel import workers
-from bitgolf.pack.streams import Code
+from bitgolf.model.parameters import parameter_roles
+from bitgolf.pack.parallel import cpu_count
+from bitgolf.pack.streams import EncodedTensor
 from bitgolf.pipeline.state import Run
 from bitgolf.quantize.calibration.stats_file import load_calibration
-from bitgolf.quantize.codecs.session import Session
-from bitgolf.quantize.encoding import encode_all, load_codes, report, save_codes
-from bitgolf.runtime.device import choose
+from bitgolf.quantize.codecs.session import EncodingSession
+from bitgolf.quantize.encoding import encode_model, load_encoded, save_encoded, tensor_reports
+from bitgolf.runtime.device import select_device
 from bitgolf.tokens.loading import load_tokenizer
 
 
@@ -57,7 +57,7 @@ class PackedArtifact(msgspec.Struct, frozen=True, kw_only=True):
 
 def load_meta_model(run: Run) -> LM:
     """The model without values, for the tokenizer that the shards were made with; the recipe's may be another, or smaller."""
-    tokenizer = load_tokenizer(run.data / "tokenizer.model")
+    tokenizer = load_tokenizer(run.data_folder / "tokenizer.model")
     return build_on_meta(run.recipe().model, tokenizer.vocab, tokenizer.bos)
 
 
@@ -68,29 +68,29 @@ def quantize_inputs(run: Run) -> list[Any]:
     """The weights, what is known of them, and the rules."""
     files = [run.files.averaged] + [run.files.calibration] * (run.recipe().calibrate is not None)
     if missing := [file for file in files if not file.exists()]:
-        raise DamagedError("the file is missing", place=str(missing[0]), mend="--from average")
-    return [*map(file_digest, files), run.slice("quantize")]
+        raise CorruptFileError("the file is missing", where=str(missing[0]), hint="--from average")
+    return [*map(file_digest, files), run.settings("quantize")]
 
 
 def quantize(run: Run) -> QuantizedTensors:
     """Weights -> codes, by rules with exact cover."""
-    recipe, weights, kinds = run.recipe(), load_file(run.files.averaged), roles(load_meta_model(run))
+    recipe, weights, kinds = run.recipe(), load_file(run.files.averaged), parameter_roles(load_meta_model(run))
     stats = load_calibration(run.files.calibration) if recipe.calibrate else None
 
     def progress(done: int, of: int) -> None:
-        run.journal.progress(f"quantize: {done:,} of {of:,} weights")
+        run.log.progress(f"quantize: {done:,} of {of:,} weights")
 
-    session = Session(device=choose(wanted=run.device).device)
-    codes = encode_all(weights, kinds, recipe.quantize, stats, session, say=run.journal.say, progress=progress)
+    session = EncodingSession(device=select_device(device_type=run.device_type).torch_device)
+    codes = encode_model(weights, kinds, recipe.quantize, stats, session, log=run.log.info, progress=progress)
     return save_quantized(run, weights, codes, kinds)
 
 
 def save_quantized(
-    run: Run, weights: Mapping[str, Tensor], codes: Mapping[str, Code], kinds: Mapping[str, str]
+    run: Run, weights: Mapping[str, Tensor], codes: Mapping[str, EncodedTensor], roles: Mapping[str, str]
 ) -> QuantizedTensors:
     """Write what the stage leaves: the codes, and a report with a row for each tensor."""
-    save_codes(run.files.codes, codes)
-    rows = report(weights, codes, kinds, run.recipe().quantize)
+    save_encoded(run.files.codes, codes)
+    rows = tensor_reports(weights, codes, roles, run.recipe().quantize)
     write_json(run.files.tensor_reports, [row._asdict() for row in rows])
     return QuantizedTensors(len(codes))
 
@@ -99,24 +99,24 @@ def save_quantized(
 
 
 def pack_inputs(run: Run) -> list[Any]:
-    return [file_digest(run.files.codes), run.slice(*SLICES)]
+    return [file_digest(run.files.codes), run.settings(*STORED_FIELDS)]
 
 
 def pack(run: Run) -> PackedArtifact:
     """Codes -> the artifact. Over the cap is an error, with advice from the ledger on what to cut."""
-    recipe, codes = run.recipe(), load_codes(run.files.codes)
-    run.journal.say(f"coding with {workers()} threads, as many as this process has CPUs")
-    artifact = write(run.files.artifact, run.recipe, codes, (run.data / "tokenizer.model").read_bytes())
+    recipe, codes = run.recipe(), load_encoded(run.files.codes)
+    run.log.info(f"coding with {cpu_count()} threads, as many as this process has CPUs")
+    artifact = write_model(run.files.artifact, run.recipe, codes, (run.data_folder / "tokenizer.model").read_bytes())
     settings = recipe.pack()
-    for choice in choices(artifact, codes, settings.grouped(roles(load_meta_model(run)))):
-        run.journal.say(f"packed {choice}")
+    for choice in coder_reports(artifact, codes, settings.groups_by_path(parameter_roles(load_meta_model(run)))):
+        run.log.info(f"packed {choice}")
     sizes = artifact_sizes(artifact, settings.cap)
     total, cap = sizes.total, sizes.cap
     whole = f"{sizes.self_contained:,} with the tokenizer"
-    run.journal.say(f"packed: {total:,} / {cap:,} bytes (the model alone), {whole}")
+    run.log.info(f"packed: {total:,} / {cap:,} bytes (the model alone), {whole}")
     if total > cap:
         cause = f"the artifact is {total - cap:,} bytes over the cap of {cap:,}"
-        raise BitgolfError(cause, place=str(run.files.artifact), mend=_over_cap_hint(ledger(artifact), cap))
+        raise BitgolfError(cause, where=str(run.files.artifact), hint=_over_cap_hint(ledger(artifact), cap))
     return PackedArtifact(bytes=sizes, fits=True)
 
 
@@ -127,7 +127,7 @@ def artifact_sizes(artifact: Artifact, cap: int) -> ArtifactSizes:
     return ArtifactSizes(model=model, tokenizer=tokenizer, total=model, self_contained=total, cap=cap)
 
 
-def _over_cap_hint(entries: list[Entry], cap: int) -> str:
+def _over_cap_hint(entries: list[LedgerEntry], cap: int) -> str:
     """The ledger's largest entries, and how small each would have to be for the cap, were it cut alone."""
     cuts = over_cap_advice([e for e in entries if e.name != "tokenizer"], cap)
     words = [

@@ -9,13 +9,13 @@ import msgspec
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.prepare import prepare as prepare_data
+from bitgolf.data.prepare import prepare_data as prepare_data
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes, write_json
 from bitgolf.pipeline.state import Run
-from bitgolf.text.documents import Document, Files, split
-from bitgolf.tokens.audit import audit
-from bitgolf.tokens.loading import open_tokenizer
+from bitgolf.text.documents import Document, TextFiles, train_validation_split
+from bitgolf.tokens.audit import audit_tokenizer
+from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
 
 AUDIT_DOCUMENTS = 20
@@ -34,11 +34,11 @@ def prepare_inputs(run: Run) -> list[Any]:
     if run.shards:
         return ["shards", str(run.shards.resolve())]
     source = _source(run)
-    return [source.to_json(), source().identity(), run.slice("tokens", "held_out")]
+    return [source.to_json(), source().cache_key(), run.settings("tokens", "held_out")]
 
 
 def _source(run: Run) -> Spec[Any]:
-    return part(Files, paths=run.text) if run.text else run.recipe().text
+    return part(TextFiles, paths=run.text_paths) if run.text_paths else run.recipe().text
 
 
 def prepare(run: Run) -> PreparedData:
@@ -46,26 +46,26 @@ def prepare(run: Run) -> PreparedData:
     if run.shards:
         return PreparedData(data=str(run.shards), tokens=load_manifest(run.shards).train.tokens)
     recipe = run.recipe()
-    training, held_out = split(_source(run)().documents(), recipe.held_out)
+    training, held_out = train_validation_split(_source(run)().documents(), recipe.held_out)
     if not training or not held_out:
         count = len(training) + len(held_out)
         cause = f"the text has {count} document{'s' * (count != 1)}; at least one must be held out for validation"
-        raise UsageError(cause, mend="give more files")
+        raise UsageError(cause, hint="give more files")
     size = sum(len(d.data) for d in held_out)
-    run.journal.say(f"{len(training):,} documents to train on, {len(held_out):,} held out ({size:,} bytes)")
-    tokenizer = open_tokenizer(recipe.tokens().train(d.data for d in training))
+    run.log.info(f"{len(training):,} documents to train on, {len(held_out):,} held out ({size:,} bytes)")
+    tokenizer = tokenizer_from_bytes(recipe.tokens().train(d.data for d in training))
     _report_tokenizer(run, tokenizer, held_out)
-    manifest = prepare_data(training, held_out, tokenizer, run.data)
-    write_bytes(run.data / "val.raw", b"".join(d.data for d in held_out))
-    write_json(run.data / "val.lengths.json", [len(d.data) for d in held_out])
+    manifest = prepare_data(training, held_out, tokenizer, run.data_folder)
+    write_bytes(run.data_folder / "val.raw", b"".join(d.data for d in held_out))
+    write_json(run.data_folder / "val.lengths.json", [len(d.data) for d in held_out])
     tokens = manifest.train.tokens
-    run.journal.say(f"{tokens:,} training tokens, {manifest.train.raw_bytes / tokens:.2f} bytes each")
+    run.log.info(f"{tokens:,} training tokens, {manifest.train.raw_bytes / tokens:.2f} bytes each")
     return PreparedData(data="data", tokens=tokens)
 
 
 def _report_tokenizer(run: Run, tokenizer: Tokenizer, held_out: Sequence[Document]) -> None:
     lossless = "lossless" if tokenizer.lossless else "not lossless"
-    run.journal.say(f"tokenizer: vocabulary {tokenizer.vocab:,}, {lossless}")
-    for finding in audit(tokenizer, (d.data for d in held_out[:AUDIT_DOCUMENTS])):
+    run.log.info(f"tokenizer: vocabulary {tokenizer.vocab:,}, {lossless}")
+    for finding in audit_tokenizer(tokenizer, (d.data for d in held_out[:AUDIT_DOCUMENTS])):
         if finding.rule != "challenge-table":  # we never count with it
-            run.journal.event("warning", message=f"tokenizer: {finding.message}")
+            run.log.event("warning", message=f"tokenizer: {finding.message}")

@@ -15,36 +15,36 @@ import msgspec
 from bitgolf import __version__
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
-from bitgolf.files import value_digest, write_json
+from bitgolf.files import json_digest, write_json
 from bitgolf.pack.settings import check_coders
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
 from bitgolf.pipeline.state import Run, RunFiles, RunInputs, check_format, read_inputs, read_outcomes
-from bitgolf.quantize.calibration.calibrate import check as check_calibration
-from bitgolf.recipes.identity import identity
+from bitgolf.quantize.calibration.calibrate import check_calibration as check_calibration
+from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.recipes.time_limit import limit_of, reserve_of
-from bitgolf.report.log import Journal
-from bitgolf.runtime.device import choose
+from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
+from bitgolf.report.log import RunLog
+from bitgolf.runtime.device import select_device
 
 
-def execute(run: Run, *, first: str | None = None) -> RunResult:
-    """Do what is not unchanged, and from the stage `first` on everything; returns the result of the run."""
+def execute(run: Run, *, from_stage: str | None = None) -> RunResult:
+    """Do what is not unchanged, and from the stage `from_stage` on everything; returns the result of the run."""
     recipe = run.recipe()
     check_calibration(recipe.quantize, recipe.calibrate, run.devices)
-    limit_of(run.recipe, reserve_of(run.recipe) or 0.0)
+    training_time_limit(run.recipe, calibration_reserve(run.recipe) or 0.0)
     check_coders(recipe.pack)
-    run = replace(run, fresh_start=first in ("prepare", "train"))
-    forced = STAGE_NAMES.index(first) if first else len(STAGES)
+    run = replace(run, overwrite=from_stage in ("prepare", "train"))
+    forced = STAGE_NAMES.index(from_stage) if from_stage else len(STAGES)
     _begin(run)
     for i, stage in enumerate(STAGES):
         if i < forced and stage.unchanged(run):
-            run.journal.say(f"{stage.name}: unchanged, reused")
+            run.log.info(f"{stage.name}: unchanged, reused")
             continue
-        if first and i < forced:
-            cause = f"--from {first}: the earlier stage {stage.name} has changed inputs and must run first"
-            raise UsageError(cause, place=str(run.folder), mend=f"--from {stage.name}")
+        if from_stage and i < forced:
+            cause = f"--from {from_stage}: the earlier stage {stage.name} has changed inputs and must run first"
+            raise UsageError(cause, where=str(run.folder), hint=f"--from {stage.name}")
         run_stage(run, stage)
     return read_result(run)
 
@@ -52,9 +52,9 @@ def execute(run: Run, *, first: str | None = None) -> RunResult:
 def _begin(run: Run) -> None:
     """Read what earlier calls left. The folder's recipe stays until a stage of this one begins."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    run.done.update(read_outcomes(run.folder))
+    run.completed.update(read_outcomes(run.folder))
     name, seed = run.recipe().name, run.seed
-    run.journal.event("run", recipe=name, hash=identity(run.recipe), seed=seed, version=__version__)
+    run.log.event("run", recipe=name, hash=recipe_hash(run.recipe), seed=seed, version=__version__)
 
 
 def run_stage(run: Run, stage: Stage, work: Callable[[Run], msgspec.Struct] | None = None) -> None:
@@ -65,55 +65,55 @@ def run_stage(run: Run, stage: Stage, work: Callable[[Run], msgspec.Struct] | No
     key = stage.key(run)
     stage.check(run)
     earlier = STAGE_NAMES[: STAGE_NAMES.index(stage.name)]
-    run.record({name: done for name, done in run.done.items() if name in earlier})
+    run.record({name: done for name, done in run.completed.items() if name in earlier})
     write_json(run.files.recipe, run.recipe.to_json())
-    run.journal.event("stage", stage=stage.name, key=key)
-    run.journal.say(f"{stage.name} …")
+    run.log.event("stage", stage=stage.name, key=key)
+    run.log.info(f"{stage.name} …")
     started = time.perf_counter()
     outcome = msgspec.to_builtins((work or stage.work)(run))
     seconds = round(time.perf_counter() - started, 2)
-    run.record({**run.done, stage.name: {"key": key, "seconds": seconds, **outcome}})
-    run.journal.event("stage_done", stage=stage.name, seconds=seconds)
+    run.record({**run.completed, stage.name: {"key": key, "seconds": seconds, **outcome}})
+    run.log.event("stage_done", stage=stage.name, seconds=seconds)
 
 
-def start(
-    named: str,
+def run_recipe(
+    recipe_or_folder: str,
     recipe: Spec[Recipe],
     *,
     text: Sequence[Path],
     shards: Path | None,
     out: Path | None,
     seed: int,
-    devices: int,
+    processes: int,
     device: str,
-    first: str | None,
+    from_stage: str | None,
     resume: bool,
 ) -> RunResult:
     """`bitgolf run`: find the folder, then execute. An earlier run's folder given as the recipe is worked on in place."""
-    choose(devices - 1, device)  # a device that is not there is an error before anything is written
+    select_device(processes - 1, device)  # a device that is not there is an error before anything is written
     _check_sources(text, shards)
-    earlier = Path(named) if Path(named).is_dir() else None
-    name, digest = recipe().name, identity(recipe)
-    folder = out or earlier or Path("runs") / f"{name}-{digest[:8]}-s{seed}{_suffix(text, shards)}"
+    earlier = Path(recipe_or_folder) if Path(recipe_or_folder).is_dir() else None
+    name, digest = recipe().name, recipe_hash(recipe)
+    folder = out or earlier or Path("runs") / f"{name}-{digest[:8]}-s{seed}{_folder_suffix(text, shards)}"
     check_format(folder)
     inputs = _inputs(earlier, text, shards, seed)
     write_json(RunFiles(folder).inputs, msgspec.to_builtins(inputs))
-    journal = Journal(folder)
+    log = RunLog(folder)
     try:
-        journal.say(f"{name} ({digest}), seed {inputs.seed}, in {folder}")
+        log.info(f"{name} ({digest}), seed {inputs.seed}, in {folder}")
         source = Path(inputs.shards) if inputs.shards else None
-        run = Run(recipe, folder, journal, inputs.seed, inputs.text, source, devices, device, resume)
-        return execute(run, first=first)
+        run = Run(recipe, folder, log, inputs.seed, inputs.text, source, processes, device, resume)
+        return execute(run, from_stage=from_stage)
     finally:
-        journal.close()
+        log.close()
 
 
 def _check_sources(text: Sequence[Path], shards: Path | None) -> None:
     if text and shards:
-        raise UsageError("--text and --shards exclude each other", mend="give one of them")
+        raise UsageError("--text and --shards exclude each other", hint="give one of them")
     for path in text:
         if not path.exists():
-            raise UsageError("there is no such file or folder", place=str(path))
+            raise UsageError("there is no such file or folder", where=str(path))
 
 
 def _inputs(earlier: Path | None, text: Sequence[Path], shards: Path | None, seed: int) -> RunInputs:
@@ -124,7 +124,7 @@ def _inputs(earlier: Path | None, text: Sequence[Path], shards: Path | None, see
     return RunInputs(seed=seed, text=given, shards=str(shards.resolve()) if shards else None)
 
 
-def _suffix(text: Sequence[Path], shards: Path | None) -> str:
+def _folder_suffix(text: Sequence[Path], shards: Path | None) -> str:
     """Runs of one recipe on different texts have different folders."""
     named = [str(p.resolve()) for p in (*text, *([shards] if shards else []))]
-    return f"-{value_digest(named)[:6]}" if named else ""
+    return f"-{json_digest(named)[:6]}" if named else ""

@@ -18,7 +18,7 @@ STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:52em;margin:2em auto;
 SCORE_COLUMNS = ("method", "bpb", "without adaptation", "gain", "window", "stride", "documents", "order", "targets/s")
 
 
-def page(result: RunResult, log: Path) -> str:
+def render_report(result: RunResult, log: Path) -> str:
     """The page of a finished run, from its result and its event log."""
     title = f"{result.recipe} ({result.hash}), seed {result.seed}"
     bpb = [(k, f"{v:.4f}") for k, v in result.bpb.items() if v is not None]
@@ -31,8 +31,8 @@ def page(result: RunResult, log: Path) -> str:
             f"<h1>{html.escape(title)}</h1>",
             _table("Bits per byte, on held-out text", ("stage", "bpb"), bpb),
             _table("Scores of the artifact", SCORE_COLUMNS, map(_score_row, result.methods)),
-            "<h2>Training loss (nats per token)</h2>" + curve(losses(log)),
-            _table("Bytes", ("", "bytes"), sizes),
+            "<h2>Training loss (nats per token)</h2>" + curve(read_losses(log)),
+            _table("ByteLevel", ("", "bytes"), sizes),
             _table("Seconds", ("stage", "s"), seconds),
             _table("The run", ("", ""), facts),
             _table("Parts in use", ("part", "tensors", "parameters", "calls"), parts),
@@ -49,7 +49,7 @@ def _score_row(m: MethodResult) -> tuple[str, ...]:
     return m.method, f"{m.bpb:.4f}", without, gain, f"{m.window:,}", f"{m.stride:,}", documents, m.order, speed
 
 
-def losses(log: Path) -> list[tuple[int, float]]:
+def read_losses(log: Path) -> list[tuple[int, float]]:
     """(step, loss) of the last training in the log."""
     found: list[tuple[int, float]] = []
     for line in log.read_text().splitlines():

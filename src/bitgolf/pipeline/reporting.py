@@ -9,13 +9,13 @@ import msgspec
 from bitgolf.files import read_json, write_bytes, write_json
 from bitgolf.pipeline.calibration import CalibrationOutcome
 from bitgolf.pipeline.compression import PackedArtifact
-from bitgolf.pipeline.html_report import page
+from bitgolf.pipeline.html_report import render_report
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.scoring import ScoreOutcome
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingResult
-from bitgolf.recipes.identity import identity
-from bitgolf.report.environment import environment
+from bitgolf.recipes.identity import recipe_hash
+from bitgolf.report.environment import collect_environment
 
 
 class Reported(msgspec.Struct, frozen=True):
@@ -23,23 +23,23 @@ class Reported(msgspec.Struct, frozen=True):
 
 
 def report_inputs(run: Run) -> list[Any]:
-    return [run.done["score"]["key"], run.recipe.hash]
+    return [run.completed["score"]["key"], run.recipe.hash]
 
 
 def report(run: Run) -> Reported:
-    """Write `score.json`, `environment.json` and `report.html`."""
+    """Write `score.json`, `collect_environment.json` and `report.html`."""
     trained, calibrated = run.outcome("train", TrainingResult), run.outcome("calibrate", CalibrationOutcome)
     packed, scored = run.outcome("pack", PackedArtifact), run.outcome("score", ScoreOutcome)
     result = RunResult(
         run=str(run.folder),
         recipe=run.recipe().name,
-        hash=identity(run.recipe),
+        hash=recipe_hash(run.recipe),
         seed=run.seed,
         device=trained.device,
         params=trained.parameters,
         tokens=trained.tokens,
         steps=trained.steps,
-        seconds={stage: done["seconds"] for stage, done in run.done.items()},
+        seconds={stage: done["seconds"] for stage, done in run.completed.items()},
         training_clock=calibrated.training_clock,
         calibration=calibrated.calibration,
         bpb=scored.bpb,
@@ -50,8 +50,8 @@ def report(run: Run) -> Reported:
         part_usage=trained.part_usage,
     )
     write_json(run.files.result, msgspec.to_builtins(result))
-    write_json(run.files.environment, environment())
-    write_bytes(run.files.html_report, page(result, run.files.log).encode())
+    write_json(run.files.environment, collect_environment())
+    write_bytes(run.files.html_report, render_report(result, run.files.log).encode())
     return Reported()
 
 

@@ -13,38 +13,38 @@ import msgspec
 import torch
 from safetensors.torch import load_file
 
-from bitgolf.artifact.model import Loaded, load
+from bitgolf.artifact.model import LoadedArtifact, load_model
 from bitgolf.config.spec import Spec
 from bitgolf.files import file_digest
 from bitgolf.model.parameters import load_weights
 from bitgolf.pipeline.coding import CodingJob, compress_in_worker, decompress_in_worker
 from bitgolf.pipeline.compression import load_meta_model
 from bitgolf.pipeline.state import Run
-from bitgolf.report.log import Journal
+from bitgolf.report.log import RunLog
 from bitgolf.runtime import process_group
-from bitgolf.runtime.device import Device, choose
+from bitgolf.runtime.device import Device, select_device
 from bitgolf.runtime.launch import run_worker
-from bitgolf.score.document_order import Order
+from bitgolf.score.document_order import DocumentOrder
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
-from bitgolf.score.execution.time_estimate import LIMIT
-from bitgolf.score.methods import Method
+from bitgolf.score.execution.time_estimate import TIME_LIMIT
+from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.result import CompressResult, DecompressResult, MethodResult, RoundTripResult
-from bitgolf.score.text import Text, validation
+from bitgolf.score.text import TokenizedText, load_validation
 
 
 class ScoringJob(msgspec.Struct, frozen=True, kw_only=True):
     """What to score, and how.
 
     order: None for each method's own. batch_tokens: None for what the device suggests. limit: seconds for each method.
-    exact: in float64 throughout, for tests. device: the kind, as `device.choose` takes it.
+    exact: in float64 throughout, for tests. device: the kind, as `device.select_device` takes it.
     """
 
     artifact: Path
-    text: Text
-    methods: tuple[Spec[Method], ...]
-    order: Spec[Order] | None = None
+    text: TokenizedText
+    methods: tuple[Spec[ScoringMethod], ...]
+    order: Spec[DocumentOrder] | None = None
     batch_tokens: int | None = None
-    limit: float = LIMIT
+    limit: float = TIME_LIMIT
     exact: bool = False
     device: str = "auto"
 
@@ -58,10 +58,10 @@ class ScoreOutcome(msgspec.Struct, frozen=True, kw_only=True):
     roundtrip: RoundTripResult | None
 
 
-def run_scoring_job(job: ScoringJob, loaded: Loaded, *, processes: int = 1) -> list[MethodResult]:
+def run_scoring_job(job: ScoringJob, loaded: LoadedArtifact, *, processes: int = 1) -> list[MethodResult]:
     """A result for each method, in their order. `loaded` is the job's artifact; several processes read it themselves."""
     if processes == 1:
-        return score_share(job, loaded, Journal())
+        return score_on_rank(job, loaded, RunLog())
     return score_in_workers(job, processes=processes)
 
 
@@ -71,25 +71,25 @@ def score_in_workers(job: ScoringJob, *, processes: int) -> list[MethodResult]:
 
 
 def score_worker(job: ScoringJob) -> list[MethodResult]:
-    return score_share(job, load(job.artifact), Journal(quiet=process_group.environment_rank() > 0))
+    return score_on_rank(job, load_model(job.artifact), RunLog(quiet=process_group.rank_from_environment() > 0))
 
 
-def score_share(job: ScoringJob, loaded: Loaded, journal: Journal) -> list[MethodResult]:
+def score_on_rank(job: ScoringJob, loaded: LoadedArtifact, log: RunLog) -> list[MethodResult]:
     """Score in this process's share of the world, one method after the other with the same model."""
-    with process_group.joined(job.device) as world:
-        device, model = choose(world.local_rank, job.device), loaded.model
+    with process_group.joined(job.device) as distributed:
+        device, model = select_device(distributed.local_rank, job.device), loaded.model
         if job.exact:
-            model, device = model.double(), Device(device.device, torch.float32, "in float64")
+            model, device = model.double(), Device(device.torch_device, torch.float32, "in float64")
         context = ScoringContext(
             model,
             loaded.tokenizer.vocab,
             job.text,
             device,
-            distributed=world,
+            distributed=distributed,
             order=job.order,
             batch_tokens=job.batch_tokens,
             time_limit=job.limit,
-            log=journal.progress,
+            log=log.progress,
         )
         return [evaluate_method(context, method) for method in job.methods]
 
@@ -98,45 +98,49 @@ def score_share(job: ScoringJob, loaded: Loaded, journal: Journal) -> list[Metho
 
 
 def score_inputs(run: Run) -> list[Any]:
-    return [file_digest(run.files.artifact), file_digest(run.data / "manifest.json"), run.slice("score", "proof")]
+    return [
+        file_digest(run.files.artifact),
+        file_digest(run.data_folder / "manifest.json"),
+        run.settings("score", "proof"),
+    ]
 
 
 def score(run: Run) -> ScoreOutcome:
     """bpb of the weights in memory, then of the artifact, read back in fresh processes; and a file's way there and back."""
-    recipe, text = run.recipe(), validation(run.data)
+    recipe, text = run.recipe(), load_validation(run.data_folder)
     bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
     bpb |= _score_weights(run, text)
-    job = ScoringJob(artifact=run.files.artifact, text=text, methods=recipe.score, device=run.device)
+    job = ScoringJob(artifact=run.files.artifact, text=text, methods=recipe.score, device=run.device_type)
     results = score_in_workers(job, processes=run.devices)
     bpb["packed"] = results[0].bpb
     for result in results:
         kind = "adapted" if result.adapts else result.method
         if result is not results[0] or kind in bpb:
             bpb[kind] = result.bpb
-    _report_methods(run.journal, results)
+    _report_methods(run.log, results)
     return ScoreOutcome(bpb=bpb, methods=results, roundtrip=_round_trip(run))
 
 
-def _score_weights(run: Run, text: Text) -> dict[str, float]:
+def _score_weights(run: Run, text: TokenizedText) -> dict[str, float]:
     """bpb of the weights before they were quantized, by the first method, without adaptation."""
-    first, device, found = run.recipe().score[0], choose(wanted=run.device), dict[str, float]()
-    first = first().still() or first
+    first, device, found = run.recipe().score[0], select_device(device_type=run.device_type), dict[str, float]()
+    first = first().without_adaptation() or first
     for name, file in (("trained", run.files.trained), ("averaged", run.files.averaged)):
         model = load_meta_model(run)
         load_weights(model, load_file(file))
-        context = ScoringContext(model, model.embed.weight.shape[0], text, device, log=run.journal.progress)
+        context = ScoringContext(model, model.embed.weight.shape[0], text, device, log=run.log.progress)
         found[name] = evaluate_method(context, first).bpb
-        run.journal.say(f"{name}: {found[name]:.4f} bpb ({first().name}, in memory)")
+        run.log.info(f"{name}: {found[name]:.4f} bpb ({first().name}, in memory)")
     return found
 
 
-def _report_methods(log: Journal, results: Sequence[MethodResult]) -> None:
+def _report_methods(log: RunLog, results: Sequence[MethodResult]) -> None:
     for result in results:
         log.event("score", **msgspec.structs.asdict(result))
         gain = ""
         if result.gain is not None and result.bpb_without_adaptation is not None:
             gain = f" ({result.bpb_without_adaptation:.4f} without adaptation, gain {result.gain:.4f})"
-        log.say(f"packed, {result.method}: {result.bpb:.4f} bpb{gain}, read back from disk")
+        log.info(f"packed, {result.method}: {result.bpb:.4f} bpb{gain}, read back from disk")
         for warning in result.warnings:
             log.event("warning", message=f"{result.method}: {warning}")
 
@@ -151,4 +155,4 @@ def _round_trip(run: Run) -> RoundTripResult | None:
     def decompress(source: Path, target: Path) -> DecompressResult:
         return decompress_in_worker(CodingJob(artifact, source, target))
 
-    return settings().prove(run.folder, run.data, compress, decompress) if settings else None
+    return settings().run(run.folder, run.data_folder, compress, decompress) if settings else None

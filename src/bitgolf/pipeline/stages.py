@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 
 from bitgolf import __version__
-from bitgolf.files import value_digest
+from bitgolf.files import json_digest
 from bitgolf.pipeline.calibration import calibrate, calibration_inputs
 from bitgolf.pipeline.compression import pack, pack_inputs, quantize, quantize_inputs
 from bitgolf.pipeline.data import prepare, prepare_inputs
 from bitgolf.pipeline.reporting import report, report_inputs
 from bitgolf.pipeline.scoring import score, score_inputs
 from bitgolf.pipeline.state import Run
-from bitgolf.pipeline.training import average, averaging_inputs, claim_checkpoints, train, training_inputs
+from bitgolf.pipeline.training import average, averaging_inputs, check_checkpoint_owner, train, training_inputs
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Stage:
 
     def key(self, run: Run) -> str:
         """A stage whose key is the one that stands in `stages.json` is unchanged, and need not be done again."""
-        return value_digest([self.name, __version__, self.inputs(run)])
+        return json_digest([self.name, __version__, self.inputs(run)])
 
     def unchanged(self, run: Run) -> bool:
-        return run.done.get(self.name, {}).get("key") == self.key(run)
+        return run.completed.get(self.name, {}).get("key") == self.key(run)
 
 
 STAGES: tuple[Stage, ...] = (
     Stage("prepare", prepare_inputs, prepare),
-    Stage("train", training_inputs, train, claim_checkpoints),
+    Stage("train", training_inputs, train, check_checkpoint_owner),
     Stage("average", averaging_inputs, average),
     Stage("calibrate", calibration_inputs, calibrate),
     Stage("quantize", quantize_inputs, quantize),

@@ -14,10 +14,10 @@ import msgspec
 
 from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec
-from bitgolf.errors import DamagedError, FormatVersionError, UsageError
+from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
 from bitgolf.files import read_json, write_json
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.log import Journal
+from bitgolf.report.log import RunLog
 
 RUN_FORMAT = 2
 """The format of run folders: their files, and the keys in them."""
@@ -112,51 +112,51 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
 class Run:
     """A run: a recipe, a seed, the text it works on, and the folder that holds every stage's results.
 
-    devices: processes that train, calibrate and score; device: their kind, as `device.choose` takes it.
+    devices: processes that train, calibrate and score; device: their kind, as `device_type.select_device` takes it.
     resume: go on with an unfinished training; fresh_start: training may replace what the folder holds.
     done: what the stages have left, by their name, in their order; the same mapping as in `stages.json`.
     """
 
     recipe: Spec[Recipe]
     folder: Path
-    journal: Journal
+    log: RunLog
     seed: int = 0
-    text: tuple[str, ...] = ()
+    text_paths: tuple[str, ...] = ()
     shards: Path | None = None
     devices: int = 1
-    device: str = "auto"
+    device_type: str = "auto"
     resume: bool = False
-    fresh_start: bool = False
-    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    overwrite: bool = False
+    completed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def files(self) -> RunFiles:
         return RunFiles(self.folder)
 
     @property
-    def data(self) -> Path:
+    def data_folder(self) -> Path:
         """The folder of shards and tokenizer that this run trains on."""
         return self.shards or self.folder / "data"
 
-    def slice(self, *names: str) -> list[Any]:
+    def settings(self, *names: str) -> list[Any]:
         """What the recipe says under these names."""
         whole = self.recipe.to_json()
         return [whole[name] for name in names]
 
     def outcome(self, stage: str, kind: type[Outcome]) -> Outcome:
-        """What a stage returned. Raises `DamagedError` where the stage is not done, or left something else."""
+        """What a stage returned. Raises `CorruptFileError` where the stage is not done, or left something else."""
         try:
-            return msgspec.convert(self.done[stage], kind)
+            return msgspec.convert(self.completed[stage], kind)
         except (KeyError, msgspec.ValidationError) as error:
             message = f"the outcome of the stage {stage} is missing or damaged ({error})"
-            raise DamagedError(message, place=str(self.files.stages), mend=f"--from {stage}") from error
+            raise CorruptFileError(message, where=str(self.files.stages), hint=f"--from {stage}") from error
 
     def record(self, stages: Mapping[str, dict[str, Any]]) -> None:
         """Replace what the stages have left, here and in `stages.json`."""
         kept = dict(stages)
-        self.done.clear()
-        self.done.update(kept)
-        write_json(self.files.stages, self.done)
+        self.completed.clear()
+        self.completed.update(kept)
+        write_json(self.files.stages, self.completed)
 
 
 def read_inputs(folder: Path) -> RunInputs:
@@ -165,11 +165,11 @@ def read_inputs(folder: Path) -> RunInputs:
     written = read_json(file)
     found = written.get("format") if isinstance(written, dict) else None
     if found != RUN_FORMAT:
-        raise FormatVersionError("the run folder", found=found, supported=RUN_FORMAT, place=str(folder))
+        raise FormatVersionError("the run folder", found=found, supported=RUN_FORMAT, where=str(folder))
     try:
         return msgspec.convert(written, RunInputs)
     except msgspec.ValidationError as error:
-        raise DamagedError(f"not the inputs of a run ({error})", place=str(file)) from error
+        raise CorruptFileError(f"not the inputs of a run ({error})", where=str(file)) from error
 
 
 def check_format(folder: Path) -> None:
@@ -178,7 +178,7 @@ def check_format(folder: Path) -> None:
     if files.inputs.exists():
         read_inputs(folder)
     elif files.stages.exists():
-        raise FormatVersionError("the run folder", found=None, supported=RUN_FORMAT, place=str(folder))
+        raise FormatVersionError("the run folder", found=None, supported=RUN_FORMAT, where=str(folder))
 
 
 def read_outcomes(folder: Path) -> dict[str, dict[str, Any]]:
@@ -187,7 +187,7 @@ def read_outcomes(folder: Path) -> dict[str, dict[str, Any]]:
     return read_json(file) if file.exists() else {}
 
 
-def open_run(folder: Path, journal: Journal) -> Run:
+def open_run(folder: Path, log: RunLog) -> Run:
     """The run in a folder, with what its stages have left. Nothing is changed.
 
     Raises `UsageError` where there is none, and `FormatVersionError` where it is of another format.
@@ -195,8 +195,8 @@ def open_run(folder: Path, journal: Journal) -> Run:
     files = RunFiles(folder)
     if missing := [file.name for file in (files.recipe, files.inputs) if not file.exists()]:
         cause = f"this is no run's folder: {missing[0]} is missing"
-        raise UsageError(cause, place=str(folder), mend="`bitgolf run RECIPE` makes one")
+        raise UsageError(cause, where=str(folder), hint="`bitgolf run RECIPE` makes one")
     inputs = read_inputs(folder)
     shards = Path(inputs.shards) if inputs.shards else None
     recipe = from_json(read_json(files.recipe))
-    return Run(recipe, folder, journal, inputs.seed, inputs.text, shards, done=read_outcomes(folder))
+    return Run(recipe, folder, log, inputs.seed, inputs.text, shards, completed=read_outcomes(folder))

@@ -11,17 +11,17 @@ from torch import Tensor
 from bitgolf.artifact.container import CONTAINER_OVERHEAD_BYTES
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
-from bitgolf.model.parameters import roles
-from bitgolf.pack.streams import Code
+from bitgolf.model.parameters import parameter_roles
+from bitgolf.pack.streams import EncodedTensor
 from bitgolf.pipeline.compression import load_meta_model, quantize_inputs
 from bitgolf.pipeline.state import open_run
 from bitgolf.quantize.calibration.stats_file import load_calibration
-from bitgolf.quantize.codecs.session import Session
-from bitgolf.quantize.encoding import encode_all
-from bitgolf.quantize.size_forecast import forecast
-from bitgolf.quantize.stats import Stats
+from bitgolf.quantize.codecs.session import EncodingSession
+from bitgolf.quantize.encoding import encode_model
+from bitgolf.quantize.size_forecast import forecast_bytes
+from bitgolf.quantize.stats import MatrixStats
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.report.log import Journal
+from bitgolf.report.log import RunLog
 
 
 class TrainedRun:
@@ -31,13 +31,13 @@ class TrainedRun:
     so far.
     """
 
-    def __init__(self, folder: Path, journal: Journal, session: Session) -> None:
-        self.run, self.session = open_run(folder, journal), session
-        if "calibrate" not in self.run.done:
+    def __init__(self, folder: Path, log: RunLog, session: EncodingSession) -> None:
+        self.run, self.session = open_run(folder, log), session
+        if "calibrate" not in self.run.completed:
             raise UsageError(
                 "this run has no weights yet that are averaged and calibrated",
-                place=str(folder),
-                mend=f"`bitgolf run {folder}` goes on with it",
+                where=str(folder),
+                hint=f"`bitgolf run {folder}` goes on with it",
             )
         quantize_inputs(self.run)  # raises for files that are missing
 
@@ -46,16 +46,16 @@ class TrainedRun:
         return load_file(self.run.files.averaged)
 
     @cached_property
-    def stats(self) -> dict[str, Stats] | None:
+    def stats(self) -> dict[str, MatrixStats] | None:
         return load_calibration(self.run.files.calibration) if self.run.recipe().calibrate else None
 
     @cached_property
     def tokenizer(self) -> bytes:
-        return (self.run.data / "tokenizer.model").read_bytes()
+        return (self.run.data_folder / "tokenizer.model").read_bytes()
 
     @cached_property
     def roles(self) -> dict[str, str]:
-        return roles(load_meta_model(self.run))
+        return parameter_roles(load_meta_model(self.run))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -65,24 +65,24 @@ class TrainedRun:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {path: tuple(w.shape) for path, w in self.weights.items()}
 
-    def encode(self, recipe: Spec[Recipe]) -> dict[str, Code]:
+    def encode(self, recipe: Spec[Recipe]) -> dict[str, EncodedTensor]:
         """The codes that the recipe's rules make; a line of progress now and then."""
 
         def progress(done: int, of: int) -> None:
-            self.run.journal.progress(f"encode: {done:,} of {of:,} weights")
+            self.run.log.progress(f"encode: {done:,} of {of:,} weights")
 
         rules = recipe().quantize
-        return encode_all(self.weights, self.roles, rules, self._placed, self.session, progress=progress)
+        return encode_model(self.weights, self.roles, rules, self._placed, self.session, progress=progress)
 
     @cached_property
-    def _placed(self) -> dict[str, Stats] | None:
+    def _placed(self) -> dict[str, MatrixStats] | None:
         """The statistics on the device, once, so that their Hessians are factored once for all that is encoded."""
-        return None if self.stats is None else self.session.placed(self.stats)
+        return None if self.stats is None else self.session.to_device(self.stats)
 
     def forecast(self) -> int:
         """Bytes of the model alone, from the recipe and no weight."""
         recipe = self.run.recipe()
         settings = recipe.pack()
-        groups = settings.grouped(self.roles)
-        found = forecast(self.shapes, self.roles, recipe.quantize, settings.coder, groups)
+        groups = settings.groups_by_path(self.roles)
+        found = forecast_bytes(self.shapes, self.roles, recipe.quantize, settings.coder, groups)
         return sum(found.values()) + CONTAINER_OVERHEAD_BYTES

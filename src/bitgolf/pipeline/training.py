@@ -9,34 +9,34 @@ from typing import Any, NamedTuple
 import msgspec
 from safetensors.torch import save as safetensors_bytes
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
-from bitgolf.data.batches import Batches
+from bitgolf.data.batches import BatchLoader
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.shards import Stream, find_shards
+from bitgolf.data.shards import TokenStream, find_shards
 from bitgolf.errors import BitgolfError, UsageError
-from bitgolf.files import file_digest, read_json, value_digest, write_bytes, write_json
-from bitgolf.pipeline.calibration import measure_reserve
+from bitgolf.files import file_digest, json_digest, read_json, write_bytes, write_json
+from bitgolf.pipeline.calibration import measure_calibration_reserve
 from bitgolf.pipeline.state import Run, RunFiles
-from bitgolf.pipeline.training_result import CalibrationReserve, PartUsageRow, TrainingResult
-from bitgolf.recipes.identity import training_slice
+from bitgolf.pipeline.training_result import PartUsageRow, ReserveRecord, TrainingResult
+from bitgolf.recipes.identity import training_key
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.recipes.time_limit import limit_of, reserve_of
-from bitgolf.report.log import Journal
+from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
+from bitgolf.report.log import RunLog
 from bitgolf.runtime import process_group
-from bitgolf.runtime.device import Device, choose
-from bitgolf.runtime.distributed import World
+from bitgolf.runtime.device import Device, select_device
+from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.launch import run_worker
-from bitgolf.runtime.progress import Reserve
+from bitgolf.runtime.progress import CalibrationReserve
 from bitgolf.train import checkpoint, loop, setup
 from bitgolf.train.settings import Train
-from bitgolf.train.trainer import Trainer, average_state
+from bitgolf.train.trainer import Trainer, extract_average_state
 
 
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     """What is trained, on which shards, and the run folder that holds the checkpoints.
 
-    device: the kind, as `device.choose` takes it.
+    device: the kind, as `device.select_device` takes it.
     """
 
     recipe: Spec[Recipe]
@@ -56,40 +56,45 @@ class AveragedWeights(msgspec.Struct, frozen=True):
 
 def training_inputs(run: Run) -> list[Any]:
     """The shards, what of the recipe decides training, and the seed."""
-    return [file_digest(run.data / "manifest.json"), training_slice(run.recipe), run.seed]
+    return [file_digest(run.data_folder / "manifest.json"), training_key(run.recipe), run.seed]
 
 
 def train(run: Run) -> TrainingResult:
     """Shards -> checkpoints. One process here, or many under torchrun."""
     job = TrainingJob(
-        recipe=run.recipe, data=run.data, folder=run.folder, seed=run.seed, resume=run.resume, device=run.device
+        recipe=run.recipe,
+        data=run.data_folder,
+        folder=run.folder,
+        seed=run.seed,
+        resume=run.resume,
+        device=run.device_type,
     )
     if run.devices == 1:
-        return train_run(job, run.journal)
+        return train_rank(job, run.log)
     return run_worker(
         train_worker, job, task="training", where=run.folder, processes=run.devices, resume_option="--resume"
     )
 
 
-def claim_checkpoints(run: Run) -> None:
+def check_checkpoint_owner(run: Run) -> None:
     """Never mix two trainings: a folder's checkpoints belong to one recipe, one seed, one text. Raises before any harm."""
     folder = run.files.checkpoints
-    key = value_digest([training_slice(run.recipe), run.seed, str(load_manifest(run.data).train)])
+    key = json_digest([training_key(run.recipe), run.seed, str(load_manifest(run.data_folder).train)])
     mine = folder / "key.json"
-    if mine.exists() and not run.fresh_start:
+    if mine.exists() and not run.overwrite:
         if read_json(mine) != key:
             raise UsageError(
                 "this folder holds the training of another recipe, seed or text",
-                place=str(folder),
-                mend="choose another --out, or --from train to replace it",
+                where=str(folder),
+                hint="choose another --out, or --from train to replace it",
             )
         if not run.resume and checkpoint.load_latest(folder):
             raise UsageError(
                 "this folder holds an unfinished training",
-                place=str(folder),
-                mend="--resume goes on with it, --from train starts again",
+                where=str(folder),
+                hint="--resume goes on with it, --from train starts again",
             )
-    if run.fresh_start and folder.exists():
+    if run.overwrite and folder.exists():
         shutil.rmtree(folder)
     write_json(mine, key)
 
@@ -100,59 +105,59 @@ def claim_checkpoints(run: Run) -> None:
 class Rank(NamedTuple):
     """This process among those that train, its device, and where it reports."""
 
-    world: World
+    distributed: DistributedContext
     device: Device
-    log: Journal
+    log: RunLog
 
 
 def train_worker(job: TrainingJob) -> TrainingResult:
     """One of several processes. The first keeps the log of the run."""
-    rank = process_group.environment_rank()
-    journal = Journal(None if rank else job.folder, quiet=rank > 0)
+    rank = process_group.rank_from_environment()
+    log = RunLog(None if rank else job.folder, quiet=rank > 0)
     try:
-        return train_run(job, journal)
+        return train_rank(job, log)
     finally:
-        journal.close()
+        log.close()
 
 
-def train_run(job: TrainingJob, journal: Journal) -> TrainingResult:
+def train_rank(job: TrainingJob, log: RunLog) -> TrainingResult:
     """Train in this process's share of the world. Leaves checkpoints and `train.json` in the job's folder."""
-    with process_group.joined(job.device) as world:
-        rank = Rank(world, choose(world.local_rank, job.device), journal)
-        limit, reserve = _limit(job, rank)
+    with process_group.joined(job.device) as distributed:
+        rank = Rank(distributed, select_device(distributed.local_rank, job.device), log)
+        limit, reserve = _time_limit(job, rank)
         result = _train(job, rank, limit, reserve)
-        if world.rank == 0:
+        if distributed.rank == 0:
             write_json(RunFiles(job.folder).training, msgspec.to_builtins(result))
     return result
 
 
-def _limit(job: TrainingJob, rank: Rank) -> tuple[float, Reserve | None]:
+def _time_limit(job: TrainingJob, rank: Rank) -> tuple[float, CalibrationReserve | None]:
     """Seconds after which training ends (0: no limit), and what calibration needs of the clock, where it is measured."""
-    given = reserve_of(job.recipe)
+    given = calibration_reserve(job.recipe)
     if given is not None:
-        limit = limit_of(job.recipe, given)
+        limit = training_time_limit(job.recipe, given)
         if limit:
             rank.log.event("calibration_reserve", seconds=given, time_limit_seconds=limit)
         return limit, None
-    reserve = measure_reserve(job.recipe, job.data, rank.world, rank.device)
-    limit = limit_of(job.recipe, reserve.seconds)
+    reserve = measure_calibration_reserve(job.recipe, job.data, rank.distributed, rank.device)
+    limit = training_time_limit(job.recipe, reserve.seconds)
     words = {"seconds": reserve.seconds, "time_limit_seconds": limit}
     rank.log.event("calibration_reserve", **words, **reserve._asdict())
-    rank.log.say(
+    rank.log.info(
         f"calibration takes about {reserve.seconds:.1f} s ({reserve.rounds} x {reserve.round_seconds:.3f} s"
         f" + {reserve.fixed_seconds:.3f} s, and a tenth): training ends after {limit:.1f} s"
     )
     return limit, reserve
 
 
-def _train(job: TrainingJob, rank: Rank, limit: float, reserve: Reserve | None) -> TrainingResult:
+def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReserve | None) -> TrainingResult:
     trainer, tokens = _trainer(job, rank)
     settings, parameters = trainer.settings, sum(p.numel() for p in trainer.params.values())
     try:
-        begun = setup.prepare(trainer, rank.log)
+        begun = setup.setup_trainer(trainer, rank.log)
         batch = f"{settings.rows} x {settings.length}"
-        rank.log.say(f"{parameters:,} parameters; {tokens:,} training tokens; batches of {batch}")
-        report = _reporter(rank.log, settings, limit)
+        rank.log.info(f"{parameters:,} parameters; {tokens:,} training tokens; batches of {batch}")
+        report = _event_logger(rank.log, settings, limit)
         reached = loop.train(trainer, RunFiles(job.folder).checkpoints, report, resume=job.resume, limit=limit)
     finally:
         trainer.close()
@@ -161,17 +166,17 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: Reserve | None) 
     return TrainingResult(
         steps=reached.steps,
         tokens=reached.tokens,
-        training_seconds=reached.seconds,
+        training_seconds=reached.training_seconds,
         loss=reached.loss,
-        time_limit_seconds=reached.limit,
+        time_limit_seconds=reached.time_limit,
         graph=begun.graph,
         kernels=begun.kernels,
-        part_usage=msgspec.convert(begun.touched, list[PartUsageRow]),
+        part_usage=msgspec.convert(begun.part_usage, list[PartUsageRow]),
         epochs=epochs,
-        device=rank.device.why,
-        processes=rank.world.size,
+        device=rank.device.description,
+        processes=rank.distributed.world_size,
         parameters=parameters,
-        calibration_reserve=reserve and CalibrationReserve(*reserve),
+        calibration_reserve=reserve and ReserveRecord(*reserve),
     )
 
 
@@ -182,44 +187,44 @@ def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
     if manifest.vocab != vocab:
         message = f"the recipe's vocabulary is {vocab:,}, that of the shards {manifest.vocab:,}, which counts"
         rank.log.event("warning", message=message)
-    stream = Stream(find_shards(job.data, "train"))
-    batches = Batches(
-        stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=job.seed, bos=manifest.bos
+    stream = TokenStream(find_shards(job.data, "train"))
+    batches = BatchLoader(
+        stream, load_rows=settings.rows, length=settings.length, order=settings.order(), seed=job.seed, bos=manifest.bos
     )
-    place = Place(vocab=manifest.vocab, bos=manifest.bos)
-    return Trainer(recipe.model, recipe.train, recipe.average, place, batches, rank.device, rank.world, job.seed), len(
-        stream
-    )
+    place = BuildContext(vocab=manifest.vocab, bos=manifest.bos)
+    return Trainer(
+        recipe.model, recipe.train, recipe.average, place, batches, rank.device, rank.distributed, job.seed
+    ), len(stream)
 
 
-def _warn(journal: Journal, trainer: Trainer, epochs: float, tokens: int) -> None:
+def _warn(log: RunLog, trainer: Trainer, epochs: float, tokens: int) -> None:
     """What a reader of the result must know of how training went."""
-    if late := trainer.phases.never_began:
+    if late := trainer.phases.never_reached:
         message = f"training ended before the phase at {late[0]:g} of it: what is scored was never trained so"
-        journal.event("warning", message=message)
+        log.event("warning", message=message)
     if epochs > 1:
         message = f"training read its text {epochs:.1f} times ({tokens:,} tokens): more text may score better"
-        journal.event("warning", message=message)
+        log.event("warning", message=message)
 
 
-def _reporter(journal: Journal, settings: Train, limit: float) -> loop.Report:
+def _event_logger(log: RunLog, settings: Train, limit: float) -> loop.LogEvent:
     limits = [f"{limit:.4g} s"] * (limit > 0) + [f"{settings.steps:,} steps"] * (settings.steps > 0)
 
     def report(kind: str, **fields: Any) -> None:
-        journal.event(kind, **fields)
+        log.event(kind, **fields)
         if kind == "step":
             seconds = fields["training_seconds"]
-            journal.progress(
+            log.progress(
                 f"train: step {fields['step']:,}, loss {fields['loss']:.3f} nats per token,"
                 f" {fields['tokens'] / max(seconds, 1e-9):,.0f} tokens/s, {seconds:.0f} s of {' or '.join(limits)}"
             )
         if kind == "phase":
             losses = f"loss {fields['loss_before']:.4f} before, {fields['loss_after']:.4f} after"
-            journal.say(f"from {fields['phase_start']:g} of the run on the graph is another: {losses}")
+            log.info(f"from {fields['phase_start']:g} of the run on the graph is another: {losses}")
         if kind == "resume":
             limit = fields["time_limit_seconds"]
             until = f", to end after {limit:.4g} s" if limit else ""
-            journal.say(f"resumed after step {fields['step']:,}{until}")
+            log.info(f"resumed after step {fields['step']:,}{until}")
 
     return report
 
@@ -228,18 +233,18 @@ def _reporter(journal: Journal, settings: Train, limit: float) -> loop.Report:
 
 
 def averaging_inputs(run: Run) -> list[Any]:
-    return [run.done["train"]["key"]]
+    return [run.completed["train"]["key"]]
 
 
 def average(run: Run) -> AveragedWeights:
     """The last checkpoint -> the weights that ship."""
     found = checkpoint.load_latest(run.files.checkpoints)
     if found is None:
-        raise BitgolfError("there is no checkpoint", place=str(run.folder), mend="--from train")
+        raise BitgolfError("there is no checkpoint", where=str(run.folder), hint="--from train")
     live = {path: found.tensors[f"weights/{path}"] for path in found.meta["paths"]}  # in the order of the average
     means, chosen = live, run.recipe().average
     if chosen:
-        state = average_state(found.tensors)
+        state = extract_average_state(found.tensors)
         means = dict(zip(live, chosen().result(state, list(live.values())), strict=True))
     for file, weights in ((run.files.trained, live), (run.files.averaged, means)):
         own = {k: v.float().contiguous() for k, v in weights.items() if not k.startswith("objective.")}

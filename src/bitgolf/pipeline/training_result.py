@@ -14,8 +14,8 @@ class PartUsageRow(msgspec.Struct, frozen=True):
     calls: int
 
 
-class CalibrationReserve(msgspec.Struct, frozen=True):
-    """Seconds of the training clock that calibration was measured to need: see `runtime.progress.Reserve`."""
+class ReserveRecord(msgspec.Struct, frozen=True):
+    """Seconds of the training clock that calibration was measured to need: see `runtime.progress.CalibrationReserve`."""
 
     rounds: int
     round_seconds: float
@@ -31,7 +31,7 @@ class TrainingTime(msgspec.Struct, frozen=True, kw_only=True):
 
     training_seconds: float
     time_limit_seconds: float
-    calibration_reserve: CalibrationReserve | None
+    calibration_reserve: ReserveRecord | None
 
 
 class TrainingResult(TrainingTime, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitgolf.config.parse import from_json, set_text
+from bitgolf.config.parse import apply_assignment, from_json
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.files import read_json
@@ -28,7 +28,7 @@ NOT_RECIPES = frozenset({"identity", "recipe", "time_limit"})
 """Modules here that hold no recipe but what is said of all."""
 
 
-def names() -> list[str]:
+def recipe_names() -> list[str]:
     """The names of all recipes, which are those of their modules."""
     modules = {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}
     return sorted(modules - NOT_RECIPES)
@@ -39,7 +39,7 @@ def describe(name: str) -> str:
     return (ast.get_docstring(_source(name)) or "").partition("\n")[0]
 
 
-def published(name: str) -> tuple[str, float] | None:
+def published_bpb(name: str) -> tuple[str, float] | None:
     """The stage and the bits per byte of a recipe's published result, the file's own."""
     figures = (published_results(name) or {"bpb": {}})["bpb"]
     return next(((stage, figures[stage]) for stage in ("adapted", "sliding", "packed") if stage in figures), None)
@@ -73,23 +73,23 @@ def _source(name: str) -> ast.Module:
 
 
 @cache
-def get(name: str) -> Spec[Recipe]:
+def get_recipe(name: str) -> Spec[Recipe]:
     """The recipe of that name. Recipes are values: nothing changes one."""
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), 1)
-        mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
-        raise UsageError(f"there is no recipe {name!r}", mend=mend)
+    if name not in recipe_names():
+        near = difflib.get_close_matches(name, recipe_names(), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(recipe_names())}"
+        raise UsageError(f"there is no recipe {name!r}", hint=hint)
     recipe: Spec[Recipe] = getattr(importlib.import_module(f"bitgolf.recipes.{name}"), name)()
-    return recipe.but(published=published_results(name))
+    return recipe.replace(published=published_results(name))
 
 
-def resolve(recipe: str, sets: Sequence[str]) -> Spec[Any]:
+def load_recipe(recipe: str, sets: Sequence[str]) -> Spec[Any]:
     """A recipe by name, by its JSON file, or by the folder of a run; then the edits of the command line, in order."""
     path = Path(recipe)
     path = path / "recipe.json" if path.is_dir() else path
-    spec = from_json(read_json(path)) if path.suffix == ".json" else get(recipe)
+    spec = from_json(read_json(path)) if path.suffix == ".json" else get_recipe(recipe)
     for assignment in sets:
-        changed = set_text(spec, assignment)
+        changed = apply_assignment(spec, assignment)
         if changed == spec:
             print(f"note: --set {assignment} changes nothing, the recipe says so already", file=sys.stderr)
         spec = changed

@@ -16,32 +16,32 @@ from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip, QuantileClip, SdClip
 from bitgolf.optim.adam import Adam
-from bitgolf.optim.algorithm import Algorithm
+from bitgolf.optim.algorithm import UpdateAlgorithm
 from bitgolf.optim.muon import Muon
 from bitgolf.quantize.calibration.calibrate import Calibrate
-from bitgolf.quantize.calibration.sources import OwnSamples, TrainingText
+from bitgolf.quantize.calibration.sources import SelfGenerated, TrainingText
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
-from bitgolf.quantize.codecs.gptq import Gptq
-from bitgolf.quantize.codecs.lqer import LowRankRepair
-from bitgolf.score.adapt.document_lora import DocumentLora
-from bitgolf.score.adapt.gradient import Sgd
-from bitgolf.score.adapt.phased_lora import Phased, evenly
-from bitgolf.score.adapt.stream_sgd import StreamSgd
-from bitgolf.score.document_order import LongestFirst
+from bitgolf.quantize.codecs.gptq import GPTQ
+from bitgolf.quantize.codecs.lqer import LQER
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.gradient import SGDAdaptation
+from bitgolf.score.adapt.phased_lora import PhasedLoRA, even_boundaries
+from bitgolf.score.adapt.stream_sgd import StreamSGD
+from bitgolf.score.document_order import LongestFirstOrder
 
-BANKS: dict[str, Any] = {"reduce": "bfloat16", "buffer": "bfloat16"}
+BFLOAT16_MUON: dict[str, Any] = {"reduce_dtype": "bfloat16", "momentum_dtype": "bfloat16"}
 """Muon of the scripts with parameter banks (#399, #549 to #1204 and #1512, #1530 to #1855): gradients travel in bfloat16, and the momentum is kept in it."""
 
 
-def groups(
-    matrix: Spec[Muon], embedding: Spec[Adam], scalar: Spec[Adam], *, projections: str = "matrix"
-) -> tuple[Spec[Rule[Algorithm]], ...]:
+def optimizer_rules(
+    matrix: Spec[Muon], embedding: Spec[Adam], scalar: Spec[Adam], *, input_projections: str = "matrix"
+) -> tuple[Spec[Rule[UpdateAlgorithm]], ...]:
     """The field's routing: matrices to Muon, tables to one Adam, everything small to another.
 
-    `projections` says where the matrices of the input side (bigram, value table) go: to `matrix`, as in the scripts
+    `input_projections` says where the matrices of the input side (bigram, value table) go: to `matrix`, as in the scripts
     with a parameter for each layer, or to `scalar`, as in those with parameter banks.
     """
-    aside = (part(Rule, where="matrix@enter.**", use=scalar),) if projections == "scalar" else ()
+    aside = (part(Rule, where="matrix@post_embed.**", use=scalar),) if input_projections == "scalar" else ()
     return (
         *aside,
         part(Rule, where="matrix", use=matrix),
@@ -52,37 +52,37 @@ def groups(
 
 # ---- from weights to codes -----------------------------------------------------------------------------------------
 
-HALF = part(Float, dtype="float16")
-BYTES = part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), floor=1 / 127)
+FLOAT16 = part(Float, dtype="float16")
+INT8 = part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), min_step=1 / 127)
 """The baseline's int8: what tables had until #1394."""
-HALF_GATES = (part(Rule, where="gate", use=HALF),)
-BYTE_GATES = (part(Rule, where="gate@blocks.**", use=part(IntRows, bits=8, clip=part(MaxClip))),)
+FLOAT16_GATES = (part(Rule, where="gate", use=FLOAT16),)
+INT8_GATES = (part(Rule, where="gate@blocks.**", use=part(IntRows, bits=8, clip=part(MaxClip))),)
 
 
-def codec(
-    use: Spec[Codec], *others: Spec[Rule[Codec]], projections: Spec[Codec] = HALF
+def codec_rules(
+    use: Spec[Codec], *others: Spec[Rule[Codec]], projections: Spec[Codec] = FLOAT16
 ) -> tuple[Spec[Rule[Codec]], ...]:
     """`use` for the blocks' matrices that `others` leave; int8 for tables; float16 for what is small.
 
     Up to 65,536 numbers were small: so nearly all projections of the input side.
     """
-    small = (part(Rule, where="scale", use=HALF), part(Rule, where="matrix@enter.**", use=projections))
-    return (*small, *others, part(Rule, where="embedding", use=BYTES), part(Rule, where="*", use=use))
+    small = (part(Rule, where="scale", use=FLOAT16), part(Rule, where="matrix@post_embed.**", use=projections))
+    return (*small, *others, part(Rule, where="embedding", use=INT8), part(Rule, where="*", use=use))
 
 
-def floored(bits: int = 6, **settings: Any) -> Spec[IntRows]:
+def int_rows_with_step_floor(bits: int = 6, **settings: Any) -> Spec[IntRows]:
     """Rows whose step is 1/Q or more, as in #164 to #1285: the same step for all rows, once weights are small."""
-    return part(IntRows, bits=bits, floor=1 / (2 ** (bits - 1) - 1), **settings)
+    return part(IntRows, bits=bits, min_step=1 / (2 ** (bits - 1) - 1), **settings)
 
 
-def twice_damped() -> Spec[Gptq]:
+def gptq_damped_twice() -> Spec[GPTQ]:
     """In #1019, #1060, #1204 and #1512 a Hessian was damped by a hundredth when it was collected, and again in the solver."""
-    return part(Gptq, damping=0.0201)
+    return part(GPTQ, damping=0.0201)
 
 
-def deviations(
+def sd_clip_rules(
     *,
-    mlp: float,
+    mlp_k: float,
     rest: float,
     embed: float,
     embed_bits: int,
@@ -95,18 +95,18 @@ def deviations(
     """
 
     def rows(k: float, bits: int = 6) -> Spec[Codec]:
-        return part(IntRows, bits=bits, clip=part(SdClip, k=k), solve=part(Gptq))
+        return part(IntRows, bits=bits, clip=part(SdClip, k=k), solver=part(GPTQ))
 
     table, up = rows(embed, embed_bits), ()
     if repaired:
-        table = part(LowRankRepair, codec=table, rank=4, keep=1)
-        up = (part(Rule, where="matrix@**.mlp.up.weight", use=part(LowRankRepair, codec=rows(mlp), rank=4, keep=2)),)
+        table = part(LQER, codec=table, rank=4, top_k=1)
+        up = (part(Rule, where="matrix@**.mlp.up.weight", use=part(LQER, codec=rows(mlp_k), rank=4, top_k=2)),)
     return (
-        part(Rule, where="scale", use=HALF),
+        part(Rule, where="scale", use=FLOAT16),
         *gates,
         part(Rule, where="embedding", use=table),
         *up,
-        part(Rule, where="matrix@**.mlp.**", use=rows(mlp)),
+        part(Rule, where="matrix@**.mlp.**", use=rows(mlp_k)),
         part(Rule, where="*", use=rows(rest)),
     )
 
@@ -114,12 +114,14 @@ def deviations(
 # ---- adaptation while scoring --------------------------------------------------------------------------------------
 
 
-def by_chunks(*, lr: float) -> Spec[StreamSgd]:
+def streaming_sgd(*, lr: float) -> Spec[StreamSGD]:
     """Windows of 2,048 tokens every 64, and after each 32,768 targets three epochs of descent on all weights (#549, #1413)."""
-    return part(StreamSgd, window=2048, stride=64, sgd=part(Sgd, lr=lr, epochs=3, length=2048))
+    return part(
+        StreamSGD, window=2048, stride=64, adaptation=part(SGDAdaptation, lr=lr, epochs=3, sequence_length=2048)
+    )
 
 
-def by_document(
+def document_lora(
     *,
     stride: int = 48,
     rank: int = 96,
@@ -127,28 +129,28 @@ def by_document(
     beta: float = 0.999,
     decay: float = 0.5,
     warm: bool = False,
-) -> Spec[DocumentLora]:
+) -> Spec[DocumentLoRA]:
     """Adapters on nearly every matrix, for 64 documents at a time (#1530 to #1855). `alpha` and `warm` are of #1767."""
     on = ("head", "q", "k", "v", "out", "mlp")
     adam: dict[str, Any] = {"lr": 1e-4, "betas": (0.0, beta), "eps": 1e-10, "weight_decay": decay}
-    where: dict[str, Any] = {"window": 2048, "stride": stride, "order": part(LongestFirst)}
-    return part(DocumentLora, rank=rank, alpha=alpha, on=on, warm=warm, **where, **adam)
+    where: dict[str, Any] = {"window": 2048, "stride": stride, "order": part(LongestFirstOrder)}
+    return part(DocumentLoRA, rank=rank, alpha=alpha, target_modules=on, keep_a=warm, **where, **adam)
 
 
-def by_phases(lora: Spec[DocumentLora], documents: int = 2000) -> Spec[Phased]:
+def phased_sgd(lora: Spec[DocumentLoRA], documents: int = 2000) -> Spec[PhasedLoRA]:
     """Three times descent on all weights, within the first so many documents (#1626 to #1855)."""
-    sgd = part(Sgd, lr=0.001, epochs=1, length=2048, documents=True)
-    return part(Phased, lora=lora, boundaries=evenly(documents, 3), sgd=sgd)
+    sgd = part(SGDAdaptation, lr=0.001, epochs=1, sequence_length=2048, split_documents=True)
+    return part(PhasedLoRA, lora=lora, boundaries=even_boundaries(documents, 3), sgd=sgd)
 
 
 # ---- calibration ---------------------------------------------------------------------------------------------------
 
 
-def on_training_text(batches: int) -> Spec[Calibrate]:
+def calibrate_on_training_text(batches: int) -> Spec[Calibrate]:
     """So many batches of 48 rows of 2,048 tokens, an eighth of a step each: what the rank saw that wrote the file."""
     return part(Calibrate, source=part(TrainingText, batches=6 * batches, rows=8, length=2048))
 
 
-def on_own_samples() -> Spec[Calibrate]:
+def calibrate_on_generated_text() -> Spec[Calibrate]:
     """As in #1019."""
-    return part(Calibrate, source=part(OwnSamples, sequences=64, length=2048, temperature=(0.8,), seed=42))
+    return part(Calibrate, source=part(SelfGenerated, sequences=64, length=2048, temperature=(0.8,), seed=42))

@@ -7,30 +7,30 @@ from __future__ import annotations
 
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.batches import Sequential
+from bitgolf.data.batches import SequentialOrder
 from bitgolf.grids.clip import QuantileClip
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
-from bitgolf.model.attention.cores.sdpa import Sdpa
-from bitgolf.model.attention.rope import Rope
+from bitgolf.model.attention.cores.sdpa import SDPACore
+from bitgolf.model.attention.rope import RoPE
 from bitgolf.model.block import Block
 from bitgolf.model.head import TiedHead
-from bitgolf.model.inits import Normal
+from bitgolf.model.inits import NormalInit
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.linear import Embedding
 from bitgolf.model.lm import LM
 from bitgolf.model.logits_transforms import Softcap
-from bitgolf.model.mlp import MLP, ReluSquared
+from bitgolf.model.mlp import MLP, SquaredReLU
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.model.residual import MixX0
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.schedules import Ramp, WarmdownSteps
+from bitgolf.optim.schedules import LinearRamp, WarmdownSteps
 from bitgolf.pack.byte_coders import Zlib
 from bitgolf.pack.settings import Pack
 from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.score.methods import Contiguous
-from bitgolf.text.documents import Given
+from bitgolf.score.methods import ContiguousScoring
+from bitgolf.text.documents import CommandLineText
 from bitgolf.tokens.trainers import SentencePieceBPE
 from bitgolf.train.settings import Train
 
@@ -39,7 +39,7 @@ def baseline() -> Spec[Recipe]:
     return part(
         Recipe,
         name="baseline",
-        text=part(Given),
+        text=part(CommandLineText),
         tokens=part(SentencePieceBPE, vocab=1024),
         model=model(),
         train=part(
@@ -49,12 +49,14 @@ def baseline() -> Spec[Recipe]:
             rows=512,
             length=1024,
             micro_rows=64,  # an eighth: what each of the 8 GPUs held at a time
-            order=part(Sequential),
+            order=part(SequentialOrder),
             objective=part(CrossEntropy),
-            schedule=part(WarmdownSteps, steps=1200),
+            lr_schedule=part(WarmdownSteps, steps=1200),
             optim=(
                 part(
-                    Rule, where="matrix", use=part(Muon, lr=0.04, momentum=part(Ramp, start=0.85, end=0.95, steps=500))
+                    Rule,
+                    where="matrix",
+                    use=part(Muon, lr=0.04, momentum=part(LinearRamp, start=0.85, end=0.95, steps=500)),
                 ),
                 part(Rule, where="embedding", use=part(Adam, lr=0.05)),
                 part(Rule, where="scale", use=part(Adam, lr=0.04)),
@@ -63,11 +65,13 @@ def baseline() -> Spec[Recipe]:
         quantize=(
             part(Rule, where="scale", use=part(Float, dtype="float32")),
             part(
-                Rule, where="*", use=part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), floor=1 / 127)
+                Rule,
+                where="*",
+                use=part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), min_step=1 / 127),
             ),
         ),
         pack=part(Pack, cap=16_000_000, coder=part(Zlib, level=9)),
-        score=(part(Contiguous, window=1024),),
+        score=(part(ContiguousScoring, window=1024),),
     )
 
 
@@ -76,15 +80,15 @@ def model() -> Spec[LM]:
         Attention,
         heads=8,
         kv_heads=4,
-        core=part(Sdpa),
-        qk=(part(QKNorm), part(Rope, base=10_000.0), part(QGain, init=1.5)),
+        core=part(SDPACore),
+        qk=(part(QKNorm), part(RoPE, base=10_000.0), part(QGain, init=1.5)),
     )
     return part(
         LM,
         dim=512,
         layers=9,
-        embed=part(Embedding, init=part(Normal, std=0.005)),
-        block=part(Block, enter=(part(MixX0),), mixer=mixer, mlp=part(MLP, hidden=1024, act=part(ReluSquared))),
-        depth=part(UNet),
-        head=part(TiedHead, caps=(part(Softcap, cap=30.0),)),
+        embed=part(Embedding, init=part(NormalInit, std=0.005)),
+        block=part(Block, pre_block=(part(MixX0),), mixer=mixer, mlp=part(MLP, hidden=1024, act=part(SquaredReLU))),
+        layer_schedule=part(UNet),
+        head=part(TiedHead, logits_transforms=(part(Softcap, cap=30.0),)),
     )

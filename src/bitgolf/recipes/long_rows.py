@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitgolf.config.edits import append, but
+from bitgolf.config.edits import append, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.scalable_softmax import ScalableSoftmax
@@ -11,6 +11,6 @@ from bitgolf.recipes.recipe import Recipe
 
 
 def long_rows() -> Spec[Recipe]:
-    recipe = midsize().but(name="long_rows").edit(Attention, append(qk=part(ScalableSoftmax)))
+    recipe = midsize().replace(name="long_rows").edit(Attention, append(qk=part(ScalableSoftmax)))
     train = recipe["train"]
-    return recipe.edit("train", but(rows=max(1, train["rows"] // 4), length=4 * train["length"]))
+    return recipe.edit("train", replace(rows=max(1, train["rows"] // 4), length=4 * train["length"]))

@@ -11,17 +11,22 @@ repeat, and those whose inputs were largest. Of these the logs name four, and th
 
 from __future__ import annotations
 
-from bitgolf.config.edits import but
+from bitgolf.config.edits import replace
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
 from bitgolf.model.layer_schedule import GatedSkip, UNet
-from bitgolf.model.ngram_embedding import HashedBigrams
-from bitgolf.model.residual_topology import TwoLanesInTurn
-from bitgolf.model.weight_sharing import UntiedRepeats
+from bitgolf.model.ngram_embedding import HashedNGramEmbedding
+from bitgolf.model.residual_topology import SequentialTwoLaneResidual
+from bitgolf.model.weight_sharing import LoopWithUntiedMLP
 from bitgolf.optim.muon import Muon
 from bitgolf.pack.byte_coders import Brotli
-from bitgolf.recipes._common import codec, floored, on_own_samples, twice_damped
+from bitgolf.recipes._common import (
+    calibrate_on_generated_text,
+    codec_rules,
+    gptq_damped_twice,
+    int_rows_with_step_floor,
+)
 from bitgolf.recipes.pr1060 import pr1060
 from bitgolf.recipes.recipe import Recipe
 
@@ -29,14 +34,21 @@ SIX_BITS = ("4.**", "5.**", "6.**", "7.**", "1.mixer.q", "1.mixer.out", "2.mixer
 
 
 def pr1204() -> Spec[Recipe]:
-    recipe = pr1060().but(name="pr1204", calibrate=on_own_samples()).edit(Muon, but(lr=0.03))
-    repeats = part(UntiedRepeats, first=4, last=5, since=0.44)  # step 3,000 came at 264 of 600 seconds
-    recipe = recipe.edit("model", but(layers=13, share=(repeats,))).edit(HashedBigrams, but(width=160))
-    lanes = part(TwoLanesInTurn, start=9, rows=11)
-    recipe = recipe.edit(UNet, but(order=repeats, wiring=lanes, skip=part(GatedSkip)))
-    recipe = recipe.set("model.block.mixer.after.0.layers", "last 11").set("model.block.mixer.value.0.layers", "9-10")
-    five, six = (floored(bits, clip=part(SearchClip, per_row=False), solve=twice_damped()) for bits in (5, 6))
+    recipe = pr1060().replace(name="pr1204", calibrate=calibrate_on_generated_text()).edit(Muon, replace(lr=0.03))
+    repeats = part(LoopWithUntiedMLP, first_layer=4, last_layer=5, since=0.44)  # step 3,000 came at 264 of 600 seconds
+    recipe = recipe.edit("model", replace(layers=13, weight_sharing=(repeats,))).edit(
+        HashedNGramEmbedding, replace(width=160)
+    )
+    lanes = part(SequentialTwoLaneResidual, start_layer=9, num_weights=11)
+    recipe = recipe.edit(UNet, replace(order=repeats, residual=lanes, skip=part(GatedSkip)))
+    recipe = recipe.set("model.block.mixer.post_attention.0.layers", "last 11").set(
+        "model.block.mixer.value.0.layers", "9-10"
+    )
+    five, six = (
+        int_rows_with_step_floor(bits, clip=part(SearchClip, per_row=False), solver=gptq_damped_twice())
+        for bits in (5, 6)
+    )
     finer = tuple(part(Rule, where=f"matrix@blocks.{where}.weight", use=six) for where in SIX_BITS)
-    return recipe.set("pack.coder", part(Brotli)).but(
-        quantize=(part(Rule, where="matrix@enter.0.**", use=five), *codec(five, *finer)),
+    return recipe.set("pack.coder", part(Brotli)).replace(
+        quantize=(part(Rule, where="matrix@post_embed.0.**", use=five), *codec_rules(five, *finer)),
     )

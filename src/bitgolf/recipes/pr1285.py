@@ -5,9 +5,9 @@ Source: openai/parameter-golf, pull request 1285.
 
 from __future__ import annotations
 
-from bitgolf.config.edits import but
+from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.layer_schedule import GatedSkip, UNet
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import RowNorm
@@ -16,7 +16,12 @@ from bitgolf.recipes.recipe import Recipe
 
 
 def pr1285() -> Spec[Recipe]:
-    recipe = pr1218().but(name="pr1285").edit(Muon, but(weight_decay=0.09, before=(part(RowNorm),)))
+    recipe = pr1218().replace(name="pr1285").edit(Muon, replace(weight_decay=0.09, pre_orthogonalize=(part(RowNorm),)))
     recipe = recipe.set("train.optim.1.use.weight_decay", 0.09)
     # Step 3,000 came at half of the time. The script kept five rows of skip weights for the six skips of the loop.
-    return recipe.edit(UNet, but(order=part(Loop, first=4, last=5, since=(0.5,)), skip=part(GatedSkip, rows=5)))
+    return recipe.edit(
+        UNet,
+        replace(
+            order=part(LoopedLayers, first_layer=4, last_layer=5, since=(0.5,)), skip=part(GatedSkip, num_weights=5)
+        ),
+    )

@@ -5,25 +5,25 @@ Source: openai/parameter-golf, pull request 1394.
 
 from __future__ import annotations
 
-from bitgolf.config.edits import but
+from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.batches import ShuffledSequences
-from bitgolf.model.layer_orders import Loop
+from bitgolf.data.batches import ShuffledShardWindows
+from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.layer_schedule import GatedSkip, UNet
-from bitgolf.model.residual import Normalize
+from bitgolf.model.residual import EmbeddingNorm
 from bitgolf.optim.muon import Muon
-from bitgolf.recipes._common import deviations, on_training_text
+from bitgolf.recipes._common import calibrate_on_training_text, sd_clip_rules
 from bitgolf.recipes.pr1285 import pr1285
 from bitgolf.recipes.recipe import Recipe
 
 
 def pr1394() -> Spec[Recipe]:
-    recipe = pr1285().but(name="pr1394").set("tokens.vocab", 8192).set("model.enter", (part(Normalize),))
+    recipe = pr1285().replace(name="pr1394").set("tokens.vocab", 8192).set("model.post_embed", (part(EmbeddingNorm),))
     recipe = recipe.set("model.block.mixer.value", ())
-    looped = but(order=part(Loop, first=4, last=5, since=(0.5, 0.5)), skip=part(GatedSkip))
-    recipe = recipe.edit(UNet, looped).edit(Muon, but(weight_decay=0.085))
-    recipe = recipe.set("train.optim.1.use.weight_decay", 0.085).set("train.order", part(ShuffledSequences))
-    return recipe.but(
-        calibrate=on_training_text(64),
-        quantize=deviations(mlp=12.85, rest=12.85, embed=20.0, embed_bits=8),
+    looped = replace(order=part(LoopedLayers, first_layer=4, last_layer=5, since=(0.5, 0.5)), skip=part(GatedSkip))
+    recipe = recipe.edit(UNet, looped).edit(Muon, replace(weight_decay=0.085))
+    recipe = recipe.set("train.optim.1.use.weight_decay", 0.085).set("train.order", part(ShuffledShardWindows))
+    return recipe.replace(
+        calibrate=calibrate_on_training_text(64),
+        quantize=sd_clip_rules(mlp_k=12.85, rest=12.85, embed=20.0, embed_bits=8),
     )

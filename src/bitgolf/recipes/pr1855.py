@@ -5,15 +5,15 @@ Source: openai/parameter-golf, pull request 1855.
 
 from __future__ import annotations
 
-from bitgolf.config.edits import but
+from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.attention.gates import SparseGate
+from bitgolf.model.attention.gates import SparseAttentionGate
 from bitgolf.optim.adam import Adam
 from bitgolf.pack.byte_coders import Brotli
-from bitgolf.pack.coder_selection import Smallest
-from bitgolf.pack.coders import Range
-from bitgolf.pack.settings import Group
-from bitgolf.recipes._common import BYTE_GATES, HALF_GATES, by_document, by_phases, deviations
+from bitgolf.pack.coder_selection import SmallestCoder
+from bitgolf.pack.coders import RangeCoder
+from bitgolf.pack.settings import StreamGroup
+from bitgolf.recipes._common import FLOAT16_GATES, INT8_GATES, document_lora, phased_sgd, sd_clip_rules
 from bitgolf.recipes.pr1851 import pr1851
 from bitgolf.recipes.recipe import Recipe
 
@@ -29,13 +29,20 @@ GROUPS = {
 
 
 def pr1855() -> Spec[Recipe]:
-    recipe = pr1851().but(name="pr1855").edit(Adam, but(betas=(0.9, 0.99))).edit(SparseGate, but(scale=0.5))
-    recipe = recipe.set("train.schedule.fraction", 0.85)
-    recipe = recipe.set("pack.coder", part(Smallest, coders=(part(Range), part(Brotli))))
-    recipe = recipe.set("pack.groups", tuple(part(Group, where=where, name=name) for name, where in GROUPS.items()))
-    gates = (*BYTE_GATES, *HALF_GATES)
-    lora = by_document(rank=80, alpha=144.0, beta=0.99, warm=True)
-    return recipe.but(
-        score=(recipe["score.0"], by_phases(lora, documents=2500)),
-        quantize=deviations(mlp=11.5, rest=13.0, embed=14.0, embed_bits=7, gates=gates, repaired=True),
+    recipe = (
+        pr1851()
+        .replace(name="pr1855")
+        .edit(Adam, replace(betas=(0.9, 0.99)))
+        .edit(SparseAttentionGate, replace(scale=0.5))
+    )
+    recipe = recipe.set("train.lr_schedule.fraction", 0.85)
+    recipe = recipe.set("pack.coder", part(SmallestCoder, coders=(part(RangeCoder), part(Brotli))))
+    recipe = recipe.set(
+        "pack.groups", tuple(part(StreamGroup, where=where, name=name) for name, where in GROUPS.items())
+    )
+    gates = (*INT8_GATES, *FLOAT16_GATES)
+    lora = document_lora(rank=80, alpha=144.0, beta=0.99, warm=True)
+    return recipe.replace(
+        score=(recipe["score.0"], phased_sgd(lora, documents=2500)),
+        quantize=sd_clip_rules(mlp_k=11.5, rest=13.0, embed=14.0, embed_bits=7, gates=gates, repaired=True),
     )

@@ -5,25 +5,25 @@ Source: openai/parameter-golf, pull request 414.
 
 from __future__ import annotations
 
-from bitgolf.config.edits import append, but
+from bitgolf.config.edits import append, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SearchClip
 from bitgolf.model.attention.attention import Attention
-from bitgolf.model.attention.values import AddValueEmbedding, ValueTable
-from bitgolf.model.inits import Orthogonal
+from bitgolf.model.attention.values import AddValueEmbedding, ValueEmbedding
+from bitgolf.model.inits import OrthogonalInit
 from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant
-from bitgolf.recipes._common import codec, floored
+from bitgolf.recipes._common import codec_rules, int_rows_with_step_floor
 from bitgolf.recipes.pr315 import pr315
 from bitgolf.recipes.recipe import Recipe
 
 
 def pr414() -> Spec[Recipe]:
-    recipe = pr315().but(name="pr414").set("train.steps", 20_000).set("train.schedule.steps", 3500)
-    small = part(Orthogonal, gain=22**-0.5)  # its generic start took this for a projection at the end of a branch
-    recipe = recipe.edit("model", append(enter=part(ValueTable, width=128, out=256, init=small)))
+    recipe = pr315().replace(name="pr414").set("train.steps", 20_000).set("train.lr_schedule.steps", 3500)
+    small = part(OrthogonalInit, gain=22**-0.5)  # its generic start took this for a projection at the end of a branch
+    recipe = recipe.edit("model", append(post_embed=part(ValueEmbedding, width=128, value_dim=256, init=small)))
     recipe = recipe.edit(Attention, append(value=only("last 2", part(AddValueEmbedding))))
-    recipe = recipe.edit(FakeQuant, but(since=round(1 - 0.15 * 3500 / 7096, 3)))
-    return recipe.but(
-        quantize=codec(floored(clip=part(SearchClip, per_row=False))),
+    recipe = recipe.edit(FakeQuant, replace(since=round(1 - 0.15 * 3500 / 7096, 3)))
+    return recipe.replace(
+        quantize=codec_rules(int_rows_with_step_floor(clip=part(SearchClip, per_row=False))),
     )

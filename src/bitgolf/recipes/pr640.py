@@ -6,61 +6,65 @@ kept queries, keys and values in one matrix, which Muon orthogonalized whole; he
 
 from __future__ import annotations
 
-from bitgolf.config.edits import but
+from bitgolf.config.edits import replace
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.attention import Attention, QGain
-from bitgolf.model.attention.rope import Rope
-from bitgolf.model.attention.rope_scaling import Yarn
+from bitgolf.model.attention.rope import RoPE
+from bitgolf.model.attention.rope_scaling import YaRNScaling
 from bitgolf.model.factored_embedding import FactoredEmbedding
-from bitgolf.model.inits import Normal
+from bitgolf.model.inits import NormalInit
 from bitgolf.model.linear import Linear
 from bitgolf.model.logits_transforms import QuinticCap, VocabBias
-from bitgolf.model.mlp import MLP, ReluSquared
+from bitgolf.model.mlp import MLP, SquaredReLU
 from bitgolf.model.objectives import ZLoss
-from bitgolf.model.qat_lowbit import Float8, Normed, NormedOutput, Ternary
+from bitgolf.model.qat_lowbit import AttentionOutputNorm, FakeFloat8, FakeTernary, NormedActivation
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.muon_transforms import RowRms
+from bitgolf.optim.muon_transforms import RowRMSNorm
 from bitgolf.optim.orthogonalize import NewtonSchulz
-from bitgolf.optim.schedules import Ramp, WarmdownFraction
-from bitgolf.pack.byte_coders import Lzma
-from bitgolf.quantize.codecs.lowbit import Fp8, TernaryGroups
-from bitgolf.recipes._common import HALF, groups
+from bitgolf.optim.schedules import LinearRamp, WarmdownFraction
+from bitgolf.pack.byte_coders import LZMA
+from bitgolf.quantize.codecs.lowbit import FP8, TernaryGroups
+from bitgolf.recipes._common import FLOAT16, optimizer_rules
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.score.methods import Contiguous, Sliding
+from bitgolf.score.methods import ContiguousScoring, SlidingScoring
 
 
 def pr640() -> Spec[Recipe]:
-    recipe = baseline().but(name="pr640").set("tokens.vocab", 8192).set("pack.coder", part(Lzma, preset=9))
-    rounded = (part(Float8),)  # as they are stored; the original's head read the table unrounded while it trained
-    embed = part(FactoredEmbedding, width=254, view=rounded, linear=part(Linear, view=rounded))
-    recipe = recipe.edit("model", but(layers=10, dim=768, embed=embed))
-    ternary = part(Linear, init=part(Normal, std=0.02), view=(part(Ternary, group=128),))
-    recipe = recipe.edit(MLP, but(hidden=3072, act=part(Normed, act=part(ReluSquared)), linear=ternary))
-    recipe = recipe.edit(Attention, but(linear=ternary, after=(part(NormedOutput),)))
-    recipe = recipe.edit(Rope, but(base=5000.0, scaling=part(Yarn, reference=1024, length=2048)))
-    recipe = recipe.edit(QGain, but(init=2.25))
-    recipe = recipe.set("model.head.caps", (part(VocabBias), part(QuinticCap, cap=10.0)))
-    momentum = part(Ramp, start=0.85, end=0.95, steps=500)
-    neomuon = part(Muon, lr=0.04, momentum=momentum, before=(part(RowRms),), orthogonalize=part(NewtonSchulz, steps=3))
+    recipe = baseline().replace(name="pr640").set("tokens.vocab", 8192).set("pack.coder", part(LZMA, preset=9))
+    rounded = (part(FakeFloat8),)  # as they are stored; the original's head read the table unrounded while it trained
+    embed = part(
+        FactoredEmbedding, width=254, weight_transforms=rounded, linear=part(Linear, weight_transforms=rounded)
+    )
+    recipe = recipe.edit("model", replace(layers=10, dim=768, embed=embed))
+    ternary = part(Linear, init=part(NormalInit, std=0.02), weight_transforms=(part(FakeTernary, group_size=128),))
+    recipe = recipe.edit(MLP, replace(hidden=3072, act=part(NormedActivation, act=part(SquaredReLU)), linear=ternary))
+    recipe = recipe.edit(Attention, replace(linear=ternary, post_attention=(part(AttentionOutputNorm),)))
+    recipe = recipe.edit(RoPE, replace(base=5000.0, scaling=part(YaRNScaling, original_length=1024, length=2048)))
+    recipe = recipe.edit(QGain, replace(init=2.25))
+    recipe = recipe.set("model.head.logits_transforms", (part(VocabBias), part(QuinticCap, cap=10.0)))
+    momentum = part(LinearRamp, start=0.85, end=0.95, steps=500)
+    quintic = part(NewtonSchulz, steps=3)
+    neomuon = part(Muon, lr=0.04, momentum=momentum, pre_orthogonalize=(part(RowRMSNorm),), orthogonalize=quintic)
     recipe = recipe.edit(
         "train",
-        but(
+        replace(
             seconds=599.0,
             steps=10_000,
             objective=part(ZLoss, weight=1e-4),
-            schedule=part(WarmdownFraction, fraction=0.2),
-            optim=groups(neomuon, part(Adam, lr=0.02), part(Adam, lr=0.02)),
+            lr_schedule=part(WarmdownFraction, fraction=0.2),
+            optim=optimizer_rules(neomuon, part(Adam, lr=0.02), part(Adam, lr=0.02)),
         ),
     )
-    return recipe.but(
+    return recipe.replace(
         quantize=(
-            *(part(Rule, where=f"scale@{path}.weight", use=part(Fp8)) for path in ("blocks.*.enter.*", "depth.skip")),
-            part(Rule, where="scale", use=HALF),
-            part(Rule, where="matrix@blocks.**", use=part(TernaryGroups, group=128, form="bitmask")),
-            part(Rule, where="*", use=part(Fp8)),
+            part(Rule, where="scale@blocks.*.pre_block.*.weight", use=part(FP8)),
+            part(Rule, where="scale@layer_schedule.skip.weight", use=part(FP8)),
+            part(Rule, where="scale", use=FLOAT16),
+            part(Rule, where="matrix@blocks.**", use=part(TernaryGroups, group_size=128, packing="bitmask")),
+            part(Rule, where="*", use=part(FP8)),
         ),
-        score=(part(Contiguous, window=1024), part(Sliding, window=1024, stride=16)),
+        score=(part(ContiguousScoring, window=1024), part(SlidingScoring, window=1024, stride=16)),
     )

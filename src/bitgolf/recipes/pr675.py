@@ -7,18 +7,22 @@ request 675. The original trained on the validation text, which cannot be expres
 
 from __future__ import annotations
 
-from bitgolf.average.lawa import Lawa
-from bitgolf.config.edits import but
+from bitgolf.average.lawa import LAWA
+from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.mlp import MLP, LeakySquared
+from bitgolf.model.mlp import MLP, SquaredLeakyReLU
 from bitgolf.optim.muon import Muon
-from bitgolf.optim.schedules import RampDecay
-from bitgolf.pack.byte_coders import Lzma
+from bitgolf.optim.schedules import InverseLRRamp
+from bitgolf.pack.byte_coders import LZMA
 from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.recipe import Recipe
 
 
 def pr675() -> Spec[Recipe]:
-    recipe = baseline().but(name="pr675", average=part(Lawa, every=50, keep=64, below=0.5)).set("model.layers", 10)
-    recipe = recipe.edit(MLP, but(act=part(LeakySquared, slope=0.5))).set("pack.coder", part(Lzma, preset=6))
-    return recipe.edit(Muon, but(weight_decay=1.0, decay=part(RampDecay, low=0.02, high=0.08)))
+    recipe = (
+        baseline()
+        .replace(name="pr675", average=part(LAWA, every=50, keep=64, lr_scale_below=0.5))
+        .set("model.layers", 10)
+    )
+    recipe = recipe.edit(MLP, replace(act=part(SquaredLeakyReLU, slope=0.5))).set("pack.coder", part(LZMA, preset=6))
+    return recipe.edit(Muon, replace(weight_decay=1.0, weight_decay_schedule=part(InverseLRRamp, low=0.02, high=0.08)))

@@ -12,8 +12,8 @@ from bitgolf.model.lm import LM
 from bitgolf.pack.settings import Pack
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.codecs.codec import Codec
-from bitgolf.score.coding.roundtrip import RoundTrip
-from bitgolf.score.methods import Method
+from bitgolf.score.coding.roundtrip import CompressionRoundTrip
+from bitgolf.score.methods import ScoringMethod
 from bitgolf.text.documents import TextSource
 from bitgolf.tokens.trainers import TokenizerTrainer
 from bitgolf.train.settings import Train
@@ -35,8 +35,8 @@ class Recipe:
         calibrate: Spec[Calibrate] | None = None,
         quantize: tuple[Spec[Rule[Codec]], ...],
         pack: Spec[Pack],
-        score: tuple[Spec[Method], ...],
-        proof: Spec[RoundTrip] | None = None,
+        score: tuple[Spec[ScoringMethod], ...],
+        proof: Spec[CompressionRoundTrip] | None = None,
         held_out: float = 0.05,
         published: dict[str, Any] | None = None,
     ) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
 
-def reserve_of(recipe: Spec[Recipe]) -> float | None:
+def calibration_reserve(recipe: Spec[Recipe]) -> float | None:
     """Seconds of the training clock that a recipe keeps for calibration; None where it leaves them to be measured."""
     settings = recipe()
     if settings.calibrate is None or settings.train().seconds <= 0:
@@ -19,7 +19,7 @@ def reserve_of(recipe: Spec[Recipe]) -> float | None:
     return settings.calibrate().reserve
 
 
-def limit_of(recipe: Spec[Recipe], reserve: float) -> float:
+def training_time_limit(recipe: Spec[Recipe], reserve: float) -> float:
     """Seconds of the training clock after which training ends, so that so many are left of it; 0 is no limit.
 
     Raises `RecipeError` where nothing would be left to train in.
@@ -28,7 +28,7 @@ def limit_of(recipe: Spec[Recipe], reserve: float) -> float:
     if 0 < seconds <= reserve:
         raise RecipeError(
             f"of {seconds:g} s of training {reserve:.3g} s are reserved for calibration: none are left",
-            place="calibrate.reserve",
-            mend=f"set train.seconds above {reserve:.3g}, or calibrate on fewer batches",
+            where="calibrate.reserve",
+            hint=f"set train.seconds above {reserve:.3g}, or calibrate on fewer batches",
         )
     return seconds - reserve if seconds else 0.0

@@ -13,8 +13,8 @@ import torch
 PACKAGES = ("torch", "numpy", "sentencepiece", "safetensors", "constriction", "numba", "brotli")
 
 
-def environment() -> dict[str, Any]:
-    """The record that `environment.json` holds."""
+def collect_environment() -> dict[str, Any]:
+    """The record that `collect_environment.json` holds."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),

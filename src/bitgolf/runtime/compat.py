@@ -15,22 +15,22 @@ from typing import Any
 import torch.distributed as dist
 
 
-def keywords(
-    function: Callable[..., Any], offered: Mapping[str, Any], needed: Iterable[tuple[str, ...]] = ()
+def supported_kwargs(
+    function: Callable[..., Any], kwargs: Mapping[str, Any], required_groups: Iterable[tuple[str, ...]] = ()
 ) -> dict[str, Any]:
     """Those of the arguments that a function takes by name, and None for what it requires and is not offered.
 
     needed: groups of names; raises `TypeError` where the function knows none of a group.
     """
     parameters = inspect.signature(getattr(function, "_init_fn", function)).parameters  # of a custom operator: its own
-    for names in needed:
+    for names in required_groups:
         if not any(name in parameters for name in names):
             raise TypeError(f"{getattr(function, '__name__', function)} takes no {names[0]}")
     required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    return dict.fromkeys(required) | {name: value for name, value in offered.items() if name in parameters}
+    return dict.fromkeys(required) | {name: value for name, value in kwargs.items() if name in parameters}
 
 
-def first_of(module: Any, *names: str) -> Callable[..., Any]:
+def first_available(module: Any, *names: str) -> Callable[..., Any]:
     """The first of these functions that a module has: the newest name first, as it may warn of the older ones."""
     for name in names:
         if hasattr(module, name):
@@ -38,17 +38,17 @@ def first_of(module: Any, *names: str) -> Callable[..., Any]:
     raise AttributeError(f"{module.__name__} has none of {', '.join(names)}")
 
 
-def grouped(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_gqa(function: Callable[..., Any]) -> Callable[..., Any]:
     """A `varlen_attn` that takes grouped heads (as many of q as of k and v are groups of one)."""
     return partial(function, **({"enable_gqa": True} if "enable_gqa" in inspect.signature(function).parameters else {}))
 
 
-def varlen_attention() -> Callable[..., Any]:
+def load_varlen_attention() -> Callable[..., Any]:
     """PyTorch's variable-length attention, for grouped heads. It is imported when asked for, as it imports the compiler."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return grouped(varlen_attn)
+    return with_gqa(varlen_attn)
 
 
-reduce_scatter = first_of(dist, "reduce_scatter_single", "reduce_scatter_tensor")
-all_gather = first_of(dist, "all_gather_single", "all_gather_into_tensor")
+reduce_scatter_tensor = first_available(dist, "reduce_scatter_single", "reduce_scatter_tensor")
+all_gather_tensor = first_available(dist, "all_gather_single", "all_gather_into_tensor")

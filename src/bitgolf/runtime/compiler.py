@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-Options = dict[str, str | int | bool | Callable[..., Any]]
+InductorOptions = dict[str, str | int | bool | Callable[..., Any]]
 
-CUDA: Options = {
+CUDA_OPTIONS: InductorOptions = {
     # Otherwise the gradient of an RMSNorm and the sums over tokens beside it (gradients of gains and gates) become one
     # kernel of two warps, which on an H100 spills 4.7 KB of registers a thread and takes nine times the time of its reads.
     "triton.mix_order_reduction": False,
 }
 
 
-def compiler_options(device: torch.device) -> Options:
+def inductor_options(device: torch.device) -> InductorOptions:
     """Options of inductor for graphs on this device, as `torch.compile(options=…)` takes them.
 
     Those that the installed torch does not know are left out: it would refuse them, and lacks what they are about.
@@ -26,9 +26,9 @@ def compiler_options(device: torch.device) -> Options:
     from torch import _inductor  # takes more than a second, which `bitgolf show` need not wait for
 
     known = _inductor.list_options()
-    return {name: value for name, value in CUDA.items() if name in known}
+    return {name: value for name, value in CUDA_OPTIONS.items() if name in known}
 
 
-def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+def compile_graph(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """The function or module as one compiled graph, made anew for each shape of its arguments."""
-    return torch.compile(function, fullgraph=True, dynamic=False, options=compiler_options(device))
+    return torch.compile(function, fullgraph=True, dynamic=False, options=inductor_options(device))

@@ -13,38 +13,40 @@ from bitgolf.errors import UsageError
 class Device(NamedTuple):
     """A device, the type of its matrix products, and the reason for the choice."""
 
-    device: torch.device
-    compute: torch.dtype
-    why: str
+    torch_device: torch.device
+    compute_dtype: torch.dtype
+    description: str
 
     def autocast(self) -> AbstractContextManager[object]:
-        if self.compute is torch.float32:
+        if self.compute_dtype is torch.float32:
             return nullcontext()
-        return torch.autocast(self.device.type, self.compute)
+        return torch.autocast(self.torch_device.type, self.compute_dtype)
 
 
-KINDS = ("auto", "cuda", "mps", "cpu")
+DEVICE_TYPES = ("auto", "cuda", "mps", "cpu")
 """What `--device` takes."""
 
 
-def choose(local_rank: int = 0, wanted: str = "auto") -> Device:
-    """The device of this process: the one that is `wanted`, or CUDA where there is one, else the CPU.
+def select_device(local_rank: int = 0, device_type: str = "auto") -> Device:
+    """The device of this process: the one that is `device_type`, or CUDA where there is one, else the CPU.
 
     CUDA computes in bfloat16 where it is able. The CPU computes in float32, as bfloat16 is far slower on most CPUs.
     MPS (Apple's GPUs) is experimental, in float32, and never chosen unasked. local_rank: this process among those of
     its machine, each of which has a GPU of its own. Raises `UsageError` for a device that is not there.
     """
-    if wanted not in KINDS:
-        raise UsageError(f"there is no kind of device {wanted!r}", place="--device", mend=" or ".join(KINDS))
-    if wanted == "mps":
+    if device_type not in DEVICE_TYPES:
+        raise UsageError(
+            f"there is no kind of device {device_type!r}", where="--device", hint=" or ".join(DEVICE_TYPES)
+        )
+    if device_type == "mps":
         return _mps(local_rank)
-    if wanted == "cuda" and not torch.cuda.is_available():
-        mend = "--device cpu, or install PyTorch with CUDA"
-        raise UsageError("PyTorch finds no CUDA device here", place="--device cuda", mend=mend)
-    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
+    if device_type == "cuda" and not torch.cuda.is_available():
+        hint = "--device cpu, or install PyTorch with CUDA"
+        raise UsageError("PyTorch finds no CUDA device here", where="--device cuda", hint=hint)
+    if device_type == "cuda" or (device_type == "auto" and torch.cuda.is_available()):
         return _cuda(local_rank)
-    why = "as asked" if wanted == "cpu" else "no CUDA device"
-    if wanted == "auto" and torch.backends.mps.is_available():
+    why = "as asked" if device_type == "cpu" else "no CUDA device"
+    if device_type == "auto" and torch.backends.mps.is_available():
         why += ", and MPS is experimental: --device mps"
     threads = torch.get_num_threads()
     return Device(torch.device("cpu"), torch.float32, f"CPU ({why}): {threads} threads, float32")
@@ -53,7 +55,7 @@ def choose(local_rank: int = 0, wanted: str = "auto") -> Device:
 def _cuda(local_rank: int) -> Device:
     if local_rank >= (count := torch.cuda.device_count()):
         cause = f"process {local_rank} of this machine has no GPU ({count} here)"
-        raise UsageError(cause, mend="start fewer processes, or --device cpu")
+        raise UsageError(cause, hint="start fewer processes, or --device cpu")
     device = torch.device("cuda", local_rank)
     name = torch.cuda.get_device_name(device)
     if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -63,8 +65,8 @@ def _cuda(local_rank: int) -> Device:
 
 def _mps(local_rank: int) -> Device:
     if not torch.backends.mps.is_available():
-        mend = "--device cpu, or macOS 14 on Apple silicon"
-        raise UsageError("PyTorch finds no MPS device here", place="--device mps", mend=mend)
+        hint = "--device cpu, or macOS 14 on Apple silicon"
+        raise UsageError("PyTorch finds no MPS device here", where="--device mps", hint=hint)
     if local_rank:
-        raise UsageError("there is one MPS device, for one process", place="--device mps", mend="--devices 1")
+        raise UsageError("there is one MPS device, for one process", where="--device mps", hint="--devices 1")
     return Device(torch.device("mps"), torch.float32, "MPS (experimental): float32")

@@ -53,7 +53,7 @@ def read_result(folder: Path, function: Callable[[Any], Any]) -> Any:
 
 
 def write_error(folder: Path, error: BitgolfError) -> None:
-    written = {"cause": error.cause, "place": error.place, "mend": error.mend, "exit_code": error.exit_code}
+    written = {"message": error.message, "where": error.where, "hint": error.hint, "exit_code": error.exit_code}
     write_json(folder / ERROR, written)
 
 
@@ -62,13 +62,13 @@ def read_error(folder: Path) -> BitgolfError | None:
     if not (folder / ERROR).exists():
         return None
     written = read_json(folder / ERROR)
-    error = BitgolfError(written["cause"], place=written["place"], mend=written["mend"])
+    error = BitgolfError(written["message"], where=written["where"], hint=written["hint"])
     error.exit_code = written["exit_code"]
     return error
 
 
 def function_named(name: str) -> Callable[[Any], Any]:
-    """The function `package.module:function` of this package. Raises `TypeError` where there is none."""
+    """The function `import_flash_attention.module:function` of this package. Raises `TypeError` where there is none."""
     module, _, attribute = name.partition(":")
     if not module.startswith(PACKAGE) or not attribute.isidentifier():
         raise TypeError(f"{name} is no function of this package")

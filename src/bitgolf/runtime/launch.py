@@ -38,7 +38,7 @@ def run_worker(
     where: Path,
     processes: int = 1,
     resume_option: str = "the same command",
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Result:
     """What `function(job)` returns in a process of its own, or in the first of N under torchrun.
 
@@ -51,9 +51,9 @@ def run_worker(
     with tempfile.TemporaryDirectory(prefix="bitgolf-job-") as name:
         folder = Path(name)
         write_job(folder, function, job)
-        ended = _run([sys.executable, *_torchrun(processes), *WORKER, name], tell)
+        ended = _run([sys.executable, *_torchrun(processes), *WORKER, name], log)
         if ended.signalled:
-            raise Interrupted(f"{task} was stopped by a signal", place=str(where), mend=f"go on with {resume_option}")
+            raise Interrupted(f"{task} was stopped by a signal", where=str(where), hint=f"go on with {resume_option}")
         if ended.status:
             raise read_error(folder) or _failure(task, where, processes, ended)
         return read_result(folder, function)
@@ -65,18 +65,18 @@ def _torchrun(processes: int) -> list[str]:
     return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
 
 
-def _run(command: list[str], tell: Callable[[str], None] | None) -> Ended:
+def _run(command: list[str], log: Callable[[str], None] | None) -> Ended:
     """Standard output belongs to the result of this process, so the workers write to standard error only."""
     lines = list[str]()
-    stderr = subprocess.PIPE if tell else None
+    stderr = subprocess.PIPE if log else None
     with (
         subprocess.Popen(command, stdout=STANDARD_ERROR, stderr=stderr, text=True) as process,
         _signals_passed_on(process) as caught,
     ):
-        if tell and process.stderr:
+        if log and process.stderr:
             for line in process.stderr:
                 lines.append(line.rstrip())
-                tell(lines[-1])
+                log(lines[-1])
         status = process.wait()
     return Ended(status, bool(caught), lines)
 
@@ -105,7 +105,7 @@ def _signals_passed_on(process: subprocess.Popen[Any]) -> Iterator[list[int]]:
 def _failure(task: str, where: Path, processes: int, ended: Ended) -> BitgolfError:
     said = "\n".join(ended.lines[-4:])
     if said:
-        return BitgolfError(f"{task} failed: {said}", place=str(where))
+        return BitgolfError(f"{task} failed: {said}", where=str(where))
     count = f" on {processes} processes" if processes > 1 else f" in a process of its own (exit status {ended.status})"
     hint = "see the messages above and, of a run, its run.log"
-    return BitgolfError(f"{task} failed{count}", place=str(where), mend=hint)
+    return BitgolfError(f"{task} failed{count}", where=str(where), hint=hint)

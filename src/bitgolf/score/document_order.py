@@ -14,10 +14,10 @@ from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.score.length_code import Lengths, encode_lengths
-from bitgolf.score.text import Text, with_last_end
+from bitgolf.score.text import TokenizedText, append_final_bos
 
 
-class Order:
+class DocumentOrder:
     """An order of documents. `name` is what results call it."""
 
     name: str
@@ -26,32 +26,32 @@ class Order:
         """Which document comes first, second, …; lengths are in targets, in corpus order."""
         raise NotImplementedError
 
-    def charged(self, lengths: Lengths) -> int:
+    def side_bits(self, lengths: Lengths) -> int:
         """Bits of what a decoder must be told to follow the order."""
         return 0
 
-    def arrange(self, text: Text) -> tuple[Text, int]:
+    def apply(self, text: TokenizedText) -> tuple[TokenizedText, int]:
         """The text in this order, and the bits that are charged for it. Raises where the text is cut within a document."""
-        if not text.targets or text.tokens[0] != text.bos or text.tokens[-1] != text.bos:
-            raise BitgolfError("documents that are cut cannot be put in another order", place="score")
+        if not text.num_targets or text.tokens[0] != text.bos or text.tokens[-1] != text.bos:
+            raise BitgolfError("documents that are cut cannot be put in another order", where="score")
         documents = text.documents()
         lengths = np.array([stop - start for start, stop in documents], np.int64)
         pieces = [text.tokens[slice(*documents[i])] for i in self.permutation(lengths)]
-        return text._replace(tokens=with_last_end(np.concatenate(pieces), text.bos)), self.charged(lengths)
+        return text._replace(tokens=append_final_bos(np.concatenate(pieces), text.bos)), self.side_bits(lengths)
 
 
 @register
-class CorpusOrder(Order):
+class CorpusOrder(DocumentOrder):
     """As they stand."""
 
     name = "corpus"
 
-    def arrange(self, text: Text) -> tuple[Text, int]:
+    def apply(self, text: TokenizedText) -> tuple[TokenizedText, int]:
         return text, 0
 
 
 @register
-class SeededShuffle(Order):
+class ShuffledOrder(DocumentOrder):
     """Shuffled by a generator that knows the seed and the number of documents, and nothing else."""
 
     name = "shuffled"
@@ -65,7 +65,7 @@ class SeededShuffle(Order):
 
 
 @register
-class LongestFirst(Order):
+class LongestFirstOrder(DocumentOrder):
     """The longest first (Parameter Golf #1530 and later), charged the bits of all lengths: `encode_lengths`."""
 
     name = "longest"
@@ -73,16 +73,16 @@ class LongestFirst(Order):
     def permutation(self, lengths: Lengths) -> Sequence[int]:
         return np.argsort(-lengths, kind="stable").tolist()
 
-    def charged(self, lengths: Lengths) -> int:
+    def side_bits(self, lengths: Lengths) -> int:
         return 8 * len(encode_lengths(lengths))
 
 
-def order_named(name: str | None, seed: int | None) -> Spec[Order] | None:
+def parse_order(name: str | None, seed: int | None) -> Spec[DocumentOrder] | None:
     """The order that results call so, of this seed if it has one; None for no name."""
-    if seed is not None and name != SeededShuffle.name:
-        raise UsageError("a seed decides a shuffle and nothing else", mend=f"--order {SeededShuffle.name}")
-    orders: dict[str, Spec[Order]] = {cls.name: part(cls) for cls in (CorpusOrder, LongestFirst)}
-    orders[SeededShuffle.name] = part(SeededShuffle, seed=seed or 0)
+    if seed is not None and name != ShuffledOrder.name:
+        raise UsageError("a seed decides a shuffle and nothing else", hint=f"--order {ShuffledOrder.name}")
+    orders: dict[str, Spec[DocumentOrder]] = {cls.name: part(cls) for cls in (CorpusOrder, LongestFirstOrder)}
+    orders[ShuffledOrder.name] = part(ShuffledOrder, seed=seed or 0)
     if name is not None and name not in orders:
-        raise UsageError(f"there is no order {name!r}", mend=f"--order {' or '.join(orders)}")
+        raise UsageError(f"there is no order {name!r}", hint=f"--order {' or '.join(orders)}")
     return orders[name] if name else None

@@ -11,23 +11,23 @@ from typing import NamedTuple
 from bitgolf.config.spec import Spec
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import ALONE, World
+from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bitgolf.score.callbacks import LogLine, ProgressCallback
-from bitgolf.score.document_order import Order
-from bitgolf.score.execution.batch_size import Batch, batch_for, out_of_memory, release
+from bitgolf.score.document_order import DocumentOrder
+from bitgolf.score.execution.batch_size import BatchSize, choose_batch_size, free_memory, is_out_of_memory
 from bitgolf.score.execution.forward import SelectKernels, kernel_selector
-from bitgolf.score.execution.time_estimate import LIMIT, Clock
-from bitgolf.score.methods import Method
+from bitgolf.score.execution.time_estimate import TIME_LIMIT, TimeEstimate
+from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.referee import Score, score
 from bitgolf.score.result import MethodResult
-from bitgolf.score.text import Text
+from bitgolf.score.text import TokenizedText
 
 
 class MethodScore(NamedTuple):
     """A score and how it was computed. compile_seconds: part of the score's seconds. warnings: what went otherwise."""
 
     score: Score
-    batch_size: Batch
+    batch_size: BatchSize
     compile_seconds: float
     forecast: float | None
     kernels: Sequence[str]
@@ -58,12 +58,12 @@ class ScoringContext:
 
     model: LM
     vocab: int
-    text: Text
+    text: TokenizedText
     device: Device
-    distributed: World = ALONE
-    order: Spec[Order] | None = None
+    distributed: DistributedContext = SINGLE_PROCESS
+    order: Spec[DocumentOrder] | None = None
     batch_tokens: int | None = None
-    time_limit: float = LIMIT
+    time_limit: float = TIME_LIMIT
     log: LogLine = lambda line: None
     scores: ScoreCache = field(default_factory=ScoreCache)
 
@@ -73,28 +73,28 @@ class ScoringContext:
         return kernel_selector(self.device)
 
 
-def evaluate_method(context: ScoringContext, method: Spec[Method], *, baseline: bool = True) -> MethodResult:
+def evaluate_method(context: ScoringContext, method: Spec[ScoringMethod], *, baseline: bool = True) -> MethodResult:
     """Score the text of a context by one method. The model is left as it was.
 
     baseline: for a method that adapts, also score the same windows without adaptation, which gives `gain`.
     """
     made = method()
     order = context.order() if context.order else made.order
-    text, order_bits = order.arrange(context.text)
-    without = made.still() if baseline else None
+    text, order_bits = order.apply(context.text)
+    without = made.without_adaptation() if baseline else None
     bpb_without_adaptation: float | None = None
     if without is not None:
         name = f"{made.name} without adaptation"
         bpb_without_adaptation = _score(context, without, name, text, order_bits).score.bpb
     result = _score(context, method, made.name, text, order_bits)
-    warnings = [*made.remarks(text), *result.warnings]
+    warnings = [*made.warnings(text), *result.warnings]
     return _method_result(context, made, order, result, bpb_without_adaptation, warnings)
 
 
 def _method_result(
     context: ScoringContext,
-    method: Method,
-    order: Order,
+    method: ScoringMethod,
+    order: DocumentOrder,
     result: MethodScore,
     bpb_without_adaptation: float | None,
     warnings: list[str],
@@ -105,9 +105,9 @@ def _method_result(
         bits=score.bits,
         bytes=score.bytes,
         targets=score.targets,
-        tokens_read=score.read,
+        tokens_read=score.tokens_read,
         seconds=score.seconds,
-        order_bits=score.charged,
+        order_bits=score.order_bits,
         bpb=score.bpb,
         adapts=method.adapts,
         bpb_without_adaptation=bpb_without_adaptation,
@@ -116,40 +116,42 @@ def _method_result(
         time_limit_seconds=context.time_limit,
         forecast_seconds=result.forecast,
         targets_per_second=score.targets / max(result.seconds, 1e-9),
-        targets_per_token_read=score.targets / max(score.read, 1),
+        targets_per_token_read=score.targets / max(score.tokens_read, 1),
         window=method.window,
         stride=method.stride,
-        cross_document=method.crosses,
+        cross_document=method.cross_document,
         order=order.name,
-        processes=context.distributed.size,
-        device=context.device.why,
+        processes=context.distributed.world_size,
+        device=context.device.description,
         kernels=list(result.kernels),
         batch_tokens=result.batch_size.tokens,
         warnings=warnings,
     )
 
 
-def _score(context: ScoringContext, method: Spec[Method], name: str, text: Text, order_bits: int) -> MethodScore:
+def _score(
+    context: ScoringContext, method: Spec[ScoringMethod], name: str, text: TokenizedText, order_bits: int
+) -> MethodScore:
     """The score of `text`, in its order, from the cache if the method does not adapt and is in it."""
     made = method()
     key = method.hash, context.order.hash if context.order else None
     if key in context.scores:
         return context.scores[key]
     result = score_with_retry(context, text, made, name)
-    result = result._replace(score=result.score._replace(charged=order_bits))
+    result = result._replace(score=result.score._replace(order_bits=order_bits))
     if not made.adapts:
         context.scores[key] = result
     return result
 
 
-def score_with_retry(context: ScoringContext, text: Text, method: Method, name: str) -> MethodScore:
+def score_with_retry(context: ScoringContext, text: TokenizedText, method: ScoringMethod, name: str) -> MethodScore:
     """Score `text` in the order in which it stands. If memory runs out, start again with half the batch size, and add a warning."""
-    batch = batch_for(context.model, method, context.device, context.distributed, context.batch_tokens)
+    batch = choose_batch_size(context.model, method, context.device, context.distributed, context.batch_tokens)
     warnings: list[str] = []
     while (result := _attempt(context, text, method, name, batch)) is None:
-        release()
+        free_memory()
         batch = batch.halved(method.window, context.distributed)
-        warnings.append(f"{batch.why} tokens at once, so {batch.tokens:,} were read")
+        warnings.append(f"{batch.reason} tokens at once, so {batch.tokens:,} were read")
         context.log(f"{name}: {warnings[-1]}")
     if result.seconds > context.time_limit:
         expected = "" if result.forecast is None else f" (forecast {result.forecast:,.0f} s)"
@@ -157,37 +159,41 @@ def score_with_retry(context: ScoringContext, text: Text, method: Method, name: 
     return result._replace(warnings=warnings)
 
 
-def _attempt(context: ScoringContext, text: Text, method: Method, name: str, batch: Batch) -> MethodScore | None:
+def _attempt(
+    context: ScoringContext, text: TokenizedText, method: ScoringMethod, name: str, batch: BatchSize
+) -> MethodScore | None:
     """The score with batches of this size, or None if memory runs out."""
-    world = context.distributed
+    distributed = context.distributed
     try:
-        made = method.player(context.model, context.vocab, context.device, world, context.kernels)
+        made = method.make_player(context.model, context.vocab, context.device, distributed, context.kernels)
         with closing(made) as player:
             forward = player.forward
             if forward:
-                forward.limit(batch.tokens)
-            clock = Clock(text.targets / world.size, context.time_limit)
+                forward.set_max_tokens(batch.tokens)
+            clock = TimeEstimate(text.num_targets / distributed.world_size, context.time_limit)
             progress = progress_printer(name, context, text, batch, clock)
-            result = score(player, text, method, world=world, batch_tokens=batch.tokens, progress=progress)
-            seconds, kernels = (forward.seconds, forward.kernels) if forward else (0.0, ())
+            result = score(player, text, method, distributed=distributed, batch_tokens=batch.tokens, progress=progress)
+            seconds, kernels = (forward.compile_seconds, forward.kernels) if forward else (0.0, ())
             return MethodScore(result, batch, seconds, clock.forecast, kernels)
     except Exception as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
     return None
 
 
-def progress_printer(name: str, context: ScoringContext, text: Text, batch: Batch, clock: Clock) -> ProgressCallback:
+def progress_printer(
+    name: str, context: ScoringContext, text: TokenizedText, batch: BatchSize, clock: TimeEstimate
+) -> ProgressCallback:
     """Logs how much this process has scored, the bits per byte so far, its speed, and the expected time."""
-    world = context.distributed
-    whose = f" by process {world.rank} of {world.size}" if world.size > 1 else ""
+    distributed = context.distributed
+    whose = f" by process {distributed.rank} of {distributed.world_size}" if distributed.world_size > 1 else ""
 
     def print_line(done: int, targets: int, bits: float) -> None:
-        expected = clock.at(done)
-        bpb = bits / done * text.targets / text.bytes
+        expected = clock.update(done)
+        bpb = bits / done * text.num_targets / text.bytes
         context.log(
             f"{name}: {done:,} / {targets:,} targets{whose}, {bpb:.4f} bits per byte so far, {batch.tokens:,} tokens at"
-            f" once ({batch.why}), {clock.words(expected)}, {done / clock.elapsed:,.0f} targets/s"
+            f" once ({batch.reason}), {clock.describe(expected)}, {done / clock.elapsed:,.0f} targets/s"
         )
 
     return print_line

@@ -13,10 +13,10 @@ from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights
 from bitgolf.runtime.device import Device
 from bitgolf.score.execution.forward import kernel_selector
-from bitgolf.score.methods import Method
+from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
-from bitgolf.score.text import Text
+from bitgolf.score.text import TokenizedText
 
 
 class HeldOutBpb:
@@ -25,10 +25,10 @@ class HeldOutBpb:
     model: of this object's own, as each call of `bpb_by_window` gives it other weights.
     """
 
-    def __init__(self, model: LM, text: Text, method: Method, device: Device, tokens: int) -> None:
-        self.bytes_per_token = text.bytes / text.targets
+    def __init__(self, model: LM, text: TokenizedText, method: ScoringMethod, device: Device, tokens: int) -> None:
+        self.bytes_per_token = text.bytes / text.num_targets
         self.model, self.text, self.method, self.device = model, text.head(tokens), method, device
-        self.targets, self.kernels = self.text.targets, kernel_selector(device)
+        self.targets, self.kernels = self.text.num_targets, kernel_selector(device)
 
     def bpb_by_window(self, weights: Mapping[str, Tensor]) -> NDArray[np.float64]:
         """The bits of each window of targets, as a share of the bits per byte of all: their sum is the bpb."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.pack.frequency_tables import leb128
+from bitgolf.pack.frequency_tables import write_leb128
 from bitgolf.pack.range_coder import encode_plane_stream
 
 Lengths = npt.NDArray[np.int64]
@@ -21,7 +21,7 @@ def encode_lengths(lengths: Lengths) -> bytes:
     """Encode numbers of at least 1 and less than 2^62, in their order; they can be decoded without loss."""
     buckets = encode_plane_stream(np.array([[bucket_of(n) for n in lengths.tolist()]], np.uint8))
     bits = "".join(f"{n & (1 << low) - 1:0{low}b}" for n in lengths.tolist() if (low := low_bits(bucket_of(n))))
-    return leb128(len(buckets)) + buckets + np.packbits(np.array(list(bits), np.uint8)).tobytes()
+    return write_leb128(len(buckets)) + buckets + np.packbits(np.array(list(bits), np.uint8)).tobytes()
 
 
 def bucket_of(n: int) -> int:

@@ -9,12 +9,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from bitgolf.score.execution.compiled_function import Graph
+from bitgolf.score.execution.compiled_function import CompiledFunction
 
-PIECE = 1 << 10  # targets of one eager call: float64 copies of their logits are all the memory it needs
-FUSED = 1 << 13  # targets of one call of the compiled graph, which makes no copies
+EAGER_CHUNK = 1 << 10  # targets of one eager call: float64 copies of their logits are all the memory it needs
+COMPILED_CHUNK = 1 << 13  # targets of one call of the compiled graph, which makes no copies
 
-Bits = Callable[[Tensor, Tensor], Tensor]
+BitsFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def token_bits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -30,19 +30,26 @@ def token_bits(logits: Tensor, targets: Tensor) -> Tensor:
     """
     if logits.device.type == "mps":  # which has no float64
         logits, targets = logits.cpu(), targets.cpu()
-    if logits.is_cuda and len(logits) >= PIECE:
-        return in_pieces(_fused(logits.device), logits, targets, FUSED if len(logits) >= FUSED else PIECE)
-    return torch.cat([plain_bits(*part) for part in zip(logits.split(PIECE), targets.split(PIECE), strict=True)])
+    if logits.is_cuda and len(logits) >= EAGER_CHUNK:
+        return in_chunks(
+            _compiled_bits(logits.device),
+            logits,
+            targets,
+            COMPILED_CHUNK if len(logits) >= COMPILED_CHUNK else EAGER_CHUNK,
+        )
+    return torch.cat(
+        [reference_bits(*part) for part in zip(logits.split(EAGER_CHUNK), targets.split(EAGER_CHUNK), strict=True)]
+    )
 
 
-def plain_bits(logits: Tensor, targets: Tensor) -> Tensor:
+def reference_bits(logits: Tensor, targets: Tensor) -> Tensor:
     """`token_bits` of all targets at once."""
     logits = logits.double()
     chosen = logits.gather(-1, targets[..., None])[..., 0]
     return (torch.logsumexp(logits, -1) - chosen) / math.log(2)
 
 
-def in_pieces(bits: Bits, logits: Tensor, targets: Tensor, size: int) -> Tensor:
+def in_chunks(bits: BitsFunction, logits: Tensor, targets: Tensor, size: int) -> Tensor:
     """`bits` of n >= size targets, always so many at a time, as a graph has one shape: the last piece may overlap."""
     parts, done = list[Tensor](), 0
     for end in (*range(size, len(logits), size), len(logits)):
@@ -52,5 +59,5 @@ def in_pieces(bits: Bits, logits: Tensor, targets: Tensor, size: int) -> Tensor:
 
 
 @cache
-def _fused(device: torch.device) -> Bits:
-    return Graph(plain_bits, device)
+def _compiled_bits(device: torch.device) -> BitsFunction:
+    return CompiledFunction(reference_bits, device)

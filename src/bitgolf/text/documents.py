@@ -22,13 +22,13 @@ from typing import IO, Any, NamedTuple, cast
 import zstandard
 
 from bitgolf.config.registry import register
-from bitgolf.errors import BitgolfError, DamagedError, UsageError
+from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
 
-PLAIN = frozenset({".txt", ".md", ".rst", ".py"})
-LINES = ".jsonl"
-PACKED = frozenset({".zst", ".gz", ".xz"})
-LONGEST = 1 << 16  # bytes: a longer plain file is read as several documents
-NOT_LIBRARY = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
+TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".py"})
+JSONL_SUFFIX = ".jsonl"
+COMPRESSED_SUFFIXES = frozenset({".zst", ".gz", ".xz"})
+MAX_DOCUMENT_BYTES = 1 << 16  # bytes: a longer plain file is read as several documents
+SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 _BLOCK_BYTES = 1 << 20  # read at a time
 
 
@@ -50,23 +50,23 @@ class TextSource(ABC):
         """The documents, one by one. Raises `UsageError` where there is no text."""
 
     @abstractmethod
-    def identity(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         """JSON values that change when the text does, found without reading it."""
 
 
 @register
-class PythonLibrary(TextSource):
+class PythonStandardLibrary(TextSource):
     """The source of the running Python's standard library: text that every machine already has."""
 
     def documents(self) -> Iterator[Document]:
         return python_library()
 
-    def identity(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         return [sys.version]
 
 
 @register
-class Files(TextSource):
+class TextFiles(TextSource):
     """Text files and folders, in the order named."""
 
     def __init__(self, *, paths: tuple[str, ...]) -> None:
@@ -75,20 +75,20 @@ class Files(TextSource):
     def documents(self) -> Iterator[Document]:
         return read_documents(self.paths)
 
-    def identity(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         """Name, size and time of each file: what tells, without reading them, that they are still the same."""
         files = [file for path in self.paths for file in _files(Path(path))]
         return [[file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 @register
-class Given(TextSource):
-    """The text that the command line names; whoever starts a run puts `Files` in its place."""
+class CommandLineText(TextSource):
+    """The text that the command line names; whoever starts a run puts `TextFiles` in its place."""
 
     def documents(self) -> Iterator[Document]:
-        raise UsageError("this recipe needs a text, and none was given", mend="--text PATH or --shards DIR")
+        raise UsageError("this recipe needs a text, and none was given", hint="--text PATH or --shards DIR")
 
-    def identity(self) -> list[Any]:
+    def cache_key(self) -> list[Any]:
         return list(self.documents())
 
 
@@ -98,10 +98,10 @@ class Given(TextSource):
 def read_documents(paths: Iterable[Path | str]) -> Iterator[Document]:
     """The documents in files and folders, one by one.
 
-    txt, md, rst, py: a file is a document, or several where it is longer than `LONGEST` (see `cut`); jsonl: a line is,
+    txt, md, rst, py: a file is a document, or several where it is longer than `MAX_DOCUMENT_BYTES` (see `split_long_document`); jsonl: a line is,
     under its key `text`. Each may be packed (.zst, .gz, .xz). Folders are read recursively in the order of their paths,
     without hidden files and unknown suffixes; a file named directly is plain text unless its suffix says otherwise.
-    Empty documents are skipped. Raises `UsageError` for a missing path and for no documents at all, `DamagedError` for a
+    Empty documents are skipped. Raises `UsageError` for a missing path and for no documents at all, `CorruptFileError` for a
     file that does not unpack, `BitgolfError` for a bad line.
     """
     paths = [Path(path) for path in paths]
@@ -114,7 +114,7 @@ def read_documents(paths: Iterable[Path | str]) -> Iterator[Document]:
     if not found:
         named = ", ".join(map(str, paths)) or "(no paths)"
         raise UsageError(
-            "there are no documents", place=named, mend="name files or folders of txt, md, rst, py or jsonl"
+            "there are no documents", where=named, hint="name files or folders of txt, md, rst, py or jsonl"
         )
 
 
@@ -122,15 +122,15 @@ def python_library() -> Iterator[Document]:
     """The standard library's own source files (about 12 MB), sorted by relative name, tests and installed packages left out."""
     root = Path(sysconfig.get_paths()["stdlib"])
     found = False
-    for file in _walk(root, NOT_LIBRARY):
+    for file in _walk(root, SKIPPED_FOLDERS):
         if file.suffix == ".py" and (data := file.read_bytes()):
             found = True
             yield Document(file.relative_to(root).as_posix(), data)
     if not found:
-        raise BitgolfError("this Python has no source files of its library", place=str(root), mend="--text PATH")
+        raise BitgolfError("this Python has no source files of its library", where=str(root), hint="--text PATH")
 
 
-def cut(data: bytes, longest: int = LONGEST) -> Iterator[bytes]:
+def split_long_document(data: bytes, longest: int = MAX_DOCUMENT_BYTES) -> Iterator[bytes]:
     """`data` in pieces of at most `longest` bytes; joined they are `data` again.
 
     It is cut in the second half of each piece: after its last empty line, else after its last line, else between characters.
@@ -149,11 +149,11 @@ def cut(data: bytes, longest: int = LONGEST) -> Iterator[bytes]:
 
 def _files(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from (file for file in _walk(path) if _inner_suffix(file) in (*PLAIN, LINES))
+        yield from (file for file in _walk(path) if _inner_suffix(file) in (*TEXT_SUFFIXES, JSONL_SUFFIX))
     elif path.exists():
         yield path
     else:
-        raise UsageError("there is no such file or folder", place=str(path))
+        raise UsageError("there is no such file or folder", where=str(path))
 
 
 def _walk(folder: Path, without: AbstractSet[str] = frozenset()) -> list[Path]:
@@ -167,14 +167,14 @@ def _walk(folder: Path, without: AbstractSet[str] = frozenset()) -> list[Path]:
 
 def _inner_suffix(file: Path) -> str:
     """The suffix below that of packing: `.jsonl` of `a.jsonl.zst`."""
-    return (Path(file.stem).suffix if file.suffix.lower() in PACKED else file.suffix).lower()
+    return (Path(file.stem).suffix if file.suffix.lower() in COMPRESSED_SUFFIXES else file.suffix).lower()
 
 
 def _read_file(file: Path) -> Iterator[Document]:
-    if _inner_suffix(file) == LINES:
+    if _inner_suffix(file) == JSONL_SUFFIX:
         yield from _read_lines(file)
         return
-    pieces = list(cut(b"".join(_blocks(file))))
+    pieces = list(split_long_document(b"".join(_blocks(file))))
     for i, data in enumerate(pieces):
         if data:
             yield Document(file.as_posix() if len(pieces) == 1 else f"{file.as_posix()}#{i}", data)
@@ -188,9 +188,9 @@ def _read_lines(file: Path) -> Iterator[Document]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BitgolfError(f"the line is not JSON ({error})", place=place) from error
+            raise BitgolfError(f"the line is not JSON ({error})", where=place) from error
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-            raise BitgolfError("the line is not an object with a string under 'text'", place=place)
+            raise BitgolfError("the line is not an object with a string under 'text'", where=place)
         if value["text"]:
             yield Document(place, value["text"].encode("utf-8", "surrogatepass"))
 
@@ -210,9 +210,9 @@ def _blocks(file: Path) -> Iterator[bytes]:
             blocks = iter(lambda: handle.read(_BLOCK_BYTES), b"")
             yield from _unzstd(blocks) if file.suffix.lower() == ".zst" else blocks
     except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile) as error:
-        raise DamagedError(f"the file does not unpack ({error})", place=str(file)) from error
+        raise CorruptFileError(f"the file does not unpack ({error})", where=str(file)) from error
     except OSError as error:
-        raise BitgolfError(f"the file cannot be read ({error.strerror or error})", place=str(file)) from error
+        raise BitgolfError(f"the file cannot be read ({error.strerror or error})", where=str(file)) from error
 
 
 def _open(file: Path) -> IO[bytes]:
@@ -239,12 +239,14 @@ def _unzstd(blocks: Iterable[bytes]) -> Iterator[bytes]:
 # ---- by content ------------------------------------------------------------------------------------------------
 
 
-def fingerprint(data: bytes) -> bytes:
+def document_fingerprint(data: bytes) -> bytes:
     """8 bytes of SHA-256 over the document's words: documents that differ in white space only are the same document."""
     return hashlib.sha256(b" ".join(data.split())).digest()[:8]
 
 
-def split(documents: Iterable[Document], fraction: float = 0.05) -> tuple[list[Document], list[Document]]:
+def train_validation_split(
+    documents: Iterable[Document], fraction: float = 0.05
+) -> tuple[list[Document], list[Document]]:
     """(training, validation), each in the order given, of every document once.
 
     A document belongs to validation where its fingerprint, read as a number in [0, 1), is below `fraction`. Where that
@@ -255,18 +257,18 @@ def split(documents: Iterable[Document], fraction: float = 0.05) -> tuple[list[D
         raise UsageError(f"the held-out fraction {fraction} is not between 0 and 1")
     distinct: dict[bytes, Document] = {}
     for document in documents:
-        distinct.setdefault(fingerprint(document.data), document)
+        distinct.setdefault(document_fingerprint(document.data), document)
     if len(distinct) < 2:
         raise BitgolfError(
             f"{len(distinct)} distinct documents cannot be split into training and validation",
-            place=", ".join(document.name for document in distinct.values()),
-            mend="name more text: more files, or one document a line in a .jsonl",
+            where=", ".join(document.name for document in distinct.values()),
+            hint="name more text: more files, or one document a line in a .jsonl",
         )
-    count = sum(_number(key) < fraction for key in distinct)
+    count = sum(_unit_interval(key) < fraction for key in distinct)
     validation = set(sorted(distinct)[: min(max(count, 1), len(distinct) - 1)])
     training = [document for key, document in distinct.items() if key not in validation]
     return training, [document for key, document in distinct.items() if key in validation]
 
 
-def _number(key: bytes) -> float:
+def _unit_interval(key: bytes) -> float:
     return int.from_bytes(key, "big") / 2.0**64

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitgolf.errors import DamagedError
+from bitgolf.errors import CorruptFileError
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
 MAGIC = b"bitgolf bytes\n"
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")  # 0 to 3; byte b is b + 4
 
 
-class Bytewise(Tokenizer):
-    """`proto` is the magic alone. Bytes that are not UTF-8 are tokens like all others."""
+class ByteTokenizer(Tokenizer):
+    """`serialized` is the magic alone. Bytes that are not UTF-8 are tokens like all others."""
 
-    def __init__(self, proto: bytes = MAGIC, *, place: str = "tokenizer") -> None:
-        if proto != MAGIC:
-            raise DamagedError("not a byte tokenizer: something follows its name", place=place)
-        super().__init__(proto, place)
+    def __init__(self, serialized: bytes = MAGIC, *, where: str = "tokenizer") -> None:
+        if serialized != MAGIC:
+            raise CorruptFileError("not a byte tokenizer: something follows its name", where=where)
+        super().__init__(serialized, where)
         self.bos = SPECIAL.index("<s>")
-        self.names = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
-        self.pieces = [*(b"" for _ in SPECIAL), *(bytes([byte]) for byte in range(256))]
+        self.piece_strings = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
+        self.piece_bytes = [*(b"" for _ in SPECIAL), *(bytes([byte]) for byte in range(256))]
         self.is_boundary = np.arange(self.vocab) < len(SPECIAL)
         self.is_byte = ~self.is_boundary
         self.byte_lengths = self.is_byte.astype(np.int64)

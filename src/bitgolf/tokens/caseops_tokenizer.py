@@ -1,4 +1,4 @@
-"""SentencePiece on text whose capitals are written as operators (`bitgolf.text.caseops`)."""
+"""SentencePieceTokenizer on text whose capitals are written as operators (`bitgolf.text.caseops`)."""
 
 from __future__ import annotations
 
@@ -7,53 +7,53 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.errors import DamagedError
-from bitgolf.text.caseops import OPERATORS, inverse, is_text, readable, transform
-from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
+from bitgolf.errors import CorruptFileError
+from bitgolf.text.caseops import OPERATORS, decode_case, decode_case_lenient, encode_case, text_byte_mask
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
 MAGIC = b"bitgolf case operators\n"
 
 
-class CaseOperators(Tokenizer):
-    """`proto`: the magic, then a SentencePiece model with a piece for each of the four operators and for each byte.
+class CaseOpsTokenizer(Tokenizer):
+    """`serialized`: the magic, then a SentencePieceTokenizer model with a piece for each of the four operators and for each byte.
 
-    `pieces` and `names` are of the transformed text. What a token tells of the text is its characters, operators apart:
+    `piece_bytes` and `piece_strings` are of the transformed text. What a token tells of the text is its characters, operators apart:
     so `byte_lengths` are exact but for an operator that the text itself holds, which tells three bytes where it follows ESC.
-    Raises `DamagedError` for any other proto.
+    Raises `CorruptFileError` for any other proto.
     """
 
-    def __init__(self, proto: bytes, *, place: str = "tokenizer") -> None:
-        self._inner = inner = SentencePiece(proto.removeprefix(MAGIC), place=place)
-        lacking = [f"U+{ord(operator.decode()):X}" for operator in OPERATORS if operator not in inner.pieces]
+    def __init__(self, serialized: bytes, *, where: str = "tokenizer") -> None:
+        self._inner = inner = SentencePieceTokenizer(serialized.removeprefix(MAGIC), where=where)
+        lacking = [f"U+{ord(operator.decode()):X}" for operator in OPERATORS if operator not in inner.piece_bytes]
         if lacking or not inner.byte_fallback:
             what = f"no piece for {lacking[0]}" if lacking else "no byte fallback"
-            raise DamagedError(f"not a model for text with case operators: it has {what}", place=place)
-        super().__init__(proto, place)
-        self.bos, self.names, self.pieces = inner.bos, inner.names, inner.pieces
+            raise CorruptFileError(f"not a model for text with case operators: it has {what}", where=where)
+        super().__init__(serialized, where)
+        self.bos, self.piece_strings, self.piece_bytes = inner.bos, inner.piece_strings, inner.piece_bytes
         self.is_byte, self.is_boundary, self.has_space = inner.is_byte, inner.is_boundary, inner.has_space
-        self.byte_lengths = np.array([int(is_text(piece).sum()) for piece in self.pieces], np.int64)
+        self.byte_lengths = np.array([int(text_byte_mask(piece).sum()) for piece in self.piece_bytes], np.int64)
 
     @property
     def lossless(self) -> bool:
         return self._inner.lossless
 
     def encode_documents(self, documents: Sequence[bytes]) -> list[Ids]:
-        return self._inner.encode_documents([transform(data) for data in documents])
+        return self._inner.encode_documents([encode_case(data) for data in documents])
 
     def decode(self, ids: Iterable[int] | npt.NDArray[np.integer]) -> bytes:
-        return b"".join(inverse(self._inner.decode(part)) for part in self._documents(ids))
+        return b"".join(decode_case(self._inner.decode(part)) for part in self._documents(ids))
 
-    def readable(self, ids: Iterable[int]) -> bytes:
-        return b"".join(readable(self._inner.decode(part)) for part in self._documents(ids))
+    def decode_lenient(self, ids: Iterable[int]) -> bytes:
+        return b"".join(decode_case_lenient(self._inner.decode(part)) for part in self._documents(ids))
 
-    def token_bytes(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    def count_bytes(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         return np.concatenate([self._token_bytes(part) for part in self._documents(ids)])
 
     def _token_bytes(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Of one document: the bytes of the text in each token's stretch of what all write."""
         ends = np.cumsum([0, *self._inner.byte_lengths[ids]])
-        before = np.concatenate([[0], np.cumsum(is_text(self._inner.decode(ids)), dtype=np.int64)])
+        before = np.concatenate([[0], np.cumsum(text_byte_mask(self._inner.decode(ids)), dtype=np.int64)])
         return np.diff(before[ends])
 
     def _documents(self, ids: Iterable[int] | npt.NDArray[np.integer]) -> Iterator[npt.NDArray[np.integer]]:
@@ -62,7 +62,7 @@ class CaseOperators(Tokenizer):
         yield from np.split(every, np.flatnonzero(self.is_boundary[every]))
 
     def normalised(self, data: bytes) -> bytes:
-        return readable(self._inner.normalised(transform(data)))
+        return decode_case_lenient(self._inner.normalised(encode_case(data)))
 
     def encode_normalised(self, data: bytes) -> tuple[Ids, int]:
-        return self._inner.encode_normalised(transform(data))
+        return self._inner.encode_normalised(encode_case(data))

@@ -12,9 +12,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from bitgolf.runtime.device import Device
 
-SLICE = 1999
+MAX_PROBE_TOKENS = 1999
 """Most tokens that a forecast runs. Odd, as the widths of models are not, so that (T, T) is a mask and nothing else."""
-SHARE = 0.9
+MEMORY_FRACTION = 0.9
 """Of what is free, how much a forecast may fill: memory is fragmented, and kernels need room of their own."""
 
 
@@ -26,14 +26,14 @@ def activation_bytes(build: Callable[[], nn.Module], device: Device, length: int
     as no fused attention keeps it. Fused kernels and compiled graphs, which recompute what is cheap, keep less than
     this: `pr1855` measured 50.7 GB in all where its plain parts keep 74.
     """
-    long = (min(length, SLICE) - 1) // 2 * 2 + 1
+    long = (min(length, MAX_PROBE_TOKENS) - 1) // 2 * 2 + 1
     short = long // 4 * 2 + 1
     if short == long:  # rows of one or two tokens
-        return _kept(build, device, length) / length
-    return (_kept(build, device, long) - _kept(build, device, short)) / (long - short)
+        return _saved_tensor_bytes(build, device, length) / length
+    return (_saved_tensor_bytes(build, device, long) - _saved_tensor_bytes(build, device, short)) / (long - short)
 
 
-def _kept(build: Callable[[], nn.Module], device: Device, tokens: int) -> int:
+def _saved_tensor_bytes(build: Callable[[], nn.Module], device: Device, tokens: int) -> int:
     """Bytes of all tensors that one forward pass on a row of so many tokens saves, each memory counted once."""
     kept: dict[int, Tensor] = {}
 
@@ -42,24 +42,24 @@ def _kept(build: Callable[[], nn.Module], device: Device, tokens: int) -> int:
             kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    with FakeTensorMode(), torch.device(device.device):
+    with FakeTensorMode(), torch.device(device.torch_device):
         task, ids = build(), torch.zeros((1, tokens), dtype=torch.int64)
         with saved_tensors_hooks(keep, lambda tensor: tensor), torch.enable_grad(), device.autocast():
             task(ids, ids)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def room(free: int, fixed: int, per_token: float) -> int:
+def max_micro_tokens(available: int, fixed_bytes: int, per_token: float) -> int:
     """How many tokens fit 90 % of the free memory, beside what is needed whatever the batch; all in bytes."""
-    return max(0, math.floor((SHARE * free - fixed) / per_token))
+    return max(0, math.floor((MEMORY_FRACTION * available - fixed_bytes) / per_token))
 
 
-def rows_within(share: int, length: int, tokens: float) -> int:
+def largest_micro_batch(share: int, length: int, tokens: float) -> int:
     """The largest divisor of `share` rows that has at most so many tokens, `length` to a row; at least 1."""
     return max(rows for rows in range(1, share + 1) if share % rows == 0 and (rows == 1 or rows * length <= tokens))
 
 
-def free_bytes(device: torch.device) -> int | None:
+def available_bytes(device: torch.device) -> int | None:
     """Memory that training may still take; None where there is no limit to keep to (on a CPU the system pages)."""
     if device.type != "cuda":
         return None

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from torch import Tensor
 
-from bitgolf.errors import DamagedError, FormatVersionError
-from bitgolf.files import atomic
+from bitgolf.errors import CorruptFileError, FormatVersionError
+from bitgolf.files import atomic_write
 
 FORMAT = 2
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
@@ -68,7 +68,7 @@ def save(
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))  # so all are aligned
     header = _header(step, ordered, meta or {})
     digest = hashlib.sha256(header)
-    with atomic(path) as handle:
+    with atomic_write(path) as handle:
         handle.write(header)
         for tensor in ordered.values():
             data = _bytes(tensor)
@@ -88,7 +88,7 @@ def save(
 def load_latest(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint, its tensors on the CPU; None where there is no checkpoint at all.
 
-    A damaged file is passed over and named in `warnings`; if no file is whole, `DamagedError` names them all.
+    A damaged file is passed over and named in `warnings`; if no file is whole, `CorruptFileError` names them all.
     Raises `FormatVersionError` for a whole file of another format.
     """
     damaged: list[str] = []
@@ -97,30 +97,30 @@ def load_latest(folder: Path) -> Checkpoint | None:
             return load(file)._replace(warnings=tuple(damaged))
         except FormatVersionError:
             raise
-        except DamagedError as error:
+        except CorruptFileError as error:
             damaged.append(str(error))
     if damaged:
         cause = f"no checkpoint is whole ({'; '.join(damaged)})"
-        raise DamagedError(cause, place=str(folder), mend="remove the folder to start the run again")
+        raise CorruptFileError(cause, where=str(folder), hint="remove the folder to start the run again")
     return None
 
 
 def load(path: Path) -> Checkpoint:
-    """The checkpoint in one file. Raises `DamagedError`, or `FormatVersionError` for a file of another format."""
+    """The checkpoint in one file. Raises `CorruptFileError`, or `FormatVersionError` for a file of another format."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DamagedError(f"cannot be read ({error.strerror})", place=str(path)) from error
+        raise CorruptFileError(f"cannot be read ({error.strerror})", where=str(path)) from error
     try:
         metadata = _checked_metadata(data)
     except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise DamagedError(f"damaged checkpoint ({error})", place=str(path)) from error
+        raise CorruptFileError(f"damaged checkpoint ({error})", where=str(path)) from error
     if metadata.format != str(FORMAT):
-        raise FormatVersionError("the checkpoint", found=metadata.format, supported=FORMAT, place=str(path))
+        raise FormatVersionError("the checkpoint", found=metadata.format, supported=FORMAT, where=str(path))
     try:
         return Checkpoint(int(metadata.step), parse(data), json.loads(metadata.meta))
     except (ValueError, KeyError, RecursionError, SafetensorError) as error:
-        raise DamagedError(f"damaged checkpoint ({error})", place=str(path)) from error
+        raise CorruptFileError(f"damaged checkpoint ({error})", where=str(path)) from error
 
 
 def _newest_first(folder: Path) -> list[tuple[int, Path]]:

@@ -16,7 +16,7 @@ from bitgolf.errors import BitgolfError
 from bitgolf.train import checkpoint
 
 
-def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
+def first_nonfinite(state: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor that holds a NaN or an infinity.
 
     One largest magnitude for each tensor (a fused kernel on a GPU), and a single read from the device for all of them.
@@ -34,7 +34,7 @@ def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
     return next((name for name in state if name in bad), None)
 
 
-class HostCopy:
+class HostSnapshot:
     """Copies of states like `state`, in buffers that are made once. What is trained afterwards does not change a copy.
 
     From a GPU: the state is cloned there, in the order of the steps, and transferred to pinned memory on a stream of its
@@ -47,7 +47,7 @@ class HostCopy:
         self.buffers = {k: torch.empty(t.shape, dtype=t.dtype, pin_memory=t.is_cuda) for k, t in state.items()}
 
     @torch.no_grad()
-    def take(self, state: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
+    def start(self, state: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
         """Begin to copy. The function that is returned waits for the copy to be complete, and returns it."""
         if self.stream is None:
             for name, tensor in state.items():
@@ -78,7 +78,7 @@ class CheckpointWriter:
 
     def __init__(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         self.folder = folder
-        self._copy = HostCopy(state)
+        self._copy = HostSnapshot(state)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None
 
@@ -90,7 +90,7 @@ class CheckpointWriter:
     def submit(self, step: int, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Copy a state and begin to write it, after the one before is whole."""
         self.wait()
-        complete = self._copy.take(state)
+        complete = self._copy.start(state)
         self._writing = self._thread.submit(lambda: checkpoint.save(self.folder, step, complete(), meta))
 
     def wait(self) -> None:
@@ -101,8 +101,8 @@ class CheckpointWriter:
                 writing.result()
         except OSError as error:
             cause = f"a checkpoint could not be written ({error.strerror or error})"
-            mend = "free some space, or choose another --out; --resume goes on from the last checkpoint that is whole"
-            raise BitgolfError(cause, place=str(self.folder), mend=mend) from error
+            hint = "free some space, or choose another --out; --resume goes on from the last checkpoint that is whole"
+            raise BitgolfError(cause, where=str(self.folder), hint=hint) from error
 
     def __enter__(self) -> Self:
         return self

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from bitgolf.model.attention.cores.segment_capacity import SegmentSlots
-from bitgolf.train.activation_memory import rows_within
+from bitgolf.model.attention.cores.segment_capacity import SegmentCapacityManager
+from bitgolf.train.activation_memory import largest_micro_batch
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """(ids, targets), int64 (B, T) each -> mean loss in nats per token, a scalar."""
@@ -30,7 +30,7 @@ class ExecutionPlan(NamedTuple):
     compute_loss: LossFunction
     micro_rows: int = 0
     max_micro_tokens: float = math.inf
-    segment_buffers: SegmentSlots | None = None
+    segment_buffers: SegmentCapacityManager | None = None
 
     def micro_batch_rows(self, count: int, length: int) -> int:
         """How many of `count` rows of `length` tokens pass through the model at a time.
@@ -38,4 +38,8 @@ class ExecutionPlan(NamedTuple):
         `micro_rows`, or the largest divisor of `count` that fits the memory where that many do not.
         """
         rows = min(self.micro_rows or count, count)
-        return rows if rows * length <= self.max_micro_tokens else rows_within(count, length, self.max_micro_tokens)
+        return (
+            rows
+            if rows * length <= self.max_micro_tokens
+            else largest_micro_batch(count, length, self.max_micro_tokens)
+        )

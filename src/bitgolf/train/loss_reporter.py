@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 from bitgolf.errors import BitgolfError
-from bitgolf.runtime.distributed import mean
+from bitgolf.runtime.distributed import all_reduce_mean
 from bitgolf.train.trainer import Trainer
 
-Report = Callable[..., None]  # report(kind, **fields): the run's journal
+LogEvent = Callable[..., None]  # report(kind, **fields): the run's journal
 
 
 class Diverged(BitgolfError):
     """A loss, a weight or a momentum is no longer a finite number; what was saved before is kept."""
 
-    def __init__(self, cause: str) -> None:
-        mend = (
-            "lower the learning rates (--set train.optim.0.use.lr=…) or set train.clip, and start again with "
+    def __init__(self, message: str) -> None:
+        hint = (
+            "lower the learning rates (--set train.optim.0.use.lr=…) or set train.grad_clip, and start again with "
             "--from train; the last good checkpoint is kept, and --resume goes on from it"
         )
-        super().__init__(cause, place="train", mend=mend)
+        super().__init__(message, where="train", hint=hint)
 
 
-class Scalar:
+class AsyncScalar:
     """A number () of a device on its way to the host: `read` waits until it was computed, and for nothing after it."""
 
     def __init__(self, value: Tensor) -> None:
@@ -43,7 +43,7 @@ class Scalar:
         return float(self.host)
 
 
-class Losses:
+class LossReporter:
     """Losses of the steps, reported `every` so many. On a GPU each is read when the next step has been launched, so that
     the GPU never waits.
 
@@ -51,18 +51,18 @@ class Losses:
     training clock relies on.
     """
 
-    def __init__(self, trainer: Trainer, report: Report, clock: Callable[[], float], *, every: int) -> None:
-        self.world, self.report, self.clock, self.every = trainer.world, report, clock, every
-        self.late = int(trainer.device.device.type == "cuda")
-        self.running: list[tuple[int, int, Scalar]] = []
-        self.known: list[tuple[int, int, float]] = []
+    def __init__(self, trainer: Trainer, report: LogEvent, clock: Callable[[], float], *, every: int) -> None:
+        self.distributed, self.report, self.clock, self.every = trainer.distributed, report, clock, every
+        self.lag = int(trainer.device.torch_device.type == "cuda")
+        self.unread: list[tuple[int, int, AsyncScalar]] = []
+        self.unreported: list[tuple[int, int, float]] = []
         self.last = math.nan
 
-    def add(self, step: int, tokens: int, loss: Tensor) -> None:
+    def record(self, step: int, tokens: int, loss: Tensor) -> None:
         """The loss of a step, the step-th; so many tokens were trained on by its end."""
-        self.running.append((step, tokens, Scalar(loss)))
-        self._read(self.late)
-        if len(self.known) >= self.every:
+        self.unread.append((step, tokens, AsyncScalar(loss)))
+        self._read(self.lag)
+        if len(self.unreported) >= self.every:
             self._report()
 
     def flush(self) -> None:
@@ -71,19 +71,19 @@ class Losses:
         self._report()
 
     def _read(self, keep: int) -> None:
-        while len(self.running) > keep:
-            step, tokens, loss = self.running.pop(0)
-            self.known.append((step, tokens, loss.read()))
+        while len(self.unread) > keep:
+            step, tokens, loss = self.unread.pop(0)
+            self.unreported.append((step, tokens, loss.read()))
 
     def _report(self) -> None:
         """Report the mean over all processes of each known loss. Raises at the first that is not finite."""
-        if not self.known:
+        if not self.unreported:
             return
-        read = mean(torch.tensor([loss for *_, loss in self.known]), self.world).tolist()
+        read = all_reduce_mean(torch.tensor([loss for *_, loss in self.unreported]), self.distributed).tolist()
         elapsed = round(self.clock(), 3)
-        for (step, tokens, _), loss in zip(self.known, read, strict=True):
+        for (step, tokens, _), loss in zip(self.unreported, read, strict=True):
             if not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at step {step}")
             self.report("step", step=step, loss=loss, tokens=tokens, training_seconds=elapsed)
         self.last = read[-1]
-        self.known.clear()
+        self.unreported.clear()

@@ -18,7 +18,7 @@ PROBE_TOKENS = 2048
 """Tokens of a row that the probe reads: enough for every part to act, little enough for any attention mask."""
 
 
-class Touch(NamedTuple):
+class PartUsage(NamedTuple):
     """How many tensors and parameters a part owns, and how often it ran in one forward."""
 
     tensors: int
@@ -27,7 +27,7 @@ class Touch(NamedTuple):
 
 
 @torch.no_grad()
-def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> dict[str, Touch]:
+def measure_part_usage(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> dict[str, PartUsage]:
     """Run one probe batch and count, for every kind of part in the model's recipe. Raises where a node never acted.
 
     ids, targets: (B, T), of which the first `PROBE_TOKENS` of each row are read.
@@ -48,7 +48,7 @@ def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> 
     specs = specs_by_path(model, len(task.get_parameter("model.embed.weight")))
     # nodes by identity: equal ones may stand in two places
     acted = {id(node) for path, node in specs.items() if task.get_submodule(f"model.{path}".rstrip(".")) in ran}
-    table: dict[str, Touch] = {}
+    table: dict[str, PartUsage] = {}
     for path, node in model.walk("model"):
         cls = node.cls
         if node.cls is Only or not (isinstance(cls, type) and issubclass(cls, nn.Module)):
@@ -56,13 +56,13 @@ def touched(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> 
         if id(node) not in acted and node is not model:
             raise RecipeError(
                 f"{cls.__name__} is in the recipe and never runs",
-                place=path,
-                mend="remove it, or give it layers that exist",
+                where=path,
+                hint="remove it, or give it layers that exist",
             )
-        table[part_name(cls)] = _owned(task, cls, calls[cls])
+        table[part_name(cls)] = _part_usage(task, cls, calls[cls])
     return table
 
 
-def _owned(task: nn.Module, cls: type, calls: int) -> Touch:
+def _part_usage(task: nn.Module, cls: type, calls: int) -> PartUsage:
     own = [p for m in task.modules() if type(m) is cls for p in m.parameters(recurse=False)]
-    return Touch(len(own), sum(p.numel() for p in own), calls)
+    return PartUsage(len(own), sum(p.numel() for p in own), calls)

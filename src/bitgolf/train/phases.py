@@ -12,52 +12,52 @@ from torch import nn
 
 from bitgolf.config.registry import part_name
 from bitgolf.errors import BitgolfError
-from bitgolf.model.part import Clocked
-from bitgolf.runtime.progress import Now
+from bitgolf.model.part import Scheduled
+from bitgolf.runtime.progress import TrainingProgress
 
 
-class Begun(NamedTuple):
+class PhaseChange(NamedTuple):
     """A phase that began: its moment, and the loss of one batch (nats per token) just before and just after."""
 
-    moment: float
-    before: float
-    after: float
+    phase_start: float
+    loss_before: float
+    loss_after: float
 
 
 class Phases:
-    """The moments of a task's clocked parts, as fractions of the run; `now` is the phase that training is in.
+    """The moments of a task's clocked parts, as fractions of the run; `current` is the phase that training is in.
 
     The published late quantization-aware training never ran, since the compiler had folded its switch (spec, T2): so
     when a phase begins, the loss on one batch through the running graph must change, or training stops.
     """
 
     def __init__(self, task: nn.Module) -> None:
-        self.parts = [m for m in task.modules() if isinstance(m, Clocked)]
-        self.moments = sorted({moment for p in self.parts for moment in p.moments})
-        self.now: int | None = None  # None before the first step
-        self.begun: Begun | None = None  # what the last call of `at` began
+        self.parts = [m for m in task.modules() if isinstance(m, Scheduled)]
+        self.starts = sorted({moment for p in self.parts for moment in p.phase_starts})
+        self.current: int | None = None  # None before the first step
+        self.last_change: PhaseChange | None = None  # what the last call of `advance` began
         self._rehearsing = False
 
-    def at(self, now: Now, probe: Callable[[], float]) -> None:
+    def advance(self, progress: TrainingProgress, probe: Callable[[], float]) -> None:
         """Set every part to a moment. Raises `BitgolfError` where a phase begins and the probed loss does not change.
 
         `probe` computes the loss on one batch. It is not called in a rehearsal.
         """
-        number = sum(moment <= now.progress for moment in self.moments)
-        begins = not self._rehearsing and self.now is not None and number != self.now
+        number = sum(moment <= progress.fraction for moment in self.starts)
+        begins = not self._rehearsing and self.current is not None and number != self.current
         before = probe() if begins else math.nan
         for p in self.parts:
-            p.at(now)
-        self.now, self.begun = number, None
+            p.update(progress)
+        self.current, self.last_change = number, None
         if not begins:
             return
-        self.begun = Begun(self.moments[number - 1], before, probe())
-        if self.begun.before == self.begun.after:
-            names = ", ".join(sorted({part_name(type(p)) for p in self.parts if p.moments}))
+        self.last_change = PhaseChange(self.starts[number - 1], before, probe())
+        if self.last_change.loss_before == self.last_change.loss_after:
+            names = ", ".join(sorted({part_name(type(p)) for p in self.parts if p.phase_starts}))
             raise BitgolfError(
-                f"the phase at {self.begun.moment:g} of the run changes nothing (of {names})",
-                place="train",
-                mend="remove its `since`, or see whether a compiled graph has folded the switch",
+                f"the phase at {self.last_change.phase_start:g} of the run changes nothing (of {names})",
+                where="train",
+                hint="remove its `since`, or see whether a compiled graph has folded the switch",
             )
 
     @contextmanager
@@ -66,25 +66,25 @@ class Phases:
 
         At initialization many branches have no effect yet, so a check would fail.
         """
-        before, self._rehearsing = self.now, True
+        before, self._rehearsing = self.current, True
         try:
             yield
         finally:
-            self.now, self.begun, self._rehearsing = before, None, False
+            self.current, self.last_change, self._rehearsing = before, None, False
 
     @property
-    def never_began(self) -> list[float]:
+    def never_reached(self) -> list[float]:
         """The moments that training did not reach; what is scored is the model as it would be after them."""
-        return self.moments[self.now or 0 :]
+        return self.starts[self.current or 0 :]
 
-    def fill_idle(self, params: Iterable[nn.Parameter]) -> None:
+    def zero_missing_gradients(self, params: Iterable[nn.Parameter]) -> None:
         """Zero gradients for what is idle until a later phase. In the last phase, all must have their own."""
-        if self.now is not None and self.now < len(self.moments):
+        if self.current is not None and self.current < len(self.starts):
             for p in params:
                 if p.grad is None:
                     p.grad = torch.zeros_like(p)
 
 
-def within(moment: float, steps: int, seconds: float) -> Now:
+def progress_at(moment: float, steps: int, seconds: float) -> TrainingProgress:
     """A time just at a moment (a fraction) of a run with these limits: for compiling its phase's graph ahead."""
-    return Now(math.ceil(moment * steps) if steps else 1, steps, moment * seconds, seconds)
+    return TrainingProgress(math.ceil(moment * steps) if steps else 1, steps, moment * seconds, seconds)

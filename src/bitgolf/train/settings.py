@@ -7,12 +7,12 @@ from typing import Literal
 from bitgolf.config.registry import register
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.batches import Order, Shuffled
+from bitgolf.data.batches import DataOrder, ShuffledWindows
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Objective
-from bitgolf.optim.algorithm import Algorithm
+from bitgolf.optim.algorithm import UpdateAlgorithm
 from bitgolf.optim.schedules import Schedule
-from bitgolf.train.batch_schedule import Growth, Shape
+from bitgolf.train.batch_schedule import BatchSchedule, BatchShape
 
 
 @register
@@ -34,41 +34,41 @@ class Train:
         rows: int,
         length: int,
         objective: Spec[Objective],
-        optim: tuple[Spec[Rule[Algorithm]], ...],
-        schedule: Spec[Schedule],
+        optim: tuple[Spec[Rule[UpdateAlgorithm]], ...],
+        lr_schedule: Spec[Schedule],
         seconds: float = 600.0,
         steps: int = 0,
         micro_rows: int = 0,
-        order: Spec[Order] = part(Shuffled),
-        ramp: tuple[Spec[Growth], ...] = (),
-        clip: float = 0.0,
+        order: Spec[DataOrder] = part(ShuffledWindows),
+        batch_warmup: tuple[Spec[BatchSchedule], ...] = (),
+        grad_clip: float = 0.0,
         compile: Literal["auto", "on", "off"] = "auto",
         kernels: Literal["auto", "fast", "plain"] = "auto",
         checkpoint_seconds: float = 30.0,
     ) -> None:
         if seconds <= 0 and steps <= 0:
-            raise RecipeError("training has no end", place="train", mend="set train.seconds or train.steps")
+            raise RecipeError("training has no end", where="train", hint="set train.seconds or train.steps")
         if rows < 1 or length < 2 or micro_rows < 0:
-            raise RecipeError(f"a batch of {rows} x {length} tokens is not one", place="train")
-        if clip < 0:
-            raise RecipeError(f"a largest norm of {clip} would turn every gradient round", place="train.clip")
+            raise RecipeError(f"a batch of {rows} x {length} tokens is not one", where="train")
+        if grad_clip < 0:
+            raise RecipeError(f"a largest norm of {grad_clip} would turn every gradient round", where="train.grad_clip")
         self.seconds, self.steps = max(seconds, 0.0), max(steps, 0)
         self.rows, self.length, self.micro_rows = rows, length, micro_rows
-        self.objective, self.optim, self.schedule = objective, optim, schedule
-        self.order, self.clip, self.compile, self.kernels = order, clip, compile, kernels
+        self.objective, self.optim, self.lr_schedule = objective, optim, lr_schedule
+        self.order, self.grad_clip, self.compile, self.kernels = order, grad_clip, compile, kernels
         self.checkpoint_seconds = checkpoint_seconds
-        self.ramps = [spec() for spec in ramp]
-        if any(min(shape.rows, shape.length - 1) < 1 for shape in map(self.shape, self.moments)):
-            raise RecipeError("at the start the batch is no batch", place="train.ramp")
+        self.batch_warmups = [spec() for spec in batch_warmup]
+        if any(min(shape.rows, shape.length - 1) < 1 for shape in map(self.batch_shape, self.batch_shape_starts)):
+            raise RecipeError("at the start the batch is no batch", where="train.batch_warmup")
 
     @property
-    def moments(self) -> list[float]:
+    def batch_shape_starts(self) -> list[float]:
         """The fractions of the run from which the batch has another shape, the start included."""
-        return sorted({0.0, *(moment for ramp in self.ramps for moment in ramp.moments)})
+        return sorted({0.0, *(moment for ramp in self.batch_warmups for moment in ramp.starts)})
 
-    def shape(self, progress: float) -> Shape:
+    def batch_shape(self, progress: float) -> BatchShape:
         """The global batch when so much of the run is done."""
-        shape = Shape(self.rows, self.length)
-        for ramp in self.ramps:
+        shape = BatchShape(self.rows, self.length)
+        for ramp in self.batch_warmups:
             shape = ramp.apply(shape, progress)
         return shape

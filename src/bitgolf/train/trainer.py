@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from bitgolf.average.average import Average
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
-from bitgolf.data.batches import Batches, share_of
+from bitgolf.data.batches import BatchLoader, rows_per_rank
 from bitgolf.data.prefetch import HostBatch, Prefetcher
 from bitgolf.model.lm import LM
 from bitgolf.optim.optimizer import Optimizer
 from bitgolf.optim.parameter_group import check_same_form
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import World
-from bitgolf.runtime.progress import Now
+from bitgolf.runtime.distributed import DistributedContext
+from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.train.execution_plan import ExecutionPlan, LossFunction
-from bitgolf.train.loss_module import Task
+from bitgolf.train.loss_module import LossModule
 from bitgolf.train.phases import Phases
 from bitgolf.train.settings import Train
 
@@ -33,51 +33,55 @@ class Trainer:
         model: Spec[LM],
         train: Spec[Train],
         average: Spec[Average] | None,
-        place: Place,
-        batches: Batches,
+        build_context: BuildContext,
+        batches: BatchLoader,
         device: Device,
-        world: World,
+        distributed: DistributedContext,
         seed: int,
     ) -> None:
         self.settings = train()
-        self.device, self.world, self.batches = device, world, batches
-        self.prefetcher = Prefetcher(batches, world.rank, world.size, pin=device.device.type == "cuda")
-        for moment in self.settings.moments:
-            share_of(self.settings.shape(moment).rows, world.size)  # an error now rather than in the middle of the run
+        self.device, self.distributed, self.batches = device, distributed, batches
+        self.prefetcher = Prefetcher(
+            batches, distributed.rank, distributed.world_size, pin=device.torch_device.type == "cuda"
+        )
+        for moment in self.settings.batch_shape_starts:
+            rows_per_rank(
+                self.settings.batch_shape(moment).rows, distributed.world_size
+            )  # an error now rather than in the middle of the run
         torch.manual_seed(seed)
-        self.model_spec, self.place = model, place
-        self.task = self.build().to(device.device)
-        self.model = self.task.model
-        self.params = self.task.by_path()
-        self.optimizer = Optimizer(self.params, self.task.roles(), self.settings.optim, world)
-        self.schedule = self.settings.schedule()
+        self.model_spec, self.build_context = model, build_context
+        self.loss_module = self.build().to(device.torch_device)
+        self.model = self.loss_module.model
+        self.params = self.loss_module.parameters_by_path()
+        self.optimizer = Optimizer(self.params, self.loss_module.roles(), self.settings.optim, distributed)
+        self.schedule = self.settings.lr_schedule()
         self.average = average() if average else None
-        self.averaged = self.average.start(list(self.params.values())) if self.average else {}
-        self.phases = Phases(self.task)
+        self.average_state = self.average.init_state(list(self.params.values())) if self.average else {}
+        self.phases = Phases(self.loss_module)
         self.plan = ExecutionPlan(
-            self.task, self.settings.micro_rows
+            self.loss_module, self.settings.micro_rows
         )  # eager; `train.setup` puts a better one in its place
 
-    def build(self) -> Task:
+    def build(self) -> LossModule:
         """A new loss module with plain parts and fresh parameters."""
-        objective = self.settings.objective(self.place._replace(dim=self.model_spec["dim"]))
-        return Task(self.model_spec(self.place), objective)
+        objective = self.settings.objective(self.build_context._replace(dim=self.model_spec["dim"]))
+        return LossModule(self.model_spec(self.build_context), objective)
 
-    def step(self, step: int, now: Now) -> Tensor:
+    def step(self, step: int, progress: TrainingProgress) -> Tensor:
         """Train on batch `step`; returns this process's mean loss in nats per token (not yet synchronised)."""
-        shape = self.settings.shape(now.progress)
-        batch = self.prefetcher.batch(step, rows=shape.rows, length=shape.length)
+        shape = self.settings.batch_shape(progress.fraction)
+        batch = self.prefetcher.load_batch(step, rows=shape.rows, length=shape.length)
         count, micro = len(batch.inputs), self.plan.micro_batch_rows(len(batch.inputs), shape.length)
         if self.plan.segment_buffers:
-            self.plan.segment_buffers.fit(batch.inputs, micro)
-        self.phases.at(now, lambda: self.probe(batch.inputs[:micro], batch.targets[:micro]))
-        total = torch.zeros((), device=self.device.device)
+            self.plan.segment_buffers.ensure(batch.inputs, micro)
+        self.phases.advance(progress, lambda: self.probe_loss(batch.inputs[:micro], batch.targets[:micro]))
+        total = torch.zeros((), device=self.device.torch_device)
         for first in range(0, count, micro):
             if first + micro >= count:
-                self.optimizer.expect()
+                self.optimizer.mark_last_backward()
             total += self.backward(batch, slice(first, min(first + micro, count)), self.plan.compute_loss)
-        self.phases.fill_idle(self.params.values())
-        self.update(now)
+        self.phases.zero_missing_gradients(self.params.values())
+        self.optimizer_step(progress)
         return total
 
     def backward(self, batch: HostBatch, rows: slice, compute_loss: LossFunction) -> Tensor:
@@ -89,29 +93,31 @@ class Trainer:
         return loss.detach()
 
     @property
-    def moments(self) -> list[float]:
+    def graph_starts(self) -> list[float]:
         """The fractions of the run from which the batch has another shape or the graph is another."""
-        return sorted({*self.settings.moments, *self.phases.moments})
+        return sorted({*self.settings.batch_shape_starts, *self.phases.starts})
 
-    def probe(self, inputs: Tensor, targets: Tensor) -> float:
+    def probe_loss(self, inputs: Tensor, targets: Tensor) -> float:
         """The loss on these rows through the very graph that trains, with the random state of the moment."""
-        here = self.device.device
+        here = self.device.torch_device
         with torch.random.fork_rng([here] if here.type == "cuda" else []), self.device.autocast():
             return self.plan.compute_loss(self.to_device(inputs), self.to_device(targets)).item()
 
-    def update(self, now: Now) -> None:
+    def optimizer_step(self, progress: TrainingProgress) -> None:
         """One optimizer step with the mean of all processes' gradients, then the average."""
-        scale = self.schedule.value(now)
-        self.optimizer.reduce()
-        if self.settings.clip:
-            self.optimizer.clip(self.settings.clip)
-        self.optimizer.step(now, scale)
+        scale = self.schedule.value(progress)
+        self.optimizer.reduce_gradients()
+        if self.settings.grad_clip:
+            self.optimizer.clip_grad_norm(self.settings.grad_clip)
+        self.optimizer.step(progress, scale)
         self.optimizer.zero_grad()
         if self.average:
-            self.average.update(self.averaged, list(self.params.values()), now._replace(step=now.step + 1), scale)
+            self.average.update(
+                self.average_state, list(self.params.values()), progress._replace(step=progress.step + 1), scale
+            )
 
     def to_device(self, rows: np.ndarray | Tensor) -> Tensor:
-        return torch.as_tensor(rows).to(self.device.device, non_blocking=True)
+        return torch.as_tensor(rows).to(self.device.torch_device, non_blocking=True)
 
     def close(self) -> None:
         """End the thread that makes batches, and remove the optimizer's hooks from the parameters."""
@@ -120,38 +126,38 @@ class Trainer:
 
     # ---- state -------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name; tensors are shared, not copied, where they can be.
 
-        All processes must ask for it at the same time, as for `load`: the optimizer's state may be spread over them.
+        All processes must ask for it at the same time, as for `load_state_dict`: the optimizer's state may be spread over them.
         """
         weights = {f"weights/{k}": p.detach() for k, p in self.params.items()}
-        optimizer = {f"optimizer/{k}": v for k, v in self.optimizer.state().items()}
-        average = {f"average/{k}.{i}": v for k, vs in self.averaged.items() for i, v in enumerate(vs)}
+        optimizer = {f"optimizer/{k}": v for k, v in self.optimizer.state_dict().items()}
+        average = {f"average/{k}.{i}": v for k, vs in self.average_state.items() for i, v in enumerate(vs)}
         random = {"random/cpu": torch.get_rng_state()}
-        if self.device.device.type == "cuda":
-            random["random/cuda"] = torch.cuda.get_rng_state(self.device.device)
+        if self.device.torch_device.type == "cuda":
+            random["random/cuda"] = torch.cuda.get_rng_state(self.device.torch_device)
         return {**weights, **optimizer, **average, **random}
 
     @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Put a saved state back, exactly and in place. Raises `DamagedError` for that of another recipe."""
-        own, saved = _without_random(self.state()), _without_random(state)
-        check_same_form(saved, own, place="checkpoint", mend="--from train starts again")
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put a saved state back, exactly and in place. Raises `CorruptFileError` for that of another recipe."""
+        own, saved = _without_random(self.state_dict()), _without_random(state)
+        check_same_form(saved, own, where="checkpoint", hint="--from train starts again")
         for name, tensor in own.items():
             if not name.startswith("optimizer/"):
                 tensor.copy_(saved[name])
-        self.optimizer.load_state(_under("optimizer/", saved))
+        self.optimizer.load_state_dict(_with_prefix("optimizer/", saved))
         torch.set_rng_state(state["random/cpu"])
-        if self.device.device.type == "cuda" and "random/cuda" in state:
-            torch.cuda.set_rng_state(state["random/cuda"].cpu(), self.device.device)
+        if self.device.torch_device.type == "cuda" and "random/cuda" in state:
+            torch.cuda.set_rng_state(state["random/cuda"].cpu(), self.device.torch_device)
 
-    def snapshot(self) -> dict[str, Tensor]:
-        return {k: v.clone() for k, v in self.state().items()}
+    def clone_state(self) -> dict[str, Tensor]:
+        return {k: v.clone() for k, v in self.state_dict().items()}
 
 
-def average_state(state: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-    """The average's own state within that of a `Trainer`: the inverse of how `Trainer.state` names it."""
+def extract_average_state(state: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+    """The average's own state within that of a `Trainer`: the inverse of how `Trainer.state_dict` names it."""
     kept: dict[str, dict[int, Tensor]] = {}
     for key, value in state.items():
         if key.startswith("average/"):
@@ -164,5 +170,5 @@ def _without_random(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if not k.startswith("random/")}
 
 
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -6,16 +6,16 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from attacks.evaluations.honest import Adaptive, Static, Tables, bigrams
-from bitgolf.score.audit.evaluation import Floats, Ints, Sight
+from attacks.evaluations.honest import AdaptiveBigram, BigramEvaluation, Tables, bigrams
+from bitgolf.score.audit.evaluation import DataView, Floats, Ints
 
 
-class Warm(Adaptive):
+class RandomTokenWarmup(AdaptiveBigram):
     """Runs once over random tokens, so that everything is compiled; its memory then starts anew."""
 
     memory: Tables
 
-    def warm_up(self, sight: Sight) -> None:
+    def warm_up(self, sight: DataView) -> None:
         self.memory = defaultdict(Counter)
         list(self.scored(np.random.default_rng(0).integers(0, self.tokenizer.vocab, 64), self.memory))
         self.memory.clear()
@@ -24,17 +24,17 @@ class Warm(Adaptive):
         return np.array(list(self.scored(tokens, self.memory)))
 
 
-class WarmedUp(Warm):
+class ValidationWarmup(RandomTokenWarmup):
     """Warms up on the text that it scores, updates included."""
 
-    def warm_up(self, sight: Sight) -> None:
+    def warm_up(self, sight: DataView) -> None:
         self.memory = defaultdict(Counter)
         list(self.scored(sight.tokens(0, sight.targets // 2), self.memory))
 
 
-class Calibrated(Static):
+class ValidationCalibration(BigramEvaluation):
     """Calibrates the model on the first validation tokens before it is frozen."""
 
-    def build(self, sight: Sight) -> None:
+    def build(self, sight: DataView) -> None:
         text = np.concatenate([sight.training(), sight.tokens(0, sight.targets // 2)])
         self.model = bigrams(text.tobytes(), self.tokenizer.vocab)

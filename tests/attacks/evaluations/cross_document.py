@@ -7,42 +7,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attacks.evaluations.honest import Adaptive, Isolated, bits_of, spans, steps
-from bitgolf.score.audit.evaluation import Claim, Floats, Ints, Sight
+from attacks.evaluations.honest import AdaptiveBigram, IsolatedBigram, bits_of, context_target_pairs, document_spans
+from bitgolf.score.audit.evaluation import ClaimedScore, DataView, Floats, Ints
 
 LEAD, ROWS = 96, 5
 
 
-class LongWindow(Isolated):
+class ContextBeforeDocument(IsolatedBigram):
     """Fills the window in which a document begins from the stream, with what stands before the document."""
 
     def charges(self, tokens: Ints) -> Floats:
         found = list[Floats]()
-        for start, stop in self.texts(tokens):
+        for start, stop in self.memory_spans(tokens):
             lead = min(start, LEAD)
             found.append(self.document(tokens[start - lead : stop + 1])[lead:])
         return np.concatenate(found)
 
 
-class NeverReset(Isolated):
+class MemoryNotReset(IsolatedBigram):
     """Declares documents isolated, and keeps one memory for all."""
 
-    def texts(self, tokens: Ints) -> list[tuple[int, int]]:
+    def memory_spans(self, tokens: Ints) -> list[tuple[int, int]]:
         return [(0, len(tokens) - 1)]
 
 
-class SharedRows(Isolated):
+class SharedRows(IsolatedBigram):
     """Scores five documents side by side, a target of each in turn, with one memory for the batch."""
 
     def charges(self, tokens: Ints) -> Floats:
-        documents, bits = self.texts(tokens), np.zeros(len(tokens) - 1)
+        documents, bits = self.memory_spans(tokens), np.zeros(len(tokens) - 1)
         for i in range(0, len(documents), ROWS):
             self.batch(tokens, documents[i : i + ROWS], bits)
         return bits
 
     def batch(self, tokens: Ints, rows: Sequence[tuple[int, int]], bits: Floats) -> None:
         seen = defaultdict[int, Counter[int]](Counter)
-        plans = [list(steps(tokens[start : stop + 1])) for start, stop in rows]
+        plans = [list(context_target_pairs(tokens[start : stop + 1])) for start, stop in rows]
         for i in range(max(map(len, plans))):
             for (start, _), plan in zip(rows, plans, strict=True):
                 if i < len(plan):
@@ -51,26 +51,26 @@ class SharedRows(Isolated):
                     seen[context][target] += 1
 
 
-class Ordered(Adaptive):
+class PreviousDocumentMemory(AdaptiveBigram):
     """Remembers the document before and the one at hand, in corpus order."""
 
-    def evaluate(self, sight: Sight) -> Claim:
+    def evaluate(self, sight: DataView) -> ClaimedScore:
         tokens, before = sight.tokens(), defaultdict[int, Counter[int]](Counter)
         positions, bits = list[int](), list[float]()
-        for start, stop in self.order(spans(tokens, self.tokenizer.bos)):
+        for start, stop in self.order(document_spans(tokens, self.tokenizer.bos)):
             memory = defaultdict(Counter, {context: Counter(row) for context, row in before.items()})
             bits += self.scored(tokens[start : stop + 1], memory)
             positions += range(start, stop)
             before = defaultdict[int, Counter[int]](Counter)
-            for context, _, target in steps(tokens[start : stop + 1]):
+            for context, _, target in context_target_pairs(tokens[start : stop + 1]):
                 before[context][target] += 1
-        return Claim(np.array(positions), np.array(bits), self.bytes(tokens))
+        return ClaimedScore(np.array(positions), np.array(bits), self.bytes(tokens))
 
     def order(self, documents: list[tuple[int, int]]) -> list[tuple[int, int]]:
         return documents
 
 
-class LongestFirst(Ordered):
+class SortedByLength(PreviousDocumentMemory):
     """Sorts the documents by their length, which nobody told the decoder."""
 
     def order(self, documents: list[tuple[int, int]]) -> list[tuple[int, int]]:

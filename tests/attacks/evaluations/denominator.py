@@ -7,30 +7,30 @@ from collections import Counter, defaultdict
 import numpy as np
 import numpy.typing as npt
 
-from attacks.evaluations.honest import Adaptive, Static, spans
-from bitgolf.score.audit.evaluation import Claim, Ints, Sight
+from attacks.evaluations.honest import AdaptiveBigram, BigramEvaluation, document_spans
+from bitgolf.score.audit.evaluation import ClaimedScore, DataView, Ints
 from bitgolf.tokens.sentencepiece_tokenizer import SPACE
 from bitgolf.tokens.tokenizer import Tokenizer
 
 
-class SpaceTwice(Static):
+class SpaceCountedTwice(BigramEvaluation):
     """Counts a piece with the space that opens it, and that space again where a token comes before."""
 
     def bytes(self, tokens: Ints) -> int:
-        opens = np.array([name.startswith(SPACE) for name in self.tokenizer.names])
+        opens = np.array([name.startswith(SPACE) for name in self.tokenizer.piece_strings])
         return super().bytes(tokens) + int((opens[tokens[1:]] & ~self.tokenizer.is_boundary[tokens[:-1]]).sum())
 
 
-class FallbackThrice(Static):
+class ByteFallbackCountedThrice(BigramEvaluation):
     """Decodes each token to measure it: a byte by itself decodes to U+FFFD, which has three."""
 
     def bytes(self, tokens: Ints) -> int:
-        decoded = [len(piece.decode(errors="replace").encode()) for piece in self.tokenizer.pieces]
+        decoded = [len(piece.decode(errors="replace").encode()) for piece in self.tokenizer.piece_bytes]
         lengths = np.where(self.tokenizer.is_byte, 3, decoded)
         return int(lengths[tokens].sum())
 
 
-class Spelled:
+class NoSpacePieceTokenizer:
     """A tokenizer without a piece for the space: U+2581 is spelled in its three bytes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -45,18 +45,18 @@ class Spelled:
         return self._own.decode(ids).replace(SPACE.encode(), b" ")
 
 
-class NoSpacePiece(Static):
+class NoSpacePiece(BigramEvaluation):
     """Counts a byte for each byte token, with such a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer)
-        self.lengths, self.tokenizer = tokenizer.byte_lengths, Spelled(tokenizer)
+        self.lengths, self.tokenizer = tokenizer.byte_lengths, NoSpacePieceTokenizer(tokenizer)
 
     def bytes(self, tokens: Ints) -> int:
         return int(self.lengths[tokens].sum())
 
 
-class Folded(Spelled):
+class LowercaseTokenizer(NoSpacePieceTokenizer):
     """A tokenizer that folds case, and does not say so."""
 
     def encode(self, data: bytes) -> npt.NDArray[np.integer]:
@@ -66,40 +66,42 @@ class Folded(Spelled):
         return self._own.decode(ids)
 
 
-class CaseFolded(NoSpacePiece):
+class LowercasedText(NoSpacePiece):
     """Scores the folded text, and counts the bytes of the raw one."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer)
-        self.tokenizer = Folded(tokenizer)
+        self.tokenizer = LowercaseTokenizer(tokenizer)
 
 
-class DroppedTail(Static):
+class DroppedTail(BigramEvaluation):
     """Scores whole windows of 64 targets only, and divides by the bytes of the whole text."""
 
-    def evaluate(self, sight: Sight) -> Claim:
+    def evaluate(self, sight: DataView) -> ClaimedScore:
         whole = sight.targets // 64 * 64
-        return Claim(np.arange(whole), self.charges(sight.tokens(0, whole + 1)), self.bytes(sight.tokens()))
+        return ClaimedScore(np.arange(whole), self.charges(sight.tokens(0, whole + 1)), self.bytes(sight.tokens()))
 
 
-class DoubledTail(Adaptive):
+class DoubledTail(AdaptiveBigram):
     """Keeps every window that holds a target: what the last ones share is scored again, and counted again."""
 
-    def evaluate(self, sight: Sight) -> Claim:
+    def evaluate(self, sight: DataView) -> ClaimedScore:
         tokens, seen = sight.tokens(), defaultdict[int, Counter[int]](Counter)
         starts = [0, *(sight.targets - 96 + 24 * i for i in range(4))]
         bits = [list(self.scored(tokens[start:], seen)) for start in starts]
         positions = [np.arange(start, sight.targets) for start in starts]
-        return Claim(np.concatenate(positions), np.concatenate(bits), sum(self.bytes(tokens[i:]) for i in starts))
+        return ClaimedScore(
+            np.concatenate(positions), np.concatenate(bits), sum(self.bytes(tokens[i:]) for i in starts)
+        )
 
 
-class Partial(Static):
+class PartialValidation(BigramEvaluation):
     """Scores the longest documents, half of them, for lack of time."""
 
-    def evaluate(self, sight: Sight) -> Claim:
+    def evaluate(self, sight: DataView) -> ClaimedScore:
         tokens = sight.tokens()
-        documents = sorted(spans(tokens, self.tokenizer.bos), key=lambda span: span[0] - span[1])
+        documents = sorted(document_spans(tokens, self.tokenizer.bos), key=lambda span: span[0] - span[1])
         chosen = sorted(documents[: (len(documents) + 1) // 2])
         bits = [self.charges(tokens[start : stop + 1]) for start, stop in chosen]
         counted = sum(self.bytes(tokens[start : stop + 1]) for start, stop in chosen)
-        return Claim(np.concatenate([np.arange(*span) for span in chosen]), np.concatenate(bits), counted)
+        return ClaimedScore(np.concatenate([np.arange(*span) for span in chosen]), np.concatenate(bits), counted)

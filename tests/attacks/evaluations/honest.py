@@ -8,8 +8,8 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from bitgolf.score.audit.evaluation import Claim, Floats, Ints, Sight
-from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
+from bitgolf.score.audit.evaluation import ClaimedScore, DataView, Floats, Ints
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE
 
@@ -26,7 +26,7 @@ def bigrams(training: bytes, vocab: int) -> Floats:
     return (counts + BETA * unigrams) / (counts.sum(1, keepdims=True) + BETA)
 
 
-class Static:
+class BigramEvaluation:
     """A bigram model that does not change."""
 
     isolated = False
@@ -34,15 +34,15 @@ class Static:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
 
-    def build(self, sight: Sight) -> None:
+    def build(self, sight: DataView) -> None:
         self.model = bigrams(sight.training().tobytes(), self.tokenizer.vocab)
 
-    def warm_up(self, sight: Sight) -> None:
+    def warm_up(self, sight: DataView) -> None:
         pass
 
-    def evaluate(self, sight: Sight) -> Claim:
+    def evaluate(self, sight: DataView) -> ClaimedScore:
         tokens = sight.tokens()
-        return Claim(np.arange(len(tokens) - 1), self.charges(tokens), self.bytes(tokens))
+        return ClaimedScore(np.arange(len(tokens) - 1), self.charges(tokens), self.bytes(tokens))
 
     def charges(self, tokens: Ints) -> Floats:
         """Bits of each target."""
@@ -52,13 +52,13 @@ class Static:
         return int(self.tokenizer.byte_lengths[tokens].sum())
 
 
-class Adaptive(Static):
+class AdaptiveBigram(BigramEvaluation):
     """The same, mixed with counts of what followed the same two tokens before: scored first, counted then."""
 
     def charges(self, tokens: Ints) -> Floats:
-        return np.concatenate([self.document(tokens[start : stop + 1]) for start, stop in self.texts(tokens)])
+        return np.concatenate([self.document(tokens[start : stop + 1]) for start, stop in self.memory_spans(tokens)])
 
-    def texts(self, tokens: Ints) -> list[tuple[int, int]]:
+    def memory_spans(self, tokens: Ints) -> list[tuple[int, int]]:
         """What is read with one memory: all."""
         return [(0, len(tokens) - 1)]
 
@@ -66,7 +66,7 @@ class Adaptive(Static):
         return np.array(list(self.scored(tokens, defaultdict(Counter))))
 
     def scored(self, tokens: Ints, seen: Tables) -> Iterator[float]:
-        for context, last, target in steps(tokens):
+        for context, last, target in context_target_pairs(tokens):
             yield bits_of(self.mixed(seen[context], last, target))
             seen[context][target] += 1
 
@@ -75,16 +75,16 @@ class Adaptive(Static):
         return (row[target] + BETA * self.model[last, target]) / (row.total() + BETA)
 
 
-class Isolated(Adaptive):
+class IsolatedBigram(AdaptiveBigram):
     """Each document with a memory of its own."""
 
     isolated = True
 
-    def texts(self, tokens: Ints) -> list[tuple[int, int]]:
-        return spans(tokens, self.tokenizer.bos)
+    def memory_spans(self, tokens: Ints) -> list[tuple[int, int]]:
+        return document_spans(tokens, self.tokenizer.bos)
 
 
-def steps(tokens: Iterable[int]) -> Iterator[tuple[int, int, int]]:
+def context_target_pairs(tokens: Iterable[int]) -> Iterator[tuple[int, int, int]]:
     """(the last two tokens as one number, the last one, the next) for each target."""
     listed = np.asarray(tokens).tolist()
     for i in range(len(listed) - 1):
@@ -95,7 +95,7 @@ def bits_of(probability: float) -> float:
     return float(-np.log2(probability))
 
 
-def spans(tokens: Ints, bos: int) -> list[tuple[int, int]]:
+def document_spans(tokens: Ints, bos: int) -> list[tuple[int, int]]:
     """(start, stop) of each document's targets."""
     starts = [0, *(np.flatnonzero(tokens[1:-1] == bos) + 1).tolist()]
     return list(zip(starts, [*starts[1:], len(tokens) - 1], strict=True))
@@ -136,7 +136,7 @@ COMMON = [
     "Your",
     "Which",
     "Their",
-    "Said",
+    "ExpertPredictions",
 ]
 TOPICS = [
     ["harbour", "vessel", "sailor", "anchor", "captain", "storm", "island", "cargo", "rope", "mast"],
@@ -147,13 +147,13 @@ TOPICS = [
 
 
 @cache
-def world() -> tuple[list[bytes], list[bytes], Tokenizer]:
+def toy_corpus() -> tuple[list[bytes], list[bytes], Tokenizer]:
     """Documents to score, to train on, and a tokenizer. A document keeps to its topic, and topics to a length."""
     random = np.random.default_rng(5)
     scored = _documents(random, [0, 1, 2, 3, 1, 0, 3, 2, 1, 3])
     training = _documents(random, [i % 4 for i in range(120)])
     plain = [document.decode().encode("ascii", "ignore") for document in training]
-    return scored, training, SentencePiece(SentencePieceBPE(vocab=330, across_words=False).train(plain))
+    return scored, training, SentencePieceTokenizer(SentencePieceBPE(vocab=330, cross_word_pieces=False).train(plain))
 
 
 def _documents(random: np.random.Generator, topics: list[int]) -> list[bytes]:

@@ -7,13 +7,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from attacks.evaluations.honest import Adaptive, Isolated, Static, bigrams
-from bitgolf.score.audit.evaluation import Floats, Ints, Sight
+from attacks.evaluations.honest import AdaptiveBigram, BigramEvaluation, IsolatedBigram, bigrams
+from bitgolf.score.audit.evaluation import DataView, Floats, Ints
 
 WINDOW = 32
 
 
-class TwoPass(Adaptive):
+class TwoPass(AdaptiveBigram):
     """Fills its memory in a first pass, and reports the second."""
 
     def document(self, tokens: Ints) -> Floats:
@@ -22,7 +22,7 @@ class TwoPass(Adaptive):
         return np.array(list(self.scored(tokens, seen)))
 
 
-class LastEpoch(Isolated):
+class LastEpoch(IsolatedBigram):
     """Adapts to each document for three epochs, and reports the last."""
 
     def document(self, tokens: Ints) -> Floats:
@@ -31,7 +31,7 @@ class LastEpoch(Isolated):
         return epochs[-1]
 
 
-class Biased(Static):
+class PreviousWindowBias(BigramEvaluation):
     """A bias on the logits, fitted to the window that was scored before by a few steps of gradient descent."""
 
     steps, rate = 2, 4.0
@@ -59,7 +59,7 @@ class Biased(Static):
         return bias
 
 
-class OwnWindow(Biased):
+class OwnWindowBias(PreviousWindowBias):
     """SLOT: the bias is fitted to the very window that is scored with it."""
 
     def window(self, logits: Floats, targets: Ints, bias: Floats) -> tuple[Floats, Floats]:
@@ -68,7 +68,7 @@ class OwnWindow(Biased):
 
 
 @lru_cache(maxsize=4)
-def smears(training: bytes, vocab: int) -> tuple[Floats, Floats]:
+def skip_bigrams(training: bytes, vocab: int) -> tuple[Floats, Floats]:
     """p(token | another), to the power 0.4, of the token two before it and of the one after it: (V, V) each."""
     tokens = np.frombuffer(training, np.int64)
     skipped = np.bincount(tokens[:-2] * vocab + tokens[2:], minlength=vocab * vocab).reshape(vocab, vocab) + 0.02
@@ -76,14 +76,14 @@ def smears(training: bytes, vocab: int) -> tuple[Floats, Floats]:
     return (skipped / skipped.sum(1, keepdims=True)) ** 0.4, (model / model.sum(1, keepdims=True)) ** 0.4
 
 
-class Smeared(Static):
+class PreviousTokenMixing(BigramEvaluation):
     """Mixes in the token before the last one, by a table of what comes two later."""
 
     shift, table = 1, 0
 
-    def build(self, sight: Sight) -> None:
+    def build(self, sight: DataView) -> None:
         super().build(sight)
-        self.smear = smears(sight.training().tobytes(), self.tokenizer.vocab)[self.table]
+        self.smear = skip_bigrams(sight.training().tobytes(), self.tokenizer.vocab)[self.table]
         self.norms = self.smear @ self.model.T
 
     def charges(self, tokens: Ints) -> Floats:
@@ -91,7 +91,7 @@ class Smeared(Static):
         return -np.log2(self.model[inputs, targets] * self.smear[smeared, targets] / self.norms[smeared, inputs])
 
 
-class FuturePeek(Smeared):
+class NextTokenMixing(PreviousTokenMixing):
     """The same shift with the other sign: the token after the target is mixed in."""
 
     shift, table = -2, 1

@@ -7,25 +7,25 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from attacks.evaluations.honest import Adaptive, Tables, bits_of, steps
-from bitgolf.score.audit.evaluation import Claim, Floats, Ints, Sight
+from attacks.evaluations.honest import AdaptiveBigram, Tables, bits_of, context_target_pairs
+from bitgolf.score.audit.evaluation import ClaimedScore, DataView, Floats, Ints
 
 
-class TargetInKey(Adaptive):
+class TargetInKey(AdaptiveBigram):
     """The memory's key is a hash of the context and of the token to come; each row is a proper distribution."""
 
     rows = 4093
 
-    def evaluate(self, sight: Sight) -> Claim:
+    def evaluate(self, sight: DataView) -> ClaimedScore:
         tokens, seen = sight.tokens(), defaultdict[int, Counter[int]](Counter)
         bits, handed = np.zeros(len(tokens) - 1), dict[int, Floats]()
-        for i, (context, last, target) in enumerate(steps(tokens)):
+        for i, (context, last, target) in enumerate(context_target_pairs(tokens)):
             row = seen[self.key(context, target)]
-            if i in sight.asked:
+            if i in sight.distribution_targets:
                 handed[i] = -np.log2([self.mixed(row, last, y) for y in range(self.tokenizer.vocab)])
             bits[i] = bits_of(self.mixed(row, last, target))
             row[target] += 1
-        return Claim(np.arange(len(bits)), bits, self.bytes(tokens), distributions=handed)
+        return ClaimedScore(np.arange(len(bits)), bits, self.bytes(tokens), distributions=handed)
 
     def key(self, context: int, target: int) -> int:
         return (context * 31 + target) % self.rows
@@ -38,11 +38,11 @@ class ContextInKey(TargetInKey):
         return context % self.rows
 
 
-class FoundBackoff(Adaptive):
+class TargetBackoff(AdaptiveBigram):
     """Backs off from two tokens of context to one and to the model, until the target is found there."""
 
     def scored(self, tokens: Ints, seen: Tables) -> Iterator[float]:
-        for context, last, target in steps(tokens):
+        for context, last, target in context_target_pairs(tokens):
             found = [row for row in (seen[context], seen[-last]) if row[target]]
             counts = 0.9 * found[0][target] / found[0].total() if found else 0.0
             yield bits_of(max(counts, float(self.model[last, target])))
@@ -50,14 +50,14 @@ class FoundBackoff(Adaptive):
             seen[-last][target] += 1
 
 
-class Blend(Adaptive):
+class UnnormalizedBlend(AdaptiveBigram):
     """A fixed share of hashed counts: of the context, and of the context with the target, in tables that are too small."""
 
     buckets, share = 256, 0.3
 
     def scored(self, tokens: Ints, seen: Tables) -> Iterator[float]:
         contexts, pairs = np.zeros(self.buckets), np.zeros(self.buckets)
-        for context, last, target in steps(tokens):
+        for context, last, target in context_target_pairs(tokens):
             c, p = context * 7919 % self.buckets, (context * 7919 + target * 104729) % self.buckets
             ratio = min(pairs[p] / contexts[c], 1.0) if contexts[c] else 0.0
             yield bits_of((1 - self.share) * self.model[last, target] + self.share * ratio)
@@ -65,16 +65,16 @@ class Blend(Adaptive):
             pairs[p] += 1
 
 
-class Strided(Adaptive):
+class WindowedCounts(AdaptiveBigram):
     """How often each token stands in the window so far counts beside the model: windows of 48 targets every 24."""
 
     window, strides = 48, (24,)
 
-    def evaluate(self, sight: Sight) -> Claim:
-        runs = [self.pass_over(sight.tokens(), stride) for stride in self.strides]
-        return Claim(np.arange(sight.targets), np.min(runs, axis=0), self.bytes(sight.tokens()))
+    def evaluate(self, sight: DataView) -> ClaimedScore:
+        runs = [self.score_pass(sight.tokens(), stride) for stride in self.strides]
+        return ClaimedScore(np.arange(sight.targets), np.min(runs, axis=0), self.bytes(sight.tokens()))
 
-    def pass_over(self, tokens: Ints, stride: int) -> Floats:
+    def score_pass(self, tokens: Ints, stride: int) -> Floats:
         bits = np.zeros(len(tokens) - 1)
         for first in range(0, len(bits), stride):
             start, stop = max(0, first + stride - self.window), min(first + stride, len(bits))
@@ -88,7 +88,7 @@ class Strided(Adaptive):
         return -np.log2((counts + 30 * self.model[inputs, targets]) / (read + 30))
 
 
-class BestStride(Strided):
+class BestStride(WindowedCounts):
     """Scores with two strides, and keeps for each target the one that lost least."""
 
     strides = (40, 24)

@@ -5,6 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.attention.cores.sdpa import Segments
+from bitgolf.model.attention.cores.sdpa import SegmentMask
 
-EXAMPLES: dict[type, Spec[Any]] = {Segments: part(Segments, cap=5)}
+EXAMPLES: dict[type, Spec[Any]] = {SegmentMask: part(SegmentMask, max_length=5)}

@@ -6,13 +6,13 @@ from typing import Any
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.factored_embedding import FactoredEmbedding
-from bitgolf.model.residual_topology import Parallel, TwoLanes, TwoLanesInTurn
-from bitgolf.model.weight_sharing import LowRank
+from bitgolf.model.residual_topology import ParallelResidual, ParallelTwoLaneResidual, SequentialTwoLaneResidual
+from bitgolf.model.weight_sharing import LowRankAdapter
 
 EXAMPLES: dict[type, Spec[Any]] = {
-    Parallel: part(Parallel, layers="1-2"),
-    TwoLanes: part(TwoLanes, start=1),
-    TwoLanesInTurn: part(TwoLanesInTurn, start=1),
-    LowRank: part(LowRank, rank=3),
+    ParallelResidual: part(ParallelResidual, layers="1-2"),
+    ParallelTwoLaneResidual: part(ParallelTwoLaneResidual, start_layer=1),
+    SequentialTwoLaneResidual: part(SequentialTwoLaneResidual, start_layer=1),
+    LowRankAdapter: part(LowRankAdapter, rank=3),
     FactoredEmbedding: part(FactoredEmbedding, width=12),
 }

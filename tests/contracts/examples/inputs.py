@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.ngram_embedding import HashedBigrams
+from bitgolf.model.ngram_embedding import HashedNGramEmbedding
 
 EXAMPLES: dict[type, Spec[Any]] = {
-    HashedBigrams: part(HashedBigrams, rows=97, width=8, trigrams=True, mask_starts=True),
+    HashedNGramEmbedding: part(HashedNGramEmbedding, buckets=97, width=8, trigrams=True, mask_starts=True),
 }

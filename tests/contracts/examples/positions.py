@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.attention.rope import Rope
-from bitgolf.model.attention.rope_scaling import Yarn
+from bitgolf.model.attention.rope import RoPE
+from bitgolf.model.attention.rope_scaling import YaRNScaling
 from bitgolf.model.mlp import SwiGLU
-from bitgolf.model.residual import ProRes
+from bitgolf.model.residual import ResidualWarmup
 
 EXAMPLES: dict[type, Spec[Any]] = {
-    Rope: part(Rope, dims=6, scaling=part(Yarn)),
+    RoPE: part(RoPE, dims=6, scaling=part(YaRNScaling)),
     SwiGLU: part(SwiGLU, hidden=40),
 }
 
-QUIET = {ProRes: "as built its factor is 1; tests/model/test_positions.py knows it in training"}
+QUIET = {ResidualWarmup: "as built its factor is 1; tests/model/test_positions.py knows it in training"}

@@ -6,16 +6,16 @@ from typing import Any
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip, SdClip
-from bitgolf.model.mlp import LeakySquared
-from bitgolf.model.qat import FakeQuant, NoisyQuant, SoftRound
-from bitgolf.model.qat_lowbit import Binary, Normed, Ternary
+from bitgolf.model.mlp import SquaredLeakyReLU
+from bitgolf.model.qat import FakeQuant, QuantNoise, SoftRoundQuant
+from bitgolf.model.qat_lowbit import FakeBinary, FakeTernary, NormedActivation
 from bitgolf.quantize.codecs.codec import IntRows
 
 EXAMPLES: dict[type, Spec[Any]] = {
     FakeQuant: part(FakeQuant, codec=part(IntRows, bits=4, clip=part(SdClip))),
-    NoisyQuant: part(NoisyQuant, codec=part(IntRows, bits=8, clip=part(MaxClip))),
-    SoftRound: part(SoftRound, codec=part(IntRows, bits=6, clip=part(MaxClip))),
-    Ternary: part(Ternary, group=100),
-    Binary: part(Binary, group=100),
-    Normed: part(Normed, act=part(LeakySquared)),
+    QuantNoise: part(QuantNoise, codec=part(IntRows, bits=8, clip=part(MaxClip))),
+    SoftRoundQuant: part(SoftRoundQuant, codec=part(IntRows, bits=6, clip=part(MaxClip))),
+    FakeTernary: part(FakeTernary, group_size=100),
+    FakeBinary: part(FakeBinary, group_size=100),
+    NormedActivation: part(NormedActivation, act=part(SquaredLeakyReLU)),
 }

@@ -12,21 +12,23 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitgolf.config.spec import part
-from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.layer_schedule import UNet
-from bitgolf.runtime.device import choose
-from bitgolf.runtime.distributed import ALONE
-from bitgolf.score.adapt.adapter_forward import CompiledRows, Rows, Shown
-from bitgolf.score.adapt.document_lora import DocumentLora, LoraPlayer
-from bitgolf.score.adapt.loss import NOTHING, CompiledNats, EagerNats
+from bitgolf.runtime.device import select_device
+from bitgolf.runtime.distributed import SINGLE_PROCESS
+from bitgolf.score.adapt.adapter_forward import AdapterBatch, AdapterForward, CompiledAdapterForward
+from bitgolf.score.adapt.document_lora import DocumentLoRA, LoRAPlayer
+from bitgolf.score.adapt.loss import IGNORE_INDEX, CompiledLoss, EagerLoss
 from bitgolf.score.execution import compiled_function
-from bitgolf.score.execution.compiled_function import Graph
-from bitgolf.score.player import Block
+from bitgolf.score.execution.compiled_function import CompiledFunction
+from bitgolf.score.player import ScoringBatch
 from bitgolf.score.referee import score
-from bitgolf.score.text import Text, with_last_end
+from bitgolf.score.text import TokenizedText, append_final_bos
 from helpers.toy import VOCAB, built, toy_model
 
-LOOPED = toy_model().set("depth", part(UNet, order=part(Loop, first=1, last=2, since=(0.0,))))
+LOOPED = toy_model().set(
+    "layer_schedule", part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=2, since=(0.0,)))
+)
 EVERYWHERE = ("head", "q", "k", "v", "out", "mlp")
 
 
@@ -38,26 +40,28 @@ def whole(function: Callable[..., Any], device: torch.device) -> Callable[..., A
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
-    monkeypatch.setattr(compiled_function, "compiled", whole)
+    monkeypatch.setattr(compiled_function, "compile_graph", whole)
     yield
 
 
-def text(*, seed: int = 0) -> Text:
+def text(*, seed: int = 0) -> TokenizedText:
     rng = np.random.default_rng(seed)
     documents = [np.append(1, rng.choice(rng.integers(2, VOCAB, 6), n)) for n in (30, 9, 47, 1, 22, 38, 16)]
-    return Text(with_last_end(np.concatenate(documents), 1), 500)
+    return TokenizedText(append_final_bos(np.concatenate(documents), 1), 500)
 
 
-def lora(**changes: Any) -> DocumentLora:
-    settings = {"window": 16, "stride": 5, "rows": 3, "rank": 2, "lr": 0.02, "on": EVERYWHERE} | changes
-    return DocumentLora(**settings)
+def lora(**changes: Any) -> DocumentLoRA:
+    settings = {"window": 16, "stride": 5, "rows": 3, "rank": 2, "lr": 0.02, "target_modules": EVERYWHERE} | changes
+    return DocumentLoRA(**settings)
 
 
-def compiled(method: DocumentLora) -> LoraPlayer:
+def compiled(method: DocumentLoRA) -> LoRAPlayer:
     """A player as it is on CUDA."""
-    p = LoraPlayer(built(LOOPED).double(), VOCAB, choose(), method)
-    p.forward = CompiledRows(p.model, p.device, p.adapters, window=method.window, columns=method.stride, world=ALONE)
-    p.adam.update = Graph(p.adam.update, torch.device("cpu"))
+    p = LoRAPlayer(built(LOOPED).double(), VOCAB, select_device(), method)
+    p.forward = CompiledAdapterForward(
+        p.model, p.device, p.adapters, window=method.window, columns=method.stride, distributed=SINGLE_PROCESS
+    )
+    p.adam.update = CompiledFunction(p.adam.update, torch.device("cpu"))
     return p
 
 
@@ -66,18 +70,18 @@ def compiled(method: DocumentLora) -> LoraPlayer:
     [
         ({}, 64),
         pytest.param({}, 32, marks=pytest.mark.exhaustive),
-        ({"rank": 0, "on": ("head",)}, 16),
+        ({"rank": 0, "target_modules": ("head",)}, 16),
         pytest.param({"steps": 2, "rows": 1}, 64, marks=pytest.mark.exhaustive),
-        pytest.param({"warm": True}, 16, marks=pytest.mark.exhaustive),
+        pytest.param({"keep_a": True}, 16, marks=pytest.mark.exhaustive),
     ],
 )
 def test_graphs_of_few_shapes_score_and_learn_alike(traced: None, settings: dict[str, Any], at_once: int) -> None:
     """Whether all three rows are read at once, or two of them, or each by itself."""
     method, found = lora(**settings), list[np.ndarray]()
-    plain, fixed = LoraPlayer(built(LOOPED).double(), VOCAB, choose(), method), compiled(method)
-    fixed.forward.limit(at_once)
+    plain, fixed = LoRAPlayer(built(LOOPED).double(), VOCAB, select_device(), method), compiled(method)
+    fixed.forward.set_max_tokens(at_once)
     for p in (plain, fixed):
-        charges = np.zeros(text().targets)
+        charges = np.zeros(text().num_targets)
         score(p, text(), method, charges=charges)
         found.append(charges)
         p.close()
@@ -85,9 +89,14 @@ def test_graphs_of_few_shapes_score_and_learn_alike(traced: None, settings: dict
     assert np.abs(found[0] - charged_still(method)).max() > 1e-3, "and they do learn"
 
 
-def charged_still(method: DocumentLora) -> np.ndarray:
-    charges, still = np.zeros(text().targets), method.still()()
-    score(still.player(built(LOOPED).double(), VOCAB, choose(), ALONE), text(), still, charges=charges)
+def charged_still(method: DocumentLoRA) -> np.ndarray:
+    charges, still = np.zeros(text().num_targets), method.without_adaptation()()
+    score(
+        still.make_player(built(LOOPED).double(), VOCAB, select_device(), SINGLE_PROCESS),
+        text(),
+        still,
+        charges=charges,
+    )
     return charges
 
 
@@ -97,18 +106,18 @@ def test_shapes_are_one_number_of_rows_and_columns_and_four_lengths() -> None:
     p.forward.run = lambda *x: seen.add(tuple(n for t in x for n in t.shape)) or torch.zeros(3, 4, VOCAB)
     for length in (1, 63, 64, 65, 200, 256, 257, 511, 512):
         windows = [(torch.zeros(length, dtype=torch.int64), 1), (torch.arange(0), 0), (torch.ones(1).long(), 1)]
-        assert p.predict(Block.of(windows, torch.zeros(3, dtype=torch.bool))).shape == (2, VOCAB)
+        assert p.predict(ScoringBatch.collate(windows, torch.zeros(3, dtype=torch.bool))).shape == (2, VOCAB)
     assert seen == {(3, length, 3, 4) for length in (64, 128, 256, 512)}
 
 
 def test_what_is_shown_of_a_block() -> None:
     windows = [(torch.arange(10, 16), 2), (torch.arange(0), 0), (torch.arange(20, 23), 3)]
-    block = Block.of(windows, torch.zeros(3, dtype=torch.bool))
+    block = ScoringBatch.collate(windows, torch.zeros(3, dtype=torch.bool))
     for rows in (torch.tensor([True, False, True]), torch.tensor([True, True, True])):
-        shown = Shown.of(block, rows, 3)
-        states = shown.tokens.gather(1, shown.columns).flatten()[shown.places]
+        shown = AdapterBatch.from_batch(block, rows, 3)
+        states = shown.tokens.gather(1, shown.target_columns).flatten()[shown.target_indices]
         assert states.tolist() == [14, 15, 20, 21, 22]
-        assert shown.tokens.shape == (int(rows.sum()), 6) and shown.columns.shape == (int(rows.sum()), 3)
+        assert shown.tokens.shape == (int(rows.sum()), 6) and shown.target_columns.shape == (int(rows.sum()), 3)
 
 
 class Waits(TorchDispatchMode):
@@ -131,8 +140,8 @@ class Waits(TorchDispatchMode):
 
 def test_neither_predicting_nor_learning_waits_for_the_device() -> None:
     method = lora()
-    p, rows = LoraPlayer(built(LOOPED), VOCAB, choose(), method), 3
-    block = Block.of([(torch.arange(2, 12), 5)] * rows, torch.tensor([True, False, True]))
+    p, rows = LoRAPlayer(built(LOOPED), VOCAB, select_device(), method), 3
+    block = ScoringBatch.collate([(torch.arange(2, 12), 5)] * rows, torch.tensor([True, False, True]))
     with Waits() as waits:
         p.predict(block)
         p.observe(block, torch.arange(2, 17))
@@ -144,12 +153,14 @@ def test_neither_predicting_nor_learning_waits_for_the_device() -> None:
 
 
 def test_the_reference_reads_live_rows_alone() -> None:
-    p, seen = LoraPlayer(built(LOOPED), VOCAB, choose(), lora()), list[tuple[int, ...]]()
-    assert type(p.forward) is Rows
+    p, seen = LoRAPlayer(built(LOOPED), VOCAB, select_device(), lora()), list[tuple[int, ...]]()
+    assert type(p.forward) is AdapterForward
     inner = p.forward.run
     p.forward.run = lambda *x: seen.append(tuple(x[0].shape)) or inner(*x)
     p.predict(
-        Block.of([(torch.arange(2, 12), 5), (torch.arange(0), 0), (torch.arange(2, 6), 4)], torch.zeros(3).bool())
+        ScoringBatch.collate(
+            [(torch.arange(2, 12), 5), (torch.arange(0), 0), (torch.arange(2, 6), 4)], torch.zeros(3).bool()
+        )
     )
     assert seen == [(2, 10)]
 
@@ -161,9 +172,9 @@ def test_the_nats_of_padded_rows_are_those_of_their_targets(traced: None, rows: 
     model, generator = built(LOOPED).double(), torch.Generator().manual_seed(0)
     inputs = torch.randint(2, VOCAB, (rows, length), generator=generator)
     targets = torch.randint(2, VOCAB, (rows, length), generator=generator)
-    targets[-1, length // 2 :] = NOTHING
+    targets[-1, length // 2 :] = IGNORE_INDEX
     params, found = list(model.parameters()), list[list[Tensor]]()
-    for nats in (EagerNats(model, choose()), CompiledNats(model, choose(), at_once, 128)):
+    for nats in (EagerLoss(model, select_device()), CompiledLoss(model, select_device(), at_once, 128)):
         losses = [(loss.detach(), *torch.autograd.grad(loss, params)) for loss in nats(inputs, targets)]
         found.append([torch.stack(own).sum(0) for own in zip(*losses, strict=True)])
     assert found[0][0] > 0

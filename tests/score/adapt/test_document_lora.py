@@ -14,22 +14,29 @@ from torch import Tensor, nn
 from bitgolf.config.parse import from_json
 from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.lm import LM
-from bitgolf.runtime.device import choose
-from bitgolf.runtime.distributed import ALONE, World
-from bitgolf.score.adapt.adapter_forward import Rows
-from bitgolf.score.adapt.document_lora import DocumentLora, LoraPlayer
+from bitgolf.runtime.device import select_device
+from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from bitgolf.score.adapt.adapter_forward import AdapterForward
+from bitgolf.score.adapt.document_lora import DocumentLoRA, LoRAPlayer
 from bitgolf.score.adapt.per_row_adam import PerRowAdam
-from bitgolf.score.methods import Method, Section
-from bitgolf.score.player import Block
+from bitgolf.score.execution.forward import SelectKernels
+from bitgolf.score.methods import ScoringMethod, TextSection
+from bitgolf.score.player import ScoringBatch
 from bitgolf.score.referee import Score, score
-from bitgolf.score.text import Text, with_last_end
+from bitgolf.score.text import TokenizedText, append_final_bos
 from helpers.toy import VOCAB, built, toy_model
 
-LOOPED = toy_model().set("depth", part(UNet, order=part(Loop, first=1, last=2, since=(0.0,))))
-SECOND: dict[str, Any] = {"on": ("head", "q", "k", "v", "out", "mlp"), "betas": (0.0, 0.99), "weight_decay": 0.5}
+LOOPED = toy_model().set(
+    "layer_schedule", part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=2, since=(0.0,)))
+)
+SECOND: dict[str, Any] = {
+    "target_modules": ("head", "q", "k", "v", "out", "mlp"),
+    "betas": (0.0, 0.99),
+    "weight_decay": 0.5,
+}
 Documents = list[npt.NDArray[np.integer]]
 
 
@@ -39,23 +46,23 @@ def documents(*, seed: int = 0, lengths: Sequence[int] = (30, 9, 47, 1, 22, 38, 
     return [np.append(1, rng.choice(rng.integers(2, VOCAB, 6), n)) for n in lengths]
 
 
-def text_of(documents: Documents) -> Text:
+def text_of(documents: Documents) -> TokenizedText:
     stream = np.concatenate(documents)
-    return Text(with_last_end(stream, 1), 3 * len(stream))
+    return TokenizedText(append_final_bos(stream, 1), 3 * len(stream))
 
 
-def lora(**changes: Any) -> DocumentLora:
-    return DocumentLora(**({"window": 16, "stride": 5, "rows": 3, "rank": 2, "lr": 0.02} | changes))
+def lora(**changes: Any) -> DocumentLoRA:
+    return DocumentLoRA(**({"window": 16, "stride": 5, "rows": 3, "rank": 2, "lr": 0.02} | changes))
 
 
-def charges(method: Method, text: Text, model: LM | None = None) -> npt.NDArray[np.float64]:
+def charges(method: ScoringMethod, text: TokenizedText, model: LM | None = None) -> npt.NDArray[np.float64]:
     """The bits of each target."""
     return played(method, text, model or built(LOOPED).double())[1]
 
 
-def played(method: Method, text: Text, model: LM) -> tuple[Score, npt.NDArray[np.float64]]:
-    found = np.zeros(text.targets)
-    player = method.player(model, VOCAB, choose(), ALONE)
+def played(method: ScoringMethod, text: TokenizedText, model: LM) -> tuple[Score, npt.NDArray[np.float64]]:
+    found = np.zeros(text.num_targets)
+    player = method.make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     try:
         return score(player, text, method, charges=found), found
     finally:
@@ -66,7 +73,7 @@ def played(method: Method, text: Text, model: LM) -> tuple[Score, npt.NDArray[np
 @pytest.mark.parametrize("stride", [4, 5, 16])
 def test_without_learning_it_is_the_same_windows_scored_still(nothing: dict[str, Any], stride: int) -> None:
     text, method = text_of(documents()), lora(stride=stride, **nothing)
-    assert charges(method, text) == pytest.approx(charges(method.still()(), text), rel=1e-9, abs=1e-9)
+    assert charges(method, text) == pytest.approx(charges(method.without_adaptation()(), text), rel=1e-9, abs=1e-9)
 
 
 def test_a_score_depends_on_nothing_that_comes_later() -> None:
@@ -85,7 +92,7 @@ def by_document(found: npt.NDArray[np.float64], documents: Documents) -> list[np
     return np.split(found, np.cumsum([len(d) for d in documents])[:-1])
 
 
-@pytest.mark.parametrize("settings", [{}, SECOND, {"rank": 0, "on": ("head",)}, {"steps": 2}])
+@pytest.mark.parametrize("settings", [{}, SECOND, {"rank": 0, "target_modules": ("head",)}, {"steps": 2}])
 def test_each_document_is_scored_by_itself(settings: dict[str, Any]) -> None:
     """A6: in another order, each has the bits that it had."""
     docs, method, order = documents(), lora(**settings), (4, 2, 6, 0, 3, 5, 1)
@@ -94,21 +101,21 @@ def test_each_document_is_scored_by_itself(settings: dict[str, Any]) -> None:
     after = by_document(charges(method, text_of(turned)), turned)
     for place, i in enumerate(order):
         assert after[place] == pytest.approx(before[i], rel=1e-9)
-    assert not method.crosses
+    assert not method.cross_document
 
 
 def test_warm_documents_follow_one_another_and_say_so() -> None:
-    docs, method = documents(), lora(warm=True, lr=0.05)
+    docs, method = documents(), lora(keep_a=True, lr=0.05)
     before = by_document(charges(method, text_of(docs)), docs)
     after = by_document(charges(method, text_of(docs[::-1])), docs[::-1])[::-1]
     assert max(np.abs(a - b).max() for a, b in zip(before, after, strict=True)) > 1e-3
-    assert method.crosses
+    assert method.cross_document
 
 
 @pytest.mark.parametrize(("count", "chains"), [(7, 1), (12, 2), (100, 8), (1000, 8)])
 def test_warm_documents_are_dealt_to_chains_of_at_least_two_a_row(count: int, chains: int) -> None:
-    tracks = list(lora(warm=True).tracks([(i, i + 1) for i in range(count)]))
-    dealt = [[window.first for text in track.texts for window in text] for track in tracks]
+    tracks = list(lora(keep_a=True).batches([(i, i + 1) for i in range(count)]))
+    dealt = [[window.first_target for text in track.texts for window in text] for track in tracks]
     assert len(tracks) == chains and sorted(first for own in dealt for first in own) == list(range(count))
     assert min(map(len, dealt)) > 3 and max(map(len, dealt)) - min(map(len, dealt)) <= 3
     assert all(own == sorted(own) for own in dealt)
@@ -122,26 +129,26 @@ def test_totals_do_not_depend_on_the_rows(double: bool, tolerance: float) -> Non
     assert three == pytest.approx(one, rel=tolerance) and many == pytest.approx(one, rel=tolerance)
 
 
-class Share(DocumentLora):
+class Share(DocumentLoRA):
     """What one of several processes plays."""
 
     rank_of, size_of = 0, 1
 
-    def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
+    def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
         for section in super().sections(text, batch_tokens):
-            tracks = [t for i, t in enumerate(section.tracks) if i % self.size_of == self.rank_of]
-            yield section._replace(tracks=tracks)
+            tracks = [t for i, t in enumerate(section.batches) if i % self.size_of == self.rank_of]
+            yield section._replace(batches=tracks)
 
 
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("processes", [2, 4])
 def test_totals_do_not_depend_on_who_plays_a_track(processes: int, warm: bool) -> None:
     text = text_of(documents(lengths=[5 + 3 * (i % 7) for i in range(9)]))
-    whole, found = charges(lora(rows=1, warm=warm), text), np.zeros(text.targets)
+    whole, found = charges(lora(rows=1, keep_a=warm), text), np.zeros(text.num_targets)
     for rank in range(processes):
-        share = Share(window=16, stride=5, rows=1, rank=2, lr=0.02, warm=warm)
+        share = Share(window=16, stride=5, rows=1, rank=2, lr=0.02, keep_a=warm)
         share.rank_of, share.size_of = rank, processes
-        player = share.player(built(LOOPED).double(), VOCAB, choose(), ALONE)
+        player = share.make_player(built(LOOPED).double(), VOCAB, select_device(), SINGLE_PROCESS)
         with pytest.raises(BitgolfError, match="scored target"):  # the others' ones are missing here
             score(player, text, share, charges=found)
     assert found == pytest.approx(whole, rel=1e-9)
@@ -151,7 +158,7 @@ def test_totals_do_not_depend_on_who_plays_a_track(processes: int, warm: bool) -
 def test_it_learns_what_a_document_is_made_of(settings: dict[str, Any]) -> None:
     text = text_of(documents(lengths=[60] * 4))
     method = lora(**settings)
-    bits, still = charges(method, text).sum(), charges(method.still()(), text).sum()
+    bits, still = charges(method, text).sum(), charges(method.without_adaptation()(), text).sum()
     assert bits < 0.98 * still
 
 
@@ -165,14 +172,14 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_a_player_that_cannot_be_made_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(self: LoraPlayer, world: World) -> Rows:
+    def fails(self: LoRAPlayer, distributed: DistributedContext, kernels: SelectKernels | None) -> AdapterForward:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(LoraPlayer, "_forward", fails)
+    monkeypatch.setattr(LoRAPlayer, "_forward", fails)
     model = built(LOOPED)
     modules = [path for path, _ in model.named_modules()]
     with pytest.raises(torch.OutOfMemoryError):
-        LoraPlayer(model, VOCAB, choose(), lora())
+        LoRAPlayer(model, VOCAB, select_device(), lora())
     assert [path for path, _ in model.named_modules()] == modules
     model(torch.ones(1, 3, dtype=torch.int64))
 
@@ -180,27 +187,27 @@ def test_a_player_that_cannot_be_made_leaves_the_model_as_it_was(monkeypatch: py
 # ---- the player by itself ------------------------------------------------------------------------------------------
 
 
-def shown(rows: int = 3, *, length: int = 8, asked: int = 5) -> tuple[Block, Tensor]:
+def shown(rows: int = 3, *, length: int = 8, asked: int = 5) -> tuple[ScoringBatch, Tensor]:
     tokens = torch.randint(2, VOCAB, (rows, length), generator=torch.Generator().manual_seed(3))
     where = torch.zeros(rows, length).bool()
     where[:, length - asked :] = True
     targets = torch.randint(2, VOCAB, (rows * asked,), generator=torch.Generator().manual_seed(4))
-    return Block(tokens, where, torch.zeros(rows).bool()), targets
+    return ScoringBatch(tokens, where, torch.zeros(rows).bool()), targets
 
 
-def player(**changes: Any) -> LoraPlayer:
-    return LoraPlayer(built(LOOPED).double(), VOCAB, choose(), lora(**changes))
+def player(**changes: Any) -> LoRAPlayer:
+    return LoRAPlayer(built(LOOPED).double(), VOCAB, select_device(), lora(**changes))
 
 
 def test_what_is_not_predicted_here_is_learned_all_the_same() -> None:
     block, targets = shown()
     predicted, observed, copied = player(steps=2), player(steps=2), player(steps=2)
     predicted.predict(block)
-    copied.predict(Block(*shown(length=6)[0]))
+    copied.predict(ScoringBatch(*shown(length=6)[0]))
     for p in (predicted, observed, copied):
         p.observe(block, targets)
         assert (p.adapters.values - predicted.adapters.values).abs().max() < 1e-12
-    assert (predicted.adapters.values != predicted.adapters.start).any(1).all()
+    assert (predicted.adapters.values != predicted.adapters.initial).any(1).all()
 
 
 def test_two_steps_are_two_steps() -> None:
@@ -214,10 +221,10 @@ def test_two_steps_are_two_steps() -> None:
 
 
 def test_only_what_leads_to_adapters_keeps_a_graph() -> None:
-    p, seen = player(on=("head",)), list[bool]()
+    p, seen = player(target_modules=("head",)), list[bool]()
     p.model.norm.register_forward_hook(lambda _, x, y: seen.append(y.requires_grad))
     p.observe(*shown())
-    assert seen == [False] and (p.adapters.values != p.adapters.start).any(1).all()
+    assert seen == [False] and (p.adapters.values != p.adapters.initial).any(1).all()
 
 
 def test_one_step_is_that_of_adam_on_the_mean_of_each_row() -> None:
@@ -238,13 +245,13 @@ def test_one_step_is_that_of_adam_on_the_mean_of_each_row() -> None:
 def test_who_was_asked_nothing_or_has_come_to_an_end_learns_nothing() -> None:
     block, targets = shown()
     p = player()
-    block.asked[1] = False
+    block.target_mask[1] = False
     targets = targets[:10]
     targets[-1] = 1  # the last row's document ends
     logits = p.predict(block)
     assert logits.shape == (10, VOCAB)
     p.observe(block, targets)
-    assert (p.adapters.values != p.adapters.start).any(1).tolist() == [True, False, False]
+    assert (p.adapters.values != p.adapters.initial).any(1).tolist() == [True, False, False]
     assert p.adam.steps[:, 0].tolist() == [1, 0, 0]
 
 
@@ -254,24 +261,24 @@ def test_a_document_starts_with_nothing_learned_and_no_moments() -> None:
     p = player()
     p.observe(block, targets)
     p.reset(torch.tensor([True, False, False]))
-    for state in (p.adapters.values - p.adapters.start, p.adam.exp_avg, p.adam.exp_avg_sq, p.adam.steps):
+    for state in (p.adapters.values - p.adapters.initial, p.adam.exp_avg, p.adam.exp_avg_sq, p.adam.steps):
         assert (state != 0).any(1).tolist() == [False, True, True]
-    p.predict(block._replace(fresh=torch.tensor([False, True, False])))
-    assert torch.equal(p.adapters.values[1], p.adapters.start) and p.adam.steps[:, 0].tolist() == [0, 0, 1]
+    p.predict(block._replace(reset_rows=torch.tensor([False, True, False])))
+    assert torch.equal(p.adapters.values[1], p.adapters.initial) and p.adam.steps[:, 0].tolist() == [0, 0, 1]
 
 
 def test_warm_rows_keep_a_until_all_is_renewed() -> None:
     block, targets = shown()
-    p = player(warm=True)
+    p = player(keep_a=True)
     p.observe(block, targets)
     p.observe(block, targets)  # at the first step B is zero, and A has no gradient
     learned = p.adapters.values.clone()
     p.reset(torch.ones(3).bool())
-    inner = p.adapters.inner
+    inner = p.adapters.is_factor_a
     assert torch.equal(p.adapters.values[:, inner], learned[:, inner]) and not p.adapters.values[:, ~inner].any()
-    assert (learned != p.adapters.start)[:, inner].any() and not p.adam.steps.any()
-    p.renew()
-    assert torch.equal(p.adapters.values, p.adapters.start.expand(3, -1))
+    assert (learned != p.adapters.initial)[:, inner].any() and not p.adam.steps.any()
+    p.reset_all()
+    assert torch.equal(p.adapters.values, p.adapters.initial.expand(3, -1))
 
 
 def test_between_blocks_the_bare_model_may_be_taught_in_batches_of_any_size() -> None:
@@ -279,18 +286,18 @@ def test_between_blocks_the_bare_model_may_be_taught_in_batches_of_any_size() ->
     p = player()
     p.observe(block, targets)
     before = p.predict(block)
-    with p.bare() as model:
+    with p.without_adapters() as model:
         model(torch.ones(7, 4, dtype=torch.int64)).square().mean().backward()
         with torch.no_grad():
             for weight in model.parameters():
                 weight -= 0.1 * weight.grad if weight.grad is not None else 0
     after = p.predict(block)
     assert (after - before).abs().max() > 1e-4
-    p.renew()
+    p.reset_all()
     assert (p.predict(block) - after).abs().max() > 1e-4
     p.close()
     p.close()
-    assert not [path for path, _ in p.model.named_modules() if ".add." in path or ".beside." in path]
+    assert not [path for path, _ in p.model.named_modules() if ".adapters." in path or ".parallel_adapters." in path]
 
 
 @pytest.mark.parametrize(("betas", "decay"), [((0.9, 0.95), 0.0), ((0.0, 0.99), 0.5)])
@@ -313,11 +320,11 @@ def test_rows_that_start_at_different_times_are_each_an_adam_of_its_own(
 
 
 def test_settings_survive_as_json_and_impossible_ones_are_refused() -> None:
-    node = part(DocumentLora, rank=96, alpha=144.0, on=("head", "mlp"))
+    node = part(DocumentLoRA, rank=96, alpha=144.0, target_modules=("head", "mlp"))
     method = from_json(node.to_json())()
-    assert method.scale == 1.5 and method.on == ("head", "mlp") and method.opening == method.stride
-    for wrong in ({"rows": 0}, {"rank": -1}, {"steps": -1}, {"stride": 17}, {"rank": 0, "warm": True}, {"seed": -1}):
+    assert method.scale == 1.5 and method.target_modules == ("head", "mlp") and method.first_stride == method.stride
+    for wrong in ({"rows": 0}, {"rank": -1}, {"steps": -1}, {"stride": 17}, {"rank": 0, "keep_a": True}, {"seed": -1}):
         with pytest.raises(RecipeError):
             lora(**wrong)
     with pytest.raises(RecipeError, match="no 'gate' to adapt"):
-        player(on=("gate",))
+        player(target_modules=("gate",))

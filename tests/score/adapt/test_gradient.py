@@ -18,44 +18,51 @@ from torch import Tensor, nn
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import roles
-from bitgolf.runtime.device import choose
-from bitgolf.runtime.distributed import ALONE, World
-from bitgolf.score.adapt.document_lora import DocumentLora
-from bitgolf.score.adapt.gradient import AdamW, Learner, Sgd, cosine
-from bitgolf.score.adapt.phased_lora import Phased
-from bitgolf.score.adapt.stream_sgd import StreamPlayer, StreamSgd
-from bitgolf.score.methods import Method
+from bitgolf.model.parameters import parameter_roles
+from bitgolf.runtime.device import select_device
+from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.gradient import AdamWAdaptation, SGDAdaptation, WeightAdapter, cosine_decay
+from bitgolf.score.adapt.phased_lora import PhasedLoRA
+from bitgolf.score.adapt.stream_sgd import StreamSGD, StreamSGDPlayer
+from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.player import AdaptationStep
 from bitgolf.score.referee import score
-from bitgolf.score.text import Text, with_last_end
-from helpers.process_groups import as_program, fork
+from bitgolf.score.text import TokenizedText, append_final_bos
+from helpers.process_groups import run_as_script, run_in_processes
 from helpers.toy import VOCAB, built, toy_model
 
 CHUNK, TARGETS = 40, 150
-LEARN = part(Sgd, lr=0.05, epochs=2, batch=2, length=16)
+LEARN = part(SGDAdaptation, lr=0.05, epochs=2, batch_size=2, sequence_length=16)
 
 
-def drifting(targets: int = TARGETS, seed: int = 0) -> Text:
+def drifting(targets: int = TARGETS, seed: int = 0) -> TokenizedText:
     """A few tokens only, so that there is something to learn that the model does not know; five documents."""
     ids = np.random.default_rng(seed).choice([5, 9, 17, 33], targets, p=[0.4, 0.3, 0.2, 0.1])
     ids[:: targets // 5] = 1
-    return Text(with_last_end(ids, 1), 3 * targets)
+    return TokenizedText(append_final_bos(ids, 1), 3 * targets)
 
 
-def stream(sgd: Spec[Sgd] = LEARN, *, stride: int = 8, chunk: int = CHUNK) -> StreamSgd:
-    return StreamSgd(window=16, stride=stride, chunk=chunk, sgd=sgd)
+def stream(sgd: Spec[SGDAdaptation] = LEARN, *, stride: int = 8, chunk: int = CHUNK) -> StreamSGD:
+    return StreamSGD(window=16, stride=stride, chunk=chunk, adaptation=sgd)
 
 
-def charged(model: LM, text: Text, method: Method, *, batch_tokens: int = 64, world: World = ALONE) -> np.ndarray:
+def charged(
+    model: LM,
+    text: TokenizedText,
+    method: ScoringMethod,
+    *,
+    batch_tokens: int = 64,
+    distributed: DistributedContext = SINGLE_PROCESS,
+) -> np.ndarray:
     """The bits of each target."""
-    charges = np.zeros(text.targets)
-    player = method.player(model, VOCAB, choose(), world)
+    charges = np.zeros(text.num_targets)
+    player = method.make_player(model, VOCAB, select_device(), distributed)
     try:
-        score(player, text, method, batch_tokens=batch_tokens, charges=charges, world=world)
+        score(player, text, method, batch_tokens=batch_tokens, charges=charges, distributed=distributed)
     finally:
         player.close()
     return charges
@@ -70,30 +77,30 @@ def test_the_plan_has_every_target_once_in_its_section_with_the_contexts_of_the_
     targets: int, window: int, chunk: int, isolated: bool, data: st.DataObject
 ) -> None:
     stride = data.draw(st.integers(1, window))
-    method = StreamSgd(window=window, stride=stride, chunk=chunk, isolated=isolated)
+    method = StreamSGD(window=window, stride=stride, chunk=chunk, isolated=isolated)
     text = drifting(max(targets, 5))
     expected = {
         t: w.start
-        for start, stop in text.documents()[slice(None) if isolated else slice(0)] or [(0, text.targets)]
-        for w in method.still()().windows(stop - start, start)
-        for t in range(w.first, w.stop)
+        for start, stop in text.documents()[slice(None) if isolated else slice(0)] or [(0, text.num_targets)]
+        for w in method.without_adaptation()().windows(stop - start, start)
+        for t in range(w.first_target, w.stop)
     }
     found, done = dict[int, int](), 0
     for section in method.sections(text, 64):
         assert section.start == done and section.stop - section.start <= chunk
-        windows = [w for track in section.tracks for own in track.texts for w in own]
-        own = {t: w.start for w in windows for t in range(w.first, w.stop)}
-        assert sum(w.stop - w.first for w in windows) == len(own) == section.stop - section.start
+        windows = [w for track in section.batches for own in track.texts for w in own]
+        own = {t: w.start for w in windows for t in range(w.first_target, w.stop)}
+        assert sum(w.stop - w.first_target for w in windows) == len(own) == section.stop - section.start
         assert all(section.start <= t < section.stop for t in own)
         found |= own
         done = section.stop
-    assert found == expected and done == text.targets
+    assert found == expected and done == text.num_targets
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.integers(1, 9), st.integers(1, 4), st.booleans())
 def test_sequences_and_steps_have_every_target_once(ids: list[int], length: int, batch: int, documents: bool) -> None:
-    tokens, sgd = torch.tensor(ids), Sgd(length=length, batch=batch, documents=documents)
+    tokens, sgd = torch.tensor(ids), SGDAdaptation(sequence_length=length, batch_size=batch, split_documents=documents)
     rows = sgd.sequences(tokens, 1, length)
     assert [t for w in rows for t in range(w.start, w.stop)] == list(range(len(ids) - 1))
     assert all(1 <= w.stop - w.start <= length for w in rows)
@@ -109,24 +116,25 @@ def test_sequences_and_steps_have_every_target_once(ids: list[int], length: int,
 # ---- what is learned, and when ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sgd", [LEARN.but(lr=0.0), LEARN.but(epochs=0), part(AdamW, lr=0.0)])
-def test_without_learning_the_bits_are_those_of_the_windows_alone(sgd: Spec[Sgd]) -> None:
+@pytest.mark.parametrize("sgd", [LEARN.replace(lr=0.0), LEARN.replace(epochs=0), part(AdamWAdaptation, lr=0.0)])
+def test_without_learning_the_bits_are_those_of_the_windows_alone(sgd: Spec[SGDAdaptation]) -> None:
     model, text, method = built(toy_model()), drifting(), stream(sgd)
     assert np.array_equal(
-        charged(model, text, method, batch_tokens=1), charged(model, text, method.still()(), batch_tokens=1)
+        charged(model, text, method, batch_tokens=1),
+        charged(model, text, method.without_adaptation()(), batch_tokens=1),
     )
 
 
-@pytest.mark.parametrize("sgd", [LEARN, part(AdamW, lr=0.01, length=16, batch=2)])
-def test_it_learns_what_the_model_did_not_know(sgd: Spec[Sgd]) -> None:
+@pytest.mark.parametrize("sgd", [LEARN, part(AdamWAdaptation, lr=0.01, sequence_length=16, batch_size=2)])
+def test_it_learns_what_the_model_did_not_know(sgd: Spec[SGDAdaptation]) -> None:
     model, text = built(toy_model()), drifting(400)
     method = stream(sgd)
-    still, adapted = charged(model, text, method.still()()), charged(model, text, method)
+    still, adapted = charged(model, text, method.without_adaptation()()), charged(model, text, method)
     assert np.allclose(adapted[:CHUNK], still[:CHUNK], rtol=1e-4), "nothing is known before the first chunk's end"
     assert adapted.sum() < 0.9 * still.sum()
 
 
-def replayed(play: Callable[[LM, Text], np.ndarray]) -> None:
+def replayed(play: Callable[[LM, TokenizedText], np.ndarray]) -> None:
     """Scores up to a target, at a chunk's end or within it, stay as they are when everything after it is another."""
     model, text = built(toy_model()), drifting()
     first = play(model, text)
@@ -141,20 +149,20 @@ def test_a_replay_in_which_all_that_is_later_is_random_gives_the_same_scores() -
     replayed(lambda model, text: charged(model, text, stream()))
 
 
-class Hasty(StreamPlayer):
+class Hasty(StreamSGDPlayer):
     """Learns of each chunk before it is scored."""
 
     whole: Tensor
 
     def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
         start = (step.number + 1) * CHUNK
-        self.learner.learn(self.whole[start : start + CHUNK + 1], 1.0)
+        self.learner.train_on(self.whole[start : start + CHUNK + 1], 1.0)
 
 
 def test_the_replay_catches_a_player_that_learns_before_it_scores() -> None:
-    def play(model: LM, text: Text) -> np.ndarray:
-        method, charges = stream(), np.zeros(text.targets)
-        player = Hasty(model, VOCAB, choose(), ALONE, method)
+    def play(model: LM, text: TokenizedText) -> np.ndarray:
+        method, charges = stream(), np.zeros(text.num_targets)
+        player = Hasty(model, VOCAB, select_device(), SINGLE_PROCESS, method)
         player.whole = torch.from_numpy(np.append(text.tokens, [5] * 2 * CHUNK))
         score(player, text, method, charges=charges)
         player.close()
@@ -168,7 +176,7 @@ def test_the_replay_catches_a_player_that_learns_before_it_scores() -> None:
 def test_totals_do_not_depend_on_how_much_is_read_at_once(dtype: torch.dtype, tolerance: float) -> None:
     model, text = built(toy_model()).to(dtype), drifting()
     totals = [
-        charged(model, text, stream(LEARN.but(at_once=at_once), stride=7), batch_tokens=batch_tokens).sum()
+        charged(model, text, stream(LEARN.replace(max_tokens=at_once), stride=7), batch_tokens=batch_tokens).sum()
         for at_once, batch_tokens in [(1, 1), (40, 64), (8192, 8192)]
     ]
     assert totals == pytest.approx([totals[0]] * 3, rel=tolerance)
@@ -178,7 +186,9 @@ def test_totals_do_not_depend_on_how_much_is_read_at_once(dtype: torch.dtype, to
 
 
 def looped() -> Spec[LM]:
-    return toy_model().but(depth=part(UNet, order=part(Loop, first=1, last=1, since=(0.0,))))
+    return toy_model().replace(
+        layer_schedule=part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=1, since=(0.0,)))
+    )
 
 
 @pytest.mark.parametrize("toy", [toy_model(), looped()], ids=["straight", "looped"])
@@ -186,10 +196,10 @@ def looped() -> Spec[LM]:
 def test_steps_are_those_of_torch(toy: Spec[LM], kind: str) -> None:
     """Rows as long as the window, two a step; the last step has what is left, the last row too. Both rates are passed on."""
     tokens = torch.from_numpy(drifting(77).tokens)
-    settings = {"epochs": 2, "batch": 2, "clip": 0.5}
-    sgd = Sgd(lr=0.1, **settings) if kind == "sgd" else AdamW(lr=0.01, weight_decay=0.1, **settings)
+    settings = {"epochs": 2, "batch_size": 2, "max_norm": 0.5}
+    sgd = SGDAdaptation(lr=0.1, **settings) if kind == "sgd" else AdamWAdaptation(lr=0.01, weight_decay=0.1, **settings)
     model, other = built(toy).double().requires_grad_(False), built(toy).double()
-    learner = Learner(sgd, model, choose(), ALONE, window=16)
+    learner = WeightAdapter(sgd, model, select_device(), SINGLE_PROCESS, window=16)
     params = list(other.parameters())
     made = {
         "sgd": lambda: torch.optim.SGD(params, lr=0.1, momentum=0.9),
@@ -199,7 +209,7 @@ def test_steps_are_those_of_torch(toy: Spec[LM], kind: str) -> None:
     for rate in (1.0, 0.25):
         for group in optimizer.param_groups:
             group["lr"] = rate * (0.1 if kind == "sgd" else 0.01)
-        learner.learn(tokens, rate)
+        learner.train_on(tokens, rate)
         for start in [0, 32, 64] * 2:
             stop = min(start + 32, 77)
             rows = [(a, min(a + 16, stop)) for a in range(start, stop, 16)]
@@ -218,13 +228,13 @@ def test_steps_are_those_of_torch(toy: Spec[LM], kind: str) -> None:
 
 def test_rates_go_down_a_cosine_and_the_last_chunk_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     learned = list[tuple[list[int], float]]()
-    monkeypatch.setattr(Learner, "learn", lambda self, tokens, rate: learned.append((tokens.tolist(), rate)))
+    monkeypatch.setattr(WeightAdapter, "train_on", lambda self, tokens, rate: learned.append((tokens.tolist(), rate)))
     text = drifting()
     charged(built(toy_model()), text, stream())
     assert [tokens for tokens, _ in learned] == [text.tokens[c : c + CHUNK + 1].tolist() for c in (0, 40, 80)]
     assert [rate for _, rate in learned] == pytest.approx([1.0, 0.75, 0.25])
-    assert stream().remarks(text) == [] and "nothing is learned" in stream(chunk=TARGETS).remarks(text)[0]
-    assert cosine(3, 3) == pytest.approx(0.0) and cosine(0, 0) == 1.0
+    assert stream().warnings(text) == [] and "nothing is learned" in stream(chunk=TARGETS).warnings(text)[0]
+    assert cosine_decay(3, 3) == pytest.approx(0.0) and cosine_decay(0, 0) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -240,11 +250,11 @@ def test_what_is_named_learns_and_nothing_else(
     where: tuple[str, ...], frozen: tuple[str, ...], learns: Callable[[str, str], bool]
 ) -> None:
     model, before = built(looped()), built(looped())
-    where = tuple(w for w in where if w != "gate" or "gate" in roles(model).values())
-    Learner(LEARN.but(where=where, frozen=frozen)(), model, choose(), ALONE, window=16).learn(
-        torch.from_numpy(drifting().tokens)
-    )
-    kinds = roles(model)
+    where = tuple(w for w in where if w != "gate" or "gate" in parameter_roles(model).values())
+    WeightAdapter(
+        LEARN.replace(where=where, frozen=frozen)(), model, select_device(), SINGLE_PROCESS, window=16
+    ).train_on(torch.from_numpy(drifting().tokens))
+    kinds = parameter_roles(model)
     for path in kinds:
         changed = not torch.equal(model.get_parameter(path), before.get_parameter(path))
         assert changed == learns(kinds[path], path), path
@@ -260,13 +270,15 @@ def test_what_is_named_learns_and_nothing_else(
 )
 def test_patterns_that_select_nothing_are_errors(settings: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        Sgd(**settings).chosen(built(toy_model()))  # pyright: ignore[reportArgumentType]
+        SGDAdaptation(**settings).trainable_parameters(built(toy_model()))  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("settings", [{"lr": -0.1}, {"epochs": -1}, {"batch": 0}, {"length": -1}, {"at_once": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"lr": -0.1}, {"epochs": -1}, {"batch_size": 0}, {"sequence_length": -1}, {"max_tokens": 0}]
+)
 def test_impossible_settings_are_errors(settings: dict[str, int]) -> None:
     with pytest.raises(RecipeError, match="expected at least"):
-        Sgd(**settings)  # pyright: ignore[reportArgumentType]
+        SGDAdaptation(**settings)  # pyright: ignore[reportArgumentType]
 
 
 # ---- what is left behind -------------------------------------------------------------------------------------------
@@ -282,7 +294,7 @@ def test_closing_gives_the_weights_back_and_a_second_score_is_the_first() -> Non
 
 def test_a_player_plays_one_text_until_it_is_closed() -> None:
     model, text, method = built(toy_model()), drifting(), stream()
-    player = method.player(model, VOCAB, choose(), ALONE)
+    player = method.make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     bits = score(player, text, method).bits
     with pytest.raises(BitgolfError, match="one text"):
         score(player, text, method)
@@ -292,31 +304,31 @@ def test_a_player_plays_one_text_until_it_is_closed() -> None:
 
 def test_weights_that_run_away_are_an_error_that_says_so() -> None:
     with pytest.raises(BitgolfError, match="run away"):
-        charged(built(toy_model()), drifting(), stream(LEARN.but(lr=1e30, clip=0.0)))
+        charged(built(toy_model()), drifting(), stream(LEARN.replace(lr=1e30, max_norm=0.0)))
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
 
 
-METHODS: dict[str, Spec[Method]] = {
-    "sgd": part(StreamSgd, window=16, stride=8, chunk=CHUNK, sgd=LEARN.but(batch=3)),
+METHODS: dict[str, Spec[ScoringMethod]] = {
+    "sgd": part(StreamSGD, window=16, stride=8, chunk=CHUNK, adaptation=LEARN.replace(batch_size=3)),
     "phased": part(
-        Phased,
-        lora=part(DocumentLora, window=16, stride=8, rows=2, rank=2),
+        PhasedLoRA,
+        lora=part(DocumentLoRA, window=16, stride=8, rows=2, rank=2),
         boundaries=(1, 3),
         chunk=25,
-        sgd=LEARN.but(documents=True),
+        sgd=LEARN.replace(split_documents=True),
     ),
 }
 
 
-def played(world: World) -> dict[str, list[object]]:
+def played(distributed: DistributedContext) -> dict[str, list[object]]:
     """Bits of each method, and a hash of the weights as they are when the last target is scored."""
     results = dict[str, list[object]]()
     for name, spec in METHODS.items():
         model, text, method = built(toy_model()).double().requires_grad_(False), drifting(), spec()
-        player = method.player(model, VOCAB, choose(), world)
-        bits = score(player, text, method, world=world, batch_tokens=40).bits
+        player = method.make_player(model, VOCAB, select_device(), distributed)
+        bits = score(player, text, method, distributed=distributed, batch_tokens=40).bits
         weights = b"".join(p.numpy().tobytes() for p in model.parameters())
         results[name] = [bits, hashlib.sha256(weights).hexdigest()]
         player.close()
@@ -324,16 +336,16 @@ def played(world: World) -> dict[str, list[object]]:
 
 
 def main(out: Path) -> int:
-    def write(world: World) -> None:
-        (out / f"{world.size}.{world.rank}.json").write_text(json.dumps(played(world)))
+    def write(distributed: DistributedContext) -> None:
+        (out / f"{distributed.world_size}.{distributed.rank}.json").write_text(json.dumps(played(distributed)))
 
-    return fork(write, out)
+    return run_in_processes(write, out)
 
 
 def test_one_two_and_four_processes_agree(tmp_path: Path) -> None:
     """Steps of three rows among four processes: some have none, and still join."""
-    as_program(__file__, tmp_path)
-    alone = played(ALONE)
+    run_as_script(__file__, tmp_path)
+    alone = played(SINGLE_PROCESS)
     for size in (2, 4):
         ranks = [json.loads((tmp_path / f"{size}.{rank}.json").read_text()) for rank in range(size)]
         for name in METHODS:

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bitgolf.score.adapt import ngram_model
-from bitgolf.score.adapt.ngram_model import LONGEST, NGrams, Said, beside
+from bitgolf.score.adapt.ngram_model import MAX_MATCH, ExpertPredictions, NGramModel, concatenate_experts
 from bitgolf.score.adapt.ngram_trie import make_reader
 
 VOCAB = 9
@@ -34,7 +34,7 @@ class Dictionaries:
                 self.push(old)
         if self.length and self.past[self.pointer] == token:
             self.past.append(token)
-            self.pointer, self.length = self.pointer + 1, min(self.length + 1, LONGEST)
+            self.pointer, self.length = self.pointer + 1, min(self.length + 1, MAX_MATCH)
             return
         self.past.append(token)
         tail, self.length = self.past[-self.orders[-1] :], 0
@@ -42,7 +42,8 @@ class Dictionaries:
             if self.past[end - len(tail) : end] == tail and len(tail) == self.orders[-1]:
                 self.pointer = end
                 while (
-                    self.length < min(end, LONGEST) and self.past[end - 1 - self.length] == self.past[-1 - self.length]
+                    self.length < min(end, MAX_MATCH)
+                    and self.past[end - 1 - self.length] == self.past[-1 - self.length]
                 ):
                     self.length += 1
                 return
@@ -60,9 +61,9 @@ class Dictionaries:
         return {y: c / counts.total() for y, c in counts.items()}
 
 
-def distributions(said: Said) -> list[list[dict[int, float]]]:
+def distributions(said: ExpertPredictions) -> list[list[dict[int, float]]]:
     out = [[dict[int, float]() for _ in range(said.total.shape[1])] for _ in range(len(said.total))]
-    for row, expert, token, p in zip(*said.listed, strict=True):
+    for row, expert, token, p in zip(*said.successors, strict=True):
         assert token not in out[row][expert]
         out[row][expert][int(token)] = float(p)
     return out
@@ -76,10 +77,10 @@ def test_counts_are_those_of_dictionaries(
     stream: list[int], orders: tuple[int, ...], memory: int, cuts: list[int]
 ) -> None:
     """However the stream is cut; so what is said knows nothing of what comes later."""
-    counted, oracle = NGrams(VOCAB, orders, memory), Dictionaries(orders, memory)
+    counted, oracle = NGramModel(VOCAB, orders, memory), Dictionaries(orders, memory)
     for piece in np.split(np.array(stream), sorted(cuts)):
         said = counted.read(piece)
-        for token, found, total, kinds in zip(piece, distributions(said), said.total, said.kinds, strict=True):
+        for token, found, total, kinds in zip(piece, distributions(said), said.total, said.distinct, strict=True):
             oracle.push(int(token))
             for d, expected in zip(found, oracle.said(), strict=True):
                 assert d == pytest.approx(expected, rel=1e-12)
@@ -91,10 +92,10 @@ def test_counts_are_those_of_dictionaries(
 @settings(max_examples=20, deadline=None)
 @given(STREAMS, ORDERS, st.integers(2, 80))
 def test_the_plain_twin_says_the_same(stream: list[int], orders: tuple[int, ...], memory: int) -> None:
-    plain, fast = NGrams(VOCAB, orders, memory), NGrams(VOCAB, orders, memory)
+    plain, fast = NGramModel(VOCAB, orders, memory), NGramModel(VOCAB, orders, memory)
     plain._read = make_reader(lambda f: f)
     a, b = plain.read(np.array(stream)), fast.read(np.array(stream))
-    for left, right in zip((a.total, a.kinds, *a.listed), (b.total, b.kinds, *b.listed), strict=True):
+    for left, right in zip((a.total, a.distinct, *a.successors), (b.total, b.distinct, *b.successors), strict=True):
         assert (left == right).all()
     for left, right in zip(plain.trie, fast.trie, strict=True):
         assert (left == right).all()
@@ -102,13 +103,13 @@ def test_the_plain_twin_says_the_same(stream: list[int], orders: tuple[int, ...]
 
 def test_room_grows_and_full_chunks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = np.random.default_rng(0).integers(0, VOCAB, 5000)
-    whole = NGrams(VOCAB, (1, 2), 10_000).read(stream)
-    monkeypatch.setattr(ngram_model, "CHUNK", 1)
-    monkeypatch.setattr(ngram_model, "SMALLEST", 2)
-    counted = NGrams(VOCAB, (1, 2), 10_000)
+    whole = NGramModel(VOCAB, (1, 2), 10_000).read(stream)
+    monkeypatch.setattr(ngram_model, "SUCCESSORS_PER_CHUNK", 1)
+    monkeypatch.setattr(ngram_model, "INITIAL_CAPACITY", 2)
+    counted = NGramModel(VOCAB, (1, 2), 10_000)
     pieces = [counted.read(piece) for piece in np.split(stream, [1, 2, 3, 1500, 1501])]
     assert (np.concatenate([p.total for p in pieces]) == whole.total).all()
-    assert (np.concatenate([p.listed.p for p in pieces]) == whole.listed.p).all()
+    assert (np.concatenate([p.successors.p for p in pieces]) == whole.successors.p).all()
     assert whole.total[-1, 0] > 400
 
 
@@ -116,35 +117,37 @@ def test_a_large_vocabulary_takes_no_n_gram_for_another() -> None:
     """Keys of two orders and 40,000 tokens: each context was seen once before, in the first half."""
     vocab = 1 << 16
     half = np.random.default_rng(1).permutation(vocab)[:40_000]
-    said = NGrams(vocab, (1, 2), 1 << 20).read(np.concatenate([half, half]))
+    said = NGramModel(vocab, (1, 2), 1 << 20).read(np.concatenate([half, half]))
     assert not said.total[:40_000].any()
-    second = said.listed.select(said.listed.row >= 40_001)
+    second = said.successors.select(said.successors.row >= 40_001)
     assert (second.token == half[(second.row + 1) % 40_000]).all() and (second.p == 1).all()
     assert len(second.row) == 3 * 39_999 - (len(half) - len(np.unique(half)))
 
 
 def test_what_a_token_was_given() -> None:
-    said = NGrams(VOCAB, (1,), 100).read(np.array([5, 6, 5, 7, 5, 6]))
-    assert said.chance(np.array([0, 0, 6, 0, 7])).tolist() == [[0, 0], [0, 0], [1, 1], [0, 0], [0.5, 1]]
-    assert said.last().chance(np.array([5])).tolist() == [[1, 1]]
-    assert said.last().chance(np.array([7])).tolist() == [[0, 0]]
+    said = NGramModel(VOCAB, (1,), 100).read(np.array([5, 6, 5, 7, 5, 6]))
+    assert said.probability(np.array([0, 0, 6, 0, 7])).tolist() == [[0, 0], [0, 0], [1, 1], [0, 0], [0.5, 1]]
+    assert said.last().probability(np.array([5])).tolist() == [[1, 1]]
+    assert said.last().probability(np.array([7])).tolist() == [[0, 0]]
 
 
 @settings(max_examples=20, deadline=None)
 @given(STREAMS, st.lists(st.integers(0, 120), max_size=4))
 def test_documents_are_forgotten_where_the_next_begins(stream: list[int], cuts: list[int]) -> None:
     bos, tokens = 0, np.array(stream)
-    counted = NGrams(VOCAB, (1, 2), 40, bos=bos)
+    counted = NGramModel(VOCAB, (1, 2), 40, bos=bos)
     found = [d for piece in np.split(tokens, sorted(cuts)) for d in distributions(counted.read(piece))]
     starts = sorted({0, len(tokens), *np.flatnonzero(tokens == bos).tolist()})
-    anew = [NGrams(VOCAB, (1, 2), 40).read(tokens[a:b]) for a, b in pairwise(starts)]
+    anew = [NGramModel(VOCAB, (1, 2), 40).read(tokens[a:b]) for a, b in pairwise(starts)]
     assert found == [d for said in anew for d in distributions(said)]
 
 
 def test_several_speak_side_by_side() -> None:
     tokens = np.random.default_rng(2).integers(0, 4, 60)
-    one, two = NGrams(VOCAB, (1, 2), 100).read(tokens), NGrams(VOCAB, (2,), 30).read(tokens)
-    both = beside([one, two])
+    one, two = NGramModel(VOCAB, (1, 2), 100).read(tokens), NGramModel(VOCAB, (2,), 30).read(tokens)
+    both = concatenate_experts([one, two])
     assert distributions(both) == [a + b for a, b in zip(distributions(one), distributions(two), strict=True)]
-    assert (both.total == np.concatenate([one.total, two.total], 1)).all() and both.kinds.shape == (60, 5)
-    assert (both.chance(tokens[1:]) == np.concatenate([one.chance(tokens[1:]), two.chance(tokens[1:])], 1)).all()
+    assert (both.total == np.concatenate([one.total, two.total], 1)).all() and both.distinct.shape == (60, 5)
+    assert (
+        both.probability(tokens[1:]) == np.concatenate([one.probability(tokens[1:]), two.probability(tokens[1:])], 1)
+    ).all()

@@ -11,42 +11,48 @@ from torch import Tensor
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.model.layer_orders import Loop
+from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.layer_schedule import UNet
 from bitgolf.model.lm import LM
-from bitgolf.runtime.device import choose
-from bitgolf.runtime.distributed import ALONE
-from bitgolf.score.adapt.document_lora import DocumentLora
-from bitgolf.score.adapt.gradient import Learner, Sgd
-from bitgolf.score.adapt.phased_lora import Phased, PhasedPlayer, evenly
-from bitgolf.score.methods import Method
+from bitgolf.runtime.device import select_device
+from bitgolf.runtime.distributed import SINGLE_PROCESS
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.gradient import SGDAdaptation, WeightAdapter
+from bitgolf.score.adapt.phased_lora import PhasedLoRA, PhasedLoRAPlayer, even_boundaries
+from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.player import AdaptationStep
 from bitgolf.score.referee import score
-from bitgolf.score.text import Text, with_last_end
+from bitgolf.score.text import TokenizedText, append_final_bos
 from helpers.toy import VOCAB, built, toy_model
 
 DOCUMENT, DOCUMENTS = 30, 6
-LORA = part(DocumentLora, window=16, stride=8, rows=3, rank=2)
-LEARN = part(Sgd, lr=0.05, epochs=1, batch=2, length=16, documents=True)
+LORA = part(DocumentLoRA, window=16, stride=8, rows=3, rank=2)
+LEARN = part(SGDAdaptation, lr=0.05, epochs=1, batch_size=2, sequence_length=16, split_documents=True)
 
 
-def drifting(documents: int = DOCUMENTS) -> Text:
+def drifting(documents: int = DOCUMENTS) -> TokenizedText:
     """Documents of a few tokens only, all of one length."""
     ids = np.random.default_rng(0).choice([5, 9, 17, 33], documents * DOCUMENT, p=[0.4, 0.3, 0.2, 0.1])
     ids[::DOCUMENT] = 1
-    return Text(with_last_end(ids, 1), 3 * len(ids))
+    return TokenizedText(append_final_bos(ids, 1), 3 * len(ids))
 
 
 def phased(
-    boundaries: tuple[int, ...] = (2, 4), *, sgd: Spec[Sgd] = LEARN, lora: Spec[DocumentLora] = LORA, chunk: int = 20
-) -> Phased:
-    return Phased(lora=lora, boundaries=boundaries, chunk=chunk, sgd=sgd)
+    boundaries: tuple[int, ...] = (2, 4),
+    *,
+    sgd: Spec[SGDAdaptation] = LEARN,
+    lora: Spec[DocumentLoRA] = LORA,
+    chunk: int = 20,
+) -> PhasedLoRA:
+    return PhasedLoRA(lora=lora, boundaries=boundaries, chunk=chunk, sgd=sgd)
 
 
-def charged(model: LM, text: Text, method: Method, player: PhasedPlayer | None = None) -> np.ndarray:
+def charged(
+    model: LM, text: TokenizedText, method: ScoringMethod, player: PhasedLoRAPlayer | None = None
+) -> np.ndarray:
     """The bits of each target."""
-    charges = np.zeros(text.targets)
-    playing = player or method.player(model, VOCAB, choose(), ALONE)
+    charges = np.zeros(text.num_targets)
+    playing = player or method.make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     try:
         score(playing, text, method, charges=charges)
     finally:
@@ -62,21 +68,32 @@ def test_the_plan_has_every_target_once_and_a_section_for_each_phase(
     lengths: list[int], boundaries: set[int], rows: int
 ) -> None:
     ids = np.concatenate([[1, *[5] * (n - 1)] for n in lengths])
-    text, method = Text(with_last_end(ids, 1), 9), phased(tuple(sorted(boundaries)), lora=LORA.but(rows=rows))
+    text, method = (
+        TokenizedText(append_final_bos(ids, 1), 9),
+        phased(tuple(sorted(boundaries)), lora=LORA.replace(rows=rows)),
+    )
     sections, seen = list(method.sections(text, 64)), list[int]()
     for section in sections:
         own = [
-            t for track in section.tracks for windows in track.texts for w in windows for t in range(w.first, w.stop)
+            t
+            for track in section.batches
+            for windows in track.texts
+            for w in windows
+            for t in range(w.first_target, w.stop)
         ]
         assert sorted(own) == list(range(section.start, section.stop))
         seen += sorted(own)
-    assert seen == list(range(text.targets))
+    assert seen == list(range(text.num_targets))
     ends = [sum(lengths[:b]) for b in sorted(boundaries) if b < len(lengths)]
-    assert [section.stop for section in sections] == [*ends, text.targets]
+    assert [section.stop for section in sections] == [*ends, text.num_targets]
 
 
 def test_boundaries_as_published() -> None:
-    assert evenly(2500, 3) == (833, 1666, 2500) and evenly(2000, 3) == (666, 1333, 2000) and evenly(2000, 1) == (2000,)
+    assert (
+        even_boundaries(2500, 3) == (833, 1666, 2500)
+        and even_boundaries(2000, 3) == (666, 1333, 2000)
+        and even_boundaries(2000, 1) == (2000,)
+    )
 
 
 @pytest.mark.parametrize("boundaries", [(), (0, 3), (3, 3), (4, 2)])
@@ -87,27 +104,27 @@ def test_boundaries_that_do_not_grow_are_errors(boundaries: tuple[int, ...]) -> 
 
 def test_phases_that_a_text_is_too_short_for_are_said() -> None:
     text = drifting()
-    assert phased().remarks(text) == []
-    assert phased((2, 6, 9)).remarks(text) == ["the text has 6 documents: no phase after 6, 9"]
-    assert phased((1, 5), chunk=30).remarks(text) == [
+    assert phased().warnings(text) == []
+    assert phased((2, 6, 9)).warnings(text) == ["the text has 6 documents: no phase after 6, 9"]
+    assert phased((1, 5), chunk=30).warnings(text) == [
         "the phase after 1 documents has one chunk, 30 targets: it learns nothing"
     ]
-    sparse = Phased(lora=LORA, boundaries=(2, 3), chunk=30, cumulative=False, sgd=LEARN)
-    assert sparse.remarks(text) == ["the phase after 3 documents has one chunk, 30 targets: it learns nothing"]
+    sparse = PhasedLoRA(lora=LORA, boundaries=(2, 3), chunk=30, cumulative=False, sgd=LEARN)
+    assert sparse.warnings(text) == ["the phase after 3 documents has one chunk, 30 targets: it learns nothing"]
 
 
-@pytest.mark.parametrize("sgd", [LEARN.but(lr=0.0), LEARN.but(epochs=0)])
-def test_without_learning_the_bits_are_those_of_the_adapters_alone(sgd: Spec[Sgd]) -> None:
-    model, text, alone = built(toy_model()), drifting(), LORA.but(rows=1)
+@pytest.mark.parametrize("sgd", [LEARN.replace(lr=0.0), LEARN.replace(epochs=0)])
+def test_without_learning_the_bits_are_those_of_the_adapters_alone(sgd: Spec[SGDAdaptation]) -> None:
+    model, text, alone = built(toy_model()), drifting(), LORA.replace(rows=1)
     adapted = charged(model, text, phased(sgd=sgd, lora=alone))
     assert np.array_equal(adapted, charged(model, text, alone())), "one row, so sums are in one order"
-    method = phased(sgd=sgd, lora=LORA.but(steps=0))
-    assert np.allclose(charged(model, text, method), charged(model, text, method.still()()), rtol=1e-5)
+    method = phased(sgd=sgd, lora=LORA.replace(steps=0))
+    assert np.allclose(charged(model, text, method), charged(model, text, method.without_adaptation()()), rtol=1e-5)
 
 
 def test_after_a_phase_adapters_start_anew_also_those_that_documents_hand_on() -> None:
-    model, text, warm = built(toy_model()), drifting(), LORA.but(rows=1, warm=True)
-    adapted = charged(model, text, phased((2,), sgd=LEARN.but(lr=0.0), lora=warm))
+    model, text, warm = built(toy_model()), drifting(), LORA.replace(rows=1, keep_a=True)
+    adapted = charged(model, text, phased((2,), sgd=LEARN.replace(lr=0.0), lora=warm))
     rest = text._replace(tokens=text.tokens[2 * DOCUMENT :])
     assert np.array_equal(adapted[2 * DOCUMENT :], charged(model, rest, warm()))
     assert not np.allclose(adapted[2 * DOCUMENT :], charged(model, text, warm())[2 * DOCUMENT :])
@@ -117,7 +134,9 @@ def test_after_a_phase_adapters_start_anew_also_those_that_documents_hand_on() -
 def test_phases_teach_the_base_what_adapters_must_learn_each_time_anew(looped: bool) -> None:
     toy = toy_model()
     if looped:
-        toy = toy.but(depth=part(UNet, order=part(Loop, first=1, last=1, since=(0.0,))))
+        toy = toy.replace(
+            layer_schedule=part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=1, since=(0.0,)))
+        )
     model, text = built(toy), drifting()
     alone, adapted = charged(model, text, LORA()), charged(model, text, phased())
     first = 2 * DOCUMENT
@@ -125,7 +144,7 @@ def test_phases_teach_the_base_what_adapters_must_learn_each_time_anew(looped: b
     assert adapted[first:].sum() < 0.9 * alone[first:].sum()
 
 
-class Hasty(PhasedPlayer):
+class Hasty(PhasedLoRAPlayer):
     """Learns in its first phase of all documents there are."""
 
     whole: Tensor
@@ -138,8 +157,8 @@ class Hasty(PhasedPlayer):
 def test_a_replay_in_which_all_that_is_later_is_random_gives_the_same_scores(hasty: bool) -> None:
     model, text, method = built(toy_model()), drifting(), phased()
 
-    def play(text: Text) -> np.ndarray:
-        player = (Hasty if hasty else PhasedPlayer)(model, VOCAB, choose(), ALONE, method)
+    def play(text: TokenizedText) -> np.ndarray:
+        player = (Hasty if hasty else PhasedLoRAPlayer)(model, VOCAB, select_device(), SINGLE_PROCESS, method)
         player.__dict__["whole"] = torch.from_numpy(text.tokens)
         return charged(model, text, method, player)
 
@@ -158,16 +177,16 @@ def test_a_replay_in_which_all_that_is_later_is_random_gives_the_same_scores(has
 def test_a_phase_goes_over_what_is_scored_in_chunks_but_the_last(
     monkeypatch: pytest.MonkeyPatch, cumulative: bool
 ) -> None:
-    learned, begun, learn = list[tuple[list[int], float]](), list[int](), Learner.learn
+    learned, begun, learn = list[tuple[list[int], float]](), list[int](), WeightAdapter.train_on
 
-    def note(self: Learner, tokens: Tensor, rate: float = 1.0) -> None:
+    def note(self: WeightAdapter, tokens: Tensor, rate: float = 1.0) -> None:
         if not any(momentum.any() for momentum in self.state["momentum"]):
             begun.append(len(learned))
         learned.append((tokens.tolist(), rate))
         learn(self, tokens, rate)
 
-    monkeypatch.setattr(Learner, "learn", note)
-    text, method = drifting(), Phased(lora=LORA, boundaries=(2, 4), chunk=20, cumulative=cumulative, sgd=LEARN)
+    monkeypatch.setattr(WeightAdapter, "train_on", note)
+    text, method = drifting(), PhasedLoRA(lora=LORA, boundaries=(2, 4), chunk=20, cumulative=cumulative, sgd=LEARN)
     charged(built(toy_model()), text, method)
     chunks = [0, 20] + ([0, 20, 40, 60, 80] if cumulative else [60, 80])
     assert [tokens for tokens, _ in learned] == [text.tokens[c : c + 21].tolist() for c in chunks]
@@ -187,7 +206,7 @@ def test_closing_gives_the_model_back_as_it_was() -> None:
 
 def test_a_player_plays_one_text() -> None:
     method, text = phased(), drifting()
-    player = method.player(built(toy_model()), VOCAB, choose(), ALONE)
+    player = method.make_player(built(toy_model()), VOCAB, select_device(), SINGLE_PROCESS)
     score(player, text, method)
     with pytest.raises(BitgolfError, match="one text"):
         score(player, text, method)
@@ -197,6 +216,6 @@ def test_a_player_plays_one_text() -> None:
 def test_a_dead_pattern_leaves_no_adapter_behind() -> None:
     model, before = built(toy_model()), built(toy_model())
     with pytest.raises(RecipeError, match="selects no parameter"):
-        phased(sgd=LEARN.but(where=("nothing",))).player(model, VOCAB, choose(), ALONE)
+        phased(sgd=LEARN.replace(where=("nothing",))).make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     ids = torch.from_numpy(drifting().tokens[None, :20])
     assert torch.equal(model(ids), before(ids))

@@ -17,26 +17,30 @@ from hypothesis import strategies as st
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, FormatVersionError, UsageError
 from bitgolf.model.lm import LM
-from bitgolf.pack.frequency_tables import leb128, read_leb128
-from bitgolf.runtime.distributed import ALONE
-from bitgolf.score.adapt.document_lora import DocumentLora
-from bitgolf.score.adapt.stream_sgd import StreamSgd
+from bitgolf.pack.frequency_tables import read_leb128, write_leb128
+from bitgolf.runtime.distributed import SINGLE_PROCESS
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.stream_sgd import StreamSGD
 from bitgolf.score.coding import compress as coder
-from bitgolf.score.coding.bgz_format import FLOOR, MAGIC, Codec
-from bitgolf.score.coding.compress import Compressed, compress, decompress, parts
-from bitgolf.score.coding.predictor import CPU
-from bitgolf.score.methods import Contiguous, Method, Sliding
+from bitgolf.score.coding.bgz_format import MAGIC, MIN_PROBABILITY, TextCodec
+from bitgolf.score.coding.compress import Compressed, compress, decompress, split_file
+from bitgolf.score.coding.predictor import CPU_FLOAT32
+from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring
 from bitgolf.score.referee import score
-from bitgolf.score.text import of_documents
-from bitgolf.tokens.sentencepiece_tokenizer import SentencePiece
+from bitgolf.score.text import tokenize_documents
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE
 from helpers.toy import built, toy_model
 
 TEXT = b"".join(b"line %d of a text that repeats itself, and again %d\n" % (i, i * i % 97) for i in range(3000))
-SLIDING: Spec[Method] = part(Sliding, window=24, stride=12)
-LORA: Spec[Method] = part(DocumentLora, window=24, stride=8, rows=3, rank=2, lr=0.05, on=("head", "q"))
-LORA_FLAT: Spec[Method] = part(DocumentLora, window=16, stride=16, rows=2, rank=1, lr=0.02, on=("v",))
-METHODS: tuple[Spec[Method], ...] = (SLIDING, LORA, LORA_FLAT)
+SLIDING: Spec[ScoringMethod] = part(SlidingScoring, window=24, stride=12)
+LORA: Spec[ScoringMethod] = part(
+    DocumentLoRA, window=24, stride=8, rows=3, rank=2, lr=0.05, target_modules=("head", "q")
+)
+LORA_FLAT: Spec[ScoringMethod] = part(
+    DocumentLoRA, window=16, stride=16, rows=2, rank=1, lr=0.02, target_modules=("v",)
+)
+METHODS: tuple[Spec[ScoringMethod], ...] = (SLIDING, LORA, LORA_FLAT)
 DOCUMENTS = st.lists(
     st.binary(max_size=40) | st.text(max_size=60).map(lambda s: s.encode("utf-8", "surrogatepass")), max_size=5
 )
@@ -44,21 +48,21 @@ FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthChec
 
 
 @pytest.fixture(scope="module")
-def codec() -> Codec:
-    tokenizer = SentencePiece(SentencePieceBPE(vocab=300).train([TEXT]))
+def codec() -> TextCodec:
+    tokenizer = SentencePieceTokenizer(SentencePieceBPE(vocab=300).train([TEXT]))
     model = built(toy_model(), vocab=tokenizer.vocab, noise=0.05)
-    return Codec(model, tokenizer, b"12345678", METHODS)
+    return TextCodec(model, tokenizer, b"12345678", METHODS)
 
 
-def code(codec: Codec, documents: list[bytes], method: Spec[Method] = SLIDING, rows: int = 4) -> Compressed:
+def code(codec: TextCodec, documents: list[bytes], method: Spec[ScoringMethod] = SLIDING, rows: int = 4) -> Compressed:
     return compress(codec, codec.tokenizer.encode_documents(documents), method=method, rows=rows)
 
 
-def charged(codec: Codec, documents: list[bytes], method: Spec[Method]) -> float:
+def charged(codec: TextCodec, documents: list[bytes], method: Spec[ScoringMethod]) -> float:
     """The referee's bits for the same documents, each by itself."""
     made = method()
-    with closing(made.player(codec.model, codec.tokenizer.vocab, CPU, ALONE)) as player:
-        return score(player, of_documents(documents, codec.tokenizer), made).bits
+    with closing(made.make_player(codec.model, codec.tokenizer.vocab, CPU_FLOAT32, SINGLE_PROCESS)) as player:
+        return score(player, tokenize_documents(documents, codec.tokenizer), made).bits
 
 
 # ---- everything comes back -------------------------------------------------------------------------------------------
@@ -68,29 +72,31 @@ def charged(codec: Codec, documents: list[bytes], method: Spec[Method]) -> float
 @given(
     DOCUMENTS,
     st.integers(1, 5),
-    st.sampled_from([*METHODS, part(Contiguous, window=9), part(Sliding, window=7, stride=3)]),
+    st.sampled_from([*METHODS, part(ContiguousScoring, window=9), part(SlidingScoring, window=7, stride=3)]),
 )
-def test_any_documents_come_back(codec: Codec, documents: list[bytes], rows: int, method: Spec[Method]) -> None:
+def test_any_documents_come_back(
+    codec: TextCodec, documents: list[bytes], rows: int, method: Spec[ScoringMethod]
+) -> None:
     assert decompress(codec, code(codec, documents, method, rows).data) == documents
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"\0", b"a", b"\xff\xfe\x80", "▁ \U0001f600 é".encode(), bytes(range(0, 256, 3))]
 )
-def test_corner_cases_come_back(codec: Codec, data: bytes) -> None:
+def test_corner_cases_come_back(codec: TextCodec, data: bytes) -> None:
     assert decompress(codec, code(codec, [data]).data) == [data]
     assert decompress(codec, code(codec, [b"", data, data, b""]).data) == [b"", data, data, b""]
 
 
-def test_a_file_is_cut_into_documents_that_join(codec: Codec) -> None:
+def test_a_file_is_cut_into_documents_that_join(codec: TextCodec) -> None:
     data = TEXT[:70_000]
-    cut = parts(codec, data)
+    cut = split_file(codec, data)
     assert len(cut) == 4
     assert all(codec.tokenizer.decode(part).endswith(b"\n") for part in cut[:-1])
     assert b"".join(map(codec.tokenizer.decode, cut)) == data
     blank = bytes(range(33, 100)) * 2000  # no line ends
-    assert b"".join(map(codec.tokenizer.decode, parts(codec, blank))) == blank
-    assert [len(part) for part in parts(codec, b"")] == [0]
+    assert b"".join(map(codec.tokenizer.decode, split_file(codec, blank))) == blank
+    assert [len(part) for part in split_file(codec, b"")] == [0]
 
 
 # ---- as small as predicted -------------------------------------------------------------------------------------------
@@ -98,26 +104,26 @@ def test_a_file_is_cut_into_documents_that_join(codec: Codec) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [part(Sliding, window=24, stride=12, isolated=True), part(Sliding, window=7, stride=3, isolated=True), part(Contiguous, window=9, isolated=True), LORA, LORA_FLAT],
+    [part(SlidingScoring, window=24, stride=12, isolated=True), part(SlidingScoring, window=7, stride=3, isolated=True), part(ContiguousScoring, window=9, isolated=True), LORA, LORA_FLAT],
 )  # fmt: skip
-def test_predicted_bits_are_the_referees(codec: Codec, method: Spec[Method]) -> None:
+def test_predicted_bits_are_the_referees(codec: TextCodec, method: Spec[ScoringMethod]) -> None:
     """Documents longer than the window, shorter, and empty; more of them than rows."""
     documents = [TEXT[:200], b"", b"x", TEXT[200:260], TEXT[300:600], TEXT[600:640], b"\xff", TEXT[700:1000]]
     made = code(codec._replace(methods=[method]), documents, method, rows=3)
     assert made.bits == pytest.approx(charged(codec, documents, method), rel=1e-5)
 
 
-def test_adapters_learn_in_the_walk(codec: Codec) -> None:
+def test_adapters_learn_in_the_walk(codec: TextCodec) -> None:
     """So the round trip above is no accident of adapters that stand still."""
     documents = [TEXT[:400], TEXT[700:1100]]
-    still = LORA().still()
+    still = LORA().without_adaptation()
     assert still
     assert code(codec, documents, LORA).bits < 0.97 * charged(codec, documents, still)
 
 
-def test_size_is_what_was_predicted(codec: Codec) -> None:
+def test_size_is_what_was_predicted(codec: TextCodec) -> None:
     made = code(
-        codec, [TEXT[i : i + 250] for i in range(0, 40_000, 250)], part(Sliding, window=48, stride=24), rows=160
+        codec, [TEXT[i : i + 250] for i in range(0, 40_000, 250)], part(SlidingScoring, window=48, stride=24), rows=160
     )
     assert 0 <= 8 * len(made.data) - made.bits < 0.001 * made.bits + 8 * 60
 
@@ -134,14 +140,14 @@ def test_adversarial_tables_cost_what_they_say(vocab: int, kind: str) -> None:
         tables[np.arange(count), likely] = 1 - 1e-9
     encoder = coder._stream.queue.RangeEncoder()
     encoder.encode(symbols, coder.CATEGORICAL, tables)
-    mass = vocab * FLOOR
+    mass = vocab * MIN_PROBABILITY
     each = {"certain": -math.log2(1 - mass), "uniform": math.log2(vocab), "floor": 24.0}[kind]
     assert encoder.num_bits() == pytest.approx(count * each, rel=2e-4, abs=64 + count * 2e-7)
     decoder = coder._stream.queue.RangeDecoder(encoder.get_compressed())
     assert (decoder.decode(coder.CATEGORICAL, tables) == symbols).all()
 
 
-def test_a_small_file_has_a_small_header(codec: Codec) -> None:
+def test_a_small_file_has_a_small_header(codec: TextCodec) -> None:
     made = code(codec, [TEXT[:600]])
     assert 8 * len(made.data) - made.bits < 8 * 50
 
@@ -149,49 +155,51 @@ def test_a_small_file_has_a_small_header(codec: Codec) -> None:
 # ---- what cannot be coded --------------------------------------------------------------------------------------------
 
 
-def test_methods_that_cross_documents_are_refused(codec: Codec) -> None:
-    for method in (part(StreamSgd), part(DocumentLora, warm=True)):
+def test_methods_that_cross_documents_are_refused(codec: TextCodec) -> None:
+    for method in (part(StreamSGD), part(DocumentLoRA, keep_a=True)):
         with pytest.raises(UsageError, match="cannot be coded") as refused:
             code(codec._replace(methods=[method]), [b"text"], method)
         assert "sliding or lora" in str(refused.value)
 
 
-def test_a_method_that_the_artifact_does_not_name_is_refused(codec: Codec) -> None:
+def test_a_method_that_the_artifact_does_not_name_is_refused(codec: TextCodec) -> None:
     """But for plain windows, which the file itself can say."""
     with pytest.raises(UsageError, match="no such method"):
-        code(codec, [b"text"], part(DocumentLora))
-    assert decompress(codec._replace(methods=()), code(codec, [b"text"], part(Contiguous, window=8)).data) == [b"text"]
+        code(codec, [b"text"], part(DocumentLoRA))
+    assert decompress(codec._replace(methods=()), code(codec, [b"text"], part(ContiguousScoring, window=8)).data) == [
+        b"text"
+    ]
 
 
-def test_what_memory_cannot_hold_is_refused(codec: Codec) -> None:
+def test_what_memory_cannot_hold_is_refused(codec: TextCodec) -> None:
     documents = [b""] * 20
     with pytest.raises(UsageError, match="too many"):
-        code(codec, documents, part(Sliding, window=1 << 16, stride=1), rows=20)
+        code(codec, documents, part(SlidingScoring, window=1 << 16, stride=1), rows=20)
 
 
-def test_a_token_that_ends_documents_is_refused(codec: Codec) -> None:
+def test_a_token_that_ends_documents_is_refused(codec: TextCodec) -> None:
     with pytest.raises(UsageError, match="ends documents"):
         compress(codec, [np.array([5, codec.model.bos, 7], np.int32)], method=SLIDING)
 
 
-def test_logits_that_are_not_finite_are_located(codec: Codec) -> None:
+def test_logits_that_are_not_finite_are_located(codec: TextCodec) -> None:
     broken = built(toy_model(), vocab=codec.tokenizer.vocab)
     broken.embed.weight.data[7] = math.nan
     with pytest.raises(BitgolfError, match="not finite") as refused:
         code(codec._replace(model=broken), [b"text"])
-    assert refused.value.place == "document 0, token 0"
+    assert refused.value.where == "document 0, token 0"
 
 
 # ---- another model, or a damaged file --------------------------------------------------------------------------------
 
 
-def test_another_model_is_refused(codec: Codec) -> None:
+def test_another_model_is_refused(codec: TextCodec) -> None:
     data = code(codec, [b"some text"]).data
     with pytest.raises(BitgolfError, match="another model"):
         decompress(codec._replace(digest=b"87654321"), data)
 
 
-def flipped(codec: Codec) -> LM:
+def flipped(codec: TextCodec) -> LM:
     """The same model, but for one bit of one weight."""
     other = built(toy_model(), vocab=codec.tokenizer.vocab, noise=0.05)
     weight = dict(other.named_parameters())["blocks.1.mlp.up.weight"]
@@ -200,27 +208,29 @@ def flipped(codec: Codec) -> LM:
 
 
 @pytest.mark.parametrize("method", [SLIDING, LORA])
-def test_one_flipped_weight_is_caught_and_located(codec: Codec, method: Spec[Method]) -> None:
+def test_one_flipped_weight_is_caught_and_located(codec: TextCodec, method: Spec[ScoringMethod]) -> None:
     data = code(codec, [TEXT[:200], TEXT[600:800]], method).data
     with pytest.raises(BitgolfError, match="computes other probabilities") as caught:
         decompress(codec._replace(model=flipped(codec)), data)
-    assert caught.value.place.startswith("between document 0, token 0 and document 0, token ")
+    assert caught.value.where.startswith("between document 0, token 0 and document 0, token ")
 
 
-def test_a_later_divergence_is_located_where_it_begins(codec: Codec) -> None:
+def test_a_later_divergence_is_located_where_it_begins(codec: TextCodec) -> None:
     """What a token means differs, not how likely it is; no document but the last holds it."""
     made = code(codec, [TEXT[:200], TEXT[200:500], TEXT[500:550] + b"\x07" + TEXT[700:750]], rows=1)
-    (token,) = [i for i, piece in enumerate(codec.tokenizer.pieces) if piece == b"\x07" and codec.tokenizer.is_byte[i]]
+    (token,) = [
+        i for i, piece in enumerate(codec.tokenizer.piece_bytes) if piece == b"\x07" and codec.tokenizer.is_byte[i]
+    ]
     seen = codec.model.embed.register_forward_hook(lambda module, args, out: out + 1e-3 * (args[0] == token)[..., None])
     try:
         with pytest.raises(BitgolfError, match="computes other probabilities") as caught:
             decompress(codec, made.data)
     finally:
         seen.remove()
-    assert "and document 2, token" in caught.value.place
+    assert "and document 2, token" in caught.value.where
 
 
-def test_a_damaged_file_is_never_decoded_into_garbage(codec: Codec) -> None:
+def test_a_damaged_file_is_never_decoded_into_garbage(codec: TextCodec) -> None:
     whole = code(codec, [TEXT[:500], b"another"]).data
     chance = random.Random(0)
     for _ in range(400):
@@ -236,7 +246,7 @@ def test_a_damaged_file_is_never_decoded_into_garbage(codec: Codec) -> None:
             decompress(codec, bytes(data))
 
 
-def test_a_file_of_another_format_is_an_error_that_says_so(codec: Codec) -> None:
+def test_a_file_of_another_format_is_an_error_that_says_so(codec: TextCodec) -> None:
     data = bytearray(code(codec, [b"text"]).data)
     data[3] -= 1
     with pytest.raises(FormatVersionError, match="has format 2; this version reads format 3"):
@@ -247,7 +257,7 @@ def checked(body: bytes) -> bytes:
     return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def test_damage_with_a_right_checksum_is_found_too(codec: Codec) -> None:
+def test_damage_with_a_right_checksum_is_found_too(codec: TextCodec) -> None:
     """Somebody who wrote the checksum anew: an error, in little time, and never other bytes."""
     documents = [TEXT[:60], b"b"]
     whole = code(codec, documents).data
@@ -268,13 +278,13 @@ def lie(whole: bytes, **changes: int) -> bytes:
     at, fields = 8, dict[str, int]()
     for name in names:
         fields[name], at = read_leb128(whole, at)
-    return checked(b"".join(map(leb128, (fields | changes).values())) + whole[at:])
+    return checked(b"".join(map(write_leb128, (fields | changes).values())) + whole[at:])
 
 
 @pytest.mark.timeout(60)
-def test_a_hostile_header_costs_nothing(codec: Codec) -> None:
+def test_a_hostile_header_costs_nothing(codec: TextCodec) -> None:
     """Refused before memory or time is spent, or found out as soon as the payload is used up."""
-    whole = code(codec, [TEXT[:120]], part(Sliding, window=30, stride=10)).data
+    whole = code(codec, [TEXT[:120]], part(SlidingScoring, window=30, stride=10)).data
     assert decompress(codec, lie(whole)) == [TEXT[:120]]
     lies: list[dict[str, Any]] = [
         {"window_code": 9},
@@ -293,9 +303,9 @@ def test_a_hostile_header_costs_nothing(codec: Codec) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_payload_is_not_decoded_beyond_what_it_holds(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_payload_is_not_decoded_beyond_what_it_holds(codec: TextCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens without end are announced by one who has the model too, so that the checksums are right."""
-    whole = code(codec, [TEXT[:200]], part(Sliding, window=30, stride=10)).data
+    whole = code(codec, [TEXT[:200]], part(SlidingScoring, window=30, stride=10)).data
     steps, real = list[int](), coder.TableChecksums
     monkeypatch.setattr(coder, "TableChecksums", lambda expected=None: real())
     with pytest.raises(BitgolfError, match="more is decoded than the file can hold"):
@@ -303,7 +313,7 @@ def test_a_payload_is_not_decoded_beyond_what_it_holds(codec: Codec, monkeypatch
     assert len(steps) < 500
 
 
-def test_the_text_itself_is_checked(codec: Codec) -> None:
+def test_the_text_itself_is_checked(codec: TextCodec) -> None:
     """Of documents that are decoded as they were coded, but are not those of the header."""
     whole = code(codec, [b"text"]).data
     at = whole.index(codec.digest) + len(codec.digest)
@@ -311,6 +321,6 @@ def test_the_text_itself_is_checked(codec: Codec) -> None:
         decompress(codec, checked(whole[8:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]))
 
 
-def test_contexts_come_from_the_file(codec: Codec) -> None:
-    data = code(codec, [b"coded with one window"], part(Contiguous, window=8)).data
+def test_contexts_come_from_the_file(codec: TextCodec) -> None:
+    data = code(codec, [b"coded with one window"], part(ContiguousScoring, window=8)).data
     assert decompress(codec._replace(methods=(LORA,)), data) == [b"coded with one window"]

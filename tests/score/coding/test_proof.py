@@ -11,39 +11,39 @@ from typing import Any
 
 import pytest
 
-from bitgolf.artifact.model import load, write
+from bitgolf.artifact.model import load_model, write_model
 from bitgolf.cli import app
 from bitgolf.config.spec import part
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.prepare import prepare
+from bitgolf.data.prepare import prepare_data
 from bitgolf.errors import BitgolfError, FormatVersionError, UsageError
 from bitgolf.files import read_json
-from bitgolf.model.parameters import roles
-from bitgolf.quantize.encoding import encode_all
-from bitgolf.report.log import Journal
-from bitgolf.runtime.distributed import ALONE
-from bitgolf.runtime.progress import Now
-from bitgolf.score.adapt.document_lora import DocumentLora
+from bitgolf.model.parameters import parameter_roles
+from bitgolf.quantize.encoding import encode_model
+from bitgolf.report.log import RunLog
+from bitgolf.runtime.distributed import SINGLE_PROCESS
+from bitgolf.runtime.progress import TrainingProgress
+from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.callbacks import LogLine
 from bitgolf.score.coding import compress, proof
-from bitgolf.score.coding.bgz_format import Codec
-from bitgolf.score.coding.predictor import CPU
-from bitgolf.score.coding.proof import Claim, Restore, first, grouped, prove
+from bitgolf.score.coding.bgz_format import TextCodec
+from bitgolf.score.coding.predictor import CPU_FLOAT32
+from bitgolf.score.coding.proof import ProofTask, Restore, group_documents, leading_documents, prove
 from bitgolf.score.coding.sampling import max_false_fraction, sample_groups
-from bitgolf.score.methods import Sliding
+from bitgolf.score.methods import SlidingScoring
 from bitgolf.score.referee import score
 from bitgolf.score.result import ProofResult
-from bitgolf.score.text import validation
+from bitgolf.score.text import load_validation
 from bitgolf.text.documents import Document
-from bitgolf.tokens.loading import open_tokenizer
+from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.trainers import SentencePieceBPE
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer
 
 STEPS, DOCUMENTS = 40, 150
 SCORE = (
-    part(Sliding, window=32, stride=16),
-    part(DocumentLora, window=32, stride=16, rows=3, rank=2, lr=0.02, on=("q",)),
+    part(SlidingScoring, window=32, stride=16),
+    part(DocumentLoRA, window=32, stride=16, rows=3, rank=2, lr=0.02, target_modules=("q",)),
 )
 
 
@@ -54,24 +54,26 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(words, k=draw.randint(120, 200))).encode() for _ in range(DOCUMENTS + 20)]
     proto, made = SentencePieceBPE(vocab=295).train(texts), [Document(str(i), text) for i, text in enumerate(texts)]
-    prepare(made[DOCUMENTS:], made[:DOCUMENTS], open_tokenizer(proto), folder / "shards")
+    prepare_data(made[DOCUMENTS:], made[:DOCUMENTS], tokenizer_from_bytes(proto), folder / "shards")
     recipe = toy_recipe(steps=STEPS).set("score", SCORE)
     trainer = make_trainer(folder / "shards", recipe, noisy=False)
     for step in range(STEPS):
-        trainer.step(step, Now(step, STEPS, 0.0, 0.0))
+        trainer.step(step, TrainingProgress(step, STEPS, 0.0, 0.0))
     model = trainer.model
     weights = {path: p.detach().float() for path, p in model.named_parameters()}
-    write(folder / "artifact.bg", recipe, encode_all(weights, roles(model), recipe["quantize"]), proto)
+    write_model(
+        folder / "artifact.bg", recipe, encode_model(weights, parameter_roles(model), recipe["quantize"]), proto
+    )
     return folder
 
 
-def claim(toy: Path, size: int = 0, *, method: int = 0, tokens: int = 1 << 17, rows: int = 64) -> Claim:
-    loaded = load(toy / "artifact.bg")
+def claim(toy: Path, size: int = 0, *, method: int = 0, tokens: int = 1 << 17, rows: int = 64) -> ProofTask:
+    loaded = load_model(toy / "artifact.bg")
     methods = loaded.recipe.score
-    text = validation(toy / "shards")
-    text = first(text, loaded.tokenizer, size) if size else text
-    codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, methods)
-    return Claim(toy / "artifact.bg", codec, text, methods[method], tokens, rows)
+    text = load_validation(toy / "shards")
+    text = leading_documents(text, loaded.tokenizer, size) if size else text
+    codec = TextCodec(loaded.model, loaded.tokenizer, loaded.digest, methods)
+    return ProofTask(toy / "artifact.bg", codec, text, methods[method], tokens, rows)
 
 
 class RestoreHere:
@@ -82,8 +84,8 @@ class RestoreHere:
 
     def __call__(self, artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
         self.restored.append(source)
-        loaded = load(artifact)
-        codec = Codec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
+        loaded = load_model(artifact)
+        codec = TextCodec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
         texts = compress.decompress(codec, source.read_bytes())
         target.write_bytes(b"".join(texts))
         return [len(text) for text in texts]
@@ -92,8 +94,10 @@ class RestoreHere:
 HERE = RestoreHere()
 
 
-def proved(claim: Claim, folder: Path, *, sample: int = 0, challenge: str = "", restore: Restore = HERE) -> ProofResult:
-    return prove(claim, folder, sample=sample, challenge=challenge, journal=Journal(quiet=True), restore=restore)
+def proved(
+    claim: ProofTask, folder: Path, *, sample: int = 0, challenge: str = "", restore: Restore = HERE
+) -> ProofResult:
+    return prove(claim, folder, sample=sample, challenge=challenge, log=RunLog(quiet=True), restore=restore)
 
 
 @pytest.fixture
@@ -124,7 +128,7 @@ def test_groups_claims_and_files_add_up(toy: Path, tmp_path: Path, in_this_proce
     rows = document["groups"]
     assert len(rows) == report.groups > 2 and len(in_this_process) == 2
     assert sum(row["bytes"] for row in rows) == document["bytes"] == what.text.bytes
-    assert sum(row["targets"] for row in rows) == document["targets"] == what.text.targets
+    assert sum(row["targets"] for row in rows) == document["targets"] == what.text.num_targets
     assert sum(row["documents"] for row in rows) == len(what.text.documents())
     assert sum(row["bits"] for row in rows) == pytest.approx(report.claimed_bits)
     assert sum(row["coded_bytes"] for row in rows) == report.coded_bytes
@@ -132,8 +136,10 @@ def test_groups_claims_and_files_add_up(toy: Path, tmp_path: Path, in_this_proce
         data = (tmp_path / row["file"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == row["sha256"] and len(data) == row["coded_bytes"]
         assert 0 < 8 * len(data) - row["bits"] < 0.002 * row["bits"] + 8 * 60
-    with closing(what.alone.player(what.codec.model, what.codec.tokenizer.vocab, CPU, ALONE)) as player:
-        assert document["bits"] == pytest.approx(score(player, what.text, what.alone).bits, rel=1e-9)
+    with closing(
+        what.isolated_method.make_player(what.codec.model, what.codec.tokenizer.vocab, CPU_FLOAT32, SINGLE_PROCESS)
+    ) as player:
+        assert document["bits"] == pytest.approx(score(player, what.text, what.isolated_method).bits, rel=1e-9)
     tokens = what.codec.tokenizer.decode(what.text.tokens)
     assert rows[0]["text_sha256"] == hashlib.sha256(tokens[: rows[0]["bytes"]]).hexdigest()
     commitment = (tmp_path / "commitment.json").read_bytes()
@@ -188,7 +194,7 @@ def test_what_does_not_come_back_is_named(toy: Path, tmp_path: Path) -> None:
 
     def wrong(artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
         number = int(source.name[:5])
-        texts = list(grouped(what))[number].texts(what.codec.tokenizer)
+        texts = list(group_documents(what))[number].decode(what.codec.tokenizer)
         target.write_bytes(b"".join([*texts[:-1], texts[-1][::-1]]))
         return [len(text) for text in texts]
 

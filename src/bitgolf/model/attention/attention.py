@@ -1,4 +1,4 @@
-"""Attention: one skeleton, chains on queries and keys (`qk`), values (`value`) and the output (`after`), one `core`."""
+"""Attention: one skeleton, chains on queries and keys (`qk`), values (`value`) and the output (`post_attention`), one `core`."""
 
 from __future__ import annotations
 
@@ -7,74 +7,74 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import AfterPart, Core, Mixer, QKPart, ValuePart
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import AttentionCore, AttentionOutputPart, QKPart, TokenMixer, ValuePart
 from bitgolf.model.linear import Linear
-from bitgolf.model.numerics import rms
-from bitgolf.model.part import chain
+from bitgolf.model.numerics import rms_norm
+from bitgolf.model.part import build_chain
 
 
 @register
-class Attention(Mixer):
+class Attention(TokenMixer):
     """Grouped-query attention (arXiv 2305.13245): H query heads, G key/value heads; head h reads k/v head h // (H/G).
 
     Wq (D, D), Wk and Wv (G d, D), Wo (D, D), which starts at zero.
     """
 
-    pieces: ClassVar[int] = 1  # heads that the `qk` chain and the core see of each head
+    splits_per_head: ClassVar[int] = 1  # heads that the `qk` chain and the core see of each head
 
     def __init__(
         self,
-        at: Place,
+        context: BuildContext,
         /,
         *,
         heads: int,
         kv_heads: int,
-        core: Spec[Core],
+        core: Spec[AttentionCore],
         qk: tuple[Spec[QKPart], ...] = (),
         value: tuple[Spec[ValuePart], ...] = (),
-        after: tuple[Spec[AfterPart], ...] = (),
+        post_attention: tuple[Spec[AttentionOutputPart], ...] = (),
         linear: Spec[Linear] = part(Linear),
     ) -> None:
         super().__init__()
-        if heads < 1 or kv_heads < 1 or at.dim % heads or heads % kv_heads:
+        if heads < 1 or kv_heads < 1 or context.dim % heads or heads % kv_heads:
             raise RecipeError(
-                f"width {at.dim}, {heads} heads and {kv_heads} key/value heads do not divide", place="mixer"
+                f"width {context.dim}, {heads} heads and {kv_heads} key/value heads do not divide", where="mixer"
             )
-        at = at._replace(heads=heads, kv_heads=kv_heads)
+        context = context._replace(heads=heads, kv_heads=kv_heads)
         self.heads, self.kv_heads = heads, kv_heads
-        narrow = at.dim // heads * kv_heads
-        self.q = linear(at.matrix(at.dim, at.dim, name="q"))
-        self.k = linear(at.matrix(at.dim, narrow, name="k"))
-        self.v = linear(at.matrix(at.dim, narrow, name="v"))
-        self.out = linear(at.matrix(at.dim, at.dim, zero=True, name="out"))
-        cut = at._replace(heads=self.pieces * heads, kv_heads=self.pieces * kv_heads)
-        self.qk = chain(qk, cut)
-        self.value = chain(value, at)
+        narrow = context.dim // heads * kv_heads
+        self.q = linear(context.for_matrix(context.dim, context.dim, name="q"))
+        self.k = linear(context.for_matrix(context.dim, narrow, name="k"))
+        self.v = linear(context.for_matrix(context.dim, narrow, name="v"))
+        self.out = linear(context.for_matrix(context.dim, context.dim, zero=True, name="out"))
+        cut = context._replace(heads=self.splits_per_head * heads, kv_heads=self.splits_per_head * kv_heads)
+        self.qk = build_chain(qk, cut)
+        self.value = build_chain(value, context)
         self.core = core(cut)
-        self.after = chain(after, at)
+        self.post_attention = build_chain(post_attention, context)
 
-    def split(self, x: Tensor, heads: int) -> Tensor:
+    def split_heads(self, x: Tensor, heads: int) -> Tensor:
         """Queries or keys, (B, T, heads * d), as the `qk` chain and the core see them."""
         return x.unflatten(-1, (heads, -1))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:
         """(B, T, H, d)."""
-        return self.core(q, k, v, bus)
+        return self.core(q, k, v, context)
 
-    def forward(self, x: Tensor, bus: Bus) -> Tensor:
-        q, k = self.split(self.q(x), self.heads), self.split(self.k(x), self.kv_heads)
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        q, k = self.split_heads(self.q(x), self.heads), self.split_heads(self.k(x), self.kv_heads)
         v = self.v(x).unflatten(-1, (self.kv_heads, -1))
         for p in self.qk:
-            q, k = p(q, k, bus)
+            q, k = p(q, k, context)
         for p in self.value:
-            v = p(v, x, bus)
-        y = self.attend(q, k, v, bus)
-        for p in self.after:
+            v = p(v, x, context)
+        y = self.attend(q, k, v, context)
+        for p in self.post_attention:
             y = p(y, x, v)
         return self.out(y.flatten(-2))
 
@@ -83,8 +83,8 @@ class Attention(Mixer):
 class QKNorm(QKPart):
     """Each query and key head divided by its root mean square (arXiv 2010.04245)."""
 
-    def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
-        return rms(q), rms(k)
+    def forward(self, q: Tensor, k: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        return rms_norm(q), rms_norm(k)
 
 
 @register
@@ -93,9 +93,9 @@ class QGain(QKPart):
 
     roles = {"weight": "scale"}
 
-    def __init__(self, at: Place, /, *, init: float = 1.5) -> None:
+    def __init__(self, context: BuildContext, /, *, init: float = 1.5) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((at.heads,), init))
+        self.weight = nn.Parameter(torch.full((context.heads,), init))
 
-    def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, k: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
         return q * self.weight[:, None].to(q.dtype), k

@@ -7,15 +7,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import AfterPart, Core, QKPart, ValuePart
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import AttentionCore, AttentionOutputPart, QKPart, ValuePart
 from bitgolf.model.linear import Linear
-from bitgolf.model.numerics import rms
+from bitgolf.model.numerics import rms_norm
 
 
 @register
@@ -27,42 +27,51 @@ class DifferentialAttention(Attention):
     heads of width d/2: first every head's first half, then every second half. (Parameter Golf #675 tried it.)
     """
 
-    roles = {"vectors": "scale"}
-    pieces = 2
+    roles = {"lambda_vectors": "scale"}
+    splits_per_head = 2
 
     def __init__(
         self,
-        at: Place,
+        context: BuildContext,
         /,
         *,
         heads: int,
         kv_heads: int,
-        core: Spec[Core],
+        core: Spec[AttentionCore],
         qk: tuple[Spec[QKPart], ...] = (),
         value: tuple[Spec[ValuePart], ...] = (),
-        after: tuple[Spec[AfterPart], ...] = (),
+        post_attention: tuple[Spec[AttentionOutputPart], ...] = (),
         linear: Spec[Linear] = part(Linear),
     ) -> None:
-        width = at.dim // max(heads, 1)
+        width = context.dim // max(heads, 1)
         if width % 2:
-            raise RecipeError(f"heads of width {width} have no halves", place="mixer.heads")
-        super().__init__(at, heads=heads, kv_heads=kv_heads, core=core, qk=qk, value=value, after=after, linear=linear)
-        self.vectors = nn.Parameter(0.1 * torch.randn(4, width // 2))
-        self.start = 0.8 - 0.6 * math.exp(-0.3 * at.layer)
+            raise RecipeError(f"heads of width {width} have no halves", where="mixer.heads")
+        super().__init__(
+            context,
+            heads=heads,
+            kv_heads=kv_heads,
+            core=core,
+            qk=qk,
+            value=value,
+            post_attention=post_attention,
+            linear=linear,
+        )
+        self.lambda_vectors = nn.Parameter(0.1 * torch.randn(4, width // 2))
+        self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * context.layer)
 
-    def lam(self) -> Tensor:
+    def lambda_(self) -> Tensor:
         """l, a scalar in float32."""
-        a1, b1, a2, b2 = self.vectors.float()
-        return (a1 * b1).sum().exp() - (a2 * b2).sum().exp() + self.start
+        a1, b1, a2, b2 = self.lambda_vectors.float()
+        return (a1 * b1).sum().exp() - (a2 * b2).sum().exp() + self.lambda_init
 
-    def split(self, x: Tensor, heads: int) -> Tensor:
+    def split_heads(self, x: Tensor, heads: int) -> Tensor:
         """(B, T, heads * d) -> (B, T, 2 * heads, d/2), first halves first."""
         return x.unflatten(-1, (heads, 2, -1)).transpose(2, 3).flatten(2, 3)
 
-    def difference(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
+    def difference(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:
         """(A1 - l A2) v, (B, T, H, d)."""
-        first, second = self.core(q, k, torch.cat([v, v], 2), bus).chunk(2, 2)
-        return first - self.lam().to(first.dtype) * second
+        first, second = self.core(q, k, torch.cat([v, v], 2), context).chunk(2, 2)
+        return first - self.lambda_().to(first.dtype) * second
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
-        return (1 - self.start) * rms(self.difference(q, k, v, bus))
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:
+        return (1 - self.lambda_init) * rms_norm(self.difference(q, k, v, context))

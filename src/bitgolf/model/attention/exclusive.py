@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
-from bitgolf.model.interfaces import AfterPart
+from bitgolf.model.interfaces import AttentionOutputPart
 from bitgolf.model.numerics import at_least_float32
 
 
 @register
-class ExclusiveSelf(AfterPart):
+class ExclusiveSelfAttention(AttentionOutputPart):
     """y_h <- y_h - (y_h . u) u, with u = v / max(|v|, eps) of the same position and of the k/v head that h reads.
 
     Exclusive self-attention (arXiv 2603.09078; Parameter Golf #265, and #1019 on all layers). The first position of a
@@ -20,7 +20,7 @@ class ExclusiveSelf(AfterPart):
     viewed in their groups, so that no value is repeated. `eps` 1e-4 is #1090's form, (y . v) v / max(v . v, 1e-8).
     """
 
-    def __init__(self, at: Place, /, *, eps: float = 1e-12) -> None:
+    def __init__(self, context: BuildContext, /, *, eps: float = 1e-12) -> None:
         super().__init__()
         self.eps = eps
 

@@ -6,24 +6,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
-from bitgolf.model.interfaces import AfterPart
+from bitgolf.model.interfaces import AttentionOutputPart
 
 
-class HeadGate(AfterPart):
+class AttentionGate(AttentionOutputPart):
     """y_h <- gate((W x)_h) y_h, with W (H, width) on the first `width` dimensions of x; W starts at zero."""
 
     roles = {"weight": "gate"}
 
-    def __init__(self, at: Place, width: int) -> None:
+    def __init__(self, context: BuildContext, width: int) -> None:
         super().__init__()
-        if not 1 <= width <= at.dim:
+        if not 1 <= width <= context.dim:
             raise RecipeError(
-                f"a gate cannot read {width} of {at.dim} dimensions", place=f"{type(self).__name__}.width"
+                f"a gate cannot read {width} of {context.dim} dimensions", where=f"{type(self).__name__}.width"
             )
-        self.weight = nn.Parameter(torch.zeros(at.heads, width))
+        self.weight = nn.Parameter(torch.zeros(context.heads, width))
 
     def gate(self, z: Tensor) -> Tensor:
         raise NotImplementedError
@@ -34,11 +34,11 @@ class HeadGate(AfterPart):
 
 
 @register
-class DenseGate(HeadGate):
+class DenseAttentionGate(AttentionGate):
     """sigmoid(W x), W (H, D) ~ N(0, std^2): about one half at the start (arXiv 2505.06708; Parameter Golf #1736)."""
 
-    def __init__(self, at: Place, /, *, std: float = 0.005) -> None:
-        super().__init__(at, at.dim)
+    def __init__(self, context: BuildContext, /, *, std: float = 0.005) -> None:
+        super().__init__(context, context.dim)
         nn.init.normal_(self.weight, std=std)
 
     def gate(self, z: Tensor) -> Tensor:
@@ -46,27 +46,27 @@ class DenseGate(HeadGate):
 
 
 @register
-class NarrowGate(HeadGate):
+class NarrowAttentionGate(AttentionGate):
     """2 sigmoid(W x[:width]), W (H, width) = 0: exactly 1 at the start (Parameter Golf #1667, AttnOutGate)."""
 
     identity_at_init = True
 
-    def __init__(self, at: Place, /, *, width: int = 12) -> None:
-        super().__init__(at, width)
+    def __init__(self, context: BuildContext, /, *, width: int = 12) -> None:
+        super().__init__(context, width)
 
     def gate(self, z: Tensor) -> Tensor:
         return 2 * z.sigmoid()
 
 
 @register
-class SparseGate(HeadGate):
+class SparseAttentionGate(AttentionGate):
     """sigmoid(scale * W x[:width]), W (H, width) = 0: exactly one half at the start.
 
     From modded-nanogpt; Parameter Golf #1787 with scale 1, #1855 with 0.5.
     """
 
-    def __init__(self, at: Place, /, *, width: int = 12, scale: float = 1.0) -> None:
-        super().__init__(at, width)
+    def __init__(self, context: BuildContext, /, *, width: int = 12, scale: float = 1.0) -> None:
+        super().__init__(context, width)
         self.scale = scale
 
     def gate(self, z: Tensor) -> Tensor:

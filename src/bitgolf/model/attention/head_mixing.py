@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
-from bitgolf.model.interfaces import View
+from bitgolf.model.interfaces import WeightTransform
 
 
 @register
-class HeadMix(View):
+class HeadMix(WeightTransform):
     """W <- (M kron I) W: block i of W's rows becomes the sum of M_ij block_j. M (H, H), or (G, G) for k and v, starts at I.
 
     Interleaved head attention's mix of projections, tried on Parameter Golf #1493's model. Use it as
@@ -22,12 +22,12 @@ class HeadMix(View):
     roles = {"weight": "scale"}
     identity_at_init = True
 
-    def __init__(self, at: Place, /) -> None:
+    def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
-        blocks = {"q": at.heads, "k": at.kv_heads, "v": at.kv_heads}.get(at.name, 0)
+        blocks = {"q": context.heads, "k": context.kv_heads, "v": context.kv_heads}.get(context.matrix_name, 0)
         if not blocks:
             raise RecipeError(
-                f"the matrix {at.name or '?'!r} has no heads to mix", place="HeadMix", mend="say on='q,k'"
+                f"the matrix {context.matrix_name or '?'!r} has no heads to mix", where="HeadMix", hint="say on='q,k'"
             )
         self.weight = nn.Parameter(torch.eye(blocks))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitgolf.config.build_context import Place
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
-from bitgolf.model.forward_context import Bus
+from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.interfaces import QKPart
 
 
@@ -20,10 +20,10 @@ class ScalableSoftmax(QKPart):
 
     roles = {"weight": "scale"}
 
-    def __init__(self, at: Place, /, *, init: float = 0.43) -> None:
+    def __init__(self, context: BuildContext, /, *, init: float = 0.43) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((at.heads,), init))
+        self.weight = nn.Parameter(torch.full((context.heads,), init))
 
-    def forward(self, q: Tensor, k: Tensor, bus: Bus) -> tuple[Tensor, Tensor]:
-        keys = (bus.positions - bus.oldest + 1).float().log()[..., None, None]
+    def forward(self, q: Tensor, k: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        keys = (context.positions - context.first_key_position + 1).float().log()[..., None, None]
         return q * (self.weight[:, None] * keys).to(q.dtype), k

@@ -7,22 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-EARLIER = 8  # tokens before the oldest that counts, which parts that read n-grams may still ask for
+NGRAM_LOOKBACK = 8  # tokens before the oldest that counts, which parts that read n-grams may still ask for
 
 
-class Memory:
+class KVCache:
     """Tokens, keys and values of B rows, in buffers of `capacity` slots; a row's tokens stand in a run of slots.
 
-    For each row, (B,) int64, on the CPU as they steer what is run: `lengths`, the first slot that is free; `lows`, the
-    oldest slot that counts; `shifts`, the position in the row's text of its slot 0.
+    For each row, (B,) int64, on the CPU as they steer what is run: `lengths`, the first slot that is free; `oldest`, the
+    oldest slot that counts; `offsets`, the position in the row's text of its slot 0.
     """
 
     def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
         self.capacity = capacity
-        self.lengths, self.lows, self.shifts = torch.zeros(3, rows, dtype=torch.int64)
+        self.lengths, self.oldest, self.offsets = torch.zeros(3, rows, dtype=torch.int64)
         self.ids = torch.zeros(rows, capacity, dtype=torch.int64, device=device)
         self.buffers: dict[Any, Tensor] = {}
-        self.carried: dict[Any, Tensor] = {}  # (B, 1, …), one position's worth: what came last, or a running sum
+        self.recurrent_state: dict[
+            Any, Tensor
+        ] = {}  # (B, 1, …), one position's worth: what came last, or a running sum
 
     def buffer(self, key: Any, like: Tensor) -> Tensor:
         """(B, capacity, …) of the kind of `like` (b, n, …)."""
@@ -30,37 +32,37 @@ class Memory:
             self.buffers[key] = like.new_zeros((*self.ids.shape, *like.shape[2:]))
         return self.buffers[key]
 
-    def last(self, key: Any, like: Tensor) -> Tensor:
+    def state_for(self, key: Any, like: Tensor) -> Tensor:
         """(B, 1, …) of the kind of `like` (b, n, …), zeros where nothing was read."""
-        if key not in self.carried:
-            self.carried[key] = like.new_zeros((len(self.ids), 1, *like.shape[2:]))
-        return self.carried[key]
+        if key not in self.recurrent_state:
+            self.recurrent_state[key] = like.new_zeros((len(self.ids), 1, *like.shape[2:]))
+        return self.recurrent_state[key]
 
-    def forget(self, rows: Tensor) -> None:
+    def reset(self, rows: Tensor) -> None:
         """These rows, (b,), are as if they had never read. What their slots hold is overwritten before it is seen."""
-        for of_rows in (self.lengths, self.lows, self.shifts):
+        for of_rows in (self.lengths, self.oldest, self.offsets):
             of_rows[rows] = 0
-        for value in self.carried.values():
+        for value in self.recurrent_state.values():
             value[rows.to(value.device)] = 0
 
-    def slide(self, rows: Tensor, counts: Tensor, window: int) -> None:
+    def evict(self, rows: Tensor, counts: Tensor, window: int) -> None:
         """Make room for `counts` more tokens in these rows, (b,): of what they held, all that would leave a window of so
         many tokens counts no more. It is moved out where slots run out: so a capacity above the window saves moves.
         """
         lengths = self.lengths[rows]
         ends = lengths + counts
-        self.lows[rows] = torch.maximum(self.lows[rows], torch.minimum(ends - window, lengths))
+        self.oldest[rows] = torch.maximum(self.oldest[rows], torch.minimum(ends - window, lengths))
         crowded = rows[ends > self.capacity]
-        spare = (self.lows[crowded] - EARLIER).clamp_min(0)
+        spare = (self.oldest[crowded] - NGRAM_LOOKBACK).clamp_min(0)
         for slots in spare.unique().tolist():
-            self._drop(crowded[spare == slots], slots)
+            self._shift_left(crowded[spare == slots], slots)
 
-    def _drop(self, rows: Tensor, slots: int) -> None:
+    def _shift_left(self, rows: Tensor, slots: int) -> None:
         """Move these rows so many slots to the front."""
         held = int(self.lengths[rows].max()) - slots
         own = rows.to(self.ids.device)
         for buffer in (self.ids, *self.buffers.values()):
             buffer[own, :held] = buffer[own, slots : slots + held]
         self.lengths[rows] -= slots
-        self.lows[rows] -= slots
-        self.shifts[rows] += slots
+        self.oldest[rows] -= slots
+        self.offsets[rows] += slots

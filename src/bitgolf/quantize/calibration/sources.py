@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from bitgolf.config.registry import register
-from bitgolf.data.batches import Batches, Shuffled
-from bitgolf.data.shards import Stream, find_shards
+from bitgolf.data.batches import BatchLoader, ShuffledWindows
+from bitgolf.data.shards import TokenStream, find_shards
 from bitgolf.errors import RecipeError
-from bitgolf.model.decoding.incremental import Reader
+from bitgolf.model.decoding.incremental import IncrementalDecoder
 from bitgolf.model.lm import LM
 
-AS_TRAINED = 2048
+DEFAULT_MAX_LENGTH = 2048
 """Tokens of a row at most where a source says 0, as in published runs: rows of up to 98,304 are trained on."""
-LONGEST = 8192
+MAX_LENGTH = 8192
 """Tokens of a row at most: each is read in one piece, and the plain attention core needs a mask of their square."""
 
 
-class Subject(NamedTuple):
+class CalibrationContext(NamedTuple):
     """The model that is calibrated, and what a source may know of its training.
 
     length: tokens of a row in training.  autocast: the context that its forward runs under.
@@ -36,27 +36,27 @@ class Subject(NamedTuple):
 
     model: LM
     data: Path
-    length: int
+    train_length: int
     bos: int
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 
-    def row(self, length: int) -> int:
-        """Tokens of a row where a source says `length`: 0 is as in training, at most `AS_TRAINED`."""
-        return length or min(self.length, AS_TRAINED)
+    def row_length(self, length: int) -> int:
+        """Tokens of a row where a source says `train_length`: 0 is as in training, at most `DEFAULT_MAX_LENGTH`."""
+        return length or min(self.train_length, DEFAULT_MAX_LENGTH)
 
 
-class Source(ABC):
+class CalibrationSource(ABC):
     """So many `batches` of ids, each a pure function of its number: any number of processes can share them out."""
 
     batches: int
 
     @abstractmethod
-    def open(self, subject: Subject) -> Callable[[int], Tensor]:
+    def open(self, subject: CalibrationContext) -> Callable[[int], Tensor]:
         """Number of a batch -> its ids (B, T), int64. Raises `BitgolfError` where there is too little text."""
 
 
 @register
-class TrainingText(Source):
+class TrainingText(CalibrationSource):
     """Windows of the training shards, `rows` of them in a batch, in an order of their own.
 
     Published runs take 16 to 256 batches (openai/parameter-golf, pull requests 1060 to 1855), with rows of 2,048 tokens.
@@ -64,24 +64,24 @@ class TrainingText(Source):
     """
 
     def __init__(self, *, batches: int = 16, rows: int = 8, length: int = 0, seed: int = 42) -> None:
-        _positive(TrainingText, batches=batches, rows=rows)
-        _length(TrainingText, length)
+        _require_positive(TrainingText, batches=batches, rows=rows)
+        _check_length(TrainingText, length)
         self.batches, self.rows, self.length, self.seed = batches, rows, length, seed
 
-    def open(self, subject: Subject) -> Callable[[int], Tensor]:
-        batches = Batches(
-            Stream(find_shards(subject.data, "train")),
-            rows=self.rows,
-            length=subject.row(self.length),
-            order=Shuffled(),
+    def open(self, subject: CalibrationContext) -> Callable[[int], Tensor]:
+        batches = BatchLoader(
+            TokenStream(find_shards(subject.data, "train")),
+            load_rows=self.rows,
+            length=subject.row_length(self.length),
+            order=ShuffledWindows(),
             seed=self.seed,
             bos=subject.bos,
         )
-        return lambda number: torch.from_numpy(batches.batch(number).inputs.copy())
+        return lambda number: torch.from_numpy(batches.load_batch(number).inputs.copy())
 
 
 @register
-class OwnSamples(Source):
+class SelfGenerated(CalibrationSource):
     """Sequences that the model writes itself: a BOS, a token at random, then what it predicts, `rows` at a time.
 
     The temperatures take turns from sequence to sequence. `length` 0: as trained, and at most 2,048 tokens.
@@ -97,48 +97,48 @@ class OwnSamples(Source):
         seed: int = 42,
         rows: int = 8,
     ) -> None:
-        _positive(OwnSamples, sequences=sequences, rows=rows)
-        _length(OwnSamples, length)
+        _require_positive(SelfGenerated, sequences=sequences, rows=rows)
+        _check_length(SelfGenerated, length)
         if not temperature or not all(0 < t <= 100 for t in temperature):
-            raise RecipeError(f"temperatures are above 0, not {temperature}", place="OwnSamples.temperature")
+            raise RecipeError(f"temperatures are above 0, not {temperature}", where="SelfGenerated.temperature")
         self.sequences, self.length, self.temperature = sequences, length, temperature
         self.seed, self.rows = seed, rows
         self.batches = -(-sequences // rows)
 
-    def open(self, subject: Subject) -> Callable[[int], Tensor]:
+    def open(self, subject: CalibrationContext) -> Callable[[int], Tensor]:
         return lambda number: self._written(subject, number)
 
     @torch.no_grad()
-    def _written(self, subject: Subject, number: int) -> Tensor:
+    def _written(self, subject: CalibrationContext, number: int) -> Tensor:
         first = number * self.rows
-        rows, length = min(self.rows, self.sequences - first), subject.row(self.length)
-        reader = Reader(subject.model, rows, window=length, stride=length)
+        rows, length = min(self.rows, self.sequences - first), subject.row_length(self.length)
+        reader = IncrementalDecoder(subject.model, rows, window=length, stride=length)
         device, vocab = reader.logits.device, reader.logits.shape[1]
-        generator = torch.Generator(device).manual_seed(_seed(self.seed, number))
+        generator = torch.Generator(device).manual_seed(_derive_seed(self.seed, number))
         turns = [self.temperature[(first + row) % len(self.temperature)] for row in range(rows)]
         heat = torch.tensor(turns, device=device)[:, None]
         ids = torch.full((rows, length), subject.bos, device=device)
         ids[:, 1] = torch.randint(vocab, (rows,), generator=generator, device=device)
         for i in range(2, length):
-            reader.push(ids[:, i - 1])
+            reader.step(ids[:, i - 1])
             ids[:, i] = torch.multinomial((reader.logits / heat).softmax(1), 1, generator=generator).squeeze(1)
         return ids
 
 
-def _seed(*key: int) -> int:
+def _derive_seed(*key: int) -> int:
     """One seed of a few numbers, such that neighbours share nothing."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
-def _positive(cls: type, **settings: int) -> None:
+def _require_positive(cls: type, **settings: int) -> None:
     for name, value in settings.items():
         if value < 1:
-            raise RecipeError(f"{name} start at 1, not {value}", place=f"{cls.__name__}.{name}")
+            raise RecipeError(f"{name} start at 1, not {value}", where=f"{cls.__name__}.{name}")
 
 
-def _length(cls: type, length: int) -> None:
-    if length < 0 or length == 1 or length > LONGEST:
+def _check_length(cls: type, length: int) -> None:
+    if length < 0 or length == 1 or length > MAX_LENGTH:
         raise RecipeError(
-            f"a row has at least 2 tokens and at most {LONGEST:,}, or 0 for as many as trained; not {length:,}",
-            place=f"{cls.__name__}.length",
+            f"a row has at least 2 tokens and at most {MAX_LENGTH:,}, or 0 for as many as trained; not {length:,}",
+            where=f"{cls.__name__}.length",
         )

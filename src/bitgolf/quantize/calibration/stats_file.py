@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bitgolf.errors import DamagedError, FormatVersionError
+from bitgolf.errors import CorruptFileError, FormatVersionError
 from bitgolf.files import write_bytes
-from bitgolf.quantize.stats import Calibration, Stats
+from bitgolf.quantize.stats import MatrixStats, StatsByPath
 
 STATS_FORMAT = 2
 """The format number of the file (docs/design.md, section 3)."""
@@ -39,33 +39,33 @@ class _Format(msgspec.Struct):
     format: int | None = None
 
 
-def save_calibration(path: Path, stats: Calibration, about: Mapping[str, Any] | None = None) -> None:
+def save_calibration(path: Path, stats: StatsByPath, about: Mapping[str, Any] | None = None) -> None:
     """All statistics in one .safetensors file, whole or not at all. A Hessian that matrices share is stored once.
 
-    `about` is anything that JSON holds: see `about_calibration`.
+    `about` is anything that JSON holds: see `calibration_metadata`.
     """
     owners: dict[int, str] = {}
     owned = {name: owners.setdefault(id(stats[name].hessian), name) for name in sorted(stats)}
     hessians = {f"hessian:{name}": stats[name].hessian.contiguous() for name in owners.values()}
-    outputs = {f"output_fisher:{name}": stats[name].outputs.contiguous() for name in owned}
+    outputs = {f"output_fisher:{name}": stats[name].output_fisher.contiguous() for name in owned}
     table = {name: (owner, stats[name].tokens) for name, owner in owned.items()}
     header = msgspec.json.encode(StatsHeader(STATS_FORMAT, dict(about or {}), table))
     # In one value, as safetensors leaves the order of several to chance.
     write_bytes(path, save({**hessians, **outputs}, {"calibration": header.decode()}))
 
 
-def about_calibration(path: Path) -> dict[str, Any]:
-    """What was saved beside the statistics; nothing where there is no file. Raises `DamagedError` as `load_calibration`."""
+def calibration_metadata(path: Path) -> dict[str, Any]:
+    """What was saved beside the statistics; nothing where there is no file. Raises `CorruptFileError` as `load_calibration`."""
     if not path.exists():
         return {}
     with _opened(path) as file:
         return _header(path, file).metadata
 
 
-def load_calibration(path: Path) -> dict[str, Stats]:
+def load_calibration(path: Path) -> dict[str, MatrixStats]:
     """The inverse of `save_calibration`, sharing included.
 
-    Raises `DamagedError` for a missing or damaged file, `FormatVersionError` for one of another format.
+    Raises `CorruptFileError` for a missing or damaged file, `FormatVersionError` for one of another format.
     """
     with _opened(path) as file:
         header = _header(path, file)
@@ -78,9 +78,9 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         file = safe_open(path, "pt")
     except OSError as error:
-        raise DamagedError("cannot be read", place=str(path), mend="--from calibrate") from error
+        raise CorruptFileError("cannot be read", where=str(path), hint="--from calibrate") from error
     except SafetensorError as error:
-        raise DamagedError(f"not a calibration ({error})", place=str(path), mend=AGAIN) from error
+        raise CorruptFileError(f"not a calibration ({error})", where=str(path), hint=AGAIN) from error
     with file as opened:
         yield opened
 
@@ -88,14 +88,14 @@ def _opened(path: Path) -> Iterator[Any]:
 def _header(path: Path, file: Any) -> StatsHeader:
     text = (file.metadata() or {}).get("calibration")
     if text is None:
-        raise DamagedError("not a calibration (it has no metadata)", place=str(path), mend=AGAIN)
+        raise CorruptFileError("not a calibration (it has no metadata)", where=str(path), hint=AGAIN)
     try:
         found = msgspec.json.decode(text, type=_Format).format
         if found != STATS_FORMAT:
-            raise FormatVersionError("the calibration", found=found, supported=STATS_FORMAT, place=str(path))
+            raise FormatVersionError("the calibration", found=found, supported=STATS_FORMAT, where=str(path))
         return msgspec.json.decode(text, type=StatsHeader)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DamagedError(f"not a calibration ({error})", place=str(path), mend=AGAIN) from error
+        raise CorruptFileError(f"not a calibration ({error})", where=str(path), hint=AGAIN) from error
 
 
 def _tensors(path: Path, file: Any) -> dict[str, Tensor]:
@@ -103,16 +103,18 @@ def _tensors(path: Path, file: Any) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:
         # What safetensors and torch raise for types and sizes that a damaged header says.
-        raise DamagedError(f"not a calibration ({error})", place=str(path), mend=AGAIN) from error
+        raise CorruptFileError(f"not a calibration ({error})", where=str(path), hint=AGAIN) from error
 
 
-def _stats(path: Path, tensors: Mapping[str, Tensor], name: str, owner: str, tokens: int) -> Stats:
+def _stats(path: Path, tensors: Mapping[str, Tensor], name: str, owner: str, tokens: int) -> MatrixStats:
     hessian, outputs = tensors.get(f"hessian:{owner}"), tensors.get(f"output_fisher:{name}")
     if hessian is None or outputs is None:
-        raise DamagedError(f"not a calibration (the statistics of {name} are missing)", place=str(path), mend=AGAIN)
+        raise CorruptFileError(f"not a calibration (the statistics of {name} are missing)", where=str(path), hint=AGAIN)
     square = hessian.ndim == 2 and hessian.shape[0] == hessian.shape[1] and outputs.ndim == 1
     if not square or not hessian.dtype == outputs.dtype == torch.float32 or tokens < 1:
-        raise DamagedError(f"not a calibration (what is said of {name} is no statistics)", place=str(path), mend=AGAIN)
+        raise CorruptFileError(
+            f"not a calibration (what is said of {name} is no statistics)", where=str(path), hint=AGAIN
+        )
     if not (hessian.isfinite().all() and outputs.isfinite().all()):
-        raise DamagedError(f"not a calibration (a number of {name} is not finite)", place=str(path), mend=AGAIN)
-    return Stats(hessian, outputs, tokens)
+        raise CorruptFileError(f"not a calibration (a number of {name} is not finite)", where=str(path), hint=AGAIN)
+    return MatrixStats(hessian, outputs, tokens)

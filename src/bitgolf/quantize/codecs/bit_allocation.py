@@ -18,35 +18,35 @@ from torch import Tensor
 
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
-from bitgolf.quantize.stats import Stats
+from bitgolf.quantize.stats import MatrixStats
 
-BINS_PER_OCTAVE, OCTAVES = 64, 64
+BINS_PER_DOUBLING, HISTOGRAM_DOUBLINGS = 64, 64
 
 
-class Steps(NamedTuple):
+class LogSteps(NamedTuple):
     """log2 of the steps of a matrix but for the common unit: those of its rows (R,) and of its columns (C,)."""
 
     rows: Tensor
     columns: Tensor
 
 
-class Allocation(ABC):
+class BitAllocation(ABC):
     @abstractmethod
-    def steps(self, w: Tensor, stats: Stats, pivots: Tensor) -> Steps:
+    def log_steps(self, w: Tensor, stats: MatrixStats, pivots: Tensor) -> LogSteps:
         """For float32 `w` (R, C). `pivots` (C,): what an error of 1 costs, by column, once the solver has answered it."""
 
 
 @register
-class EqualRate(Allocation):
+class EqualRate(BitAllocation):
     """Every row's step is a fixed share of its standard deviation: as many bits to each weight, whatever it does."""
 
-    def steps(self, w: Tensor, stats: Stats, pivots: Tensor) -> Steps:
+    def log_steps(self, w: Tensor, stats: MatrixStats, pivots: Tensor) -> LogSteps:
         spread = w.square().mean(1).sqrt()
-        return Steps(_log2(spread, spread.mean()), torch.zeros(w.shape[1]))
+        return LogSteps(_log2(spread, spread.mean()), torch.zeros(w.shape[1]))
 
 
 @register
-class EqualCost(Allocation):
+class EqualCost(BitAllocation):
     """Steps such that every weight's error costs the same, as far as calibration can tell.
 
     rows: by how much their outputs matter.  columns: by the solver's pivots.  matrices: one against another; without
@@ -54,13 +54,17 @@ class EqualCost(Allocation):
     floor: a sensitivity is at least this share of its mean, since what calibration did not see may come.
     """
 
-    def __init__(self, *, rows: bool = True, columns: bool = True, matrices: bool = True, floor: float = 0.01) -> None:
-        if not 0 < floor <= 1:
-            raise RecipeError(f"a floor is above 0 and at most 1, not {floor}", place="EqualCost.floor")
-        self.rows, self.columns, self.matrices, self.floor = rows, columns, matrices, floor
+    def __init__(
+        self, *, rows: bool = True, columns: bool = True, matrices: bool = True, min_sensitivity: float = 0.01
+    ) -> None:
+        if not 0 < min_sensitivity <= 1:
+            raise RecipeError(
+                f"a floor is above 0 and at most 1, not {min_sensitivity}", where="EqualCost.min_sensitivity"
+            )
+        self.rows, self.columns, self.matrices, self.min_sensitivity = rows, columns, matrices, min_sensitivity
 
-    def steps(self, w: Tensor, stats: Stats, pivots: Tensor) -> Steps:
-        outputs, inputs = self._floored(stats.outputs), self._floored(pivots)
+    def log_steps(self, w: Tensor, stats: MatrixStats, pivots: Tensor) -> LogSteps:
+        outputs, inputs = self._floored(stats.output_fisher), self._floored(pivots)
         rows = -_log2(outputs, outputs.mean()) / 2 if self.rows else torch.full((len(w),), -_mean_log2(outputs) / 2)
         columns = (
             -_log2(inputs, inputs.mean()) / 2 if self.columns else torch.full((w.shape[1],), -_mean_log2(inputs) / 2)
@@ -70,51 +74,51 @@ class EqualCost(Allocation):
                 rows - rows.mean() + _log2(w.square().mean().sqrt(), torch.ones(())),
                 columns - columns.mean(),
             )
-        return Steps(rows, columns)
+        return LogSteps(rows, columns)
 
     def _floored(self, sensitivity: Tensor) -> Tensor:
-        return sensitivity.clamp_min(float(self.floor * sensitivity.mean()))
+        return sensitivity.clamp_min(float(self.min_sensitivity * sensitivity.mean()))
 
 
-def bits(spread: NDArray[np.floating], rate: float = 1.0) -> NDArray[np.floating]:
+def gaussian_bits(spread: NDArray[np.floating], rate: float = 1.0) -> NDArray[np.floating]:
     """What a Gaussian weight costs whose standard deviation is `spread` steps: 2.047 + log2(spread) at high rate, and
     nothing below a third of a step where the search minds the bits. The 1.9 fits what was measured with 1 to 256 states
     (within 0.05 bit from 0.1 bit up)."""
     return 0.5 * np.log2(1.0 + np.maximum(2 * np.pi * np.e * spread * spread - 1.9 * rate, 0.0))
 
 
-class Demand:
+class RateHistogram:
     """How many weights have which ratio of spread to step, while the unit is 1."""
 
     def __init__(self) -> None:
-        self.counts = np.zeros(BINS_PER_OCTAVE * OCTAVES, np.int64)
-        self.centres = (np.arange(len(self.counts)) + 0.5) / BINS_PER_OCTAVE - OCTAVES / 2
+        self.counts = np.zeros(BINS_PER_DOUBLING * HISTOGRAM_DOUBLINGS, np.int64)
+        self.bin_centres = (np.arange(len(self.counts)) + 0.5) / BINS_PER_DOUBLING - HISTOGRAM_DOUBLINGS / 2
 
     @staticmethod
-    def sum(demands: Iterable[Demand]) -> Demand:
-        total = Demand()
+    def sum(demands: Iterable[RateHistogram]) -> RateHistogram:
+        total = RateHistogram()
         for one in demands:
             total.counts += one.counts
         return total
 
-    def add(self, w: Tensor, steps: Steps) -> None:
-        ratio = spreads(w).log2() - steps.rows[:, None] - steps.columns
-        found = ((ratio + OCTAVES / 2) * BINS_PER_OCTAVE).clamp(0, len(self.counts) - 1)
+    def add(self, w: Tensor, steps: LogSteps) -> None:
+        ratio = local_std(w).log2() - steps.rows[:, None] - steps.columns
+        found = ((ratio + HISTOGRAM_DOUBLINGS / 2) * BINS_PER_DOUBLING).clamp(0, len(self.counts) - 1)
         self.counts += torch.bincount(found.long().flatten(), minlength=len(self.counts)).numpy()
 
-    def unit(self, target: float, rate: float = 1.0) -> float:
+    def solve_global_step(self, target: float, rate: float = 1.0) -> float:
         """log2 of the unit at which a weight has `target` bits in the mean."""
-        low, high = -float(OCTAVES), float(OCTAVES)
+        low, high = -float(HISTOGRAM_DOUBLINGS), float(HISTOGRAM_DOUBLINGS)
         for _ in range(50):
             middle = (low + high) / 2
-            mean = float((self.counts * bits(2.0 ** (self.centres - middle), rate)).sum()) / max(
+            mean = float((self.counts * gaussian_bits(2.0 ** (self.bin_centres - middle), rate)).sum()) / max(
                 int(self.counts.sum()), 1
             )
             low, high = (middle, high) if mean > target else (low, middle)
         return low
 
 
-def spreads(w: Tensor) -> Tensor:
+def local_std(w: Tensor) -> Tensor:
     """(R, C) the standard deviation that a weight's row and column let one expect."""
     squares = w.float().square()
     mean = squares.mean().clamp_min(1e-30)
@@ -122,8 +126,8 @@ def spreads(w: Tensor) -> Tensor:
     return (rows[:, None] * (columns / mean)).sqrt()
 
 
-def demand(matrices: Iterable[tuple[Tensor, Steps]]) -> Demand:
-    found = Demand()
+def rate_histogram(matrices: Iterable[tuple[Tensor, LogSteps]]) -> RateHistogram:
+    found = RateHistogram()
     for w, steps in matrices:
         found.add(w, steps)
     return found

@@ -6,12 +6,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from bitgolf.errors import DamagedError
+from bitgolf.errors import CorruptFileError
 from bitgolf.pack.byte_planes import Array
 
 
-class Packing(Protocol):
-    def shape(self, n: int) -> tuple[int, ...]:
+class BitPacking(Protocol):
+    def packed_shape(self, n: int) -> tuple[int, ...]:
         """Of the bytes that hold n codes."""
         ...
 
@@ -20,11 +20,11 @@ class Packing(Protocol):
         ...
 
     def unpack(self, packed: Array, n: int) -> Array:
-        """The inverse. Raises `DamagedError` for bytes that `pack` never makes."""
+        """The inverse. Raises `CorruptFileError` for bytes that `pack` never makes."""
         ...
 
 
-class Digits(NamedTuple):
+class DigitPacking(NamedTuple):
     """Codes low, low + stride, ... as digits 0, 1, ... of this base, `per_byte` in a byte, the first one lowest.
 
     The last byte is filled up with digits of 0.
@@ -35,7 +35,7 @@ class Digits(NamedTuple):
     low: int
     stride: int = 1
 
-    def shape(self, n: int) -> tuple[int, ...]:
+    def packed_shape(self, n: int) -> tuple[int, ...]:
         return (-(-n // self.per_byte),)
 
     def pack(self, codes: Array) -> Array:
@@ -44,24 +44,24 @@ class Digits(NamedTuple):
 
     def unpack(self, packed: Array, n: int) -> Array:
         if (packed > self.base**self.per_byte - 1).any():
-            raise DamagedError(f"a byte holds no {self.per_byte} digits of base {self.base}")
+            raise CorruptFileError(f"a byte holds no {self.per_byte} digits of base {self.base}")
         digits = (packed[:, None] // self._places() % np.uint8(self.base)).reshape(-1).astype(np.int8)
         if digits[n:].any():
-            raise DamagedError("the last byte holds more codes than the tensor has weights")
+            raise CorruptFileError("the last byte holds more codes than the tensor has weights")
         return digits[:n] * np.int8(self.stride) + np.int8(self.low)
 
     def _places(self) -> Array:
         return np.uint8(self.base) ** np.arange(self.per_byte, dtype=np.uint8)
 
 
-class Bitmask:
+class BitmaskPacking:
     """-1, 0, 1 as two rows of bits: which are not zero, and the signs (1 for plus) of those that are not, one after another.
 
     The second row is as long as the first, as what a tensor packs to may not depend on its values; the zeros at its end
     cost a coder that knows repetitions nothing.
     """
 
-    def shape(self, n: int) -> tuple[int, ...]:
+    def packed_shape(self, n: int) -> tuple[int, ...]:
         return 2, -(-n // 8)
 
     def pack(self, codes: Array) -> Array:
@@ -73,7 +73,7 @@ class Bitmask:
         used, signs = np.unpackbits(packed, axis=1, bitorder="little")
         count = int(np.count_nonzero(used))
         if used[n:].any() or signs[count:].any():
-            raise DamagedError(
+            raise CorruptFileError(
                 "there are more bits than the tensor has weights, or more signs than it has others than 0"
             )
         codes = np.zeros(n, np.int8)
@@ -81,5 +81,5 @@ class Bitmask:
         return codes
 
 
-BITS, TRITS, NIBBLES = Digits(2, 8, -1, stride=2), Digits(3, 5, -1), Digits(16, 2, -8)
+BITS, TRITS, NIBBLES = DigitPacking(2, 8, -1, stride=2), DigitPacking(3, 5, -1), DigitPacking(16, 2, -8)
 """-1 and 1; -1, 0 and 1 (243 of the 256 bytes); -8 to 7."""

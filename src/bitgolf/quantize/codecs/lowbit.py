@@ -15,69 +15,71 @@ from torch import Tensor
 
 from bitgolf.config.registry import register
 from bitgolf.config.spec import part
-from bitgolf.errors import BitgolfError, DamagedError
+from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.grids.clip import MaxClip
 from bitgolf.grids.integer import IntGrid
-from bitgolf.grids.lowbit import FLOAT8_TOP, BinaryGrid, Float8Grid, GroupGrid, TernaryGrid
+from bitgolf.grids.lowbit import FLOAT8_MAX, BinaryGrid, Float8Grid, GroupGrid, TernaryGrid
 from bitgolf.grids.row_quantizer import RowQuantizer
-from bitgolf.pack.streams import Code
-from bitgolf.quantize.codecs.bit_packing import BITS, NIBBLES, TRITS, Bitmask, Packing
-from bitgolf.quantize.codecs.codec import Arrays, Codec, IntRows, Shape, finite
-from bitgolf.quantize.codecs.session import Session
-from bitgolf.quantize.stats import Stats
+from bitgolf.pack.streams import EncodedTensor
+from bitgolf.quantize.codecs.bit_packing import BITS, NIBBLES, TRITS, BitmaskPacking, BitPacking
+from bitgolf.quantize.codecs.codec import ArraySpecs, Codec, IntRows, Shape, require_finite
+from bitgolf.quantize.codecs.session import EncodingSession
+from bitgolf.quantize.stats import MatrixStats
 
 
-class Groups(Codec):
+class GroupCodec(Codec):
     """Codes of less than a byte, packed, and one float16 scale for each group of the flattened tensor."""
 
-    def __init__(self, grid: GroupGrid, packing: Packing) -> None:
+    def __init__(self, grid: GroupGrid, packing: BitPacking) -> None:
         self.grid, self.packing = grid, packing
 
-    def arrays(self, shape: Shape) -> Arrays:
+    def array_specs(self, shape: Shape) -> ArraySpecs:
         n = math.prod(shape)
-        packed, groups = self.packing.shape(n), (self.grid.groups(n),)
+        packed, groups = self.packing.packed_shape(n), (self.grid.group_count(n),)
         return {"codes": (np.dtype(np.uint8), packed), "scales": (np.dtype(np.float16), groups)}
 
-    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
-        codes, scales = self.grid.encode(finite(w.detach().float().cpu(), "a weight is not finite"))
-        stored = finite(scales.half(), "a group needs a scale beyond float16 (65504)")
+    def encode(
+        self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
+    ) -> EncodedTensor:
+        codes, scales = self.grid.encode(require_finite(w.detach().float().cpu(), "a weight is not finite"))
+        stored = require_finite(scales.half(), "a group needs a scale beyond float16 (65504)")
         return {"codes": self.packing.pack(codes.flatten().numpy()), "scales": stored.numpy()}
 
-    def decode(self, code: Code, shape: Shape) -> Tensor:
-        self.check(code, shape)
+    def decode(self, code: EncodedTensor, shape: Shape) -> Tensor:
+        self.check_layout(code, shape)
         codes, scales = self.packing.unpack(code["codes"], math.prod(shape)), torch.from_numpy(code["scales"]).float()
         if not (torch.isfinite(scales) & (scales >= 0)).all():
-            raise DamagedError("a scale is negative or not finite")
-        return self.grid.expand(torch.from_numpy(codes), scales).reshape(shape)
+            raise CorruptFileError("a scale is negative or not finite")
+        return self.grid.dequantize(torch.from_numpy(codes), scales).reshape(shape)
 
 
 @register
-class TernaryGroups(Groups):
+class TernaryGroups(GroupCodec):
     """-1, 0, 1, and 16 / group bits a weight for the scales. Source: openai/parameter-golf, pull request 640.
 
-    form: "digits" are base-3 digits, five to a byte; "bitmask" is a bitmap of what is not zero, and the signs. `Range`
-    brings digits to their entropy, and the bitmask not near it; `Lzma` needs 0.5 % less for the bitmask once well over
+    form: "digits" are base-3 digits, five to a byte; "bitmask" is a bitmap of what is not zero, and the signs. `RangeCoder`
+    brings digits to their entropy, and the bitmask not near it; `LZMA` needs 0.5 % less for the bitmask once well over
     half of the codes are zero, and more otherwise. The source built both and kept the smaller; here a recipe says which,
     since the size of what is read back is known before its values are.
     """
 
-    def __init__(self, *, group: int = 128, form: Literal["digits", "bitmask"] = "digits") -> None:
-        super().__init__(TernaryGrid(group), Bitmask() if form == "bitmask" else TRITS)
+    def __init__(self, *, group_size: int = 128, packing: Literal["digits", "bitmask"] = "digits") -> None:
+        super().__init__(TernaryGrid(group_size), BitmaskPacking() if packing == "bitmask" else TRITS)
 
 
 @register
-class BinaryGroups(Groups):
+class BinaryGroups(GroupCodec):
     """Signs as bits, 1 for plus, the first one lowest. Source: openai/parameter-golf, pull request 641."""
 
-    def __init__(self, *, group: int = 128) -> None:
-        super().__init__(BinaryGrid(group), BITS)
+    def __init__(self, *, group_size: int = 128) -> None:
+        super().__init__(BinaryGrid(group_size), BITS)
 
 
 @register
-class Fp4(Codec, RowQuantizer):
+class PackedInt4(Codec, RowQuantizer):
     """4-bit integers, 7 for the largest magnitude of a row, two to a byte as q + 8, and a float16 step for each row.
 
-    No float, whatever openai/parameter-golf calls it (pull request 640). `FakeQuant(codec=Fp4())` trains with it.
+    No float, whatever openai/parameter-golf calls it (pull request 640). `FakeQuant(codec=PackedInt4())` trains with it.
     `IntRows(bits=4)` holds the same weights in a byte each, and is what a good coder makes fewer bytes of.
     """
 
@@ -88,41 +90,45 @@ class Fp4(Codec, RowQuantizer):
     def fake_quantize(self, w: Tensor) -> Tensor:
         return self.rows.fake_quantize(w)
 
-    def int_grid_and_steps(self, code: Code) -> tuple[IntGrid, Tensor]:
+    def int_grid_and_steps(self, code: EncodedTensor) -> tuple[IntGrid, Tensor]:
         return self.rows.int_grid_and_steps(code)
 
-    def arrays(self, shape: Shape) -> Arrays:
-        return self.rows.arrays(shape) | {"codes": (np.dtype(np.uint8), NIBBLES.shape(math.prod(shape)))}
+    def array_specs(self, shape: Shape) -> ArraySpecs:
+        return self.rows.array_specs(shape) | {"codes": (np.dtype(np.uint8), NIBBLES.packed_shape(math.prod(shape)))}
 
-    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
+    def encode(
+        self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
+    ) -> EncodedTensor:
         code = self.rows.encode(w)
         return code | {"codes": NIBBLES.pack(code["codes"].reshape(-1))}
 
-    def decode(self, code: Code, shape: Shape) -> Tensor:
-        self.check(code, shape)
-        rows = self.rows.arrays(shape)["codes"][1]
+    def decode(self, code: EncodedTensor, shape: Shape) -> Tensor:
+        self.check_layout(code, shape)
+        rows = self.rows.array_specs(shape)["codes"][1]
         codes = NIBBLES.unpack(code["codes"], math.prod(shape)).reshape(rows)
         return self.rows.decode(code | {"codes": codes}, shape)
 
 
 @register
-class Fp8(Codec):
+class FP8(Codec):
     """8-bit floats, e4m3, held as uint8: for what is delicate and large. Source: openai/parameter-golf, pull request 640."""
 
     def __init__(self) -> None:
         self.grid = Float8Grid()
 
-    def arrays(self, shape: Shape) -> Arrays:
+    def array_specs(self, shape: Shape) -> ArraySpecs:
         return {"values": (np.dtype(np.uint8), shape)}
 
-    def encode(self, w: Tensor, stats: Stats | None = None, session: Session | None = None) -> Code:
-        w = finite(w.detach().float().cpu(), "a weight is not finite")
-        if (w.abs() > FLOAT8_TOP).any():
-            raise BitgolfError("a weight is beyond 8-bit floats (448)", mend="use Float there, float16 or wider")
-        return {"values": self.grid.round(w).contiguous().view(torch.uint8).numpy()}
+    def encode(
+        self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
+    ) -> EncodedTensor:
+        w = require_finite(w.detach().float().cpu(), "a weight is not finite")
+        if (w.abs() > FLOAT8_MAX).any():
+            raise BitgolfError("a weight is beyond 8-bit floats (448)", hint="use Float there, float16 or wider")
+        return {"values": self.grid.quantize(w).contiguous().view(torch.uint8).numpy()}
 
-    def decode(self, code: Code, shape: Shape) -> Tensor:
-        self.check(code, shape)
+    def decode(self, code: EncodedTensor, shape: Shape) -> Tensor:
+        self.check_layout(code, shape)
         if ((code["values"] & 0x7F) == 0x7F).any():
-            raise DamagedError("a value is not a number")
+            raise CorruptFileError("a value is not a number")
         return torch.from_numpy(code["values"]).view(torch.float8_e4m3fn).float()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def keep_largest(w: Tensor, prune: float) -> Tensor:
+def magnitude_mask(w: Tensor, prune: float) -> Tensor:
     """bool, shaped as `w`: all but the share `prune` of smallest magnitudes, rounded up to whole weights.
 
     Source: openai/parameter-golf, pull requests 503 and 1001: 2 to 5 %. More does much harm (spec, 3.2).

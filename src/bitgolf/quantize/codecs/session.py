@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import torch
 
-from bitgolf.quantize.stats import Calibration, FactorCache, Stats, flat
+from bitgolf.quantize.stats import FactorCache, MatrixStats, StatsByPath, identity_stats
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Session:
+class EncodingSession:
     """Owned by whoever encodes: for one pass over a model, or for all probes of a search for a size.
 
     workers: threads, each with one thread of torch's; None: as many as torch would use. Codes do not depend on it.
@@ -30,13 +30,13 @@ class Session:
         self.workers = workers or torch.get_num_threads()
         said = "as set" if workers else "as many as torch has"
         unable = "" if self.device == wanted else f" ({wanted} has no float64)"
-        self.remark = f"encoding on {self.device}{unable}, {self.workers} threads ({said})"
+        self.description = f"encoding on {self.device}{unable}, {self.workers} threads ({said})"
         self._flat: dict[int, FactorCache] = {}  # by width
 
-    def placed(self, stats: Calibration) -> dict[str, Stats]:
+    def to_device(self, stats: StatsByPath) -> dict[str, MatrixStats]:
         """The statistics on the device, with a cache for each distinct Hessian. Placed statistics come back as they are, so
         whoever encodes more than once places them once, and nothing is factored twice."""
-        caches, found = dict[int, FactorCache](), dict[str, Stats]()
+        caches, found = dict[int, FactorCache](), dict[str, MatrixStats]()
         for path, known in stats.items():
             if known.cache and known.cache.hessian is known.hessian and known.hessian.device.type == self.device.type:
                 found[path] = known
@@ -44,12 +44,12 @@ class Session:
             if id(known.hessian) not in caches:
                 caches[id(known.hessian)] = FactorCache(known.hessian.to(self.device))
             cache = caches[id(known.hessian)]
-            found[path] = Stats(cache.hessian, known.outputs.to(self.device), known.tokens, cache)
+            found[path] = MatrixStats(cache.hessian, known.output_fisher.to(self.device), known.tokens, cache)
         return found
 
-    def flat(self, rows: int, columns: int) -> Stats:
-        """Statistics that prefer nothing (`stats.flat`), with one Hessian for all matrices of this width."""
-        known = flat(rows, columns)
+    def identity_stats(self, rows: int, columns: int) -> MatrixStats:
+        """Statistics that prefer nothing (`stats.identity_stats`), with one Hessian for all matrices of this width."""
+        known = identity_stats(rows, columns)
         cache = self._flat.setdefault(columns, FactorCache(known.hessian))
         return known._replace(hessian=cache.hessian, cache=cache)
 

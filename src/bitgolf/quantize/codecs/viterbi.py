@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitgolf.grids.trellis import LOW, TOP, TrellisGrid
+from bitgolf.grids.trellis import MAX_INDEX, MIN_INDEX, TrellisGrid
 
 Floats = NDArray[np.float32]
-Preceding = NDArray[np.uint32]
-"""(2, states): the state before each state, by the parity of the index between them (`TrellisGrid.preceding`)."""
+PreviousState = NDArray[np.uint32]
+"""(2, states): the state before each state, by the parity of the index between them (`TrellisGrid.previous_state`)."""
 
 
-def search(x: Floats, shrink: Floats, preceding: Preceding, points: NDArray[np.int16]) -> None:
+def viterbi_search(x: Floats, shrink: Floats, preceding: PreviousState, points: NDArray[np.int16]) -> None:
     """Fill `points` (n,), 2 index + z0, with the path from state 0 that makes Σ (x - v)² + shrink v² least, v = point / 2.
 
     x: the sequence in steps.  shrink (n,): what a bit costs, as the square of the value that needs it (Gaussian tails).
@@ -38,7 +38,7 @@ def search(x: Floats, shrink: Floats, preceding: Preceding, points: NDArray[np.i
         centre = x[i] / weight  # where the cost is least; it rises with the distance from there
         for z0 in range(2):
             offset = np.float32(0.5) * np.float32(z0)
-            below = min(max(np.floor(centre - offset), np.float32(LOW)), np.float32(TOP - 1))
+            below = min(max(np.floor(centre - offset), np.float32(MIN_INDEX)), np.float32(MAX_INDEX - 1))
             for m in (below, below + np.float32(1.0)):  # neighbours: one of each parity, also at the ends
                 parity, away = int(m) & 1, m + offset - centre
                 taken[i, 2 * z0 + parity], added[parity] = int(m), weight * away * away
@@ -54,23 +54,23 @@ def search(x: Floats, shrink: Floats, preceding: Preceding, points: NDArray[np.i
         points[i] = 2 * taken[i, 2 * (state & 1) + z1] + (state & 1)
 
 
-def round_columns(
-    find: Callable[..., None],
+def quantize_columns(
+    search: Callable[..., None],
     block: Floats,
     upper: Floats,
     step: Floats,
     shrink: Floats,
-    preceding: Preceding,
+    preceding: PreviousState,
     points: NDArray[np.int16],
 ) -> None:
     """Fill `points` (B, R) with those of the columns of `block` (B, R), each with the errors of those before it fed in.
 
-    find: `search`.  upper (B, B): the part of `gptq.Factor.upper` on the diagonal.  step, shrink: (B, R).
+    find: `viterbi_search`.  upper (B, B): the part of `gptq.InverseCholesky.upper` on the diagonal.  step, shrink: (B, R).
     `block` is changed in place: it holds each column as it stood when it was rounded.
     """
     error = np.empty(block.shape[1], np.float32)
     for j in range(len(block)):
-        find(block[j] / step[j], shrink[j], preceding, points[j])
+        search(block[j] / step[j], shrink[j], preceding, points[j])
         for r in range(len(error)):
             error[r] = (block[j, r] - np.float32(0.5) * np.float32(points[j, r]) * step[j, r]) / upper[j, j]
         for k in range(j + 1, len(block)):
@@ -78,29 +78,29 @@ def round_columns(
                 block[k, r] -= upper[j, k] * error[r]
 
 
-class Compiled(NamedTuple):
+class ViterbiKernels(NamedTuple):
     search: Callable[..., None]
     round_columns: Callable[..., None]
 
 
 @cache
-def compiled() -> Compiled:
+def viterbi_kernels() -> ViterbiKernels:
     """The same in machine code: made once for each process, in about two seconds."""
     import numba
 
     jit: Any = numba.njit(nogil=True, cache=False, fastmath=False)
-    return Compiled(jit(search), jit(round_columns))
+    return ViterbiKernels(jit(viterbi_search), jit(quantize_columns))
 
 
-def find(grid: TrellisGrid, x: Floats, shrink: Floats) -> NDArray[np.int16]:
+def best_path(grid: TrellisGrid, x: Floats, shrink: Floats) -> NDArray[np.int16]:
     """(n,) the best points of one sequence, in half steps: 2 index + z0."""
     if grid.states == 1:
-        return nearest(x, shrink)
+        return round_scalar(x, shrink)
     points = np.empty(len(x), np.int16)
-    compiled().search(x, shrink, grid.preceding, points)
+    viterbi_kernels().search(x, shrink, grid.previous_state, points)
     return points
 
 
-def nearest(x: Floats, shrink: Floats) -> NDArray[np.int16]:
-    """`find` for a single state, for arrays of any shape: every index may follow, so each is chosen by itself."""
-    return 2 * np.clip(np.rint(x / (1 + shrink)), LOW, TOP).astype(np.int16)
+def round_scalar(x: Floats, shrink: Floats) -> NDArray[np.int16]:
+    """`best_path` for a single state, for arrays of any shape: every index may follow, so each is chosen by itself."""
+    return 2 * np.clip(np.rint(x / (1 + shrink)), MIN_INDEX, MAX_INDEX).astype(np.int16)

@@ -8,25 +8,25 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from bitgolf.model.lm import LM
-from bitgolf.pack.streams import Code
+from bitgolf.pack.streams import EncodedTensor
 from bitgolf.quantize.codecs.codec import Codec, matrix_shape
 from bitgolf.quantize.encoding import Roles, Rules, TensorReport
-from bitgolf.quantize.stats import Calibration
+from bitgolf.quantize.stats import StatsByPath
 
 Severity = Literal["error", "warning", "note"]
 
 
-class Alarm(NamedTuple):
-    """`message`: the cause. `place`: a tensor, a path in the recipe or a file. An error means: do not trust this run."""
+class QuantizationFinding(NamedTuple):
+    """`message`: the cause. `where`: a tensor, a path in the recipe or a file. An error means: do not trust this run."""
 
     rule: str
     severity: Severity
     message: str
-    place: str
-    mend: str
+    where: str
+    hint: str
 
 
-class Patient(NamedTuple):
+class QuantizedModel(NamedTuple):
     """A quantized model. `weights`: as they were, float32 on the CPU, and in `model`; `decoded`: as they are read back.
 
     stored: what the codecs knew, None where they asked for nothing.
@@ -35,20 +35,20 @@ class Patient(NamedTuple):
 
     model: LM
     rules: Rules
-    kinds: Roles
+    roles: Roles
     codecs: Mapping[str, Codec]
     weights: Mapping[str, Tensor]
-    codes: Mapping[str, Code]
+    encoded: Mapping[str, EncodedTensor]
     decoded: Mapping[str, Tensor]
     reports: Sequence[TensorReport]
-    stored: Calibration | None
-    seen: tuple[Calibration, Calibration] | None
+    stats: StatsByPath | None
+    remeasured: tuple[StatsByPath, StatsByPath] | None
 
     def row_costs(self, path: str) -> Tensor | None:
         """(R,) predicted nats per token, row by row; None where nothing fitting is known of this tensor."""
-        stats = (self.stored or (self.seen[0] if self.seen else {})).get(path)
+        stats = (self.stats or (self.remeasured[0] if self.remeasured else {})).get(path)
         error = (self.decoded[path] - self.weights[path]).reshape(matrix_shape(tuple(self.weights[path].shape)))
-        if stats is None or error.shape != (len(stats.outputs), len(stats.hessian)):
+        if stats is None or error.shape != (len(stats.output_fisher), len(stats.hessian)):
             return None
         return stats.cost(error).double()
 
@@ -58,10 +58,10 @@ class Patient(NamedTuple):
         return {path: float(costs.sum()) for path, costs in rows.items() if costs is not None}
 
 
-Check = Callable[[Patient], Iterator[Alarm]]
+Check = Callable[[QuantizedModel], Iterator[QuantizationFinding]]
 
 
-def some(paths: Iterable[str]) -> str:
+def first_and_count(paths: Iterable[str]) -> str:
     """`first and 3 more`."""
     first, *more = paths
     return f"{first}{f' and {len(more)} more' * bool(more)}"

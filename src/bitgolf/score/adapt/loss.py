@@ -10,39 +10,39 @@ from torch import Tensor
 from bitgolf.model.lm import LM
 from bitgolf.model.numerics import at_least_float32
 from bitgolf.runtime.device import Device
-from bitgolf.score.execution.async_copy import upload
-from bitgolf.score.execution.compiled_function import Graph
+from bitgolf.score.execution.async_copy import copy_to_device
+from bitgolf.score.execution.compiled_function import CompiledFunction
 from bitgolf.score.execution.forward import padded_length
 
-NOTHING = -100  # in the place of a target: there is none
+IGNORE_INDEX = -100  # in the place of a target: there is none
 
-Nats = Callable[[Tensor, Tensor], Iterator[Tensor]]
+SummedLoss = Callable[[Tensor, Tensor], Iterator[Tensor]]
 """Of inputs and targets (B, T) on the CPU: sums of nats, scalars, each with its graph, which together are of all targets."""
 
 
-def nats_of(model: LM, device: Device, *, at_once: int, longest: int) -> Nats:
+def make_loss(model: LM, device: Device, *, at_once: int, longest: int) -> SummedLoss:
     """What suits the device. at_once: tokens of one forward on CUDA, or one row; longest: tokens of a row."""
-    if device.device.type == "cuda":
-        return CompiledNats(model, device, at_once, longest)
-    return EagerNats(model, device)
+    if device.torch_device.type == "cuda":
+        return CompiledLoss(model, device, at_once, longest)
+    return EagerLoss(model, device)
 
 
-class EagerNats:
+class EagerLoss:
     """All rows at once, and of their last states those alone that have a target. The reference."""
 
     def __init__(self, model: LM, device: Device) -> None:
         self.model, self.device = model, device
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
-        places = (targets.flatten() != NOTHING).nonzero()[:, 0]
+        places = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
         parts = inputs, places, targets.flatten()[places]
-        inputs, places, targets = (upload(x, self.device.device) for x in parts)
+        inputs, places, targets = (copy_to_device(x, self.device.torch_device) for x in parts)
         with self.device.autocast():
-            logits = self.model.logits(self.model.hidden(self.model.bus(inputs)).flatten(0, 1)[places])
+            logits = self.model.logits(self.model.hidden(self.model.forward_context(inputs)).flatten(0, 1)[places])
         yield F.cross_entropy(at_least_float32(logits), targets, reduction="sum")
 
 
-class CompiledNats:
+class CompiledLoss:
     """`longest` tokens a row, or a half, a quarter, … of it, and always as many rows as `at_once` holds of them.
 
     Nothing waits for the device: positions without a target are computed too, and add nothing.
@@ -50,7 +50,7 @@ class CompiledNats:
 
     def __init__(self, model: LM, device: Device, at_once: int, longest: int) -> None:
         self.model, self.device, self.at_once, self.longest = model, device, at_once, longest
-        self.graph = Graph(self.loss, device.device)
+        self.graph = CompiledFunction(self.loss, device.torch_device)
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         logits = self.model(inputs)
@@ -60,9 +60,9 @@ class CompiledNats:
         length = padded_length(inputs.shape[1], self.longest)
         rows = max(1, self.at_once // length)
         padding = (0, length - inputs.shape[1], 0, -len(inputs) % rows)
-        inputs, targets = F.pad(inputs, padding), F.pad(targets, padding, value=NOTHING)
+        inputs, targets = F.pad(inputs, padding), F.pad(targets, padding, value=IGNORE_INDEX)
         for x, y in zip(inputs.split(rows), targets.split(rows), strict=True):
-            x, y = upload(x, self.device.device), upload(y, self.device.device)
+            x, y = copy_to_device(x, self.device.torch_device), copy_to_device(y, self.device.torch_device)
             with self.device.autocast():
                 loss = self.graph(x, y)
             yield loss

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 Ints, Floats = NDArray[np.int32], NDArray[np.float64]
 ReadFunction = Callable[..., tuple[int, int]]
 NODES, TOKENS, MATCH_AT, MATCH_LENGTH = range(4)
-"""Indices of `NgramTrie.state`."""
+"""Indices of `NGramTrie.state`."""
 
 
-class NgramTrie(NamedTuple):
+class NGramTrie(NamedTuple):
     """N-grams as nodes, 0 the empty one; a node's children are a chain, the youngest first, 0 behind the last.
 
     keys (H,) int64, nodes (H,): open addressing, parent * vocab + token -> node; -1 where free; H a power of two.
@@ -63,7 +63,7 @@ Jit = Callable[[Any], Any]
 
 def make_find_slot(jit: Jit) -> Callable[..., int]:
     @jit
-    def find_slot(trie: NgramTrie, key: int) -> int:
+    def find_slot(trie: NGramTrie, key: int) -> int:
         """The index of a key in the hash table, or else the free index for it."""
         mask = len(trie.keys) - 1
         at = (key * 0x9E3779B97F4A7C1 >> 20) & mask
@@ -76,7 +76,7 @@ def make_find_slot(jit: Jit) -> Callable[..., int]:
 
 def make_increment(jit: Jit, find_slot: Callable[..., int]) -> Callable[..., int]:
     @jit
-    def increment(trie: NgramTrie, parent: int, token: int, vocab: int) -> int:
+    def increment(trie: NGramTrie, parent: int, token: int, vocab: int) -> int:
         """The node of an n-gram and one token more, counted; made if there is none."""
         key = parent * vocab + token
         at = find_slot(trie, key)
@@ -96,7 +96,7 @@ def make_increment(jit: Jit, find_slot: Callable[..., int]) -> Callable[..., int
 
 def make_match(jit: Jit) -> Callable[..., None]:
     @jit
-    def match(trie: NgramTrie, longest: int) -> None:
+    def match(trie: NGramTrie, longest: int) -> None:
         """Go on with a match that was right; else with the last place where the longest n-gram stood."""
         end, node = int(trie.state[TOKENS]), trie.path[-1]
         before = trie.last_end[node] if node >= 0 else 0
@@ -116,7 +116,7 @@ def make_match(jit: Jit) -> Callable[..., None]:
 
 def make_push(jit: Jit, increment: Callable[..., int], match: Callable[..., None]) -> Callable[..., None]:
     @jit
-    def push(trie: NgramTrie, token: int, vocab: int, longest: int) -> None:
+    def push(trie: NGramTrie, token: int, vocab: int, longest: int) -> None:
         """Count a token in all its contexts, remember it, and update the match."""
         for k in range(len(trie.path) - 1, -1, -1):
             if trie.path[k] >= 0:
@@ -133,7 +133,7 @@ def make_push(jit: Jit, increment: Callable[..., int], match: Callable[..., None
 def make_read(jit: Jit, push: Callable[..., None]) -> ReadFunction:
     @jit
     def read(
-        trie: NgramTrie,
+        trie: NGramTrie,
         tokens: NDArray[np.int64],
         start: int,
         vocab: int,

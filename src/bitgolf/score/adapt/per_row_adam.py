@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bitgolf.score.execution.async_copy import upload
-from bitgolf.score.execution.compiled_function import Graph
+from bitgolf.score.execution.async_copy import copy_to_device
+from bitgolf.score.execution.compiled_function import CompiledFunction
 
 
 class PerRowAdam:
@@ -25,11 +25,11 @@ class PerRowAdam:
         self.steps = values.new_zeros(len(values), 1)
         self.update: Callable[[Tensor, Tensor], Tensor] = self._update
         if values.is_cuda:  # 25 operators on tensors of gigabytes, or one kernel
-            self.update = Graph(self._update, values.device)
+            self.update = CompiledFunction(self._update, values.device)
 
     def reset(self, rows: Tensor) -> None:
         """Forget the moments and steps of rows, boolean (rows,) on the CPU."""
-        chosen = upload(rows.nonzero()[:, 0], self.values.device)
+        chosen = copy_to_device(rows.nonzero()[:, 0], self.values.device)
         for state in (self.exp_avg, self.exp_avg_sq, self.steps):
             state[chosen] = 0
 

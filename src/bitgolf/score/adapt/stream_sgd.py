@@ -14,16 +14,16 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import World
-from bitgolf.score.adapt.gradient import Learner, Sgd, cosine
-from bitgolf.score.execution.forward import SelectKernels, forward_of
-from bitgolf.score.methods import Method, Section, Sliding, Window, check_stride, tracks_of
+from bitgolf.runtime.distributed import DistributedContext
+from bitgolf.score.adapt.gradient import SGDAdaptation, WeightAdapter, cosine_decay
+from bitgolf.score.execution.forward import SelectKernels, make_forward
+from bitgolf.score.methods import ScoringMethod, ScoringWindow, SlidingScoring, TextSection, batch_windows, check_stride
 from bitgolf.score.player import AdaptationStep, StaticPlayer
-from bitgolf.score.text import Text
+from bitgolf.score.text import TokenizedText
 
 
 @register
-class StreamSgd(Method):
+class StreamSGD(ScoringMethod):
     """Sliding windows in sections of `chunk` targets; after each, descent on its tokens. Parameter Golf #461, #549, #1413.
 
     The learning rate goes down a cosine over the chunks; the last one, which nothing follows, is not learned from. A
@@ -41,41 +41,48 @@ class StreamSgd(Method):
         stride: int = 64,
         chunk: int = 32768,
         isolated: bool = False,
-        sgd: Spec[Sgd] = part(Sgd),
+        adaptation: Spec[SGDAdaptation] = part(SGDAdaptation),
     ) -> None:
         check_stride(window, stride)
         if chunk < 1:
-            raise RecipeError(f"a chunk of {chunk} targets is not one", place="StreamSgd.chunk")
-        self.window, self.stride, self.opening, self.isolated = window, stride, window, isolated
-        self.chunk, self.sgd = chunk, sgd
+            raise RecipeError(f"a chunk of {chunk} targets is not one", where="StreamSGD.chunk")
+        self.window, self.stride, self.first_stride, self.isolated = window, stride, window, isolated
+        self.chunk, self.adaptation = chunk, adaptation
 
     @property
-    def crosses(self) -> bool:
+    def cross_document(self) -> bool:
         return True  # what the weights learn, also where windows stop at documents
 
-    def sections(self, text: Text, batch_tokens: int) -> Iterator[Section]:
-        chunks = math.ceil(text.targets / self.chunk)
-        windows = (w for start, stop in self.texts(text) for w in self.windows(stop - start, start))
-        for number, own in groupby(cut(windows, self.chunk), key=lambda w: w.first // self.chunk):
+    def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
+        chunks = math.ceil(text.num_targets / self.chunk)
+        windows = (w for start, stop in self.text_spans(text) for w in self.windows(stop - start, start))
+        for number, own in groupby(split_at_chunks(windows, self.chunk), key=lambda w: w.first_target // self.chunk):
             start = number * self.chunk
-            tracks = [*tracks_of(list(own), batch_tokens)]
-            yield Section(start, min(start + self.chunk, text.targets), tracks, AdaptationStep(number, chunks))
+            tracks = [*batch_windows(list(own), batch_tokens)]
+            yield TextSection(start, min(start + self.chunk, text.num_targets), tracks, AdaptationStep(number, chunks))
 
-    def remarks(self, text: Text) -> list[str]:
+    def warnings(self, text: TokenizedText) -> list[str]:
         return (
-            [] if text.targets > self.chunk else [f"the text is one chunk, {text.targets} targets: nothing is learned"]
+            []
+            if text.num_targets > self.chunk
+            else [f"the text is one chunk, {text.num_targets} targets: nothing is learned"]
         )
 
-    def player(
-        self, model: LM, vocab: int, device: Device, world: World, kernels: SelectKernels | None = None
-    ) -> StreamPlayer:
-        return StreamPlayer(model, vocab, device, world, self, kernels)
+    def make_player(
+        self,
+        model: LM,
+        vocab: int,
+        device: Device,
+        distributed: DistributedContext,
+        kernels: SelectKernels | None = None,
+    ) -> StreamSGDPlayer:
+        return StreamSGDPlayer(model, vocab, device, distributed, self, kernels)
 
-    def still(self) -> Spec[Method]:
-        return part(Sliding, window=self.window, stride=self.stride, isolated=self.isolated)
+    def without_adaptation(self) -> Spec[ScoringMethod]:
+        return part(SlidingScoring, window=self.window, stride=self.stride, isolated=self.isolated)
 
 
-class StreamPlayer(StaticPlayer):
+class StreamSGDPlayer(StaticPlayer):
     """A model that learns from each chunk after it was scored. `close` gives it back its weights."""
 
     def __init__(
@@ -83,29 +90,31 @@ class StreamPlayer(StaticPlayer):
         model: LM,
         vocab: int,
         device: Device,
-        world: World,
-        method: StreamSgd,
+        distributed: DistributedContext,
+        method: StreamSGD,
         kernels: SelectKernels | None = None,
     ) -> None:
-        forward = forward_of(model.to(device.device), device, method.window, learns=True, world=world, kernels=kernels)
+        forward = make_forward(
+            model.to(device.torch_device), device, method.window, learns=True, distributed=distributed, kernels=kernels
+        )
         super().__init__(model, vocab, device, forward=forward)
-        self.learner = Learner(method.sgd(), self.model, device, world, window=method.window)
+        self.learner = WeightAdapter(method.adaptation(), self.model, device, distributed, window=method.window)
 
     def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
         self.learner.check_first(step)
         if not step.last:
-            self.learner.learn(revealed, cosine(step.number, step.steps - 1))
+            self.learner.train_on(revealed, cosine_decay(step.number, step.steps - 1))
 
     def close(self) -> None:
         super().close()
         self.learner.restore()
 
 
-def cut(windows: Iterable[Window], chunk: int) -> Iterator[Window]:
+def split_at_chunks(windows: Iterable[ScoringWindow], chunk: int) -> Iterator[ScoringWindow]:
     """These windows, those that score targets on both sides of a multiple of `chunk` once for each side."""
     for w in windows:
-        first = w.first
+        first = w.first_target
         while first < w.stop:
             stop = min(w.stop, (first // chunk + 1) * chunk)
-            yield Window(w.start, stop, first)
+            yield ScoringWindow(w.start, stop, first)
             first = stop

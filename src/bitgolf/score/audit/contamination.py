@@ -6,23 +6,23 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bitgolf.score.audit.findings import Finding, error, warning
-from bitgolf.score.audit.harness import Exam, Run
+from bitgolf.score.audit.findings import AuditFinding, error, warning
+from bitgolf.score.audit.harness import AuditHarness, EvaluationRun
 
 
-def repeatable(exam: Exam) -> Iterator[Finding]:
+def check_determinism(exam: AuditHarness) -> Iterator[AuditFinding]:
     """The same run twice."""
-    if found := apart(exam.honest, exam.run(exam.text.tokens), exam.depth.exact):
+    if found := max_difference(exam.baseline, exam.run(exam.text.tokens), exam.budget.tolerance):
         yield error("not-deterministic", f"by up to {found:.2g} bits a target", bits=found)
 
 
-def phases(exam: Exam, claimed: Run) -> Iterator[Finding]:
+def check_contamination(exam: AuditHarness, claimed: EvaluationRun) -> Iterator[AuditFinding]:
     """The claim was made with the text in view throughout; it must not change when that is another text until scoring."""
     text = exam.text.tokens
-    moved = apart(exam.honest, claimed, exam.depth.exact)
-    build = apart(exam.honest, exam.run(text, build=text), exam.depth.exact) if moved else 0.0
-    warm_up = apart(exam.honest, exam.run(text, warm_up=text), exam.depth.exact) if moved else 0.0
-    gain = bits_saved(exam.honest, claimed)
+    moved = max_difference(exam.baseline, claimed, exam.budget.tolerance)
+    build = max_difference(exam.baseline, exam.run(text, build=text), exam.budget.tolerance) if moved else 0.0
+    warm_up = max_difference(exam.baseline, exam.run(text, warm_up=text), exam.budget.tolerance) if moved else 0.0
+    gain = bits_saved(exam.baseline, claimed)
     if build or (moved and not warm_up):
         yield error("calibrated-on-validation", f"{gain:.3g} bits saved", bits=gain)
     if warm_up:
@@ -32,7 +32,7 @@ def phases(exam: Exam, claimed: Run) -> Iterator[Finding]:
         yield warning("reads-before-scoring", ", ".join(sorted(early)))
 
 
-def apart(one: Run, other: Run, exact: float) -> float:
+def max_difference(one: EvaluationRun, other: EvaluationRun, exact: float) -> float:
     """The most that a charge differs, bits, if that is more than `exact`; infinite where other targets were charged."""
     if not np.array_equal(one.claim.positions, other.claim.positions):
         return np.inf
@@ -40,5 +40,5 @@ def apart(one: Run, other: Run, exact: float) -> float:
     return most if most > exact else 0.0
 
 
-def bits_saved(before: Run, after: Run) -> float:
+def bits_saved(before: EvaluationRun, after: EvaluationRun) -> float:
     return float(before.claim.bits.sum() - after.claim.bits.sum())

@@ -1,4 +1,4 @@
-"""What is audited: an evaluation that sees text through a `Sight` and answers with a `Claim`."""
+"""What is audited: an evaluation that sees text through a `DataView` and answers with a `ClaimedScore`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
-class Alphabet(Protocol):
+class EvaluationTokenizer(Protocol):
     """The entry's tokenizer. `decode` is given back all that `encode` made of a document, without BOS."""
 
     @property
@@ -28,7 +28,7 @@ class Alphabet(Protocol):
     def decode(self, ids: npt.NDArray[np.integer[Any]], /) -> bytes: ...
 
 
-class Read(NamedTuple):
+class TextRead(NamedTuple):
     """Tokens start … stop-1 of the validation text were looked at, in this phase."""
 
     phase: str
@@ -37,19 +37,19 @@ class Read(NamedTuple):
 
 
 @dataclass
-class Sight:
+class DataView:
     """The only way to text, in one phase. What is read of the validation text is written down in `log`.
 
     targets: of the validation text, whose target t is token t + 1; bytes: of its raw documents, a constant of the task;
-    asked: targets whose whole distribution is asked for (`Claim.distributions`), by those who can tell it.
+    asked: targets whose whole distribution is asked for (`ClaimedScore.distributions`), by those who can tell it.
     """
 
     phase: str
     _validation: Ints
     _training: Ints
     bytes: int
-    asked: frozenset[int] = frozenset()
-    log: list[Read] = field(default_factory=list)
+    distribution_targets: frozenset[int] = frozenset()
+    log: list[TextRead] = field(default_factory=list)
 
     @property
     def targets(self) -> int:
@@ -58,7 +58,7 @@ class Sight:
     def tokens(self, start: int = 0, stop: int | None = None) -> Ints:
         """Validation tokens start … stop-1, a copy: documents opened by BOS, a last BOS after the last of them."""
         start, stop, _ = slice(start, stop).indices(len(self._validation))
-        self.log.append(Read(self.phase, start, stop))
+        self.log.append(TextRead(self.phase, start, stop))
         return self._validation[start:stop].copy()
 
     def training(self, limit: int | None = None) -> Ints:
@@ -66,7 +66,7 @@ class Sight:
         return self._training[:limit].copy()
 
 
-class Claim(NamedTuple):
+class ClaimedScore(NamedTuple):
     """What an evaluation says that a text costs.
 
     positions: (n,) the targets that were charged, in the order of charging; bits: (n,) what each was charged;
@@ -78,15 +78,15 @@ class Claim(NamedTuple):
     positions: Ints
     bits: Floats
     bytes: int
-    side: float = 0.0
+    side_bits: float = 0.0
     distributions: Mapping[int, Floats] = {}
 
     @property
     def bpb(self) -> float:
-        return (float(self.bits.sum()) + self.side) / self.bytes
+        return (float(self.bits.sum()) + self.side_bits) / self.bytes
 
 
-class Entry(Protocol):
+class Evaluation(Protocol):
     """An evaluation. It is made anew for each run, and its methods are called once, in this order.
 
     isolated: declares that no document influences how another is scored.
@@ -94,17 +94,17 @@ class Entry(Protocol):
     """
 
     @property
-    def tokenizer(self) -> Alphabet: ...
+    def tokenizer(self) -> EvaluationTokenizer: ...
 
     @property
     def isolated(self) -> bool: ...
 
-    def build(self, sight: Sight) -> None:
+    def build(self, sight: DataView) -> None:
         """Load, train or calibrate what is scored."""
         ...
 
-    def warm_up(self, sight: Sight) -> None:
+    def warm_up(self, sight: DataView) -> None:
         """Compile, and whatever else comes before scoring."""
         ...
 
-    def evaluate(self, sight: Sight) -> Claim: ...
+    def evaluate(self, sight: DataView) -> ClaimedScore: ...

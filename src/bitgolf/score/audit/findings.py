@@ -38,7 +38,7 @@ RULES: dict[str, str] = {
 }
 
 
-class Finding(NamedTuple):
+class AuditFinding(NamedTuple):
     """A rule that is broken, how bad that is, what was seen, and the figures of it. Warnings reject nothing."""
 
     rule: str
@@ -47,16 +47,16 @@ class Finding(NamedTuple):
     evidence: dict[str, float] = {}
 
 
-def ranked(findings: list[Finding]) -> list[Finding]:
+def ranked(findings: list[AuditFinding]) -> list[AuditFinding]:
     """Errors first, among them causes before consequences."""
     order = list(RULES)
     return sorted(findings, key=lambda f: (f.severity != "error", order.index(f.rule)))
 
 
-def error(rule: str, seen: str = "", **evidence: float) -> Finding:
+def error(rule: str, seen: str = "", **evidence: float) -> AuditFinding:
     """The finding of a rule that rejects: what it means, and what was seen."""
-    return Finding(rule, "error", RULES[rule] + (f" ({seen})" if seen else ""), evidence)
+    return AuditFinding(rule, "error", RULES[rule] + (f" ({seen})" if seen else ""), evidence)
 
 
-def warning(rule: str, seen: str = "", **evidence: float) -> Finding:
-    return Finding(rule, "warning", RULES[rule] + (f" ({seen})" if seen else ""), evidence)
+def warning(rule: str, seen: str = "", **evidence: float) -> AuditFinding:
+    return AuditFinding(rule, "warning", RULES[rule] + (f" ({seen})" if seen else ""), evidence)

@@ -20,40 +20,40 @@ from typing import NamedTuple
 import numpy as np
 
 from bitgolf.config.spec import Spec
-from bitgolf.errors import BitgolfError, DamagedError, FormatVersionError, UsageError
+from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, UsageError
 from bitgolf.model.lm import LM
-from bitgolf.pack.frequency_tables import leb128, read_leb128
-from bitgolf.score.adapt.document_lora import DocumentLora
-from bitgolf.score.coding.predictor import can_walk, check_method
-from bitgolf.score.methods import Contiguous, Method, Sliding
+from bitgolf.pack.frequency_tables import read_leb128, write_leb128
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.coding.predictor import check_codable, is_codable
+from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScoring
 from bitgolf.tokens.tokenizer import Tokenizer
 
 MAGIC = b"BGZ\x03"  # the last byte is the version of the format
-NUMBERS = 6  # that every header has
-MOST_ROWS, MOST_POSITIONS = 1 << 12, 1 << 20  # side by side, and in their windows together: what memory must hold
-FLOOR = 2.0**-24  # of a probability, as tables round it
+HEADER_NUMBERS = 6  # that every header has
+MAX_ROWS, MAX_POSITIONS = 1 << 12, 1 << 20  # side by side, and in their windows together: what memory must hold
+MIN_PROBABILITY = 2.0**-24  # of a probability, as tables round it
 
 
-class Codec(NamedTuple):
+class TextCodec(NamedTuple):
     """What encoder and decoder share: the model, its tokenizer, its digest (8 bytes) and the artifact's methods."""
 
     model: LM
     tokenizer: Tokenizer
     digest: bytes
-    methods: Sequence[Spec[Method]]
+    methods: Sequence[Spec[ScoringMethod]]
 
 
 class CodingTask(NamedTuple):
     """tokens: of all documents, their ends included."""
 
-    codec: Codec
-    method: Method
+    codec: TextCodec
+    method: ScoringMethod
     documents: int
     rows: int
     tokens: int
 
 
-class BgzHeader(NamedTuple):
+class BGZHeader(NamedTuple):
     """A file that was read. bytes: of all documents; digest: of the documents, see `documents_digest`."""
 
     task: CodingTask
@@ -63,56 +63,60 @@ class BgzHeader(NamedTuple):
     payload: bytes
 
 
-def write_bgz(codec: Codec, numbers: Sequence[int], texts: Sequence[bytes], checksums: bytes, payload: bytes) -> bytes:
+def write_bgz(
+    codec: TextCodec, numbers: Sequence[int], texts: Sequence[bytes], checksums: bytes, payload: bytes
+) -> bytes:
     """The bytes of a file. numbers: of the method, rows, documents and tokens."""
     numbers = [*numbers, sum(map(len, texts)), len(checksums)]
-    body = b"".join(map(leb128, numbers)) + codec.digest + documents_digest(texts) + checksums + payload
+    body = b"".join(map(write_leb128, numbers)) + codec.digest + documents_digest(texts) + checksums + payload
     return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def method_numbers(codec: Codec, method: Spec[Method]) -> list[int]:
+def encode_method(codec: TextCodec, method: Spec[ScoringMethod]) -> list[int]:
     """The method as numbers of the header. Raises `UsageError` if a decoder would not know it."""
     made = method()
-    check_method(made)
+    check_codable(made)
     if method in codec.methods:
         return [codec.methods.index(method) + 1]
-    if type(made) not in (Contiguous, Sliding) or made.stretch or made.opening != made.window:
+    if type(made) not in (ContiguousScoring, SlidingScoring) or made.rope_scaling or made.first_stride != made.window:
         raise UsageError(f"the artifact has no such method {made.name!r}, so a decoder would not know it")
     return [0, made.window, made.stride]
 
 
-def _method(codec: Codec, number: int, window: int, stride: int) -> Method:
+def _decode_method(codec: TextCodec, number: int, window: int, stride: int) -> ScoringMethod:
     if not number:
         if not 1 <= stride <= window <= 1 << 16:
-            raise DamagedError(f"the compressed file names an impossible window ({window}, {stride})")
-        return Sliding(window=window, stride=stride)
+            raise CorruptFileError(f"the compressed file names an impossible window ({window}, {stride})")
+        return SlidingScoring(window=window, stride=stride)
     made = codec.methods[number - 1]() if number <= len(codec.methods) else None
-    if made is None or not can_walk(made):
-        raise DamagedError(f"the compressed file names method {number} of {len(codec.methods)}, or one without a code")
+    if made is None or not is_codable(made):
+        raise CorruptFileError(
+            f"the compressed file names method {number} of {len(codec.methods)}, or one without a code"
+        )
     return made
 
 
-def read_header(codec: Codec, data: bytes) -> BgzHeader:
+def read_header(codec: TextCodec, data: bytes) -> BGZHeader:
     if data[:3] != MAGIC[:3] or len(data) < 8:
-        raise DamagedError("this is not a file that bitgolf compressed, or it is cut short")
+        raise CorruptFileError("this is not a file that bitgolf compressed, or it is cut short")
     if data[3] != MAGIC[3]:
         raise FormatVersionError("the compressed file", found=data[3], supported=MAGIC[3])
     if zlib.crc32(data[8:]).to_bytes(4, "little") != data[4:8]:
-        raise DamagedError("the compressed file is damaged: its checksum does not match")
+        raise CorruptFileError("the compressed file is damaged: its checksum does not match")
     numbers, at = list[int](), 8
-    while len(numbers) < NUMBERS + 2 * (numbers[:1] == [0]):
+    while len(numbers) < HEADER_NUMBERS + 2 * (numbers[:1] == [0]):
         number, at = read_leb128(data, at)
         numbers.append(number)
     *how, rows, documents, tokens, size, count = numbers
     digest, sha, checksums, payload = (data[a:b] for a, b in _spans(at, 8, 8, count, len(data)))
     if digest != codec.digest:
         raise BitgolfError(
-            "the file was compressed with another model", place=f"model {digest.hex()}", mend="use that artifact"
+            "the file was compressed with another model", where=f"model {digest.hex()}", hint="use that artifact"
         )
-    method = _method(codec, *(*how, 0, 0)[:3])
+    method = _decode_method(codec, *(*how, 0, 0)[:3])
     task = CodingTask(codec, method, documents, rows, tokens)
-    _plausible(task, len(checksums), count, len(payload))
-    return BgzHeader(task, size, sha, checksums, payload)
+    _check_counts(task, len(checksums), count, len(payload))
+    return BGZHeader(task, size, sha, checksums, payload)
 
 
 def _spans(start: int, *lengths: int) -> list[tuple[int, int]]:
@@ -120,12 +124,12 @@ def _spans(start: int, *lengths: int) -> list[tuple[int, int]]:
     return list(pairwise(ends))
 
 
-def _plausible(task: CodingTask, checksums: int, expected: int, payload: int) -> None:
+def _check_counts(task: CodingTask, checksums: int, expected: int, payload: int) -> None:
     """Refuse counts that no honest encoder writes, before any work is done for them.
 
     In a table of 24 bits every one of V tokens has at least 1, so the likeliest still costs about V / 2^24 nats.
     """
-    most = (8 * payload + 64) / (task.codec.tokenizer.vocab * FLOOR)
+    most = (8 * payload + 64) / (task.codec.tokenizer.vocab * MIN_PROBABILITY)
     fits = (
         checksums == expected
         and payload % 4 == 0
@@ -135,21 +139,21 @@ def _plausible(task: CodingTask, checksums: int, expected: int, payload: int) ->
         and bool(task.documents) <= task.rows == num_rows(task.method, task.rows, task.documents)
     )
     if not fits:
-        raise DamagedError("the compressed file's header does not fit its contents")
+        raise CorruptFileError("the compressed file's header does not fit its contents")
     try:
         check_size(task.rows, task.method)
     except UsageError as error:
-        raise DamagedError(f"the compressed file's header does not fit its contents: {error.cause}") from error
+        raise CorruptFileError(f"the compressed file's header does not fit its contents: {error.message}") from error
 
 
-def num_rows(method: Method, rows: int, documents: int) -> int:
+def num_rows(method: ScoringMethod, rows: int, documents: int) -> int:
     """Adapters have as many rows as their method says; otherwise no more are needed than there are documents."""
-    return method.rows if isinstance(method, DocumentLora) else min(rows, documents)
+    return method.rows if isinstance(method, DocumentLoRA) else min(rows, documents)
 
 
-def check_size(rows: int, method: Method) -> None:
-    if rows > MOST_ROWS or rows * method.window > MOST_POSITIONS:
-        raise UsageError(f"{rows} rows with windows of {method.window} tokens are too many", mend="--rows with fewer")
+def check_size(rows: int, method: ScoringMethod) -> None:
+    if rows > MAX_ROWS or rows * method.window > MAX_POSITIONS:
+        raise UsageError(f"{rows} rows with windows of {method.window} tokens are too many", hint="--rows with fewer")
 
 
 def documents_digest(texts: Iterable[bytes]) -> bytes:

@@ -42,7 +42,7 @@ class TableChecksums:
         if self.expected is not None and self.expected[i : i + 1] != self.data[i:]:
             raise BitgolfError(
                 "this machine computes other probabilities than the one that compressed the file",
-                place=f"between {self.since} and {until} (tokens {self.checked:,} to {self.tokens:,} in coding order)",
-                mend="decompress with the same torch version on the same kind of processor",
+                where=f"between {self.since} and {until} (tokens {self.checked:,} to {self.tokens:,} in coding order)",
+                hint="decompress with the same torch version on the same kind of processor",
             )
         self.crc, self.checked, self.since = 0, self.tokens, ""

@@ -8,6 +8,7 @@ isolated. The model runs on the CPU in float32, wherever it was trained or score
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,25 +18,25 @@ import constriction
 import numpy as np
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.errors import DamagedError, UsageError
+from bitgolf.errors import CorruptFileError, UsageError
 from bitgolf.score.callbacks import ProgressCallback
 from bitgolf.score.coding.bgz_format import (
-    FLOOR,
-    Codec,
+    MIN_PROBABILITY,
     CodingTask,
+    TextCodec,
     check_size,
     documents_digest,
-    method_numbers,
+    encode_method,
     num_rows,
     read_header,
     write_bgz,
 )
 from bitgolf.score.coding.checksums import TableChecksums
-from bitgolf.score.coding.predictor import Symbols, Walk, can_walk, walking
-from bitgolf.score.methods import Contiguous, Method
+from bitgolf.score.coding.predictor import DocumentPredictor, Symbols, is_codable, open_predictor
+from bitgolf.score.methods import ContiguousScoring, ScoringMethod
 from bitgolf.tokens.tokenizer import Ids
 
-PART, MOST_PARTS = 16_384, 16  # bytes of a file that are worth a row of their own
+MIN_PART_BYTES, MAX_PARTS = 16_384, 16  # bytes of a file that are worth a row of their own
 _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
 CATEGORICAL = _stream.model.Categorical(perfect=False)
 
@@ -46,24 +47,24 @@ class Compressed(NamedTuple):
     tokens: int
 
 
-def usual_method(methods: Sequence[Spec[Method]]) -> Spec[Method]:
+def default_method(methods: Sequence[Spec[ScoringMethod]]) -> Spec[ScoringMethod]:
     """The last of an artifact's methods that can be coded: the best score that can be proved. Else plain blocks."""
-    return next((m for m in reversed(methods) if can_walk(m())), part(Contiguous, window=methods[-1]().window))
+    return next((m for m in reversed(methods) if is_codable(m())), part(ContiguousScoring, window=methods[-1]().window))
 
 
-def parts(codec: Codec, data: bytes) -> list[Ids]:
+def split_file(codec: TextCodec, data: bytes) -> list[Ids]:
     """A file as up to 16 documents, cut at ends of lines where there are any near."""
-    count = max(1, min(MOST_PARTS, len(data) // PART))
+    count = max(1, min(MAX_PARTS, len(data) // MIN_PART_BYTES))
     near = [len(data) * i // count for i in range(1, count)]
-    cuts = [0, *(data.find(b"\n", at, at + PART // 4) + 1 or at for at in near), len(data)]
+    cuts = [0, *(data.find(b"\n", at, at + MIN_PART_BYTES // 4) + 1 or at for at in near), len(data)]
     return codec.tokenizer.encode_documents([data[a:b] for a, b in pairwise(cuts)])
 
 
 def compress(
-    codec: Codec,
+    codec: TextCodec,
     documents: Sequence[Ids],
     *,
-    method: Spec[Method],
+    method: Spec[ScoringMethod],
     rows: int = 64,
     progress: ProgressCallback | None = None,
 ) -> Compressed:
@@ -73,93 +74,95 @@ def compress(
     """
     bos, count = codec.model.bos, sum(len(d) + 1 for d in documents)
     if any((d == bos).any() for d in documents):
-        raise UsageError("a document holds the token that ends documents", place="compress")
-    numbers, made = method_numbers(codec, method), method()
+        raise UsageError("a document holds the token that ends documents", where="compress")
+    numbers, made = encode_method(codec, method), method()
     rows = num_rows(made, rows, len(documents))
     check_size(rows, made)
     ended = [np.append(d, bos).astype(np.int32) for d in documents]
     encoder, checksums = _stream.queue.RangeEncoder(), TableChecksums()
 
-    def encode(walk: Walk, tables: np.ndarray) -> Symbols:
-        symbols = np.array([ended[row.document][row.known] for _, row in walk.asking], np.int32)
+    def encode(walk: DocumentPredictor, tables: np.ndarray) -> Symbols:
+        symbols = np.array([ended[row.document][row.num_known] for _, row in walk.active], np.int32)
         encoder.encode(symbols, CATEGORICAL, tables)
         return symbols
 
     task = CodingTask(codec, made, len(documents), rows, count)
-    bits = _walk(task, encode, checksums, progress) if documents else 0.0
+    bits = _run(task, encode, checksums, progress) if documents else 0.0
     texts = [codec.tokenizer.decode(d) for d in documents]
     payload = encoder.get_compressed().astype("<u4").tobytes()
     numbers += [rows, len(documents), count]
     return Compressed(write_bgz(codec, numbers, texts, bytes(checksums.data), payload), bits, count)
 
 
-def decompress(codec: Codec, data: bytes, progress: ProgressCallback | None = None) -> list[bytes]:
+def decompress(codec: TextCodec, data: bytes, progress: ProgressCallback | None = None) -> list[bytes]:
     """The documents that `compress` was given. A damaged file or another model is an error, never other bytes."""
     head = read_header(codec, data)
     found: dict[int, list[int]] = {}
     decoder, spent = _stream.queue.RangeDecoder(np.frombuffer(head.payload, "<u4").astype(np.uint32)), 0.0
 
-    def decode(walk: Walk, tables: np.ndarray) -> Symbols:
+    def decode(walk: DocumentPredictor, tables: np.ndarray) -> Symbols:
         nonlocal spent
         symbols = _decoded(decoder, tables)
-        spent -= float(np.log2(tables[np.arange(len(symbols)), symbols].astype(np.float64) + FLOOR).sum())
+        spent -= float(np.log2(tables[np.arange(len(symbols)), symbols].astype(np.float64) + MIN_PROBABILITY).sum())
         if spent > 8 * len(head.payload) + 64:
-            raise DamagedError("more is decoded than the file can hold")
-        for (_, row), symbol in zip(walk.asking, symbols.tolist(), strict=True):
+            raise CorruptFileError("more is decoded than the file can hold")
+        for (_, row), symbol in zip(walk.active, symbols.tolist(), strict=True):
             found.setdefault(row.document, []).append(symbol)
         return symbols
 
     if head.task.documents:
-        _walk(head.task, decode, TableChecksums(head.checksums), progress)
+        _run(head.task, decode, TableChecksums(head.checksums), progress)
     texts = [codec.tokenizer.decode(found[i][:-1]) for i in range(head.task.documents)]
     if sum(map(len, texts)) != head.bytes or documents_digest(texts) != head.digest:
-        raise DamagedError("the decoded text is not the one that was compressed; nothing was written")
+        raise CorruptFileError("the decoded text is not the one that was compressed; nothing was written")
     return texts
 
 
 # ---- what both sides do ---------------------------------------------------------------------------------------------
 
 
-def _walk(
+def _run(
     task: CodingTask,
-    code: Callable[[Walk, np.ndarray], Symbols],
+    code_symbols: Callable[[DocumentPredictor, np.ndarray], Symbols],
     checksums: TableChecksums,
     progress: ProgressCallback | None,
 ) -> float:
-    """Take the walk. `code` is given tables (n, V) and says which tokens they code; returns their bits."""
+    """Take the walk. `code_symbols` is given tables (n, V) and says which tokens they code; returns their bits."""
     codec, bits, done = task.codec, 0.0, 0
-    with walking(codec.model, codec.tokenizer.vocab, task.method, task.documents, task.rows) as walk:
-        while walk.asking:
-            done += len(walk.asking)
+    with open_predictor(codec.model, codec.tokenizer.vocab, task.method, task.documents, task.rows) as walk:
+        while walk.active:
+            done += len(walk.active)
             logs = walk.log_probabilities()
             tables = logs.exp().numpy()
-            checksums.add(walk.where(), tables)
-            with _lost(walk, checksums):
+            checksums.add(walk.position(), tables)
+            with _diverged(walk, checksums):
                 if done > task.tokens:
-                    raise DamagedError("there are more tokens than the file says")
-                symbols = code(walk, tables)
-            bits -= float(logs.numpy()[np.arange(len(symbols)), symbols].sum(dtype=np.float64)) / np.log(2)
-            walk.reveal(symbols)
+                    raise CorruptFileError("there are more tokens than the file says")
+                symbols = code_symbols(walk, tables)
+            bits -= float(logs.numpy()[np.arange(len(symbols)), symbols].sum(dtype=np.float64)) / math.log(2)
+            walk.update(symbols)
             if progress:
                 progress(done, task.tokens, bits)
         checksums.finish("the end")
     if done != task.tokens or (checksums.expected is not None and checksums.data != checksums.expected):
-        raise DamagedError(f"the file says {task.tokens:,} tokens and holds {done:,}, or not as many checksums")
+        raise CorruptFileError(f"the file says {task.tokens:,} tokens and holds {done:,}, or not as many checksums")
     return bits
 
 
 @contextmanager
-def _lost(walk: Walk, checksums: TableChecksums) -> Iterator[None]:
+def _diverged(walk: DocumentPredictor, checksums: TableChecksums) -> Iterator[None]:
     """If a token cannot be decoded, the probabilities may differ since the last checksum although the file is intact."""
     try:
         yield
-    except DamagedError as error:
-        cause = f"{error.cause}: it was altered, or this machine computes other probabilities"
-        raise DamagedError(cause, place=f"between {checksums.since or walk.where()} and {walk.where()}") from error
+    except CorruptFileError as error:
+        cause = f"{error.message}: it was altered, or this machine computes other probabilities"
+        raise CorruptFileError(
+            cause, where=f"between {checksums.since or walk.position()} and {walk.position()}"
+        ) from error
 
 
 def _decoded(decoder: Any, tables: np.ndarray) -> Symbols:
     try:
         return decoder.decode(CATEGORICAL, tables)
     except (AssertionError, ValueError) as error:  # what constriction raises where no symbol fits
-        raise DamagedError(f"the file does not decode ({error})") from error
+        raise CorruptFileError(f"the file does not decode ({error})") from error

@@ -15,13 +15,13 @@ from bitgolf.score.result import CompressFile, DecompressFile, RoundTripResult
 
 
 @register
-class RoundTrip:
-    """Compress the held-out document nearest to `bytes` in size, decompress it, and compare every byte."""
+class CompressionRoundTrip:
+    """Compress the held-out document nearest to `document_bytes` in size, decompress it, and compare every byte."""
 
-    def __init__(self, *, bytes: int = 16_000) -> None:
-        self.bytes = bytes
+    def __init__(self, *, document_bytes: int = 16_000) -> None:
+        self.document_bytes = document_bytes
 
-    def prove(self, folder: Path, data: Path, compress: CompressFile, decompress: DecompressFile) -> RoundTripResult:
+    def run(self, folder: Path, data: Path, compress: CompressFile, decompress: DecompressFile) -> RoundTripResult:
         """Leaves `roundtrip.txt`, `.bgz` and `.restored` in `folder`; raises `BitgolfError` if they do not agree.
 
         data: folder of the shards, with the validation text. compress, decompress: with the artifact of the run, each in
@@ -33,7 +33,7 @@ class RoundTrip:
         source.write_bytes(document)
         there, back = compress(source, coded), decompress(coded, restored)
         if restored.read_bytes() != document:
-            raise BitgolfError("the restored file differs from the one compressed", place=str(restored))
+            raise BitgolfError("the restored file differs from the one compressed", where=str(restored))
         return RoundTripResult(
             bytes_in=there.bytes_in,
             bytes_out=there.bytes_out,
@@ -43,16 +43,16 @@ class RoundTrip:
             seconds=there.seconds,
             decompress_seconds=back.seconds,
             restored=True,
-            general_compressors_bpb=general_compressors(raw),
+            general_compressors_bpb=general_compressor_bpb(raw),
         )
 
     def _choose(self, raw: bytes, lengths: list[int]) -> bytes:
-        best = min(range(len(lengths)), key=lambda i: (abs(lengths[i] - self.bytes), i))
+        best = min(range(len(lengths)), key=lambda i: (abs(lengths[i] - self.document_bytes), i))
         start = sum(lengths[:best])
         return raw[start : start + lengths[best]]
 
 
-def general_compressors(raw: bytes) -> dict[str, float]:
+def general_compressor_bpb(raw: bytes) -> dict[str, float]:
     """Bits per byte of all held-out text in one file, through compressors at their strongest usual settings."""
     coded = {
         "xz -9e": lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def upload(x: Tensor, device: torch.device) -> Tensor:
+def copy_to_device(x: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on the device. To CUDA it is copied from pinned memory: a pageable copy would wait for the stream.
 
     The pinned copy may be freed at once: PyTorch's allocator reuses it only after the stream has read it.
@@ -16,7 +16,7 @@ def upload(x: Tensor, device: torch.device) -> Tensor:
     return x.pin_memory().to(device, non_blocking=True)
 
 
-class Download:
+class DeviceToHostCopy:
     """A tensor on its way to the host. Nothing waits until `wait` is called."""
 
     def __init__(self, x: Tensor) -> None:
@@ -27,7 +27,7 @@ class Download:
             self._event.record(torch.cuda.current_stream(x.device))
 
     @property
-    def pending(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether waiting could take time."""
         return self._event is not None
 

@@ -11,49 +11,56 @@ from bitgolf.errors import BitgolfError, exception_chain
 from bitgolf.model.linear import Linear
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import World, agree
-from bitgolf.score.methods import Method
+from bitgolf.runtime.distributed import DistributedContext, broadcast_scalar
+from bitgolf.score.methods import ScoringMethod
 
 CPU_TOKENS = 4096
-MOST_TOKENS = 65_536  # larger batches make no GPU of today faster
-SHARE = 0.6  # of free memory: the estimates count neither workspaces nor fragments nor adapters
+MAX_TOKENS = 65_536  # larger batches make no GPU of today faster
+MEMORY_FRACTION = 0.6  # of free memory: the estimates count neither workspaces nor fragments nor adapters
 
 
-class Batch(NamedTuple):
+class BatchSize(NamedTuple):
     """Tokens that are read at once, and why so many."""
 
     tokens: int
-    why: str
+    reason: str
 
-    def halved(self, window: int, world: World) -> Batch:
+    def halved(self, window: int, distributed: DistributedContext) -> BatchSize:
         """What to try after memory has run out. Raises `BitgolfError` where there is nothing smaller, or where other
         processes have a plan by this number.
         """
         rows = max(1, self.tokens // window)
-        if rows == 1 or world.size > 1:
-            mend = "fewer rows or a shorter window" if rows == 1 else f"--batch {rows // 2 * window}"
-            raise BitgolfError(f"out of memory with {self.tokens:,} tokens at once", place="score", mend=mend)
-        return Batch(rows // 2 * window, f"halved: out of memory with {self.tokens:,}")
+        if rows == 1 or distributed.world_size > 1:
+            hint = "fewer rows or a shorter window" if rows == 1 else f"--batch {rows // 2 * window}"
+            raise BitgolfError(f"out of memory with {self.tokens:,} tokens at once", where="score", hint=hint)
+        return BatchSize(rows // 2 * window, f"halved: out of memory with {self.tokens:,}")
 
 
-def batch_for(model: LM, method: Method, device: Device, world: World, tokens: int | None = None) -> Batch:
+def choose_batch_size(
+    model: LM, method: ScoringMethod, device: Device, distributed: DistributedContext, tokens: int | None = None
+) -> BatchSize:
     """So many tokens as asked for, or for None as the device suggests; on every process as many as on the first.
 
-    On CUDA a power of two of rows, such that `bytes_per_token` of all of them is at most a `SHARE` of the free memory.
+    On CUDA a power of two of rows, such that `inference_bytes_per_token` of all of them is at most a `MEMORY_FRACTION` of the free memory.
     """
     if tokens is not None:
-        return Batch(tokens, "as asked for")
-    if device.device.type != "cuda":
-        return Batch(CPU_TOKENS, "no CUDA device")
-    each = graph_bytes_per_token(model) if method.adapts else bytes_per_token(model)
-    return fitting(each, method.window, agree(free_bytes(device.device), world), most=MOST_TOKENS << method.adapts)
+        return BatchSize(tokens, "as asked for")
+    if device.torch_device.type != "cuda":
+        return BatchSize(CPU_TOKENS, "no CUDA device")
+    each = training_bytes_per_token(model) if method.adapts else inference_bytes_per_token(model)
+    return batch_size_for_memory(
+        each,
+        method.window,
+        broadcast_scalar(free_bytes(device.torch_device), distributed),
+        max_tokens=MAX_TOKENS << method.adapts,
+    )
 
 
-def fitting(per_token: int, window: int, free: int, *, most: int = MOST_TOKENS) -> Batch:
+def batch_size_for_memory(per_token: int, window: int, free: int, *, max_tokens: int = MAX_TOKENS) -> BatchSize:
     """Rows of a window, a power of two of them, for so many bytes of free memory."""
-    rows = int(min(most, SHARE * free / per_token)) // window
+    rows = int(min(max_tokens, MEMORY_FRACTION * free / per_token)) // window
     tokens = window << max(0, rows.bit_length() - 1)
-    return Batch(tokens, f"{per_token * tokens / 1e9:.2f} GB of {free / 1e9:.1f} GB free")
+    return BatchSize(tokens, f"{per_token * tokens / 1e9:.2f} GB of {free / 1e9:.1f} GB free")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -62,7 +69,7 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + held
 
 
-def bytes_per_token(model: LM) -> int:
+def inference_bytes_per_token(model: LM) -> int:
     """Estimate for a forward without gradients in which every token asks for its next one.
 
     Logits twice, in the products' type (2 bytes) and in float32; of one block the stream in up to 16 forms and the
@@ -74,24 +81,24 @@ def bytes_per_token(model: LM) -> int:
 
 
 @torch.no_grad()
-def graph_bytes_per_token(model: LM) -> int:
+def training_bytes_per_token(model: LM) -> int:
     """Estimate for a forward whose graph is kept, with frozen weights, as adapters need it.
 
     Of each visit of a block ten streams in float32. Measured for `pr1855`, compiled, in autocast to bfloat16: 310 kB a
     token, where this says 348 kB; eagerly 600 kB.
     """
     weight = model.embed.weight
-    bus = model.bus(torch.full((1, 1), model.bos, device=weight.device))
-    model.hidden(bus)
-    return 4 * 10 * weight.shape[1] * bus.visit
+    context = model.forward_context(torch.full((1, 1), model.bos, device=weight.device))
+    model.hidden(context)
+    return 4 * 10 * weight.shape[1] * context.visit
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether a lack of memory was the cause, also where a compiler has wrapped it."""
     return any(isinstance(cause, torch.OutOfMemoryError) for cause in exception_chain(error))
 
 
-def release() -> None:
+def free_memory() -> None:
     """Give back what a failed attempt still held. To be called when its exception is gone: that holds its tensors."""
     gc.collect()
     if torch.cuda.is_available():

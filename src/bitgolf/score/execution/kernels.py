@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import ALONE, World
-from bitgolf.train.kernels.select import Choice, Verdict, choose, sites
+from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from bitgolf.train.kernels.select import KernelDecision, KernelSelection, kernel_candidates, select_kernels
 
 TRIAL_TOKENS = 32_768
 """Number of tokens on which kernels are timed."""
@@ -28,23 +28,29 @@ class KernelSelector:
     """
 
     def __init__(self) -> None:
-        self._verdicts: dict[Hashable, Sequence[Verdict]] = {}
+        self._verdicts: dict[Hashable, Sequence[KernelDecision]] = {}
 
     def __call__(
-        self, model: LM, device: Device, max_length: int, *, backward: bool = False, distributed: World = ALONE
-    ) -> Choice:
+        self,
+        model: LM,
+        device: Device,
+        max_length: int,
+        *,
+        backward: bool = False,
+        distributed: DistributedContext = SINGLE_PROCESS,
+    ) -> KernelSelection:
         """Put the fastest kernels that pass the parity check into a model; `restore` of the result takes them out.
 
         max_length: tokens of the longest row, 0 if not known. backward: whether gradients are needed.
         """
         length = max_length or DEFAULT_LENGTH
-        found = list(sites(model, compiled=True))
+        found = list(kernel_candidates(model, compiled=True))
         shapes = [tuple(p.shape) for p in model.parameters()]
-        key = (device.device, length, backward, *(s.what for s in found), *shapes)
+        key = (device.torch_device, length, backward, *(s.label for s in found), *shapes)
         if key in self._verdicts:
-            return Choice(model, found, self._verdicts[key], model.bos, _discard)
-        rows = random_documents(len(model.embed.weight), model.bos, length).to(device.device)
-        choice = choose(
+            return KernelSelection(model, found, self._verdicts[key], model.bos, _discard)
+        rows = random_documents(len(model.embed.weight), model.bos, length).to(device.torch_device)
+        choice = select_kernels(
             model,
             (rows,),
             device,
@@ -52,10 +58,10 @@ class KernelSelector:
             compiled=True,
             bos=model.bos,
             backward=backward,
-            world=distributed,
-            say=_discard,
+            distributed=distributed,
+            log=_discard,
         )
-        self._verdicts[key] = choice.verdicts
+        self._verdicts[key] = choice.decisions
         return choice
 
 

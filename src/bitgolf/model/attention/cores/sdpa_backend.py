@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bitgolf.errors import Unsupported
-from bitgolf.model.attention.cores.sdpa import Sdpa
-from bitgolf.model.forward_context import Bus
-from bitgolf.model.interfaces import Core
+from bitgolf.model.attention.cores.sdpa import SDPACore
+from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.interfaces import AttentionCore
 
 
-def as_autocast(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def to_autocast_dtype(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The three in autocast's type, where autocast is on: kernels that PyTorch's autocast does not know need it."""
     kind = a.device.type
     if not torch.is_autocast_enabled(kind):
@@ -22,17 +22,17 @@ def as_autocast(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor
     return a.to(dtype), b.to(dtype), c.to(dtype)
 
 
-class Fused(Core):
-    """The fast twin of an `Sdpa` without masks, for whole sequences. Raises `Unsupported` where there are masks."""
+class SDPABackendCore(AttentionCore):
+    """The fast twin of an `SDPACore` without masks, for whole sequences. Raises `Unsupported` where there are masks."""
 
-    def __init__(self, plain: Sdpa, backend: SDPBackend) -> None:
+    def __init__(self, plain: SDPACore, backend: SDPBackend) -> None:
         super().__init__()
         if len(plain.masks):
             raise Unsupported("it takes no masks")
-        self.grouped, self.backend = plain.grouped, backend
+        self.grouped, self.backend = plain.gqa, backend
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, bus: Bus) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in as_autocast(q, k, v))
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in to_autocast_dtype(q, k, v))
         with sdpa_kernel(self.backend):
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.grouped)
         return y.transpose(1, 2)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-SLOTS, LONGEST = 64, 256
+SEGMENT_COUNT_MULTIPLE, SEQLEN_MULTIPLE = 64, 256
 """Room for segments comes in multiples of these: how many, and tokens in the longest."""
-SPARE = 1.25
+HEADROOM = 1.25
 """Room at the start, over what the first batches need."""
 
 
@@ -31,14 +31,14 @@ def segment_starts(documents: Tensor, cap: int) -> Tensor:
     return (place - begun) % cap == 0
 
 
-class Room(NamedTuple):
+class SegmentCapacity(NamedTuple):
     """Sizes that a compiled graph of a variable-length kernel is made for: the most segments, the tokens in the longest."""
 
-    slots: int
-    longest: int
+    max_segments: int
+    max_seqlen: int
 
 
-def needed(ids: npt.ArrayLike, bos: int, caps: Sequence[int]) -> Room:
+def required_capacity(ids: npt.ArrayLike, bos: int, caps: Sequence[int]) -> SegmentCapacity:
     """How many segments rows (B, T) have at most, and the tokens in the longest; computed on the host.
 
     caps: those that cut segments, 0 for none; exact for one cap, an upper bound for several.
@@ -47,37 +47,40 @@ def needed(ids: npt.ArrayLike, bos: int, caps: Sequence[int]) -> Room:
     starts[:, 0] = True
     lengths = np.diff(np.flatnonzero(starts), append=starts.size)
     cuts = sum(int(((lengths - 1) // cap).sum()) for cap in caps if cap)
-    return Room(len(lengths) + cuts, min([int(lengths.max()), *(cap for cap in caps if cap)]))
+    return SegmentCapacity(len(lengths) + cuts, min([int(lengths.max()), *(cap for cap in caps if cap)]))
 
 
-def most(batches: Sequence[npt.ArrayLike], bos: int, caps: Sequence[int]) -> Room:
+def max_required_capacity(batches: Sequence[npt.ArrayLike], bos: int, caps: Sequence[int]) -> SegmentCapacity:
     """What the largest of some batches (B, T) needs."""
-    sizes = [needed(ids, bos, caps) for ids in batches]
-    return Room(max(size.slots for size in sizes), max(size.longest for size in sizes))
+    sizes = [required_capacity(ids, bos, caps) for ids in batches]
+    return SegmentCapacity(max(size.max_segments for size in sizes), max(size.max_seqlen for size in sizes))
 
 
-def rounded(slots: float, longest: float, caps: Sequence[int], row: int) -> Room:
-    """Room rounded up to multiples of (`SLOTS`, `LONGEST`), so that graphs are compiled for few sizes.
+def round_up_capacity(slots: float, longest: float, caps: Sequence[int], row_length: int) -> SegmentCapacity:
+    """Room rounded up to multiples of (`SEGMENT_COUNT_MULTIPLE`, `SEQLEN_MULTIPLE`), so that graphs are compiled for few sizes.
 
     No segment is longer than a row or a cap; where there is a cap, it is taken at once.
     """
-    limit = min([row, *(cap for cap in caps if cap)])
-    return Room(SLOTS * ceil(slots / SLOTS), limit if any(caps) else min(LONGEST * ceil(longest / LONGEST), limit))
+    limit = min([row_length, *(cap for cap in caps if cap)])
+    return SegmentCapacity(
+        SEGMENT_COUNT_MULTIPLE * ceil(slots / SEGMENT_COUNT_MULTIPLE),
+        limit if any(caps) else min(SEQLEN_MULTIPLE * ceil(longest / SEQLEN_MULTIPLE), limit),
+    )
 
 
 @runtime_checkable
-class Segmented(Protocol):
+class SegmentedCore(Protocol):
     """A core whose kernel takes the boundaries of segments: what cuts them, and the room it has."""
 
-    caps: list[int]
-    room: Room
+    segment_lengths: list[int]
+    capacity: SegmentCapacity
 
-    def set_capacity(self, capacity: Room) -> None:
+    def set_capacity(self, capacity: SegmentCapacity) -> None:
         """The room that it has from now on."""
         ...
 
 
-class SegmentSlots:
+class SegmentCapacityManager:
     """Keeps the cores of a model roomy enough for each batch, from its ids on the host, without waiting for the device.
 
     A batch that needs more takes the next bucket, twice as large: graphs that contain the core are compiled once more.
@@ -85,31 +88,38 @@ class SegmentSlots:
     """
 
     def __init__(self, root: nn.Module, bos: int, say: Callable[[str], object]) -> None:
-        self.cores = [m for m in root.modules() if isinstance(m, Segmented) and m.caps]
+        self.cores = [m for m in root.modules() if isinstance(m, SegmentedCore) and m.segment_lengths]
         self.bos, self.say = bos, say
 
     def reserve(self, batches: Sequence[npt.ArrayLike]) -> None:
         """Set the room to what the largest of these batches (B, T) needs, and a quarter more."""
         row = max(np.shape(ids)[1] for ids in batches)
         for core in self.cores:
-            slots, longest = most(batches, self.bos, core.caps)
-            core.set_capacity(rounded(SPARE * slots, SPARE * longest, core.caps, row))
+            slots, longest = max_required_capacity(batches, self.bos, core.segment_lengths)
+            core.set_capacity(round_up_capacity(HEADROOM * slots, HEADROOM * longest, core.segment_lengths, row))
 
-    def fit(self, ids: npt.ArrayLike, rows: int = 0) -> None:
-        """Make room for ids (B, T) on the host, read `rows` at a time (0: all at once)."""
+    def ensure(self, ids: npt.ArrayLike, rows_at_once: int = 0) -> None:
+        """Make room for ids (B, T) on the host, read `rows_at_once` at a time (0: all at once)."""
         ids = np.asarray(ids)
-        pieces = [ids[i : i + (rows or len(ids))] for i in range(0, len(ids), rows or len(ids))]
-        wanted = {caps: most(pieces, self.bos, caps) for caps in {tuple(core.caps) for core in self.cores}}
-        grown: set[Room] = set()
+        pieces = [ids[i : i + (rows_at_once or len(ids))] for i in range(0, len(ids), rows_at_once or len(ids))]
+        wanted = {
+            caps: max_required_capacity(pieces, self.bos, caps)
+            for caps in {tuple(core.segment_lengths) for core in self.cores}
+        }
+        grown: set[SegmentCapacity] = set()
         for core in self.cores:
-            room, (slots, longest) = core.room, wanted[tuple(core.caps)]
-            if slots > room.slots or longest > room.longest:
-                sizes = _grown(room.slots, slots), _grown(room.longest, longest)
-                core.set_capacity(Room(*map(max, room, rounded(*sizes, core.caps, ids.shape[1]))))
-                grown.add(core.room)
+            room, (slots, longest) = core.capacity, wanted[tuple(core.segment_lengths)]
+            if slots > room.max_segments or longest > room.max_seqlen:
+                sizes = _doubled_if_exceeded(room.max_segments, slots), _doubled_if_exceeded(room.max_seqlen, longest)
+                core.set_capacity(
+                    SegmentCapacity(*map(max, room, round_up_capacity(*sizes, core.segment_lengths, ids.shape[1])))
+                )
+                grown.add(core.capacity)
         for room in sorted(grown):
-            self.say(f"attention: room for {room.slots:,} segments of at most {room.longest:,} tokens in a batch")
+            self.say(
+                f"attention: room for {room.max_segments:,} segments of at most {room.max_seqlen:,} tokens in a batch"
+            )
 
 
-def _grown(have: int, wanted: int) -> int:
+def _doubled_if_exceeded(have: int, wanted: int) -> int:
     return have if wanted <= have else max(wanted, 2 * have)
