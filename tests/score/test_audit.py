@@ -101,7 +101,7 @@ def test_an_entry_that_hangs_is_a_finding() -> None:
         def warm_up(self, sight: DataView) -> None:
             time.sleep(1.5)
 
-    assert examined(Hangs, seconds=0.3).verdict == "timeout"
+    assert examined(Hangs, timeout=0.3).verdict == "timeout"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ class Arranged(Entry):
             bits.append(float(-np.log2(counts[target] / counts.sum())))
             counts[target] += 1
         return ClaimedScore(
-            order, np.array(bits), sight.bytes, float(self.order.charged(lengths)) if self.pays else 0.0
+            order, np.array(bits), sight.bytes, float(self.order.side_bits(lengths)) if self.pays else 0.0
         )
 
 

@@ -9,7 +9,7 @@ from bitgolf.config.spec import Spec
 
 
 def append(**parts: Spec[Any]) -> Callable[[Spec[Any]], Spec[Any]]:
-    """An edit that adds a part at the end of a chain: `append(enter=part(Smear))`."""
+    """An edit that adds a part at the end of a chain: `append(pre_block=part(Smear))`."""
     return lambda node: node.replace(**{k: (*node.kwargs[k], v) for k, v in parts.items()})
 
 

@@ -22,7 +22,7 @@ class WeightDecay:
 
     def __init__(self, coefficient: float, schedule: Spec[Schedule] | None, *, cautious: bool, where: str) -> None:
         if not coefficient and (schedule or cautious):
-            hint = "set weight_decay, or leave out decay and cautious"
+            hint = "set weight_decay, or leave out weight_decay_schedule and cautious_weight_decay"
             raise RecipeError("a weight decay of 0 has no schedule and no caution", where=where, hint=hint)
         self.coefficient, self.cautious = coefficient, cautious
         self.schedule = schedule() if schedule else None
