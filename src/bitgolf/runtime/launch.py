@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 from bitgolf.errors import BitgolfError, Interrupted
 from bitgolf.runtime.job_files import read_error, read_result, write_job
+from bitgolf.runtime.signals import signals_to
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -86,20 +85,12 @@ def _signals_passed_on(process: subprocess.Popen[Any]) -> Iterator[list[int]]:
     """SIGINT and SIGTERM go to `process`; yields those that came. Outside a main thread nothing is changed."""
     caught: list[int] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def pass_on(number: int) -> None:
         caught.append(number)
         process.send_signal(number)
 
-    try:
-        old = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
+    with signals_to(pass_on):
         yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
 
 
 def _failure(task: str, where: Path, processes: int, ended: Ended) -> BitgolfError:

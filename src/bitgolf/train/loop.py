@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from bitgolf.errors import Interrupted
 from bitgolf.runtime.distributed import broadcast_list, broadcast_scalar
 from bitgolf.runtime.progress import TrainingProgress
+from bitgolf.runtime.signals import signals_to
 from bitgolf.train.checkpoint_manager import CheckpointManager, TrainResult, restore
 from bitgolf.train.checkpoint_writer import CheckpointWriter
 from bitgolf.train.loss_reporter import LogEvent, LossReporter
@@ -107,16 +107,5 @@ def _deferred_signals() -> Iterator[list[str]]:
     """SIGINT and SIGTERM are noted, and answered between two steps; outside a main thread nothing is changed."""
     caught: list[str] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(signal.Signals(number).name)
-
-    try:
-        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
+    with signals_to(lambda number: caught.append(signal.Signals(number).name)):
         yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
