@@ -152,18 +152,18 @@ def int6() -> tuple[Spec[Rule], ...]:
 
 def train_and_score(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) -> dict[str, Any]:
     """Train and score one run: bits per byte as trained (and averaged), and after int6."""
-    manifest, device, settings = load_manifest(data), select_device(), recipe["train"]()
+    manifest, device, settings = load_manifest(data), select_device(), recipe().train()
     batches = BatchLoader(
         TokenStream(find_shards(data, "train")),
-        load_rows=settings.rows,
+        rows=settings.rows,
         length=settings.length,
         order=settings.order(),
         seed=seed,
     )
     trainer = Trainer(
-        recipe["model"],
-        recipe["train"],
-        recipe["average"],
+        recipe().model,
+        recipe().train,
+        recipe().average,
         BuildContext(vocab=manifest.vocab, bos=manifest.bos),
         batches,
         device,
@@ -186,7 +186,7 @@ def train_and_score(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) ->
 
 
 def held_out_bpb(recipe: Spec[Recipe], vocab: int, state: dict[str, Any], data: Path, tokens: int) -> float:
-    model: LM = build_on_meta(recipe["model"], vocab)
+    model: LM = build_on_meta(recipe().model, vocab)
     model.load_state_dict(state, assign=True)
     share = load_validation(data).head(tokens)  # its bytes are taken in proportion: the same for every run
     device = select_device()

@@ -67,7 +67,7 @@ class TrainedModel:
         self.averaged, self.reference = self.bpb(self.weights), self.predictions(self.weights)
 
     def model(self, weights: dict[str, Tensor]) -> Any:
-        model = build_on_meta(self.recipe["model"], self.vocab)
+        model = build_on_meta(self.recipe().model, self.vocab)
         model.load_state_dict(weights, assign=True, strict=bool(weights))
         return model.eval()
 

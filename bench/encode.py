@@ -64,7 +64,7 @@ CODERS: dict[str, Spec[Coder]] = {
 def random_model(name: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, MatrixStats]]:
     """Weights, what kind each tensor is, and what calibration might know of the matrices."""
     recipe = get_recipe(name)
-    model = build_on_meta(recipe["model"], recipe["tokens.vocab"])
+    model = build_on_meta(recipe().model, recipe().tokens().vocab)
     kinds, generator = parameter_roles(model), torch.Generator().manual_seed(0)
     weights = {path: 0.1 * torch.randn(p.shape, generator=generator) for path, p in model.named_parameters()}
     large = [path for path, w in weights.items() if w.dim() == 2 and w.numel() > SMALL_ELEMENTS]

@@ -70,8 +70,8 @@ def cases(rows: int, device: torch.device) -> Iterator[KernelCase]:
     matrices = [draw(tokens, WIDTH), draw(4 * WIDTH, WIDTH), draw(WIDTH, 4 * WIDTH)]
     for name, tma in (("leaky MLP", False), ("leaky MLP, TMA", True)):
         yield KernelCase(name, partial(squared_leaky_relu_mlp, slope=SLOPE, tma=tma), plain_mlp, matrices)
-    place = BuildContext(vocab=VOCAB, dim=WIDTH, heads=HEADS, kv_heads=KV_HEADS)
-    pair = ReferenceExclusiveGate(ExclusiveSelfAttention(place), SparseAttentionGate(place, scale=0.5)).to(
+    context = BuildContext(vocab=VOCAB, dim=WIDTH, heads=HEADS, kv_heads=KV_HEADS)
+    pair = ReferenceExclusiveGate(ExclusiveSelfAttention(context), SparseAttentionGate(context, scale=0.5)).to(
         device, torch.bfloat16
     )
     attended = [draw(1, tokens, HEADS, head), draw(1, tokens, WIDTH), draw(1, tokens, KV_HEADS, head)]
@@ -79,7 +79,7 @@ def cases(rows: int, device: torch.device) -> Iterator[KernelCase]:
     ids = torch.randint(2, VOCAB, (rows, LENGTH), device=device)
     ids[torch.rand(ids.shape, device=device) < 1 / 700] = 1
     qkv = [draw(rows, LENGTH, heads, head) for heads in (HEADS, KV_HEADS, KV_HEADS)]
-    for name, fast, plain in fused_cores(place):
+    for name, fast, plain in fused_cores(context):
         SegmentCapacityManager(fast, 1, lambda line: None).ensure(ids.cpu())
         yield KernelCase(name, call_with_context(fast), call_with_context(plain), [*qkv, ids])
 
@@ -96,11 +96,11 @@ def plain_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return F.linear(F.leaky_relu(F.linear(x, up), SLOPE).square(), down)
 
 
-def fused_cores(place: BuildContext) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+def fused_cores(context: BuildContext) -> Iterator[tuple[str, nn.Module, nn.Module]]:
     """Every fast core that can be made here, with its plain twin."""
     masks = {"attention": (), "window": (part(SlidingWindowMask, left=256),), "segments": (part(SegmentMask),)}
     for what, masked in masks.items():
-        plain = SDPACore(place, masks=masked)
+        plain = SDPACore(context, masks=masked)
         for twin, make in fused_attention_cores(plain, compiled=True).items():
             try:
                 yield f"{what}, {twin}", make(plain), plain

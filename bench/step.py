@@ -44,7 +44,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     recipe = get_recipe(options.recipe)
-    settings, vocab, device = recipe().train(), recipe["tokens.vocab"], select_device()
+    settings, vocab, device = recipe().train(), recipe().tokens().vocab, select_device()
     with tempfile.TemporaryDirectory() as folder:
         shard = Path(folder) / "train_000000.bin"
         write_shard(shard, np.random.default_rng(0).integers(4, vocab, 4 * settings.rows * settings.length))
@@ -66,7 +66,7 @@ def measure(recipe: Spec[Recipe], shard: Path, vocab: int, device: Device) -> tu
     """Tokens per second of each round of training on a shard, and the score of windows of it."""
     settings, context = recipe().train(), BuildContext(vocab=vocab)
     order, stream = settings.order(), TokenStream([shard])
-    batches = BatchLoader(stream, load_rows=settings.rows, length=settings.length, order=order, seed=0)
+    batches = BatchLoader(stream, rows=settings.rows, length=settings.length, order=order, seed=0)
     specs = recipe().model, recipe().train, recipe().average
     trainer = Trainer(*specs, context, batches, device, DistributedContext(), 0)
     speeds = [train_round(trainer) for _ in range(ROUNDS + 1)][1:]

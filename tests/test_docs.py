@@ -39,7 +39,7 @@ def test_a_part_exists_and_takes_what_is_said(span: str) -> None:
 def test_every_part_of_a_published_system_is_named() -> None:
     packages = {"model", "optim", "average", "data", "score", "tokens"}
     registered = {cls for cls in import_all_parts().values() if cls.__module__.split(".")[1] in packages}
-    published = [get_recipe(name) for name in recipe_names() if get_recipe(name)["published"]]
+    published = [get_recipe(name) for name in recipe_names() if get_recipe(name)().published]
     used = {node.cls for recipe in published for _, node in recipe.walk()} & registered
     assert len(used) > 50 and {cls.__name__ for cls in used} - parts(TEXT) == set()
 

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
+from bitgolf.model.build import model_size
 from bitgolf.model.part import Scheduled
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.progress import TrainingProgress
@@ -33,10 +34,12 @@ class FlopsPerToken(NamedTuple):
         return (1 + BACKWARD) * tokens * (self.matmul + self.attention * keys)
 
 
-def count(recipe: Spec[Recipe], place: BuildContext, progress: TrainingProgress) -> FlopsPerToken:
+def count(recipe: Spec[Recipe], context: BuildContext, progress: TrainingProgress) -> FlopsPerToken:
     """Count a recipe's model at this moment of training, on the meta device. Recomputation does not count."""
     with torch.device("meta"):
-        task = LossModule(recipe["model"](place), recipe["train"]().objective(place._replace(dim=recipe["model.dim"])))
+        task = LossModule(
+            recipe().model(context), recipe().train().objective(context._replace(dim=model_size(recipe().model).dim))
+        )
         for module in task.modules():
             if isinstance(module, Scheduled):
                 module.update(progress)

@@ -64,7 +64,7 @@ def recipe_of(job: BenchmarkJob) -> Spec[Recipe]:
     recipe = harness.recipe_for(RECIPE, toy=job.toy)
     clock = min(job.training_seconds, max(1.0, SHARE * job.seconds_left))
     recipe = recipe.set("train.seconds", clock).set("train.steps", 0).set("pack.cap", CAP)
-    recipe = recipe.set("score", recipe["score"][:1]).set("proof", None)
+    recipe = recipe.set("score", recipe().score[:1]).set("proof", None)
     if job.toy:
         recipe = recipe.edit(TrainingText, replace(batches=2, rows=2, length=64))
         return recipe.edit(ContiguousScoring, replace(window=64))
@@ -100,7 +100,7 @@ def compare_devices(artifact: Path, recipe: Spec[Recipe], job: BenchmarkJob, res
     def bpb(device: Device) -> float:
         loaded = load_model(artifact)
         context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, device)
-        return evaluate_method(context, recipe["score"][0]).bpb
+        return evaluate_method(context, recipe().score[0]).bpb
 
     here, on_cpu = bpb(harness.device()), bpb(harness.cpu())
     results.add(

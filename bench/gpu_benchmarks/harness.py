@@ -88,7 +88,7 @@ def on_cuda() -> bool:
 def recipe_for(name: str, *, toy: bool) -> Spec[Recipe]:
     """A recipe with the batch that one of its GPUs had; in toy size, for a CPU."""
     recipe = get_recipe(name)
-    return toy_sized(recipe) if toy else recipe.set("train.rows", max(1, recipe["train.rows"] // GPUS))
+    return toy_sized(recipe) if toy else recipe.set("train.rows", max(1, recipe().train().rows // GPUS))
 
 
 def toy_sized(recipe: Spec[Recipe]) -> Spec[Recipe]:
@@ -96,29 +96,29 @@ def toy_sized(recipe: Spec[Recipe]) -> Spec[Recipe]:
     recipe = recipe.set("model.dim", 64).edit(Attention, replace(heads=2, kv_heads=1)).edit(MLP, replace(hidden=64))
     if any(node.cls is ValueEmbedding for _, node in recipe.walk()):
         recipe = recipe.edit(ValueEmbedding, replace(value_dim=32))
-    return recipe.set("train", recipe["train"].replace(rows=1, micro_rows=1, length=64, seconds=0.0, steps=6))
+    return recipe.set("train", recipe().train.replace(rows=1, micro_rows=1, length=64, seconds=0.0, steps=6))
 
 
 @contextmanager
 def prepared_trainer(
     recipe: Spec[Recipe],
     folder: Path,
-    place: BuildContext,
+    context: BuildContext,
     *,
     without_kernels: Sequence[str] = (),
     options: InductorOptions | None = None,
 ) -> Iterator[PreparedTrainer]:
     """A trainer as a run has it before its first step: kernels chosen, graphs compiled and warm.
 
-    without_kernels: parts whose name begins so get no fused kernel; options: of inductor, beside or in place of the program's own.
+    without_kernels: parts whose name begins so get no fused kernel; options: of inductor, beside or in context of the program's own.
     """
     if unknown := sorted((options or {}).keys() - set(torch._inductor.list_options())):
         raise BitgolfError(f"this torch's inductor has no option {unknown[0]!r}")
-    settings, where, started = recipe["train"](), device(), time.perf_counter()
+    settings, where, started = recipe().train(), device(), time.perf_counter()
     order, stream = settings.order(), TokenStream(find_shards(folder, "train"))
-    batches = BatchLoader(stream, load_rows=settings.rows, length=settings.length, order=order, seed=0, bos=place.bos)
+    batches = BatchLoader(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=context.bos)
     trainer = Trainer(
-        recipe["model"], recipe["train"], recipe["average"], place, batches, where, DistributedContext(), 0
+        recipe().model, recipe().train, recipe().average, context, batches, where, DistributedContext(), 0
     )
     try:
         with hide_kernels(without_kernels), mock.patch.dict(compiler.CUDA_OPTIONS, options or {}):
@@ -193,7 +193,7 @@ def synchronize() -> None:
 
 def recipe_fields(recipe: Spec[Recipe]) -> dict[str, Any]:
     """A line's `recipe` and `digest`."""
-    return {"recipe": recipe["name"], "digest": recipe_hash(recipe)}
+    return {"recipe": recipe().name, "digest": recipe_hash(recipe)}
 
 
 def free_memory() -> None:
@@ -203,15 +203,15 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def random_weights(recipe: Spec[Recipe], place: BuildContext) -> dict[str, Tensor]:
+def random_weights(recipe: Spec[Recipe], context: BuildContext) -> dict[str, Tensor]:
     """Values of every parameter, by path: float32 noise of about the size that training leaves."""
     draw = torch.Generator().manual_seed(0)
-    shapes = build_on_meta(recipe["model"], place.vocab, place.bos).named_parameters()
+    shapes = build_on_meta(recipe().model, context.vocab, context.bos).named_parameters()
     return {path: NOISE * torch.randn(p.shape, generator=draw) for path, p in shapes}
 
 
-def random_model(recipe: Spec[Recipe], place: BuildContext) -> LM:
+def random_model(recipe: Spec[Recipe], context: BuildContext) -> LM:
     """A model as an artifact gives it, with such values."""
-    model = build_on_meta(recipe["model"], place.vocab, place.bos)
-    load_weights(model, random_weights(recipe, place))
+    model = build_on_meta(recipe().model, context.vocab, context.bos)
+    load_weights(model, random_weights(recipe, context))
     return model.requires_grad_(False)

@@ -23,10 +23,10 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     rounds, steps, tokens = (TOY_ROUNDS, TOY_STEPS, TOY_TOKENS) if job.toy else (ROUNDS, STEPS, TOKENS)
     for name in RECIPES:
         recipe = harness.recipe_for(name, toy=job.toy)
-        place = BuildContext(vocab=recipe["tokens.vocab"], bos=BOS)
-        with harness.prepared_trainer(recipe, random_shard(job.folder, place, tokens), place) as ready:
+        context = BuildContext(vocab=recipe().tokens().vocab, bos=BOS)
+        with harness.prepared_trainer(recipe, random_shard(job.folder, context, tokens), context) as ready:
             timing = harness.time_steps(ready.trainer, PROGRESS, rounds=rounds, steps=steps)
-        rows, length = recipe["train.rows"], recipe["train.length"]
+        rows, length = recipe().train().rows, recipe().train().length
         results.add(
             name,
             **harness.recipe_fields(recipe),
@@ -39,12 +39,12 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
         )
 
 
-def random_shard(folder: Path, place: BuildContext, tokens: int) -> Path:
+def random_shard(folder: Path, context: BuildContext, tokens: int) -> Path:
     """A folder with a training shard of random tokens, documents of 1,000 on average."""
-    found = folder / f"random-{place.vocab}"
+    found = folder / f"random-{context.vocab}"
     draw = np.random.default_rng(0)
-    ids = draw.integers(4, place.vocab, tokens)
-    ids[draw.random(tokens) < 1 / 1000] = place.bos
-    ids[0] = place.bos
+    ids = draw.integers(4, context.vocab, tokens)
+    ids[draw.random(tokens) < 1 / 1000] = context.bos
+    ids[0] = context.bos
     write_shard(found / "train_000000.bin", ids)
     return found

@@ -100,7 +100,7 @@ def environment(job: BenchmarkJob, folder: Path) -> dict[str, str]:
             link.symlink_to(shard.resolve())
     tokenizer = folder / "tokenizer.model"  # without case operators, of which the script's bytes would come
     tokenizer.write_bytes((job.data / "tokenizer.model").read_bytes().removeprefix(MAGIC))
-    train = harness.recipe_for(RECIPE, toy=job.toy)["train"]
+    train = harness.recipe_for(RECIPE, toy=job.toy)().train
     modules = [str(STUB_FOLDER)] * uses_stub() + [os.environ["PYTHONPATH"]]
     return {
         **os.environ,

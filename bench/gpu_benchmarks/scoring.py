@@ -43,7 +43,7 @@ def whole_documents(text: TokenizedText, targets: int) -> TokenizedText:
 
 def methods(recipe: Spec[Recipe], *, toy: bool) -> dict[str, Spec[ScoringMethod]]:
     """The recipe's own and windows that slide; phases are of fewer documents than published, so that all are seen."""
-    contiguous, phased = recipe["score"]
+    contiguous, phased = recipe().score
     if toy:
         lora = phased["lora"].replace(window=128, stride=64, rows=2, rank=2)
         contiguous, phased = (

@@ -40,10 +40,10 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     proto = SentencePieceBPE(vocab=300).train([b"a small text, a small tokenizer, a small model " * 40])
     recipe: Spec[Recipe] = toy_recipe()
     torch.manual_seed(0)
-    model = recipe["model"](BuildContext(vocab=tokenizer_from_bytes(proto).vocab))
+    model = recipe().model(BuildContext(vocab=tokenizer_from_bytes(proto).vocab))
     weights = {k: p.detach() + 0.1 * torch.randn_like(p) for k, p in model.named_parameters()}
     path = tmp_path_factory.mktemp("artifact") / "artifact.bg"
-    write_model(path, recipe, encode_model(weights, parameter_roles(model), recipe["quantize"]), proto)
+    write_model(path, recipe, encode_model(weights, parameter_roles(model), recipe().quantize), proto)
     return path.read_bytes()
 
 

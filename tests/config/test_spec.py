@@ -66,7 +66,7 @@ def test_nodes_are_immutable() -> None:
 def test_every_recipe_survives_json_with_the_same_hash(name: str) -> None:
     recipe = get_recipe(name)
     again = from_json(json.loads(json.dumps(recipe.to_json())))
-    assert again == recipe and again.hash == recipe.hash and recipe["name"] == name and describe(name)
+    assert again == recipe and again.hash == recipe.hash and recipe().name == name and describe(name)
 
 
 def test_the_hash_is_that_of_what_a_recipe_does(recipe: Spec) -> None:

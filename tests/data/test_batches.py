@@ -18,7 +18,7 @@ Counting = Callable[..., TokenStream]
 
 
 def batches(stream: TokenStream, order: DataOrder, *, rows: int = 4, length: int = 5, seed: int = 0) -> BatchLoader:
-    return BatchLoader(stream, load_rows=rows, length=length, order=order, seed=seed)
+    return BatchLoader(stream, rows=rows, length=length, order=order, seed=seed)
 
 
 @pytest.mark.parametrize("order", [SequentialOrder(), ShuffledWindows()])
@@ -41,16 +41,16 @@ def test_targets_are_the_tokens_after_their_inputs(
 
 
 @pytest.mark.parametrize("order", [SequentialOrder(), ShuffledWindows()])
-@pytest.mark.parametrize("distributed", [1, 2, 3, 6])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
 def test_the_ranks_share_the_same_rows_whatever_their_number(
-    counting: Counting, order: DataOrder, distributed: int
+    counting: Counting, order: DataOrder, world_size: int
 ) -> None:
     source = batches(counting(61, 40), order, rows=6)
     for step in (0, 1, 7):
         whole = source.load_batch(step)
         for k in range(2):
             assert (
-                np.concatenate([source.load_batch(step, rank, distributed)[k] for rank in range(distributed)]).tolist()
+                np.concatenate([source.load_batch(step, rank, world_size)[k] for rank in range(world_size)]).tolist()
                 == whole[k].tolist()
             )
         assert source.load_rows(step, 2, 3).inputs.tolist() == whole.inputs[2:5].tolist()

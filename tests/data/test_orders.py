@@ -39,7 +39,7 @@ WITHIN_FILES = [PackedDocuments(), ShuffledShardWindows(), CoprimeStride(min_sha
 
 
 def batches(stream: TokenStream, order: DataOrder, *, rows: int = 4, length: int = 5, seed: int = 0) -> BatchLoader:
-    return BatchLoader(stream, load_rows=rows, length=length, order=order, seed=seed)
+    return BatchLoader(stream, rows=rows, length=length, order=order, seed=seed)
 
 
 def shards(folder: Path, *contents: list[int]) -> TokenStream:
@@ -63,8 +63,8 @@ def test_it_is_a_function_of_seed_and_step_and_the_ranks_share_it(counting: Coun
     source = batches(stream, order, rows=6, seed=3)
     for step in (11, 0, 7):
         assert (whole[step].targets == (whole[step].inputs + 1) % 570).all()
-        for distributed in (1, 2, 3):
-            shares = [source.load_batch(step, rank, distributed).inputs for rank in range(distributed)]
+        for world_size in (1, 2, 3):
+            shares = [source.load_batch(step, rank, world_size).inputs for rank in range(world_size)]
             assert np.concatenate(shares).tolist() == whole[step].inputs.tolist()
     other = [batches(stream, order, rows=6, seed=4).load_batch(step).inputs.tolist() for step in range(3)]
     same = other == [whole[step].inputs.tolist() for step in range(3)]
@@ -231,7 +231,7 @@ def test_what_precedes_the_first_document_is_left_out(tmp_path: Path) -> None:
     row = batches(stream, ShuffledDocuments(), rows=1, length=7).load_batch(0).inputs[0].tolist()
     assert row in ([1, 20, 21, 22, 1, 30, 31], [1, 30, 31, 1, 20, 21, 22])
     with pytest.raises(BitgolfError, match="token 9 is nowhere"):
-        BatchLoader(stream, load_rows=1, length=3, order=ShuffledDocuments(), seed=0, bos=9)
+        BatchLoader(stream, rows=1, length=3, order=ShuffledDocuments(), seed=0, bos=9)
 
 
 # ---- packed --------------------------------------------------------------------------------------------------------

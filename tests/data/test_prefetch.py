@@ -28,7 +28,7 @@ ASKED = [
 
 
 def batches(stream: TokenStream) -> BatchLoader:
-    return BatchLoader(stream, load_rows=6, length=5, order=ShuffledWindows(), seed=1)
+    return BatchLoader(stream, rows=6, length=5, order=ShuffledWindows(), seed=1)
 
 
 def threads() -> list[threading.Thread]:
@@ -51,17 +51,17 @@ class Recorded(BatchLoader):
     """Says which steps it made, and in which thread."""
 
     def load_batch(
-        self, step: int, rank: int = 0, distributed: int = 1, *, rows: int = 0, length: int = 0
+        self, step: int, rank: int = 0, world_size: int = 1, *, rows: int = 0, length: int = 0
     ) -> TokenBatch:
         self.made: list[tuple[int, str]]
         self.__dict__.setdefault("made", []).append((step, threading.current_thread().name))
         if step == 7:
             raise BitgolfError("the disk is gone")
-        return super().load_batch(step, rank, distributed, rows=rows, length=length)
+        return super().load_batch(step, rank, world_size, rows=rows, length=length)
 
 
 def recorded(stream: TokenStream) -> Recorded:
-    return Recorded(stream, load_rows=6, length=5, order=ShuffledWindows(), seed=1)
+    return Recorded(stream, rows=6, length=5, order=ShuffledWindows(), seed=1)
 
 
 def test_two_are_made_ahead_by_one_thread(counting: Counting) -> None:

@@ -44,7 +44,7 @@ def steps(recipe: Spec[Recipe], vocab: int, *, tokens: int = MAX_TOKENS) -> Iter
 
     tokens: read at once. Everything is eager, so compiled graphs need less.
     """
-    for spec in recipe["score"]:
+    for spec in recipe().score:
         method: ScoringMethod = spec()
         still = method.without_adaptation()
         on_the_host = isinstance(
@@ -53,7 +53,7 @@ def steps(recipe: Spec[Recipe], vocab: int, *, tokens: int = MAX_TOKENS) -> Iter
         for own in filter(None, (still and still(), None if on_the_host else method)):
             with fake_device() as fake:
                 with fake:
-                    model = recipe["model"](BuildContext(vocab=vocab))
+                    model = recipe().model(BuildContext(vocab=vocab))
                     player = own.make_player(model, vocab, MIXED, SINGLE_PROCESS)
                 name = f"{recipe['name']} {own.name}"
                 yield ScoringCase(name, lambda own=own, player=player: _block(own, player, tokens))

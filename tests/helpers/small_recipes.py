@@ -72,11 +72,11 @@ def small_recipe(recipe: Spec[Recipe], *, steps: int = 30) -> Spec[Recipe]:
             recipe = recipe.edit(cls, with_small_settings(small))
     if any(node.kwargs["dims"] for _, node in recipe.walk() if node.cls is RoPE):
         recipe = recipe.edit(RoPE, replace(dims=4))
-    packed = recipe["train.order"].cls is PackedDocuments
+    packed = recipe().train().order.cls is PackedDocuments
     rows, length = (2, 2 * LENGTH) if packed else (4, LENGTH)
-    limits = recipe["train"].replace(seconds=0.0, steps=steps, rows=rows, length=length, micro_rows=0)
+    limits = recipe().train.replace(seconds=0.0, steps=steps, rows=rows, length=length, micro_rows=0)
     recipe = recipe.set("train", limits)
-    adapting = [method for method in recipe["score"] if method.cls not in (ContiguousScoring, SlidingScoring)]
+    adapting = [method for method in recipe().score if method.cls not in (ContiguousScoring, SlidingScoring)]
     return recipe.set(
         "score", (part(ContiguousScoring, window=LENGTH), part(SlidingScoring, window=LENGTH, stride=16), *adapting)
     )

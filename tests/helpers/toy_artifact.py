@@ -40,9 +40,7 @@ def make_toy(folder: Path, recipe: Spec[Recipe] | None = None, documents: int = 
     for i, text in enumerate(texts[:documents]):
         (folder / "raw" / f"{i:02d}.txt").write_bytes(text)
     manifest, chance = load_manifest(folder / "shards"), torch.Generator().manual_seed(0)
-    model = build_on_meta(recipe["model"], manifest.vocab, manifest.bos)
+    model = build_on_meta(recipe().model, manifest.vocab, manifest.bos)
     weights = {path: 0.3 * torch.randn(p.shape, generator=chance) for path, p in model.named_parameters()}
-    write_model(
-        folder / "artifact.bg", recipe, encode_model(weights, parameter_roles(model), recipe["quantize"]), proto
-    )
+    write_model(folder / "artifact.bg", recipe, encode_model(weights, parameter_roles(model), recipe().quantize), proto)
     return ToyArtifact(folder / "artifact.bg", folder / "shards", folder / "raw")

@@ -75,14 +75,14 @@ def make_trainer(
     """A trainer on the CPU, for 8 steps unless the recipe says otherwise."""
     recipe = recipe or toy_recipe(steps=STEPS)
     recipe = recipe.set("train.objective", part(NoisyLoss)) if noisy else recipe
-    settings = recipe["train"]()
+    settings = recipe().train()
     stream = TokenStream(find_shards(data, "train"))
-    batches = BatchLoader(stream, load_rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
+    batches = BatchLoader(stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=seed)
     device = Device(torch.device("cpu"), torch.float32, "a test")
     return Trainer(
-        recipe["model"],
-        recipe["train"],
-        recipe["average"],
+        recipe().model,
+        recipe().train,
+        recipe().average,
         BuildContext(vocab=load_manifest(data).vocab),
         batches,
         device,

@@ -282,7 +282,7 @@ def test_a_looped_unet_by_hand(skip: type, ids: Tensor) -> None:
 
 def test_the_parameters_of_1493() -> None:
     """35,944,536: eleven layers of width 512, 8 skips with weight and gate for 17 visits."""
-    model = get_recipe("baseline")["model"].replace(layers=11).edit(MLP, replace(hidden=2048))
+    model = get_recipe("baseline")().model.replace(layers=11).edit(MLP, replace(hidden=2048))
     model = model.set(
         "layer_schedule", part(UNet, order=part(LoopedLayers, first_layer=3, last_layer=5), skip=part(GatedSkip))
     )

@@ -247,7 +247,7 @@ def test_it_is_another_loss_than_cross_entropy(
 
 
 def with_rule(recipe: Spec[Any]) -> Spec[Any]:
-    return recipe.set("train.optim", (*recipe["train.optim"], part(Rule, where="head", use=part(Adam, lr=0.02))))
+    return recipe.set("train.optim", (*recipe().train().optim, part(Rule, where="head", use=part(Adam, lr=0.02))))
 
 
 def test_extra_heads_train_and_stay_at_home(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_extra_heads_train_and_stay_at_home(tmp_path: Path) -> None:
     assert len(heads) == 2 and all(p.abs().max() == 0 for p in heads.values())
     trainer.step(0, TrainingProgress(0, 2, 0.0, 0.0))
     assert all(p.abs().max() > 0 for p in heads.values())
-    model: LM = build_on_meta(recipe["model"], trainer.model.embed.weight.shape[0])
+    model: LM = build_on_meta(recipe().model, trainer.model.embed.weight.shape[0])
     assert dict(model.named_parameters()).keys() == {
         name.removeprefix("model.") for name in trainer.params if name not in heads
     }

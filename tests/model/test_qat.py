@@ -214,8 +214,8 @@ def test_a_threshold_of_the_learning_rate_as_a_moment() -> None:
 
 def test_views_act_on_matrices_and_on_embeddings() -> None:
     view = (part(FakeQuant, codec=part(IntRows, bits=3, clip=part(MaxClip))),)
-    place = BuildContext(vocab=10, dim=8).for_matrix(8, 6)
-    matrix, table = part(Linear, weight_transforms=view)(place), part(Embedding, weight_transforms=view)(place)
+    context = BuildContext(vocab=10, dim=8).for_matrix(8, 6)
+    matrix, table = part(Linear, weight_transforms=view)(context), part(Embedding, weight_transforms=view)(context)
     codec = IntRows(bits=3, clip=part(MaxClip))
     x, ids = weight(4, 8), torch.arange(10)
     assert torch.equal(matrix(x), x @ codec.fake_quantize(matrix.weight).T)

@@ -184,7 +184,7 @@ def test_trained_packed_and_read_back(
     trainer = make_trainer(data, recipe())
     losses = steps(trainer, 0, STEPS)
     assert losses[-1] < losses[0]
-    kinds, rules = parameter_roles(trainer.model), recipe()["quantize"]
+    kinds, rules = parameter_roles(trainer.model), recipe()().quantize
     weights = {path: p.detach() for path, p in trainer.model.named_parameters()}
     codes = encode_model(weights, kinds, rules)
     write_model(tmp_path / "artifact.bg", recipe(), codes, (data / "tokenizer.model").read_bytes())
@@ -200,7 +200,7 @@ def test_trained_packed_and_read_back(
 
 
 def load_like(recipe: Spec[Recipe], weights: dict[str, Tensor]) -> LM:
-    model = build_on_meta(recipe["model"], len(weights["embed.weight"]))
+    model = build_on_meta(recipe().model, len(weights["embed.weight"]))
     load_weights(model, weights)
     return model
 
@@ -257,7 +257,7 @@ def test_the_virtual_layers_of_1204() -> None:
 
 
 def test_only_the_mixers_matrices_are_shared() -> None:
-    model = untied()["model"](BuildContext(vocab=VOCAB))
+    model = untied()().model(BuildContext(vocab=VOCAB))
     source, repeat = blocks_of(model)[1:3]
     shared = {path for path, p in repeat.named_parameters() if p is source.get_parameter(path)}
     assert shared == {f"mixer.{name}.weight" for name in ("q", "k", "v", "out")}
@@ -269,7 +269,7 @@ def test_only_the_mixers_matrices_are_shared() -> None:
 
 def test_when_it_comes_on_a_repeat_is_the_loop_of_tied_layers(ids: Tensor) -> None:
     """At the moment of the switch the model says what three layers with one looped say; then the MLPs part."""
-    model = untied()["model"](BuildContext(vocab=VOCAB))
+    model = untied()().model(BuildContext(vocab=VOCAB))
     disturb(model, keep=blocks_of(model)[2])
     order = part(LoopedLayers, first_layer=1, last_layer=1, since=(0.5,))
     looped = toy_model().replace(layers=3, layer_schedule=part(UNet, order=order, skip=part(GatedSkip)))(

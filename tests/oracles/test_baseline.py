@@ -62,7 +62,7 @@ def load(model: torch.nn.Module, oracle: dict[str, Tensor], prefix: str) -> None
 
 
 def test_logits_loss_and_gradients(oracle: dict[str, Tensor]) -> None:
-    model = toy(get_recipe("baseline")["model"])(BuildContext(vocab=128))
+    model = toy(get_recipe("baseline")().model)(BuildContext(vocab=128))
     load(model, oracle, "param/")
     logits = model(oracle["input_ids"])
     assert (logits - oracle["logits"]).abs().max() < 1e-4
@@ -81,7 +81,7 @@ def test_logits_loss_and_gradients(oracle: dict[str, Tensor]) -> None:
 
 
 def test_untied_head(oracle: dict[str, Tensor]) -> None:
-    recipe = toy(get_recipe("baseline")["model"]).edit(
+    recipe = toy(get_recipe("baseline")().model).edit(
         "head", lambda node: part(UntiedHead, logits_transforms=node.kwargs["logits_transforms"])
     )
     model = recipe(BuildContext(vocab=128))
@@ -92,5 +92,5 @@ def test_untied_head(oracle: dict[str, Tensor]) -> None:
 
 def test_full_size_count() -> None:
     with torch.device("meta"):
-        model = get_recipe("baseline")["model"](BuildContext(vocab=1024))
+        model = get_recipe("baseline")().model(BuildContext(vocab=1024))
     assert sum(p.numel() for p in model.parameters()) == 17_059_912

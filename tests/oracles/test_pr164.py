@@ -45,7 +45,7 @@ def pr164(*, dim: int, hidden: int, rows: int, width: int) -> Spec[LM]:
     """The baseline with a wider MLP, hashed bigrams, the blend smear and orthogonal starts."""
     bigrams = part(HashedNGramEmbedding, buckets=rows, width=width)
     enter = (bigrams, part(EmbeddingNorm), part(BlendSmear, mask_starts=False))
-    wide = get_recipe("baseline")["model"].replace(dim=dim, post_embed=enter).edit("block.mlp", replace(hidden=hidden))
+    wide = get_recipe("baseline")().model.replace(dim=dim, post_embed=enter).edit("block.mlp", replace(hidden=hidden))
     orthogonal = wide.edit(Linear, replace(init=part(OrthogonalInit)))
     return orthogonal.set("post_embed.0.project.init.gain", (2 * orthogonal["layers"]) ** -0.5)
 

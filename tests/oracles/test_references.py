@@ -47,7 +47,7 @@ CASES: dict[str, tuple[float, bool, Reference]] = {
 
 def undone(recipe: Spec[Recipe]) -> Spec[Recipe]:
     """The recipe without its departures from the original."""
-    for words in recipe["published"]["departures"].values():
+    for words in (recipe().published or {})["departures"].values():
         for assignment in words.split():
             recipe = apply_assignment(recipe, assignment)
     return recipe
@@ -55,7 +55,7 @@ def undone(recipe: Spec[Recipe]) -> Spec[Recipe]:
 
 def model_of(name: str, progress: float, undo: bool) -> LM:
     recipe = get_recipe(name.split()[0])
-    model = built(small_recipe(undone(recipe) if undo else recipe)["model"], vocab=VOCAB).double().train()
+    model = built(small_recipe(undone(recipe) if undo else recipe)().model, vocab=VOCAB).double().train()
     for part in model.modules():
         if isinstance(part, Scheduled):
             part.update(

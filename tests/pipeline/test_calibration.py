@@ -65,7 +65,7 @@ def calibrated(steps: int = 4) -> Spec[Recipe]:
 
 
 def checked(recipe: Spec[Recipe], processes: int = 1) -> None:
-    check_calibration(recipe["quantize"], recipe["calibrate"], processes)
+    check_calibration(recipe().quantize, recipe().calibrate, processes)
 
 
 def test_calibration_is_there_where_it_is_asked_for_and_nowhere_else() -> None:

@@ -59,7 +59,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "helpers.toy.json"
+    path = tmp_path_factory.mktemp("recipe") / "toy.json"
     write_json(path, toy_recipe().to_json())
     return path
 

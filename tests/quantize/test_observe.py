@@ -260,7 +260,7 @@ def test_what_comes_to_nothing_costs_nothing() -> None:
 def test_every_recipe_is_seen_whole(name: str) -> None:
     """Every matrix, embedding and head, with statistics of its shape. Not seen: scales, and gates (`F.linear` of a slice)."""
     recipe = small_recipe(get_recipe(name))
-    model = built(recipe["model"], vocab=RECIPE_VOCAB)
+    model = built(recipe().model, vocab=RECIPE_VOCAB)
     stats = matrix_stats(observe(model, [some_ids(2, 32, vocab=RECIPE_VOCAB)]))
     kinds = parameter_roles(model)
     assert stats.keys() == {path for path, role in kinds.items() if role in ("matrix", "embedding", "head")}

@@ -85,9 +85,9 @@ def test_all_systems_of_the_field_are_there() -> None:
 
 def test_the_count_is_the_published_one(name: str) -> None:
     recipe = get_recipe(name)
-    model = build_on_meta(recipe["model"], recipe["tokens.vocab"])
+    model = build_on_meta(recipe().model, recipe().tokens().vocab)
     count = sum(p.numel() for p in model.parameters())
-    published = recipe["published"]
+    published = recipe().published
     if published and name != "pr363":  # which published no log
         assert count == published["params"] - published.get("unused", 0)
 
@@ -103,7 +103,7 @@ def test_show_resolves_it(name: str) -> None:
 def test_each_departure_can_be_undone(name: str) -> None:
     """What a recipe does otherwise than the original is one `--set` away, and that `--set` acts."""
     recipe = get_recipe(name)
-    for words in ((recipe["published"] or {}).get("departures") or {}).values():
+    for words in ((recipe().published or {}).get("departures") or {}).values():
         undone = recipe
         for assignment in words.split():
             after = apply_assignment(undone, assignment)
@@ -131,14 +131,14 @@ def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> No
     trained = train(run)
     average(run)
     run.completed["train"] = msgspec.to_builtins(trained)
-    assert (calibrate(run).calibration.source == "none") == (recipe["calibrate"] is None)
+    assert (calibrate(run).calibration.source == "none") == (recipe().calibrate is None)
     quantize(run)
     packed = pack(run)
     log.close()
     assert trained.steps == STEPS and math.isfinite(trained.loss) and packed.fits
     model = load_model((tmp_path / "artifact.bg").read_bytes()).model.eval()
     text = two_short_documents(load_validation(data))
-    for method in (node() for node in recipe["score"]):
+    for method in (node() for node in recipe().score):
         bits = bits_of(method, model, text)
         assert bits < 0.95 * math.log2(VOCAB) * text.num_targets, "thirty steps must beat knowing nothing"
         if still := method.without_adaptation():

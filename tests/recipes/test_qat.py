@@ -36,7 +36,7 @@ def test_one_codec_for_all_matrices_is_one_view(use: Spec[Codec]) -> None:
     recipe = qat(stored(use), since=0.5)
     for node in ("model.block.mixer.linear", "model.block.mlp.linear"):
         assert recipe[f"{node}.weight_transforms"] == (part(FakeQuant, codec=SIX.replace(solver=None), since=0.5),)
-    assert qat_mismatches(build_on_meta(recipe["model"], VOCAB), recipe["quantize"]) == []
+    assert qat_mismatches(build_on_meta(recipe().model, VOCAB), recipe().quantize) == []
 
 
 def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
@@ -44,8 +44,8 @@ def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
     four, five = part(IntRows, bits=4), part(IntRows, bits=5)
     others = part(Rule, where="matrix@blocks.1.**", use=four), part(Rule, where="matrix@**.q.weight", use=five)
     recipe = qat(stored(SIX, *others))
-    model = build_on_meta(recipe["model"], VOCAB)
-    assert qat_mismatches(model, recipe["quantize"]) == []
+    model = build_on_meta(recipe().model, VOCAB)
+    assert qat_mismatches(model, recipe().quantize) == []
     views = {
         path: [transform.codec.grid.full_qmax for transform in getattr(module, "weight_transforms", ())]
         for path, module in model.named_modules()
@@ -57,7 +57,7 @@ def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
 
 def test_training_multiplies_with_what_is_stored() -> None:
     recipe = qat(stored(SIX.replace(solver=None)))
-    model = built(recipe["model"]).train()
+    model = built(recipe().model).train()
     linear, codec = cast(Linear, model.get_submodule("blocks.1.mlp.up")), SIX.replace(solver=None)()
     assert torch.equal(linear.effective_weight(), codec.decode(codec.encode(linear.weight), tuple(linear.weight.shape)))
 

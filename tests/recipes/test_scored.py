@@ -49,20 +49,20 @@ LORA: dict[str, tuple[Any, ...]] = {
     "pr1851": (96, 144 / 96, 1.0, 0.999, True, (666, 1333, 2000)),
     "pr1855": (80, 144 / 80, 0.5, 0.99, True, (833, 1666, 2500)),
 }
-PUBLISHED = [name for name in recipe_names() if get_recipe(name)["published"]]
+PUBLISHED = [name for name in recipe_names() if get_recipe(name)().published]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_methods_are_those_of_the_published_run(name: str) -> None:
-    methods = [method() for method in get_recipe(name)["score"]]
+    methods = [method() for method in get_recipe(name)().score]
     assert tuple((m.name, m.window, m.stride) for m in methods) == SCORED.get(name, (WHOLE, SLIDING))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_result_was_published_for_each_method(name: str) -> None:
     """And none of a kind that the recipe does not score."""
-    kinds = {"adapted" if m.cls.adapts else m.cls.name for m in get_recipe(name)["score"]} - {"contiguous"}
-    assert kinds >= set(get_recipe(name)["published"]["bpb"]) & {"sliding", "adapted"}
+    kinds = {"adapted" if m.adapts else m.name for m in (spec() for spec in get_recipe(name)().score)} - {"contiguous"}
+    assert kinds >= set((get_recipe(name)().published or {})["bpb"]) & {"sliding", "adapted"}
 
 
 @pytest.mark.parametrize("name", STREAMED)

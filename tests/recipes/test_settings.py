@@ -22,7 +22,7 @@ from bitgolf.tokens.trainers import CaseOpsBPE
 from bitgolf.train.loss_module import LossModule
 from helpers.small_recipes import VOCAB, small_recipe
 
-PUBLISHED = [name for name in recipe_names() if get_recipe(name)["published"]]
+PUBLISHED = [name for name in recipe_names() if get_recipe(name)().published]
 
 # An address is a path in the recipe; `Part.setting`, of the one part of that name, where `Part.layers` is where it
 # stands; or `@role.setting`, of the optimizer of the model's parameters of that role. None: the part is not there.
@@ -122,7 +122,7 @@ def said(recipe: Spec[Recipe], address: str) -> Any:
     head, _, key = address.partition(".")
     if head.startswith("@"):
         role = head[1:]
-        node = next(r["use"] for r in recipe["train.optim"] if r().matches(role, STAND_IN[role]))
+        node = next(r["use"] for r in recipe().train().optim if r().matches(role, STAND_IN[role]))
     elif head[0].isupper():
         return of_part(recipe, head, key)
     else:
@@ -152,7 +152,7 @@ def test_the_founding_systems_are_set_as_published(address: str) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_process_takes_the_batch_in_eighths(name: str) -> None:
     """All published scripts accumulated 8 / processes pieces, so that one GPU holds what each of eight would."""
-    train = get_recipe(name)["train"]
+    train = get_recipe(name)().train
     assert 8 * train["micro_rows"] == train["rows"]
 
 
@@ -160,8 +160,8 @@ def test_a_process_takes_the_batch_in_eighths(name: str) -> None:
 def test_weights_of_few_bits_are_trained_as_they_are_stored(name: str) -> None:
     recipe = small_recipe(get_recipe(name))
     torch.manual_seed(0)
-    model = recipe["model"](BuildContext(vocab=VOCAB))
-    codecs = {path: rule["use"]() for rule, paths in zip(recipe["quantize"], assign_to_rules(recipe["quantize"], parameter_roles(model)), strict=True) for path in paths}  # fmt: skip
+    model = recipe().model(BuildContext(vocab=VOCAB))
+    codecs = {path: rule["use"]() for rule, paths in zip(recipe().quantize, assign_to_rules(recipe().quantize, parameter_roles(model)), strict=True) for path in paths}  # fmt: skip
     for path, module in model.named_modules():
         if isinstance(module, Linear | Embedding) and module.weight.any():
             codec = codecs[f"{path}.weight"]
@@ -176,11 +176,11 @@ def test_heads_of_an_objective_go_to_muon() -> None:
     """As in #287; they fall to no rule for what is left."""
     recipe = get_recipe("pr363")
     with torch.device("meta"):
-        place = BuildContext(vocab=1024)
-        objective = recipe["train.objective"](place._replace(dim=640))
-        found = LossModule(recipe["model"](place), objective).roles()
-    taken = assign_to_rules(recipe["train.optim"], found)
-    users = {path: rule["use"].cls for rule, paths in zip(recipe["train.optim"], taken, strict=True) for path in paths}
+        context = BuildContext(vocab=1024)
+        objective = recipe().train().objective(context._replace(dim=640))
+        found = LossModule(recipe().model(context), objective).roles()
+    taken = assign_to_rules(recipe().train().optim, found)
+    users = {path: rule["use"].cls for rule, paths in zip(recipe().train().optim, taken, strict=True) for path in paths}
     heads = [path for path, role in found.items() if role == "head"]
     assert len(heads) == 4 and all(users[path] is Muon for path in heads)
 
@@ -197,7 +197,7 @@ def test_the_value_tables_projection_starts_small_until_there_were_banks() -> No
 
 def test_capitals_are_operators_where_they_were() -> None:
     """From #1729 on: SentencePieceTokenizer on transformed text, the operators among its 8,192 tokens."""
-    with_operators = {n for n in recipe_names() if get_recipe(n)["tokens"].cls is CaseOpsBPE}
+    with_operators = {n for n in recipe_names() if get_recipe(n)().tokens.cls is CaseOpsBPE}
     assert with_operators == {"pr1729", "pr1736", "pr1787", "pr1851", "pr1855"}
     assert {get_recipe(n)["tokens.vocab"] for n in with_operators} == {8192}
 
@@ -205,7 +205,7 @@ def test_capitals_are_operators_where_they_were() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_mean_is_that_of_its_seeds(name: str) -> None:
     """Every stage that all seeds have; and scripts that reduced gradients by hand clipped them before the mean."""
-    published = get_recipe(name)["published"]
+    published = get_recipe(name)().published or {}
     seeds = list(published.get("seeds", {}).values())
     for stage, mean in published["bpb"].items():
         values = [seed[stage] for seed in seeds if stage in seed]

@@ -15,7 +15,7 @@ from bitgolf.model.parameters import parameter_roles
 from bitgolf.quantize.codecs.lqer import LQER
 from bitgolf.recipes import get_recipe, recipe_names
 
-PUBLISHED = [name for name in recipe_names() if get_recipe(name)["published"]]
+PUBLISHED = [name for name in recipe_names() if get_recipe(name)().published]
 
 # The table of tokens, an MLP's first matrix, a value projection, and the coder; `>=Q` is a step of 1/Q at least.
 MAX6, MAX6_31 = "6 full MaxClip", "6 full MaxClip >=31"
@@ -112,9 +112,9 @@ def said(codec: Spec[Any]) -> str:
 
 def codecs(name: str) -> dict[str, Spec[Any]]:
     recipe = get_recipe(name)
-    kinds = parameter_roles(build_on_meta(recipe["model"], recipe["tokens.vocab"]))
-    taken = assign_to_rules(recipe["quantize"], kinds)
-    return {path: rule["use"] for rule, paths in zip(recipe["quantize"], taken, strict=True) for path in paths}
+    kinds = parameter_roles(build_on_meta(recipe().model, recipe().tokens().vocab))
+    taken = assign_to_rules(recipe().quantize, kinds)
+    return {path: rule["use"] for rule, paths in zip(recipe().quantize, taken, strict=True) for path in paths}
 
 
 def test_all_published_systems_are_here() -> None:
@@ -137,13 +137,15 @@ def test_weights_are_stored_as_published(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_calibration_is_the_published_one(name: str) -> None:
     recipe = get_recipe(name)
+    calibrate, published = recipe().calibrate, recipe().published or {}
     if name not in CALIBRATED:
-        assert recipe["calibrate"] is None
+        assert calibrate is None
         return
+    assert calibrate is not None
     reserve, batches = CALIBRATED[name]
-    source = recipe["calibrate.source"]
-    assert recipe["train.seconds"] == 600 and recipe["calibrate.reserve"] is None
-    (undone,) = [words for words in recipe["published"]["departures"].values() if words.startswith("calibrate.")]
+    source = calibrate["source"]
+    assert recipe().train().seconds == 600 and calibrate().reserve is None
+    (undone,) = [words for words in published["departures"].values() if words.startswith("calibrate.")]
     assert undone == f"calibrate.reserve={reserve}" and apply_assignment(recipe, undone)["calibrate.reserve"] == reserve
     if batches:
         assert source["batches"] * source["rows"] * source["length"] == batches * 786_432 // 8
@@ -154,8 +156,8 @@ def test_calibration_is_the_published_one(name: str) -> None:
 def test_the_groups_of_1855_are_whole() -> None:
     """Seven groups; what is in none of them is small."""
     recipe = get_recipe("pr1855")
-    kinds = parameter_roles(build_on_meta(recipe["model"], recipe["tokens.vocab"]))
-    groups = recipe["pack"]().groups_by_path(kinds)
+    kinds = parameter_roles(build_on_meta(recipe().model, recipe().tokens().vocab))
+    groups = recipe().pack().groups_by_path(kinds)
     seven = {"tok_emb", "c_k", "c_q", "c_v", "proj", "mlp_fc", "mlp_proj"}
     assert set(groups.values()) == seven | {"scale", "gate"}
     assert sum(group == "c_q" for group in groups.values()) == sum(group == "mlp_fc" for group in groups.values()) == 11
@@ -164,6 +166,6 @@ def test_the_groups_of_1855_are_whole() -> None:
 @pytest.mark.parametrize("name", sorted(set(PUBLISHED) - {"pr363", "pr1090_as_shipped"}))  # these have no log
 def test_a_forecast_is_near_the_published_file(name: str) -> None:
     recipe = get_recipe(name)
-    published = recipe["published"]
+    published = recipe().published or {}
     wanted = published["bytes"] - (published.get("code") or 0)
     assert describe_recipe(recipe).forecast.bytes == pytest.approx(wanted, rel=FARTHER.get(name, 0.03))

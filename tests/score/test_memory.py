@@ -28,7 +28,7 @@ def test_every_batch_of_scoring_fits_a_card(name: str) -> None:
     assert list(found) == [f"{name} {what}" for what in ("contiguous", "sliding", "phased", "phased: descent")]
     assert all(a.peak_bytes < 0.75 * CARD and a.largest_bytes < 0.05 * CARD for a in found.values())
     with fake_device() as fake, fake:
-        model = recipe["model"](BuildContext(vocab=8192))
+        model = recipe().model(BuildContext(vocab=8192))
         assert found[f"{name} contiguous"].peak_bytes < MAX_TOKENS * inference_bytes_per_token(model)
         assert batch_size_for_memory(inference_bytes_per_token(model), 2048, int(CARD)).tokens == MAX_TOKENS
         assert (

@@ -58,13 +58,11 @@ def folder(tokens: Spec[SentencePieceBPE], tmp_path_factory: pytest.TempPathFact
 def loaded(tokens: Spec[SentencePieceBPE], folder: Path) -> LoadedArtifact:
     """An artifact with this tokenizer, read back from its file."""
     proto = (folder / "tokenizer.model").read_bytes()
-    recipe = toy_recipe(vocab=tokens["vocab"]).set("tokens", tokens)
+    recipe = toy_recipe(vocab=tokens().vocab).set("tokens", tokens)
     torch.manual_seed(0)
-    model = recipe["model"](BuildContext(vocab=tokenizer_from_bytes(proto).vocab))
+    model = recipe().model(BuildContext(vocab=tokenizer_from_bytes(proto).vocab))
     weights = {path: p.detach() + 0.1 * torch.randn_like(p) for path, p in model.named_parameters()}
-    write_model(
-        folder / "artifact.bg", recipe, encode_model(weights, parameter_roles(model), recipe["quantize"]), proto
-    )
+    write_model(folder / "artifact.bg", recipe, encode_model(weights, parameter_roles(model), recipe().quantize), proto)
     return load_model(folder / "artifact.bg")
 
 

@@ -34,7 +34,7 @@ def ramped(recipe: Spec[Recipe] | None = None) -> Spec[Recipe]:
 
 
 def settings(**changes: Any) -> Train:
-    return short_recipe()["train"].replace(**changes)()
+    return short_recipe()().train.replace(**changes)()
 
 
 def test_a_batch_grows_by_the_fraction_of_the_run() -> None:

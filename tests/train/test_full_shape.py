@@ -13,6 +13,7 @@ import torch
 
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
+from bitgolf.model.build import model_size
 from bitgolf.quantize.calibration.observe import TOKENS_PER_FORWARD, observe
 from bitgolf.quantize.calibration.sources import DEFAULT_MAX_LENGTH
 from bitgolf.recipes import get_recipe, recipe_names
@@ -35,7 +36,7 @@ def shapes() -> Iterator[Any]:
     seen = set[tuple[int, ...]]()
     for name in recipe_names():
         recipe = get_recipe(name)
-        key = (recipe["train.length"], recipe["tokens.vocab"], recipe["model.dim"])
+        key = (recipe().train().length, recipe().tokens().vocab, model_size(recipe().model).dim)
         yield pytest.param(name, marks=[pytest.mark.exhaustive] if key in seen and name != "pr1855" else [])
         seen.add(key)
 
@@ -46,7 +47,7 @@ def test_a_recipe_starts_in_bounded_memory(name: str) -> None:
     recipe = get_recipe(name)
     for step in starting(recipe):
         check(step)
-    for step in steps(recipe, recipe["tokens.vocab"]):
+    for step in steps(recipe, recipe().tokens().vocab):
         check(step)
         break  # others than the first method are read in blocks of the same size
 
@@ -56,8 +57,8 @@ def adapting() -> Iterator[str]:
     seen = set[str]()
     for name in recipe_names():
         recipe = get_recipe(name)
-        key = str((recipe["model"].to_json(), recipe["score"][-1].to_json()))
-        if recipe["score"][-1]().adapts and key not in seen:
+        key = str((recipe().model.to_json(), recipe().score[-1].to_json()))
+        if recipe().score[-1]().adapts and key not in seen:
             seen.add(key)
             yield name
 
@@ -67,7 +68,7 @@ def adapting() -> Iterator[str]:
 def test_a_recipe_is_scored_in_bounded_memory(name: str) -> None:
     """All of its methods, and learning where they adapt, with as many rows as the recipe has."""
     recipe = get_recipe(name)
-    for step in steps(recipe, recipe["tokens.vocab"]):
+    for step in steps(recipe, recipe().tokens().vocab):
         check(step)
 
 
@@ -80,25 +81,27 @@ def check(step: ScoringCase) -> None:
 
 def starting(recipe: Spec[Recipe]) -> Iterator[ScoringCase]:
     """What happens before training, and after it once."""
-    settings: Train = recipe["train"]()
+    settings: Train = recipe().train()
     rows, length = settings.micro_rows or settings.rows, settings.length
     with fake_tensors():
-        place = BuildContext(vocab=recipe["tokens.vocab"])
-        task = LossModule(recipe["model"](place), settings.objective(place._replace(dim=recipe["model.dim"])))
+        context = BuildContext(vocab=recipe().tokens().vocab)
+        task = LossModule(
+            recipe().model(context), settings.objective(context._replace(dim=model_size(recipe().model).dim))
+        )
         yield ScoringCase("probe", lambda: _probe(task, recipe, rows, length))
         yield ScoringCase("choice of kernels", lambda: _choice(task, rows, length))
-        if recipe["calibrate"]:
+        if recipe().calibrate:
             yield ScoringCase("calibration", lambda: _calibration(task, length))
 
 
 def _probe(task: LossModule, recipe: Spec[Recipe], rows: int, length: int) -> None:
     ids = torch.zeros(rows, length, dtype=torch.int64)
     with MIXED.autocast():
-        measure_part_usage(task, recipe["model"], ids[:1], ids[:1])
+        measure_part_usage(task, recipe().model, ids[:1], ids[:1])
 
 
 def _choice(task: LossModule, rows: int, length: int) -> None:
-    """Each kind of part that has a fast twin: the plain one in place of both on a slice, and the inputs of a timing."""
+    """Each kind of part that has a fast twin: the plain one in context of both on a slice, and the inputs of a timing."""
     ids = torch.zeros(rows, length, dtype=torch.int64)
     found, trial = list(kernel_candidates(task, compiled=False)), KernelTrial(MIXED, compiled=False, backward=True)
     calls = record_calls(task, [site.recorded for site in found], MIXED, [ids[:1, :PARITY_TOKENS]] * 2)

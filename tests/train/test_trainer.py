@@ -14,6 +14,7 @@ from bitgolf.average.swa import SWA
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError, UsageError
+from bitgolf.model.build import model_size
 from bitgolf.model.interfaces import Norm
 from bitgolf.model.linear import Linear
 from bitgolf.model.residual import RMSNorm
@@ -141,12 +142,12 @@ def probe(trainer: Trainer) -> tuple[Tensor, Tensor]:
 def test_what_the_parts_touch_is_the_whole_model(data: Path) -> None:
     recipe = toy_recipe()
     trainer = make_trainer(data, recipe)
-    table = measure_part_usage(trainer.loss_module, recipe["model"], *probe(trainer))
+    table = measure_part_usage(trainer.loss_module, recipe().model, *probe(trainer))
     assert sum(t.parameters for t in table.values()) == sum(p.numel() for p in trainer.model.parameters())
     assert sum(t.tensors for t in table.values()) == len(trainer.params)
     matrices = [m.weight for m in trainer.loss_module.modules() if type(m) is Linear]
     assert table["Linear"] == (len(matrices), sum(w.numel() for w in matrices), len(matrices))
-    assert table["Block"].calls == recipe["model.layers"]
+    assert table["Block"].calls == model_size(recipe().model).layers
     assert not any(m._forward_hooks for m in trainer.loss_module.modules())
 
 
@@ -154,14 +155,14 @@ def test_a_part_that_never_runs_is_an_error(data: Path) -> None:
     recipe = toy_recipe().set("model.block.norm", part(Deaf, inner=part(Idle)))
     trainer = make_trainer(data, recipe)
     with pytest.raises(RecipeError, match=r"model\.block\.norm\.inner: Idle is in the recipe and never runs"):
-        measure_part_usage(trainer.loss_module, recipe["model"], *probe(trainer))
+        measure_part_usage(trainer.loss_module, recipe().model, *probe(trainer))
 
 
 def test_a_dead_part_beside_a_live_one_of_its_class_is_an_error(data: Path) -> None:
     recipe = toy_recipe().set("model.block.norm", part(Deaf, inner=part(RMSNorm)))
     trainer = make_trainer(data, recipe)
     with pytest.raises(RecipeError, match=r"model\.block\.norm\.inner: RMSNorm is in the recipe and never runs"):
-        measure_part_usage(trainer.loss_module, recipe["model"], *probe(trainer))
+        measure_part_usage(trainer.loss_module, recipe().model, *probe(trainer))
 
 
 # ---- device, graph, settings, data -----------------------------------------------------------------------------
@@ -213,7 +214,7 @@ def test_the_probe_reads_the_beginning_of_a_long_row(monkeypatch: pytest.MonkeyP
     trainer, lengths = make_trainer(data, recipe), set[int]()
     trainer.model.embed.register_forward_hook(lambda m, inputs, y: lengths.add(inputs[0].shape[1]))
     ids, targets = probe(trainer)
-    assert ids.shape[1] > 8 and measure_part_usage(trainer.loss_module, recipe["model"], ids, targets)
+    assert ids.shape[1] > 8 and measure_part_usage(trainer.loss_module, recipe().model, ids, targets)
     assert lengths == {8}
 
 
@@ -238,7 +239,7 @@ def test_a_cpu_compiles_only_when_asked(data: Path) -> None:
 )
 def test_settings_that_make_no_sense(change: dict[str, float], message: str) -> None:
     with pytest.raises(BitgolfError, match=message):
-        toy_recipe()["train"].replace(**change)()
+        toy_recipe()().train.replace(**change)()
 
 
 def test_the_vocabulary_is_that_of_the_data(tmp_path: Path, data: Path) -> None:

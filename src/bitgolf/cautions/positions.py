@@ -12,6 +12,7 @@ from bitgolf.model.attention.cores.sdpa import DocumentMask, SegmentMask, Slidin
 from bitgolf.model.attention.differential import DifferentialAttention
 from bitgolf.model.attention.rope import RoPE
 from bitgolf.model.attention.rope_scaling import NTKScaling, YaRNScaling
+from bitgolf.model.build import model_size
 from bitgolf.recipes.recipe import Recipe
 
 
@@ -32,7 +33,7 @@ def rope_scaling_in_training(recipe: Spec[Recipe]) -> Iterator[str]:
         if scaling and scaling.cls is NTKScaling:
             mixer = recipe().model["block.mixer"]
             heads = mixer["heads"] * (2 if builds(mixer, DifferentialAttention) else 1)
-            base = scaling().scaled_base(rope["base"], rope["dims"] or recipe().model["dim"] // heads)
+            base = scaling().scaled_base(rope["base"], rope["dims"] or model_size(recipe().model).dim // heads)
             yield f"NTKScaling acts in training too: the base that is trained is {base:,.0f} and not {rope['base']:,.0f} (an oversight in #164 to #1512)"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from bitgolf.config.spec import Spec
 from bitgolf.model.attention.cores.sdpa import SegmentMask
+from bitgolf.model.build import model_size
 from bitgolf.model.layer_orders import ExplicitLayerOrder, LoopedLayers
 from bitgolf.model.part import Only, parse_layers
 from bitgolf.model.weight_sharing import LoopWithUntiedMLP, TieBlocks
@@ -24,7 +25,7 @@ def find_nodes(tree: Spec[Any], *classes: type) -> list[Spec[Any]]:
 
 def layers_with(recipe: Spec[Recipe], cls: type) -> list[int]:
     """The layers that have a part of this class; twice, where they have two."""
-    found, count = [], recipe().model["layers"]
+    found, count = [], model_size(recipe().model).layers
     for path, node in recipe().model["block"].walk():
         held = node["use"] if builds(node, Only) else node
         if builds(held, cls) and not path.endswith(".use"):

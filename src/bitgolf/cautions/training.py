@@ -11,6 +11,7 @@ from bitgolf.model.attention.differential import DifferentialAttention
 from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
 from bitgolf.model.attention.gates import AttentionGate
 from bitgolf.model.attention.values import ValueResidualBase
+from bitgolf.model.build import model_size
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.logits_transforms import QuinticCap
 from bitgolf.model.mlp import SwiGLU
@@ -35,7 +36,7 @@ def shared_from_the_start(recipe: Spec[Recipe]) -> Iterator[str]:
     if not any(map(shares_from_start, layer_sharing_parts(recipe))):
         return
     yield "layers shared from the first step on: 1.1894 where eleven plain layers had 1.1648 (#363); passes that came on in mid-training gained 0.003 (#1285)"
-    if set(layers_with(recipe, ExclusiveSelfAttention)) == set(range(recipe().model["layers"])):
+    if set(layers_with(recipe, ExclusiveSelfAttention)) == set(range(model_size(recipe().model).layers)):
         yield "ExclusiveSelfAttention on every layer where layers are shared from the start: +0.001 (#363)"
 
 
@@ -85,7 +86,7 @@ def ramp_decay_multiplied(recipe: Spec[Recipe]) -> Iterator[str]:
 def prores_unfinished(recipe: Spec[Recipe]) -> Iterator[str]:
     steps = 0 if recipe().train().seconds > 0 else recipe().train().steps
     for node in find_nodes(recipe, ResidualWarmup):
-        last = node["warmup_steps"] + node["warmup_steps_per_layer"] * (recipe().model["layers"] - 1)
+        last = node["warmup_steps"] + node["warmup_steps_per_layer"] * (model_size(recipe().model).layers - 1)
         if 0 < steps < last:
             yield f"ResidualWarmup has the last layer whole after {last:,} steps, and training ends after {steps:,}: what is scored was never trained"
 
@@ -98,7 +99,7 @@ def slow_parts_under_time_limit(recipe: Spec[Recipe]) -> Iterator[str]:
         yield "SwiGLU under a limit of time: better at equal parameters (-0.004, #1090), and worse at equal time, with steps 45 % slower (#42)"
     if find_nodes(recipe, DifferentialAttention):
         yield "DifferentialAttention under a limit of time: equal at equal steps, which took about twice as long (#675)"
-    if find_nodes(recipe, GramNewtonSchulz) and recipe().model["dim"] < 1024:
+    if find_nodes(recipe, GramNewtonSchulz) and model_size(recipe().model).dim < 1024:
         yield f"GramNewtonSchulz at width {recipe['model.dim']}: at 512 a step took 97 to 99 ms, and 83 without it (#1512); it is for much larger matrices"
 
 

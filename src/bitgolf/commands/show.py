@@ -13,7 +13,7 @@ from bitgolf.cautions import cautions
 from bitgolf.cautions.queries import find_nodes
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
-from bitgolf.model.build import build_on_meta
+from bitgolf.model.build import build_on_meta, model_size
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.optim.muon import Muon
@@ -70,7 +70,7 @@ def describe_recipe(recipe: Spec[Recipe]) -> RecipeSummary:
     settings = recipe()
     check_calibration(settings.quantize, settings.calibrate)
     training_time_limit(recipe, calibration_reserve(recipe) or 0.0)
-    vocab = settings.tokens["vocab"]
+    vocab = settings.tokens().vocab
     model = build_on_meta(settings.model, vocab)
     kinds, params = parameter_roles(model), dict(model.named_parameters())
     expected, by_role = _forecast(settings, model, kinds, vocab), Counter[str]()
@@ -81,7 +81,7 @@ def describe_recipe(recipe: Spec[Recipe]) -> RecipeSummary:
         hash=recipe_hash(recipe),
         params=sum(p.numel() for p in params.values()),
         params_by_role=dict(by_role),
-        layers=settings.model["layers"],
+        layers=model_size(settings.model).layers,
         vocab=vocab,
         forecast=expected,
         parts=sorted({node.name for _, node in recipe.walk()}),
@@ -94,7 +94,7 @@ def describe_recipe(recipe: Spec[Recipe]) -> RecipeSummary:
 def _forecast(recipe: Recipe, model: LM, roles: dict[str, str], vocab: int) -> RecipeForecast:
     with torch.device("meta"):
         train = recipe.train()
-        task = LossModule(model, train.objective(BuildContext(vocab=vocab, dim=recipe.model["dim"])))
+        task = LossModule(model, train.objective(BuildContext(vocab=vocab, dim=model_size(recipe.model).dim)))
         optimizer = Optimizer(task.parameters_by_path(), task.roles(), train.optim)
     shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
     pack = recipe.pack()

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
 from bitgolf.model.lm import LM
+
+
+class ModelSize(NamedTuple):
+    layers: int
+    dim: int
+
+
+def model_size(model: Spec[LM]) -> ModelSize:
+    """Number of blocks and width of the residual stream, without building the model."""
+    return ModelSize(layers=model["layers"], dim=model["dim"])
 
 
 def build_on_meta(model: Spec[LM], vocab: int, bos: int = 1) -> LM:

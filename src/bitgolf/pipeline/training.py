@@ -183,13 +183,13 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
 def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
     """A trainer on the shards in a folder, and how many tokens those have."""
     recipe, manifest = job.recipe(), load_manifest(job.data)
-    settings, vocab = recipe.train(), recipe.tokens["vocab"]
+    settings, vocab = recipe.train(), recipe.tokens().vocab
     if manifest.vocab != vocab:
         message = f"the recipe's vocabulary is {vocab:,}, that of the shards {manifest.vocab:,}, which counts"
         rank.log.event("warning", message=message)
     stream = TokenStream(find_shards(job.data, "train"))
     batches = BatchLoader(
-        stream, load_rows=settings.rows, length=settings.length, order=settings.order(), seed=job.seed, bos=manifest.bos
+        stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=job.seed, bos=manifest.bos
     )
     place = BuildContext(vocab=manifest.vocab, bos=manifest.bos)
     return Trainer(

@@ -121,7 +121,7 @@ def broadcast_json(value: Any, distributed: DistributedContext) -> Any:
 
 
 def all_reduce_sum(values: Tensor, distributed: DistributedContext) -> Tensor:
-    """The sum over all processes of each value of a tensor on the world's device."""
+    """The sum over all processes of each value of a tensor on the group's device."""
     if distributed.world_size == 1:
         return values
     summed = values.clone()
@@ -130,7 +130,7 @@ def all_reduce_sum(values: Tensor, distributed: DistributedContext) -> Tensor:
 
 
 def all_reduce_mean(values: Tensor, distributed: DistributedContext) -> Tensor:
-    """The mean over all processes of each value of a tensor on the world's device."""
+    """The mean over all processes of each value of a tensor on the group's device."""
     return all_reduce_sum(values, distributed) / distributed.world_size
 
 

@@ -61,9 +61,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trainer.step(step, TrainingProgress(step, STEPS, 0.0, 0.0))
     model = trainer.model
     weights = {path: p.detach().float() for path, p in model.named_parameters()}
-    write_model(
-        folder / "artifact.bg", recipe, encode_model(weights, parameter_roles(model), recipe["quantize"]), proto
-    )
+    write_model(folder / "artifact.bg", recipe, encode_model(weights, parameter_roles(model), recipe().quantize), proto)
     return folder
 
 

@@ -71,7 +71,7 @@ class TrainingText(CalibrationSource):
     def open(self, subject: CalibrationContext) -> Callable[[int], Tensor]:
         batches = BatchLoader(
             TokenStream(find_shards(subject.data, "train")),
-            load_rows=self.rows,
+            rows=self.rows,
             length=subject.row_length(self.length),
             order=ShuffledWindows(),
             seed=self.seed,
