@@ -1,9 +1,9 @@
-"""Sixteen published techniques, one at a time on a common base: `python bench/ablate.py --text FILE… [--jobs N]`.
+"""Sixteen published techniques, one at a time on a common base: `python bench/ablate.py [--text FILE...] [--jobs N]`.
 
-The base is the challenge's baseline at a million parameters. Every run has the same number of steps on the same batches
-(of its seed); each is scored on the same held-out tokens, as trained and as int6. One JSON line for each (technique, seed)
-goes to the results file as it is done, and what is there already is not run again: stop it at any time.
-`--table` prints the table of `docs/techniques.md` from that file and runs nothing.
+The base is the baseline of the challenge at a million parameters. Every run has the same number of steps on the same
+batches (of its seed), and is scored on the same held-out tokens, as trained and after int6 rounding. Each finished run
+appends one JSON line to the results file, and runs that have a line are not repeated: the command may be stopped at any
+time. `--table results/ablation.jsonl` prints the table of `docs/techniques.md` and runs nothing.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from corpus import add_text_options, corpus_id, shards_folder
 
 from bitgolf.average.swa import SWA
 from bitgolf.config.build_context import BuildContext
@@ -188,16 +188,19 @@ def train_and_score(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) ->
 def held_out_bpb(recipe: Spec[Recipe], vocab: int, state: dict[str, Any], data: Path, tokens: int) -> float:
     model: LM = build_on_meta(recipe().model, vocab)
     model.load_state_dict(state, assign=True)
-    share = load_validation(data).head(tokens)  # its bytes are taken in proportion: the same for every run
+    share = load_validation(data).head(tokens)  # its bytes are estimated in proportion, equally for every run
     device = select_device()
     player = StaticPlayer(model.eval(), vocab, device, kernels=kernel_selector(device))
     return score(player, share, ContiguousScoring(window=LENGTH)).bpb
 
 
-def pending_runs(done: list[dict[str, Any]], seeds: tuple[int, ...]) -> Iterator[tuple[Technique, int]]:
+def pending_runs(
+    done: list[dict[str, Any]], seeds: Sequence[int], names: Sequence[str]
+) -> Iterator[tuple[Technique, int]]:
+    """Yield the techniques and seeds without a line, the base first."""
     have = {(line["technique"], line["seed"]) for line in done}
     for seed in seeds:
-        yield from ((t, seed) for t in TECHNIQUES if (t.name, seed) not in have)
+        yield from ((t, seed) for t in TECHNIQUES if t.name in names and (t.name, seed) not in have)
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -205,18 +208,19 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def run(options: argparse.Namespace) -> None:
-    data, steps = Path(options.data), options.steps
-    if not (data / "manifest.json").exists():
-        make = [sys.executable, "-m", "bitgolf", "data", "make", str(data), "--vocab", "1024"]
-        subprocess.run([*make, *(word for text in options.text for word in ("--text", text))], check=True)
+    data, steps = shards_folder(options), options.steps
+    corpus = corpus_id(data)
     if options.threads:
         torch.set_num_threads(options.threads)
-    for technique, seed in pending_runs(read_results(options.out), options.seeds):
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    done = [line for line in read_results(options.out) if line.get("corpus") == corpus]
+    for technique, seed in pending_runs(done, options.seeds, options.techniques):
         if job_index(technique.name, seed) % options.jobs != options.job:
             continue
         recipe = technique.edit(base(steps))
         line = {
             "bench": "ablate",
+            "corpus": corpus,
             "technique": technique.name,
             "seed": seed,
             "steps": steps,
@@ -258,20 +262,19 @@ def cell(lines: dict[int, Any], found: dict[tuple[str, int], Any], kind: str, ab
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", nargs="+", default=["../shared/data/english.train.jsonl.zst"])
-    parser.add_argument(
-        "--data", default="runs/ablate-data", help="shards; made from the text where they are not there"
-    )
-    parser.add_argument("--out", type=Path, default=Path("results/ablation.jsonl"))
-    parser.add_argument("--steps", type=int, default=250)
+    add_text_options(parser)
+    names = [technique.name for technique in TECHNIQUES]
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation.jsonl"), help="file of the measured lines")
+    parser.add_argument("--techniques", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--steps", type=int, default=250, help="training steps of each run")
     parser.add_argument("--tokens", type=int, default=65_536, help="held-out tokens to score")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: as many as it takes)")
     parser.add_argument("--jobs", type=int, default=1, help="how many such commands share the work")
     parser.add_argument("--job", type=int, default=0, help="which of them this is, from 0")
-    parser.add_argument("--table", action="store_true", help="print the table and run nothing")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a file of lines and run nothing")
     options = parser.parse_args()
-    print(table(read_results(options.out))) if options.table else run(options)
+    print(table(read_results(options.table))) if options.table else run(options)
 
 
 if __name__ == "__main__":

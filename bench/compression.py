@@ -1,11 +1,12 @@
-"""From one trained model to bytes, by the published way and by ours: `python bench/compression.py [--json]`.
+"""Model compression, the published way and ours: `python bench/compression.py [--text FILE...] [--json]`.
 
-For each seed a model of 5.3 million parameters is trained on English text, calibrated, and shrunk: first as most records
-did (GPTQ, int6 with standard-deviation clips, int8 embedding, Brotli), then with one thing changed at a time, then with
-all of it. Every scheme is brought to the bytes of the first, within 0.1 %, by its own knob, so the gaps (bits per byte
-packed minus averaged, on the same held-out tokens) and divergences compare; the last line asks how few bytes ours needs
-for the same gap.
-What is trained, and what is measured, is not done again: stop it at any time. SMALL SCALE: it compares methods.
+For each seed a model of 5.3 million parameters is trained, calibrated, and compressed: first like most records of the
+challenge (GPTQ, int6 with standard-deviation clips, int8 embedding, Brotli), then with one thing changed at a time, then
+with all changes. Every scheme is brought to the bytes of the first, within 0.1 %, by scaling its step sizes, so that gaps
+(bits per byte of the packed model minus those of the averaged model, on the same held-out tokens) and KL divergences
+compare. The last line is the smallest size at which our scheme has the gap of the first one.
+Trained models and measured lines are kept and not repeated: the command may be stopped at any time. SMALL SCALE: the
+figures compare methods with one another.
 """
 
 from __future__ import annotations
@@ -14,84 +15,30 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
-from compression_schemes import BASE, LENGTH, OURS, SCHEMES, CompressionScheme, compression_recipe
-from safetensors.torch import load_file
-from torch import Tensor
+from compression_schemes import BASE, OURS, SCHEMES, CompressionScheme, compression_recipe
+from corpus import add_text_options, corpus_id, shards_folder
+from trained_model import TrainedModel
 
-from bitgolf.model.build import build_on_meta
-from bitgolf.model.parameters import parameter_roles
 from bitgolf.pack.streams import pack_tensors
-from bitgolf.pipeline.calibration import calibrate
-from bitgolf.pipeline.state import Run
-from bitgolf.pipeline.training import average, train
-from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.encoding import context_models, decode_model, encode_model
 from bitgolf.report.environment import collect_environment
-from bitgolf.report.log import RunLog
-from bitgolf.runtime.device import select_device
-from bitgolf.score.execution.forward import kernel_selector
-from bitgolf.score.methods import ContiguousScoring
-from bitgolf.score.player import StaticPlayer
-from bitgolf.score.referee import score
-from bitgolf.score.text import load_validation
 
-WINDOWS = 64
+Line = dict[str, Any]
+FEWEST = "fewest bytes"
 
 
-class TrainedModel:
-    """A trained and calibrated model, and the held-out tokens on which its shrunk forms are scored."""
+class CompressedModel(TrainedModel):
+    """The trained model, compressed by schemes and measured."""
 
-    def __init__(self, folder: Path, data: Path, seed: int, steps: int, tokens: int) -> None:
-        run = Run(compression_recipe(steps), folder, RunLog(folder), seed, shards=data, resume=True)
-        if not (folder / "calibration.safetensors").exists():
-            run.completed["train"] = msgspec.to_builtins(train(run))
-            average(run)
-            calibrate(run)
-        self.weights = load_file(folder / "averaged.safetensors")
-        self.stats = load_calibration(folder / "calibration.safetensors")
-        self.shapes = {path: tuple(w.shape) for path, w in self.weights.items()}
-        self.text = load_validation(data).head(tokens)
-        self.vocab = len(self.weights["embed.weight"])
-        self.recipe = run.recipe
-        self.kinds = parameter_roles(self.model({}))
-        self.device = select_device()
-        self.kernels = kernel_selector(self.device)
-        self.averaged, self.reference = self.bpb(self.weights), self.predictions(self.weights)
-
-    def model(self, weights: dict[str, Tensor]) -> Any:
-        model = build_on_meta(self.recipe().model, self.vocab)
-        model.load_state_dict(weights, assign=True, strict=bool(weights))
-        return model.eval()
-
-    def bpb(self, weights: dict[str, Tensor]) -> float:
-        model = self.model({path: w.clone() for path, w in weights.items()})
-        player = StaticPlayer(model, self.vocab, self.device, kernels=self.kernels)
-        return score(player, self.text, ContiguousScoring(window=LENGTH)).bpb
-
-    def predictions(self, weights: dict[str, Tensor]) -> Tensor:
-        """(windows, length, vocabulary) log-probabilities of the first held-out windows."""
-        rows = torch.from_numpy(self.text.tokens[: WINDOWS * LENGTH].copy()).view(WINDOWS, LENGTH)
-        model = self.model(weights)
-        with torch.inference_mode():
-            return torch.cat([model(row[None]).float().log_softmax(-1) for row in rows])
-
-    def kl_divergence(self, weights: dict[str, Tensor]) -> float:
-        """KL divergence of the shrunk model's predictions from the averaged one's, in bits per byte. The gap also has the
-        slope of the loss in it, which is noise of either sign: the weights are no minimum of the held-out loss."""
-        other = self.predictions(weights)
-        nats = (self.reference.exp() * (self.reference - other)).sum(-1).mean().item()
-        return nats / math.log(2) * self.text.num_targets / self.text.bytes
-
-    def shrink(self, scheme: CompressionScheme, log2_step_scale: float) -> tuple[int, dict[str, Any], float]:
-        """(bytes of all sections, codes, seconds)."""
+    def compress(self, scheme: CompressionScheme, log2_step_scale: float) -> tuple[int, dict[str, Any], float]:
+        """Return the bytes of all sections, the encoded tensors, and the seconds that it took."""
         rules, started = scheme.rules(log2_step_scale), time.perf_counter()
         codes = encode_model(self.weights, self.kinds, rules, self.stats)
         sections = pack_tensors(codes, self.kinds, scheme.coder, context_models(self.shapes, self.kinds, rules))
@@ -100,7 +47,7 @@ class TrainedModel:
     def measure(
         self, scheme: CompressionScheme, log2_step_scale: float, at: tuple[int, dict[str, Any], float] | None = None
     ) -> dict[str, Any]:
-        size, codes, seconds = at or self.shrink(scheme, log2_step_scale)
+        size, codes, seconds = at or self.compress(scheme, log2_step_scale)
         weights = decode_model(codes, self.shapes, self.kinds, scheme.rules(log2_step_scale))
         elements = sum(math.prod(shape) for shape in self.shapes.values())
         return {
@@ -110,26 +57,22 @@ class TrainedModel:
             "bits_per_weight": round(8 * size / elements, 4),
             "gap": round(self.bpb(weights) - self.averaged, 6),
             "divergence": round(self.kl_divergence(weights), 6),
-            "predicted": round(self.predicted(weights), 6),
+            "predicted": round(self.predicted_gap(weights), 6),
             "seconds": round(seconds, 1),
         }
 
-    def predicted(self, weights: dict[str, Tensor]) -> float:
-        """What the calibration makes of the errors, in bits per byte."""
-        nats = sum(float(known.cost(weights[path] - self.weights[path]).sum()) for path, known in self.stats.items())
-        return nats / math.log(2) * self.text.num_targets / self.text.bytes
-
     def fit_bytes(self, scheme: CompressionScheme, wanted: int) -> dict[str, Any]:
-        """Brought to so many bytes, within 0.1 %: doubling the step saves a bit per weight."""
+        """Measure the scheme at `wanted` bytes, within 0.1 %. Doubling the step size saves one bit per weight."""
         log2_step_scale, elements = 0.0, sum(math.prod(shape) for shape in self.shapes.values())
-        found = self.shrink(scheme, log2_step_scale)
+        found = self.compress(scheme, log2_step_scale)
         while abs(found[0] - wanted) > wanted / 1000:
             log2_step_scale += 8 * (found[0] - wanted) / elements
-            found = self.shrink(scheme, log2_step_scale)
+            found = self.compress(scheme, log2_step_scale)
         return self.measure(scheme, log2_step_scale, found)
 
     def fit_gap(self, scheme: CompressionScheme, wanted: float, log2_step_scale: float) -> dict[str, Any]:
-        """The fewest bytes found whose gap is no larger: doubling the step makes the gap about four times as large."""
+        """Measure the scheme at the smallest size found whose gap is at most `wanted`. Doubling the step size makes the gap about
+        four times as large."""
         best: dict[str, Any] = {}
         for _ in range(5):
             found = self.measure(scheme, log2_step_scale)
@@ -141,52 +84,68 @@ class TrainedModel:
         return best
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All lines, those of earlier calls included."""
-    out: Path = options.out
-    done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+def measure(options: argparse.Namespace) -> list[Line]:
+    """Return all lines of this text, those of earlier calls included."""
+    data, out = shards_folder(options), Path(options.out)
+    corpus, lines = corpus_id(data), read_lines(out)
 
-    def keep(line: dict[str, Any]) -> dict[str, Any]:
-        done.append({"bench": "compression", **line})
+    def keep(line: Line) -> Line:
+        lines.append({"bench": "compression", "corpus": corpus, **line})
+        out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a") as file:
-            file.write(json.dumps(done[-1]) + "\n")
+            file.write(json.dumps(lines[-1]) + "\n")
         print(
             f"seed {line['seed']}: {line['scheme']}: {line['bytes']:,} bytes, gap {line['gap']:+.5f}", file=sys.stderr
         )
         return line
 
     for seed in options.seeds:
-        mine = {line["scheme"]: line for line in done if line["seed"] == seed}
-        wanted = [BASE, *SCHEMES, "fewest bytes"]
-        if all(getattr(w, "name", w) in mine for w in wanted):
+        done = {line["scheme"]: line for line in lines if (line["seed"], line.get("corpus")) == (seed, corpus)}
+        if all(name in done for name in options.schemes):
             continue
-        subject = TrainedModel(options.folder / f"seed{seed}", options.data, seed, options.steps, options.tokens)
-        about = {
-            "seed": seed,
-            "averaged": round(subject.averaged, 6),
-            "tokens": options.tokens,
-            "environment": collect_environment(),
-        }
-        if BASE.name not in mine:
-            mine[BASE.name] = keep(about | subject.measure(BASE, 0.0))
-        base = mine[BASE.name]
-        for scheme in SCHEMES:
-            if scheme.name not in mine:
-                mine[scheme.name] = keep(about | subject.fit_bytes(scheme, base["bytes"]))
-        if "fewest bytes" not in mine:
-            start = mine[OURS.name]["log2_step_scale"] + 0.5 * math.log2(base["gap"] / mine[OURS.name]["gap"])
-            keep(about | subject.fit_gap(OURS, base["gap"], start) | {"scheme": "fewest bytes"})
-    return done
+        recipe = compression_recipe(options.steps, options.calibration_batches)
+        model = CompressedModel(options.folder / corpus / f"seed{seed}", data, seed, recipe, options.tokens)
+        measure_seed(model, options.schemes, done, seed, keep)
+    return [line for line in lines if line.get("corpus") == corpus]
 
 
-def table(lines: list[dict[str, Any]]) -> str:
+def measure_seed(
+    model: CompressedModel, schemes: list[str], done: dict[str, Line], seed: int, keep: Callable[[Line], Line]
+) -> None:
+    """Measure the schemes that are not in `done`. The first one, whose bytes the others are brought to, is always measured."""
+    about = {
+        "seed": seed,
+        "averaged": round(model.averaged, 6),
+        "tokens": model.text.num_targets,
+        "environment": collect_environment(),
+    }
+    if BASE.name not in done:
+        done[BASE.name] = keep(about | model.measure(BASE, 0.0))
+    base = done[BASE.name]
+    for scheme in SCHEMES:
+        if scheme.name in schemes and scheme.name not in done:
+            done[scheme.name] = keep(about | model.fit_bytes(scheme, base["bytes"]))
+    if FEWEST in schemes and FEWEST not in done:
+        ours = done.get(OURS.name) or model.fit_bytes(OURS, base["bytes"])
+        start = ours["log2_step_scale"] + 0.5 * math.log2(max(base["gap"], 1e-5) / max(ours["gap"], 1e-5))
+        if fewest := model.fit_gap(OURS, max(base["gap"], 1e-5), start):
+            keep(about | fewest | {"scheme": FEWEST})
+        else:
+            print(f"seed {seed}: found no size at which the gap is at most {base['gap']:.5f}", file=sys.stderr)
+
+
+def read_lines(path: Path) -> list[Line]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(lines: list[Line]) -> str:
     """Mean and standard deviation over the seeds; the changes are against the first scheme of the same seed."""
     base = {line["seed"]: line for line in lines if line["scheme"] == BASE.name}
     rows = [
         "| scheme | bytes | gap | divergence | bytes, change | gap, change | divergence, change |",
         "|" + " --- |" * 7,
     ]
-    for name in [BASE.name, *(s.name for s in SCHEMES), "fewest bytes"]:
+    for name in [BASE.name, *(s.name for s in SCHEMES), FEWEST]:
         own = [line for line in lines if line["scheme"] == name]
         if not own:
             continue
@@ -212,22 +171,22 @@ def mean_and_std(values: list[float], form: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", nargs="+", default=["../shared/data/english.train.jsonl.zst"])
-    parser.add_argument("--data", type=Path, default=Path("runs/ablate-data"), help="shards; made from the text where they are not there")  # fmt: skip
-    parser.add_argument("--folder", type=Path, default=Path("runs/compression"), help="where the trained models are")
-    parser.add_argument("--out", type=Path, default=Path("results/compression.jsonl"))
-    parser.add_argument("--steps", type=int, default=640)
+    add_text_options(parser)
+    names = [BASE.name, *(scheme.name for scheme in SCHEMES), FEWEST]
+    parser.add_argument("--folder", type=Path, default=Path("runs/compression"), help="where trained models are kept")
+    parser.add_argument("--out", type=Path, default=Path("runs/compression.jsonl"), help="file of the measured lines")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a file of lines, such as results/compression.jsonl, and measure nothing")  # fmt: skip
+    parser.add_argument("--schemes", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--steps", type=int, default=640, help="training steps of each model")
+    parser.add_argument("--calibration-batches", type=int, default=32, help="batches of 2,048 tokens for calibration")
     parser.add_argument("--tokens", type=int, default=65_536, help="held-out tokens to score")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: as many as it takes)")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    if not (options.data / "manifest.json").exists():
-        make = [sys.executable, "-m", "bitgolf", "data", "make", str(options.data), "--vocab", "1024"]
-        subprocess.run([*make, *(word for text in options.text for word in ("--text", text))], check=True)
-    lines = measure(options)
+    lines = read_lines(options.table) if options.table else measure(options)
     print("\n".join(map(json.dumps, lines)) if options.json else table(lines))
 
 

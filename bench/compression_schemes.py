@@ -1,4 +1,4 @@
-"""Schemes that `bench/compression.py` compares: codecs with one step size to choose, and the coder of their streams."""
+"""Compression schemes that `bench/compression.py` compares: quantization rules with one step scale, and a coder."""
 
 from __future__ import annotations
 
@@ -27,20 +27,26 @@ from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.recipes import get_recipe
 from bitgolf.recipes.recipe import Recipe
 
-LENGTH = 256  # tokens of a window
+LENGTH = 256  # tokens per window
 Rules = tuple[Spec[Rule], ...]
 
 
 class CompressionScheme(NamedTuple):
-    """`rules`: codecs by the log2 of the factor on their step sizes, larger is coarser. `coder`: of every stream."""
+    """A way to compress a model.
+
+    rules: function from log2_step_scale (larger is coarser) to quantization rules. coder: used for every stream.
+    """
 
     name: str
     rules: Callable[[float], Rules]
     coder: Spec[Coder]
 
 
-def compression_recipe(steps: int) -> Spec[Recipe]:
-    """The challenge's baseline with seven layers of width 256 and four times that in the MLP: 5,316,380 parameters."""
+def compression_recipe(steps: int, calibration_batches: int = 32) -> Spec[Recipe]:
+    """The recipe of the compared models, with 5,316,380 parameters, trained for `steps` steps.
+
+    It is the challenge's baseline with seven layers of width 256 and an MLP of 4 x width.
+    """
     found = (
         get_recipe("baseline").replace(name="compression", published=None).set("model.layers", 7).set("model.dim", 256)
     )
@@ -55,16 +61,17 @@ def compression_recipe(steps: int) -> Spec[Recipe]:
         seconds=0.0, steps=steps, rows=16, micro_rows=8, length=LENGTH, order=part(ShuffledWindows), optim=optim, checkpoint_seconds=120.0
     )  # fmt: skip
     found = found.edit("train", limits).set("train.lr_schedule", part(WarmdownFraction, fraction=0.5))
-    source = part(TrainingText, batches=32, rows=8, length=LENGTH)
+    source = part(TrainingText, batches=calibration_batches, rows=8, length=LENGTH)
     return found.replace(quantize=published_rules(0.0), calibrate=part(Calibrate, source=source))
 
 
 def with_scales(*others: Spec[Rule]) -> Rules:
+    """A float16 rule for scales, then the other rules."""
     return (part(Rule, where="scale", use=part(Float, dtype="float16")), *others)
 
 
 def published_rules(log2_step_scale: float, scales: Any = Float16Scale) -> Rules:
-    """As openai/parameter-golf, pull request 1394, and most after it."""
+    """GPTQ with clips in standard deviations, as in openai/parameter-golf, pull request 1394 and most later ones."""
     k, solve = 2.0**log2_step_scale, part(GPTQ)
     rounded = [
         part(IntRows, bits=bits, clip=part(SdClip, k=k * clip), solver=solve, scales=part(scales))
@@ -74,7 +81,7 @@ def published_rules(log2_step_scale: float, scales: Any = Float16Scale) -> Rules
 
 
 def trellis_rules(log2_step_scale: float) -> Rules:
-    """The published shares of bits, 4.7 for the embedding and 3.3 for the rest."""
+    """Trellis codecs with about the bits per weight of `published_rules`: 4.7 for the embedding, 3.3 for the rest."""
     rows = part(EqualRate)
     return with_scales(
         part(Rule, where="embedding", use=part(TrellisCodec, bits=4.715 - log2_step_scale, allocation=rows)),
@@ -83,6 +90,10 @@ def trellis_rules(log2_step_scale: float) -> Rules:
 
 
 def allocated_rules(states: int, rate: float, **which: bool) -> Callable[[float], Rules]:
+    """Rules with one trellis codec for all matrices, whose bits are allocated by sensitivity (`EqualCost`).
+
+    states: of the trellis. rate: weight of the bit cost in the search. which: settings of `EqualCost`.
+    """
     steps = part(EqualCost, **which)
     return lambda log2_step_scale: with_scales(
         part(

@@ -1,8 +1,9 @@
-"""Speed and bits per byte of every way of scoring, on the same first targets: `python bench/scoring.py [--json]`.
+"""Speed and bits per byte of every scoring method, on the same targets: `python bench/scoring.py [--text FILE...] [--json]`.
 
-The model is a run's averaged weights, the text the validation shards of a folder. `targets_per_token_read` is the share of
-the work that is no recomputation. On a machine that others use, CPU seconds say more than wall time; compare figures of
-one run only.
+The model is that of `bench/compression.py`, trained first if it is missing, or the averaged weights of `--run FOLDER`; the
+text is the held-out part of the shards. `targets_per_token_read` is the number of scored targets per token that the model
+reads: 1 means that nothing is computed twice. On a shared machine CPU seconds are more reliable than wall time; compare
+figures of one call only.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compression_schemes import compression_recipe
+from corpus import add_text_options, corpus_id, shards_folder
 from safetensors.torch import load_file
+from trained_model import train_once
 
 from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
+from bitgolf.errors import UsageError
 from bitgolf.files import read_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
@@ -66,41 +71,57 @@ METHODS: dict[str, MakeMethod] = {
 
 
 def lora_settings(window: int, stride: int, rows: int) -> Spec[DocumentLoRA]:
-    """Settings that helped a model of 5 M parameters (docs/log.md); published ones are for 36 M and windows of 2,048."""
+    """Settings that helped a model of 5 M parameters (docs/measurements.md); published ones are for 36 M and windows of 2,048."""
     on = ("head", "q", "k", "v", "out", "mlp")
     return part(DocumentLoRA, window=window, stride=stride, rows=rows, target_modules=on, rank=8, lr=0.005)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/shrink-640/seed0"), help="recipe.json and weights")
-    parser.add_argument("--data", type=Path, default=Path("runs/english-1024"), help="shards")
-    parser.add_argument("--targets", type=int, default=8192)
-    parser.add_argument("--skip", type=int, default=0, help="leave out this many targets, to the end of their document")
-    parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--stride", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=16)
+    add_text_options(parser)
+    parser.add_argument(
+        "--run", type=Path, help="folder of a run, trained on the shards of --data (default: a model is trained)"
+    )
+    parser.add_argument("--steps", type=int, default=640, help="training steps of the model, if none is given")
+    parser.add_argument("--seed", type=int, default=0, help="seed of that training")
+    parser.add_argument("--targets", type=int, default=8192, help="number of targets to score")
+    parser.add_argument(
+        "--skip", type=int, default=0, help="leave out the first documents, with at least this many targets"
+    )
+    parser.add_argument("--window", type=int, default=256, help="tokens of a window")
+    parser.add_argument("--stride", type=int, default=16, help="new targets of each sliding window")
+    parser.add_argument(
+        "--rows", type=int, default=16, help="windows that are scored side by side, where the method has rows"
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["contiguous", "sliding", "cached"])
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch (0: as many as it takes)")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    text = skip_targets(load_validation(options.data), options.skip).head(options.targets)
+    data = shards_folder(options)
+    run = options.run or Path("runs/compression") / corpus_id(data) / f"seed{options.seed}"
+    if not options.run:
+        train_once(run, data, options.seed, compression_recipe(options.steps))
+    text = skip_targets(load_validation(data), options.skip).head(options.targets)
     for name in options.methods:
-        line = measure_method(name, text, options)
+        line = measure_method(name, text, options, run, data)
         print(json.dumps(line) if options.json else format_row(line), flush=True)
 
 
 def skip_targets(text: TokenizedText, targets: int) -> TokenizedText:
-    """The documents that begin at or behind this target, with their share of the bytes."""
-    start = next(start for start, _ in text.documents() if start >= targets)
+    """The documents that begin at or behind this target, with their share of the bytes. Raises `UsageError` if none does."""
+    start = next((start for start, _ in text.documents() if start >= targets), None)
+    if start is None:
+        raise UsageError(
+            f"no document begins behind target {targets:,}", where="--skip", hint="leave out fewer targets"
+        )
     rest = text.num_targets - start
     return text._replace(tokens=text.tokens[start:], bytes=round(text.bytes * rest / text.num_targets))
 
 
 def load_trained(run: Path, data: Path) -> tuple[LM, str]:
-    """The averaged model of a run, and its recipe's identity."""
+    """The averaged model of a run, and the hash of its recipe."""
     recipe: Spec[Recipe] = from_json(read_json(run / "recipe.json"))
     manifest = load_manifest(data)
     model = build_on_meta(recipe().model, manifest.vocab, manifest.bos)
@@ -108,9 +129,11 @@ def load_trained(run: Path, data: Path) -> tuple[LM, str]:
     return model, recipe_hash(recipe)
 
 
-def measure_method(name: str, text: TokenizedText, options: argparse.Namespace) -> dict[str, Any]:
+def measure_method(
+    name: str, text: TokenizedText, options: argparse.Namespace, run: Path, data: Path
+) -> dict[str, Any]:
     method, device = METHODS[name](options.window, options.stride, options.rows), select_device()
-    model, recipe = load_trained(options.run, options.data)
+    model, recipe = load_trained(run, data)
     batch = choose_batch_size(model, method, device, SINGLE_PROCESS).tokens
     vocab, kernels = len(model.embed.weight), kernel_selector(device)
     with closing(method.make_player(model, vocab, device, SINGLE_PROCESS, kernels)) as player:
@@ -119,6 +142,7 @@ def measure_method(name: str, text: TokenizedText, options: argparse.Namespace) 
         cpu_seconds = time.process_time() - started
     return {
         "bench": "scoring",
+        "corpus": corpus_id(data),
         "method": name,
         "recipe": recipe,
         "window": method.window,
