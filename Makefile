@@ -8,23 +8,34 @@ READY := .venv/ready
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 
+EXTRAS := dev,plot
+PACKAGES := lrzip
+
 .PHONY: quickstart test test-all test-torch cheats lint clean
 
 quickstart: $(READY)
 	$(BIN)/bitgolf run quickstart
 
-# One process per core, one thread per process. Tests start many processes: byte code is kept, so that they start sooner.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
+# One process per core, one thread per process. Tests start many processes: keeping byte code lets them start sooner.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal --durations 20 --durations-min 1
 
+# Everything that needs only the extra `dev`. Tests that need more skip, and say what they need. Ends with the slowest tests.
 test: $(READY)
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/pyright
-	$(PYTEST)
+	$(PYTEST) -rs
 
-# `make test`, and the cases for which it takes one that stands for them.
-test-all: test
+# Everything: the other extras, Debian packages where the user is root, cases marked `exhaustive`, and the built wheel.
+test-all: .venv/all-ready test
 	$(PYTEST) -m exhaustive
+	tests/wheel.sh $(BIN)/python
+
+.venv/all-ready: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' --constraint constraints.txt
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then apt-get install --yes --quiet $(PACKAGES); \
+	else echo "not installed, as this needs root and apt-get: $(PACKAGES)"; fi
+	touch $@
 
 # Every test on another PyTorch, in a venv of its own: `make test-torch TORCH=2.11.0`, the oldest that pyproject.toml allows.
 # Other packages are pinned as for `make test`, except Triton, whose version PyTorch's wheels prescribe on Linux.

@@ -1,11 +1,12 @@
-"""How long the weights of a full-size model take to shrink and to come back: `python bench/encode.py [--json]`.
+"""Time to quantize, pack, unpack and dequantize the weights of a full-size model, without training it.
 
-`--codec gptq --coder smallest` is what #1855 did (GPTQ to int6, then whichever coder is smallest), the default our own best.
+Usage: `python bench/encode.py [--json]`. `--codec gptq --coder smallest` corresponds to #1855 (GPTQ to int6, then the
+smallest of several coders); the default is trellis quantization and a range coder.
 
-The shapes are those of a recipe (`pr1855`: 36 million parameters), the weights random, each input's Hessian that of
-correlated inputs whose sizes differ, each output's importance log-normal: no training, but the very work that follows it.
-One line for each stage: seconds, and the peak of this process's memory. `factor` is the part of encoding that a fit to a cap
-does once, `encode` what it does again for every probe.
+The shapes are those of a recipe (`pr1855`: 36 million parameters). Weights are random, Hessians are those of correlated
+inputs of different size, and the sensitivity of outputs is log-normal. Prints one line per stage: seconds, and peak
+memory of this process. `factor` is the part of encoding that `bitgolf pack` does once, `encode` the part that it
+repeats for every probe.
 """
 
 from __future__ import annotations
@@ -39,11 +40,14 @@ from bitgolf.quantize.stats import MatrixStats
 from bitgolf.recipes import get_recipe
 from bitgolf.report.environment import collect_environment
 
-SMALL_ELEMENTS = 65_536  # elements: below, and for what is no matrix, float16
+SMALL_ELEMENTS = 65_536  # matrices of up to this size, and tensors that are no matrix, are stored in float16
 
 
 def random_stats(rows: int, columns: int, generator: torch.Generator) -> MatrixStats:
-    """Inputs with a 1/f spectrum in a random basis and log-normal sizes; twice as many tokens as columns."""
+    """Statistics of a (rows, columns) matrix from random inputs.
+
+    The inputs have a 1/f spectrum in a random basis and columns of log-normal size; there are 2 x columns tokens.
+    """
     basis = torch.randn(columns, columns, generator=generator) / torch.arange(1, columns + 1).sqrt()
     x = torch.randn(2 * columns, columns, generator=generator) @ basis
     x = x * torch.randn(columns, generator=generator).mul(0.5).exp()
@@ -62,23 +66,24 @@ CODERS: dict[str, Spec[Coder]] = {
 
 
 def random_model(name: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, MatrixStats]]:
-    """Weights, what kind each tensor is, and what calibration might know of the matrices."""
+    """(weights, role of each tensor, statistics of the large matrices), all by path, for the shapes of a recipe."""
     recipe = get_recipe(name)
     model = build_on_meta(recipe().model, recipe().tokens().vocab)
-    kinds, generator = parameter_roles(model), torch.Generator().manual_seed(0)
+    roles, generator = parameter_roles(model), torch.Generator().manual_seed(0)
     weights = {path: 0.1 * torch.randn(p.shape, generator=generator) for path, p in model.named_parameters()}
     large = [path for path, w in weights.items() if w.dim() == 2 and w.numel() > SMALL_ELEMENTS]
-    kinds = {path: "matrix" if path in large else f"small-{kind}" for path, kind in kinds.items()}
+    roles = {path: "matrix" if path in large else f"small-{role}" for path, role in roles.items()}
     stats, by_width = {}, dict[int, MatrixStats]()
-    for path in large:  # one Hessian for each width is enough to time the work, and holds memory to what q, k, v share
+    for path in large:  # one Hessian for each width: enough for timing, and q, k and v share one as in a real run
         rows, columns = weights[path].shape
         known = by_width[columns] = by_width.get(columns) or random_stats(rows, columns, generator)
         stats[path] = MatrixStats(known.hessian.clone(), random_stats(rows, 2, generator).output_fisher, known.tokens)
-    return weights, kinds, stats
+    return weights, roles, stats
 
 
 def measure(name: str, codec: Spec[Codec], coder: Spec[Coder], session: EncodingSession) -> list[dict[str, Any]]:
-    weights, kinds, stats = random_model(name)
+    """One line per stage; `bit_exact` tells whether the codes were restored exactly."""
+    weights, roles, stats = random_model(name)
     shapes = {path: tuple(w.shape) for path, w in weights.items()}
     rules = part(Rule, where="matrix", use=codec), part(Rule, where="*", use=part(Float, dtype="float16"))
     count = sum(weights[path].numel() for path in stats)
@@ -95,15 +100,15 @@ def measure(name: str, codec: Spec[Codec], coder: Spec[Coder], session: Encoding
     stats = session.to_device(stats)
     list(session.map(lambda known: known.factorize(GPTQ()), stats.values()))
     stage("factor")
-    codes = encode_model(weights, kinds, rules, stats, session)
+    codes = encode_model(weights, roles, rules, stats, session)
     stage("encode")
-    sections = pack_tensors(codes, kinds, coder, context_models(shapes, kinds, rules))
+    sections = pack_tensors(codes, roles, coder, context_models(shapes, roles, rules))
     size = sum(len(s.data) for s in sections)
     stage("pack", bytes=size, bits_per_weight=round(8 * size / count, 4))
     read = {s.name: s for s in sections}
-    found = unpack_tensors(read, layout(shapes, kinds, rules), kinds, coder, context_models(shapes, kinds, rules))
+    found = unpack_tensors(read, layout(shapes, roles, rules), roles, coder, context_models(shapes, roles, rules))
     stage("unpack")
-    decode_model(found, shapes, kinds, rules)
+    decode_model(found, shapes, roles, rules)
     stage("decode")
     same = all(np.array_equal(codes[path][key], found[path][key]) for path in codes for key in codes[path])
     return [entry | {"bit_exact": same} for entry in lines]
@@ -111,12 +116,12 @@ def measure(name: str, codec: Spec[Codec], coder: Spec[Coder], session: Encoding
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="pr1855")
-    parser.add_argument("--codec", choices=CODECS, default="trellis")
-    parser.add_argument("--coder", choices=CODERS, default="levels")
-    parser.add_argument("--workers", type=int, help="threads for encoding (as many as torch has)")
-    parser.add_argument("--device", type=torch.device, help="where matrices are factored and GPTQ runs (cpu)")
-    parser.add_argument("--json", action="store_true", help="JSON lines")
+    parser.add_argument("--recipe", default="pr1855", help="Recipe whose shapes are used. Default: pr1855.")
+    parser.add_argument("--codec", choices=CODECS, default="trellis", help="Codec of the matrices. Default: trellis.")
+    parser.add_argument("--coder", choices=CODERS, default="levels", help="Coder of the streams. Default: levels.")
+    parser.add_argument("--workers", type=int, help="Threads for encoding. Default: as many as PyTorch uses.")
+    parser.add_argument("--device", type=torch.device, help="Device for factorization and GPTQ. Default: cpu.")
+    parser.add_argument("--json", action="store_true", help="Print JSON lines instead of a table.")
     options = parser.parse_args()
     session = EncodingSession(options.workers, options.device)
     lines = measure(options.recipe, CODECS[options.codec], CODERS[options.coder], session)

@@ -1,10 +1,15 @@
-"""Everything that a GPU must show, in one command: `python bench/gpu.py --seconds 480 --out DIR`.
+"""All GPU benchmarks in one command: `python bench/gpu.py --seconds 480 --out DIR`.
 
-Made for a bare machine with one GPU and no network. Benchmarks, each in its own process with a share of the seconds:
-train_step (pr1855, ms per step in both phases, with a profile), reference (a public record script on the same data),
-gpu_tests (tests marked `gpu`), full_run (pr1855 from shards to score), kernel_ablation (of pr1855's looped step),
-recipe_speed, scoring, quantize_pack.
-DIR/gpu.jsonl gets a line for each measurement as it comes, and one for each failure; DIR/BENCHMARK.log has the rest.
+It runs on a machine with one GPU and no network. Each benchmark has its own process and a share of the seconds:
+
+- train_step: milliseconds per step of pr1855 in both phases, with a profile.
+- reference: the same for a public record script on the same data.
+- gpu_tests: the tests marked `gpu`.
+- full_run: pr1855 from shards to score.
+- kernel_ablation: a looped step of pr1855 with one kernel or setting changed.
+- recipe_speed, scoring, quantize_pack: training speed of other recipes, scoring speed, time to compress.
+
+Each measurement and each failure is one line of DIR/gpu.jsonl. DIR/BENCHMARK.log has the other output.
 """
 
 from __future__ import annotations
@@ -37,7 +42,7 @@ BENCHMARKS = (
 def main() -> int:
     options = parse()
     if not options.toy and not has_cuda():
-        print("bench/gpu.py: there is no CUDA device here; --toy tries everything at toy size on the CPU")
+        print("bench/gpu.py: no CUDA device found; --toy runs all benchmarks at toy size on the CPU")
         return 1
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -66,31 +71,41 @@ def main() -> int:
 
 
 def parse() -> argparse.Namespace:
+    """Parse the options. Exits with an error if a path does not exist or options exclude each other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [benchmark.name for benchmark in BENCHMARKS]
-    parser.add_argument("--seconds", type=float, default=480.0, help="for everything, the preparation included")
-    parser.add_argument("--out", type=Path, required=True, help="results, logs, shards, caches of compiled kernels")
-    parser.add_argument("--text", type=Path, help="text (jsonl.zst, txt, a folder, …); default: random words")
-    parser.add_argument("--tokenizer", type=Path, help="tokenizer for the text; default: one is trained on it")
-    parser.add_argument("--shards", type=Path, help="a folder made by `bitgolf data make`, in place of --text")
-    parser.add_argument("--reference", type=Path, help="train_gpt.py of openai/parameter-golf, pull request 1855")
-    parser.add_argument("--wheels", type=Path, help="folder of wheels to install into DIR/site first")
-    parser.add_argument("--training-seconds", type=float, default=60.0, help="limit of the benchmark `full_run`")
-    parser.add_argument("--commit", default="", help="the tree's commit, where git cannot tell it")
-    parser.add_argument("--only", type=benchmark_names, default=names, metavar="A,B", help=f"of {', '.join(names)}")
-    parser.add_argument("--skip", type=benchmark_names, default=[], metavar="A,B")
-    parser.add_argument("--toy", action="store_true", help="tiny models, on the CPU if need be: tries the command")
+    parser.add_argument(
+        "--seconds", type=float, default=480.0, help="Time limit for all benchmarks, preparation included."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="Folder for results, logs, shards and kernel caches.")
+    parser.add_argument("--text", type=Path, help="Text (jsonl.zst, txt, a folder, …). Default: random words.")
+    parser.add_argument("--tokenizer", type=Path, help="Tokenizer for the text. Default: one is trained on it.")
+    parser.add_argument("--shards", type=Path, help="Folder made by `bitgolf data make`, instead of --text.")
+    parser.add_argument("--reference", type=Path, help="train_gpt.py of openai/parameter-golf, pull request 1855.")
+    parser.add_argument("--wheels", type=Path, help="Folder of wheels to install into DIR/site first.")
+    parser.add_argument(
+        "--training-seconds", type=float, default=60.0, help="Training time of the benchmark `full_run`, in seconds."
+    )
+    parser.add_argument("--commit", default="", help="Commit of this tree, if git is not available.")
+    parser.add_argument(
+        "--only", type=benchmark_names, default=names, metavar="A,B", help=f"Benchmarks to run, of {', '.join(names)}."
+    )
+    parser.add_argument("--skip", type=benchmark_names, default=[], metavar="A,B", help="Benchmarks to leave out.")
+    parser.add_argument(
+        "--toy", action="store_true", help="Use tiny models, on the CPU if there is no GPU, to try the command."
+    )
     options = parser.parse_args()
     for name in ("text", "tokenizer", "shards", "reference", "wheels"):
         path = getattr(options, name)
         if path and not path.exists():
-            parser.error(f"--{name}: there is no {path}")
+            parser.error(f"--{name}: there is no file or folder {path}")
     if options.shards and (options.text or options.tokenizer):
-        parser.error("--shards have their text and tokenizer; leave --text and --tokenizer out")
+        parser.error("--shards excludes --text and --tokenizer, since shards are already tokenized")
     return options
 
 
 def benchmark_names(text: str) -> list[str]:
+    """Parse a list of benchmarks separated by commas. Raises `ArgumentTypeError` for an unknown one."""
     names = text.split(",")
     if unknown := sorted(set(names) - {benchmark.name for benchmark in BENCHMARKS}):
         raise argparse.ArgumentTypeError(
@@ -100,12 +115,13 @@ def benchmark_names(text: str) -> list[str]:
 
 
 def selected_benchmarks(options: argparse.Namespace) -> list[Benchmark]:
-    """The selected benchmarks, in their order, behind the preparation of their data; the reference needs its script."""
+    """`prepare`, then the selected benchmarks in their order. `reference` is left out unless its script is given."""
     names = set(options.only) - set(options.skip) - (set() if options.reference else {"reference"})
     return [PREPARE, *(benchmark for benchmark in BENCHMARKS if benchmark.name in names)]
 
 
 def command(out: Path) -> Command:
+    """Function that returns the command line of a benchmark."""
     return lambda benchmark, limit: [
         sys.executable,
         "-m",
@@ -117,7 +133,10 @@ def command(out: Path) -> Command:
 
 
 def environment(wheels: Path | None, out: Path) -> dict[str, str]:
-    """Of every benchmark: our packages before others, and one cache of compiled kernels for all."""
+    """Environment variables of all benchmarks: PYTHONPATH, and caches of compiled kernels that they share.
+
+    Installs the wheels into `out`/site if there are any.
+    """
     folders = [ROOT / "src", ROOT / "bench"]
     if wheels:
         site = out / "site"
@@ -134,7 +153,7 @@ def absolute_or_empty(path: Path | None) -> str:
 
 
 def commit() -> str:
-    """The commit of this tree, with a plus where files differ from it; "" where there is no git or no repository."""
+    """The commit of this tree, followed by "+" if files differ from it; "" without git or outside a repository."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],

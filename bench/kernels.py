@@ -1,7 +1,8 @@
-"""Fused kernels against their plain twins on a GPU, forward and backward: `python bench/kernels.py [--rows N]`.
+"""Speed of fused kernels compared with their reference on a GPU, forward and backward.
 
-Prints one JSON line a kernel: milliseconds of both (median of rounds taken in turn) and plain / fused as `ratio`, above 1
-where the fused one is faster. Both are compiled, as in training. Without a CUDA device it prints one line that says so.
+Usage: `python bench/kernels.py [--rows N]`. Prints one JSON line per kernel: milliseconds of both (median of
+alternating rounds) and `ratio` = plain / fused, which is above 1 if the fused kernel is faster. Both are compiled, as
+in training. Without a CUDA device it prints one line with the reason.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Function = Callable[..., Tensor]
 
 
 class KernelCase(NamedTuple):
-    """A fused function, its plain twin, and what both are called with."""
+    """A fused function, its reference, and the inputs of both."""
 
     name: str
     fused: Function
@@ -47,7 +48,7 @@ class KernelCase(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=16, help=f"sequences of {LENGTH} tokens")
+    parser.add_argument("--rows", type=int, default=16, help=f"Number of sequences of {LENGTH} tokens per call.")
     options = parser.parse_args()
     device = select_device()
     if device.torch_device.type != "cuda":
@@ -59,6 +60,7 @@ def main() -> None:
 
 
 def cases(rows: int, device: torch.device) -> Iterator[KernelCase]:
+    """All comparisons, with random bfloat16 inputs for `rows` sequences of `LENGTH` tokens."""
     torch.manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -97,27 +99,28 @@ def plain_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 def fused_cores(context: BuildContext) -> Iterator[tuple[str, nn.Module, nn.Module]]:
-    """Every fast core that can be made here, with its plain twin."""
+    """(name, fused core, reference core) for every attention core that is available; prints a line for each other."""
     masks = {"attention": (), "window": (part(SlidingWindowMask, left=256),), "segments": (part(SegmentMask),)}
     for what, masked in masks.items():
         plain = SDPACore(context, masks=masked)
-        for twin, make in fused_attention_cores(plain, compiled=True).items():
+        for core, make in fused_attention_cores(plain, compiled=True).items():
             try:
-                yield f"{what}, {twin}", make(plain), plain
+                yield f"{what}, {core}", make(plain), plain
             except ImportError as error:
-                print(json.dumps({"bench": "kernels", "kernel": f"{what}, {twin}", "error": str(error)}), flush=True)
+                print(json.dumps({"bench": "kernels", "kernel": f"{what}, {core}", "error": str(error)}), flush=True)
 
 
 def call_with_context(core: nn.Module) -> Function:
+    """The core as a function of q, k, v and token ids."""
     return lambda q, k, v, ids: core(q, k, v, ForwardContext(ids))
 
 
 def time_case(case: KernelCase) -> dict[str, Any]:
-    """Times of both twins in turn, or why one of them cannot run."""
-    torch._dynamo.reset()  # cases share code objects, of each of which only some graphs are kept
+    """Times of both functions in alternating rounds, or the error of the one that fails."""
+    torch._dynamo.reset()  # cases share code objects, and Dynamo keeps only a few graphs of each
     try:
-        twins = [torch.compile(f, fullgraph=True, dynamic=False) for f in (case.fused, case.reference)]
-        times = [[forward_backward_ms(f, case.inputs) for f in twins] for _ in range(ROUNDS + 1)][1:]
+        compiled = [torch.compile(f, fullgraph=True, dynamic=False) for f in (case.fused, case.reference)]
+        times = [[forward_backward_ms(f, case.inputs) for f in compiled] for _ in range(ROUNDS + 1)][1:]
     except Exception as error:
         return {"error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.200}"}
     fused, plain = (statistics.median(column) for column in zip(*times, strict=True))
@@ -131,7 +134,7 @@ def time_case(case: KernelCase) -> dict[str, Any]:
 
 
 def forward_backward_ms(f: Function, inputs: list[Tensor]) -> float:
-    """Milliseconds of one forward and backward, over some calls."""
+    """Milliseconds of one forward and backward pass, averaged over `CALLS` calls."""
     leaves = [x for x in inputs if x.requires_grad]
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()

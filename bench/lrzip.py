@@ -1,4 +1,4 @@
-"""lrzip as a yardstick: how many bytes it would take. Nothing is ever shipped in its format."""
+"""Size of data compressed by lrzip, for comparison. No artifact uses its format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from bitgolf.errors import BitgolfError
 
 
 def lrzip_bytes(data: bytes) -> int | None:
-    """The size of `data` after `lrzip -z -L 9` (ZPAQ), its container included; None where lrzip is not installed."""
+    """Bytes of `data` compressed by `lrzip -z -L 9` (ZPAQ), container included; None if lrzip is not installed.
+
+    Raises `BitgolfError` if lrzip fails.
+    """
     program = shutil.which("lrzip")
     if program is None:
         return None
@@ -21,5 +24,6 @@ def lrzip_bytes(data: bytes) -> int | None:
         words = [program, "-q", "-z", "-L", "9", "-o", str(packed), str(plain)]
         done = subprocess.run(words, capture_output=True, check=False)
         if done.returncode or not packed.is_file():
-            raise BitgolfError(f"lrzip failed ({done.stderr.decode(errors='replace'):.200})", where="lrzip")
+            message = f"lrzip failed with status {done.returncode} ({done.stderr.decode(errors='replace'):.200})"
+            raise BitgolfError(message, where=program)
         return packed.stat().st_size

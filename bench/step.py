@@ -1,7 +1,8 @@
-"""Speed of one training step and of scoring, for a recipe at its own size: `python bench/step.py [RECIPE] [--threads N]`.
+"""Speed of training steps and of scoring, for a recipe at its full size.
 
-Prints one JSON line: tokens per second of training (median of five rounds) and of contiguous scoring, on random tokens.
-Compare figures of one run only: machines are shared and noisy.
+Usage: `python bench/step.py [RECIPE] [--threads N]`. Prints one JSON line: tokens per second of training (median of
+five rounds) and targets per second of contiguous scoring, on random tokens. Compare figures of the same run only, since
+shared machines are noisy.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ ROUNDS, STEPS = 5, 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", nargs="?", default="quickstart")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("recipe", nargs="?", default="quickstart", help="Name of the recipe. Default: quickstart.")
+    parser.add_argument("--threads", type=int, default=0, help="Threads of PyTorch. Default: its own choice.")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def measure(recipe: Spec[Recipe], shard: Path, vocab: int, device: Device) -> tuple[list[float], MethodResult]:
-    """Tokens per second of each round of training on a shard, and the score of windows of it."""
+    """(training tokens per second of each round, result of scoring the first 65,536 tokens of the shard)."""
     settings, context = recipe().train(), BuildContext(vocab=vocab)
     order, stream = settings.order(), TokenStream([shard])
     batches = BatchLoader(stream, rows=settings.rows, length=settings.length, order=order, seed=0)
@@ -77,7 +78,7 @@ def measure(recipe: Spec[Recipe], shard: Path, vocab: int, device: Device) -> tu
 
 
 def train_round(trainer: Trainer) -> float:
-    """Tokens per second over a few steps."""
+    """Training tokens per second over `STEPS` steps."""
     started = time.perf_counter()
     for step in range(STEPS):
         trainer.step(step, TrainingProgress(step, STEPS, 0.0, 0.0))

@@ -1,6 +1,6 @@
-"""An index for readers: what must hold of published training techniques, and which tests prove it.
+"""Index of 21 properties of published training techniques, and of the tests that check them.
 
-The numbers are those of the checklist that issue 3 gives (21 checks); a check may have more tests than stand here.
+A property may be covered by further tests that are not listed here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 
 CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
     1: (
-        "at the start every branch is silent, and the logits are the embedding's own",
+        "at initialization every block is the identity, and the logits are those of the embedding alone",
         (
             "model/test_properties.py::test_at_initialisation_every_block_is_the_identity",
             "model/test_inputs.py::test_at_the_start_the_model_is_its_embedding",
@@ -23,7 +23,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     2: (
-        "no position sees a later one, whatever part is in use",
+        "every part is causal: no position depends on a later one",
         (
             "contracts/test_parts.py::test_causal",
             "model/test_inputs.py::test_a_smear_is_causal_and_the_first_position_hears_nobody",
@@ -31,7 +31,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     3: (
-        "packed documents do not hear each other: attention, smear, key offset, bigrams",
+        "no information crosses the start of a packed document: attention, smear, key offset, bigrams",
         (
             "contracts/test_parts.py::test_nothing_leaks_over_a_document_start",
             "model/test_segment_capacity.py::test_a_document_says_the_same_packed_and_alone",
@@ -41,7 +41,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     4: (
-        "exclusive self-attention: orthogonal, nothing at a first position, grouped as repeated, idempotent",
+        "exclusive self-attention: orthogonal to the value, zero at the first position, equal for grouped and repeated heads, idempotent",
         (
             "model/test_attention_parts.py::test_what_is_left_is_orthogonal_to_the_value",
             "model/test_attention_parts.py::test_the_first_position_of_a_document_attends_to_nothing",
@@ -50,7 +50,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     5: (
-        "each smear starts as it should and leaves a document's first token alone",
+        "each smear has its published initial effect, and does not change the first token of a document",
         (
             "model/test_inputs.py::test_what_a_smear_does_at_the_start",
             "model/test_inputs.py::test_a_document_starts_with_its_own_embedding",
@@ -58,7 +58,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     6: (
-        "a window hides older keys exactly, and none if it is as long as the text",
+        "an attention window masks exactly the older keys, and none if it is as long as the text",
         (
             "model/test_attention_parts.py::test_a_window_is_blind_to_older_keys_exactly",
             "model/test_attention_parts.py::test_a_window_of_the_whole_sequence_is_none",
@@ -66,7 +66,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     7: (
-        "rotary positions: dimensions left alone, distance only, NTK and YaRN at their ends",
+        "rotary positions: unrotated dimensions, dependence on distance only, NTK and YaRN at their limits",
         (
             "model/test_properties.py::test_partial_rope_leaves_the_rest_alone",
             "model/test_properties.py::test_rope_depends_on_distance_only_and_keeps_norms",
@@ -75,7 +75,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     8: (
-        "LeakyReLU squared and its gradient; the fused kernels against their plain twins",
+        "leaky ReLU squared and its gradient; fused kernels against the plain implementation",
         (
             "model/test_properties.py::test_activations",
             "model/test_mlps.py::test_leaky_squared_by_its_published_form",
@@ -84,7 +84,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     9: (
-        "loops: the published orders, off is flat, gradients add up, the switch compiles nothing",
+        "looped layers: published orders, equal to the plain model when off, gradients summed over visits, no recompilation when switched on",
         (
             "model/test_layer_schedule.py::test_published_index_lists",
             "model/test_layer_schedule.py::test_switched_off_it_is_the_flat_model",
@@ -93,7 +93,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     10: (
-        "two lanes become the parallel form, and end in a mean or in either lane",
+        "two residual streams: equal to the parallel form under shared weights, and ending in the mean or in either stream",
         (
             "model/test_residual_topology.py::test_with_all_weights_one_and_shared_reads_two_lanes_are_the_parallel_form",
             "model/test_residual_topology.py::test_two_lanes_by_formula",
@@ -101,7 +101,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     11: (
-        "orthogonalizers: bands, the Gram form, zeros, what scaling of matrix or rows they forget",
+        "orthogonalization: range of singular values, Gram form, zeros, invariance to the scale of the matrix or of its rows",
         (
             "optim/test_orthogonalize.py::test_band_of_singular_values",
             "optim/test_gram_newton_schulz.py::test_equals_the_plain_form_in_float64",
@@ -111,14 +111,14 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     12: (
-        "paired heads: a gradient in one pair moves no other",
+        "paired heads: a gradient in one pair does not change another pair",
         (
             "optim/test_muon_transforms.py::test_pairs_are_independent",
             "optim/test_muon_transforms.py::test_permuting_pairs_permutes_the_update",
         ),
     ),
     13: (
-        "sharded Muon: many processes as one, padding stays zero, stacking exact, warming up leaves no momentum",
+        "sharded Muon: many processes equal one, padding stays zero, stacking is exact, no momentum after the warm-up",
         (
             "train/test_sharded.py::test_many_processes_make_the_step_of_one",
             "optim/test_stacked_group.py::test_padding_stays_zero",
@@ -127,7 +127,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     14: (
-        "every parameter in exactly one group, and every one moves",
+        "every parameter is in exactly one optimizer group, and every one is updated",
         (
             "config/test_rules.py::test_cover_is_exact_or_an_error",
             "optim/test_optimizer_groups.py::test_every_parameter_moves_by_its_own_algorithm",
@@ -135,7 +135,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     15: (
-        "schedules at their ends and knots: rates, momentum, weight decay",
+        "schedules at their ends and breakpoints: learning rate, momentum, weight decay",
         (
             "optim/test_schedules.py::test_warmdown_by_fraction",
             "optim/test_schedules.py::test_warmdown_in_steps_on_the_clock",
@@ -145,7 +145,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     16: (
-        "averages: their arithmetic, in float32, and what is scored is what was averaged",
+        "weight averages: formulas and float32 accumulation",
         (
             "average/test_average.py::test_ema_is_the_recurrence_from_the_initial_weights",
             "average/test_average.py::test_swa_is_the_mean_of_the_late_snapshots",
@@ -154,7 +154,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     17: (
-        "fake quantization: levels, idempotence, gradient, and the compiled switch acts",
+        "fake quantization: levels, idempotence, gradient, and an effect when switched on in a compiled graph",
         (
             "model/test_qat.py::test_levels",
             "model/test_qat.py::test_what_was_rounded_stays",
@@ -163,7 +163,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     18: (
-        "data: shifted targets, each window once, damaged headers refused, validation text never trained on",
+        "data: shifted targets, each window once, error on damaged headers, no training on validation text",
         (
             "data/test_batches.py::test_targets_are_the_tokens_after_their_inputs",
             "data/test_orders.py::test_a_cycle_covers_each_block_of_a_shard_once",
@@ -173,7 +173,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     19: (
-        "caps and weights of the loss: the shift, the flat ends of the quintic, equal entropies",
+        "logit caps and weighted losses: equivalence of shifted caps, saturation of the quintic cap, equal entropies",
         (
             "model/test_logits_transforms.py::test_softcap_is_a_shifted_sigmoid_with_the_same_cross_entropy",
             "model/test_logits_transforms.py::test_quintic_cap_saturates_flat_from_1_69",
@@ -181,11 +181,11 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     20: (
-        "the file is measured against its cap in bytes, 16,000,000 for the challenge",
+        "the file is compared with its byte cap, 16,000,000 for the challenge",
         ("pipeline/test_pipeline.py::test_over_the_cap_is_exit_1_with_the_ledgers_advice",),
     ),
     21: (
-        "the counts of parameters are the published ones",
+        "parameter counts equal the published ones",
         ("recipes/test_published.py::test_the_count_is_the_published_one",),
     ),
 }
@@ -193,7 +193,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
 
 @cache
 def functions(file: str) -> set[str]:
-    """The names of a test file's functions."""
+    """Return the names of the functions in a test file."""
     return {node.name for node in ast.parse((TESTS / file).read_text()).body if isinstance(node, ast.FunctionDef)}
 
 

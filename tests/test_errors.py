@@ -1,4 +1,4 @@
-"""What a user reads of an error, and the chain of its causes."""
+"""Tests of error messages, and of the chain of causes of an exception."""
 
 from __future__ import annotations
 

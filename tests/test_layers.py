@@ -1,4 +1,4 @@
-"""Imports run down only: the layers of `docs/design.md`, read from the source."""
+"""Each package imports only from lower layers; the layers are those of `docs/architecture.md`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYERS = [
     {"cli"},
     {"__init__", "__main__"},
 ]
-"""Packages and top modules, the lowest first: each imports from lower layers, and from nothing on its own but itself."""
+"""Packages and top-level modules, lowest layer first. Each imports from lower layers only, and from itself."""
 
 ROOT = Path(bitgolf.__file__).parent
 LEVEL = {name: i for i, names in enumerate(LAYERS) for name in names}
@@ -64,7 +64,7 @@ def test_imports_run_down_only() -> None:
 
 
 def test_the_command_line_and_the_language_import_no_torch() -> None:
-    """`--help` answers in under half a second because nothing on its way needs torch."""
+    """`--help` takes less than half a second, because nothing that it imports needs torch."""
     names = ("files", "report/log", "pipeline/execute", "recipes/__init__")
     room = sorted(path for name in ("cli", "config") for path in (ROOT / name).rglob("*.py"))
     assert len(room) > 1
@@ -74,7 +74,7 @@ def test_the_command_line_and_the_language_import_no_torch() -> None:
 
 
 def test_listing_recipes_loads_no_torch() -> None:
-    """Nor does the command line, whatever it imports for its annotations."""
+    """The command line does not import torch either, in spite of its annotations."""
     program = (
         "import sys, bitgolf.cli, bitgolf.recipes.identity, bitgolf.recipes as r; "
         "[(r.describe(name), r.published_bpb(name)) for name in r.recipe_names()]; sys.exit('torch' in sys.modules)"

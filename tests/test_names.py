@@ -1,4 +1,4 @@
-"""No class name stands for two things, in the package and in the benchmarks: who finds a name has found its meaning."""
+"""Class names are unique in the package and the benchmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BENCH = Path(__file__).parents[1] / "bench"
 
 
 def modules_by_class() -> dict[str, list[str]]:
-    """The modules that define a class of each name, private and nested classes included."""
+    """Return class name -> modules that define it, including private and nested classes."""
     found: dict[str, list[str]] = {}
     for root in (PACKAGE, BENCH):
         for path in sorted(root.rglob("*.py")):

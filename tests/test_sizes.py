@@ -1,4 +1,4 @@
-"""Small units: no function of `src` and `bench` is longer than 40 lines, docstring included, and no file than 300."""
+"""Functions in `src` and `bench` have at most 40 lines, with their docstrings, and files at most 300."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LONGEST_FUNCTION, LONGEST_FILE = 40, 300
 
 
 def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines from `def` to the end; decorators do not count."""
+    """Return the number of lines of a function from `def` to its end, without decorators."""
     return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
 def too_long(path: Path) -> set[str]:
-    """The file, and each of its functions, that has too many lines."""
+    """Return the file and those of its functions that are too long, whichever apply."""
     source, name = path.read_text(), path.relative_to(ROOT).as_posix()
     functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     found = {f"{name}::{node.name}" for node in functions if lines_of(node) > LONGEST_FUNCTION}

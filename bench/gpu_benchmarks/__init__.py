@@ -1,1 +1,4 @@
-"""Benchmarks of `bench/gpu.py`: each module measures one thing in its own process (`python -m gpu_benchmarks BENCHMARK JOB.json TIME_LIMIT`)."""
+"""Benchmarks of `bench/gpu.py`, one module each.
+
+Each runs in its own process: `python -m gpu_benchmarks BENCHMARK JOB.json TIME_LIMIT`.
+"""

@@ -1,4 +1,4 @@
-"""One benchmark, in this process: `python -m gpu_benchmarks BENCHMARK JOB.json TIME_LIMIT`."""
+"""Run one benchmark in this process: `python -m gpu_benchmarks BENCHMARK JOB.json TIME_LIMIT` (in seconds)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpu_benchmarks.results import ResultsWriter, one_line
 
 
 def main(benchmark: str, path: str, limit: str) -> int:
-    """Measure; returns the exit status. The last line that a failure leaves says why."""
+    """Run a benchmark; returns the exit status. After a failure, the last line on standard error is the reason."""
     job = replace(load(Path(path)), deadline=time.time() + float(limit))
     try:
         importlib.import_module(f"gpu_benchmarks.{benchmark}").measure(job, ResultsWriter(job, benchmark))

@@ -1,4 +1,4 @@
-"""Operations of a training step, counted from the model, and what a device can do at its best."""
+"""Floating-point operations of a training step, counted from the model, and the peak rates of devices."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.train.loss_module import LossModule
 
 PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bfloat16 products with sums in float32, operations per second, from NVIDIA's data sheets."""
-BACKWARD = 2.0  # a backward pass has two products for each of the forward pass
-SHORT = 32  # tokens of the rows that are counted
+"""Peak operations per second of dense bfloat16 matrix products accumulated in float32, from NVIDIA's data sheets."""
+BACKWARD = 2.0  # a backward pass has two matrix products for each one of the forward pass
+SHORT = 32  # tokens per row of the shorter count
 
 
 class FlopsPerToken(NamedTuple):
-    """Of one token forward: `matmul` with weights, and `attention` for each key that the token sees."""
+    """Operations of one token in the forward pass.
+
+    matmul: products with weights. attention: per key that the token attends to.
+    """
 
     matmul: float
     attention: float
 
     def step(self, tokens: int, keys: float) -> float:
-        """Of a training step over so many tokens, each of which sees `keys` keys on average."""
+        """Operations of a training step over `tokens` tokens, each of which attends to `keys` keys on average."""
         return (1 + BACKWARD) * tokens * (self.matmul + self.attention * keys)
 
 
 def count(recipe: Spec[Recipe], context: BuildContext, progress: TrainingProgress) -> FlopsPerToken:
-    """Count a recipe's model at this moment of training, on the meta device. Recomputation does not count."""
+    """Count the operations of a recipe's model at some progress of training. Recomputation is not counted."""
     with torch.device("meta"):
         task = LossModule(
             recipe().model(context), recipe().train().objective(context._replace(dim=model_size(recipe().model).dim))
@@ -43,14 +46,14 @@ def count(recipe: Spec[Recipe], context: BuildContext, progress: TrainingProgres
         for module in task.modules():
             if isinstance(module, Scheduled):
                 module.update(progress)
-        # Attention over a row of T tokens is plain here: every token meets T keys.
+        # On the meta device, attention over a row of T tokens computes T keys for each token.
         short, long = (_forward(task, length) for length in (SHORT, 2 * SHORT))
     attention = (long - short) / SHORT
     return FlopsPerToken(short - attention * SHORT, attention)
 
 
 def _forward(task: LossModule, length: int) -> float:
-    """Operations of each token of a row."""
+    """Operations per token of a row of `length` tokens."""
     ids = torch.zeros(1, length, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
         task(ids, ids)
@@ -58,7 +61,10 @@ def _forward(task: LossModule, length: int) -> float:
 
 
 def mean_keys(ids: npt.NDArray[np.int64], bos: int, cap: int) -> float:
-    """Keys that a token sees on average in rows (B, T), causally and in its own segment: a document, cut every `cap`."""
+    """Mean number of keys that a token attends to, in token ids (B, T).
+
+    Attention is causal and within a segment: a document, split every `cap` tokens (0: not split).
+    """
     seen = 0
     for row in ids:
         edges = np.unique(np.concatenate([[0], np.flatnonzero(row == bos), [len(row)]]))
@@ -69,5 +75,5 @@ def mean_keys(ids: npt.NDArray[np.int64], bos: int, cap: int) -> float:
 
 
 def peak_flops(name: str) -> float | None:
-    """Operations per second of the device of this name; None for one that is not in the table."""
+    """Peak operations per second of a device by its name; None if it is not in `PEAKS`."""
     return next((value for known, value in PEAKS.items() if known in name), None)

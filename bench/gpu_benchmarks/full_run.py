@@ -1,6 +1,6 @@
-"""A run of `pr1855` from shards to score: bits per byte after each stage, seconds of each, and whether the clock was kept.
+"""A run of `pr1855` from shards to score: bits per byte and seconds by stage, and the time over the training limit.
 
-The artifact is then scored on the GPU and on the CPU, the same first targets: what the device changes.
+The artifact is then scored on the GPU and on the CPU, on the same targets, to measure the difference between devices.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from gpu_benchmarks.job import GPUS, RECIPE, BenchmarkJob
 from gpu_benchmarks.results import ResultsWriter, tail
 
 TARGETS, TOY_TARGETS = 8_192, 512
-SHARE = 0.4  # of the benchmark's time, at most, is the training clock
-CAP = 1 << 24  # bytes: a short run's weights need not fit 16 MB; an artifact that states more cannot be read
+SHARE = 0.4  # largest share of the benchmark's time that is used for training
+CAP = 1 << 24  # bytes: the weights of a short run can exceed 16 MB; artifacts with a larger cap cannot be read
 
 
 def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
+    """Run `bitgolf run` and write its results. Raises `SystemExit` if it fails."""
     recipe, folder = recipe_of(job), job.folder / "run"
     known = harness.recipe_fields(recipe)
     write_json(folder / "recipe.json", recipe.to_json())
@@ -60,7 +61,10 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 
 def recipe_of(job: BenchmarkJob) -> Spec[Recipe]:
-    """The recipe for one GPU and the given clock, scored without adaptation; calibration has one GPU's share, too."""
+    """The recipe for one GPU and the job's training time, scored with its first method only.
+
+    Calibration is reduced to the share of one GPU, too.
+    """
     recipe = harness.recipe_for(RECIPE, toy=job.toy)
     clock = min(job.training_seconds, max(1.0, SHARE * job.seconds_left))
     recipe = recipe.set("train.seconds", clock).set("train.steps", 0).set("pack.cap", CAP)
@@ -72,14 +76,17 @@ def recipe_of(job: BenchmarkJob) -> Spec[Recipe]:
 
 
 def stage_seconds(folder: Path) -> dict[str, float]:
-    """Seconds of the stages that a run has done."""
+    """Completed stage of a run -> seconds."""
     path = folder / "stages.json"
     return {stage: done["seconds"] for stage, done in read_json(path).items()} if path.exists() else {}
 
 
 def time_lost(log: Path) -> dict[str, Any]:
-    """Seconds of the training clock beyond the median speed of each phase: what checkpoints cost, above all."""
-    phases: list[list[tuple[int, float]]] = [[]]  # (steps, seconds) of each time that losses were read
+    """Training seconds in excess of the median speed of each phase, mostly caused by checkpoints.
+
+    log: the run's `log.jsonl`.
+    """
+    phases: list[list[tuple[int, float]]] = [[]]  # (step, training seconds) of each step event, by phase
     for event in map(json.loads, log.read_text().splitlines()):
         if event["event"] == "phase":
             phases.append([])
@@ -88,13 +95,13 @@ def time_lost(log: Path) -> dict[str, Any]:
     lost = 0.0
     for marks in phases:
         spans = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(marks)]
-        usual = statistics.median([seconds / steps for steps, seconds in spans] or [0.0])
-        lost += sum(max(0.0, seconds - steps * usual) for steps, seconds in spans)
+        median = statistics.median([seconds / steps for steps, seconds in spans] or [0.0])
+        lost += sum(max(0.0, seconds - steps * median) for steps, seconds in spans)
     return {"lost_seconds": round(lost, 3)}
 
 
 def compare_devices(artifact: Path, recipe: Spec[Recipe], job: BenchmarkJob, results: ResultsWriter) -> None:
-    """The same artifact, targets and windows on this device and on the CPU."""
+    """Score the artifact on the same targets on this device and on the CPU, and write both."""
     text = load_validation(job.data).head(TOY_TARGETS if job.toy else TARGETS)
 
     def bpb(device: Device) -> float:

@@ -1,4 +1,4 @@
-"""The tests marked `gpu`; without pytest the program's own comparison of its kernels with their plain twins."""
+"""The tests marked `gpu`; without pytest, the parity checks of kernels that a run makes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ OPTIONS = ("-m", "gpu", "-v", "-o", "addopts=", "--import-mode=importlib", "-p",
 
 
 def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
+    """Run the tests, or the parity checks if pytest is not installed."""
     if importlib.util.find_spec("pytest"):
         run_tests(job, results)
     else:
@@ -26,8 +27,8 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 
 def compare_kernels(job: BenchmarkJob, results: ResultsWriter) -> None:
-    """One line: for each kind of part the kernel that was chosen, and what is against the others."""
-    from gpu_benchmarks import harness  # here, as importing torch takes seconds that tests need not wait for
+    """Write one line: for each kind of part, the kernel that was chosen, and why the others were not."""
+    from gpu_benchmarks import harness  # imports torch, which takes seconds and which the tests do not need here
 
     recipe = harness.recipe_for(RECIPE, toy=job.toy)
     with harness.prepared_trainer(recipe, job.data, harness.build_context_of(job.data)) as ready:
@@ -35,7 +36,7 @@ def compare_kernels(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 
 def run_tests(job: BenchmarkJob, results: ResultsWriter) -> None:
-    """One line: outcomes counted as far as the tests came, and the names of those that failed."""
+    """Write one line: counts of outcomes until the time limit, and names of failed tests."""
     command = [sys.executable, "-m", "pytest", *OPTIONS, "--continue-on-collection-errors"]
     log = job.folder / "pytest.log"
     with log.open("w") as output:
@@ -63,6 +64,6 @@ def run_tests(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 
 def parse(log: str) -> dict[str, str]:
-    """Outcome by test, of what `pytest -v` printed; a file that could not be collected is an ERROR."""
+    """Test -> outcome, from the output of `pytest -v`. A file that cannot be collected is an ERROR."""
     found = [match for line in log.splitlines() if (match := OUTCOME.match(line))]
     return {match[1] or match[4]: match[2] or match[3] for match in found}

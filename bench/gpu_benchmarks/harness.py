@@ -1,4 +1,4 @@
-"""Calls of the benchmarks into the package: the one file to adapt when an entry point of the package moves."""
+"""All calls of the benchmarks into training and models, in one file that follows changes of the package."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ from bitgolf.train.trainer import Trainer
 from gpu_benchmarks.job import GPUS
 
 WARM_STEPS = 3
-NOISE = 0.02  # of random weights
+NOISE = 0.02  # standard deviation of random weights
 
 
 class PreparedTrainer(NamedTuple):
-    """A trainer before its first step, what was said of its kernels and graph, and the seconds that all of it took."""
+    """A trainer before its first step. messages: chosen kernels and graph; seconds: duration of the preparation."""
 
     trainer: Trainer
     messages: list[str]
@@ -57,14 +57,14 @@ class PreparedTrainer(NamedTuple):
 
 
 class StepTiming(NamedTuple):
-    """Steps of one phase. ms: of a step, in each round."""
+    """Timing of steps in one phase. ms: milliseconds per step, by round; peak_bytes: None without CUDA."""
 
     ms: list[float]
     loss: float
     peak_bytes: int | None
 
     def as_fields(self) -> dict[str, Any]:
-        """As a line has them: the median and the range of milliseconds, memory in GB."""
+        """Fields of a line of results: median and range in milliseconds, memory in GB, loss."""
         return {
             "ms": round(statistics.median(self.ms), 2),
             "range": [round(min(self.ms), 2), round(max(self.ms), 2)],
@@ -74,10 +74,12 @@ class StepTiming(NamedTuple):
 
 
 def device() -> Device:
+    """The device that a run would choose."""
     return select_device()
 
 
 def cpu() -> Device:
+    """The CPU in float32."""
     return Device(torch.device("cpu"), torch.float32, f"CPU with {torch.get_num_threads()} threads, float32")
 
 
@@ -86,13 +88,13 @@ def on_cuda() -> bool:
 
 
 def recipe_for(name: str, *, toy: bool) -> Spec[Recipe]:
-    """A recipe with the batch that one of its GPUs had; in toy size, for a CPU."""
+    """A recipe with the batch of one of its eight GPUs; with `toy`, at toy size for a CPU."""
     recipe = get_recipe(name)
     return toy_sized(recipe) if toy else recipe.set("train.rows", max(1, recipe().train().rows // GPUS))
 
 
 def toy_sized(recipe: Spec[Recipe]) -> Spec[Recipe]:
-    """The same parts and layers, 64 wide."""
+    """The recipe with the same parts and layers, but of width 64."""
     recipe = recipe.set("model.dim", 64).edit(Attention, replace(heads=2, kv_heads=1)).edit(MLP, replace(hidden=64))
     if any(node.cls is ValueEmbedding for _, node in recipe.walk()):
         recipe = recipe.edit(ValueEmbedding, replace(value_dim=32))
@@ -108,12 +110,13 @@ def prepared_trainer(
     without_kernels: Sequence[str] = (),
     options: InductorOptions | None = None,
 ) -> Iterator[PreparedTrainer]:
-    """A trainer as a run has it before its first step: kernels chosen, graphs compiled and warm.
+    """A trainer in the state before its first step: kernels are chosen, graphs are compiled and warmed up.
 
-    without_kernels: parts whose name begins so get no fused kernel; options: of inductor, beside or in context of the program's own.
+    without_kernels: prefixes of the names of parts that get no fused kernel. options: of inductor, added to the
+    package's own or replacing them. Raises `BitgolfError` for an unknown option or prefix.
     """
     if unknown := sorted((options or {}).keys() - set(torch._inductor.list_options())):
-        raise BitgolfError(f"this torch's inductor has no option {unknown[0]!r}")
+        raise BitgolfError(f"the inductor of torch {torch.__version__} has no option {unknown[0]!r}")
     settings, where, started = recipe().train(), device(), time.perf_counter()
     order, stream = settings.order(), TokenStream(find_shards(folder, "train"))
     batches = BatchLoader(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=context.bos)
@@ -126,41 +129,44 @@ def prepared_trainer(
         yield PreparedTrainer(trainer, [*begun.kernels, begun.graph], round(time.perf_counter() - started, 2))
     finally:
         trainer.close()
-        torch.compiler.reset()  # graphs hold on to their model
+        torch.compiler.reset()  # compiled graphs keep their model alive
         free_memory()
 
 
 @contextmanager
 def hide_kernels(names: Sequence[str]) -> Iterator[None]:
-    """Hides parts with such names from the choice of kernels. Raises `BitgolfError` where there is none to hide."""
-    sites, hidden = select.kernel_candidates, set[str]()
+    """Context in which parts whose names begin so are left out of kernel selection.
+
+    Raises `BitgolfError` if there are fewer such parts than names.
+    """
+    all_candidates, hidden = select.kernel_candidates, set[str]()
 
     def others(*arguments: Any, **settings: Any) -> Iterator[select.KernelCandidate]:
-        for site in sites(*arguments, **settings):
-            if site.label.startswith(tuple(names)):
-                hidden.add(site.label)
+        for candidate in all_candidates(*arguments, **settings):
+            if candidate.label.startswith(tuple(names)):
+                hidden.add(candidate.label)
             else:
-                yield site
+                yield candidate
 
     with mock.patch.object(select, "kernel_candidates", others):
         yield
     if len(hidden) < len(names):
-        raise BitgolfError(f"of the parts with kernels ({', '.join(names)}) only {sorted(hidden)} are here")
+        raise BitgolfError(f"parts with kernels to hide: {', '.join(names)}; the model has only {sorted(hidden)}")
 
 
 def build_context_of(data: Path) -> BuildContext:
-    """Vocabulary and BOS of a folder of shards."""
+    """The build context with vocabulary and BOS of a folder of shards."""
     manifest = load_manifest(data)
     return BuildContext(vocab=manifest.vocab, bos=manifest.bos)
 
 
 def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) -> StepTiming:
-    """Time `rounds` times `steps` steps at this progress of the run, behind a few that are not timed."""
+    """Time `rounds` rounds of `steps` steps at a progress of the run (0 to 1), after a few steps that are not timed."""
     now, cuda = progress_at(trainer, progress), trainer.device.torch_device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    number = count()  # of a step: batches are made ahead in their order
-    with trainer.phases.rehearsal():  # steps of no run
+    number = count()  # step numbers: batches are prefetched in their order
+    with trainer.phases.rehearsal():  # these steps are not part of a run
         _rounds(trainer, now, number, 1, WARM_STEPS)
         seconds = _rounds(trainer, now, number, rounds, steps)
         loss = trainer.step(next(number), now).item()
@@ -169,13 +175,14 @@ def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) ->
 
 
 def progress_at(trainer: Trainer, progress: float) -> TrainingProgress:
+    """The training progress at a fraction of the run."""
     return within(progress, trainer.settings.steps, trainer.settings.seconds)
 
 
 def _rounds(
     trainer: Trainer, progress: TrainingProgress, number: Iterator[int], rounds: int, steps: int
 ) -> list[float]:
-    """Seconds of each round, the device waited for."""
+    """Seconds of each round, measured after synchronizing the device."""
     seconds = []
     for _ in range(rounds):
         started = time.perf_counter()
@@ -187,31 +194,32 @@ def _rounds(
 
 
 def synchronize() -> None:
+    """Wait for the CUDA device, if there is one."""
     if on_cuda():
         torch.cuda.synchronize()
 
 
 def recipe_fields(recipe: Spec[Recipe]) -> dict[str, Any]:
-    """A line's `recipe` and `digest`."""
+    """The fields `recipe` and `digest` of a line of results."""
     return {"recipe": recipe().name, "digest": recipe_hash(recipe)}
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to any more, before something else is measured."""
+    """Free unreferenced memory before the next measurement."""
     gc.collect()
     if on_cuda():
         torch.cuda.empty_cache()
 
 
 def random_weights(recipe: Spec[Recipe], context: BuildContext) -> dict[str, Tensor]:
-    """Values of every parameter, by path: float32 noise of about the size that training leaves."""
+    """Random float32 weights by path, of about the size of trained ones."""
     draw = torch.Generator().manual_seed(0)
     shapes = build_on_meta(recipe().model, context.vocab, context.bos).named_parameters()
     return {path: NOISE * torch.randn(p.shape, generator=draw) for path, p in shapes}
 
 
 def random_model(recipe: Spec[Recipe], context: BuildContext) -> LM:
-    """A model as an artifact gives it, with such values."""
+    """A model for inference with `random_weights`."""
     model = build_on_meta(recipe().model, context.vocab, context.bos)
     load_weights(model, random_weights(recipe, context))
     return model.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What the command was asked for, as JSON that the process of every benchmark reads, and the paths of their files."""
+"""The options of `bench/gpu.py` as a JSON file that the process of every benchmark reads, and the paths of files."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 RECIPE = "pr1855"
 GPUS = 8
-"""Published systems trained on so many GPUs; one of them has this share of the global batch."""
+"""Number of GPUs of the published systems: one GPU has the global batch divided by this."""
 
 
 @dataclass(frozen=True)
 class BenchmarkJob:
-    """The command's options. Paths are absolute; an empty string means that the option was not given.
+    """Options of `bench/gpu.py`. Paths are absolute; an empty string means that the option was not given.
 
-    training_seconds: limit of the benchmark `full_run`. toy: tiny models and little text, for a CPU. deadline: when this
-    benchmark must be done, in seconds of `time.time()`.
+    training_seconds: training time of the benchmark `full_run`. toy: tiny models and little text, for a CPU. deadline:
+    time at which this benchmark must end, in seconds of `time.time()`.
     """
 
     out: str
@@ -32,21 +32,22 @@ class BenchmarkJob:
 
     @property
     def folder(self) -> Path:
+        """Folder of all outputs."""
         return Path(self.out)
 
     @property
     def results(self) -> Path:
-        """JSON lines of all benchmarks."""
+        """File of the results of all benchmarks, as JSON lines."""
         return self.folder / "gpu.jsonl"
 
     @property
     def machine(self) -> Path:
-        """JSON: device and versions, as `prepare` found them."""
+        """JSON file with device and versions, written by `prepare`."""
         return self.folder / "machine.json"
 
     @property
     def data(self) -> Path:
-        """Shards, tokenizer and manifest."""
+        """Folder of shards, tokenizer and manifest."""
         return Path(self.shards) if self.shards else self.folder / "data"
 
     @property
@@ -55,8 +56,10 @@ class BenchmarkJob:
         return self.deadline - time.time()
 
     def save(self, path: Path) -> None:
+        """Write the job as JSON."""
         path.write_text(json.dumps(asdict(self)))
 
 
 def load(path: Path) -> BenchmarkJob:
+    """Read a job written by `BenchmarkJob.save`."""
     return BenchmarkJob(**json.loads(path.read_text()))

@@ -1,4 +1,4 @@
-"""What is in doubt: looped steps of `pr1855` with one thing changed, the most telling first, as long as time is left."""
+"""Time of looped steps of `pr1855` with one setting or kernel changed, in order of interest, until time runs out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ TOY_ROUNDS, TOY_STEPS = 1, 1
 
 
 class Variant(NamedTuple):
-    """What differs from the run: recipe settings (path -> value), options of inductor, parts without fused kernels."""
+    """Differences from a normal run.
+
+    settings: path in the recipe -> value. options: of inductor. without_kernels: parts that get no fused kernel.
+    """
 
     settings: dict[str, Any] = {}
     options: InductorOptions = {}
@@ -40,10 +43,11 @@ VARIANTS = {
 
 
 def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
+    """Write a line for each variant, until less time is left than the slowest one took."""
     longest, waiting = 0.0, dict(VARIANTS)
     for name, variant in VARIANTS.items():
         if job.seconds_left < longest:
-            results.add("not measured", variants=list(waiting), reason="the time that is left is too short")
+            results.add("not measured", variants=list(waiting), reason=f"only {job.seconds_left:.0f} s are left")
             return
         del waiting[name]
         started = time.monotonic()
@@ -52,22 +56,24 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 
 def time_variant(name: str, variant: Variant, job: BenchmarkJob, results: ResultsWriter) -> None:
-    """A line with the variant's times, or with the reason that it has none."""
+    """Write a line with the variant's times, or with the error if it cannot be measured."""
     recipe = harness.recipe_for(RECIPE, toy=job.toy).edit(
         LoopedLayers, replace(since=(0.0, 0.0))
-    )  # one graph to compile, not two
+    )  # loops from the start: only one graph to compile
     rounds, steps = (TOY_ROUNDS, TOY_STEPS) if job.toy else (ROUNDS, STEPS)
     try:
         if variant.options and not harness.on_cuda():
-            raise BitgolfError("nothing is compiled here, so that inductor's options change nothing")
+            raise BitgolfError(
+                f"{list(variant.options)} of inductor change nothing here, since nothing is compiled without CUDA"
+            )
         for path, value in variant.settings.items():
             recipe = recipe.set(path, value)
-        place = harness.build_context_of(job.data)
+        context = harness.build_context_of(job.data)
         with harness.prepared_trainer(
-            recipe, job.data, place, without_kernels=variant.without_kernels, options=variant.options
+            recipe, job.data, context, without_kernels=variant.without_kernels, options=variant.options
         ) as ready:
             timing = harness.time_steps(ready.trainer, PROGRESS, rounds=rounds, steps=steps)
-    except (BitgolfError, RuntimeError) as error:  # of compiling and of memory are RuntimeErrors
+    except (BitgolfError, RuntimeError) as error:  # errors of compilation and out-of-memory errors are RuntimeErrors
         results.add(name, **harness.recipe_fields(recipe), error=one_line(error))
     else:
         results.add(

@@ -1,4 +1,4 @@
-"""The machine, and the shards that all parts work on: from text or from random words."""
+"""Record the machine, and make the shards of all benchmarks from a text or from random words."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ from gpu_benchmarks.synthetic_text import write_random_text
 
 
 class DataSize(NamedTuple):
-    """Of the tokenizer that is trained here, of the share that is held out, and of a text of random words."""
+    """Sizes of the data.
+
+    vocab: of a tokenizer that is trained. held_out: share of the documents. documents, words, lexicon: of a random
+    text; words is the mean per document.
+    """
 
     vocab: int
     held_out: float
     documents: int
-    words: int  # of a document
+    words: int
     lexicon: int
 
 
@@ -34,6 +38,7 @@ FULL, TOY = DataSize(8192, 0.01, 12_000, 700, 20_000), DataSize(300, 0.2, 40, 60
 
 
 def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
+    """Write the job's `machine.json`, make its shards, and write a line about them."""
     job.machine.write_text(json.dumps(machine()))
     started = time.perf_counter()
     if not job.shards:
@@ -52,7 +57,7 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 
 def machine() -> dict[str, object]:
-    """Device and versions, as every line names them."""
+    """Device and versions, as in every line of results."""
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "cuda": torch.version.cuda}
     try:
         import triton
@@ -64,7 +69,7 @@ def machine() -> dict[str, object]:
 
 
 def make(job: BenchmarkJob) -> None:
-    """Shards in the job's folder."""
+    """Make shards in the job's folder."""
     size = TOY if job.toy else FULL
     text, tokenizer = Path(job.text), Path(job.tokenizer) if job.tokenizer else None
     if not job.text:
@@ -75,7 +80,7 @@ def make(job: BenchmarkJob) -> None:
 
 
 def kind_of(tokenizer: Path) -> str:
-    """`caseops` for a SentencePieceTokenizer model with case operators, as the published one is."""
+    """`caseops` if a SentencePiece model has case operators, as the published one has, otherwise `sentencepiece`."""
     try:
         load_tokenizer(tokenizer, case_operators=True)
     except CorruptFileError:

@@ -1,4 +1,4 @@
-"""The kernels of a step by their time."""
+"""Profile of the kernels of a training step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ KERNELS = 30
 
 
 def slowest_kernels(step: Callable[[], object]) -> dict[str, Any]:
-    """The costliest kernels of one call (on a CPU: operators), with whole names, launches and ms; and the sums of all."""
+    """The slowest kernels of one call (on a CPU: operators), with name, milliseconds and launches.
+
+    kernels_ms and launches are the sums over all kernels.
+    """
     cuda = on_cuda()
     kind = DeviceType.CUDA if cuda else DeviceType.CPU
     synchronize()

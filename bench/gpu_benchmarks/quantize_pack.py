@@ -1,4 +1,4 @@
-"""From random weights of the shapes of `pr1855` to an artifact: seconds to calibrate, quantize and pack, by codec and coder."""
+"""Seconds to calibrate, quantize and pack random weights with the shapes of `pr1855`, by codec and coder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ BITS, STATES, TOY_STATES = 3.3, 256, 8
 
 
 def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
-    published = recipe_of(job).set("calibrate.reserve", 0.0)  # so that no clock ends it
+    """Write a line for each stage."""
+    published = recipe_of(job).set("calibrate.reserve", 0.0)  # so that the training clock does not end calibration
     run = run_with_random_weights(published, job)
     stage("calibrate", calibrate, run, results)
     stage("quantize, as published", quantize, run, results)
@@ -41,7 +42,7 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 
 def trellis_rules(states: int) -> tuple[Spec[Rule], ...]:
-    """Ours: every matrix by a trellis, at the bits that fill 16 MB."""
+    """Trellis quantization of every matrix, with the bits per weight that make the model about 16 MB."""
     return (
         *(part(Rule, where=small, use=part(Float, dtype="float16")) for small in ("scale", "gate")),
         part(Rule, where="*", use=part(TrellisCodec, bits=BITS, states=states)),
@@ -49,7 +50,7 @@ def trellis_rules(states: int) -> tuple[Spec[Rule], ...]:
 
 
 def run_with_random_weights(recipe: Spec[Recipe], job: BenchmarkJob) -> Run:
-    """A run whose training is done: its averaged weights are noise."""
+    """A run in the state after training, with random averaged weights."""
     folder = job.folder / "quantize_pack"
     run = Run(recipe, folder, RunLog(folder), shards=job.data)
     no_time = TrainingTime(training_seconds=0.0, time_limit_seconds=0.0, calibration_reserve=None)
@@ -59,7 +60,7 @@ def run_with_random_weights(recipe: Spec[Recipe], job: BenchmarkJob) -> Run:
 
 
 def stage(name: str, function: Callable[[Run], msgspec.Struct], run: Run, results: ResultsWriter) -> None:
-    """Time one stage; what it says of itself is in the benchmark's log."""
+    """Time one stage and write a line. The stage's messages are in the benchmark's log."""
     started = time.perf_counter()
     outcome = function(run)
     took = round(time.perf_counter() - started, 2)

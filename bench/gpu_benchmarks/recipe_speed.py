@@ -1,4 +1,4 @@
-"""Training speed of other published stacks, each with the share of the batch that one of its eight GPUs had."""
+"""Training speed of other published recipes, each with the batch of one of its eight GPUs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ BOS = 1
 
 
 def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
+    """Write a line for each recipe."""
     rounds, steps, tokens = (TOY_ROUNDS, TOY_STEPS, TOY_TOKENS) if job.toy else (ROUNDS, STEPS, TOKENS)
     for name in RECIPES:
         recipe = harness.recipe_for(name, toy=job.toy)
@@ -40,7 +41,7 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 
 def random_shard(folder: Path, context: BuildContext, tokens: int) -> Path:
-    """A folder with a training shard of random tokens, documents of 1,000 on average."""
+    """Write a training shard of random tokens in documents of 1,000 tokens on average; returns its folder."""
     found = folder / f"random-{context.vocab}"
     draw = np.random.default_rng(0)
     ids = draw.integers(4, context.vocab, tokens)

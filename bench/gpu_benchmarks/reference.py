@@ -1,7 +1,7 @@
-"""A public record script beside ours: train_gpt.py of openai/parameter-golf, pull request 1855, on the same shards.
+"""Speed of a public record script on the same shards: train_gpt.py of openai/parameter-golf, pull request 1855.
 
-The script is no part of this repository and runs as it is, told by its environment variables what to do: the batch of
-one of eight GPUs, no validation, a few steps in each phase. It is ended once its last step is logged.
+The script is not part of this repository and is run unchanged. Environment variables set the batch of one of eight
+GPUs, no validation, and a few steps in each phase. The process is ended once its last step is logged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STUB_FOLDER = Path(__file__).parent / "flash_attn_stub"
 STEP = re.compile(r"(\d+)/(\d+) train_loss: \S+ train_time: \S+ tok/s: (\d+)")
 LOOPS = re.compile(r"layer_loop:enabled step:(\d+)")
 PUBLISHED = {
-    # As its README runs it, where training depends on it.
+    # The settings of its README that affect training.
     "SPARSE_ATTN_GATE_ENABLED": "1", "SPARSE_ATTN_GATE_SCALE": "0.5", "SMEAR_GATE_ENABLED": "1", "GATE_WINDOW": "12",
     "FUSED_CE_ENABLED": "1", "MATRIX_LR": "0.026", "MIN_LR": "0.1", "BETA2": "0.99", "GRAD_CLIP_NORM": "0.3",
     "WARMDOWN_FRAC": "0.85", "MUON_BACKEND_STEPS": "5",
@@ -37,13 +37,14 @@ PUBLISHED = {
 
 
 class ReferenceLog(NamedTuple):
-    """What a script's log says. elapsed: seconds of its training clock by step; loops: the step that they began at."""
+    """Values from a script's log. elapsed: step -> seconds of its training clock; loops: first step with loops."""
 
     elapsed: dict[int, float]
     loops: int | None
 
 
 def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
+    """Run the script and report the speed of both phases."""
     folder = job.folder / "reference"
     settings, started = environment(job, folder), time.monotonic()
     tokens, text, first = int(settings["TRAIN_BATCH_TOKENS"]), "", 0.0
@@ -57,20 +58,20 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
             if step := STEP.match(line):
                 first = first or time.monotonic() - started
                 if step[1] == step[2]:
-                    process.kill()  # what follows is validation
+                    process.kill()  # validation would follow
             if LOOPS.match(line):
                 report("loops off", parse_log(text, tokens), first, job, results)
     report("loops on", parse_log(text, tokens), first, job, results)
 
 
 def report(phase: str, log: ReferenceLog, first: float, job: BenchmarkJob, results: ResultsWriter) -> None:
-    """A line with the reference's speed in a phase, and one with the ratio to ours where ours was measured.
+    """Write a line with the script's speed in a phase, and one with the ratio to `train_step` if that was measured.
 
-    first: seconds until its first step was logged. Raises `SystemExit` where the log has no steps of this phase.
+    first: seconds until the first step was logged. Raises `SystemExit` if the log has too few steps of this phase.
     """
     ms = step_ms(log, phase)
     if not ms:
-        raise SystemExit(f"{job.reference} logged too few steps with {phase}")
+        raise SystemExit(f"{job.reference}: the log has fewer than two steps with {phase}")
     median = round(statistics.median(ms), 2)
     results.add(
         phase,
@@ -90,7 +91,7 @@ def report(phase: str, log: ReferenceLog, first: float, job: BenchmarkJob, resul
 
 
 def environment(job: BenchmarkJob, folder: Path) -> dict[str, str]:
-    """What tells the script what to do. The shards are linked under the names that it looks for."""
+    """Environment variables of the script. Links the shards under the names that the script expects."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     for split in ("train", "val"):
@@ -98,7 +99,7 @@ def environment(job: BenchmarkJob, folder: Path) -> dict[str, str]:
             link = data / f"fineweb_{split}_{i:06d}.bin"
             link.unlink(missing_ok=True)
             link.symlink_to(shard.resolve())
-    tokenizer = folder / "tokenizer.model"  # without case operators, of which the script's bytes would come
+    tokenizer = folder / "tokenizer.model"  # the plain SentencePiece model, without the header of CaseOps
     tokenizer.write_bytes((job.data / "tokenizer.model").read_bytes().removeprefix(MAGIC))
     train = harness.recipe_for(RECIPE, toy=job.toy)().train
     modules = [str(STUB_FOLDER)] * uses_stub() + [os.environ["PYTHONPATH"]]
@@ -109,7 +110,7 @@ def environment(job: BenchmarkJob, folder: Path) -> dict[str, str]:
         "DATA_PATH": str(data),
         "TOKENIZER_PATH": str(tokenizer),
         "VOCAB_SIZE": str(load_manifest(job.data).vocab),
-        "WORLD_SIZE": str(GPUS),  # without RANK it is one process, with the batch of one GPU
+        "WORLD_SIZE": str(GPUS),  # without RANK, the script runs as one process with the batch of one GPU
         "TRAIN_BATCH_TOKENS": str(GPUS * train["rows"] * train["length"]),
         "ITERATIONS": str(STEPS),
         "MAX_WALLCLOCK_SECONDS": "0",
@@ -123,19 +124,22 @@ def environment(job: BenchmarkJob, folder: Path) -> dict[str, str]:
 
 
 def uses_stub() -> bool:
-    """Whether FlashAttention 3 is missing here."""
+    """Whether the stub is needed, because FlashAttention 3 is not installed."""
     return importlib.util.find_spec("flash_attn_interface") is None
 
 
 def parse_log(text: str, tokens: int) -> ReferenceLog:
-    """Read a log. tokens: of all processes in a step, as the script counts them; its tokens/s are a mean since step 0."""
+    """Parse a log. tokens: per step, over all GPUs. The script logs tokens/s as a mean since step 0."""
     steps = [match for line in text.splitlines() if (match := STEP.match(line))]
     loops = LOOPS.search(text)
     return ReferenceLog({int(m[1]): int(m[1]) * tokens / int(m[3]) for m in steps}, int(loops[1]) if loops else None)
 
 
 def step_ms(log: ReferenceLog, phase: str) -> list[float]:
-    """Milliseconds a step between logged steps of a phase, but its first, in which a graph may have been compiled."""
+    """Milliseconds per step between successive logged steps of a phase.
+
+    The first step of the phase is left out, since it may include compilation.
+    """
     if log.loops is None:
         return []
     first, last = (log.loops + 1, STEPS) if phase == "loops on" else (1, log.loops)

@@ -1,4 +1,4 @@
-"""Runs benchmarks one after another, each in its own process with a time limit; a failure ends only its own benchmark."""
+"""Run benchmarks one after another, each in its own process with a time limit. A failure ends only its benchmark."""
 
 from __future__ import annotations
 
@@ -18,29 +18,33 @@ from gpu_benchmarks.job import BenchmarkJob
 from gpu_benchmarks.results import ResultsWriter, tail
 
 GRACE = 3.0  # seconds between SIGTERM and SIGKILL
-POLL = 0.1
+POLL = 0.1  # seconds
 
 
 class Benchmark(NamedTuple):
-    """A benchmark's name and its weight: its share of the seconds that are left for it and those after it."""
+    """Name and weight of a benchmark.
+
+    Its time limit is its share, by weight, of the seconds left for it and all later benchmarks.
+    """
 
     name: str
     weight: float
 
 
 class BenchmarkInterrupted(Exception):
-    """SIGTERM or SIGINT came."""
+    """Raised on SIGTERM and SIGINT."""
 
 
-Command = Callable[[Benchmark, float], Sequence[str]]  # (benchmark, its limit in seconds) -> what to run
+Command = Callable[[Benchmark, float], Sequence[str]]  # (benchmark, limit in seconds) -> command line
 
 
 def run_benchmarks(
     benchmarks: Sequence[Benchmark], command: Command, job: BenchmarkJob, seconds: float, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """Run the benchmarks in order; returns benchmark -> why it failed, "" where it did not. Every failure is also a line.
+    """Run the benchmarks in order; returns benchmark -> reason of its failure, "" if it succeeded.
 
-    Raises `BenchmarkInterrupted` on SIGTERM and SIGINT, the running benchmark's processes ended and a line written.
+    A line of results is written for each failure. On SIGTERM and SIGINT, the processes of the running benchmark are
+    ended, a line is written, and `BenchmarkInterrupted` is raised.
     """
     end, outcomes = time.monotonic() + seconds, dict[str, str]()
     for i, benchmark in enumerate(benchmarks):
@@ -62,7 +66,7 @@ def run_benchmarks(
 def run_benchmark(
     command: Sequence[str], limit: float, job: BenchmarkJob, name: str, environment: Mapping[str, str]
 ) -> str:
-    """Run a command until it ends or its limit is over; returns why it failed, or "". Its output goes to NAME.log."""
+    """Run a command for at most `limit` seconds; returns the reason of its failure, or "". Output goes to NAME.log."""
     log_file = job.folder / f"{name}.log"
     with log_file.open("wb") as output, _signals():
         process = subprocess.Popen(
@@ -80,11 +84,12 @@ def run_benchmark(
 
 
 def log(message: str) -> None:
+    """Print a line to standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
 def _wait(process: subprocess.Popen[bytes], limit: float, results: Path) -> bool:
-    """Wait for a process, showing the results that come; whether its limit was over first."""
+    """Wait for a process, printing new results; returns whether the limit was reached first."""
     end, shown = time.monotonic() + limit, results.stat().st_size if results.exists() else 0
     while True:
         ended = process.poll() is not None
@@ -97,7 +102,7 @@ def _wait(process: subprocess.Popen[bytes], limit: float, results: Path) -> bool
 
 
 def _show(results: Path, start: int) -> int:
-    """Show the whole lines after this byte, in short; returns where the next one begins."""
+    """Print the complete lines of results after byte `start`, shortened; returns the start of the next line."""
     if not results.exists():
         return start
     with results.open("rb") as file:
@@ -111,7 +116,7 @@ def _show(results: Path, start: int) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started (they share its process group)."""
+    """End a process and its children, which share its process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -121,7 +126,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise `BenchmarkInterrupted` meanwhile."""
+    """Context in which SIGTERM and SIGINT raise `BenchmarkInterrupted`."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise BenchmarkInterrupted(f"stopped by {signal.Signals(number).name}")

@@ -1,4 +1,4 @@
-"""Text for machines that have none: documents of random words."""
+"""Documents of random words, for benchmarks without a text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ LETTERS = np.frombuffer(b"etaoinshrdlucmfwypvbgk", np.uint8)
 
 
 def write_random_text(path: Path, *, documents: int, words: int, lexicon: int, seed: int = 0) -> Path:
-    """A jsonl file of documents of `words` words on average, which follow Zipf's law: speed does not depend on more."""
+    """Write a jsonl file of random documents; returns its path.
+
+    words: mean words per document. lexicon: number of different words, whose frequencies follow Zipf's law.
+    """
     draw = np.random.default_rng(seed)
     known = [bytes(draw.choice(LETTERS, draw.integers(2, 10))).decode() for _ in range(lexicon)]
     share = 1 / np.arange(1, lexicon + 1)

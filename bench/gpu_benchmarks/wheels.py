@@ -1,4 +1,4 @@
-"""Packages for a machine without a network: wheels from a folder, in a private folder of ours."""
+"""Install wheels from a folder into a separate folder, without a network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def install(wheels: Path, target: Path) -> str:
-    """Install every wheel of a folder into `target`; returns how. A wheel is a zip file, so pip can be missing.
+    """Install all wheels of a folder into `target`; returns the way it was done.
 
-    Raises `SystemExit` where the folder holds no wheel, or pip refuses one.
+    Without pip, wheels are unzipped. Raises `SystemExit` if the folder has no wheel or pip fails.
     """
     found = sorted(wheels.glob("*.whl"))
     if not found:
@@ -27,4 +27,4 @@ def install(wheels: Path, target: Path) -> str:
     for path in found:
         with zipfile.ZipFile(path) as wheel:
             wheel.extractall(target)
-    return "unzipped, as pip is missing"
+    return "unzipped, since pip is not installed"

@@ -1,3 +1,3 @@
-"""Bitgolf: train, shrink and prove the best language model that fits a byte budget and a time budget."""
+"""Bitgolf: train, compress and verify the best language model that fits a byte budget and a time budget."""
 
 __version__ = "0.1.0"

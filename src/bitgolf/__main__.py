@@ -1,4 +1,4 @@
-"""`python -m bitgolf` is the command `bitgolf`."""
+"""Entry point of `python -m bitgolf`, the same as the command `bitgolf`."""
 
 from bitgolf.cli import main
 

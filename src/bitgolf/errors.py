@@ -1,4 +1,4 @@
-"""The one kind of error a user sees: what is wrong, where, and how to mend it."""
+"""Exceptions that the command line prints as one message: what is wrong, where, and a hint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from contextlib import contextmanager
 
 
 class BitgolfError(Exception):
-    """A failure with a cause, a place (file, path in a recipe, tensor) and a mend. Exit status 1."""
+    """Base class of Bitgolf's errors. The command line prints it and exits with status 1.
+
+    where: the file, option, recipe path or tensor concerned, "" if unknown. hint: what the user can do, "" if unknown.
+    """
 
     exit_code = 1
 
@@ -22,24 +25,24 @@ class BitgolfError(Exception):
 
 
 class UsageError(BitgolfError):
-    """The caller asked for something that does not exist or does not fit. Exit status 2."""
+    """Invalid input: a path, option or value that does not exist or is out of range. Exit status 2."""
 
     exit_code = 2
 
 
 class RecipeError(UsageError):
-    """A recipe that cannot be built: wrong name, wrong type, dead rule, an edit that touches nothing."""
+    """A recipe that cannot be built: an unknown name, a wrong type, a rule or an edit without effect."""
 
 
 class CorruptFileError(BitgolfError):
-    """A file that is truncated, altered, or not what it claims to be."""
+    """A file that is truncated, altered or not of the expected type."""
 
 
 class FormatVersionError(CorruptFileError):
     """A file whose format version is not the one that this version of Bitgolf reads.
 
-    `file` says what it is ("the artifact", "the run folder"), `found` is the version that stands in it (None where
-    none does) and `supported` the version that is read.
+    file: the file's role, for the message ("the artifact", "the run folder"). found: the version stored in the file,
+    None if it stores none. supported: the version that this version of Bitgolf reads.
     """
 
     def __init__(self, file: str, *, found: object, supported: int, where: str = "") -> None:
@@ -47,23 +50,23 @@ class FormatVersionError(CorruptFileError):
         super().__init__(
             f"{file} has {version}; this version reads format {supported}",
             where=where,
-            hint="make it again with this version, or read it with the version that wrote it",
+            hint="make it again with this version of Bitgolf, or read it with the version that wrote it",
         )
 
 
 class Interrupted(BitgolfError):
-    """A signal stopped training; its state is saved."""
+    """A signal stopped the program; training has saved a checkpoint. Exit status 130."""
 
     exit_code = 130
 
 
 class Unsupported(Exception):
-    """A fused module cannot stand for this part, with the reason. Not an error: the reference module stays."""
+    """No fused module can replace this part; the message is the reason. Internal: the reference module is kept."""
 
 
 @contextmanager
 def error_location(where: str) -> Iterator[None]:
-    """Errors from inside that name no place name this one."""
+    """Set `where` on every `BitgolfError` that leaves the block without one."""
     try:
         yield
     except BitgolfError as error:
@@ -72,7 +75,7 @@ def error_location(where: str) -> Iterator[None]:
 
 
 def exception_chain(error: BaseException) -> list[BaseException]:
-    """An exception and what led to it (`__cause__`, otherwise `__context__`), the first cause last."""
+    """Return the exception, its cause (`__cause__`, otherwise `__context__`), the cause of that, and so on."""
     chain = [error]
     while (earlier := chain[-1].__cause__ or chain[-1].__context__) is not None and earlier not in chain:
         chain.append(earlier)

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the hashes that name them."""
+"""Atomic file writes, JSON files, and content digests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from bitgolf.errors import CorruptFileError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path`; rename it into place, synced, only if the block succeeds."""
+    """Yield a temporary file beside `path`; sync it and rename it to `path` if the block succeeds, else delete it.
+
+    Other processes therefore see either the complete file or none.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
@@ -35,7 +38,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; file systems that cannot sync a folder are left alone."""
+    """Make a rename in `folder` durable. Errors are ignored: some file systems cannot sync a folder."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -45,16 +48,18 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
     with atomic_write(path) as handle:
         handle.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`; a missing or damaged file is a `CorruptFileError` that names it."""
+    """Return the JSON value stored in `path`. Raises `CorruptFileError` if the file is missing or not valid JSON."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -64,15 +69,16 @@ def read_json(path: Path) -> Any:
 
 
 def digest(data: bytes) -> str:
-    """16 hexadecimal digits of SHA-256: names for contents, not a defence against forgery."""
+    """Return the first 16 hexadecimal digits of SHA-256: an identifier, too short to be a defence against forgery."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
+    """Return the `digest` of a file's contents."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
 def json_digest(value: Any) -> str:
-    """The digest of a JSON value, the same whatever the order of its keys."""
+    """Return the `digest` of a JSON value. The order of keys does not matter."""
     return digest(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())

@@ -1,4 +1,4 @@
-"""Streams, container and ledger: inverses, determinism, sums that agree with the file."""
+"""Streams, container and ledger: round trips, determinism, and sums that equal the file size."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_rules_choose_the_coder_of_each_stream_and_must_act() -> None:
     codecs = {s.name: s.codec for s in pack_tensors(model_codes(), GROUPS, MIXED)}
     assert codecs["matrix.codes"] == "range" and codecs["embedding.codes"] == "lzma"
     assert codecs["matrix.scales"] == codecs["embedding.scales"] == "brotli"
-    with pytest.raises(RecipeError, match="matches nothing"):
+    with pytest.raises(RecipeError, match="matches no parameter"):
         pack_tensors(model_codes(), GROUPS, (part(Rule, where="gate", use=part(Raw)), *MIXED))
     with pytest.raises(RecipeError, match="not a coder"):
         pack_tensors(model_codes(), GROUPS, (part(Rule, where="*", use=part(Rule, where="*", use=part(Raw))),))  # pyright: ignore[reportArgumentType]

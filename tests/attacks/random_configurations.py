@@ -30,7 +30,7 @@ Random = np.random.Generator
 
 
 class TwoBitTokenizer:
-    """Four tokens for each byte, two bits each: a vocabulary so small that each of it can be tried."""
+    """Encodes a byte as four tokens of two bits. The vocabulary is small enough to test every token."""
 
     vocab, bos = 6, 1
 
@@ -83,7 +83,7 @@ def documents(random: Random, count: int) -> list[bytes]:
 
 
 def audit_random_configuration(seed: int) -> tuple[str, AuditReport]:
-    """The name of the seed's method, and its audit."""
+    """The name of the method for a seed, and its audit."""
     random = np.random.default_rng(seed)
     name = list(METHODS)[seed % len(METHODS)]
     method = METHODS[name](random)

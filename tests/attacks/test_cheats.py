@@ -1,4 +1,4 @@
-"""Every cheat of the suite pays, is rejected, and by its right name; its honest counterpart passes."""
+"""Every cheat of the suite improves the score and is rejected with the right rule; its honest counterpart passes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_cheat_pays_and_is_rejected_by_its_right_name(cheat: Cheat) -> None:
     found, honest = audited(cheat.cheat), audited(cheat.honest)
     assert found.verdict == cheat.rule, found.findings
     assert honest.verdict == "passes" and not honest.findings
-    assert found.claimed < honest.claimed - 0.002, "a cheat that gains nothing proves nothing"
+    assert found.claimed < honest.claimed - 0.002, "a cheat must improve the score"
 
 
 def test_no_two_cheats_are_the_same() -> None:

@@ -1,4 +1,4 @@
-"""Honest players pass, whatever their configuration: one seed is one configuration. `make cheats` tries 200."""
+"""Honest players pass the audit in every configuration. A seed gives one configuration; `make cheats` tests 200."""
 
 from __future__ import annotations
 

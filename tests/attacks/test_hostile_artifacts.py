@@ -1,6 +1,6 @@
-"""Hostile artifacts: whatever is done to one, reading it is refused with one error, or gives exactly its content.
+"""Hostile artifacts: reading an altered file either raises `BitgolfError` or returns exactly the original content.
 
-Never another exception, a hang, a large allocation, or other content without a word.
+It never raises another exception, hangs, allocates much memory, or returns other content.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ BODY = GOOD[PREAMBLE.size + struct.unpack_from("<I", GOOD, 6)[0] :]
 
 
 def build(header: bytes, body: bytes = BODY) -> bytes:
-    """An artifact around any header text, its checksum right."""
+    """An artifact with the given header text and a valid checksum."""
     return build_packed(brotli.compress(header, quality=1), body)
 
 
@@ -72,7 +72,7 @@ def build_packed(packed: bytes, body: bytes = BODY) -> bytes:
 
 
 def canonical(header: dict[str, Any]) -> bytes:
-    """As the container writes it: recipe, meta, sections; inside them, keys in order."""
+    """A header as the container writes it: recipe, meta, sections, with sorted keys inside."""
     inner = {
         key: json.dumps(header[key], separators=(",", ":"), sort_keys=True) for key in ("recipe", "meta", "sections")
     }
@@ -130,14 +130,14 @@ def repeat(data: bytearray, r: random.Random) -> None:
 
 
 def frame(data: bytearray, r: random.Random) -> None:
-    """Another magic, version, header length or checksum."""
+    """Change the magic, version, header length or checksum."""
     struct.pack_into(
         *r.choice([("<H", data, 4), ("<I", data, 6), ("<I", data, 10)]), r.choice([0, 1, 2, 0xFFFF, r.getrandbits(16)])
     )
 
 
 def fake_checksum(data: bytearray, r: random.Random) -> None:
-    """Damage the packed header and make its checksum right."""
+    """Damage the packed header and recompute its checksum."""
     length = struct.unpack_from("<I", data, 6)[0]
     data[PREAMBLE.size + r.randrange(length)] ^= 1 << r.randrange(8)
     struct.pack_into("<I", data, 10, zlib.crc32(data[PREAMBLE.size : PREAMBLE.size + length]))
@@ -161,7 +161,7 @@ def mutated_bytes(r: random.Random) -> bytes:
     return bytes(data)
 
 
-# ---- mutations behind right checksums ------------------------------------------------------------------------------
+# ---- mutations with valid checksums --------------------------------------------------------------------------------
 
 ODD: list[Any] = [
     0,
@@ -187,7 +187,7 @@ ODD: list[Any] = [
 
 
 def lying_table(r: random.Random) -> bytes:
-    """A table of sections that lies: about lengths, counts, names, coders, order."""
+    """An artifact whose table of sections has wrong lengths, counts, names, coders or order."""
     header = json.loads(canonical(HEADER))
     rows = header["sections"]
     match r.randrange(5):
@@ -209,7 +209,7 @@ def lying_table(r: random.Random) -> bytes:
 
 
 def forged_section(r: random.Random) -> bytes:
-    """Another stream under right checksums: what reaches the decoders themselves."""
+    """An artifact with another stream and valid checksums, so that it reaches the decoders."""
     header, body, at = json.loads(canonical(HEADER)), b"", 0
     target = r.randrange(len(header["sections"]))
     for i, row in enumerate(header["sections"]):
@@ -225,7 +225,7 @@ def forged_section(r: random.Random) -> bytes:
 def test_the_artifact_under_attack_is_good() -> None:
     artifact, found = contents(GOOD)
     assert artifact.recipe == RECIPE and same_codes(found)
-    again, _ = contents(build(canonical(HEADER)))  # so that the attacks behind right checksums get through to their aim
+    again, _ = contents(build(canonical(HEADER)))  # so that attacks with valid checksums reach their target
     assert again.sections == artifact.sections and len(again.sections) == 12
     assert read_artifact(build(with_recipe(b'{"a":1}'))).recipe == {"a": 1}
 
@@ -244,7 +244,7 @@ def test_twenty_thousand_mutations() -> None:
             assert isinstance(error, CorruptFileError) and error.where and error.message
             refused += 1
         else:
-            if make is forged_section:  # a different valid artifact at most, of the same shape
+            if make is forged_section:  # it may be another valid artifact with the same shapes
                 assert {p: {n: (a.dtype, a.shape) for n, a in c.items()} for p, c in found.items()} == LAYOUT
             else:
                 assert (artifact.recipe, artifact.meta, artifact.sections) == (RECIPE, META, pristine.sections)
@@ -359,13 +359,13 @@ def test_header_lengths_that_lie_are_refused(length: int) -> None:
 
 
 def test_a_stream_that_promises_more_than_its_table_says_is_refused_before_decoding() -> None:
-    """One byte value and any count: the range coder's own bomb is stopped by the layout and by the reader's limit."""
+    """A decompression bomb, one byte value repeated 2^30 times, is stopped by the layout and by the reader's limit."""
     stream = b"\x80\x80\x80\x80\x04" + bytes([7, 0])  # 2**30 symbols, all 7
     row = ["range.codes", "range", len(stream), 1 << 30, 1 << 30, zlib.crc32(stream)]
     data = build(canonical({"recipe": {}, "meta": {}, "sections": [row]}), stream)
     assert_refused_cheaply(data, 1 << 20)
     section = read_artifact(data).sections["range.codes"]
-    with pytest.raises(CorruptFileError, match="recipe wants 48"):
+    with pytest.raises(CorruptFileError, match="recipe requires 48"):
         unpack_tensors(
             {"range.codes": section}, {"a": {"codes": (np.dtype(np.int8), (6, 8))}}, {"a": "range"}, part(RangeCoder)
         )

@@ -1,6 +1,6 @@
-"""Artifacts whose checksums are right and whose contents lie: one clear error each, quickly, and never a model.
+"""Artifacts with valid checksums and false contents: each gives one clear error quickly, and never a model.
 
-`test_hostile_artifacts` mutates bytes; here an author who can compute checksums rewrites what the header says.
+`test_hostile_artifacts` mutates bytes; these tests rewrite the header and recompute its checksums.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ IDS = torch.arange(12)[None] + 3
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A real one: toy recipe, random weights, a trained tokenizer."""
+    """A valid artifact: toy recipe, random weights, a trained tokenizer."""
     proto = SentencePieceBPE(vocab=300).train([b"a small text, a small tokenizer, a small model " * 40])
     recipe: Spec[Recipe] = toy_recipe()
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def logits(artifact: bytes) -> Tensor:
 
 
 def rewritten(artifact: bytes, change: Change) -> bytes:
-    """The artifact with its header or sections changed and every checksum made right again."""
+    """The artifact with its header or sections changed and all checksums recomputed."""
     a = read_artifact(artifact)
     recipe, meta, sections = copy.deepcopy(a.recipe), dict(a.meta), dict(a.sections)
     change(recipe, meta, sections)
@@ -61,7 +61,7 @@ def rewritten(artifact: bytes, change: Change) -> bytes:
 
 
 def set_at(*path: Any) -> Change:
-    """A change of the recipe: the last of `path` is put where the rest points."""
+    """A change of the recipe: set the value at `path[:-1]` to `path[-1]`."""
 
     def change(recipe: dict[str, Any], meta: dict[str, Any], sections: dict[str, Section]) -> None:
         node: Any = recipe
@@ -116,7 +116,7 @@ def test_a_lie_is_one_clear_error(artifact: bytes, name: str) -> None:
 def _forged(artifact: bytes, change: Callable[..., None]) -> bytes:
     try:
         return rewritten(artifact, change)
-    except BitgolfError as error:  # the writer itself refuses: count that as caught
+    except BitgolfError as error:  # the writer refuses it, which counts as detected
         raise CorruptFileError(str(error)) from None
 
 
@@ -129,7 +129,7 @@ def test_memory_stays_bounded(artifact: bytes) -> None:
 
 
 def test_random_values_anywhere_in_the_recipe(artifact: bytes, logits: Tensor) -> None:
-    """A thousand recipes, each with one value replaced: an error, or a model that still says the same."""
+    """A thousand recipes, each with one value replaced: an error, or a model with the same logits."""
     chance = random.Random(3)
     values = [
         0,
@@ -163,7 +163,7 @@ def test_random_values_anywhere_in_the_recipe(artifact: bytes, logits: Tensor) -
             continue
         survived += 1
         assert loaded.model(IDS).shape == logits.shape
-    assert survived < 600, "most lies must be noticed; the rest are settings that a recipe may have (a window, a name)"
+    assert survived < 600, "most changes must be detected; the others are valid settings, such as a window or a name"
 
 
 def _places(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Weight averages: their arithmetic against plain loops, and what must hold of each."""
+"""Weight averages: arithmetic compared with plain loops, and properties of each average."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDS = ["ema", "ema-corrected", "swa", "lawa"]
 
 
 def path(steps: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
-    """Weights before the first step and after each."""
+    """Weights before the first step and after each step."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(3, 4, generator=generator).to(dtype) for _ in range(steps + 1)]
 
@@ -68,7 +68,7 @@ def test_ema_corrected_forgets_the_start() -> None:
 
 
 def test_ema_every_keeps_its_horizon() -> None:
-    """Weights that stand still for k steps at a time have the same average, however seldom it looks."""
+    """For weights that change only every k steps, the average is the same with `every` = 1 and `every` = k."""
     weights = path(1)[:1] + [w for w in path(6, seed=1) for _ in range(4)]
     torch.testing.assert_close(
         averaged(EMA(decay=0.9, every=4), weights), averaged(EMA(decay=0.9), weights), atol=1e-6, rtol=0
@@ -78,7 +78,7 @@ def test_ema_every_keeps_its_horizon() -> None:
 def test_swa_is_the_mean_of_the_late_snapshots() -> None:
     weights, scales = path(20), [1 - step / 20 for step in range(20)]
     got = averaged(SWA(every=3, lr_scale_below=0.5), weights, scales)
-    # Steps 12, 15 and 18 (counted from 1) were taken at scales 0.45, 0.30 and 0.15.
+    # Steps 12, 15 and 18 (counted from 1) had learning rate factors of 0.45, 0.30 and 0.15.
     torch.testing.assert_close(got, (weights[12] + weights[15] + weights[18]) / 3, atol=1e-6, rtol=0)
 
 
@@ -102,7 +102,7 @@ def test_lawa_equals_a_plain_list(every: int, keep: int, steps: int) -> None:
 @pytest.mark.parametrize("node", ALL, ids=IDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_constant_averages_to_itself(node: Spec[Average], dtype: torch.dtype) -> None:
-    """Also in bfloat16: the arithmetic is float32, so nothing drifts over many steps."""
+    """Holds for bfloat16 weights too, since the mean is computed in float32 and does not drift."""
     weights = path(0, dtype) * 301
     got = averaged(node(), weights)
     assert got.dtype == dtype

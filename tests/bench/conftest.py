@@ -1,4 +1,4 @@
-"""The modules of `bench/` are no package: they are found beside the command that uses them."""
+"""Adds `bench/` to the module path: its modules are not a package."""
 
 from __future__ import annotations
 

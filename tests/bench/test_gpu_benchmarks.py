@@ -1,4 +1,4 @@
-"""What the benchmarks of `bench/gpu.py` compute and read, without a GPU."""
+"""Computations and parsers of the benchmarks of `bench/gpu.py`, tested without a GPU."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ layer_loop:enabled step:35 frac:0.500 encoder:[0] decoder:[1]
 
 
 def test_the_references_milliseconds_are_those_of_its_log() -> None:
-    tokens = 786_432  # so the clock was at 0.2, 1.2, 2.2, 3.2, 4.8 and 6.3 s
+    tokens = 786_432  # these steps were logged at 0.2, 1.2, 2.2, 3.2, 4.8 and 6.3 s
     log = reference.parse_log(LOG, tokens)
     assert list(log.elapsed) == [1, 10, 20, 30, 40, 50] and log.loops == 35
     assert reference.step_ms(log, "loops off") == pytest.approx([100.0, 100.0], abs=1e-3)
@@ -88,9 +88,9 @@ def test_the_stand_in_keeps_to_segments(monkeypatch: pytest.MonkeyPatch) -> None
 def test_operations_of_pr1855_are_those_of_its_matrices(progress: float, visits: int) -> None:
     recipe = get_recipe("pr1855")
     found = flops.count(recipe, BuildContext(vocab=8192), progress_at(progress, 20_000, 600.0))
-    block = 2 * (512 * 512 * 2 + 512 * 256 * 2 + 2 * 512 * 2048)  # q and out, k and v, MLP: two operations each
+    block = 2 * (512 * 512 * 2 + 512 * 256 * 2 + 2 * 512 * 2048)  # two operations per weight of q, out, k, v and MLP
     matrices = visits * block + 2 * 512 * 8192
-    assert matrices <= found.matmul <= 1.005 * matrices  # gates are the rest
+    assert matrices <= found.matmul <= 1.005 * matrices  # the rest is gates
     assert found.attention == visits * 4 * 512
 
 
@@ -116,34 +116,34 @@ def test_the_peak_is_looked_up_by_the_device_s_name(name: str, peak: float | Non
 
 
 def test_a_part_that_is_kept_plain_is_offered_no_kernel(tmp_path: Path) -> None:
-    recipe, place = recipe_for("pr1855", toy=True), BuildContext(vocab=300)
-    data = random_shard(tmp_path, place, 2_000)
+    recipe, context = recipe_for("pr1855", toy=True), BuildContext(vocab=300)
+    data = random_shard(tmp_path, context, 2_000)
     with (
-        prepared_trainer(recipe, data, place) as all_of_them,
-        prepared_trainer(recipe, data, place, without_kernels=(kernel_ablation.MLP,)) as others,
+        prepared_trainer(recipe, data, context) as all_of_them,
+        prepared_trainer(recipe, data, context, without_kernels=(kernel_ablation.MLP,)) as others,
     ):
         hidden = [line for line in all_of_them.messages if line not in others.messages]
     assert hidden == [line for line in all_of_them.messages if line.startswith("MLP")] != []
     with (
         pytest.raises(BitgolfError, match="Nothing"),
-        prepared_trainer(recipe, data, place, without_kernels=("Nothing",)),
+        prepared_trainer(recipe, data, context, without_kernels=("Nothing",)),
     ):
         pass
 
 
 def test_an_option_that_inductor_does_not_know_is_an_error(tmp_path: Path) -> None:
-    recipe, place = recipe_for("pr1855", toy=True), BuildContext(vocab=300)
+    recipe, context = recipe_for("pr1855", toy=True), BuildContext(vocab=300)
     with (
         pytest.raises(BitgolfError, match="no option 'fusion'"),
-        prepared_trainer(recipe, tmp_path, place, options={"fusion": 1}),
+        prepared_trainer(recipe, tmp_path, context, options={"fusion": 1}),
     ):
         pass
 
 
 def test_both_phases_are_timed_by_the_graph_that_trains(tmp_path: Path) -> None:
-    recipe, place = recipe_for("pr1855", toy=True), BuildContext(vocab=300)
+    recipe, context = recipe_for("pr1855", toy=True), BuildContext(vocab=300)
     visited = list[int]()
-    with prepared_trainer(recipe, random_shard(tmp_path, place, 2_000), place) as ready:
+    with prepared_trainer(recipe, random_shard(tmp_path, context, 2_000), context) as ready:
         ready.trainer.model.blocks[4].register_forward_hook(lambda *_: visited.append(1))
         timing = time_steps(ready.trainer, 0.2, rounds=2, steps=1)
         once = len(visited)
@@ -152,7 +152,7 @@ def test_both_phases_are_timed_by_the_graph_that_trains(tmp_path: Path) -> None:
     assert len(visited) == once + 3 * once  # layer 4 is visited three times in a loop
 
 
-# ---- what is read ----------------------------------------------------------------------------------------------------
+# ---- parsers ---------------------------------------------------------------------------------------------------------
 
 
 def test_outcomes_of_tests_are_read_from_what_pytest_prints() -> None:
@@ -176,7 +176,7 @@ def test_interruptions_are_time_beyond_the_usual_speed_of_each_phase(tmp_path: P
     events.insert(5, {"event": "phase", "step": 200})
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(event) + "\n" for event in [{"event": "run"}, *events]))
-    assert full_run.time_lost(log) == {"lost_seconds": 9.0}  # a checkpoint of 9 s between steps 100 and 150
+    assert full_run.time_lost(log) == {"lost_seconds": 9.0}  # a checkpoint took 9 s between steps 100 and 150
 
 
 def test_the_clock_of_a_run_leaves_time_for_the_stages_behind_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`bench/gpu.py` from end to end, at toy size on the CPU: every benchmark, as one command."""
+"""`bench/gpu.py` with all benchmarks, at toy size on the CPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ for step in range(1, steps + 1):
     elapsed += 0.1 if step <= steps // 2 else 0.15
     if step <= 5 or step % every == 0:
         print(f"{step}/{steps} train_loss: 3.0 train_time: {elapsed / 60:.1f}m tok/s: {step * batch / elapsed:.0f}")
-time.sleep(60)  # validation, which nobody waits for
+time.sleep(60)  # validation, which the benchmark must not wait for
 """
 
 Results = dict[str, dict[str, dict[str, Any]]]  # benchmark -> measurement -> line
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Of one run of everything."""
+    """Results of one run of all benchmarks."""
     folder = tmp_path_factory.mktemp("gpu")
     (folder / "train_gpt.py").write_text(SCRIPT)
     options = ["--toy", "--seconds", "400", "--training-seconds", "2", "--reference", str(folder / "train_gpt.py")]
@@ -78,7 +78,7 @@ def test_the_reference_is_run_on_the_same_batch_and_compared(results: Results) -
         assert reference[phase]["ms"] == pytest.approx(ms, rel=0.02)
         ratio = reference[f"{phase}, reference ms / our ms"]["ratio"]
         assert ratio == pytest.approx(reference[phase]["ms"] / ours[phase]["ms"], rel=1e-3)
-    assert reference["loops on"]["seconds"] < 30  # its validation was not waited for
+    assert reference["loops on"]["seconds"] < 30  # validation was skipped
 
 
 def test_the_run_has_bits_seconds_and_clock_of_every_stage(results: Results) -> None:
@@ -94,7 +94,9 @@ def test_the_run_has_bits_seconds_and_clock_of_every_stage(results: Results) -> 
 def test_variants_recipes_scoring_and_shrinking_have_a_line_each(results: Results) -> None:
     kernel_ablation = results["kernel_ablation"]
     assert kernel_ablation["as a run"]["ms"] > 0 and kernel_ablation["MLP plain"]["ms"] > 0
-    assert "change nothing" in kernel_ablation["mix_order_reduction on"]["error"]  # on a CPU; a reason and no number
+    assert (
+        "change nothing" in kernel_ablation["mix_order_reduction on"]["error"]
+    )  # on a CPU, an error instead of a time
     assert all(results["recipe_speed"][name].keys() >= SPEED for name in ("baseline", "pr164", "pr1512"))
     speeds = {what: line["targets_per_second"] for what, line in results["scoring"].items()}
     assert len(speeds) == 4 and min(speeds.values()) > 0
@@ -126,7 +128,7 @@ def test_a_file_that_is_missing_is_named_before_anything_is_measured(
 ) -> None:
     with pytest.raises(SystemExit):
         selected(monkeypatch, "--reference", "nowhere/train_gpt.py")
-    assert "--reference: there is no nowhere/train_gpt.py" in capsys.readouterr().err
+    assert "--reference: there is no file or folder nowhere/train_gpt.py" in capsys.readouterr().err
 
 
 def test_without_a_gpu_it_says_so_in_one_line(
@@ -136,6 +138,6 @@ def test_without_a_gpu_it_says_so_in_one_line(
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
     assert gpu.main() == 1
     assert capsys.readouterr().out.splitlines() == [
-        "bench/gpu.py: there is no CUDA device here; --toy tries everything at toy size on the CPU"
+        "bench/gpu.py: no CUDA device found; --toy runs all benchmarks at toy size on the CPU"
     ]
     assert not (tmp_path / "out").exists()

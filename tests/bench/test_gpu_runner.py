@@ -1,4 +1,4 @@
-"""Benchmarks one after another: limits, failures, signals. The benchmarks are little programs that stand in for measurements."""
+"""The runner of benchmarks: limits, failures, signals. Small programs take the place of benchmarks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def job_in(folder: Path) -> BenchmarkJob:
 
 
 def play(folder: Path, names: list[str], *, seconds: float = 60.0) -> list[dict[str, Any]]:
-    """Run such benchmarks; returns the lines they left. Endless ones have a tenth of the others' weight."""
+    """Run programs as benchmarks; returns their lines. `endless` has a ninth of the weight of the others."""
     job = job_in(folder)
     environment = {**os.environ, "PYTHONPATH": BENCH}
 
@@ -68,17 +68,17 @@ def test_a_part_ends_at_its_limit_with_all_that_it_started(tmp_path: Path, capsy
     assert [line["benchmark"] for line in lines] == ["endless", "good"]
     assert lines[0]["reason"] == "time limit of 2.0 s reached; at work"
     assert 2.0 <= lines[0]["seconds"] < 10.0
-    assert int(capsys.readouterr().err.partition("good: at most ")[2].partition(" s")[0]) <= 18  # what is left
+    assert int(capsys.readouterr().err.partition("good: at most ")[2].partition(" s")[0]) <= 18  # the remaining seconds
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "sleep 61.25" not in listed.splitlines()
 
 
 def test_time_that_a_part_leaves_goes_to_those_after_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     play(tmp_path, ["bad", "good"], seconds=100.0)
-    said = capsys.readouterr().err
-    assert "bad: at most 50 s of 100 s left" in said
-    assert int(said.partition("good: at most ")[2].partition(" s")[0]) > 80
-    assert "good, a: seconds" in said  # progress shows the results
+    printed = capsys.readouterr().err
+    assert "bad: at most 50 s of 100 s left" in printed
+    assert int(printed.partition("good: at most ")[2].partition(" s")[0]) > 80
+    assert "good, a: seconds" in printed  # new results are printed
 
 
 def test_sigterm_ends_the_running_part_and_leaves_a_line(tmp_path: Path) -> None:

@@ -1,13 +1,20 @@
-"""lrzip: None where it is not installed, its size where it is, an error where it fails."""
+"""`lrzip_bytes`: None if lrzip is not installed, the size if it is, an error if it fails."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from lrzip import lrzip_bytes
 
 from bitgolf.errors import BitgolfError
+
+
+@pytest.mark.skipif(shutil.which("lrzip") is None, reason="needs lrzip: apt-get install lrzip")
+def test_the_installed_lrzip_compresses() -> None:
+    size = lrzip_bytes(b"the same words " * 2000)
+    assert size is not None and 0 < size < 3000
 
 
 def test_lrzip_is_asked_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

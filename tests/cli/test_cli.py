@@ -1,4 +1,4 @@
-"""The command line: quick help, JSON that is JSON, errors with a hint, exit status 2 for wrong use."""
+"""The command line: help without torch, JSON output, errors with a hint, exit status 2 for wrong usage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_help_imports_no_torch_and_is_quick() -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         times.append(time.perf_counter() - started)
         assert done.stderr.strip() == "False" and "bitgolf run quickstart" in done.stdout
-    assert min(times) < 2.0, "half a second on an idle machine; tests leave room for a busy one"
+    assert min(times) < 2.0, "it takes half a second on an idle machine"
 
 
 def test_the_options_of_every_command() -> None:
@@ -35,8 +35,8 @@ def test_the_options_of_every_command() -> None:
 
 
 def test_verbs_stand_in_the_order_of_the_pipeline_and_of_its_artifact() -> None:
-    verbs = "recipes show diff run score compress decompress generate ledger doctor pack sweep"
-    assert [command.callback.__name__ for command in app.registered_commands if command.callback] == verbs.split()
+    names = "recipes show diff run score compress decompress generate ledger doctor pack sweep"
+    assert [command.callback.__name__ for command in app.registered_commands if command.callback] == names.split()
     assert [group.name for group in app.registered_groups] == ["data"]
 
 

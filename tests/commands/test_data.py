@@ -1,4 +1,4 @@
-"""`data make` and `data check`: from text to shards that training and scoring accept, and the guards around them."""
+"""`data make` and `data check`: shards from text, wrong options, damaged shards, and overlap of the splits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_kind_that_cannot_be_is_a_wrong_use(kind: str, message: str, text: Pat
     assert "--kind" in error.value.hint
 
 
-@pytest.mark.parametrize("vocab", ["512", "1024"])  # the default too, where it is said
+@pytest.mark.parametrize("vocab", ["512", "1024"])  # an explicit default is refused, too
 def test_a_vocabulary_of_bytes_is_a_wrong_use(vocab: str, text: Path, tmp_path: Path) -> None:
     words = ["data", "make", str(tmp_path / "data"), "--text", str(text), "--kind", "bytes"]
     with pytest.raises(UsageError, match="--vocab does nothing with --kind bytes") as error:

@@ -1,4 +1,4 @@
-"""`bitgolf doctor` on a finished run at toy size: its document, and what it finds in a folder that was tampered with."""
+"""`bitgolf doctor` on a finished run at toy size: its result, and its findings in a damaged folder."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """A copy of the finished run that a test may damage."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def found(folder: Path) -> dict[str, doctor.RunFinding]:
-    """Findings by their rule."""
+    """Findings by rule."""
     return {finding.rule: finding for finding in doctor.diagnose_run(folder, tokens=TOKENS, per_tensor=False).findings}
 
 
@@ -96,7 +96,7 @@ def test_the_document_of_a_healthy_run(finished: Path) -> None:
 
 
 def test_costs_are_those_that_the_referee_finds(finished: Path) -> None:
-    """The gap, and that of the embedding alone, from scratch."""
+    """The gap of all tensors and that of the embedding alone are computed independently."""
     d = doctor.diagnose_run(finished, tokens=TOKENS, per_tensor=True)
     recipe, shards = calibrated(), json.loads((finished / "inputs.json").read_text())["shards"]
     run = Run(recipe, finished, RunLog(quiet=True), shards=Path(shards))
@@ -139,7 +139,7 @@ def test_a_calibration_of_another_model(folder: Path) -> None:
     save_calibration(path, {k: s._replace(hessian=s.hessian.flip(0).flip(1)) for k, s in stats.items()})
     findings = found(folder)
     assert findings["other-model"].severity == "error"
-    assert "quantize" in findings["stale-stage"].message, "it is not what these codes were made with"
+    assert "quantize" in findings["stale-stage"].message, "the codes were made with another calibration"
 
 
 def test_codes_that_are_not_the_artifacts(folder: Path) -> None:

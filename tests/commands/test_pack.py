@@ -1,4 +1,4 @@
-"""Filling a cap: never over it, 0.05 % under it at most, and what is read back is what was encoded."""
+"""`pack`: artifacts never exceed the cap, are at most 0.05 % below it, and decode to what was encoded."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ from helpers.command_line import run_command as bitgolf
 from helpers.toy_run import RULES, finish, run_again
 
 PAIRS = 40
-GRAIN = 8  # bytes: a setting moves several streams, each by words of four; the window of these files is 1 to 10 bytes
+GRAIN = (
+    8  # bytes: a scale changes several streams, each in steps of 4 bytes; the tolerance of these files is 1 to 10 bytes
+)
 
 
 class Tiny:
-    """A model of a few small matrices and a vector, and rules for it, at random."""
+    """A random model of a few small matrices and a vector, with random rules and coder."""
 
     def __init__(self, seed: int) -> None:
         draw = np.random.default_rng(seed)
@@ -95,7 +97,7 @@ class Tiny:
 
 @pytest.mark.slow
 def test_random_models_and_caps(capsys: pytest.CaptureFixture[str]) -> None:
-    """Never over, within 0.05 % (or 8 bytes, of files of one to twenty kilobytes), and read back bit for bit."""
+    """Files of one to twenty kilobytes: at most 0.05 % or 8 bytes below the cap, and decoded bit for bit."""
     errors, under, probes = [], [], []
     for seed in range(PAIRS):
         tiny, draw = Tiny(seed), np.random.default_rng(PAIRS + seed)
@@ -128,7 +130,7 @@ def same(a: dict[str, EncodedTensor], b: dict[str, EncodedTensor]) -> bool:
     )
 
 
-# ---- the knobs -----------------------------------------------------------------------------------------------------
+# ---- scaled settings------------------------------------------------------------------------------------------------
 
 
 def rules_of(*codecs: Spec[Any]) -> tuple[Spec[Rule], ...]:
@@ -138,8 +140,8 @@ def rules_of(*codecs: Spec[Any]) -> tuple[Spec[Rule], ...]:
 def test_all_that_has_a_knob_moves_by_as_much_and_nothing_else() -> None:
     clip = part(HessianSdClip, k=12.0, strength=0.1)
     repaired = part(LQER, codec=part(IntRows, bits=5, clip=part(SdClip, k=10.0)), rank=2)
-    still = [part(Float, dtype="float16"), part(IntRows, clip=part(MaxClip))]
-    before = rules_of(part(TrellisCodec, bits=3.25, states=8), part(IntRows, clip=clip), repaired, *still)
+    fixed = [part(Float, dtype="float16"), part(IntRows, clip=part(MaxClip))]
+    before = rules_of(part(TrellisCodec, bits=3.25, states=8), part(IntRows, clip=clip), repaired, *fixed)
     after = scale_steps(before, -0.5)
     assert after[0] == before[0].set("use.bits", 3.75)
     assert after[1]["use.clip.k"] == pytest.approx(12 / math.sqrt(2), rel=1e-6)
@@ -177,10 +179,10 @@ def test_how_far_the_knobs_go() -> None:
     trellis, rows = part(TrellisCodec, bits=3.5), part(IntRows, bits=6, clip=part(SdClip, k=8.0))
     assert scale_range(rules_of(trellis)) == (-3.5, 3.25)
     low, high = scale_range(rules_of(rows))
-    assert low == -1.0 and 4.0 < high < 5.0, "from 8 to 4 deviations, and down to a quarter of a bit"
-    assert scale_range(rules_of(trellis, rows)) == (-1.0, 3.25), "all together, as far as the first that cannot"
+    assert low == -1.0 and 4.0 < high < 5.0, "from k = 8 to k = 4, and down to 0.25 bits"
+    assert scale_range(rules_of(trellis, rows)) == (-1.0, 3.25), "the range is the intersection of both"
     narrow = rules_of(rows.edit(SdClip, replace(k=3.0)))
-    assert scale_range(narrow)[0] == 0.0, "what already saturates may not do so more"
+    assert scale_range(narrow)[0] == 0.0, "a clip below 4 standard deviations must not become smaller"
     for log2_step_scale in (-1.01, 3.26):
         with pytest.raises(RecipeError, match=r"2\^-1\.00 to 2\^\+3\.25, not by"):
             scale_steps(rules_of(trellis, rows), log2_step_scale)
@@ -198,7 +200,7 @@ def test_rules_without_a_knob_are_refused() -> None:
 @pytest.mark.parametrize("cap", [11_000_000, 14_000_000, 15_999_999, 17_500_000])
 @pytest.mark.parametrize("off", [0.985, 1.015])
 def test_few_encodings_where_they_are_dear(cap: int, off: float) -> None:
-    """36 million weights: a curve that is 4 % flatter than thought, a forecast that is 1.5 % off, noise of 200 bytes."""
+    """36 million weights: the slope is 4 % less than assumed, the forecast is 1.5 % off, and the noise is 200 bytes."""
     noise = np.random.default_rng(0)
 
     def size(log2_step_scale: float, expected: int) -> int:
@@ -224,12 +226,12 @@ def test_a_cap_out_of_reach_is_an_error_with_what_is_in_scale_range() -> None:
             search_size(size, cap, SizeModel(-3_000, TOLERANCE * cap, 10_100), (-2.0, 2.0))
         assert tried == [probed] and f"{cap:,}" in str(caught.value)
     assert search_size(size, 16_000, SizeModel(-3_000, 8, 10_100), (-2.0, 2.0)).best.bytes > 15_992, (
-        "the end is in reach"
+        "a cap at the end of the range is within reach"
     )
 
 
 def test_a_size_that_leaps_is_filled_as_far_as_it_goes() -> None:
-    """Nothing between 900 and 1,040 bytes: the best below the cap, and an end."""
+    """No size between 900 and 1,040 bytes exists: the search ends with the largest file within the cap."""
     found = search_size(
         lambda log2_step_scale, _: 900 if log2_step_scale > -0.1 else 1040,
         1000,
@@ -240,7 +242,7 @@ def test_a_size_that_leaps_is_filled_as_far_as_it_goes() -> None:
     assert found.best.bytes == 900 and len(found.probes) == 12
 
 
-# ---- the verb ------------------------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +269,9 @@ def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str])
     assert under <= 24 and document["probes"][-1].keys() == {"log2_step_scale", "predicted_bytes", "bytes"}
     first, weights = document["probes"][0], 2 * (4 * 32 * 32 + 2 * 32 * 48) + 295 * 32
     begun = -first["log2_step_scale"] * weights / 8
-    assert begun == pytest.approx(cap * (1 - TOLERANCE / 2) - before, abs=1), "it begins at what was packed"
+    assert begun == pytest.approx(cap * (1 - TOLERANCE / 2) - before, abs=1), (
+        "the search starts from the size of the artifact"
+    )
     recipe, done = read_json(run / "recipe.json"), read_json(run / "stages.json")
     moved = {s["path"]: s["after"] for s in document["settings"]}
     assert moved.keys() == {"quantize.1.use.clip.k", "quantize.2.use.bits"}
@@ -281,12 +285,14 @@ def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str])
 
     file = (run / "artifact.bg").read_bytes()
     scored = run_again(run)
-    said = capsys.readouterr().err
-    assert "quantize: unchanged, reused" in said and "pack: unchanged, reused" in said and "score …" in said
+    printed = capsys.readouterr().err
+    assert "quantize: unchanged, reused" in printed and "pack: unchanged, reused" in printed and "score …" in printed
     assert (run / "artifact.bg").read_bytes() == file and scored.bytes.total == document["bytes"]
     assert load_model(run / "artifact.bg").recipe.quantize[2]["use.bits"] == moved["quantize.2.use.bits"]
     again = run_again(run, first="quantize")
-    assert (run / "artifact.bg").read_bytes() == file and again.bpb == scored.bpb, "the recipe says it all"
+    assert (run / "artifact.bg").read_bytes() == file and again.bpb == scored.bpb, (
+        "the stored recipe reproduces the artifact"
+    )
 
 
 def test_the_whole_file_may_be_what_counts(run: Path) -> None:
@@ -316,7 +322,7 @@ def test_what_cannot_be_packed_is_said_and_left_alone(run: Path, tmp_path: Path)
     )
     unfinished = {stage: done for stage, done in before[1].items() if stage in ("prepare", "train")}
     (run / "stages.json").write_text(json.dumps(unfinished))
-    for folder, words in ((tmp_path, "no run's folder"), (run, "averaged and calibrated")):
+    for folder, words in ((tmp_path, "not the folder of a run"), (run, "averaged and calibrated")):
         done = bitgolf("pack", str(folder))
         assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 

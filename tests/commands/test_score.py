@@ -1,4 +1,4 @@
-"""`bitgolf score_artifact`: one answer on raw text and on shards, methods by name, their gain, their order, their progress."""
+"""`bitgolf score`: the same score on raw text and on shards, methods by name, gain, document order, progress."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from bitgolf.commands.tables import run_table, score_table
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import RecipeError, UsageError
+from bitgolf.model.attention.rope_scaling import NTKScaling
 from bitgolf.pipeline.html_report import render_report
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import SINGLE_PROCESS
@@ -54,11 +55,11 @@ def on_shards(toy: ToyArtifact, *names: str, **words: Any) -> ScoreResult:
     return score_artifact(toy.artifact, (), toy.shards, methods=names, **words)
 
 
-# ---- one answer ----------------------------------------------------------------------------------------------------
+# ---- sources of text ----------------------------------------------------------------------------------------------
 
 
 def test_raw_text_and_shards_have_one_answer(toy: ToyArtifact) -> None:
-    """Through the command and its JSON, bit for bit."""
+    """The scores are equal bit for bit."""
     shards, raw = on_shards(toy), score_artifact(toy.artifact, (toy.raw,), None)
     files = [path.read_bytes() for path in sorted(toy.raw.iterdir())]
     for a, b in zip(shards.methods, raw.methods, strict=True):
@@ -66,7 +67,9 @@ def test_raw_text_and_shards_have_one_answer(toy: ToyArtifact) -> None:
         assert [getattr(a, k) for k in keys] == [getattr(b, k) for k in keys]
     manifest = load_manifest(toy.shards)
     assert raw.bytes == sum(map(len, files)) and type(raw.bytes) is int
-    assert raw.targets == manifest.val.tokens, "every token but the first BOS, and the end of the last document"
+    assert raw.targets == manifest.val.tokens, (
+        "targets are all tokens but the first BOS, plus the end of the last document"
+    )
 
 
 def test_the_document_has_the_keys_of_the_design(toy: ToyArtifact, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +83,7 @@ def test_the_document_has_the_keys_of_the_design(toy: ToyArtifact, capsys: pytes
     artifacts.score(toy.artifact, shards=toy.shards, as_json=True, **words)
     d = json.loads(capsys.readouterr().out)
     assert d.keys() == KEYS | {"methods"} and [m["method"] for m in d["methods"]] == ["contiguous", "sliding"]
-    assert {key: d[key] for key in KEYS} == d["methods"][-1], "the last method's keys stand at the top"
+    assert {key: d[key] for key in KEYS} == d["methods"][-1], "the top-level keys are those of the last method"
     assert d["bpb"] == d["bits"] / d["bytes"] and d["bpb_without_adaptation"] is d["gain"] is None and not d["adapts"]
     assert d["targets_per_token_read"] == d["targets"] / d["tokens_read"] == pytest.approx(0.5, abs=0.02)
     assert d["targets_per_second"] == d["targets"] / d["seconds"]
@@ -88,15 +91,15 @@ def test_the_document_has_the_keys_of_the_design(toy: ToyArtifact, capsys: pytes
 
 
 def test_every_option_of_the_command_arrives(toy: ToyArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    document, heard = on_shards(toy), dict[str, Any]()
+    document, received = on_shards(toy), dict[str, Any]()
     monkeypatch.setattr(
         "bitgolf.commands.artifacts.score_artifact",
-        lambda *words, **options: heard.update(options, words=words) or document,
+        lambda *words, **options: received.update(options, words=words) or document,
     )
     words = "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2 --device cpu"
     done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 0 and "targets/s" in done.output and "sliding" in done.output
-    assert heard == {
+    assert received == {
         "words": (Path("a.bg"), [], Path("b")), "methods": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
         "batch": 9, "processes": 2, "device": "cpu",
     }  # fmt: skip
@@ -137,6 +140,9 @@ def test_names_stand_for_the_recipes_methods_or_read_as_its_last_does() -> None:
     assert select_methods((*OWN, OWN[1].replace(stride=4)), ("sliding",), ()) == [OWN[1], OWN[1].replace(stride=4)]
     (phased,) = select_methods((*OWN, OWN[1].replace(window=64, stride=4)), ("phased",), ())
     assert (phased["lora.window"], phased["lora.stride"]) == (64, 4)
+    scaling = part(NTKScaling, original_length=16, length=32)
+    (scaled,) = select_methods((OWN[1].replace(rope_scaling=scaling),), ("contiguous",), ())
+    assert scaled["rope_scaling"] == scaling
     with pytest.raises(UsageError, match="no method 'sliced'") as error:
         select_methods(OWN, ("sliced",), ())
     assert "sliding" in error.value.hint and "adapt" in error.value.hint
@@ -151,8 +157,8 @@ def test_adapt_is_what_adapts_in_the_recipe_or_else_adapters() -> None:
 def test_edits_change_every_method_that_has_the_setting() -> None:
     edited = select_methods(OWN, (), ("window=64", "stride=8"))
     assert edited == [part(ContiguousScoring, window=64), part(SlidingScoring, window=64, stride=8)]
-    (stretched,) = select_methods(OWN, ("contiguous",), ("rope_scaling=NTKScaling(original_length=16, length=32)",))
-    assert stretched["rope_scaling.original_length"] == 16
+    (scaled,) = select_methods(OWN, ("contiguous",), ("rope_scaling=NTKScaling(original_length=16, length=32)",))
+    assert scaled["rope_scaling.original_length"] == 16
     with pytest.raises(UsageError, match="no method here has the setting 'stide'") as error:
         select_methods(OWN, (), ("stide=8",))
     assert "stride" in error.value.hint
@@ -172,12 +178,12 @@ def test_gain_is_that_over_the_same_windows_and_the_model_comes_back(toy: ToyArt
 
     before = row(OWN[1])
     for method in (LORA, SGD):
-        found, still = row(method), method().without_adaptation()
-        assert still
-        with closing(still().make_player(loaded.model, vocab, select_device(), SINGLE_PROCESS)) as player:
-            bpb = referee_score(player, text, still()).bpb
+        found, baseline = row(method), method().without_adaptation()
+        assert baseline
+        with closing(baseline().make_player(loaded.model, vocab, select_device(), SINGLE_PROCESS)) as player:
+            bpb = referee_score(player, text, baseline()).bpb
         assert found.bpb_without_adaptation == bpb and found.gain == bpb - found.bpb > 0.01 and found.adapts
-        assert row(OWN[1]).bits == before.bits, "the model is as it was"
+        assert row(OWN[1]).bits == before.bits, "the weights must be restored"
         assert found.cross_document == (method is not LORA)
 
 
@@ -186,11 +192,11 @@ def test_the_baseline_can_be_left_out(toy: ToyArtifact) -> None:
     context = ScoringContext(loaded.model, loaded.tokenizer.vocab, text, select_device())
     alone, both = evaluate_method(context, LORA, baseline=False), evaluate_method(context, LORA)
     assert alone.bpb_without_adaptation is alone.gain is None and alone.bpb == both.bpb
-    assert both.gain and len(context.scores) == 1, "the baseline alone is remembered"
+    assert both.gain and len(context.scores) == 1, "only the baseline is cached"
 
 
 def test_the_same_windows_are_scored_once(toy: ToyArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not again for the sake of the gain; but windows that differ in anything, and what adapts, are."""
+    """The baseline of a gain is not scored again. Methods with other windows and methods that adapt are."""
     played = list[str]()
 
     def watched(player: Any, text: TokenizedText, method: ScoringMethod, **words: Any) -> Score:
@@ -206,14 +212,14 @@ def test_the_same_windows_are_scored_once(toy: ToyArtifact, monkeypatch: pytest.
 def test_a_player_is_closed_also_where_scoring_fails(toy: ToyArtifact) -> None:
     loaded, text = load_model(toy.artifact), load_validation(toy.shards)
 
-    def tell(line: str) -> None:
+    def interrupt(line: str) -> None:
         name, _, done = line.partition(" / ")[0].partition(": ")
-        if name == "sgd" and int(done) > 2 * SGD["chunk"]:  # which was learned from twice
+        if name == "sgd" and int(done) > 2 * SGD["chunk"]:  # two chunks were trained on
             raise KeyboardInterrupt
 
     weights = {path: p.clone() for path, p in loaded.model.named_parameters()}
     with pytest.raises(KeyboardInterrupt):
-        evaluate_method(ScoringContext(loaded.model, loaded.tokenizer.vocab, text, select_device(), log=tell), SGD)
+        evaluate_method(ScoringContext(loaded.model, loaded.tokenizer.vocab, text, select_device(), log=interrupt), SGD)
     assert all((p == weights[path]).all() for path, p in loaded.model.named_parameters())
 
 
@@ -261,8 +267,8 @@ def test_a_run_reports_what_adaptation_gained(toy: ToyArtifact, tmp_path: Path) 
     lora, sliding, sgd = d.methods
     assert d.bpb == {"trained": d.bpb["trained"], "averaged": d.bpb["averaged"], "packed": lora.bpb,
                         "sliding": sliding.bpb, "adapted": sgd.bpb}  # fmt: skip
-    averaged, still = d.bpb["averaged"], lora.bpb_without_adaptation
-    assert averaged and still and abs(averaged - still) < 0.05, "weights in memory are scored without adaptation"
+    averaged, baseline = d.bpb["averaged"], lora.bpb_without_adaptation
+    assert averaged and baseline and abs(averaged - baseline) < 0.05, "weights in memory are scored without adaptation"
     gain = f"{sgd.gain:+.4f}"
     assert gain in run_table(d) and gain in render_report(d, tmp_path / "run" / "log.jsonl")
     log = (tmp_path / "run" / "run.log").read_text()

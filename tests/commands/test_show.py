@@ -1,4 +1,4 @@
-"""What `show` and `recipes` say: memory by arithmetic, what was published in full, departures with what undoes them."""
+"""Output of `show` and `recipes`: memory forecast, published results, and departures with their options."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_memory_counts_weights_gradients_and_the_heads_of_an_objective() -> None
 def test_the_table_says_what_was_published() -> None:
     lines = [" ".join(line.split()) for line in show_table(describe_recipe(get_recipe("pr1512"))).splitlines()]
     published = lines[lines.index("Published by its authors, not measured here") :]
-    said = ["hardware 8 x H100 SXM, 600 s", "bpb, packed 1.1255", "bpb, sliding 1.1117", "bytes 16,120,506"]
-    assert set(said) <= set(published)
+    expected = ["hardware 8 x H100 SXM, 600 s", "bpb, packed 1.1255", "bpb, sliding 1.1117", "bytes 16,120,506"]
+    assert set(expected) <= set(published)
     assert "seeds, 42 trained 1.1207, averaged 1.1198, packed 1.12501, sliding 1.1112" in published
     assert not any("departures" in line for line in published)
 
@@ -60,7 +60,7 @@ def test_the_table_says_what_was_published() -> None:
 def test_a_departure_is_undone_by_the_words_that_stand_beside_it() -> None:
     recipe = get_recipe("pr1512")
     lines = show_table(describe_recipe(recipe)).splitlines()
-    start = lines.index("Differences from the published system, and the --set that removes each:") + 1
+    start = lines.index("Differences from the published system, and the --set options that remove each:") + 1
     undone = [line for line in lines[start : lines.index("", start)] if "--set" in line]
     departures = [assignments for assignments in (recipe().published or {})["departures"].values() if assignments]
     assert len(undone) == len(departures) == 4
@@ -76,7 +76,7 @@ def test_nothing_is_said_of_what_nobody_published() -> None:
     table = show_table(describe_recipe(get_recipe("quickstart")))
     assert "Published" not in table and "Differences" not in table and "caution" not in table
     assert "Differences" not in show_table(describe_recipe(get_recipe("baseline")))
-    assert "it trains on training text: nothing" in show_table(describe_recipe(get_recipe("pr675")))
+    assert "trained on the validation text: no option" in show_table(describe_recipe(get_recipe("pr675")))
 
 
 def test_whatever_stands_in_a_recipe_of_others_can_be_shown() -> None:
@@ -98,6 +98,6 @@ def test_the_result_in_the_list_is_that_of_the_published_file(name: str) -> None
 
 
 def test_show_refuses_what_a_run_would() -> None:
-    """A codec that asks for calibration in a recipe that has none."""
-    with pytest.raises(RecipeError, match="asks for calibration"):
+    """For example a codec that needs calibration in a recipe without calibration."""
+    with pytest.raises(RecipeError, match="needs calibration"):
         describe_recipe(get_recipe("quickstart").replace(calibrate=None))

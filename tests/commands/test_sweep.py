@@ -1,4 +1,4 @@
-"""A sweep: every combination of settings on a run's weights, in one table that goes on where it stopped."""
+"""`sweep`: all combinations of settings on a run's weights, in a table that a later call continues."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_commas_part_values_but_not_within_brackets_or_quotes(values: list[str],
     ("assignment", "message"),
     [
         ("quantize.1.use.bits", "not PATH=VALUE"),
-        ("train.steps=3,4", "decided before quantizing"),
-        ("calibrate.source.rows=3,4", "decided before quantizing"),
+        ("train.steps=3,4", "takes effect before quantization"),
+        ("calibrate.source.rows=3,4", "takes effect before quantization"),
         ("quantize.1.use.bits=3,,4", "separated by commas, got"),
         ("quantize.1.use.bits=", "separated by commas, got"),
         ("quantize.1.use.clip=SdClip(k=3", "separated by commas, got"),
@@ -80,7 +80,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which settings were encoded."""
+    """The bits of each encoding."""
     seen: list[str] = []
     original = TrainedRun.encode
 
@@ -97,7 +97,7 @@ def test_a_row_says_what_a_run_with_these_settings_would(run: Path) -> None:
     words = ("sweep", str(run), "--set", f"{BITS}=3,4", "--set", f"{DAMPING}=0.01,0.1", "--score", "--tokens", "99999")
     document = json.loads(bitgolf(*words, "--json").stdout)
     after = files(run)
-    assert {name: after[name] for name in after if name != "sweep.jsonl"} == before, "the run stays as it was"
+    assert {name: after[name] for name in after if name != "sweep.jsonl"} == before, "the run must not be changed"
     assert [row["settings"] for row in document["rows"]] == [
         {BITS: bits, DAMPING: damping} for bits in ("3", "4") for damping in ("0.01", "0.1")
     ]
@@ -119,7 +119,7 @@ def test_a_row_says_what_a_run_with_these_settings_would(run: Path) -> None:
 
 
 def predicted(folder: Path) -> float:
-    """From the artifact and the calibration, as the definition has it."""
+    """The predicted gap in bpb, computed from the artifact and the calibration by its definition."""
     back, weights = load_model(folder / "artifact.bg").model.state_dict(), load_file(folder / "averaged.safetensors")
     known = load_calibration(folder / "calibration.safetensors")
     nats = sum(known[path].cost(back[path] - weights[path]).sum().item() for path in known)
@@ -149,7 +149,7 @@ def test_it_goes_on_where_it_stopped(run: Path, encoded: list[str], monkeypatch:
     assert sweep(run, [f"{BITS}=4.0,3"]).rows[0].bytes == document.rows[2].bytes
     assert encoded == [], "4.0 is 4"
     sweep(run, [f"{BITS}=3"], tokens=64)
-    assert encoded == ["3"], "measured, it is another row"
+    assert encoded == ["3"], "a scored row has another key"
     assert len(rows_of(run)) == 4
 
 
@@ -163,9 +163,9 @@ def test_other_weights_are_other_rows(run: Path, encoded: list[str]) -> None:
 @pytest.mark.parametrize(
     ("sets", "error", "message"),
     [
-        ([f"{BITS}=3,9"], RecipeError, "at most 7 bits"),
-        ([f"{BITS}=3", f"{BITS}=4"], UsageError, "each with a path of its own"),
-        ([], UsageError, "each with a path of its own"),
+        ([f"{BITS}=3,9"], RecipeError, "at most 7 per weight, got 9"),
+        ([f"{BITS}=3", f"{BITS}=4"], UsageError, "each path only once, got"),
+        ([], UsageError, "each path only once, got"),
         (["quantize.2.use.bit=3"], RecipeError, "nearest: .*bits"),
         (["pack.groups=(StreamGroup(where='gate', name='g'),)"], RecipeError, "gate"),
     ],
@@ -182,7 +182,7 @@ def test_a_codec_that_asks_for_calibration_needs_a_run_that_has_one(run: Path, e
     recipe = read_json(run / "recipe.json")
     recipe["calibrate"] = None
     (run / "recipe.json").write_text(json.dumps(recipe))
-    with pytest.raises(RecipeError, match="asks for calibration"):
+    with pytest.raises(RecipeError, match="needs calibration"):
         sweep(run, [f"{BITS}=3"])
     sets = ["quantize.2.use=IntRows(bits=5),IntRows(bits=6)", "quantize.1.use.solver=none"]
     rows = sweep(run, sets).rows
@@ -198,7 +198,7 @@ def test_a_damaged_table_is_named(run: Path) -> None:
 def test_a_table_of_an_older_format_is_refused_and_left_alone(run: Path) -> None:
     old = '{"key": "a", "set": {}, "bytes": 1, "loss": null}\n'
     (run / "sweep.jsonl").write_text(old)
-    with pytest.raises(FormatVersionError, match=r"sweep\.jsonl: the table of a sweep has no format number"):
+    with pytest.raises(FormatVersionError, match=r"sweep\.jsonl: the sweep table has no format number"):
         sweep(run, [f"{BITS}=3"])
     assert (run / "sweep.jsonl").read_text() == old
 
@@ -210,4 +210,4 @@ def test_the_table_for_a_person(run: Path) -> None:
     assert [line.split()[0] for line in lines[2:4]] == ["SdClip(k=12)", "SdClip(k=20)"]
     assert "1 of 2" in done.stderr
     failed = bitgolf("sweep", str(run), "--set", "model.dim=3,4")
-    assert failed.returncode == 2 and "decided before" in failed.stderr and "Traceback" not in failed.stderr
+    assert failed.returncode == 2 and "takes effect before" in failed.stderr and "Traceback" not in failed.stderr

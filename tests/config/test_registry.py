@@ -1,4 +1,4 @@
-"""Parts have names that are unique in the package, and a name imports nothing but the module of its part."""
+"""Tests of the registry: names of parts are unique, and looking one up imports only the module of that part."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_only_registered_classes_have_names(name: object) -> None:
 def test_a_name_of_the_older_format_says_so(name: str) -> None:
     with pytest.raises(RecipeError, match="older format") as error:
         from_json({"part": name})
-    assert error.value.hint.endswith(f"write {name.rpartition('.')[2]}")
+    assert error.value.hint.endswith(f"replace the name by {name.rpartition('.')[2]}")
 
 
 def test_an_unknown_name_brings_the_nearest() -> None:
@@ -114,7 +114,7 @@ def test_any_name_is_a_part_or_one_clear_error_and_imports_only_modules_of_parts
 
 
 def test_a_part_of_another_module_keeps_the_hash() -> None:
-    """What moves a file changes no recipe."""
+    """Moving a part to another module does not change recipes."""
     node = part(SquaredLeakyReLU)
     assert node.to_json() == {"part": "SquaredLeakyReLU", "slope": 0.5}
     moved = type("SquaredLeakyReLU", (SquaredLeakyReLU,), {"__module__": "elsewhere"})

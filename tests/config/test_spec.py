@@ -1,4 +1,4 @@
-"""The language of recipes: names and types are checked when a recipe is written, edits must act."""
+"""Tests of recipe trees: names and types are checked when a node is made, and edits must have an effect."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_a_missing_argument_is_named() -> None:
 
 
 def test_a_class_without_a_constructor_is_given_the_context_of_its_socket() -> None:
-    """Every part of a model is told where it sits, also one that does not ask; a start value is told nothing."""
+    """A part of a model takes a `BuildContext`, even without a constructor of its own; an initializer takes none."""
     assert (count_context_arguments(SquaredReLU), dict(schema(SquaredReLU))) == (1, {})
     assert (count_context_arguments(ZeroInit), dict(schema(ZeroInit))) == (0, {})
     assert isinstance(part(SquaredReLU)(BuildContext(vocab=2)), SquaredReLU) and isinstance(part(ZeroInit)(), ZeroInit)
-    with pytest.raises(RecipeError, match="SquaredReLU cannot stand here"):
+    with pytest.raises(RecipeError, match=r"SquaredReLU cannot be used here: it needs 1 context argument\(s\), got 0"):
         part(SquaredReLU)()
 
 
@@ -83,7 +83,7 @@ def test_edits_act_or_fail(recipe: Spec) -> None:
     leaky = recipe.edit("**.mlp", replace(act=part(SquaredLeakyReLU, slope=0.3)))
     assert leaky["model.block.mlp.act.slope"] == 0.3
     assert recipe.edit(Muon, replace(lr=0.01))["train.optim.0.use.lr"] == 0.01
-    with pytest.raises(RecipeError, match="touches nothing"):
+    with pytest.raises(RecipeError, match="matches no part"):
         recipe.edit("**.mixr", replace(heads=4))
     with pytest.raises(RecipeError, match="changes nothing"):
         recipe.edit("**.mlp", replace(hidden=recipe["model.block.mlp.hidden"]))
@@ -133,8 +133,8 @@ def test_values_from_a_command_line(recipe: Spec, text: str, path: str, value: o
         ("train.compile=perhaps", "one of"),
         ("model.block.mlp.act=SquaredLeakyRelu", "did you mean SquaredLeakyReLU"),
         ("model.block.mlp.act=MixX0", "Activation"),
-        ("train.rows=__import__('os')", "neither a number|no part called"),
-        ("nowhere.at=1", "there is no 'nowhere"),
+        ("train.rows=__import__('os')", "is not a number|no part called"),
+        ("nowhere.at=1", "there is no path 'nowhere"),
     ],
 )
 def test_bad_values_from_a_command_line_name_the_place(recipe: Spec, text: str, message: str) -> None:

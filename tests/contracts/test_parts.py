@@ -1,4 +1,4 @@
-"""What every part of a model promises. Parts are collected by themselves: a new one is tested when it is registered."""
+"""Contract tests for all model parts. They are collected from the registry, so that new parts are included."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_identity_at_initialisation_where_claimed(cls: type, ids: Tensor) -> Non
     plain, more = built(toy_model()), model_with_part(example_node(cls))(BuildContext(vocab=VOCAB))
     own = dict(more.named_parameters())
     state = {name: p for name, p in plain.state_dict().items() if name in own}
-    assert len(state) < len(own), "the part has no parameter of its own here"
+    assert len(state) < len(own), "the part adds no parameter"
     more.load_state_dict(state, strict=False)
     assert (plain(ids) - more(ids)).abs().max() < 1e-6
 
@@ -86,29 +86,29 @@ def test_every_parameter_has_a_known_role_and_nothing_hides_in_buffers(cls: type
     assert set(parameter_roles(model)) == dict(model.named_parameters()).keys()
     assert set(parameter_roles(model).values()) <= ROLES
     assert model.state_dict().keys() == set(parameter_roles(model)), (
-        "an artifact holds parameters only: a part makes its constants in forward"
+        "an artifact stores parameters only; a part must compute constants in its forward pass"
     )
 
 
 def test_switched_on_it_acts(cls: type, ids: Tensor) -> None:
-    """Taking the part out of the running model changes what the model says."""
+    """Replacing the output of the part changes the logits of the model."""
     model = built(model_with_part(example_node(cls))).train(cast(type[Part], cls).training_only)
     calls: list[int] = []
     for module in model.modules():
         if type(module) is cls:
             module.register_forward_hook(lambda m, i, o: calls.append(1))
     before = model(ids)
-    assert calls, "the part never ran"
+    assert calls, "the part was not called"
     bypass(model, cls)
     assert model(ids).shape != before.shape or (model(ids) - before).abs().max() > 1e-6
 
 
 def test_it_changes_what_the_model_says(cls: type, ids: Tensor) -> None:
-    """Against the toy without the part, all weights that both have being equal."""
+    """The logits differ from those of the toy model without the part, with equal weights."""
     plain = AROUND.get(cls, lambda toy: toy)(toy_model())
     spec = model_with_part(example_node(cls))
     if spec == plain:
-        return  # the toy itself has this part: other tests know its values
+        return  # the toy model contains this part; other tests check its output
     if cls in QUIET:
         return
     model, without = built(spec).train(cls.training_only), built(plain).train()  # type: ignore[attr-defined]
@@ -126,7 +126,7 @@ def test_every_parameter_moves_what_the_model_says(cls: type, ids: Tensor) -> No
 
 
 def bypass(model: nn.Module, cls: type) -> None:
-    """Replace the forward of every such part by one that returns another value of the same kind."""
+    """Replace the forward of each part of this class by one that returns other values of the same type."""
     for module in model.modules():
         if type(module) is cls:
             original = module.forward
@@ -150,7 +150,7 @@ def test_read_piece_by_piece_it_says_the_same(cls: type, ids: Tensor) -> None:
 
 @torch.no_grad()
 def test_rows_of_different_lengths_say_what_each_would_say_alone(cls: type) -> None:
-    """Rows are restarted, pushed, left alone and read again at times of their own."""
+    """Rows are prefilled, extended or left unchanged independently of each other."""
     model, chance = built(model_with_part(example_node(cls))), random.Random(3)
     window, stride = 9, 4
     reader = IncrementalDecoder(model, 3, window, stride)
@@ -181,7 +181,7 @@ def test_every_forward_has_at_most_three_ifs() -> None:
             assert sum(isinstance(n, ast.If | ast.IfExp) for n in ast.walk(tree)) <= 3, cls
 
 
-# ---- negative controls: what the suite must catch -------------------------------------------------------------------
+# ---- negative controls: parts that the suite must reject -------------------------------------------------------------
 
 
 class Leaky(ResidualStreamPart):

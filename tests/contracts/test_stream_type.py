@@ -1,4 +1,4 @@
-"""The residual stream's type: every part keeps it, and in bfloat16 says nearly what float32 says."""
+"""dtype of the residual stream: every part keeps it, and results in bfloat16 are close to those in float32."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ ON_THE_STREAM = (
     ValuePart,
     AttentionOutputPart,
 )
-LOGITS = 0.03  # relative difference of bfloat16; measured 0.001 to 0.021
-DIRECTION = 0.98  # cosine of gradients, of vectors that have at least 1/200 of the largest gradient; measured 0.989
+LOGITS = 0.03  # maximum relative difference of bfloat16 logits; measured 0.001 to 0.021
+DIRECTION = 0.98  # minimum cosine of gradients with norms of at least 1/200 of the largest; measured 0.989
 
 
 @pytest.fixture(params=all_model_parts(), ids=lambda c: c.__name__)
@@ -48,7 +48,7 @@ def model(request: pytest.FixtureRequest) -> LM:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors of floats in what a part is given or gives, first the stream."""
+    """Floating-point tensors among the inputs or outputs of a part, the stream first."""
     if isinstance(value, tuple):
         for part in value:
             yield from tensors(part)
@@ -57,7 +57,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def types_of_parts(model: LM) -> set[tuple[str, torch.dtype]]:
-    """Filled by the forwards to come: the kinds of parts on the stream, each with the types that it takes and gives."""
+    """Set of (part class, dtype of an input or output) for parts on the stream, filled by later forward passes."""
     found: set[tuple[str, torch.dtype]] = set()
 
     def note(module: object, inputs: Any, output: Any) -> None:
@@ -70,7 +70,7 @@ def types_of_parts(model: LM) -> set[tuple[str, torch.dtype]]:
 
 
 def learn(model: LM, autocast: bool) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits, and the gradients by path of the loss on two rows of two documents each."""
+    """Logits, and gradients of the loss by path, on two rows of two documents each."""
     ids = torch.randint(2, VOCAB, (2, 24), generator=torch.Generator().manual_seed(1))
     ids[:, [0, 12]] = 1
     torch.manual_seed(0)  # for parts that draw noise
@@ -88,7 +88,7 @@ def test_parts_keep_a_bfloat16_stream_and_say_and_learn_what_float32_would(model
     types = types_of_parts(model)
     logits, gradients = learn(model, autocast)
     assert types and {kind for _, kind in types} == {torch.bfloat16}, types
-    assert logits.dtype == torch.float32, "from the logits up it is float32"
+    assert logits.dtype == torch.float32, "logits are float32"
     assert 0 < (logits - plain).norm() < LOGITS * plain.norm()
     vectors = [path for path, role in parameter_roles(model).items() if role in ("scale", "gate")]
     largest = max(wanted[path].norm() for path in vectors)
@@ -99,7 +99,7 @@ def test_parts_keep_a_bfloat16_stream_and_say_and_learn_what_float32_would(model
 
 
 def test_a_norm_that_autocast_has_in_float32_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On CUDA since torch 2.13; on the CPU autocast leaves the norm alone, so that it is played here."""
+    """Autocast does this on CUDA since torch 2.13. On the CPU it does not, so the test simulates it."""
     normed = F.rms_norm
     monkeypatch.setattr(F, "rms_norm", lambda x, shape: normed(x.float(), shape))
     model = built(toy_model())
@@ -109,7 +109,7 @@ def test_a_norm_that_autocast_has_in_float32_comes_back(monkeypatch: pytest.Monk
 
 
 def test_a_float32_stream_stays_one_under_autocast() -> None:
-    """Queries, keys and values come out of products, in autocast's type, and so does what branches add."""
+    """Outputs of matrix products have the autocast dtype: queries, keys, values, and outputs of branches."""
     model = built(toy_model().replace(residual_dtype="float32"))
     types = types_of_parts(model)
     learn(model, autocast=True)

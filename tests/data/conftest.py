@@ -1,4 +1,4 @@
-"""A small tokenizer, trained once, and shards of numbers."""
+"""Fixtures: a small tokenizer, trained once per session, and shards of consecutive numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches: a pure function of (seed, step), the same rows for any number of ranks, every token once in an epoch."""
+"""Tests of batches: a function of (seed, step), equal for any number of ranks, with each token once per epoch."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def test_sequential_batches_follow_the_stream_over_its_end(counting: Counting) -
 
 def test_too_little_text_and_uneven_shares_are_errors_with_their_numbers(counting: Counting) -> None:
     assert batches(counting(6), ShuffledWindows(), length=5).load_batch(3).inputs.shape == (4, 5)
-    with pytest.raises(BitgolfError, match="has 5 tokens, and one row takes 6") as error:
+    with pytest.raises(BitgolfError, match="has 5 tokens, but one row needs 6") as error:
         batches(counting(5), ShuffledWindows(), length=5)
     assert error.value.hint
-    with pytest.raises(UsageError, match="4 rows cannot be shared by 3 ranks"):
+    with pytest.raises(UsageError, match="4 rows cannot be divided evenly among 3 ranks"):
         batches(counting(30), ShuffledWindows()).load_batch(0, 0, 3)
     for wrong in ({"rows": 0}, {"length": 0}, {"seed": -1}):
-        with pytest.raises(UsageError, match="start at 1"):
+        with pytest.raises(UsageError, match="rows and length must be at least 1"):
             batches(counting(30), ShuffledWindows(), **wrong)
 
 

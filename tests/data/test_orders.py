@@ -1,4 +1,4 @@
-"""Orders: what each visits, in which order, and what none of them may do."""
+"""Tests of data orders: which windows each visits and in which order, and the properties common to all."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def shards(folder: Path, *contents: list[int]) -> TokenStream:
 
 
 def documents_of(draw: np.random.Generator, count: int) -> list[list[int]]:
-    """Documents of unlike lengths; the token after BOS says which one, its others count up from it."""
+    """Documents of different lengths; the token after BOS identifies the document, the others count up from it."""
     return [[1, *range(100 * i + 100, 100 * i + 100 + int(n))] for i, n in enumerate(draw.integers(1, 40, count))]
 
 
@@ -95,7 +95,7 @@ def test_files_too_short_for_a_row_are_an_error_when_there_is_no_other(counting:
 @settings(max_examples=40, deadline=None)
 @given(lengths=st.lists(st.integers(6, 70), min_size=1, max_size=4), seed=st.integers(0, 50))
 def test_an_epoch_holds_each_window_of_each_file_once(counting: Counting, lengths: list[int], seed: int) -> None:
-    """So nothing is an input twice in it, in one step or over the steps; phases change from epoch to epoch."""
+    """So no token is an input twice in an epoch; the offset of the first window differs between epochs."""
     stream = counting(*lengths)
     source = batches(stream, ShuffledShardWindows(), rows=1, seed=seed)
     rest = iter(range(10**6))
@@ -115,7 +115,7 @@ def test_an_epoch_holds_each_window_of_each_file_once(counting: Counting, length
 
 
 def test_files_are_visited_in_proportion_to_their_windows_left(counting: Counting) -> None:
-    """The chance that the first row is of the small file is its share of the windows: 1 in 4."""
+    """The probability that the first row comes from the small file is its fraction of the windows: 1/4."""
     stream = counting(301, 101)
     first = [
         int(batches(stream, ShuffledShardWindows(), seed=seed).load_batch(0).inputs[0, 0] > 300) for seed in range(600)
@@ -171,7 +171,7 @@ def test_a_batch_mixes_a_number_of_shards_that_grows(counting: Counting) -> None
 
 @pytest.mark.parametrize(("grow", "power"), [(10**9, 0.9), (1, 0.5)])
 def test_shards_are_drawn_by_a_power_of_what_is_left(counting: Counting, grow: int, power: float) -> None:
-    """Step 1, where the exponent has not moved or is at its end: of 2 shards, one is chosen."""
+    """Step 1, at which the exponent has its first or its last value: one of two shards is drawn."""
     stream = counting(4005, 405)
     large = 0
     for seed in range(500):
@@ -184,7 +184,7 @@ def test_shards_are_drawn_by_a_power_of_what_is_left(counting: Counting, grow: i
 
 def test_a_mix_that_is_none_is_refused() -> None:
     for wrong in ({"min_shards": 0}, {"min_shards": 9, "max_shards": 8}, {"growth_steps": 0}):
-        with pytest.raises(RecipeError, match="is not one"):
+        with pytest.raises(RecipeError, match="min_shards must be 1 to max_shards"):
             CoprimeStride(**wrong)
 
 
@@ -193,7 +193,7 @@ def test_a_mix_that_is_none_is_refused() -> None:
 
 @pytest.mark.parametrize("cuts", [[], [150], [37, 38, 200, 201]])
 def test_documents_come_whole_in_random_order_each_once_an_epoch(tmp_path: Path, cuts: list[int]) -> None:
-    """Also those that run over a file's end."""
+    """Including documents that continue in the next file."""
     documents = documents_of(np.random.default_rng(0), 20)
     text = [token for document in documents for token in document]
     stream = shards(tmp_path, *[part.tolist() for part in np.split(np.array(text), cuts)])
@@ -230,7 +230,7 @@ def test_what_precedes_the_first_document_is_left_out(tmp_path: Path) -> None:
     stream = shards(tmp_path, [5, 6], [7, 1, 20, 21, 22], [1, 30, 31])
     row = batches(stream, ShuffledDocuments(), rows=1, length=7).load_batch(0).inputs[0].tolist()
     assert row in ([1, 20, 21, 22, 1, 30, 31], [1, 30, 31, 1, 20, 21, 22])
-    with pytest.raises(BitgolfError, match="token 9 is nowhere"):
+    with pytest.raises(BitgolfError, match="no document start, BOS token 9"):
         BatchLoader(stream, rows=1, length=3, order=ShuffledDocuments(), seed=0, bos=9)
 
 
@@ -238,7 +238,7 @@ def test_what_precedes_the_first_document_is_left_out(tmp_path: Path) -> None:
 
 
 def test_packed_rows_are_sequential_spans_and_tails_are_dropped(counting: Counting) -> None:
-    """Steps of 2 x 5 inputs: 2 in the first shard, none in the second, 3 in the third, which needs 31 tokens for them."""
+    """Steps of 2 x 5 inputs: 2 fit in the first shard, none in the second, 3 in the third, which needs 31 tokens."""
     source = batches(counting(29, 10, 31), PackedDocuments(), rows=2)
     inputs = [source.load_batch(step).inputs.ravel().tolist() for step in range(7)]
     starts = [0, 10, 39, 49, 59, 0, 10]

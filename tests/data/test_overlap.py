@@ -1,4 +1,4 @@
-"""The guard: a validation document among the training documents stops everything."""
+"""Tests of the overlap check: a validation document among the training documents is an error."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_fingerprints_take_8_bytes_each_in_their_file(tmp_path: Path) -> None:
     assert path.stat().st_size == 16
     assert read_fingerprints(path).tolist() == values.tolist()
     path.write_bytes(b"123")
-    with pytest.raises(CorruptFileError, match="not fingerprints"):
+    with pytest.raises(CorruptFileError, match="multiple of 8 bytes, got 3 bytes"):
         read_fingerprints(path)
     with pytest.raises(BitgolfError, match="cannot be read"):
         read_fingerprints(tmp_path / "none")

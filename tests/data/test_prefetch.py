@@ -1,4 +1,4 @@
-"""Batches made ahead by a thread: the same ones bit for bit, whatever is asked for, and no thread left behind."""
+"""Tests of prefetching: batches are identical to those without it, for any request, and the thread ends."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_batches_are_the_same(counting: Counting, rank: int, size: int) -> None:
 
 
 class Recorded(BatchLoader):
-    """Says which steps it made, and in which thread."""
+    """Records the steps that it loaded, and the threads in which it did."""
 
     def load_batch(
         self, step: int, rank: int = 0, world_size: int = 1, *, rows: int = 0, length: int = 0
@@ -101,7 +101,7 @@ def test_the_thread_ends_with_what_owns_it(counting: Counting) -> None:
 
 
 def test_the_thread_pins_for_the_gpu_of_its_process(counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread begins with the first GPU, where every process of a machine would otherwise open a context."""
+    """A new thread starts with GPU 0, on which every process of the machine would otherwise open a context."""
     taken = list[int]()
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)

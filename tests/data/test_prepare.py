@@ -1,4 +1,4 @@
-"""Prepared folders: what the manifest says is what is there, and `verify_data` sees every way in which it is not."""
+"""Tests of prepared folders: the manifest agrees with the files, and `verify_data` finds every disagreement."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_damaged_manifest_is_named(folder: Path, text: str) -> None:
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_manifest_of_another_format_is_refused(folder: Path, number: int) -> None:
-    """Whatever else it holds: its fields may have other names."""
+    """Regardless of its other fields, whose names may differ between formats."""
     (folder / "manifest.json").write_text(json.dumps({"format": number, "digest": "x"}))
     with pytest.raises(FormatVersionError, match=f"the data manifest has format {number}; this version reads format 2"):
         load_manifest(folder)

@@ -1,4 +1,4 @@
-"""Shards: the challenge's format to the byte, strict reading, and one endless stream over them."""
+"""Tests of shards: the challenge's format byte for byte, strict reading, and repeated token streams."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, ids: list) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "0 bytes, less than its header"),
-        (shard_bytes()[:1023], "less than its header"),
+        (b"", "it has 0 bytes, but a header has 1024"),
+        (shard_bytes()[:1023], "it has 1023 bytes, but a header has 1024"),
         (shard_bytes(magic=20240521), "starts with 20240521"),
-        (shard_bytes(magic=0x18, version=0x13), "not 20240520"),
+        (shard_bytes(magic=0x18, version=0x13), "instead of 20240520"),
         (shard_bytes(version=2), "version 2"),
-        (shard_bytes(count=0, tokens=b""), "announces 0"),
-        (shard_bytes(count=-3), "announces -3"),
+        (shard_bytes(count=0, tokens=b""), "states 0 tokens"),
+        (shard_bytes(count=-3), "states -3 tokens"),
         (shard_bytes(count=4), "too short"),
         (shard_bytes(count=2), "too long"),
         (shard_bytes() + b"\x00", "too long"),

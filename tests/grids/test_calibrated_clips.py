@@ -1,4 +1,4 @@
-"""Clips that ask for the inputs of a matrix (spec, 1.9 and 1.10)."""
+"""Tests of clip rules that use calibration statistics (openai/parameter-golf, pull requests 414 and 1412)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Integer grids and clip rules: bounds, symmetry, equivariance, floors (properties Q1 to Q3)."""
+"""Tests of integer grids and clip rules: error bounds, symmetry, scale equivariance, minimum steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = ["max", "quantile", "sd", "search rows", "search tensor"]
 
 
 def weights(seed: int, rows: int = 4, columns: int = 64, scale: float = 1.0) -> torch.Tensor:
-    """Rows of different spread with a few outliers."""
+    """Rows of different standard deviation with a few outliers."""
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(rows, columns, generator=generator) * torch.rand(rows, 1, generator=generator) * scale
     return torch.where(torch.rand(w.shape, generator=generator) < 0.03, 8 * w, w)
@@ -117,7 +117,7 @@ def test_only_multiples_of_a_code(multiple: int, full: bool, bits: int, seed: in
 
 
 def test_step_rounded_int8() -> None:
-    """Spec, 1.3: codes of 127 and 126 do not become 128."""
+    """Codes 126 and 127 do not become 128 (openai/parameter-golf, pull request 39)."""
     grid, w = IntGrid(bits=8, multiple=4), torch.randn(8, 500, generator=torch.Generator().manual_seed(0))
     codes, step = code(grid, MaxClip(), w)
     assert codes.max() == 124 and codes.min() == -124 and (codes % 4 == 0).all()

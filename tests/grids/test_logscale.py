@@ -1,4 +1,4 @@
-"""Steps as powers of two with eighths: exact everywhere, near enough, bounded."""
+"""Tests of logarithmic steps: identical on every machine, at most 4.4 % off, saturating at the largest code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How steps are stored: which there are, that reading gives what was reckoned with, also through a compiler."""
+"""Tests of scale formats: the steps read back are those that codes were computed with, also under torch.compile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trellis: its codes are Ungerboeck's, and what the decoder walks is what they say."""
+"""Tests of the trellis: the published free distances, and the state machine against its parity checks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from bitgolf.grids.trellis import PARITY_CHECKS, TrellisGrid
 
 TRELLISES = [states for states in PARITY_CHECKS if states > 1]
 FREE_DISTANCE = {4: 9, 8: 10, 16: 11, 32: 13, 64: 14, 128: 16, 256: 16}
-"""In squared distances between neighbours; the last two are bounded by parallel transitions. Ungerboeck 1982, Table I."""
+"""Squared free distances, relative to that of neighbouring points; parallel transitions limit the last two.
+
+Source: Ungerboeck 1982, Table I.
+"""
 
 
 def walked(states: int, indices: list[int]) -> list[int]:
-    """z0 of every index, one after another, from the parity checks alone: Σ_i h0_i z0(n-i) + h1_i z1(n-i) is even."""
+    """Return z0 of every index, computed from the parity checks alone: Σ_i h0_i z0(n-i) + h1_i z1(n-i) is even."""
     h0, h1 = PARITY_CHECKS[states]
     found: list[int] = []
     for n in range(len(indices)):
@@ -40,7 +43,7 @@ def test_two_ways_lead_out_of_every_state_and_two_into_it(states: int) -> None:
 
 @pytest.mark.parametrize("states", TRELLISES)
 def test_paths_part_as_far_as_in_the_published_table(states: int) -> None:
-    """The least distance of two paths that part and meet again: codes are linear, so of one from the path of zeros."""
+    """The smallest distance of two paths that diverge and merge; by linearity, of one path from the all-zero path."""
     following = TrellisGrid(states).next_state
     away = {0: 4.0, 1: 1.0, 2: 4.0, 3: 1.0}  # by 2 z1 + z0: neighbours stand half a step apart
     best, queue = {}, [(away[2], int(following[0, 1]))]

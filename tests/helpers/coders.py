@@ -1,4 +1,4 @@
-"""Every coder, and arrays of codes to try them on."""
+"""Settings of every coder, and arrays to test them with."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def same(a: Array, b: Array) -> bool:
 
 @st.composite
 def symbol_arrays(draw: st.DrawFn) -> Array:
-    """Empty, one symbol, all equal, few values, or any bytes at all (so NaNs and infinities too)."""
+    """Arrays of every dtype: empty, all equal, small values, or arbitrary bytes (also NaN and infinity)."""
     dtype = draw(st.sampled_from(DTYPES))
     kind = draw(st.sampled_from(["bytes", "equal", "small"]))
     size = draw(st.integers(0, 300))
@@ -53,6 +53,6 @@ def symbol_arrays(draw: st.DrawFn) -> Array:
 
 @cache
 def gaussian(k: float, count: int) -> Array:
-    """int6 codes of Gaussian weights clipped at `k` standard deviations, one in a byte."""
+    """int8 array of `count` int6 codes of Gaussian weights, clipped at `k` standard deviations."""
     weights = np.random.default_rng(0).standard_normal(count, dtype=np.float32)
     return np.clip(np.round(weights * (31 / k)), -31, 31).astype(np.int8)

@@ -1,4 +1,4 @@
-"""The command line in the process of the tests: what `python -m bitgolf` would do, without importing torch again."""
+"""Run the command line in the process of the tests, without importing torch again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bitgolf.cli import main
 
 
 def run_command(*words: str) -> CompletedProcess[str]:
-    """Run `bitgolf WORDS` here; returns exit status and output as `subprocess.run` does. An exception is status 1."""
+    """Run `bitgolf WORDS` in this process; returns exit status and output. An exception gives exit status 1."""
     output, errors, status = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
         patch.setattr(sys, "argv", ["bitgolf", *words])

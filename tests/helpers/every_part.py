@@ -1,4 +1,4 @@
-"""Every registered part of a model, each with a toy model around it: what the contract tests run over."""
+"""Every registered part of a model, each in a toy model, for the contract tests."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from bitgolf.model.part import Part
 from helpers.toy import toy_model
 
 Edit = Callable[[Spec[Any]], Spec[Any]]
-SKELETON = {LM, Block, Embedding, Linear}  # in every model: the toy itself tests them
+SKELETON = {LM, Block, Embedding, Linear}  # in every model, so the toy model tests them
 EXAMPLES: dict[type, Spec[Any]] = {
     MLP: part(MLP, hidden=40, act=part(SquaredLeakyReLU)),
     SlidingWindowMask: part(SlidingWindowMask, left=3),
 }
-"""A node for each part that needs arguments, here and in the modules of `contracts/examples`."""
+"""Part -> node, for parts that need arguments; extended by the modules of `contracts/examples`."""
 
 AROUND: dict[type, Edit] = {}
-"""What a part needs around it: an edit of the toy model, before the part goes in."""
+"""Part -> edit of the toy model that must be made before the part is added."""
 
 QUIET: dict[type, str] = {}
-"""Parts that, alone and as built, change nothing, and why."""
+"""Parts whose output equals their input when built, and the reason."""
 
 for found in sorted((Path(__file__).parents[1] / "contracts" / "examples").glob("*.py")):
     contents = runpy.run_path(str(found))
@@ -60,7 +60,7 @@ for found in sorted((Path(__file__).parents[1] / "contracts" / "examples").glob(
 
 
 def model_with_part(node: Spec[Any]) -> Spec[LM]:
-    """The toy model with this part in the socket that its base class names."""
+    """The toy model with a part added at the interface that its base class implements."""
     places: dict[type, tuple[str, Edit]] = {
         ResidualStreamPart: ("block", append(pre_block=node)),
         QKPart: ("block.mixer", append(qk=node)),
@@ -88,10 +88,10 @@ def model_with_part(node: Spec[Any]) -> Spec[LM]:
             try:
                 return toy.edit(where, change)
             except Exception as error:
-                if "changes nothing" in str(error):  # the toy already holds this very part
+                if "changes nothing" in str(error):  # the toy model already has this part
                     return toy
                 raise
-    raise AssertionError(f"{node.cls.__name__} fits no socket of the contract suite")
+    raise AssertionError(f"{node.cls.__name__} implements no interface that the contract tests cover")
 
 
 def all_model_parts() -> list[type]:

@@ -1,4 +1,4 @@
-"""Running code on fake tensors at full shape: no memory, no arithmetic, and the sizes that it would have had."""
+"""Run code on fake tensors at full shape: tensor sizes are real, without memory and arithmetic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ ASSUMED = {torch.bool: True, torch.int64: 1}
 
 
 class AssumedValues(TorchDispatchMode):
-    """Answers what only real numbers could: a condition holds, a number read back is 1 or 1.0, each index is counted."""
+    """Assumes values where code reads fake tensors.
+
+    A condition is true, an item is 1 or 1.0, and `bincount` returns its minimal length.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -29,6 +32,6 @@ class AssumedValues(TorchDispatchMode):
 
 @contextmanager
 def fake_tensors() -> Iterator[FakeTensorMode]:
-    """What is made within is fake."""
+    """Context in which new tensors are fake."""
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, AssumedValues():
         yield fake

@@ -1,4 +1,4 @@
-"""Toy models for the tests of kernel selection: candidates are chosen on the CPU as on a GPU."""
+"""Toy models and fake kernels for tests that run kernel selection on the CPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def leaky_toy(slope: float = 0.3) -> Spec[LM]:
 
 
 def randomize(module: nn.Module) -> None:
-    """Random values in place of the zeros that silence a model at its start."""
+    """Replace all parameters by random values, since zero-initialized branches would hide errors."""
     torch.manual_seed(1)
     with torch.no_grad():
         for p in module.parameters():
@@ -40,7 +40,7 @@ def make_task(spec: Spec[LM] | None = None) -> LossModule:
 
 
 def loss_and_gradients(task: LossModule, rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """The loss and every gradient, by name."""
+    """The loss and the gradients of all parameters, by name."""
     task.zero_grad()
     loss = task(*rows)
     loss.backward()
@@ -48,7 +48,7 @@ def loss_and_gradients(task: LossModule, rows: tuple[Tensor, Tensor]) -> dict[st
 
 
 def equal_times(call: Callable[[], object]) -> float:
-    """Runs a call, and finds all equally fast: the first twin that agrees is then taken."""
+    """A timer that returns 1 for every call, so that the first kernel with parity is chosen."""
     call()
     return 1.0
 
@@ -56,17 +56,20 @@ def equal_times(call: Callable[[], object]) -> float:
 def judge_on_cpu(
     root: nn.Module, inputs: Sequence[Tensor], *, backward: bool = True, timer: Timer = equal_times
 ) -> tuple[select.KernelSelection, dict[str, select.KernelDecision]]:
-    """Choose on the CPU as on a GPU; the verdicts by what they are on."""
+    """Run kernel selection on the CPU; returns the selection and the decisions by label."""
     found = list(select.kernel_candidates(root, compiled=False))
     trial = KernelTrial(CPU, compiled=False, backward=backward)
-    verdicts = select.evaluate_candidates(root, found, inputs, trial, [inputs[0].numpy()], 1, timer=timer)
-    return select.KernelSelection(root, found, verdicts, 1, print), {
-        s.label: v for s, v in zip(found, verdicts, strict=True)
+    decisions = select.evaluate_candidates(root, found, inputs, trial, [inputs[0].numpy()], 1, timer=timer)
+    return select.KernelSelection(root, found, decisions, 1, print), {
+        candidate.label: decision for candidate, decision in zip(found, decisions, strict=True)
     }
 
 
 class FakeFused(nn.Module):
-    """A twin that is able, wrong by a factor, or wrong in its gradient alone: half of x's, which is zero at the start."""
+    """A fused module that equals its reference times `factor`.
+
+    cut: the gradient with respect to x is halved, which cannot be noticed while that gradient is zero.
+    """
 
     def __init__(self, plain: Any, factor: float = 1.0, *, cut: bool = False) -> None:
         super().__init__()
@@ -77,5 +80,5 @@ class FakeFused(nn.Module):
 
 
 def silent_mlp() -> MLP:
-    """As it starts: silent."""
+    """An MLP as initialized: its output is zero."""
     return MLP(BuildContext(vocab=VOCAB, dim=32), hidden=48, act=part(SquaredLeakyReLU, slope=0.3))

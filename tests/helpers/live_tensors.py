@@ -1,4 +1,4 @@
-"""What tensors an eager computation holds: for tests that bound memory, also of fake tensors at full shape."""
+"""Memory of the tensors of an eager computation, real or fake, for tests of memory limits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Follows the storages that operations make while it is on: their bytes at the peak, and the largest tensor.
+    """Tracks the storages that operations create in its context: their peak bytes, and the largest tensor.
 
-    A storage counts once, from the operation that makes it until nothing holds it. Arguments made before do not count.
+    A storage counts once, from the operation that creates it until it is freed. Storages from before do not count.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class MemoryTracker(TorchDispatchMode):
         return freed
 
     def _measure(self, func: Any, tensor: Tensor) -> None:
-        """Elements that a tensor has in memory: an expanded view is no larger than what it views."""
+        """Update the largest tensor, by elements in memory: an expanded view counts only the storage that it views."""
         elements = min(tensor.numel(), tensor.untyped_storage().nbytes() // max(tensor.element_size(), 1))
         if elements > self.largest_elements:
             self.largest_elements, self.largest = elements, f"{func} -> {tuple(tensor.shape)} {tensor.dtype}"

@@ -1,4 +1,4 @@
-"""Worlds of two and of four processes: what tests of several processes share."""
+"""Process groups of two and of four processes, for tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _member(work: Callable[[DistributedContext], object], rank: int, size: int, 
 
 
 def run_in_processes(work: Callable[[DistributedContext], object], folder: Path) -> int:
-    """Do some work in every process of a world of two, then of four, for one import of torch. 0 where all went well."""
+    """Run a function in forked process groups of two and of four ranks; returns 0 if all processes succeed."""
     codes: list[int | None] = []
     for size in SIZES:
         processes = [get_context("fork").Process(target=_member, args=(work, r, size, folder)) for r in range(size)]
@@ -38,7 +38,7 @@ def run_in_processes(work: Callable[[DistributedContext], object], folder: Path)
 
 
 def run_as_script(file: str, *arguments: Path) -> None:
-    """Run a test's own file by itself, so that what forks has no threads. Fails with what it said where it fails."""
+    """Run a test's file as a script, since a process with threads must not fork. Fails with its standard error."""
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, file, *map(str, arguments)]

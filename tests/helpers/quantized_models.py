@@ -1,4 +1,4 @@
-"""A toy model, quantized, with what the doctor looks at."""
+"""Quantized toy models for the checks of `doctor`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UP = "blocks.0.mlp.up.weight"
 
 
 def text(number: int, rows: int = 24) -> Tensor:
-    """Tokens that are not all alike: small numbers are common."""
+    """(rows, 4, 32) random tokens, of which small ones are frequent."""
     generator = torch.Generator().manual_seed(number)
     return (torch.rand(rows, 4, 32, generator=generator) ** 3 * VOCAB).long()
 
@@ -37,13 +37,13 @@ def quantized_model(
     seen: tuple[StatsByPath, StatsByPath] | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> QuantizedModel:
-    """The model, quantized by these rules for all but its scales."""
+    """The model, quantized by these rules; scales are stored in float16."""
     own = dict(weights or {path: p.detach() for path, p in model.named_parameters()})
-    rules, kinds = (SMALL, *rules), parameter_roles(model)
-    codes = encode_model(own, kinds, rules, stored)
-    decoded = decode_model(codes, {path: tuple(w.shape) for path, w in own.items()}, kinds, rules)
-    rows = tensor_reports(own, codes, kinds, rules)
-    return QuantizedModel(model, rules, kinds, codecs_by_path(kinds, rules), own, codes, decoded, rows, stored, seen)
+    rules, roles = (SMALL, *rules), parameter_roles(model)
+    codes = encode_model(own, roles, rules, stored)
+    decoded = decode_model(codes, {path: tuple(w.shape) for path, w in own.items()}, roles, rules)
+    rows = tensor_reports(own, codes, roles, rules)
+    return QuantizedModel(model, rules, roles, codecs_by_path(roles, rules), own, codes, decoded, rows, stored, seen)
 
 
 def rule_for_all(codec: Spec[Codec]) -> Spec[Rule]:
@@ -52,8 +52,8 @@ def rule_for_all(codec: Spec[Codec]) -> Spec[Rule]:
 
 def findings_by_rule(p: QuantizedModel) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
-    for alarm in diagnose(p):
-        found.setdefault(alarm.rule, []).append(alarm)
+    for finding in diagnose(p):
+        found.setdefault(finding.rule, []).append(finding)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The batches of scoring and adaptation at a recipe's own shapes on fake tensors: what they would allocate on a card."""
+"""Batches of scoring and adaptation at a recipe's full shapes on fake tensors, to measure their memory on a GPU."""
 
 from __future__ import annotations
 
@@ -33,24 +33,23 @@ MIXED = Device(torch.device("cpu"), torch.bfloat16, "fake tensors, in autocast t
 
 
 class ScoringCase(NamedTuple):
-    """One batch: `run` does with fake tensors what the referee would have a player do with real ones."""
+    """One batch. run: lets a player predict and observe it with fake tensors, as the referee would."""
 
     name: str
     run: Callable[[], None]
 
 
 def steps(recipe: Spec[Recipe], vocab: int, *, tokens: int = MAX_TOKENS) -> Iterator[ScoringCase]:
-    """Of each method of a recipe, and of what it is without adaptation: a block, and where it learns, learning from it.
+    """Cases of each method of a recipe, with and without adaptation: one batch, and training steps on its targets.
 
-    tokens: read at once. Everything is eager, so compiled graphs need less.
+    tokens: per batch. Everything is eager, so compiled graphs need less memory.
     """
     for spec in recipe().score:
         method: ScoringMethod = spec()
-        still = method.without_adaptation()
-        on_the_host = isinstance(
-            method, NGramMixing
-        )  # it counts n-grams there, and on the device it is what it is at rest
-        for own in filter(None, (still and still(), None if on_the_host else method)):
+        baseline = method.without_adaptation()
+        # It counts n-grams on the host; on the device it is the same as without adaptation.
+        on_the_host = isinstance(method, NGramMixing)
+        for own in filter(None, (baseline and baseline(), None if on_the_host else method)):
             with fake_device() as fake:
                 with fake:
                     model = recipe().model(BuildContext(vocab=vocab))
@@ -63,7 +62,7 @@ def steps(recipe: Spec[Recipe], vocab: int, *, tokens: int = MAX_TOKENS) -> Iter
 
 @contextmanager
 def fake_device() -> Iterator[FakeTensorMode]:
-    """What is on the device is fake, what is on the host is real. A fake model cannot be moved, and is where it is."""
+    """Context in which tensors on the device are fake, and those on the host real. Moving a model does nothing."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LM, "to", lambda self, *words: self)
@@ -73,14 +72,14 @@ def fake_device() -> Iterator[FakeTensorMode]:
 
 
 def _block(method: ScoringMethod, player: Player, tokens: int) -> None:
-    """A block whose windows are all full, and which is asked for as much as any."""
-    window, count, asked = method.window, max(1, tokens // method.window), method.window
+    """Predict and observe a batch of full windows with the largest number of targets."""
+    window, count, num_targets = method.window, max(1, tokens // method.window), method.window
     if isinstance(player, LoRAPlayer):
-        count, asked = player.method.rows, player.method.stride
+        count, num_targets = player.method.rows, player.method.stride
         player.forward = in_pieces(player, tokens)
-    shown = [(torch.zeros(window, dtype=torch.int64), asked)] * count
+    shown = [(torch.zeros(window, dtype=torch.int64), num_targets)] * count
     block = ScoringBatch.collate(shown, torch.ones(count, dtype=torch.bool))
-    targets = torch.full((count * asked,), 2)
+    targets = torch.full((count * num_targets,), 2)
     logits = player.predict(block)
     reference_bits(logits[:EAGER_CHUNK], forward.copy_to_device(targets[:EAGER_CHUNK], MIXED.torch_device))
     del logits
@@ -88,7 +87,7 @@ def _block(method: ScoringMethod, player: Player, tokens: int) -> None:
 
 
 def in_pieces(player: LoRAPlayer, tokens: int) -> CompiledAdapterForward:
-    """As on CUDA, but for kernels and compiler."""
+    """The forward as on CUDA, split by `tokens`, but without kernels and compiler."""
     made = CompiledAdapterForward.__new__(CompiledAdapterForward)
     made.__dict__ |= {**vars(player.forward), "window": player.method.window, "columns": player.method.stride}
     made._padded = lambda shown: shown
@@ -97,7 +96,7 @@ def in_pieces(player: LoRAPlayer, tokens: int) -> CompiledAdapterForward:
 
 
 def _descent(player: PhasedLoRAPlayer | StreamSGDPlayer) -> None:
-    """Gradients of one forward's worth of sequences."""
+    """Gradients of one micro-batch of sequences."""
     learner = player.learner
     inputs = torch.zeros(
         max(1, learner.sgd.max_tokens // learner.sequence_length), learner.sequence_length, dtype=torch.int64

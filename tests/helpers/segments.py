@@ -1,4 +1,4 @@
-"""The boundaries of segments computed eagerly, as published: what the operator of compiled graphs is compared with."""
+"""Eager computation of segment boundaries, as published: the reference for the operator of compiled graphs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bitgolf.model.attention.cores.segment_capacity import segment_starts
 
 
 def cu_seqlens_reference(ids: Tensor, bos: int, cap: int, bucket: int) -> Tensor:
-    """Cumulative lengths of the segments of rows laid end to end (`cu_seqlens`): 0, ends, B T; int32.
+    """Cumulative lengths of the segments of concatenated rows (`cu_seqlens`), int32: 0, the ends of segments, B T.
 
     ids (B, T). Padded with B T to a multiple of `bucket` entries, so that compiled kernels see few shapes.
     """

@@ -1,4 +1,4 @@
-"""Any recipe at a size that trains in seconds: the same parts in the same places, with small numbers."""
+"""Any recipe at a size that trains in seconds: with the same parts, but small sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A toy model and toy recipes that many tests share: everything that has a full-size twin, at a size for one core."""
+"""The toy model and the toy recipe that many tests share, at a size for one core."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VOCAB = 64
 
 
 def toy_model() -> Spec[LM]:
-    """Three layers of width 32, every kind of chain in use."""
+    """A model of three layers of width 32 that uses every kind of chain of parts."""
     mixer = part(
         Attention, heads=4, kv_heads=2, core=part(SDPACore), qk=(part(QKNorm), part(RoPE), part(QGain, init=1.5))
     )
@@ -47,7 +47,7 @@ def toy_model() -> Spec[LM]:
 
 
 def built(spec: Spec[LM], *, seed: int = 0, noise: float = 0.2, vocab: int = VOCAB) -> LM:
-    """The model with every parameter disturbed, so that nothing hides behind a zero."""
+    """The model with noise added to every parameter, since zero-initialized branches would hide errors."""
     torch.manual_seed(seed)
     model = spec(BuildContext(vocab=vocab))
     with torch.no_grad():
@@ -57,7 +57,7 @@ def built(spec: Spec[LM], *, seed: int = 0, noise: float = 0.2, vocab: int = VOC
 
 
 def toy_recipe(*, steps: int = 30, vocab: int = 300) -> Spec[Recipe]:
-    """`quickstart` at a size that trains in about a second, rounded to the nearest of eight bits, without calibration."""
+    """`quickstart` at a size that trains in about a second, with int8 rounding and without calibration."""
     rounded = part(Rule, where="*", use=part(IntRows, bits=8, clip=part(MaxClip)))
     recipe = get_recipe("quickstart").replace(name="toy", calibrate=None).set("quantize.1", rounded)
     recipe = recipe.set("pack.coder", part(SmallestCoder, coders=(part(RangeCoder), part(Brotli))))

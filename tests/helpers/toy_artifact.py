@@ -1,4 +1,4 @@
-"""A toy artifact with random weights and the text that it is scored on, raw and as shards: no training needed."""
+"""A toy artifact with random weights, and a text to score, raw and as shards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ToyArtifact(NamedTuple):
 
 
 def make_toy(folder: Path, recipe: Spec[Recipe] | None = None, documents: int = 8) -> ToyArtifact:
-    """Documents of unlike lengths, from sentences of few words; weights that are nothing but noise."""
+    """An artifact with random weights, and documents of different lengths from a vocabulary of 60 words."""
     draw, recipe = random.Random(0), recipe or toy_recipe()
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(words, k=draw.randint(5, 60))).encode() for _ in range(documents + 20)]

@@ -1,4 +1,4 @@
-"""A run at toy size, finished, whose weights are rounded by two codecs that can be moved and one that cannot."""
+"""A finished run at toy size. Two of its codecs have scalable steps, one does not."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ WORDS: dict[str, Any] = {"text": [], "seed": 0, "processes": 1, "device": "auto"
 
 
 def run_toy(folder: Path, recipe: Spec[Recipe], shards: Path | None = None, *, first: str | None = None) -> RunResult:
-    """`bitgolf run`, in this process."""
+    """`bitgolf run` in this process."""
     return run_recipe(str(folder), recipe, shards=shards, out=folder, from_stage=first, **WORDS)
 
 
 def run_again(folder: Path, *sets: str, first: str | None = None) -> RunResult:
-    """`bitgolf run FOLDER --set ...`, in this process."""
+    """`bitgolf run FOLDER --set ...` in this process."""
     return run_recipe(
         str(folder), load_recipe(str(folder), list(sets)), shards=None, out=None, from_stage=first, **WORDS
     )
 
 
 def finish(folder: Path) -> Path:
-    """A finished run below `folder`, its shards beside it."""
+    """Finish a run in `folder`/run, with shards in `folder`/data; returns the run's folder."""
     run_toy(folder / "run", scalable_recipe(), make_data(folder / "data"))
     return folder / "run"

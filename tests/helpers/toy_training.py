@@ -1,4 +1,4 @@
-"""A small folder of data, and trainers on it: what the tests of the training room share."""
+"""A small folder of shards and trainers on it, for the tests of training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STEPS = 8
 
 
 class NoisyLoss(CrossEntropy):
-    """Draws a random number at each step: a random state that is not restored shows in all that follows."""
+    """A loss that draws a random number at each step, so that a random state that is not restored changes later steps."""
 
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
         return super().forward(x, targets, logits) * (0.9 + 0.2 * torch.rand(()))
@@ -44,7 +44,7 @@ class NoisyLoss(CrossEntropy):
 
 @cache
 def _data_files() -> dict[str, bytes]:
-    """The files of `make_data` by name, made once in a process."""
+    """File name -> contents for `make_data`, computed once per process."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(words, k=300)).encode() for _ in range(20)]
@@ -57,7 +57,7 @@ def _data_files() -> dict[str, bytes]:
 
 
 def make_data(folder: Path) -> Path:
-    """Shards of some 20,000 tokens, and their tokenizer, from sentences of few words."""
+    """Write shards of about 20,000 tokens and their tokenizer to `folder`; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in _data_files().items():
         (folder / name).write_bytes(data)
@@ -72,7 +72,7 @@ def make_trainer(
     distributed: DistributedContext = SINGLE_PROCESS,
     noisy: bool = True,
 ) -> Trainer:
-    """A trainer on the CPU, for 8 steps unless the recipe says otherwise."""
+    """A trainer on the CPU. Without `recipe`, it is the toy recipe with 8 steps."""
     recipe = recipe or toy_recipe(steps=STEPS)
     recipe = recipe.set("train.objective", part(NoisyLoss)) if noisy else recipe
     settings = recipe().train()
@@ -105,12 +105,12 @@ def no_report(kind: str, **fields: Any) -> None:
 
 
 def short_recipe(*, seconds: float = 0.0, steps: int = STEPS, every: float = 1e9) -> Spec[Recipe]:
-    """A toy recipe that saves after so many seconds."""
+    """The toy recipe with limits of training; every: seconds between checkpoints."""
     return toy_recipe(steps=steps).set("train.seconds", seconds).set("train.checkpoint_seconds", every)
 
 
 def before_step(trainer: Trainer, act: Callable[[int], object]) -> Trainer:
-    """The trainer, with something that happens before each of its steps (0, 1, ...)."""
+    """The trainer, changed so that it calls `act` with the step number before each step."""
     original = trainer.step
 
     def acting(step: int, progress: TrainingProgress) -> Tensor:
@@ -136,7 +136,7 @@ def newest(folder: Path) -> checkpoint.Checkpoint:
 
 
 class FakeTime:
-    """A clock that goes on only when told."""
+    """A clock that advances only by `advance`."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now

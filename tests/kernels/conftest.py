@@ -1,4 +1,4 @@
-"""Triton's kernels run on the CUDA device where there is one, else in Triton's interpreter on the CPU."""
+"""Fixtures of the kernel tests. Triton kernels run on a CUDA device if there is one, else in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def triton_device() -> torch.device:
-    """Where kernels run. Skips where Triton is missing (it has Linux wheels only)."""
+    """The device on which Triton kernels run. Skips the test if Triton is not installed (it has Linux wheels only)."""
     triton = pytest.importorskip("triton", reason="needs Triton: pip install -e '.[dev]' brings it on Linux")
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -34,7 +34,7 @@ def triton_device() -> torch.device:
 
 @pytest.fixture
 def rows() -> tuple[Tensor, Tensor]:
-    """Token ids and their targets, (2, 16) each, with a document start."""
+    """Token ids (2, 16) with a document start in each row, and their targets (2, 16)."""
     ids = torch.randint(2, VOCAB, (2, 17), generator=torch.Generator().manual_seed(0))
     ids[:, 5] = 1
     return ids[:, :-1], ids[:, 1:]
@@ -42,13 +42,15 @@ def rows() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def call() -> RecordedCall:
-    """A recorded call of a part: one row of five tokens, 32 wide."""
+    """A recorded call of a part with a tensor (1, 5, 32)."""
     return RecordedCall((torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0)),), ())
 
 
 def _convert_indices() -> None:
-    """Mend the interpreter of Triton before 3.7: it makes an index with `int()` of an array that has one element and one
-    axis, which NumPy 2.4 refuses. Later ones remove the axis first."""
+    """Patch the interpreter of Triton before 3.7 for NumPy 2.4.
+
+    It calls `int()` on an array of shape (1,) to make an index, which NumPy 2.4 rejects.
+    """
     from triton.runtime import interpreter
 
     others = interpreter._patch_lang_tensor

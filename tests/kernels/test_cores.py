@@ -1,4 +1,4 @@
-"""Fast attention cores say what `SDPACore` says, forward and backward, for the masks that they take."""
+"""Fast attention cores equal `SDPACore`, forward and backward, for all masks that they support."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plain(request: pytest.FixtureRequest) -> SDPACore:
 def example(
     device: str = "cpu", dtype: torch.dtype = torch.float32, length: int = LENGTH, width: int = 16
 ) -> tuple[Tensor, list[Tensor]]:
-    """ids (2, T), the first row with documents from 7 and 8 on, the second one starting in the middle of a document."""
+    """Token ids (2, T): in the first row documents start at 7 and 8; the second row begins inside a document."""
     torch.manual_seed(0)
     ids = torch.randint(2, 50, (2, length))
     ids[0, 0] = ids[0, 7] = ids[0, 8] = ids[1, 15] = BOS
@@ -75,11 +75,11 @@ def agree(core: nn.Module, plain: SDPACore, ids: Tensor, qkv: list[Tensor], tole
 
 @pytest.mark.filterwarnings(
     "ignore:.*Function'> should not be instantiated:DeprecationWarning"
-)  # torch's own, in Dynamo
+)  # raised by torch in Dynamo
 @pytest.mark.parametrize("name", ["documents", "window and segments"])
 @torch.no_grad()
 def test_flex_is_sdpa_in_one_full_graph(name: str) -> None:
-    """Forward alone: PyTorch's FlexAttention has no backward on a CPU. (`AttentionMask.mask_mod` is tested for every mask.)"""
+    """Forward only, since FlexAttention has no backward on CPUs. Other tests check the `mask_mod` of each mask."""
     ids, leaves = example()
     plain = SDPACore(AT, masks=MASKS[name])
     core, qkv = FlexAttentionCore(plain), [x.detach() for x in leaves]
@@ -104,7 +104,7 @@ def test_every_rule_is_its_mask(plain: SDPACore) -> None:
 
 
 class Odd(AttentionMask):
-    """A mask without a rule: every other key."""
+    """A mask without `mask_mod` that allows every second key."""
 
     def forward(self, context: ForwardContext) -> Tensor:
         return (context.positions[:, None] - context.key_positions[None, :]) % 2 == 0
@@ -112,7 +112,7 @@ class Odd(AttentionMask):
 
 def test_masks_that_a_core_cannot_take_are_refused_with_the_reason() -> None:
     odd = SDPACore(AT, masks=(part(Odd),))
-    with pytest.raises(Unsupported, match="Odd has no rule of indices"):
+    with pytest.raises(Unsupported, match="Odd has no mask_mod"):
         FlexAttentionCore(odd)
     with pytest.raises(Unsupported, match="Odd does not cut rows"):
         VarlenCore(odd)
@@ -126,7 +126,7 @@ def test_masks_that_a_core_cannot_take_are_refused_with_the_reason() -> None:
 def one_by_one(
     q: Tensor, k: Tensor, v: Tensor, ends: Tensor, ends_k: Tensor, longest: int, longest_k: int, **rest: Any
 ) -> Tensor:
-    """What `varlen_attn` promises, a segment at a time: causal, with `window_size` keys to the left, -1 for all."""
+    """Reference for `varlen_attn`, one segment at a time: causal, with `window_size[0]` keys to the left (-1: all)."""
     assert ends.dtype is torch.int32
     assert torch.equal(ends, ends_k)
     assert rest["window_size"][1] == 0
@@ -155,14 +155,14 @@ def _(q: Tensor, *rest: Any) -> Tensor:
 
 
 def roomy(plain: SDPACore) -> VarlenCore:
-    """With room for 16 segments, of as many tokens as a row or a cap allows."""
+    """A variable-length core with capacity for 16 segments of the longest possible length."""
     core = VarlenCore(plain)
     core.set_capacity(SegmentCapacity(16, min([LENGTH, *(cap for cap in core.segment_lengths if cap)])))
     return core
 
 
 def test_variable_length_is_sdpa(plain: SDPACore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to the kernel itself, which has no CPU form: boundaries, windows, shapes, padding."""
+    """Boundaries, windows, shapes and padding are right. The kernel itself, which does not run on CPUs, is replaced."""
     monkeypatch.setattr(varlen, "varlen_attn", one_by_one)
     assert agree(roomy(plain), plain, *example(), 1e-5)
     free = SDPACore(AT)
@@ -170,7 +170,7 @@ def test_variable_length_is_sdpa(plain: SDPACore, monkeypatch: pytest.MonkeyPatc
 
 
 def test_variable_length_holds_the_full_graph(plain: SDPACore) -> None:
-    """Traced only, as the kernel has no CPU form: one graph, with one call of it."""
+    """The traced graph is whole and contains one call of the kernel. It is not run, since the kernel needs a GPU."""
     ids, qkv = example()
     core, calls = roomy(plain), []
 
@@ -199,7 +199,7 @@ def test_boundaries_in_the_graph_are_those_of_the_text(cap: int) -> None:
     "room", [SegmentCapacity(4, LENGTH), SegmentCapacity(16, 15)], ids=["segments", "tokens in one"]
 )
 def test_more_than_there_is_room_for_is_an_error(room: SegmentCapacity) -> None:
-    """The example has five segments, the longest of 16 tokens."""
+    """The example has five segments, the longest with 16 tokens, which exceed either capacity."""
     ids, qkv = example()
     core = VarlenCore(SDPACore(AT, masks=(part(DocumentMask),)))
     core.set_capacity(room)
@@ -207,9 +207,9 @@ def test_more_than_there_is_room_for_is_an_error(room: SegmentCapacity) -> None:
         core(*qkv, ForwardContext(ids, BOS))
 
 
-@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # of what the partitioner imports
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # from an import of the partitioner
 def test_a_graph_within_a_budget_of_activations_takes_the_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The partitioner that limits what a graph keeps for its backward pass refuses assertions in PyTorch 2.11."""
+    """The core compiles under an activation memory budget, whose partitioner rejects assertions in PyTorch 2.11."""
     monkeypatch.setattr(varlen, "varlen_attn", one_by_one_in_graphs)
     ids, qkv = example()
     core = roomy(SDPACore(AT, masks=(part(SegmentMask, max_length=5),)))
@@ -228,7 +228,7 @@ def test_a_graph_within_a_budget_of_activations_takes_the_boundaries(monkeypatch
     torch.testing.assert_close(found, torch.autograd.grad(attend(*qkv), qkv[:1])[0])
 
 
-# ---- room for segments ----------------------------------------------------------------------------------------------
+# ---- segment capacity -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("caps", [[0], [5], [0, 5]])
@@ -256,7 +256,7 @@ def test_room_comes_in_multiples_and_stops_at_the_row_or_the_cap() -> None:
 def test_room_at_the_start_is_a_quarter_more_than_the_first_batches_need() -> None:
     core = VarlenCore(SDPACore(AT, masks=(part(DocumentMask),)))
     ids = torch.full((3, 1, 4096), 2).numpy()
-    ids[1, 0, ::32] = BOS  # 128 documents of 32 tokens; in the others one of 4,096
+    ids[1, 0, ::32] = BOS  # 128 documents of 32 tokens; the other rows are one document of 4,096
     ids[2, 0, ::1024] = BOS
     slots = SegmentCapacityManager(core, BOS, lambda line: None)
     slots.reserve([ids[1], ids[2]])
@@ -266,7 +266,7 @@ def test_room_at_the_start_is_a_quarter_more_than_the_first_batches_need() -> No
 
 
 def test_a_batch_of_more_segments_takes_the_next_bucket_in_the_compiled_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Instead of ending the run; said once; what fits changes nothing, so that nothing is compiled again."""
+    """The run continues, and each increase is logged once. A batch that fits changes nothing and recompiles nothing."""
     monkeypatch.setattr(varlen, "varlen_attn", one_by_one_in_graphs)
     plain = SDPACore(BuildContext(vocab=50, dim=4, heads=1, kv_heads=1), masks=(part(DocumentMask),))
     core, said = VarlenCore(plain), list[str]()
@@ -290,14 +290,14 @@ def test_a_batch_of_more_segments_takes_the_next_bucket_in_the_compiled_graph(mo
         assert core.capacity == expected
         assert torch.allclose(run(q, k, v, ids), plain(q, k, v, ForwardContext(ids, BOS)), atol=1e-5)
     assert said == [
-        "attention: room for 64 segments of at most 1,024 tokens in a batch",
-        "attention: room for 128 segments of at most 1,024 tokens in a batch",
+        "attention: capacity raised to 64 segments of at most 1,024 tokens per batch",
+        "attention: capacity raised to 128 segments of at most 1,024 tokens per batch",
     ]
 
 
 def test_room_is_made_for_as_many_rows_as_are_read_at_once_and_at_least_doubles() -> None:
     core = VarlenCore(SDPACore(AT, masks=(part(SegmentMask, max_length=8),)))
-    ids = torch.full((4, 520), 2).numpy()  # 65 segments of 8 tokens a row
+    ids = torch.full((4, 520), 2).numpy()  # 65 segments of 8 tokens per row
     slots = SegmentCapacityManager(core, BOS, lambda line: None)
     slots.reserve([ids[:1, :8]])
     assert core.capacity == (64, 8)

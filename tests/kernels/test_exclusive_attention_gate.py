@@ -1,4 +1,4 @@
-"""Exclusive self-attention and its gate in one kernel say what the two parts say in turn."""
+"""The fused kernel of exclusive self-attention and gate equals the two parts applied one after the other."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_output_and_gradients_are_those_of_the_twin(
 
 
 def test_a_value_shorter_than_eps_is_divided_by_eps(triton_device: torch.device) -> None:
-    """Then nothing is normalised: the gradient keeps its part along v."""
+    """In this case the value is not normalised, and the gradient keeps its component along v."""
     leaves = example(triton_device, 6, 2, 2, 16)
     with torch.no_grad():
         leaves[1][:3] *= 1e-3

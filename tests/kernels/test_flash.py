@@ -1,6 +1,6 @@
-"""FlashAttention's packages are called with the right arguments in each signature; what comes back is what `SDPACore` says.
+"""FlashAttention's packages are called with the right arguments for each signature, and the results equal `SDPACore`.
 
-The packages need a Hopper GPU. Stand-ins have the signatures of several releases and compute plainly.
+The packages need a Hopper GPU. The tests use substitutes with the signatures of several releases.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ MASKS: dict[str, tuple[Spec[AttentionMask], ...]] = {
 }
 
 
-# ---- plain attention, forward and backward, as the packages' functions give it ---------------------------------------
+# ---- reference attention with the outputs of the packages' functions --------------------------------------------------
 
 
 def weights(q: Tensor, k: Tensor, ends: Tensor | None, longest: int | None, left: int | None, scale: float) -> Tensor:
-    """Logits (…, H, N, N) of queries and keys (…, N, H, d) in the same segment, causal, `left` keys back; else -inf."""
+    """Logits (..., H, N, N) of queries and keys (..., N, H, d); -inf outside segment, causal order and `left` keys."""
     tokens = q.shape[-3]
     place = torch.arange(tokens)
     segment = torch.zeros(tokens) if ends is None else torch.searchsorted(ends, place, right=True)
@@ -67,7 +67,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, *form: Any) -> tuple[Tensor, Tensor
 def backward(
     g: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *form: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """From the log-sum-exp and the output that the forward kept."""
+    """Gradients of q, k and v, computed from the output and the log-sum-exp of the forward pass."""
     p, scale = (weights(q, k, *form) - lse[..., None]).exp(), form[-1]
     dp = torch.einsum("...qhd,...khd->...hqk", g, repeated(v, q))
     ds = p * (dp - (g * out).sum(-1).movedim(-1, -2)[..., None]) * scale
@@ -77,11 +77,11 @@ def backward(
     return torch.einsum("...hqk,...khd->...qhd", ds, repeated(k, q)), dk, dv
 
 
-# ---- stand-ins ------------------------------------------------------------------------------------------------------
+# ---- substitutes ----------------------------------------------------------------------------------------------------
 
 
 def third() -> SimpleNamespace:
-    """A release of FlashAttention 3 with the two sides of a window apart, and gradients written in place."""
+    """A release of FlashAttention 3 with separate arguments for both window sides, and gradients written in place."""
 
     def _flash_attn_forward(
         q: Tensor, k: Tensor, v: Tensor, k_new: Tensor | None = None, cu_seqlens_q: Tensor | None = None,
@@ -111,7 +111,7 @@ def third() -> SimpleNamespace:
 
 
 def earlier_third() -> SimpleNamespace:
-    """An earlier release: most arguments without a default, a window as a pair, `causal` in the backward."""
+    """An earlier release: most arguments have no default, the window is a pair, and the backward takes `causal`."""
     new = third()
 
     def _flash_attn_forward(
@@ -135,7 +135,7 @@ def earlier_third() -> SimpleNamespace:
 
 
 def fourth(windows: bool = True) -> SimpleNamespace:
-    """FlashAttention 4: no window is None, the log-sum-exp must be asked for, gradients are returned."""
+    """FlashAttention 4: None means no window, the log-sum-exp is optional, and gradients are returned."""
 
     def _flash_attn_fwd(
         q: Tensor, k: Tensor, v: Tensor, qv: Tensor | None = None, cu_seqlens_q: Tensor | None = None,
@@ -239,7 +239,7 @@ def test_a_release_without_windows_is_refused_instead_of_ignoring_them(monkeypat
     free, windowed = (SDPACore(AT, masks=MASKS[name]) for name in ("none", "window"))
     pairs = zip(answers(FlashAttentionCore(free, 4), ids, qkv), answers(free, ids, qkv), strict=True)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
-    with pytest.raises(TypeError, match="takes no window_size"):
+    with pytest.raises(TypeError, match="takes no argument window_size"):
         answers(FlashAttentionCore(windowed, 4), ids, qkv)
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernels become machine code for a GPU that this machine need not have: the interpreter accepts more."""
+"""The Triton kernels compile to machine code for Hopper without a GPU. The compiler rejects more than the interpreter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SHARED_MEMORY = 227 * 1024
-"""Bytes that a program may use on Hopper."""
+"""Shared memory that a program may use on Hopper, in bytes."""
 
 PROGRAM = """
 import json

@@ -1,4 +1,4 @@
-"""The fastest fused module that agrees is chosen: parity on a slice, speed at the run's own size."""
+"""Among the fused modules that pass the parity check, the fastest is selected. Timing uses the shapes of the run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from helpers.toy import VOCAB, built
 
 
 def fixed_times(times: dict[type[nn.Module], float], monkeypatch: pytest.MonkeyPatch) -> Timer:
-    """A timer that says of each kind of module what it is told to."""
+    """A timer that returns the given time for each type of module."""
     running: list[type[nn.Module]] = []
     prepared = KernelTrial.runnable
 
@@ -66,7 +66,7 @@ def test_the_fastest_that_agrees_wins_whatever_a_wrong_one_takes(
     verdict = select.evaluate_candidate(site, call, torch.ones(1, 5, dtype=torch.int64), TRAINING, timer, plain=True)
     assert verdict.implementation == expected
     assert verdict.reason == (
-        f"slower {slower:.3g} ms; same {same:.3g} ms; plain {plain:.3g} ms; wrong: its numbers are 1.0% from the plain ones"
+        f"slower {slower:.3g} ms; same {same:.3g} ms; plain {plain:.3g} ms; wrong: relative error 1.0% exceeds the tolerance of 0.1%"
     )
     insisted = select.evaluate_candidate(site, call, torch.ones(1, 5, dtype=torch.int64), TRAINING, timer, plain=False)
     assert insisted.implementation == ("slower" if slower < same else "same")
@@ -87,7 +87,7 @@ def test_what_fails_at_full_size_is_out_with_the_reason(call: RecordedCall, monk
 
 
 def test_parity_is_on_a_slice_and_speed_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is recorded or compared on more than `PARITY_TOKENS` of one row; what is timed has the run's own shape."""
+    """Parity is checked on at most `PARITY_TOKENS` tokens of one row; timing uses the shape of the run's batch."""
     monkeypatch.setattr(select, "PARITY_TOKENS", 8)
     task = make_task(leaky_toy().edit(SDPACore, append(masks=part(SlidingWindowMask, left=3))))
     ids = torch.randint(2, VOCAB, (3, 33))
@@ -128,7 +128,7 @@ def test_no_mask_beyond_the_longest_is_made_for_timing(monkeypatch: pytest.Monke
 
 
 class Counting(VarlenCore):
-    """A variable-length core that counts segments, and leaves attention to the plain one."""
+    """A variable-length core that computes segment boundaries but uses the reference core for attention."""
 
     def __init__(self, plain: SDPACore) -> None:
         super().__init__(plain)
@@ -140,7 +140,7 @@ class Counting(VarlenCore):
 
 
 def test_a_chosen_core_has_room_for_the_first_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the batch that it is tried with needs less; the log line says how much."""
+    """The capacity fits the first batches even if the trial batch needs less, and the log line states it."""
     monkeypatch.setattr(select, "fused_attention_cores", lambda plain, compiled: {"counting": Counting})
     model = built(leaky_toy().edit(SDPACore, append(masks=part(DocumentMask))))
     ids = torch.full((2, 300), 2)
@@ -154,5 +154,5 @@ def test_a_chosen_core_has_room_for_the_first_batches(monkeypatch: pytest.Monkey
     assert {verdict.capacity for verdict in verdicts} == {SegmentCapacity(192, 300)}  # 1.25 * 150 in steps of 64
     choice = select.KernelSelection(model, found, verdicts, 1, print)
     assert {core.capacity for core in choice.segment_capacity.cores} == {SegmentCapacity(192, 300)}
-    line = "counting (counting 1 ms; room for 192 segments of at most 300 tokens)"
+    line = "counting (counting 1 ms; capacity of 192 segments of at most 300 tokens)"
     assert choice.summary == [f"attention with DocumentMask(): {line}"]

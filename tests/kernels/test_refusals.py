@@ -1,4 +1,4 @@
-"""Why a fused module is refused: `Unsupported` is an ordinary answer, any other exception leaves its traceback in the log."""
+"""Refusal of fused modules: `Unsupported` is reported as a reason; any other exception is logged with its traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fused modules are chosen by parity and speed and said aloud; what they train is what the reference modules would."""
+"""Fused modules are selected by parity and speed and logged. Training with them equals training with the references."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from helpers.toy_training import make_data
 
 
 class ScaledOutput(AttentionOutputPart):
-    """Another part of the chain on attention's output."""
+    """Another part of `post_attention`, which multiplies by 2."""
 
     def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def test_swapped_in_they_train_the_same_and_leave_the_model_plain(
 def test_exclusive_attention_and_its_gate_become_one_part_of_the_chain(
     rows: tuple[Tensor, Tensor], triton_device: torch.device
 ) -> None:
-    """What stands before and behind them stays; the gate's weight keeps its gradient."""
+    """The parts before and after them stay in the chain, and the gate's weight gets the same gradient."""
     if triton_device.type != "cpu":
         pytest.skip("the interpreter's test; the GPU has its own")
     after = (
@@ -120,9 +120,9 @@ def test_a_gate_of_another_form_and_a_cap_out_of_range_are_refused() -> None:
         (1.0, 2.0),
         (1.0, 1.0),
     ]
-    with pytest.raises(Unsupported, match="AttentionGate is not known"):
+    with pytest.raises(Unsupported, match="AttentionGate is not of the form"):
         FusedExclusiveGate(ReferenceExclusiveGate(ExclusiveSelfAttention(place), AttentionGate(place, 12)))
-    with pytest.raises(Unsupported, match="a cap of 65 is above 64"):
+    with pytest.raises(Unsupported, match="a softcap of 65 is above 64"):
         FusedSoftcappedCrossEntropy(65.0)
 
 
@@ -172,7 +172,7 @@ def test_plain_is_said_with_its_reason(mode: str, why: str, rows: tuple[Tensor, 
 
 
 def test_insisting_on_what_is_not_able_is_an_error_with_the_reason(rows: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(RecipeError, match="must stay plain: there is no CUDA device") as caught:
+    with pytest.raises(RecipeError, match="no fused kernel for softcapped cross-entropy: no CUDA device") as caught:
         select.select_kernels(make_task(), rows, CPU, mode="fast", compiled=False, bos=1)
     assert caught.value.where == "train.kernels"
 

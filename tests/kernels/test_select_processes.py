@@ -1,4 +1,4 @@
-"""In a run of several processes, rank 0 chooses the kernels for all."""
+"""With several ranks, rank 0 selects the kernels for all ranks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from helpers.toy import built
 
 
 def _member(distributed: DistributedContext) -> None:
-    """Each rank would choose otherwise, and has another batch; both take what rank 0 says, its room included."""
+    """Each rank has another batch and would select another kernel. Both use the selection and capacity of rank 0."""
     masked = leaky_toy().edit(SDPACore, append(masks=part(DocumentMask)))
     model, own = built(masked), "variable-length of PyTorch" if distributed.rank == 0 else "FlexAttention"
 
@@ -53,7 +53,7 @@ def _member(distributed: DistributedContext) -> None:
         "attention with DocumentMask(): variable-length of PyTorch (so says 0)",
         "MLP with SquaredLeakyReLU: plain (so says 0)",
     ]
-    with pytest.raises(RecipeError, match="MLP with SquaredLeakyReLU must stay plain: so says 0"):
+    with pytest.raises(RecipeError, match="no fused kernel for MLP with SquaredLeakyReLU: so says 0"):
         choice.restore()
         select.select_kernels(
             model, (ids,), device, mode="fast", compiled=True, bos=1, backward=False, distributed=distributed

@@ -1,4 +1,4 @@
-"""The fused softcapped cross-entropy says what `Softcap` and `CrossEntropy` say."""
+"""The fused softcapped cross-entropy equals `Softcap` followed by `CrossEntropy`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def plain(z: Tensor, targets: Tensor, cap: float) -> Tensor:
 
 
 def example(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits that reach into the cap, targets (the first and last column among them), and a gradient of the losses."""
+    """Logits large enough to be capped, targets (the first and last column among them), and a gradient of the losses."""
     torch.manual_seed(0)
     z, g = 25 * torch.randn(rows, columns), torch.randn(rows)
     targets = torch.randint(columns, (rows,))
@@ -54,7 +54,7 @@ def test_low_precision_logits_get_a_float32_loss_and_a_gradient_of_their_own_typ
 
 
 def test_shift_identity() -> None:
-    """2c sigma(2z/c) = c tanh(z/c) + c, and the constant changes no cross-entropy and no gradient."""
+    """2c sigma(2z/c) = c tanh(z/c) + c; the constant changes neither the cross-entropy nor its gradient."""
     z, targets, _ = example(8, 50, torch.device("cpu"))
     z = z.double().requires_grad_()
     y = 2 * CAP * torch.sigmoid(2 * z / CAP)
@@ -66,11 +66,11 @@ def test_shift_identity() -> None:
     assert (a - b).abs().max() < 1e-13
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in exp2:RuntimeWarning")  # infinity, whose inverse is 0
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2:RuntimeWarning")  # gives infinity, whose inverse is 0
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cap", [10.0, CAP, 64.0])
 def test_very_large_logits_stay_finite(cap: float, kind: torch.dtype, triton_device: torch.device) -> None:
-    """Also where every logit of a row is at the same end, at the largest cap: sums of e^-c and of e^c."""
+    """Includes rows whose logits are all at the same end of the largest cap, i.e. sums of e^-c only or of e^c only."""
     rows = [[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4], [1e4, 1e4, 1e4], [-1e4, -1e4, 1e4]]
     z = torch.tensor(rows, device=triton_device, dtype=kind, requires_grad=True)
     targets = torch.tensor([1, 2, 0, 2], device=triton_device)
@@ -82,7 +82,7 @@ def test_very_large_logits_stay_finite(cap: float, kind: torch.dtype, triton_dev
 
 
 def test_the_operator_keeps_the_rules_of_torch(triton_device: torch.device) -> None:
-    """Schema, fake tensors, autograd registration and tracing, checked by torch itself; and the full graph holds."""
+    """torch checks schema, fake tensors, autograd registration and tracing; compilation gives one full graph."""
     z, targets, _ = example(3, 40, triton_device)
     torch.library.opcheck(torch.ops.bitgolf.softcapped_ce.default, (z.requires_grad_(), targets, CAP))
 

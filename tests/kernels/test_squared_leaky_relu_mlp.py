@@ -1,4 +1,4 @@
-"""The fused MLP says what `Linear`, `SquaredLeakyReLU`, `Linear` say."""
+"""The fused MLP equals `Linear`, `SquaredLeakyReLU` and `Linear` in sequence."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tma(request: pytest.FixtureRequest, triton_device: torch.device) -> bool:
 
 @pytest.fixture
 def exact_tma(tma: bool, triton_device: torch.device) -> bool:
-    """The same for float32, of which a multiprocessor cannot hold the tiles of the kernel for Hopper."""
+    """As `tma`, for float32 tests. Skipped on GPUs, where float32 tiles of the TMA kernel exceed shared memory."""
     if tma and triton_device.type == "cuda":
         pytest.skip("tiles of float32 exceed shared memory; half precision is tested on the device")
     return tma
@@ -59,7 +59,7 @@ def test_output_and_gradients_are_those_of_the_twin(
 
 
 def test_sizes_of_any_kind_by_tiles(triton_device: torch.device) -> None:
-    """Rows of odd length, which descriptors cannot take: that is said."""
+    """The portable kernel supports rows of odd length. The TMA kernel rejects them with an error."""
     x, up, down = example(triton_device, 131, 71, 151, 33)
     assert error(squared_leaky_relu_mlp(x, up, down, 0.5), plain(x.double(), up.double(), down.double(), 0.5)) < 1e-5
     with pytest.raises(AssertionError, match="16-byte aligned"):
@@ -70,7 +70,7 @@ def test_sizes_of_any_kind_by_tiles(triton_device: torch.device) -> None:
 def test_half_precision_is_within_a_hundredth(
     sizes: tuple[int, int, int, int], tma: bool, triton_device: torch.device
 ) -> None:
-    """bfloat16 on a GPU. In float16 here: Triton's interpreter takes bfloat16's bits for integers in `dot`."""
+    """bfloat16 on a GPU, float16 on the CPU, where Triton's interpreter treats bfloat16 as integers in `dot`."""
     low = torch.float16 if triton_device.type == "cpu" else torch.bfloat16
     x, up, down = (t.detach().to(low).requires_grad_() for t in example(triton_device, *sizes))
     leaves, exact = (x, up, down), [t.detach().double().requires_grad_() for t in (x, up, down)]
@@ -82,7 +82,7 @@ def test_half_precision_is_within_a_hundredth(
 
 
 def test_nothing_beyond_a_matrix_is_read(exact_tma: bool, triton_device: torch.device) -> None:
-    """The matrices are windows into memory that is not a number elsewhere."""
+    """The matrices are slices of tensors that are NaN elsewhere."""
     leaves = [t.detach() for t in example(triton_device, 5, 24, 40, 24)]
     framed = [F.pad(t, (8, 8, 8, 8), value=float("nan"))[8:-8, 8:-8].requires_grad_() for t in leaves]
     y = squared_leaky_relu_mlp(framed[0], framed[1], framed[2], 0.5, tma=exact_tma)

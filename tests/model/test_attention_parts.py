@@ -1,4 +1,4 @@
-"""What stands on attention's keys and output: exclusive self-attention, gates, the key offset; and what masks promise."""
+"""Parts on the keys and the output of attention (exclusive self-attention, gates, key offset), and attention masks."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def bus_of(*ids: int) -> ForwardContext:
+def context_of(*ids: int) -> ForwardContext:
     return ForwardContext(torch.tensor([ids]))
 
 
 def other_token(ids: Tensor, at: int | slice) -> Tensor:
-    """The same ids with others at one place."""
+    """The ids with other tokens at the positions `at`."""
     other = ids.clone()
     other[:, at] = (other[:, at] + 3) % (VOCAB - 2) + 2
     return other
@@ -57,7 +57,7 @@ def exclude(y: Tensor, v: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 def test_published_outputs_of_both_forms(oracle: dict[str, Tensor]) -> None:
-    """The oracle's values have a zero row and a row near 1e-5, where the two forms differ."""
+    """The values of the oracle include a zero row and a row of magnitude 1e-5, where the two forms differ."""
     y, v = oracle["y"], oracle["v"]
     assert (exclude(y, v) - oracle["out_normalised_pr1855_1493_1512"]).abs().max() < 1e-6
     assert (exclude(y, v, 1e-4) - oracle["out_clamped_pr1090_formula"]).abs().max() < 1e-6
@@ -69,7 +69,7 @@ def test_published_gradients(oracle: dict[str, Tensor]) -> None:
     for ours, name in ((y.grad, "grad_y"), (v.grad, "grad_v")):
         assert ours is not None
         error = (ours - oracle[name]).abs().amax(-1) / oracle[name].abs().amax(-1).clamp_min(1.0)
-        assert error.max() < 1e-5, name  # row by row: a tiny v has gradients of 1e4
+        assert error.max() < 1e-5, name  # relative to each row: a tiny v has gradients of 1e4
 
 
 def test_a_zero_value_leaves_the_output_alone_and_its_gradient_finite(oracle: dict[str, Tensor]) -> None:
@@ -107,7 +107,7 @@ def test_a_gate_for_each_head_may_stand_before_or_behind() -> None:
 
 
 def attention(**change: Any) -> Attention:
-    """Attention of the toy with every matrix random, and the identity as its output matrix."""
+    """Attention of the toy model with random matrices and the identity as its output projection."""
     node: Spec[Any] = toy_model()["block.mixer"].replace(core=part(SDPACore, masks=(part(DocumentMask),)), **change)
     torch.manual_seed(0)
     mixer = node(AT)
@@ -117,7 +117,7 @@ def attention(**change: Any) -> Attention:
 
 def test_the_first_position_of_a_document_attends_to_nothing() -> None:
     mixer = attention(post_attention=(part(ExclusiveSelfAttention),))
-    out = mixer(normal(1, 9, 32), bus_of(1, 5, 6, 7, 1, 9, 9, 1, 4)).abs().amax(-1)[0]
+    out = mixer(normal(1, 9, 32), context_of(1, 5, 6, 7, 1, 9, 9, 1, 4)).abs().amax(-1)[0]
     starts = torch.tensor([0, 4, 7])
     assert out[starts].max() < 1e-6
     assert out[[t for t in range(9) if t not in starts]].min() > 1e-2
@@ -133,7 +133,7 @@ def test_narrow_gates_start_at_exactly_one_number(node: Spec[AttentionGate], val
     y, v = normal(2, 5, 4, 8), normal(2, 5, 2, 8)
     assert torch.equal(node(AT)(y, normal(2, 5, 32), v), value * y)
     mixed, plain = attention(post_attention=(node,)), attention()
-    x, context = normal(1, 6, 32), bus_of(1, 2, 3, 4, 5, 6)
+    x, context = normal(1, 6, 32), context_of(1, 2, 3, 4, 5, 6)
     assert torch.allclose(mixed(x, context), value * plain(x, context), atol=1e-6)
 
 
@@ -186,7 +186,7 @@ def test_gates_have_a_role_of_their_own_and_a_width_that_fits() -> None:
     assert parameter_roles(model)["blocks.1.mixer.post_attention.0.weight"] == "gate"
     assert NarrowAttentionGate(AT._replace(dim=512, heads=8)).weight.numel() == 96
     for width in (0, 33):
-        with pytest.raises(RecipeError, match=r"cannot read"):
+        with pytest.raises(RecipeError, match=r"width must be between 1 and \d+, got"):
             SparseAttentionGate(AT, width=width)
 
 
@@ -212,7 +212,7 @@ def test_the_key_offset_of_one_token_is_nothing() -> None:
 
 
 def test_the_key_offset_stops_at_document_starts_unless_told_otherwise() -> None:
-    k, context = normal(1, 6, 2, 8), bus_of(1, 5, 6, 1, 7, 8)
+    k, context = normal(1, 6, 2, 8), context_of(1, 5, 6, 1, 7, 8)
     _, masked = KeyOffset(AT, unshifted_dims=4)(k, k, context)
     assert torch.equal(masked[:, [0, 3]], k[:, [0, 3]])
     assert torch.equal(masked[:, [1, 2, 4, 5], :, 4:], k[:, [0, 1, 3, 4], :, 4:])
@@ -221,16 +221,16 @@ def test_the_key_offset_stops_at_document_starts_unless_told_otherwise() -> None
 
 
 def test_gradients_pass_the_key_offset_once() -> None:
-    """Every key's moved half counts once, the last one's nowhere and the first one's twice (it keeps its own)."""
+    """The shifted half of each key is used once, of the last key never, of the first also at its own position."""
     k = normal(1, 5, 2, 8).requires_grad_()
-    KeyOffset(AT, unshifted_dims=4)(k, k, bus_of(9, 9, 9, 9, 9))[1].sum().backward()
+    KeyOffset(AT, unshifted_dims=4)(k, k, context_of(9, 9, 9, 9, 9))[1].sum().backward()
     assert k.grad is not None and (k.grad[..., :4] == 1).all()
     assert k.grad[0, :, 0, 4:].unique(dim=1).flatten().tolist() == [2, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize("dims", [-1, 8, 16])
 def test_a_key_offset_that_moves_nothing_is_an_error(dims: int) -> None:
-    with pytest.raises(RecipeError, match=r"leave none to shift"):
+    with pytest.raises(RecipeError, match=r"below the head width 8, got"):
         KeyOffset(AT, unshifted_dims=dims)
 
 
@@ -259,7 +259,7 @@ def test_a_window_of_the_whole_sequence_is_none(width: int, same: bool) -> None:
 
 
 def test_stacked_windows_reach_as_far_as_their_sum() -> None:
-    """Three layers of width 2: token t feels t-6 and nothing before it."""
+    """With three layers of left=2, token t depends on token t-6 but on no earlier one."""
     model = built(toy_model().edit(SDPACore, append(masks=part(SlidingWindowMask, left=2))))
     ids = torch.randint(2, VOCAB, (2, 20), generator=torch.Generator().manual_seed(0))
     difference = (model(ids) - model(other_token(ids, 5))).abs().amax((0, 2))
@@ -267,7 +267,7 @@ def test_stacked_windows_reach_as_far_as_their_sum() -> None:
 
 
 def test_packed_documents_read_as_they_do_alone() -> None:
-    """All parts of attention at once, behind a document mask: up to the rounding of rotary positions."""
+    """All parts of attention together with a document mask; equal up to the rounding of the rotary angles."""
     qk = (part(QKNorm), part(RoPE, dims=4), part(KeyOffset, unshifted_dims=4), part(QGain, init=1.5))
     parts = replace(
         qk=qk, value=(part(ValueResidual),), post_attention=(part(SparseAttentionGate), part(ExclusiveSelfAttention))

@@ -1,4 +1,4 @@
-"""Adapters for each row of a batch: attached to the one model, and taken off again."""
+"""LoRA adapters with separate factors for each row of a batch: attached to a model and detached from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bitgolf.model.residual_topology import ParallelResidual, ParallelTwoLaneRes
 from helpers.toy import VOCAB, built, toy_model
 
 EVERYWHERE = ("head", "q", "k", "v", "out", "up", "down", "mlp")
-LOOP = part(LoopedLayers, first_layer=1, last_layer=1, since=(0.0, 0.0))  # of three layers the middle one three times
+LOOP = part(LoopedLayers, first_layer=1, last_layer=1, since=(0.0, 0.0))  # layers 0 1 1 1 2
 LOOPED = toy_model().set("layer_schedule", part(UNet, order=LOOP))
 MODELS = {
     "plain": toy_model(),
@@ -50,7 +50,7 @@ def ids() -> Tensor:
 
 
 def disturbed(adapters: BatchedLoRA) -> BatchedLoRA:
-    """With every number another, so that nothing hides behind a zero."""
+    """Add noise to all values, so that no factor is zero."""
     generator = torch.Generator().manual_seed(2)
     adapters.values += 0.1 * torch.randn(adapters.values.shape, generator=generator)
     return adapters
@@ -63,7 +63,7 @@ def test_as_attached_nothing_changes_and_detached_nothing_is_left(spec: Spec[LM]
     adapters = BatchedLoRA(model, 3, EVERYWHERE, rank=2)
     assert torch.equal(model(ids), plain)
     assert parameter_roles(model) == known and model.state_dict().keys() == known.keys(), (
-        "paths of the model are as they were"
+        "paths of the parameters must not change"
     )
     disturbed(adapters)
     assert (model(ids) - plain).abs().amax((1, 2)).min() > 1e-3
@@ -71,7 +71,7 @@ def test_as_attached_nothing_changes_and_detached_nothing_is_left(spec: Spec[LM]
     assert torch.equal(model(ids), plain) and [p for p, _ in model.named_modules()] == modules
     assert not model.embed._forward_pre_hooks
     adapters.attach()
-    assert (model(ids) - plain).abs().max() > 1e-3, "what was learned is still known"
+    assert (model(ids) - plain).abs().max() > 1e-3, "attached again, the adapters have kept their values"
 
 
 @pytest.mark.parametrize("name", EVERYWHERE)
@@ -85,7 +85,7 @@ def test_each_site_acts_and_gets_a_gradient(name: str, ids: Tensor) -> None:
 
 
 def of_row(model: LM, adapters: BatchedLoRA, row: int) -> LM:
-    """The plain model with a row's adapters multiplied into its own matrices, or beside its MLPs by a hook."""
+    """A model with the adapters of a row merged into its matrices, or added to the output of its MLPs by a hook."""
     merged = deepcopy(model)
     for path, (_, own) in zip(adapted(model), adapters.attached, strict=True):
         a, b = (f[row].detach() for f in own.factors[-1])
@@ -99,7 +99,7 @@ def of_row(model: LM, adapters: BatchedLoRA, row: int) -> LM:
 
 
 def adapted(model: LM) -> list[str]:
-    """The paths of EVERYWHERE in an untied model, in that order."""
+    """Paths of the modules in EVERYWHERE, in that order, for a model with an untied head."""
     found = dict(model.named_modules())
     blocks = [path for path, m in found.items() if isinstance(m, Block)]
     named = [path for name in EVERYWHERE[1:-1] for path in found if path.rpartition(".")[2] == name]
@@ -127,14 +127,14 @@ def test_a_looped_layer_has_a_slot_for_each_visit(ids: Tensor) -> None:
     for n, (_, b) in enumerate(q.factors):
         b += 0.1 * (n + 1)
     different = model(ids)
-    assert torch.equal(model(ids), different), "a forward begins with the first visit"
+    assert torch.equal(model(ids), different), "each forward pass starts with the factors of the first visit"
     q.factors = q.factors[::-1]
-    assert (model(ids) - different).abs().max() > 1e-3, "each visit has factors of its own"
+    assert (model(ids) - different).abs().max() > 1e-3, "each visit has separate factors"
     q.factors = [q.factors[0]] * 3
     a, b = q.factors[0]
     weight = plain.get_parameter("blocks.1.mixer.q.weight")
     weight += b[0] @ a[0]
-    assert (model(ids) - plain(ids)).abs().max() < 1e-12, "with the same factors it is one looped layer"
+    assert (model(ids) - plain(ids)).abs().max() < 1e-12, "with equal factors for each visit it equals one looped layer"
 
 
 @torch.no_grad()
@@ -167,7 +167,7 @@ def test_a_batch_may_hold_some_of_the_rows(ids: Tensor, rank: int) -> None:
     whole, some = model(ids), torch.tensor([True, False, True])
     with adapters.restrict_rows(some):
         assert (model(ids[some]) - whole[some]).abs().max() < 1e-12
-    with pytest.raises(BitgolfError, match="batch of 2 rows, but adapters for 3"):
+    with pytest.raises(BitgolfError, match="the batch has 2 rows, but there are adapters for 3"):
         model(ids[some])
 
 
@@ -214,7 +214,7 @@ def test_a_starts_uniform_and_depends_on_the_seed_and_the_call_alone() -> None:
     first, again, other = a(0, 2), a(0, 5), a(1, 2)
     assert all(torch.equal(x[0], y[4]) for x, y in zip(first, again, strict=True))
     assert all((x != y).all() for x, y in zip(first, other, strict=True))
-    assert len({x[0].sum().item() for x in first}) == 5, "each call its own"
+    assert len({x[0].sum().item() for x in first}) == 5, "the factors of each call differ"
     bound = 32**-0.5
     drawn = torch.cat([x[0].flatten() for x in first])
     assert bound * 0.95 < drawn.abs().max() <= bound and abs(drawn.std().item() / bound - 3**-0.5) < 0.05

@@ -1,4 +1,4 @@
-"""Long rows are read in blocks: the same numbers as with a whole mask, and no tensor of its size."""
+"""Chunked attention over long rows: equal to attention with a dense mask, without a tensor of its size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MASKS: dict[str, tuple[Spec[AttentionMask], ...]] = {
     "segments": (part(SegmentMask, max_length=30),),
     "window and segments": (part(SlidingWindowMask, left=50), part(SegmentMask, max_length=9)),
 }
-LENGTH = 300  # no multiple of a block
+LENGTH = 300  # not a multiple of the chunk length
 
 
 def example(dtype: torch.dtype = torch.float64, length: int = LENGTH) -> tuple[Tensor, list[Tensor]]:
@@ -48,7 +48,7 @@ def test_blocks_compute_what_a_whole_mask_does(monkeypatch: pytest.MonkeyPatch, 
     whole = answers(core, ids, qkv)
     monkeypatch.setattr(sdpa, "MAX_DENSE_MASK_LENGTH", 64)
     monkeypatch.setattr(chunked, "MAX_MASK_ELEMENTS", 64 * 128)
-    assert chunk_length(LENGTH, core.span) == 64  # five blocks, the last one short
+    assert chunk_length(LENGTH, core.span) == 64  # five chunks, the last one shorter
     for a, b in zip(answers(core, ids, qkv), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
@@ -61,7 +61,7 @@ def test_no_block_has_a_mask_over_the_limit(length: int, reach: int | None) -> N
 
 
 def test_a_long_row_holds_the_mask_of_one_block_at_a_time() -> None:
-    """Forward and backward of 12,288 tokens: a whole mask would be 151 million elements, 604 MB as the floats it becomes."""
+    """Forward and backward pass over 12,288 tokens. A dense mask would have 151 million elements, 604 MB as float32."""
     core = SDPACore(BuildContext(vocab=50, dim=8, heads=1, kv_heads=1), masks=(part(DocumentMask),))
     length = MAX_DENSE_MASK_LENGTH + MAX_DENSE_MASK_LENGTH // 2
     ids = torch.full((1, length), 7)
@@ -69,19 +69,19 @@ def test_a_long_row_holds_the_mask_of_one_block_at_a_time() -> None:
     with MemoryTracker() as live:
         torch.autograd.grad(core(*qkv, ForwardContext(ids)).sum(), qkv)
     assert 0 < live.largest_elements <= MAX_MASK_ELEMENTS
-    assert live.peak_bytes < 10 * MAX_MASK_ELEMENTS  # a boolean mask, its floats, and what is left of the block before
+    assert live.peak_bytes < 10 * MAX_MASK_ELEMENTS  # a boolean mask, its float copy, and remains of the previous chunk
 
 
 def test_a_long_piece_of_a_text_read_in_pieces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sdpa, "MAX_DENSE_MASK_LENGTH", 64)
     core, (ids, qkv) = SDPACore(AT), example(torch.float32)
     context = DecodingContext(ids, 1, KVCache(2, 512, torch.device("cpu")))
-    with pytest.raises(BitgolfError, match=r"300 tokens are read at once over 300 keys.*\n?.*at most 64"):
+    with pytest.raises(BitgolfError, match=r"decode 300 tokens at once with 300 keys.*\n?.*at most 64"):
         core(*(x.detach() for x in qkv), context)
 
 
 class Odd(AttentionMask):
-    """A mask that has no rule of indices."""
+    """A mask without `mask_mod`."""
 
     def forward(self, context: ForwardContext) -> Tensor:
         return context.relative_positions % 2 == 0
@@ -92,5 +92,5 @@ def test_a_mask_without_a_rule_is_refused_for_a_long_row(monkeypatch: pytest.Mon
     core.masks.append(Odd())
     core(*qkv, ForwardContext(ids))
     monkeypatch.setattr(sdpa, "MAX_DENSE_MASK_LENGTH", 64)
-    with pytest.raises(BitgolfError, match="Odd has no rule of indices"):
+    with pytest.raises(BitgolfError, match="Odd has no mask_mod"):
         core(*qkv, ForwardContext(ids))

@@ -1,4 +1,4 @@
-"""Differential attention against its formula, map by map in float64."""
+"""Differential attention against its formula in float64, computed for each attention map."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUS = ForwardContext(torch.full((2, 7), 9))
 
 
 def mixer(context: BuildContext = AT, **change: Any) -> DifferentialAttention:
-    """4 heads of width 8, every matrix random, in float64."""
+    """Differential attention with 4 heads of width 8 and random matrices, in float64."""
     torch.manual_seed(0)
     node = part(DifferentialAttention, **{"heads": 4, "kv_heads": 2, "core": part(SDPACore), **change})
     built = node(context).double()
@@ -39,7 +39,7 @@ def x(seed: int = 0) -> Tensor:
 
 
 def softmax_map(q: Tensor, k: Tensor) -> Tensor:
-    """The causal map of one head, (B, T, T)."""
+    """Causal softmax map of one head, (B, T, T)."""
     scores = (q @ k.transpose(1, 2)) / math.sqrt(q.shape[-1])
     hidden = torch.ones(7, 7, dtype=torch.bool).triu(1)
     return scores.masked_fill(hidden, -torch.inf).softmax(-1)
@@ -60,7 +60,7 @@ def test_the_formula_head_by_head() -> None:
 
 
 def set_lambda(model: DifferentialAttention, value: float) -> None:
-    """Vectors for which lambda is `value`: exp(0) - exp(a2 . b2) + start."""
+    """Set the vectors such that lambda = exp(0) - exp(a2 . b2) + lambda_init equals `value`."""
     model.lambda_vectors.data.zero_()
     model.lambda_vectors.data[2:, 0] = torch.tensor([math.log(1 + model.lambda_init - value), 1.0])
 
@@ -120,5 +120,5 @@ def test_parts_on_the_output_stand_behind_the_norm() -> None:
 
 
 def test_heads_need_halves() -> None:
-    with pytest.raises(RecipeError, match=r"have no halves"):
+    with pytest.raises(RecipeError, match=r"head width must be even, got"):
         mixer(AT._replace(dim=12))

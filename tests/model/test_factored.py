@@ -1,4 +1,4 @@
-"""Factored token embeddings (that they train, pack and read back is in `test_share`)."""
+"""Factored token embeddings. `test_weight_sharing.py` tests that they can be trained, packed and loaded."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def test_of_the_streams_width_and_with_identities_it_is_the_tied_embedding(ids: 
 
 
 def test_roles_and_size_of_a_factored_embedding() -> None:
-    """E for Adam, both projections for Muon; 8192 x 254 + 2 x 254 x 768 as in Parameter Golf #640."""
+    """E has the role of embeddings, both projections that of matrices; sizes as in Parameter Golf #640."""
     embed = FactoredEmbedding(BuildContext(vocab=8192, dim=768), width=254)
     assert parameter_roles(embed) == {"weight": "embedding", "expand.weight": "matrix", "reduce.weight": "matrix"}
     assert count(embed) == 8192 * 254 + 2 * 254 * 768
     assert embed.weight.std().item() == pytest.approx(0.005, rel=0.01) and embed.reduce.weight.any()
     assert count(Embedding(BuildContext(vocab=8192, dim=768))) - count(embed) > 3_800_000, "about 4 MB at 8 bits"
-    with pytest.raises(RecipeError, match=r"a table of width 0 holds nothing"):
+    with pytest.raises(RecipeError, match=r"embed\.width: must be at least 1, got 0"):
         FactoredEmbedding(BuildContext(vocab=10, dim=4), width=0)

@@ -1,4 +1,4 @@
-"""The mix of heads' projections."""
+"""Head mixing: linear combinations of the projections of the heads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_identity_is_the_baseline(ids: Tensor) -> None:
 
 
 def test_a_matrix_without_heads_cannot_be_mixed() -> None:
-    with pytest.raises(RecipeError, match=r"'up' has no heads to mix"):
+    with pytest.raises(RecipeError, match=r"applies to the matrices q, k and v, not to 'up'"):
         mixed(part(HeadMix), on="block.mlp.linear")(BuildContext(vocab=VOCAB))
-    with pytest.raises(RecipeError, match=r"'out' has no heads"):
+    with pytest.raises(RecipeError, match=r"not to 'out'"):
         part(Linear, weight_transforms=(part(HeadMix),))(AT.for_matrix(32, 32, name="out"))

@@ -1,4 +1,4 @@
-"""Initial values: what each promises of a matrix."""
+"""Initializers: the properties of the matrices that they fill."""
 
 from __future__ import annotations
 

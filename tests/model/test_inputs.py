@@ -1,4 +1,4 @@
-"""What happens to the stream before and between blocks: the four smears, their places, the mix with the first state."""
+"""Parts on the residual stream before and between blocks: the four smears, their placement, mixing with x0."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bitgolf.model.smear import BlendSmear, ContentSmear, KeepSmear, RunningMean
 from helpers.toy import VOCAB, built, toy_model
 
 AT = BuildContext(vocab=VOCAB, dim=16)
-STARTS = (0, 5, 6, 13)  # of the first row; the second starts in the middle of a document
+STARTS = (0, 5, 6, 13)  # in the first row; the second row starts in the middle of a document
 SMEARS = [KeepSmear, BlendSmear, ContentSmear, RunningMeanSmear]
 
 
@@ -54,7 +54,7 @@ def disturbed(node: Spec[Any]) -> ResidualStreamPart:
 
 
 def test_what_a_smear_does_at_the_start(x: Tensor, ids: Tensor) -> None:
-    """Nearly the token itself, half and half, the identity; before the first position there are zeros."""
+    """Initial weights of the current token: 0.953, 0.5, and 1 for the identity; zeros precede the first position."""
     before = torch.cat([torch.zeros(2, 1, 16), x[:, :-1]], 1)
     middle = ids != 1
     for cls, own in [(KeepSmear, 0.95257), (BlendSmear, 0.5)]:
@@ -70,7 +70,7 @@ def test_a_document_starts_with_its_own_embedding(cls: type, x: Tensor, ids: Ten
     assert torch.equal(masked[ids == 1], x[ids == 1])
     faithful = disturbed(part(cls, mask_starts=False))(x, ForwardContext(ids))
     inner = (ids == 1) & (torch.arange(20) > 0)
-    assert ((faithful - x)[inner].abs().amax(-1) > 1e-2).all(), "the published form lets the last token in"
+    assert ((faithful - x)[inner].abs().amax(-1) > 1e-2).all(), "published: mixes in the previous document"
 
 
 @pytest.mark.parametrize("cls", SMEARS)
@@ -85,7 +85,7 @@ def test_documents_packed_and_alone_are_the_same(cls: type, x: Tensor, ids: Tens
 @pytest.mark.parametrize("cls", SMEARS)
 @pytest.mark.parametrize("mask_starts", [True, False])
 def test_a_smear_is_causal_and_the_first_position_hears_nobody(cls: type, mask_starts: bool, x: Tensor) -> None:
-    """d out_t / d x_s is zero for s > t, and for s < t only the token before counts (any before, for the mean)."""
+    """d out_t / d x_s is nonzero only for s = t and s = t-1 (for the mean, for all s <= t)."""
     smear, ids = disturbed(part(cls, mask_starts=mask_starts)), torch.full((1, 6), 5)
 
     def total(x: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_content_smear_asks_the_token_at_hand(x: Tensor) -> None:
     opened = scale * (x[:, 1:, :4] * gate[0]).sum(-1, keepdim=True).sigmoid()
     assert torch.allclose(out[:, 1:], x[:, 1:] + opened * x[:, :-1], atol=1e-5)
     assert torch.equal(out[:, 0], x[:, 0])
-    with pytest.raises(RecipeError, match=r"cannot read 17 of 16"):
+    with pytest.raises(RecipeError, match=r"must be between 1 and 16, got 17"):
         part(ContentSmear, width=17)(AT)
 
 
@@ -132,7 +132,7 @@ PLACEMENTS = {
 
 @pytest.mark.parametrize("enter", PLACEMENTS.values(), ids=PLACEMENTS.keys())
 def test_before_the_blocks(enter: tuple[Spec[ResidualStreamPart], ...], ids: Tensor) -> None:
-    """The first state is what the chain makes, and read token by token the model says the same."""
+    """x0 is the output of the chain, and incremental decoding gives the same logits."""
     model = built(toy_model().replace(post_embed=enter))
     context = ForwardContext(ids)
     whole = model.logits(model.hidden(context))
@@ -141,7 +141,7 @@ def test_before_the_blocks(enter: tuple[Spec[ResidualStreamPart], ...], ids: Ten
         x = p(x, ForwardContext(ids))
     assert context.x0 is not None
     assert torch.equal(context.x0, x)
-    rows = ids[:1]  # a reader starts with BOS, as this row does
+    rows = ids[:1]  # IncrementalDecoder starts with BOS, as this row does
     reader = IncrementalDecoder(model, 1, window=32, stride=16)
     for t in range(1, 20):
         assert (reader.logits - whole[:1, t - 1]).abs().max() < 1e-4
@@ -167,7 +167,7 @@ def test_the_two_sides_of_the_norm_differ(ids: Tensor) -> None:
 
 @pytest.mark.parametrize("mask_starts", [True, False])
 def test_documents_in_one_row_are_apart(mask_starts: bool) -> None:
-    """Masked attention is not enough: the inputs' own masks are needed for a document to know nothing of the last."""
+    """The document mask of attention is not enough: the input parts need `mask_starts` to isolate documents."""
     one, two = (torch.randint(2, VOCAB, (1, 20), generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     for ids in (one, two):
         ids[0, [0, 10]] = 1
@@ -186,7 +186,7 @@ def test_documents_in_one_row_are_apart(mask_starts: bool) -> None:
 
 
 def test_at_the_start_the_model_is_its_embedding(ids: Tensor) -> None:
-    """Parts that claim to begin as the identity leave the logits those of the embedding alone."""
+    """With parts that are the identity at initialization, the logits are those of the embedding alone."""
     enter = (BIGRAMS, part(ContentSmear), part(EmbeddingNorm), part(RunningMeanSmear))
     model = toy_model().replace(post_embed=enter)(BuildContext(vocab=VOCAB))
     x = rms_norm(rms_norm(model.embed(ids)))
@@ -218,7 +218,7 @@ def test_phase_mix_is_the_same_map_as_the_plain_one(x: Tensor, ids: Tensor) -> N
 
 
 def test_phase_mix_stands_in_a_layer() -> None:
-    with pytest.raises(RecipeError, match=r"stands in a layer"):
+    with pytest.raises(RecipeError, match=r"must be a part of a block"):
         DepthMixX0(AT)
     alone: Spec[LM] = toy_model().replace(layers=1).edit("block", replace(pre_block=(part(DepthMixX0),)))
     assert alone(BuildContext(vocab=VOCAB))

@@ -1,4 +1,4 @@
-"""Two lanes as a pair of tensors, against the same lanes stacked in one tensor, in float64."""
+"""Two lanes as a pair of tensors, compared with lanes stacked in one tensor, in float64."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def looped(wiring: type, start: int) -> Spec[LM]:
 
 
 def by_lane(weights: Tensor) -> Tensor:
-    """(2) -> (2, 1, 1, 1), to multiply stacked lanes."""
+    """Weights (2,) -> (2, 1, 1, 1), to multiply stacked lanes."""
     return weights[:, None, None, None]
 
 
 class StackedLanes(ParallelTwoLaneResidual):
-    """Both lanes in one tensor (2, B, T, D): the formula as it is usually written."""
+    """Both lanes in one tensor (2, B, T, D), as in the published formula."""
 
     def run_block(self, a: Tensor, b: Tensor, context: ForwardContext, block: Block) -> ResidualStream:
         post, resid = self.layer_weights(block, a.dtype)
@@ -45,7 +45,7 @@ class StackedLanes(ParallelTwoLaneResidual):
 
 
 class StackedLanesInTurn(SequentialTwoLaneResidual):
-    """The same for lanes where the MLP reads what attention has written."""
+    """Stacked lanes for the topology in which the MLP reads the lane that attention has updated."""
 
     def run_block(self, a: Tensor, b: Tensor, context: ForwardContext, block: Block) -> ResidualStream:
         post, resid = self.layer_weights(block, a.dtype)
@@ -72,7 +72,7 @@ class StackedLanesInTurn(SequentialTwoLaneResidual):
     ("pairs", "stacked"), [(ParallelTwoLaneResidual, StackedLanes), (SequentialTwoLaneResidual, StackedLanesInTurn)]
 )
 def test_a_pair_of_tensors_says_and_learns_what_one_stacked_tensor_would(pairs: Any, stacked: Any, start: int) -> None:
-    """Loss and every gradient."""
+    """The loss and all gradients are equal."""
     ids = torch.randint(1, 64, (2, 20), generator=torch.Generator().manual_seed(0))
     found = []
     for wiring in (pairs, stacked):

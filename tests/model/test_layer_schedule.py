@@ -1,4 +1,4 @@
-"""Loops, written-out orders and gated skips: the published index lists, and what each pass means."""
+"""Looped and explicit layer orders, and gated skips: the published index lists, and the effect of each pass."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def at(progress: float) -> TrainingProgress:
 
 
 class Log(SequentialResidual):
-    """Writes down visits and the numbers of skips."""
+    """Records the layers and the numbers of skips in order of execution."""
 
     def __init__(self, context: BuildContext, /) -> None:
         super().__init__(context)
@@ -62,8 +62,8 @@ class Log(SequentialResidual):
         return x
 
 
-def walk(depth: UNet, layers: int) -> tuple[list[int], list[int], int]:
-    """(encoder's visits, decoder's visits, number of skips) of one forward."""
+def executed_layers(depth: UNet, layers: int) -> tuple[list[int], list[int], int]:
+    """One forward pass: (layers in the encoder, layers in the decoder, number of skips)."""
     blocks = nn.ModuleList(nn.Identity() for _ in range(layers))
     for i, block in enumerate(blocks):
         block.layer = i  # type: ignore[assignment]
@@ -75,7 +75,7 @@ def walk(depth: UNet, layers: int) -> tuple[list[int], list[int], int]:
     encoder, rest = log.seen[:start], log.seen[start:]
     skips = [word for word in rest if word.startswith("skip")]
     assert skips == [f"skip{j}" for j in range(len(skips))]
-    assert rest[: 2 * len(skips) : 2] == skips, "a skip goes in right before each of the decoder's first visits"
+    assert rest[: 2 * len(skips) : 2] == skips, "a skip precedes each of the first visits of the decoder"
     return [int(word) for word in encoder], [int(word) for word in rest if word not in skips], len(skips)
 
 
@@ -118,31 +118,31 @@ PUBLISHED = {
 @pytest.mark.parametrize(("order", "lists"), PUBLISHED.values(), ids=PUBLISHED)
 def test_published_index_lists(order: Spec[LayerOrder], lists: dict[float, Any]) -> None:
     unet = UNet(BuildContext(vocab=4, dim=1, layers=11), order=order, residual=part(Log))
-    assert walk(unet, 11) == list(lists.values())[-1], "as built it is as at the end"
+    assert executed_layers(unet, 11) == list(lists.values())[-1], "a new part is in its last phase"
     for progress, expected in lists.items():
         unet.update(at(progress))
-        assert walk(unet, 11) == expected, progress
+        assert executed_layers(unet, 11) == expected, progress
 
 
 def test_moments_are_those_at_which_the_order_changes() -> None:
-    def moments(*since: float) -> tuple[float, ...]:
+    def phase_starts(*since: float) -> tuple[float, ...]:
         return SequentialLayers(
             BuildContext(vocab=4, dim=1, layers=6), order=part(LoopedLayers, first_layer=1, last_layer=2, since=since)
         ).phase_starts
 
-    assert moments(0.35, 0.35) == (0.35,) and moments(0.65, 0.5) == (0.5, 0.65)
-    assert moments(0.0, 0.5) == (0.5,) and moments(0.0) == ()
+    assert phase_starts(0.35, 0.35) == (0.35,) and phase_starts(0.65, 0.5) == (0.5, 0.65)
+    assert phase_starts(0.0, 0.5) == (0.5,) and phase_starts(0.0) == ()
 
 
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        (lambda: part(LoopedLayers, first_layer=3, last_layer=6), r"6 layers have no segment 3 to 6"),
-        (lambda: part(LoopedLayers, first_layer=4, last_layer=3), r"no segment 4 to 3"),
-        (lambda: part(LoopedLayers, first_layer=1, last_layer=2, since=()), r"when extra passes"),
-        (lambda: part(LoopedLayers, first_layer=1, last_layer=2, since=(1.0,)), r"when extra passes"),
-        (lambda: part(ExplicitLayerOrder, order=(0, 1, 2, 3, 4, 5, 6)), r"layer 6 is visited, and there is none"),
-        (lambda: part(ExplicitLayerOrder, order=(0, 1, 2, 4, 5)), r"layer 3 is never visited"),
+        (lambda: part(LoopedLayers, first_layer=3, last_layer=6), r"cannot loop layers 3 to 6 of 6 layers"),
+        (lambda: part(LoopedLayers, first_layer=4, last_layer=3), r"cannot loop layers 4 to 3"),
+        (lambda: part(LoopedLayers, first_layer=1, last_layer=2, since=()), r"each additional pass, got \(\)"),
+        (lambda: part(LoopedLayers, first_layer=1, last_layer=2, since=(1.0,)), r"got \(1\.0,\)"),
+        (lambda: part(ExplicitLayerOrder, order=(0, 1, 2, 3, 4, 5, 6)), r"layer 6 does not exist in \(0, 1,"),
+        (lambda: part(ExplicitLayerOrder, order=(0, 1, 2, 4, 5)), r"layer 3 is missing in \(0, 1, 2, 4, 5\)"),
     ],
 )
 def test_orders_that_do_not_fit_are_errors(order: Callable[[], Spec[Any]], message: str) -> None:
@@ -150,7 +150,7 @@ def test_orders_that_do_not_fit_are_errors(order: Callable[[], Spec[Any]], messa
         SequentialLayers(BuildContext(vocab=4, dim=1, layers=6), order=order())
 
 
-# ---- what a pass means ------------------------------------------------------------------------------------------
+# ---- the effect of each pass -----------------------------------------------------------------------------------------
 
 
 def looped(depth: type, order: Spec[LayerOrder], layers: int = 4) -> Spec[LM]:
@@ -183,11 +183,11 @@ def test_passes_cost_no_parameters() -> None:
         order=part(LoopedLayers, first_layer=3, last_layer=5),
         skip=part(GatedSkip),
     ).skip
-    assert [tuple(p.shape) for p in skips.parameters()] == [(8, 8), (8, 8)], "one for each pair of the longest order"
+    assert [tuple(p.shape) for p in skips.parameters()] == [(8, 8), (8, 8)], "a row for each skip of the longest order"
 
 
 def test_the_gradient_of_a_looped_layer_is_the_sum_over_its_visits(ids: Tensor) -> None:
-    """Against the same model with a layer for each visit, in float64."""
+    """Compared with a model that has a layer for each visit, in float64."""
     order = (0, 1, 2, 1, 2, 1, 2, 3)
     model = built(looped(UNet, part(LoopedLayers, first_layer=1, last_layer=2))).double()
     unrolled = built(looped(UNet, part(EachLayerOnce), len(order))).double()
@@ -206,7 +206,7 @@ def test_the_gradient_of_a_looped_layer_is_the_sum_over_its_visits(ids: Tensor) 
 
 @pytest.mark.parametrize("depth", [SequentialLayers, UNet])
 def test_a_loop_reads_piece_by_piece_what_it_reads_at_once(depth: type, ids: Tensor) -> None:
-    """Each visit of a layer has keys and values of its own."""
+    """Each visit of a layer has separate keys and values in the cache."""
     model = built(looped(depth, part(LoopedLayers, first_layer=1, last_layer=2)))
     ids[:, 0] = 1
     whole, reader = model(ids), IncrementalDecoder(model, len(ids), window=32, stride=16)
@@ -234,7 +234,7 @@ def test_after_warming_up_no_switch_compiles_anything(data: Path) -> None:
         trainer.step(step, TrainingProgress(step, 8, 0.0, 0.0))
         visits.append(len(trainer.model.layer_schedule.visits))  # type: ignore[arg-type]
     assert visits == [1, 1, 2, 2, 3, 3, 3, 3]
-    assert len(set(compiled)) == 3 and len(compiled) == graphs, "one graph for each phase, all of them before the start"
+    assert len(set(compiled)) == 3 and len(compiled) == graphs, "one graph for each phase, all compiled before training"
 
 
 # ---- skips ------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_after_warming_up_no_switch_compiles_anything(data: Path) -> None:
 def test_a_gated_skip_by_its_formula() -> None:
     skip = GatedSkip(BuildContext(vocab=4, dim=5).for_matrix(3, 5)).double()
     x, value = torch.randn(2, 2, 4, 5, dtype=torch.float64)
-    assert torch.equal(skip(x, value, 1), (x + value) / 2), "as built"
+    assert torch.equal(skip(x, value, 1), (x + value) / 2), "at initialization"
     with torch.no_grad():
         skip.weight.normal_()
         skip.gate.normal_()
@@ -261,7 +261,7 @@ def test_a_skips_gate_towards_infinity_is_no_skip() -> None:
 
 @pytest.mark.parametrize("skip", [WeightedSkip, GatedSkip])
 def test_a_looped_unet_by_hand(skip: type, ids: Tensor) -> None:
-    """The visits of #1394 with a stack of our own, in float64."""
+    """The layer order of #1394, with the skips computed by the test, in float64."""
     model = built(
         looped(UNet, part(LoopedLayers, first_layer=1, last_layer=2)).set("layer_schedule.skip", part(skip))
     ).double()
@@ -281,7 +281,7 @@ def test_a_looped_unet_by_hand(skip: type, ids: Tensor) -> None:
 
 
 def test_the_parameters_of_1493() -> None:
-    """35,944,536: eleven layers of width 512, 8 skips with weight and gate for 17 visits."""
+    """35,944,536 parameters: eleven layers of width 512, 8 skips with weight and gate for 17 visits."""
     model = get_recipe("baseline")().model.replace(layers=11).edit(MLP, replace(hidden=2048))
     model = model.set(
         "layer_schedule", part(UNet, order=part(LoopedLayers, first_layer=3, last_layer=5), skip=part(GatedSkip))

@@ -1,4 +1,4 @@
-"""What the chain on logits does to them, against formulas in float64."""
+"""Logits transforms against their formulas in float64."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_quintic_cap_follows_its_polynomial_until_it_saturates() -> None:
 
 
 def test_quintic_cap_saturates_flat_from_1_69() -> None:
-    """Without its outer clip, the polynomial would go on to 22/15 at 2, and stay there."""
+    """Without the outer clip, the polynomial would rise to 22/15 at u = 2."""
     z = torch.tensor([-1e6, -20.0, -16.9, 16.9, 17.0, 20.0, 1e6], dtype=torch.float64)
     assert torch.equal(QuinticCap(AT, cap=10.0)(z), 10 * z.sign())
     assert torch.equal(gradient(QuinticCap(AT, cap=10.0), z), torch.zeros_like(z))

@@ -1,4 +1,4 @@
-"""Objectives, against their formulas in float64, and what training does with them."""
+"""Training objectives against their formulas in float64, and their use in training."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def states() -> Tensor:
 
 @pytest.fixture
 def targets() -> Tensor:
-    """Three rows of documents: ends within, at the first and at the last place, two in a row."""
+    """Three rows with BOS inside, at the first and at the last position, and twice in succession."""
     ids = torch.randint(2, V, (3, 12), generator=torch.Generator().manual_seed(1))
     ids[0, [4, 9]] = BOS
     ids[1, [0, 5, 6]] = BOS
@@ -68,7 +68,7 @@ def head() -> Head:
 
 
 def nats_of(z: Tensor, target: int) -> float:
-    """One target's negative log-likelihood by the definition, in float64."""
+    """Negative log-likelihood of one target by its definition, in float64."""
     z = z.detach().double()
     return float(z.exp().sum().log() - z[target])
 
@@ -81,7 +81,7 @@ def plain(head: Head, states: Tensor, targets: Tensor) -> Tensor:
 
 
 def further_reference(z: Tensor, targets: Tensor, ahead: int, mask: bool) -> float:
-    """Mean over pairs by loops: nothing behind the start that ends this document is predicted."""
+    """Mean over pairs, computed with loops. With `mask`, targets after the BOS that ends the document are excluded."""
     pairs = [(row, t) for row in range(targets.shape[0]) for t in range(targets.shape[1] - ahead)]
     inside = [(row, t) for row, t in pairs if not (mask and BOS in targets[row, t : t + ahead].tolist())]
     return sum(nats_of(z[row, t], int(targets[row, t + ahead])) for row, t in inside) / len(inside)
@@ -123,13 +123,13 @@ def test_zero_heads_cost_ln_v_leave_the_trunk_alone_and_learn(states: Tensor, ta
 
 
 def test_a_document_predicts_its_end_and_nothing_behind(head: Head) -> None:
-    """Head 2, targets a b | c d: from a and b the pair crosses; a one-token-ahead head may predict the start itself."""
+    """A pair that crosses a document start is excluded, but the BOS itself may be predicted."""
     x = torch.randn(1, 5, D)
     targets = torch.tensor([[3, 4, BOS, 5, 6]])
     objective = MultiTokenPrediction(AT, heads=1, weight=1.0)
     objective.heads[0].weight.data.normal_()  # type: ignore[union-attr,operator]
     z = 30 * torch.tanh(objective.heads[0](x) / 30)
-    pairs = [(0, 4), (1, BOS), (3, 6)]  # (2, 5) starts at the end of its document and looks into the next
+    pairs = [(0, 4), (1, BOS), (3, 6)]  # without (2, 5), which crosses a document start
     expected = sum(nats_of(z[0, t], target) for t, target in pairs) / 3
     assert (objective(x, targets, head) - plain(head, x, targets)).item() == pytest.approx(expected, rel=1e-5)
 
@@ -160,7 +160,7 @@ def test_shared_multi_token_against_loops(mask: bool, states: Tensor, targets: T
 
 
 def test_no_heads_are_an_error() -> None:
-    with pytest.raises(RecipeError, match=r"0 heads predict nothing"):
+    with pytest.raises(RecipeError, match=r"heads: must be at least 1, got 0"):
         MultiTokenPrediction(AT, heads=0)
 
 
@@ -251,10 +251,10 @@ def with_rule(recipe: Spec[Any]) -> Spec[Any]:
 
 
 def test_extra_heads_train_and_stay_at_home(tmp_path: Path) -> None:
-    """A head in no optimizer group is an error; those of a group move, and the model that ships has none."""
+    """Heads must match an optimizer rule; they are trained, and the exported model does not contain them."""
     recipe = toy_recipe(steps=2).set("train.objective", part(MultiTokenPrediction, heads=2))
     data = make_data(tmp_path)
-    with pytest.raises(RecipeError, match=r"no rule takes the parameter objective.heads.0.weight"):
+    with pytest.raises(RecipeError, match=r"no rule matches the parameter objective.heads.0.weight"):
         make_trainer(data, recipe, noisy=False)
     trainer = make_trainer(data, with_rule(recipe), noisy=False)
     heads = {name: p for name, p in trainer.params.items() if name.startswith("objective.")}

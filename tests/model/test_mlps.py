@@ -1,4 +1,4 @@
-"""SwiGLU and the activations, against their formulas in float64."""
+"""SwiGLU and the activation functions against their formulas in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT = BuildContext(vocab=VOCAB, dim=32, layers=3, layer=0)
 
 
 class Halved(WeightTransform):
-    """For these tests: shows which matrices a chain reached."""
+    """Halves a matrix, to show which matrices a chain acts on."""
 
     def forward(self, w: Tensor) -> Tensor:
         return 0.5 * w
@@ -43,10 +43,10 @@ def test_swiglu_starts_silent_and_its_gate_saturates_to_nothing() -> None:
     assert torch.equal(branch(x), torch.zeros(1, 1, 32)) and branch.gate.weight.abs().max() > 0
     branch.down.weight.data.normal_()
     branch.gate.weight.data.fill_(-10.0)
-    assert branch(x).abs().max() < 1e-6, "silu of a large negative number is 0, whatever `up` says"
+    assert branch(x).abs().max() < 1e-6, "silu of a large negative number is 0, for any output of `up`"
     branch.gate.weight.data.fill_(10.0 / 32)
     linear = 10.0 * branch.down(branch.up(x))
-    assert torch.allclose(branch(x), linear, rtol=1e-3, atol=1e-5), "and of a large positive one, the number"
+    assert torch.allclose(branch(x), linear, rtol=1e-3, atol=1e-5), "silu of a large positive number is the number"
 
 
 @pytest.mark.parametrize("name", ["up", "gate", "down"])
@@ -63,7 +63,7 @@ def test_swiglu_has_no_activation_to_choose() -> None:
 
 
 def values(act: Activation, *at: float) -> tuple[list[float], list[float]]:
-    """The activation and its gradient at these points."""
+    """Values and derivatives of an activation function at the points `at`."""
     u = torch.tensor(at, dtype=torch.float64, requires_grad=True)
     y = act(u)
     (slope,) = torch.autograd.grad(y.sum(), u)
@@ -87,7 +87,7 @@ def test_activations_and_their_gradients(act: Activation, y: list[float], slope:
 
 
 def test_leaky_squared_by_its_published_form() -> None:
-    """(max(u, 0) + 0.5 min(u, 0))^2: never negative, 2u above 0 and 0.5u below in its gradient."""
+    """(max(u, 0) + 0.5 min(u, 0))^2 is never negative; its derivative is 2u above zero and 0.5u below."""
     u = torch.linspace(-3, 3, 61, dtype=torch.float64, requires_grad=True)
     y = SquaredLeakyReLU(AT, slope=0.5)(u)
     (slope,) = torch.autograd.grad(y.sum(), u)

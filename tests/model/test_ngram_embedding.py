@@ -1,4 +1,4 @@
-"""Hashed bigrams: the three published hashes, where tokens are missing, what is added, how it starts."""
+"""Hashed n-gram embeddings: the published hash functions, missing tokens, the output, and the initial values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BIGRAMS = part(HashedNGramEmbedding, buckets=97, width=8, mask_starts=True)
 def ids() -> Tensor:
     ids = torch.randint(2, VOCAB, (2, 20), generator=torch.Generator().manual_seed(0))
     ids[0, [0, 5, 6, 13]] = 1
-    ids[1, 9] = 1  # this row starts in the middle of a document
+    ids[1, 9] = 1  # the second row starts in the middle of a document
     return ids
 
 
@@ -64,16 +64,16 @@ def test_product_hash() -> None:
 
 
 def test_xor_hash_wraps_around_as_32_bits() -> None:
-    previous, current = 60_001, 70_003  # 36313 * 70003 is beyond 2**31
+    previous, current = 60_001, 70_003  # 36313 * 70003 exceeds 2**31
     mixed = (36313 * current ^ 27191 * previous) & 0xFFFFFFFF
     wanted = (mixed - 2**32 if mixed >= 2**31 else mixed) % 4095
-    assert mixed >= 2**31, "an example that does wrap"
+    assert mixed >= 2**31, "the example must exceed int32"
     assert XorNGramHash().bucket_ids([torch.tensor([current]), torch.tensor([previous])], 4096).tolist() == [wanted]
 
 
 @pytest.mark.parametrize("mask_starts", [True, False])
 def test_the_reserved_row_is_for_where_tokens_are_missing(mask_starts: bool, ids: Tensor) -> None:
-    """Without the mask at t = 0 alone (and 1, for three tokens); with it at every document's start."""
+    """Without `mask_starts` at t = 0 only (for trigrams also t = 1); with it at every document start."""
     bigrams = part(HashedNGramEmbedding, buckets=5000, width=4, trigrams=True, mask_starts=mask_starts)(AT)
     tokens = bigrams.tokens(ForwardContext(ids))
     pairs, triples = bigrams.hash.bucket_ids(tokens[:2], 5000) == 4999, bigrams.hash.bucket_ids(tokens, 5000) == 4999
@@ -85,7 +85,7 @@ def test_the_reserved_row_is_for_where_tokens_are_missing(mask_starts: bool, ids
 
 def test_a_masked_start_hides_the_token_before(ids: Tensor, x: Tensor) -> None:
     other = ids.clone()
-    other[0, 4] = ids[0, 4] % (VOCAB - 2) + 2  # the last token before the start at 5
+    other[0, 4] = ids[0, 4] % (VOCAB - 2) + 2  # the last token before the document start at 5
     for mask_starts in (True, False):
         bigrams = disturbed(part(HashedNGramEmbedding, buckets=5000, width=4, mask_starts=mask_starts))
         moved = (bigrams(x, ForwardContext(ids)) - bigrams(x, ForwardContext(other))).abs().amax(-1) > 1e-6
@@ -107,7 +107,7 @@ def test_what_bigrams_add(ids: Tensor, x: Tensor) -> None:
 
 
 def test_both_published_starts_add_nothing_and_learn(ids: Tensor, x: Tensor) -> None:
-    """#164: a zero table, an orthogonal projection, scale 0.05. #65: a normal table, a zero projection, no scale."""
+    """#164: zero table, orthogonal projection, scale 0.05. #65: normal table, zero projection, no scale."""
     at = AT._replace(dim=64)
     forms = {
         "table.weight": part(
@@ -141,7 +141,7 @@ def test_both_published_starts_add_nothing_and_learn(ids: Tensor, x: Tensor) -> 
 
 
 def test_rules_tell_the_projection_from_other_matrices(ids: Tensor) -> None:
-    """The records give P to Adam (banked) or to Muon; a rule by path says which."""
+    """Published scripts train P with Adam (banked) or with Muon; a rule by path selects it."""
     model = toy_model().replace(post_embed=(BIGRAMS, part(EmbeddingNorm), part(ContentSmear)))(
         BuildContext(vocab=VOCAB)
     )
@@ -160,5 +160,5 @@ def test_rules_tell_the_projection_from_other_matrices(ids: Tensor) -> None:
 
 
 def test_a_table_without_rows_is_an_error() -> None:
-    with pytest.raises(RecipeError, match=r"holds no bigrams"):
+    with pytest.raises(RecipeError, match=r"buckets must be at least 2 and width at least 1, got"):
         part(HashedNGramEmbedding, buckets=1, width=4)(AT)

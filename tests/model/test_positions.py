@@ -1,4 +1,4 @@
-"""Stretched rotary positions, and what scales a layer by its depth or by the time."""
+"""RoPE scaling, norms scaled by depth, and residual branches scaled during warmup."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_ropes_that_differ_in_scaling_alone_share_no_table() -> None:
 
 @pytest.mark.parametrize("lengths", [(0, 2048), (1024, 0), (-1, 5)])
 def test_lengths_that_are_none_are_errors(lengths: tuple[int, int]) -> None:
-    with pytest.raises(RecipeError, match=r"lengths are at least 1"):
+    with pytest.raises(RecipeError, match=r"length must be at least 1, got"):
         rope(16, part(NTKScaling, original_length=lengths[0], length=lengths[1]))
 
 
@@ -121,7 +121,7 @@ def test_depth_scaled_norm_against_its_formula(layer: int) -> None:
 
 
 def seen(model: LM, ids: Tensor, path: str) -> tuple[Tensor, ...]:
-    """What the module at `path` was given."""
+    """The inputs of the module at `path` in a forward pass."""
     inputs: list[tuple[Tensor, ...]] = []
     hook = model.get_submodule(path).register_forward_hook(lambda m, i, o: inputs.append(i))
     with torch.no_grad():
@@ -131,7 +131,7 @@ def seen(model: LM, ids: Tensor, path: str) -> tuple[Tensor, ...]:
 
 
 def test_queries_and_keys_are_blind_to_the_scale_values_and_mlp_are_not() -> None:
-    """Both norms of a block are scaled. Branches are silent, so that only this layer's own scale tells."""
+    """Both norms of a block are scaled. The branches are zero, so that only the scale of the layer itself matters."""
     ids = torch.randint(2, VOCAB, (2, 12), generator=torch.Generator().manual_seed(0))
     models = [built(toy_model().set("block.norm", part(norm))) for norm in (RMSNorm, DepthScaledNorm)]
     for model in models:
@@ -147,7 +147,7 @@ def test_queries_and_keys_are_blind_to_the_scale_values_and_mlp_are_not() -> Non
 
 
 def test_the_last_norm_has_no_depth() -> None:
-    with pytest.raises(RecipeError, match=r"stands in a layer"):
+    with pytest.raises(RecipeError, match=r"must be the norm of a block"):
         toy_model().replace(norm=part(DepthScaledNorm))(BuildContext(vocab=VOCAB))
 
 
@@ -164,7 +164,7 @@ def now(step: int) -> TrainingProgress:
 )
 def test_branches_fade_in_low_layers_first(layer: int, step: int, factor: float) -> None:
     branch, y = ResidualWarmup(BuildContext(vocab=8, layer=layer)), torch.randn(2, 3, 8)
-    assert torch.equal(branch(y), y), "as built it is as at the end"
+    assert torch.equal(branch(y), y), "a new part is in its state at the end"
     branch.update(now(step))
     assert torch.allclose(branch(y), y * factor, atol=1e-6)
 
@@ -225,7 +225,7 @@ def test_an_artifact_holds_no_factor_and_is_read_with_the_whole_branch() -> None
 
 @pytest.mark.parametrize(("first", "per_layer"), [(0, 30), (30, -1)])
 def test_fading_in_over_nothing_is_an_error(first: int, per_layer: int) -> None:
-    with pytest.raises(RecipeError, match=r"cannot fade in"):
+    with pytest.raises(RecipeError, match=r"warmup_steps must be at least 1 and .*, got"):
         ResidualWarmup(BuildContext(vocab=8, layer=0), warmup_steps=first, warmup_steps_per_layer=per_layer)
 
 

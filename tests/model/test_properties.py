@@ -1,4 +1,4 @@
-"""What makes each part of the baseline the technique that it is (properties of the published descriptions)."""
+"""Properties of the parts of the baseline, from the published descriptions of the techniques."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ids() -> Tensor:
 
 
 def test_at_initialisation_every_block_is_the_identity(ids: Tensor) -> None:
-    """Output projections start at zero: the logits are those of the embedding alone, capped."""
+    """Output projections are initialized to zero, so the logits are those of the embedding alone."""
     model = toy_model()(BuildContext(vocab=VOCAB))
     x = model.norm(model.post_embed[0](model.embed(ids), ForwardContext(ids)))
     assert torch.allclose(model(ids), model.logits(x), atol=1e-6)
@@ -65,7 +65,7 @@ def test_partial_rope_leaves_the_rest_alone() -> None:
     q, k = torch.randn(1, 5, 4, 8), torch.randn(1, 5, 2, 8)
     turned_q, _ = rope(q, k, context)
     assert torch.equal(turned_q[..., 4:], q[..., 4:]) and not torch.equal(turned_q[..., :4], q[..., :4])
-    with pytest.raises(RecipeError, match="rotate"):
+    with pytest.raises(RecipeError, match="must rotate an even number of at most"):
         RoPE(AT, dims=9)
 
 
@@ -95,7 +95,7 @@ def test_activations() -> None:
 
 
 def test_a_window_hides_what_is_further_back(ids: Tensor) -> None:
-    """One layer sees exactly `width` tokens back; three layers three times as far."""
+    """With a single layer, a token depends on the `left` previous tokens only."""
     one = built(toy_model().replace(layers=1).edit(SDPACore, append(masks=part(SlidingWindowMask, left=4))))
     for changed, first_free in ((5, 10), (6, 11)):
         other = ids.clone()
@@ -118,7 +118,7 @@ def test_documents_are_told_apart_by_the_bos_of_the_place(ids: Tensor) -> None:
 
 
 class Recorder(nn.Module):
-    """A block that adds its number's power of ten and nothing else."""
+    """A block that adds 10**number to the stream."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Recorder(nn.Module):
 def test_unet_pairs_adjacent_layers_first(layers: int) -> None:
     unet = UNet(BuildContext(vocab=4, dim=1, layers=layers))
     weight = cast(WeightedSkip, unet.skip).weight
-    weight.data.copy_(torch.arange(2.0, 2 + len(weight))[:, None])  # so that the order of the pairs shows
+    weight.data.copy_(torch.arange(2.0, 2 + len(weight))[:, None])  # different weights show the order of the skips
     unet.double()
     blocks = nn.ModuleList(Recorder(i) for i in range(layers))
     out = unet(torch.zeros(1, 1, 1, dtype=torch.float64), ForwardContext(torch.zeros(1, 1)), blocks)
@@ -184,5 +184,5 @@ def test_a_part_on_some_layers_only() -> None:
 
 
 def test_heads_must_divide() -> None:
-    with pytest.raises(RecipeError, match="do not divide"):
+    with pytest.raises(RecipeError, match="must divide"):
         toy_model().edit(Attention, replace(heads=5))(BuildContext(vocab=VOCAB))

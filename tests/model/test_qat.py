@@ -1,4 +1,4 @@
-"""Quantization-aware training: equal to the export bit for bit, absent when scored, and really switched on."""
+"""Quantization-aware training: equal to the stored values bit for bit, inactive in scoring, and switched on in time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CLIPS: list[Spec[Clip]] = [
     part(MaxClip),
     part(SdClip, k=12.85),
     part(QuantileClip),
-    part(SdClip, k=0.7),  # clips much: where the stored weight is far from w, w + (stored - w) is not the stored one
+    part(SdClip, k=0.7),  # clips strongly: far from w, w + (stored - w) is rounded and differs from stored
     part(QuantileClip, quantile=0.4),
 ]
 KINDS: list[Spec[WeightTransform]] = [
@@ -85,10 +85,10 @@ def test_fake_quantization_is_the_export_bit_for_bit(
 
 
 def test_the_published_fake_quantization(shared: Path) -> None:
-    """#1512's banks: step max(a, 1) / 31. Ours are rounded to float16 as they are stored, the codes are the same."""
+    """The banks of #1512 use steps max(a, 1) / 31. Our steps are rounded to float16, as stored; the codes are equal."""
     oracle = load_file(shared / "oracles" / "micro.safetensors")
     w, published = oracle["fakequant/w"], oracle["fakequant/bank_int6_1512"]
-    assert (w.abs().amax(1) < 1).any() and (w.abs().amax(1) > 1).any(), "both sides of the floor"
+    assert (w.abs().amax(1) < 1).any() and (w.abs().amax(1) > 1).any(), "values on both sides of the minimum"
     seen = training(part(FakeQuant, codec=part(IntRows, bits=6, min_step=1 / 31, clip=part(MaxClip))))(w)
     step = (w.abs().amax(1, keepdim=True) / 31).clamp_min(1 / 31)
     codes = (published / step).round()
@@ -131,7 +131,7 @@ def test_noise_is_uniform_within_half_a_step_and_its_gradient_ordinary() -> None
     noise = ((seen - w) / (w.detach().abs().amax(1, keepdim=True) / 127)).detach()
     assert noise.abs().max() <= 0.501 and abs(noise.mean()) < 0.01
     assert noise.square().mean().item() == pytest.approx(1 / 12, rel=0.02)
-    assert not torch.equal(view(w), seen), "each use draws its own"
+    assert not torch.equal(view(w), seen), "the noise is drawn for each use"
     (seen * weight(8, 4000, seed=2)).sum().backward()
     assert w.grad is not None and torch.equal(w.grad, weight(8, 4000, seed=2))
 
@@ -165,7 +165,7 @@ def test_soft_rounding_hardens_along_the_run() -> None:
             part(SoftRoundQuant, codec=part(IntRows, clip=part(MaxClip)), alpha_start=1.0, alpha_end=16.0, since=0.5)
         ),
     )
-    assert view.alpha == 16.0, "as built it is as at the end"
+    assert view.alpha == 16.0, "a new part is in its state at the end"
     found = []
     for step in (0, 50, 75, 100):
         view.update(TrainingProgress(step, 100, 0.0, 0.0))
@@ -249,7 +249,7 @@ def test_the_compiled_switch_changes_the_outputs(node: Spec[WeightTransform]) ->
     off, same_off, on, later, off_again, later_again = (got for got, _ in outputs)
     assert torch.equal(off, same_off) and torch.equal(off, off_again) and torch.equal(later, later_again)
     assert (on - off).abs().max() > 1e-4
-    assert next(graphs) == 2, "one graph a phase: what anneals does not compile again"
+    assert next(graphs) == 2, "one graph per phase: a changing alpha does not cause a recompilation"
 
 
 def seeded(model: LM, ids: Tensor, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ternary, binary and 8-bit weights in a model, against float64 references from the published formulas."""
+"""Ternary, binary and 8-bit fake quantization against float64 references from the published formulas."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def grouped(w: Tensor, group: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("group", [1, 15, 20, 64, 128])
 def test_ternary_and_binary_weights_are_the_published_ones(group: int) -> None:
-    """Also where groups run over the ends of rows, and the last one is short."""
+    """Includes groups that extend over the ends of rows, and a shorter last group."""
     w = weight()
     scales = [np.abs(g).mean() for g in grouped(w, group)]
     ternary = [s * np.clip(np.round(g / s), -1, 1) for g, s in zip(grouped(w, group), scales, strict=True)]
@@ -92,18 +92,18 @@ def test_rounded_weights_are_trained_and_scored_alike(node: Spec[WeightTransform
 
 
 def test_a_group_without_weights_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"at least one weight"):
+    with pytest.raises(RecipeError, match=r"group_size must be at least 1, got 0"):
         part(FakeTernary, group_size=0)(AT)
 
 
 def test_normed_inputs_of_output_projections() -> None:
-    """One root mean square over all heads, and over the hidden values: what follows does not see their size."""
+    """The root mean square is taken over all heads together, and over the hidden dimension."""
     y, u = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0)), weight(3, 40, scale=2.0)
     normed = part(AttentionOutputNorm)(AT)(y, y, y)
     flat = y.double().flatten(-2)
     expected = flat / flat.square().mean(-1, keepdim=True).sqrt()
     assert (normed.double() - expected.view(y.shape)).abs().max() < 1e-5
-    assert ((normed.square().mean(-1) - 1).abs() > 0.1).any(), "a head alone is not normalised"
+    assert ((normed.square().mean(-1) - 1).abs() > 0.1).any(), "single heads are not normalised"
     act = part(NormedActivation, act=part(SquaredReLU))(AT)(u)
     squares = u.double().clamp_min(0).square()
     assert (act.double() - squares / squares.square().mean(-1, keepdim=True).sqrt()).abs().max() < 1e-5

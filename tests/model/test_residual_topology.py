@@ -1,4 +1,4 @@
-"""Parallel branches and two lanes, against the published formulas in float64."""
+"""Parallel and two-lane residual topologies against the published formulas in float64."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def ids() -> Tensor:
 
 
 def wired(wiring: Spec[ResidualTopology], *, skips: bool = True) -> Spec[LM]:
-    """The toy model with five layers; skips, if there are any, go in before layers 2 and 3."""
+    """The toy model with five layers and, if `skips`, skips that are merged before layers 2 and 3."""
     depth = part(UNet, residual=wiring, skip=part(GatedSkip)) if skips else part(SequentialLayers, residual=wiring)
     return toy_model().replace(layers=LAYERS).set("layer_schedule", depth)
 
 
 class Formula:
-    """A model's own weights in the published equations, one stream or two, in float64."""
+    """The published equations in float64, for one stream or two lanes, with the weights of a model."""
 
     def __init__(self, model: LM, ids: Tensor) -> None:
         self.model, self.context = model.double(), ForwardContext(ids)
@@ -97,12 +97,12 @@ def test_parallel_layers_have_no_parameters_and_must_exist() -> None:
     plain = toy_model().replace(layers=LAYERS)(BuildContext(vocab=64))
     parallel = wired(part(ParallelResidual, layers="last 2"), skips=False)(BuildContext(vocab=64))
     assert dict(plain.named_parameters()).keys() == dict(parallel.named_parameters()).keys()
-    with pytest.raises(RecipeError, match=r"'7-10' does not fit 5 layers"):
+    with pytest.raises(RecipeError, match=r"'7-10' must list layers from 0 to 4"):
         wired(part(ParallelResidual))(BuildContext(vocab=64))
 
 
 def simultaneous(by: Formula, start: int, final: str) -> Tensor:
-    """Spec 5.2: attention reads mixed p, the MLP reads m as it is, both before any update; skips into p only."""
+    """As in #1855: attention reads p mixed with x0, the MLP reads m, both before any update; skips go into p only."""
     x, lanes, stack = by.x0, None, []
     for i in range(LAYERS):
         value = stack.pop() if i >= 2 and stack else None
@@ -123,7 +123,7 @@ def simultaneous(by: Formula, start: int, final: str) -> Tensor:
 
 
 def in_turn(by: Formula, start: int, final: str) -> Tensor:
-    """Spec 5.2: the MLP reads the lane that attention has updated, mixed with x0; skips into both lanes, pair by pair."""
+    """As in #1204: the MLP reads the lane that attention has updated, mixed with x0; skips go into both lanes."""
     x, lanes, stack = by.x0, None, []
     for i in range(LAYERS):
         value = stack.pop() if i >= 2 and stack else None
@@ -152,7 +152,7 @@ def in_turn(by: Formula, start: int, final: str) -> Tensor:
 @pytest.mark.parametrize("final", ["mean", "attn", "mlp"])
 @pytest.mark.parametrize("start", [2, 3, 4])
 def test_two_lanes_by_formula(start: int, final: Any, ids: Tensor) -> None:
-    """With the lanes begun before the first skip, between two, and after the last."""
+    """The lanes start before the first skip, between two skips, or after the last one."""
     model = built(wired(part(ParallelTwoLaneResidual, start_layer=start, final_lane=final))).double()
     assert torch.allclose(model(ids), Formula(model, ids).logits(simultaneous(Formula(model, ids), start, final)))
 
@@ -160,7 +160,7 @@ def test_two_lanes_by_formula(start: int, final: Any, ids: Tensor) -> None:
 @pytest.mark.parametrize("final", ["mean", "attn", "mlp"])
 @pytest.mark.parametrize("start", [1, 2, 3, 4])
 def test_two_lanes_in_turn_by_formula(start: int, final: Any, ids: Tensor) -> None:
-    """Also with lanes begun among the layers whose outputs are the skips: each lane's goes into that lane."""
+    """Includes lanes that start in the first half, where each lane is saved and merged separately."""
     model = built(wired(part(SequentialTwoLaneResidual, start_layer=start, final_lane=final))).double()
     assert torch.allclose(model(ids), Formula(model, ids).logits(in_turn(Formula(model, ids), start, final)))
 
@@ -177,7 +177,7 @@ def test_lanes_in_a_looped_model_stay_open(kind: Any, ids: Tensor) -> None:
 
 
 def hidden(model: LM, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(x0, the stream after the last visit)."""
+    """x0, and the stream after the last block."""
     context = ForwardContext(ids)
     context.x0 = rms_norm(model.embed(ids))
     return context.x0, model.layer_schedule(context.x0, context, model.blocks)
@@ -186,14 +186,14 @@ def hidden(model: LM, ids: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("final", ["mean", "attn", "mlp"])
 @pytest.mark.parametrize("kind", [ParallelTwoLaneResidual, SequentialTwoLaneResidual])
 def test_silent_branches_leave_powers_of_1_1(kind: Any, final: Any, ids: Tensor) -> None:
-    """As built every branch is silent: after k layers of lanes each lane is 1.1^k x, and so is their mean."""
+    """Initially all branches are zero: after k layers, each lane and their mean are 1.1^k x."""
     model = wired(part(kind, start_layer=2, final_lane=final), skips=False)(BuildContext(vocab=64)).double()
     x0, x = hidden(model, ids)
     assert torch.allclose(x, 1.1 ** (LAYERS - 2) * x0, rtol=1e-6)
 
 
 def test_with_all_weights_one_and_shared_reads_two_lanes_are_the_parallel_form(ids: Tensor) -> None:
-    """Shared reads: x0 is not mixed in, so that attention and the MLP read the same."""
+    """x0 is not mixed in, so that attention and the MLP read the same stream."""
     lanes = built(wired(part(ParallelTwoLaneResidual, start_layer=2), skips=False))
     parallel = built(wired(part(ParallelResidual, layers="2-4"), skips=False))
     for block in lanes.blocks:
@@ -209,7 +209,7 @@ def test_with_all_weights_one_and_shared_reads_two_lanes_are_the_parallel_form(i
 
 
 def test_the_published_counts_and_starts() -> None:
-    """66 parameters for eleven layers, whatever the first layer with lanes (part of the 35,945,671 of #1855)."""
+    """66 parameters for eleven layers, for every `start_layer` (part of the 35,945,671 parameters of #1855)."""
     at = BuildContext(vocab=64, dim=8, layers=11)
     for lanes, resid in ((ParallelTwoLaneResidual(at), 1.1), (SequentialTwoLaneResidual(at), 1.1**0.5)):
         assert [tuple(p.shape) for p in lanes.parameters()] == [(11, 2, 2), (11, 2)]
@@ -219,18 +219,18 @@ def test_the_published_counts_and_starts() -> None:
 
 @pytest.mark.parametrize("start", [-1, 5])
 def test_lanes_must_start_at_a_layer(start: int) -> None:
-    with pytest.raises(RecipeError, match=rf"lanes cannot start at layer {start} of 5"):
+    with pytest.raises(RecipeError, match=rf"of 5 layers, got {start}"):
         wired(part(ParallelTwoLaneResidual, start_layer=start))(BuildContext(vocab=64))
 
 
 def test_what_leaves_a_block_has_no_place_in_lanes(ids: Tensor) -> None:
     spec = wired(part(ParallelTwoLaneResidual, start_layer=3)).edit("block", append(post_block=part(MixX0)))
-    with pytest.raises(RecipeError, match=r"no place for `post_block`"):
+    with pytest.raises(RecipeError, match=r"cannot have `post_block` parts, got"):
         built(spec)(ids)
 
 
 def test_in_the_parallel_form_it_has(ids: Tensor) -> None:
-    """A part that leaves the block acts on the sum of both branches."""
+    """A `post_block` part acts on the sum of both branches."""
     model = built(
         wired(part(ParallelResidual, layers="0-4"), skips=False).edit("block", append(post_block=part(MixX0)))
     ).double()
@@ -244,7 +244,7 @@ def test_in_the_parallel_form_it_has(ids: Tensor) -> None:
 
 
 class Echo(ResidualStreamPart):
-    """Adds half of the position before."""
+    """Adds half of the previous position."""
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         return x + 0.5 * context.token_shift(self, x)
@@ -259,7 +259,7 @@ class Echo(ResidualStreamPart):
     ],
 )
 def test_what_remembers_may_stand_before_both_branches(wiring: Spec[ResidualTopology], ids: Tensor) -> None:
-    """Piece by piece and at once agree, with skips, also where `pre_block` runs twice in one visit."""
+    """Incremental decoding equals one pass, with skips, and if `pre_block` is executed twice per layer."""
     model = built(wired(wiring).edit("block", replace(pre_block=(part(MixX0), part(Echo)))))
     whole, reader = model(ids), IncrementalDecoder(model, len(ids), window=32, stride=16)
     for t in range(1, ids.shape[1]):

@@ -1,4 +1,4 @@
-"""The rotary table: an operator of its own, made once in a forward, with the values of the plain formula bit for bit."""
+"""The rotary table: a custom operator, called once per forward pass, equal to the formula bit for bit."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ from helpers.toy import VOCAB, built, toy_model
 
 
 def plain_forward(rope: RoPE, q: Tensor, k: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
-    """The formula without an operator: cos and sin in the angles' type, rounded to float32, then to that of q and k."""
+    """The formula: cos and sin in the dtype of the angles, rounded to float32, then to the dtype of q and k."""
     angle = context.rotary_angles(rope.frequencies(context.ids.device))[..., None, :]
     cos, sin = angle.cos().float(), angle.sin().float()
     return rope.rotate(q, cos.to(q.dtype), sin.to(q.dtype)), rope.rotate(k, cos.to(k.dtype), sin.to(k.dtype))
 
 
-def buses() -> dict[str, ForwardContext]:
-    """A whole text, a text that is read on, and rows that each stand at a position of their own."""
+def contexts() -> dict[str, ForwardContext]:
+    """Contexts of a whole text, of a text that is continued, and of rows at different positions."""
     ids = torch.full((3, 7), 5)
-    memory, apart = KVCache(3, 200, ids.device), KVCache(3, 200, ids.device)
-    memory.lengths += 90
-    apart.lengths += torch.tensor([3, 150, 17])
-    return {"whole": ForwardContext(ids), "on": DecodingContext(ids, 1, memory), "rows": DecodingContext(ids, 1, apart)}
+    aligned, ragged = KVCache(3, 200, ids.device), KVCache(3, 200, ids.device)
+    aligned.lengths += 90
+    ragged.lengths += torch.tensor([3, 150, 17])
+    return {
+        "whole": ForwardContext(ids),
+        "on": DecodingContext(ids, 1, aligned),
+        "rows": DecodingContext(ids, 1, ragged),
+    }
 
 
 @pytest.mark.parametrize(
@@ -45,13 +49,13 @@ def test_rotation_is_that_of_the_plain_formula_bit_for_bit(
 ) -> None:
     rope = RoPE(BuildContext(vocab=8, dim=64, heads=4), dims=12, scaling=scaling)
     q, k = torch.randn(3, 7, 4, 16, dtype=kind), torch.randn(3, 7, 2, 16, dtype=kind)
-    ours, plain = rope(q, k, buses()[where]), plain_forward(rope, q, k, buses()[where])
+    ours, plain = rope(q, k, contexts()[where]), plain_forward(rope, q, k, contexts()[where])
     for a, b in zip(ours, plain, strict=True):
         assert a.dtype == kind and torch.equal(a, b)
 
 
 def test_a_graph_calls_the_operator_once_and_holds_no_cosine() -> None:
-    """Three layers share one table, so that a compiler can neither inline nor repeat it."""
+    """Three layers share one table. As an operator, the compiler can neither inline nor repeat it."""
     calls: Counter[str] = Counter()
 
     def count(graph: Any, inputs: list[Tensor]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Scalable softmax: queries by position, against the formula."""
+"""Scalable softmax: the scale of the queries against the formula."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segments of packed text: boundaries as published, documents as if alone, pieces no longer than the cap."""
+"""Segment masks: the published boundaries, isolated documents, and segments no longer than the cap."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AT = BuildContext(vocab=VOCAB)
 
 
 def text(tokens: int, bos: list[int], *, seed: int = 0) -> Tensor:
-    """(1, tokens): random ids, with a document at each of these positions."""
+    """Random ids (1, tokens), with document starts at the positions `bos`."""
     ids = torch.randint(2, VOCAB, (1, tokens), generator=torch.Generator().manual_seed(seed))
     ids[0, bos] = 1
     return ids
@@ -72,23 +72,23 @@ def test_without_a_cap_it_is_the_document_mask() -> None:
     context = ForwardContext(torch.cat([text(24, [0, 12]), text(24, [7, 8], seed=4)]), 1)
     assert torch.equal(SegmentMask(AT, max_length=0)(context), DocumentMask(AT)(context))
     assert torch.equal(SegmentMask(AT, max_length=24)(context), DocumentMask(AT)(context))
-    with pytest.raises(RecipeError, match="at most -1 tokens"):
+    with pytest.raises(RecipeError, match="must be at least 0 tokens, got -1"):
         part(SegmentMask, max_length=-1)(AT)
 
 
 def test_a_text_that_is_read_in_pieces_has_the_same_mask() -> None:
     ids = text(30, [4, 19], seed=5)
     whole = SegmentMask(AT, max_length=6)(ForwardContext(ids, 1))
-    memory = KVCache(1, 30, torch.device("cpu"))
+    cache = KVCache(1, 30, torch.device("cpu"))
     for first, end in ((0, 1), (1, 9), (9, 30)):
-        context = DecodingContext(ids[:, first:end], 1, memory)
+        context = DecodingContext(ids[:, first:end], 1, cache)
         piece = SegmentMask(AT, max_length=6)(context)
         context.commit()
         assert torch.equal(piece, whole[:, :, first:end, :end])
 
 
 def test_a_document_says_the_same_packed_and_alone() -> None:
-    """Positions run over the whole row: only their differences matter."""
+    """The positions of a packed document continue over the row, but only their differences matter."""
     model = built(toy_model().edit(SDPACore, append(masks=part(SegmentMask, max_length=8))))
     ids = text(50, [6, 31])
     packed = model(ids)

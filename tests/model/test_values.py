@@ -1,4 +1,4 @@
-"""What attention's values take from elsewhere: the first layer's values, the value table."""
+"""Value residuals (the values of layer 0) and value embeddings."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_learned_residual_adds_and_trains_both(context: ForwardContext) -> N
 
 @pytest.mark.parametrize("cls", [FixedValueResidual, ValueResidual])
 def test_values_are_those_of_the_first_visit(cls: type[ValueResidualBase], context: ForwardContext) -> None:
-    """A looped layer 0 passes its values unchanged again, and does not replace what it left."""
+    """A second visit of layer 0 leaves its values unchanged and does not replace the stored ones."""
     first, later = part(cls)(AT), part(cls)(LATER)
     v0, again, v = values(0), values(1), values(2)
     first(v0, X, context)
@@ -96,7 +96,7 @@ def test_a_closed_residual_is_the_baseline(ids: Tensor) -> None:
 
 def test_a_residual_without_its_source_says_so(ids: Tensor) -> None:
     model = toy_model().edit(Attention, append(value=only("1-2", part(ValueResidual))))(BuildContext(vocab=VOCAB))
-    with pytest.raises(RecipeError, match=r"nobody has left the values of layer 0") as error:
+    with pytest.raises(RecipeError, match=r"no part provides the values of layer 0") as error:
         model(ids)
     assert "ValueResidual on layer 0" in error.value.hint
 
@@ -113,7 +113,7 @@ def with_table(layers: str = "*", **changes: object) -> Spec[LM]:
 def test_value_embeddings_follow_their_formula(context: ForwardContext) -> None:
     table, add = ValueEmbedding(AT, width=8, value_dim=16, scale=0.3).double(), AddValueEmbedding(LATER).double()
     x, v = torch.randn(1, 3, 32).double(), values(0).double()
-    assert table(x, context) is x, "the stream passes unchanged"
+    assert table(x, context) is x, "the stream is unchanged"
     add.weight.data.fill_(1.7)
     out = add(v, x, context)
     for t, token in enumerate((1, 5, 6)):
@@ -136,7 +136,7 @@ def test_value_embeddings_depend_on_the_token_alone(ids: Tensor) -> None:
 
 
 def test_the_published_table() -> None:
-    """1,024 x 128 + 256 x 128 + 1: live at the start, since P is orthogonal and not zero."""
+    """1,024 x 128 + 256 x 128 + 1 parameters. Not zero initially, since P is orthogonal."""
     torch.manual_seed(0)
     table = ValueEmbedding(BuildContext(vocab=1024, dim=512, layers=11))
     assert sum(p.numel() for p in table.parameters()) == 1024 * 128 + 256 * 128 + 1
@@ -184,10 +184,10 @@ def test_every_parameter_of_the_table_learns_and_has_the_published_group(ids: Te
 
 def test_a_table_that_is_missing_or_does_not_fit_says_so(ids: Tensor) -> None:
     alone = toy_model().edit(Attention, append(value=part(AddValueEmbedding)))(BuildContext(vocab=VOCAB))
-    with pytest.raises(RecipeError, match=r"nobody has left the value embeddings"):
+    with pytest.raises(RecipeError, match=r"no part provides the value embeddings"):
         alone(ids)
-    with pytest.raises(RecipeError, match=r"2 heads of 8 values cannot take a table of 24") as error:
+    with pytest.raises(RecipeError, match=r"value_dim is 24, but attention has 2 key/value heads of width 8") as error:
         with_table(value_dim=24)(BuildContext(vocab=VOCAB))(ids)
-    assert error.value.hint == "make it 16"
-    with pytest.raises(RecipeError, match=r"is none"):
+    assert error.value.hint == "set it to 16"
+    with pytest.raises(RecipeError, match=r"width and value_dim must be at least 1, got"):
         ValueEmbedding(AT, width=0)

@@ -1,4 +1,4 @@
-"""Tied blocks, low rank beside them, repeats untied late: from the formula to the artifact."""
+"""Tied blocks, low-rank adapters and repeats with separate MLPs: formulas, training, and artifacts."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_visits_share_matrices_and_nothing_else(cycle: bool, owners: list[int]) 
 
 @pytest.mark.parametrize("blocks", [0, 4, 6, 7])
 def test_a_number_of_blocks_that_does_not_divide_is_an_error(blocks: int) -> None:
-    with pytest.raises(RecipeError, match=rf"6 layers are no equal number of visits of {blocks} blocks"):
+    with pytest.raises(RecipeError, match=rf"number of layers, 6, must be a larger multiple of blocks={blocks}"):
         toy_model().replace(layers=6, weight_sharing=(part(TieBlocks, blocks=blocks),))(BuildContext(vocab=VOCAB))
 
 
@@ -90,7 +90,7 @@ def test_blocks_that_differ_cannot_be_tied() -> None:
     spec = toy_model().replace(layers=4, weight_sharing=(part(TieBlocks, blocks=2),))
     spec = spec.edit("block", append(pre_block=only("1", part(WithMatrix))))
     with pytest.raises(
-        RecipeError, match=r"tied blocks must be alike, and pre_block\.1\.linear\.weight is in one alone"
+        RecipeError, match=r"tied blocks must have equal matrices, but pre_block\.1\.linear\.weight is missing"
     ):
         spec(BuildContext(vocab=VOCAB))
 
@@ -107,7 +107,7 @@ def low_rank(layers: int, blocks: int) -> Spec[LM]:
 
 
 def test_tied_matrices_and_low_rank_by_formula(ids: Tensor) -> None:
-    """Each visit has W + B A of its own: the same as flat layers with such matrices, in float64."""
+    """Each visit uses its own W + B A: equal to separate layers with these matrices, in float64."""
     model = built(low_rank(4, 2)).double()
     flat = built(toy_model().replace(layers=4)).double()
     own = dict(flat.named_parameters())
@@ -126,13 +126,13 @@ def test_a_low_rank_pair_starts_silent_and_is_its_visits_own(ids: Tensor) -> Non
     model = low_rank(4, 2)(BuildContext(vocab=VOCAB))
     bare = built(toy_model().replace(layers=4, weight_sharing=(part(TieBlocks, blocks=2),)))
     bare.load_state_dict({k: w for k, w in model.state_dict().items() if ".adapters." not in k})
-    assert torch.equal(model(ids), bare(ids)), "B = 0 is pure tying"
+    assert torch.equal(model(ids), bare(ids)), "with B = 0 the blocks are tied"
     pairs = {path: p for path, p in model.named_parameters() if ".adapters." in path}
     assert len(pairs) == 4 * 6 * 2 and {parameter_roles(model)[path] for path in pairs} == {"scale"}
     wide = LowRankAdapter(BuildContext(vocab=VOCAB).for_matrix(400, 7), rank=50)
     assert wide.a.shape == (50, 400) and wide.b.shape == (7, 50) and not wide.b.any()
     assert wide.a.std().item() == pytest.approx(400**-0.5, rel=0.02)
-    with pytest.raises(RecipeError, match=r"a rank of 0 adds nothing"):
+    with pytest.raises(RecipeError, match=r"rank: must be at least 1, got 0"):
         LowRankAdapter(BuildContext(vocab=VOCAB).for_matrix(4, 4), rank=0)
 
 
@@ -156,7 +156,7 @@ def recursive() -> Spec[Recipe]:
 
 
 def untied() -> Spec[Recipe]:
-    """Layers 0 1 [1'] 2, the repeat from the middle of the run on, with decay on all that is trained."""
+    """Layers 0 1 [1'] 2; the repeat is executed from the middle of the run on. All parameters have weight decay."""
     repeats = part(LoopWithUntiedMLP, first_layer=1, last_layer=1, since=0.5)
     model = toy_model().replace(
         layers=4, weight_sharing=(repeats,), layer_schedule=part(UNet, order=repeats, skip=part(GatedSkip))
@@ -180,7 +180,7 @@ RECIPES = pytest.mark.parametrize("recipe", [recursive, untied, factored])
 def test_trained_packed_and_read_back(
     recipe: Callable[[], Spec[Recipe]], data: Path, tmp_path: Path, ids: Tensor
 ) -> None:
-    """The artifact's model says what the decoded weights say, and its shared matrices are one."""
+    """The model from the artifact gives the logits of the decoded weights, and its shared matrices stay shared."""
     trainer = make_trainer(data, recipe())
     losses = steps(trainer, 0, STEPS)
     assert losses[-1] < losses[0]
@@ -193,9 +193,9 @@ def test_trained_packed_and_read_back(
     decoded = decode_model(codes, {k: tuple(w.shape) for k, w in weights.items()}, kinds, rules)
     for path, p in read.named_parameters():
         assert torch.equal(p, decoded[path]) and (p - weights[path]).abs().max() < 0.05, path
-    said = read(ids)
+    loaded = read(ids)
     load_weights(trainer.model, decoded)
-    assert torch.equal(said, trainer.model(ids)) and (said - load_like(recipe(), weights)(ids)).abs().max() > 0
+    assert torch.equal(loaded, trainer.model(ids)) and (loaded - load_like(recipe(), weights)(ids)).abs().max() > 0
     assert len(list(read.parameters())) == len(weights)
 
 
@@ -207,7 +207,7 @@ def load_like(recipe: Spec[Recipe], weights: dict[str, Tensor]) -> LM:
 
 @RECIPES
 def test_a_checkpoint_resumes_exactly(recipe: Callable[[], Spec[Recipe]], data: Path) -> None:
-    """From before, at and after the middle, where the repeats come on; warming up leaves no trace either."""
+    """Resume before, at and after the switch in the middle of the run; warming up graphs changes no state."""
     through = make_trainer(data, recipe())
     states, losses = [], []
     for step in range(STEPS):
@@ -233,26 +233,26 @@ def test_an_average_is_a_model_too(recipe: Callable[[], Spec[Recipe]], data: Pat
 def test_weights_of_another_model_are_refused() -> None:
     model = low_rank(4, 2)(BuildContext(vocab=VOCAB))
     weights = {path: p.detach().clone() for path, p in model.named_parameters()}
-    with pytest.raises(CorruptFileError, match=r"not this model's \(blocks\.1\.mixer\.q\.weight\)"):
+    with pytest.raises(CorruptFileError, match=r"differ from the model: blocks\.1\.mixer\.q\.weight$"):
         load_weights(model, {**weights, "blocks.1.mixer.q.weight": torch.zeros(32, 32)})
-    with pytest.raises(CorruptFileError, match=r"not this model's \(embed\.weight\)"):
+    with pytest.raises(CorruptFileError, match=r"differ from the model: embed\.weight$"):
         load_weights(model, {**weights, "embed.weight": torch.zeros(3, 32)})
 
 
-# ---- repeats with MLPs of their own -----------------------------------------------------------------------------
+# ---- repeats with separate MLPs -----------------------------------------------------------------------------
 
 
 def test_the_virtual_layers_of_1204() -> None:
-    """Eleven layers with 4 and 5 repeated: 13 blocks, of which 11 are visited before the switch."""
+    """Eleven layers, of which 4 and 5 are repeated: 13 blocks, 11 of them executed before the switch."""
     (start, before), (since, after) = part(LoopWithUntiedMLP, first_layer=4, last_layer=5)().phases(13)
     assert (start, since) == (0.0, 0.48)
     assert list(before) == [0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12] and list(after) == list(range(13))
     unet = UNet(BuildContext(vocab=4, dim=1, layers=13), order=part(LoopWithUntiedMLP, first_layer=4, last_layer=5))
     assert len(unet.skip.weight) == 6  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match=r"7 layers have no room for repeats 6 to 7"):
+    with pytest.raises(RecipeError, match=r"repeats are layers 6 to 7, but there are 7 layers"):
         part(LoopWithUntiedMLP, first_layer=4, last_layer=5)().phases(7)
     for wrong in ({"first_layer": 5, "last_layer": 4}, {"first_layer": 4, "last_layer": 5, "since": 0.0}):
-        with pytest.raises(RecipeError, match=r"cannot be repeated"):
+        with pytest.raises(RecipeError, match=r"cannot repeat layers"):
             part(LoopWithUntiedMLP, **cast(dict[str, Any], wrong))()
 
 
@@ -264,11 +264,11 @@ def test_only_the_mixers_matrices_are_shared() -> None:
     assert not repeat.get_parameter("mlp.up.weight").any() and source.get_parameter("mlp.up.weight").any()
     flat = toy_model().replace(layers=3)(BuildContext(vocab=VOCAB))
     own = sum(p.numel() for path, p in repeat.named_parameters() if path not in shared)
-    assert count(model) - 4 * 32 == count(flat) + own, "and two skips with gates"
+    assert count(model) - 4 * 32 == count(flat) + own, "besides two gated skips"
 
 
 def test_when_it_comes_on_a_repeat_is_the_loop_of_tied_layers(ids: Tensor) -> None:
-    """At the moment of the switch the model says what three layers with one looped say; then the MLPs part."""
+    """At the switch the logits equal those of three layers with one looped; afterwards the MLPs diverge."""
     model = untied()().model(BuildContext(vocab=VOCAB))
     disturb(model, keep=blocks_of(model)[2])
     order = part(LoopedLayers, first_layer=1, last_layer=1, since=(0.5,))
@@ -280,14 +280,14 @@ def test_when_it_comes_on_a_repeat_is_the_loop_of_tied_layers(ids: Tensor) -> No
     for mine, theirs in enumerate((0, 1, 3)):
         looped.blocks[mine].load_state_dict(model.blocks[theirs].state_dict())
     for now in (TrainingProgress(2, 6, 0.0, 0.0), TrainingProgress(3, 6, 0.0, 0.0), TrainingProgress(4, 6, 0.0, 0.0)):
-        tell(model, now)
-        tell(looped, now)
+        update_parts(model, now)
+        update_parts(looped, now)
         assert torch.allclose(model(ids), looped(ids), atol=1e-5), now
     with torch.no_grad():
         blocks_of(model)[1].get_parameter("mlp.up.weight").mul_(2.0)
         kept = blocks_of(model)[2].get_parameter("mlp.up.weight").clone()
-    tell(model, TrainingProgress(5, 6, 0.0, 0.0))
-    assert torch.equal(blocks_of(model)[2].get_parameter("mlp.up.weight"), kept), "copied once"
+    update_parts(model, TrainingProgress(5, 6, 0.0, 0.0))
+    assert torch.equal(blocks_of(model)[2].get_parameter("mlp.up.weight"), kept), "copied only once"
 
 
 def disturb(model: LM, keep: nn.Module) -> None:
@@ -299,7 +299,7 @@ def disturb(model: LM, keep: nn.Module) -> None:
                 p.add_(0.2 * torch.randn_like(p))
 
 
-def tell(model: nn.Module, progress: TrainingProgress) -> None:
+def update_parts(model: nn.Module, progress: TrainingProgress) -> None:
     for module in model.modules():
         if hasattr(module, "phase_starts"):
             cast(Any, module).update(progress)
@@ -315,5 +315,5 @@ def test_before_its_moment_a_repeat_stays_blank_and_at_it_it_is_a_copy(data: Pat
         lambda *_: copied.append(all(torch.equal(p, source.get_parameter(k)) for k, p in repeat.named_parameters()))
     )
     steps(trainer, 3, 5)
-    assert copied[0] and not copied[-1], "a copy when it comes on, its own from then on"
+    assert copied[0] and not copied[-1], "equal at the switch, trained separately afterwards"
     assert torch.equal(repeat.get_parameter("mixer.q.weight"), source.get_parameter("mixer.q.weight"))

@@ -1,4 +1,4 @@
-"""Adam and gradient clipping against torch's own."""
+"""Adam and gradient clipping compared with the implementations of torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def randn(seed: int) -> list[Tensor]:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.0, 0.99)])
 def test_equals_torch(weight_decay: float, betas: tuple[float, float]) -> None:
-    """Adam where nothing decays, AdamWAdaptation where it does; the learning rate changes from step to step."""
+    """Equal to torch's Adam without weight decay and to its AdamW with it, with a learning rate that changes."""
     ours, theirs = randn(0), [nn.Parameter(p) for p in randn(0)]
     adam = Adam(lr=0.05, betas=betas, eps=1e-3, weight_decay=weight_decay)
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
@@ -41,7 +41,7 @@ def test_equals_torch(weight_decay: float, betas: tuple[float, float]) -> None:
 
 
 def test_first_step_is_the_sign_of_the_gradient() -> None:
-    """Bias correction: the first step is lr whatever the gradient's size."""
+    """With bias correction, the first step is lr, independent of the size of the gradient."""
     params = [torch.zeros(4)]
     adam = Adam(lr=0.1)
     adam.step(params, [torch.tensor([1e-3, -1e3, 5.0, 0.0])], adam.init_state(params), NOW, 0.5)
@@ -49,7 +49,7 @@ def test_first_step_is_the_sign_of_the_gradient() -> None:
 
 
 def test_resumes_exactly() -> None:
-    """A state that is saved and put back goes on as if nothing had happened, bit for bit."""
+    """Training that continues from a saved state is bit-identical to uninterrupted training."""
     adam = Adam(lr=0.05)
     whole, state = randn(0), adam.init_state(randn(0))
     for k in range(1, 4):

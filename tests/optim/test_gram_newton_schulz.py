@@ -1,4 +1,4 @@
-"""Gram Newton-Schulz is the plain one, computed in the small space."""
+"""Gram Newton-Schulz equals the plain iteration."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def test_equals_the_plain_form_in_float64(table: Spec[Orthogonalizer], shape: tu
 
 @pytest.mark.parametrize(("table", "error"), list(zip(TABLES, [2e-2, 5e-2, 2e-2], strict=True)))
 def test_equals_the_plain_form_in_bfloat16(table: Spec[Orthogonalizer], error: float) -> None:
-    """The table of Polar Express that is steep without a cushion has the largest rounding errors."""
+    """In bfloat16 as well, within tolerances; Polar Express without a safety factor has the largest rounding errors."""
     x = randn(32, 128).float()
     node = table.replace(precision="bfloat16")
     got, want = GramNewtonSchulz(base=node)(x), table()(x)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, atol=error, rtol=0)
-    assert (got - want).abs().max() > 1e-5  # it did run in bfloat16
+    assert (got - want).abs().max() > 1e-5  # shows that it ran in bfloat16
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
 def test_the_number_of_steps_counts(steps: int) -> None:
-    """The published kernels took five steps whatever they were told."""
+    """The setting `steps` takes effect. The published kernels always took five steps."""
     x = randn(8, 24).float()
     node = part(PolarExpress, steps=steps)
     torch.testing.assert_close(GramNewtonSchulz(base=node)(x), node()(x), atol=1e-5, rtol=0)
@@ -88,7 +88,7 @@ def test_square_matrices_go_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_it_multiplies_the_long_side_only_at_the_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it is for: X is touched four times (twice a part), where the plain form touches it ten times."""
+    """X takes part in four products (two per segment between restarts), against ten in the plain iteration."""
     touches: list[tuple[int, ...]] = []
     original = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: touches.append(tuple(b.shape)) or original(a, b))

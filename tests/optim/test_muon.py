@@ -1,4 +1,4 @@
-"""Muon against the public scripts' steps, against torch.optim.Muon, and its invariances."""
+"""Muon compared with the steps of the published scripts and with torch.optim.Muon, and its invariances."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def trained(muon: Muon, start: list[Tensor], grads: list[list[Tensor]], lr_scale: float = 1.0) -> list[Tensor]:
-    """Where parameters get to from `start` with these gradients, one list for each step."""
+    """The parameters after training from `start` with the given gradients, one list per step."""
     params = [p.clone() for p in start]
     state = muon.init_state(params)
     for step, each in enumerate(grads):
@@ -63,7 +63,7 @@ def test_published_steps(oracle: dict[str, Tensor], variant: str, weight_decay: 
 
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_torch_muon_is_the_same_in_bfloat16(nesterov: bool) -> None:
-    """Torch's momentum has a factor (1 - mu), which orthogonalization forgets; its iteration is in bfloat16."""
+    """torch.optim.Muon iterates in bfloat16. Its momentum has a factor (1 - mu), which orthogonalization removes."""
     start, lr = randn(24, 16, seed=1), 0.05
     grads = [randn(24, 16, seed=10 + i) for i in range(4)]
     theirs = torch.nn.Parameter(start.clone())
@@ -112,7 +112,7 @@ def test_weight_decay_acts_without_a_gradient_and_shrinks_with_the_schedule() ->
 
 
 def test_tall_matrices_take_longer_steps() -> None:
-    """All singular values of an update are near lr sqrt(max(1, m/n))."""
+    """All singular values of an update are close to lr sqrt(max(1, m/n))."""
     for m, n, factor in [(64, 16, 2.0), (16, 64, 1.0), (16, 16, 1.0)]:
         (update,) = trained(Muon(lr=1.0, orthogonalize=part(PolarExpress)), [torch.zeros(m, n)], [[randn(m, n)]])
         values = torch.linalg.svdvals(update) / factor

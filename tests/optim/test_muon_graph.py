@@ -1,4 +1,4 @@
-"""Muon as a graph: one for each shape of stack, the same numbers as without it, and state kept in stacks."""
+"""Compiled Muon: one graph per shape of stack, the same values as without compilation, and state kept in stacks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FULL = part(
 
 
 class Counted:
-    """Compiles with a backend that changes nothing, and counts graphs."""
+    """Compiles with a backend that runs the graph unchanged, and counts the graphs."""
 
     def __init__(self) -> None:
         self.graphs = 0
@@ -57,7 +57,7 @@ def fresh_graphs() -> Iterator[None]:
 def run(
     compiling: CompileFunction | None = None, *, muon: Any = FULL, steps: int = STEPS
 ) -> tuple[Optimizer, list[Tensor]]:
-    """An optimizer after some steps with rates that change in each of them, and its parameters."""
+    """An optimizer after several steps with a different learning rate in each, and its parameters."""
     generator = torch.Generator().manual_seed(0)
     params = {path: nn.Parameter(torch.randn(shape, generator=generator)) for path, shape in SHAPES.items()}
     optimizer = Optimizer(params, dict.fromkeys(params, "matrix"), (part(Rule, where="matrix", use=muon),))
@@ -73,7 +73,7 @@ def run(
 
 
 def test_schedules_make_no_further_graph() -> None:
-    """Rate, momentum and decay change in each of five steps: one graph for each of two shapes."""
+    """Learning rate, momentum and weight decay change in each of five steps, but each of two shapes has one graph."""
     counted = Counted()
     graph, plain = run(counted)[1], run()[1]
     assert counted.graphs == 2
@@ -87,7 +87,7 @@ def test_autograds_graph_has_the_same_numbers() -> None:
 
 
 def test_momentum_stays_in_its_stack() -> None:
-    """The state by path is a view of it, so loading fills the stack, and nothing is stacked again in a step."""
+    """The named state consists of views of the stack: loading fills the stack, and a step does not stack again."""
     optimizer, _ = run(steps=1)
     (group,) = optimizer.groups
     assert isinstance(group, StackedParameterGroup)
@@ -103,7 +103,7 @@ def test_momentum_stays_in_its_stack() -> None:
 
 
 def test_momentum_in_bfloat16_is_near() -> None:
-    """The published scripts with parameter banks kept it so; the state says so, too."""
+    """bfloat16 momentum, as in the published scripts with parameter banks. The state has this dtype as well."""
     optimizer, rough = run(muon=FULL.replace(momentum_dtype="bfloat16"))
     _, exact = run()
     assert {t.dtype for name, t in optimizer.state_dict().items() if name.endswith("momentum")} == {torch.bfloat16}

@@ -1,4 +1,4 @@
-"""Row norms, NorMuon and paired heads in Muon: the public scripts' steps, invariances, references in float64."""
+"""Row norms, NorMuon and paired heads in Muon: published steps, invariances, and references in float64."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def update(muon: Muon, *grads: Tensor) -> Tensor:
-    """What the last of these gradients adds to a parameter, in units of the learning rate."""
+    """The change of a parameter by the step with the last of these gradients, divided by the learning rate."""
     params = [torch.zeros_like(grads[0])]
     state, before = muon.init_state(params), params[0].clone()
     for step, grad in enumerate(grads):
@@ -104,7 +104,7 @@ def test_row_rms_is_row_norm_up_to_what_orthogonalization_forgets() -> None:
 
 
 def test_normuon_is_its_formula() -> None:
-    """Three steps against float64, in which the update is what plain Muon makes of the same gradients."""
+    """Three steps compared with the formula in float64, applied to the update of plain Muon for the same gradients."""
     grads = [randn(12, 6, seed=k) * torch.linspace(0.1, 3, 12)[:, None] for k in range(3)]
     memory, beta = torch.zeros(12, 1, dtype=torch.float64), 0.9
     for k in range(3):
@@ -128,7 +128,7 @@ def test_normuon_evens_rows_and_keeps_the_norm() -> None:
     sizes = got.square().mean(-1).sqrt()
     torch.testing.assert_close(sizes, sizes[:, :1].expand_as(sizes), rtol=1e-4, atol=0)
     before = plain.square().mean(-1).sqrt()
-    assert (before.amax(1) / before.amin(1)).min() > 1.2  # they were not even, and the rows are no longer orthogonal
+    assert (before.amax(1) / before.amin(1)).min() > 1.2  # row norms differed before
 
 
 def test_normuon_leaves_zeros_alone() -> None:
@@ -138,7 +138,7 @@ def test_normuon_leaves_zeros_alone() -> None:
 
 
 def test_normuon_has_a_memory_for_each_matrix() -> None:
-    """Matrices of one shape are a stack while they are stepped, and must not mix."""
+    """Matrices of one shape are updated as a stack, but each keeps its own state."""
     muon = Muon(post_orthogonalize=(part(NorMuon),))
     grads = [[randn(6, 4, seed=10 * k + i) * 10.0**i for i in range(3)] for k in range(3)]
     params = [torch.zeros(6, 4) for _ in range(3)]
@@ -163,7 +163,7 @@ PAIRS = Muon(momentum=NO_MOMENTUM, split=part(RowBlockSplit, rows=8), pre_orthog
 
 
 def test_pairs_are_independent() -> None:
-    """A gradient in one pair of heads does not alter another's update."""
+    """The gradient of one pair of heads does not change the update of another pair."""
     x = randn(24, 16)
     other = x.clone()
     other[8:16] = randn(8, 16, seed=9)
@@ -182,6 +182,6 @@ def test_permuting_pairs_permutes_the_update() -> None:
 
 def test_each_pair_is_orthogonal_and_the_factor_is_the_whole_matrix_s() -> None:
     muon = Muon(momentum=NO_MOMENTUM, split=part(RowBlockSplit, rows=8), orthogonalize=part(PolarExpress))
-    got = update(muon, randn(64, 16)) / 2  # sqrt(64 / 16), where a block of 8 x 16 would have 1
+    got = update(muon, randn(64, 16)) / 2  # factor of the whole matrix; that of a block is 1
     values = torch.linalg.svdvals(got.unflatten(0, (-1, 8)))
     assert values.min() > 0.85 and values.max() < 1.15

@@ -1,4 +1,4 @@
-"""Newton-Schulz and Polar Express: published values, bands of singular values, equivariance, batches."""
+"""Newton-Schulz and Polar Express: published values, intervals of singular values, equivariance, batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOTH = [part(NewtonSchulz), part(PolarExpress)]
 
 
 def matrix(spectrum: Tensor, m: int, n: int, seed: int = 0) -> Tensor:
-    """An m x n matrix with these singular values (min(m, n) of them), in float32."""
+    """An m x n matrix in float32 with the given min(m, n) singular values."""
     generator = torch.Generator().manual_seed(seed)
     left, _ = torch.linalg.qr(torch.randn(m, len(spectrum), generator=generator, dtype=torch.float64))
     right, _ = torch.linalg.qr(torch.randn(n, len(spectrum), generator=generator, dtype=torch.float64))
@@ -56,8 +56,8 @@ def test_bfloat16_is_the_published_one_up_to_rounding(oracle: dict[str, Tensor])
     got = NewtonSchulz(precision="bfloat16")(oracle["grad/step1/128x64"])
     assert got.dtype == torch.float32
     want, exact = oracle["ortho_bf16_original/ns5/128x64"], NewtonSchulz()(oracle["grad/step1/128x64"])
-    assert (got - want).norm() < 0.04 * want.norm()  # the script's own rounding is 0.03 away from float32
-    assert 1e-3 < (got - exact).norm() / exact.norm() < 0.02  # it did run in bfloat16, with fewer roundings
+    assert (got - want).norm() < 0.04 * want.norm()  # the rounding error of the script is 0.03 relative to float32
+    assert 1e-3 < (got - exact).norm() / exact.norm() < 0.02  # shows that it ran in bfloat16, with fewer roundings
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_bfloat16_is_the_published_one_up_to_rounding(oracle: dict[str, Tensor])
     ],
 )
 def test_band_of_singular_values(node: Spec[Orthogonalizer], least: float, low: float, high: float) -> None:
-    """Every starting value in [least, 1] ends in the band; a 1 x 1 polynomial of float64 scans them all."""
+    """Every singular value in [least, 1] is mapped into the interval, scanned with 1 x 1 matrices in float64."""
     start = torch.logspace(torch.log10(torch.tensor(least)).item(), 0, 4001, dtype=torch.float64).view(-1, 1, 1)
     end = quintic_iterations(start, node().coefficients)
     assert low <= end.min() and end.max() <= high
-    assert end.max() - end.min() > 0.1  # the band is no looser than the polynomials need
+    assert end.max() - end.min() > 0.1  # the interval is not wider than necessary
 
 
 @pytest.mark.parametrize("node", BOTH, ids=["newton-schulz", "polar-express"])
@@ -85,7 +85,7 @@ def test_result_is_nearly_the_polar_factor(node: Spec[Orthogonalizer], m: int, n
     got = node()(x)
     left, _, right = torch.linalg.svd(x, full_matrices=False)
     assert got.shape == x.shape
-    core = left.mT @ got @ right.mT  # diagonal: the singular vectors are untouched
+    core = left.mT @ got @ right.mT  # diagonal if the singular vectors are unchanged
     torch.testing.assert_close(core, torch.diag(core.diagonal()), atol=1e-4, rtol=0)
     assert core.diagonal().min() > 0.67 and core.diagonal().max() < 1.15
 
@@ -104,13 +104,13 @@ def test_rotation_equivariance_and_scale_invariance(node: Spec[Orthogonalizer]) 
 @pytest.mark.parametrize("shape", [(3, 16, 8), (3, 8, 16), (2, 3, 8, 8)])
 def test_a_stack_equals_one_by_one(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    x[..., 0, :, :] *= 100  # a norm shared by the stack would show
+    x[..., 0, :, :] *= 100  # would change the result if the stack shared one norm
     x[-1] = 0
     orth = NewtonSchulz()
     got = orth(x).reshape(-1, *shape[-2:])
     for one, each in zip(got, x.reshape(-1, *shape[-2:]), strict=True):
         torch.testing.assert_close(one, orth(each), atol=1e-6, rtol=0)
-    assert not orth(x)[-1].any()  # a slice of zeros stays zero
+    assert not orth(x)[-1].any()  # a zero matrix stays zero
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Schedules against those of the public scripts, and what must hold of each."""
+"""Schedules compared with those of the published scripts, and properties of each schedule."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_warmdown_in_steps_without_a_clock(oracle: dict[str, Tensor]) -> None:
     points = by_step(oracle, "lr_baseline_iter_w1200_it20000", 20_000)
     for now, value in points[:-1]:
         assert schedule.value(now) == pytest.approx(value, abs=1e-6)
-    # The script's function jumps back to 1 at the last step, at which it never trains.
+    # The script's function returns 1 for the step after the last one, which is never trained.
     assert (points[-1][1], schedule.value(points[-1][0])) == (1.0, 0.0)
 
 
@@ -91,19 +91,19 @@ def test_momentum(oracle: dict[str, Tensor], name: str, ramp: LinearRamp) -> Non
 
 
 def test_progress_on_the_clock(oracle: dict[str, Tensor]) -> None:
-    """What all schedules of fractions are functions of: #1855's budget is 600 s less half a second."""
+    """`TrainingProgress.fraction` under a time limit. The budget of #1855 is 600 s minus half a second."""
     elapsed, done = (oracle[f"sched/pr1855_frac_of_elapsed/{key}"].tolist() for key in ("elapsed_ms", "value"))
     assert [TrainingProgress(0, 0, ms / 1000, 599.5).fraction for ms in elapsed] == pytest.approx(done, abs=1e-6)
 
 
 def test_slow_first_steps_lower_the_rate_for_a_moment() -> None:
-    """The adaptive estimate: a first step of 200 ms where the mean is 80 ms leaves fewer than 4000 steps in sight."""
+    """The remaining steps are estimated: after a first step of 200 ms (mean 80 ms), fewer than 4000 seem to remain."""
     assert WarmdownSteps(steps=4000).value(TrainingProgress(1, 0, 0.2, 600.0)) == pytest.approx(0.74975)
     assert WarmdownSteps(steps=4000).value(TrainingProgress(100, 0, 8.0, 600.0)) == 1.0
 
 
 def test_the_first_limit_counts() -> None:
-    """With both limits, whichever is nearer drives the warm-down."""
+    """With a step limit and a time limit, the one that is reached first determines the warm-down."""
     schedule = WarmdownSteps(steps=100)
     assert schedule.value(TrainingProgress(950, 1000, 10.0, 600.0)) == 0.5
     assert schedule.value(TrainingProgress(950, 10**6, 570.0, 600.0)) == pytest.approx(0.5)

@@ -1,4 +1,4 @@
-"""How matrices are stacked and shared out, seen from one process: no process talks to another here."""
+"""Stacking and sharding of matrices, tested in one process without communication."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_memories_of_rows_are_stacked_alike() -> None:
 
 
 def test_padding_stays_zero() -> None:
-    """The last of four processes owns one matrix and one blank: momentum, memory and update of a blank are zero."""
+    """The last of four ranks owns one matrix and one padding matrix, whose momentum, state and update stay zero."""
     muon = Muon(pre_orthogonalize=(part(RowNorm),), post_orthogonalize=(part(NorMuon),), weight_decay=0.1)
     params = make([(6, 4)] * 7)
     stack = MatrixStack(params, DistributedContext(3, 4), torch.float32)
@@ -80,12 +80,15 @@ def test_the_largest_stack_comes_first_and_says_what_is_shared() -> None:
     assert [stack.paths for stack in group.stacks] == [["p1", "p4", "p5"], ["p0", "p2", "p3"]]
     assert (
         group.sharding_summary
-        == "muon.0: each of 2 processes steps 2 of 3 + 2 of 3 matrices (whole stacks are reduced, as gloo does it)"
+        == "muon.0: each of 2 ranks updates 2 of 3 + 2 of 3 matrices (gradients: all-reduce of whole stacks, by gloo)"
     )
 
 
 def test_stacks_are_reduced_during_the_last_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each once and as soon as it is complete, the sum of all micro batches; what is idle waits for `reduce`."""
+    """Each stack is reduced once, as soon as all its gradients, summed over micro batches, are complete.
+
+    A stack with unused parameters is left to `reduce_gradients`.
+    """
     params = make([(4, 4), (4, 4), (8, 4), (2, 4)])
     group = StackedParameterGroup("muon.0", "matrix", Muon(), params, DistributedContext(0, 2, backend="gloo"))
     late, early, tall, idle = params.values()
@@ -100,7 +103,7 @@ def test_stacks_are_reduced_during_the_last_backward_pass(monkeypatch: pytest.Mo
 
     def backward() -> None:
         x = torch.eye(4, requires_grad=True)
-        x.register_hook(lambda _: seen.append(len(sent)))  # the last gradient of all
+        x.register_hook(lambda _: seen.append(len(sent)))  # runs at the last gradient
         ((x @ late @ tall.mT).tanh() * early.sum()).sum().backward()
 
     backward()

@@ -1,4 +1,4 @@
-"""Weight decay: schedules at their knots, caution, the published ramp, and runs that must not change."""
+"""Weight decay: schedules at their points, cautious decay, the published ramp, and unchanged results without it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def run(algorithm: UpdateAlgorithm, *, zero: bool = False, steps: int = 5) -> Tensor:
-    """Where a matrix gets to while the rate falls and the run goes on; `zero`: without any gradient."""
+    """A matrix after several steps with a decreasing learning rate. `zero`: all gradients are zero."""
     params = [randn(8, 6)]
     state = algorithm.init_state(params)
     for step in range(steps):
@@ -84,7 +84,7 @@ def test_ramping_decay_follows_the_rate_and_peaks_at_two_thirds() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 0.6, 0.1])
 def test_published_ramping_decay(scale: float) -> None:
-    """#675: W *= 1 - wd lr s, with wd = 0.02 + 0.06 max(0, 1 - s)."""
+    """Parameter Golf #675: W *= 1 - wd lr s with wd = 0.02 + 0.06 max(0, 1 - s)."""
     muon, w = Muon(lr=0.04, weight_decay=1.0, weight_decay_schedule=part(InverseLRRamp)), randn(8, 8)
     params = [w.clone()]
     muon.step(params, [torch.zeros(8, 8)], muon.init_state(params), TrainingProgress(0, 10, 0.0, 0.0), scale)
@@ -141,7 +141,7 @@ def test_cautious_decay_acts_only_where_the_update_agrees(kind: type[Muon] | typ
         return params[0]
 
     bare, cautious, plain = step(), step(weight_decay=0.5, cautious_weight_decay=True), step(weight_decay=0.5)
-    agree = (start - bare) * start >= 0  # the update too moves this weight towards zero
+    agree = (start - bare) * start >= 0  # the update moves this weight towards zero as well
     assert 0.2 < agree.float().mean() < 0.8
     torch.testing.assert_close(cautious[agree], plain[agree], rtol=0, atol=1e-7)
     torch.testing.assert_close(cautious[~agree], bare[~agree], rtol=0, atol=1e-7)

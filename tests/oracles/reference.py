@@ -1,8 +1,9 @@
-"""Six published systems as plain forward passes, from their formulas: what the parts of each recipe must add up to.
+"""Reference forward passes of six published systems, written from their formulas without `bitgolf`.
 
-Token ids (B, T) and parameters by our paths in, logits (B, T, V) out. Slow on purpose: loops over layers and heads, masks
-written out, nothing of `bitgolf`. What the parameters do not show (windows, rotated dimensions, slots) is as in `shrink`.
-`masked` is whether a document's first token sees nothing of the one before it; the scripts up to #1851 let it.
+Each takes parameters by path and token ids (B, T), and returns logits (B, T, V). They are slow but explicit: loops over
+layers and heads, and dense masks. Settings that the parameters do not determine (windows, rotated dimensions) are those
+of `helpers.small_recipes`. masked: whether the first token of a document is isolated from the previous document; in the
+scripts before #1851 it is not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def rms(x: Tensor) -> Tensor:
 
 
 def causal(ids: Tensor) -> Tensor:
-    """(B, T, T), True where query t sees key s."""
+    """Causal mask (B, T, T), True where query t attends to key s."""
     t = torch.arange(ids.shape[1])
     return (t[:, None] >= t[None, :]).expand(len(ids), -1, -1)
 
@@ -33,7 +34,7 @@ def windowed(ids: Tensor, width: int) -> Tensor:
 
 
 def segmented(ids: Tensor, cap: int) -> Tensor:
-    """Causal inside a document, which is cut after every `cap` tokens."""
+    """Causal mask within segments: documents, cut after every `cap` tokens."""
     seen = torch.zeros(*ids.shape, ids.shape[1], dtype=torch.bool)
     for b, row in enumerate(ids.tolist()):
         start = 0
@@ -44,7 +45,7 @@ def segmented(ids: Tensor, cap: int) -> Tensor:
 
 
 def rotate(x: Tensor, width: int, base: float) -> Tensor:
-    """Pairs (i, i + width/2) of each head's first dimensions; the angles are float32, as in the scripts."""
+    """Rotate the pairs (i, i + width/2) of each head. The angles are float32, as in the published scripts."""
     half = width // 2
     frequency = 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
     angle = torch.arange(x.shape[1], dtype=torch.float32)[:, None, None] * frequency
@@ -54,7 +55,7 @@ def rotate(x: Tensor, width: int, base: float) -> Tensor:
 
 
 def heads(p: Params, i: int, x: Tensor, width: int, *, base: float = 10_000.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Layer i's queries (B, T, H, d), keys and values (B, T, G, d): normalised, rotated, queries times their gain."""
+    """Queries (B, T, H, d), keys and values (B, T, G, d) of layer i. Queries and keys are normalised and rotated."""
     gain = next(w for path, w in p.items() if path.startswith(f"blocks.{i}.mixer.qk."))
     q, k, v = (x @ p[f"blocks.{i}.mixer.{name}.weight"].T for name in "qkv")
     d = q.shape[-1] // len(gain)
@@ -72,7 +73,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
 
 
 def exclusive(y: Tensor, v: Tensor) -> Tensor:
-    """Each head without its component along the value of its own position."""
+    """Remove from each head its component along the value at the same position."""
     left = []
     for h in range(y.shape[2]):
         own, along = y[:, :, h], v[:, :, h // (y.shape[2] // v.shape[2])]
@@ -85,7 +86,7 @@ def out(p: Params, i: int, y: Tensor) -> Tensor:
 
 
 def mlp(p: Params, i: int, x: Tensor) -> Tensor:
-    """LeakyReLU(0.5) squared."""
+    """MLP with the activation LeakyReLU(0.5) squared."""
     u = x @ p[f"blocks.{i}.mlp.up.weight"].T
     activated = torch.where(u > 0, u, 0.5 * u) ** 2
     return p[f"blocks.{i}.mlp_scale.0.weight"] * (activated @ p[f"blocks.{i}.mlp.down.weight"].T)
@@ -110,7 +111,7 @@ def logits(p: Params, x: Tensor) -> Tensor:
 
 
 def before(x: Tensor, ids: Tensor, masked: bool) -> Tensor:
-    """x of the position before; zero at the first, and at a document's first if `masked`."""
+    """x of the previous position; zero at the first position, and with `masked` at document starts."""
     earlier = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
     return torch.where((ids == BOS)[..., None], torch.zeros_like(x), earlier) if masked else earlier
 
@@ -125,7 +126,7 @@ def bigrams(p: Params, ids: Tensor) -> Tensor:
 
 
 def smeared(p: Params, ids: Tensor, masked: bool) -> Tensor:
-    """Embedding and bigrams, normalised, then blended with the token before; a masked start keeps all of itself."""
+    """Normalised sum of embedding and bigrams, blended with the previous token (not at document starts if `masked`)."""
     x = rms(p["embed.weight"][ids] + bigrams(p, ids))
     share = p["post_embed.2.theta"].sigmoid()
     blended = (1 - share) * x + share * before(x, ids, False)
@@ -133,13 +134,13 @@ def smeared(p: Params, ids: Tensor, masked: bool) -> Tensor:
 
 
 def valued(p: Params, i: int, v: Tensor, ids: Tensor) -> Tensor:
-    """Values plus the layer's share of the tokens' value embeddings."""
+    """Values plus the weighted value embeddings of the tokens."""
     e = p["post_embed.3.scale"] * (p["post_embed.3.table.weight"][ids] @ p["post_embed.3.project.weight"].T)
     return v + p[f"blocks.{i}.mixer.value.0.weight"] * e.view_as(v)
 
 
 def offset(k: Tensor, ids: Tensor, kept: int, masked: bool) -> Tensor:
-    """Dimensions from `kept` on are those of the key before, except where there is none."""
+    """Take the dimensions from `kept` on from the previous key, if there is one."""
     moved = torch.cat([k[:, :1], k[:, :-1]], 1)
     if masked:
         moved = torch.where((ids == BOS)[..., None, None], k, moved)
@@ -180,7 +181,7 @@ def pr1090(p: Params, ids: Tensor, *, masked: bool) -> Tensor:
 
 
 def int6(w: Tensor) -> Tensor:
-    """Rows on 64 levels up to their largest magnitude, steps of 1/31 or more in float16; the gradient goes straight through."""
+    """Fake quantization to 64 levels per row, with float16 steps of at least 1/31 and a straight-through gradient."""
     step = (w.detach().float().abs().amax(1, keepdim=True) / 31).clamp_min(1 / 31).half().float()
     rounded = (w.detach().float() / step).round().clamp(-32, 31) * step
     return w + (rounded.to(w.dtype) - w).detach()
@@ -191,7 +192,7 @@ def pr1512(p: Params, ids: Tensor, *, masked: bool, fake: bool) -> Tensor:
         matrices = ("q.weight", "k.weight", "v.weight", "out.weight", "up.weight", "down.weight")
         p = {path: int6(w) if path.startswith("blocks.") and path.endswith(matrices) else w for path, w in p.items()}
     x = x0 = smeared(p, ids, masked)
-    base = 10_000.0 * 2.0 ** (4 / 2)  # twice the reference length, 4 rotated dimensions
+    base = 10_000.0 * 2.0 ** (4 / 2)  # twice the original length, 4 rotated dimensions
     skips: list[Tensor] = []
     for i in range(11):
         if 5 <= i < 10:
@@ -230,7 +231,7 @@ def pr1855(p: Params, ids: Tensor, *, visits: Sequence[int]) -> Tensor:
     x = x0 = rms(
         e + p["post_embed.0.scale"] * (e[..., :12] @ p["post_embed.0.gate"].T).sigmoid() * before(e, ids, True)
     )
-    half, lane = len(visits) // 2, x  # the MLP's lane is of no account before layer 8
+    half, lane = len(visits) // 2, x  # the lane of the MLP is not used before layer 8
     skips: list[Tensor] = []
     for n, i in enumerate(visits):
         lane = x if i == 8 else lane
@@ -260,7 +261,7 @@ def pr1855(p: Params, ids: Tensor, *, visits: Sequence[int]) -> Tensor:
 
 
 def pr1204(p: Params, ids: Tensor, *, visits: Sequence[int], masked: bool) -> Tensor:
-    """Layers 6 and 7 are layers 4 and 5 again, with the same matrices in attention and all else their own."""
+    """Layers 6 and 7 repeat layers 4 and 5: attention shares its matrices, all other parameters are separate."""
     tied = {f"blocks.{i + 2}.mixer.{name}.weight": f"blocks.{i}.mixer.{name}.weight" for i in (4, 5) for name in MIXER}
     p = {**p, **{path: p[source] for path, source in tied.items()}}
     x = x0 = smeared(p, ids, masked)

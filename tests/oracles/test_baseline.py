@@ -1,4 +1,4 @@
-"""The baseline model against numbers from the public original (toy width)."""
+"""The baseline model against values computed with the published script (small width)."""
 
 from __future__ import annotations
 

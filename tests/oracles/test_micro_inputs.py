@@ -1,4 +1,4 @@
-"""Input-side parts against numbers from the public originals: hashed bigrams and the four smears."""
+"""Hashed bigrams and the four smears against values computed with the published scripts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_xor_hash_of_a_sequence(micro: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("source", ["pr164", "pr1512", "pr1090"])
 def test_vector_smears(micro: dict[str, Tensor], source: str) -> None:
-    """The oracle is the blend; the older gate says how much is kept instead, so it is the same with theta negated."""
+    """The oracle is `BlendSmear`. `KeepSmear` gives the weight of the current token, so it is equal with -theta."""
     blend, keep = BlendSmear(AT, mask_starts=False), KeepSmear(AT, mask_starts=False)
     put(blend, "theta", micro["smear/theta"])
     put(keep, "theta", -micro["smear/theta"])

@@ -1,4 +1,4 @@
-"""Rotary tables, rotation and softcap against numbers from the public originals."""
+"""Rotary tables, rotation and softcap against values computed with the published scripts."""
 
 from __future__ import annotations
 

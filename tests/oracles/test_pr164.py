@@ -1,4 +1,4 @@
-"""The whole model of Parameter Golf #164 against numbers from its script (toy width): the baseline's model, by edits."""
+"""The model of Parameter Golf #164, built by edits of the baseline, against values from its script (small width)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ours(name: str) -> str:
 
 
 def pr164(*, dim: int, hidden: int, rows: int, width: int) -> Spec[LM]:
-    """The baseline with a wider MLP, hashed bigrams, the blend smear and orthogonal starts."""
+    """The baseline with a wider MLP, hashed bigrams, `BlendSmear` and orthogonal initialization."""
     bigrams = part(HashedNGramEmbedding, buckets=rows, width=width)
     enter = (bigrams, part(EmbeddingNorm), part(BlendSmear, mask_starts=False))
     wide = get_recipe("baseline")().model.replace(dim=dim, post_embed=enter).edit("block.mlp", replace(hidden=hidden))
@@ -55,7 +55,7 @@ def toy() -> Spec[LM]:
 
 
 def built(spec: Spec[LM], oracle: dict[str, Tensor]) -> LM:
-    """The model with the oracle's parameters, every one of them."""
+    """The model with all parameters from the oracle."""
     model = spec(BuildContext(vocab=128))
     model.load_state_dict({ours(k.removeprefix("param/")): v for k, v in oracle.items() if k.startswith("param/")})
     return model
@@ -92,7 +92,7 @@ def test_logits_loss_and_gradients(oracle: dict[str, Tensor]) -> None:
 
 
 def test_rotary_base_scaled_for_length(oracle: dict[str, Tensor]) -> None:
-    """At toy length the published reference of 1,024 leaves the base alone; one of 32 does not."""
+    """For a length of 48, an original length of 32 changes the base; the published one of 1,024 does not."""
     scaled = toy().edit(RoPE, replace(scaling=part(NTKScaling, original_length=32, length=48)))
     difference = built(scaled, oracle)(oracle["input_ids"]) - oracle["ntk32/logits"]
     assert difference.abs().max() < 1e-4
@@ -101,21 +101,21 @@ def test_rotary_base_scaled_for_length(oracle: dict[str, Tensor]) -> None:
 
 
 class Float32Steps(IntGrid):
-    """The grid of #164's trainer: ours rounds its steps to float16, as they are stored."""
+    """The grid of the #164 trainer, with float32 steps. Our grid rounds steps to float16, as they are stored."""
 
     def steps(self, clip: Tensor) -> Tensor:
         return (clip.float() / self.qmax).clamp_min(self.min_step)
 
 
 def test_quantization_aware(oracle: dict[str, Tensor]) -> None:
-    """Every matrix in 6 bits, the bigrams' projection too, with the records' step floor."""
+    """All matrices in 6 bits, including the projection of the bigrams, with the published minimum step."""
     ids, published = oracle["input_ids"], oracle["qat_int6/logits"]
     fake = part(FakeQuant, codec=part(IntRows, bits=6, min_step=1 / 31, full_range=True, clip=part(MaxClip)))
     model = built(toy().edit(Linear, append(weight_transforms=fake)), oracle).train()
     views = [m for m in model.modules() if isinstance(m, FakeQuant)]
     assert len(views) == 9 * 6 + 1
     as_built = (model(ids) - published).abs().mean()
-    assert as_built < 0.05 * (oracle["logits"] - published).abs().mean(), "a step in float16 is nearly the same step"
+    assert as_built < 0.05 * (oracle["logits"] - published).abs().mean(), "float16 steps are close to float32 steps"
     for view in views:
         view.codec.grid = Float32Steps(bits=6, min_step=1 / 31, full_range=True)
     assert (model(ids) - published).abs().max() < 1e-4
@@ -130,7 +130,7 @@ def test_full_size_count() -> None:
 
 
 def test_initial_values() -> None:
-    """Orthogonal matrices, silent outputs, and the bigrams' projection the only one that the "muP" gain reaches."""
+    """Orthogonal matrices, zero output projections; the "muP" gain applies to the projection of the bigrams only."""
     model = pr164(dim=128, hidden=192, rows=64, width=64).edit("block.mixer", replace(heads=4, kv_heads=2))(
         BuildContext(vocab=64)
     )

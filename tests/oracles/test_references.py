@@ -1,4 +1,4 @@
-"""Whole models of published systems, shrunk, against plain forward passes: logits, loss and every gradient, in float64."""
+"""Small models of published systems against reference forward passes: logits, loss and all gradients, in float64."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WITHOUT_REPEATS = (0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12)
 Reference = Callable[[reference.Params, Tensor], Tensor]
 
 CASES: dict[str, tuple[float, bool, Reference]] = {
-    # recipe and case -> (progress of the run, departures undone, reference)
+    # recipe and case -> (fraction of the run, whether departures from the original are undone, reference)
     "pr675": (1.0, False, reference.pr675),
     "pr1090": (1.0, False, partial(reference.pr1090, masked=True)),
     "pr1090 as published": (1.0, True, partial(reference.pr1090, masked=False)),
@@ -46,7 +46,7 @@ CASES: dict[str, tuple[float, bool, Reference]] = {
 
 
 def undone(recipe: Spec[Recipe]) -> Spec[Recipe]:
-    """The recipe without its departures from the original."""
+    """The recipe with its departures from the original undone."""
     for words in (recipe().published or {})["departures"].values():
         for assignment in words.split():
             recipe = apply_assignment(recipe, assignment)
@@ -65,7 +65,7 @@ def model_of(name: str, progress: float, undo: bool) -> LM:
 
 
 def tokens() -> tuple[Tensor, Tensor]:
-    """Two rows of 40 ids and their targets: documents start inside both, and last longer than a segment."""
+    """Two rows of 40 ids, and their targets. Documents start inside both rows and are longer than a segment."""
     ids = torch.randint(2, VOCAB, (2, 41), generator=torch.Generator().manual_seed(1))
     for row, place in ((0, 0), (0, 23), (1, 3), (1, 4), (1, 39)):
         ids[row, place] = BOS
@@ -73,7 +73,7 @@ def tokens() -> tuple[Tensor, Tensor]:
 
 
 def nats(z: Tensor, targets: Tensor) -> Tensor:
-    """Mean over all tokens, in the logits' own precision."""
+    """Mean negative log-likelihood over all tokens, in the precision of the logits."""
     return (z.logsumexp(-1) - z.gather(-1, targets[..., None])[..., 0]).mean()
 
 
@@ -85,16 +85,16 @@ def test_logits_loss_and_gradients(case: str) -> None:
     params = {path: p.detach().clone().requires_grad_() for path, p in own.items()}
     expected, found = forward(params, ids), model(ids)
     assert (found - expected).abs().max() < 1e-9
-    assert expected.std() > 0.1, "logits that are all alike would compare nothing"
+    assert expected.std() > 0.1, "nearly constant logits would make the comparison meaningless"
 
     objective = get_recipe(case.split()[0])["train.objective"](BuildContext(vocab=VOCAB))
     loss = objective(model.hidden(ForwardContext(ids)), targets, model.logits)
-    assert abs(loss.item() - nats(expected, targets).item()) < 1e-6, "the objective reckons in float32"
+    assert abs(loss.item() - nats(expected, targets).item()) < 1e-6, "the objective computes in float32"
 
     nats(expected, targets).backward()
     nats(found, targets).backward()
     unused = ("blocks.6.", "blocks.7.") if "before the repeats" in case else ()
     for path, p in params.items():
         ours, theirs = (torch.zeros_like(p) if g is None else g for g in (own[path].grad, p.grad))
-        assert path.startswith(unused) or theirs.any(), f"{path} would be compared with nothing"
+        assert path.startswith(unused) or theirs.any(), f"the reference gradient of {path} is zero"
         assert (ours - theirs).norm() <= 1e-7 * theirs.norm(), path

@@ -1,4 +1,4 @@
-"""Choosing the smallest of several coders without running all of them on everything."""
+"""Selection of the coder with the smallest stream without running every coder on the whole input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SLOW: list[Spec[Coder]] = [part(Brotli), part(LZMA), part(Zstd)]
 def test_a_slow_coder_is_estimated_from_a_sample(spec: Spec[Coder]) -> None:
     coder, codes = spec(), gaussian(12.85, 1 << 20)
     about, size = coder.estimate([codes[: 1 << 19].reshape(512, -1), codes[1 << 19 :]]), len(coder.encode(codes))
-    assert about and (1 - 3 * MARGIN) * size < about < (1 + MARGIN / 2) * size  # LZMA needs more for a byte of many
+    assert about and (1 - 3 * MARGIN) * size < about < (1 + MARGIN / 2) * size  # LZMA's ratio depends on size
     assert coder.estimate([codes[: byte_coders.SAMPLE_BYTES]]) is None
 
 
@@ -46,7 +46,7 @@ def test_a_sample_says_nothing_where_only_the_whole_repeats_itself() -> None:
 
 @pytest.fixture
 def compressed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Which slow coder was given how many bytes, call by call."""
+    """The calls of slow coders: (class name, number of input bytes)."""
     seen = list[tuple[str, int]]()
 
     def count(kind: type[Brotli] | type[LZMA]) -> None:
@@ -100,7 +100,7 @@ SOURCES = b"".join(path.read_bytes() for path in sorted(Path(coder_selection.__f
 
 
 def stream(kind: str, seed: int) -> Array:
-    """100,000 symbols or more: codes of one spread or of many, floats, text, and what repeats itself now and then."""
+    """About 100,000 symbols: codes with equal or varying spread, floats, text, or codes with repeated rows."""
     generator = np.random.default_rng(seed)
     if kind == "text":
         return np.frombuffer(SOURCES, np.uint8)[seed * 1000 :][:100_000]
@@ -109,7 +109,7 @@ def stream(kind: str, seed: int) -> Array:
     spread = np.exp2(0.7 * generator.standard_normal((1, 200)) * (kind == "uneven")) * generator.uniform(0.5, 5)
     codes = np.clip(np.rint(generator.standard_normal((500, 200)) * spread), -127, 127).astype(np.int8)
     if kind == "copies":
-        codes[3::4] = codes[2::4]  # a sample shows it, and who knows of repeats is a quarter smaller
+        codes[3::4] = codes[2::4]  # visible in a sample; a coder that uses repeats is a quarter smaller
     end = codes[: seed % 400 + 1 if kind == "repeating" else 0]
     return np.concatenate([codes.reshape(-1), end.reshape(-1)])
 
@@ -118,7 +118,7 @@ def stream(kind: str, seed: int) -> Array:
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 50), slow=st.sampled_from(SLOW))
 def test_the_choice_is_hardly_ever_worse_than_that_among_all(kind: str, seed: int, slow: Spec[Coder]) -> None:
-    """With samples an eighth of the size of real ones, so that estimates are worse: never by more than 1 %."""
+    """The result is at most 1 % larger than the smallest, even with samples of 1/8 of the usual size."""
     symbols, options = stream(kind, seed), (part(RangeCoder), slow, part(Zlib))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(byte_coders, "SAMPLE_BYTES", 1 << 15)

@@ -1,4 +1,4 @@
-"""Symbols sorted by contexts: every round trip, what the walks see, and what damage does."""
+"""Coding with contexts: round trips, contents of the streams, and damaged data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATES = [0, 1, 4, 8, 256]
 
 
 def walks(shapes: Shapes, states: list[int]) -> list[ContextModel]:
-    """0 states: a walk that knows nothing."""
+    """One context model per matrix: `TrellisContext`, or `NoContext` for 0 states."""
     return [
         TrellisContext(TrellisGrid(s), shape[1]) if s else NoContext(shape[1])
         for s, shape in zip(states, shapes, strict=True)
@@ -41,7 +41,7 @@ def walks(shapes: Shapes, states: list[int]) -> list[ContextModel]:
 
 
 def drawn(shapes: Shapes, seed: int, scale: float) -> list[Array]:
-    """Matrices whose rows and columns differ in spread."""
+    """Matrices whose rows and columns differ in variance."""
     generator = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int) -> Array:
@@ -83,7 +83,7 @@ def test_a_walk_down_knows_the_halves(states: int, shape: tuple[int, int], seed:
 
 
 def read_heads(packed: bytes, contexts: int) -> tuple[list[tuple[int, int]], int]:
-    """(count, length) of each context of streams without levels, and where the first begins."""
+    """(count, size) of each context for data without variance classes, and the offset of the first stream."""
     at, found = 1, []
     for _ in range(contexts):
         count, at = read_leb128(packed, at)
@@ -93,7 +93,7 @@ def read_heads(packed: bytes, contexts: int) -> tuple[list[tuple[int, int]], int
 
 
 def test_streams_are_those_of_the_contexts() -> None:
-    """Zlib at level 0 stores: its streams are the symbols themselves, in the order of rows."""
+    """Each stream has the symbols of its context in row order. Zlib at level 0 does not compress."""
     grid, coder = TrellisGrid(8), Zlib(level=0)
     matrices = drawn([(20, 7), (5, 3)], 0, 4.0)
     packed = contexts.encode(matrices, walks([(20, 7), (5, 3)], [8, 8]), coder)
@@ -122,7 +122,7 @@ def test_levels_are_used_where_they_pay() -> None:
 
 
 def test_a_trellis_gains_from_its_walk() -> None:
-    """Symbols of the lower half of points are spread round 0, those of the upper one round -1/2."""
+    """Symbols of the lower half of the points are centred at 0, those of the upper half at -1/2."""
     shape, grid = (400, 64), TrellisGrid(8)
     steps = 0.6 * np.random.default_rng(0).standard_normal(shape)
     indices, walk = np.empty(shape, np.int8), TrellisContext(grid, 64)
@@ -156,7 +156,7 @@ def test_a_flipped_bit_is_damage_or_other_symbols_of_these_shapes(
 ) -> None:
     matrices, states = drawn(SHAPE, 2, scale), [0, 0] if other else [8, 4]
     packed = bytearray(contexts.encode(matrices, walks(SHAPE, states), CODERS[coder]))
-    packed[(at % 60 if at & 1 else at) % len(packed)] ^= 1 << bit  # half of them in the heads
+    packed[(at % 60 if at & 1 else at) % len(packed)] ^= 1 << bit  # half of the flips are in the counts and sizes
     with suppress(CorruptFileError):
         found = contexts.decode(bytes(packed), SHAPE, walks(SHAPE, states), INT8, CODERS[coder])
         assert [(m.dtype, m.shape) for m in found] == [(INT8, shape) for shape in SHAPE]
@@ -175,7 +175,7 @@ def test_any_bytes_decode_or_are_damage(coder: str, data: bytes, shapes: Shapes,
 @settings(max_examples=100, deadline=None)
 @given(counts=st.lists(st.integers(0, (1 << 32) - 1), min_size=4, max_size=4), right=st.booleans())
 def test_counts_that_lie_are_damage_and_take_no_memory(coder: str, counts: list[int], right: bool) -> None:
-    """`right`: their sum is as it should be, so only the contexts themselves can tell."""
+    """`right`: the sum of the counts is correct, so only the contexts reveal the error."""
     matrices = drawn(SHAPE, 3, 3.0)
     packed = contexts.encode(matrices, walks(SHAPE, [8, 8]), CODERS["zlib"])
     ((first, _), (rest, _)), at = read_heads(packed, 2)
@@ -195,9 +195,9 @@ def test_counts_that_lie_are_damage_and_take_no_memory(coder: str, counts: list[
 
 
 def test_symbols_in_the_wrong_context_are_damage() -> None:
-    """Counts whose sum is right, with streams to match, but not those that the walk comes by."""
+    """Counts with the correct sum and matching streams, which contradict the contexts of the decoded symbols."""
     coder = Zlib(level=1)
-    streams = [np.zeros(n, np.int8) for n in (300, 106)]  # zeros never leave the lower half
+    streams = [np.zeros(n, np.int8) for n in (300, 106)]  # zeros only occur in the lower half
     coded = [coder.encode(stream) for stream in streams]
     heads = b"".join(write_leb128(s.size) + write_leb128(len(c)) for s, c in zip(streams, coded, strict=True))
     with pytest.raises(CorruptFileError, match="ends before"):
@@ -207,7 +207,7 @@ def test_symbols_in_the_wrong_context_are_damage() -> None:
 @pytest.mark.parametrize("surplus", [1, 1 << 24])
 @pytest.mark.parametrize("coder", ["range", "zlib"])
 def test_more_symbols_than_the_matrices_hold_are_damage_before_they_are_decoded(coder: str, surplus: int) -> None:
-    """A few bytes of a stream may say millions of zeros."""
+    """A few bytes can encode millions of zeros, so the count is checked first."""
     stream = np.zeros(sum(r * c for r, c in SHAPE) + surplus, np.int8)
     coded = CODERS[coder].encode(stream)
     bomb = b"\0" + write_leb128(stream.size) + write_leb128(len(coded)) + coded

@@ -1,4 +1,4 @@
-"""Damaged, truncated and hostile streams: an error, or the same symbols; never more memory than announced."""
+"""Damaged, truncated and malicious streams: decoding raises an error or returns valid symbols, with bounded memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_any_bytes_decode_or_are_damage(coder: Coder, data: bytes, dtype: np.dty
 def test_a_flipped_bit_in_a_range_payload_never_passes_as_the_same(
     form: frequency_tables.TableKinds, at: int, bit: int, count: int
 ) -> None:
-    """Nor one in counts that are sent. A slightly different curve may say the same of few symbols: no harm is done."""
+    """This also holds for flips in stored counts. A slightly different curve may give the same code for few symbols."""
     coder, codes = RangeCoder(tables=form), gaussian(12.85, 400)[:count]
     data = bytearray(coder.encode(codes))
     _, payload = frequency_tables.read_table(bytes(data), frequency_tables.read_leb128(bytes(data), 0)[1])
@@ -62,13 +62,13 @@ def test_a_flipped_bit_in_a_range_payload_never_passes_as_the_same(
 
 
 def zstd_frame(raw: bytes, window: int, **what: bool) -> bytes:
-    """A frame that `Zstd` would not write: `what` it says of itself, and a window that need not fit."""
+    """A frame that `Zstd` does not write: with the fields `what` in its header, or with a window of any size."""
     form = {"format": zstandard.FORMAT_ZSTD1_MAGICLESS, "write_content_size": False, "write_checksum": False, **what}
     parameters = zstandard.ZstdCompressionParameters(window_log=window, **form)
     compressor = zstandard.ZstdCompressor(compression_params=parameters)
     if what:
         return compressor.compress(raw)
-    stream = compressor.compressobj()  # is not told the size, and so keeps the window
+    stream = compressor.compressobj()  # does not know the size, so the window is not reduced
     return stream.compress(raw) + stream.flush()
 
 
@@ -100,9 +100,9 @@ def test_bombs_are_not_expanded(coder: Coder) -> None:
 @pytest.mark.parametrize(
     ("frame", "word"),
     [
-        (zstd_frame(bytes(5000), 13, write_content_size=True), "says more"),
-        (zstd_frame(bytes(5000), 13, write_checksum=True), "says more"),
-        (zstd_frame(bytes(5000), 27), "larger window"),
+        (zstd_frame(bytes(5000), 13, write_content_size=True), "declares a content size"),
+        (zstd_frame(bytes(5000), 13, write_checksum=True), "or a checksum"),
+        (zstd_frame(bytes(5000), 27), "declares a window of 134217728 bytes"),
     ],
     ids=["size", "checksum", "window"],
 )

@@ -1,4 +1,4 @@
-"""Frequency tables of the range coder: small, adaptive where it pays, the same on every machine."""
+"""Frequency tables of the range coder: small, adaptive if that is smaller, and identical on all machines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_range_tables_are_small(count: int) -> None:
 
 
 def test_tables_that_adapt_follow_symbols_that_change() -> None:
-    """Two tensors of different spread in one stream: order-0 counts know neither."""
+    """Two tensors of different spread in one stream, for which static counts fit neither."""
     both = np.concatenate([gaussian(24, 200_000), gaussian(11.5, 200_000)])
     apart = (entropy_bits(both[:200_000]) + entropy_bits(both[200_000:])) / 8
     assert len(RangeCoder().encode(both)) < 1.01 * apart < 0.99 * entropy_bits(both) / 8
@@ -33,10 +33,10 @@ def test_tables_that_adapt_follow_symbols_that_change() -> None:
 def test_the_smallest_table_is_taken() -> None:
     few = gaussian(12.85, 500)
     forms: list[frequency_tables.TableKinds] = ["smallest", "sent", "adaptive"]
-    lattice = np.repeat(np.array([0, 3, 9, 200], np.uint8), [700, 40, 300, 5])  # no curve looks like this
+    lattice = np.repeat(np.array([0, 3, 9, 200], np.uint8), [700, 40, 300, 5])  # no generalized Gaussian fits this
     for symbols in (few, lattice, np.random.default_rng(0).permutation(lattice), gaussian(12.85, 50_000)):
         smallest, sent, adaptive = (len(RangeCoder(tables=form).encode(symbols)) for form in forms)
-        assert smallest <= min(sent, adaptive) + 4  # a word, by which the estimate may be off
+        assert smallest <= min(sent, adaptive) + 4  # 4 bytes, the granularity of the coder
 
 
 def test_range_tables_are_as_fine_as_pays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_equally_likely_bytes_need_no_table() -> None:
     pace=st.integers(0, len(frequency_tables.ADAPTATIONS) - 1),
 )
 def test_bits_of_tables_that_adapt_are_summed_block_by_block(seed: int, count: int, pace: int) -> None:
-    """The sums over all blocks at once, against the walk that coder and decoder do."""
+    """The size computed for all blocks at once equals the sum over blocks in the order of coding."""
     plane = np.clip(np.random.default_rng(seed).normal(128, 9, count), 0, 255).astype(np.uint8)
     table = frequency_tables._adaptive_table((128 * 256, 100, 64), pace)
     pieces = np.array([np.bincount(plane[a:b], minlength=256) for a, b in frequency_tables.adaptation_blocks(count)])
@@ -83,18 +83,18 @@ def test_tables_that_no_encoder_writes_are_damage() -> None:
         bytes([2, 255, 1, 15, 1]),  # beyond 255
         bytes([2, 3, 1, 15, 0]),  # the highest value never occurs
         bytes([2, 2, 2, 0, 15, 1]),  # nor the lowest
-        bytes([2, 3, 1, 0x8F, 0x00, 1]),  # a longer form of 15
-        bytes([2, 3, 1, 0x80, 0x80, 0x80, 0x80, 0x80, 1, 1]),  # a count beyond all
+        bytes([2, 3, 1, 0x8F, 0x00, 1]),  # 15 in a form that is not the shortest
+        bytes([2, 3, 1, 0x80, 0x80, 0x80, 0x80, 0x80, 1, 1]),  # a count of 2**35 or more
         bytes([2, 3, 1, 0x8F]),
         bytes([1, 255, 1]),
-        bytes([1, 3, 0]),  # one value is another form
-        bytes([3, 0, 3, 40, 0]),  # a curve without power
-        bytes([4 + len(frequency_tables.ADAPTATIONS), 0, 3, 40, 64]),  # a pace beyond all
+        bytes([1, 3, 0]),  # a single value has another form
+        bytes([3, 0, 3, 40, 0]),  # a curve with power 0
+        bytes([4 + len(frequency_tables.ADAPTATIONS), 0, 3, 40, 64]),  # an adaptation beyond the last
         bytes([255, 0, 3, 40, 64]),
         bytes([3]),
         b"",
     ):
-        payload = good[6:] if len(table) > 4 else b""  # so that a truncated one is that
+        payload = good[6:] if len(table) > 4 else b""  # a truncated table must not be followed by more bytes
         with pytest.raises(CorruptFileError, match=r"table|number"):
             RangeCoder().decode(good[:1] + table + payload, np.dtype(np.uint8), 64)
 
@@ -102,7 +102,7 @@ def test_tables_that_no_encoder_writes_are_damage() -> None:
 @settings(max_examples=60, deadline=None)
 @given(centre=st.integers(0, 65535), spread=st.integers(0, 255), power=st.integers(1, 255))
 def test_curves_are_what_they_are_called(centre: int, spread: int, power: int) -> None:
-    """Against floats; and all weights are positive, at most `MAX_WEIGHT`, and fall away from the centre."""
+    """Weights equal the formula in floats, lie in 1 to `MAX_WEIGHT`, and decrease with distance from the centre."""
     counts = frequency_tables.generalized_gaussian(centre, spread, power)
     distance = np.abs(np.arange(256) - centre / 256)
     expected = frequency_tables.MAX_WEIGHT * np.exp(
@@ -113,7 +113,7 @@ def test_curves_are_what_they_are_called(centre: int, spread: int, power: int) -
 
 
 def test_curves_are_the_same_on_every_machine() -> None:
-    """Golden values: what artifacts in the world are read with."""
+    """Stored values, on which the decoding of existing artifacts depends."""
     assert frequency_tables.generalized_gaussian(32768, 84, 64)[128:138].tolist() == [
         1048576, 878671, 517019, 213619, 61976, 12626, 1806, 181, 12, 1,
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The stage `calibrate` in a run at toy size, and what a recipe may say of it."""
+"""The stage `calibrate` in a run at toy size, and the settings of a recipe that it accepts."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("data"))
 
 
-# ---- what a recipe may say ---------------------------------------------------------------------------------------
+# ---- settings of a recipe -----------------------------------------------------------------------------------------
 
 SMALL = part(Calibrate, source=part(TrainingText, batches=2, rows=2))
 
 
 def calibrated(steps: int = 4) -> Spec[Recipe]:
-    """A toy recipe with GPTQ, and what that needs."""
+    """A toy recipe with GPTQ and the calibration that it needs."""
     recipe = toy_recipe(steps=steps).set("proof", None).set("calibrate", SMALL)
     return recipe.set("quantize.1.use", part(IntRows, bits=3, solver=part(GPTQ)))
 
@@ -71,30 +71,30 @@ def checked(recipe: Spec[Recipe], processes: int = 1) -> None:
 def test_calibration_is_there_where_it_is_asked_for_and_nowhere_else() -> None:
     checked(calibrated(), 2)
     checked(toy_recipe())
-    with pytest.raises(RecipeError, match=r"quantize.1.use: its codec asks for calibration.*\n.*--set 'calibrate=Cal"):
+    with pytest.raises(RecipeError, match=r"quantize.1.use: \w+ needs calibration.*\n.*--set 'calibrate=Cal"):
         checked(calibrated().set("calibrate", None))
-    with pytest.raises(RecipeError, match="calibrate: no codec asks for calibration, so it would do nothing"):
+    with pytest.raises(RecipeError, match="calibrate: no codec needs calibration, so it would have no effect"):
         checked(toy_recipe().set("calibrate", SMALL))
     with pytest.raises(RecipeError, match=r"Recipe\.calibrate: expected a part that is a Calibrate"):
         checked(calibrated().set("calibrate", part(EMA, decay=0.9)))
     with pytest.raises(UsageError, match="3 processes cannot share 2 batches"):
         checked(calibrated(), 3)
     timed = calibrated().set("train.seconds", 5.0).set("calibrate.reserve", 5.0)
-    with pytest.raises(RecipeError, match="of 5 s of training 5 s are reserved"):
+    with pytest.raises(RecipeError, match=r"5 s of train\.seconds=5 are reserved"):
         training_time_limit(timed, calibration_reserve(timed) or 0.0)
 
 
 def test_a_reserve_shortens_a_limit_of_time_only() -> None:
     given = calibrated().set("calibrate.reserve", 4.0)
-    assert (calibration_reserve(given), training_time_limit(given, 0.0)) == (0.0, 0.0), "a limit of steps"
+    assert (calibration_reserve(given), training_time_limit(given, 0.0)) == (0.0, 0.0), "there is only a limit of steps"
     timed = given.set("train.seconds", 90.0)
     assert (calibration_reserve(timed), training_time_limit(timed, 4.0)) == (4.0, 86.0)
     assert calibration_reserve(timed.set("calibrate", None)) == 0.0
-    assert calibration_reserve(calibrated().set("train.seconds", 90.0)) is None, "to be measured"
+    assert calibration_reserve(calibrated().set("train.seconds", 90.0)) is None, "the reserve is to be measured"
 
 
 def test_the_key_of_training_is_the_same_on_every_machine() -> None:
-    """It has what a measured reserve is measured on, and not what was measured; without a limit of time, neither counts."""
+    """A measured reserve is represented by the settings of calibration; without a time limit, neither is in the key."""
     free, timed = calibrated(), calibrated().set("train.seconds", 90.0)
     assert training_key(free) == training_key(free.set("calibrate.source.batches", 7).set("calibrate.reserve", 4.0))
     keys = [
@@ -112,7 +112,7 @@ def test_the_key_of_training_is_the_same_on_every_machine() -> None:
 def test_training_ends_early_by_the_reserve(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserve: float | None, limit: float
 ) -> None:
-    """The loop is given the shortened time; the settings stay as they are."""
+    """The training loop receives the shortened time limit; the settings are unchanged."""
     seen: list[tuple[float, float]] = []
 
     def no_training(trainer: Any, *rest: Any, **more: Any) -> None:
@@ -132,7 +132,7 @@ def test_a_reserve_that_leaves_no_time_to_train_is_an_error(
 ) -> None:
     monkeypatch.setattr(training, "measure_calibration_reserve", lambda *_: CalibrationReserve(1, 8.0, 1.0))
     job = TrainingJob(recipe=calibrated().set("train.seconds", 9.0), data=data, folder=tmp_path)
-    with pytest.raises(RecipeError, match=r"of 9 s of training 9.9 s are reserved.*\n.*train.seconds above 9.9"):
+    with pytest.raises(RecipeError, match=r"9.9 s of train\.seconds=9 are reserved.*\n.*train.seconds above 9.9"):
         train_rank(job, RunLog(quiet=True))
 
 
@@ -141,7 +141,7 @@ def test_a_reserve_that_leaves_no_time_to_train_is_an_error(
 
 @pytest.fixture
 def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run ends once its artifact is written."""
+    """Runs end once the artifact is written."""
 
     def stop(run: Run) -> PreparedData:
         raise BitgolfError("it is packed")
@@ -152,7 +152,7 @@ def no_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ran(recipe: Spec[Recipe], folder: Path, data: Path, first: str | None = None) -> dict[str, dict[str, Any]]:
-    """What the stages up to `pack` left."""
+    """Run the stages up to `pack`; returns `stages.json`."""
     log = RunLog(folder, quiet=True)
     try:
         with pytest.raises(BitgolfError, match="it is packed"):
@@ -168,7 +168,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def batches_of(done: dict[str, dict[str, Any]]) -> list[int]:
-    """Batches that each process observed."""
+    """Number of calibration batches of each process."""
     return done["calibrate"]["calibration"]["batches_per_process"]
 
 
@@ -195,15 +195,15 @@ def test_a_run_calibrates_between_averaging_and_quantizing(data: Path, tmp_path:
 
 @pytest.mark.usefixtures("no_scoring")
 def test_what_is_done_again_when_calibration_changes(data: Path, tmp_path: Path) -> None:
-    """Its settings: all from there on, and no training. Its file: quantization. Its statistics decide the codes."""
+    """Changed settings: all stages from `calibrate` on. A changed file: from `quantize` on. Training is reused."""
     recipe = calibrated()
     first, codes = ran(recipe, tmp_path, data), weights(tmp_path)
     assert ran(recipe, tmp_path, data) == first
     again = ran(recipe.set("calibrate.source", part(SelfGenerated, sequences=2, length=0)), tmp_path, data)
     assert again["average"] == first["average"] and again["calibrate"]["key"] != first["calibrate"]["key"]
-    assert not torch.equal(weights(tmp_path), codes), "other statistics, other codes"
+    assert not torch.equal(weights(tmp_path), codes), "other statistics must give other codes"
     ran(recipe, tmp_path, data)
-    assert torch.equal(weights(tmp_path), codes), "and back"
+    assert torch.equal(weights(tmp_path), codes), "the first settings must give the first codes again"
     path = tmp_path / "calibration.safetensors"
     save_calibration(
         path, {k: s._replace(hessian=torch.eye(len(s.hessian))) for k, s in load_calibration(path).items()}
@@ -223,12 +223,12 @@ def test_without_calibration_the_stage_passes(data: Path, tmp_path: Path) -> Non
     assert done["calibrate"]["training_clock"]["calibrate"] == 0
     assert not (tmp_path / "calibration.safetensors").exists()
     again = calibrated(steps=2).set("train.seconds", 0.0)
-    assert ran(again, tmp_path, data)["train"] == done["train"], "calibration can be had later, without training"
+    assert ran(again, tmp_path, data)["train"] == done["train"], "calibration can be added later without training again"
 
 
 @pytest.mark.usefixtures("no_scoring")
 def test_over_the_training_clock_is_said_aloud(data: Path, tmp_path: Path) -> None:
-    """A number is taken as given, and all batches are observed."""
+    """A given reserve is not measured, and all batches are observed even if the limit is exceeded."""
     recipe = calibrated().set("train.seconds", 0.02).set("train.steps", 1000).set("calibrate.reserve", 0.0)
     clock = ran(recipe, tmp_path, data)["calibrate"]["training_clock"]
     assert clock["total"] > clock["limit"] == 0.02
@@ -242,8 +242,10 @@ def test_over_the_training_clock_is_said_aloud(data: Path, tmp_path: Path) -> No
 
 
 class Clocks:
-    """A clock of training and calibration: a step takes a second, a batch `measured` seconds before training and `batch`
-    seconds after it."""
+    """Fake clock of training and calibration.
+
+    A training step takes a second, a calibration batch takes `measured` seconds before training and `batch` after it.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, measured: float = 5.0, batch: float = 5.0) -> None:
         self.time, self.batch, self.measured, self.batches = FakeTime(), batch, measured, 0
@@ -287,21 +289,23 @@ def test_the_limit_is_kept_with_calibration(
     calibrate: float,
     over: bool,
 ) -> None:
-    """Measured to need 4 x 5 s and a tenth, 22 of 60 s are reserved. Where a batch takes longer after training, so many
-    are observed as end in time, and at least one."""
+    """The measured reserve is 1.1 x 4 x 5 s = 22 s of 60 s.
+
+    If batches take longer after training, only those that end in time are observed, but at least one.
+    """
     clocks = Clocks(monkeypatch, batch=batch)
     done = ran(timed(60.0), tmp_path, data)
     clock = done["calibrate"]["training_clock"]
     assert clock == {"train": 38.0, "calibrate": calibrate, "total": 38.0 + calibrate, "limit": 60.0}
     assert clock["total"] <= 60.0 + 1.0 or batches == 1
-    assert clocks.batches == 2 + batches, "two of them to measure"
+    assert clocks.batches == 2 + batches, "two batches are for the measurement"
     assert (done["train"]["time_limit_seconds"], done["train"]["steps"]) == (38.0, 38)
     assert done["train"]["calibration_reserve"] == {"rounds": 4, "round_seconds": 5.0, "fixed_seconds": 0.0}
     assert batches_of(done) == [batches] and done["calibrate"]["calibration"]["planned_batches"] == 4
-    said = [event for event in events(tmp_path, "warning") if "ended at the limit" in event["message"]]
-    assert bool(said) == over
+    warned = [event for event in events(tmp_path, "warning") if "ended at the time limit" in event["message"]]
+    assert bool(warned) == over
     if over:
-        assert f"of 60 s, with {batches} of 4 batches" in said[0]["message"] and said[0]["batches"] == batches
+        assert f"of 60 s, with {batches} of 4 batches" in warned[0]["message"] and warned[0]["batches"] == batches
     assert any("over the limit" in event["message"] for event in events(tmp_path, "warning")) == (batches == 1)
     (event,) = events(tmp_path, "calibration_reserve")
     assert (event["seconds"], event["time_limit_seconds"]) == (22.0, 38.0)
@@ -311,7 +315,7 @@ def test_the_limit_is_kept_with_calibration(
 def test_calibration_that_is_done_again_gives_the_same_bytes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many batches as the first time, although there is time for all now."""
+    """It observes as many batches as the first time, even if there is time for all of them."""
     clocks, file = Clocks(monkeypatch, batch=9.0), tmp_path / "calibration.safetensors"
     first = ran(timed(60.0), tmp_path, data)
     content = file.read_bytes()
@@ -320,12 +324,12 @@ def test_calibration_that_is_done_again_gives_the_same_bytes(
         again = ran(timed(60.0), tmp_path, data, "calibrate")
         assert file.read_bytes() == content and batches_of(again) == [2]
         assert again["train"] == first["train"] and again["quantize"]["key"] == first["quantize"]["key"]
-    assert "2 of 4 batches, as the first time" in (tmp_path / "run.log").read_text()
+    assert "2 of 4 batches, the number of the first calibration" in (tmp_path / "run.log").read_text()
     clocks.batch = 0.1
     other = ran(timed(60.0).set("calibrate.source.seed", 43), tmp_path, data, "train")
-    assert batches_of(other) == [4], "with other inputs the clock decides"
+    assert batches_of(other) == [4], "with other inputs, the time limit decides"
     assert other["calibrate"]["training_clock"]["total"] == 60.4, (
-        "over by less than a step, which calibration does not pay for"
+        "a part of a training step beyond its limit is not taken from calibration"
     )
 
 
@@ -345,7 +349,7 @@ def test_without_a_limit_of_time_nothing_is_measured(
 def test_a_run_that_goes_on_has_the_reserve_of_its_beginning(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches are faster when it is called again; the schedule stays as it was."""
+    """Batches are faster in the resumed run, but the time limit of training stays the same."""
     clocks = Clocks(monkeypatch)
     step = Trainer.step
     monkeypatch.setattr(Trainer, "step", lambda self, n, now: signal.raise_signal(signal.SIGTERM) or step(self, n, now))
@@ -373,7 +377,7 @@ WATCHING = [False]
 
 @pytest.fixture
 def opened() -> Iterator[list[str]]:
-    """The files that Python opens meanwhile, by name."""
+    """Names of the files that Python opens during the test."""
     if not WATCHING[0]:
         sys.addaudithook(lambda kind, args: OPENED.append(Path(str(args[0])).name) if kind == "open" and WATCHING[0] else None)  # fmt: skip
     OPENED.clear()
@@ -387,8 +391,8 @@ def opened() -> Iterator[list[str]]:
 def test_no_validation_file_is_opened_before_the_artifact_is_written(
     data: Path, tmp_path: Path, opened: list[str], name: str
 ) -> None:
-    """Spec 2.3. The shards are there before, so the whole run up to the artifact can do without."""
+    """The shards are given, so no stage up to `pack` needs the validation text."""
     ran(calibrated().set("calibrate.source", SOURCES[name]), tmp_path, data)
     assert (tmp_path / "artifact.bg").exists()
-    assert "train_000000.bin" in opened and "manifest.json" in opened, "it does watch"
+    assert "train_000000.bin" in opened and "manifest.json" in opened, "the audit hook must be active"
     assert [file for file in opened if file.startswith("val")] == []

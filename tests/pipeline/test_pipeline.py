@@ -1,4 +1,4 @@
-"""The whole path at toy size: a run, its files, its JSON keys, what is reused, and stages done again alone."""
+"""A complete run at toy size: its files, its JSON keys, reuse of stages, and single stages run again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEST_WORDS = ("alpha", "beta", "gamma", "delta", "while", "return", "if", "(x)",
 
 
 def toy_text(folder: Path) -> Path:
-    """Sixty small documents of words that repeat."""
+    """Write sixty small documents of repeating words."""
     chance = random.Random(7)
     folder.mkdir()
     for i in range(60):
@@ -39,14 +39,14 @@ def toy_text(folder: Path) -> Path:
 
 
 def bitgolf(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """The command in the process of the tests."""
+    """Run the command in the process of the tests."""
     done = run_command(*words)
     assert done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
 def separate_bitgolf(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """Run the command in a process of its own."""
     done = subprocess.run([sys.executable, "-m", "bitgolf", *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
@@ -66,7 +66,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(text: Path, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A finished run through the command, in a process of its own: its folder and its JSON document."""
+    """A finished run of the command in a process of its own: (its folder, its JSON result)."""
     out = tmp_path_factory.mktemp("runs") / "toy"
     done = separate_bitgolf("run", str(recipe_file), "--text", str(text), "--out", str(out), "--json")
     return out, json.loads(done.stdout)
@@ -103,13 +103,13 @@ def test_the_document_has_the_keys_of_the_design(finished: tuple[Path, dict[str,
     assert d["bytes"]["self_contained"] == (out / "artifact.bg").stat().st_size
     assert set(STAGE_NAMES) - {"report"} <= set(d["seconds"])
     clock, trip = d["training_clock"], d["roundtrip"]
-    assert d["seconds"]["train"] > clock["train"] > 0, "the stage takes longer than its clock"
+    assert d["seconds"]["train"] > clock["train"] > 0, "the stage takes longer than the training clock counts"
     assert d["calibration"] == {"source": "none"} and clock["calibrate"] == clock["limit"] == 0
     assert trip["restored"] is True and set(trip["general_compressors_bpb"]) == {"xz -9e", "zstd -19", "brotli 11"}
     assert {"part", "tensors", "parameters"} <= d["part_usage"][0].keys()
     owned = sum(row["parameters"] for row in d["part_usage"] if " on " not in row["part"])
     ruled = sum(row["parameters"] for row in d["part_usage"] if " on " in row["part"])
-    assert owned == ruled == d["params"], "parts own, and rules take, every parameter once"
+    assert owned == ruled == d["params"], "parts own every parameter once, and rules match every parameter once"
 
 
 def test_the_folder_holds_what_the_design_says(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -148,7 +148,7 @@ def test_the_artifact_alone_gives_the_score_again_on_raw_text(
     result = json.loads(bitgolf("score", str(alone), "--text", str(held_out), "--with", "sliding", "--json").stdout)
     assert result.keys() >= {"bits", "bytes", "bpb", "targets", "method", "seconds"} and result["method"] == "sliding"
     assert result["bytes"] == len(raw)
-    assert result["bpb"] == pytest.approx(d["bpb"]["sliding"], rel=1e-9), "raw text and shards are one text"
+    assert result["bpb"] == pytest.approx(d["bpb"]["sliding"], rel=1e-9), "raw text and shards must give the same score"
 
 
 def test_compress_and_decompress_from_separate_processes(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def again(folder: Path, recipe: Spec[Recipe] | None = None, *, first: str | None
 def test_what_is_unchanged_is_reused(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run_folder / "artifact.bg").read_bytes(), read_json(run_folder / "stages.json")
     again(run_folder)
-    said = capsys.readouterr().err
-    assert all(f"{stage}: unchanged, reused" in said for stage in STAGE_NAMES)
+    printed = capsys.readouterr().err
+    assert all(f"{stage}: unchanged, reused" in printed for stage in STAGE_NAMES)
     assert before == ((run_folder / "artifact.bg").read_bytes(), read_json(run_folder / "stages.json"))
 
 
@@ -209,8 +209,8 @@ def test_a_stage_is_done_again_alone_without_training(run_folder: Path, capsys: 
     checkpoint = sorted((run_folder / "checkpoint").iterdir())[-1].stat().st_mtime_ns
     recipe = load_recipe(str(run_folder), ["quantize.1.use.bits=3", "quantize.1.use.clip=SdClip(k=3)", "proof=none"])
     d = again(run_folder, recipe, first="quantize")
-    said = capsys.readouterr().err
-    assert "train: unchanged, reused" in said and "quantize …" in said
+    printed = capsys.readouterr().err
+    assert "train: unchanged, reused" in printed and "quantize …" in printed
     assert sorted((run_folder / "checkpoint").iterdir())[-1].stat().st_mtime_ns == checkpoint
     after = load_model(run_folder / "artifact.bg")
     assert after.digest != before.digest and after.recipe.quantize[1]["use.bits"] == 3
@@ -226,7 +226,7 @@ def test_starting_after_a_stage_whose_inputs_changed_is_refused(run_folder: Path
 
 @pytest.mark.parametrize("written", [{"seed": 0, "text": [], "shards": None}, {"seed": 0, "format": 1}])
 def test_a_folder_of_an_older_format_is_refused_and_left_alone(run_folder: Path, written: dict[str, Any]) -> None:
-    """With or without a recipe that this version could read, by each command that opens runs."""
+    """Each command that opens runs refuses it before it reads the recipe, which this version cannot read."""
     (run_folder / "inputs.json").write_text(json.dumps(written))
     (run_folder / "recipe.json").write_text('{"part": "no.longer.Known"}')
     before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
@@ -268,7 +268,7 @@ def test_the_ledger_of_a_read_artifact_sums_to_the_file(run_folder: Path) -> Non
 def test_a_run_that_was_killed_resumes_to_the_same_artifact(
     finished: tuple[Path, dict[str, Any]], text: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
-    """Killed without warning in the middle of training; without --resume nothing is overwritten; with it, bit for bit."""
+    """SIGKILL during training. Without --resume, nothing is overwritten; with it, the artifact is identical."""
     out = tmp_path / "killed"
     command = [
         sys.executable,
@@ -289,9 +289,9 @@ def test_a_run_that_was_killed_resumes_to_the_same_artifact(
         time.sleep(0.005)
     process.kill()
     process.wait()
-    assert not (out / "artifact.bg").exists(), "it was killed too late"
+    assert not (out / "artifact.bg").exists(), "the process ended before it was killed"
     refused = bitgolf(*command[3:], code=2)
-    assert "--resume goes on" in refused.stderr
+    assert "--resume continues" in refused.stderr
     with_proof = bitgolf(
         *command[3:],
         "--resume",
@@ -340,5 +340,5 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
 ) -> None:
     out = tmp_path / "none"
     done = bitgolf("run", str(recipe_file), "--text", str(text), "--out", str(out), "--device", "tpu", code=2)
-    assert "no kind of device 'tpu'" in done.stderr and "auto or cuda or mps or cpu" in done.stderr
+    assert "unknown device 'tpu'" in done.stderr and "use auto or cuda or mps or cpu" in done.stderr
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""The toy model of the doctor's tests, and what calibration knows of it."""
+"""Fixtures: the toy model for the tests of the checks, and its calibration statistics."""
 
 from __future__ import annotations
 

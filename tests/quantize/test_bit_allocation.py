@@ -1,4 +1,4 @@
-"""Steps by what an error costs, and the one unit that meets the budget."""
+"""Bit allocation: relative steps by sensitivity, and the global step that meets the bit budget."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def gaussian(rows: int, columns: int, seed: int = 0, scale: float = 1.0) -> torc
 
 
 def sensitive(rows: int, columns: int, seed: int) -> tuple[MatrixStats, torch.Tensor]:
-    """Outputs and pivots that differ, though by less than the floor."""
+    """Output Fisher and pivots that vary, by less than `min_sensitivity`."""
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.exp(0.7 * torch.randn(rows, generator=generator))
     pivots = 3 * torch.exp(0.7 * torch.randn(columns, generator=generator))
@@ -51,7 +51,7 @@ def test_equal_cost_makes_every_error_cost_the_same(seed: int, rows: int, column
 
 
 def test_matrices_weigh_as_they_cost_or_as_they_are() -> None:
-    """Without `matrices` a matrix's steps follow its own spread, whatever it costs."""
+    """With `matrices=False` the steps follow the standard deviation of the matrix, whatever its sensitivity."""
     stats, pivots = sensitive(16, 8, 0)
     w, dearer = gaussian(16, 8), stats._replace(output_fisher=9 * stats.output_fisher)
     together = [EqualCost().log_steps(w, s, pivots) for s in (stats, dearer)]
@@ -108,7 +108,7 @@ def test_bits_of_a_gaussian_weight() -> None:
 
 
 def test_bits_of_a_search_that_minds_them() -> None:
-    """Entropies measured with 8 to 256 states on Gaussian columns, by spread in steps."""
+    """`gaussian_bits` with rate 1, against entropies measured with 8 to 256 states on Gaussian columns."""
     measured = {4: 4.044, 2.8: 3.526, 2: 3.036, 1.4: 2.510, 1: 2.008, 0.7: 1.466, 0.35: 0.135}
     assert gaussian_bits(np.array(list(measured))) == pytest.approx(list(measured.values()), abs=0.03)
 

@@ -1,4 +1,4 @@
-"""Codes of less than a byte: by hand, inverse for every length, and one form only (properties T1 and T2)."""
+"""Bit packing: known values, exact inverse for every length, and refusal of all other bytes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_eight_signs_to_a_byte(values: list[int]) -> None:
 
 
 def test_the_order_of_nibbles() -> None:
-    """q + 8, the first one low; an odd last one has a zero above it."""
+    """Nibbles hold q + 8, the first in the low bits; the unused half of the last byte is zero."""
     assert NIBBLES.pack(np.array([-7, 7, 1], np.int8)).tolist() == [0xF1, 0x09]
     assert NIBBLES.unpack(np.array([0xF1, 0x09], np.uint8), 3).tolist() == [-7, 7, 1]
 

@@ -1,4 +1,4 @@
-"""Calibration: its sources, its sums over processes, its file, and the stage in a run at toy size."""
+"""Calibration: sources, sums over processes, time limits, and the file of statistics."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measured(
 
 
 class Slow(TrainingText):
-    """Seven batches of a row, each of which takes so many seconds of a clock; the very first one takes longer."""
+    """Seven batches of one row, each of which advances a fake clock; the first call takes longer."""
 
     def __init__(self, *, seconds: float, clock: FakeTime, first: float = 0.0) -> None:
         super().__init__(batches=7, rows=1)
@@ -101,7 +101,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """What two processes ended with, `source.rank`."""
+    """The results of two processes, by `source.rank`."""
     out = tmp_path_factory.mktemp("many")
     environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, __file__, str(out), str(data)]
@@ -112,7 +112,7 @@ def many(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_many_processes_sum_to_one_with_the_union(many: Path, data: Path, name: str) -> None:
-    """Spec 2.4 and G5: shares of three batches, the last one of the samples' a smaller one."""
+    """Two processes that share three batches have the statistics of one; the last generated batch is smaller."""
     one, got = measured(data, SOURCES[name]), load_calibration(many / f"{name}.0")
     half = measured(data, SOURCES[name].replace(**({"batches": 1} if name == "text" else {"sequences": 2})))
     assert one.keys() == got.keys() and count_hessians(one) == count_hessians(got) < len(one)
@@ -130,7 +130,7 @@ def test_every_process_has_the_same_bits(many: Path, name: str) -> None:
 
 
 def test_two_processes_stop_together(many: Path, data: Path) -> None:
-    """The first one's clock has room for two rounds of 5 s in 12 s; the other one would have done all four of its own."""
+    """Rank 0 has time for two rounds of 5 s in 12 s; rank 1 alone would have done all four rounds."""
     assert (many / "slow.0").read_bytes() == (many / "slow.1").read_bytes()
     assert calibration_metadata(many / "slow.0") == {"batches": 4}
     got, want = load_calibration(many / "slow.0"), measured(data, part(TrainingText, batches=7, rows=1), batches=4)
@@ -159,7 +159,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     ("seconds", "batches"), [(math.inf, 7), (35.0, 7), (34.9, 6), (10.0, 2), (9.9, 1), (1.0, 1), (-3.0, 1)]
 )
 def test_no_batch_is_begun_that_would_end_too_late(data: Path, clock: FakeTime, seconds: float, batches: int) -> None:
-    """Except the first; and what has been observed is what so many batches tell."""
+    """The first batch is always observed. The result equals that of a source with the observed number of batches."""
     done: list[tuple[int, int]] = []
     source = part(Slow, seconds=5.0, clock=clock)
     found = Calibrate(source=source).collect(subject(data), progress=lambda *at: done.append(at), seconds=seconds)
@@ -172,7 +172,7 @@ def test_no_batch_is_begun_that_would_end_too_late(data: Path, clock: FakeTime, 
 
 
 def test_a_reserve_is_what_the_batches_take(data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first batch warms up and does not count; sums over processes and their way to the CPU do."""
+    """The first batch is warm-up; the reductions over processes and the transfer to the CPU are included."""
     means = calibrate.matrix_stats
     monkeypatch.setattr(calibrate, "matrix_stats", lambda sums: (clock.advance(0.25), means(sums))[1])
     before = torch.get_rng_state()
@@ -187,7 +187,7 @@ def test_a_reserve_is_what_the_batches_take(data: Path, clock: FakeTime, monkeyp
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_each_source_can_be_timed(data: Path, name: str) -> None:
-    """Three batches, and two processes have two rounds of them."""
+    """Three batches on two processes are two rounds."""
     calibration = Calibrate(source=SOURCES[name])
     reserve = calibration.estimate_reserve(subject(data))
     assert reserve.rounds == 3 and reserve.round_seconds > 0 and reserve.fixed_seconds > 0
@@ -223,14 +223,14 @@ def test_the_training_text_is_read_in_windows_that_do_not_overlap(data: Path) ->
 
 
 def test_a_long_row_of_training_is_not_read_at_once(data: Path) -> None:
-    """As in published runs, where rows were 2,048 tokens, and 98,304 in training."""
+    """Calibration rows are limited to 2,048 tokens, as in published runs that trained on rows of 98,304."""
     long = subject(data)._replace(train_length=98_304)
     assert TrainingText(batches=1, rows=1).open(long)(0).shape == (1, 2048)
     assert [long.row_length(0), long.row_length(4096), subject(data).row_length(0)] == [2048, 4096, LENGTH]
 
 
 def test_own_samples_follow_the_model_as_hot_as_they_are_told(data: Path) -> None:
-    """At almost no temperature each token is the likeliest one; at a high one hardly any is."""
+    """At a temperature near 0 nearly all tokens are the most likely ones; at a high temperature few are."""
     about = subject(data)
     batch = SelfGenerated(sequences=7, length=0, rows=4, temperature=(0.001, 50.0)).open(about)
     ids = torch.cat([batch(0), batch(1)])
@@ -246,14 +246,14 @@ def test_own_samples_follow_the_model_as_hot_as_they_are_told(data: Path) -> Non
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TrainingText(batches=0), "batches start at 1"),
-        (lambda: TrainingText(length=1), "at least 2 tokens"),
-        (lambda: TrainingText(length=98_304), "at most 8,192, or 0 for as many as trained; not 98,304"),
-        (lambda: SelfGenerated(sequences=0), "sequences start at 1"),
-        (lambda: SelfGenerated(length=-5), "at least 2 tokens"),
-        (lambda: SelfGenerated(temperature=()), "temperatures are above 0"),
-        (lambda: SelfGenerated(temperature=(0.5, 0.0)), "temperatures are above 0"),
-        (lambda: Calibrate(reserve=-1.0), "a reserve is not negative"),
+        (lambda: TrainingText(batches=0), "batches must be at least 1, got 0"),
+        (lambda: TrainingText(length=1), "2 to 8,192 tokens, .*, got 1"),
+        (lambda: TrainingText(length=98_304), "2 to 8,192 tokens, or 0 for the training length, got 98,304"),
+        (lambda: SelfGenerated(sequences=0), "sequences must be at least 1, got 0"),
+        (lambda: SelfGenerated(length=-5), "2 to 8,192 tokens, .*, got -5"),
+        (lambda: SelfGenerated(temperature=()), "temperatures must be above 0"),
+        (lambda: SelfGenerated(temperature=(0.5, 0.0)), "temperatures must be above 0"),
+        (lambda: Calibrate(reserve=-1.0), "reserve must be at least 0 seconds, got -1"),
     ],
 )
 def test_settings_that_make_no_sense(make: Callable[[], object], message: str) -> None:
@@ -300,7 +300,7 @@ def test_matrices_of_one_input_share_a_hessian(data: Path, tmp_path: Path) -> No
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_a_damaged_file_is_said_to_be_one(tmp_path_factory: pytest.TempPathFactory, chance: st.DataObject) -> None:
-    """Cut short, or with any byte of its header changed: an error that names the file, or sound statistics."""
+    """A truncated file or a changed header byte gives an error that names the file, or valid statistics."""
     path = tmp_path_factory.mktemp("file") / "c.safetensors"
     save_calibration(path, statistics([3, 2], [0, 1, 0]))
     whole = path.read_bytes()
@@ -333,7 +333,7 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path_factory: pytest.TempPathFacto
 )
 def test_statistics_that_are_none_are_not_loaded(tmp_path: Path, stats: dict[str, MatrixStats]) -> None:
     save_calibration(tmp_path / "c", stats)
-    with pytest.raises(CorruptFileError, match=r"of w is n"):
+    with pytest.raises(CorruptFileError, match=r"\(w: (Hessian .*expected float32|statistics are not finite)"):
         load_calibration(tmp_path / "c")
 
 
@@ -362,7 +362,7 @@ def test_a_missing_file_and_one_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(CorruptFileError, match="cannot be read"):
         load_calibration(tmp_path / "none")
     save_file({"x": torch.ones(2)}, tmp_path / "other")
-    with pytest.raises(CorruptFileError, match="not a calibration"):
+    with pytest.raises(CorruptFileError, match="not a valid calibration file"):
         load_calibration(tmp_path / "other")
 
 

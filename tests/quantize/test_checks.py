@@ -1,4 +1,4 @@
-"""Each alarm fires with its fault and is silent without."""
+"""Checks of calibration, training and rules: each reports its fault, and nothing without it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def other(model: LM, stored: StatsByPath, seen: tuple[StatsByPath, StatsByPath])
 
 
 def test_a_flat_hessian_of_a_looped_model(model: LM) -> None:
-    """Spec 2.5: the layers of the loop have the sum over their visits."""
+    """Hessians of looped layers are sums over all their calls; those of a single call are reported."""
     looped = built(
         toy_model().replace(
             layer_schedule=part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=2, since=(0.3, 0.4)))
@@ -60,7 +60,7 @@ def test_a_flat_hessian_of_a_looped_model(model: LM) -> None:
     assert other(looped, matrix_stats(observe(looped, text(0))), now) == []
     wrong = matrix_stats(observe(flat, text(0)))
     (alarm,) = other(looped, wrong, now)
-    assert alarm.severity == "error" and "not those of the model that runs" in alarm.message
+    assert alarm.severity == "error" and "differ from those of the model" in alarm.message
     assert (
         hessian_distance(wrong, now, "blocks.1.mlp.up.weight") > 3
         and hessian_distance(wrong, now, "blocks.2.mlp.up.weight") > 3
@@ -72,7 +72,7 @@ def test_hessians_of_other_weights_and_of_another_tokenizer(
 ) -> None:
     assert other(model, stored, seen) == []
     (alarm,) = other(model, matrix_stats(observe(built(toy_model(), seed=1), text(0))), seen)
-    assert "times the trace" in alarm.message and alarm.hint
+    assert "times the sampling error" in alarm.message and alarm.hint
     permuted = torch.randperm(VOCAB, generator=torch.Generator().manual_seed(0))
     assert other(model, matrix_stats(observe(model, permuted[text(0)])), seen)
     larger = {path: s._replace(hessian=1.5 * s.hessian) if path == UP else s for path, s in stored.items()}
@@ -146,8 +146,8 @@ def test_dead_rules_are_told_and_the_others_go_on() -> None:
     late = part(Rule, where="matrix", use=part(IntRows))
     alive, (first, second) = drop_unmatched_rules((dead, *fine, late), kinds)
     assert alive == fine and (first.where, second.where) == ("quantize.0", "quantize.3")
-    assert "matches nothing" in first.message and "already taken" in second.message
-    with pytest.raises(RecipeError, match="no rule takes"):
+    assert "matches no parameter" in first.message and "already taken" in second.message
+    with pytest.raises(RecipeError, match="no rule matches"):
         drop_unmatched_rules((SMALL,), kinds)
 
 

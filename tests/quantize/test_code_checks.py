@@ -1,4 +1,4 @@
-"""What codes tell: each alarm fires with its fault and is silent without."""
+"""Checks of encoded matrices: each reports its fault, and nothing without it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ from bitgolf.quantize.stats import StatsByPath
 from helpers.quantized_models import SMALL_TRELLIS, UP, findings_by_rule, quantized_model, rule_for_all, text
 
 
+@pytest.mark.parametrize("end", [-127, 127])
+def test_saturation_at_either_end_of_a_trellis(model: LM, end: int) -> None:
+    p = quantized_model(model, rule_for_all(SMALL_TRELLIS), stored=matrix_stats(observe(model, text(0))))
+    p.encoded[UP]["codes"][:1] = end
+    assert findings_by_rule(p)["saturated"][0].where == UP
+
+
 def test_saturation(model: LM) -> None:
     def found(codec: Spec[Codec]) -> list[Any]:
         return findings_by_rule(quantized_model(model, rule_for_all(codec))).get("saturated", [])
@@ -29,12 +36,9 @@ def test_saturation(model: LM) -> None:
     for fine in (part(IntRows, clip=part(MaxClip)), part(PackedInt4), part(IntRows, bits=4, clip=part(SdClip, k=2.7))):
         assert found(fine) == []
     (alarm,) = found(part(IntRows, clip=part(SdClip, k=1.5)))
-    assert "beyond the last of 63 levels" in alarm.message and "a wider clip" in alarm.hint
+    assert "clipped at the ends of 63 levels" in alarm.message and "a wider clip" in alarm.hint
     assert found(part(IntRows, bits=2, clip=part(SdClip, k=0.1))) == [], "of three levels the ends hold a lot"
     assert found(part(LQER, codec=part(IntRows, clip=part(SdClip, k=1.5))))
-    p = quantized_model(model, rule_for_all(SMALL_TRELLIS), stored=matrix_stats(observe(model, text(0))))
-    p.encoded[UP]["codes"][:1] = 127
-    assert findings_by_rule(p)["saturated"][0].where == UP
 
 
 def test_steps_at_the_floor(model: LM) -> None:
@@ -43,7 +47,7 @@ def test_steps_at_the_floor(model: LM) -> None:
     (alarm,) = findings_by_rule(
         quantized_model(model, rule_for_all(part(IntRows, clip=part(MaxClip), min_step=1 / 31)), weights=weights)
     )["floor"]
-    assert "100% of the rows" in alarm.message and alarm.hint == "a smaller floor"
+    assert "100% of the rows" in alarm.message and alarm.hint == "use a smaller min_step"
     tiny = {path: 1e-6 * w for path, w in weights.items()}
     assert "floor" in findings_by_rule(quantized_model(model, rule_for_all(part(PackedInt4)), weights=tiny))
     weights[UP] = weights[UP].clone()
@@ -83,14 +87,14 @@ def test_scales_at_the_end_of_their_code(model: LM) -> None:
 
 
 def test_bits_in_the_wrong_place(model: LM, stored: StatsByPath) -> None:
-    """One matrix that matters 64 times more, at bits like all others."""
+    """One matrix is 64 times as sensitive as the others, but has the same bits per weight."""
     heavy = {**stored, UP: stored[UP]._replace(output_fisher=64 * stored[UP].output_fisher)}
     p = quantized_model(model, rule_for_all(part(IntRows, bits=8)), stored=stored)
     after = {path: p.costs()[path] * 4.0**-move / p.weights[path].numel() for path, move in code_checks.optimal_reallocation(p)[0].items() if abs(move) < 2.9}  # fmt: skip
     assert len(after) > 8 and max(after.values()) == pytest.approx(min(after.values()), rel=1e-6), "one cost a weight"
     even = part(TrellisCodec, bits=4.0, states=1, rate_weight=0.0, allocation=part(EqualRate))
     (alarm,) = findings_by_rule(quantized_model(model, rule_for_all(even), stored=heavy))["uneven-spending"]
-    assert alarm.where == UP and f"feed {UP} (" in alarm.message and "; starve " in alarm.message
+    assert alarm.where == UP and f"; more bits for {UP} (" in alarm.message and "; fewer bits for " in alarm.message
     p = quantized_model(model, rule_for_all(even), stored=heavy)
     moves, saved = code_checks.optimal_reallocation(p)
     assert moves[UP] == max(moves.values()) > 2 and saved > 0.8
@@ -102,7 +106,7 @@ def test_bits_in_the_wrong_place(model: LM, stored: StatsByPath) -> None:
 
 
 def test_what_other_bits_would_save_is_what_they_save(model: LM, stored: StatsByPath) -> None:
-    """Two matrices alike but for a factor of 16 in what they matter: a bit each way leaves 8 of 17 parts."""
+    """Two matrices differ by a factor of 16 in sensitivity: moving one bit leaves 8/17 of the cost."""
     p = quantized_model(model, rule_for_all(part(IntRows, bits=8)), stored=stored)
     down = "blocks.1.mlp.up.weight"
     twin = {UP: stored[UP], down: stored[UP]._replace(output_fisher=16 * stored[UP].output_fisher)}

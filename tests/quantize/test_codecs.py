@@ -1,4 +1,4 @@
-"""Codecs and the codes of a model: inverses, bit-equal fake quantization, exact cover, files (properties Q4, Q5)."""
+"""Codecs and the encoding of a model: round trips, fake quantization that matches bit for bit, exact cover, files."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_exact_cover_and_the_right_tensors() -> None:
     state = model_state()
     with pytest.raises(RecipeError, match=r"embed.weight"):
         encode_model(state, ROLES, RULES[:2])
-    with pytest.raises(RecipeError, match="matches nothing"):
+    with pytest.raises(RecipeError, match="matches no parameter"):
         encode_model(state, ROLES, (part(Rule, where="gate", use=part(Float, dtype="float32")), *RULES))
     with pytest.raises(RecipeError, match="not a codec"):
         encode_model(state, ROLES, (part(Rule, where="*", use=part(MaxClip)),))  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""GPTQ against its definition (properties G1 to G4): a naive twin, the limits, invariances, and what it refuses."""
+"""GPTQ against its definition: a naive implementation, limiting cases, invariances, and refused input."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw(seed: int) -> torch.Generator:
 
 
 def some_hessian(columns: int, seed: int, *, tokens: int | None = None) -> Tensor:
-    """Of inputs as models have them: correlated, with a mean, and of very different sizes; full rank unless told."""
+    """A Hessian of correlated inputs with a mean and different scales; full rank unless `tokens` is small."""
     g, tokens = draw(seed), tokens or 4 * columns
     mixed = torch.randn(tokens, columns, generator=g) @ torch.randn(columns, columns, generator=g)
     x = (mixed + 2) * torch.logspace(-0.5, 0.5, columns)[torch.randperm(columns, generator=g)]
@@ -43,15 +43,15 @@ def stats_of(hessian: Tensor, rows: int) -> MatrixStats:
 
 
 def solved(w: Tensor, hessian: Tensor, solver: GPTQ, grid: IntGrid = GRID) -> Tensor:
-    """The codes, with the same step everywhere."""
+    """The codes, with the step `STEP` for all weights."""
     return solver.quantize(w[None], [solver.factorize(hessian)], torch.tensor(STEP), grid.quantize)[0]
 
 
 def naive(w: Tensor, hessian: Tensor, *, damping: float, activation: bool) -> Tensor:
-    """The definition, in float64: fix a column, then move all later ones to where the cost is least given those fixed.
+    """The definition, in float64: fix a column, then set all later ones to the minimum of the cost given those fixed.
 
-    With F fixed and L left, tr(E H Eᵀ) is least for E_L = -E_F H_FL H_LL⁻¹ (E = w - read, from the
-    original w), so what column L should be read as is w_L - E_L.
+    With columns F fixed and L remaining, tr(E H Eᵀ) is minimal for E_L = -E_F H_FL H_LL⁻¹, where E is the original
+    weight minus the decoded one. The target values of L are therefore w_L - E_L.
     """
     h, plain, columns = hessian.double().numpy().copy(), w.double().numpy(), len(hessian)
     h += damping * np.diag(h).mean() * np.eye(columns)
@@ -82,7 +82,7 @@ def trace(w: Tensor, codes: Tensor, hessian: Tensor) -> float:
     seed=st.integers(0, 10_000),
 )
 def test_it_is_the_definition(columns: int, block: int, activation: bool, damping: float, seed: int) -> None:
-    """The naive twin, but for ties of float32: at most one row of codes may have fallen to the other side of a half."""
+    """Equal to the naive implementation, except for float32 ties: the codes of at most one row may differ."""
     w, h = some_weights(20, columns, seed), some_hessian(columns, seed)
     solver = GPTQ(damping=damping, block=block, order="activation" if activation else "given")
     differ = (solved(w, h, solver) != naive(w, h, damping=damping, activation=activation)).any(1)
@@ -101,7 +101,7 @@ def test_it_is_the_definition(columns: int, block: int, activation: bool, dampin
 def test_with_the_identity_it_rounds_to_the_nearest(
     bits: int, rows: int, columns: int, block: int, size: float, seed: int
 ) -> None:
-    """G1, also where the identity has any size, and through the codec bit for bit."""
+    """With a multiple of the identity as Hessian; through the codec bit for bit as without a solver."""
     w, plain = some_weights(rows, columns, seed), IntRows(bits=bits)
     for damping in (0.0, 0.01):
         codec = IntRows(bits=bits, solver=part(GPTQ, damping=damping, block=block))
@@ -111,7 +111,7 @@ def test_with_the_identity_it_rounds_to_the_nearest(
 
 
 def test_it_loses_less_than_rounding_to_the_nearest() -> None:
-    """Of 60 random Hessians, the cost tr(E H Eᵀ): never more here, and a half at most in the mean."""
+    """tr(E H Eᵀ) for 60 random Hessians: never above rounding to the nearest, and at most half of it on average."""
     ratios = []
     for seed in range(60):
         w, h = some_weights(24, 24, seed), some_hessian(24, seed)
@@ -121,7 +121,7 @@ def test_it_loses_less_than_rounding_to_the_nearest() -> None:
 
 
 def test_it_loses_less_where_inputs_are_hardly_correlated() -> None:
-    """The gain goes to nothing with the correlation, and does not turn into a loss."""
+    """For almost uncorrelated inputs the gain vanishes, without becoming a loss."""
     ratios = []
     for seed in range(60):
         x = torch.randn(400, 16, generator=draw(seed))
@@ -133,7 +133,7 @@ def test_it_loses_less_where_inputs_are_hardly_correlated() -> None:
 
 @pytest.mark.parametrize("order", ["activation", "given"])
 def test_the_block_changes_nothing(order: str) -> None:
-    """G2, up to rounding in float32: of 60,000 codes hardly one may fall to the other side."""
+    """The codes do not depend on `block`, except for float32 rounding in very few of 60,000 codes."""
     w, h = some_weights(300, 200, 1), some_hessian(200, 1)
     codes = [solved(w, h, GPTQ(block=block, order=order)) for block in (1, 7, 64, 128, 200, 1000)]  # pyright: ignore[reportArgumentType]
     for other in codes[1:]:
@@ -144,7 +144,7 @@ def test_the_block_changes_nothing(order: str) -> None:
 @settings(max_examples=40, deadline=None)
 @given(columns=st.integers(2, 24), activation=st.booleans(), seed=st.integers(0, 1000))
 def test_columns_may_come_in_any_order(columns: int, activation: bool, seed: int) -> None:
-    """G3: by activation, permuted columns get their own codes; in the given order, it is the order of `factor`."""
+    """With order `activation`, permuting columns permutes codes; `given` on sorted columns gives the same codes."""
     w, h = some_weights(16, columns, seed), some_hessian(columns, seed)
     to = torch.randperm(columns, generator=draw(seed))
     if activation:
@@ -158,7 +158,7 @@ def test_columns_may_come_in_any_order(columns: int, activation: bool, seed: int
 
 
 def test_turns_go_from_the_largest_input_to_the_smallest() -> None:
-    """Where nothing is lost, each column comes as it was."""
+    """Columns are rounded by decreasing input; without rounding error each has its original values."""
     w, h, seen = some_weights(2, 9, 3), some_hessian(9, 3), list[Tensor]()
     solver = GPTQ(block=4)
     solver.quantize_columns(
@@ -170,7 +170,7 @@ def test_turns_go_from_the_largest_input_to_the_smallest() -> None:
 @settings(max_examples=60, deadline=None)
 @given(bits=st.integers(2, 8), full=st.booleans(), scale=st.sampled_from([0.01, 1.0, 100.0]), seed=st.integers(0, 1000))
 def test_codes_stay_within_their_range(bits: int, full: bool, scale: float, seed: int) -> None:
-    """What is fed from other columns may push a weight far outside; and what comes out can be read back."""
+    """Error feedback may push weights far outside the grid; codes are clamped and decodable."""
     w, h = scale * some_weights(5, 12, seed), some_hessian(12, seed, tokens=3)
     codec = IntRows(bits=bits, full_range=full, solver=part(GPTQ))
     code = codec.encode(w, stats_of(h, 5))
@@ -179,7 +179,7 @@ def test_codes_stay_within_their_range(bits: int, full: bool, scale: float, seed
 
 
 def test_errors_reach_the_bound_of_their_pivots() -> None:
-    """While nothing is clipped, the cost is Σ (e / U_jj)² exactly: what steps are allotted by."""
+    """Without clipping the cost is exactly Σ (e / U_jj)², on which bit allocation relies."""
     w, h = some_weights(8, 10, 5), some_hessian(10, 5)
     solver, lost = GPTQ(damping=0.0), torch.zeros(8, dtype=torch.float64)
     factor, read = solver.factorize(h), torch.zeros_like(w)
@@ -214,7 +214,7 @@ def test_the_matrix_itself_is_left_alone() -> None:
 def test_matrices_that_are_solved_together_come_out_as_alone(
     matrices: int, rows: int, columns: int, block: int, seed: int
 ) -> None:
-    """Each with its own Hessian, order and dead columns, bit for bit."""
+    """Bit for bit, with a Hessian, order and dead columns for each matrix."""
     weights = [some_weights(rows, columns, seed + i) for i in range(matrices)]
     hessians = [some_hessian(columns, seed + i) for i in range(matrices)]
     hessians[0][0], hessians[0][:, 0] = 0.0, 0.0
@@ -226,7 +226,7 @@ def test_matrices_that_are_solved_together_come_out_as_alone(
 
 
 def test_the_number_of_operations_does_not_grow_with_the_matrices() -> None:
-    """On a GPU each operation is a launch, and there are 14 of them for a column: of all matrices of one shape at once."""
+    """14 operations per column (kernel launches on a GPU), for any number of matrices of one shape."""
 
     def operations(matrices: int) -> int:
         solver, w = GPTQ(block=64), torch.stack([some_weights(8, 128, i) for i in range(matrices)])
@@ -240,7 +240,7 @@ def test_the_number_of_operations_does_not_grow_with_the_matrices() -> None:
 
 
 def test_all_is_done_where_the_matrices_are_and_no_number_is_waited_for() -> None:
-    """On the meta device a tensor of the CPU, or a look at a value, would be an error."""
+    """On the meta device, a CPU tensor or the read of a value raises an error."""
     solver, w = GPTQ(block=4), torch.stack([some_weights(3, 10, i) for i in range(2)]).to("meta")
     factors = [InverseCholesky(*(x.to("meta") for x in solver.factorize(some_hessian(10, i)))) for i in range(2)]
     kept = torch.ones_like(w, dtype=torch.bool)
@@ -249,7 +249,7 @@ def test_all_is_done_where_the_matrices_are_and_no_number_is_waited_for() -> Non
 
 
 class Counted(TorchDispatchMode):
-    """Counts operations that are no views, and refuses those that wait for a number."""
+    """Counts operations other than views, and refuses those that read a value from the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ class Counted(TorchDispatchMode):
     dead=st.sets(st.integers(0, 9), min_size=1, max_size=9), block=st.sampled_from([1, 4, 128]), seed=st.integers(0, 99)
 )
 def test_a_dead_column_is_zero_and_moves_nothing(dead: set[int], block: int, seed: int) -> None:
-    """G4: the live columns get the codes that they get without the dead ones, whatever stood there."""
+    """The other columns get the same codes as without the dead columns, whatever the weights in those."""
     live = [j for j in range(10) if j not in dead]
     w, h = some_weights(6, 10, seed), some_hessian(10, seed)
     w[:, sorted(dead)] = 1e4
@@ -292,7 +292,7 @@ def test_one_column_and_one_weight() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 5, 15])
 def test_fewer_tokens_than_columns_want_damping(tokens: int) -> None:
-    """With it, most of the error is moved to where no input was; without it there is no answer, and that is said."""
+    """With damping, most of the error moves to directions without input; without damping an error is raised."""
     w, h = some_weights(32, 32, 0), some_hessian(32, 0, tokens=tokens)
     codes = solved(w, h, GPTQ())
     assert trace(w, codes, h) < 0.5 * trace(w, GRID.quantize(w, torch.tensor(STEP)), h)
@@ -308,7 +308,7 @@ def test_what_is_not_finite_is_refused(where: tuple[int, int], value: float, dam
     i, j = where
     h = some_hessian(5, 0)
     h[i, j] = h[j, i] = value
-    with pytest.raises(BitgolfError, match="a number that is not finite"):
+    with pytest.raises(BitgolfError, match="is not finite"):
         GPTQ(damping=damping).factorize(h)
 
 
@@ -320,6 +320,6 @@ def test_a_hessian_of_another_width_is_refused() -> None:
 
 @pytest.mark.parametrize("wrong", [{"damping": -0.1}, {"damping": float("nan")}, {"block": 0}])
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(RecipeError, match=r"damping is not negative|at least one column") as error:
+    with pytest.raises(RecipeError, match=r"damping must be at least 0, got|at least 1 column, got 0") as error:
         GPTQ(**wrong)  # pyright: ignore[reportArgumentType]
     assert error.value.where == f"GPTQ.{next(iter(wrong))}"

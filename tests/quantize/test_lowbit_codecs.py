@@ -1,4 +1,4 @@
-"""Codecs of few bits: inverses, what a view finds in weights read back, hostile codes, forecast."""
+"""Low-bit codecs: round trips, consistency with weight transforms, refusal of invalid codes, size forecast."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def weight(shape: tuple[int, ...], *, scale: float = 1.0, seed: int = 0) -> Tens
 
 
 def kept(codec: Codec, w: Tensor) -> Tensor:
-    """What comes back, after the promises that every codec makes."""
+    """The decoded weights, after checking the contract of all codecs."""
     code = codec.encode(w)
     assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.array_specs(tuple(w.shape))
     back = codec.decode(code, tuple(w.shape))
@@ -132,7 +132,7 @@ def test_bits_per_weight() -> None:
 
 @pytest.mark.parametrize("form", ["digits", "bitmask"])
 def test_ternary_codes_pack_to_their_entropy(form: Literal["digits", "bitmask"]) -> None:
-    """h(z) + 1 - z bits a weight, z the share of zeros: to 4 %, also the bitmask, whose second half is not full."""
+    """Within 4 % of h(z) + 1 - z bits per weight, with z the share of zeros; also the padded bitmask."""
     w = weight((512, 512)) ** 3
     codec = TernaryGroups(packing=form)
     code = codec.encode(w)
@@ -161,7 +161,7 @@ def altered(code: dict[str, Any], name: str, index: int, value: float) -> dict[s
 
 
 def test_hostile_codes_are_damage() -> None:
-    """Among them what decodes to the same weights: a tensor has one code."""
+    """Includes codes that would decode to the same weights: each tensor has exactly one valid code."""
     shape, good = (4, 6), [codec.encode(weight((4, 6))) for codec in CODECS]
     last_trits, last_bits = (
         int(good[0]["codes"][-1]),
@@ -213,7 +213,7 @@ RULES = (
 
 
 def test_a_model_of_few_bits_reads_back_as_it_was_trained() -> None:
-    """Through packing and back, the model says the same up to the float16 of its scales: nothing has shrunk."""
+    """After packing and unpacking, logits agree up to the float16 rounding of scales."""
     spec = toy_model().edit("block.mixer.linear", append(weight_transforms=part(FakeTernary)))
     spec = spec.edit("block.mlp.linear", append(weight_transforms=part(FakeBinary))).edit(
         "embed", append(weight_transforms=part(FakeFloat8))
@@ -231,7 +231,7 @@ def test_a_model_of_few_bits_reads_back_as_it_was_trained() -> None:
 
 @pytest.mark.parametrize("codec", [TernaryGroups, BinaryGroups, FP8, PackedInt4])
 def test_the_forecast_knows_these_codecs(codec: type[Codec]) -> None:
-    """Weights beyond the sample, in shapes that no group divides, against the very bytes."""
+    """More weights than are sampled, in shapes not divisible by the group size, against the actual bytes."""
     shapes = {f"m{i}": (700, 301) for i in range(5)}
     kinds = dict.fromkeys(shapes, "matrix")
     rules, coder = (part(Rule, where="*", use=part(codec)),), part(RangeCoder)

@@ -1,4 +1,4 @@
-"""Low-rank repair: its limits (L1, L2), that it never harms (L3), what it chooses, what it costs, damage."""
+"""LQER: limiting cases, no increase of the error, choice of matrices, size, and damaged codes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ INNER = part(IntRows, bits=3, clip=part(MaxClip))
 
 
 class ExactFactors(LowRankFactors):
-    """A test double: float32 as it is, what a repair could do at most."""
+    """A test double that stores factors in float32, the best case of a correction."""
 
     def __init__(self) -> None:
         pass
@@ -65,7 +65,7 @@ def weight(*shape: int, seed: int = 0) -> Tensor:
 
 
 def known(rows: int, columns: int, *, seed: int = 0, spread: float = 1.0) -> MatrixStats:
-    """Inputs of few directions and of very different size, outputs likewise."""
+    """Statistics with inputs in few directions and of different scales, and outputs likewise."""
     inputs = weight(2 * columns, columns, seed=seed) @ (weight(columns, columns, seed=seed + 1) / columns**0.5)
     inputs = inputs * (spread * weight(columns, seed=seed + 2)).exp()
     return MatrixStats(inputs.T @ inputs / len(inputs), (spread * weight(rows, seed=seed + 3)).exp(), len(inputs))
@@ -98,7 +98,7 @@ def test_the_residual_is_that_of_eckart_and_young(rank: int) -> None:
 
 @pytest.mark.parametrize("rank", [1, 4])
 def test_weighted_no_other_cut_costs_less(rank: int) -> None:
-    """The same theorem in the measure of calibration, whose best cut it is, up to the damping of the Hessian."""
+    """The weighted decomposition is optimal in the metric of calibration, up to the damping of the Hessian."""
     w, stats = weight(48, 30), known(48, 30)
     codec = LQER(codec=INNER, rank=rank, metric="hessian", factors=part(ExactFactors), damping=1e-6)
     root = torch.linalg.cholesky(stats.hessian.double() + 1e-9 * torch.eye(30))
@@ -150,11 +150,11 @@ def test_a_repair_that_would_harm_is_dropped_and_said() -> None:
     _, repairs = codec.corrected({"w": w}, {"w": stats}, EncodingSession())
     assert not repairs["w"].kept and repairs["w"].gain < 0
     assert torch.equal(error(codec, w, stats), error(INNER(), w, stats))
-    assert "repair of nothing; tried and dropped on 1 more" in codec.fit_encode({"w": w}, {"w": stats}).summary
+    assert "correction of no matrix; tried and not stored for 1" in codec.fit_encode({"w": w}, {"w": stats}).summary
 
 
 class Broken(PerRowFactors):
-    """Factors of the wrong sign."""
+    """Factors with the wrong sign."""
 
     def __init__(self) -> None:
         super().__init__(bits=8)
@@ -164,7 +164,7 @@ class Broken(PerRowFactors):
 
 
 def test_the_columns_of_the_right_factor_answer_for_one_another() -> None:
-    """As those of a matrix do; a wide spectrum makes them need it."""
+    """Error feedback between columns of B lowers the cost; a wide spectrum of inputs makes it necessary."""
     w, stats, inner = weight(48, 96), known(48, 96), part(IntRows, bits=4, solver=part(GPTQ))
     deaf, hearing = (
         float(stats.cost(error(LQER(codec=inner, metric="hessian", factors=factors), w, stats)).sum())
@@ -191,7 +191,7 @@ def test_the_largest_entry_of_each_column_is_negative_where_the_codes_reach_furt
 
 
 def test_the_weighted_choice_costs_less_than_the_published_one() -> None:
-    """The largest error is where nothing depends on it, and the dearest one has no directions that four could hold."""
+    """The largest error has no effect on the loss, and the most expensive one is not of low rank."""
     weights = {"loud": 5 * weight(64, 64), "meant": weight(64, 64, seed=1), "white": weight(64, 64, seed=2)}
     flat = MatrixStats(torch.eye(64), torch.ones(64), 1)
     stats = {"loud": MatrixStats(1e-4 * flat.hessian, flat.output_fisher, 1), "meant": known(64, 64), "white": flat}
@@ -266,7 +266,7 @@ def test_a_model_with_repairs_survives_packing(
 
 @pytest.mark.parametrize("factors", [part(AsymmetricFactors), part(PerRowFactors)])
 def test_matrices_without_repair_cost_next_to_nothing(factors: Spec[LowRankFactors]) -> None:
-    """67 of 512 by 512, of which 3 are repaired, against those 3 alone."""
+    """67 matrices of 512 x 512, 3 of them corrected, against those 3 alone."""
     codec = part(LQER, codec=INNER, top_k=3, factors=factors)
     weights = {f"m{i:02}": weight(512, 512, seed=i) for i in (7, 30, 66)}
     alone = dict(codec().fit_encode(weights, {}).codes)
@@ -287,7 +287,7 @@ def test_matrices_without_repair_cost_next_to_nothing(factors: Spec[LowRankFacto
 
 
 def test_the_forecast_counts_the_factors() -> None:
-    """Which are not all as long as the sampled rows: against the very bytes."""
+    """Not all factor arrays grow with the sampled rows; the forecast is compared with the actual bytes."""
     shapes = {f"m{i}": (1024, 256) for i in range(3)}
     kinds, coder = dict.fromkeys(shapes, "matrix"), part(RangeCoder)
     for choose in ("frobenius", "hessian"):

@@ -1,4 +1,4 @@
-"""How the factors of a low-rank repair are stored: as published, with one group for reader and writer."""
+"""Storage of low-rank factors: the published format, and equal groups in encoder and decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def weight(*shape: int, seed: int = 0) -> Tensor:
 
 
 def test_asymmetric_factors_are_the_published_ones() -> None:
-    """Against the definition, written out: 2 bits with one scale, 4 bits with one for 64 entries of the flattened B."""
+    """Against the definition: 2 bits with one scale for A, 4 bits with one scale per 64 entries of flattened B."""
     left, right = weight(40, 4), weight(4, 48, seed=1)
     code = part(AsymmetricFactors)().quantize(left, right)
     scale = np.float16(float(left.abs().max()) / 1.5)
@@ -33,7 +33,7 @@ def test_asymmetric_factors_are_the_published_ones() -> None:
 
 
 def test_what_is_too_small_for_a_scale_is_zero() -> None:
-    """Its codes too, which would cost bytes and say nothing."""
+    """If a scale rounds to zero, the codes are zero as well, so that they cost no bytes."""
     left = torch.cat([weight(3, 2), torch.zeros(1, 2), 1e-12 * weight(1, 2, seed=1)])
     code = part(PerRowFactors)().quantize(left, weight(2, 9, seed=2))
     assert code["left"][:3].any(1).all() and not code["left"][3:].any() and not code["left_scales"][3:].any()
@@ -42,7 +42,7 @@ def test_what_is_too_small_for_a_scale_is_zero() -> None:
 @pytest.mark.parametrize("group", [2, 6, 16, 64, 192])
 @pytest.mark.parametrize("columns", [48, 31])
 def test_reader_and_writer_have_one_group(group: int, columns: int) -> None:
-    """Where it does not divide B, both take rows; either way B comes back within half a step of its own group."""
+    """If the group size does not divide B, both use rows; B decodes to within half a step of its group."""
     left, right = weight(20, 4), weight(4, columns, seed=1) * torch.tensor([[0.3], [1.0], [30.0], [1e3]])
     factors = part(AsymmetricFactors, group_size=group)()
     code = factors.quantize(left, right)

@@ -1,4 +1,4 @@
-"""What calibration sees: each matrix's true inputs and gradients, in every kind of model, and no trace of it afterwards."""
+"""Observed inputs and gradients of each matrix, in every kind of model; the model is left unchanged."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def some_ids(rows: int = 3, length: int = 20, *, vocab: int = VOCAB, seed: int =
 
 
 def inputs_by_hand(model: LM, ids: Tensor) -> tuple[dict[str, Tensor], Counter[str]]:
-    """path -> Σ x xᵀ of what multiplies that parameter, and how often it did: seen where torch multiplies."""
+    """Path -> Σ x xᵀ of the inputs of that parameter, and path -> number of products, from torch's own calls."""
     paths = {id(p): path for path, p in model.named_parameters()}
     sums, calls = dict[str, Tensor](), Counter[str]()
     plain = F.linear
@@ -86,7 +86,7 @@ def inputs_by_hand(model: LM, ids: Tensor) -> tuple[dict[str, Tensor], Counter[s
 
 
 def test_hessians_are_those_of_the_true_inputs(model: LM) -> None:
-    """Of every matrix and of the head, by the tensors' own paths; summed over visits and over blocks that share it."""
+    """For every matrix and the head, by path; summed over repeated calls and over blocks that share a matrix."""
     ids = some_ids()
     by_hand, _ = inputs_by_hand(model, ids)
     sums = observe(model, [ids])
@@ -106,7 +106,7 @@ def test_the_tied_head_is_seen_and_what_it_reads() -> None:
 
 @pytest.mark.parametrize("kind", ["plain", "looped", "tied blocks"])
 def test_a_layer_is_seen_as_often_as_it_is_visited(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """G6: against the depth's own list of visits."""
+    """Against the list of layers of the layer schedule."""
     model, calls = built(MODELS[kind]), Counter[str]()
     plain = StatsAccumulator.add_inputs
 
@@ -125,7 +125,7 @@ def test_a_layer_is_seen_as_often_as_it_is_visited(kind: str, monkeypatch: pytes
 
 
 def test_q_k_and_v_share_one_hessian() -> None:
-    """And so do the halves of a gated MLP; nothing else does."""
+    """The two inputs of a gated MLP also share one; no other matrices do."""
     stats = matrix_stats(observe(built(MODELS["gated MLP"]), [some_ids()]))
     for i in range(3):
         q, k, v = (stats[f"blocks.{i}.mixer.{name}.weight"] for name in "qkv")
@@ -138,13 +138,13 @@ def test_a_matrix_that_shares_its_input_only_at_times_is_refused() -> None:
     sums, x, y = StatsAccumulator(), torch.ones(1, 2, 3), torch.ones(1, 2, 3)
     sums.add_inputs("a", x)
     sums.add_inputs("b", x)
-    with pytest.raises(BitgolfError, match="shares its input with another matrix in one visit") as error:
+    with pytest.raises(BitgolfError, match="shares its input with a in one call but not in another") as error:
         sums.add_inputs("b", y)
     assert error.value.where == "b"
 
 
 def test_batches_apart_are_the_batches_together() -> None:
-    """G5: what two processes saw, added, is what one would have seen; sizes of batches do not matter."""
+    """The sums over separate batches equal those over all batches, for any batch sizes."""
     model, ids = built(MODELS["looped"]), some_ids(6)
     whole, apart = observe(model, [ids]), observe(model, ids.split(2))
     one, other = observe(model, [ids[:2]]), observe(model, [ids[2:]])
@@ -158,7 +158,7 @@ def test_batches_apart_are_the_batches_together() -> None:
 
 
 def test_a_batch_goes_through_the_model_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most so many tokens at a time, or one row; the sums are those of the whole."""
+    """Forward passes have at most `TOKENS_PER_FORWARD` tokens or one row; the sums are unchanged."""
     model, ids, seen = built(MODELS["plain"]), some_ids(5), list[int]()
     whole = observe(model, [ids])
     model.blocks[0].register_forward_hook(lambda _, inputs, y: seen.append(inputs[0].shape[0]))
@@ -172,7 +172,7 @@ def test_a_batch_goes_through_the_model_in_pieces(monkeypatch: pytest.MonkeyPatc
 
 
 def test_under_autocast_sums_are_float32() -> None:
-    """The forward's products are bfloat16; those of what a matrix reads are summed as they would be without autocast."""
+    """The forward pass multiplies in bfloat16, but the Gram matrices of inputs are computed in float32."""
     model, ids, seen = built(MODELS["plain"]), some_ids(), list[Tensor]()
     plain = observe(model, [ids])
     model.get_submodule("blocks.2.mlp.down").register_forward_hook(lambda _, inputs, y: seen.append(inputs[0].detach()))
@@ -188,7 +188,7 @@ def test_under_autocast_sums_are_float32() -> None:
 
 
 def test_lookups_are_counted() -> None:
-    """Bigrams and trigrams of one table are two lookups a token; a row that never came has no share."""
+    """Bigrams and trigrams in one table are two lookups per token; unused rows have the share 0."""
     model, ids = built(MODELS["bigrams"]), some_ids()
     table = cast(HashedNGramEmbedding, model.post_embed[0])
     sums = observe(model, [ids])
@@ -206,7 +206,7 @@ def test_lookups_are_counted() -> None:
 
 
 def test_outputs_are_the_squared_gradients_of_drawn_targets(model: LM) -> None:
-    """By autograd itself: a change δ of an output, its gradient squared, summed over all uses and positions."""
+    """Against autograd: the squared gradient of an added output δ, summed over all uses and positions."""
     ids = some_ids()
     sums = observe(model, [ids], seed=3)
     linears = [m for m in model.modules() if isinstance(m, Linear)]
@@ -230,7 +230,7 @@ def test_outputs_are_the_squared_gradients_of_drawn_targets(model: LM) -> None:
 
 
 def test_a_tied_table_pays_for_its_lookups_too() -> None:
-    """A row that is looked up often matters more than the head alone says, and never less."""
+    """Lookups raise the sensitivity of a row above that of the head alone, and never lower it."""
     model, ids = built(MODELS["plain"]), some_ids()
     sums = observe(model, [ids])
     both = matrix_stats(sums)["embed.weight"]
@@ -243,7 +243,7 @@ def test_a_tied_table_pays_for_its_lookups_too() -> None:
 
 
 def test_what_comes_to_nothing_costs_nothing() -> None:
-    """A part whose output nobody uses has inputs, and gradients of zero."""
+    """A matrix whose output is unused has inputs, and zero gradients."""
     spec = toy_model().replace(post_embed=(part(ValueEmbedding, width=8, value_dim=16), part(EmbeddingNorm)))
     stats = matrix_stats(observe(built(spec), [some_ids()]))
     assert (
@@ -258,7 +258,7 @@ def test_what_comes_to_nothing_costs_nothing() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_seen_whole(name: str) -> None:
-    """Every matrix, embedding and head, with statistics of its shape. Not seen: scales, and gates (`F.linear` of a slice)."""
+    """Each matrix, embedding and head has statistics of its shape; scales and gates (`F.linear` of a slice) have none."""
     recipe = small_recipe(get_recipe(name))
     model = built(recipe().model, vocab=RECIPE_VOCAB)
     stats = matrix_stats(observe(model, [some_ids(2, 32, vocab=RECIPE_VOCAB)]))
@@ -288,7 +288,7 @@ def test_repeats_that_share_are_known_by_their_first_path() -> None:
 
 
 def state(model: LM) -> dict[str, Any]:
-    """All that observing might leave behind."""
+    """Everything that observing might change."""
     return {
         "wanted": {path: p.requires_grad for path, p in model.named_parameters()},
         "gradients": {path: p.grad for path, p in model.named_parameters()},
@@ -309,7 +309,7 @@ def assert_same(found: dict[str, Any], before: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_the_model_is_left_as_it_was(model: LM, training: bool) -> None:
-    """Also one whose parameters do not all ask for gradients, and which has some."""
+    """Also a model in which some parameters require no gradients, and some have gradients."""
     model.train(training)
     first, last = next(model.parameters()), list(model.parameters())[-1]
     first.requires_grad_(False)
@@ -335,7 +335,7 @@ def test_the_model_is_left_as_it_was_when_it_fails(where: str) -> None:
 
 
 def test_no_graph_is_left_between_batches() -> None:
-    """When the next batch is asked for, nothing lives but the sums: no logits, no activation, no graph."""
+    """When the next batch is requested, only the sums are alive: no logits, activations or graph."""
     model, seen = built(MODELS["plain"]), list[weakref.ref[Any]]()
     for module in (model.blocks[1], model.norm, model.head):  # the norm: what is observed last
         module.register_forward_hook(lambda _, inputs, y: seen.append(weakref.ref(y)))
@@ -353,7 +353,7 @@ def test_no_graph_is_left_between_batches() -> None:
 
 
 def test_weights_get_no_gradients_meanwhile() -> None:
-    """They are not needed, and would cost a third of the backward pass and as much memory as the weights."""
+    """Weight gradients are not needed, and would cost a third of the backward pass and the memory of the weights."""
     model, wanted = built(MODELS["plain"]), set[bool]()
 
     def look(*_: Any) -> None:
@@ -399,7 +399,7 @@ def test_a_model_that_has_diverged_is_refused(value: float) -> None:
         model.get_parameter("blocks.1.mlp.up.weight")[0, 0] = value
     with pytest.raises(BitgolfError, match="not finite") as error:
         matrix_stats(observe(model, [some_ids()]))
-    assert error.value.hint == "the model has diverged"
+    assert "training has diverged" in error.value.hint
 
 
 @pytest.mark.parametrize("kind", ["hessians", "output_fisher"])

@@ -1,4 +1,4 @@
-"""Tensors of every kind in integers: gates, embeddings, steps in a byte, pruned weights (spec, 1.1 to 1.11 and 3.2)."""
+"""Published integer formats: int8 gates, 7-bit embeddings, steps in one byte, pruned weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPES = [(), (1,), (7,), (4, 6), (3, 1), (2, 3, 5)]
 @pytest.mark.parametrize("scales", SCALES, ids=repr)
 @pytest.mark.parametrize("shape", [(8, 512), (8, 12), (1, 32), (16, 512)])
 def test_gates_in_eight_bits(shape: tuple[int, int], scales: Spec[ScaleFormat]) -> None:
-    """#1736's gates: int8 by row, a step each, nothing clipped."""
+    """Pull request 1736 stores gates as int8 with one step per row, without clipping."""
     w = 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
     codec = IntRows(bits=8, clip=part(MaxClip), scales=scales)
     code = codec.encode(w)
@@ -36,7 +36,7 @@ def test_gates_in_eight_bits(shape: tuple[int, int], scales: Spec[ScaleFormat]) 
 
 @pytest.mark.parametrize("k", [14.0, 15.0])
 def test_an_embedding_in_seven_bits(k: float) -> None:
-    """#1586's: 15 standard deviations are a code of 63. The rate is the formula's, whatever the scale (1.8)."""
+    """Pull request 1586: 15 standard deviations map to code 63. The rate follows the formula at any scale."""
     w = torch.randn(256, 512, generator=torch.Generator().manual_seed(2))
     codec = IntRows(bits=7, clip=part(SdClip, k=k))
     code = codec.encode(w)
@@ -71,7 +71,7 @@ def test_a_code_off_its_grid_is_damage(bad: int) -> None:
         codec.decode(code, (4, 6))
 
 
-# ---- pruned (3.2) ----------------------------------------------------------------------------------------------------
+# ---- pruned weights --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,4 +1,4 @@
-"""Whether what training felt is what the exporter writes."""
+"""Fake quantization in training agrees with the codecs that store the weights."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ def test_the_difference_is_named() -> None:
     (line,) = found(part(FakeQuant, codec=part(IntRows, bits=8, clip=part(SdClip, k=9.0))), codec)
     assert "FakeQuant of int8, SdClip(k=9.0), stored" in line
     assert line.endswith(
-        "IntRows of int8, multiples of 4, steps in LogScale(steps_per_doubling=16), MaxClip(), 0.03 of it pruned"
+        "IntRows of int8, multiples of 4, steps in LogScale(steps_per_doubling=16), MaxClip(), 0.03 of the weights pruned"
     )
 
 
 @pytest.mark.parametrize("clip", [MaxClip, QuantileClip, SdClip, HessianSdClip, SearchClip])
 @pytest.mark.parametrize("scales", [Float16Scale, LogScale])
 def test_formats_are_named_as_a_recipe_writes_them(clip: type[Clip], scales: type[ScaleFormat]) -> None:
-    """So every setting of these parts must be kept under its argument's name."""
+    """Requires that parts store each setting under the name of its argument."""
     codec = part(IntRows, bits=8, clip=part(clip), scales=part(scales))
     (line,) = found(part(FakeQuant, codec=part(IntRows, bits=7)), codec)
     assert f", {part(clip)!r}" in line.rpartition("stored by ")[2]

@@ -1,4 +1,4 @@
-"""Encoding in a session: the same codes for any number of workers, each Hessian factored once, errors that name a tensor."""
+"""Sessions: equal codes for any number of workers, one factorization per Hessian, errors that name tensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CODECS: list[Spec[Codec]] = [
 
 
 def model() -> tuple[dict[str, Tensor], dict[str, MatrixStats]]:
-    """Matrices of three shapes, more of one than are solved together; q, k and v of a layer share a Hessian."""
+    """Matrices of three shapes, of one more than `MATRICES_PER_TASK`; q, k and v of a layer share a Hessian."""
     generator = torch.Generator().manual_seed(0)
     weights, stats = dict[str, Tensor](), dict[str, MatrixStats]()
     for layer in range(MATRICES_PER_TASK):
@@ -74,7 +74,7 @@ def test_a_matrix_has_the_code_that_it_has_alone() -> None:
 
 @pytest.fixture
 def factored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The identity of each Hessian that is factored."""
+    """The ids of the Hessians that are factored."""
     seen, factor = list[int](), GPTQ.factorize
 
     def counted(self: GPTQ, hessian: Tensor) -> InverseCholesky:
@@ -177,7 +177,7 @@ def test_where_and_with_how_many_threads_is_said() -> None:
     assert (
         other.device.type == "cpu"
         and "cpu (mps has no float64)" in other.description
-        and "torch has" in other.description
+        and "torch's default" in other.description
     )
 
 

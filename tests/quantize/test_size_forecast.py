@@ -1,4 +1,4 @@
-"""The forecast of packed bytes, against the very bytes of weights as it thinks of them."""
+"""The size forecast, against the actual bytes of weights with the distribution it assumes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = part(IntRows, bits=6, clip=part(SdClip, k=10.0))
 
 
 def test_tables_are_paid_once_however_much_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sample of a fortieth has all the tables, which are a tenth of its bytes and nothing of the model's."""
+    """In a sample of 1/40, frequency tables are a tenth of the bytes; in the whole model they are negligible."""
     monkeypatch.setattr(module, "SAMPLE_WEIGHTS", 1 << 15)
     shapes = {f"m{i}": (256, 128) for i in range(40)}
     roles, rules, coder = (

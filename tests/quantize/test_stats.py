@@ -1,4 +1,4 @@
-"""The cost of an error: its formula, and that it foretells what the loss does when a trained model's matrix errs."""
+"""The predicted cost of an error: its formula, and its agreement with the loss of a trained model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODELS: dict[str, Spec[LM]] = {
 
 
 def text(rows: int, seed: int) -> Tensor:
-    """Ids (rows, 33) of a language in which a token depends on the one before, and eight come back now and then."""
+    """Ids (rows, 33) of a toy language: a token depends on the previous one, and eight tokens recur sometimes."""
     g = torch.Generator().manual_seed(seed)
     chances = torch.softmax(2 * torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(1)), 1)
     ids = [torch.randint(VOCAB, (rows,), generator=g)]
@@ -43,7 +43,7 @@ def text(rows: int, seed: int) -> Tensor:
 
 @functools.cache
 def trained(kind: str) -> LM:
-    """Trained for some seconds: about 3 nats for the first half of a text, and less for its repetition."""
+    """A model trained for a few seconds: about 3 nats on the first half of a text, less on its repetition."""
     torch.manual_seed(0)
     model = MODELS[kind](BuildContext(vocab=VOCAB))
     adam, steps = torch.optim.Adam(model.parameters()), 150
@@ -57,7 +57,7 @@ def trained(kind: str) -> LM:
 
 
 class Rises:
-    """What a change of one matrix does to the loss of a model, in nats per token, in float64."""
+    """Increase of the loss by a change of one matrix, in nats per token, computed in float64."""
 
     def __init__(self, model: LM, ids: Tensor) -> None:
         self.model, self.ids = model.double(), ids
@@ -69,7 +69,7 @@ class Rises:
 
     @torch.no_grad()
     def of(self, path: str, error: Tensor) -> float:
-        """The rise of the cross entropy, in the mean over all targets that the model itself would draw."""
+        """Increase of the cross-entropy, averaged over targets drawn from the model's own predictions."""
         w = self.model.get_parameter(path)
         before = w.clone()
         w += error
@@ -92,7 +92,7 @@ def test_the_formula_row_by_row() -> None:
 
 
 def test_the_cost_of_an_error_in_a_model_of_one_matrix() -> None:
-    """Logits x Wᵀ of independent inputs: here the Fisher information is known, and the cost must be exact."""
+    """Logits x Wᵀ of independent inputs: the Fisher information is known, so the cost must be exact."""
     g = torch.Generator().manual_seed(0)
     x, w = torch.randn(4000, 6, generator=g).double(), 0.1 * torch.randn(5, 6, generator=g).double()
     p = (x @ w.T).softmax(1)
@@ -108,10 +108,10 @@ def test_the_cost_of_an_error_in_a_model_of_one_matrix() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_cost_foretells_the_rise_of_the_loss(kind: str) -> None:
-    """Over all matrices, which span three orders of magnitude: one after the other gets a small random error.
+    """Each matrix in turn gets a small random error; the costs span three orders of magnitude.
 
-    Only what an error in the values costs is foretold too low: the errors of many positions meet in one output, and
-    where the positions have something in common they add up, which a sum over positions does not know.
+    The cost of the value matrices is underestimated: attention sums their errors over positions, and errors of similar
+    positions add up, which a sum over independent positions does not model.
     """
     model, ids = trained(kind), text(32, 0)[:, :-1]
     stats = matrix_stats(observe(model.float(), ids.split(8)))
@@ -132,7 +132,7 @@ def test_the_cost_foretells_the_rise_of_the_loss(kind: str) -> None:
 
 @pytest.mark.slow
 def test_the_cost_foretells_what_rounding_does() -> None:
-    """Errors as codecs make them, all matrices at once; and GPTQ, which knows half of the cost, loses less by it."""
+    """Quantization errors of all matrices at once. GPTQ, which uses the Hessian only, lowers the cost."""
     model, ids = trained("flat"), text(32, 0)[:, :-1]
     stats = matrix_stats(observe(model.float(), ids.split(8)))
     plain = {path: model.get_parameter(path).detach().clone() for path in stats}

@@ -1,4 +1,4 @@
-"""The trellis codec: what it writes is what the solver was told, its bytes are those it promises, and damage is found."""
+"""The trellis codec: codes match the values given to the solver, sizes match `bits`, and damage is detected."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gaussian(shape: Shape, seed: int = 0, scale: float = 1.0) -> Tensor:
 
 
 def known(rows: int, columns: int, seed: int = 0) -> MatrixStats:
-    """Inputs that are correlated, and outputs that do not matter alike."""
+    """Statistics with correlated inputs and outputs of different sensitivity."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(columns, columns, generator=generator) / columns**0.5 + torch.eye(columns)
     inputs = torch.randn(4 * columns, columns, generator=generator) @ mix
@@ -103,7 +103,7 @@ def test_what_is_read_back_is_what_the_solver_fed_back(
 
 
 def rate_and_error(weights: dict[str, Tensor], codec: Spec[TrellisCodec]) -> tuple[float, float]:
-    """Bits for each weight in the sections that ship, and the mean square error of what they decode to."""
+    """Bits per weight in the packed sections, and the mean squared error of the decoded weights."""
     shapes = {path: tuple(w.shape) for path, w in weights.items()}
     roles, rules = dict.fromkeys(weights, "matrix"), (part(Rule, where="*", use=codec),)
     codes = encode_model(weights, roles, rules)
@@ -149,7 +149,7 @@ def test_minding_bits_pays_where_they_are_few() -> None:
 
 
 def test_steps_follow_what_errors_cost() -> None:
-    """step² x outputs x hessian is one constant but for what a byte of logarithm rounds, whatever the order of columns."""
+    """step² x Fisher x Hessian is constant up to the rounding of logarithmic steps, for any order of columns."""
     inputs = torch.tensor([0.3, 4.0, 1.0, 2.0, 0.5, 8.0])
     stats = MatrixStats(torch.diag(inputs), torch.tensor([1.0, 3.0, 0.2, 1.0]), 10)
     code = TrellisCodec(bits=4, states=8, solver=part(GPTQ, damping=0.0)).encode(gaussian((4, 6)), stats)
@@ -169,7 +169,7 @@ def test_equal_cost_loses_less_than_equal_rate_for_the_same_bits() -> None:
     assert solved < 0.97 * plain and lost(part(EqualCost), part(GPTQ)) < 0.85 * solved
 
 
-# ---- one unit for all ----------------------------------------------------------------------------------------------
+# ---- the global step -----------------------------------------------------------------------------------------------
 
 
 def test_matrices_of_a_rule_share_one_unit() -> None:
@@ -178,7 +178,7 @@ def test_matrices_of_a_rule_share_one_unit() -> None:
     stats = {path: identity_stats(*w.shape) for path, w in weights.items()}
     encoding = codec.fit_encode(weights, stats)
     codes = dict(encoding.codes)
-    assert codes.keys() == weights.keys() and "3 bits a weight over 3 matrices" in encoding.summary
+    assert codes.keys() == weights.keys() and "3 bits per weight over 3 matrices" in encoding.summary
     assert {path: same(codes[path], codec.encode(w, stats[path])) for path, w in weights.items()} == {
         "a": False,
         "b": False,
@@ -187,7 +187,7 @@ def test_matrices_of_a_rule_share_one_unit() -> None:
     steps = [
         float(code["global_step"][0]) * float(log_steps.decode_log_steps(code["rows"])[0]) for code in codes.values()
     ]
-    assert steps == pytest.approx([steps[0]] * 3)  # nothing is known of them but that errors cost the same
+    assert steps == pytest.approx([steps[0]] * 3)  # without statistics all errors cost the same
     spent = {path: float(np.abs(code["codes"].astype(float)).mean()) for path, code in codes.items()}
     assert spent["b"] < 0.2 * spent["a"] < spent["c"]
 
@@ -225,13 +225,13 @@ def test_odd_weights_are_held_as_well_as_others(name: str, allocate: Spec[BitAll
 
 @pytest.mark.parametrize("states", [1, 8])
 def test_nothing_is_lost_at_the_ends_of_what_an_index_holds(states: int) -> None:
-    """A column whose errors cost ten thousand times as much wants steps that its weights are too large for."""
+    """A column that is 10,000 times as sensitive would get steps too small for its weights; its step is raised."""
     hessian = torch.eye(64)
     hessian[5, 5] = 1e4
     w, stats = gaussian((256, 64)), MatrixStats(hessian, torch.ones(256), 10)
     codec = TrellisCodec(bits=3.3, states=states)
     error = (codec.decode(codec.encode(w, stats), (256, 64)) - w).square().mean(0)
-    assert error[5] <= error.median() < 0.1  # and the others do not pay much for it
+    assert error[5] <= error.median() < 0.1  # and the other columns hardly lose accuracy
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -1,4 +1,4 @@
-"""The search: the compiled one is the plain one, the path is the best of all, and it gains what it is for."""
+"""Viterbi search: compiled and plain versions agree, paths are optimal, and the coding gain is as expected."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_long_sequences_agree_too(states: int) -> None:
 @pytest.mark.parametrize("states", [4, 64])
 @pytest.mark.parametrize("rows", [1, 37])
 def test_the_compiled_block_is_the_plain_one(states: int, rows: int) -> None:
-    """And both are `gptq.columnwise` with the search as its rounding, up to how float32 rounds a sum."""
+    """Both equal `gptq.columnwise` with the search as rounding function, up to float32 rounding of sums."""
     generator = np.random.default_rng(states + rows)
     block = (generator.standard_normal((9, rows)) * 2).astype(np.float32)
     upper = np.triu(generator.standard_normal((9, 9)) * 0.2 + np.eye(9)).astype(np.float32)
@@ -103,7 +103,7 @@ def test_no_sequence_of_indices_near_the_input_is_better(
 
 @given(x=st.floats(-300, 300, width=32), states=st.sampled_from(list(PARITY_CHECKS)))
 def test_the_first_value_stands_at_a_whole_step(x: float, states: int) -> None:
-    """The machine begins in state 0; what is beyond a byte goes to its end."""
+    """The trellis starts in state 0; values beyond int8 are clamped."""
     grid = TrellisGrid(states)
     point = int(best_path(grid, np.array([x], np.float32), np.zeros(1, np.float32))[0])
     assert point % 2 == 0 and abs(point / 2 - min(max(x, MIN_INDEX), MAX_INDEX)) <= 0.5
@@ -135,7 +135,7 @@ def test_bits_have_a_price(states: int) -> None:
 
 
 def rate_and_error(grid: TrellisGrid, x: np.ndarray) -> tuple[float, float]:
-    """Bits for a symbol, given its half of the points, and the mean square error, for columns in steps."""
+    """Bits per symbol, conditioned on z0, and mean squared error in squared steps, for columns in units of the step."""
     found = np.stack([indices(best_path(grid, column, np.zeros(len(column), np.float32))) for column in x.T], 1)
     halves = grid.half_offsets(found)
     rate = sum(entropy_bits(found[halves == half]) for half in range(2)) / x.size

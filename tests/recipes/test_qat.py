@@ -1,4 +1,4 @@
-"""The edit `qat`: each matrix is trained with the rounding that its rule stores it with."""
+"""The edit `qat`: each matrix is trained with the rounding of the codec that stores it."""
 
 from __future__ import annotations
 
@@ -40,19 +40,20 @@ def test_one_codec_for_all_matrices_is_one_view(use: Spec[Codec]) -> None:
 
 
 def test_matrices_of_one_node_may_have_codecs_of_their_own() -> None:
-    """By layer and by name, as rules may tell them apart."""
+    """Rules can select matrices by layer and by name."""
     four, five = part(IntRows, bits=4), part(IntRows, bits=5)
     others = part(Rule, where="matrix@blocks.1.**", use=four), part(Rule, where="matrix@**.q.weight", use=five)
     recipe = qat(stored(SIX, *others))
     model = build_on_meta(recipe().model, VOCAB)
     assert qat_mismatches(model, recipe().quantize) == []
-    views = {
+    quantizers = {
         path: [transform.codec.grid.full_qmax for transform in getattr(module, "weight_transforms", ())]
         for path, module in model.named_modules()
         if path.startswith("blocks.") and hasattr(module, "weight_transforms")
     }
-    assert views["blocks.0.mixer.q"] == [15] and views["blocks.1.mixer.q"] == [7] and views["blocks.0.mlp.up"] == [31]
-    assert all(len(found) == 1 for found in views.values()), "each matrix has one view"
+    expected = {"blocks.0.mixer.q": [15], "blocks.1.mixer.q": [7], "blocks.0.mlp.up": [31]}
+    assert expected.items() <= quantizers.items()
+    assert all(len(found) == 1 for found in quantizers.values()), "each matrix has one fake quantization"
 
 
 def test_training_multiplies_with_what_is_stored() -> None:
@@ -66,5 +67,5 @@ def test_what_training_cannot_repeat_is_refused() -> None:
     with pytest.raises(RecipeError, match="TrellisCodec does not round rows to integers") as caught:
         qat(stored(part(TrellisCodec, bits=3.0)))
     assert caught.value.where == "quantize.0.use" and "IntRows" in caught.value.hint
-    with pytest.raises(RecipeError, match="touches nothing"):
+    with pytest.raises(RecipeError, match=r"no node of the recipe is at 'model\.block\.nowhere'"):
         qat(stored(SIX), where="model.block.nowhere")

@@ -1,4 +1,4 @@
-"""How published systems were scored: windows, strides and adaptation, a row for each, as their logs and scripts have it."""
+"""Scoring of published systems: windows, strides and adaptation, a row for each, as in their logs and scripts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_methods_are_those_of_the_published_run(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_result_was_published_for_each_method(name: str) -> None:
-    """And none of a kind that the recipe does not score."""
+    """Every published `sliding` or `adapted` result belongs to a method of the recipe."""
     kinds = {"adapted" if m.adapts else m.name for m in (spec() for spec in get_recipe(name)().score)} - {"contiguous"}
     assert kinds >= set((get_recipe(name)().published or {})["bpb"]) & {"sliding", "adapted"}
 

@@ -1,4 +1,4 @@
-"""What the founding systems are set to, a row for each setting, and what published recipes have in common."""
+"""Settings of the systems that Bitgolf started from, a row for each, and properties of all published recipes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from helpers.small_recipes import VOCAB, small_recipe
 
 PUBLISHED = [name for name in recipe_names() if get_recipe(name)().published]
 
-# An address is a path in the recipe; `Part.setting`, of the one part of that name, where `Part.layers` is where it
-# stands; or `@role.setting`, of the optimizer of the model's parameters of that role. None: the part is not there.
+# Keys are paths in the recipe; or `Part.setting`, of the only part of that class (`Part.layers`: the layers that have
+# it); or `@role.setting`, of the optimizer of the parameters of that role. None: the recipe does not have the part.
 FOUNDING = ("baseline", "pr164", "pr1090", "pr675", "pr1512", "pr1493", "pr1855")
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "tokens.vocab": (1024, 1024, 1024, 1024, 1024, 8192, 8192),
@@ -117,8 +117,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 STAND_IN = {"matrix": "blocks.0.mlp.up.weight", "embedding": "embed.weight", "scale": "blocks.0.pre_block.0.weight"}
 
 
-def said(recipe: Spec[Recipe], address: str) -> Any:
-    """The setting at an address; None where there is no such part."""
+def setting(recipe: Spec[Recipe], address: str) -> Any:
+    """The value of a key of `SETTINGS`; None if the recipe does not have the part."""
     head, _, key = address.partition(".")
     if head.startswith("@"):
         role = head[1:]
@@ -133,7 +133,7 @@ def said(recipe: Spec[Recipe], address: str) -> Any:
 
 
 def of_part(recipe: Spec[Recipe], name: str, key: str) -> Any:
-    """A setting of the only part of that class; `layers` is where it stands, unless it is a setting of its own."""
+    """A setting of the only part of a class. `layers`: the layers of its `Only`, unless the part has such a setting."""
     nodes = [node for _, node in recipe.walk() if getattr(node.cls, "__name__", "") == name]
     if not nodes:
         return None
@@ -146,12 +146,12 @@ def of_part(recipe: Spec[Recipe], name: str, key: str) -> Any:
 
 @pytest.mark.parametrize("address", SETTINGS)
 def test_the_founding_systems_are_set_as_published(address: str) -> None:
-    assert tuple(said(get_recipe(name), address) for name in FOUNDING) == SETTINGS[address]
+    assert tuple(setting(get_recipe(name), address) for name in FOUNDING) == SETTINGS[address]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_process_takes_the_batch_in_eighths(name: str) -> None:
-    """All published scripts accumulated 8 / processes pieces, so that one GPU holds what each of eight would."""
+    """All published scripts accumulate gradients over 8 / processes micro-batches of an eighth of the batch."""
     train = get_recipe(name)().train
     assert 8 * train["micro_rows"] == train["rows"]
 
@@ -173,7 +173,7 @@ def test_weights_of_few_bits_are_trained_as_they_are_stored(name: str) -> None:
 
 
 def test_heads_of_an_objective_go_to_muon() -> None:
-    """As in #287; they fall to no rule for what is left."""
+    """As in #287: no rule for other parameters matches them."""
     recipe = get_recipe("pr363")
     with torch.device("meta"):
         context = BuildContext(vocab=1024)
@@ -186,7 +186,7 @@ def test_heads_of_an_objective_go_to_muon() -> None:
 
 
 def test_the_value_tables_projection_starts_small_until_there_were_banks() -> None:
-    """#414 scaled all it called `proj` by 1/sqrt(2 layers); #549's start did not reach them any more."""
+    """#414 scales all parameters named `proj` by 1/sqrt(2 layers); that of #549 does not reach this one."""
     gains = {}
     for name in ("pr414", "pr549", "pr1512", "pr1218"):
         (table,) = [node for _, node in get_recipe(name).walk() if node.cls is ValueEmbedding]
@@ -196,7 +196,7 @@ def test_the_value_tables_projection_starts_small_until_there_were_banks() -> No
 
 
 def test_capitals_are_operators_where_they_were() -> None:
-    """From #1729 on: SentencePieceTokenizer on transformed text, the operators among its 8,192 tokens."""
+    """From #1729 on, SentencePiece is trained on transformed text, with the operators among its 8,192 tokens."""
     with_operators = {n for n in recipe_names() if get_recipe(n)().tokens.cls is CaseOpsBPE}
     assert with_operators == {"pr1729", "pr1736", "pr1787", "pr1851", "pr1855"}
     assert {get_recipe(n)["tokens.vocab"] for n in with_operators} == {8192}
@@ -204,7 +204,10 @@ def test_capitals_are_operators_where_they_were() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_mean_is_that_of_its_seeds(name: str) -> None:
-    """Every stage that all seeds have; and scripts that reduced gradients by hand clipped them before the mean."""
+    """This holds for every stage that all seeds have.
+
+    Scripts that reduce gradients by hand clip them before the mean; only their recipes have this departure.
+    """
     published = get_recipe(name)().published or {}
     seeds = list(published.get("seeds", {}).values())
     for stage, mean in published["bpb"].items():
@@ -212,5 +215,5 @@ def test_a_published_mean_is_that_of_its_seeds(name: str) -> None:
         if values and len(values) == len(seeds):
             assert mean == pytest.approx(sum(values) / len(values), abs=1.1e-4), stage
     by_hand = ("549", "1019", "1060", "1204", "1512", "1530", "1626", "1667", "1729", "1736", "1787", "1851", "1855")
-    told = any("clipped" in words for words in published.get("departures", {}))
-    assert told == (name.removeprefix("pr") in by_hand)
+    listed = any("clipped" in words for words in published.get("departures", {}))
+    assert listed == (name.removeprefix("pr") in by_hand)

@@ -1,4 +1,4 @@
-"""How published systems stored their weights, a row for each, and how near forecasts come to their files."""
+"""Codecs and coders of published systems, a row for each, and the accuracy of size forecasts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bitgolf.recipes import get_recipe, recipe_names
 
 PUBLISHED = [name for name in recipe_names() if get_recipe(name)().published]
 
-# The table of tokens, an MLP's first matrix, a value projection, and the coder; `>=Q` is a step of 1/Q at least.
+# Codecs of the embedding, an MLP's first matrix and a value projection, and the coder. `>=Q`: a step of at least 1/Q.
 MAX6, MAX6_31 = "6 full MaxClip", "6 full MaxClip >=31"
 BYTES = "8 QuantileClip >=127"
 SEARCH, TWICE, ONCE = "6 SearchClip >=31", "6 SearchClip >=31 gptq=0.0201", "6 SearchClip >=31 gptq=0.01"
@@ -54,7 +54,7 @@ STORED: dict[str, tuple[str, str, str, str]] = {
     "pr1851": ("7 k=15 gptq=0.01 repaired=1", "6 k=12 gptq=0.01 repaired=2", "6 k=13 gptq=0.01", "Brotli"),
     "pr1855": ("7 k=14 gptq=0.01 repaired=1", "6 k=11.5 gptq=0.01 repaired=2", "6 k=13 gptq=0.01", "SmallestCoder"),
 }
-# The role of gates, and what #1204 and #180 made exceptions of.
+# Codecs of gates, and of the tensors that #180, #1204 and others treat as exceptions.
 APART = {
     ("pr162", "blocks.8.mixer.k.weight"): "float16",
     ("pr162", "blocks.7.mixer.k.weight"): MAX6,
@@ -76,25 +76,25 @@ APART = {
     ("pr1855", "post_embed.0.gate"): "float16",
     ("pr1855", "blocks.0.mlp.down.weight"): "6 k=11.5 gptq=0.01",
 }
-# Seconds of 600 that were kept, and tokens: 0 where samples of the model's own were made after them. Here they are measured.
+# Reserved seconds of 600, and batches; 0 if calibration used generated text after the 600 s. Recipes measure the reserve.
 CALIBRATED = {
     "pr1019": (0, 0), "pr1060": (14, 64), "pr1204": (0, 0), "pr1218": (10, 64), "pr1285": (10, 64), "pr1394": (12, 64),
     "pr1493": (12, 64), "pr1512": (0, 0), "pr1530": (13, 64), "pr1626": (4, 16), "pr1667": (13, 64), "pr1729": (4, 16),
     "pr1736": (4, 16), "pr1787": (0.5, 16), "pr1851": (0.5, 16), "pr1855": (0.5, 16),
 }  # fmt: skip
-# How far forecasts may be off, where that is more than 3 %, and why.
+# Allowed relative error of forecasts where it is more than 3 %, and the reason.
 FARTHER = {
-    "pr675": 0.13,  # 1,399 steps: its weights are small yet
+    "pr675": 0.13,  # 1,399 steps only: its weights are still small
     "pr1090": 0.06,  # heavier tails than a Gaussian's, where rows are clipped at their maximum
-    "pr1204": 0.08,  # twelve matrices are in five bits, and no log tells which had six
+    "pr1204": 0.08,  # twelve matrices are int5 here, since no log names those that were int6
 }
 
 
-def said(codec: Spec[Any]) -> str:
-    """A codec in few words."""
+def summary(codec: Spec[Any]) -> str:
+    """A codec in the notation of `STORED`."""
     if codec.cls is LQER:
         assert (codec["rank"], codec["metric"]) == (4, "frobenius")
-        return f"{said(codec['codec'])} repaired={codec['top_k']}"
+        return f"{summary(codec['codec'])} repaired={codec['top_k']}"
     if "dtype" in codec.kwargs:
         return codec["dtype"]
     if "clip" not in codec.kwargs:
@@ -124,13 +124,13 @@ def test_all_published_systems_are_here() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_are_stored_as_published(name: str) -> None:
     found, coder = codecs(name), get_recipe(name)["pack.coder"]
-    rows = [said(found[path]) for path in ("embed.weight", "blocks.0.mlp.up.weight", "blocks.0.mixer.v.weight")]
+    rows = [summary(found[path]) for path in ("embed.weight", "blocks.0.mlp.up.weight", "blocks.0.mixer.v.weight")]
     level = next((str(coder[key]) for key in ("preset", "level") if key in coder.kwargs and coder.cls.__name__ != "Zlib"), "")  # fmt: skip
     assert (*rows, f"{coder.cls.__name__} {level}".strip()) == STORED[name]
-    assert {path: said(found[path]) for other, path in APART if other == name} == {
+    assert {path: summary(found[path]) for other, path in APART if other == name} == {
         path: words for (other, path), words in APART.items() if other == name
     }
-    scales = {said(found[path]) for path in found if path.endswith("mlp_scale.0.weight")}
+    scales = {summary(found[path]) for path in found if path.endswith("mlp_scale.0.weight")}
     assert scales == ({"float16"} if name not in ("baseline", "pr675") else {"float32"})
 
 
@@ -154,7 +154,7 @@ def test_calibration_is_the_published_one(name: str) -> None:
 
 
 def test_the_groups_of_1855_are_whole() -> None:
-    """Seven groups; what is in none of them is small."""
+    """There are seven groups; only scales and gates are in none of them."""
     recipe = get_recipe("pr1855")
     kinds = parameter_roles(build_on_meta(recipe().model, recipe().tokens().vocab))
     groups = recipe().pack().groups_by_path(kinds)

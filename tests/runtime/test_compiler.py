@@ -1,4 +1,4 @@
-"""The options of the compiler's backend: those that the installed torch has, on the device that they are for."""
+"""Tests of the inductor options: only options that the installed torch has, and only on CUDA devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_every_option_is_known_to_this_torch() -> None:
 
 
 def test_an_option_of_another_torch_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.compile refuses options that it does not know."""
+    """torch.compile rejects unknown options."""
     options = {**compiler.CUDA_OPTIONS, "triton.of_another_version": True}
     with pytest.raises(RuntimeError, match="of_another_version"):
         torch.compile(torch.sin, options=options)

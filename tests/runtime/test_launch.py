@@ -1,4 +1,4 @@
-"""Jobs of worker processes: what may stand in them, what comes back, and what an error is."""
+"""Tests of jobs for worker processes: encoding of jobs and results, and errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bitgolf.score.text import TokenizedText
 
 
 def test_a_job_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """Paths, parts of a recipe and arrays included; the array is a file of its own."""
+    """Including paths, recipes and arrays; an array is stored in a separate file."""
     text = TokenizedText(np.arange(9), 40, bos=2)
     methods = (part(SlidingScoring, window=32, stride=8),)
     job = ScoringJob(artifact=Path("a.bg"), text=text, methods=methods, order=part(ShuffledOrder, seed=3), limit=0.5)
@@ -42,7 +42,7 @@ def test_a_result_has_the_type_that_the_function_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["os:system", "bitgolf.files:json.dumps", "bitgolf.files:nothing", "bitgolf:files"])
 def test_a_worker_calls_functions_of_this_package_only(tmp_path: Path, name: str) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"function": name, "job": "true"}))
-    with pytest.raises(TypeError, match="no function of this package"):
+    with pytest.raises(TypeError, match="is not a function of this package"):
         read_job(tmp_path)
     with pytest.raises(TypeError):
         write_job(tmp_path, lambda job: job, None)

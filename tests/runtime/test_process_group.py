@@ -1,4 +1,4 @@
-"""Two processes under torchrun against one with two accumulation steps, and one process alone."""
+"""Tests of process groups: two processes under torchrun match one process with two gradient accumulation steps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def descend(params: list[torch.nn.Parameter]) -> None:
 
 
 def worker(out: Path) -> None:
-    """What each process under torchrun does: train on its half, and write what it ended with."""
+    """The program of each process under torchrun: train on its half of the data, and write the results."""
     distributed = init_distributed()
     params, xs, ys = problem()
     unused = torch.nn.Parameter(torch.zeros(2))
@@ -74,7 +74,7 @@ def worker(out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[object]]]:
-    """What two gloo processes end with."""
+    """The results of two gloo processes."""
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={SIZE}", __file__, out]
     hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -132,10 +132,10 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 of WORLD_SIZE 2"),
-        ({"RANK": "3"}, "RANK is 3 of WORLD_SIZE 1"),
-        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many'"),
-        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK is '-1'"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
+        ({"RANK": "3"}, "RANK is 3, but WORLD_SIZE is 1"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE must be a number, got 'many'"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK must be a number, got '-1'"),
     ],
 )
 def test_an_environment_that_makes_no_sense(

@@ -1,4 +1,4 @@
-"""The rules of the audit, one by one, on entries that break that rule alone; the suite of cheats has the plausible ones."""
+"""Each rule of the audit, on an evaluation that breaks only that rule. Realistic cheats are in `attacks`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOCUMENTS = [b"abcabdab", b"dcbaabcdeaabc", b"badcab", b"eabcdabcdabcd", b"cabba
 
 
 class Entry:
-    """Fair and dull: every token costs what its share of the training text says."""
+    """An honest evaluation with a unigram model of the training text."""
 
     isolated = False
 
@@ -50,7 +50,7 @@ def test_an_honest_entry_passes_and_its_claim_is_its_own() -> None:
     assert found.verdict == "passes" and not found.findings and found.runs > 20
     tokens = np.concatenate([[1, *TwoBitTokenizer().encode(d)] for d in DOCUMENTS])
     shares = np.bincount(tokens, minlength=VOCAB) + 1.0
-    shares[1] += 1  # the last document's end
+    shares[1] += 1  # the BOS after the last document
     bits = -np.log2(shares / shares.sum())
     assert found.claimed == pytest.approx(float(bits[tokens].sum()) / sum(map(len, DOCUMENTS)))
 
@@ -66,13 +66,13 @@ def test_the_same_seed_asks_the_same_questions() -> None:
 
 
 def test_an_audit_needs_text() -> None:
-    with pytest.raises(UsageError, match="three documents"):
+    with pytest.raises(UsageError, match="at least three documents"):
         audit_evaluation(Entry, DOCUMENTS[:2], DOCUMENTS)
     with pytest.raises(UsageError):
         audit_evaluation(Entry, [*DOCUMENTS, b""], DOCUMENTS)
 
 
-# ---- what fails ------------------------------------------------------------------------------------------------------
+# ---- errors and timeouts ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("failure", [ValueError("a shape"), SystemExit(3), KeyboardInterrupt()])
@@ -138,7 +138,7 @@ def test_what_cannot_be_repeated_proves_nothing() -> None:
     assert [f.rule for f in found.findings] == ["not-deterministic"]
 
 
-# ---- counting --------------------------------------------------------------------------------------------------------
+# ---- coverage and denominator ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ class Folds(Entry):
 
 
 class Pays(Folds):
-    """Charges 16 bits a token where a document may have lost something: it cannot know where."""
+    """Scores every token with 2.6 bits, so that a document costs more than 8 bits per byte."""
 
     def evaluate(self, sight: DataView) -> ClaimedScore:
         claim = super().evaluate(sight)
@@ -198,7 +198,7 @@ def test_a_lossy_tokenizer_passes_where_it_is_charged() -> None:
     assert "lossy-tokenizer" not in {f.rule for f in examined(Pays).findings}
 
 
-# ---- before scoring --------------------------------------------------------------------------------------------------
+# ---- contamination ---------------------------------------------------------------------------------------------------
 
 
 def test_reading_without_learning_is_a_warning() -> None:
@@ -240,7 +240,7 @@ def test_learning_in_both_phases_is_two_findings() -> None:
 
 
 class Arranged(Entry):
-    """Charges documents in an order of its own, each token by how often it came before in what was charged."""
+    """Scores documents in its own order, each token by its count among the tokens scored before."""
 
     order: ClassVar[Any] = ShuffledOrder(seed=1)
     pays: ClassVar[bool] = False
@@ -276,11 +276,11 @@ def test_lengths_are_fair_where_they_are_paid() -> None:
     assert examined(Paid).claimed > examined(Longest).claimed
 
 
-# ---- sums ------------------------------------------------------------------------------------------------------------
+# ---- normalization ---------------------------------------------------------------------------------------------------
 
 
 class Hands(Entry):
-    """Hands over its distributions."""
+    """Reports its distributions."""
 
     wrong: ClassVar[float] = 0.0
 
@@ -310,7 +310,7 @@ def test_probabilities_sum_to_one(factor: float) -> None:
     found = examined(Scaled)
     assert found.verdict == "sums-to-one" and found.findings[0].evidence["sum"] == pytest.approx(factor)
     some = examined(Scaled, candidates=4)
-    assert some.verdict == "passes", "four of six tokens prove nothing"
+    assert some.verdict == "passes", "a sum over four of six tokens may be below one"
 
 
 def test_sweeps() -> None:
@@ -318,6 +318,6 @@ def test_sweeps() -> None:
         return count_passes([TextRead("scoring", *span) for span in spans], 100)
 
     assert counted((0, 101)) == 1 and counted((0, 101), (0, 101)) == 2
-    assert counted(*((i, i + 20) for i in range(0, 90, 5))) == 1, "windows that overlap are one pass"
+    assert counted(*((i, i + 20) for i in range(0, 90, 5))) == 1, "overlapping windows are one pass"
     assert counted((0, 50), (0, 50), (50, 101)) == 1
     assert count_passes([TextRead("build", 0, 101)], 100) == 0

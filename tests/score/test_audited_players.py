@@ -1,4 +1,4 @@
-"""Our own players in the audit's hands: those that cheat under the referee are caught, by name."""
+"""Audits of players: a player that cheats although the referee scores it is rejected with the right rule."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOCAB = TwoBitTokenizer.vocab
 
 
 class Peeking(StaticPlayer):
-    """Raises the logit of the token two later, where the window shows it."""
+    """Raises the logit of the token two positions later, if it is in the window."""
 
     def predict(self, block: ScoringBatch) -> Tensor:
         logits = super().predict(block)
@@ -33,7 +33,7 @@ class Peeking(StaticPlayer):
 
 
 class Averaging(StaticPlayer):
-    """Adds how often each token stands in the window: later ones are counted too."""
+    """Adds the frequency of each token in the whole window, later tokens included."""
 
     def predict(self, block: ScoringBatch) -> Tensor:
         share = torch.nn.functional.one_hot(block.tokens, VOCAB).float().mean(1)
@@ -41,7 +41,7 @@ class Averaging(StaticPlayer):
 
 
 class Hoarding(StaticPlayer):
-    """Adds how often each token was observed, over the ends of documents."""
+    """Adds the log count of each observed token, kept from one document to the next."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -67,7 +67,7 @@ FEW = AuditBudget(cuts=4, documents=2, layouts=1, normalization_targets=1)
             Hoarding,
             SlidingScoring(window=16, stride=8, isolated=True),
             "batch-leak",
-        ),  # like lengths go together, in any order
+        ),  # batches are sorted by length, so a later document may come first
         (StaticPlayer, SlidingScoring(window=16, stride=8, isolated=True), "passes"),
     ],
 )

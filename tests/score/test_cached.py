@@ -1,4 +1,4 @@
-"""Reading with a memory: every token once, what a sliding window would show, and nothing else."""
+"""Scoring with a KV cache: each token is computed once, with the keys of a sliding window."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def charged(model: LM, text: TokenizedText, method: ScoringMethod, batch_tokens:
     return score(player, text, method, batch_tokens=batch_tokens, charges=charges), charges
 
 
-# ---- the plan -------------------------------------------------------------------------------------------------------
+# ---- sections and windows -------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 700), st.integers(1, 24), st.integers(1, 9), st.booleans(), st.integers(1, 400), st.data())
@@ -93,7 +93,7 @@ def test_settings_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
 
 
 class Pattern(ForwardContext):
-    """All of a text at once, where a token sees the last `window` keys before the end of its block."""
+    """A context for a whole text, with a mask to the last `window` keys before the end of a token's stride."""
 
     def __init__(self, ids: Tensor, window: int, stride: int) -> None:
         super().__init__(ids)
@@ -110,7 +110,7 @@ class Pattern(ForwardContext):
 
 @torch.no_grad()
 def naive(model: LM, text: TokenizedText, method: CachedScoring) -> Charges:
-    """The same pattern of attention, a lane or document at a time, each in one forward with a mask."""
+    """The reference: the same attention pattern, with one masked forward for each part of the stream or document."""
     tokens, charges = torch.from_numpy(text.tokens), np.zeros(text.num_targets)
     bounds = text.documents() if method.isolated else method.split_stream(text.num_targets)
     for start, stop in bounds:
@@ -147,7 +147,7 @@ def test_it_is_the_naive_pattern(make: Callable[[], LM], settings: dict[str, Any
 
 
 def test_where_nothing_leaves_the_window_it_is_the_plain_score() -> None:
-    """Whole documents: all that differs is the order of sums."""
+    """With windows that hold whole documents, the bits equal those of contiguous scoring up to rounding."""
     model, body = built(toy_model()), text(300, every=23)
     plain = charged(model, body, ContiguousScoring(window=23, isolated=True))[1]
     for stride in (1, 8, 23):
@@ -156,14 +156,14 @@ def test_where_nothing_leaves_the_window_it_is_the_plain_score() -> None:
 
 
 def test_past_the_window_it_is_not_the_sliding_window() -> None:
-    """States have seen more, and the keys that are held are not those of a window read anew."""
+    """Cached keys depend on tokens before the window, so the bits differ from those of `SlidingScoring`."""
     model, body = built(toy_model()), text(200, every=1000)
     plain = charged(model, body, SlidingScoring(window=16, stride=4))[1]
     kept = charged(model, body, CachedScoring(window=16, stride=4, rows=1))[1]
     assert np.abs(plain[:4] - kept[:4]).max() < 1e-4 and np.abs(plain[40:] - kept[40:]).max() > 1e-2
 
 
-# ---- what it promises -----------------------------------------------------------------------------------------------
+# ---- properties -----------------------------------------------------------------------------------------------------
 
 
 def test_documents_do_not_depend_on_rows_nor_on_one_another() -> None:
@@ -195,7 +195,7 @@ def test_no_target_depends_on_what_comes_after(isolated: bool) -> None:
     before = charged(model, body, method)[1]
     tokens = body.tokens.copy()
     tokens[201:300] = (tokens[201:300] + 5) % (VOCAB - 2) + 2
-    for start, _ in body.documents():  # the plan stays: documents begin where they did
+    for start, _ in body.documents():  # documents begin at the same positions, so the windows stay the same
         tokens[start] = 1
     after = charged(model, body._replace(tokens=tokens), method)[1]
     assert np.abs(before[:200] - after[:200]).max() < 1e-4 < np.abs(before[201:] - after[201:]).max()

@@ -1,4 +1,4 @@
-"""Orders of documents: whole, decided by the referee, and charged where a decoder must be told."""
+"""Document orders: every document once, and bits charged for the lengths if a decoder needs them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LENGTHS = st.lists(st.integers(1, 2**20) | st.integers(1, 2**62 - 1), max_size=6
 
 
 def text_of(lengths: list[int]) -> TokenizedText:
-    """Documents of so many targets, each its BOS and random tokens."""
+    """Documents with these numbers of targets, each BOS and random tokens."""
     draw = np.random.default_rng(0)
     pieces = [np.concatenate([[1], draw.integers(2, VOCAB, n - 1)]) for n in lengths]
     return TokenizedText(np.concatenate([*pieces, [1]]), 3 * sum(lengths))
@@ -68,7 +68,7 @@ def test_a_shuffle_knows_the_seed_and_the_number_of_documents_alone() -> None:
     first = list(ShuffledOrder(seed=1).permutation(many))
     assert first == list(ShuffledOrder(seed=1).permutation(other)) != list(ShuffledOrder(seed=2).permutation(many))
     assert first != sorted(first) == list(range(40))
-    assert list(ShuffledOrder(seed=1).permutation(many[:6])) == [2, 4, 5, 0, 3, 1], "the same on every machine"
+    assert list(ShuffledOrder(seed=1).permutation(many[:6])) == [2, 4, 5, 0, 3, 1], "equal on every machine"
 
 
 def test_a_text_that_is_cut_within_a_document_keeps_its_order() -> None:
@@ -94,7 +94,7 @@ def test_orders_by_name() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.sampled_from(ORDERS[1:]))
 def test_isolated_documents_cost_what_they_cost_in_any_order(lengths: list[int], order: DocumentOrder) -> None:
-    """Spec 17, A6: each document by itself, and the total."""
+    """The bits of each document and the total are the same in every order."""
     text, method = text_of(lengths), SlidingScoring(window=12, stride=5, isolated=True)
     player = StaticPlayer(built(toy_model()).double(), VOCAB, Device(torch.device("cpu"), torch.float32, "a test"))
 
@@ -108,14 +108,14 @@ def test_isolated_documents_cost_what_they_cost_in_any_order(lengths: list[int],
     assert costs(order.apply(text)[0]) == pytest.approx(costs(text), rel=1e-9)
 
 
-# ---- the code of lengths -------------------------------------------------------------------------------------------
+# ---- the length code -----------------------------------------------------------------------------------------------
 
 
 LAST_BUCKET = bucket_of((1 << 62) - 1)
 
 
 def decode_lengths(data: bytes) -> Lengths:
-    """What was encoded. Raises `CorruptFileError` for anything that `encode_lengths` would not have written."""
+    """Decode lengths. Raises `CorruptFileError` for any input that `encode_lengths` cannot have written."""
     size, at = read_leb128(data, 0)
     coded, rest = data[at : at + size], data[at + size :]
     count = read_leb128(coded, 0)[0] if coded else 0
@@ -169,7 +169,7 @@ def test_what_is_charged_is_the_length_of_the_code() -> None:
 
 
 def test_log_normal_lengths_cost_about_11_bits_each() -> None:
-    """Spec 15.4: mean 957, standard deviation of the logarithm 1; their entropy is log2(sigma sqrt(2 pi e)) + mean log2."""
+    """Mean 957, standard deviation of the logarithm 1. Their entropy is log2(sigma sqrt(2 pi e)) + mean log2."""
     mean = math.log(957) - 0.5
     lengths = np.exp(np.random.default_rng(0).normal(mean, 1.0, 5000)).astype(np.int64) + 1
     entropy = math.log2(math.sqrt(2 * math.pi * math.e)) + mean / math.log(2)

@@ -1,4 +1,4 @@
-"""The forward in graphs of few shapes says what the eager one says, at any shape of block."""
+"""The compiled forward equals the eager one for batches of any shape."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ CPU = Device(torch.device("cpu"), torch.float32, "a test")
 
 
 def whole(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Traced as one graph, as on CUDA, and run without generated code."""
+    """Compile as one graph, as on CUDA, but without generated code."""
     return torch.compile(function, fullgraph=True, dynamic=False, backend="eager")
 
 
 @pytest.fixture(autouse=True)
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(compiled_function, "compile_graph", whole)
-    torch._dynamo.reset()  # a graph serves every model of the same parts and shapes
+    torch._dynamo.reset()  # dynamo would reuse a graph for every model with the same parts and shapes
     with torch.no_grad():
         yield
 
@@ -52,7 +52,7 @@ def compiled_for(model: LM, longest: int = 128) -> CompiledForward:
 
 
 def block(*windows: tuple[int, int], seed: int = 0) -> ScoringBatch:
-    """A row for each (length, asked)."""
+    """A batch with one row for each (length, number of targets)."""
     generator = torch.Generator().manual_seed(seed)
     shown = [(torch.randint(1, VOCAB, (length,), generator=generator), asked) for length, asked in windows]
     return ScoringBatch.collate(shown, torch.zeros(len(windows), dtype=torch.bool))
@@ -64,7 +64,7 @@ BLOCKS = [
     block((128, 16), (128, 16), (100, 9), (0, 0)),
     block(*[(40, 40)] * 7),
     block((3, 1)),
-    block((200, 200), (17, 4)),  # longer than was announced
+    block((200, 200), (17, 4)),  # longer than the specified maximum
     block((128, 128), (60, 60)),
 ]
 
@@ -120,7 +120,7 @@ def test_places_are_where_a_block_asks() -> None:
 
 
 def test_a_hidden_state_is_asked_for_only_where_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head, whose output is the largest tensor, sees the places, padded to a power of two, and no more."""
+    """The head, whose output is the largest tensor, computes only the targets, padded to a power of two."""
     model, seen = built(toy_model()), list[int]()
 
     def counted(x: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def test_a_hidden_state_is_asked_for_only_where_it_counts(monkeypatch: pytest.Mo
 
 
 def fused_branches(calls: list[dict[str, Any]]) -> Callable[..., KernelSelection]:
-    """As on a device where the fused branch agrees and is the fastest."""
+    """A stand-in for `select_kernels` that always selects the fused branch."""
 
     def choose(root: LM, inputs: Sequence[Tensor], device: Device, **words: Any) -> KernelSelection:
         calls.append({"shape": tuple(inputs[0].shape), **words})
@@ -164,9 +164,9 @@ def test_kernels_are_chosen_once_for_a_kind_of_model_and_leave_it_as_it_was(monk
     assert len(calls) == 1 and calls[0]["shape"] == (256, 128) and not calls[0]["backward"] and calls[0]["compiled"]
     select(models[0], CPU, 128, backward=True).restore()
     select(models[0], CPU, 256).restore()
-    assert [call["backward"] for call in calls] == [False, True, False], "other uses and other lengths are others"
+    assert [call["backward"] for call in calls] == [False, True, False], "another use or length needs its own decision"
     KernelSelector()(models[0], CPU, 256).restore()
-    assert len(calls) == 4, "another job chooses for itself"
+    assert len(calls) == 4, "another selector has its own cache"
 
 
 def test_kernels_are_tried_on_documents_that_are_nobodys_text() -> None:

@@ -1,4 +1,4 @@
-"""A memory whose rows go their own ways. That every part can do so is in `contracts`."""
+"""A KV cache whose rows advance independently. The `contracts` tests check every model part with it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ READINGS = [(EVERY, [7, 7, 7, 7]), ([1, 3], [5, 2]), (EVERY, [4, 0, 9, 1]), ([2]
 
 
 def rich() -> LM:
-    """A model with everything that asks a bus for more than keys and values."""
+    """A model with all parts that need more than keys and values from a decoding context."""
     spec = toy_model().edit(Attention, append(qk=part(ScalableSoftmax)))
     spec = spec.edit(Attention, append(qk=part(KeyOffset, unshifted_dims=4)))
     spec = spec.edit(SDPACore, append(masks=part(SlidingWindowMask, left=6))).edit(
@@ -44,7 +44,7 @@ def rich() -> LM:
 
 
 def words(*shape: int, seed: int = 0) -> Tensor:
-    """Random ids with a document's start here and there."""
+    """Random ids, some of them BOS."""
     ids = torch.randint(0, VOCAB, shape, generator=torch.Generator().manual_seed(seed))
     return ids.masked_fill(ids < 6, 1)
 
@@ -69,7 +69,7 @@ def test_rows_that_read_on_by_different_amounts_say_what_each_says_alone(model: 
 
 @torch.no_grad()
 def test_what_pads_a_row_leaves_nothing_behind() -> None:
-    """Other padding, and other things in the slots behind a row's end, change no bit of what comes later."""
+    """Different padding, and different values in unused slots of the cache, do not change later states."""
     model, said = rich(), []
     for filler in (2, 9):
         memory = KVCache(2, 20, CPU)
@@ -77,7 +77,7 @@ def test_what_pads_a_row_leaves_nothing_behind() -> None:
         ids[1, 3:] = filler
         decode(model, memory, ids, counts=counts)
         for buffer in memory.buffers.values():
-            assert not buffer[1, 3:].any(), "what pads is not kept"
+            assert not buffer[1, 3:].any(), "padding must not be stored"
             buffer[1, 3:] = filler
         memory.ids[1, 3:] = filler
         said.append(decode(model, memory, words(2, 4, seed=1)))
@@ -101,7 +101,7 @@ def test_a_row_that_forgets_is_as_new_and_the_others_notice_nothing() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("capacity", [8 + NGRAM_LOOKBACK, 9 + NGRAM_LOOKBACK, 40])
 def test_sliding_is_the_same_however_often_slots_are_moved(capacity: int) -> None:
-    """Rows of different lengths, a window of 8, pieces of 3: with room for all and with hardly any."""
+    """Rows of different lengths, a window of 8 and chunks of 3, with a large and a minimal capacity."""
     model, ids = rich(), words(2, 40)
     said = list[list[Tensor]]()
     for slots in (capacity, 100):
@@ -121,7 +121,7 @@ def test_sliding_is_the_same_however_often_slots_are_moved(capacity: int) -> Non
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 2])
 def test_angles_are_exact_a_million_tokens_on(rows: int) -> None:
-    """Only differences of positions count, wherever a text has got to; in float32 they would be wrong by 0.06 radians."""
+    """States depend on differences of positions only; float32 angles would have an error of 0.06 radians there."""
     model, ids, said = built(toy_model()), words(2, 24), list[Tensor]()
     for far in (0, 1_000_003):
         memory = KVCache(2, 24, CPU)
@@ -132,7 +132,7 @@ def test_angles_are_exact_a_million_tokens_on(rows: int) -> None:
 
 
 def test_what_has_left_the_window_is_not_counted() -> None:
-    """Queries grow with the log of the keys that are held: 8 of 20 that were read, and the token itself."""
+    """Scalable softmax scales queries by the log of the number of keys: 8 of 20 are cached, plus the token itself."""
     memory, scaling = KVCache(1, 30, CPU), ScalableSoftmax(BuildContext(vocab=VOCAB, heads=2), init=1.0)
     memory.lengths += 20
     memory.evict(torch.tensor([0]), torch.tensor([1]), 9)
@@ -160,7 +160,7 @@ def test_lags_of_rows_side_by_side() -> None:
 def test_a_context_that_does_not_fit_is_refused() -> None:
     reader = IncrementalDecoder(built(toy_model()), 2, window=5, stride=2)
     for n in (0, 6):
-        with pytest.raises(UsageError, match=f"a context of {n} tokens"):
+        with pytest.raises(UsageError, match=f"between 1 and 5 tokens .*, got {n}"):
             reader.prefill({1: torch.ones(n, dtype=torch.int64)})
 
 

@@ -1,4 +1,4 @@
-"""Scoring and adaptation at full size in bounded memory, on fake tensors."""
+"""Memory of scoring and adaptation at full size stays within limits, measured on fake tensors."""
 
 from __future__ import annotations
 

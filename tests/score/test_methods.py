@@ -1,4 +1,4 @@
-"""Every target exactly once, for every length and stride."""
+"""Every target is scored exactly once, for all lengths and strides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Totals on one, two and four processes (gloo, on the CPU), in batches of any size, in one section or in many."""
+"""Totals are equal on one, two and four processes (gloo, CPU), for all batch sizes and numbers of sections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Rows = dict[str, dict[str, Any]]
 
 
 class InChunks(SlidingScoring):
-    """The same windows in sections of 70 targets each, or more where a window crosses."""
+    """Sliding windows in sections of about 70 targets; a section ends with a whole window."""
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
         windows = [w for start, stop in self.text_spans(text) for w in self.windows(stop - start, start)]
@@ -61,7 +61,7 @@ def text() -> TokenizedText:
 
 
 def rows(distributed: DistributedContext) -> Rows:
-    """Every precision, method and size of batch: `precision/method/batch`."""
+    """Results for each precision, method and batch size, by `precision/method/batch`."""
     torch.set_num_threads(1)
     models = {"float64": built(toy_model()).double(), "float32": built(toy_model())}
     found: Rows = {}
@@ -71,12 +71,12 @@ def rows(distributed: DistributedContext) -> Rows:
             model, VOCAB, text(), CPU, distributed=distributed, batch_tokens=batch, log=lines.append
         )
         row = msgspec.to_builtins(evaluate_method(context, method))
-        own = int(lines[-1].split(": ")[1].split(" / ")[0])  # as its progress says
+        own = int(lines[-1].split(": ")[1].split(" / ")[0])  # this process's targets, from its last line of progress
         found[f"{precision}/{name}/{batch}"] = {**row, "own": own}
     return found
 
 
-# ---- the processes -----------------------------------------------------------------------------------------------
+# ---- totals and shares -------------------------------------------------------------------------------------------
 
 
 def start(out: Path) -> int:
@@ -88,7 +88,7 @@ def start(out: Path) -> int:
 
 @pytest.fixture(scope="module")
 def shared_out(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
-    """What every process of every world found, by `size.rank`."""
+    """The results of every process, by `world_size.rank`."""
     out = tmp_path_factory.mktemp("shares")
     run_as_script(__file__, out)
     return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
@@ -108,7 +108,7 @@ def totals(found: dict[str, Any] | MethodResult) -> dict[str, Any]:
 
 
 def test_every_process_of_every_world_has_the_totals_of_one(shared_out: dict[str, Rows], alone: Rows) -> None:
-    """Bit for bit, in float32 too: a track is played alike wherever it is played, and tracks are summed in their order."""
+    """Exactly, also in float32: a text batch gives the same bits on every rank, and batches are summed in order."""
     assert sorted(shared_out) == ["2.0", "2.1", "4.0", "4.1", "4.2", "4.3"]
     for name, found in shared_out.items():
         assert {key: row["processes"] for key, row in found.items()} == dict.fromkeys(alone, int(name[0]))
@@ -128,7 +128,7 @@ def test_neither_batches_nor_sections_change_a_total(alone: Rows, precision: str
     for names in (("contiguous",), ("sliding", "chunks"), ("isolated", "isolated chunks")):
         bits = [alone[f"{precision}/{name}/{batch}"]["bits"] for name in names for batch in BATCHES]
         assert bits == pytest.approx([bits[0]] * len(bits), rel=near)
-        assert bits[0] > 300, "three hundred targets, none of which is free"
+        assert bits[0] > 300, "each of the 300 targets must cost more than a bit on average"
 
 
 def test_both_precisions_are_one_model(alone: Rows) -> None:
@@ -162,7 +162,7 @@ def test_two_processes_score_an_artifact_as_one_does(toy: ToyArtifact, monkeypat
 
 def test_the_error_of_a_worker_is_raised(tmp_path: Path) -> None:
     job = ScoringJob(artifact=tmp_path / "none.bg", text=text(), methods=(), device="cpu")
-    with pytest.raises(BitgolfError, match=r"cannot read it") as caught:
+    with pytest.raises(BitgolfError, match=r"artifact cannot be read") as caught:
         score_in_workers(job, processes=1)
     assert caught.value.where.endswith("none.bg")
 

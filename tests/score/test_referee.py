@@ -1,4 +1,4 @@
-"""The referee: two sums and one division, over its own normalisation."""
+"""The referee: bits from its own softmax, summed once over all targets and divided by the bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from helpers.toy import VOCAB, built, toy_model
 
 
 class Uniform:
-    """Says nothing; records what it was shown."""
+    """Predicts equal probabilities, and records the batches and targets that it receives."""
 
     forward = None
 
@@ -58,7 +58,7 @@ def test_uniform_costs_log2_of_the_vocabulary(text: TokenizedText) -> None:
     assert result.targets == 200 and result.bytes == 500
     assert result.bits == pytest.approx(200 * math.log2(VOCAB), rel=1e-12)
     assert result.bpb == result.bits / 500
-    assert sorted(player.observed) == sorted(text.tokens[1:].tolist()), "every target is revealed once"
+    assert sorted(player.observed) == sorted(text.tokens[1:].tolist()), "every target must be revealed once"
 
 
 @pytest.mark.parametrize("method", [ContiguousScoring(window=16), SlidingScoring(window=16, stride=5)])
@@ -113,11 +113,11 @@ def test_a_foreign_token_is_an_error(text: TokenizedText) -> None:
         score(Uniform(vocab=10), text, ContiguousScoring(window=16))
 
 
-# ---- bits that are on their way ------------------------------------------------------------------------------------
+# ---- pending copies ------------------------------------------------------------------------------------------------
 
 
 class Late(DeviceToHostCopy):
-    """As from CUDA: values are there only when someone has waited for them."""
+    """A copy that is pending until `wait`, as from CUDA."""
 
     waiting: ClassVar[list[Late]] = []
 
@@ -131,7 +131,7 @@ class Late(DeviceToHostCopy):
         return True
 
     def wait(self) -> Tensor:
-        assert self.waiting.pop(0) is self, "in the order of the blocks"
+        assert self.waiting.pop(0) is self, "copies must be awaited in the order of the batches"
         assert self.most <= MAX_IN_FLIGHT + 1
         return super().wait()
 

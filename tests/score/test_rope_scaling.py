@@ -1,4 +1,4 @@
-"""RoPE scaling while a model is scored: the same frequencies as a recipe would give, and no change to the model."""
+"""RoPE scaling of a scoring method equals that of a recipe, and does not change the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MASKED = toy_model().edit(SDPACore, replace(masks=(part(SlidingWindowMask, left=
 
 
 def costs(model: LM, method: ScoringMethod) -> list[float]:
-    """Bits of every target."""
+    """Bits of each target."""
     charges = np.zeros(TEXT.num_targets)
     with closing(method.make_player(model, VOCAB, CPU, SINGLE_PROCESS)) as player:
         score(player, TEXT, method, charges=charges)
@@ -58,7 +58,7 @@ def test_it_is_the_model_with_that_scaling_and_its_own_masks(model: Spec[LM], sc
 @pytest.mark.parametrize("kind", [NTKScaling, YaRNScaling])
 @pytest.mark.parametrize("reference", [32, 64])
 def test_no_longer_than_in_training_is_bit_identical(kind: type[RoPEScaling], reference: int) -> None:
-    own = part(NTKScaling, original_length=4, length=8)  # what the model was trained with stays, too
+    own = part(NTKScaling, original_length=4, length=8)  # the scaling that the model was trained with must stay active
     model = built(toy_model().edit(RoPE, replace(scaling=own)))
     scaling = part(kind, original_length=reference, length=32)
     assert costs(model, ContiguousScoring(window=32, rope_scaling=scaling)) == costs(
@@ -82,7 +82,7 @@ def test_the_model_itself_never_changes(own: Spec[RoPEScaling] | None) -> None:
 def test_compiled_graphs_of_two_scalings_and_none_are_told_apart(
     kind: type[RoPEScaling], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One process scores the same model with several methods: a graph must not serve another scaling."""
+    """One process scores a model with several methods: a graph must not be reused for another scaling."""
     monkeypatch.setattr(compiled_function, "compile_graph", traced)
     torch._dynamo.reset()
     model, tokens, places = built(toy_model()), torch.from_numpy(TEXT.tokens[None, :64]), torch.arange(64)
@@ -96,13 +96,13 @@ def test_compiled_graphs_of_two_scalings_and_none_are_told_apart(
 
 
 def traced(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Traced as one graph, as on CUDA, and run without generated code."""
+    """Compile as one graph, as on CUDA, but without generated code."""
     return torch.compile(function, fullgraph=True, dynamic=False, backend="eager")
 
 
 def test_lengths_that_are_not_the_windows_are_errors() -> None:
     for method in (part(ContiguousScoring, window=64), part(SlidingScoring, window=64)):
-        with pytest.raises(RecipeError, match="stretched to 32 tokens for windows of 64"):
+        with pytest.raises(RecipeError, match="has length 32, but the window has 64 tokens"):
             method.replace(rope_scaling=part(NTKScaling, original_length=16, length=32))()
 
 

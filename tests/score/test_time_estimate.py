@@ -1,4 +1,4 @@
-"""The clock of a score, the size of its batches, and what is said where one or the other is too much."""
+"""Time estimates and batch sizes of a score, and the messages when time or memory is exceeded."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def row(method: Spec[ContiguousScoring], **settings: Any) -> MethodResult:
 
 
 class SetTime:
-    """A clock that shows the time it was last set to."""
+    """A clock that returns a time set by the test."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -58,20 +58,20 @@ class SetTime:
 
 
 def at(clock: TimeEstimate, done: int, now: float) -> float:
-    """Targets that are done at a time; the clock is one of `SetTime`."""
+    """Set the clock, a `SetTime`, to `now` and report that `done` targets are scored."""
     assert isinstance(clock.clock, SetTime)
     clock.clock.now = now
     return clock.update(done)
 
 
-# ---- the clock -----------------------------------------------------------------------------------------------------
+# ---- time ----------------------------------------------------------------------------------------------------------
 
 
 @given(per_target=st.floats(1e-6, 1.0), compiling=st.floats(0.0, 100.0), block=st.integers(1, 100))
 def test_at_a_steady_speed_the_forecast_is_right_from_the_second_block_on(
     per_target: float, compiling: float, block: int
 ) -> None:
-    """Whatever the first block, which compiles, has taken."""
+    """For any duration of the first batch, which includes compilation."""
     own = 1000.0
     clock = TimeEstimate(own, 600.0, clock=SetTime(50.0))
     for done in range(block, 1000, block):
@@ -120,7 +120,7 @@ def test_a_row_names_the_device_that_made_it() -> None:
     assert (found.device, found.kernels) == ("a test's device", [])
 
 
-# ---- the batch -----------------------------------------------------------------------------------------------------
+# ---- batch size ----------------------------------------------------------------------------------------------------
 
 
 def test_a_cpu_reads_as_much_as_it_always_did() -> None:
@@ -131,7 +131,7 @@ def test_a_cpu_reads_as_much_as_it_always_did() -> None:
         == row(part(ContiguousScoring, window=16)).batch_tokens
     )
     assert choose_batch_size(model, ContiguousScoring(window=256), CPU, SINGLE_PROCESS, 70) == BatchSize(
-        70, "as asked for"
+        70, "as specified"
     )
 
 
@@ -150,7 +150,7 @@ def test_the_estimate_counts_logits_and_a_block() -> None:
 
 
 class Small(ContiguousScoring):
-    """On a device that holds so many tokens."""
+    """A method whose player runs out of memory above `holds` tokens."""
 
     def __init__(self, *, window: int, holds: int = 64) -> None:
         super().__init__(window=window)
@@ -187,14 +187,14 @@ def test_where_memory_runs_out_half_as_many_tokens_are_read_and_it_is_said() -> 
     wanted = row(part(ContiguousScoring, window=16), batch_tokens=64)
     assert found.bits == wanted.bits and found.batch_tokens == 64
     assert found.warnings == [
-        "halved: out of memory with 256 tokens at once, so 128 were read",
-        "halved: out of memory with 128 tokens at once, so 64 were read",
+        "batch size halved: out of memory with 256 tokens, so batches of 128 tokens were used",
+        "batch size halved: out of memory with 128 tokens, so batches of 64 tokens were used",
     ]
     assert [line for line in lines if "halved" in line]
 
 
 def test_where_nothing_is_left_to_halve_it_is_an_error() -> None:
-    with pytest.raises(BitgolfError, match="out of memory with 16 tokens at once"):
+    with pytest.raises(BitgolfError, match="out of memory with batches of 16 tokens"):
         row(part(Small, window=16, holds=1), batch_tokens=256)
     with pytest.raises(BitgolfError) as error:
         BatchSize(64, "").halved(16, DistributedContext(world_size=2))

@@ -1,4 +1,4 @@
-"""The bits of a target: exact to float64, in one form and in the other."""
+"""The bits of a target are exact to float64, eager and compiled."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bitgolf.score.execution.compiled_function import CompiledFunction
 from bitgolf.score.token_bits import COMPILED_CHUNK, EAGER_CHUNK, in_chunks, reference_bits, token_bits
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # of inductor's own imports
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # raised by imports of inductor
 
 
 def exact(logits: Tensor, targets: Tensor) -> np.ndarray:
-    """In numpy's long double, 64 bits of mantissa."""
+    """The bits in numpy's long double, with 64 bits of mantissa."""
     z = logits.double().numpy().astype(np.longdouble)
     z -= z.max(1, keepdims=True)
     chosen = np.take_along_axis(z, targets.numpy()[:, None], 1)[:, 0]
@@ -33,7 +33,7 @@ def drawn(n: int, vocab: int, scale: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def bound(vocab: int) -> float:
-    """As the docstring of `token_bits` has it, in bits."""
+    """The error bound from the docstring of `token_bits`, in bits."""
     return (vocab + 4) * 2.0**-53 / math.log(2)
 
 
@@ -44,7 +44,7 @@ def fused() -> CompiledFunction:
 
 @pytest.mark.parametrize(("vocab", "scale"), [(8192, 3.0), (8192, 30.0), (1024, 0.01), (300, 1000.0)])
 def test_both_forms_are_within_the_bound(fused: CompiledFunction, vocab: int, scale: float) -> None:
-    """Relative to bits that may be as large as the range of the logits."""
+    """The bound is relative if the bits are large, up to the range of the logits."""
     logits, targets = drawn(96, vocab, scale, 0)
     wanted = exact(logits, targets)
     for found in (token_bits(logits, targets), in_chunks(fused, logits, targets, 32)):
@@ -53,7 +53,7 @@ def test_both_forms_are_within_the_bound(fused: CompiledFunction, vocab: int, sc
 
 
 def test_the_sum_of_a_sharp_model_is_right_to_one_part_in_a_billion(fused: CompiledFunction) -> None:
-    """Where nearly every target is certain, relative errors are largest: 0.01 bits a target on average."""
+    """Relative errors are largest if almost every target is certain: here 0.01 bits per target on average."""
     logits, targets = drawn(512, 8192, 1.0, 1)
     logits[torch.arange(512), targets] = 17.0
     wanted = exact(logits, targets).sum()

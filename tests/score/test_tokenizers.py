@@ -1,4 +1,4 @@
-"""The same score of raw text and of shards, and files that come back, whatever the kind of tokenizer."""
+"""For each kind of tokenizer: raw text and shards have the same score, and compression is lossless."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tokens(request: pytest.FixtureRequest) -> Spec[SentencePieceBPE] | Spec[Byte
 
 @pytest.fixture(scope="module")
 def folder(tokens: Spec[SentencePieceBPE], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of 100 tokens, so that documents and operators cross their ends."""
+    """Shards of 100 tokens, so that documents and case operators cross shard ends."""
     folder = tmp_path_factory.mktemp("data")
     tokenizer = tokenizer_from_bytes(tokens().train(SENTENCES[8:]))
     train, held_out = ([Document(f"{i}", d) for i, d in enumerate(side)] for side in (SENTENCES[8:], HELD_OUT))
@@ -56,7 +56,7 @@ def folder(tokens: Spec[SentencePieceBPE], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def loaded(tokens: Spec[SentencePieceBPE], folder: Path) -> LoadedArtifact:
-    """An artifact with this tokenizer, read back from its file."""
+    """An artifact with this tokenizer, loaded from its file."""
     proto = (folder / "tokenizer.model").read_bytes()
     recipe = toy_recipe(vocab=tokens().vocab).set("tokens", tokens)
     torch.manual_seed(0)
@@ -89,7 +89,7 @@ def test_each_document_has_the_bytes_that_its_tokens_tell(loaded: LoadedArtifact
 
 
 def test_check_counts_the_bytes_again(tokens: Spec[SentencePieceBPE], folder: Path, tmp_path: Path) -> None:
-    """Also where the stream is counted in several blocks."""
+    """Also if the stream is counted in several chunks."""
     assert verify_data(folder) == []
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -120,7 +120,7 @@ def test_tokens_of_a_shard_are_those_of_the_document(loaded: LoadedArtifact, fol
 
 
 def test_what_a_model_makes_up_is_readable(loaded: LoadedArtifact) -> None:
-    """A model that knows nothing puts operators anywhere; the prompt stands in front all the same."""
+    """An untrained model generates case operators anywhere; the text still begins with the prompt."""
     drawn = generate(
         loaded.model, loaded.tokenizer, b"The Ship", tokens=30, temperature=1.0, top_k=0, seed=1, window=32
     )

@@ -1,4 +1,4 @@
-"""Documents: every format read, every bad file named, and a split by content alone."""
+"""Tests of documents: reading of all formats, errors for invalid files, and the split by content."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_jsonl_has_a_document_a_line_and_skips_empty_ones(tmp_path: Path, packin
     ("line", "message"),
     [
         ("{", "not JSON"),
-        ("[1]", "not an object"),
-        ('{"txt": "a"}', "not an object"),
-        ('{"text": 1}', "not an object"),
+        ("[1]", "not a JSON object"),
+        ('{"txt": "a"}', "not a JSON object"),
+        ('{"text": 1}', "not a JSON object"),
         ("[" * 100_000, "not JSON"),
     ],
 )
@@ -77,7 +77,7 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, messa
 def test_a_damaged_packed_file_is_an_error_that_names_it(tmp_path: Path, packing: str, damage) -> None:
     path = tmp_path / f"a.txt{packing}"
     path.write_bytes(damage(PACK[packing](bytes(range(256)) * 900)))
-    with pytest.raises(CorruptFileError, match="does not unpack") as error:
+    with pytest.raises(CorruptFileError, match="cannot be decompressed") as error:
         datas(path)
     assert error.value.where == str(path)
 

@@ -1,4 +1,4 @@
-"""A small tokenizer, trained once."""
+"""Fixtures: a small tokenizer, trained once per session."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bitgolf.tokens.trainers import SentencePieceBPE
 
 @pytest.fixture(scope="session")
 def library() -> list[bytes]:
-    """Half a megabyte of Python."""
+    """Half a megabyte of Python source files."""
     return [document.data for document in islice(python_library(), 25)]
 
 

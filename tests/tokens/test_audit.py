@@ -1,4 +1,4 @@
-"""The audit finds each fault that made a published bits-per-byte figure wrong, and none in a sound tokenizer."""
+"""Tests of the tokenizer audit: it finds the faults behind wrong published bits-per-byte figures, and no others."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def test_the_published_models_lose_bytes_and_one_has_unknown_characters(
 def test_counts_are_of_the_sample(shared: Path, english: list[bytes]) -> None:
     folder = shared / "data" / "tokenizers"
     lossy = audit_tokenizer(load_tokenizer(folder / "fineweb_1024_bpe.model"), [b"a\nb", "½ x".encode()])
-    assert [f.message for f in lossy] == [
-        "3 of 7 raw bytes are lost or changed by SentencePieceTokenizer's own encoding"
-    ]
+    assert [f.message for f in lossy] == ["3 of 7 raw bytes are lost or changed by SentencePiece's own encoding"]
     unknown = audit_tokenizer(load_tokenizer(folder / "fineweb_2048_bpe_no_byte_fallback.model"), ["a🙂🙂 <".encode()])
     assert "3 characters of the sample's 1 documents became <unk>" in unknown[0].message
 

@@ -1,4 +1,4 @@
-"""Every kind of tokenizer keeps one promise: any bytes come back, and each of them is told by one token."""
+"""Tests of all tokenizer types: exact round trip of any bytes, and each byte counted in exactly one token."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_any_bytes_come_back_and_each_is_counted_once(kind: Tokenizer, data: byt
 @settings(max_examples=60, deadline=None)
 @given(documents=st.lists(any_bytes, max_size=4))
 def test_a_stream_counts_as_its_documents(kind: Tokenizer, documents: list[bytes]) -> None:
-    """Also where one ends in bytes that would make an operator with the next one's."""
+    """Also if the last bytes of a document and the first ones of the next one would form an operator."""
     encoded = kind.encode_documents([*documents, b"\xee\x80", b"\x81x"])
     stream = np.concatenate([np.append([kind.bos], ids) for ids in encoded])
     alone = np.concatenate([np.append([0], kind.count_bytes(ids)) for ids in encoded])
@@ -148,14 +148,14 @@ def test_the_operators_are_the_first_tokens(kind: Tokenizer) -> None:
 
 
 def test_bytes_are_told_where_they_become_certain(case_operators: CaseOpsTokenizer) -> None:
-    """TITLE tells nothing, a letter itself; ESC nothing, the operator after it three bytes."""
+    """TITLE counts 0 bytes and its letter 1; ESC counts 0 and the operator after it 3."""
     ids = case_operators.encode("Z\ue001".encode())
     assert [case_operators.piece_bytes[i] for i in ids] == [OPERATORS[0], b"z", OPERATORS[3], OPERATORS[0]]
     assert case_operators.count_bytes(ids).tolist() == [0, 1, 0, 3]
 
 
 def test_an_operator_may_be_spelled_in_bytes(case_operators: CaseOpsTokenizer) -> None:
-    """No encoder here writes it so; the count holds all the same."""
+    """No encoder of this package produces it, but decoding and counting are still exact."""
     spelled = [case_operators.piece_strings.index(f"<0x{byte:02X}>") for byte in OPERATORS[0] + b"a"]
     assert case_operators.decode(spelled) == b"A"
     assert case_operators.count_bytes(np.array(spelled)).tolist() == [0, 0, 0, 1]
@@ -170,7 +170,7 @@ def test_the_table_is_exact_but_for_literal_operators(case_operators: CaseOpsTok
 def test_tokens_that_no_text_has_are_refused(case_operators: CaseOpsTokenizer) -> None:
     title, z = case_operators.encode(b"Z").tolist()
     for ids in ([title], [title, title, z], [z, title, z], [title, case_operators.bos, z]):
-        with pytest.raises(CorruptFileError, match=r"U\+E001 out of place"):
+        with pytest.raises(CorruptFileError, match=r"misplaced operator U\+E001"):
             case_operators.decode(ids)
 
 
@@ -208,11 +208,11 @@ def test_the_published_model_is_opened_as_what_it_is(shared: Path) -> None:
 def test_what_is_no_tokenizer_is_refused(tokenizer: SentencePieceTokenizer, case_operators: CaseOpsTokenizer) -> None:
     hostile = {
         byte_tokenizer.MAGIC + b"\0": "not a byte tokenizer",
-        byte_tokenizer.MAGIC[:-1]: "not a SentencePieceTokenizer model",
-        caseops_tokenizer.MAGIC: "not a SentencePieceTokenizer model",
+        byte_tokenizer.MAGIC[:-1]: "not a SentencePiece model",
+        caseops_tokenizer.MAGIC: "not a SentencePiece model",
         caseops_tokenizer.MAGIC + case_operators.serialized: "not a",
-        caseops_tokenizer.MAGIC + byte_tokenizer.MAGIC: "not a SentencePieceTokenizer model",
-        case_operators.serialized[:-7]: "not a SentencePieceTokenizer model",
+        caseops_tokenizer.MAGIC + byte_tokenizer.MAGIC: "not a SentencePiece model",
+        case_operators.serialized[:-7]: "not a SentencePiece model",
         caseops_tokenizer.MAGIC + tokenizer.serialized: r"no piece for U\+E001",
         case_operators.serialized.replace(OPERATORS[2], b"\xee\x80\x85"): r"no piece for U\+E003",
         case_operators.serialized.replace(b"<0x41>", b"<0y41>"): "not a",
@@ -246,7 +246,7 @@ def test_a_plain_model_is_not_one_for_operators(tmp_path: Path, tokenizer: Sente
 
 
 def test_the_text_in_front_is_the_transformed_one(case_operators: CaseOpsTokenizer) -> None:
-    """The tokens are SentencePieceTokenizer's own, of the text with operators."""
+    """The tokens are those of SentencePiece for the text with operators."""
     inner = SentencePieceTokenizer(case_operators.serialized.removeprefix(caseops_tokenizer.MAGIC))
     for data in [*ENGLISH[:5], *TRICKY]:
         assert case_operators.encode(data).tolist() == inner.encode(encode_case(data)).tolist()

@@ -1,4 +1,4 @@
-"""Exact bytes: any bytes come back, and each token's bytes are counted once."""
+"""Tests of SentencePiece models: exact round trip of any bytes, and exact byte counts of tokens."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def public(request: pytest.FixtureRequest, shared: Path) -> SentencePieceTokeniz
 
 
 def without_space_piece(tokenizer: SentencePieceTokenizer) -> SentencePieceTokenizer:
-    """The same model with U+2581 renamed: its entry is field 1, of length 3."""
+    """The same model with another name for the piece U+2581, whose entry is field 1, of length 3."""
     assert tokenizer.serialized.count(b"\x0a\x03\xe2\x96\x81") == 1
     return SentencePieceTokenizer(tokenizer.serialized.replace(b"\x0a\x03\xe2\x96\x81", b"\x0a\x03\xe2\x96\x82"))
 
@@ -198,7 +198,7 @@ def test_unknown_characters_are_lost_without_byte_fallback(shared: Path) -> None
 
 
 def counted_one_by_one(tokenizer: SentencePieceTokenizer, ids: list[int]) -> int:
-    """The rule in plain Python, as section 7.2 of the specification words it."""
+    """The byte rule of the challenge, one token at a time in plain Python."""
     total, before = 0, None
     for token in ids:
         name = tokenizer.piece_strings[token]
@@ -236,7 +236,7 @@ def test_the_challenges_rule_agrees_on_normalised_documents_and_not_on_a_leading
 
 @pytest.mark.parametrize("proto", [b"", b"junk", b"\x0a\x03abc"])
 def test_what_is_not_a_model_is_refused(proto: bytes) -> None:
-    with pytest.raises(CorruptFileError, match="not a SentencePieceTokenizer model"):
+    with pytest.raises(CorruptFileError, match="not a SentencePiece model"):
         SentencePieceTokenizer(proto)
 
 

@@ -1,4 +1,4 @@
-"""Training a tokenizer: what its pieces may hold, and the same bytes for the same text."""
+"""Tests of tokenizer training: contents of the pieces, and reproducible models."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_training_depends_on_the_text_and_not_on_its_order(library: list[bytes])
 
 
 def test_text_that_the_trainer_would_skip_still_counts() -> None:
-    """SentencePieceTokenizer drops a whole sentence for a tab, a NUL, a U+2581 or a U+2585 in it."""
+    """SentencePiece drops a sentence that contains a tab, a NUL, U+2581 or U+2585."""
     text = ["\t\0begin\u2581middle\u2585end\ufffd".encode() + b"\xff"] * 50
     assert b"begin" in pieces(text) and b"middle" in pieces(text)
 
@@ -92,5 +92,5 @@ def test_a_given_tokenizer_is_the_file_or_an_error(tmp_path: Path, tokenizer: Se
     with pytest.raises(BitgolfError, match="cannot be read"):
         TokenizerFile(path=str(tmp_path / "none"), vocab=400).train([])
     path.write_bytes(tokenizer.serialized[:-9])
-    with pytest.raises(CorruptFileError, match="not a SentencePieceTokenizer model"):
+    with pytest.raises(CorruptFileError, match="not a SentencePiece model"):
         TokenizerFile(path=str(path), vocab=400).train([])

@@ -1,4 +1,4 @@
-"""One thread, one small folder of data, and a clock that obeys."""
+"""Fixtures: one torch thread, a small data folder, and a fake clock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
-    """Time passes when it is told to, and in no time a checkpoint is written."""
+    """A fake clock for the loop, which only tests advance; writing a checkpoint takes no time."""
     fake = FakeTime()
     monkeypatch.setattr(loop, "time", fake)
     monkeypatch.setattr(CheckpointWriter, "busy", False)

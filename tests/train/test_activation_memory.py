@@ -1,4 +1,4 @@
-"""Micro batches by free memory: the forecast, how many rows fit, and what happens where memory runs out all the same."""
+"""Micro-batches by free memory: the forecast, the number of rows that fit, and running out of memory nevertheless."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LENGTH = 32  # of the toy recipe's rows, of which there are 4
 
 
 class Simple(nn.Module):
-    """Keeps, per token: an index of 8 bytes, x of width 6, tanh of width 10; and attention weights (T, T), if asked."""
+    """Saves per token an index of 8 bytes, x of width 6 and tanh of width 10; optionally attention weights (T, T)."""
 
     def __init__(self, *, attention: bool = False) -> None:
         super().__init__()
@@ -56,13 +56,13 @@ def test_attention_weights_are_left_out() -> None:
 
 
 def test_products_in_bfloat16_keep_half() -> None:
-    """The weights' copies in bfloat16 are kept once, whatever the batch, and so are no part of it."""
+    """The bfloat16 copies of weights do not grow with the batch, so they are not part of the forecast."""
     half = CPU._replace(compute_dtype=torch.bfloat16)
     assert activation_bytes(Simple, half, 64) == 8 + 2 * 6 + 2 * 10
 
 
 def test_the_forecast_is_that_of_a_real_pass_and_changes_nothing(data: Path) -> None:
-    """The toy's own task: real tensors of a whole row, against fake ones of two slices."""
+    """For the toy model: a pass on real tensors of a whole row, against fake tensors of two slices."""
     trainer = make_trainer(data)
     batch, kept = trainer.batches.load_batch(0), dict[int, Tensor]()
     before = trainer.clone_state()
@@ -93,7 +93,7 @@ def test_rows_are_the_largest_divisor_that_fits(tokens: float, rows: int) -> Non
 
 
 def fitted(trainer: Trainer, lines: list[str], compute_loss: LossFunction | None = None) -> ExecutionPlan:
-    """The plan that setup would choose for this loss function (the loss module itself where none is given)."""
+    """The plan that setup would choose for this loss function (default: the loss module itself)."""
     tokens = estimate_micro_batch(trainer, lines.append)
     plan = trainer.plan._replace(max_micro_tokens=tokens, compute_loss=compute_loss or trainer.loss_module)
     return find_micro_batch(trainer, plan, lines.append)
@@ -118,7 +118,7 @@ def test_settings_are_an_upper_limit(data: Path) -> None:
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything in float64, also what asks for float32 (logits, angles)."""
+    """Computes everything in float64, including casts to float32 (logits, rotary angles)."""
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     torch.set_default_dtype(torch.float64)
     yield
@@ -131,7 +131,7 @@ def adam_trainer(data: Path) -> Trainer:
 
 
 def forecast_of(trainer: Trainer, rows: float) -> int:
-    """So many free bytes that the forecast has room for that many rows."""
+    """The number of free bytes for which the forecast allows this number of rows."""
     fixed = 2 * sum(p.numel() * p.element_size() for p in trainer.params.values())
     return round((rows * LENGTH * activation_bytes(trainer.build, CPU, LENGTH) + fixed) / 0.9) + 1
 
@@ -151,13 +151,15 @@ def test_fewer_rows_at_a_time_train_the_same(
         now = TrainingProgress(step, 8, 0.0, 0.0)
         torch.testing.assert_close(pieces.step(step, now), whole.step(step, now), rtol=1e-12, atol=0)
     assert calls == passes * 3
-    assert f"{passes[0]} of 4 rows of 32 tokens" in lines[0] and f"{free / 1e9:.1f} GB free" in lines[0]
+    assert (
+        f"micro-batches of {passes[0]} of 4 rows of 32 tokens" in lines[0] and f"{free / 1e9:.1f} GB free" in lines[0]
+    )
     for path, p in pieces.params.items():
         torch.testing.assert_close(p, whole.params[path], rtol=0, atol=1e-12, msg=path)
 
 
 class Cramped:
-    """Stands for a graph on a device that holds so many rows at a time."""
+    """Imitates a graph on a device whose memory holds `holds()` rows at a time."""
 
     def __init__(self, trainer: Trainer, holds: Callable[[], int]) -> None:
         self.task, self.holds = trainer.loss_module, holds
@@ -170,7 +172,7 @@ class Cramped:
 
 @pytest.fixture
 def ample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forecast that is far too low."""
+    """Pretends that 1 TB is free, so that the forecast allows far too many tokens."""
     monkeypatch.setattr(micro_batch, "available_bytes", lambda device: 10**12)
 
 
@@ -180,17 +182,14 @@ def test_where_memory_runs_out_there_are_fewer_rows(data: Path) -> None:
     before = trainer.clone_state()
     plan = fitted(trainer, lines, Cramped(trainer, lambda: 1))
     assert plan.micro_batch_rows(4, LENGTH) == 1
-    assert [line.partition(", so ")[2] for line in lines[1:]] == [
-        "2 of 4 are read at a time",
-        "1 of 4 are read at a time",
-    ]
+    assert [line.partition("; ")[2] for line in lines[1:]] == ["trying 2 of 4", "trying 1 of 4"]
     assert all(torch.equal(t, before[name]) for name, t in trainer.state_dict().items())
     assert all(p.grad is None for p in trainer.params.values())
 
 
 @pytest.mark.usefixtures("ample")
 def test_where_one_row_is_too_much_a_graph_recomputes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The share of the activations that may be kept is lowered until it fits, for this graph alone."""
+    """The activation memory budget is lowered until the row fits, for this graph only."""
     trainer, lines, tried = make_trainer(data), list[str](), list[float]()
 
     def holds() -> int:
@@ -201,7 +200,7 @@ def test_where_one_row_is_too_much_a_graph_recomputes(data: Path, monkeypatch: p
     monkeypatch.setattr(micro_batch, "compile_graph", lambda task, device: cramped)
     trainer.plan = fitted(trainer, lines, cramped)
     assert tried == [1.0, 1.0, 1.0, 0.5, 0.25, 0.25] and functorch.activation_memory_budget == 1.0
-    assert "25% of them may be kept" in lines[-1] and len(lines) == 5
+    assert "at most 25% of them are saved" in lines[-1] and len(lines) == 5
     assert torch.isfinite(trainer.step(0, TrainingProgress(0, 8, 0.0, 0.0)))
 
 
@@ -221,7 +220,7 @@ def test_where_nothing_helps_it_is_one_error(data: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("ample")
 def test_the_process_with_least_room_decides(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its forecast, and whether a pass ran out of memory there."""
+    """The minimum over processes counts, for the forecast and for the test of a pass."""
     trainer, theirs = make_trainer(data), iter([2 * LENGTH, 0, 1])
     monkeypatch.setattr(micro_batch, "all_reduce_min", lambda value, distributed: min(value, next(theirs)))
     assert fitted(trainer, []).micro_batch_rows(4, LENGTH) == 1

@@ -1,4 +1,4 @@
-"""Ramps: batches that grow, still a function of (seed, step), with tokens counted right, also over a restart."""
+"""Batch warm-up: batches remain a function of (seed, step), and tokens are counted correctly, also after a restart."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_a_batch_grows_by_the_fraction_of_the_run() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ((), r"begin at \[\]"),
-        (((0.1, 0.5), (0.5, 1.0)), "begin at 0"),
-        (((0.0, 0.5), (0.5, 0.75), (0.5, 1.0)), "go up"),
+        ((), r"got \[\]"),
+        (((0.1, 0.5), (0.5, 1.0)), "must start at 0"),
+        (((0.0, 0.5), (0.5, 0.75), (0.5, 1.0)), "and increase"),
         (((0.0, 0.5), (1.0, 1.0)), "below 1"),
-        (((0.0, 0.0), (0.5, 1.0)), "shares are above 0"),
+        (((0.0, 0.0), (0.5, 1.0)), "shares must be above 0"),
         (((0.0, 0.5), (0.5, 1.5)), "at most 1"),
-        (((0.0, 0.5),), "do not change"),
-        (((0.0, 0.5), (0.5, 0.5)), "do not change"),
+        (((0.0, 0.5),), "must change the share"),
+        (((0.0, 0.5), (0.5, 0.5)), "must change the share"),
         (((0.0, 0.3), (0.5, 1.0)), r"0\.3 of 4 is not a whole number"),
     ],
 )
@@ -67,7 +67,7 @@ def test_a_ramp_that_makes_no_sense_is_refused_with_its_recipe(
 
 
 def test_rows_of_one_token_are_refused() -> None:
-    with pytest.raises(RecipeError, match="no batch"):
+    with pytest.raises(RecipeError, match="at least 1 row of 2 tokens, got 4 of 1"):
         settings(batch_warmup=(part(SequenceLengthWarmup, milestones=((0.0, 1 / 32), (0.5, 1.0))),))
 
 
@@ -89,12 +89,12 @@ def test_ranks_share_a_smaller_batch(data: Path, world_size: int) -> None:
     source = make_trainer(data, short_recipe().set("train.rows", 8)).batches
     shares = [source.load_batch(5, rank, world_size, rows=4, length=7).inputs for rank in range(world_size)]
     assert np.concatenate(shares).tolist() == source.load_batch(5).inputs[:4, :7].tolist()
-    with pytest.raises(UsageError, match="3 rows cannot be shared by 2 ranks"):
+    with pytest.raises(UsageError, match="3 rows cannot be divided evenly among 2 ranks"):
         source.load_batch(0, 0, 2, rows=3)
 
 
 def test_rows_that_the_ranks_cannot_share_later_are_an_error_at_the_start(data: Path) -> None:
-    with pytest.raises(UsageError, match="3 rows cannot be shared by 2 ranks"):
+    with pytest.raises(UsageError, match="3 rows cannot be divided evenly among 2 ranks"):
         make_trainer(data, ramped(), distributed=DistributedContext(world_size=2))
 
 
@@ -119,7 +119,7 @@ def test_each_shape_is_warmed_up(data: Path) -> None:
 
 
 def test_what_shares_a_graph_is_warmed_up_once(data: Path) -> None:
-    """A shape that comes again later has its graph already, unless another phase has begun; each is timed."""
+    """A batch shape that recurs needs no second warm-up, unless the phase differs; each warm-up is timed."""
     ramp = part(BatchSizeWarmup, milestones=((0.0, 0.5), (0.3, 1.0), (0.6, 0.5)))
     trainer = make_trainer(data, short_recipe().set("train.batch_warmup", (ramp,)))
     rows: list[int] = []
@@ -142,7 +142,7 @@ def test_tokens_are_counted_as_trained(tmp_path: Path, data: Path) -> None:
 
 
 def test_on_the_clock_a_restart_goes_on_counting(tmp_path: Path, data: Path, clock: FakeTime) -> None:
-    """8 s of 1 s a step, saved every 3.5 s: the phases follow the clock, so a step's number does not give its tokens."""
+    """8 s with 1 s per step, saved every 3.5 s. Batch shapes follow the clock, so steps do not determine tokens."""
     recipe = ramped(short_recipe(seconds=8.0, steps=0, every=3.5))
     counted: list[tuple[int, int]] = []
 

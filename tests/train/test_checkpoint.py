@@ -1,4 +1,4 @@
-"""Checkpoints: bit for bit, whole or named as damaged, never more than a few."""
+"""Checkpoint files: exact round trips, detection of any damage, and removal of old files."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_nothing_there_is_none(tmp_path: Path, folder: str) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_is_seen_and_the_one_before_is_used(tmp_path: Path, data: st.DataObject) -> None:
-    """A flipped bit anywhere, a cut anywhere, bytes added: the file is named and the older one is taken."""
+    """After a flipped bit, truncation or appended bytes, the file is reported and the older one is loaded."""
     save(tmp_path, 1, TENSORS, {"at": 1})
     newest = save(tmp_path, 2, TENSORS, {"at": 2})
     content = bytearray(newest.read_bytes())
@@ -162,7 +162,7 @@ def test_a_plain_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extra", [b',"w":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}', b',"w":7'])
 def test_a_right_hash_does_not_make_a_checkpoint(tmp_path: Path, extra: bytes) -> None:
-    """The hash is no defence against forgery: what it covers is parsed with the same care."""
+    """The hash does not prevent forgery, so a file with a valid hash must still be validated."""
     meta = b'{"__metadata__":{"format":"2","step":"1","meta":"{}","sha256":"' + b"0" * 64 + b'"}' + extra + b"}"
     content = len(meta).to_bytes(8, "little") + meta
     path = tmp_path / "step-00000001.safetensors"
@@ -173,7 +173,7 @@ def test_a_right_hash_does_not_make_a_checkpoint(tmp_path: Path, extra: bytes) -
 
 @pytest.mark.parametrize("number", [b"", b'"format":"1",'])
 def test_a_checkpoint_of_another_format_is_one_clear_error(tmp_path: Path, number: bytes) -> None:
-    """A newer file of another format is not passed over: the older one belongs to another version too."""
+    """A newer file of another format is an error: the older files do not belong to this version either."""
     save(tmp_path, 1, TENSORS)
     path = save(tmp_path, 2, TENSORS)
     content = path.read_bytes()
@@ -215,7 +215,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_file_is_what_safetensors_would_write(tmp_path: Path) -> None:
-    """Header and data, but for the order of the metadata's keys, which safetensors leaves to chance."""
+    """Header and data equal those of safetensors, except for the order of metadata keys, which is random there."""
     tensors = TENSORS | {
         "ü\"'": torch.ones(3, dtype=torch.bfloat16),
         "b": torch.ones(5, dtype=torch.bool),

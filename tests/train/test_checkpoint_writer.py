@@ -1,4 +1,4 @@
-"""Checkpoints in the background: no step waits for them, what they hold is of one moment, and errors come out."""
+"""Background checkpoints: steps do not wait for them, snapshots are consistent, and errors are raised."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Save = Callable[..., Path]
 
 
 def saving(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> list[int]:
-    """The steps whose checkpoints are whole; `act` happens in the thread before each is written."""
+    """The steps whose checkpoints are complete; `act` is called in the thread before each is written."""
     save, saved = checkpoint.save, list[int]()
 
     def acting(folder: Path, step: int, *rest: Any) -> Path:
@@ -53,14 +53,14 @@ def saving(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> lis
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
-    """The clock of the loop; threads take the time they take."""
+    """A fake clock for the loop; threads take real time."""
     fake = FakeTime()
     monkeypatch.setattr(loop, "time", fake)
     return fake
 
 
 def stepping(data: Path, seconds: FakeTime, act: Callable[[int], object]) -> Trainer:
-    """A trainer whose steps take a second each and that saves after every second one."""
+    """A trainer whose steps take 1 s each, with a checkpoint every 2 s."""
     made = make_trainer(data, short_recipe(every=2.0))
     return before_step(made, lambda number: (act(number), seconds.advance(1.0)))
 
@@ -71,7 +71,7 @@ def stepping(data: Path, seconds: FakeTime, act: Callable[[int], object]) -> Tra
 def test_steps_go_on_while_a_checkpoint_is_written(
     tmp_path: Path, data: Path, seconds: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The writing of the first one ends when step 5 begins. Those due meanwhile are postponed, which is said once."""
+    """Writing the first checkpoint ends when step 5 begins. Those due before are postponed, with a single warning."""
     written, said = threading.Event(), list[str]()
     saved = saving(monkeypatch, lambda step: written.wait(30) or pytest.fail("no step was done meanwhile"))
 
@@ -87,13 +87,13 @@ def test_steps_go_on_while_a_checkpoint_is_written(
     assert result.steps == STEPS and result.training_seconds == STEPS
     assert (saved[0], saved[-1]) == (2, STEPS) and 4 not in saved
     (message,) = said
-    assert "takes more than 2 s to write, so the next is postponed" in message
+    assert "takes more than 2 s, so the next is postponed" in message
 
 
 def test_what_is_written_is_the_state_when_it_was_saved(
     tmp_path: Path, data: Path, seconds: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two more steps are done before a byte of it is read."""
+    """Two more steps are trained before the snapshot is written."""
     later, then = threading.Event(), dict[int, State]()
     saving(monkeypatch, lambda step: later.wait(30))
 
@@ -113,7 +113,7 @@ def test_what_is_written_is_the_state_when_it_was_saved(
 def test_the_end_waits_for_the_last_file(
     tmp_path: Path, data: Path, seconds: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the time of writing is not on the clock."""
+    """The time of the final write is not on the training clock."""
     saved = saving(monkeypatch, lambda step: seconds.advance(100.0) if step == STEPS else None)
     result = train(stepping(data, seconds, lambda number: None), tmp_path, no_report, resume=False)
     assert saved[-1] == newest(tmp_path).step == STEPS
@@ -130,7 +130,7 @@ def full_disk(step: int) -> None:
 def test_a_full_disk_is_one_clear_error(
     tmp_path: Path, data: Path, seconds: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the next time that state is saved, or at the end."""
+    """The error is raised when the next checkpoint is saved, or at the end of training."""
     saving(monkeypatch, lambda step: full_disk(step) if step >= 4 else None)
     with pytest.raises(BitgolfError, match=r"could not be written \(No space left on device\)\n.*--resume") as caught:
         train(stepping(data, seconds, lambda number: None), tmp_path, no_report, resume=False)
@@ -194,7 +194,7 @@ def test_the_check_reads_the_device_once(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_copy_from_a_gpu_is_of_the_moment() -> None:
-    """Also where the next step changes the state at once, and twice with the same buffers."""
+    """The snapshot is not affected by later changes of the state, also when buffers are reused."""
     state = {"w": torch.randn(1 << 24, device="cuda"), "rng": torch.get_rng_state()}
     copy = HostSnapshot(state)
     for _ in range(2):

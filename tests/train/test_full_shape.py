@@ -1,6 +1,6 @@
-"""Every recipe at full shape starts in bounded memory: each eager step, on fake tensors, beside what one card holds.
+"""Every recipe at full shape runs in bounded memory: each eager step on fake tensors, against the memory of one GPU.
 
-A compiled graph needs less than the same step eager. What fused kernels do is one operation here and makes no mask.
+A compiled graph needs less memory than the eager step. A fused kernel is one operation here and makes no mask.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from helpers.live_tensors import MemoryTracker
 from helpers.scoring_steps import MIXED, ScoringCase, steps
 
 ALIVE, LARGEST = 60e9, 8e9
-"""Bytes that a step may have alive at once, and of its largest tensor: on a card of 80 GB, beside weights and graphs."""
+"""Limits of live bytes of a step, and of its largest tensor, on a GPU of 80 GB that also holds weights and graphs."""
 
 
 def shapes() -> Iterator[Any]:
-    """All recipes; of those with rows, vocabularies and widths of the same size, all but one are left to `make test-all`."""
+    """All recipes. Of those with equal row length, vocabulary and width, all but one run only in `make test-all`."""
     seen = set[tuple[int, ...]]()
     for name in recipe_names():
         recipe = get_recipe(name)
@@ -43,17 +43,17 @@ def shapes() -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", list(shapes()))
 def test_a_recipe_starts_in_bounded_memory(name: str) -> None:
-    """The probe of what parts touch, the choice of kernels, a batch of calibration, a batch of plain scoring."""
+    """The usage probe, kernel selection, a batch of calibration, and a batch of scoring without adaptation."""
     recipe = get_recipe(name)
     for step in starting(recipe):
         check(step)
     for step in steps(recipe, recipe().tokens().vocab):
         check(step)
-        break  # others than the first method are read in blocks of the same size
+        break  # the other methods process batches of the same size
 
 
 def adapting() -> Iterator[str]:
-    """Recipes whose last method adapts; those with the same model and method once."""
+    """Recipes whose last scoring method adapts, without repetitions of the same model and method."""
     seen = set[str]()
     for name in recipe_names():
         recipe = get_recipe(name)
@@ -66,7 +66,7 @@ def adapting() -> Iterator[str]:
 @pytest.mark.exhaustive  # tests/score/test_memory.py takes one
 @pytest.mark.parametrize("name", list(adapting()))
 def test_a_recipe_is_scored_in_bounded_memory(name: str) -> None:
-    """All of its methods, and learning where they adapt, with as many rows as the recipe has."""
+    """All scoring methods of the recipe, adaptation included, with the rows of the recipe."""
     recipe = get_recipe(name)
     for step in steps(recipe, recipe().tokens().vocab):
         check(step)
@@ -80,7 +80,7 @@ def check(step: ScoringCase) -> None:
 
 
 def starting(recipe: Spec[Recipe]) -> Iterator[ScoringCase]:
-    """What happens before training, and after it once."""
+    """The steps that run before training, and calibration after it."""
     settings: Train = recipe().train()
     rows, length = settings.micro_rows or settings.rows, settings.length
     with fake_tensors():
@@ -101,7 +101,7 @@ def _probe(task: LossModule, recipe: Spec[Recipe], rows: int, length: int) -> No
 
 
 def _choice(task: LossModule, rows: int, length: int) -> None:
-    """Each kind of part that has a fast twin: the plain one in context of both on a slice, and the inputs of a timing."""
+    """For each kind of candidate: a parity check of the reference module with itself, and the inputs of a timing."""
     ids = torch.zeros(rows, length, dtype=torch.int64)
     found, trial = list(kernel_candidates(task, compiled=False)), KernelTrial(MIXED, compiled=False, backward=True)
     calls = record_calls(task, [site.recorded for site in found], MIXED, [ids[:1, :PARITY_TOKENS]] * 2)

@@ -1,4 +1,4 @@
-"""`kill -9` at any moment, and --resume: the same weights, bit for bit, as if nothing had happened."""
+"""`kill -9` at a random time, then --resume: final weights equal those of an uninterrupted run bit for bit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PHASES = ("starting", "training", "writing")
 
 
 def start(run: Path, data: Path) -> BaseProcess:
-    """A worker in a process of its own, forked from one that has imported everything already."""
+    """A worker in a separate process, forked from one that has already imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bitgolf.pipeline.training"])
     recipe = toy_recipe(steps=STEPS).set("train.checkpoint_seconds", 0.0)  # saves after each step
@@ -55,7 +55,7 @@ def finish(process: BaseProcess) -> int | None:
 
 
 def wait(process: BaseProcess, run: Path, phase: str, draw: random.Random) -> None:
-    """Until a random moment of a phase: of the start, of the steps after the first few, of the writing of a file."""
+    """Wait for a random time within a phase: start-up, training after the first few steps, or writing a checkpoint."""
     goal, old = newest(run) + draw.randint(1, 4), parts(run)
     reached = {
         "starting": lambda: True,
@@ -68,7 +68,7 @@ def wait(process: BaseProcess, run: Path, phase: str, draw: random.Random) -> No
 
 
 def stopped_while_writing(process: BaseProcess, run: Path, old: set[Path]) -> bool:
-    """Whether a file is half written. It takes a few milliseconds: the process is held until that is certain."""
+    """Whether a file is partly written. That lasts a few milliseconds, so the process is stopped while checking."""
     if not process.pid or not parts(run) - old:
         return False
     os.kill(process.pid, signal.SIGSTOP)
@@ -85,7 +85,7 @@ def events(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def losses(run: Path) -> dict[int, float]:
-    """The last word of the log on each step."""
+    """Step -> the last loss that the log has of it."""
     return {event["step"]: event["loss"] for event in events(run, "step")}
 
 

@@ -1,4 +1,4 @@
-"""Where the loop ends: at numbers that are none, and at the limits of steps and time."""
+"""The end of the loop: at numbers that are not finite, and at the limits of steps and time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from helpers.toy_training import (
 
 
 def record_clock(trainer: Trainer) -> list[float]:
-    """What the clock says at each step, as the schedules see it."""
+    """The elapsed seconds that schedules receive at each step."""
     seen: list[float] = []
     original = trainer.step
 
@@ -63,7 +63,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, data: Path, val
 
 
 def test_losses_read_late_name_the_right_step(tmp_path: Path, data: Path) -> None:
-    """As on a GPU, where the loop does not wait for each loss."""
+    """Losses are read one step late, as on a GPU."""
     trainer = make_trainer(data)
     steps: list[int] = []
     losses = LossReporter(trainer, lambda kind, **fields: steps.append(fields["step"]), lambda: 0.0, every=4)
@@ -77,7 +77,7 @@ def test_losses_read_late_name_the_right_step(tmp_path: Path, data: Path) -> Non
 
 @pytest.mark.parametrize("name", ["weights", "optimizer", "average"])
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path, data: Path, name: str) -> None:
-    """The loss of a step says nothing of the update after it."""
+    """The loss of a step does not cover the update that follows it."""
     trainer = make_trainer(data, short_recipe(every=0.0))
     update = trainer.optimizer_step
 
@@ -123,7 +123,7 @@ def test_training_ends_at_the_first_step_past_a_limit(
 def test_a_device_that_is_a_step_behind_does_not_train_beyond_the_limit(
     tmp_path: Path, data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """As a GPU, on which a step runs, a second of it, while the next is launched: the limit is passed by less than one."""
+    """As on a GPU, a step of 1 s runs while the next is launched; the limit is exceeded by less than one step."""
     running: list[int] = []
     made = make_trainer(data, short_recipe(seconds=seconds, steps=0))
 
@@ -142,7 +142,7 @@ def test_a_device_that_is_a_step_behind_does_not_train_beyond_the_limit(
 def test_the_clock_goes_on_where_it_stopped(
     tmp_path: Path, data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Copying the state is on the clock; what happened between two calls is not, nor a step whose work was lost."""
+    """The clock includes copying the state, but not the time between two runs, nor steps that were lost."""
     take = HostSnapshot.start
     monkeypatch.setattr(HostSnapshot, "start", lambda self, state: (clock.advance(0.25), take(self, state))[1])
 
@@ -161,7 +161,7 @@ def test_the_clock_goes_on_where_it_stopped(
 
 
 def test_a_limit_that_is_given_is_kept_when_the_run_goes_on(tmp_path: Path, data: Path, clock: FakeTime) -> None:
-    """It stands in the checkpoint: schedules, phases and the end are those of the first call."""
+    """The limit is stored in the checkpoint, so that schedules, phases and the end do not change on resume."""
 
     def trainer(when: int) -> Trainer:
         made = make_trainer(data, short_recipe(seconds=8.0, steps=0, every=2.0))
@@ -186,7 +186,7 @@ def test_a_limit_that_is_given_is_kept_when_the_run_goes_on(tmp_path: Path, data
 def test_no_step_is_saved_twice(
     tmp_path: Path, data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch, every: float, saves: list[int]
 ) -> None:
-    """Also where a limit is reached just when a checkpoint is due."""
+    """Also if a limit is reached when a checkpoint is due."""
     saved: list[int] = []
     monkeypatch.setattr(checkpoint, "save", lambda folder, step, *rest: saved.append(step))
     trainer = before_step(make_trainer(data, short_recipe(steps=6, every=every)), lambda number: clock.advance(1.0))
@@ -197,7 +197,7 @@ def test_no_step_is_saved_twice(
 def test_every_process_goes_by_the_first_ones_clock(
     tmp_path: Path, data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A learning rate that follows each process's own clock would pull their weights apart."""
+    """If learning rates followed the clock of each process, the weights of processes would diverge."""
     theirs = chain([0.0, 1.0, 2.5], repeat(6.0))
     monkeypatch.setattr(loop, "broadcast_list", lambda values, distributed: [next(theirs), values[1]])
     trainer = make_trainer(data, short_recipe(seconds=5.0, steps=0), distributed=DistributedContext(rank=1))

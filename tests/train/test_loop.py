@@ -1,4 +1,4 @@
-"""The loop: what a crash, a signal and a second call leave of a run."""
+"""The loop: crashes, signals, and resumption."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], State, TrainResult]:
-    """Losses, final state and result of a run that nothing interrupts."""
+    """Losses, final state and result of an uninterrupted run."""
     losses: list[float] = []
     trainer = make_trainer(data, short_recipe())
     result = train(trainer, tmp_path_factory.mktemp("whole"), logger(losses), resume=False)
@@ -46,7 +46,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[fl
 def test_a_crash_at_any_step_changes_nothing(
     tmp_path: Path, data: Path, clock: FakeTime, whole: tuple[list[float], State, TrainResult], when: int
 ) -> None:
-    """Checkpoints are at each second step, so half of the crashes lose a step, which is then done again."""
+    """Checkpoints are saved every second step, so half of the crashes lose a step, which is repeated."""
     clocked = lambda number: (at(when, crash)(number), clock.advance(1.0))  # noqa: E731
     with pytest.raises(RuntimeError, match="on fire"):
         train(before_step(make_trainer(data, short_recipe(every=2.0)), clocked), tmp_path, no_report, resume=False)
@@ -84,7 +84,7 @@ def test_a_signal_during_a_save_is_answered_after_it(
     whole: tuple[list[float], State, TrainResult],
     when: int,
 ) -> None:
-    """In the final save too: the stages that follow would not hear it."""
+    """Also in the final save, since later stages would not receive the signal."""
     save = checkpoint.save
 
     def interrupted(folder: Path, step: int, *values: Any) -> Path:

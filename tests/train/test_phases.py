@@ -1,4 +1,4 @@
-"""Phases: what changes at a moment of the run really does, and warming them up leaves no trace."""
+"""Phases: a switch must change the loss, and warm-up leaves no trace."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from helpers.toy_training import make_trainer, same
 
 
 class Late(ResidualStreamPart, Scheduled):
-    """Scales the stream's second half by a learned number from a moment on; `dead` forgets to."""
+    """Scales half of the channels by a learned number from the fraction `since` of the run on; never if `dead`."""
 
     roles = {"weight": "scale"}
 
@@ -76,7 +76,7 @@ def test_the_graph_follows_the_phase(data: Path) -> None:
 def test_a_phase_that_changes_nothing_stops_the_run(data: Path) -> None:
     made = trainer(data, dead=True)
     run(made, 0, 4)
-    with pytest.raises(BitgolfError, match=r"the phase at 0\.5 of the run changes nothing"):
+    with pytest.raises(BitgolfError, match=r"the phase at 0\.5 of the run does not change the loss"):
         run(made, 4, 5)
 
 
@@ -87,7 +87,7 @@ def test_a_rehearsal_proves_nothing_and_puts_the_phase_back(data: Path) -> None:
         made.phases.advance(TrainingProgress(7, 8, 0.0, 0.0), lambda: 0.0)
         assert made.phases.never_reached == []
     assert made.phases.never_reached == [0.5] and made.phases.last_change is None
-    with pytest.raises(BitgolfError, match=r"the phase at 0\.5 of the run changes nothing"):
+    with pytest.raises(BitgolfError, match=r"the phase at 0\.5 of the run does not change the loss"):
         run(made, 4, 5)
 
 
@@ -110,7 +110,7 @@ def test_warming_up_every_phase_changes_nothing(data: Path) -> None:
 
 
 def test_the_probe_draws_no_random_numbers(data: Path) -> None:
-    """The loss is noisy here: a probe that moved the random state would show in all that follows."""
+    """The loss depends on the random state, so a probe that advanced it would change later losses."""
     made = trainer(data)
     run(made, 0, 4)
     before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Two processes under torchrun are one process with two accumulation steps; a signal stops them all."""
+"""Two processes under torchrun equal one process with two micro-batches; a signal stops all processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEPS = 20
 
 
 def torchrun(run: Path, data: Path, recipe: Spec[Recipe]) -> subprocess.Popen[bytes]:
-    """Two processes on the CPU; what they say is in `errors.txt`, and their job and its result in the folder `job`."""
+    """Two processes on the CPU; standard error is in `errors.txt`, the job and its result in the folder `job`."""
     (run / "job").mkdir(parents=True)
     write_job(run / "job", train_worker, TrainingJob(recipe=recipe, data=data, folder=run))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -44,7 +44,7 @@ def steps(run: Path) -> list[dict[str, Any]]:
 
 
 class Stopping(RunLog):
-    """Stops the run, by a signal, when it hears of a step."""
+    """Stops the run by a signal when a step is logged."""
 
     last = STEPS
 

@@ -1,4 +1,4 @@
-"""Training that feels rounding: a late switch in a compiled run, and a run of ternary weights."""
+"""Quantization-aware training: a late start in a compiled run, and a run with ternary weights."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_warming_up_leaves_no_trace(data: Path) -> None:
 
 
 def test_a_ternary_model_trains(data: Path) -> None:
-    """With 8-bit embeddings and normed inputs of its output projections, as #640 has them."""
+    """With 8-bit embeddings and normalized inputs of output projections, as in pull request 640."""
     recipe = toy_recipe(steps=20)
     for place in ("model.block.mixer.linear", "model.block.mlp.linear"):
         recipe = recipe.edit(place, append(weight_transforms=part(FakeTernary)))

@@ -1,4 +1,4 @@
-"""Sharded Muon on two and four processes (gloo, on the CPU) against one process that has the whole batch."""
+"""Sharded Muon on two and four processes (gloo, CPU), against one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def rules(precision: Type, shard: Literal["auto", "off"], reduce: Type) -> tuple
 
 
 class Run:
-    """An optimizer on parameters whose gradients are made up: the mean over those of the batch's four samples."""
+    """An optimizer with synthetic gradients, the mean over the four samples of a batch."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Run:
 
 
 def resumed(distributed: DistributedContext, at_half: dict[str, Tensor]) -> Run:
-    """A new run that goes on from another's result after half of the steps."""
+    """A new run that continues from the state of another after half of the steps."""
     run = Run(distributed)
     with torch.no_grad():
         for path, p in run.params.items():
@@ -106,7 +106,7 @@ def resumed(distributed: DistributedContext, at_half: dict[str, Tensor]) -> Run:
 
 
 def momenta(run: Run) -> int:
-    """How many numbers of momentum this process keeps."""
+    """Number of momentum elements on this process."""
     states = [state for group in run.optimizer.sharded for state in group.states]
     return sum(t.numel() for state in states for t in state["momentum"])
 
@@ -133,7 +133,7 @@ def work(distributed: DistributedContext, out: Path, data: Path) -> None:
 
 
 def warm_up_changes_nothing(distributed: DistributedContext, data: Path) -> bool:
-    """Weights and gathered state are as before, and the momentum of each process was cleared."""
+    """Whether warm-up restores weights and gathered state, and clears the momentum of each process."""
     trainer = make_trainer(data, toy_recipe(steps=8), distributed=distributed)
     before, first = trainer.clone_state(), trainer.optimizer.sharded[0].states[0]["momentum"][0]
     warm_up_graphs(trainer, 2)
@@ -147,7 +147,7 @@ Results = dict[str, dict[str, Tensor]]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Results:
-    """What every process of every world ended with, by `name.size.rank`."""
+    """The result of every process, by `name.world_size.rank`."""
     out = tmp_path_factory.mktemp("sharded")
     run_as_script(__file__, out, data)
     return {path.name: load_file(path) for path in out.iterdir() if not path.name.endswith("store")}
@@ -155,7 +155,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Results:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Tensor]:
-    """One process with the whole batch, which takes the ordinary path."""
+    """One process with the whole batch, without sharding."""
     run = Run(SINGLE_PROCESS).steps(0, STEPS)
     assert not run.optimizer.sharded
     return run.result()
@@ -168,7 +168,7 @@ WORLDS = [pytest.param(size, id=f"{size} processes") for size in (2, 4)]
 
 @pytest.mark.parametrize("size", WORLDS)
 def test_many_processes_make_the_step_of_one(results: Results, alone: dict[str, Tensor], size: int) -> None:
-    """Weights, and the whole of the state by the same names: a checkpoint of one world equals that of another."""
+    """Weights and gathered state have the same names and values for any number of processes."""
     start = Run(SINGLE_PROCESS)
     for rank in range(size):
         got = results[f"whole.{size}.{rank}"]
@@ -199,7 +199,7 @@ def test_orthogonalization_in_bfloat16_agrees_too(results: Results, alone: dict[
 
 @pytest.mark.parametrize("size", WORLDS)
 def test_gradients_reduced_in_bfloat16_are_near(results: Results, alone: dict[str, Tensor], size: int) -> None:
-    """Within a few roundings of 2^-9 each, and not the same; what is not sharded is as exact as before."""
+    """Different, but within a few roundings of 2^-9; parameters that are not sharded remain accurate."""
     got = results[f"half sums.{size}.0"]
     for name in (name for name in alone if name.endswith("/momentum")):
         error = (got[name] - alone[name]).norm() / alone[name].norm()
@@ -217,14 +217,14 @@ def test_without_sharding_the_step_is_the_same(results: Results, alone: dict[str
 
 @pytest.mark.parametrize("size", WORLDS)
 def test_each_process_keeps_the_momentum_of_its_share_only(results: Results, size: int) -> None:
-    """Of 3 + 7 + 1 matrices, rounded up to a multiple of the processes in each stack."""
+    """3 + 7 + 1 matrices in three stacks, each padded to a multiple of the number of processes."""
     want = -(-3 // size) * 64 + -(-7 // size) * 128 + -(-1 // size) * 32
     assert [int(results[f"counts.{size}.{rank}"]["momentum"]) for rank in range(size)] == [want] * size
 
 
 @pytest.mark.parametrize("size", WORLDS)
 def test_a_checkpoint_goes_on_in_its_own_world(results: Results, size: int) -> None:
-    """Bit for bit, in every process."""
+    """Resumption with the same number of processes is exact in every process."""
     for rank in range(size):
         whole, again = results[f"whole.{size}.{rank}"], results[f"resumed.{size}.{rank}"]
         assert all(torch.equal(t, whole[k]) for k, t in again.items() if k != "norms")
@@ -240,14 +240,14 @@ def test_a_checkpoint_goes_on_in_one_process(results: Results, alone: dict[str, 
 
 @pytest.mark.parametrize("size", WORLDS)
 def test_the_norm_that_clips_is_that_of_the_whole_gradient(results: Results, size: int) -> None:
-    """Not of a share, and not of one process's own gradient, which is longer (the published order, T13)."""
+    """The clipped norm is that of the averaged gradient, not of a shard or of the local gradient, which is larger."""
     want = Run(SINGLE_PROCESS, clip=1e9).steps(0, STEPS).norms
     torch.testing.assert_close(results[f"whole.{size}.0"]["norms"], torch.stack(want), rtol=1e-5, atol=0)
     assert results[f"whole.{size}.0"]["norms"].min() > 1  # it did clip
 
 
 def test_warm_up_clears_the_shards(results: Results) -> None:
-    """In #1855's sharded Muon the momentum of the warm-up leaked into the first step (T12)."""
+    """In the sharded Muon of pull request 1855, the momentum of the warm-up leaked into the first step."""
     assert all(bool(results[f"warm.2.{rank}"]["up"]) for rank in range(2))
 
 

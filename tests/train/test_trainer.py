@@ -1,4 +1,4 @@
-"""One training step: warm-up, accumulation, repeatability, state, and what each part touched."""
+"""The trainer: warm-up, gradient accumulation, reproducibility, state, and usage of parts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AVERAGES = (
 
 
 def run(trainer: Trainer, first: int, last: int) -> list[float]:
-    """Steps first, ..., last - 1; their losses."""
+    """The losses of steps first, ..., last - 1."""
     return [
         float(trainer.step(step, TrainingProgress(step, trainer.settings.steps, 0.0, 0.0)))
         for step in range(first, last)
@@ -116,11 +116,11 @@ def test_a_state_of_another_recipe_is_refused(data: Path, change: tuple[str, obj
     assert same(trainer.state_dict(), before)
 
 
-# ---- touched ---------------------------------------------------------------------------------------------------
+# ---- usage -----------------------------------------------------------------------------------------------------
 
 
 class Deaf(Norm):
-    """A norm that has another one, and does not ask it."""
+    """A norm that contains another one, which it does not call."""
 
     def __init__(self, context: BuildContext, /, *, inner: Spec[Norm]) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Deaf(Norm):
 
 
 class Idle(RMSNorm):
-    """Nobody calls it."""
+    """A norm that is never called."""
 
 
 def probe(trainer: Trainer) -> tuple[Tensor, Tensor]:
@@ -180,24 +180,24 @@ def test_without_cuda_it_is_the_cpu_in_float32(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_device_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With two GPUs in the machine, `cpu` is the CPU, and a third process has no GPU."""
+    """On a machine with two GPUs, `cpu` selects the CPU, and a third process has no GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     assert (
         select_device(device_type="cpu").torch_device == torch.device("cpu")
-        and "as asked" in select_device(device_type="cpu").description
+        and "as requested" in select_device(device_type="cpu").description
     )
     for wanted in ("auto", "cuda"):
         assert select_device(1, wanted)[:2] == (torch.device("cuda", 1), torch.bfloat16)
-        with pytest.raises(UsageError, match="process 2 of this machine has no GPU"):
+        with pytest.raises(UsageError, match="local rank 2 has no GPU"):
             select_device(2, wanted)
 
 
 @pytest.mark.parametrize(
     ("device_type", "message"),
-    [("cuda", "no CUDA device"), ("mps", "no MPS device"), ("tpu", "no kind of device 'tpu'")],
+    [("cuda", "no CUDA device"), ("mps", "no MPS device"), ("tpu", "unknown device 'tpu'")],
 )
 def test_a_device_that_is_not_there_is_an_error(
     monkeypatch: pytest.MonkeyPatch, device_type: str, message: str
@@ -230,11 +230,13 @@ def test_a_cpu_compiles_only_when_asked(data: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "training has no end"),
-        ({"rows": 0}, "is not one"),
-        ({"length": 1}, "is not one"),
-        ({"micro_rows": -1}, "is not one"),
-        ({"grad_clip": -1.0}, "turn every gradient"),
+        ({"steps": 0}, "training has no limit"),
+        ({"seconds": -1.0}, "got -1, 30 and 30"),
+        ({"checkpoint_seconds": -2.0}, "at least 0, got 0, 30 and -2"),
+        ({"rows": 0}, "got 0, 32 and 0"),
+        ({"length": 1}, "got 4, 1 and 0"),
+        ({"micro_rows": -1}, "got 4, 32 and -1"),
+        ({"grad_clip": -1.0}, "grad_clip must be at least 0, got -1"),
     ],
 )
 def test_settings_that_make_no_sense(change: dict[str, float], message: str) -> None:
@@ -243,7 +245,7 @@ def test_settings_that_make_no_sense(change: dict[str, float], message: str) -> 
 
 
 def test_the_vocabulary_is_that_of_the_data(tmp_path: Path, data: Path) -> None:
-    """A recipe's is an upper limit: a small text gives fewer pieces, and shards may have another tokenizer."""
+    """The vocabulary in a recipe is an upper limit: a small text gives fewer pieces, and shards may differ."""
     counts = [
         train_rank(
             TrainingJob(recipe=toy_recipe(steps=1, vocab=vocab), data=data, folder=tmp_path / str(vocab)), RunLog()

@@ -1,4 +1,4 @@
-"""What a training step waits for: it reads nothing back from the device, and losses are read one step late."""
+"""Synchronization in training: a step reads nothing from the device, and losses are read one step late."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RULES = (
 
 
 class Reads(TorchDispatchMode):
-    """Counts how often a value of a tensor is read by the host."""
+    """Counts reads of tensor values by the host."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def test_reads_are_counted() -> None:
 
 
 def test_a_step_reads_nothing_back(data: Path) -> None:
-    """Not the loss, nor the clipped norm, nor Adam's count, nor the average's; with micro batches, decay and caution."""
+    """No loss, gradient norm or step count is read, with micro-batches, an average and cautious weight decay."""
     recipe = toy_recipe(steps=8).set("train.micro_rows", 2).set("train.grad_clip", 0.3).set("train.optim", RULES)
     trainer = make_trainer(data, recipe.set("average", part(EMA, decay=0.9)))
     trainer.step(0, TrainingProgress(0, 8, 0.0, 0.0))
@@ -64,7 +64,7 @@ def test_a_step_reads_nothing_back(data: Path) -> None:
 
 
 class FakeScalar:
-    """Notes when it is read."""
+    """Records when it is created and read."""
 
     events: list[str] = []
 

@@ -1,1 +1,1 @@
-"""The artifact: one file with recipe, tokenizer and coded weights; the model in it; its ledger of bytes."""
+"""The artifact: its container format, the model stored in it, and the ledger of its bytes."""

@@ -1,4 +1,4 @@
-"""The ledger: where every byte of an artifact went, and what to cut when it is over its cap."""
+"""The ledger: the bytes of an artifact by section, and advice on reducing an artifact that exceeds its cap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bitgolf.pack.streams import EncodedTensor, arrays_by_section
 
 
 class LedgerEntry(NamedTuple):
-    """`bits_per_element` is None where there are no elements (frame and header)."""
+    """Size of one part of an artifact in bytes. `bits_per_element` is None for parts without elements."""
 
     name: str
     bytes: int
@@ -23,9 +23,10 @@ class LedgerEntry(NamedTuple):
 
 
 class CutAdvice(NamedTuple):
-    """Bring `name` down from `bytes` to `bytes_wanted` (in bits per element likewise) and the artifact fits its cap.
+    """Reducing section `name` from `bytes` to `bytes_wanted` makes the artifact fit its cap.
 
-    `alone`: this one cut is enough; otherwise all the advice has to be followed together.
+    bits_per_element, bits_wanted: the same sizes in bits per element.
+    alone: whether this reduction suffices; otherwise all advised reductions are needed together.
     """
 
     name: str
@@ -37,7 +38,7 @@ class CutAdvice(NamedTuple):
 
 
 class CoderReport(NamedTuple):
-    """The coder of a section, its bytes, and those of the bare symbols and of their order-0 entropy, table excluded."""
+    """The coder of a section, and its size in bytes: coded, uncoded, and the order-0 entropy without a table."""
 
     name: str
     coder: str
@@ -46,31 +47,34 @@ class CoderReport(NamedTuple):
     entropy_bytes: int
 
     def __str__(self) -> str:
-        over = self.bytes - self.entropy_bytes
-        share = f" ({over / self.entropy_bytes:+.2%})" if self.entropy_bytes else ""
+        excess = self.bytes - self.entropy_bytes
+        percent = f" ({excess / self.entropy_bytes:+.2%})" if self.entropy_bytes else ""
         return (
-            f"{self.name}: {self.coder}, {self.bytes:,} bytes of {self.raw_bytes:,}, "
-            f"{over:+,}{share} against the order-0 entropy"
+            f"{self.name}: {self.coder}, {self.bytes:,} bytes (uncoded {self.raw_bytes:,}), "
+            f"{excess:+,} bytes{percent} relative to the order-0 entropy"
         )
 
 
 def coder_reports(
     artifact: Artifact, codes: Mapping[str, EncodedTensor], groups: Mapping[str, str]
 ) -> list[CoderReport]:
-    """What was chosen for each section of codes, and what it saved; largest first. `groups` as in `pack_tensors`.
+    """One report per section of codes, the largest first. `groups` as in `pack_tensors`.
 
-    Below the entropy is what contexts, spreads or repeats were worth; above it, what the coder wastes.
+    A size below the entropy is the gain from contexts, variance classes or repeats. A size above it is coder overhead.
     """
     found = []
     for name, arrays in arrays_by_section(codes, groups).items():
         section, symbols = artifact.sections[name], np.concatenate([array.reshape(-1) for array in arrays])
         entropy = round(entropy_bits(symbols) / 8)
         found.append(CoderReport(name, section.codec, len(section.data), section.raw_bytes, entropy))
-    return sorted(found, key=lambda choice: -choice.bytes)
+    return sorted(found, key=lambda report: -report.bytes)
 
 
 def ledger(artifact: Artifact) -> list[LedgerEntry]:
-    """Frame, header (recipe, meta and table of sections), then the sections. The bytes sum to the file's size."""
+    """Entries for the preamble ("frame"), the header (recipe, meta, table of sections) and each section.
+
+    Their bytes add up to the size of the file.
+    """
     fixed = [
         LedgerEntry("frame", PREAMBLE.size, 0, None, "raw"),
         LedgerEntry("header", artifact.header_bytes, 0, None, "brotli"),
@@ -82,21 +86,22 @@ def ledger(artifact: Artifact) -> list[LedgerEntry]:
 
 
 def over_cap_advice(entries: Sequence[LedgerEntry], cap: int) -> list[CutAdvice]:
-    """What to cut so that the entries fit `cap` decimal bytes; largest first, and empty where they fit.
+    """Which sections to reduce so that the entries fit a cap in bytes. The largest first; empty if they fit.
 
-    Each entry that could make room alone, or, where none could, all sections in proportion.
+    Returns each section that suffices alone. If there is none, returns all sections, reduced in proportion to their
+    size.
     """
     excess = sum(entry.bytes for entry in entries) - cap
     if excess <= 0:
         return []
     sections = sorted((e for e in entries if e.elements), key=lambda e: -e.bytes)
-    alone = [_over_cap_hint(e, e.bytes - excess, alone=True) for e in sections if e.bytes > excess]
+    alone = [_advice(e, e.bytes - excess, alone=True) for e in sections if e.bytes > excess]
     if alone:
         return alone
     total = sum(e.bytes for e in sections)
-    return [_over_cap_hint(e, e.bytes * max(0, total - excess) // total, alone=False) for e in sections]
+    return [_advice(e, e.bytes * max(0, total - excess) // total, alone=False) for e in sections]
 
 
-def _over_cap_hint(entry: LedgerEntry, wanted: int, *, alone: bool) -> CutAdvice:
+def _advice(entry: LedgerEntry, wanted: int, *, alone: bool) -> CutAdvice:
     bits = 8 / entry.elements
     return CutAdvice(entry.name, entry.bytes, wanted, entry.bytes * bits, wanted * bits, alone)

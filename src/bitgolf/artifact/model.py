@@ -1,4 +1,4 @@
-"""An artifact as a model: codes, recipe and tokenizer in one file, and back, with nothing else needed."""
+"""Writing a quantized model to an artifact and loading it back. The artifact contains everything that loading needs."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from bitgolf.tokens.tokenizer import Tokenizer
 
 TOKENIZER_CODER = part(SmallestCoder, coders=(part(Brotli), part(LZMA)))
 MAX_NUMBER, MAX_LAYERS, MAX_PARAMETERS = 1 << 24, 512, 1 << 30
+"""Limits for untrusted artifacts: any number in the recipe of the model, number of layers, number of parameters."""
 
 
 class StoredRecipe(NamedTuple):
-    """The part of a recipe that an artifact stores, with the types that reading relies on."""
+    """The fields of a recipe that an artifact stores, with their types."""
 
     model: Spec[LM]
     quantize: tuple[Spec[Rule[Codec]], ...]
@@ -43,7 +44,7 @@ class StoredRecipe(NamedTuple):
 
 
 class LoadedArtifact(NamedTuple):
-    """What an artifact holds, ready to predict. `digest` names the very file."""
+    """A model loaded from an artifact. `digest` is the first 8 bytes of the file's SHA-256."""
 
     name: str
     recipe: StoredRecipe
@@ -53,98 +54,108 @@ class LoadedArtifact(NamedTuple):
 
 
 STORED_FIELDS = StoredRecipe._fields
-"""The fields of a recipe that an artifact stores: what decoding and scoring need."""
+"""Names of the recipe fields that an artifact stores: those that decoding and scoring need."""
 
 
 def write_model(path: Path, recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokenizer: bytes) -> Artifact:
-    """Pack codes and tokenizer with the slices of the recipe that reading needs."""
+    """Write an artifact with the encoded tensors, the tokenizer file and the stored fields of the recipe.
+
+    Raises `RecipeError` for sizes above the limits of `load_model`.
+    """
     return write_artifact(path, **_content(recipe, codes, tokenizer))
 
 
 def pack_model(recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokenizer: bytes) -> Artifact:
-    """What `write_model` would write, without the file: for those who ask how large it would be."""
+    """The artifact that `write_model` would write, without writing a file. Used to determine its size."""
     return read_artifact(artifact_bytes(**_content(recipe, codes, tokenizer)))
 
 
 def _content(recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokenizer: bytes) -> dict[str, Any]:
-    """Recipe, meta and sections, as an artifact is made of them. Raises `RecipeError` for sizes that no reader accepts."""
-    said, whole = recipe(), recipe.to_json()
-    check_sizes(whole["model"])
-    vocab, pack = tokenizer_from_bytes(tokenizer).vocab, said.pack()
-    model = build_on_meta(said.model, vocab)
-    shapes, kinds = {path: tuple(p.shape) for path, p in model.named_parameters()}, parameter_roles(model)
-    sections = pack_tensors(codes, pack.groups_by_path(kinds), pack.coder, context_models(shapes, kinds, said.quantize))
+    """The arguments of `write_artifact`. Raises `RecipeError` for sizes above the limits of `load_model`."""
+    built, fields = recipe(), recipe.to_json()
+    check_sizes(fields["model"])
+    vocab, pack = tokenizer_from_bytes(tokenizer).vocab, built.pack()
+    model = build_on_meta(built.model, vocab)
+    shapes, roles = {path: tuple(p.shape) for path, p in model.named_parameters()}, parameter_roles(model)
+    models = context_models(shapes, roles, built.quantize)
+    sections = pack_tensors(codes, pack.groups_by_path(roles), pack.coder, models)
     sections.append(pack_blob("tokenizer", tokenizer, TOKENIZER_CODER))
-    meta = {"bitgolf": __version__, "name": said.name, "vocab": vocab}
-    return {"recipe": {name: whole[name] for name in STORED_FIELDS}, "meta": meta, "sections": sections}
+    meta = {"bitgolf": __version__, "name": built.name, "vocab": vocab}
+    return {"recipe": {name: fields[name] for name in STORED_FIELDS}, "meta": meta, "sections": sections}
 
 
 def load_model(source: Path | bytes) -> LoadedArtifact:
-    """Read an artifact back. Raises `CorruptFileError` for anything that `write_model` would not have written."""
-    data = source if isinstance(source, bytes) else _bytes(source)
+    """Load a model from an artifact file or its bytes.
+
+    Raises `CorruptFileError` if the artifact is invalid and `BitgolfError` if the file cannot be opened.
+    """
+    data = source if isinstance(source, bytes) else _read_bytes(source)
     artifact = read_artifact(data)
-    with _damage("artifact" if isinstance(source, bytes) else str(source)):
+    with _errors_as_corrupt_file("artifact" if isinstance(source, bytes) else str(source)):
         return _load(artifact, hashlib.sha256(data).digest()[:8])
 
 
 @contextmanager
-def _damage(where: str) -> Iterator[None]:
-    """Errors of what the file says are damage of the file."""
+def _errors_as_corrupt_file(where: str) -> Iterator[None]:
+    """Convert each `BitgolfError` to a `CorruptFileError`, since the content of the file is its cause."""
     try:
         yield
     except BitgolfError as error:
+        hint = error.hint if isinstance(error, CorruptFileError) else ""
         raise CorruptFileError(
             f"the artifact cannot be read: {error.message}",
             where=error.where or where,
-            hint=error.hint
-            if isinstance(error, CorruptFileError) and error.hint
-            else "get the file again, or pack it again",
+            hint=hint or "copy or download the file again, or pack it again",
         ) from error
 
 
 @contextmanager
-def _building() -> Iterator[None]:
-    """While parts are built of a recipe that may say anything, what torch and Python refuse is an error of the recipe."""
+def _errors_as_recipe_error() -> Iterator[None]:
+    """Convert errors of torch and Python to `RecipeError`: parts are built from untrusted settings."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise RecipeError(f"its recipe cannot be built ({error})") from error
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BitgolfError(f"cannot read it: {error.strerror}", where=str(path)) from error
+        raise BitgolfError(f"the artifact cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def _load(artifact: Artifact, digest: bytes) -> LoadedArtifact:
     recipe, vocab = stored_recipe(artifact), artifact.meta.get("vocab")
     if type(vocab) is not int or not 2 <= vocab <= 1 << 16:
-        raise CorruptFileError(f"an impossible vocabulary, {vocab!r}")
+        raise CorruptFileError(f"the vocabulary must have 2 to {1 << 16} tokens, got {vocab!r}")
     sections = dict(artifact.sections)
     if "tokenizer" not in sections:
-        raise CorruptFileError("there is no tokenizer")
+        raise CorruptFileError(f"there is no section 'tokenizer' among {', '.join(sections):.200}")
     tokenizer = tokenizer_from_bytes(unpack_blob(sections.pop("tokenizer"), TOKENIZER_CODER))
     if tokenizer.vocab != vocab:
         raise CorruptFileError(f"the tokenizer has {tokenizer.vocab} tokens, the model {vocab}")
-    with _building():
+    with _errors_as_recipe_error():
         model = build_on_meta(recipe.model, vocab, tokenizer.bos)
         shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
-        if sum(p.numel() for p in model.parameters()) > MAX_PARAMETERS:
-            raise CorruptFileError("the recipe's model is larger than any artifact may be")
-        kinds, pack = parameter_roles(model), recipe.pack()
-        groups, coder = pack.groups_by_path(kinds), pack.coder
-        arrays, known = layout(shapes, kinds, recipe.quantize), context_models(shapes, kinds, recipe.quantize)
-    codes = unpack_tensors(sections, arrays, groups, coder, known)
-    load_weights(model, decode_model(codes, shapes, kinds, recipe.quantize))
+        if (count := sum(p.numel() for p in model.parameters())) > MAX_PARAMETERS:
+            raise CorruptFileError(f"the model has {count:,} parameters, more than the limit of {MAX_PARAMETERS:,}")
+        roles, pack = parameter_roles(model), recipe.pack()
+        groups, coder = pack.groups_by_path(roles), pack.coder
+        arrays, models = layout(shapes, roles, recipe.quantize), context_models(shapes, roles, recipe.quantize)
+    codes = unpack_tensors(sections, arrays, groups, coder, models)
+    load_weights(model, decode_model(codes, shapes, roles, recipe.quantize))
     return LoadedArtifact(str(artifact.meta.get("name", "")), recipe, model.requires_grad_(False), tokenizer, digest)
 
 
 def stored_recipe(artifact: Artifact) -> StoredRecipe:
-    """The stored fields as parts, with sizes that cannot exhaust this machine before a single weight is read."""
+    """The stored fields of an artifact's recipe. Nothing is built yet.
+
+    Raises `CorruptFileError` for other fields, and `RecipeError` for invalid parts and for sizes above the limits.
+    """
     if set(artifact.recipe) != set(STORED_FIELDS):
-        raise CorruptFileError(f"the recipe's slices are {sorted(artifact.recipe)}, not {sorted(STORED_FIELDS)}")
+        found, expected = sorted(artifact.recipe), sorted(STORED_FIELDS)
+        raise CorruptFileError(f"the stored recipe has the fields {found}, expected {expected}")
     check_sizes(artifact.recipe["model"])
     hints = get_type_hints(StoredRecipe)
     return StoredRecipe(*(coerce(_parts(artifact.recipe[name]), hints[name], name) for name in STORED_FIELDS))
@@ -155,19 +166,19 @@ def _parts(value: Any) -> Any:
 
 
 def check_sizes(model: Any) -> None:
-    """Raises `RecipeError` where a number in the JSON form of a model is larger than a reader accepts. Other fields hold no
-    sizes of what reading allocates: `pack.cap` may be any number."""
+    """Check the sizes in the JSON form of a model before anything is allocated.
+
+    Raises `RecipeError` if a number is above `MAX_NUMBER` or there are more than `MAX_LAYERS` layers. The other fields
+    of a recipe contain no sizes that loading allocates.
+    """
     if isinstance(model, dict):
         if isinstance(layers := model.get("layers"), int) and layers > MAX_LAYERS:
-            raise RecipeError(
-                f"{layers} layers are more than the {MAX_LAYERS} that an artifact may have", where="model"
-            )
+            raise RecipeError(f"an artifact may have at most {MAX_LAYERS} layers, got {layers}", where="model")
         for item in model.values():
             check_sizes(item)
     elif isinstance(model, list):
         for item in model:
             check_sizes(item)
     elif isinstance(model, int | float) and abs(model) > MAX_NUMBER:
-        raise RecipeError(
-            f"the number {model} is above {MAX_NUMBER:,}, the largest of an artifact's model", where="model"
-        )
+        cause = f"numbers in an artifact's model must be at most {MAX_NUMBER:,}, got {model}"
+        raise RecipeError(cause, where="model")

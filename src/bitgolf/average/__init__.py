@@ -1,1 +1,1 @@
-"""Weight averaging along a run: exponential, stochastic (uniform), and over the latest checkpoints."""
+"""Weight averaging during training: exponential (EMA), uniform (SWA), and uniform over the latest snapshots (LAWA)."""

@@ -1,4 +1,4 @@
-"""What every weight average offers: a pure configuration, with its snapshots in a state of plain tensors."""
+"""Interface of weight averages. An average holds settings only; its state is a dictionary of plain tensors."""
 
 from __future__ import annotations
 
@@ -16,50 +16,58 @@ AverageState = dict[str, list[Tensor]]
 
 
 class Average(ABC):
-    """A mean of the weights along a run, in float32 whatever their type; tensors of integers pass through untouched.
+    """A mean of the weights over the steps of a run, computed in float32. Integer tensors are not averaged.
 
-    `state["snapshot_count"]` is how many snapshots were taken; `state["mean"]` or the like holds one tensor per parameter.
+    `state["count"]` holds the number of snapshots taken. A key such as `mean` holds one tensor per averaged parameter.
     """
 
     @abstractmethod
     def init_state(self, params: list[Tensor]) -> AverageState:
-        """The state before the first step."""
+        """Return the state before the first step."""
 
     @abstractmethod
     def update(self, state: AverageState, params: list[Tensor], progress: TrainingProgress, lr_scale: float) -> None:
-        """After each step, `progress.step` counting it and `lr_scale` as it was used: take a snapshot if one is due."""
+        """Take a snapshot if one is due. Called after each step.
+
+        progress.step: number of completed steps, this one included.  lr_scale: learning rate factor of this step.
+        """
 
     @abstractmethod
     def result(self, state: AverageState, params: list[Tensor]) -> list[Tensor]:
-        """New tensors, of the parameters' types. An average that took no snapshot did nothing: a `BitgolfError`."""
+        """Return the averaged weights as new tensors with the dtypes of `params`.
+
+        Raises `BitgolfError` if no snapshot was taken.
+        """
 
     def snapshot_count(self, state: AverageState) -> int:
-        """The number of snapshots in the state, which a result needs to be at least one."""
+        """Number of snapshots in the state. Raises `BitgolfError` if there is none."""
         if not (count := int(state["count"][0])):
             raise BitgolfError(
-                "the average never took a snapshot, so it would do nothing",
+                "the average never took a snapshot during training",
                 where=part_name(type(self)),
-                hint="take snapshots sooner or more often, train longer, or remove it",
+                hint="take snapshots earlier or more often, train longer, or remove the average",
             )
         return count
 
 
 def float_tensors(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors that are averaged, in float32."""
+    """The floating-point tensors among `tensors`, which are the averaged ones, converted to float32."""
     return [t.detach().float() for t in tensors if t.is_floating_point()]
 
 
 def restore_dtypes(means: list[Tensor], params: list[Tensor]) -> list[Tensor]:
-    """The means in the parameters' types, with tensors of integers taken from the parameters."""
-    rest = iter(means)
-    return [next(rest).to(p.dtype, copy=True) if p.is_floating_point() else p.detach().clone() for p in params]
+    """One new tensor per parameter: its mean in its own dtype, or a copy of the parameter if its dtype is integer."""
+    remaining = iter(means)
+    return [next(remaining).to(p.dtype, copy=True) if p.is_floating_point() else p.detach().clone() for p in params]
 
 
 def new_counter() -> list[Tensor]:
+    """A state entry with one int64 scalar, 0."""
     return [torch.zeros((), dtype=torch.int64)]
 
 
 def check_interval(every: int, where: str) -> int:
+    """Return `every`, the number of steps between snapshots. Raises `RecipeError` if it is below 1."""
     if every < 1:
-        raise RecipeError(f"expected at least 1 step, got {every}", where=where)
+        raise RecipeError(f"every must be at least 1 step, got {every}", where=where)
     return every

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights (Polyak averaging with a horizon)."""
+"""Exponential moving average of the weights."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from bitgolf.runtime.progress import TrainingProgress
 
 @register
 class EMA(Average):
-    """mean <- d mean + (1 - d) weights, with d = `decay` at each step: a horizon of about 1 / (1 - d) steps.
+    """mean <- d mean + (1 - d) weights at each step, with d = `decay`. The horizon is about 1 / (1 - d) steps.
 
-    `every` only saves time: with k, each k-th step counts with d^k, and the horizon in steps stays.
-    The mean starts at the initial weights (as the public recipes do), which a short run never quite forgets: after n
-    steps they still weigh d^n. `bias_correction` starts from nothing and divides that weight out, as Adam does.
+    every: update only at every k-th step, with d^k, which saves time and keeps the horizon in steps.
+    bias_correction: start at zero and divide by the sum of the coefficients, as Adam does. Otherwise the mean starts at
+    the initial weights, as in the published recipes; after n steps these still have the coefficient d^n.
     """
 
     def __init__(self, *, decay: float = 0.997, every: int = 1, bias_correction: bool = False) -> None:
         if not 0 <= decay < 1:
-            raise RecipeError(f"a decay is in [0, 1), got {decay}", where="EMA.decay")
+            raise RecipeError(f"decay must be in [0, 1), got {decay}", where="EMA.decay")
         self.every, self.bias_correction = check_interval(every, "EMA.every"), bias_correction
         self.decay = decay**every
 
     @torch.no_grad()
     def init_state(self, params: list[Tensor]) -> AverageState:
-        seed = [torch.zeros_like(t) if self.bias_correction else t.clone() for t in float_tensors(params)]
-        return {"mean": seed, "count": new_counter()}
+        initial = [torch.zeros_like(t) if self.bias_correction else t.clone() for t in float_tensors(params)]
+        return {"mean": initial, "count": new_counter()}
 
     @torch.no_grad()
     def update(self, state: AverageState, params: list[Tensor], progress: TrainingProgress, lr_scale: float) -> None:

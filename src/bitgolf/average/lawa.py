@@ -1,4 +1,4 @@
-"""Latest weight averaging (Kaddour, arXiv 2209.14981): the uniform mean of the last few checkpoints."""
+"""Latest weight averaging (Kaddour, arXiv 2209.14981): the uniform mean of the last snapshots of the weights."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bitgolf.runtime.progress import TrainingProgress
 
 @register
 class LAWA(Average):
-    """The mean of the final weights and the snapshots before them, `keep` in all.
+    """The mean of the final weights and the latest snapshots before them, `keep` tensors in total per parameter.
 
-    Snapshots are taken at each `every`-th step from when the learning rate's scale is under `lr_scale_below`. A final step that
-    was itself a snapshot counts once. Memory is `keep` times the weights, a ring in the state.
+    A snapshot is taken at every `every`-th step while the learning rate factor is below `lr_scale_below`. If the final
+    step took a snapshot, it counts once. The state is a ring buffer of `keep` copies of the weights.
     """
 
     def __init__(self, *, every: int, keep: int, lr_scale_below: float) -> None:
         if keep < 2:
-            raise RecipeError(f"a mean needs at least 2 checkpoints, got {keep}", where="LAWA.keep")
+            raise RecipeError(f"keep must be at least 2, got {keep}", where="LAWA.keep")
         self.every, self.keep, self.lr_scale_below = check_interval(every, "LAWA.every"), keep, lr_scale_below
 
     @torch.no_grad()
@@ -43,7 +43,7 @@ class LAWA(Average):
     def result(self, state: AverageState, params: list[Tensor]) -> list[Tensor]:
         count = self.snapshot_count(state)
         mean = [t.clone() for t in float_tensors(params)]
-        final = int(state["steps_since"][0]) == 0  # the newest snapshot is the final weights, counted already
+        final = int(state["steps_since"][0]) == 0  # the newest snapshot equals the final weights, which `mean` includes
         newest = count - 1 if final else count
         for n, i in enumerate(range(max(0, newest - self.keep + 1), newest), start=2):
             torch._foreach_lerp_(mean, [ring[i % self.keep] for ring in state["ring"]], 1.0 / n)

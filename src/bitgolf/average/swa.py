@@ -1,4 +1,4 @@
-"""Stochastic weight averaging (Izmailov et al., arXiv 1803.05407): the uniform mean of snapshots late in a run."""
+"""Stochastic weight averaging (Izmailov et al., arXiv 1803.05407): the uniform mean of snapshots late in training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bitgolf.runtime.progress import TrainingProgress
 
 @register
 class SWA(Average):
-    """The mean of the weights at each `every`-th step from when the learning rate's scale is under `lr_scale_below`."""
+    """The mean of the weights at every `every`-th step while the learning rate factor is below `lr_scale_below`."""
 
     def __init__(self, *, every: int, lr_scale_below: float) -> None:
         self.every, self.lr_scale_below = check_interval(every, "SWA.every"), lr_scale_below
@@ -25,7 +25,7 @@ class SWA(Average):
     def update(self, state: AverageState, params: list[Tensor], progress: TrainingProgress, lr_scale: float) -> None:
         if lr_scale < self.lr_scale_below and progress.step % self.every == 0:
             state["count"][0] += 1
-            # A running mean, not a sum: equal snapshots then stay what they are, to the last bit.
+            # A running mean instead of a sum: the mean of equal snapshots is then bit-identical to them.
             torch._foreach_lerp_(state["mean"], float_tensors(params), 1.0 / int(state["count"][0]))
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
-"""Known bad interactions: what is allowed, usually a mistake, and what is known of it.
+"""Cautions: warnings about settings of a recipe that are allowed but known to work badly.
 
-One small function for each; it yields what is wrong with this recipe, or nothing. The evidence is the field's own, from
-logs and reports of openai/parameter-golf (#NNN are its pull requests), on other data and at another scale than yours.
-Figures are bits per byte, and differences where they have a sign: more is worse.
+Each check is one small function that yields a warning for each problem of a recipe. The evidence comes from logs and
+reports of openai/parameter-golf (#NNN are its pull requests), i.e. from other data and perhaps another scale than
+yours. Figures are in bits per byte (bpb), lower is better; figures with a sign are differences.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from bitgolf.cautions.registry import CAUTIONS
 from bitgolf.config.spec import Spec
 from bitgolf.recipes.recipe import Recipe
 
-MODULES = [room.__name__ for room in (quantization, positions, training, scoring)]
-"""In the order in which they speak; importing them is what fills the list."""
+MODULES = [module.__name__ for module in (quantization, positions, training, scoring)]
+"""The modules with checks, in the order in which their warnings are listed. Importing them registers the checks."""
 
 
 def cautions(recipe: Spec[Recipe], forecast: int) -> list[str]:
-    """Everything to be cautious of; `forecast` is the artifact's size in bytes."""
+    """All warnings for a recipe, without duplicates. `forecast` is the predicted size of the artifact in bytes."""
     checks = sorted(CAUTIONS, key=lambda check: MODULES.index(check.__module__))
     found = list(dict.fromkeys(text for check in checks for text in check(recipe)))
     if forecast > (cap := recipe().pack().cap):
-        found.insert(0, f"forecast {forecast:,} bytes: {forecast - cap:,} over the cap of {cap:,}")
+        excess = f"{forecast - cap:,} more than the cap of {cap:,} (pack.cap)"
+        found.insert(0, f"the artifact is forecast to have {forecast:,} bytes, {excess}")
     return found

@@ -1,4 +1,4 @@
-"""Averaging and quantization."""
+"""Cautions about weight averaging and quantization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def average_across_qat_start(recipe: Spec[Recipe]) -> Iterator[str]:
     average = recipe().average
     if average and since > averaging_start(recipe):
         name = average.name
-        yield f"{name} over fake quantization from {since:g} of the run on averages weights of two objectives: EMA had +0.009 to +0.012 from it (#1493's harness), SWA lost what it gains alone (#989)"
+        yield f"{name} averages weights from before and after the start of fake quantization (at {since:g} of the run), i.e. of two objectives: EMA was worse by 0.009 to 0.012 bpb (harness of #1493), SWA lost its gain (#989)"
 
 
 @caution
@@ -30,9 +30,9 @@ def average_or_decay_of_ternary_weights(recipe: Spec[Recipe]) -> Iterator[str]:
     if not find_nodes(recipe, FakeTernary, FakeBinary):
         return
     if recipe().average:
-        yield "an average of ternary or binary weights rounds to other levels: EMA lost 0.13 on the way to the file with ternary ones (#640), 0.03 with binary ones (#641)"
+        yield "an average of ternary or binary weights rounds to other levels than the trained weights: with EMA, quantization lost 0.13 bpb with ternary (#640) and 0.03 with binary weights (#641)"
     if any(n["weight_decay"] > 0 for n in find_nodes(recipe, Muon)):
-        yield "weight decay on ternary or binary weights moves their scale and not their levels, and was worse (#640)"
+        yield "weight decay on ternary or binary weights changes their scale but not their levels, and was worse (#640)"
 
 
 @caution
@@ -40,23 +40,23 @@ def ema_horizon_too_long(recipe: Spec[Recipe]) -> Iterator[str]:
     for node in find_nodes(recipe, EMA):
         steps = 0 if recipe().train().seconds > 0 else recipe().train().steps
         if node["decay"] >= 0.999 and not steps * (1 - node["decay"]) > 10:
-            yield f"EMA(decay={node['decay']:g}) looks back {1 / (1 - node['decay']):,.0f} steps: 0.999 was worse than 0.997 in 7,300 steps (#1512)"
+            yield f"EMA(decay={node['decay']:g}) averages over about {1 / (1 - node['decay']):,.0f} steps: 0.999 was worse than 0.997 in a run of 7,300 steps (#1512)"
         if steps and not node["bias_correction"] and (left := node["decay"] ** steps) > 0.01:
-            yield f"after {steps:,} steps EMA(decay={node['decay']:g}) is still {left:.0%} initial weights: set bias_correction=true, or a smaller decay"
+            yield f"after {steps:,} steps the initial weights still contribute {left:.0%} to EMA(decay={node['decay']:g}): set bias_correction=true or use a smaller decay"
 
 
 @caution
 def lr_floor_without_average(recipe: Spec[Recipe]) -> Iterator[str]:
     floors = [n["floor"] for n in find_nodes(recipe().train().lr_schedule, WarmdownFraction)]
     if any(floors) and not recipe().average:
-        yield f"a learning rate that never falls under {max(floors):g} leaves noise in the last weights, and nothing averages it away: in #1855 the average was better by 0.0117"
+        yield f"the learning rate factor never falls below {max(floors):g}, which leaves noise in the final weights, and the recipe has no weight average: in #1855 the averaged weights were better by 0.0117 bpb"
 
 
 @caution
 def low_bit_embedding(recipe: Spec[Recipe]) -> Iterator[str]:
     codec = next((r["use"] for r in recipe().quantize if r().matches("embedding", "embed.weight")), None)
     if codec and codec.cls is IntRows and codec["bits"] <= 6 and not find_nodes(recipe().model["embed"], QATTransform):
-        yield f"an embedding in {codec['bits']} bits that was not trained for it: +0.048 with 6 bits (the record MixedQuant); 8 bits cost next to nothing"
+        yield f"the embedding is quantized to {codec['bits']} bits without fake quantization in training: worse by 0.048 bpb at 6 bits (record MixedQuant), almost no loss at 8 bits"
 
 
 @caution
@@ -64,4 +64,4 @@ def step_floor_too_coarse(recipe: Spec[Recipe]) -> Iterator[str]:
     few = [n for n in find_nodes(recipe, IntRows) if n["bits"] <= 6]
     coarse = {n["min_step"] for n in few if n["min_step"] * (2 ** (n["bits"] - 1) - 1) > 0.999}
     if coarse and any(n["weight_decay"] > 0 for n in find_nodes(recipe, Muon)):
-        yield f"a step is never under {min(coarse):.3f}: a row whose largest weight is under 1 gets fewer levels than its bits allow, and weight decay makes rows small (so in #265 to #1285)"
+        yield f"min_step={min(coarse):.3f} gives rows whose largest weight is below 1 fewer levels than their bits allow, and weight decay makes rows small (as in #265 to #1285)"

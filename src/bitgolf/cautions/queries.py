@@ -1,4 +1,4 @@
-"""What a recipe holds: the questions that cautions ask of it."""
+"""Queries on a recipe that several cautions share."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from bitgolf.recipes.recipe import Recipe
 
 
 def builds(node: Spec[Any], *classes: type) -> bool:
+    """Whether a node constructs one of these classes or a subclass of one."""
     return isinstance(node.cls, type) and issubclass(node.cls, classes)
 
 
 def find_nodes(tree: Spec[Any], *classes: type) -> list[Spec[Any]]:
-    """The nodes of these classes, or of ones derived from them, anywhere in a tree."""
+    """All nodes of a tree that construct one of these classes or a subclass of one."""
     return [node for _, node in tree.walk() if builds(node, *classes)]
 
 
 def layers_with(recipe: Spec[Recipe], cls: type) -> list[int]:
-    """The layers that have a part of this class; twice, where they have two."""
+    """Indices of the layers with a part of this class. A layer with several such parts occurs several times."""
     found, count = [], model_size(recipe().model).layers
     for path, node in recipe().model["block"].walk():
         held = node["use"] if builds(node, Only) else node
@@ -34,7 +35,7 @@ def layers_with(recipe: Spec[Recipe], cls: type) -> list[int]:
 
 
 def training_context(recipe: Spec[Recipe]) -> int:
-    """The longest distance between tokens in training, and one: a row, or a segment of it."""
+    """Length of the longest context in training, in tokens: of a row, or of a segment if `SegmentMask` limits it."""
     return min(
         [
             recipe().train().length,
@@ -44,22 +45,26 @@ def training_context(recipe: Spec[Recipe]) -> int:
 
 
 def scoring_context(recipe: Spec[Recipe]) -> int:
+    """The largest window of the scoring methods, in tokens; 0 without scoring methods."""
     return max((method().window for method in recipe().score), default=0)
 
 
 def layer_sharing_parts(recipe: Spec[Recipe]) -> list[Spec[Any]]:
-    """What makes the model visit the same matrices more than once."""
-    again = [n for n in find_nodes(recipe, ExplicitLayerOrder) if len(set(n["order"])) < len(n["order"])]
-    return again + find_nodes(recipe, LoopedLayers, TieBlocks, LoopWithUntiedMLP)
+    """The nodes that cause the model to use the same matrices more than once per forward pass."""
+    repeated = [n for n in find_nodes(recipe, ExplicitLayerOrder) if len(set(n["order"])) < len(n["order"])]
+    return repeated + find_nodes(recipe, LoopedLayers, TieBlocks, LoopWithUntiedMLP)
 
 
 def shares_from_start(node: Spec[Any]) -> bool:
-    """Whether what visits layers again does so from the first step on."""
+    """Whether this node of `layer_sharing_parts` shares layers from the first step of training."""
     return not (builds(node, LoopWithUntiedMLP) or (builds(node, LoopedLayers) and min(node["since"]) > 0))
 
 
 def averaging_start(recipe: Spec[Recipe]) -> float:
-    """The fraction of the run from which an average takes snapshots; 0 where a schedule does not tell it beforehand."""
+    """The fraction of the run at which the average starts to take snapshots.
+
+    0 if it has no start, or if the start does not follow from the learning rate schedule alone.
+    """
     average, schedule = recipe().average, recipe().train().lr_schedule
     if average is None or "lr_scale_below" not in average.kwargs or schedule.cls is not WarmdownFraction:
         return 0.0

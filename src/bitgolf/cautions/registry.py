@@ -1,4 +1,4 @@
-"""The list of cautions, which each of them joins where it is written."""
+"""The list of all caution checks, filled by the decorator `caution`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from bitgolf.config.spec import Spec
 from bitgolf.recipes.recipe import Recipe
 
 Caution = Callable[[Spec[Recipe]], Iterator[str]]
+"""A check: takes a recipe and yields one warning per problem."""
 CAUTIONS: list[Caution] = []
 
 
 def caution(check: Caution) -> Caution:
+    """Decorator that registers a check in `CAUTIONS`."""
     CAUTIONS.append(check)
     return check

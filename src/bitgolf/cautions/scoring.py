@@ -1,4 +1,4 @@
-"""Adaptation while scoring."""
+"""Cautions about adaptation during scoring."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bitgolf.score.adapt.gradient import AdamWAdaptation, SGDAdaptation
 from bitgolf.score.adapt.phased_lora import PhasedLoRA
 from bitgolf.score.adapt.stream_sgd import StreamSGD
 
-LARGEST_KNOWN_LR = 0.005  # learning rate of descent on a looped model that is known to have worked (#1493)
+LARGEST_KNOWN_LR = 0.005  # largest learning rate of SGD adaptation reported to work on a looped model (#1493)
 
 
 @caution
 def key_offset_with_adaptation(recipe: Spec[Recipe]) -> Iterator[str]:
     if find_nodes(recipe().model, KeyOffset) and any(getattr(m.cls, "adapts", False) for m in recipe().score):
-        yield "KeyOffset with adaptation while scoring: +0.02 after adaptation (#1493's harness)"
+        yield "KeyOffset with adaptation during scoring: worse by 0.02 bpb after adaptation (harness of #1493)"
 
 
 @caution
@@ -31,7 +31,7 @@ def large_adaptation_lr_on_shared_layers(recipe: Spec[Recipe]) -> Iterator[str]:
         if builds(node["adaptation"], SGDAdaptation)
     ]
     if layer_sharing_parts(recipe) and max(rates, default=0.0) > LARGEST_KNOWN_LR:
-        yield f"descent at {max(rates):g} on layers that are visited more than once: 0.005 worked in #1493, and on another stack it was +0.6"
+        yield f"SGD adaptation with a learning rate of {max(rates):g} on layers that are executed more than once: 0.005 worked in #1493, but was worse by 0.6 bpb on another stack"
 
 
 @caution
@@ -41,11 +41,11 @@ def adamw_adaptation_of_all_weights(recipe: Spec[Recipe]) -> Iterator[str]:
         for method in recipe().score
         for node in find_nodes(method, StreamSGD)
     ):
-        yield "AdamWAdaptation on all weights of the stream: 1.2804 where plain descent had 1.1515 (#1045); better in #503, on the last two blocks alone"
+        yield "AdamWAdaptation of all weights in StreamSGD: 1.2804 bpb, against 1.1515 with SGD (#1045); it was better in #503, where only the last two blocks were adapted"
 
 
 @caution
 def many_adaptation_phases(recipe: Spec[Recipe]) -> Iterator[str]:
     for node in find_nodes(recipe, PhasedLoRA):
         if (count := len(node["boundaries"])) >= 6:
-            yield f"{count} phases: six or more learned their documents by heart (#1626)"
+            yield f"{count} adaptation phases: six or more overfitted their documents (#1626)"

@@ -1,4 +1,4 @@
-"""The command line: one program with commands for recipes and runs, artifacts, and data."""
+"""The command line: the program `bitgolf` with commands for recipes and runs, artifacts, and data."""
 
 from bitgolf.cli.main import app, main
 

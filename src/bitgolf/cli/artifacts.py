@@ -1,4 +1,4 @@
-"""What an artifact can do: `score`, `compress`, `decompress`, `generate`, `ledger`."""
+"""The commands on an artifact: `score`, `compress`, `decompress`, `generate`, `ledger`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,47 @@ from bitgolf.cli.options import ArtifactArgument, DeviceOption, JsonFlag, Shards
 from bitgolf.errors import UsageError
 
 MethodNames = Annotated[
-    list[str], typer.Option("--with", metavar="METHOD", help="By name; may be repeated. Default: the recipe's own.")
+    list[str],
+    typer.Option(
+        "--with", metavar="METHOD", help="Name of a scoring method. May be repeated. Default: those of the recipe."
+    ),
 ]
 MethodSettings = Annotated[
-    list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Edit every method that has it: window=2048.")
+    list[str],
+    typer.Option(
+        "--set", metavar="SETTING=VALUE", help="Change a setting in all methods that have it, such as window=2048."
+    ),
 ]
-DocumentOrder = Annotated[str | None, typer.Option("--order", help="Of documents: corpus, shuffled or longest.")]
-OrderSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Of `--order shuffled`.")]
+DocumentOrder = Annotated[
+    str | None, typer.Option("--order", help="Order of the documents: corpus, shuffled or longest.")
+]
+OrderSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Random seed of `--order shuffled`.")]
 BatchTokens = Annotated[
     int | None,
-    typer.Option("--batch", min=1, metavar="TOKENS", help="Read at once. Default: by free memory; 4096 on a CPU."),
+    typer.Option("--batch", min=1, metavar="TOKENS", help="Tokens per batch. Default: by free memory; 4096 on a CPU."),
 ]
 Processes = Annotated[
-    int, typer.Option("--processes", min=1, help="That share the work, one GPU each where there are any.")
+    int, typer.Option("--processes", min=1, help="Number of processes, one GPU each on a GPU machine.")
+]
+ProofFolder = Annotated[
+    Path | None, typer.Option("--proof", metavar="FOLDER", help="Prove a score, and write the proof to this folder.")
+]
+ProofMethod = Annotated[
+    list[str], typer.Option("--with", metavar="METHOD", help="Name of the method to prove, as in `score`.")
+]
+ProofSettings = Annotated[
+    list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Change a setting of the method to prove.")
+]
+ProofBytes = Annotated[
+    int, typer.Option("--bytes", min=0, help="Number of bytes of the text to prove, from its start; 0 means all.")
+]
+ProofSample = Annotated[int, typer.Option("--sample", min=0, help="Number of groups to restore; 0 means all.")]
+ProofChallenge = Annotated[
+    str,
+    typer.Option(
+        "--challenge",
+        help="Random string from the verifier. The sampled groups are derived from it and from the commitment.",
+    ),
 ]
 
 
@@ -40,12 +68,13 @@ def score(
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """The referee's score of an artifact: bits per byte, every target once.
+    """Score an artifact on text: bits per byte, with every target scored exactly once.
 
-    Methods: contiguous, sliding, cached, lora, sgd, phased, mixed; `adapt` is all of the recipe's that adapt. One that
-    adapts is scored without adaptation first. The order `longest` is charged the bits of the documents' lengths.
+    Methods: contiguous, sliding, cached, lora, sgd, phased, mixed; `adapt` stands for all methods of the recipe that
+    adapt. A method that adapts is also scored without adaptation. With the order `longest`, the bits of the document
+    lengths are added to the score.
     """
-    from bitgolf.commands.artifacts import score_artifact as score_artifact
+    from bitgolf.commands.artifacts import score_artifact
     from bitgolf.commands.tables import score_table
 
     document = score_artifact(
@@ -65,38 +94,48 @@ def score(
 
 def compress(
     artifact: ArtifactArgument,
-    source: Annotated[Path | None, typer.Argument(metavar="IN")] = None,
-    target: Annotated[Path | None, typer.Argument(metavar="OUT")] = None,
-    proof: Annotated[Path | None, typer.Option("--proof", metavar="FOLDER", help="Prove a score, here.")] = None,
+    source: Annotated[Path | None, typer.Argument(metavar="IN", help="The file to compress.")] = None,
+    target: Annotated[Path | None, typer.Argument(metavar="OUT", help="The compressed file to write.")] = None,
+    proof: ProofFolder = None,
     text: TextOption = [],  # noqa: B006
     shards: ShardsOption = None,
-    methods: Annotated[list[str], typer.Option("--with", metavar="METHOD", help="To prove: as in `score`.")] = [],  # noqa: B006
-    sets: Annotated[list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Edit the method.")] = [],  # noqa: B006
-    size: Annotated[int, typer.Option("--bytes", min=0, help="Prove the text's first so many; 0: all.")] = 0,
-    sample: Annotated[int, typer.Option("--sample", min=0, help="Groups to restore; 0: all.")] = 8,
-    challenge: Annotated[str, typer.Option("--challenge", help="Of a doubter: decides with the commitment.")] = "",
+    methods: ProofMethod = [],  # noqa: B006
+    sets: ProofSettings = [],  # noqa: B006
+    size: ProofBytes = 0,
+    sample: ProofSample = 8,
+    challenge: ProofChallenge = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Compress any file with the model, losslessly; or prove a score: `compress ARTIFACT --proof FOLDER --text PATH`."""
+    """Compress any file losslessly with the model, or prove a score.
+
+    Proof of a score: `compress ARTIFACT --proof FOLDER --text PATH`.
+    """
     from bitgolf.commands.artifacts import compress_file, prove_score
 
     if proof and not source:
         d = prove_score(artifact, proof, text, shards, methods, sets, size, sample, challenge)
         line = (
-            f"{d.bytes:,} bytes coded in {d.coded_bytes:,}, {d.overhead_percent:.3f} % over the claimed"
+            f"{d.bytes:,} -> {d.coded_bytes:,} bytes, {d.overhead_percent:.3f} % above the claimed"
             f" {d.claimed_bpb:.5f} bpb; {len(d.sampled)} of {d.groups} groups restored by another process"
         )
     elif source and target and not (proof or text or shards or methods or sets):
         d = compress_file(artifact, source, target)
-        line = f"{d.bytes_in:,} -> {d.bytes_out:,} bytes, {d.bpb_coded:.4f} bpb coded, {d.bpb_predicted:.4f} predicted"
+        line = (
+            f"{d.bytes_in:,} -> {d.bytes_out:,} bytes, {d.bpb_coded:.4f} bpb coded, {d.bpb_predicted:.4f} bpb predicted"
+        )
     else:
         cause = "give IN and OUT to compress a file, or --proof FOLDER with --text or --shards"
-        raise UsageError(cause, hint="compress ARTIFACT IN OUT, or ARTIFACT --proof FOLDER …")
+        raise UsageError(cause, hint="compress ARTIFACT IN OUT, or compress ARTIFACT --proof FOLDER --text PATH")
     print_result(as_json, d, line)
 
 
-def decompress(artifact: ArtifactArgument, source: Path, target: Path, as_json: JsonFlag = False) -> None:
-    """Restore a file that `compress` wrote, bit for bit."""
+def decompress(
+    artifact: ArtifactArgument,
+    source: Annotated[Path, typer.Argument(help="A file written by `compress`.")],
+    target: Annotated[Path, typer.Argument(help="The restored file to write.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Restore a file written by `compress`, bit for bit."""
     from bitgolf.commands.artifacts import decompress_file
 
     d = decompress_file(artifact, source, target)
@@ -105,11 +144,15 @@ def decompress(artifact: ArtifactArgument, source: Path, target: Path, as_json: 
 
 def generate(
     artifact: ArtifactArgument,
-    prompt: Annotated[str, typer.Option("--prompt")] = "",
-    tokens: Annotated[int, typer.Option("--tokens", min=1)] = 200,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0)] = 0.8,
-    top: Annotated[int, typer.Option("--top", min=0, help="Sample among the likeliest so many tokens; 0 is all.")] = 0,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")] = "",
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Number of tokens to sample.")] = 200,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="Sampling temperature; 0 takes the likeliest token.")
+    ] = 0.8,
+    top: Annotated[
+        int, typer.Option("--top", min=0, help="Sample among this many of the likeliest tokens; 0 means all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of sampling.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Sample text from the model."""
@@ -120,7 +163,7 @@ def generate(
 
 
 def ledger(artifact: ArtifactArgument, as_json: JsonFlag = False) -> None:
-    """Where every byte of an artifact went."""
+    """List the sections of an artifact with their bytes, which add up to the size of the file."""
     from bitgolf.commands.artifacts import read_ledger
     from bitgolf.commands.tables import ledger_table
 

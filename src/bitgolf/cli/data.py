@@ -1,4 +1,4 @@
-"""Shards of text: `data make`, `data check`."""
+"""The commands on shards: `data make`, `data check`."""
 
 from __future__ import annotations
 
@@ -10,32 +10,45 @@ import typer
 from bitgolf.cli.options import JsonFlag, TextOption, print_result
 from bitgolf.errors import UsageError
 
-app = typer.Typer(help="Make and check shards.", no_args_is_help=True)
+app = typer.Typer(help="Make and check shards of tokens.", no_args_is_help=True)
 
 
 @app.command()
 def make(
     context: typer.Context,
-    folder: Path,
+    folder: Annotated[Path, typer.Argument(help="The folder to write shards and tokenizer to.")],
     text: TextOption,
     kind: Annotated[
-        str, typer.Option("--kind", help="Of tokenizer: sentencepiece, caseops (capitals are operators), bytes.")
+        str,
+        typer.Option(
+            "--kind", help="Kind of tokenizer: sentencepiece, caseops (with operators for capitals) or bytes."
+        ),
     ] = "sentencepiece",
-    vocab: Annotated[int, typer.Option("--vocab", min=300, max=65536)] = 1024,
+    vocab: Annotated[
+        int, typer.Option("--vocab", min=300, max=65536, help="Size of the vocabulary of a tokenizer that is trained.")
+    ] = 1024,
     tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", help="A tokenizer's file to use instead of training one.")
+        Path | None, typer.Option("--tokenizer", help="File of a tokenizer to use instead of training one.")
     ] = None,
     held_out: Annotated[
-        float, typer.Option("--held-out", min=0.001, max=0.9, help="Share of documents to hold out, by hash.")
+        float,
+        typer.Option(
+            "--held-out",
+            min=0.001,
+            max=0.9,
+            help="Share of the documents to hold out for validation, selected by hash.",
+        ),
     ] = 0.05,
     as_json: JsonFlag = False,
 ) -> None:
-    """Text -> tokenizer, training and validation shards."""
+    """Train a tokenizer on text, and write training and validation shards."""
     from bitgolf.commands.data import make_shards
 
     source = context.get_parameter_source("vocab")
     if kind == "bytes" and source and source.name == "COMMANDLINE":
-        message = "--vocab does nothing with --kind bytes: a byte tokenizer has a token for each byte, and never others"
+        message = (
+            f"--vocab does nothing with --kind bytes, got {vocab}: a byte tokenizer has exactly one token per byte"
+        )
         raise UsageError(message, hint="leave --vocab out, or choose another --kind")
     made = make_shards(folder, text, vocab, tokenizer, held_out, kind)
     counts = f"{folder}: {made.train.tokens:,} training tokens, {made.val.tokens:,} validation tokens"
@@ -43,8 +56,11 @@ def make(
 
 
 @app.command()
-def check(folder: Path, as_json: JsonFlag = False) -> None:
-    """Check shards: format, sizes, digests, document starts, overlap of training and validation."""
+def check(folder: Annotated[Path, typer.Argument(help="The folder of the shards.")], as_json: JsonFlag = False) -> None:
+    """Check shards: format, sizes, digests, document starts, and overlap of training and validation.
+
+    The exit status is 1 if a finding is an error.
+    """
     from bitgolf.commands.data import check_shards
 
     checked = check_shards(folder)

@@ -1,7 +1,7 @@
-"""The program `bitgolf` and its commands, in the order of `--help`. Torch is imported only by the commands that need it.
+"""The program `bitgolf` and its commands, in the order of `--help`. Only the commands that need torch import it.
 
-`runs` has the commands on recipes and runs, `artifacts` those on a packed model, `data` those on shards; `options` is what
-they share.
+`runs`: commands on recipes and runs. `artifacts`: commands on a packed model. `data`: commands on shards. `options`:
+options that several commands share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bitgolf.runtime.openmp import limit_spinning
 
 app = typer.Typer(
     name="bitgolf",
-    help="Train, shrink and prove the best language model that fits a byte budget and a time budget.",
+    help="Train and compress the best language model that fits a byte budget and a time budget, and prove its score.",
     epilog="Start here:  bitgolf run quickstart",
     no_args_is_help=True,
     add_completion=False,
@@ -44,6 +44,7 @@ app.add_typer(data.app, name="data")
 
 
 def print_version(value: bool) -> None:
+    """Callback of `--version`: print the version and exit."""
     if value:
         print(f"bitgolf {__version__}")
         raise typer.Exit
@@ -51,16 +52,20 @@ def print_version(value: bool) -> None:
 
 @app.callback()
 def every_command(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     show_version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options of every command."""
+    """Options that precede every command."""
 
 
 def main() -> None:
-    """Exit status 2 for wrong use, 1 for failure; a traceback only with --debug."""
+    """Run the command line.
+
+    The exit status is 2 for wrong usage, 1 for a failure, 130 after an interrupt. Tracebacks are shown only with
+    --debug.
+    """
     limit_spinning()
     try:
         app()

@@ -1,4 +1,4 @@
-"""What commands have in common: options that mean the same in each, and how a result is printed."""
+"""Options that several commands share, and the printing of results."""
 
 from __future__ import annotations
 
@@ -10,25 +10,37 @@ import msgspec
 import typer
 
 JsonFlag = Annotated[
-    bool, typer.Option("--json", help="One JSON document on standard output; all else on standard error.")
+    bool,
+    typer.Option(
+        "--json", help="Print the result as one JSON document on standard output, everything else on standard error."
+    ),
 ]
 SetOption = Annotated[
-    list[str], typer.Option("--set", metavar="PATH=VALUE", help="Edit the recipe at a path; may be repeated.")
+    list[str],
+    typer.Option("--set", metavar="PATH=VALUE", help="Set the value at a path of the recipe. May be repeated."),
 ]
 TextOption = Annotated[
-    list[Path], typer.Option("--text", help="Text files or folders: txt, md, py, jsonl; plain, .zst, .gz or .xz.")
+    list[Path],
+    typer.Option(
+        "--text",
+        help="A text file or a folder: txt, md, py or jsonl, plain or as .zst, .gz or .xz. May be repeated.",
+    ),
 ]
 ShardsOption = Annotated[
-    Path | None, typer.Option("--shards", help="A folder of shards with its tokenizer, as `data make` writes it.")
+    Path | None, typer.Option("--shards", help="A folder of shards with their tokenizer, as written by `data make`.")
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option("--device", metavar="KIND", help="auto, cuda, cpu or mps (experimental). auto: CUDA if there is any."),
+    typer.Option(
+        "--device", metavar="KIND", help="Kind of device: auto (CUDA if available), cuda, cpu or mps (experimental)."
+    ),
 ]
-ArtifactArgument = Annotated[Path, typer.Argument(help="A packed model: artifact.bg, or the run folder that holds it.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was trained.")]
+ArtifactArgument = Annotated[
+    Path, typer.Argument(help="A packed model: the file artifact.bg, or the folder of its run.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
 
 
 def print_result(as_json: bool, result: Any, text: str) -> None:
-    """Print the result of a command: as JSON, or the text for a person."""
+    """Print the result of a command: `result` as JSON, or `text`."""
     print(json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False) if as_json else text)

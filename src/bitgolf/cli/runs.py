@@ -1,4 +1,4 @@
-"""Recipes and runs: `recipes`, `show`, `diff`, `run`, `doctor`, `pack`, `sweep`."""
+"""The commands on recipes and runs: `recipes`, `show`, `diff`, `run`, `doctor`, `pack`, `sweep`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,25 @@ from bitgolf.recipes import describe, load_recipe, published_bpb, recipe_names
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe: its name, a recipe.json, or the folder of a run.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="The folder of the run. Default: runs/NAME-HASH-sSEED.")]
+DevicesOption = Annotated[
+    int,
+    typer.Option(
+        "--devices", min=1, help="Number of processes to train and score with, one GPU each on a GPU machine."
+    ),
+]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again.")
+]
+ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue an unfinished training from its last checkpoint.")]
+
 
 def _resolve(recipe: str, sets: list[str]) -> Spec[Recipe]:
-    """A recipe by name, by its JSON file, or by the folder of a run, which has to be of this version's format."""
+    """Load a recipe by name, from its JSON file, or from the folder of a run, and apply `sets` to it.
+
+    Raises `FormatVersionError` if the folder has another format.
+    """
     from bitgolf.pipeline.state import check_format
 
     if Path(recipe).is_dir():
@@ -26,7 +42,7 @@ def _resolve(recipe: str, sets: list[str]) -> Spec[Recipe]:
 
 
 def recipes(as_json: JsonFlag = False) -> None:
-    """List the recipes, with the bits per byte that their authors published."""
+    """List the recipes, with the bits per byte published by their authors."""
     known = {name: describe(name) for name in recipe_names()}
     lines = [f"{'recipe':18s} {'published bpb':16s} what it is"]
     for name, line in known.items():
@@ -35,8 +51,8 @@ def recipes(as_json: JsonFlag = False) -> None:
     print_result(as_json, known, "\n".join(lines))
 
 
-def show(recipe: str, sets: SetOption = [], as_json: JsonFlag = False) -> None:  # noqa: B006
-    """Resolve a recipe: parameters by role, forecast of the packed bytes, cautions. Trains nothing."""
+def show(recipe: RecipeArgument, sets: SetOption = [], as_json: JsonFlag = False) -> None:  # noqa: B006
+    """Show a recipe without training it: parameters by role, forecasts of bytes and memory, settings, and cautions."""
     from bitgolf.commands.show import describe_recipe
     from bitgolf.commands.tables import show_table
 
@@ -44,39 +60,38 @@ def show(recipe: str, sets: SetOption = [], as_json: JsonFlag = False) -> None: 
     print_result(as_json, document, show_table(document))
 
 
-def diff(a: str, b: str, as_json: JsonFlag = False) -> None:
-    """Compare two recipes, path by path."""
+def diff(a: RecipeArgument, b: RecipeArgument, as_json: JsonFlag = False) -> None:
+    """Compare two recipes: list the paths whose values differ."""
     from bitgolf.config.edits import diff as spec_diff
 
     rows = spec_diff(_resolve(a, []), _resolve(b, []))
     document = [{"path": p, "a": x, "b": y} for p, x, y in rows]
-    print_result(as_json, document, "\n".join(f"{p}: {x!r} -> {y!r}" for p, x, y in rows) or "the same")
+    print_result(as_json, document, "\n".join(f"{p}: {x!r} -> {y!r}" for p, x, y in rows) or "no differences")
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, a recipe.json, or an earlier run's folder.")],
+    recipe: RecipeArgument,
     sets: SetOption = [],  # noqa: B006
     text: TextOption = [],  # noqa: B006
     shards: ShardsOption = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The run's folder. Default: runs/NAME-HASH-sSEED.")] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    devices: Annotated[
-        int, typer.Option("--devices", min=1, help="Processes to train and score with, one GPU each if there are any.")
-    ] = 1,
+    out: OutOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of training.")] = 0,
+    devices: DevicesOption = 1,
     device: DeviceOption = "auto",
-    first: Annotated[
-        str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and the later ones again.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished training.")] = False,
+    first: FromOption = None,
+    resume: ResumeFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """The whole pipeline, or its rest: prepare, train, average, calibrate, quantize, pack, score, report."""
+    """Run a recipe: prepare, train, average, calibrate, quantize, pack, score and report.
+
+    Stages whose inputs are unchanged are reused.
+    """
     from bitgolf.commands.tables import run_table
     from bitgolf.pipeline.execute import run_recipe
     from bitgolf.pipeline.stages import STAGE_NAMES
 
     if first is not None and first not in STAGE_NAMES:
-        raise UsageError(f"unknown stage {first!r}", hint=f"stages: {', '.join(STAGE_NAMES)}")
+        raise UsageError(f"unknown stage {first!r}", where="--from", hint=f"stages: {', '.join(STAGE_NAMES)}")
     document = run_recipe(
         recipe,
         _resolve(recipe, sets),
@@ -93,19 +108,29 @@ def run(
 
 
 def doctor(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was quantized.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a quantized run.")],
     tokens: Annotated[
-        int, typer.Option("--tokens", min=64, help="Held-out tokens to measure on; half as many calibrate.")
+        int,
+        typer.Option(
+            "--tokens",
+            min=64,
+            help="Number of held-out tokens for the measurement. Half as many training tokens are for calibration.",
+        ),
     ] = 16384,
-    each: Annotated[bool, typer.Option("--each", help="Measure every tensor, not kinds of them together.")] = False,
+    each: Annotated[
+        bool, typer.Option("--each", help="Measure each tensor alone instead of groups of tensors.")
+    ] = False,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Where the bits per byte went that quantization cost, and what is wrong with it. Exit status 1 for an error."""
-    from bitgolf.commands.doctor import diagnose_run as examine
+    """Measure what quantization costs in bits per byte, by tensor, and check a run for errors.
+
+    The exit status is 1 if a finding is an error.
+    """
+    from bitgolf.commands.doctor import diagnose_run
     from bitgolf.commands.tables import doctor_table
 
-    document = examine(run, tokens=tokens, per_tensor=each, device=device)
+    document = diagnose_run(run, tokens=tokens, per_tensor=each, device=device)
     print_result(as_json, document, doctor_table(document))
     if not document.passes:
         raise typer.Exit(1)
@@ -115,14 +140,17 @@ def pack(
     run: RunArgument,
     cap: Annotated[
         int | None,
-        typer.Option("--cap", min=1, metavar="BYTES", help="The most bytes, decimal. Default: the recipe's."),
+        typer.Option("--cap", min=1, metavar="BYTES", help="Maximum size in bytes. Default: the cap of the recipe."),
     ] = None,
     self_contained: Annotated[
-        bool, typer.Option("--self-contained", help="Count the whole file, not the model alone.")
+        bool, typer.Option("--self-contained", help="Count the whole file instead of the model without its tokenizer.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Quantize and pack a run's weights again with the steps that fill a cap: never over it, 0.05 % under it at most."""
+    """Quantize and pack the weights of a run again, with step sizes that make the artifact just fit a cap.
+
+    The artifact is never over the cap, and at most 0.05 % below it unless its size changes in larger jumps.
+    """
     from bitgolf.commands.pack import pack_to_cap
     from bitgolf.commands.tables import pack_table
 
@@ -134,13 +162,19 @@ def sweep(
     run: RunArgument,
     sets: Annotated[
         list[str],
-        typer.Option("--set", metavar="PATH=VALUE,VALUE", help="Values to try at a path of `quantize` or `pack`."),
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE,VALUE",
+            help="Values to try at a path below `quantize` or `pack`. May be repeated.",
+        ),
     ],
-    measure: Annotated[bool, typer.Option("--score", help="Measure bits per byte, not only predict.")] = False,
-    tokens: Annotated[int, typer.Option("--tokens", min=64, help="Held-out tokens to measure on.")] = 65536,
+    measure: Annotated[
+        bool, typer.Option("--score", help="Measure bits per byte in addition to the prediction.")
+    ] = False,
+    tokens: Annotated[int, typer.Option("--tokens", min=64, help="Number of held-out tokens to score.")] = 65536,
     as_json: JsonFlag = False,
 ) -> None:
-    """Every combination of settings on a run's weights, without training: bytes and bits per byte, in one table."""
+    """Quantize and pack a trained run with all combinations of settings: a table of bytes and bits per byte."""
     from bitgolf.commands.sweep import sweep as sweep_run
     from bitgolf.commands.tables import sweep_table
 

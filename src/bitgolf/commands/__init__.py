@@ -1,1 +1,1 @@
-"""What each command does: from files to one typed result."""
+"""The work of each command: functions that read files and return one typed result."""

@@ -1,4 +1,4 @@
-"""What the commands on an artifact do: `score_artifact`, `compress`, `decompress`, `generate`, `ledger`."""
+"""The commands on an artifact: `score`, `compress`, `decompress`, `generate`, `ledger`."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from bitgolf.text.documents import read_documents
 
 
 class ScoreResult(MethodResult, frozen=True, kw_only=True):
-    """The keys of `score_artifact --json`: those of the last method, and all methods."""
+    """The keys of `score --json`: the result of the last method, and `methods` with the results of all."""
 
     methods: list[MethodResult]
 
 
 class GeneratedText(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of `generate --json`. text: the prompt and what was drawn."""
+    """The keys of `generate --json`. text: the prompt and the sampled continuation."""
 
     text: str
     seed: int
@@ -43,7 +43,7 @@ class GeneratedText(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerRow(msgspec.Struct, frozen=True):
-    """A section of an artifact. bits_per_element: None where there are no elements (frame and header)."""
+    """Size of a section of an artifact. bits_per_element: None for sections without elements (frame and header)."""
 
     name: str
     bytes: int
@@ -53,17 +53,17 @@ class LedgerRow(msgspec.Struct, frozen=True):
 
 
 class LedgerResult(msgspec.Struct, frozen=True):
-    """The keys of `ledger --json`. total: the size of the file."""
+    """The keys of `ledger --json`. total: size of the file in bytes."""
 
     entries: list[LedgerRow]
     total: int
 
 
 def find_artifact(path: Path) -> Path:
-    """The artifact itself, or the one in a run's folder."""
+    """Path of an artifact, given itself or as a run's folder. Raises `UsageError` if there is none."""
     found = RunFiles(path).artifact if path.is_dir() else path
     if not found.exists():
-        raise UsageError("there is no artifact here", where=str(path), hint="`bitgolf run quickstart` makes one")
+        raise UsageError("there is no artifact", where=str(path), hint="`bitgolf run quickstart` creates one")
     return found
 
 
@@ -80,7 +80,12 @@ def score_artifact(
     processes: int = 1,
     device: str = "auto",
 ) -> ScoreResult:
-    """The referee's score on raw text or on shards."""
+    """`bitgolf score`: score an artifact on raw text or on shards.
+
+    methods: names; empty for the recipe's. edits: `SETTING=VALUE` for the methods that have the setting.
+    order: document order; None for each method's own. seed: of the order `shuffled`. batch: tokens per batch; None to
+    choose by free memory. Raises `UsageError` if not exactly one of `text` and `shards` is given.
+    """
     chosen_order, path, loaded, source = parse_order(order, seed), *_opened(artifact, text, shards)
     job = ScoringJob(
         artifact=path.resolve(),
@@ -95,9 +100,10 @@ def score_artifact(
 
 
 def _opened(artifact: Path, text: Sequence[Path], shards: Path | None) -> tuple[Path, LoadedArtifact, TokenizedText]:
-    """An artifact and the text that is to be scored with it, from the one source that was given."""
+    """(path of the artifact, the loaded artifact, the text from `text` or `shards`)."""
     if bool(text) == bool(shards):
-        raise UsageError("give exactly one of --text and --shards", hint="--text PATH or --shards DIR")
+        given = "both" if text else "neither"
+        raise UsageError(f"give exactly one of --text and --shards, got {given}", hint="--text PATH or --shards DIR")
     path = find_artifact(artifact)
     loaded = load_model(path)
     if shards:
@@ -109,18 +115,21 @@ def _from_shards(folder: Path, loaded: LoadedArtifact) -> TokenizedText:
     manifest = load_manifest(folder)
     if manifest.tokenizer != loaded.tokenizer.digest:
         raise UsageError(
-            "these shards were made with another tokenizer than the artifact's",
+            f"the shards were made with the tokenizer {manifest.tokenizer:.12}, the artifact has"
+            f" {loaded.tokenizer.digest:.12}",
             where=str(folder),
-            hint="score raw text with --text",
+            hint="score raw text with --text, or make shards with the tokenizer of the artifact",
         )
     return load_validation(folder)
 
 
 def compress_file(artifact: Path, source: Path, target: Path) -> CompressResult:
+    """`bitgolf compress`: compress a file with the model of an artifact."""
     return coding.compress_file(CodingJob(find_artifact(artifact), source, target))
 
 
 def decompress_file(artifact: Path, source: Path, target: Path) -> DecompressResult:
+    """`bitgolf decompress`: restore a file that `compress_file` wrote."""
     return coding.decompress_file(CodingJob(find_artifact(artifact), source, target))
 
 
@@ -135,26 +144,30 @@ def prove_score(
     sample_groups: int = 8,
     challenge: str = "",
 ) -> ProofResult:
-    """Prove the score of a text, or of its first `max_bytes` bytes, by coding all of it and restoring a sample."""
+    """`bitgolf compress --proof`: prove a score by coding all documents and restoring a sample of them.
+
+    max_bytes: limit of the text; 0 means all. sample_groups: groups of documents to restore; 0 means all. challenge:
+    string from the verifier, from which the sample is derived.
+    """
     path, loaded, source = _opened(artifact, text, shards)
     codec, own = text_codec(loaded), loaded.recipe.score
     chosen = select_methods(own, names, edits)
     if names and len(chosen) > 1:
-        raise UsageError(f"a proof covers one method, got {len(chosen)}", where="--with", hint="name one method")
+        raise UsageError(f"a proof covers one method, got {len(chosen)}", where="--with", hint="give one --with")
     source = leading_documents(source, loaded.tokenizer, max_bytes) if max_bytes else source
     claim = ProofTask(path, codec, source, chosen[0] if names else default_method(chosen))
     return prove(claim, folder, sample=sample_groups, challenge=challenge, log=RunLog(), restore=restore)
 
 
 def restore(artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
-    """Decompress a file in a process of its own; returns the lengths of its documents."""
+    """Decompress a file in a process of its own; returns the lengths of its documents in bytes."""
     return decompress_in_worker(CodingJob(artifact, source, target), log).documents
 
 
 def generate_text(
     artifact: Path, prompt: str, *, tokens: int, temperature: float, top_k: int, seed: int
 ) -> GeneratedText:
-    """Sample text from the model."""
+    """`bitgolf generate`: sample `tokens` tokens after a prompt. top_k: choose among the k likeliest; 0 means all."""
     loaded = load_model(find_artifact(artifact))
     drawn = generate(
         loaded.model,
@@ -171,5 +184,6 @@ def generate_text(
 
 
 def read_ledger(artifact: Path) -> LedgerResult:
+    """`bitgolf ledger`: bytes of each section of an artifact."""
     entries = [LedgerRow(*entry) for entry in ledger(read_artifact(find_artifact(artifact)))]
     return LedgerResult(entries, sum(entry.bytes for entry in entries))

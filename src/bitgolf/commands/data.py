@@ -1,4 +1,4 @@
-"""`bitgolf data make` and `data verify_data`: from text to shards, and whether shards are what they say."""
+"""`bitgolf data make` and `bitgolf data check`: write shards from text, and verify shards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bitgolf.tokens.trainers import ByteLevel, CaseOpsBPE, SentencePieceBPE
 
 
 class FindingRow(msgspec.Struct, frozen=True):
-    """One thing found: the rule that it breaks, how bad that is (error, warning, note), and what was seen."""
+    """A finding: the rule that is violated, its severity (error, warning, note), and a message."""
 
     rule: str
     severity: str
@@ -28,13 +28,13 @@ class FindingRow(msgspec.Struct, frozen=True):
 
 
 class MadeShards(Manifest, frozen=True, kw_only=True):
-    """The manifest of the shards that were made, and findings about their tokenizer."""
+    """The keys of `data make --json`: the manifest of the new shards, and findings about their tokenizer."""
 
     findings: list[FindingRow]
 
 
 class ShardsCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """passes: no finding is an error."""
+    """The keys of `data check --json`. passes: whether no finding is an error."""
 
     folder: str
     findings: list[FindingRow]
@@ -44,7 +44,12 @@ class ShardsCheck(msgspec.Struct, frozen=True, kw_only=True):
 def make_shards(
     folder: Path, text: Sequence[Path], vocab: int, tokenizer: Path | None, held_out: float, kind: str = "sentencepiece"
 ) -> MadeShards:
-    """Tokenize documents and write shards, with some of the documents held out."""
+    """Tokenize documents and write training and validation shards to `folder`.
+
+    vocab: size of the vocabulary if a tokenizer is trained. tokenizer: file of a tokenizer to use instead. held_out:
+    share of the documents for validation. kind: sentencepiece, caseops or bytes. Raises `UsageError` for an unknown
+    kind.
+    """
     training, validation = train_validation_split(read_documents(text), held_out)
     made = _tokenizer(kind, vocab, tokenizer, training)
     findings = _rows(audit_tokenizer(made, (d.data for d in validation[:20])))
@@ -53,19 +58,19 @@ def make_shards(
 
 
 def _tokenizer(kind: str, vocab: int, given: Path | None, documents: Sequence[Document]) -> Tokenizer:
-    """The one of a file, or trained on these documents."""
+    """Load the tokenizer from a file if one is given, otherwise train it on the documents."""
     trainers = {
         "sentencepiece": SentencePieceBPE(vocab=vocab),
         "caseops": CaseOpsBPE(vocab=vocab),
         "bytes": ByteLevel(),
     }
     if kind not in trainers:
-        raise UsageError(f"unknown kind of tokenizer {kind!r}", hint=f"--kind {' or '.join(trainers)}")
+        raise UsageError(f"unknown kind of tokenizer {kind!r}", where="--kind", hint=f"--kind {' or '.join(trainers)}")
     if given and kind == "bytes":
         raise UsageError(
             "--kind bytes takes no --tokenizer file",
             where=str(given),
-            hint="leave one of --kind bytes and --tokenizer out",
+            hint="leave out --kind bytes or --tokenizer",
         )
     if given:
         return load_tokenizer(given, case_operators=kind == "caseops")
@@ -73,7 +78,7 @@ def _tokenizer(kind: str, vocab: int, given: Path | None, documents: Sequence[Do
 
 
 def check_shards(folder: Path) -> ShardsCheck:
-    """Check shards: format, sizes, digests, document starts, overlap of training and validation."""
+    """Verify shards: format, sizes, digests, document starts, and overlap of training and validation text."""
     findings = _rows(verify_data(folder))
     return ShardsCheck(folder=str(folder), findings=findings, passes=not any(f.severity == "error" for f in findings))
 

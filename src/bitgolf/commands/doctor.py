@@ -1,4 +1,4 @@
-"""`bitgolf diagnose_run`: where the bits per byte between the averaged weights and the packed ones went, and what is wrong."""
+"""`bitgolf doctor`: bits per byte lost by quantization, by tensor, and checks that find what is wrong with a run."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ CHECKED_STAGES = ("calibrate", "quantize")
 
 
 class TensorCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What quantization did to a tensor. Errors are absolute; bits_per_weight is order-0, scales included.
+    """Effect of quantization on a tensor.
 
-    predicted_gap_bpb: None where nothing is known of the tensor's inputs; measured_gap_bpb: None where it was not measured
-    alone.
+    max_error, rms_error: absolute. bits_per_weight: order-0 entropy of the codes, scales included.
+    predicted_gap_bpb: None without statistics of the tensor's inputs. measured_gap_bpb: None unless the tensor was
+    quantized alone.
     """
 
     path: str
@@ -59,8 +60,10 @@ class TensorCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TensorGroupCost(msgspec.Struct, frozen=True, kw_only=True):
-    """bpb that quantizing the tensors of one kind, and no others, costs. predicted_gap_bpb: None where nothing is known of
-    any of them."""
+    """Increase in bpb if only the tensors of one group are quantized.
+
+    predicted_gap_bpb: None if there are no statistics for any of them.
+    """
 
     name: str
     tensors: int
@@ -70,7 +73,10 @@ class TensorGroupCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunFinding(msgspec.Struct, frozen=True):
-    """where: a tensor, a path in the recipe or a file. An error means: do not trust this run."""
+    """A problem of a run.
+
+    where: a tensor, a path in the recipe or a file. severity: `error` (do not trust this run), `warning` or `note`.
+    """
 
     rule: str
     severity: str
@@ -80,11 +86,12 @@ class RunFinding(msgspec.Struct, frozen=True):
 
 
 class DoctorResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of `diagnose_run --json`.
+    """The keys of `doctor --json`.
 
-    tokens: held-out targets that were scored. gap_bpb: of all tensors quantized together; summed_bpb: the sum of the
-    tensor groups; explained_share: of the gap by that sum, the rest is interaction; None where there is no gap.
-    passes: no finding is an error.
+    tokens: number of held-out targets that were scored. averaged_bpb: score of the averaged weights.
+    gap_bpb: increase in bpb with all tensors quantized. predicted_gap_bpb: sum of the tensors' predictions.
+    summed_bpb: sum of the groups' measurements. explained_share: summed_bpb / gap_bpb (the rest is interaction between
+    groups); None if the gap is 0. passes: whether no finding is an error.
     """
 
     run: str
@@ -102,7 +109,11 @@ class DoctorResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gap(NamedTuple):
-    """The gap of all tensors, by window of the text, and the costs of groups of them."""
+    """Measured costs of quantization.
+
+    averaged: bpb of the averaged weights. whole: increase in bpb with all tensors quantized, by window of the text.
+    groups: costs of groups of tensors. alone: tensor -> increase in bpb if only this tensor is quantized.
+    """
 
     averaged: float
     whole: NDArray[np.float64]
@@ -111,32 +122,37 @@ class Gap(NamedTuple):
 
 
 def diagnose_run(folder: Path, *, tokens: int, per_tensor: bool, device: str = "auto") -> DoctorResult:
-    """Measures kinds of tensors, or `per_tensor` of them, on so many held-out targets. device: as `device.select_device` takes it."""
+    """Measure the cost of quantization and check a run's files.
+
+    tokens: number of held-out targets. per_tensor: quantize each tensor alone, not tensors of a kind together. device:
+    kind of device, as in `select_device`. Raises `UsageError` if the run was not quantized.
+    """
     run, chosen = open_run(folder, RunLog()), select_device(device_type=device)
     if missing := [file.name for file in (run.files.averaged, run.files.codes) if not file.exists()]:
-        raise UsageError(f"this run was not quantized: {missing[0]} is missing", where=str(folder), hint="bitgolf run")
-    patient, alarms = _load_quantized_model(run, tokens, chosen)
-    alarms += [*diagnose(patient), *_check_stage_keys(run), *_check_artifact(run, patient)]
+        hint = f"`bitgolf run {folder}` continues it"
+        raise UsageError(f"this run was not quantized: {missing[0]} is missing", where=str(folder), hint=hint)
+    quantized, findings = _load_quantized_model(run, tokens, chosen)
+    findings += [*diagnose(quantized), *_check_stage_keys(run), *_check_artifact(run, quantized)]
     evaluator = HeldOutBpb(
         load_meta_model(run), load_validation(run.data_folder), run.recipe().score[0](), chosen, tokens
     )
-    nats = patient.costs()
+    nats = quantized.costs()
     predicted = {path: cost / math.log(2) / evaluator.bytes_per_token for path, cost in nats.items()}
-    gap = _measure(run, patient, evaluator, predicted, per_tensor)
-    return _result(run, patient, evaluator.targets, predicted, gap, alarms)
+    gap = _measure(run, quantized, evaluator, predicted, per_tensor)
+    return _result(run, quantized, evaluator.targets, predicted, gap, findings)
 
 
 def _measure(
-    run: Run, patient: QuantizedModel, evaluator: HeldOutBpb, predicted: Mapping[str, float], each: bool
+    run: Run, quantized: QuantizedModel, evaluator: HeldOutBpb, predicted: Mapping[str, float], each: bool
 ) -> Gap:
-    """Score with all tensors quantized, and with each group of them alone."""
-    before = evaluator.bpb_by_window(patient.weights)
-    gap = Gap(float(before.sum()), evaluator.bpb_by_window(patient.decoded) - before, [], {})
-    groups = _tensor_groups(patient, each)
+    """Score with all tensors quantized, and with each group of tensors quantized alone."""
+    before = evaluator.bpb_by_window(quantized.weights)
+    gap = Gap(float(before.sum()), evaluator.bpb_by_window(quantized.decoded) - before, [], {})
+    groups = _tensor_groups(quantized, each)
     for i, (name, paths) in enumerate(groups.items()):
         run.log.progress(f"doctor: {i} of {len(groups)} {'tensors' if each else 'groups of tensors'}")
-        quantized = {**patient.weights, **{path: patient.decoded[path] for path in paths}}
-        changed, known = evaluator.bpb_by_window(quantized) - before, [predicted[p] for p in paths if p in predicted]
+        weights = {**quantized.weights, **{path: quantized.decoded[path] for path in paths}}
+        changed, known = evaluator.bpb_by_window(weights) - before, [predicted[p] for p in paths if p in predicted]
         cost = TensorGroupCost(
             name=name,
             tensors=len(paths),
@@ -151,15 +167,15 @@ def _measure(
 
 def _result(
     run: Run,
-    patient: QuantizedModel,
+    quantized: QuantizedModel,
     targets: int,
     predicted: Mapping[str, float],
     gap: Gap,
-    alarms: list[QuantizationFinding],
+    findings: list[QuantizationFinding],
 ) -> DoctorResult:
     tensors = [
         TensorCost(**row._asdict(), predicted_gap_bpb=predicted.get(row.path), measured_gap_bpb=gap.alone.get(row.path))
-        for row in patient.reports
+        for row in quantized.reports
     ]
     summed, whole = sum(group.measured_gap_bpb for group in gap.groups), float(gap.whole.sum())
     return DoctorResult(
@@ -173,20 +189,20 @@ def _result(
         gap_bpb=whole,
         gap_standard_error_bpb=_standard_error(gap.whole),
         explained_share=summed / whole if whole else None,
-        findings=[RunFinding(*a) for a in sorted(alarms, key=lambda a: SEVERITIES.index(a.severity))],
-        passes=not any(a.severity == "error" for a in alarms),
+        findings=[RunFinding(*f) for f in sorted(findings, key=lambda f: SEVERITIES.index(f.severity))],
+        passes=not any(f.severity == "error" for f in findings),
     )
 
 
 def _standard_error(parts: NDArray[np.float64]) -> float:
-    """Standard error of a sum of parts that are alike and independent."""
+    """Standard error of the sum of parts, which are taken as independent and identically distributed."""
     return float(parts.std(ddof=1) * math.sqrt(len(parts))) if len(parts) > 1 else math.inf
 
 
-def _tensor_groups(patient: QuantizedModel, each: bool) -> dict[str, list[str]]:
-    """What is measured together: tensors of one kind, which is a path without the numbers of its layers."""
+def _tensor_groups(quantized: QuantizedModel, each: bool) -> dict[str, list[str]]:
+    """Group name -> tensors: those whose paths differ only in layer numbers, or each tensor alone."""
     found: dict[str, list[str]] = {}
-    for path in patient.weights:
+    for path in quantized.weights:
         found.setdefault(path if each else re.sub(r"(?<=\.)\d+(?=\.)", "*", path), []).append(path)
     return found
 
@@ -195,17 +211,20 @@ def _load_quantized_model(run: Run, tokens: int, device: Device) -> tuple[Quanti
     recipe, model = run.recipe(), load_meta_model(run)
     weights, codes = load_file(run.files.averaged), load_encoded(run.files.codes)
     load_weights(model, weights)
-    kinds = parameter_roles(model)
-    rules, alarms = drop_unmatched_rules(recipe.quantize, kinds)
-    decoded = decode_model(codes, {path: tuple(w.shape) for path, w in weights.items()}, kinds, rules)
+    roles = parameter_roles(model)
+    rules, findings = drop_unmatched_rules(recipe.quantize, roles)
+    decoded = decode_model(codes, {path: tuple(w.shape) for path, w in weights.items()}, roles, rules)
     stored = load_calibration(run.files.calibration) if recipe.calibrate else None
-    rows, codecs = tensor_reports(weights, codes, kinds, rules), codecs_by_path(kinds, rules)
-    seen = _observe_halves(run, model.to(device.torch_device).eval(), tokens // 2)
-    return QuantizedModel(model, rules, kinds, codecs, weights, codes, decoded, rows, stored, seen), alarms
+    rows, codecs = tensor_reports(weights, codes, roles, rules), codecs_by_path(roles, rules)
+    measured = _observe_halves(run, model.to(device.torch_device).eval(), tokens // 2)
+    return QuantizedModel(model, rules, roles, codecs, weights, codes, decoded, rows, stored, measured), findings
 
 
 def _observe_halves(run: Run, model: LM, tokens: int) -> tuple[StatsByPath, StatsByPath] | None:
-    """Two halves of about so many tokens, from what the run was calibrated on, through the model as it is scored."""
+    """Statistics of the run's averaged model on two halves of about `tokens` tokens of its calibration text.
+
+    Without calibration in the recipe, training text is used. Returns None if the text has fewer than two rows.
+    """
     recipe, bos = run.recipe(), load_manifest(run.data_folder).bos
     source: CalibrationSource = recipe.calibrate().source if recipe.calibrate else TrainingText(rows=2)
     subject = CalibrationContext(model, run.data_folder, recipe.train().length, bos)
@@ -221,22 +240,21 @@ def _observe_halves(run: Run, model: LM, tokens: int) -> tuple[StatsByPath, Stat
 
 
 def _check_stage_keys(run: Run) -> Iterator[QuantizationFinding]:
-    """Stages whose inputs are others than when they ran: other weights, shards or settings than the folder's."""
+    """A finding for each stage whose weights, shards or settings were changed after it ran."""
     for name in CHECKED_STAGES:
         if not stage_named(name).unchanged(run):
-            message = (
-                f"{name} was done with other weights, text or settings than the folder holds, or by another version"
-            )
-            yield QuantizationFinding("stale-stage", "error", message, str(run.files.stages), f"--from {name}")
+            message = f"{name} ran with other weights, text or settings than those in the folder, or in another version"
+            hint = f"--from {name} runs it again"
+            yield QuantizationFinding("stale-stage", "error", message, str(run.files.stages), hint)
 
 
-def _check_artifact(run: Run, patient: QuantizedModel) -> list[QuantizationFinding]:
-    """Whether the artifact's model is the one that the codes stand for."""
+def _check_artifact(run: Run, quantized: QuantizedModel) -> list[QuantizationFinding]:
+    """Findings if the artifact's weights differ from the decoded codes."""
     path = run.files.artifact
     if not path.exists():
-        message = "there is no artifact yet, so it could not be compared with the codes"
-        return [QuantizationFinding("not-packed", "note", message, str(path), "--from pack")]
+        message = "there is no artifact yet, so it was not compared with the codes"
+        return [QuantizationFinding("not-packed", "note", message, str(path), "--from pack creates it")]
     try:
-        return list(artifact_mismatch(patient.decoded, dict(load_model(path).model.named_parameters())))
+        return list(artifact_mismatch(quantized.decoded, dict(load_model(path).model.named_parameters())))
     except BitgolfError as error:
         return [QuantizationFinding("not-as-packed", "error", error.message, error.where or str(path), error.hint)]

@@ -1,4 +1,4 @@
-"""`bitgolf pack`: quantize and pack a run again, with the step sizes at which its artifact fills a byte cap."""
+"""`bitgolf pack`: quantize and pack a run again, with step sizes that make its artifact just fit a byte cap."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ from bitgolf.runtime.device import select_device
 
 
 class PackProbe(msgspec.Struct, frozen=True):
-    """A scale of the steps that was tried. log2_step_scale: 0 is the recipe's steps, 1 twice as large.
-    predicted_bytes: expected before it was encoded; bytes: found."""
+    """One encoding of the search.
+
+    log2_step_scale: 0 for the recipe's steps, 1 for twice as large steps. predicted_bytes: prediction before the
+    encoding;
+    bytes: the result.
+    """
 
     log2_step_scale: float
     predicted_bytes: int
@@ -39,7 +43,7 @@ class PackProbe(msgspec.Struct, frozen=True):
 
 
 class ChangedSetting(msgspec.Struct, frozen=True):
-    """A setting of the recipe, by its path."""
+    """A changed setting of the recipe: its path, and its values before and after."""
 
     path: str
     before: Any
@@ -49,8 +53,9 @@ class ChangedSetting(msgspec.Struct, frozen=True):
 class PackResult(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of `pack --json`.
 
-    counted: what has `bytes` and is compared with the cap: `model` (without the tokenizer) or `file`.
-    within_tolerance: the file is at most 0.05 % below the cap.
+    counted: what `bytes` counts and the cap limits: `model` (without the tokenizer) or `file`.
+    bytes_under_cap: cap - bytes. within_tolerance: whether that is at most 0.05 % of the cap.
+    settings: changed settings of `quantize`. probes: all encodings of the search.
     """
 
     run: str
@@ -66,10 +71,11 @@ class PackResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pack_to_cap(folder: Path, cap: int | None = None, *, self_contained: bool = False) -> PackResult:
-    """Quantize and pack a run anew, with the steps at which its artifact has at most `cap` bytes and hardly fewer.
+    """Quantize and pack a run again, with step sizes at which its artifact has at most `cap` bytes and hardly fewer.
 
-    cap: None is the recipe's own. It counts the model as the challenge does, or all of the file (`self_contained`).
-    The folder then is that of a run with these settings, which is not scored yet.
+    cap: bytes; None for the recipe's cap. self_contained: count the whole file instead of the model alone.
+    Afterwards the folder is that of a run with these settings, completed up to `pack`. Raises `BitgolfError` if no step
+    size reaches the cap.
     """
     log = RunLog(folder) if RunFiles(folder).recipe.exists() else RunLog()
     try:
@@ -82,7 +88,7 @@ def pack_to_cap(folder: Path, cap: int | None = None, *, self_contained: bool = 
 
 
 class _CapSearch:
-    """The search for one cap; keeps the codes of the best settings that it met."""
+    """The search for one cap; keeps the codes of the largest artifact within it."""
 
     def __init__(self, trained: TrainedRun, cap: int, self_contained: bool) -> None:
         self.trained, self.cap, self.self_contained = trained, cap, self_contained
@@ -96,7 +102,7 @@ class _CapSearch:
         under = self.cap - found.best.bytes
         within = under <= TOLERANCE * self.cap
         if not within:
-            message = f"no setting came nearer to the cap than {under:,} bytes: so small a file moves in leaps"
+            message = f"the closest size is {under:,} bytes below the cap: the size of a small file changes in jumps"
             self.log.event("warning", message=message)
         return PackResult(
             run=str(self.run.folder),
@@ -112,11 +118,11 @@ class _CapSearch:
         )
 
     def _initial_model(self) -> SizeModel:
-        """Where the search begins: at what the run was packed to, or else at a forecast."""
+        """The start of the search: the size of the run's artifact if it has one, otherwise a forecast."""
         rules = self.run.recipe().quantize
         moved = bytes_per_log2(rules, self.trained.roles, self.trained.sizes)
         model = SizeModel(moved, TOLERANCE * self.cap)
-        with suppress(CorruptFileError):  # or none at all, which is no worse
+        with suppress(CorruptFileError):  # a damaged or missing artifact: start from the forecast
             artifact = read_artifact(self.run.files.artifact)
             whole = self.run.recipe.to_json()
             if "pack" in self.run.completed and artifact.recipe == {name: whole[name] for name in STORED_FIELDS}:
@@ -126,7 +132,7 @@ class _CapSearch:
         return model
 
     def _try(self, log2_step_scale: float, predicted: int) -> int:
-        """Bytes of the artifact with the steps of one scale."""
+        """Encode with scaled steps; returns the bytes of the artifact."""
         self.probes += 1
         probe = f"probe {self.probes}"
         self.log.info(f"{probe}: step scale 2^{log2_step_scale:+.4f}, predicted {predicted:,} bytes …")
@@ -137,7 +143,7 @@ class _CapSearch:
         if size <= self.cap and (self.best is None or size > self.best[0]):
             self.best = size, recipe, codes
         where = f"{abs(self.cap - size):,} bytes {'under' if size <= self.cap else 'over'} the cap"
-        self.log.info(f"{probe}: {size:,} bytes, {where}; the estimate was off by {predicted / size - 1:+.2%}")
+        self.log.info(f"{probe}: {size:,} bytes, {where}; prediction error {predicted / size - 1:+.2%}")
         self.log.event("probe", log2_step_scale=log2_step_scale, predicted_bytes=predicted, bytes=size)
         return size
 
@@ -145,7 +151,7 @@ class _CapSearch:
         return artifact.bytes - (0 if self.self_contained else len(artifact.sections["tokenizer"].data))
 
     def _write(self) -> Spec[Recipe]:
-        """Do the stages `quantize`, with the codes that are there, and `pack`, with the best recipe; returns that."""
+        """Record the stages `quantize` (with the codes of the search) and `pack` for the best recipe; returns it."""
         assert self.best is not None
         _, recipe, codes = self.best
         run = replace(self.run, recipe=recipe)

@@ -1,4 +1,4 @@
-"""`bitgolf show`: what a recipe amounts to, without training it: parameters, roles, forecasts, cautions."""
+"""`bitgolf show`: parameters, forecasts and cautions of a recipe, without training it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.optimizer import Optimizer
-from bitgolf.quantize.calibration.calibrate import check_calibration as check_calibration
+from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.quantize.diagnose.qat_consistency import qat_mismatches
 from bitgolf.quantize.size_forecast import forecast_bytes, matrix_std
 from bitgolf.recipes.identity import recipe_hash
@@ -29,10 +29,11 @@ from bitgolf.train.loss_module import LossModule
 
 
 class RecipeForecast(msgspec.Struct, frozen=True, kw_only=True):
-    """What is expected of a recipe before it is trained.
+    """Forecast for a recipe that is not trained yet.
 
-    bytes: of the artifact without its tokenizer; streams: of its parts, by name; cap: what it may take.
-    training_state_bytes: of weights, gradients, optimizer and average in training, in one process; activations come on top.
+    bytes: of the artifact without its tokenizer. streams: stream name -> bytes. cap: limit of `bytes`.
+    training_state_bytes: memory of weights, gradients, optimizer and average in one training process, without
+    activations.
     """
 
     bytes: int
@@ -42,15 +43,18 @@ class RecipeForecast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecipeSetting(msgspec.Struct, frozen=True):
-    """A value of a recipe, by its path; for a part, the name of its class."""
+    """A setting of a recipe. value: for a part, the name of its class."""
 
     path: str
     value: Any
 
 
 class RecipeSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of `show --json`. params: parameters of the model. parts: the classes that the recipe names.
-    published: what its authors have reported, None where nobody has."""
+    """The keys of `show --json`.
+
+    params: number of parameters of the model. parts: names of the parts in the recipe. published: entry of
+    `published.json`, None if there is none.
+    """
 
     name: str
     hash: str
@@ -66,16 +70,19 @@ class RecipeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_recipe(recipe: Spec[Recipe]) -> RecipeSummary:
-    """Building everything on the way, it raises for what a run would refuse."""
+    """Summary of a recipe.
+
+    The model and the optimizer are built on the meta device, so errors of the recipe are raised as in a run.
+    """
     settings = recipe()
     check_calibration(settings.quantize, settings.calibrate)
     training_time_limit(recipe, calibration_reserve(recipe) or 0.0)
     vocab = settings.tokens().vocab
     model = build_on_meta(settings.model, vocab)
-    kinds, params = parameter_roles(model), dict(model.named_parameters())
-    expected, by_role = _forecast(settings, model, kinds, vocab), Counter[str]()
+    roles, params = parameter_roles(model), dict(model.named_parameters())
+    expected, by_role = _forecast(settings, model, roles, vocab), Counter[str]()
     for path, p in params.items():
-        by_role[kinds[path]] += p.numel()
+        by_role[roles[path]] += p.numel()
     return RecipeSummary(
         name=settings.name,
         hash=recipe_hash(recipe),
@@ -109,7 +116,7 @@ def _forecast(recipe: Recipe, model: LM, roles: dict[str, str], vocab: int) -> R
 
 
 def muon_weight_decay(recipe: Recipe) -> float:
-    """Muon's weight decay, halfway where it has a schedule; 0 without Muon."""
+    """Largest weight decay of any Muon in the recipe; for a schedule, the value at half of the run. 0 without Muon."""
     halfway = TrainingProgress(step=1, max_steps=2, elapsed_seconds=0.0, max_seconds=0.0, lr_scale=0.5)
     return max(
         (
@@ -121,7 +128,7 @@ def muon_weight_decay(recipe: Recipe) -> float:
 
 
 def training_state_bytes(recipe: Recipe, task: LossModule, optimizer: Optimizer) -> int:
-    """Bytes of weights, gradients, optimizer and average in training, in one process."""
+    """Bytes of weights, gradients, optimizer state and average in one training process."""
     params = list(task.parameters_by_path().values())
     with torch.device("meta"):
         average = recipe.average().init_state([p.detach() for p in params]) if recipe.average else {}

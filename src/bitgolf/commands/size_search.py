@@ -1,10 +1,9 @@
-"""Step sizes with which an artifact fills a byte cap: all codecs' steps are scaled by one common factor.
+"""Search for step sizes that make an artifact just fit a byte cap: the steps of all codecs are scaled by one factor.
 
-The factor is given as its base-2 logarithm, `log2_step_scale`: 0 is the recipe's steps, -1 halves them. Halving costs every
-weight about a bit, so the size is nearly linear in it, and two or three encodings find the cap. What is left is noise: a
-slightly different step rounds many weights differently, and the size jumps by a few bytes. Where the tolerance below the
-cap is narrower than that (files of some ten kilobytes, which encode in no time), more settings are tried, each an
-independent draw.
+The factor is given as its base-2 logarithm, `log2_step_scale`: 0 means the recipe's steps, -1 halves them. Halving adds
+about one bit per weight, so the size is nearly linear in `log2_step_scale`, and two or three encodings reach the cap.
+The rest is noise: a slightly different step rounds many weights differently, and the size jumps by a few bytes. Where
+the tolerance is smaller than these jumps (files of about ten kilobytes, which encode quickly), more scales are tried.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from bitgolf.quantize.codecs.codec import Codec, IntRows
 from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.quantize.encoding import Roles, Rules
 
-TOLERANCE = 5e-4  # of the cap: as far as the file may stay under it
-MAX_PROBES = 40  # where the tolerance is narrower than the noise
+TOLERANCE = 5e-4  # share of the cap by which the file may be smaller
+MAX_PROBES = 40  # reached only if the tolerance is smaller than the noise
 MIN_SIZE_JUMP = 16  # bytes by which the smallest files change at once
-MIN_BITS, MAX_BITS = 0.25, 7.0  # of a weight: with less a model is nothing, and an index must fit its byte
-MIN_CLIP = 4.0  # standard deviations: closer, and the largest weights saturate
+MIN_BITS, MAX_BITS = 0.25, 7.0  # per weight: below, a model is useless; above, an index does not fit its byte
+MIN_CLIP = 4.0  # standard deviations: below, the largest weights saturate
 MAX_STEP = math.sqrt(2 * math.pi * math.e / (2 ** (2 * MIN_BITS) - 1))
-"""In standard deviations: a Gaussian with this step has `MIN_BITS`."""
+"""Step in standard deviations at which a Gaussian takes `MIN_BITS` bits."""
 
 
 class SizeProbe(NamedTuple):
-    """A scale of the steps that was tried, the bytes predicted before and found after."""
+    """A scale of the steps that was tried, the bytes predicted before, and the bytes measured."""
 
     log2_step_scale: float
     predicted_bytes: int
@@ -39,7 +38,7 @@ class SizeProbe(NamedTuple):
 
 
 class FitResult(NamedTuple):
-    """The probes in their order, and the one that ships."""
+    """All probes in order, and the largest one within the cap."""
 
     best: SizeProbe
     probes: tuple[SizeProbe, ...]
@@ -49,15 +48,17 @@ class FitResult(NamedTuple):
 
 
 def scale_steps(rules: Rules, log2_scale: float) -> tuple[Spec[Rule[Codec]], ...]:
-    """These rules with all steps multiplied by 2 ** log2_scale. Codecs without such a setting stay as they are.
+    """The rules with all steps multiplied by 2 ** log2_scale.
 
-    `TrellisCodec.bits` is a mean over its matrices and falls by `log2_scale`; `SdClip.k` moves the step, the bits of the grid stay.
-    Raises `RecipeError` outside of `scale_range`.
+    `TrellisCodec.bits`, a mean over its matrices, falls by `log2_scale`; `SdClip.k` is multiplied, with the same number
+    of grid points. Codecs without these settings are unchanged. Raises `RecipeError` outside of `scale_range`.
     """
     low, high = scale_range(rules)
     if not low <= log2_scale <= high:
         raise RecipeError(
-            f"steps can be scaled by 2^{low:+.2f} to 2^{high:+.2f}, not by 2^{log2_scale:+.2f}", where="quantize"
+            f"steps can be scaled by 2^{low:+.2f} to 2^{high:+.2f}, not by 2^{log2_scale:+.2f}",
+            where="quantize",
+            hint="choose a scale in this range, or other bits or clips in the recipe",
         )
     for cls, change in (
         (TrellisCodec, lambda node: node.replace(bits=_round(node["bits"] - log2_scale))),
@@ -68,23 +69,23 @@ def scale_steps(rules: Rules, log2_scale: float) -> tuple[Spec[Rule[Codec]], ...
 
 
 def scale_range(rules: Rules) -> tuple[float, float]:
-    """log2 of the smallest (not above 0) and of the largest factor (not below 0) by which all steps together can be scaled.
+    """(log2 of the smallest, log2 of the largest factor by which all steps can be scaled), at most 0 and at least 0.
 
-    The finest steps: 7 bits for `TrellisCodec`; clips at 4 standard deviations, since closer ones cut off what they should
-    round. The coarsest: a quarter of a bit. Raises `RecipeError` where no codec has a continuous setting.
+    Finest steps: 7 bits per weight for `TrellisCodec`; clips at 4 standard deviations, since closer ones cut weights
+    off. Coarsest steps: 0.25 bits per weight. Raises `RecipeError` if no codec has a continuous setting.
     """
     ranges = [own for rule in rules for own in _ranges(rule)]
     if not ranges:
         raise RecipeError(
-            "no codec of these rules has a continuous setting, so their size cannot be moved",
+            f"no codec of the {len(rules)} rules has a continuous setting, so the size cannot be adjusted",
             where="quantize",
-            hint="a rule that uses TrellisCodec(bits=...), or IntRows(clip=SdClip(k=...))",
+            hint="use TrellisCodec(bits=...) or IntRows(clip=SdClip(k=...)) in a rule",
         )
     return min(0.0, max(low for low, _ in ranges)), max(0.0, min(high for _, high in ranges))
 
 
 def bytes_per_log2(rules: Rules, roles: Roles, sizes: Mapping[str, int]) -> float:
-    """About how many bytes are added when steps double, a negative number: a bit of every weight that moves.
+    """Approximate change in bytes when steps double: minus one bit for each weight of a codec that is scaled.
 
     sizes: path -> number of weights.
     """
@@ -107,12 +108,12 @@ def _is(node: Spec[Any], cls: type) -> bool:
 
 
 def _edited(rule: Spec[Rule[Codec]], cls: type, change: Callable[[Spec[Any]], Spec[Any]]) -> Spec[Rule[Codec]]:
-    """`Spec.edit`, for once without error where nothing is touched or changed."""
+    """`Spec.edit`, but without an error if no node matches or changes."""
     return rule.edit(cls, change) if any(_is(n, cls) and change(n) != n for _, n in rule.walk()) else rule
 
 
 def _round(x: float) -> float:
-    """Digits that a header can afford; a step moves by a millionth, 36 million weights by a few bytes."""
+    """Round to 7 digits, to keep the header short: a step changes by a millionth, 36 million weights by a few bytes."""
     return float(f"{x:.7g}")
 
 
@@ -120,10 +121,10 @@ def _round(x: float) -> float:
 
 
 class SizeModel:
-    """Bytes of the file as a function of `log2_step_scale`, as far as they are known.
+    """Model of the bytes of the file as a function of `log2_step_scale`, from a forecast and measurements.
 
-    bytes_per_log2: about the bytes that are added when steps double (negative).  tolerance: bytes that do not matter.
-    forecast: bytes at scale 0 while nothing is measured.  points: (log2_step_scale, bytes) as measured.
+    bytes_per_log2: approximate change in bytes when steps double (negative). tolerance: bytes that do not matter.
+    forecast: bytes at scale 0, used until a point is measured. points: measured (log2_step_scale, bytes).
     """
 
     def __init__(self, bytes_per_log2: float, tolerance: float, forecast: int = 0) -> None:
@@ -131,16 +132,16 @@ class SizeModel:
         self.points: list[tuple[float, int]] = []
 
     def predict(self, log2_step_scale: float, aim: float) -> int:
-        """The bytes to expect, from the point nearest to `aim`."""
+        """Predicted bytes at a scale, extrapolated from the point whose size is nearest to `aim` bytes."""
         (near, size), *_ = self._near(aim)
         return round(size + self._slope(aim) * (log2_step_scale - near))
 
     def solve(self, aim: float) -> float:
-        """The scale at which to expect so many bytes: the mean of what the last points near them say."""
+        """The scale at which `aim` bytes are expected: the mean of the extrapolations from the last points near it."""
         width = max(self.tolerance, MIN_SIZE_JUMP * (1 + len(self.points) / 20))
         close = [point for point in self.points if abs(point[1] - aim) < 4 * width][-4:] or self._near(aim)[:1]
         found = sum(scale + (aim - size) / self._slope(aim) for scale, size in close) / len(close)
-        # Where noise decides, each probe stands elsewhere about the aim, evenly spread.
+        # With several points within the noise, spread the probes evenly around the aim (golden-ratio sequence).
         offset = (len(self.points) * 0.618 % 1 - 0.5) if len(close) > 1 else 0.0
         return found + 0.8 * offset * width / self.bytes_per_log2
 
@@ -148,7 +149,7 @@ class SizeModel:
         return sorted(self.points or [self.forecast], key=lambda point: abs(point[1] - aim))
 
     def _slope(self, aim: float) -> float:
-        """That of the chord between the nearest point and the next one that noise cannot make steep or flat."""
+        """Bytes per unit of log2_step_scale: slope from the nearest point to the next one beyond the noise."""
         first, *rest = self._near(aim)
         for point in rest:
             if abs(point[1] - first[1]) > 8 * self.tolerance and point[0] != first[0]:
@@ -164,18 +165,18 @@ def search_size(
     scale_range: tuple[float, float],
     most: int = MAX_PROBES,
 ) -> FitResult:
-    """Try scales of the steps until the file has at most `cap` bytes and is at most 0.05 % under it; the best of `most`
-    probes otherwise.
+    """Try scales until the file has at most `cap` bytes and is at most 0.05 % smaller.
 
-    measure_size: (log2_step_scale, bytes that are predicted) -> bytes; expensive.  scale_range: what may be tried.
-    Raises `BitgolfError` where the cap lies outside of the range, with the bytes at its ends.
+    If that does not succeed within `most` probes, the result is the largest file within the cap.
+    measure_size: (log2_step_scale, predicted bytes) -> bytes; expensive. scale_range: range of log2_step_scale.
+    Raises `BitgolfError` with the bytes at both ends of the range if the cap lies outside of it.
     """
     aim, least, probes, scale = cap * (1 - TOLERANCE / 2), cap * (1 - TOLERANCE), list[SizeProbe](), 0.0
     finest, coarsest = scale_range
     while len(probes) < most and not (probes and least <= probes[-1].bytes <= cap):
         scale = min(max(model.solve(aim), finest), coarsest)
         if scale in scale_range and any(scale == probe.log2_step_scale for probe in probes):
-            break  # it lies beyond the end, where we have been
+            break  # the cap is beyond this end of the range, which was measured already
         predicted = model.predict(scale, aim)
         probes.append(SizeProbe(scale, predicted, measure_size(scale, predicted)))
         model.points.append((scale, probes[-1].bytes))
@@ -183,8 +184,9 @@ def search_size(
     if not under or (len(under) == len(probes) and scale == finest and max(p.bytes for p in under) < least):
         ends = [f"about {model.predict(end, aim):,}" for end in (coarsest, finest)]
         raise BitgolfError(
-            f"a file of {cap:,} bytes is out of reach: with the coarsest steps it takes {ends[0]}, with the finest {ends[1]}",
-            where="pack",
-            hint="a cap between them, other codecs (more bits of IntRows), or another model",
+            f"a cap of {cap:,} bytes is out of reach: the artifact has {ends[0]} bytes with the coarsest steps,"
+            f" {ends[1]} with the finest",
+            where="--cap or pack.cap",
+            hint="choose a cap between them, other codecs (such as more bits for IntRows), or another model",
         )
     return FitResult(max(under, key=lambda probe: probe.bytes), tuple(probes))

@@ -1,4 +1,4 @@
-"""`bitgolf sweep`: a trained run with other settings of quantizing and packing, all combinations of them, in one table."""
+"""`bitgolf sweep`: all combinations of quantization and packing settings on one trained run, in a table."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ from bitgolf.score.text import load_validation
 SWEEPABLE = ("quantize", "pack")
 SWEEP_FILE = "sweep.jsonl"
 SWEEP_FORMAT = 2
-"""The format of the rows of `sweep.jsonl`."""
+"""Format number of the rows of `sweep.jsonl`."""
 
 
 class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One combination of settings. In `sweep.jsonl` it has the number of its format besides.
+    """Result of one combination of settings. In `sweep.jsonl`, each row also has a format number.
 
-    key: a digest of the weights, their calibration, the settings, and `tokens`. settings: the values as they were given.
-    bytes: of the model alone. predicted_gap_bpb: what rounding should cost; None without calibration.
-    bpb: on `tokens` held-out targets; gap_bpb: over that of the averaged weights. Both are None where nothing was scored.
+    key: digest of weights, calibration, validation data, settings and `tokens`. settings: path -> value as given.
+    bytes: of the artifact without the tokenizer. predicted_gap_bpb: predicted cost of rounding; None without
+    calibration.
+    bpb: on `tokens` held-out targets. gap_bpb: bpb minus that of the averaged weights. Both are None without scoring.
     """
 
     key: str
@@ -57,7 +58,7 @@ class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The keys of `sweep --json`. paths: of the settings, in the order of the options."""
+    """The keys of `sweep --json`. paths: paths of the settings, in the order of the options."""
 
     run: str
     paths: list[str]
@@ -66,14 +67,20 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_values(assignment: str) -> tuple[str, list[str]]:
-    """`PATH=A,B` as the path and its values. A comma within brackets or quotes belongs to a value: `(1,2),(3,)` are two."""
+    """Split `PATH=A,B` into the path and its values.
+
+    Commas within brackets or quotes do not separate: `(1,2),(3,)` has two values. Raises `UsageError` if the assignment
+    is malformed or its path is not below `quantize` or `pack`.
+    """
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise UsageError(f"{assignment!r} is not PATH=VALUE,VALUE")
+        hint = "for example quantize.1.use.bits=3,4"
+        raise UsageError(f"{assignment!r} is not PATH=VALUE,VALUE", where="--set", hint=hint)
     if path.split(".")[0] not in SWEEPABLE:
         raise UsageError(
-            f"{path} is decided before quantizing, so a sweep cannot change it",
-            hint=f"paths below {' and '.join(SWEEPABLE)}; for others, a run each",
+            f"{path} takes effect before quantization, so a sweep cannot change it",
+            where="--set",
+            hint=f"use paths below {' and '.join(SWEEPABLE)}; other settings need a run for each value",
         )
     values, depth = [""], 0
     for piece in re.findall(r"'[^']*'|\"[^\"]*\"|.", text):
@@ -91,15 +98,16 @@ def parse_values(assignment: str) -> tuple[str, list[str]]:
 
 
 def sweep(folder: Path, assignments: Sequence[str], *, tokens: int | None = None) -> SweepResult:
-    """Encode and pack every combination of these settings. The run's folder gets `sweep.jsonl` and nothing else.
+    """Encode and pack every combination of settings; append the rows to `sweep.jsonl` in the run's folder.
 
-    sets: `PATH=VALUE,VALUE`, values as `--set` has them.  tokens: of the held-out text, to measure bpb on; None: no measuring.
-    A row that is there already is reused: see the key of `SweepRow`. Every recipe is made before anything is encoded, so
-    that a wrong value costs no time.
+    assignments: `PATH=VALUE,VALUE`, with values as in `--set`. tokens: number of held-out tokens to score; None for no
+    scoring. Rows with the same key are reused. All recipes are built before the first encoding, so that a wrong value
+    is reported at once. Raises `UsageError` for a wrong or missing assignment.
     """
     found = dict(parse_values(assignment) for assignment in assignments)
     if len(found) < len(assignments) or not assignments:
-        raise UsageError("give --set at least once, each with a path of its own", where="sweep")
+        given = ", ".join(assignments) or "none"
+        raise UsageError(f"give --set at least once, and each path only once, got {given}", where="--set")
     session = EncodingSession(device=select_device().torch_device)
     work = _SweepRun(TrainedRun(folder, RunLog(), session), tokens)
     named = [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]
@@ -115,13 +123,13 @@ def sweep(folder: Path, assignments: Sequence[str], *, tokens: int | None = None
         work.log.info(f"{i + 1} of {len(plan)}: {words} …")
         rows[key] = work.row(key, settings, recipe)
         write_bytes(file, "".join(map(_line, rows.values())).encode())
-    asked = [msgspec.structs.replace(rows[key], settings=named[i]) for i, key in enumerate(keys)]
+    selected = [msgspec.structs.replace(rows[key], settings=named[i]) for i, key in enumerate(keys)]
     averaged = work.averaged if tokens else None
-    return SweepResult(run=str(folder), paths=list(found), averaged_bpb=averaged, rows=asked)
+    return SweepResult(run=str(folder), paths=list(found), averaged_bpb=averaged, rows=selected)
 
 
 class _SweepRun:
-    """One run, and what all rows of its sweep share."""
+    """A run, and what all rows of its sweep share."""
 
     def __init__(self, trained: TrainedRun, tokens: int | None) -> None:
         self.trained, self.tokens = trained, tokens
@@ -129,7 +137,7 @@ class _SweepRun:
         self._input_digests = quantize_inputs(self.run)[:-1], file_digest(self.run.data_folder / "manifest.json")
 
     def recipe(self, settings: dict[str, str]) -> Spec[Recipe]:
-        """The run's own, with these settings. Raises where it could not be quantized."""
+        """The run's recipe with these settings. Raises `BitgolfError` if it cannot be quantized or packed."""
         recipe = self.run.recipe
         for path, value in settings.items():
             recipe = apply_assignment(recipe, f"{path}={value}")
@@ -142,10 +150,12 @@ class _SweepRun:
         return recipe
 
     def key(self, recipe: Spec[Recipe]) -> str:
+        """Key of the row: see `SweepRow`."""
         whole = recipe.to_json()
         return json_digest([self._input_digests, [whole[name] for name in STORED_FIELDS], self.tokens])
 
     def row(self, key: str, settings: dict[str, str], recipe: Spec[Recipe]) -> SweepRow:
+        """Encode and pack the weights by a recipe, and score them if `tokens` is set."""
         started, trained = time.perf_counter(), self.trained
         codes = trained.encode(recipe)
         artifact = pack_model(recipe, codes, trained.tokenizer)
@@ -164,10 +174,11 @@ class _SweepRun:
 
     @cached_property
     def averaged(self) -> float:
-        """bpb of the weights that are quantized, unrounded."""
+        """bpb of the averaged weights, without quantization."""
         return self._evaluator.bpb(self.trained.weights)
 
     def _predicted(self, decoded: Mapping[str, Tensor]) -> float | None:
+        """Predicted increase in bpb by quantization; None without calibration."""
         if self.trained.stats is None:
             return None
         nats = 0.0
@@ -188,16 +199,18 @@ def _line(row: SweepRow) -> str:
 
 
 def _read_rows(file: Path) -> dict[str, SweepRow]:
-    """key -> row of what earlier sweeps found. Raises `FormatVersionError` for rows of another format, and `CorruptFileError`
-    for a file that is no table of a sweep."""
+    """Key -> row of earlier sweeps.
+
+    Raises `FormatVersionError` for rows of another format, and `CorruptFileError` if the file is not valid.
+    """
     if not file.exists():
         return {}
     try:
         rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text().splitlines()]
         for row in rows:
             if (found := row.get("format")) != SWEEP_FORMAT:
-                raise FormatVersionError("the table of a sweep", found=found, supported=SWEEP_FORMAT, where=str(file))
+                raise FormatVersionError("the sweep table", found=found, supported=SWEEP_FORMAT, where=str(file))
         return {row.key: row for row in msgspec.convert(rows, list[SweepRow])}
     except (ValueError, TypeError, AttributeError) as error:
-        message = f"not the table of a sweep ({error})"
-        raise CorruptFileError(message, where=str(file), hint="move it away") from error
+        message, hint = f"not a sweep table ({error})", "move the file away; the sweep then starts a new one"
+        raise CorruptFileError(message, where=str(file), hint=hint) from error

@@ -1,4 +1,4 @@
-"""Results as tables for a terminal."""
+"""Results of commands as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = Sequence[str]
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text_columns: int = 1) -> str:
-    """A plain table; the first `text_columns` columns are words, the others numbers. Nothing is cut off: terminals wrap."""
+    """A table as text. The first `text_columns` columns are left-aligned, the others right-aligned. No cell is cut."""
     drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for i, column in enumerate(columns):
         drawn.add_column(column, justify="left" if i < text_columns else "right", no_wrap=True)
@@ -35,18 +35,19 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text_colum
 
 
 def format_number(value: Any, spec: str = ",") -> str:
+    """A number in the given format, "-" for None."""
     return "-" if value is None else format(value, spec)
 
 
 def run_table(result: RunResult) -> str:
-    """The end of a run: bpb by stage, bytes by ledger, seconds by stage, and what to try next."""
+    """The result of `run`: parts, bits per byte, scores, bytes, seconds by stage, and commands to try next."""
     bpb = [(k, format_number(v, ".4f")) for k, v in result.bpb.items() if v is not None]
     if trip := result.roundtrip:
         bpb.append(
-            (f"one file of {trip.bytes_in:,} bytes, compressed and restored", format_number(trip.bpb_coded, ".4f"))
+            (f"one document of {trip.bytes_in:,} bytes, compressed and restored", format_number(trip.bpb_coded, ".4f"))
         )
         others = trip.general_compressors_bpb.items()
-        bpb += [(f"all held-out text through {name}", format_number(v, ".4f")) for name, v in others]
+        bpb += [(f"all held-out text, {name}", format_number(v, ".4f")) for name, v in others]
     own = result.bytes
     sizes = [("model", own.model), ("tokenizer", own.tokenizer), ("total", own.total)]
     sizes += [("self_contained", own.self_contained), ("cap", own.cap)]
@@ -83,10 +84,11 @@ def _next_steps(result: RunResult) -> str:
 
 
 def score_table(result: ScoreResult) -> str:
-    """The methods, what was scored, and what the order of the documents cost, where it cost something."""
-    facts = f"{result.targets:,} targets of {result.bytes:,} bytes, every one scored once"
+    """The result of `score`: a row for each method, the number of targets, bits added for an order, warnings."""
+    facts = f"{result.targets:,} targets in {result.bytes:,} bytes of text, each scored once"
     orders = [
-        f"{m.method}: documents ordered by length, {m.order_bits:,} bits ({m.order_bits / m.bytes:.5f} bpb) added for the order"
+        f"{m.method}: documents ordered by length, {m.order_bits:,} bits ({m.order_bits / m.bytes:.5f} bpb)"
+        " added for the order"
         for m in result.methods
         if m.order_bits
     ]
@@ -95,7 +97,7 @@ def score_table(result: ScoreResult) -> str:
 
 
 def methods_table(methods: Sequence[MethodResult]) -> str:
-    """How each method scored, and how fast. Without adaptation: on the same windows."""
+    """A row for each method: bits per byte, gain over the same windows without adaptation, and speed."""
     rows = [
         (m.method, "cross-document" if m.cross_document else "isolated", m.order, format_number(m.bpb, ".4f"),
          format_number(m.bpb_without_adaptation, ".4f"), format_number(m.gain, "+.4f"), format_number(m.window), format_number(m.stride),
@@ -107,6 +109,7 @@ def methods_table(methods: Sequence[MethodResult]) -> str:
 
 
 def ledger_table(result: LedgerResult) -> str:
+    """The result of `ledger`: a row for each section of the artifact."""
     rows = [
         (e.name, format_number(e.bytes), format_number(e.elements), format_number(e.bits_per_element, ".3f"), e.coder)
         for e in result.entries
@@ -116,28 +119,28 @@ def ledger_table(result: LedgerResult) -> str:
 
 
 def pack_table(result: PackResult) -> str:
-    """What was tried to fill a cap, and the settings that do."""
+    """The result of `pack`: all encodings that were tried, and the changed settings."""
     probes = [
         (format_number(t.log2_step_scale, "+.5f"), format_number(t.predicted_bytes), format_number(t.bytes), format_number(t.bytes - result.cap, "+,"),
          format_number(t.predicted_bytes / t.bytes - 1, "+.2%"))
         for t in result.probes
     ]  # fmt: skip
-    columns = ("log2 step scale", "estimate", "bytes", "relative to cap", "estimate error")
+    columns = ("log2 step scale", "predicted", "bytes", "relative to cap", "prediction error")
     changed = [(s.path, str(s.before), str(s.after)) for s in result.settings]
-    counted = {"model": "the model alone", "file": "all of the file"}[result.counted]
+    counted = {"model": "without the tokenizer", "file": "the whole file"}[result.counted]
     under = f"{result.bytes_under_cap:,} under the cap ({result.bytes_under_cap / result.cap:.3%})"
     return "\n\n".join(
         [
             table("Probes", columns, probes, text_columns=0),
             table("Settings", ("path", "before", "after"), changed),
             f"{result.bytes:,} / {result.cap:,} bytes ({counted}), {under}",
-            f"Try next:\n  bitgolf run {result.run}          # its score; nothing is encoded again",
+            f"Try next:\n  bitgolf run {result.run}          # scores it; nothing is encoded again",
         ]
     )
 
 
 def sweep_table(result: SweepResult) -> str:
-    """One row for each combination; the columns of what was not known are left out."""
+    """The result of `sweep`: a row for each combination of settings; columns without values are left out."""
     columns = {
         "bytes": [format_number(row.bytes) for row in result.rows],
         "predicted": [format_number(row.predicted_gap_bpb, "+.5f") for row in result.rows],
@@ -155,7 +158,7 @@ def sweep_table(result: SweepResult) -> str:
 
 
 def doctor_table(result: DoctorResult, rows: int = 20) -> str:
-    """What each kind of tensor cost, the costliest tensors, the gap, and the findings."""
+    """The result of `doctor`: the costliest tensors, groups of tensors quantized alone, the gap, and the findings."""
     groups = [
         (g.name, format_number(g.tensors), format_number(g.predicted_gap_bpb, "+.5f"), format_number(g.measured_gap_bpb, "+.5f"),
          format_number(g.standard_error_bpb, "+.5f"))
@@ -179,16 +182,18 @@ def doctor_table(result: DoctorResult, rows: int = 20) -> str:
 
 
 def _gap(result: DoctorResult) -> str:
-    share = "" if result.explained_share is None else f", {result.explained_share:.0%} of it; the rest is interaction"
+    share = (
+        "" if result.explained_share is None else f" ({result.explained_share:.0%} of the gap; the rest is interaction)"
+    )
     return (
-        f"averaged {result.averaged_bpb:.4f} bpb on {result.tokens:,} tokens; quantization cost {result.gap_bpb:+.5f}"
-        f" (standard error {result.gap_standard_error_bpb:.5f}), predicted {result.predicted_gap_bpb:+.5f};"
-        f" sum of single groups {result.summed_bpb:+.5f}{share}"
+        f"averaged weights: {result.averaged_bpb:.4f} bpb on {result.tokens:,} tokens; gap of quantization:"
+        f" {result.gap_bpb:+.5f} bpb (standard error {result.gap_standard_error_bpb:.5f}, predicted"
+        f" {result.predicted_gap_bpb:+.5f}); sum of the groups quantized alone: {result.summed_bpb:+.5f} bpb{share}"
     )
 
 
 def show_table(summary: RecipeSummary) -> str:
-    """Counts and forecasts, every setting, what was published, and cautions."""
+    """The result of `show`: counts and forecasts, all settings, published results, and cautions."""
     expected = summary.forecast
     facts = [
         ("hash", summary.hash),
@@ -197,7 +202,7 @@ def show_table(summary: RecipeSummary) -> str:
         ("vocabulary", format_number(summary.vocab)),
         *((f"  {role}", format_number(n)) for role, n in summary.params_by_role.items()),
         ("forecast, packed bytes", f"{expected.bytes:,} / {expected.cap:,}"),
-        ("forecast, training memory", f"{expected.training_state_bytes:,}"),
+        ("forecast, training memory without activations", f"{expected.training_state_bytes:,} bytes"),
     ]
     settings = [(setting.path, str(setting.value)) for setting in summary.settings]
     parts = table("Parts and settings", ("path", "value"), settings, text_columns=2)
@@ -208,7 +213,7 @@ def show_table(summary: RecipeSummary) -> str:
 
 
 def _published(published: dict[str, Any]) -> str:
-    """What others have reported of a recipe, one line for each figure; "" where nobody has."""
+    """Published results of a recipe, one line for each figure; "" if there are none."""
     rows: list[Row] = []
     for key, value in published.items():
         words = key.replace("_", " ")
@@ -226,12 +231,12 @@ def _words(value: Any) -> str:
 
 
 def _differences(published: dict[str, Any]) -> str:
-    """In what a recipe differs from the published system, and the options that remove each difference."""
+    """Differences between a recipe and the published system, with the `--set` for each; "" if there are none."""
     departures = published.get("departures")
     if not isinstance(departures, dict) or not departures:
         return ""
-    lines = ["Differences from the published system, and the --set that removes each:"]
+    lines = ["Differences from the published system, and the --set options that remove each:"]
     for words, assignments in departures.items():
         sets = " ".join(f"--set {shlex.quote(assignment)}" for assignment in str(assignments).split())
-        lines.append(f"  {words}: {sets or 'nothing'}")
+        lines.append(f"  {words}: {sets or 'no option'}")
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""The language of recipes: trees of typed constructors, rules over parameters, edits, the registry of parts."""
+"""Recipes: trees of typed constructors, rules over parameters, edits of trees, and the registry of parts."""

@@ -1,4 +1,4 @@
-"""Where a part of a model sits: the only thing that every part is told when it is built."""
+"""The context that a part of a model is built with, beside the arguments that the recipe gives it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 
 class BuildContext(NamedTuple):
-    """Sizes of the model, index of the layer, and shape and name of the matrix that a part is built for."""
+    """Sizes of the model, index of the layer, and shape and name of the matrix that a part is built for.
+
+    A size of 0 and a layer of -1 mean that the value is not known at this level of the model.
+    """
 
     vocab: int
     bos: int = 1
@@ -20,9 +23,10 @@ class BuildContext(NamedTuple):
     kv_heads: int = 0
     fan_in: int = 0
     fan_out: int = 0
-    zero_init: bool = False  # this matrix starts at zero, so that its branch starts as the identity
-    matrix_name: str = ""  # which of its owner's matrices: q, k, v, out, up, gate, down
-    record: dict[object, Spec[Any]] | None = None  # filled while a model is built: each part and its node of the recipe
+    zero_init: bool = False  # initialize this matrix to zero, so that its residual block starts as the identity
+    matrix_name: str = ""  # q, k, v, out, up, gate or down
+    record: dict[object, Spec[Any]] | None = None  # if given, filled during construction: part -> its node
 
     def for_matrix(self, fan_in: int, fan_out: int, *, zero: bool = False, name: str = "") -> BuildContext:
+        """Return the context of a matrix with `fan_in` columns and `fan_out` rows."""
         return self._replace(fan_in=fan_in, fan_out=fan_out, zero_init=zero, matrix_name=name)

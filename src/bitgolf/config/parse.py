@@ -1,4 +1,4 @@
-"""From text to nodes: recipes from their JSON form, and values from a command line."""
+"""Parsing: recipes from their JSON form, and `PATH=VALUE` assignments from the command line."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ MAX_VALUES, MAX_DEPTH = 10_000, 40  # of a recipe's JSON form
 
 
 def from_json(value: Any) -> Spec[Any]:
-    """The tree that `to_json` wrote. Untrusted input is fine: bounded size, registered names, checked types."""
+    """Return the recipe that `Spec.to_json` wrote. Safe for untrusted input.
+
+    Raises `RecipeError` for more than `MAX_VALUES` values, nesting deeper than `MAX_DEPTH`, a name that is not
+    registered, or a value of the wrong type.
+    """
     budget = [MAX_VALUES]
     node = _node(value, budget, 0)
     if not isinstance(node, Spec):
-        raise RecipeError("a recipe is a JSON object with a key 'part'")
+        raise RecipeError(f"a recipe must be a JSON object with the key 'part', got {str(value)[:80]}")
     return node
 
 
 def _node(value: Any, budget: list[int], depth: int) -> Any:
     budget[0] -= 1
     if budget[0] < 0 or depth > MAX_DEPTH:
-        raise RecipeError("the recipe is too large")
+        raise RecipeError(f"the recipe is too large: more than {MAX_VALUES:,} values, or nested over {MAX_DEPTH} deep")
     if isinstance(value, list):
         return tuple(_node(v, budget, depth + 1) for v in value)
     if isinstance(value, dict) and "part" in value:
@@ -40,28 +44,32 @@ def _node(value: Any, budget: list[int], depth: int) -> Any:
 
 
 def apply_assignment(recipe: Spec[Any], assignment: str) -> Spec[Any]:
-    """Apply one `PATH=VALUE`. VALUE is a number, true, false, none, text, a tuple, or a part: `SquaredLeakyReLU(slope=0.3)`."""
+    """Return the recipe with one assignment `PATH=VALUE` applied.
+
+    VALUE is a number, true, false, none, text, a tuple, or a part such as `SquaredLeakyReLU(slope=0.3)`. Raises
+    `RecipeError` for an unknown path and for a value that does not fit the type of the argument.
+    """
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise RecipeError(f"{assignment!r} is not PATH=VALUE")
+        raise RecipeError(f"expected PATH=VALUE, got {assignment!r}")
     _ = recipe[path]
     parent_path, _, key = path.rpartition(".")
     parent = recipe[parent_path] if parent_path else recipe
     annotation = schema(parent.cls)[key][0] if isinstance(parent, Spec) else Any
     options = get_args(annotation)
-    wants_text = annotation is str or any(o is str or isinstance(o, str) for o in options)
-    return recipe.set(path, coerce(_parse(text.strip(), wants_text), annotation, path))
+    text_allowed = annotation is str or any(o is str or isinstance(o, str) for o in options)
+    return recipe.set(path, coerce(_parse(text.strip(), text_allowed), annotation, path))
 
 
 _LITERALS = {"true": True, "false": False, "none": None, "null": None, "True": True, "False": False, "None": None}
 
 
-def _parse(text: str, wants_text: bool) -> Any:
+def _parse(text: str, text_allowed: bool) -> Any:
     try:
         tree = ast.parse(text, mode="eval").body
     except SyntaxError:
         return text
-    if wants_text and isinstance(tree, (ast.Name, ast.Attribute, ast.BinOp)) and text not in _LITERALS:
+    if text_allowed and isinstance(tree, (ast.Name, ast.Attribute, ast.BinOp)) and text not in _LITERALS:
         return text
     return _value(tree, text)
 
@@ -80,6 +88,4 @@ def _value(tree: ast.expr, text: str) -> Any:
             return tuple(_value(item, text) for item in items)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
             return -number
-    raise RecipeError(
-        f"{text!r} is neither a number, a word, a tuple nor a part", hint="parts look like Softcap(cap=15)"
-    )
+    raise RecipeError(f"{text!r} is not a number, a word, a tuple or a part", hint="write a part as Softcap(cap=15)")

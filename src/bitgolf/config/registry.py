@@ -1,7 +1,7 @@
-"""The registry of parts: a class by its name, which is unique in the package and all that a recipe's JSON says of it.
+"""The registry of parts: classes that a recipe may name. Class names are unique in the package.
 
-The modules that hold a part are found by reading the source of the part packages, not by importing it. A recipe from
-an untrusted file can therefore import nothing but those modules.
+The JSON form of a recipe stores the class name only. Modules with parts are found by reading the source of the part
+packages, without importing it, so a recipe from an untrusted file can import no other module.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bitgolf.errors import RecipeError
 C = TypeVar("C", bound=type)
 
 REGISTRY: dict[str, type] = {}
-"""Every class that was registered so far, by its name."""
+"""Class name -> class, for the classes whose modules have been imported."""
 
 PART_PACKAGES = (
     "config",
@@ -38,7 +38,7 @@ PART_PACKAGES = (
     "recipes",
     "artifact",
 )
-"""The packages whose parts a recipe may name."""
+"""The packages of `bitgolf` that are searched for registered classes."""
 
 LONGEST_NAME = 120
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -47,11 +47,11 @@ _REGISTERED = re.compile(r"^@register\n(?:@.*\n)*class (\w+)", re.MULTILINE)
 
 
 def register(cls: C) -> C:
-    """Make a class nameable in a recipe's JSON form, by its name alone.
+    """Class decorator: register a class under its name, so that recipes may name it.
 
-    Raises `TypeError` where another class was registered under that name, and names both modules.
+    Raises `TypeError` if another class has that name.
     """
-    assert "part" not in inspect.signature(cls).parameters, f"{cls}: the JSON form keeps the class under that name"
+    assert "part" not in inspect.signature(cls).parameters, f"{cls} has an argument 'part', the JSON key of the class"
     name = cls.__name__
     other = REGISTRY.get(name, cls)
     if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -61,22 +61,22 @@ def register(cls: C) -> C:
 
 
 def part_name(cls: type) -> str:
-    """What a class is called in the JSON form."""
+    """Return the name of a class in the JSON form."""
     return cls.__name__
 
 
 @cache
 def part_modules() -> dict[str, str]:
-    """The module of every part of the package by the part's name, from the source: nothing is imported."""
+    """Return part name -> module name for all parts of the package, read from the source without importing it."""
     root = Path(bitgolf.__file__).parent
     files = (path for package in PART_PACKAGES for path in sorted((root / package).rglob("*.py")))
     return find_parts({_module_name(path, root): path.read_text(encoding="utf-8") for path in files})
 
 
 def find_parts(sources: dict[str, str]) -> dict[str, str]:
-    """The module by the name of each class that is decorated with `@register`, from the source by module.
+    """Return class name -> module name for the classes decorated with `@register`.
 
-    Raises `TypeError` where two modules register one name.
+    sources: module name -> source text. Raises `TypeError` if a name is registered twice.
     """
     found: dict[str, str] = {}
     for module, source in sources.items():
@@ -93,16 +93,16 @@ def _module_name(path: Path, root: Path) -> str:
 
 
 def lookup(name: object) -> type:
-    """The registered class of that name; its module is imported where that has not happened yet.
+    """Return the registered class of that name, importing its module if necessary.
 
-    Raises `RecipeError` for anything else, with the nearest names.
+    Raises `RecipeError` if there is none; the hint lists similar names.
     """
     if not isinstance(name, str) or len(name) > LONGEST_NAME:
         raise RecipeError(f"{str(name)[:80]!r} is not the name of a part")
     if old := _OLD_NAME.fullmatch(name):
         raise RecipeError(
-            f"{name!r} is the name of a part in an older format, with its module",
-            hint=f"make the file again with this version, or write {old[1]}",
+            f"{name!r} is a part name of an older format, which included the module",
+            hint=f"make the file again with this version, or replace the name by {old[1]}",
         )
     if not _NAME.fullmatch(name):
         raise RecipeError(f"{name!r} is not the name of a part")
@@ -117,7 +117,7 @@ def lookup(name: object) -> type:
 
 
 def import_all_parts() -> dict[str, type]:
-    """Import every module that holds a part; returns the registry."""
+    """Import every module that contains a part, and return the registry."""
     for module in part_modules().values():
         importlib.import_module(module)
     return REGISTRY

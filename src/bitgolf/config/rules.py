@@ -1,8 +1,8 @@
-"""Rules with exact cover: `where -> setting`, used alike by optimizer, codec and packer.
+"""Rules `where -> setting` that assign every parameter to one optimizer, codec or coder.
 
 A parameter has a role (`matrix`, `embedding`, `scale`, ...) and a path (`blocks.3.mixer.q.weight`).
-`where` is `role`, `@path-glob` or `role@path-glob`; `*` is every role. The first match wins; every parameter is taken
-exactly once; a rule that takes nothing is an error, also when an earlier rule took all it would have taken.
+`where` is `role`, `@path-glob` or `role@path-glob`; `*` matches every role. A parameter is assigned to the first rule
+that matches it. It is an error if no rule matches a parameter, or if no parameter is assigned to a rule.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ Used = TypeVar("Used", covariant=True)
 
 
 def selects(where: str, role: str, path: str) -> bool:
-    """Whether `where` (see the module) means this parameter."""
+    """Return whether `where` (see the module docstring) matches this parameter."""
     wanted, _, glob = where.partition("@")
     return wanted in ("", "*", role) and (not glob or compile_glob(glob).fullmatch(path) is not None)
 
 
 @register
 class Rule(Generic[Used]):
-    """`where` (see the module) and what to `use` there: `Rule[Codec]` uses a codec, `Rule[UpdateAlgorithm]` an optimizer."""
+    """Parameters (`where`, see the module docstring) and the part to `use` for them.
+
+    `Rule[Codec]` assigns a codec, `Rule[UpdateAlgorithm]` an optimizer.
+    """
 
     def __init__(self, *, where: str, use: Spec[Used]) -> None:
         self.where, self.use = where, use
@@ -37,30 +40,32 @@ class Rule(Generic[Used]):
 def assign_to_rules(
     rules: Sequence[Spec[Rule[Any]]], roles: Mapping[str, str], *, where: str = "rules"
 ) -> list[list[str]]:
-    """For each rule the paths that it takes, in the order of `roles` (path -> role).
+    """Return the paths of the parameters assigned to each rule, in the order of `roles` (path -> role).
 
-    Raises `RecipeError` for a parameter that no rule takes, and for a rule that takes none (naming who took them).
+    where: the recipe path of `rules`, for messages. Raises `RecipeError` if a parameter matches no rule, and if a rule
+    gets no parameter.
     """
     taken = matches(rules, roles, where=where)
     for i, (paths, cause) in enumerate(taken):
         if not paths:
-            raise RecipeError(cause, where=f"{where}.{i}", hint="remove it, or put it earlier")
+            raise RecipeError(cause, where=f"{where}.{i}", hint="remove the rule, or move it further up")
     return [paths for paths, _ in taken]
 
 
 def matches(
     rules: Sequence[Spec[Rule[Any]]], roles: Mapping[str, str], *, where: str = "rules"
 ) -> list[tuple[list[str], str]]:
-    """For each rule the paths that it takes, in the order of `roles`, and where it takes none, why not.
+    """Return, for each rule, its paths in the order of `roles`, and the reason if it has none (otherwise "").
 
-    Raises `RecipeError` for a parameter that no rule takes.
+    Raises `RecipeError` if a parameter matches no rule.
     """
     built = [rule() for rule in rules]
     taken: list[list[str]] = [[] for _ in built]
     for path, role in roles.items():
         winner = next((i for i, rule in enumerate(built) if rule.matches(role, path)), None)
         if winner is None:
-            raise RecipeError(f"no rule takes the parameter {path} (role {role!r})", where=where, hint="add a rule")
+            message = f"no rule matches the parameter {path} (role {role!r})"
+            raise RecipeError(message, where=where, hint=f"add a rule with where={role!r}")
         taken[winner].append(path)
     return [(taken[i], "" if taken[i] else _explain_unmatched(rule, i, built, roles)) for i, rule in enumerate(built)]
 
@@ -69,6 +74,7 @@ def _explain_unmatched(rule: Rule[Any], index: int, built: Sequence[Rule[Any]], 
     for path, role in roles.items():
         if rule.matches(role, path):
             first = next(i for i, other in enumerate(built) if other.matches(role, path))
-            return f"two rules for one parameter: {path} is already taken by rule {first} ({built[first].where!r}), so rule {index} ({rule.where!r}) never acts"
+            earlier = f"{path} is already taken by rule {first} ({built[first].where!r})"
+            return f"rule {index} ({rule.where!r}) has no effect, earlier rules match the same parameters: {earlier}"
     known = ", ".join(sorted(set(roles.values())))
-    return f"the rule {rule.where!r} matches nothing (roles here: {known})"
+    return f"the rule {rule.where!r} matches no parameter (roles in this model: {known})"

@@ -1,9 +1,9 @@
-"""The language of recipes: a recipe is a tree of typed, deferred constructors.
+"""Recipes as trees of typed, deferred constructors.
 
-`part(cls, **kw)` is a node. The signature of `cls.__init__` is the schema: its positional-only parameters are the
-context that the builder supplies (a `BuildContext`, for parts of a model), everything else is what a recipe may say.
-A wrong name or type fails here, when the recipe is written, and in the type checker.
-Nodes are immutable; `set`, `replace` and `edit` return new trees. The JSON form names only registered classes.
+`part(cls, **kwargs)` makes a node. The signature of `cls.__init__` is the schema: positional-only parameters are
+context that the builder supplies (a `BuildContext`, for parts of a model), all others are arguments that a recipe may
+set. A wrong name or type is an error when the node is made, and in the type checker.
+Nodes are immutable; `set`, `replace` and `edit` return new trees. The JSON form names registered classes only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T", covariant=True)
 
 @dataclass(frozen=True, eq=True)
 class Spec(Generic[T]):
-    """One node: a class and the keyword arguments it will be built with, defaults included."""
+    """A node of a recipe: a class and the keyword arguments to build it with, defaults included."""
 
     cls: Callable[..., T]
     kwargs: Mapping[str, Any]
@@ -37,9 +37,13 @@ class Spec(Generic[T]):
         object.__setattr__(self, "kwargs", MappingProxyType(dict(self.kwargs)))
 
     def __call__(self, *context: Any) -> T:
-        """Build it. Raises `RecipeError` where a part stands in a place that supplies another context than it needs."""
-        if len(context) != count_context_arguments(self.cls):
-            raise RecipeError(f"{self.cls.__name__} cannot stand here", where=self.name)
+        """Build the object, with the context as positional arguments.
+
+        Raises `RecipeError` if the class takes another number of context arguments.
+        """
+        if len(context) != (needed := count_context_arguments(self.cls)):
+            message = f"{self.name} cannot be used here: it needs {needed} context argument(s), got {len(context)}"
+            raise RecipeError(message, where=self.name)
         made = self.cls(*context, **self.kwargs)
         for given in context:
             if isinstance(given, BuildContext) and given.record is not None:
@@ -47,7 +51,7 @@ class Spec(Generic[T]):
         return made
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Spec[T]:
-        return self  # a value
+        return self  # immutable
 
     def __hash__(self) -> int:
         return hash(self.hash)
@@ -61,41 +65,42 @@ class Spec(Generic[T]):
 
     @property
     def hash(self) -> str:
+        """16 hexadecimal digits that identify the tree."""
         return json_digest(self.to_json())
 
     def __getitem__(self, path: str) -> Any:
-        """The value at a dotted path, `model.block.pre_block.0.slope`."""
+        """Return the value at a dotted path, `model.block.pre_block.0.slope`. Raises `RecipeError` if there is none."""
         value: Any = self
         for i, key in enumerate(segments := path.split(".")):
             value = _child(value, key, ".".join(segments[:i]), self)
         return value
 
     def walk(self, path: str = "") -> Iterator[tuple[str, Spec[Any]]]:
-        """Every node with its path, this one first."""
+        """Yield (path, node) for every node of the tree, this one first."""
         yield path, self
         for key, value in self.kwargs.items():
             for here, child in _children(f"{path}.{key}" if path else key, value):
                 yield from child.walk(here)
 
     def leaves(self, path: str = "") -> Iterator[tuple[str, Any]]:
-        """Every plain value with its path; a node itself appears as its class's name."""
+        """Yield (path, value) for every plain value, and (path, class name) for every node."""
         yield path, self.name
         for key, value in self.kwargs.items():
             yield from _leaves(f"{path}.{key}" if path else key, value)
 
     def replace(self, **kwargs: Any) -> Spec[T]:
-        """This node with some arguments replaced."""
+        """Return this node with some arguments replaced."""
         return part(self.cls, **{**self.kwargs, **kwargs})  # pyright: ignore[reportCallIssue]
 
     def set(self, path: str, value: Any) -> Spec[T]:
-        """This tree with the value at `path` replaced; an unknown path is an error that names the nearest one."""
+        """Return this tree with the value at `path` replaced. Raises `RecipeError` if there is no such path."""
         _ = self[path]
         return cast(Spec[T], _replace(self, path.split("."), value))
 
     def edit(self, select: str | type, edit: Callable[[Spec[Any]], Spec[Any]]) -> Spec[T]:
-        """Apply `edit` to every node that `select` selects: a path glob (`**.mixer`) or a class.
+        """Return this tree with `edit` applied to every node matching `select`, a path glob (`**.mixer`) or a class.
 
-        Raises `RecipeError` where it selects nothing, or changes nothing: a switch that does nothing is an error.
+        Raises `RecipeError` if no node matches, and if the tree stays the same.
         """
         matches = _matcher(select)
         touched: list[str] = []
@@ -115,14 +120,17 @@ class Spec(Generic[T]):
         new = visit("", self)
         what = select if isinstance(select, str) else select.__name__
         if not touched:
-            raise RecipeError(f"the edit {what!r} touches nothing", where=self.name, hint=_nearest(what, self))
+            raise RecipeError(f"the edit {what!r} matches no part", where=self.name, hint=_nearest(what, self))
         if new == self:
             raise RecipeError(f"the edit {what!r} changes nothing", where=", ".join(touched))
         return new
 
     @staticmethod
     def validate(value: Any, args: tuple[Any, ...], where: str) -> Any:
-        """`value`, if it is a node that builds what `Spec[…]` with these arguments says; otherwise a `RecipeError`."""
+        """Return `value` if it is a node that builds an instance of `args[0]`, as the annotation `Spec[...]` requires.
+
+        where: the recipe path, for messages. Raises `RecipeError` otherwise.
+        """
         if not isinstance(value, Spec):
             raise mismatch(value, f"a part that is a {_type_name(args[0])}" if args else "a part", where)
         if args:
@@ -130,6 +138,7 @@ class Spec(Generic[T]):
         return value
 
     def to_json(self) -> dict[str, Any]:
+        """Return the JSON form, which `config.parse.from_json` reads."""
         return {"part": self.name, **{k: _to_plain(v) for k, v in self.kwargs.items()}}
 
 
@@ -138,9 +147,12 @@ def part(cls: Callable[Concatenate[BuildContext, P], T], *args: P.args, **kwargs
 @overload
 def part(cls: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Spec[T]: ...
 def part(cls: Callable[..., T], *args: Any, **kwargs: Any) -> Spec[T]:
-    """A recipe node: `cls`, to be built later with these arguments. Wrong names and types fail now."""
+    """Return a recipe node: `cls`, to be built later with these keyword arguments.
+
+    Raises `RecipeError` for an unknown or missing argument, and for a value of the wrong type.
+    """
     if args:
-        raise RecipeError("arguments of a part are given by name", where=cls.__name__)
+        raise RecipeError(f"a part takes keyword arguments only, got {args!r:.120}", where=cls.__name__)
     known = schema(cls)
     for key in kwargs:
         if key not in known:
@@ -158,7 +170,10 @@ def part(cls: Callable[..., T], *args: Any, **kwargs: Any) -> Spec[T]:
 
 @cache
 def schema(cls: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """What a recipe may say of a class: argument -> (annotation, default). Positional-only ones are context."""
+    """Return argument -> (annotation, default) for the arguments of a class that a recipe may set.
+
+    Positional-only parameters are left out: they are context.
+    """
     hints = inspect.get_annotations(cast(Any, cls).__init__, eval_str=True)
     parameters = list(inspect.signature(cls).parameters.values())
     return {
@@ -170,7 +185,7 @@ def schema(cls: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
 
 @cache
 def count_context_arguments(cls: Callable[..., Any]) -> int:
-    """How many things a builder must supply: the positional-only parameters."""
+    """Return the number of positional-only parameters of a class, which its builder supplies."""
     return sum(p.kind is p.POSITIONAL_ONLY for p in inspect.signature(cls).parameters.values())
 
 
@@ -211,7 +226,7 @@ def _child(value: Any, key: str, at: str, root: Spec[Any]) -> Any:
     if isinstance(value, tuple) and key.isdigit() and int(key) < len(value):
         return value[int(key)]
     path = f"{at}.{key}" if at else key
-    raise RecipeError(f"there is no {path!r}", where=root.name, hint=_nearest(path, root))
+    raise RecipeError(f"there is no path {path!r} in the recipe", where=root.name, hint=_nearest(path, root))
 
 
 def _nearest(path: str, root: Spec[Any]) -> str:
@@ -238,7 +253,7 @@ def _matcher(where: str | type) -> Callable[[str, Spec[Any]], bool]:
 
 @cache
 def compile_glob(glob: str) -> re.Pattern[str]:
-    """`*` is one segment or a part of one, `**` any number of segments: `**.mixer`, `blocks.*.attn.**`."""
+    """Compile a path glob: `*` matches within one segment, `**` any number of segments (`blocks.*.attn.**`)."""
     text = re.escape(glob).replace(r"\*\*\.", r"(?:.*\.)?").replace(r"\*\*", r".*").replace(r"\*", r"[^.]*")
     return re.compile(text)
 
@@ -247,7 +262,7 @@ def compile_glob(glob: str) -> re.Pattern[str]:
 
 
 def _check_built_type(node: Spec[Any], wanted: Any, where: str) -> None:
-    """Raises `RecipeError` unless the node builds a `wanted`, and its arguments are what the type arguments say."""
+    """Raise `RecipeError` unless the node builds a `wanted`, and its arguments fit the type arguments of `wanted`."""
     while inner := getattr(node.cls, "wraps", ""):
         node = node.kwargs[inner]
     cls = get_origin(wanted) or wanted
@@ -255,10 +270,10 @@ def _check_built_type(node: Spec[Any], wanted: Any, where: str) -> None:
         return
     if not (isinstance(node.cls, type) and issubclass(node.cls, cls)):
         raise mismatch(node, f"a part that is a {_type_name(wanted)}", where)
-    said = dict(zip(getattr(cls, "__parameters__", ()), get_args(wanted), strict=False))
-    for key, (annotation, _) in schema(cls).items() if said else ():
+    type_arguments = dict(zip(getattr(cls, "__parameters__", ()), get_args(wanted), strict=False))
+    for key, (annotation, _) in schema(cls).items() if type_arguments else ():
         if variables := getattr(annotation, "__parameters__", ()):
-            coerce(node.kwargs[key], annotation[tuple(said[v] for v in variables)], f"{where}.{key}")
+            coerce(node.kwargs[key], annotation[tuple(type_arguments[v] for v in variables)], f"{where}.{key}")
 
 
 def _type_name(annotation: Any) -> str:

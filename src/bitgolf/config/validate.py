@@ -1,4 +1,4 @@
-"""Values against annotations: what a recipe says is checked, and brought to the annotated type, when it is written."""
+"""Type checks of recipe values: each value is checked against its annotation, and converted where that is safe."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from bitgolf.errors import RecipeError
 
 @runtime_checkable
 class SelfValidating(Protocol):
-    """A class that decides itself what fits an annotation of it."""
+    """A class with its own check of the values that may stand for an annotation with it."""
 
     @staticmethod
     def validate(value: Any, args: tuple[Any, ...], where: str) -> Any:
-        """`value`, where it fits the class with these type arguments; a `RecipeError` where it does not."""
+        """Return `value` if it fits the class with the type arguments `args`. Raises `RecipeError` otherwise."""
         ...
 
 
 def coerce(value: Any, annotation: Any, where: str) -> Any:
-    """`value`, as the annotation wants it (lists as tuples, integers as floats), or a `RecipeError`."""
+    """Return `value` in the annotated type: lists become tuples, integers become floats.
+
+    where: the recipe path, for messages. Raises `RecipeError` if the value does not fit.
+    """
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation in (Any, inspect.Parameter.empty):
         return value
@@ -60,5 +63,5 @@ def _conform_tuple(value: tuple[Any, ...], args: tuple[Any, ...], where: str) ->
 
 
 def mismatch(value: Any, device_type: str, where: str) -> RecipeError:
-    """The error of a value of the wrong type."""
+    """Return the error for a value of the wrong type. device_type: the expected type, as text."""
     return RecipeError(f"expected {device_type}, got {value!r:.120}", where=where)

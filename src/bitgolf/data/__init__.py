@@ -1,1 +1,1 @@
-"""Data: shards of tokens, batches as a pure function of (seed, step), and the guard between training and validation."""
+"""Data: shards of tokens, batches as a function of (seed, step), and the check for overlap of the splits."""

@@ -1,4 +1,4 @@
-"""The order by coprime strides: blocks of many shards in every batch."""
+"""Data order by coprime strides: each batch mixes windows of many shards."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from bitgolf.errors import RecipeError
 
 @register
 class CoprimeStride(DataOrder):
-    """Each shard's blocks by a stride coprime to their number, and a mix of shards in each batch (Parameter Golf #1060).
+    """Visit the windows of each shard with a stride coprime to their number, and mix shards in each batch.
 
-    A shard's cycle has a random phase, first block and stride, and visits each of its blocks once. A batch takes at
-    least one window from each of `min_shards` shards at first, of `max_shards` after `growth_steps` batches, chosen with probability
-    in proportion to (windows left in the cycle) ** (0.9, falling to 0.5); the other rows fall to them in like proportion.
-    Published for W ranks: max(8, W), max(32, 8 W) and 1800, seeded by the names of the files; here by the run's seed.
+    A cycle over a shard has a random phase, first window and stride, and visits each window once. A batch takes at
+    least one window from each of `min_shards` shards at first, and of `max_shards` after `growth_steps` batches. Shards
+    are drawn with probability proportional to (windows left in the cycle) ** p, where p falls from 0.9 to 0.5 over
+    `growth_steps` batches; the other rows are distributed over them in the same proportion.
+    Source: Parameter Golf #1060. There, with W ranks, the settings are max(8, W), max(32, 8 W) and 1800, and the seed
+    is derived from the file names; here it is the run's seed.
     """
 
     def __init__(self, *, min_shards: int = 8, max_shards: int = 64, growth_steps: int = 1800) -> None:
         if not 1 <= min_shards <= max_shards or growth_steps < 1:
-            cause = f"a mix of {min_shards} shards that grows to {max_shards} over {growth_steps} batches is not one"
+            got = f"min_shards {min_shards}, max_shards {max_shards}, growth_steps {growth_steps}"
+            cause = f"min_shards must be 1 to max_shards, and growth_steps at least 1, got {got}"
             raise RecipeError(cause, where="CoprimeStride")
         self.min_shards, self.max_shards, self.growth_steps = min_shards, max_shards, growth_steps
 
@@ -41,7 +44,7 @@ class CoprimeStride(DataOrder):
 
 
 class _ShardWindows:
-    """The windows of one shard, one cycle after the other."""
+    """The windows of one shard, in consecutive cycles."""
 
     def __init__(self, source: WindowSource, file: ShardSpan, number: int) -> None:
         self.source, self.file, self.number = source, file, number
@@ -49,25 +52,28 @@ class _ShardWindows:
         self.cycles = VariableEpochs(lambda cycle: len(self.cycle(cycle)))
 
     def _cycle(self, cycle: int) -> Positions:
-        """Where the windows of a cycle start, in the order of their visits."""
+        """Return the stream positions of the windows of a cycle, int64 (windows,), in the order of their visits."""
         random = self.source.generator(1, self.number, cycle)
         starts = self.source.window_starts(self.file, random)
         first, stride = int(random.integers(len(starts))), coprime(len(starts), random)
         return starts[(first + stride * np.arange(len(starts))) % len(starts)]
 
     def left(self, taken: int) -> int:
-        """Windows left in the cycle, once so many were taken; at least 1, as a cycle that is over is followed by the next."""
+        """Return the number of windows left in the current cycle after `taken` windows in all.
+
+        It is at least 1: after the last window of a cycle the next cycle begins.
+        """
         cycle, index = self.cycles(taken)
         return len(self.cycle(cycle)) - index
 
     def start(self, taken: int) -> int:
-        """Where the next window starts, once so many were taken."""
+        """Return the stream position of the next window after `taken` windows."""
         cycle, index = self.cycles(taken)
         return int(self.cycle(cycle)[index])
 
 
 def coprime(n: int, random: np.random.Generator) -> int:
-    """A random stride below n (1 where n is 1) that shares no factor with it."""
+    """Return a random stride below n that is coprime to n; 1 if n is 1."""
     stride = n if n > 1 else 1
     while math.gcd(stride, n) > 1:
         stride = int(random.integers(1, n))
@@ -75,19 +81,26 @@ def coprime(n: int, random: np.random.Generator) -> int:
 
 
 class _SamplingPlan:
-    """How many windows each step takes from each shard. What was taken before a step follows from the steps before it,
-    so the plan is drawn from its start on and kept: 8 bytes for each step and shard."""
+    """The number of windows that each step takes from each shard.
+
+    The numbers of a step depend on those of all earlier steps, so they are computed from step 0 on, and kept: 8 bytes
+    per step and shard.
+    """
 
     def __init__(self, order: CoprimeStride, source: WindowSource) -> None:
         self.order, self.source = order, source
         self.shards: Sequence[_ShardWindows] = [
             _ShardWindows(source, f, i) for i, f in enumerate(source.shard_spans(source.length))
         ]
-        self.taken: list[Positions] = [np.zeros(len(self.shards), np.int64)]  # before step 0, 1, …
+        # taken[i]: windows taken from each shard before step i, int64 (shards,)
+        self.taken: list[Positions] = [np.zeros(len(self.shards), np.int64)]
         self.starts = lru_cache(maxsize=2)(self._starts)
 
     def _starts(self, step: int) -> Positions:
-        """Where the windows of a step start, int64 [rows], in random order: every share of the rows is a fair one."""
+        """Return the stream positions of a step's windows, int64 (rows,).
+
+        They are in random order, so that each rank gets an unbiased sample of them.
+        """
         while len(self.taken) <= step + 1:
             self.taken.append(self.taken[-1] + self._shares(len(self.taken) - 1))
         before, after = self.taken[step].tolist(), self.taken[step + 1].tolist()
@@ -95,7 +108,7 @@ class _SamplingPlan:
         return self.source.generator(2, step, 0).permutation(np.array(found))
 
     def _shares(self, step: int) -> Positions:
-        """How many windows a step takes from each shard, int64 [shards]."""
+        """Return the number of windows that a step takes from each shard, int64 (shards,)."""
         random, rows, grown = (
             self.source.generator(3, step, 0),
             self.source.rows,

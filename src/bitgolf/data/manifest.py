@@ -1,4 +1,4 @@
-"""The manifest of a folder of prepared data: which shards it holds, and the counts and digests of each split."""
+"""The manifest of a prepared data folder: shards, counts and digests of each split."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ SPLITS = ("train", "val")
 
 
 class ShardEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A shard file: its name, number of tokens, and digest (`files.file_digest`)."""
+
     name: str
     tokens: int
     digest: str
 
 
 class SplitManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One side. tokens: BOS included; raw_bytes: of the documents; encoded_bytes: those that the tokens stand for;
-    lost_bytes: raw bytes that the encoding lost or changed; fingerprints: the digest of their file."""
+    """Counts and files of a split.
+
+    tokens: including BOS. raw_bytes: length of the documents; encoded_bytes: length of the text that the tokens decode
+    to; lost_bytes: raw bytes that the encoding lost or changed. fingerprints: digest of the fingerprint file.
+    """
 
     documents: int
     tokens: int
@@ -33,7 +38,7 @@ class SplitManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a folder of data holds. tokenizer: the digest of `tokenizer.model`."""
+    """Contents of a prepared data folder. tokenizer: the digest of `tokenizer.model`."""
 
     tokenizer: str
     vocab: int
@@ -51,21 +56,21 @@ class _Version(msgspec.Struct):
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """The manifest of a prepared folder.
+    """Return the manifest of a prepared folder.
 
-    Raises `BitgolfError` where there is none, `CorruptFileError` for a file that is no manifest, and `FormatVersionError` for
-    one of another format.
+    Raises `BitgolfError` if it cannot be read, `CorruptFileError` if it is invalid, and `FormatVersionError` if its
+    format version is another one.
     """
     path = folder / "manifest.json"
     try:
         data = path.read_bytes()
     except OSError as error:
-        message = "there is no manifest: the data was never prepared, or not to its end"
-        raise BitgolfError(message, where=str(path), hint="bitgolf data make") from error
+        message = "there is no manifest: the data is not prepared, or its preparation did not finish"
+        raise BitgolfError(message, where=str(path), hint="prepare it with `bitgolf data make`") from error
     try:
         found = msgspec.json.decode(data, type=_Version).format
         if found is None:
-            raise ValueError("it has no format number")
+            raise ValueError("no format number")
         if found != FORMAT:
             raise FormatVersionError("the data manifest", found=found, supported=FORMAT, where=str(path))
         return msgspec.json.decode(data, type=Manifest)

@@ -1,8 +1,10 @@
-"""In which order a stream's windows are visited. A window is `length` inputs and one token more, the last one's target.
+"""Data orders: the order in which the windows of a token stream are visited.
 
-Every order is a pure function of (seed, number of the window), whatever the number of ranks: the ranks share the rows of
-one global batch. The published loaders give each rank files of its own and a generator seeded by its rank; then a run
-on 8 GPUs cannot be repeated on 1, and a restart needs the state of every rank. What they draw is the same otherwise.
+A window is `length` inputs and one more token, the target of the last input. Every order is a pure function of (seed,
+window number) and does not depend on the number of ranks, which divide the rows of a global batch among them.
+
+In the published loaders each rank has its own files, and a generator seeded by its rank. A run on 8 GPUs can then not
+be repeated on one, and a restart needs the state of every rank. Apart from that, the windows are drawn in the same way.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ WindowFunction = Callable[[int], Positions]
 
 
 class ShardSpan(NamedTuple):
-    """A shard's place in the stream."""
+    """Position of a shard in the stream: its first token, and its number of tokens."""
 
     begin: int
     tokens: int
 
 
 class WindowSource(NamedTuple):
-    """What is cut into windows: `rows` of them, of `length` inputs, make a step. Documents start with `bos`."""
+    """The stream to take windows from. A step has `rows` windows of `length` inputs; documents start with `bos`."""
 
     stream: TokenStream
     rows: int
@@ -39,15 +41,21 @@ class WindowSource(NamedTuple):
     bos: int
 
     def window(self, start: int) -> Positions:
-        """The window that starts at a position of the stream, int64 [length + 1]."""
+        """Return the window that starts at a position of the stream, int64 (length + 1,)."""
         return self.stream.window(start, self.length + 1)
 
     def generator(self, *key: int) -> np.random.Generator:
-        """A generator for this key alone. Keys of one order have one length: (1,) and (1, 0) would be the same."""
+        """Return a random generator for the run's seed and this key.
+
+        All keys of an order must have the same length, since (1,) and (1, 0) give the same generator.
+        """
         return np.random.Generator(np.random.PCG64((self.seed, *key)))
 
     def shard_spans(self, tokens: int) -> list[ShardSpan]:
-        """The shards that hold so many inputs and the last one's target. Raises `BitgolfError` where none does."""
+        """Return the shards with at least `tokens` inputs and the target of the last one.
+
+        Raises `BitgolfError` if there is none.
+        """
         found = [
             ShardSpan(*file)
             for file in zip(self.stream.shard_starts.tolist(), self.stream.shard_sizes.tolist(), strict=True)
@@ -55,21 +63,27 @@ class WindowSource(NamedTuple):
         found = [file for file in found if file.tokens > tokens]
         if not found:
             raise BitgolfError(
-                f"no shard has {tokens + 1:,} tokens, and this order never reads over a shard's end",
+                f"no shard has {tokens + 1:,} tokens, the minimum for an order that never reads across shards",
                 where=self.stream.folder,
-                hint=f"write larger shards, shorten the rows, or use the order {ShuffledWindows.__name__}",
+                hint=f"write larger shards, use shorter rows, or use the order {ShuffledWindows.__name__}",
             )
         return found
 
     def window_starts(self, file: ShardSpan, random: np.random.Generator) -> Positions:
-        """Where a file's non-overlapping windows start, from a random phase, int64 [windows]; none crosses its end."""
+        """Return the stream positions of a shard's non-overlapping windows, int64 (windows,).
+
+        The first one starts at a random offset; none crosses the end of the shard.
+        """
         phase = int(random.integers(min(self.length, file.tokens - self.length)))
         windows = (file.tokens - 1 - phase) // self.length
         return file.begin + phase + self.length * np.arange(windows)
 
 
 class VariableEpochs:
-    """0, 1, 2, … in cycles of unlike sizes: a number -> (its cycle, its index there). Sizes are asked for when reached."""
+    """Maps a window number to (epoch, index in the epoch), for epochs of different sizes.
+
+    size(epoch): the number of windows of an epoch; it is called when the epoch is first reached.
+    """
 
     def __init__(self, size: Callable[[int], int]) -> None:
         self.size, self.ends = size, [0]
@@ -77,21 +91,24 @@ class VariableEpochs:
     def __call__(self, number: int) -> tuple[int, int]:
         while number >= self.ends[-1]:
             self.ends.append(self.ends[-1] + self.size(len(self.ends) - 1))
-        cycle = bisect_right(self.ends, number) - 1
-        return cycle, number - self.ends[cycle]
+        epoch = bisect_right(self.ends, number) - 1
+        return epoch, number - self.ends[epoch]
 
 
 class DataOrder(ABC):
-    """In which order windows of a stream are visited."""
+    """The order in which the windows of a stream are visited."""
 
     @abstractmethod
     def windows(self, source: WindowSource) -> WindowFunction:
-        """The tokens of window 0, 1, …, int64 [length + 1]: a function of the source and the number alone."""
+        """Return the function from a window number (0, 1, …) to the window's tokens, int64 (length + 1,).
+
+        Its result depends on the source and the number only.
+        """
 
 
 @register
 class SequentialOrder(DataOrder):
-    """One window after the other, over the end of the stream to its start: the challenge's baseline. No seed acts."""
+    """Consecutive windows of the repeated stream, as in the challenge's baseline. It uses no seed."""
 
     def windows(self, source: WindowSource) -> WindowFunction:
         return lambda number: source.window(number * source.length % len(source.stream))
@@ -99,11 +116,12 @@ class SequentialOrder(DataOrder):
 
 @register
 class PackedDocuments(DataOrder):
-    """Documents packed for attention of variable length: rows are long sequential spans (Parameter Golf #1530).
+    """Consecutive long rows of packed documents, for variable-length attention (Parameter Golf #1530).
 
-    There a row is all that one rank reads in a step (98,304 tokens), and a core or mask keeps attention inside each
-    document. A step's rows follow one another in one shard; a shard's tail that is shorter than a step is dropped.
-    No seed acts. (Published rows are one token further apart: a row's last target is nobody's input there.)
+    In the source a row is all that a rank reads in a step (98,304 tokens); an attention core or mask separates the
+    documents. The rows of a step are adjacent in one shard. The end of a shard is dropped if it is shorter than a step.
+    The order uses no seed. (In the source rows are one token further apart: the last target of a row is never an
+    input.)
     """
 
     def windows(self, source: WindowSource) -> WindowFunction:
@@ -122,10 +140,11 @@ class PackedDocuments(DataOrder):
 
 @register
 class ShuffledWindows(DataOrder):
-    """Each epoch another permutation of the stream's non-overlapping windows, from another random phase.
+    """In each epoch a random permutation of the stream's non-overlapping windows.
 
-    The stream is taken as a ring, so an epoch has the same number of windows, tokens // length, whatever its phase; no token
-    is an input twice in it. The idea is that of the challenge's shuffled loaders (PR #1394), over all shards at once.
+    The first window starts at a random offset in each epoch. The stream is treated as a ring, so all epochs have the
+    same number of windows (`tokens // length`), and no token is an input twice in an epoch. This is the method of the
+    challenge's shuffled loaders (Parameter Golf #1394), applied to all shards at once.
     """
 
     def windows(self, source: WindowSource) -> WindowFunction:
@@ -133,13 +152,13 @@ class ShuffledWindows(DataOrder):
         windows = tokens // length
 
         @lru_cache(maxsize=2)
-        def epoch_cut(epoch: int) -> tuple[int, Positions]:
+        def epoch_windows(epoch: int) -> tuple[int, Positions]:
             random = source.generator(epoch)
             return int(random.integers(tokens)), random.permutation(windows)
 
         def window(number: int) -> Positions:
             epoch, index = divmod(number, windows)
-            phase, permutation = epoch_cut(epoch)
+            phase, permutation = epoch_windows(epoch)
             return source.window((phase + int(permutation[index]) * length) % tokens)
 
         return window
@@ -147,10 +166,11 @@ class ShuffledWindows(DataOrder):
 
 @register
 class ShuffledShardWindows(DataOrder):
-    """Each epoch a random phase for each file, and its windows in random order; none crosses a file (Parameter Golf #1394).
+    """In each epoch a random permutation of the windows of all shards; no window crosses the end of a shard.
 
-    Published: each row picks a file with probability in proportion to its windows left, then that file's next one in
-    a random permutation. That is one random permutation of the windows of all files, which is what is drawn here.
+    The windows of a shard start at a random offset in each epoch. Source: Parameter Golf #1394. There each row picks a
+    shard with probability proportional to its windows left, then the next window of that shard's random permutation.
+    The result is a random permutation of all windows, which is drawn directly here.
     """
 
     def windows(self, source: WindowSource) -> WindowFunction:
@@ -172,11 +192,12 @@ class ShuffledShardWindows(DataOrder):
 
 @register
 class ShuffledDocuments(DataOrder):
-    """Documents in random order, end to end, cut into windows of `length` inputs (Parameter Golf #1512, branch).
+    """Documents in random order, concatenated and cut into windows of `length` inputs (Parameter Golf #1512, branch).
 
-    Each epoch the files come in random order, and within a file its documents do: those that start in it, whole, even
-    where they run on into the next file. A file is searched for document starts when it is reached.
-    What precedes the first document start of the stream is left out. Raises `BitgolfError` where no document starts.
+    In each epoch the shards are in random order, and so are the documents of each shard. A document belongs to the
+    shard in which it starts, and is read whole even if it continues in the next one. A shard is searched for document
+    starts when it is reached. Tokens before the first document start of the stream are left out. Raises `BitgolfError`
+    if the stream has no document start.
     """
 
     def windows(self, source: WindowSource) -> WindowFunction:
@@ -184,20 +205,19 @@ class ShuffledDocuments(DataOrder):
 
 
 class _ShuffledDocumentStream:
-    """The endless text of all documents, epoch after epoch, and its windows."""
+    """The concatenation of all documents, epoch after epoch, and its windows."""
 
     def __init__(self, source: WindowSource) -> None:
         self.source = source
         stream = source.stream
         first = [stream.next_document_start(begin, source.bos) for begin in stream.shard_starts.tolist()]
-        self.shard_boundaries: Positions = np.array(
-            [*first, len(stream)]
-        )  # the documents of file i: edges[i] … edges[i + 1]
+        # The documents of shard i are the tokens shard_boundaries[i] to shard_boundaries[i + 1].
+        self.shard_boundaries: Positions = np.array([*first, len(stream)])
         self.sizes = np.diff(self.shard_boundaries)
         self.tokens = int(self.sizes.sum())
         if not self.tokens:
-            cause = f"no document starts: the token {source.bos} is nowhere"
-            raise BitgolfError(cause, where=stream.folder, hint="use another order")
+            cause = f"the shards have no document start, BOS token {source.bos}"
+            raise BitgolfError(cause, where=stream.folder, hint="use another data order")
         self.files = lru_cache(maxsize=2)(self._files)
         self.documents = lru_cache(maxsize=2)(self._documents)
 
@@ -211,7 +231,7 @@ class _ShuffledDocumentStream:
         return np.concatenate(pieces)
 
     def _piece(self, at: int, most: int) -> Positions:
-        """At most so many tokens of the endless text from a position on: to the end of a document."""
+        """Return the tokens from position `at` of the concatenation, at most `most`, to the end of the document."""
         epoch, offset = divmod(at, self.tokens)
         files, ends = self.files(epoch)
         i = int(np.searchsorted(ends, offset, side="right"))
@@ -221,12 +241,16 @@ class _ShuffledDocumentStream:
         return self.source.stream.window(int(starts[i, 1]) - left, min(most, left))
 
     def _files(self, epoch: int) -> tuple[Positions, Positions]:
-        """The files of an epoch in order, and where each ends in its text."""
+        """Return the shards of an epoch in order, and the end of each in the epoch's text: int64 (shards,) each."""
         files = self.source.generator(epoch, 0).permutation(len(self.sizes))
         return files, np.cumsum(self.sizes[files])
 
     def _documents(self, epoch: int, file: int, begin: int) -> tuple[Positions, Positions]:
-        """A file's documents in the epoch's order, [documents, (start, end)], and where each ends in the epoch's text."""
+        """Return the documents of a shard in the epoch's order, and the end of each in the epoch's text.
+
+        The documents are stream positions (start, end), int64 (documents, 2). begin: start of the shard in the epoch's
+        text.
+        """
         starts = self.source.stream.document_starts_in(file, self.source.bos)
         spans = np.stack([starts, np.append(starts[1:], self.shard_boundaries[file + 1])], 1)
         spans = self.source.generator(epoch, 1 + file).permutation(spans)

@@ -1,8 +1,8 @@
-"""The guard between training and validation: documents are compared by fingerprint, and one in both stops everything.
+"""Check for overlap of training and validation: documents are compared by fingerprint, and a match is an error.
 
-A third of one family of the challenge's submissions had trained on its validation documents, by a script's default
-(issue #2127); so nothing here is optional. 8-byte fingerprints of 8 million documents against 50 thousand meet by chance
-once in 40 million such comparisons.
+The check cannot be disabled: a third of one family of the challenge's submissions had trained on their validation
+documents, because of a script's default (openai/parameter-golf, issue #2127). For 8 million documents against 50
+thousand, the chance that two different documents have the same 8-byte fingerprint is 1 in 40 million.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ Fingerprints = npt.NDArray[np.uint64]
 
 
 def document_fingerprints(documents: Iterable[bytes]) -> Fingerprints:
-    """The fingerprint of each document, uint64 [documents]."""
+    """Return the fingerprint of each document, uint64 (documents,)."""
     return _numbers(b"".join(map(document_fingerprint, documents)))
 
 
 def stream_fingerprints(stream: TokenStream, bos: int) -> Fingerprints:
-    """The same for documents of which only the tokens are left, cut at each BOS: comparable within one tokenizer.
+    """Return the fingerprint of each document of a token stream, uint64 (documents,), computed from its tokens.
 
-    What precedes the stream's first BOS is the rest of a document that cannot be compared, and is left out.
+    Documents are split at each BOS. Fingerprints are comparable only for the same tokenizer. Tokens before the first
+    BOS, the end of a document that started elsewhere, are left out.
     """
     starts = stream.document_starts(bos)
     ends = np.append(starts[1:], len(stream))
@@ -47,7 +48,10 @@ def _numbers(hashes: bytes) -> Fingerprints:
 
 
 def check_overlap(train: Fingerprints, validation: Fingerprints, *, where: str = "data") -> None:
-    """Raise `BitgolfError` where a document is in both: how many, and where in each split the first are."""
+    """Raise `BitgolfError` if a document is in both splits.
+
+    The message has the number of such documents, and the positions of the first three.
+    """
     leaked = np.flatnonzero(np.isin(train, validation))
     if not len(leaked):
         return
@@ -57,7 +61,7 @@ def check_overlap(train: Fingerprints, validation: Fingerprints, *, where: str =
         f"{distinct:,} of {len(np.unique(validation)):,} validation documents are among the training documents: "
         f"training document {', '.join(first)}{', ...' if len(leaked) > 3 else ''}",
         where=where,
-        hint="split the documents by their content (bitgolf.text.documents.train_validation_split), or leave these out of training",
+        hint="split by content (bitgolf.text.documents.train_validation_split), or remove these from training",
     )
 
 
@@ -66,10 +70,11 @@ def write_fingerprints(path: Path, values: Fingerprints) -> None:
 
 
 def read_fingerprints(path: Path) -> Fingerprints:
+    """Return the fingerprints in a file, uint64 (documents,). Raises `BitgolfError` if it is unreadable or corrupt."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BitgolfError(f"the fingerprints cannot be read ({error.strerror})", where=str(path)) from error
     if len(data) % 8:
-        raise CorruptFileError(f"{len(data)} bytes are not fingerprints of 8 bytes each", where=str(path))
+        raise CorruptFileError(f"the size must be a multiple of 8 bytes, got {len(data)} bytes", where=str(path))
     return _numbers(data)

@@ -1,4 +1,4 @@
-"""Batches made ahead by a background thread, so that a training step waits for none."""
+"""Prefetching of batches in a background thread, so that training steps need not wait for them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ PREFETCH_STEPS = 2
 
 
 class HostBatch(NamedTuple):
-    """Inputs and targets as tensors of the CPU, int64 [rows, length]."""
+    """Inputs and targets as CPU tensors, int64 (rows, length)."""
 
     inputs: Tensor
     targets: Tensor
 
 
 class Prefetcher:
-    """One rank's batches, made by one thread, two ahead of the step that was asked for.
+    """Loads the batches of a rank in one background thread, `PREFETCH_STEPS` steps ahead.
 
-    A batch is a pure function of (step, rows, length), so this changes none of them: after step s it makes s + 1 and
-    s + 2 of the same shape, and whatever else is asked for (another step, another shape) is made then: by the same
-    thread, as an order may extend its tables while it is read. With `pin` the tensors lie in pinned memory, from which a
-    GPU copies without the host waiting.
+    A batch is a pure function of (step, rows, length), so prefetching does not change batches. After a request for step
+    s, steps s + 1 and s + 2 are loaded in the same shape. Any other request is loaded on demand, by the same thread,
+    because data orders extend their tables while they are read. pin: return tensors in pinned memory, from which copies
+    to a GPU are asynchronous.
     """
 
     def __init__(self, batches: BatchLoader, rank: int, world_size: int, *, pin: bool) -> None:
         self.batches, self.rank, self.world_size, self.pin = batches, rank, world_size, pin
         self._ahead: dict[tuple[int, int, int], Future[HostBatch]] = {}
-        device = torch.cuda.current_device() if pin else None  # memory is pinned for the thread's device
+        device = torch.cuda.current_device() if pin else None  # the thread pins memory for this device
         self._thread = ThreadPoolExecutor(1, "batches", initializer=_set_cuda_device, initargs=(device,))
 
     def load_batch(self, step: int, *, rows: int, length: int) -> HostBatch:
-        """This rank's share of a step. Raises what making it raised."""
+        """Return this rank's rows of a step; see `BatchLoader.load_batch`. Raises the errors of loading the batch."""
         wanted = {(step + i, rows, length) for i in range(PREFETCH_STEPS + 1)}
         for key in self._ahead.keys() - wanted:
             self._ahead.pop(key).cancel()
@@ -45,12 +45,12 @@ class Prefetcher:
         return self._ahead.pop((step, rows, length)).result()
 
     def close(self) -> None:
-        """End the thread. (Without this call it ends when nothing refers to the prefetcher any more.)"""
+        """End the thread. (Otherwise it ends when the prefetcher is garbage-collected.)"""
         self._thread.shutdown(cancel_futures=True)
 
 
 def _set_cuda_device(device: int | None) -> None:
-    """In a new thread, which begins with the first GPU of the machine: make this one current."""
+    """Make a GPU the current device of the thread; a new thread starts with GPU 0."""
     if device is not None:
         torch.cuda.set_device(device)
 

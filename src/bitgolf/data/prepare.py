@@ -1,6 +1,6 @@
-"""From documents to a folder that training and scoring read: tokenizer, shards, fingerprints, and a manifest of it all.
+"""Preparation of a data folder for training and scoring: tokenizer, shards, fingerprints, and a manifest.
 
-The manifest is written last, so a folder that has one is complete. `data.verify` trusts none of it and counts again.
+The manifest is written last, so a folder with a manifest is complete. `data.verify` checks all of its numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bitgolf.files import file_digest, write_bytes, write_json
 from bitgolf.text.documents import Document
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
-_ENCODE_BYTES = 4_000_000  # bytes of text that are encoded at a time
+_ENCODE_BYTES = 4_000_000  # bytes of text per batch of documents
 
 
 def prepare_data(
@@ -33,31 +33,33 @@ def prepare_data(
     shard_tokens: int = 10**8,
     use_own_normaliser: bool = False,
 ) -> Manifest:
-    """Write tokenizer.model, train_000000.bin, ..., val_000000.bin, ..., a .fp file for each split, manifest.json.
+    """Write tokenizer.model, train_000000.bin, ..., val_000000.bin, ..., one .fp file per split, and manifest.json.
 
-    Each document follows a BOS; there is no EOS. `use_own_normaliser` encodes as SentencePieceTokenizer does (the challenge's shards were
-    made so) instead of exactly. Memory holds one shard and one batch of documents, however many there are.
-    Raises `BitgolfError` for a document that is in both splits, a split without documents, a tokenizer without BOS.
+    Each document is preceded by BOS; there is no EOS. use_own_normaliser: encode with SentencePiece's own normaliser,
+    as in the challenge's shards, instead of losslessly. Only one shard and one batch of documents are held in memory.
+    Raises `BitgolfError` if a document is in both splits, a split is empty, or the tokenizer has no BOS or too many
+    tokens.
     """
     if tokenizer.bos < 0 or tokenizer.vocab > 65_536:
         raise BitgolfError(
-            f"shards need a BOS and at most 65,536 tokens; here are {tokenizer.vocab:,}", where=tokenizer.where
+            f"shards need a BOS token and at most 65,536 tokens, got BOS {tokenizer.bos}, {tokenizer.vocab:,} tokens",
+            where=tokenizer.where,
         )
     _clear(folder)
     write_bytes(folder / "tokenizer.model", tokenizer.serialized)
-    sides = {}
+    splits = {}
     for name, documents in (("val", documents_val), ("train", documents_train)):
-        tally = _DocumentEncoder(tokenizer, use_own_normaliser)
-        shards = _write_shards(folder, name, tally.encode(documents), shard_tokens)
-        sides[name] = tally.finish(folder / f"{name}_documents.fp", shards)
+        encoder = _DocumentEncoder(tokenizer, use_own_normaliser)
+        shards = _write_shards(folder, name, encoder.encode(documents), shard_tokens)
+        splits[name] = encoder.finish(folder / f"{name}_documents.fp", shards)
     check_fingerprints(folder)
-    manifest = Manifest(tokenizer.digest, tokenizer.vocab, tokenizer.bos, **sides)
+    manifest = Manifest(tokenizer.digest, tokenizer.vocab, tokenizer.bos, **splits)
     write_json(folder / "manifest.json", manifest.to_json())
     return manifest
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier `prepare_data` left, its manifest first: one shard too many would be trained on."""
+    """Remove the files of an earlier `prepare_data`, the manifest first, so that no old shard is trained on."""
     for pattern in ("manifest.json", *(f"{name}_*.bin" for name in SPLITS)):
         for path in folder.glob(pattern):
             path.unlink()
@@ -65,7 +67,7 @@ def _clear(folder: Path) -> None:
 
 @dataclass
 class _DocumentEncoder:
-    """Encodes documents, and counts as they pass."""
+    """Encodes the documents of a split, and counts documents, tokens and bytes."""
 
     tokenizer: Tokenizer
     normalise: bool
@@ -94,9 +96,9 @@ class _DocumentEncoder:
         assert self.normalise or self.encoded == self.raw
         if not shards:
             raise BitgolfError("there are no documents", where=path.stem.replace("_", " "))
-        seen = np.concatenate(self.fingerprints)
-        write_fingerprints(path, seen)
-        return SplitManifest(len(seen), self.tokens, self.raw, self.encoded, self.lost, shards, file_digest(path))
+        found = np.concatenate(self.fingerprints)
+        write_fingerprints(path, found)
+        return SplitManifest(len(found), self.tokens, self.raw, self.encoded, self.lost, shards, file_digest(path))
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[bytes]]:
@@ -122,14 +124,14 @@ def _write_shards(folder: Path, name: str, arrays: Iterable[Tokens], size: int) 
 
 
 def _rechunk(arrays: Iterable[Tokens], size: int) -> Iterator[Tokens]:
-    """The same tokens, `size` at a time."""
+    """Yield the same tokens in arrays of `size` tokens; the last one may be shorter."""
     held: list[Tokens] = []
-    room = size
+    missing = size
     for array in arrays:
-        while len(array) >= room:
-            yield np.concatenate([*held, array[:room]])
-            array, held, room = array[room:], [], size
+        while len(array) >= missing:
+            yield np.concatenate([*held, array[:missing]])
+            array, held, missing = array[missing:], [], size
         held.append(array)
-        room -= len(array)
-    if room < size:
+        missing -= len(array)
+    if missing < size:
         yield np.concatenate(held)

@@ -1,4 +1,4 @@
-"""Verification of a folder of data: every number of its manifest is counted again from the shards."""
+"""Verification of a data folder: all numbers of its manifest are recomputed from the shards."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from bitgolf.tokens.loading import load_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 
 CHALLENGE_BOS = 1
-_BLOCK_TOKENS = 1 << 22  # counted at a time
+_BLOCK_TOKENS = 1 << 22  # per step of counting
 
 
 def check_fingerprints(folder: Path) -> None:
-    """Raise `BitgolfError` where a document of a prepared folder is in both splits."""
+    """Raise `BitgolfError` if a document of a prepared folder is in both splits."""
     train, val = (read_fingerprints(folder / f"{name}_documents.fp") for name in SPLITS)
     check_overlap(train, val, where=str(folder))
 
 
 def verify_data(folder: Path) -> list[DataFinding]:
-    """What is wrong with a folder of data; every number of its manifest is counted again. Reads all of it.
+    """Check a data folder and return the findings. Reads all shards, and recomputes every number of the manifest.
 
-    Of published shards, which have no manifest, the format, the document starts and the overlap (by tokens) are checked.
+    For published shards, which have no manifest, it checks the format, the document starts and the overlap (by tokens).
     """
     if not (folder / "manifest.json").exists():
-        note = DataFinding("no-manifest", "note", f"{folder}: no manifest, so nothing is known of the raw text")
+        note = DataFinding("no-manifest", "note", f"{folder}: no manifest, so counts of the raw text cannot be checked")
         return [note, *_errors_as_findings("shards", lambda: _verify_published_shards(folder))]
     return list(_errors_as_findings("manifest", lambda: _verify_manifest(folder, load_manifest(folder))))
 
 
 def _errors_as_findings(rule: str, findings: Callable[[], Iterable[DataFinding]]) -> Iterator[DataFinding]:
-    """The findings; an error that ends them early is the last one."""
+    """Yield the findings. A `BitgolfError` ends them, and is yielded as the last finding, of rule `rule`."""
     try:
         yield from findings()
     except BitgolfError as error:
@@ -63,7 +63,7 @@ def _verify_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]:
     )
     if found != stated:
         yield DataFinding(
-            "tokenizer", "error", f"tokenizer.model is not the one of the manifest: {found}, not {stated}"
+            "tokenizer", "error", f"tokenizer.model does not match the manifest: {found} instead of {stated}"
         )
     for name in SPLITS:
         split: SplitManifest = getattr(manifest, name)
@@ -77,13 +77,13 @@ def _verify_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]:
 def _verify_files(folder: Path, name: str, split: SplitManifest) -> Iterator[DataFinding]:
     listed, present = [shard.name for shard in split.shards], [path.name for path in find_shards(folder, name)]
     if listed != present:
-        yield DataFinding("shards", "error", f"the {name} shards are {present}; the manifest lists {listed}")
+        yield DataFinding("shards", "error", f"the {name} shards are {present}, but the manifest lists {listed}")
     for shard in split.shards:
         if shard.name in present and file_digest(folder / shard.name) != shard.digest:
-            yield DataFinding("digest", "error", f"{folder / shard.name} has changed since it was made")
+            yield DataFinding("digest", "error", f"{folder / shard.name} has changed since it was written")
     path = folder / f"{name}_documents.fp"
     if len(read_fingerprints(path)) != split.documents or file_digest(path) != split.fingerprints:
-        yield DataFinding("digest", "error", f"{path} has changed since it was made")
+        yield DataFinding("digest", "error", f"{path} has changed since it was written")
 
 
 def _verify_counts(folder: Path, name: str, split: SplitManifest, tokenizer: Tokenizer) -> Iterator[DataFinding]:
@@ -91,7 +91,7 @@ def _verify_counts(folder: Path, name: str, split: SplitManifest, tokenizer: Tok
     counts = _token_counts(stream)
     if unknown := int(counts[tokenizer.vocab :].sum()):
         yield DataFinding(
-            "vocabulary", "error", f"{unknown:,} {name} tokens are not in the vocabulary of {tokenizer.vocab:,}"
+            "vocabulary", "error", f"{unknown:,} {name} tokens are outside the vocabulary of {tokenizer.vocab:,} tokens"
         )
     if stream.window(0, 1)[0] != tokenizer.bos:
         yield DataFinding("document-starts", "error", f"the first {name} token is not BOS ({tokenizer.bos})")
@@ -103,12 +103,12 @@ def _verify_counts(folder: Path, name: str, split: SplitManifest, tokenizer: Tok
     for key, value in counted.items():
         if value != getattr(split, key):
             yield DataFinding(
-                "counts", "error", f"{name}: {value:,} {key}, where the manifest says {getattr(split, key):,}"
+                "counts", "error", f"{name}: counted {value:,} {key}, but the manifest states {getattr(split, key):,}"
             )
 
 
 def _encoded_bytes(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """The bytes that all tokens tell, a few million tokens at a time, cut where documents start."""
+    """Return the number of bytes of all tokens, in blocks of a few million tokens that end at document starts."""
     starts = stream.document_starts(tokenizer.bos)
     wanted = np.searchsorted(starts, np.arange(_BLOCK_TOKENS, len(stream), _BLOCK_TOKENS))
     cuts = [0, *np.unique(starts[wanted[wanted < len(starts)]]).tolist(), len(stream)]
@@ -117,6 +117,6 @@ def _encoded_bytes(stream: TokenStream, tokenizer: Tokenizer) -> int:
 
 
 def _token_counts(stream: TokenStream) -> npt.NDArray[np.int64]:
-    """How often each id occurs, int64 [65536]."""
+    """Return the number of occurrences of each token id, int64 (65536,)."""
     blocks = (shard[i : i + _BLOCK_TOKENS] for shard in stream.shards for i in range(0, len(shard), _BLOCK_TOKENS))
     return sum((np.bincount(block, minlength=65_536) for block in blocks), np.zeros(65_536, np.int64))

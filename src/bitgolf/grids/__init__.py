@@ -1,1 +1,1 @@
-"""Number formats: the ground floor that fake quantization and the exporter share."""
+"""Quantization grids, clip rules and scale formats, shared by fake quantization and the codecs."""

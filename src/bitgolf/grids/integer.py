@@ -1,4 +1,4 @@
-"""Uniform symmetric integers: one object rounds for the exporter and for fake quantization."""
+"""Uniform integer grids. The same object rounds in the codecs and in fake quantization."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from bitgolf.grids.scales import MIN_STEP, Float16Scale, ScaleFormat
 
 @register
 class IntGrid:
-    """Codes -Q..Q with Q = 2**(bits - 1) - 1, times a step; `full_range` adds -Q - 1 (and loses sign symmetry).
+    """Codes -Q..Q, with Q = 2**(bits - 1) - 1, times a step.
 
-    `min_step` is the smallest step. 1/Q is the floor that the challenge's records had until SDClip: rows whose clip is
-    below 1 then all share the step 1/Q, whatever their clip (spec, 1.1).
-    multiple: only codes that it divides, up to the largest one within Q: with 8 bits and 4 the "step-rounded int6" of
-    Parameter Golf #39, which rounded twice (to the fine grid first), and so now and then to the farther code.
-    scales: how a step is stored.
+    full_range: also use the code -Q - 1, so that the grid is not symmetric.
+    min_step: the smallest step. Before SDClip (Parameter Golf #1394) the challenge's records used 1/Q: all rows with a
+    clip below 1 then have the step 1/Q.
+    multiple: use only the multiples of this number in -Q..Q. With 8 bits and 4 this is the "step-rounded int6" of
+    Parameter Golf #39. That code rounded twice, to the fine grid first, and so sometimes not to the nearest code.
+    scales: the format in which steps are stored.
     """
 
     def __init__(
@@ -32,14 +33,13 @@ class IntGrid:
         scales: Spec[ScaleFormat] = part(Float16Scale),
     ) -> None:
         if not 2 <= bits <= 8:
-            raise RecipeError(f"an integer grid has 2 to 8 bits, not {bits}", where="IntGrid.bits")
+            raise RecipeError(f"bits must be 2 to 8, got {bits}", where="IntGrid.bits")
         if not min_step >= MIN_STEP:
-            raise RecipeError(f"a step below {MIN_STEP} is lost when stored, got {min_step}", where="IntGrid.min_step")
+            raise RecipeError(f"min_step must be at least {MIN_STEP}, got {min_step}", where="IntGrid.min_step")
         self.full_qmax = 2 ** (bits - 1) - 1
         if not 1 <= multiple <= self.full_qmax:
-            raise RecipeError(
-                f"codes reach {self.full_qmax}: none is a multiple of {multiple}", where="IntGrid.multiple"
-            )
+            message = f"multiple must be 1 to {self.full_qmax} (the largest code), got {multiple}"
+            raise RecipeError(message, where="IntGrid.multiple")
         self.multiple = multiple
         self.qmax = self.full_qmax // multiple * multiple
         self.qmin = -((self.full_qmax + int(full_range)) // multiple * multiple)
@@ -47,7 +47,7 @@ class IntGrid:
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """What decides the grid: grids with equal settings are equal."""
+        """The values that define the grid: grids with equal settings are equal."""
         return self.full_qmax, self.qmin, self.multiple, self.min_step, self.scales
 
     def __eq__(self, other: object) -> bool:
@@ -57,25 +57,28 @@ class IntGrid:
         return hash(self.settings)
 
     def steps(self, clip: Tensor) -> Tensor:
-        """float32 steps that map `clip` (any shape, >= 0) to Q: rounded as stored, before any code is rounded.
+        """Return the float32 steps that map `clip` (any shape, >= 0) to Q, rounded to values that can be stored.
 
-        A step beyond what can be stored comes out infinite: the exporter refuses it.
+        A step that is too large to be stored becomes infinite; codecs reject it.
         """
         return self.scales.round((clip.float() / self.full_qmax).clamp_min(self.min_step))
 
     def quantize(self, w: Tensor, step: Tensor) -> Tensor:
-        """int8 codes of `w`; `step` is broadcast against it. Ties go to the even code (or multiple)."""
+        """Return the int8 codes of `w`; `step` is broadcast against it. Ties go to the even code (multiple)."""
         codes = (w.float() / (step * self.multiple)).round() * self.multiple
         return codes.clamp(self.qmin, self.qmax).to(torch.int8)
 
     def contains(self, codes: Tensor) -> bool:
-        """Whether these int8 are all codes of this grid."""
+        """Return whether all of these int8 values are codes of this grid."""
         return not bool(((codes < self.qmin) | (codes > self.qmax) | (codes % self.multiple != 0)).any())
 
     def dequantize(self, codes: Tensor, step: Tensor) -> Tensor:
-        """The float32 weights that `codes` stand for."""
+        """Return the float32 weights of `codes`; `step` is broadcast against them."""
         return codes.float() * step
 
     def fake_quantize(self, w: Tensor, step: Tensor) -> Tensor:
-        """`w` as it will be read back, bit for bit. No gradient: a straight-through estimator is the trainer's."""
+        """Return `w` quantized and dequantized, float32, bit-identical to the decoded weights.
+
+        The gradient is zero; callers add a straight-through estimator.
+        """
         return self.dequantize(self.quantize(w, step), step)

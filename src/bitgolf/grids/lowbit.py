@@ -1,6 +1,6 @@
-"""Ternary, binary and 8-bit float weights: formats that a model keeps while it is scored, and codecs store.
+"""Ternary, binary and 8-bit float weights, for quantization-aware training and for storage.
 
-Ternary and binary weights come in groups along the flattened matrix, each with one scale, the mean magnitude of its
+Ternary and binary weights are grouped along the flattened matrix. Each group has one scale, the mean magnitude of its
 weights (BitNet b1.58, arXiv 2402.17764; Parameter Golf #640, #641). The last group may be shorter.
 """
 
@@ -17,50 +17,55 @@ from bitgolf.errors import RecipeError
 
 MIN_SCALE = 1e-8
 FLOAT8_MAX = 448.0
-"""The largest magnitude of e4m3 (arXiv 2209.05433), which has no infinity."""
+"""The largest finite value of e4m3 (arXiv 2209.05433), a format without infinity."""
 
 
 @dataclass(frozen=True)
 class GroupGrid(ABC):
-    """Codes times the scale of their group, for tensors of any shape. Below, n = elements, G = ceil(n / group)."""
+    """A grid with one scale per group of `group_size` weights, for tensors of any shape.
+
+    In the methods n is the number of weights, and G = ceil(n / group_size) the number of groups.
+    """
 
     group_size: int
 
     def __post_init__(self) -> None:
         if self.group_size < 1:
-            raise RecipeError(f"a group has at least one weight, not {self.group_size}", where="group_size")
+            raise RecipeError(f"group_size must be at least 1, got {self.group_size}", where="group_size")
 
     @abstractmethod
     def quantize(self, w: Tensor, scale: Tensor) -> Tensor:
-        """int8 codes of `w`; `scale` is broadcast against it."""
+        """Return the int8 codes of `w`; `scale` is broadcast against it."""
 
     def group_count(self, n: int) -> int:
+        """Return the number of groups G of n weights."""
         return -(-n // self.group_size)
 
     def scales(self, w: Tensor) -> Tensor:
-        """float32 (G,): the mean magnitude of each group, at least `MIN_SCALE`."""
+        """Return the mean magnitude of each group, float32 (G,), at least `MIN_SCALE`."""
         return (self._sums(w.float().abs()) / self._sizes(w)).clamp_min(MIN_SCALE)
 
     def stored_scales(self, codes: Tensor, scales: Tensor) -> Tensor:
-        """The scales with which `codes` have the mean magnitudes `scales`, so that reading weights back finds those.
+        """Return the scales to store, float32 (G,), so that the decoded weights have the mean magnitudes `scales`.
 
-        Zeros among the codes shrink the mean magnitude; without this, each reading would shrink the weights again.
+        Codes of zero reduce the mean magnitude. Without this correction, quantizing decoded weights again would scale
+        them down each time.
         """
-        used = self._sums(codes.float().abs())
-        return scales * self._sizes(codes) / used.clamp_min(1)
+        nonzero = self._sums(codes.float().abs())
+        return scales * self._sizes(codes) / nonzero.clamp_min(1)
 
     def dequantize(self, codes: Tensor, scales: Tensor) -> Tensor:
-        """The float32 weights that `codes` (any shape) stand for."""
+        """Return the float32 weights of `codes` (any shape)."""
         return codes.float() * self._broadcast_scales(scales, codes)
 
     def fake_quantize(self, w: Tensor) -> Tensor:
-        """`w` as its codes and unrounded scales stand for it, float32, without gradient."""
+        """Return `w` quantized and dequantized with unrounded scales: float32, without gradient."""
         w = w.detach().float()
         scales = self.scales(w)
         return self.dequantize(self.quantize(w, self._broadcast_scales(scales, w)), scales)
 
     def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """(int8 codes in the shape of `w`, float32 scales (G,) as `stored_scales` has them)."""
+        """Return the int8 codes, in the shape of `w`, and the `stored_scales`, float32 (G,)."""
         scales = self.scales(w)
         codes = self.quantize(w, self._broadcast_scales(scales, w))
         return codes, self.stored_scales(codes, scales)
@@ -77,14 +82,14 @@ class GroupGrid(ABC):
 
 
 class TernaryGrid(GroupGrid):
-    """-1, 0 or 1 times the scale: w / scale rounded (ties go to zero) and clipped. At most 1.6 bits a weight."""
+    """Codes -1, 0 and 1: w / scale, rounded (ties to zero) and clipped. At most 1.6 bits per weight."""
 
     def quantize(self, w: Tensor, scale: Tensor) -> Tensor:
         return (w.float() / scale).round().clamp(-1, 1).to(torch.int8)
 
 
 class BinaryGrid(GroupGrid):
-    """-1 or 1 times the scale: the sign; zero counts as positive."""
+    """Codes -1 and 1: the sign of the weight, with 1 for zero."""
 
     def quantize(self, w: Tensor, scale: Tensor) -> Tensor:
         return torch.where(w >= 0, 1, -1).to(torch.int8)
@@ -92,11 +97,12 @@ class BinaryGrid(GroupGrid):
 
 @dataclass(frozen=True)
 class Float8Grid:
-    """8-bit floats, e4m3, without a scale: 3 bits of mantissa, steps of 2**-9 below 2**-6, nothing beyond 448."""
+    """8-bit floats (e4m3) without a scale: 3 mantissa bits, spacing 2**-9 below 2**-6, largest magnitude 448."""
 
     def quantize(self, w: Tensor) -> Tensor:
+        """Return `w` as float8_e4m3fn; larger magnitudes than 448 are clipped."""
         return w.float().clamp(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn)
 
     def fake_quantize(self, w: Tensor) -> Tensor:
-        """`w` as it will be read back, float32, without gradient."""
+        """Return `w` rounded to the grid: float32, without gradient."""
         return self.quantize(w.detach()).float()

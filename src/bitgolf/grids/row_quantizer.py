@@ -1,4 +1,4 @@
-"""Rounding with one step for each row, as a codec stores it and as fake quantization repeats it in training."""
+"""Interface of quantizers with one step per row, shared by codecs and fake quantization."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from bitgolf.grids.integer import IntGrid
 
 
 class RowQuantizer(ABC):
-    """An integer grid, the clip rule that gives each row its step, and the share of all weights that becomes zero."""
+    """An integer grid with one step per row.
+
+    clip: the rule for the largest magnitude of a row, which determines its step. prune: fraction of all weights that is
+    set to zero.
+    """
 
     grid: IntGrid
     clip: Clip
     prune: float
 
     def row_steps(self, w: Tensor, inputs: Tensor | None = None) -> Tensor:
-        """float32 (R,): the step of each row of `w`, float32 (R, C). `inputs`: see `Clip.threshold`."""
+        """Return the step of each row of `w` (R, C): float32 (R,).
+
+        inputs: the Hessian diagonal, float32 (C,); see `Clip.threshold`.
+        """
         return self.grid.steps(self.clip.threshold(w, self.grid, inputs))
 
     @abstractmethod
     def fake_quantize(self, w: Tensor) -> Tensor:
-        """`w` as it is read back where it was stored without statistics, bit for bit. No gradient."""
+        """Return `w` as stored and read without calibration statistics, bit for bit. The gradient is zero."""

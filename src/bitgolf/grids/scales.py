@@ -1,4 +1,4 @@
-"""How the step of a row is stored. Steps are rounded to what is stored before any code is reckoned with them."""
+"""Storage formats for the step of a row. Steps are rounded to the format before codes are computed with them."""
 
 from __future__ import annotations
 
@@ -16,37 +16,43 @@ from bitgolf.errors import CorruptFileError
 from bitgolf.grids import log_steps
 
 MIN_STEP = 2.0**-18
-"""The smallest step. In float16 steps round by less than 1 % from here on, half of it would be lost at 2**-24 and all
-below. What a smaller step would have kept is an error of at most 2e-6 in a weight."""
+"""The smallest step. From here on float16 rounds a step by less than 1 %; near 2**-24, the smallest float16, the error
+reaches half of the step. A smaller step would reduce the error of a weight by at most 2e-6."""
 
 
 class ScaleFormat(ABC):
-    """The steps there are, from `MIN_STEP` to `max_step`; in storage each is one number of `dtype`. Equal settings are equal."""
+    """A format for steps from `MIN_STEP` to `max_step`, each stored as one number of type `dtype`.
+
+    Formats with equal settings are equal.
+    """
 
     dtype: ClassVar[np.dtype[Any]]
 
     @property
     @abstractmethod
     def max_step(self) -> float:
-        """The largest step."""
+        """The largest step that can be stored."""
 
     @abstractmethod
     def round(self, step: Tensor) -> Tensor:
-        """float32 steps of any shape, at least `MIN_STEP`, as they will be read back; infinite where beyond `max_step`."""
+        """Return the float32 values that `read` will return for these steps, which are at least `MIN_STEP`.
+
+        Steps of any shape; those beyond `max_step` become infinite.
+        """
 
     @abstractmethod
     def store(self, step: Tensor) -> NDArray[Any]:
-        """Rounded finite steps as they are stored."""
+        """Return the stored form of steps that `round` returned, all finite."""
 
     @abstractmethod
     def read(self, stored: NDArray[Any]) -> Tensor:
-        """The inverse, float32. Raises `CorruptFileError` for what is no step."""
+        """Return the float32 steps. Raises `CorruptFileError` for numbers that are not steps."""
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class Float16Scale(ScaleFormat):
-    """float16, to the nearest: 16 bits a row."""
+    """float16, rounded to nearest: 16 bits per row."""
 
     dtype = np.dtype(np.float16)
 
@@ -55,8 +61,8 @@ class Float16Scale(ScaleFormat):
         return 65504.0
 
     def round(self, step: Tensor) -> Tensor:
-        # Not `step.half().float()`: a compiler that fuses the two leaves the rounding out (inductor does), and training
-        # would feel other steps than are stored.
+        # Not `step.half().float()`: inductor fuses the two casts and omits the rounding, so that training would use
+        # other steps than those stored.
         power = (step.view(torch.int32) & 0x7F800000).view(torch.float32)  # 2**floor(log2(step))
         unit = (power * 2.0**-10).clamp_min(2.0**-24)
         return torch.where(step < 65520.0, (step / unit).round() * unit, torch.inf)
@@ -65,25 +71,25 @@ class Float16Scale(ScaleFormat):
         return step.half().cpu().numpy()
 
     def read(self, stored: NDArray[Any]) -> Tensor:
-        if not (np.isfinite(stored) & (stored > 0)).all():
-            raise CorruptFileError("a scale is not a positive finite number")
+        if (invalid := stored[~(np.isfinite(stored) & (stored > 0))]).size:
+            raise CorruptFileError(f"a stored scale must be positive and finite, got {invalid.flat[0]}")
         return torch.from_numpy(stored).float()
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class LogScale(ScaleFormat):
-    """Powers of two with fractions in the exponent, from 2**-18 on: 8 bits a row, the same float32 on every machine.
+    """Logarithmic steps from 2**-18 on: 8 bits per row, bit-identical float32 on every machine.
 
-    per_octave: steps from one power of two to the next. With 16 they end at 0.239, with 8 at 15,000, with 4 nothing is
-    beyond. The next step upwards is taken (on average 2.2 % more with 16), so that nothing is clipped that a clip keeps.
+    steps_per_doubling: steps per power of two. The largest step is 0.239 with 16, and 15,000 with 8; with 4 it is
+    beyond any clip. Steps are rounded up (by 2.2 % on average with 16), so that no weight within the clip is clipped.
     """
 
     dtype = np.dtype(np.uint8)
 
     steps_per_doubling: Literal[4, 8, 16] = 16
     steps: tuple[float, ...] = field(init=False, repr=False, compare=False)
-    """All steps there are, then infinity."""
+    """All 256 steps in ascending order, then infinity."""
 
     def __post_init__(self) -> None:
         steps = MIN_STEP * log_steps.decode_log_steps(np.arange(256, dtype=np.uint8), self.steps_per_doubling)

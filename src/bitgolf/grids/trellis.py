@@ -1,14 +1,14 @@
-"""Trellis-coded quantization: a grid twice as fine, of which a finite state machine allows every other point.
+"""Trellis-coded quantization (TCQ): a grid of half steps, of which a finite-state machine allows every other point.
 
-Points stand half a step apart. The state's lowest bit z0 says which half of them may follow, those at whole steps or those
-between; the parity of the index z1 moves the state on. So a sequence costs the bits of the coarse grid, and the best path
-through the machine comes nearer than the coarse grid could: by 1.09 dB with 8 states at high rate, by 1.33 with 256, where
-a lattice in as many dimensions as one likes has 1.53.
+The lowest bit z0 of the state selects the allowed points: those at whole steps or those halfway between. The parity z1
+of the index selects the next state. A sequence costs as many bits as on the grid of whole steps, but the best path
+through the trellis has a smaller error. At high rate the gain is 1.09 dB with 8 states and 1.33 dB with 256. The limit
+for lattices of any dimension is 1.53 dB.
 
     value = step * (index + z0 / 2)        next = (state >> 1) ^ z0 * (h0 >> 1) ^ z1 * (h1 >> 1)
 
 Sources: Marcellin and Fischer 1990 (IEEE Trans. Comm. 38, TCQ), Fischer and Wang 1992 (entropy-coded TCQ, supersets);
-the codes are Ungerboeck's for amplitude modulation (1982, IEEE Trans. IT 28, Table I) as parity checks in systematic form.
+the codes are Ungerboeck's for amplitude modulation (1982, IEEE Trans. IT 28, Table I), as systematic parity checks.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ PARITY_CHECKS = {
     128: (0o235, 0o126),
     256: (0o515, 0o362),
 }
-"""states -> parity checks (h0, h1). One state is no trellis at all: the coarse grid."""
+"""Number of states -> parity checks (h0, h1). With one state there is no trellis: only whole steps are allowed."""
 
 MIN_INDEX, MAX_INDEX = -127, 127
-"""Indices are held in a byte."""
+"""Bounds of an index, which is stored as int8."""
 
 
 class TrellisGrid:
-    """The state machine, which begins in state 0. `next_state` (states, 2): the next state by state and parity of the index.
+    """The finite-state machine of a trellis. It starts in state 0.
 
-    `previous_state` (2, states): its inverse by parity and state. A state's highest bit is the z0 of both states before it, as
-    h0 has the highest bit of all and h1 has not.
+    next_state: uint8 (states, 2), the next state for a state and the parity of the index. previous_state: uint32
+    (2, states), its inverse for a parity and the next state. The highest bit of a state is the z0 of both its
+    predecessors, because h0 has the highest bit and h1 does not. Raises `RecipeError` for an unknown number of states.
     """
 
     def __init__(self, states: int) -> None:
         if states not in PARITY_CHECKS:
-            raise RecipeError(
-                f"there is no trellis of {states} states", where="states", hint=f"one of {list(PARITY_CHECKS)}"
-            )
+            known = ", ".join(map(str, PARITY_CHECKS))
+            raise RecipeError(f"a trellis cannot have {states} states", where="states", hint=f"use one of {known}")
         self.states = states
         h0, h1 = PARITY_CHECKS[states]
         state = np.arange(states)
@@ -54,7 +54,7 @@ class TrellisGrid:
         self.previous_state: NDArray[np.uint32] = np.argsort(self.next_state.T, 1).astype(np.uint32)
 
     def half_offsets(self, indices: NDArray[np.int8]) -> NDArray[np.uint8]:
-        """z0 of every index (rows, columns): each column is a sequence of its own, from the first row on."""
+        """Return z0 of every index, uint8 (rows, columns). Each column is a sequence that starts in the first row."""
         found = np.zeros(indices.shape, np.uint8)
         if self.states == 1:
             return found

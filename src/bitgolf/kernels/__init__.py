@@ -1,1 +1,4 @@
-"""Fused kernels, as torch operators on plain tensors. Each has a plain twin; `train.fast` chooses between them."""
+"""Fused kernels as torch operators on plain tensors.
+
+Each has a reference implementation in `bitgolf.model`; `bitgolf.train.kernels` selects which of the two runs.
+"""

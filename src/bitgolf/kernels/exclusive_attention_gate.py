@@ -1,7 +1,8 @@
-"""Exclusive self-attention (arXiv 2603.09078) and a sigmoid gate of each head, in one kernel.
+"""Exclusive self-attention (arXiv 2603.09078) and a sigmoid gate per head, fused into one kernel.
 
-Both read attention's output y once and write it once, instead of three times each: the kernel holds a token's value head
-and the query heads that read it. Computed in float32. Plain twin: `ExclusiveSelfAttention`, then a `AttentionGate`.
+Each program holds one value head of a token and all query heads that share it. The attention output y is therefore read
+once and written once, instead of three times each. Computed in float32.
+Reference: `ExclusiveSelfAttention` followed by an `AttentionGate`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import torch
 from torch import Tensor
 
 TOKENS_PER_PROGRAM = 32
-"""Tokens that a program holds."""
+"""Number of tokens that one program processes."""
 
 
 def exclusive_attention_gate(y: Tensor, v: Tensor, z: Tensor, scale: float, gain: float, eps: float) -> Tensor:
-    """(y_h - (y_h . u) u) gain sigma(scale z_h) with u = v / max(|v|, eps): y (..., H, d), v (..., G, d), z (..., H).
+    """Remove the component of each head's output along the token's own value, then gate the head.
 
-    Query head h reads value head h // (H / G). Returns (..., H, d) in y's type.
+    Computes (y_h - (y_h . u) u) gain sigma(scale z_h) with u = v / max(|v|, eps). Query head h uses value head h // (H
+    / G).
+    y: attention output (..., H, d).  v: values (..., G, d).  z: gate logits (..., H).
+    Returns (..., H, d) in the dtype of y.
     """
     leading = y.shape[:-2]
     folded = (x.reshape(-1, *x.shape[len(leading) :]) for x in (y, v, z))
@@ -35,17 +39,17 @@ def _launch(
     )  # fmt: skip
 
 
-def _rows(v: Tensor) -> Tensor:
-    """v (N, G, d) whose rows are whole: those of a product of q, k and v stay where they are."""
+def _with_contiguous_rows(v: Tensor) -> Tensor:
+    """v (N, G, d), copied unless the G d numbers of each token are contiguous, as in a slice of a fused QKV product."""
     return v if v.stride(2) == 1 and v.stride(1) == v.shape[2] else v.contiguous()
 
 
 @torch.library.custom_op("bitgolf::exclusive_gate", mutates_args=())
 def _forward(y: Tensor, v: Tensor, z: Tensor, scale: float, gain: float, eps: float) -> Tensor:
-    """y (N, H, d), v (N, G, d), z (N, H) -> (N, H, d)."""
+    """Forward pass: y (N, H, d), v (N, G, d), z (N, H) -> (N, H, d)."""
     from bitgolf.kernels.triton_kernels import exclusive_attention_gate_forward
 
-    y, v, z, out = y.contiguous(), _rows(v), z.contiguous(), y.new_empty(y.shape)
+    y, v, z, out = y.contiguous(), _with_contiguous_rows(v), z.contiguous(), y.new_empty(y.shape)
     _launch(exclusive_attention_gate_forward, (y, v, z, out), v, y.shape[1], scale, gain, eps)
     return out
 
@@ -59,10 +63,10 @@ def _(y: Tensor, v: Tensor, z: Tensor, scale: float, gain: float, eps: float) ->
 def _backward(
     g: Tensor, y: Tensor, v: Tensor, z: Tensor, scale: float, gain: float, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of y, v and z from that of the output."""
+    """Backward pass: the gradients of y, v and z from the gradient g (N, H, d) of the output."""
     from bitgolf.kernels.triton_kernels import exclusive_attention_gate_backward
 
-    g, y, v, z = g.contiguous(), y.contiguous(), _rows(v), z.contiguous()
+    g, y, v, z = g.contiguous(), y.contiguous(), _with_contiguous_rows(v), z.contiguous()
     gradients = (y.new_empty(y.shape), v.new_empty(v.shape), z.new_empty(z.shape))
     _launch(exclusive_attention_gate_backward, (g, y, v, z, *gradients), v, y.shape[1], scale, gain, eps)
     return gradients

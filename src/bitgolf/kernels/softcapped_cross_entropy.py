@@ -1,7 +1,8 @@
-"""Cross-entropy over softcapped logits, fused (Parameter Golf #1787).
+"""Fused cross-entropy of softcapped logits (Parameter Golf #1787).
 
-c tanh(z/c) = 2c (sigma(2z/c) - 1/2), computed in float32 without ever writing capped logits or probabilities. Capped
-logits are within +-c, so the sum of their exponentials needs no running maximum. Plain twin: `Softcap` and `CrossEntropy`.
+The cap c tanh(z/c) = 2c (sigma(2z/c) - 1/2) is computed in float32; neither capped logits nor probabilities are written
+to memory. Capped logits lie within +-c, so the sum of their exponentials needs no running maximum.
+Reference: `Softcap` followed by `CrossEntropy`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import torch
 from torch import Tensor
 
 COLUMNS_PER_BLOCK = 2048
-"""Columns that a program holds at a time."""
+"""Number of vocabulary columns that one program processes at a time."""
 MAX_CAP = 64.0
-"""Up to it, e^-c and the sum of a hundred million e^c are float32 numbers of full precision."""
+"""Largest supported cap c: up to it, e^-c and a sum of 1e8 terms e^c are normal float32 numbers."""
 
 
 def softcapped_cross_entropy(z: Tensor, targets: Tensor, cap: float) -> Tensor:
-    """-log softmax(cap tanh(z / cap))[target] of each row: z (N, V) before the cap, targets (N) -> (N) in float32.
+    """-log softmax(cap tanh(z / cap))[target] for each row, in nats.
 
-    cap: at most `MAX_CAP`.
+    z: logits before the cap (N, V).  targets: token ids (N,).  cap: at most `MAX_CAP`. Returns (N,) in float32.
     """
     return _forward(z, targets, cap)[0]
 
@@ -41,7 +42,7 @@ def _options(z: Tensor, cap: float) -> dict[str, Any]:
 
 @torch.library.custom_op("bitgolf::softcapped_ce", mutates_args=())
 def _forward(z: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
-    """Loss of each row in nats, and log-sum-exp of its capped logits in bits."""
+    """Returns the loss of each row (N,) in nats and the log-sum-exp of its capped logits (N,) in bits."""
     from bitgolf.kernels.triton_kernels import softcapped_cross_entropy_forward
 
     loss = torch.empty(len(z), dtype=torch.float32, device=z.device)
@@ -60,7 +61,7 @@ def _(z: Tensor, targets: Tensor, cap: float) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("bitgolf::softcapped_ce_backward", mutates_args=())
 def _backward(g: Tensor, z: Tensor, targets: Tensor, lse: Tensor, cap: float) -> Tensor:
-    """The gradient of z (N, V), in its type, from that of the losses (N)."""
+    """Returns the gradient of z (N, V) in the dtype of z, given the gradient g (N,) of the losses."""
     from bitgolf.kernels.triton_kernels import softcapped_cross_entropy_backward
 
     z, dz = z.contiguous(), torch.empty(z.shape, dtype=z.dtype, device=z.device)

@@ -1,8 +1,10 @@
-"""x W_up^T, leaky(.)^2, W_down^T with the activation fused into the matrix products (Parameter Golf #1530).
+"""MLP with a squared leaky ReLU, the activation fused into the matrix products (Parameter Golf #1530).
 
-The first product keeps its result u (the pre-activation) and writes leaky(u)^2 in one pass; backward runs the same kernel
-on dY W_down and multiplies by the derivative at u (2u above zero, 2 slope^2 u below). Any slope. Two kernels: portable
-tiles, and one for Hopper's tensor memory accelerator (TMA). Plain twin: `MLP` with `SquaredLeakyReLU`.
+Computes leaky(x W_up^T)^2 W_down^T for any slope. The forward kernel stores the pre-activation u and leaky(u)^2 in one
+pass. The backward pass runs the same kernel on dY W_down and multiplies by the derivative at u, which is 2u above zero
+and 2 slope^2 u below. There are two kernels: a portable one, and one that uses Hopper's tensor memory accelerator
+(TMA).
+Reference: `MLP` with `SquaredLeakyReLU`.
 """
 
 from __future__ import annotations
@@ -18,15 +20,18 @@ LAUNCH_OPTIONS = {"num_warps": 8, "num_stages": 3}
 
 
 def squared_leaky_relu_mlp(x: Tensor, up: Tensor, down: Tensor, slope: float, *, tma: bool = False) -> Tensor:
-    """leaky(x up^T)^2 down^T: x (..., D), up (F, D), down (D', F) of one type -> (..., D'), in that type.
+    """leaky(x up^T)^2 down^T: x (..., D), up (F, D), down (D', F) -> (..., D'). All tensors have the same dtype.
 
-    tma: by the kernel for Hopper, for rows that are multiples of 16 bytes.
+    tma: use the Hopper kernel, which requires rows whose size is a multiple of 16 bytes.
     """
     return _forward(x.flatten(0, -2), up, down, slope, tma)[0].unflatten(0, x.shape[:-1])
 
 
 def _launch(a: Tensor, b: Tensor, u: Tensor, slope: float, *, backward: bool) -> Tensor:
-    """The kernel on a (m, k) and b (k, n): writes u (forward) or reads it (backward); returns the other result (m, n)."""
+    """Run the portable kernel on a (m, k) and b (k, n); see `matmul_squared_leaky_relu`.
+
+    u (m, n) is written in the forward pass and read in the backward pass. Returns the other result (m, n).
+    """
     from bitgolf.kernels.triton_kernels import matmul_squared_leaky_relu
 
     (m, k), n = a.shape, b.shape[1]
@@ -40,7 +45,7 @@ def _launch(a: Tensor, b: Tensor, u: Tensor, slope: float, *, backward: bool) ->
 
 
 def _launch_tma(a: Tensor, b: Tensor, u: Tensor, slope: float, *, backward: bool) -> Tensor:
-    """The same by descriptors, with as many programs as there are multiprocessors. Rows of all matrices lie together."""
+    """The same as `_launch` with the TMA kernel: contiguous matrices by descriptors, at most one program per SM."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     from bitgolf.kernels.triton_kernels import matmul_squared_leaky_relu_tma
@@ -64,7 +69,7 @@ def _multiprocessors(device: torch.device) -> int:
 
 @torch.library.custom_op("bitgolf::leaky_mlp", mutates_args=())
 def _forward(x: Tensor, up: Tensor, down: Tensor, slope: float, tma: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (N, D'), pre-activation u and activation h (N, F)."""
+    """Returns the output (N, D'), the pre-activation u (N, F) and the activation h (N, F)."""
     u = torch.empty(len(x), len(up), dtype=x.dtype, device=x.device)
     h = (_launch_tma if tma else _launch)(x, up.T, u, slope, backward=False)
     return h @ down.T, u, h
@@ -78,7 +83,7 @@ def _(x: Tensor, up: Tensor, down: Tensor, slope: float, tma: bool) -> tuple[Ten
 
 @torch.library.custom_op("bitgolf::leaky_mlp_backward", mutates_args=())
 def _backward(g: Tensor, down: Tensor, u: Tensor, slope: float, tma: bool) -> Tensor:
-    """The gradient of u (N, F) from that of the output, g (N, D')."""
+    """Returns the gradient of u (N, F), given the gradient g (N, D') of the output."""
     return (_launch_tma if tma else _launch)(g, down, u, slope, backward=True)
 
 

@@ -1,6 +1,7 @@
-"""The Triton kernels. Only the operators in this room import this file, and only when they run: Triton may be missing.
+"""Triton kernels. The operators of this package import this module when they run, since Triton may not be installed.
 
-Sizes that a tile does not divide are masked; where it divides them (EVEN), masks are compiled away.
+Sizes that are not multiples of the tile are masked. EVEN states that they are multiples: the masks are then compiled
+away.
 """
 
 # pyright: reportMissingImports=false, reportArgumentType=false, reportOperatorIssue=false, reportCallIssue=false
@@ -16,8 +17,11 @@ import triton.language as tl
 
 @triton.jit
 def sigmoid_base2(x):
-    """1 / (1 + 2^-x), the quotient as the square of a reciprocal root: one instruction and a product, where a division of
-    the same accuracy (2 units in the last place) is seven. 0 where 2^-x is infinite."""
+    """1 / (1 + 2^-x); 0 if 2^-x is infinite.
+
+    Computed as the square of a reciprocal square root: one instruction and a product, where a division of the same
+    accuracy (2 units in the last place) takes seven instructions.
+    """
     root = tl.rsqrt(1 + tl.exp2(-x))
     return root * root
 
@@ -26,10 +30,10 @@ def sigmoid_base2(x):
 def softcapped_cross_entropy_forward(
     z_ptr, target_ptr, loss_ptr, lse_ptr, columns, stride, rate, bits, BLOCK: tl.constexpr, EVEN: tl.constexpr
 ):  # fmt: skip
-    """One row a program: log2 of the sum of 2^y, y = bits (sigma2(rate z) - 1/2).
+    """One program per row: lse = log2 of the sum of 2^y with y = bits (sigmoid_base2(rate z) - 1/2), and the loss.
 
-    rate = 2 log2(e) / c and bits = 2 c log2(e), so that y = c tanh(z / c) in bits, within +-bits / 2: no maximum is
-    needed for the sum to stay within float32. Loss: (lse - y_target) ln 2.
+    With rate = 2 log2(e) / c and bits = 2 c log2(e), y is c tanh(z / c) in bits. It lies within +-bits / 2, so the sum
+    stays within float32 without subtracting a maximum. The loss is (lse - y_target) ln 2 nats.
     """
     row = tl.program_id(0).to(tl.int64)
     z_row = z_ptr + row * stride
@@ -52,7 +56,7 @@ def softcapped_cross_entropy_forward(
 def softcapped_cross_entropy_backward(
     g_ptr, z_ptr, target_ptr, lse_ptr, dz_ptr, columns, stride, rate, bits, BLOCK: tl.constexpr, EVEN: tl.constexpr
 ):  # fmt: skip
-    """One row a program: dz = g (softmax - onehot) 4 sigma (1 - sigma)."""
+    """One program per row: dz = g (softmax - onehot) 4 sigma (1 - sigma)."""
     row = tl.program_id(0).to(tl.int64)
     g = 4 * tl.load(g_ptr + row)
     shift = tl.load(lse_ptr + row) + 0.5 * bits
@@ -77,7 +81,7 @@ def softcapped_cross_entropy_backward(
 
 @triton.jit
 def load_tile(pointers, inside, EVEN: tl.constexpr):
-    """A tile, zeros where not `inside`. EVEN: all of it is inside, and there is no mask."""
+    """Load a tile, with zeros outside the mask `inside`. EVEN: the whole tile is inside, and no mask is applied."""
     if EVEN:
         tile = tl.load(pointers)
     else:
@@ -87,7 +91,7 @@ def load_tile(pointers, inside, EVEN: tl.constexpr):
 
 @triton.jit
 def store_tile(pointers, tile, inside, EVEN: tl.constexpr):
-    """Store a tile where it is `inside`, rounded to the type that is pointed to."""
+    """Store the part of a tile within the mask `inside`, rounded to the dtype of the destination."""
     if EVEN:
         tl.store(pointers, tile.to(pointers.dtype.element_ty))
     else:
@@ -110,10 +114,10 @@ def matmul_squared_leaky_relu(
     a_ptr, b_ptr, u_ptr, out_ptr, m, n, k, am, ak, bk, bn, slope, BACKWARD: tl.constexpr, EVEN: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """One tile (M, N) of p = a b a program, accumulated in float32; a (m, k) and b (k, n) by their strides.
+    """One program per tile (M, N) of p = a b, accumulated in float32. a (m, k) and b (k, n) are given with strides.
 
-    Forward: u = p is kept and out = leaky(u)^2. Backward: out = p * d leaky(u)^2 / du, with the u that was kept.
-    Programs that follow each other share their rows of a, the larger matrix, which are then read from memory once.
+    Forward: stores u = p and out = leaky(u)^2. Backward: reads u and stores out = p * d leaky(u)^2 / du.
+    Consecutive programs share their rows of a, the larger matrix, so that these are read from memory once.
     """
     across = tl.cdiv(n, N)
     rows = (tl.program_id(0) // across) * M + tl.arange(0, M)
@@ -144,10 +148,11 @@ def matmul_squared_leaky_relu_tma(
     a, b, u, out, m, n, k, slope, BACKWARD: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):  # fmt: skip
-    """The same by Hopper's tensor memory accelerator: arguments are descriptors, b (n, k) forward and (k, n) backward.
+    """`matmul_squared_leaky_relu` with tensor descriptors (Hopper TMA). b is (n, k) forward and (k, n) backward.
 
-    Persistent: each program takes every PROGRAMS-th tile, so that the stores of one overlap the products of the next.
-    Tiles are stored in two halves of N, in half the shared memory. Descriptors pad with zeros and write nothing beyond.
+    A persistent kernel: each program computes every PROGRAMS-th tile, so that the stores of one tile overlap the
+    products of the next. A tile is stored in two halves of N, which halves the shared memory for stores. Descriptors
+    read zeros outside a matrix and write nothing there.
     """
     across = tl.cdiv(n, N)
     for tile in tl.range(tl.program_id(0), tl.cdiv(m, M) * across, PROGRAMS, flatten=True):
@@ -180,10 +185,10 @@ def exclusive_attention_gate_forward(
     y_ptr, v_ptr, z_ptr, out_ptr, tokens, v_stride, scale, gain, eps,
     G: tl.constexpr, R: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """B tokens and one of G value heads a program, read by R query heads: out_h = (y_h - (y_h . u) u) gate(z_h).
+    """One program per B tokens and value head: out_h = (y_h - (y_h . u) u) gate(z_h) for its R query heads.
 
-    u = v / max(|v|, eps), gate(z) = gain sigma(scale z). y and out (tokens, G R, D), v rows of G D, `v_stride` apart,
-    z (tokens, G R). Heads of D numbers are held in WIDE, a power of two.
+    u = v / max(|v|, eps), gate(z) = gain sigma(scale z). y and out are (tokens, G R, D), z is (tokens, G R), and v is
+    (tokens, G, D) with a stride of `v_stride` between tokens. WIDE is D rounded up to a power of two.
     """
     t = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)
     g = tl.program_id(1)
@@ -195,8 +200,8 @@ def exclusive_attention_gate_forward(
         head = t * (G * R) + g * R + r
         y = tl.load(y_ptr + head[:, None] * D + d, mask=inside, other=0.0).to(tl.float32)
         z = tl.load(z_ptr + head, mask=t < tokens, other=0.0).to(tl.float32)
-        own = y - tl.sum(y * u, 1)[:, None] * u
-        out = own * (gain * tl.sigmoid(scale * z))[:, None]
+        orthogonal = y - tl.sum(y * u, 1)[:, None] * u
+        out = orthogonal * (gain * tl.sigmoid(scale * z))[:, None]
         tl.store(out_ptr + head[:, None] * D + d, out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -205,7 +210,10 @@ def exclusive_attention_gate_backward(
     g_ptr, y_ptr, v_ptr, z_ptr, dy_ptr, dv_ptr, dz_ptr, tokens, v_stride, scale, gain, eps,
     G: tl.constexpr, R: tl.constexpr, D: tl.constexpr, WIDE: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of y, v and z, as the forward's programs divide them; dv (tokens, G, D) is whole in each program."""
+    """Gradients of y, v and z on the forward's grid. A program sums dv over its R query heads, without atomics.
+
+    The gradients have the shapes of the inputs; dv is contiguous.
+    """
     t = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)
     g = tl.program_id(1)
     d = tl.arange(0, WIDE)[None, :]
@@ -222,13 +230,14 @@ def exclusive_attention_gate_backward(
         dout = tl.load(g_ptr + at, mask=inside, other=0.0).to(tl.float32)
         z = tl.load(z_ptr + head, mask=t < tokens, other=0.0).to(tl.float32)
         s = tl.sigmoid(scale * z)
-        along = tl.sum(y * u, 1)[:, None]
-        dz = gain * scale * s * (1 - s) * tl.sum(dout * (y - along * u), 1)
+        projection = tl.sum(y * u, 1)[:, None]
+        dz = gain * scale * s * (1 - s) * tl.sum(dout * (y - projection * u), 1)
         tl.store(dz_ptr + head, dz.to(dz_ptr.dtype.element_ty), mask=t < tokens)
-        down = dout * (gain * s)[:, None]
-        dalong = tl.sum(down * u, 1)[:, None]
-        tl.store(dy_ptr + at, (down - dalong * u).to(dy_ptr.dtype.element_ty), mask=inside)
-        du -= dalong * y + along * down
-    radial = tl.where(length > eps, tl.sum(du * u, 1), 0.0)  # below eps, u is v / eps: no direction is left out
+        d_orthogonal = dout * (gain * s)[:, None]
+        d_projection = tl.sum(d_orthogonal * u, 1)[:, None]
+        tl.store(dy_ptr + at, (d_orthogonal - d_projection * u).to(dy_ptr.dtype.element_ty), mask=inside)
+        du -= d_projection * y + projection * d_orthogonal
+    # The gradient of v / |v| has no radial component. For |v| <= eps, u = v / eps is linear and keeps it.
+    radial = tl.where(length > eps, tl.sum(du * u, 1), 0.0)
     dv = (du - radial[:, None] * u) * inverse[:, None]
     tl.store(dv_ptr + (t[:, None] * G + g) * D + d, dv.to(dv_ptr.dtype.element_ty), mask=inside)

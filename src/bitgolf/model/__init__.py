@@ -1,1 +1,1 @@
-"""The model: one skeleton, parts in its sockets. Knows no optimizer and no quantizer."""
+"""The model (`LM`) and its parts. This package depends on no optimizer and no codec."""

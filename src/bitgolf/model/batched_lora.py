@@ -1,7 +1,7 @@
-"""Adapters with numbers of their own for each row of a batch: what a model learns of a document while it is scored.
+"""LoRA adapters with separate factors for each row of a batch, for adaptation to documents during scoring.
 
-Low rank: Hu and others, arXiv 2106.09685. A set for each row of a batch: Parameter Golf, 2026-03-17 (record "LoRA TTT").
-A set for each visit of a looped layer, and one beside the MLP: Parameter Golf #1530.
+LoRA: Hu et al., arXiv 2106.09685. Factors for each row of a batch: Parameter Golf, 2026-03-17 (record "LoRA TTT").
+Factors for each visit of a looped layer, and adapters parallel to the MLP: Parameter Golf #1530.
 """
 
 from __future__ import annotations
@@ -22,14 +22,21 @@ from bitgolf.model.lm import LM
 
 
 class AdapterSite(NamedTuple):
-    """Where something may be attached: a chain of `OutputAdapter`, and how wide what it adds to is; 0: as wide as its input."""
+    """A module to which adapters can be attached: its chain of `OutputAdapter`s, and its output width.
+
+    fan_out: 0 means that the output is as wide as the input.
+    """
 
     adapters: nn.ModuleList
     fan_out: int
 
 
 def adapter_sites(model: LM, name: str) -> list[AdapterSite]:
-    """`head`: the logits before the caps; `mlp`: beside the MLPs, D -> D; else the blocks' matrices of that name."""
+    """Sites by name, empty if the model has none.
+
+    `head`: the logits before the logits transforms.  `mlp`: parallel to each MLP, D -> D.  Any other name: the matrices
+    of that name in the blocks.
+    """
     if name == "head":
         return [AdapterSite(model.head.adapters, len(model.embed.weight))]
     if name == "mlp":
@@ -39,52 +46,54 @@ def adapter_sites(model: LM, name: str) -> list[AdapterSite]:
 
 
 class BatchedLoRA:
-    """What is attached to a model: `values` (rows, P), one row of numbers for each row of a batch.
+    """Adapters attached to a model. `values` (rows, P) holds the P numbers of each row of a batch.
 
-    At every site that `targets` names, and for each of its calls in a forward (a looped layer has several):
-    y += scale * (x A^T) B^T with A (rank, in) ~ U(-1/sqrt(in), 1/sqrt(in)) and B (out, rank) = 0. With rank 0 it is a
-    bias alone, y += b with b (out) = 0. So P is the sum over calls of rank * (in + out), or of out.
-    A depends on the seed and the call, not on the row: a document's score is the same in whichever row it is read.
+    Every site in `targets` gets an adapter for each of its calls in a forward pass (a looped layer has several): y +=
+    scale * (x A^T) B^T with A (rank, in) ~ U(-1/sqrt(in), 1/sqrt(in)) and B (out, rank) = 0. With rank 0 it is a bias
+    instead: y += b with b (out,) = 0. P is the sum over calls of rank * (in + out), or of out for rank 0. The initial A
+    depends on the seed and the call but not on the row, so the score of a document does not depend on its row.
 
-    The model's own parameters and their paths stay as they are. `detach` leaves the model as it was.
-    Raises `RecipeError` where a name of `targets` finds nothing.
+    The parameters of the model and their paths do not change; `detach` restores the model. Raises `RecipeError` if
+    `targets` is empty, has duplicates, or names nothing in the model.
     """
 
     def __init__(
         self, model: LM, rows: int, targets: Sequence[str], *, rank: int, scale: float = 1.0, seed: int = 0
     ) -> None:
         if not targets or len(set(targets)) < len(targets):
-            raise RecipeError(f"{targets} does not name each place to adapt once", where="score.target_modules")
+            raise RecipeError(
+                f"must list at least one name, each once, got {list(targets)}", where="score.target_modules"
+            )
         self.model, self.rows, self.scale = model, rows, scale
-        called = [(site, widths) for name in targets for site, widths in _input_widths_per_call(model, name)]
-        calls = [(fan_in, site.fan_out or fan_in) for site, widths in called for fan_in in widths]
-        begun = [_initial_factors(rank, *widths, seed, number) for number, widths in enumerate(calls)]
-        pieces = [piece for call in begun for piece in call]
-        own = model.embed.weight
-        self.initial = torch.cat([p.flatten() for p in pieces])
-        self.initial = self.initial.to(own.device, torch.promote_types(own.dtype, torch.float32))
-        inner = [torch.full((p.numel(),), p is call[0] and rank > 0) for call in begun for p in call]
-        self.is_factor_a = torch.cat(inner).to(own.device)  # which of the P numbers are of an A
+        sites = [(site, widths) for name in targets for site, widths in _input_widths_per_call(model, name)]
+        calls = [(fan_in, site.fan_out or fan_in) for site, widths in sites for fan_in in widths]
+        initial = [_initial_factors(rank, *widths, seed, number) for number, widths in enumerate(calls)]
+        factors = [factor for call in initial for factor in call]
+        weight = model.embed.weight
+        self.initial = torch.cat([f.flatten() for f in factors])
+        self.initial = self.initial.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        is_a = [torch.full((f.numel(),), f is call[0] and rank > 0) for call in initial for f in call]
+        self.is_factor_a = torch.cat(is_a).to(weight.device)  # which of the P numbers belong to a factor A
         self.values = self.initial.repeat(rows, 1)
-        self.active_rows: Tensor | None = None  # the rows that a batch holds, where it does not hold all
-        cut = self.values.split([p.numel() for p in pieces], 1)
-        self.leaves = [v.unflatten(1, p.shape).detach().requires_grad_() for v, p in zip(cut, pieces, strict=True)]
+        self.active_rows: Tensor | None = None  # indices of the rows in the batch; None for all
+        views = self.values.split([f.numel() for f in factors], 1)
+        self.leaves = [v.unflatten(1, f.shape).detach().requires_grad_() for v, f in zip(views, factors, strict=True)]
         leaves = iter(self.leaves)
-        slots = iter([tuple(next(leaves) for _ in call) for call in begun])
+        per_call = iter([tuple(next(leaves) for _ in call) for call in initial])
         self.attached = [
-            (site.adapters, BatchedLoRAAdapter(self, [next(slots) for _ in widths])) for site, widths in called
+            (site.adapters, BatchedLoRAAdapter(self, [next(per_call) for _ in widths])) for site, widths in sites
         ]
         self.attach()
 
     def attach(self) -> None:
+        """Attach the adapters to the model."""
         for chain, part in self.attached:
             chain.append(part)
-        self.reset_hook = self.model.embed.register_forward_pre_hook(
-            self._reset_call_index
-        )  # a forward begins with the lookup
+        # a forward pass begins with the embedding
+        self.reset_hook = self.model.embed.register_forward_pre_hook(self._reset_call_index)
 
     def detach(self) -> None:
-        """The model as it was. What was learned is kept, for `attach`."""
+        """Remove the adapters from the model. Their values are kept and can be attached again."""
         self.reset_hook.remove()
         for chain, part in self.attached:
             for i in [i for i, other in enumerate(chain) if other is part]:
@@ -96,7 +105,7 @@ class BatchedLoRA:
 
     @contextmanager
     def restrict_rows(self, rows: Tensor) -> Iterator[None]:
-        """Batches within hold these rows alone, a boolean (rows,) on the CPU."""
+        """Within the context, batches consist of the selected rows only; `rows` is boolean, (rows,), on the CPU."""
         self.active_rows = None if bool(rows.all()) else rows.nonzero()[:, 0].to(self.values.device)
         try:
             yield
@@ -104,11 +113,14 @@ class BatchedLoRA:
             self.active_rows = None
 
     def gradients(self, loss: Tensor) -> Tensor:
-        """Of a scalar, (rows, P)."""
+        """Gradient of a scalar loss with respect to the values, (rows, P)."""
         return torch.cat([g.flatten(1) for g in torch.autograd.grad(loss, self.leaves)], 1)
 
     def reset(self, rows: Tensor, *, keep_a: bool = False) -> None:
-        """Where `rows`, boolean (rows,) on the CPU, is true, the numbers are those of the start; `keep_a` keeps each A."""
+        """Reset the selected rows to their initial values; `rows` is boolean, (rows,), on the CPU.
+
+        keep_a: do not reset the factors A.
+        """
         chosen = rows.nonzero()[:, 0].to(self.values.device, non_blocking=True)
         self.values[chosen] = (
             torch.where(self.is_factor_a, self.values[chosen], self.initial) if keep_a else self.initial
@@ -116,25 +128,22 @@ class BatchedLoRA:
 
 
 class BatchedLoRAAdapter(OutputAdapter):
-    """The adapters of one site: for each call in a forward factors (rows, rank, in) and (rows, out, rank)."""
+    """The adapters of one site: factors A (rows, rank, in) and B (rows, out, rank) for each call in a forward pass."""
 
     def __init__(self, owner: BatchedLoRA, factors: Sequence[tuple[Tensor, ...]]) -> None:
         super().__init__()
-        self.owner, self.factors, self.call_index = (
-            owner,
-            factors,
-            0,
-        )  # no parameters of the model: rules must not see them
+        self.owner, self.call_index = owner, 0
+        self.factors = factors  # not registered as parameters, so that rules do not match them
 
     def forward(self, x: Tensor) -> Tensor:
-        chosen = self.owner.active_rows
+        rows = self.owner.active_rows
         factors = self.factors[self.call_index % len(self.factors)]
         self.call_index += 1
-        if chosen is not None:
-            factors = tuple(f.index_select(0, chosen) for f in factors)
+        if rows is not None:
+            factors = tuple(f.index_select(0, rows) for f in factors)
         if len(x) != len(factors[0]):
-            cause = f"a batch of {len(x)} rows, but adapters for {len(factors[0])}"
-            raise BitgolfError(cause, where="adapters", hint="detach them, or say which rows the batch holds")
+            message = f"the batch has {len(x)} rows, but there are adapters for {len(factors[0])}"
+            raise BitgolfError(message, where="adapters", hint="detach them, or select the rows with `restrict_rows`")
         if len(factors) == 1:
             return factors[0][:, None].to(x.dtype)
         a, b = (f.to(x.dtype).transpose(1, 2) for f in factors)
@@ -142,7 +151,7 @@ class BatchedLoRAAdapter(OutputAdapter):
 
 
 class _InputWidthProbe(OutputAdapter):
-    """Adds nothing; notes how wide each call's input is."""
+    """Adds zero, and records the input width of each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +164,10 @@ class _InputWidthProbe(OutputAdapter):
 
 @torch.no_grad()
 def _input_widths_per_call(model: LM, name: str) -> list[tuple[AdapterSite, list[int]]]:
-    """The sites of that name, each with the widths of its inputs in one forward: of a single token."""
+    """Sites of that name with the input width of each call, from a forward pass over a single token.
+
+    Raises `RecipeError` if none is called.
+    """
     probes = [(site, _InputWidthProbe()) for site in adapter_sites(model, name)]
     for site, probe in probes:
         site.adapters.append(probe)
@@ -166,15 +178,16 @@ def _input_widths_per_call(model: LM, name: str) -> list[tuple[AdapterSite, list
             del site.adapters[-1]
     found = [(site, probe.widths) for site, probe in probes if probe.widths]
     if not found:
-        hint = "head, mlp, or matrices of the blocks: q, k, v, out, up, down"
+        hint = "choose head, mlp, or matrices of the blocks: q, k, v, out, up, down"
         raise RecipeError(f"the model has no {name!r} to adapt", where="score.target_modules", hint=hint)
     return found
 
 
 def _initial_factors(rank: int, fan_in: int, fan_out: int, seed: int, call_index: int) -> tuple[Tensor, ...]:
-    """A (rank, in) and B (out, rank) of a call, or b (out); float64.
+    """Initial A (rank, in) and B (out, rank) of a call, or b (out,) for rank 0, in float64.
 
-    A is counted out (Philox) and not drawn from a state, so it is the same on every machine.
+    A is drawn from a counter-based generator (Philox) with the seed and the call as its key, so that it is the same on
+    every machine.
     """
     if not rank:
         return (torch.zeros(fan_out, dtype=torch.float64),)

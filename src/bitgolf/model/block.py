@@ -1,4 +1,4 @@
-"""The residual block, and the two interfaces of what runs blocks: residual topology and layer schedule."""
+"""The residual block, and the interfaces of the parts that run blocks: `ResidualTopology` and `LayerSchedule`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bitgolf.model.residual import LayerScale, RMSNorm
 
 @register
 class Block(Part):
-    """Pre-norm residual block: mix over time, then over channels."""
+    """Pre-norm residual block: token mixer, then MLP; (B, T, D) -> (B, T, D)."""
 
     def __init__(
         self,
@@ -47,21 +47,19 @@ class Block(Part):
         self.mixer = mixer(context)
         self.mixer_scale = build_chain(residual_scale, context)
         self.mlp = mlp(context)
-        self.parallel_adapters = (
-            nn.ModuleList()
-        )  # of `OutputAdapter`, parallel to the MLP: what a model learns while it is scored
+        self.parallel_adapters = nn.ModuleList()  # `OutputAdapter`s, attached for adaptation during scoring
         self.mlp_scale = build_chain(residual_scale, context)
         self.post_block = build_chain(post_block, context)
 
     def mixer_branch(self, x: Tensor, context: ForwardContext) -> Tensor:
-        """What the first branch adds to the stream."""
+        """Output of the mixer branch, (B, T, D), to be added to the stream."""
         y = self.mixer(self.norm(x), context)
         for p in self.mixer_scale:
             y = p(y)
         return y
 
     def mlp_branch(self, x: Tensor) -> Tensor:
-        """What the second branch adds."""
+        """Output of the MLP branch, (B, T, D), to be added to the stream."""
         x = self.norm(x)
         y = self.mlp(x)
         for p in self.parallel_adapters:
@@ -81,28 +79,31 @@ class Block(Part):
 
 
 class ResidualTopology(Part):
-    """How a block's two branches read and write the stream, or its two lanes. Other parts see one lane at a time."""
+    """How the two branches of a block read and write the residual stream or its two lanes.
+
+    Other parts receive one lane at a time.
+    """
 
     def forward(self, x: ResidualStream, context: ForwardContext, block: Block) -> ResidualStream:
-        """One visit of a block."""
+        """Execute a block once."""
         raise NotImplementedError
 
     def merge_skip(
         self, x: ResidualStream, skip: SkipConnection, saved: ResidualStream, j: int, block: Block
     ) -> ResidualStream:
-        """Let the j-th skip's value in, before a visit of this block: here into every lane that of the same lane."""
+        """Merge the saved stream of skip j before this block is executed; by default lane by lane."""
         if isinstance(x, tuple):
             first, second = as_lanes(saved)
             return skip(x[0], first, j), skip(x[1], second, j)
         return skip(x, as_lanes(saved)[0], j)
 
     def merge_lanes(self, x: ResidualStream) -> Tensor:
-        """The stream after the last visit, (B, T, D)."""
+        """The stream after the last block as one tensor, (B, T, D)."""
         return as_lanes(x)[0]
 
 
 class LayerSchedule(Part):
-    """Which blocks run, in which order, and what connects them."""
+    """Which blocks are executed, in which order, and with which skip connections: (B, T, D) -> (B, T, D)."""
 
     def forward(self, x: Tensor, context: ForwardContext, blocks: Sequence[Block]) -> Tensor:
         raise NotImplementedError

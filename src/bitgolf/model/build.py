@@ -1,4 +1,4 @@
-"""Building a model from its recipe."""
+"""Construction of a model from its recipe."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from bitgolf.model.lm import LM
 
 
 class ModelSize(NamedTuple):
+    """Number of blocks, and width of the residual stream."""
+
     layers: int
     dim: int
 
@@ -22,13 +24,13 @@ def model_size(model: Spec[LM]) -> ModelSize:
 
 
 def build_on_meta(model: Spec[LM], vocab: int, bos: int = 1) -> LM:
-    """The recipe's model on PyTorch's meta device: shapes, paths and roles of its parameters, no values."""
+    """The model on PyTorch's meta device: its parameters have paths, shapes and roles, but no values."""
     with torch.device("meta"):
         return model(BuildContext(vocab=vocab, bos=bos))
 
 
 def specs_by_path(model: Spec[LM], vocab: int) -> dict[str, Spec[Any]]:
-    """Path of each part of the model -> the very node of the recipe that it is built from."""
+    """For the path of each part of the model, the recipe node that it was built from (the same object, not a copy)."""
     record: dict[object, Spec[Any]] = {}
     with torch.device("meta"):
         made = model(BuildContext(vocab=vocab, record=record))

@@ -1,4 +1,4 @@
-"""A token table of another width than the stream."""
+"""Factored token embedding: a table of another width than the residual stream."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from bitgolf.model.linear import Embedding, Linear
 
 @register
 class FactoredEmbedding(Embedding):
-    """E (V, e), expanded to the stream by P (D, e); a tied head comes back by P' (e, D): arXiv 1909.11942, PG #640.
+    """Embedding P E[id] with E (V, width) and P (D, width); logits of a tied head E P' x with P' (width, D).
 
-    Tokens are P E[id], logits E P' x. P and P' are two matrices, role `matrix`, E has the role `embedding`.
+    arXiv 1909.11942, Parameter Golf #640. P and P' are separate matrices with the role `matrix`; E has the role
+    `embedding`. Raises `RecipeError` if `width` is below 1.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class FactoredEmbedding(Embedding):
         linear: Spec[Linear] = part(Linear),
     ) -> None:
         if width < 1:
-            raise RecipeError(f"a table of width {width} holds nothing", where="model.embed.width")
+            raise RecipeError(f"must be at least 1, got {width}", where="model.embed.width")
         super().__init__(context._replace(dim=width), init=init, weight_transforms=weight_transforms)
         self.expand = linear(context.for_matrix(width, context.dim, name="expand"))
         self.reduce = linear(context.for_matrix(context.dim, width, name="reduce"))

@@ -1,4 +1,4 @@
-"""From the last hidden state to logits, and the training objective."""
+"""Output heads: logits from final hidden states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bitgolf.model.part import Part, build_chain
 
 
 class LogitsFunction:
-    """What an objective is handed: a last hidden state (B, T, D) -> logits (B, T, V); `untransformed` are those before the caps."""
+    """The function from final hidden states (B, T, D) to logits (B, T, V) that an objective receives."""
 
     def __init__(self, head: Head, embed: Embedding) -> None:
         self.head, self.embed = head, embed
@@ -23,26 +23,28 @@ class LogitsFunction:
         return self.head(x, self.embed)
 
     def untransformed(self, x: Tensor) -> Tensor:
+        """Logits (B, T, V) before the logits transforms."""
         return self.head.untransformed_logits(x, self.embed)
 
 
 class Head(Part):
-    """(B, T, D) and the embedding -> logits (B, T, V): a projection, what is added to it, then the chain of caps.
+    """Final hidden states (B, T, D) and the embedding -> logits (B, T, V): projection, adapters, logits transforms.
 
-    Logits are float32 from the caps on (float64 where they are that), whatever type the stream has.
+    Logits are float32 from the transforms on (float64 if the projection is float64), whatever the dtype of the stream.
     """
 
     logits_transforms: nn.ModuleList
 
     def __init__(self) -> None:
         super().__init__()
-        self.adapters = nn.ModuleList()  # of `OutputAdapter`: what a model learns while it is scored
+        self.adapters = nn.ModuleList()  # `OutputAdapter`s, attached for adaptation during scoring
 
     def project(self, x: Tensor, embed: Embedding) -> Tensor:
+        """Logits (B, T, V) of the projection alone."""
         raise NotImplementedError
 
     def untransformed_logits(self, x: Tensor, embed: Embedding) -> Tensor:
-        """Logits before the caps, in the type of the product."""
+        """Logits with adapters, before the logits transforms, in the dtype of the projection."""
         z = self.project(x, embed)
         for p in self.adapters:
             z = z + p(x)
@@ -57,7 +59,7 @@ class Head(Part):
 
 @register
 class TiedHead(Head):
-    """Logits x E^T from the embedding's own table (arXiv 1608.05859)."""
+    """Logits x E^T, E being the token embedding (arXiv 1608.05859)."""
 
     def __init__(self, context: BuildContext, /, *, logits_transforms: tuple[Spec[LogitsTransform], ...] = ()) -> None:
         super().__init__()
@@ -69,7 +71,7 @@ class TiedHead(Head):
 
 @register
 class UntiedHead(Head):
-    """Logits from a matrix of its own, (V, D), started at zero."""
+    """Logits x W^T with a separate matrix W (V, D), initialized to zero."""
 
     def __init__(
         self,

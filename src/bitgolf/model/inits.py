@@ -1,4 +1,4 @@
-"""Initial values of matrices."""
+"""Initializers of matrices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bitgolf.model.interfaces import Init
 
 @register
 class UniformFanInInit(Init):
-    """Uniform in +-1/sqrt(fan_in): PyTorch's default for linear layers."""
+    """Uniform between -1/sqrt(fan_in) and 1/sqrt(fan_in), PyTorch's default for linear layers."""
 
     def fill(self, weight: Tensor) -> None:
         nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
@@ -19,7 +19,7 @@ class UniformFanInInit(Init):
 
 @register
 class NormalInit(Init):
-    """Normal with a given standard deviation; 0 stands for 1/sqrt(fan_in)."""
+    """Normal with mean 0 and standard deviation `std`; 0 stands for 1/sqrt(fan_in)."""
 
     def __init__(self, *, std: float = 0.0) -> None:
         self.std = std
@@ -30,7 +30,7 @@ class NormalInit(Init):
 
 @register
 class ZeroInit(Init):
-    """All zero."""
+    """Zeros."""
 
     def fill(self, weight: Tensor) -> None:
         nn.init.zeros_(weight)
@@ -38,9 +38,9 @@ class ZeroInit(Init):
 
 @register
 class OrthogonalInit(Init):
-    """Singular values all `gain` (rows orthonormal where fan_out <= fan_in): Parameter Golf #162.
+    """Orthogonal: all singular values equal `gain` (Parameter Golf #162).
 
-    Matrices with a side under `min_side` are uniform in +-1/sqrt(fan_in) instead, as in the published scripts.
+    Matrices with a side shorter than `min_side` get `UniformFanInInit` instead, as in the published scripts.
     """
 
     def __init__(self, *, gain: float = 1.0, min_side: int = 64) -> None:
@@ -55,9 +55,9 @@ class OrthogonalInit(Init):
 
 @register
 class PowerLawSpectrumInit(Init):
-    """Normal, then the k-th singular value becomes the first times k^-power: Parameter Golf #60, for embeddings.
+    """Normal, with the k-th singular value replaced by the first one times k^-power, k = 1, 2, …
 
-    Singular vectors stay as drawn. k counts from 1.
+    Singular vectors are kept. For embeddings: Parameter Golf #60, where it is called overtone init.
     """
 
     def __init__(self, *, std: float = 0.005, power: float = 0.5) -> None:

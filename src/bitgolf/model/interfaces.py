@@ -1,8 +1,9 @@
-"""The closed list of sockets: which signatures a part may have. A new socket needs a note in `docs/design.md`.
+"""Interfaces of model parts: one base class for each kind of part, with the signature of its `forward`.
 
-Two more stand beside `Block`, because they take blocks: `block.ResidualTopology` and `block.LayerSchedule`.
+The list is closed: a new interface needs a note in `docs/architecture.md`. Two interfaces that take blocks are in
+`block.py`: `ResidualTopology` and `LayerSchedule`.
 
-Shapes: B sequences, T positions, S keys, D width, H query heads, G key/value heads, d head width, V vocabulary.
+Shapes: B sequences, T positions, S keys, D model width, H query heads, G key/value heads, d head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,80 +16,83 @@ from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.part import Part
 
 ResidualStream = Tensor | tuple[Tensor, Tensor]
-"""The residual stream between blocks: one tensor (B, T, D), or two lanes, the one that attention reads and the MLP's.
+"""The residual stream between blocks: one tensor (B, T, D), or two lanes (attention's and the MLP's), each (B, T, D).
 
-Two tensors, not one of (2, B, T, D): the gradient of a lane's weight would be a sum over all positions for two outputs,
-which a compiler runs in two programs, and each use of one lane would write both.
+Lanes are two tensors instead of one (2, B, T, D). In one tensor, the gradient of a lane's weight would be a sum over
+all positions for two outputs, which the compiler runs in two programs, and each use of one lane would write both.
 """
 
 
 def as_lanes(x: ResidualStream) -> tuple[Tensor, Tensor]:
-    """The two lanes; where the stream is one tensor, both are that."""
+    """The two lanes of a stream. A stream of one tensor is returned twice."""
     return x if isinstance(x, tuple) else (x, x)
 
 
 class ResidualStreamPart(Part):
-    """On the residual stream, before a block or after the embedding: (B, T, D) -> (B, T, D)."""
+    """Acts on the residual stream after the embedding, before a block or after a block: (B, T, D) -> (B, T, D)."""
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         raise NotImplementedError
 
 
 class Norm(Part):
-    """(B, T, D) -> (B, T, D)."""
+    """Normalisation layer: (B, T, D) -> (B, T, D)."""
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class ResidualScale(Part):
-    """On what a branch adds to the stream: (B, T, D) -> (B, T, D)."""
+    """Scales the output of a residual branch before it is added to the stream: (B, T, D) -> (B, T, D)."""
 
     def forward(self, y: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class TokenMixer(Part):
-    """Mixes over time: (B, T, D) -> (B, T, D)."""
+    """Mixes information across positions, as attention does: (B, T, D) -> (B, T, D)."""
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         raise NotImplementedError
 
 
 class QKPart(Part):
-    """On queries (B, T, H, d) and keys (B, T, G, d)."""
+    """Transforms queries (B, T, H, d) and keys (B, T, G, d) before the attention core."""
 
     def forward(self, q: Tensor, k: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 
 class ValuePart(Part):
-    """On values (B, T, G, d), with the block's normalised input x."""
+    """Transforms values v (B, T, G, d), given the normalised input x of attention, (B, T, D)."""
 
     def forward(self, v: Tensor, x: Tensor, context: ForwardContext) -> Tensor:
         raise NotImplementedError
 
 
 class AttentionOutputPart(Part):
-    """On attention's output y (B, T, H, d), with its normalised input x and its values v."""
+    """Transforms the output y (B, T, H, d) of the attention core.
+
+    x (B, T, D) is the normalised input of attention, v (B, T, G, d) the values.
+    """
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class AttentionCore(Part):
-    """Attention itself: q (B, T, H, d), k and v (B, T, G, d) -> (B, T, H, d); query head h reads k/v head h // (H/G)."""
+    """Attention: q (B, T, H, d), k and v (B, T, G, d) -> (B, T, H, d). Query head h uses key/value head h // (H/G)."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:
         raise NotImplementedError
 
 
 class AttentionMask(Part):
-    """Which keys a query sees, beyond causality: a boolean (T, S) or (B, 1, T, S)."""
+    """Restricts attention beyond causality. Boolean (T, S) or (B, 1, T, S), True where a query attends to a key."""
 
     @property
     def span(self) -> int | None:
-        """The most keys that a query sees, itself included; None where there is no such limit."""
+        """Maximum number of keys per query, itself included; None if unlimited."""
         return None
 
     def forward(self, context: ForwardContext) -> Tensor:
@@ -96,83 +100,91 @@ class AttentionMask(Part):
 
     @property
     def label(self) -> str:
-        """Class and setting, as logs name the mask."""
+        """Class and setting of the mask, for log lines."""
         return f"{type(self).__name__}()"
 
     def mask_mod(self, context: ForwardContext) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-        """The same for a whole sequence as a rule of indices (row, query, key) -> seen; None for a mask without one.
+        """The mask as a predicate over indices: (row, query, key) -> True where the query attends to the key.
 
-        Fast cores, and rows too long for a mask of all pairs, need it.
+        None if the mask cannot be expressed in this way. It is valid for whole sequences. Fused attention cores need
+        it, and so do rows that are too long for a dense (T, T) mask.
         """
         return None
 
 
 class FeedForward(Part):
-    """A position-wise branch: (B, T, D) -> (B, T, D)."""
+    """Position-wise residual branch: (B, T, D) -> (B, T, D)."""
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class Activation(Part):
-    """Elementwise."""
+    """Elementwise activation function."""
 
     def forward(self, u: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class LogitsTransform(Part):
-    """On logits (B, T, V)."""
+    """Transforms logits: (B, T, V) -> (B, T, V)."""
 
     def forward(self, z: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class WeightTransform(Part):
-    """Edits a weight before it multiplies: fake quantization, tying, low rank."""
+    """Transforms a matrix before it is multiplied, for example by fake quantization. The shape is kept."""
 
     def forward(self, w: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class OutputAdapter(Part):
-    """Adds to a matrix's output, from its input: LoRA, a low-rank correction."""
+    """Computes, from the input of a matrix, a term that is added to its output, for example LoRA."""
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class LayerOrder:
-    """The physical layers to visit, in order; a plan for each part of the run."""
+    """Order in which the layers of a model are executed; it may differ between phases of the run."""
 
     def phases(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
-        """(fraction of the run from which it holds, visits), the first from 0."""
+        """Fraction of the run at which each phase starts (0 for the first), and its layer indices in order."""
         raise NotImplementedError
 
 
 class SkipConnection(Part):
-    """How the j-th skip meets the stream, both (B, T, D). Its place's `fan_in` is the number of skips."""
+    """Merges skip number `index`, the saved output of an earlier block, into the stream x; both are (B, T, D).
+
+    `BuildContext.fan_in` is the number of skips.
+    """
 
     def forward(self, x: Tensor, skip: Tensor, index: int) -> Tensor:
         raise NotImplementedError
 
 
 class WeightSharing:
-    """What blocks have in common, once all are built."""
+    """Shares parameters between blocks, after all blocks have been built."""
 
     def tie(self, blocks: nn.ModuleList) -> None:
+        """Replace parameters of the blocks by shared ones, in place."""
         raise NotImplementedError
 
 
 class Objective(Part):
-    """Training loss (a scalar, mean nats per token) from the last hidden state, the targets and the head."""
+    """Training loss: a scalar, mean nats per token.
+
+    x (B, T, D) are the final hidden states, targets (B, T) the next tokens, and `logits` maps x to logits (B, T, V).
+    """
 
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
         raise NotImplementedError
 
 
 class Init:
-    """Initial values of a matrix, (fan_out, fan_in), in place."""
+    """Sets the initial values of a matrix (fan_out, fan_in), in place."""
 
     def fill(self, weight: Tensor) -> None:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Orders in which layers are visited: each once, or some more often, which is depth without parameters."""
+"""Orders in which layers are executed: each once, or some repeatedly (depth recurrence), without further parameters."""
 
 from __future__ import annotations
 
@@ -19,46 +19,48 @@ class EachLayerOnce(LayerOrder):
 
 @register
 class LoopedLayers(LayerOrder):
-    """The layers first … last again and again, before the rest: Parameter Golf #1204, #1394, #1493.
+    """The layers `first_layer` … `last_layer` are executed repeatedly: Parameter Golf #1204, #1394, #1493.
 
-    `since` has one entry for each extra pass, the fraction of the run from which it is made; equal ones come on
-    together, 0.0 is from the start. `LoopedLayers(first_layer=3, last_layer=5, since=(0.35, 0.35))` is that of #1493 to #1855,
-    `LoopedLayers(first_layer=4, last_layer=5, since=(0.5, 0.65))` the progressive one of #1412.
+    `since` has one entry for each additional pass: the fraction of the run at which it is switched on (0.0: from the
+    start). #1493 to #1855 use `LoopedLayers(first_layer=3, last_layer=5, since=(0.35, 0.35))`, #1412 switches its
+    passes on one by one: `LoopedLayers(first_layer=4, last_layer=5, since=(0.5, 0.65))`. Raises `RecipeError` if
+    `since` is empty or has an entry outside [0, 1), and if the layers do not exist.
     """
 
     def __init__(self, *, first_layer: int, last_layer: int, since: tuple[float, ...] = (0.35, 0.35)) -> None:
-        if not since or not all(0.0 <= moment < 1.0 for moment in since):
+        if not since or not all(0.0 <= start < 1.0 for start in since):
             raise RecipeError(
-                f"{since} does not say when extra passes come on",
+                f"must have one fraction in [0, 1) for each additional pass, got {since}",
                 where="LoopedLayers.since",
-                hint="fractions in [0, 1)",
+                hint="for example (0.35, 0.35)",
             )
         self.first_layer, self.last_layer, self.since = first_layer, last_layer, since
 
     def phases(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
         if not 0 <= self.first_layer <= self.last_layer < layers:
             raise RecipeError(
-                f"{layers} layers have no segment {self.first_layer} to {self.last_layer}", where="LoopedLayers"
+                f"cannot loop layers {self.first_layer} to {self.last_layer} of {layers} layers (0 to {layers - 1})",
+                where="LoopedLayers",
             )
         return [(m, self.visits(layers, sum(s <= m for s in self.since))) for m in sorted({0.0, *self.since})]
 
     def visits(self, layers: int, extra: int) -> list[int]:
-        """The layers in the order of their visits, with so many extra passes."""
+        """Layer indices in the order of execution, with `extra` additional passes."""
         after = self.last_layer + 1
         return [*range(self.first_layer), *[*range(self.first_layer, after)] * (extra + 1), *range(after, layers)]
 
 
 @register
 class ExplicitLayerOrder(LayerOrder):
-    """The layers in any order that is written out, each at least once."""
+    """A given order of the layers. Raises `RecipeError` unless each layer occurs in it at least once, and no others."""
 
     def __init__(self, *, order: tuple[int, ...]) -> None:
         self.order = order
 
     def phases(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
-        if odd := sorted(set(self.order) ^ set(range(layers))):
-            cause = f"layer {odd[0]} is {'visited, and there is none' if odd[0] in self.order else 'never visited'}"
+        if wrong := sorted(set(self.order) ^ set(range(layers))):
+            message = f"layer {wrong[0]} {'does not exist' if wrong[0] in self.order else 'is missing'} in {self.order}"
             raise RecipeError(
-                cause, where="ExplicitLayerOrder.order", hint=f"there are {layers} layers, counted from 0"
+                message, where="ExplicitLayerOrder.order", hint=f"the model has {layers} layers, counted from 0"
             )
         return [(0.0, self.order)]

@@ -1,4 +1,4 @@
-"""Which blocks run, in which order, and what connects the halves."""
+"""Layer schedules: which blocks are executed, in which order, and U-Net skip connections between them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bitgolf.runtime.progress import TrainingProgress
 
 @register
 class WeightedSkip(SkipConnection):
-    """x + w_j * skip, w (skips, D) started at 1: the baseline's `skip_weights`."""
+    """x + w_j * skip with w (skips, D), initialized to 1: the baseline's `skip_weights`."""
 
     roles = {"weight": "scale"}
 
@@ -37,8 +37,8 @@ class WeightedSkip(SkipConnection):
 class GatedSkip(SkipConnection):
     """g * x + (1 - g) * w_j * skip with g = sigmoid(gate_j): Parameter Golf #1089.
 
-    w (skips, D) starts at 1 and gate (skips, D) at 0, so half of each at first. A gate towards infinity is no skip.
-    With `num_weights` there are so many of each, and further skips share the last ones (#1285); 0 is one for each skip.
+    w (skips, D) is initialized to 1 and gate (skips, D) to 0, so that g is 0.5. As the gate grows, the skip vanishes.
+    `num_weights` limits the rows of w and gate; further skips share the last row (#1285). 0 means one row per skip.
     """
 
     roles = {"weight": "scale", "gate": "scale"}
@@ -56,7 +56,7 @@ class GatedSkip(SkipConnection):
 
 
 class PhasedLayerSchedule(LayerSchedule, Scheduled):
-    """Follows an order, whose plan may change during the run; as built, it follows the last one."""
+    """Executes blocks in a `LayerOrder`, which may change during training. A new schedule is in its last phase."""
 
     def __init__(self, context: BuildContext, order: Spec[LayerOrder], residual: Spec[ResidualTopology]) -> None:
         super().__init__()
@@ -72,6 +72,7 @@ class PhasedLayerSchedule(LayerSchedule, Scheduled):
         self.visits = [visits for since, visits in self.phases if since <= progress.fraction][-1]
 
     def run_block(self, x: ResidualStream, context: ForwardContext, block: Block) -> ResidualStream:
+        """Execute a block through the residual topology, and count the visit."""
         x = self.residual(x, context, block)
         context.visit += 1
         return x
@@ -79,7 +80,7 @@ class PhasedLayerSchedule(LayerSchedule, Scheduled):
 
 @register
 class SequentialLayers(PhasedLayerSchedule):
-    """One block after the other."""
+    """Blocks one after the other, without skip connections."""
 
     def __init__(
         self,
@@ -100,10 +101,10 @@ class SequentialLayers(PhasedLayerSchedule):
 
 @register
 class UNet(PhasedLayerSchedule):
-    """U-Net skips: the first half of the visits push their outputs, the second half pop them, adjacent pair first.
+    """U-Net skip connections: the first half of n visits push their outputs on a stack, the second half pop them.
 
-    Skip j goes in before visit n/2 + j (the baseline). With an odd number of visits the last one has none.
-    There are skips for the longest plan; a shorter one uses the first of them.
+    Skip j is merged before visit n/2 + j, as in the baseline. If n is odd, the last visit has no skip. There are
+    weights for the longest phase; shorter phases use the first of them.
     """
 
     def __init__(

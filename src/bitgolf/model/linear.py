@@ -1,7 +1,7 @@
-"""The only matmul and the only lookup, with two chains each: `weight_transforms` edits the weight, `adapters` edits the output.
+"""Linear layers and the token embedding.
 
-A weight multiplies in the type of what it multiplies, so that the residual stream's type (`LM.residual_dtype`) also holds where
-no autocast is on.
+`weight_transforms` are applied to a weight before it is used; `adapters` add to the output of a linear layer. A weight
+is cast to the dtype of its input: the residual stream keeps its dtype (`LM.residual_dtype`) without autocast, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from bitgolf.model.part import Part, build_chain
 
 @register
 class Linear(Part):
-    """y = x W^T, W of shape (fan_out, fan_in), no bias. Starts at zero where its place says so, else as `init`."""
+    """y = x W^T with W (fan_out, fan_in), without bias.
+
+    W is initialized to zero if `BuildContext.zero_init` is set, otherwise by `init`.
+    """
 
     roles = {"weight": "matrix"}
 
@@ -42,7 +45,7 @@ class Linear(Part):
         self.adapters = build_chain(adapters, context)
 
     def effective_weight(self) -> Tensor:
-        """W as it multiplies: through the views."""
+        """W after the weight transforms, (fan_out, fan_in)."""
         w = self.weight
         for p in self.weight_transforms:
             w = p(w)
@@ -57,13 +60,13 @@ class Linear(Part):
 
 @register
 class HeadLinear(Linear):
-    """The matrix of an untied output head: another role, so that rules can tell it from the blocks' matrices."""
+    """The matrix of an untied output head. It has a role of its own, so that rules can select it separately."""
 
     roles = {"weight": "head"}
 
 
 class TiedProduct(Part):
-    """x W^T for a tied head. A module of its own, so that forward hooks see its input and its output."""
+    """x W^T of a tied head. A separate module, so that forward hooks receive the input and the output."""
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight.to(x.dtype))
@@ -71,7 +74,7 @@ class TiedProduct(Part):
 
 @register
 class Embedding(Part):
-    """Token table E (V, D); also the output matrix where the head is tied."""
+    """Token embedding E (V, D): ids (B, T) -> (B, T, D). E is also the output matrix of a tied head."""
 
     roles = {"weight": "embedding"}
 
@@ -93,6 +96,7 @@ class Embedding(Part):
         self.product = TiedProduct()
 
     def effective_weight(self) -> Tensor:
+        """E after the weight transforms, (V, D)."""
         w = self.weight
         for p in self.weight_transforms:
             w = p(w)
@@ -102,5 +106,5 @@ class Embedding(Part):
         return F.embedding(ids, self.effective_weight())
 
     def tied_logits(self, x: Tensor) -> Tensor:
-        """Tied head: (B, T, D) -> (B, T, V)."""
+        """Logits of a tied head: (B, T, D) -> (B, T, V)."""
         return self.product(x, self.effective_weight())

@@ -1,4 +1,7 @@
-"""The whole model on one page. Techniques live in parts; this file has no flags."""
+"""The language model: embedding, blocks in the order of a layer schedule, final norm and head.
+
+Every technique is a part; this module has no switches for techniques.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,21 @@ ResidualDtype = Literal["auto", "float32", "bfloat16"]
 
 
 def residual_dtype(setting: ResidualDtype, embedded: Tensor) -> torch.dtype:
-    """Type of the residual stream. `auto`: that of autocast where it is on, else that of the embeddings."""
+    """dtype of the residual stream. `auto` is the autocast dtype, or the dtype of the embeddings without autocast."""
     if setting != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
     kind = embedded.device.type
-    if embedded.is_meta or not torch.is_autocast_enabled(kind):  # autocast does not know the meta device
+    if embedded.is_meta or not torch.is_autocast_enabled(kind):  # autocast does not support the meta device
         return embedded.dtype
     return torch.get_autocast_dtype(kind)
 
 
 @register
 class LM(Part):
-    """Token ids (B, T) -> logits (B, T, V). `hidden` and `logits` are its two halves.
+    """Language model: token ids (B, T) -> logits (B, T, V), computed as `logits(hidden(context))`.
 
-    `residual_dtype` is the type of the residual stream, set once after the embedding: every part keeps the type of its input.
-    As `auto` it is bfloat16 where a GPU trains, as in the published scripts, and the parameters' own on a CPU.
+    residual_dtype: dtype of the residual stream, applied once after the embedding; every part keeps the dtype of its
+    input. `auto` is bfloat16 in training on a GPU, as in the published scripts, and the parameters' dtype on a CPU.
     """
 
     def __init__(
@@ -64,18 +67,18 @@ class LM(Part):
         self.embed = embed(context)
         self.post_embed = build_chain(post_embed, context)
         self.blocks = nn.ModuleList(block(context._replace(layer=i)) for i in range(layers))
-        for common in weight_sharing:
-            common().tie(self.blocks)
+        for sharing in weight_sharing:
+            sharing().tie(self.blocks)
         self.layer_schedule = layer_schedule(context)
         self.norm = norm(context)
         self.head = head(context)
 
     def forward_context(self, ids: Tensor, rope_scaling: RoPEScaling | None = None) -> ForwardContext:
-        """What flows past the blocks when these ids, (B, T), are read at once, with this scaling of rotary positions."""
+        """Context of one forward pass over ids (B, T). `rope_scaling` replaces the scaling of every `RoPE`."""
         return ForwardContext(ids, self.bos, rope_scaling)
 
     def hidden(self, context: ForwardContext) -> Tensor:
-        """The normalised last state, (B, T, D), in the stream's type."""
+        """Final hidden states after the last norm, (B, T, D), in the dtype of the residual stream."""
         x = self.embed(context.ids)
         x = x.to(residual_dtype(self.residual_dtype, x))
         for p in self.post_embed:
@@ -84,6 +87,7 @@ class LM(Part):
         return self.norm(self.layer_schedule(x, context, self.blocks))
 
     def logits(self, x: Tensor) -> Tensor:
+        """Logits (B, T, V) of final hidden states (B, T, D)."""
         return self.head(x, self.embed)
 
     def forward(self, ids: Tensor) -> Tensor:

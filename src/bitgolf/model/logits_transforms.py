@@ -1,4 +1,4 @@
-"""The chain on logits: what bounds them, and a bias."""
+"""Logits transforms: caps that bound the logits, and a bias."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from bitgolf.model.interfaces import LogitsTransform
 
 @register
 class Softcap(LogitsTransform):
-    """c tanh(z / c): |logit| < c (Gemma 2, arXiv 2408.00118).
+    """c tanh(z / c), so that |logit| < c (Gemma 2, arXiv 2408.00118).
 
-    Up to the constant c, to which softmax is blind, it is 2c sigmoid(2z / c): `SigmoidCap(scale=2c, shift=0, width=c/2)`.
+    Up to the constant c, which does not change the softmax, it equals 2c sigmoid(2z / c), that is,
+    `SigmoidCap(scale=2c, shift=0, width=c/2)`.
     """
 
     def __init__(self, context: BuildContext, /, *, cap: float = 30.0) -> None:
@@ -27,9 +28,10 @@ class Softcap(LogitsTransform):
 
 @register
 class SigmoidCap(LogitsTransform):
-    """scale * sigmoid((z + shift) / width), within (0, scale): the modded-nanogpt speedrun's cap.
+    """scale * sigmoid((z + shift) / width), in (0, scale): the cap of the modded-nanogpt speedrun.
 
-    Steepest at z = -shift, so asymmetric: with the default numbers, logits well above 0 are pressed together more.
+    It is asymmetric, with its largest slope at z = -shift. With the default settings, logits far above 0 are compressed
+    more than others.
     """
 
     def __init__(
@@ -44,10 +46,10 @@ class SigmoidCap(LogitsTransform):
 
 @register
 class QuinticCap(LogitsTransform):
-    """c clip(u (1 - u^2/3 + u^4/15), -1, 1), u = clip(z / c, -2, 2): Parameter Golf #640, there with `ZLoss`.
+    """c clip(u (1 - u^2/3 + u^4/15), -1, 1) with u = clip(z / c, -2, 2): Parameter Golf #640, used there with `ZLoss`.
 
-    It saturates: the polynomial reaches 1 at u = 1.690 (and 22/15 at 2), so that from |z| = 1.690 c on the logit is
-    exactly c and has no gradient. What a model has put there cannot come back by itself.
+    The polynomial reaches 1 at u = 1.690 (and 22/15 at 2), so for |z| >= 1.690 c the output is exactly c or -c and its
+    gradient is zero. Such a logit cannot leave saturation through its own gradient.
     """
 
     def __init__(self, context: BuildContext, /, *, cap: float = 10.0) -> None:
@@ -62,7 +64,7 @@ class QuinticCap(LogitsTransform):
 
 @register
 class VocabBias(LogitsTransform):
-    """z + b, one learned number for each token (V), started at 0: Parameter Golf #640, there before the cap."""
+    """z + b with a learned b (V,), initialized to 0: Parameter Golf #640, where it is placed before the cap."""
 
     roles = {"weight": "scale"}
     identity_at_init = True

@@ -1,4 +1,4 @@
-"""The position-wise branches and their activations."""
+"""Feed-forward branches (MLPs) and their activation functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from bitgolf.model.linear import Linear
 
 @register
 class MLP(FeedForward):
-    """act(x W_up^T) W_down^T; W_up (hidden, D), W_down (D, hidden) starts at zero, so the branch starts silent."""
+    """act(x W_up^T) W_down^T with W_up (hidden, D) and W_down (D, hidden).
+
+    W_down is initialized to zero, so the initial output of the branch is zero.
+    """
 
     def __init__(
         self, context: BuildContext, /, *, hidden: int, act: Spec[Activation], linear: Spec[Linear] = part(Linear)
@@ -30,9 +33,9 @@ class MLP(FeedForward):
 
 @register
 class SwiGLU(FeedForward):
-    """(silu(x W_gate^T) * x W_up^T) W_down^T (arXiv 2002.05202), without an activation to choose.
+    """(silu(x W_gate^T) * x W_up^T) W_down^T (arXiv 2002.05202). The activation cannot be chosen.
 
-    W_gate and W_up (hidden, D), W_down (D, hidden), which starts at zero.
+    W_gate and W_up are (hidden, D). W_down is (D, hidden) and initialized to zero.
     """
 
     def __init__(self, context: BuildContext, /, *, hidden: int, linear: Spec[Linear] = part(Linear)) -> None:
@@ -55,7 +58,7 @@ class ReLU(Activation):
 
 @register
 class LeakyReLU(Activation):
-    """u for u > 0, slope * u below."""
+    """u for u > 0, otherwise slope * u."""
 
     def __init__(self, context: BuildContext, /, *, slope: float = 0.01) -> None:
         super().__init__()
@@ -75,7 +78,7 @@ class SquaredReLU(Activation):
 
 @register
 class SquaredLeakyReLU(Activation):
-    """(u for u > 0, slope * u below)^2: never negative, gradient on both sides (Parameter Golf #493, slope 0.5)."""
+    """Square of `LeakyReLU`: never negative, with a gradient on both sides of zero (Parameter Golf #493, slope 0.5)."""
 
     def __init__(self, context: BuildContext, /, *, slope: float = 0.5) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Embeddings of the last few tokens at once, from a hash table too small for all of them."""
+"""Hashed n-gram embeddings: bigrams and trigrams of tokens are hashed to the rows of a small table."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from bitgolf.model.linear import Embedding, Linear
 
 
 class NGramHash:
-    """Which row of a table stands for a few tokens in a row."""
+    """Hash function from n-grams of token ids to the rows of a table."""
 
     def bucket_ids(self, ids: Sequence[Tensor], rows: int) -> Tensor:
-        """Rows in [0, rows), (B, T). `ids`: the tokens at hand, those one before, …, each (B, T); -1 where there is none."""
+        """Row indices in [0, rows), (B, T). `ids`: current tokens, previous ones, …, each (B, T); -1 if missing."""
         raise NotImplementedError
 
 
 @register
 class XorNGramHash(NGramHash):
-    """xor(36313 id_t, 27191 id_{t-1}, 51497 id_{t-2}) in int32 with wrap-around, modulo rows - 1: #164 ... #1512.
+    """xor(36313 id_t, 27191 id_{t-1}, 51497 id_{t-2}) in int32 with wrap-around, modulo rows - 1.
 
-    The last row is for positions without all of these tokens.
+    The last row is used where a token of the n-gram is missing. Parameter Golf #164 to #1512.
     """
 
     factors = (36313, 27191, 51497)
@@ -38,13 +38,13 @@ class XorNGramHash(NGramHash):
         mixed = torch.zeros_like(ids[0])
         for token, factor in zip(ids, self.factors, strict=False):
             mixed = mixed ^ (factor * token)
-        wrapped = mixed.int()  # keeps the low 32 bits, as a product of int32 does
+        wrapped = mixed.int()  # keeps the low 32 bits, like a product in int32
         return torch.where(ids[-1] < 0, rows - 1, wrapped % (rows - 1)).long()
 
 
 @register
 class MultiplicativeNGramHash(NGramHash):
-    """(multiplier id_{t-1} + id_t) modulo rows, 0 for a token that is not there: #65 (92821), #162 (31)."""
+    """(multiplier * id_{t-1} + id_t) modulo rows, with 0 for a missing token: Parameter Golf #65 (92821), #162 (31)."""
 
     def __init__(self, *, multiplier: int = 92821) -> None:
         self.multiplier = multiplier
@@ -58,11 +58,14 @@ class MultiplicativeNGramHash(NGramHash):
 
 @register
 class HashedNGramEmbedding(ResidualStreamPart):
-    """x + scale * P U[hash(id_t, id_{t-1})]: U (rows, width) starts as `table_init`, P (D, width) is a `Linear`.
+    """x + scale * P U[hash(id_t, id_{t-1})] with a hash table U (buckets, width) and a projection P (D, width).
 
-    `scale` is a learned number, None for none; `trigrams` adds the row of the last three tokens, from the same table.
-    `mask_starts`: a document's first token has none before it (the records let the one of the last document stand).
-    Goes before the first norm. Parameter Golf #65, #162, #164. Adds nothing at the start, as U (or P) is zero.
+    scale: initial value of a learned scalar, or None for no scale.  table_init: initializer of U.  project: the
+    `Linear` P.  trigrams: also add the row of the last three tokens, from the same table.  mask_starts: n-grams do not
+    extend over a document start; in the published records they do.
+
+    Initially the output is x, since U (or P) is zero. Place it before the first norm. Parameter Golf #65, #162, #164.
+    Raises `RecipeError` if `buckets` is below 2 or `width` below 1.
     """
 
     roles = {"scale": "scale"}
@@ -84,9 +87,8 @@ class HashedNGramEmbedding(ResidualStreamPart):
     ) -> None:
         super().__init__()
         if buckets < 2 or width < 1:
-            raise RecipeError(
-                f"a table of {buckets} rows of width {width} holds no bigrams", where="HashedNGramEmbedding"
-            )
+            message = f"buckets must be at least 2 and width at least 1, got {buckets} and {width}"
+            raise RecipeError(message, where="HashedNGramEmbedding")
         self.buckets, self.max_n, self.mask_starts = buckets, 3 if trigrams else 2, mask_starts
         self.hash = hash()
         self.table = Embedding(context._replace(vocab=buckets, dim=width), init=table_init)
@@ -95,12 +97,12 @@ class HashedNGramEmbedding(ResidualStreamPart):
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         ids = self.tokens(context)
-        slots = [self.hash.bucket_ids(ids[:n], self.buckets) for n in range(2, self.max_n + 1)]
-        y = self.project(self.table(torch.stack(slots)).sum(0)).to(x.dtype)
+        rows = [self.hash.bucket_ids(ids[:n], self.buckets) for n in range(2, self.max_n + 1)]
+        y = self.project(self.table(torch.stack(rows)).sum(0)).to(x.dtype)
         return x + (y if self.scale is None else self.scale * y)
 
     def tokens(self, context: ForwardContext) -> list[Tensor]:
-        """The tokens at hand, those one before, … (each (B, T)), -1 where there is none."""
+        """Current tokens, previous tokens, …, each (B, T); -1 where missing."""
         ids = [context.ids]
         for n in range(1, self.max_n):
             earlier = context.previous_ids(n)

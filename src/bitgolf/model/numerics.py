@@ -1,4 +1,4 @@
-"""Numerical functions that several parts use: RMS normalization, float32 accumulation, scalars as vectors."""
+"""Numerical functions that several parts use: RMS normalization, casts to float32, expansion of scalars to vectors."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from torch import Tensor
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last axis, without a gain, in x's type.
+    """x / sqrt(mean(x^2) + eps) over the last axis, without a gain, in the dtype of x.
 
-    eps is the machine epsilon of float32 (also for bfloat16, which is computed in float32), or of float64. Since torch 2.13
-    autocast on CUDA has `rms_norm` return float32, hence the cast.
+    eps is the machine epsilon of float32, or of float64 for float64 inputs. bfloat16 inputs are computed in float32.
+    Since torch 2.13, `rms_norm` returns float32 under autocast on CUDA; the cast restores the dtype.
     """
     return F.rms_norm(x, (x.shape[-1],)).to(x.dtype)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32, or in float64 where it is float64 already: for sums that bfloat16 is too coarse for."""
+    """Cast x to float32; float64 is kept. For sums that need more precision than bfloat16."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def scalar_to_channels(scalar: Tensor, x: Tensor) -> Tensor:
-    """A learned number, () or (1,), as a vector over the last axis of x, in x's type.
+    """Expand a learned scalar, () or (1,), to a vector over the last axis of x, in the dtype of x.
 
-    Its gradient is then summed over positions channel by channel; that of a lone number a compiler sums over all
-    positions and heads in one program.
+    The compiler then sums the gradient over positions separately for each channel. The gradient of a scalar factor
+    would be summed over all positions and heads in a single program.
     """
     return scalar.to(x.dtype).expand(x.shape[-1])

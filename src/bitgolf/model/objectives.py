@@ -1,4 +1,4 @@
-"""Training objectives. Scoring knows none of them: it takes the model's logits, with plain cross-entropy."""
+"""Training objectives. Scoring does not use them: it applies plain cross-entropy to the logits of the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bitgolf.model.part import build_chain
 
 
 def token_nll(z: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each target, (B, T), from logits (B, T, V)."""
+    """Negative log-likelihood of each target in nats, (B, T), from logits z (B, T, V)."""
     return F.cross_entropy(at_least_float32(z).flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
 
@@ -33,23 +33,27 @@ class CrossEntropy(Objective):
 
 
 def future_token_nll(z: Tensor, targets: Tensor, offset: int, bos: int) -> Tensor:
-    """Mean nats of the targets (B, T) `offset` places later, from logits z (B, T - ahead, V); 0 where none counts.
+    """Mean negative log-likelihood, in nats, of the targets (B, T) `offset` positions later.
 
-    A document may predict the `bos` that ends it, and nothing behind: such pairs do not count. A bos of -1 counts all.
+    z: logits (B, T - offset, V). Pairs whose target lies behind the `bos` that ends the document are excluded; bos=-1
+    excludes none. The result is 0 if all pairs are excluded.
     """
     starts = (targets == bos).long()
-    before = starts.cumsum(1) - starts  # document starts before each target, itself left out
+    before = starts.cumsum(1) - starts  # number of document starts before each target
     same = before[:, offset:] == before[:, :-offset]
     return (token_nll(z, targets[:, offset:]) * same).sum() / same.sum().clamp_min(1)
 
 
 @register
 class MultiTokenPrediction(Objective):
-    """Cross-entropy + weight * its mean over `heads` further tokens (arXiv 2404.19737; Parameter Golf #287, #549).
+    """Cross-entropy + weight * mean cross-entropy of `heads` further tokens (arXiv 2404.19737).
 
-    Head k (1 … heads), a matrix (V, D) started at zero, predicts from the state at t the token k places after the next.
-    The heads train with the role `head` and are no part of the model, so they are not exported. Their logits pass the
-    `caps`; give the model's own. `mask_starts=False`, as published, also predicts across the end of a document.
+    Parameter Golf #287, #549. Head k (1 … heads) predicts the token k positions after the next one, from the same
+    state. Its matrix (V, D) is initialised to zero and has the role `head`. The heads belong to the objective, not to
+    the model, and are not exported.
+
+    caps: transforms of their logits; use those of the model.  mask_starts: False also predicts across the end of a
+    document, as in the published systems. Raises `RecipeError` if `heads` is below 1.
     """
 
     def __init__(
@@ -66,7 +70,9 @@ class MultiTokenPrediction(Objective):
         super().__init__()
         if heads < 1:
             raise RecipeError(
-                f"{heads} heads predict nothing", where="MultiTokenPrediction.heads", hint="use CrossEntropy"
+                f"must be at least 1, got {heads}",
+                where="MultiTokenPrediction.heads",
+                hint="use CrossEntropy to predict the next token only",
             )
         self.next_token_loss = CrossEntropy(context)
         self.weight, self.bos = weight, context.bos if mask_starts else -1
@@ -76,6 +82,7 @@ class MultiTokenPrediction(Objective):
         self.caps = build_chain(caps, context)
 
     def head_logits(self, head: nn.Module, x: Tensor) -> Tensor:
+        """Logits (B, T, V) of one of the further heads from states x (B, T, D)."""
         z = at_least_float32(head(x))
         for p in self.caps:
             z = p(z)
@@ -83,18 +90,19 @@ class MultiTokenPrediction(Objective):
 
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
         loss = self.next_token_loss(x, targets, logits)
-        for ahead, head in enumerate(self.heads, 1):
-            more = future_token_nll(self.head_logits(head, x[:, :-ahead]), targets, ahead, self.bos)
-            loss = loss + self.weight / len(self.heads) * more
+        for offset, head in enumerate(self.heads, 1):
+            future = future_token_nll(self.head_logits(head, x[:, :-offset]), targets, offset, self.bos)
+            loss = loss + self.weight / len(self.heads) * future
         return loss
 
 
 @register
 class SharedHeadMultiToken(Objective):
-    """Cross-entropy + weight * that of the same logits against the token after the next.
+    """Cross-entropy + weight * cross-entropy of the same logits against the token after the next one.
 
-    Called "MTP" in the harness of Parameter Golf #1493, though without a head of its own: two aims for one prediction,
-    which cost 0.025 bits per byte there. Kept to reproduce that; `MultiTokenPrediction` is the real one.
+    Called "MTP" in the harness of Parameter Golf #1493, although it has no separate head. One prediction then has two
+    different targets, which cost 0.025 bits per byte there. It reproduces that result; for multi-token prediction use
+    `MultiTokenPrediction`.
     """
 
     def __init__(self, context: BuildContext, /, *, weight: float = 0.2, mask_starts: bool = True) -> None:
@@ -108,10 +116,11 @@ class SharedHeadMultiToken(Objective):
 
 @register
 class EntropyWeightedLoss(Objective):
-    """Mean of w_t * nats_t, w_t = clip(0.5 + H_t / mean H, 0.5, 1.5) without gradient, H_t the prediction's entropy.
+    """Mean of w_t * nll_t with w_t = clip(0.5 + H_t / mean(H), 0.5, 1.5), where H_t is the entropy of the prediction.
 
-    Parameter Golf #675. `normalised` divides w by its mean, so that equal entropies give plain cross-entropy. The published form
-    (False) does not: its weights are 1.5 there, and above 1 in the mean almost always, which inflates the gradient.
+    No gradient flows through w. Parameter Golf #675. `normalised` divides w by its mean, so that equal entropies give
+    plain cross-entropy. In the published form (False) equal entropies give a weight of 1.5, and the mean weight is
+    almost always above 1, which inflates the gradient.
     """
 
     def __init__(self, context: BuildContext, /, *, normalised: bool = True) -> None:
@@ -120,7 +129,7 @@ class EntropyWeightedLoss(Objective):
 
     @torch.no_grad()
     def weights(self, z: Tensor) -> Tensor:
-        """(B, T), from logits (B, T, V)."""
+        """Weights w (B, T) from logits z (B, T, V)."""
         log_p = at_least_float32(z).log_softmax(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         w = (0.5 + entropy / entropy.mean().clamp_min(1e-8)).clamp(0.5, 1.5)
@@ -133,9 +142,10 @@ class EntropyWeightedLoss(Objective):
 
 @register
 class ZLoss(Objective):
-    """Cross-entropy + weight * mean lse^2, lse the log-sum-exp of the logits (PaLM, arXiv 2204.02311; Parameter Golf #640).
+    """Cross-entropy + weight * mean(lse^2), where lse is the log-sum-exp of the logits.
 
-    It keeps the softmax's normaliser near 1, which no other term holds in place.
+    It keeps the normaliser of the softmax near 1, which no other term does. PaLM (arXiv 2204.02311); Parameter Golf
+    #640.
     """
 
     def __init__(self, context: BuildContext, /, *, weight: float = 1e-4) -> None:

@@ -1,4 +1,4 @@
-"""A model's parameters by path: their roles, their values, and whether they take gradients."""
+"""Parameters of a model by path: roles, loading of values, and temporary changes of `requires_grad`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,35 @@ from bitgolf.model.part import Part
 
 
 def parameter_roles(model: nn.Module) -> dict[str, str]:
-    """Path -> role of every parameter. A parameter without a role is an error of the part that owns it."""
+    """Role of every parameter by path. A parameter that several blocks share is listed once, under its first path.
+
+    Raises `RecipeError` if a part declares no role for one of its parameters.
+    """
     found: dict[str, str] = {}
-    seen: set[nn.Parameter] = set()  # a matrix that several blocks share is known by its first path
+    seen: set[nn.Parameter] = set()
     for path, module in model.named_modules():
         for name, p in module.named_parameters(recurse=False):
             if p in seen:
                 continue
             seen.add(p)
             if name not in getattr(module, "roles", {}):
-                raise RecipeError(f"{part_name(type(module))} declares no role for {name!r}", where=path)
+                message = f"{part_name(type(module))} declares no role for {name!r}"
+                raise RecipeError(message, where=path, hint=f"add {name!r} to the `roles` of the class")
             found[f"{path}.{name}" if path else name] = cast(Part, module).roles[name]
     return found
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a model these values by path, also one built without any; what blocks share stays shared.
+    """Assign weights to a model by path. The model may be on the meta device. Shared parameters stay shared.
 
-    The paths are those of `parameter_roles`: a parameter that stands in several places goes by its first one. (`load_state_dict`
-    would ask for all of them, and part what was shared.) Raises `CorruptFileError` where paths or shapes are others.
+    The paths are those of `parameter_roles`: a shared parameter is given once, under its first path. `load_state_dict`
+    would require all paths of a shared parameter. Raises `CorruptFileError` if the paths or shapes are not the model's.
     """
     own = dict(model.named_parameters())
     wrong = sorted(own.keys() ^ weights.keys()) + [k for k in own.keys() & weights if own[k].shape != weights[k].shape]
     if wrong:
-        raise CorruptFileError(f"the weights are not this model's ({', '.join(wrong)[:200]})", where="weights")
+        message = f"paths or shapes of the weights differ from the model: {', '.join(wrong)[:200]}"
+        raise CorruptFileError(message, where="weights")
     new = {p: nn.Parameter(weights[path], p.requires_grad) for path, p in own.items()}
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
@@ -46,7 +51,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def set_requires_grad(params: Iterable[Tensor], requires_grad: bool) -> Iterator[None]:
-    """For a while these parameters take gradients, or graphs know them as constants; then all are as they were."""
+    """Set `requires_grad` of these parameters within the context, and restore it at the end.
+
+    With False, computation graphs treat the parameters as constants.
+    """
     changed = [p for p in params if p.requires_grad != requires_grad]
     try:
         for p in changed:

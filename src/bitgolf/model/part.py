@@ -1,4 +1,4 @@
-"""The base classes of a model's parts, and how the chains of parts in a recipe are built."""
+"""Base classes of model parts, and the construction of the part chains of a recipe."""
 
 from __future__ import annotations
 
@@ -17,32 +17,46 @@ V = TypeVar("V")
 
 
 class Part(nn.Module):
-    """One technique. `roles` gives each of its own parameters a role, by which rules choose optimizer and codec."""
+    """Base class of all model parts; a part implements one technique.
+
+    `roles` maps the name of each parameter that the part owns to a role. The rules of a recipe select the optimizer and
+    the codec of a parameter by its role.
+    """
 
     roles: ClassVar[dict[str, str]] = {}
-    identity_at_init: ClassVar[bool] = False  # a claim that the contract suite checks
-    training_only: ClassVar[bool] = False  # the identity when a model is scored
+    identity_at_init: ClassVar[bool] = False  # a new part leaves the outputs of the model unchanged
+    training_only: ClassVar[bool] = False  # the part is the identity in evaluation mode
 
     def __init__(self, context: BuildContext | None = None, /) -> None:
         super().__init__()
 
 
 class Scheduled(Part):
-    """A part that changes while training goes on. As built it is as at the end: that is what is scored."""
+    """A part whose computation changes during training.
+
+    A new part is in its state at the end of training, since that is the state in which the model is scored.
+    """
 
     @property
     def phase_starts(self) -> tuple[float, ...]:
-        """The fractions of the run at which its graph becomes another. Each is compiled ahead and probed when it comes."""
+        """Fractions of the run at which the computation graph of the part changes.
+
+        The trainer compiles the graph of each phase before training. At the start of a phase, the loss must change.
+        """
         return ()
 
     def update(self, progress: TrainingProgress) -> None:
-        """Told the time before each training step."""
+        """Set the state of the part for this progress. The trainer calls it before every training step."""
         raise NotImplementedError
 
 
 @register
 class Only:
-    """A part in some places alone: `layers` as in `0-5`, `last 4`, `first 3`, `1,3,5` or `*`; `matrices` names matrices, `q,k`."""
+    """Restricts a part of a chain to some layers or matrices.
+
+    layers: `0-5`, `1,3,5`, `first 3`, `last 4`, or `*` for all.  matrices: names separated by commas, such as `q,k`;
+    empty for all.  use: the part.
+    """
 
     wraps = "use"
 
@@ -50,18 +64,23 @@ class Only:
         self.layers, self.matrices, self.use = layers, matrices, use
 
     def applies_to(self, context: BuildContext) -> bool:
+        """Whether the part is built for this layer and matrix."""
         named = not self.matrices or context.matrix_name in [name.strip() for name in self.matrices.split(",")]
         return named and (self.layers == "*" or context.layer in parse_layers(self.layers, context.layers))
 
 
 def only(layers: str, part: Spec[V], *, on: str = "") -> Spec[V]:
+    """The recipe node `Only(layers=layers, matrices=on, use=part)`."""
     from bitgolf.config.spec import part as node
 
     return cast(Spec[V], node(Only, layers=layers, matrices=on, use=part))
 
 
 def parse_layers(text: str, layers: int) -> set[int]:
-    """The layers that a text names, of 0 … layers-1."""
+    """Indices of the layers that `text` lists, in the syntax of `Only.layers`, for a model with `layers` layers.
+
+    Raises `RecipeError` if the text cannot be parsed, is empty, or lists a layer that the model does not have.
+    """
     chosen: set[int] = set()
     for piece in text.split(","):
         word, _, count = piece.strip().partition(" ")
@@ -72,14 +91,16 @@ def parse_layers(text: str, layers: int) -> set[int]:
                 low, _, high = word.partition("-")
                 chosen |= set(range(int(low), int(high or low) + 1))
         except ValueError:
-            raise RecipeError(f"{text!r} names no layers", hint="write 0-5, 1,3,5, first 2 or last 4") from None
+            hint = "write for example 0-5, 1,3,5, first 2 or last 4"
+            raise RecipeError(f"cannot parse {text!r} as a list of layers", hint=hint) from None
     if not chosen or min(chosen) < 0 or max(chosen) >= layers:
-        raise RecipeError(f"{text!r} does not fit {layers} layers")
+        hint = f"the model has {layers} layers, counted from 0"
+        raise RecipeError(f"{text!r} must list layers from 0 to {layers - 1}", hint=hint)
     return chosen
 
 
 def build_chain(specs: Sequence[Spec[Any]], context: BuildContext) -> nn.ModuleList:
-    """Build the parts of a chain that belong on this layer."""
+    """Build the parts of a chain in order, without those that `Only` excludes from this layer or matrix."""
     chosen = []
     for spec in specs:
         if spec.cls is Only:

@@ -1,13 +1,13 @@
-"""Quantization-aware training: a weight multiplies as it will be read back once it is stored.
+"""Quantization-aware training (QAT): in training, weights are replaced by their quantized values.
 
-These views act in training alone. A model is scored with the very weights that its artifact holds, so there they are
-the identity. Each takes the codec that stores the matrix and rounds with its grid, its clip rule and its pruning; the edit
-`qat` (`bitgolf.recipes._qat`) takes the codecs from a recipe's rules. A published system that trains with another grid
-than it stores says so with a codec of its own here, and `show` and `doctor` tell the difference.
+These transforms act in training mode only. A model is scored with the weights that its artifact holds, so in evaluation
+mode they are the identity. Each takes the codec that stores the matrix, and rounds with its grid, clip rule and
+pruning. The edit `qat` (`bitgolf.recipes._qat`) takes the codecs from the rules of a recipe. To reproduce a published
+system that trains with another grid than it stores, give another codec here; `show` and `doctor` report the difference.
 
-Published recipes switch on when the learning rate's scale s falls under a threshold; here `since` is a fraction of the
-run. Where s falls in a line from 1 to 0 over the last part W of the run, s < threshold from `since = 1 - threshold * W`
-on: 0.15 with a warm-down over half the run is since=0.925.
+Published recipes start QAT when the scale s of the learning rate falls below a threshold; here `since` is a fraction of
+the run. If s decreases linearly from 1 to 0 over the last fraction W of the run, then s < threshold from `since = 1 -
+threshold * W` on: a threshold of 0.15 and a warmdown over half the run give since=0.925.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ from bitgolf.runtime.progress import TrainingProgress
 
 
 def straight_through(w: Tensor, quantized: Tensor) -> Tensor:
-    """The value of `quantized`, bit for bit (w - w is zero, where w + (seen - w) would be rounded), and the gradient of `w`.
+    """Straight-through estimator (Bengio et al., arXiv 1308.3432): the value of `quantized` with the gradient of `w`.
 
-    Bengio and others, arXiv 1308.3432.
+    The value is exact bit for bit, since w - w is zero; w + (quantized - w) would be rounded.
     """
     return quantized.to(w.dtype).detach() + (w - w.detach())
 
 
 class QATTransform(WeightTransform, Scheduled):
-    """A matrix (R, C) as `codec` will round it, one step a row: in training, from `since` of the run on.
+    """A matrix (R, C) quantized as by `codec`, with one step size per row, in training only.
 
-    `solve` of the codec does not act here: training has no statistics.
+    It is active from the fraction `since` of the run on. The `solver` of the codec is not applied, since there are no
+    calibration statistics during training. Raises `RecipeError` if `since` is outside [0, 1), or if the clip rule of
+    the codec needs calibration.
     """
 
     training_only = True
@@ -44,12 +46,14 @@ class QATTransform(WeightTransform, Scheduled):
     def __init__(self, codec: RowQuantizer, since: float) -> None:
         super().__init__()
         if not 0 <= since < 1:
-            raise RecipeError(f"`since` is a fraction of the run, 0 to below 1, not {since}", where=type(self).__name__)
+            raise RecipeError(
+                f"must be a fraction of the run in [0, 1), got {since}", where=f"{type(self).__name__}.since"
+            )
         if codec.clip.needs_calibration:
             raise RecipeError(
-                f"{type(codec.clip).__name__} asks for calibration, and there is none while a model is trained",
+                f"{type(codec.clip).__name__} needs calibration, which does not exist during training",
                 where=f"{type(self).__name__}.codec.clip",
-                hint="a clip of the weights alone, such as SdClip",
+                hint="use a clip rule that needs the weights only, such as SdClip",
             )
         self.codec, self.since, self.active = codec, since, True
 
@@ -64,20 +68,21 @@ class QATTransform(WeightTransform, Scheduled):
         return self.quantized(w) if self.training and self.active else w
 
     def step_sizes(self, w: Tensor) -> Tensor:
-        """The step of each row, float32 (R, 1), without gradient."""
+        """Step size of each row, float32 (R, 1), without gradient."""
         return self.codec.row_steps(w.detach().float())[:, None]
 
     def quantized(self, w: Tensor) -> Tensor:
-        """What multiplies instead of `w`, (R, C), with the gradient that `w` gets."""
+        """The matrix that replaces `w`, (R, C), with a gradient with respect to `w`."""
         raise NotImplementedError
 
 
 @register
 class FakeQuant(QATTransform):
-    """Exactly what the codec writes, with a straight-through gradient (arXiv 1712.05877; Parameter Golf #63).
+    """Exactly the values that the codec stores, with a straight-through gradient.
 
-    From the first step it closes the gap that storing opens; late in the run (`since`) it is cheap. An average that began
-    before `since` mixes weights of two kinds: start it there, or leave it out.
+    arXiv 1712.05877; Parameter Golf #63. From the first step on, it closes the loss gap due to quantization; started
+    late in the run (`since`), it costs little time. A weight average that starts before `since` mixes weights trained
+    with and without quantization: start it at `since`, or do not average.
     """
 
     def __init__(self, context: BuildContext, /, *, codec: Spec[RowQuantizer], since: float = 0.0) -> None:
@@ -89,10 +94,10 @@ class FakeQuant(QATTransform):
 
 @register
 class QuantNoise(QATTransform):
-    """w + u * step, u drawn from U(-1/2, 1/2) for each weight and use: rounding as noise, gradients are ordinary.
+    """w + u * step with u ~ U(-1/2, 1/2) for each weight and use: rounding errors as noise, with ordinary gradients.
 
-    Parameter Golf #363, on looped blocks, whose errors add up over the visits. Noise of another size than the codec's
-    errors does harm.
+    Parameter Golf #363, on looped blocks, where errors add up over the visits. Noise whose magnitude differs from the
+    rounding errors of the codec does harm.
     """
 
     def __init__(self, context: BuildContext, /, *, codec: Spec[RowQuantizer], since: float = 0.0) -> None:
@@ -104,10 +109,11 @@ class QuantNoise(QATTransform):
 
 @register
 class SoftRoundQuant(QATTransform):
-    """step * (floor(u) + sigmoid(alpha * (u - floor(u) - 1/2))) with u = w / step: rounding that has a gradient.
+    """step * (floor(u) + sigmoid(alpha * (u - floor(u) - 1/2))) with u = w / step: differentiable rounding.
 
-    `alpha` goes in a line from `alpha_start` at `since` to `alpha_end` at the end; at infinity this is `FakeQuant`. The gradient is
-    largest midway between two levels, and zero where a weight is clipped. Parameter Golf #589 and the line of #1204.
+    alpha increases linearly from `alpha_start` at `since` to `alpha_end` at the end of the run; in the limit of
+    infinity this is `FakeQuant`. The gradient is largest midway between two levels, and zero where a weight is clipped.
+    Parameter Golf #589, and the systems that build on #1204.
     """
 
     alpha: Tensor
@@ -124,13 +130,13 @@ class SoftRoundQuant(QATTransform):
     ) -> None:
         super().__init__(codec(), since)
         self.alpha_start, self.alpha_end = alpha_start, alpha_end
-        # A tensor, so that a compiled graph stays the same; on the CPU, so that it has a value in a model on `meta`.
+        # A tensor, so that a compiled graph stays the same. On the CPU, so that a model on the meta device has a value.
         self.register_buffer("alpha", torch.tensor(alpha_end, device="cpu"), persistent=False)
 
     def update(self, progress: TrainingProgress) -> None:
         super().update(progress)
-        gone = max(0.0, (progress.fraction - self.since) / (1 - self.since))
-        self.alpha.fill_(self.alpha_start + (self.alpha_end - self.alpha_start) * gone)
+        elapsed = max(0.0, (progress.fraction - self.since) / (1 - self.since))
+        self.alpha.fill_(self.alpha_start + (self.alpha_end - self.alpha_start) * elapsed)
 
     def quantized(self, w: Tensor) -> Tensor:
         step = self.step_sizes(w)

@@ -1,7 +1,8 @@
-"""Weights of very few bits, in training and in scoring, and what #640 does to the input of an output projection.
+"""Fake quantization to ternary, binary and 8-bit weights, and norms on the inputs of the output projections.
 
-Parameter Golf #640 (ternary), #641 (binary), after BitNet b1.58, arXiv 2402.17764. All matrices of attention and MLP are
-ternary or binary, what else is large is `FakeFloat8`. Averaged weights are of no use here (spec, 5.5), nor is weight decay.
+Parameter Golf #640 (ternary) and #641 (binary), after BitNet b1.58 (arXiv 2402.17764). The matrices of attention and
+MLP are ternary or binary, other large tensors use `FakeFloat8`. #640 and #641 report that weight averaging (EMA) and
+weight decay do harm. Unlike the transforms of `qat`, these act in training and in scoring.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bitgolf.model.qat import straight_through
 
 
 class FakeLowBit(WeightTransform):
-    """A weight as its grid has it; its gradient is that of the rounded weight."""
+    """A weight rounded to a grid, with a straight-through gradient."""
 
     grid: TernaryGrid | BinaryGrid | Float8Grid
 
@@ -29,7 +30,7 @@ class FakeLowBit(WeightTransform):
 
 @register
 class FakeTernary(FakeLowBit):
-    """-s, 0 or s, s the mean magnitude of the `group_size` weights around (#640). Stored by `TernaryGroups`."""
+    """-s, 0 or s with s the mean magnitude of each group of `group_size` weights (#640). Stored by `TernaryGroups`."""
 
     def __init__(self, context: BuildContext, /, *, group_size: int = 128) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class FakeTernary(FakeLowBit):
 
 @register
 class FakeBinary(FakeLowBit):
-    """-s or s (#641). Stored by `BinaryGroups`."""
+    """-s or s with s the mean magnitude of each group of `group_size` weights (#641). Stored by `BinaryGroups`."""
 
     def __init__(self, context: BuildContext, /, *, group_size: int = 128) -> None:
         super().__init__()
@@ -49,7 +50,8 @@ class FakeBinary(FakeLowBit):
 class FakeFloat8(FakeLowBit):
     """8-bit floats, e4m3 (#640, for embeddings and small projections). Stored by `FP8`.
 
-    There is no scale: a weight below 2**-10 counts as zero, so an embedding wants a standard deviation well above that.
+    There is no scale, and magnitudes below 2**-10 become zero. An embedding should have a standard deviation well
+    above.
     """
 
     def __init__(self, context: BuildContext, /) -> None:
@@ -59,7 +61,7 @@ class FakeFloat8(FakeLowBit):
 
 @register
 class AttentionOutputNorm(AttentionOutputPart):
-    """Attention's output divided by its root mean square over all heads, H d values, before the output matrix (#640)."""
+    """RMS normalization of the attention output over all heads (H d values), before the output projection (#640)."""
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
         return rms_norm(y.flatten(-2)).view(y.shape)
@@ -67,7 +69,7 @@ class AttentionOutputNorm(AttentionOutputPart):
 
 @register
 class NormedActivation(Activation):
-    """An activation whose output is divided by its root mean square over the hidden values (#640)."""
+    """An activation followed by RMS normalization over the hidden dimension, before the down projection (#640)."""
 
     def __init__(self, context: BuildContext, /, *, act: Spec[Activation] = part(SquaredReLU)) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Parts on the residual stream: norms, the mix with the first state, the scale of what branches add."""
+"""Parts on the residual stream: norms, mixing with its first state x0, and scales of the residual branches."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ class RMSNorm(Norm):
 
 @register
 class DepthScaledNorm(Norm):
-    """RMSNorm times 1/sqrt(layer + 1), layers counted from 0: Parameter Golf #315 ("LN scale"). For a block's norm.
+    """RMSNorm times 1/sqrt(layer + 1), layers counted from 0 ("LN scale", Parameter Golf #315).
 
-    Raises `RecipeError` as the model's last norm, which sits in no layer.
+    It is for the norm of a block. Raises `RecipeError` outside a block, for example as the final norm of the model.
     """
 
     def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
         if context.layer < 0:
-            raise RecipeError("DepthScaledNorm stands in a layer", where="norm", hint="use RMSNorm after the blocks")
+            message = "DepthScaledNorm must be the norm of a block: the final norm has no layer index"
+            raise RecipeError(message, where="model.norm", hint="use RMSNorm as the final norm")
         self.scale = (context.layer + 1) ** -0.5
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ class DepthScaledNorm(Norm):
 
 @register
 class EmbeddingNorm(ResidualStreamPart):
-    """The norm after the embedding: what later layers call x0 is its output."""
+    """RMS normalization after the embedding. In the baseline its output is x0, the first state of the stream."""
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         return rms_norm(x)
@@ -50,7 +51,7 @@ class EmbeddingNorm(ResidualStreamPart):
 
 @register
 class MixX0(ResidualStreamPart):
-    """x <- m0 * x + m1 * x0 with two learned vectors (2, D), started at (1, 0): the baseline's `resid_mix`."""
+    """x <- m0 * x + m1 * x0 with two learned vectors (2, D), initialized to 1 and 0: the baseline's `resid_mix`."""
 
     roles = {"weight": "scale"}
     identity_at_init = True
@@ -67,9 +68,9 @@ class MixX0(ResidualStreamPart):
 
 @register
 class DepthMixX0(MixX0):
-    """MixX0 started at (p, 1 - p) with p = sigmoid(steepness (layer/(layers - 1) - 1/2)): Parameter Golf #60.
+    """MixX0 initialized to (p, 1 - p) with p = sigmoid(steepness (layer/(layers - 1) - 1/2)): Parameter Golf #60.
 
-    Early layers see the first state, late ones the stream. Raises `RecipeError` outside a block.
+    Initially, early layers give more weight to x0, late layers to the stream. Raises `RecipeError` outside a block.
     """
 
     identity_at_init = False
@@ -78,7 +79,9 @@ class DepthMixX0(MixX0):
         super().__init__(context)
         if context.layer < 0:
             raise RecipeError(
-                "DepthMixX0 stands in a layer", where="model.post_embed", hint="put it into the block's pre_block"
+                "DepthMixX0 must be a part of a block: `post_embed` has no layer index",
+                where="model.post_embed",
+                hint="add it to pre_block of the block",
             )
         p = torch.tensor(steepness * (context.layer / max(context.layers - 1, 1) - 0.5)).sigmoid()
         with torch.no_grad():
@@ -87,7 +90,7 @@ class DepthMixX0(MixX0):
 
 @register
 class LayerScale(ResidualScale):
-    """a * y with a learned vector a (D), started at 1: the baseline's `attn_scale` and `mlp_scale`."""
+    """a * y with a learned vector a (D,), initialized to 1: the baseline's `attn_scale` and `mlp_scale`."""
 
     roles = {"weight": "scale"}
 
@@ -101,10 +104,12 @@ class LayerScale(ResidualScale):
 
 @register
 class ResidualWarmup(ResidualScale, Scheduled):
-    """y * min(1, steps / (first + per_layer * layer)): branches fade in, low layers first (Parameter Golf #675).
+    """y * min(1, step / (warmup_steps + warmup_steps_per_layer * layer)) in training.
 
-    Scored with the whole branch, so a run should last until its last layer is in. The factor is a buffer: a compiled
-    graph reads it as data, and the fading in is no phase, as the graph stays the same.
+    "ProRes", Parameter Golf #675: residual branches are warmed up, low layers first. Scoring uses factor 1, so a run
+    should last until the warmup of the last layer has ended. The factor is a buffer, which a compiled graph reads as
+    data: the graph stays the same, and the warmup is not a phase. Raises `RecipeError` if `warmup_steps` is below 1 or
+    `warmup_steps_per_layer` below 0.
     """
 
     factor: Tensor
@@ -114,11 +119,11 @@ class ResidualWarmup(ResidualScale, Scheduled):
         self.steps = warmup_steps + warmup_steps_per_layer * context.layer
         if warmup_steps < 1 or warmup_steps_per_layer < 0:
             raise RecipeError(
-                f"cannot fade in over {self.steps} steps",
+                "warmup_steps must be at least 1 and warmup_steps_per_layer at least 0, "
+                f"got {warmup_steps} and {warmup_steps_per_layer}",
                 where="ResidualWarmup",
-                hint="warmup_steps >= 1, warmup_steps_per_layer >= 0",
             )
-        # on the CPU also in a model built without values, which gets its parameters alone from an artifact
+        # On the CPU in a model on the meta device too: an artifact holds values of parameters, not of this buffer.
         self.register_buffer("factor", torch.ones((), device="cpu"), persistent=False)
 
     def update(self, progress: TrainingProgress) -> None:

@@ -1,4 +1,4 @@
-"""Residual topologies: attention and MLP one after the other, in parallel, or on two streams (lanes) of their own."""
+"""Residual topologies: attention and MLP in sequence, in parallel, or on two lanes of the residual stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FinalLane = Literal["mean", "attn", "mlp"]
 
 
 def apply_pre_block(block: Block, x: Tensor, context: ForwardContext) -> Tensor:
-    """What a branch of the block reads of the stream x (B, T, D), before its norm."""
+    """Apply the `pre_block` chain of a block to the stream x (B, T, D): the input of a branch before its norm."""
     for p in block.pre_block:
         x = p(x, context)
     return x
@@ -27,7 +27,7 @@ def apply_pre_block(block: Block, x: Tensor, context: ForwardContext) -> Tensor:
 
 @register
 class SequentialResidual(ResidualTopology):
-    """The second branch reads what the first has written."""
+    """The MLP reads the stream to which attention has been added."""
 
     def forward(self, x: ResidualStream, context: ForwardContext, block: Block) -> ResidualStream:
         return block(x, context)
@@ -35,9 +35,9 @@ class SequentialResidual(ResidualTopology):
 
 @register
 class ParallelResidual(ResidualTopology):
-    """x + Attention(norm(x)) + MLP(norm(x)) in these layers, one after the other elsewhere.
+    """x + Attention(norm(x)) + MLP(norm(x)) in the given layers; `SequentialResidual` in all others.
 
-    The form of GPT-J (Wang and Komatsuzaki 2021; Parameter Golf #1412, #1493). It has no parameters.
+    As in GPT-J (Wang and Komatsuzaki, 2021; Parameter Golf #1412, #1493). It has no parameters.
     """
 
     def __init__(self, context: BuildContext, /, *, layers: str = "7-10") -> None:
@@ -47,7 +47,7 @@ class ParallelResidual(ResidualTopology):
     def forward(self, x: ResidualStream, context: ForwardContext, block: Block) -> ResidualStream:
         if block.layer not in self.layers:
             return block(x, context)
-        assert isinstance(x, Tensor)  # one stream: no other topology opens lanes
+        assert isinstance(x, Tensor)  # two lanes occur with `TwoLaneResidual` only
         x = apply_pre_block(block, x, context)
         x = x + block.mixer_branch(x, context) + block.mlp_branch(x)
         for p in block.post_block:
@@ -56,12 +56,13 @@ class ParallelResidual(ResidualTopology):
 
 
 class TwoLaneResidual(ResidualTopology):
-    """Two streams from layer `start_layer` on, one read by attention and one by the MLP.
+    """Two lanes of the residual stream from layer `start_layer` on: attention reads one, the MLP the other.
 
-    Each layer has weights for what a branch writes into either lane, post (L, 2, 2) = [branch, lane], started at 1,
-    and for what stays, resid (L, 2). Layers before `start_layer` have them too, unused: so the published counts have it.
-    With `num_weights` only the last so many layers have them (#1204 counted its layers without the repeats); 0 is all.
-    At the end the lanes' mean goes on, or one of them. Once open, lanes stay open, also in earlier layers of a loop.
+    Learned weights of L layers: post (L, 2, 2), indexed [layer, branch, lane] and initialized to 1, multiplies the
+    output of a branch; resid (L, 2) multiplies the lanes. Layers before `start_layer` have unused weights, which are
+    part of the published parameter counts. `num_weights` gives weights to the last layers only (#1204 numbers its
+    layers without the repeats); 0 means all layers. `final_lane` selects one lane or the mean of both after the last
+    block. Two lanes are kept until then, also in earlier layers of a loop.
     """
 
     roles = {"post": "scale", "resid": "scale"}
@@ -72,10 +73,9 @@ class TwoLaneResidual(ResidualTopology):
         super().__init__()
         num_weights = num_weights or context.layers
         if not 0 <= context.layers - num_weights <= start_layer < context.layers:
-            cause = (
-                f"lanes cannot start at layer {start_layer} of {context.layers} with weights for the last {num_weights}"
-            )
-            raise RecipeError(cause, where="layer_schedule.residual.start_layer")
+            message = f"must be one of the last {num_weights} of {context.layers} layers, got {start_layer}"
+            hint = "only these layers have weights; see num_weights"
+            raise RecipeError(message, where="layer_schedule.residual.start_layer", hint=hint)
         self.start_layer, self.final_lane, self.layers_without_weights = (
             start_layer,
             final_lane,
@@ -85,16 +85,24 @@ class TwoLaneResidual(ResidualTopology):
         self.resid = nn.Parameter(torch.full((num_weights, 2), resid))
 
     def layer_weights(self, block: Block, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-        """post (2, 2) and resid (2) of a block in this type; the first layer's serve those of a loop that have none."""
+        """post (2, 2) and resid (2,) of a block with dtype `kind`.
+
+        Layers without weights, which a loop may visit with two lanes, use those of the first layer that has weights.
+        """
         row = max(block.layer - self.layers_without_weights, 0)
         return self.post[row].to(kind), self.resid[row].to(kind)
 
     def open_lanes(self, x: ResidualStream, block: Block) -> ResidualStream:
-        """The stream as this block takes it: two lanes, both as the one was, where they begin."""
+        """The stream as input of this block: from `start_layer` on, one tensor becomes two equal lanes.
+
+        Raises `RecipeError` if such a block has `post_block` parts.
+        """
         if isinstance(x, tuple) or block.layer < self.start_layer:
             return x
         if len(block.post_block):
-            raise RecipeError("a block with two lanes has no place for `post_block`", where="model.block.post_block")
+            names = ", ".join(type(p).__name__ for p in block.post_block)
+            message = f"a block with two lanes cannot have `post_block` parts, got {names}"
+            raise RecipeError(message, where="model.block.post_block")
         return x, x
 
     def forward(self, x: ResidualStream, context: ForwardContext, block: Block) -> ResidualStream:
@@ -102,7 +110,7 @@ class TwoLaneResidual(ResidualTopology):
         return self.run_block(*x, context, block) if isinstance(x, tuple) else block(x, context)
 
     def run_block(self, a: Tensor, b: Tensor, context: ForwardContext, block: Block) -> ResidualStream:
-        """One visit: attention's lane a and the MLP's b, both (B, T, D)."""
+        """Execute a block with the lane a of attention and the lane b of the MLP, both (B, T, D)."""
         raise NotImplementedError
 
     def merge_lanes(self, x: ResidualStream) -> Tensor:
@@ -112,10 +120,10 @@ class TwoLaneResidual(ResidualTopology):
 
 @register
 class ParallelTwoLaneResidual(TwoLaneResidual):
-    """Both branches read before either writes: Parameter Golf #1530 to #1855.
+    """Attention and MLP both read their lane before either writes: Parameter Golf #1530 to #1855.
 
-    Attention reads its lane as the chain `apply_pre_block` leaves it, the MLP its own lane as it is. resid starts at 1.1 and has
-    one weight a lane. Skips go into attention's lane only.
+    Attention reads its lane after the `pre_block` chain, the MLP reads its lane directly. resid has one weight per lane
+    and is initialized to 1.1. Skips are merged into the lane of attention only.
     """
 
     def __init__(
@@ -125,10 +133,10 @@ class ParallelTwoLaneResidual(TwoLaneResidual):
 
     def run_block(self, a: Tensor, b: Tensor, context: ForwardContext, block: Block) -> ResidualStream:
         post, resid = self.layer_weights(block, a.dtype)
-        mixed, fed = block.mixer_branch(apply_pre_block(block, a, context), context), block.mlp_branch(b)
+        attn_out, mlp_out = block.mixer_branch(apply_pre_block(block, a, context), context), block.mlp_branch(b)
         return (
-            resid[0] * a + post[0, 0] * mixed + post[1, 0] * fed,
-            resid[1] * b + post[0, 1] * mixed + post[1, 1] * fed,
+            resid[0] * a + post[0, 0] * attn_out + post[1, 0] * mlp_out,
+            resid[1] * b + post[0, 1] * attn_out + post[1, 1] * mlp_out,
         )
 
     def merge_skip(
@@ -140,10 +148,10 @@ class ParallelTwoLaneResidual(TwoLaneResidual):
 
 @register
 class SequentialTwoLaneResidual(TwoLaneResidual):
-    """Attention writes before the MLP reads: Parameter Golf #1204.
+    """Attention writes to both lanes before the MLP reads: Parameter Golf #1204.
 
-    Both read their lane as the chain `apply_pre_block` leaves it. resid starts at sqrt(1.1) and has one weight a branch, for
-    both lanes, so that a layer multiplies them by 1.1. Skips go into both lanes.
+    Both branches read their lane after the `pre_block` chain. resid has one weight per branch, used for both lanes and
+    initialized to sqrt(1.1), so that a layer multiplies each lane by 1.1. Skips are merged into both lanes.
     """
 
     def __init__(
@@ -153,8 +161,8 @@ class SequentialTwoLaneResidual(TwoLaneResidual):
 
     def run_block(self, a: Tensor, b: Tensor, context: ForwardContext, block: Block) -> ResidualStream:
         post, resid = self.layer_weights(block, a.dtype)
-        mixed = block.mixer_branch(apply_pre_block(block, a, context), context)
-        a, b = resid[0] * a + post[0, 0] * mixed, resid[0] * b + post[0, 1] * mixed
-        context.visit += 1  # `apply_pre_block` runs again: parts that remember tell its two readings apart by the visit
-        fed = block.mlp_branch(apply_pre_block(block, b, context))
-        return resid[1] * a + post[1, 0] * fed, resid[1] * b + post[1, 1] * fed
+        attn_out = block.mixer_branch(apply_pre_block(block, a, context), context)
+        a, b = resid[0] * a + post[0, 0] * attn_out, resid[0] * b + post[0, 1] * attn_out
+        context.visit += 1  # `pre_block` runs a second time: parts with a state need another visit number
+        mlp_out = block.mlp_branch(apply_pre_block(block, b, context))
+        return resid[1] * a + post[1, 0] * mlp_out, resid[1] * b + post[1, 1] * mlp_out

@@ -1,8 +1,8 @@
-"""Smearing: a position takes in a part of what came before it. Four techniques share the name "SmearGate".
+"""Smearing: a part of the previous positions is added to each position. Four techniques share the name "SmearGate".
 
-`mask_starts`: where a document starts (BOS) nothing comes before, and the output is the input, exactly. The records up
-to #1851 let the last token of one document into the next one's first: `mask_starts=False`. Before the first position
-of a sequence there are zeros.
+With `mask_starts`, the output at a document start (BOS) equals the input exactly. `mask_starts=False` mixes the last
+token of a document into the first token of the next one, as in the records before #1851. The position before the first
+one of a sequence counts as zero.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bitgolf.model.numerics import at_least_float32
 
 
 class ChannelSmear(ResidualStreamPart):
-    """x_t + share * (x_{t-1} - x_t), the share (D) of the token before from a learned theta (D)."""
+    """x_t + w * (x_{t-1} - x_t) with w (D,), the weight of the previous token, computed from a learned theta (D,)."""
 
     roles = {"theta": "scale"}
 
@@ -31,6 +31,7 @@ class ChannelSmear(ResidualStreamPart):
 
     @property
     def previous_weight(self) -> Tensor:
+        """Weight of the previous token in each channel, (D,)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
@@ -39,15 +40,15 @@ class ChannelSmear(ResidualStreamPart):
 
 
 def zero_at_document_starts(change: Tensor, context: ForwardContext) -> Tensor:
-    """`change` (B, T, D), zero where a document starts."""
+    """`change` (B, T, D), set to zero where a document starts."""
     return change.masked_fill(context.document_starts[..., None], 0.0)
 
 
 @register
 class KeepSmear(ChannelSmear):
-    """g * x_t + (1 - g) * x_{t-1} with g = sigmoid(theta), theta (D) started at `init` (3 keeps 0.953 of the token).
+    """g * x_t + (1 - g) * x_{t-1} with g = sigmoid(theta); theta (D,) is initialized to `init` (3 gives g = 0.953).
 
-    Parameter Golf #65, there between the bigrams and the first norm.
+    Parameter Golf #65, where it is placed between the bigram embedding and the first norm.
     """
 
     def __init__(self, context: BuildContext, /, *, init: float = 3.0, mask_starts: bool = True) -> None:
@@ -60,9 +61,9 @@ class KeepSmear(ChannelSmear):
 
 @register
 class BlendSmear(ChannelSmear):
-    """(1 - g) * x_t + g * x_{t-1} with g = sigmoid(theta), theta (D) started at `init` (0 is half and half).
+    """(1 - g) * x_t + g * x_{t-1} with g = sigmoid(theta); theta (D,) is initialized to `init` (0 gives g = 0.5).
 
-    Parameter Golf #162, #164, #287 ... #1512, there after the first norm.
+    Parameter Golf #162, #164, #287 ... #1512, where it is placed after the first norm.
     """
 
     def __init__(self, context: BuildContext, /, *, init: float = 0.0, mask_starts: bool = True) -> None:
@@ -75,10 +76,11 @@ class BlendSmear(ChannelSmear):
 
 @register
 class ContentSmear(ResidualStreamPart):
-    """x_t + scale * sigmoid(x_t[:width] gate^T) * x_{t-1}: the token itself says how much of the one before it takes.
+    """x_t + scale * sigmoid(x_t[:width] gate^T) * x_{t-1}: the weight of the previous token depends on the current one.
 
-    gate (1, width) and scale () start at zero. Parameter Golf #1667 (after modded-nanogpt), with the mask of #1851;
-    there on the raw embedding, before the first norm.
+    gate (1, width) and scale () are initialized to zero. Parameter Golf #1667 (after modded-nanogpt), where it is
+    applied to the embedding before the first norm; `mask_starts` is from #1851. Raises `RecipeError` if `width` is
+    below 1 or above D.
     """
 
     roles = {"gate": "gate", "scale": "scale"}
@@ -87,22 +89,23 @@ class ContentSmear(ResidualStreamPart):
     def __init__(self, context: BuildContext, /, *, width: int = 12, mask_starts: bool = True) -> None:
         super().__init__()
         if not 0 < width <= context.dim:
-            raise RecipeError(f"cannot read {width} of {context.dim} dimensions", where="ContentSmear.width")
+            raise RecipeError(f"must be between 1 and {context.dim}, got {width}", where="ContentSmear.width")
         self.width, self.mask_starts = width, mask_starts
         self.gate = nn.Parameter(torch.zeros(1, width))
         self.scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        open_by = self.scale * F.linear(x[..., : self.width], self.gate.to(x.dtype)).sigmoid()
-        change = open_by * context.token_shift(self, x)
+        weight = self.scale * F.linear(x[..., : self.width], self.gate.to(x.dtype)).sigmoid()
+        change = weight * context.token_shift(self, x)
         return x + zero_at_document_starts(change, context) if self.mask_starts else x + change
 
 
 @register
 class RunningMeanSmear(ResidualStreamPart):
-    """x_t + tanh(theta) * (mean - x_t), the mean of the stream over positions up to t that are held; theta (D) started at 0.
+    """x_t + tanh(theta) * (mean - x_t); mean is that of the stream up to position t, theta (D,) is initialized to 0.
 
-    Parameter Golf #641, there at the end of every block. With `mask_starts` the mean is over the document alone.
+    Parameter Golf #641, where it is placed at the end of every block. The mean is taken over the valid positions of the
+    context, with `mask_starts` over those of the current document only.
     """
 
     roles = {"theta": "scale"}
@@ -114,17 +117,17 @@ class RunningMeanSmear(ResidualStreamPart):
         self.theta = nn.Parameter(torch.zeros(context.dim))
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        own = at_least_float32(x)  # in bfloat16 a sum over a long text would not grow any more
-        before = context.cumsum(self, own) - own
+        stream = at_least_float32(x)  # in bfloat16, a sum over a long text would stop growing
+        before = context.cumsum(self, stream) - stream
         start = self.mean_start(context)
-        _, history = context.update_kv(self, own[..., :0], before)
-        earlier = history.gather(1, start[..., None].expand_as(x))  # sums before the start, which do not count
-        begun = start + context.key_positions[..., :1]
-        mean = (own + (before - earlier)) / (context.positions + 1 - begun)[..., None]
-        return (own + self.theta.tanh() * (mean - own)).to(x.dtype)
+        _, history = context.update_kv(self, stream[..., :0], before)
+        excluded = history.gather(1, start[..., None].expand_as(x))  # sums over the positions before the mean starts
+        start_position = start + context.key_positions[..., :1]
+        mean = (stream + (before - excluded)) / (context.positions + 1 - start_position)[..., None]
+        return (stream + self.theta.tanh() * (mean - stream)).to(x.dtype)
 
     def mean_start(self, context: ForwardContext) -> Tensor:
-        """Of all that is held, the number of the position where each one's mean starts, (B, T)."""
+        """Index of the key at which the mean of each position starts, (B, T)."""
         if not self.mask_starts:
             return torch.zeros_like(context.ids) + (context.first_key_position - context.key_positions[..., :1])
         return context.cached(

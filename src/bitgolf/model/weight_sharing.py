@@ -1,4 +1,4 @@
-"""What blocks have in common: tied weights, and what tells the visits of tied blocks apart."""
+"""Weight sharing between blocks, and low-rank adapters for the separate visits of shared blocks."""
 
 from __future__ import annotations
 
@@ -19,22 +19,27 @@ from bitgolf.runtime.progress import TrainingProgress
 
 
 def tie_matrices(source: nn.Module, target: nn.Module) -> None:
-    """Let every parameter of role `matrix` in the target be the one at the same path in the source."""
-    theirs = dict(source.named_parameters())
+    """Replace each parameter of role `matrix` in `target` by the one at the same path in `source`.
+
+    Raises `RecipeError` if `source` has no parameter of the same shape at that path.
+    """
+    sources = dict(source.named_parameters())
     for path in [path for path, role in roles_of(target).items() if role == "matrix"]:
-        if path not in theirs or theirs[path].shape != target.get_parameter(path).shape:
-            raise RecipeError(f"tied blocks must be alike, and {path} is in one alone", where="model.weight_sharing")
+        if path not in sources or sources[path].shape != target.get_parameter(path).shape:
+            message = f"tied blocks must have equal matrices, but {path} is missing or of another shape in one of them"
+            raise RecipeError(message, where="model.weight_sharing")
         owner, _, name = path.rpartition(".")
-        setattr(target.get_submodule(owner), name, theirs[path])
+        setattr(target.get_submodule(owner), name, sources[path])
 
 
 @register
 class TieBlocks(WeightSharing):
-    """A recursive transformer: `layers` visits of a few blocks (arXiv 2410.20672; Parameter Golf #675, first phase).
+    """Recursive transformer: `blocks` blocks are shared by all layers (arXiv 2410.20672).
 
-    The model is built with one block for each visit. Of each group of layers / blocks, all take their matrices from
-    the first; scales, gates and `LowRankAdapter` stay each visit's own. Groups are consecutive layers, as in #675 (0 0 0 1 1 1
-    for two blocks), or with `cycle` every n-th layer (0 1 0 1 0 1), as in the paper.
+    Also the first phase of Parameter Golf #675. The model has one block for each layer; the blocks of a group share the
+    matrices of the first one. Scales, gates and `LowRankAdapter`s are not shared. A group consists of consecutive
+    layers, as in #675 (for two blocks 0 0 0 1 1 1), or, with `cycle`, of every n-th layer for n blocks, as in the paper
+    (0 1 0 1 0 1). Raises `RecipeError` if the number of layers is not a larger multiple of `blocks`.
     """
 
     def __init__(self, *, blocks: int, cycle: bool = False) -> None:
@@ -43,8 +48,8 @@ class TieBlocks(WeightSharing):
     def tie(self, blocks: nn.ModuleList) -> None:
         layers = len(blocks)
         if not 0 < self.blocks < layers or layers % self.blocks:
-            cause = f"{layers} layers are no equal number of visits of {self.blocks} blocks"
-            raise RecipeError(cause, where="TieBlocks.blocks", hint="set model.layers to blocks x loops")
+            message = f"the number of layers, {layers}, must be a larger multiple of blocks={self.blocks}"
+            raise RecipeError(message, where="TieBlocks.blocks", hint="set model.layers to blocks x loops")
         for i, block in enumerate(blocks):
             loops = layers // self.blocks
             first = i % self.blocks if self.cycle else i // loops * loops
@@ -54,10 +59,11 @@ class TieBlocks(WeightSharing):
 
 @register
 class LowRankAdapter(OutputAdapter):
-    """x A^T B^T beside x W^T: LoRA (arXiv 2106.09685), here what is each visit's own in a tied block (arXiv 2410.20672).
+    """LoRA (arXiv 2106.09685): x A^T B^T, added to x W^T. It is not shared between tied blocks (arXiv 2410.20672).
 
-    A (rank, fan_in) is normal with standard deviation 1/sqrt(fan_in), B (fan_out, rank) zero: other values of B made
-    the loss jump in Parameter Golf #675. Both have the role `scale`: they are for Adam, not for Muon.
+    A (rank, fan_in) is initialized from N(0, 1/fan_in), B (fan_out, rank) to zero: in Parameter Golf #675, other
+    initial values of B caused jumps of the loss. Both have the role `scale`, so that Adam trains them and not Muon.
+    Raises `RecipeError` if `rank` is below 1.
     """
 
     roles = {"a": "scale", "b": "scale"}
@@ -66,7 +72,7 @@ class LowRankAdapter(OutputAdapter):
     def __init__(self, context: BuildContext, /, *, rank: int) -> None:
         super().__init__()
         if rank < 1:
-            raise RecipeError(f"a rank of {rank} adds nothing", where="LowRankAdapter.rank")
+            raise RecipeError(f"must be at least 1, got {rank}", where="LowRankAdapter.rank")
         self.a = nn.Parameter(torch.randn(rank, context.fan_in) * context.fan_in**-0.5)
         self.b = nn.Parameter(torch.zeros(context.fan_out, rank))
 
@@ -76,18 +82,23 @@ class LowRankAdapter(OutputAdapter):
 
 @register
 class LoopWithUntiedMLP(LayerOrder, WeightSharing):
-    """A loop whose second pass has MLPs of its own: Parameter Golf #1204 (layers 4 and 5 of 11, at 0.48 of its steps).
+    """A loop whose second pass has separate MLPs: Parameter Golf #1204.
 
-    One node that stands in two places, `layer_schedule.order` and `weight_sharing`. `layers` counts the repeats: 13, where `first_layer=4,
-    last_layer=5` are repeated as the blocks 6 and 7, which are not visited until `since`. A repeat has its original's
-    matrices in the mixer; all else is its own and starts as a copy of the original at that moment. So layers have
-    the numbers that they have at the end, in `only`, in `start_layer` of lanes, in norms by depth (as in #1204).
+    There, layers 4 and 5 of 11 are repeated from 0.48 of the steps on. Use the same node for `layer_schedule.order` and
+    `weight_sharing`. `model.layers` includes the repeats: with 13 layers, `first_layer=4` and `last_layer=5` are
+    repeated as layers 6 and 7. The repeats are executed from `since` on, a fraction of the run. A repeat shares the
+    mixer matrices of its original; all its other parameters are separate and are copied from the original at `since`.
+
+    Layer numbers in other settings (`only`, `start_layer` of lanes, norms by depth) are those of the complete model, as
+    in #1204. Raises `RecipeError` for layers that do not exist and for `since` outside (0, 1).
     """
 
     def __init__(self, *, first_layer: int, last_layer: int, since: float = 0.48) -> None:
         if not 0 <= first_layer <= last_layer or not 0.0 < since < 1.0:
             raise RecipeError(
-                f"layers {first_layer} to {last_layer} cannot be repeated from {since} on", where="LoopWithUntiedMLP"
+                f"cannot repeat layers {first_layer} to {last_layer} from {since} of the run on",
+                where="LoopWithUntiedMLP",
+                hint="needs 0 <= first_layer <= last_layer and 0 < since < 1",
             )
         self.first_layer, self.repeats, self.since = (
             first_layer,
@@ -97,8 +108,10 @@ class LoopWithUntiedMLP(LayerOrder, WeightSharing):
 
     def phases(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
         if self.repeats.stop > layers:
-            cause = f"{layers} layers have no room for repeats {self.repeats.start} to {self.repeats.stop - 1}"
-            raise RecipeError(cause, where="LoopWithUntiedMLP", hint="count the repeats in model.layers")
+            message = (
+                f"the repeats are layers {self.repeats.start} to {self.repeats.stop - 1}, but there are {layers} layers"
+            )
+            raise RecipeError(message, where="LoopWithUntiedMLP", hint="model.layers must include the repeats")
         return [(0.0, [i for i in range(layers) if i not in self.repeats]), (self.since, range(layers))]
 
     def tie(self, blocks: nn.ModuleList) -> None:
@@ -110,15 +123,15 @@ class LoopWithUntiedMLP(LayerOrder, WeightSharing):
 
 
 class ScheduledWeightCopy(Scheduled):
-    """Gives a block the values of another at a moment of the run; what they share is left alone.
+    """Copies the parameters of one block to another at the fraction `since` of the run, except those that they share.
 
-    Until then the block's own matrices are all zero, which is how a copy is known not to have been made yet: so it is
-    made once, also where a run is resumed, and without asking the device.
+    Before the copy, the matrices of the target are all zero. `update` copies only if they are: the copy is made once,
+    also in a resumed run, and without a synchronization with the device.
     """
 
     def __init__(self, source: nn.Module, target: nn.Module, since: float) -> None:
         super().__init__()
-        self.since, self.blocks = since, (source, target)  # a tuple, lest they become children
+        self.since, self.blocks = since, (source, target)  # a tuple, so that they do not become submodules
         with torch.no_grad():
             for w in self.uncopied_matrices():
                 w.zero_()
@@ -128,17 +141,18 @@ class ScheduledWeightCopy(Scheduled):
         return (self.since,)
 
     def uncopied_matrices(self) -> list[Tensor]:
+        """The matrices of the target that it does not share with the source."""
         source, target = self.blocks
         shared = set(source.parameters())
-        own = [target.get_parameter(path) for path, role in roles_of(target).items() if role == "matrix"]
-        return [w for w in own if w not in shared]
+        matrices = [target.get_parameter(path) for path, role in roles_of(target).items() if role == "matrix"]
+        return [w for w in matrices if w not in shared]
 
     @torch.no_grad()
     def update(self, progress: TrainingProgress) -> None:
         if progress.fraction < self.since:
             return
         source, target = self.blocks
-        blank = ~torch.stack([w.any() for w in self.uncopied_matrices()]).any()
-        for own, theirs in zip(target.parameters(), source.parameters(), strict=True):
-            if own is not theirs:
-                own.copy_(torch.where(blank, theirs, own))
+        all_zero = ~torch.stack([w.any() for w in self.uncopied_matrices()]).any()
+        for p, original in zip(target.parameters(), source.parameters(), strict=True):
+            if p is not original:
+                p.copy_(torch.where(all_zero, original, p))

@@ -1,1 +1,1 @@
-"""Optimizers: update algorithms, their schedules, and the rules that hand every parameter to exactly one of them."""
+"""Update algorithms, their schedules, and the optimizer, which assigns each parameter to one algorithm by rules."""

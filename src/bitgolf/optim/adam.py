@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba, arXiv 1412.6980) with decoupled weight decay (AdamWAdaptation, arXiv 1711.05101)."""
+"""Adam (Kingma and Ba, arXiv 1412.6980) with decoupled weight decay (AdamW, arXiv 1711.05101)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from bitgolf.runtime.progress import TrainingProgress
 
 @register
 class Adam(UpdateAlgorithm):
-    """W <- (1 - lr wd) W - lr m' / (sqrt(v') + eps), m' and v' the bias-corrected means of gradient and square.
+    """W <- (1 - lr wd) W - lr m' / (sqrt(v') + eps), with m', v' the bias-corrected means of gradient and its square.
 
-    `weight_decay_schedule` multiplies `weight_decay`, and `cautious_weight_decay` confines it (see `WeightDecay`).
+    weight_decay_schedule: multiplies `weight_decay`.  cautious_weight_decay: restricts which entries decay. Both are
+    described at `WeightDecay`.
 
-    The same operations in the same order as `torch.optim.Adam`. Each parameter keeps its own count of steps in the
-    state, so that a resumed run corrects the bias as the first would have: on the CPU (as torch does), where reading it
-    makes no GPU wait.
+    The operations and their order are those of `torch.optim.Adam`. The state holds a step count per parameter, so that
+    a resumed run applies the same bias correction. The counts are on the CPU, as in torch: reading one does not
+    synchronize with the GPU.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Adam(UpdateAlgorithm):
         (beta1, beta2), lr = self.betas, self.lr * lr_scale
         m, v = state["m"], state["v"]
         torch._foreach_add_(state["steps"], 1)
-        t = int(state["steps"][0].numpy())  # a group steps as a whole, so one count is all of them
+        t = int(state["steps"][0].numpy())  # all parameters of a group are stepped together, so all counts are equal
         torch._foreach_lerp_(m, grads, 1.0 - beta1)
         self.weight_decay_schedule.apply(params, m, self.weight_decay_schedule.shrink_factor(progress, lr, lr_scale))
         torch._foreach_mul_(v, beta2)

@@ -1,4 +1,4 @@
-"""What every update algorithm offers: a pure configuration that steps lists of tensors in place."""
+"""Interface of update algorithms. An algorithm holds settings only and updates lists of tensors in place."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.progress import TrainingProgress
 
 OptimizerState = dict[str, list[Tensor]]
-CompileFunction = Callable[[Callable[..., Any]], Callable[..., Any]]  # a function -> the same one as a compiled graph
+CompileFunction = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Takes a function and returns it as a compiled graph."""
 UpdateFunction = Callable[[list[Tensor], list[Tensor], OptimizerState, TrainingProgress, float], None]
-"""(parameters, gradients, state, now, factor of the learning rate): changes parameters and state in place."""
+"""(parameters, gradients, state, progress, learning rate factor): updates parameters and state in place."""
 
 
 class UpdateAlgorithm(ABC):
-    """How a list of parameters follows its gradients. It holds settings only; what changes is in the `OptimizerState`.
+    """Update rule for a list of parameters. An instance holds settings only; everything that changes is in the state.
 
-    A state is plain tensors, under each key one for every parameter, so that a checkpoint can name them.
+    A state maps each key to one plain tensor per parameter, so that a checkpoint can store it by name.
     """
 
     needs_gradients: ClassVar[bool] = True
     stacked: ClassVar[bool] = False
-    """Whether it steps every matrix (m, n) by itself, and all its state has the leading axes of a parameter: it is then
-    given all matrices of one shape as one tensor (k, m, n)."""
+    """Whether the algorithm updates each matrix (m, n) independently, with state that has the leading dimensions of the
+    parameter. If so, it receives all matrices of one shape as one tensor (k, m, n)."""
     reduce_dtype: torch.dtype = torch.float32
-    """The type in which gradients of sharded stacks are reduced."""
+    """The dtype in which gradients of sharded stacks are reduced over the ranks."""
 
     def unsupported_reason(self, shape: torch.Size) -> str:
-        """Why it cannot step a parameter of this shape; "" where it can."""
+        """The reason why a parameter of this shape cannot be updated, or "" if it can."""
         return ""
 
     def is_sharded(self, distributed: DistributedContext) -> bool:
-        """Whether each process is to step a share of every stack only."""
+        """Whether each rank updates only its shard of every stack."""
         return False
 
     def compile(self, compile_fn: CompileFunction) -> UpdateFunction:
-        """`step` with its inner computation as a compiled graph; `step` itself where that does not pay.
+        """Return `step` with its inner computation compiled, or `step` itself if compiling does not pay.
 
-        A number that follows a schedule must not be a constant of the graph, or each step would compile another one.
+        Scheduled values must enter the graph as tensors. As constants they would cause a recompilation at each step.
         """
         return self.step
 
     @abstractmethod
     def init_state(self, params: list[Tensor]) -> OptimizerState:
-        """The state before the first step."""
+        """Return the state before the first step."""
 
     @abstractmethod
     def step(
@@ -59,4 +60,4 @@ class UpdateAlgorithm(ABC):
         progress: TrainingProgress,
         lr_scale: float,
     ) -> None:
-        """Change `params` and `state` in place; the learning rate is the algorithm's own times `lr_scale`."""
+        """Update `params` and `state` in place. The learning rate is the algorithm's own, multiplied by `lr_scale`."""

@@ -15,12 +15,13 @@ def clip_grad_norm_(
     sharded_grads: list[Tensor] | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Tensor:
-    """Scale all gradients in place so that their joint Euclidean norm is at most `max_norm`; the norm before, a scalar.
+    """Scale all gradients in place so that their global Euclidean norm is at most `max_norm`.
 
-    `grads` are the same in every process, `sharded_grads` are what each has for itself of the rest; all are means over the
-    batch of all processes, so the norm is that of one process with the whole batch. (The published scripts that reduce
-    gradients by hand, #549 to #1855, clipped each process's own gradient before the mean, which is another thing.)
-    The factor is a tensor, never read back: on a GPU nothing waits. A norm that is not finite makes the gradients so.
+    grads: gradients that are equal on all ranks.  sharded_grads: this rank's shards of the others. All are means over
+    the global batch, so the norm is the same as with one process. (The scripts of Parameter Golf #549 to #1855 clipped
+    each rank's own gradient before the mean, which gives a different result.)
+    Returns the norm before clipping, a scalar tensor. No value is read back, so the host does not wait for the GPU.
+    A NaN or infinite gradient entry leaves NaN in the result.
     """
     norms = [*torch._foreach_norm(grads)] if grads else []
     if sharded_grads:

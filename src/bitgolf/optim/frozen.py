@@ -1,4 +1,4 @@
-"""Parameters that never move."""
+"""Parameters that are not trained."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bitgolf.runtime.progress import TrainingProgress
 
 @register
 class Frozen(UpdateAlgorithm):
-    """Leaves its parameters as they were made; they need no gradient, and one that they have counts for no norm.
+    """Keeps parameters at their initial values. Gradients are not required and are excluded from the global norm.
 
-    Parameter Golf #1090 forgot its smear gate in every optimizer, and shipped it at its initial value: to do it on
-    purpose takes a rule.
+    Needed to reproduce Parameter Golf #1090, which assigned its smear gate to no optimizer and shipped the initial
+    value.
     """
 
     needs_gradients = False

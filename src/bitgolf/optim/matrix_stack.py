@@ -1,4 +1,4 @@
-"""Matrices of one shape as one tensor, kept from step to step, of which each process may own a share."""
+"""Stacking of matrices of one shape into one persistent tensor, optionally sharded over ranks."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from bitgolf.runtime.distributed import DistributedContext
 
 
 class MatrixStack:
-    """All matrices (m, n) of some parameters as one tensor (W k, m, n), of which each of W processes owns k.
+    """Stacks all matrices (m, n) of some parameters in one tensor (W k, m, n); each of W ranks owns k of them.
 
-    Leading axes of a parameter are matrices too. Blank matrices of zeros make their number a multiple of W; they come
-    last, and an algorithm that forgets nothing but scale keeps them zero. The same stacking serves all that has the
-    parameters' leading axes: gradients, momentum, memories of rows.
+    A parameter with leading dimensions contributes several matrices. Zero matrices at the end pad the number to a
+    multiple of W; they stay zero, since an update algorithm maps zero weights and gradients to zero. The same layout
+    applies to every tensor with the leading dimensions of the parameters: gradients, momentum, per-row statistics.
 
-    `weights` and `grads` (W k, m, n) are buffers, `local_shard` (k, m, n) is this process's share of the weights, a view. The
-    parameters stay tensors of their own, since a compiled graph would have to guard against what overlaps.
+    `weights` and `grads` (W k, m, n) are buffers; `local_shard` (k, m, n) is a view of the part of `weights` that this
+    rank owns. The parameters remain separate tensors, because a compiled graph would need guards against overlapping
+    memory.
     """
 
     def __init__(
         self, params: Mapping[str, nn.Parameter], distributed: DistributedContext, reduce_dtype: torch.dtype
     ) -> None:
         self.paths = list(params)
-        self.params: list[Tensor] = [p.detach() for p in params.values()]  # the same memory
+        self.params: list[Tensor] = [p.detach() for p in params.values()]  # shares memory with the parameters
         self.counts = [p.shape[:-2].numel() for p in self.params]
         self.matrices_per_rank = -(-sum(self.counts) // distributed.world_size)
         self.shard_start = distributed.rank * self.matrices_per_rank
@@ -33,43 +34,44 @@ class MatrixStack:
         self.weights = first.new_zeros(self.matrices_per_rank * distributed.world_size, *first.shape[-2:])
         self.grads = torch.zeros_like(self.weights, dtype=reduce_dtype)
         self.local_shard = self.weights[self.shard_start : self.shard_start + self.matrices_per_rank]
-        mine = self._mine(self.params)
-        self._loads = list(self.local_shard[: len(mine)].unbind()), mine
-        self._stores = self.params, self.unstack(self.weights)
-        self._sends = self.unstack(self.grads)
+        local = self._local_matrices(self.params)
+        self._local_views = list(self.local_shard[: len(local)].unbind()), local
+        self._weight_views = self.unstack(self.weights)
+        self._gradient_views = self.unstack(self.grads)
 
     def stack_weights(self) -> Tensor:
-        """`local_shard`, as the parameters are now."""
-        _copy(*self._loads)
+        """Copy this rank's part of the parameters into `local_shard` (k, m, n) and return it."""
+        _copy(*self._local_views)
         return self.local_shard
 
     def unstack_weights(self) -> None:
-        """Give the parameters the values of `weights`."""
-        _copy(*self._stores)
+        """Copy `weights` into the parameters."""
+        _copy(self.params, self._weight_views)
 
     def stack_gradients(self, grads: Sequence[Tensor]) -> Tensor:
-        """`grads` with these values, one tensor for each parameter."""
-        _copy(self._sends, grads)
+        """Copy one gradient per parameter into the buffer `grads` (W k, m, n) and return it."""
+        _copy(self._gradient_views, grads)
         return self.grads
 
     def shard_of(self, tensors: Sequence[Tensor]) -> Tensor:
-        """This process's share of some state, one tensor for each parameter: a copy."""
-        mine = self._mine(tensors)
-        rest = tensors[0].new_zeros(self.matrices_per_rank - len(mine), *tensors[0].shape[self.params[0].ndim - 2 :])
-        return torch.cat([torch.stack(mine), rest]) if mine else rest
+        """Copy this rank's shard (k, ...) out of state that has one tensor per parameter. Padding is zero."""
+        local = self._local_matrices(tensors)
+        entry_shape = tensors[0].shape[self.params[0].ndim - 2 :]
+        padding = tensors[0].new_zeros(self.matrices_per_rank - len(local), *entry_shape)
+        return torch.cat([torch.stack(local), padding]) if local else padding
 
     def unstack(self, stack: Tensor) -> list[Tensor]:
-        """A stack (W k, …) as one view for each parameter, in its leading shape; the blank matrices are left out."""
+        """Views of a stack (W k, ...), one per parameter with its leading dimensions. Padding is left out."""
         pieces = stack[: sum(self.counts)].split(self.counts)
         return [piece.view(*p.shape[:-2], *stack.shape[1:]) for piece, p in zip(pieces, self.params, strict=True)]
 
-    def _mine(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The entries that this process owns, one for each matrix that is not blank."""
+    def _local_matrices(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Views of the entries that this rank owns, one per matrix, without padding."""
         flat = [t.view(-1, *t.shape[p.ndim - 2 :]) for t, p in zip(tensors, self.params, strict=True)]
-        entries = [entry for some in flat for entry in some.unbind()]
+        entries = [entry for tensor in flat for entry in tensor.unbind()]
         return entries[self.shard_start : self.shard_start + self.matrices_per_rank]
 
 
-def _copy(into: Sequence[Tensor], source: Sequence[Tensor]) -> None:
-    if into:
-        torch._foreach_copy_(list(into), list(source))
+def _copy(destinations: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    if destinations:
+        torch._foreach_copy_(list(destinations), list(sources))

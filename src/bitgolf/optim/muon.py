@@ -1,4 +1,4 @@
-"""Muon: momentum, orthogonalized (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
+"""Muon: orthogonalized momentum (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Muon(UpdateAlgorithm):
     """M <- mu M + G; W <- (1 - lr wd) W - lr sqrt(max(1, m/n)) orth(G + mu M) for each matrix W of m rows, n columns.
 
-    Without `nesterov` it is orth(M). The factor gives updates of tall matrices the same size per output. Since `orth`
-    forgets scale, neither (1 - mu) nor a bias correction is needed. Weight decay shrinks with the scheduled rate;
-    `weight_decay_schedule` multiplies it, and `cautious_weight_decay` confines it (see `WeightDecay`).
+    Without `nesterov`, orth(M) is used. The factor gives updates of tall matrices the same size per output. `orth` is
+    invariant to scale, so neither a factor (1 - mu) nor a bias correction is needed. Matrices of one shape are updated
+    as one stack (`StackedParameterGroup`).
 
-    `pre_orthogonalize` and `post_orthogonalize` change the update around `orth`, which acts on the `split` of a matrix where it has any.
-    Matrices of one shape are stepped as one stack (`StackedParameterGroup`).
-    `shard`: each of several processes steps a share of every stack (`auto`), or a lone process too (`on`), or each
-    steps all of them (`off`).
-    `reduce_dtype`: the type in which sharded gradients travel. `momentum_dtype`: the type of the momentum. Parameter Golf's scripts
-    with parameter banks (#399, #549, #1530 to #1855) had bfloat16 for both; the sums of a step are in float32 here.
+    pre_orthogonalize, post_orthogonalize: transforms of the update before and after `orth`.
+    split: how a matrix is divided into blocks that are orthogonalized independently.
+    weight_decay_schedule, cautious_weight_decay: see `WeightDecay`. Weight decay is proportional to the scheduled rate.
+    shard: whether each rank updates only its shard of every stack: `auto` with several ranks, `on` always, `off` never.
+    reduce_dtype: dtype in which sharded gradients are reduced.  momentum_dtype: dtype of the momentum. Both are
+    bfloat16 in the Parameter Golf scripts with parameter banks (#399, #549, #1530 to #1855). Here an update computes in
+    float32.
     """
 
     stacked = True
@@ -72,17 +73,18 @@ class Muon(UpdateAlgorithm):
 
     def unsupported_reason(self, shape: torch.Size) -> str:
         if len(shape) < 2:
-            return "Muon takes tensors of 2 axes or more"
+            return "Muon requires at least 2 dimensions"
         return self.split.unsupported_reason(shape) if self.split else ""
 
     def is_sharded(self, distributed: DistributedContext) -> bool:
         return self.shard == "on" or (self.shard == "auto" and distributed.world_size > 1)
 
     def init_state(self, params: list[Tensor]) -> OptimizerState:
-        memories = {
-            f"after.{k}": [after.init_state(p) for p in params] for k, after in enumerate(self.post_orthogonalize)
+        transform_states = {
+            f"after.{k}": [transform.init_state(p) for p in params]
+            for k, transform in enumerate(self.post_orthogonalize)
         }
-        return {"momentum": [torch.zeros_like(p, dtype=self.buffer_dtype) for p in params], **memories}
+        return {"momentum": [torch.zeros_like(p, dtype=self.buffer_dtype) for p in params], **transform_states}
 
     def compile(self, compile_fn: CompileFunction) -> UpdateFunction:
         return partial(self._step_with, compile_fn(self._update))
@@ -107,37 +109,38 @@ class Muon(UpdateAlgorithm):
         progress: TrainingProgress,
         lr_scale: float,
     ) -> None:
-        """One step, in which `update` is `_update` or a compiled graph of it."""
+        """One step. `update` is `_update` or its compiled graph."""
         lr, mu = self.lr * lr_scale, self.momentum.value(progress)
         shrinkage = self.weight_decay_schedule.shrink_factor(progress, lr, lr_scale)
         for i, (p, grad) in enumerate(zip(params, grads, strict=True)):
             m, n = p.shape[-2:]
             rates = [torch.full((), x, device=p.device) for x in (mu, -lr * math.sqrt(max(1.0, m / n)), shrinkage)]
-            memories = [state[f"after.{k}"][i] for k in range(len(self.post_orthogonalize))]
-            update(p, grad, state["momentum"][i], memories, *rates)
+            transform_states = [state[f"after.{k}"][i] for k in range(len(self.post_orthogonalize))]
+            update(p, grad, state["momentum"][i], transform_states, *rates)
 
     def _update(
         self,
         params: Tensor,
         grads: Tensor,
         momentum: Tensor,
-        memories: list[Tensor],
+        transform_states: list[Tensor],
         mu: Tensor,
         rate: Tensor,
         shrinkage: Tensor,
     ) -> None:
-        """One step of a stack (..., m, n) in place: all of it but the gradients changes, the last three are numbers ().
+        """Update a stack (..., m, n), its momentum and its transform states in place.
 
-        One graph when compiled. What follows a schedule comes as a tensor, since a Python number would be a constant of
-        the graph, and each step would compile another. `addcmul` rounds once, as adding with a factor does.
+        mu, rate, shrinkage: scalar tensors, i.e. momentum, negative step size and fraction of weight decay.
+        The scalars are tensors: as Python numbers they would be constants of the compiled graph and cause a
+        recompilation at each step. `addcmul` rounds once, like an addition with a scalar factor.
         """
         momentum.mul_(mu).add_(grads)
         grads, buffer = grads.to(params.dtype), momentum.to(params.dtype)
         x = torch.addcmul(grads, buffer, mu) if self.nesterov else buffer
-        for before in self.pre_orthogonalize:
-            x = before(x)
+        for pre_transform in self.pre_orthogonalize:
+            x = pre_transform(x)
         x = self.split.merge(self.orthogonalize(self.split.split(x))) if self.split else self.orthogonalize(x)
-        for after, memory in zip(self.post_orthogonalize, memories, strict=True):
-            x = after(x, memory)
+        for post_transform, transform_state in zip(self.post_orthogonalize, transform_states, strict=True):
+            x = post_transform(x, transform_state)
         self.weight_decay_schedule.apply([params], [x], shrinkage)
         params.addcmul_(x, rate)

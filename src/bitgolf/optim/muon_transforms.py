@@ -1,6 +1,6 @@
-"""What may happen to an update of Muon before and after it is orthogonalized, and into which pieces it is cut.
+"""Transforms of Muon's update before and after orthogonalization, and splits of a matrix into blocks.
 
-All of it acts on stacks (..., m, n) of matrices, each matrix by itself, and leaves a matrix of zeros as it is.
+All act on stacks (..., m, n) of matrices, on each matrix independently, and map a zero matrix to a zero matrix.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bitgolf.errors import RecipeError
 
 
 class PreOrthogonalization(ABC):
-    """Changes an update before orthogonalization; without a memory."""
+    """A stateless transform of an update (..., m, n) before orthogonalization."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor: ...
@@ -24,9 +24,9 @@ class PreOrthogonalization(ABC):
 
 @register
 class RowNorm(PreOrthogonalization):
-    """MuonEq-R (arXiv 2603.28254; Parameter Golf #1217): each row divided by its length, or by 1e-7 if that is more.
+    """MuonEq-R (arXiv 2603.28254; Parameter Golf #1217): divides each row by max(its Euclidean norm, 1e-7).
 
-    What a row's gradient is scaled by is then forgotten, as orthogonalization forgets the scale of the whole.
+    This makes the update invariant to the scale of each row, as orthogonalization is to the scale of the whole matrix.
     """
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -35,10 +35,10 @@ class RowNorm(PreOrthogonalization):
 
 @register
 class RowRMSNorm(PreOrthogonalization):
-    """`NeoMuon` (Parameter Golf #640, with three steps of Newton-Schulz): each row divided by its root mean square.
+    """`NeoMuon` (Parameter Golf #640, with three steps of Newton-Schulz): divides each row by its root mean square.
 
-    That is `RowNorm` times sqrt(n), which orthogonalization forgets, but for torch's epsilon of 1.2e-7 beside the mean
-    square: rows much smaller than 3e-4 keep their relative sizes.
+    The result is `RowNorm` times sqrt(n), a factor that orthogonalization removes. The difference is torch's epsilon of
+    1.2e-7, which is added to the mean square: rows much smaller than 3e-4 keep their relative sizes.
     """
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -46,28 +46,29 @@ class RowRMSNorm(PreOrthogonalization):
 
 
 class PostOrthogonalization(ABC):
-    """Changes an update after orthogonalization, with one tensor of memory for each parameter."""
+    """A transform of an update (..., m, n) after orthogonalization, with one state tensor per parameter."""
 
     @abstractmethod
     def init_state(self, param: Tensor) -> Tensor:
-        """The memory before the first step; it has the parameter's leading axes."""
+        """Return the state before the first step, a tensor with the leading dimensions of the parameter."""
 
     @abstractmethod
     def __call__(self, x: Tensor, state: Tensor) -> Tensor:
-        """The changed update; `state` changes in place."""
+        """Return the transformed update and modify `state` in place."""
 
 
 @register
 class NorMuon(PostOrthogonalization):
-    """Rows of even size (arXiv 2510.05491; Parameter Golf #230): o' = o / (sqrt(v) + eps) for each row o of an update.
+    """NorMuon (arXiv 2510.05491; Parameter Golf #230): normalizes each row o of an update to o / (sqrt(v) + eps).
 
-    v <- beta v + (1 - beta) mean(o^2), from 0, is the row's memory. The result is scaled back to the Frobenius norm that
-    the update had, so v needs no correction of its bias. Unlike `RowNorm` this leaves the update no longer orthogonal.
+    v <- beta v + (1 - beta) mean(o^2), starting at 0, is a running mean square per row. The result is rescaled to the
+    Frobenius norm of the input, so v needs no bias correction. Unlike with `RowNorm`, the update is no longer
+    orthogonal.
     """
 
     def __init__(self, *, beta: float = 0.95, eps: float = 1e-8) -> None:
         if not 0 <= beta < 1:
-            raise RecipeError(f"a mean forgets at a rate in [0, 1), got {beta}", where="NorMuon.beta")
+            raise RecipeError(f"beta must be in [0, 1), got {beta}", where="NorMuon.beta")
         self.beta, self.eps = beta, eps
 
     def init_state(self, param: Tensor) -> Tensor:
@@ -75,20 +76,20 @@ class NorMuon(PostOrthogonalization):
 
     def __call__(self, x: Tensor, state: Tensor) -> Tensor:
         state.lerp_(x.square().mean(-1, keepdim=True), 1.0 - self.beta)
-        even = x / (state.sqrt() + self.eps)
-        return even * (_norm(x) / _norm(even).clamp_min(1e-30))
+        normalized = x / (state.sqrt() + self.eps)
+        return normalized * (_norm(x) / _norm(normalized).clamp_min(1e-30))
 
 
 class MatrixSplit(ABC):
-    """Cuts a matrix into pieces that are orthogonalized one by one."""
+    """Splits a matrix into blocks that are orthogonalized independently."""
 
     @abstractmethod
     def unsupported_reason(self, shape: torch.Size) -> str:
-        """Why a parameter of this shape cannot be cut; "" where it can."""
+        """The reason why a parameter of this shape cannot be split, or "" if it can."""
 
     @abstractmethod
     def split(self, x: Tensor) -> Tensor:
-        """(..., m, n) to (..., pieces, rows, n)."""
+        """(..., m, n) -> (..., blocks, rows, n)."""
 
     @abstractmethod
     def merge(self, pieces: Tensor) -> Tensor:
@@ -97,19 +98,19 @@ class MatrixSplit(ABC):
 
 @register
 class RowBlockSplit(MatrixSplit):
-    """Paired heads (Parameter Golf #1512): blocks of so many rows, two heads of 64, are orthogonalized by themselves.
+    """Paired heads (Parameter Golf #1512): orthogonalizes blocks of `rows` rows independently (128: two heads of 64).
 
-    For query and key matrices only, so it stands in a rule that takes no others. Momentum, row norm and the factor for
-    tall matrices are still those of the whole matrix.
+    Intended for query and key matrices, which need a rule of their own. Momentum, row norms and the factor for tall
+    matrices are computed from the whole matrix.
     """
 
     def __init__(self, *, rows: int = 128) -> None:
         if rows < 1:
-            raise RecipeError(f"a pair of heads has at least one row, got {rows}", where="RowBlockSplit.rows")
+            raise RecipeError(f"rows must be at least 1, got {rows}", where="RowBlockSplit.rows")
         self.rows = rows
 
     def unsupported_reason(self, shape: torch.Size) -> str:
-        return f"{shape[-2]} rows are not made of blocks of {self.rows}" if shape[-2] % self.rows else ""
+        return f"{shape[-2]} rows are not a multiple of the block size {self.rows}" if shape[-2] % self.rows else ""
 
     def split(self, x: Tensor) -> Tensor:
         return x.unflatten(-2, (-1, self.rows))

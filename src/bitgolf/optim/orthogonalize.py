@@ -1,7 +1,7 @@
-"""Orthogonalization of matrices by odd matrix polynomials, batched: X -> a X + (b A + c A^2) X with A = X X^T.
+"""Batched orthogonalization of matrices by odd matrix polynomials: X -> a X + (b A + c A^2) X with A = X X^T.
 
-A few such steps push every singular value of X towards 1 and leave its singular vectors alone, which turns X = U S V^T
-into nearly its polar factor U V^T. Only products of matrices are needed, so a stack of matrices is one batch.
+A few such steps move every singular value of X = U S V^T towards 1 and keep the singular vectors, which approximates
+the polar factor U V^T. Only matrix products are needed, so a stack of matrices is processed as one batch.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def frobenius_normalized(x: Tensor, eps: float = 1e-7) -> Tensor:
-    """Each matrix of (..., m, n) divided by its Frobenius norm + eps, so that no singular value exceeds 1."""
+    """Divide each matrix of x (..., m, n) by its Frobenius norm + eps, so that no singular value exceeds 1."""
     return x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)
 
 
 def quintic_iterations(x: Tensor, triples: Sequence[Coefficients]) -> Tensor:
-    """One step per triple (a, b, c) on every matrix of (..., m, n), in x's own type.
+    """Apply one step per triple (a, b, c) to every matrix of x (..., m, n), in the dtype of x. Returns (..., m, n).
 
-    Works on the short side (a tall matrix is transposed), and fuses each scaled sum into the product before it.
+    Tall matrices are transposed, so that A has the size of the short side. Scaled sums are fused into the products.
     """
     m, n = x.shape[-2:]
     y = x.reshape(-1, m, n)
@@ -40,10 +40,10 @@ def quintic_iterations(x: Tensor, triples: Sequence[Coefficients]) -> Tensor:
 
 
 class Orthogonalizer:
-    """Maps every matrix of (..., m, n) to nearly its polar factor; a matrix of zeros stays zero.
+    """Maps every matrix of x (..., m, n) to an approximation of its polar factor. A zero matrix stays zero.
 
-    `precision` is the type of the iteration: `auto` is bfloat16 on CUDA and float32 elsewhere, since CPUs without
-    bfloat16 units are many times slower at it. The result has the type of the argument, and is contiguous.
+    precision: dtype of the iteration. `auto` is bfloat16 on CUDA and float32 elsewhere, since bfloat16 is many times
+    slower on CPUs without bfloat16 units. The result is contiguous and has the dtype of x.
     """
 
     def __init__(self, coefficients: Sequence[Coefficients], precision: Precision) -> None:
@@ -59,28 +59,28 @@ class Orthogonalizer:
         return self.iterate(frobenius_normalized(x).to(self.dtype(x.device))).to(x.dtype).contiguous()
 
     def iterate(self, x: Tensor) -> Tensor:
-        """All steps on matrices whose singular values are at most 1, in x's own type."""
+        """Apply all steps to matrices whose singular values are at most 1, in the dtype of x."""
         return quintic_iterations(x, self.coefficients)
 
 
 @register
 class NewtonSchulz(Orthogonalizer):
-    """One triple for every step, tuned by Keller Jordan for a steep slope at zero (Muon, 2024).
+    """Newton-Schulz iteration with one triple for all steps, tuned for a steep slope at zero (Keller Jordan, 2024).
 
-    Five steps bring singular values of 0.01 and more into [0.68, 1.135]; smaller ones stay behind.
+    Five steps map singular values of at least 0.01 into [0.68, 1.135]; smaller ones end below.
     """
 
     def __init__(self, *, steps: int = 5, precision: Precision = "auto") -> None:
         if steps < 1:
-            raise RecipeError("Newton-Schulz needs at least one step", where="NewtonSchulz.steps")
+            raise RecipeError(f"steps must be at least 1, got {steps}", where="NewtonSchulz.steps")
         super().__init__([(3.4445, -4.7750, 2.0315)] * steps, precision)
 
 
 @register
 class PolarExpress(Orthogonalizer):
-    """The optimal polynomial of each step in turn (Amsel et al., arXiv 2505.16932), so order matters.
+    """Polar Express (Amsel et al., arXiv 2505.16932): each step has its own optimal polynomial, in a fixed order.
 
-    Five steps bring singular values of 0.001 and more into [0.859, 1.141]; fewer steps take the first ones.
+    Five steps map singular values of at least 0.001 into [0.859, 1.141]. Fewer steps use the first polynomials.
     """
 
     COEFFICIENTS: tuple[Coefficients, ...] = (
@@ -93,17 +93,17 @@ class PolarExpress(Orthogonalizer):
 
     def __init__(self, *, steps: int = 5, precision: Precision = "auto") -> None:
         if not 1 <= steps <= len(self.COEFFICIENTS):
-            raise RecipeError(f"Polar Express has 1 to {len(self.COEFFICIENTS)} steps", where="PolarExpress.steps")
+            raise RecipeError(_steps_error(steps, len(self.COEFFICIENTS)), where="PolarExpress.steps")
         super().__init__(self.COEFFICIENTS[:steps], precision)
 
 
 @register
 class SafePolarExpress(Orthogonalizer):
-    """Polar Express by its paper's own table, with a safety factor: (a / s, b / s^3, c / s^5).
+    """Polar Express with the table of its paper and a safety factor s: the coefficients are (a / s, b / s^3, c / s^5).
 
-    Each polynomial is then that of X / s, so rounding may push a singular value up to s past 1 and still not diverge.
-    The Gram package (see `GramNewtonSchulz`) uses s = 1.05 in all of its steps: five bring singular values of 0.001 and
-    more into [0.729, 1.124]. Fewer steps take the first ones.
+    This evaluates each polynomial at X / s, so that singular values up to s do not diverge when rounding moves them
+    above 1. The Gram package (see `GramNewtonSchulz`) uses s = 1.05 in all steps. Five steps map singular values of at
+    least 0.001 into [0.729, 1.124]. Fewer steps use the first polynomials.
     """
 
     COEFFICIENTS: tuple[Coefficients, ...] = (
@@ -116,10 +116,15 @@ class SafePolarExpress(Orthogonalizer):
 
     def __init__(self, *, steps: int = 5, safety_factor: float = 1.05, precision: Precision = "auto") -> None:
         if not 1 <= steps <= len(self.COEFFICIENTS):
-            raise RecipeError(f"its table has 1 to {len(self.COEFFICIENTS)} steps", where="SafePolarExpress.steps")
+            raise RecipeError(_steps_error(steps, len(self.COEFFICIENTS)), where="SafePolarExpress.steps")
         if safety_factor < 1:
-            raise RecipeError(f"a factor of {safety_factor} is no cushion", where="SafePolarExpress.safety_factor")
+            cause = f"safety_factor must be at least 1, got {safety_factor}"
+            raise RecipeError(cause, where="SafePolarExpress.safety_factor")
         super().__init__(
             [(a / safety_factor, b / safety_factor**3, c / safety_factor**5) for a, b, c in self.COEFFICIENTS[:steps]],
             precision,
         )
+
+
+def _steps_error(steps: int, largest: int) -> str:
+    return f"steps must be between 1 and {largest}, got {steps}"

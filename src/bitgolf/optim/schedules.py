@@ -1,4 +1,4 @@
-"""Values that change along a run, as pure functions of `TrainingProgress`: factors of learning rate and weight decay, momentum."""
+"""Schedules of learning rate factors, weight decay and momentum, as pure functions of `TrainingProgress`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from bitgolf.runtime.progress import TrainingProgress
 
 
 class Schedule(ABC):
-    """A number at each moment of training. `now.step` counts the steps already done: the first step sees 0."""
+    """A scalar that depends on the progress of training."""
 
     @abstractmethod
-    def value(self, progress: TrainingProgress) -> float: ...
+    def value(self, progress: TrainingProgress) -> float:
+        """The value for the next step. `progress.step` is the number of completed steps, 0 before the first step."""
 
 
 @register
 class Constant(Schedule):
+    """The same value at every step."""
+
     def __init__(self, *, value: float = 1.0) -> None:
         self.constant = value
 
@@ -29,21 +32,22 @@ class Constant(Schedule):
 
 @register
 class LinearRamp(Schedule):
-    """From `start` to `end` in a straight line over the first `steps` steps, then `end`: the warm-up of momentum."""
+    """Linear from `start` to `end` over the first `steps` steps, then `end`. Used for the warm-up of momentum."""
 
     def __init__(self, *, start: float, end: float, steps: int) -> None:
         self.start, self.end, self.steps = start, end, _positive(steps, "LinearRamp.steps")
 
     def value(self, progress: TrainingProgress) -> float:
-        return _between(self.start, self.end, progress.step / self.steps)
+        return _interpolate(self.start, self.end, progress.step / self.steps)
 
 
 @register
 class WarmdownSteps(Schedule):
-    """1, then down to 0 in a straight line over the last `steps` steps (the challenge's baseline).
+    """1, then linear to 0 over the last `steps` steps (baseline of the challenge).
 
-    On the clock the steps left are estimated from the mean time of those done, so the line bends with the machine's
-    speed, and slow first steps lower it for a moment. A warm-down longer than the run decays from the start.
+    Under a time limit the remaining steps are estimated from the mean time of the completed steps. The value then
+    depends on the speed of the machine, and slow first steps lower it temporarily. If `steps` exceeds the length of the
+    run, the value decreases from the start.
     """
 
     def __init__(self, *, steps: int) -> None:
@@ -55,13 +59,13 @@ class WarmdownSteps(Schedule):
 
 @register
 class WarmdownFraction(Schedule):
-    """1, then down to 0 over the last `fraction` of the run, but never under `floor` (pull requests 1218 and 1787)."""
+    """1, then linear to 0 over the last `fraction` of the run, but at least `floor` (Parameter Golf #1218, #1787)."""
 
     def __init__(self, *, fraction: float, floor: float = 0.0) -> None:
         if not 0 < fraction <= 1:
-            raise RecipeError(f"a fraction is in (0, 1], got {fraction}", where="WarmdownFraction.fraction")
+            raise RecipeError(f"fraction must be in (0, 1], got {fraction}", where="WarmdownFraction.fraction")
         if not 0 <= floor < 1:
-            raise RecipeError(f"a floor is in [0, 1), got {floor}", where="WarmdownFraction.floor")
+            raise RecipeError(f"floor must be in [0, 1), got {floor}", where="WarmdownFraction.floor")
         self.fraction, self.floor = fraction, floor
 
     def value(self, progress: TrainingProgress) -> float:
@@ -70,7 +74,7 @@ class WarmdownFraction(Schedule):
 
 @register
 class Warmup(Schedule):
-    """`then`, times a factor that grows in a straight line from 1/steps at the first step to 1 at step `steps`."""
+    """The schedule `then`, times a factor that grows linearly from 1/steps at the first step to 1 at step `steps`."""
 
     def __init__(self, *, steps: int, then: Spec[Schedule]) -> None:
         self.steps, self.then = _positive(steps, "Warmup.steps"), then()
@@ -81,11 +85,11 @@ class Warmup(Schedule):
 
 @register
 class PiecewiseLinear(Schedule):
-    """Straight lines between points (fraction of the run, value); constant before the first point and after the last.
+    """Linear between points (fraction of the run, value), constant before the first point and after the last.
 
-    Published as factors of weight decay: `((0.7, 1.0), (1.0, 0.5))` in Parameter Golf #1729, and
-    `((0.4, 1.0), (0.85, 0.65), (1.0, 1.5))` in #1512's branch (#1493 gained 0.001 by it), where the stronger one has 0.5
-    and 1.75. With a learning rate that falls to 0, a late rise has nearly no effect.
+    Published as factors of weight decay: `((0.7, 1.0), (1.0, 0.5))` in Parameter Golf #1729, and `((0.4, 1.0), (0.85,
+    0.65), (1.0, 1.5))` in the branch of #1512 (gain on #1493: 0.001), whose stronger variant has the values 0.5 and
+    1.75. If the learning rate falls to 0, an increase near the end has nearly no effect.
     """
 
     def __init__(self, *, points: tuple[tuple[float, float], ...]) -> None:
@@ -98,16 +102,16 @@ class PiecewiseLinear(Schedule):
     def value(self, progress: TrainingProgress) -> float:
         segments = pairwise(self.points)
         (a, start), (b, end) = next((s for s in segments if progress.fraction < s[1][0]), self.points[-2:])
-        return _between(start, end, (progress.fraction - a) / (b - a))
+        return _interpolate(start, end, (progress.fraction - a) / (b - a))
 
 
 @register
 class InverseLRRamp(Schedule):
-    """For weight decay (Parameter Golf #309, #675): from `low` to `high` as the learning rate's factor s goes from 1 to 0.
+    """Weight decay from `low` to `high` as the learning rate factor s goes from 1 to 0 (Parameter Golf #309, #675).
 
-    The value is the decay itself, so it stands beside `weight_decay=1.0`, and reads s from `TrainingProgress.lr_scale`, which holds it
-    wherever weight decay is taken: W <- (1 - lr s (low + (high - low) (1 - s))) W. What acts, s times the value, rises
-    only to 0.0267, at s = 2/3, and then falls to 0.
+    The value is the weight decay itself, so `weight_decay` must be 1.0. The update is
+    W <- (1 - lr s (low + (high - low) (1 - s))) W, with s read from `TrainingProgress.lr_scale`. The effective decay, s
+    times the value, rises only to 0.0267 at s = 2/3 (with the defaults) and then falls to 0.
     """
 
     def __init__(self, *, low: float = 0.02, high: float = 0.08) -> None:
@@ -117,13 +121,13 @@ class InverseLRRamp(Schedule):
         return self.low + (self.high - self.low) * max(0.0, 1.0 - progress.lr_scale)
 
 
-def _between(start: float, end: float, done: float) -> float:
-    """On the straight line from `start`, where `done` is 0 or less, to `end`, where it is 1 or more."""
-    done = min(1.0, max(0.0, done))
-    return (1 - done) * start + done * end
+def _interpolate(start: float, end: float, fraction: float) -> float:
+    """Linear interpolation from `start` to `end`, with `fraction` clamped to [0, 1]."""
+    fraction = min(1.0, max(0.0, fraction))
+    return (1 - fraction) * start + fraction * end
 
 
 def _positive(steps: int, where: str) -> int:
     if steps < 1:
-        raise RecipeError(f"expected at least 1, got {steps}", where=where)
+        raise RecipeError(f"steps must be at least 1, got {steps}", where=where)
     return steps

@@ -1,4 +1,4 @@
-"""A group that is stepped stack by stack, and over processes in shares (Parallel Muon, Parameter Golf #399)."""
+"""Parameter group whose matrices are updated as stacks, sharded over ranks (Parallel Muon, Parameter Golf #399)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from bitgolf.runtime.progress import TrainingProgress
 
 
 class StackedParameterGroup(ParameterGroup):
-    """A group whose algorithm steps all matrices of one shape as one stack; of several processes each steps its share.
+    """A group that updates all matrices of one shape as one stack. Each rank updates its shard of every stack.
 
-    Gradients are reduced to shares of their mean; the new weights are gathered, which keeps all copies the same bit for
-    bit. Both are asynchronous and go on while other stacks are computed, the largest first. `reduce_gradients` comes before each
-    `step`, and `wait` after it. After `mark_last_backward`, a stack is already reduced during the backward pass, as soon as it has
-    all gradients. The names and forms of the state are those of an ordinary group, so a checkpoint serves any number of
-    processes; to read or to load it, all processes must take part.
+    Gradients are reduce-scattered to their mean, and the new weights are all-gathered, so all ranks hold bit-identical
+    weights. Both are asynchronous and overlap with the update of other stacks; the largest stack comes first.
+    Call `reduce_gradients` before each `step` and `wait` after it. After `mark_last_backward`, the next backward pass
+    reduces a stack as soon as all of its gradients are complete.
+    State names and shapes equal those of a `ParameterGroup`, so a checkpoint can be loaded with any number of ranks.
+    `named_state` is collective: all ranks must call it.
     """
 
     def init_state(self) -> None:
@@ -31,9 +32,7 @@ class StackedParameterGroup(ParameterGroup):
         largest_first = sorted(by_shape.values(), key=lambda params: -sum(p.numel() for p in params.values()))
         self.stacks = [MatrixStack(params, self.distributed, self._reduce_dtype) for params in largest_first]
         self.states: list[OptimizerState] = [self.algorithm.init_state([stack.local_shard]) for stack in self.stacks]
-        self.missing_gradients: list[
-            int
-        ] = []  # gradients that each stack still waits for, once the last backward has begun
+        self.missing_gradients: list[int] = []  # per stack, during the last backward pass; otherwise empty
         self.pending_reduces: dict[int, AsyncTensor] = {}
         self.pending_gathers: list[AsyncTensor] = []
         self._hooks = [
@@ -53,17 +52,16 @@ class StackedParameterGroup(ParameterGroup):
 
     @property
     def sharding_summary(self) -> str:
-        """What is shared, for people."""
-        shares = " + ".join(f"{stack.matrices_per_rank} of {sum(stack.counts)}" for stack in self.stacks)
-        way = (
-            "whole stacks are reduced, as gloo does it" if self.distributed.backend == "gloo" else "shares are reduced"
-        )
-        return f"{self.name}: each of {self.distributed.world_size} processes steps {shares} matrices ({way})"
+        """One line for the log: how many matrices each rank updates, and how gradients are reduced."""
+        shards = " + ".join(f"{stack.matrices_per_rank} of {sum(stack.counts)}" for stack in self.stacks)
+        reduction = "all-reduce of whole stacks, by gloo" if self.distributed.backend == "gloo" else "reduce-scatter"
+        world_size = self.distributed.world_size
+        return f"{self.name}: each of {world_size} ranks updates {shards} matrices (gradients: {reduction})"
 
     def mark_last_backward(self) -> None:
-        """The next backward pass is the last one before the step: what it completes may be reduced at once.
+        """Declare the next backward pass the last before the step, so that it reduces each stack that is complete.
 
-        All processes run the same graph, so stacks are completed, and reduced, in the same order everywhere.
+        All ranks run the same graph, so stacks are completed, and therefore reduced, in the same order on all ranks.
         """
         self.missing_gradients = [len(stack.params) for stack in self.stacks]
 
@@ -79,7 +77,10 @@ class StackedParameterGroup(ParameterGroup):
         self.pending_reduces[i] = reduce_scatter_mean(self.stacks[i].stack_gradients(grads), self.distributed)
 
     def reduce_gradients(self) -> None:
-        """Send the other gradients on their way: of their mean over all processes, each gets its own share."""
+        """Start the reduce-scatter of all stacks that the backward pass has not reduced.
+
+        Raises `BitgolfError` if a parameter has no gradient.
+        """
         self.check_gradients()
         self.missing_gradients = []
         for i in range(len(self.stacks)):
@@ -87,13 +88,13 @@ class StackedParameterGroup(ParameterGroup):
                 self._reduce(i)
 
     def gradients(self) -> list[Tensor]:
-        """The shares of this process, stack by stack."""
-        assert self.pending_reduces, "reduce comes before step"
+        """This rank's shard of the mean gradients, one tensor (k, m, n) per stack."""
+        assert self.pending_reduces, "reduce_gradients must be called before gradients"
         return [self.pending_reduces[i].wait() for i in range(len(self.stacks))]
 
     @torch.no_grad()
     def step(self, progress: TrainingProgress, lr_scale: float) -> None:
-        assert self.pending_reduces, "reduce comes before step"
+        assert self.pending_reduces, "reduce_gradients must be called before step"
         for i, (stack, state) in enumerate(zip(self.stacks, self.states, strict=True)):
             self.update_fn([stack.stack_weights()], [self.pending_reduces[i].wait()], state, progress, lr_scale)
             self.pending_gathers.append(all_gather(stack.local_shard, self.distributed, stack.weights))
@@ -108,12 +109,12 @@ class StackedParameterGroup(ParameterGroup):
     def named_state(self) -> Iterator[tuple[str, Tensor]]:
         for stack, state in zip(self.stacks, self.states, strict=True):
             for key, (own,) in state.items():
-                whole = own if self.distributed.world_size == 1 else own.new_empty(len(stack.weights), *own.shape[1:])
-                parts = stack.unstack(all_gather(own, self.distributed, whole).wait())
-                yield from ((f"{path}/{key}", t) for path, t in zip(stack.paths, parts, strict=True))
+                out = own if self.distributed.world_size == 1 else own.new_empty(len(stack.weights), *own.shape[1:])
+                tensors = stack.unstack(all_gather(own, self.distributed, out).wait())
+                yield from ((f"{path}/{key}", t) for path, t in zip(stack.paths, tensors, strict=True))
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        for stack, mine in zip(self.stacks, self.states, strict=True):
-            for key, (own,) in mine.items():
+        for stack, stack_state in zip(self.stacks, self.states, strict=True):
+            for key, (own,) in stack_state.items():
                 own.copy_(stack.shard_of([state[f"{path}/{key}"] for path in stack.paths]))

@@ -1,4 +1,4 @@
-"""Decoupled weight decay (arXiv 1711.05101), with a schedule, and only where it agrees with the update."""
+"""Decoupled weight decay (arXiv 1711.05101), optionally scheduled and cautious."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from bitgolf.runtime.progress import TrainingProgress
 
 
 class WeightDecay:
-    """W <- W - lr amount d(t) W, with lr the scheduled rate and d a schedule that multiplies the amount.
+    """W <- W - lr wd d(t) W, with lr the scheduled learning rate, wd the coefficient and d the schedule (1 if None).
 
-    `cautious` (arXiv 2510.12402; in Parameter Golf #1512 it did much harm to quantization) lets only those entries decay
-    which the update moves towards zero too, or leaves alone: update times weight is 0 or more.
+    cautious: only entries with update * weight >= 0 decay, i.e. those that the update does not move away from zero
+    (arXiv 2510.12402). In Parameter Golf #1512 it increased the quantization loss considerably.
+    Raises `RecipeError` if the coefficient is 0 although a schedule or `cautious` is set.
     """
 
     def __init__(self, coefficient: float, schedule: Spec[Schedule] | None, *, cautious: bool, where: str) -> None:
         if not coefficient and (schedule or cautious):
-            hint = "set weight_decay, or leave out weight_decay_schedule and cautious_weight_decay"
-            raise RecipeError("a weight decay of 0 has no schedule and no caution", where=where, hint=hint)
+            name = "weight_decay_schedule" if schedule else "cautious_weight_decay"
+            hint = f"set weight_decay to a positive value, or remove {name}"
+            raise RecipeError(f"weight_decay is 0, so {name} has no effect", where=where, hint=hint)
         self.coefficient, self.cautious = coefficient, cautious
         self.schedule = schedule() if schedule else None
 
     def shrink_factor(self, progress: TrainingProgress, lr: float, lr_scale: float) -> float:
-        """lr amount d(t), the fraction by which weights shrink in this step; `lr` is the scheduled rate."""
+        """lr wd d(t), the fraction by which weights decay in this step. `lr` is the scheduled learning rate."""
         factor = self.schedule.value(progress._replace(lr_scale=lr_scale)) if self.schedule else 1.0
         return lr * self.coefficient * factor
 
     def apply(self, params: Sequence[Tensor], updates: Sequence[Tensor], shrinkage: float | Tensor) -> None:
-        """Shrink `params` in place. Of `updates`, which will be subtracted, only the signs count."""
+        """Decay `params` in place. Only the signs of `updates`, which are subtracted from the parameters, are used."""
         if not self.coefficient:
             return
         if not self.cautious:

@@ -1,1 +1,1 @@
-"""From arrays to the one file that ships: streams, lossless coders, the container, the ledger. Needs no torch."""
+"""Lossless coding of quantized tensors: streams, contexts, range coding and byte compressors. Does not need torch."""

@@ -1,7 +1,8 @@
-"""General-purpose compressors as coders of arrays: raw bytes, deflate, LZMA, Brotli, Zstandard.
+"""Coders of arrays that use a general-purpose compressor: raw bytes, deflate, LZMA, Brotli, Zstandard.
 
-Slow settings take about a second for a megabyte. `estimate_size` predicts what they make of large inputs from a sample:
-the rate of the sample is within 0.1 % of the whole's for Brotli and Zstandard, and too low by up to 1.5 % for LZMA.
+At slow settings they take about one second per megabyte. `estimate_size` predicts the compressed size of a large input
+from a sample. The compression ratio of the sample is within 0.1 % of that of the whole input for Brotli and Zstandard,
+and too low by up to 1.5 % for LZMA.
 """
 
 from __future__ import annotations
@@ -21,26 +22,34 @@ from bitgolf.pack.optional_modules import import_compressor
 
 SAMPLE_BYTES, CHUNK_BYTES = 1 << 18, 1 << 14
 REPEAT_TOLERANCE = 0.99
-"""Smallest ratio of the whole's rate to the sample's, both by a fast compressor, at which the sample counts as typical."""
+"""A sample is used if a fast compressor's ratio (compressed to raw size) on the whole input is at least this fraction
+of its ratio on the sample. A smaller ratio means that the input has long-range repeats."""
 
 
 class ByteCoder(Coder):
-    """A general-purpose compressor over bytes; `shuffle` puts the byte planes of wider types one after the other."""
+    """A general-purpose compressor of bytes.
+
+    shuffle: store symbols of several bytes as consecutive byte planes (byte shuffling).
+    """
 
     def __init__(self, *, shuffle: bool = True) -> None:
         self.shuffle = shuffle
 
     @property
     def slow(self) -> bool:
-        """Whether it takes about a second or more for a megabyte at this setting."""
+        """Whether compression takes about one second per megabyte or more at this setting."""
         return False
 
     @abstractmethod
-    def compress(self, raw: bytes) -> bytes: ...
+    def compress(self, raw: bytes) -> bytes:
+        """Compress bytes."""
 
     @abstractmethod
     def decompress(self, data: bytes, size: int) -> bytes:
-        """At most `size` bytes, and not many more are ever produced. More, or unread input, is a `CorruptFileError`."""
+        """Decompress to at most `size` bytes; the memory used is bounded accordingly.
+
+        Raises `CorruptFileError` for a damaged stream, for more than `size` bytes, and for unread input.
+        """
 
     def encode(self, symbols: Array) -> bytes:
         return self.compress(self._raw(symbols))
@@ -51,14 +60,14 @@ class ByteCoder(Coder):
         return estimate_size(self.compress, self._raw(np.concatenate([array.reshape(-1) for array in arrays])))
 
     def _raw(self, symbols: Array) -> bytes:
-        bytes_of = byte_planes.split(symbols)
-        return (bytes_of if self.shuffle else bytes_of.T).tobytes()
+        planes = byte_planes.split(symbols)
+        return (planes if self.shuffle else planes.T).tobytes()
 
     def decode(self, data: bytes, dtype: np.dtype[Any], count: int) -> Array:
         size = count * dtype.itemsize
         raw = self.decompress(data, size)
         if len(raw) != size:
-            raise CorruptFileError(f"holds {len(raw)} bytes, expected {size}")
+            raise CorruptFileError(f"decodes to {len(raw)} bytes, expected {size}")
         flat = np.frombuffer(raw, np.uint8)
         if self.shuffle:
             return byte_planes.join(flat.reshape(dtype.itemsize, count), dtype)
@@ -67,7 +76,7 @@ class ByteCoder(Coder):
 
 @register
 class Raw(ByteCoder):
-    """The bytes themselves: for what does not compress."""
+    """Uncompressed bytes, for data that compressors cannot make smaller."""
 
     name: ClassVar[str] = "raw"
 
@@ -83,13 +92,13 @@ class Raw(ByteCoder):
 
 @register
 class Zlib(ByteCoder):
-    """Raw deflate (RFC 1951): no header and no checksum, which the container has. The baseline's coder."""
+    """Raw deflate (RFC 1951) without header and checksum, since the container has checksums. Used by the baseline."""
 
     name: ClassVar[str] = "zlib"
 
     def __init__(self, *, level: int = 9, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
-        self.level = _within("level", level, 0, 9)
+        self.level = _check_range("level", level, 0, 9)
 
     def compress(self, raw: bytes) -> bytes:
         zlib = import_compressor("zlib")
@@ -103,18 +112,18 @@ class Zlib(ByteCoder):
             raw = inflate.decompress(data, size + 1)
         except zlib.error as error:
             raise CorruptFileError(f"not a deflate stream ({error})") from error
-        return _whole(raw, len(raw) <= size and inflate.eof and not inflate.unused_data)
+        return _check_complete(raw, size, inflate.eof and not inflate.unused_data)
 
 
 @register
 class LZMA(ByteCoder):
-    """Raw LZMA1 (the 7-zip algorithm) with its end marker; the dictionary is as large as the data, at most 64 MiB."""
+    """Raw LZMA1 (the 7-zip algorithm) with end marker. The dictionary is as large as the data, at most 64 MiB."""
 
     name: ClassVar[str] = "lzma"
 
     def __init__(self, *, preset: int = 9, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
-        self.preset = _within("preset", preset, 0, 9)
+        self.preset = _check_range("preset", preset, 0, 9)
 
     @property
     def slow(self) -> bool:
@@ -131,23 +140,23 @@ class LZMA(ByteCoder):
             raw = decompressor.decompress(data, size + 1)
         except lzma.LZMAError as error:
             raise CorruptFileError(f"not an LZMA stream ({error})") from error
-        return _whole(raw, len(raw) <= size and decompressor.eof and not decompressor.unused_data)
+        return _check_complete(raw, size, decompressor.eof and not decompressor.unused_data)
 
     def _filters(self, size: int) -> list[dict[str, int]]:
-        """Raw LZMA takes no memory limit, but the dictionary is the memory, and its size is ours to say."""
+        """Filter chain for `size` bytes. Raw LZMA has no memory limit, so memory is bounded by the dictionary size."""
         dictionary = 1 << max(12, min(26, (size - 1).bit_length()))
         return [{"id": import_compressor("lzma").FILTER_LZMA1, "preset": self.preset, "dict_size": dictionary}]
 
 
 @register
 class Brotli(ByteCoder):
-    """Brotli (RFC 7932) with its largest standard window, 16 MiB."""
+    """Brotli (RFC 7932) with the largest standard window, 16 MiB."""
 
     name: ClassVar[str] = "brotli"
 
     def __init__(self, *, quality: int = 11, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
-        self.quality = _within("quality", quality, 0, 11)
+        self.quality = _check_range("quality", quality, 0, 11)
 
     @property
     def slow(self) -> bool:
@@ -157,30 +166,30 @@ class Brotli(ByteCoder):
         return import_compressor("brotli").compress(raw, quality=self.quality, lgwin=24)
 
     def decompress(self, data: bytes, size: int) -> bytes:
-        """The decoder stops near the limit, not at it: one call may overshoot by its block of 32 KiB."""
+        """As in the base class. One call may exceed the output limit by a block of 32 KiB, so the length is checked."""
         brotli = import_compressor("brotli")
         decompressor, pieces, length = brotli.Decompressor(), [], 0
         try:
             while length <= size and not decompressor.is_finished():
                 piece = decompressor.process(b"" if pieces else data, output_buffer_limit=size + 1 - length)
                 if pieces and not piece:
-                    break  # wants more input: truncated
+                    break  # the decoder needs more input: the stream is truncated
                 pieces.append(piece)
                 length += len(piece)
         except brotli.error as error:
-            raise CorruptFileError("not a Brotli stream, or not only one") from error
-        return _whole(b"".join(pieces), length <= size and decompressor.is_finished())
+            raise CorruptFileError("not a Brotli stream, or followed by other bytes") from error
+        return _check_complete(b"".join(pieces), size, decompressor.is_finished())
 
 
 @register
 class Zstd(ByteCoder):
-    """Zstandard (RFC 8878), without magic, size and checksum; the window is as large as the data, at most 128 MiB."""
+    """Zstandard (RFC 8878) without magic, size and checksum. The window is as large as the data, at most 128 MiB."""
 
     name: ClassVar[str] = "zstd"
 
     def __init__(self, *, level: int = 22, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
-        self.level = _within("level", level, 1, 22)
+        self.level = _check_range("level", level, 1, 22)
 
     @property
     def slow(self) -> bool:
@@ -195,27 +204,29 @@ class Zstd(ByteCoder):
         return zstd.ZstdCompressor(compression_params=parameters).compress(raw)
 
     def decompress(self, data: bytes, size: int) -> bytes:
-        """The library would believe what a frame says of its size, so a frame that says it is refused."""
+        """As in the base class. Frames that declare a content size are refused, since the library would allocate it."""
         zstd, window = import_compressor("zstandard"), 1 << self._window(size)
         try:
             frame = zstd.get_frame_parameters(data, format=zstd.FORMAT_ZSTD1_MAGICLESS)
             if frame.content_size != zstd.CONTENTSIZE_UNKNOWN or frame.dict_id or frame.has_checksum:
-                raise CorruptFileError("the Zstandard frame says more than it should")
+                raise CorruptFileError("the Zstandard frame declares a content size, a dictionary or a checksum")
             if frame.window_size > window:
-                raise CorruptFileError("the Zstandard frame wants a larger window than such data needs")
+                cause = f"a window of {frame.window_size} bytes, more than the {window} bytes expected"
+                raise CorruptFileError(f"the Zstandard frame declares {cause}")
             decompressor = zstd.ZstdDecompressor(format=zstd.FORMAT_ZSTD1_MAGICLESS)
             return decompressor.decompress(data, max(size, 1), read_across_frames=False, allow_extra_data=False)
         except zstd.ZstdError as error:
-            raise CorruptFileError(f"not a Zstandard stream, or not only one ({error})") from error
+            raise CorruptFileError(f"not a Zstandard stream, or followed by other bytes ({error})") from error
 
     def _window(self, size: int) -> int:
         return max(10, min(27, (size - 1).bit_length()))
 
 
 def estimate_size(compress: Callable[[bytes], bytes], raw: bytes) -> float | None:
-    """What the rate of a sample makes of the whole; None where the whole has repeats that the sample has not.
+    """Estimate the compressed size of `raw` in bytes from a sample.
 
-    The sample: `SAMPLE_BYTES` bytes, or a 32nd of all if that is more, in pieces of `CHUNK_BYTES` evenly spread.
+    The sample has `SAMPLE_BYTES` bytes, or 1/32 of the input if that is more, in evenly spaced chunks of `CHUNK_BYTES`.
+    Returns None if the input has long-range repeats that the sample does not show.
     """
     count = max(SAMPLE_BYTES, len(raw) // 32) // CHUNK_BYTES
     starts = np.linspace(0, len(raw) - CHUNK_BYTES, count).astype(int)
@@ -226,19 +237,22 @@ def estimate_size(compress: Callable[[bytes], bytes], raw: bytes) -> float | Non
 
 
 def _rate_with_repeats(raw: bytes) -> float:
-    """Bytes for each byte that Zstandard makes with matches of 7 bytes or more at any distance, at over 100 MB a second."""
+    """Compressed size per byte with fast Zstandard settings that find matches of 7 bytes or more at any distance.
+
+    Runs at more than 100 MB per second.
+    """
     zstd, settings = import_compressor("zstandard"), {"window_log": 27, "enable_ldm": True, "min_match": 7}
-    far = zstd.ZstdCompressionParameters.from_level(1, source_size=len(raw), **settings)
-    return len(zstd.ZstdCompressor(compression_params=far).compress(raw)) / len(raw)
+    parameters = zstd.ZstdCompressionParameters.from_level(1, source_size=len(raw), **settings)
+    return len(zstd.ZstdCompressor(compression_params=parameters).compress(raw)) / len(raw)
 
 
-def _whole(raw: bytes, whole: bool) -> bytes:
-    if not whole:
-        raise CorruptFileError("truncated, overlong, or followed by other bytes")
+def _check_complete(raw: bytes, size: int, finished: bool) -> bytes:
+    if not finished or len(raw) > size:
+        raise CorruptFileError(f"truncated, longer than {size} bytes when decoded, or followed by other bytes")
     return raw
 
 
-def _within(name: str, value: int, low: int, high: int) -> int:
+def _check_range(name: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
-        raise RecipeError(f"{name} is {low} to {high}, not {value}", where=name)
+        raise RecipeError(f"{name} must be between {low} and {high}, got {value}", where=name)
     return value

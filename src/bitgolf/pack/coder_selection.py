@@ -1,7 +1,7 @@
-"""The smallest of several coders' streams, without running a slow coder that is clearly behind.
+"""Selection of the coder with the smallest stream, without running slow coders that an estimate rules out.
 
-Brotli at quality 11 takes about a second for a megabyte, and on quantized weights it is 0.8 to 1.4 % behind range coding. The
-rate of a sample says so (`byte_coders.estimate_size`).
+Brotli at quality 11 takes about one second per megabyte, and its streams of quantized weights are 0.8 to 1.4 % larger
+than those of range coding. The compression ratio of a sample predicts this (`byte_coders.estimate_size`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from bitgolf.pack.coders import Coder, RangeCoder
 from bitgolf.pack.parallel import parallel_map
 
 MARGIN = 0.005
-"""An estimate may be too high by this share."""
+"""Relative amount by which an estimated size may exceed the true size."""
 
 
 @register
 class SmallestCoder(Coder):
-    """Whichever of `coders` makes the fewest bytes (the first of equals), named by one byte in front.
+    """Uses the coder in `coders` with the smallest stream, the first one in case of a tie. One byte stores its index.
 
-    Slow ones that an estimate puts clearly behind are not run (`candidate_streams`).
+    Slow coders are skipped if an estimate rules them out; see `candidate_streams`.
     """
 
     name: ClassVar[str] = "smallest"
@@ -36,9 +36,7 @@ class SmallestCoder(Coder):
         self, *, coders: tuple[Spec[Coder], ...] = (part(RangeCoder), part(Brotli), part(LZMA), part(Raw))
     ) -> None:
         if not 1 <= len(coders) <= 256:
-            raise RecipeError(
-                f"SmallestCoder chooses among 1 to 256 coders, not {len(coders)}", where="SmallestCoder.coders"
-            )
+            raise RecipeError(f"coders must have 1 to 256 entries, got {len(coders)}", where="SmallestCoder.coders")
         self.coders = [coder() for coder in coders]
 
     def encode(self, symbols: Array) -> bytes:
@@ -53,35 +51,37 @@ class SmallestCoder(Coder):
         return bytes([best]) + streams[best]
 
     def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-        return self._chosen(data).decode_arrays(data[1:], dtype, shapes)
+        return self._selected(data).decode_arrays(data[1:], dtype, shapes)
 
     def label(self, data: bytes) -> str:
-        return self._chosen(data).label(data[1:])
+        return self._selected(data).label(data[1:])
 
-    def _chosen(self, data: bytes) -> Coder:
-        if not data or data[0] >= len(self.coders):
-            raise CorruptFileError("names no known coder")
+    def _selected(self, data: bytes) -> Coder:
+        if not data:
+            raise CorruptFileError("the stream is empty, expected the index of a coder")
+        if data[0] >= len(self.coders):
+            raise CorruptFileError(f"the stream uses coder {data[0]}, but the recipe has {len(self.coders)} coders")
         return self.coders[data[0]]
 
 
 def candidate_streams(coders: Sequence[Coder], arrays: Sequence[Array]) -> dict[int, bytes]:
-    """By the coder's index, in order, the streams among which the smallest is.
+    """The streams of all coders that may be the smallest: index of the coder -> stream, in the order of the coders.
 
-    A coder whose estimate is more than `MARGIN` above what another one really makes is left out. So the smallest of these
-    is larger than that of all only where an estimate is too high by more than the margin, and then by no more than that.
+    A coder is left out if its estimated size exceeds the size of another coder's stream by more than `MARGIN`. The
+    result therefore lacks the smallest stream only if an estimate is too high by more than the margin.
     """
 
-    def first(coder: Coder) -> bytes | float:
-        about = coder.estimate(arrays)
-        return coder.encode_arrays(arrays) if about is None else about
+    def encode_or_estimate(coder: Coder) -> bytes | float:
+        size = coder.estimate(arrays)
+        return coder.encode_arrays(arrays) if size is None else size
 
-    found = dict(enumerate(parallel_map(first, coders)))
+    found = dict(enumerate(parallel_map(encode_or_estimate, coders)))
     coded = {i: data for i, data in found.items() if isinstance(data, bytes)}
-    about = {i: size for i, size in found.items() if isinstance(size, float)}
+    estimates = {i: size for i, size in found.items() if isinstance(size, float)}
     if not coded:
-        likeliest = min(about, key=about.__getitem__)
+        likeliest = min(estimates, key=estimates.__getitem__)
         coded[likeliest] = coders[likeliest].encode_arrays(arrays)
     least = min(map(len, coded.values()))
-    close = [i for i, size in about.items() if i not in coded and size * (1 - MARGIN) <= least]
+    close = [i for i, size in estimates.items() if i not in coded and size * (1 - MARGIN) <= least]
     slow = parallel_map(lambda i: coders[i].encode_arrays(arrays), close)
     return dict(sorted((coded | dict(zip(close, slow, strict=True))).items()))

@@ -1,8 +1,8 @@
-"""Matrices column by column, their rows sorted so that neighbours are alike: what byte coders can make use of.
+"""Column-major order of matrices with rows sorted by similarity, for byte coders (Parameter Golf #1855, "pergroup").
 
-As in PR #1855 ("pergroup"), without its container: a stream's matrices are transposed, rows reordered before that by a
-greedy walk from row 0 to the nearest row not yet visited. Rows of weights are nearly independent, so what this saves is
-little, and the order costs about log2(rows!) bits; a range coder sees no order at all.
+The rows of each matrix are reordered by a greedy nearest-neighbour search that starts at row 0; the matrix is then
+transposed. Rows of weights are nearly independent, so the gain is small, and storing the order costs about log2(rows!)
+bits. A range coder with order-0 tables gains nothing. The container format of #1855 is not used.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.byte_planes import Array, split_by_shape
 from bitgolf.pack.coders import Coder
 
-PERMUTATION_DTYPE = np.dtype(np.uint16)  # of the numbers of rows
-MAX_ROWS = 1 << 16  # rows
+PERMUTATION_DTYPE = np.dtype(np.uint16)  # of row indices
+MAX_ROWS = 1 << 16  # matrices with more rows are not sorted
 _LENGTH = struct.Struct("<I")
 
 
 @register
 class ColumnMajor(Coder):
-    """Another coder, given each matrix column by column; what is no matrix stays as it is.
+    """Passes matrices in column-major order to another coder. Arrays that are not matrices are passed unchanged.
 
-    `sort_rows`: bytes are also sorted by rows (wider types are not), and the permutations are coded by `permutation_coder`.
+    sort_rows: also sort the rows of matrices of one-byte types. `permutation_coder` codes the permutations.
 
-        u32 length of the permutations | permutations, matrix by matrix | the other coder's stream
+        u32 size of the coded permutations | permutations of all sorted matrices | stream of the other coder
     """
 
     name: ClassVar[str] = "columns"
@@ -43,7 +43,9 @@ class ColumnMajor(Coder):
     ) -> None:
         self.coder, self.sort_rows, self.permutation_coder = coder(), sort_rows, permutation_coder()
         if self.coder.variance_contexts:
-            raise RecipeError("levels sort symbols by rows and columns already", where="ColumnMajor.coder")
+            cause = f"{type(self.coder).__name__} with variance_contexts=true cannot be used in ColumnMajor"
+            hint = "set variance_contexts=false or remove ColumnMajor"
+            raise RecipeError(cause, where="ColumnMajor.coder", hint=hint)
 
     def encode(self, symbols: Array) -> bytes:
         return self.encode_arrays([symbols])
@@ -56,25 +58,25 @@ class ColumnMajor(Coder):
         return f"{self.name}.{self.coder.label(codes)}"
 
     def encode_arrays(self, arrays: Sequence[Array]) -> bytes:
-        orders = {i: similarity_order(a) for i, a in enumerate(arrays) if self._sorted(a.dtype, a.shape)}
-        head = b""
+        orders = {i: similarity_order(a) for i, a in enumerate(arrays) if self._is_sorted(a.dtype, a.shape)}
+        permutations = b""
         if orders:
-            head = self.permutation_coder.encode(np.concatenate(list(orders.values())))
-        turned = [(a[orders[i]] if i in orders else a).T for i, a in enumerate(arrays)]
-        return _LENGTH.pack(len(head)) + head + self.coder.encode_arrays(turned)
+            permutations = self.permutation_coder.encode(np.concatenate(list(orders.values())))
+        transposed = [(a[orders[i]] if i in orders else a).T for i, a in enumerate(arrays)]
+        return _LENGTH.pack(len(permutations)) + permutations + self.coder.encode_arrays(transposed)
 
     def decode_arrays(self, data: bytes, dtype: np.dtype[Any], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-        head, codes = _split_permutations(data)
-        at = [i for i, shape in enumerate(shapes) if self._sorted(dtype, shape)]
-        orders = dict(zip(at, self._orders(head, [shapes[i][0] for i in at]), strict=True))
-        turned = self.coder.decode_arrays(codes, dtype, [shape[::-1] for shape in shapes])
-        arrays = [np.ascontiguousarray(array.T).reshape(shape) for array, shape in zip(turned, shapes, strict=True)]
+        permutations, codes = _split_permutations(data)
+        at = [i for i, shape in enumerate(shapes) if self._is_sorted(dtype, shape)]
+        orders = dict(zip(at, self._decode_orders(permutations, [shapes[i][0] for i in at]), strict=True))
+        transposed = self.coder.decode_arrays(codes, dtype, [shape[::-1] for shape in shapes])
+        arrays = [np.ascontiguousarray(array.T).reshape(shape) for array, shape in zip(transposed, shapes, strict=True)]
         for i, order in orders.items():
             arrays[i] = arrays[i][np.argsort(order)]
         return arrays
 
-    def _sorted(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
-        """Whether such an array's rows are reordered: what writer and reader both know."""
+    def _is_sorted(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+        """Whether the rows of such an array are reordered. Depends only on what encoder and decoder both know."""
         return (
             self.sort_rows
             and dtype.itemsize == 1
@@ -83,38 +85,39 @@ class ColumnMajor(Coder):
             and math.prod(shape) > 0
         )
 
-    def _orders(self, head: bytes, rows: list[int]) -> list[Array]:
+    def _decode_orders(self, data: bytes, rows: list[int]) -> list[Array]:
+        """One permutation per sorted matrix; `rows` are the numbers of rows of these matrices."""
         if not rows:
-            if head:
-                raise CorruptFileError("permutations where nothing is permuted")
+            if data:
+                raise CorruptFileError(f"{len(data)} bytes of row permutations, but no matrix has sorted rows")
             return []
-        orders = split_by_shape(self.permutation_coder.decode(head, PERMUTATION_DTYPE, sum(rows)), [(n,) for n in rows])
+        orders = split_by_shape(self.permutation_coder.decode(data, PERMUTATION_DTYPE, sum(rows)), [(n,) for n in rows])
         for order in orders:
             if not np.array_equal(np.sort(order), np.arange(order.size)):
-                raise CorruptFileError("the order of rows is not a permutation")
+                raise CorruptFileError(f"the stored order of {order.size} rows is not a permutation")
         return orders
 
 
 def similarity_order(codes: Array) -> NDArray[np.uint16]:
-    """(rows,) the order of a greedy walk through the rows of bytes (rows, columns): from row 0, to the nearest in L1.
+    """Order of the rows of one-byte codes (rows, columns): row 0 first, then always the nearest row not yet used.
 
-    Time grows with rows**2 * columns: about a minute for 8,192 rows of 512.
+    Distances are in L1. Returns the row indices (rows,). Time is proportional to rows**2 * columns: about one minute
+    for 8,192 rows of 512 columns.
     """
     rows = codes.astype(np.int16)
-    here, rest, left = rows[0].copy(), rows[1:], np.arange(1, len(rows))
+    current, unused, indices = rows[0].copy(), rows[1:], np.arange(1, len(rows))
     order = np.zeros(len(rows), PERMUTATION_DTYPE)
     for i in range(1, len(rows)):
-        at = int(np.abs(rest - here).sum(1, dtype=np.int32).argmin())
-        order[i], here = left[at], rest[at].copy()
-        left[at], rest[at] = left[-1], rest[-1]
-        left, rest = left[:-1], rest[:-1]
+        at = int(np.abs(unused - current).sum(1, dtype=np.int32).argmin())
+        order[i], current = indices[at], unused[at].copy()
+        indices[at], unused[at] = indices[-1], unused[-1]
+        indices, unused = indices[:-1], unused[:-1]
     return order
 
 
 def _split_permutations(data: bytes) -> tuple[bytes, bytes]:
-    if len(data) < _LENGTH.size:
-        raise CorruptFileError("truncated")
-    end = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+    """Split a stream into the coded permutations and the codes. Raises `CorruptFileError` if it is truncated."""
+    end = _LENGTH.size + (_LENGTH.unpack_from(data)[0] if len(data) >= _LENGTH.size else 0)
     if end > len(data):
-        raise CorruptFileError("truncated")
+        raise CorruptFileError(f"truncated: {len(data)} bytes, but the row permutations end at byte {end}")
     return data[_LENGTH.size : end], data[end:]

@@ -1,16 +1,17 @@
-"""How likely each byte is: tables that travel as counts, as the parameters of a curve, or not at all, and what each costs.
+"""Frequency tables of bytes for the range coder: stored counts, or a generalized Gaussian, optionally adaptive.
 
-The first byte of a table is its form:
+The first byte of a stored table is its form:
 
-    one value      low
-    even           low, values - 1                                   all of them equally likely (the low bytes of floats)
-    counts         low, values - 1, a LEB128 number for each value
-    curve          u16 centre, u8 spread, u8 power                   exp(-(|x - centre| / spread) ** power), in integers
-    curve + pace   the same, and counts of what was seen are added to it block by block, by reader and writer alike
+    SINGLE_VALUE           low
+    UNIFORM                low, values - 1                      equal probabilities, e.g. of the low bytes of floats
+    COUNTS                 low, values - 1, one LEB128 count per value
+    GENERALIZED_GAUSSIAN   u16 centre, u8 spread, u8 power      exp(-(|x - centre| / spread) ** power), as integers
+    larger                 the same, as the prior of an adaptive table (index in `ADAPTATIONS`)
 
-The centre is in 1/256, the spread in sixteenths of an octave from 1/16 on, the power in 1/32. A pace says how many seen
-symbols the curve is worth, and how many seen ones are remembered: the older half is then worth half. Counts on both sides
-are exact integers; the curve's come from decimal arithmetic, which is rounded the same on every machine.
+Units: centre 1/256, power 1/32; a stored spread s means 2 ** (s / 16 - 4). Encoder and decoder of an adaptive table add
+the counts of the symbols coded so far to the prior, block by block. An entry of `ADAPTATIONS` is (weight of the prior
+in symbols, number of symbols after which the counts are halved). All counts are exact integers. Those of the
+generalized Gaussian are computed in decimal arithmetic, which rounds identically on every machine.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ TableKinds = Literal["smallest", "sent", "adaptive"]
 
 SINGLE_VALUE, UNIFORM, COUNTS, GENERALIZED_GAUSSIAN = range(4)
 RESOLUTIONS = [1 << bits for bits in range(4, 22, 2)]
-PRIOR_STRENGTHS = [4, 64, 1024, 1 << 14]  # symbols that a curve is worth
-MEMORY_LENGTHS = [1 << 14, 1 << 17, 1 << 40]  # symbols; the last is all of them
+PRIOR_STRENGTHS = [4, 64, 1024, 1 << 14]  # weight of the prior in symbols
+MEMORY_LENGTHS = [1 << 14, 1 << 17, 1 << 40]  # in symbols; the last is never reached
 ADAPTATIONS = [(strength, memory) for memory in MEMORY_LENGTHS for strength in PRIOR_STRENGTHS]
-MAX_BLOCK = 1 << 13  # symbols between two adaptations
-MAX_WEIGHT = 1 << 20  # of a curve; 256 of them times 2**30 symbols stay below 2**63
+MAX_BLOCK = 1 << 13  # largest number of symbols between two adaptations
+MAX_WEIGHT = 1 << 20  # of a byte in a prior; 256 such weights times 2**30 symbols stay below 2**63
 
 _EXACT = decimal.Context(prec=20, rounding=decimal.ROUND_HALF_EVEN)
 _POWERS = np.array([16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 128, 192])
@@ -44,7 +45,7 @@ _CURVE = struct.Struct("<HBB")
 
 
 class FrequencyTable(NamedTuple):
-    """`counts[i]` is the weight of the byte `low + i`; `encoded`: the table as it is written."""
+    """A static table. `counts[i]` is the weight of the byte `low + i`; `encoded` is the stored form."""
 
     low: int
     counts: Counts
@@ -52,9 +53,10 @@ class FrequencyTable(NamedTuple):
 
 
 class AdaptiveTable(NamedTuple):
-    """A table to which the symbols that were seen are added.
+    """A table to which the counts of coded symbols are added.
 
-    counts: the prior, worth `prior_strength` symbols.  memory: once more symbols than this were seen, their counts are halved.
+    counts: the prior, with the weight of `prior_strength` symbols.  memory: the counts are halved when they exceed this
+    number of symbols.
     """
 
     low: int
@@ -65,23 +67,28 @@ class AdaptiveTable(NamedTuple):
 
 
 class AdaptiveCounts:
-    """The counts of a table that learns. `weights` sums to less than 2**63 for less than 2**30 symbols."""
+    """State of an adaptive table while coding."""
 
     def __init__(self, table: AdaptiveTable) -> None:
         self.strength, self.memory, self.prior = table.prior_strength, table.memory, table.counts
         self.total, self.seen = int(table.counts.sum()), np.zeros_like(table.counts)
 
     def weights(self) -> Counts:
+        """Current weights of the bytes. Their sum is below 2**63 for fewer than 2**30 symbols."""
         return self.prior * self.strength + self.seen * self.total
 
     def update(self, histogram: Counts) -> None:
+        """Add the counts of a block of coded symbols."""
         self.seen = self.seen + histogram
         if self.seen.sum() > self.memory:
             self.seen = self.seen - (self.seen >> 1)
 
 
 def adaptation_blocks(n: int) -> Iterator[tuple[int, int]]:
-    """Where an adapting stream of `n` symbols is cut: each block is a quarter of what came before it."""
+    """Blocks (start, stop) of an adaptive stream of `n` symbols.
+
+    A block has a quarter as many symbols as there are before it, but at least 16 and at most `MAX_BLOCK`.
+    """
     start = 0
     while start < n:
         stop = min(n, start + max(16, min(start // 4, MAX_BLOCK)))
@@ -89,13 +96,14 @@ def adaptation_blocks(n: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-# ---- the choice ----------------------------------------------------------------------------------------------------
+# ---- selection -----------------------------------------------------------------------------------------------------
 
 
 def choose_table(plane: Bytes, forms: TableKinds = "smallest") -> FrequencyTable | AdaptiveTable:
-    """The table with which `plane` (one symbol at least) takes the fewest bytes, its own included.
+    """The table with which `plane` (at least one symbol) takes the fewest bytes, those of the table included.
 
-    `forms`: of all, of those that do not adapt by counts alone, or of those that adapt.
+    forms: `smallest` allows all forms, `sent` uniform tables and counts, `adaptive` the Gaussian and its adaptive
+    forms. A plane with a single value always gets a `SINGLE_VALUE` table.
     """
     pieces = np.array(
         [np.bincount(plane[start:stop], minlength=256) for start, stop in adaptation_blocks(plane.size)], np.int64
@@ -103,39 +111,43 @@ def choose_table(plane: Bytes, forms: TableKinds = "smallest") -> FrequencyTable
     exact = pieces.sum(0)
     low, top = int(np.flatnonzero(exact)[0]), int(np.flatnonzero(exact)[-1])
     if low == top:
-        return _one(low)
+        return _single_value_table(low)
     found: list[tuple[float, FrequencyTable | AdaptiveTable]] = []
     if forms != "adaptive":
-        here = exact[low : top + 1]
-        sent = [_even(low, here.size), *(_counts(low, _scaled(here, resolution)) for resolution in RESOLUTIONS)]
-        found += [(_bits(here, table.counts) + 8 * len(table.encoded), table) for table in sent]
+        used = exact[low : top + 1]
+        sent = [_uniform_table(low, used.size), *(_count_table(low, _scaled(used, r)) for r in RESOLUTIONS)]
+        found += [(_bits(used, table.counts) + 8 * len(table.encoded), table) for table in sent]
     if forms != "sent":
         fitted = _fit_generalized_gaussian(exact)
         found.append(
             (_bits(exact, generalized_gaussian(*fitted)) + 8 * (1 + _CURVE.size), _generalized_gaussian_table(fitted))
         )
-        found += _adapting(pieces, fitted)
+        found += _adaptive_candidates(pieces, fitted)
     return min(found, key=lambda pair: pair[0])[1]
 
 
 def _bits(exact: Counts, counts: Counts) -> float:
+    """Size in bits of symbols with the histogram `exact`, coded with the weights `counts`."""
     seen = exact > 0
     return float(-(exact[seen] * np.log2(counts[seen] / counts.sum())).sum())
 
 
-def _adapting(pieces: Counts, fitted: tuple[int, int, int]) -> list[tuple[float, AdaptiveTable]]:
-    """Every pace that differs on so many symbols, with its bits. `pieces` (blocks, 256): the counts of each block."""
+def _adaptive_candidates(pieces: Counts, fitted: tuple[int, int, int]) -> list[tuple[float, AdaptiveTable]]:
+    """(bits, table) for each adaptation. Memory lengths that this number of symbols does not reach are left out.
+
+    pieces: counts of each block (blocks, 256).
+    """
     count, found = int(pieces.sum()), list[tuple[float, AdaptiveTable]]()
     for memory in MEMORY_LENGTHS:
         if memory < count or memory == MEMORY_LENGTHS[-1]:
-            paced = [_adaptive_table(fitted, i) for i, pace in enumerate(ADAPTATIONS) if pace[1] == memory]
-            seen = _seen_counts(pieces, paced[0])
-            found += [(_adapted_bits(pieces, seen, table) + 8 * len(table.encoded), table) for table in paced]
+            tables = [_adaptive_table(fitted, i) for i, (_, length) in enumerate(ADAPTATIONS) if length == memory]
+            seen = _seen_counts(pieces, tables[0])
+            found += [(_adapted_bits(pieces, seen, table) + 8 * len(table.encoded), table) for table in tables]
     return found
 
 
 def _seen_counts(pieces: Counts, table: AdaptiveTable) -> Counts:
-    """(blocks, 256) what a table of this memory has counted before each block."""
+    """Counts (blocks, 256) that a table with this memory has before each block."""
     state, seen = AdaptiveCounts(table), np.empty_like(pieces)
     for i, piece in enumerate(pieces):
         seen[i] = state.seen
@@ -149,13 +161,14 @@ def _adapted_bits(pieces: Counts, seen: Counts, table: AdaptiveTable) -> float:
 
 
 def _fit_generalized_gaussian(exact: Counts) -> tuple[int, int, int]:
-    """Centre, spread and power of the likeliest curve, nearly. In floats: what is chosen is said, not derived again."""
+    """Approximate maximum-likelihood fit (centre, spread, power). Floats suffice, since the result is stored."""
     values, total = np.arange(256), int(exact.sum())
     centre = min(65535, round(256 * float((exact * values).sum() / total)))
     distance = np.abs(values - centre / 256)
     power = _POWERS[:, None] / 32
-    about = (power[:, 0] * ((distance**power) @ exact) / total) ** (1 / power[:, 0])  # likeliest where steps are fine
-    spread = np.clip(np.rint(16 * np.log2(about) + 64)[:, None] + np.arange(-12, 9), 0, 255).astype(np.int64)
+    # The maximum-likelihood spread of the continuous distribution is the centre of a search over stored spreads.
+    initial = (power[:, 0] * ((distance**power) @ exact) / total) ** (1 / power[:, 0])
+    spread = np.clip(np.rint(16 * np.log2(initial) + 64)[:, None] + np.arange(-12, 9), 0, 255).astype(np.int64)
     width = 2.0 ** ((spread - 64) / 16 * power)
     scaled = (distance**power)[:, None] / width[..., None]
     weights = np.maximum(np.exp(-np.minimum(scaled, 700)), 1 / MAX_WEIGHT)
@@ -166,12 +179,11 @@ def _fit_generalized_gaussian(exact: Counts) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=1024)
 def generalized_gaussian(centre: int, spread: int, power: int) -> Counts:
-    """(256,) the weight of each byte, 1 to `MAX_WEIGHT`, exactly the same everywhere. Do not write into it."""
+    """Weights (256,) of the bytes, 1 to `MAX_WEIGHT`, identical on all machines. Do not modify the cached array."""
     exponent = _EXACT.divide(decimal.Decimal(power), 32)
     width = _EXACT.multiply(_EXACT.divide(decimal.Decimal(spread - 64), 16), _EXACT.ln(decimal.Decimal(2)))
-    reach = _EXACT.exp(
-        _EXACT.add(_EXACT.divide(decimal.Decimal(3), exponent), width)
-    )  # beyond it the weight is below 1
+    # Beyond this distance the weight would be below 1: exp(-exp(3)) * MAX_WEIGHT < 1.
+    reach = _EXACT.exp(_EXACT.add(_EXACT.divide(decimal.Decimal(3), exponent), width))
     counts = np.ones(256, np.int64)
     for x in range(256):
         distance = _EXACT.divide(decimal.Decimal(abs(256 * x - centre)), 256)
@@ -184,75 +196,76 @@ def generalized_gaussian(centre: int, spread: int, power: int) -> Counts:
 
 
 def _scaled(exact: Counts, resolution: int) -> Counts:
+    """Counts scaled to a sum of about `resolution`. Counts above 0 remain at least 1."""
     total = int(exact.sum())
     scaled = np.round(exact * (min(resolution, total) / total)).astype(np.int64)
     return np.where(exact > 0, np.maximum(scaled, 1), 0)
 
 
-# ---- as bytes ------------------------------------------------------------------------------------------------------
+# ---- serialization -------------------------------------------------------------------------------------------------
 
 
-def _one(low: int) -> FrequencyTable:
+def _single_value_table(low: int) -> FrequencyTable:
     return FrequencyTable(low, np.ones(1, np.int64), bytes([SINGLE_VALUE, low]))
 
 
-def _even(low: int, size: int) -> FrequencyTable:
+def _uniform_table(low: int, size: int) -> FrequencyTable:
     return FrequencyTable(low, np.ones(size, np.int64), bytes([UNIFORM, low, size - 1]))
 
 
-def _counts(low: int, counts: Counts) -> FrequencyTable:
-    head = bytes([COUNTS, low, counts.size - 1]) + b"".join(map(write_leb128, counts.tolist()))
-    return FrequencyTable(low, counts, head)
+def _count_table(low: int, counts: Counts) -> FrequencyTable:
+    encoded = bytes([COUNTS, low, counts.size - 1]) + b"".join(map(write_leb128, counts.tolist()))
+    return FrequencyTable(low, counts, encoded)
 
 
 def _generalized_gaussian_table(fitted: tuple[int, int, int]) -> FrequencyTable:
     return FrequencyTable(0, generalized_gaussian(*fitted), bytes([GENERALIZED_GAUSSIAN]) + _CURVE.pack(*fitted))
 
 
-def _adaptive_table(fitted: tuple[int, int, int], pace: int) -> AdaptiveTable:
-    """`pace`: index in `ADAPTATIONS`."""
+def _adaptive_table(fitted: tuple[int, int, int], adaptation: int) -> AdaptiveTable:
+    """`adaptation`: index in `ADAPTATIONS`."""
     return AdaptiveTable(
         0,
         generalized_gaussian(*fitted),
-        bytes([GENERALIZED_GAUSSIAN + 1 + pace]) + _CURVE.pack(*fitted),
-        *ADAPTATIONS[pace],
+        bytes([GENERALIZED_GAUSSIAN + 1 + adaptation]) + _CURVE.pack(*fitted),
+        *ADAPTATIONS[adaptation],
     )
 
 
 def read_table(data: bytes, offset: int) -> tuple[FrequencyTable | AdaptiveTable, int]:
-    """The table at `offset`, and where the next begins. Raises `CorruptFileError` for what no writer writes."""
+    """The table at `offset` and the offset after it. Raises `CorruptFileError` if it is invalid."""
     size = {SINGLE_VALUE: 2, UNIFORM: 3, COUNTS: 3}.get(data[offset] if offset < len(data) else -1, 1 + _CURVE.size)
     head = data[offset : offset + size]
     if len(head) < size:
-        raise CorruptFileError("the table is truncated")
+        raise CorruptFileError(f"the frequency table is truncated: {len(head)} of {size} bytes")
     offset += size
     if head[0] == SINGLE_VALUE:
-        return _one(head[1]), offset
+        return _single_value_table(head[1]), offset
     if head[0] >= GENERALIZED_GAUSSIAN:
-        return _read_curve(head), offset
+        return _read_gaussian(head), offset
     low, values = head[1], head[2] + 1
     if values == 1 or low + values > 256:
-        raise CorruptFileError("the table is not one of byte counts")
+        raise CorruptFileError(f"the frequency table must have 2 or more values up to 255, got {values} from {low}")
     if head[0] == UNIFORM:
-        return _even(low, values), offset
+        return _uniform_table(low, values), offset
     counts = np.empty(values, np.int64)
     for i in range(values):
         counts[i], offset = read_leb128(data, offset)
     if not counts[0] or not counts[-1]:
-        raise CorruptFileError("the table's first or last value never occurs")
-    return _counts(low, counts), offset
+        raise CorruptFileError("the frequency table has a count of 0 for its first or last value")
+    return _count_table(low, counts), offset
 
 
-def _read_curve(head: bytes) -> FrequencyTable | AdaptiveTable:
-    pace = head[0] - GENERALIZED_GAUSSIAN - 1
+def _read_gaussian(head: bytes) -> FrequencyTable | AdaptiveTable:
+    adaptation = head[0] - GENERALIZED_GAUSSIAN - 1
     fitted = _CURVE.unpack(head[1:])
-    if pace >= len(ADAPTATIONS) or not fitted[2]:
-        raise CorruptFileError("the table's curve or pace is not one that is known")
-    return _generalized_gaussian_table(fitted) if pace < 0 else _adaptive_table(fitted, pace)
+    if adaptation >= len(ADAPTATIONS) or not fitted[2]:
+        raise CorruptFileError(f"the frequency table has an unknown form {head[0]} or an invalid power {fitted[2]}")
+    return _generalized_gaussian_table(fitted) if adaptation < 0 else _adaptive_table(fitted, adaptation)
 
 
 def write_leb128(value: int) -> bytes:
-    """Seven bits in a byte, lowest first; the high bit says that more follow."""
+    """Encode an unsigned integer as LEB128: seven bits per byte, lowest first; the high bit is set if more follow."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -262,12 +275,15 @@ def write_leb128(value: int) -> bytes:
 
 
 def read_leb128(data: bytes, at: int) -> tuple[int, int]:
-    """The number at `at`, below 2**35, and where the next begins."""
+    """The LEB128 number at offset `at` and the offset after it.
+
+    Raises `CorruptFileError` if it is truncated, has more than 5 bytes, or is not in its shortest form.
+    """
     value = 0
     for i, byte in enumerate(data[at : at + 5]):
         value |= (byte & 0x7F) << 7 * i
-        if byte < 0x80 and (byte or not i):  # a zero at the end is a longer form than needed
+        if byte < 0x80 and (byte or not i):  # a zero as the last of several bytes is not the shortest form
             return value, at + i + 1
         if byte < 0x80:
             break
-    raise CorruptFileError("a number is truncated, or not as it would be written")
+    raise CorruptFileError(f"the LEB128 number at byte {at} is truncated, too long or not in its shortest form")

@@ -1,4 +1,4 @@
-"""Compressors' modules, imported when they are used: Python may be built without them, and `Coder.self_test` says so early."""
+"""Deferred import of compressor modules. `Coder.self_test` reports a module that is not installed before training."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from bitgolf.errors import BitgolfError
 
 
 def import_compressor(name: str) -> Any:
-    """The module. Raises `BitgolfError` where it is missing, with what to do."""
+    """Import the module of a compressor. Raises `BitgolfError` with a hint on installing it if it is missing."""
     try:
         return import_module(name)
     except ImportError as error:
-        own = name in ("zlib", "lzma")
-        raise BitgolfError(
-            f"the compressor {name} is missing",
-            where=name,
-            hint="use a Python built with it (its headers were missing)" if own else f"pip install {name}",
-        ) from error
+        standard = name in ("zlib", "lzma")
+        hint = f"use a Python that was built with {name}" if standard else f"pip install {name}"
+        raise BitgolfError(f"the compressor {name} is not installed", where=name, hint=hint) from error

@@ -1,4 +1,4 @@
-"""Threads for coders. The compressors, the range coder and numpy hold no lock of the interpreter while they work."""
+"""Threads for coders. The compressors, the range coder and numpy release the interpreter lock (GIL) while they work."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ R = TypeVar("R")
 
 
 def cpu_count() -> int:
-    """The CPUs that this process may run on."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parallel_map(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """The results in the order of the items, worked out side by side; the first error in that order is raised."""
+    """Apply `work` to all items in threads. Returns the results in order; raises the error of the first failed item."""
     items = list(items)
     if len(items) < 2 or cpu_count() == 1:
         return [work(item) for item in items]

@@ -1,8 +1,9 @@
 """Range coding of byte planes with constriction.
 
-A stream is the number of symbols (LEB128), for each plane a table (`pack.frequency_tables`), then one range-coded payload for all
-planes. Only integers are stored or counted, and `_model` alone turns them into probabilities: the same table in float32
-and in float64 gives different streams. Source: constriction (Bamler 2022, arXiv 2201.01741).
+A stream consists of the number of symbols (LEB128), one table per plane (`pack.frequency_tables`) and one range-coded
+payload for all planes. Tables are integers, and `_model` is the only place that converts them to probabilities, because
+a conversion in float32 would give another stream than one in float64. Source: constriction (Bamler 2022, arXiv
+2201.01741).
 """
 
 from __future__ import annotations
@@ -29,41 +30,41 @@ from bitgolf.pack.frequency_tables import (
     write_leb128,
 )
 
-_stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
+_stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]  # the attribute is created on import
 
-BLOCK = 1 << 18  # symbols at a time: constriction works on int32, four times the size of a plane
+BLOCK = 1 << 18  # symbols per call, since constriction needs int32, four times the size of a plane
 
 
 def encode_plane_stream(planes: Bytes, forms: TableKinds = "smallest") -> bytes:
-    """`planes`: uint8[k, n]. Nothing at all where n is 0. `forms`: which tables it may choose among (`tables.choose`)."""
+    """Encode planes, uint8 (k, n). Returns no bytes if n is 0. `forms`: allowed table forms (`choose_table`)."""
     if not planes.size:
         return b""
     tables = [choose_table(plane, forms) for plane in planes]
-    head = [write_leb128(planes.shape[1]), *(table.encoded for table in tables)]
-    return b"".join(head) + _encode_payload(planes, tables)
+    header = [write_leb128(planes.shape[1]), *(table.encoded for table in tables)]
+    return b"".join(header) + _encode_payload(planes, tables)
 
 
 def decode_plane_stream(data: bytes, k: int, n: int) -> Bytes:
-    """uint8[k, n]. Raises `CorruptFileError` where `data` is not what `encode_plane_stream` makes with these tables.
+    """Decode planes, uint8 (k, n). Raises `CorruptFileError` unless encoding them with the stored tables gives `data`.
 
-    Another table may make the same of a few symbols; that these are the file's own bytes, its checksums say.
+    An altered table can give the same payload for a few symbols; only the checksums of the container detect that.
     """
     if not n:
         if data:
-            raise CorruptFileError("bytes where nothing is expected")
+            raise CorruptFileError(f"{len(data)} bytes, expected none for 0 symbols")
         return np.empty((k, 0), np.uint8)
-    said, at = read_leb128(data, 0)
-    if said != n:
-        raise CorruptFileError(f"{said} symbols, expected {n}")
+    count, at = read_leb128(data, 0)
+    if count != n:
+        raise CorruptFileError(f"the stream declares {count} symbols, expected {n}")
     tables: list[FrequencyTable | AdaptiveTable] = []
     for _ in range(k):
         table, at = read_table(data, at)
         tables.append(table)
     planes, payload = _decode_payload(data[at:], tables, n), data[at:]
-    # The coder does not see that a payload goes on, or was altered near its end. That it encodes to itself says both,
-    # for a third of the time that decoding takes.
+    # The decoder notices neither bytes after the payload nor changes near its end. Encoding the result again detects
+    # both, and takes a third of the time of decoding.
     if _encode_payload(planes, tables) != payload:
-        raise CorruptFileError("the range-coded payload is damaged, or followed by other bytes")
+        raise CorruptFileError(f"the range-coded payload of {len(payload)} bytes is damaged or followed by other bytes")
     return planes
 
 
@@ -96,7 +97,10 @@ def _decode_payload(payload: bytes, tables: Sequence[FrequencyTable | AdaptiveTa
 
 
 def _code_plane(plane: Bytes, table: FrequencyTable | AdaptiveTable, code: Callable[[Bytes, int, Any], None]) -> None:
-    """Reading and writing are one walk: `code` fills or takes each part of the plane, with the model that holds there."""
+    """Call `code(part, low, model)` for each part of the plane, with the probability model that applies to this part.
+
+    Encoder and decoder share this loop: `code` encodes the part, or fills it with decoded symbols.
+    """
     if table.counts.size == 1:
         return
     if not isinstance(table, AdaptiveTable):
@@ -111,5 +115,5 @@ def _code_plane(plane: Bytes, table: FrequencyTable | AdaptiveTable, code: Calla
 
 
 def _model(counts: Counts) -> NDArray[Any]:
-    """The only place where counts become probabilities: float64, never `perfect` (slow, and no smaller)."""
+    """Probability model of constriction for these counts (float64). `perfect=True` would be slower and not smaller."""
     return _stream.model.Categorical(counts.astype(np.float64) / counts.sum(), lazy=False, perfect=False)

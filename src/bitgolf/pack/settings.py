@@ -1,4 +1,4 @@
-"""What a recipe says about packing."""
+"""Settings of a recipe for packing."""
 
 from __future__ import annotations
 
@@ -16,34 +16,38 @@ from bitgolf.pack.coders import Coder
 
 @register
 class StreamGroup:
-    """Arrays of the parameters `where` (as in rules) are coded together, under this `name`, apart from their role's."""
+    """Codes the arrays of all parameters that match `where` (a pattern as in rules) together as the group `name`.
+
+    Raises `RecipeError` if the name has characters other than letters, digits, `-` and `_`.
+    """
 
     def __init__(self, *, where: str, name: str) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):  # sections are named by group, dot, array
-            raise RecipeError(f"the group {name!r} is not named in letters, digits, - and _", where="pack.groups")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):  # a section is named GROUP.ARRAY
+            raise RecipeError(f"the group name {name!r} may contain only letters, digits, - and _", where="pack.groups")
         self.where, self.name = where, name
 
 
 @register
 class Pack:
-    """`cap`: the most bytes that may ship, decimal. `coder`: the lossless coder of every stream.
+    """How codes become an artifact, and its largest size.
 
-    `groups`: what is coded together, the first that matches; parameters of none are grouped by their role.
+    coder: the lossless coder of all streams.  cap: largest size in bytes; the default is 16 MB, decimal.
+    groups: parameters that are coded together. The first match applies; all other parameters are grouped by role.
     """
 
     def __init__(
         self, *, coder: Spec[Coder], cap: int = 16_000_000, groups: tuple[Spec[StreamGroup], ...] = ()
     ) -> None:
         if cap < 1:
-            raise RecipeError(f"a cap of {cap} bytes is not one", where="pack.cap")
+            raise RecipeError(f"cap must be at least 1 byte, got {cap}", where="pack.cap")
         self.coder, self.cap, self.groups = coder, cap, groups
 
     def groups_by_path(self, roles: Mapping[str, str]) -> dict[str, str]:
-        """path -> group, from path -> role. A group without parameters is a `RecipeError`, as a dead rule is."""
+        """Map path -> role to path -> group. Raises `RecipeError` if a group matches no parameter."""
         rules: list[Spec[Rule[Any]]] = [part(Rule, where=group().where, use=group) for group in self.groups]
         matches = [rule().matches for rule in rules]
         if not all(any(match(role, path) for match in matches) for path, role in roles.items()):
-            rules.append(part(Rule, where="*", use=self.coder))  # takes the others, and leaves them as they are
+            rules.append(part(Rule, where="*", use=self.coder))  # matches all others, which keep their role as group
         found = dict(roles)
         for group, paths in zip(self.groups, assign_to_rules(rules, roles, where="pack.groups"), strict=False):
             found.update(dict.fromkeys(paths, group().name))
@@ -51,17 +55,17 @@ class Pack:
 
 
 def check_coders(pack: Spec[Pack]) -> None:
-    """Try every coder that packing may need, before hours are spent on what could not be packed then.
+    """Test every coder that packing needs. Called before training, so that packing does not fail after it.
 
-    Raises `BitgolfError` with the coder's place in the recipe, what is missing and how to get it.
+    Raises `BitgolfError` with the recipe path of the coder, the missing module and a hint on installing it.
     """
     coders = [(f"pack.{at}", node) for at, node in pack.walk()]
-    for place, node in [("the container", part(Brotli)), *reversed(coders)]:  # the innermost first: it is the cause
+    # Innermost coders first, so that the error names the coder that fails and not one that contains it.
+    for where, node in [("the artifact's header", part(Brotli)), *reversed(coders)]:
         if not (isinstance(node.cls, type) and issubclass(node.cls, Coder)):
             continue
         try:
             node().self_test()
         except BitgolfError as error:
-            raise BitgolfError(
-                f"{node.cls.__name__} cannot be used here: {error.message}", where=place, hint=error.hint
-            ) from error
+            cause = f"{node.cls.__name__} does not work on this machine: {error.message}"
+            raise BitgolfError(cause, where=where, hint=error.hint) from error

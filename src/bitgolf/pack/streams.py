@@ -1,8 +1,9 @@
-"""From codes to sections and back: arrays of one kind are coded together, and the layout alone says what is where.
+"""Conversion of encoded tensors to sections of an artifact and back.
 
-A code is what a codec makes of one tensor: a few named arrays. The layout (types and shapes of all codes) follows from
-the recipe, so no stream carries metadata. Arrays of the same group (a role, say) and the same name are one stream, in
-the order of their tensors' paths: more symbols for one table, and no dependence on the order of a dictionary.
+An encoded tensor is what a codec makes of one tensor: a few named arrays. Their dtypes and shapes (the layout) follow
+from the recipe, so streams contain no metadata. Arrays with the same group (e.g. a role) and the same name are coded as
+one stream, in the order of their tensors' paths. They share frequency tables, and the bytes do not depend on dictionary
+order.
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ from bitgolf.pack.contexts import ContextModel, NoContext
 from bitgolf.pack.parallel import parallel_map
 
 EncodedTensor = dict[str, Array]
+"""Array name -> array."""
 Layout = Mapping[str, Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]]
+"""Path of a tensor -> array name -> (dtype, shape)."""
 ContextModels = Mapping[str, Mapping[str, Callable[[], ContextModel]]]
-"""path -> name of array -> a fresh walk over its rows, for the arrays that are coded in contexts."""
+"""Path of a tensor -> array name -> constructor of a new context model, for arrays that are coded with contexts."""
 
 CoderRules = Spec[Coder] | Sequence[Spec[Rule[Coder]]]
 
 
 @dataclass(frozen=True)
 class Section:
-    """One coded stream. `raw_bytes` and `elements` are those of the array that it decodes to."""
+    """One coded stream. `raw_bytes` and `elements` are the size and the number of elements of the decoded arrays."""
 
     name: str
     codec: str
@@ -46,16 +49,17 @@ class Section:
 class _Stream(NamedTuple):
     group: str
     dtype: np.dtype[Any]
-    arrays: list[tuple[str, str]]  # path, name of the array
+    arrays: list[tuple[str, str]]  # (path, array name)
 
 
 def pack_tensors(
     codes: Mapping[str, EncodedTensor], groups: Mapping[str, str], coder: CoderRules, walks: ContextModels | None = None
 ) -> list[Section]:
-    """One section for each group and array name, such as `matrix.codes`.
+    """Encode tensors as sections, one per group and array name, e.g. `matrix.codes`.
 
-    `groups`: path -> group. `coder`: one for all, or rules whose roles are groups and whose paths are section names.
-    `walks`: what codecs know of their arrays' symbols.
+    groups: path -> group.  coder: one coder for all sections, or rules that match groups as roles and section names as
+    paths.  walks: constructors of context models, from the codecs.
+    Raises `RecipeError` if the rules do not cover the sections or do not build coders.
     """
     layout = {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in codes.items()}
     streams = _streams(layout, groups)
@@ -63,10 +67,10 @@ def pack_tensors(
 
     def section(name: str) -> Section:
         arrays = [codes[path][array] for path, array in streams[name].arrays]
-        if known := _stream_context_models(streams[name], layout, coders[name], walks or {}):
-            data = contexts.encode(arrays, known, coders[name])
-            counted = sum(a.nbytes for a in arrays), sum(a.size for a in arrays)
-            return Section(name, _context_label(coders[name]), data, *counted)
+        if models := _stream_context_models(streams[name], layout, coders[name], walks or {}):
+            data = contexts.encode(arrays, models, coders[name])
+            sizes = sum(a.nbytes for a in arrays), sum(a.size for a in arrays)
+            return Section(name, _context_label(coders[name]), data, *sizes)
         return _encode(name, arrays, coders[name])
 
     return parallel_map(section, streams)
@@ -79,20 +83,21 @@ def unpack_tensors(
     coder: CoderRules,
     walks: ContextModels | None = None,
 ) -> dict[str, EncodedTensor]:
-    """The inverse of `pack_tensors`. `sections` holds these streams and nothing else (take blobs out first).
+    """The inverse of `pack_tensors`. `sections` must contain these streams only; remove blobs first.
 
-    Raises `CorruptFileError` where the sections are not those of the layout; sizes are compared before anything is decoded.
+    Raises `CorruptFileError` if the sections do not match the layout. Sizes are compared before anything is decoded.
     """
     streams = _streams(layout, groups)
     if sections.keys() != streams.keys():
-        odd = ", ".join(sorted(sections.keys() ^ streams.keys()))
-        raise CorruptFileError(f"the sections are not those of the recipe ({odd:.200})", where="artifact")
+        different = ", ".join(sorted(sections.keys() ^ streams.keys()))
+        cause = f"the sections do not match the recipe; missing or unexpected: {different:.200}"
+        raise CorruptFileError(cause, where="artifact")
     coders = _coders(streams, coder)
     codes: dict[str, EncodedTensor] = {path: {} for path in layout}
     for section, stream in streams.items():
         shapes = [layout[path][name][1] for path, name in stream.arrays]
-        if known := _stream_context_models(stream, layout, coders[section], walks or {}):
-            arrays = _decode_in_contexts(sections[section], stream.dtype, shapes, known, coders[section])
+        if models := _stream_context_models(stream, layout, coders[section], walks or {}):
+            arrays = _decode_in_contexts(sections[section], stream.dtype, shapes, models, coders[section])
         else:
             arrays = _decode(sections[section], stream.dtype, shapes, coders[section])
         for (path, name), array in zip(stream.arrays, arrays, strict=True):
@@ -101,33 +106,33 @@ def unpack_tensors(
 
 
 def arrays_by_section(codes: Mapping[str, EncodedTensor], groups: Mapping[str, str]) -> dict[str, list[Array]]:
-    """Section name -> the arrays that are coded in it, as `pack_tensors` sorts them."""
+    """Section name -> the arrays that `pack_tensors` codes in it, in their order."""
     layout = {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in codes.items()}
     streams = _streams(layout, groups)
     return {section: [codes[path][name] for path, name in stream.arrays] for section, stream in streams.items()}
 
 
 def pack_blob(name: str, data: bytes, coder: Spec[Coder]) -> Section:
-    """Bytes that are no code (a tokenizer) as a section."""
+    """Encode bytes that are not a tensor, e.g. a tokenizer, as a section."""
     return _encode(name, [np.frombuffer(data, np.uint8)], coder())
 
 
 def unpack_blob(section: Section, coder: Spec[Coder]) -> bytes:
-    """The inverse of `pack_blob`; the reader of the artifact has bounded its size."""
+    """The inverse of `pack_blob`. The size is not checked here: the reader of the artifact limits it."""
     return _decode(section, np.dtype(np.uint8), [(section.raw_bytes,)], coder())[0].tobytes()
 
 
 def _streams(layout: Layout, groups: Mapping[str, str]) -> dict[str, _Stream]:
-    """Section name -> stream. Only where two types meet under one name is the type a part of the section's name."""
+    """Section name -> stream. The name includes the dtype only if several dtypes share group and array name."""
     found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for path in sorted(layout):
         for name, (dtype, _) in sorted(layout[path].items()):
             found.setdefault((groups[path], name, dtype.name), []).append((path, name))
-    types: dict[tuple[str, str], int] = {}
+    dtypes: dict[tuple[str, str], int] = {}
     for group, name, _ in found:
-        types[group, name] = types.get((group, name), 0) + 1
+        dtypes[group, name] = dtypes.get((group, name), 0) + 1
     return {
-        f"{group}.{name}" if types[group, name] == 1 else f"{group}.{name}.{dtype}": _Stream(
+        f"{group}.{name}" if dtypes[group, name] == 1 else f"{group}.{name}.{dtype}": _Stream(
             group, np.dtype(dtype), arrays
         )
         for (group, name, dtype), arrays in found.items()
@@ -136,9 +141,9 @@ def _streams(layout: Layout, groups: Mapping[str, str]) -> dict[str, _Stream]:
 
 def _coders(streams: Mapping[str, _Stream], coder: CoderRules) -> dict[str, Coder]:
     rules = (part(Rule, where="*", use=coder),) if isinstance(coder, Spec) else tuple(coder)
-    taken = assign_to_rules(rules, {section: stream.group for section, stream in streams.items()}, where="pack")
+    matched = assign_to_rules(rules, {section: stream.group for section, stream in streams.items()}, where="pack")
     coders: dict[str, Coder] = {}
-    for i, sections in enumerate(taken):
+    for i, sections in enumerate(matched):
         built = rules[i]().use()
         if not isinstance(built, Coder):
             raise RecipeError(f"{built!r} is not a coder", where=f"pack.{i}.use")
@@ -147,16 +152,16 @@ def _coders(streams: Mapping[str, _Stream], coder: CoderRules) -> dict[str, Code
 
 
 def _stream_context_models(
-    stream: _Stream, layout: Layout, coder: Coder, walks: ContextModels
+    stream: _Stream, layout: Layout, coder: Coder, models: ContextModels
 ) -> list[ContextModel] | None:
-    """A walk over each matrix of the stream; None where neither a codec nor the coder knows anything of their symbols."""
+    """One context model per matrix of the stream, or None if neither the codecs nor the coder use contexts for it."""
     shapes = [layout[path][name][1] for path, name in stream.arrays]
-    walked = [walks.get(path, {}).get(name) for path, name in stream.arrays]
-    if not any(walked) and not (
+    constructors = [models.get(path, {}).get(name) for path, name in stream.arrays]
+    if not any(constructors) and not (
         coder.variance_contexts and stream.dtype == np.int8 and all(len(shape) == 2 for shape in shapes)
     ):
         return None
-    return [begin() if begin else NoContext(shape[1]) for begin, shape in zip(walked, shapes, strict=True)]
+    return [make() if make else NoContext(shape[1]) for make, shape in zip(constructors, shapes, strict=True)]
 
 
 def _context_label(coder: Coder) -> str:
@@ -175,24 +180,26 @@ def _decode(section: Section, dtype: np.dtype[Any], shapes: list[tuple[int, ...]
 
 
 def _decode_in_contexts(
-    section: Section, dtype: np.dtype[Any], shapes: list[tuple[int, ...]], walks: list[ContextModel], coder: Coder
+    section: Section, dtype: np.dtype[Any], shapes: list[tuple[int, ...]], models: list[ContextModel], coder: Coder
 ) -> list[Array]:
-    """The same for matrices whose symbols are in contexts."""
+    """The same as `_decode` for matrices that are coded with contexts."""
     with _errors_name_section(section):
         _check(section, dtype, sum(map(math.prod, shapes)), _context_label(coder))
-        return contexts.decode(section.data, [(r, c) for r, c in shapes], walks, dtype, coder)
+        return contexts.decode(section.data, [(r, c) for r, c in shapes], models, dtype, coder)
 
 
 def _check(section: Section, dtype: np.dtype[Any], count: int, label: str) -> None:
-    if (section.elements, section.raw_bytes) != (count, count * dtype.itemsize):
-        raise CorruptFileError(f"holds {section.elements} elements, the recipe wants {count}")
+    """Raise `CorruptFileError` unless the declared sizes and coder of a section are those that the recipe implies."""
+    if (section.elements, section.raw_bytes) != (count, size := count * dtype.itemsize):
+        found = f"{section.elements} elements ({section.raw_bytes} bytes)"
+        raise CorruptFileError(f"has {found}, the recipe requires {count} ({size} bytes)")
     if section.codec != label:
-        raise CorruptFileError(f"is coded with {section.codec!r}, the recipe says {label!r}")
+        raise CorruptFileError(f"is coded with {section.codec!r}, the recipe requires {label!r}")
 
 
 @contextmanager
 def _errors_name_section(section: Section) -> Iterator[None]:
-    """Damage that is found inside names the section."""
+    """Set the location of each `CorruptFileError` raised inside to this section."""
     try:
         yield
     except CorruptFileError as error:

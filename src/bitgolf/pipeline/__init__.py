@@ -1,1 +1,1 @@
-"""A run: its state, its stages, and the processes that work on them."""
+"""Runs: their folder and state, their stages, and the jobs that run in processes of their own."""

@@ -1,6 +1,6 @@
-"""The stage `calibrate`: statistics of the matrices that codecs ask for, measured in one process or in N under torchrun.
+"""The stage `calibrate`: statistics of matrices whose codecs need calibration, in one process or in N under torchrun.
 
-Its clock counts measuring alone: starting processes, imports, loading and writing are not on it, as in training.
+As in training, the clock counts the measurement alone, without starting processes, imports, loading and writing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from bitgolf.runtime.progress import CalibrationReserve
 
 
 class TrainingClock(msgspec.Struct, frozen=True):
-    """Seconds of the training clock, calibration included. limit 0: none."""
+    """Seconds of training, of calibration and of both, and their limit (0: no limit)."""
 
     train: float
     calibrate: float
@@ -45,8 +45,11 @@ class TrainingClock(msgspec.Struct, frozen=True):
 
 
 class CalibrationSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What calibration observed. source: the part of the recipe that gave the tokens, or `none`; hessians: shared ones
-    counted once; planned_batches: what the recipe asks for, of which a limit of time may leave some out."""
+    """What calibration was done on.
+
+    source: class of the recipe's calibration source, or `none`. hessians: number of different Hessians (matrices with
+    the same input share one). planned_batches: batches in the recipe; a time limit can reduce them.
+    """
 
     source: str
     tokens: int = 0
@@ -58,18 +61,18 @@ class CalibrationSummary(msgspec.Struct, frozen=True, kw_only=True, omit_default
 
 
 class CalibrationOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What the stage leaves: what it observed, and the seconds that it and training took."""
+    """Outcome of the stage `calibrate`."""
 
     calibration: CalibrationSummary
     training_clock: TrainingClock
 
 
 class CalibrationJob(msgspec.Struct, frozen=True, kw_only=True):
-    """The averaged weights of a recipe, and shards that hold the text.
+    """Calibration of the averaged weights in a run's folder, on the shards in `data`.
 
-    inputs_digest: is stored beside the statistics, as what they were made of.
-    max_batches: 0 is all. max_seconds: no round is begun that would end later; None is no limit.
-    device: the kind, as `device.select_device` takes it.
+    inputs_digest: digest of the inputs, stored with the statistics. max_batches: 0 means all of the recipe's.
+    max_seconds: no round of batches starts if it would end later than this; None means no limit. device: kind of
+    device, as in `select_device`.
     """
 
     recipe: Spec[Recipe]
@@ -82,13 +85,13 @@ class CalibrationJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibrationTiming(msgspec.Struct, frozen=True):
-    """What is not in the file of statistics: how long measuring took."""
+    """Seconds that the measurement took."""
 
     seconds: float
 
 
 def calibration_inputs(run: Run) -> list[Any]:
-    """What decides the statistics; nothing where the recipe asks for none."""
+    """Inputs of the statistics: weights, shards and settings. Empty if the recipe has no calibration."""
     recipe = run.recipe()
     if recipe.calibrate is None:
         return []
@@ -97,10 +100,13 @@ def calibration_inputs(run: Run) -> list[Any]:
 
 
 def calibrate(run: Run) -> CalibrationOutcome:
-    """Weights -> what the codecs must know of their matrices, inside the training clock. On as many processes as training."""
+    """Measure the statistics that codecs need, within the training clock and on as many processes as training.
+
+    Writes `calibration.safetensors`, unless the recipe has no calibration.
+    """
     source = run.recipe().calibrate
     if source is None:
-        run.log.info("no codec asks for calibration")
+        run.log.info("no codec needs calibration")
         return CalibrationOutcome(
             calibration=CalibrationSummary(source="none"), training_clock=_training_clock(run, 0.0)
         )
@@ -127,7 +133,7 @@ def calibrate(run: Run) -> CalibrationOutcome:
 
 
 def _measure(run: Run, key: str, bounds: CalibrationLimits) -> float:
-    """Leave the statistics in the folder; returns the seconds that it took."""
+    """Write the statistics to the folder; returns the seconds that the measurement took."""
     job = CalibrationJob(
         recipe=run.recipe,
         data=run.data_folder,
@@ -151,21 +157,24 @@ def _measure(run: Run, key: str, bounds: CalibrationLimits) -> float:
 
 
 class CalibrationLimits(NamedTuple):
-    """How far calibration goes: so many batches (0: all), and no round that would end after so many seconds."""
+    """Limits of calibration: batches (0: all), and seconds by which the last round must end (None: no limit)."""
 
     max_batches: int
     max_seconds: float | None
 
 
 def _limits(run: Run, about: Mapping[str, Any], key: str) -> CalibrationLimits:
-    """Done again with the same inputs, calibration observes the batches that it had then, so that the file is the same.
-    Else it ends with the training clock, where its reserve was measured."""
+    """Limits of this calibration.
+
+    If the stored statistics have the same inputs, the number of batches is theirs, so that the file comes out the same.
+    Otherwise, if the reserve was measured, calibration ends with the training clock.
+    """
     if about.get("inputs") == key:
         return CalibrationLimits(sum(about["batches"]), None)
     trained = run.outcome("train", TrainingTime)
     if trained.calibration_reserve is None:
         return CalibrationLimits(0, None)
-    # The time of training's last step beyond its limit is not taken from calibration.
+    # Training may exceed its limit by a part of its last step; this time is not taken from calibration.
     ended = min(trained.training_seconds, trained.time_limit_seconds)
     return CalibrationLimits(0, run.recipe().train().seconds - ended - trained.calibration_reserve.fixed_seconds)
 
@@ -173,37 +182,38 @@ def _limits(run: Run, about: Mapping[str, Any], key: str) -> CalibrationLimits:
 def _warn_if_incomplete(run: Run, found: CalibrationSummary, *, repeated: bool) -> None:
     batches, planned = sum(found.batches_per_process), found.planned_batches
     if batches < planned and repeated:
-        run.log.info(f"calibrated on {batches:,} of {planned:,} batches, as the first time, when the clock ended it")
+        words = "the number of the first calibration, which the time limit ended"
+        run.log.info(f"calibrated on {batches:,} of {planned:,} batches, {words}")
     elif batches < planned:
         limit = run.recipe().train().seconds
-        message = f"calibration ended at the limit of {limit:g} s, with {batches:,} of {planned:,} batches"
+        message = f"calibration ended at the time limit of {limit:g} s, with {batches:,} of {planned:,} batches"
         words = {"batches": batches, "planned_batches": planned, "time_limit_seconds": limit}
         run.log.event("warning", message=message, **words)
 
 
 def _training_clock(run: Run, seconds: float) -> TrainingClock:
-    """Over the limit is allowed, and a warning."""
+    """Seconds of training and calibration. Logs a warning if they exceed the limit, which is allowed."""
     trained, limit = run.outcome("train", TrainingTime).training_seconds, run.recipe().train().seconds
     clock = TrainingClock(*(round(value, 2) for value in (trained, seconds, trained + seconds, limit)))
     if seconds and 0 < limit < clock.total:
         message = (
-            f"training took {clock.train} s and calibration {clock.calibrate} s: {clock.total} s, over the limit of"
-            f" {clock.limit} s (see calibrate.reserve)"
+            f"training took {clock.train} s and calibration {clock.calibrate} s, together {clock.total} s,"
+            f" over the limit of {clock.limit} s; a larger calibrate.reserve ends training earlier"
         )
         run.log.event("warning", message=message, **msgspec.structs.asdict(clock))
     return clock
 
 
 def calibrate_worker(job: CalibrationJob) -> CalibrationTiming:
-    """One of several processes."""
+    """Run `calibrate_run` as one of several processes; only rank 0 prints."""
     return calibrate_run(job, RunLog(quiet=process_group.rank_from_environment() > 0))
 
 
 def calibrate_run(job: CalibrationJob, log: RunLog) -> CalibrationTiming:
-    """Calibrate in this process's share of the world.
+    """Calibrate on this rank's share of the batches.
 
-    Leaves `calibration.safetensors` in the job's folder, which holds the digest of the inputs, and how many batches each
-    process observed.
+    Rank 0 writes `calibration.safetensors` to the job's folder, with the digest of the inputs and the number of batches
+    of each rank.
     """
 
     def progress(done: int, of: int) -> None:
@@ -227,14 +237,16 @@ def calibrate_run(job: CalibrationJob, log: RunLog) -> CalibrationTiming:
 def measure_calibration_reserve(
     recipe: Spec[Recipe], data: Path, distributed: DistributedContext, device: Device
 ) -> CalibrationReserve:
-    """How long calibration will take in this world, measured as the stage does it, with the weights of a model that is
-    not trained. For before training: it draws random numbers."""
+    """Measure how long calibration will take on these ranks, with an untrained model of the recipe.
+
+    Call it before training starts: it draws random numbers.
+    """
     manifest, settings = load_manifest(data), recipe()
     assert settings.calibrate is not None
     model = settings.model(BuildContext(vocab=manifest.vocab, bos=manifest.bos))
     reserve = settings.calibrate().estimate_reserve(_context(settings, data, model, device), distributed)
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # training sizes itself by the memory that is free
+        torch.cuda.empty_cache()  # training derives its micro-batch from the free memory
     return reserve
 
 

@@ -1,4 +1,4 @@
-"""Compression of a file with an artifact, as a job: in this process, or in one of its own."""
+"""Compression and decompression of a file with an artifact, in this process or in a process of their own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bitgolf.score.result import CompressResult, DecompressResult
 
 
 class CodingJob(msgspec.Struct, frozen=True):
-    """Which artifact predicts, which file is read, and which is written."""
+    """A file to read, a file to write, and the artifact whose model predicts the text."""
 
     artifact: Path
     source: Path
@@ -27,12 +27,15 @@ class CodingJob(msgspec.Struct, frozen=True):
 
 
 def text_codec(loaded: LoadedArtifact) -> TextCodec:
-    """The codec of an artifact, with the scoring methods of its recipe."""
+    """The text codec of an artifact, with the scoring methods of its recipe."""
     return TextCodec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
 
 
 def compress_file(job: CodingJob) -> CompressResult:
-    """With the contexts of the last of the recipe's methods that can be coded."""
+    """Compress `job.source` to `job.target`; returns sizes and bits per byte.
+
+    The method is the last one of the recipe that supports coding. Raises `UsageError` if the source cannot be read.
+    """
     started, log, data = time.perf_counter(), RunLog(), _read(job.source)
     codec, per_byte = text_codec(load_model(job.artifact)), max(len(data), 1)
 
@@ -54,7 +57,10 @@ def compress_file(job: CodingJob) -> CompressResult:
 
 
 def decompress_file(job: CodingJob) -> DecompressResult:
-    """All documents of a file, joined."""
+    """Decompress `job.source` and write its documents, joined, to `job.target`; returns sizes.
+
+    Raises `UsageError` if the source cannot be read, and `CorruptFileError` if it is damaged.
+    """
     started, log, data = time.perf_counter(), RunLog(), _read(job.source)
     codec = text_codec(load_model(job.artifact))
 
@@ -70,12 +76,12 @@ def decompress_file(job: CodingJob) -> DecompressResult:
 
 
 def compress_in_worker(job: CodingJob) -> CompressResult:
-    """`compress_file` in a process of its own."""
+    """Run `compress_file` in a process of its own."""
     return run_worker(compress_file, job, task="compression", where=job.source)
 
 
 def decompress_in_worker(job: CodingJob, log: Callable[[str], None] | None = None) -> DecompressResult:
-    """`decompress_file` in a process of its own; `log` is given the lines of its progress."""
+    """Run `decompress_file` in a process of its own. log: receives each line of progress."""
     return run_worker(decompress_file, job, task="decompression", where=job.source, log=log)
 
 

@@ -1,4 +1,4 @@
-"""The stages `quantize` and `pack`: weights -> codes -> the artifact."""
+"""The stages `quantize` (weights to codes) and `pack` (codes to an artifact)."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from bitgolf.tokens.loading import load_tokenizer
 
 
 class QuantizedTensors(msgspec.Struct, frozen=True):
-    """The number of tensors that have codes."""
+    """Outcome of the stage `quantize`: the number of encoded tensors."""
 
     tensors: int
 
 
 class ArtifactSizes(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of an artifact, decimal.
+    """Bytes of an artifact, and its cap.
 
-    model: all but the tokenizer; code: None, as an artifact holds no program; total: what counts against the cap: the
-    model; self_contained: the whole file.
+    model: all sections except the tokenizer. code: None, since an artifact contains no program. total: what is compared
+    with the cap, which is `model`. self_contained: the whole file.
     """
 
     model: int
@@ -49,14 +49,17 @@ class ArtifactSizes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PackedArtifact(msgspec.Struct, frozen=True, kw_only=True):
-    """fits: into the cap; a run whose artifact does not ends with an error."""
+    """Outcome of the stage `pack`. fits: whether the artifact is within the cap; it is an error if not."""
 
     bytes: ArtifactSizes
     fits: bool
 
 
 def load_meta_model(run: Run) -> LM:
-    """The model without values, for the tokenizer that the shards were made with; the recipe's may be another, or smaller."""
+    """The run's model on the meta device.
+
+    Its vocabulary is that of the tokenizer that made the shards, which can differ from the recipe's.
+    """
     tokenizer = load_tokenizer(run.data_folder / "tokenizer.model")
     return build_on_meta(run.recipe().model, tokenizer.vocab, tokenizer.bos)
 
@@ -65,30 +68,30 @@ def load_meta_model(run: Run) -> LM:
 
 
 def quantize_inputs(run: Run) -> list[Any]:
-    """The weights, what is known of them, and the rules."""
+    """Digests of the weights and of the calibration, and the rules. Raises `CorruptFileError` if a file is missing."""
     files = [run.files.averaged] + [run.files.calibration] * (run.recipe().calibrate is not None)
     if missing := [file for file in files if not file.exists()]:
-        raise CorruptFileError("the file is missing", where=str(missing[0]), hint="--from average")
+        raise CorruptFileError("the file is missing", where=str(missing[0]), hint="--from average writes it again")
     return [*map(file_digest, files), run.settings("quantize")]
 
 
 def quantize(run: Run) -> QuantizedTensors:
-    """Weights -> codes, by rules with exact cover."""
-    recipe, weights, kinds = run.recipe(), load_file(run.files.averaged), parameter_roles(load_meta_model(run))
+    """Encode the averaged weights: each tensor with the codec of the rule that matches it."""
+    recipe, weights, roles = run.recipe(), load_file(run.files.averaged), parameter_roles(load_meta_model(run))
     stats = load_calibration(run.files.calibration) if recipe.calibrate else None
 
     def progress(done: int, of: int) -> None:
         run.log.progress(f"quantize: {done:,} of {of:,} weights")
 
     session = EncodingSession(device=select_device(device_type=run.device_type).torch_device)
-    codes = encode_model(weights, kinds, recipe.quantize, stats, session, log=run.log.info, progress=progress)
-    return save_quantized(run, weights, codes, kinds)
+    codes = encode_model(weights, roles, recipe.quantize, stats, session, log=run.log.info, progress=progress)
+    return save_quantized(run, weights, codes, roles)
 
 
 def save_quantized(
     run: Run, weights: Mapping[str, Tensor], codes: Mapping[str, EncodedTensor], roles: Mapping[str, str]
 ) -> QuantizedTensors:
-    """Write what the stage leaves: the codes, and a report with a row for each tensor."""
+    """Write the files of the stage `quantize`: the codes, and a report with a row for each tensor."""
     save_encoded(run.files.codes, codes)
     rows = tensor_reports(weights, codes, roles, run.recipe().quantize)
     write_json(run.files.tensor_reports, [row._asdict() for row in rows])
@@ -103,17 +106,20 @@ def pack_inputs(run: Run) -> list[Any]:
 
 
 def pack(run: Run) -> PackedArtifact:
-    """Codes -> the artifact. Over the cap is an error, with advice from the ledger on what to cut."""
+    """Pack the codes into the artifact.
+
+    Raises `BitgolfError` if it is over the cap, with a hint from the ledger on what to make smaller.
+    """
     recipe, codes = run.recipe(), load_encoded(run.files.codes)
-    run.log.info(f"coding with {cpu_count()} threads, as many as this process has CPUs")
+    run.log.info(f"coding with {cpu_count()} threads, the number of CPUs of this process")
     artifact = write_model(run.files.artifact, run.recipe, codes, (run.data_folder / "tokenizer.model").read_bytes())
     settings = recipe.pack()
     for choice in coder_reports(artifact, codes, settings.groups_by_path(parameter_roles(load_meta_model(run)))):
         run.log.info(f"packed {choice}")
     sizes = artifact_sizes(artifact, settings.cap)
     total, cap = sizes.total, sizes.cap
-    whole = f"{sizes.self_contained:,} with the tokenizer"
-    run.log.info(f"packed: {total:,} / {cap:,} bytes (the model alone), {whole}")
+    whole = f"{sizes.self_contained:,} bytes with the tokenizer"
+    run.log.info(f"packed: {total:,} / {cap:,} bytes (without the tokenizer), {whole}")
     if total > cap:
         cause = f"the artifact is {total - cap:,} bytes over the cap of {cap:,}"
         raise BitgolfError(cause, where=str(run.files.artifact), hint=_over_cap_hint(ledger(artifact), cap))
@@ -121,6 +127,7 @@ def pack(run: Run) -> PackedArtifact:
 
 
 def artifact_sizes(artifact: Artifact, cap: int) -> ArtifactSizes:
+    """Bytes of the model, of the tokenizer and of both, from the artifact's ledger."""
     entries = ledger(artifact)
     tokenizer, total = sum(e.bytes for e in entries if e.name == "tokenizer"), sum(e.bytes for e in entries)
     model = total - tokenizer
@@ -128,10 +135,15 @@ def artifact_sizes(artifact: Artifact, cap: int) -> ArtifactSizes:
 
 
 def _over_cap_hint(entries: list[LedgerEntry], cap: int) -> str:
-    """The ledger's largest entries, and how small each would have to be for the cap, were it cut alone."""
+    """Advice on the largest entries of the ledger: sizes at which the artifact would meet the cap.
+
+    Each cut suffices alone, or, if no single one can, all are needed together.
+    """
     cuts = over_cap_advice([e for e in entries if e.name != "tokenizer"], cap)
     words = [
-        f"{c.name} from {c.bytes:,} to {c.bytes_wanted:,} bytes ({c.bits_per_element:.2f} to {c.bits_wanted:.2f} bits each)"
+        f"{c.name} from {c.bytes:,} to {c.bytes_wanted:,} bytes"
+        f" ({c.bits_per_element:.2f} to {c.bits_wanted:.2f} bits per element)"
         for c in cuts[:3]
     ]
-    return "cut " + "; or ".join(words) if words else "no single section is large enough: make the model smaller"
+    together = "; or " if all(c.alone for c in cuts) else "; and "
+    return "cut " + together.join(words) if words else "no single section is large enough to cut: use a smaller model"

@@ -1,4 +1,4 @@
-"""The stage `prepare`: text -> tokenizer and shards, with documents held out by the hash of their content."""
+"""The stage `prepare`: trains a tokenizer and writes shards; documents are held out by the hash of their content."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.prepare import prepare_data as prepare_data
+from bitgolf.data.prepare import prepare_data
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes, write_json
 from bitgolf.pipeline.state import Run
@@ -19,18 +19,21 @@ from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
 
 AUDIT_DOCUMENTS = 20
-"""Number of held-out documents on which the byte table of a tokenizer is checked."""
+"""Number of held-out documents on which the tokenizer is checked."""
 
 
 class PreparedData(msgspec.Struct, frozen=True, kw_only=True):
-    """data: the folder of the shards, relative to the run's where it is in it; tokens: of the training shards."""
+    """Outcome of the stage `prepare`.
+
+    data: folder of the shards, relative to the run's folder if it is inside. tokens: number of training tokens.
+    """
 
     data: str
     tokens: int
 
 
 def prepare_inputs(run: Run) -> list[Any]:
-    """What decides the shards: the text (by names, sizes and times of its files), the tokenizer, the split."""
+    """Inputs of the shards: the text (names, sizes and times of its files), the tokenizer, the held-out share."""
     if run.shards:
         return ["shards", str(run.shards.resolve())]
     source = _source(run)
@@ -42,7 +45,10 @@ def _source(run: Run) -> Spec[Any]:
 
 
 def prepare(run: Run) -> PreparedData:
-    """Text -> tokenizer and shards. Shards that were given are taken as they are."""
+    """Train the tokenizer and write shards, unless the run was given shards.
+
+    Raises `UsageError` if the text has too few documents to hold one out.
+    """
     if run.shards:
         return PreparedData(data=str(run.shards), tokens=load_manifest(run.shards).train.tokens)
     recipe = run.recipe()
@@ -50,16 +56,16 @@ def prepare(run: Run) -> PreparedData:
     if not training or not held_out:
         count = len(training) + len(held_out)
         cause = f"the text has {count} document{'s' * (count != 1)}; at least one must be held out for validation"
-        raise UsageError(cause, hint="give more files")
+        raise UsageError(cause, where="--text", hint="give more files, or files with more documents")
     size = sum(len(d.data) for d in held_out)
-    run.log.info(f"{len(training):,} documents to train on, {len(held_out):,} held out ({size:,} bytes)")
+    run.log.info(f"{len(training):,} training documents, {len(held_out):,} held-out documents ({size:,} bytes)")
     tokenizer = tokenizer_from_bytes(recipe.tokens().train(d.data for d in training))
     _report_tokenizer(run, tokenizer, held_out)
     manifest = prepare_data(training, held_out, tokenizer, run.data_folder)
     write_bytes(run.data_folder / "val.raw", b"".join(d.data for d in held_out))
     write_json(run.data_folder / "val.lengths.json", [len(d.data) for d in held_out])
     tokens = manifest.train.tokens
-    run.log.info(f"{tokens:,} training tokens, {manifest.train.raw_bytes / tokens:.2f} bytes each")
+    run.log.info(f"{tokens:,} training tokens, {manifest.train.raw_bytes / tokens:.2f} bytes per token")
     return PreparedData(data="data", tokens=tokens)
 
 
@@ -67,5 +73,5 @@ def _report_tokenizer(run: Run, tokenizer: Tokenizer, held_out: Sequence[Documen
     lossless = "lossless" if tokenizer.lossless else "not lossless"
     run.log.info(f"tokenizer: vocabulary {tokenizer.vocab:,}, {lossless}")
     for finding in audit_tokenizer(tokenizer, (d.data for d in held_out[:AUDIT_DOCUMENTS])):
-        if finding.rule != "challenge-table":  # we never count with it
+        if finding.rule != "challenge-table":  # scores do not use that table
             run.log.event("warning", message=f"tokenizer: {finding.message}")

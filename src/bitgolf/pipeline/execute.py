@@ -1,6 +1,6 @@
-"""Executing a run: a stage whose inputs are unchanged is reused, every other one is done.
+"""Executing a run: stages whose key is unchanged are reused, all others run.
 
-A stage is keyed by the hash of its inputs and of its slice of the recipe; see `stages`.
+The key of a stage is a hash of its input files and of its settings in the recipe; see `stages`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
 from bitgolf.pipeline.state import Run, RunFiles, RunInputs, check_format, read_inputs, read_outcomes
-from bitgolf.quantize.calibration.calibrate import check_calibration as check_calibration
+from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
@@ -30,7 +30,11 @@ from bitgolf.runtime.device import select_device
 
 
 def execute(run: Run, *, from_stage: str | None = None) -> RunResult:
-    """Do what is not unchanged, and from the stage `from_stage` on everything; returns the result of the run."""
+    """Run the stages whose inputs changed, and all from `from_stage` on; returns the result of the run.
+
+    Raises `UsageError` if a stage before `from_stage` has changed inputs, and `RecipeError` if the recipe cannot be
+    run.
+    """
     recipe = run.recipe()
     check_calibration(recipe.quantize, recipe.calibrate, run.devices)
     training_time_limit(run.recipe, calibration_reserve(run.recipe) or 0.0)
@@ -44,13 +48,13 @@ def execute(run: Run, *, from_stage: str | None = None) -> RunResult:
             continue
         if from_stage and i < forced:
             cause = f"--from {from_stage}: the earlier stage {stage.name} has changed inputs and must run first"
-            raise UsageError(cause, where=str(run.folder), hint=f"--from {stage.name}")
+            raise UsageError(cause, where=str(run.folder), hint=f"use --from {stage.name}")
         run_stage(run, stage)
     return read_result(run)
 
 
 def _begin(run: Run) -> None:
-    """Read what earlier calls left. The folder's recipe stays until a stage of this one begins."""
+    """Create the folder and read the outcomes of earlier calls. The stored recipe is replaced when a stage starts."""
     run.folder.mkdir(parents=True, exist_ok=True)
     run.completed.update(read_outcomes(run.folder))
     name, seed = run.recipe().name, run.seed
@@ -58,9 +62,9 @@ def _begin(run: Run) -> None:
 
 
 def run_stage(run: Run, stage: Stage, work: Callable[[Run], msgspec.Struct] | None = None) -> None:
-    """Do one stage; what it and later stages left before no longer counts, even if it fails.
+    """Run one stage. Earlier outcomes of this and of later stages are discarded first, even if it fails.
 
-    work: instead of the stage's own, for one that has done it already and has only to write the same files.
+    work: replaces the stage's own function; for a caller that has the result and only has to write the same files.
     """
     key = stage.key(run)
     stage.check(run)
@@ -89,8 +93,12 @@ def run_recipe(
     from_stage: str | None,
     resume: bool,
 ) -> RunResult:
-    """`bitgolf run`: find the folder, then execute. An earlier run's folder given as the recipe is worked on in place."""
-    select_device(processes - 1, device)  # a device that is not there is an error before anything is written
+    """`bitgolf run`: determine the run's folder, then execute.
+
+    recipe_or_folder: the command's argument. If it is the folder of an earlier run, that folder is used, unless `out`
+    is given. Raises `UsageError` if the device is not available or a path does not exist.
+    """
+    select_device(processes - 1, device)  # raises before anything is written if the device is not available
     _check_sources(text, shards)
     earlier = Path(recipe_or_folder) if Path(recipe_or_folder).is_dir() else None
     name, digest = recipe().name, recipe_hash(recipe)
@@ -110,14 +118,14 @@ def run_recipe(
 
 def _check_sources(text: Sequence[Path], shards: Path | None) -> None:
     if text and shards:
-        raise UsageError("--text and --shards exclude each other", hint="give one of them")
+        raise UsageError("--text and --shards were both given, but exclude each other", hint="leave one of them out")
     for path in text:
         if not path.exists():
-            raise UsageError("there is no such file or folder", where=str(path))
+            raise UsageError("there is no such file or folder", where=f"--text {path}")
 
 
 def _inputs(earlier: Path | None, text: Sequence[Path], shards: Path | None, seed: int) -> RunInputs:
-    """What was given, or where nothing was, what an earlier run was given."""
+    """The inputs of this call, or those of the earlier run if no text and no shards were given."""
     if earlier and not (text or shards) and RunFiles(earlier).inputs.exists():
         return read_inputs(earlier)
     given = tuple(str(path.resolve()) for path in text)
@@ -125,6 +133,6 @@ def _inputs(earlier: Path | None, text: Sequence[Path], shards: Path | None, see
 
 
 def _folder_suffix(text: Sequence[Path], shards: Path | None) -> str:
-    """Runs of one recipe on different texts have different folders."""
+    """A suffix that keeps the folders of one recipe on different texts apart; empty without --text and --shards."""
     named = [str(p.resolve()) for p in (*text, *([shards] if shards else []))]
     return f"-{json_digest(named)[:6]}" if named else ""

@@ -1,4 +1,4 @@
-"""`report.html`: one page that needs nothing else, with what a reader of a run asks first."""
+"""`report.html`: the result of a run as one page without external files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCORE_COLUMNS = ("method", "bpb", "without adaptation", "gain", "window", "strid
 
 
 def render_report(result: RunResult, log: Path) -> str:
-    """The page of a finished run, from its result and its event log."""
+    """The HTML page of a finished run. log: its `log.jsonl`, for the training loss."""
     title = f"{result.recipe} ({result.hash}), seed {result.seed}"
     bpb = [(k, f"{v:.4f}") for k, v in result.bpb.items() if v is not None]
     sizes = [(k, f"{v:,}") for k, v in msgspec.structs.asdict(result.bytes).items() if v is not None]
@@ -32,7 +32,7 @@ def render_report(result: RunResult, log: Path) -> str:
             _table("Bits per byte, on held-out text", ("stage", "bpb"), bpb),
             _table("Scores of the artifact", SCORE_COLUMNS, map(_score_row, result.methods)),
             "<h2>Training loss (nats per token)</h2>" + curve(read_losses(log)),
-            _table("ByteLevel", ("", "bytes"), sizes),
+            _table("Bytes", ("", "bytes"), sizes),
             _table("Seconds", ("stage", "s"), seconds),
             _table("The run", ("", ""), facts),
             _table("Parts in use", ("part", "tensors", "parameters", "calls"), parts),
@@ -50,7 +50,7 @@ def _score_row(m: MethodResult) -> tuple[str, ...]:
 
 
 def read_losses(log: Path) -> list[tuple[int, float]]:
-    """(step, loss) of the last training in the log."""
+    """(step, loss in nats per token) of the last training in a log; resumed steps replace those before them."""
     found: list[tuple[int, float]] = []
     for line in log.read_text().splitlines():
         event = json.loads(line)
@@ -62,7 +62,7 @@ def read_losses(log: Path) -> list[tuple[int, float]]:
 
 
 def curve(points: Sequence[tuple[int, float]], buckets: int = 300) -> str:
-    """The losses as an SVG line, each point the mean of a bucket of steps."""
+    """SVG line chart of (step, loss), averaged over `buckets` groups of successive points."""
     if len(points) < 2:
         return "<p>too few steps to draw</p>"
     size = max(1, len(points) // buckets)

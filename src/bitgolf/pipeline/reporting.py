@@ -1,4 +1,4 @@
-"""The stage `report`: everything that a reader of the run needs, as JSON and as a page."""
+"""The stage `report`: the result of a run as JSON and as an HTML page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bitgolf.report.environment import collect_environment
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """The stage leaves files alone."""
+    """Outcome of the stage `report`, which is empty: its results are files."""
 
 
 def report_inputs(run: Run) -> list[Any]:
@@ -27,7 +27,7 @@ def report_inputs(run: Run) -> list[Any]:
 
 
 def report(run: Run) -> Reported:
-    """Write `score.json`, `collect_environment.json` and `report.html`."""
+    """Write `score.json`, `environment.json` and `report.html`."""
     trained, calibrated = run.outcome("train", TrainingResult), run.outcome("calibrate", CalibrationOutcome)
     packed, scored = run.outcome("pack", PackedArtifact), run.outcome("score", ScoreOutcome)
     result = RunResult(
@@ -56,4 +56,5 @@ def report(run: Run) -> Reported:
 
 
 def read_result(run: Run) -> RunResult:
+    """Read `score.json`."""
     return msgspec.convert(read_json(run.files.result), RunResult)

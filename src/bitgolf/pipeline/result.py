@@ -1,4 +1,4 @@
-"""The result of a run. The fields are the keys of `run --json` and of `score.json` in the run's folder."""
+"""The result of a run. Its fields are the keys of `run --json` and of `score.json` in the run's folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from bitgolf.score.result import MethodResult, RoundTripResult
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a run found.
+    """Result of a run.
 
-    run: its folder; recipe, hash: the recipe's name and what identifies it. tokens: that were trained on.
-    seconds: wall time by stage, start-up included; training_clock: what counts against the limit of time.
-    bpb: by stage of the weights and by method, on held-out text.
+    run: its folder. recipe, hash: name and hash of the recipe.
+    device: description of the device. params: number of parameters. tokens, steps: of training.
+    seconds: wall time by stage, start-up included. training_clock: seconds that count against the time limit.
+    bpb: bits per byte of held-out text: `trained`, `averaged` and `packed` weights, `sliding` and `adapted` scores of
+    the packed weights, and further methods by name; None if the recipe has none.
+    bytes: sizes of the artifact. fits: whether it is within the cap.
+    roundtrip: compression and restoring of a held-out document; None if the recipe has no proof.
+    methods: scores of the artifact. part_usage: parameters and calls of each part.
     """
 
     run: str

@@ -1,6 +1,6 @@
-"""The stage `score`, and scoring as a job: in this process, in one of its own, or in N that share the work.
+"""The stage `score`, and scoring jobs: in this process, in a process of their own, or in N that share the work.
 
-Each of N processes has the whole text, and finds the same totals.
+Each of N processes has the whole text, and all of them compute the same totals.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from bitgolf.score.text import TokenizedText, load_validation
 
 
 class ScoringJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What to score, and how.
+    """An artifact, a text, and the methods to score it with.
 
-    order: None for each method's own. batch_tokens: None for what the device suggests. limit: seconds for each method.
-    exact: in float64 throughout, for tests. device: the kind, as `device.select_device` takes it.
+    order: order of the documents; None for each method's own. batch_tokens: tokens per batch; None to choose by free
+    memory. limit: seconds per method. exact: compute in float64, for tests. device: kind of device, as in
+    `select_device`.
     """
 
     artifact: Path
@@ -50,8 +51,11 @@ class ScoringJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScoreOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What the stage leaves. bpb: by stage of the weights (trained, averaged, packed) and by method; None where it does
-    not apply. methods: of the artifact, read back from disk in a process of its own."""
+    """Outcome of the stage `score`.
+
+    bpb: bits per byte of the weights `trained`, `averaged` and `packed`, and of the methods; None where there is none.
+    methods: scores of the artifact, read from disk in a process of its own. roundtrip: None if the recipe has no proof.
+    """
 
     bpb: dict[str, float | None]
     methods: list[MethodResult]
@@ -59,23 +63,27 @@ class ScoreOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_scoring_job(job: ScoringJob, loaded: LoadedArtifact, *, processes: int = 1) -> list[MethodResult]:
-    """A result for each method, in their order. `loaded` is the job's artifact; several processes read it themselves."""
+    """Score with each method, in order.
+
+    loaded: the job's artifact. It is used with one process; several processes read the artifact themselves.
+    """
     if processes == 1:
         return score_on_rank(job, loaded, RunLog())
     return score_in_workers(job, processes=processes)
 
 
 def score_in_workers(job: ScoringJob, *, processes: int) -> list[MethodResult]:
-    """The same in fresh processes, which read the artifact from disk."""
+    """Score with each method in new processes, which read the artifact from disk."""
     return run_worker(score_worker, job, task="scoring", where=job.artifact, processes=processes)
 
 
 def score_worker(job: ScoringJob) -> list[MethodResult]:
+    """Run `score_on_rank` as one of several processes; only rank 0 prints."""
     return score_on_rank(job, load_model(job.artifact), RunLog(quiet=process_group.rank_from_environment() > 0))
 
 
 def score_on_rank(job: ScoringJob, loaded: LoadedArtifact, log: RunLog) -> list[MethodResult]:
-    """Score in this process's share of the world, one method after the other with the same model."""
+    """Score this rank's share of the text with one method after the other; all ranks return the same results."""
     with process_group.joined(job.device) as distributed:
         device, model = select_device(distributed.local_rank, job.device), loaded.model
         if job.exact:
@@ -106,7 +114,10 @@ def score_inputs(run: Run) -> list[Any]:
 
 
 def score(run: Run) -> ScoreOutcome:
-    """bpb of the weights in memory, then of the artifact, read back in fresh processes; and a file's way there and back."""
+    """Score the weights in memory, then the artifact, read from disk in new processes; then run the round trip.
+
+    `packed` is the score of the first method, `adapted` that of the last method that adapts.
+    """
     recipe, text = run.recipe(), load_validation(run.data_folder)
     bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
     bpb |= _score_weights(run, text)
@@ -122,7 +133,7 @@ def score(run: Run) -> ScoreOutcome:
 
 
 def _score_weights(run: Run, text: TokenizedText) -> dict[str, float]:
-    """bpb of the weights before they were quantized, by the first method, without adaptation."""
+    """bpb of the trained and of the averaged weights: the recipe's first method, without adaptation."""
     first, device, found = run.recipe().score[0], select_device(device_type=run.device_type), dict[str, float]()
     first = first().without_adaptation() or first
     for name, file in (("trained", run.files.trained), ("averaged", run.files.averaged)):
@@ -146,7 +157,7 @@ def _report_methods(log: RunLog, results: Sequence[MethodResult]) -> None:
 
 
 def _round_trip(run: Run) -> RoundTripResult | None:
-    """Compress and decompress a held-out document, each in a process of its own."""
+    """Compress and decompress a held-out document, in separate processes; None if the recipe has no proof."""
     settings, artifact = run.recipe().proof, run.files.artifact
 
     def compress(source: Path, target: Path) -> CompressResult:

@@ -1,4 +1,4 @@
-"""The stages of a run in their order: what decides each one's outcome, and the function that does its work."""
+"""The stages of a run, in order. Each has a function that does its work and one that returns its inputs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from bitgolf.pipeline.training import average, averaging_inputs, check_checkpoin
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run: from files of its folder to files of its folder.
+    """One stage of a run: it reads files of the run's folder and writes files there.
 
-    inputs: a JSON value, of which the stage's outcome is a function. work: does it, and returns what `stages.json` keeps.
-    check: raises, before anything of the run is changed, where the stage must not begin.
+    inputs: returns a JSON value that determines the stage's outcome. work: runs the stage; returns the outcome that
+    `stages.json` stores. check: raises if the stage must not start; it runs before anything in the folder is changed.
     """
 
     name: str
@@ -33,10 +33,11 @@ class Stage:
     check: Callable[[Run], None] = lambda run: None
 
     def key(self, run: Run) -> str:
-        """A stage whose key is the one that stands in `stages.json` is unchanged, and need not be done again."""
+        """Digest of the stage's name, the version of Bitgolf and the stage's inputs."""
         return json_digest([self.name, __version__, self.inputs(run)])
 
     def unchanged(self, run: Run) -> bool:
+        """Whether the stage is completed with the same key, so that its outcome can be reused."""
         return run.completed.get(self.name, {}).get("key") == self.key(run)
 
 
@@ -54,4 +55,5 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
 def stage_named(name: str) -> Stage:
+    """The stage of this name. Raises `ValueError` if there is none."""
     return STAGES[STAGE_NAMES.index(name)]

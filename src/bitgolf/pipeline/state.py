@@ -1,6 +1,7 @@
-"""The state of a run: its recipe and inputs, the files of its folder, and what its stages have left there.
+"""The state of a run: its recipe and inputs, the files of its folder, and the outcomes of its stages.
 
-A run folder says its format in `inputs.json`. A folder of another format is refused before anything in it is changed.
+`inputs.json` contains the format number of the folder. A folder of another format is refused before anything in it is
+changed.
 """
 
 from __future__ import annotations
@@ -20,87 +21,95 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 
 RUN_FORMAT = 2
-"""The format of run folders: their files, and the keys in them."""
+"""Format number of run folders: their files, and the keys in them."""
 
 Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of a run folder, each named here and nowhere else."""
+    """Paths of the files of a run folder; no other module has their names."""
 
     folder: Path
 
     @property
     def recipe(self) -> Path:
+        """The recipe as JSON."""
         return self.folder / "recipe.json"
 
     @property
     def inputs(self) -> Path:
-        """The text or the shards, the seed, and the format of the folder (`RunInputs`)."""
+        """`RunInputs`: text or shards, seed, and format of the folder."""
         return self.folder / "inputs.json"
 
     @property
     def stages(self) -> Path:
-        """For each stage that is done: its key, its seconds, and its outcome."""
+        """Key, seconds and outcome of each completed stage."""
         return self.folder / "stages.json"
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints of training."""
         return self.folder / "checkpoint"
 
     @property
     def training(self) -> Path:
-        """`TrainingResult`."""
+        """`TrainingResult` as JSON."""
         return self.folder / "train.json"
 
     @property
     def trained(self) -> Path:
-        """The weights after the last step."""
+        """Weights after the last training step."""
         return self.folder / "trained.safetensors"
 
     @property
     def averaged(self) -> Path:
-        """The weights that are quantized."""
+        """Averaged weights, which are quantized."""
         return self.folder / "averaged.safetensors"
 
     @property
     def calibration(self) -> Path:
+        """Statistics of matrices."""
         return self.folder / "calibration.safetensors"
 
     @property
     def codes(self) -> Path:
+        """Arrays of the encoded tensors."""
         return self.folder / "codes" / "codes.safetensors"
 
     @property
     def tensor_reports(self) -> Path:
-        """A row for each tensor: its codec, its bits, its error."""
+        """JSON rows, one per tensor: codec, bits, errors."""
         return self.folder / "codes" / "report.json"
 
     @property
     def artifact(self) -> Path:
+        """The packed model."""
         return self.folder / "artifact.bg"
 
     @property
     def result(self) -> Path:
-        """`RunResult`, as `run --json` prints it."""
+        """`RunResult` as JSON: the output of `run --json`."""
         return self.folder / "score.json"
 
     @property
     def environment(self) -> Path:
+        """Machine and versions, as JSON."""
         return self.folder / "environment.json"
 
     @property
     def html_report(self) -> Path:
+        """The result as a page."""
         return self.folder / "report.html"
 
     @property
     def log(self) -> Path:
+        """Events, one JSON object per line."""
         return self.folder / "log.jsonl"
 
 
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run works on, as `inputs.json` holds it. text: files and folders, absolute; shards: a folder."""
+    """Contents of `inputs.json`. text: absolute paths of files and folders; shards: absolute path of a folder."""
 
     seed: int
     text: tuple[str, ...] = ()
@@ -110,11 +119,12 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Run:
-    """A run: a recipe, a seed, the text it works on, and the folder that holds every stage's results.
+    """A run: a recipe, a seed, the text, and the folder of all results.
 
-    devices: processes that train, calibrate and score; device: their kind, as `device_type.select_device` takes it.
-    resume: go on with an unfinished training; fresh_start: training may replace what the folder holds.
-    done: what the stages have left, by their name, in their order; the same mapping as in `stages.json`.
+    text_paths: files and folders of text; shards: a folder of shards; without both, the recipe's text is used.
+    devices: number of processes that train, calibrate and score. device_type: their kind, as in `select_device`.
+    resume: continue an unfinished training. overwrite: training may replace the checkpoints in the folder.
+    completed: stage -> its key, seconds and outcome, in order; the same mapping as in `stages.json`.
     """
 
     recipe: Spec[Recipe]
@@ -131,28 +141,31 @@ class Run:
 
     @property
     def files(self) -> RunFiles:
+        """Paths of the files of the run's folder."""
         return RunFiles(self.folder)
 
     @property
     def data_folder(self) -> Path:
-        """The folder of shards and tokenizer that this run trains on."""
+        """Folder of the shards and of the tokenizer."""
         return self.shards or self.folder / "data"
 
     def settings(self, *names: str) -> list[Any]:
-        """What the recipe says under these names."""
+        """JSON values of these fields of the recipe."""
         whole = self.recipe.to_json()
         return [whole[name] for name in names]
 
     def outcome(self, stage: str, kind: type[Outcome]) -> Outcome:
-        """What a stage returned. Raises `CorruptFileError` where the stage is not done, or left something else."""
+        """Outcome of a completed stage. Raises `CorruptFileError` if it is missing or of another type."""
         try:
             return msgspec.convert(self.completed[stage], kind)
         except (KeyError, msgspec.ValidationError) as error:
             message = f"the outcome of the stage {stage} is missing or damaged ({error})"
-            raise CorruptFileError(message, where=str(self.files.stages), hint=f"--from {stage}") from error
+            raise CorruptFileError(
+                message, where=str(self.files.stages), hint=f"--from {stage} runs the stage again"
+            ) from error
 
     def record(self, stages: Mapping[str, dict[str, Any]]) -> None:
-        """Replace what the stages have left, here and in `stages.json`."""
+        """Replace the outcomes of all stages, here and in `stages.json`."""
         kept = dict(stages)
         self.completed.clear()
         self.completed.update(kept)
@@ -160,7 +173,10 @@ class Run:
 
 
 def read_inputs(folder: Path) -> RunInputs:
-    """Raises `FormatVersionError` where the folder is of another format than this version's."""
+    """Read `inputs.json` of a run folder.
+
+    Raises `FormatVersionError` if the folder has another format, and `CorruptFileError` if the file is not valid.
+    """
     file = RunFiles(folder).inputs
     written = read_json(file)
     found = written.get("format") if isinstance(written, dict) else None
@@ -169,11 +185,12 @@ def read_inputs(folder: Path) -> RunInputs:
     try:
         return msgspec.convert(written, RunInputs)
     except msgspec.ValidationError as error:
-        raise CorruptFileError(f"not the inputs of a run ({error})", where=str(file)) from error
+        hint = "run the recipe again with another --out"
+        raise CorruptFileError(f"not the inputs of a run ({error})", where=str(file), hint=hint) from error
 
 
 def check_format(folder: Path) -> None:
-    """Raises `FormatVersionError` for the folder of a run in another format; a folder that holds no run passes."""
+    """Raise `FormatVersionError` if a folder holds a run of another format. A folder without a run is accepted."""
     files = RunFiles(folder)
     if files.inputs.exists():
         read_inputs(folder)
@@ -182,20 +199,20 @@ def check_format(folder: Path) -> None:
 
 
 def read_outcomes(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the stages have left in a folder; nothing where none is done."""
+    """Contents of `stages.json` in a run folder; empty if there is none."""
     file = RunFiles(folder).stages
     return read_json(file) if file.exists() else {}
 
 
 def open_run(folder: Path, log: RunLog) -> Run:
-    """The run in a folder, with what its stages have left. Nothing is changed.
+    """Read the run in a folder, with the outcomes of its stages. Nothing is changed.
 
-    Raises `UsageError` where there is none, and `FormatVersionError` where it is of another format.
+    Raises `UsageError` if there is no run, and `FormatVersionError` if it has another format.
     """
     files = RunFiles(folder)
     if missing := [file.name for file in (files.recipe, files.inputs) if not file.exists()]:
-        cause = f"this is no run's folder: {missing[0]} is missing"
-        raise UsageError(cause, where=str(folder), hint="`bitgolf run RECIPE` makes one")
+        cause = f"this is not the folder of a run: {missing[0]} is missing"
+        raise UsageError(cause, where=str(folder), hint="`bitgolf run RECIPE` creates one")
     inputs = read_inputs(folder)
     shards = Path(inputs.shards) if inputs.shards else None
     recipe = from_json(read_json(files.recipe))

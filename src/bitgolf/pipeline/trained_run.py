@@ -1,4 +1,4 @@
-"""What training and calibration left in a run's folder: what quantizing it again, without training, needs."""
+"""A trained and calibrated run, read from its folder, to quantize it again without training."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from bitgolf.report.log import RunLog
 
 
 class TrainedRun:
-    """A run whose weights are averaged and calibrated. Its folder is read, and not changed.
+    """A run whose weights are averaged and calibrated. Its folder is not changed.
 
-    session: of everything that is encoded of these weights. Raises `UsageError` where the folder is no run that has come
-    so far.
+    session: used for all encodings of these weights. Raises `UsageError` if the folder is not a run or has not
+    completed the stage `calibrate`, and `CorruptFileError` if a file is missing.
     """
 
     def __init__(self, folder: Path, log: RunLog, session: EncodingSession) -> None:
@@ -37,50 +37,56 @@ class TrainedRun:
             raise UsageError(
                 "this run has no weights yet that are averaged and calibrated",
                 where=str(folder),
-                hint=f"`bitgolf run {folder}` goes on with it",
+                hint=f"`bitgolf run {folder}` continues it",
             )
-        quantize_inputs(self.run)  # raises for files that are missing
+        quantize_inputs(self.run)  # raises if a file is missing
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
+        """Averaged weights by path."""
         return load_file(self.run.files.averaged)
 
     @cached_property
     def stats(self) -> dict[str, MatrixStats] | None:
+        """Calibration statistics by path; None if the recipe has no calibration."""
         return load_calibration(self.run.files.calibration) if self.run.recipe().calibrate else None
 
     @cached_property
     def tokenizer(self) -> bytes:
+        """The serialized tokenizer."""
         return (self.run.data_folder / "tokenizer.model").read_bytes()
 
     @cached_property
     def roles(self) -> dict[str, str]:
+        """Role of each parameter, by path."""
         return parameter_roles(load_meta_model(self.run))
 
     @property
     def sizes(self) -> dict[str, int]:
+        """Number of elements of each tensor, by path."""
         return {path: w.numel() for path, w in self.weights.items()}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor, by path."""
         return {path: tuple(w.shape) for path, w in self.weights.items()}
 
     def encode(self, recipe: Spec[Recipe]) -> dict[str, EncodedTensor]:
-        """The codes that the recipe's rules make; a line of progress now and then."""
+        """Encode the weights by the rules of `recipe`, logging progress; returns arrays by path."""
 
         def progress(done: int, of: int) -> None:
             self.run.log.progress(f"encode: {done:,} of {of:,} weights")
 
         rules = recipe().quantize
-        return encode_model(self.weights, self.roles, rules, self._placed, self.session, progress=progress)
+        return encode_model(self.weights, self.roles, rules, self._device_stats, self.session, progress=progress)
 
     @cached_property
-    def _placed(self) -> dict[str, MatrixStats] | None:
-        """The statistics on the device, once, so that their Hessians are factored once for all that is encoded."""
+    def _device_stats(self) -> dict[str, MatrixStats] | None:
+        """The statistics on the device, cached so that all encodings share the factorizations of their Hessians."""
         return None if self.stats is None else self.session.to_device(self.stats)
 
     def forecast(self) -> int:
-        """Bytes of the model alone, from the recipe and no weight."""
+        """Forecast of the artifact's bytes without the tokenizer, from the recipe alone."""
         recipe = self.run.recipe()
         settings = recipe.pack()
         groups = settings.groups_by_path(self.roles)

@@ -1,4 +1,4 @@
-"""The stages `train` and `average`: shards -> checkpoints -> the weights that are quantized."""
+"""The stages `train` (shards to checkpoints) and `average` (the last checkpoint to the weights that are quantized)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from bitgolf.train.trainer import Trainer, extract_average_state
 
 
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What is trained, on which shards, and the run folder that holds the checkpoints.
+    """Training of a recipe on the shards in `data`; `folder` is the run's, which gets the checkpoints.
 
-    device: the kind, as `device.select_device` takes it.
+    device: kind of device, as in `select_device`.
     """
 
     recipe: Spec[Recipe]
@@ -48,19 +48,19 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AveragedWeights(msgspec.Struct, frozen=True):
-    """step: of the checkpoint; by: the part of the recipe that averaged, or `none`."""
+    """Outcome of the stage `average`. step: step of the checkpoint; by: class of the average, or `none`."""
 
     step: int
     by: str
 
 
 def training_inputs(run: Run) -> list[Any]:
-    """The shards, what of the recipe decides training, and the seed."""
+    """Digest of the shards' manifest, the settings that determine training, and the seed."""
     return [file_digest(run.data_folder / "manifest.json"), training_key(run.recipe), run.seed]
 
 
 def train(run: Run) -> TrainingResult:
-    """Shards -> checkpoints. One process here, or many under torchrun."""
+    """Train in this process, or in `run.devices` processes under torchrun. Writes checkpoints and `train.json`."""
     job = TrainingJob(
         recipe=run.recipe,
         data=run.data_folder,
@@ -77,22 +77,26 @@ def train(run: Run) -> TrainingResult:
 
 
 def check_checkpoint_owner(run: Run) -> None:
-    """Never mix two trainings: a folder's checkpoints belong to one recipe, one seed, one text. Raises before any harm."""
+    """Ensure that the folder's checkpoints are of this recipe, seed and text; record them as their owner.
+
+    Deletes the checkpoints first if `run.overwrite` is set. Raises `UsageError` if they are of another training, or of
+    an unfinished one and `run.resume` is not set.
+    """
     folder = run.files.checkpoints
     key = json_digest([training_key(run.recipe), run.seed, str(load_manifest(run.data_folder).train)])
     mine = folder / "key.json"
     if mine.exists() and not run.overwrite:
         if read_json(mine) != key:
             raise UsageError(
-                "this folder holds the training of another recipe, seed or text",
+                "the checkpoints in this folder are of another recipe, seed or text",
                 where=str(folder),
-                hint="choose another --out, or --from train to replace it",
+                hint="choose another --out, or use --from train to replace them",
             )
         if not run.resume and checkpoint.load_latest(folder):
             raise UsageError(
-                "this folder holds an unfinished training",
+                "this folder contains an unfinished training",
                 where=str(folder),
-                hint="--resume goes on with it, --from train starts again",
+                hint="--resume continues it, --from train starts again",
             )
     if run.overwrite and folder.exists():
         shutil.rmtree(folder)
@@ -103,7 +107,7 @@ def check_checkpoint_owner(run: Run) -> None:
 
 
 class Rank(NamedTuple):
-    """This process among those that train, its device, and where it reports."""
+    """One training process: its process group, device and log."""
 
     distributed: DistributedContext
     device: Device
@@ -111,7 +115,7 @@ class Rank(NamedTuple):
 
 
 def train_worker(job: TrainingJob) -> TrainingResult:
-    """One of several processes. The first keeps the log of the run."""
+    """Run `train_rank` as one of several processes. Rank 0 writes the run's log; the others are quiet."""
     rank = process_group.rank_from_environment()
     log = RunLog(None if rank else job.folder, quiet=rank > 0)
     try:
@@ -121,7 +125,7 @@ def train_worker(job: TrainingJob) -> TrainingResult:
 
 
 def train_rank(job: TrainingJob, log: RunLog) -> TrainingResult:
-    """Train in this process's share of the world. Leaves checkpoints and `train.json` in the job's folder."""
+    """Train on this rank's share of each batch. Rank 0 writes checkpoints and `train.json` to the job's folder."""
     with process_group.joined(job.device) as distributed:
         rank = Rank(distributed, select_device(distributed.local_rank, job.device), log)
         limit, reserve = _time_limit(job, rank)
@@ -132,7 +136,7 @@ def train_rank(job: TrainingJob, log: RunLog) -> TrainingResult:
 
 
 def _time_limit(job: TrainingJob, rank: Rank) -> tuple[float, CalibrationReserve | None]:
-    """Seconds after which training ends (0: no limit), and what calibration needs of the clock, where it is measured."""
+    """(seconds after which training ends, 0 for no limit; the calibration reserve, None unless it was measured)."""
     given = calibration_reserve(job.recipe)
     if given is not None:
         limit = training_time_limit(job.recipe, given)
@@ -144,8 +148,8 @@ def _time_limit(job: TrainingJob, rank: Rank) -> tuple[float, CalibrationReserve
     words = {"seconds": reserve.seconds, "time_limit_seconds": limit}
     rank.log.event("calibration_reserve", **words, **reserve._asdict())
     rank.log.info(
-        f"calibration takes about {reserve.seconds:.1f} s ({reserve.rounds} x {reserve.round_seconds:.3f} s"
-        f" + {reserve.fixed_seconds:.3f} s, and a tenth): training ends after {limit:.1f} s"
+        f"calibration is expected to take {reserve.seconds:.1f} s (1.1 x ({reserve.rounds} x"
+        f" {reserve.round_seconds:.3f} s + {reserve.fixed_seconds:.3f} s)): training ends after {limit:.1f} s"
     )
     return limit, reserve
 
@@ -181,29 +185,29 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
 
 
 def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
-    """A trainer on the shards in a folder, and how many tokens those have."""
+    """(a trainer on the job's shards, their number of tokens)."""
     recipe, manifest = job.recipe(), load_manifest(job.data)
     settings, vocab = recipe.train(), recipe.tokens().vocab
     if manifest.vocab != vocab:
-        message = f"the recipe's vocabulary is {vocab:,}, that of the shards {manifest.vocab:,}, which counts"
+        message = f"tokens.vocab is {vocab:,}, but the shards have {manifest.vocab:,}: {manifest.vocab:,} is used"
         rank.log.event("warning", message=message)
     stream = TokenStream(find_shards(job.data, "train"))
     batches = BatchLoader(
         stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=job.seed, bos=manifest.bos
     )
-    place = BuildContext(vocab=manifest.vocab, bos=manifest.bos)
+    context = BuildContext(vocab=manifest.vocab, bos=manifest.bos)
     return Trainer(
-        recipe.model, recipe.train, recipe.average, place, batches, rank.device, rank.distributed, job.seed
+        recipe.model, recipe.train, recipe.average, context, batches, rank.device, rank.distributed, job.seed
     ), len(stream)
 
 
 def _warn(log: RunLog, trainer: Trainer, epochs: float, tokens: int) -> None:
-    """What a reader of the result must know of how training went."""
-    if late := trainer.phases.never_reached:
-        message = f"training ended before the phase at {late[0]:g} of it: what is scored was never trained so"
+    """Log warnings about phases that were not reached and text that was read more than once."""
+    if missed := trainer.phases.never_reached:
+        message = f"training ended before the phase at {missed[0]:g} of the run: the scored model was not trained in it"
         log.event("warning", message=message)
     if epochs > 1:
-        message = f"training read its text {epochs:.1f} times ({tokens:,} tokens): more text may score better"
+        message = f"training read its text {epochs:.1f} times ({tokens:,} tokens): more text may improve the score"
         log.event("warning", message=message)
 
 
@@ -220,10 +224,10 @@ def _event_logger(log: RunLog, settings: Train, limit: float) -> loop.LogEvent:
             )
         if kind == "phase":
             losses = f"loss {fields['loss_before']:.4f} before, {fields['loss_after']:.4f} after"
-            log.info(f"from {fields['phase_start']:g} of the run on the graph is another: {losses}")
+            log.info(f"a phase starts at {fields['phase_start']:g} of the run: {losses}")
         if kind == "resume":
             limit = fields["time_limit_seconds"]
-            until = f", to end after {limit:.4g} s" if limit else ""
+            until = f"; training ends after {limit:.4g} s" if limit else ""
             log.info(f"resumed after step {fields['step']:,}{until}")
 
     return report
@@ -237,11 +241,14 @@ def averaging_inputs(run: Run) -> list[Any]:
 
 
 def average(run: Run) -> AveragedWeights:
-    """The last checkpoint -> the weights that ship."""
+    """Write the trained and the averaged weights of the last checkpoint, float32, without those of the objective.
+
+    Without an average in the recipe, both are the same. Raises `BitgolfError` if there is no checkpoint.
+    """
     found = checkpoint.load_latest(run.files.checkpoints)
     if found is None:
-        raise BitgolfError("there is no checkpoint", where=str(run.folder), hint="--from train")
-    live = {path: found.tensors[f"weights/{path}"] for path in found.meta["paths"]}  # in the order of the average
+        raise BitgolfError("there is no checkpoint", where=str(run.folder), hint="--from train trains again")
+    live = {path: found.tensors[f"weights/{path}"] for path in found.meta["paths"]}  # order of the average's state
     means, chosen = live, run.recipe().average
     if chosen:
         state = extract_average_state(found.tensors)

@@ -1,4 +1,4 @@
-"""What training leaves of itself: the outcome of the stage `train`, and the contents of `train.json`."""
+"""The outcome of the stage `train`, which is also the contents of `train.json`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class PartUsageRow(msgspec.Struct, frozen=True):
-    """What a kind of part, or a rule of the optimizer, owns, and how often it ran in one forward pass."""
+    """Tensors and parameters of a kind of part or of an optimizer rule; calls: in one forward pass."""
 
     part: str
     tensors: int
@@ -15,7 +15,7 @@ class PartUsageRow(msgspec.Struct, frozen=True):
 
 
 class ReserveRecord(msgspec.Struct, frozen=True):
-    """Seconds of the training clock that calibration was measured to need: see `runtime.progress.CalibrationReserve`."""
+    """Measured time that calibration needs; fields as in `runtime.progress.CalibrationReserve`."""
 
     rounds: int
     round_seconds: float
@@ -23,10 +23,10 @@ class ReserveRecord(msgspec.Struct, frozen=True):
 
 
 class TrainingTime(msgspec.Struct, frozen=True, kw_only=True):
-    """How long training took.
+    """Duration of training.
 
-    training_seconds: on the training clock; time_limit_seconds: of it, 0 is none.
-    calibration_reserve: None where it was not measured.
+    training_seconds: on the training clock. time_limit_seconds: limit of training_seconds, 0 for none.
+    calibration_reserve: None if it was not measured.
     """
 
     training_seconds: float
@@ -35,10 +35,11 @@ class TrainingTime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainingResult(TrainingTime, frozen=True, kw_only=True):
-    """How training went.
+    """Outcome of training.
 
-    loss: of the last step, nats per token. graph, kernels: how a step was computed. epochs: how often the text was read.
-    device: which one, and why.
+    loss: of the last step, in nats per token. graph: whether the step was compiled. kernels: one line per kind of part.
+    part_usage: parameters and calls of each part. epochs: training tokens divided by tokens of the text.
+    device: description of the device and of its number format.
     """
 
     steps: int

@@ -1,1 +1,1 @@
-"""Codecs: from float tensors to small integer arrays and back, by rules with exact cover."""
+"""Quantization: codecs for weight tensors, calibration, and checks. Rules assign each tensor to exactly one codec."""

@@ -1,4 +1,4 @@
-"""The codes of a whole model: encoded, laid out and decoded by rules, saved in the run folder, reported by tensor."""
+"""Encoding and decoding of a whole model by rules, the file of codes in a run folder, and reports on each tensor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ Rules = Sequence[Spec[Rule[Codec]]]
 
 
 class TensorReport(NamedTuple):
-    """What quantization did to one tensor. Errors are absolute; `bits_per_weight` is order-0, scales included."""
+    """Quantization error of one tensor, in units of its weights, and its order-0 entropy in bits per weight.
+
+    The entropy includes scales and all other arrays of the code.
+    """
 
     path: str
     role: str
@@ -38,12 +41,16 @@ class TensorReport(NamedTuple):
 
 
 def codecs_by_path(roles: Roles, rules: Rules) -> dict[str, Codec]:
-    """path -> its codec, in the order of `roles`. Raises `RecipeError` where the rules do not cover exactly."""
+    """Path -> codec, in the order of `roles`. Raises `RecipeError` if a tensor has no rule, or a rule no tensor."""
     codecs: dict[str, Codec] = {}
     for i, paths in enumerate(assign_to_rules(rules, roles, where="quantize")):
         codec = rules[i]().use()
         if not isinstance(codec, Codec):
-            raise RecipeError(f"{type(codec).__name__} is not a codec", where=f"quantize.{i}.use")
+            raise RecipeError(
+                f"{type(codec).__name__} is not a codec",
+                where=f"quantize.{i}.use",
+                hint="use a codec such as IntRows()",
+            )
         codecs.update(dict.fromkeys(paths, codec))
     return {path: codecs[path] for path in roles}
 
@@ -58,13 +65,13 @@ def encode_model(
     log: Callable[[str], None] = lambda remark: None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, EncodedTensor]:
-    """path -> code of every tensor. An error names its tensor. `stats`: what calibration knows.
+    """Path -> code of every tensor, as arrays on the CPU. Codecs compute on the device of `session`.
 
-    Codecs work on the session's device; the codes are on the CPU. On another device a few indices may differ, as sums are
-    rounded otherwise; on one machine they are the same every time.
-    session: the caller's, if it encodes more than once; it then also places `stats` once (`EncodingSession.to_device`).
-    `log` hears where work is done and what codecs chose, `progress` (done, of) weights.
-    Raises `BitgolfError` where a codec asks for statistics of a tensor that has none.
+    Codes are deterministic on one machine. Between devices a few may differ, as sums are rounded differently.
+    stats: calibration statistics.  session: None creates one. A caller that encodes repeatedly passes its own, and
+    `stats` that it has moved once with `EncodingSession.to_device`.
+    log: called with the device and with each codec's summary.  progress: called with (encoded, total) weights.
+    Raises `BitgolfError` if a codec needs statistics and `stats` has none of a tensor; errors name the tensor.
     """
     _same_paths(state, roles)
     session, codes, done = session or EncodingSession(), dict[str, EncodedTensor](), 0
@@ -86,7 +93,7 @@ def encode_model(
 
 
 def context_models(shapes: Mapping[str, Shape], roles: Roles, rules: Rules) -> ContextModels:
-    """path -> name of array -> a fresh walk over it, for the arrays that are coded in contexts."""
+    """Path -> array name -> factory of its context model, for the arrays that are coded with contexts."""
     return {
         path: {name: partial(codec.context_model, name, shapes[path]) for name in codec.context_coded}
         for path, codec in codecs_by_path(roles, rules).items()
@@ -95,7 +102,7 @@ def context_models(shapes: Mapping[str, Shape], roles: Roles, rules: Rules) -> C
 
 
 def layout(shapes: Mapping[str, Shape], roles: Roles, rules: Rules) -> Layout:
-    """path -> name of array -> (type, shape): all that unpacking needs to know, and no file has to say."""
+    """Path -> array name -> (dtype, shape), derived from the recipe alone, so that an artifact need not store it."""
     _same_paths(shapes, roles)
     return {path: codec.array_specs(shapes[path]) for path, codec in codecs_by_path(roles, rules).items()}
 
@@ -103,10 +110,13 @@ def layout(shapes: Mapping[str, Shape], roles: Roles, rules: Rules) -> Layout:
 def decode_model(
     codes: Mapping[str, EncodedTensor], shapes: Mapping[str, Shape], roles: Roles, rules: Rules
 ) -> dict[str, Tensor]:
-    """path -> float32 tensor. Raises `CorruptFileError`, naming the tensor, where a code does not fit its shape."""
+    """Path -> decoded float32 tensor. Raises `CorruptFileError` if a code does not fit the shape of its tensor."""
     _same_paths(shapes, roles)
     if codes.keys() != roles.keys():
-        raise CorruptFileError(f"the codes are not those of this model ({_symmetric_difference(codes, roles)})")
+        raise CorruptFileError(
+            f"the codes and the model have different tensors ({_symmetric_difference(codes, roles)})",
+            hint="run again with --from quantize",
+        )
     decoded: dict[str, Tensor] = {}
     for path, codec in codecs_by_path(roles, rules).items():
         with error_location(path):
@@ -117,7 +127,7 @@ def decode_model(
 def tensor_reports(
     state: Mapping[str, Tensor], codes: Mapping[str, EncodedTensor], roles: Roles, rules: Rules
 ) -> list[TensorReport]:
-    """One row for each tensor, measured on what its code decodes to."""
+    """One report for each tensor: `state` compared with the decoded codes."""
     shapes = {path: tuple(w.shape) for path, w in state.items()}
     decoded = decode_model(codes, shapes, roles, rules)
     codecs = codecs_by_path(roles, rules)
@@ -135,19 +145,21 @@ def tensor_reports(
 
 
 def save_encoded(path: Path, codes: Mapping[str, EncodedTensor]) -> None:
-    """All codes in one .safetensors file, whole or not at all; arrays are named `path:array`."""
+    """Write all codes to one .safetensors file, atomically. Arrays are named `path:array`."""
     arrays = {f"{tensor}:{name}": array for tensor, code in codes.items() for name, array in code.items()}
     write_bytes(path, safetensors.numpy.save(arrays))
 
 
 def load_encoded(path: Path) -> dict[str, EncodedTensor]:
-    """The inverse of `save_encoded`, but for the order. Raises `CorruptFileError` for a missing or damaged file."""
+    """Read a file of `save_encoded`, sorted by path. Raises `CorruptFileError` if it is missing or damaged."""
     try:
         arrays = safetensors.numpy.load(path.read_bytes())
     except OSError as error:
         raise CorruptFileError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:  # of types and sizes in its header
-        raise CorruptFileError(f"not a file of codes ({error})", where=str(path), hint="--from quantize") from error
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:  # an invalid header
+        raise CorruptFileError(
+            f"not a valid file of codes ({error})", where=str(path), hint="run again with --from quantize"
+        ) from error
     codes: dict[str, EncodedTensor] = {}
     for key, array in sorted(arrays.items()):
         tensor, _, name = key.rpartition(":")
@@ -156,18 +168,19 @@ def load_encoded(path: Path) -> dict[str, EncodedTensor]:
 
 
 def _require_stats(weights: Mapping[str, Tensor], stats: StatsByPath) -> None:
-    if unknown := sorted(weights.keys() - stats.keys()):
+    if missing := sorted(weights.keys() - stats.keys()):
+        more = f" and {len(missing) - 1} more" * (len(missing) > 1)
         raise BitgolfError(
-            f"its codec asks for calibration, which saw no input of it{f' nor of {len(unknown) - 1} more' * (len(unknown) > 1)}",
-            where=unknown[0],
-            hint="a rule of its own with a codec that rounds to the nearest",
+            f"the codec needs calibration statistics, and calibration recorded none for this tensor{more}",
+            where=missing[0],
+            hint="add a rule for it with a codec that needs no calibration, such as IntRows()",
         )
 
 
 def _same_paths(given: Mapping[str, Any], roles: Roles) -> None:
     if given.keys() != roles.keys():
         raise RecipeError(
-            f"roles are not given for exactly these tensors ({_symmetric_difference(given, roles)})", where="quantize"
+            f"tensors and roles have different paths ({_symmetric_difference(given, roles)})", where="quantize"
         )
 
 

@@ -1,9 +1,10 @@
-"""How many bytes a model will pack to, before it is trained.
+"""Forecast of the packed size of a model before it is trained.
 
-Each stream's codec and coder run on a sample of random Gaussian rows with the stream's own row length, and the bytes per
-element found there are scaled to all of it. Where steps are allocated, rows and columns are uneven, and so is what
-calibration says of them. What differs from that in a trained model (heavier tails, matrices that are smaller than
-others, short runs) is the forecast's error.
+The codecs and coders of the recipe run on a sample of random Gaussian rows of the model's own row lengths. The bytes
+per element of each stream are then scaled to its full number of elements. For a codec that allocates steps by
+sensitivity (`TrellisCodec`), the sampled rows and columns get random standard deviations and random calibration
+statistics.
+Sources of error: heavier tails than Gaussian, matrices of different scale, and short training runs.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.quantize.encoding import Roles, Rules, codecs_by_path, context_models, encode_model, layout
 from bitgolf.quantize.stats import MatrixStats, identity_stats
 
-SAMPLE_WEIGHTS = 1 << 19  # weights of a model
-MIN_ROWS = 64  # of a sampled matrix, or what is said of its columns is noise
-LOG2_STD_SPREAD = 0.4  # octaves by which the spreads of rows differ, and of columns: standard deviation over a model
+SAMPLE_WEIGHTS = 1 << 19  # sampled weights in all
+MIN_ROWS = 64  # of a sampled matrix; with fewer, the standard deviations of its columns are noise
+LOG2_STD_SPREAD = 0.4  # standard deviation of log2(std) over the rows of a matrix, and over its columns
 FISHER_SPREAD, HESSIAN_SPREAD, SENSITIVITY_CORRELATION = (
     0.6,
     0.5,
     0.8,
-)  # the same of the steps that calibration asks for, and their correlation with spreads
-DEFAULT_STD = 0.3  # standard deviation, as Muon leaves it without decay; it matters only to codecs with a fixed step
-STD_TIMES_DECAY = 0.0067  # this / decay with it: so in the files of #265 to #1285, whose steps were 1/31 in all rows
+)  # standard deviation of log2(step) from calibration: over rows, over columns; its correlation with log2(std)
+DEFAULT_STD = 0.3  # of weights trained by Muon without weight decay; affects only codecs with a fixed step
+STD_TIMES_DECAY = 0.0067  # std = this / decay: fits pull requests 265 to 1285, whose step was 1/31 in all rows
 
 
 def matrix_std(decay: float) -> float:
-    """The standard deviation of matrices that were trained to the end with this weight decay."""
+    """Estimated standard deviation of the weights of a fully trained matrix, for a given weight decay."""
     return min(DEFAULT_STD, STD_TIMES_DECAY / decay) if decay > 0 else DEFAULT_STD
 
 
@@ -48,16 +49,18 @@ def forecast_bytes(
     *,
     spread: float = DEFAULT_STD,
 ) -> dict[str, int]:
-    """Section -> bytes, rounded to whole bytes. `shapes`, `roles`: path -> shape and role, as in the model.
+    """Section of the artifact -> predicted size in whole bytes.
 
-    groups: path -> what is coded together, as in `pack_tensors`; None: by role.  spread: the standard deviation of matrices.
+    shapes, roles: path -> shape and role of each tensor of the model.
+    groups: path -> name of the group that is coded together, as in `pack_tensors`; None groups by role.
+    spread: standard deviation of the weights of tensors with role `matrix`.
     """
     groups, generator = groups or roles, torch.Generator().manual_seed(0)
     sampled, stats = dict[str, Tensor](), dict[str, MatrixStats]()
     codecs = codecs_by_path(roles, rules)
     allocated = any(
         isinstance(codec, TrellisCodec) for codec in codecs.values()
-    )  # only there does unevenness decide the steps
+    )  # only this codec derives its steps from the statistics
     for path, shape in _sample(shapes, codecs, roles, groups).items():
         size = spread if roles[path] == "matrix" else DEFAULT_STD
         sampled[path] = size * torch.randn(shape, generator=generator)
@@ -80,8 +83,11 @@ def forecast_bytes(
 def _sample(
     shapes: Mapping[str, Shape], codecs: Mapping[str, Codec], roles: Roles, groups: Mapping[str, str]
 ) -> dict[str, Shape]:
-    """path -> shape of what is sampled: the same share of everything, since codecs share budgets and groups share tables, in
-    as few matrices of each shape as have the rows."""
+    """Path -> shape of the sample. Every tensor contributes the same share of its weights.
+
+    Equal shares keep the bit budget of a rule and the frequency tables of a group representative. The rows of equal
+    matrices are gathered in as few matrices as can hold them, with at least `MIN_ROWS` rows each.
+    """
     share, alike = min(1.0, SAMPLE_WEIGHTS / sum(map(math.prod, shapes.values()))), dict[tuple[Any, ...], list[str]]()
     for path, codec in codecs.items():
         alike.setdefault((codec, roles[path], groups[path], shapes[path]), []).append(path)
@@ -96,12 +102,13 @@ def _sample(
 
 
 def _uneven_matrix(w: Tensor, generator: torch.Generator) -> tuple[Tensor, MatrixStats]:
-    """Rows and columns as training leaves them, more or less, and what a calibration might say of the matrix."""
+    """`w` (R, C), scaled to log-normal standard deviations of rows and columns, and correlated statistics for it."""
 
-    def draw(n: int, matters: float) -> tuple[Tensor, Tensor]:
+    def draw(n: int, log2_step_spread: float) -> tuple[Tensor, Tensor]:
+        """(n,) standard deviations and (n,) sensitivities; a step is sensitivity ** -0.5."""
         own, other = torch.randn(2, n, generator=generator)
         return 2 ** (LOG2_STD_SPREAD * own), 4 ** (
-            matters * (SENSITIVITY_CORRELATION * own + math.sqrt(1 - SENSITIVITY_CORRELATION**2) * other)
+            log2_step_spread * (SENSITIVITY_CORRELATION * own + math.sqrt(1 - SENSITIVITY_CORRELATION**2) * other)
         )
 
     (rows, outputs), (columns, inputs) = draw(len(w), FISHER_SPREAD), draw(w.shape[1], HESSIAN_SPREAD)
@@ -109,7 +116,7 @@ def _uneven_matrix(w: Tensor, generator: torch.Generator) -> tuple[Tensor, Matri
 
 
 def _elements(layout: Layout, groups: Mapping[str, str]) -> Counter[str]:
-    """`group.array` -> elements: not every array grows with the rows, which alone are sampled."""
+    """`group.array` -> number of elements. Counted by array, as only some arrays grow with the number of rows."""
     count = Counter[str]()
     for path, arrays in layout.items():
         for name, (_, shape) in arrays.items():
@@ -118,5 +125,5 @@ def _elements(layout: Layout, groups: Mapping[str, str]) -> Counter[str]:
 
 
 def _without_dtype(section: str) -> str:
-    """A section's name without the type that some have at the end."""
+    """The name of a section without its suffix for the data type, if it has one."""
     return ".".join(section.split(".")[:2])

@@ -1,6 +1,6 @@
-"""One file for each system; a recipe is a function of the same name, derived from others by edits.
+"""Recipes by name. Each recipe has a module with a function of the same name; most are derived from others by edits.
 
-Listing and describing recipes imports no torch; getting one does.
+Listing and describing recipes does not import torch; building one does.
 """
 
 from __future__ import annotations
@@ -25,34 +25,37 @@ if TYPE_CHECKING:
 
 
 NOT_RECIPES = frozenset({"identity", "recipe", "time_limit"})
-"""Modules here that hold no recipe but what is said of all."""
+"""Modules of this package that define no recipe."""
 
 
 def recipe_names() -> list[str]:
-    """The names of all recipes, which are those of their modules."""
+    """Names of all recipes, sorted."""
     modules = {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}
     return sorted(modules - NOT_RECIPES)
 
 
 def describe(name: str) -> str:
-    """The first line of the recipe's docstring, read without importing it."""
+    """First line of the docstring of a recipe's module, read without importing it."""
     return (ast.get_docstring(_source(name)) or "").partition("\n")[0]
 
 
 def published_bpb(name: str) -> tuple[str, float] | None:
-    """The stage and the bits per byte of a recipe's published result, the file's own."""
+    """Published result of a recipe's packed model: (stage, bits per byte), None if there is none.
+
+    The stage is `adapted`, else `sliding`, else `packed`, whichever was published.
+    """
     figures = (published_results(name) or {"bpb": {}})["bpb"]
     return next(((stage, figures[stage]) for stage in ("adapted", "sliding", "packed") if stage in figures), None)
 
 
 def published_results(name: str) -> dict[str, Any] | None:
-    """What `published.json` says of a recipe, None where nothing was published.
+    """The entry of a recipe in `published.json`, None if there is none.
 
-    The figures are the authors' own, on FineWeb's validation text, read from their logs and submissions; nothing in the
-    file was measured by us. `bpb` holds the mean over the seeds (of one, the one submitted) by stage: `trained` before
-    averaging, `averaged`, `packed` (the contiguous windows of the quantized model), `sliding`, `adapted` (after
-    adaptation at scoring time). `bytes` is the largest file of these seeds; it counts the code, `code` of them, which is
-    None where nothing tells it. `departures` maps what our recipe does otherwise to the `--set` that undoes it.
+    The figures were reported by the authors, on FineWeb's validation text, in logs and submissions; none was
+    measured here. `bpb`: mean over the seeds (if only one was submitted, that one) by stage: `trained` (before
+    averaging), `averaged`, `packed` (quantized model, contiguous windows), `sliding`, `adapted` (adaptation while
+    scoring). `bytes`: the largest file of these seeds, including `code` bytes of code (None if unknown). `departures`:
+    differences between the recipe and the original -> the `--set` assignments that remove each, "" if none can.
     """
     table = _published_table()
     if (system := table["systems"].get(name)) is None:
@@ -60,7 +63,7 @@ def published_results(name: str) -> dict[str, Any] | None:
     if "departures" not in system:
         return dict(system)
     departures = (table["departures"][key] for key in system["departures"])
-    return {**system, "departures": {said["text"]: said["undo"] for said in departures}}
+    return {**system, "departures": {departure["text"]: departure["undo"] for departure in departures}}
 
 
 @cache
@@ -74,23 +77,27 @@ def _source(name: str) -> ast.Module:
 
 @cache
 def get_recipe(name: str) -> Spec[Recipe]:
-    """The recipe of that name. Recipes are values: nothing changes one."""
+    """The recipe of this name, an immutable value. Raises `UsageError` if there is none."""
     if name not in recipe_names():
         near = difflib.get_close_matches(name, recipe_names(), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(recipe_names())}"
-        raise UsageError(f"there is no recipe {name!r}", hint=hint)
+        raise UsageError(f"there is no recipe named {name!r}", hint=hint)
     recipe: Spec[Recipe] = getattr(importlib.import_module(f"bitgolf.recipes.{name}"), name)()
     return recipe.replace(published=published_results(name))
 
 
 def load_recipe(recipe: str, sets: Sequence[str]) -> Spec[Any]:
-    """A recipe by name, by its JSON file, or by the folder of a run; then the edits of the command line, in order."""
+    """Load a recipe and apply assignments to it, in order.
+
+    recipe: a name, a JSON file, or the folder of a run. sets: `PATH=VALUE`, as given to `--set`. Prints a note to
+    standard error for each assignment that changes nothing.
+    """
     path = Path(recipe)
     path = path / "recipe.json" if path.is_dir() else path
     spec = from_json(read_json(path)) if path.suffix == ".json" else get_recipe(recipe)
     for assignment in sets:
         changed = apply_assignment(spec, assignment)
         if changed == spec:
-            print(f"note: --set {assignment} changes nothing, the recipe says so already", file=sys.stderr)
+            print(f"note: --set {assignment} changes nothing: the recipe already has this value", file=sys.stderr)
         spec = changed
     return spec

@@ -1,11 +1,11 @@
-"""What the recipes of published systems share: how they route parameters, quantize, calibrate and adapt.
+"""What the recipes of published systems share: parameter routing, quantization, calibration, adaptation.
 
-All recipes train, calibrate, round, pack and score as published; what differs is named in each one's `departures`
-(`published.json`). In no recipe:
+All recipes train, calibrate, quantize, pack and score as published; differences are listed in each one's `departures`
+in `published.json`. Three things are part of no recipe:
 
-- what `torch.save` puts around arrays, and the code (`code` of the published bytes): our files hold neither.
-- selective pruning of codes of 1 and -1 (#1019, #1512): in none of the published runs was there anything to prune.
-- lrzip (#1855), which is a program, and ships in no file of ours.
+- The overhead of `torch.save` and the code (`code` of the published bytes): an artifact contains neither.
+- Selective pruning of codes of 1 and -1 (#1019, #1512): the published runs had nothing to prune.
+- lrzip (#1855): it is a program, and no artifact uses its format.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ from bitgolf.score.adapt.stream_sgd import StreamSGD
 from bitgolf.score.document_order import LongestFirstOrder
 
 BFLOAT16_MUON: dict[str, Any] = {"reduce_dtype": "bfloat16", "momentum_dtype": "bfloat16"}
-"""Muon of the scripts with parameter banks (#399, #549 to #1204 and #1512, #1530 to #1855): gradients travel in bfloat16, and the momentum is kept in it."""
+"""Settings of Muon in the scripts with parameter banks (#399, #549 to #1204 and #1512, #1530 to #1855): gradients are
+reduced in bfloat16, and the momentum is stored in bfloat16."""
 
 
 def optimizer_rules(
     matrix: Spec[Muon], embedding: Spec[Adam], scalar: Spec[Adam], *, input_projections: str = "matrix"
 ) -> tuple[Spec[Rule[UpdateAlgorithm]], ...]:
-    """The field's routing: matrices to Muon, tables to one Adam, everything small to another.
+    """Rules of `train.optim`: matrices to Muon, embeddings to one Adam, all other parameters to another.
 
-    `input_projections` says where the matrices of the input side (bigram, value table) go: to `matrix`, as in the scripts
-    with a parameter for each layer, or to `scalar`, as in those with parameter banks.
+    input_projections: the optimizer of the projections of bigrams and value embeddings: "matrix", as in the scripts
+    with one parameter per layer, or "scalar", as in those with parameter banks.
     """
-    aside = (part(Rule, where="matrix@post_embed.**", use=scalar),) if input_projections == "scalar" else ()
+    projections = (part(Rule, where="matrix@post_embed.**", use=scalar),) if input_projections == "scalar" else ()
     return (
-        *aside,
+        *projections,
         part(Rule, where="matrix", use=matrix),
         part(Rule, where="embedding", use=embedding),
         part(Rule, where="*", use=scalar),
@@ -54,7 +55,7 @@ def optimizer_rules(
 
 FLOAT16 = part(Float, dtype="float16")
 INT8 = part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), min_step=1 / 127)
-"""The baseline's int8: what tables had until #1394."""
+"""int8 as in the baseline: the usual codec of embeddings before #1394."""
 FLOAT16_GATES = (part(Rule, where="gate", use=FLOAT16),)
 INT8_GATES = (part(Rule, where="gate@blocks.**", use=part(IntRows, bits=8, clip=part(MaxClip))),)
 
@@ -62,21 +63,28 @@ INT8_GATES = (part(Rule, where="gate@blocks.**", use=part(IntRows, bits=8, clip=
 def codec_rules(
     use: Spec[Codec], *others: Spec[Rule[Codec]], projections: Spec[Codec] = FLOAT16
 ) -> tuple[Spec[Rule[Codec]], ...]:
-    """`use` for the blocks' matrices that `others` leave; int8 for tables; float16 for what is small.
+    """Rules of `quantize`: float16 for scales, then `others`, int8 for embeddings, and `use` for all other matrices.
 
-    Up to 65,536 numbers were small: so nearly all projections of the input side.
+    projections: codec of the projections of the input side. The scripts store tensors of up to 65,536 elements in
+    float16, and nearly all of these projections are that small.
     """
     small = (part(Rule, where="scale", use=FLOAT16), part(Rule, where="matrix@post_embed.**", use=projections))
     return (*small, *others, part(Rule, where="embedding", use=INT8), part(Rule, where="*", use=use))
 
 
 def int_rows_with_step_floor(bits: int = 6, **settings: Any) -> Spec[IntRows]:
-    """Rows whose step is 1/Q or more, as in #164 to #1285: the same step for all rows, once weights are small."""
+    """Integer rows with a step of at least 1/Q, where Q is the largest code, as in #164 to #1285.
+
+    Once the weights are small, all rows have this step.
+    """
     return part(IntRows, bits=bits, min_step=1 / (2 ** (bits - 1) - 1), **settings)
 
 
 def gptq_damped_twice() -> Spec[GPTQ]:
-    """In #1019, #1060, #1204 and #1512 a Hessian was damped by a hundredth when it was collected, and again in the solver."""
+    """GPTQ with a damping of 0.0201 = 1.01 * 1.01 - 1.
+
+    #1019, #1060, #1204 and #1512 damp a Hessian by 0.01 when it is collected, and by 0.01 again in the solver.
+    """
     return part(GPTQ, damping=0.0201)
 
 
@@ -89,9 +97,11 @@ def sd_clip_rules(
     gates: tuple[Spec[Rule[Codec]], ...] = (),
     repaired: bool = False,
 ) -> tuple[Spec[Rule[Codec]], ...]:
-    """From #1394 on: all matrices by GPTQ, int6, clipped at so many standard deviations; the table likewise, by its own.
+    """Rules of `quantize` from #1394 on: GPTQ to int6, clipped at a number of standard deviations.
 
-    repaired: low-rank repairs, of rank 4, of the table and of the two worst first matrices of MLPs.
+    mlp_k, rest, embed: that number for the matrices of MLPs, for all others, and for the embedding, which has
+    `embed_bits` bits. gates: rules for gates. repaired: add low-rank corrections of rank 4 (LQER) to the embedding and
+    to the two MLP up-projections with the largest error.
     """
 
     def rows(k: float, bits: int = 6) -> Spec[Codec]:
@@ -115,7 +125,10 @@ def sd_clip_rules(
 
 
 def streaming_sgd(*, lr: float) -> Spec[StreamSGD]:
-    """Windows of 2,048 tokens every 64, and after each 32,768 targets three epochs of descent on all weights (#549, #1413)."""
+    """Scoring with SGD on all weights: windows of 2,048 tokens at stride 64, three epochs after each 32,768 targets.
+
+    Source: #549, #1413.
+    """
     return part(
         StreamSGD, window=2048, stride=64, adaptation=part(SGDAdaptation, lr=lr, epochs=3, sequence_length=2048)
     )
@@ -130,7 +143,11 @@ def document_lora(
     decay: float = 0.5,
     warm: bool = False,
 ) -> Spec[DocumentLoRA]:
-    """Adapters on nearly every matrix, for 64 documents at a time (#1530 to #1855). `alpha` and `warm` are of #1767."""
+    """Scoring with LoRA adapters on nearly every matrix, for 64 documents at a time (#1530 to #1855).
+
+    alpha: the adapters' output is multiplied by alpha / rank; warm: A is kept from one document to the next (both from
+    #1767). beta: second beta of Adam; decay: its weight decay.
+    """
     on = ("head", "q", "k", "v", "out", "mlp")
     adam: dict[str, Any] = {"lr": 1e-4, "betas": (0.0, beta), "eps": 1e-10, "weight_decay": decay}
     where: dict[str, Any] = {"window": 2048, "stride": stride, "order": part(LongestFirstOrder)}
@@ -138,7 +155,7 @@ def document_lora(
 
 
 def phased_sgd(lora: Spec[DocumentLoRA], documents: int = 2000) -> Spec[PhasedLoRA]:
-    """Three times descent on all weights, within the first so many documents (#1626 to #1855)."""
+    """`lora` with three phases of SGD on all weights, the last after `documents` documents (#1626 to #1855)."""
     sgd = part(SGDAdaptation, lr=0.001, epochs=1, sequence_length=2048, split_documents=True)
     return part(PhasedLoRA, lora=lora, boundaries=even_boundaries(documents, 3), sgd=sgd)
 
@@ -147,10 +164,13 @@ def phased_sgd(lora: Spec[DocumentLoRA], documents: int = 2000) -> Spec[PhasedLo
 
 
 def calibrate_on_training_text(batches: int) -> Spec[Calibrate]:
-    """So many batches of 48 rows of 2,048 tokens, an eighth of a step each: what the rank saw that wrote the file."""
+    """Calibration on batches of training text, each 48 rows of 2,048 tokens: one rank's eighth of a training step.
+
+    In the original, the rank that writes the file calibrates on its own eighth only.
+    """
     return part(Calibrate, source=part(TrainingText, batches=6 * batches, rows=8, length=2048))
 
 
 def calibrate_on_generated_text() -> Spec[Calibrate]:
-    """As in #1019."""
+    """Calibration on 64 sequences of 2,048 tokens, sampled from the model at temperature 0.8 (#1019)."""
     return part(Calibrate, source=part(SelfGenerated, sequences=64, length=2048, temperature=(0.8,), seed=42))

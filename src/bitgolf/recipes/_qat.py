@@ -1,4 +1,4 @@
-"""The edit that adds fake quantization to a recipe: each matrix is trained with the codec that stores it."""
+"""The edit `qat`: adds fake quantization to a recipe, with the codec that will store each matrix."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from bitgolf.recipes.recipe import Recipe
 
 
 class Marker(WeightTransform):
-    """Remembers the node of the recipe that built a matrix, and where that matrix sits."""
+    """A transform that changes nothing; it records the recipe node that built a matrix, and the build context."""
 
     def __init__(self, context: BuildContext, /, *, node: str) -> None:
         super().__init__()
-        self.place, self.node = context, node
+        self.context, self.node = context, node
 
     def forward(self, w: Tensor) -> Tensor:
         return w
 
 
 class Matrix(NamedTuple):
-    """A matrix of the model: its layer, its name in that layer, and the codec that a rule gives it."""
+    """A matrix of the model: its layer, its name in that layer, and its codec."""
 
     layer: int
     name: str
@@ -42,24 +42,25 @@ class Matrix(NamedTuple):
 
 
 def qat(recipe: Spec[Recipe], *, since: float = 0.0, where: str = "model.block.**.linear") -> Spec[Recipe]:
-    """The recipe with fake quantization, from `since` of the run on, of the matrices that the nodes at `where` build.
+    """The recipe with fake quantization of the matrices that the nodes at `where` (a path pattern) build.
 
-    Each matrix is rounded as the rule of `quantize` that takes it will store it. Raises `RecipeError` where that codec does
-    not round rows to integers, or no node is at `where`.
+    Each matrix is rounded by the codec that `quantize` assigns to it. since: fraction of the run after which rounding
+    starts. Raises `RecipeError` if a codec does not round rows to integers, or if `where` matches no node.
     """
     pattern = compile_glob(where)
     nodes = [path for path, _ in recipe.walk() if pattern.fullmatch(path)]
     if not nodes:
-        raise RecipeError(f"the edit {where!r} touches nothing", where="qat")
+        hint = "a path pattern of nodes with weight_transforms, such as model.block.**.linear"
+        raise RecipeError(f"no node of the recipe is at {where!r}", where="qat", hint=hint)
     for node, matrices in _matrices(recipe, nodes).items():
         recipe = recipe.set(
-            f"{node}.weight_transforms", (*recipe[f"{node}.weight_transforms"], *_views(matrices, since))
+            f"{node}.weight_transforms", (*recipe[f"{node}.weight_transforms"], *_fake_quants(matrices, since))
         )
     return recipe
 
 
 def _matrices(recipe: Spec[Recipe], nodes: Sequence[str]) -> dict[str, list[Matrix]]:
-    """node -> the matrices that it builds, found by building the model without values."""
+    """Node -> the matrices that it builds, found by building the model on the meta device."""
     marked = recipe
     for node in nodes:
         marked = marked.set(
@@ -71,38 +72,39 @@ def _matrices(recipe: Spec[Recipe], nodes: Sequence[str]) -> dict[str, list[Matr
     rule_of = {path: i for i, paths in enumerate(taken) for path in paths}
     found: dict[str, list[Matrix]] = {node: [] for node in nodes}
     for path, module in model.named_modules():
-        for view in getattr(module, "weight_transforms", ()):
-            if isinstance(view, Marker) and (i := rule_of.get(f"{path}.weight")) is not None:
+        for transform in getattr(module, "weight_transforms", ()):
+            if isinstance(transform, Marker) and (i := rule_of.get(f"{path}.weight")) is not None:
                 codec = _row_codec(rules[i]["use"], f"quantize.{i}.use")
-                found[view.node].append(Matrix(view.place.layer, view.place.matrix_name, codec))
+                context = transform.context
+                found[transform.node].append(Matrix(context.layer, context.matrix_name, codec))
     return found
 
 
 def _row_codec(use: Spec[Codec], where: str) -> Spec[RowQuantizer]:
-    """The part of a codec that training can repeat: without statistics and without a low-rank correction."""
+    """The codec without solver and low-rank correction, which training cannot apply at every step."""
     if use.cls is LQER:
         return _row_codec(use["codec"], f"{where}.codec")
     if not isinstance(use.cls, type) or not issubclass(use.cls, RowQuantizer):
         raise RecipeError(
-            f"{use.name} does not round rows to integers, so training cannot repeat it",
+            f"{use.name} does not round rows to integers, so fake quantization cannot apply it",
             where=where,
-            hint="a codec such as IntRows, or matrices that IntRows stores",
+            hint="use IntRows for these matrices, or restrict `where` to matrices that IntRows stores",
         )
     return cast(Spec[RowQuantizer], use.replace(solver=None) if issubclass(use.cls, IntRows) else use)
 
 
-def _views(matrices: Sequence[Matrix], since: float) -> tuple[Spec[WeightTransform], ...]:
-    """One view for all matrices where they have one codec; else views of some layers and names, one for each codec."""
+def _fake_quants(matrices: Sequence[Matrix], since: float) -> tuple[Spec[WeightTransform], ...]:
+    """One `FakeQuant` if all matrices have the same codec, otherwise one per codec, limited to its layers and names."""
     codecs = list(dict.fromkeys(matrix.codec for matrix in matrices))
     if len(codecs) == 1:
         return (part(FakeQuant, codec=codecs[0], since=since),)
-    views: list[Spec[WeightTransform]] = []
+    transforms: list[Spec[WeightTransform]] = []
     for codec in codecs:
         own = [matrix for matrix in matrices if matrix.codec == codec]
         layers: dict[tuple[str, ...], list[str]] = {}
         for layer in dict.fromkeys(matrix.layer for matrix in own):
             names = tuple(matrix.name for matrix in own if matrix.layer == layer)
             layers.setdefault(names, []).append(str(layer))
-        view = part(FakeQuant, codec=codec, since=since)
-        views += [only(",".join(those), view, on=",".join(names)) for names, those in layers.items()]
-    return tuple(views)
+        fake = part(FakeQuant, codec=codec, since=since)
+        transforms += [only(",".join(those), fake, on=",".join(names)) for names, those in layers.items()]
+    return tuple(transforms)

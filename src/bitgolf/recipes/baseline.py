@@ -48,7 +48,7 @@ def baseline() -> Spec[Recipe]:
             steps=20_000,
             rows=512,
             length=1024,
-            micro_rows=64,  # an eighth: what each of the 8 GPUs held at a time
+            micro_rows=64,  # an eighth of `rows`: the share of one of 8 GPUs
             order=part(SequentialOrder),
             objective=part(CrossEntropy),
             lr_schedule=part(WarmdownSteps, steps=1200),

@@ -1,4 +1,4 @@
-"""What makes two recipes, or the training of two recipes, the same. Importing this loads no torch."""
+"""Identity of a recipe and of its training, as hashes and keys. Importing this module loads no torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
 
 def recipe_hash(recipe: Spec[Recipe]) -> str:
-    """The hash of what a recipe does: its name and what was published of it do not count."""
+    """Hash of all settings of a recipe; its name and its published results are left out."""
     return recipe.replace(name="", published=None).hash
 
 
 def training_key(recipe: Spec[Recipe]) -> list[Any]:
-    """What of a recipe decides its training, for the key of that stage: the same on every machine, so for a reserve that
-    is measured, what it is measured on."""
+    """JSON values that determine the result of training: part of the key of the stage `train`.
+
+    The key is the same on every machine. A measured calibration reserve is not, so the settings of calibration
+    stand for it.
+    """
     whole, reserve = recipe.to_json(), calibration_reserve(recipe)
-    kept = whole["calibrate"] if reserve is None else reserve
-    return [whole["model"], whole["train"], whole["average"], kept]
+    calibration = whole["calibrate"] if reserve is None else reserve
+    return [whole["model"], whole["train"], whole["average"], calibration]

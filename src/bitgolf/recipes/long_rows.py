@@ -1,4 +1,4 @@
-"""`midsize` with rows four times as long and attention that stays sharp over them."""
+"""midsize with rows four times as long, and scalable softmax, which keeps attention from spreading out over them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between quickstart and baseline: 4.6 million parameters, a night on a laptop (8 hours), at most 2,500,000 bytes."""
+"""Between quickstart and baseline: 4.6 million parameters, 8 hours of training on a laptop, at most 2,500,000 bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from bitgolf.score.methods import ContiguousScoring, SlidingScoring
 
 
 def midsize() -> Spec[Recipe]:
-    """The baseline, narrower, with the activation that later records settled on, and all that makes it small here."""
+    """A narrower baseline with squared leaky ReLU, as later records have it.
+
+    It is stored by trellis quantization and a range coder, and scored with n-gram mixing.
+    """
     recipe = baseline().replace(
         name="midsize",
     )

@@ -1,4 +1,4 @@
-"""Exclusive self-attention on all layers, 3,072 bigrams of width 112, GPTQ on samples of the model's own.
+"""pr549 with exclusive self-attention on all layers, 3,072 bigrams of width 112 and GPTQ calibrated on model samples.
 
 Source: openai/parameter-golf, pull request 1019.
 """

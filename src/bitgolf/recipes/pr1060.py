@@ -1,6 +1,6 @@
-"""Windows of many shards, each visited by a stride coprime to its length.
+"""pr1019 with windows from many shards, the blocks of each visited at a stride coprime to their number.
 
-Source: openai/parameter-golf, pull request 1060. It had no late fake quantization.
+Source: openai/parameter-golf, pull request 1060. Its script has no late fake quantization.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Eleven layers with SwiGLU and exclusive self-attention on the last four, trained for 4,850 seconds on one GPU.
 
-One of the four systems that Bitgolf was founded on, as its log has it. Source: openai/parameter-golf, pull request 1090.
-The logged run has 589,825 parameters more than the script that was shipped: hashed bigrams, 4,096 of width 128. What was
-shipped is `pr1090_as_shipped`. The weight decay of 0.04 that its report names never reached the optimizer.
+One of the four systems that Bitgolf started from. Source: openai/parameter-golf, pull request 1090. This recipe is the
+logged run, which has 589,825 parameters more than the shipped script: hashed bigrams, 4,096 of width 128. The shipped
+script is `pr1090_as_shipped`. The weight decay of 0.04 in its report never reached the optimizer.
 """
 
 from __future__ import annotations

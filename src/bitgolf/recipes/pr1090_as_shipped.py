@@ -1,6 +1,6 @@
-"""The script of pull request 1090 as it was shipped: no bigrams, and a SmearGate that no optimizer moves.
+"""The script of pull request 1090 as shipped: without bigrams, and with a SmearGate that no optimizer updates.
 
-Source: openai/parameter-golf, pull request 1090. Nothing was published of this very system.
+Source: openai/parameter-golf, pull request 1090. No result was published for this system.
 """
 
 from __future__ import annotations

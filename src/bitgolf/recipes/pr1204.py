@@ -1,12 +1,15 @@
-"""Two lanes from layer 7 on, and layers 4 and 5 a second time from mid-training, with MLPs of their own.
+"""pr1060 with two lanes from layer 7 on, and layers 4 and 5 repeated from mid-training with MLPs of their own.
 
-Source: openai/parameter-golf, pull request 1204. Layers have the numbers that they have with the repeats, 13 in all. The
-logged runs had bigrams of width 160, by their count of parameters; "final_lane=mlp" in its logs is a fixed text, the
-script goes on with the mean. Where this is not the original: its layer 0 had no attention (but its weights), its
-repeats copied matrices alone, and until they came its layers had numbers without them, by which it chose vectors,
-scales of norms and the layers with value embeddings. What it calls a lower rate of the first five layers scaled their
-gradients, to which Muon is blind. Of 67 matrices it stored 32 in int6, the others in int5: all of the layers that
-repeat, and those whose inputs were largest. Of these the logs name four, and the twelve others have int5 here.
+Source: openai/parameter-golf, pull request 1204. Layer numbers in this file count the repeats: 13 layers in all. The
+parameter count of the logged runs implies bigrams of width 160. "final_lane=mlp" in the logs is a fixed text; the
+script uses the mean of the lanes. The original differs as follows:
+
+- Layer 0 has attention weights but does not use them.
+- The repeats copy matrices only. Before they start, layers are numbered without them, and these numbers choose the
+  vectors, the scales of norms and the layers with value embeddings.
+- The "lower rate" of the first five layers scales their gradients, which has no effect under Muon.
+- Of 67 matrices, 32 are stored in int6: all of the repeated layers, and those with the largest inputs. The logs name
+  four of the latter; the other twelve are int5 here.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ SIX_BITS = ("4.**", "5.**", "6.**", "7.**", "1.mixer.q", "1.mixer.out", "2.mixer
 
 def pr1204() -> Spec[Recipe]:
     recipe = pr1060().replace(name="pr1204", calibrate=calibrate_on_generated_text()).edit(Muon, replace(lr=0.03))
-    repeats = part(LoopWithUntiedMLP, first_layer=4, last_layer=5, since=0.44)  # step 3,000 came at 264 of 600 seconds
+    repeats = part(LoopWithUntiedMLP, first_layer=4, last_layer=5, since=0.44)  # step 3,000, at 264 of 600 seconds
     recipe = recipe.edit("model", replace(layers=13, weight_sharing=(repeats,))).edit(
         HashedNGramEmbedding, replace(width=160)
     )

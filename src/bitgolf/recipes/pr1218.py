@@ -1,4 +1,4 @@
-"""A vocabulary of 4,096, four times as wide an MLP, strong weight decay, gated skips; bigrams and SmearGate go.
+"""pr1060 with a vocabulary of 4,096, an MLP of 4 x width, more weight decay and gated skips; no bigrams, no SmearGate.
 
 Source: openai/parameter-golf, pull request 1218.
 """

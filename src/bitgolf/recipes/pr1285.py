@@ -1,4 +1,4 @@
-"""Rows made equal before orthogonalization, and layers 4 and 5 a second time from mid-training.
+"""pr1218 with rows normalized before orthogonalization, and layers 4 and 5 run twice from mid-training.
 
 Source: openai/parameter-golf, pull request 1285.
 """
@@ -18,7 +18,7 @@ from bitgolf.recipes.recipe import Recipe
 def pr1285() -> Spec[Recipe]:
     recipe = pr1218().replace(name="pr1285").edit(Muon, replace(weight_decay=0.09, pre_orthogonalize=(part(RowNorm),)))
     recipe = recipe.set("train.optim.1.use.weight_decay", 0.09)
-    # Step 3,000 came at half of the time. The script kept five rows of skip weights for the six skips of the loop.
+    # The script starts the loop at step 3,000, half of its time, and has five rows of skip weights for the six skips.
     return recipe.edit(
         UNet,
         replace(

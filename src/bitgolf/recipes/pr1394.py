@@ -1,4 +1,4 @@
-"""A vocabulary of 8,192, layers 4 and 5 three times from mid-training, clips by standard deviation, GPTQ for the table too.
+"""pr1285 with a vocabulary of 8,192, layers 4 and 5 run three times, clips in standard deviations, GPTQ for embeddings.
 
 Source: openai/parameter-golf, pull request 1394.
 """

@@ -1,4 +1,4 @@
-"""Layers 3 to 5 three times from a third of the run on, and both branches of a block side by side from layer 7.
+"""pr1394 with layers 3 to 5 run three times from 35 % of the run on, and parallel attention and MLP from layer 7 on.
 
 Source: openai/parameter-golf, pull request 1493.
 """

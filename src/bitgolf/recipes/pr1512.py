@@ -1,7 +1,7 @@
-"""Windows of 256 keys on six of eleven layers, half of the keys from the token before, rows of 4,096 tokens.
+"""pr1019 with window attention (256 keys) on six of eleven layers, key offset on the others, and rows of 4,096 tokens.
 
-One of the four systems that Bitgolf was founded on. Source: openai/parameter-golf, pull request 1512, commit 3cca46c. Its
-files are 16.11 to 16.12 MB, over the cap: the target of 15.9 was multiplied by 1,024 twice.
+One of the four systems that Bitgolf started from. Source: openai/parameter-golf, pull request 1512, commit 3cca46c. Its
+files are 16.11 to 16.12 MB, over the cap of 16 MB: its target of 15.9 was multiplied by 1,024 twice.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Documents packed end to end with attention inside each alone, two lanes from layer 8 on, slower momentum.
+"""pr1493 with packed documents, attention within each document, two lanes from layer 8 on, and momentum up to 0.97.
 
-Source: openai/parameter-golf, pull request 1530. The fused up-projection is a kernel, which a run chooses by itself; sharded Muon likewise.
+Source: openai/parameter-golf, pull request 1530. Its fused up-projection and its sharded Muon are no settings here: a
+run selects both by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Nine layers with three times as wide an MLP, SmearGate, hashed bigrams, orthogonal start and weight averaging.
+"""The baseline with an MLP of 3 x width, SmearGate, hashed bigrams, orthogonal initialization and weight averaging.
 
 Source: openai/parameter-golf, pull request 162.
 """
@@ -55,7 +55,10 @@ def pr162() -> Spec[Recipe]:
 
 
 def hashed_bigrams(rows: int, *, layers: int, width: int = 128) -> Spec[HashedNGramEmbedding]:
-    """Hashed bigrams whose projection starts orthogonal at 1/sqrt(2 layers), as the generic start of the scripts had it."""
+    """Hashed bigrams whose projection starts orthogonal with a gain of 1/sqrt(2 layers).
+
+    rows: number of buckets. The gain is that of the scripts' generic initialization.
+    """
     gain = (2 * layers) ** -0.5
     return part(
         HashedNGramEmbedding, buckets=rows, width=width, project=part(Linear, init=part(OrthogonalInit, gain=gain))
@@ -63,7 +66,7 @@ def hashed_bigrams(rows: int, *, layers: int, width: int = 128) -> Spec[HashedNG
 
 
 def float16_rules() -> tuple[Spec[Rule], ...]:
-    """What is stored in float16 though it is large: the tokens' table, and the keys of block 8."""
+    """Rules for the large tensors that are stored in float16: the token embedding and the key matrix of block 8."""
     return (
         part(Rule, where="embedding@embed.**", use=FLOAT16),
         part(Rule, where="matrix@blocks.8.mixer.k.weight", use=FLOAT16),

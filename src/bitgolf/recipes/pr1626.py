@@ -1,4 +1,4 @@
-"""A higher rate for matrices, a longer warm-down, embeddings in seven bits.
+"""pr1530 with a higher learning rate for matrices, a longer warm-down, 7-bit embeddings and SGD phases while scoring.
 
 Source: openai/parameter-golf, pull request 1626.
 """

@@ -1,6 +1,6 @@
-"""Nine layers, SmearGate, hashed bigrams, orthogonal start, int6: no averaging and no weight decay.
+"""pr162 with NTK-aware RoPE scaling, and without weight averaging and weight decay.
 
-One of the four systems that Bitgolf was founded on. Source: openai/parameter-golf, pull request 164.
+One of the four systems that Bitgolf started from. Source: openai/parameter-golf, pull request 164.
 """
 
 from __future__ import annotations

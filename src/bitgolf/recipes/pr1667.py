@@ -1,4 +1,4 @@
-"""A gate on the previous token's embedding and a narrow gate on each attention head.
+"""pr1626 with a content-dependent SmearGate and a narrow gate on each attention head, without SGD phases.
 
 Source: openai/parameter-golf, pull request 1667.
 """

@@ -1,4 +1,4 @@
-"""Text with its capitals written as operators, and a weight decay that tapers off.
+"""pr1626 with capitals encoded as operators (CaseOps), and a weight decay that tapers off.
 
 Source: openai/parameter-golf, pull request 1729.
 """

@@ -1,4 +1,4 @@
-"""A dense gate on each attention head, stored in eight bits.
+"""pr1729 with a dense gate on each attention head, stored in int8, and a constant weight decay.
 
 Source: openai/parameter-golf, pull request 1736.
 """

@@ -1,6 +1,7 @@
-"""A sparse gate on each attention head, Polar Express, and a learning rate that never falls under a tenth.
+"""pr1736 with a sparse gate on each attention head, Polar Express, and a learning rate of at least a tenth of its peak.
 
-Source: openai/parameter-golf, pull request 1787. Its fused cross-entropy is a kernel, which a run chooses by itself.
+Source: openai/parameter-golf, pull request 1787. Its fused cross-entropy is no setting here: a run selects
+kernels by itself.
 """
 
 from __future__ import annotations

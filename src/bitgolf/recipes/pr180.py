@@ -1,4 +1,4 @@
-"""Ten layers, int5 in the MLPs, more bigrams, averaging from later on.
+"""pr162 with ten layers, int5 in the MLPs, 10,240 bigrams, and weight averaging that starts later.
 
 Source: openai/parameter-golf, pull request 180.
 """
@@ -28,7 +28,7 @@ def pr180() -> Spec[Recipe]:
             *float16_rules(),
             part(
                 Rule, where="matrix@post_embed.**", use=rows
-            ),  # not over the 65,536 numbers from which on they were pruned
+            ),  # 65,536 elements: the script prunes larger tensors only
             part(Rule, where="matrix@blocks.*.mlp.**", use=rows.replace(bits=5, prune=0.03)),
             part(Rule, where="*", use=rows.replace(prune=0.03)),
         ),

@@ -1,4 +1,4 @@
-"""SmearGate by content again, now masked at document starts, and a low-rank repair of the worst matrices.
+"""pr1787 with a content-dependent SmearGate, masked at document starts, and low-rank corrections of the worst matrices.
 
 Source: openai/parameter-golf, pull request 1851.
 """

@@ -1,4 +1,4 @@
-"""Eleven layers, exclusive self-attention on the last three.
+"""pr162 with eleven layers and exclusive self-attention on the last three.
 
 Source: openai/parameter-golf, pull request 265.
 """

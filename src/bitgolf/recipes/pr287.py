@@ -1,4 +1,4 @@
-"""Exclusive self-attention on the last four of eleven layers, and an exponential average instead of snapshots.
+"""pr265 with exclusive self-attention on the last four layers, and an exponential average instead of snapshots.
 
 Source: openai/parameter-golf, pull request 287.
 """

@@ -1,7 +1,8 @@
-"""Rotary positions on 16 of 64 dimensions, norms scaled by depth, fake quantization at the end.
+"""pr287 with rotary positions on 16 of 64 dimensions, norms scaled by depth, and fake quantization at the end.
 
-Source: openai/parameter-golf, pull request 315. Its switch for fake quantization was folded away by the compiler, as the
-author found: the published run had none. Here it acts, from where the learning rate falls under a tenth.
+Source: openai/parameter-golf, pull request 315. As its author found, the compiler folded the switch for fake
+quantization away, so that the published run had none. Here it takes effect once the learning rate is below a tenth of
+its peak.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ def pr315() -> Spec[Recipe]:
 
 
 def with_late_qat(recipe: Spec[Recipe], *, below: float, warmdown: int, steps: int) -> Spec[Recipe]:
-    """Fake int6 in every matrix of the blocks from where a warm-down of so many of the run's steps falls under `below`."""
-    trained = int_rows_with_step_floor(
-        clip=part(MaxClip), full_range=True
-    )  # another clip than the codec's, as published
+    """The recipe with int6 fake quantization of every matrix of the blocks, late in training.
+
+    It starts where the learning rate falls below the share `below` of its peak, in a run of `steps` steps of which the
+    last `warmdown` are the warm-down.
+    """
+    # As published, training clips at the maximum, whatever the codec does.
+    trained = int_rows_with_step_floor(clip=part(MaxClip), full_range=True)
     fake = part(FakeQuant, codec=trained, since=round(1 - below * warmdown / steps, 3))
     return recipe.edit("model.block.**.linear", append(weight_transforms=fake))

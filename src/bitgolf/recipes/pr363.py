@@ -1,7 +1,7 @@
-"""A study of recurrence: three layers run three times between three before and three after, trained under noise.
+"""A study of recurrence: the middle three of nine layers run three times and are trained with quantization noise.
 
-Source: openai/parameter-golf, pull request 363. What the script of that pull request holds is an earlier system; this one
-follows its report. It lost to eleven plain layers by 0.025 bits per byte.
+Source: openai/parameter-golf, pull request 363. The script of that pull request is an earlier system; this recipe
+follows its report. The system was 0.025 bits per byte worse than eleven plain layers.
 """
 
 from __future__ import annotations

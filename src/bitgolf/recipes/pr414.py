@@ -1,4 +1,4 @@
-"""Value embeddings on the last two layers, a longer warm-down, a clip found by search.
+"""pr315 with value embeddings on the last two layers, a longer warm-down, and clips found by search.
 
 Source: openai/parameter-golf, pull request 414.
 """
@@ -20,7 +20,8 @@ from bitgolf.recipes.recipe import Recipe
 
 def pr414() -> Spec[Recipe]:
     recipe = pr315().replace(name="pr414").set("train.steps", 20_000).set("train.lr_schedule.steps", 3500)
-    small = part(OrthogonalInit, gain=22**-0.5)  # its generic start took this for a projection at the end of a branch
+    # The script's generic initialization scales this projection as one at the end of a branch.
+    small = part(OrthogonalInit, gain=22**-0.5)
     recipe = recipe.edit("model", append(post_embed=part(ValueEmbedding, width=128, value_dim=256, init=small)))
     recipe = recipe.edit(Attention, append(value=only("last 2", part(AddValueEmbedding))))
     recipe = recipe.edit(FakeQuant, replace(since=round(1 - 0.15 * 3500 / 7096, 3)))

@@ -1,6 +1,7 @@
-"""LeakyReLU squared, and Muon that shares its work among the processes.
+"""pr414 with squared leaky ReLU, and Muon sharded over the processes.
 
-Source: openai/parameter-golf, pull request 549. What it calls parameter banks is the optimizer's stack of equal shapes here.
+Source: openai/parameter-golf, pull request 549. Its parameter banks correspond to the stacks of matrices of one
+shape that the optimizer makes here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Ternary weights: ten layers of width 768, a factored embedding, 67 million parameters in 16 MB.
 
-Source: openai/parameter-golf, pull request 640. Its log counts 6,291,456 parameters more, of a head that nothing uses. It
-kept queries, keys and values in one matrix, which Muon orthogonalized whole; here they are three.
+Source: openai/parameter-golf, pull request 640. Its log counts 6,291,456 parameters more, those of an unused head. The
+original has one matrix for queries, keys and values, which Muon orthogonalizes as a whole; here there are three.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bitgolf.score.methods import ContiguousScoring, SlidingScoring
 
 def pr640() -> Spec[Recipe]:
     recipe = baseline().replace(name="pr640").set("tokens.vocab", 8192).set("pack.coder", part(LZMA, preset=9))
-    rounded = (part(FakeFloat8),)  # as they are stored; the original's head read the table unrounded while it trained
+    rounded = (part(FakeFloat8),)  # as stored; in the original, the head used the unrounded table during training
     embed = part(
         FactoredEmbedding, width=254, weight_transforms=rounded, linear=part(Linear, weight_transforms=rounded)
     )

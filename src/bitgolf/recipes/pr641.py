@@ -1,6 +1,6 @@
-"""Binary weights: fifteen layers, trained for 50,000 steps without a limit of time.
+"""Binary weights: pr640 with fifteen layers, trained for 50,000 steps without a time limit.
 
-Source: openai/parameter-golf, pull request 641. As in 640, its log counts 6,291,456 parameters of an unused head.
+Source: openai/parameter-golf, pull request 641. As in #640, its log counts 6,291,456 parameters of an unused head.
 """
 
 from __future__ import annotations

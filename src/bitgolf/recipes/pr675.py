@@ -1,8 +1,8 @@
-"""Ten layers, LeakyReLU squared, the mean of the warm-down's checkpoints, a weight decay that ramps up.
+"""The baseline with ten layers, squared leaky ReLU, the mean of warm-down checkpoints, and an increasing weight decay.
 
-One of the four systems that Bitgolf was founded on: its techniques, on training text. Source: openai/parameter-golf, pull
-request 675. The original trained on the validation text, which cannot be expressed here; so its figures of 1.2302 and
-1.2287 say nothing of how it generalizes, and stand here only as what was claimed.
+One of the four systems that Bitgolf started from. Source: openai/parameter-golf, pull request 675. The original trained
+on the validation text, which no recipe here can do; this recipe trains on training text. The original's figures of
+1.2302 and 1.2287 are therefore no measure of generalization and are kept only as claims.
 """
 
 from __future__ import annotations

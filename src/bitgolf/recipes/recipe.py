@@ -1,4 +1,4 @@
-"""The run as one value: a tree of typed parts, with a JSON form and a hash."""
+"""The class `Recipe`: all settings of a run in one value, with a JSON form and a hash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ from bitgolf.train.settings import Train
 
 @register
 class Recipe:
-    """Everything that decides a run. Each field is one stage's slice; `published` is what others have reported of it."""
+    """All settings of a run.
+
+    text: where the documents come from; held_out: share of them kept for validation; tokens: how the tokenizer is
+    trained. model, train, average, calibrate, quantize, pack, score: settings of the stages. proof: a compression round
+    trip after scoring. published: results that the authors of the system reported.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The training clock: what a recipe reserves of it for calibration, and when training ends. Importing this loads no torch."""
+"""The training clock: seconds reserved for calibration, and when training ends. Importing it loads no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def calibration_reserve(recipe: Spec[Recipe]) -> float | None:
-    """Seconds of the training clock that a recipe keeps for calibration; None where it leaves them to be measured."""
+    """Seconds of the training clock that a recipe reserves for calibration.
+
+    Returns 0 without calibration or without a time limit, and None if the recipe wants the reserve measured.
+    """
     settings = recipe()
     if settings.calibrate is None or settings.train().seconds <= 0:
         return 0.0
@@ -20,14 +23,14 @@ def calibration_reserve(recipe: Spec[Recipe]) -> float | None:
 
 
 def training_time_limit(recipe: Spec[Recipe], reserve: float) -> float:
-    """Seconds of the training clock after which training ends, so that so many are left of it; 0 is no limit.
+    """Seconds after which training ends, so that `reserve` seconds of the training clock are left; 0 is no limit.
 
-    Raises `RecipeError` where nothing would be left to train in.
+    Raises `RecipeError` if the reserve takes up the whole training clock.
     """
     seconds = recipe().train().seconds
     if 0 < seconds <= reserve:
         raise RecipeError(
-            f"of {seconds:g} s of training {reserve:.3g} s are reserved for calibration: none are left",
+            f"{reserve:.3g} s of train.seconds={seconds:g} are reserved for calibration: none are left to train",
             where="calibrate.reserve",
             hint=f"set train.seconds above {reserve:.3g}, or calibrate on fewer batches",
         )

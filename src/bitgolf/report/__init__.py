@@ -1,1 +1,1 @@
-"""What a user reads: the run's log, tables, the HTML report, the record of the environment."""
+"""Logs of runs, findings of checks on data, and the record of the environment."""

@@ -1,4 +1,4 @@
-"""Where a run took place: versions and hardware, as far as they decide its numbers."""
+"""Versions and hardware that may influence the numbers of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "numpy", "sentencepiece", "safetensors", "constriction", "n
 
 
 def collect_environment() -> dict[str, Any]:
-    """The record that `collect_environment.json` holds."""
+    """Return the contents of `environment.json`: versions of Python and packages, CPU, threads, GPUs and CUDA."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),

@@ -1,15 +1,15 @@
-"""What a check of data found: a rule, how bad it is to break it, and what was seen."""
+"""Findings of checks on data and tokenizers."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
 Severity = Literal["error", "warning", "note"]
-"""error: do not use it; warning: it may mislead; note: nothing is wrong."""
+"""error: unusable; warning: results may mislead; note: nothing is wrong."""
 
 
 class DataFinding(NamedTuple):
-    """One finding about a tokenizer or a folder of data: the rule that it breaks, and what was seen."""
+    """A finding about a tokenizer or a data folder. rule: identifier of the check; message: what was found."""
 
     rule: str
     severity: Severity

@@ -1,4 +1,4 @@
-"""The record of a run: `log.jsonl` (events), `run.log` (lines to grep), and what a person sees while it works."""
+"""The log of a run: `log.jsonl` (events), `run.log` (text lines), and messages on standard error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 
 
 class RunLog:
-    """Writes events to a run's folder and says on standard error what matters. Without a folder it only speaks."""
+    """Writes events to the folder of a run, and messages to standard error.
+
+    Without a folder only messages are written. quiet: write nothing to standard error.
+    """
 
     def __init__(self, folder: Path | None = None, *, quiet: bool = False) -> None:
         self.started, self.quiet = time.perf_counter(), quiet
@@ -22,7 +25,7 @@ class RunLog:
             self._lines = (folder / "run.log").open("a", buffering=1)
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Record an event; warnings are also said."""
+        """Append an event to both files. The message of a `warning` event is also printed."""
         if self._events and self._lines:
             self._events.write(json.dumps({"event": kind, "time": round(time.time(), 3), **fields}) + "\n")
             self._lines.write(" ".join([kind, *(f"{k}:{_format_short(v)}" for k, v in fields.items())]) + "\n")
@@ -30,7 +33,7 @@ class RunLog:
             self.info(f"warning: {fields.get('message', '')}", record=False)
 
     def info(self, message: str, *, record: bool = True) -> None:
-        """A line for the person who waits."""
+        """Print a message to standard error, and append it to `run.log` if `record`."""
         if record and self._lines:
             self._lines.write(message + "\n")
         if not self.quiet:
@@ -39,7 +42,11 @@ class RunLog:
             self._progress_line_open = False
 
     def progress(self, message: str, *, every: float = 5.0) -> None:
-        """A passing state: one line that renews itself on a terminal, a plain line now and then elsewhere."""
+        """Print the current state to standard error; it is not recorded.
+
+        On a terminal the line is overwritten in place, at most every 0.2 s. Elsewhere a new line is printed at most
+        every `every` seconds.
+        """
         now = time.perf_counter()
         terminal = sys.stderr.isatty()
         if self.quiet or now - self._last_progress < (0.2 if terminal else every):
@@ -50,6 +57,7 @@ class RunLog:
         self._progress_line_open = terminal
 
     def close(self) -> None:
+        """Close the files, and end an open progress line."""
         if self._progress_line_open:
             print(file=sys.stderr)
         for handle in (self._events, self._lines):

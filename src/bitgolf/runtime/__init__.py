@@ -1,1 +1,1 @@
-"""What every stage runs on: devices, processes, torch.compile, training progress."""
+"""Infrastructure of all stages: devices, processes, torch.compile, progress of training."""

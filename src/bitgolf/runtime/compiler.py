@@ -1,4 +1,4 @@
-"""How graphs are compiled: one place for the options of torch.compile's backend, each with its reason."""
+"""Options of the inductor backend of torch.compile, each with its reason."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ import torch
 InductorOptions = dict[str, str | int | bool | Callable[..., Any]]
 
 CUDA_OPTIONS: InductorOptions = {
-    # Otherwise the gradient of an RMSNorm and the sums over tokens beside it (gradients of gains and gates) become one
-    # kernel of two warps, which on an H100 spills 4.7 KB of registers a thread and takes nine times the time of its reads.
+    # When enabled, the gradient of an RMSNorm is fused with the sums over tokens beside it (gradients of gains and
+    # gates) into a kernel of two warps. On an H100 it spills 4.7 KB of registers per thread, and takes nine times as
+    # long as its memory reads would.
     "triton.mix_order_reduction": False,
 }
 
 
 def inductor_options(device: torch.device) -> InductorOptions:
-    """Options of inductor for graphs on this device, as `torch.compile(options=…)` takes them.
+    """Return the `options` of `torch.compile` for graphs on this device.
 
-    Those that the installed torch does not know are left out: it would refuse them, and lacks what they are about.
+    Options that the installed torch does not have are left out: it would reject them, and does not need them.
     """
     if device.type != "cuda":
         return {}
-    from torch import _inductor  # takes more than a second, which `bitgolf show` need not wait for
+    from torch import _inductor  # a slow import, over a second, that `bitgolf show` does not need
 
     known = _inductor.list_options()
     return {name: value for name, value in CUDA_OPTIONS.items() if name in known}
 
 
 def compile_graph(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """The function or module as one compiled graph, made anew for each shape of its arguments."""
+    """Compile a function or module as one graph; it is recompiled for each new shape of its arguments."""
     return torch.compile(function, fullgraph=True, dynamic=False, options=inductor_options(device))

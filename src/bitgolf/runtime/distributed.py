@@ -1,4 +1,7 @@
-"""The processes that train together, and what they say to each other. One process alone says nothing, at no cost."""
+"""Distributed communication: broadcast, all-reduce, reduce-scatter and all-gather over the ranks of a run.
+
+With a single process there is no communication, and functions return their input.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ Value = TypeVar("Value", bool, int, float)
 
 
 class DistributedContext(NamedTuple):
-    """This process among `world_size` of them; `backend` is "" where there is one process only."""
+    """Rank and device of this process. `backend` is "" if there is only one process."""
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0  # among the processes of this machine
+    local_rank: int = 0  # rank among the processes of this machine
     device: torch.device = torch.device("cpu")
     backend: str = ""
 
@@ -29,7 +32,10 @@ SINGLE_PROCESS = DistributedContext()
 
 
 class AsyncTensor:
-    """A tensor on its way, in the type `dtype`; the one it is made from lives until it has arrived."""
+    """The result of an asynchronous collective, converted to `dtype` when it is complete.
+
+    `input` is referenced here so that its memory is not reused before then.
+    """
 
     def __init__(
         self, result: Tensor, input: Tensor, handle: dist.Work | None = None, dtype: torch.dtype | None = None
@@ -37,16 +43,16 @@ class AsyncTensor:
         self.result, self.input, self.handle, self.dtype = result, input, handle, dtype or result.dtype
 
     def wait(self) -> Tensor:
-        """The tensor, as soon as it is there; the same one each time."""
+        """Wait for the collective, and return its result: the same tensor at each call."""
         if self.handle is not None:
             self.handle.wait()
-            self.handle = None  # gloo writes the result again at each wait, over what was done to it since
+            self.handle = None  # gloo writes the result again at each wait, which would undo later changes
             self.result = self.result.to(self.dtype)
         return self.result
 
 
 class GradientAllReduce:
-    """Gradients on their way to their mean over all processes, in one buffer and one all-reduce."""
+    """An asynchronous all-reduce that averages gradients over all processes, in one flat buffer."""
 
     def __init__(self, grads: list[Tensor], distributed: DistributedContext) -> None:
         self.grads, self.size = grads, distributed.world_size
@@ -55,7 +61,7 @@ class GradientAllReduce:
 
     @torch.no_grad()
     def wait(self) -> None:
-        """Put the means into the gradients."""
+        """Wait for the all-reduce, and copy the means into the gradients."""
         if self.work is None or self.buffer is None:
             return
         self.work.wait()
@@ -65,17 +71,18 @@ class GradientAllReduce:
 
 
 def all_reduce_gradients(params: Iterable[Tensor], distributed: DistributedContext) -> GradientAllReduce:
-    """Send gradients on their way to their mean over all processes. Returns at once.
+    """Start averaging gradients over all processes, without waiting; `wait()` of the result writes the means.
 
-    Every process must have gradients for the same parameters, which holds when all run the same graph.
+    All processes must have gradients for the same parameters. They do if they run the same graph.
     """
     return GradientAllReduce([p.grad for p in params if p.grad is not None], distributed)
 
 
 def reduce_scatter_mean(tensor: Tensor, distributed: DistributedContext) -> AsyncTensor:
-    """Of the mean over all processes of a stack (W k, ...), this process's share: the rank-th k slices, (k, ...).
+    """Average `tensor` (W k, ...) over all W processes and return this rank's k slices of the mean, (k, ...).
 
-    Returns at once. The stack itself is used up. It is summed in its own type; the share is float32.
+    Asynchronous; `tensor` is overwritten. The sum is computed in the dtype of `tensor`; with more than one process the
+    result is float32.
     """
     if distributed.world_size == 1:
         return AsyncTensor(tensor, tensor)
@@ -85,9 +92,9 @@ def reduce_scatter_mean(tensor: Tensor, distributed: DistributedContext) -> Asyn
 
 
 def all_gather(shard: Tensor, distributed: DistributedContext, out: Tensor) -> AsyncTensor:
-    """The stack (W k, ...) of every process's share (k, ...), in the order of ranks. Returns at once.
+    """Concatenate `shard` (k, ...) of all W processes in the order of their ranks into `out` (W k, ...). Asynchronous.
 
-    It is written to `out`, of which the share may be the slice that it becomes.
+    `shard` may be the slice of `out` that it is written to.
     """
     if distributed.world_size == 1:
         return AsyncTensor(out, shard)
@@ -95,7 +102,10 @@ def all_gather(shard: Tensor, distributed: DistributedContext, out: Tensor) -> A
 
 
 def broadcast_list(values: Sequence[float], distributed: DistributedContext) -> list[float]:
-    """Rank 0's values, on every rank. They go from host to host: no GPU waits. Integers are exact up to 2^53."""
+    """Return rank 0's values on every rank.
+
+    They are sent as float64 from host to host, so no GPU is synchronized. Integers are exact up to 2^53.
+    """
     if distributed.world_size == 1:
         return list(values)
     shared = torch.tensor(values, dtype=torch.float64)
@@ -104,12 +114,15 @@ def broadcast_list(values: Sequence[float], distributed: DistributedContext) -> 
 
 
 def broadcast_scalar(value: Value, distributed: DistributedContext) -> Value:
-    """Rank 0's value, on every rank: a decision to stop, a time."""
+    """Return rank 0's value on every rank, for example a decision to stop or a time."""
     return type(value)(broadcast_list([value], distributed)[0])
 
 
 def broadcast_json(value: Any, distributed: DistributedContext) -> Any:
-    """Rank 0's value, on every rank: numbers, strings, lists and dicts, as JSON bytes in a tensor; nothing is unpickled."""
+    """Return rank 0's value on every rank: numbers, strings, lists and dicts.
+
+    It is sent as JSON bytes in a tensor, so that nothing is unpickled.
+    """
     data = json.dumps(value).encode() if distributed.rank == 0 else b""
     if distributed.world_size > 1:
         buffer = torch.zeros(broadcast_scalar(len(data), distributed), dtype=torch.uint8, device=distributed.device)
@@ -121,7 +134,7 @@ def broadcast_json(value: Any, distributed: DistributedContext) -> Any:
 
 
 def all_reduce_sum(values: Tensor, distributed: DistributedContext) -> Tensor:
-    """The sum over all processes of each value of a tensor on the group's device."""
+    """Return the elementwise sum of `values`, a tensor on the device of the group, over all processes."""
     if distributed.world_size == 1:
         return values
     summed = values.clone()
@@ -130,12 +143,12 @@ def all_reduce_sum(values: Tensor, distributed: DistributedContext) -> Tensor:
 
 
 def all_reduce_mean(values: Tensor, distributed: DistributedContext) -> Tensor:
-    """The mean over all processes of each value of a tensor on the group's device."""
+    """Return the elementwise mean of `values` over all processes; see `all_reduce_sum`."""
     return all_reduce_sum(values, distributed) / distributed.world_size
 
 
 def all_reduce_min(value: int, distributed: DistributedContext) -> int:
-    """The smallest of all processes' values, on every one."""
+    """Return the smallest value of all processes."""
     if distributed.world_size == 1:
         return value
     shared = torch.tensor(value, dtype=torch.int64)

@@ -1,9 +1,9 @@
-"""The folder through which a process hands a job to its workers: `job.json`, `result.json`, arrays as `.npy` files.
+"""Files that pass a job to worker processes, and its result back: `job.json`, `result.json`, arrays as `.npy` files.
 
-A job is the one argument of a function in a module of this package: a `msgspec.Struct`. What may stand in it, and in what
-the function returns, follows from annotations: plain values, `Path`, `Spec` (as a recipe's JSON), NumPy arrays, further
-structs and NamedTuples, lists, tuples of one kind of item, and None in place of any of them. Nothing is unpickled, and no
-function outside of this package is called.
+A job is the only argument of a function in this package: a `msgspec.Struct`. Jobs and results are decoded by their
+type annotations. They may hold plain values, `Path`, `Spec` (in a recipe's JSON form), NumPy arrays, structs,
+NamedTuples, lists, tuples with one type of item, and None for any of them. Nothing is unpickled, and no function
+outside this package is called.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ JOB, RESULT, ERROR = "job.json", "result.json", "error.json"
 
 
 def write_job(folder: Path, function: Callable[[Any], Any], job: Any) -> None:
-    """Write what `read_job` reads. Raises `TypeError` for a function that a worker could not find by its name."""
+    """Write a job for `read_job`. Raises `TypeError` if `function` cannot be found by its module and name."""
     name = f"{function.__module__}:{function.__qualname__}"
     if function_named(name) is not function:
-        raise TypeError(f"{name} is no function of a module")
+        raise TypeError(f"{name} is not a module-level function")
     write_json(folder / JOB, {"function": name, "job": _encode(folder, "job", job)})
 
 
 def read_job(folder: Path) -> tuple[Callable[[Any], Any], Any]:
-    """The function that is to be called, and its argument."""
+    """Return the function to call, and its argument."""
     written = read_json(folder / JOB)
     function = function_named(written["function"])
     (job_type,) = (hint for name, hint in get_type_hints(function).items() if name != "return")
@@ -48,7 +48,7 @@ def write_result(folder: Path, result: Any) -> None:
 
 
 def read_result(folder: Path, function: Callable[[Any], Any]) -> Any:
-    """What the function returned, with the type that its annotation names."""
+    """Return the result of the function, in its annotated return type."""
     return _decode(folder, read_json(folder / RESULT), get_type_hints(function)["return"])
 
 
@@ -58,7 +58,7 @@ def write_error(folder: Path, error: BitgolfError) -> None:
 
 
 def read_error(folder: Path) -> BitgolfError | None:
-    """The error that ended the worker, with its exit status; None where it ended in another way."""
+    """Return the error that ended the worker, with its exit status. None if it wrote no error."""
     if not (folder / ERROR).exists():
         return None
     written = read_json(folder / ERROR)
@@ -68,18 +68,18 @@ def read_error(folder: Path) -> BitgolfError | None:
 
 
 def function_named(name: str) -> Callable[[Any], Any]:
-    """The function `import_flash_attention.module:function` of this package. Raises `TypeError` where there is none."""
+    """Return the function named `bitgolf.module:function`. Raises `TypeError` if this package has none of that name."""
     module, _, attribute = name.partition(":")
     if not module.startswith(PACKAGE) or not attribute.isidentifier():
-        raise TypeError(f"{name} is no function of this package")
+        raise TypeError(f"{name} is not a function of this package")
     function = getattr(importlib.import_module(module), attribute, None)
     if not callable(function):
-        raise TypeError(f"{name} is no function of this package")
+        raise TypeError(f"{name} is not a function of this package")
     return function
 
 
 def _encode(folder: Path, name: str, value: Any) -> Any:
-    """A value of JSON. Arrays become files beside it."""
+    """Return the JSON form of a value. Arrays are saved as files in `folder`, and replaced by their names."""
     arrays = count()
 
     def encode(item: Any) -> Any:
@@ -101,7 +101,7 @@ def _encode(folder: Path, name: str, value: Any) -> Any:
 
 
 def _decode(folder: Path, value: Any, kind: Any) -> Any:
-    """The inverse, by the annotation of the value."""
+    """The inverse of `_encode`. kind: the type annotation of the value."""
     plain, inner = get_origin(kind) or kind, get_args(kind)
     if plain is Spec:
         return from_json(value)

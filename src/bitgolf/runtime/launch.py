@@ -1,4 +1,4 @@
-"""Running a function in worker processes on this host: in one of its own, or in N of them under torchrun."""
+"""Run a function in worker processes on this host: in one process, or in N processes under torchrun."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ STANDARD_ERROR = 2
 
 
 class Ended(NamedTuple):
-    """How a process ended: its exit status, whether a signal to this process was passed on to it, and the lines of its
-    standard error, where they were read."""
+    """How a process ended: exit status, whether a signal was forwarded to it, and the lines read from its stderr."""
 
     status: int
     signalled: bool
@@ -39,20 +38,22 @@ def run_worker(
     resume_option: str = "the same command",
     log: Callable[[str], None] | None = None,
 ) -> Result:
-    """What `function(job)` returns in a process of its own, or in the first of N under torchrun.
+    """Run `function(job)` in a worker process, or in N processes under torchrun, and return the result of rank 0.
 
-    function: of a module of this package, with one annotated parameter; see `job_files` for what may stand in a job.
-    task, where, resume_option: for messages: what is done, to which file or folder, and the option that goes on with it.
-    tell: is given the workers' lines of standard error; None leaves them on that of this process.
-    A signal to this process is passed on, and waited for: raises `Interrupted`. Raises the error of a job that failed in a
-    process of its own, and `BitgolfError` where one of several failed.
+    function: a module-level function of this package with one annotated parameter; see `job_files` for its types.
+    task, where, resume_option: for messages: what is done, the file or folder concerned, and how to continue it.
+    log: called with each line of the workers' standard error; None leaves these lines on this process's own.
+
+    SIGINT and SIGTERM are forwarded to the workers; when these have ended, `Interrupted` is raised. Raises the job's
+    own error if a single worker failed, and `BitgolfError` if one of several did.
     """
     with tempfile.TemporaryDirectory(prefix="bitgolf-job-") as name:
         folder = Path(name)
         write_job(folder, function, job)
         ended = _run([sys.executable, *_torchrun(processes), *WORKER, name], log)
         if ended.signalled:
-            raise Interrupted(f"{task} was stopped by a signal", where=str(where), hint=f"go on with {resume_option}")
+            hint = f"continue with {resume_option}"
+            raise Interrupted(f"{task} was stopped by a signal", where=str(where), hint=hint)
         if ended.status:
             raise read_error(folder) or _failure(task, where, processes, ended)
         return read_result(folder, function)
@@ -65,12 +66,12 @@ def _torchrun(processes: int) -> list[str]:
 
 
 def _run(command: list[str], log: Callable[[str], None] | None) -> Ended:
-    """Standard output belongs to the result of this process, so the workers write to standard error only."""
+    """Run a command. Its standard output goes to standard error, since stdout is reserved for this process's result."""
     lines = list[str]()
     stderr = subprocess.PIPE if log else None
     with (
         subprocess.Popen(command, stdout=STANDARD_ERROR, stderr=stderr, text=True) as process,
-        _signals_passed_on(process) as caught,
+        _forward_signals(process) as caught,
     ):
         if log and process.stderr:
             for line in process.stderr:
@@ -81,22 +82,25 @@ def _run(command: list[str], log: Callable[[str], None] | None) -> Ended:
 
 
 @contextmanager
-def _signals_passed_on(process: subprocess.Popen[Any]) -> Iterator[list[int]]:
-    """SIGINT and SIGTERM go to `process`; yields those that came. Outside a main thread nothing is changed."""
+def _forward_signals(process: subprocess.Popen[Any]) -> Iterator[list[int]]:
+    """Forward SIGINT and SIGTERM to `process`, and yield the list of signals received.
+
+    Outside the main thread this has no effect.
+    """
     caught: list[int] = []
 
-    def pass_on(number: int) -> None:
+    def forward(number: int) -> None:
         caught.append(number)
         process.send_signal(number)
 
-    with signals_to(pass_on):
+    with signals_to(forward):
         yield caught
 
 
 def _failure(task: str, where: Path, processes: int, ended: Ended) -> BitgolfError:
-    said = "\n".join(ended.lines[-4:])
-    if said:
-        return BitgolfError(f"{task} failed: {said}", where=str(where))
-    count = f" on {processes} processes" if processes > 1 else f" in a process of its own (exit status {ended.status})"
-    hint = "see the messages above and, of a run, its run.log"
-    return BitgolfError(f"{task} failed{count}", where=str(where), hint=hint)
+    last_lines = "\n".join(ended.lines[-4:])
+    if last_lines:
+        return BitgolfError(f"{task} failed: {last_lines}", where=str(where))
+    worker = f"torchrun with {processes} processes" if processes > 1 else "the worker process"
+    message = f"{task} failed: {worker} ended with exit status {ended.status}"
+    return BitgolfError(message, where=str(where), hint="see the messages above, and run.log if this is a run folder")

@@ -1,6 +1,6 @@
-"""Entering and leaving the group of processes that `torchrun` started: it says in the environment who is who.
+"""Joining and leaving the process group of a run that `torchrun` started, from the environment variables that it sets.
 
-Without torchrun a run is one process, and no group is made.
+Without torchrun a run is a single process, and no group is created.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ from bitgolf.runtime.distributed import DistributedContext
 
 @contextmanager
 def joined(device_type: str = "auto") -> Iterator[DistributedContext]:
-    """This process's part in the group, for the time of a block; see `init_distributed`.
+    """Join the process group for the duration of a block; see `init_distributed`.
 
-    A process that is done waits for the others before it leaves: else it may close connections that they still use.
-    After an error none waits, as the others may never come.
+    The block ends with a barrier: a process that left early could close connections that others still use.
+    After an error there is none, since the others may never reach it.
     """
     distributed = init_distributed(device_type)
     try:
         yield distributed
         if distributed.backend:
-            dist.all_reduce(torch.zeros(1))  # a barrier on the CPU, which gloo serves beside any backend
+            dist.all_reduce(torch.zeros(1))  # a barrier on the CPU, by gloo
     finally:
         shutdown_distributed(distributed)
 
 
 def init_distributed(device_type: str = "auto") -> DistributedContext:
-    """Enter the group that torchrun describes: NCCL with a GPU for each process, or gloo on the CPU.
+    """Join the group that torchrun describes: NCCL with one GPU per process, or gloo on the CPU.
 
-    Beside NCCL, gloo serves tensors on the CPU: decisions of the host then wait for no GPU.
-    wanted: the kind of device, as `device.select_device` takes it. Raises `UsageError` where a process has none.
+    With NCCL, gloo is used as well, for tensors on the CPU, so that host-side decisions do not synchronize with a GPU.
+    device_type: see `device.select_device`. Raises `UsageError` if there is no such device for this process, or if the
+    environment variables are inconsistent.
     """
     rank, size, local = rank_from_environment(), _environment_int("WORLD_SIZE", 1), _environment_int("LOCAL_RANK", 0)
     if not 0 <= rank < size:
-        raise UsageError(f"RANK is {rank} of WORLD_SIZE {size}", hint="start with torchrun, or unset both")
+        message = f"the environment variable RANK is {rank}, but WORLD_SIZE is {size}"
+        raise UsageError(message, hint="start the processes with torchrun, or unset both variables")
     device = select_device(local, device_type).torch_device
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -54,18 +56,19 @@ def init_distributed(device_type: str = "auto") -> DistributedContext:
 
 
 def shutdown_distributed(distributed: DistributedContext) -> None:
-    """Leave the group, if there is one."""
+    """Destroy the process group, if there is one."""
     if distributed.backend:
         dist.destroy_process_group()
 
 
 def rank_from_environment() -> int:
-    """This process's rank as torchrun tells it, before any group is joined; 0 without torchrun."""
+    """Return this process's rank from the environment, which needs no group; 0 without torchrun."""
     return _environment_int("RANK", 0)
 
 
 def _environment_int(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
-        raise UsageError(f"{name} is {text!r}, which is no number", hint="start with torchrun, or unset it")
+        message = f"the environment variable {name} must be a number, got {text!r}"
+        raise UsageError(message, hint="start the processes with torchrun, or unset it")
     return int(text)

@@ -1,4 +1,4 @@
-"""The training clock: where a run stands, which every schedule is a function of, and what calibration needs of it."""
+"""Progress of training, the input of every schedule, and the time reserved for calibration."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import NamedTuple
 
 
 class TrainingProgress(NamedTuple):
-    """A moment of training. A limit of 0 is no limit; at least one of the two limits is set."""
+    """Steps and seconds of training done, and their limits. 0 means no limit; at least one of the two is set."""
 
-    step: int  # steps done
-    max_steps: int  # limit on steps
-    elapsed_seconds: float  # seconds of the training clock gone by
-    max_seconds: float  # limit on them
-    lr_scale: float = 1.0  # the factor of the learning rate, where it is known: for what follows it
+    step: int  # optimizer steps done
+    max_steps: int  # step limit
+    elapsed_seconds: float  # on the training clock
+    max_seconds: float  # time limit, on the training clock
+    lr_scale: float = 1.0  # current factor of the learning rate, for schedules that depend on it
 
     @property
     def fraction(self) -> float:
-        """How much of the run is done, in [0, 1]: by the limit that will be reached first."""
+        """Fraction of the run that is done, in [0, 1]: the larger one of the two limits' fractions."""
         by_step = self.step / self.max_steps if self.max_steps else 0.0
         by_clock = self.elapsed_seconds / self.max_seconds if self.max_seconds else 0.0
         return min(1.0, max(by_step, by_clock))
 
     @property
     def steps_left(self) -> float:
-        """Steps until the end, estimated on the clock from the mean time of the steps so far."""
+        """Steps until the end. For a time limit, estimated from the mean time of the steps so far."""
         left = float("inf")
         if self.max_steps:
             left = self.max_steps - self.step
@@ -35,16 +35,16 @@ class TrainingProgress(NamedTuple):
 
 
 class CalibrationReserve(NamedTuple):
-    """Seconds of the training clock that calibration will need, as measured before training.
+    """Time on the training clock that is reserved for calibration, measured before training.
 
-    Each process observes one batch in a round.
+    In each round every process observes one batch.
     """
 
     rounds: int
     round_seconds: float
-    fixed_seconds: float  # after the last round: sums over all processes, and their way to the CPU
+    fixed_seconds: float  # after the last round: all-reduce of the sums, and their copy to the CPU
 
     @property
     def seconds(self) -> float:
-        """A tenth more than was measured: batches do not all take the same time."""
+        """Reserved time in seconds: 10 % above the measurement, since batches differ in duration."""
         return 1.1 * (self.rounds * self.round_seconds + self.fixed_seconds)

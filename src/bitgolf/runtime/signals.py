@@ -1,4 +1,4 @@
-"""Handling SIGINT and SIGTERM for the time of a block."""
+"""Handling of SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def signals_to(handle: Callable[[int], object]) -> Iterator[None]:
-    """`handle(number)` for SIGINT and SIGTERM within the block; outside a main thread nothing is changed."""
+    """Within the block, call `handle(signal number)` on SIGINT and SIGTERM; then restore the previous handlers.
+
+    Outside the main thread this has no effect, since Python sets handlers in the main thread only.
+    """
     try:
         old = {s: signal.signal(s, lambda number, frame: handle(number)) for s in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:

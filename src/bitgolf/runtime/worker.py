@@ -1,6 +1,6 @@
-"""One worker process: `python -m bitgolf.runtime.worker FOLDER` does the job in a folder and leaves its result there.
+"""A worker process: `python -m bitgolf.runtime.worker FOLDER` runs the job in a folder and writes the result there.
 
-`runtime.launch` starts it, alone or under torchrun. Then each process does the job, and the first writes the result.
+`runtime.launch` starts one worker, or several under torchrun. Then all run the job, and rank 0 writes the result.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from bitgolf.runtime.openmp import limit_spinning
 
 
 def main(folder: Path) -> int:
-    """Returns the exit status. Alone, the error of a job is left for the process that started it; under torchrun every
-    process prints its own, and an interruption only the first."""
+    """Run the job and return the exit status.
+
+    A single worker writes its error to the folder, for the process that started it. Under torchrun each process prints
+    its error; `Interrupted` is printed by rank 0 only.
+    """
     limit_spinning()
     rank = os.environ.get("RANK")
     try:
@@ -26,7 +29,7 @@ def main(folder: Path) -> int:
         if rank is None:
             write_error(folder, error)
         elif rank == "0" or not isinstance(error, Interrupted):
-            print(f"process {rank}: {error}" if rank != "0" else error, file=sys.stderr)
+            print(f"rank {rank}: {error}" if rank != "0" else error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return Interrupted.exit_code

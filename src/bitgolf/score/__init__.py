@@ -1,1 +1,1 @@
-"""The referee owns the text and the normalisation; a player only predicts, observes and adapts."""
+"""Scoring a model on text: the referee reveals tokens and counts bits; a player predicts logits and may adapt."""

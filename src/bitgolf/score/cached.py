@@ -1,4 +1,4 @@
-"""Scoring with a memory: keys and values are kept, so that every token is read once."""
+"""Scoring with a KV cache: keys and values are kept, so that each token is computed once."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ from bitgolf.score.methods import ScoringMethod, ScoringWindow, TextBatch, TextS
 from bitgolf.score.player import Player, ScoringBatch, StaticPlayer
 from bitgolf.score.text import TokenizedText
 
-MIN_WINDOWS_PER_PART = (
-    4  # windows of targets in a lane: what lanes read only to begin with is then at most a fifth of all
-)
+MIN_WINDOWS_PER_PART = 4  # so that the unscored context of the parts is at most a fifth of the tokens read
 
 
 @register
 class CachedScoring(ScoringMethod):
-    """Each token is read once, `stride` at a time, and sees what a sliding window would show it of what came before.
+    """Sliding windows with a KV cache: each token is computed once, `stride` tokens at a time.
 
-    A block of `stride` tokens and the keys that are held make up at most `window` tokens; the oldest keys are dropped.
-    No key is computed anew. So the states that a token sees have themselves seen tokens that have left the window
-    since: past the first window the score is another than `SlidingScoring`'s, and not to be compared with it as the same method.
-    Sums over the past, where a model has such, forget nothing but are taken over what is held.
+    The new tokens and the cached ones are at most `window` tokens; the oldest keys are evicted and none is recomputed.
+    Cached states depend on tokens that have since left the window. So after the first window, scores differ from those
+    of `SlidingScoring`, and the two must not be compared as one method. A running mean over the past, in a model that
+    has one, is the mean over the cached tokens.
 
-    isolated: each document begins with an empty memory. Else the stream is cut into lanes, at most `rows`, that read as
-    many tokens each; all but the first one begin with `window - stride` tokens that are read and not scored.
-    rows: texts side by side; those for which `batch_tokens` has no room go into further tracks, which processes share.
+    isolated: the cache is emptied at each document. Otherwise the stream is cut into at most `rows` parts of equal
+    cost; every part but the first begins with `window - stride` context tokens that are read and not scored.
+    rows: texts read side by side. If they exceed `batch_tokens`, they are divided over several batches, which the
+    processes share.
     """
 
     name = "cached"
@@ -44,40 +43,41 @@ class CachedScoring(ScoringMethod):
     def __init__(self, *, window: int = 1024, stride: int = 64, rows: int = 16, isolated: bool = False) -> None:
         check_stride(window, stride)
         if rows < 1:
-            raise RecipeError(f"{rows} texts side by side are none", where="score.rows", hint="at least 1")
+            raise RecipeError(f"rows must be at least 1, got {rows}", where="score.rows")
         self.window, self.stride, self.first_stride = window, stride, stride
         self.rows, self.isolated = rows, isolated
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
-        """One section. Texts of like length side by side, the longest first, so that all rows end at about one time."""
+        """One section. Documents are sorted by length, longest first, so that all rows end at about the same step."""
         if self.isolated:
             ordered = sorted(text.documents(), key=lambda document: document[0] - document[1])
             texts = [self.windows(stop - start, start) for start, stop in ordered]
         else:
             texts = [self.part_windows(start, stop) for start, stop in self.split_stream(text.num_targets)]
-        beside = max(1, 1 + (batch_tokens - self.window) // self.stride)  # of one row a whole window may be asked for
+        # one row may have a whole window (at the start of a part), the others `stride` tokens
+        max_rows = max(1, 1 + (batch_tokens - self.window) // self.stride)
         rows = min(self.rows, len(texts))
-        tracks = -(-rows // beside)
-        parts = [texts[i::tracks] for i in range(tracks)]
-        yield TextSection(0, text.num_targets, [TextBatch(-(-rows // tracks), part) for part in parts])
+        batches = -(-rows // max_rows)
+        parts = [texts[i::batches] for i in range(batches)]
+        yield TextSection(0, text.num_targets, [TextBatch(-(-rows // batches), part) for part in parts])
 
     def split_stream(self, targets: int) -> list[tuple[int, int]]:
-        """(start, stop) of the targets of each lane. The first one, which has no context to read, has as many more."""
+        """(start, stop) of the targets of each part. The first has no context to read, so it gets more targets."""
         context = min(self.window - self.stride, targets)
         rest = targets - context
-        lanes = max(1, min(self.rows, rest // (MIN_WINDOWS_PER_PART * self.window)))
-        cuts = [context + rest * i // lanes for i in range(1, lanes + 1)]
+        parts = max(1, min(self.rows, rest // (MIN_WINDOWS_PER_PART * self.window)))
+        cuts = [context + rest * i // parts for i in range(1, parts + 1)]
         return list(zip([0, *cuts[:-1]], cuts, strict=True))
 
     def part_windows(self, start: int, stop: int) -> Iterator[ScoringWindow]:
-        """Windows of a lane: the first one reads `window` tokens, of which it scores all or the last `stride`."""
+        """Windows of a part. The first one reads `window` tokens and scores all (first part) or the last `stride`."""
         begin = max(0, start + self.stride - self.window)
         done = min(begin + self.window, stop)
         yield ScoringWindow(begin, done, start)
         yield from self.windows(stop - done, done)
 
     def windows(self, targets: int, start: int = 0) -> Iterator[ScoringWindow]:
-        """Nothing is read again: each window is its `stride` new tokens."""
+        """Windows of `stride` new tokens each; earlier tokens are in the cache."""
         for done in range(start, start + targets, self.stride):
             yield ScoringWindow(done, min(done + self.stride, start + targets), done)
 
@@ -93,10 +93,10 @@ class CachedScoring(ScoringMethod):
 
 
 class KVCachePlayer(StaticPlayer):
-    """A model with a memory of the last `window` tokens of each row; it reads at most `stride` of each at a time.
+    """A model with a KV cache of the last `window` tokens per row. It reads at most `stride` tokens per row at once.
 
-    Holds keys and values of rows * 1.25 window tokens in every layer. Moved to the front, they are copied once in about
-    window / 4 tokens. Positions grow for as long as a text does: their angles are exact, see `DecodingContext.rotary_angles`.
+    The cache has space for 1.25 window tokens per row and layer, so that evicting old keys copies it only once in about
+    window / 4 tokens. Positions grow with the text; rotary angles stay exact, see `DecodingContext.rotary_angles`.
     """
 
     def __init__(self, model: LM, vocab: int, device: Device, window: int, stride: int) -> None:
@@ -109,19 +109,19 @@ class KVCachePlayer(StaticPlayer):
 
     @torch.no_grad()
     def predict(self, block: ScoringBatch) -> Tensor:
-        tokens, asked, fresh, _ = block.to(torch.device("cpu"))
+        tokens, target_mask, reset_rows, _ = block.to(torch.device("cpu"))
         if len(tokens) != len(self.memory.ids):
             self.memory = self._empty(len(tokens))
-        self.memory.reset(fresh.nonzero()[:, 0])
-        counts = (asked * torch.arange(1, tokens.shape[1] + 1)).amax(1)
+        self.memory.reset(reset_rows.nonzero()[:, 0])
+        counts = (target_mask * torch.arange(1, tokens.shape[1] + 1)).amax(1)
         with self.device.autocast():
             pieces = [self._decode_step(piece, (counts - i * self.stride).clamp(0, self.stride))
                       for i, piece in enumerate(tokens.split(self.stride, 1))]  # fmt: skip
-            hidden = torch.cat(pieces, 1)[asked.to(self.device.torch_device)]
+            hidden = torch.cat(pieces, 1)[target_mask.to(self.device.torch_device)]
             return at_least_float32(self.model.logits(hidden))
 
     def _decode_step(self, tokens: Tensor, counts: Tensor) -> Tensor:
-        """Read on where there is something to read: states (B, n, D) for tokens (B, n), of which a row has `counts`."""
+        """States (B, n, D) of tokens (B, n). Row b has counts[b] tokens; the rest is padding, with unused states."""
         rows, widest = counts.nonzero()[:, 0], int(counts.max())
         self.memory.evict(rows, counts[rows], self.window)
         own = rows if len(rows) < len(tokens) else None

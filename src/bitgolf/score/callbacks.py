@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 ProgressCallback = Callable[[int, int, float], None]
-"""Called with the number of targets done, their number in all, and the bits so far; all of this process."""
+"""Called with the number of targets done, the total number of targets, and the bits so far, all of this process."""
 
 LogLine = Callable[[str], None]
 """Called with one line for the log, without a newline."""

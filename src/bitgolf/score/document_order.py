@@ -1,7 +1,7 @@
-"""In which order the documents of a text are scored: the referee's choice, and what it costs to know it.
+"""The order in which the documents of a text are scored, and the bits that it costs.
 
-Corpus order and a seeded shuffle tell a player nothing. An order by length does: to play the longest document first,
-the lengths of all must be known before a token is revealed. So they are charged what a code for them takes.
+Corpus order and a seeded shuffle reveal nothing about the text. An order by length does: a decoder must know all
+lengths before the first token. So the size of a code for the lengths is added to the score.
 """
 
 from __future__ import annotations
@@ -18,22 +18,27 @@ from bitgolf.score.text import TokenizedText, append_final_bos
 
 
 class DocumentOrder:
-    """An order of documents. `name` is what results call it."""
+    """An order of documents. `name` identifies it in results and on the command line."""
 
     name: str
 
     def permutation(self, lengths: Lengths) -> Sequence[int]:
-        """Which document comes first, second, …; lengths are in targets, in corpus order."""
+        """Indices of the documents in scoring order. lengths: in targets, in corpus order."""
         raise NotImplementedError
 
     def side_bits(self, lengths: Lengths) -> int:
-        """Bits of what a decoder must be told to follow the order."""
+        """Bits of the side information that a decoder needs to reproduce the order."""
         return 0
 
     def apply(self, text: TokenizedText) -> tuple[TokenizedText, int]:
-        """The text in this order, and the bits that are charged for it. Raises where the text is cut within a document."""
+        """The text in this order, and the bits charged for the order.
+
+        Raises `BitgolfError` if the text is empty, or does not begin and end at the border of a document.
+        """
         if not text.num_targets or text.tokens[0] != text.bos or text.tokens[-1] != text.bos:
-            raise BitgolfError("documents that are cut cannot be put in another order", where="score")
+            ends = text.tokens[[0, -1]].tolist() if len(text.tokens) else []
+            cause = f"cannot reorder the documents of a text that is empty or cut: its first and last token are {ends}"
+            raise BitgolfError(cause, where="score", hint=f"begin and end the text with BOS (token {text.bos})")
         documents = text.documents()
         lengths = np.array([stop - start for start, stop in documents], np.int64)
         pieces = [text.tokens[slice(*documents[i])] for i in self.permutation(lengths)]
@@ -42,7 +47,7 @@ class DocumentOrder:
 
 @register
 class CorpusOrder(DocumentOrder):
-    """As they stand."""
+    """The order of the corpus."""
 
     name = "corpus"
 
@@ -52,7 +57,7 @@ class CorpusOrder(DocumentOrder):
 
 @register
 class ShuffledOrder(DocumentOrder):
-    """Shuffled by a generator that knows the seed and the number of documents, and nothing else."""
+    """A random order that depends only on the seed and the number of documents."""
 
     name = "shuffled"
 
@@ -60,13 +65,13 @@ class ShuffledOrder(DocumentOrder):
         self.seed = seed
 
     def permutation(self, lengths: Lengths) -> Sequence[int]:
-        keys = np.random.PCG64(self.seed).random_raw(len(lengths))  # raw draws: the same with every numpy
+        keys = np.random.PCG64(self.seed).random_raw(len(lengths))  # raw draws are the same in every version of numpy
         return np.argsort(keys, kind="stable").tolist()
 
 
 @register
 class LongestFirstOrder(DocumentOrder):
-    """The longest first (Parameter Golf #1530 and later), charged the bits of all lengths: `encode_lengths`."""
+    """The longest document first (Parameter Golf #1530 and later). Charged: the size of `encode_lengths` in bits."""
 
     name = "longest"
 
@@ -78,9 +83,13 @@ class LongestFirstOrder(DocumentOrder):
 
 
 def parse_order(name: str | None, seed: int | None) -> Spec[DocumentOrder] | None:
-    """The order that results call so, of this seed if it has one; None for no name."""
+    """The order of this name, or None if `name` is None. seed: of the shuffled order, 0 by default.
+
+    Raises `UsageError` for an unknown name, or a seed with an order that is not shuffled.
+    """
     if seed is not None and name != ShuffledOrder.name:
-        raise UsageError("a seed decides a shuffle and nothing else", hint=f"--order {ShuffledOrder.name}")
+        cause = f"--seed {seed} has no effect: it applies to --order {ShuffledOrder.name} only"
+        raise UsageError(cause, hint=f"add --order {ShuffledOrder.name}, or remove --seed")
     orders: dict[str, Spec[DocumentOrder]] = {cls.name: part(cls) for cls in (CorpusOrder, LongestFirstOrder)}
     orders[ShuffledOrder.name] = part(ShuffledOrder, seed=seed or 0)
     if name is not None and name not in orders:

@@ -1,4 +1,4 @@
-"""Evaluate scoring methods: the score of each, and for one that adapts also that of the same windows without adaptation."""
+"""Evaluate a scoring method on a text. For a method that adapts, also score the same windows without adaptation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ from bitgolf.score.text import TokenizedText
 
 
 class MethodScore(NamedTuple):
-    """A score and how it was computed. compile_seconds: part of the score's seconds. warnings: what went otherwise."""
+    """A score and how it was computed.
+
+    compile_seconds: time spent on compilation, included in `score.seconds`. forecast: expected seconds, estimated after
+    the first few percent of the targets; None if there were too few. kernels: one line per fused kernel that was used.
+    warnings: a smaller batch size than planned, or a time over the limit.
+    """
 
     score: Score
     batch_size: BatchSize
@@ -35,25 +40,25 @@ class MethodScore(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Without compilation: this is the time that the limit applies to."""
+        """Wall time without compilation. The time limit applies to this."""
         return self.score.seconds - self.compile_seconds
 
 
 ScoreKey = tuple[str, str | None]
-"""Hashes of a method and of the order of the documents, None for the method's own: they decide the score."""
+"""Hashes of a method and of the document order, None for the method's own order. Together they determine the score."""
 ScoreCache = dict[ScoreKey, MethodScore]
 
 
 @dataclass(frozen=True)
 class ScoringContext:
-    """What all methods of a scoring job share: model, text, device, limits.
+    """What all methods of a scoring job share: model, text, device and limits.
 
     vocab: number of tokens that the model predicts. text: in corpus order.
-    order: of the documents; None for the one that each method asks for.
-    batch_tokens: tokens of one batch; None to choose by free memory, see `choose_batch_size`.
-    time_limit: seconds for each method, without compilation; taking longer is a warning.
-    log: is given a line of progress from time to time.
-    scores: those of methods that do not adapt, by hash: such a method may be the baseline of several others.
+    order: document order; None to use each method's own.
+    batch_tokens: tokens per batch; None to choose by free memory, see `choose_batch_size`.
+    time_limit: seconds per method, without compilation; exceeding it adds a warning.
+    log: called with one line of progress at a time.
+    scores: cache of the scores of methods that do not adapt, since one of them may be the baseline of several others.
     """
 
     model: LM
@@ -69,14 +74,14 @@ class ScoringContext:
 
     @cached_property
     def kernels(self) -> SelectKernels | None:
-        """Selects fused kernels, and remembers for all methods of the job which ones."""
+        """The fused-kernel selector. It caches its decisions for all methods of the job. None without CUDA."""
         return kernel_selector(self.device)
 
 
 def evaluate_method(context: ScoringContext, method: Spec[ScoringMethod], *, baseline: bool = True) -> MethodResult:
-    """Score the text of a context by one method. The model is left as it was.
+    """Score the text of a context by one method. The model is restored afterwards.
 
-    baseline: for a method that adapts, also score the same windows without adaptation, which gives `gain`.
+    baseline: for a method that adapts, also score the same windows without adaptation; `gain` is the difference in bpb.
     """
     made = method()
     order = context.order() if context.order else made.order
@@ -132,7 +137,7 @@ def _method_result(
 def _score(
     context: ScoringContext, method: Spec[ScoringMethod], name: str, text: TokenizedText, order_bits: int
 ) -> MethodScore:
-    """The score of `text`, in its order, from the cache if the method does not adapt and is in it."""
+    """Score `text`, which is already in its document order. Scores of methods that do not adapt are cached."""
     made = method()
     key = method.hash, context.order.hash if context.order else None
     if key in context.scores:
@@ -145,13 +150,16 @@ def _score(
 
 
 def score_with_retry(context: ScoringContext, text: TokenizedText, method: ScoringMethod, name: str) -> MethodScore:
-    """Score `text` in the order in which it stands. If memory runs out, start again with half the batch size, and add a warning."""
+    """Score `text` in its present order. If memory runs out, restart with half the batch size and add a warning.
+
+    Raises `BitgolfError` if memory runs out with a single row, or with several processes.
+    """
     batch = choose_batch_size(context.model, method, context.device, context.distributed, context.batch_tokens)
     warnings: list[str] = []
     while (result := _attempt(context, text, method, name, batch)) is None:
         free_memory()
         batch = batch.halved(method.window, context.distributed)
-        warnings.append(f"{batch.reason} tokens at once, so {batch.tokens:,} were read")
+        warnings.append(f"batch size {batch.reason}, so batches of {batch.tokens:,} tokens were used")
         context.log(f"{name}: {warnings[-1]}")
     if result.seconds > context.time_limit:
         expected = "" if result.forecast is None else f" (forecast {result.forecast:,.0f} s)"
@@ -162,7 +170,7 @@ def score_with_retry(context: ScoringContext, text: TokenizedText, method: Scori
 def _attempt(
     context: ScoringContext, text: TokenizedText, method: ScoringMethod, name: str, batch: BatchSize
 ) -> MethodScore | None:
-    """The score with batches of this size, or None if memory runs out."""
+    """Score with batches of this size. Returns None if memory runs out."""
     distributed = context.distributed
     try:
         made = method.make_player(context.model, context.vocab, context.device, distributed, context.kernels)
@@ -184,16 +192,16 @@ def _attempt(
 def progress_printer(
     name: str, context: ScoringContext, text: TokenizedText, batch: BatchSize, clock: TimeEstimate
 ) -> ProgressCallback:
-    """Logs how much this process has scored, the bits per byte so far, its speed, and the expected time."""
+    """A callback that logs the targets that this process has scored, bits per byte so far, speed and expected time."""
     distributed = context.distributed
-    whose = f" by process {distributed.rank} of {distributed.world_size}" if distributed.world_size > 1 else ""
+    rank = f" (rank {distributed.rank} of {distributed.world_size})" if distributed.world_size > 1 else ""
 
     def print_line(done: int, targets: int, bits: float) -> None:
         expected = clock.update(done)
         bpb = bits / done * text.num_targets / text.bytes
         context.log(
-            f"{name}: {done:,} / {targets:,} targets{whose}, {bpb:.4f} bits per byte so far, {batch.tokens:,} tokens at"
-            f" once ({batch.reason}), {clock.describe(expected)}, {done / clock.elapsed:,.0f} targets/s"
+            f"{name}: {done:,} / {targets:,} targets{rank}, {bpb:.4f} bits per byte so far, {batch.tokens:,} tokens per"
+            f" batch ({batch.reason}), {clock.describe(expected)}, {done / clock.elapsed:,.0f} targets/s"
         )
 
     return print_line

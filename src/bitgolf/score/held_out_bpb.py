@@ -1,4 +1,4 @@
-"""Bits per byte of weights on held-out text: what the commands `doctor` and `sweep` measure again and again."""
+"""Bits per byte of model weights on held-out text, for the commands `doctor` and `sweep`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bitgolf.score.text import TokenizedText
 class HeldOutBpb:
     """Scores weights on the first `tokens` targets of a text, without adaptation.
 
-    model: of this object's own, as each call of `bpb_by_window` gives it other weights.
+    model: used only by this object; each call of `bpb_by_window` loads other weights into it.
     """
 
     def __init__(self, model: LM, text: TokenizedText, method: ScoringMethod, device: Device, tokens: int) -> None:
@@ -31,7 +31,7 @@ class HeldOutBpb:
         self.targets, self.kernels = self.text.num_targets, kernel_selector(device)
 
     def bpb_by_window(self, weights: Mapping[str, Tensor]) -> NDArray[np.float64]:
-        """The bits of each window of targets, as a share of the bits per byte of all: their sum is the bpb."""
+        """Contribution of each window of targets to the bits per byte, float64 (windows,); the sum is the bpb."""
         load_weights(self.model, dict(weights))
         charges, window = np.zeros(self.targets), self.method.window
         vocab = self.model.embed.weight.shape[0]
@@ -42,4 +42,5 @@ class HeldOutBpb:
         return np.add.reduceat(charges, starts) / (self.targets * self.bytes_per_token)
 
     def bpb(self, weights: Mapping[str, Tensor]) -> float:
+        """Bits per byte with these weights."""
         return float(self.bpb_by_window(weights).sum())

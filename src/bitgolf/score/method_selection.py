@@ -1,4 +1,4 @@
-"""Which methods to score with: those of a recipe, or others by name, and edits of both."""
+"""Select the scoring methods of a command: those of the recipe, or others by name, with edits applied."""
 
 from __future__ import annotations
 
@@ -14,20 +14,14 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError
 from bitgolf.score.methods import ScoringMethod
 
-ADAPT_ALIAS, DEFAULT_ADAPTIVE_METHOD = (
-    "adapt",
-    "lora",
-)  # the word for all that adapt, and what it means where a recipe has none
-WINDOW_SETTINGS = (
-    "window",
-    "stride",
-    "isolated",
-    "stretch",
-)  # how a text is read: what a method by name takes from the recipe
+ADAPT_ALIAS, DEFAULT_ADAPTIVE_METHOD = "adapt", "lora"
+"""A name for all methods of the recipe that adapt, and the method that it selects if the recipe has none."""
+WINDOW_SETTINGS = "window", "stride", "isolated", "rope_scaling"
+"""Settings that a method selected by name takes over from the recipe's last method."""
 
 
 def methods_by_name() -> dict[str, type[ScoringMethod]]:
-    """Every method of the package, by the name that results call it."""
+    """All scoring methods of the package by `name`, sorted."""
     for module in pkgutil.walk_packages(score.__path__, f"{score.__name__}."):
         importlib.import_module(module.name)
     found = [cls for cls in REGISTRY.values() if issubclass(cls, ScoringMethod)]
@@ -37,10 +31,12 @@ def methods_by_name() -> dict[str, type[ScoringMethod]]:
 def select_methods(
     recipe_methods: Sequence[Spec[ScoringMethod]], names: Sequence[str], edits: Sequence[str]
 ) -> list[Spec[ScoringMethod]]:
-    """The recipe's own methods where no name is given; edits (`PATH=VALUE`) then apply to each that has the setting.
+    """The methods of the given names, or all methods of the recipe if there are no names, with edits applied.
 
-    A name stands for the recipe's methods of that name, or else for the method with its defaults, reading as the
-    recipe's last does. `adapt` stands for all of the recipe's that adapt, or else for the low-rank adapters.
+    A name selects the recipe's methods of that name. If the recipe has none, it selects the method with its defaults
+    and the window settings of the recipe's last method. `adapt` selects all methods of the recipe that adapt; if there
+    are none, `lora`. An edit (`PATH=VALUE`) applies to every selected method that has the setting.
+    Raises `UsageError` for an unknown name, or a setting that no selected method has.
     """
     chosen = [method for name in names for method in _named(recipe_methods, name)] if names else list(recipe_methods)
     for edit in edits:
@@ -59,11 +55,11 @@ def _named(own: Sequence[Spec[ScoringMethod]], name: str) -> list[Spec[ScoringMe
 
 
 def _with_windows_of(spec: Spec[ScoringMethod], other: Spec[ScoringMethod]) -> Spec[ScoringMethod]:
-    """This method, and the methods within it, with the other's windows."""
-    reads = next((node.kwargs for _, node in _methods(other) if "window" in node.kwargs), {})
+    """`spec`, nested methods included, with the window settings of `other`."""
+    settings_of_other = next((node.kwargs for _, node in _methods(other) if "window" in node.kwargs), {})
     for path, node in _methods(spec):
-        for key in [key for key in WINDOW_SETTINGS if key in reads and key in node.kwargs]:
-            spec = spec.set(f"{path}.{key}" if path else key, reads[key])
+        for key in [key for key in WINDOW_SETTINGS if key in settings_of_other and key in node.kwargs]:
+            spec = spec.set(f"{path}.{key}" if path else key, settings_of_other[key])
     return spec
 
 

@@ -1,8 +1,8 @@
-"""Scoring methods: which targets are scored in which window, each exactly once, and by what kind of player.
+"""Scoring methods: how a text is cut into windows, each target being scored exactly once, and which player scores it.
 
-Target t is the token after input t. A window (start, stop, first) reads inputs start … stop-1 and scores targets
-first … stop-1. The windows of one text come in order; texts side by side are a track; what a player learns of all
-tracks of a section serves the next section.
+Target t is the token after input t. A window (start, stop, first_target) reads inputs start … stop-1 and scores targets
+first_target … stop-1. The windows of one text are read in order. A `TextBatch` is a set of texts that are read side by
+side. A `TextSection` is a set of such batches; a player that adapts to a section is used in the next one.
 """
 
 from __future__ import annotations
@@ -24,26 +24,28 @@ from bitgolf.score.player import AdaptationStep, Player, StaticPlayer
 from bitgolf.score.rope_scaling import active_rope_scaling, check_rope_scaling
 from bitgolf.score.text import TokenizedText
 
-SORT_POOL = 512  # windows that are sorted by their length before they are put side by side
+SORT_POOL = 512  # windows that are sorted by length before they are batched
 
 
 class ScoringWindow(NamedTuple):
+    """Inputs start … stop-1, of which the targets first_target … stop-1 are scored."""
+
     start: int
     stop: int
     first_target: int
 
 
 class TextBatch(NamedTuple):
-    """Texts of which `rows` are read side by side; where one ends the next begins. One process plays a track alone."""
+    """Texts that one process scores in `rows` rows side by side. When the text of a row ends, the next text follows."""
 
     rows: int
     texts: Sequence[Iterable[ScoringWindow]]
 
 
 class TextSection(NamedTuple):
-    """Targets start … stop-1, in tracks that may be played in any order, at once, or by several processes.
+    """Targets start … stop-1, in batches that are independent: several processes may score them in any order.
 
-    step: the adaptation step that follows it, for a method that adapts.
+    step: the adaptation step after the section, for a method that adapts.
     """
 
     start: int
@@ -53,33 +55,36 @@ class TextSection(NamedTuple):
 
 
 class ScoringMethod:
-    """A way of scoring. `name` is what results call it."""
+    """A scoring method. `name` identifies it in results and on the command line."""
 
     name: str
-    adapts: ClassVar[bool] = False  # the model changes while it is scored
-    window: int
-    stride: int  # targets of a window
+    adapts: ClassVar[bool] = False  # whether the model changes while it is scored
+    window: int  # tokens
+    stride: int  # targets per window
     first_stride: int  # targets of a text's first window
-    isolated: bool = False  # each document is a text of its own
-    order: DocumentOrder = CorpusOrder()  # in which the referee is asked to score the documents
-    rope_scaling: Spec[RoPEScaling] | None = None  # of rotary positions, in place of the model's own
+    isolated: bool = False  # whether each document is a separate text
+    order: DocumentOrder = CorpusOrder()  # in which documents are scored
+    rope_scaling: Spec[RoPEScaling] | None = None  # replaces the model's own scaling of rotary positions
 
     @property
     def cross_document(self) -> bool:
-        """Whether what came before a document can change how it is scored: the promise that audits hold a method to."""
+        """Whether earlier text can change a document's score. If False, audits check that it does not."""
         return not self.isolated
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
-        """The plan. A method without memory scores everything in one section, each window by itself."""
+        """The sections of a text, in order. By default there is one, in which all windows are independent."""
         windows = (w for start, stop in self.text_spans(text) for w in self.windows(stop - start, start))
         yield TextSection(0, text.num_targets, batch_windows(windows, batch_tokens))
 
     def text_spans(self, text: TokenizedText) -> list[tuple[int, int]]:
-        """What is read as one text: (start, stop) of its targets."""
+        """(start, stop) of the targets of each text: the documents if `isolated`, otherwise the whole stream."""
         return text.documents() if self.isolated else [(0, text.num_targets)]
 
     def windows(self, targets: int, start: int = 0) -> Iterator[ScoringWindow]:
-        """Every target of a text that begins at `start` once: `first_stride` of the first window, then the last `stride` of each."""
+        """The windows of a text whose targets begin at `start`.
+
+        The first window scores `first_stride` targets, each later one its last `stride` targets.
+        """
         done, end = start, start + targets
         while done < end:
             stop = min(done + (self.stride if done > start else self.first_stride), end)
@@ -94,9 +99,9 @@ class ScoringMethod:
         distributed: DistributedContext,
         kernels: SelectKernels | None = None,
     ) -> Player:
-        """The player that the method is scored with. It may change the model, and owns it until it is closed.
+        """The player of this method. It may change the model until it is closed; `close` restores the model.
 
-        kernels: selects fused kernels on CUDA; without it the model's own parts are compiled as they are.
+        kernels: selects fused kernels on CUDA; None to compile the model's reference parts.
         """
         scaling = active_rope_scaling(model, self.rope_scaling) if self.rope_scaling else None
         return StaticPlayer(
@@ -104,16 +109,19 @@ class ScoringMethod:
         )
 
     def warnings(self, text: TokenizedText) -> list[str]:
-        """What a reader of the text's score must know of it."""
+        """Warnings about a score of this text, e.g. that it is too short for an adaptation phase."""
         return []
 
     def without_adaptation(self) -> Spec[ScoringMethod] | None:
-        """For a method that adapts: the same windows without adaptation, to compare with."""
+        """For a method that adapts, the baseline with the same windows and no adaptation; otherwise None."""
         return None
 
 
 def batch_windows(windows: Iterable[ScoringWindow], batch_tokens: int) -> Iterator[TextBatch]:
-    """Windows that know nothing of one another, those of like length side by side, as many as fit `batch_tokens`."""
+    """Batch independent windows by length, so that each batch has at most `batch_tokens` tokens, padding included.
+
+    A window longer than `batch_tokens` is a batch of its own.
+    """
     rest = iter(windows)
     while pool := list(islice(rest, SORT_POOL)):
         batch: list[ScoringWindow] = []
@@ -127,7 +135,7 @@ def batch_windows(windows: Iterable[ScoringWindow], batch_tokens: int) -> Iterat
 
 @register
 class ContiguousScoring(ScoringMethod):
-    """Blocks of `window` tokens that do not overlap; a target sees half a window on average."""
+    """Windows of `window` tokens that do not overlap. The mean context of a target is half a window."""
 
     name = "contiguous"
 
@@ -135,7 +143,7 @@ class ContiguousScoring(ScoringMethod):
         self, *, window: int = 1024, isolated: bool = False, rope_scaling: Spec[RoPEScaling] | None = None
     ) -> None:
         if window < 1:
-            raise RecipeError(f"a window of {window} tokens is not one", where="score")
+            raise RecipeError(f"window must be at least 1 token, got {window}", where="score.window")
         check_rope_scaling(rope_scaling, window)
         self.window = self.stride = self.first_stride = window
         self.isolated, self.rope_scaling = isolated, rope_scaling
@@ -143,11 +151,13 @@ class ContiguousScoring(ScoringMethod):
 
 @register
 class SlidingScoring(ScoringMethod):
-    """Windows of `window` tokens every `stride`; past the first, a target sees at least window - stride tokens.
+    """Windows of `window` tokens, one every `stride` tokens.
 
-    `isolated` starts anew at each document (Parameter Golf, 2026-03-17); else windows run over documents' ends.
-    `first_stride`: number of targets of a text's first window; none for the window. `order`: of the documents.
-    `rope_scaling`: for a window longer than those of training, `NTKScaling(original_length=1024, length=1408)` (Parameter Golf, 1.375 x).
+    After the first window, a target has at least window - stride tokens of context.
+    isolated: windows begin anew at each document (Parameter Golf, 2026-03-17); otherwise they cross documents.
+    first_stride: targets of a text's first window; None for `window`. order: document order.
+    rope_scaling: for windows longer than in training, e.g. `NTKScaling(original_length=1024, length=1408)` as in
+    Parameter Golf (factor 1.375).
     """
 
     name = "sliding"
@@ -165,11 +175,13 @@ class SlidingScoring(ScoringMethod):
         check_stride(window, stride)
         check_rope_scaling(rope_scaling, window)
         if first_stride is not None and not 1 <= first_stride <= window:
-            raise RecipeError(f"first_stride {first_stride} is not in 1 … {window}", where="score.first_stride")
+            cause = f"first_stride must be from 1 to the window of {window} tokens, got {first_stride}"
+            raise RecipeError(cause, where="score.first_stride")
         self.window, self.stride, self.first_stride = window, stride, first_stride or window
         self.isolated, self.rope_scaling, self.order = isolated, rope_scaling, order()
 
 
 def check_stride(window: int, stride: int) -> None:
+    """Raises `RecipeError` unless 1 <= stride <= window."""
     if not 1 <= stride <= window:
-        raise RecipeError(f"stride {stride} does not fit a window of {window}", where="score")
+        raise RecipeError(f"stride must be from 1 to the window of {window} tokens, got {stride}", where="score.stride")

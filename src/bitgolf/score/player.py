@@ -1,4 +1,4 @@
-"""Players: what the referee may ask of a model, and the model of an artifact as one."""
+"""Players: the interface between the referee and a model, and the player of a model that does not adapt."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from bitgolf.score.execution.forward import Forward, LogitsForward, SelectKernel
 
 
 class ScoringBatch(NamedTuple):
-    """What is shown at once: a window of a text in each row. Row r goes on with the text it had, until it is `reset_rows`.
+    """One window of a text in each of B rows. A row continues its previous text unless `reset_rows` is set.
 
-    tokens: (B, T) int64, already revealed, zeros behind the end of a row's window; asked: (B, T) bool, where the token
-    after is asked for, in a row always the last ones of its window; fresh: (B,) bool, another text begins in this row.
-    opens: a track begins, which any process may play: nothing that was kept of texts before it may count.
+    tokens: (B, T) int64, already revealed, zero-padded after the end of a row's window.
+    target_mask: (B, T) bool, positions whose next token is to be predicted: the last ones of each window.
+    reset_rows: (B,) bool, rows in which another text begins.
+    reset_all: whether a `TextBatch` begins. Any process may score it, so state from earlier batches must not be used.
     """
 
     tokens: Tensor
@@ -30,32 +31,33 @@ class ScoringBatch(NamedTuple):
     reset_all: bool = False
 
     @classmethod
-    def collate(cls, windows: Sequence[tuple[Tensor, int]], fresh: Tensor, reset_all: bool = False) -> ScoringBatch:
-        """Side by side: each row's window, (n,) tokens, and after how many of its last ones the next is asked for."""
+    def collate(
+        cls, windows: Sequence[tuple[Tensor, int]], reset_rows: Tensor, reset_all: bool = False
+    ) -> ScoringBatch:
+        """Pad windows to a batch. windows: for each row its tokens (n,) and the number of targets at its end."""
         size = len(windows), max(len(tokens) for tokens, _ in windows)
-        shown, asked = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool)
-        for i, (tokens, last) in enumerate(windows):
-            shown[i, : len(tokens)] = tokens
-            asked[i, len(tokens) - last : len(tokens)] = True
-        return cls(shown, asked, fresh, reset_all)
+        padded, target_mask = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.bool)
+        for i, (tokens, targets) in enumerate(windows):
+            padded[i, : len(tokens)] = tokens
+            target_mask[i, len(tokens) - targets : len(tokens)] = True
+        return cls(padded, target_mask, reset_rows, reset_all)
 
     @property
     def target_indices(self) -> Tensor:
-        """Where the block asks, as indices of its flattened tokens: (n,), for a block on the CPU."""
+        """Indices (n,) of the set positions in the flattened `target_mask`, which must be on the CPU."""
         return self.target_mask.flatten().nonzero()[:, 0]
 
     def to(self, device: torch.device) -> ScoringBatch:
-        tokens, asked, fresh = (
+        tokens, target_mask, reset_rows = (
             copy_to_device(part, device) for part in (self.tokens, self.target_mask, self.reset_rows)
         )
-        return ScoringBatch(tokens, asked, fresh, self.reset_all)
+        return ScoringBatch(tokens, target_mask, reset_rows, self.reset_all)
 
 
 class AdaptationStep(NamedTuple):
-    """The step after a section of a text: the `number`-th, from 0, of `steps`.
+    """The adaptation step after a section of a text: step `number`, counted from 0, of `steps`.
 
-    The referee passes it on, so that a player counts nothing. It is no information about the targets: a decoder knows
-    the number of sections in advance, from the size of the text.
+    It reveals nothing about the targets: a decoder knows the number of sections in advance, from the size of the text.
     """
 
     number: int = 0
@@ -63,42 +65,43 @@ class AdaptationStep(NamedTuple):
 
     @property
     def last(self) -> bool:
-        """Whether no section follows, so that nothing more needs to be learned."""
+        """Whether this is the last section. No section follows, so adapting to it would have no effect."""
         return self.number == self.steps - 1
 
 
 class Player(Protocol):
-    """Predicts from tokens that are already revealed; never sees a target before it is scored, a loss or a byte count."""
+    """A model as the referee uses it. It receives only revealed tokens: no unscored target, no loss, no byte count."""
 
     vocab: int
 
     @property
     def forward(self) -> Forward | None:
-        """The model's forward, for results to name its kernels; None for a player without one."""
+        """The model's forward, from which results take the names of the kernels; None for a player without one."""
         ...
 
     def predict(self, block: ScoringBatch) -> Tensor:
-        """Logits over the whole vocabulary wherever `block.asked`, row by row: (n, V)."""
+        """Logits (n, V) over the whole vocabulary at the n positions of `block.target_mask`, row by row."""
         ...
 
     def observe(self, block: ScoringBatch, targets: Tensor) -> None:
-        """The n tokens that were asked for, now scored: (n,). What is learned of them may serve later blocks."""
+        """Receive the targets (n,) of the last predicted batch, now scored. They may be used for later batches."""
         ...
 
     def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
-        """A section of the text, (n,), all of whose tokens but the first have been scored: by other processes too."""
+        """Adapt to a section of the text, tokens (n,). All but the first were scored, by this or another process."""
         ...
 
     def close(self) -> None:
-        """Scoring is over, also where it failed: the model is left as it was found. Whoever made the player calls it."""
+        """Restore the model. The creator of the player calls this when scoring has ended, also after an error."""
         ...
 
 
 class StaticPlayer:
     """A model that does not change while it is scored.
 
-    longest: tokens of the windows that it will be shown, 0 if not known. kernels: selects fused kernels on CUDA. Every
-    process of `distributed` makes one together. rope_scaling: of rotary positions, in place of the model's own.
+    longest: maximum tokens of a window, 0 if not known. kernels: selects fused kernels on CUDA.
+    distributed: all its processes must create their players together, since they select kernels together.
+    rope_scaling: replaces the model's own scaling of rotary positions.
     """
 
     def __init__(

@@ -1,4 +1,8 @@
-"""The referee: owns the text, the order of reveal, the normalisation and the byte counts."""
+"""The referee: scores every target of a text once, from the logits of a player.
+
+The referee decides when a token is revealed, applies the softmax over the whole vocabulary, and divides by the bytes of
+the raw text. A player receives only tokens that are already revealed.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,16 @@ from bitgolf.score.text import TokenizedText
 from bitgolf.score.token_bits import token_bits
 
 TargetBits = npt.NDArray[np.float64]
-MAX_IN_FLIGHT = 3  # blocks whose bits may still be on their way from the device while the next one is being prepared
+MAX_IN_FLIGHT = 3  # batches whose bits may still be copied from the device while the next batch is prepared
 
 
 class Score(NamedTuple):
-    """Bits are summed in float64, bytes are those of the raw text: two sums, one division.
+    """The score of one text by one method.
 
-    read: tokens that the model read for it; targets / read is the share of its work that is no recomputation.
-    charged: bits that the order of the documents costs (`orders`), on top of those of the targets.
+    bits: sum of -log2 p over all targets, in float64. bytes: of the raw text in UTF-8.
+    tokens_read: tokens that the model computed; targets / tokens_read is 1 if no token was computed twice.
+    seconds: wall time, compilation included.
+    order_bits: bits charged for the order of the documents, in addition to `bits`; see `document_order`.
     """
 
     method: str
@@ -43,6 +49,7 @@ class Score(NamedTuple):
 
     @property
     def bpb(self) -> float:
+        """Bits per byte, `order_bits` included."""
         return (self.bits + self.order_bits) / self.bytes
 
 
@@ -56,35 +63,40 @@ def score(
     progress: ProgressCallback | None = None,
     charges: TargetBits | None = None,
 ) -> Score:
-    """Score every target of `text` exactly once. Every process of `distributed` calls it and has the same totals.
+    """Score every target of `text` exactly once. Every process of `distributed` calls this; all get the same totals.
 
-    charges: float64 [targets], is filled with the bits of each target that this process scores.
-    Memory, beyond the player's own: 16 bytes a target (24 with `charges`); with n = max(batch_tokens, window), the
-    logits of at most n targets, 4 n V bytes and as much again in the player's own precision, and what `token_bits` needs.
-    So `batch_tokens` bounds it, and a player that keeps nothing between blocks needs activations of n tokens.
-    Raises where a player's logits are not a distribution's.
+    charges: float64 (targets,); filled with the bits of each target that this process scores.
+    Memory, in addition to the player's: 16 bytes per target (24 with `charges`), the logits of n = max(batch_tokens,
+    window) targets (4 n V bytes, and once more in the player's precision) and the buffers of `token_bits`.
+    Raises `BitgolfError` if the text is empty or has a token outside the vocabulary, or if logits have a wrong shape
+    or are not finite.
     """
     if text.num_targets < 1 or text.bytes < 1:
-        raise BitgolfError("there is nothing to score: the text is empty", where="score")
+        cause = f"nothing to score: the text has {text.num_targets} targets and {text.bytes} bytes"
+        raise BitgolfError(cause, where="score")
     largest = int(text.tokens.max())
     if largest >= player.vocab:
-        raise BitgolfError(f"the text holds token {largest}, the model knows {player.vocab}", where="score")
-    started, desk = time.perf_counter(), _ScoreState(player, text, progress, charges)
+        cause = f"the text has token {largest}, but the model's vocabulary has {player.vocab} tokens"
+        raise BitgolfError(cause, where="score", hint="tokenize the text with the model's tokenizer")
+    started, state = time.perf_counter(), _ScoreState(player, text, progress, charges)
     bits = 0.0
     for section in method.sections(text, batch_tokens):
-        bits += _score_section(desk, section, distributed)
+        bits += _score_section(state, section, distributed)
         if method.adapts:
-            revealed = desk.tokens[section.start : section.stop + 1].clone()  # a view would reach the rest
+            # a copy: a view would give access to the unrevealed tokens behind it
+            revealed = state.tokens[section.start : section.stop + 1].clone()
             player.adapt(revealed, section.step)
-    scored, read = all_reduce_sum(torch.stack([desk.scored, desk.read_by]).to(distributed.device), distributed).cpu()
+    counts = torch.stack([state.scored, state.tokens_read]).to(distributed.device)
+    scored, read = all_reduce_sum(counts, distributed).cpu()
     if not bool((scored == 1).all()):
         wrong = int((scored != 1).nonzero()[0])
-        raise BitgolfError(f"{method.name} scored target {wrong} {int(scored[wrong])} times", where="score")
+        cause = f"method {method.name!r} scored target {wrong} {int(scored[wrong])} times instead of once"
+        raise BitgolfError(cause, where="score")
     return Score(method.name, bits, text.bytes, text.num_targets, int(read.sum()), time.perf_counter() - started)
 
 
 class _PendingBits(NamedTuple):
-    """The bits of a block's targets, on their way from the device; their sum joins those of the block's track."""
+    """Bits of a batch's targets that are being copied from the device. Their sum is appended to `sums`."""
 
     windows: Sequence[ScoringWindow]
     bits: DeviceToHostCopy
@@ -92,7 +104,7 @@ class _PendingBits(NamedTuple):
 
 
 class _ScoreState:
-    """What the referee keeps while it scores: which targets are done, and what it tells those who wait."""
+    """State of a scoring run: how often each target was scored, the bits so far, and the copies that are pending."""
 
     def __init__(
         self, player: Player, text: TokenizedText, progress: ProgressCallback | None, charges: TargetBits | None
@@ -100,34 +112,32 @@ class _ScoreState:
         self.player, self.progress, self.charges = player, progress, charges
         self.tokens = torch.from_numpy(np.asarray(text.tokens, dtype=np.int64))
         self.scored = torch.zeros(text.num_targets, dtype=torch.int32)
-        self.read_by = torch.zeros(
-            text.num_targets, dtype=torch.int32
-        )  # tokens read, put down at the targets they served
+        self.tokens_read = torch.zeros(text.num_targets, dtype=torch.int32)  # counted at a window's first target
         self.done, self.bits = 0, 0.0
         self.pending = deque[_PendingBits]()
 
     def add(self, charge: _PendingBits) -> None:
-        """Note what a block's targets cost; write it down at once on the CPU, else when the device has come so far."""
+        """Queue the bits of a batch. On the CPU they are recorded at once; on CUDA the last `MAX_IN_FLIGHT` wait."""
         self.pending.append(charge)
         self.flush(MAX_IN_FLIGHT if charge.bits.is_pending else 0)
 
     def flush(self, left: int = 0) -> None:
-        """Write down charges in their order, all but the last `left`. Raises where one is not finite."""
+        """Record queued bits in order, except the last `left`. Raises `BitgolfError` if they are not finite."""
         while len(self.pending) > left:
-            windows, due, track = self.pending.popleft()
-            bits = due.wait()
+            windows, copy, sums = self.pending.popleft()
+            bits = copy.wait()
             if not math.isfinite(found := math.fsum(bits.tolist())):
-                place = f"targets from {windows[0].first_target}"
-                raise BitgolfError("the player returned logits that are not finite", where=place)
+                where = f"targets from {windows[0].first_target}"
+                raise BitgolfError(f"the player's logits are not finite: the bits sum to {found}", where=where)
             for window, own in zip(windows, bits.split([w.stop - w.first_target for w in windows]), strict=True):
                 self._record(window, own)
-            track.append(found)
+            sums.append(found)
             self._report(len(bits), found)
 
     def _record(self, window: ScoringWindow, bits: Tensor) -> None:
-        """Put down what a window's targets cost, (n,)."""
+        """Record the bits (n,) of a window's targets."""
         self.scored[window.first_target : window.stop] += 1
-        self.read_by[window.first_target] += window.stop - window.start
+        self.tokens_read[window.first_target] += window.stop - window.start
         if self.charges is not None:
             self.charges[window.first_target : window.stop] = bits.numpy()
 
@@ -137,53 +147,57 @@ class _ScoreState:
             self.progress(self.done, len(self.scored), self.bits)
 
 
-def _score_section(desk: _ScoreState, section: TextSection, distributed: DistributedContext) -> float:
-    """Bits of a section: this process plays its share of the tracks; the sum is over tracks, in their order."""
-    bits = list[list[float]]()  # of each track's blocks
-    for i, track in enumerate(section.batches):
+def _score_section(state: _ScoreState, section: TextSection, distributed: DistributedContext) -> float:
+    """Bits of a section, over all processes.
+
+    Text batches are assigned to ranks round-robin. Sums are kept per text batch and added in order, so the result does
+    not depend on the number of processes.
+    """
+    bits = list[list[float]]()  # for each text batch, the bits of its steps
+    for i, texts in enumerate(section.batches):
         bits.append([])
         if i % distributed.world_size == distributed.rank:
-            _score_batch(desk, track, bits[-1])
-    desk.flush()
+            _score_batch(state, texts, bits[-1])
+    state.flush()
     sums = torch.tensor([math.fsum(own) for own in bits], dtype=torch.float64, device=distributed.device)
     return math.fsum(all_reduce_sum(sums, distributed).tolist())
 
 
-def _score_batch(desk: _ScoreState, track: TextBatch, bits: list[float]) -> None:
-    """Round after round, a window of each open text, whose sums of bits join `bits`; the player observes what is scored."""
-    for number, (windows, fresh) in enumerate(_batch_rounds(track)):
-        block = _collate(desk.tokens, windows, fresh, opens=number == 0)
-        logits = desk.player.predict(block)
+def _score_batch(state: _ScoreState, texts: TextBatch, bits: list[float]) -> None:
+    """Score the texts of a batch, one window per row and step. Appends the bits of each step to `bits`."""
+    for number, (windows, reset_rows) in enumerate(_batch_rounds(texts)):
+        block = _collate(state.tokens, windows, reset_rows, reset_all=number == 0)
+        logits = state.player.predict(block)
         live = [w for w in windows if w]
-        targets = torch.cat([desk.tokens[w.first_target + 1 : w.stop + 1] for w in live])
-        wanted = (len(targets), desk.player.vocab)
-        if tuple(logits.shape) != wanted:
-            cause = f"the player returned logits of shape {tuple(logits.shape)}, not {wanted}"
+        targets = torch.cat([state.tokens[w.first_target + 1 : w.stop + 1] for w in live])
+        expected = (len(targets), state.player.vocab)
+        if tuple(logits.shape) != expected:
+            cause = f"the player returned logits of shape {tuple(logits.shape)}, expected {expected}"
             raise BitgolfError(cause, where="score")
         charged = DeviceToHostCopy(token_bits(logits, copy_to_device(targets, logits.device)))
-        desk.add(_PendingBits(live, charged, bits))
-        desk.player.observe(block, targets)
+        state.add(_PendingBits(live, charged, bits))
+        state.player.observe(block, targets)
 
 
-def _batch_rounds(track: TextBatch) -> Iterator[tuple[list[ScoringWindow | None], list[bool]]]:
-    """The windows side by side, None in a row that has no more texts, and the rows where another text begins."""
-    waiting = iter(track.texts)
-    rows: list[Iterator[ScoringWindow]] = [iter(()) for _ in range(track.rows)]
+def _batch_rounds(batch: TextBatch) -> Iterator[tuple[list[ScoringWindow | None], list[bool]]]:
+    """For each step, the window of each row (None if no text is left) and whether a new text begins in that row."""
+    waiting = iter(batch.texts)
+    rows: list[Iterator[ScoringWindow]] = [iter(()) for _ in range(batch.rows)]
     while True:
-        windows, fresh = list[ScoringWindow | None](), [False] * track.rows
-        for i in range(track.rows):
+        windows, reset_rows = list[ScoringWindow | None](), [False] * batch.rows
+        for i in range(batch.rows):
             window = next(rows[i], None)
             while window is None and (text := next(waiting, None)) is not None:
-                rows[i], fresh[i] = iter(text), True
+                rows[i], reset_rows[i] = iter(text), True
                 window = next(rows[i], None)
             windows.append(window)
         if not any(windows):
             return
-        yield windows, fresh
+        yield windows, reset_rows
 
 
 def _collate(
-    tokens: Tensor, windows: Sequence[ScoringWindow | None], fresh: Sequence[bool], *, opens: bool
+    tokens: Tensor, windows: Sequence[ScoringWindow | None], reset_rows: Sequence[bool], *, reset_all: bool
 ) -> ScoringBatch:
-    shown = [(tokens[w.start : w.stop], w.stop - w.first_target) if w else (tokens[:0], 0) for w in windows]
-    return ScoringBatch.collate(shown, torch.tensor(fresh), opens)
+    inputs = [(tokens[w.start : w.stop], w.stop - w.first_target) if w else (tokens[:0], 0) for w in windows]
+    return ScoringBatch.collate(inputs, torch.tensor(reset_rows), reset_all)

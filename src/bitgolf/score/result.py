@@ -1,4 +1,4 @@
-"""Results of scoring and of compression. The fields are the keys of `score --json`, `compress --json` and `run --json`."""
+"""Results of scoring and compression. The fields are the keys of `score --json`, `compress --json` and `run --json`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import msgspec
 class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     """The score of one text by one method, and how it was computed.
 
-    bits: summed over all targets, without order_bits. bpb: (bits + order_bits) / bytes.
-    bytes: of the raw text, in UTF-8.
-    targets: tokens that were scored, each exactly once.
-    tokens_read: tokens that the model computed; targets_per_token_read = targets / tokens_read: 1 if no token is read twice.
-    order_bits: side information that a decoder needs to know the order of the documents; 0 for corpus order.
+    bits: sum of -log2 p over all targets, without order_bits. bytes: of the raw text in UTF-8.
+    bpb: (bits + order_bits) / bytes.
+    targets: number of tokens that were scored, each exactly once.
+    tokens_read: tokens that the model computed. targets_per_token_read: targets / tokens_read, 1 if none is read twice.
+    order_bits: bits of side information that a decoder needs for the document order; 0 for corpus order.
     adapts: whether the method changes the model while it scores.
-    bpb_without_adaptation: of the same windows without adaptation; gain: that minus bpb, in bpb. Both are None for a
-    method that does not adapt, or if the baseline was not scored.
-    seconds: wall time, compilation included; compile_seconds: of that, for compilation.
+    bpb_without_adaptation: score of the same windows without adaptation; gain: bpb_without_adaptation - bpb. Both are
+    None for a method that does not adapt, or if the baseline was not scored.
+    seconds: wall time, compilation included. compile_seconds: the part of it that compilation took.
     targets_per_second: targets / (seconds - compile_seconds), over all processes.
-    time_limit_seconds: if scoring takes longer without compilation, `warnings` says so.
-    forecast_seconds: the expected time as estimated after the first few percent of the targets; None if too few.
+    time_limit_seconds: limit for seconds - compile_seconds; `warnings` has an entry if scoring took longer.
+    forecast_seconds: time expected after the first few percent of the targets; None if there were too few.
     window, stride: in tokens. cross_document: whether earlier documents can change the score of later ones.
-    order: of the documents: corpus, shuffled or longest.
-    device: its kind and the number format; kernels: the fused kernels that were used, and why, one line for each kind.
-    batch_tokens: tokens of one batch.
+    order: document order: corpus, shuffled or longest. processes: number of processes.
+    device: kind of device and number format. kernels: fused kernels that were used and the reason, one line per kind.
+    batch_tokens: tokens per batch.
     """
 
     method: str
@@ -57,7 +57,7 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompressResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that was compressed. bpb_coded: 8 bytes_out / bytes_in; bpb_predicted: from the probabilities alone."""
+    """A file that was compressed. bpb_coded: 8 bytes_out / bytes_in. bpb_predicted: sum of -log2 p / bytes_in."""
 
     bytes_in: int
     bytes_out: int
@@ -68,7 +68,7 @@ class CompressResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecompressResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that was decompressed. documents: the length of each document in bytes."""
+    """A file that was decompressed. documents: length of each document in bytes."""
 
     bytes_in: int
     bytes_out: int
@@ -77,17 +77,17 @@ class DecompressResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CompressFile = Callable[[Path, Path], CompressResult]
-"""Compresses the first file into the second."""
+"""Compresses the file at the first path and writes the result to the second path."""
 
 DecompressFile = Callable[[Path, Path], DecompressResult]
-"""Decompresses the first file into the second."""
+"""Decompresses the file at the first path and writes the result to the second path."""
 
 
 class RoundTripResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A held-out file that was compressed and decompressed.
+    """A held-out document that was compressed and decompressed.
 
-    bytes_in … seconds: of compression, see `CompressResult`. restored: every byte of the decompressed file was compared.
-    general_compressors_bpb: bits per byte of all held-out text, by the name and the level of the compressor.
+    bytes_in … seconds: as in `CompressResult`. restored: whether every byte of the decompressed file is the original's.
+    general_compressors_bpb: bits per byte of the whole held-out text, by name and level of the compressor.
     """
 
     bytes_in: int
@@ -102,7 +102,7 @@ class RoundTripResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProofSeconds(msgspec.Struct, frozen=True, kw_only=True):
-    """Wall time of the three steps of a proof."""
+    """Wall time of the three steps of a proof, in seconds."""
 
     score: float
     compress: float
@@ -112,12 +112,12 @@ class ProofSeconds(msgspec.Struct, frozen=True, kw_only=True):
 class ProofResult(msgspec.Struct, frozen=True, kw_only=True):
     """A score that was proved by compression. Also the contents of `proof.json`.
 
-    format: number of the file's format. bytes, targets: of the text.
-    claimed_bits: the score of all documents, each by itself; claimed_bpb = claimed_bits / bytes.
-    coded_bytes: of all compressed files together; coded_bpb = 8 coded_bytes / bytes.
-    overhead_percent: by how much coded_bytes exceed claimed_bits.
-    groups: number of compressed files; sampled: those that were decompressed, by number, as drawn with `challenge`.
-    verified: every sampled group decompressed to the text.
+    format: version of the file's format. bytes, targets: of the text.
+    claimed_bits: score of all documents, each isolated. claimed_bpb: claimed_bits / bytes.
+    coded_bytes: size of all compressed files together. coded_bpb: 8 coded_bytes / bytes.
+    overhead_percent: 100 (8 coded_bytes / claimed_bits - 1).
+    groups: number of compressed files. sampled: numbers of the groups that were decompressed, drawn with `challenge`.
+    verified: whether every sampled group decompressed to the text.
     max_false_fraction: upper bound, at `confidence`, of the fraction of groups that do not decompress to the text.
     """
 

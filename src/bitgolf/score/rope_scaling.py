@@ -1,4 +1,4 @@
-"""RoPE scaling of a scoring method: how rotary positions are read in windows longer than those of training."""
+"""RoPE scaling of a scoring method, for windows longer than the training sequences."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from bitgolf.model.lm import LM
 
 
 def active_rope_scaling(model: LM, scaling: Spec[RoPEScaling]) -> RoPEScaling | None:
-    """The scaling that a forward context is given; None for one of factor 1, so that the model's own scaling stays.
+    """The scaling to use in a forward context, or None if its factor is 1, so that the model's own scaling applies.
 
-    All else stays in any case: a sliding-window mask still sees as many keys. Raises `RecipeError` for a model without `RoPE`.
+    Nothing else changes: a sliding-window mask keeps its width. Raises `RecipeError` if the model has no `RoPE`.
     """
     if not any(isinstance(part, RoPE) for part in model.modules()):
-        raise RecipeError("the model has no rotary positions to stretch", where="score", hint="rope_scaling=none")
+        cause = "the method sets rope_scaling, but the model has no rotary positions"
+        raise RecipeError(cause, where="score.rope_scaling", hint="set rope_scaling=none")
     made = scaling()
     return made if made.factor > 1 else None
 
 
 def check_rope_scaling(scaling: Spec[RoPEScaling] | None, window: int) -> None:
-    """The frequencies of a window are those of its length, whatever the text's."""
+    """Raises `RecipeError` unless the length of the scaling is the window."""
     if scaling and scaling["length"] != window:
-        cause = f"positions are stretched to {scaling['length']} tokens for windows of {window}"
-        raise RecipeError(cause, where="score", hint=f"length={window}, original_length=the length of training")
+        cause = f"rope_scaling has length {scaling['length']}, but the window has {window} tokens"
+        hint = f"set length={window} and original_length to the sequence length of training"
+        raise RecipeError(cause, where="score.rope_scaling", hint=hint)

@@ -1,4 +1,4 @@
-"""The text that a score is of: one stream of tokens, and the bytes that it stands for."""
+"""A text to be scored: one stream of tokens, and the number of bytes of the raw text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from bitgolf.tokens.tokenizer import Tokenizer
 
 
 class TokenizedText(NamedTuple):
-    """Document after document, each opened by BOS, and a last BOS that makes the last document's end a target.
+    """Tokens of the documents, each preceded by BOS, and one BOS after the last, so that every end is a target.
 
-    tokens: int64; target t is tokens[t + 1], what comes after tokens[: t + 1]; bytes: of the raw text, UTF-8.
+    tokens: int64 (targets + 1,); target t is tokens[t + 1], predicted from tokens[: t + 1].
+    bytes: of the raw text in UTF-8. bos: id of BOS.
     """
 
     tokens: npt.NDArray[np.int64]
@@ -30,14 +31,14 @@ class TokenizedText(NamedTuple):
         return max(len(self.tokens) - 1, 0)
 
     def documents(self) -> list[tuple[int, int]]:
-        """(start, stop) of each document: its targets are start … stop-1, the last of which is its end."""
+        """(start, stop) of each document. Its targets are start … stop-1; the last of them is the BOS that ends it."""
         starts = np.flatnonzero(self.tokens[:-1] == self.bos).tolist()
         if self.num_targets and (not starts or starts[0]):
-            starts.insert(0, 0)  # a cut text may begin within a document
+            starts.insert(0, 0)  # a truncated text may begin within a document
         return list(zip(starts, [*starts[1:], self.num_targets], strict=True))
 
     def head(self, targets: int) -> TokenizedText:
-        """The first so many targets, and their share of the bytes: for comparisons alone, as it counts no bytes."""
+        """The first `targets` targets. `bytes` is scaled in proportion, not counted: use this for comparisons only."""
         targets = min(targets, self.num_targets)
         return self._replace(
             tokens=self.tokens[: targets + 1], bytes=max(1, round(self.bytes * targets / max(self.num_targets, 1)))
@@ -45,7 +46,7 @@ class TokenizedText(NamedTuple):
 
 
 def load_validation(data: Path) -> TokenizedText:
-    """The validation shards of a folder."""
+    """The text of the validation shards in a folder."""
     manifest = load_manifest(data)
     stream = TokenStream(find_shards(data, "val"))
     return TokenizedText(
@@ -54,13 +55,15 @@ def load_validation(data: Path) -> TokenizedText:
 
 
 def tokenize_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> TokenizedText:
-    """Raw documents as a text. Raises where the tokens' bytes are not the documents' bytes."""
+    """Tokenize raw documents. Raises `BitgolfError` if decoding a document's tokens does not restore its bytes."""
     pieces, size = list[npt.NDArray[np.int64]](), 0
     for i, document in enumerate(documents):
         ids = tokenizer.encode(document)
         if tokenizer.decode(ids) != document:
             raise BitgolfError(
-                "the tokenizer cannot restore the text, so its bits per byte would be wrong", where=f"document {i}"
+                "decoding the tokens does not restore the text, so its bits per byte would be wrong",
+                where=f"document {i}",
+                hint="use a lossless tokenizer",
             )
         pieces += [np.array([tokenizer.bos]), ids.astype(np.int64)]
         size += len(document)
@@ -69,5 +72,5 @@ def tokenize_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> Toke
 
 
 def append_final_bos(stream: npt.NDArray[np.integer], bos: int) -> npt.NDArray[np.int64]:
-    """The stream closed by a BOS, so that the end of the last document is charged like that of every other."""
+    """The stream followed by BOS, so that the end of the last document is a target like every other end."""
     return np.append(np.asarray(stream, dtype=np.int64), bos)

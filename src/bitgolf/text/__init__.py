@@ -1,1 +1,1 @@
-"""Text: where documents come from, and which of them are held out."""
+"""Text: reading documents, splitting them into training and validation, and case operators."""

@@ -1,14 +1,18 @@
-"""Capitals written as operators, so that a word has one spelling: `The NASA iPhone` as `^the ^^nasa i>phone`.
+"""Case operators: capital letters are replaced by an operator and a lower-case letter.
 
-The transform `lossless_caps_caseops_v1` of openai/parameter-golf, pull request 1729, over maximal runs of ASCII letters:
+`The NASA iPhone` becomes `^the ^^nasa i>phone`, where `^`, `^^` and `>` stand for the operators TITLE, ALLCAPS and
+CAPNEXT (private-use characters). The letters of a word are then the same whatever its case.
 
-- all lower case: as it is;
+This is `lossless_caps_caseops_v1` of openai/parameter-golf, pull request 1729, over maximal runs of ASCII letters:
+
+- all lower case: unchanged;
 - all upper case, two letters or more: ALLCAPS, then the letters in lower case;
-- a capital first (or alone): TITLE, then the letters in lower case; a capital anywhere else: CAPNEXT before it;
-- a character that is itself one of the operators: ESC before it.
+- first letter upper case: TITLE, then the letter in lower case; any other capital: CAPNEXT before its lower case;
+- outside these runs, a character that is itself an operator: ESC before it.
 
-It works on bytes, which need not be UTF-8: ASCII letters are no part of longer characters, and the operators' first byte
-never continues one, so this is the same as on characters. `decode_case` is exact: it takes what `encode_case` makes and nothing else.
+The transform works on bytes, which need not be UTF-8. On UTF-8 the result is the same as on characters, because ASCII
+letters and the first byte of an operator never occur inside another character. `decode_case` is the exact inverse, and
+rejects everything that `encode_case` cannot produce.
 """
 
 from __future__ import annotations
@@ -24,25 +28,27 @@ TITLE, ALLCAPS, CAPNEXT, ESC = OPERATORS = tuple(chr(code).encode() for code in 
 _SIZE = len(TITLE)
 _OPERATOR = rb"\xee\x80[\x81-\x84]"
 
-# Each pattern begins with one of few bytes, for which `re` looks fast, and gives nothing back (`++`): linear in the text.
+# Each pattern starts with one of a few bytes, which `re` finds quickly, and its quantifiers (`++`) do not backtrack:
+# the time is linear in the length of the text.
 _CAPITALS = re.compile(rb"[A-Z\xee](?:(?<=\xee)\x80[\x81-\x84]|(?<=[A-Z])[A-Za-z]*+)")
 _CAPITAL = re.compile(rb"[A-Z]")
 _ENCODED_WORD = re.compile(
     rb"""[A-Z\xee](?:(?<=\xee)\x80(?:
-      \x81(?<![A-Za-z]%(title)b)(?![a-z](?:%(next)b[a-z])++(?![a-z]))([a-z]++(?:%(next)b[a-z]++)*+)  # 1: first, not all
-    | \x82(?<![A-Za-z]%(caps)b)([a-z]{2,}+)(?!%(next)b)  # 2: all
-    | \x83(?<=[a-z]%(next)b)([a-z]++(?:%(next)b[a-z]++)*+)  # 3: after a small letter
-    | \x84(%(any)b)  # 4: a literal operator
-    | [\x81-\x84]) | (?<=[A-Z]))  # out of place"""
+      \x81(?<![A-Za-z]%(title)b)(?![a-z](?:%(next)b[a-z])++(?![a-z]))([a-z]++(?:%(next)b[a-z]++)*+)  # 1: TITLE
+    | \x82(?<![A-Za-z]%(caps)b)([a-z]{2,}+)(?!%(next)b)  # 2: ALLCAPS
+    | \x83(?<=[a-z]%(next)b)([a-z]++(?:%(next)b[a-z]++)*+)  # 3: CAPNEXT after a lower-case letter
+    | \x84(%(any)b)  # 4: ESC, a literal operator
+    | [\x81-\x84]) | (?<=[A-Z]))  # ill-formed"""
     % {b"title": TITLE, b"caps": ALLCAPS, b"next": CAPNEXT, b"any": _OPERATOR},
     re.VERBOSE,
 )
 _NEXT = re.compile(CAPNEXT + rb"([a-z])")
-_OPERATOR_BYTES = re.compile(ESC + _OPERATOR + b"|" + _OPERATOR)  # its first character is no text
+# The first character of a match is not part of the original text.
+_OPERATOR_BYTES = re.compile(ESC + _OPERATOR + b"|" + _OPERATOR)
 
 
 def encode_case(data: bytes) -> bytes:
-    """Any bytes with their capitals as operators; at most four times as long."""
+    """Replace capital letters by case operators. The result is at most four times as long."""
     return _CAPITALS.sub(_encode_word, data)
 
 
@@ -62,14 +68,14 @@ def _after_capnext(found: re.Match[bytes]) -> bytes:
 
 
 def decode_case(data: bytes) -> bytes:
-    """The bytes that `encode_case` made `data` of. Raises `CorruptFileError`, with the position, where it made it of none."""
+    """Invert `encode_case`. Raises `CorruptFileError`, with the byte position, if `data` is not a result of it."""
     return _ENCODED_WORD.sub(_decode_word, data)
 
 
 def _decode_word(found: re.Match[bytes]) -> bytes:
     if found.lastindex is None:
-        what = "a capital letter" if found[0].isalpha() else f"operator U+{ord(found[0].decode()):X}"
-        raise CorruptFileError(f"text with case operators has {what} out of place", where=f"byte {found.start()}")
+        what = "capital letter" if found[0].isalpha() else f"operator U+{ord(found[0].decode()):X}"
+        raise CorruptFileError(f"text with case operators has a misplaced {what}", where=f"byte {found.start()}")
     text = found[found.lastindex]
     if found.lastindex == 4:
         return text
@@ -79,7 +85,7 @@ def _decode_word(found: re.Match[bytes]) -> bytes:
 
 
 def decode_case_lenient(data: bytes) -> bytes:
-    """`decode_case` where that is defined; operators out of place are left out. For what a model makes up."""
+    """Like `decode_case`, but remove misplaced operators instead of raising an error. For text generated by a model."""
     return _ENCODED_WORD.sub(_decode_word_lenient, data)
 
 
@@ -88,7 +94,7 @@ def _decode_word_lenient(found: re.Match[bytes]) -> bytes:
 
 
 def text_byte_mask(data: bytes) -> npt.NDArray[np.bool_]:
-    """Which bytes of a transformed text are bytes of the text too: all but operators; bool [len(data)]."""
+    """Return which bytes of an encoded text are also in the original text, bool (len(data),): all but operators."""
     kept = np.ones(len(data), np.bool_)
     starts = np.array([found.start() for found in _OPERATOR_BYTES.finditer(data)], np.int64)
     kept[starts[:, None] + np.arange(_SIZE)] = False

@@ -1,6 +1,6 @@
-"""Documents: raw bytes with a name, read from files and folders, and split by their content.
+"""Documents: raw bytes with a name, read from files and folders, and split into training and validation.
 
-A document's side (training or validation) is a function of its content alone, so equal documents cannot be torn apart.
+The split of a document depends on its content, so equal documents are always in the same one.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".py"})
 JSONL_SUFFIX = ".jsonl"
 COMPRESSED_SUFFIXES = frozenset({".zst", ".gz", ".xz"})
-MAX_DOCUMENT_BYTES = 1 << 16  # bytes: a longer plain file is read as several documents
+MAX_DOCUMENT_BYTES = 1 << 16  # longer text files are split into several documents
 SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
-_BLOCK_BYTES = 1 << 20  # read at a time
+_BLOCK_BYTES = 1 << 20  # per read
 
 
 class Document(NamedTuple):
-    """One text: where it comes from, and its raw bytes, which need not be valid UTF-8."""
+    """A text. name: its origin, for messages; data: its raw bytes, which need not be valid UTF-8."""
 
     name: str
     data: bytes
@@ -43,20 +43,20 @@ class Document(NamedTuple):
 
 
 class TextSource(ABC):
-    """Where a recipe's text comes from."""
+    """Base class of the text sources that a recipe may name."""
 
     @abstractmethod
     def documents(self) -> Iterator[Document]:
-        """The documents, one by one. Raises `UsageError` where there is no text."""
+        """Yield the documents. Raises `UsageError` if there are none."""
 
     @abstractmethod
     def cache_key(self) -> list[Any]:
-        """JSON values that change when the text does, found without reading it."""
+        """Return JSON values that change when the text changes, determined without reading the text."""
 
 
 @register
 class PythonStandardLibrary(TextSource):
-    """The source of the running Python's standard library: text that every machine already has."""
+    """The source files of the running Python's standard library, which exist on every machine."""
 
     def documents(self) -> Iterator[Document]:
         return python_library()
@@ -67,7 +67,7 @@ class PythonStandardLibrary(TextSource):
 
 @register
 class TextFiles(TextSource):
-    """Text files and folders, in the order named."""
+    """Text files and folders, in the given order."""
 
     def __init__(self, *, paths: tuple[str, ...]) -> None:
         self.paths = paths
@@ -76,17 +76,17 @@ class TextFiles(TextSource):
         return read_documents(self.paths)
 
     def cache_key(self) -> list[Any]:
-        """Name, size and time of each file: what tells, without reading them, that they are still the same."""
+        """Return name, size in bytes and modification time (ns) of each file."""
         files = [file for path in self.paths for file in _files(Path(path))]
         return [[file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 @register
 class CommandLineText(TextSource):
-    """The text that the command line names; whoever starts a run puts `TextFiles` in its place."""
+    """Placeholder for the text of the option `--text`; the command replaces it by `TextFiles`."""
 
     def documents(self) -> Iterator[Document]:
-        raise UsageError("this recipe needs a text, and none was given", hint="--text PATH or --shards DIR")
+        raise UsageError("this recipe needs a text, but none was given", hint="use --text PATH or --shards DIR")
 
     def cache_key(self) -> list[Any]:
         return list(self.documents())
@@ -96,13 +96,14 @@ class CommandLineText(TextSource):
 
 
 def read_documents(paths: Iterable[Path | str]) -> Iterator[Document]:
-    """The documents in files and folders, one by one.
+    """Yield the documents in files and folders.
 
-    txt, md, rst, py: a file is a document, or several where it is longer than `MAX_DOCUMENT_BYTES` (see `split_long_document`); jsonl: a line is,
-    under its key `text`. Each may be packed (.zst, .gz, .xz). Folders are read recursively in the order of their paths,
-    without hidden files and unknown suffixes; a file named directly is plain text unless its suffix says otherwise.
-    Empty documents are skipped. Raises `UsageError` for a missing path and for no documents at all, `CorruptFileError` for a
-    file that does not unpack, `BitgolfError` for a bad line.
+    A .txt, .md, .rst or .py file is one document, or several if it is longer than `MAX_DOCUMENT_BYTES` (see
+    `split_long_document`). In a .jsonl file each line is an object with a document under the key `text`. Files may be
+    compressed (.zst, .gz, .xz). Folders are read recursively in the order of their paths, without hidden files and
+    files of other suffixes; a file that is named directly is read as plain text if it has another suffix. Empty
+    documents are skipped. Raises `UsageError` for a missing path or if there are no documents, `CorruptFileError` for
+    a file that cannot be decompressed, and `BitgolfError` for an invalid line of a .jsonl file.
     """
     paths = [Path(path) for path in paths]
     found = False
@@ -114,12 +115,15 @@ def read_documents(paths: Iterable[Path | str]) -> Iterator[Document]:
     if not found:
         named = ", ".join(map(str, paths)) or "(no paths)"
         raise UsageError(
-            "there are no documents", where=named, hint="name files or folders of txt, md, rst, py or jsonl"
+            "no documents found", where=named, hint="name files, or folders with .txt, .md, .rst, .py or .jsonl files"
         )
 
 
 def python_library() -> Iterator[Document]:
-    """The standard library's own source files (about 12 MB), sorted by relative name, tests and installed packages left out."""
+    """Yield the source files of the standard library (about 12 MB), sorted by relative path.
+
+    Tests and installed packages are left out. Raises `BitgolfError` if this Python has no such files.
+    """
     root = Path(sysconfig.get_paths()["stdlib"])
     found = False
     for file in _walk(root, SKIPPED_FOLDERS):
@@ -127,13 +131,15 @@ def python_library() -> Iterator[Document]:
             found = True
             yield Document(file.relative_to(root).as_posix(), data)
     if not found:
-        raise BitgolfError("this Python has no source files of its library", where=str(root), hint="--text PATH")
+        message = "this Python has no source files of the standard library"
+        raise BitgolfError(message, where=str(root), hint="use --text PATH")
 
 
 def split_long_document(data: bytes, longest: int = MAX_DOCUMENT_BYTES) -> Iterator[bytes]:
-    """`data` in pieces of at most `longest` bytes; joined they are `data` again.
+    """Split `data` into pieces of at most `longest` bytes, whose concatenation is `data`.
 
-    It is cut in the second half of each piece: after its last empty line, else after its last line, else between characters.
+    A piece ends after the last empty line in its second half, otherwise after the last line there, otherwise between
+    two UTF-8 characters.
     """
     start = 0
     while len(data) - start > longest:
@@ -153,11 +159,14 @@ def _files(path: Path) -> Iterator[Path]:
     elif path.exists():
         yield path
     else:
-        raise UsageError("there is no such file or folder", where=str(path))
+        raise UsageError("no such file or folder", where=str(path))
 
 
 def _walk(folder: Path, without: AbstractSet[str] = frozenset()) -> list[Path]:
-    """Every file under a folder that is not hidden, nor in a hidden folder or one of those names; links are not followed."""
+    """Return the files under a folder, sorted by relative path; hidden files and folders are left out.
+
+    without: names of folders to leave out. Symbolic links to folders are not followed.
+    """
     files: list[Path] = []
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in without]
@@ -166,7 +175,7 @@ def _walk(folder: Path, without: AbstractSet[str] = frozenset()) -> list[Path]:
 
 
 def _inner_suffix(file: Path) -> str:
-    """The suffix below that of packing: `.jsonl` of `a.jsonl.zst`."""
+    """Return the suffix in lower case, without that of compression: `.jsonl` for `a.jsonl.zst`."""
     return (Path(file.stem).suffix if file.suffix.lower() in COMPRESSED_SUFFIXES else file.suffix).lower()
 
 
@@ -184,15 +193,15 @@ def _read_lines(file: Path) -> Iterator[Document]:
     for number, line in enumerate(_split_lines(_blocks(file)), 1):
         if not line.strip():
             continue
-        place = f"{file.as_posix()}:{number}"
+        where = f"{file.as_posix()}:{number}"
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise BitgolfError(f"the line is not JSON ({error})", where=place) from error
+            raise BitgolfError(f"the line is not JSON ({error})", where=where) from error
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-            raise BitgolfError("the line is not an object with a string under 'text'", where=place)
+            raise BitgolfError("the line is not a JSON object with a string under the key 'text'", where=where)
         if value["text"]:
-            yield Document(place, value["text"].encode("utf-8", "surrogatepass"))
+            yield Document(where, value["text"].encode("utf-8", "surrogatepass"))
 
 
 def _split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -204,13 +213,13 @@ def _split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _blocks(file: Path) -> Iterator[bytes]:
-    """The unpacked bytes of a file, a block at a time."""
+    """Yield the decompressed bytes of a file in blocks."""
     try:
         with _open(file) as handle:
             blocks = iter(lambda: handle.read(_BLOCK_BYTES), b"")
             yield from _unzstd(blocks) if file.suffix.lower() == ".zst" else blocks
     except (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile) as error:
-        raise CorruptFileError(f"the file does not unpack ({error})", where=str(file)) from error
+        raise CorruptFileError(f"the file cannot be decompressed ({error})", where=str(file)) from error
     except OSError as error:
         raise BitgolfError(f"the file cannot be read ({error.strerror or error})", where=str(file)) from error
 
@@ -224,7 +233,10 @@ def _open(file: Path) -> IO[bytes]:
 
 
 def _unzstd(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Unpack zstd frames, one after the other. zstandard's own reader takes a truncated file for a complete one."""
+    """Decompress consecutive zstd frames. Raises `EOFError` if the last one is truncated.
+
+    zstandard's own reader accepts a truncated file.
+    """
     frame = None
     for block in blocks:
         while block:
@@ -233,28 +245,28 @@ def _unzstd(blocks: Iterable[bytes]) -> Iterator[bytes]:
             block = frame.unused_data
             frame = None if frame.eof else frame
     if frame is not None:
-        raise EOFError("it ends before its last frame does")
+        raise EOFError("the last zstd frame is truncated")
 
 
 # ---- by content ------------------------------------------------------------------------------------------------
 
 
 def document_fingerprint(data: bytes) -> bytes:
-    """8 bytes of SHA-256 over the document's words: documents that differ in white space only are the same document."""
+    """Return 8 bytes of SHA-256 over the document's words, so that differences in white space do not matter."""
     return hashlib.sha256(b" ".join(data.split())).digest()[:8]
 
 
 def train_validation_split(
     documents: Iterable[Document], fraction: float = 0.05
 ) -> tuple[list[Document], list[Document]]:
-    """(training, validation), each in the order given, of every document once.
+    """Return (training, validation): the distinct documents, each list in the given order.
 
-    A document belongs to validation where its fingerprint, read as a number in [0, 1), is below `fraction`. Where that
-    would leave a side empty (it does, of a handful of documents), the document nearest to it changes sides.
-    Raises `BitgolfError` for fewer than two distinct documents, `UsageError` for a fraction outside (0, 1).
+    A document belongs to validation if its fingerprint, as a number in [0, 1), is below `fraction`. If a split would be
+    empty, as may happen with few documents, the document with the closest fingerprint is moved into it.
+    Raises `BitgolfError` for fewer than two distinct documents, `UsageError` if `fraction` is outside (0, 1).
     """
     if not 0 < fraction < 1:
-        raise UsageError(f"the held-out fraction {fraction} is not between 0 and 1")
+        raise UsageError(f"the held-out fraction must be between 0 and 1, both excluded, got {fraction}")
     distinct: dict[bytes, Document] = {}
     for document in documents:
         distinct.setdefault(document_fingerprint(document.data), document)
@@ -262,7 +274,7 @@ def train_validation_split(
         raise BitgolfError(
             f"{len(distinct)} distinct documents cannot be split into training and validation",
             where=", ".join(document.name for document in distinct.values()),
-            hint="name more text: more files, or one document a line in a .jsonl",
+            hint="name more files, or a .jsonl file with one document per line",
         )
     count = sum(_unit_interval(key) < fraction for key in distinct)
     validation = set(sorted(distinct)[: min(max(count, 1), len(distinct) - 1)])

@@ -1,1 +1,1 @@
-"""Tokens: tokenizers trained, loaded, audited, and the exact bytes that each token stands for."""
+"""Tokenizers: training, loading, audits, and the exact number of bytes of each token."""

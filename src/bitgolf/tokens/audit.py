@@ -1,6 +1,7 @@
-"""What a tokenizer does to the byte count of a score: an audit over real text, in place of trust in its metadata.
+"""Audit of a tokenizer's byte counts on real text, instead of trusting its metadata.
 
-Every rule here stands for a bits-per-byte claim that was wrong once (see the byte counting section of the challenge's threads).
+Each rule corresponds to an error that made published bits-per-byte figures wrong; for example, without a piece for the
+space, the challenge's table counts three bytes for it (openai/parameter-golf, issue #897).
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from bitgolf.tokens.tokenizer import Tokenizer
 
 
 def audit_tokenizer(tokenizer: Tokenizer, sample: Iterable[bytes]) -> list[DataFinding]:
-    """The findings about a tokenizer: from its pieces, and from what it does to the documents of `sample`.
+    """Return findings about a tokenizer, from its vocabulary and from encoding the documents of `sample`.
 
-    no-bos, no-byte-fallback, no-space-piece, does-not-telescope: a score with it is wrong (error).
-    lossy-normalisation: its own encoding is that of an altered text (warning); `Tokenizer.encode` is exact all the same.
-    challenge-table: the challenge's table counts these documents differently from their bytes (warning).
+    Errors, with which a score is wrong: no-bos, no-byte-fallback, no-space-piece, and does-not-telescope (the byte
+    counts of a document's tokens do not sum to its length).
+    Warnings: lossy-normalisation (the model's own encoding alters the text; `Tokenizer.encode` is still exact), and
+    challenge-table (the challenge's table gives another byte count for these documents).
     """
     totals: Counter[str] = Counter()
     for data in sample:
@@ -26,10 +28,10 @@ def audit_tokenizer(tokenizer: Tokenizer, sample: Iterable[bytes]) -> list[DataF
 
 
 def _measure(tokenizer: Tokenizer, data: bytes) -> dict[str, int]:
-    """Counts over one document, encoded as others do it."""
+    """Count bytes, lost bytes and unknown characters of one document in the model's own encoding."""
     ids, lost = tokenizer.encode_normalised(data)
     normal = tokenizer.normalised(data)
-    told = int(tokenizer.count_bytes(ids).sum())
+    counted = int(tokenizer.count_bytes(ids).sum())
     unknown = _unknown_characters(tokenizer, data)
     return {
         "documents": 1,
@@ -37,13 +39,16 @@ def _measure(tokenizer: Tokenizer, data: bytes) -> dict[str, int]:
         "normal": len(normal),
         "lost": lost,
         "unknown": unknown,
-        "astray": int(not unknown and (told != len(normal) or tokenizer.decode_lenient(ids.tolist()) != normal)),
+        "inexact": int(not unknown and (counted != len(normal) or tokenizer.decode_lenient(ids.tolist()) != normal)),
         "challenge": tokenizer.published_byte_count(ids),
     }
 
 
 def _unknown_characters(tokenizer: Tokenizer, data: bytes) -> int:
-    """Characters of the normalised text that become `<unk>`. SentencePieceTokenizer joins neighbours into one token; we count each."""
+    """Return the number of characters of the normalised text that become `<unk>`.
+
+    They are counted one by one: SentencePiece joins adjacent unknown characters into one token.
+    """
     if tokenizer.byte_fallback:
         return 0
     known = {*tokenizer.piece_strings, *(" " if tokenizer.has_space else "")}
@@ -52,29 +57,32 @@ def _unknown_characters(tokenizer: Tokenizer, data: bytes) -> int:
 
 def _vocabulary_findings(tokenizer: Tokenizer, totals: Counter[str]) -> Iterator[DataFinding]:
     if tokenizer.bos < 0:
-        yield DataFinding("no-bos", "error", "the model has no token that starts a document")
+        yield DataFinding("no-bos", "error", "the tokenizer has no BOS token, which starts a document")
     if not tokenizer.byte_fallback:
         yield DataFinding(
             "no-byte-fallback",
             "error",
-            "<unk> can occur, and no table knows its bytes: "
+            "the tokenizer has no byte fallback, and the bytes of <unk> cannot be counted: "
             f"{totals['unknown']:,} characters of the sample's {totals['documents']:,} documents became <unk>",
         )
     if not tokenizer.has_space:
         yield DataFinding(
             "no-space-piece",
             "error",
-            "there is no piece for a space: SentencePieceTokenizer spends three byte tokens on one, and a table counts three bytes",
+            "there is no piece for a space: SentencePiece encodes a space as three byte tokens, counted as three bytes",
         )
 
 
 def _byte_count_findings(totals: Counter[str]) -> Iterator[DataFinding]:
-    if totals["astray"]:
-        message = f"in {totals['astray']:,} of {totals['documents']:,} documents the tokens' bytes are not those of the text encoded"
+    if totals["inexact"]:
+        documents = f"{totals['inexact']:,} of {totals['documents']:,} documents"
+        message = f"in {documents} the bytes of the tokens differ from those of the encoded text"
         yield DataFinding("does-not-telescope", "error", message)
     if totals["lost"]:
-        message = f"{totals['lost']:,} of {totals['bytes']:,} raw bytes are lost or changed by SentencePieceTokenizer's own encoding"
+        raw_bytes = f"{totals['lost']:,} of {totals['bytes']:,} raw bytes"
+        message = f"{raw_bytes} are lost or changed by SentencePiece's own encoding"
         yield DataFinding("lossy-normalisation", "warning", message)
     if totals["challenge"] != totals["normal"]:
-        message = f"the challenge's table counts {totals['challenge']:,} bytes where the text encoded has {totals['normal']:,}"
+        counted = f"the challenge's table counts {totals['challenge']:,} bytes"
+        message = f"{counted}, but the encoded text has {totals['normal']:,}"
         yield DataFinding("challenge-table", "warning", message)

@@ -1,4 +1,4 @@
-"""A token for each byte: no training, no pieces, 260 tokens (the challenge's byte260)."""
+"""Byte tokenizer: one token per byte and four special tokens, 260 in all (the challenge's byte260)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")  # 0 to 3; byte b is b + 4
 
 
 class ByteTokenizer(Tokenizer):
-    """`serialized` is the magic alone. Bytes that are not UTF-8 are tokens like all others."""
+    """Tokenizer with one token per byte; the text need not be valid UTF-8.
+
+    serialized: exactly `MAGIC`. Raises `CorruptFileError` for anything else.
+    """
 
     def __init__(self, serialized: bytes = MAGIC, *, where: str = "tokenizer") -> None:
         if serialized != MAGIC:
-            raise CorruptFileError("not a byte tokenizer: something follows its name", where=where)
+            message = f"not a byte tokenizer: expected the {len(MAGIC)} bytes {MAGIC!r}, got {len(serialized)} bytes"
+            raise CorruptFileError(message, where=where)
         super().__init__(serialized, where)
         self.bos = SPECIAL.index("<s>")
         self.piece_strings = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]

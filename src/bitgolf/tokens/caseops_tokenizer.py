@@ -1,4 +1,4 @@
-"""SentencePieceTokenizer on text whose capitals are written as operators (`bitgolf.text.caseops`)."""
+"""SentencePiece tokenizer for text with case operators (`bitgolf.text.caseops`)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ MAGIC = b"bitgolf case operators\n"
 
 
 class CaseOpsTokenizer(Tokenizer):
-    """`serialized`: the magic, then a SentencePieceTokenizer model with a piece for each of the four operators and for each byte.
+    """Tokenizer that encodes capital letters as case operators.
 
-    `piece_bytes` and `piece_strings` are of the transformed text. What a token tells of the text is its characters, operators apart:
-    so `byte_lengths` are exact but for an operator that the text itself holds, which tells three bytes where it follows ESC.
-    Raises `CorruptFileError` for any other proto.
+    serialized: `MAGIC`, then a SentencePiece model with a piece for each of the four operators and for each byte.
+    `piece_bytes` and `piece_strings` are those of the encoded text. A token accounts for the bytes of its characters
+    without operators. `byte_lengths` is therefore exact except for operators of the original text, which follow ESC and
+    count three bytes. Raises `CorruptFileError` for any other model.
     """
 
     def __init__(self, serialized: bytes, *, where: str = "tokenizer") -> None:
         self._inner = inner = SentencePieceTokenizer(serialized.removeprefix(MAGIC), where=where)
-        lacking = [f"U+{ord(operator.decode()):X}" for operator in OPERATORS if operator not in inner.piece_bytes]
-        if lacking or not inner.byte_fallback:
-            what = f"no piece for {lacking[0]}" if lacking else "no byte fallback"
-            raise CorruptFileError(f"not a model for text with case operators: it has {what}", where=where)
+        missing = [f"U+{ord(operator.decode()):X}" for operator in OPERATORS if operator not in inner.piece_bytes]
+        if missing or not inner.byte_fallback:
+            what = f"no piece for {missing[0]}" if missing else "no byte fallback"
+            raise CorruptFileError(f"not a tokenizer for text with case operators: it has {what}", where=where)
         super().__init__(serialized, where)
         self.bos, self.piece_strings, self.piece_bytes = inner.bos, inner.piece_strings, inner.piece_bytes
         self.is_byte, self.is_boundary, self.has_space = inner.is_byte, inner.is_boundary, inner.has_space
@@ -51,13 +52,13 @@ class CaseOpsTokenizer(Tokenizer):
         return np.concatenate([self._token_bytes(part) for part in self._documents(ids)])
 
     def _token_bytes(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """Of one document: the bytes of the text in each token's stretch of what all write."""
+        """Return the number of bytes of the original text that each token of one document accounts for."""
         ends = np.cumsum([0, *self._inner.byte_lengths[ids]])
         before = np.concatenate([[0], np.cumsum(text_byte_mask(self._inner.decode(ids)), dtype=np.int64)])
         return np.diff(before[ends])
 
     def _documents(self, ids: Iterable[int] | npt.NDArray[np.integer]) -> Iterator[npt.NDArray[np.integer]]:
-        """Cut before each token that has no bytes: operators do not reach over a document's end."""
+        """Split before each token without bytes, such as BOS: case operators do not act across documents."""
         every = ids if isinstance(ids, np.ndarray) else np.array(list(ids), np.int64)
         yield from np.split(every, np.flatnonzero(self.is_boundary[every]))
 

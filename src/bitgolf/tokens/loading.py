@@ -1,4 +1,4 @@
-"""The kinds of tokenizer: each serialized form says of which it is."""
+"""Loading of tokenizers; the first bytes of a serialized tokenizer identify its type."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bitgolf.tokens.tokenizer import Tokenizer
 
 
 def tokenizer_from_bytes(proto: bytes, *, where: str = "tokenizer") -> Tokenizer:
-    """The tokenizer of a serialized form: by its first bytes a byte tokenizer, case operators, or else a SentencePieceTokenizer model.
+    """Return the tokenizer of a serialized form, recognized by its first bytes.
 
-    Raises `CorruptFileError` for what is none of them.
+    It is a byte tokenizer, one with case operators, or a SentencePiece model. Raises `CorruptFileError` otherwise.
     """
     if proto.startswith(byte_tokenizer.MAGIC):
         return ByteTokenizer(proto, where=where)
@@ -25,9 +25,10 @@ def tokenizer_from_bytes(proto: bytes, *, where: str = "tokenizer") -> Tokenizer
 
 
 def load_tokenizer(path: Path, *, case_operators: bool = False) -> Tokenizer:
-    """The tokenizer of a file. Raises `BitgolfError` where it cannot be read, `CorruptFileError` where it is none.
+    """Return the tokenizer of a file.
 
-    case_operators: the file is the SentencePieceTokenizer model alone of text with case operators, as published ones are.
+    case_operators: the file is a plain SentencePiece model that was trained on text with case operators, as published.
+    Raises `BitgolfError` if the file cannot be read, and `CorruptFileError` if it is not a tokenizer.
     """
     try:
         proto = path.read_bytes()

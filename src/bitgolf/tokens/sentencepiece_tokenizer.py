@@ -1,8 +1,8 @@
-"""SentencePieceTokenizer models, with the exact bytes of each of their tokens.
+"""SentencePiece models with lossless encoding and the exact bytes of each token.
 
-SentencePieceTokenizer itself loses text: its normaliser folds characters, its white space is U+2581, its input has to be UTF-8.
-`encode` avoids all three. It puts an identity normaliser in front of the same pieces, and spells what still would not
-come back (a literal U+2581, bytes that are not UTF-8) in byte tokens. `encode_normalised` keeps the model's own normaliser.
+SentencePiece's own encoding is lossy: its normaliser changes characters, U+2581 stands for white space, and the input
+must be UTF-8. `encode` avoids all three. It uses the same pieces with an identity normaliser, and encodes a literal
+U+2581 and bytes that are not UTF-8 as byte tokens. `encode_normalised` uses the model's own normaliser.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from bitgolf.tokens.tokenizer import Ids, Tokenizer
 SPACE = "\u2581"
 THREADS = 2
 
-# Protocol buffers: of a message field that occurs twice the later one's values win, so this tail overrides the model's
-# normalizer_spec (field 3): its name, no character map, no dummy prefix, no white space removed.
+# In protocol buffers, when a message field occurs twice, the values of the later one win. So appending these bytes
+# overrides the model's normalizer_spec (field 3): its name, no character map, no dummy prefix, no white space removed.
 _SPEC = b"\x0a\x08identity" + b"\x12\x00" + b"\x18\x00" + b"\x20\x00"
 _IDENTITY = b"\x1a" + bytes([len(_SPEC)]) + _SPEC
-_ESCAPED = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are not UTF-8
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, decoded with "surrogateescape"
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePieceTokenizer model, from its serialized form `serialized`; names have spaces as U+2581.
+    """Tokenizer of a SentencePiece model. In `piece_strings` a space is U+2581.
 
-    Raises `CorruptFileError` for anything that SentencePieceTokenizer does not load.
+    serialized: the model file. Raises `CorruptFileError` if SentencePiece cannot load it.
     """
 
     def __init__(self, serialized: bytes, *, where: str = "tokenizer") -> None:
@@ -39,10 +39,10 @@ class SentencePieceTokenizer(Tokenizer):
             self._processor = SentencePieceProcessor(model_proto=serialized)
             self._identity_processor = SentencePieceProcessor(model_proto=serialized + _IDENTITY)
             self.piece_strings = self._processor.id_to_piece(list(range(len(self._processor))))
-        except (RuntimeError, UnicodeDecodeError) as error:  # the latter also for a message about what is no UTF-8
-            raise CorruptFileError(f"not a SentencePieceTokenizer model ({error})", where=where) from error
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter if a message of SentencePiece is not UTF-8
+            raise CorruptFileError(f"not a SentencePiece model ({error})", where=where) from error
         if not self.piece_strings:
-            raise CorruptFileError("not a SentencePieceTokenizer model (it is empty)", where=where)
+            raise CorruptFileError("not a SentencePiece model (it has no pieces)", where=where)
         super().__init__(serialized, where)
         self.bos = int(self._processor.bos_id())
         self.is_byte = self._flags(self._processor.is_byte)
@@ -67,23 +67,26 @@ class SentencePieceTokenizer(Tokenizer):
 
     @cached_property
     def identity_normaliser(self) -> bool:
-        """Whether the model's own normaliser changes nothing: overriding it with the identity leaves the model the same."""
+        """Whether the model's own normaliser is the identity: overriding it leaves the serialized model the same."""
         return self._processor.serialized_model_proto() == self._identity_processor.serialized_model_proto()
 
     @property
     def lossless(self) -> bool:
-        """Whether SentencePieceTokenizer's own encoding of any text is exact, U+2581 apart: what others do with the model is, too."""
+        """Whether SentencePiece's own encoding is exact too, for any text without U+2581."""
         return self.identity_normaliser and self.byte_fallback and self.has_space
 
     # ---- exact ---------------------------------------------------------------------------------------------------
 
     def encode_documents(self, documents: Sequence[bytes]) -> list[Ids]:
-        """`encode` of each document, in one batch: about 5 MB a second on two cores."""
+        """Return the token ids of each document, int32 (n,). About 5 MB/s on two cores.
+
+        Raises `BitgolfError` if the model has no byte fallback.
+        """
         if not self.byte_fallback:
             raise BitgolfError(
-                "the tokenizer has no byte fallback: most characters have no tokens",
+                "the tokenizer has no byte fallback, so some characters have no token",
                 where=self.where,
-                hint="take a tokenizer trained with byte_fallback",
+                hint="use a tokenizer trained with byte_fallback",
             )
         parts = [self._unencodable.split(data.decode("utf-8", "surrogateescape")) for data in documents]
         texts = [text for part in parts for text in part[::2]]
@@ -91,31 +94,34 @@ class SentencePieceTokenizer(Tokenizer):
         return [self._assemble(part, [self._checked(*next(encoded)) for _ in part[::2]]) for part in parts]
 
     def _checked(self, text: str, ids: list[int]) -> list[int]:
-        """SentencePieceTokenizer's tokens where they are exact, byte tokens otherwise: the promise does not rest on another's code."""
+        """Return SentencePiece's tokens if they decode to `text`, otherwise byte tokens.
+
+        Losslessness then does not depend on SentencePiece's code.
+        """
         data = text.encode()
         return ids if self.decode(ids) == data else self._byte_tokens(data)
 
     def _assemble(self, part: list[str], encoded: list[list[int]]) -> Ids:
-        """Put the plain texts' tokens and the spelled foreign stretches between them together again."""
+        """Join the tokens of the encoded texts (even items of `part`) and the byte tokens of the items between them."""
         ids = list(encoded[0])
-        for foreign, plain in zip(part[1::2], encoded[1:], strict=True):
-            ids += self._byte_tokens(foreign.encode("utf-8", "surrogateescape"))
-            ids += plain
+        for unencodable, text_ids in zip(part[1::2], encoded[1:], strict=True):
+            ids += self._byte_tokens(unencodable.encode("utf-8", "surrogateescape"))
+            ids += text_ids
         return np.array(ids, np.int32)
 
     def _byte_tokens(self, data: bytes) -> list[int]:
         return [self._byte_ids[byte] for byte in data]
 
-    # ---- as SentencePieceTokenizer does it --------------------------------------------------------------------------------
+    # ---- SentencePiece's own encoding ----------------------------------------------------------------------------
 
     def normalised(self, data: bytes) -> bytes:
-        """The text that SentencePieceTokenizer encodes in place of `data`: UTF-8, spaces as spaces."""
+        """Return the text that SentencePiece encodes in place of `data`, as UTF-8, with spaces instead of U+2581."""
         return self._processor.normalize(_readable(data)).replace(SPACE, " ").encode()
 
     def encode_normalised(self, data: bytes) -> tuple[Ids, int]:
-        """What SentencePieceTokenizer makes of a text, as in the challenge's shards, and how many raw bytes that loses or changes.
+        """Return SentencePiece's own token ids, as in the challenge's shards, and the number of raw bytes they alter.
 
-        A raw byte is kept where its character comes through the normaliser as itself and has a token other than `<unk>`.
+        A raw byte is unaltered if the normaliser leaves its character unchanged and its token is not `<unk>`.
         """
         text = _readable(data)
         normal, offsets = self._processor.normalize(text, with_offsets=True)
@@ -133,7 +139,10 @@ def _readable(data: bytes) -> str:
 
 
 def _kept_bytes(raw: str, normal: str, offsets: npt.NDArray[np.int64]) -> int:
-    """UTF-8 bytes of the raw characters that the normaliser left as they are. `offsets`: normal character -> raw one."""
+    """Return the number of UTF-8 bytes of the raw characters that the normaliser leaves unchanged.
+
+    offsets: index of a normalised character -> index of its raw character.
+    """
     before, after = _code_points(raw), _code_points(normal)
     after[after == ord(SPACE)] = ord(" ")
     origin = offsets[: len(after)]
@@ -145,15 +154,15 @@ def _code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).copy()
 
 
-# ---- the challenge's own table -----------------------------------------------------------------------------------
+# ---- the challenge's byte table ----------------------------------------------------------------------------------
 
 
 def challenge_byte_count(tokenizer: Tokenizer, ids: npt.NDArray[np.integer]) -> int:
-    """The bytes of a sequence by the challenge's rule, which looks at one token and its predecessor.
+    """Return the number of bytes of a token sequence by the challenge's rule, which uses a token and its predecessor.
 
-    A byte token counts 1; a piece its UTF-8 length without one leading U+2581; that mark counts 1 where the predecessor
-    is an ordinary token or a byte, 0 after a control, unknown or unused token (which count 0) and at the very start.
-    Two flaws are the rule's own: a document's real leading space counts 0, and a U+2581 inside a piece counts 3.
+    A byte token counts 1; control, unknown and unused tokens count 0. Another piece counts its UTF-8 length without a
+    leading U+2581, which itself counts 1 after a piece or a byte, and 0 after other tokens and at the start.
+    The rule has two flaws: a real space at the start of a document counts 0, and U+2581 inside a piece counts 3.
     """
     leading = np.array([name.startswith(SPACE) for name in tokenizer.piece_strings]) & ~tokenizer.is_boundary
     lengths = np.array([len(name.removeprefix(SPACE).encode()) for name in tokenizer.piece_strings])

@@ -1,6 +1,6 @@
-"""Where a recipe's tokenizer comes from: trained on a sample of its text, a file, or nowhere.
+"""Tokenizers of a recipe: trained on a sample of its text, read from a file, or the byte tokenizer.
 
-Each has a `vocab`, and `train(documents)` gives what `kinds.tokenizer_from_bytes` opens.
+`train(documents)` returns a serialized tokenizer, which `loading.tokenizer_from_bytes` opens.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from bitgolf.text.documents import document_fingerprint
 from bitgolf.tokens import byte_tokenizer, caseops_tokenizer
 from bitgolf.tokens.loading import load_tokenizer
 
-PASSAGE_BYTES = 4096  # bytes: what is sampled, and the longest stretch that a piece is looked for in
-_RESERVED = re.compile("[\0\t\u2581\u2585]+")  # the trainer skips a whole sentence for one of these
+PASSAGE_BYTES = 4096  # length of a sampled passage; pieces are searched within passages
+_RESERVED = re.compile("[\0\t\u2581\u2585]+")  # the trainer skips sentences with one of these
 
 
 class TokenizerTrainer(ABC):
-    """Where a recipe's tokenizer comes from. `vocab`: its number of tokens, or the most that it may have."""
+    """Base class of the sources of a recipe's tokenizer. vocab: its number of tokens, or the upper limit of it."""
 
     vocab: int
 
     @abstractmethod
     def train(self, documents: Iterable[bytes]) -> bytes:
-        """The tokenizer's bytes, which `tokens.loading.tokenizer_from_bytes` opens."""
+        """Return the serialized tokenizer, which `loading.tokenizer_from_bytes` opens."""
 
 
 @register
 class SentencePieceBPE(TokenizerTrainer):
-    """Byte-pair encoding by SentencePieceTokenizer (Kudo and Richardson 2018), set up so that nothing is lost.
+    """Byte-pair encoding by SentencePiece (Kudo and Richardson 2018), configured to be lossless.
 
-    Identity normalisation, no dummy prefix, white space kept, bytes for what has no piece; pad, bos, eos, unk are 0 to 3.
-    Newlines and runs of spaces are ordinary characters of a piece. `cross_word_pieces` also lets a piece hold several words
-    and mix letters with punctuation: `):\\n        return` costs two tokens then, where each word starts a new one otherwise
-    (3.01 bytes a token against 2.68 on held-out files of the Python library, at 2048). `vocab` is an upper limit: a small text has fewer pairs to merge.
+    Identity normalisation, no dummy prefix, white space kept, byte fallback; pad, bos, eos and unk are tokens 0 to 3.
+    Newlines and runs of spaces may be part of a piece. vocab: upper limit, since a small text has fewer pairs to merge.
+    cross_word_pieces: a piece may span several words and mix letters with punctuation, so that `):\\n        return`
+    takes two tokens; otherwise each word starts a new piece. With 2,048 tokens this gives 3.01 bytes per token instead
+    of 2.68 on held-out files of the Python library.
     """
 
     def __init__(
@@ -63,14 +64,15 @@ class SentencePieceBPE(TokenizerTrainer):
         )
 
     def train(self, documents: Iterable[bytes]) -> bytes:
-        """The serialized model. The same documents give the same bytes, in whatever order they come.
+        """Return the serialized model. The result does not depend on the order of the documents.
 
-        About a second for a sample of 4 MB; a larger one hardly helps. Raises `BitgolfError` where the text or the vocabulary is too small.
+        Takes about a second for a sample of 4 MB; a larger sample hardly helps. Raises `BitgolfError` if the text or
+        the vocabulary is too small.
         """
         return self._trained(sample_passages(documents, self.sample_bytes))
 
     def _trained(self, passages: Iterable[bytes], symbols: Sequence[str] = ()) -> bytes:
-        """The model of these passages; each of the symbols is a token, after the special ones, and never part of another."""
+        """Return the model trained on these passages. Each of `symbols` is a separate token after the special ones."""
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -91,21 +93,21 @@ class SentencePieceBPE(TokenizerTrainer):
                 split_digits=self.split_digits,
                 max_sentence_length=4 * PASSAGE_BYTES,
                 **dict(zip(("pad_id", "bos_id", "eos_id", "unk_id"), range(4), strict=True)),
-                num_threads=1,  # the serialized model names it
+                num_threads=1,  # stored in the model, so a fixed value keeps its bytes the same
                 minloglevel=2,
             )
         except RuntimeError as error:
             raise BitgolfError(
                 f"no tokenizer of {self.vocab} pieces can be trained on this text ({error})",
                 where=type(self).__name__,
-                hint="a vocabulary of 320 or more, and some text",
+                hint="use a vocabulary of at least 320, or more text",
             ) from error
         return model.getvalue()
 
 
 @register
 class CaseOpsBPE(SentencePieceBPE):
-    """The same on text whose capitals are written as operators (`text.caseops`), which are tokens 4 to 7.
+    """`SentencePieceBPE` on text with case operators (`text.caseops`), which are tokens 4 to 7.
 
     Source: openai/parameter-golf, pull request 1729.
     """
@@ -117,45 +119,45 @@ class CaseOpsBPE(SentencePieceBPE):
 
 @register
 class ByteLevel(TokenizerTrainer):
-    """A token for each byte, after pad, bos, eos and unk."""
+    """One token per byte, after pad, bos, eos and unk; see `tokens.byte_tokenizer`."""
 
     def __init__(self, *, vocab: Literal[260] = 260) -> None:
         self.vocab = vocab
 
     def train(self, documents: Iterable[bytes]) -> bytes:
-        """Nothing is learned, and no document is read."""
+        """Return the serialized byte tokenizer; the documents are not read."""
         return byte_tokenizer.MAGIC
 
 
 @register
 class TokenizerFile(TokenizerTrainer):
-    """A tokenizer of `vocab` tokens from a file, as it is: a published one, or one trained before.
+    """A tokenizer of `vocab` tokens from a file.
 
-    case_operators: it is a bare SentencePieceTokenizer model that was trained on text with case operators, as published ones are.
+    case_operators: the file is a plain SentencePiece model that was trained on text with case operators, as published.
     """
 
     def __init__(self, *, path: str, vocab: int, case_operators: bool = False) -> None:
         self.path, self.vocab, self.case_operators = path, vocab, case_operators
 
     def train(self, documents: Iterable[bytes]) -> bytes:
-        """The bytes of the file; the documents are not read. Raises `RecipeError` where its vocabulary is another."""
+        """Return the bytes of the file; no document is read. Raises `RecipeError` if its size is not `vocab`."""
         tokenizer = load_tokenizer(Path(self.path), case_operators=self.case_operators)
         if tokenizer.vocab != self.vocab:
             raise RecipeError(
-                f"the tokenizer has {tokenizer.vocab:,} pieces, and the recipe says {self.vocab:,}",
+                f"the tokenizer has {tokenizer.vocab:,} pieces, but tokens.vocab is {self.vocab:,}",
                 where=self.path,
-                hint=f"--set tokens.vocab={tokenizer.vocab}",
+                hint=f"use --set tokens.vocab={tokenizer.vocab}",
             )
         return tokenizer.serialized
 
 
 def sample_passages(documents: Iterable[bytes], size: int) -> list[bytes]:
-    """Passages of up to `PASSAGE_BYTES` bytes from all over the documents, `size` bytes of them or what there is.
+    """Sample passages of up to `PASSAGE_BYTES` bytes from the documents, at least `size` bytes if there are as many.
 
-    Those with the least fingerprints are kept (bottom-k sampling), so the sample depends on no seed and on no order,
-    and memory holds no more than it.
+    Passages with the smallest fingerprints are kept (bottom-k sampling). The sample thus depends neither on a seed nor
+    on the order of the documents, and only the sample is held in memory.
     """
-    kept: list[tuple[int, bytes]] = []  # a heap with the greatest fingerprint on top
+    kept: list[tuple[int, bytes]] = []  # a heap, largest fingerprint first
     total = 0
     for document in documents:
         for start in range(0, len(document), PASSAGE_BYTES):

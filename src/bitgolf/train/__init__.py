@@ -1,1 +1,1 @@
-"""Training: the loop, its timeline, checkpoints, and many processes as one."""
+"""Training on one or several processes: trainer, loop, phases, memory planning, kernels and checkpoints."""

@@ -1,4 +1,4 @@
-"""Batches that grow while training goes on: fewer rows at first, or shorter ones."""
+"""Batch warm-up: fewer or shorter sequences per batch early in training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bitgolf.errors import RecipeError
 
 
 class BatchShape(NamedTuple):
-    """A global batch: so many sequences of so many tokens."""
+    """A global batch: `rows` sequences of `length` tokens."""
 
     rows: int
     length: int
@@ -22,39 +22,45 @@ class BatchShape(NamedTuple):
 
 
 class BatchSchedule(ABC):
-    """A share of the batch for each part of the run. parts: (fraction of the run from which it holds, share), from 0 on.
+    """Scales the batch by a share that changes at fractions of the run.
 
-    A smaller batch is the beginning of its step's whole one, so batches stay a function of (seed, step) although the
-    phases follow the clock; the rest of that step's text is passed over.
-    Raises `RecipeError` for shares that are none, for moments out of order, and for a part that changes nothing.
+    milestones: (fraction of the run from which the share holds, share), the first at 0.
+    A smaller batch is a slice of the full batch of its step, so that batches remain a function of (seed, step) although
+    milestones may follow the clock. The rest of the step's text is skipped.
+    Raises `RecipeError` if fractions do not increase from 0, shares are not in (0, 1], or a milestone changes nothing.
     """
 
     def __init__(self, *, milestones: tuple[tuple[float, float], ...]) -> None:
-        self.milestones, self.place = milestones, type(self).__name__
-        self.starts = [moment for moment, _ in milestones]
+        self.milestones, self.where = milestones, type(self).__name__
+        self.starts = [start for start, _ in milestones]
         shares = [share for _, share in milestones]
         if self.starts[:1] != [0.0] or any(not a < b < 1 for a, b in pairwise(self.starts)):
-            raise RecipeError(f"parts begin at 0 and go up, below 1; these begin at {self.starts}", where=self.place)
+            raise RecipeError(f"milestones must start at 0 and increase, below 1, got {self.starts}", where=self.where)
         if any(not 0 < share <= 1 for share in shares):
-            raise RecipeError(f"shares are above 0 and at most 1, not {shares}", where=self.place)
+            raise RecipeError(f"shares must be above 0 and at most 1, got {shares}", where=self.where)
         if len(milestones) < 2 or any(a == b for a, b in pairwise(shares)):
-            raise RecipeError(f"the shares {shares} do not change from part to part", where=self.place)
+            raise RecipeError(
+                f"each of two or more milestones must change the share, got shares {shares}", where=self.where
+            )
 
     def scaled(self, whole: int, progress: float) -> int:
-        """The share of a whole at a moment. Raises `RecipeError` where it is not a whole number."""
-        share = next(share for moment, share in reversed(self.milestones) if moment <= progress)
+        """`whole` times the share at a fraction of the run. Raises `RecipeError` if that is not an integer."""
+        share = next(share for start, share in reversed(self.milestones) if start <= progress)
         if abs(share * whole - round(share * whole)) > 1e-6:
-            raise RecipeError(f"{share:g} of {whole} is not a whole number", where=self.place)
+            raise RecipeError(f"{share:g} of {whole} is not a whole number", where=self.where)
         return round(share * whole)
 
     @abstractmethod
     def apply(self, shape: BatchShape, progress: float) -> BatchShape:
-        """The batch at a moment, from what it would be without this ramp."""
+        """The scaled batch at a fraction of the run. shape: the batch without this warm-up."""
 
 
 @register
 class BatchSizeWarmup(BatchSchedule):
-    """The first rows of each step. (Parameter Golf #1512 tried 1/2, 3/4, 1 and found it worse by 0.01 to 0.02 bpb.)"""
+    """Scales the number of sequences: a step trains on the first rows of its batch.
+
+    In openai/parameter-golf, pull request 1512, the shares 1/2, 3/4, 1 were worse by 0.01 to 0.02 bpb.
+    """
 
     def apply(self, shape: BatchShape, progress: float) -> BatchShape:
         return shape._replace(rows=self.scaled(shape.rows, progress))
@@ -62,7 +68,7 @@ class BatchSizeWarmup(BatchSchedule):
 
 @register
 class SequenceLengthWarmup(BatchSchedule):
-    """The first tokens of each row: sequence length warm-up by truncation (arXiv 2108.06084)."""
+    """Scales the sequence length: a step trains on the first tokens of each row (arXiv 2108.06084, by truncation)."""
 
     def apply(self, shape: BatchShape, progress: float) -> BatchShape:
         return shape._replace(length=self.scaled(shape.length, progress))

@@ -1,7 +1,7 @@
-"""Checkpoints: everything a run needs to go on, in one safetensors file that is whole or known to be damaged.
+"""Checkpoint files: the state of a run in one safetensors file with a checksum.
 
-The file's metadata holds the format's number, the step, the caller's values as JSON, and the SHA-256 of all the file's bytes, taken with
-zeros in place of the hash itself. Nothing is pickled.
+The metadata holds the format number, the step, a JSON object of the caller, and the SHA-256 of the whole file, computed
+with zeros in place of the hash. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bitgolf.files import atomic_write
 FORMAT = 2
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 _ZEROS = b"0" * 64
-# A name or value in the header that looks like this has its quotes escaped, so only the key itself matches.
+# JSON escapes quotes inside names and values, so only the key itself can match.
 _HASH = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -34,7 +34,7 @@ _TYPES = {
 
 
 class _Metadata(msgspec.Struct):
-    """Values of safetensors' metadata, which are strings. format: None in files from before there was a number."""
+    """The metadata of the file; safetensors allows only strings. format: None in files older than format numbers."""
 
     step: str
     meta: str
@@ -46,7 +46,10 @@ class _CheckpointHeader(msgspec.Struct):
 
 
 class Checkpoint(NamedTuple):
-    """What `load_latest` found, and a message for each newer file that it had to pass over."""
+    """The contents of a checkpoint file.
+
+    meta: the JSON object of the caller.  warnings: a message for each newer file that `load_latest` found damaged.
+    """
 
     step: int
     tensors: dict[str, Tensor]
@@ -57,15 +60,18 @@ class Checkpoint(NamedTuple):
 def save(
     folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None, *, keep: int = 2
 ) -> Path:
-    """Write `step-00000040.safetensors` atomically, and keep the newest `keep` files up to this step.
+    """Write a checkpoint such as `step-00000040.safetensors` atomically; returns its path.
 
-    Files of later steps are removed too: they belong to a run that was given up, and would be taken for newer.
-    Tensors may be of any type, on any device, views, or share memory; `meta` is anything that JSON holds.
-    One tensor is written and hashed after the other, without a copy of those that are contiguous on the CPU.
+    Deletes all but the newest `keep` files up to this step. Files of later steps belong to an abandoned run and are
+    deleted as well, since `load_latest` would prefer them.
+    tensors: of any dtype and device; views and shared memory are allowed.  meta: a JSON object.
+    Tensors are written and hashed one by one; those that are contiguous on the CPU are not copied.
     """
     assert step >= 0 and keep >= 1
     path = folder / f"step-{step:08d}.safetensors"
-    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))  # so all are aligned
+    ordered = dict(
+        sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    )  # keeps all tensors aligned
     header = _header(step, ordered, meta or {})
     digest = hashlib.sha256(header)
     with atomic_write(path) as handle:
@@ -86,10 +92,10 @@ def save(
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
-    """The newest whole checkpoint, its tensors on the CPU; None where there is no checkpoint at all.
+    """The newest undamaged checkpoint in `folder`, with tensors on the CPU; None if there is no checkpoint file.
 
-    A damaged file is passed over and named in `warnings`; if no file is whole, `CorruptFileError` names them all.
-    Raises `FormatVersionError` for a whole file of another format.
+    Damaged files are skipped and listed in `warnings`. Raises `CorruptFileError` if all files are damaged, and
+    `FormatVersionError` for an undamaged file of another format.
     """
     damaged: list[str] = []
     for _, file in _newest_first(folder):
@@ -100,13 +106,16 @@ def load_latest(folder: Path) -> Checkpoint | None:
         except CorruptFileError as error:
             damaged.append(str(error))
     if damaged:
-        cause = f"no checkpoint is whole ({'; '.join(damaged)})"
-        raise CorruptFileError(cause, where=str(folder), hint="remove the folder to start the run again")
+        message = f"all checkpoints are damaged ({'; '.join(damaged)})"
+        raise CorruptFileError(message, where=str(folder), hint="delete the folder to train from the start")
     return None
 
 
 def load(path: Path) -> Checkpoint:
-    """The checkpoint in one file. Raises `CorruptFileError`, or `FormatVersionError` for a file of another format."""
+    """The checkpoint in one file.
+
+    Raises `CorruptFileError` if it is missing or damaged, `FormatVersionError` if it has another format.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -129,7 +138,7 @@ def _newest_first(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _header(step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
-    """The length and the JSON header of a safetensors file of these tensors in their order, zeros in place of the hash."""
+    """Length field and JSON header of a safetensors file with these tensors in this order, and zeros as the hash."""
     metadata = {"format": str(FORMAT), "step": str(step), "meta": json.dumps(meta), "sha256": _ZEROS.decode()}
     table: dict[str, Any] = {"__metadata__": metadata}
     end = 0
@@ -142,19 +151,19 @@ def _header(step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor's elements in row-major order: a view where it is contiguous on the CPU."""
+    """The elements of a tensor in row-major order, as bytes. Not copied if the tensor is contiguous on the CPU."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _checked_metadata(data: bytes) -> _Metadata:
-    """The metadata of a file whose bytes match their hash. Raises `ValueError` or msgspec's errors for any other."""
+    """The metadata of a file with a valid hash. Raises `ValueError` or `msgspec.MsgspecError` if it is damaged."""
     start = 8 + int.from_bytes(data[:8], "little")
     match = _HASH.search(data, 8, min(start, len(data)))
     if not match:
-        raise ValueError("it has no hash")
+        raise ValueError("no hash in its header")
     digest, view = hashlib.sha256(), memoryview(data)
     for piece in (view[: match.start(1)], _ZEROS, view[match.end(1) :]):
         digest.update(piece)
     if digest.hexdigest().encode() != match[1]:
-        raise ValueError("its bytes do not match their hash")
+        raise ValueError("its contents do not match its hash")
     return msgspec.json.decode(data[8:start], type=_CheckpointHeader).metadata

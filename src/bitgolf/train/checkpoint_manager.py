@@ -1,4 +1,4 @@
-"""When checkpoints are saved, what they hold, and how a run is restored from one."""
+"""Schedule and contents of checkpoints, and the restoration of a trainer from one."""
 
 from __future__ import annotations
 
@@ -16,45 +16,50 @@ from bitgolf.train.trainer import Trainer
 
 
 class TrainResult(NamedTuple):
-    """What was trained by the time of a checkpoint, the final one included."""
+    """The progress of training at a checkpoint, and at the end of training."""
 
     steps: int = 0
     tokens: int = 0
-    training_seconds: float = 0.0  # of the training clock
-    loss: float = math.nan  # of the last step, nats per token
-    time_limit: float = 0.0  # on those seconds; 0 is none
+    training_seconds: float = 0.0  # on the training clock
+    loss: float = math.nan  # of the last step, in nats per token
+    time_limit: float = 0.0  # on the training clock, in seconds; 0 is no limit
 
 
 class CheckpointManager:
-    """When state is saved, and how: checked and copied on the training clock, written by a thread meanwhile."""
+    """Saves the state of a trainer. Checking and copying it take training time; a background thread writes the file."""
 
     def __init__(self, trainer: Trainer, writer: CheckpointWriter, report: LogEvent) -> None:
         self.trainer, self.writer, self.report = trainer, writer, report
         self.postponed = False
 
     def due(self, seconds: float) -> bool:
-        """Whether to save now, so many seconds after the last time. An earlier file that is not whole yet postpones it,
-        unless each step is to be saved (`checkpoint_seconds` 0), which then waits."""
+        """Whether to save now. seconds: training time since the last checkpoint.
+
+        While the previous file is still being written, a checkpoint is postponed. With `checkpoint_seconds` 0 every
+        step is saved, and saving waits for the previous file instead.
+        """
         every = self.trainer.settings.checkpoint_seconds
         if seconds < every:
             return False
         postponed = every > 0 and broadcast_scalar(self.writer.busy, self.trainer.distributed)
         if postponed and not self.postponed:
-            message = f"a checkpoint takes more than {every:g} s to write, so the next is postponed until it is whole"
-            self.report("warning", message=f"{message} (see train.checkpoint_seconds)")
+            message = f"writing a checkpoint takes more than {every:g} s, so the next is postponed until it is written"
+            self.report("warning", message=f"{message} (train.checkpoint_seconds is the interval)")
         self.postponed = postponed
         return not postponed
 
     def checked_state(self, step: int) -> dict[str, Tensor]:
-        """The trainer's state, in every process at once, as the optimizer's may be spread over them. A finite loss says
-        nothing of the update after it, so all of it is checked: raises `Diverged`."""
+        """The state of the trainer after `step` steps. All processes must call this, as optimizer state may be sharded.
+
+        Raises `Diverged` if a value is not finite: the loss of a step does not cover its update.
+        """
         state = self.trainer.state_dict()
         if bad := first_nonfinite(state):
             raise Diverged(f"{bad} is not finite after step {step}")
         return state
 
     def save(self, reached: TrainResult, state: dict[str, Tensor], *, wait: bool) -> None:
-        """Have the first process write a checkpoint; `wait` until it is whole."""
+        """Write a checkpoint on rank 0, in the background. wait: return only when the file is complete."""
         if self.trainer.distributed.rank:
             return
         meta = {
@@ -69,7 +74,10 @@ class CheckpointManager:
 
 
 def restore(trainer: Trainer, folder: Path, report: LogEvent, start: TrainResult) -> TrainResult:
-    """Load the newest checkpoint in `folder` into the trainer; returns what it had reached, `start` without one."""
+    """Load the newest checkpoint in `folder` into the trainer; returns its progress, or `start` if there is none.
+
+    Reports a warning for each damaged file. Raises `CorruptFileError` if all files are damaged.
+    """
     found = checkpoint.load_latest(folder)
     if found is None:
         return start

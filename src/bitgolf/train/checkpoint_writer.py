@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on: a copy of the state in host memory, and a thread that writes it."""
+"""Asynchronous writing of checkpoints: a copy of the state in host memory, and a thread that writes it to a file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from bitgolf.train import checkpoint
 
 
 def first_nonfinite(state: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity.
+    """Name of the first tensor with a NaN or an infinity; None if all values are finite.
 
-    One largest magnitude for each tensor (a fused kernel on a GPU), and a single read from the device for all of them.
+    Computes the largest magnitude of each tensor (with a fused kernel on a GPU), and reads from the device once.
     """
     floats = {name: t.detach() for name, t in state.items() if t.is_floating_point() and t.numel()}
     by_type: dict[torch.dtype, list[str]] = {}
@@ -35,10 +35,10 @@ def first_nonfinite(state: Mapping[str, Tensor]) -> str | None:
 
 
 class HostSnapshot:
-    """Copies of states like `state`, in buffers that are made once. What is trained afterwards does not change a copy.
+    """Snapshots of a state in host buffers, which are allocated once for states with the names and shapes of `state`.
 
-    From a GPU: the state is cloned there, in the order of the steps, and transferred to pinned memory on a stream of its
-    own, so that neither the host nor the next step waits for the transfer.
+    A state on a GPU is cloned there on the current stream and then transferred to pinned memory on a separate stream,
+    so that neither the host nor the next training step waits for the transfer.
     """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
@@ -48,7 +48,7 @@ class HostSnapshot:
 
     @torch.no_grad()
     def start(self, state: Mapping[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
-        """Begin to copy. The function that is returned waits for the copy to be complete, and returns it."""
+        """Start a copy. Returns a function that waits for its completion and returns the host tensors by name."""
         if self.stream is None:
             for name, tensor in state.items():
                 self.buffers[name].copy_(tensor)
@@ -59,7 +59,7 @@ class HostSnapshot:
             for name, clone in clones.items():
                 self.buffers[name].copy_(clone, non_blocking=True)
                 if clone.is_cuda:
-                    clone.record_stream(self.stream)  # its memory is not used again before it was read
+                    clone.record_stream(self.stream)  # keeps the allocator from reusing its memory before the transfer
         copied = self.stream.record_event()
 
         def complete() -> dict[str, Tensor]:
@@ -70,10 +70,11 @@ class HostSnapshot:
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run into `folder` by one thread, one at a time. `state` shows the form of all states.
+    """Writes checkpoints to `folder` in one background thread, one at a time.
 
-    As a context manager it waits for the last file, however the block ends. What goes wrong in the thread is raised by
-    the next call: `BitgolfError` where the file system refuses (a full disk).
+    state: a state with the names, shapes and dtypes of all that will be saved.
+    As a context manager it waits for the last file, also after an error. An exception of the thread is raised by the
+    next call. A failure of the file system, such as a full disk, is raised as `BitgolfError`.
     """
 
     def __init__(self, folder: Path, state: Mapping[str, Tensor]) -> None:
@@ -84,25 +85,27 @@ class CheckpointWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether a file is still being written."""
+        """Whether a file is being written."""
         return self._writing is not None and not self._writing.done()
 
     def submit(self, step: int, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Copy a state and begin to write it, after the one before is whole."""
+        """Wait for the previous file, then copy the state and start writing it."""
         self.wait()
         complete = self._copy.start(state)
         self._writing = self._thread.submit(lambda: checkpoint.save(self.folder, step, complete(), meta))
 
     def wait(self) -> None:
-        """Return when the last file is whole."""
+        """Wait for the current file. Raises `BitgolfError` if the file system refused to write it."""
         writing, self._writing = self._writing, None
         try:
             if writing:
                 writing.result()
         except OSError as error:
-            cause = f"a checkpoint could not be written ({error.strerror or error})"
-            hint = "free some space, or choose another --out; --resume goes on from the last checkpoint that is whole"
-            raise BitgolfError(cause, where=str(self.folder), hint=hint) from error
+            message = f"a checkpoint could not be written ({error.strerror or error})"
+            hint = (
+                "free disk space or choose another --out, then continue from the last complete checkpoint with --resume"
+            )
+            raise BitgolfError(message, where=str(self.folder), hint=hint) from error
 
     def __enter__(self) -> Self:
         return self
@@ -112,4 +115,4 @@ class CheckpointWriter:
         if error is None:
             self.wait()
         elif self._writing and (other := self._writing.exception()):
-            error.add_note(f"and the last checkpoint could not be written: {other}")
+            error.add_note(f"In addition, the last checkpoint could not be written: {other}")

@@ -1,6 +1,6 @@
-"""How a training step is executed: which graph computes the loss, and how many rows pass through it at a time.
+"""Execution of a training step: the function that computes the loss, and the size of micro-batches.
 
-The plan changes speed and memory, not what is computed. `train.setup` makes it before the training clock starts.
+The plan affects speed and memory, not the result. `train.setup` makes it before the training clock starts.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 class ExecutionPlan(NamedTuple):
-    """What a trainer runs in each step.
+    """How a trainer executes each step.
 
     compute_loss: the loss module itself, or a compiled graph of it.
-    micro_rows: the most rows of a micro-batch by the settings; 0 is no limit.
-    max_micro_tokens: the most tokens of a micro-batch by the device's memory.
-    segment_buffers: grow with the number of document segments in a batch; None where no attention kernel needs them.
+    micro_rows: largest number of rows of a micro-batch (`train.micro_rows`); 0 is no limit.
+    max_micro_tokens: largest number of tokens of a micro-batch that fits the memory of the device.
+    segment_buffers: keeps the capacity of attention kernels at the number of document segments in a batch; None until
+    kernels have been selected.
     """
 
     compute_loss: LossFunction
@@ -33,9 +34,9 @@ class ExecutionPlan(NamedTuple):
     segment_buffers: SegmentCapacityManager | None = None
 
     def micro_batch_rows(self, count: int, length: int) -> int:
-        """How many of `count` rows of `length` tokens pass through the model at a time.
+        """Rows per micro-batch, for a batch of `count` rows of `length` tokens.
 
-        `micro_rows`, or the largest divisor of `count` that fits the memory where that many do not.
+        `micro_rows` (at most `count`) if that fits the memory, otherwise the largest divisor of `count` that does.
         """
         rows = min(self.micro_rows or count, count)
         return (

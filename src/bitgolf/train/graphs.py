@@ -1,4 +1,4 @@
-"""The compiled graphs of training: whether to compile, what is compiled, and their warm-up before the clock starts."""
+"""Compilation of the training graphs, and their warm-up before the training clock starts."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from bitgolf.train.trainer import Trainer
 
 
 def should_compile(mode: str, device: Device) -> bool:
-    """Whether the loss is compiled: with `on`, and with `auto` on CUDA, where compiling pays."""
+    """Whether to compile the loss. mode: `on`, `off`, or `auto`, which compiles on CUDA devices only."""
     return mode == "on" or (mode == "auto" and device.torch_device.type == "cuda")
 
 
 def compile_loss(trainer: Trainer, mode: str) -> tuple[LossFunction, str]:
-    """The loss function that training calls, compiled where `should_compile` says so, and a line for the log.
+    """The loss function, compiled if `should_compile`, and its description for the log.
 
-    On CUDA the updates of the optimizer are compiled too; on a CPU compiling them takes longer than it saves.
+    On CUDA the optimizer's updates are compiled as well. On a CPU that would take more time than it saves.
     """
     device = trainer.device.torch_device
     if not should_compile(mode, trainer.device):
-        return trainer.loss_module, "eager: compiling takes half a minute on a CPU and pays back only in long runs"
+        return trainer.loss_module, "eager (train.compile=on compiles, which takes half a minute on a CPU)"
     if device.type == "cuda":
         trainer.optimizer.compile(partial(compile_graph, device=device))
     return compile_graph(trainer.loss_module, device), "torch.compile, full graph"
 
 
 def warm_up_graphs(trainer: Trainer, steps: int) -> dict[float, float]:
-    """Train `steps` steps with each graph before the clock starts, then restore the trainer's state.
+    """Train `steps` steps with each graph, then restore the state of the trainer.
 
-    Returns the seconds that each graph took, by the fraction of the run from which it trains. The first step compiles,
-    one more covers what happens only once. State is kept on the device; the data order needs no restoring, as batches
-    are a pure function of (seed, step).
+    Returns fraction of the run at which a graph starts -> seconds that its steps took. The first step compiles the
+    graph; a second one covers other one-time costs. The saved state stays on the device. The data order is not part of
+    it, as batches are a pure function of (seed, step).
     """
     before, limits, seconds = trainer.clone_state(), trainer.settings, dict[float, float]()
-    for moment in _distinct_graph_starts(trainer):
+    for start in _distinct_graph_starts(trainer):
         with trainer.phases.rehearsal():
-            started = time.perf_counter()
+            began = time.perf_counter()
             for step in range(steps):
-                trainer.step(step, progress_at(moment, limits.steps, limits.seconds)).item()
-            seconds[moment] = time.perf_counter() - started
+                trainer.step(step, progress_at(start, limits.steps, limits.seconds)).item()
+            seconds[start] = time.perf_counter() - began
     trainer.load_state_dict(before)
     return seconds
 
 
 def _distinct_graph_starts(trainer: Trainer) -> list[float]:
-    """The first moment of each pair of a phase and a batch shape: the same pair trains with the same graph."""
+    """Fraction of the run at which each pair of phase and batch shape first occurs. Each pair has one graph."""
     limits, phases = trainer.settings, trainer.phases
     first: dict[tuple[int, BatchShape], float] = {}
-    for moment in trainer.graph_starts:
-        phase = sum(begin <= moment for begin in phases.starts)
-        first.setdefault((phase, limits.batch_shape(moment)), moment)
+    for start in trainer.graph_starts:
+        phase = sum(begin <= start for begin in phases.starts)
+        first.setdefault((phase, limits.batch_shape(start)), start)
     return list(first.values())

@@ -1,4 +1,4 @@
-"""The training loop: steps until a limit, with a clock, checkpoints, and a clean stop on signals or bad numbers."""
+"""The training loop: steps up to a limit of steps or time, checkpoints, and a clean stop on signals or divergence."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from bitgolf.train.trainer import Trainer
 
 
 def train(trainer: Trainer, folder: Path, report: LogEvent, *, resume: bool, limit: float | None = None) -> TrainResult:
-    """Train to the first limit and leave a final checkpoint in `folder`. `report` receives every logged event.
+    """Train until the first limit is reached and save a final checkpoint in `folder`.
 
-    limit: seconds of the training clock (0: none), by default `train.seconds`. A run that is resumed keeps the limit that
-    it began with.
-    Raises `Interrupted` on SIGINT and SIGTERM, its state saved, and `Diverged`, which saves nothing.
+    report: called as report(kind, **fields) for each event of the log.
+    resume: continue from the newest checkpoint.
+    limit: seconds on the training clock (0: none); None is `train.seconds`. A resumed run keeps its original limit.
+    Raises `Interrupted` on SIGINT and SIGTERM, after saving the state, and `Diverged`, without saving it.
     """
     start = TrainResult(time_limit=trainer.settings.seconds if limit is None else limit)
     saved = restore(trainer, folder, report, start) if resume else start
-    state = trainer.state_dict()  # on every rank: the optimizer's may be spread over them
+    state = trainer.state_dict()  # on every rank, as optimizer state may be sharded
     with _deferred_signals() as caught, CheckpointWriter(folder, {} if trainer.distributed.rank else state) as writer:
         return _TrainingLoop(trainer, writer, report, saved, caught).run()
 
 
 class _TrainingLoop:
-    """The state of a running loop: steps and tokens so far, and what was last saved."""
+    """The loop and its state: steps and tokens trained so far, and the progress at the last checkpoint."""
 
     def __init__(
         self, trainer: Trainer, writer: CheckpointWriter, report: LogEvent, saved: TrainResult, caught: list[str]
@@ -50,7 +51,7 @@ class _TrainingLoop:
         return time.perf_counter() - self.started
 
     def run(self) -> TrainResult:
-        """Step until a limit or a signal; the result is that of the final checkpoint."""
+        """Train until a limit or a signal; returns the progress at the final checkpoint."""
         now = TrainingProgress(
             self.step, self.trainer.settings.steps, self.saved.training_seconds, self.saved.time_limit
         )
@@ -61,30 +62,30 @@ class _TrainingLoop:
                 self.save(wait=stopped or ended)
             elif stopped:
                 name = self.caught[0] if self.caught else "a signal"
-                raise Interrupted(f"stopped by {name} after step {self.step}", hint="go on with --resume")
+                raise Interrupted(f"stopped by {name} after step {self.step}", hint="continue with --resume")
             elif ended:
                 return self.saved
             else:
                 self.train_step(now)
 
     def progress(self, before: TrainingProgress) -> tuple[TrainingProgress, bool]:
-        """The progress of the run, and whether a signal has come: by the clock and the signals of rank 0.
+        """The current progress, and whether a signal was received. Both are those of rank 0.
 
-        Learning rates follow the clock, so all ranks must have the same one.
+        Schedules may depend on the clock, so all ranks must use the same time.
         """
         if before.steps_left < 3:
-            self.losses.flush()  # waits for the device, or a step could begin after the limit
+            self.losses.flush()  # synchronizes, so that no step starts after the limit
         elapsed, stopped = broadcast_list([self.clock(), bool(self.caught)], self.trainer.distributed)
         return TrainingProgress(self.step, self.trainer.settings.steps, elapsed, self.saved.time_limit), bool(stopped)
 
     def unsaved(self, progress: TrainingProgress, *, final: bool) -> bool:
-        """Whether to save now: after a step, where it is the last one or a checkpoint is due."""
+        """Whether to save now: there are unsaved steps, and training ends (`final`) or a checkpoint is due."""
         return self.step > self.saved.steps and (
             final or self.saves.due(progress.elapsed_seconds - self.saved.training_seconds)
         )
 
     def save(self, *, wait: bool) -> None:
-        """Save a checkpoint. It takes time, and a signal may come meanwhile: the clock is read again afterwards."""
+        """Save a checkpoint. The caller then reads clock and signals again, since saving takes time."""
         self.losses.flush()
         state = self.saves.checked_state(self.step)
         seconds = broadcast_scalar(self.clock(), self.trainer.distributed)
@@ -92,11 +93,11 @@ class _TrainingLoop:
         self.saves.save(self.saved, state, wait=wait)
 
     def train_step(self, progress: TrainingProgress) -> None:
-        """One training step; reports a phase that began with it, and its loss."""
+        """One training step. Reports its loss, and a phase that starts with it."""
         loss = self.trainer.step(self.step, progress)
-        if begun := self.trainer.phases.last_change:
-            losses = {"loss_before": begun.loss_before, "loss_after": begun.loss_after}
-            self.report("phase", step=self.step, phase_start=begun.phase_start, **losses)
+        if change := self.trainer.phases.last_change:
+            losses = {"loss_before": change.loss_before, "loss_after": change.loss_after}
+            self.report("phase", step=self.step, phase_start=change.phase_start, **losses)
         self.step += 1
         self.tokens += self.trainer.settings.batch_shape(progress.fraction).tokens
         self.losses.record(self.step, self.tokens, loss)
@@ -104,7 +105,10 @@ class _TrainingLoop:
 
 @contextmanager
 def _deferred_signals() -> Iterator[list[str]]:
-    """SIGINT and SIGTERM are noted, and answered between two steps; outside a main thread nothing is changed."""
+    """Collect the names of received SIGINT and SIGTERM signals, which the loop handles between two steps.
+
+    Outside the main thread signal handlers are not changed.
+    """
     caught: list[str] = []
 
     with signals_to(lambda number: caught.append(signal.Signals(number).name)):

@@ -18,11 +18,11 @@ class LossModule(nn.Module):
         self.model, self.objective = model, objective
 
     def parameters_by_path(self) -> dict[str, nn.Parameter]:
-        """Parameters by the paths that rules match: the model's own, and an objective's under `objective.`."""
+        """Path, as rules match it -> parameter. Parameters of the objective have paths under `objective.`."""
         return {_path(name): p for name, p in self.named_parameters()}
 
     def roles(self) -> dict[str, str]:
-        """Roles of the parameters, by the same paths."""
+        """Path -> role of the parameter."""
         return {_path(name): role for name, role in parameter_roles(self).items()}
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Losses of the training steps: read without making a GPU wait, averaged over the ranks, reported, and checked."""
+"""Reports the losses of training steps, averaged over the ranks, without stalling a GPU. Detects divergence."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from bitgolf.errors import BitgolfError
 from bitgolf.runtime.distributed import all_reduce_mean
 from bitgolf.train.trainer import Trainer
 
-LogEvent = Callable[..., None]  # report(kind, **fields): the run's journal
+LogEvent = Callable[..., None]  # report(kind, **fields), writes to the run's log
 
 
 class Diverged(BitgolfError):
-    """A loss, a weight or a momentum is no longer a finite number; what was saved before is kept."""
+    """A loss, weight or optimizer state is NaN or infinite. Earlier checkpoints are kept."""
 
     def __init__(self, message: str) -> None:
         hint = (
-            "lower the learning rates (--set train.optim.0.use.lr=…) or set train.grad_clip, and start again with "
-            "--from train; the last good checkpoint is kept, and --resume goes on from it"
+            "lower the learning rates (--set train.optim.0.use.lr=…) or set train.grad_clip, and run again with "
+            "--from train; or continue from the last checkpoint, which is finite, with --resume"
         )
         super().__init__(message, where="train", hint=hint)
 
 
 class AsyncScalar:
-    """A number () of a device on its way to the host: `read` waits until it was computed, and for nothing after it."""
+    """A scalar tensor () that is copied to the host asynchronously. `read` waits for this copy, not for later work."""
 
     def __init__(self, value: Tensor) -> None:
         self.host, self.copied = value, None
@@ -38,17 +38,18 @@ class AsyncScalar:
             self.copied.record()
 
     def read(self) -> float:
+        """The value, once it is on the host."""
         if self.copied:
             self.copied.synchronize()
         return float(self.host)
 
 
 class LossReporter:
-    """Losses of the steps, reported `every` so many. On a GPU each is read when the next step has been launched, so that
-    the GPU never waits.
+    """Reports losses in groups of `every` steps. On a GPU a loss is read after the next step has been launched.
 
-    Reading it is the one synchronization of a step. It also keeps the host at most one step ahead of the GPU, which the
-    training clock relies on.
+    The GPU therefore does not wait for the host. Reading a loss is the only synchronization of a step, and keeps the
+    host at most one step ahead of the GPU, on which the accuracy of the training clock depends.
+    clock: returns seconds on the training clock.
     """
 
     def __init__(self, trainer: Trainer, report: LogEvent, clock: Callable[[], float], *, every: int) -> None:
@@ -59,14 +60,14 @@ class LossReporter:
         self.last = math.nan
 
     def record(self, step: int, tokens: int, loss: Tensor) -> None:
-        """The loss of a step, the step-th; so many tokens were trained on by its end."""
+        """Add the loss () of a step. step, tokens: totals after this step."""
         self.unread.append((step, tokens, AsyncScalar(loss)))
         self._read(self.lag)
         if len(self.unreported) >= self.every:
             self._report()
 
     def flush(self) -> None:
-        """Wait for all losses and report them."""
+        """Wait for all recorded losses and report them. Raises `Diverged` if one is not finite."""
         self._read(0)
         self._report()
 
@@ -76,7 +77,7 @@ class LossReporter:
             self.unreported.append((step, tokens, loss.read()))
 
     def _report(self) -> None:
-        """Report the mean over all processes of each known loss. Raises at the first that is not finite."""
+        """Report the mean of each loss over all ranks. Raises `Diverged` at the first that is not finite."""
         if not self.unreported:
             return
         read = all_reduce_mean(torch.tensor([loss for *_, loss in self.unreported]), self.distributed).tolist()

@@ -1,4 +1,4 @@
-"""What each part of a recipe touched: a switch that does nothing is an error."""
+"""Counts how often each part of a recipe runs and what it owns. A part that never runs is an error."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bitgolf.model.build import specs_by_path
 from bitgolf.model.part import Only
 
 PROBE_TOKENS = 2048
-"""Tokens of a row that the probe reads: enough for every part to act, little enough for any attention mask."""
+"""Tokens per row of the probe batch: enough to run every part, and few enough for a dense attention mask."""
 
 
 class PartUsage(NamedTuple):
-    """How many tensors and parameters a part owns, and how often it ran in one forward."""
+    """Number of tensors and parameters of all parts of one class, and of their calls in one forward pass."""
 
     tensors: int
     parameters: int
@@ -28,9 +28,10 @@ class PartUsage(NamedTuple):
 
 @torch.no_grad()
 def measure_part_usage(task: nn.Module, model: Spec[Any], ids: Tensor, targets: Tensor) -> dict[str, PartUsage]:
-    """Run one probe batch and count, for every kind of part in the model's recipe. Raises where a node never acted.
+    """Part name -> usage in one forward pass, for each class of part in the recipe of the model.
 
-    ids, targets: (B, T), of which the first `PROBE_TOKENS` of each row are read.
+    task: the loss module.  ids, targets: int64 (B, T), cut to the first `PROBE_TOKENS` of each row.
+    Raises `RecipeError` if a node of the recipe builds a part that does not run.
     """
     calls: Counter[type] = Counter()
     ran: set[nn.Module] = set()
@@ -46,18 +47,18 @@ def measure_part_usage(task: nn.Module, model: Spec[Any], ids: Tensor, targets: 
         for hook in hooks:
             hook.remove()
     specs = specs_by_path(model, len(task.get_parameter("model.embed.weight")))
-    # nodes by identity: equal ones may stand in two places
-    acted = {id(node) for path, node in specs.items() if task.get_submodule(f"model.{path}".rstrip(".")) in ran}
+    # compared by identity, as a recipe may contain equal nodes
+    used = {id(node) for path, node in specs.items() if task.get_submodule(f"model.{path}".rstrip(".")) in ran}
     table: dict[str, PartUsage] = {}
     for path, node in model.walk("model"):
         cls = node.cls
         if node.cls is Only or not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             continue
-        if id(node) not in acted and node is not model:
+        if id(node) not in used and node is not model:
             raise RecipeError(
                 f"{cls.__name__} is in the recipe and never runs",
                 where=path,
-                hint="remove it, or give it layers that exist",
+                hint="remove the part, or let it apply to layers that exist",
             )
         table[part_name(cls)] = _part_usage(task, cls, calls[cls])
     return table

@@ -1,4 +1,4 @@
-"""Phases: parts that change while training goes on, and the proof that they did."""
+"""Phases of training, in which scheduled parts switch behaviour, and a check that each switch takes effect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bitgolf.runtime.progress import TrainingProgress
 
 
 class PhaseChange(NamedTuple):
-    """A phase that began: its moment, and the loss of one batch (nats per token) just before and just after."""
+    """Start of a phase, as a fraction of the run, and the loss of a batch (nats per token) before and after it."""
 
     phase_start: float
     loss_before: float
@@ -25,25 +25,28 @@ class PhaseChange(NamedTuple):
 
 
 class Phases:
-    """The moments of a task's clocked parts, as fractions of the run; `current` is the phase that training is in.
+    """The phases of the scheduled parts of a loss module.
 
-    The published late quantization-aware training never ran, since the compiler had folded its switch (spec, T2): so
-    when a phase begins, the loss on one batch through the running graph must change, or training stops.
+    starts: fractions of the run at which a phase begins.  current: index of the phase that training is in.
+    When a phase begins, the loss of one batch, computed by the graph that trains, must change, or training stops.
+    (In openai/parameter-golf, pull requests 315, 414, 549 and 1019, late quantization-aware training had no effect,
+    since the compiler had folded its switch.)
     """
 
     def __init__(self, task: nn.Module) -> None:
         self.parts = [m for m in task.modules() if isinstance(m, Scheduled)]
-        self.starts = sorted({moment for p in self.parts for moment in p.phase_starts})
+        self.starts = sorted({start for p in self.parts for start in p.phase_starts})
         self.current: int | None = None  # None before the first step
-        self.last_change: PhaseChange | None = None  # what the last call of `advance` began
+        self.last_change: PhaseChange | None = None  # by the last call of `advance`
         self._rehearsing = False
 
     def advance(self, progress: TrainingProgress, probe: Callable[[], float]) -> None:
-        """Set every part to a moment. Raises `BitgolfError` where a phase begins and the probed loss does not change.
+        """Update every scheduled part to the progress of the run.
 
-        `probe` computes the loss on one batch. It is not called in a rehearsal.
+        probe: computes the loss on one batch; called before and after the start of a phase, but not in a rehearsal.
+        Raises `BitgolfError` if a phase begins and the loss does not change.
         """
-        number = sum(moment <= progress.fraction for moment in self.starts)
+        number = sum(start <= progress.fraction for start in self.starts)
         begins = not self._rehearsing and self.current is not None and number != self.current
         before = probe() if begins else math.nan
         for p in self.parts:
@@ -55,16 +58,16 @@ class Phases:
         if self.last_change.loss_before == self.last_change.loss_after:
             names = ", ".join(sorted({part_name(type(p)) for p in self.parts if p.phase_starts}))
             raise BitgolfError(
-                f"the phase at {self.last_change.phase_start:g} of the run changes nothing (of {names})",
+                f"the phase at {self.last_change.phase_start:g} of the run does not change the loss (parts: {names})",
                 where="train",
-                hint="remove its `since`, or see whether a compiled graph has folded the switch",
+                hint="remove the part's `since`, or check whether the compiler folded the switch (train.compile=off)",
             )
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Steps that belong to no run, such as warm-up: phases begin without a check, and the phase is put back at the end.
+        """A context for steps outside the run, such as warm-up: phases begin without a check, and are reset at the end.
 
-        At initialization many branches have no effect yet, so a check would fail.
+        At initialization many branches have no effect on the loss yet, so the check would fail.
         """
         before, self._rehearsing = self.current, True
         try:
@@ -74,11 +77,11 @@ class Phases:
 
     @property
     def never_reached(self) -> list[float]:
-        """The moments that training did not reach; what is scored is the model as it would be after them."""
+        """Starts of the phases that training did not reach. The scored model is still that of the last phase."""
         return self.starts[self.current or 0 :]
 
     def zero_missing_gradients(self, params: Iterable[nn.Parameter]) -> None:
-        """Zero gradients for what is idle until a later phase. In the last phase, all must have their own."""
+        """Before the last phase, set missing gradients to zero, since parameters may be unused until a later phase."""
         if self.current is not None and self.current < len(self.starts):
             for p in params:
                 if p.grad is None:
@@ -86,5 +89,5 @@ class Phases:
 
 
 def progress_at(moment: float, steps: int, seconds: float) -> TrainingProgress:
-    """A time just at a moment (a fraction) of a run with these limits: for compiling its phase's graph ahead."""
+    """The progress at the fraction `moment` of a run with these limits, to prepare the graph of a phase in advance."""
     return TrainingProgress(math.ceil(moment * steps) if steps else 1, steps, moment * seconds, seconds)

@@ -1,4 +1,4 @@
-"""What a recipe says about training."""
+"""The training settings of a recipe."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from bitgolf.train.batch_schedule import BatchSchedule, BatchShape
 
 @register
 class Train:
-    """Limits, batch, optimizer rules and schedules of a run.
+    """Limits, batch, optimizer rules and schedules of training.
 
-    seconds, steps: the first that is reached ends training; 0 is no limit, and one of them must be set.
-    rows, length: a global batch is `rows` sequences of `length` tokens, whatever the number of processes.
-    ramp: how the batch grows to that.
-    micro_rows: most sequences that a process passes through the model at a time; 0 is all of its share. Where the memory
-    of a GPU does not hold them it takes fewer, which changes no more than how sums are rounded.
-    clip: the gradient's largest norm; 0 is none.  checkpoint_seconds: how often state is saved.
-    kernels: `auto` takes fused kernels where they are able, `fast` refuses to train where one is not, `plain` takes none.
+    seconds, steps: training ends at the first limit; 0 is no limit, and at least one must be set.
+    rows, length: the global batch has `rows` sequences of `length` tokens, for any number of processes.
+    batch_warmup: smaller batches early in training.
+    micro_rows: largest number of sequences per micro-batch of a process; 0 is its whole batch. On a GPU it is reduced
+    to fit the memory, which changes only the rounding of sums.
+    grad_clip: largest norm of the gradient; 0 is no clipping.  checkpoint_seconds: interval between checkpoints.
+    compile: `auto` compiles on CUDA.  kernels: `auto` uses fused kernels where they match the reference and are faster,
+    `fast` requires them, `plain` uses none.
     """
 
     def __init__(
@@ -46,29 +47,36 @@ class Train:
         kernels: Literal["auto", "fast", "plain"] = "auto",
         checkpoint_seconds: float = 30.0,
     ) -> None:
-        if seconds <= 0 and steps <= 0:
-            raise RecipeError("training has no end", where="train", hint="set train.seconds or train.steps")
+        if min(seconds, steps, checkpoint_seconds) < 0:
+            limits = f"got {seconds:g}, {steps} and {checkpoint_seconds:g}"
+            raise RecipeError(f"seconds, steps and checkpoint_seconds must be at least 0, {limits}", where="train")
+        if seconds == 0 and steps == 0:
+            message = f"training has no limit: seconds is {seconds:g} and steps is {steps}"
+            raise RecipeError(message, where="train", hint="set train.seconds or train.steps")
         if rows < 1 or length < 2 or micro_rows < 0:
-            raise RecipeError(f"a batch of {rows} x {length} tokens is not one", where="train")
+            limits = "rows must be at least 1, length at least 2, and micro_rows at least 0"
+            raise RecipeError(f"{limits}, got {rows}, {length} and {micro_rows}", where="train")
         if grad_clip < 0:
-            raise RecipeError(f"a largest norm of {grad_clip} would turn every gradient round", where="train.grad_clip")
-        self.seconds, self.steps = max(seconds, 0.0), max(steps, 0)
+            raise RecipeError(f"grad_clip must be at least 0, got {grad_clip}", where="train.grad_clip")
+        self.seconds, self.steps = float(seconds), steps
         self.rows, self.length, self.micro_rows = rows, length, micro_rows
         self.objective, self.optim, self.lr_schedule = objective, optim, lr_schedule
         self.order, self.grad_clip, self.compile, self.kernels = order, grad_clip, compile, kernels
         self.checkpoint_seconds = checkpoint_seconds
         self.batch_warmups = [spec() for spec in batch_warmup]
-        if any(min(shape.rows, shape.length - 1) < 1 for shape in map(self.batch_shape, self.batch_shape_starts)):
-            raise RecipeError("at the start the batch is no batch", where="train.batch_warmup")
+        for smaller in map(self.batch_shape, self.batch_shape_starts):
+            if min(smaller.rows, smaller.length - 1) < 1:
+                message = f"a batch must have at least 1 row of 2 tokens, got {smaller.rows} of {smaller.length}"
+                raise RecipeError(message, where="train.batch_warmup")
 
     @property
     def batch_shape_starts(self) -> list[float]:
-        """The fractions of the run from which the batch has another shape, the start included."""
-        return sorted({0.0, *(moment for ramp in self.batch_warmups for moment in ramp.starts)})
+        """Fractions of the run at which the shape of the batch changes, 0 included."""
+        return sorted({0.0, *(start for warmup in self.batch_warmups for start in warmup.starts)})
 
     def batch_shape(self, progress: float) -> BatchShape:
-        """The global batch when so much of the run is done."""
+        """Shape of the global batch at a fraction of the run."""
         shape = BatchShape(self.rows, self.length)
-        for ramp in self.batch_warmups:
-            shape = ramp.apply(shape, progress)
+        for warmup in self.batch_warmups:
+            shape = warmup.apply(shape, progress)
         return shape

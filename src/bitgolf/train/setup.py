@@ -1,6 +1,6 @@
-"""Everything that happens between making a trainer and the first step on the clock: probe, memory, kernels, graphs.
+"""Preparation of a trainer before the training clock starts: usage probe, memory, kernels, compiled graphs.
 
-None of it changes what is trained: weights, optimizer state, data order and random state are those of a run without it.
+It does not affect training: weights, optimizer state, data order and random state are the same as without it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from bitgolf.train.trainer import Trainer
 
 WARM_UP_STEPS = 2
 SEGMENT_SAMPLE_STEPS = 32
-"""Steps whose segments are counted before training."""
+"""Number of first training steps whose document segments determine the initial capacity of attention kernels."""
 
 
 class TrainSetup(NamedTuple):
-    """What was chosen and found before training: the graph, the kernels, and a row for all that parts and rules touch."""
+    """Descriptions of the graph and of the chosen kernels, and the usage table of parts and optimizer rules."""
 
     graph: str
     kernels: list[str]
@@ -31,38 +31,37 @@ class TrainSetup(NamedTuple):
 
 
 def setup_trainer(trainer: Trainer, log: RunLog) -> TrainSetup:
-    """Make a trainer ready for its first step, and log what was chosen. Compiles where the settings or the device ask for it.
+    """Set the execution plan of a trainer, compile and warm up its graphs, and log the decisions.
 
-    Raises `RecipeError` where a part of the recipe never runs or a kernel that must be fast is not, and `BitgolfError`
-    where the device has too little memory.
+    Raises `RecipeError` if a part of the recipe never runs, or if `train.kernels` is `fast` and a fused kernel cannot
+    be used, and `BitgolfError` if the device has too little memory.
     """
     distributed, settings = trainer.distributed, trainer.settings
     rows = _usage_rows(trainer)
     plan = trainer.plan._replace(max_micro_tokens=estimate_micro_batch(trainer, log.info))
-    choice = _select_kernels(trainer, plan, log)
+    selection = _select_kernels(trainer, plan, log)
     compute_loss, graph = compile_loss(trainer, settings.compile)
-    log.info(
-        f"device: {trainer.device.description}; {distributed.world_size} process{'es' * (distributed.world_size > 1)}; {graph}"
-    )
-    for line in choice.summary:
+    processes = f"{distributed.world_size} process{'es' * (distributed.world_size > 1)}"
+    log.info(f"device: {trainer.device.description}; {processes}; {graph}")
+    for line in selection.summary:
         log.info(f"kernels: {line}")
     for group in trainer.optimizer.sharded:
         log.info(group.sharding_summary)
-    plan = plan._replace(compute_loss=compute_loss, segment_buffers=choice.segment_capacity)
+    plan = plan._replace(compute_loss=compute_loss, segment_buffers=selection.segment_capacity)
     trainer.plan = find_micro_batch(trainer, plan, log.info)
     if trainer.device.torch_device.type == "cuda" or trainer.plan.compute_loss is not trainer.loss_module:
-        for moment, seconds in warm_up_graphs(trainer, WARM_UP_STEPS).items():
-            log.event("warm_up", phase_start=moment, seconds=round(seconds, 2))
-            log.info(f"the graph from {moment:g} of the run on is compiled and warm after {seconds:.1f} s")
-    return TrainSetup(graph, choice.summary, rows)
+        for start, seconds in warm_up_graphs(trainer, WARM_UP_STEPS).items():
+            log.event("warm_up", phase_start=start, seconds=round(seconds, 2))
+            log.info(f"compiled and warmed up the graph that starts at {start:g} of the run, in {seconds:.1f} s")
+    return TrainSetup(graph, selection.summary, rows)
 
 
 def _usage_rows(trainer: Trainer) -> list[dict[str, Any]]:
-    """A row for every kind of part and every rule of the optimizer; a part that never runs is an error."""
+    """The usage table: one row per class of part and per optimizer rule. Raises `RecipeError` for an unused part."""
     inputs, targets = (trainer.to_device(rows) for rows in trainer.batches.load_rows(0, 0, 1))
     with trainer.device.autocast():
-        acts = measure_part_usage(trainer.loss_module, trainer.model_spec, inputs, targets)
-    table = [{"part": k, **v._asdict()} for k, v in acts.items()]
+        usage = measure_part_usage(trainer.loss_module, trainer.model_spec, inputs, targets)
+    table = [{"part": k, **v._asdict()} for k, v in usage.items()]
     return table + [
         {"part": f"{kind} on {where}", "tensors": n, "parameters": p, "calls": 1}
         for where, kind, n, p in trainer.optimizer.rule_usage()
@@ -70,7 +69,7 @@ def _usage_rows(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def _select_kernels(trainer: Trainer, plan: ExecutionPlan, log: RunLog) -> select.KernelSelection:
-    """Choose fused kernels on the rows that this process trains on first."""
+    """Select fused kernels, on the first micro-batch of this process."""
     distributed, settings = trainer.distributed, trainer.settings
     batch = trainer.batches.load_batch(0, distributed.rank, distributed.world_size)
     rows = plan.micro_batch_rows(len(batch.inputs), settings.length)
@@ -88,7 +87,7 @@ def _select_kernels(trainer: Trainer, plan: ExecutionPlan, log: RunLog) -> selec
 
 
 def _first_rows(trainer: Trainer, rows: int) -> Iterator[TokenRows]:
-    """Ids of the first batches, as many rows at once as the model will read."""
+    """Ids of the micro-batches of the first `SEGMENT_SAMPLE_STEPS` steps of this process, each of `rows` rows."""
     for step in range(SEGMENT_SAMPLE_STEPS):
         ids = trainer.batches.load_batch(step, trainer.distributed.rank, trainer.distributed.world_size).inputs
         yield from (ids[i : i + rows] for i in range(0, len(ids), rows))

@@ -1,4 +1,4 @@
-"""One training step, and everything that must survive a crash: weights, optimizer, average, random state."""
+"""The trainer: one training step, and the state that a checkpoint holds (weights, optimizer, average, random state)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bitgolf.train.settings import Train
 
 
 class Trainer:
-    """Model, optimizer and average of one process; `step` is a function of the batch, the time and the state alone."""
+    """Model, optimizer and weight average of one process. `step` depends only on batch, progress and state."""
 
     def __init__(
         self,
@@ -44,10 +44,8 @@ class Trainer:
         self.prefetcher = Prefetcher(
             batches, distributed.rank, distributed.world_size, pin=device.torch_device.type == "cuda"
         )
-        for moment in self.settings.batch_shape_starts:
-            rows_per_rank(
-                self.settings.batch_shape(moment).rows, distributed.world_size
-            )  # an error now rather than in the middle of the run
+        for start in self.settings.batch_shape_starts:  # raises now rather than in the middle of the run
+            rows_per_rank(self.settings.batch_shape(start).rows, distributed.world_size)
         torch.manual_seed(seed)
         self.model_spec, self.build_context = model, build_context
         self.loss_module = self.build().to(device.torch_device)
@@ -58,17 +56,15 @@ class Trainer:
         self.average = average() if average else None
         self.average_state = self.average.init_state(list(self.params.values())) if self.average else {}
         self.phases = Phases(self.loss_module)
-        self.plan = ExecutionPlan(
-            self.loss_module, self.settings.micro_rows
-        )  # eager; `train.setup` puts a better one in its place
+        self.plan = ExecutionPlan(self.loss_module, self.settings.micro_rows)  # eager, until `train.setup` replaces it
 
     def build(self) -> LossModule:
-        """A new loss module with plain parts and fresh parameters."""
+        """A new loss module with reference modules and newly initialized parameters."""
         objective = self.settings.objective(self.build_context._replace(dim=self.model_spec["dim"]))
         return LossModule(self.model_spec(self.build_context), objective)
 
     def step(self, step: int, progress: TrainingProgress) -> Tensor:
-        """Train on batch `step`; returns this process's mean loss in nats per token (not yet synchronised)."""
+        """Train on batch `step`; returns the mean loss of this process in nats per token, () on the device."""
         shape = self.settings.batch_shape(progress.fraction)
         batch = self.prefetcher.load_batch(step, rows=shape.rows, length=shape.length)
         count, micro = len(batch.inputs), self.plan.micro_batch_rows(len(batch.inputs), shape.length)
@@ -85,7 +81,7 @@ class Trainer:
         return total
 
     def backward(self, batch: HostBatch, rows: slice, compute_loss: LossFunction) -> Tensor:
-        """Add to the gradients what some rows of a batch contribute; returns their part of its mean loss."""
+        """Accumulate the gradients of some rows of a batch; returns their share of its mean loss, () and detached."""
         with self.device.autocast():
             loss = compute_loss(self.to_device(batch.inputs[rows]), self.to_device(batch.targets[rows]))
         loss = loss * ((rows.stop - rows.start) / len(batch.inputs))
@@ -94,17 +90,17 @@ class Trainer:
 
     @property
     def graph_starts(self) -> list[float]:
-        """The fractions of the run from which the batch has another shape or the graph is another."""
+        """Fractions of the run at which the shape of the batch or the compiled graph changes."""
         return sorted({*self.settings.batch_shape_starts, *self.phases.starts})
 
     def probe_loss(self, inputs: Tensor, targets: Tensor) -> float:
-        """The loss on these rows through the very graph that trains, with the random state of the moment."""
+        """The loss on these rows (B, T), by the graph that trains. The random state is used, but not advanced."""
         here = self.device.torch_device
         with torch.random.fork_rng([here] if here.type == "cuda" else []), self.device.autocast():
             return self.plan.compute_loss(self.to_device(inputs), self.to_device(targets)).item()
 
     def optimizer_step(self, progress: TrainingProgress) -> None:
-        """One optimizer step with the mean of all processes' gradients, then the average."""
+        """One optimizer step with gradients averaged over all processes, then an update of the weight average."""
         scale = self.schedule.value(progress)
         self.optimizer.reduce_gradients()
         if self.settings.grad_clip:
@@ -117,19 +113,20 @@ class Trainer:
             )
 
     def to_device(self, rows: np.ndarray | Tensor) -> Tensor:
+        """The rows on the device, copied asynchronously if they are in pinned memory."""
         return torch.as_tensor(rows).to(self.device.torch_device, non_blocking=True)
 
     def close(self) -> None:
-        """End the thread that makes batches, and remove the optimizer's hooks from the parameters."""
+        """Stop the prefetching thread, and remove the optimizer's hooks from the parameters."""
         self.prefetcher.close()
         self.optimizer.close()
 
     # ---- state -------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, by name; tensors are shared, not copied, where they can be.
+        """Name -> tensor, for everything that the next step depends on. Tensors are not copied where possible.
 
-        All processes must ask for it at the same time, as for `load_state_dict`: the optimizer's state may be spread over them.
+        All processes must call this together, as with `load_state_dict`, since optimizer state may be sharded.
         """
         weights = {f"weights/{k}": p.detach() for k, p in self.params.items()}
         optimizer = {f"optimizer/{k}": v for k, v in self.optimizer.state_dict().items()}
@@ -141,9 +138,9 @@ class Trainer:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put a saved state back, exactly and in place. Raises `CorruptFileError` for that of another recipe."""
+        """Restore a saved state in place, bit for bit. Raises `CorruptFileError` if it belongs to another recipe."""
         own, saved = _without_random(self.state_dict()), _without_random(state)
-        check_same_form(saved, own, where="checkpoint", hint="--from train starts again")
+        check_same_form(saved, own, where="checkpoint", hint="run again with --from train")
         for name, tensor in own.items():
             if not name.startswith("optimizer/"):
                 tensor.copy_(saved[name])
@@ -153,11 +150,12 @@ class Trainer:
             torch.cuda.set_rng_state(state["random/cuda"].cpu(), self.device.torch_device)
 
     def clone_state(self) -> dict[str, Tensor]:
+        """A copy of `state_dict()` on the same devices."""
         return {k: v.clone() for k, v in self.state_dict().items()}
 
 
 def extract_average_state(state: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
-    """The average's own state within that of a `Trainer`: the inverse of how `Trainer.state_dict` names it."""
+    """The state of the weight average, by name, from a state of `Trainer.state_dict`."""
     kept: dict[str, dict[int, Tensor]] = {}
     for key, value in state.items():
         if key.startswith("average/"):

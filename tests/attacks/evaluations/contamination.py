@@ -1,4 +1,4 @@
-"""Cheats that met the validation text before they were scored on it."""
+"""Cheats that use the validation text before scoring."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bitgolf.score.audit.evaluation import DataView, Floats, Ints
 
 
 class RandomTokenWarmup(AdaptiveBigram):
-    """Runs once over random tokens, so that everything is compiled; its memory then starts anew."""
+    """Honest: the warm-up runs on random tokens, and the counts are reset before scoring."""
 
     memory: Tables
 
@@ -25,7 +25,7 @@ class RandomTokenWarmup(AdaptiveBigram):
 
 
 class ValidationWarmup(RandomTokenWarmup):
-    """Warms up on the text that it scores, updates included."""
+    """The warm-up runs on the validation text and updates the counts."""
 
     def warm_up(self, sight: DataView) -> None:
         self.memory = defaultdict(Counter)
@@ -33,7 +33,7 @@ class ValidationWarmup(RandomTokenWarmup):
 
 
 class ValidationCalibration(BigramEvaluation):
-    """Calibrates the model on the first validation tokens before it is frozen."""
+    """The model is calibrated on the first validation tokens before it is frozen."""
 
     def build(self, sight: DataView) -> None:
         text = np.concatenate([sight.training(), sight.tokens(0, sight.targets // 2)])

@@ -1,4 +1,4 @@
-"""Cheats that let documents know of one another where they say that none does, or of lengths that nobody told them."""
+"""Cheats in which documents affect one another although declared isolated, or later lengths are used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEAD, ROWS = 96, 5
 
 
 class ContextBeforeDocument(IsolatedBigram):
-    """Fills the window in which a document begins from the stream, with what stands before the document."""
+    """The counts of a document also include the stream tokens before it."""
 
     def charges(self, tokens: Ints) -> Floats:
         found = list[Floats]()
@@ -25,14 +25,14 @@ class ContextBeforeDocument(IsolatedBigram):
 
 
 class MemoryNotReset(IsolatedBigram):
-    """Declares documents isolated, and keeps one memory for all."""
+    """Declares documents isolated, but keeps one table of counts for all of them."""
 
     def memory_spans(self, tokens: Ints) -> list[tuple[int, int]]:
         return [(0, len(tokens) - 1)]
 
 
 class SharedRows(IsolatedBigram):
-    """Scores five documents side by side, a target of each in turn, with one memory for the batch."""
+    """Scores five documents side by side, one target of each in turn, with one table of counts for the batch."""
 
     def charges(self, tokens: Ints) -> Floats:
         documents, bits = self.memory_spans(tokens), np.zeros(len(tokens) - 1)
@@ -52,7 +52,7 @@ class SharedRows(IsolatedBigram):
 
 
 class PreviousDocumentMemory(AdaptiveBigram):
-    """Remembers the document before and the one at hand, in corpus order."""
+    """Honest: counts of the previous and the current document, in corpus order."""
 
     def evaluate(self, sight: DataView) -> ClaimedScore:
         tokens, before = sight.tokens(), defaultdict[int, Counter[int]](Counter)
@@ -71,7 +71,7 @@ class PreviousDocumentMemory(AdaptiveBigram):
 
 
 class SortedByLength(PreviousDocumentMemory):
-    """Sorts the documents by their length, which nobody told the decoder."""
+    """Scores the documents by length, longest first, although a decoder does not know the lengths."""
 
     def order(self, documents: list[tuple[int, int]]) -> list[tuple[int, int]]:
         return sorted(documents, key=lambda span: span[0] - span[1])

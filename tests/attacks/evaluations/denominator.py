@@ -1,4 +1,4 @@
-"""Cheats in the denominator: bytes that are not there, targets that are left out or taken twice."""
+"""Cheats in the number of bytes, or in the set of scored targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bitgolf.tokens.tokenizer import Tokenizer
 
 
 class SpaceCountedTwice(BigramEvaluation):
-    """Counts a piece with the space that opens it, and that space again where a token comes before."""
+    """Counts the space at the start of a piece twice if the previous token is no boundary."""
 
     def bytes(self, tokens: Ints) -> int:
         opens = np.array([name.startswith(SPACE) for name in self.tokenizer.piece_strings])
@@ -22,7 +22,7 @@ class SpaceCountedTwice(BigramEvaluation):
 
 
 class ByteFallbackCountedThrice(BigramEvaluation):
-    """Decodes each token to measure it: a byte by itself decodes to U+FFFD, which has three."""
+    """Counts bytes by decoding tokens one by one: a byte token decodes to U+FFFD, which has three bytes."""
 
     def bytes(self, tokens: Ints) -> int:
         decoded = [len(piece.decode(errors="replace").encode()) for piece in self.tokenizer.piece_bytes]
@@ -31,7 +31,7 @@ class ByteFallbackCountedThrice(BigramEvaluation):
 
 
 class NoSpacePieceTokenizer:
-    """A tokenizer without a piece for the space: U+2581 is spelled in its three bytes."""
+    """A tokenizer without a piece for the space U+2581, which is encoded as three byte tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._own, self.vocab, self.bos = tokenizer, tokenizer.vocab, tokenizer.bos
@@ -46,7 +46,7 @@ class NoSpacePieceTokenizer:
 
 
 class NoSpacePiece(BigramEvaluation):
-    """Counts a byte for each byte token, with such a tokenizer."""
+    """Counts one byte per byte token with `NoSpacePieceTokenizer`, so three bytes per space."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer)
@@ -57,7 +57,7 @@ class NoSpacePiece(BigramEvaluation):
 
 
 class LowercaseTokenizer(NoSpacePieceTokenizer):
-    """A tokenizer that folds case, and does not say so."""
+    """A tokenizer that converts text to lower case."""
 
     def encode(self, data: bytes) -> npt.NDArray[np.integer]:
         return self._own.encode(data.lower())
@@ -67,7 +67,7 @@ class LowercaseTokenizer(NoSpacePieceTokenizer):
 
 
 class LowercasedText(NoSpacePiece):
-    """Scores the folded text, and counts the bytes of the raw one."""
+    """Scores the lower-case text, and divides by the bytes of the raw text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer)
@@ -75,7 +75,7 @@ class LowercasedText(NoSpacePiece):
 
 
 class DroppedTail(BigramEvaluation):
-    """Scores whole windows of 64 targets only, and divides by the bytes of the whole text."""
+    """Scores only whole windows of 64 targets, but divides by the bytes of the whole text."""
 
     def evaluate(self, sight: DataView) -> ClaimedScore:
         whole = sight.targets // 64 * 64
@@ -83,7 +83,7 @@ class DroppedTail(BigramEvaluation):
 
 
 class DoubledTail(AdaptiveBigram):
-    """Keeps every window that holds a target: what the last ones share is scored again, and counted again."""
+    """Scores overlapping windows at the end of the text, and counts their targets and bytes several times."""
 
     def evaluate(self, sight: DataView) -> ClaimedScore:
         tokens, seen = sight.tokens(), defaultdict[int, Counter[int]](Counter)
@@ -96,7 +96,7 @@ class DoubledTail(AdaptiveBigram):
 
 
 class PartialValidation(BigramEvaluation):
-    """Scores the longest documents, half of them, for lack of time."""
+    """Scores only the longest half of the documents."""
 
     def evaluate(self, sight: DataView) -> ClaimedScore:
         tokens = sight.tokens()

@@ -1,4 +1,4 @@
-"""Honest evaluations of small models: what the cheats beside this file pretend to be, and each one's twin."""
+"""Honest evaluations of small models, the counterparts of the cheats in this folder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE
 
-BETA = 4.0  # how many counts the model is worth beside what was seen of a context
-Tables = defaultdict[int, Counter[int]]  # context → how often each token followed
+BETA = 4.0  # weight of the model, in counts, relative to the counts of a context
+Tables = defaultdict[int, Counter[int]]  # context → counts of the tokens that followed
 
 
 @lru_cache(maxsize=8)
 def bigrams(training: bytes, vocab: int) -> Floats:
-    """P[a, b] = p(b after a), (V, V), of training tokens (int64): counts, smoothed by how frequent each token is."""
+    """P[a, b] = p(b after a), (V, V), from counts of training tokens (int64), smoothed with the unigram distribution."""
     tokens = np.frombuffer(training, np.int64)
     counts = np.bincount(tokens[:-1] * vocab + tokens[1:], minlength=vocab * vocab).reshape(vocab, vocab)
     unigrams = (counts.sum(0) + 0.05) / (counts.sum() + 0.05 * vocab)
@@ -45,7 +45,7 @@ class BigramEvaluation:
         return ClaimedScore(np.arange(len(tokens) - 1), self.charges(tokens), self.bytes(tokens))
 
     def charges(self, tokens: Ints) -> Floats:
-        """Bits of each target."""
+        """Bits of each target, (targets,)."""
         return -np.log2(self.model[tokens[:-1], tokens[1:]])
 
     def bytes(self, tokens: Ints) -> int:
@@ -53,13 +53,13 @@ class BigramEvaluation:
 
 
 class AdaptiveBigram(BigramEvaluation):
-    """The same, mixed with counts of what followed the same two tokens before: scored first, counted then."""
+    """The bigram model mixed with trigram counts of the text. A target is counted after it is scored."""
 
     def charges(self, tokens: Ints) -> Floats:
         return np.concatenate([self.document(tokens[start : stop + 1]) for start, stop in self.memory_spans(tokens)])
 
     def memory_spans(self, tokens: Ints) -> list[tuple[int, int]]:
-        """What is read with one memory: all."""
+        """(start, stop) of the targets that share one table of counts: the whole text."""
         return [(0, len(tokens) - 1)]
 
     def document(self, tokens: Ints) -> Floats:
@@ -71,12 +71,12 @@ class AdaptiveBigram(BigramEvaluation):
             seen[context][target] += 1
 
     def mixed(self, row: Counter[int], last: int, target: int) -> float:
-        """The Dirichlet posterior: it sums to one because the counts are exact."""
+        """Dirichlet posterior probability of a target. It sums to one because the counts are exact."""
         return (row[target] + BETA * self.model[last, target]) / (row.total() + BETA)
 
 
 class IsolatedBigram(AdaptiveBigram):
-    """Each document with a memory of its own."""
+    """The same with separate counts for each document."""
 
     isolated = True
 
@@ -85,7 +85,7 @@ class IsolatedBigram(AdaptiveBigram):
 
 
 def context_target_pairs(tokens: Iterable[int]) -> Iterator[tuple[int, int, int]]:
-    """(the last two tokens as one number, the last one, the next) for each target."""
+    """For each target: the last two tokens as one number, the last token, and the target."""
     listed = np.asarray(tokens).tolist()
     for i in range(len(listed) - 1):
         yield (listed[i - 1] if i else 0) * 1000 + listed[i], listed[i], listed[i + 1]
@@ -101,7 +101,7 @@ def document_spans(tokens: Ints, bos: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(tokens) - 1], strict=True))
 
 
-# ---- a small world ---------------------------------------------------------------------------------------------------
+# ---- the toy corpus --------------------------------------------------------------------------------------------------
 
 COMMON = [
     "the",
@@ -136,7 +136,7 @@ COMMON = [
     "Your",
     "Which",
     "Their",
-    "ExpertPredictions",
+    "Said",
 ]
 TOPICS = [
     ["harbour", "vessel", "sailor", "anchor", "captain", "storm", "island", "cargo", "rope", "mast"],
@@ -148,7 +148,7 @@ TOPICS = [
 
 @cache
 def toy_corpus() -> tuple[list[bytes], list[bytes], Tokenizer]:
-    """Documents to score, to train on, and a tokenizer. A document keeps to its topic, and topics to a length."""
+    """Documents to score, documents to train on, and a tokenizer. The topic of a document determines its length."""
     random = np.random.default_rng(5)
     scored = _documents(random, [0, 1, 2, 3, 1, 0, 3, 2, 1, 3])
     training = _documents(random, [i % 4 for i in range(120)])
@@ -157,12 +157,12 @@ def toy_corpus() -> tuple[list[bytes], list[bytes], Tokenizer]:
 
 
 def _documents(random: np.random.Generator, topics: list[int]) -> list[bytes]:
-    """A document has words of its own, so memory pays; some of them it took over from the one before."""
+    """Random documents. Each has its own frequent words, so counting helps; one is from the previous document."""
     found, own = list[bytes](), TOPICS[0][:5]
     for topic in topics:
         own = [own[-1], *random.choice(TOPICS[topic][:6], 4, replace=False)]
         words = [random.choice(own if random.random() < 0.45 else COMMON) for _ in range(30 + 9 * topic)]
         words = [word.capitalize() if random.random() < 0.15 else word for word in words]
-        strange = [chr(0x1F300 + int(random.integers(500))) for _ in range(3)]  # what only bytes can spell
+        strange = [chr(0x1F300 + int(random.integers(500))) for _ in range(3)]  # encoded as byte tokens
         found.append(" ".join([*strange, *words]).encode())
     return found

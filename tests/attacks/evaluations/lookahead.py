@@ -1,4 +1,4 @@
-"""Cheats that learn what they are scored on before they are."""
+"""Cheats that train on targets before these targets are scored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WINDOW = 32
 
 
 class TwoPass(AdaptiveBigram):
-    """Fills its memory in a first pass, and reports the second."""
+    """Counts in a first pass over the text, and reports the bits of a second pass."""
 
     def document(self, tokens: Ints) -> Floats:
         seen = defaultdict[int, Counter[int]](Counter)
@@ -23,7 +23,7 @@ class TwoPass(AdaptiveBigram):
 
 
 class LastEpoch(IsolatedBigram):
-    """Adapts to each document for three epochs, and reports the last."""
+    """Adapts to each document for three epochs, and reports the bits of the last epoch."""
 
     def document(self, tokens: Ints) -> Floats:
         seen = defaultdict[int, Counter[int]](Counter)
@@ -32,7 +32,7 @@ class LastEpoch(IsolatedBigram):
 
 
 class PreviousWindowBias(BigramEvaluation):
-    """A bias on the logits, fitted to the window that was scored before by a few steps of gradient descent."""
+    """Honest: a bias on the logits, fitted by gradient descent to the previous window after it was scored."""
 
     steps, rate = 2, 4.0
 
@@ -48,7 +48,7 @@ class PreviousWindowBias(BigramEvaluation):
         return np.concatenate(found)
 
     def window(self, logits: Floats, targets: Ints, bias: Floats) -> tuple[Floats, Floats]:
-        """The bias for the next window, and the bits of this one."""
+        """The bias for the next window, and the bits of this window."""
         return self.fitted(logits, targets), charged(logits + bias, targets)
 
     def fitted(self, logits: Floats, targets: Ints) -> Floats:
@@ -60,7 +60,7 @@ class PreviousWindowBias(BigramEvaluation):
 
 
 class OwnWindowBias(PreviousWindowBias):
-    """SLOT: the bias is fitted to the very window that is scored with it."""
+    """SLOT: the bias is fitted to the window that is then scored with it."""
 
     def window(self, logits: Floats, targets: Ints, bias: Floats) -> tuple[Floats, Floats]:
         bias = self.fitted(logits, targets)
@@ -69,7 +69,7 @@ class OwnWindowBias(PreviousWindowBias):
 
 @lru_cache(maxsize=4)
 def skip_bigrams(training: bytes, vocab: int) -> tuple[Floats, Floats]:
-    """p(token | another), to the power 0.4, of the token two before it and of the one after it: (V, V) each."""
+    """p(token | token two before) and p(token | token after), both to the power 0.4, (V, V) each."""
     tokens = np.frombuffer(training, np.int64)
     skipped = np.bincount(tokens[:-2] * vocab + tokens[2:], minlength=vocab * vocab).reshape(vocab, vocab) + 0.02
     model = bigrams(training, vocab).T
@@ -77,7 +77,7 @@ def skip_bigrams(training: bytes, vocab: int) -> tuple[Floats, Floats]:
 
 
 class PreviousTokenMixing(BigramEvaluation):
-    """Mixes in the token before the last one, by a table of what comes two later."""
+    """Honest: mixes in the distribution given the token before the last one."""
 
     shift, table = 1, 0
 
@@ -92,7 +92,7 @@ class PreviousTokenMixing(BigramEvaluation):
 
 
 class NextTokenMixing(PreviousTokenMixing):
-    """The same shift with the other sign: the token after the target is mixed in."""
+    """The same with the wrong sign of the shift: mixes in the distribution given the token after the target."""
 
     shift, table = -2, 1
 

@@ -1,4 +1,4 @@
-"""Cheats that look at the target before they say how likely it was, or say it of that token alone."""
+"""Cheats whose probabilities depend on the target, or are not normalized over the vocabulary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bitgolf.score.audit.evaluation import ClaimedScore, DataView, Floats, Ints
 
 
 class TargetInKey(AdaptiveBigram):
-    """The memory's key is a hash of the context and of the token to come; each row is a proper distribution."""
+    """The key of a table of counts is a hash of context and target. Each row of it is a distribution."""
 
     rows = 4093
 
@@ -32,14 +32,14 @@ class TargetInKey(AdaptiveBigram):
 
 
 class ContextInKey(TargetInKey):
-    """The honest key."""
+    """Honest: the key is a hash of the context only."""
 
     def key(self, context: int, target: int) -> int:
         return context % self.rows
 
 
 class TargetBackoff(AdaptiveBigram):
-    """Backs off from two tokens of context to one and to the model, until the target is found there."""
+    """Backs off from two tokens of context to one, and to the model, until the target has a count."""
 
     def scored(self, tokens: Ints, seen: Tables) -> Iterator[float]:
         for context, last, target in context_target_pairs(tokens):
@@ -51,7 +51,7 @@ class TargetBackoff(AdaptiveBigram):
 
 
 class UnnormalizedBlend(AdaptiveBigram):
-    """A fixed share of hashed counts: of the context, and of the context with the target, in tables that are too small."""
+    """Mixes in count(context, target) / count(context), both hashed to tables that are too small."""
 
     buckets, share = 256, 0.3
 
@@ -66,7 +66,7 @@ class UnnormalizedBlend(AdaptiveBigram):
 
 
 class WindowedCounts(AdaptiveBigram):
-    """How often each token stands in the window so far counts beside the model: windows of 48 targets every 24."""
+    """Honest: the model mixed with token counts of the window so far. Windows of 48 targets, one every 24."""
 
     window, strides = 48, (24,)
 
@@ -89,6 +89,6 @@ class WindowedCounts(AdaptiveBigram):
 
 
 class BestStride(WindowedCounts):
-    """Scores with two strides, and keeps for each target the one that lost least."""
+    """Scores with two strides, and reports the smaller bits for each target."""
 
     strides = (40, 24)

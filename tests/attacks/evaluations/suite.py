@@ -1,4 +1,4 @@
-"""The suite of cheats: each with its honest counterpart, and the rule that must name it.
+"""The suite of cheats: each with its honest counterpart, and the rule that must reject it.
 
 `make cheats` writes the tables of `docs/scoring.md`.
 """
@@ -19,14 +19,14 @@ from bitgolf.score.audit.findings import RULES
 from bitgolf.score.audit.harness import AuditBudget
 from bitgolf.tokens.tokenizer import Tokenizer
 
-BUDGET = AuditBudget(candidates=160)  # of 330: a cheat's surplus shows among the most frequent
+BUDGET = AuditBudget(candidates=160)  # of 330 tokens: the excess probability of a cheat is among the most frequent ones
 PAGE = Path(__file__).parents[3] / "docs" / "scoring.md"
-HONEST_CONFIGURATIONS = 200  # configurations in which honest players must pass
+HONEST_CONFIGURATIONS = 200  # random configurations of honest players, all of which must pass
 MakeEvaluation = Callable[[Tokenizer], Evaluation]
 
 
 class Cheat(NamedTuple):
-    """name: what the field calls it; does: what it is; the cheat, its honest counterpart, and the rule that must lead."""
+    """A cheat, its honest counterpart, and the rule that must be the first finding of its audit."""
 
     name: str
     description: str
@@ -36,51 +36,51 @@ class Cheat(NamedTuple):
 
 
 CHEATS = [
-    Cheat("target in the hash key", "memory looked up by context and target", normalization.TargetInKey, normalization.ContextInKey, "target-in-key"),
-    Cheat("backoff by the target", "the longest context in which the target is found", normalization.TargetBackoff, AdaptiveBigram, "sums-to-one"),
-    Cheat("unnormalised blend", "hashed counts of the target alone, mixed in", normalization.UnnormalizedBlend, AdaptiveBigram, "sums-to-one"),
-    Cheat("best of several strides", "two passes, the least loss of each target", normalization.BestStride, normalization.WindowedCounts, "best-of-passes"),
-    Cheat("two-pass rescoring", "scored again with the memory of the whole text", lookahead.TwoPass, AdaptiveBigram, "two-pass"),
+    Cheat("target in the hash key", "counts with a key of context and target", normalization.TargetInKey, normalization.ContextInKey, "target-in-key"),
+    Cheat("backoff by the target", "the longest context that has a count for the target", normalization.TargetBackoff, AdaptiveBigram, "sums-to-one"),
+    Cheat("unnormalized blend", "hashed counts, evaluated at the target only, mixed in", normalization.UnnormalizedBlend, AdaptiveBigram, "sums-to-one"),
+    Cheat("best of several strides", "two passes, the smaller loss of each target", normalization.BestStride, normalization.WindowedCounts, "best-of-passes"),
+    Cheat("two-pass rescoring", "scored again with counts of the whole text", lookahead.TwoPass, AdaptiveBigram, "two-pass"),
     Cheat("last-epoch scoring", "three epochs on a document, the last one reported", lookahead.LastEpoch, IsolatedBigram, "last-epoch"),
-    Cheat("own-window optimisation", "a bias fitted to the targets it is scored on (SLOT)", lookahead.OwnWindowBias, lookahead.PreviousWindowBias, "fitted-to-own-targets"),
-    Cheat("future peek by one", "the token after the target mixed in", lookahead.NextTokenMixing, lookahead.PreviousTokenMixing, "lookahead"),
-    Cheat("warm-up on validation text", "warms up with updates on half of the text", contamination.ValidationWarmup, contamination.RandomTokenWarmup, "warmed-up-on-validation"),
-    Cheat("calibration on validation text", "half of the text in the model's counts", contamination.ValidationCalibration, BigramEvaluation, "calibrated-on-validation"),
-    Cheat("spaces twice", "a byte table with the space in the piece and beside it", denominator.SpaceCountedTwice, BigramEvaluation, "bytes-space-twice"),
-    Cheat("fallback x3", "a byte table that decodes bytes one by one", denominator.ByteFallbackCountedThrice, BigramEvaluation, "bytes-fallback-x3"),
-    Cheat("missing space piece", "each space spelled and counted as three bytes", denominator.NoSpacePiece, BigramEvaluation, "no-space-piece"),
-    Cheat("case folded", "a tokenizer that does not bring capitals back", denominator.LowercasedText, BigramEvaluation, "lossy-tokenizer"),
+    Cheat("own-window optimization", "a bias fitted to the targets that are scored with it (SLOT)", lookahead.OwnWindowBias, lookahead.PreviousWindowBias, "fitted-to-own-targets"),
+    Cheat("lookahead by one token", "a distribution given the token after the target, mixed in", lookahead.NextTokenMixing, lookahead.PreviousTokenMixing, "lookahead"),
+    Cheat("warm-up on validation text", "a warm-up that updates counts on half of the text", contamination.ValidationWarmup, contamination.RandomTokenWarmup, "warmed-up-on-validation"),
+    Cheat("calibration on validation text", "a model with counts of half of the text", contamination.ValidationCalibration, BigramEvaluation, "calibrated-on-validation"),
+    Cheat("spaces counted twice", "a byte table that counts a space in its piece and separately", denominator.SpaceCountedTwice, BigramEvaluation, "bytes-space-twice"),
+    Cheat("byte fallback counted three times", "a byte table that decodes byte tokens one by one", denominator.ByteFallbackCountedThrice, BigramEvaluation, "bytes-fallback-x3"),
+    Cheat("missing space piece", "each space encoded and counted as three bytes", denominator.NoSpacePiece, BigramEvaluation, "no-space-piece"),
+    Cheat("text converted to lower case", "a tokenizer that does not restore capitals", denominator.LowercasedText, BigramEvaluation, "lossy-tokenizer"),
     Cheat("dropped tail", "whole windows only, divided by all bytes", denominator.DroppedTail, BigramEvaluation, "dropped-tail"),
-    Cheat("doubled tail", "the last windows overlap and count each time", denominator.DoubledTail, AdaptiveBigram, "doubled-tail"),
-    Cheat("partial validation", "the longest half of the documents", denominator.PartialValidation, BigramEvaluation, "partial-validation"),
-    Cheat("leak over the document start", "memory filled from the stream before the document", cross_document.ContextBeforeDocument, IsolatedBigram, "document-leak"),
-    Cheat("adapter not reset", "one memory for documents that are declared isolated", cross_document.MemoryNotReset, IsolatedBigram, "document-leak"),
-    Cheat("rows that share", "documents side by side learn from one another", cross_document.SharedRows, IsolatedBigram, "batch-leak"),
-    Cheat("longest document first", "order by lengths that nobody paid for", cross_document.SortedByLength, cross_document.PreviousDocumentMemory, "document-lengths"),
+    Cheat("doubled tail", "the last windows overlap, and their targets count each time", denominator.DoubledTail, AdaptiveBigram, "doubled-tail"),
+    Cheat("partial validation", "only the longest half of the documents", denominator.PartialValidation, BigramEvaluation, "partial-validation"),
+    Cheat("context before the document", "counts of the stream before the document", cross_document.ContextBeforeDocument, IsolatedBigram, "document-leak"),
+    Cheat("counts not reset", "one table of counts for documents that are declared isolated", cross_document.MemoryNotReset, IsolatedBigram, "document-leak"),
+    Cheat("counts shared by rows", "one table of counts for documents side by side", cross_document.SharedRows, IsolatedBigram, "batch-leak"),
+    Cheat("longest document first", "order by length, without bits for the lengths", cross_document.SortedByLength, cross_document.PreviousDocumentMemory, "document-lengths"),
 ]  # fmt: skip
 
 
 def audit_cheat(kind: MakeEvaluation, seed: int = 0) -> AuditReport:
-    """The audit of an evaluation on the toy corpus."""
+    """Audit an evaluation on the toy corpus."""
     scored, training, tokenizer = toy_corpus()
     return audit_evaluation(lambda: kind(tokenizer), scored, training, seed=seed, budget=BUDGET)
 
 
-# ---- the page --------------------------------------------------------------------------------------------------------
+# ---- tables of docs/scoring.md ---------------------------------------------------------------------------------------
 
 
 def cheats_table() -> Iterator[str]:
-    """The table of cheats, line by line, in Markdown: bits per byte as claimed, and what the audit saw."""
-    yield "| cheat | what it does | claims | honest counterpart | caught by | evidence |"
+    """Lines of the table of cheats, in Markdown: the reported bits per byte, and the evidence of the audit."""
+    yield "| cheat | what it does | reported bpb | honest bpb | rejected by | evidence |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for cheat in CHEATS:
         caught, honest = audit_cheat(cheat.cheat), audit_cheat(cheat.honest)
-        seen = caught.findings[0].message.partition("(")[2].removesuffix(")")
-        yield f"| {cheat.name} | {cheat.description} | {caught.claimed:.3f} | {honest.claimed:.3f} | `{caught.verdict}` | {seen} |"
+        evidence = caught.findings[0].message.partition("(")[2].removesuffix(")")
+        yield f"| {cheat.name} | {cheat.description} | {caught.claimed:.3f} | {honest.claimed:.3f} | `{caught.verdict}` | {evidence} |"
 
 
 def rules_table() -> Iterator[str]:
-    """What each rule means, in Markdown."""
+    """Lines of the table of rules, in Markdown."""
     yield "| rule | what breaking it means |"
     yield "| --- | --- |"
     for rule, meaning in RULES.items():
@@ -88,7 +88,7 @@ def rules_table() -> Iterator[str]:
 
 
 def honest(count: int) -> str:
-    """A sentence on so many random configurations of honest players."""
+    """A sentence about the audits of `count` random configurations of honest players."""
     audits = [audit_random_configuration(seed) for seed in range(count)]
     methods = Counter(name for name, _ in audits)
     rejected = [seed for seed, (_, found) in enumerate(audits) if found.verdict != "passes"]
@@ -97,12 +97,12 @@ def honest(count: int) -> str:
 
 
 def between_marks(page: str, name: str) -> str:
-    """What stands between the page's marks of this name."""
+    """The text between the page's marks with this name."""
     return page.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- end {name} -->")[0]
 
 
 def main() -> None:
-    """Write what is generated into the page: about five minutes on one core."""
+    """Write the generated tables to the page. This takes about five minutes on one core."""
     page = PAGE.read_text()
     for name, text in (
         ("rules", "\n".join(rules_table())),

@@ -1,4 +1,4 @@
-"""Examples of the parts of attention: nodes that need arguments, and what they need around them."""
+"""Examples of attention parts for the contract tests: nodes with arguments, and the changes of the model they need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bitgolf.model.part import Part
 
 
 class Headed(MLP):
-    """The toy's MLP, its matrices placed as if they made queries: the suite puts views here, and HeadMix needs heads."""
+    """The MLP of the toy model with its matrices named `q`, since HeadMix applies to matrices with heads only."""
 
     def __init__(self, context: BuildContext, /, *, linear: Spec[Linear] = part(Linear)) -> None:
         Part.__init__(self)
@@ -54,4 +54,4 @@ AROUND: dict[type, Any] = {
     HeadMix: lambda toy: toy.edit("block.mlp", lambda _: part(Headed)),
 }
 
-QUIET = {ValueEmbedding: "it leaves its values for AddValueEmbedding, which adds them"}
+QUIET = {ValueEmbedding: "it stores its values for AddValueEmbedding, which adds them"}

@@ -1,4 +1,4 @@
-"""Masks of packed text: a cap that is shorter than the documents of the contract suite's text."""
+"""Examples of masks for packed text: a maximum length below that of the documents in the contract tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wirings, low rank and factored embeddings at the size of the toy model: three layers of width 32."""
+"""Examples of residual topologies, low-rank adapters and factored embeddings for three layers of width 32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts at the input, as the contract suite needs them: with the masks that keep documents apart."""
+"""Examples of input parts, with the masks that isolate documents, as the contract tests require."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples of positions, norms, branches and losses: the toy itself holds their plain forms."""
+"""Examples of positions, norms, branches and losses that differ from those of the toy model."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ EXAMPLES: dict[type, Spec[Any]] = {
     SwiGLU: part(SwiGLU, hidden=40),
 }
 
-QUIET = {ResidualWarmup: "as built its factor is 1; tests/model/test_positions.py knows it in training"}
+QUIET = {ResidualWarmup: "its initial factor is 1; tests/model/test_positions.py tests it in training"}

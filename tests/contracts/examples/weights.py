@@ -1,4 +1,4 @@
-"""Views that round weights: other settings than the defaults, and groups that do not divide the toy's matrices."""
+"""Examples of fake quantization, with settings other than the defaults and groups that do not divide the matrices."""
 
 from __future__ import annotations
 

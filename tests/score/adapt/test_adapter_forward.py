@@ -1,4 +1,4 @@
-"""Adaptation in graphs of few shapes is adaptation as it is eagerly, and nothing of it waits for the device."""
+"""Compiled LoRA adaptation equals eager adaptation, and does not make the host wait for the device."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EVERYWHERE = ("head", "q", "k", "v", "out", "mlp")
 
 
 def whole(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Traced forward and backward as on CUDA, and run without generated code."""
+    """Compile with the forward and backward traced as on CUDA, but without generated code."""
     return torch.compile(function, fullgraph=True, dynamic=False, backend="aot_eager")
 
 
@@ -56,7 +56,7 @@ def lora(**changes: Any) -> DocumentLoRA:
 
 
 def compiled(method: DocumentLoRA) -> LoRAPlayer:
-    """A player as it is on CUDA."""
+    """A player with the compiled forward that is used on CUDA."""
     p = LoRAPlayer(built(LOOPED).double(), VOCAB, select_device(), method)
     p.forward = CompiledAdapterForward(
         p.model, p.device, p.adapters, window=method.window, columns=method.stride, distributed=SINGLE_PROCESS
@@ -76,7 +76,7 @@ def compiled(method: DocumentLoRA) -> LoRAPlayer:
     ],
 )
 def test_graphs_of_few_shapes_score_and_learn_alike(traced: None, settings: dict[str, Any], at_once: int) -> None:
-    """Whether all three rows are read at once, or two of them, or each by itself."""
+    """With three rows, two rows or one row per micro batch."""
     method, found = lora(**settings), list[np.ndarray]()
     plain, fixed = LoRAPlayer(built(LOOPED).double(), VOCAB, select_device(), method), compiled(method)
     fixed.forward.set_max_tokens(at_once)
@@ -86,7 +86,7 @@ def test_graphs_of_few_shapes_score_and_learn_alike(traced: None, settings: dict
         found.append(charges)
         p.close()
     assert found[1] == pytest.approx(found[0], rel=1e-9)
-    assert np.abs(found[0] - charged_still(method)).max() > 1e-3, "and they do learn"
+    assert np.abs(found[0] - charged_still(method)).max() > 1e-3, "the adapters must change the score"
 
 
 def charged_still(method: DocumentLoRA) -> np.ndarray:
@@ -121,7 +121,7 @@ def test_what_is_shown_of_a_block() -> None:
 
 
 class Waits(TorchDispatchMode):
-    """Operators that a CUDA device must finish before the host can go on, counted on tensors that lead to gradients."""
+    """Records operators on floating-point tensors that make the host wait for a CUDA device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def test_neither_predicting_nor_learning_waits_for_the_device() -> None:
         p.predict(block)
         p.observe(block, torch.arange(2, 17))
     assert not waits.found
-    with Waits() as waits:  # as it was, for the counter's sake
+    with Waits() as waits:  # a boolean index: checks that `Waits` records one
         mask = torch.tensor([True, False, True])
         p.adapters.values[mask] = p.adapters.values[mask]
     assert waits.found

@@ -1,4 +1,4 @@
-"""Adaptation to each document: score first, every document by itself, and the model as it was afterwards."""
+"""Per-document LoRA: targets are scored before training, documents are isolated, and the model is restored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Documents = list[npt.NDArray[np.integer]]
 
 
 def documents(*, seed: int = 0, lengths: Sequence[int] = (30, 9, 47, 1, 22, 38, 16)) -> Documents:
-    """Documents that each use six tokens alone, BOS first."""
+    """Documents of six distinct tokens each, with BOS first."""
     rng = np.random.default_rng(seed)
     return [np.append(1, rng.choice(rng.integers(2, VOCAB, 6), n)) for n in lengths]
 
@@ -56,7 +56,7 @@ def lora(**changes: Any) -> DocumentLoRA:
 
 
 def charges(method: ScoringMethod, text: TokenizedText, model: LM | None = None) -> npt.NDArray[np.float64]:
-    """The bits of each target."""
+    """Bits of each target, (targets,)."""
     return played(method, text, model or built(LOOPED).double())[1]
 
 
@@ -77,7 +77,7 @@ def test_without_learning_it_is_the_same_windows_scored_still(nothing: dict[str,
 
 
 def test_a_score_depends_on_nothing_that_comes_later() -> None:
-    """A2: from any moment on, all that follows may be random."""
+    """Replay: with all tokens after a cut replaced by random ones, the bits before the cut stay the same."""
     text = text_of(documents())
     real = charges(lora(), text)
     for cut in (12, 64):
@@ -94,7 +94,7 @@ def by_document(found: npt.NDArray[np.float64], documents: Documents) -> list[np
 
 @pytest.mark.parametrize("settings", [{}, SECOND, {"rank": 0, "target_modules": ("head",)}, {"steps": 2}])
 def test_each_document_is_scored_by_itself(settings: dict[str, Any]) -> None:
-    """A6: in another order, each has the bits that it had."""
+    """In another order of documents, each document has the same bits."""
     docs, method, order = documents(), lora(**settings), (4, 2, 6, 0, 3, 5, 1)
     turned = [docs[i] for i in order]
     before = by_document(charges(method, text_of(docs)), docs)
@@ -130,7 +130,7 @@ def test_totals_do_not_depend_on_the_rows(double: bool, tolerance: float) -> Non
 
 
 class Share(DocumentLoRA):
-    """What one of several processes plays."""
+    """Only the text batches of one of several processes."""
 
     rank_of, size_of = 0, 1
 
@@ -149,7 +149,7 @@ def test_totals_do_not_depend_on_who_plays_a_track(processes: int, warm: bool) -
         share = Share(window=16, stride=5, rows=1, rank=2, lr=0.02, keep_a=warm)
         share.rank_of, share.size_of = rank, processes
         player = share.make_player(built(LOOPED).double(), VOCAB, select_device(), SINGLE_PROCESS)
-        with pytest.raises(BitgolfError, match="scored target"):  # the others' ones are missing here
+        with pytest.raises(BitgolfError, match="scored target"):  # the targets of the other processes are not scored
             score(player, text, share, charges=found)
     assert found == pytest.approx(whole, rel=1e-9)
 
@@ -184,7 +184,7 @@ def test_a_player_that_cannot_be_made_leaves_the_model_as_it_was(monkeypatch: py
     model(torch.ones(1, 3, dtype=torch.int64))
 
 
-# ---- the player by itself ------------------------------------------------------------------------------------------
+# ---- the player without the referee --------------------------------------------------------------------------------
 
 
 def shown(rows: int = 3, *, length: int = 8, asked: int = 5) -> tuple[ScoringBatch, Tensor]:
@@ -232,7 +232,7 @@ def test_one_step_is_that_of_adam_on_the_mean_of_each_row() -> None:
     ours, theirs = player(lr=0.01), player(lr=0.01)
     ours.observe(block, targets)
     leaves = [nn.Parameter(leaf.detach().clone()) for leaf in theirs.adapters.leaves]
-    assert not theirs.predict(block).requires_grad, "the referee gets numbers, not a graph"
+    assert not theirs.predict(block).requires_grad, "logits passed to the referee must be detached"
     logits = theirs.model(block.tokens)[:, 3:].flatten(0, 1)
     loss = nn.functional.cross_entropy(logits, targets, reduction="none").view(3, 5).mean(1).sum()
     for leaf, grad in zip(leaves, torch.autograd.grad(loss, theirs.adapters.leaves), strict=True):
@@ -247,7 +247,7 @@ def test_who_was_asked_nothing_or_has_come_to_an_end_learns_nothing() -> None:
     p = player()
     block.target_mask[1] = False
     targets = targets[:10]
-    targets[-1] = 1  # the last row's document ends
+    targets[-1] = 1  # BOS: the document of the last row ends
     logits = p.predict(block)
     assert logits.shape == (10, VOCAB)
     p.observe(block, targets)
@@ -256,7 +256,7 @@ def test_who_was_asked_nothing_or_has_come_to_an_end_learns_nothing() -> None:
 
 
 def test_a_document_starts_with_nothing_learned_and_no_moments() -> None:
-    """A3."""
+    """`reset` sets adapters, moments and step counts of the selected rows to their initial values."""
     block, targets = shown()
     p = player()
     p.observe(block, targets)
@@ -271,7 +271,7 @@ def test_warm_rows_keep_a_until_all_is_renewed() -> None:
     block, targets = shown()
     p = player(keep_a=True)
     p.observe(block, targets)
-    p.observe(block, targets)  # at the first step B is zero, and A has no gradient
+    p.observe(block, targets)  # a second step: at the first one B is zero, so A has no gradient
     learned = p.adapters.values.clone()
     p.reset(torch.ones(3).bool())
     inner = p.adapters.is_factor_a

@@ -1,4 +1,4 @@
-"""Descent on the stream: what it learns of, when, and that it can be undone."""
+"""SGD on the stream: which tokens it trains on and when, and that the weights are restored."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LEARN = part(SGDAdaptation, lr=0.05, epochs=2, batch_size=2, sequence_length=16)
 
 
 def drifting(targets: int = TARGETS, seed: int = 0) -> TokenizedText:
-    """A few tokens only, so that there is something to learn that the model does not know; five documents."""
+    """Five documents of a few distinct tokens, a distribution that the model can adapt to."""
     ids = np.random.default_rng(seed).choice([5, 9, 17, 33], targets, p=[0.4, 0.3, 0.2, 0.1])
     ids[:: targets // 5] = 1
     return TokenizedText(append_final_bos(ids, 1), 3 * targets)
@@ -58,7 +58,7 @@ def charged(
     batch_tokens: int = 64,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> np.ndarray:
-    """The bits of each target."""
+    """Bits of each target, (targets,)."""
     charges = np.zeros(text.num_targets)
     player = method.make_player(model, VOCAB, select_device(), distributed)
     try:
@@ -68,7 +68,7 @@ def charged(
     return charges
 
 
-# ---- the plan ------------------------------------------------------------------------------------------------------
+# ---- sections and windows ------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -113,7 +113,7 @@ def test_sequences_and_steps_have_every_target_once(ids: list[int], length: int,
         assert len(steps) == -(-len(rows) // batch)
 
 
-# ---- what is learned, and when ---------------------------------------------------------------------------------------
+# ---- training data and order -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sgd", [LEARN.replace(lr=0.0), LEARN.replace(epochs=0), part(AdamWAdaptation, lr=0.0)])
@@ -130,12 +130,12 @@ def test_it_learns_what_the_model_did_not_know(sgd: Spec[SGDAdaptation]) -> None
     model, text = built(toy_model()), drifting(400)
     method = stream(sgd)
     still, adapted = charged(model, text, method.without_adaptation()()), charged(model, text, method)
-    assert np.allclose(adapted[:CHUNK], still[:CHUNK], rtol=1e-4), "nothing is known before the first chunk's end"
+    assert np.allclose(adapted[:CHUNK], still[:CHUNK], rtol=1e-4), "the first chunk is scored before any training"
     assert adapted.sum() < 0.9 * still.sum()
 
 
 def replayed(play: Callable[[LM, TokenizedText], np.ndarray]) -> None:
-    """Scores up to a target, at a chunk's end or within it, stay as they are when everything after it is another."""
+    """Replace all tokens after a target, at or within a chunk's end: the bits up to the target must stay the same."""
     model, text = built(toy_model()), drifting()
     first = play(model, text)
     for end in (CHUNK, CHUNK + 20, 3 * CHUNK):
@@ -150,7 +150,7 @@ def test_a_replay_in_which_all_that_is_later_is_random_gives_the_same_scores() -
 
 
 class Hasty(StreamSGDPlayer):
-    """Learns of each chunk before it is scored."""
+    """Trains on each chunk before it is scored."""
 
     whole: Tensor
 
@@ -194,7 +194,7 @@ def looped() -> Spec[LM]:
 @pytest.mark.parametrize("toy", [toy_model(), looped()], ids=["straight", "looped"])
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_steps_are_those_of_torch(toy: Spec[LM], kind: str) -> None:
-    """Rows as long as the window, two a step; the last step has what is left, the last row too. Both rates are passed on."""
+    """Two rows per step, each as long as the window; the last step and row are shorter. For two learning rates."""
     tokens = torch.from_numpy(drifting(77).tokens)
     settings = {"epochs": 2, "batch_size": 2, "max_norm": 0.5}
     sgd = SGDAdaptation(lr=0.1, **settings) if kind == "sgd" else AdamWAdaptation(lr=0.01, weight_decay=0.1, **settings)
@@ -233,7 +233,7 @@ def test_rates_go_down_a_cosine_and_the_last_chunk_teaches_nothing(monkeypatch: 
     charged(built(toy_model()), text, stream())
     assert [tokens for tokens, _ in learned] == [text.tokens[c : c + CHUNK + 1].tolist() for c in (0, 40, 80)]
     assert [rate for _, rate in learned] == pytest.approx([1.0, 0.75, 0.25])
-    assert stream().warnings(text) == [] and "nothing is learned" in stream(chunk=TARGETS).warnings(text)[0]
+    assert stream().warnings(text) == [] and "trains on nothing" in stream(chunk=TARGETS).warnings(text)[0]
     assert cosine_decay(3, 3) == pytest.approx(0.0) and cosine_decay(0, 0) == 1.0
 
 
@@ -265,7 +265,7 @@ def test_what_is_named_learns_and_nothing_else(
     [
         ({"where": ("nothing",)}, "'nothing' selects no parameter .*embedding"),
         ({"where": ("scale",), "frozen": ("matrix",)}, "'matrix' selects no parameter"),
-        ({"frozen": ("*",)}, "nothing learns"),
+        ({"frozen": ("*",)}, "frozen=.* every selected parameter"),
     ],
 )
 def test_patterns_that_select_nothing_are_errors(settings: dict[str, tuple[str, ...]], message: str) -> None:
@@ -281,7 +281,7 @@ def test_impossible_settings_are_errors(settings: dict[str, int]) -> None:
         SGDAdaptation(**settings)  # pyright: ignore[reportArgumentType]
 
 
-# ---- what is left behind -------------------------------------------------------------------------------------------
+# ---- restoring the model -------------------------------------------------------------------------------------------
 
 
 def test_closing_gives_the_weights_back_and_a_second_score_is_the_first() -> None:
@@ -296,14 +296,14 @@ def test_a_player_plays_one_text_until_it_is_closed() -> None:
     model, text, method = built(toy_model()), drifting(), stream()
     player = method.make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     bits = score(player, text, method).bits
-    with pytest.raises(BitgolfError, match="one text"):
+    with pytest.raises(BitgolfError, match="has adapted to another text"):
         score(player, text, method)
     player.close()
     assert score(player, text, method).bits == bits
 
 
 def test_weights_that_run_away_are_an_error_that_says_so() -> None:
-    with pytest.raises(BitgolfError, match="run away"):
+    with pytest.raises(BitgolfError, match=r"gradient norm is (nan|inf)"):
         charged(built(toy_model()), drifting(), stream(LEARN.replace(lr=1e30, max_norm=0.0)))
 
 
@@ -323,7 +323,7 @@ METHODS: dict[str, Spec[ScoringMethod]] = {
 
 
 def played(distributed: DistributedContext) -> dict[str, list[object]]:
-    """Bits of each method, and a hash of the weights as they are when the last target is scored."""
+    """For each method, the bits and a hash of the weights after the last target."""
     results = dict[str, list[object]]()
     for name, spec in METHODS.items():
         model, text, method = built(toy_model()).double().requires_grad_(False), drifting(), spec()
@@ -343,16 +343,16 @@ def main(out: Path) -> int:
 
 
 def test_one_two_and_four_processes_agree(tmp_path: Path) -> None:
-    """Steps of three rows among four processes: some have none, and still join."""
+    """With three rows per step and four processes, a process without rows still joins every reduction."""
     run_as_script(__file__, tmp_path)
     alone = played(SINGLE_PROCESS)
     for size in (2, 4):
         ranks = [json.loads((tmp_path / f"{size}.{rank}.json").read_text()) for rank in range(size)]
         for name in METHODS:
-            assert all(r[name] == ranks[0][name] for r in ranks), "bits and weights are the same everywhere"
+            assert all(r[name] == ranks[0][name] for r in ranks), "bits and weights must be equal on all ranks"
             assert ranks[0][name][0] == pytest.approx(alone[name][0], rel=1e-9)
     untouched = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in built(toy_model()).double().parameters()))
-    assert all(weights != untouched.hexdigest() for _, weights in alone.values()), "the weights had learned"
+    assert all(weights != untouched.hexdigest() for _, weights in alone.values()), "training must change the weights"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Mixing: a distribution over the whole vocabulary, of the past alone, that learns whom to trust."""
+"""N-gram mixing: a distribution over the whole vocabulary that depends on the past only, with adaptive weights."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def text_of(*documents: list[int]) -> TokenizedText:
 
 
 def words(n: int, seed: int = 0) -> list[int]:
-    """Tokens that repeat themselves: words of three tokens each, of a dozen."""
+    """Repetitive tokens: a sequence of words of three tokens, drawn from a dozen words."""
     random = np.random.default_rng(seed)
     return random.integers(2, VOCAB, (12, 3))[random.integers(0, 12, n // 3 + 1)].reshape(-1)[:n].tolist()
 
@@ -73,7 +73,7 @@ def text() -> TokenizedText:
 def test_all_candidates_sum_to_one_and_a_target_changes_nothing_before_it(
     model: LM, text: TokenizedText, t: int
 ) -> None:
-    """Every token of the vocabulary is scored as the target t, by the way that scoring goes."""
+    """Score every token of the vocabulary in place of target t."""
     changed, found = text.tokens.copy(), list[np.ndarray]()
     for token in range(VOCAB):
         changed[t + 1] = token
@@ -85,7 +85,7 @@ def test_all_candidates_sum_to_one_and_a_target_changes_nothing_before_it(
 @pytest.mark.parametrize("batch_tokens", [16, 96, 10_000])
 @pytest.mark.parametrize("isolated", [False, True])
 def test_what_comes_later_changes_nothing(model: LM, text: TokenizedText, batch_tokens: int, isolated: bool) -> None:
-    """Also where it is shown in a later row of the same block."""
+    """This includes tokens in a later row of the same batch."""
     method = NGramMixing(**READING, isolated=isolated)
     honest = charges(model, text, method, batch_tokens)
     for cut in range(2, text.num_targets, 29):
@@ -104,7 +104,7 @@ def test_totals_do_not_depend_on_the_batch(model: LM, text: TokenizedText) -> No
 
 
 def test_gates_that_are_shut_leave_the_model_alone(model: LM, text: TokenizedText) -> None:
-    """To the last bit, on the same plan."""
+    """With all weights zero, the bits are exactly those of the model with the same windows."""
     shut = SMALL.make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     shut.gates.weight[:] = 0
     alone = SMALL.without_adaptation()().make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
@@ -115,11 +115,11 @@ def test_gates_that_are_shut_leave_the_model_alone(model: LM, text: TokenizedTex
 
 
 def test_a_text_that_comes_again_is_nearly_free(model: LM) -> None:
-    once = np.random.default_rng(5).integers(2, VOCAB, 900).tolist()  # longer than any window, and no model knows it
+    once = np.random.default_rng(5).integers(2, VOCAB, 900).tolist()  # longer than any window, and random
     again = charges(model, text_of(once, once), NGramMixing(window=16, stride=16))
     first, second = again[:901].mean(), again[-800:].mean()
     assert first > math.log2(VOCAB) - 0.5 and second < 0.1
-    assert np.median(again[-400:]) < 0.02, "no more than the share that is left to the model"
+    assert np.median(again[-400:]) < 0.02, "the model's remaining share of the mixture must be small"
 
 
 def test_isolated_documents_know_nothing_of_earlier_ones(model: LM) -> None:
@@ -147,17 +147,17 @@ def test_a_block_is_observed_before_the_next_is_predicted(model: LM) -> None:
     block = ScoringBatch(torch.ones(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool), torch.ones(1).bool())
     player.predict(block)
     before = player.gates.weight.copy()
-    with pytest.raises(BitgolfError, match="observed"):
+    with pytest.raises(BitgolfError, match="before observe of the previous batch"):
         player.predict(block)
     player.observe(block, torch.ones(3, dtype=torch.int64))
-    assert (player.gates.weight != before).any(), "what the last target of a block teaches is learned when it is known"
+    assert (player.gates.weight != before).any(), "observe must update the weights with the last target"
     player.predict(block)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=40), st.integers(0, 1 << 30), st.floats(0, 1))
 def test_a_mixture_is_a_distribution(stream: list[int], seed: int, least: float) -> None:
-    """And the one that is written above `mix_logits`, for any weights."""
+    """And it equals the sequential mixture p <- (1 - w) p + w p_expert, for any weights."""
     said = NGramModel(8, (1, 3), 100).read(np.array(stream))
     random = np.random.default_rng(seed)
     weights = np.where(said.total > 0, np.maximum(random.random(said.total.shape), least * (1 - 1 / MAX_COUNT)), 0.0)
@@ -174,7 +174,7 @@ def test_a_mixture_is_a_distribution(stream: list[int], seed: int, least: float)
 
 @pytest.mark.parametrize("alone", ["document_orders", "stream_orders"])
 def test_either_counts_alone_and_the_documents_end_with_it(model: LM, alone: str) -> None:
-    """A later document that is the first one again is cheaper where the stream is counted, and not where it is not."""
+    """A repetition of the first document costs fewer bits with stream orders, and not with document orders only."""
     method = NGramMixing(**{**READING, "document_orders": (), "stream_orders": (), alone: (1, 3)})
     text = text_of(words(70), words(70))
     found, still = charges(model, text, method), charges(model, text, SMALL.without_adaptation()())
@@ -198,7 +198,7 @@ def test_gates_learn_alike_plainly_and_compiled(seed: int, n: int, known: int) -
 
 
 def test_a_weight_is_the_mean_of_shares() -> None:
-    """One expert, one cell: each share is what Bayes says, each weight the mean so far, the prior being two of them."""
+    """One expert, one cell: a share is the expert's posterior, the weight is the mean of shares and two priors."""
     chance, hits, shares = [0.1, 0.5, 0.2], [1.0, 0.0, 0.25], [0.3, 0.3]
     out, weight = np.zeros((4, 1)), np.array([0.3])
     update_weights(

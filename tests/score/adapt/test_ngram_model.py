@@ -1,4 +1,4 @@
-"""Counts are exact: against dictionaries, for any stream, any pieces and any memory."""
+"""N-gram counts equal those of a dictionary implementation, for any stream, chunks and history."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORDERS = st.sets(st.integers(1, 6), min_size=1, max_size=4).map(lambda s: tuple(
 
 
 class Dictionaries:
-    """The same, as one would write it who has time."""
+    """A simple, slow reference implementation of `NGramModel`."""
 
     def __init__(self, orders: tuple[int, ...], memory: int) -> None:
         self.orders, self.memory, self.past = orders, memory, list[int]()
@@ -53,7 +53,7 @@ class Dictionaries:
         return [*found, {self.past[self.pointer]: 1.0} if self.length else {}]
 
     def _followed(self, k: int) -> dict[int, float]:
-        """An index of all n-grams, made anew."""
+        """Probabilities of the successors of the last k tokens, from a new index of all n-grams."""
         index = defaultdict[tuple[int, ...], Counter[int]](Counter)
         for i in range(len(self.past) - k):
             index[tuple(self.past[i : i + k])][self.past[i + k]] += 1
@@ -76,7 +76,7 @@ def distributions(said: ExpertPredictions) -> list[list[dict[int, float]]]:
 def test_counts_are_those_of_dictionaries(
     stream: list[int], orders: tuple[int, ...], memory: int, cuts: list[int]
 ) -> None:
-    """However the stream is cut; so what is said knows nothing of what comes later."""
+    """For any division of the stream into chunks, so predictions do not depend on later tokens."""
     counted, oracle = NGramModel(VOCAB, orders, memory), Dictionaries(orders, memory)
     for piece in np.split(np.array(stream), sorted(cuts)):
         said = counted.read(piece)
@@ -114,7 +114,7 @@ def test_room_grows_and_full_chunks_are_joined(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_large_vocabulary_takes_no_n_gram_for_another() -> None:
-    """Keys of two orders and 40,000 tokens: each context was seen once before, in the first half."""
+    """Two orders and 40,000 distinct tokens: in the second half, each context has occurred exactly once before."""
     vocab = 1 << 16
     half = np.random.default_rng(1).permutation(vocab)[:40_000]
     said = NGramModel(vocab, (1, 2), 1 << 20).read(np.concatenate([half, half]))

@@ -1,4 +1,4 @@
-"""Phases: descent on the base weights between documents with adapters of their own."""
+"""Phased LoRA: SGD on the base weights between documents that are scored with LoRA adapters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEARN = part(SGDAdaptation, lr=0.05, epochs=1, batch_size=2, sequence_length=16,
 
 
 def drifting(documents: int = DOCUMENTS) -> TokenizedText:
-    """Documents of a few tokens only, all of one length."""
+    """Documents of equal length with a few distinct tokens."""
     ids = np.random.default_rng(0).choice([5, 9, 17, 33], documents * DOCUMENT, p=[0.4, 0.3, 0.2, 0.1])
     ids[::DOCUMENT] = 1
     return TokenizedText(append_final_bos(ids, 1), 3 * len(ids))
@@ -50,7 +50,7 @@ def phased(
 def charged(
     model: LM, text: TokenizedText, method: ScoringMethod, player: PhasedLoRAPlayer | None = None
 ) -> np.ndarray:
-    """The bits of each target."""
+    """Bits of each target, (targets,)."""
     charges = np.zeros(text.num_targets)
     playing = player or method.make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     try:
@@ -98,26 +98,28 @@ def test_boundaries_as_published() -> None:
 
 @pytest.mark.parametrize("boundaries", [(), (0, 3), (3, 3), (4, 2)])
 def test_boundaries_that_do_not_grow_are_errors(boundaries: tuple[int, ...]) -> None:
-    with pytest.raises(RecipeError, match="grow"):
+    with pytest.raises(RecipeError, match="increasing numbers of documents from 1"):
         phased(boundaries)
 
 
 def test_phases_that_a_text_is_too_short_for_are_said() -> None:
     text = drifting()
     assert phased().warnings(text) == []
-    assert phased((2, 6, 9)).warnings(text) == ["the text has 6 documents: no phase after 6, 9"]
-    assert phased((1, 5), chunk=30).warnings(text) == [
-        "the phase after 1 documents has one chunk, 30 targets: it learns nothing"
-    ]
+    assert phased((2, 6, 9)).warnings(text) == ["the text has 6 documents, so there is no phase after 6, 9 documents"]
+    untrained = (
+        "the phase after {} documents trains on nothing: its 30 targets are a single chunk, and the last chunk is left"
+        " out; set a smaller chunk"
+    )
+    assert phased((1, 5), chunk=30).warnings(text) == [untrained.format(1)]
     sparse = PhasedLoRA(lora=LORA, boundaries=(2, 3), chunk=30, cumulative=False, sgd=LEARN)
-    assert sparse.warnings(text) == ["the phase after 3 documents has one chunk, 30 targets: it learns nothing"]
+    assert sparse.warnings(text) == [untrained.format(3)]
 
 
 @pytest.mark.parametrize("sgd", [LEARN.replace(lr=0.0), LEARN.replace(epochs=0)])
 def test_without_learning_the_bits_are_those_of_the_adapters_alone(sgd: Spec[SGDAdaptation]) -> None:
     model, text, alone = built(toy_model()), drifting(), LORA.replace(rows=1)
     adapted = charged(model, text, phased(sgd=sgd, lora=alone))
-    assert np.array_equal(adapted, charged(model, text, alone())), "one row, so sums are in one order"
+    assert np.array_equal(adapted, charged(model, text, alone())), "with one row, sums are in the same order"
     method = phased(sgd=sgd, lora=LORA.replace(steps=0))
     assert np.allclose(charged(model, text, method), charged(model, text, method.without_adaptation()()), rtol=1e-5)
 
@@ -140,12 +142,12 @@ def test_phases_teach_the_base_what_adapters_must_learn_each_time_anew(looped: b
     model, text = built(toy), drifting()
     alone, adapted = charged(model, text, LORA()), charged(model, text, phased())
     first = 2 * DOCUMENT
-    assert np.allclose(adapted[:first], alone[:first], rtol=1e-4), "no phase is over yet"
+    assert np.allclose(adapted[:first], alone[:first], rtol=1e-4), "no phase has ended before these targets"
     assert adapted[first:].sum() < 0.9 * alone[first:].sum()
 
 
 class Hasty(PhasedLoRAPlayer):
-    """Learns in its first phase of all documents there are."""
+    """Trains on all documents of the text in the first phase."""
 
     whole: Tensor
 
@@ -192,7 +194,7 @@ def test_a_phase_goes_over_what_is_scored_in_chunks_but_the_last(
     assert [tokens for tokens, _ in learned] == [text.tokens[c : c + 21].tolist() for c in chunks]
     rates = [1.0, 0.5] + ([0.5 * (1 + np.cos(np.pi * i / 5)) for i in range(5)] if cumulative else [1.0, 0.5])
     assert [rate for _, rate in learned] == pytest.approx(rates)
-    assert begun == [0, 2], "momentum starts at zero in each phase"
+    assert begun == [0, 2], "momentum must be zero at the start of each phase"
 
 
 def test_closing_gives_the_model_back_as_it_was() -> None:
@@ -200,7 +202,7 @@ def test_closing_gives_the_model_back_as_it_was() -> None:
     ids = torch.from_numpy(text.tokens[None, :20])
     first = charged(model, text, phased())
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
-    assert torch.equal(model(ids), before(ids)), "no adapter is left"
+    assert torch.equal(model(ids), before(ids)), "adapters must be detached"
     assert np.array_equal(first, charged(model, text, phased()))
 
 
@@ -208,7 +210,7 @@ def test_a_player_plays_one_text() -> None:
     method, text = phased(), drifting()
     player = method.make_player(built(toy_model()), VOCAB, select_device(), SINGLE_PROCESS)
     score(player, text, method)
-    with pytest.raises(BitgolfError, match="one text"):
+    with pytest.raises(BitgolfError, match="has adapted to another text"):
         score(player, text, method)
     player.close()
 

@@ -1,4 +1,4 @@
-"""The proof of a score: what is coded is what was claimed, and another process has it back."""
+"""The proof of a score: the compressed size is the claimed one, and another process restores the text."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SCORE = (
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact, trained for a moment, and shards with 120 kB of held-out text: `artifact.bg` and `shards`."""
+    """A briefly trained artifact and shards with 120 kB of held-out text: `artifact.bg` and `shards`."""
     folder, draw = tmp_path_factory.mktemp("proof"), random.Random(0)
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(words, k=draw.randint(120, 200))).encode() for _ in range(DOCUMENTS + 20)]
@@ -75,7 +75,7 @@ def claim(toy: Path, size: int = 0, *, method: int = 0, tokens: int = 1 << 17, r
 
 
 class RestoreHere:
-    """Restores groups in this process, as another takes seconds to start; the artifact is read anew."""
+    """Restores groups in this process, since another takes seconds to start. The artifact is loaded again."""
 
     def __init__(self) -> None:
         self.restored = list[Path]()
@@ -100,7 +100,7 @@ def proved(
 
 @pytest.fixture
 def in_this_process() -> list[Path]:
-    """The files that were restored."""
+    """The list of files that were restored."""
     HERE.restored.clear()
     return HERE.restored
 
@@ -108,13 +108,13 @@ def in_this_process() -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_score_is_proved_with_the_command(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """More than 100 kB, coded here and restored by another process: size as claimed, to 0.1 %, bytes the same."""
+    """More than 100 kB: another process restores every byte, and the size is the claimed one within 0.1 %."""
     words = ["--proof", tmp_path / "proof", "--shards", toy / "shards", "--with", "sliding", "--challenge", "coin"]
     app(["compress", str(toy), *map(str, words), "--json"], standalone_mode=False)
     report = read_json(tmp_path / "proof" / "proof.json")
     assert report["bytes"] == load_manifest(toy / "shards").val.encoded_bytes > 100_000
     assert 0 < report["overhead_percent"] < 0.1 + 100 * 64 / report["coded_bytes"]
-    assert report["claimed_bpb"] < 3.5  # it was trained: 5.2 is what equally likely tokens cost
+    assert report["claimed_bpb"] < 3.5  # the model is trained: uniform probabilities give 5.2
     assert report["groups"] == 1 and report["sampled"] == [0] and report["max_false_fraction"] == 0
     assert report["format"] == proof.FORMAT and '"verified": true' in capsys.readouterr().out
 
@@ -168,7 +168,7 @@ def test_a_proof_that_was_cut_off_goes_on(
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cut").glob("*.bgz")}
     assert len(kept) == 2 and not (tmp_path / "cut" / "commitment.json").exists() and not in_this_process
     monkeypatch.setattr(compress, "compress", real)
-    monkeypatch.setattr(proof, "score", None)  # what was scored is not scored again
+    monkeypatch.setattr(proof, "score", None)  # the bits of the first call must be reused
     report = proved(what, tmp_path / "cut")
     monkeypatch.undo()
     assert report.groups > 2
@@ -176,7 +176,7 @@ def test_a_proof_that_was_cut_off_goes_on(
 
 
 def test_a_folder_stays_committed(toy: Path, tmp_path: Path, in_this_process: list[Path]) -> None:
-    """Another challenge is welcome, another text is not."""
+    """A second proof may use another challenge, but not another text."""
     what = claim(toy, 1_500, tokens=400, rows=4)
     proved(what, tmp_path, sample=1)
     before = (tmp_path / "commitment.json").read_bytes()
@@ -187,7 +187,7 @@ def test_a_folder_stays_committed(toy: Path, tmp_path: Path, in_this_process: li
 
 
 def test_what_does_not_come_back_is_named(toy: Path, tmp_path: Path) -> None:
-    """A group that holds another document than it says; and one that another process cannot restore at all."""
+    """A group that restores another document, and a damaged file that cannot be decompressed."""
     what = claim(toy, 1_500, tokens=400, rows=4)
 
     def wrong(artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
@@ -196,7 +196,7 @@ def test_what_does_not_come_back_is_named(toy: Path, tmp_path: Path) -> None:
         target.write_bytes(b"".join([*texts[:-1], texts[-1][::-1]]))
         return [len(text) for text in texts]
 
-    with pytest.raises(BitgolfError, match=r"group 0 \(00000-.*document \d+ of the group came back as another"):
+    with pytest.raises(BitgolfError, match=r"group 0 \(00000-.*document \d+ of the group is not restored"):
         proved(what, tmp_path, restore=wrong)
     assert not (tmp_path / "proof.json").exists()
     other = tmp_path / "other"
@@ -221,10 +221,10 @@ def test_files_of_another_format_are_an_error(toy: Path, tmp_path: Path) -> None
 
 def test_a_text_must_have_the_bytes_that_it_says(toy: Path, tmp_path: Path) -> None:
     what = claim(toy, 2_000)
-    with pytest.raises(BitgolfError, match="is said to have"):
+    with pytest.raises(BitgolfError, match="but its tokens decode to"):
         proved(what._replace(text=what.text._replace(bytes=what.text.bytes + 1)), tmp_path)
     cut = what.text._replace(tokens=what.text.tokens[5:])
-    with pytest.raises(BitgolfError, match="begins with a document"):
+    with pytest.raises(BitgolfError, match="must begin with a document"):
         proved(what._replace(text=cut), tmp_path)
 
 

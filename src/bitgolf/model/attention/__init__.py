@@ -1,1 +1,1 @@
-"""Attention: the mixer, its masks, and the parts on queries, keys, values and outputs."""
+"""Attention: the token mixer, attention cores and masks, and the parts on queries, keys, values and outputs."""

@@ -1,4 +1,7 @@
-"""Attention: one skeleton, chains on queries and keys (`qk`), values (`value`) and the output (`post_attention`), one `core`."""
+"""Attention: projections, an attention core, and chains of parts around it.
+
+The chains act on queries and keys (`qk`), on values (`value`) and on the output of the core (`post_attention`).
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,13 @@ from bitgolf.model.part import build_chain
 
 @register
 class Attention(TokenMixer):
-    """Grouped-query attention (arXiv 2305.13245): H query heads, G key/value heads; head h reads k/v head h // (H/G).
+    """Grouped-query attention (arXiv 2305.13245) with H query heads and G key/value heads: (B, T, D) -> (B, T, D).
 
-    Wq (D, D), Wk and Wv (G d, D), Wo (D, D), which starts at zero.
+    Query head h uses key/value head h // (H/G). Wq is (D, D), Wk and Wv are (G d, D); Wo is (D, D), initialized to
+    zero. Raises `RecipeError` if D is not a multiple of H, or H not a multiple of G.
     """
 
-    splits_per_head: ClassVar[int] = 1  # heads that the `qk` chain and the core see of each head
+    splits_per_head: ClassVar[int] = 1  # heads that the `qk` chain and the core receive for each head
 
     def __init__(
         self,
@@ -43,27 +47,29 @@ class Attention(TokenMixer):
         super().__init__()
         if heads < 1 or kv_heads < 1 or context.dim % heads or heads % kv_heads:
             raise RecipeError(
-                f"width {context.dim}, {heads} heads and {kv_heads} key/value heads do not divide", where="mixer"
+                f"heads={heads} must divide the width {context.dim}, and kv_heads={kv_heads} must divide heads",
+                where="mixer",
+                hint="both must be at least 1",
             )
         context = context._replace(heads=heads, kv_heads=kv_heads)
         self.heads, self.kv_heads = heads, kv_heads
-        narrow = context.dim // heads * kv_heads
+        kv_dim = context.dim // heads * kv_heads
         self.q = linear(context.for_matrix(context.dim, context.dim, name="q"))
-        self.k = linear(context.for_matrix(context.dim, narrow, name="k"))
-        self.v = linear(context.for_matrix(context.dim, narrow, name="v"))
+        self.k = linear(context.for_matrix(context.dim, kv_dim, name="k"))
+        self.v = linear(context.for_matrix(context.dim, kv_dim, name="v"))
         self.out = linear(context.for_matrix(context.dim, context.dim, zero=True, name="out"))
-        cut = context._replace(heads=self.splits_per_head * heads, kv_heads=self.splits_per_head * kv_heads)
-        self.qk = build_chain(qk, cut)
+        split = context._replace(heads=self.splits_per_head * heads, kv_heads=self.splits_per_head * kv_heads)
+        self.qk = build_chain(qk, split)
         self.value = build_chain(value, context)
-        self.core = core(cut)
+        self.core = core(split)
         self.post_attention = build_chain(post_attention, context)
 
     def split_heads(self, x: Tensor, heads: int) -> Tensor:
-        """Queries or keys, (B, T, heads * d), as the `qk` chain and the core see them."""
+        """Split queries or keys (B, T, heads * d) into the heads that the `qk` chain and the core receive."""
         return x.unflatten(-1, (heads, -1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:
-        """(B, T, H, d)."""
+        """Attention output before the `post_attention` chain, (B, T, H, d)."""
         return self.core(q, k, v, context)
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
@@ -81,7 +87,7 @@ class Attention(TokenMixer):
 
 @register
 class QKNorm(QKPart):
-    """Each query and key head divided by its root mean square (arXiv 2010.04245)."""
+    """QK norm: RMS normalization of each query and key head (arXiv 2010.04245)."""
 
     def forward(self, q: Tensor, k: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
         return rms_norm(q), rms_norm(k)
@@ -89,7 +95,7 @@ class QKNorm(QKPart):
 
 @register
 class QGain(QKPart):
-    """q_h <- gain_h * q_h, one learned gain a head (H); the softmax scale stays 1/sqrt(d)."""
+    """q_h <- gain_h * q_h with one learned gain per head, (H,). The softmax scale stays 1/sqrt(d)."""
 
     roles = {"weight": "scale"}
 

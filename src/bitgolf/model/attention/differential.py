@@ -1,4 +1,4 @@
-"""Differential attention: the difference of two attention maps."""
+"""Differential attention: the difference of two softmax attention maps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from bitgolf.model.numerics import rms_norm
 
 @register
 class DifferentialAttention(Attention):
-    """y_h = (1 - l0) rms((A1 - l A2) v), A1 and A2 the softmax maps of the two halves of head h (arXiv 2410.05258).
+    """y_h = (1 - l0) rms((A1 - l A2) v); A1 and A2 are the softmax maps of the two halves of head h (arXiv 2410.05258).
 
-    l = exp(a1 . b1) - exp(a2 . b2) + l0 with four learned vectors (4, d/2) ~ N(0, 0.1^2), one set a layer, and
-    l0 = 0.8 - 0.6 exp(-0.3 layer). Values keep their full width. The `qk` chain and the core see 2H query and 2G key
-    heads of width d/2: first every head's first half, then every second half. (Parameter Golf #675 tried it.)
+    l = exp(a1 . b1) - exp(a2 . b2) + l0 with four learned vectors per layer, (4, d/2), initialized from N(0, 0.1^2),
+    and l0 = 0.8 - 0.6 exp(-0.3 layer). Values keep their full width d. The `qk` chain and the core receive 2H query
+    heads and 2G key heads of width d/2: the first halves of all heads, then the second halves. Tried in Parameter Golf
+    #675. Raises `RecipeError` if the head width is odd.
     """
 
     roles = {"lambda_vectors": "scale"}
@@ -45,7 +46,7 @@ class DifferentialAttention(Attention):
     ) -> None:
         width = context.dim // max(heads, 1)
         if width % 2:
-            raise RecipeError(f"heads of width {width} have no halves", where="mixer.heads")
+            raise RecipeError(f"the head width must be even, got {width} ({heads} heads)", where="mixer.heads")
         super().__init__(
             context,
             heads=heads,
@@ -60,12 +61,12 @@ class DifferentialAttention(Attention):
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * context.layer)
 
     def lambda_(self) -> Tensor:
-        """l, a scalar in float32."""
+        """Weight l of the second map, a float32 scalar."""
         a1, b1, a2, b2 = self.lambda_vectors.float()
         return (a1 * b1).sum().exp() - (a2 * b2).sum().exp() + self.lambda_init
 
     def split_heads(self, x: Tensor, heads: int) -> Tensor:
-        """(B, T, heads * d) -> (B, T, 2 * heads, d/2), first halves first."""
+        """(B, T, heads * d) -> (B, T, 2 * heads, d/2): the first halves of all heads, then the second halves."""
         return x.unflatten(-1, (heads, 2, -1)).transpose(2, 3).flatten(2, 3)
 
     def difference(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:

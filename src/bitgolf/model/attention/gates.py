@@ -1,4 +1,4 @@
-"""Gates on attention's output: one number for each head and position, from the block's normalised input."""
+"""Gates on the attention output: one factor per head and position, computed from the normalised input of attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from bitgolf.model.interfaces import AttentionOutputPart
 
 
 class AttentionGate(AttentionOutputPart):
-    """y_h <- gate((W x)_h) y_h, with W (H, width) on the first `width` dimensions of x; W starts at zero."""
+    """y_h <- gate((W x)_h) y_h with W (H, width), applied to the first `width` dimensions of x.
+
+    W is initialised to zero. Raises `RecipeError` if `width` is not between 1 and D.
+    """
 
     roles = {"weight": "gate"}
 
@@ -21,11 +24,12 @@ class AttentionGate(AttentionOutputPart):
         super().__init__()
         if not 1 <= width <= context.dim:
             raise RecipeError(
-                f"a gate cannot read {width} of {context.dim} dimensions", where=f"{type(self).__name__}.width"
+                f"width must be between 1 and {context.dim}, got {width}", where=f"{type(self).__name__}.width"
             )
         self.weight = nn.Parameter(torch.zeros(context.heads, width))
 
     def gate(self, z: Tensor) -> Tensor:
+        """Gate factors from z = W x, both (B, T, H)."""
         raise NotImplementedError
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
@@ -35,7 +39,7 @@ class AttentionGate(AttentionOutputPart):
 
 @register
 class DenseAttentionGate(AttentionGate):
-    """sigmoid(W x), W (H, D) ~ N(0, std^2): about one half at the start (arXiv 2505.06708; Parameter Golf #1736)."""
+    """sigmoid(W x) with W (H, D) ~ N(0, std^2), initially about 0.5 (arXiv 2505.06708; Parameter Golf #1736)."""
 
     def __init__(self, context: BuildContext, /, *, std: float = 0.005) -> None:
         super().__init__(context, context.dim)
@@ -47,7 +51,7 @@ class DenseAttentionGate(AttentionGate):
 
 @register
 class NarrowAttentionGate(AttentionGate):
-    """2 sigmoid(W x[:width]), W (H, width) = 0: exactly 1 at the start (Parameter Golf #1667, AttnOutGate)."""
+    """2 sigmoid(W x[:width]) with W (H, width) = 0, initially exactly 1 (AttnOutGate, Parameter Golf #1667)."""
 
     identity_at_init = True
 
@@ -60,9 +64,9 @@ class NarrowAttentionGate(AttentionGate):
 
 @register
 class SparseAttentionGate(AttentionGate):
-    """sigmoid(scale * W x[:width]), W (H, width) = 0: exactly one half at the start.
+    """sigmoid(scale * W x[:width]) with W (H, width) = 0, initially exactly 0.5.
 
-    From modded-nanogpt; Parameter Golf #1787 with scale 1, #1855 with 0.5.
+    From modded-nanogpt; Parameter Golf #1787 with scale 1, #1855 with scale 0.5.
     """
 
     def __init__(self, context: BuildContext, /, *, width: int = 12, scale: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""Heads that share their projections: a mix of a matrix's blocks of rows, one block a head."""
+"""Head mixing: learned linear combinations of the projections of the heads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from bitgolf.model.interfaces import WeightTransform
 
 @register
 class HeadMix(WeightTransform):
-    """W <- (M kron I) W: block i of W's rows becomes the sum of M_ij block_j. M (H, H), or (G, G) for k and v, starts at I.
+    """W <- (M kron I) W: the rows of head i become the sum over j of M_ij times the rows of head j.
 
-    Interleaved head attention's mix of projections, tried on Parameter Golf #1493's model. Use it as
-    `only("*", part(HeadMix), on="q,k")` in `Attention.linear`.
+    M is (H, H) for q and (G, G) for k and v, and is initialized to the identity. From interleaved head attention; tried
+    on the model of Parameter Golf #1493. Use `only("*", part(HeadMix), on="q,k")` in `Attention.linear`. Raises
+    `RecipeError` for a matrix without heads.
     """
 
     roles = {"weight": "scale"}
@@ -27,7 +28,9 @@ class HeadMix(WeightTransform):
         blocks = {"q": context.heads, "k": context.kv_heads, "v": context.kv_heads}.get(context.matrix_name, 0)
         if not blocks:
             raise RecipeError(
-                f"the matrix {context.matrix_name or '?'!r} has no heads to mix", where="HeadMix", hint="say on='q,k'"
+                f"HeadMix applies to the matrices q, k and v, not to {context.matrix_name or '?'!r}",
+                where="HeadMix",
+                hint="use Only(matrices='q,k', use=HeadMix())",
             )
         self.weight = nn.Parameter(torch.eye(blocks))
 

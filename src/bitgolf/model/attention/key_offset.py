@@ -1,4 +1,4 @@
-"""Keys that look one position back."""
+"""Partial key offset: some dimensions of a key are taken from the previous position."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from bitgolf.model.interfaces import QKPart
 
 @register
 class KeyOffset(QKPart):
-    """k_t[dims:] <- k_{t-1}[dims:]: a query finds what followed a token, so that one layer can do induction.
+    """k_t[unshifted_dims:] <- k_{t-1}[unshifted_dims:]: a query can match a token and attend to the one after it.
 
-    Partial key offset (modded-nanogpt; Parameter Golf #1512, on full-attention layers). It stands after `RoPE`, and
-    `unshifted_dims` are those that it rotates (half a head where it rotates all). The first position keeps its own key, and with
-    `mask_starts` so does the first of every document: else it would take the last key of the document before.
+    A single layer can thus form an induction head. From modded-nanogpt; Parameter Golf #1512, on full-attention layers.
+    Place it after `RoPE` and set `unshifted_dims` to the number of rotated dimensions (half the head width if all are
+    rotated). The first position keeps its own key. With `mask_starts` so does the first token of every document, which
+    would otherwise take the last key of the previous document.
     """
 
     def __init__(self, context: BuildContext, /, *, unshifted_dims: int = 16, mask_starts: bool = True) -> None:
@@ -26,14 +27,15 @@ class KeyOffset(QKPart):
         width = context.dim // context.heads
         if not 0 <= unshifted_dims < width:
             raise RecipeError(
-                f"{unshifted_dims} dimensions to keep leave none to shift of {width}", where="KeyOffset.unshifted_dims"
+                f"must be at least 0 and below the head width {width}, got {unshifted_dims}",
+                where="KeyOffset.unshifted_dims",
             )
         self.unshifted_dims, self.mask_starts = unshifted_dims, mask_starts
 
     def forward(self, q: Tensor, k: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
-        kept, own = k[..., : self.unshifted_dims], k[..., self.unshifted_dims :]
-        stays = context.positions == 0
+        unshifted, current = k[..., : self.unshifted_dims], k[..., self.unshifted_dims :]
+        keep = context.positions == 0
         if self.mask_starts:
-            stays = stays | context.document_starts
-        moved = torch.where(stays[..., None, None], own, context.token_shift(self, own))
-        return q, torch.cat([kept, moved], -1)
+            keep = keep | context.document_starts
+        shifted = torch.where(keep[..., None, None], current, context.token_shift(self, current))
+        return q, torch.cat([unshifted, shifted], -1)

@@ -1,4 +1,4 @@
-"""RoPE scaling: inverse frequencies of rotary positions for texts longer than those of training."""
+"""RoPE scaling: rotary frequencies for texts longer than a reference length."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from bitgolf.errors import RecipeError
 
 
 def frequency_exponents(width: int, device: torch.device | None = None) -> Tensor:
-    """2i / width for the pairs i, (width/2,) in float32."""
+    """2i / width for each pair i, float32 (width/2,)."""
     return torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
 
 
 class RoPEScaling:
-    """Inverse frequencies for texts of `length` tokens, where a plain base would suit `original_length`: plain if no longer.
+    """Rotary frequencies for texts of `length` tokens, from frequencies that suit texts of `original_length` tokens.
 
-    Both lengths are the recipe's: frequencies that followed the text at hand would change between training and scoring.
+    `factor` is length / original_length, but at least 1; a factor of 1 changes nothing. Both lengths are settings of
+    the recipe: frequencies that depended on the current sequence would differ between training and scoring. Raises
+    `RecipeError` for a length below 1.
     """
 
     def __init__(self, *, original_length: int = 1024, length: int = 2048) -> None:
         if min(original_length, length) < 1:
-            raise RecipeError(f"lengths are at least 1, not {original_length} and {length}", where=type(self).__name__)
+            message = f"original_length and length must be at least 1, got {original_length} and {length}"
+            raise RecipeError(message, where=type(self).__name__)
         self.factor = max(1.0, length / original_length)
 
     @property
@@ -31,19 +34,20 @@ class RoPEScaling:
         return type(self).__name__, self.factor
 
     def frequencies(self, base: float, width: int, device: torch.device) -> Tensor:
-        """Radians per position of each pair, (width/2,) in float32."""
+        """Frequency of each pair in radians per position, float32 (width/2,)."""
         raise NotImplementedError
 
 
 @register
 class NTKScaling(RoPEScaling):
-    """A larger base, so that the slowest pair turns `factor` times slower ("NTK-aware", arXiv 2309.00071, section 3.1).
+    """NTK-aware scaling (arXiv 2309.00071, section 3.1): a larger base, base * factor^(width / (width - 2)).
 
-    base * stretch^(width / (width - 2)). Parameter Golf #164 to #1512: on during training, at reference 1024.
+    The slowest pair rotates `factor` times slower, the fastest pair is unchanged. Parameter Golf #164 to #1512 use it
+    in training, with original_length=1024.
     """
 
     def scaled_base(self, base: float, width: int) -> float:
-        """The effective base; a width of 2 has one pair, which turns at 1 with any base."""
+        """The larger base. A width of 2 has a single pair, whose frequency is 1 for every base."""
         return base * self.factor ** (width / max(width - 2, 1))
 
     def frequencies(self, base: float, width: int, device: torch.device) -> Tensor:
@@ -52,9 +56,10 @@ class NTKScaling(RoPEScaling):
 
 @register
 class YaRNScaling(RoPEScaling):
-    """Fast pairs unchanged, slow ones up to `factor` times slower (Parameter Golf #640, after arXiv 2309.00071).
+    """YaRN (arXiv 2309.00071): fast pairs are unchanged, slow pairs rotate up to `factor` times slower.
 
-    theta_i / (1 + ramp_i (stretch - 1)), ramp_i = clip((2i/width - 0.25) / 0.75, 0, 1). Without YaRN's temperature.
+    theta_i / (1 + ramp_i (factor - 1)) with ramp_i = clip((2i/width - 0.25) / 0.75, 0, 1), as in Parameter Golf #640.
+    YaRN's attention temperature is not applied.
     """
 
     def frequencies(self, base: float, width: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention that stays sharp over long contexts."""
+"""Scalable softmax: attention that does not flatten as the number of keys grows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from bitgolf.model.interfaces import QKPart
 
 @register
 class ScalableSoftmax(QKPart):
-    """q_h <- s_h log(n) q_h where n keys are seen, one learned s a head (H), started at `init` (arXiv 2501.19399).
+    """q_h <- s_h log(n) q_h, where n is the number of keys up to the query (arXiv 2501.19399).
 
-    A softmax over more keys is flatter at the same logits; log(n) makes up for it. n counts from the first key that is held.
+    s (H,) is learned, one per head, and initialized to `init`. With equal logits, a softmax over more keys is flatter;
+    log(n) compensates for it. n is counted from the first valid key of the context and ignores attention masks.
     """
 
     roles = {"weight": "scale"}

@@ -1,4 +1,4 @@
-"""What attention's values may take from elsewhere: the first layer's values, a table of their own."""
+"""Additions to the values of attention: the values of layer 0 (value residual), and embeddings of the tokens."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ VALUE_EMBEDDINGS = "value embeddings"
 
 
 def require_shared(context: ForwardContext, name: str, hint: str) -> Tensor:
-    """What another part has left on the bus. Raises `RecipeError` where it has not."""
+    """The tensor that another part has stored in `context.shared`. Raises `RecipeError` if there is none."""
     if name not in context.shared:
-        raise RecipeError(f"nobody has left the {name}", where="value", hint=hint)
+        raise RecipeError(f"no part provides the {name}", where="value", hint=hint)
     return context.shared[name]
 
 
 class ValueResidualBase(ValuePart):
-    """Layer 0 leaves its values as they stand here, on its first visit, unchanged; later layers blend them in."""
+    """Layer 0 stores its values at its first visit and does not change them; later layers blend them into their own."""
 
     def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
         self.is_layer_0 = context.layer == 0
 
     def blend(self, v: Tensor, v0: Tensor) -> Tensor:
+        """Values of this layer, given its own v and the v0 of layer 0, all (B, T, G, d)."""
         raise NotImplementedError
 
     def forward(self, v: Tensor, x: Tensor, context: ForwardContext) -> Tensor:
         if self.is_layer_0:
             context.shared.setdefault(LAYER_0_VALUES, v)
             return v
-        return self.blend(v, require_shared(context, LAYER_0_VALUES, f"put {type(self).__name__} on layer 0 too"))
+        return self.blend(v, require_shared(context, LAYER_0_VALUES, f"use {type(self).__name__} on layer 0 too"))
 
 
 @register
 class FixedValueResidual(ValueResidualBase):
-    """v <- (v + v0) / 2 on layers 1 and later; no gradient flows into v0 (Parameter Golf #675)."""
+    """v <- (v + v0) / 2 on all layers after layer 0. No gradient flows into v0 (Parameter Golf #675)."""
 
     def blend(self, v: Tensor, v0: Tensor) -> Tensor:
         return 0.5 * v + 0.5 * v0.detach()
@@ -53,10 +54,10 @@ class FixedValueResidual(ValueResidualBase):
 
 @register
 class ValueResidual(ValueResidualBase):
-    """v <- v + sigmoid(alpha) v0 on layers 1 and later, alpha (1) = 0 at the start; v0 is trained through this too.
+    """v <- v + sigmoid(alpha) v0 on all layers after layer 0; alpha (1,) is initialized to 0. Gradients flow into v0.
 
-    Value residual learning (ResFormer, arXiv 2410.17897; in the form of Parameter Golf #569). On looped layers it was
-    reported harmful (#363): v0 is of the first visit alone.
+    Value residual learning (ResFormer, arXiv 2410.17897), in the form of Parameter Golf #569. #363 reports that it does
+    harm on looped layers, where v0 comes from the first visit only.
     """
 
     roles = {"alpha": "scale"}
@@ -72,11 +73,12 @@ class ValueResidual(ValueResidualBase):
 
 @register
 class ValueEmbedding(ResidualStreamPart):
-    """Leaves scale * U[ids] P^T, (B, T, out), for `AddValueEmbedding`; the stream passes unchanged. In `LM.post_embed`.
+    """Stores scale * U[ids] P^T, (B, T, value_dim), for `AddValueEmbedding`. It does not change the stream.
 
-    Value embeddings (Parameter Golf #374): U (V, width) ~ N(0, std^2), P (out, width) as `init`, one learned scale.
-    `value_dim` is the width of all k/v heads together. P is a matrix like others: #374 trained it
-    with Muon, runs with parameter banks with the scalars, which a rule for `matrix@post_embed.**` says.
+    Value embeddings (Parameter Golf #374), a part of `LM.post_embed`: U (V, width) ~ N(0, std^2), P (value_dim, width)
+    initialized by `init`, and one learned scale. `value_dim` is the total width of all key/value heads. P has the role
+    `matrix`: #374 trains it with Muon; scripts with parameter banks train it like the scalars, which needs a rule for
+    `matrix@post_embed.**`.
     """
 
     roles = {"scale": "scale"}
@@ -94,7 +96,8 @@ class ValueEmbedding(ResidualStreamPart):
     ) -> None:
         super().__init__()
         if width < 1 or value_dim < 1:
-            raise RecipeError(f"a table of width {width} for {value_dim} values is none", where="ValueEmbedding")
+            message = f"width and value_dim must be at least 1, got {width} and {value_dim}"
+            raise RecipeError(message, where="ValueEmbedding")
         self.table = part(Embedding, init=part(NormalInit, std=std))(context._replace(dim=width))
         self.project = part(Linear, init=init)(context.for_matrix(width, value_dim, name="project"))
         self.scale = nn.Parameter(torch.tensor([scale]))
@@ -107,7 +110,10 @@ class ValueEmbedding(ResidualStreamPart):
 
 @register
 class AddValueEmbedding(ValuePart):
-    """v <- v + c e, e from `ValueEmbedding` and one learned c (1) a layer, started at 1 (Parameter Golf #374)."""
+    """v <- v + c e with e from `ValueEmbedding` and one learned c per layer, (1,), initialized to 1.
+
+    Parameter Golf #374. Raises `RecipeError` if there is no `ValueEmbedding`, or one of another width.
+    """
 
     roles = {"weight": "scale"}
 
@@ -116,8 +122,9 @@ class AddValueEmbedding(ValuePart):
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, v: Tensor, x: Tensor, context: ForwardContext) -> Tensor:
-        e = require_shared(context, VALUE_EMBEDDINGS, "put ValueEmbedding in the model's `post_embed`")
+        e = require_shared(context, VALUE_EMBEDDINGS, "add ValueEmbedding to `post_embed` of the model")
         if e.shape[-1] != v.shape[2] * v.shape[3]:
-            cause = f"{v.shape[2]} heads of {v.shape[3]} values cannot take a table of {e.shape[-1]}"
-            raise RecipeError(cause, where="ValueEmbedding.value_dim", hint=f"make it {v.shape[2] * v.shape[3]}")
+            heads, width = v.shape[2:]
+            message = f"value_dim is {e.shape[-1]}, but attention has {heads} key/value heads of width {width}"
+            raise RecipeError(message, where="ValueEmbedding.value_dim", hint=f"set it to {heads * width}")
         return v + scalar_to_channels(self.weight, v) * e.view_as(v).to(v.dtype)

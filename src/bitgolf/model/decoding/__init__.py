@@ -1,1 +1,1 @@
-"""Reading a text piece by piece: key/value cache, incremental decoding, generation."""
+"""Incremental decoding with a key/value cache, and text generation."""

@@ -1,6 +1,6 @@
-"""The forward context of incremental decoding: positions continue, and keys and values of the past come from a cache.
+"""The forward context of incremental decoding: positions continue, and earlier keys and values come from a cache.
 
-Rows are texts side by side. Each has its own length, and no row depends on what another holds.
+The rows of a batch are independent texts, which may differ in length.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ def _all_equal(numbers: Tensor) -> bool:
 
 
 class DecodingContext(ForwardContext):
-    """A bus that goes on where a memory stands: positions continue, keys and values of the past are recalled.
+    """Forward context that continues the texts in a `KVCache`.
 
-    ids: (b, T) for these `rows` of the memory (b,), all of them where None; `counts` (b,) says how many of a row's ids
-    are tokens, the others pad: they are not remembered and no token sees them. Raises nothing: see `decode`.
+    ids: (b, T), new tokens.  rows: (b,), the cache rows they belong to; None for all rows.  counts: (b,), the number of
+    valid tokens in each row of ids. The rest is padding: it is not stored in the cache, and no token attends to it. The
+    caller must ensure that the tokens fit into the cache.
     """
 
     full_sequence = False
@@ -37,54 +38,53 @@ class DecodingContext(ForwardContext):
         self.cache = cache
         self.rows = slice(None) if rows is None else rows.to(ids.device)
         self.cache_rows = slice(None) if rows is None else rows
-        self.lengths, self.lows, self.shifts = (
+        self.lengths, self.oldest, self.offsets = (
             cache.lengths[self.cache_rows],
             cache.oldest[self.cache_rows],
             cache.offsets[self.cache_rows],
         )
         self.counts = torch.full((height,), width) if counts is None else counts
-        self.aligned = all(
-            _all_equal(x) for x in (self.lengths, self.lows, self.shifts)
-        )  # one set of positions for all rows
-        self.first, self.end = int(self.lows.min()), int((self.lengths + self.counts).max())
+        # aligned: all rows have the same positions
+        self.aligned = all(_all_equal(x) for x in (self.lengths, self.oldest, self.offsets))
+        self.first, self.end = int(self.oldest.min()), int((self.lengths + self.counts).max())
         self.is_prefill = self.aligned and int(self.lengths[0]) == 0
         self.valid, self.slots = self._slots(rows)
         cache.ids[self.slots] = ids[self.valid]
 
     def _slots(self, rows: Tensor | None) -> tuple[Any, Any]:
-        """Which of the ids are tokens, and the slots they go to: two indices of like shape."""
+        """Indices of the valid tokens within ids, and of their slots in the cache."""
         height, width = self.ids.shape
         if rows is None and self.aligned and bool((self.counts == width).all()):
             return ..., (slice(None), slice(int(self.lengths[0]), int(self.lengths[0]) + width))
-        row, place = (torch.arange(width) < self.counts[:, None]).nonzero(as_tuple=True)
-        own = torch.arange(height)[row] if rows is None else rows[row]
-        live, slots = (row, place), (own, self.lengths[row] + place)
-        return tuple(i.to(self.ids.device) for i in live), tuple(i.to(self.ids.device) for i in slots)
+        row, column = (torch.arange(width) < self.counts[:, None]).nonzero(as_tuple=True)
+        cache_row = torch.arange(height)[row] if rows is None else rows[row]
+        valid, slots = (row, column), (cache_row, self.lengths[row] + column)
+        return tuple(i.to(self.ids.device) for i in valid), tuple(i.to(self.ids.device) for i in slots)
 
-    def _per_row(self, of_rows: Tensor) -> Tensor:
-        """A number for each row as it adds to positions: one for all, (1,), or (b, 1)."""
-        return (of_rows[:1] if self.aligned else of_rows[:, None]).to(self.ids.device)
+    def _per_row(self, values: Tensor) -> Tensor:
+        """Values per row, (b,), shaped to be added to positions: (1,) if the rows are aligned, otherwise (b, 1)."""
+        return (values[:1] if self.aligned else values[:, None]).to(self.ids.device)
 
     def commit(self) -> None:
-        """The forward is over: its tokens are the memory's."""
+        """Add the new tokens to the lengths of the cache. Call it after the forward pass."""
         self.cache.lengths[self.cache_rows] += self.counts
 
     @property
     def positions(self) -> Tensor:
-        ahead = torch.arange(self.ids.shape[1], device=self.ids.device)
-        return self.cached("positions", lambda: self._per_row(self.shifts + self.lengths) + ahead)
+        columns = torch.arange(self.ids.shape[1], device=self.ids.device)
+        return self.cached("positions", lambda: self._per_row(self.offsets + self.lengths) + columns)
 
     @property
     def key_positions(self) -> Tensor:
-        held = torch.arange(self.first, self.end, device=self.ids.device)
-        return self.cached("key_positions", lambda: self._per_row(self.shifts) + held)
+        slots = torch.arange(self.first, self.end, device=self.ids.device)
+        return self.cached("key_positions", lambda: self._per_row(self.offsets) + slots)
 
     @property
     def first_key_position(self) -> Tensor | int:
-        return self.cached("oldest", lambda: self._per_row(self.shifts + self.lows))
+        return self.cached("oldest", lambda: self._per_row(self.offsets + self.oldest))
 
     def rotary_angles(self, frequencies: Tensor) -> Tensor:
-        """In float64: a million tokens on, a float32 angle is wrong by 0.06 radians."""
+        """Positions times frequencies, in float64: after a million tokens, a float32 angle is wrong by 0.06 radians."""
         return self.positions.double()[..., None] * frequencies.double()
 
     @property
@@ -92,7 +92,7 @@ class DecodingContext(ForwardContext):
         return self.cached("key_documents", self._key_documents)
 
     def _key_documents(self) -> Tensor:
-        """Numbered within what is held; what no longer counts is a document of its own, before all others."""
+        """Document indices counted from the first slot in use. Keys that are no longer valid get the index -1."""
         documents = (self.cache.ids[self.rows, self.first : self.end] == self.bos).cumsum(1)
         return documents.masked_fill(self.key_positions < self.first_key_position, -1)
 
@@ -108,37 +108,40 @@ class DecodingContext(ForwardContext):
         return F.pad(ids, (n, 0), value=-1).gather(1, self._columns_from(self.lengths, self.end))
 
     def _columns_from(self, start: Tensor, end: int) -> Tensor:
-        """(b, T): the columns from each row's `start` on; for what pads it is any, below `end`."""
+        """Column indices from `start` (b,) on, (b, T). Those of padding are arbitrary, but below `end`."""
         columns = start[:, None] + torch.arange(self.ids.shape[1])
         return columns.clamp_max(end - 1).to(self.ids.device)
 
     def update_kv(self, part: nn.Module, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         key = (id(part), self.visit)
-        return self._recall((key, "k"), k), self._recall((key, "v"), v)
+        return self._append((key, "k"), k), self._append((key, "v"), v)
 
-    def _recall(self, key: Any, new: Tensor) -> Tensor:
-        """Keep (b, T, …) and return all that is held, (b, S, …)."""
+    def _append(self, key: Any, new: Tensor) -> Tensor:
+        """Store (b, T, …) in the cache and return the cached and the new entries, (b, S, …)."""
         buffer = self.cache.buffer(key, new)
         buffer[self.slots] = new[self.valid]
         return new if self.is_prefill else buffer[self.rows, self.first : self.end]
 
     def token_shift(self, part: nn.Module, x: Tensor) -> Tensor:
-        run = torch.cat([self._last((id(part), self.visit, "last"), x), x], 1)
-        self._store_state((id(part), self.visit, "last"), run)
-        return run[:, :-1]
+        extended = torch.cat([self._state((id(part), self.visit, "last"), x), x], 1)
+        self._store_state((id(part), self.visit, "last"), extended)
+        return extended[:, :-1]
 
     def cumsum(self, part: nn.Module, x: Tensor) -> Tensor:
-        total = torch.cat([self._last((id(part), self.visit, "sum"), x), x], 1).cumsum(1)
+        total = torch.cat([self._state((id(part), self.visit, "sum"), x), x], 1).cumsum(1)
         self._store_state((id(part), self.visit, "sum"), total)
         return total[:, 1:]
 
-    def _last(self, key: Any, x: Tensor) -> Tensor:
+    def _state(self, key: Any, x: Tensor) -> Tensor:
         return self.cache.state_for(key, x)[self.rows]
 
-    def _store_state(self, key: Any, run: Tensor) -> None:
-        """Of (b, 1 + T, …), what was carried here and what came to it: each row's own last one is carried on."""
-        rows = torch.arange(len(run), device=run.device)
-        self.cache.recurrent_state[key][self.rows] = run[rows, self.counts.to(run.device)][:, None]
+    def _store_state(self, key: Any, states: Tensor) -> None:
+        """Store the state after the last valid token of each row.
+
+        states: (b, 1 + T, …), the old state followed by those after each token.
+        """
+        rows = torch.arange(len(states), device=states.device)
+        self.cache.recurrent_state[key][self.rows] = states[rows, self.counts.to(states.device)][:, None]
 
     def attention_mask(self, parts: Any) -> tuple[Tensor | None, bool]:
         if not parts and self.is_prefill:
@@ -152,10 +155,11 @@ class DecodingContext(ForwardContext):
 
 @torch.no_grad()
 def decode(model: LM, memory: KVCache, ids: Tensor, rows: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
-    """Read on in these rows of a memory, all of them where None: the model's last state, (b, T, D).
+    """Process new tokens of the texts in a cache and commit them. Returns the final hidden states, (b, T, D).
 
-    ids: (b, T); `counts` (b,) on the CPU, its largest is T: so many of a row are tokens, the others pad, and what is
-    said there means nothing. The caller sees to it that they fit.
+    ids: (b, T).  rows: (b,), rows of the cache; None for all.  counts: (b,) on the CPU with maximum T, the number of
+    valid tokens in each row; the rest is padding, at which the states are meaningless. The caller must ensure that the
+    tokens fit into the cache.
     """
     context = DecodingContext(ids, model.bos, memory, rows, counts)
     hidden = model.hidden(context)

@@ -1,4 +1,4 @@
-"""Text from a model, token by token."""
+"""Text generation: sampling from a model token by token."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ def generate(
     seed: int,
     window: int,
 ) -> Iterator[int]:
-    """The tokens of the prompt, then `tokens` sampled ones, until the document ends: `Tokenizer.decode_lenient` reads them.
+    """Yield the tokens of the prompt, then at most `tokens` sampled tokens; stop if the document ends (BOS).
 
-    temperature 0 takes the likeliest token; `top_k` keeps the likeliest so many, 0 all of them.
+    `Tokenizer.decode_lenient` decodes them.  temperature: 0 selects the most likely token.  top_k: sample from the k
+    most likely tokens; 0 means all.  window: maximum context length in tokens.
     """
     generator = torch.Generator().manual_seed(seed)
-    reader = IncrementalDecoder(model, 1, window, max(1, window // 2))
+    decoder = IncrementalDecoder(model, 1, window, max(1, window // 2))
     for token in tokenizer.encode(prompt).tolist():
         yield token
-        reader.step(torch.tensor([token]))
+        decoder.step(torch.tensor([token]))
     for _ in range(tokens):
-        token = _sample_token(reader.logits[0].cpu(), temperature, top_k, generator)
+        token = _sample_token(decoder.logits[0].cpu(), temperature, top_k, generator)
         if token == tokenizer.bos:
             return
         yield token
-        reader.step(torch.tensor([token]))
+        decoder.step(torch.tensor([token]))
 
 
 def _sample_token(logits: torch.Tensor, temperature: float, top: int, generator: torch.Generator) -> int:

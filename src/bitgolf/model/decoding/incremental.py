@@ -1,4 +1,4 @@
-"""Incremental decoding: several texts are read token by token, and the next token of each is predicted."""
+"""Incremental decoding of several texts: tokens are appended one by one, with the logits of the next token."""
 
 from __future__ import annotations
 
@@ -15,58 +15,60 @@ from bitgolf.model.lm import LM
 
 
 class IncrementalDecoder:
-    """Reads B texts token by token and predicts the next one of each: `logits`, (B, V) in float32.
+    """Decodes B texts token by token. `logits`, float32 (B, V), are those of the next token of each text.
 
-    Contexts are those of sliding windows: where a row is full, its last `window - stride` tokens are read again. So a
-    token is predicted from what the plain sliding window would show it, up to rounding.
+    The contexts are those of sliding windows: a row that holds `window` tokens is reset, and its last window - stride
+    tokens are processed again. The logits therefore equal those of `SlidingScoring`, up to rounding.
     """
 
     logits: Tensor
 
     def __init__(self, model: LM, rows: int, window: int, stride: int) -> None:
-        """Every row has read BOS."""
+        """Each row starts with BOS as its only token."""
         self.model, self.window, self.stride = model.eval(), window, stride
         self.device = next(model.parameters()).device
         self.memory = KVCache(rows, window, self.device)
         self.prefill(dict.fromkeys(range(rows), torch.tensor([model.bos])))
 
     def prefill(self, contexts: Mapping[int, Tensor]) -> None:
-        """These rows forget everything and read their context, (n,) with 1 <= n <= window, all in one forward."""
+        """Reset rows, and process their contexts, (n,) tokens each, in one forward pass. Updates `logits`.
+
+        Raises `UsageError` if a context has no token or more than `window`.
+        """
         for row, context in contexts.items():
             if not 1 <= len(context) <= self.window:
-                raise UsageError(
-                    f"a context of {len(context)} tokens for a window of {self.window}", where=f"row {row}"
-                )
+                message = f"a context must have between 1 and {self.window} tokens (the window), got {len(context)}"
+                raise UsageError(message, where=f"row {row}")
         rows = torch.tensor(sorted(contexts))
-        said = self._last_logits(*self._prefill_rows(rows, [contexts[row] for row in sorted(contexts)]))
+        logits = self._last_logits(*self._prefill_rows(rows, [contexts[row] for row in sorted(contexts)]))
         whole = len(rows) == len(self.memory.ids)
-        self.logits = said if whole else self.logits.index_copy(0, rows.to(self.device), said)
+        self.logits = logits if whole else self.logits.index_copy(0, rows.to(self.device), logits)
 
     def step(self, tokens: Tensor) -> None:
-        """A token for each row, (B,), -1 where there is none; afterwards `logits` are those of the next."""
+        """Append one token to each row, (B,), -1 for rows without a new token, and update their `logits`."""
         tokens = tokens.cpu()
-        live = tokens >= 0
-        full = (live & (self.memory.lengths == self.window)).nonzero()[:, 0]
+        active = tokens >= 0
+        full = (active & (self.memory.lengths == self.window)).nonzero()[:, 0]
         if len(full) and self.stride < self.window:
             self._prefill_rows(full, list(self.memory.ids[full.to(self.device), self.stride :]))
         elif len(full):
             self.memory.reset(full)
-        if live.any():
-            ids, counts = tokens.clamp_min(0)[:, None].to(self.device), live.long()
-            said = self._last_logits(decode(self.model, self.memory, ids, counts=counts), counts)
-            self.logits = torch.where(live[:, None].to(self.device), said, self.logits)
+        if active.any():
+            ids, counts = tokens.clamp_min(0)[:, None].to(self.device), active.long()
+            logits = self._last_logits(decode(self.model, self.memory, ids, counts=counts), counts)
+            self.logits = torch.where(active[:, None].to(self.device), logits, self.logits)
 
     def _prefill_rows(self, rows: Tensor, contexts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Rows that forget and read: their last states (b, T, D), and how many of each are tokens (b,)."""
+        """Reset rows and process their contexts. Returns final hidden states (b, T, D) and token counts (b,)."""
         self.memory.reset(rows)
         counts = torch.tensor([len(context) for context in contexts])
         ids = pad_sequence(contexts, batch_first=True).to(self.device)
-        own = None if len(rows) == len(self.memory.ids) else rows
-        return decode(self.model, self.memory, ids, own, counts), counts
+        subset = None if len(rows) == len(self.memory.ids) else rows
+        return decode(self.model, self.memory, ids, subset, counts), counts
 
     @torch.no_grad()
     def _last_logits(self, hidden: Tensor, counts: Tensor) -> Tensor:
-        """Logits after the last token of each row, (b, V)."""
+        """Logits after the last valid token of each row, (b, V)."""
         rows = torch.arange(len(hidden))
         last = hidden[rows.to(self.device), (counts - 1).clamp_min(0).to(self.device)]
         return self.model.logits(last[:, None])[:, 0].float()

@@ -1,4 +1,4 @@
-"""The cache of incremental decoding: token ids, and each layer's keys and values, of several texts side by side."""
+"""The cache of incremental decoding: token ids, and the keys and values of each layer, for several texts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NGRAM_LOOKBACK = 8  # tokens before the oldest that counts, which parts that read n-grams may still ask for
+NGRAM_LOOKBACK = 8  # tokens before the oldest valid one that stay available to n-gram parts
 
 
 class KVCache:
-    """Tokens, keys and values of B rows, in buffers of `capacity` slots; a row's tokens stand in a run of slots.
+    """Tokens, keys and values of B rows, in buffers of `capacity` slots. The tokens of a row are in consecutive slots.
 
-    For each row, (B,) int64, on the CPU as they steer what is run: `lengths`, the first slot that is free; `oldest`, the
-    oldest slot that counts; `offsets`, the position in the row's text of its slot 0.
+    Three int64 tensors (B,): `lengths`, the first free slot of each row; `oldest`, its oldest valid slot; `offsets`,
+    the position of its slot 0 in the text. They are on the CPU because control flow depends on them.
     """
 
     def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
@@ -22,32 +22,31 @@ class KVCache:
         self.lengths, self.oldest, self.offsets = torch.zeros(3, rows, dtype=torch.int64)
         self.ids = torch.zeros(rows, capacity, dtype=torch.int64, device=device)
         self.buffers: dict[Any, Tensor] = {}
-        self.recurrent_state: dict[
-            Any, Tensor
-        ] = {}  # (B, 1, …), one position's worth: what came last, or a running sum
+        self.recurrent_state: dict[Any, Tensor] = {}  # (B, 1, …): values of the last position, or cumulative sums
 
     def buffer(self, key: Any, like: Tensor) -> Tensor:
-        """(B, capacity, …) of the kind of `like` (b, n, …)."""
+        """The buffer (B, capacity, …) of a key, with the dtype and trailing dimensions of `like` (b, n, …)."""
         if key not in self.buffers:
             self.buffers[key] = like.new_zeros((*self.ids.shape, *like.shape[2:]))
         return self.buffers[key]
 
     def state_for(self, key: Any, like: Tensor) -> Tensor:
-        """(B, 1, …) of the kind of `like` (b, n, …), zeros where nothing was read."""
+        """The state (B, 1, …) of a key, initially zero, with the dtype and trailing dimensions of `like` (b, n, …)."""
         if key not in self.recurrent_state:
             self.recurrent_state[key] = like.new_zeros((len(self.ids), 1, *like.shape[2:]))
         return self.recurrent_state[key]
 
     def reset(self, rows: Tensor) -> None:
-        """These rows, (b,), are as if they had never read. What their slots hold is overwritten before it is seen."""
-        for of_rows in (self.lengths, self.oldest, self.offsets):
-            of_rows[rows] = 0
-        for value in self.recurrent_state.values():
-            value[rows.to(value.device)] = 0
+        """Empty rows (b,). The contents of their slots stay, but are overwritten before they are used."""
+        for values in (self.lengths, self.oldest, self.offsets):
+            values[rows] = 0
+        for state in self.recurrent_state.values():
+            state[rows.to(state.device)] = 0
 
     def evict(self, rows: Tensor, counts: Tensor, window: int) -> None:
-        """Make room for `counts` more tokens in these rows, (b,): of what they held, all that would leave a window of so
-        many tokens counts no more. It is moved out where slots run out: so a capacity above the window saves moves.
+        """Make space for `counts` more tokens in rows (b,). Tokens that then leave the window become invalid.
+
+        They are moved out of the buffers only if a row runs out of slots, so a capacity above `window` saves moves.
         """
         lengths = self.lengths[rows]
         ends = lengths + counts
@@ -58,11 +57,11 @@ class KVCache:
             self._shift_left(crowded[spare == slots], slots)
 
     def _shift_left(self, rows: Tensor, slots: int) -> None:
-        """Move these rows so many slots to the front."""
-        held = int(self.lengths[rows].max()) - slots
-        own = rows.to(self.ids.device)
+        """Move the contents of rows `slots` slots to the front."""
+        kept = int(self.lengths[rows].max()) - slots
+        indices = rows.to(self.ids.device)
         for buffer in (self.ids, *self.buffers.values()):
-            buffer[own, :held] = buffer[own, slots : slots + held]
+            buffer[indices, :kept] = buffer[indices, slots : slots + kept]
         self.lengths[rows] -= slots
         self.oldest[rows] -= slots
         self.offsets[rows] += slots

@@ -1,1 +1,1 @@
-"""Calibration: statistics of inputs and output gradients for every matrix."""
+"""Calibration: statistics of the inputs and output gradients of every matrix."""

@@ -1,7 +1,7 @@
-"""Calibration: what the codecs must know of a model's matrices, measured before they are rounded.
+"""Calibration: measures the statistics of a model's matrices that codecs need, over a fixed set of batches.
 
-Every process observes batches of its own; the sums are those of all. (In published runs each rank kept what it had
-seen, and only the first one's file was written: seven eighths of the work lost. openai/parameter-golf, pull request 1855.)
+Each process observes different batches, and the sums are reduced over all processes. (In openai/parameter-golf, pull
+request 1855, each of 8 ranks kept its own sums and only rank 0 saved them, which discarded seven eighths of the work.)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bitgolf.runtime.progress import CalibrationReserve
 
 
 class CalibrationResult(NamedTuple):
-    """What calibration found: path -> statistics, of the first `batches` batches, in so many seconds."""
+    """Path -> statistics of the matrix, the number of batches over all processes, and the duration in seconds."""
 
     stats: dict[str, MatrixStats]
     batches: int
@@ -36,34 +36,35 @@ class CalibrationResult(NamedTuple):
 
 @register
 class Calibrate:
-    """What the model is watched on, and the seconds of the training clock that are kept for it.
+    """The calibration text, and the time that is reserved for calibration at the end of training.
 
-    reserve: None measures, before training, how long calibration takes; training ends so much earlier, and calibration
-    ends at the limit with the batches that it has by then. A number is taken as it is, and calibration observes all
-    its batches, whatever the clock says: so published systems, some of which went over it, can be repeated.
+    source: the batches.
+    reserve: seconds by which training ends before its time limit. None measures the duration of calibration before
+    training starts; calibration then stops at the time limit with the batches observed so far. With a number,
+    calibration observes all its batches even past the limit, as some published systems did.
     """
 
     def __init__(self, *, source: Spec[CalibrationSource] = part(TrainingText), reserve: float | None = None) -> None:
         if reserve is not None and not reserve >= 0:
-            raise RecipeError(f"a reserve is not negative, {reserve} is", where="Calibrate.reserve")
+            raise RecipeError(f"reserve must be at least 0 seconds, got {reserve}", where="Calibrate.reserve")
         self.source, self.reserve = source(), reserve
 
     def rounds(self, distributed: DistributedContext, batches: int) -> int:
-        """How many batches a process observes at most. Raises `UsageError` where some process would have none."""
+        """Largest number of batches of one process. Raises `UsageError` if there are fewer batches than processes."""
         if batches < distributed.world_size:
             raise UsageError(
                 f"{distributed.world_size} processes cannot share {batches} batches of calibration",
                 where="calibrate.source",
-                hint="more batches (or sequences, or fewer rows), or fewer --devices",
+                hint="set more batches (or more sequences, or fewer rows), or use fewer --devices",
             )
         return -(-batches // distributed.world_size)
 
     def estimate_reserve(
         self, subject: CalibrationContext, distributed: DistributedContext = SINGLE_PROCESS
     ) -> CalibrationReserve:
-        """How long `collect` will take: its steps are done with one batch, twice, and the second time counts.
+        """Estimated duration of `collect`, by timing its steps on one batch; the first of two repetitions is warm-up.
 
-        The first process's times count for all; its sums wait for the slowest.
+        Returns the times of rank 0 on every process. They include waiting for the slowest process in the reductions.
         """
         rounds, batch, sums = (
             self.rounds(distributed, self.source.batches),
@@ -91,14 +92,16 @@ class Calibrate:
         batches: int = 0,
         seconds: float = math.inf,
     ) -> CalibrationResult:
-        """Statistics of every matrix that was used, over the batches of all processes; the same in each.
+        """Statistics of every matrix that was used, over the batches of all processes; identical on each process.
 
-        batches: only the first so many; 0 is all.  seconds: no round is begun that would end later, the first excepted.
-        `progress` hears (done, of) rounds. Raises `BitgolfError` where the model meets a number that is not finite.
+        batches: number of batches to observe, from the first on; 0 observes all of the source.
+        seconds: a round of one batch per process is skipped if it would end later than this; the first always runs.
+        progress: called with (done, total) rounds.
+        Raises `BitgolfError` if logits or statistics are not finite.
         """
         batches = batches or self.source.batches
         rounds, batch, sums = self.rounds(distributed, batches), self.source.open(subject), StatsAccumulator()
-        if _device(subject).type != "cpu":  # a first batch loads libraries and chooses kernels, before the clock starts
+        if _device(subject).type != "cpu":  # warm-up: loads libraries and selects kernels before time is measured
             _observe(StatsAccumulator(), subject, batch, distributed.rank)
         start, done = _synchronized_time(subject), 0
         for done in _rounds_in_time(seconds, rounds, lambda: _synchronized_time(subject), distributed):
@@ -113,16 +116,16 @@ class Calibrate:
 
 
 def _observe(sums: StatsAccumulator, subject: CalibrationContext, batch: Callable[[int], Tensor], number: int) -> None:
-    """Each batch draws its targets by its own number, so it does not matter who observes it."""
+    """Add batch `number` to the sums. The number seeds the sampled targets, so any process may observe the batch."""
     _accumulate(sums, observe(subject.model, [batch(number)], seed=number, autocast=subject.autocast))
 
 
 def _rounds_in_time(
     seconds: float, rounds: int, now: Callable[[], float], distributed: DistributedContext
 ) -> Iterator[int]:
-    """The rounds 1, 2, … that end in time, as far as the longest so far tells.
+    """Yield rounds 1, 2, … as long as another round of the longest duration so far would end within `seconds`.
 
-    The first process decides for all: one that went on alone would wait for the others' sums forever.
+    Rank 0 decides for all processes, since unequal numbers of rounds would deadlock the reductions.
     """
     start, longest = now(), 0.0
     for done in range(1, rounds + 1):
@@ -134,7 +137,7 @@ def _rounds_in_time(
 
 
 def _synchronized_time(subject: CalibrationContext) -> float:
-    """Seconds, once the device has done what it was given."""
+    """Time in seconds, after all queued work of the device has finished."""
     torch.get_device_module(_device(subject)).synchronize()
     return time.perf_counter()
 
@@ -144,36 +147,38 @@ def _device(subject: CalibrationContext) -> torch.device:
 
 
 def check_calibration(rules: Rules, calibrate: Spec[Any] | None, processes: int = 1) -> None:
-    """Raises `RecipeError` unless a recipe calibrates exactly where a codec asks for it.
+    """Raises `RecipeError` if a codec needs calibration and the recipe has none, or the reverse.
 
-    calibrate: what the recipe says there; `processes` share its batches.
+    calibrate: the recipe's `calibrate`.  processes: number of processes that share its batches; raises `UsageError` if
+    there are too few batches for them.
     """
-    codecs = enumerate(rule().use() for rule in rules)
-    asking = [i for i, codec in codecs if isinstance(codec, Codec) and codec.needs_calibration]
+    codecs = [rule().use() for rule in rules]
+    users = [i for i, codec in enumerate(codecs) if isinstance(codec, Codec) and codec.needs_calibration]
     if calibrate is None:
-        if asking:
+        if users:
             raise RecipeError(
-                "its codec asks for calibration, and the recipe has none",
-                where=f"quantize.{asking[0]}.use",
-                hint="--set 'calibrate=Calibrate()', or a codec that rounds to the nearest",
+                f"{type(codecs[users[0]]).__name__} needs calibration, but the recipe has none",
+                where=f"quantize.{users[0]}.use",
+                hint="use --set 'calibrate=Calibrate()', or a codec without calibration, such as IntRows()",
             )
         return
     built = calibrate()
     if not isinstance(built, Calibrate):
-        raise RecipeError(f"{calibrate.name} is no calibration", where="calibrate")
-    if not asking:
+        raise RecipeError(f"expected Calibrate, got {calibrate.name}", where="calibrate")
+    if not users:
         raise RecipeError(
-            "no codec asks for calibration, so it would do nothing",
+            "no codec needs calibration, so it would have no effect",
             where="calibrate",
-            hint="--set calibrate=none, or a codec that uses it, such as IntRows(solver=GPTQ())",
+            hint="use --set calibrate=none, or a codec that needs it, such as IntRows(solver=GPTQ())",
         )
     built.rounds(DistributedContext(world_size=processes), built.source.batches)
 
 
-# ---- sums of many ------------------------------------------------------------------------------------------------
+# ---- sums over batches and processes -----------------------------------------------------------------------------
 
 
 def _accumulate(sums: StatsAccumulator, more: StatsAccumulator) -> None:
+    """Add the sums of `more` to `sums`."""
     for name, own in _by_path(sums).items():
         for path, value in _by_path(more)[name].items():
             own[path] = own[path] + value if path in own and isinstance(value, Tensor) else value
@@ -181,7 +186,7 @@ def _accumulate(sums: StatsAccumulator, more: StatsAccumulator) -> None:
 
 
 def _all_reduce(sums: StatsAccumulator, distributed: DistributedContext) -> StatsAccumulator:
-    """The sums over all processes, in each of them. All ask for the same tensors in the same order, else they would wait forever."""
+    """Sums over all processes, on every process. All reduce tensors in the same, sorted order, to avoid deadlocks."""
     for _, own in sorted(_by_path(sums).items()):
         own.update(
             {path: all_reduce_sum(v, distributed) if isinstance(v, Tensor) else v for path, v in sorted(own.items())}
@@ -191,10 +196,10 @@ def _all_reduce(sums: StatsAccumulator, distributed: DistributedContext) -> Stat
 
 
 def _by_path(sums: StatsAccumulator) -> dict[str, dict[str, Any]]:
-    """All that was seen, by its kind: sums of tensors, and which matrices read one input."""
-    return {kind: seen for kind, seen in vars(sums).items() if isinstance(seen, dict)}
+    """The dictionaries of an accumulator (keys are paths), by attribute name."""
+    return {name: value for name, value in vars(sums).items() if isinstance(value, dict)}
 
 
 def count_hessians(stats: StatsByPath) -> int:
-    """How many Hessians there are, shared ones counted once."""
+    """Number of distinct Hessians; one that several matrices share counts once."""
     return len({id(s.hessian) for s in stats.values()})

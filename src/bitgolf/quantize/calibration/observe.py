@@ -1,4 +1,4 @@
-"""Watching a model: the inputs of its matrices, and the gradients of their outputs, through the forward that was trained."""
+"""Accumulates the inputs and output gradients of a model's matrices, with hooks on its ordinary forward pass."""
 
 from __future__ import annotations
 
@@ -17,51 +17,59 @@ from bitgolf.model.linear import Embedding, Linear
 from bitgolf.model.lm import LM
 from bitgolf.quantize.stats import MatrixStats
 
+NOT_FINITE_HINT = "training has diverged: train again with lower learning rates or with train.grad_clip"
 TOKENS_PER_FORWARD = 8192
-"""Tokens that are passed through a model at a time, or a single row: bounds the memory of logits and activations."""
+"""Most tokens of one forward pass (but at least one row), which bounds the memory of logits and activations."""
 
 
 class StatsAccumulator:
-    """What was seen so far: float32 sums on the model's device, by path: a matrix that blocks share goes by its first one."""
+    """Float32 sums on the device of the model, by path. A matrix that blocks share has the path in the first block."""
 
     def __init__(self) -> None:
-        self.hessians: dict[str, Tensor] = {}  # by the first of the matrices that read the very same input
-        self.hessian_owner: dict[str, str] = {}  # path -> that first one
-        self.output_fisher: dict[str, Tensor] = {}
-        self.lookup_counts: dict[str, Tensor] = {}  # how often each token was
-        self.lookup_gradients: dict[str, Tensor] = {}  # gradients of what was looked up, times themselves
+        self.hessians: dict[str, Tensor] = {}  # (C, C), by the first of the matrices that share an input
+        self.hessian_owner: dict[str, str] = {}  # path -> key in `hessians`
+        self.output_fisher: dict[str, Tensor] = {}  # (R,)
+        self.lookup_counts: dict[str, Tensor] = {}  # (V,), occurrences of each token
+        self.lookup_gradients: dict[str, Tensor] = {}  # (D, D), outer products of the gradients of looked-up rows
         self.tokens = 0
         self._last: tuple[Tensor, str] | None = None
 
     def add_inputs(self, path: str, x: Tensor) -> None:
-        """(..., C). Matrices that read the very same input one after the other (q, k, v) share one Hessian."""
+        """Add inputs (..., C). Consecutive matrices that read the same tensor (q, k, v) share one Hessian.
+
+        Raises `BitgolfError` if a matrix shares its input in one call and not in another.
+        """
         if self._last is None or self._last[0] is not x:
             self.hessians[path] = self.hessians.get(path, 0) + _gram(x)
             self._last = x, path
         first = self._last[1]
         if self.hessian_owner.setdefault(path, first) != first:
-            raise BitgolfError("it shares its input with another matrix in one visit and not in the next", where=path)
+            other = self.hessian_owner[path] if first == path else first
+            raise BitgolfError(f"the matrix shares its input with {other} in one call but not in another", where=path)
 
     def add_output_gradient(self, path: str, g: Tensor) -> None:
-        """(..., R), of the sum of all losses."""
+        """Add gradients (..., R) of the summed loss with respect to the outputs."""
         self.output_fisher[path] = self.output_fisher.get(path, 0) + g.detach().float().reshape(
             -1, g.shape[-1]
         ).square().sum(0)
 
     def add_lookups(self, path: str, ids: Tensor, rows: int) -> None:
+        """Count ids of any shape in a table of `rows` rows."""
         self.lookup_counts[path] = (
             self.lookup_counts.get(path, 0) + torch.bincount(ids.flatten(), minlength=rows).float()
         )
 
     def add_lookup_gradient(self, path: str, g: Tensor) -> None:
+        """Add gradients (..., D) of the summed loss with respect to looked-up rows."""
         self.lookup_gradients[path] = self.lookup_gradients.get(path, 0) + _gram(g)
 
     def clear_last_input(self) -> None:
+        """Release the input tensor of the last matrix."""
         self._last = None
 
 
 def _gram(x: Tensor) -> Tensor:
-    """xᵀx (C, C) of (..., C), in float32 also under autocast."""
+    """Gram matrix xᵀx (C, C) of (..., C), in float32 even under autocast."""
     flat = x.detach().float().reshape(-1, x.shape[-1])
     with torch.autocast(x.device.type, enabled=False):
         return flat.T @ flat
@@ -74,11 +82,12 @@ def observe(
     seed: int = 0,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> StatsAccumulator:
-    """Pass each batch of ids (B, T) through `model` as it is scored. Targets are drawn from the model's own predictions:
-    so the gradients' squares are the Fisher information, and the text's next tokens are not needed.
+    """Run forward and backward of `model` on batches of ids (B, T), int64, and accumulate statistics of its matrices.
 
-    The forward runs under `autocast`, as many rows at a time as `TOKENS_PER_FORWARD` allows; sums are float32.
-    Raises `BitgolfError` where an activation or a gradient is not finite.
+    The model runs in evaluation mode under `autocast`, at most `TOKENS_PER_FORWARD` tokens at a time. Targets are
+    sampled from its own predictions (`seed`), so that squared gradients estimate the Fisher information; the next
+    tokens of the text are not used. Parameters get no gradients, and the state of the model is restored.
+    Raises `BitgolfError` if logits are not finite.
     """
     sums, device = StatsAccumulator(), next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
@@ -94,18 +103,18 @@ def observe(
 def _forward_backward(
     model: LM, ids: Tensor, generator: torch.Generator, autocast: Callable[[], AbstractContextManager[object]]
 ) -> None:
-    """A function of its own, so that nothing of these rows is left when the next ones come."""
+    """One forward and backward pass. A separate function, so that its tensors are freed before the next rows."""
     with autocast():
         logits = model(ids)
     logits = logits.flatten(0, 1).float()
     if not torch.isfinite(logits).all():
-        raise BitgolfError("calibration met logits that are not finite", hint="the model has diverged")
+        raise BitgolfError("logits are not finite during calibration", hint=NOT_FINITE_HINT)
     drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator).squeeze(1)
     F.cross_entropy(logits, drawn, reduction="sum").backward()
 
 
 def matrix_stats(sums: StatsAccumulator) -> dict[str, MatrixStats]:
-    """The statistics of every matrix that was used. Raises `BitgolfError` where one is not finite."""
+    """Path -> mean statistics, on the CPU, of each used matrix. Raises `BitgolfError` if one is not finite."""
     n = max(sums.tokens, 1)
     hessians = {path: (h / n).cpu() for path, h in sums.hessians.items()}
     found = {
@@ -117,13 +126,18 @@ def matrix_stats(sums: StatsAccumulator) -> dict[str, MatrixStats]:
         found[path] = _merge_tied_embedding(found.get(path), share.cpu(), gradient.cpu(), n)
     for path, stats in found.items():
         if not (torch.isfinite(stats.hessian).all() and torch.isfinite(stats.output_fisher).all()):
-            raise BitgolfError("calibration met a number that is not finite", where=path, hint="the model has diverged")
+            raise BitgolfError("calibration statistics are not finite", where=path, hint=NOT_FINITE_HINT)
     return found
 
 
 def _merge_tied_embedding(head: MatrixStats | None, share: Tensor, gradient: Tensor, n: int) -> MatrixStats:
-    """A table (V, D) that is looked up, and may be the head as well. `share` (V,) of the lookups; `gradient` (D, D), of what
-    was looked up, times itself. A head's rows care for its inputs, a lookup's for that: the mean of both stands for all."""
+    """Statistics of an embedding table (V, D), combined with those of its use as output head if it is tied.
+
+    share: (V,), frequency of each token among the lookups.  gradient: (D, D), mean outer product of the gradients of
+    looked-up rows, which acts as the Hessian of the lookup.  n: number of tokens.
+    The Kronecker products of both uses are approximated by one: each of its factors is the sum of theirs, weighted by
+    the traces of the other factors.
+    """
     if head is None:
         return MatrixStats(gradient, share, n)
     inputs = head.hessian * head.output_fisher.sum() + gradient
@@ -133,11 +147,13 @@ def _merge_tied_embedding(head: MatrixStats | None, share: Tensor, gradient: Ten
 
 @contextmanager
 def _hooked(model: LM, sums: StatsAccumulator) -> Iterator[None]:
-    """Hooks on every Linear, on the product of a tied head, and on the lookup of its table, which counts what an error in
-    a token's row does to the stream. What is looked up asks for gradients, so all that follows does, and the weights
-    need none."""
+    """Hooks on every `Linear`, on the matrix product of a tied head, and on embedding lookups, for the whole block.
+
+    Looked-up rows require gradients instead of the weights: all later activations then have gradients, and none are
+    computed for weights.
+    """
     paths = {p: path for path, p in model.named_parameters()}
-    wanted, training = [p.requires_grad for p in paths], model.training
+    required, training = [p.requires_grad for p in paths], model.training
     handles = list[RemovableHandle]()
     model.eval().requires_grad_(False)
     try:
@@ -150,12 +166,14 @@ def _hooked(model: LM, sums: StatsAccumulator) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        for p, was in zip(paths, wanted, strict=True):
+        for p, was in zip(paths, required, strict=True):
             p.requires_grad_(was)
         model.train(training)
 
 
 def _hook(path: str, sums: StatsAccumulator) -> Callable[..., None]:
+    """A forward hook that records the input and the output gradient of a matrix."""
+
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
         sums.add_inputs(path, inputs[0])
         _hook_output_gradient(output, path, sums)
@@ -164,24 +182,26 @@ def _hook(path: str, sums: StatsAccumulator) -> Callable[..., None]:
 
 
 def _hook_output_gradient(output: Tensor, path: str, sums: StatsAccumulator) -> None:
-    sums.add_output_gradient(path, output.new_zeros(output.shape[-1]))  # also where nothing comes back
+    sums.add_output_gradient(
+        path, output.new_zeros(output.shape[-1])
+    )  # zeros, so that an output without gradient has an entry
     output.register_hook(lambda g: sums.add_output_gradient(path, g))
 
 
 def _hook_embedding(module: Embedding, path: str, sums: StatsAccumulator) -> list[RemovableHandle]:
-    """Where a table is factored, what is looked up is read by `expand`, and the head reads what `reduce` leaves."""
+    """Hooks on lookups and on the tied head. The looked-up rows of a factored table are the inputs of its `expand`."""
     factored = isinstance(module, FactoredEmbedding)
 
-    def found(rows: Tensor) -> None:
+    def track_gradient(rows: Tensor) -> None:
         sums.add_lookup_gradient(path, rows.new_zeros(rows.shape[-1]))
         rows.requires_grad_().register_hook(lambda g: sums.add_lookup_gradient(path, g))
 
     def lookup(_: nn.Module, inputs: Any, output: Tensor) -> None:
         sums.add_lookups(path, inputs[0], len(module.weight))
         if not factored:
-            found(output)
+            track_gradient(output)
 
     handles = [module.register_forward_hook(lookup), module.product.register_forward_hook(_hook(path, sums))]
     if isinstance(module, FactoredEmbedding):
-        handles.append(module.expand.register_forward_pre_hook(lambda _, inputs: found(inputs[0])))
+        handles.append(module.expand.register_forward_pre_hook(lambda _, inputs: track_gradient(inputs[0])))
     return handles

@@ -1,6 +1,6 @@
-"""What a model is watched on while it is calibrated: the text it was trained on, or samples of its own.
+"""Sources of calibration text: training shards, or text sampled from the model.
 
-Neither needs the validation text: weights that were rounded with its help would know it.
+Validation text is never used: quantized weights that depend on it would invalidate the score.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from bitgolf.model.decoding.incremental import IncrementalDecoder
 from bitgolf.model.lm import LM
 
 DEFAULT_MAX_LENGTH = 2048
-"""Tokens of a row at most where a source says 0, as in published runs: rows of up to 98,304 are trained on."""
+"""Row limit in tokens for `length=0`, as in published runs. Training rows have up to 98,304 tokens."""
 MAX_LENGTH = 8192
-"""Tokens of a row at most: each is read in one piece, and the plain attention core needs a mask of their square."""
+"""Row limit in tokens. A row is one forward pass, and the reference attention core needs a mask of (T, T)."""
 
 
 class CalibrationContext(NamedTuple):
-    """The model that is calibrated, and what a source may know of its training.
+    """The model to calibrate, and its training data.
 
-    length: tokens of a row in training.  autocast: the context that its forward runs under.
+    data: folder of shards.  train_length: tokens per training row.  bos: id of the BOS token.
+    autocast: factory of the context manager for forward passes.
     """
 
     model: LM
@@ -41,26 +42,27 @@ class CalibrationContext(NamedTuple):
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def row_length(self, length: int) -> int:
-        """Tokens of a row where a source says `train_length`: 0 is as in training, at most `DEFAULT_MAX_LENGTH`."""
+        """Tokens per calibration row: `length`, or for 0 the training length limited to `DEFAULT_MAX_LENGTH`."""
         return length or min(self.train_length, DEFAULT_MAX_LENGTH)
 
 
 class CalibrationSource(ABC):
-    """So many `batches` of ids, each a pure function of its number: any number of processes can share them out."""
+    """`batches` batches of token ids, each a pure function of its number, so that processes can share them."""
 
     batches: int
 
     @abstractmethod
     def open(self, subject: CalibrationContext) -> Callable[[int], Tensor]:
-        """Number of a batch -> its ids (B, T), int64. Raises `BitgolfError` where there is too little text."""
+        """A function from batch number to ids (B, T), int64. Raises `BitgolfError` if there is too little text."""
 
 
 @register
 class TrainingText(CalibrationSource):
-    """Windows of the training shards, `rows` of them in a batch, in an order of their own.
+    """Windows of the training shards in random order, independent of the order of training.
 
-    Published runs take 16 to 256 batches (openai/parameter-golf, pull requests 1060 to 1855), with rows of 2,048 tokens.
-    `length` 0: as trained, and at most 2,048 tokens.
+    batches: number of batches.  rows: windows per batch.  length: tokens per window; 0 is the training length, at most
+    2,048.  seed: of the order.
+    Published runs take 16 to 256 batches of rows of 2,048 tokens (openai/parameter-golf, pull requests 1060 to 1855).
     """
 
     def __init__(self, *, batches: int = 16, rows: int = 8, length: int = 0, seed: int = 42) -> None:
@@ -82,10 +84,11 @@ class TrainingText(CalibrationSource):
 
 @register
 class SelfGenerated(CalibrationSource):
-    """Sequences that the model writes itself: a BOS, a token at random, then what it predicts, `rows` at a time.
+    """Sequences sampled from the model, after a BOS token and a uniformly random first token.
 
-    The temperatures take turns from sequence to sequence. `length` 0: as trained, and at most 2,048 tokens.
-    As in openai/parameter-golf, pull requests 1019 (one temperature) and 1913 (several).
+    sequences: their number.  rows: sequences per batch.  length: tokens per sequence; 0 is the training length, at most
+    2,048.  temperature: sampling temperatures, used in turn from sequence to sequence.
+    Source: openai/parameter-golf, pull requests 1019 (one temperature) and 1913 (several).
     """
 
     def __init__(
@@ -100,45 +103,48 @@ class SelfGenerated(CalibrationSource):
         _require_positive(SelfGenerated, sequences=sequences, rows=rows)
         _check_length(SelfGenerated, length)
         if not temperature or not all(0 < t <= 100 for t in temperature):
-            raise RecipeError(f"temperatures are above 0, not {temperature}", where="SelfGenerated.temperature")
+            message = f"temperatures must be above 0 and at most 100, at least one of them, got {temperature}"
+            raise RecipeError(message, where="SelfGenerated.temperature")
         self.sequences, self.length, self.temperature = sequences, length, temperature
         self.seed, self.rows = seed, rows
         self.batches = -(-sequences // rows)
 
     def open(self, subject: CalibrationContext) -> Callable[[int], Tensor]:
-        return lambda number: self._written(subject, number)
+        return lambda number: self._generate(subject, number)
 
     @torch.no_grad()
-    def _written(self, subject: CalibrationContext, number: int) -> Tensor:
+    def _generate(self, subject: CalibrationContext, number: int) -> Tensor:
+        """Batch `number`, (B, T); the last batch may have fewer rows."""
         first = number * self.rows
         rows, length = min(self.rows, self.sequences - first), subject.row_length(self.length)
-        reader = IncrementalDecoder(subject.model, rows, window=length, stride=length)
-        device, vocab = reader.logits.device, reader.logits.shape[1]
+        decoder = IncrementalDecoder(subject.model, rows, window=length, stride=length)
+        device, vocab = decoder.logits.device, decoder.logits.shape[1]
         generator = torch.Generator(device).manual_seed(_derive_seed(self.seed, number))
-        turns = [self.temperature[(first + row) % len(self.temperature)] for row in range(rows)]
-        heat = torch.tensor(turns, device=device)[:, None]
+        by_row = [self.temperature[(first + row) % len(self.temperature)] for row in range(rows)]
+        temperature = torch.tensor(by_row, device=device)[:, None]
         ids = torch.full((rows, length), subject.bos, device=device)
         ids[:, 1] = torch.randint(vocab, (rows,), generator=generator, device=device)
         for i in range(2, length):
-            reader.step(ids[:, i - 1])
-            ids[:, i] = torch.multinomial((reader.logits / heat).softmax(1), 1, generator=generator).squeeze(1)
+            decoder.step(ids[:, i - 1])
+            p = (decoder.logits / temperature).softmax(1)
+            ids[:, i] = torch.multinomial(p, 1, generator=generator).squeeze(1)
         return ids
 
 
 def _derive_seed(*key: int) -> int:
-    """One seed of a few numbers, such that neighbours share nothing."""
+    """One seed from several numbers, such that adjacent keys give independent seeds."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def _require_positive(cls: type, **settings: int) -> None:
     for name, value in settings.items():
         if value < 1:
-            raise RecipeError(f"{name} start at 1, not {value}", where=f"{cls.__name__}.{name}")
+            raise RecipeError(f"{name} must be at least 1, got {value}", where=f"{cls.__name__}.{name}")
 
 
 def _check_length(cls: type, length: int) -> None:
     if length < 0 or length == 1 or length > MAX_LENGTH:
         raise RecipeError(
-            f"a row has at least 2 tokens and at most {MAX_LENGTH:,}, or 0 for as many as trained; not {length:,}",
+            f"length must be 2 to {MAX_LENGTH:,} tokens, or 0 for the training length, got {length:,}",
             where=f"{cls.__name__}.length",
         )

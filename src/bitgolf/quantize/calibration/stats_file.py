@@ -1,8 +1,8 @@
 """The file of calibration statistics in a run folder, `calibration.safetensors`.
 
-Tensors `hessian:PATH`, one for all matrices that share it, and `output_fisher:PATH`. The metadata has one key,
-`calibration`, with JSON: the format number, what the writer wants to remember (`metadata`), and for each matrix the path
-under which its Hessian stands and its number of tokens.
+Tensors: `hessian:PATH`, once for all matrices that share it, and `output_fisher:PATH` for each matrix. The metadata has
+one key, `calibration`, whose value is JSON: the format number, free metadata of the writer, and for each matrix the
+path in the name of its Hessian and its number of tokens (`StatsHeader`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from bitgolf.files import write_bytes
 from bitgolf.quantize.stats import MatrixStats, StatsByPath
 
 STATS_FORMAT = 2
-"""The format number of the file (docs/design.md, section 3)."""
-AGAIN = "delete it; `--from calibrate` makes it again"
+"""The format number of the file (docs/architecture.md, section 3)."""
+AGAIN = "delete the file and run again with --from calibrate"
 
 
 class StatsHeader(msgspec.Struct, forbid_unknown_fields=True):
-    """matrices: path -> (path under which the Hessian stands, number of tokens)."""
+    """matrices: path -> (path in the name of its Hessian, number of tokens).  metadata: any JSON object."""
 
     format: int
     metadata: dict[str, Any]
@@ -40,9 +40,9 @@ class _Format(msgspec.Struct):
 
 
 def save_calibration(path: Path, stats: StatsByPath, about: Mapping[str, Any] | None = None) -> None:
-    """All statistics in one .safetensors file, whole or not at all. A Hessian that matrices share is stored once.
+    """Write all statistics to one .safetensors file, atomically. A Hessian that matrices share is stored once.
 
-    `about` is anything that JSON holds: see `calibration_metadata`.
+    about: a JSON object that is stored as well, and returned by `calibration_metadata`.
     """
     owners: dict[int, str] = {}
     owned = {name: owners.setdefault(id(stats[name].hessian), name) for name in sorted(stats)}
@@ -50,12 +50,12 @@ def save_calibration(path: Path, stats: StatsByPath, about: Mapping[str, Any] | 
     outputs = {f"output_fisher:{name}": stats[name].output_fisher.contiguous() for name in owned}
     table = {name: (owner, stats[name].tokens) for name, owner in owned.items()}
     header = msgspec.json.encode(StatsHeader(STATS_FORMAT, dict(about or {}), table))
-    # In one value, as safetensors leaves the order of several to chance.
+    # One metadata key, since safetensors writes several in random order, which would change the bytes of the file.
     write_bytes(path, save({**hessians, **outputs}, {"calibration": header.decode()}))
 
 
 def calibration_metadata(path: Path) -> dict[str, Any]:
-    """What was saved beside the statistics; nothing where there is no file. Raises `CorruptFileError` as `load_calibration`."""
+    """The JSON object saved with the statistics; empty if there is no file. Raises the errors of `load_calibration`."""
     if not path.exists():
         return {}
     with _opened(path) as file:
@@ -63,9 +63,9 @@ def calibration_metadata(path: Path) -> dict[str, Any]:
 
 
 def load_calibration(path: Path) -> dict[str, MatrixStats]:
-    """The inverse of `save_calibration`, sharing included.
+    """Path -> statistics. Matrices that shared a Hessian share one tensor again.
 
-    Raises `CorruptFileError` for a missing or damaged file, `FormatVersionError` for one of another format.
+    Raises `CorruptFileError` if the file is missing or damaged, `FormatVersionError` if it has another format.
     """
     with _opened(path) as file:
         header = _header(path, file)
@@ -78,9 +78,11 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         file = safe_open(path, "pt")
     except OSError as error:
-        raise CorruptFileError("cannot be read", where=str(path), hint="--from calibrate") from error
+        raise CorruptFileError(
+            f"cannot be read ({error})", where=str(path), hint="run again with --from calibrate"
+        ) from error
     except SafetensorError as error:
-        raise CorruptFileError(f"not a calibration ({error})", where=str(path), hint=AGAIN) from error
+        raise CorruptFileError(f"not a valid calibration file ({error})", where=str(path), hint=AGAIN) from error
     with file as opened:
         yield opened
 
@@ -88,33 +90,39 @@ def _opened(path: Path) -> Iterator[Any]:
 def _header(path: Path, file: Any) -> StatsHeader:
     text = (file.metadata() or {}).get("calibration")
     if text is None:
-        raise CorruptFileError("not a calibration (it has no metadata)", where=str(path), hint=AGAIN)
+        raise CorruptFileError("not a valid calibration file (no metadata)", where=str(path), hint=AGAIN)
     try:
         found = msgspec.json.decode(text, type=_Format).format
         if found != STATS_FORMAT:
             raise FormatVersionError("the calibration", found=found, supported=STATS_FORMAT, where=str(path))
         return msgspec.json.decode(text, type=StatsHeader)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise CorruptFileError(f"not a calibration ({error})", where=str(path), hint=AGAIN) from error
+        raise CorruptFileError(f"not a valid calibration file ({error})", where=str(path), hint=AGAIN) from error
 
 
 def _tensors(path: Path, file: Any) -> dict[str, Tensor]:
     try:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        # What safetensors and torch raise for types and sizes that a damaged header says.
-        raise CorruptFileError(f"not a calibration ({error})", where=str(path), hint=AGAIN) from error
+        # safetensors and torch raise these for invalid types and sizes in a damaged header
+        raise CorruptFileError(f"not a valid calibration file ({error})", where=str(path), hint=AGAIN) from error
 
 
 def _stats(path: Path, tensors: Mapping[str, Tensor], name: str, owner: str, tokens: int) -> MatrixStats:
+    """The statistics of one matrix. Raises `CorruptFileError` for invalid tensors."""
+
+    def invalid(reason: str) -> CorruptFileError:
+        return CorruptFileError(f"not a valid calibration file ({name}: {reason})", where=str(path), hint=AGAIN)
+
     hessian, outputs = tensors.get(f"hessian:{owner}"), tensors.get(f"output_fisher:{name}")
     if hessian is None or outputs is None:
-        raise CorruptFileError(f"not a calibration (the statistics of {name} are missing)", where=str(path), hint=AGAIN)
+        raise invalid("statistics are missing")
     square = hessian.ndim == 2 and hessian.shape[0] == hessian.shape[1] and outputs.ndim == 1
     if not square or not hessian.dtype == outputs.dtype == torch.float32 or tokens < 1:
-        raise CorruptFileError(
-            f"not a calibration (what is said of {name} is no statistics)", where=str(path), hint=AGAIN
+        raise invalid(
+            f"Hessian {hessian.dtype} {list(hessian.shape)}, output_fisher {outputs.dtype} {list(outputs.shape)}, "
+            f"{tokens} tokens; expected float32 [C, C], float32 [R], at least 1 token"
         )
     if not (hessian.isfinite().all() and outputs.isfinite().all()):
-        raise CorruptFileError(f"not a calibration (a number of {name} is not finite)", where=str(path), hint=AGAIN)
+        raise invalid("statistics are not finite")
     return MatrixStats(hessian, outputs, tokens)

@@ -1,1 +1,1 @@
-"""Codecs: from a tensor to a few small arrays, and back."""
+"""Codecs: each encodes a weight tensor as a few small arrays, and decodes them."""

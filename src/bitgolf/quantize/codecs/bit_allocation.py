@@ -1,8 +1,9 @@
-"""Steps for every row and column of a matrix, and one unit for all matrices, such that the bits are spent where they count.
+"""Bit allocation: step sizes by sensitivity. Each row and column of a matrix gets a relative step; one global step,
+shared by all matrices of a rule, is then chosen to meet the bit budget.
 
-At high rate a step's square is the error it leaves, and a bit halves the step. So under a budget of bits the least total
-cost has the same cost everywhere: step² times sensitivity is one constant (reverse water-filling where spreads fall below
-their steps). Source: Shoham and Gersho 1988 (IEEE Trans. ASSP 36); spec, 16.5.
+At high rate the mean squared error is proportional to step², and one more bit per weight halves the step. The optimal
+allocation under a bit budget therefore makes step² times sensitivity a constant (reverse water-filling where the
+standard deviation falls below the step). Source: Shoham and Gersho 1988 (IEEE Trans. ASSP 36).
 """
 
 from __future__ import annotations
@@ -24,21 +25,29 @@ BINS_PER_DOUBLING, HISTOGRAM_DOUBLINGS = 64, 64
 
 
 class LogSteps(NamedTuple):
-    """log2 of the steps of a matrix but for the common unit: those of its rows (R,) and of its columns (C,)."""
+    """log2 of the relative steps of a matrix, by row (R,) and by column (C,). The global step is a further summand."""
 
     rows: Tensor
     columns: Tensor
 
 
 class BitAllocation(ABC):
+    """A rule for the relative steps of the rows and columns of a matrix."""
+
     @abstractmethod
     def log_steps(self, w: Tensor, stats: MatrixStats, pivots: Tensor) -> LogSteps:
-        """For float32 `w` (R, C). `pivots` (C,): what an error of 1 costs, by column, once the solver has answered it."""
+        """Relative steps for float32 `w` (R, C).
+
+        pivots: (C,), the cost of a unit error in each column, after GPTQ compensates for it in later columns.
+        """
 
 
 @register
 class EqualRate(BitAllocation):
-    """Every row's step is a fixed share of its standard deviation: as many bits to each weight, whatever it does."""
+    """Row steps proportional to the standard deviation of the row: about equally many bits per weight in every row.
+
+    Ignores sensitivities; all columns have the same step.
+    """
 
     def log_steps(self, w: Tensor, stats: MatrixStats, pivots: Tensor) -> LogSteps:
         spread = w.square().mean(1).sqrt()
@@ -47,11 +56,12 @@ class EqualRate(BitAllocation):
 
 @register
 class EqualCost(BitAllocation):
-    """Steps such that every weight's error costs the same, as far as calibration can tell.
+    """Steps proportional to sensitivity ** -0.5, so that the error of every weight has the same expected cost.
 
-    rows: by how much their outputs matter.  columns: by the solver's pivots.  matrices: one against another; without
-    it every matrix has the mean cost 1.
-    floor: a sensitivity is at least this share of its mean, since what calibration did not see may come.
+    rows: use the Fisher information of the outputs.  columns: use the pivots of GPTQ.
+    matrices: compare matrices with one another; otherwise the mean step of each follows its own standard deviation.
+    min_sensitivity: lower bound of a sensitivity, as a fraction of the mean. Calibration text is finite: a row or
+    column without signal there may still be used.
     """
 
     def __init__(
@@ -59,12 +69,13 @@ class EqualCost(BitAllocation):
     ) -> None:
         if not 0 < min_sensitivity <= 1:
             raise RecipeError(
-                f"a floor is above 0 and at most 1, not {min_sensitivity}", where="EqualCost.min_sensitivity"
+                f"min_sensitivity must be above 0 and at most 1, got {min_sensitivity}",
+                where="EqualCost.min_sensitivity",
             )
         self.rows, self.columns, self.matrices, self.min_sensitivity = rows, columns, matrices, min_sensitivity
 
     def log_steps(self, w: Tensor, stats: MatrixStats, pivots: Tensor) -> LogSteps:
-        outputs, inputs = self._floored(stats.output_fisher), self._floored(pivots)
+        outputs, inputs = self._bounded(stats.output_fisher), self._bounded(pivots)
         rows = -_log2(outputs, outputs.mean()) / 2 if self.rows else torch.full((len(w),), -_mean_log2(outputs) / 2)
         columns = (
             -_log2(inputs, inputs.mean()) / 2 if self.columns else torch.full((w.shape[1],), -_mean_log2(inputs) / 2)
@@ -76,19 +87,21 @@ class EqualCost(BitAllocation):
             )
         return LogSteps(rows, columns)
 
-    def _floored(self, sensitivity: Tensor) -> Tensor:
+    def _bounded(self, sensitivity: Tensor) -> Tensor:
         return sensitivity.clamp_min(float(self.min_sensitivity * sensitivity.mean()))
 
 
 def gaussian_bits(spread: NDArray[np.floating], rate: float = 1.0) -> NDArray[np.floating]:
-    """What a Gaussian weight costs whose standard deviation is `spread` steps: 2.047 + log2(spread) at high rate, and
-    nothing below a third of a step where the search minds the bits. The 1.9 fits what was measured with 1 to 256 states
-    (within 0.05 bit from 0.1 bit up)."""
+    """Bits of a Gaussian weight with a standard deviation of `spread` steps: 2.047 + log2(spread) at high rate.
+
+    rate: weight of the bit cost in the Viterbi search. At 1, weights below a third of a step cost no bits. The constant
+    1.9 is fitted to measurements with 1 to 256 states (within 0.05 bit from 0.1 bit up).
+    """
     return 0.5 * np.log2(1.0 + np.maximum(2 * np.pi * np.e * spread * spread - 1.9 * rate, 0.0))
 
 
 class RateHistogram:
-    """How many weights have which ratio of spread to step, while the unit is 1."""
+    """Histogram of log2(local standard deviation / step) over weights, for a global step of 1."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(BINS_PER_DOUBLING * HISTOGRAM_DOUBLINGS, np.int64)
@@ -96,18 +109,20 @@ class RateHistogram:
 
     @staticmethod
     def sum(demands: Iterable[RateHistogram]) -> RateHistogram:
+        """One histogram of all the weights."""
         total = RateHistogram()
         for one in demands:
             total.counts += one.counts
         return total
 
     def add(self, w: Tensor, steps: LogSteps) -> None:
+        """Count the weights of a matrix (R, C) with these relative steps."""
         ratio = local_std(w).log2() - steps.rows[:, None] - steps.columns
         found = ((ratio + HISTOGRAM_DOUBLINGS / 2) * BINS_PER_DOUBLING).clamp(0, len(self.counts) - 1)
         self.counts += torch.bincount(found.long().flatten(), minlength=len(self.counts)).numpy()
 
     def solve_global_step(self, target: float, rate: float = 1.0) -> float:
-        """log2 of the unit at which a weight has `target` bits in the mean."""
+        """log2 of the global step at which weights have `target` bits on average, by bisection on `gaussian_bits`."""
         low, high = -float(HISTOGRAM_DOUBLINGS), float(HISTOGRAM_DOUBLINGS)
         for _ in range(50):
             middle = (low + high) / 2
@@ -119,7 +134,7 @@ class RateHistogram:
 
 
 def local_std(w: Tensor) -> Tensor:
-    """(R, C) the standard deviation that a weight's row and column let one expect."""
+    """(R, C) the expected standard deviation of each weight, as a product of row and column factors (rank one)."""
     squares = w.float().square()
     mean = squares.mean().clamp_min(1e-30)
     rows, columns = squares.mean(1).clamp_min(1e-6 * mean), squares.mean(0).clamp_min(1e-6 * mean)
@@ -127,6 +142,7 @@ def local_std(w: Tensor) -> Tensor:
 
 
 def rate_histogram(matrices: Iterable[tuple[Tensor, LogSteps]]) -> RateHistogram:
+    """The histogram of the weights of these matrices (R, C) with their relative steps."""
     found = RateHistogram()
     for w, steps in matrices:
         found.add(w, steps)
@@ -134,7 +150,7 @@ def rate_histogram(matrices: Iterable[tuple[Tensor, LogSteps]]) -> RateHistogram
 
 
 def _log2(x: Tensor, mean: Tensor) -> Tensor:
-    """Of what may be zero: as if it were a thousandth of the mean."""
+    """log2 of `x`, whose values below a thousandth of `mean` are raised to it, so that zero is allowed."""
     return x.clamp_min(float(1e-3 * mean) or 1e-30).log2()
 
 

@@ -1,4 +1,4 @@
-"""Codes of less than a byte in whole bytes. Every sequence of codes has one packed form, and `unpack` refuses others."""
+"""Packing of codes of less than 8 bits into bytes. The packed form of codes is unique; `unpack` refuses all others."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from bitgolf.pack.byte_planes import Array
 
 
 class BitPacking(Protocol):
+    """A format for int8 codes in uint8 bytes."""
+
     def packed_shape(self, n: int) -> tuple[int, ...]:
-        """Of the bytes that hold n codes."""
+        """Shape of the uint8 array that holds n codes."""
         ...
 
     def pack(self, codes: Array) -> Array:
-        """int8[n] -> uint8 of this shape."""
+        """int8 codes (n,) -> uint8 array of shape `packed_shape(n)`."""
         ...
 
     def unpack(self, packed: Array, n: int) -> Array:
-        """The inverse. Raises `CorruptFileError` for bytes that `pack` never makes."""
+        """The int8 codes (n,). Raises `CorruptFileError` for bytes that `pack` never writes."""
         ...
 
 
 class DigitPacking(NamedTuple):
-    """Codes low, low + stride, ... as digits 0, 1, ... of this base, `per_byte` in a byte, the first one lowest.
+    """Codes low, low + stride, ... as digits 0, 1, ... in base `base`, `per_byte` digits in a byte.
 
-    The last byte is filled up with digits of 0.
+    The first code is the least significant digit. The last byte is padded with zero digits.
     """
 
     base: int
@@ -44,10 +46,13 @@ class DigitPacking(NamedTuple):
 
     def unpack(self, packed: Array, n: int) -> Array:
         if (packed > self.base**self.per_byte - 1).any():
-            raise CorruptFileError(f"a byte holds no {self.per_byte} digits of base {self.base}")
+            raise CorruptFileError(
+                f"the byte {packed.max()} is not {self.per_byte} digits of base {self.base} "
+                f"(at most {self.base**self.per_byte - 1})"
+            )
         digits = (packed[:, None] // self._places() % np.uint8(self.base)).reshape(-1).astype(np.int8)
         if digits[n:].any():
-            raise CorruptFileError("the last byte holds more codes than the tensor has weights")
+            raise CorruptFileError(f"the last byte holds more codes than the {n:,} weights of the tensor")
         return digits[:n] * np.int8(self.stride) + np.int8(self.low)
 
     def _places(self) -> Array:
@@ -55,10 +60,10 @@ class DigitPacking(NamedTuple):
 
 
 class BitmaskPacking:
-    """-1, 0, 1 as two rows of bits: which are not zero, and the signs (1 for plus) of those that are not, one after another.
+    """-1, 0, 1 as two bitmaps: which codes are nonzero, and the signs of the nonzero codes in order (1 for plus).
 
-    The second row is as long as the first, as what a tensor packs to may not depend on its values; the zeros at its end
-    cost a coder that knows repetitions nothing.
+    The bitmap of signs is padded with zeros to the length of the first, since packed shapes must not depend on values.
+    A coder that models repetitions compresses the padding to almost nothing.
     """
 
     def packed_shape(self, n: int) -> tuple[int, ...]:
@@ -74,7 +79,7 @@ class BitmaskPacking:
         count = int(np.count_nonzero(used))
         if used[n:].any() or signs[count:].any():
             raise CorruptFileError(
-                "there are more bits than the tensor has weights, or more signs than it has others than 0"
+                f"bits are set beyond the {n:,} weights of the tensor, or signs beyond its {count:,} nonzero codes"
             )
         codes = np.zeros(n, np.int8)
         codes[used[:n] != 0] = signs[:count].astype(np.int8) * np.int8(2) - np.int8(1)
@@ -82,4 +87,4 @@ class BitmaskPacking:
 
 
 BITS, TRITS, NIBBLES = DigitPacking(2, 8, -1, stride=2), DigitPacking(3, 5, -1), DigitPacking(16, 2, -8)
-"""-1 and 1; -1, 0 and 1 (243 of the 256 bytes); -8 to 7."""
+"""Binary codes -1 and 1; ternary codes -1, 0, 1 (243 of the 256 byte values); 4-bit codes -8 to 7."""

@@ -1,4 +1,7 @@
-"""Codecs: one tensor to a few small arrays, and back by the same float operations."""
+"""The codec interface, and the codecs for integers with one step per row and for plain floats.
+
+A codec encodes a weight tensor as a few small arrays; decoding repeats the same float operations on every machine.
+"""
 
 from __future__ import annotations
 
@@ -27,49 +30,50 @@ from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.stats import MatrixStats
 
 MATRICES_PER_TASK = 4
-"""Matrices that one thread of a CPU solves at once: fewer calls for each weight, and still a share for every thread."""
+"""Matrices that one CPU thread solves together. More would mean fewer torch calls, but could leave threads idle."""
 
 Shape = tuple[int, ...]
 ArraySpecs = dict[str, tuple[np.dtype[Any], Shape]]
 
 
 class RuleEncoding(NamedTuple):
-    """The codes of all tensors of one rule, path by path as they are made, and what the codec chose, for the log."""
+    """The codes of all tensors of one rule as an iterator of (path, code), and a line for the log (empty: none)."""
 
     codes: Iterator[tuple[str, EncodedTensor]]
     summary: str = ""
 
 
 class Codec(ABC):
-    """Pure and deterministic. `decode` needs the code and the tensor's shape, nothing else."""
+    """A pure, deterministic quantizer of tensors. `decode` needs only the code and the shape of the tensor."""
 
     @property
     def context_coded(self) -> tuple[str, ...]:
-        """Which arrays are coded in the contexts that `context_model` finds."""
+        """Names of the arrays that are entropy-coded with the contexts of `context_model`."""
         return ()
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether `encode` asks for statistics."""
+        """Whether `encode` uses calibration statistics."""
         return False
 
     @abstractmethod
     def array_specs(self, shape: Shape) -> ArraySpecs:
-        """What the code of a tensor of this shape consists of."""
+        """Array name -> (dtype, shape), for a tensor of this shape. Must not depend on the values."""
 
     @abstractmethod
     def encode(
         self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
     ) -> EncodedTensor:
-        """The code of `w`, any float type. `stats`: what calibration knows of the matrix, where a codec asks; on its device.
+        """The code of `w`, of any shape and float type, as numpy arrays on the CPU.
 
-        Raises `BitgolfError` where `w` is not finite or beyond what the code can hold.
+        stats: calibration statistics on the device of `w`, used if `needs_calibration`.
+        Raises `BitgolfError` if `w` is not finite or exceeds the range of the code.
         """
 
     def encode_many(
         self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession
     ) -> Iterator[tuple[str, EncodedTensor]]:
-        """Path and code of every tensor, as `encode` has it, the largest first. An error names its tensor."""
+        """(path, code) of every tensor by `encode`, the largest tensor first. Errors name the tensor."""
 
         def work(path: str) -> tuple[str, EncodedTensor]:
             with error_location(path):
@@ -79,37 +83,41 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, code: EncodedTensor, shape: Shape) -> Tensor:
-        """float32 of this shape. Raises `CorruptFileError` where the code is not one of such a tensor."""
+        """The float32 tensor of this shape. Raises `CorruptFileError` if no tensor of this shape has this code."""
 
     def fit_encode(
         self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession | None = None
     ) -> RuleEncoding:
-        """Encode all tensors of one rule. A codec whose tensors share a budget divides it among them first."""
+        """Encode all tensors of one rule. Codecs with a bit budget override this to share it among the tensors."""
         return RuleEncoding(self.encode_many(weights, stats, session or EncodingSession()))
 
     def int_grid_and_steps(self, code: EncodedTensor) -> tuple[IntGrid, Tensor] | None:
-        """The grid and the step of each row (R,), where a tensor is stored in integers; else None."""
+        """The grid and the steps (R,) of a tensor stored as integers with one step per row; None for other codes."""
         return None
 
     def context_model(self, name: str, shape: Shape) -> ContextModel:
-        """What is known of each symbol of a `context_coded` array (rows, columns) from the rows before it."""
+        """The context model of a `context_coded` array (rows, columns): contexts of a row from the rows before it."""
         raise NotImplementedError
 
     def check_layout(self, code: EncodedTensor, shape: Shape) -> None:
+        """Raises `CorruptFileError` if names, dtypes or shapes of the arrays differ from `array_specs(shape)`."""
         found = {name: (array.dtype, array.shape) for name, array in code.items()}
         if found != self.array_specs(shape):
-            raise CorruptFileError(f"the code is not one of {type(self).__name__} for a tensor of shape {shape}")
+            layout = ", ".join(f"{name} {dtype}{list(size)}" for name, (dtype, size) in found.items())
+            raise CorruptFileError(
+                f"no code of {type(self).__name__} for shape {shape} has the arrays {layout or '(none)'}"
+            )
 
 
 @register
 class IntRows(Codec, RowQuantizer):
-    """Integers of `bits` bits with one step for each row; what a row's largest code means is the clip's affair.
+    """Integers of `bits` bits with one step per row (the last axis; a vector is one row).
 
-    A row is the last axis; a vector is one row. `min_step`, `full_range`, `multiple` and `scales` (how a step is stored)
-    are the grid's.
-    prune: this share of all weights, the smallest ones, becomes zero; the steps are what they were.
-    solve: how columns answer for one another's errors; None rounds each weight to the nearest code. It answers for what
-    was pruned too, and no pruned weight comes back (as SparseGPT does it, arXiv 2301.00774).
+    clip: rule for the clipping threshold of a row, from which its step follows.
+    min_step, full_range, multiple, scales: settings of `IntGrid`; `scales` is the storage format of the steps.
+    prune: share of the weights, those of smallest magnitude, set to zero; it does not change the steps.
+    solver: GPTQ error feedback between columns; None rounds each weight to the nearest code. The feedback also
+    compensates for pruned weights, which stay zero (SparseGPT, arXiv 2301.00774).
     """
 
     def __init__(
@@ -125,7 +133,7 @@ class IntRows(Codec, RowQuantizer):
         solver: Spec[GPTQ] | None = None,
     ) -> None:
         if not 0 <= prune < 1:
-            raise RecipeError(f"a share of 0 to below 1 is pruned, not {prune}", where="IntRows.prune")
+            raise RecipeError(f"the pruned share must be at least 0 and below 1, got {prune}", where="IntRows.prune")
         self.grid = IntGrid(bits=bits, full_range=full_range, min_step=min_step, multiple=multiple, scales=scales)
         self.clip, self.prune, self.solver = clip(), prune, solver and solver()
 
@@ -141,14 +149,14 @@ class IntRows(Codec, RowQuantizer):
         self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
     ) -> EncodedTensor:
         rows, kept, step = self._rows_mask_steps(w, stats)
-        if self.solver and stats:  # without statistics no column answers for another
+        if self.solver and stats:  # error feedback needs the Hessian
             return self._gptq_codes(self.solver, [(rows, kept, step)], [stats.factorize(self.solver)])[0]
         return self._code(self.grid.quantize(rows * kept, step[:, None]), step)
 
     def encode_many(
         self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession
     ) -> Iterator[tuple[str, EncodedTensor]]:
-        """Matrices of one shape are solved together, `MATRICES_PER_TASK` of them."""
+        """As `Codec.encode_many`; matrices of one shape are solved in batches (`_same_shape_batches`)."""
         solve = self.solver
         if not solve:
             return super().encode_many(weights, stats, session)
@@ -170,19 +178,20 @@ class IntRows(Codec, RowQuantizer):
         codes = torch.from_numpy(code["codes"])
         if not self.grid.contains(codes):
             raise CorruptFileError(
-                f"a code is none of {self.grid.qmin}..{self.grid.qmax} in steps of {self.grid.multiple}"
+                f"a code lies outside {self.grid.qmin}..{self.grid.qmax} or is no multiple of {self.grid.multiple}: "
+                f"codes found are {codes.min()}..{codes.max()}"
             )
         return self.grid.dequantize(codes, self.steps(code)[:, None]).reshape(shape)
 
     def steps(self, code: EncodedTensor) -> Tensor:
-        """float32 (rows,): what a code of 1 stands for. Raises `CorruptFileError` for scales that are none."""
+        """float32 (rows,): the step of each row. Raises `CorruptFileError` if a stored scale is invalid."""
         return self.grid.scales.read(code["scales"])
 
     def int_grid_and_steps(self, code: EncodedTensor) -> tuple[IntGrid, Tensor]:
         return self.grid, self.steps(code)
 
     def fake_quantize(self, w: Tensor) -> Tensor:
-        """`decode(encode(w))` without statistics and `solver`, bit for bit (both reckon on `w`'s device), no gradient."""
+        """Bit for bit `decode(encode(w))` without statistics and `solver`, on the device of `w`, without gradient."""
         rows = w.detach().float().reshape(matrix_shape(tuple(w.shape)))
         kept = rows * magnitude_mask(rows, self.prune) if self.prune else rows
         return self.grid.fake_quantize(kept, self.row_steps(rows)[:, None]).reshape(w.shape)
@@ -192,15 +201,15 @@ class IntRows(Codec, RowQuantizer):
         return self.row_steps(rows, inputs)
 
     def _rows_mask_steps(self, w: Tensor, stats: MatrixStats | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows (R, C), which weights are kept (R, C), and the steps (R,)."""
+        """The weights (R, C), the mask of weights that are not pruned (R, C), and the steps (R,)."""
         rows = require_finite(w.detach().float(), "a weight is not finite").reshape(matrix_shape(tuple(w.shape)))
-        cause = f"a row needs a step beyond the largest that can be stored, {self.grid.scales.max_step:g}"
-        return rows, magnitude_mask(rows, self.prune), require_finite(self._steps(rows, stats), cause)
+        message = f"a row needs a step beyond the largest that can be stored, {self.grid.scales.max_step:g}"
+        return rows, magnitude_mask(rows, self.prune), require_finite(self._steps(rows, stats), message)
 
     def _gptq_codes(
         self, solve: GPTQ, prepared: Sequence[tuple[Tensor, Tensor, Tensor]], factors: Sequence[InverseCholesky]
     ) -> list[EncodedTensor]:
-        """The codes of matrices of one shape."""
+        """The codes of matrices of one shape, solved together."""
         rows, kept, step = (torch.stack(tensors) for tensors in zip(*prepared, strict=True))
         codes = solve.quantize(rows, factors, step[..., None], self.grid.quantize, kept)
         return [self._code(*pair) for pair in zip(codes, step, strict=True)]
@@ -211,7 +220,7 @@ class IntRows(Codec, RowQuantizer):
 
 @register
 class Float(Codec):
-    """The weights themselves, rounded to a float type: for what is small or delicate. bfloat16 is held as uint16."""
+    """Weights rounded to a float type, for small or sensitive tensors. bfloat16 is stored as uint16."""
 
     def __init__(self, *, dtype: Literal["float32", "float16", "bfloat16"]) -> None:
         self.dtype: torch.dtype = getattr(torch, dtype)
@@ -233,7 +242,10 @@ class Float(Codec):
 
 
 def _same_shape_batches(weights: Mapping[str, Tensor]) -> list[list[str]]:
-    """Paths of matrices of one shape, the largest first: all of them on a GPU, where launches count, else `MATRICES_PER_TASK`."""
+    """Batches of paths of one shape and device, the largest first.
+
+    On a GPU all of one shape form a batch, since kernel launches dominate; on a CPU at most `MATRICES_PER_TASK`.
+    """
     alike: dict[tuple[Shape, torch.device], list[str]] = {}
     for path in largest_first(weights):
         w = weights[path]
@@ -246,18 +258,18 @@ def _same_shape_batches(weights: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def largest_first(weights: Mapping[str, Tensor]) -> list[str]:
-    """The paths, those of the largest tensors first: what takes longest is begun first."""
+    """Paths by decreasing number of weights, so that parallel workers start the longest tasks first."""
     return sorted(weights, key=lambda path: -weights[path].numel())
 
 
 def matrix_shape(shape: Shape) -> tuple[int, int]:
-    """(rows, columns): a row is the last axis; a vector is one row."""
+    """(rows, columns) of a tensor as a matrix: the last axis is a row; a vector is one row."""
     columns = shape[-1] if shape else 1
     return math.prod(shape[:-1]), columns
 
 
 def require_finite(w: Tensor, message: str) -> Tensor:
-    """`w` itself, or a `BitgolfError` with this cause."""
+    """Returns `w`. Raises `BitgolfError` with this message if a value is NaN or infinite."""
     if not torch.isfinite(w).all():
-        raise BitgolfError(message, hint="the model has diverged, or wants a codec of wider range (Float, float32)")
+        raise BitgolfError(message, hint="lower the learning rates if training diverged, or use Float(dtype='float32')")
     return w

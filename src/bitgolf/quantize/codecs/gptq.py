@@ -1,6 +1,7 @@
-"""GPTQ: columns are rounded one after the other, and what rounding lost is made up for by the columns to come.
+"""GPTQ: columns are rounded one after another, and the rounding error of each is compensated in the remaining columns.
 
 Source: Frantar et al. 2022, arXiv 2210.17323; with full Hessians in openai/parameter-golf from pull request 1019 on.
+Shapes: M matrices are solved together, each of R rows and C columns; B is the number of columns of a block.
 """
 
 from __future__ import annotations
@@ -15,19 +16,23 @@ from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError, RecipeError
 
 RoundColumn = Callable[[int, Tensor], Tensor]
-"""(turn, what stands in the column whose turn it is (M, R)) -> the values that it will be read back as (M, R)."""
+"""(position in the solving order, current values of that column (M, R)) -> their quantized values (M, R)."""
 
 RoundBlock = Callable[[int, Tensor, Tensor], Tensor]
-"""(first turn, columns (M, B, R), the part of `InverseCholesky.upper` on the diagonal (M, B, B)) -> the values that they will be read
-back as (M, B, R). The columns are changed in place: each is left as it stood when it was rounded."""
+"""(first position, columns (M, B, R), diagonal block (M, B, B) of `InverseCholesky.upper`) -> quantized (M, B, R).
+
+The columns are changed in place to the values that are rounded, which include the feedback of earlier columns."""
 
 RoundToGrid = Callable[[Tensor, Tensor], Tensor]
-"""(values, the step of each) -> their int8 codes."""
+"""(values, steps of the same shape) -> int8 codes."""
 
 
 class InverseCholesky(NamedTuple):
-    """A Hessian as the solver uses it. `permutation` (C,): the column that is rounded at each turn; `upper` (C, C) and `dead` (C,)
-    are in that order. `upper` is the U of H⁻¹ = UᵀU: an error e at turn j costs (e / U_jj)² once the rest has answered."""
+    """Cholesky factor of an inverse Hessian, H⁻¹ = UᵀU, in the order in which columns are rounded.
+
+    permutation (C,): the original column at each position.  upper (C, C): U in that order. An error e at position j
+    costs (e / U_jj)² after the later columns have compensated for it.  dead (C,): columns whose inputs are all zero.
+    """
 
     permutation: Tensor
     upper: Tensor
@@ -39,30 +44,30 @@ class InverseCholesky(NamedTuple):
 
 @register
 class GPTQ:
-    """Minimises tr(E H Eᵀ) greedily. `damping`: of the mean of the Hessian's diagonal, added to all of it.
+    """Minimises tr(E H Eᵀ) greedily, column by column. A column whose inputs are all zero is rounded to zero.
 
-    block: columns whose errors are fed to the rest at once; it changes the speed, not the result.
-    order: `activation` rounds the columns with the largest inputs first.
-    A column whose inputs were all zero is rounded to zero.
+    damping: this fraction of the mean diagonal of the Hessian is added to its diagonal.
+    block: number of columns whose errors are applied to the remaining columns together; affects speed only.
+    order: `activation` rounds the columns with the largest inputs first, `given` keeps the order of the matrix.
     """
 
     def __init__(
         self, *, damping: float = 0.01, block: int = 128, order: Literal["activation", "given"] = "activation"
     ) -> None:
         if not damping >= 0:
-            raise RecipeError(f"damping is not negative, {damping} is", where="GPTQ.damping")
+            raise RecipeError(f"damping must be at least 0, got {damping}", where="GPTQ.damping")
         if block < 1:
-            raise RecipeError(f"a block has at least one column, not {block}", where="GPTQ.block")
+            raise RecipeError(f"a block must have at least 1 column, got {block}", where="GPTQ.block")
         self.damping, self.block, self.order = damping, block, order
 
     def factorize(self, hessian: Tensor) -> InverseCholesky:
-        """Of (C, C), in float64 on its device. `MatrixStats.factorize` remembers it.
+        """The factor of a Hessian (C, C), computed in float64 on its device. `MatrixStats.factorize` caches it.
 
-        Raises `BitgolfError` where the Hessian is none: not finite, or not positive definite once damped.
+        Raises `BitgolfError` if the Hessian is not finite, or not positive definite after damping.
         """
         h = hessian.double()
         if not torch.isfinite(h).all():
-            raise BitgolfError("the calibration's Hessian has a number that is not finite", hint="calibrate once more")
+            raise BitgolfError("the Hessian of the calibration is not finite", hint="run again with --from calibrate")
         diagonal = h.diagonal().clone()
         dead = diagonal <= 0
         mean = diagonal.masked_fill(dead, 0.0).sum() / (~dead).sum().clamp_min(1)
@@ -75,7 +80,7 @@ class GPTQ:
             lower = torch.linalg.cholesky(h.flip(0, 1))  # H = RRᵀ with R upper, so U is R⁻¹
         except torch.linalg.LinAlgError as error:
             raise BitgolfError(
-                "the calibration's Hessian is not positive definite",
+                f"the Hessian of the calibration is not positive definite with damping {self.damping:g}",
                 hint="calibrate on more text, or raise the damping",
             ) from error
         identity = torch.eye(len(h), dtype=h.dtype, device=h.device)
@@ -83,10 +88,10 @@ class GPTQ:
         return InverseCholesky(order, upper.float(), dead[order])
 
     def quantize_columns(self, w: Tensor, factors: Sequence[InverseCholesky], round_block: RoundBlock) -> None:
-        """Call `round_block` for every block of columns of `w` (M, R, C), each with the errors of those before it fed in.
+        """Call `round_block` for each block of columns of `w` (M, R, C), after adding the feedback of earlier blocks.
 
-        factors: one for each of the M matrices, which lie on one device and share nothing but their shape: each comes out
-        as if it were alone, for a number of kernel launches that does not grow with M but for a product a block.
+        factors: one for each of the M matrices, on the device of `w`. The results equal those of each matrix alone;
+        except for one matrix product per block, the number of kernel launches does not grow with M.
         """
         left = _permuted_columns(w.float(), factors)
         left.masked_fill_(torch.stack([factor.dead for factor in factors])[..., None], 0.0)
@@ -105,28 +110,29 @@ class GPTQ:
         nearest: RoundToGrid,
         kept: Tensor | None = None,
     ) -> Tensor:
-        """int8 (M, R, C), the codes of `w` (M, R, C), where a code c is read back as c * step.
+        """int8 codes (M, R, C) of `w` (M, R, C); a code c decodes to c * step.
 
-        step: (M, R, C), or what expands to it.  kept: bool (M, R, C), the codes that may differ from zero; None: all.
+        step: (M, R, C) or broadcastable to it.  nearest: rounds a column to the grid, without feedback.
+        kept: bool (M, R, C), False forces a code to zero (pruning); None keeps all.
         """
         step = _permuted_columns(step.expand_as(w), factors)
         allowed = None if kept is None else _permuted_columns(kept, factors)
         codes = torch.empty(step.shape, dtype=torch.int8, device=w.device)
 
-        def rounded(turn: int, column: Tensor) -> Tensor:
-            found = nearest(column, step[:, turn])
-            codes[:, turn] = found if allowed is None else found * allowed[:, turn]
-            return codes[:, turn].float() * step[:, turn]
+        def rounded(position: int, column: Tensor) -> Tensor:
+            found = nearest(column, step[:, position])
+            codes[:, position] = found if allowed is None else found * allowed[:, position]
+            return codes[:, position].float() * step[:, position]
 
         self.quantize_columns(w, factors, columnwise(rounded))
         found = torch.empty(w.shape, dtype=torch.int8, device=w.device)
-        for one, factor, turned in zip(found, factors, codes, strict=True):
-            one[:, factor.permutation] = turned.T
+        for one, factor, ordered in zip(found, factors, codes, strict=True):
+            one[:, factor.permutation] = ordered.T
         return found
 
 
 def columnwise(rounded: RoundColumn) -> RoundBlock:
-    """A block, column by column. Within it an error is fed to the later columns at once."""
+    """A block rounder from a column rounder; the error of each column is fed to the later columns of the block."""
 
     def block_rounded(start: int, block: Tensor, upper: Tensor) -> Tensor:
         values, pivots = torch.empty_like(block), upper.diagonal(dim1=1, dim2=2)[..., None]
@@ -140,8 +146,11 @@ def columnwise(rounded: RoundColumn) -> RoundBlock:
 
 
 def _permuted_columns(x: Tensor, factors: Sequence[InverseCholesky]) -> Tensor:
-    """(M, C, R) from (M, R, C): the columns in the order of their turns, each contiguous."""
+    """(M, C, R) from (M, R, C): the columns in solving order, each contiguous."""
     for factor in factors:
         if x.shape[2] != len(factor.permutation):
-            raise BitgolfError(f"a matrix of {x.shape[2]} columns has a Hessian of {len(factor.permutation)}")
+            raise BitgolfError(
+                f"a matrix of {x.shape[2]} columns has a Hessian of {len(factor.permutation)}",
+                hint="run again with --from calibrate",
+            )
     return torch.stack([one.T[factor.permutation] for one, factor in zip(x, factors, strict=True)])

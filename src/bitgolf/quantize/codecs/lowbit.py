@@ -1,7 +1,7 @@
-"""Codecs of few bits: ternary, binary and 8-bit float weights, as `model.lowbit`'s views see them, and 4-bit integers.
+"""Low-bit codecs: ternary and binary groups, packed 4-bit integers, and 8-bit floats.
 
-Ternary and binary weights are stored with scales such that the view, applied to what was read back, finds the trained
-weights again, up to the rounding of a scale to float16.
+They match the weight transforms of `model.qat_lowbit`. Stored scales are chosen such that the transform, applied to
+decoded ternary or binary weights, reproduces the weights of training up to the rounding of scales to float16.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bitgolf.quantize.stats import MatrixStats
 
 
 class GroupCodec(Codec):
-    """Codes of less than a byte, packed, and one float16 scale for each group of the flattened tensor."""
+    """Bit-packed codes, and one float16 scale for each group of consecutive weights of the flattened tensor."""
 
     def __init__(self, grid: GroupGrid, packing: BitPacking) -> None:
         self.grid, self.packing = grid, packing
@@ -49,18 +49,21 @@ class GroupCodec(Codec):
         self.check_layout(code, shape)
         codes, scales = self.packing.unpack(code["codes"], math.prod(shape)), torch.from_numpy(code["scales"]).float()
         if not (torch.isfinite(scales) & (scales >= 0)).all():
-            raise CorruptFileError("a scale is negative or not finite")
+            raise CorruptFileError(
+                f"a scale is negative or not finite (the scales are {scales.min():g} to {scales.max():g})"
+            )
         return self.grid.dequantize(torch.from_numpy(codes), scales).reshape(shape)
 
 
 @register
 class TernaryGroups(GroupCodec):
-    """-1, 0, 1, and 16 / group bits a weight for the scales. Source: openai/parameter-golf, pull request 640.
+    """Ternary weights -1, 0, 1 times a scale per group; scales take 16 / `group_size` bits per weight.
 
-    form: "digits" are base-3 digits, five to a byte; "bitmask" is a bitmap of what is not zero, and the signs. `RangeCoder`
-    brings digits to their entropy, and the bitmask not near it; `LZMA` needs 0.5 % less for the bitmask once well over
-    half of the codes are zero, and more otherwise. The source built both and kept the smaller; here a recipe says which,
-    since the size of what is read back is known before its values are.
+    packing: "digits" stores five base-3 digits per byte; "bitmask" stores a bitmap of the nonzero codes, and the signs.
+    `RangeCoder` codes digits at their entropy, but not the bitmask. `LZMA` needs 0.5 % less for the bitmask if well
+    over half of the codes are zero, and more otherwise.
+    Source: openai/parameter-golf, pull request 640, which wrote both and kept the smaller. Here the recipe chooses,
+    since the shapes of all arrays must be known before the artifact is read.
     """
 
     def __init__(self, *, group_size: int = 128, packing: Literal["digits", "bitmask"] = "digits") -> None:
@@ -69,7 +72,10 @@ class TernaryGroups(GroupCodec):
 
 @register
 class BinaryGroups(GroupCodec):
-    """Signs as bits, 1 for plus, the first one lowest. Source: openai/parameter-golf, pull request 641."""
+    """Binary weights -1, 1 times a scale per group; eight signs per byte, 1 for plus, the first in the lowest bit.
+
+    Source: openai/parameter-golf, pull request 641.
+    """
 
     def __init__(self, *, group_size: int = 128) -> None:
         super().__init__(BinaryGrid(group_size), BITS)
@@ -77,10 +83,10 @@ class BinaryGroups(GroupCodec):
 
 @register
 class PackedInt4(Codec, RowQuantizer):
-    """4-bit integers, 7 for the largest magnitude of a row, two to a byte as q + 8, and a float16 step for each row.
+    """4-bit integers q, two per byte as q + 8, and a float16 step per row: its largest magnitude divided by 7.
 
-    No float, whatever openai/parameter-golf calls it (pull request 640). `FakeQuant(codec=PackedInt4())` trains with it.
-    `IntRows(bits=4)` holds the same weights in a byte each, and is what a good coder makes fewer bytes of.
+    Source: openai/parameter-golf, pull request 640, which calls this format FP4. `FakeQuant(codec=PackedInt4())` trains
+    with it. `IntRows(bits=4)` stores the same values in one byte each, which an entropy coder compresses further.
     """
 
     def __init__(self) -> None:
@@ -111,7 +117,10 @@ class PackedInt4(Codec, RowQuantizer):
 
 @register
 class FP8(Codec):
-    """8-bit floats, e4m3, held as uint8: for what is delicate and large. Source: openai/parameter-golf, pull request 640."""
+    """8-bit floats (e4m3) stored as uint8, for sensitive tensors that are large.
+
+    Source: openai/parameter-golf, pull request 640.
+    """
 
     def __init__(self) -> None:
         self.grid = Float8Grid()
@@ -124,11 +133,14 @@ class FP8(Codec):
     ) -> EncodedTensor:
         w = require_finite(w.detach().float().cpu(), "a weight is not finite")
         if (w.abs() > FLOAT8_MAX).any():
-            raise BitgolfError("a weight is beyond 8-bit floats (448)", hint="use Float there, float16 or wider")
+            raise BitgolfError(
+                f"a weight of magnitude {w.abs().max():g} is beyond the range of 8-bit floats ({FLOAT8_MAX:g})",
+                hint="use Float(dtype='float16') or wider for this tensor",
+            )
         return {"values": self.grid.quantize(w).contiguous().view(torch.uint8).numpy()}
 
     def decode(self, code: EncodedTensor, shape: Shape) -> Tensor:
         self.check_layout(code, shape)
         if ((code["values"] & 0x7F) == 0x7F).any():
-            raise CorruptFileError("a value is not a number")
+            raise CorruptFileError("a stored 8-bit float is NaN")
         return torch.from_numpy(code["values"]).view(torch.float8_e4m3fn).float()

@@ -1,8 +1,8 @@
-"""Low-rank repair: what rounding lost in a few matrices, put back by two thin factors of few bits.
+"""LQER: low-rank correction of the quantization error of a few matrices, with quantized factors.
 
-E = W - W^ is cut down to rank r by a singular value decomposition, A (R, r) times B (r, C), and W^ + A^ B^ is read back.
-Sources: LQER, arXiv 2402.02446; openai/parameter-golf, pull request 1797 (ranking and packing; spec, 3.1). Ours: the
-decomposition and the choice of matrices by what calibration says an error costs (spec, 16.6).
+The error E = W - W^ is approximated at rank r by a singular value decomposition, A (R, r) times B (r, C); the decoder
+returns W^ + A^ B^. Sources: LQER, arXiv 2402.02446; openai/parameter-golf, pull request 1797 (choice of matrices by the
+norm of E, storage of the factors). The metric `hessian`, in both decomposition and choice, is our addition.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from bitgolf.quantize.stats import MatrixStats, identity_stats
 
 
 class LQERResult(NamedTuple):
-    """What it did to one matrix, in the measure that chose it: squared error, or nats per token. Not `kept` is dropped."""
+    """Error of one matrix before and after correction: squared error, or nats per token with the metric `hessian`.
+
+    kept: whether the correction is stored.
+    """
 
     before: float
     after: float
@@ -43,7 +46,7 @@ class LQERResult(NamedTuple):
 
 
 class LQERCandidate(NamedTuple):
-    """A matrix, its code without repair and what that one's error is worth."""
+    """A matrix, its code without correction, and the cost of the error of that code in the metric."""
 
     w: Tensor
     stats: MatrixStats | None
@@ -53,11 +56,12 @@ class LQERCandidate(NamedTuple):
 
 @register
 class LQER(Codec):
-    """Another codec and a repair of rank `rank` for the `top_k` matrices of the rule that want it most.
+    """A codec, plus a low-rank correction of rank `rank` for at most `top_k` matrices of the rule.
 
-    choose: `frobenius` takes those with the largest ‖E‖ and the decomposition of E itself (published); `hessian` tries
-    all, takes those where the repair saves the most nats per token, and cuts E down where calibration says it matters.
-    damping: of the Hessian, as in `GPTQ`. A repair that does not lower the error, as it will be read back, is dropped.
+    metric: `frobenius` corrects the matrices with the largest ‖E‖, by the SVD of E (as published). `hessian` tries all
+    matrices, keeps those with the largest gain in nats per token, and weights E by its statistics before the SVD.
+    factors: storage format of A and B.  damping: of the Hessian, as in `GPTQ`.
+    A correction is kept only if it lowers the error with the factors as decoded.
     """
 
     def __init__(
@@ -70,12 +74,13 @@ class LQER(Codec):
         factors: Spec[LowRankFactors] = part(AsymmetricFactors),
         damping: float = 0.01,
     ) -> None:
-        for name, value in (("rank", rank), ("keep", top_k)):
+        for name, value in (("rank", rank), ("top_k", top_k)):
             if value < 1:
-                raise RecipeError(f"{name} is at least 1, not {value}", where=f"LQER.{name}")
+                raise RecipeError(f"{name} must be at least 1, got {value}", where=f"LQER.{name}")
         self.codec, self.factors, self.solve = codec(), factors(), GPTQ(damping=damping, order="given")
         if taken := self.codec.array_specs((1, 1)).keys() & set(FACTOR_ARRAYS):
-            raise RecipeError(f"its codec has arrays of the same names ({min(taken)})", where="LQER.codec")
+            message = f"{type(self.codec).__name__} has an array of the same name as a factor ({min(taken)})"
+            raise RecipeError(message, where="LQER.codec", hint="use a codec without low-rank correction")
         self.rank, self.top_k, self.metric = rank, top_k, metric
 
     @property
@@ -92,34 +97,33 @@ class LQER(Codec):
     def fit_encode(
         self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession | None = None
     ) -> RuleEncoding:
-        """All is encoded before the first code comes, since the errors decide which matrices are repaired."""
-        codes, repairs = self.corrected(weights, stats, session or EncodingSession())
-        kept = [path for path, repair in repairs.items() if repair.kept]
-        chosen = (
-            f"low-rank repair of {', '.join(kept) or 'nothing'}; tried and dropped on {len(repairs) - len(kept)} more"
-        )
-        return RuleEncoding(iter(codes.items()), chosen)
+        """Encodes all tensors before it returns, since their errors determine which matrices are corrected."""
+        codes, results = self.corrected(weights, stats, session or EncodingSession())
+        kept = [path for path, result in results.items() if result.kept]
+        dropped = len(results) - len(kept)
+        summary = f"low-rank correction of {', '.join(kept) or 'no matrix'}; tried and not stored for {dropped}"
+        return RuleEncoding(iter(codes.items()), summary)
 
     def corrected(
         self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession
     ) -> tuple[dict[str, EncodedTensor], dict[str, LQERResult]]:
-        """path -> code of every matrix, and path -> what was tried, of those that were."""
+        """Path -> code of every matrix, and path -> result of every matrix on which a correction was tried."""
         plain = dict(self.codec.fit_encode(weights, stats, session).codes)
 
-        def draft(path: str) -> LQERCandidate:
-            w, known = weights[path], stats.get(path)
-            return LQERCandidate(w, known, plain[path], self._error_cost(self._error(w, plain[path]), known))
+        def candidate(path: str) -> LQERCandidate:
+            w, own = weights[path], stats.get(path)
+            return LQERCandidate(w, own, plain[path], self._error_cost(self._error(w, plain[path]), own))
 
-        drafts = dict(zip(weights, session.map(draft, weights), strict=True))
-        found = self._best_corrections(drafts, session)
-        codes = {path: draft.uncorrected | self._zero_factors(draft) for path, draft in drafts.items()}
-        codes |= {path: code for path, (repair, code) in found.items() if repair.kept}
-        return codes, {path: repair for path, (repair, _) in found.items()}
+        candidates = dict(zip(weights, session.map(candidate, weights), strict=True))
+        found = self._best_corrections(candidates, session)
+        codes = {path: one.uncorrected | self._zero_factors(one) for path, one in candidates.items()}
+        codes |= {path: code for path, (result, code) in found.items() if result.kept}
+        return codes, {path: result for path, (result, _) in found.items()}
 
     def encode(
         self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
     ) -> EncodedTensor:
-        """The matrix is all there is, and so the first to be repaired."""
+        """The code of a single matrix, which is corrected if that lowers its error."""
         return self.corrected({"": w}, {"": stats} if stats else {}, session or EncodingSession())[0][""]
 
     def int_grid_and_steps(self, code: EncodedTensor) -> tuple[IntGrid, Tensor] | None:
@@ -129,10 +133,10 @@ class LQER(Codec):
         self.check_layout(code, shape)
         w = _matrix(self.codec.decode({name: code[name] for name in self.codec.array_specs(shape)}, shape))
         left, right = self.factors.dequantize({name: code[name] for name in self._factor_specs(shape)})
-        for column, row in zip(left.T, right, strict=True):  # in this order on every machine, as no matrix product is
+        for column, row in zip(left.T, right, strict=True):  # a fixed order of sums, unlike a matrix product
             w = w + column[:, None] * row
         if not w.isfinite().all():
-            raise CorruptFileError("a repaired weight is beyond float32")
+            raise CorruptFileError("a corrected weight is beyond float32: a scale of its factors is too large")
         return w.reshape(shape)
 
     def context_model(self, name: str, shape: Shape) -> ContextModel:
@@ -140,13 +144,14 @@ class LQER(Codec):
         return AfterFirstNonzero(thin[name][1][1]) if name in thin else self.codec.context_model(name, shape)
 
     def _factor_specs(self, shape: Shape) -> ArraySpecs:
-        """The arrays of the factors."""
+        """Array name -> (dtype, shape) of the factors of a tensor of this shape."""
         rows, columns = matrix_shape(shape)
         return self.factors.arrays(rows, columns, min(self.rank, rows, columns))
 
-    def _zero_factors(self, draft: LQERCandidate) -> EncodedTensor:
-        """The factors of a matrix without repair."""
-        return {name: np.zeros(size, kind) for name, (kind, size) in self._factor_specs(tuple(draft.w.shape)).items()}
+    def _zero_factors(self, candidate: LQERCandidate) -> EncodedTensor:
+        """All-zero factors, which stand for no correction."""
+        specs = self._factor_specs(tuple(candidate.w.shape))
+        return {name: np.zeros(size, dtype) for name, (dtype, size) in specs.items()}
 
     def _error(self, w: Tensor, plain: EncodedTensor) -> Tensor:
         return _matrix(w) - _matrix(self.codec.decode(plain, tuple(w.shape)))
@@ -157,43 +162,46 @@ class LQER(Codec):
         return float((stats or identity_stats(*error.shape)).cost(error).double().sum())
 
     def _best_corrections(
-        self, drafts: Mapping[str, LQERCandidate], session: EncodingSession
+        self, candidates: Mapping[str, LQERCandidate], session: EncodingSession
     ) -> dict[str, tuple[LQERResult, EncodedTensor]]:
-        """Of every matrix that was tried, what came of it and its code."""
-        worth = {path: draft.cost for path, draft in drafts.items()}
-        tried = list(drafts) if self.metric == "hessian" else nlargest(self.top_k, drafts, key=worth.__getitem__)
+        """Path -> result and corrected code of every matrix that was tried; at most `top_k` results are `kept`."""
+        costs = {path: candidate.cost for path, candidate in candidates.items()}
+        tried = list(candidates)
+        if self.metric == "frobenius":
+            tried = nlargest(self.top_k, candidates, key=costs.__getitem__)
 
         def work(path: str) -> tuple[LQERResult, EncodedTensor]:
             with error_location(path):
-                return self._correct(drafts[path], session)
+                return self._correct(candidates[path], session)
 
         found = dict(zip(tried, session.map(work, tried), strict=True))
         for path in nlargest(self.top_k, found, key=lambda path: found[path][0].gain):
-            repair, code = found[path]
-            found[path] = repair._replace(kept=repair.gain > 0), code
+            result, code = found[path]
+            found[path] = result._replace(kept=result.gain > 0), code
         return found
 
-    def _correct(self, draft: LQERCandidate, session: EncodingSession) -> tuple[LQERResult, EncodedTensor]:
-        factors = self._factorize_error(self._error(draft.w, draft.uncorrected).double(), draft.stats, session)
-        code = draft.uncorrected | factors
-        left = _matrix(draft.w) - _matrix(self.decode(code, tuple(draft.w.shape)))
-        return LQERResult(draft.cost, self._error_cost(left, draft.stats)), code
+    def _correct(self, candidate: LQERCandidate, session: EncodingSession) -> tuple[LQERResult, EncodedTensor]:
+        w, stats = candidate.w, candidate.stats
+        code = candidate.uncorrected
+        code = code | self._factorize_error(self._error(w, code).double(), stats, session)
+        remaining = _matrix(w) - _matrix(self.decode(code, tuple(w.shape)))
+        return LQERResult(candidate.cost, self._error_cost(remaining, stats)), code
 
     def _factorize_error(self, error: Tensor, stats: MatrixStats | None, session: EncodingSession) -> EncodedTensor:
-        """A (R, r) and B (r, C), whose product is closest to the error (R, C), float64, in the measure."""
+        """The code of A (R, r) and B (r, C), whose product is closest to the error (R, C), float64, in the metric."""
         rank = min(self.rank, *error.shape)
         if self.metric == "frobenius":
             u, s, vt = torch.linalg.svd(error, full_matrices=False)
             return self.factors.quantize(*_negative_peaks(u[:, :rank] * s[:rank], vt[:rank]))
         stats = stats or session.identity_stats(*error.shape)
-        factor = stats.factorize(self.solve)  # H = U⁻¹ U⁻ᵀ, so U⁻¹ is a root of it
+        factor = stats.factorize(self.solve)  # H = U⁻¹ U⁻ᵀ, so U⁻¹ is a square root of H
         upper, error = factor.upper.double(), error.to(factor.upper.device)
-        seen = torch.linalg.solve_triangular(upper, error.masked_fill(factor.dead, 0.0), upper=True, left=False)
-        weighted = stats.output_fisher.double().sqrt()[:, None] * seen
+        whitened = torch.linalg.solve_triangular(upper, error.masked_fill(factor.dead, 0.0), upper=True, left=False)
+        weighted = stats.output_fisher.double().sqrt()[:, None] * whitened
         vt = torch.linalg.svd(weighted, full_matrices=False)[2][:rank]
         right = vt @ upper
         norms = right.norm(dim=1, keepdim=True)
-        left = (seen @ vt.T) * norms.T  # by rows the best for this B, whatever their outputs matter
+        left = (whitened @ vt.T) * norms.T  # for fixed B each row of A is optimal, whatever the weight of its output
         own = factor.cpu()
 
         def solve(b: Tensor, step: Tensor, nearest: RoundToGrid) -> Tensor:
@@ -203,7 +211,7 @@ class LQER(Codec):
 
 
 class AfterFirstNonzero:
-    """A walk down the rows of a factor: whether anything but zeros has come yet. A matrix without repair is nearly free."""
+    """Context model of a factor: 0 until a row has a nonzero entry, then 1. Zero factors cost almost nothing."""
 
     context_count = 2
 
@@ -219,7 +227,10 @@ class AfterFirstNonzero:
 
 
 def _negative_peaks(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product, but each column's largest entry in A is negative: there `AsymmetricFactors` reach further."""
+    """The factors with signs such that the largest magnitude of each column of A is negative.
+
+    The range of `AsymmetricFactors` (-2..1) extends further on the negative side.
+    """
     top = left.gather(0, left.abs().argmax(0, keepdim=True))
     sign = torch.where(top > 0, -1.0, 1.0)
     return left * sign, right * sign.T

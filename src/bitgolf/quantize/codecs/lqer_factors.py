@@ -1,6 +1,6 @@
-"""How the two thin factors of a low-rank repair are stored.
+"""Storage formats of the two factors of a low-rank correction: A (R, r) and B (r, C).
 
-Source of the packings: openai/parameter-golf, pull request 1797 (spec, 3.1). Below, A is (R, r) and B is (r, C).
+Source of the formats: openai/parameter-golf, pull request 1797.
 """
 
 from __future__ import annotations
@@ -20,33 +20,39 @@ from bitgolf.quantize.codecs.codec import ArraySpecs
 from bitgolf.quantize.codecs.gptq import RoundToGrid
 
 FACTOR_ARRAYS = ("left", "right", "left_scales", "right_scales")
-FLOAT16_MAX = 65504.0  # of float16
+FLOAT16_MAX = 65504.0
 
 SolveFactor = Callable[[Tensor, Tensor, RoundToGrid], Tensor]
-"""(values (R, C), the step of each, how they are rounded) -> int8 codes (R, C): `GPTQ.quantize` for one matrix."""
+"""(values (R, C), steps (R, C), rounding function) -> int8 codes (R, C): `GPTQ.quantize` of one matrix."""
 
 
 class LowRankFactors(ABC):
-    """How A (R, r) and B (r, C) are stored. B lies transposed, so that a walk knows a matrix of zeros after r symbols."""
+    """A storage format of A (R, r) and B (r, C).
+
+    B is stored transposed, (C, r), so that the context model detects an all-zero factor after the r symbols of one row.
+    """
 
     @abstractmethod
     def arrays(self, rows: int, columns: int, rank: int) -> ArraySpecs:
-        """Matrices, some or all of `FACTOR_ARRAYS`. All zeros stand for no repair."""
+        """Name -> (dtype, two-dimensional shape), for some or all of `FACTOR_ARRAYS`. All zeros mean no correction."""
 
     @abstractmethod
     def quantize(self, left: Tensor, right: Tensor, solve: SolveFactor | None = None) -> EncodedTensor:
-        """The code of float A and B. What it cannot hold is cut off: whether the repair still helps is measured.
+        """The code of float A (R, r) and B (r, C). Values beyond the range are clamped; the caller measures the effect.
 
-        `solve`: the columns of B answer for one another's rounding.
+        solve: quantizes B with error feedback between its columns; None rounds to the nearest.
         """
 
     @abstractmethod
     def dequantize(self, code: EncodedTensor) -> tuple[Tensor, Tensor]:
-        """float32 A and B. Raises `CorruptFileError` for what `quantize` never makes."""
+        """float32 A (R, r) and B (r, C). Raises `CorruptFileError` for a code that `quantize` never writes."""
 
 
 class BlockIntFormat(NamedTuple):
-    """Integers `qmin`..`qmax`; each `block_size` entries of the flattened factor share a scale, which maps their largest to `max_code`."""
+    """Integers `qmin`..`qmax` with a float16 scale for each block of `block_size` entries of the flattened factor.
+
+    The scale maps the largest magnitude of a block to `max_code` steps.
+    """
 
     qmin: int
     qmax: int
@@ -54,7 +60,7 @@ class BlockIntFormat(NamedTuple):
     block_size: int
 
     def quantize(self, x: Tensor, solve: SolveFactor | None = None) -> tuple[Tensor, Tensor]:
-        """int8 codes in the shape of `x`, and float16 scales (blocks, 1), rounded before any code is."""
+        """int8 codes in the shape of `x`, and float16 scales (blocks, 1). Codes refer to the rounded scales."""
         blocks = x.float().reshape(-1, self.block_size)
         scales = (blocks.abs().amax(1, keepdim=True) / self.max_code).clamp_max(FLOAT16_MAX).half()
         step = scales.float().expand_as(blocks).reshape(x.shape)
@@ -64,17 +70,22 @@ class BlockIntFormat(NamedTuple):
         return torch.where(step > 0, x.float() / step, 0.0).round().clamp(self.qmin, self.qmax).to(torch.int8)
 
     def dequantize(self, codes: Tensor, scales: Tensor) -> Tensor:
+        """float32 values in the shape of `codes`. Raises `CorruptFileError` for codes or scales out of range."""
         if (codes < self.qmin).any() or (codes > self.qmax).any():
-            raise CorruptFileError(f"a factor's code lies outside {self.qmin}..{self.qmax}")
+            raise CorruptFileError(
+                f"codes {codes.min()}..{codes.max()} of a low-rank factor lie outside {self.qmin}..{self.qmax}"
+            )
         if not ((scales >= 0) & scales.isfinite()).all():
-            raise CorruptFileError("a factor's scale is negative or not finite")
+            raise CorruptFileError(f"a scale of a low-rank factor is negative or not finite ({scales.min():g})")
         return (codes.float().reshape(-1, self.block_size) * scales.float()).reshape(codes.shape)
 
 
 class IntFactors(LowRankFactors):
+    """Both factors as integers with float16 scales."""
+
     @abstractmethod
     def formats(self, rows: int, columns: int, rank: int) -> tuple[BlockIntFormat, BlockIntFormat]:
-        """Of A and of B; their blocks divide them."""
+        """The formats of A (R, r) and of B (r, C). The block sizes divide the numbers of entries."""
 
     def arrays(self, rows: int, columns: int, rank: int) -> ArraySpecs:
         forms = self.formats(rows, columns, rank)
@@ -97,11 +108,11 @@ class IntFactors(LowRankFactors):
 
 @register
 class PerRowFactors(IntFactors):
-    """Symmetric integers of `bits` bits with a scale for each row of A and each row of B."""
+    """Symmetric integers of `bits` bits, with one scale for each row of A (R, r) and each row of B (r, C)."""
 
     def __init__(self, *, bits: int = 4) -> None:
         if not 2 <= bits <= 8:
-            raise RecipeError(f"a factor has 2 to 8 bits, not {bits}", where="PerRowFactors.bits")
+            raise RecipeError(f"bits must be 2 to 8, got {bits}", where="PerRowFactors.bits")
         self.top = 2 ** (bits - 1) - 1
 
     def formats(self, rows: int, columns: int, rank: int) -> tuple[BlockIntFormat, BlockIntFormat]:
@@ -112,18 +123,17 @@ class PerRowFactors(IntFactors):
 
 @register
 class AsymmetricFactors(IntFactors):
-    """A in 2 bits (-2..1, one scale), B in 4 (-8..7, a scale for each `group_size` of its entries, row after row).
+    """A in 2 bits (-2..1, one scale), B in 4 bits (-8..7, one scale for each `group_size` entries in row-major order).
 
-    peak: how many steps of A its largest entry is. Where the group does not divide B: `PerRowFactors` of 4 bits.
+    max_code: largest magnitude of A in steps, before clamping. If `group_size` does not divide the number of entries of
+    B, both factors are stored as `PerRowFactors(bits=4)`.
     """
 
     def __init__(self, *, group_size: int = 64, max_code: float = 1.5) -> None:
         if group_size < 1:
-            raise RecipeError(f"a group has at least one entry, not {group_size}", where="AsymmetricFactors.group_size")
+            raise RecipeError(f"group_size must be at least 1, got {group_size}", where="AsymmetricFactors.group_size")
         if not max_code >= 1:
-            raise RecipeError(
-                f"the largest entry is at least one step, not {max_code}", where="AsymmetricFactors.max_code"
-            )
+            raise RecipeError(f"max_code must be at least 1 step, got {max_code}", where="AsymmetricFactors.max_code")
         self.group_size, self.max_code, self.fallback = group_size, max_code, PerRowFactors(bits=4)
 
     def formats(self, rows: int, columns: int, rank: int) -> tuple[BlockIntFormat, BlockIntFormat]:

@@ -1,4 +1,4 @@
-"""What one pass of encoding shares: the device, the threads that work on matrices, the factors of Hessians."""
+"""Resources shared by the encoding of all tensors: device, worker threads, and factors of Hessians."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ R = TypeVar("R")
 
 
 class EncodingSession:
-    """Owned by whoever encodes: for one pass over a model, or for all probes of a search for a size.
+    """Device, workers and caches for one pass over a model, or for all trials of a size search.
 
-    workers: threads, each with one thread of torch's; None: as many as torch would use. Codes do not depend on it.
-    device: where codecs work; None: the CPU. It also stands for a device without float64 (MPS): Hessians are factored in it.
-    remark: all that, for the log.
+    workers: number of threads, each with one torch thread; None: `torch.get_num_threads()`. Codes do not depend on it.
+    device: where codecs compute; None is the CPU. The CPU also replaces a device without float64 (MPS), in which
+    Hessians are factored.
+    description: a line about both, for the log.
     """
 
     def __init__(self, workers: int | None = None, device: torch.device | None = None) -> None:
         wanted, cpu = device or torch.device("cpu"), torch.device("cpu")
         self.device = wanted if wanted.type in ("cpu", "cuda") else cpu
         self.workers = workers or torch.get_num_threads()
-        said = "as set" if workers else "as many as torch has"
-        unable = "" if self.device == wanted else f" ({wanted} has no float64)"
-        self.description = f"encoding on {self.device}{unable}, {self.workers} threads ({said})"
-        self._flat: dict[int, FactorCache] = {}  # by width
+        origin = "as set" if workers else "torch's default"
+        fallback = "" if self.device == wanted else f" ({wanted} has no float64)"
+        self.description = f"encoding on {self.device}{fallback}, {self.workers} threads ({origin})"
+        self._identity_caches: dict[int, FactorCache] = {}  # by number of columns
 
     def to_device(self, stats: StatsByPath) -> dict[str, MatrixStats]:
-        """The statistics on the device, with a cache for each distinct Hessian. Placed statistics come back as they are, so
-        whoever encodes more than once places them once, and nothing is factored twice."""
+        """The statistics on the session's device, with a factor cache for each distinct Hessian.
+
+        Statistics that this method has returned before are returned unchanged, so that a caller that encodes repeatedly
+        transfers and factorizes each Hessian once.
+        """
         caches, found = dict[int, FactorCache](), dict[str, MatrixStats]()
         for path, known in stats.items():
             if known.cache and known.cache.hessian is known.hessian and known.hessian.device.type == self.device.type:
@@ -48,16 +52,16 @@ class EncodingSession:
         return found
 
     def identity_stats(self, rows: int, columns: int) -> MatrixStats:
-        """Statistics that prefer nothing (`stats.identity_stats`), with one Hessian for all matrices of this width."""
+        """`stats.identity_stats`, with one Hessian and cache shared by all matrices of this number of columns."""
         known = identity_stats(rows, columns)
-        cache = self._flat.setdefault(columns, FactorCache(known.hessian))
+        cache = self._identity_caches.setdefault(columns, FactorCache(known.hessian))
         return known._replace(hessian=cache.hessian, cache=cache)
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """The results in the order of the items, as they come. The work itself must not call `map`.
+        """Yield `work(item)` in the order of the items. `work` must not call `map` itself.
 
-        Torch works with one thread on each item, however many workers there are: sums in another order would be other
-        codes.
+        Each item is computed with one torch thread, whatever the number of workers: more threads could change the order
+        of floating-point sums, and with it the codes.
         """
         items = list(items)
         if self.workers == 1 or len(items) < 2:
@@ -72,7 +76,7 @@ class EncodingSession:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Torch works with one thread for as long as the block runs."""
+    """Limit torch to one thread inside the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

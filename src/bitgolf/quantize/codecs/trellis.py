@@ -1,4 +1,4 @@
-"""The codec of least error for its bytes: a trellis within GPTQ, steps by sensitivity, indices coded by what the state allows."""
+"""Trellis-coded quantization with GPTQ feedback, steps by sensitivity, and entropy coding conditioned on the state."""
 
 from __future__ import annotations
 
@@ -40,20 +40,22 @@ from bitgolf.quantize.codecs.viterbi import Floats, round_scalar, viterbi_kernel
 from bitgolf.quantize.stats import MatrixStats
 
 TRELLIS_MSE = {1: 0.08333, 4: 0.06626, 8: 0.0649, 16: 0.06399, 32: 0.06304, 64: 0.0624, 128: 0.06175, 256: 0.06128}
-"""states -> mean square error at high rate, in squared steps: measured by `bench/rate_distortion.py --errors`."""
+"""Number of states -> mean squared error at high rate, in squared steps, by `bench/rate_distortion.py --errors`."""
 MAX_UNSOLVED_INDEX = 96
-"""The largest index that a weight may need as it stands; GPTQ adds to it what other columns lost."""
+"""Largest index that an unmodified weight may need; the rest of the int8 range is headroom for error feedback."""
 
 
 @register
 class TrellisCodec(Codec):
-    """Indices of a trellis of so many `states` (one: plain rounding) that runs down the rows of each column.
+    """Trellis-coded quantization: the rows of each column are one sequence through a trellis of `states` states.
 
-    bits: what a weight of the matrices of this rule costs in the mean, estimated from their spreads; it decides the unit
-    of all steps, and `allocation` who gets smaller ones.
-    rate: how much the search minds bits; at 1 it gives up error for them at the very price that a finer step would pay: best
-    by error alone, but it draws weights towards zero, and a loss that has a slope there feels that (`bench/compression.py`).
-    solve: how the columns answer for one another's errors; None rounds each by itself.
+    bits: mean bits per weight over the matrices of the rule, estimated from their standard deviations. It determines
+    the global step; `allocation` determines the relative steps.
+    states: 1 is scalar rounding.
+    rate_weight: weight of the bit cost in the Viterbi search (lambda of the rate-distortion objective); 0 minimizes
+    distortion alone. 1 trades error for bits at the same rate as the global step does, which minimizes the error for
+    given bytes, but biases weights towards zero. That bias can raise the loss (`bench/compression.py`).
+    solver: GPTQ error feedback between columns; None quantizes each column independently.
     """
 
     def __init__(
@@ -66,11 +68,9 @@ class TrellisCodec(Codec):
         solver: Spec[GPTQ] | None = part(GPTQ),
     ) -> None:
         if not 0 < bits <= 7:
-            raise RecipeError(
-                f"a weight has more than 0 and at most 7 bits here, not {bits}", where="TrellisCodec.bits"
-            )
+            raise RecipeError(f"bits must be above 0 and at most 7 per weight, got {bits}", where="TrellisCodec.bits")
         if not 0 <= rate_weight <= 2:
-            raise RecipeError(f"rate_weight is 0 to 2, not {rate_weight}", where="TrellisCodec.rate_weight")
+            raise RecipeError(f"rate_weight must be 0 to 2, got {rate_weight}", where="TrellisCodec.rate_weight")
         self.grid, self.bits, self.rate_weight = TrellisGrid(states), bits, rate_weight
         self.allocation, self.solver = allocation(), (solver or part(GPTQ, order="given"))()
         self.solved = solver is not None
@@ -95,53 +95,54 @@ class TrellisCodec(Codec):
     def fit_encode(
         self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession | None = None
     ) -> RuleEncoding:
-        """With the one global step at which all matrices together have the bits they may have."""
+        """Encode with one global step, at which all matrices of the rule together average `bits` bits per weight."""
         session = session or EncodingSession()
 
-        def wanted(path: str) -> RateHistogram:
+        def histogram(path: str) -> RateHistogram:
             with error_location(path):
                 w = _matrix(weights[path])
                 return rate_histogram([(w, self._factor_and_steps(w, stats.get(path), session)[1])])
 
-        widest = sorted(weights, key=lambda path: -matrix_shape(tuple(weights[path].shape))[1])  # they factor longest
-        unit = RateHistogram.sum(session.map(wanted, widest)).solve_global_step(self.bits, self.rate_weight)
+        widest = sorted(weights, key=lambda path: -matrix_shape(tuple(weights[path].shape))[1])  # slowest to factorize
+        total = RateHistogram.sum(session.map(histogram, widest))
+        log2_step = total.solve_global_step(self.bits, self.rate_weight)
 
         def work(path: str) -> tuple[str, EncodedTensor]:
             with error_location(path):
-                return path, self._encoded(weights[path], stats.get(path), session, unit)
+                return path, self._encoded(weights[path], stats.get(path), session, log2_step)
 
         matrices = f"{len(weights)} {'matrix' if len(weights) == 1 else 'matrices'}"
-        chosen = f"trellis of {self.grid.states} states, {self.bits:g} bits a weight over {matrices}, compiled by numba"
-        return RuleEncoding(session.map(work, largest_first(weights)), chosen)
+        summary = (
+            f"trellis of {self.grid.states} states, {self.bits:g} bits per weight over {matrices}, compiled by numba"
+        )
+        return RuleEncoding(session.map(work, largest_first(weights)), summary)
 
     def encode(
         self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
     ) -> EncodedTensor:
-        """On the CPU, wherever the weights and the Hessian lie; the Hessian is factored where it is."""
+        """The code of `w`. Runs on the CPU, except for the factorization, which runs on the device of the Hessian."""
         return self._encoded(w, stats, session or EncodingSession())
 
     def _encoded(
-        self, w: Tensor, stats: MatrixStats | None, session: EncodingSession, unit: float | None = None
+        self, w: Tensor, stats: MatrixStats | None, session: EncodingSession, log2_step: float | None = None
     ) -> EncodedTensor:
-        """unit: log2 of the global step; None is the one at which this matrix alone has its bits."""
+        """log2_step: log2 of the global step; None solves for the step at which this matrix alone averages `bits`."""
         w = _matrix(w)
         factor, steps = self._factor_and_steps(w, stats, session)
-        code = _code_header(
-            w,
-            steps,
-            rate_histogram([(w, steps)]).solve_global_step(self.bits, self.rate_weight) if unit is None else unit,
-        )
+        if log2_step is None:
+            log2_step = rate_histogram([(w, steps)]).solve_global_step(self.bits, self.rate_weight)
+        code = _code_header(w, steps, log2_step)
         order, step = _row_order(code), _step_matrix(code)
         shrink = (self.rate_weight * TRELLIS_MSE[self.grid.states] * (step / local_std(w).numpy()) ** 2).astype(
             np.float32
         )
-        turns = factor.permutation.numpy()
-        shrink, step = (np.ascontiguousarray(x[order][:, turns].T) for x in (shrink, step))
-        points = np.empty(step.shape, np.int16)  # (C, R), in the order of their turns
+        permutation = factor.permutation.numpy()
+        shrink, step = (np.ascontiguousarray(x[order][:, permutation].T) for x in (shrink, step))
+        points = np.empty(step.shape, np.int16)  # (C, R), columns in solving order
         self.solver.quantize_columns(
             w[torch.from_numpy(order)][None], [factor], self._block_rounding(step, shrink, points)
         )
-        code["codes"][:, turns] = points.T >> 1
+        code["codes"][:, permutation] = points.T >> 1
         return code
 
     def _factor_and_steps(
@@ -154,19 +155,19 @@ class TrellisCodec(Codec):
         )
 
     def _block_rounding(self, step: Floats, shrink: Floats, points: NDArray[np.int16]) -> RoundBlock:
-        """Rounds the columns of one matrix to the trellis's points, which it writes."""
+        """A block rounder for one matrix, which writes the trellis points of each column to `points` (C, R)."""
         if self.grid.states == 1:
 
-            def column(turn: int, column: Tensor) -> Tensor:
-                points[turn] = round_scalar(column[0].numpy() / step[turn], shrink[turn])
-                return torch.from_numpy(np.float32(0.5) * points[turn] * step[turn])[None]
+            def round_column(position: int, column: Tensor) -> Tensor:
+                points[position] = round_scalar(column[0].numpy() / step[position], shrink[position])
+                return torch.from_numpy(np.float32(0.5) * points[position] * step[position])[None]
 
-            return columnwise(column)
+            return columnwise(round_column)
 
         def block(start: int, block: Tensor, upper: Tensor) -> Tensor:
             own, (search, round_columns) = slice(start, start + block.shape[1]), viterbi_kernels()
-            machine = self.grid.previous_state
-            round_columns(search, block[0].numpy(), upper[0].numpy(), step[own], shrink[own], machine, points[own])
+            preceding = self.grid.previous_state
+            round_columns(search, block[0].numpy(), upper[0].numpy(), step[own], shrink[own], preceding, points[own])
             return torch.from_numpy(np.float32(0.5) * points[own] * step[own])[None]
 
         return block
@@ -174,13 +175,13 @@ class TrellisCodec(Codec):
     def decode(self, code: EncodedTensor, shape: Shape) -> Tensor:
         self.check_layout(code, shape)
         if not (np.isfinite(code["global_step"]).all() and (code["global_step"] > 0).all()):
-            raise CorruptFileError("the unit of the steps is none")
+            raise CorruptFileError(f"the global step must be positive and finite, found {code['global_step']}")
         points = 2 * code["codes"].astype(np.int16) + self.grid.half_offsets(code["codes"])
         w, order = np.empty(points.shape, np.float32), _row_order(code)
         with np.errstate(over="ignore", invalid="ignore"):
             w[order] = np.float32(0.5) * points * _step_matrix(code)[order]
         if not np.isfinite(w).all():
-            raise CorruptFileError("a step is beyond float32")
+            raise CorruptFileError("a decoded weight is beyond float32: a stored step is too large")
         return torch.from_numpy(w).reshape(shape)
 
     def context_model(self, name: str, shape: Shape) -> TrellisContext:
@@ -188,7 +189,7 @@ class TrellisCodec(Codec):
 
 
 class TrellisContext:
-    """A walk down the rows: where each column's machine stands, and so which half of the points may follow."""
+    """Context model of the indices: the lowest bit of each column's trellis state, which selects the allowed points."""
 
     def __init__(self, grid: TrellisGrid, columns: int) -> None:
         self.grid, self.state = grid, np.zeros(columns, np.uint8)
@@ -201,10 +202,13 @@ class TrellisContext:
         self.state = self.grid.next_state[self.state, row & 1]
 
 
-def _code_header(w: Tensor, steps: LogSteps, unit: float) -> EncodedTensor:
-    """A code without its indices. No step is so small that an index would not fit its byte: columns give way where most
-    of their rows ask for it, and rows for what is left."""
-    sizes = np.log2(np.abs(w.numpy()).clip(1e-30)) - math.log2(MAX_UNSOLVED_INDEX) - unit - steps.rows.numpy()[:, None]
+def _code_header(w: Tensor, steps: LogSteps, log2_step: float) -> EncodedTensor:
+    """A code with steps and uninitialized indices. log2_step: log2 of the global step.
+
+    Steps are raised where an index would exceed int8: first of columns in which most rows need it, then of rows.
+    """
+    sizes = np.log2(np.abs(w.numpy()).clip(1e-30)) - math.log2(MAX_UNSOLVED_INDEX) - log2_step
+    sizes = sizes - steps.rows.numpy()[:, None]
     columns = np.maximum(steps.columns.numpy(), np.median(sizes, 0))
     column_codes, column_least = log_steps.encode_log_steps(columns)
     over = (sizes - column_least - np.log2(log_steps.decode_log_steps(column_codes))).max(1)
@@ -213,25 +217,28 @@ def _code_header(w: Tensor, steps: LogSteps, unit: float) -> EncodedTensor:
         "codes": np.empty(tuple(w.shape), np.int8),
         "rows": row_codes,
         "columns": column_codes,
-        "global_step": np.array([2.0 ** (unit + row_least + column_least)], np.float32),
+        "global_step": np.array([2.0 ** (log2_step + row_least + column_least)], np.float32),
     }
 
 
 def _row_order(code: EncodedTensor) -> NDArray[np.intp]:
-    """The rows as the trellis goes through them: small steps first. Where rows of few bits and of many took turns, the
-    former would often stand at a point between steps, which costs them a bit that they have not."""
+    """(R,) order of the rows in the trellis, by increasing step.
+
+    If rows of low and high rate alternated, low-rate rows would often be restricted to the points at half steps, which
+    exclude zero and cost about one bit per weight.
+    """
     return np.argsort(code["rows"], kind="stable")
 
 
 def _step_matrix(code: EncodedTensor) -> NDArray[np.float32]:
-    """(rows, columns), the same float32 for reader and writer."""
+    """(R, C) steps in float32, computed identically in encoder and decoder."""
     return (code["global_step"] * log_steps.decode_log_steps(code["rows"]))[:, None] * log_steps.decode_log_steps(
         code["columns"]
     )
 
 
 def _column_sensitivity(factor: InverseCholesky) -> Tensor:
-    """(C,) what an error of 1 costs, by column of the matrix, once the columns after it have answered; dead ones nothing."""
+    """(C,) cost of a unit error in each column after GPTQ compensates for it; 0 for columns without input."""
     pivots = torch.empty(len(factor.permutation))
     pivots[factor.permutation] = factor.upper.diagonal().double().pow(-2).float().where(~factor.dead, 0.0)
     return pivots

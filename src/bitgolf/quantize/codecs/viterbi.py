@@ -1,6 +1,6 @@
-"""Viterbi search for the trellis codec: one column, and a block of columns with GPTQ's error feedback.
+"""Viterbi search of the trellis codec: for one column, and for a block of columns with GPTQ error feedback.
 
-Both functions are plain Python that numba compiles unchanged; they hold no lock of the interpreter while they run.
+Both functions are plain Python that numba compiles unchanged. The compiled versions release the GIL.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from bitgolf.grids.trellis import MAX_INDEX, MIN_INDEX, TrellisGrid
 
 Floats = NDArray[np.float32]
 PreviousState = NDArray[np.uint32]
-"""(2, states): the state before each state, by the parity of the index between them (`TrellisGrid.previous_state`)."""
+"""(2, states): predecessor of each state, by the parity of the transition's index; `TrellisGrid.previous_state`."""
 
 
 def viterbi_search(x: Floats, shrink: Floats, preceding: PreviousState, points: NDArray[np.int16]) -> None:
-    """Fill `points` (n,), 2 index + z0, with the path from state 0 that makes Σ (x - v)² + shrink v² least, v = point / 2.
+    """Write to `points` (n,) the path from state 0 that minimizes Σ (x - v)² + shrink v², with v = point / 2.
 
-    x: the sequence in steps.  shrink (n,): what a bit costs, as the square of the value that needs it (Gaussian tails).
-    Both ways into a state have the same z0: 0 for the lower half of the states, 1 for the upper. So the inner loops have
-    no branch. Of two equal paths into a state the one with the even index is taken.
+    x: (n,), the values in units of the step.  shrink: (n,), coefficient of the bit cost, which is quadratic in the
+    value for Gaussian weights.  preceding: `TrellisGrid.previous_state`.  A point is 2 index + z0.
+    Both transitions into a state have the same z0 (0 for the lower half of the states, 1 for the upper), so the inner
+    loops need no branch. Of two paths of equal cost the one with the even index is taken.
     """
     n, states = len(x), preceding.shape[1]
     half = states // 2
     cost, least = np.full(states, np.inf, np.float32), np.empty(states, np.float32)
     cost[0] = 0.0
-    odd = np.empty((n, states), np.uint8)  # the parity of the index by which the best path came to a state
-    taken = np.zeros((n, 4), np.int16)  # the index by (z0, parity)
+    odd = np.empty((n, states), np.uint8)  # parity of the index on the best transition into each state
+    taken = np.zeros((n, 4), np.int16)  # best index, by (z0, parity)
     added = np.zeros(2, np.float32)
     for i in range(n):
         weight = np.float32(1.0) + shrink[i]
-        centre = x[i] / weight  # where the cost is least; it rises with the distance from there
+        centre = x[i] / weight  # minimum of the quadratic cost
         for z0 in range(2):
             offset = np.float32(0.5) * np.float32(z0)
             below = min(max(np.floor(centre - offset), np.float32(MIN_INDEX)), np.float32(MAX_INDEX - 1))
-            for m in (below, below + np.float32(1.0)):  # neighbours: one of each parity, also at the ends
+            for m in (below, below + np.float32(1.0)):  # neighbours, one of each parity, also after clamping
                 parity, away = int(m) & 1, m + offset - centre
                 taken[i, 2 * z0 + parity], added[parity] = int(m), weight * away * away
             if_even, if_odd = added[0], added[1]
@@ -63,10 +64,11 @@ def quantize_columns(
     preceding: PreviousState,
     points: NDArray[np.int16],
 ) -> None:
-    """Fill `points` (B, R) with those of the columns of `block` (B, R), each with the errors of those before it fed in.
+    """Write to `points` (B, R) the trellis points of B columns, with GPTQ error feedback between them.
 
-    find: `viterbi_search`.  upper (B, B): the part of `gptq.InverseCholesky.upper` on the diagonal.  step, shrink: (B, R).
-    `block` is changed in place: it holds each column as it stood when it was rounded.
+    search: `viterbi_search`, plain or compiled.
+    block: (B, R), the columns; changed in place to the values that are rounded, which include the feedback.
+    upper: (B, B), the diagonal block of `gptq.InverseCholesky.upper`.  step, shrink: (B, R).
     """
     error = np.empty(block.shape[1], np.float32)
     for j in range(len(block)):
@@ -79,13 +81,15 @@ def quantize_columns(
 
 
 class ViterbiKernels(NamedTuple):
+    """`viterbi_search` and `quantize_columns`, compiled by numba."""
+
     search: Callable[..., None]
     round_columns: Callable[..., None]
 
 
 @cache
 def viterbi_kernels() -> ViterbiKernels:
-    """The same in machine code: made once for each process, in about two seconds."""
+    """The compiled functions. The first call in a process compiles them, which takes about two seconds."""
     import numba
 
     jit: Any = numba.njit(nogil=True, cache=False, fastmath=False)
@@ -93,7 +97,7 @@ def viterbi_kernels() -> ViterbiKernels:
 
 
 def best_path(grid: TrellisGrid, x: Floats, shrink: Floats) -> NDArray[np.int16]:
-    """(n,) the best points of one sequence, in half steps: 2 index + z0."""
+    """(n,) the points of minimal cost for one sequence (see `viterbi_search`), in half steps: 2 index + z0."""
     if grid.states == 1:
         return round_scalar(x, shrink)
     points = np.empty(len(x), np.int16)
@@ -102,5 +106,5 @@ def best_path(grid: TrellisGrid, x: Floats, shrink: Floats) -> NDArray[np.int16]
 
 
 def round_scalar(x: Floats, shrink: Floats) -> NDArray[np.int16]:
-    """`best_path` for a single state, for arrays of any shape: every index may follow, so each is chosen by itself."""
+    """`best_path` for one state and arrays of any shape. Without constraints each index is chosen independently."""
     return 2 * np.clip(np.rint(x / (1 + shrink)), MIN_INDEX, MAX_INDEX).astype(np.int16)

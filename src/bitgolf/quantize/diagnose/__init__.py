@@ -1,1 +1,1 @@
-"""Checks on a quantized model: calibration, fake quantization, encoded matrices."""
+"""Checks on a quantized model: its calibration, fake quantization and encoded matrices."""

@@ -1,5 +1,6 @@
-"""The quantization doctor: whether calibration, training and recipe fit the model that is stored. One small function for
-each alarm; those that look at codes alone are in `symptoms`.
+"""Checks of a quantized model against its calibration, training and recipe. One function for each finding.
+
+Checks of the codes themselves are in `code_checks`.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from bitgolf.quantize.diagnose.quantized_model import Check, QuantizationFinding
 from bitgolf.quantize.encoding import Roles, Rules
 from bitgolf.quantize.stats import StatsByPath
 
-MAX_DISTANCE_RATIO = 3.0  # times what chance explains (see `calibration_mismatch`)
-NEGLIGIBLE_DISTANCE = 0.05  # a distance of Hessians that is none
-MAX_DEAD_SHARE = 0.01  # a larger share of columns or outputs without any signal is worth a word
-TRIAL_WEIGHTS = 1 << 19  # weights on which a knob is turned
+MAX_DISTANCE_RATIO = 3.0  # times the expected sampling error (see `calibration_mismatch`)
+NEGLIGIBLE_DISTANCE = 0.05  # relative distance of Hessians that counts as 0
+MAX_DEAD_SHARE = 0.01  # a larger share of columns or outputs without signal is reported
+TRIAL_WEIGHTS = 1 << 19  # weights that are encoded to test a setting
 
 
-def diagnose(patient: QuantizedModel) -> list[QuantizationFinding]:
-    """All alarms, errors first."""
+def diagnose(model: QuantizedModel) -> list[QuantizationFinding]:
+    """The findings of all checks, errors first, then warnings and notes."""
     order = ("error", "warning", "note")
     return sorted(
-        (a for run in (*CHECKS, *code_checks.CHECKS) for a in run(patient)),
-        key=lambda alarm: order.index(alarm.severity),
+        (finding for check in (*CHECKS, *code_checks.CHECKS) for finding in check(model)),
+        key=lambda finding: order.index(finding.severity),
     )
 
 
@@ -42,13 +43,13 @@ def diagnose(patient: QuantizedModel) -> list[QuantizationFinding]:
 
 
 def calibration_mismatch(p: QuantizedModel) -> Iterator[QuantizationFinding]:
-    """Hessians that are not those of the model that runs: a loop seen flat (spec, 2.5), other weights, another tokenizer.
+    """Stored Hessians that differ from those of the model: a single pass of a loop, other weights, another tokenizer.
 
-    The distance is compared with what chance explains, estimated from two halves of a small calibration. On a model of
-    5.3 M parameters (7 layers of 256, 65,536 tokens stored, 2,048 or 8,192 seen) it was at most 2.4 times that where
-    nothing was wrong, and in the worst matrix 12 and 24 times with permuted tokens, 7 and 10 times with weights that
-    were off by 0.3 of their spread. Windows of an eighth, or weights off by 0.1, stay below: only the keys of the
-    stages catch them.
+    The distance is divided by the expected sampling error, which two halves of a small calibration give. On a model of
+    5.3 M parameters (7 layers of width 256, 65,536 stored tokens, 2,048 or 8,192 measured tokens) the ratio was at most
+    2.4 for correct statistics. In the worst matrix it was 12 and 24 with permuted tokens, and 7 and 10 with weight
+    errors of 0.3 standard deviations. Windows of an eighth of the length, and weight errors of 0.1 standard deviations,
+    stay below the limit; only the keys of the stages reveal them.
     """
     if not (p.stats and p.remeasured):
         return
@@ -56,9 +57,9 @@ def calibration_mismatch(p: QuantizedModel) -> Iterator[QuantizationFinding]:
         yield QuantizationFinding(
             "other-model",
             "error",
-            "the calibration is of a model with other matrices",
+            "the calibration belongs to a model with other matrices",
             first_and_count(odd),
-            "--from calibrate",
+            "run again with --from calibrate",
         )
         return
     far = {path: hessian_distance(p.stats, p.remeasured, path) for path in p.stats}
@@ -66,12 +67,18 @@ def calibration_mismatch(p: QuantizedModel) -> Iterator[QuantizationFinding]:
     if wrong:
         worst = wrong[0]
         ratio = p.stats[worst].hessian.trace() / _mean_hessian(p.remeasured, worst).trace().clamp_min(1e-30)
-        message = f"{len(wrong)} of {len(far)} stored Hessians are not those of the model that runs: the worst is {far[worst]:.1f} times farther than chance explains, with {ratio:.2f} times the trace"
-        yield QuantizationFinding("other-model", "error", message, first_and_count(wrong), "calibrate the model that is scored: its loops, its averaged weights, its tokenizer (--from calibrate)")  # fmt: skip
+        message = (
+            f"{len(wrong)} of {len(far)} stored Hessians differ from those of the model: the largest distance is "
+            f"{far[worst]:.1f} times the sampling error, and the stored trace {ratio:.2f} times the measured one"
+        )
+        yield QuantizationFinding("other-model", "error", message, first_and_count(wrong), "calibrate the model that is scored, with its loops, averaged weights and tokenizer (run again with --from calibrate)")  # fmt: skip
 
 
 def hessian_distance(stored: StatsByPath, seen: tuple[StatsByPath, StatsByPath], path: str) -> float:
-    """How many times farther apart stored and seen Hessian are than samples of their sizes would be by chance."""
+    """Frobenius distance between stored and measured Hessian, in units of the sampling error expected for their sizes.
+
+    seen: statistics of two halves of the measurement. Returns 0 for negligible distances.
+    """
     a, b, mean = seen[0][path].hessian, seen[1][path].hessian, _mean_hessian(seen, path)
     few, many = seen[0][path].tokens + seen[1][path].tokens, max(stored[path].tokens, 1)
     apart, size = float((stored[path].hessian - mean).norm()), float(mean.norm())
@@ -93,11 +100,12 @@ def _misshapen(a: StatsByPath, b: StatsByPath) -> set[str]:
 
 
 def too_few_calibration_tokens(p: QuantizedModel) -> Iterator[QuantizationFinding]:
+    """Fewer calibration tokens than columns, or many inputs or outputs whose statistics are zero."""
     stored = p.stats or {}
     hint = "calibrate on more text: --set calibrate.source.batches=..."
     if few := [path for path, s in stored.items() if s.tokens < len(s.hessian)]:
         s = stored[few[0]]
-        yield QuantizationFinding("thin-calibration", "warning", f"{s.tokens:,} tokens are fewer than {len(s.hessian):,} columns: the Hessian knows nothing of the rest", first_and_count(few), hint)  # fmt: skip
+        yield QuantizationFinding("thin-calibration", "warning", f"{s.tokens:,} tokens are fewer than {len(s.hessian):,} columns, so the Hessian is singular", first_and_count(few), hint)  # fmt: skip
     signals: dict[str, dict[str, Tensor]] = {
         "inputs": {path: s.hessian.diagonal() for path, s in stored.items()},
         "outputs": {path: s.output_fisher for path, s in stored.items()},
@@ -106,60 +114,69 @@ def too_few_calibration_tokens(p: QuantizedModel) -> Iterator[QuantizationFindin
         dead = {path: float((x <= 0).float().mean()) for path, x in found.items()}
         if bare := [path for path, share in dead.items() if share > MAX_DEAD_SHARE]:
             worst = max(dead.values())
-            yield QuantizationFinding("dead-" + name, "warning", f"calibration saw no signal in up to {worst:.1%} of the {name}", first_and_count(bare), hint)  # fmt: skip
+            yield QuantizationFinding("dead-" + name, "warning", f"the statistics are zero for up to {worst:.1%} of the {name}", first_and_count(bare), hint)  # fmt: skip
 
 
-# ---- training and storing ----------------------------------------------------------------------------------------
+# ---- training and storage ----------------------------------------------------------------------------------------
 
 
 def qat_mismatch(p: QuantizedModel) -> Iterator[QuantizationFinding]:
-    """Training rounded otherwise than the codecs do."""
+    """Fake quantization in training that differs from the codecs (see `qat_mismatches`)."""
     for line in qat_mismatches(p.model, p.rules):
-        path, _, cause = line.partition(": ")
+        path, _, message = line.partition(": ")
         yield QuantizationFinding(
-            "other-rounding", "error", cause, path, "give view and codec the same grid, clip and pruning"
+            "other-rounding",
+            "error",
+            message,
+            path,
+            "give the weight transform and the codec the same grid, clip and pruned share",
         )
 
 
 def drop_unmatched_rules(rules: Rules, roles: Roles) -> tuple[Rules, list[QuantizationFinding]]:
-    """The rules that take something, and an alarm for each other one. Raises where a parameter has no rule at all."""
-    dead = {i: cause for i, (paths, cause) in enumerate(matches(rules, roles, where="quantize")) if not paths}
-    alarms = [
-        QuantizationFinding("dead-rule", "error", cause, f"quantize.{i}", "remove it, or put it earlier")
-        for i, cause in dead.items()
+    """The rules that match a parameter, and a finding for each rule that matches none.
+
+    Raises `RecipeError` if a parameter has no rule.
+    """
+    dead = {i: message for i, (paths, message) in enumerate(matches(rules, roles, where="quantize")) if not paths}
+    findings = [
+        QuantizationFinding("dead-rule", "error", message, f"quantize.{i}", "remove the rule, or put it earlier")
+        for i, message in dead.items()
     ]
-    return tuple(rule for i, rule in enumerate(rules) if i not in dead), alarms
+    return tuple(rule for i, rule in enumerate(rules) if i not in dead), findings
 
 
 def settings_without_effect(p: QuantizedModel) -> Iterator[QuantizationFinding]:
-    """Settings of a codec that change not one code when they are set back to their default.
+    """Codec settings whose default value gives exactly the same codes.
 
-    Tried on the smallest matrices of a rule, as many as have half a million weights.
+    Tested on the smallest tensors of a rule, up to `TRIAL_WEIGHTS` weights but at least one tensor.
     """
     for i, paths in enumerate(assign_to_rules(p.rules, p.roles, where="quantize")):
         use, weights = p.rules[i]["use"], _smallest(p.weights, paths)
-        turned = list(_with_default_restored(use))
-        known = EncodingSession().to_device(
+        variants = list(_with_default_restored(use))
+        stats = EncodingSession().to_device(
             {path: p.stats[path] for path in weights if path in p.stats} if p.stats else {}
         )
-        written = _encode_or_none(use, weights, known) if turned else None
-        for knob, variant in turned:
-            if written is not None and _equal_codes(written, _encode_or_none(variant, weights, known)):
-                cause = f"{use[knob]!r} changes nothing against the default, in the {len(weights)} of {len(paths)} tensors that were tried"
-                yield QuantizationFinding("idle-knob", "note", cause, f"quantize.{i}.use.{knob}", "leave it out")
+        codes = _encode_or_none(use, weights, stats) if variants else None
+        for setting, variant in variants:
+            if codes is not None and _equal_codes(codes, _encode_or_none(variant, weights, stats)):
+                tested = f"{len(weights)} of {len(paths)} tensors tested"
+                message = f"{use[setting]!r} gives the same codes as the default ({tested})"
+                where = f"quantize.{i}.use.{setting}"
+                yield QuantizationFinding("idle-knob", "note", message, where, "remove the setting from the recipe")
 
 
 def _with_default_restored(use: Spec[Codec]) -> Iterator[tuple[str, Spec[Codec]]]:
-    """Path of each setting that is not its default, and the codec with that one set back."""
+    """(path, codec) for each setting that differs from its default: the codec with this setting at its default."""
     for path, node in use.walk():
         for name, (_, default) in schema(node.cls).items():
-            knob = f"{path}.{name}" if path else name
-            if default is not inspect.Parameter.empty and (variant := use.set(knob, default)) != use:
-                yield knob, variant
+            setting = f"{path}.{name}" if path else name
+            if default is not inspect.Parameter.empty and (variant := use.set(setting, default)) != use:
+                yield setting, variant
 
 
 def _smallest(weights: Mapping[str, Tensor], paths: list[str]) -> dict[str, Tensor]:
-    """The smallest tensors, at least one."""
+    """The smallest tensors with at most `TRIAL_WEIGHTS` weights in all, but at least one."""
     found, total = dict[str, Tensor](), 0
     for path in sorted(paths, key=lambda path: weights[path].numel()):
         total += weights[path].numel()
@@ -170,11 +187,11 @@ def _smallest(weights: Mapping[str, Tensor], paths: list[str]) -> dict[str, Tens
 
 
 def _encode_or_none(
-    use: Spec[Codec], weights: Mapping[str, Tensor], known: StatsByPath
+    use: Spec[Codec], weights: Mapping[str, Tensor], stats: StatsByPath
 ) -> dict[str, EncodedTensor] | None:
-    """The codes; None where this codec cannot write these weights."""
+    """The codes by path; None if the codec refuses these weights or statistics."""
     try:
-        return dict(use().fit_encode(weights, known).codes)
+        return dict(use().fit_encode(weights, stats).codes)
     except BitgolfError:
         return None
 

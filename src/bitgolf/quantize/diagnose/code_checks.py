@@ -1,7 +1,8 @@
-"""What codes tell: ranges too small, steps too large, bits in the wrong place. One small function for each alarm.
+"""Checks on encoded matrices: clipped weights, steps at their limits, uneven bit allocation. One function per finding.
 
-At high rate a bit more for each weight of a matrix divides its cost by four, so under a budget every matrix should have
-the same cost a weight (spec, 16.5): who has more wants bits.
+At high rate, one extra bit per weight divides the quantization error by four, so an optimal allocation gives every
+matrix the same cost per weight (Shoham and Gersho, 1988). A matrix whose cost per weight is above the mean should get
+more bits. The cost is the predicted increase of the loss in nats per token.
 """
 
 from __future__ import annotations
@@ -13,26 +14,29 @@ import torch
 from torch import Tensor
 
 from bitgolf.grids.scales import LogScale
+from bitgolf.grids.trellis import MAX_INDEX, MIN_INDEX
 from bitgolf.quantize.codecs.codec import matrix_shape
 from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.quantize.diagnose.quantized_model import Check, QuantizationFinding, QuantizedModel, first_and_count
 
-MAX_SHARE_AT_MINIMUM_STEP = 0.1  # a larger share of rows at the smallest step is worth a word
-MAX_SAVABLE_COST = 0.25  # the same for the share of the cost that other bits would save, which is a rough guess where there are few bits
-ZEROED_ROW_COST_RATIO = 4.0  # times the mean cost of a weight: a row of zeros may cost that much
-MAX_BIT_CHANGE = 3.0  # bits a weight that `optimal_reallocation` moves at most
+MAX_SHARE_AT_MINIMUM_STEP = 0.1  # a larger share of rows at the minimum step is reported
+MAX_SAVABLE_COST = (
+    0.25  # a larger share of the cost that another allocation would save is reported; a rough estimate at low rates
+)
+ZEROED_ROW_COST_RATIO = 4.0  # a zeroed row with a higher cost per weight, relative to the mean, is reported
+MAX_BIT_CHANGE = 3.0  # largest change by `optimal_reallocation`, in bits per weight
 
 
 def saturated(p: QuantizedModel) -> Iterator[QuantizationFinding]:
-    """More weights beyond the ends of a range than one of its levels would hold, were all levels alike."""
+    """More clipped weights than one level would hold if all levels were equally frequent."""
     shares = {path: _clipped_share(p, path) for path in p.encoded}
     if wrong := sorted((path for path, (share, levels) in shares.items() if share > 1 / levels), key=lambda path: -shares[path][0]):  # fmt: skip
         share, levels = shares[wrong[0]]
-        yield QuantizationFinding("saturated", "warning", f"{share:.1%} of the weights lie beyond the last of {levels} levels", first_and_count(wrong), "a wider clip, or more bits")  # fmt: skip
+        yield QuantizationFinding("saturated", "warning", f"{share:.1%} of the weights are clipped at the ends of {levels} levels", first_and_count(wrong), "use a wider clip, or more bits")  # fmt: skip
 
 
 def _clipped_share(p: QuantizedModel, path: str) -> tuple[float, int]:
-    """Share of weights more than half a step beyond the grid, and its levels."""
+    """Share of weights more than half a step outside the grid, and the number of levels of the grid."""
     if found := p.codecs[path].int_grid_and_steps(p.encoded[path]):
         grid, steps = found
         levels = (grid.qmax - grid.qmin) // grid.multiple + 1
@@ -41,17 +45,20 @@ def _clipped_share(p: QuantizedModel, path: str) -> tuple[float, int]:
         return float(beyond.float().mean()), levels
     if isinstance(p.codecs[path], TrellisCodec):
         codes = p.encoded[path]["codes"]
-        return float(((codes == -128) | (codes == 127)).mean()), 256
+        return float(((codes == MIN_INDEX) | (codes == MAX_INDEX)).mean()), MAX_INDEX - MIN_INDEX + 1
     return 0.0, 1
 
 
 def rows_at_minimum_step(p: QuantizedModel) -> Iterator[QuantizationFinding]:
-    """Spec, 1.1: rows share the smallest step, whatever their clip, and a rule for clips does nothing."""
+    """Many rows at the minimum step of the grid, where the clip rule has no effect.
+
+    In openai/parameter-golf, pull requests 265 to 1285, this was the case for all rows (step 1/31).
+    """
     shares = {path: _share_at_minimum_step(p, path) for path in p.encoded}
     if wrong := sorted(
         (path for path in shares if shares[path] > MAX_SHARE_AT_MINIMUM_STEP), key=lambda path: -shares[path]
     ):
-        yield QuantizationFinding("floor", "warning", f"{shares[wrong[0]]:.0%} of the rows have the smallest step there is, whatever their clip", first_and_count(wrong), "a smaller floor")  # fmt: skip
+        yield QuantizationFinding("floor", "warning", f"{shares[wrong[0]]:.0%} of the rows have the minimum step, so that their clip has no effect", first_and_count(wrong), "use a smaller min_step")  # fmt: skip
 
 
 def _share_at_minimum_step(p: QuantizedModel, path: str) -> float:
@@ -63,7 +70,7 @@ def _share_at_minimum_step(p: QuantizedModel, path: str) -> float:
 
 
 def rows_rounded_to_zero(p: QuantizedModel) -> Iterator[QuantizationFinding]:
-    """Rows of zeros, but for those that are worth no bits: at the best spending they cost less than others do."""
+    """Nonzero rows that decode to zeros, except rows of low cost, to which an optimal allocation gives no bits."""
     lost = {path: count for path in p.weights if (count := _zeroed_rows(p, path))}
     if lost:
         wrong = sorted(lost, key=lambda path: -lost[path])
@@ -71,13 +78,14 @@ def rows_rounded_to_zero(p: QuantizedModel) -> Iterator[QuantizationFinding]:
         yield QuantizationFinding(
             "lost-rows",
             "warning",
-            f"{lost[wrong[0]]:,} of {rows:,} rows that matter are rounded wholly to zero",
+            f"{lost[wrong[0]]:,} of {rows:,} rows are rounded entirely to zero",
             first_and_count(wrong),
-            "smaller steps there, or more bits",
+            "use smaller steps for this tensor, or more bits",
         )
 
 
 def _zeroed_rows(p: QuantizedModel, path: str) -> int:
+    """Number of nonzero rows that decode to zeros, without those of low cost if costs are known."""
     shape = matrix_shape(tuple(p.weights[path].shape))
     gone = (p.decoded[path].reshape(shape) == 0).all(1) & (p.weights[path].reshape(shape) != 0).any(1)
     costs = p.row_costs(path) if gone.any() else None
@@ -89,7 +97,7 @@ def _zeroed_rows(p: QuantizedModel, path: str) -> int:
 
 
 def scales_at_maximum(p: QuantizedModel) -> Iterator[QuantizationFinding]:
-    """Of a logarithmic code: what would lie beyond it was cut off."""
+    """Steps at the largest code of a logarithmic format, where larger steps are clamped."""
     ends: list[str] = []
     for path, code in p.encoded.items():
         found = p.codecs[path].int_grid_and_steps(code)
@@ -97,40 +105,40 @@ def scales_at_maximum(p: QuantizedModel) -> Iterator[QuantizationFinding]:
         logarithmic = ["rows", "columns"] if isinstance(p.codecs[path], TrellisCodec) else logarithmic
         ends += [f"{path}:{name}" for name in logarithmic if (code[name] == np.iinfo(np.uint8).max).any()]
     if ends:
-        yield QuantizationFinding("scale-range", "warning", "a step is stored as the largest that its code has", first_and_count(ends), "scales of more octaves, or a look at a row that is far larger than the rest")  # fmt: skip
+        yield QuantizationFinding("scale-range", "warning", "a step has the largest value of its format, and may have been clamped to it", first_and_count(ends), "use scales of wider range (LogScale: fewer steps_per_doubling), or check why one row is far larger than the others")  # fmt: skip
 
 
 def suboptimal_allocation(p: QuantizedModel) -> Iterator[QuantizationFinding]:
-    """Bits elsewhere would save a good part of the cost (see the module)."""
+    """Another allocation of the same bits would lower the predicted cost considerably (see the module)."""
     moves, saved = optimal_reallocation(p)
     if saved <= MAX_SAVABLE_COST:
         return
     spent = {r.path: r.elements * r.bits_per_weight for r in p.reports if r.path in moves}
     costs, bits, cost = p.costs(), sum(spent.values()), sum(p.costs().values())
 
-    def words(path: str) -> str:
-        return f"{path} ({costs[path] / cost:.0%} of the cost in {spent[path] / bits:.0%} of the bits: {moves[path]:+.1f} bits a weight)"
+    def describe(path: str) -> str:
+        shares = f"{costs[path] / cost:.0%} of the cost, {spent[path] / bits:.0%} of the bits"
+        return f"{path} ({shares}: {moves[path]:+.1f} bits per weight)"
 
-    feed = sorted((path for path in moves if moves[path] > 0.25), key=lambda path: -moves[path] * costs[path])
-    starve = sorted((path for path in moves if moves[path] < -0.25), key=lambda path: moves[path] * spent[path])
-    message = f"as many bits spent evenly by cost would save about {saved:.0%} of it; feed " + ", ".join(
-        map(words, feed[:3])
-    )
-    message += "; starve " + ", ".join(map(words, starve[:3])) if starve else ""
-    place = next(iter(feed or starve), "quantize")
+    more = sorted((path for path in moves if moves[path] > 0.25), key=lambda path: -moves[path] * costs[path])
+    fewer = sorted((path for path in moves if moves[path] < -0.25), key=lambda path: moves[path] * spent[path])
+    message = f"another allocation of the same bits would lower the predicted cost by about {saved:.0%}"
+    message += "; more bits for " + ", ".join(map(describe, more[:3])) if more else ""
+    message += "; fewer bits for " + ", ".join(map(describe, fewer[:3])) if fewer else ""
+    where = next(iter(more or fewer), "quantize")
     yield QuantizationFinding(
         "uneven-spending",
         "warning",
         message,
-        place,
-        "rules of their own with other bits, or Trellis, which spends them by cost",
+        where,
+        "give these tensors rules of their own with other bits, or use TrellisCodec, which allocates bits by cost",
     )
 
 
 def optimal_reallocation(p: QuantizedModel) -> tuple[dict[str, float], float]:
-    """path -> bits a weight that it should get, none in all, and the share of the predicted cost that this would save.
+    """Path -> change in bits per weight (the total number of bits stays), and the share of the predicted cost it saves.
 
-    A matrix gains or loses at most three bits, and keeps none below zero.
+    The change is limited to `MAX_BIT_CHANGE` in either direction, and no matrix gets fewer than 0 bits.
     """
     costs = {path: cost for path, cost in p.costs().items() if cost > 0}
     rows = [r for r in p.reports if r.path in costs]
@@ -148,16 +156,19 @@ def optimal_reallocation(p: QuantizedModel) -> tuple[dict[str, float], float]:
 
 
 def artifact_mismatch(decoded: Mapping[str, Tensor], reloaded: Mapping[str, Tensor]) -> Iterator[QuantizationFinding]:
-    """An artifact that holds other weights than the codes in the run folder."""
+    """Tensors that the artifact decodes to other values than the codes in the run folder.
+
+    decoded: from the codes.  reloaded: from the artifact. Both map paths to tensors.
+    """
     wrong = sorted(decoded.keys() ^ reloaded.keys())
     wrong += [path for path in decoded.keys() & reloaded.keys() if not torch.equal(decoded[path], reloaded[path].cpu())]
     if wrong:
         yield QuantizationFinding(
             "not-as-packed",
             "error",
-            "the artifact, read back, is not what the codes decode to",
+            "the artifact and the codes in the run folder decode to different weights",
             first_and_count(sorted(wrong)),
-            "--from pack",
+            "run again with --from pack",
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether training rounds matrices as they are stored."""
+"""Consistency of fake quantization in training with the codecs that store the weights."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from bitgolf.quantize.codecs.lqer import LQER
 from bitgolf.quantize.encoding import Rules, codecs_by_path
 
 Rounding = tuple[object, ...]
-"""What decides the values that can be written: the grid, and with rows the clip rule and the pruned share."""
+"""What determines rounded values: the grid, and for row quantizers also the clip rule and the pruned share."""
 
 
 def qat_mismatches(model: nn.Module, rules: Rules) -> list[str]:
-    """One line for each way in which fake quantization differs from the codecs that the rules give; best empty.
+    """One line for each pair of a weight transform and a codec that round differently; empty if all agree.
 
-    `model` may be without values. Each line counts its matrices and names the first.
+    Each line names the first matrix, and the number of further ones. `model` may be on the meta device.
     """
     codecs = codecs_by_path(parameter_roles(model), rules)
     found: dict[tuple[str, str], list[str]] = {}
@@ -40,7 +40,7 @@ def qat_mismatches(model: nn.Module, rules: Rules) -> list[str]:
 
 
 def _rounding(x: WeightTransform | Codec) -> Rounding:
-    """Empty for what does not round to a grid. A low-rank correction does not count."""
+    """The rounding of a weight transform or codec, without a low-rank correction. Empty if it has no grid."""
     if isinstance(x, QATTransform):
         return _row_rounding(x.codec)
     if isinstance(x, LQER):
@@ -55,20 +55,20 @@ def _row_rounding(x: RowQuantizer) -> Rounding:
 
 
 def _describe(x: WeightTransform | Codec) -> str:
-    """`FakeQuant of int6, MaxClip()`, for a message."""
-    said = ", ".join(_setting(setting) for setting in _rounding(x) if setting != 0.0)
-    return f"{type(x).__name__}{' of ' * bool(said)}{said}"
+    """Description for a message, such as `FakeQuant of int6, MaxClip()`."""
+    settings = ", ".join(_setting(setting) for setting in _rounding(x) if setting != 0.0)
+    return f"{type(x).__name__}{' of ' * bool(settings)}{settings}"
 
 
 def _setting(setting: object) -> str:
     if isinstance(setting, IntGrid):
         return _describe_int_grid(setting)
-    return f"{setting:.3g} of it pruned" if isinstance(setting, float) else repr(setting)
+    return f"{setting:.3g} of the weights pruned" if isinstance(setting, float) else repr(setting)
 
 
 def _describe_int_grid(grid: IntGrid) -> str:
     multiple = f", multiples of {grid.multiple}" if grid.multiple > 1 else ""
-    floor = f" with steps of {grid.min_step:.4g} and more" if grid.min_step > MIN_STEP else ""
+    floor = f" with steps of at least {grid.min_step:.4g}" if grid.min_step > MIN_STEP else ""
     stored = "" if isinstance(grid.scales, Float16Scale) else f", steps in {grid.scales!r}"
     full = ", full range" if grid.qmin < -grid.qmax else ""
     return f"int{grid.full_qmax.bit_length() + 1}{full}{multiple}{floor}{stored}"

@@ -1,4 +1,4 @@
-"""A quantized model with all that is known of it, and what may be wrong with it."""
+"""The input of the checks, a quantized model with its statistics, and their output, findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Severity = Literal["error", "warning", "note"]
 
 
 class QuantizationFinding(NamedTuple):
-    """`message`: the cause. `where`: a tensor, a path in the recipe or a file. An error means: do not trust this run."""
+    """A result of a check. An error means that the scores of the run are not reliable.
+
+    rule: identifier of the kind of finding.  where: a tensor, a path in the recipe, or a file.  hint: a remedy.
+    """
 
     rule: str
     severity: Severity
@@ -27,10 +30,12 @@ class QuantizationFinding(NamedTuple):
 
 
 class QuantizedModel(NamedTuple):
-    """A quantized model. `weights`: as they were, float32 on the CPU, and in `model`; `decoded`: as they are read back.
+    """A quantized model with everything that the checks need. Mappings are by path of the tensor.
 
-    stored: what the codecs knew, None where they asked for nothing.
-    seen: two halves of a small calibration through the model as it is scored, None where there was no text for both.
+    model: holds the weights before quantization.  weights: the same, float32 on the CPU.
+    decoded: the weights after quantization, float32.
+    stats: the stored calibration; None if no codec uses one.
+    remeasured: statistics of two halves of a small calibration of `model`; None if there is not enough text.
     """
 
     model: LM
@@ -45,7 +50,7 @@ class QuantizedModel(NamedTuple):
     remeasured: tuple[StatsByPath, StatsByPath] | None
 
     def row_costs(self, path: str) -> Tensor | None:
-        """(R,) predicted nats per token, row by row; None where nothing fitting is known of this tensor."""
+        """(R,) predicted increase of the loss in nats per token, by row; None without statistics of matching shape."""
         stats = (self.stats or (self.remeasured[0] if self.remeasured else {})).get(path)
         error = (self.decoded[path] - self.weights[path]).reshape(matrix_shape(tuple(self.weights[path].shape)))
         if stats is None or error.shape != (len(stats.output_fisher), len(stats.hessian)):
@@ -53,7 +58,7 @@ class QuantizedModel(NamedTuple):
         return stats.cost(error).double()
 
     def costs(self) -> dict[str, float]:
-        """path -> predicted nats per token, for the matrices of which anything is known."""
+        """Path -> predicted increase of the loss in nats per token, for tensors with statistics."""
         rows = {path: self.row_costs(path) for path in self.weights}
         return {path: float(costs.sum()) for path, costs in rows.items() if costs is not None}
 
@@ -62,6 +67,6 @@ Check = Callable[[QuantizedModel], Iterator[QuantizationFinding]]
 
 
 def first_and_count(paths: Iterable[str]) -> str:
-    """`first and 3 more`."""
+    """A location such as `first and 3 more`."""
     first, *more = paths
     return f"{first}{f' and {len(more)} more' * bool(more)}"

@@ -1,1 +1,1 @@
-"""Methods whose player changes while it is scored: by documents, by chunks of the stream, or by counting what it saw."""
+"""Scoring methods that adapt: per-document LoRA, gradient steps on the stream, n-gram mixing."""

@@ -1,4 +1,4 @@
-"""The forward of rows that have adapters of their own: which rows are read, at which shapes, and with which kernels."""
+"""The forward of a model in which each row has its own adapters: eager, or compiled for a few shapes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from bitgolf.score.player import ScoringBatch
 
 
 class AdapterBatch(NamedTuple):
-    """What is read of a block, on the CPU.
+    """Input of one forward, on the CPU: b of the R rows of a scoring batch.
 
-    rows: (R,) bool, those of all rows that tokens (b, T) holds, b of them. columns: (b, C), where in its row each row is
-    asked, any where it is asked less often than C times. places: (n,), which of the b C columns count, row by row.
+    rows: (R,) bool, the selected rows. tokens: (b, T).
+    target_columns: (b, C), positions of the targets in each row; arbitrary positions if a row has fewer than C targets.
+    target_indices: (n,), indices of the actual targets in the flattened `target_columns`, row by row.
     """
 
     rows: Tensor
@@ -35,18 +36,18 @@ class AdapterBatch(NamedTuple):
 
     @classmethod
     def from_batch(cls, block: ScoringBatch, rows: Tensor, columns: int) -> AdapterBatch:
-        """These rows of a block; the head's adapters know rows, so each row gets as many columns as any has."""
-        asked = block.target_mask[rows]
-        first, counts = asked.int().argmax(1), asked.sum(1)  # a row is asked at the end of its window
-        ahead = torch.arange(columns)
-        places = (ahead < counts[:, None]).flatten().nonzero()[:, 0]
-        return cls(rows, block.tokens[rows], (first[:, None] + ahead).clamp(max=asked.shape[1] - 1), places)
+        """Select rows of a batch. All get the same number of columns, since adapters of the head work on rows."""
+        target_mask = block.target_mask[rows]
+        first, counts = target_mask.int().argmax(1), target_mask.sum(1)  # targets are at the end of a window
+        offsets = torch.arange(columns)
+        indices = (offsets < counts[:, None]).flatten().nonzero()[:, 0]
+        return cls(rows, block.tokens[rows], (first[:, None] + offsets).clamp(max=target_mask.shape[1] - 1), indices)
 
 
 class AdapterForward:
-    """From a block to logits where it asks, with a graph back to the adapters if gradients are on.
+    """Logits at the targets of a batch, with the graph of the adapters if gradients are enabled.
 
-    Eager, all rows that are asked for something at once, at the shapes that come: the reference.
+    This is the eager reference: one forward of all rows that have targets, without padding.
     """
 
     kernels: Sequence[str] = ()
@@ -56,43 +57,43 @@ class AdapterForward:
         self.run: Callable[[Tensor, Tensor], Tensor] = self.logits
 
     def microbatches(self, block: ScoringBatch) -> list[AdapterBatch]:
-        """What is read at once, row after row."""
+        """Split a batch into the inputs of its forwards, in the order of rows."""
         return [AdapterBatch.from_batch(block, block.target_mask.any(1), int(block.target_mask.sum(1).max()))]
 
-    def __call__(self, shown: AdapterBatch) -> Tensor:
-        """Logits (n, V) of a piece's places."""
-        rows, *parts = shown
-        tokens, columns, places = (copy_to_device(x, self.device.torch_device) for x in parts)
+    def __call__(self, batch: AdapterBatch) -> Tensor:
+        """Logits (n, V) at the targets of one input."""
+        rows, *inputs = batch
+        tokens, columns, places = (copy_to_device(x, self.device.torch_device) for x in inputs)
         with (
-            set_requires_grad(self.model.parameters(), False),  # its own are constants of the graph
+            set_requires_grad(self.model.parameters(), False),  # only adapters get gradients
             self.adapters.restrict_rows(rows),
             self.device.autocast(),
         ):
             return self.run(tokens, columns).flatten(0, 1)[places]
 
     def logits(self, tokens: Tensor, columns: Tensor) -> Tensor:
-        """Tokens (b, T) and columns (b, C): logits (b, C, V)."""
+        """Logits (b, C, V) at `columns` (b, C) of `tokens` (b, T)."""
         hidden = self.model.hidden(self.model.forward_context(tokens))
         hidden = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
         return at_least_float32(self.model.logits(hidden))
 
     def set_max_tokens(self, tokens: int) -> None:
-        """On the CPU memory is a matter of the method's rows."""
+        """No effect: on the CPU the method's number of rows determines memory."""
 
     @property
     def compile_seconds(self) -> float:
-        """Spent on compiling so far."""
+        """Seconds spent on compilation so far."""
         return 0.0
 
     def close(self) -> None:
-        """The model as it was found."""
+        """Restore the model. Nothing to restore here."""
 
 
 class CompiledAdapterForward(AdapterForward):
-    """A fixed number of rows at once, at four lengths and with one number of columns: a graph for each length.
+    """A compiled forward with a fixed number of rows, four lengths and a fixed number of columns.
 
-    Lengths are the window, a half, a quarter and an eighth of it. Rows without a text are read with the others of their
-    piece, a piece without any text is not. Forward and backward are a graph each.
+    Lengths are the window, a half, a quarter and an eighth of it; each has a forward and a backward graph. Rows without
+    a text are computed with the others of their micro batch; a micro batch without any text is skipped.
     """
 
     MAX_HALVINGS = 3
@@ -109,7 +110,7 @@ class CompiledAdapterForward(AdapterForward):
         kernels: SelectKernels | None = None,
     ) -> None:
         super().__init__(model, device, adapters)
-        with adapters.restrict_rows(torch.arange(adapters.rows) == 0):  # kernels are tried on a single row
+        with adapters.restrict_rows(torch.arange(adapters.rows) == 0):  # kernels are timed on a single row
             self.choice = kernels(model, device, window, backward=True, distributed=distributed) if kernels else None
         self.kernels = self.choice.summary if self.choice else ()
         self.window, self.columns, self.rows = window, columns, adapters.rows
@@ -124,13 +125,13 @@ class CompiledAdapterForward(AdapterForward):
             if block.target_mask[rows].any()
         ]
 
-    def _padded(self, shown: AdapterBatch) -> AdapterBatch:
+    def _padded(self, batch: AdapterBatch) -> AdapterBatch:
         shortest = -(-self.window >> self.MAX_HALVINGS)
-        length = padded_length(max(shown.tokens.shape[1], shortest), self.window)
-        shown = shown._replace(tokens=F.pad(shown.tokens, (0, length - shown.tokens.shape[1])))
+        length = padded_length(max(batch.tokens.shape[1], shortest), self.window)
+        batch = batch._replace(tokens=F.pad(batch.tokens, (0, length - batch.tokens.shape[1])))
         if self.choice:
-            self.choice.segment_capacity.ensure(shown.tokens.numpy())
-        return shown
+            self.choice.segment_capacity.ensure(batch.tokens.numpy())
+        return batch
 
     def set_max_tokens(self, tokens: int) -> None:
         self.rows = min(self.adapters.rows, max(1, tokens // self.window))

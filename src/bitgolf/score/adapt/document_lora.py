@@ -1,7 +1,8 @@
-"""Adaptation to each document by itself: adapters that start anew with it, and learn of each piece once it is scored.
+"""Test-time training of LoRA adapters per document: reset at each document, trained on each window after its score.
 
-Parameter Golf, 2026-03-17 (record "LoRA TTT"): rank 8 on head, q and v, pieces of 256 targets. Its second generation,
-#1530 to #1855: rank 96 or 80 on head, q, k, v, out and beside the MLP, pieces of 48, AdamWAdaptation with betas (0, 0.99).
+Parameter Golf, record "LoRA TTT" of 2026-03-17: rank 8 on head, q and v, 256 targets per window. Second version, #1530
+to #1855: rank 96 or 80 on head, q, k, v, out and in parallel to the MLP, 48 targets per window, AdamW with betas
+(0, 0.99).
 """
 
 from __future__ import annotations
@@ -29,23 +30,24 @@ from bitgolf.score.methods import ScoringMethod, SlidingScoring, TextBatch, Text
 from bitgolf.score.player import AdaptationStep, ScoringBatch
 from bitgolf.score.text import TokenizedText
 
-DOCUMENTS_PER_ROW = 4  # documents that follow one another in a row of a track, on average
-MAX_CHAINS = 8  # tracks of documents that keep their A, at most: as many processes have work
+DOCUMENTS_PER_ROW = 4  # mean number of documents per row of a `TextBatch`
+MAX_CHAINS = 8  # maximum number of `TextBatch`es with `keep_a`, and so of processes that share the work
 
 
 @register
 class DocumentLoRA(ScoringMethod):
-    """Each document in windows of its own, `stride` targets a window; after a window's score the adapters learn of it.
+    """Isolated documents in windows of `stride` targets. After each window, the document's adapters train on it.
 
-    rows: documents side by side, each with adapters of its own; totals do not depend on it.
-    rank: of the adapters, which add alpha / rank * (x A^T) B^T (alpha none: a factor of 1). Rank 0 is a bias alone.
-    target_modules: what is adapted: `head`, `mlp` (beside the MLP), and matrices of the blocks by name (`q`, `k`, …).
-    lr, betas, eps, weight_decay: of Adam with decoupled decay. steps: of it, after each window but a document's last.
-    keep_a: keep A from document to document of a row, and start only B and the moments anew (Parameter Golf #1767):
-    then earlier documents do count. So that processes can share the work, documents are dealt, `rows` at a time, to up to
-    eight chains, each of which begins with the A of the start, as each of the original's eight GPUs did; however many
-    processes there are.
-    seed: of A, which is the same for every document. order: of the documents; it decides which ones wait for others.
+    rows: documents side by side, each with its own adapters. Without `keep_a`, the score does not depend on it.
+    rank: of the adapters, which add alpha / rank * (x A^T) B^T (alpha=None: factor 1). Rank 0 is a bias only.
+    target_modules: `head`, `mlp` (in parallel to the MLP) and matrices of the blocks by name (`q`, `k`, …).
+    lr, betas, eps, weight_decay: of Adam with decoupled weight decay. steps: number of Adam steps after each window
+    except the last of a document.
+    keep_a: keep A from one document of a row to the next, and reset only B and the Adam moments (Parameter Golf #1767).
+    Earlier documents then affect later ones. Groups of `rows` documents are assigned round-robin to up to eight chains,
+    which processes can share. Each chain begins with the initial A, as on each of the original's eight GPUs. The chains
+    do not depend on the number of processes.
+    seed: of the initial A, the same for every document. order: document order.
     """
 
     name = "lora"
@@ -73,9 +75,10 @@ class DocumentLoRA(ScoringMethod):
         check_stride(window, stride)
         for key, value, least in (("rows", rows, 1), ("rank", rank, 0), ("steps", steps, 0), ("seed", seed, 0)):
             if value < least:
-                raise RecipeError(f"{value} is too small", where=f"score.{key}", hint=f"at least {least}")
+                raise RecipeError(f"{key} must be at least {least}, got {value}", where=f"score.{key}")
         if not rank and (keep_a or alpha is not None):
-            raise RecipeError("a bias has no A to keep and no alpha", where="score.rank", hint="a rank of at least 1")
+            cause = f"rank 0 is a bias, which has neither A nor alpha: got keep_a={keep_a}, alpha={alpha}"
+            raise RecipeError(cause, where="score.rank", hint="at least 1, or keep_a=false and alpha=none")
         self.window, self.stride, self.first_stride = window, stride, stride
         self.order, self._order = order(), order
         self.rows, self.rank, self.target_modules, self.seed, self.keep_a = rows, rank, target_modules, seed, keep_a
@@ -87,20 +90,20 @@ class DocumentLoRA(ScoringMethod):
         return self.keep_a
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
-        """One section: what is learned of a document serves that document alone. Its memory is a matter of `rows`."""
+        """One section, since adapters serve one document only. `batch_tokens` is unused: `rows` determines memory."""
         yield TextSection(0, text.num_targets, self.batches(text.documents()))
 
     def batches(self, documents: Sequence[tuple[int, int]]) -> Iterator[TextBatch]:
-        """Documents, (start, stop) of their targets, in their order; however many processes there are."""
+        """Text batches of documents, each (start, stop) of its targets. Independent of the number of processes."""
         for group in self._chains(documents) if self.keep_a else batched(documents, DOCUMENTS_PER_ROW * self.rows):
             yield TextBatch(self.rows, [list(self.windows(stop - start, start)) for start, stop in group])
 
     def _chains(self, documents: Sequence[tuple[int, int]]) -> Iterator[Sequence[tuple[int, int]]]:
-        """At least two documents a row in each, or there would be nothing to keep."""
-        dealt = list(batched(documents, self.rows))
-        chains = max(1, min(MAX_CHAINS, len(dealt) // 2))
+        """The chains for `keep_a`: at most `MAX_CHAINS`, with at least two documents per row if there are enough."""
+        groups = list(batched(documents, self.rows))
+        chains = max(1, min(MAX_CHAINS, len(groups) // 2))
         for i in range(chains):
-            yield [document for group in dealt[i::chains] for document in group]
+            yield [document for group in groups[i::chains] for document in group]
 
     def make_player(
         self,
@@ -114,7 +117,7 @@ class DocumentLoRA(ScoringMethod):
 
     def without_adaptation(self) -> Spec[ScoringMethod]:
         rest = self.window % self.stride
-        first_stride = self.window - rest if rest else None  # so that later windows begin where they begin here
+        first_stride = self.window - rest if rest else None  # so that later windows begin at the same positions
         return part(
             SlidingScoring,
             window=self.window,
@@ -126,17 +129,18 @@ class DocumentLoRA(ScoringMethod):
 
 
 def batched(documents: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
-    """So many documents at a time."""
+    """Consecutive groups of `size` documents; the last group may be smaller."""
     for i in range(0, len(documents), size):
         yield documents[i : i + size]
 
 
 class LoRAPlayer:
-    """A model with adapters, a set for each of `method.rows` rows. Whoever makes it closes it.
+    """A model with one set of adapters for each of `method.rows` rows. The creator must call `close`.
 
-    With P numbers a row (see `BatchedLoRA`) it holds 20 to 32 bytes for each of rows * P: the adapters, two moments, the
-    gradient in two forms, and where it steps eagerly three more; and from `predict` to `observe` the graph of one
-    forward, `batch.training_bytes_per_token` for each token. On CUDA that is bounded, see `CompiledAdapterForward.set_max_tokens`.
+    Memory: 20 to 32 bytes for each of rows * P adapter parameters (P per row, see `BatchedLoRA`): values, two moments,
+    two copies of the gradient, and three temporaries if steps are eager. From `predict` to `observe` also the graph of
+    one forward, `batch_size.training_bytes_per_token` per token, limited on CUDA by
+    `CompiledAdapterForward.set_max_tokens`.
     """
 
     def __init__(
@@ -155,7 +159,7 @@ class LoRAPlayer:
         )
         try:
             self.forward = self._forward(distributed, kernels)
-        except Exception:  # nobody can close what was never made
+        except Exception:  # the caller has no player to close
             self.adapters.detach()
             raise
         self.adam = PerRowAdam(
@@ -181,65 +185,69 @@ class LoRAPlayer:
         )
 
     def predict(self, block: ScoringBatch) -> Tensor:
-        """The graph is kept for `observe` where the whole block is read at once: of several pieces it could be too large."""
+        """Logits (n, V) of the targets.
+
+        The graph is kept for `observe` if there is one micro batch; that of several could exceed the memory.
+        """
         if block.reset_all:
             self.reset_all()
         self.reset(block.reset_rows)
-        pieces = self.forward.microbatches(block)
-        keeps = len(pieces) == 1 and self.method.steps > 0
-        with torch.set_grad_enabled(keeps):
-            logits = [self.forward(shown) for shown in pieces]
-        self._graph = (block, logits[0]) if keeps else None
+        microbatches = self.forward.microbatches(block)
+        keep_graph = len(microbatches) == 1 and self.method.steps > 0
+        with torch.set_grad_enabled(keep_graph):
+            logits = [self.forward(batch) for batch in microbatches]
+        self._graph = (block, logits[0]) if keep_graph else None
         return logits[0].detach() if len(logits) == 1 else torch.cat(logits)
 
     def observe(self, block: ScoringBatch, targets: Tensor) -> None:
-        """Learn of a block: from the graph of its prediction, or where there is none, from a new one."""
-        kept, self._graph = self._graph, None
+        """Train the adapters on a batch. The first step uses the graph of `predict` if it was kept."""
+        graph, self._graph = self._graph, None
         counts = block.target_mask.sum(1)
-        learns = self._rows_to_train(counts, targets)
-        if not bool(learns.any()):
+        trained = self._rows_to_train(counts, targets)
+        if not bool(trained.any()):
             return
-        shares = torch.repeat_interleave(learns / counts.clamp(min=1), counts)  # a row's loss is its targets' mean
-        shares, targets, learns = (copy_to_device(t, self.device.torch_device) for t in (shares, targets, learns))
-        known = kept[1] if kept and kept[0] is block else None
+        # the loss of a row is the mean over its targets
+        weights = torch.repeat_interleave(trained / counts.clamp(min=1), counts)
+        weights, targets, trained = (copy_to_device(t, self.device.torch_device) for t in (weights, targets, trained))
+        logits = graph[1] if graph and graph[0] is block else None
         for _ in range(self.method.steps):
-            self.adam.step(self._gradient(block, targets, shares, known), learns)
-            known = None
+            self.adam.step(self._gradient(block, targets, weights, logits), trained)
+            logits = None
 
-    def _gradient(self, block: ScoringBatch, targets: Tensor, shares: Tensor, known: Tensor | None) -> Tensor:
-        """(rows, P), of the sum over rows of the mean nats of each; known: the logits with their graph, if there is one."""
-        pieces, gradient = self.forward.microbatches(block), None
-        sizes = [len(shown.target_indices) for shown in pieces]
+    def _gradient(self, block: ScoringBatch, targets: Tensor, weights: Tensor, known: Tensor | None) -> Tensor:
+        """Gradient (rows, P) of the weighted sum of the targets' nats. known: logits with their graph, if available."""
+        microbatches, gradient = self.forward.microbatches(block), None
+        sizes = [len(batch.target_indices) for batch in microbatches]
         with torch.enable_grad():
-            for shown, own, share in zip(pieces, targets.split(sizes), shares.split(sizes), strict=True):
-                logits = self.forward(shown) if known is None else known
-                loss = F.cross_entropy(logits, own, reduction="none") @ share.to(logits.dtype)
-                found = self.adapters.gradients(loss)
-                gradient = found if gradient is None else gradient.add_(found)
-        assert gradient is not None, "a row that learns was asked for something"
+            for batch, own, weight in zip(microbatches, targets.split(sizes), weights.split(sizes), strict=True):
+                logits = self.forward(batch) if known is None else known
+                loss = F.cross_entropy(logits, own, reduction="none") @ weight.to(logits.dtype)
+                part_gradient = self.adapters.gradients(loss)
+                gradient = part_gradient if gradient is None else gradient.add_(part_gradient)
+        assert gradient is not None, "a batch with a row to train has targets"
         return gradient
 
     def _rows_to_train(self, counts: Tensor, targets: Tensor) -> Tensor:
-        """The rows, boolean (B,), that were asked for something and whose document goes on: its last target is no BOS."""
+        """Rows to train, bool (B,): those with targets whose last target is not BOS, so that the document continues."""
         last = (counts.cumsum(0) - 1).clamp(min=0)
         return (counts > 0) & (targets[last] != self.model.bos)
 
     def reset(self, rows: Tensor) -> None:
-        """Other documents begin in these rows, boolean (rows,) on the CPU."""
+        """Reset the adapters and Adam states of the selected rows, bool (rows,) on the CPU."""
         self._graph = None
         if bool(rows.any()):
             self.adapters.reset(rows, keep_a=self.method.keep_a)
             self.adam.reset(rows)
 
     def reset_all(self) -> None:
-        """Everything starts anew, also what `keep_a` keeps: around base weights that have changed."""
-        everything = torch.ones(self.method.rows, dtype=torch.bool)
-        self.reset(everything)
-        self.adapters.reset(everything)
+        """Reset the adapters of all rows, A included even with `keep_a`; used when the base weights have changed."""
+        all_rows = torch.ones(self.method.rows, dtype=torch.bool)
+        self.reset(all_rows)
+        self.adapters.reset(all_rows)
 
     @contextmanager
     def without_adapters(self) -> Iterator[LM]:
-        """The model without its adapters: for what else it is to learn meanwhile, in batches of any size."""
+        """The model with its adapters detached, so that its base weights can be trained in batches of any size."""
         self._graph = None
         self.adapters.detach()
         try:

@@ -1,7 +1,8 @@
-"""Gradient steps on a model's own weights while it is scored, on tokens whose score is already written down.
+"""Test-time training: gradient steps on a model's weights while it is scored, on tokens that are already scored.
 
-Gradients are sums over the targets of a whole step, divided by their number: what one process with all rows computes.
-Each process takes its share of a step's rows, joins every sum, also with no row, and ends with the same weights.
+The gradient of a step is the mean over all its targets. With several processes, the rows of a step are divided among
+them and gradients are summed over all processes. So every process has the same weights, those of a single process up to
+rounding.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from bitgolf.score.adapt.loss import IGNORE_INDEX, make_loss
 from bitgolf.score.methods import ScoringWindow, batch_windows
 from bitgolf.score.player import AdaptationStep
 
-NO_PROGRESS = TrainingProgress(0, 0, 0.0, 0.0)  # there is no training clock here: rates come with the call
+NO_PROGRESS = TrainingProgress(0, 0, 0.0, 0.0)
+"""A placeholder for `UpdateAlgorithm.step`, which gets the learning rate as `lr_scale`."""
 
 
 class SGDMomentum(UpdateAlgorithm):
-    """m <- momentum m + g, W <- W - lr m: plain descent with heavy-ball momentum, as `torch.optim.SGD` has it."""
+    """SGD with heavy-ball momentum, like `torch.optim.SGD`: m <- momentum * m + g, W <- W - lr * m."""
 
     def __init__(self, *, lr: float, momentum: float) -> None:
         self.lr, self.momentum = lr, momentum
@@ -57,13 +59,14 @@ class SGDMomentum(UpdateAlgorithm):
 
 @register
 class SGDAdaptation:
-    """How weights follow revealed tokens: `epochs` times over them, in steps of `batch_size` sequences of `sequence_length` targets.
+    """Settings of test-time training with SGD on scored tokens.
 
-    A length of 0 is that of the windows that are scored. With `split_documents`, a sequence ends where a document does, and a
-    step has as many targets in more, shorter ones. What learns are the parameters that `where` selects (see `rules`),
-    `frozen` left out: `where=("scale", "gate")` for control tensors alone, `frozen=("@blocks.0.**",)` for all but the
-    first block. Every pattern must select something.
-    `max_norm` bounds the norm of a step's gradient, 0 does not; `max_tokens` bounds the tokens of one forward.
+    epochs: passes over the tokens. batch_size: sequences per step. sequence_length: targets per sequence; 0 for the
+    window of the scoring method. split_documents: end sequences at document ends; a step then has more sequences, and
+    as many targets. where, frozen: patterns (see `config.rules`) that select the trained parameters, those of `frozen`
+    excluded; e.g. `where=("scale", "gate")`, or `frozen=("@blocks.0.**",)` for all but the first block.
+    max_norm: limit for the gradient norm of a step, 0 for none. max_tokens: maximum tokens of one forward.
+    Raises `RecipeError` for a setting out of range.
     """
 
     def __init__(
@@ -101,17 +104,18 @@ class SGDAdaptation:
         self.where, self.frozen = where, frozen
 
     def trainable_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The parameters that learn, by path. Raises `RecipeError` for a pattern that selects none."""
-        left = parameter_roles(model)
-        wanted = {path for pattern in self.where for path in _selected(pattern, left, "where")}
-        left = {path: role for path, role in left.items() if path in wanted}
-        kept = {path for pattern in self.frozen for path in _selected(pattern, left, "frozen")}
-        if not wanted - kept:
-            raise RecipeError("every parameter is frozen: nothing learns", where="SGDAdaptation.frozen")
-        return {path: model.get_parameter(path) for path in left if path not in kept}
+        """The trained parameters by path. Raises `RecipeError` if a pattern selects none, or all are frozen."""
+        roles = parameter_roles(model)
+        selected = {path for pattern in self.where for path in _selected(pattern, roles, "where")}
+        roles = {path: role for path, role in roles.items() if path in selected}
+        frozen = {path for pattern in self.frozen for path in _selected(pattern, roles, "frozen")}
+        if not selected - frozen:
+            cause = f"frozen={self.frozen} excludes every selected parameter"
+            raise RecipeError(cause, where="SGDAdaptation.frozen", hint="remove a pattern")
+        return {path: model.get_parameter(path) for path in roles if path not in frozen}
 
     def sequences(self, tokens: Tensor, bos: int, sequence_length: int) -> list[ScoringWindow]:
-        """What is read as one sequence, every target of `tokens` (n + 1,) once, in their order."""
+        """Split the n targets of `tokens` (n + 1,) into sequences, in order, each target once."""
         targets = len(tokens) - 1
         inner = (tokens[1:-1] == bos).nonzero()[:, 0] + 1 if self.split_documents else tokens[:0]
         bounds = pairwise([0, *inner.tolist(), targets])
@@ -119,7 +123,7 @@ class SGDAdaptation:
         return [ScoringWindow(first, min(first + sequence_length, stop), first) for first, stop in firsts]
 
     def batches(self, sequences: Sequence[ScoringWindow], sequence_length: int) -> Iterator[list[ScoringWindow]]:
-        """Sequences of one step: as many as have no more targets than `batch_size` of the full length."""
+        """The sequences of each step: at most `batch_size * sequence_length` targets in total."""
         batch, held = list[ScoringWindow](), 0
         for row in sequences:
             if held + row.stop - row.start > self.batch_size * sequence_length:
@@ -133,7 +137,7 @@ class SGDAdaptation:
 
 @register
 class AdamWAdaptation(SGDAdaptation):
-    """The same with Adam in the place of momentum, and decoupled weight decay."""
+    """Settings of test-time training with AdamW: those of `SGDAdaptation`, betas and decoupled weight decay."""
 
     def __init__(
         self,
@@ -165,9 +169,9 @@ class AdamWAdaptation(SGDAdaptation):
 
 
 class WeightAdapter:
-    """A model that learns as an `SGDAdaptation` says, the state of its optimizer, and the weights as they were.
+    """Trains the weights of a model as specified by an `SGDAdaptation`, and can restore them.
 
-    Made, and asked to learn, by every process of `distributed` alike. `window`: the length of sequences if `sgd` sets none.
+    All processes of `distributed` must create it and call its methods together. window: sequence length if `sgd` has 0.
     """
 
     def __init__(
@@ -178,28 +182,30 @@ class WeightAdapter:
         self.params: list[Tensor] = [*sgd.trainable_parameters(model).values()]
         self.original = [p.detach().clone() for p in self.params]
         self.loss = make_loss(model, device, at_once=sgd.max_tokens, longest=self.sequence_length)
-        self.changed = False  # whether the weights are other than they were found
+        self.changed = False  # whether the weights may differ from the original ones
         self.reset_optimizer()
 
     def reset_optimizer(self) -> None:
-        """Forget the gradients of the past; the weights stay."""
+        """Reset the optimizer state. The weights are unchanged."""
         self.state = self.sgd.algorithm.init_state(self.params)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """The weights as they were found, bit for bit."""
+        """Restore the original weights exactly."""
         torch._foreach_copy_(self.params, self.original)
         self.changed = False
         self.reset_optimizer()
 
     def check_first(self, step: AdaptationStep) -> None:
-        """Raises `BitgolfError` at a text's first step if the weights have learned from another text before."""
+        """Raises `BitgolfError` at the first step of a text if the model has already adapted to another text."""
         if not step.number and self.changed:
-            raise BitgolfError("the weights have learned from another text: a player plays one text", where="score")
+            cause = "the model has adapted to another text and was not restored"
+            raise BitgolfError(cause, where="score", hint="close the player before the next text")
 
     def train_on(self, tokens: Tensor, rate: float = 1.0) -> None:
-        """From revealed tokens (n + 1,), on the CPU, every one but the first as a target; the learning rate is the
-        setting's times `rate`. Raises where gradients are not finite.
+        """Train on revealed tokens (n + 1,), on the CPU; all but the first are targets.
+
+        rate: factor for the learning rate. Raises `BitgolfError` if a gradient is not finite.
         """
         self.changed = True
         sequences = self.sgd.sequences(tokens, self.model.bos, self.sequence_length)
@@ -209,22 +215,21 @@ class WeightAdapter:
                 self._step(tokens, batch, rate)
 
     def _step(self, tokens: Tensor, batch: list[ScoringWindow], rate: float) -> None:
-        rows = sorted(batch, key=lambda w: w.start - w.stop)  # dealt out like cards, so that each has as much to read
+        # sorted by length and assigned to ranks round-robin, so that all ranks have about the same number of tokens
+        rows = sorted(batch, key=lambda w: w.start - w.stop)
         grads = self._all_reduce(self._gradient(tokens, rows[self.distributed.rank :: self.distributed.world_size]))
         torch._foreach_div_(grads, float(sum(w.stop - w.start for w in batch)))
-        if not clip_grad_norm_(grads, self.sgd.limit).isfinite():
-            raise BitgolfError(
-                "the weights that learn while scoring have run away: their gradient is not finite",
-                where="score",
-                hint="a lower learning rate, or max_norm=1.0",
-            )
+        norm = clip_grad_norm_(grads, self.sgd.limit)
+        if not norm.isfinite():
+            cause = f"test-time training diverged: the gradient norm is {float(norm)}"
+            raise BitgolfError(cause, where="score", hint="set a lower learning rate, or max_norm=1.0")
         self.sgd.algorithm.step(self.params, grads, self.state, NO_PROGRESS, rate)
 
     def _gradient(self, tokens: Tensor, rows: list[ScoringWindow]) -> list[Tensor]:
-        """Of the nats of all targets of these rows; zeros where there is no row, or nothing uses a parameter."""
+        """Gradients of the sum of nats over all targets of `rows`; zeros without rows, or for unused parameters."""
         sums = [torch.zeros_like(p) for p in self.params]
-        for track in batch_windows(rows, self.sgd.max_tokens):
-            own = [w for text in track.texts for w in text]
+        for batch in batch_windows(rows, self.sgd.max_tokens):
+            own = [w for text in batch.texts for w in text]
             inputs = pad_sequence([tokens[w.start : w.stop] for w in own], batch_first=True)
             targets = pad_sequence([tokens[w.start + 1 : w.stop + 1] for w in own], True, IGNORE_INDEX)
             for loss in self.loss(inputs, targets):
@@ -232,18 +237,19 @@ class WeightAdapter:
         return sums
 
     def _all_reduce(self, grads: list[Tensor]) -> list[Tensor]:
-        """Over all processes: one buffer, one sum."""
+        """Sum gradients over all processes, in one buffer."""
         flat = all_reduce_sum(torch.cat([g.reshape(-1) for g in grads]), self.distributed)
         pieces = flat.split([g.numel() for g in grads])
         return [piece.view_as(g).to(g.dtype) for piece, g in zip(pieces, grads, strict=True)]
 
 
 def cosine_decay(done: int, steps: int) -> float:
-    """From 1, where nothing is done, down to 0 after `steps`."""
+    """Learning-rate factor: a half cosine from 1 at step 0 to 0 at step `steps`."""
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done / max(steps, 1))))
 
 
 def _selected(pattern: str, roles: dict[str, str], where: str) -> list[str]:
+    """Paths of the parameters that a pattern selects. Raises `RecipeError` if there are none."""
     if found := [path for path, role in roles.items() if selects(pattern, role, path)]:
         return found
     known = ", ".join(sorted(set(roles.values())))

@@ -1,4 +1,4 @@
-"""The loss that a model's own weights descend while it is scored: eager, or in one compiled graph for each length."""
+"""The loss of test-time training: eager, or compiled to one graph for each sequence length."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ from bitgolf.score.execution.async_copy import copy_to_device
 from bitgolf.score.execution.compiled_function import CompiledFunction
 from bitgolf.score.execution.forward import padded_length
 
-IGNORE_INDEX = -100  # in the place of a target: there is none
+IGNORE_INDEX = -100  # a position without a target
 
 SummedLoss = Callable[[Tensor, Tensor], Iterator[Tensor]]
-"""Of inputs and targets (B, T) on the CPU: sums of nats, scalars, each with its graph, which together are of all targets."""
+"""Takes inputs and targets (B, T) on the CPU. Yields scalars with graphs, whose sum is the nats of all targets."""
 
 
 def make_loss(model: LM, device: Device, *, at_once: int, longest: int) -> SummedLoss:
-    """What suits the device. at_once: tokens of one forward on CUDA, or one row; longest: tokens of a row."""
+    """The loss for a device: compiled on CUDA, otherwise eager.
+
+    at_once: maximum tokens of one forward on CUDA, at least one row. longest: maximum tokens of a row.
+    """
     if device.torch_device.type == "cuda":
         return CompiledLoss(model, device, at_once, longest)
     return EagerLoss(model, device)
 
 
 class EagerLoss:
-    """All rows at once, and of their last states those alone that have a target. The reference."""
+    """The reference: one forward of all rows, with logits at positions that have a target."""
 
     def __init__(self, model: LM, device: Device) -> None:
         self.model, self.device = model, device
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Iterator[Tensor]:
-        places = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
-        parts = inputs, places, targets.flatten()[places]
-        inputs, places, targets = (copy_to_device(x, self.device.torch_device) for x in parts)
+        indices = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+        parts = inputs, indices, targets.flatten()[indices]
+        inputs, indices, targets = (copy_to_device(x, self.device.torch_device) for x in parts)
         with self.device.autocast():
-            logits = self.model.logits(self.model.hidden(self.model.forward_context(inputs)).flatten(0, 1)[places])
+            logits = self.model.logits(self.model.hidden(self.model.forward_context(inputs)).flatten(0, 1)[indices])
         yield F.cross_entropy(at_least_float32(logits), targets, reduction="sum")
 
 
 class CompiledLoss:
-    """`longest` tokens a row, or a half, a quarter, … of it, and always as many rows as `at_once` holds of them.
+    """Rows padded to `longest` tokens or a half, a quarter, … of it, and a fixed number of rows for each length.
 
-    Nothing waits for the device: positions without a target are computed too, and add nothing.
+    Logits are computed at all positions, so the host need not wait for the device; padding adds zero to the loss.
     """
 
     def __init__(self, model: LM, device: Device, at_once: int, longest: int) -> None:

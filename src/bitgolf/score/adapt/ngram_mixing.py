@@ -1,9 +1,9 @@
-"""The model mixed with what followed the same tokens before, normalised over the whole vocabulary.
+"""Mixing of a model with n-gram experts, normalised over the whole vocabulary.
 
-Each expert in turn takes its share of the distribution so far: p <- (1 - w) p + w p_expert; the model first, then the
-counts of the document, those of the stream last, each by rising order and then the match. Convex combinations of
-distributions are distributions, so nothing has to be evaluated for the true token alone (Parameter Golf #886, #978:
-what is not normalised is no probability).
+Beginning with the model's distribution p, each expert is mixed in turn: p <- (1 - w) p + w p_expert. The experts of the
+document come before those of the stream, each by increasing order with the longest match last. A convex combination of
+distributions is a distribution. Evaluating a mixture at the true token only, as criticised in Parameter Golf #886 and
+#978, does not give normalised probabilities.
 """
 
 from __future__ import annotations
@@ -32,23 +32,20 @@ from bitgolf.score.methods import SlidingScoring, TextBatch, TextSection
 from bitgolf.score.player import AdaptationStep, Player, ScoringBatch
 from bitgolf.score.text import TokenizedText
 
-ENTROPY_BINS, COUNT_BINS, SPREAD_BINS = (
-    8,
-    6,
-    4,
-)  # of the model's entropy, of what an expert has seen, of how it is spread
-MAX_COUNT = 256  # targets that a gate's mean goes back; it never gives an expert more than 1 - 1 / MAX_COUNT
-PRIOR_COUNT = 2.0  # targets that a gate's first weight counts for
+ENTROPY_BINS, COUNT_BINS, SPREAD_BINS = 8, 6, 4  # of the model's entropy, the context's count, its number of successors
+MAX_COUNT = 256  # maximum count in the running mean of a weight, which is also limited to 1 - 1 / MAX_COUNT
+PRIOR_COUNT = 2.0  # count of the initial weight in the running mean
 
 
 @register
 class NGramMixing(SlidingScoring):
-    """A sliding window, mixed with exact counts of n-grams, and longest matches, of the document and of the stream.
+    """Sliding windows mixed with exact n-gram counts and longest matches of the document and of the stream.
 
-    document_orders, stream_orders: lengths of the contexts that are counted in each, rising; () for none. history: tokens
-    that are remembered, at least half of them at any time. initial_weight: the weight that an expert begins with.
-    `isolated`: there is no stream, and each document begins anew, gates included. Else what came before counts. One
-    process reads it all in its order, however many there are.
+    document_orders, stream_orders: context lengths of the n-grams of the document and of the stream, increasing; () for
+    none. history: maximum number of tokens kept; when it is reached, the older half is dropped.
+    initial_weight: mixing weight of an expert before any update.
+    isolated: no stream experts; counts and weights are reset at each document.
+    A single process reads the whole text in order, independent of the number of processes.
     """
 
     name = "mixed"
@@ -69,20 +66,21 @@ class NGramMixing(SlidingScoring):
         super().__init__(window=window, stride=stride, isolated=isolated, rope_scaling=rope_scaling)
         for key, orders in (("document_orders", document_orders), ("stream_orders", stream_orders)):
             if any(a >= b for a, b in pairwise((0, *orders))):
-                raise RecipeError(f"orders {orders} do not rise from 1 or more", where=f"score.{key}", hint="(2, 3, 4)")
+                cause = f"{key} must be increasing and at least 1, got {orders}"
+                raise RecipeError(cause, where=f"score.{key}", hint="e.g. (2, 3, 4)")
         if not document_orders and (isolated or not stream_orders):
-            raise RecipeError("there is nothing to mix with", where="score.document_orders", hint="(1, 2, 3)")
+            cause = f"no n-grams to mix: document_orders is (), stream_orders {stream_orders}, isolated {isolated}"
+            raise RecipeError(cause, where="score.document_orders", hint="e.g. (1, 2, 3)")
         if not 2 <= history <= 1 << 28:
-            raise RecipeError(f"a memory of {history} tokens", where="score.history", hint="from 2 to 2^28")
+            raise RecipeError(f"history must be from 2 to 2^28 tokens, got {history}", where="score.history")
         if not 0 < initial_weight < 1:
-            raise RecipeError(
-                f"a weight of {initial_weight} is not between 0 and 1", where="score.initial_weight", hint="0.05"
-            )
+            cause = f"initial_weight must be between 0 and 1, got {initial_weight}"
+            raise RecipeError(cause, where="score.initial_weight", hint="e.g. 0.05")
         self.document_orders, self.in_stream = document_orders, () if isolated else stream_orders
         self.history, self.initial_weight = history, initial_weight
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
-        """One track: round after round, the next windows of the stream side by side."""
+        """One text batch: each step has the next windows of the stream side by side."""
         windows = [[w] for start, stop in self.text_spans(text) for w in self.windows(stop - start, start)]
         yield TextSection(
             0, text.num_targets, [TextBatch(min(max(1, batch_tokens // self.window), len(windows)), windows)]
@@ -110,7 +108,10 @@ class NGramMixing(SlidingScoring):
 
 
 class PendingTarget(NamedTuple):
-    """What was said of a token that is not known yet: the model's log p, (V,), and the experts' cells."""
+    """Predictions for a token that is not yet revealed, from which the weights are updated later.
+
+    log_p: (V,), of the model. predictions: of the experts. cells: (1, E), see `MixingWeights.bins`.
+    """
 
     log_p: Tensor
     predictions: ExpertPredictions
@@ -118,10 +119,11 @@ class PendingTarget(NamedTuple):
 
 
 class NGramMixingPlayer:
-    """A player mixed with the experts. Blocks are the stream in order, each predicted once and then observed.
+    """A player whose predictions are mixed with those of n-gram experts.
 
-    The tokens at which a block asks are the stream's next ones: position after position is first learned from, then
-    counted, then predicted from. A token is known when it is shown, and the last target of a block when it is observed.
+    Batches must come in the order of the stream, each predicted once and then observed. At each position the weights
+    are first updated with the token, then the token is counted, then the next one is predicted. All targets of a batch
+    but the last are inputs of the batch too; the last one becomes known in `observe`.
     """
 
     def __init__(self, inner: Player, bos: int, method: NGramMixing) -> None:
@@ -137,31 +139,31 @@ class NGramMixingPlayer:
 
     def predict(self, block: ScoringBatch) -> Tensor:
         if self.pending:
-            raise BitgolfError("a block is predicted before the last one was observed", where="score")
+            raise BitgolfError("predict was called again before observe of the previous batch", where="score")
         logits, tokens = self.inner.predict(block), block.tokens[block.target_mask].cpu()
         starts = tokens == self.bos if self.method.isolated else torch.zeros(len(tokens), dtype=torch.bool)
         cuts = [0, *(i for i in starts.nonzero()[:, 0].tolist() if i), len(tokens)]
         return torch.cat([self._mix(logits[a:b], tokens[a:b], bool(starts[a])) for a, b in pairwise(cuts)])
 
     def _mix(self, logits: Tensor, tokens: Tensor, reset: bool) -> Tensor:
-        """The stream's next n tokens and what the model says after them, (n, V)."""
+        """Mix the experts into the model's logits (n, V) after the stream's next n tokens."""
         if reset:
             self._reset()
-        said, known = concatenate_experts([counted.read(tokens.numpy()) for counted in self.ngrams]), tokens[1:]
-        whole = logits.logsumexp(-1)
-        entropy = whole - (logits.softmax(-1) * logits).sum(-1)
-        cells = self.gates.bins(said, to_numpy(entropy))
-        chance = logits[:-1].gather(1, known.to(logits.device)[:, None])[:, 0] - whole[:-1]
-        weights = self.gates.predict_and_update(cells, to_numpy(chance.exp()), said.probability(known.numpy()))
-        self.pending = PendingTarget(logits[-1] - whole[-1], said.last(), cells[-1:])
-        return mix_logits(logits, whole, said, weights)
+        predictions, known = concatenate_experts([ngrams.read(tokens.numpy()) for ngrams in self.ngrams]), tokens[1:]
+        logsumexp = logits.logsumexp(-1)
+        entropy = logsumexp - (logits.softmax(-1) * logits).sum(-1)
+        cells = self.gates.bins(predictions, to_numpy(entropy))
+        log_p = logits[:-1].gather(1, known.to(logits.device)[:, None])[:, 0] - logsumexp[:-1]
+        weights = self.gates.predict_and_update(cells, to_numpy(log_p.exp()), predictions.probability(known.numpy()))
+        self.pending = PendingTarget(logits[-1] - logsumexp[-1], predictions.last(), cells[-1:])
+        return mix_logits(logits, logsumexp, predictions, weights)
 
     def observe(self, block: ScoringBatch, targets: Tensor) -> None:
         self.inner.observe(block, targets)
         if self.pending:
-            target, (log_p, said, cells) = targets[-1:].cpu(), self.pending
-            chance = log_p[target.to(log_p.device)].exp()
-            self.gates.predict_and_update(cells, to_numpy(chance), said.probability(target.numpy()))
+            target, (log_p, predictions, cells) = targets[-1:].cpu(), self.pending
+            p = log_p[target.to(log_p.device)].exp()
+            self.gates.predict_and_update(cells, to_numpy(p), predictions.probability(target.numpy()))
         self.pending = None
 
     def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
@@ -176,48 +178,48 @@ def to_numpy(x: Tensor) -> Floats:
 
 
 def mix_logits(logits: Tensor, logsumexp: Tensor, predictions: ExpertPredictions, weights: Floats) -> Tensor:
-    """log((1 - w) p + w p_expert), expert after expert; the logits (n, V) themselves where all weights are zero.
+    """Logits (n, V) of the mixture p <- (1 - w) p + w p_expert, applied for each expert in turn.
 
-    whole: their logsumexp, (n,), which stays that of what is returned. weights: (n, E).
+    logsumexp: (n,), of `logits`; that of the result is the same. weights: (n, E); if all are 0, the result is `logits`.
     """
-    kept = np.cumprod(1 - weights[:, ::-1], 1)[:, ::-1]  # by an expert and all that follow
+    kept = np.cumprod(1 - weights[:, ::-1], 1)[:, ::-1]  # share that an expert and all later ones leave to earlier ones
     shares = weights * np.append(kept[:, 1:], np.ones((len(kept), 1)), 1)
     row, expert, token, p = predictions.successors
-    places = tuple(torch.from_numpy(index).long().to(logits.device) for index in (row, token))
+    indices = tuple(torch.from_numpy(index).long().to(logits.device) for index in (row, token))
     mass = torch.from_numpy(shares[row, expert] * p).to(logits)
-    added = torch.zeros_like(logits).index_put_(places, mass, accumulate=True)
+    added = torch.zeros_like(logits).index_put_(indices, mass, accumulate=True)
     model = torch.from_numpy(np.log(kept[:, :1])).to(logits)
     return torch.logaddexp(logits + model, added.log() + logsumexp[:, None])
 
 
 class MixingWeights:
-    """How much each expert may say: a weight for each cell of what is known before the token is.
+    """Mixing weights of the experts: one weight for each cell of features that are known before the token.
 
-    A cell is the expert, the whole bits of the model's entropy, how often the context was there (or how long the match
-    is) and how many tokens share its counts. Its weight is the mean of the shares that the expert had in what the
-    mixture gave to the tokens that came: the natural gradient of their cost, with 1 / n as the rate.
+    A cell is given by the expert, the model's entropy in whole bits, the count of the context (or the length of the
+    match), and the number of distinct successors. The weight of a cell is the running mean of the expert's share in the
+    mixture's probability of the actual token: the natural gradient of the bits, with rate 1 / n.
     """
 
     def __init__(self, experts: int, trust: float) -> None:
         size = experts * ENTROPY_BINS * COUNT_BINS * SPREAD_BINS
         self.weight, self.count = np.full(size, trust), np.full(size, PRIOR_COUNT)
 
-    def bins(self, said: ExpertPredictions, entropy: Floats) -> NDArray[np.int64]:
-        """(n, E): the cell of each expert, -1 where it is silent. entropy: (n,), nats."""
-        total, kinds = np.maximum(said.total, 1), np.maximum(said.distinct, 1)
+    def bins(self, predictions: ExpertPredictions, entropy: Floats) -> NDArray[np.int64]:
+        """Cell of each expert, (n, E); -1 where the expert has no prediction. entropy: (n,), in nats."""
+        total, distinct = np.maximum(predictions.total, 1), np.maximum(predictions.distinct, 1)
         count = np.minimum(np.log2(total).astype(np.int64), COUNT_BINS - 1)
-        spread = np.where(kinds == 1, 0, 3 - (total >= 2 * kinds) - (total >= 4 * kinds))
-        band = np.clip((entropy / np.log(2)).astype(np.int64), 0, ENTROPY_BINS - 1)[:, None]
+        spread = np.where(distinct == 1, 0, 3 - (total >= 2 * distinct) - (total >= 4 * distinct))
+        entropy_bin = np.clip((entropy / np.log(2)).astype(np.int64), 0, ENTROPY_BINS - 1)[:, None]
         expert = np.arange(total.shape[1])
-        cells = ((expert * ENTROPY_BINS + band) * COUNT_BINS + count) * SPREAD_BINS + spread
-        return np.where(said.total > 0, cells, -1)
+        cells = ((expert * ENTROPY_BINS + entropy_bin) * COUNT_BINS + count) * SPREAD_BINS + spread
+        return np.where(predictions.total > 0, cells, -1)
 
     def predict_and_update(
         self, cells: NDArray[np.int64], model_probability: Floats, expert_probability: Floats
     ) -> Floats:
-        """(n, E): each expert's weight at each position, all learned before it.
+        """Weights (n, E) of the experts at each position, updated only with the tokens before it.
 
-        chance (k,), hits (k, E): what model and experts gave to the tokens that are known, k <= n.
+        cells: (n, E). model_probability: (k,), expert_probability: (k, E), of the k <= n tokens that are known.
         """
         out = np.zeros(cells.shape)
         jit_update_weights()(self.weight, self.count, cells, model_probability, expert_probability, out)
@@ -227,7 +229,10 @@ class MixingWeights:
 def update_weights(
     weight: Floats, seen: Floats, cells: NDArray[np.int64], chance: Floats, hits: Floats, out: Floats
 ) -> None:
-    """Position after position: fill its weights, then learn from its token where that is known."""
+    """For each position, write its weights to `out`, then update them with its token if that is known.
+
+    weight, seen: (cells,), weights and their counts. chance: (k,), hits: (k, E), probabilities of the known tokens.
+    """
     top = 1 - 1 / MAX_COUNT
     for t in range(len(cells)):
         for e in range(cells.shape[1]):
@@ -247,7 +252,7 @@ def update_weights(
 
 @cache
 def jit_update_weights() -> Callable[..., None]:
-    """`update_weights` in machine code."""
+    """`update_weights`, compiled by numba."""
     import numba
 
     jit: Any = numba.njit(nogil=True, cache=False, fastmath=False)

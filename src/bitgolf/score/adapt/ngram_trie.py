@@ -1,4 +1,4 @@
-"""A trie of all n-grams that were read, and the functions that read a token into it, compiled by numba."""
+"""A trie of all n-grams that were read, and functions that add tokens to it, compiled by numba."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ NODES, TOKENS, MATCH_AT, MATCH_LENGTH = range(4)
 
 
 class NGramTrie(NamedTuple):
-    """N-grams as nodes, 0 the empty one; a node's children are a chain, the youngest first, 0 behind the last.
+    """A trie whose nodes are n-grams; node 0 is the empty one. The children of a node are a linked list, newest first.
 
-    keys (H,) int64, nodes (H,): open addressing, parent * vocab + token -> node; -1 where free; H a power of two.
-    token, counts, num_children, child, sibling, last_end (N,): of each node; last_end: of an n-gram of full length, the
-    position behind its last occurrence.  path (order + 1,): nodes of the last 0 … order tokens, -1 for none.
-    history (M,): the tokens.  state (4,) int64: number of nodes, of tokens, position that the match points at, and number
-    of tokens that it matches; numba cannot write to fields of a tuple, so they stand in an array.
+    keys (H,) int64, nodes (H,): hash table with open addressing, from parent * vocab + token to the node; a free slot
+    has the key -1; H is a power of two.
+    token, counts, num_children (N,): of each node. child, sibling (N,): first child and next sibling, 0 for none.
+    last_end (N,): for an n-gram of full length, the position after its last occurrence.
+    path (order + 1,): the nodes of the last 0 … order tokens, -1 if there is none. history (M,): the tokens.
+    state (4,) int64: number of nodes, number of tokens, position of the token that the match predicts, length of the
+    match. This is an array because numba cannot assign to the fields of a tuple.
     """
 
     keys: NDArray[np.int64]
@@ -39,7 +41,7 @@ class NGramTrie(NamedTuple):
 
 
 class Successors(NamedTuple):
-    """Tokens that may follow, (m,): at position `row`, `expert` predicts `token` with probability `p`."""
+    """Predicted tokens, each array (m,): at position `row`, `expert` predicts `token` with probability `p`."""
 
     row: Ints
     expert: Ints
@@ -47,12 +49,13 @@ class Successors(NamedTuple):
     p: Floats
 
     def select(self, index: Any) -> Successors:
+        """The elements at an index: a slice, a mask or an array of integers."""
         columns: Any = (column[index] for column in self)
         return Successors(*columns)
 
 
 def empty_successors(successors: int) -> Successors:
-    """Arrays for so many, not filled."""
+    """Uninitialized arrays for this number of successors."""
     row, expert, token = (np.empty(successors, np.int32) for _ in range(3))
     return Successors(row, expert, token, np.empty(successors))
 
@@ -64,7 +67,7 @@ Jit = Callable[[Any], Any]
 def make_find_slot(jit: Jit) -> Callable[..., int]:
     @jit
     def find_slot(trie: NGramTrie, key: int) -> int:
-        """The index of a key in the hash table, or else the free index for it."""
+        """The slot of a key in the hash table, or the free slot where it would be inserted."""
         mask = len(trie.keys) - 1
         at = (key * 0x9E3779B97F4A7C1 >> 20) & mask
         while trie.keys[at] != -1 and trie.keys[at] != key:
@@ -77,7 +80,7 @@ def make_find_slot(jit: Jit) -> Callable[..., int]:
 def make_increment(jit: Jit, find_slot: Callable[..., int]) -> Callable[..., int]:
     @jit
     def increment(trie: NGramTrie, parent: int, token: int, vocab: int) -> int:
-        """The node of an n-gram and one token more, counted; made if there is none."""
+        """Increment the count of the child of `parent` for `token`, creating it if needed. Returns its node."""
         key = parent * vocab + token
         at = find_slot(trie, key)
         if trie.keys[at] == -1:
@@ -97,7 +100,7 @@ def make_increment(jit: Jit, find_slot: Callable[..., int]) -> Callable[..., int
 def make_match(jit: Jit) -> Callable[..., None]:
     @jit
     def match(trie: NGramTrie, longest: int) -> None:
-        """Go on with a match that was right; else with the last place where the longest n-gram stood."""
+        """Extend the match if it predicted the last token, else restart where the last n-gram occurred before."""
         end, node = int(trie.state[TOKENS]), trie.path[-1]
         before = trie.last_end[node] if node >= 0 else 0
         if trie.state[MATCH_LENGTH] > 0 and trie.history[trie.state[MATCH_AT]] == trie.history[end - 1]:
@@ -117,7 +120,7 @@ def make_match(jit: Jit) -> Callable[..., None]:
 def make_push(jit: Jit, increment: Callable[..., int], match: Callable[..., None]) -> Callable[..., None]:
     @jit
     def push(trie: NGramTrie, token: int, vocab: int, longest: int) -> None:
-        """Count a token in all its contexts, remember it, and update the match."""
+        """Count a token in all its contexts, append it to the history, and update the match."""
         for k in range(len(trie.path) - 1, -1, -1):
             if trie.path[k] >= 0:
                 node = increment(trie, int(trie.path[k]), token, vocab)
@@ -143,7 +146,7 @@ def make_read(jit: Jit, push: Callable[..., None]) -> ReadFunction:
         kinds: Ints,
         out: Successors,
     ) -> tuple[int, int]:
-        """Read from `start` on for as long as `out` has room: the position reached, the successors listed."""
+        """Read tokens from `start` on while `out` has space. Returns the position reached and the successors added."""
         filled, experts = 0, len(orders)
         for t in range(start, len(tokens)):
             if filled + experts * vocab + 1 > len(out.row):
@@ -153,7 +156,7 @@ def make_read(jit: Jit, push: Callable[..., None]) -> ReadFunction:
                 node = trie.path[orders[e]]
                 if node < 0 or trie.child[node] == 0:
                     continue
-                total[t, e] = trie.counts[node] - 1  # this time nothing followed yet
+                total[t, e] = trie.counts[node] - 1  # the present occurrence has no successor yet
                 kinds[t, e] = trie.num_children[node]
                 child = trie.child[node]
                 while child:
@@ -171,14 +174,14 @@ def make_read(jit: Jit, push: Callable[..., None]) -> ReadFunction:
 
 
 def make_reader(jit: Jit) -> ReadFunction:
-    """The loop over tokens and all that it calls, each function passed through `jit`."""
+    """The function `read`, with each function that it calls passed through `jit`."""
     increment = make_increment(jit, make_find_slot(jit))
     return make_read(jit, make_push(jit, increment, make_match(jit)))
 
 
 @cache
 def jit_reader() -> ReadFunction:
-    """`read` in machine code: made once for each process, in a few seconds."""
+    """`read`, compiled by numba. Compilation takes a few seconds, once per process."""
     import numba
 
     jit: Any = numba.njit(nogil=True, cache=False, fastmath=False)

@@ -1,4 +1,4 @@
-"""Adam with a state of its own for each row, as the documents in the rows begin at different times."""
+"""Adam with separate state for each row, since the documents in the rows begin at different steps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bitgolf.score.execution.compiled_function import CompiledFunction
 
 
 class PerRowAdam:
-    """Adam (arXiv 1412.6980) with decoupled weight decay (arXiv 1711.05101), for each row of `values` (rows, P) by itself.
+    """Adam (arXiv:1412.6980) with decoupled weight decay (arXiv:1711.05101), for each row of `values` separately.
 
-    Each row has its own moments and its own number of steps, (rows, 1).
+    values: (rows, P). Each row has its own moments (rows, P) and its own number of steps (rows, 1).
     """
 
     def __init__(
@@ -24,24 +24,24 @@ class PerRowAdam:
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(values), torch.zeros_like(values)
         self.steps = values.new_zeros(len(values), 1)
         self.update: Callable[[Tensor, Tensor], Tensor] = self._update
-        if values.is_cuda:  # 25 operators on tensors of gigabytes, or one kernel
+        if values.is_cuda:  # one kernel instead of 25 operators on tensors of gigabytes
             self.update = CompiledFunction(self._update, values.device)
 
     def reset(self, rows: Tensor) -> None:
-        """Forget the moments and steps of rows, boolean (rows,) on the CPU."""
+        """Set the moments and steps of the selected rows, bool (rows,) on the CPU, to zero."""
         chosen = copy_to_device(rows.nonzero()[:, 0], self.values.device)
         for state in (self.exp_avg, self.exp_avg_sq, self.steps):
             state[chosen] = 0
 
     def step(self, grad: Tensor, rows: Tensor) -> None:
-        """One step with gradients (rows, P) of the rows, boolean (rows,), that learn; the others stay as they are."""
+        """One step of the selected rows, bool (rows,), with gradients (rows, P). Other rows are unchanged."""
         self.update(grad, rows[:, None].to(grad.dtype))
 
     def _update(self, grad: Tensor, on: Tensor) -> Tensor:
-        """In place; on: (rows, 1), 1 for a row that learns and 0 for one that does not."""
+        """Update in place. on: (rows, 1), 1 for a selected row and 0 for another."""
         b1, b2 = self.betas
         self.steps += on
-        taken = self.steps.clamp(min=1)  # a row that never learned divides by no zero
+        taken = self.steps.clamp(min=1)  # avoids a division by zero in rows without a step
         self.exp_avg.mul_(1 - on * (1 - b1)).add_(grad * (on * (1 - b1)))
         self.exp_avg_sq.mul_(1 - on * (1 - b2)).add_(grad.square() * (on * (1 - b2)))
         size = self.exp_avg_sq.sqrt().div_((1 - b2**taken).sqrt()).add_(self.eps)

@@ -1,4 +1,4 @@
-"""Documents with adapters of their own, and now and then descent on the base weights over the documents scored so far."""
+"""Per-document LoRA adapters, with phases of SGD on the base weights over the documents scored so far."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from bitgolf.score.text import TokenizedText
 
 
 def even_boundaries(documents: int, phases: int) -> tuple[int, ...]:
-    """Boundaries of so many phases over the first so many documents: 2500 in 3 are 833, 1666 and 2500 (#1855)."""
+    """Boundaries that divide `documents` evenly into `phases`: 2500 in 3 gives 833, 1666 and 2500 (#1855)."""
     return tuple(documents * (i + 1) // phases for i in range(phases))
 
 
 @register
 class PhasedLoRA(ScoringMethod):
-    """`DocumentLoRA`, with descent on the base weights each time so many documents are scored. Parameter Golf #1610, #1626, #1855.
+    """`DocumentLoRA` with phases of SGD on the base weights (Parameter Golf #1610, #1626, #1855).
 
-    boundaries: how many documents are scored before each phase; what lies at or beyond the text's end is left out.
-    A phase goes once over all documents scored so far, or where not `cumulative` over those since the last one, in chunks of `chunk`
-    targets: the learning rate goes down a cosine over them, the last one is left out, as published. Momentum starts at
-    zero; then adapters start anew. Published: the longest documents first (`lora.order`); 6 phases overfit.
+    boundaries: number of scored documents before each phase. Boundaries at or after the last document are ignored.
+    cumulative: whether a phase trains on all documents scored so far, or only on those since the previous phase.
+    chunk: targets per chunk. A phase trains once on each chunk but the last (as published), with cosine decay of the
+    learning rate and momentum reset to zero. Adapters are reset after each phase.
+    Published settings: longest documents first (`lora.order`); 6 phases overfit.
     """
 
     name = "phased"
@@ -52,9 +53,10 @@ class PhasedLoRA(ScoringMethod):
         sgd: Spec[SGDAdaptation] = part(SGDAdaptation, lr=0.001, epochs=1, split_documents=True),
     ) -> None:
         if not boundaries or any(b >= a for b, a in pairwise([0, *boundaries])):
-            raise RecipeError(f"{boundaries} are not counts of documents that grow", where="PhasedLoRA.boundaries")
+            cause = f"boundaries must be one or more increasing numbers of documents from 1, got {boundaries}"
+            raise RecipeError(cause, where="PhasedLoRA.boundaries", hint="e.g. (833, 1666, 2500)")
         if chunk < 1:
-            raise RecipeError(f"a chunk of {chunk} targets is not one", where="PhasedLoRA.chunk")
+            raise RecipeError(f"chunk must be at least 1 target, got {chunk}", where="PhasedLoRA.chunk")
         self.lora, self.sgd = lora(), sgd
         self.window, self.stride, self.first_stride = self.lora.window, self.lora.stride, self.lora.first_stride
         self.order = self.lora.order
@@ -72,19 +74,20 @@ class PhasedLoRA(ScoringMethod):
             yield TextSection(own[0][0], own[-1][1], self.lora.batches(own), AdaptationStep(number, len(ends)))
 
     def boundaries_in(self, text: TokenizedText) -> tuple[int, ...]:
-        """The boundaries that are followed by a document of this text."""
+        """The boundaries that are before the last document of this text."""
         return tuple(b for b in self.boundaries if b < len(text.documents()))
 
     def warnings(self, text: TokenizedText) -> list[str]:
-        """What a reader of the score must know: phases that this text is too short for."""
-        documents, held, said = text.documents(), self.boundaries_in(text), list[str]()
-        if left := self.boundaries[len(held) :]:
-            said.append(f"the text has {len(documents)} documents: no phase after {', '.join(map(str, left))}")
-        for earlier, end in pairwise([0, *held]):
+        """Warnings about phases for which this text is too short."""
+        documents, reached, warnings = text.documents(), self.boundaries_in(text), list[str]()
+        if skipped := ", ".join(map(str, self.boundaries[len(reached) :])):
+            warnings.append(f"the text has {len(documents)} documents, so there is no phase after {skipped} documents")
+        for earlier, end in pairwise([0, *reached]):
             targets = documents[end - 1][1] - documents[0 if self.cumulative else earlier][0]
             if targets <= self.chunk:
-                said.append(f"the phase after {end} documents has one chunk, {targets} targets: it learns nothing")
-        return said
+                single = f"its {targets} targets are a single chunk, and the last chunk is left out"
+                warnings.append(f"the phase after {end} documents trains on nothing: {single}; set a smaller chunk")
+        return warnings
 
     def make_player(
         self,
@@ -101,7 +104,7 @@ class PhasedLoRA(ScoringMethod):
 
 
 class PhasedLoRAPlayer(LoRAPlayer):
-    """Adapters on a model whose own weights learn at the end of a section. `close` gives it back its weights."""
+    """Adapters on a model whose base weights are trained at the end of each section. `close` restores the weights."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Descent on the stream: score a chunk, then learn from it, and score the next with what was learned."""
+"""Test-time training on the stream: score a chunk, train on it with SGD, then score the next chunk."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from bitgolf.score.text import TokenizedText
 
 @register
 class StreamSGD(ScoringMethod):
-    """Sliding windows in sections of `chunk` targets; after each, descent on its tokens. Parameter Golf #461, #549, #1413.
+    """Sliding windows, with SGD on each chunk of `chunk` targets after its score (Parameter Golf #461, #549, #1413).
 
-    The learning rate goes down a cosine over the chunks; the last one, which nothing follows, is not learned from. A
-    window that crosses the end of a chunk is shown twice, with the same context, for the targets of either side.
-    Published: lr 0.002 (#549) and 0.005 (#1413, #1493), 3 epochs, stride 64.
+    The learning rate follows a cosine decay over the chunks; the last chunk is not trained on. A window that crosses
+    the end of a chunk is read twice with the same context, once for the targets on each side.
+    Published settings: lr 0.002 (#549) and 0.005 (#1413, #1493), 3 epochs, stride 64.
     """
 
     name = "sgd"
@@ -45,27 +45,30 @@ class StreamSGD(ScoringMethod):
     ) -> None:
         check_stride(window, stride)
         if chunk < 1:
-            raise RecipeError(f"a chunk of {chunk} targets is not one", where="StreamSGD.chunk")
+            raise RecipeError(f"chunk must be at least 1 target, got {chunk}", where="StreamSGD.chunk")
         self.window, self.stride, self.first_stride, self.isolated = window, stride, window, isolated
         self.chunk, self.adaptation = chunk, adaptation
 
     @property
     def cross_document(self) -> bool:
-        return True  # what the weights learn, also where windows stop at documents
+        return True  # through the weights, even if windows are isolated
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
         chunks = math.ceil(text.num_targets / self.chunk)
         windows = (w for start, stop in self.text_spans(text) for w in self.windows(stop - start, start))
         for number, own in groupby(split_at_chunks(windows, self.chunk), key=lambda w: w.first_target // self.chunk):
             start = number * self.chunk
-            tracks = [*batch_windows(list(own), batch_tokens)]
-            yield TextSection(start, min(start + self.chunk, text.num_targets), tracks, AdaptationStep(number, chunks))
+            batches = [*batch_windows(list(own), batch_tokens)]
+            yield TextSection(start, min(start + self.chunk, text.num_targets), batches, AdaptationStep(number, chunks))
 
     def warnings(self, text: TokenizedText) -> list[str]:
         return (
             []
             if text.num_targets > self.chunk
-            else [f"the text is one chunk, {text.num_targets} targets: nothing is learned"]
+            else [
+                f"the method trains on nothing: the {text.num_targets} targets of the text are a single chunk, and the"
+                " last chunk is left out; set a smaller chunk"
+            ]
         )
 
     def make_player(
@@ -83,7 +86,7 @@ class StreamSGD(ScoringMethod):
 
 
 class StreamSGDPlayer(StaticPlayer):
-    """A model that learns from each chunk after it was scored. `close` gives it back its weights."""
+    """A model that is trained on each chunk after its score. `close` restores the weights."""
 
     def __init__(
         self,
@@ -111,7 +114,7 @@ class StreamSGDPlayer(StaticPlayer):
 
 
 def split_at_chunks(windows: Iterable[ScoringWindow], chunk: int) -> Iterator[ScoringWindow]:
-    """These windows, those that score targets on both sides of a multiple of `chunk` once for each side."""
+    """Split windows whose targets cross a multiple of `chunk` into one window for each side, with the same context."""
     for w in windows:
         first = w.first_target
         while first < w.stop:

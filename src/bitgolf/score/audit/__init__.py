@@ -1,1 +1,1 @@
-"""Audits of any evaluation, ours or foreign, by what it does: it is run again on text that was altered."""
+"""Audits of evaluations, ours or third-party: run an evaluation on altered texts and compare its bits."""

@@ -1,4 +1,4 @@
-"""All audits of an entry: `audit_evaluation`."""
+"""Run all audits of an evaluation: `audit_evaluation`. The rules are described in docs/scoring.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ DEFAULT_BUDGET = AuditBudget()
 
 
 class AuditReport(NamedTuple):
-    """claimed: bits per byte by the entry's own count, nan where it did not come so far; runs: of the entry."""
+    """The findings of an audit, the most fundamental first.
+
+    claimed: bits per byte as the evaluation reports them, nan if it did not complete. runs: runs of the evaluation.
+    """
 
     findings: list[AuditFinding]
     claimed: float
@@ -27,7 +30,7 @@ class AuditReport(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """The rule that rejects the entry, the cause where several do; "passes" where none does."""
+        """The first rule that rejects the evaluation, or "passes" if there is none."""
         return self.findings[0].rule if self.findings and self.findings[0].severity == "error" else "passes"
 
 
@@ -39,29 +42,35 @@ def audit_evaluation(
     seed: int = 0,
     budget: AuditBudget = DEFAULT_BUDGET,
 ) -> AuditReport:
-    """Examine an entry, which `make_evaluation` makes anew for each run, by what it does with text.
+    """Audit an evaluation by its behavior on altered texts.
 
-    documents: raw, at least three; those of the later half should be long beside the entry's windows. training: raw documents
-    that it may train on. The same seed asks the same questions. What the entry reads by other ways than its `DataView` is
-    not seen: run it where the validation files are not. A process that it kills is the caller's.
+    make_evaluation: creates the evaluation anew for each run. documents: raw, at least three; those of the second half
+    should be longer than its windows. training: raw documents that it may train on. seed: of all random choices.
+    Reads that bypass the `DataView` are not detected: run the audit where the validation files are not available.
+    The evaluation runs in a thread of this process: if it ends the process, the audit ends too.
+    Raises `UsageError` if there are fewer than three documents, an empty one, or no training text.
     """
     if len(documents) < 3 or not training or not all(documents):
-        raise UsageError("an audit needs three documents or more, training text, and no empty document", where="audit")
+        cause = (
+            "an audit needs at least three documents, none of them empty, and a training document; got"
+            f" {len(documents)} documents, {documents.count(b'')} of them empty, and {len(training)} training documents"
+        )
+        raise UsageError(cause, where="audit")
     findings: list[AuditFinding] = []
-    exam, claimed = None, float("nan")
+    harness, claimed = None, float("nan")
     try:
-        exam = AuditHarness(make_evaluation, documents, training, seed, budget)
-        text = exam.text.tokens
-        claim = exam.run(text, build=text, warm_up=text)
+        harness = AuditHarness(make_evaluation, documents, training, seed, budget)
+        text = harness.text.tokens
+        claim = harness.run(text, build=text, warm_up=text)
         claimed = claim.claim.bpb
-        findings += check_determinism(exam)
+        findings += check_determinism(harness)
         if not findings:
             for rule in (check_coverage, check_tokenizer, check_denominator, check_contamination):
-                findings += rule(exam, claim)
+                findings += rule(harness, claim)
             for rule in (check_isolation, check_causality, check_length_leak):
-                findings += rule(exam)
-            if all(finding.severity == "warning" for finding in findings):  # the costly question comes last
-                findings += check_normalization(exam)
+                findings += rule(harness)
+            if all(finding.severity == "warning" for finding in findings):  # the most expensive check comes last
+                findings += check_normalization(harness)
     except AuditStopped as stopped:
         findings.append(stopped.finding)
-    return AuditReport(ranked(findings), claimed, exam.runs if exam else 0)
+    return AuditReport(ranked(findings), claimed, harness.runs if harness else 0)

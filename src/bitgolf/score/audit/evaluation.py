@@ -1,4 +1,4 @@
-"""What is audited: an evaluation that sees text through a `DataView` and answers with a `ClaimedScore`."""
+"""The interface of an audited evaluation: it reads text through a `DataView` and returns a `ClaimedScore`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class EvaluationTokenizer(Protocol):
-    """The entry's tokenizer. `decode` is given back all that `encode` made of a document, without BOS."""
+    """The evaluation's tokenizer. `decode` should invert `encode` for every document; both leave out BOS."""
 
     @property
     def vocab(self) -> int: ...
@@ -29,7 +29,7 @@ class EvaluationTokenizer(Protocol):
 
 
 class TextRead(NamedTuple):
-    """Tokens start … stop-1 of the validation text were looked at, in this phase."""
+    """A read of the tokens start … stop-1 of the validation text in a phase."""
 
     phase: str
     start: int
@@ -38,10 +38,10 @@ class TextRead(NamedTuple):
 
 @dataclass
 class DataView:
-    """The only way to text, in one phase. What is read of the validation text is written down in `log`.
+    """Access to the text in one phase: "build", "warm-up" or "scoring". Reads of the validation text go to `log`.
 
-    targets: of the validation text, whose target t is token t + 1; bytes: of its raw documents, a constant of the task;
-    asked: targets whose whole distribution is asked for (`ClaimedScore.distributions`), by those who can tell it.
+    bytes: of the raw validation documents. distribution_targets: targets for which the evaluation should return the
+    whole distribution in `ClaimedScore.distributions`, if it can.
     """
 
     phase: str
@@ -53,26 +53,28 @@ class DataView:
 
     @property
     def targets(self) -> int:
+        """Number of validation targets. Target t is token t + 1."""
         return len(self._validation) - 1
 
     def tokens(self, start: int = 0, stop: int | None = None) -> Ints:
-        """Validation tokens start … stop-1, a copy: documents opened by BOS, a last BOS after the last of them."""
+        """A copy of the validation tokens start … stop-1: BOS before each document and after the last one."""
         start, stop, _ = slice(start, stop).indices(len(self._validation))
         self.log.append(TextRead(self.phase, start, stop))
         return self._validation[start:stop].copy()
 
     def training(self, limit: int | None = None) -> Ints:
-        """The first so many training tokens, laid out as the validation text is."""
+        """A copy of the first `limit` training tokens, all by default, in the format of the validation tokens."""
         return self._training[:limit].copy()
 
 
 class ClaimedScore(NamedTuple):
-    """What an evaluation says that a text costs.
+    """The score of a text as an evaluation reports it.
 
-    positions: (n,) the targets that were charged, in the order of charging; bits: (n,) what each was charged;
-    bytes: of the text that was charged, by the entry's own count; side: bits charged for what was known beforehand, as
-    the lengths of documents are to those who sort by them; distributions: of the targets asked for, the bits of each
-    token, (vocab,), or nothing: then the charges of all tokens are found out one by one.
+    positions: (n,) targets in the order of scoring. bits: (n,) of each of these targets.
+    bytes: of the scored text, as the evaluation counts them.
+    side_bits: bits added for side information, e.g. for the document lengths if documents are sorted by length.
+    distributions: for targets in `DataView.distribution_targets`, the bits of every token (vocab,). If it is empty, the
+    audit determines the bits of all tokens one by one.
     """
 
     positions: Ints
@@ -83,14 +85,15 @@ class ClaimedScore(NamedTuple):
 
     @property
     def bpb(self) -> float:
+        """Bits per byte, `side_bits` included."""
         return (float(self.bits.sum()) + self.side_bits) / self.bytes
 
 
 class Evaluation(Protocol):
-    """An evaluation. It is made anew for each run, and its methods are called once, in this order.
+    """An evaluation. It is created anew for each run; its methods are called once each, in this order.
 
-    isolated: declares that no document influences how another is scored.
-    The same text must give the same charges: an entry that draws random numbers seeds its own generator.
+    isolated: declares that no document changes the score of another.
+    The same text must give the same bits, so an evaluation that uses random numbers must seed its own generator.
     """
 
     @property
@@ -100,11 +103,13 @@ class Evaluation(Protocol):
     def isolated(self) -> bool: ...
 
     def build(self, sight: DataView) -> None:
-        """Load, train or calibrate what is scored."""
+        """Load, train or calibrate the model."""
         ...
 
     def warm_up(self, sight: DataView) -> None:
-        """Compile, and whatever else comes before scoring."""
+        """Compile, and do all else that precedes scoring."""
         ...
 
-    def evaluate(self, sight: DataView) -> ClaimedScore: ...
+    def evaluate(self, sight: DataView) -> ClaimedScore:
+        """Score the validation text."""
+        ...

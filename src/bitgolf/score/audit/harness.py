@@ -1,4 +1,4 @@
-"""An entry under examination: its runs on the text, on altered text, and what they have in common."""
+"""The harness of an audit: runs an evaluation on the text and on altered texts."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ T = TypeVar("T")
 
 
 class AuditBudget(NamedTuple):
-    """How much an audit asks. Each number is one of runs, but for the two tolerances (bits) and the time (seconds).
+    """Size of an audit: numbers of runs, tolerances in bits, and the time limit of a run in seconds.
 
-    cuts: places behind which the text is altered; documents: whose replacement must move no other; layouts: redrawn
-    lengths of later documents; sums: targets at which every token is tried, `candidates` at most.
-    exact: no charge may move more when the shape of the text is the same; loose: nor more on the mean, when it is not:
-    other shapes round otherwise. Both are far below what a cheat that pays would need. seconds: of one run.
-
-    A leak at a share f of the places escapes m cuts with (1 - f)^m.
+    cuts: positions after which the text is altered. A leak at a share f of the positions escapes m cuts with
+    probability (1 - f)^m. documents: how many are replaced to test isolation. layouts: how many times the lengths of
+    later documents are redrawn.
+    normalization_targets: targets at which the probabilities of all tokens, at most `candidates`, are summed.
+    tolerance: maximum change of a target's bits if the shape of the text stays the same. shape_tolerance: maximum mean
+    change if it does not, as other shapes round differently. Both are far below what a cheat would have to gain.
+    timeout: seconds per run.
     """
 
     cuts: int = 6
@@ -48,12 +49,14 @@ class AuditBudget(NamedTuple):
 
 
 class EvaluationRun(NamedTuple):
+    """The score that an evaluation reported, and its reads of the validation text."""
+
     claim: ClaimedScore
     reads: list[TextRead]
 
 
 class AuditStopped(Exception):
-    """The audit cannot go on: the finding says why."""
+    """The audit cannot continue, for the reason in `finding`."""
 
     def __init__(self, finding: AuditFinding) -> None:
         self.finding = finding
@@ -61,10 +64,11 @@ class AuditStopped(Exception):
 
 
 class AuditHarness:
-    """The text in the entry's own tokens, and runs of the entry. Everything drawn at random is a function of `seed`.
+    """The text in the tokens of an evaluation, and runs of the evaluation. `seed` determines all random choices.
 
-    documents: raw, at least two, long beside the windows of the entry (or else a window and a document are one);
-    training: raw documents that the entry may train on. Raises `AuditStopped` where the entry fails.
+    documents: raw, at least two, longer than the windows of the evaluation: otherwise leaks in a window and in a
+    document look the same. training: raw documents that it may train on. Raises `AuditStopped` if the evaluation
+    raises an error, returns an invalid score, or exceeds the time limit.
     """
 
     def __init__(
@@ -77,8 +81,8 @@ class AuditHarness:
     ) -> None:
         self.make, self.documents, self.budget, self.runs = make, list(documents), budget, 0
         self._random = np.random.default_rng(seed)
-        entry = self._call_guarded(make)
-        self.isolated, self.tokenizer = bool(entry.isolated), entry.tokenizer
+        evaluation = self._call_guarded(make)
+        self.isolated, self.tokenizer = bool(evaluation.isolated), evaluation.tokenizer
         self.text = self.encode(self.documents)
         self.training = self.encode(training).tokens
         occur = np.union1d(self.text.tokens, self.training)
@@ -88,40 +92,40 @@ class AuditHarness:
     # ---- text --------------------------------------------------------------------------------------------------------
 
     def encode(self, documents: Sequence[bytes]) -> TokenizedText:
-        """Documents in the entry's tokens; bytes are the raw documents'."""
+        """Tokenize documents with the evaluation's tokenizer. `bytes` are those of the raw documents."""
         return self._call_guarded(lambda: encode_documents(documents, self.tokenizer))
 
     def decode(self, ids: Ints) -> bytes:
-        """What the entry's tokenizer makes of its own tokens."""
+        """Decode tokens with the evaluation's tokenizer."""
         return self._call_guarded(lambda: self.tokenizer.decode(ids))
 
     def random_tokens(self, size: int) -> Ints:
-        """Tokens drawn from those that occur, BOS apart."""
+        """Random tokens (size,), drawn from those that occur in the texts, without BOS."""
         return self._random.choice(self.token_pool, size)
 
     def perturb(self, tokens: Ints, where: Bools) -> Ints:
-        """The tokens with others, each another than it was, where asked; documents begin where they did."""
+        """Replace the tokens selected by `where` by different random tokens. BOS is never replaced or inserted."""
         shifts = self._random.integers(1, max(len(self.token_pool), 2), len(tokens))
         others = self.token_pool[(np.searchsorted(self.token_pool, tokens) + shifts) % len(self.token_pool)]
         return np.where(where & (tokens != self.tokenizer.bos), others, tokens)
 
     def random_lengths(self, total: int, parts: int) -> Ints:
-        """Very unequal sizes that sum to the total."""
+        """Random, very unequal lengths (parts,) that sum to `total`."""
         least = min(2, total // parts)
         return least + self._random.multinomial(total - least * parts, self._random.dirichlet(np.full(parts, 0.3)))
 
     def choice(self, among: Sequence[T], count: int) -> list[T]:
-        """Some of them, in their order."""
+        """A random sample of at most `count` elements, in their order."""
         chosen = self._random.choice(len(among), min(count, len(among)), replace=False)
         return [among[i] for i in sorted(chosen.tolist())]
 
     def randint(self, low: int, high: int) -> int:
-        """A number low … high - 1."""
+        """A random number from low to high - 1."""
         return int(self._random.integers(low, max(high, low + 1)))
 
     @cached_property
     def document_of(self) -> Ints:
-        """The document of each target."""
+        """The index of each target's document, (targets,)."""
         lengths = [stop - start for start, stop in self.text.documents()]
         return np.repeat(np.arange(len(lengths)), lengths)
 
@@ -129,7 +133,7 @@ class AuditHarness:
 
     @cached_property
     def baseline(self) -> EvaluationRun:
-        """What counterfactuals are compared with: the text is shown for the first time when it is scored."""
+        """The run that others are compared with: it sees the text only when it scores it."""
         return self.run(self.text.tokens)
 
     def run(
@@ -141,35 +145,41 @@ class AuditHarness:
         distribution_targets: Collection[int] = (),
         raw_bytes: int = 0,
     ) -> EvaluationRun:
-        """The entry, made anew, on these validation tokens; before scoring it is shown a decoy unless told otherwise.
+        """Create the evaluation anew and run it on validation tokens.
 
-        raw: bytes of the documents, where they are not those of the text.
+        build, warm_up: validation tokens of these phases, by default a decoy. raw_bytes: of the documents, if not those
+        of the text.
         """
         self.runs += 1
-        shown = {
+        tokens_by_phase = {
             "build": self.decoy if build is None else build,
             "warm-up": self.decoy if warm_up is None else warm_up,
             "scoring": tokens,
         }
         log: list[TextRead] = []
 
-        def sight(phase: str) -> DataView:
+        def view(phase: str) -> DataView:
             return DataView(
-                phase, shown[phase], self.training, raw_bytes or self.text.bytes, frozenset(distribution_targets), log
+                phase,
+                tokens_by_phase[phase],
+                self.training,
+                raw_bytes or self.text.bytes,
+                frozenset(distribution_targets),
+                log,
             )
 
-        def play() -> ClaimedScore:
-            entry = self.make()
-            entry.build(sight("build"))
-            entry.warm_up(sight("warm-up"))
-            return validate_claim(entry.evaluate(sight("scoring")), len(tokens) - 1)
+        def evaluate() -> ClaimedScore:
+            evaluation = self.make()
+            evaluation.build(view("build"))
+            evaluation.warm_up(view("warm-up"))
+            return validate_claim(evaluation.evaluate(view("scoring")), len(tokens) - 1)
 
-        return EvaluationRun(self._call_guarded(play), log)
+        return EvaluationRun(self._call_guarded(evaluate), log)
 
     def _call_guarded(self, work: Callable[[], T]) -> T:
-        """What foreign code returns; its errors and its endlessness are findings.
+        """Call third-party code in a thread. An error or a timeout raises `AuditStopped` with a finding.
 
-        A thread that hangs cannot be ended: it dies with the process.
+        A thread that hangs cannot be stopped; it ends with the process.
         """
         results: list[T] = []
         failures: list[BaseException] = []
@@ -177,36 +187,40 @@ class AuditHarness:
         def run() -> None:
             try:
                 results.append(work())
-            except BaseException as failure:  # foreign code may raise anything, `SystemExit` too
+            except BaseException as failure:  # third-party code may raise anything, even `SystemExit`
                 failures.append(failure)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         thread.join(self.budget.timeout)
         if failures:
-            raise AuditStopped(error("evaluation-error", f"{type(failures[0]).__name__}: {failures[0]}")) from failures[
-                0
-            ]
+            failure = failures[0]
+            raise AuditStopped(error("evaluation-error", f"{type(failure).__name__}: {failure}")) from failure
         if not results:
             raise AuditStopped(error("timeout", f"{self.budget.timeout:g} s", seconds=self.budget.timeout))
         return results[0]
 
 
-def encode_documents(documents: Sequence[bytes], alphabet: EvaluationTokenizer) -> TokenizedText:
-    """As `score.text.tokenize_documents`, but what does not come back is left to the audit."""
-    pieces = [np.append(alphabet.bos, np.asarray(alphabet.encode(document), np.int64)) for document in documents]
-    return TokenizedText(append_final_bos(np.concatenate(pieces), alphabet.bos), sum(map(len, documents)), alphabet.bos)
+def encode_documents(documents: Sequence[bytes], tokenizer: EvaluationTokenizer) -> TokenizedText:
+    """Tokenize documents like `score.text.tokenize_documents`, without the check that the tokenizer is lossless."""
+    pieces = [np.append(tokenizer.bos, np.asarray(tokenizer.encode(document), np.int64)) for document in documents]
+    return TokenizedText(
+        append_final_bos(np.concatenate(pieces), tokenizer.bos), sum(map(len, documents)), tokenizer.bos
+    )
 
 
 def validate_claim(claim: ClaimedScore, targets: int) -> ClaimedScore:
-    """A claim on a text of so many targets. Raises where it is none."""
+    """Check the reported score of a text with `targets` targets. Raises `BitgolfError` if it is malformed."""
     positions, bits = claim.positions, claim.bits
     if positions.ndim != 1 or positions.shape != bits.shape or not len(bits) or positions.dtype.kind not in "iu":
-        raise BitgolfError(f"{positions.shape} positions, {positions.dtype}, and {bits.shape} charges")
+        shapes = f"positions {positions.shape} of {positions.dtype}, bits {bits.shape}"
+        raise BitgolfError(f"expected integer positions (n,) and bits (n,) with n > 0, got {shapes}")
     if positions.min() < 0 or positions.max() >= targets:
-        raise BitgolfError(f"a charge for a target outside 0 … {targets - 1}")
+        raise BitgolfError(f"positions must be from 0 to {targets - 1}, got {positions.min()} to {positions.max()}")
     if not (np.isfinite(bits).all() and math.isfinite(claim.side_bits) and claim.side_bits >= 0):
-        raise BitgolfError("charges that are not finite, or side information of less than no bits")
+        count = int((~np.isfinite(bits)).sum())
+        cause = "bits must be finite and side_bits finite and not negative"
+        raise BitgolfError(f"{cause}, got {count} bits that are not finite and side_bits {claim.side_bits}")
     if claim.bytes <= 0:
-        raise BitgolfError(f"a text of {claim.bytes} bytes")
+        raise BitgolfError(f"bytes must be positive, got {claim.bytes}")
     return claim

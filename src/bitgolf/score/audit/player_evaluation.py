@@ -1,4 +1,4 @@
-"""Our own players as entries: the referee scores them, and the audit asks whether they cheat all the same."""
+"""An evaluation that scores a player with the referee, so that players can be audited."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from bitgolf.score.text import TokenizedText
 
 
 class PlayerEvaluation:
-    """A player, scored by `referee.score`. `player` makes it anew; a method that crosses no documents declares it."""
+    """The score of a player by `referee.score`.
+
+    player: creates the player anew for each run. `isolated` is declared if the method does not cross documents.
+    """
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""Real compression: the walk that encoder and decoder share, the coder, and the proof of a score by it."""
+"""Lossless compression with a model: the predictor shared by encoder and decoder, the coder, proofs of scores."""

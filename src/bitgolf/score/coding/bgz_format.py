@@ -1,12 +1,12 @@
-"""The .bgz file: its header, written and read, and what a damaged or hostile file may say.
+"""The .bgz file format: writing a file, and reading a header that may be damaged or hostile.
 
-    magic and version | CRC-32 of all that follows | numbers (LEB128): method (0: windows of which the next two are
-    window and stride; i: the artifact's i-th method), rows, documents, tokens (ends included), bytes, checksums
-    | digest of the model, 8 bytes | SHA-256 of the documents, 8 bytes | checksums | payload
+    magic and version | CRC-32 of all that follows | numbers (LEB128): method (0: sliding windows, the next two numbers
+    are window and stride; i: the artifact's i-th method), rows, documents, tokens (ends included), bytes, checksums
+    | digest of the model, 8 bytes | SHA-256 of the documents, first 8 bytes | checksums | payload
 
-A checksum is a byte of the CRC-32 of all tables since the one before (`checksums`): where a decoder computes other
-probabilities, it is stopped there and told where. Checksums stand after 64, 128, … 16,384 tokens, then every 16,384, and
-at the end.
+A checksum is one byte of the CRC-32 of the probability tables since the previous checksum (see `checksums`). It stops
+a decoder that computes other probabilities and locates the difference. There is a checksum after 64, 128, … 16,384
+tokens, then after every 16,384 tokens, and at the end.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScori
 from bitgolf.tokens.tokenizer import Tokenizer
 
 MAGIC = b"BGZ\x03"  # the last byte is the version of the format
-HEADER_NUMBERS = 6  # that every header has
-MAX_ROWS, MAX_POSITIONS = 1 << 12, 1 << 20  # side by side, and in their windows together: what memory must hold
-MIN_PROBABILITY = 2.0**-24  # of a probability, as tables round it
+HEADER_NUMBERS = 6  # numbers of every header; method 0 has two more
+MAX_ROWS, MAX_POSITIONS = 1 << 12, 1 << 20  # rows, and rows * window: they bound the memory that a file can demand
+MIN_PROBABILITY = 2.0**-24  # of a token in the 24-bit tables
 
 
 class TextCodec(NamedTuple):
@@ -44,7 +44,7 @@ class TextCodec(NamedTuple):
 
 
 class CodingTask(NamedTuple):
-    """tokens: of all documents, their ends included."""
+    """One file to code. documents: their number. rows: documents side by side. tokens: of all documents, with ends."""
 
     codec: TextCodec
     method: ScoringMethod
@@ -54,7 +54,7 @@ class CodingTask(NamedTuple):
 
 
 class BGZHeader(NamedTuple):
-    """A file that was read. bytes: of all documents; digest: of the documents, see `documents_digest`."""
+    """The parsed contents of a file. bytes: of all documents. digest: of the documents, see `documents_digest`."""
 
     task: CodingTask
     bytes: int
@@ -66,43 +66,45 @@ class BGZHeader(NamedTuple):
 def write_bgz(
     codec: TextCodec, numbers: Sequence[int], texts: Sequence[bytes], checksums: bytes, payload: bytes
 ) -> bytes:
-    """The bytes of a file. numbers: of the method, rows, documents and tokens."""
+    """The bytes of a file. numbers: those of the method, then rows, documents and tokens. texts: the documents."""
     numbers = [*numbers, sum(map(len, texts)), len(checksums)]
     body = b"".join(map(write_leb128, numbers)) + codec.digest + documents_digest(texts) + checksums + payload
     return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
 def encode_method(codec: TextCodec, method: Spec[ScoringMethod]) -> list[int]:
-    """The method as numbers of the header. Raises `UsageError` if a decoder would not know it."""
+    """The method as numbers of the header. Raises `UsageError` if a decoder cannot reconstruct or code it."""
     made = method()
     check_codable(made)
     if method in codec.methods:
         return [codec.methods.index(method) + 1]
     if type(made) not in (ContiguousScoring, SlidingScoring) or made.rope_scaling or made.first_stride != made.window:
-        raise UsageError(f"the artifact has no such method {made.name!r}, so a decoder would not know it")
+        cause = f"method {made.name!r} with these settings is not in the artifact, so a decoder cannot reconstruct it"
+        raise UsageError(cause, where="method", hint="use a method of the artifact, contiguous or sliding")
     return [0, made.window, made.stride]
 
 
 def _decode_method(codec: TextCodec, number: int, window: int, stride: int) -> ScoringMethod:
     if not number:
         if not 1 <= stride <= window <= 1 << 16:
-            raise CorruptFileError(f"the compressed file names an impossible window ({window}, {stride})")
+            raise CorruptFileError(f"the compressed file has an invalid window of {window} tokens with stride {stride}")
         return SlidingScoring(window=window, stride=stride)
     made = codec.methods[number - 1]() if number <= len(codec.methods) else None
     if made is None or not is_codable(made):
-        raise CorruptFileError(
-            f"the compressed file names method {number} of {len(codec.methods)}, or one without a code"
-        )
+        cause = f"the compressed file uses method {number} of the artifact, which has {len(codec.methods)} methods"
+        raise CorruptFileError(cause if made is None else f"{cause}, but {made.name!r} cannot be decoded")
     return made
 
 
 def read_header(codec: TextCodec, data: bytes) -> BGZHeader:
+    """Parse a file. Raises `CorruptFileError` if it is damaged, `BitgolfError` if another model compressed it."""
     if data[:3] != MAGIC[:3] or len(data) < 8:
-        raise CorruptFileError("this is not a file that bitgolf compressed, or it is cut short")
+        cause = f"not a .bgz file, or truncated: {len(data)} bytes that begin with {data[:3].hex() or 'nothing'}"
+        raise CorruptFileError(cause)
     if data[3] != MAGIC[3]:
         raise FormatVersionError("the compressed file", found=data[3], supported=MAGIC[3])
     if zlib.crc32(data[8:]).to_bytes(4, "little") != data[4:8]:
-        raise CorruptFileError("the compressed file is damaged: its checksum does not match")
+        raise CorruptFileError("the compressed file is damaged: its CRC-32 checksum does not match its contents")
     numbers, at = list[int](), 8
     while len(numbers) < HEADER_NUMBERS + 2 * (numbers[:1] == [0]):
         number, at = read_leb128(data, at)
@@ -110,9 +112,8 @@ def read_header(codec: TextCodec, data: bytes) -> BGZHeader:
     *how, rows, documents, tokens, size, count = numbers
     digest, sha, checksums, payload = (data[a:b] for a, b in _spans(at, 8, 8, count, len(data)))
     if digest != codec.digest:
-        raise BitgolfError(
-            "the file was compressed with another model", where=f"model {digest.hex()}", hint="use that artifact"
-        )
+        cause = f"the file was compressed with another model: digest {digest.hex()}, not {codec.digest.hex()}"
+        raise BitgolfError(cause, hint="use the artifact that the file was compressed with")
     method = _decode_method(codec, *(*how, 0, 0)[:3])
     task = CodingTask(codec, method, documents, rows, tokens)
     _check_counts(task, len(checksums), count, len(payload))
@@ -125,9 +126,10 @@ def _spans(start: int, *lengths: int) -> list[tuple[int, int]]:
 
 
 def _check_counts(task: CodingTask, checksums: int, expected: int, payload: int) -> None:
-    """Refuse counts that no honest encoder writes, before any work is done for them.
+    """Raises `CorruptFileError` for counts that `compress` cannot have written, before any memory or time is spent.
 
-    In a table of 24 bits every one of V tokens has at least 1, so the likeliest still costs about V / 2^24 nats.
+    In a 24-bit table each of V tokens has a weight of at least 1, so even the most likely token costs about V / 2^24
+    nats. This bounds the number of tokens by the size of the payload.
     """
     most = (8 * payload + 64) / (task.codec.tokenizer.vocab * MIN_PROBABILITY)
     fits = (
@@ -139,25 +141,31 @@ def _check_counts(task: CodingTask, checksums: int, expected: int, payload: int)
         and bool(task.documents) <= task.rows == num_rows(task.method, task.rows, task.documents)
     )
     if not fits:
-        raise CorruptFileError("the compressed file's header does not fit its contents")
+        raise CorruptFileError(
+            f"the compressed file's header contradicts its contents: {task.documents} documents, {task.tokens} tokens,"
+            f" {task.rows} rows and {expected} checksums for a payload of {payload} bytes and {checksums} checksums"
+        )
     try:
         check_size(task.rows, task.method)
     except UsageError as error:
-        raise CorruptFileError(f"the compressed file's header does not fit its contents: {error.message}") from error
+        raise CorruptFileError(f"the compressed file's header is invalid: {error.message}") from error
 
 
 def num_rows(method: ScoringMethod, rows: int, documents: int) -> int:
-    """Adapters have as many rows as their method says; otherwise no more are needed than there are documents."""
+    """Rows to use: those of the method for `DocumentLoRA`, otherwise at most one per document."""
     return method.rows if isinstance(method, DocumentLoRA) else min(rows, documents)
 
 
 def check_size(rows: int, method: ScoringMethod) -> None:
+    """Raises `UsageError` if there are more than `MAX_ROWS` rows, or more than `MAX_POSITIONS` positions in them."""
     if rows > MAX_ROWS or rows * method.window > MAX_POSITIONS:
-        raise UsageError(f"{rows} rows with windows of {method.window} tokens are too many", hint="--rows with fewer")
+        cause = f"{rows} rows with windows of {method.window} tokens are too many"
+        limits = f"at most {MAX_ROWS} rows and {MAX_POSITIONS} tokens in all windows"
+        raise UsageError(cause, where="--rows", hint=f"use fewer rows: {limits}")
 
 
 def documents_digest(texts: Iterable[bytes]) -> bytes:
-    """Of the documents and of where they end."""
+    """First 8 bytes of a SHA-256 of the documents and their lengths."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(len(text).to_bytes(8, "little") + text)

@@ -1,4 +1,4 @@
-"""Checksums of the probability tables, by which a decoder finds out where its probabilities begin to differ."""
+"""Checksums of the probability tables. A decoder uses them to locate where its probabilities begin to differ."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import numpy as np
 from bitgolf.errors import BitgolfError
 
 CHECKSUM_INTERVALS = 64, 16_384
-"""Number of tokens under the first checksum, and the most under a later one."""
+"""Tokens covered by the first checksum, and the maximum covered by a later one. Intervals double in between."""
 
 
 class TableChecksums:
-    """A running CRC-32 of the tables, of which one byte is kept at each checksum.
+    """A running CRC-32 of the probability tables, of which one byte is stored per checksum.
 
-    The encoder writes these bytes (`data`). A decoder is given them (`expected`): the first that differs is an error that
-    says between which tokens.
+    The encoder stores these bytes in `data`. The decoder compares them with those of the file, `expected`.
     """
 
     def __init__(self, expected: bytes | None = None) -> None:
@@ -25,7 +24,7 @@ class TableChecksums:
         self.since = ""
 
     def add(self, position: str, tables: np.ndarray) -> None:
-        """Add the tables (n, V) of n tokens, the first of which is at `position`."""
+        """Add the tables (n, V) of n tokens, the first at `position`. Raises as `finish` does."""
         self.since = self.since or position
         self.crc = zlib.crc32(tables.data, self.crc)
         self.tokens += len(tables)
@@ -34,14 +33,17 @@ class TableChecksums:
             self.finish(position)
 
     def finish(self, until: str) -> None:
-        """Keep the checksum of all tables since the last one, if there are any."""
+        """Store the checksum of all tables since the last checksum, if there are any.
+
+        Raises `BitgolfError`, with the range of tokens, if it differs from the expected one.
+        """
         if not self.since:
             return
         self.data.append(self.crc & 0xFF)
         i = len(self.data) - 1
         if self.expected is not None and self.expected[i : i + 1] != self.data[i:]:
             raise BitgolfError(
-                "this machine computes other probabilities than the one that compressed the file",
+                "this machine computes other probabilities than the machine that compressed the file",
                 where=f"between {self.since} and {until} (tokens {self.checked:,} to {self.tokens:,} in coding order)",
                 hint="decompress with the same torch version on the same kind of processor",
             )

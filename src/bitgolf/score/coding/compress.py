@@ -1,9 +1,9 @@
-"""Real lossless compression with a model: what proves a score.
+"""Lossless compression with a model. The size of the compressed file proves a score.
 
-Documents are coded by one walk that encoder and decoder share (`walk`): the same calls with the same shapes on one
-thread, so both see the same floats and derive the same integer tables (24 bits, made by constriction). The end of a
-document is coded as BOS. The bits predicted are those of the referee's score of the documents with the same method,
-isolated. The model runs on the CPU in float32, wherever it was trained or scored. The file is described in `bgz_format`.
+Encoder and decoder share one predictor (module `predictor`): the same calls with the same shapes on one thread, so both
+get the same floats and the same integer tables (24 bits, made by constriction). The end of a document is coded as BOS.
+The predicted bits are those of the referee's score with the same method and isolated documents. The model runs on the
+CPU in float32, on whatever device it was trained or scored. The file format is described in `bgz_format`.
 """
 
 from __future__ import annotations
@@ -36,24 +36,26 @@ from bitgolf.score.coding.predictor import DocumentPredictor, Symbols, is_codabl
 from bitgolf.score.methods import ContiguousScoring, ScoringMethod
 from bitgolf.tokens.tokenizer import Ids
 
-MIN_PART_BYTES, MAX_PARTS = 16_384, 16  # bytes of a file that are worth a row of their own
-_stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
+MIN_PART_BYTES, MAX_PARTS = 16_384, 16  # a part of a file is coded in a row of its own
+_stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]  # a submodule created at import
 CATEGORICAL = _stream.model.Categorical(perfect=False)
 
 
 class Compressed(NamedTuple):
+    """A compressed file. bits: the predicted size, sum of -log2 p over all tokens and ends. tokens: ends included."""
+
     data: bytes
-    bits: float  # predicted: the sum of -log2 p over all tokens and ends
+    bits: float
     tokens: int
 
 
 def default_method(methods: Sequence[Spec[ScoringMethod]]) -> Spec[ScoringMethod]:
-    """The last of an artifact's methods that can be coded: the best score that can be proved. Else plain blocks."""
+    """The last of an artifact's methods that can be coded, or else contiguous windows of its last method's length."""
     return next((m for m in reversed(methods) if is_codable(m())), part(ContiguousScoring, window=methods[-1]().window))
 
 
 def split_file(codec: TextCodec, data: bytes) -> list[Ids]:
-    """A file as up to 16 documents, cut at ends of lines where there are any near."""
+    """Tokenize a file as up to 16 documents, cut at a line end if there is one nearby."""
     count = max(1, min(MAX_PARTS, len(data) // MIN_PART_BYTES))
     near = [len(data) * i // count for i in range(1, count)]
     cuts = [0, *(data.find(b"\n", at, at + MIN_PART_BYTES // 4) + 1 or at for at in near), len(data)]
@@ -68,21 +70,24 @@ def compress(
     rows: int = 64,
     progress: ProgressCallback | None = None,
 ) -> Compressed:
-    """Code documents, tokens without BOS. `decompress` with the same artifact restores their bytes, and their borders.
+    """Compress documents (token ids without BOS). `decompress` restores their bytes and borders with the same artifact.
 
-    rows: documents side by side. Raises `UsageError` where the method's probabilities cannot be had one document alone.
+    rows: documents coded side by side. Raises `UsageError` if a document has BOS, if the method cannot be coded (see
+    `is_codable`), or if there are too many rows.
     """
     bos, count = codec.model.bos, sum(len(d) + 1 for d in documents)
-    if any((d == bos).any() for d in documents):
-        raise UsageError("a document holds the token that ends documents", where="compress")
+    for i, document in enumerate(documents):
+        if (document == bos).any():
+            cause = f"the document contains BOS (token {bos}), which ends documents"
+            raise UsageError(cause, where=f"compress: document {i}", hint="pass documents without BOS")
     numbers, made = encode_method(codec, method), method()
     rows = num_rows(made, rows, len(documents))
     check_size(rows, made)
     ended = [np.append(d, bos).astype(np.int32) for d in documents]
     encoder, checksums = _stream.queue.RangeEncoder(), TableChecksums()
 
-    def encode(walk: DocumentPredictor, tables: np.ndarray) -> Symbols:
-        symbols = np.array([ended[row.document][row.num_known] for _, row in walk.active], np.int32)
+    def encode(predictor: DocumentPredictor, tables: np.ndarray) -> Symbols:
+        symbols = np.array([ended[row.document][row.num_known] for _, row in predictor.active], np.int32)
         encoder.encode(symbols, CATEGORICAL, tables)
         return symbols
 
@@ -95,30 +100,37 @@ def compress(
 
 
 def decompress(codec: TextCodec, data: bytes, progress: ProgressCallback | None = None) -> list[bytes]:
-    """The documents that `compress` was given. A damaged file or another model is an error, never other bytes."""
-    head = read_header(codec, data)
-    found: dict[int, list[int]] = {}
-    decoder, spent = _stream.queue.RangeDecoder(np.frombuffer(head.payload, "<u4").astype(np.uint32)), 0.0
+    """The documents that were compressed.
 
-    def decode(walk: DocumentPredictor, tables: np.ndarray) -> Symbols:
+    Raises `CorruptFileError` if the file is damaged, and `BitgolfError` if the model or its probabilities differ. Wrong
+    bytes are never returned.
+    """
+    header = read_header(codec, data)
+    found: dict[int, list[int]] = {}
+    decoder, spent = _stream.queue.RangeDecoder(np.frombuffer(header.payload, "<u4").astype(np.uint32)), 0.0
+
+    def decode(predictor: DocumentPredictor, tables: np.ndarray) -> Symbols:
         nonlocal spent
         symbols = _decoded(decoder, tables)
         spent -= float(np.log2(tables[np.arange(len(symbols)), symbols].astype(np.float64) + MIN_PROBABILITY).sum())
-        if spent > 8 * len(head.payload) + 64:
-            raise CorruptFileError("more is decoded than the file can hold")
-        for (_, row), symbol in zip(walk.active, symbols.tolist(), strict=True):
+        if spent > 8 * len(header.payload) + 64:
+            size = 8 * len(header.payload)
+            raise CorruptFileError(f"the decoded tokens have {spent:,.0f} bits, more than the {size:,} of the payload")
+        for (_, row), symbol in zip(predictor.active, symbols.tolist(), strict=True):
             found.setdefault(row.document, []).append(symbol)
         return symbols
 
-    if head.task.documents:
-        _run(head.task, decode, TableChecksums(head.checksums), progress)
-    texts = [codec.tokenizer.decode(found[i][:-1]) for i in range(head.task.documents)]
-    if sum(map(len, texts)) != head.bytes or documents_digest(texts) != head.digest:
-        raise CorruptFileError("the decoded text is not the one that was compressed; nothing was written")
+    if header.task.documents:
+        _run(header.task, decode, TableChecksums(header.checksums), progress)
+    texts = [codec.tokenizer.decode(found[i][:-1]) for i in range(header.task.documents)]
+    if sum(map(len, texts)) != header.bytes or documents_digest(texts) != header.digest:
+        size = sum(map(len, texts))
+        cause = f"the decoded text ({size:,} bytes) is not the one that was compressed ({header.bytes:,} bytes)"
+        raise CorruptFileError(f"{cause}; nothing was written")
     return texts
 
 
-# ---- what both sides do ---------------------------------------------------------------------------------------------
+# ---- shared by encoder and decoder ----------------------------------------------------------------------------------
 
 
 def _run(
@@ -127,42 +139,43 @@ def _run(
     checksums: TableChecksums,
     progress: ProgressCallback | None,
 ) -> float:
-    """Take the walk. `code_symbols` is given tables (n, V) and says which tokens they code; returns their bits."""
+    """Code all documents. `code_symbols` codes n tokens with tables (n, V) and returns them. Returns the bits."""
     codec, bits, done = task.codec, 0.0, 0
-    with open_predictor(codec.model, codec.tokenizer.vocab, task.method, task.documents, task.rows) as walk:
-        while walk.active:
-            done += len(walk.active)
-            logs = walk.log_probabilities()
+    with open_predictor(codec.model, codec.tokenizer.vocab, task.method, task.documents, task.rows) as predictor:
+        while predictor.active:
+            done += len(predictor.active)
+            logs = predictor.log_probabilities()
             tables = logs.exp().numpy()
-            checksums.add(walk.position(), tables)
-            with _diverged(walk, checksums):
+            checksums.add(predictor.position(), tables)
+            with _diverged(predictor, checksums):
                 if done > task.tokens:
-                    raise CorruptFileError("there are more tokens than the file says")
-                symbols = code_symbols(walk, tables)
+                    raise CorruptFileError(f"the file has more tokens than the {task.tokens:,} of its header")
+                symbols = code_symbols(predictor, tables)
             bits -= float(logs.numpy()[np.arange(len(symbols)), symbols].sum(dtype=np.float64)) / math.log(2)
-            walk.update(symbols)
+            predictor.update(symbols)
             if progress:
                 progress(done, task.tokens, bits)
         checksums.finish("the end")
     if done != task.tokens or (checksums.expected is not None and checksums.data != checksums.expected):
-        raise CorruptFileError(f"the file says {task.tokens:,} tokens and holds {done:,}, or not as many checksums")
+        counts = f"{task.tokens:,} tokens and {len(checksums.expected or b''):,} checksums"
+        cause = f"the header specifies {counts}, but {done:,} tokens and {len(checksums.data):,} checksums were decoded"
+        raise CorruptFileError(cause)
     return bits
 
 
 @contextmanager
-def _diverged(walk: DocumentPredictor, checksums: TableChecksums) -> Iterator[None]:
-    """If a token cannot be decoded, the probabilities may differ since the last checksum although the file is intact."""
+def _diverged(predictor: DocumentPredictor, checksums: TableChecksums) -> Iterator[None]:
+    """Add the position to an error of decoding. The cause may also be a difference in probabilities, not the file."""
     try:
         yield
     except CorruptFileError as error:
-        cause = f"{error.message}: it was altered, or this machine computes other probabilities"
-        raise CorruptFileError(
-            cause, where=f"between {checksums.since or walk.position()} and {walk.position()}"
-        ) from error
+        cause = f"{error.message}: the file was altered, or this machine computes other probabilities"
+        where = f"between {checksums.since or predictor.position()} and {predictor.position()}"
+        raise CorruptFileError(cause, where=where) from error
 
 
 def _decoded(decoder: Any, tables: np.ndarray) -> Symbols:
     try:
         return decoder.decode(CATEGORICAL, tables)
-    except (AssertionError, ValueError) as error:  # what constriction raises where no symbol fits
-        raise CorruptFileError(f"the file does not decode ({error})") from error
+    except (AssertionError, ValueError) as error:  # constriction raises these if no symbol fits
+        raise CorruptFileError(f"the payload cannot be decoded ({error})") from error

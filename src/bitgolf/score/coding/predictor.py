@@ -1,8 +1,8 @@
-"""The walk over documents that encoder and decoder take alike: which tokens are predicted when, and from what.
+"""The predictor that encoder and decoder share: the order in which tokens are predicted, and the probabilities.
 
-Documents are texts of their own, read side by side in rows, in the order given; where one ends the next takes its row.
-Contexts are those of the scoring method's windows, and every step is decided by what is already known: so both sides
-call the model with the same shapes in the same order, and on one thread they see the same floats.
+Documents are isolated and read side by side in rows, in the given order; when one ends, the next takes its row.
+Contexts are those of the scoring method's windows. Every step depends only on tokens that are already known. So both
+sides call the model with the same shapes in the same order, and on one thread they get the same floats.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from bitgolf.score.adapt.document_lora import DocumentLoRA, LoRAPlayer
 from bitgolf.score.methods import ScoringMethod, ScoringWindow
 from bitgolf.score.player import ScoringBatch
 
-CPU_FLOAT32 = Device(torch.device("cpu"), torch.float32, "what is coded here is decoded elsewhere: plain float32")
-MAX_TARGETS = 1 << 40  # targets: a decoder learns how long a document is by coming to its end
+CPU_FLOAT32 = Device(torch.device("cpu"), torch.float32, "CPU, float32, for reproducible coding")
+MAX_TARGETS = 1 << 40  # length of a document while its end is not yet decoded
 Symbols = npt.NDArray[np.int32]
 
 
 class DocumentState:
-    """A document as far as it is known, and the window that is open in it."""
+    """The known tokens of a document, and its current window."""
 
     def __init__(self, document: int, method: ScoringMethod, bos: int) -> None:
         self.document, self.tokens = document, [bos]
@@ -39,76 +39,83 @@ class DocumentState:
 
     @property
     def num_known(self) -> int:
-        """How many of its targets are known; the last one is BOS: the end."""
+        """Number of known targets. The last target of a document is BOS, its end."""
         return len(self.tokens) - 1
 
     @property
     def ended(self) -> bool:
+        """Whether the final BOS is known."""
         return len(self.tokens) > 1 and self.tokens[-1] == self.tokens[0]
 
     @property
     def needs_token(self) -> bool:
+        """Whether the current window has a target that is not known."""
         return not self.ended and self.num_known < self.window.stop
 
     @property
     def context(self) -> Tensor:
-        """What the window shows of what is known, (n,)."""
+        """The known tokens of the current window, (n,)."""
         return torch.tensor(self.tokens[self.window.start :])
 
     def next_window(self) -> None:
+        """Continue with the next window of the document."""
         self.window = next(self._windows)
 
 
 class DocumentPredictor:
-    """With a model that does not change: each row goes from window to window at its own pace.
+    """The predictor of a model that does not change. Rows move from window to window independently.
 
-    While rows are `active`, `tables` are what their next tokens are coded with, and `update` is told those tokens.
+    As long as there are `active` rows: `log_probabilities` returns the distributions of their next tokens, and `update`
+    takes those tokens.
     """
 
     def __init__(self, model: LM, method: ScoringMethod, documents: int, rows: int) -> None:
         self.model, self.method = model, method
         self._waiting = iter(range(documents))
         self.rows: list[DocumentState | None] = [self._next() for _ in range(rows)]
-        self.reader = IncrementalDecoder(
-            model, rows, method.window, method.stride
-        )  # has read BOS: every document's first context
-        self.active = self._asking()
+        # it begins with BOS in every row, the first context of each document
+        self.reader = IncrementalDecoder(model, rows, method.window, method.stride)
+        self.active = self._rows_that_need_a_token()
 
     def _next(self) -> DocumentState | None:
         """The next document, if there is one."""
         return next((DocumentState(document, self.method, self.model.bos) for document in self._waiting), None)
 
-    def _asking(self) -> list[tuple[int, DocumentState]]:
+    def _rows_that_need_a_token(self) -> list[tuple[int, DocumentState]]:
         return [(i, row) for i, row in enumerate(self.rows) if row and row.needs_token]
 
     def log_probabilities(self) -> Tensor:
-        """Of the next token of each row that asks: (n, V), float32. Raises where the model does not say."""
+        """Log probabilities of the next tokens of the n active rows: float32 (n, V), in nats.
+
+        Raises `BitgolfError` if the model's logits are not finite.
+        """
         logits = self.reader.logits[[i for i, _ in self.active]]
         if not bool(torch.isfinite(logits).all()):
-            raise BitgolfError("the model returned logits that are not finite", where=self.position())
+            count = int((~torch.isfinite(logits)).sum())
+            raise BitgolfError(f"{count} of {logits.numel()} logits of the model are not finite", where=self.position())
         return torch.log_softmax(logits, -1)
 
     def update(self, symbols: Symbols) -> None:
-        """The tokens that were asked for, (n,)."""
-        told = torch.full((len(self.rows),), -1)
+        """Take the next tokens (n,) of the active rows, and move on to the tokens after them."""
+        tokens = torch.full((len(self.rows),), -1)
         for (i, row), symbol in zip(self.active, symbols.tolist(), strict=True):
             row.tokens.append(symbol)
             if row.needs_token:
-                told[i] = symbol
-        self._advance(told)
-        self.active = self._asking()
+                tokens[i] = symbol
+        self._advance(tokens)
+        self.active = self._rows_that_need_a_token()
 
     def _advance(self, tokens: Tensor) -> None:
-        """Rows whose window is open read on; the others turn to their next window, or to the next document."""
-        turning = [i for i, row in self.active if not row.needs_token]
-        for i in turning:
+        """Read `tokens` (rows,), -1 for none. Rows whose window is complete start their next window or document."""
+        complete = [i for i, row in self.active if not row.needs_token]
+        for i in complete:
             self._next_window(i)
         if 0 < 2 * sum(row is not None for row in self.rows) <= len(self.rows):
             self._compact_rows()
             return
         if bool((tokens >= 0).any()):
             self.reader.step(tokens)
-        if contexts := {i: row.context for i in turning if (row := self.rows[i])}:
+        if contexts := {i: row.context for i in complete if (row := self.rows[i])}:
             self.reader.prefill(contexts)
 
     def _next_window(self, i: int) -> None:
@@ -119,21 +126,21 @@ class DocumentPredictor:
             row.next_window()
 
     def _compact_rows(self) -> None:
-        """Where half the rows have no document, and there are no more, the others go on alone."""
+        """Remove the rows without a document, once they are half of all rows and no document is waiting."""
         self.rows = [row for row in self.rows if row]
         self.reader = IncrementalDecoder(self.model, len(self.rows), self.method.window, self.method.stride)
         self.reader.prefill({i: row.context for i, row in enumerate(self.rows) if row})
 
     def position(self) -> str:
-        """The first token that is asked for."""
+        """Document and token index of the first active row, for messages."""
         row = self.active[0][1]
         return f"document {row.document}, token {row.num_known}"
 
 
 class AdaptivePredictor(DocumentPredictor):
-    """With adapters of each document's own: rows wait for one another at the end of a window, and then all learn.
+    """The predictor for `DocumentLoRA`. Rows wait for one another at the end of a window; then adapters are updated.
 
-    All rows are read in every forward, those that wait or have no document too, as each has adapters of its own.
+    Every forward reads all rows, also those that wait or have no document, since each row has its own adapters.
     """
 
     def __init__(self, player: LoRAPlayer, method: DocumentLoRA, documents: int) -> None:
@@ -154,28 +161,30 @@ class AdaptivePredictor(DocumentPredictor):
 
 
 def _window_batch(rows: list[DocumentState | None]) -> tuple[ScoringBatch, Tensor]:
-    """What the referee shows of these windows, and the targets that it then reveals."""
-    shown, targets = list[tuple[Tensor, int]](), list[int]()
+    """The batch that the referee would pass for these windows, and its targets."""
+    inputs, targets = list[tuple[Tensor, int]](), list[int]()
     for row in rows:
         window, known = (row.window, row.tokens) if row else (ScoringWindow(0, 0, 0), [])
         own = known[window.first_target + 1 : window.stop + 1]
-        shown.append((torch.tensor(known[window.start : window.first_target + len(own)], dtype=torch.int64), len(own)))
+        read = torch.tensor(known[window.start : window.first_target + len(own)], dtype=torch.int64)
+        inputs.append((read, len(own)))
         targets += own
-    return ScoringBatch.collate(shown, torch.zeros(len(rows), dtype=torch.bool)), torch.tensor(targets)
+    return ScoringBatch.collate(inputs, torch.zeros(len(rows), dtype=torch.bool)), torch.tensor(targets)
 
 
-# ---- what can be walked ---------------------------------------------------------------------------------------------
+# ---- methods that can be coded --------------------------------------------------------------------------------------
 
 
 def is_codable(method: ScoringMethod) -> bool:
-    """Whether documents can be decoded one by one, each from what is known of it alone."""
+    """Whether there is a predictor for the method: for plain windows, and for `DocumentLoRA` without `keep_a`."""
     static = type(method).make_player is ScoringMethod.make_player
     return static or (isinstance(method, DocumentLoRA) and not method.cross_document)
 
 
 def check_codable(method: ScoringMethod) -> None:
+    """Raises `UsageError` if the method cannot be coded."""
     if not is_codable(method):
-        cause = f"{method.name!r} cannot be coded: a document's probabilities depend on what came before the document"
+        cause = f"method {method.name!r} cannot be coded: no predictor lets a decoder reproduce its probabilities"
         raise UsageError(cause, where="method", hint="--with contiguous, sliding or lora (lora without keep_a)")
 
 
@@ -183,9 +192,10 @@ def check_codable(method: ScoringMethod) -> None:
 def open_predictor(
     model: LM, vocab: int, method: ScoringMethod, documents: int, rows: int
 ) -> Iterator[DocumentPredictor]:
-    """A walk over so many documents, on one thread; the model is left as it was.
+    """A predictor for documents that are coded on one thread. The model is restored afterwards.
 
-    rows: documents side by side; adapters have as many as their method says.
+    rows: documents side by side; ignored for `DocumentLoRA`, which has a fixed number. Raises `UsageError` if the
+    method cannot be coded.
     """
     check_codable(method)
     with _one_thread(), closing(method.make_player(model, vocab, CPU_FLOAT32, SINGLE_PROCESS)) as player:
@@ -197,7 +207,7 @@ def open_predictor(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The order of every sum is then fixed, and small products run no slower."""
+    """Run torch on one thread, so that the order of every sum is fixed. Small products are not slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,9 +1,10 @@
-"""The proof of a score by compression: what is claimed is coded, committed to, and a sample of it is restored.
+"""The proof of a score by compression: compress the text, commit to the files, decompress a random sample of them.
 
-A text's documents are put in groups, in their order. Each group is a file that `coder` writes. `commitment.json` names
-every file's SHA-256 beside the bits that the referee charges its documents; it stands before anything is decoded. It
-and a challenge, if somebody has one, decide which groups another process restores from the artifact alone. Whoever
-doubts can take another challenge, or all groups; a prover who tries commitments until a sample suits cannot know it.
+The documents are divided into groups, in order. Each group is compressed to one file (`compress`). `commitment.json`
+contains the SHA-256 of every file and the bits that the referee computed for its documents; it is written before
+anything is decompressed. The commitment and an optional challenge determine the sample of groups that another process
+decompresses with the artifact alone. A verifier can choose another challenge, or check all groups. The prover cannot
+know that challenge, so it cannot choose a commitment that yields a favorable sample.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ FORMAT = 2
 """Version of `commitment.json`, `group_bits.json` and `proof.json`."""
 
 Restore = Callable[[Path, Path, Path, LogLine], list[int]]
-"""Decompresses a file in another process: artifact, .bgz file, target, and where its progress goes. Returns the length of
-each document in bytes."""
+"""Decompresses a file in another process. Arguments: artifact, .bgz file, target, callback for lines of progress.
+Returns the length of each document in bytes."""
 
 
 class DocumentGroup(NamedTuple):
-    """Documents that are coded together: their tokens, without BOS, and their targets start … stop-1 in the text."""
+    """Documents that are compressed to one file: their tokens without BOS, and their targets start … stop-1."""
 
     number: int
     start: int
@@ -55,34 +56,36 @@ class DocumentGroup(NamedTuple):
     documents: list[Ids]
 
     def decode(self, tokenizer: Tokenizer) -> list[bytes]:
+        """The bytes of each document."""
         return [tokenizer.decode(document) for document in self.documents]
 
 
 class ProofTask(NamedTuple):
-    """What is to be proved: that the artifact scores `text` so, with a method and each document by itself.
+    """The claim to prove: the score of `text` with a method of the artifact, documents isolated.
 
-    artifact: its file; tokens: of a group, at least; rows: documents that are coded side by side.
+    artifact: path of its file. group_targets: minimum targets per group. rows: documents coded side by side.
     """
 
     artifact: Path
     codec: TextCodec
     text: TokenizedText
     method: Spec[ScoringMethod]
-    group_targets: int = 200_000  # so the 60 bytes around a payload are less than 0.1 % of it
+    group_targets: int = 200_000  # so that the 60 bytes of overhead per file are less than 0.1 % of its payload
     rows: int = 64
 
     @property
     def isolated_method(self) -> ScoringMethod:
-        """The method on documents by themselves: what is scored, and what is coded."""
+        """The method with isolated documents. It is used both to score and to compress."""
         spec = self.method
         return spec.replace(isolated=True)() if "isolated" in spec.kwargs else spec()
 
 
 def prove(claim: ProofTask, folder: Path, *, sample: int, challenge: str, log: RunLog, restore: Restore) -> ProofResult:
-    """Score, code, commit, draw and restore. Writes `commitment.json`, a file for each group, and `proof.json`.
+    """Score, compress, commit, draw a sample and decompress it.
 
-    sample: groups that are restored, 0 for all. What an earlier call has scored or coded is taken from the folder.
-    Raises `BitgolfError` with group, document and token where something does not come back.
+    Writes `commitment.json`, one file per group, and `proof.json` to `folder`, and reuses what an earlier call wrote.
+    sample: number of groups to decompress, 0 for all. Raises `BitgolfError`, with group and document, if a document is
+    not restored.
     """
     _read(folder / "commitment.json")
     groups, clock = list(group_documents(claim)), time.perf_counter
@@ -92,21 +95,21 @@ def prove(claim: ProofTask, folder: Path, *, sample: int, challenge: str, log: R
     files = [_compress_group(claim, group, folder, log, len(groups)) for group in groups]
     times.append(clock())
     commitment = _write_commitment(claim, groups, bits, files, folder)
-    chosen = sample_groups(commitment, challenge, len(groups), sample)
-    for number in chosen:
-        log.info(f"group {number} of {len(groups)} is restored by another process")
+    sampled = sample_groups(commitment, challenge, len(groups), sample)
+    for number in sampled:
+        log.info(f"group {number} of {len(groups)}: decompressing in another process")
         with error_location(f"group {number} ({files[number].name})"):
             _verify(claim, groups[number], files[number], restore, log.progress)
     times.append(clock())
     spent = [round(end - start, 1) for start, end in pairwise(times)]
     seconds = ProofSeconds(score=spent[0], compress=spent[1], decompress=spent[2])
-    result = _result(claim, sum(bits), files, chosen, challenge, seconds)
+    result = _result(claim, sum(bits), files, sampled, challenge, seconds)
     write_json(folder / "proof.json", msgspec.to_builtins(result))
     return result
 
 
 def leading_documents(text: TokenizedText, tokenizer: Tokenizer, size: int) -> TokenizedText:
-    """The first documents of a text that have `size` bytes together, or all of it."""
+    """The shortest prefix of whole documents that has at least `size` bytes, or the whole text."""
     total, end = 0, 0
     for start, stop in text.documents():
         total, end = total + len(tokenizer.decode(text.tokens[start + 1 : stop])), stop
@@ -116,14 +119,18 @@ def leading_documents(text: TokenizedText, tokenizer: Tokenizer, size: int) -> T
 
 
 def group_documents(claim: ProofTask) -> Iterator[DocumentGroup]:
-    """Documents in their order, in groups of at least so many targets. Raises where the text's bytes are not its own."""
+    """Consecutive documents in groups of at least `claim.group_targets` targets; the last group may have fewer.
+
+    Raises `BitgolfError` if the text does not begin with BOS, or its byte count is not that of its decoded tokens.
+    """
     text, tokenizer = claim.text, claim.codec.tokenizer
     if not text.num_targets or text.tokens[0] != text.bos:
-        raise BitgolfError("a text that is proved begins with a document", where="compress --proof")
-    own = len(tokenizer.decode(text.tokens))
-    if own != text.bytes:
-        cause = f"the text is said to have {text.bytes:,} bytes, and its tokens have {own:,}"
-        raise BitgolfError(cause, where="compress --proof", hint="prove raw text, with --text")
+        cause = f"the text must begin with a document (BOS is {text.bos}), but begins with {text.tokens[:1].tolist()}"
+        raise BitgolfError(cause, where="compress --proof")
+    size = len(tokenizer.decode(text.tokens))
+    if size != text.bytes:
+        cause = f"the byte count of the text is {text.bytes:,}, but its tokens decode to {size:,} bytes"
+        raise BitgolfError(cause, where="compress --proof", hint="pass raw text with --text")
     documents, number, start = list[Ids](), 0, 0
     for begin, stop in text.documents():
         documents.append(text.tokens[begin + 1 : stop].astype(np.int32))
@@ -132,21 +139,21 @@ def group_documents(claim: ProofTask) -> Iterator[DocumentGroup]:
             documents, number, start = [], number + 1, stop
 
 
-# ---- what is claimed, and coded -------------------------------------------------------------------------------------
+# ---- scores and compressed files ------------------------------------------------------------------------------------
 
 
-def _key(claim: ProofTask, *what: Any) -> str:
-    """The name of what follows from the artifact, the method, the text and the machine."""
-    how = encode_method(claim.codec, claim.method)
-    return json_digest([claim.codec.digest.hex(), how, claim.rows, torch.__version__, *what])
+def _key(claim: ProofTask, *inputs: Any) -> str:
+    """Cache key of a result: a digest of model, method, rows, torch version and further inputs."""
+    method = encode_method(claim.codec, claim.method)
+    return json_digest([claim.codec.digest.hex(), method, claim.rows, torch.__version__, *inputs])
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A file that an earlier call left, {} if there is none. Raises `FormatVersionError` if its format is another."""
-    known = read_json(path) if path.exists() else {"format": FORMAT}
-    if known.get("format") != FORMAT:
-        raise FormatVersionError(path.name, found=known.get("format"), supported=FORMAT, where=str(path))
-    return {key: value for key, value in known.items() if key != "format"}
+    """The contents of an earlier call's file, {} if there is none. Raises `FormatVersionError` for another format."""
+    contents = read_json(path) if path.exists() else {"format": FORMAT}
+    if contents.get("format") != FORMAT:
+        raise FormatVersionError(path.name, found=contents.get("format"), supported=FORMAT, where=str(path))
+    return {key: value for key, value in contents.items() if key != "format"}
 
 
 def _digest(group: DocumentGroup) -> str:
@@ -155,10 +162,10 @@ def _digest(group: DocumentGroup) -> str:
 
 
 def _score_groups(claim: ProofTask, groups: Sequence[DocumentGroup], folder: Path, log: RunLog) -> list[float]:
-    """The bits of each group, as the referee charges them: an ordinary score, on the CPU in float32."""
+    """The bits of each group from a score by the referee, on the CPU in float32. Cached in `group_bits.json`."""
     key, path = _key(claim, *map(_digest, groups)), folder / "group_bits.json"
-    if (known := _read(path)) and known["key"] == key:
-        return known["bits"]
+    if (cached := _read(path)) and cached["key"] == key:
+        return cached["bits"]
     text, method, charges = claim.text, claim.isolated_method, np.zeros(claim.text.num_targets)
 
     def progress(done: int, targets: int, bits: float) -> None:
@@ -175,7 +182,7 @@ def _score_groups(claim: ProofTask, groups: Sequence[DocumentGroup], folder: Pat
 
 
 def _compress_group(claim: ProofTask, group: DocumentGroup, folder: Path, log: RunLog, groups: int) -> Path:
-    """The group's file. Its name holds the hash of all that it follows from, so what is there need not be made again."""
+    """Compress a group. The file name contains the cache key, so an existing file is reused."""
     path = folder / f"{group.number:05d}-{_key(claim, _digest(group))}.bgz"
     if path.exists():
         return path
@@ -186,15 +193,15 @@ def _compress_group(claim: ProofTask, group: DocumentGroup, folder: Path, log: R
         log.progress(f"group {group.number} of {groups}: {done:,} / {count:,} tokens, {bpb:.4f} bits per byte so far")
 
     with error_location(f"group {group.number}"):
-        made = compress.compress(claim.codec, group.documents, method=claim.method, rows=claim.rows, progress=progress)
-    write_bytes(path, made.data)
+        file = compress.compress(claim.codec, group.documents, method=claim.method, rows=claim.rows, progress=progress)
+    write_bytes(path, file.data)
     return path
 
 
 def _write_commitment(
     claim: ProofTask, groups: Sequence[DocumentGroup], bits: Sequence[float], files: Sequence[Path], folder: Path
 ) -> bytes:
-    """Write the commitment. What a folder has once been committed to stays."""
+    """Write `commitment.json` and return its bytes. Raises `UsageError` if the folder has a different commitment."""
     method = claim.isolated_method
     document = {
         "format": FORMAT,
@@ -207,13 +214,15 @@ def _write_commitment(
     }
     path, data = folder / "commitment.json", (json.dumps(document, indent=1) + "\n").encode()
     if path.exists() and path.read_bytes() != data:
-        raise UsageError("this folder is committed to another proof", where=str(path), hint="name another folder")
+        digest = hashlib.sha256(data).hexdigest()
+        cause = f"the folder is committed to another proof; the commitment to this one has SHA-256 {digest}"
+        raise UsageError(cause, where=str(path), hint="choose another folder")
     write_bytes(path, data)
     return data
 
 
 def _committed(claim: ProofTask, group: DocumentGroup, bits: float, file: Path) -> dict[str, Any]:
-    """What the commitment says of a group."""
+    """The entry of a group in the commitment."""
     texts = group.decode(claim.codec.tokenizer)
     return {
         "file": file.name,
@@ -227,26 +236,27 @@ def _committed(claim: ProofTask, group: DocumentGroup, bits: float, file: Path) 
     }
 
 
-# ---- what is restored -----------------------------------------------------------------------------------------------
+# ---- verification and result ----------------------------------------------------------------------------------------
 
 
 def _verify(claim: ProofTask, group: DocumentGroup, file: Path, restore: Restore, log: LogLine) -> None:
-    """Another process restores the group's file; raises at the first document that is not the text's."""
+    """Decompress a group in another process. Raises `BitgolfError` at the first document that is not the original."""
     with tempfile.TemporaryDirectory(prefix="bitgolf-proof-") as name:
         target = Path(name) / "restored"
         lengths = restore(claim.artifact, file, target, log)
         restored, start = target.read_bytes(), 0
-    wanted = group.decode(claim.codec.tokenizer)
-    if len(lengths) != len(wanted):
-        raise BitgolfError(f"{len(lengths)} documents came back, not {len(wanted)}")
-    for i, (length, text) in enumerate(zip(lengths, wanted, strict=True)):
+    originals = group.decode(claim.codec.tokenizer)
+    if len(lengths) != len(originals):
+        raise BitgolfError(f"decompression yields {len(lengths)} documents instead of {len(originals)}")
+    for i, (length, text) in enumerate(zip(lengths, originals, strict=True)):
         if restored[start : start + length] != text:
-            raise BitgolfError(f"document {i} of the group came back as another")
+            cause = f"document {i} of the group is not restored: {length:,} bytes, original {len(text):,} bytes"
+            raise BitgolfError(cause)
         start += length
 
 
 def _result(
-    claim: ProofTask, bits: float, files: Sequence[Path], chosen: list[int], challenge: str, seconds: ProofSeconds
+    claim: ProofTask, bits: float, files: Sequence[Path], sampled: list[int], challenge: str, seconds: ProofSeconds
 ) -> ProofResult:
     size, count, method = claim.text.bytes, sum(file.stat().st_size for file in files), claim.isolated_method
     return ProofResult(
@@ -263,10 +273,10 @@ def _result(
         coded_bpb=8 * count / size,
         overhead_percent=100 * (8 * count / bits - 1),
         groups=len(files),
-        sampled=chosen,
+        sampled=sampled,
         challenge=challenge,
         verified=True,
-        max_false_fraction=max_false_fraction(len(chosen), len(files)),
+        max_false_fraction=max_false_fraction(len(sampled), len(files)),
         confidence=CONFIDENCE,
         seconds=seconds,
     )

@@ -1,4 +1,4 @@
-"""A compression round trip: a held-out document is compressed and decompressed, beside general compressors."""
+"""A compression round trip of one held-out document, with general-purpose compressors for comparison."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from bitgolf.score.result import CompressFile, DecompressFile, RoundTripResult
 
 @register
 class CompressionRoundTrip:
-    """Compress the held-out document nearest to `document_bytes` in size, decompress it, and compare every byte."""
+    """Compress the held-out document whose size is nearest to `document_bytes`, decompress it, compare every byte."""
 
     def __init__(self, *, document_bytes: int = 16_000) -> None:
         self.document_bytes = document_bytes
 
     def run(self, folder: Path, data: Path, compress: CompressFile, decompress: DecompressFile) -> RoundTripResult:
-        """Leaves `roundtrip.txt`, `.bgz` and `.restored` in `folder`; raises `BitgolfError` if they do not agree.
+        """Write `roundtrip.txt`, `.bgz` and `.restored` to `folder`, and return the sizes.
 
-        data: folder of the shards, with the validation text. compress, decompress: with the artifact of the run, each in
-        a process of its own, so that nothing but the file passes from one to the other.
+        data: folder of the shards, with the validation text. compress, decompress: with the run's artifact, each in its
+        own process, so that only the file passes from one to the other. Raises `BitgolfError` if a byte differs.
         """
         raw = (data / "val.raw").read_bytes()
         document = self._choose(raw, read_json(data / "val.lengths.json"))
@@ -33,7 +33,8 @@ class CompressionRoundTrip:
         source.write_bytes(document)
         there, back = compress(source, coded), decompress(coded, restored)
         if restored.read_bytes() != document:
-            raise BitgolfError("the restored file differs from the one compressed", where=str(restored))
+            sizes = f"{restored.stat().st_size:,} bytes, original {len(document):,} bytes"
+            raise BitgolfError(f"the decompressed file differs from the original ({sizes})", where=str(restored))
         return RoundTripResult(
             bytes_in=there.bytes_in,
             bytes_out=there.bytes_out,
@@ -53,7 +54,7 @@ class CompressionRoundTrip:
 
 
 def general_compressor_bpb(raw: bytes) -> dict[str, float]:
-    """Bits per byte of all held-out text in one file, through compressors at their strongest usual settings."""
+    """Bits per byte of the held-out text as one file, by compressor, each at its strongest common setting."""
     coded = {
         "xz -9e": lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME),
         "zstd -19": zstandard.ZstdCompressor(level=19).compress(raw),

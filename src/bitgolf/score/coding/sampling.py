@@ -1,4 +1,4 @@
-"""The sample of groups that a proof decompresses, and what it says about the others."""
+"""The random sample of groups that a proof decompresses, and the confidence that it gives for the others."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ CONFIDENCE = 0.95
 
 
 def sample_groups(commitment: bytes, challenge: str, groups: int, sample: int) -> list[int]:
-    """The numbers of `sample` out of so many groups, in rising order; of all groups if `sample` is 0.
+    """The numbers of `sample` of `groups` groups, in ascending order; all of them if `sample` is 0.
 
-    They are those whose number, hashed with the commitment and the challenge, comes first. So they are decided once the
-    groups have been compressed, and a verifier's challenge decides them anew.
+    Groups are ranked by a SHA-256 of commitment, challenge and number. So the sample is fixed only after the groups
+    have been compressed, and a verifier can draw another one with another challenge.
     """
     seed = hashlib.sha256(commitment + challenge.encode()).digest()
     order = sorted(range(groups), key=lambda i: hashlib.sha256(seed + i.to_bytes(4, "big")).digest())

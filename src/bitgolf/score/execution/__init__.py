@@ -1,1 +1,1 @@
-"""How predictions are computed: eager or compiled forwards, batch sizes, copies, time estimates."""
+"""Execution of scoring: eager and compiled forwards, batch sizes, host-device copies, time estimates."""

@@ -1,4 +1,4 @@
-"""Copies between host and device that the host does not wait for: pinned memory, and an event that marks the end."""
+"""Asynchronous copies between host and device, through pinned memory and CUDA events."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def copy_to_device(x: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on the device. To CUDA it is copied from pinned memory: a pageable copy would wait for the stream.
+    """Copy a CPU tensor to the device. To CUDA the copy is asynchronous, from pinned memory.
 
-    The pinned copy may be freed at once: PyTorch's allocator reuses it only after the stream has read it.
+    The pinned tensor may be freed at once: PyTorch's allocator reuses its memory only after the stream has read it.
     """
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
@@ -17,22 +17,22 @@ def copy_to_device(x: Tensor, device: torch.device) -> Tensor:
 
 
 class DeviceToHostCopy:
-    """A tensor on its way to the host. Nothing waits until `wait` is called."""
+    """An asynchronous copy of a tensor to the host. Only `wait` blocks."""
 
     def __init__(self, x: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
-        self._values = x.to("cpu", non_blocking=x.is_cuda)  # into pinned memory, where it does not block
+        self._values = x.to("cpu", non_blocking=x.is_cuda)  # PyTorch allocates pinned memory for a non-blocking copy
         if x.is_cuda:
             self._event = torch.cuda.Event()
             self._event.record(torch.cuda.current_stream(x.device))
 
     @property
     def is_pending(self) -> bool:
-        """Whether waiting could take time."""
+        """Whether `wait` may still block."""
         return self._event is not None
 
     def wait(self) -> Tensor:
-        """The values, on the CPU."""
+        """The tensor on the CPU, once the copy is complete."""
         if self._event is not None:
             self._event.synchronize()
             self._event = None

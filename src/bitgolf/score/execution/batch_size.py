@@ -1,4 +1,4 @@
-"""How many tokens are read at once: a fixed number on the CPU, on CUDA as many as free memory holds."""
+"""The number of tokens per batch: fixed on the CPU, chosen by free memory on CUDA."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ from bitgolf.runtime.distributed import DistributedContext, broadcast_scalar
 from bitgolf.score.methods import ScoringMethod
 
 CPU_TOKENS = 4096
-MAX_TOKENS = 65_536  # larger batches make no GPU of today faster
-MEMORY_FRACTION = 0.6  # of free memory: the estimates count neither workspaces nor fragments nor adapters
+MAX_TOKENS = 65_536  # larger batches are not faster on current GPUs
+MEMORY_FRACTION = 0.6  # of free memory; the estimates leave out workspaces, fragmentation and adapters
 
 
 class BatchSize(NamedTuple):
-    """Tokens that are read at once, and why so many."""
+    """Tokens per batch, and the reason for the number."""
 
     tokens: int
     reason: str
 
     def halved(self, window: int, distributed: DistributedContext) -> BatchSize:
-        """What to try after memory has run out. Raises `BitgolfError` where there is nothing smaller, or where other
-        processes have a plan by this number.
+        """Half as many rows, for a retry after memory ran out.
+
+        Raises `BitgolfError` if there is only one row, or if there are other processes: they all use this batch size.
         """
         rows = max(1, self.tokens // window)
         if rows == 1 or distributed.world_size > 1:
-            hint = "fewer rows or a shorter window" if rows == 1 else f"--batch {rows // 2 * window}"
-            raise BitgolfError(f"out of memory with {self.tokens:,} tokens at once", where="score", hint=hint)
-        return BatchSize(rows // 2 * window, f"halved: out of memory with {self.tokens:,}")
+            hint = "set fewer rows or a shorter window" if rows == 1 else f"--batch {rows // 2 * window}"
+            raise BitgolfError(f"out of memory with batches of {self.tokens:,} tokens", where="score", hint=hint)
+        return BatchSize(rows // 2 * window, f"halved: out of memory with {self.tokens:,} tokens")
 
 
 def choose_batch_size(
     model: LM, method: ScoringMethod, device: Device, distributed: DistributedContext, tokens: int | None = None
 ) -> BatchSize:
-    """So many tokens as asked for, or for None as the device suggests; on every process as many as on the first.
+    """The batch size for a method: `tokens` if given, otherwise chosen for the device. The same on every process.
 
-    On CUDA a power of two of rows, such that `inference_bytes_per_token` of all of them is at most a `MEMORY_FRACTION` of the free memory.
+    On CUDA it is a power-of-two number of rows whose estimated memory is at most `MEMORY_FRACTION` of the free memory
+    of the first process.
     """
     if tokens is not None:
-        return BatchSize(tokens, "as asked for")
+        return BatchSize(tokens, "as specified")
     if device.torch_device.type != "cuda":
         return BatchSize(CPU_TOKENS, "no CUDA device")
     each = training_bytes_per_token(model) if method.adapts else inference_bytes_per_token(model)
@@ -57,23 +59,23 @@ def choose_batch_size(
 
 
 def batch_size_for_memory(per_token: int, window: int, free: int, *, max_tokens: int = MAX_TOKENS) -> BatchSize:
-    """Rows of a window, a power of two of them, for so many bytes of free memory."""
+    """The largest power-of-two number of rows, each a window, that fits `free` bytes; at least one row."""
     rows = int(min(max_tokens, MEMORY_FRACTION * free / per_token)) // window
     tokens = window << max(0, rows.bit_length() - 1)
     return BatchSize(tokens, f"{per_token * tokens / 1e9:.2f} GB of {free / 1e9:.1f} GB free")
 
 
 def free_bytes(device: torch.device) -> int:
-    """What the driver has free, and what PyTorch's allocator holds and does not use."""
+    """Free bytes of the device, including those that PyTorch's allocator has reserved and does not use."""
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
 
 
 def inference_bytes_per_token(model: LM) -> int:
-    """Estimate for a forward without gradients in which every token asks for its next one.
+    """Estimated bytes per token of a forward without gradients, with logits at every position.
 
-    Logits twice, in the products' type (2 bytes) and in float32; of one block the stream in up to 16 forms and the
-    widest matrix's output and its activation, and half as many streams as there are layers, kept for skips; float32.
+    Counted are the logits twice, in 2 bytes and in float32, and in float32: 16 residual streams and twice the output of
+    the widest matrix for one block, and one residual stream per two layers, kept for skip connections.
     """
     vocab, dim = model.embed.weight.shape
     widest = max((len(m.weight) for m in model.blocks.modules() if isinstance(m, Linear)), default=dim)
@@ -82,10 +84,10 @@ def inference_bytes_per_token(model: LM) -> int:
 
 @torch.no_grad()
 def training_bytes_per_token(model: LM) -> int:
-    """Estimate for a forward whose graph is kept, with frozen weights, as adapters need it.
+    """Estimated bytes per token of a forward whose graph is kept, with frozen weights, as for training adapters.
 
-    Of each visit of a block ten streams in float32. Measured for `pr1855`, compiled, in autocast to bfloat16: 310 kB a
-    token, where this says 348 kB; eagerly 600 kB.
+    Counted are ten residual streams in float32 per application of a block. Measured for `pr1855` in autocast to
+    bfloat16: 310 kB per token compiled (this estimate: 348 kB), 600 kB eager.
     """
     weight = model.embed.weight
     context = model.forward_context(torch.full((1, 1), model.bos, device=weight.device))
@@ -94,12 +96,12 @@ def training_bytes_per_token(model: LM) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a lack of memory was the cause, also where a compiler has wrapped it."""
+    """Whether `torch.OutOfMemoryError` is the error or among its causes: the compiler wraps it in its own errors."""
     return any(isinstance(cause, torch.OutOfMemoryError) for cause in exception_chain(error))
 
 
 def free_memory() -> None:
-    """Give back what a failed attempt still held. To be called when its exception is gone: that holds its tensors."""
+    """Free the memory of a failed attempt. Call this after its exception is gone, since the traceback keeps tensors."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Compiled graphs for scoring: one for each shape, and the time it took to make them."""
+"""Compiled graphs for scoring, one for each input shape, and the time that their compilation took."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch._functorch import config as autograd_config
 
 from bitgolf.runtime.compiler import compile_graph
 
-RECOMPILE_LIMIT = 256  # graphs of one function: shapes, times the models that were scored in this process
+RECOMPILE_LIMIT = 256  # graphs of one function: number of shapes times number of models scored in this process
 
 
 class CompiledFunction:
-    """A function of tensors, compiled anew for each shape of them. `compile_seconds`: spent on calls that compiled.
+    """A function of tensors that is compiled once for each combination of input shapes.
 
-    The callers keep the shapes few: they pad rows, lengths and numbers of targets.
+    compile_seconds: total time of the calls that compiled. Callers pad rows, lengths and numbers of targets, so that
+    there are few shapes.
     """
 
     def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
@@ -27,8 +28,8 @@ class CompiledFunction:
     def __call__(self, *tensors: Tensor) -> Tensor:
         started, before = time.perf_counter(), _graph_count()
         with (
-            torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT),  # 8 otherwise, for all models together
-            autograd_config.patch(force_non_lazy_backward_lowering=True),  # now, and not on the clock
+            torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT),  # the default is 8, over all models
+            autograd_config.patch(force_non_lazy_backward_lowering=True),  # so that it counts as compilation time
         ):
             result = self._run(*tensors)
         if _graph_count() > before:

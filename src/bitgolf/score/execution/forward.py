@@ -1,7 +1,7 @@
 """A model's forward for scoring: eager on the CPU; on CUDA with fused kernels, in one compiled graph for each shape.
 
-Recipes name scoring methods and so import this module, which therefore does not import the kernels: they import the
-compiler, which takes 1.5 s. They come as an argument, see `kernel_selector`.
+Every recipe imports this module through its scoring methods. So it does not import the fused kernels, because they
+import the compiler, which takes 1.5 s. They are passed as an argument, see `kernel_selector`.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from bitgolf.score.execution.compiled_function import CompiledFunction
 if TYPE_CHECKING:
     from bitgolf.train.kernels.select import KernelSelection
 
-MIN_PADDED_LENGTH = 64  # tokens: shorter rows are padded to as many
-MAX_TOKENS = 1 << 20  # tokens at once, where no limit was given
+MIN_PADDED_LENGTH = 64  # tokens; shorter rows are padded to this length
+MAX_TOKENS = 1 << 20  # tokens per forward if no limit was set
 
 
 class Forward(Protocol):
-    """What the forwards of all players have in common: the kernels that run, the time of compilation, a limit, an end."""
+    """The common interface of the forwards of all players."""
 
     @property
     def kernels(self) -> Sequence[str]:
-        """Which fused kernels run, and why: a line on each kind of part."""
+        """The fused kernels in use and the reason, one line for each kind of part."""
         ...
 
     @property
     def compile_seconds(self) -> float:
-        """Spent on compiling so far."""
+        """Seconds spent on compilation so far."""
         ...
 
     def set_max_tokens(self, tokens: int) -> None:
-        """Compute no more tokens at once, padding included, but at least a row."""
+        """Limit the tokens of one forward, padding included. At least one row is always computed."""
         ...
 
     def close(self) -> None:
-        """Restores the model as it was found."""
+        """Restore the model's reference parts."""
         ...
 
 
 class SelectKernels(Protocol):
-    """Puts fused kernels into a model, until the result is asked to `restore` it: see `kernels.KernelSelector`."""
+    """Installs fused kernels in a model. `restore` of the result removes them. See `kernels.KernelSelector`."""
 
     def __call__(
         self,
@@ -69,15 +69,15 @@ class LogitsForward(Forward, Protocol):
     """A forward from tokens to logits."""
 
     def __call__(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """Rows of tokens (B, T) and n indices into the flattened tokens (n,), both on the CPU, to logits (n, V)."""
+        """Logits (n, V) at the positions `places` (n,) of the flattened tokens (B, T). Both inputs are on the CPU."""
         ...
 
 
 def kernel_selector(device: Device) -> SelectKernels | None:
-    """Selects fused kernels on CUDA; None on other devices, which do not load the compiler."""
+    """A selector of fused kernels on CUDA; None on other devices, so that the compiler is not imported."""
     if device.torch_device.type != "cuda":
         return None
-    from bitgolf.score.execution.kernels import KernelSelector  # imports the compiler, in 1.5 s
+    from bitgolf.score.execution.kernels import KernelSelector  # imports the compiler, which takes 1.5 s
 
     return KernelSelector()
 
@@ -92,10 +92,10 @@ def make_forward(
     kernels: SelectKernels | None = None,
     rope_scaling: RoPEScaling | None = None,
 ) -> LogitsForward:
-    """The forward for a device: eager, or on CUDA compiled.
+    """The forward for a device: compiled on CUDA, otherwise eager.
 
-    longest: tokens of a row, 0 if not known. learns: gradients of the model are needed, too. kernels: without it the
-    compiled graphs contain the reference parts alone. rope_scaling: of rotary positions, in place of the model's own.
+    longest: maximum tokens of a row, 0 if not known. learns: whether gradients of the weights are needed.
+    kernels: None to compile the reference parts only. rope_scaling: replaces the model's own.
     """
     if device.torch_device.type != "cuda":
         return EagerForward(model, device, rope_scaling)
@@ -104,7 +104,7 @@ def make_forward(
 
 
 class EagerForward:
-    """Operator by operator, at the shapes that come. The reference."""
+    """The reference: eager operators at the given shapes, without padding."""
 
     kernels: Sequence[str] = ()
     compile_seconds = 0.0
@@ -119,18 +119,19 @@ class EagerForward:
             return at_least_float32(self.model.logits(hidden[places]))
 
     def set_max_tokens(self, tokens: int) -> None:
-        """Nothing is padded here: blocks keep to the limit."""
+        """No effect: nothing is padded, so the batches of the method already keep the limit."""
 
     def close(self) -> None:
         pass
 
 
 class CompiledForward:
-    """The same in graphs of few shapes.
+    """The same function in compiled graphs of few shapes.
 
-    Rows are padded to `max_length` tokens, or to a half, a quarter, … of it; and read so many at a time as the first block
-    of that length suggests, the last ones with empty rows. Places are padded to a power of two. What pads is computed
-    and left out: attention is causal, and rows do not see each other.
+    Rows are padded to `max_length` tokens or to a half, a quarter, … of it. For each length, the number of rows per
+    forward is chosen at the first batch of that length; the last forward is padded with empty rows. The number of
+    positions is padded to a power of two. Padding does not change the results, since attention is causal and rows are
+    independent.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class CompiledForward:
     ) -> None:
         self.device, self.max_length, self.choice = device, max_length, choice
         self.kernels: Sequence[str] = choice.summary if choice else ()
-        self.rows: dict[int, int] = {}  # by length
+        self.rows: dict[int, int] = {}  # rows per forward, by padded length
         self.max_tokens = MAX_TOKENS
         self.hidden = CompiledFunction(
             lambda ids: model.hidden(model.forward_context(ids, rope_scaling)).flatten(0, 1), device.torch_device
@@ -159,16 +160,16 @@ class CompiledForward:
         tokens = F.pad(tokens, (0, length - tokens.shape[1], 0, -len(tokens) % rows))
         if self.choice:
             self.choice.segment_capacity.ensure(tokens.numpy(), rows)
-        shown = copy_to_device(tokens, self.device.torch_device)
-        asked = copy_to_device(F.pad(places, (0, power_of_two(len(places)) - len(places))), self.device.torch_device)
+        tokens = copy_to_device(tokens, self.device.torch_device)
+        padded = copy_to_device(F.pad(places, (0, power_of_two(len(places)) - len(places))), self.device.torch_device)
         with self.device.autocast():
-            hidden = torch.cat([self.hidden(part) for part in shown.split(rows)])
-            return self.logits(hidden, asked)[: len(places)]
+            hidden = torch.cat([self.hidden(part) for part in tokens.split(rows)])
+            return self.logits(hidden, padded)[: len(places)]
 
     def _rows(self, tokens: int, length: int) -> int:
-        """A power of two, for blocks of about so many tokens in rows of this length."""
-        wanted, most = power_of_two(tokens / length), max(1, self.max_tokens // length)
-        return min(wanted, 1 << most.bit_length() - 1)
+        """Rows per forward, a power of two, for a batch of `tokens` tokens in rows of this length."""
+        needed, most = power_of_two(tokens / length), max(1, self.max_tokens // length)
+        return min(needed, 1 << most.bit_length() - 1)
 
     def set_max_tokens(self, tokens: int) -> None:
         self.max_tokens = tokens
@@ -183,7 +184,10 @@ class CompiledForward:
 
 
 def padded_length(length: int, longest: int) -> int:
-    """The least of longest, its half, its quarter, … down to `MIN_PADDED_LENGTH`, that holds so many tokens."""
+    """The smallest of longest, longest / 2, longest / 4, … (at least `MIN_PADDED_LENGTH`) that is at least `length`.
+
+    If `length` exceeds `longest`, the next power of two is used instead of `longest`.
+    """
     padded = longest if length <= longest else power_of_two(length)
     while padded // 2 >= max(length, MIN_PADDED_LENGTH):
         padded //= 2
@@ -191,5 +195,5 @@ def padded_length(length: int, longest: int) -> int:
 
 
 def power_of_two(number: float) -> int:
-    """The least power of two that is at least so much."""
+    """The smallest power of two that is at least `number`."""
     return 1 << max(0, math.ceil(number) - 1).bit_length()

@@ -1,4 +1,4 @@
-"""Fused kernels for scoring: which of them replace reference parts of a model, chosen once for each kind of model."""
+"""Selection of fused kernels for scoring. Each replaces reference parts of a model; decisions are cached."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from bitgolf.train.kernels.select import KernelDecision, KernelSelection, kernel
 TRIAL_TOKENS = 32_768
 """Number of tokens on which kernels are timed."""
 TRIAL_DOCUMENT = 512
-"""Mean length of a document among them, in tokens."""
+"""Mean document length in the timed tokens."""
 DEFAULT_LENGTH = 2048
-"""Tokens of a row, if the caller does not know how long rows will be."""
+"""Row length in tokens if the caller does not specify one."""
 
 
 class KernelSelector:
-    """Selects kernels for the models of one scoring job, and keeps its choices.
+    """Selects kernels for the models of one scoring job, and caches its decisions.
 
-    Models of the same parts and shapes, on the same device and with rows of the same length, get the same kernels. They
-    are timed on random documents, so that all ranks choose together and before they see a text.
+    Models with the same parts and shapes, device and row length get the same kernels. Kernels are timed on random
+    documents, so that all ranks make the same decision, independent of the text.
     """
 
     def __init__(self) -> None:
-        self._verdicts: dict[Hashable, Sequence[KernelDecision]] = {}
+        self._decisions: dict[Hashable, Sequence[KernelDecision]] = {}
 
     def __call__(
         self,
@@ -39,18 +39,18 @@ class KernelSelector:
         backward: bool = False,
         distributed: DistributedContext = SINGLE_PROCESS,
     ) -> KernelSelection:
-        """Put the fastest kernels that pass the parity check into a model; `restore` of the result takes them out.
+        """Install the fastest kernels that pass the parity check in a model. `restore` of the result removes them.
 
         max_length: tokens of the longest row, 0 if not known. backward: whether gradients are needed.
         """
         length = max_length or DEFAULT_LENGTH
-        found = list(kernel_candidates(model, compiled=True))
+        candidates = list(kernel_candidates(model, compiled=True))
         shapes = [tuple(p.shape) for p in model.parameters()]
-        key = (device.torch_device, length, backward, *(s.label for s in found), *shapes)
-        if key in self._verdicts:
-            return KernelSelection(model, found, self._verdicts[key], model.bos, _discard)
+        key = (device.torch_device, length, backward, *(c.label for c in candidates), *shapes)
+        if key in self._decisions:
+            return KernelSelection(model, candidates, self._decisions[key], model.bos, _discard)
         rows = random_documents(len(model.embed.weight), model.bos, length).to(device.torch_device)
-        choice = select_kernels(
+        selection = select_kernels(
             model,
             (rows,),
             device,
@@ -61,16 +61,16 @@ class KernelSelector:
             distributed=distributed,
             log=_discard,
         )
-        self._verdicts[key] = choice.decisions
-        return choice
+        self._decisions[key] = selection.decisions
+        return selection
 
 
 def _discard(line: str) -> None:
-    """Growing segment buffers are not reported: the result of a score lists the kernels."""
+    """Discard log lines about segment buffers that grow. The result of a score lists the kernels."""
 
 
 def random_documents(vocab: int, bos: int, length: int) -> Tensor:
-    """Rows of random documents, (B, length), about `TRIAL_TOKENS` tokens in all. The same ones in every call."""
+    """Rows of random documents, int64 (B, length), about `TRIAL_TOKENS` tokens in total. The same in every call."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocab, (max(1, TRIAL_TOKENS // length), length), generator=generator)
     starts = torch.rand(ids.shape, generator=generator) < 1 / TRIAL_DOCUMENT

@@ -1,29 +1,30 @@
-"""The clock of a score: how long it will take, as its first blocks say, and whether that is within the limit."""
+"""Estimate of the total time of a score, from the speed so far, and comparison with the time limit."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-TIME_LIMIT = 600.0  # seconds, of the standard task
-FORECAST_AFTER = 0.05  # of the targets, after which a forecast is kept for the record
+TIME_LIMIT = 600.0  # seconds, the evaluation limit of Parameter Golf
+FORECAST_AFTER = 0.05  # share of the targets after which the estimate is kept as `TimeEstimate.forecast`
 
 
 class TimeEstimate:
-    """Told how many targets of `targets` are done. The first block is left out of the speed: on CUDA it compiles.
+    """Estimates the total seconds of a score of `targets` targets.
 
-    clock: returns the time in seconds.
+    The first batch does not count for the speed, since it includes compilation on CUDA. limit: seconds.
+    clock: returns the current time in seconds.
     """
 
     def __init__(self, targets: float, limit: float, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.targets, self.limit, self.clock = targets, limit, clock
         self.started = clock()
-        self.forecast: float | None = None  # seconds in all, as first said when EARLY targets were done
+        self.forecast: float | None = None  # total seconds, estimated once `FORECAST_AFTER` of the targets were done
         self.elapsed = 0.0
-        self._first: tuple[int, float] | None = None  # targets and seconds of the first block
+        self._first: tuple[int, float] | None = None  # targets and seconds of the first batch
 
     def update(self, done: int) -> float:
-        """Seconds in all, expected when so many targets are done."""
+        """Record that `done` targets are scored. Returns the expected total seconds."""
         seconds = self.clock() - self.started
         self.elapsed = max(seconds, 1e-9)
         if self._first is None:
@@ -35,5 +36,6 @@ class TimeEstimate:
         return expected
 
     def describe(self, expected: float) -> str:
+        """The expected total and the limit, for a line of progress."""
         over = ", over the limit of" if expected > self.limit else " of"
         return f"forecast {expected:,.0f} s{over} {self.limit:,g} s"

@@ -1,1 +1,1 @@
-"""Choosing fused kernels: parity with the reference module, then measured speed."""
+"""Selection of fused kernels: parity with the reference module, then measured speed."""

@@ -1,4 +1,4 @@
-"""Fast twins of an objective, a branch and a pair of parts: they hold the plain one's own parts and parameters."""
+"""Modules with fused kernels that replace reference modules and share their submodules and parameters."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from bitgolf.model.mlp import MLP, SquaredLeakyReLU
 
 
 class FusedSoftcappedCrossEntropy(Objective):
-    """`CrossEntropy` of a head whose only cap is a `Softcap`. Raises `Unsupported` for a cap beyond the kernel's range."""
+    """`CrossEntropy` fused with the `Softcap` of a head that has no other logits transform.
+
+    Raises `Unsupported` if `cap` exceeds `MAX_CAP`, the limit of the kernel.
+    """
 
     def __init__(self, cap: float) -> None:
         super().__init__()
         if cap > MAX_CAP:
-            raise Unsupported(f"a cap of {cap:g} is above {MAX_CAP:g}")
+            raise Unsupported(f"a softcap of {cap:g} is above {MAX_CAP:g}")
         self.cap = cap
 
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
@@ -35,15 +38,15 @@ class FusedSoftcappedCrossEntropy(Objective):
 
 
 class FusedMLP(FeedForward):
-    """`MLP` with `SquaredLeakyReLU`; tma: by the kernel for Hopper.
+    """`MLP` with `SquaredLeakyReLU` as one fused operation. tma: use the kernel for Hopper (tensor memory accelerator).
 
-    Raises `Unsupported` where one of its matrices is more than a matrix with views.
+    Raises `Unsupported` if one of the two matrices is not a plain `Linear`, or has output adapters.
     """
 
     def __init__(self, plain: MLP, *, tma: bool = False) -> None:
         super().__init__()
         if any(type(m) is not Linear or len(m.adapters) for m in (plain.up, plain.down)):
-            raise Unsupported("a matrix of it adds to its output")
+            raise Unsupported("a matrix of the MLP is not a plain Linear without output adapters")
         assert isinstance(plain.act, SquaredLeakyReLU)
         self.up, self.act, self.down, self.tma = plain.up, plain.act, plain.down, tma
 
@@ -56,7 +59,7 @@ class FusedMLP(FeedForward):
 
 
 class ReferenceExclusiveGate(AttentionOutputPart):
-    """`ExclusiveSelfAttention` and the gate that follows it, in turn: the plain twin of `FusedExclusiveGate`."""
+    """`ExclusiveSelfAttention` followed by its gate: the reference for `FusedExclusiveGate`."""
 
     def __init__(self, exclusive: ExclusiveSelfAttention, gate: AttentionGate) -> None:
         super().__init__()
@@ -67,7 +70,10 @@ class ReferenceExclusiveGate(AttentionOutputPart):
 
 
 class FusedExclusiveGate(AttentionOutputPart):
-    """Both in one kernel, for gates of the form gain sigmoid(scale z). Raises `Unsupported` for another gate."""
+    """`ExclusiveSelfAttention` and its gate in one kernel.
+
+    Raises `Unsupported` unless the gate has the form gain sigmoid(scale z).
+    """
 
     def __init__(self, plain: ReferenceExclusiveGate) -> None:
         super().__init__()
@@ -81,9 +87,9 @@ class FusedExclusiveGate(AttentionOutputPart):
 
 
 def sigmoid_scale_and_gain(gate: AttentionGate) -> tuple[float, float]:
-    """(scale, gain) of a gate that is gain sigmoid(scale z). Raises `Unsupported` for one that is not."""
+    """(scale, gain) of a gate of the form gain sigmoid(scale z). Raises `Unsupported` for other gates."""
     if type(gate) is SparseAttentionGate:
         return gate.scale, 1.0
     if type(gate) in (DenseAttentionGate, NarrowAttentionGate):
         return 1.0, 2.0 if type(gate) is NarrowAttentionGate else 1.0
-    raise Unsupported(f"{type(gate).__name__} is not known to be a sigmoid")
+    raise Unsupported(f"{type(gate).__name__} is not of the form gain sigmoid(scale z)")

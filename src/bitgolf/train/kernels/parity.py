@@ -1,4 +1,4 @@
-"""Whether a fast twin may replace a plain part, and how fast both are: each is called as the run will call it."""
+"""Parity checks and timings of fused modules against reference modules, on inputs recorded from the model."""
 
 from __future__ import annotations
 
@@ -18,83 +18,92 @@ from bitgolf.runtime.compiler import compile_graph as compile_graph
 from bitgolf.runtime.device import Device
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
-"""Largest relative difference (of norms) in output and gradients, by the type of matrix products."""
+"""Largest relative error (of norms) of output and gradients, by the dtype of matrix products."""
 TIMING_ROUNDS, CALLS_PER_ROUND = 5, 3
 LOGGER = logging.getLogger(__name__)
 
 ModuleFactory = Callable[[Any], nn.Module]
+"""Reference module -> fused module. Raises `Unsupported` if the kernel cannot replace this module."""
 Timer = Callable[[Callable[[], object]], float]
+"""Function without arguments -> time of one call in milliseconds."""
 
 
 class RecordedCall(NamedTuple):
-    """What a module was called with: its tensors, then the rest."""
+    """The arguments of one call of a module: tensors first, then the others."""
 
     tensors: tuple[Tensor, ...]
     other_args: tuple[Any, ...]
 
     @property
     def signature(self) -> tuple[Any, ...]:
+        """Shape and dtype of each tensor."""
         return tuple((tuple(t.shape), t.dtype) for t in self.tensors)
 
     def tiled_to(self, ids: Tensor) -> RecordedCall:
-        """The same call for the rows ids (B, T): recorded values are repeated along batch and tokens.
+        """The call with batch and token axes tiled to the size of ids (B, T), and a `ForwardContext` for these ids.
 
-        Only tensors that begin with the batch and token axes of the recorded call grow; a bus is made for `ids`.
+        Tensors that do not start with the batch and token axes of the recorded call remain unchanged.
         """
         small = self.tensors[0].shape[:2]
-        repeats = [-(-wanted // have) for wanted, have in zip(ids.shape, small, strict=True)]
+        repeats = [-(-target // size) for target, size in zip(ids.shape, small, strict=True)]
 
-        def grow(t: Tensor) -> Tensor:
+        def tile(t: Tensor) -> Tensor:
             if t.shape[:2] != small:
                 return t
             return t.repeat(*repeats, *[1] * (t.ndim - 2))[: ids.shape[0], : ids.shape[1]].contiguous()
 
         rest = tuple(x.for_ids(ids) if isinstance(x, ForwardContext) else x for x in self.other_args)
-        return RecordedCall(tuple(map(grow, self.tensors)), rest)
+        return RecordedCall(tuple(map(tile, self.tensors)), rest)
 
 
 class KernelTrial(NamedTuple):
-    """How parts are tried: on which device, compiled or not, and whether gradients are wanted."""
+    """The setting in which modules are compared: device, whether compiled, and whether with backward pass."""
 
     device: Device
     compiled: bool
     backward: bool
 
     def grad_mode(self) -> AbstractContextManager[object]:
+        """The context for forward passes: with gradients if `backward`, otherwise without."""
         return torch.enable_grad() if self.backward else torch.no_grad()
 
     def runnable(self, module: nn.Module) -> Callable[..., Tensor]:
-        """The module as a function of a call's tensors and its rest, as the run will run it."""
+        """The module as a function (tensors, other arguments) -> output, compiled if the run is compiled."""
         return compile_graph(ReplayModule(module), self.device.torch_device) if self.compiled else ReplayModule(module)
 
     def clone_inputs(self, module: nn.Module, call: RecordedCall) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """Copies of a call's tensors, and all that gradients are taken of: those of them that are real, parameters."""
+        """Copies of the tensors of a call, and the tensors to differentiate: floating-point inputs and parameters."""
         tensors = tuple(t.clone().requires_grad_(self.backward and t.is_floating_point()) for t in call.tensors)
         return tensors, [t for t in (*tensors, *module.parameters()) if t.requires_grad] if self.backward else []
 
     def parity_check(self, make: ModuleFactory, plain: nn.Module, call: RecordedCall) -> str:
-        """Why the twin that `make` makes of `plain` cannot take its place in this call; "" where it can.
+        """Why the fused module `make(plain)` cannot replace the reference module `plain` in this call; "" if it can.
 
-        Both run on a copy with random parameters (many start at zero). Any failure but a lack of memory is an answer,
-        not an error: kernels fail in many ways on a device that they were not made for. All but `Unsupported` are logged
-        with their traceback at debug level, since they may be a bug as well.
+        Both run with the same random parameters, since many parameters are initialized to zero. An exception of the
+        fused module counts as a reason, since kernels fail in many ways on unsupported devices; except for
+        `Unsupported` its traceback is logged at debug level, as it may be a bug. Raises `BitgolfError` if the device
+        runs out of memory.
         """
         try:
             plain = randomized_copy(plain)
-            gap = self.max_relative_error(self.runnable(make(plain)), ReplayModule(plain), plain, call)
-        except Exception as error:
-            return _refusal(error, plain, call)
+            error = self.max_relative_error(self.runnable(make(plain)), ReplayModule(plain), plain, call)
+        except Exception as failure:
+            return _refusal(failure, plain, call)
         finally:
             self.reset_compiler()
-        return "" if gap <= TOLERANCE[self.device.compute_dtype] else f"its numbers are {gap:.1%} from the plain ones"
+        tolerance = TOLERANCE[self.device.compute_dtype]
+        return "" if error <= tolerance else f"relative error {error:.1%} exceeds the tolerance of {tolerance:.1%}"
 
     def max_relative_error(
         self, a: Callable[..., Tensor], b: Callable[..., Tensor], plain: nn.Module, call: RecordedCall
     ) -> float:
-        """The largest relative difference between two modules' outputs, and gradients where they are wanted."""
+        """Largest relative error of the output of `a` against that of `b`, and of gradients if `backward`.
+
+        plain: the module whose parameters are differentiated. NaN counts as infinity.
+        """
         tensors, leaves = self.clone_inputs(plain, call)
 
-        def answers(run: Callable[..., Tensor]) -> list[Tensor]:
+        def results(run: Callable[..., Tensor]) -> list[Tensor]:
             with self.grad_mode(), self.device.autocast():
                 y = run(tensors, call.other_args)
             if not leaves:
@@ -102,12 +111,12 @@ class KernelTrial(NamedTuple):
             direction = torch.arange(y.numel(), device=y.device).view(y.shape).add(1).cos().to(y.dtype)
             return [y.detach(), *torch.autograd.grad(y, leaves, direction)]
 
-        pairs = [(x.double(), y.double()) for x, y in zip(answers(a), answers(b), strict=True)]
-        gaps = [((x - y).norm() / y.norm().clamp_min(1e-12)).item() for x, y in pairs]
-        return max(gap if gap == gap else float("inf") for gap in gaps)  # not a number is no agreement
+        pairs = [(x.double(), y.double()) for x, y in zip(results(a), results(b), strict=True)]
+        errors = [((x - y).norm() / y.norm().clamp_min(1e-12)).item() for x, y in pairs]
+        return max(error if error == error else float("inf") for error in errors)
 
     def benchmark(self, make: ModuleFactory, plain: nn.Module, call: RecordedCall, timer: Timer) -> float | str:
-        """Milliseconds of one call, with its backward where gradients are wanted; or why it cannot be run."""
+        """Milliseconds of one call of `make(plain)`, with backward pass if `backward`; or the reason why it failed."""
         try:
             run = self.runnable(make(plain))
             tensors, leaves = self.clone_inputs(plain, call)
@@ -125,13 +134,13 @@ class KernelTrial(NamedTuple):
             self.reset_compiler()
 
     def reset_compiler(self) -> None:
-        """All trials share one code object, `ReplayModule.forward`, and torch.compile limits the graphs of one."""
+        """Discard compiled graphs, as torch.compile limits those of one code object (`ReplayModule.forward`)."""
         if self.compiled:
             torch._dynamo.reset()
 
 
 def measure_milliseconds(call: Callable[[], object]) -> float:
-    """Time of a call on the current CUDA device: median over rounds, after one round that is not counted."""
+    """Milliseconds of a call on the current CUDA device: the median over rounds, after a warm-up round."""
     times = []
     for _ in range(TIMING_ROUNDS + 1):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -148,7 +157,7 @@ def measure_milliseconds(call: Callable[[], object]) -> float:
 def record_calls(
     root: nn.Module, modules: Sequence[nn.Module], device: Device, inputs: Sequence[Tensor]
 ) -> dict[nn.Module, RecordedCall]:
-    """The first call of each of these modules in one forward of `root`; a module that never ran is left out."""
+    """Module -> arguments of its first call in a forward pass of `root`, without modules that do not run."""
     calls: dict[nn.Module, RecordedCall] = {}
 
     def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -166,7 +175,7 @@ def record_calls(
 
 
 class ReplayModule(nn.Module):
-    """A module, called with its tensors first and the rest as recorded. A bus is made anew, as in a forward."""
+    """Calls a module with recorded arguments, and with a new `ForwardContext`, as in a forward pass."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -177,7 +186,7 @@ class ReplayModule(nn.Module):
 
 
 def randomized_copy(plain: nn.Module) -> nn.Module:
-    """A copy with random parameters of about the size that keeps a product's scale."""
+    """A copy with normal random parameters, of standard deviation 1 / sqrt(last dimension)."""
     plain = copy.deepcopy(plain)
     with torch.no_grad():
         for p in plain.parameters():
@@ -186,15 +195,16 @@ def randomized_copy(plain: nn.Module) -> nn.Module:
 
 
 def _refusal(error: Exception, plain: nn.Module, call: RecordedCall) -> str:
-    """Why the reference module must stay, from what a fused one raised."""
+    """The reason for keeping the reference module, from the exception of a fused one."""
     _reraise_out_of_memory(error, plain, call)
     if not isinstance(error, Unsupported):
-        LOGGER.debug("a fused module for %s failed: limit of the device, or bug", type(plain).__name__, exc_info=error)
+        message = "a fused module for %s failed: unsupported by the device, or a bug"
+        LOGGER.debug(message, type(plain).__name__, exc_info=error)
     return summarize_exception(error)
 
 
 def summarize_exception(error: BaseException) -> str:
-    """The first line of what was wrong at first."""
+    """Type and first line of the original cause, the line cut to 160 characters; for `Unsupported` its message."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, Unsupported):
@@ -203,11 +213,11 @@ def summarize_exception(error: BaseException) -> str:
 
 
 def _reraise_out_of_memory(error: Exception, plain: nn.Module, call: RecordedCall) -> None:
-    """A lack of memory says nothing about a kernel: the run would not fit either."""
+    """Raises `BitgolfError` if the cause is a lack of memory: the training step would not fit either."""
     if any(isinstance(cause, torch.OutOfMemoryError) for cause in exception_chain(error)):
         shapes = ", ".join(str(tuple(t.shape)) for t in call.tensors)
         raise BitgolfError(
-            f"out of memory while trying {type(plain).__name__} on tensors of {shapes}",
+            f"out of memory while trying {type(plain).__name__} on tensors of shape {shapes}",
             where="train.micro_rows",
-            hint="set it smaller than the first of these numbers, or shorten the rows (train.length) where it is 1",
+            hint="set train.micro_rows below the first of these numbers, or reduce train.length if it is 1",
         ) from error

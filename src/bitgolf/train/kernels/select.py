@@ -1,7 +1,7 @@
-"""Which fused kernels run, and why: chosen by agreement and by measured speed, before the graph is compiled.
+"""Selection of fused kernels by parity and measured speed, before the graph is compiled.
 
-A recipe names plain parts only. Where a fast twin of a part agrees with it on this device and is the fastest, it takes
-the part's place in the model at hand, in training and in scoring alike; `KernelSelection.restore` puts the plain parts back.
+A recipe names reference modules only. A fused module replaces one if it agrees with it on this device and is the
+fastest candidate, in training and in scoring. `KernelSelection.restore` undoes the replacement.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from bitgolf.train.kernels.parity import (
 from bitgolf.train.loss_module import LossModule
 
 PARITY_TOKENS = 4096
-"""Tokens of one row on which twins are compared with plain parts, which make masks of that many times as many."""
+"""Tokens of the row of a parity check, which limits the (T, T) masks of reference modules."""
 
 FLASH_ATTENTION: dict[str, ModuleFactory] = {
     f"FlashAttention {n}": partial(FlashAttentionCore, version=n) for n in (4, 3)
@@ -64,9 +64,10 @@ LogLine = Callable[[str], object]
 
 
 class KernelCandidate(NamedTuple):
-    """A plain part, what it is called, and its twins by name; and where in the model all of this is.
+    """A reference module that fused modules can replace.
 
-    probe: the module whose first call the part is tried with. place: the module that makes way, for `wrap(twin)`.
+    label: name for the log.  fused: name -> factory of a fused module.  recorded: module whose first call gives the
+    test inputs.  target: module of the model that is replaced by `wrap(fused module)`.
     """
 
     label: str
@@ -74,16 +75,16 @@ class KernelCandidate(NamedTuple):
     fused: Mapping[str, ModuleFactory]
     recorded: nn.Module
     target: nn.Module
-    wrap: Callable[[nn.Module], nn.Module] = lambda twin: twin
+    wrap: Callable[[nn.Module], nn.Module] = lambda fused: fused
 
     @classmethod
-    def for_module(cls, what: str, module: nn.Module, twins: Mapping[str, ModuleFactory]) -> KernelCandidate:
-        """A single module of the model."""
-        return cls(what, module, twins, module, module)
+    def for_module(cls, label: str, module: nn.Module, fused: Mapping[str, ModuleFactory]) -> KernelCandidate:
+        """A candidate that is a single module of the model."""
+        return cls(label, module, fused, module, module)
 
 
 class KernelDecision(NamedTuple):
-    """What runs in the place of a part: a twin's name ("": the plain part), why, and its room for segments."""
+    """The chosen fused module ("": the reference), the reason, and its capacity for document segments."""
 
     implementation: str
     reason: str
@@ -91,7 +92,7 @@ class KernelDecision(NamedTuple):
 
 
 class KernelSelection:
-    """The twins in a model: `summary` say what was chosen and why, `segment_capacity.ensure` makes room for each batch's segments."""
+    """The fused modules in a model. summary: log lines.  segment_capacity: adapts their capacity to each batch."""
 
     def __init__(
         self,
@@ -103,25 +104,23 @@ class KernelSelection:
     ) -> None:
         self.root, self.decisions, self.replaced = root, decisions, dict[str, nn.Module]()
         paths = list(root.named_modules(remove_duplicate=False))  # a module that blocks share has several
-        for site, verdict in zip(found, decisions, strict=True):
-            if verdict.implementation:
-                twin = site.fused[verdict.implementation](site.reference)
-                if isinstance(twin, SegmentedCore) and twin.segment_lengths:
-                    twin.set_capacity(verdict.capacity)
-                for path in [path for path, module in paths if module is site.target]:
-                    self.replaced[path] = site.target
-                    root.set_submodule(path, site.wrap(twin))
-        described = [
-            f"{site.label}: {verdict.implementation or 'plain'}{f' ({verdict.reason})' * bool(verdict.reason)}"
-            for site, verdict in zip(found, decisions, strict=True)
-        ]
-        self.summary = list(dict.fromkeys(described))
+        lines: list[str] = []
+        for candidate, (name, reason, capacity) in zip(found, decisions, strict=True):
+            lines.append(f"{candidate.label}: {name or 'plain'}{f' ({reason})' * bool(reason)}")
+            if name:
+                module = candidate.fused[name](candidate.reference)
+                if isinstance(module, SegmentedCore) and module.segment_lengths:
+                    module.set_capacity(capacity)
+                for path in [path for path, own in paths if own is candidate.target]:
+                    self.replaced[path] = candidate.target
+                    root.set_submodule(path, candidate.wrap(module))
+        self.summary = list(dict.fromkeys(lines))
         self.segment_capacity = SegmentCapacityManager(root, bos, log)
 
     def restore(self) -> None:
-        """Put the plain parts back: the model is as it was found."""
-        for path, plain in self.replaced.items():
-            self.root.set_submodule(path, plain)
+        """Put the reference modules back into the model."""
+        for path, reference in self.replaced.items():
+            self.root.set_submodule(path, reference)
         self.replaced, self.segment_capacity.cores = {}, []
 
 
@@ -138,16 +137,16 @@ def select_kernels(
     sample_batches: Iterable[npt.ArrayLike] = (),
     log: LogLine = print,
 ) -> KernelSelection:
-    """Put fast twins in the place of plain parts of a `LossModule`, or of an `LM` that is scored.
+    """Replace reference modules in a `LossModule`, or in an `LM` for scoring, by fused modules. Rank 0 decides for all.
 
-    inputs: rows as `root` will be called with, ids (B, T) first. mode: `train.kernels` of the recipe. compiled: whether
-    the graph will be. backward: whether gradients are wanted. look: ids (B, T) of the first batches, on the host. say:
-    where a change during the run is logged. Every process takes the choice of rank 0. Raises `RecipeError` where the
-    mode is `fast` and a part must stay plain, and `BitgolfError` where the device runs out of memory.
+    inputs: arguments of `root` in the run, ids (B, T) first.  mode: `train.kernels`.  compiled, backward: whether the
+    run compiles, and needs gradients.  sample_batches: ids (B, T) of the first batches, on the host.  log: receives
+    later changes of capacity.  Raises `RecipeError` if the mode is `fast` and a candidate keeps its reference module,
+    and `BitgolfError` if the device runs out of memory.
     """
     found = list(kernel_candidates(root, compiled=compiled))
     if mode == "plain" or device.torch_device.type != "cuda":
-        reason = "train.kernels says so" if mode == "plain" else "there is no CUDA device here"
+        reason = "train.kernels is 'plain'" if mode == "plain" else "no CUDA device"
         decisions = [KernelDecision("", reason) for _ in found]
     else:
         own: list[KernelDecision] = []
@@ -166,12 +165,12 @@ def _require_fused(found: Sequence[KernelCandidate], decisions: Sequence[KernelD
     """Raise `RecipeError` for the first candidate that keeps its reference module."""
     for candidate, decision in zip(found, decisions, strict=True):
         if not decision.implementation:
-            message = f"{candidate.label} must stay plain: {decision.reason}"
-            raise RecipeError(message, where="train.kernels", hint="set it to 'auto'")
+            message = f"no fused kernel for {candidate.label}: {decision.reason}"
+            raise RecipeError(message, where="train.kernels", hint="set train.kernels to 'auto'")
 
 
 def kernel_candidates(root: nn.Module, *, compiled: bool) -> Iterator[KernelCandidate]:
-    """Every plain part of a task or model that has a fast twin."""
+    """The reference modules of a `LossModule` or `LM` for which there are fused modules."""
     if isinstance(root, LossModule):
         caps = list(root.model.head.logits_transforms)
         if type(root.objective) is CrossEntropy and len(caps) == 1 and isinstance(caps[0], Softcap):
@@ -191,7 +190,7 @@ def kernel_candidates(root: nn.Module, *, compiled: bool) -> Iterator[KernelCand
 
 
 def fused_attention_cores(plain: SDPACore, *, compiled: bool) -> dict[str, ModuleFactory]:
-    """The fast twins of a core by name."""
+    """Name -> factory of the fused modules for a reference attention core."""
     if not len(plain.masks):
         return FLASH_ATTENTION | SDPA_BACKENDS
     return FLASH_ATTENTION | {
@@ -201,15 +200,15 @@ def fused_attention_cores(plain: SDPACore, *, compiled: bool) -> dict[str, Modul
 
 
 def _gated_exclusive_attention(after: nn.ModuleList) -> Iterator[KernelCandidate]:
-    """Exclusive self-attention that a gate follows, in a chain on attention's output."""
+    """Candidates for pairs of exclusive self-attention and a gate in the chain after attention."""
     for i, (part, gate) in enumerate(pairwise(after)):
         if type(part) is ExclusiveSelfAttention and isinstance(gate, AttentionGate):
 
-            def fill(twin: nn.Module, i: int = i) -> nn.Module:
-                return nn.ModuleList([*after[:i], twin, *after[i + 2 :]])
+            def wrap(fused: nn.Module, i: int = i) -> nn.Module:
+                return nn.ModuleList([*after[:i], fused, *after[i + 2 :]])
 
-            what, plain = f"ExclusiveSelfAttention, {type(gate).__name__}", ReferenceExclusiveGate(part, gate)
-            yield KernelCandidate(what, plain, {"fused": FusedExclusiveGate}, part, after, fill)
+            label, reference = f"ExclusiveSelfAttention, {type(gate).__name__}", ReferenceExclusiveGate(part, gate)
+            yield KernelCandidate(label, reference, {"fused": FusedExclusiveGate}, part, after, wrap)
 
 
 def evaluate_candidates(
@@ -223,76 +222,74 @@ def evaluate_candidates(
     allow_reference: bool = True,
     timer: Timer = measure_milliseconds,
 ) -> list[KernelDecision]:
-    """A verdict for each site, by trying the twins on a call of its own; sites with equal calls are tried once.
+    """A decision for each candidate, from a trial on its recorded call. Candidates with equal calls share a trial.
 
-    plain: whether the plain part may win. batches: ids on the host, whose segments the twins must have room for.
+    batches: ids (B, T) on the host, for whose segments the fused modules need capacity.
+    allow_reference: whether the reference module may be chosen for its speed.
     """
     device = trial.device.torch_device
-    verdicts: dict[tuple[object, ...], KernelDecision] = {}
+    decisions: dict[tuple[object, ...], KernelDecision] = {}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         short = [x[:1, :PARITY_TOKENS] for x in inputs]
-        calls = record_calls(root, [site.recorded for site in candidates], trial.device, short)
-        keys = [(site.label, calls[site.recorded].signature if site.recorded in calls else ()) for site in candidates]
-        for site, key in zip(candidates, keys, strict=True):
-            if key not in verdicts:
-                roomy = site._replace(
-                    fused={k: partial(_with_capacity, make, batches, bos) for k, make in site.fused.items()}
-                )
-                verdicts[key] = evaluate_candidate(
-                    roomy, calls.get(site.recorded), inputs[0], trial, timer, plain=allow_reference
-                )
+        calls = record_calls(root, [one.recorded for one in candidates], trial.device, short)
+        keys = [(one.label, calls[one.recorded].signature if one.recorded in calls else ()) for one in candidates]
+        for candidate, key in zip(candidates, keys, strict=True):
+            if key not in decisions:
+                fused = {k: partial(_with_capacity, make, batches, bos) for k, make in candidate.fused.items()}
+                call, sized = calls.get(candidate.recorded), candidate._replace(fused=fused)
+                decisions[key] = evaluate_candidate(sized, call, inputs[0], trial, timer, plain=allow_reference)
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # batches are sized by what is free
-    return [verdicts[key] for key in keys]
+        torch.cuda.empty_cache()  # micro-batches are sized by the free memory
+    return [decisions[key] for key in keys]
 
 
 def evaluate_candidate(
-    site: KernelCandidate, call: RecordedCall | None, ids: Tensor, trial: KernelTrial, timer: Timer, *, plain: bool
+    candidate: KernelCandidate, call: RecordedCall | None, ids: Tensor, trial: KernelTrial, timer: Timer, *, plain: bool
 ) -> KernelDecision:
-    """The fastest twin that agrees with the plain part in this call, or the plain part, timed for the rows ids (B, T).
+    """The fastest module that agrees with the reference on `call`, timed on rows of the shape of ids (B, T).
 
-    A plain core that would read these rows in blocks is not timed.
+    plain: whether the reference is timed as well, unless it is a core that would process these rows in chunks.
     """
     if call is None:
-        return KernelDecision("", "it is idle at the start, so that nothing can be tried")
-    against = {name: trial.parity_check(make, site.reference, call) for name, make in site.fused.items()}
-    able = {name: make for name, make in site.fused.items() if not against[name]}
-    # beyond the longest mask a plain core with masks is never the fastest: it is not timed
-    masked = isinstance(site.reference, SDPACore) and len(site.reference.masks) > 0
-    if able and plain and not (masked and ids.shape[1] > MAX_DENSE_MASK_LENGTH):
-        able["plain"] = lambda module: module
-    if not able:
-        return KernelDecision("", "; ".join(_rejections(against)))
+        return KernelDecision("", "does not run at the start, so it cannot be tested")
+    reference = candidate.reference
+    rejected = {name: trial.parity_check(make, reference, call) for name, make in candidate.fused.items()}
+    usable = {name: make for name, make in candidate.fused.items() if not rejected[name]}
+    # a reference core with masks that processes rows in chunks is never the fastest
+    masked = isinstance(reference, SDPACore) and len(reference.masks) > 0
+    if usable and plain and not (masked and ids.shape[1] > MAX_DENSE_MASK_LENGTH):
+        usable["plain"] = lambda module: module
+    if not usable:
+        return KernelDecision("", "; ".join(_rejections(rejected)))
     whole = call.tiled_to(ids)
-    costs = {name: trial.benchmark(make, site.reference, whole, timer) for name, make in able.items()}
+    costs = {name: trial.benchmark(make, reference, whole, timer) for name, make in usable.items()}
     times = {name: cost for name, cost in costs.items() if isinstance(cost, float)}
-    against |= {name: cost for name, cost in costs.items() if isinstance(cost, str)}
-    why = "; ".join([*(f"{name} {ms:.3g} ms" for name, ms in times.items()), *_rejections(against)])
+    rejected |= {name: cost for name, cost in costs.items() if isinstance(cost, str)}
+    reason = "; ".join([*(f"{name} {ms:.3g} ms" for name, ms in times.items()), *_rejections(rejected)])
     best = min(times, key=times.__getitem__, default="plain")
     if best == "plain":
-        return KernelDecision("", why)
-    twin = able[best](site.reference)
-    if not isinstance(twin, SegmentedCore) or not twin.segment_lengths:
-        return KernelDecision(best, why)
-    return KernelDecision(
-        best,
-        f"{why}; room for {twin.capacity.max_segments:,} segments of at most {twin.capacity.max_seqlen:,} tokens",
-        twin.capacity,
-    )
+        return KernelDecision("", reason)
+    fused = usable[best](reference)
+    if not isinstance(fused, SegmentedCore) or not fused.segment_lengths:
+        return KernelDecision(best, reason)
+    segments, length = fused.capacity
+    reason = f"{reason}; capacity of {segments:,} segments of at most {length:,} tokens"
+    return KernelDecision(best, reason, fused.capacity)
 
 
-def _rejections(against: Mapping[str, str]) -> list[str]:
-    return [f"{name}: {why}" for name, why in against.items() if why]
+def _rejections(rejected: Mapping[str, str]) -> list[str]:
+    return [f"{name}: {reason}" for name, reason in rejected.items() if reason]
 
 
 def _with_capacity(make: ModuleFactory, batches: Sequence[npt.ArrayLike], bos: int, plain: nn.Module) -> nn.Module:
-    twin = make(plain)
-    SegmentCapacityManager(twin, bos, lambda line: None).reserve(batches)
-    return twin
+    """The fused module, with capacity for the segments of these batches."""
+    fused = make(plain)
+    SegmentCapacityManager(fused, bos, lambda line: None).reserve(batches)
+    return fused
 
 
 def _requires_compilation(plain: SDPACore) -> nn.Module:
-    raise Unsupported("it is fast in a compiled graph only")
+    raise Unsupported("needs a compiled graph")
 
 
 def _attention_label(core: SDPACore) -> str:

@@ -1,1 +1,1 @@
-"""The inside of attention: queries, keys and values in, mixed values out. `sdpa` is the reference."""
+"""Attention cores: queries, keys and values -> attention output. `sdpa` is the reference implementation."""

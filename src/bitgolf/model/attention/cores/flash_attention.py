@@ -1,4 +1,4 @@
-"""Attention by FlashAttention's own packages (arXiv 2407.08608 and its successor), for windows, documents and segments."""
+"""Attention core on the FlashAttention packages: version 3 (arXiv 2407.08608) or version 4."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bitgolf.model.forward_context import ForwardContext
 
 
 class FlashAttentionCore(VarlenCore):
-    """`VarlenCore` by FlashAttention 3 or 4. Raises `Unsupported` where that version cannot be imported."""
+    """`VarlenCore` on FlashAttention 3 or 4. Raises `Unsupported` if this version cannot be imported."""
 
     def __init__(self, plain: SDPACore, version: int) -> None:
         super().__init__(plain)

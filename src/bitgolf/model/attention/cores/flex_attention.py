@@ -1,4 +1,4 @@
-"""FlexAttention (arXiv 2412.05496): the masks as rules of indices, of which only the blocks that see anything are computed."""
+"""Attention core on FlexAttention (arXiv 2412.05496), which skips blocks that are fully masked."""
 
 from __future__ import annotations
 
@@ -16,35 +16,33 @@ from bitgolf.model.interfaces import AttentionCore, AttentionMask
 
 
 class FlexAttentionCore(AttentionCore):
-    """The fast twin of an `SDPACore` with masks, for whole sequences in training. Needs a compiled graph to be fast.
+    """Fused counterpart of an `SDPACore` with masks, for whole sequences in training. Fast only in a compiled graph.
 
-    Raises `Unsupported` for a mask without a rule of indices.
+    Raises `Unsupported` for a mask without `AttentionMask.mask_mod`.
     """
 
     def __init__(self, plain: SDPACore) -> None:
         super().__init__()
         self.masks, self.grouped = plain.masks, plain.gqa
-        any_text = ForwardContext(
-            torch.zeros(1, 1, dtype=torch.int64)
-        )  # whether a mask has a rule does not depend on the ids
-        if without := [type(mask).__name__ for mask in self.parts if mask.mask_mod(any_text) is None]:
-            raise Unsupported(f"{without[0]} has no rule of indices")
+        context = ForwardContext(torch.zeros(1, 1, dtype=torch.int64))  # any ids: they do not decide about `mask_mod`
+        if without := [type(mask).__name__ for mask in self.parts if mask.mask_mod(context) is None]:
+            raise Unsupported(f"{without[0]} has no mask_mod")
 
     @property
     def parts(self) -> list[AttentionMask]:
         return cast(list[AttentionMask], list(self.masks))
 
     def block_mask(self, context: ForwardContext) -> BlockMask:
-        rules = [rule for mask in self.parts if (rule := mask.mask_mod(context))]
+        mask_mods = [mask_mod for mask in self.parts if (mask_mod := mask.mask_mod(context))]
 
-        def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            seen = q >= k
-            for rule in rules:
-                seen = seen & rule(b, q, k)
-            return seen
+        def combined(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            allowed = q >= k
+            for mask_mod in mask_mods:
+                allowed = allowed & mask_mod(b, q, k)
+            return allowed
 
         rows, length = context.ids.shape
-        return create_block_mask(sees, rows, None, length, length, device=context.ids.device)
+        return create_block_mask(combined, rows, None, length, length, device=context.ids.device)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:
         block = context.cached(("block mask", tuple(map(id, self.masks))), lambda: self.block_mask(context))

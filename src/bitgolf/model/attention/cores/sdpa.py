@@ -1,4 +1,4 @@
-"""The reference core: PyTorch's scaled dot-product attention, causal, with optional masks."""
+"""The reference attention core, PyTorch's scaled dot-product attention, and the attention masks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from bitgolf.model.part import build_chain
 
 @register
 class SDPACore(AttentionCore):
-    """softmax(q k^T / sqrt(d)) v over the keys that causality and every mask allow.
+    """softmax(q k^T / sqrt(d)) v over the keys that causality and all masks allow.
 
-    A row of more than `MAX_DENSE_MASK_LENGTH` tokens is read in blocks (`blocked`), so that no mask is (T, T). Raises
-    `BitgolfError` where such a row goes on with an earlier piece of text, or has a mask without a rule of indices.
+    Rows of more than `MAX_DENSE_MASK_LENGTH` tokens are processed in chunks (`chunked_attention`), without a (T, T)
+    mask. Raises `BitgolfError` if such a row continues a cached text, or if one of its masks has no
+    `AttentionMask.mask_mod`.
     """
 
     def __init__(self, context: BuildContext, /, *, masks: tuple[Spec[AttentionMask], ...] = ()) -> None:
@@ -49,7 +50,7 @@ class SDPACore(AttentionCore):
 
     @property
     def span(self) -> int | None:
-        """The most keys that a query sees, itself included; None where only causality limits them."""
+        """Maximum number of keys per query, itself included; None if only causality limits it."""
         limits = [mask.span for mask in self.mask_list if mask.span is not None]
         return min(limits, default=None)
 
@@ -59,25 +60,25 @@ class SDPACore(AttentionCore):
 
     def _mask_mods(self, context: ForwardContext, keys: int) -> list[MaskMod]:
         if not context.full_sequence:
-            cause = f"{context.ids.shape[1]:,} tokens are read at once over {keys:,} keys of a text read in pieces"
+            message = f"cannot decode {context.ids.shape[1]:,} tokens at once with {keys:,} keys in the cache"
             raise BitgolfError(
-                cause, where="attention", hint=f"a window or a piece of at most {MAX_DENSE_MASK_LENGTH:,} tokens"
+                message, where="attention", hint=f"use a window or pieces of at most {MAX_DENSE_MASK_LENGTH:,} tokens"
             )
-        rules = [(mask, mask.mask_mod(context)) for mask in self.mask_list]
-        if without := [type(mask).__name__ for mask, rule in rules if rule is None]:
-            cause = f"{without[0]} has no rule of indices, so a row of {keys:,} tokens would take a mask of its square"
-            raise BitgolfError(cause, where="attention", hint=f"rows of at most {MAX_DENSE_MASK_LENGTH:,} tokens")
-        return [rule for _, rule in rules if rule is not None]
+        mask_mods = [(mask, mask.mask_mod(context)) for mask in self.mask_list]
+        if without := [type(mask).__name__ for mask, mask_mod in mask_mods if mask_mod is None]:
+            message = f"{without[0]} has no mask_mod, so a row of {keys:,} tokens would need a {keys:,} x {keys:,} mask"
+            raise BitgolfError(message, where="attention", hint=f"use rows of at most {MAX_DENSE_MASK_LENGTH:,} tokens")
+        return [mask_mod for _, mask_mod in mask_mods if mask_mod is not None]
 
 
 @register
 class SlidingWindowMask(AttentionMask):
-    """Window attention: query t sees keys t - left … t (left + 1 keys, itself included)."""
+    """Sliding-window attention: query t attends to keys t - left … t, that is, to left + 1 keys including itself."""
 
     def __init__(self, context: BuildContext, /, *, left: int) -> None:
         super().__init__()
         if left < 1:
-            raise RecipeError(f"a window of {left} keys is not one", where="SlidingWindowMask.left")
+            raise RecipeError(f"must be at least 1 key, got {left}", where="SlidingWindowMask.left")
         self.left = left
 
     @property
@@ -97,7 +98,7 @@ class SlidingWindowMask(AttentionMask):
 
 @register
 class DocumentMask(AttentionMask):
-    """A query sees only keys of its own document: nothing leaks over a document start."""
+    """A query attends only to keys of its own document."""
 
     def forward(self, context: ForwardContext) -> Tensor:
         return (context.document_ids[:, :, None] == context.key_document_ids[:, None, :])[:, None]
@@ -109,15 +110,16 @@ class DocumentMask(AttentionMask):
 
 @register
 class SegmentMask(AttentionMask):
-    """A query sees only keys of its own document, and of its own piece of at most `max_length` tokens of it (Parameter Golf #1530).
+    """A query attends only to keys of its own segment (Parameter Golf #1530).
 
-    The mask of what kernels of variable length do with packed rows. A cap of 0 is none: then it is `DocumentMask`.
+    A segment is a document, or a piece of at most `max_length` tokens of a longer document. Variable-length kernels
+    compute the same on packed rows. max_length=0 means no limit and equals `DocumentMask`.
     """
 
     def __init__(self, context: BuildContext, /, *, max_length: int = 2048) -> None:
         super().__init__()
         if max_length < 0:
-            raise RecipeError(f"a segment of at most {max_length} tokens is not one", where="SegmentMask.max_length")
+            raise RecipeError(f"must be at least 0 tokens, got {max_length}", where="SegmentMask.max_length")
         self.max_length = max_length
 
     @property
@@ -129,7 +131,7 @@ class SegmentMask(AttentionMask):
         return f"{type(self).__name__}({self.max_length})"
 
     def segment_ids(self, context: ForwardContext) -> Tensor:
-        """Number of the segment that each key belongs to, (B, S)."""
+        """Index of the segment of each key within its row, (B, S)."""
         return context.cached(
             ("segments", self.max_length), lambda: segment_starts(context.key_document_ids, self.max_length).cumsum(1)
         )
@@ -140,5 +142,5 @@ class SegmentMask(AttentionMask):
         return (queries[:, :, None] == keys[:, None, :])[:, None]
 
     def mask_mod(self, context: ForwardContext) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        numbers = self.segment_ids(context)
-        return lambda b, q, k: numbers[b, q] == numbers[b, k]
+        segments = self.segment_ids(context)
+        return lambda b, q, k: segments[b, q] == segments[b, k]

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention through one named backend of PyTorch: FlashAttention or cuDNN."""
+"""Attention core on a chosen backend of PyTorch's scaled dot-product attention: FlashAttention or cuDNN."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bitgolf.model.interfaces import AttentionCore
 
 
 def to_autocast_dtype(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The three in autocast's type, where autocast is on: kernels that PyTorch's autocast does not know need it."""
+    """Cast to the autocast dtype if autocast is on, for kernels that PyTorch's autocast does not cover."""
     kind = a.device.type
     if not torch.is_autocast_enabled(kind):
         return a, b, c
@@ -23,12 +23,12 @@ def to_autocast_dtype(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, 
 
 
 class SDPABackendCore(AttentionCore):
-    """The fast twin of an `SDPACore` without masks, for whole sequences. Raises `Unsupported` where there are masks."""
+    """Fused counterpart of an `SDPACore` without masks, for whole sequences. Raises `Unsupported` if it has masks."""
 
     def __init__(self, plain: SDPACore, backend: SDPBackend) -> None:
         super().__init__()
         if len(plain.masks):
-            raise Unsupported("it takes no masks")
+            raise Unsupported(f"the {backend.name} backend takes no masks")
         self.grouped, self.backend = plain.gqa, backend
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:

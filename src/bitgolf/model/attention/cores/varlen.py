@@ -1,4 +1,7 @@
-"""Variable-length attention: rows laid end to end, cut into segments that never see each other (Parameter Golf #1530)."""
+"""Variable-length attention: concatenated rows, cut into segments that do not attend to each other.
+
+Parameter Golf #1530.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,16 @@ from bitgolf.model.interfaces import AttentionCore
 from bitgolf.runtime.compat import load_varlen_attention
 
 varlen_attn = load_varlen_attention()
-CAPACITY_EXCEEDED = "a batch has more or longer segments than its attention has room for; set train.kernels to 'plain'"
+CAPACITY_EXCEEDED = "a batch has more or longer segments than the capacity of attention; set train.kernels to 'plain'"
 
 
 @torch.library.custom_op("bitgolf::segment_ends", mutates_args=())
 def cu_seqlens(starts: Tensor, slots: int, longest: int) -> Tensor:
-    """Cumulative lengths of segments, int32 (slots + 1): 0, ends, and the number of tokens N as often as fills the slots.
+    """Cumulative segment lengths, int32 (slots + 1): 0, the end of each segment, then N as padding.
 
-    starts: (N,), True where a segment starts. Fails on the device where there are more than `slots`, or longer ones than
-    `longest`. An operator, because the partitioner that limits a graph's activations takes no assertion of the device.
+    starts: (N,), True where a segment starts. A device-side assertion fails if there are more than `slots` segments, or
+    one of more than `longest` tokens. It is a custom operator because the graph partitioner that limits activation
+    memory does not support device-side assertions.
     """
     ends = torch.nonzero_static(starts, size=slots + 1, fill_value=len(starts)).flatten().int()
     torch._assert_async((starts.sum() <= slots) & (ends.diff() <= longest).all(), CAPACITY_EXCEEDED)
@@ -40,16 +44,16 @@ def _(starts: Tensor, slots: int, longest: int) -> Tensor:
 
 
 class VarlenCore(AttentionCore):
-    """The fast twin of an `SDPACore` whose masks are windows, documents or segments, for whole sequences.
+    """Fused counterpart of an `SDPACore` with window, document or segment masks, for whole sequences.
 
-    `capacity`: the most segments of a batch and the longest of them, constants, so that a compiled graph has one shape.
-    `SegmentCapacityManager` keeps it large enough; a batch beyond it fails on the device with a message. Raises `Unsupported`
-    for masks of another kind.
+    `capacity` limits the number and the length of the segments of a batch. Its values are constants, so that a compiled
+    graph has static shapes. `SegmentCapacityManager` keeps it large enough; a larger batch fails with a device-side
+    assertion. Raises `Unsupported` for other masks.
     """
 
     def __init__(self, plain: SDPACore) -> None:
         super().__init__()
-        self.window_left, self.segment_lengths = -1, []  # -1 is no window; the caps of segments, 0 for none
+        self.window_left, self.segment_lengths = -1, []  # -1: no window; maximum lengths, 0: no limit
         for mask in plain.masks:
             if isinstance(mask, SlidingWindowMask):
                 self.window_left = mask.left if self.window_left < 0 else min(self.window_left, mask.left)
@@ -60,11 +64,11 @@ class VarlenCore(AttentionCore):
         self.capacity = SegmentCapacity(SEGMENT_COUNT_MULTIPLE, SEQLEN_MULTIPLE)
 
     def set_capacity(self, capacity: SegmentCapacity) -> None:
-        """Sizes for the next forward: a graph that contains this core guards on them, and is compiled once more."""
+        """Set the sizes of the following forward passes. Graphs that contain this core are compiled again."""
         self.capacity = capacity
 
     def cu_seqlens(self, context: ForwardContext) -> Tensor:
-        """Cumulative lengths of the segments, int32: 0, ends, and B T as often as fills the room."""
+        """Cumulative segment lengths, int32: 0, the end of each segment, then B * T as padding."""
         rows, length = context.ids.shape
         if not self.segment_lengths:
             return torch.arange(0, rows * length + 1, length, dtype=torch.int32, device=context.ids.device)
@@ -82,7 +86,7 @@ class VarlenCore(AttentionCore):
         return self.kernel(q, k, v, ends, longest).view(*context.ids.shape, *q.shape[1:])
 
     def kernel(self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int) -> Tensor:
-        """The kernel: q (B T, H, d), k and v (B T, G, d), ends (N + 1) -> (B T, H, d)."""
+        """Call the kernel: q (B T, H, d), k and v (B T, G, d), cumulative segment lengths `ends` -> (B T, H, d)."""
         y = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(self.window_left, 0))
-        assert isinstance(y, Tensor)  # as no further results are asked for
+        assert isinstance(y, Tensor)  # it would be a tuple if further outputs were requested
         return y

@@ -1,0 +1,145 @@
+"""Examples in README, CONTRIBUTING and docs: every fenced command and Python block runs; commands within sentences exist.
+
+Upper-case words of an example (RUN, PATH, FILE) are replaced by small files, and a training run gets a toy size.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from bitgolf.cli.main import app
+from helpers.command_line import run_command
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "results" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+TOY = (
+    "tokens.vocab=300",
+    "model.dim=32",
+    "model.layers=2",
+    "train.seconds=0",
+    "train.steps=3",
+    "train.length=32",
+    "proof=none",
+    "quantize.1.use.states=8",
+    "score=(ContiguousScoring(window=64),)",
+)
+"""Settings that are added to each `bitgolf run RECIPE` of an example."""
+SMALLER = {"300000": "19000"}
+"""Numbers of examples -> those that fit a toy."""
+
+
+def fenced_blocks(text: str, languages: tuple[str, ...]) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [body for language, body in found if language in languages]
+
+
+def lines(document: Path) -> list[str]:
+    """The command lines of a document's fenced blocks, without their comments."""
+    text = document.read_text()
+    found = [line for block in fenced_blocks(text, ("", "sh", "console")) for line in block.splitlines()]
+    return [" ".join(shlex.split(line, comments=True)) and line for line in found if is_command(line)]
+
+
+def is_command(line: str) -> bool:
+    return line.startswith(("bitgolf ", "make ", "python bench/"))
+
+
+def inline_commands(document: Path) -> list[str]:
+    return [span for span in re.findall(r"`([^`\n]+)`", document.read_text()) if is_command(span)]
+
+
+EXAMPLES = [(document, line) for document in DOCUMENTS for line in lines(document)]
+MENTIONS = sorted(
+    {span for document in DOCUMENTS for span in inline_commands(document)} | {line for _, line in EXAMPLES}
+)
+
+
+def options(command: list[str]) -> tuple[set[str], list[str]]:
+    """The options that a `bitgolf` command has, and the words of the example that are options. Fails for an unknown command."""
+    node = get_command(app)
+    words = command[1:]
+    while words and hasattr(node, "commands") and not words[0].startswith("-"):
+        assert words[0] in node.commands, f"there is no command {words[0]!r}"  # type: ignore[attr-defined]
+        node, words = node.commands[words[0]], words[1:]  # type: ignore[attr-defined]
+    known = {name for parameter in node.params for name in parameter.opts} | {"--help"}
+    return known, [word for word in words if word.startswith("--")]
+
+
+@pytest.mark.parametrize("mention", [m for m in MENTIONS if m.startswith("bitgolf ")])
+def test_a_command_that_is_mentioned_exists_with_its_options(mention: str) -> None:
+    known, used = options(shlex.split(mention, comments=True))
+    assert set(used) <= known
+
+
+@pytest.mark.parametrize("mention", [m for m in MENTIONS if m.startswith("make ")])
+def test_a_target_that_is_mentioned_is_in_the_makefile(mention: str) -> None:
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert shlex.split(mention, comments=True)[1] in targets
+
+
+@pytest.mark.parametrize("mention", [m for m in MENTIONS if m.startswith("python bench/")])
+def test_a_benchmark_that_is_mentioned_takes_these_options(
+    mention: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, script, *words = shlex.split(mention, comments=True)
+    if script.endswith("plot_compression.py"):
+        pytest.importorskip("matplotlib", reason="needs matplotlib: pip install bitgolf[plot]")
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    with pytest.raises(SystemExit) as done:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert done.value.code == 0
+    known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small files for the upper-case words of the examples."""
+    made = tmp_path_factory.mktemp("examples")
+    (made / "PATH").mkdir()
+    for i in range(40):
+        words = [f"word{(7 * i + j * j) % 97}" for j in range(120)]
+        (made / "PATH" / f"{i}.txt").write_text(" ".join(words))
+    (made / "FILE").write_text("the file that is compressed")
+    return made
+
+
+def substituted(line: str) -> list[str]:
+    words = [SMALLER.get(word, word) for word in shlex.split(line, comments=True)]
+    if words[1] == "run":
+        words += [word for setting in TOY for word in ("--set", setting)]
+    return words[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if lines(d)], ids=lambda d: d.name)
+def test_the_commands_of_a_document_run_in_their_order(
+    document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    for line in lines(document):
+        if line.startswith("bitgolf "):
+            done = run_command(*substituted(line))
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize(
+    ("document", "block"),
+    [(d, b) for d in DOCUMENTS for b in fenced_blocks(d.read_text(), ("python",))],
+    ids=lambda value: value.name if isinstance(value, Path) else "",
+)
+def test_a_python_example_runs(document: Path, block: str) -> None:
+    exec(compile(block, str(document), "exec"), {"__name__": "example"})
