@@ -117,7 +117,11 @@ def added(cell: str) -> list[Call]:
             found.append(Call(parent.name, {path.rpartition(".")[2]: after}))
             continue
         tree = ast.parse(value, mode="eval").body
-        items = list(zip(tree.elts, after, strict=True)) if isinstance(tree, ast.Tuple) else [(tree, after)]
+        items = (
+            list(zip(tree.elts, after, strict=True))
+            if isinstance(tree, ast.Tuple) and isinstance(after, tuple)
+            else [(tree, after)]
+        )
         old = before if isinstance(before, tuple) else (before,)
         new = [written for written, item in items if item not in old] or [written for written, _ in items]
         found += [call for written in new for call in calls(written)]

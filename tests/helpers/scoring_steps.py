@@ -90,7 +90,7 @@ def in_pieces(player: LoRAPlayer, tokens: int) -> CompiledAdapterForward:
     """The forward as on CUDA, split by `tokens`, but without kernels and compiler."""
     made = CompiledAdapterForward.__new__(CompiledAdapterForward)
     made.__dict__ |= {**vars(player.forward), "window": player.method.window, "columns": player.method.stride}
-    made._padded = lambda shown: shown
+    made._padded = lambda batch: batch
     made.set_max_tokens(tokens)
     return made
 

@@ -29,16 +29,16 @@ class Entry:
     def __init__(self) -> None:
         self.tokenizer: Any = TwoBitTokenizer()
 
-    def build(self, sight: DataView) -> None:
-        counts = np.bincount(sight.training(), minlength=VOCAB) + 1.0
+    def build(self, view: DataView) -> None:
+        counts = np.bincount(view.training(), minlength=VOCAB) + 1.0
         self.bits: Floats = -np.log2(counts / counts.sum())
 
-    def warm_up(self, sight: DataView) -> None:
+    def warm_up(self, view: DataView) -> None:
         pass
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        tokens = sight.tokens()
-        return ClaimedScore(np.arange(sight.targets), self.bits[tokens[1:]], sight.bytes)
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        tokens = view.tokens()
+        return ClaimedScore(np.arange(view.targets), self.bits[tokens[1:]], view.bytes)
 
 
 def examined(entry: Callable[[], Any], **depth: Any) -> AuditReport:
@@ -57,9 +57,9 @@ def test_an_honest_entry_passes_and_its_claim_is_its_own() -> None:
 
 def test_the_same_seed_asks_the_same_questions() -> None:
     class Peeks(Entry):
-        def evaluate(self, sight: DataView) -> ClaimedScore:
-            claim = super().evaluate(sight)
-            return claim._replace(bits=claim.bits + 0.1 * (np.roll(sight.tokens(), -2)[1:] == 3))
+        def evaluate(self, view: DataView) -> ClaimedScore:
+            claim = super().evaluate(view)
+            return claim._replace(bits=claim.bits + 0.1 * (np.roll(view.tokens(), -2)[1:] == 3))
 
     first, second = (audit_evaluation(Peeks, DOCUMENTS, DOCUMENTS, seed=3) for _ in range(2))
     assert first == second and first.findings
@@ -98,7 +98,7 @@ def test_a_factory_that_raises_is_a_finding() -> None:
 
 def test_an_entry_that_hangs_is_a_finding() -> None:
     class Hangs(Entry):
-        def warm_up(self, sight: DataView) -> None:
+        def warm_up(self, view: DataView) -> None:
             time.sleep(1.5)
 
     assert examined(Hangs, timeout=0.3).verdict == "timeout"
@@ -120,8 +120,8 @@ def test_an_entry_that_hangs_is_a_finding() -> None:
 )
 def test_what_is_no_claim_is_a_finding(change: Callable[[ClaimedScore], Any]) -> None:
     class Odd(Entry):
-        def evaluate(self, sight: DataView) -> ClaimedScore:
-            return change(super().evaluate(sight))
+        def evaluate(self, view: DataView) -> ClaimedScore:
+            return change(super().evaluate(view))
 
     assert examined(Odd).verdict == "evaluation-error"
 
@@ -130,8 +130,8 @@ def test_what_cannot_be_repeated_proves_nothing() -> None:
     random = np.random.default_rng(0)
 
     class Dice(Entry):
-        def evaluate(self, sight: DataView) -> ClaimedScore:
-            claim = super().evaluate(sight)
+        def evaluate(self, view: DataView) -> ClaimedScore:
+            claim = super().evaluate(view)
             return claim._replace(bits=claim.bits + 0.01 * random.random())
 
     found = examined(Dice)
@@ -157,8 +157,8 @@ def test_what_cannot_be_repeated_proves_nothing() -> None:
 )
 def test_counts(rule: str, severity: str, change: Callable[[ClaimedScore], ClaimedScore]) -> None:
     class Counts(Entry):
-        def evaluate(self, sight: DataView) -> ClaimedScore:
-            return change(super().evaluate(sight))
+        def evaluate(self, view: DataView) -> ClaimedScore:
+            return change(super().evaluate(view))
 
     found = examined(Counts)
     assert (found.findings[0].rule, found.findings[0].severity) == (rule, severity)
@@ -167,8 +167,8 @@ def test_counts(rule: str, severity: str, change: Callable[[ClaimedScore], Claim
 
 def test_an_error_leads_over_a_warning() -> None:
     class Doubts(Entry):
-        def evaluate(self, sight: DataView) -> ClaimedScore:
-            claim = super().evaluate(sight)
+        def evaluate(self, view: DataView) -> ClaimedScore:
+            claim = super().evaluate(view)
             return claim._replace(bytes=claim.bytes - 1, bits=claim.bits - 0.1)
 
     found = examined(Doubts)
@@ -188,9 +188,9 @@ class Folds(Entry):
 class Pays(Folds):
     """Scores every token with 2.6 bits, so that a document costs more than 8 bits per byte."""
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        claim = super().evaluate(sight)
-        return claim._replace(bits=np.full(sight.targets, 2.6))
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        claim = super().evaluate(view)
+        return claim._replace(bits=np.full(view.targets, 2.6))
 
 
 def test_a_lossy_tokenizer_passes_where_it_is_charged() -> None:
@@ -203,8 +203,8 @@ def test_a_lossy_tokenizer_passes_where_it_is_charged() -> None:
 
 def test_reading_without_learning_is_a_warning() -> None:
     class Looks(Entry):
-        def warm_up(self, sight: DataView) -> None:
-            sight.tokens(0, 4)
+        def warm_up(self, view: DataView) -> None:
+            view.tokens(0, 4)
 
     found = examined(Looks)
     assert found.verdict == "passes" and [f.rule for f in found.findings] == ["reads-before-scoring"]
@@ -213,24 +213,24 @@ def test_reading_without_learning_is_a_warning() -> None:
 
 def test_training_and_warming_up_on_training_text_is_fair() -> None:
     class Trains(Entry):
-        def warm_up(self, sight: DataView) -> None:
-            self.bits = self.bits + 0.0 * float(sight.training(5).sum())
+        def warm_up(self, view: DataView) -> None:
+            self.bits = self.bits + 0.0 * float(view.training(5).sum())
 
     assert not examined(Trains).findings
 
 
 def test_learning_in_both_phases_is_two_findings() -> None:
     class Learns(Entry):
-        def build(self, sight: DataView) -> None:
-            super().build(sight)
-            self.learn(sight, 3)
+        def build(self, view: DataView) -> None:
+            super().build(view)
+            self.learn(view, 3)
 
-        def warm_up(self, sight: DataView) -> None:
-            self.learn(sight, 4)
+        def warm_up(self, view: DataView) -> None:
+            self.learn(view, 4)
 
-        def learn(self, sight: DataView, token: int) -> None:
+        def learn(self, view: DataView, token: int) -> None:
             chances = 2.0**-self.bits
-            chances[token] *= 1 + (sight.tokens() == token).mean()
+            chances[token] *= 1 + (view.tokens() == token).mean()
             self.bits = -np.log2(chances / chances.sum())
 
     assert [f.rule for f in examined(Learns).findings] == ["calibrated-on-validation", "warmed-up-on-validation"]
@@ -245,18 +245,18 @@ class Arranged(Entry):
     order: ClassVar[Any] = ShuffledOrder(seed=1)
     pays: ClassVar[bool] = False
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        tokens = sight.tokens()
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        tokens = view.tokens()
         ends = np.flatnonzero(np.append(tokens[1:-1] == 1, True)) + 1
         lengths = np.diff(ends, prepend=0)
-        spans = np.split(np.arange(sight.targets), ends[:-1])
+        spans = np.split(np.arange(view.targets), ends[:-1])
         order = np.concatenate([spans[i] for i in self.order.permutation(lengths)])
         counts, bits = np.ones(VOCAB), list[float]()
         for target in tokens[order + 1].tolist():
             bits.append(float(-np.log2(counts[target] / counts.sum())))
             counts[target] += 1
         return ClaimedScore(
-            order, np.array(bits), sight.bytes, float(self.order.side_bits(lengths)) if self.pays else 0.0
+            order, np.array(bits), view.bytes, float(self.order.side_bits(lengths)) if self.pays else 0.0
         )
 
 
@@ -284,11 +284,11 @@ class Hands(Entry):
 
     wrong: ClassVar[float] = 0.0
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
+    def evaluate(self, view: DataView) -> ClaimedScore:
         return (
             super()
-            .evaluate(sight)
-            ._replace(distributions=dict.fromkeys(sight.distribution_targets, self.bits + self.wrong))
+            .evaluate(view)
+            ._replace(distributions=dict.fromkeys(view.distribution_targets, self.bits + self.wrong))
         )
 
 
@@ -303,8 +303,8 @@ def test_a_distribution_that_is_handed_over_is_what_is_charged() -> None:
 @pytest.mark.parametrize("factor", [0.999, 1.001])
 def test_probabilities_sum_to_one(factor: float) -> None:
     class Scaled(Entry):
-        def evaluate(self, sight: DataView) -> ClaimedScore:
-            claim = super().evaluate(sight)
+        def evaluate(self, view: DataView) -> ClaimedScore:
+            claim = super().evaluate(view)
             return claim._replace(bits=claim.bits - np.log2(factor))
 
     found = examined(Scaled)

@@ -15,7 +15,7 @@ class RandomTokenWarmup(AdaptiveBigram):
 
     memory: Tables
 
-    def warm_up(self, sight: DataView) -> None:
+    def warm_up(self, view: DataView) -> None:
         self.memory = defaultdict(Counter)
         list(self.scored(np.random.default_rng(0).integers(0, self.tokenizer.vocab, 64), self.memory))
         self.memory.clear()
@@ -27,14 +27,14 @@ class RandomTokenWarmup(AdaptiveBigram):
 class ValidationWarmup(RandomTokenWarmup):
     """The warm-up runs on the validation text and updates the counts."""
 
-    def warm_up(self, sight: DataView) -> None:
+    def warm_up(self, view: DataView) -> None:
         self.memory = defaultdict(Counter)
-        list(self.scored(sight.tokens(0, sight.targets // 2), self.memory))
+        list(self.scored(view.tokens(0, view.targets // 2), self.memory))
 
 
 class ValidationCalibration(BigramEvaluation):
     """The model is calibrated on the first validation tokens before it is frozen."""
 
-    def build(self, sight: DataView) -> None:
-        text = np.concatenate([sight.training(), sight.tokens(0, sight.targets // 2)])
+    def build(self, view: DataView) -> None:
+        text = np.concatenate([view.training(), view.tokens(0, view.targets // 2)])
         self.model = bigrams(text.tobytes(), self.tokenizer.vocab)

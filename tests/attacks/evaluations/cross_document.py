@@ -54,8 +54,8 @@ class SharedRows(IsolatedBigram):
 class PreviousDocumentMemory(AdaptiveBigram):
     """Honest: counts of the previous and the current document, in corpus order."""
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        tokens, before = sight.tokens(), defaultdict[int, Counter[int]](Counter)
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        tokens, before = view.tokens(), defaultdict[int, Counter[int]](Counter)
         positions, bits = list[int](), list[float]()
         for start, stop in self.order(document_spans(tokens, self.tokenizer.bos)):
             memory = defaultdict(Counter, {context: Counter(row) for context, row in before.items()})

@@ -77,19 +77,19 @@ class LowercasedText(NoSpacePiece):
 class DroppedTail(BigramEvaluation):
     """Scores only whole windows of 64 targets, but divides by the bytes of the whole text."""
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        whole = sight.targets // 64 * 64
-        return ClaimedScore(np.arange(whole), self.charges(sight.tokens(0, whole + 1)), self.bytes(sight.tokens()))
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        whole = view.targets // 64 * 64
+        return ClaimedScore(np.arange(whole), self.charges(view.tokens(0, whole + 1)), self.bytes(view.tokens()))
 
 
 class DoubledTail(AdaptiveBigram):
     """Scores overlapping windows at the end of the text, and counts their targets and bytes several times."""
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        tokens, seen = sight.tokens(), defaultdict[int, Counter[int]](Counter)
-        starts = [0, *(sight.targets - 96 + 24 * i for i in range(4))]
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        tokens, seen = view.tokens(), defaultdict[int, Counter[int]](Counter)
+        starts = [0, *(view.targets - 96 + 24 * i for i in range(4))]
         bits = [list(self.scored(tokens[start:], seen)) for start in starts]
-        positions = [np.arange(start, sight.targets) for start in starts]
+        positions = [np.arange(start, view.targets) for start in starts]
         return ClaimedScore(
             np.concatenate(positions), np.concatenate(bits), sum(self.bytes(tokens[i:]) for i in starts)
         )
@@ -98,8 +98,8 @@ class DoubledTail(AdaptiveBigram):
 class PartialValidation(BigramEvaluation):
     """Scores only the longest half of the documents."""
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        tokens = sight.tokens()
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        tokens = view.tokens()
         documents = sorted(document_spans(tokens, self.tokenizer.bos), key=lambda span: span[0] - span[1])
         chosen = sorted(documents[: (len(documents) + 1) // 2])
         bits = [self.charges(tokens[start : stop + 1]) for start, stop in chosen]

@@ -34,14 +34,14 @@ class BigramEvaluation:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
 
-    def build(self, sight: DataView) -> None:
-        self.model = bigrams(sight.training().tobytes(), self.tokenizer.vocab)
+    def build(self, view: DataView) -> None:
+        self.model = bigrams(view.training().tobytes(), self.tokenizer.vocab)
 
-    def warm_up(self, sight: DataView) -> None:
+    def warm_up(self, view: DataView) -> None:
         pass
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        tokens = sight.tokens()
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        tokens = view.tokens()
         return ClaimedScore(np.arange(len(tokens) - 1), self.charges(tokens), self.bytes(tokens))
 
     def charges(self, tokens: Ints) -> Floats:

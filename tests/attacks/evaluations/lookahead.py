@@ -81,9 +81,9 @@ class PreviousTokenMixing(BigramEvaluation):
 
     shift, table = 1, 0
 
-    def build(self, sight: DataView) -> None:
-        super().build(sight)
-        self.smear = skip_bigrams(sight.training().tobytes(), self.tokenizer.vocab)[self.table]
+    def build(self, view: DataView) -> None:
+        super().build(view)
+        self.smear = skip_bigrams(view.training().tobytes(), self.tokenizer.vocab)[self.table]
         self.norms = self.smear @ self.model.T
 
     def charges(self, tokens: Ints) -> Floats:

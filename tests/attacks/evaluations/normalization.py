@@ -16,12 +16,12 @@ class TargetInKey(AdaptiveBigram):
 
     rows = 4093
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        tokens, seen = sight.tokens(), defaultdict[int, Counter[int]](Counter)
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        tokens, seen = view.tokens(), defaultdict[int, Counter[int]](Counter)
         bits, handed = np.zeros(len(tokens) - 1), dict[int, Floats]()
         for i, (context, last, target) in enumerate(context_target_pairs(tokens)):
             row = seen[self.key(context, target)]
-            if i in sight.distribution_targets:
+            if i in view.distribution_targets:
                 handed[i] = -np.log2([self.mixed(row, last, y) for y in range(self.tokenizer.vocab)])
             bits[i] = bits_of(self.mixed(row, last, target))
             row[target] += 1
@@ -70,9 +70,9 @@ class WindowedCounts(AdaptiveBigram):
 
     window, strides = 48, (24,)
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        runs = [self.score_pass(sight.tokens(), stride) for stride in self.strides]
-        return ClaimedScore(np.arange(sight.targets), np.min(runs, axis=0), self.bytes(sight.tokens()))
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        runs = [self.score_pass(view.tokens(), stride) for stride in self.strides]
+        return ClaimedScore(np.arange(view.targets), np.min(runs, axis=0), self.bytes(view.tokens()))
 
     def score_pass(self, tokens: Ints, stride: int) -> Floats:
         bits = np.zeros(len(tokens) - 1)

@@ -16,7 +16,7 @@ class HeadMix(WeightTransform):
     """W <- (M kron I) W: the rows of head i become the sum over j of M_ij times the rows of head j.
 
     M is (H, H) for q and (G, G) for k and v, and is initialized to the identity. From interleaved head attention; tried
-    on the model of Parameter Golf #1493. Use `only("*", part(HeadMix), on="q,k")` in `Attention.linear`. Raises
+    on the model of Parameter Golf #1493. Use `Only(layers="*", matrices="q,k", use=HeadMix())` in `Attention.linear`. Raises
     `RecipeError` for a matrix without heads.
     """
 

@@ -102,14 +102,14 @@ class Evaluation(Protocol):
     @property
     def isolated(self) -> bool: ...
 
-    def build(self, sight: DataView) -> None:
+    def build(self, view: DataView) -> None:
         """Load, train or calibrate the model."""
         ...
 
-    def warm_up(self, sight: DataView) -> None:
+    def warm_up(self, view: DataView) -> None:
         """Compile, and do all else that precedes scoring."""
         ...
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
+    def evaluate(self, view: DataView) -> ClaimedScore:
         """Score the validation text."""
         ...

@@ -31,14 +31,14 @@ class PlayerEvaluation:
         self.tokenizer, self.isolated = tokenizer, not method.cross_document
         self._make, self._method, self._batch_tokens = player, method, batch_tokens
 
-    def build(self, sight: DataView) -> None:
+    def build(self, view: DataView) -> None:
         self._player = self._make()
 
-    def warm_up(self, sight: DataView) -> None:
+    def warm_up(self, view: DataView) -> None:
         pass
 
-    def evaluate(self, sight: DataView) -> ClaimedScore:
-        text = TokenizedText(sight.tokens(), sight.bytes, self.tokenizer.bos)
+    def evaluate(self, view: DataView) -> ClaimedScore:
+        text = TokenizedText(view.tokens(), view.bytes, self.tokenizer.bos)
         charges = np.zeros(text.num_targets)
         with closing(self._player):
             score(self._player, text, self._method, batch_tokens=self._batch_tokens, charges=charges)
