@@ -354,7 +354,7 @@ def test_an_error_names_its_matrix() -> None:
     with pytest.raises(BitgolfError, match="bad: a weight is not finite"):
         LQER(codec=INNER).fit_encode(weights, {})
     not_one = MatrixStats(torch.full((8, 8), float("nan")), torch.ones(8), 1)
-    with pytest.raises(BitgolfError, match="fine: the calibration"):
+    with pytest.raises(BitgolfError, match="fine: the Hessian of the calibration is not finite"):
         LQER(codec=INNER, metric="hessian").fit_encode({"fine": weight(8, 8)}, {"fine": not_one})
 
 
