@@ -18,7 +18,6 @@ from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.interfaces import AttentionCore
 from bitgolf.runtime.compat import load_varlen_attention
 
-varlen_attn = load_varlen_attention()
 CAPACITY_EXCEEDED = "a batch has more or longer segments than its attention has room for; set train.kernels to 'plain'"
 
 
@@ -49,6 +48,7 @@ class VarlenCore(AttentionCore):
 
     def __init__(self, plain: SDPACore) -> None:
         super().__init__()
+        self.varlen_attn = load_varlen_attention()
         self.window_left, self.segment_lengths = -1, []  # -1 is no window; the caps of segments, 0 for none
         for mask in plain.masks:
             if isinstance(mask, SlidingWindowMask):
@@ -83,6 +83,6 @@ class VarlenCore(AttentionCore):
 
     def kernel(self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int) -> Tensor:
         """The kernel: q (B T, H, d), k and v (B T, G, d), ends (N + 1) -> (B T, H, d)."""
-        y = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(self.window_left, 0))
+        y = self.varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(self.window_left, 0))
         assert isinstance(y, Tensor)  # as no further results are asked for
         return y
