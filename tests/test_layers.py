@@ -82,6 +82,17 @@ def test_listing_recipes_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+def test_a_run_and_a_model_without_values_load_no_compiler() -> None:
+    """It takes as long to import as PyTorch itself, in each of a run's processes."""
+    program = (
+        "import sys, bitgolf.pipeline.execute; from bitgolf.recipes import get_recipe; "
+        "from bitgolf.model.build import build_on_meta; "
+        "[build_on_meta(get_recipe(name)().model, 1024) for name in ('quickstart', 'pr1855')]; "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def test_files_stay_short() -> None:
     long = {str(p.relative_to(ROOT)): n for p in ROOT.rglob("*.py") if (n := len(p.read_text().splitlines())) > 350}
     assert not long

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-import torch._inductor
 from torch import Tensor
 
 from bitgolf.config.build_context import BuildContext
@@ -115,8 +114,7 @@ def prepared_trainer(
     without_kernels: prefixes of the names of parts that get no fused kernel. options: of inductor, added to the
     package's own or replacing them. Raises `BitgolfError` for an unknown option or prefix.
     """
-    if unknown := sorted((options or {}).keys() - set(torch._inductor.list_options())):
-        raise BitgolfError(f"the inductor of torch {torch.__version__} has no option {unknown[0]!r}")
+    check_options(options or {})
     settings, where, started = recipe().train(), device(), time.perf_counter()
     order, stream = settings.order(), TokenStream(find_shards(folder, "train"))
     batches = BatchLoader(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=context.bos)
@@ -129,8 +127,19 @@ def prepared_trainer(
         yield PreparedTrainer(trainer, [*begun.kernels, begun.graph], round(time.perf_counter() - started, 2))
     finally:
         trainer.close()
-        torch.compiler.reset()  # compiled graphs keep their model alive
+        if on_cuda():
+            torch.compiler.reset()  # compiled graphs keep their model alive
         free_memory()
+
+
+def check_options(options: InductorOptions) -> None:
+    """Raises `BitgolfError` for an option that this torch's inductor does not know."""
+    if not options:
+        return
+    import torch._inductor  # as long to import as torch itself
+
+    if unknown := sorted(options.keys() - set(torch._inductor.list_options())):
+        raise BitgolfError(f"this torch's inductor has no option {unknown[0]!r}")
 
 
 @contextmanager
@@ -161,13 +170,13 @@ def build_context_of(data: Path) -> BuildContext:
 
 
 def time_steps(trainer: Trainer, progress: float, *, rounds: int, steps: int) -> StepTiming:
-    """Time `rounds` rounds of `steps` steps at a progress of the run (0 to 1), after a few steps that are not timed."""
+    """Time `rounds` rounds of `steps` steps at a progress of the run (0 to 1), after a few that are not timed (one on a CPU)."""
     now, cuda = progress_at(trainer, progress), trainer.device.torch_device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     number = count()  # step numbers: batches are prefetched in their order
     with trainer.phases.rehearsal():  # these steps are not part of a run
-        _rounds(trainer, now, number, 1, WARM_STEPS)
+        _rounds(trainer, now, number, 1, WARM_STEPS if cuda else 1)
         seconds = _rounds(trainer, now, number, rounds, steps)
         loss = trainer.step(next(number), now).item()
     peak = torch.cuda.max_memory_allocated() if cuda else None

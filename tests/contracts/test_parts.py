@@ -20,7 +20,7 @@ from bitgolf.model.head import UntiedHead
 from bitgolf.model.interfaces import ResidualStreamPart
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.part import Part
-from helpers.every_part import AROUND, QUIET, all_model_parts, example_node, model_with_part
+from helpers.every_part import AROUND, QUIET, all_model_parts, example_node, model_with_part, short_model
 from helpers.toy import VOCAB, built, toy_model
 
 ROLES = {"embedding", "matrix", "head", "scale", "gate"}
@@ -51,7 +51,7 @@ def test_there_are_parts() -> None:
 
 
 def test_full_graph_and_same_numbers_when_compiled(cls: type, ids: Tensor) -> None:
-    model = built(model_with_part(example_node(cls)))
+    model = built(short_model(cls, layers=1))
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert (compiled(ids) - model(ids)).abs().max() < 1e-5
@@ -140,7 +140,7 @@ def disturb(value: Any) -> Any:
 
 
 def test_read_piece_by_piece_it_says_the_same(cls: type, ids: Tensor) -> None:
-    model = built(model_with_part(example_node(cls)))
+    model = built(short_model(cls, layers=2))
     whole = model(ids)
     reader = IncrementalDecoder(model, len(ids), window=32, stride=16)
     for t in range(1, ids.shape[1]):
@@ -151,7 +151,7 @@ def test_read_piece_by_piece_it_says_the_same(cls: type, ids: Tensor) -> None:
 @torch.no_grad()
 def test_rows_of_different_lengths_say_what_each_would_say_alone(cls: type) -> None:
     """Rows are prefilled, extended or left unchanged independently of each other."""
-    model, chance = built(model_with_part(example_node(cls))), random.Random(3)
+    model, chance = built(short_model(cls, layers=2)), random.Random(3)
     window, stride = 9, 4
     reader = IncrementalDecoder(model, 3, window, stride)
     contexts = [[1], [1], [1]]

@@ -49,6 +49,9 @@ EXAMPLES: dict[type, Spec[Any]] = {
 AROUND: dict[type, Edit] = {}
 """Part -> edit of the toy model that must be made before the part is added."""
 
+ACROSS_LAYERS = (LayerSchedule, ResidualTopology, SkipConnection, ValuePart)
+"""Kinds of parts that tie layers together, or are built in another way in the first."""
+
 QUIET: dict[type, str] = {}
 """Parts whose output equals their input when built, and the reason."""
 
@@ -92,6 +95,12 @@ def model_with_part(node: Spec[Any]) -> Spec[LM]:
                     return toy
                 raise
     raise AssertionError(f"{node.cls.__name__} implements no interface that the contract tests cover")
+
+
+def short_model(cls: type, *, layers: int) -> Spec[LM]:
+    """The toy model with an example of this part, of so many layers; of three where the part ties layers together."""
+    model = model_with_part(example_node(cls))
+    return model if issubclass(cls, ACROSS_LAYERS) else model.set("layers", layers)
 
 
 def all_model_parts() -> list[type]:

@@ -163,7 +163,7 @@ def roomy(plain: SDPACore) -> VarlenCore:
 
 def test_variable_length_is_sdpa(plain: SDPACore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Boundaries, windows, shapes and padding are right. The kernel itself, which does not run on CPUs, is replaced."""
-    monkeypatch.setattr(varlen, "varlen_attn", one_by_one)
+    monkeypatch.setattr(varlen, "load_varlen_attention", lambda: one_by_one)
     assert agree(roomy(plain), plain, *example(), 1e-5)
     free = SDPACore(AT)
     assert agree(VarlenCore(free), free, *example(), 1e-5)
@@ -210,7 +210,7 @@ def test_more_than_there_is_room_for_is_an_error(room: SegmentCapacity) -> None:
 @pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # from an import of the partitioner
 def test_a_graph_within_a_budget_of_activations_takes_the_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The core compiles under an activation memory budget, whose partitioner rejects assertions in PyTorch 2.11."""
-    monkeypatch.setattr(varlen, "varlen_attn", one_by_one_in_graphs)
+    monkeypatch.setattr(varlen, "load_varlen_attention", lambda: one_by_one_in_graphs)
     ids, qkv = example()
     core = roomy(SDPACore(AT, masks=(part(SegmentMask, max_length=5),)))
 
@@ -267,7 +267,7 @@ def test_room_at_the_start_is_a_quarter_more_than_the_first_batches_need() -> No
 
 def test_a_batch_of_more_segments_takes_the_next_bucket_in_the_compiled_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run continues, and each increase is logged once. A batch that fits changes nothing and recompiles nothing."""
-    monkeypatch.setattr(varlen, "varlen_attn", one_by_one_in_graphs)
+    monkeypatch.setattr(varlen, "load_varlen_attention", lambda: one_by_one_in_graphs)
     plain = SDPACore(BuildContext(vocab=50, dim=4, heads=1, kv_heads=1), masks=(part(DocumentMask),))
     core, said = VarlenCore(plain), list[str]()
     slots = SegmentCapacityManager(core, BOS, said.append)

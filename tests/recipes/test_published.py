@@ -31,6 +31,7 @@ from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.referee import score
 from bitgolf.score.text import TokenizedText, append_final_bos, load_validation
+from helpers.recipe_cover import all_but_exhaustive, covering_recipes, part_classes
 from helpers.small_recipes import VOCAB, small_recipe
 from helpers.toy_training import make_data
 
@@ -123,6 +124,7 @@ def test_a_step_of_the_ladder_changes_little() -> None:
     assert 3 <= len(changed) <= 6 and not any(isinstance(new, str) for _, _, new in changed)
 
 
+@pytest.mark.parametrize("name", all_but_exhaustive(covering_recipes(part_classes)))
 def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> None:
     """30 steps of training, averaging, calibration, quantization and packing; the artifact is read and scored."""
     recipe = small_recipe(get_recipe(name), steps=STEPS)

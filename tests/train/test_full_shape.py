@@ -25,23 +25,24 @@ from bitgolf.train.part_usage import measure_part_usage
 from bitgolf.train.settings import Train
 from helpers.fake_execution import fake_tensors
 from helpers.live_tensors import MemoryTracker
+from helpers.recipe_cover import Traits, all_but_exhaustive, covering_recipes
 from helpers.scoring_steps import MIXED, ScoringCase, steps
 
 ALIVE, LARGEST = 60e9, 8e9
 """Limits of live bytes of a step, and of its largest tensor, on a GPU of 80 GB that also holds weights and graphs."""
 
 
-def shapes() -> Iterator[Any]:
-    """All recipes. Of those with equal row length, vocabulary and width, all but one run only in `make test-all`."""
-    seen = set[tuple[int, ...]]()
-    for name in recipe_names():
-        recipe = get_recipe(name)
-        key = (recipe().train().length, recipe().tokens().vocab, model_size(recipe().model).dim)
-        yield pytest.param(name, marks=[pytest.mark.exhaustive] if key in seen and name != "pr1855" else [])
-        seen.add(key)
+def sizes(recipe: Spec[Recipe]) -> Traits:
+    """The settings on which memory depends most: length of rows, vocabulary, width."""
+    settings = recipe()
+    return {
+        ("length", settings.train().length),
+        ("vocabulary", settings.tokens().vocab),
+        ("width", model_size(settings.model).dim),
+    }
 
 
-@pytest.mark.parametrize("name", list(shapes()))
+@pytest.mark.parametrize("name", all_but_exhaustive(covering_recipes(sizes, first=["pr1855"])))
 def test_a_recipe_starts_in_bounded_memory(name: str) -> None:
     """The usage probe, kernel selection, a batch of calibration, and a batch of scoring without adaptation."""
     recipe = get_recipe(name)

@@ -9,6 +9,13 @@ from bitgolf.config.registry import register
 from bitgolf.model.interfaces import Init
 
 
+def initialize(weight: Tensor, init: Init) -> None:
+    """Fill a matrix. On the meta device it has no values, and PyTorch would import its compiler to draw none."""
+    if not weight.is_meta:
+        with torch.no_grad():
+            init.fill(weight)
+
+
 @register
 class UniformFanInInit(Init):
     """Uniform between -1/sqrt(fan_in) and 1/sqrt(fan_in), PyTorch's default for linear layers."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.inits import NormalInit, UniformFanInInit
+from bitgolf.model.inits import NormalInit, UniformFanInInit, initialize
 from bitgolf.model.interfaces import Init, OutputAdapter, WeightTransform
 from bitgolf.model.part import Part, build_chain
 
@@ -39,8 +39,7 @@ class Linear(Part):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(context.fan_out, context.fan_in))
         if not context.zero_init:
-            with torch.no_grad():
-                init().fill(self.weight)
+            initialize(self.weight, init())
         self.weight_transforms = build_chain(weight_transforms, context)
         self.adapters = build_chain(adapters, context)
 
@@ -88,8 +87,7 @@ class Embedding(Part):
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(context.vocab, context.dim))
-        with torch.no_grad():
-            init().fill(self.weight)
+        initialize(self.weight, init())
         self.weight_transforms = build_chain(
             weight_transforms, context.for_matrix(context.dim, context.vocab, name="embed")
         )

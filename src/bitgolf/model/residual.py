@@ -58,7 +58,9 @@ class MixX0(ResidualStreamPart):
 
     def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.stack([torch.ones(context.dim), torch.zeros(context.dim)]))
+        self.weight = nn.Parameter(torch.ones(2, context.dim))
+        with torch.no_grad():
+            self.weight[1] = 0
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         assert context.x0 is not None

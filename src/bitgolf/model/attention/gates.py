@@ -43,7 +43,8 @@ class DenseAttentionGate(AttentionGate):
 
     def __init__(self, context: BuildContext, /, *, std: float = 0.005) -> None:
         super().__init__(context, context.dim)
-        nn.init.normal_(self.weight, std=std)
+        if not self.weight.is_meta:  # as in `inits.initialize`
+            nn.init.normal_(self.weight, std=std)
 
     def gate(self, z: Tensor) -> Tensor:
         return z.sigmoid()

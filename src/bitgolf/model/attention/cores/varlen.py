@@ -21,7 +21,6 @@ from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.interfaces import AttentionCore
 from bitgolf.runtime.compat import load_varlen_attention
 
-varlen_attn = load_varlen_attention()
 CAPACITY_EXCEEDED = "a batch has more or longer segments than the capacity of attention; set train.kernels to 'plain'"
 
 
@@ -53,6 +52,7 @@ class VarlenCore(AttentionCore):
 
     def __init__(self, plain: SDPACore) -> None:
         super().__init__()
+        self.varlen_attn = load_varlen_attention()
         self.window_left, self.segment_lengths = -1, []  # -1: no window; maximum lengths, 0: no limit
         for mask in plain.masks:
             if isinstance(mask, SlidingWindowMask):
@@ -87,6 +87,6 @@ class VarlenCore(AttentionCore):
 
     def kernel(self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor, longest: int) -> Tensor:
         """Call the kernel: q (B T, H, d), k and v (B T, G, d), cumulative segment lengths `ends` -> (B T, H, d)."""
-        y = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(self.window_left, 0))
+        y = self.varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(self.window_left, 0))
         assert isinstance(y, Tensor)  # it would be a tuple if further outputs were requested
         return y
