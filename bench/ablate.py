@@ -113,7 +113,7 @@ TECHNIQUES = (
     Technique("LoopedLayers", "-0.003 (#1285)", lambda r: r.edit(UNet, replace(order=part(LoopedLayers, first_layer=3, last_layer=4, since=(0.35,))))),
     Technique("SWA", "-0.003 (#1090)", lambda r: r.replace(average=part(SWA, every=5, lr_scale_below=0.4))),
     Technique("KeyOffset", "-0.0026 with higher QK gain (#1512)", key_offset),
-    Technique("partial Rope + DepthScaledNorm", "-0.0023 (#315)", partial_rope),
+    Technique("partial RoPE + DepthScaledNorm", "-0.0023 (#315)", partial_rope),
     Technique("ParallelResidual", "-0.002 (#1412)", lambda r: r.edit(UNet, replace(residual=part(ParallelResidual, layers="5-7")))),
     Technique("OrthogonalInit", "-0.002 (#1090)", lambda r: r.edit("model.block.**.linear", replace(init=part(OrthogonalInit)))),
     Technique("HashedNGramEmbedding", "-0.002 for 4,096 to 10,240 (#180)", bigrams),

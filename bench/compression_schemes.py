@@ -124,7 +124,7 @@ SCHEMES = (
     ),
     CompressionScheme("all of ours, 8 states", allocated_rules(8, 0.0), part(RangeCoder, variance_contexts=True)),
     CompressionScheme(
-        "all of ours, mindful of bits", allocated_rules(256, 1.0), part(RangeCoder, variance_contexts=True)
+        "all of ours, rate-weighted search", allocated_rules(256, 1.0), part(RangeCoder, variance_contexts=True)
     ),
     OURS,
 )
