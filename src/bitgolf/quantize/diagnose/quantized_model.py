@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -12,8 +12,7 @@ from bitgolf.pack.streams import EncodedTensor
 from bitgolf.quantize.codecs.codec import Codec, matrix_shape
 from bitgolf.quantize.encoding import Roles, Rules, TensorReport
 from bitgolf.quantize.stats import StatsByPath
-
-Severity = Literal["error", "warning", "note"]
+from bitgolf.report.findings import Severity
 
 
 class QuantizationFinding(NamedTuple):

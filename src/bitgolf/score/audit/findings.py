@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Severity = Literal["error", "warning"]
+AuditSeverity = Literal["error", "warning"]
 
 RULES: dict[str, str] = {
     "evaluation-error": "the evaluation raised an error or returned an invalid score",
@@ -42,7 +42,7 @@ class AuditFinding(NamedTuple):
     """A violation of a rule, with the figures in `evidence`. Errors reject the evaluation, warnings do not."""
 
     rule: str
-    severity: Severity
+    severity: AuditSeverity
     message: str
     evidence: dict[str, float] = {}
 
