@@ -44,12 +44,12 @@ def test_half_is_float16_to_the_nearest() -> None:
     assert torch.equal(Float16Scale().round(between), between.half().float())
 
 
-@pytest.mark.parametrize("per_octave", [4, 8, 16])
-def test_log_steps_are_powers_of_two_from_the_floor_on(per_octave: int) -> None:
-    every = LogScale(steps_per_doubling=per_octave).read(np.arange(256, dtype=np.uint8)).double()  # pyright: ignore[reportArgumentType]
-    wanted = MIN_STEP * 2.0 ** (torch.arange(256).double() / per_octave)
+@pytest.mark.parametrize("steps_per_doubling", [4, 8, 16])
+def test_log_steps_are_powers_of_two_from_the_floor_on(steps_per_doubling: int) -> None:
+    every = LogScale(steps_per_doubling=steps_per_doubling).read(np.arange(256, dtype=np.uint8)).double()  # pyright: ignore[reportArgumentType]
+    wanted = MIN_STEP * 2.0 ** (torch.arange(256).double() / steps_per_doubling)
     assert ((every - wanted) / wanted).abs().max() < 2.0**-24
-    assert every[0] == MIN_STEP and every[per_octave] == 2 * MIN_STEP
+    assert every[0] == MIN_STEP and every[steps_per_doubling] == 2 * MIN_STEP
 
 
 def test_log_steps_are_the_same_bits_on_every_machine() -> None:

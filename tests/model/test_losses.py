@@ -101,7 +101,7 @@ def test_multi_token_against_loops(mask: bool, heads: int, states: Tensor, targe
 
 
 def test_its_caps_are_a_choice(states: Tensor, targets: Tensor, head: Head) -> None:
-    bare, quintic = (MultiTokenPrediction(AT, weight=1.0, caps=caps) for caps in ((), (part(QuinticCap),)))
+    bare, quintic = (MultiTokenPrediction(AT, weight=1.0, logits_transforms=caps) for caps in ((), (part(QuinticCap),)))
     for objective in (bare, quintic):
         objective.heads[0].weight.data.fill_(1.0)  # type: ignore[union-attr,operator]
         objective.heads[0].weight.data[0] = 9.0  # type: ignore[union-attr,index]

@@ -45,14 +45,14 @@ def assign_to_rules(
     where: the recipe path of `rules`, for messages. Raises `RecipeError` if a parameter matches no rule, and if a rule
     gets no parameter.
     """
-    taken = matches(rules, roles, where=where)
+    taken = match_rules(rules, roles, where=where)
     for i, (paths, cause) in enumerate(taken):
         if not paths:
             raise RecipeError(cause, where=f"{where}.{i}", hint="remove the rule, or move it further up")
     return [paths for paths, _ in taken]
 
 
-def matches(
+def match_rules(
     rules: Sequence[Spec[Rule[Any]]], roles: Mapping[str, str], *, where: str = "rules"
 ) -> list[tuple[list[str], str]]:
     """Return, for each rule, its paths in the order of `roles`, and the reason if it has none (otherwise "").

@@ -62,6 +62,6 @@ def _conform_tuple(value: tuple[Any, ...], args: tuple[Any, ...], where: str) ->
     return tuple(coerce(v, a, f"{where}.{i}") for i, (v, a) in enumerate(zip(value, args, strict=True)))
 
 
-def mismatch(value: Any, device_type: str, where: str) -> RecipeError:
-    """Return the error for a value of the wrong type. device_type: the expected type, as text."""
-    return RecipeError(f"expected {device_type}, got {value!r:.120}", where=where)
+def mismatch(value: Any, expected: str, where: str) -> RecipeError:
+    """Return the error for a value of the wrong type. expected: the expected type, as text."""
+    return RecipeError(f"expected {expected}, got {value!r:.120}", where=where)

@@ -24,10 +24,10 @@ def encode_log_steps(exponents: NDArray[np.floating]) -> tuple[NDArray[np.uint8]
     return np.clip(np.rint((exponents - lowest) * STEPS_PER_DOUBLING), 0, 255).astype(np.uint8), lowest
 
 
-def decode_log_steps(codes: NDArray[np.uint8], per_octave: int = STEPS_PER_DOUBLING) -> NDArray[np.float32]:
-    """Return 2**(codes / per_octave), float32, bit-identical on every machine.
+def decode_log_steps(codes: NDArray[np.uint8], steps_per_doubling: int = STEPS_PER_DOUBLING) -> NDArray[np.float32]:
+    """Return 2**(codes / steps_per_doubling), float32, bit-identical on every machine.
 
-    per_octave: steps per doubling; a divisor of 16.
+    steps_per_doubling: steps per doubling; a divisor of 16.
     """
-    fractions = FRACTIONS[:: len(FRACTIONS) // per_octave]
-    return np.ldexp(fractions[codes % per_octave], (codes // per_octave).astype(np.int32))
+    fractions = FRACTIONS[:: len(FRACTIONS) // steps_per_doubling]
+    return np.ldexp(fractions[codes % steps_per_doubling], (codes // steps_per_doubling).astype(np.int32))

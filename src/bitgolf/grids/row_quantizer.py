@@ -21,12 +21,12 @@ class RowQuantizer(ABC):
     clip: Clip
     prune: float
 
-    def row_steps(self, w: Tensor, inputs: Tensor | None = None) -> Tensor:
+    def row_steps(self, w: Tensor, hessian_diagonal: Tensor | None = None) -> Tensor:
         """Return the step of each row of `w` (R, C): float32 (R,).
 
-        inputs: the Hessian diagonal, float32 (C,); see `Clip.threshold`.
+        hessian_diagonal: float32 (C,); see `Clip.threshold`.
         """
-        return self.grid.steps(self.clip.threshold(w, self.grid, inputs))
+        return self.grid.steps(self.clip.threshold(w, self.grid, hessian_diagonal))
 
     @abstractmethod
     def fake_quantize(self, w: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class MultiTokenPrediction(Objective):
     state. Its matrix (V, D) is initialised to zero and has the role `head`. The heads belong to the objective, not to
     the model, and are not exported.
 
-    caps: transforms of their logits; use those of the model.  mask_starts: False also predicts across the end of a
+    logits_transforms: transforms of their logits; use those of the model.  mask_starts: False also predicts across the end of a
     document, as in the published systems. Raises `RecipeError` if `heads` is below 1.
     """
 
@@ -63,7 +63,7 @@ class MultiTokenPrediction(Objective):
         *,
         heads: int = 1,
         weight: float = 0.2,
-        caps: tuple[Spec[LogitsTransform], ...] = (part(Softcap),),
+        logits_transforms: tuple[Spec[LogitsTransform], ...] = (part(Softcap),),
         mask_starts: bool = True,
         linear: Spec[HeadLinear] = part(HeadLinear),
     ) -> None:
@@ -79,12 +79,12 @@ class MultiTokenPrediction(Objective):
         self.heads = nn.ModuleList(
             linear(context.for_matrix(context.dim, context.vocab, zero=True, name="head")) for _ in range(heads)
         )
-        self.caps = build_chain(caps, context)
+        self.logits_transforms = build_chain(logits_transforms, context)
 
     def head_logits(self, head: nn.Module, x: Tensor) -> Tensor:
         """Logits (B, T, V) of one of the further heads from states x (B, T, D)."""
         z = at_least_float32(head(x))
-        for p in self.caps:
+        for p in self.logits_transforms:
             z = p(z)
         return z
 

@@ -85,21 +85,21 @@ def variance_classes(codes: Array) -> VarianceClasses:
     return VarianceClasses(_to_uint8(rows + 2.5 * CLASSES_PER_DOUBLING - offset), _to_uint8(columns + offset))
 
 
-def encode(matrices: Sequence[Array], walks: Sequence[ContextModel], coder: Coder) -> bytes:
+def encode(matrices: Sequence[Array], context_models: Sequence[ContextModel], coder: Coder) -> bytes:
     """Encode matrices (rows, columns) of one integer dtype, split by context.
 
-    walks: one context model per matrix, in its initial state.
+    context_models: one context model per matrix, in its initial state.
     Variance classes are used if the coder has `variance_contexts` and they make the result smaller.
     """
-    found = _symbol_contexts(matrices, walks)
-    plain = _split_by_context(matrices, found, max(model.context_count for model in walks))
+    found = _symbol_contexts(matrices, context_models)
+    plain = _split_by_context(matrices, found, max(model.context_count for model in context_models))
     if not coder.variance_contexts:
         return b"\0" + _join_streams(plain, _encode_streams(plain, coder))
     classes = [variance_classes(m) for m in matrices]
     for context, matrix_classes in zip(found, classes, strict=True):
         context *= np.uint8(VARIANCE_CLASSES)
         context += matrix_classes.symbol_classes()
-    refined = _split_by_context(matrices, found, _context_count(walks, classes))
+    refined = _split_by_context(matrices, found, _context_count(context_models, classes))
     coded = _encode_streams([*plain, *refined], coder)
     without = b"\0" + _join_streams(plain, coded[: len(plain)])
     return min(without, b"\1" + _write_classes(classes, coder) + _join_streams(refined, coded[len(plain) :]), key=len)
@@ -108,7 +108,7 @@ def encode(matrices: Sequence[Array], walks: Sequence[ContextModel], coder: Code
 def decode(
     data: bytes,
     shapes: Sequence[tuple[int, int]],
-    walks: Sequence[ContextModel],
+    context_models: Sequence[ContextModel],
     dtype: np.dtype[np.int8],
     coder: Coder,
 ) -> list[Array]:
@@ -117,7 +117,7 @@ def decode(
         raise CorruptFileError(f"the flag for variance classes must be 0 or 1, got {list(data[:1])}")
     classes, at = _read_classes(data, shapes, coder) if data[0] else (None, 1)
     sizes = []
-    for _ in range(_context_count(walks, classes)):
+    for _ in range(_context_count(context_models, classes)):
         count, at = read_leb128(data, at)
         size, at = read_leb128(data, at) if count else (0, at)
         sizes.append((count, size))
@@ -129,7 +129,7 @@ def decode(
     for count, size in sizes:
         streams.append(coder.decode(data[at : at + size], dtype, count) if count else np.empty(0, dtype))
         at += size
-    return _merge_contexts(streams, shapes, walks, classes)
+    return _merge_contexts(streams, shapes, context_models, classes)
 
 
 def _context_count(models: Sequence[ContextModel], classes: list[VarianceClasses] | None) -> int:

@@ -53,12 +53,15 @@ class _Stream(NamedTuple):
 
 
 def pack_tensors(
-    codes: Mapping[str, EncodedTensor], groups: Mapping[str, str], coder: CoderRules, walks: ContextModels | None = None
+    codes: Mapping[str, EncodedTensor],
+    groups: Mapping[str, str],
+    coder: CoderRules,
+    context_models: ContextModels | None = None,
 ) -> list[Section]:
     """Encode tensors as sections, one per group and array name, e.g. `matrix.codes`.
 
     groups: path -> group.  coder: one coder for all sections, or rules that match groups as roles and section names as
-    paths.  walks: constructors of context models, from the codecs.
+    paths.  context_models: constructors of context models, from the codecs.
     Raises `RecipeError` if the rules do not cover the sections or do not build coders.
     """
     layout = {path: {name: (a.dtype, a.shape) for name, a in code.items()} for path, code in codes.items()}
@@ -67,7 +70,7 @@ def pack_tensors(
 
     def section(name: str) -> Section:
         arrays = [codes[path][array] for path, array in streams[name].arrays]
-        if models := _stream_context_models(streams[name], layout, coders[name], walks or {}):
+        if models := _stream_context_models(streams[name], layout, coders[name], context_models or {}):
             data = contexts.encode(arrays, models, coders[name])
             sizes = sum(a.nbytes for a in arrays), sum(a.size for a in arrays)
             return Section(name, _context_label(coders[name]), data, *sizes)
@@ -81,7 +84,7 @@ def unpack_tensors(
     layout: Layout,
     groups: Mapping[str, str],
     coder: CoderRules,
-    walks: ContextModels | None = None,
+    context_models: ContextModels | None = None,
 ) -> dict[str, EncodedTensor]:
     """The inverse of `pack_tensors`. `sections` must contain these streams only; remove blobs first.
 
@@ -96,7 +99,7 @@ def unpack_tensors(
     codes: dict[str, EncodedTensor] = {path: {} for path in layout}
     for section, stream in streams.items():
         shapes = [layout[path][name][1] for path, name in stream.arrays]
-        if models := _stream_context_models(stream, layout, coders[section], walks or {}):
+        if models := _stream_context_models(stream, layout, coders[section], context_models or {}):
             arrays = _decode_in_contexts(sections[section], stream.dtype, shapes, models, coders[section])
         else:
             arrays = _decode(sections[section], stream.dtype, shapes, coders[section])

@@ -102,7 +102,7 @@ class KVCachePlayer(StaticPlayer):
     def __init__(self, model: LM, vocab: int, device: Device, window: int, stride: int) -> None:
         super().__init__(model, vocab, device, forward=EagerForward(model, device))
         self.window, self.stride = window, stride
-        self.memory = self._empty(0)
+        self.cache = self._empty(0)
 
     def _empty(self, rows: int) -> KVCache:
         return KVCache(rows, self.window + self.window // 4 + NGRAM_LOOKBACK, self.device.torch_device)
@@ -110,9 +110,9 @@ class KVCachePlayer(StaticPlayer):
     @torch.no_grad()
     def predict(self, block: ScoringBatch) -> Tensor:
         tokens, target_mask, reset_rows, _ = block.to(torch.device("cpu"))
-        if len(tokens) != len(self.memory.ids):
-            self.memory = self._empty(len(tokens))
-        self.memory.reset(reset_rows.nonzero()[:, 0])
+        if len(tokens) != len(self.cache.ids):
+            self.cache = self._empty(len(tokens))
+        self.cache.reset(reset_rows.nonzero()[:, 0])
         counts = (target_mask * torch.arange(1, tokens.shape[1] + 1)).amax(1)
         with self.device.autocast():
             pieces = [self._decode_step(piece, (counts - i * self.stride).clamp(0, self.stride))
@@ -123,9 +123,9 @@ class KVCachePlayer(StaticPlayer):
     def _decode_step(self, tokens: Tensor, counts: Tensor) -> Tensor:
         """States (B, n, D) of tokens (B, n). Row b has counts[b] tokens; the rest is padding, with unused states."""
         rows, widest = counts.nonzero()[:, 0], int(counts.max())
-        self.memory.evict(rows, counts[rows], self.window)
+        self.cache.evict(rows, counts[rows], self.window)
         own = rows if len(rows) < len(tokens) else None
-        hidden = decode(self.model, self.memory, tokens[rows, :widest].to(self.device.torch_device), own, counts[rows])
+        hidden = decode(self.model, self.cache, tokens[rows, :widest].to(self.device.torch_device), own, counts[rows])
         if hidden.shape[:2] == tokens.shape:
             return hidden
         whole = hidden.new_zeros(*tokens.shape, hidden.shape[2])
@@ -134,4 +134,4 @@ class KVCachePlayer(StaticPlayer):
 
     def close(self) -> None:
         super().close()
-        self.memory = self._empty(0)
+        self.cache = self._empty(0)

@@ -154,14 +154,14 @@ class DecodingContext(ForwardContext):
 
 
 @torch.no_grad()
-def decode(model: LM, memory: KVCache, ids: Tensor, rows: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
+def decode(model: LM, cache: KVCache, ids: Tensor, rows: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
     """Process new tokens of the texts in a cache and commit them. Returns the final hidden states, (b, T, D).
 
     ids: (b, T).  rows: (b,), rows of the cache; None for all.  counts: (b,) on the CPU with maximum T, the number of
     valid tokens in each row; the rest is padding, at which the states are meaningless. The caller must ensure that the
     tokens fit into the cache.
     """
-    context = DecodingContext(ids, model.bos, memory, rows, counts)
+    context = DecodingContext(ids, model.bos, cache, rows, counts)
     hidden = model.hidden(context)
     context.commit()
     return hidden

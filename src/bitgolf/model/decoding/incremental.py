@@ -27,7 +27,7 @@ class IncrementalDecoder:
         """Each row starts with BOS as its only token."""
         self.model, self.window, self.stride = model.eval(), window, stride
         self.device = next(model.parameters()).device
-        self.memory = KVCache(rows, window, self.device)
+        self.cache = KVCache(rows, window, self.device)
         self.prefill(dict.fromkeys(range(rows), torch.tensor([model.bos])))
 
     def prefill(self, contexts: Mapping[int, Tensor]) -> None:
@@ -41,30 +41,30 @@ class IncrementalDecoder:
                 raise UsageError(message, where=f"row {row}")
         rows = torch.tensor(sorted(contexts))
         logits = self._last_logits(*self._prefill_rows(rows, [contexts[row] for row in sorted(contexts)]))
-        whole = len(rows) == len(self.memory.ids)
+        whole = len(rows) == len(self.cache.ids)
         self.logits = logits if whole else self.logits.index_copy(0, rows.to(self.device), logits)
 
     def step(self, tokens: Tensor) -> None:
         """Append one token to each row, (B,), -1 for rows without a new token, and update their `logits`."""
         tokens = tokens.cpu()
         active = tokens >= 0
-        full = (active & (self.memory.lengths == self.window)).nonzero()[:, 0]
+        full = (active & (self.cache.lengths == self.window)).nonzero()[:, 0]
         if len(full) and self.stride < self.window:
-            self._prefill_rows(full, list(self.memory.ids[full.to(self.device), self.stride :]))
+            self._prefill_rows(full, list(self.cache.ids[full.to(self.device), self.stride :]))
         elif len(full):
-            self.memory.reset(full)
+            self.cache.reset(full)
         if active.any():
             ids, counts = tokens.clamp_min(0)[:, None].to(self.device), active.long()
-            logits = self._last_logits(decode(self.model, self.memory, ids, counts=counts), counts)
+            logits = self._last_logits(decode(self.model, self.cache, ids, counts=counts), counts)
             self.logits = torch.where(active[:, None].to(self.device), logits, self.logits)
 
     def _prefill_rows(self, rows: Tensor, contexts: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Reset rows and process their contexts. Returns final hidden states (b, T, D) and token counts (b,)."""
-        self.memory.reset(rows)
+        self.cache.reset(rows)
         counts = torch.tensor([len(context) for context in contexts])
         ids = pad_sequence(contexts, batch_first=True).to(self.device)
-        subset = None if len(rows) == len(self.memory.ids) else rows
-        return decode(self.model, self.memory, ids, subset, counts), counts
+        subset = None if len(rows) == len(self.cache.ids) else rows
+        return decode(self.model, self.cache, ids, subset, counts), counts
 
     @torch.no_grad()
     def _last_logits(self, hidden: Tensor, counts: Tensor) -> Tensor:

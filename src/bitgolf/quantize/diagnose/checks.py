@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bitgolf.config.rules import assign_to_rules, matches
+from bitgolf.config.rules import assign_to_rules, match_rules
 from bitgolf.config.spec import Spec, schema
 from bitgolf.errors import BitgolfError
 from bitgolf.pack.streams import EncodedTensor
@@ -138,7 +138,7 @@ def drop_unmatched_rules(rules: Rules, roles: Roles) -> tuple[Rules, list[Quanti
 
     Raises `RecipeError` if a parameter has no rule.
     """
-    dead = {i: message for i, (paths, message) in enumerate(matches(rules, roles, where="quantize")) if not paths}
+    dead = {i: message for i, (paths, message) in enumerate(match_rules(rules, roles, where="quantize")) if not paths}
     findings = [
         QuantizationFinding("dead-rule", "error", message, f"quantize.{i}", "remove the rule, or put it earlier")
         for i, message in dead.items()

@@ -89,9 +89,9 @@ class SegmentCapacityManager:
     segment, and for every block of the longest segment.
     """
 
-    def __init__(self, root: nn.Module, bos: int, say: Callable[[str], object]) -> None:
+    def __init__(self, root: nn.Module, bos: int, log: Callable[[str], object]) -> None:
         self.cores = [m for m in root.modules() if isinstance(m, SegmentedCore) and m.segment_lengths]
-        self.bos, self.say = bos, say
+        self.bos, self.log = bos, log
 
     def reserve(self, batches: Sequence[npt.ArrayLike]) -> None:
         """Set the capacity to what these batches (B, T) require, times `HEADROOM`."""
@@ -118,7 +118,7 @@ class SegmentCapacityManager:
                 )
                 grown.add(core.capacity)
         for new in sorted(grown):
-            self.say(
+            self.log(
                 f"attention: capacity raised to {new.max_segments:,} segments of at most {new.max_seqlen:,} tokens "
                 "per batch"
             )
