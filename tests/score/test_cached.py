@@ -204,6 +204,6 @@ def test_no_target_depends_on_what_comes_after(isolated: bool) -> None:
 def test_a_player_frees_its_memory() -> None:
     player = KVCachePlayer(built(toy_model()), VOCAB, select_device(), 8, 4)
     score(player, text(100), CachedScoring(window=8, stride=4))
-    assert player.memory.buffers
+    assert player.cache.buffers
     player.close()
-    assert not player.memory.buffers
+    assert not player.cache.buffers

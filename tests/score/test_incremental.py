@@ -172,8 +172,8 @@ def test_a_full_row_is_read_again_and_the_others_are_not(stride: int) -> None:
     reader.prefill({0: ids[0], 1: ids[1, :2]})
     kept = reader.logits.clone()
     reader.step(torch.tensor([7, -1]))
-    assert reader.memory.lengths.tolist() == [7 - stride, 2]
+    assert reader.cache.lengths.tolist() == [7 - stride, 2]
     alone = model(torch.tensor([[*ids[0, stride:].tolist(), 7]]))[0, -1]
     assert (reader.logits[0] - alone).abs().max() < 1e-4 and torch.equal(reader.logits[1], kept[1])
     reader.step(torch.tensor([-1, -1]))
-    assert reader.memory.lengths.tolist() == [7 - stride, 2]
+    assert reader.cache.lengths.tolist() == [7 - stride, 2]

@@ -52,7 +52,7 @@ class MultiTokenPrediction(Objective):
     state. Its matrix (V, D) is initialised to zero and has the role `head`. The heads belong to the objective, not to
     the model, and are not exported.
 
-    logits_transforms: transforms of their logits; use those of the model.  mask_starts: False also predicts across the end of a
+    logits_transforms: those of the model.  mask_starts: False also predicts across the end of a
     document, as in the published systems. Raises `RecipeError` if `heads` is below 1.
     """
 
