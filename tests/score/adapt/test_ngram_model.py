@@ -23,12 +23,12 @@ class Dictionaries:
     """A simple, slow reference implementation of `NGramModel`."""
 
     def __init__(self, orders: tuple[int, ...], memory: int) -> None:
-        self.orders, self.cache, self.past = orders, memory, list[int]()
+        self.orders, self.memory, self.past = orders, memory, list[int]()
         self.pointer = self.length = 0
 
     def push(self, token: int) -> None:
-        if len(self.past) == self.cache:
-            young = self.past[len(self.past) - self.cache // 2 :]
+        if len(self.past) == self.memory:
+            young = self.past[len(self.past) - self.memory // 2 :]
             self.past, self.pointer, self.length = [], 0, 0
             for old in young:
                 self.push(old)
