@@ -36,7 +36,7 @@ from bitgolf.recipes import load_recipe
 from helpers.command_line import run_command as bitgolf
 from helpers.toy_run import RULES, finish, run_again
 
-PAIRS = 40
+PAIRS = 20
 GRAIN = 8  # bytes: a setting moves several streams, each by words of four; the window of these files is 1 to 10 bytes
 
 

@@ -40,7 +40,7 @@ from bitgolf.tokens.trainers import SentencePieceBPE
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer
 
-STEPS, DOCUMENTS = 40, 64
+STEPS, DOCUMENTS = 40, 128
 SCORE = (
     part(SlidingScoring, window=32, stride=16),
     part(DocumentLoRA, window=32, stride=16, rows=3, rank=2, lr=0.02, target_modules=("q",)),
@@ -52,7 +52,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact, trained for a moment, and shards with 50 kB of held-out text: `artifact.bg` and `shards`."""
     folder, draw = tmp_path_factory.mktemp("proof"), random.Random(0)
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
-    texts = [" ".join(draw.choices(words, k=draw.randint(120, 200))).encode() for _ in range(DOCUMENTS + 20)]
+    texts = [" ".join(draw.choices(words, k=draw.randint(60, 100))).encode() for _ in range(DOCUMENTS + 40)]
     proto, made = SentencePieceBPE(vocab=295).train(texts), [Document(str(i), text) for i, text in enumerate(texts)]
     prepare_data(made[DOCUMENTS:], made[:DOCUMENTS], tokenizer_from_bytes(proto), folder / "shards")
     recipe = toy_recipe(steps=STEPS).set("model.layers", 1).set("score", SCORE)
@@ -108,7 +108,7 @@ def in_this_process() -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_score_is_proved_with_the_command(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A document in each row, coded here and restored by another process: size as claimed, to 0.1 %, bytes the same."""
+    """Two documents for each row, coded here and restored by another process: size as claimed, to 0.1 %, bytes the same."""
     words = ["--proof", tmp_path / "proof", "--shards", toy / "shards", "--with", "sliding", "--challenge", "coin"]
     app(["compress", str(toy), *map(str, words), "--json"], standalone_mode=False)
     report = read_json(tmp_path / "proof" / "proof.json")
