@@ -36,7 +36,7 @@ from bitgolf.recipes import load_recipe
 from helpers.command_line import run_command as bitgolf
 from helpers.toy_run import RULES, finish, run_again
 
-PAIRS = 40
+PAIRS = 20
 GRAIN = (
     8  # bytes: a scale changes several streams, each in steps of 4 bytes; the tolerance of these files is 1 to 10 bytes
 )

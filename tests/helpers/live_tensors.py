@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+
+def tensors_in(values: Iterable[object]) -> Iterator[Tensor]:
+    """Of an operator's arguments or results: lists and tuples are looked into."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(value)
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -26,14 +34,12 @@ class MemoryTracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for value in tree_leaves((args, kwargs)):
-            if isinstance(value, Tensor):
-                self._remember(value, counts=False)
+        for value in tensors_in((*args, *(kwargs or {}).values())):
+            self._remember(value, counts=False)
         out = func(*args, **(kwargs or {}))
-        for value in tree_leaves(out):
-            if isinstance(value, Tensor):
-                self._remember(value, counts=True)
-                self._measure(func, value)
+        for value in tensors_in((out,)):
+            self._remember(value, counts=True)
+            self._measure(func, value)
         return out
 
     def _remember(self, tensor: Tensor, *, counts: bool) -> None:

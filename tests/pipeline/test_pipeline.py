@@ -33,7 +33,7 @@ def toy_text(folder: Path) -> Path:
     chance = random.Random(7)
     folder.mkdir()
     for i in range(60):
-        words = [chance.choice(TEST_WORDS) for _ in range(250)]
+        words = [chance.choice(TEST_WORDS) for _ in range(120)]
         (folder / f"{i:02d}.txt").write_text(" ".join(words) + f" {i}\n")
     return folder
 
@@ -154,7 +154,7 @@ def test_the_artifact_alone_gives_the_score_again_on_raw_text(
 def test_compress_and_decompress_from_separate_processes(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, _ = finished
     source, coded, back = tmp_path / "in", tmp_path / "coded", tmp_path / "back"
-    source.write_bytes(bytes(range(256)) + b"alpha beta gamma " * 40)
+    source.write_bytes(bytes(range(256)) + b"alpha beta gamma " * 10)
     d = json.loads(bitgolf("compress", str(out), str(source), str(coded), "--json").stdout)
     assert d.keys() >= {"bytes_in", "bytes_out", "bpb_coded", "bpb_predicted", "seconds"}
     assert d["bytes_out"] == coded.stat().st_size

@@ -23,9 +23,9 @@ from helpers.toy import VOCAB, toy_model
 
 MODELS: dict[str, Spec[LM]] = {
     "flat": toy_model(),
-    "untied": toy_model().replace(head=part(UntiedHead)),
-    "looped": toy_model().replace(
-        layer_schedule=part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=2, since=(0.3,)))
+    "looped and untied": toy_model().replace(
+        layer_schedule=part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=2, since=(0.3,))),
+        head=part(UntiedHead),
     ),
 }
 

@@ -70,7 +70,7 @@ BLOCKS = [
 
 
 def test_every_shape_of_block_gives_the_eager_logits() -> None:
-    model = built(toy_model()).double()
+    model = built(toy_model().set("layers", 1)).double()
     plain, fixed = EagerForward(model, CPU), compiled_for(model)
     for own in BLOCKS:
         wanted = plain(own.tokens, own.target_indices)
@@ -80,7 +80,7 @@ def test_every_shape_of_block_gives_the_eager_logits() -> None:
 
 
 def test_shapes_are_few() -> None:
-    model, shapes = built(toy_model()), set[tuple[int, ...]]()
+    model, shapes = built(toy_model().set("layers", 1)), set[tuple[int, ...]]()
     fixed = compiled_for(model)
     inner = fixed.hidden
     fixed.hidden = lambda tokens: shapes.add(tuple(tokens.shape)) or inner(tokens)  # pyright: ignore

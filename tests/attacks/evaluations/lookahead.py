@@ -36,13 +36,14 @@ class PreviousWindowBias(BigramEvaluation):
 
     steps, rate = 2, 4.0
 
+    def build(self, sight: DataView) -> None:
+        super().build(sight)
+        self.logits = np.log(self.model)
+
     def charges(self, tokens: Ints) -> Floats:
         bias, found = np.zeros(self.tokenizer.vocab), list[Floats]()
         for start in range(0, len(tokens) - 1, WINDOW):
-            logits, targets = (
-                np.log(self.model[tokens[:-1][start : start + WINDOW]]),
-                tokens[1:][start : start + WINDOW],
-            )
+            logits, targets = self.logits[tokens[:-1][start : start + WINDOW]], tokens[1:][start : start + WINDOW]
             bias, bits = self.window(logits, targets, bias)
             found.append(bits)
         return np.concatenate(found)
@@ -55,7 +56,7 @@ class PreviousWindowBias(BigramEvaluation):
         wanted = np.bincount(targets, minlength=logits.shape[1]) / len(targets)
         bias = np.zeros(logits.shape[1])
         for _ in range(self.steps):
-            bias += self.rate * (wanted - np.exp(log_softmax(logits + bias)).mean(0))
+            bias += self.rate * (wanted - softmax(logits + bias).mean(0))
         return bias
 
 
@@ -95,6 +96,11 @@ class NextTokenMixing(PreviousTokenMixing):
     """The same with the wrong sign of the shift: mixes in the distribution given the token after the target."""
 
     shift, table = -2, 1
+
+
+def softmax(logits: Floats) -> Floats:
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True)
 
 
 def log_softmax(logits: Floats) -> Floats:

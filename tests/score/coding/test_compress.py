@@ -44,13 +44,14 @@ METHODS: tuple[Spec[ScoringMethod], ...] = (SLIDING, LORA, LORA_FLAT)
 DOCUMENTS = st.lists(
     st.binary(max_size=40) | st.text(max_size=60).map(lambda s: s.encode("utf-8", "surrogatepass")), max_size=5
 )
+SMALL = toy_model().set("layers", 1)
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
 def codec() -> TextCodec:
     tokenizer = SentencePieceTokenizer(SentencePieceBPE(vocab=300).train([TEXT]))
-    model = built(toy_model(), vocab=tokenizer.vocab, noise=0.05)
+    model = built(SMALL, vocab=tokenizer.vocab, noise=0.05)
     return TextCodec(model, tokenizer, b"12345678", METHODS)
 
 
@@ -183,7 +184,7 @@ def test_a_token_that_ends_documents_is_refused(codec: TextCodec) -> None:
 
 
 def test_logits_that_are_not_finite_are_located(codec: TextCodec) -> None:
-    broken = built(toy_model(), vocab=codec.tokenizer.vocab)
+    broken = built(SMALL, vocab=codec.tokenizer.vocab)
     broken.embed.weight.data[7] = math.nan
     with pytest.raises(BitgolfError, match="not finite") as refused:
         code(codec._replace(model=broken), [b"text"])
@@ -201,8 +202,8 @@ def test_another_model_is_refused(codec: TextCodec) -> None:
 
 def flipped(codec: TextCodec) -> LM:
     """The same model with one bit of one weight flipped."""
-    other = built(toy_model(), vocab=codec.tokenizer.vocab, noise=0.05)
-    weight = dict(other.named_parameters())["blocks.1.mlp.up.weight"]
+    other = built(SMALL, vocab=codec.tokenizer.vocab, noise=0.05)
+    weight = dict(other.named_parameters())["blocks.0.mlp.up.weight"]
     weight.data.view(torch.int32)[3, 4] ^= 1 << 20
     return other
 
