@@ -15,7 +15,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: the garbage collector need not walk over it again, which took a tenth of the time."""
+    """What is imported by now stays: the garbage collector need not walk over it after every few tests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
