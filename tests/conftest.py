@@ -15,7 +15,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_finish() -> None:
-    """Exclude imported objects from garbage collection, which took a tenth of the time of all tests."""
+    """Exclude imported objects from later garbage collections, which would walk over all of them."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)

@@ -6,10 +6,13 @@ import pytest
 
 from attacks.random_configurations import METHODS, audit_random_configuration
 
-QUICK = 3 * len(METHODS)
+CONFIGURATIONS = [
+    *range(2 * len(METHODS)),  # two of each method
+    *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in range(2 * len(METHODS), 3 * len(METHODS))),
+]
 
 
-@pytest.mark.parametrize("seed", range(QUICK))
+@pytest.mark.parametrize("seed", CONFIGURATIONS)
 def test_no_false_alarm(seed: int) -> None:
     name, found = audit_random_configuration(seed)
     assert not found.findings, f"{name}: {found.findings}"

@@ -57,7 +57,7 @@ def same(found: list[Array], wanted: list[Array]) -> bool:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     data=st.data(),
     coder=st.sampled_from(sorted(CODERS)),
@@ -149,7 +149,7 @@ def test_what_is_cut_or_goes_on_is_damage(coder: str, states: list[int]) -> None
 
 
 @pytest.mark.parametrize("coder", sorted(CODERS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(at=st.integers(0, 1 << 16), bit=st.integers(0, 7), other=st.booleans(), scale=st.sampled_from([1.0, 40.0]))
 def test_a_flipped_bit_is_damage_or_other_symbols_of_these_shapes(
     coder: str, at: int, bit: int, other: bool, scale: float
