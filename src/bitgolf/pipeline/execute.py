@@ -5,6 +5,7 @@ The key of a stage is a hash of its input files and of its settings in the recip
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -106,6 +107,7 @@ def run_recipe(
     earlier = Path(recipe_or_folder) if Path(recipe_or_folder).is_dir() else None
     name, digest = recipe().name, recipe_hash(recipe)
     folder = out or earlier or Path("runs") / f"{name}-{digest[:8]}-s{seed}{_folder_suffix(text, shards, reading)}"
+    _check_name(folder)
     check_format(folder)
     inputs = _inputs(earlier, folder, text, shards, seed, reading)
     write_json(RunFiles(folder).inputs, msgspec.to_builtins(inputs))
@@ -132,6 +134,15 @@ def _check_sources(text: Sequence[Path], shards: Path | None, reading: ReadOptio
         check_paths(text)
     except UsageError as error:
         raise UsageError(error.message, where=f"--text {error.where}", hint=error.hint) from error
+
+
+def _check_name(folder: Path) -> None:
+    """Raise `UsageError` if the name of a run's folder is not UTF-8, which safetensors cannot open."""
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError as error:
+        message = f"the folder of a run must have a name in UTF-8, got {os.fsencode(folder)!r}"
+        raise UsageError(message, where="--out", hint="choose another --out") from error
 
 
 def _inputs(

@@ -90,17 +90,10 @@ def walk_with_links(folder: Path, report: ReadReport) -> list[Path]:
 
     Each file and folder is read once, even if several links lead to it. What is skipped is counted in `report`.
     """
-    walk, seen, files = _Walk(report), {os.path.realpath(folder)}, list[Path]()
-    files += walk.files(folder)
-    seen |= walk.folders
+    walk = _Walk(report)
+    files = walk.files(folder)
     while walk.links:
-        link = walk.links.pop(0)
-        if (real := os.path.realpath(link)) in seen:
-            report.skip("link to a folder that is read already", str(link))
-            continue
-        seen.add(real)
-        files += walk.files(link)
-        seen |= walk.folders
+        files += walk.files(walk.links.pop(0))
     files = [file for file in sorted(files, key=lambda file: _order(file, folder)) if _can_be_read(file, report)]
     return _without_repeats(files, report) if walk.any_link or any(file.is_symlink() for file in files) else files
 
@@ -134,7 +127,11 @@ class _Walk:
         found: list[Path] = []
         links: list[Path] = []
         for root, folders, names in os.walk(folder, onerror=_raise):
-            self.folders.add(os.path.realpath(root))
+            if (real := os.path.realpath(root)) in self.folders:
+                self.report.skip("link to a folder that is read already", root)
+                folders.clear()
+                continue
+            self.folders.add(real)
             for name in [*folders, *names]:
                 if name.startswith("."):
                     self.report.skip("hidden", str(Path(root, name)))

@@ -85,10 +85,13 @@ def _documents(file: TextFile, options: ReadOptions, report: ReadReport) -> Iter
         )
     elif is_tar(head) or file.suffix == ".tar":
         yield from _members(file, tar_members(blocks, file.name, report), options, report)
-    elif file.suffix == ".zip":
+    elif file.suffix == ".zip" or (not file.suffix and head.startswith(b"PK\x03\x04")):
         with _seekable(file, blocks) as handle:
             yield from _members(file, zip_members(handle, file.name), options, report)
     elif file.suffix == ".parquet" or (head.startswith(b"PAR1") and b"\0" in head):
+        if not head.startswith(b"PAR1"):
+            message = "the file is not a Parquet file: it does not begin with PAR1"
+            raise UnreadableFormat("not a Parquet file", message, where=file.name)
         reader = RecordReader(file.name, options, report)
         with _seekable(file, blocks) as handle:
             yield from _counted(read_parquet(handle, reader), "parquet", report)

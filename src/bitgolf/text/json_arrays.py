@@ -90,12 +90,16 @@ class _CharBuffer:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
                 size = end - self.at
-                if end < len(self.text) or not self._read():  # a number may go on in the next block
+                if not self._may_go_on(value, end) or not self._read():
                     self.at += size
                     return value
             except (ValueError, RecursionError) as error:
                 if not (self._is_cut(error) and self._read()):
                     raise BitgolfError(f"the element is not JSON ({error})", where=where) from error
+
+    def _may_go_on(self, value: Any, end: int) -> bool:
+        """Whether the value that ends at `end` may be the beginning of a longer number."""
+        return isinstance(value, int | float) and self.text[end : end + 1] not in _AFTER_NUMBER
 
     def _is_cut(self, error: Exception) -> bool:
         """Whether more text may complete the value: only its end is missing."""
@@ -110,6 +114,7 @@ class _CharBuffer:
 
 
 _DECODER = json.JSONDecoder()
+_AFTER_NUMBER = frozenset(" \t\n\r,]}")
 _LONGEST_TOKEN = 16  # characters of a cut escape or literal, at whose start an error is reported
 
 

@@ -77,10 +77,16 @@ class ReadReport(msgspec.Struct):
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
         kinds = ", ".join(f"{count:,} {format}" for format, count in sorted(self.formats.items()))
-        lines = [f"read {self.documents:,} documents from {self.files:,} files{f' ({kinds})' if kinds else ''}"]
+        lines = [
+            f"read {_number(self.documents, 'document')} from {_number(self.files, 'file')}{f' ({kinds})' if kinds else ''}"
+        ]
         lines += [f"key {key!r} was guessed for {count}" for key, count in self.guessed_keys.items()]
         lines += [f"converted from {encoding} to UTF-8: {count}" for encoding, count in self.converted.items()]
         lines += [f"skipped, {reason}: {count}" for reason, count in self.skipped.items()]
         if self.duplicates:
-            lines.append(f"dropped {self.duplicates:,} documents whose bytes equal those of an earlier one")
+            lines.append(f"dropped {_number(self.duplicates, 'document')} with the same bytes as an earlier one")
         return lines
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
