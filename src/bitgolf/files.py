@@ -55,7 +55,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, encode_json(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
+
+
+def encode_json(text: str) -> bytes:
+    """Encode JSON text as UTF-8. Bytes of a file name that are not UTF-8 are surrogates in Python, and become `\\udcXX`."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json(path: Path) -> Any:
@@ -81,4 +86,4 @@ def file_digest(path: Path) -> str:
 
 def json_digest(value: Any) -> str:
     """Return the `digest` of a JSON value. The order of keys does not matter."""
-    return digest(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+    return digest(encode_json(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)))

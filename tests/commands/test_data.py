@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,59 @@ def test_training_on_validation_documents_is_refused(text: Path, tmp_path: Path)
 def test_every_verb_says_what_it_does() -> None:
     for command in app.registered_commands:
         assert command.callback and command.callback.__doc__
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A folder with records under `content`, a null, a duplicate, a converted file, and a binary file."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    rows = [{"content": f"document {i} says {i * 7919 % 1000}\n" * 12} for i in (*range(40), 0)]
+    lines = [json.dumps(row) for row in [*rows, {"content": None}]]
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    (folder / "b.txt").write_bytes("naïve".encode("utf-16"))
+    (folder / "c.bin").write_bytes(b"\0")
+    return folder
+
+
+def test_make_reports_what_it_read(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "make", str(tmp_path / "data"), "--text", str(corpus), "--kind", "bytes", "--skip-null"]
+    app(words, standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:6] == [
+        "read 42 documents from 2 files (1 jsonl, 1 text)",
+        f"key 'content' was guessed for 1 ({corpus}/a.jsonl)",
+        f"converted from UTF-16 to UTF-8: 1 ({corpus}/b.txt)",
+        f"skipped, no text under 'content': 1 ({corpus}/a.jsonl:42)",
+        f"skipped, not text: 1 ({corpus}/c.bin)",
+        "dropped 1 document with the same bytes as an earlier one",
+    ]
+    app([*words, "--json", "--key", "content"], standalone_mode=False)
+    made = json.loads(capsys.readouterr().out)
+    assert made["train"]["documents"] + made["val"]["documents"] == 41
+    assert made["text"] == {
+        "files": 2,
+        "documents": 42,
+        "formats": {"jsonl": 1, "text": 1},
+        "skipped": {
+            "no text under 'content'": {"count": 1, "first": [f"{corpus}/a.jsonl:42"]},
+            "not text": {"count": 1, "first": [f"{corpus}/c.bin"]},
+        },
+        "duplicates": 1,
+        "converted": {"UTF-16": {"count": 1, "first": [f"{corpus}/b.txt"]}},
+        "guessed_keys": {},
+    }
+
+
+def test_names_that_are_not_utf_8_are_printed(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(f"document {name}")
+    (folder / "c.bin").write_bytes(b"\0")
+    words = ["data", "make", str(tmp_path / "data"), "--text", str(folder), "--kind", "bytes"]
+    app(words, standalone_mode=False)
+    assert rb"caf\udce9/c.bin" in capfdbinary.readouterr().out
+    app([*words, "--json"], standalone_mode=False)
+    made = json.loads(capfdbinary.readouterr().out)
+    assert made["text"]["skipped"]["not text"]["first"] == [str(folder / "c.bin")]

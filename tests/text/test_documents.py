@@ -18,6 +18,7 @@ from bitgolf.text.documents import (
     CommandLineText,
     Document,
     PythonStandardLibrary,
+    ReadReport,
     TextFiles,
     document_fingerprint,
     python_library,
@@ -27,7 +28,8 @@ from bitgolf.text.documents import (
 )
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
-HOSTILE = "\ufeffnaïve \u2028 line\r\n\x00🙂".encode() + b"\xff\xfe"
+HOSTILE = "\ufeffnaïve \u2028 line\r\n\x01🙂".encode() + b"\xff\xfe"
+CONTENTS = {"empty.txt": b"", "b/photo.png": b"\x89PNG\r\n\x1a\n"}
 
 
 def datas(*paths: Path) -> list[bytes]:
@@ -59,6 +61,7 @@ def test_jsonl_has_a_document_a_line_and_skips_empty_ones(tmp_path: Path, packin
     [
         ("{", "not JSON"),
         ("[1]", "not a JSON object"),
+        ('"a"', "not a JSON object"),
         ('{"txt": "a"}', "not a JSON object"),
         ('{"text": 1}', "not a JSON object"),
         ("[" * 100_000, "not JSON"),
@@ -76,7 +79,7 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, messa
 @pytest.mark.parametrize("damage", [lambda packed: packed[:-20], lambda packed: b"no" + packed[2:]])
 def test_a_damaged_packed_file_is_an_error_that_names_it(tmp_path: Path, packing: str, damage) -> None:
     path = tmp_path / f"a.txt{packing}"
-    path.write_bytes(damage(PACK[packing](bytes(range(256)) * 900)))
+    path.write_bytes(damage(PACK[packing](bytes(range(1, 128)) * 1800)))
     with pytest.raises(CorruptFileError, match="cannot be decompressed") as error:
         datas(path)
     assert error.value.where == str(path)
@@ -88,7 +91,7 @@ def test_zstd_frames_one_after_the_other_are_one_file(tmp_path: Path) -> None:
     assert datas(path) == [b"one two"]
 
 
-def test_a_folder_is_read_in_order_without_hidden_files_and_unknown_suffixes(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_order_without_hidden_files_and_files_that_are_not_text(tmp_path: Path) -> None:
     for name in (
         "b/z.txt",
         "b/a.md",
@@ -96,14 +99,23 @@ def test_a_folder_is_read_in_order_without_hidden_files_and_unknown_suffixes(tmp
         ".hidden.txt",
         ".git/x.txt",
         "b/photo.png",
-        "c.bin.gz",
+        "c.c",
         "empty.txt",
         "d.TXT",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"" if name == "empty.txt" else name.encode())
-    assert datas(tmp_path) == [b"a.py", b"b/a.md", b"b/z.txt", b"d.TXT"]
-    assert datas(tmp_path / "b/photo.png", tmp_path / ".hidden.txt") == [b"b/photo.png", b".hidden.txt"]
+        (tmp_path / name).write_bytes(CONTENTS.get(name, name.encode()))
+    report = ReadReport()
+    found = [document.data for document in read_documents([tmp_path], report=report)]
+    assert found == [b"a.py", b"b/a.md", b"b/z.txt", b"c.c", b"d.TXT"]
+    assert report.documents == 5 and report.files == 6 and report.formats == {"text": 6}
+    assert {reason: skipped.count for reason, skipped in report.skipped.items()} == {
+        "hidden": 2,
+        "not text": 1,
+        "empty document": 1,
+    }
+    assert report.skipped["not text"].first == [(tmp_path / "b/photo.png").as_posix()]
+    assert datas(tmp_path / ".hidden.txt") == [b".hidden.txt"]
 
 
 def test_a_missing_path_and_an_empty_folder_are_wrong_use(tmp_path: Path) -> None:
@@ -161,11 +173,19 @@ texts = st.lists(st.binary(max_size=8), min_size=2, max_size=40).filter(
 def test_a_split_is_of_distinct_documents_by_content_alone(data: list[bytes], fraction: float, random) -> None:
     documents = [Document(str(i), text) for i, text in enumerate(data)]
     train, val = train_validation_split(documents, fraction)
-    keys = [[document_fingerprint(d.data) for d in side] for side in (train, val)]
-    assert sorted([*keys[0], *keys[1]]) == sorted({document_fingerprint(text) for text in data})
-    assert train and val
+    assert sorted(d.data for d in (*train, *val)) == sorted(set(data))
+    keys = [{document_fingerprint(d.data) for d in side} for side in (train, val)]
+    assert train and val and not keys[0] & keys[1]
     shuffled = random.sample(documents, len(documents))
-    assert {document_fingerprint(d.data) for d in train_validation_split(shuffled, fraction)[1]} == set(keys[1])
+    assert {document_fingerprint(d.data) for d in train_validation_split(shuffled, fraction)[1]} == keys[1]
+
+
+def test_variants_of_white_space_stay_on_one_side_and_equal_bytes_are_dropped_and_counted() -> None:
+    documents = [Document(f"{i}{end}", f"{i} a{end}".encode()) for i in range(50) for end in ("", "\n", "", " \n")]
+    report = ReadReport()
+    sides = train_validation_split(documents, 0.3, report)
+    assert report.duplicates == 50 and sum(map(len, sides)) == 150
+    assert all(sum(d.data.split() == [b"7", b"a"] for d in side) in (0, 3) for side in sides)
 
 
 def test_the_held_out_share_is_the_fraction() -> None:

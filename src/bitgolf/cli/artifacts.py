@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import ArtifactArgument, DeviceOption, JsonFlag, ShardsOption, TextOption, print_result
+from bitgolf.cli.options import (
+    ArtifactArgument,
+    DeviceOption,
+    JsonFlag,
+    KeyOption,
+    ShardsOption,
+    SkipNullFlag,
+    TextOption,
+    print_result,
+)
 from bitgolf.errors import UsageError
+from bitgolf.text.read_report import ReadOptions
 
 MethodNames = Annotated[
     list[str],
@@ -58,6 +68,8 @@ ProofChallenge = Annotated[
 def score(
     artifact: ArtifactArgument,
     text: TextOption = [],  # noqa: B006
+    key: KeyOption = "",
+    skip_null: SkipNullFlag = False,
     shards: ShardsOption = None,
     methods: MethodNames = [],  # noqa: B006
     sets: MethodSettings = [],  # noqa: B006
@@ -88,6 +100,7 @@ def score(
         batch=batch,
         processes=processes,
         device=device,
+        reading=ReadOptions(key, skip_null),
     )
     print_result(as_json, document, score_table(document))
 
@@ -98,6 +111,8 @@ def compress(
     target: Annotated[Path | None, typer.Argument(metavar="OUT", help="The compressed file to write.")] = None,
     proof: ProofFolder = None,
     text: TextOption = [],  # noqa: B006
+    key: KeyOption = "",
+    skip_null: SkipNullFlag = False,
     shards: ShardsOption = None,
     methods: ProofMethod = [],  # noqa: B006
     sets: ProofSettings = [],  # noqa: B006
@@ -113,12 +128,14 @@ def compress(
     from bitgolf.commands.artifacts import compress_file, prove_score
 
     if proof and not source:
-        d = prove_score(artifact, proof, text, shards, methods, sets, size, sample, challenge)
+        d = prove_score(
+            artifact, proof, text, shards, methods, sets, size, sample, challenge, ReadOptions(key, skip_null)
+        )
         line = (
             f"{d.bytes:,} -> {d.coded_bytes:,} bytes, {d.overhead_percent:.3f} % above the claimed"
             f" {d.claimed_bpb:.5f} bpb; {len(d.sampled)} of {d.groups} groups restored by another process"
         )
-    elif source and target and not (proof or text or shards or methods or sets):
+    elif source and target and not (proof or text or key or skip_null or shards or methods or sets):
         d = compress_file(artifact, source, target)
         line = (
             f"{d.bytes_in:,} -> {d.bytes_out:,} bytes, {d.bpb_coded:.4f} bpb coded, {d.bpb_predicted:.4f} bpb predicted"

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import JsonFlag, TextOption, print_result
+from bitgolf.cli.options import JsonFlag, KeyOption, SkipNullFlag, TextOption, print_result
 from bitgolf.errors import UsageError
+from bitgolf.text.read_report import ReadOptions, printable
 
 app = typer.Typer(help="Make and check shards of tokens.", no_args_is_help=True)
 
@@ -18,6 +19,8 @@ def make(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The folder to write shards and tokenizer to.")],
     text: TextOption,
+    key: KeyOption = "",
+    skip_null: SkipNullFlag = False,
     kind: Annotated[
         str,
         typer.Option(
@@ -44,15 +47,22 @@ def make(
     """Train a tokenizer on text, and write training and validation shards."""
     from bitgolf.commands.data import make_shards
 
+    _check_vocab(context, kind, vocab)
+    made = make_shards(folder, text, vocab, tokenizer, held_out, kind, ReadOptions(key, skip_null))
+    counts = f"{printable(str(folder))}: {made.train.tokens:,} training tokens, {made.val.tokens:,} validation tokens"
+    print_result(
+        as_json, made, "\n".join([*made.text.lines(), counts, *(f"{f.severity}: {f.message}" for f in made.findings)])
+    )
+
+
+def _check_vocab(context: typer.Context, kind: str, vocab: int) -> None:
+    """Raise `UsageError` if --vocab was given for a tokenizer of bytes."""
     source = context.get_parameter_source("vocab")
     if kind == "bytes" and source and source.name == "COMMANDLINE":
         message = (
             f"--vocab does nothing with --kind bytes, got {vocab}: a byte tokenizer has exactly one token per byte"
         )
         raise UsageError(message, hint="leave --vocab out, or choose another --kind")
-    made = make_shards(folder, text, vocab, tokenizer, held_out, kind)
-    counts = f"{folder}: {made.train.tokens:,} training tokens, {made.val.tokens:,} validation tokens"
-    print_result(as_json, made, "\n".join([counts, *(f"{f.severity}: {f.message}" for f in made.findings)]))
 
 
 @app.command()

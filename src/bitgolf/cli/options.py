@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
+
+from bitgolf.files import encode_json
 
 JsonFlag = Annotated[
     bool,
@@ -23,8 +26,20 @@ TextOption = Annotated[
     list[Path],
     typer.Option(
         "--text",
-        help="A text file or a folder: txt, md, py or jsonl, plain or as .zst, .gz or .xz. May be repeated.",
+        help="A file, a folder, a pattern in quotes, or - for standard input: any text, jsonl, ndjson, json, csv, tsv "
+        "or parquet; plain, as .gz, .bz2, .xz or .zst, or in a .zip or .tar archive. May be repeated.",
     ),
+]
+KeyOption = Annotated[
+    str,
+    typer.Option(
+        "--key",
+        metavar="NAME",
+        help="Key or column that holds the text in jsonl, json, csv or parquet. Default: text, else content.",
+    ),
+]
+SkipNullFlag = Annotated[
+    bool, typer.Option("--skip-null", help="Skip and count records whose text is null or missing, instead of failing.")
 ]
 ShardsOption = Annotated[
     Path | None, typer.Option("--shards", help="A folder of shards with their tokenizer, as written by `data make`.")
@@ -42,5 +57,6 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of 
 
 
 def print_result(as_json: bool, result: Any, text: str) -> None:
-    """Print the result of a command: `result` as JSON, or `text`."""
-    print(json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False) if as_json else text)
+    """Print the result of a command: `result` as JSON, or `text`. Neither need be valid Unicode."""
+    printed = json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False) if as_json else text
+    print(encode_json(printed).decode(), file=sys.stdout)

@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitgolf.cli.options import DeviceOption, JsonFlag, RunArgument, SetOption, ShardsOption, TextOption, print_result
+from bitgolf.cli.options import (
+    DeviceOption,
+    JsonFlag,
+    KeyOption,
+    RunArgument,
+    SetOption,
+    ShardsOption,
+    SkipNullFlag,
+    TextOption,
+    print_result,
+)
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.recipes import describe, load_recipe, published_bpb, recipe_names
+from bitgolf.text.read_report import ReadOptions
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
@@ -73,6 +84,8 @@ def run(
     recipe: RecipeArgument,
     sets: SetOption = [],  # noqa: B006
     text: TextOption = [],  # noqa: B006
+    key: KeyOption = "",
+    skip_null: SkipNullFlag = False,
     shards: ShardsOption = None,
     out: OutOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed of training.")] = 0,
@@ -103,6 +116,7 @@ def run(
         device=device,
         from_stage=first,
         resume=resume,
+        reading=ReadOptions(key, skip_null),
     )
     print_result(as_json, document, run_table(document))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from bitgolf.score.method_selection import select_methods
 from bitgolf.score.result import CompressResult, DecompressResult, MethodResult, ProofResult
 from bitgolf.score.text import TokenizedText, load_validation, tokenize_documents
 from bitgolf.text.documents import read_documents
+from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions, ReadReport
 
 
 class ScoreResult(MethodResult, frozen=True, kw_only=True):
@@ -79,6 +81,7 @@ def score_artifact(
     batch: int | None = None,
     processes: int = 1,
     device: str = "auto",
+    reading: ReadOptions = DEFAULT_OPTIONS,
 ) -> ScoreResult:
     """`bitgolf score`: score an artifact on raw text or on shards.
 
@@ -86,7 +89,7 @@ def score_artifact(
     order: document order; None for each method's own. seed: of the order `shuffled`. batch: tokens per batch; None to
     choose by free memory. Raises `UsageError` if not exactly one of `text` and `shards` is given.
     """
-    chosen_order, path, loaded, source = parse_order(order, seed), *_opened(artifact, text, shards)
+    chosen_order, path, loaded, source = parse_order(order, seed), *_opened(artifact, text, shards, reading)
     job = ScoringJob(
         artifact=path.resolve(),
         text=source,
@@ -99,16 +102,24 @@ def score_artifact(
     return ScoreResult(**msgspec.structs.asdict(rows[-1]), methods=rows)
 
 
-def _opened(artifact: Path, text: Sequence[Path], shards: Path | None) -> tuple[Path, LoadedArtifact, TokenizedText]:
+def _opened(
+    artifact: Path, text: Sequence[Path], shards: Path | None, reading: ReadOptions
+) -> tuple[Path, LoadedArtifact, TokenizedText]:
     """(path of the artifact, the loaded artifact, the text from `text` or `shards`)."""
     if bool(text) == bool(shards):
         given = "both" if text else "neither"
         raise UsageError(f"give exactly one of --text and --shards, got {given}", hint="--text PATH or --shards DIR")
+    if shards and reading != DEFAULT_OPTIONS:
+        raise UsageError("--key and --skip-null have no effect with --shards", where=str(shards), hint="leave them out")
     path = find_artifact(artifact)
     loaded = load_model(path)
     if shards:
         return path, loaded, _from_shards(shards, loaded)
-    return path, loaded, tokenize_documents((d.data for d in read_documents(text)), loaded.tokenizer)
+    report, log = ReadReport(), RunLog()
+    tokenized = tokenize_documents((d.data for d in read_documents(text, reading, report)), loaded.tokenizer)
+    for line in report.lines():
+        log.info(line)
+    return path, loaded, tokenized
 
 
 def _from_shards(folder: Path, loaded: LoadedArtifact) -> TokenizedText:
@@ -143,13 +154,14 @@ def prove_score(
     max_bytes: int = 0,
     sample_groups: int = 8,
     challenge: str = "",
+    reading: ReadOptions = DEFAULT_OPTIONS,
 ) -> ProofResult:
     """`bitgolf compress --proof`: prove a score by coding all documents and restoring a sample of them.
 
     max_bytes: limit of the text; 0 means all. sample_groups: groups of documents to restore; 0 means all. challenge:
     string from the verifier, from which the sample is derived.
     """
-    path, loaded, source = _opened(artifact, text, shards)
+    path, loaded, source = _opened(artifact, text, shards, reading)
     codec, own = text_codec(loaded), loaded.recipe.score
     chosen = select_methods(own, names, edits)
     if names and len(chosen) > 1:
@@ -172,7 +184,7 @@ def generate_text(
     drawn = generate(
         loaded.model,
         loaded.tokenizer,
-        prompt.encode(),
+        os.fsencode(prompt),
         tokens=tokens,
         temperature=temperature,
         top_k=top_k,

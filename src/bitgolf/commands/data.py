@@ -13,6 +13,7 @@ from bitgolf.data.verify import verify_data
 from bitgolf.errors import UsageError
 from bitgolf.report.findings import DataFinding
 from bitgolf.text.documents import Document, read_documents, train_validation_split
+from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions, ReadReport
 from bitgolf.tokens.audit import audit_tokenizer
 from bitgolf.tokens.loading import load_tokenizer, tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
@@ -28,9 +29,10 @@ class FindingRow(msgspec.Struct, frozen=True):
 
 
 class MadeShards(Manifest, frozen=True, kw_only=True):
-    """The keys of `data make --json`: the manifest of the new shards, and findings about their tokenizer."""
+    """The keys of `data make --json`: the manifest of the new shards, findings about their tokenizer, and what was read."""
 
     findings: list[FindingRow]
+    text: ReadReport
 
 
 class ShardsCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,19 +44,26 @@ class ShardsCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_shards(
-    folder: Path, text: Sequence[Path], vocab: int, tokenizer: Path | None, held_out: float, kind: str = "sentencepiece"
+    folder: Path,
+    text: Sequence[Path],
+    vocab: int,
+    tokenizer: Path | None,
+    held_out: float,
+    kind: str = "sentencepiece",
+    reading: ReadOptions = DEFAULT_OPTIONS,
 ) -> MadeShards:
     """Tokenize documents and write training and validation shards to `folder`.
 
     vocab: size of the vocabulary if a tokenizer is trained. tokenizer: file of a tokenizer to use instead. held_out:
-    share of the documents for validation. kind: sentencepiece, caseops or bytes. Raises `UsageError` for an unknown
+    share of the documents for validation. kind: sentencepiece, caseops or bytes. reading: how records are read. Raises `UsageError` for an unknown
     kind.
     """
-    training, validation = train_validation_split(read_documents(text), held_out)
+    report = ReadReport()
+    training, validation = train_validation_split(read_documents(text, reading, report), held_out, report)
     made = _tokenizer(kind, vocab, tokenizer, training)
     findings = _rows(audit_tokenizer(made, (d.data for d in validation[:20])))
     manifest = prepare_data(training, validation, made, folder)
-    return MadeShards(**msgspec.structs.asdict(manifest), findings=findings)
+    return MadeShards(**msgspec.structs.asdict(manifest), findings=findings, text=report)
 
 
 def _tokenizer(kind: str, vocab: int, given: Path | None, documents: Sequence[Document]) -> Tokenizer:

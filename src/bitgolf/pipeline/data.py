@@ -13,7 +13,7 @@ from bitgolf.data.prepare import prepare_data
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes, write_json
 from bitgolf.pipeline.state import Run
-from bitgolf.text.documents import Document, TextFiles, train_validation_split
+from bitgolf.text.documents import Document, ReadReport, TextFiles, train_validation_split
 from bitgolf.tokens.audit import audit_tokenizer
 from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
@@ -41,7 +41,10 @@ def prepare_inputs(run: Run) -> list[Any]:
 
 
 def _source(run: Run) -> Spec[Any]:
-    return part(TextFiles, paths=run.text_paths) if run.text_paths else run.recipe().text
+    if not run.text_paths:
+        return run.recipe().text
+    options = {"key": run.reading.key, "skip_null": run.reading.skip_null}
+    return part(TextFiles, paths=run.text_paths, **{name: value for name, value in options.items() if value})
 
 
 def prepare(run: Run) -> PreparedData:
@@ -52,7 +55,11 @@ def prepare(run: Run) -> PreparedData:
     if run.shards:
         return PreparedData(data=str(run.shards), tokens=load_manifest(run.shards).train.tokens)
     recipe = run.recipe()
-    training, held_out = train_validation_split(_source(run)().documents(), recipe.held_out)
+    report = ReadReport()
+    training, held_out = train_validation_split(_source(run)().documents(report), recipe.held_out, report)
+    run.log.event("read", **msgspec.to_builtins(report))
+    for line in report.lines():
+        run.log.info(line)
     if not training or not held_out:
         count = len(training) + len(held_out)
         cause = f"the text has {count} document{'s' * (count != 1)}; at least one must be held out for validation"

@@ -5,6 +5,7 @@ The key of a stage is a hash of its input files and of its settings in the recip
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.device import select_device
+from bitgolf.text.files import absolute, check_paths, copy_stream, is_stream
+from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
 
 
 def execute(run: Run, *, from_stage: str | None = None) -> RunResult:
@@ -92,6 +95,7 @@ def run_recipe(
     device: str,
     from_stage: str | None,
     resume: bool,
+    reading: ReadOptions = DEFAULT_OPTIONS,
 ) -> RunResult:
     """`bitgolf run`: determine the run's folder, then execute.
 
@@ -99,40 +103,64 @@ def run_recipe(
     is given. Raises `UsageError` if the device is not available or a path does not exist.
     """
     select_device(processes - 1, device)  # raises before anything is written if the device is not available
-    _check_sources(text, shards)
+    _check_sources(text, shards, reading)
     earlier = Path(recipe_or_folder) if Path(recipe_or_folder).is_dir() else None
     name, digest = recipe().name, recipe_hash(recipe)
-    folder = out or earlier or Path("runs") / f"{name}-{digest[:8]}-s{seed}{_folder_suffix(text, shards)}"
+    folder = out or earlier or Path("runs") / f"{name}-{digest[:8]}-s{seed}{_folder_suffix(text, shards, reading)}"
+    _check_name(folder)
     check_format(folder)
-    inputs = _inputs(earlier, text, shards, seed)
+    inputs = _inputs(earlier, folder, text, shards, seed, reading)
     write_json(RunFiles(folder).inputs, msgspec.to_builtins(inputs))
     log = RunLog(folder)
     try:
         log.info(f"{name} ({digest}), seed {inputs.seed}, in {folder}")
         source = Path(inputs.shards) if inputs.shards else None
-        run = Run(recipe, folder, log, inputs.seed, inputs.text, source, processes, device, resume)
+        stored = ReadOptions(inputs.key, inputs.skip_null)
+        run = Run(recipe, folder, log, inputs.seed, inputs.text, source, processes, device, resume, reading=stored)
         return execute(run, from_stage=from_stage)
     finally:
         log.close()
 
 
-def _check_sources(text: Sequence[Path], shards: Path | None) -> None:
+def _check_sources(text: Sequence[Path], shards: Path | None, reading: ReadOptions) -> None:
     if text and shards:
         raise UsageError("--text and --shards were both given, but exclude each other", hint="leave one of them out")
-    for path in text:
-        if not path.exists():
-            raise UsageError("there is no such file or folder", where=f"--text {path}")
+    if reading != DEFAULT_OPTIONS and not text:
+        message = "--key and --skip-null have no effect without --text"
+        raise UsageError(
+            message, where=f"--key {reading.key}" if reading.key else "--skip-null", hint="add --text PATH"
+        )
+    try:
+        check_paths(text)
+    except UsageError as error:
+        raise UsageError(error.message, where=f"--text {error.where}", hint=error.hint) from error
 
 
-def _inputs(earlier: Path | None, text: Sequence[Path], shards: Path | None, seed: int) -> RunInputs:
-    """The inputs of this call, or those of the earlier run if no text and no shards were given."""
+def _check_name(folder: Path) -> None:
+    """Raise `UsageError` if the name of a run's folder is not UTF-8, which safetensors cannot open."""
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError as error:
+        message = f"the folder of a run must have a name in UTF-8, got {os.fsencode(folder)!r}"
+        raise UsageError(message, where="--out", hint="choose another --out") from error
+
+
+def _inputs(
+    earlier: Path | None, folder: Path, text: Sequence[Path], shards: Path | None, seed: int, reading: ReadOptions
+) -> RunInputs:
+    """The inputs of this call, or those of the earlier run if no text and no shards were given.
+
+    Standard input and pipes are copied to the folder `text` of the run, so that the run can be repeated.
+    """
     if earlier and not (text or shards) and RunFiles(earlier).inputs.exists():
         return read_inputs(earlier)
-    given = tuple(str(path.resolve()) for path in text)
-    return RunInputs(seed=seed, text=given, shards=str(shards.resolve()) if shards else None)
+    given = tuple(str(copy_stream(p, folder / "text")) if is_stream(p) else absolute(p) for p in text)
+    source = str(shards.resolve()) if shards else None
+    return RunInputs(seed=seed, text=given, key=reading.key, skip_null=reading.skip_null, shards=source)
 
 
-def _folder_suffix(text: Sequence[Path], shards: Path | None) -> str:
+def _folder_suffix(text: Sequence[Path], shards: Path | None, reading: ReadOptions) -> str:
     """A suffix that keeps the folders of one recipe on different texts apart; empty without --text and --shards."""
-    named = [str(p.resolve()) for p in (*text, *([shards] if shards else []))]
+    named = ["-" if is_stream(p) else absolute(p) for p in text] + ([str(shards.resolve())] if shards else [])
+    named += [] if reading == DEFAULT_OPTIONS else [f"--key {reading.key}", f"--skip-null {reading.skip_null}"]
     return f"-{json_digest(named)[:6]}" if named else ""

@@ -19,6 +19,7 @@ from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
 from bitgolf.files import read_json, write_json
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
+from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
 
 RUN_FORMAT = 2
 """Format number of run folders: their files, and the keys in them."""
@@ -109,10 +110,15 @@ class RunFiles:
 
 
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
-    """Contents of `inputs.json`. text: absolute paths of files and folders; shards: absolute path of a folder."""
+    """Contents of `inputs.json`. text: absolute paths of files, folders and patterns; shards: absolute path of a folder.
+
+    key, skip_null: how records of the text are read, as in `ReadOptions`.
+    """
 
     seed: int
     text: tuple[str, ...] = ()
+    key: str = ""
+    skip_null: bool = False
     shards: str | None = None
     format: int = RUN_FORMAT
 
@@ -121,7 +127,7 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
 class Run:
     """A run: a recipe, a seed, the text, and the folder of all results.
 
-    text_paths: files and folders of text; shards: a folder of shards; without both, the recipe's text is used.
+    text_paths: files, folders and patterns of text; reading: how their records are read; shards: a folder of shards; without both, the recipe's text is used.
     devices: number of processes that train, calibrate and score. device_type: their kind, as in `select_device`.
     resume: continue an unfinished training. overwrite: training may replace the checkpoints in the folder.
     completed: stage -> its key, seconds and outcome, in order; the same mapping as in `stages.json`.
@@ -138,6 +144,7 @@ class Run:
     resume: bool = False
     overwrite: bool = False
     completed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reading: ReadOptions = DEFAULT_OPTIONS
 
     @property
     def files(self) -> RunFiles:
@@ -216,4 +223,6 @@ def open_run(folder: Path, log: RunLog) -> Run:
     inputs = read_inputs(folder)
     shards = Path(inputs.shards) if inputs.shards else None
     recipe = from_json(read_json(files.recipe))
-    return Run(recipe, folder, log, inputs.seed, inputs.text, shards, completed=read_outcomes(folder))
+    reading = ReadOptions(inputs.key, inputs.skip_null)
+    done = read_outcomes(folder)
+    return Run(recipe, folder, log, inputs.seed, inputs.text, shards, completed=done, reading=reading)

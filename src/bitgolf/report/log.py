@@ -21,8 +21,9 @@ class RunLog:
         self._events = self._lines = None
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
-            self._events = (folder / "log.jsonl").open("a", buffering=1)
-            self._lines = (folder / "run.log").open("a", buffering=1)
+            self._events = (folder / "log.jsonl").open("a", buffering=1, encoding="utf-8")
+            lines = (folder / "run.log").open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
+            self._lines = lines  # names of files need not be valid UTF-8
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event to both files. The message of a `warning` event is also printed."""
