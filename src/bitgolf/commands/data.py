@@ -55,8 +55,8 @@ def make_shards(
     """Tokenize documents and write training and validation shards to `folder`.
 
     vocab: size of the vocabulary if a tokenizer is trained. tokenizer: file of a tokenizer to use instead. held_out:
-    share of the documents for validation. kind: sentencepiece, caseops or bytes. reading: how records are read. Raises `UsageError` for an unknown
-    kind.
+    share of the documents for validation. kind: sentencepiece, caseops or bytes. reading: how records are read.
+    Raises `UsageError` for an unknown kind.
     """
     report = ReadReport()
     training, validation = train_validation_split(read_documents(text, reading, report), held_out, report)

@@ -127,7 +127,8 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
 class Run:
     """A run: a recipe, a seed, the text, and the folder of all results.
 
-    text_paths: files, folders and patterns of text; reading: how their records are read; shards: a folder of shards; without both, the recipe's text is used.
+    text_paths: files, folders and patterns of text; reading: how their records are read; shards: a folder of shards;
+    without both, the recipe's text is used.
     devices: number of processes that train, calibrate and score. device_type: their kind, as in `select_device`.
     resume: continue an unfinished training. overwrite: training may replace the checkpoints in the folder.
     completed: stage -> its key, seconds and outcome, in order; the same mapping as in `stages.json`.
