@@ -163,7 +163,8 @@ def test_a_fingerprint_is_of_the_words() -> None:
     assert len({document_fingerprint(text) for text in (b"one two", b"onetwo", b"One two", b"")}) == 4
 
 
-texts = st.lists(st.binary(max_size=8), min_size=2, max_size=40).filter(
+VARIANTS = st.sampled_from([b"a b", b"a  b", b" a b", b"a\nb", b"c", b"c\n", b"\tc"])
+texts = st.lists(st.binary(max_size=8) | VARIANTS, min_size=2, max_size=40).filter(
     lambda d: len({document_fingerprint(x) for x in d}) > 1
 )
 

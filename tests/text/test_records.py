@@ -22,7 +22,9 @@ from bitgolf.text.json_arrays import json_elements
 from bitgolf.text.records import split_lines
 from helpers.text_containers import COMPRESS, blocks_of, tar, zipped
 
-TEXTS = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1), max_size=8)
+HARD = st.sampled_from(["a\nb", "a\r\nb\n", '"a" b', "a,b\tc", "\\", "]}", '{"text": "a"}', "é🙂\u2028"])
+CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+TEXTS = st.lists(HARD | st.text(CHARACTERS, min_size=1), max_size=8)
 
 
 def as_json_lines(texts: list[str]) -> bytes:
