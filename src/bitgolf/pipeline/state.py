@@ -21,7 +21,7 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
 
-RUN_FORMAT = 2
+RUN_FORMAT = 3
 """Format number of run folders: their files, and the keys in them."""
 
 Outcome = TypeVar("Outcome")
