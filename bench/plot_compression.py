@@ -12,11 +12,11 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
+import matplotlib  # pyright: ignore[reportMissingImports]  # of the extra `plot`
 
 matplotlib.use("svg")
-from matplotlib import pyplot
-from matplotlib.axes import Axes
+from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
+from matplotlib.axes import Axes  # pyright: ignore[reportMissingImports]
 
 PUBLISHED, OURS = "#8a5a00", "#0b5fa5"
 LABELS = {

@@ -36,8 +36,8 @@ class PreviousWindowBias(BigramEvaluation):
 
     steps, rate = 2, 4.0
 
-    def build(self, sight: DataView) -> None:
-        super().build(sight)
+    def build(self, view: DataView) -> None:
+        super().build(view)
         self.logits = np.log(self.model)
 
     def charges(self, tokens: Ints) -> Floats:
