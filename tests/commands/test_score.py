@@ -32,6 +32,7 @@ from bitgolf.score.referee import Score
 from bitgolf.score.referee import score as referee_score
 from bitgolf.score.result import MethodResult
 from bitgolf.score.text import TokenizedText, load_validation
+from bitgolf.text.read_report import ReadOptions
 from helpers.toy import toy_recipe
 from helpers.toy_artifact import ToyArtifact, make_toy
 from helpers.toy_run import run_toy
@@ -96,12 +97,12 @@ def test_every_option_of_the_command_arrives(toy: ToyArtifact, monkeypatch: pyte
         "bitgolf.commands.artifacts.score_artifact",
         lambda *words, **options: received.update(options, words=words) or document,
     )
-    words = "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2 --device cpu"
+    words = "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2 --device cpu --key body --skip-null"
     done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 0 and "targets/s" in done.output and "sliding" in done.output
     assert received == {
         "words": (Path("a.bg"), [], Path("b")), "methods": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
-        "batch": 9, "processes": 2, "device": "cpu",
+        "batch": 9, "processes": 2, "device": "cpu", "reading": ReadOptions("body", skip_null=True),
     }  # fmt: skip
 
 
