@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.config.spec import Spec
+from bitgolf.files import write_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
@@ -33,15 +35,17 @@ WINDOWS = 64
 """Number of held-out windows on which the KL divergence is measured."""
 
 
-def train_once(folder: Path, data: Path, seed: int, recipe: Spec[Recipe]) -> Run:
-    """The run in `folder`: trained, averaged and calibrated on the shards of `data`, unless it already is."""
-    run = Run(recipe, folder, RunLog(folder), seed, shards=data, resume=True)
-    if not (folder / "calibration.safetensors").exists():
-        print(f"{folder}: training {recipe().train().steps} steps", file=sys.stderr)
+def train_once(folder: Path, data: Path, seed: int, recipe: Spec[Recipe]) -> None:
+    """Train, average and calibrate on the shards of `data`, in `folder`, unless that was done before."""
+    if (folder / "calibration.safetensors").exists():
+        return
+    print(f"{folder}: training {recipe().train().steps} steps", file=sys.stderr)
+    with closing(RunLog(folder)) as log:
+        run = Run(recipe, folder, log, seed, shards=data, resume=True)
+        write_json(folder / "recipe.json", recipe.to_json())
         run.completed["train"] = msgspec.to_builtins(train(run))
         average(run)
         calibrate(run)
-    return run
 
 
 class TrainedModel:
