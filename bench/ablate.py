@@ -9,7 +9,6 @@ time. `--table results/ablation.jsonl` prints the table of `docs/techniques.md` 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from corpus import add_text_options, corpus_id, shards_folder
+from result_lines import append_line, read_lines
 
 from bitgolf.average.swa import SWA
 from bitgolf.config.build_context import BuildContext
@@ -203,17 +203,12 @@ def pending_runs(
         yield from ((t, seed) for t in TECHNIQUES if t.name in names and (t.name, seed) not in have)
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run(options: argparse.Namespace) -> None:
     data, steps = shards_folder(options), options.steps
     corpus = corpus_id(data)
     if options.threads:
         torch.set_num_threads(options.threads)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    done = [line for line in read_results(options.out) if line.get("corpus") == corpus]
+    done = [line for line in read_lines(options.out) if line.get("corpus") == corpus]
     for technique, seed in pending_runs(done, options.seeds, options.techniques):
         if job_index(technique.name, seed) % options.jobs != options.job:
             continue
@@ -227,8 +222,7 @@ def run(options: argparse.Namespace) -> None:
             "hash": recipe_hash(recipe),
         }
         line |= train_and_score(recipe, data, seed, options.tokens) | {"environment": collect_environment()}
-        with options.out.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(options.out, line)
         print(f"{technique.name}, seed {seed}: {line['bpb']}, {line['train_seconds']} s", file=sys.stderr)
 
 
@@ -274,7 +268,7 @@ def main() -> None:
     parser.add_argument("--job", type=int, default=0, help="which of them this is, from 0")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a file of lines and run nothing")
     options = parser.parse_args()
-    print(table(read_results(options.table))) if options.table else run(options)
+    print(table(read_lines(options.table))) if options.table else run(options)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from compression_schemes import BASE, OURS, SCHEMES, CompressionScheme, compression_recipe
 from corpus import add_text_options, corpus_id, shards_folder
+from result_lines import Line, append_line, read_lines
 from trained_model import TrainedModel
 
 from bitgolf.pack.streams import pack_tensors
 from bitgolf.quantize.encoding import context_models, decode_model, encode_model
 from bitgolf.report.environment import collect_environment
 
-Line = dict[str, Any]
 FEWEST = "fewest bytes"
 
 
@@ -91,9 +91,7 @@ def measure(options: argparse.Namespace) -> list[Line]:
 
     def keep(line: Line) -> Line:
         lines.append({"bench": "compression", "corpus": corpus, **line})
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
+        append_line(out, lines[-1])
         print(
             f"seed {line['seed']}: {line['scheme']}: {line['bytes']:,} bytes, gap {line['gap']:+.5f}", file=sys.stderr
         )
@@ -132,10 +130,6 @@ def measure_seed(
             keep(about | fewest | {"scheme": FEWEST})
         else:
             print(f"seed {seed}: found no size at which the gap is at most {base['gap']:.5f}", file=sys.stderr)
-
-
-def read_lines(path: Path) -> list[Line]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def table(lines: list[Line]) -> str:

@@ -13,6 +13,7 @@ import compression
 import corpus
 import pytest
 import scoring
+from result_lines import read_lines
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,13 +68,13 @@ def test_ablation_runs_goes_on_and_keeps_texts_apart(
     small = ("--steps", "1", "--tokens", "512", "--seeds", "0")
     run(ablate, monkeypatch, tmp_path, "--text", str(text), *small, "--techniques", "base")
     run(ablate, monkeypatch, tmp_path, "--text", str(text), *small, "--techniques", "base", "SquaredLeakyReLU")
-    lines = ablate.read_results(tmp_path / "runs" / "ablation.jsonl")
+    lines = read_lines(tmp_path / "runs" / "ablation.jsonl")
     assert [line["technique"] for line in lines] == ["base", "SquaredLeakyReLU"]
     assert all(0 < line["bpb"][kind] < 20 for line in lines for kind in ("float", "int6"))
     assert len({line["corpus"] for line in lines}) == 1 and lines[0]["hash"] != lines[1]["hash"]
     write_text(tmp_path / "text2", 1)
     run(ablate, monkeypatch, tmp_path, "--text", "text2", *small, "--techniques", "base")
-    assert len({line["corpus"] for line in ablate.read_results(tmp_path / "runs" / "ablation.jsonl")}) == 2
+    assert len({line["corpus"] for line in read_lines(tmp_path / "runs" / "ablation.jsonl")}) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.text.document import Document, document_fingerprint, split_long_document
 from bitgolf.text.files import check_paths, file_blocks, find_files, is_stream, walk
-from bitgolf.text.formats import TextFile, read_file
+from bitgolf.text.formats import FORMATS, TextFile, read_file
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions, ReadReport
 from bitgolf.text.split import train_validation_split
 
@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
-RECORD_FORMATS = frozenset({"jsonl", "json", "csv", "tsv", "parquet"})
 
 
 # ---- sources that a recipe may name ----------------------------------------------------------------------------
@@ -119,7 +118,7 @@ def read_documents(
         on_disk = None if is_stream(path) else path
         yield from read_file(TextFile(path.as_posix(), file_blocks(path), named, on_disk), options, report)
     where = ", ".join(map(str, paths)) or "(no paths)"
-    if options.key and not RECORD_FORMATS & report.formats.keys():
+    if options.key and report.formats.keys().isdisjoint(FORMATS.values()):
         hint = "leave out --key, or name a jsonl, json, csv or parquet file"
         raise UsageError(f"--key {options.key} has no effect: no file has records", where=where, hint=hint)
     if report.documents == before:
