@@ -58,23 +58,6 @@ def test_the_manifest_counts_bytes_and_tokens(folder: Path, small_tokenizer: Tok
     assert json.loads((folder / "manifest.json").read_text()) == json.loads(json.dumps(manifest.to_json()))
 
 
-def test_documents_are_encoded_a_few_at_a_time(
-    tmp_path: Path, small_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes: list[int] = []
-    encode = small_tokenizer.encode_documents
-
-    def spy(batch: list[bytes]) -> list[np.ndarray]:
-        sizes.append(sum(map(len, batch)))
-        return encode(batch)
-
-    monkeypatch.setattr("bitgolf.data.prepare._ENCODE_BYTES", 60)
-    monkeypatch.setattr(small_tokenizer, "encode_documents", spy)
-    prepare_data(iter(TRAIN), iter(VAL), small_tokenizer, tmp_path, shard_tokens=100)
-    assert 60 <= max(sizes) < 60 + max(map(len, TEXTS))
-    assert decoded(tmp_path, "train", small_tokenizer) == TEXTS
-
-
 def test_preparing_again_leaves_nothing_of_the_first_time(folder: Path, small_tokenizer: Tokenizer) -> None:
     prepare_data(TRAIN[:2], VAL[:1], small_tokenizer, folder)
     assert len(find_shards(folder, "train")) == 1

@@ -42,13 +42,28 @@ def make(
             help="Share of the documents to hold out for validation, selected by hash.",
         ),
     ] = 0.05,
+    processes: Annotated[
+        int, typer.Option("--processes", min=0, help="Number of processes that tokenize. 0: one for each core.")
+    ] = 0,
+    cluster: Annotated[
+        str,
+        typer.Option(
+            "--cluster",
+            metavar="ADDRESS",
+            help="Tokenize on a Ray cluster: its address, or auto. Needs the extra cluster.",
+        ),
+    ] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a tokenizer on text, and write training and validation shards."""
-    from bitgolf.commands.data import make_shards
+    """Train a tokenizer on text, and write training and validation shards.
+
+    The text is read twice, and memory is bounded whatever its size. The same command continues what was interrupted.
+    """
+    from bitgolf.commands.data import make_shards, open_workers
 
     _check_vocab(context, kind, vocab)
-    made = make_shards(folder, text, vocab, tokenizer, held_out, kind, ReadOptions(key, skip_null))
+    with open_workers(processes, cluster) as workers:
+        made = make_shards(folder, text, vocab, tokenizer, held_out, kind, ReadOptions(key, skip_null), workers)
     counts = f"{printable(str(folder))}: {made.train.tokens:,} training tokens, {made.val.tokens:,} validation tokens"
     print_result(
         as_json, made, "\n".join([*made.text.lines(), counts, *(f"{f.severity}: {f.message}" for f in made.findings)])

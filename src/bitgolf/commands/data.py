@@ -7,17 +7,21 @@ from pathlib import Path
 
 import msgspec
 
+from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import Manifest
-from bitgolf.data.prepare import prepare_data
+from bitgolf.data.prepare import TextPreparation, prepare_text, work_folder
 from bitgolf.data.verify import verify_data
 from bitgolf.errors import UsageError
 from bitgolf.report.findings import DataFinding
-from bitgolf.text.documents import Document, read_documents, train_validation_split
+from bitgolf.report.log import RunLog
+from bitgolf.runtime.ordered_map import InProcess, OrderedMap, available_cores, local_map
+from bitgolf.runtime.ray_cluster import RayCluster
+from bitgolf.text.documents import TextFiles
+from bitgolf.text.files import check_paths, copy_stream, is_stream
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions, ReadReport
 from bitgolf.tokens.audit import audit_tokenizer
-from bitgolf.tokens.loading import load_tokenizer, tokenizer_from_bytes
-from bitgolf.tokens.tokenizer import Tokenizer
-from bitgolf.tokens.trainers import ByteLevel, CaseOpsBPE, SentencePieceBPE
+from bitgolf.tokens.loading import load_tokenizer
+from bitgolf.tokens.trainers import ByteLevel, CaseOpsBPE, SentencePieceBPE, TokenizerFile, TokenizerTrainer
 
 
 class FindingRow(msgspec.Struct, frozen=True):
@@ -51,27 +55,58 @@ def make_shards(
     held_out: float,
     kind: str = "sentencepiece",
     reading: ReadOptions = DEFAULT_OPTIONS,
+    workers: OrderedMap | None = None,
 ) -> MadeShards:
     """Tokenize documents and write training and validation shards to `folder`.
 
     vocab: size of the vocabulary if a tokenizer is trained. tokenizer: file of a tokenizer to use instead. held_out:
     share of the documents for validation. kind: sentencepiece, caseops or bytes. reading: how records are read.
-    Raises `UsageError` for an unknown kind.
+    workers: processes that do the work; None for this process. Raises `UsageError` for an unknown kind.
     """
-    report = ReadReport()
-    training, validation = train_validation_split(read_documents(text, reading, report), held_out, report)
-    made = _tokenizer(kind, vocab, tokenizer, training)
-    findings = _rows(audit_tokenizer(made, (d.data for d in validation[:20])))
-    manifest = prepare_data(training, validation, made, folder)
-    return MadeShards(**msgspec.structs.asdict(manifest), findings=findings, text=report)
+    log, findings = RunLog(), list[DataFinding]()
+    spec = _tokenizer(kind, vocab, tokenizer)
+    check_paths(text)
+    paths = tuple(str(_readable_twice(path, folder)) for path in text)
+    source = TextFiles(paths=paths, key=reading.key, skip_null=reading.skip_null)
+    workers = workers or InProcess()
+    log.info(f"{source.size():,} bytes, in {workers.name}")
+    preparation = TextPreparation(
+        source,
+        spec(),
+        spec.to_json(),
+        held_out,
+        workers,
+        log,
+        check=lambda made, documents: findings.extend(audit_tokenizer(made, documents)),
+    )
+    prepared = prepare_text(preparation, folder)
+    log.close()
+    return MadeShards(**msgspec.structs.asdict(prepared.manifest), findings=_rows(findings), text=prepared.report)
 
 
-def _tokenizer(kind: str, vocab: int, given: Path | None, documents: Sequence[Document]) -> Tokenizer:
-    """Load the tokenizer from a file if one is given, otherwise train it on the documents."""
-    trainers = {
-        "sentencepiece": SentencePieceBPE(vocab=vocab),
-        "caseops": CaseOpsBPE(vocab=vocab),
-        "bytes": ByteLevel(),
+def open_workers(processes: int, cluster: str) -> OrderedMap:
+    """Return the processes that tokenize: `processes` on this host, 0 for one per core, or those of a Ray cluster.
+
+    Raises `UsageError` if both are given.
+    """
+    if not cluster:
+        return local_map(processes or available_cores())
+    if processes:
+        raise UsageError("--processes and --cluster exclude each other", hint="leave one of them out")
+    return RayCluster(cluster)
+
+
+def _readable_twice(path: Path, folder: Path) -> Path:
+    """The path, or a copy of standard input or of a pipe in the data folder, which is removed at the end."""
+    return copy_stream(path, work_folder(folder) / "text") if is_stream(path) else path
+
+
+def _tokenizer(kind: str, vocab: int, given: Path | None) -> Spec[TokenizerTrainer]:
+    """The tokenizer of a file if one is given, otherwise one that is trained on the text."""
+    trainers: dict[str, Spec[TokenizerTrainer]] = {
+        "sentencepiece": part(SentencePieceBPE, vocab=vocab),
+        "caseops": part(CaseOpsBPE, vocab=vocab),
+        "bytes": part(ByteLevel),
     }
     if kind not in trainers:
         raise UsageError(f"unknown kind of tokenizer {kind!r}", where="--kind", hint=f"--kind {' or '.join(trainers)}")
@@ -82,8 +117,10 @@ def _tokenizer(kind: str, vocab: int, given: Path | None, documents: Sequence[Do
             hint="leave out --kind bytes or --tokenizer",
         )
     if given:
-        return load_tokenizer(given, case_operators=kind == "caseops")
-    return tokenizer_from_bytes(trainers[kind].train(d.data for d in documents))
+        case_operators = kind == "caseops"
+        found = load_tokenizer(given, case_operators=case_operators).vocab
+        return part(TokenizerFile, path=str(given.resolve()), vocab=found, case_operators=case_operators)
+    return trainers[kind]
 
 
 def check_shards(folder: Path) -> ShardsCheck:

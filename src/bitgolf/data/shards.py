@@ -30,11 +30,16 @@ def write_shard(path: Path, ids: npt.NDArray[np.integer]) -> None:
         raise BitgolfError(f"a shard must hold 1 to 2**31 - 1 tokens, got shape {ids.shape}", where=str(path))
     if ids.min() < 0 or ids.max() > 65_535:
         raise BitgolfError(f"token ids from {ids.min()} to {ids.max()} do not fit into 16 bits", where=str(path))
-    header = np.zeros(HEADER_BYTES // 4, "<i4")
-    header[:3] = MAGIC, VERSION, len(ids)
     with atomic_write(path) as handle:
-        handle.write(header.tobytes())
+        handle.write(shard_header(len(ids)))
         handle.write(ids.astype("<u2").tobytes())
+
+
+def shard_header(tokens: int) -> bytes:
+    """Return the header of a shard with this number of tokens, 1024 bytes."""
+    header = np.zeros(HEADER_BYTES // 4, "<i4")
+    header[:3] = MAGIC, VERSION, tokens
+    return header.tobytes()
 
 
 def read_shard(path: Path) -> Tokens:

@@ -9,17 +9,15 @@ import msgspec
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.prepare import prepare_data
-from bitgolf.errors import UsageError
-from bitgolf.files import write_bytes, write_json
+from bitgolf.data.prepare import TextPreparation, prepare_text
 from bitgolf.pipeline.state import Run
-from bitgolf.text.documents import Document, ReadReport, TextFiles, train_validation_split
+from bitgolf.runtime.ordered_map import available_cores, local_map
+from bitgolf.text.documents import TextFiles
 from bitgolf.tokens.audit import audit_tokenizer
-from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
 
-AUDIT_DOCUMENTS = 20
-"""Number of held-out documents on which the tokenizer is checked."""
+BYTES_PER_WORKER = 50_000_000
+"""Bytes of text for which another process is started."""
 
 
 class PreparedData(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,35 +48,41 @@ def _source(run: Run) -> Spec[Any]:
 def prepare(run: Run) -> PreparedData:
     """Train the tokenizer and write shards, unless the run was given shards.
 
-    Raises `UsageError` if the text has too few documents to hold one out.
+    Raises `BitgolfError` if the text has too few documents to hold one out.
     """
     if run.shards:
         return PreparedData(data=str(run.shards), tokens=load_manifest(run.shards).train.tokens)
-    recipe = run.recipe()
-    report = ReadReport()
-    training, held_out = train_validation_split(_source(run)().documents(report), recipe.held_out, report)
+    recipe, source = run.recipe(), _source(run)()
+    with local_map(_worker_count(source.size())) as workers:
+        preparation = TextPreparation(
+            source,
+            recipe.tokens(),
+            run.settings("tokens"),
+            recipe.held_out,
+            workers,
+            run.log,
+            check=lambda tokenizer, documents: _report_tokenizer(run, tokenizer, documents),
+        )
+        manifest, _, report = prepare_text(preparation, run.data_folder)
     run.log.event("read", **msgspec.to_builtins(report))
     for line in report.lines():
         run.log.info(line)
-    if not training or not held_out:
-        count = len(training) + len(held_out)
-        cause = f"the text has {count} document{'s' * (count != 1)}; at least one must be held out for validation"
-        raise UsageError(cause, where="--text", hint="give more files, or files with more documents")
-    size = sum(len(d.data) for d in held_out)
-    run.log.info(f"{len(training):,} training documents, {len(held_out):,} held-out documents ({size:,} bytes)")
-    tokenizer = tokenizer_from_bytes(recipe.tokens().train(d.data for d in training))
-    _report_tokenizer(run, tokenizer, held_out)
-    manifest = prepare_data(training, held_out, tokenizer, run.data_folder)
-    write_bytes(run.data_folder / "val.raw", b"".join(d.data for d in held_out))
-    write_json(run.data_folder / "val.lengths.json", [len(d.data) for d in held_out])
-    tokens = manifest.train.tokens
-    run.log.info(f"{tokens:,} training tokens, {manifest.train.raw_bytes / tokens:.2f} bytes per token")
-    return PreparedData(data="data", tokens=tokens)
+    train, val = manifest.train, manifest.val
+    run.log.info(
+        f"{train.documents:,} training documents, {val.documents:,} held-out documents ({val.raw_bytes:,} bytes)"
+    )
+    run.log.info(f"{train.tokens:,} training tokens, {train.raw_bytes / train.tokens:.2f} bytes per token")
+    return PreparedData(data="data", tokens=train.tokens)
 
 
-def _report_tokenizer(run: Run, tokenizer: Tokenizer, held_out: Sequence[Document]) -> None:
+def _worker_count(size: int) -> int:
+    """One process per core for a large text; for a small one, starting processes takes longer than they save."""
+    return min(available_cores(), 1 + size // BYTES_PER_WORKER)
+
+
+def _report_tokenizer(run: Run, tokenizer: Tokenizer, held_out: Sequence[bytes]) -> None:
     lossless = "lossless" if tokenizer.lossless else "not lossless"
     run.log.info(f"tokenizer: vocabulary {tokenizer.vocab:,}, {lossless}")
-    for finding in audit_tokenizer(tokenizer, (d.data for d in held_out[:AUDIT_DOCUMENTS])):
+    for finding in audit_tokenizer(tokenizer, held_out):
         if finding.rule != "challenge-table":  # scores do not use that table
             run.log.event("warning", message=f"tokenizer: {finding.message}")

@@ -126,7 +126,13 @@ def _checked(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
 
 def invalid_bytes(data: bytes) -> int:
     """Return the number of bytes that are not part of a valid UTF-8 character."""
-    return 0 if data.isascii() else len(data) - len(data.decode("utf-8", "ignore").encode())
+    if data.isascii():
+        return 0
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return len(data) - len(data.decode("utf-8", "ignore").encode())
+    return 0
 
 
 def _not_text(

@@ -49,6 +49,10 @@ class TextSource(ABC):
     def cache_key(self) -> list[Any]:
         """Return JSON values that change when the text changes, determined without reading the text."""
 
+    def size(self) -> int:
+        """Return the size of the files in bytes, as `ReadReport.bytes_read` counts it; 0 if it is unknown."""
+        return 0
+
 
 @register
 class PythonStandardLibrary(TextSource):
@@ -59,6 +63,7 @@ class PythonStandardLibrary(TextSource):
             if report:
                 report.count_file("text")
                 report.documents += 1
+                report.bytes_read += len(document.data)
             yield document
 
     def cache_key(self) -> list[Any]:
@@ -80,8 +85,13 @@ class TextFiles(TextSource):
         for path in self.paths:
             if is_stream(path):
                 raise UsageError("a text of a recipe must be a file or a folder", where=path, hint="use --text")
-        files = [found.path for found in find_files(self.paths, ReadReport())]
-        return [[file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        return [[file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns] for file in self._files()]
+
+    def size(self) -> int:
+        return sum(file.stat().st_size for file in self._files())
+
+    def _files(self) -> list[Path]:
+        return [found.path for found in find_files(self.paths, ReadReport())]
 
 
 @register
@@ -116,7 +126,10 @@ def read_documents(
     check_paths(paths)
     for path, named in find_files(paths, report):
         on_disk = None if is_stream(path) else path
-        yield from read_file(TextFile(path.as_posix(), file_blocks(path), named, on_disk), options, report)
+        start, blocks = report.bytes_read, report.count_bytes(file_blocks(path))
+        yield from read_file(TextFile(path.as_posix(), blocks, named, on_disk), options, report)
+        if on_disk:  # archives and Parquet files are not read from start to end
+            report.bytes_read = start + path.stat().st_size
     where = ", ".join(map(str, paths)) or "(no paths)"
     if options.key and report.formats.keys().isdisjoint(FORMATS.values()):
         hint = "leave out --key, or name a jsonl, json, csv or parquet file"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import msgspec
 
 FIRST_NAMES = 3
@@ -46,7 +48,7 @@ class ReadReport(msgspec.Struct):
     files: files and members of archives that were read, by `formats` too. documents: documents that were read, before
     duplicates are dropped. skipped: by reason, files or documents that were not read. duplicates: documents that were
     dropped because another one has the same bytes. converted: by encoding, files that were converted to UTF-8.
-    guessed_keys: by key, files whose key or column was guessed.
+    guessed_keys: by key, files whose key or column was guessed. bytes_read: of files, before decompression.
     """
 
     files: int = 0
@@ -56,6 +58,13 @@ class ReadReport(msgspec.Struct):
     duplicates: int = 0
     converted: dict[str, NamedCount] = msgspec.field(default_factory=dict)
     guessed_keys: dict[str, NamedCount] = msgspec.field(default_factory=dict)
+    bytes_read: int = 0
+
+    def count_bytes(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the blocks of a file, and count their bytes."""
+        for block in blocks:
+            self.bytes_read += len(block)
+            yield block
 
     def count_file(self, format: str) -> None:
         """Count a file that is read as `format`."""

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from bitgolf.errors import BitgolfError
 from bitgolf.text.content import UnreadableFormat
 from bitgolf.text.document import Document
@@ -13,6 +15,7 @@ from bitgolf.text.read_report import ReadOptions, ReadReport
 
 GUESSED_KEYS = ("text", "content")
 """Keys and columns that are tried in this order if the user names none."""
+_DECODER = msgspec.json.Decoder()
 
 
 class RecordReader:
@@ -93,7 +96,7 @@ def read_json_lines(blocks: Iterable[bytes], reader: RecordReader) -> Iterator[D
             continue
         where = f"{reader.name}:{number}"
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except (ValueError, RecursionError) as error:
             raise BitgolfError(f"the line is not JSON ({error})", where=where) from error
         try:
@@ -102,6 +105,17 @@ def read_json_lines(blocks: Iterable[bytes], reader: RecordReader) -> Iterator[D
             raise BitgolfError(error.message, where=where, hint=error.hint) from error
         if document:
             yield document
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of `json.loads`, in a third of its time for JSON that msgspec can read.
+
+    Only `json.loads` accepts lone surrogates, NaN and UTF-16. Raises `ValueError` or `RecursionError`.
+    """
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return json.loads(data)
 
 
 def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:

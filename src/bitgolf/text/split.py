@@ -5,11 +5,22 @@ The split of a document depends on its words, so documents that differ only in w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from bitgolf.errors import BitgolfError, UsageError
-from bitgolf.text.document import Document, document_fingerprint
+from bitgolf.text.document import Document, content_fingerprint, document_fingerprint
 from bitgolf.text.read_report import ReadReport
+
+Fingerprints = npt.NDArray[np.uint64]
+_BLOCK = 1 << 20  # fingerprints per step of a search
+
+
+def fingerprint_numbers(hashes: Iterable[bytes]) -> Fingerprints:
+    """Return 8-byte fingerprints as numbers, uint64 (documents,)."""
+    return np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64)
 
 
 def train_validation_split(
@@ -17,31 +28,70 @@ def train_validation_split(
 ) -> tuple[list[Document], list[Document]]:
     """Return (training, validation): the documents whose bytes are distinct, each list in the given order.
 
-    A document belongs to validation if its fingerprint, as a number in [0, 1), is below `fraction`. If a split would be
-    empty, as may happen with few documents, the documents with the closest fingerprint are moved into it. Documents
-    whose bytes equal those of an earlier one are dropped, and counted in `report`.
+    A document belongs to validation if its fingerprint is below `validation_limit`. Documents whose bytes equal those
+    of an earlier one are dropped, and counted in `report`. All documents are held in memory; `data.prepare_text` splits
+    a text of any size in the same way.
     Raises `BitgolfError` for fewer than two distinct fingerprints, `UsageError` if `fraction` is outside (0, 1).
     """
+    check_fraction(fraction)
+    listed = list(documents)
+    words = fingerprint_numbers(document_fingerprint(document.data) for document in listed)
+    kept = first_of_each(words, fingerprint_numbers(content_fingerprint(document.data) for document in listed))
+    limit = validation_limit(words, fraction, [document.name for document in listed[:3]])
+    if report:
+        report.duplicates += int((~kept).sum())
+    sides: tuple[list[Document], list[Document]] = [], []
+    for document, held_out, keep in zip(listed, (words < limit).tolist(), kept.tolist(), strict=True):
+        if keep:
+            sides[held_out].append(document)
+    return sides
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise `UsageError` if the share of held-out documents is outside (0, 1)."""
     if not 0 < fraction < 1:
         raise UsageError(f"the held-out fraction must be between 0 and 1, both excluded, got {fraction}")
-    distinct: dict[bytes, tuple[Document, bytes]] = {}
-    for document in documents:
-        if document.data not in distinct:
-            distinct[document.data] = document, document_fingerprint(document.data)
-        elif report:
-            report.duplicates += 1
-    keys = {key for _, key in distinct.values()}
-    if len(keys) < 2:
+
+
+def nominal_limit(fraction: float) -> int:
+    """Return the `validation_limit` of a text with many documents."""
+    return round(fraction * 2**64)
+
+
+def validation_limit(words: Fingerprints, fraction: float, names: Sequence[str] = ()) -> int:
+    """Return the limit below which fingerprints belong to validation: `fraction` of the range of uint64.
+
+    If a split would be empty, as may happen with few documents, the limit is moved to the closest fingerprint such that
+    each split has one. words: fingerprints of the documents, uint64 (documents,). names: of the first documents, for
+    messages. Raises `BitgolfError` for fewer than two distinct fingerprints.
+    """
+    smallest, largest, nominal = int(words.min(initial=2**64 - 1)), int(words.max(initial=0)), nominal_limit(fraction)
+    if smallest >= largest:
         raise BitgolfError(
-            f"{len(keys)} distinct documents cannot be split into training and validation",
-            where=", ".join(document.name for document, _ in distinct.values()),
+            f"{len(words[:1])} distinct documents cannot be split into training and validation",
+            where=", ".join(dict.fromkeys(names)),
             hint="name more files, or a .jsonl file with one document per line",
         )
-    count = sum(_unit_interval(key) < fraction for key in keys)
-    validation = set(sorted(keys)[: min(max(count, 1), len(keys) - 1)])
-    training = [document for document, key in distinct.values() if key not in validation]
-    return training, [document for document, key in distinct.values() if key in validation]
+    if smallest < nominal <= largest:
+        return nominal
+    return largest if largest < nominal else int(words[words > smallest].min())
 
 
-def _unit_interval(key: bytes) -> float:
-    return int.from_bytes(key, "big") / 2.0**64
+def first_of_each(words: Fingerprints, contents: Fingerprints) -> npt.NDArray[np.bool_]:
+    """Return which documents are the first with their bytes, bool (documents,).
+
+    Bytes are compared by two fingerprints, of the words and of the bytes, together 128 bits. Memory: 8 bytes per
+    document, and more only for documents whose words occur several times.
+    """
+    kept = np.ones(len(words), np.bool_)
+    ordered = np.sort(words)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    if len(repeated):
+        blocks = (words[i : i + _BLOCK] for i in range(0, len(words), _BLOCK))
+        places = np.flatnonzero(np.concatenate([np.isin(block, repeated) for block in blocks]))
+        pairs = np.stack([words[places], contents[places]], axis=1)
+        _, first = np.unique(pairs, axis=0, return_index=True)
+        kept[places] = False
+        kept[places[first]] = True
+    return kept

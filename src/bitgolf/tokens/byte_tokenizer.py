@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from bitgolf.errors import CorruptFileError
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
@@ -32,4 +33,7 @@ class ByteTokenizer(Tokenizer):
         self.byte_lengths = self.is_byte.astype(np.int64)
 
     def encode_documents(self, documents: Sequence[bytes]) -> list[Ids]:
-        return [np.frombuffer(data, np.uint8).astype(np.int32) + len(SPECIAL) for data in documents]
+        return [np.add(np.frombuffer(data, np.uint8), len(SPECIAL), dtype=np.int32) for data in documents]
+
+    def count_bytes(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        return (ids >= len(SPECIAL)).astype(np.int64)  # several times as fast as a table

@@ -9,7 +9,6 @@ import io
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from heapq import heappop, heappush
 from pathlib import Path
 from typing import Literal
 
@@ -18,18 +17,22 @@ import sentencepiece
 from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.text.caseops import OPERATORS, encode_case
-from bitgolf.text.documents import document_fingerprint
 from bitgolf.tokens import byte_tokenizer, caseops_tokenizer
 from bitgolf.tokens.loading import load_tokenizer
+from bitgolf.tokens.passages import PASSAGE_BYTES, sample_passages
 
-PASSAGE_BYTES = 4096  # length of a sampled passage; pieces are searched within passages
 _RESERVED = re.compile("[\0\t\u2581\u2585]+")  # the trainer skips sentences with one of these
 
 
 class TokenizerTrainer(ABC):
-    """Base class of the sources of a recipe's tokenizer. vocab: its number of tokens, or the upper limit of it."""
+    """Base class of the sources of a recipe's tokenizer.
+
+    vocab: its number of tokens, or the upper limit of it. sample_bytes: size of the sample of passages that is enough to
+    train it (`passages.sample_passages`), 0 if it reads no text.
+    """
 
     vocab: int
+    sample_bytes: int = 0
 
     @abstractmethod
     def train(self, documents: Iterable[bytes]) -> bytes:
@@ -149,24 +152,6 @@ class TokenizerFile(TokenizerTrainer):
                 hint=f"use --set tokens.vocab={tokenizer.vocab}",
             )
         return tokenizer.serialized
-
-
-def sample_passages(documents: Iterable[bytes], size: int) -> list[bytes]:
-    """Sample passages of up to `PASSAGE_BYTES` bytes from the documents, at least `size` bytes if there are as many.
-
-    Passages with the smallest fingerprints are kept (bottom-k sampling). The sample thus depends neither on a seed nor
-    on the order of the documents, and only the sample is held in memory.
-    """
-    kept: list[tuple[int, bytes]] = []  # a heap, largest fingerprint first
-    total = 0
-    for document in documents:
-        for start in range(0, len(document), PASSAGE_BYTES):
-            passage = document[start : start + PASSAGE_BYTES]
-            heappush(kept, (-int.from_bytes(document_fingerprint(passage), "big"), passage))
-            total += len(passage)
-            while total - len(kept[0][1]) >= size:
-                total -= len(heappop(kept)[1])
-    return [passage for _, passage in sorted(kept, reverse=True)]
 
 
 def _sentences(passages: Iterable[bytes]) -> Iterator[str]:

@@ -1,0 +1,106 @@
+"""Ordered maps: a function is applied to many items on several cores, and the results come in the order of the items."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self, TypeVar
+
+from bitgolf.errors import BitgolfError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+PENDING_PER_WORKER = 2
+"""Items that wait for each worker, so that none is idle and memory stays bounded."""
+
+
+class OrderedMap(AbstractContextManager["OrderedMap"], ABC):
+    """Applies functions to items. workers: number of processes that do so. name: what they are, for messages."""
+
+    workers: int = 1
+    name: str = "this process"
+
+    @abstractmethod
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield `function(item)` for each item, in order. Items are read only as fast as results are taken.
+
+        function: a pure function of a module, or a `functools.partial` of one. Its arguments, items and results must
+        be picklable. Raises the first error of the function.
+        """
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the workers. Items that are being processed are dropped if the block ends by an error."""
+
+
+class InProcess(OrderedMap):
+    """Applies the function in this process."""
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        return map(function, items)
+
+
+class LocalProcesses(OrderedMap):
+    """Applies the function in `workers` processes on this host, which end if this process does."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers, self.name = workers, f"{workers} processes"
+        spawn = multiprocessing.get_context("spawn")  # a fork could copy locks that threads of this process hold
+        self._pool = ProcessPoolExecutor(workers, spawn, initializer=_start_worker)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        limit = self.workers * (1 + PENDING_PER_WORKER)
+        try:
+            yield from in_order((self._pool.submit(function, item) for item in items), limit, Future.result)
+        except BrokenProcessPool as error:
+            message = "a worker process ended unexpectedly, perhaps for want of memory"
+            raise BitgolfError(message, hint="run the command again, with fewer --processes") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+
+Handle = TypeVar("Handle")
+
+
+def in_order(handles: Iterable[Handle], limit: int, wait: Callable[[Handle], Result]) -> Iterator[Result]:
+    """Yield the result of each handle, in order. Reading a handle starts its work; at most `limit` are started."""
+    pending: deque[Handle] = deque()
+    for handle in handles:
+        pending.append(handle)
+        if len(pending) >= limit:
+            yield wait(pending.popleft())
+    while pending:
+        yield wait(pending.popleft())
+
+
+def _start_worker() -> None:
+    """Leave SIGINT to the main process, and end when it ends, even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_map(workers: int) -> OrderedMap:
+    """Return a map over `workers` processes on this host; one worker is this process itself."""
+    return LocalProcesses(workers) if workers > 1 else InProcess()
