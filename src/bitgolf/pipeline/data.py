@@ -14,7 +14,7 @@ from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes, write_json
 from bitgolf.pipeline.state import Run
 from bitgolf.text.documents import Document, ReadReport, TextFiles, train_validation_split
-from bitgolf.tokens.audit import audit_tokenizer
+from bitgolf.tokens.audit import audit_tokenizer, refuse_errors
 from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
 
@@ -50,7 +50,8 @@ def _source(run: Run) -> Spec[Any]:
 def prepare(run: Run) -> PreparedData:
     """Train the tokenizer and write shards, unless the run was given shards.
 
-    Raises `UsageError` if the text has too few documents to hold one out.
+    Raises `UsageError` if the text has too few documents to hold one out, and `BitgolfError` if the audit of the
+    tokenizer finds an error.
     """
     if run.shards:
         return PreparedData(data=str(run.shards), tokens=load_manifest(run.shards).train.tokens)
@@ -66,8 +67,7 @@ def prepare(run: Run) -> PreparedData:
         raise UsageError(cause, where="--text", hint="give more files, or files with more documents")
     size = sum(len(d.data) for d in held_out)
     run.log.info(f"{len(training):,} training documents, {len(held_out):,} held-out documents ({size:,} bytes)")
-    tokenizer = tokenizer_from_bytes(recipe.tokens().train(d.data for d in training))
-    _report_tokenizer(run, tokenizer, held_out)
+    tokenizer = _tokenizer(run, training, held_out)
     manifest = prepare_data(training, held_out, tokenizer, run.data_folder)
     write_bytes(run.data_folder / "val.raw", b"".join(d.data for d in held_out))
     write_json(run.data_folder / "val.lengths.json", [len(d.data) for d in held_out])
@@ -76,9 +76,16 @@ def prepare(run: Run) -> PreparedData:
     return PreparedData(data="data", tokens=tokens)
 
 
-def _report_tokenizer(run: Run, tokenizer: Tokenizer, held_out: Sequence[Document]) -> None:
+def _tokenizer(run: Run, training: Sequence[Document], held_out: Sequence[Document]) -> Tokenizer:
+    """Return the recipe's tokenizer, audited on held-out documents. Raises `BitgolfError` if it cannot be used."""
+    trainer = run.recipe().tokens()
+    serialized = trainer.train(
+        (d.data for d in training), lambda finding: run.log.info(f"tokenizer: {finding.message}")
+    )
+    tokenizer = tokenizer_from_bytes(serialized)
     lossless = "lossless" if tokenizer.lossless else "not lossless"
     run.log.info(f"tokenizer: vocabulary {tokenizer.vocab:,}, {lossless}")
-    for finding in audit_tokenizer(tokenizer, (d.data for d in held_out[:AUDIT_DOCUMENTS])):
-        if finding.rule != "challenge-table":  # scores do not use that table
-            run.log.event("warning", message=f"tokenizer: {finding.message}")
+    findings = audit_tokenizer(tokenizer, (d.data for d in held_out[:AUDIT_DOCUMENTS]))
+    for finding in refuse_errors(findings, force=trainer.force, where="tokens", how_to_force="--set tokens.force=true"):
+        run.log.event("warning", message=f"tokenizer: {finding.message}")
+    return tokenizer
