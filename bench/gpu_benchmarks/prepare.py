@@ -12,8 +12,6 @@ import torch
 
 from bitgolf.commands.data import make_shards
 from bitgolf.data.manifest import load_manifest
-from bitgolf.errors import CorruptFileError
-from bitgolf.tokens.loading import load_tokenizer
 from gpu_benchmarks.harness import device
 from gpu_benchmarks.job import BenchmarkJob
 from gpu_benchmarks.results import ResultsWriter
@@ -75,14 +73,4 @@ def make(job: BenchmarkJob) -> None:
     if not job.text:
         counts = {"documents": size.documents, "words": size.words, "lexicon": size.lexicon}
         text = write_random_text(job.folder / "words.jsonl", **counts)
-    kind = kind_of(tokenizer) if tokenizer else "sentencepiece"
-    make_shards(job.data, [text], size.vocab, tokenizer, size.held_out, kind)
-
-
-def kind_of(tokenizer: Path) -> str:
-    """`caseops` if a SentencePiece model has case operators, as the published one has, otherwise `sentencepiece`."""
-    try:
-        load_tokenizer(tokenizer, case_operators=True)
-    except CorruptFileError:
-        return "sentencepiece"
-    return "caseops"
+    make_shards(job.data, [text], size.vocab, tokenizer, size.held_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from bitgolf.data.shards import read_shard
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.tokens.caseops_tokenizer import MAGIC
 from bitgolf.tokens.loading import load_tokenizer
+from bitgolf.tokens.trainers import SentencePieceBPE
 
 
 @pytest.fixture
@@ -46,7 +48,9 @@ def test_another_kind_of_tokenizer(kind: str, vocab: int, text: Path, tmp_path: 
 
 def test_a_published_model_with_case_operators(text: Path, shared: Path, tmp_path: Path) -> None:
     model = shared / "data" / "tokenizers" / "fineweb_8192_bpe_lossless_caps_caseops_v1_reserved.model"
-    made = make_shards(tmp_path / "data", [text], 300, model, 0.2, kind="caseops")
+    made = make_shards(tmp_path / "data", [text], 300, model, 0.2)
+    assert made.findings == []
+    assert make_shards(tmp_path / "again", [text], 300, model, 0.2, kind="caseops") == made
     assert (tmp_path / "data" / "tokenizer.model").read_bytes() == MAGIC + model.read_bytes()
     assert made.vocab == 8192 and check_shards(tmp_path / "data").findings == []
 
@@ -58,6 +62,89 @@ def test_a_kind_that_cannot_be_is_a_wrong_use(kind: str, message: str, text: Pat
     with pytest.raises(UsageError, match=message) as error:
         make_shards(tmp_path / "data", [text], vocab=300, tokenizer=text, held_out=0.2, kind=kind)
     assert "--kind" in error.value.hint
+
+
+def test_a_kind_that_contradicts_the_file_is_a_wrong_use(text: Path, shared: Path, tmp_path: Path) -> None:
+    folder = shared / "data" / "tokenizers"
+    for name, kind, found in (
+        ("fineweb_1024_bpe.model", "caseops", "sentencepiece"),
+        ("fineweb_8192_bpe_lossless_caps_caseops_v1_reserved.model", "sentencepiece", "caseops"),
+    ):
+        with pytest.raises(UsageError, match=f"--kind is {kind}, but this is a tokenizer of the kind {found}"):
+            make_shards(tmp_path / "data", [text], 300, folder / name, 0.2, kind=kind)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_pattern_without_a_file_is_a_wrong_use(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--pattern does nothing without --tokenizer"):
+        make_shards(tmp_path / "data", [text], 300, None, 0.2, pattern="gpt2")
+
+
+def tiktoken_pairs() -> bytes:
+    """A tiktoken file of 300 tokens: the bytes, and some pairs."""
+    pieces = [*(bytes([byte]) for byte in range(256)), *(b"%c%c" % (97 + i % 11, 110 + i // 11) for i in range(44))]
+    return b"".join(base64.b64encode(piece) + b" %d\n" % rank for rank, piece in enumerate(pieces))
+
+
+def test_a_tiktoken_file_with_its_pattern(text: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tiktoken")
+    path = tmp_path / "pairs.tiktoken"
+    path.write_bytes(tiktoken_pairs())
+    words = ["data", "make", str(tmp_path / "data"), "--text", str(text), "--tokenizer", str(path)]
+    with pytest.raises(UsageError, match="300 tokens"):
+        app(words, standalone_mode=False)
+    assert not (tmp_path / "data").exists()
+    app([*words, "--pattern", "cl100k_base"], standalone_mode=False)
+    assert check_shards(tmp_path / "data").findings == []
+    assert load_tokenizer(tmp_path / "data" / "tokenizer.model").vocab == 301
+
+
+@pytest.fixture
+def without_space(tmp_path: Path) -> Path:
+    """A tokenizer whose piece for a space has another name."""
+    proto = SentencePieceBPE(vocab=300).train([b"some words, and some more " * 30])
+    path = tmp_path / "without_space.model"
+    path.write_bytes(proto.replace(b"\x0a\x03\xe2\x96\x81", b"\x0a\x03\xe2\x96\x82"))
+    return path
+
+
+def test_a_tokenizer_without_a_space_piece_is_refused_unless_forced(
+    text: Path, without_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "make", str(tmp_path / "data"), "--text", str(text), "--tokenizer", str(without_space)]
+    with pytest.raises(BitgolfError, match="no piece for a space") as error:
+        app(words, standalone_mode=False)
+    assert error.value.exit_code == 1 and "--force" in error.value.hint and error.value.where == str(without_space)
+    assert not (tmp_path / "data").exists()
+    app([*words, "--force"], standalone_mode=False)
+    printed = capsys.readouterr().out
+    assert "error" not in printed and "warning: there is no piece for a space" in printed and "(forced)" in printed
+    assert check_shards(tmp_path / "data").passes
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [(b"\x0a\x03<s>", b"\x0a\x03<t>", "no BOS"), (b"\x0a\x06<0x41>", b"\x0a\x06<1x41>", "no byte fallback|not a")],
+)
+def test_what_cannot_be_encoded_is_refused_even_if_forced(
+    before: bytes, after: bytes, message: str, text: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "odd.model"
+    path.write_bytes(SentencePieceBPE(vocab=300).train([b"some words, and some more " * 30]).replace(before, after))
+    with pytest.raises(BitgolfError, match=message):
+        make_shards(tmp_path / "data", [text], 300, path, 0.2, force=True)
+    assert not (tmp_path / "data").exists()
+
+
+def test_text_with_more_characters_than_the_vocabulary(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "make", str(tmp_path / "data"), "--text", str(shared / "cases" / "23" / "cjk.jsonl")]
+    app([*words, "--vocab", "1024"], standalone_mode=False)
+    printed = capsys.readouterr().out
+    assert "note: character coverage lowered from 0.9995 to" in printed
+    assert "warning" not in printed and "error" not in printed
+    assert check_shards(tmp_path / "data").findings == []
 
 
 @pytest.mark.parametrize("vocab", ["512", "1024"])  # an explicit default is refused, too
@@ -82,7 +169,6 @@ def test_training_on_validation_documents_is_refused(text: Path, tmp_path: Path)
     from bitgolf.data.prepare import prepare_data
     from bitgolf.text.documents import read_documents
     from bitgolf.tokens.loading import tokenizer_from_bytes
-    from bitgolf.tokens.trainers import SentencePieceBPE
 
     documents = list(read_documents([text]))
     tokenizer = tokenizer_from_bytes(SentencePieceBPE(vocab=300).train(d.data for d in documents))

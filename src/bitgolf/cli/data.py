@@ -24,15 +24,33 @@ def make(
     kind: Annotated[
         str,
         typer.Option(
-            "--kind", help="Kind of tokenizer: sentencepiece, caseops (with operators for capitals) or bytes."
+            "--kind",
+            help="Kind of tokenizer to train: sentencepiece (the default), caseops (with operators for capitals) or "
+            "bytes. A file of --tokenizer determines it.",
         ),
-    ] = "sentencepiece",
+    ] = "",
     vocab: Annotated[
-        int, typer.Option("--vocab", min=300, max=65536, help="Size of the vocabulary of a tokenizer that is trained.")
+        int, typer.Option("--vocab", min=264, max=65536, help="Size of the vocabulary of a tokenizer that is trained.")
     ] = 1024,
     tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", help="File of a tokenizer to use instead of training one.")
+        Path | None,
+        typer.Option(
+            "--tokenizer",
+            help="File of a tokenizer to use instead of training one: a SentencePiece model, a tokenizer.json of Hugging "
+            "Face (byte-level BPE), a tiktoken file, or one that `data make` wrote.",
+        ),
     ] = None,
+    pattern: Annotated[
+        str,
+        typer.Option(
+            "--pattern",
+            help="How a tiktoken file splits text: gpt2, cl100k_base, o200k_base or a regular expression. Needed if the "
+            "number of its tokens is not that of one of these.",
+        ),
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Use a tokenizer without a piece for the space, which is otherwise refused.")
+    ] = False,
     held_out: Annotated[
         float,
         typer.Option(
@@ -57,13 +75,17 @@ def make(
 ) -> None:
     """Train a tokenizer on text, and write training and validation shards.
 
-    The text is read twice, and memory is bounded whatever its size. The same command continues what was interrupted.
+    The text is read twice, and memory is bounded whatever its size. The same command continues what was interrupted. A
+    tokenizer with which scores would be wrong is refused before anything is written.
     """
     from bitgolf.commands.data import make_shards, open_workers
 
     _check_vocab(context, kind, vocab)
+    reading = ReadOptions(key, skip_null)
     with open_workers(processes, cluster) as workers:
-        made = make_shards(folder, text, vocab, tokenizer, held_out, kind, ReadOptions(key, skip_null), workers)
+        made = make_shards(
+            folder, text, vocab, tokenizer, held_out, kind, reading, workers, pattern=pattern, force=force
+        )
     counts = f"{printable(str(folder))}: {made.train.tokens:,} training tokens, {made.val.tokens:,} validation tokens"
     print_result(
         as_json, made, "\n".join([*made.text.lines(), counts, *(f"{f.severity}: {f.message}" for f in made.findings)])

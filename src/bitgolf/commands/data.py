@@ -19,9 +19,13 @@ from bitgolf.runtime.ray_cluster import RayCluster
 from bitgolf.text.documents import TextFiles
 from bitgolf.text.files import check_paths, copy_stream, is_stream
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions, ReadReport
-from bitgolf.tokens.audit import audit_tokenizer
+from bitgolf.tokens.audit import audit_tokenizer, refuse_errors
 from bitgolf.tokens.loading import load_tokenizer
+from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import ByteLevel, CaseOpsBPE, SentencePieceBPE, TokenizerFile, TokenizerTrainer
+
+KINDS = ("sentencepiece", "caseops", "bytes")
+"""Kinds of tokenizers that `data make` trains."""
 
 
 class FindingRow(msgspec.Struct, frozen=True):
@@ -53,33 +57,37 @@ def make_shards(
     vocab: int,
     tokenizer: Path | None,
     held_out: float,
-    kind: str = "sentencepiece",
+    kind: str = "",
     reading: ReadOptions = DEFAULT_OPTIONS,
     workers: OrderedMap | None = None,
+    *,
+    pattern: str = "",
+    force: bool = False,
 ) -> MadeShards:
     """Tokenize documents and write training and validation shards to `folder`.
 
     vocab: size of the vocabulary if a tokenizer is trained. tokenizer: file of a tokenizer to use instead. held_out:
-    share of the documents for validation. kind: sentencepiece, caseops or bytes. reading: how records are read.
-    workers: processes that do the work; None for this process. Raises `UsageError` for an unknown kind.
+    share of the documents for validation. kind: sentencepiece, caseops or bytes; "" for that of the file, otherwise
+    sentencepiece. reading: how records are read. workers: processes that do the work; None for this process. pattern: of
+    a tiktoken file. force: use a tokenizer whose audit finds an error. Raises `UsageError` for an unknown kind or one
+    that contradicts the file, and `BitgolfError` if the tokenizer cannot be used; nothing is written then.
     """
-    log, findings = RunLog(), list[DataFinding]()
-    spec = _tokenizer(kind, vocab, tokenizer)
+    log, findings, workers = RunLog(), list[DataFinding](), workers or InProcess()
+    _check_kind(kind, tokenizer, pattern)
+    spec = _tokenizer_of_file(tokenizer, kind, pattern) if tokenizer else _trainer(kind, vocab)
     check_paths(text)
     paths = tuple(str(_readable_twice(path, folder)) for path in text)
     source = TextFiles(paths=paths, key=reading.key, skip_null=reading.skip_null)
-    workers = workers or InProcess()
-    log.info(f"{source.size():,} bytes, in {workers.name}")
-    preparation = TextPreparation(
-        source,
-        spec(),
-        spec.to_json(),
-        held_out,
-        workers,
-        log,
-        check=lambda made, documents: findings.extend(audit_tokenizer(made, documents)),
+    log.info(f"{source.size():,} bytes of text, tokenized by {workers.name}")
+
+    def check(made: Tokenizer, documents: Sequence[bytes]) -> None:
+        where = str(tokenizer or "tokenizer")
+        found = audit_tokenizer(made, documents)
+        findings.extend(refuse_errors(found, force=force, where=where, how_to_force="--force"))
+
+    prepared = prepare_text(
+        TextPreparation(source, spec(), spec.to_json(), held_out, workers, log, check, findings.append), folder
     )
-    prepared = prepare_text(preparation, folder)
     log.close()
     return MadeShards(**msgspec.structs.asdict(prepared.manifest), findings=_rows(findings), text=prepared.report)
 
@@ -101,26 +109,34 @@ def _readable_twice(path: Path, folder: Path) -> Path:
     return copy_stream(path, work_folder(folder) / "text") if is_stream(path) else path
 
 
-def _tokenizer(kind: str, vocab: int, given: Path | None) -> Spec[TokenizerTrainer]:
-    """The tokenizer of a file if one is given, otherwise one that is trained on the text."""
-    trainers: dict[str, Spec[TokenizerTrainer]] = {
-        "sentencepiece": part(SentencePieceBPE, vocab=vocab),
-        "caseops": part(CaseOpsBPE, vocab=vocab),
-        "bytes": part(ByteLevel),
-    }
-    if kind not in trainers:
-        raise UsageError(f"unknown kind of tokenizer {kind!r}", where="--kind", hint=f"--kind {' or '.join(trainers)}")
+def _trainer(kind: str, vocab: int) -> Spec[TokenizerTrainer]:
+    if kind == "bytes":
+        return part(ByteLevel)
+    return part(CaseOpsBPE if kind == "caseops" else SentencePieceBPE, vocab=vocab)
+
+
+def _check_kind(kind: str, given: Path | None, pattern: str) -> None:
+    if kind not in ("", *KINDS):
+        raise UsageError(f"unknown kind of tokenizer {kind!r}", where="--kind", hint=f"--kind {' or '.join(KINDS)}")
     if given and kind == "bytes":
         raise UsageError(
             "--kind bytes takes no --tokenizer file",
             where=str(given),
             hint="leave out --kind bytes or --tokenizer",
         )
-    if given:
-        case_operators = kind == "caseops"
-        found = load_tokenizer(given, case_operators=case_operators).vocab
-        return part(TokenizerFile, path=str(given.resolve()), vocab=found, case_operators=case_operators)
-    return trainers[kind]
+    if pattern and not given:
+        raise UsageError(f"--pattern does nothing without --tokenizer, got {pattern!r}", hint="leave --pattern out")
+
+
+def _tokenizer_of_file(path: Path, kind: str, pattern: str) -> Spec[TokenizerTrainer]:
+    opened = load_tokenizer(path, pattern=pattern)
+    if kind and kind != opened.kind:
+        raise UsageError(
+            f"--kind is {kind}, but this is a tokenizer of the kind {opened.kind}",
+            where=str(path),
+            hint="leave --kind out: the contents of the file determine it",
+        )
+    return part(TokenizerFile, path=str(path.resolve()), vocab=opened.vocab, pattern=pattern)
 
 
 def check_shards(folder: Path) -> ShardsCheck:

@@ -64,7 +64,9 @@ def encode_batch(serialized: bytes, use_own_normaliser: bool, batch: DocumentBat
 
 @lru_cache(maxsize=1)
 def _tokenizer(serialized: bytes) -> Tokenizer:
-    return tokenizer_from_bytes(serialized)
+    tokenizer = tokenizer_from_bytes(serialized)
+    tokenizer.threads = 1  # each core has a process of its own
+    return tokenizer
 
 
 def _encode_split(tokenizer: Tokenizer, use_own_normaliser: bool, documents: Sequence[bytes]) -> EncodedSplit:

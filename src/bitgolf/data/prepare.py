@@ -27,6 +27,7 @@ from bitgolf.data.survey import Survey, document_batches, load_survey, survey
 from bitgolf.data.verify import check_fingerprints
 from bitgolf.errors import BitgolfError
 from bitgolf.files import file_digest, json_digest, read_json, write_bytes, write_json
+from bitgolf.report.findings import DataFinding
 from bitgolf.report.log import RunLog
 from bitgolf.report.pass_progress import PassProgress
 from bitgolf.runtime.ordered_map import InProcess, OrderedMap
@@ -69,7 +70,8 @@ class TextPreparation:
 
     source: the text. trainer: of its tokenizer. settings: JSON value that determines the tokenizer. held_out: share of
     the documents for validation. workers: processes that do the work. check: called with the tokenizer and some held-out
-    documents before shards are written; may raise. shard_tokens: tokens per shard.
+    documents before shards are written; may raise. note: called with findings of the training. shard_tokens: tokens per
+    shard.
     """
 
     source: TextSource
@@ -79,6 +81,7 @@ class TextPreparation:
     workers: OrderedMap = field(default_factory=InProcess)
     log: RunLog = field(default_factory=lambda: RunLog(quiet=True))
     check: Callable[[Tokenizer, Sequence[bytes]], None] = lambda tokenizer, documents: None
+    note: Callable[[DataFinding], object] = lambda finding: None
     shard_tokens: int = SHARD_TOKENS
 
 
@@ -94,10 +97,14 @@ def prepare_text(text: TextPreparation, folder: Path) -> PreparedText:
     work = work_folder(folder)
     source_key = text.source.cache_key()
     _begin(folder, work, json_digest([source_key, text.settings, text.held_out, text.shard_tokens]))
-    found = load_survey(work) or _survey(text, work)
-    tokenizer = _tokenizer(text, work, found)
-    if text.source.cache_key() != source_key:
-        raise _changed(folder)
+    try:
+        found = load_survey(work) or _survey(text, work)
+        tokenizer = _tokenizer(text, work, found)
+        if text.source.cache_key() != source_key:
+            raise _changed(folder)
+    except BitgolfError:
+        _discard(folder, work)
+        raise
     return PreparedText(_encode(text, folder, work, found, tokenizer), tokenizer, found.report)
 
 
@@ -108,6 +115,13 @@ def _begin(folder: Path, work: Path, key: str) -> None:
         return
     shutil.rmtree(work, ignore_errors=True)
     write_json(file, key)
+
+
+def _discard(folder: Path, work: Path) -> None:
+    """Remove what was begun, and the data folder too if nothing else is in it."""
+    shutil.rmtree(work, ignore_errors=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _survey(text: TextPreparation, work: Path) -> Survey:
@@ -132,7 +146,7 @@ def _tokenizer(text: TextPreparation, work: Path, found: Survey) -> Tokenizer:
     else:
         text.log.info(f"tokenizer: {type(text.trainer).__name__}")
         sample = found.sample if found.sample is not None else _documents(text.source, found, held_out=False)
-        tokenizer = tokenizer_from_bytes(text.trainer.train(sample))
+        tokenizer = tokenizer_from_bytes(text.trainer.train(sample, text.note))
     check_shardable(tokenizer)
     held_out = _documents(text.source, found, held_out=True)
     text.check(tokenizer, [data for _, data in zip(range(AUDIT_DOCUMENTS), held_out, strict=False)])

@@ -13,7 +13,7 @@ from bitgolf.data.prepare import TextPreparation, prepare_text
 from bitgolf.pipeline.state import Run
 from bitgolf.runtime.ordered_map import available_cores, local_map
 from bitgolf.text.documents import TextFiles
-from bitgolf.tokens.audit import audit_tokenizer
+from bitgolf.tokens.audit import audit_tokenizer, refuse_errors
 from bitgolf.tokens.tokenizer import Tokenizer
 
 BYTES_PER_WORKER = 50_000_000
@@ -48,7 +48,7 @@ def _source(run: Run) -> Spec[Any]:
 def prepare(run: Run) -> PreparedData:
     """Train the tokenizer and write shards, unless the run was given shards.
 
-    Raises `BitgolfError` if the text has too few documents to hold one out.
+    Raises `BitgolfError` if the text has too few documents to hold one out, or the audit of the tokenizer finds an error.
     """
     if run.shards:
         return PreparedData(data=str(run.shards), tokens=load_manifest(run.shards).train.tokens)
@@ -61,7 +61,8 @@ def prepare(run: Run) -> PreparedData:
             recipe.held_out,
             workers,
             run.log,
-            check=lambda tokenizer, documents: _report_tokenizer(run, tokenizer, documents),
+            check=lambda tokenizer, documents: _check_tokenizer(run, tokenizer, documents),
+            note=lambda finding: run.log.info(f"tokenizer: {finding.message}"),
         )
         manifest, _, report = prepare_text(preparation, run.data_folder)
     run.log.event("read", **msgspec.to_builtins(report))
@@ -80,9 +81,10 @@ def _worker_count(size: int) -> int:
     return min(available_cores(), 1 + size // BYTES_PER_WORKER)
 
 
-def _report_tokenizer(run: Run, tokenizer: Tokenizer, held_out: Sequence[bytes]) -> None:
+def _check_tokenizer(run: Run, tokenizer: Tokenizer, held_out: Sequence[bytes]) -> None:
+    """Log what a tokenizer is and the findings of its audit. Raises `BitgolfError` if it cannot be used."""
     lossless = "lossless" if tokenizer.lossless else "not lossless"
     run.log.info(f"tokenizer: vocabulary {tokenizer.vocab:,}, {lossless}")
-    for finding in audit_tokenizer(tokenizer, held_out):
-        if finding.rule != "challenge-table":  # scores do not use that table
-            run.log.event("warning", message=f"tokenizer: {finding.message}")
+    findings, force = audit_tokenizer(tokenizer, held_out), run.recipe().tokens().force
+    for finding in refuse_errors(findings, force=force, where="tokens", how_to_force="--set tokens.force=true"):
+        run.log.event("warning", message=f"tokenizer: {finding.message}")

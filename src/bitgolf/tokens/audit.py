@@ -9,22 +9,58 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from bitgolf.errors import BitgolfError
 from bitgolf.report.findings import DataFinding
 from bitgolf.tokens.tokenizer import Tokenizer
 
+FORCEABLE = ("no-space-piece", "does-not-telescope")
+"""Rules whose violation makes the model's own encoding wrong. `Tokenizer.encode` is exact nevertheless."""
+
 
 def audit_tokenizer(tokenizer: Tokenizer, sample: Iterable[bytes]) -> list[DataFinding]:
-    """Return findings about a tokenizer, from its vocabulary and from encoding the documents of `sample`.
+    """Return the errors with which a tokenizer cannot be used, or its scores are wrong.
 
-    Errors, with which a score is wrong: no-bos, no-byte-fallback, no-space-piece, and does-not-telescope (the byte
-    counts of a document's tokens do not sum to its length).
-    Warnings: lossy-normalisation (the model's own encoding alters the text; `Tokenizer.encode` is still exact), and
-    challenge-table (the challenge's table gives another byte count for these documents).
+    From its vocabulary: no-bos, no-byte-fallback, no-space-piece. From encoding the documents of `sample`:
+    does-not-telescope (the byte counts of a document's tokens do not sum to its length).
     """
+    totals = _measure_all(tokenizer, sample)
+    return [*_vocabulary_findings(tokenizer, totals), *_byte_count_findings(totals)]
+
+
+def audit_published_encoding(tokenizer: Tokenizer, sample: Iterable[bytes]) -> list[DataFinding]:
+    """Return warnings about the model's own encoding and the published byte counts, as in the challenge's shards.
+
+    lossy-normalisation: the encoding alters the text of `sample`. challenge-table: `Tokenizer.published_bytes` is the
+    number of bytes neither of the text nor of what is encoded. `Tokenizer.encode` and `count_bytes` have no such fault.
+    """
+    return list(_published_findings(_measure_all(tokenizer, sample)))
+
+
+def refuse_errors(findings: Iterable[DataFinding], *, force: bool, where: str, how_to_force: str) -> list[DataFinding]:
+    """Return the findings. Raises `BitgolfError` with all errors among them.
+
+    force: errors of the rules `FORCEABLE` become warnings instead. how_to_force: what the user sets for that.
+    """
+    found = [
+        DataFinding(rule, "warning", f"{message} (forced)")
+        if force and severity == "error" and rule in FORCEABLE
+        else DataFinding(rule, severity, message)
+        for rule, severity, message in findings
+    ]
+    errors = [finding for finding in found if finding.severity == "error"]
+    if errors:
+        force_hint = f", or use it nevertheless with {how_to_force}" if {e.rule for e in errors} <= {*FORCEABLE} else ""
+        raise BitgolfError(
+            "; ".join(finding.message for finding in errors), where=where, hint=f"use another tokenizer{force_hint}"
+        )
+    return found
+
+
+def _measure_all(tokenizer: Tokenizer, sample: Iterable[bytes]) -> Counter[str]:
     totals: Counter[str] = Counter()
     for data in sample:
         totals.update(_measure(tokenizer, data))
-    return [*_vocabulary_findings(tokenizer, totals), *_byte_count_findings(totals)]
+    return totals
 
 
 def _measure(tokenizer: Tokenizer, data: bytes) -> dict[str, int]:
@@ -40,7 +76,7 @@ def _measure(tokenizer: Tokenizer, data: bytes) -> dict[str, int]:
         "lost": lost,
         "unknown": unknown,
         "inexact": int(not unknown and (counted != len(normal) or tokenizer.decode_lenient(ids.tolist()) != normal)),
-        "challenge": tokenizer.published_byte_count(ids),
+        "published": int(tokenizer.published_bytes(data).sum()),
     }
 
 
@@ -78,11 +114,14 @@ def _byte_count_findings(totals: Counter[str]) -> Iterator[DataFinding]:
         documents = f"{totals['inexact']:,} of {totals['documents']:,} documents"
         message = f"in {documents} the bytes of the tokens differ from those of the encoded text"
         yield DataFinding("does-not-telescope", "error", message)
+
+
+def _published_findings(totals: Counter[str]) -> Iterator[DataFinding]:
     if totals["lost"]:
         raw_bytes = f"{totals['lost']:,} of {totals['bytes']:,} raw bytes"
-        message = f"{raw_bytes} are lost or changed by SentencePiece's own encoding"
+        message = f"{raw_bytes} are lost or changed by the tokenizer's own encoding"
         yield DataFinding("lossy-normalisation", "warning", message)
-    if totals["challenge"] != totals["normal"]:
-        counted = f"the challenge's table counts {totals['challenge']:,} bytes"
-        message = f"{counted}, but the encoded text has {totals['normal']:,}"
+    if totals["published"] not in (totals["normal"], totals["bytes"]):
+        counted = f"the challenge's table counts {totals['published']:,} bytes"
+        message = f"{counted}, but the text has {totals['bytes']:,}, and {totals['normal']:,} as it is encoded"
         yield DataFinding("challenge-table", "warning", message)

@@ -20,6 +20,8 @@ class ByteTokenizer(Tokenizer):
     serialized: exactly `MAGIC`. Raises `CorruptFileError` for anything else.
     """
 
+    kind = "bytes"
+
     def __init__(self, serialized: bytes = MAGIC, *, where: str = "tokenizer") -> None:
         if serialized != MAGIC:
             message = f"not a byte tokenizer: expected the {len(MAGIC)} bytes {MAGIC!r}, got {len(serialized)} bytes"

@@ -1,4 +1,7 @@
-"""SentencePiece tokenizer for text with case operators (`bitgolf.text.caseops`)."""
+"""SentencePiece tokenizer for text with case operators (`bitgolf.text.caseops`).
+
+Source of the published byte counts: openai/parameter-golf, pull request 1729.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy.typing as npt
 from bitgolf.errors import CorruptFileError
 from bitgolf.text.caseops import OPERATORS, decode_case, decode_case_lenient, encode_case, text_byte_mask
 from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
+from bitgolf.tokens.text_encoding import readable_text
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
 MAGIC = b"bitgolf case operators\n"
@@ -23,6 +27,8 @@ class CaseOpsTokenizer(Tokenizer):
     without operators. `byte_lengths` is therefore exact except for operators of the original text, which follow ESC and
     count three bytes. Raises `CorruptFileError` for any other model.
     """
+
+    kind = "caseops"
 
     def __init__(self, serialized: bytes, *, where: str = "tokenizer") -> None:
         self._inner = inner = SentencePieceTokenizer(serialized.removeprefix(MAGIC), where=where)
@@ -67,3 +73,22 @@ class CaseOpsTokenizer(Tokenizer):
 
     def encode_normalised(self, data: bytes) -> tuple[Ids, int]:
         return self._inner.encode_normalised(encode_case(data))
+
+    def published_bytes(self, data: bytes) -> npt.NDArray[np.int64]:
+        """Return the counts of the published byte sidecar for the tokens of `encode_normalised(data)`, int64 (n,).
+
+        Each token counts the part of the original text that it stands for, before normalisation: an operator 0, a
+        character its UTF-8 length, on the last of its byte tokens, and a removed character on the token before it. So
+        they sum to `len(data)`, unless the normaliser removes characters at the start or white space at the end, which
+        no token stands for.
+        """
+        text = encode_case(readable_text(data).encode())
+        before = np.concatenate([[0], np.cumsum(text_byte_mask(text), dtype=np.int64)])
+        is_start = (np.frombuffer(text, np.uint8) & 0xC0) != 0x80  # first byte of a character
+        before_character = before[np.append(np.flatnonzero(is_start), len(text))]
+        return np.diff(before_character[self._inner.surface_spans(text)], axis=1)[:, 0]
+
+
+def has_case_operators(tokenizer: SentencePieceTokenizer) -> bool:
+    """Whether a SentencePiece model was trained on text with case operators: each is a symbol given to the trainer."""
+    return tokenizer.byte_fallback and all(map(tokenizer.user_defined, OPERATORS))

@@ -15,24 +15,25 @@ import numpy as np
 import numpy.typing as npt
 from sentencepiece import SentencePieceProcessor
 
-from bitgolf.errors import BitgolfError, CorruptFileError
+from bitgolf.errors import CorruptFileError
+from bitgolf.tokens.text_encoding import NOT_UTF8, TextTokenizer, readable_text
 from bitgolf.tokens.tokenizer import Ids, Tokenizer
 
 SPACE = "\u2581"
-THREADS = 2
 
 # In protocol buffers, when a message field occurs twice, the values of the later one win. So appending these bytes
 # overrides the model's normalizer_spec (field 3): its name, no character map, no dummy prefix, no white space removed.
 _SPEC = b"\x0a\x08identity" + b"\x12\x00" + b"\x18\x00" + b"\x20\x00"
 _IDENTITY = b"\x1a" + bytes([len(_SPEC)]) + _SPEC
-_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, decoded with "surrogateescape"
 
 
-class SentencePieceTokenizer(Tokenizer):
+class SentencePieceTokenizer(TextTokenizer):
     """Tokenizer of a SentencePiece model. In `piece_strings` a space is U+2581.
 
     serialized: the model file. Raises `CorruptFileError` if SentencePiece cannot load it.
     """
+
+    kind = "sentencepiece"
 
     def __init__(self, serialized: bytes, *, where: str = "tokenizer") -> None:
         try:
@@ -51,10 +52,10 @@ class SentencePieceTokenizer(Tokenizer):
         )
         self.piece_bytes = [self._bytes_of(token) for token in range(self.vocab)]
         self.byte_lengths = np.array([len(piece) for piece in self.piece_bytes], np.int64)
-        self._byte_ids = {self.piece_bytes[token][0]: token for token in np.flatnonzero(self.is_byte).tolist()}
-        self.byte_fallback = len(self._byte_ids) == 256
+        self._use_byte_tokens()
         self.has_space = self._processor.piece_to_id(SPACE) != self._processor.unk_id()
-        self._unencodable = re.compile(f"([{SPACE}\udc80-\udcff{'' if self.has_space else ' '}]+)")
+        self._unencodable_characters = SPACE if self.has_space else f"{SPACE} "
+        self._unencodable = re.compile(f"([{self._unencodable_characters}{NOT_UTF8}]+)")
 
     def _flags(self, *tests: Callable[[int], bool]) -> npt.NDArray[np.bool_]:
         return np.array([any(test(token) for test in tests) for token in range(self.vocab)])
@@ -75,67 +76,52 @@ class SentencePieceTokenizer(Tokenizer):
         """Whether SentencePiece's own encoding is exact too, for any text without U+2581."""
         return self.identity_normaliser and self.byte_fallback and self.has_space
 
-    # ---- exact ---------------------------------------------------------------------------------------------------
+    def user_defined(self, piece: bytes) -> bool:
+        """Whether a piece was given to the trainer as a symbol: its score is 0, and those of learned pieces are below."""
+        token = self._processor.piece_to_id(piece.decode())
+        return self.piece_bytes[token] == piece and self._processor.get_score(token) == 0
 
-    def encode_documents(self, documents: Sequence[bytes]) -> list[Ids]:
-        """Return the token ids of each document, int32 (n,). About 5 MB/s on two cores.
-
-        Raises `BitgolfError` if the model has no byte fallback.
-        """
-        if not self.byte_fallback:
-            raise BitgolfError(
-                "the tokenizer has no byte fallback, so some characters have no token",
-                where=self.where,
-                hint="use a tokenizer trained with byte_fallback",
-            )
-        parts = [self._unencodable.split(data.decode("utf-8", "surrogateescape")) for data in documents]
-        texts = [text for part in parts for text in part[::2]]
-        encoded = iter(zip(texts, self._identity_processor.encode(texts, num_threads=THREADS), strict=True))
-        return [self._assemble(part, [self._checked(*next(encoded)) for _ in part[::2]]) for part in parts]
-
-    def _checked(self, text: str, ids: list[int]) -> list[int]:
-        """Return SentencePiece's tokens if they decode to `text`, otherwise byte tokens.
-
-        Losslessness then does not depend on SentencePiece's code.
-        """
-        data = text.encode()
-        return ids if self.decode(ids) == data else self._byte_tokens(data)
-
-    def _assemble(self, part: list[str], encoded: list[list[int]]) -> Ids:
-        """Join the tokens of the encoded texts (even items of `part`) and the byte tokens of the items between them."""
-        ids = list(encoded[0])
-        for unencodable, text_ids in zip(part[1::2], encoded[1:], strict=True):
-            ids += self._byte_tokens(unencodable.encode("utf-8", "surrogateescape"))
-            ids += text_ids
-        return np.array(ids, np.int32)
-
-    def _byte_tokens(self, data: bytes) -> list[int]:
-        return [self._byte_ids[byte] for byte in data]
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return SentencePiece's token ids of each text, at about 3 MB/s per core."""
+        return self._identity_processor.encode(list(texts), num_threads=self.threads)
 
     # ---- SentencePiece's own encoding ----------------------------------------------------------------------------
 
     def normalised(self, data: bytes) -> bytes:
         """Return the text that SentencePiece encodes in place of `data`, as UTF-8, with spaces instead of U+2581."""
-        return self._processor.normalize(_readable(data)).replace(SPACE, " ").encode()
+        return self._processor.normalize(readable_text(data)).replace(SPACE, " ").encode()
 
     def encode_normalised(self, data: bytes) -> tuple[Ids, int]:
         """Return SentencePiece's own token ids, as in the challenge's shards, and the number of raw bytes they alter.
 
         A raw byte is unaltered if the normaliser leaves its character unchanged and its token is not `<unk>`.
         """
-        text = _readable(data)
+        text = readable_text(data)
         normal, offsets = self._processor.normalize(text, with_offsets=True)
         ids = np.array(self._processor.encode(text), np.int32)
         unknown = len(normal.replace(SPACE, " ").encode()) - int(self.byte_lengths[ids].sum())
         kept = _kept_bytes(data.decode("utf-8", "surrogateescape"), normal, np.array(offsets, np.int64))
         return ids, len(data) - kept + max(unknown, 0)
 
-    def published_byte_count(self, ids: npt.NDArray[np.integer]) -> int:
-        return challenge_byte_count(self, ids)
+    def published_bytes(self, data: bytes) -> npt.NDArray[np.int64]:
+        return challenge_bytes(self, self.encode_normalised(data)[0])
 
+    def surface_spans(self, data: bytes) -> npt.NDArray[np.int64]:
+        """Return the part of the text that each token of `encode_normalised(data)` stands for, int64 (n, 2).
 
-def _readable(data: bytes) -> str:
-    return _ESCAPED.sub("\ufffd", data.decode("utf-8", "surrogateescape"))
+        start and end are indices of characters of `readable_text(data)`, before normalisation, as SentencePiece counts
+        them. A character that the normaliser removes belongs to the token before it. Of the byte tokens of a character,
+        the last one has the character, and the others have none.
+        """
+        text = readable_text(data)
+        ids = np.array(self._processor.encode(text), np.int64)
+        _, offsets = self._processor.normalize(text, with_offsets=True)
+        continues = np.array([0x80 <= piece[0] < 0xC0 for piece in map(self.piece_bytes.__getitem__, ids)], np.bool_)
+        is_byte = self.is_byte[ids]
+        characters = np.array([len(self.piece_strings[token]) for token in ids], np.int64)
+        characters[is_byte] = ~np.append(is_byte & continues, False)[1:][is_byte]
+        ends = np.cumsum(characters)
+        return np.array(offsets, np.int64)[np.stack([ends - characters, ends], axis=1)]
 
 
 def _kept_bytes(raw: str, normal: str, offsets: npt.NDArray[np.int64]) -> int:
@@ -157,8 +143,8 @@ def _code_points(text: str) -> npt.NDArray[np.uint32]:
 # ---- the challenge's byte table ----------------------------------------------------------------------------------
 
 
-def challenge_byte_count(tokenizer: Tokenizer, ids: npt.NDArray[np.integer]) -> int:
-    """Return the number of bytes of a token sequence by the challenge's rule, which uses a token and its predecessor.
+def challenge_bytes(tokenizer: Tokenizer, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Return the bytes of each token by the challenge's rule, which uses a token and its predecessor, int64 (n,).
 
     A byte token counts 1; control, unknown and unused tokens count 0. Another piece counts its UTF-8 length without a
     leading U+2581, which itself counts 1 after a piece or a byte, and 0 after other tokens and at the start.
@@ -169,4 +155,4 @@ def challenge_byte_count(tokenizer: Tokenizer, ids: npt.NDArray[np.integer]) -> 
     lengths[tokenizer.is_byte] = 1
     lengths[tokenizer.is_boundary] = 0
     after_boundary = np.concatenate([[True], tokenizer.is_boundary[ids[:-1]]])[: len(ids)]
-    return int(lengths[ids].sum() + (leading[ids] & ~after_boundary).sum())
+    return lengths[ids] + (leading[ids] & ~after_boundary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +21,16 @@ Ids = npt.NDArray[np.int32]
 class Tokenizer(ABC):
     """Base class of tokenizers.
 
-    serialized: the serialized form, which an artifact stores; digest: its hash; where: its origin, for messages.
+    kind: name of the type, as in `data make --kind`. serialized: the serialized form, which an artifact stores; digest:
+    its hash; where: its origin, for messages.
     vocab: number of tokens; bos: id of the token that starts a document, -1 if there is none.
     piece_strings: the tokens in the model's notation; piece_bytes: the bytes that each decodes to; byte_lengths: int64
     (vocab,), bytes of text per token, whatever the context (see `count_bytes` for exceptions).
     is_byte, is_boundary: bool (vocab,), tokens of a single byte, and tokens without bytes (control, unknown, unused).
-    byte_fallback: every byte has a token; has_space: a space is a single token.
+    byte_fallback: every byte has a token; has_space: a space is a single token. threads: used by `encode_documents`.
     """
 
+    kind: ClassVar[str]
     bos: int
     piece_strings: list[str]
     piece_bytes: list[bytes]
@@ -36,6 +39,7 @@ class Tokenizer(ABC):
     is_boundary: npt.NDArray[np.bool_]
     byte_fallback: bool = True
     has_space: bool = True
+    threads: int = 2
 
     def __init__(self, serialized: bytes, where: str) -> None:
         self.serialized, self.digest, self.where = serialized, digest(serialized), where
@@ -88,6 +92,6 @@ class Tokenizer(ABC):
         """Return the token ids with the model's own normaliser, and the number of raw bytes lost or changed by it."""
         return self.encode(data), 0
 
-    def published_byte_count(self, ids: npt.NDArray[np.integer]) -> int:
-        """Return the number of bytes of these tokens by the rule of published scores for this type of tokenizer."""
-        return int(self.count_bytes(ids).sum())
+    def published_bytes(self, data: bytes) -> npt.NDArray[np.int64]:
+        """Return the bytes that published scores count for each token of `encode_normalised(data)`, int64 (n,)."""
+        return self.count_bytes(self.encode_normalised(data)[0])
