@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,28 +26,34 @@ from bitgolf.score.referee import score
 from bitgolf.score.text import TokenizedText, load_validation, tokenize_documents
 from bitgolf.text.documents import Document
 from bitgolf.tokens.loading import tokenizer_from_bytes
-from bitgolf.tokens.trainers import ByteLevel, CaseOpsBPE, SentencePieceBPE
+from bitgolf.tokens.trainers import ByteLevel, CaseOpsBPE, SentencePieceBPE, TokenizerFile, TokenizerTrainer
+from helpers.byte_level_tokenizers import tiktoken_file_of, train_huggingface
 from helpers.toy import toy_recipe
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
 SENTENCES = [b"The Captain of the %s, Mr. McAllister, SAID nothing on day %d.\n" % (b"HMS Orion" if i % 3 else b"ship", i)
              for i in range(120)]  # fmt: skip
 TRICKY = ["\ue001 ESC\ue004\ue002x \u2581 iPhone".encode(), b"", b"\xff\xee\x80", b"\x81Bad \xed\xa0\x80"]
-KINDS = {
+KINDS: dict[str, Spec[Any]] = {
     "sentencepiece": part(SentencePieceBPE, vocab=330),
     "bytes": part(ByteLevel),
     "caseops": part(CaseOpsBPE, vocab=330),
 }
+FILES = ["huggingface", "tiktoken"]
 HELD_OUT = [*SENTENCES[:8], *TRICKY]
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def tokens(request: pytest.FixtureRequest) -> Spec[SentencePieceBPE] | Spec[ByteLevel]:
-    return KINDS[request.param]
+@pytest.fixture(scope="module", params=[*KINDS, *FILES])
+def tokens(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Spec[TokenizerTrainer]:
+    if request.param in KINDS:
+        return KINDS[request.param]
+    path, spec = tmp_path_factory.mktemp("tokenizer") / "file", train_huggingface(SENTENCES[8:], vocab=330)
+    path.write_bytes(json.dumps(spec).encode() if request.param == "huggingface" else tiktoken_file_of(spec))
+    return part(TokenizerFile, path=str(path), vocab=330, pattern="gpt2" if request.param == "tiktoken" else "")
 
 
 @pytest.fixture(scope="module")
-def folder(tokens: Spec[SentencePieceBPE], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tokens: Spec[TokenizerTrainer], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of 100 tokens, so that documents and case operators cross shard ends."""
     folder = tmp_path_factory.mktemp("data")
     tokenizer = tokenizer_from_bytes(tokens().train(SENTENCES[8:]))
@@ -55,7 +63,7 @@ def folder(tokens: Spec[SentencePieceBPE], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def loaded(tokens: Spec[SentencePieceBPE], folder: Path) -> LoadedArtifact:
+def loaded(tokens: Spec[TokenizerTrainer], folder: Path) -> LoadedArtifact:
     """An artifact with this tokenizer, loaded from its file."""
     proto = (folder / "tokenizer.model").read_bytes()
     recipe = toy_recipe(vocab=tokens().vocab).set("tokens", tokens)
@@ -88,7 +96,7 @@ def test_each_document_has_the_bytes_that_its_tokens_tell(loaded: LoadedArtifact
     assert [int(told[start : stop + 1].sum()) for start, stop in text.documents()] == [len(d) for d in HELD_OUT]
 
 
-def test_check_counts_the_bytes_again(tokens: Spec[SentencePieceBPE], folder: Path, tmp_path: Path) -> None:
+def test_check_counts_the_bytes_again(tokens: Spec[TokenizerTrainer], folder: Path, tmp_path: Path) -> None:
     """Also if the stream is counted in several chunks."""
     assert verify_data(folder) == []
     copy = tmp_path / "copy"

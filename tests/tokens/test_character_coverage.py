@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.report.findings import DataFinding
+from bitgolf.text.caseops import OPERATORS, encode_case
 from bitgolf.tokens.audit import audit_tokenizer
 from bitgolf.tokens.character_coverage import SPACE, choose_alphabet, count_characters
 from bitgolf.tokens.loading import tokenizer_from_bytes
@@ -131,6 +132,25 @@ def test_the_forecast_of_the_alphabet_is_exact() -> None:
     assert found == [] and fitting.vocab == 260 + size
     cut, found = trained(SentencePieceBPE(vocab=260 + size - 1, character_coverage=1.0), texts)
     assert len(found) == 1 and len(characters(cut)) < len(characters(fitting))
+
+
+def test_the_coverage_is_compared_in_float32_as_by_sentencepiece() -> None:
+    """The first character makes up exactly 98 % of the text; the others remain only for a coverage above that."""
+    text = "a" * 98 + "bc"
+    assert choose_alphabet(count_characters([text]), 0.98, limit=2).characters is None
+    tokenizer, _ = trained(SentencePieceBPE(vocab=400, character_coverage=0.98), [text])
+    assert "a" in tokenizer.piece_strings and "b" not in tokenizer.piece_strings
+    assert choose_alphabet(count_characters([text]), 0.981, limit=2).characters is not None
+
+
+def test_case_operators_are_no_characters_of_the_text() -> None:
+    text = "Some Words In Title Case, NASA " * 30
+    encoded = encode_case(text.encode()).decode()
+    size = len(set(encoded) - {operator.decode() for operator in OPERATORS})
+    tokenizer, found = trained(CaseOpsBPE(vocab=264 + size, character_coverage=1.0), [text])
+    assert found == [] and tokenizer.vocab == 264 + size
+    _, found = trained(CaseOpsBPE(vocab=264 + size - 1, character_coverage=1.0), [text])
+    assert f"{size} characters exceed" in found[0].message
 
 
 def test_spaces_are_counted_as_sentencepiece_writes_them() -> None:

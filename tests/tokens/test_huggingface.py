@@ -128,6 +128,22 @@ def test_dropout_truncation_and_padding_are_left_out(huggingface_json: dict[str,
         assert ids.tolist() == opened(huggingface_json).encode(data).tolist()
 
 
+def test_a_file_of_the_type_of_llama_3(huggingface_json: dict[str, Any], library: list[bytes]) -> None:
+    """A pattern of its own before the byte-level step, and whole words looked up before merging."""
+
+    def change(spec: dict[str, Any]) -> None:
+        split = {"type": "Split", "pattern": {"Regex": "\\p{N}{1,3}|\\p{L}+"}, "behavior": "Isolated", "invert": False}
+        step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, step]}
+        spec["model"]["ignore_merges"] = True
+
+    tokenizer = opened(huggingface_json, change)
+    for data in library[:4]:
+        assert tokenizer.decode(tokenizer.encode(data)) == data
+    assert tokenizer.lossless and len(tokenizer.encode(b"self" * 3)) < 12
+    assert tokenizer.encode(b"<|endoftext|>").tolist() != [tokenizer.bos]
+
+
 # ---- the token that starts a document ------------------------------------------------------------------------------
 
 

@@ -11,6 +11,35 @@ from bitgolf.cli.options import JsonFlag, KeyOption, SkipNullFlag, TextOption, p
 from bitgolf.errors import UsageError
 from bitgolf.text.read_report import ReadOptions, printable
 
+KindOption = Annotated[
+    str,
+    typer.Option(
+        "--kind",
+        help="Kind of tokenizer to train: sentencepiece (the default), caseops (with operators for capitals) or bytes. "
+        "The contents of a --tokenizer file determine it.",
+    ),
+]
+TokenizerOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer",
+        help="File of a tokenizer to use instead of training one: a SentencePiece model, a tokenizer.json of Hugging Face "
+        "(byte-level BPE), a tiktoken file, or one that `data make` wrote.",
+    ),
+]
+PatternOption = Annotated[
+    str,
+    typer.Option(
+        "--pattern",
+        help="How a tiktoken file splits text: gpt2, cl100k_base, o200k_base or a regular expression. Needed if it has not "
+        "as many tokens as one of these.",
+    ),
+]
+ForceFlag = Annotated[
+    bool,
+    typer.Option("--force", help="Use a tokenizer without a piece for the space, which is refused otherwise."),
+]
+
 app = typer.Typer(help="Make and check shards of tokens.", no_args_is_help=True)
 
 
@@ -21,36 +50,13 @@ def make(
     text: TextOption,
     key: KeyOption = "",
     skip_null: SkipNullFlag = False,
-    kind: Annotated[
-        str,
-        typer.Option(
-            "--kind",
-            help="Kind of tokenizer to train: sentencepiece (the default), caseops (with operators for capitals) or "
-            "bytes. A file of --tokenizer determines it.",
-        ),
-    ] = "",
+    kind: KindOption = "",
     vocab: Annotated[
         int, typer.Option("--vocab", min=264, max=65536, help="Size of the vocabulary of a tokenizer that is trained.")
     ] = 1024,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            "--tokenizer",
-            help="File of a tokenizer to use instead of training one: a SentencePiece model, a tokenizer.json of Hugging "
-            "Face (byte-level BPE), a tiktoken file, or one that `data make` wrote.",
-        ),
-    ] = None,
-    pattern: Annotated[
-        str,
-        typer.Option(
-            "--pattern",
-            help="How a tiktoken file splits text: gpt2, cl100k_base, o200k_base or a regular expression. Needed if the "
-            "number of its tokens is not that of one of these.",
-        ),
-    ] = "",
-    force: Annotated[
-        bool, typer.Option("--force", help="Use a tokenizer without a piece for the space, which is otherwise refused.")
-    ] = False,
+    tokenizer: TokenizerOption = None,
+    pattern: PatternOption = "",
+    force: ForceFlag = False,
     held_out: Annotated[
         float,
         typer.Option(

@@ -15,6 +15,10 @@ from bitgolf.tokens.tokenizer import Tokenizer
 
 FORCEABLE = ("no-space-piece", "does-not-telescope")
 """Rules whose violation makes the model's own encoding wrong. `Tokenizer.encode` is exact nevertheless."""
+_HINTS = {
+    "no-bos": "use a tokenizer with a special token that starts a document, such as <s> or <|endoftext|>",
+    "no-byte-fallback": "use a tokenizer with a token for each of the 256 bytes",
+}
 
 
 def audit_tokenizer(tokenizer: Tokenizer, sample: Iterable[bytes]) -> list[DataFinding]:
@@ -47,12 +51,10 @@ def refuse_errors(findings: Iterable[DataFinding], *, force: bool, where: str, h
         else DataFinding(rule, severity, message)
         for rule, severity, message in findings
     ]
-    errors = [finding for finding in found if finding.severity == "error"]
-    if errors:
-        force_hint = f", or use it nevertheless with {how_to_force}" if {e.rule for e in errors} <= {*FORCEABLE} else ""
-        raise BitgolfError(
-            "; ".join(finding.message for finding in errors), where=where, hint=f"use another tokenizer{force_hint}"
-        )
+    if errors := [finding for finding in found if finding.severity == "error"]:
+        needed = [_HINTS[finding.rule] for finding in errors if finding.rule in _HINTS]
+        hint = "; ".join(needed) or f"use another tokenizer, or this one nevertheless with {how_to_force}"
+        raise BitgolfError("; ".join(finding.message for finding in errors), where=where, hint=hint)
     return found
 
 

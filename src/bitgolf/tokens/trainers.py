@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import sentencepiece
 
@@ -122,7 +122,7 @@ class SentencePieceBPE(TokenizerTrainer):
         message = f"no tokenizer of {self.vocab} pieces can be trained on this text ({cause})"
         return BitgolfError(message, where=type(self).__name__, hint=hint)
 
-    def _options(self, alphabet: Alphabet) -> dict[str, object]:
+    def _options(self, alphabet: Alphabet) -> dict[str, Any]:
         """Return the options of SentencePiece's trainer."""
         return {
             "model_type": "bpe",
