@@ -1,4 +1,4 @@
-"""The commands on shards: `data make`, `data check`."""
+"""The commands on shards: `data make`, `data check`, `data fetch`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bitgolf.cli.options import JsonFlag, KeyOption, SkipNullFlag, TextOption, p
 from bitgolf.errors import UsageError
 from bitgolf.text.read_report import ReadOptions, printable
 
-app = typer.Typer(help="Make and check shards of tokens.", no_args_is_help=True)
+app = typer.Typer(help="Make, fetch and check shards of tokens.", no_args_is_help=True)
 
 
 @app.command()
@@ -77,3 +77,57 @@ def check(folder: Annotated[Path, typer.Argument(help="The folder of the shards.
     print_result(as_json, checked, "\n".join(f"{f.severity}: {f.message}" for f in checked.findings) or "no findings")
     if not checked.passes:
         raise typer.Exit(1)
+
+
+@app.command()
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A published set (see --list), or a dataset repository as owner/name[:folder]."
+        ),
+    ] = "",
+    variant: Annotated[
+        str,
+        typer.Option("--variant", help="Variant of the set, such as sp1024 or sp8192. Default: the first of --list."),
+    ] = "",
+    train_shards: Annotated[
+        int | None, typer.Option("--train-shards", min=0, metavar="K", help="Fetch the first K only. Default: all.")
+    ] = None,
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", metavar="PATH", help="Tokenizer in the repository, if none is found by name.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to. Default: the name of the folder that is fetched.")
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", help="Branch, tag or commit. Default: that of the first call, else main."),
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read and verify files again that did not change.")] = False,
+    list_sets: Annotated[bool, typer.Option("--list", help="List the published sets, and fetch nothing.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch published shards and their tokenizer from the Hugging Face hub to one folder, for --shards.
+
+    Every file is verified by size, digest and header. The same command continues an interrupted call.
+
+    Needs huggingface_hub, which is the extra "hub", and takes its variables: HF_TOKEN, HF_ENDPOINT (mirror), HF_HOME,
+    HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT.
+    """
+    if list_sets:
+        return _print_published(as_json)
+    from bitgolf.commands.fetch import fetch_shards, fetched_text
+    from bitgolf.data.hub.fetch import FetchSettings
+    from bitgolf.data.hub.published import resolve_source
+
+    settings = FetchSettings(train_shards, out, revision, tokenizer, verify)
+    fetched = fetch_shards(resolve_source(name, variant), settings)
+    return print_result(as_json, fetched, fetched_text(fetched))
+
+
+def _print_published(as_json: bool) -> None:
+    """Print the published sets."""
+    from bitgolf.commands.fetch import PUBLISHED, published_table
+
+    print_result(as_json, PUBLISHED, published_table())
