@@ -225,6 +225,30 @@ def test_a_hub_that_does_not_answer(hub: HubServer, fetch: Fetcher, monkeypatch:
     assert error.value.where == REPOSITORY and len(fetch.waits) == 5 and not fetch.folder.exists()
 
 
+def test_a_stalled_connection_is_cut_and_continued(
+    hub: HubServer, fetch: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    go_on = threading.Event()
+    hub.faults.append(Fault(hub.blob(FIRST), pause=lambda: go_on.wait(30)))
+    fetch(1)
+    go_on.set()
+    assert content(fetch.folder, FIRST) and fetch.waits == [1.0]
+    assert hub.requests[-1].headers["range"] == "bytes=16384-"
+
+
+def test_an_invalid_variable_of_the_library() -> None:
+    words, variable = (
+        [sys.executable, "-m", "bitgolf", "data", "fetch", "a/b"],
+        {"HF_ENDPOINT": "http://127.0.0.1:port"},
+    )
+    done = subprocess.run(words, env={**os.environ, **variable}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "refuses the value of an environment variable" in done.stderr
+    assert "Traceback" not in done.stderr and "HF_ENDPOINT" in done.stderr
+
+
 def test_what_does_not_exist_is_named(hub: HubServer, fetch: Fetcher) -> None:
     with pytest.raises(UsageError, match="no such public dataset repository") as error:
         fetch(1, ShardSource("someone/else"))

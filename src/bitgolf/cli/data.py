@@ -79,31 +79,36 @@ def check(folder: Annotated[Path, typer.Argument(help="The folder of the shards.
         raise typer.Exit(1)
 
 
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="A published set (see --list), or a dataset repository as owner/name[:folder]."
+    ),
+]
+VariantOption = Annotated[
+    str, typer.Option("--variant", help="Variant of the set, such as sp1024 or sp8192. Default: the first of --list.")
+]
+TrainShardsOption = Annotated[
+    int | None, typer.Option("--train-shards", min=0, metavar="K", help="Fetch the first K only. Default: all.")
+]
+RemoteTokenizerOption = Annotated[
+    str, typer.Option("--tokenizer", metavar="PATH", help="Tokenizer in the repository, if none is found by name.")
+]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit. Default: that of the first call, else main.")
+]
+
+
 @app.command()
 def fetch(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="A published set (see --list), or a dataset repository as owner/name[:folder]."
-        ),
-    ] = "",
-    variant: Annotated[
-        str,
-        typer.Option("--variant", help="Variant of the set, such as sp1024 or sp8192. Default: the first of --list."),
-    ] = "",
-    train_shards: Annotated[
-        int | None, typer.Option("--train-shards", min=0, metavar="K", help="Fetch the first K only. Default: all.")
-    ] = None,
-    tokenizer: Annotated[
-        str, typer.Option("--tokenizer", metavar="PATH", help="Tokenizer in the repository, if none is found by name.")
-    ] = "",
+    name: SourceArgument = "",
+    variant: VariantOption = "",
+    train_shards: TrainShardsOption = None,
+    tokenizer: RemoteTokenizerOption = "",
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write to. Default: the name of the folder that is fetched.")
     ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option("--revision", help="Branch, tag or commit. Default: that of the first call, else main."),
-    ] = None,
+    revision: RevisionOption = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read and verify files again that did not change.")] = False,
     list_sets: Annotated[bool, typer.Option("--list", help="List the published sets, and fetch nothing.")] = False,
     as_json: JsonFlag = False,
@@ -112,8 +117,7 @@ def fetch(
 
     Every file is verified by size, digest and header. The same command continues an interrupted call.
 
-    Needs huggingface_hub, which is the extra "hub", and takes its variables: HF_TOKEN, HF_ENDPOINT (mirror), HF_HOME,
-    HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT.
+    Needs huggingface_hub (the extra "hub") and takes its variables, such as HF_TOKEN and HF_ENDPOINT (for a mirror).
     """
     if list_sets:
         return _print_published(as_json)
@@ -121,8 +125,8 @@ def fetch(
     from bitgolf.data.hub.fetch import FetchSettings
     from bitgolf.data.hub.published import resolve_source
 
-    settings = FetchSettings(train_shards, out, revision, tokenizer, verify)
-    fetched = fetch_shards(resolve_source(name, variant), settings)
+    source = resolve_source(name, variant)
+    fetched = fetch_shards(source, FetchSettings(train_shards, out, revision, tokenizer, verify))
     return print_result(as_json, fetched, fetched_text(fetched))
 
 

@@ -36,14 +36,21 @@ class HubClient:
     """Access to the dataset repositories of the hub.
 
     wait: sleeps for a number of seconds between attempts. Raises `BitgolfError` if the package `huggingface_hub` is not
-    installed.
+    installed, or an environment variable that it reads is invalid.
     """
 
     def __init__(self, log: RunLog, wait: Callable[[float], object] = time.sleep) -> None:
-        self.library = _import_library()
-        self.errors = import_module("huggingface_hub.errors")
         self.log, self.wait = log, wait
-        self.api = self.library.HfApi(library_name="bitgolf", library_version=__version__)
+        try:
+            # When it is first needed: the package is optional, and takes long to import.
+            self.library, self.errors = import_module("huggingface_hub"), import_module("huggingface_hub.errors")
+            self.api = self.library.HfApi(library_name="bitgolf", library_version=__version__)
+        except ImportError as error:
+            message = "published shards need the package huggingface_hub"
+            raise BitgolfError(message, hint="pip install 'bitgolf[hub]'") from error
+        except ValueError as error:
+            message = f"huggingface_hub refuses the value of an environment variable ({error})"
+            raise UsageError(message, hint="check the variables that start with HF_, such as HF_ENDPOINT") from error
 
     def retries(self) -> Retries:
         """Return the counter of attempts for one request or transfer."""
@@ -120,22 +127,13 @@ class HubClient:
         if status in (401, 404):
             message = f"there is no such public dataset repository ({status})"
             return UsageError(message, where=where, hint=f"check the name; if it is private, {token}")
-        hint = "check the network, and HF_ENDPOINT if it is set"
+        hint = f"check the network and the address of the hub, {self.api.endpoint} (HF_ENDPOINT)"
         return BitgolfError(describe_failure(error), where=where, hint=hint)
 
     def _not_a_hub(self, repository: str, error: Exception) -> BitgolfError:
         message = f"the answer is not a listing of a repository ({type(error).__name__}: {error})"
         hint = f"check that {self.api.endpoint} is a Hugging Face hub or a mirror of it (HF_ENDPOINT)"
         return BitgolfError(message, where=repository, hint=hint)
-
-
-def _import_library() -> Any:
-    """Import `huggingface_hub` when it is first needed: it is an optional package, and takes long to import."""
-    try:
-        return import_module("huggingface_hub")
-    except ImportError as error:
-        message = "published shards need the package huggingface_hub"
-        raise BitgolfError(message, hint="pip install 'bitgolf[hub]'") from error
 
 
 def _remote_file(sibling: Any) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Retries:
         reason, asked = describe_failure(error), requested_wait(response_headers(error))
         self.failures += 1
         hint = "run the same command again later: it continues where it stopped"
+        hint = hint if status_of(error) else f"check the network, and HF_ENDPOINT if it is set; {hint}"
         if self.failures > self.limit:
             raise BitgolfError(f"{reason}; gave up after {self.limit} repetitions", where=where, hint=hint) from error
         if asked is not None and asked > self.longest:
