@@ -384,8 +384,9 @@ def test_an_interrupted_transfer_is_not_continued_with_another_revision(hub: Hub
     (fetch.folder / "fetched.json").unlink()
     changed = repository_files(1)
     hub.publish(REPOSITORY, {**FILES, FIRST: changed[FIRST]})
+    hub.requests.clear()
     fetch(1)
-    assert content(fetch.folder, FIRST, changed)
+    assert content(fetch.folder, FIRST, changed) and hub.sent("/lfs/") == SIZE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
