@@ -231,9 +231,9 @@ def test_a_stalled_connection_is_cut_and_continued(
 ) -> None:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
     go_on = threading.Event()
-    hub.faults.append(Fault(hub.blob(FIRST), pause=lambda: go_on.wait(30)))
+    hub.faults.append(Fault(hub.blob(FIRST), pause=lambda: go_on.wait(3)))
     fetch(1)
     go_on.set()
     assert content(fetch.folder, FIRST) and fetch.waits == [1.0]
@@ -498,7 +498,10 @@ def test_progress_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -
     progress = TransferProgress(RunLog(), FetchPlan(missing=(), total=3 * 10**9, present=10**9, partial=0))
     progress.started -= 10
     progress.label = "a.bin (1 of 2)"
-    progress.received(5 * 10**8)
+    progress.received(10)
+    assert capsys.readouterr().err.endswith("fetch a.bin (1 of 2): 1.00 GB of 3.00 GB\n")
+    progress.log = RunLog()  # which has printed nothing yet
+    progress.received(5 * 10**8 - 10)
     assert "fetch a.bin (1 of 2): 1.50 GB of 3.00 GB, 50.0 MB/s, 30 s left" in capsys.readouterr().err
 
 

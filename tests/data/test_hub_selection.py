@@ -28,6 +28,7 @@ def test_published_sets_are_found_in_their_layout(known: PublishedSet) -> None:
     folder = f"datasets/datasets/fineweb10B_{known.variant}"
     tokenizer = f"fineweb_{known.vocab}_bpe{known.variant.removeprefix(f'sp{known.vocab}')}.model"
     names = {tokenizer, *(f"fineweb_{vocab}_bpe.model" for vocab in (1024, 2048, 4096, 8192))}
+    names.add("fineweb_8192_bpe_lossless_caps_caseops_v1_reserved.model")
     paths = [f"{folder}/fineweb_{split}_000000.bin" for split in ("train", "val")]
     files = [RemoteFile(path, 1) for path in (*paths, *(f"{TOKENIZERS}/{name}" for name in names))]
     chosen = select_files(files, source, None)

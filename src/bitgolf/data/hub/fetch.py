@@ -19,6 +19,8 @@ from bitgolf.data.hub.selection import Selection, select_files
 from bitgolf.errors import BitgolfError, Interrupted, UsageError
 from bitgolf.report.log import RunLog
 
+_RATE_BYTES = 1_000_000  # fewer bytes tell nothing about the rate
+
 
 class FetchSettings(msgspec.Struct, frozen=True):
     """What to fetch from a source, and where to.
@@ -119,9 +121,10 @@ class TransferProgress:
         """Add bytes that arrived; a negative count takes away bytes that were discarded."""
         self.done += count
         self.arrived += max(count, 0)
-        rate = self.arrived / max(time.perf_counter() - self.started, 1e-9)
-        left = (self.total - self.done) / rate if rate else 0.0
-        state = f"{format_bytes(self.done)} of {format_bytes(self.total)}, {rate / 1e6:.1f} MB/s, {left:.0f} s left"
+        state = f"{format_bytes(self.done)} of {format_bytes(self.total)}"
+        if self.arrived >= _RATE_BYTES:
+            rate = self.arrived / max(time.perf_counter() - self.started, 1e-9)
+            state += f", {rate / 1e6:.1f} MB/s, {(self.total - self.done) / rate:.0f} s left"
         self.log.progress(f"fetch {self.label}: {state}")
 
 
