@@ -8,7 +8,7 @@ READY := .venv/ready
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 
-EXTRAS := dev,plot,parquet
+EXTRAS := dev,plot,parquet,cluster
 PACKAGES := lrzip
 
 .PHONY: quickstart test test-all test-torch cheats lint clean

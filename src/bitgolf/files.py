@@ -37,6 +37,14 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Sync a complete temporary file and rename it to `path`, in the same folder."""
+    with temporary.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable. Errors are ignored: some file systems cannot sync a folder."""
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The commands on shards: `data make`, `data check`."""
+"""The commands on shards: `data make`, `data check`, `data fetch`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ForceFlag = Annotated[
     typer.Option("--force", help="Use a tokenizer without a piece for the space, which is refused otherwise."),
 ]
 
-app = typer.Typer(help="Make and check shards of tokens.", no_args_is_help=True)
+app = typer.Typer(help="Make, fetch and check shards of tokens.", no_args_is_help=True)
 
 
 @app.command()
@@ -120,3 +120,61 @@ def check(folder: Annotated[Path, typer.Argument(help="The folder of the shards.
     print_result(as_json, checked, "\n".join(f"{f.severity}: {f.message}" for f in checked.findings) or "no findings")
     if not checked.passes:
         raise typer.Exit(1)
+
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="A published set (see --list), or a dataset repository as owner/name[:folder]."
+    ),
+]
+VariantOption = Annotated[
+    str, typer.Option("--variant", help="Variant of the set, such as sp1024 or sp8192. Default: the first of --list.")
+]
+TrainShardsOption = Annotated[
+    int | None, typer.Option("--train-shards", min=0, metavar="K", help="Fetch the first K only. Default: all.")
+]
+RemoteTokenizerOption = Annotated[
+    str, typer.Option("--tokenizer", metavar="PATH", help="Tokenizer in the repository, if none is found by name.")
+]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit. Default: that of the first call, else main.")
+]
+
+
+@app.command()
+def fetch(
+    name: SourceArgument = "",
+    variant: VariantOption = "",
+    train_shards: TrainShardsOption = None,
+    tokenizer: RemoteTokenizerOption = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to. Default: the name of the folder that is fetched.")
+    ] = None,
+    revision: RevisionOption = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read and verify files again that did not change.")] = False,
+    list_sets: Annotated[bool, typer.Option("--list", help="List the published sets, and fetch nothing.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch published shards and their tokenizer from the Hugging Face hub to one folder, for --shards.
+
+    Every file is verified by size, digest and header. The same command continues an interrupted call.
+
+    Needs huggingface_hub (the extra "hub") and takes its variables, such as HF_TOKEN and HF_ENDPOINT (for a mirror).
+    """
+    if list_sets:
+        return _print_published(as_json)
+    from bitgolf.commands.fetch import fetch_shards, fetched_text
+    from bitgolf.data.hub.fetch import FetchSettings
+    from bitgolf.data.hub.published import resolve_source
+
+    source = resolve_source(name, variant)
+    fetched = fetch_shards(source, FetchSettings(train_shards, out, revision, tokenizer, verify))
+    return print_result(as_json, fetched, fetched_text(fetched))
+
+
+def _print_published(as_json: bool) -> None:
+    """Print the published sets."""
+    from bitgolf.commands.fetch import PUBLISHED, published_table
+
+    print_result(as_json, PUBLISHED, published_table())
