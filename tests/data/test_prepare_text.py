@@ -81,7 +81,9 @@ def test_two_passes_give_the_files_of_the_definition(data: list[bytes], batch: i
         patch.setattr(survey.document_batches, "__defaults__", (batch,))
         text = TextPreparation(ListedText(data), ByteLevel(), "bytes", 0.3, shard_tokens=shard_tokens)
         manifest, _, report = prepare_text(text, Path(name, "two"))
-        assert contents(Path(name, "two")) == from_lists(data, ByteLevel(), Path(name, "one"), shard_tokens=shard_tokens)
+        assert contents(Path(name, "two")) == from_lists(
+            data, ByteLevel(), Path(name, "one"), shard_tokens=shard_tokens
+        )
         assert report.duplicates == len(data) - len(set(data)) and verify_data(Path(name, "two")) == []
         assert manifest.train.documents + manifest.val.documents == len(set(data))
 
@@ -137,7 +139,9 @@ def test_a_stopped_preparation_continues(
         wanted = from_lists(data, ByteLevel(), Path(name, "one"), shard_tokens=shard_tokens)
         for source in (ListedText(data, stop_pass, first), ListedText(data, 1, second)):
             with pytest.raises(KeyboardInterrupt):
-                prepare_text(TextPreparation(source, ByteLevel(), "x", 0.3, shard_tokens=shard_tokens), Path(name, "two"))
+                prepare_text(
+                    TextPreparation(source, ByteLevel(), "x", 0.3, shard_tokens=shard_tokens), Path(name, "two")
+                )
         text = TextPreparation(ListedText(data), ByteLevel(), "x", 0.3, shard_tokens=shard_tokens)
         prepare_text(text, Path(name, "two"))
         assert contents(Path(name, "two")) == wanted
@@ -151,7 +155,9 @@ def test_what_is_done_is_not_done_again(
     class Counting(InProcess):
         def map(self, function: Any, items: Any) -> Any:
             for item in items:
-                encoded.append(sum(map(len, item.documents if hasattr(item, "documents") else (*item.train, *item.val))))
+                encoded.append(
+                    sum(map(len, item.documents if hasattr(item, "documents") else (*item.train, *item.val)))
+                )
                 yield function(item)
 
     data = [b"%d words of a document" % i for i in range(100)]
@@ -219,9 +225,7 @@ def test_a_killed_command_continues_and_leaves_no_process(tmp_path: Path) -> Non
     file.write_text("\n".join(rows))
     words = ["--text", str(file), "--vocab", "300", "--held-out", "0.1"]
     subprocess.run(command(str(tmp_path / "whole"), *words), check=True, capture_output=True)
-    process = subprocess.Popen(
-        command(str(tmp_path / "killed"), *words, "--processes", "2"), stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command(str(tmp_path / "killed"), *words, "--processes", "2"), stderr=subprocess.DEVNULL)
     wait_for(lambda: (tmp_path / "killed" / "unfinished" / "train.part").exists())
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     process.send_signal(signal.SIGKILL)
@@ -265,6 +269,8 @@ def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
             for i in range(megabytes * 50):
                 handle.write(b"".join(b"%d line of text\n" % (i * 1000 + j) for j in range(1000)))
         run = [sys.executable, "-c", MEASURE, str(tmp_path / f"out{megabytes}"), str(file)]
-        found = subprocess.run(run, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        found = subprocess.run(
+            run, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
         peaks.append(int(found.stdout) / 1000)
     assert peaks[1] - peaks[0] < 10, f"peak memory {peaks} MB for texts of 3 and 30 MB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from types import TracebackType
@@ -9,6 +10,8 @@ from typing import Any, TypeVar
 
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.runtime.ordered_map import PENDING_PER_WORKER, OrderedMap, in_order
+
+_CONNECT_SECONDS = 10.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,8 +31,9 @@ class RayCluster(OrderedMap):
             hint = "pip install 'bitgolf[cluster]', or leave --cluster out to use the cores of this host"
             raise UsageError("--cluster needs the package ray", where=f"--cluster {address}", hint=hint) from error
         try:
+            _reach(address)
             self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             hint = "start one with `ray start --head`, or leave --cluster out"
             message = f"no Ray cluster can be reached ({error})"
             raise UsageError(message, where=f"--cluster {address}", hint=hint) from error
@@ -55,6 +59,13 @@ class RayCluster(OrderedMap):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise `OSError` if nothing answers at HOST:PORT; Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _apply(function: Callable[[Item], Result], item: Item) -> Result:
