@@ -9,9 +9,11 @@ import msgspec
 
 from bitgolf.data.manifest import Manifest
 from bitgolf.data.prepare import prepare_data
+from bitgolf.data.shard_folder import check_tokenizer_option
 from bitgolf.data.verify import verify_data
 from bitgolf.errors import UsageError
 from bitgolf.report.findings import DataFinding
+from bitgolf.report.log import RunLog
 from bitgolf.text.documents import Document, read_documents, train_validation_split
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions, ReadReport
 from bitgolf.tokens.audit import audit_tokenizer
@@ -86,9 +88,13 @@ def _tokenizer(kind: str, vocab: int, given: Path | None, documents: Sequence[Do
     return tokenizer_from_bytes(trainers[kind].train(d.data for d in documents))
 
 
-def check_shards(folder: Path) -> ShardsCheck:
-    """Verify shards: format, sizes, digests, document starts, and overlap of training and validation text."""
-    findings = _rows(verify_data(folder))
+def check_shards(folder: Path, tokenizer: Path | None = None) -> ShardsCheck:
+    """Verify shards: format, sizes, digests, ids, document starts, and overlap of training and validation text.
+
+    tokenizer: file of the tokenizer that made published shards; None for the one in their folder.
+    """
+    check_tokenizer_option(tokenizer, folder)
+    findings = _rows(verify_data(folder, tokenizer, RunLog()))
     return ShardsCheck(folder=str(folder), findings=findings, passes=not any(f.severity == "error" for f in findings))
 
 

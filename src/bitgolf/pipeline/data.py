@@ -8,10 +8,9 @@ from typing import Any
 import msgspec
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.manifest import load_manifest
 from bitgolf.data.prepare import prepare_data
+from bitgolf.data.shard_folder import adopt_shards, folder_state, open_shard_folder
 from bitgolf.errors import UsageError
-from bitgolf.files import write_bytes, write_json
 from bitgolf.pipeline.state import Run
 from bitgolf.text.documents import Document, ReadReport, TextFiles, train_validation_split
 from bitgolf.tokens.audit import audit_tokenizer
@@ -25,7 +24,7 @@ AUDIT_DOCUMENTS = 20
 class PreparedData(msgspec.Struct, frozen=True, kw_only=True):
     """Outcome of the stage `prepare`.
 
-    data: folder of the shards, relative to the run's folder if it is inside. tokens: number of training tokens.
+    data: folder of the manifest and the tokenizer, relative to the run's folder. tokens: number of training tokens.
     """
 
     data: str
@@ -33,9 +32,12 @@ class PreparedData(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare_inputs(run: Run) -> list[Any]:
-    """Inputs of the shards: the text (names, sizes and times of its files), the tokenizer, the held-out share."""
+    """Inputs of the shards: the text (names, sizes and times of its files), the tokenizer, the held-out share.
+
+    If the run was given shards: names, sizes and times of their files.
+    """
     if run.shards:
-        return ["shards", str(run.shards.resolve())]
+        return ["shards", *folder_state(run.shards, run.tokenizer)]
     source = _source(run)
     return [source.to_json(), source().cache_key(), run.settings("tokens", "held_out")]
 
@@ -48,12 +50,13 @@ def _source(run: Run) -> Spec[Any]:
 
 
 def prepare(run: Run) -> PreparedData:
-    """Train the tokenizer and write shards, unless the run was given shards.
+    """Train the tokenizer and write shards, unless the run was given shards, which are read once and checked.
 
     Raises `UsageError` if the text has too few documents to hold one out.
     """
     if run.shards:
-        return PreparedData(data=str(run.shards), tokens=load_manifest(run.shards).train.tokens)
+        adopted = adopt_shards(open_shard_folder(run.shards, run.tokenizer), run.data_folder, run.log)
+        return PreparedData(data="data", tokens=adopted.train.tokens)
     recipe = run.recipe()
     report = ReadReport()
     training, held_out = train_validation_split(_source(run)().documents(report), recipe.held_out, report)
@@ -69,8 +72,6 @@ def prepare(run: Run) -> PreparedData:
     tokenizer = tokenizer_from_bytes(recipe.tokens().train(d.data for d in training))
     _report_tokenizer(run, tokenizer, held_out)
     manifest = prepare_data(training, held_out, tokenizer, run.data_folder)
-    write_bytes(run.data_folder / "val.raw", b"".join(d.data for d in held_out))
-    write_json(run.data_folder / "val.lengths.json", [len(d.data) for d in held_out])
     tokens = manifest.train.tokens
     run.log.info(f"{tokens:,} training tokens, {manifest.train.raw_bytes / tokens:.2f} bytes per token")
     return PreparedData(data="data", tokens=tokens)
