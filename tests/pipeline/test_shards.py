@@ -16,7 +16,8 @@ import pytest
 from bitgolf.data.shards import find_shards, read_shard, write_shard
 from bitgolf.files import read_json, write_json
 from bitgolf.pipeline.scoring import _round_trip
-from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.stages import stage_named
+from bitgolf.pipeline.state import Run, open_run
 from bitgolf.report.log import RunLog
 from bitgolf.score.text import TokenizedText, append_final_bos
 from bitgolf.text.documents import read_documents
@@ -79,16 +80,17 @@ def test_shards_of_data_make_are_trained_scored_and_restored(
 
 
 def test_a_second_call_reads_no_shard_and_a_touched_one_is_read_again(
-    finished: tuple[Path, dict[str, Any]], made: Path, tmp_path: Path
+    finished: tuple[Path, dict[str, Any]], made: Path
 ) -> None:
-    data, out = (Path(shutil.copytree(folder, tmp_path / name)) for folder, name in ((made, "D"), (finished[0], "R")))
-    moved = run_command("run", str(out), "--shards", str(data), "--resume")
-    assert moved.returncode == 0 and "prepare …" in moved.stderr, "the folder is another one, so its shards are read"
-    again = run_command("run", str(out)).stderr
+    again = run_command("run", str(finished[0])).stderr
     assert "prepare: unchanged, reused" in again and "MB/s" not in again
-    os.utime(find_shards(data, "train")[0])
-    touched = run_command("run", str(out), "--resume")
-    assert touched.returncode == 0 and "MB/s" in touched.stderr and "prepare …" in touched.stderr
+    prepare, run = stage_named("prepare"), open_run(finished[0], RunLog(quiet=True))
+    path = find_shards(made, "train")[0]
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert not prepare.unchanged(run)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert prepare.unchanged(run)
 
 
 def test_changed_shards_are_named_before_training(made: Path, recipe_file: Path, tmp_path: Path) -> None:
@@ -145,7 +147,8 @@ def test_published_shards_are_trained_scored_and_proven(
     serialized = (shared / "data" / "tokenizers" / model.name).read_bytes()
     model.write_bytes(MAGIC + serialized if name == CASEOPS else serialized)
     tokenizer, out, data = tokenizer_from_bytes(model.read_bytes()), tmp_path / "run", tmp_path / "shards"
-    texts = [d.data for d in islice(read_documents([shared / "data" / "english.val.jsonl.zst"]), 24)]
+    documents = read_documents([shared / "data" / "english.val.jsonl.zst"])
+    texts = [document.data[:600].rpartition(b" ")[0] for document in islice(documents, 40)]
     write_published(data, tokenizer, texts[4:], "train", sidecar=False)
     write_published(data, tokenizer, texts[:4], "val", sidecar=name == CASEOPS)
     size = sum(len(tokenizer.decode(tokenizer.encode_normalised(text)[0])) for text in texts[:4])
@@ -157,7 +160,7 @@ def test_published_shards_are_trained_scored_and_proven(
     sidecar = size + 1 if name == CASEOPS else None
     assert (result["held_out"]["bytes"], result["held_out"]["sidecar_bytes"]) == (size, sidecar)
     assert result["roundtrip"]["restored"] is True
-    log = (out / "run.log").read_text()
+    log = (out / "log.jsonl").read_text()
     assert (f"counts {size + 1:,} bytes, the tokens decode to {size:,}" in log) == (name == CASEOPS)
     scored = json.loads(bitgolf("score", out, *given))
     assert scored["bpb"] == pytest.approx(result["bpb"]["sliding"], rel=1e-9) and scored["sidecar_bytes"] == sidecar

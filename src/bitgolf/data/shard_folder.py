@@ -233,7 +233,7 @@ def adopt_shards(source: ShardFolder, target: Path, log: RunLog) -> Manifest:
     write_bytes(target / "tokenizer.model", tokenizer.serialized)
     for name, split in splits.items():
         write_fingerprints(target / f"{name}_documents.fp", split.fingerprints)
-    counts = {name: split.counts for name, split in splits.items()}
-    manifest = Manifest(tokenizer.digest, tokenizer.vocab, tokenizer.bos, **counts, shards_folder=str(source.place))
+    train, val = (splits[name].counts for name in SPLITS)
+    manifest = Manifest(tokenizer.digest, tokenizer.vocab, tokenizer.bos, train, val, shards_folder=str(source.place))
     write_json(target / "manifest.json", msgspec.to_builtins(manifest))
     return manifest

@@ -73,7 +73,7 @@ def prepare(run: Run) -> PreparedData:
     _report_tokenizer(run, tokenizer, held_out)
     manifest = prepare_data(training, held_out, tokenizer, run.data_folder)
     tokens = manifest.train.tokens
-    run.log.info(f"{tokens:,} training tokens, {manifest.train.raw_bytes / tokens:.2f} bytes per token")
+    run.log.info(f"{tokens:,} training tokens, {manifest.train.encoded_bytes / tokens:.2f} bytes per token")
     return PreparedData(data="data", tokens=tokens)
 
 
