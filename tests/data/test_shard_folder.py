@@ -186,7 +186,19 @@ def test_the_tokenizer_is_the_only_one_or_the_one_named(published: Path, small_t
         path.unlink()
     with pytest.raises(UsageError, match="no tokenizer") as error:
         open_shard_folder(published)
-    assert "--tokenizer FILE" in error.value.hint
+    assert error.value.hint == "--tokenizer FILE names the tokenizer that made the shards"
+    (published / "a.tiktoken").write_bytes(b"")
+    assert find_tokenizer(published) == published / "a.tiktoken"
+
+
+def test_a_tokenizer_elsewhere_in_the_published_layout_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "datasets" / "fineweb10B_sp1024"
+    folder.mkdir(parents=True)
+    (tmp_path / "tokenizers").mkdir()
+    (tmp_path / "tokenizers" / "fineweb_1024_bpe.model").write_bytes(b"")
+    with pytest.raises(UsageError, match="no tokenizer") as error:
+        find_tokenizer(folder)
+    assert error.value.hint.endswith("/tokenizers/fineweb_1024_bpe.model")
 
 
 def test_a_folder_that_is_not_there_is_a_wrong_use(tmp_path: Path) -> None:

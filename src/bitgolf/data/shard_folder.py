@@ -24,8 +24,8 @@ from bitgolf.report.log import RunLog
 from bitgolf.tokens.loading import load_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 
-_TOKENIZER_NAMES = ("tokenizer.model", "tokenizer.json")
-_TOKENIZER_PATTERNS = ("*.model", "*.tiktoken")
+TOKENIZER_FILES = ("*.model", "tokenizer.json", "*.tiktoken")
+"""Patterns of the names of tokenizer files."""
 
 
 class ShardFolder(NamedTuple):
@@ -80,17 +80,25 @@ def check_tokenizer_option(tokenizer_file: Path | None, shards: Path | None) -> 
 
 
 def find_tokenizer(folder: Path) -> Path:
-    """Return the only tokenizer file in a folder, or `tokenizer.model` or `tokenizer.json` if one of them is there.
+    """Return `tokenizer.model` in a folder, or else the only tokenizer file there (`TOKENIZER_FILES`).
 
     Raises `UsageError` if there is none or more than one.
     """
-    found = [path for name in _TOKENIZER_NAMES if (path := folder / name).exists()][:1]
-    found = found or sorted(path for pattern in _TOKENIZER_PATTERNS for path in folder.glob(pattern))
+    if (own := folder / "tokenizer.model").exists():
+        return own
+    found, hint = _tokenizers(folder), "--tokenizer FILE names the tokenizer that made the shards"
     if len(found) == 1:
         return found[0]
-    names = ", ".join(path.name for path in found)
-    cause = f"the folder has {len(found)} tokenizers ({names})" if found else "the folder has no tokenizer"
-    raise UsageError(cause, where=str(folder), hint="--tokenizer FILE names the tokenizer that made the shards")
+    if found:
+        names = ", ".join(path.name for path in found)
+        raise UsageError(f"the folder has {len(found)} tokenizers ({names})", where=str(folder), hint=hint)
+    if near := [*_tokenizers(folder.resolve().parent), *_tokenizers(folder.resolve().parents[1] / "tokenizers")]:
+        hint += f", perhaps {' or '.join(map(str, near[:4]))}"  # published as tokenizers/ beside datasets/NAME/
+    raise UsageError("the folder has no tokenizer", where=str(folder), hint=hint)
+
+
+def _tokenizers(folder: Path) -> list[Path]:
+    return sorted(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern))
 
 
 def open_shard_folder(folder: Path, tokenizer_file: Path | None = None) -> ShardFolder:
