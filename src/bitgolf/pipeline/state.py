@@ -225,7 +225,8 @@ def open_run(folder: Path, log: RunLog) -> Run:
     if missing := [file.name for file in (files.recipe, files.inputs) if not file.exists()]:
         cause = f"this is not the folder of a run: {missing[0]} is missing"
         raise UsageError(cause, where=str(folder), hint="`bitgolf run RECIPE` creates one")
-    run = run_of_inputs(from_json(read_json(files.recipe)), folder, log, read_inputs(folder))
+    inputs = read_inputs(folder)  # first: a recipe of another format cannot be read
+    run = run_of_inputs(from_json(read_json(files.recipe)), folder, log, inputs)
     return replace(run, completed=read_outcomes(folder))
 
 
