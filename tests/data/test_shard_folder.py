@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from bitgolf.data import scan
@@ -25,6 +26,7 @@ from bitgolf.text.caseops import ESC, TITLE
 from bitgolf.text.documents import Document
 from bitgolf.tokens.caseops_tokenizer import CaseOpsTokenizer
 from bitgolf.tokens.loading import tokenizer_from_bytes
+from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import CaseOpsBPE
 
@@ -108,6 +110,23 @@ def test_bytes_with_case_operators_are_exact(tmp_path: Path, monkeypatch: pytest
     split = scan.scan_split("train", find_shards(tmp_path, "train"), tokenizer, QUIET)
     assert split.encoded_bytes == sum(map(len, texts)) + len(b"A")
     assert split.encoded_bytes != int(tokenizer.byte_lengths[split.stream.window(0, len(split.stream))].sum())
+
+
+class CountsEnds(SentencePieceTokenizer):
+    """A tokenizer that counts one more byte on the last token of a document."""
+
+    def count_bytes(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        counts = super().count_bytes(ids)
+        counts[-1:] += 1
+        return counts
+
+
+def test_bytes_that_depend_on_the_context_are_counted_by_document(
+    published: Path, small_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "_BLOCK_TOKENS", 7)
+    split = scan.scan_split("val", find_shards(published, "val"), CountsEnds(small_tokenizer.serialized), QUIET)
+    assert split.encoded_bytes == sum(map(len, VAL)) + len(VAL)
 
 
 def test_a_token_outside_the_vocabulary_is_placed(published: Path) -> None:
