@@ -44,25 +44,25 @@ def test_an_equal_sidecar_is_a_note(
 def test_a_different_sidecar_is_explained_and_not_used(
     tmp_path: Path, small_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    """One character of two byte tokens is counted on its last token, and one token counts a removed byte."""
+    """One character of two byte tokens is counted on its last token, and two documents count a removed byte."""
     monkeypatch.setattr(sidecar, "_BLOCK_TOKENS", block)
     ids, counts = write_counted(tmp_path, small_tokenizer)
     first = int(np.flatnonzero([small_tokenizer.piece_bytes[i] == b"\xe4" for i in ids])[0])
     published = counts.copy()
     published[first : first + 3] = 0, 0, 3
-    published[-1] += 1
+    published[[1, -1]] += 1
     write_shard(tmp_path / "fineweb_val_bytes_000000.bin", published[:12])
     write_shard(tmp_path / "fineweb_val_bytes_000001.bin", published[12:])
     split = inspect_split(open_shard_folder(tmp_path), "val", RunLog(quiet=True))
     total = sum(map(len, TEXTS))
-    assert (split.counts.encoded_bytes, split.counts.sidecar_bytes) == (total, total + 1)
+    assert (split.counts.encoded_bytes, split.counts.sidecar_bytes) == (total, total + 2)
     (finding,) = split.findings
     assert finding.severity == "warning"
     assert (
-        f"counts {total + 1:,} bytes, the tokens decode to {total:,}: 4 of {len(ids)} tokens differ" in finding.message
+        f"counts {total + 2:,} bytes, the tokens decode to {total:,}: 5 of {len(ids)} tokens differ" in finding.message
     )
-    assert "3 are byte tokens (the sidecar counts a character on its last one) and 1 are other" in finding.message
-    assert f"the sums of 1 documents differ. Scores use the {total:,} bytes" in finding.message
+    assert "3 are byte tokens (the sidecar counts a character on its last one) and 2 are other" in finding.message
+    assert f"documents with another sum: 2. Scores use the {total:,} bytes" in finding.message
 
 
 def test_a_sidecar_of_another_length_is_refused(tmp_path: Path, small_tokenizer: Tokenizer) -> None:

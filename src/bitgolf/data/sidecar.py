@@ -50,7 +50,7 @@ class SidecarComparison(NamedTuple):
         return (
             f"the byte sidecar counts {self.sidecar_bytes:,} bytes, the tokens decode to {self.own_bytes:,}:"
             f" {self.differing:,} of {self.tokens:,} tokens differ, of which {' and '.join(reasons)};"
-            f" the sums of {self.differing_documents:,} documents differ. Scores use the {self.own_bytes:,} bytes"
+            f" documents with another sum: {self.differing_documents:,}. Scores use the {self.own_bytes:,} bytes"
         )
 
 
