@@ -26,8 +26,7 @@ from bitgolf.config.edits import append, replace
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import BatchLoader, ShuffledWindows
-from bitgolf.data.manifest import load_manifest
-from bitgolf.data.shards import TokenStream, find_shards
+from bitgolf.data.manifest import load_manifest, open_split
 from bitgolf.grids.clip import SdClip
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
@@ -154,7 +153,7 @@ def train_and_score(recipe: Spec[Recipe], data: Path, seed: int, tokens: int) ->
     """Train and score one run: bits per byte as trained (and averaged), and after int6."""
     manifest, device, settings = load_manifest(data), select_device(), recipe().train()
     batches = BatchLoader(
-        TokenStream(find_shards(data, "train")),
+        open_split(data, "train"),
         rows=settings.rows,
         length=settings.length,
         order=settings.order(),

@@ -19,8 +19,7 @@ from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec
 from bitgolf.data.batches import BatchLoader
-from bitgolf.data.manifest import load_manifest
-from bitgolf.data.shards import TokenStream, find_shards
+from bitgolf.data.manifest import load_manifest, open_split
 from bitgolf.errors import BitgolfError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.values import ValueEmbedding
@@ -116,7 +115,7 @@ def prepared_trainer(
     """
     check_options(options or {})
     settings, where, started = recipe().train(), device(), time.perf_counter()
-    order, stream = settings.order(), TokenStream(find_shards(folder, "train"))
+    order, stream = settings.order(), open_split(folder, "train")
     batches = BatchLoader(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=context.bos)
     trainer = Trainer(
         recipe().model, recipe().train, recipe().average, context, batches, where, DistributedContext(), 0

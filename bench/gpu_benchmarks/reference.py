@@ -17,8 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from bitgolf.data.manifest import load_manifest
-from bitgolf.data.shards import find_shards
+from bitgolf.data.manifest import SPLITS, load_manifest
 from bitgolf.tokens.caseops_tokenizer import MAGIC
 from gpu_benchmarks import harness
 from gpu_benchmarks.job import GPUS, RECIPE, BenchmarkJob
@@ -94,11 +93,12 @@ def environment(job: BenchmarkJob, folder: Path) -> dict[str, str]:
     """Environment variables of the script. Links the shards under the names that the script expects."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "val"):
-        for i, shard in enumerate(find_shards(job.data, split)):
+    manifest = load_manifest(job.data)
+    for split in SPLITS:
+        for i, shard in enumerate(manifest.split(split).shards):
             link = data / f"fineweb_{split}_{i:06d}.bin"
             link.unlink(missing_ok=True)
-            link.symlink_to(shard.resolve())
+            link.symlink_to(Path(manifest.shards_folder or job.data, shard.name).resolve())
     tokenizer = folder / "tokenizer.model"  # the plain SentencePiece model, without the header of CaseOps
     tokenizer.write_bytes((job.data / "tokenizer.model").read_bytes().removeprefix(MAGIC))
     train = harness.recipe_for(RECIPE, toy=job.toy)().train
@@ -109,7 +109,7 @@ def environment(job: BenchmarkJob, folder: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(modules),
         "DATA_PATH": str(data),
         "TOKENIZER_PATH": str(tokenizer),
-        "VOCAB_SIZE": str(load_manifest(job.data).vocab),
+        "VOCAB_SIZE": str(manifest.vocab),
         "WORLD_SIZE": str(GPUS),  # without RANK, the script runs as one process with the batch of one GPU
         "TRAIN_BATCH_TOKENS": str(GPUS * train["rows"] * train["length"]),
         "ITERATIONS": str(STEPS),

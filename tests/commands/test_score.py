@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from bitgolf.artifact.model import load_model
 from bitgolf.cli import app, artifacts
-from bitgolf.commands.artifacts import ScoreResult, score_artifact
+from bitgolf.commands.artifacts import ScoreResult, SourceText, score_artifact
 from bitgolf.commands.tables import run_table, score_table
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
@@ -53,7 +53,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ToyArtifact:
 
 
 def on_shards(toy: ToyArtifact, *names: str, **words: Any) -> ScoreResult:
-    return score_artifact(toy.artifact, (), toy.shards, methods=names, **words)
+    return score_artifact(toy.artifact, SourceText(shards=toy.shards), methods=names, **words)
 
 
 # ---- sources of text ----------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def on_shards(toy: ToyArtifact, *names: str, **words: Any) -> ScoreResult:
 
 def test_raw_text_and_shards_have_one_answer(toy: ToyArtifact) -> None:
     """The scores are equal bit for bit."""
-    shards, raw = on_shards(toy), score_artifact(toy.artifact, (toy.raw,), None)
+    shards, raw = on_shards(toy), score_artifact(toy.artifact, SourceText((toy.raw,)))
     files = [path.read_bytes() for path in sorted(toy.raw.iterdir())]
     for a, b in zip(shards.methods, raw.methods, strict=True):
         keys = ("bits", "bytes", "targets", "tokens_read", "bpb")
@@ -83,7 +83,10 @@ def test_the_document_has_the_keys_of_the_design(toy: ToyArtifact, capsys: pytes
     }
     artifacts.score(toy.artifact, shards=toy.shards, as_json=True, **words)
     d = json.loads(capsys.readouterr().out)
-    assert d.keys() == KEYS | {"methods"} and [m["method"] for m in d["methods"]] == ["contiguous", "sliding"]
+    assert d.keys() == KEYS | {"methods", "sidecar_bytes"} and [m["method"] for m in d["methods"]] == [
+        "contiguous",
+        "sliding",
+    ]
     assert {key: d[key] for key in KEYS} == d["methods"][-1], "the top-level keys are those of the last method"
     assert d["bpb"] == d["bits"] / d["bytes"] and d["bpb_without_adaptation"] is d["gain"] is None and not d["adapts"]
     assert d["targets_per_token_read"] == d["targets"] / d["tokens_read"] == pytest.approx(0.5, abs=0.02)
@@ -97,19 +100,19 @@ def test_every_option_of_the_command_arrives(toy: ToyArtifact, monkeypatch: pyte
         "bitgolf.commands.artifacts.score_artifact",
         lambda *words, **options: received.update(options, words=words) or document,
     )
-    words = "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2 --device cpu --key body --skip-null"
+    words = "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2 --device cpu --key body --skip-null --tokenizer t"
     done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 0 and "targets/s" in done.output and "sliding" in done.output
     assert received == {
-        "words": (Path("a.bg"), [], Path("b")), "methods": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
-        "batch": 9, "processes": 2, "device": "cpu", "reading": ReadOptions("body", skip_null=True),
+        "words": (Path("a.bg"), SourceText([], Path("b"), ReadOptions("body", skip_null=True), Path("t"))), "methods": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
+        "batch": 9, "processes": 2, "device": "cpu",
     }  # fmt: skip
 
 
 def test_one_source_of_text(toy: ToyArtifact) -> None:
     for text, shards in (((), None), ((toy.raw,), toy.shards)):
         with pytest.raises(UsageError, match="exactly one of --text and --shards"):
-            score_artifact(toy.artifact, text, shards)
+            score_artifact(toy.artifact, SourceText(text, shards))
 
 
 def test_a_batch_bounds_what_is_read_at_once_and_changes_nothing_else(

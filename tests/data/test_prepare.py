@@ -100,11 +100,11 @@ def test_a_damaged_manifest_is_named(folder: Path, text: str) -> None:
     assert [finding.rule for finding in verify_data(folder)] == ["manifest"]
 
 
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", [2, 4])
 def test_a_manifest_of_another_format_is_refused(folder: Path, number: int) -> None:
     """Regardless of its other fields, whose names may differ between formats."""
     (folder / "manifest.json").write_text(json.dumps({"format": number, "digest": "x"}))
-    with pytest.raises(FormatVersionError, match=f"the data manifest has format {number}; this version reads format 2"):
+    with pytest.raises(FormatVersionError, match=f"the data manifest has format {number}; this version reads format 3"):
         load_manifest(folder)
 
 
@@ -157,12 +157,13 @@ def test_check_sees(name: str, folder: Path) -> None:
 def test_published_shards_are_checked_without_a_manifest(tmp_path: Path) -> None:
     write_shard(tmp_path / "fineweb_train_000000.bin", np.array([1, 5, 6, 1, 7]))
     write_shard(tmp_path / "fineweb_val_000000.bin", np.array([1, 8, 1, 9]))
-    assert [(finding.rule, finding.severity) for finding in verify_data(tmp_path)] == [("no-manifest", "note")]
+    notes = [("no-manifest", "note"), ("no-tokenizer", "note")]
+    assert [(finding.rule, finding.severity) for finding in verify_data(tmp_path)] == notes
     write_shard(tmp_path / "fineweb_val_000000.bin", np.array([1, 8, 1, 7]))
-    assert [finding.severity for finding in verify_data(tmp_path)] == ["note", "error"]
-    assert "1 of 2 validation documents" in verify_data(tmp_path)[1].message
+    assert [finding.severity for finding in verify_data(tmp_path)] == ["note", "note", "error"]
+    assert "1 of 2 validation documents" in verify_data(tmp_path)[2].message
     write_shard(tmp_path / "fineweb_val_000000.bin", np.array([8, 1]))
-    assert [finding.rule for finding in verify_data(tmp_path)] == ["no-manifest", "document-starts"]
+    assert [finding.rule for finding in verify_data(tmp_path)] == ["no-manifest", "no-tokenizer", "document-starts"]
 
 
 def test_a_manifest_takes_nothing_that_it_does_not_know(folder: Path) -> None:
@@ -170,4 +171,4 @@ def test_a_manifest_takes_nothing_that_it_does_not_know(folder: Path) -> None:
     path.write_text(json.dumps({**load_manifest(folder).to_json(), "extra": 1}))
     with pytest.raises(CorruptFileError, match="extra"):
         load_manifest(folder)
-    assert set(Manifest.__struct_fields__) == {"tokenizer", "vocab", "bos", "train", "val", "format"}
+    assert set(Manifest.__struct_fields__) == {"tokenizer", "vocab", "bos", "train", "val", "shards_folder", "format"}

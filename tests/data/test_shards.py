@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bitgolf.data.shards import TokenStream, find_shards, read_shard, write_shard
+from bitgolf.data.shards import TokenStream, find_shards, find_sidecars, read_shard, sidecar_name, write_shard
 from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
 
 
@@ -49,15 +49,25 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, ids: list) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "it has 0 bytes, but a header has 1024"),
+        (b"", "the file is empty"),
+        (b"\x01", "it has 1 bytes, but a header has 1024"),
         (shard_bytes()[:1023], "it has 1023 bytes, but a header has 1024"),
         (shard_bytes(magic=20240521), "starts with 20240521"),
         (shard_bytes(magic=0x18, version=0x13), "instead of 20240520"),
+        (shard_bytes(magic=20240801, version=7), r"llm\.c for Llama 3, with 32-bit tokens"),
+        (shard_bytes(magic=20240522), r"an evaluation file of llm\.c"),
+        (struct.pack(">3i", 20240520, 1, 3) + bytes(1012) + b"\0\1\0\2\0\3", "big-endian"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 200001024\n", "pointer that Git LFS stores"),
+        (np.arange(4000, dtype="<u2").tobytes(), "starts with 65536 instead of"),
         (shard_bytes(version=2), "version 2"),
         (shard_bytes(count=0, tokens=b""), "states 0 tokens"),
         (shard_bytes(count=-3), "states -3 tokens"),
+        (shard_bytes(count=-(2**31)), "states -2,147,483,648 tokens"),
+        (shard_bytes(tokens=b""), "ends after its header"),
+        (shard_bytes(tokens=struct.pack("<3i", 1, 2, 3)), "32-bit tokens"),
         (shard_bytes(count=4), "too short"),
         (shard_bytes(count=2), "too long"),
+        (shard_bytes(count=2**31 - 1), "too short"),
         (shard_bytes() + b"\x00", "too long"),
         (shard_bytes()[:-1], "too short"),
     ],
@@ -67,7 +77,31 @@ def test_a_damaged_shard_is_refused_and_named(tmp_path: Path, data: bytes, messa
     path.write_bytes(data)
     with pytest.raises(CorruptFileError, match=message) as error:
         read_shard(path)
-    assert error.value.where == str(path)
+    assert error.value.where == str(path) and error.value.hint
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    start=st.sampled_from([b"", shard_bytes(), shard_bytes(count=2, tokens=b"")]),
+    flips=st.lists(st.tuples(st.integers(0, 1040), st.integers(0, 255)), max_size=3),
+    end=st.binary(max_size=40),
+    cut=st.integers(0, 1060),
+)
+def test_any_bytes_are_tokens_or_one_error(
+    tmp_path_factory: pytest.TempPathFactory, start: bytes, flips: list[tuple[int, int]], end: bytes, cut: int
+) -> None:
+    data = bytearray(start + end)
+    for at, value in flips:
+        data[at : at + 1] = bytes([value])
+    path = tmp_path_factory.getbasetemp() / "any.bin"
+    path.write_bytes(bytes(data[:cut]))
+    try:
+        ids = read_shard(path)
+    except CorruptFileError as error:
+        assert error.where == str(path) and error.hint and len(str(error).splitlines()) == 2
+    else:
+        assert shard_bytes(count=len(ids), tokens=ids.tobytes())[:12] == bytes(data[:12])
+        assert 1024 + 2 * len(ids) == min(cut, len(data)) and ids.tobytes() == bytes(data[1024:cut])
 
 
 def test_shards_are_found_by_split_without_sidecars(tmp_path: Path) -> None:
@@ -84,6 +118,9 @@ def test_shards_are_found_by_split_without_sidecars(tmp_path: Path) -> None:
         "fineweb_train_000001.bin",
     ]
     assert [path.name for path in find_shards(tmp_path, "val")] == ["fineweb_val_000000.bin"]
+    assert [path.name for path in find_sidecars(tmp_path, "val")] == ["fineweb_val_bytes_000000.bin"]
+    assert find_sidecars(tmp_path, "train") == []
+    assert sidecar_name("fineweb_val_000000.bin") == "fineweb_val_bytes_000000.bin"
     with pytest.raises(UsageError, match="no val shards"):
         find_shards(tmp_path / "nowhere", "val")
     with pytest.raises(BitgolfError, match="cannot be read"):

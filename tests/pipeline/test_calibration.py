@@ -21,8 +21,8 @@ from bitgolf.files import read_json
 from bitgolf.pipeline import execute as execution
 from bitgolf.pipeline import training
 from bitgolf.pipeline.data import PreparedData
-from bitgolf.pipeline.execute import execute
-from bitgolf.pipeline.stages import STAGES
+from bitgolf.pipeline.execute import execute, run_stage
+from bitgolf.pipeline.stages import STAGES, stage_named
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training import TrainingJob, train_rank
 from bitgolf.quantize.calibration import calibrate
@@ -391,7 +391,10 @@ def opened() -> Iterator[list[str]]:
 def test_no_validation_file_is_opened_before_the_artifact_is_written(
     data: Path, tmp_path: Path, opened: list[str], name: str
 ) -> None:
-    """The shards are given, so no stage up to `pack` needs the validation text."""
+    """`prepare` checks all shards; no later stage up to `pack` needs the validation text."""
+    run_stage(Run(calibrated(), tmp_path, RunLog(quiet=True), shards=data), stage_named("prepare"))
+    assert "val_000000.bin" in opened
+    opened.clear()
     ran(calibrated().set("calibrate.source", SOURCES[name]), tmp_path, data)
     assert (tmp_path / "artifact.bg").exists()
     assert "train_000000.bin" in opened and "manifest.json" in opened, "the audit hook must be active"

@@ -22,6 +22,9 @@ from bitgolf.pipeline.execute import run_recipe
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES
 from bitgolf.recipes.recipe import Recipe
+from bitgolf.score.coding.roundtrip import decoded_documents
+from bitgolf.score.text import load_validation
+from bitgolf.tokens.loading import load_tokenizer
 from helpers.command_line import run_command
 from helpers.toy import toy_recipe
 
@@ -140,14 +143,11 @@ def test_the_artifact_alone_gives_the_score_again_on_raw_text(
     alone = tmp_path / "alone.bg"
     shutil.copy(out / "artifact.bg", alone)
     held_out = tmp_path / "held_out.jsonl"
-    raw, at = (out / "data" / "val.raw").read_bytes(), 0
-    with held_out.open("w") as handle:
-        for length in read_json(out / "data" / "val.lengths.json"):
-            handle.write(json.dumps({"text": raw[at : at + length].decode()}) + "\n")
-            at += length
+    documents = list(decoded_documents(load_validation(out / "data"), load_tokenizer(out / "data" / "tokenizer.model")))
+    held_out.write_text("".join(json.dumps({"text": document.decode()}) + "\n" for document in documents))
     result = json.loads(bitgolf("score", str(alone), "--text", str(held_out), "--with", "sliding", "--json").stdout)
     assert result.keys() >= {"bits", "bytes", "bpb", "targets", "method", "seconds"} and result["method"] == "sliding"
-    assert result["bytes"] == len(raw)
+    assert result["bytes"] == sum(map(len, documents)) == d["held_out"]["bytes"]
     assert result["bpb"] == pytest.approx(d["bpb"]["sliding"], rel=1e-9), "raw text and shards must give the same score"
 
 
@@ -224,7 +224,7 @@ def test_starting_after_a_stage_whose_inputs_changed_is_refused(run_folder: Path
         again(run_folder, load_recipe(str(run_folder), ["train.steps=31"]), first="quantize")
 
 
-@pytest.mark.parametrize("written", [{"seed": 0, "text": [], "shards": None}, {"seed": 0, "format": 1}])
+@pytest.mark.parametrize("written", [{"seed": 0, "text": [], "shards": None}, {"seed": 0, "format": 3}])
 def test_a_folder_of_an_older_format_is_refused_and_left_alone(run_folder: Path, written: dict[str, Any]) -> None:
     """Each command that opens runs refuses it before it reads the recipe, which this version cannot read."""
     (run_folder / "inputs.json").write_text(json.dumps(written))
@@ -233,7 +233,7 @@ def test_a_folder_of_an_older_format_is_refused_and_left_alone(run_folder: Path,
     sweep = ("sweep", str(run_folder), "--set", "pack.cap=1")
     for words in (("run", str(run_folder)), ("pack", str(run_folder)), ("doctor", str(run_folder)), sweep):
         failed = bitgolf(*words, code=1)
-        assert "this version reads format 3" in failed.stderr and str(run_folder) in failed.stderr
+        assert "this version reads format 4" in failed.stderr and str(run_folder) in failed.stderr
     after = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
     assert after == before
 

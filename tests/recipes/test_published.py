@@ -21,6 +21,7 @@ from bitgolf.model.lm import LM
 from bitgolf.model.part import Scheduled
 from bitgolf.pipeline.calibration import calibrate
 from bitgolf.pipeline.compression import pack, quantize
+from bitgolf.pipeline.data import prepare
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training import average, train
 from bitgolf.recipes import describe, get_recipe, recipe_names
@@ -130,6 +131,7 @@ def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> No
     recipe = small_recipe(get_recipe(name), steps=STEPS)
     log = RunLog(tmp_path, quiet=True)
     run = Run(recipe, tmp_path, log, shards=data)
+    prepare(run)
     trained = train(run)
     average(run)
     run.completed["train"] = msgspec.to_builtins(trained)

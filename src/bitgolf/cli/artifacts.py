@@ -13,6 +13,7 @@ from bitgolf.cli.options import (
     JsonFlag,
     KeyOption,
     ShardsOption,
+    ShardTokenizerOption,
     SkipNullFlag,
     TextOption,
     print_result,
@@ -71,6 +72,7 @@ def score(
     key: KeyOption = "",
     skip_null: SkipNullFlag = False,
     shards: ShardsOption = None,
+    tokenizer: ShardTokenizerOption = None,
     methods: MethodNames = [],  # noqa: B006
     sets: MethodSettings = [],  # noqa: B006
     order: DocumentOrder = None,
@@ -86,13 +88,12 @@ def score(
     adapt. A method that adapts is also scored without adaptation. With the order `longest`, the bits of the document
     lengths are added to the score.
     """
-    from bitgolf.commands.artifacts import score_artifact
+    from bitgolf.commands.artifacts import SourceText, score_artifact
     from bitgolf.commands.tables import score_table
 
     document = score_artifact(
         artifact,
-        text,
-        shards,
+        SourceText(text, shards, ReadOptions(key, skip_null), tokenizer),
         methods=methods,
         edits=sets,
         order=order,
@@ -100,7 +101,6 @@ def score(
         batch=batch,
         processes=processes,
         device=device,
-        reading=ReadOptions(key, skip_null),
     )
     print_result(as_json, document, score_table(document))
 
@@ -114,6 +114,7 @@ def compress(
     key: KeyOption = "",
     skip_null: SkipNullFlag = False,
     shards: ShardsOption = None,
+    tokenizer: ShardTokenizerOption = None,
     methods: ProofMethod = [],  # noqa: B006
     sets: ProofSettings = [],  # noqa: B006
     size: ProofBytes = 0,
@@ -125,17 +126,16 @@ def compress(
 
     Proof of a score: `compress ARTIFACT --proof FOLDER --text PATH`.
     """
-    from bitgolf.commands.artifacts import compress_file, prove_score
+    from bitgolf.commands.artifacts import SourceText, compress_file, prove_score
 
     if proof and not source:
-        d = prove_score(
-            artifact, proof, text, shards, methods, sets, size, sample, challenge, ReadOptions(key, skip_null)
-        )
+        given = SourceText(text, shards, ReadOptions(key, skip_null), tokenizer)
+        d = prove_score(artifact, proof, given, methods, sets, size, sample, challenge)
         line = (
             f"{d.bytes:,} -> {d.coded_bytes:,} bytes, {d.overhead_percent:.3f} % above the claimed"
             f" {d.claimed_bpb:.5f} bpb; {len(d.sampled)} of {d.groups} groups restored by another process"
         )
-    elif source and target and not (proof or text or key or skip_null or shards or methods or sets):
+    elif source and target and not (proof or text or key or skip_null or shards or tokenizer or methods or sets):
         d = compress_file(artifact, source, target)
         line = (
             f"{d.bytes_in:,} -> {d.bytes_out:,} bytes, {d.bpb_coded:.4f} bpb coded, {d.bpb_predicted:.4f} bpb predicted"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import JsonFlag, KeyOption, SkipNullFlag, TextOption, print_result
+from bitgolf.cli.options import JsonFlag, KeyOption, ShardTokenizerOption, SkipNullFlag, TextOption, print_result
 from bitgolf.errors import UsageError
 from bitgolf.text.read_report import ReadOptions, printable
 
@@ -109,14 +109,18 @@ def _check_vocab(context: typer.Context, kind: str, vocab: int) -> None:
 
 
 @app.command()
-def check(folder: Annotated[Path, typer.Argument(help="The folder of the shards.")], as_json: JsonFlag = False) -> None:
-    """Check shards: format, sizes, digests, document starts, and overlap of training and validation.
+def check(
+    folder: Annotated[Path, typer.Argument(help="The folder of the shards.")],
+    tokenizer: ShardTokenizerOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check shards: format, sizes, digests, ids, document starts, and overlap of training and validation.
 
     The exit status is 1 if a finding is an error.
     """
     from bitgolf.commands.data import check_shards
 
-    checked = check_shards(folder)
+    checked = check_shards(folder, tokenizer)
     print_result(as_json, checked, "\n".join(f"{f.severity}: {f.message}" for f in checked.findings) or "no findings")
     if not checked.passes:
         raise typer.Exit(1)

@@ -42,7 +42,20 @@ SkipNullFlag = Annotated[
     bool, typer.Option("--skip-null", help="Skip and count records whose text is null or missing, instead of failing.")
 ]
 ShardsOption = Annotated[
-    Path | None, typer.Option("--shards", help="A folder of shards with their tokenizer, as written by `data make`.")
+    Path | None,
+    typer.Option(
+        "--shards",
+        metavar="DIR",
+        help="A folder of shards: written by `data make`, or published files with `train` or `val` in their names.",
+    ),
+]
+ShardTokenizerOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="FILE",
+        help="The tokenizer that made the shards. Default: the one in their folder.",
+    ),
 ]
 DeviceOption = Annotated[
     str,

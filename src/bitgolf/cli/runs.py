@@ -14,6 +14,7 @@ from bitgolf.cli.options import (
     RunArgument,
     SetOption,
     ShardsOption,
+    ShardTokenizerOption,
     SkipNullFlag,
     TextOption,
     print_result,
@@ -87,6 +88,7 @@ def run(
     key: KeyOption = "",
     skip_null: SkipNullFlag = False,
     shards: ShardsOption = None,
+    tokenizer: ShardTokenizerOption = None,
     out: OutOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed of training.")] = 0,
     devices: DevicesOption = 1,
@@ -101,10 +103,8 @@ def run(
     """
     from bitgolf.commands.tables import run_table
     from bitgolf.pipeline.execute import run_recipe
-    from bitgolf.pipeline.stages import STAGE_NAMES
 
-    if first is not None and first not in STAGE_NAMES:
-        raise UsageError(f"unknown stage {first!r}", where="--from", hint=f"stages: {', '.join(STAGE_NAMES)}")
+    _check_stage(first)
     document = run_recipe(
         recipe,
         _resolve(recipe, sets),
@@ -117,8 +117,17 @@ def run(
         from_stage=first,
         resume=resume,
         reading=ReadOptions(key, skip_null),
+        tokenizer=tokenizer,
     )
     print_result(as_json, document, run_table(document))
+
+
+def _check_stage(name: str | None) -> None:
+    """Raise `UsageError` if --from names no stage."""
+    from bitgolf.pipeline.stages import STAGE_NAMES
+
+    if name is not None and name not in STAGE_NAMES:
+        raise UsageError(f"unknown stage {name!r}", where="--from", hint=f"stages: {', '.join(STAGE_NAMES)}")
 
 
 def doctor(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from bitgolf.artifact.container import read_artifact
 from bitgolf.artifact.ledger import ledger
 from bitgolf.artifact.model import LoadedArtifact, load_model
-from bitgolf.data.manifest import load_manifest
+from bitgolf.data.shard_folder import check_tokenizer_option, inspect_split, log_findings, open_shard_folder
 from bitgolf.errors import UsageError
 from bitgolf.model.decoding.generate import generate
 from bitgolf.pipeline import coding
@@ -25,15 +26,38 @@ from bitgolf.score.coding.proof import ProofTask, leading_documents, prove
 from bitgolf.score.document_order import parse_order
 from bitgolf.score.method_selection import select_methods
 from bitgolf.score.result import CompressResult, DecompressResult, MethodResult, ProofResult
-from bitgolf.score.text import TokenizedText, load_validation, tokenize_documents
+from bitgolf.score.text import TokenizedText, text_of_shards, tokenize_documents
 from bitgolf.text.documents import read_documents
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions, ReadReport
 
 
 class ScoreResult(MethodResult, frozen=True, kw_only=True):
-    """The keys of `score --json`: the result of the last method, and `methods` with the results of all."""
+    """The keys of `score --json`: the result of the last method, and `methods` with the results of all.
+
+    sidecar_bytes: total of the byte sidecar beside published shards, which scores do not use; None without one.
+    """
 
     methods: list[MethodResult]
+    sidecar_bytes: int | None
+
+
+class SourceText(NamedTuple):
+    """A text to score or to prove: `text`, or the validation shards of the folder `shards`.
+
+    reading: how records of `text` are read. tokenizer: of the shards; None for the one in their folder.
+    """
+
+    text: Sequence[Path] = ()
+    shards: Path | None = None
+    reading: ReadOptions = DEFAULT_OPTIONS
+    tokenizer: Path | None = None
+
+
+class OpenedText(NamedTuple):
+    """A tokenized text and the total of its byte sidecar, None without one."""
+
+    text: TokenizedText
+    sidecar_bytes: int | None = None
 
 
 class GeneratedText(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,8 +95,7 @@ def find_artifact(path: Path) -> Path:
 
 def score_artifact(
     artifact: Path,
-    text: Sequence[Path],
-    shards: Path | None,
+    source: SourceText,
     *,
     methods: Sequence[str] = (),
     edits: Sequence[str] = (),
@@ -81,57 +104,63 @@ def score_artifact(
     batch: int | None = None,
     processes: int = 1,
     device: str = "auto",
-    reading: ReadOptions = DEFAULT_OPTIONS,
 ) -> ScoreResult:
     """`bitgolf score`: score an artifact on raw text or on shards.
 
     methods: names; empty for the recipe's. edits: `SETTING=VALUE` for the methods that have the setting.
     order: document order; None for each method's own. seed: of the order `shuffled`. batch: tokens per batch; None to
-    choose by free memory. Raises `UsageError` if not exactly one of `text` and `shards` is given.
+    choose by free memory. Raises `UsageError` if `source` does not name exactly one of text and shards.
     """
-    chosen_order, path, loaded, source = parse_order(order, seed), *_opened(artifact, text, shards, reading)
+    chosen_order, path, loaded, opened = parse_order(order, seed), *_opened(artifact, source)
     job = ScoringJob(
         artifact=path.resolve(),
-        text=source,
+        text=opened.text,
         methods=tuple(select_methods(loaded.recipe.score, methods, edits)),
         order=chosen_order,
         batch_tokens=batch,
         device=device,
     )
     rows = run_scoring_job(job, loaded, processes=processes)
-    return ScoreResult(**msgspec.structs.asdict(rows[-1]), methods=rows)
+    return ScoreResult(**msgspec.structs.asdict(rows[-1]), methods=rows, sidecar_bytes=opened.sidecar_bytes)
 
 
-def _opened(
-    artifact: Path, text: Sequence[Path], shards: Path | None, reading: ReadOptions
-) -> tuple[Path, LoadedArtifact, TokenizedText]:
-    """(path of the artifact, the loaded artifact, the text from `text` or `shards`)."""
+def _opened(artifact: Path, source: SourceText) -> tuple[Path, LoadedArtifact, OpenedText]:
+    """(path of the artifact, the loaded artifact, the text)."""
+    text, shards = source.text, source.shards
     if bool(text) == bool(shards):
         given = "both" if text else "neither"
         raise UsageError(f"give exactly one of --text and --shards, got {given}", hint="--text PATH or --shards DIR")
-    if shards and reading != DEFAULT_OPTIONS:
+    if shards and source.reading != DEFAULT_OPTIONS:
         raise UsageError("--key and --skip-null have no effect with --shards", where=str(shards), hint="leave them out")
+    check_tokenizer_option(source.tokenizer, shards)
     path = find_artifact(artifact)
     loaded = load_model(path)
     if shards:
-        return path, loaded, _from_shards(shards, loaded)
+        return path, loaded, _from_shards(shards, source.tokenizer, loaded)
     report, log = ReadReport(), RunLog()
-    tokenized = tokenize_documents((d.data for d in read_documents(text, reading, report)), loaded.tokenizer)
+    tokenized = tokenize_documents((d.data for d in read_documents(text, source.reading, report)), loaded.tokenizer)
     for line in report.lines():
         log.info(line)
-    return path, loaded, tokenized
+    return path, loaded, OpenedText(tokenized)
 
 
-def _from_shards(folder: Path, loaded: LoadedArtifact) -> TokenizedText:
-    manifest = load_manifest(folder)
-    if manifest.tokenizer != loaded.tokenizer.digest:
+def _from_shards(folder: Path, tokenizer: Path | None, loaded: LoadedArtifact) -> OpenedText:
+    """The validation shards of a folder, which are read once and checked.
+
+    Raises `UsageError` if their tokenizer is not that of the artifact.
+    """
+    source, log = open_shard_folder(folder, tokenizer), RunLog()
+    if source.tokenizer.digest != loaded.tokenizer.digest:
         raise UsageError(
-            f"the shards were made with the tokenizer {manifest.tokenizer:.12}, the artifact has"
+            f"the shards were made with the tokenizer {source.tokenizer.digest:.12}, the artifact has"
             f" {loaded.tokenizer.digest:.12}",
             where=str(folder),
             hint="score raw text with --text, or make shards with the tokenizer of the artifact",
         )
-    return load_validation(folder)
+    split = inspect_split(source, "val", log)
+    log_findings(log, split.findings)
+    text = text_of_shards(split.text, split.counts.encoded_bytes, source.tokenizer.bos)
+    return OpenedText(text, split.counts.sidecar_bytes)
 
 
 def compress_file(artifact: Path, source: Path, target: Path) -> CompressResult:
@@ -147,27 +176,25 @@ def decompress_file(artifact: Path, source: Path, target: Path) -> DecompressRes
 def prove_score(
     artifact: Path,
     folder: Path,
-    text: Sequence[Path],
-    shards: Path | None,
+    source: SourceText,
     names: Sequence[str] = (),
     edits: Sequence[str] = (),
     max_bytes: int = 0,
     sample_groups: int = 8,
     challenge: str = "",
-    reading: ReadOptions = DEFAULT_OPTIONS,
 ) -> ProofResult:
     """`bitgolf compress --proof`: prove a score by coding all documents and restoring a sample of them.
 
     max_bytes: limit of the text; 0 means all. sample_groups: groups of documents to restore; 0 means all. challenge:
     string from the verifier, from which the sample is derived.
     """
-    path, loaded, source = _opened(artifact, text, shards, reading)
-    codec, own = text_codec(loaded), loaded.recipe.score
+    path, loaded, opened = _opened(artifact, source)
+    codec, own, text = text_codec(loaded), loaded.recipe.score, opened.text
     chosen = select_methods(own, names, edits)
     if names and len(chosen) > 1:
         raise UsageError(f"a proof covers one method, got {len(chosen)}", where="--with", hint="give one --with")
-    source = leading_documents(source, loaded.tokenizer, max_bytes) if max_bytes else source
-    claim = ProofTask(path, codec, source, chosen[0] if names else default_method(chosen))
+    text = leading_documents(text, loaded.tokenizer, max_bytes) if max_bytes else text
+    claim = ProofTask(path, codec, text, chosen[0] if names else default_method(chosen))
     return prove(claim, folder, sample=sample_groups, challenge=challenge, log=RunLog(), restore=restore)
 
 

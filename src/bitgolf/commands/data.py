@@ -10,6 +10,7 @@ import msgspec
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import Manifest
 from bitgolf.data.prepare import TextPreparation, prepare_text, work_folder
+from bitgolf.data.shard_folder import check_tokenizer_option
 from bitgolf.data.verify import verify_data
 from bitgolf.errors import UsageError
 from bitgolf.report.findings import DataFinding
@@ -139,9 +140,13 @@ def _tokenizer_of_file(path: Path, kind: str, pattern: str) -> Spec[TokenizerTra
     return part(TokenizerFile, path=str(path.resolve()), vocab=opened.vocab, pattern=pattern)
 
 
-def check_shards(folder: Path) -> ShardsCheck:
-    """Verify shards: format, sizes, digests, document starts, and overlap of training and validation text."""
-    findings = _rows(verify_data(folder))
+def check_shards(folder: Path, tokenizer: Path | None = None) -> ShardsCheck:
+    """Verify shards: format, sizes, digests, ids, document starts, and overlap of training and validation text.
+
+    tokenizer: file of the tokenizer that made published shards; None for the one in their folder.
+    """
+    check_tokenizer_option(tokenizer, folder)
+    findings = _rows(verify_data(folder, tokenizer, RunLog()))
     return ShardsCheck(folder=str(folder), findings=findings, passes=not any(f.severity == "error" for f in findings))
 
 

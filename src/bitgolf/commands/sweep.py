@@ -18,8 +18,9 @@ from torch import Tensor
 from bitgolf.artifact.model import STORED_FIELDS, pack_model
 from bitgolf.config.parse import apply_assignment
 from bitgolf.config.spec import Spec
+from bitgolf.data.manifest import data_digest
 from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
-from bitgolf.files import file_digest, json_digest, write_bytes
+from bitgolf.files import json_digest, write_bytes
 from bitgolf.pipeline.compression import load_meta_model, quantize_inputs
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.calibration.calibrate import check_calibration
@@ -134,7 +135,7 @@ class _SweepRun:
     def __init__(self, trained: TrainedRun, tokens: int | None) -> None:
         self.trained, self.tokens = trained, tokens
         self.run, self.log = trained.run, trained.run.log
-        self._input_digests = quantize_inputs(self.run)[:-1], file_digest(self.run.data_folder / "manifest.json")
+        self._input_digests = quantize_inputs(self.run)[:-1], data_digest(self.run.data_folder)
 
     def recipe(self, settings: dict[str, str]) -> Spec[Recipe]:
         """The run's recipe with these settings. Raises `BitgolfError` if it cannot be quantized or packed."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bitgolf.commands.pack import PackResult
     from bitgolf.commands.show import RecipeSummary
     from bitgolf.commands.sweep import SweepResult
-    from bitgolf.pipeline.result import RunResult
+    from bitgolf.pipeline.result import HeldOutText, RunResult
     from bitgolf.score.result import MethodResult
 
 Row = Sequence[str]
@@ -47,7 +47,8 @@ def run_table(result: RunResult) -> str:
             (f"one document of {trip.bytes_in:,} bytes, compressed and restored", format_number(trip.bpb_coded, ".4f"))
         )
         others = trip.general_compressors_bpb.items()
-        bpb += [(f"all held-out text, {name}", format_number(v, ".4f")) for name, v in others]
+        compared = f"held-out text, {trip.general_compressors_bytes:,} bytes"
+        bpb += [(f"{compared}, {name}", format_number(v, ".4f")) for name, v in others]
     own = result.bytes
     sizes = [("model", own.model), ("tokenizer", own.tokenizer), ("total", own.total)]
     sizes += [("self_contained", own.self_contained), ("cap", own.cap)]
@@ -59,7 +60,7 @@ def run_table(result: RunResult) -> str:
     return "\n\n".join(
         [
             table("Parts in use", ("part", "tensors", "parameters", "calls"), used),
-            table("Bits per byte (held-out text)", ("stage", "bpb"), bpb),
+            table(f"Bits per byte ({_held_out(result.held_out)})", ("stage", "bpb"), bpb),
             methods_table(result.methods),
             table(
                 "Bytes (total excludes the tokenizer)", ("", "bytes"), [(name, format_number(n)) for name, n in sizes]
@@ -68,6 +69,11 @@ def run_table(result: RunResult) -> str:
             _next_steps(result),
         ]
     )
+
+
+def _held_out(text: HeldOutText) -> str:
+    sidecar = "" if text.sidecar_bytes is None else f"; the byte sidecar counts {text.sidecar_bytes:,}"
+    return f"held-out text, {text.bytes:,} bytes{sidecar}"
 
 
 def _next_steps(result: RunResult) -> str:

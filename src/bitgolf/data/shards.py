@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
+from bitgolf.data.shard_header import HEADER_BYTES, MAGIC, VERSION, read_token_count
+from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import atomic_write
 
-MAGIC, VERSION = 20240520, 1
-HEADER_BYTES = 1024
+_SIDECAR = "_bytes_"
 _BLOCK_TOKENS = 1 << 16  # per step of a search
 Tokens = npt.NDArray[np.uint16]
 Positions = npt.NDArray[np.int64]
@@ -47,25 +47,7 @@ def read_shard(path: Path) -> Tokens:
 
     Raises `BitgolfError` if the file cannot be read, and `CorruptFileError` if its header or size is wrong.
     """
-    try:
-        size = path.stat().st_size
-        header = np.fromfile(path, "<i4", 3)
-    except OSError as error:
-        raise BitgolfError(f"the shard cannot be read ({error.strerror})", where=str(path)) from error
-    if size < HEADER_BYTES:
-        raise CorruptFileError(f"not a shard: it has {size} bytes, but a header has {HEADER_BYTES}", where=str(path))
-    magic, version, count = header.tolist()
-    if magic != MAGIC:
-        raise CorruptFileError(f"not a shard: it starts with {magic} instead of {MAGIC}", where=str(path))
-    if version != VERSION:
-        raise CorruptFileError(f"the shard has version {version}; only version {VERSION} is supported", where=str(path))
-    if count < 1:
-        raise CorruptFileError(f"the shard's header states {count} tokens, but at least 1 is needed", where=str(path))
-    if size != HEADER_BYTES + 2 * count:
-        wrong = "short" if size < HEADER_BYTES + 2 * count else "long"
-        message = f"the shard is too {wrong}: {size:,} bytes, but {count:,} tokens need {HEADER_BYTES + 2 * count:,}"
-        raise CorruptFileError(message, where=str(path), hint="download or create it again")
-    return np.memmap(path, "<u2", "r", HEADER_BYTES, (count,))
+    return np.memmap(path, "<u2", "r", HEADER_BYTES, (read_token_count(path),))
 
 
 def find_shards(folder: Path, split: str) -> list[Path]:
@@ -73,11 +55,27 @@ def find_shards(folder: Path, split: str) -> list[Path]:
 
     A shard belongs to the split that occurs last in its file name. Raises `UsageError` if the folder has none.
     """
-    found = sorted(path for path in folder.glob("*.bin") if _split(path) == split and "_bytes_" not in path.name)
+    found = [path for path in _files(folder, split) if _SIDECAR not in path.name]
     if not found:
         message = f"there are no {split} shards (such as {split}_000000.bin)"
-        raise UsageError(message, where=str(folder), hint="create them with `bitgolf data make`")
+        hint = f"name a folder of files *{split}*.bin, or create shards with `bitgolf data make`"
+        raise UsageError(message, where=str(folder), hint=hint)
     return found
+
+
+def find_sidecars(folder: Path, split: str) -> list[Path]:
+    """Return the byte sidecars of `split` in a folder (`*_bytes_*.bin`, see `data.sidecar`), sorted by name."""
+    return [path for path in _files(folder, split) if _SIDECAR in path.name]
+
+
+def sidecar_name(shard: str) -> str:
+    """Return the name of the byte sidecar of a shard: fineweb_val_000000.bin has fineweb_val_bytes_000000.bin."""
+    stem, _, number = shard.rpartition("_")
+    return f"{stem}{_SIDECAR}{number}"
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    return sorted(path for path in folder.glob("*.bin") if _split(path) == split)
 
 
 def _split(path: Path) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.data.manifest import SPLITS, Manifest, SplitManifest, load_manifest
+from bitgolf.data.manifest import SPLITS, Manifest, SplitManifest, is_prepared, load_manifest
 from bitgolf.data.overlap import check_overlap, read_fingerprints, stream_fingerprints
+from bitgolf.data.shard_folder import find_tokenizer, inspect_split, open_shard_folder
 from bitgolf.data.shards import TokenStream, find_shards
-from bitgolf.errors import BitgolfError
+from bitgolf.data.sidecar import document_blocks
+from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import file_digest
 from bitgolf.report.findings import DataFinding
+from bitgolf.report.log import RunLog
 from bitgolf.tokens.loading import load_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 
@@ -28,15 +30,28 @@ def check_fingerprints(folder: Path) -> None:
     check_overlap(train, val, where=str(folder))
 
 
-def verify_data(folder: Path) -> list[DataFinding]:
+def verify_data(folder: Path, tokenizer_file: Path | None = None, log: RunLog | None = None) -> list[DataFinding]:
     """Check a data folder and return the findings. Reads all shards, and recomputes every number of the manifest.
 
-    For published shards, which have no manifest, it checks the format, the document starts and the overlap (by tokens).
+    Published shards have no manifest. Their format, document starts, and overlap (by tokens) are checked, and with a
+    tokenizer also the ids and the byte sidecars. tokenizer_file: that tokenizer; None for the one in the folder.
+    log: receives progress.
     """
-    if not (folder / "manifest.json").exists():
-        note = DataFinding("no-manifest", "note", f"{folder}: no manifest, so counts of the raw text cannot be checked")
-        return [note, *_errors_as_findings("shards", lambda: _verify_published_shards(folder))]
-    return list(_errors_as_findings("manifest", lambda: _verify_manifest(folder, load_manifest(folder))))
+    if is_prepared(folder):
+        return list(_errors_as_findings("manifest", lambda: _verify_manifest(folder, load_manifest(folder))))
+    note = DataFinding("no-manifest", "note", f"{folder}: no manifest, so counts of the raw text cannot be checked")
+    try:
+        tokenizer_file = tokenizer_file or find_tokenizer(folder)
+    except UsageError as error:
+        message = f"ids and bytes are not checked, because {error.message}: {error.hint}"
+        unchecked = DataFinding("no-tokenizer", "note", message)
+        return [note, unchecked, *_errors_as_findings("shards", lambda: _verify_without_tokenizer(folder))]
+    return [
+        note,
+        *_errors_as_findings(
+            "shards", lambda: _verify_published_shards(folder, tokenizer_file, log or RunLog(quiet=True))
+        ),
+    ]
 
 
 def _errors_as_findings(rule: str, findings: Callable[[], Iterable[DataFinding]]) -> Iterator[DataFinding]:
@@ -47,12 +62,21 @@ def _errors_as_findings(rule: str, findings: Callable[[], Iterable[DataFinding]]
         yield DataFinding(rule, "error", str(error))
 
 
-def _verify_published_shards(folder: Path) -> Iterator[DataFinding]:
+def _verify_without_tokenizer(folder: Path) -> Iterator[DataFinding]:
     train, val = (TokenStream(find_shards(folder, name)) for name in SPLITS)
     for name, stream in zip(SPLITS, (train, val), strict=True):
         if stream.window(0, 1)[0] != CHALLENGE_BOS:
             yield DataFinding("document-starts", "warning", f"the first {name} token is not BOS ({CHALLENGE_BOS})")
     check_overlap(*(stream_fingerprints(stream, CHALLENGE_BOS) for stream in (train, val)), where=str(folder))
+
+
+def _verify_published_shards(folder: Path, tokenizer_file: Path, log: RunLog) -> Iterator[DataFinding]:
+    source, found = open_shard_folder(folder, tokenizer_file), []
+    for name in SPLITS:
+        split = inspect_split(source, name, log)
+        yield from split.findings
+        found.append(split.fingerprints)
+    check_overlap(*found, where=str(folder))
 
 
 def _verify_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]:
@@ -65,22 +89,27 @@ def _verify_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]:
         yield DataFinding(
             "tokenizer", "error", f"tokenizer.model does not match the manifest: {found} instead of {stated}"
         )
+    place = Path(manifest.shards_folder or folder)
     for name in SPLITS:
-        split: SplitManifest = getattr(manifest, name)
-        yield from _errors_as_findings("shards", lambda name=name, split=split: _verify_files(folder, name, split))
+        split = manifest.split(name)
+        yield from _errors_as_findings("shards", lambda name=name, split=split: _verify_shards(place, name, split))
+        yield from _errors_as_findings("shards", lambda name=name, split=split: _verify_documents(folder, name, split))
         yield from _errors_as_findings(
-            "shards", lambda name=name, split=split: _verify_counts(folder, name, split, tokenizer)
+            "shards", lambda name=name, split=split: _verify_counts(place, name, split, tokenizer)
         )
     yield from _errors_as_findings("overlap", lambda: check_fingerprints(folder) or ())
 
 
-def _verify_files(folder: Path, name: str, split: SplitManifest) -> Iterator[DataFinding]:
+def _verify_shards(folder: Path, name: str, split: SplitManifest) -> Iterator[DataFinding]:
     listed, present = [shard.name for shard in split.shards], [path.name for path in find_shards(folder, name)]
     if listed != present:
         yield DataFinding("shards", "error", f"the {name} shards are {present}, but the manifest lists {listed}")
     for shard in split.shards:
         if shard.name in present and file_digest(folder / shard.name) != shard.digest:
             yield DataFinding("digest", "error", f"{folder / shard.name} has changed since it was written")
+
+
+def _verify_documents(folder: Path, name: str, split: SplitManifest) -> Iterator[DataFinding]:
     path = folder / f"{name}_documents.fp"
     if len(read_fingerprints(path)) != split.documents or file_digest(path) != split.fingerprints:
         yield DataFinding("digest", "error", f"{path} has changed since it was written")
@@ -94,7 +123,8 @@ def _verify_counts(folder: Path, name: str, split: SplitManifest, tokenizer: Tok
             "vocabulary", "error", f"{unknown:,} {name} tokens are outside the vocabulary of {tokenizer.vocab:,} tokens"
         )
     if stream.window(0, 1)[0] != tokenizer.bos:
-        yield DataFinding("document-starts", "error", f"the first {name} token is not BOS ({tokenizer.bos})")
+        severity = "warning" if split.raw_bytes is None else "error"  # published shards may begin within a document
+        yield DataFinding("document-starts", severity, f"the first {name} token is not BOS ({tokenizer.bos})")
     counted = {
         "documents": int(counts[tokenizer.bos]),
         "tokens": len(stream),
@@ -109,11 +139,9 @@ def _verify_counts(folder: Path, name: str, split: SplitManifest, tokenizer: Tok
 
 def _encoded_bytes(stream: TokenStream, tokenizer: Tokenizer) -> int:
     """Return the number of bytes of all tokens, in blocks of a few million tokens that end at document starts."""
-    starts = stream.document_starts(tokenizer.bos)
-    wanted = np.searchsorted(starts, np.arange(_BLOCK_TOKENS, len(stream), _BLOCK_TOKENS))
-    cuts = [0, *np.unique(starts[wanted[wanted < len(starts)]]).tolist(), len(stream)]
-    blocks = (stream.window(start, stop - start) for start, stop in pairwise(cuts))
-    return sum(int(tokenizer.count_bytes(block[block < tokenizer.vocab]).sum()) for block in blocks)
+    blocks = document_blocks(stream.document_starts(tokenizer.bos), len(stream), _BLOCK_TOKENS)
+    windows = (stream.window(first, last - first) for first, last in blocks)
+    return sum(int(tokenizer.count_bytes(ids[ids < tokenizer.vocab]).sum()) for ids in windows)
 
 
 def _token_counts(stream: TokenStream) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
-from bitgolf.data.manifest import load_manifest
+from bitgolf.data.manifest import data_digest, load_manifest
 from bitgolf.files import file_digest, json_digest
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
@@ -95,7 +95,7 @@ def calibration_inputs(run: Run) -> list[Any]:
     recipe = run.recipe()
     if recipe.calibrate is None:
         return []
-    files = [file_digest(run.files.averaged), file_digest(run.data_folder / "manifest.json")]
+    files = [file_digest(run.files.averaged), data_digest(run.data_folder)]
     return [*files, run.settings("calibrate"), recipe.train().length]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.manifest import load_manifest
 from bitgolf.data.prepare import TextPreparation, prepare_text
+from bitgolf.data.shard_folder import adopt_shards, folder_state, open_shard_folder
 from bitgolf.pipeline.state import Run
 from bitgolf.runtime.ordered_map import available_cores, local_map
 from bitgolf.text.documents import TextFiles
@@ -23,7 +23,7 @@ BYTES_PER_WORKER = 50_000_000
 class PreparedData(msgspec.Struct, frozen=True, kw_only=True):
     """Outcome of the stage `prepare`.
 
-    data: folder of the shards, relative to the run's folder if it is inside. tokens: number of training tokens.
+    data: folder of the manifest and the tokenizer, relative to the run's folder. tokens: number of training tokens.
     """
 
     data: str
@@ -31,9 +31,12 @@ class PreparedData(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare_inputs(run: Run) -> list[Any]:
-    """Inputs of the shards: the text (names, sizes and times of its files), the tokenizer, the held-out share."""
+    """Inputs of the shards: the text (names, sizes and times of its files), the tokenizer, the held-out share.
+
+    If the run was given shards: names, sizes and times of their files.
+    """
     if run.shards:
-        return ["shards", str(run.shards.resolve())]
+        return ["shards", *folder_state(run.shards, run.tokenizer)]
     source = _source(run)
     return [source.to_json(), source().cache_key(), run.settings("tokens", "held_out")]
 
@@ -46,12 +49,13 @@ def _source(run: Run) -> Spec[Any]:
 
 
 def prepare(run: Run) -> PreparedData:
-    """Train the tokenizer and write shards, unless the run was given shards.
+    """Train the tokenizer and write shards, unless the run was given shards, which are read once and checked.
 
     Raises `BitgolfError` if the text has too few documents to hold one out, or the audit of the tokenizer finds an error.
     """
     if run.shards:
-        return PreparedData(data=str(run.shards), tokens=load_manifest(run.shards).train.tokens)
+        adopted = adopt_shards(open_shard_folder(run.shards, run.tokenizer), run.data_folder, run.log)
+        return PreparedData(data="data", tokens=adopted.train.tokens)
     recipe, source = run.recipe(), _source(run)()
     with local_map(_worker_count(source.size())) as workers:
         preparation = TextPreparation(
@@ -70,9 +74,9 @@ def prepare(run: Run) -> PreparedData:
         run.log.info(line)
     train, val = manifest.train, manifest.val
     run.log.info(
-        f"{train.documents:,} training documents, {val.documents:,} held-out documents ({val.raw_bytes:,} bytes)"
+        f"{train.documents:,} training documents, {val.documents:,} held-out documents ({val.encoded_bytes:,} bytes)"
     )
-    run.log.info(f"{train.tokens:,} training tokens, {train.raw_bytes / train.tokens:.2f} bytes per token")
+    run.log.info(f"{train.tokens:,} training tokens, {train.encoded_bytes / train.tokens:.2f} bytes per token")
     return PreparedData(data="data", tokens=train.tokens)
 
 

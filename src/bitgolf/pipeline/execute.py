@@ -10,18 +10,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from bitgolf import __version__
 from bitgolf.config.spec import Spec
+from bitgolf.data.shard_folder import check_tokenizer_option, open_shard_folder
 from bitgolf.errors import UsageError
 from bitgolf.files import json_digest, write_json
 from bitgolf.pack.settings import check_coders
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
-from bitgolf.pipeline.state import Run, RunFiles, RunInputs, check_format, read_inputs, read_outcomes
+from bitgolf.pipeline.state import Run, RunFiles, RunInputs, check_format, read_inputs, read_outcomes, run_of_inputs
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
@@ -30,6 +32,44 @@ from bitgolf.report.log import RunLog
 from bitgolf.runtime.device import select_device
 from bitgolf.text.files import absolute, check_paths, copy_stream, is_stream
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
+
+
+class GivenData(NamedTuple):
+    """The options of `run` that name its data: text, or a folder of shards and their tokenizer.
+
+    tokenizer: None for the one in the folder. reading: how records of the text are read.
+    """
+
+    text: Sequence[Path]
+    shards: Path | None
+    tokenizer: Path | None
+    reading: ReadOptions
+
+    def check(self) -> None:
+        """Raise `UsageError` if options exclude each other or have no effect, or a path does not exist."""
+        reading = self.reading
+        if self.text and self.shards:
+            message = "--text and --shards were both given, but exclude each other"
+            raise UsageError(message, hint="leave one of them out")
+        if reading != DEFAULT_OPTIONS and not self.text:
+            message = "--key and --skip-null have no effect without --text"
+            where = f"--key {reading.key}" if reading.key else "--skip-null"
+            raise UsageError(message, where=where, hint="add --text PATH")
+        check_tokenizer_option(self.tokenizer, self.shards)
+        if self.shards:
+            open_shard_folder(self.shards, self.tokenizer).check_files()
+        try:
+            check_paths(self.text)
+        except UsageError as error:
+            raise UsageError(error.message, where=f"--text {error.where}", hint=error.hint) from error
+
+    def folder_suffix(self) -> str:
+        """A suffix that keeps the folders of one recipe on different data apart; empty if no data is named."""
+        named = ["-" if is_stream(p) else absolute(p) for p in self.text]
+        named += [str(path.resolve()) for path in (self.shards, self.tokenizer) if path]
+        reading = self.reading
+        named += [] if reading == DEFAULT_OPTIONS else [f"--key {reading.key}", f"--skip-null {reading.skip_null}"]
+        return f"-{json_digest(named)[:6]}" if named else ""
 
 
 def execute(run: Run, *, from_stage: str | None = None) -> RunResult:
@@ -96,6 +136,7 @@ def run_recipe(
     from_stage: str | None,
     resume: bool,
     reading: ReadOptions = DEFAULT_OPTIONS,
+    tokenizer: Path | None = None,
 ) -> RunResult:
     """`bitgolf run`: determine the run's folder, then execute.
 
@@ -103,37 +144,22 @@ def run_recipe(
     is given. Raises `UsageError` if the device is not available or a path does not exist.
     """
     select_device(processes - 1, device)  # raises before anything is written if the device is not available
-    _check_sources(text, shards, reading)
+    given = GivenData(text, shards, tokenizer, reading)
+    given.check()
     earlier = Path(recipe_or_folder) if Path(recipe_or_folder).is_dir() else None
     name, digest = recipe().name, recipe_hash(recipe)
-    folder = out or earlier or Path("runs") / f"{name}-{digest[:8]}-s{seed}{_folder_suffix(text, shards, reading)}"
+    folder = out or earlier or Path("runs") / f"{name}-{digest[:8]}-s{seed}{given.folder_suffix()}"
     _check_name(folder)
     check_format(folder)
-    inputs = _inputs(earlier, folder, text, shards, seed, reading)
+    inputs = _inputs(earlier, folder, given, seed)
     write_json(RunFiles(folder).inputs, msgspec.to_builtins(inputs))
     log = RunLog(folder)
     try:
         log.info(f"{name} ({digest}), seed {inputs.seed}, in {folder}")
-        source = Path(inputs.shards) if inputs.shards else None
-        stored = ReadOptions(inputs.key, inputs.skip_null)
-        run = Run(recipe, folder, log, inputs.seed, inputs.text, source, processes, device, resume, reading=stored)
+        run = replace(run_of_inputs(recipe, folder, log, inputs), devices=processes, device_type=device, resume=resume)
         return execute(run, from_stage=from_stage)
     finally:
         log.close()
-
-
-def _check_sources(text: Sequence[Path], shards: Path | None, reading: ReadOptions) -> None:
-    if text and shards:
-        raise UsageError("--text and --shards were both given, but exclude each other", hint="leave one of them out")
-    if reading != DEFAULT_OPTIONS and not text:
-        message = "--key and --skip-null have no effect without --text"
-        raise UsageError(
-            message, where=f"--key {reading.key}" if reading.key else "--skip-null", hint="add --text PATH"
-        )
-    try:
-        check_paths(text)
-    except UsageError as error:
-        raise UsageError(error.message, where=f"--text {error.where}", hint=error.hint) from error
 
 
 def _check_name(folder: Path) -> None:
@@ -145,22 +171,18 @@ def _check_name(folder: Path) -> None:
         raise UsageError(message, where="--out", hint="choose another --out") from error
 
 
-def _inputs(
-    earlier: Path | None, folder: Path, text: Sequence[Path], shards: Path | None, seed: int, reading: ReadOptions
-) -> RunInputs:
+def _inputs(earlier: Path | None, folder: Path, given: GivenData, seed: int) -> RunInputs:
     """The inputs of this call, or those of the earlier run if no text and no shards were given.
 
     Standard input and pipes are copied to the folder `text` of the run, so that the run can be repeated.
     """
-    if earlier and not (text or shards) and RunFiles(earlier).inputs.exists():
+    if earlier and not (given.text or given.shards) and RunFiles(earlier).inputs.exists():
         return read_inputs(earlier)
-    given = tuple(str(copy_stream(p, folder / "text")) if is_stream(p) else absolute(p) for p in text)
-    source = str(shards.resolve()) if shards else None
-    return RunInputs(seed=seed, text=given, key=reading.key, skip_null=reading.skip_null, shards=source)
-
-
-def _folder_suffix(text: Sequence[Path], shards: Path | None, reading: ReadOptions) -> str:
-    """A suffix that keeps the folders of one recipe on different texts apart; empty without --text and --shards."""
-    named = ["-" if is_stream(p) else absolute(p) for p in text] + ([str(shards.resolve())] if shards else [])
-    named += [] if reading == DEFAULT_OPTIONS else [f"--key {reading.key}", f"--skip-null {reading.skip_null}"]
-    return f"-{json_digest(named)[:6]}" if named else ""
+    return RunInputs(
+        seed=seed,
+        text=tuple(str(copy_stream(p, folder / "text")) if is_stream(p) else absolute(p) for p in given.text),
+        key=given.reading.key,
+        skip_null=given.reading.skip_null,
+        shards=str(given.shards.resolve()) if given.shards else None,
+        tokenizer=str(given.tokenizer.resolve()) if given.tokenizer else None,
+    )

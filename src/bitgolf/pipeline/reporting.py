@@ -6,11 +6,12 @@ from typing import Any
 
 import msgspec
 
+from bitgolf.data.manifest import load_manifest
 from bitgolf.files import read_json, write_bytes, write_json
 from bitgolf.pipeline.calibration import CalibrationOutcome
 from bitgolf.pipeline.compression import PackedArtifact
 from bitgolf.pipeline.html_report import render_report
-from bitgolf.pipeline.result import RunResult
+from bitgolf.pipeline.result import HeldOutText, RunResult
 from bitgolf.pipeline.scoring import ScoreOutcome
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingResult
@@ -30,6 +31,7 @@ def report(run: Run) -> Reported:
     """Write `score.json`, `environment.json` and `report.html`."""
     trained, calibrated = run.outcome("train", TrainingResult), run.outcome("calibrate", CalibrationOutcome)
     packed, scored = run.outcome("pack", PackedArtifact), run.outcome("score", ScoreOutcome)
+    text = load_manifest(run.data_folder).val
     result = RunResult(
         run=str(run.folder),
         recipe=run.recipe().name,
@@ -43,6 +45,12 @@ def report(run: Run) -> Reported:
         training_clock=calibrated.training_clock,
         calibration=calibrated.calibration,
         bpb=scored.bpb,
+        held_out=HeldOutText(
+            documents=text.documents,
+            tokens=text.tokens,
+            bytes=text.encoded_bytes,
+            sidecar_bytes=text.sidecar_bytes,
+        ),
         bytes=packed.bytes,
         fits=packed.fits,
         roundtrip=scored.roundtrip,

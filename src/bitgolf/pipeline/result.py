@@ -10,6 +10,19 @@ from bitgolf.pipeline.training_result import PartUsageRow
 from bitgolf.score.result import MethodResult, RoundTripResult
 
 
+class HeldOutText(msgspec.Struct, frozen=True, kw_only=True):
+    """The text that was scored.
+
+    tokens: of the validation shards. bytes: length of the text that they decode to, by which scores are divided.
+    sidecar_bytes: total of the byte sidecar of published shards, which no score uses; None without one.
+    """
+
+    documents: int
+    tokens: int
+    bytes: int
+    sidecar_bytes: int | None
+
+
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """Result of a run.
 
@@ -18,7 +31,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: wall time by stage, start-up included. training_clock: seconds that count against the time limit.
     bpb: bits per byte of held-out text: `trained`, `averaged` and `packed` weights, `sliding` and `adapted` scores of
     the packed weights, and further methods by name; None if the recipe has none.
-    bytes: sizes of the artifact. fits: whether it is within the cap.
+    held_out: the text of the scores. bytes: sizes of the artifact. fits: whether it is within the cap.
     roundtrip: compression and restoring of a held-out document; None if the recipe has no proof.
     methods: scores of the artifact. part_usage: parameters and calls of each part.
     """
@@ -35,6 +48,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     training_clock: TrainingClock
     calibration: CalibrationSummary
     bpb: dict[str, float | None]
+    held_out: HeldOutText
     bytes: ArtifactSizes
     fits: bool
     roundtrip: RoundTripResult | None

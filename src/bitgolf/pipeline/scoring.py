@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from bitgolf.artifact.model import LoadedArtifact, load_model
 from bitgolf.config.spec import Spec
+from bitgolf.data.manifest import data_digest
 from bitgolf.files import file_digest
 from bitgolf.model.parameters import load_weights
 from bitgolf.pipeline.coding import CodingJob, compress_in_worker, decompress_in_worker
@@ -24,12 +25,14 @@ from bitgolf.report.log import RunLog
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, select_device
 from bitgolf.runtime.launch import run_worker
+from bitgolf.score.coding.roundtrip import decoded_documents
 from bitgolf.score.document_order import DocumentOrder
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.execution.time_estimate import TIME_LIMIT
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.result import CompressResult, DecompressResult, MethodResult, RoundTripResult
 from bitgolf.score.text import TokenizedText, load_validation
+from bitgolf.tokens.loading import load_tokenizer
 
 
 class ScoringJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +111,7 @@ def score_on_rank(job: ScoringJob, loaded: LoadedArtifact, log: RunLog) -> list[
 def score_inputs(run: Run) -> list[Any]:
     return [
         file_digest(run.files.artifact),
-        file_digest(run.data_folder / "manifest.json"),
+        data_digest(run.data_folder),
         run.settings("score", "proof"),
     ]
 
@@ -129,7 +132,7 @@ def score(run: Run) -> ScoreOutcome:
         if result is not results[0] or kind in bpb:
             bpb[kind] = result.bpb
     _report_methods(run.log, results)
-    return ScoreOutcome(bpb=bpb, methods=results, roundtrip=_round_trip(run))
+    return ScoreOutcome(bpb=bpb, methods=results, roundtrip=_round_trip(run, text))
 
 
 def _score_weights(run: Run, text: TokenizedText) -> dict[str, float]:
@@ -156,9 +159,23 @@ def _report_methods(log: RunLog, results: Sequence[MethodResult]) -> None:
             log.event("warning", message=f"{result.method}: {warning}")
 
 
-def _round_trip(run: Run) -> RoundTripResult | None:
-    """Compress and decompress a held-out document, in separate processes; None if the recipe has no proof."""
-    settings, artifact = run.recipe().proof, run.files.artifact
+def _round_trip(run: Run, text: TokenizedText) -> RoundTripResult | None:
+    """Compress and decompress a held-out document, in separate processes.
+
+    None if the recipe has no proof, or tokens do not determine the text.
+    """
+    proof, artifact, tokenizer = (
+        run.recipe().proof,
+        run.files.artifact,
+        load_tokenizer(run.data_folder / "tokenizer.model"),
+    )
+    if proof is None:
+        return None
+    documents = list(decoded_documents(text, tokenizer))
+    if not tokenizer.byte_fallback or not documents:
+        reason = "no held-out document decodes" if tokenizer.byte_fallback else "the tokenizer has no byte fallback"
+        run.log.info(f"no compression round trip: {reason}, so the text cannot be restored from tokens")
+        return None
 
     def compress(source: Path, target: Path) -> CompressResult:
         return compress_in_worker(CodingJob(artifact, source, target))
@@ -166,4 +183,4 @@ def _round_trip(run: Run) -> RoundTripResult | None:
     def decompress(source: Path, target: Path) -> DecompressResult:
         return decompress_in_worker(CodingJob(artifact, source, target))
 
-    return settings().run(run.folder, run.data_folder, compress, decompress) if settings else None
+    return proof().run(run.folder, documents, compress, decompress)

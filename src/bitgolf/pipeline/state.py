@@ -7,7 +7,7 @@ changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
 
-RUN_FORMAT = 3
+RUN_FORMAT = 4
 """Format number of run folders: their files, and the keys in them."""
 
 Outcome = TypeVar("Outcome")
@@ -112,7 +112,8 @@ class RunFiles:
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     """Contents of `inputs.json`. text: absolute paths of files, folders and patterns; shards: absolute path of a folder.
 
-    key, skip_null: how records of the text are read, as in `ReadOptions`.
+    key, skip_null: how records of the text are read, as in `ReadOptions`. tokenizer: absolute path of the tokenizer of
+    the shards; None for the one in their folder.
     """
 
     seed: int
@@ -120,6 +121,7 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     skip_null: bool = False
     shards: str | None = None
+    tokenizer: str | None = None
     format: int = RUN_FORMAT
 
 
@@ -128,7 +130,8 @@ class Run:
     """A run: a recipe, a seed, the text, and the folder of all results.
 
     text_paths: files, folders and patterns of text; reading: how their records are read; shards: a folder of shards;
-    without both, the recipe's text is used.
+    tokenizer: file of their tokenizer, None for the one in their folder; without text and shards, the recipe's text is
+    used.
     devices: number of processes that train, calibrate and score. device_type: their kind, as in `select_device`.
     resume: continue an unfinished training. overwrite: training may replace the checkpoints in the folder.
     completed: stage -> its key, seconds and outcome, in order; the same mapping as in `stages.json`.
@@ -146,6 +149,7 @@ class Run:
     overwrite: bool = False
     completed: dict[str, dict[str, Any]] = field(default_factory=dict)
     reading: ReadOptions = DEFAULT_OPTIONS
+    tokenizer: Path | None = None
 
     @property
     def files(self) -> RunFiles:
@@ -154,8 +158,8 @@ class Run:
 
     @property
     def data_folder(self) -> Path:
-        """Folder of the shards and of the tokenizer."""
-        return self.shards or self.folder / "data"
+        """Folder of the manifest and of the tokenizer. Shards that were given with `shards` stay where they are."""
+        return self.folder / "data"
 
     def settings(self, *names: str) -> list[Any]:
         """JSON values of these fields of the recipe."""
@@ -221,9 +225,20 @@ def open_run(folder: Path, log: RunLog) -> Run:
     if missing := [file.name for file in (files.recipe, files.inputs) if not file.exists()]:
         cause = f"this is not the folder of a run: {missing[0]} is missing"
         raise UsageError(cause, where=str(folder), hint="`bitgolf run RECIPE` creates one")
-    inputs = read_inputs(folder)
-    shards = Path(inputs.shards) if inputs.shards else None
-    recipe = from_json(read_json(files.recipe))
-    reading = ReadOptions(inputs.key, inputs.skip_null)
-    done = read_outcomes(folder)
-    return Run(recipe, folder, log, inputs.seed, inputs.text, shards, completed=done, reading=reading)
+    inputs = read_inputs(folder)  # first: a recipe of another format cannot be read
+    run = run_of_inputs(from_json(read_json(files.recipe)), folder, log, inputs)
+    return replace(run, completed=read_outcomes(folder))
+
+
+def run_of_inputs(recipe: Spec[Recipe], folder: Path, log: RunLog, inputs: RunInputs) -> Run:
+    """The run of a recipe with the inputs that its folder stores; no stage is completed."""
+    return Run(
+        recipe,
+        folder,
+        log,
+        inputs.seed,
+        inputs.text,
+        Path(inputs.shards) if inputs.shards else None,
+        reading=ReadOptions(inputs.key, inputs.skip_null),
+        tokenizer=Path(inputs.tokenizer) if inputs.tokenizer else None,
+    )

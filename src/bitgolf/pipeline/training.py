@@ -12,10 +12,9 @@ from safetensors.torch import save as safetensors_bytes
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
 from bitgolf.data.batches import BatchLoader
-from bitgolf.data.manifest import load_manifest
-from bitgolf.data.shards import TokenStream, find_shards
+from bitgolf.data.manifest import data_digest, load_manifest, open_split
 from bitgolf.errors import BitgolfError, UsageError
-from bitgolf.files import file_digest, json_digest, read_json, write_bytes, write_json
+from bitgolf.files import json_digest, read_json, write_bytes, write_json
 from bitgolf.pipeline.calibration import measure_calibration_reserve
 from bitgolf.pipeline.state import Run, RunFiles
 from bitgolf.pipeline.training_result import PartUsageRow, ReserveRecord, TrainingResult
@@ -56,7 +55,7 @@ class AveragedWeights(msgspec.Struct, frozen=True):
 
 def training_inputs(run: Run) -> list[Any]:
     """Digest of the shards' manifest, the settings that determine training, and the seed."""
-    return [file_digest(run.data_folder / "manifest.json"), training_key(run.recipe), run.seed]
+    return [data_digest(run.data_folder), training_key(run.recipe), run.seed]
 
 
 def train(run: Run) -> TrainingResult:
@@ -191,7 +190,7 @@ def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
     if manifest.vocab != vocab:
         message = f"tokens.vocab is {vocab:,}, but the shards have {manifest.vocab:,}: {manifest.vocab:,} is used"
         rank.log.event("warning", message=message)
-    stream = TokenStream(find_shards(job.data, "train"))
+    stream = open_split(job.data, "train")
     batches = BatchLoader(
         stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=job.seed, bos=manifest.bos
     )

@@ -87,7 +87,8 @@ class RoundTripResult(msgspec.Struct, frozen=True, kw_only=True):
     """A held-out document that was compressed and decompressed.
 
     bytes_in … seconds: as in `CompressResult`. restored: whether every byte of the decompressed file is the original's.
-    general_compressors_bpb: bits per byte of the whole held-out text, by name and level of the compressor.
+    general_compressors_bpb: bits per byte of the held-out text as one file, by name and level of the compressor; of its
+    first general_compressors_bytes bytes.
     """
 
     bytes_in: int
@@ -99,6 +100,7 @@ class RoundTripResult(msgspec.Struct, frozen=True, kw_only=True):
     decompress_seconds: float
     restored: bool
     general_compressors_bpb: dict[str, float]
+    general_compressors_bytes: int
 
 
 class ProofSeconds(msgspec.Struct, frozen=True, kw_only=True):

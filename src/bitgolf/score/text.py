@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.data.manifest import load_manifest
-from bitgolf.data.shards import TokenStream, find_shards
+from bitgolf.data.manifest import load_manifest, open_split
+from bitgolf.data.shards import TokenStream
 from bitgolf.errors import BitgolfError
 from bitgolf.tokens.tokenizer import Tokenizer
 
@@ -46,12 +46,19 @@ class TokenizedText(NamedTuple):
 
 
 def load_validation(data: Path) -> TokenizedText:
-    """The text of the validation shards in a folder."""
+    """The text of the validation shards of a prepared folder."""
     manifest = load_manifest(data)
-    stream = TokenStream(find_shards(data, "val"))
-    return TokenizedText(
-        append_final_bos(stream.window(0, len(stream)), manifest.bos), manifest.val.encoded_bytes, bos=manifest.bos
-    )
+    return text_of_shards(open_split(data, "val"), manifest.val.encoded_bytes, manifest.bos)
+
+
+def text_of_shards(stream: TokenStream, encoded_bytes: int, bos: int) -> TokenizedText:
+    """The text of shards. encoded_bytes: length of the text that their tokens decode to.
+
+    If they begin within a document, a BOS is put before the first token, which otherwise would be no target although
+    its bytes count.
+    """
+    tokens = append_final_bos(stream.window(0, len(stream)), bos)
+    return TokenizedText(tokens if tokens[0] == bos else np.insert(tokens, 0, bos), encoded_bytes, bos)
 
 
 def tokenize_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> TokenizedText:

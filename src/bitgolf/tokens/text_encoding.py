@@ -36,7 +36,7 @@ class TextTokenizer(Tokenizer):
         self.byte_fallback = len(self._byte_ids) == 256
 
     @abstractmethod
-    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
         """Return the library's token ids of each text, without BOS."""
 
     def encode_documents(self, documents: Sequence[bytes]) -> list[Ids]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bitgolf.config.registry import register
 from bitgolf.data.batches import BatchLoader, ShuffledWindows
-from bitgolf.data.shards import TokenStream, find_shards
+from bitgolf.data.manifest import open_split
 from bitgolf.errors import RecipeError
 from bitgolf.model.decoding.incremental import IncrementalDecoder
 from bitgolf.model.lm import LM
@@ -31,7 +31,7 @@ MAX_LENGTH = 8192
 class CalibrationContext(NamedTuple):
     """The model to calibrate, and its training data.
 
-    data: folder of shards.  train_length: tokens per training row.  bos: id of the BOS token.
+    data: folder of the manifest of the shards.  train_length: tokens per training row.  bos: id of the BOS token.
     autocast: factory of the context manager for forward passes.
     """
 
@@ -72,7 +72,7 @@ class TrainingText(CalibrationSource):
 
     def open(self, subject: CalibrationContext) -> Callable[[int], Tensor]:
         batches = BatchLoader(
-            TokenStream(find_shards(subject.data, "train")),
+            open_split(subject.data, "train"),
             rows=self.rows,
             length=subject.row_length(self.length),
             order=ShuffledWindows(),
