@@ -11,7 +11,7 @@ OTHER := .venv-torch-$(TORCH)
 EXTRAS := dev,plot,parquet,cluster
 PACKAGES := lrzip
 
-.PHONY: quickstart test test-all test-torch cheats lint clean
+.PHONY: quickstart test types tests test-all test-torch cheats lint clean
 
 quickstart: $(READY)
 	$(BIN)/bitgolf run quickstart
@@ -20,10 +20,16 @@ quickstart: $(READY)
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal --durations 20 --durations-min 1
 
 # Everything that needs only the extra `dev`. Tests that need more skip, and say what they need. Ends with the slowest tests.
+# The type checker takes a minute of one core, so the tests start beside it; if one of the two fails, the other goes on.
 test: $(READY)
 	$(BIN)/ruff check src tests bench
 	$(BIN)/ruff format --check src tests bench
-	$(BIN)/pyright
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going types tests
+
+types: $(READY)  # printed in one piece, since tests print at the same time
+	@found=$$($(BIN)/pyright 2>&1); failed=$$?; printf '\npyright: %s\n' "$$found"; exit $$failed
+
+tests: $(READY)
 	$(PYTEST) -rs
 
 # Everything: the other extras, Debian packages where the user is root, cases marked `exhaustive`, and the built wheel.

@@ -12,15 +12,24 @@ from torch import Tensor, nn
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import append
 from bitgolf.config.registry import import_all_parts
-from bitgolf.config.spec import part
+from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore
 from bitgolf.model.decoding.incremental import IncrementalDecoder
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.head import UntiedHead
 from bitgolf.model.interfaces import ResidualStreamPart
+from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.part import Part
-from helpers.every_part import AROUND, QUIET, all_model_parts, example_node, model_with_part, short_model
+from helpers.every_part import (
+    AROUND,
+    QUIET,
+    all_model_parts,
+    example_node,
+    model_with_part,
+    short_model,
+    smallest_model,
+)
 from helpers.toy import VOCAB, built, toy_model
 
 ROLES = {"embedding", "matrix", "head", "scale", "gate"}
@@ -50,11 +59,20 @@ def test_there_are_parts() -> None:
     assert len(all_model_parts()) > 15
 
 
-def test_full_graph_and_same_numbers_when_compiled(cls: type, ids: Tensor) -> None:
-    model = built(short_model(cls, layers=1))
+def assert_compiles(spec: Spec[LM], ids: Tensor) -> None:
+    """In one graph, with the logits of the eager model."""
+    model = built(spec)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     assert (compiled(ids) - model(ids)).abs().max() < 1e-5
+
+
+def test_full_graph_and_same_numbers_when_compiled(cls: type, ids: Tensor) -> None:
+    assert_compiles(smallest_model(cls), ids)
+
+
+def test_a_model_with_every_kind_of_chain_compiles_to_a_full_graph(ids: Tensor) -> None:
+    assert_compiles(toy_model(), ids)
 
 
 def test_causal(cls: type, ids: Tensor) -> None:

@@ -103,6 +103,18 @@ def short_model(cls: type, *, layers: int) -> Spec[LM]:
     return model if issubclass(cls, ACROSS_LAYERS) else model.set("layers", layers)
 
 
+def smallest_model(cls: type) -> Spec[LM]:
+    """`short_model` of one layer without the toy model's other chain parts, for tests whose time grows with the model."""
+    model = short_model(cls, layers=1)
+    if cls in AROUND:
+        return model
+    for path in ("block.pre_block", "block.mixer.qk", "head.logits_transforms"):
+        where, _, chain = path.rpartition(".")
+        if chain in model[where].kwargs:
+            model = model.set(path, tuple(node for node in model[path] if node.cls is cls))
+    return model
+
+
 def all_model_parts() -> list[type]:
     classes = [
         c for c in import_all_parts().values() if issubclass(c, Part) and c.__module__.startswith("bitgolf.model")

@@ -61,6 +61,7 @@ print(json.dumps(made))
 """
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_for_hopper_and_fits_its_shared_memory(tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="needs Triton: pip install -e '.[dev]' brings it on Linux")
     own = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}

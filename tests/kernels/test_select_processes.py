@@ -60,6 +60,7 @@ def _member(distributed: DistributedContext) -> None:
         )
 
 
+@pytest.mark.slow
 def test_every_process_takes_the_choice_of_the_first(tmp_path: Path) -> None:
     run_as_script(__file__, tmp_path)
 

@@ -231,7 +231,7 @@ def viewed(node: Spec[WeightTransform]) -> Spec[LM]:
 @pytest.mark.parametrize("node", KINDS, ids=repr)
 def test_the_compiled_switch_changes_the_outputs(node: Spec[WeightTransform]) -> None:
     torch._dynamo.reset()
-    model = built(viewed(node.replace(since=0.5))).train()
+    model = built(viewed(node.replace(since=0.5)).set("layers", 1)).train()
     clocked = [m for m in model.modules() if isinstance(m, Scheduled) and m.phase_starts]
     graphs = itertools.count()
     compiled = torch.compile(model, fullgraph=True, backend=counting(graphs))

@@ -81,6 +81,7 @@ def run_folder(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished[0], tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_document_has_the_keys_of_the_design(finished: tuple[Path, dict[str, Any]]) -> None:
     out, d = finished
     assert d.keys() >= {
@@ -265,6 +266,7 @@ def test_the_ledger_of_a_read_artifact_sums_to_the_file(run_folder: Path) -> Non
     assert sum(e.bytes for e in ledger(read_artifact(path))) == path.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_resumes_to_the_same_artifact(
     finished: tuple[Path, dict[str, Any]], text: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
@@ -304,6 +306,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_artifact(
     assert (out / "artifact.bg").read_bytes() == (finished[0] / "artifact.bg").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_train_to_the_same_model_and_calibrate_it(
     finished: tuple[Path, dict[str, Any]], text: Path, recipe_file: Path, tmp_path: Path
 ) -> None:

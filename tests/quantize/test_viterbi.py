@@ -62,8 +62,8 @@ def test_the_compiled_block_is_the_plain_one(states: int, rows: int) -> None:
     shrink, grid = np.full((9, rows), 0.02, np.float32), TrellisGrid(states)
     plain, fast = (np.full((9, rows), 999, np.int16) for _ in range(2))
     left, right = block.copy(), block.copy()
-    quantize_columns(viterbi_search, left, upper, step, shrink, grid.previous_state, plain)
-    viterbi_kernels().round_columns(viterbi_kernels().search, right, upper, step, shrink, grid.previous_state, fast)
+    quantize_columns(left, upper, step, shrink, grid.previous_state, plain)
+    viterbi_kernels().round_columns(right, upper, step, shrink, grid.previous_state, fast)
     assert fast.tolist() == plain.tolist() and left.tobytes() == right.tobytes()
 
     def column(turn: int, column: Tensor) -> Tensor:

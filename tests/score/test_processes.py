@@ -107,6 +107,7 @@ def totals(found: dict[str, Any] | MethodResult) -> dict[str, Any]:
     return {key: row[key] for key in TOTALS}
 
 
+@pytest.mark.slow
 def test_every_process_of_every_world_has_the_totals_of_one(shared_out: dict[str, Rows], alone: Rows) -> None:
     """Exactly, also in float32: a text batch gives the same bits on every rank, and batches are summed in order."""
     assert sorted(shared_out) == ["2.0", "2.1", "4.0", "4.1", "4.2", "4.3"]

@@ -85,7 +85,8 @@ def test_compiled_graphs_of_two_scalings_and_none_are_told_apart(
     """One process scores a model with several methods: a graph must not be reused for another scaling."""
     monkeypatch.setattr(compiled_function, "compile_graph", traced)
     torch._dynamo.reset()
-    model, tokens, places = built(toy_model()), torch.from_numpy(TEXT.tokens[None, :64]), torch.arange(64)
+    model = built(toy_model().set("layers", 1))
+    tokens, places = torch.from_numpy(TEXT.tokens[None, :64]), torch.arange(64)
     found = list[torch.Tensor]()
     for scaling in (None, kind(original_length=32, length=64), kind(original_length=16, length=64), None):
         graph = CompiledForward(model, CPU, 64, None, scaling)

@@ -42,6 +42,7 @@ def sizes(recipe: Spec[Recipe]) -> Traits:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", all_but_exhaustive(covering_recipes(sizes, first=["pr1855"])))
 def test_a_recipe_starts_in_bounded_memory(name: str) -> None:
     """The usage probe, kernel selection, a batch of calibration, and a batch of scoring without adaptation."""

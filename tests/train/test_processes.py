@@ -69,6 +69,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates(tmp_path: Path, data: Path) -> None:
     recipe, two = toy_recipe(steps=STEPS), tmp_path / "two"
     process = torchrun(two, data, recipe)
@@ -80,6 +81,7 @@ def test_two_processes_equal_one_that_accumulates(tmp_path: Path, data: Path) ->
     assert read_result(two / "job", train_worker).processes == 2, "the first process has written it"
 
 
+@pytest.mark.slow
 def test_a_signal_stops_both_processes_and_one_can_go_on(tmp_path: Path, data: Path) -> None:
     recipe, two = toy_recipe(steps=2000), tmp_path / "two"
     process = torchrun(two, data, recipe)

@@ -165,9 +165,9 @@ class TrellisCodec(Codec):
             return columnwise(round_column)
 
         def block(start: int, block: Tensor, upper: Tensor) -> Tensor:
-            own, (search, round_columns) = slice(start, start + block.shape[1]), viterbi_kernels()
+            own, round_columns = slice(start, start + block.shape[1]), viterbi_kernels().round_columns
             preceding = self.grid.previous_state
-            round_columns(search, block[0].numpy(), upper[0].numpy(), step[own], shrink[own], preceding, points[own])
+            round_columns(block[0].numpy(), upper[0].numpy(), step[own], shrink[own], preceding, points[own])
             return torch.from_numpy(np.float32(0.5) * points[own] * step[own])[None]
 
         return block

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,6 @@ def viterbi_search(x: Floats, shrink: Floats, preceding: PreviousState, points: 
 
 
 def quantize_columns(
-    search: Callable[..., None],
     block: Floats,
     upper: Floats,
     step: Floats,
@@ -66,13 +65,12 @@ def quantize_columns(
 ) -> None:
     """Write to `points` (B, R) the trellis points of B columns, with GPTQ error feedback between them.
 
-    search: `viterbi_search`, plain or compiled.
     block: (B, R), the columns; changed in place to the values that are rounded, which include the feedback.
     upper: (B, B), the diagonal block of `gptq.InverseCholesky.upper`.  step, shrink: (B, R).
     """
     error = np.empty(block.shape[1], np.float32)
     for j in range(len(block)):
-        search(block[j] / step[j], shrink[j], preceding, points[j])
+        viterbi_search(block[j] / step[j], shrink[j], preceding, points[j])
         for r in range(len(error)):
             error[r] = (block[j, r] - np.float32(0.5) * np.float32(points[j, r]) * step[j, r]) / upper[j, j]
         for k in range(j + 1, len(block)):
@@ -89,11 +87,10 @@ class ViterbiKernels(NamedTuple):
 
 @cache
 def viterbi_kernels() -> ViterbiKernels:
-    """The compiled functions. The first call in a process compiles them, which takes about two seconds."""
-    import numba
+    """The compiled functions. `machine_code` is imported here because numba takes a second to import."""
+    from bitgolf.runtime.machine_code import compile_functions
 
-    jit: Any = numba.njit(nogil=True, cache=False, fastmath=False)
-    return ViterbiKernels(jit(viterbi_search), jit(quantize_columns))
+    return ViterbiKernels(*compile_functions(viterbi_search, quantize_columns))
 
 
 def best_path(grid: TrellisGrid, x: Floats, shrink: Floats) -> NDArray[np.int16]:

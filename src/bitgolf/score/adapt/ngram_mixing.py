@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -253,7 +253,6 @@ def update_weights(
 @cache
 def jit_update_weights() -> Callable[..., None]:
     """`update_weights`, compiled by numba."""
-    import numba
+    from bitgolf.runtime.machine_code import compile_functions
 
-    jit: Any = numba.njit(nogil=True, cache=False, fastmath=False)
-    return jit(update_weights)
+    return compile_functions(update_weights)[0]

@@ -60,129 +60,98 @@ def empty_successors(successors: int) -> Successors:
     return Successors(row, expert, token, np.empty(successors))
 
 
-Jit = Callable[[Any], Any]
-"""A decorator that compiles a function; the identity leaves it as plain Python."""
+def find_slot(trie: NGramTrie, key: int) -> int:
+    """The slot of a key in the hash table, or the free slot where it would be inserted."""
+    mask = len(trie.keys) - 1
+    at = (key * 0x9E3779B97F4A7C1 >> 20) & mask
+    while trie.keys[at] != -1 and trie.keys[at] != key:
+        at = (at + 1) & mask
+    return at
 
 
-def make_find_slot(jit: Jit) -> Callable[..., int]:
-    @jit
-    def find_slot(trie: NGramTrie, key: int) -> int:
-        """The slot of a key in the hash table, or the free slot where it would be inserted."""
-        mask = len(trie.keys) - 1
-        at = (key * 0x9E3779B97F4A7C1 >> 20) & mask
-        while trie.keys[at] != -1 and trie.keys[at] != key:
-            at = (at + 1) & mask
-        return at
-
-    return find_slot
-
-
-def make_increment(jit: Jit, find_slot: Callable[..., int]) -> Callable[..., int]:
-    @jit
-    def increment(trie: NGramTrie, parent: int, token: int, vocab: int) -> int:
-        """Increment the count of the child of `parent` for `token`, creating it if needed. Returns its node."""
-        key = parent * vocab + token
-        at = find_slot(trie, key)
-        if trie.keys[at] == -1:
-            node = int(trie.state[NODES])
-            trie.state[NODES] += 1
-            trie.keys[at], trie.nodes[at] = key, node
-            trie.token[node], trie.sibling[node] = token, trie.child[parent]
-            trie.child[parent] = node
-            trie.num_children[parent] += 1
-        node = int(trie.nodes[at])
-        trie.counts[node] += 1
-        return node
-
-    return increment
+def increment(trie: NGramTrie, parent: int, token: int, vocab: int) -> int:
+    """Increment the count of the child of `parent` for `token`, creating it if needed. Returns its node."""
+    key = parent * vocab + token
+    at = find_slot(trie, key)
+    if trie.keys[at] == -1:
+        node = int(trie.state[NODES])
+        trie.state[NODES] += 1
+        trie.keys[at], trie.nodes[at] = key, node
+        trie.token[node], trie.sibling[node] = token, trie.child[parent]
+        trie.child[parent] = node
+        trie.num_children[parent] += 1
+    node = int(trie.nodes[at])
+    trie.counts[node] += 1
+    return node
 
 
-def make_match(jit: Jit) -> Callable[..., None]:
-    @jit
-    def match(trie: NGramTrie, longest: int) -> None:
-        """Extend the match if it predicted the last token, else restart where the last n-gram occurred before."""
-        end, node = int(trie.state[TOKENS]), trie.path[-1]
-        before = trie.last_end[node] if node >= 0 else 0
-        if trie.state[MATCH_LENGTH] > 0 and trie.history[trie.state[MATCH_AT]] == trie.history[end - 1]:
-            trie.state[MATCH_AT] += 1
-            trie.state[MATCH_LENGTH] = min(trie.state[MATCH_LENGTH] + 1, longest)
-        else:
-            n = 0
-            while n < min(before, longest) and trie.history[before - 1 - n] == trie.history[end - 1 - n]:
-                n += 1
-            trie.state[MATCH_AT], trie.state[MATCH_LENGTH] = before, n
-        if node >= 0:
-            trie.last_end[node] = end
-
-    return match
+def match(trie: NGramTrie, longest: int) -> None:
+    """Extend the match if it predicted the last token, else restart where the last n-gram occurred before."""
+    end, node = int(trie.state[TOKENS]), trie.path[-1]
+    before = trie.last_end[node] if node >= 0 else 0
+    if trie.state[MATCH_LENGTH] > 0 and trie.history[trie.state[MATCH_AT]] == trie.history[end - 1]:
+        trie.state[MATCH_AT] += 1
+        trie.state[MATCH_LENGTH] = min(trie.state[MATCH_LENGTH] + 1, longest)
+    else:
+        n = 0
+        while n < min(before, longest) and trie.history[before - 1 - n] == trie.history[end - 1 - n]:
+            n += 1
+        trie.state[MATCH_AT], trie.state[MATCH_LENGTH] = before, n
+    if node >= 0:
+        trie.last_end[node] = end
 
 
-def make_push(jit: Jit, increment: Callable[..., int], match: Callable[..., None]) -> Callable[..., None]:
-    @jit
-    def push(trie: NGramTrie, token: int, vocab: int, longest: int) -> None:
-        """Count a token in all its contexts, append it to the history, and update the match."""
-        for k in range(len(trie.path) - 1, -1, -1):
-            if trie.path[k] >= 0:
-                node = increment(trie, int(trie.path[k]), token, vocab)
-                if k + 1 < len(trie.path):
-                    trie.path[k + 1] = node
-        trie.history[trie.state[TOKENS]] = token
-        trie.state[TOKENS] += 1
-        match(trie, longest)
-
-    return push
+def push(trie: NGramTrie, token: int, vocab: int, longest: int) -> None:
+    """Count a token in all its contexts, append it to the history, and update the match."""
+    for k in range(len(trie.path) - 1, -1, -1):
+        if trie.path[k] >= 0:
+            node = increment(trie, int(trie.path[k]), token, vocab)
+            if k + 1 < len(trie.path):
+                trie.path[k + 1] = node
+    trie.history[trie.state[TOKENS]] = token
+    trie.state[TOKENS] += 1
+    match(trie, longest)
 
 
-def make_read(jit: Jit, push: Callable[..., None]) -> ReadFunction:
-    @jit
-    def read(
-        trie: NGramTrie,
-        tokens: NDArray[np.int64],
-        start: int,
-        vocab: int,
-        longest: int,
-        orders: Ints,
-        total: Ints,
-        kinds: Ints,
-        out: Successors,
-    ) -> tuple[int, int]:
-        """Read tokens from `start` on while `out` has space. Returns the position reached and the successors added."""
-        filled, experts = 0, len(orders)
-        for t in range(start, len(tokens)):
-            if filled + experts * vocab + 1 > len(out.row):
-                return t, filled
-            push(trie, int(tokens[t]), vocab, longest)
-            for e in range(experts):
-                node = trie.path[orders[e]]
-                if node < 0 or trie.child[node] == 0:
-                    continue
-                total[t, e] = trie.counts[node] - 1  # the present occurrence has no successor yet
-                kinds[t, e] = trie.num_children[node]
-                child = trie.child[node]
-                while child:
-                    out.row[filled], out.expert[filled], out.token[filled] = t, e, trie.token[child]
-                    out.p[filled] = trie.counts[child] / total[t, e]
-                    filled, child = filled + 1, trie.sibling[child]
-            if trie.state[MATCH_LENGTH] > 0:
-                total[t, experts], kinds[t, experts] = trie.state[MATCH_LENGTH], 1
-                out.row[filled], out.expert[filled] = t, experts
-                out.token[filled], out.p[filled] = trie.history[trie.state[MATCH_AT]], 1.0
-                filled += 1
-        return len(tokens), filled
-
-    return read
-
-
-def make_reader(jit: Jit) -> ReadFunction:
-    """The function `read`, with each function that it calls passed through `jit`."""
-    increment = make_increment(jit, make_find_slot(jit))
-    return make_read(jit, make_push(jit, increment, make_match(jit)))
+def read(
+    trie: NGramTrie,
+    tokens: NDArray[np.int64],
+    start: int,
+    vocab: int,
+    longest: int,
+    orders: Ints,
+    total: Ints,
+    kinds: Ints,
+    out: Successors,
+) -> tuple[int, int]:
+    """Read tokens from `start` on while `out` has space. Returns the position reached and the successors added."""
+    filled, experts = 0, len(orders)
+    for t in range(start, len(tokens)):
+        if filled + experts * vocab + 1 > len(out.row):
+            return t, filled
+        push(trie, int(tokens[t]), vocab, longest)
+        for e in range(experts):
+            node = trie.path[orders[e]]
+            if node < 0 or trie.child[node] == 0:
+                continue
+            total[t, e] = trie.counts[node] - 1  # the present occurrence has no successor yet
+            kinds[t, e] = trie.num_children[node]
+            child = trie.child[node]
+            while child:
+                out.row[filled], out.expert[filled], out.token[filled] = t, e, trie.token[child]
+                out.p[filled] = trie.counts[child] / total[t, e]
+                filled, child = filled + 1, trie.sibling[child]
+        if trie.state[MATCH_LENGTH] > 0:
+            total[t, experts], kinds[t, experts] = trie.state[MATCH_LENGTH], 1
+            out.row[filled], out.expert[filled] = t, experts
+            out.token[filled], out.p[filled] = trie.history[trie.state[MATCH_AT]], 1.0
+            filled += 1
+    return len(tokens), filled
 
 
 @cache
 def jit_reader() -> ReadFunction:
-    """`read`, compiled by numba. Compilation takes a few seconds, once per process."""
-    import numba
+    """`read`, compiled by numba with the functions that it calls."""
+    from bitgolf.runtime.machine_code import compile_functions
 
-    jit: Any = numba.njit(nogil=True, cache=False, fastmath=False)
-    return make_reader(jit)
+    return compile_functions(find_slot, increment, match, push, read)[-1]
