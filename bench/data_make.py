@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from result_lines import append_line
 
 from bitgolf.report.environment import collect_environment
-from result_lines import append_line
 
 WORDS, DOCUMENT_WORDS, BLOCK_DOCUMENTS = 50_000, 420, 400
 RESULTS = Path(__file__).parents[1] / "results" / "data.jsonl"

@@ -100,13 +100,24 @@ def test_every_option_of_the_command_arrives(toy: ToyArtifact, monkeypatch: pyte
         "bitgolf.commands.artifacts.score_artifact",
         lambda *words, **options: received.update(options, words=words) or document,
     )
-    words = "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2 --device cpu --key body --skip-null --tokenizer t"
+    words = "score a.bg --shards b --with sgd --with lora --set window=8 --order shuffled --seed 3 --batch 9 --processes 2 --device cpu --key body --skip-null --strict --tokenizer t"
     done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 0 and "targets/s" in done.output and "sliding" in done.output
     assert received == {
-        "words": (Path("a.bg"), SourceText([], Path("b"), ReadOptions("body", skip_null=True), Path("t"))), "methods": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
+        "words": (Path("a.bg"), SourceText([], Path("b"), ReadOptions("body", skip_null=True, strict=True), Path("t"))), "methods": ["sgd", "lora"], "edits": ["window=8"], "order": "shuffled", "seed": 3,
         "batch": 9, "processes": 2, "device": "cpu",
     }  # fmt: skip
+
+
+def test_the_key_of_records_is_read(toy: ToyArtifact, tmp_path: Path) -> None:
+    texts = [path.read_text() for path in sorted(toy.raw.iterdir())]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"text": "another", "body": text}) + "\n" for text in texts))
+    wanted = score_artifact(toy.artifact, SourceText((toy.raw,)))
+    found = score_artifact(toy.artifact, SourceText((file,), reading=ReadOptions("body")))
+    assert (found.bits, found.bytes) == (wanted.bits, wanted.bytes)
+    with pytest.raises(UsageError, match="--key body: options of reading text have no effect with --shards"):
+        score_artifact(toy.artifact, SourceText(shards=toy.shards, reading=ReadOptions("body")))
 
 
 def test_one_source_of_text(toy: ToyArtifact) -> None:

@@ -233,6 +233,19 @@ def test_a_killed_command_continues_and_leaves_no_process(tmp_path: Path) -> Non
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_standard_input_is_read_twice(tmp_path: Path) -> None:
+    rows = b"".join(b'{"text": "line %d of the text"}\n' % i for i in range(50))
+    for name in ("piped", "piped again", "file"):
+        (tmp_path / "a.jsonl").write_bytes(rows)
+        words = command(
+            str(tmp_path / name), "--kind", "bytes", "--text", str(tmp_path / "a.jsonl") if name == "file" else "-"
+        )
+        subprocess.run(words, check=True, capture_output=True, input=rows)
+        assert not (tmp_path / name / "unfinished").exists()
+    assert contents(tmp_path / "piped") == contents(tmp_path / "piped again") == contents(tmp_path / "file")
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

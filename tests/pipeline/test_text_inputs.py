@@ -80,11 +80,11 @@ def test_the_key_is_part_of_the_inputs_of_prepare(begin, tmp_path: Path) -> None
     options = (ReadOptions(), ReadOptions("body"), ReadOptions("body", skip_null=True))
     assert len({json_digest(prepare_inputs(begin(path, reading=o))) for o in options}) == 3
     stored = read_json(tmp_path / "run" / "inputs.json")
-    assert stored["key"] == "body" and stored["skip_null"] is True and stored["text"] == [path]
+    assert stored["reading"] == {"key": "body", "skip_null": True, "strict": False} and stored["text"] == [path]
 
 
 def test_a_key_without_text_is_wrong_use(begin) -> None:
-    with pytest.raises(UsageError, match="--key and --skip-null have no effect without --text"):
+    with pytest.raises(UsageError, match="--key body: options of reading text have no effect without --text"):
         begin(reading=ReadOptions("body"))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bitgolf.errors import BitgolfError
 from bitgolf.text.content import MAGIC_NUMBERS, UnreadableFormat, invalid_bytes, peek, read_text, windows
-from bitgolf.text.documents import ReadReport, read_documents
+from bitgolf.text.documents import ReadOptions, ReadReport, read_documents
 from helpers.text_containers import blocks_of
 
 BINARY = {
@@ -43,6 +43,14 @@ def test_a_file_that_is_not_text_is_skipped_and_counted_in_a_folder(name: str, t
         assert [d.data for d in read_documents([given_path], report=report)] == [b"text"]
         assert report.skipped["not text"].first == [(tmp_path / f"{name}.txt").as_posix()]
         assert report.files == 1 and report.converted == {}
+
+
+def test_strict_reading_makes_it_an_error_there_too(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"text")
+    (tmp_path / "b.bin").write_bytes(b"\0")
+    with pytest.raises(BitgolfError, match="the file is not text: byte 0 is NUL") as error:
+        list(read_documents([tmp_path], ReadOptions(strict=True)))
+    assert error.value.where == (tmp_path / "b.bin").as_posix()
 
 
 def test_a_folder_without_text_says_what_was_skipped(tmp_path: Path) -> None:

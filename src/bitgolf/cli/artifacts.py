@@ -15,6 +15,7 @@ from bitgolf.cli.options import (
     ShardsOption,
     ShardTokenizerOption,
     SkipNullFlag,
+    StrictFlag,
     TextOption,
     print_result,
 )
@@ -71,6 +72,7 @@ def score(
     text: TextOption = [],  # noqa: B006
     key: KeyOption = "",
     skip_null: SkipNullFlag = False,
+    strict: StrictFlag = False,
     shards: ShardsOption = None,
     tokenizer: ShardTokenizerOption = None,
     methods: MethodNames = [],  # noqa: B006
@@ -93,7 +95,7 @@ def score(
 
     document = score_artifact(
         artifact,
-        SourceText(text, shards, ReadOptions(key, skip_null), tokenizer),
+        SourceText(text, shards, ReadOptions(key, skip_null, strict), tokenizer),
         methods=methods,
         edits=sets,
         order=order,
@@ -113,6 +115,7 @@ def compress(
     text: TextOption = [],  # noqa: B006
     key: KeyOption = "",
     skip_null: SkipNullFlag = False,
+    strict: StrictFlag = False,
     shards: ShardsOption = None,
     tokenizer: ShardTokenizerOption = None,
     methods: ProofMethod = [],  # noqa: B006
@@ -129,13 +132,17 @@ def compress(
     from bitgolf.commands.artifacts import SourceText, compress_file, prove_score
 
     if proof and not source:
-        given = SourceText(text, shards, ReadOptions(key, skip_null), tokenizer)
+        given = SourceText(text, shards, ReadOptions(key, skip_null, strict), tokenizer)
         d = prove_score(artifact, proof, given, methods, sets, size, sample, challenge)
         line = (
             f"{d.bytes:,} -> {d.coded_bytes:,} bytes, {d.overhead_percent:.3f} % above the claimed"
             f" {d.claimed_bpb:.5f} bpb; {len(d.sampled)} of {d.groups} groups restored by another process"
         )
-    elif source and target and not (proof or text or key or skip_null or shards or tokenizer or methods or sets):
+    elif (
+        source
+        and target
+        and not (proof or text or key or skip_null or strict or shards or tokenizer or methods or sets)
+    ):
         d = compress_file(artifact, source, target)
         line = (
             f"{d.bytes_in:,} -> {d.bytes_out:,} bytes, {d.bpb_coded:.4f} bpb coded, {d.bpb_predicted:.4f} bpb predicted"

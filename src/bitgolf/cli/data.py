@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from bitgolf.cli.options import JsonFlag, KeyOption, ShardTokenizerOption, SkipNullFlag, TextOption, print_result
+from bitgolf.cli.options import (
+    JsonFlag,
+    KeyOption,
+    ShardTokenizerOption,
+    SkipNullFlag,
+    StrictFlag,
+    TextOption,
+    print_result,
+)
 from bitgolf.errors import UsageError
 from bitgolf.text.read_report import ReadOptions, printable
 
@@ -50,6 +58,7 @@ def make(
     text: TextOption,
     key: KeyOption = "",
     skip_null: SkipNullFlag = False,
+    strict: StrictFlag = False,
     kind: KindOption = "",
     vocab: Annotated[
         int, typer.Option("--vocab", min=264, max=65536, help="Size of the vocabulary of a tokenizer that is trained.")
@@ -87,7 +96,7 @@ def make(
     from bitgolf.commands.data import make_shards, open_workers
 
     _check_vocab(context, kind, vocab)
-    reading = ReadOptions(key, skip_null)
+    reading = ReadOptions(key, skip_null, strict)
     with open_workers(processes, cluster) as workers:
         made = make_shards(
             folder, text, vocab, tokenizer, held_out, kind, reading, workers, pattern=pattern, force=force

@@ -41,6 +41,10 @@ KeyOption = Annotated[
 SkipNullFlag = Annotated[
     bool, typer.Option("--skip-null", help="Skip and count records whose text is null or missing, instead of failing.")
 ]
+StrictFlag = Annotated[
+    bool,
+    typer.Option("--strict", help="A file that is not text is an error in a folder, too, instead of being skipped."),
+]
 ShardsOption = Annotated[
     Path | None,
     typer.Option(

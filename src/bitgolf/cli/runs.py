@@ -16,6 +16,7 @@ from bitgolf.cli.options import (
     ShardsOption,
     ShardTokenizerOption,
     SkipNullFlag,
+    StrictFlag,
     TextOption,
     print_result,
 )
@@ -87,6 +88,7 @@ def run(
     text: TextOption = [],  # noqa: B006
     key: KeyOption = "",
     skip_null: SkipNullFlag = False,
+    strict: StrictFlag = False,
     shards: ShardsOption = None,
     tokenizer: ShardTokenizerOption = None,
     out: OutOption = None,
@@ -116,7 +118,7 @@ def run(
         device=device,
         from_stage=first,
         resume=resume,
-        reading=ReadOptions(key, skip_null),
+        reading=ReadOptions(key, skip_null, strict),
         tokenizer=tokenizer,
     )
     print_result(as_json, document, run_table(document))

@@ -131,7 +131,8 @@ def _opened(artifact: Path, source: SourceText) -> tuple[Path, LoadedArtifact, O
         given = "both" if text else "neither"
         raise UsageError(f"give exactly one of --text and --shards, got {given}", hint="--text PATH or --shards DIR")
     if shards and source.reading != DEFAULT_OPTIONS:
-        raise UsageError("--key and --skip-null have no effect with --shards", where=str(shards), hint="leave them out")
+        message = "options of reading text have no effect with --shards"
+        raise UsageError(message, where=" ".join(source.reading.words()), hint="leave them out")
     check_tokenizer_option(source.tokenizer, shards)
     path = find_artifact(artifact)
     loaded = load_model(path)

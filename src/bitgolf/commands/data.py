@@ -9,7 +9,7 @@ import msgspec
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import Manifest
-from bitgolf.data.prepare import TextPreparation, prepare_text, work_folder
+from bitgolf.data.prepare import TextPreparation, input_folder, prepare_text
 from bitgolf.data.shard_folder import check_tokenizer_option
 from bitgolf.data.verify import verify_data
 from bitgolf.errors import UsageError
@@ -78,7 +78,7 @@ def make_shards(
     spec = _tokenizer_of_file(tokenizer, kind, pattern) if tokenizer else _trainer(kind, vocab)
     check_paths(text)
     paths = tuple(str(_readable_twice(path, folder)) for path in text)
-    source = TextFiles(paths=paths, key=reading.key, skip_null=reading.skip_null)
+    source = TextFiles(paths=paths, **msgspec.structs.asdict(reading))
     log.info(f"{source.size():,} bytes of text, tokenized by {workers.name}")
 
     def check(made: Tokenizer, documents: Sequence[bytes]) -> None:
@@ -107,7 +107,7 @@ def open_workers(processes: int, cluster: str) -> OrderedMap:
 
 def _readable_twice(path: Path, folder: Path) -> Path:
     """The path, or a copy of standard input or of a pipe in the data folder, which is removed at the end."""
-    return copy_stream(path, work_folder(folder) / "text") if is_stream(path) else path
+    return copy_stream(path, input_folder(folder)) if is_stream(path) else path
 
 
 def _trainer(kind: str, vocab: int) -> Spec[TokenizerTrainer]:

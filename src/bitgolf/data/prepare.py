@@ -64,6 +64,11 @@ def work_folder(folder: Path) -> Path:
     return folder / "unfinished"
 
 
+def input_folder(folder: Path) -> Path:
+    """The folder for copies of a text that can be read only once. It is removed at the end, or if the text is refused."""
+    return work_folder(folder) / "text"
+
+
 @dataclass(frozen=True)
 class TextPreparation:
     """How a text is prepared.
@@ -113,7 +118,9 @@ def _begin(folder: Path, work: Path, key: str) -> None:
     file = work / "key.json"
     if file.exists() and read_json(file) == key:
         return
-    shutil.rmtree(work, ignore_errors=True)
+    for path in work.glob("*"):
+        if path != input_folder(work.parent):
+            path.unlink()
     write_json(file, key)
 
 

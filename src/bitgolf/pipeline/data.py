@@ -44,7 +44,7 @@ def prepare_inputs(run: Run) -> list[Any]:
 def _source(run: Run) -> Spec[Any]:
     if not run.text_paths:
         return run.recipe().text
-    options = {"key": run.reading.key, "skip_null": run.reading.skip_null}
+    options = msgspec.structs.asdict(run.reading)
     return part(TextFiles, paths=run.text_paths, **{name: value for name, value in options.items() if value})
 
 

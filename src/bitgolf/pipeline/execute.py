@@ -52,9 +52,8 @@ class GivenData(NamedTuple):
             message = "--text and --shards were both given, but exclude each other"
             raise UsageError(message, hint="leave one of them out")
         if reading != DEFAULT_OPTIONS and not self.text:
-            message = "--key and --skip-null have no effect without --text"
-            where = f"--key {reading.key}" if reading.key else "--skip-null"
-            raise UsageError(message, where=where, hint="add --text PATH")
+            message = "options of reading text have no effect without --text"
+            raise UsageError(message, where=" ".join(reading.words()), hint="add --text PATH, or leave them out")
         check_tokenizer_option(self.tokenizer, self.shards)
         if self.shards:
             open_shard_folder(self.shards, self.tokenizer).check_files()
@@ -67,8 +66,7 @@ class GivenData(NamedTuple):
         """A suffix that keeps the folders of one recipe on different data apart; empty if no data is named."""
         named = ["-" if is_stream(p) else absolute(p) for p in self.text]
         named += [str(path.resolve()) for path in (self.shards, self.tokenizer) if path]
-        reading = self.reading
-        named += [] if reading == DEFAULT_OPTIONS else [f"--key {reading.key}", f"--skip-null {reading.skip_null}"]
+        named += self.reading.words()
         return f"-{json_digest(named)[:6]}" if named else ""
 
 
@@ -181,8 +179,7 @@ def _inputs(earlier: Path | None, folder: Path, given: GivenData, seed: int) -> 
     return RunInputs(
         seed=seed,
         text=tuple(str(copy_stream(p, folder / "text")) if is_stream(p) else absolute(p) for p in given.text),
-        key=given.reading.key,
-        skip_null=given.reading.skip_null,
+        reading=given.reading,
         shards=str(given.shards.resolve()) if given.shards else None,
         tokenizer=str(given.tokenizer.resolve()) if given.tokenizer else None,
     )

@@ -112,14 +112,13 @@ class RunFiles:
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     """Contents of `inputs.json`. text: absolute paths of files, folders and patterns; shards: absolute path of a folder.
 
-    key, skip_null: how records of the text are read, as in `ReadOptions`. tokenizer: absolute path of the tokenizer of
-    the shards; None for the one in their folder.
+    reading: how the text is read. tokenizer: absolute path of the tokenizer of the shards; None for the one in their
+    folder.
     """
 
     seed: int
     text: tuple[str, ...] = ()
-    key: str = ""
-    skip_null: bool = False
+    reading: ReadOptions = DEFAULT_OPTIONS
     shards: str | None = None
     tokenizer: str | None = None
     format: int = RUN_FORMAT
@@ -239,6 +238,6 @@ def run_of_inputs(recipe: Spec[Recipe], folder: Path, log: RunLog, inputs: RunIn
         inputs.seed,
         inputs.text,
         Path(inputs.shards) if inputs.shards else None,
-        reading=ReadOptions(inputs.key, inputs.skip_null),
+        reading=inputs.reading,
         tokenizer=Path(inputs.tokenizer) if inputs.tokenizer else None,
     )

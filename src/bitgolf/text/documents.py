@@ -72,10 +72,10 @@ class PythonStandardLibrary(TextSource):
 
 @register
 class TextFiles(TextSource):
-    """Text files, folders and patterns, in the given order. key, skip_null: as in `ReadOptions`."""
+    """Text files, folders and patterns, in the given order. key, skip_null, strict: as in `ReadOptions`."""
 
-    def __init__(self, *, paths: tuple[str, ...], key: str = "", skip_null: bool = False) -> None:
-        self.paths, self.options = paths, ReadOptions(key, skip_null)
+    def __init__(self, *, paths: tuple[str, ...], key: str = "", skip_null: bool = False, strict: bool = False) -> None:
+        self.paths, self.options = paths, ReadOptions(key, skip_null, strict)
 
     def documents(self, report: ReadReport | None = None) -> Iterator[Document]:
         return read_documents(self.paths, self.options, report)

@@ -59,7 +59,7 @@ class TextFile:
 def read_file(file: TextFile, options: ReadOptions, report: ReadReport) -> Iterator[Document]:
     """Yield the documents of a file, which may be compressed or an archive, and count them in `report`.
 
-    A file that holds no text is an error if the user named it, and is skipped otherwise. If its first part was already
+    A file that holds no text is an error if the user named it or reading is strict, and is skipped otherwise. If its first part was already
     read as text, it is always an error.
     """
     found = False
@@ -68,7 +68,7 @@ def read_file(file: TextFile, options: ReadOptions, report: ReadReport) -> Itera
             found = True
             yield document
     except UnreadableFormat as error:
-        if file.named or found:
+        if file.named or found or options.strict:
             raise
         report.skip(error.reason, file.name)
 

@@ -33,10 +33,20 @@ def printable(name: str) -> str:
 
 
 class ReadOptions(msgspec.Struct, frozen=True):
-    """How records are read. key: the key or column that holds the text; "" to guess. skip_null: skip records without it."""
+    """How text is read.
+
+    key: the key or column of records that holds the text; "" to guess. skip_null: skip records without it. strict: a file
+    that is not text is an error in a folder, too.
+    """
 
     key: str = ""
     skip_null: bool = False
+    strict: bool = False
+
+    def words(self) -> list[str]:
+        """Return the options that differ from the default, as on the command line."""
+        key = [f"--key {self.key}"] if self.key else []
+        return key + [name for name, given in (("--skip-null", self.skip_null), ("--strict", self.strict)) if given]
 
 
 DEFAULT_OPTIONS = ReadOptions()
