@@ -64,6 +64,14 @@ def test_a_kind_that_cannot_be_is_a_wrong_use(kind: str, message: str, text: Pat
     assert "--kind" in error.value.hint
 
 
+def test_a_vocabulary_beside_a_file_is_a_wrong_use(text: Path, shared: Path, tmp_path: Path) -> None:
+    model = shared / "data" / "tokenizers" / "fineweb_1024_bpe.model"
+    words = ["data", "make", str(tmp_path / "data"), "--text", str(text), "--tokenizer", str(model), "--vocab", "1024"]
+    with pytest.raises(UsageError, match="--vocab does nothing with --tokenizer, got 1024"):
+        app(words, standalone_mode=False)
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_kind_that_contradicts_the_file_is_a_wrong_use(text: Path, shared: Path, tmp_path: Path) -> None:
     folder = shared / "data" / "tokenizers"
     for name, kind, found in (

@@ -33,6 +33,19 @@ def test_an_overlap_is_counted_and_placed() -> None:
     assert error.value.where == "folder"
 
 
+def test_a_few_repeated_pages_of_a_published_set_are_a_warning() -> None:
+    train = document_fingerprints(b"%d" % i for i in range(1000))
+    for repeated, share in ((1, 0.01), (2, 0.02)):
+        val = document_fingerprints(
+            [*(b"%d" % i for i in range(repeated)), *(b"v%d" % i for i in range(100 - repeated))]
+        )
+        found = check_overlap(train, val, tolerated=share)
+        assert found and found.severity == "warning" and found.message.startswith(f"{repeated} of 100 validation")
+        with pytest.raises(BitgolfError, match=f"{repeated} of 100 validation documents"):
+            check_overlap(train, val, tolerated=share - 0.001)
+    assert check_overlap(train, document_fingerprints([b"x"]), tolerated=0.01) is None
+
+
 @settings(deadline=None)
 @given(
     st.sets(st.text(min_size=1, alphabet="abcde"), max_size=12),

@@ -123,6 +123,27 @@ def test_processes_give_the_same_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert contents(tmp_path / "two") == from_lists(data, trainer, tmp_path / "one", shard_tokens=700)
 
 
+@pytest.mark.cluster
+def test_a_ray_cluster_gives_the_same_files(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra `cluster`")
+    from ray.cluster_utils import Cluster
+
+    file = tmp_path / "a.jsonl"
+    rows = [json.dumps({"text": f"line {i} of the text, {i * 7919 % 10007}\n" * 50}) for i in range(1500)]
+    file.write_text("\n".join(rows))
+    words = ["--text", str(file), "--vocab", "300"]
+    subprocess.run(command(str(tmp_path / "local"), *words), check=True, capture_output=True)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    try:
+        cluster_words = command(str(tmp_path / "ray"), *words, "--cluster", str(cluster.address))
+        done = subprocess.run(cluster_words, check=True, capture_output=True, text=True)
+    finally:
+        cluster.shutdown()
+    assert "tokenized by a Ray cluster with 2 cores" in done.stderr
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
 # ---- stopped and continued -------------------------------------------------------------------------------------
 
 

@@ -14,9 +14,16 @@ import pytest
 
 from bitgolf.data import scan
 from bitgolf.data.manifest import data_digest, load_manifest, open_split
-from bitgolf.data.overlap import read_fingerprints, stream_fingerprints
+from bitgolf.data.overlap import document_fingerprints, read_fingerprints, stream_fingerprints
 from bitgolf.data.prepare import prepare_data
-from bitgolf.data.shard_folder import adopt_shards, find_tokenizer, folder_state, inspect_split, open_shard_folder
+from bitgolf.data.shard_folder import (
+    adopt_shards,
+    compare_splits,
+    find_tokenizer,
+    folder_state,
+    inspect_split,
+    open_shard_folder,
+)
 from bitgolf.data.shards import TokenStream, find_shards, read_shard, write_shard
 from bitgolf.data.verify import verify_data
 from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
@@ -186,6 +193,24 @@ def test_an_overlap_is_refused_before_anything_is_written(
     with pytest.raises(BitgolfError, match="1 of 3 validation documents are among the training documents"):
         adopt_shards(open_shard_folder(published), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_repeated_page_among_many_is_a_warning(
+    published: Path, prepared: Path, small_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """In published sets only; `data make` never writes one."""
+    many = [b"class D%d" % i for i in range(100)]
+    write_split(published, "val", small_tokenizer, [*many, TRAIN[3]], size=10**6)
+    log = RunLog(tmp_path / "run", quiet=True)
+    adopt_shards(open_shard_folder(published), tmp_path / "run", log)
+    log.close()
+    (message,) = messages(tmp_path / "run")
+    assert message.startswith("1 of 101 validation documents are among the training documents")
+    (finding,) = [f for f in verify_data(published) if f.rule == "overlap"]
+    assert finding.severity == "warning" and finding.message == message
+    found = [document_fingerprints(texts) for texts in (TRAIN, [*many, TRAIN[3]])]
+    with pytest.raises(BitgolfError, match="1 of 101 validation documents"):
+        compare_splits(open_shard_folder(prepared), *found)
 
 
 # ---- the tokenizer --------------------------------------------------------------------------------------------------

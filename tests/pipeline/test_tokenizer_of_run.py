@@ -10,7 +10,7 @@ import pytest
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
-from bitgolf.pipeline.data import prepare
+from bitgolf.pipeline.data import prepare, prepare_inputs
 from bitgolf.pipeline.state import Run
 from bitgolf.report.log import RunLog
 from bitgolf.tokens.loading import tokenizer_from_bytes
@@ -48,6 +48,16 @@ def test_a_lowered_character_coverage_is_in_the_log(prepared: Callable[[Spec[Any
 def test_text_of_few_characters_gives_no_warning(prepared: Callable[[Spec[Any], str], str]) -> None:
     log = prepared(part(SentencePieceBPE, vocab=300), SENTENCE * 9)
     assert "character coverage" not in log and "warning" not in log
+
+
+def test_other_contents_of_a_tokenizer_file_are_other_inputs(tmp_path: Path) -> None:
+    path, keys = tmp_path / "a.model", []
+    (tmp_path / "a.txt").write_text(SENTENCE)
+    for text in (SENTENCE, SENTENCE, SENTENCE.upper()):
+        path.write_bytes(SentencePieceBPE(vocab=280).train([text.encode() * 30]))
+        recipe = toy_recipe(steps=1).set("tokens", part(TokenizerFile, path=str(path), vocab=280))
+        keys.append(prepare_inputs(Run(recipe, tmp_path, RunLog(quiet=True), text_paths=(str(tmp_path / "a.txt"),))))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_a_tokenizer_without_a_space_piece_is_refused_unless_forced(

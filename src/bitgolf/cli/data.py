@@ -95,7 +95,7 @@ def make(
     """
     from bitgolf.commands.data import make_shards, open_workers
 
-    _check_vocab(context, kind, vocab)
+    _check_vocab(context, kind, vocab, tokenizer)
     reading = ReadOptions(key, skip_null, strict)
     with open_workers(processes, cluster) as workers:
         made = make_shards(
@@ -107,10 +107,15 @@ def make(
     )
 
 
-def _check_vocab(context: typer.Context, kind: str, vocab: int) -> None:
-    """Raise `UsageError` if --vocab was given for a tokenizer of bytes."""
+def _check_vocab(context: typer.Context, kind: str, vocab: int, tokenizer: Path | None) -> None:
+    """Raise `UsageError` if --vocab was given for a tokenizer of bytes or of a file."""
     source = context.get_parameter_source("vocab")
-    if kind == "bytes" and source and source.name == "COMMANDLINE":
+    if not source or source.name != "COMMANDLINE":
+        return
+    if tokenizer:
+        message = f"--vocab does nothing with --tokenizer, got {vocab}: the file has its vocabulary"
+        raise UsageError(message, where=str(tokenizer), hint="leave --vocab out, or --tokenizer to train one")
+    if kind == "bytes":
         message = (
             f"--vocab does nothing with --kind bytes, got {vocab}: a byte tokenizer has exactly one token per byte"
         )

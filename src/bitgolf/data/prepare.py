@@ -101,7 +101,11 @@ def prepare_text(text: TextPreparation, folder: Path) -> PreparedText:
     check_fraction(text.held_out)
     work = work_folder(folder)
     source_key = text.source.cache_key()
-    _begin(folder, work, json_digest([source_key, text.settings, text.held_out, text.shard_tokens]))
+    _begin(
+        folder,
+        work,
+        json_digest([source_key, text.settings, text.trainer.cache_key(), text.held_out, text.shard_tokens]),
+    )
     try:
         found = load_survey(work) or _survey(text, work)
         tokenizer = _tokenizer(text, work, found)
@@ -267,7 +271,7 @@ class ShardOutput:
             if not fingerprints[name]:
                 raise BitgolfError("there are no documents", where=f"{name} documents")
             write_bytes(self.folder / f"{name}_documents.fp", fingerprints[name])
-        check_fingerprints(self.folder)
+        list(check_fingerprints(self.folder))  # raises if a document is in both
         self._store()
         train, val = map(self._finish_split, SPLITS)
         write_bytes(self.folder / "tokenizer.model", tokenizer.serialized)

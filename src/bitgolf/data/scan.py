@@ -8,7 +8,6 @@ of CPU time.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -24,6 +23,7 @@ from bitgolf.data.shards import Positions, Tokens, TokenStream
 from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.files import file_digest
 from bitgolf.report.log import RunLog
+from bitgolf.report.pass_progress import PassProgress
 from bitgolf.text.caseops import ESC
 from bitgolf.tokens.caseops_tokenizer import CaseOpsTokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
@@ -54,7 +54,7 @@ def scan_split(split: str, paths: Sequence[Path], tokenizer: Tokenizer, log: Run
     vocabulary, and `BitgolfError` if no token is BOS.
     """
     stream, counter = TokenStream(paths), _TokenCounter(tokenizer)
-    progress = _Progress(split, 2 * len(stream), log)
+    done, progress = 0, PassProgress(log, f"{split} shards", 2 * len(stream), lambda: done)
     entries = list[ShardEntry]()
     with ThreadPoolExecutor(1) as pool:
         for path, shard in zip(paths, stream.shards, strict=True):
@@ -63,7 +63,8 @@ def scan_split(split: str, paths: Sequence[Path], tokenizer: Tokenizer, log: Run
                 block = shard[first : first + _BLOCK_TOKENS]
                 _check_vocabulary(path, first, block, tokenizer)
                 counter.add(block)
-                progress.add(2 * len(block))
+                done += 2 * len(block)
+                progress()
             entries.append(ShardEntry(path.name, len(shard), digest.result()))
     if not counter.documents:
         raise BitgolfError(
@@ -71,7 +72,8 @@ def scan_split(split: str, paths: Sequence[Path], tokenizer: Tokenizer, log: Run
             where=stream.folder,
             hint=f"use the tokenizer that made these shards instead of {tokenizer.where}, or write BOS before documents",
         )
-    progress.finish(len(paths), counter.documents)
+    counts = f"{len(stream):,} tokens, {counter.documents:,} documents in {len(paths):,} shard{'s' * (len(paths) != 1)}"
+    log.info(f"{split}: {counts} ({progress.rate / 1e6:,.0f} MB/s)")
     return SplitScan(
         stream,
         tuple(entries),
@@ -173,30 +175,3 @@ def _inexact_tokens(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     if not isinstance(tokenizer, CaseOpsTokenizer):
         return np.array([tokenizer.bos])
     return np.array([i for i, piece in enumerate(tokenizer.piece_bytes) if ESC in piece or piece == ESC[:1]])
-
-
-class _Progress:
-    """Reports how much of a split has been read, how fast, and the time that remains."""
-
-    def __init__(self, split: str, total: int, log: RunLog) -> None:
-        self.split, self.total, self.log, self.done = split, total, log, 0
-        self._started = time.perf_counter()
-
-    def add(self, size: int) -> None:
-        self.done += size
-        rest = (self.total - self.done) / self.rate
-        self.log.progress(
-            f"{self.split} shards: {self.done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB read,"
-            f" {self.rate / 1e6:,.0f} MB/s, {rest:,.0f} s left"
-        )
-
-    @property
-    def rate(self) -> float:
-        """Bytes per second so far."""
-        return self.done / max(time.perf_counter() - self._started, 1e-9)
-
-    def finish(self, shards: int, documents: int) -> None:
-        self.log.info(
-            f"{self.split}: {self.total // 2:,} tokens, {documents:,} documents in {shards:,} shard{'s' * (shards != 1)}"
-            f" ({self.rate / 1e6:,.0f} MB/s)"
-        )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from bitgolf.data.manifest import SPLITS, Manifest, SplitManifest, changed_shard, is_prepared, load_manifest
-from bitgolf.data.overlap import Fingerprints, check_overlap, read_fingerprints, write_fingerprints
+from bitgolf.data.overlap import PUBLISHED_OVERLAP, Fingerprints, check_overlap, read_fingerprints, write_fingerprints
 from bitgolf.data.scan import SplitScan, scan_split
 from bitgolf.data.shards import TokenStream, find_shards, find_sidecars
 from bitgolf.data.sidecar import compare_sidecars
@@ -214,6 +214,13 @@ def _compare(scan: SplitScan, stated: SplitManifest, place: Path) -> None:
             raise CorruptFileError(cause, where=str(place), hint="make the folder again with `bitgolf data make`")
 
 
+def compare_splits(source: ShardFolder, train: Fingerprints, validation: Fingerprints) -> list[DataFinding]:
+    """Return a warning if a published set has the same documents in both splits. Raises the error of `check_overlap`."""
+    tolerated = 0.0 if source.manifest and source.manifest.train.raw_bytes is not None else PUBLISHED_OVERLAP
+    found = check_overlap(train, validation, where=str(source.folder), tolerated=tolerated)
+    return [found] if found else []
+
+
 def log_findings(log: RunLog, findings: Iterable[DataFinding]) -> None:
     """Log warnings as events, and notes as lines."""
     for finding in findings:
@@ -232,9 +239,9 @@ def adopt_shards(source: ShardFolder, target: Path, log: RunLog) -> Manifest:
     if target.resolve() in (source.place, source.folder.resolve()):
         raise UsageError("these shards are the data of this run", where=str(source.folder), hint="leave --shards out")
     splits = {split: inspect_split(source, split, log) for split in ("val", "train")}  # val is the shorter one
-    check_overlap(splits["train"].fingerprints, splits["val"].fingerprints, where=str(source.folder))
     for split in splits.values():
         log_findings(log, split.findings)
+    log_findings(log, compare_splits(source, splits["train"].fingerprints, splits["val"].fingerprints))
     for path in (target / "manifest.json", *target.glob("*.bin")):  # the manifest first: without it, nothing is trained
         path.unlink(missing_ok=True)
     tokenizer = source.tokenizer

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bitgolf.data.manifest import SPLITS, Manifest, SplitManifest, is_prepared, load_manifest
-from bitgolf.data.overlap import check_overlap, read_fingerprints, stream_fingerprints
-from bitgolf.data.shard_folder import find_tokenizer, inspect_split, open_shard_folder
+from bitgolf.data.overlap import PUBLISHED_OVERLAP, check_overlap, read_fingerprints, stream_fingerprints
+from bitgolf.data.shard_folder import compare_splits, find_tokenizer, inspect_split, open_shard_folder
 from bitgolf.data.shards import TokenStream, find_shards
 from bitgolf.data.sidecar import document_blocks
 from bitgolf.errors import BitgolfError, UsageError
@@ -24,10 +24,11 @@ CHALLENGE_BOS = 1
 _BLOCK_TOKENS = 1 << 22  # per step of counting
 
 
-def check_fingerprints(folder: Path) -> None:
-    """Raise `BitgolfError` if a document of a prepared folder is in both splits."""
+def check_fingerprints(folder: Path, tolerated: float = 0.0) -> Iterator[DataFinding]:
+    """Yield the finding of `check_overlap` for a prepared folder, and raise its error."""
     train, val = (read_fingerprints(folder / f"{name}_documents.fp") for name in SPLITS)
-    check_overlap(train, val, where=str(folder))
+    if overlap := check_overlap(train, val, where=str(folder), tolerated=tolerated):
+        yield overlap
 
 
 def verify_data(folder: Path, tokenizer_file: Path | None = None, log: RunLog | None = None) -> list[DataFinding]:
@@ -67,7 +68,9 @@ def _verify_without_tokenizer(folder: Path) -> Iterator[DataFinding]:
     for name, stream in zip(SPLITS, (train, val), strict=True):
         if stream.window(0, 1)[0] != CHALLENGE_BOS:
             yield DataFinding("document-starts", "warning", f"the first {name} token is not BOS ({CHALLENGE_BOS})")
-    check_overlap(*(stream_fingerprints(stream, CHALLENGE_BOS) for stream in (train, val)), where=str(folder))
+    found = [stream_fingerprints(stream, CHALLENGE_BOS) for stream in (train, val)]
+    if overlap := check_overlap(*found, where=str(folder), tolerated=PUBLISHED_OVERLAP):
+        yield overlap
 
 
 def _verify_published_shards(folder: Path, tokenizer_file: Path, log: RunLog) -> Iterator[DataFinding]:
@@ -76,7 +79,7 @@ def _verify_published_shards(folder: Path, tokenizer_file: Path, log: RunLog) ->
         split = inspect_split(source, name, log)
         yield from split.findings
         found.append(split.fingerprints)
-    check_overlap(*found, where=str(folder))
+    yield from compare_splits(source, *found)
 
 
 def _verify_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]:
@@ -97,7 +100,8 @@ def _verify_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]:
         yield from _errors_as_findings(
             "shards", lambda name=name, split=split: _verify_counts(place, name, split, tokenizer)
         )
-    yield from _errors_as_findings("overlap", lambda: check_fingerprints(folder) or ())
+    tolerated = 0.0 if manifest.train.raw_bytes is not None else PUBLISHED_OVERLAP
+    yield from _errors_as_findings("overlap", lambda: check_fingerprints(folder, tolerated))
 
 
 def _verify_shards(folder: Path, name: str, split: SplitManifest) -> Iterator[DataFinding]:

@@ -38,7 +38,8 @@ def prepare_inputs(run: Run) -> list[Any]:
     if run.shards:
         return ["shards", *folder_state(run.shards, run.tokenizer)]
     source = _source(run)
-    return [source.to_json(), source().cache_key(), run.settings("tokens", "held_out")]
+    trainer = run.recipe().tokens()
+    return [source.to_json(), source().cache_key(), run.settings("tokens", "held_out"), trainer.cache_key()]
 
 
 def _source(run: Run) -> Spec[Any]:

@@ -28,10 +28,14 @@ class PassProgress:
         """Report the state of now."""
         self._log.progress(f"{self._name}: {self.line()}")
 
+    @property
+    def rate(self) -> float:
+        """Bytes per second so far."""
+        return (self._done() - self._start) / max(time.perf_counter() - self._started, 1e-9)
+
     def line(self) -> str:
         """Return a bar, the share that is done, the rate in MB/s, and the time that is left."""
-        done, seconds = self._done(), max(time.perf_counter() - self._started, 1e-9)
-        rate = (done - self._start) / seconds
+        done, rate = self._done(), self.rate
         speed = f"{rate / 1e6:.1f} MB/s"
         if not self._total:
             return f"{done / 1e6:,.0f} MB, {speed}"

@@ -41,6 +41,10 @@ class TokenizerTrainer(ABC):
     sample_bytes: int = 0
     force: bool = False
 
+    def cache_key(self) -> list[str]:
+        """Return JSON values that change when what it reads besides its settings changes."""
+        return []
+
     @abstractmethod
     def train(self, documents: Iterable[bytes], report: Report = lambda _: None) -> bytes:
         """Return the serialized tokenizer, which `loading.tokenizer_from_bytes` opens.
@@ -183,6 +187,10 @@ class TokenizerFile(TokenizerTrainer):
     ) -> None:
         self.path, self.vocab, self.case_operators = path, vocab, case_operators
         self.pattern, self.force = pattern, force
+
+    def cache_key(self) -> list[str]:
+        """Return the digest of the file. Raises `BitgolfError` if it cannot be read."""
+        return [load_tokenizer(Path(self.path), pattern=self.pattern).digest]
 
     def train(self, documents: Iterable[bytes], report: Report = lambda _: None) -> bytes:
         """Return the serialized tokenizer; no document is read.
