@@ -19,6 +19,7 @@ from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.pipeline.calibration import calibrate
+from bitgolf.pipeline.data import prepare
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training import average, train
 from bitgolf.quantize.calibration.stats_file import load_calibration
@@ -43,6 +44,7 @@ def train_once(folder: Path, data: Path, seed: int, recipe: Spec[Recipe]) -> Non
     with closing(RunLog(folder)) as log:
         run = Run(recipe, folder, log, seed, shards=data, resume=True)
         write_json(folder / "recipe.json", recipe.to_json())
+        prepare(run)
         run.completed["train"] = msgspec.to_builtins(train(run))
         average(run)
         calibrate(run)
