@@ -16,6 +16,8 @@ from typer.main import get_command
 
 from bitgolf.cli.main import app
 from helpers.command_line import run_command
+from helpers.hub_repository import library_on, repository_files
+from helpers.hub_server import hub_server
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -36,7 +38,7 @@ TOY = (
     "score=(ContiguousScoring(window=64),)",
 )
 """Settings that are added to each `bitgolf run RECIPE` of an example."""
-SMALLER = {"300000": "19000"}
+SMALLER = {"300000": "19000", "10": "2"}
 """Numbers of examples -> those that fit a toy."""
 
 
@@ -129,11 +131,14 @@ def substituted(line: str) -> list[str]:
 def test_the_commands_of_a_document_run_in_their_order(
     document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub (extra `hub`)")
     monkeypatch.chdir(folder)
-    for line in lines(document):
-        if line.startswith("bitgolf "):
-            done = run_command(*substituted(line))
-            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    with hub_server() as hub, library_on(hub, folder):
+        hub.publish("willdepueoai/parameter-golf", repository_files())
+        for line in lines(document):
+            if line.startswith("bitgolf "):
+                done = run_command(*substituted(line))
+                assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.parametrize(

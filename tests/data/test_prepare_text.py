@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitgolf.data import prepare, survey
+from bitgolf.data import shard_output, survey
 from bitgolf.data.prepare import TextPreparation, prepare_data, prepare_text
 from bitgolf.data.verify import verify_data
 from bitgolf.errors import BitgolfError
@@ -156,7 +156,7 @@ def test_a_stopped_preparation_continues(
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)  # slow
         patch.setattr(survey.document_batches, "__defaults__", (40,))
-        patch.setattr(prepare, "CHECKPOINT_SECONDS", -1.0 if often else 1e9)
+        patch.setattr(shard_output, "CHECKPOINT_SECONDS", -1.0 if often else 1e9)
         wanted = from_lists(data, ByteLevel(), Path(name, "one"), shard_tokens=shard_tokens)
         for source in (ListedText(data, stop_pass, first), ListedText(data, 1, second)):
             with pytest.raises(KeyboardInterrupt):
@@ -183,7 +183,7 @@ def test_what_is_done_is_not_done_again(
 
     data = [b"%d words of a document" % i for i in range(100)]
     monkeypatch.setattr(survey.document_batches, "__defaults__", (40,))
-    monkeypatch.setattr(prepare, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(shard_output, "CHECKPOINT_SECONDS", -1.0)
     trainer = GivenTokenizer(small_tokenizer)
     with pytest.raises(KeyboardInterrupt):
         prepare_text(TextPreparation(ListedText(data, 2, 70), trainer, "x", workers=Counting()), tmp_path)

@@ -130,23 +130,19 @@ def compress(
     Proof of a score: `compress ARTIFACT --proof FOLDER --text PATH`.
     """
     from bitgolf.commands.artifacts import SourceText, compress_file, prove_score
+    from bitgolf.commands.tables import compression_line, proof_line
 
     if proof and not source:
         given = SourceText(text, shards, ReadOptions(key, skip_null, strict), tokenizer)
         d = prove_score(artifact, proof, given, methods, sets, size, sample, challenge)
-        line = (
-            f"{d.bytes:,} -> {d.coded_bytes:,} bytes, {d.overhead_percent:.3f} % above the claimed"
-            f" {d.claimed_bpb:.5f} bpb; {len(d.sampled)} of {d.groups} groups restored by another process"
-        )
+        line = proof_line(d)
     elif (
         source
         and target
         and not (proof or text or key or skip_null or strict or shards or tokenizer or methods or sets)
     ):
         d = compress_file(artifact, source, target)
-        line = (
-            f"{d.bytes_in:,} -> {d.bytes_out:,} bytes, {d.bpb_coded:.4f} bpb coded, {d.bpb_predicted:.4f} bpb predicted"
-        )
+        line = compression_line(d)
     else:
         cause = "give IN and OUT to compress a file, or --proof FOLDER with --text or --shards"
         raise UsageError(cause, hint="compress ARTIFACT IN OUT, or compress ARTIFACT --proof FOLDER --text PATH")

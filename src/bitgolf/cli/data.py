@@ -43,6 +43,26 @@ PatternOption = Annotated[
         "as many tokens as one of these.",
     ),
 ]
+VocabOption = Annotated[
+    int, typer.Option("--vocab", min=264, max=65536, help="Size of the vocabulary of a tokenizer that is trained.")
+]
+HeldOutOption = Annotated[
+    float,
+    typer.Option(
+        "--held-out", min=0.001, max=0.9, help="Share of the documents to hold out for validation, selected by hash."
+    ),
+]
+ProcessesOption = Annotated[
+    int, typer.Option("--processes", min=0, help="Number of processes that tokenize. 0: one for each core.")
+]
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Tokenize on a Ray cluster: its address, or auto for a running one. Needs the extra cluster.",
+    ),
+]
 ForceFlag = Annotated[
     bool,
     typer.Option("--force", help="Use a tokenizer without a piece for the space, which is refused otherwise."),
@@ -60,32 +80,13 @@ def make(
     skip_null: SkipNullFlag = False,
     strict: StrictFlag = False,
     kind: KindOption = "",
-    vocab: Annotated[
-        int, typer.Option("--vocab", min=264, max=65536, help="Size of the vocabulary of a tokenizer that is trained.")
-    ] = 1024,
+    vocab: VocabOption = 1024,
     tokenizer: TokenizerOption = None,
     pattern: PatternOption = "",
     force: ForceFlag = False,
-    held_out: Annotated[
-        float,
-        typer.Option(
-            "--held-out",
-            min=0.001,
-            max=0.9,
-            help="Share of the documents to hold out for validation, selected by hash.",
-        ),
-    ] = 0.05,
-    processes: Annotated[
-        int, typer.Option("--processes", min=0, help="Number of processes that tokenize. 0: one for each core.")
-    ] = 0,
-    cluster: Annotated[
-        str,
-        typer.Option(
-            "--cluster",
-            metavar="ADDRESS",
-            help="Tokenize on a Ray cluster: its address, or auto. Needs the extra cluster.",
-        ),
-    ] = "",
+    held_out: HeldOutOption = 0.05,
+    processes: ProcessesOption = 0,
+    cluster: ClusterOption = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Train a tokenizer on text, and write training and validation shards.

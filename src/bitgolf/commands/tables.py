@@ -17,9 +17,22 @@ if TYPE_CHECKING:
     from bitgolf.commands.show import RecipeSummary
     from bitgolf.commands.sweep import SweepResult
     from bitgolf.pipeline.result import HeldOutText, RunResult
-    from bitgolf.score.result import MethodResult
+    from bitgolf.score.result import CompressResult, MethodResult, ProofResult
 
 Row = Sequence[str]
+
+
+def compression_line(result: CompressResult) -> str:
+    """Sizes and rates of a compressed file."""
+    rates = f"{result.bpb_coded:.4f} bpb coded, {result.bpb_predicted:.4f} bpb predicted"
+    return f"{result.bytes_in:,} -> {result.bytes_out:,} bytes, {rates}"
+
+
+def proof_line(result: ProofResult) -> str:
+    """Sizes of a proof, and how much of it was restored."""
+    above = f"{result.overhead_percent:.3f} % above the claimed {result.claimed_bpb:.5f} bpb"
+    restored = f"{len(result.sampled)} of {result.groups} groups restored by another process"
+    return f"{result.bytes:,} -> {result.coded_bytes:,} bytes, {above}; {restored}"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text_columns: int = 1) -> str:

@@ -10,23 +10,19 @@ checks all of its numbers.
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
-from bitgolf.data.encoding import DocumentBatch, EncodedBatch, SplitCounts, encode_batch
-from bitgolf.data.manifest import SPLITS, Manifest, SplitManifest
-from bitgolf.data.shard_writer import ShardWriter, WriterState
+from bitgolf.data.encoding import DocumentBatch, encode_batch
+from bitgolf.data.manifest import SPLITS, Manifest
+from bitgolf.data.shard_output import ShardOutput, WriteState, clear_prepared, load_state
 from bitgolf.data.survey import Survey, document_batches, load_survey, survey
-from bitgolf.data.verify import check_fingerprints
 from bitgolf.errors import BitgolfError
-from bitgolf.files import file_digest, json_digest, read_json, write_bytes, write_json
+from bitgolf.files import json_digest, read_json, write_bytes, write_json
 from bitgolf.report.findings import DataFinding
 from bitgolf.report.log import RunLog
 from bitgolf.report.pass_progress import PassProgress
@@ -38,17 +34,8 @@ from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import TokenizerTrainer
 
 SHARD_TOKENS = 10**8
-CHECKPOINT_SECONDS = 10.0
 AUDIT_DOCUMENTS = 20
 """Number of held-out documents on which a tokenizer is checked."""
-
-
-class WriteState(msgspec.Struct):
-    """A checkpoint of the second pass. read: documents read, including duplicates; counts and writers of each split."""
-
-    read: int = 0
-    counts: dict[str, SplitCounts] = msgspec.field(default_factory=lambda: {name: SplitCounts() for name in SPLITS})
-    writers: dict[str, WriterState] = msgspec.field(default_factory=lambda: {name: WriterState() for name in SPLITS})
 
 
 class PreparedText(NamedTuple):
@@ -188,9 +175,9 @@ def _documents(source: TextSource, found: Survey, *, held_out: bool) -> Iterator
 
 def _encode(text: TextPreparation, folder: Path, work: Path, found: Survey, tokenizer: Tokenizer) -> Manifest:
     """Write the shards of both splits from the last checkpoint on, and the manifest."""
-    state, report = _load_state(work), ReadReport()
+    state, report = load_state(work), ReadReport()
     if not state.read:
-        _clear(folder)
+        clear_prepared(folder)
     progress = PassProgress(text.log, "pass 2 of 2, tokens", text.source.size(), lambda: report.bytes_read)
     batches = _labelled(text.source.documents(report), found, state.read, progress)
     with closing(ShardOutput(folder, work, state, text.shard_tokens)) as output:
@@ -200,11 +187,6 @@ def _encode(text: TextPreparation, folder: Path, work: Path, found: Survey, toke
         if state.read != len(found.kept):
             raise _changed(folder)
         return output.finish(tokenizer, {name: found.fingerprints(held_out=name == "val") for name in SPLITS})
-
-
-def _load_state(work: Path) -> WriteState:
-    path = work / "state.json"
-    return msgspec.json.decode(path.read_bytes(), type=WriteState) if path.exists() else WriteState()
 
 
 def _labelled(
@@ -233,66 +215,6 @@ def _changed(folder: Path | None = None) -> BitgolfError:
     return BitgolfError("the text changed while it was read", where=str(folder or ""), hint=hint)
 
 
-class ShardOutput:
-    """The shards of both splits, with checkpoints in the folder `work`."""
-
-    def __init__(self, folder: Path, work: Path, state: WriteState, shard_tokens: int) -> None:
-        work.mkdir(parents=True, exist_ok=True)
-        self.folder, self.work, self.state, self._stored = folder, work, state, time.monotonic()
-        self.writers = {name: ShardWriter(folder, work, name, shard_tokens, state.writers[name]) for name in SPLITS}
-
-    def write(self, batch: EncodedBatch) -> None:
-        """Write an encoded batch."""
-        completed = False
-        for name, encoded in (("train", batch.train), ("val", batch.val)):
-            completed |= self.writers[name].append(encoded.tokens)
-            self.state.counts[name].add(encoded.counts)
-        self.state.read = batch.read
-        if completed or time.monotonic() - self._stored > CHECKPOINT_SECONDS:
-            self._store()
-
-    def _store(self) -> None:
-        for writer in self.writers.values():
-            writer.sync()
-        write_json(self.work / "state.json", msgspec.to_builtins(self.state))
-        self._stored = time.monotonic()
-
-    def close(self) -> None:
-        """Close the unfinished shards."""
-        for writer in self.writers.values():
-            writer.close()
-
-    def finish(self, tokenizer: Tokenizer, fingerprints: Mapping[str, bytes]) -> Manifest:
-        """Complete the last shards, write tokenizer, fingerprints of the documents by split, and the manifest.
-
-        Raises `BitgolfError` if a split is empty or a document is in both.
-        """
-        for name in SPLITS:
-            if not fingerprints[name]:
-                raise BitgolfError("there are no documents", where=f"{name} documents")
-            write_bytes(self.folder / f"{name}_documents.fp", fingerprints[name])
-        list(check_fingerprints(self.folder))  # raises if a document is in both
-        self._store()
-        train, val = map(self._finish_split, SPLITS)
-        write_bytes(self.folder / "tokenizer.model", tokenizer.serialized)
-        manifest = Manifest(tokenizer.digest, tokenizer.vocab, tokenizer.bos, train, val)
-        write_json(self.folder / "manifest.json", manifest.to_json())
-        shutil.rmtree(self.work)
-        return manifest
-
-    def _finish_split(self, name: str) -> SplitManifest:
-        shards = self.writers[name].finish()
-        digest = file_digest(self.folder / f"{name}_documents.fp")
-        return SplitManifest(**msgspec.structs.asdict(self.state.counts[name]), shards=shards, fingerprints=digest)
-
-
-def _clear(folder: Path) -> None:
-    """Remove the files of an earlier preparation, the manifest first, so that no old shard is trained on."""
-    for pattern in ("manifest.json", *(f"{name}_*.bin" for name in SPLITS)):
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
 # ---- splits that are given -------------------------------------------------------------------------------------
 
 
@@ -311,7 +233,7 @@ def prepare_data(
     Raises `BitgolfError` if a document is in both splits, a split is empty, or the tokenizer cannot be used.
     """
     check_shardable(tokenizer)
-    _clear(folder)
+    clear_prepared(folder)
     work = work_folder(folder)
     shutil.rmtree(work, ignore_errors=True)
     hashes: dict[str, list[bytes]] = {name: [] for name in SPLITS}
