@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from bitgolf.data.manifest import open_split
 from gpu_benchmarks.job import RECIPE, BenchmarkJob
 from gpu_benchmarks.results import ResultsWriter
 
@@ -31,7 +32,8 @@ def compare_kernels(job: BenchmarkJob, results: ResultsWriter) -> None:
     from gpu_benchmarks import harness  # imports torch, which takes seconds and which the tests do not need here
 
     recipe = harness.recipe_for(RECIPE, toy=job.toy)
-    with harness.prepared_trainer(recipe, job.data, harness.build_context_of(job.data)) as ready:
+    stream, context = open_split(job.data, "train"), harness.build_context_of(job.data)
+    with harness.prepared_trainer(recipe, stream, context) as ready:
         results.add("kernels compared, as pytest is missing", **harness.recipe_fields(recipe), messages=ready.messages)
 
 

@@ -229,6 +229,7 @@ def test_make_reports_what_it_read(corpus: Path, tmp_path: Path, capsys: pytest.
         "duplicates": 1,
         "converted": {"UTF-16": {"count": 1, "first": [f"{corpus}/b.txt"]}},
         "guessed_keys": {},
+        "bytes_read": sum(path.stat().st_size for path in corpus.iterdir()),
     }
 
 

@@ -145,9 +145,9 @@ def _tokenizer(text: TextPreparation, work: Path, found: Survey) -> Tokenizer:
         text.log.info(f"tokenizer: {type(text.trainer).__name__}")
         sample = found.sample if found.sample is not None else _documents(text.source, found, held_out=False)
         tokenizer = tokenizer_from_bytes(text.trainer.train(sample, text.note))
-    check_shardable(tokenizer)
     held_out = _documents(text.source, found, held_out=True)
     text.check(tokenizer, [data for _, data in zip(range(AUDIT_DOCUMENTS), held_out, strict=False)])
+    check_shardable(tokenizer)
     write_bytes(path, tokenizer.serialized)
     return tokenizer
 
