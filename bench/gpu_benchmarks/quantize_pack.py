@@ -14,6 +14,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.pack.coders import RangeCoder
 from bitgolf.pipeline.calibration import calibrate
 from bitgolf.pipeline.compression import PackedArtifact, pack, quantize
+from bitgolf.pipeline.data import prepare
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.codecs.codec import Float
@@ -53,6 +54,7 @@ def run_with_random_weights(recipe: Spec[Recipe], job: BenchmarkJob) -> Run:
     """A run in the state after training, with random averaged weights."""
     folder = job.folder / "quantize_pack"
     run = Run(recipe, folder, RunLog(folder), shards=job.data)
+    prepare(run)
     no_time = TrainingTime(training_seconds=0.0, time_limit_seconds=0.0, calibration_reserve=None)
     run.completed["train"] = msgspec.to_builtins(no_time)
     save_file(harness.random_weights(recipe, harness.build_context_of(job.data)), folder / "averaged.safetensors")
