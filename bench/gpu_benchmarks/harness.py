@@ -19,7 +19,8 @@ from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec
 from bitgolf.data.batches import BatchLoader
-from bitgolf.data.manifest import load_manifest, open_split
+from bitgolf.data.manifest import load_manifest
+from bitgolf.data.shards import TokenStream
 from bitgolf.errors import BitgolfError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.values import ValueEmbedding
@@ -102,7 +103,7 @@ def toy_sized(recipe: Spec[Recipe]) -> Spec[Recipe]:
 @contextmanager
 def prepared_trainer(
     recipe: Spec[Recipe],
-    folder: Path,
+    stream: TokenStream,
     context: BuildContext,
     *,
     without_kernels: Sequence[str] = (),
@@ -115,8 +116,9 @@ def prepared_trainer(
     """
     check_options(options or {})
     settings, where, started = recipe().train(), device(), time.perf_counter()
-    order, stream = settings.order(), open_split(folder, "train")
-    batches = BatchLoader(stream, rows=settings.rows, length=settings.length, order=order, seed=0, bos=context.bos)
+    batches = BatchLoader(
+        stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=0, bos=context.bos
+    )
     trainer = Trainer(
         recipe().model, recipe().train, recipe().average, context, batches, where, DistributedContext(), 0
     )

@@ -6,6 +6,7 @@ import time
 from typing import Any, NamedTuple
 
 from bitgolf.config.edits import replace
+from bitgolf.data.manifest import open_split
 from bitgolf.errors import BitgolfError
 from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.runtime.compiler import InductorOptions
@@ -68,9 +69,9 @@ def time_variant(name: str, variant: Variant, job: BenchmarkJob, results: Result
             )
         for path, value in variant.settings.items():
             recipe = recipe.set(path, value)
-        context = harness.build_context_of(job.data)
+        context, stream = harness.build_context_of(job.data), open_split(job.data, "train")
         with harness.prepared_trainer(
-            recipe, job.data, context, without_kernels=variant.without_kernels, options=variant.options
+            recipe, stream, context, without_kernels=variant.without_kernels, options=variant.options
         ) as ready:
             timing = harness.time_steps(ready.trainer, PROGRESS, rounds=rounds, steps=steps)
     except (BitgolfError, RuntimeError) as error:  # errors of compilation and out-of-memory errors are RuntimeErrors

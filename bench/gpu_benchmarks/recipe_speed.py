@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bitgolf.config.build_context import BuildContext
-from bitgolf.data.shards import write_shard
+from bitgolf.data.shards import TokenStream, write_shard
 from gpu_benchmarks import harness
 from gpu_benchmarks.job import BenchmarkJob
 from gpu_benchmarks.results import ResultsWriter
@@ -40,12 +40,12 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
         )
 
 
-def random_shard(folder: Path, context: BuildContext, tokens: int) -> Path:
-    """Write a training shard of random tokens in documents of 1,000 tokens on average; returns its folder."""
-    found = folder / f"random-{context.vocab}"
+def random_shard(folder: Path, context: BuildContext, tokens: int) -> TokenStream:
+    """Write a shard of random tokens in documents of 1,000 tokens on average; returns its tokens."""
+    path = folder / f"random-{context.vocab}" / "train_000000.bin"
     draw = np.random.default_rng(0)
     ids = draw.integers(4, context.vocab, tokens)
     ids[draw.random(tokens) < 1 / 1000] = context.bos
     ids[0] = context.bos
-    write_shard(found / "train_000000.bin", ids)
-    return found
+    write_shard(path, ids)
+    return TokenStream([path])

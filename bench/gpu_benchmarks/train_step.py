@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from bitgolf.data.manifest import open_split
 from bitgolf.model.attention.cores.sdpa import SegmentMask
 from bitgolf.train.trainer import Trainer
 from gpu_benchmarks import flops, harness, profile
@@ -22,7 +23,7 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
     known = harness.recipe_fields(recipe)
     rounds, steps = (TOY_ROUNDS, TOY_STEPS) if job.toy else (ROUNDS, STEPS)
     cap = next(node["max_length"] for _, node in recipe.walk() if node.cls is SegmentMask)
-    with harness.prepared_trainer(recipe, job.data, context) as ready:
+    with harness.prepared_trainer(recipe, open_split(job.data, "train"), context) as ready:
         parameters = sum(p.numel() for p in ready.trainer.params.values())
         results.add("start", **known, startup_seconds=ready.seconds, parameters=parameters, messages=ready.messages)
         for phase, progress in PHASES.items():

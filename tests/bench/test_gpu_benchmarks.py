@@ -135,7 +135,7 @@ def test_an_option_that_inductor_does_not_know_is_an_error(tmp_path: Path) -> No
     recipe, context = recipe_for("pr1855", toy=True), BuildContext(vocab=300)
     with (
         pytest.raises(BitgolfError, match="no option 'fusion'"),
-        prepared_trainer(recipe, tmp_path, context, options={"fusion": 1}),
+        prepared_trainer(recipe, random_shard(tmp_path, context, 2_000), context, options={"fusion": 1}),
     ):
         pass
 
