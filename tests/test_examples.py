@@ -15,9 +15,13 @@ import pytest
 from typer.main import get_command
 
 from bitgolf.cli.main import app
+from bitgolf.data.hub.published import resolve_source
 from helpers.command_line import run_command
-from helpers.hub_repository import library_on, repository_files
+from helpers.forked import forked_workers
+from helpers.hub_repository import SP1024, library_on, repository_files, shard
 from helpers.hub_server import hub_server
+
+__all__ = ["forked_workers"]
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -38,7 +42,9 @@ TOY = (
     "score=(ContiguousScoring(window=64),)",
 )
 """Settings that are added to each `bitgolf run RECIPE` of an example."""
-SMALLER = {"300000": "19000", "10": "2"}
+PUBLISHED = resolve_source("fineweb10B").repository
+"""The repository that an example fetches shards from, here from a hub on this machine."""
+SMALLER = {"300000": "19000"}
 """Numbers of examples -> those that fit a toy."""
 
 
@@ -131,10 +137,10 @@ def substituted(line: str) -> list[str]:
 def test_the_commands_of_a_document_run_in_their_order(
     document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub (extra `hub`)")
     monkeypatch.chdir(folder)
+    more_shards = {f"{SP1024}/fineweb_train_{i:06d}.bin": shard(i) for i in range(4, 10)}
     with hub_server() as hub, library_on(hub, folder):
-        hub.publish("willdepueoai/parameter-golf", repository_files())
+        hub.publish(PUBLISHED, repository_files() | more_shards)
         for line in lines(document):
             if line.startswith("bitgolf "):
                 done = run_command(*substituted(line))

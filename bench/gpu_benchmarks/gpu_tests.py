@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from bitgolf.data.manifest import open_split
 from gpu_benchmarks.job import RECIPE, BenchmarkJob
 from gpu_benchmarks.results import ResultsWriter
 
@@ -29,11 +28,11 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 def compare_kernels(job: BenchmarkJob, results: ResultsWriter) -> None:
     """Write one line: for each kind of part, the kernel that was chosen, and why the others were not."""
+    from bitgolf.data.manifest import open_split
     from gpu_benchmarks import harness  # imports torch, which takes seconds and which the tests do not need here
 
     recipe = harness.recipe_for(RECIPE, toy=job.toy)
-    stream, context = open_split(job.data, "train"), harness.build_context_of(job.data)
-    with harness.prepared_trainer(recipe, stream, context) as ready:
+    with harness.prepared_trainer(recipe, open_split(job.data, "train"), harness.build_context_of(job.data)) as ready:
         results.add("kernels compared, as pytest is missing", **harness.recipe_fields(recipe), messages=ready.messages)
 
 

@@ -41,8 +41,8 @@ def measure(job: BenchmarkJob, results: ResultsWriter) -> None:
 
 
 def random_shard(folder: Path, context: BuildContext, tokens: int) -> TokenStream:
-    """Write a training shard of random tokens in documents of 1,000 tokens on average; returns its tokens."""
-    path = folder / f"random-{context.vocab}.bin"
+    """Write a shard of random tokens in documents of 1,000 tokens on average; returns its tokens."""
+    path = folder / f"random-{context.vocab}" / "train_000000.bin"
     draw = np.random.default_rng(0)
     ids = draw.integers(4, context.vocab, tokens)
     ids[draw.random(tokens) < 1 / 1000] = context.bos

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from bitgolf.runtime.distributed import DistributedContext
+from helpers.forked import run_forked, run_script
 
 SIZES = (2, 4)
 
@@ -38,9 +36,6 @@ def run_in_processes(work: Callable[[DistributedContext], object], folder: Path)
 
 
 def run_as_script(file: str, *arguments: Path) -> None:
-    """Run a test's file as a script, since a process with threads must not fork. Fails with its standard error."""
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, file, *map(str, arguments)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr
+    """Run a test's file as a script, since a process with threads must not fork. Fails with its output."""
+    done = run_forked(run_script, file, [str(a) for a in arguments], environment={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.status == 0, done.output

@@ -26,6 +26,7 @@ from bitgolf.pack.coders import RangeCoder
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes import get_recipe
 from bitgolf.recipes.recipe import Recipe
+from bitgolf.score.coding.roundtrip import CompressionRoundTrip
 from bitgolf.score.methods import ContiguousScoring, SlidingScoring
 
 VOCAB = 64
@@ -64,4 +65,5 @@ def toy_recipe(*, steps: int = 30, vocab: int = 300) -> Spec[Recipe]:
     recipe = recipe.set("tokens.vocab", vocab).set("model.dim", 32).set("model.layers", 2)
     recipe = recipe.edit(Attention, replace(heads=2, kv_heads=2)).edit(MLP, replace(hidden=48))
     recipe = recipe.set("train", recipe().train.replace(seconds=0.0, steps=steps, rows=4, length=32, micro_rows=0))
+    recipe = recipe.set("proof", part(CompressionRoundTrip, document_bytes=1))  # the shortest document
     return recipe.set("score", (part(ContiguousScoring, window=32), part(SlidingScoring, window=32, stride=16)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,4 +67,5 @@ def test_every_process_takes_the_choice_of_the_first(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
+    importlib.import_module("torch._dynamo")  # imports SymPy too: once, instead of in each process
     sys.exit(run_in_processes(_member, Path(sys.argv[1])))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -28,6 +26,7 @@ from bitgolf.quantize.calibration.sources import CalibrationContext, Calibration
 from bitgolf.quantize.calibration.stats_file import calibration_metadata, load_calibration, save_calibration
 from bitgolf.quantize.stats import MatrixStats
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from helpers.process_groups import run_as_script
 from helpers.toy import built, toy_model
 from helpers.toy_training import FakeTime, make_data
 
@@ -103,10 +102,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def many(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """The results of two processes, by `source.rank`."""
     out = tmp_path_factory.mktemp("many")
-    environment = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, __file__, str(out), str(data)]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
+    run_as_script(__file__, out, data)
     return out
 
 

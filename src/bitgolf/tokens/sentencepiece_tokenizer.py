@@ -17,7 +17,7 @@ from sentencepiece import SentencePieceProcessor
 
 from bitgolf.errors import CorruptFileError
 from bitgolf.tokens.text_encoding import NOT_UTF8, TextTokenizer, readable_text
-from bitgolf.tokens.tokenizer import Ids, Tokenizer
+from bitgolf.tokens.tokenizer import Ids
 
 SPACE = "\u2581"
 
@@ -106,6 +106,15 @@ class SentencePieceTokenizer(TextTokenizer):
     def published_bytes(self, data: bytes) -> npt.NDArray[np.int64]:
         return challenge_bytes(self, self.encode_normalised(data)[0])
 
+    @cached_property
+    def challenge_table(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """What `challenge_bytes` knows of each token: whether a U+2581 leads it, and its bytes without that one."""
+        leading = np.array([name.startswith(SPACE) for name in self.piece_strings]) & ~self.is_boundary
+        lengths = np.array([len(name.removeprefix(SPACE).encode()) for name in self.piece_strings], np.int64)
+        lengths[self.is_byte] = 1
+        lengths[self.is_boundary] = 0
+        return leading, lengths
+
     def surface_spans(self, data: bytes) -> npt.NDArray[np.int64]:
         """Return the part of the text that each token of `encode_normalised(data)` stands for, int64 (n, 2).
 
@@ -143,16 +152,13 @@ def _code_points(text: str) -> npt.NDArray[np.uint32]:
 # ---- the challenge's byte table ----------------------------------------------------------------------------------
 
 
-def challenge_bytes(tokenizer: Tokenizer, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+def challenge_bytes(tokenizer: SentencePieceTokenizer, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Return the bytes of each token by the challenge's rule, which uses a token and its predecessor, int64 (n,).
 
     A byte token counts 1; control, unknown and unused tokens count 0. Another piece counts its UTF-8 length without a
     leading U+2581, which itself counts 1 after a piece or a byte, and 0 after other tokens and at the start.
     The rule has two flaws: a real space at the start of a document counts 0, and U+2581 inside a piece counts 3.
     """
-    leading = np.array([name.startswith(SPACE) for name in tokenizer.piece_strings]) & ~tokenizer.is_boundary
-    lengths = np.array([len(name.removeprefix(SPACE).encode()) for name in tokenizer.piece_strings])
-    lengths[tokenizer.is_byte] = 1
-    lengths[tokenizer.is_boundary] = 0
+    leading, lengths = tokenizer.challenge_table
     after_boundary = np.concatenate([[True], tokenizer.is_boundary[ids[:-1]]])[: len(ids)]
     return lengths[ids] + (leading[ids] & ~after_boundary)

@@ -55,16 +55,16 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with documents that are twice as long, 100 kB of held-out text."""
-    return make_artifact(tmp_path_factory.mktemp("longer"), words=(130, 200))
+    """The same with documents that are twice as long, 100 kB of held-out text, and whole words as tokens."""
+    return make_artifact(tmp_path_factory.mktemp("longer"), words=(130, 200), vocab=370)
 
 
-def make_artifact(folder: Path, words: tuple[int, int]) -> Path:
+def make_artifact(folder: Path, words: tuple[int, int], vocab: int = 295) -> Path:
     """Train for `STEPS` steps on random documents with this range of lengths in words."""
     draw = random.Random(0)
     vocabulary = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(60)]
     texts = [" ".join(draw.choices(vocabulary, k=draw.randint(*words))).encode() for _ in range(DOCUMENTS + 40)]
-    proto, made = SentencePieceBPE(vocab=295).train(texts), [Document(str(i), text) for i, text in enumerate(texts)]
+    proto, made = SentencePieceBPE(vocab=vocab).train(texts), [Document(str(i), text) for i, text in enumerate(texts)]
     prepare_data(made[DOCUMENTS:], made[:DOCUMENTS], tokenizer_from_bytes(proto), folder / "shards")
     recipe = toy_recipe(steps=STEPS).set("model.layers", 1).set("score", SCORE)
     trainer = make_trainer(folder / "shards", recipe, noisy=False)
