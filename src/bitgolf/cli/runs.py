@@ -11,6 +11,7 @@ from bitgolf.cli.options import (
     DeviceOption,
     JsonFlag,
     KeyOption,
+    RecipeArgument,
     RunArgument,
     SetOption,
     ShardsOption,
@@ -22,14 +23,23 @@ from bitgolf.cli.options import (
 )
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
-from bitgolf.recipes import describe, load_recipe, published_bpb, recipe_names
+from bitgolf.recipes import describe, load_recipe, named_folder, published_bpb, recipe_names
 from bitgolf.text.read_report import ReadOptions
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe: its name, a recipe.json, or the folder of a run.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="The folder of the run. Default: runs/NAME-HASH-sSEED.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="The folder of the run. Default: that of the earlier run, or runs/NAME-HASH-sSEED."),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", help="Random seed of training. Default: that of the earlier run, otherwise 0."),
+]
+StrictCapFlag = Annotated[
+    bool, typer.Option("--strict-cap", help="Do not train if the artifact is forecast to be over the cap.")
+]
 DevicesOption = Annotated[
     int,
     typer.Option(
@@ -49,8 +59,8 @@ def _resolve(recipe: str, sets: list[str]) -> Spec[Recipe]:
     """
     from bitgolf.pipeline.state import check_format
 
-    if Path(recipe).is_dir():
-        check_format(Path(recipe))
+    if folder := named_folder(recipe):
+        check_format(folder)
     return load_recipe(recipe, sets)
 
 
@@ -92,16 +102,19 @@ def run(
     shards: ShardsOption = None,
     tokenizer: ShardTokenizerOption = None,
     out: OutOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of training.")] = 0,
+    seed: SeedOption = None,
     devices: DevicesOption = 1,
     device: DeviceOption = "auto",
     first: FromOption = None,
     resume: ResumeFlag = False,
+    strict_cap: StrictCapFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a recipe: prepare, train, average, calibrate, quantize, pack, score and report.
 
-    Stages whose inputs are unchanged are reused.
+    Stages whose inputs are unchanged are reused. With the folder of an earlier run, options that are not given are those
+    of that run; others are refused. Cautions, a forecast of the artifact and the space on the disk are printed before
+    training. A command that is refused leaves the folder as it was.
     """
     from bitgolf.commands.tables import run_table
     from bitgolf.pipeline.execute import run_recipe
@@ -120,6 +133,7 @@ def run(
         resume=resume,
         reading=ReadOptions(key, skip_null, strict),
         tokenizer=tokenizer,
+        strict_cap=strict_cap,
     )
     print_result(as_json, document, run_table(document))
 
@@ -133,7 +147,7 @@ def _check_stage(name: str | None) -> None:
 
 
 def doctor(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a quantized run.")],
+    run: RunArgument,
     tokens: Annotated[
         int,
         typer.Option(
@@ -174,7 +188,8 @@ def pack(
 ) -> None:
     """Quantize and pack the weights of a run again, with step sizes that make the artifact just fit a cap.
 
-    The artifact is never over the cap, and at most 0.05 % below it unless its size changes in larger jumps.
+    The artifact is never over the cap, and at most 0.05 % below it unless its size changes in larger jumps or the steps
+    are the finest. It is written to RUN/artifact-BYTES.bg, with its recipe beside it as .json; the run is not changed.
     """
     from bitgolf.commands.pack import pack_to_cap
     from bitgolf.commands.tables import pack_table
