@@ -228,6 +228,7 @@ def test_the_same_options_again_are_no_difference(here: Path) -> None:
     assert folder_state(here) == before, "nothing had to be done"
 
 
+@pytest.mark.slow
 def test_other_text_and_seed_are_taken_with_from_prepare(here: Path) -> None:
     done = run_command("run", "done", "--text", "B", "--seed", "3", "--from", "prepare")
     assert done.returncode == 0, done.stderr
@@ -239,6 +240,7 @@ def test_other_text_and_seed_are_taken_with_from_prepare(here: Path) -> None:
     assert not {"data.new", "data.old", ".lock"} & {path.name for path in (here / "done").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_same_text_with_other_times_continues(here: Path) -> None:
     for path in (here / "A").iterdir():
         os.utime(path, ns=(10**18, 10**18))
@@ -251,8 +253,8 @@ def test_the_same_text_with_other_times_continues(here: Path) -> None:
 
 def test_a_folder_named_like_a_recipe_is_not_the_recipe(here: Path) -> None:
     shutil.move("done", "quickstart")
-    assert "quickstart" in run_command("show", "quickstart").stdout.splitlines()[0]
-    assert "./quickstart would be the folder" in run_command("show", "quickstart").stderr
+    shown = run_command("show", "quickstart")
+    assert "quickstart" in shown.stdout.splitlines()[0] and "./quickstart would be the folder" in shown.stderr
     assert "toy" in run_command("show", "./quickstart").stdout.splitlines()[0]
     done = run_command("run", "./quickstart")
     assert done.returncode == 0 and "report: unchanged, reused" in done.stderr
@@ -281,6 +283,7 @@ def test_latest_is_the_newest_run_wherever_a_run_is_an_argument(here: Path) -> N
     assert latest_run() == Path("runs/begun")
 
 
+@pytest.mark.slow
 def test_cautions_forecast_and_space_are_printed_before_training(here: Path) -> None:
     done = run_command("run", "toy.json", "--text", "A", "--out", "new", "--set", "pack.cap=9000")
     lines = done.stderr
