@@ -30,7 +30,7 @@ from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ
 from bitgolf.quantize.codecs.lqer import LQER
 from bitgolf.quantize.codecs.trellis import TrellisCodec
-from bitgolf.quantize.encoding import context_models, encode_model, layout, load_encoded
+from bitgolf.quantize.encoding import context_models, encode_model, layout
 from bitgolf.quantize.size_forecast import forecast_bytes
 from bitgolf.recipes import load_recipe
 from helpers.command_line import run_command as bitgolf

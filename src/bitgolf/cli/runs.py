@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", help="The folder of the run. Default: that of the earlier run, or runs/NAME-HASH-sSEED."),
+    typer.Option("--out", help="The folder of the run. Default: the one that RECIPE names, or runs/NAME-HASH-sSEED."),
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option("--seed", help="Random seed of training. Default: that of the earlier run, otherwise 0."),
+    typer.Option(
+        "--seed",
+        help="Random seed of training. Default: 0. With the folder of a run, --seed, --text and --shards are those of the "
+        "run, and others are refused (--from prepare begins it again).",
+    ),
 ]
 StrictCapFlag = Annotated[
     bool, typer.Option("--strict-cap", help="Do not train if the artifact is forecast to be over the cap.")
@@ -46,8 +50,21 @@ DevicesOption = Annotated[
         "--devices", min=1, help="Number of processes to train and score with, one GPU each on a GPU machine."
     ),
 ]
+
+
+def check_stage(name: str | None) -> str | None:
+    """The value of --from. Raises `UsageError` if there is no such stage."""
+    if name is not None:
+        from bitgolf.pipeline.stages import STAGE_NAMES
+
+        if name not in STAGE_NAMES:
+            raise UsageError(f"unknown stage {name!r}", where="--from", hint=f"stages: {', '.join(STAGE_NAMES)}")
+    return name
+
+
 FromOption = Annotated[
-    str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again.")
+    str | None,
+    typer.Option("--from", metavar="STAGE", callback=check_stage, help="Run this stage and all later ones again."),
 ]
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue an unfinished training from its last checkpoint.")]
 
@@ -110,16 +127,10 @@ def run(
     strict_cap: StrictCapFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a recipe: prepare, train, average, calibrate, quantize, pack, score and report.
-
-    Stages whose inputs are unchanged are reused. With the folder of an earlier run, options that are not given are those
-    of that run; others are refused. Cautions, a forecast of the artifact and the space on the disk are printed before
-    training. A command that is refused leaves the folder as it was.
-    """
+    """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused."""
     from bitgolf.commands.tables import run_table
     from bitgolf.pipeline.execute import run_recipe
 
-    _check_stage(first)
     document = run_recipe(
         recipe,
         _resolve(recipe, sets),
@@ -136,14 +147,6 @@ def run(
         strict_cap=strict_cap,
     )
     print_result(as_json, document, run_table(document))
-
-
-def _check_stage(name: str | None) -> None:
-    """Raise `UsageError` if --from names no stage."""
-    from bitgolf.pipeline.stages import STAGE_NAMES
-
-    if name is not None and name not in STAGE_NAMES:
-        raise UsageError(f"unknown stage {name!r}", where="--from", hint=f"stages: {', '.join(STAGE_NAMES)}")
 
 
 def doctor(

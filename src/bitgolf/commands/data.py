@@ -89,9 +89,8 @@ def make_shards(
         paths = tuple(str(_readable_twice(path, folder)) for path in text)
         source = TextFiles(paths=paths, **msgspec.structs.asdict(reading))
         log.info(f"{source.size():,} bytes of text, tokenized by {workers.name}")
-        prepared = prepare_text(
-            TextPreparation(source, spec(), spec.to_json(), held_out, workers, log, check, findings.append), folder
-        )
+        work = TextPreparation(source, spec(), spec.to_json(), held_out, workers, log, check, findings.append)
+        prepared = prepare_text(work, folder)
     log.close()
     return MadeShards(**msgspec.structs.asdict(prepared.manifest), findings=_rows(findings), text=prepared.report)
 

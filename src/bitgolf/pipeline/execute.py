@@ -48,6 +48,7 @@ def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False
     check_coders(recipe.pack)
     run = replace(run, overwrite=from_stage in ("prepare", "train"), completed=read_outcomes(run.folder))
     forced = STAGE_NAMES.index(from_stage) if from_stage else len(STAGES)
+    run.log.info(f"{recipe.name} ({recipe_hash(run.recipe)}), seed {run.seed}, in {run.folder}")
     run.log.event("run", recipe=recipe.name, hash=recipe_hash(run.recipe), seed=run.seed, version=__version__)
     _preview(run, forced, strict_cap=strict_cap)
     for i, stage in enumerate(STAGES):
@@ -124,8 +125,7 @@ def run_recipe(
     given, argument = GivenInputs(text, shards, tokenizer, reading, seed), named_folder(recipe_or_folder)
     earlier = stored_inputs(argument) if argument else None
     given.check(earlier)
-    name, digest = recipe().name, recipe_hash(recipe)
-    folder = out or argument or RUNS_FOLDER / f"{name}-{digest[:8]}-s{seed or 0}{given.folder_suffix()}"
+    folder = out or argument or RUNS_FOLDER / _default_name(recipe, given)
     _check_name(folder)
     check_format(folder)
     log = RunLog(folder, delayed=True)
@@ -133,13 +133,16 @@ def run_recipe(
         with folder_lock(folder), discarded_copies(folder):
             inputs = given.inputs(earlier, folder)
             check_same_inputs(folder, inputs, replaced=from_stage)
-            log.info(f"{name} ({digest}), seed {inputs.seed}, in {folder}")
-            run = replace(
-                run_of_inputs(recipe, folder, log, inputs), devices=processes, device_type=device, resume=resume
-            )
+            run = run_of_inputs(recipe, folder, log, inputs)
+            run = replace(run, devices=processes, device_type=device, resume=resume)
             return execute(run, from_stage=from_stage, strict_cap=strict_cap)
     finally:
         log.close()
+
+
+def _default_name(recipe: Spec[Recipe], given: GivenInputs) -> str:
+    """Name of the folder of a run that was given none."""
+    return f"{recipe().name}-{recipe_hash(recipe)[:8]}-s{given.seed or 0}{given.folder_suffix()}"
 
 
 def _check_name(folder: Path) -> None:

@@ -15,14 +15,12 @@ import msgspec
 
 from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec
-from bitgolf.data.manifest import Manifest
 from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
 from bitgolf.files import read_json, write_json
-from bitgolf.pack.streams import EncodedTensor
+from bitgolf.pipeline.pending import PendingResults
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
-from bitgolf.train.checkpoint import Checkpoint
 
 RUN_FORMAT = 4
 """Format number of run folders: their files, and the keys in them."""
@@ -114,21 +112,6 @@ class RunFiles:
     def log(self) -> Path:
         """Events, one JSON object per line."""
         return self.folder / "log.jsonl"
-
-
-@dataclass
-class PendingResults:
-    """What the check of a stage has computed and its work will write; None before and after.
-
-    manifest: of the new data. same_data: the new data is that which the later stages read, so their outcomes are kept.
-    checkpoint: the last one, to be averaged. codes: of all tensors. artifact: its bytes.
-    """
-
-    manifest: Manifest | None = None
-    same_data: bool = False
-    checkpoint: Checkpoint | None = None
-    codes: dict[str, EncodedTensor] | None = None
-    artifact: bytes | None = None
 
 
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
