@@ -30,11 +30,12 @@ from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ
 from bitgolf.quantize.codecs.lqer import LQER
 from bitgolf.quantize.codecs.trellis import TrellisCodec
-from bitgolf.quantize.encoding import context_models, encode_model, layout, load_encoded
+from bitgolf.quantize.encoding import context_models, encode_model, layout
 from bitgolf.quantize.size_forecast import forecast_bytes
 from bitgolf.recipes import load_recipe
 from helpers.command_line import run_command as bitgolf
-from helpers.toy_run import RULES, finish, run_again
+from helpers.folder_state import folder_state
+from helpers.toy_run import RULES, finish, run_again, run_toy
 
 PAIRS = 20
 GRAIN = (
@@ -220,14 +221,25 @@ def test_a_cap_out_of_reach_is_an_error_with_what_is_in_scale_range() -> None:
         tried.append(log2_step_scale)
         return round(10_000 - 3_000 * log2_step_scale)
 
-    for cap, probed in ((20_000, -2.0), (3_000, 2.0)):
-        tried: list[float] = []
-        with pytest.raises(BitgolfError, match=r"out of reach.*about 4,000.*about 16,000") as caught:
-            search_size(size, cap, SizeModel(-3_000, TOLERANCE * cap, 10_100), (-2.0, 2.0))
-        assert tried == [probed] and f"{cap:,}" in str(caught.value)
+    tried: list[float] = []
+    with pytest.raises(BitgolfError, match=r"3,000 bytes is out of reach.*has 4,000 bytes") as caught:
+        search_size(size, 3_000, SizeModel(-3_000, TOLERANCE * 3_000, 10_100), (-2.0, 2.0))
+    assert tried == [2.0] and "at least 4,000 bytes" in caught.value.hint
+    tried.clear()
+    found = search_size(size, 20_000, SizeModel(-3_000, TOLERANCE * 20_000, 10_100), (-2.0, 2.0))
+    assert tried == [-2.0] and found.best.bytes == 16_000 and found.best.log2_step_scale == -2.0
     assert search_size(size, 16_000, SizeModel(-3_000, 8, 10_100), (-2.0, 2.0)).best.bytes > 15_992, (
         "a cap at the end of the range is within reach"
     )
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 2.0, 100.0])
+@pytest.mark.parametrize("aim", [1.0, 500.0, 1e9])
+def test_no_prediction_is_negative(scale: float, aim: float) -> None:
+    model = SizeModel(-3_000, 1.0, 10_000)
+    assert model.predict(scale, aim) >= 0
+    model.points += [(0.0, 9_000), (1.0, 2_000)]
+    assert model.predict(scale, aim) >= 0 and model.predict(0.0, 9_000) == 9_000
 
 
 def test_a_size_that_leaps_is_filled_as_far_as_it_goes() -> None:
@@ -255,15 +267,17 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def model_bytes(folder: Path) -> int:
-    artifact = read_artifact(folder / "artifact.bg")
+def model_bytes(file: Path) -> int:
+    artifact = read_artifact(file)
     return artifact.bytes - len(artifact.sections["tokenizer"].data)
 
 
-def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before, cap = model_bytes(run), 14_321
+def test_an_artifact_for_a_cap_is_written_beside_the_run(run: Path, tmp_path: Path) -> None:
+    before, cap, state = model_bytes(run / "artifact.bg"), 14_321, folder_state(run)
     document = json.loads(bitgolf("pack", str(run), "--cap", str(cap), "--json").stdout)
-    assert model_bytes(run) == document["bytes"] <= cap < before
+    artifact, settings = run / "artifact-14321.bg", run / "artifact-14321.json"
+    assert document["artifact"] == str(artifact) and document["recipe"] == str(settings)
+    assert model_bytes(artifact) == document["bytes"] <= cap < before and document["finest"] is False
     under = document["bytes_under_cap"]
     assert under == cap - document["bytes"] and document["within_tolerance"] == (under <= TOLERANCE * cap)
     assert under <= 24 and document["probes"][-1].keys() == {"log2_step_scale", "predicted_bytes", "bytes"}
@@ -272,33 +286,29 @@ def test_a_run_is_packed_to_a_cap(run: Path, capsys: pytest.CaptureFixture[str])
     assert begun == pytest.approx(cap * (1 - TOLERANCE / 2) - before, abs=1), (
         "the search starts from the size of the artifact"
     )
-    recipe, done = read_json(run / "recipe.json"), read_json(run / "stages.json")
+    recipe = read_json(settings)
     moved = {s["path"]: s["after"] for s in document["settings"]}
     assert moved.keys() == {"quantize.1.use.clip.k", "quantize.2.use.bits"}
     assert recipe["quantize"][2]["use"]["bits"] == moved["quantize.2.use.bits"] < 4 and recipe["pack"]["cap"] == cap
     assert recipe["quantize"][0] == RULES[0].to_json()
-    assert (
-        "pack" in done and done["pack"]["bytes"]["total"] == document["bytes"] and not {"score", "report"} & done.keys()
-    )
-    rows = read_json(run / "codes" / "report.json")
-    assert {row["path"] for row in rows} == load_encoded(run / "codes" / "codes.safetensors").keys()
+    assert load_model(artifact).recipe.quantize[2]["use.bits"] == moved["quantize.2.use.bits"]
+    scored = json.loads(bitgolf("score", str(artifact), "--shards", str(run / "data"), "--json").stdout)
+    assert 0 < scored["bpb"] < 9
 
-    file = (run / "artifact.bg").read_bytes()
-    scored = run_again(run)
-    printed = capsys.readouterr().err
-    assert "quantize: unchanged, reused" in printed and "pack: unchanged, reused" in printed and "score …" in printed
-    assert (run / "artifact.bg").read_bytes() == file and scored.bytes.total == document["bytes"]
-    assert load_model(run / "artifact.bg").recipe.quantize[2]["use.bits"] == moved["quantize.2.use.bits"]
-    again = run_again(run, first="quantize")
-    assert (run / "artifact.bg").read_bytes() == file and again.bpb == scored.bpb, (
-        "the stored recipe reproduces the artifact"
-    )
+    artifact.replace(tmp_path / "kept.bg")
+    settings.replace(tmp_path / "kept.json")
+    after = folder_state(run)
+    assert state and after and state.keys() == after.keys()
+    assert {name for name in state if state[name] != after[name]} == {"log.jsonl", "run.log"}
+    run_toy(run, load_recipe(str(tmp_path / "kept.json"), []), first="quantize")
+    assert (run / "artifact.bg").read_bytes() == (tmp_path / "kept.bg").read_bytes(), "its recipe gives the same file"
 
 
 def test_the_whole_file_may_be_what_counts(run: Path) -> None:
     document = pack_to_cap(run, 15_000, self_contained=True)
-    assert (run / "artifact.bg").stat().st_size == document.bytes <= 15_000
-    assert document.bytes_under_cap <= 24 and model_bytes(run) < document.bytes
+    assert Path(document.artifact).name == "artifact-15000-file.bg"
+    assert Path(document.artifact).stat().st_size == document.bytes <= 15_000
+    assert document.bytes_under_cap <= 24 and model_bytes(Path(document.artifact)) < document.bytes
 
 
 def test_without_an_artifact_a_forecast_begins_and_the_cap_is_the_recipes(run: Path) -> None:
@@ -311,16 +321,25 @@ def test_without_an_artifact_a_forecast_begins_and_the_cap_is_the_recipes(run: P
     assert document.probes[0].predicted_bytes == pytest.approx(document.probes[0].bytes, rel=0.25)
 
 
-def test_what_cannot_be_packed_is_said_and_left_alone(run: Path, tmp_path: Path) -> None:
-    before = (run / "artifact.bg").read_bytes(), read_json(run / "stages.json"), read_json(run / "recipe.json")
-    with pytest.raises(BitgolfError, match="out of reach"):
-        pack_to_cap(run, 90_000)
-    assert before == (
-        (run / "artifact.bg").read_bytes(),
-        read_json(run / "stages.json"),
-        read_json(run / "recipe.json"),
+def test_a_cap_above_the_largest_file_gives_the_finest_steps(run: Path) -> None:
+    done = bitgolf("pack", str(run), "--cap", "90000")
+    assert done.returncode == 0 and "these are the finest steps" in done.stdout
+    assert "even the finest steps make no larger file" in done.stderr
+    document = pack_to_cap(run, 90_000)
+    assert document.finest and not document.within_tolerance and len(document.probes) == 1
+    assert document.log2_step_scale == scale_range(RULES)[0] and document.bytes == model_bytes(
+        run / "artifact-90000.bg"
     )
-    unfinished = {stage: done for stage, done in before[1].items() if stage in ("prepare", "train")}
+    assert document.bytes > model_bytes(run / "artifact.bg")
+
+
+def test_what_cannot_be_packed_is_said_and_left_alone(run: Path, tmp_path: Path) -> None:
+    before = folder_state(run)
+    with pytest.raises(BitgolfError, match="out of reach") as caught:
+        pack_to_cap(run, 500)
+    assert "-" not in caught.value.message and folder_state(run) == before
+    stages = read_json(run / "stages.json")
+    unfinished = {stage: done for stage, done in stages.items() if stage in ("prepare", "train")}
     (run / "stages.json").write_text(json.dumps(unfinished))
     for folder, words in ((tmp_path, "not the folder of a run"), (run, "averaged and calibrated")):
         done = bitgolf("pack", str(folder))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -28,6 +27,7 @@ from bitgolf.data.hub.published import ShardSource
 from bitgolf.data.shards import find_shards, read_shard
 from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, Interrupted, UsageError
 from bitgolf.report.log import RunLog
+from bitgolf.runtime.folder_lock import folder_lock
 from helpers.command_line import run_command
 from helpers.hub_repository import CASEOPS, REPOSITORY, SP1024, Fetcher, library_on, repository_files
 from helpers.hub_server import Fault, HubServer, hub_server
@@ -486,10 +486,8 @@ def test_a_damaged_record(fetch: Fetcher) -> None:
 
 def test_two_calls_at_once(fetch: Fetcher) -> None:
     fetch.folder.mkdir()
-    with (fetch.folder / ".fetch.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(BitgolfError, match="another process is fetching"):
-            fetch(1)
+    with folder_lock(fetch.folder), pytest.raises(BitgolfError, match="another process is writing to this folder"):
+        fetch(1)
     assert fetch.names() == []
     fetch(1)
 

@@ -14,6 +14,7 @@ from bitgolf.data.hub.fetch import FetchedShards, FetchSettings, fetch_published
 from bitgolf.data.hub.published import ShardSource
 from bitgolf.data.shards import HEADER_BYTES, MAGIC, VERSION
 from bitgolf.report.log import RunLog
+from bitgolf.runtime.folder_lock import LOCK_FILE
 from helpers.hub_server import HubServer
 
 REPOSITORY = "someone/golf"
@@ -94,4 +95,4 @@ class Fetcher:
 
     def names(self) -> list[str]:
         """The names of all files in the folder, without the lock."""
-        return sorted(path.name for path in self.folder.glob("*") if path.name != ".fetch.lock")
+        return sorted(path.name for path in self.folder.glob("*") if path.name != LOCK_FILE)

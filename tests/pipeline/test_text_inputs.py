@@ -29,7 +29,12 @@ LINES = "".join(json.dumps({"body": f"document {i}", "text": None}) + "\n" for i
 @pytest.fixture
 def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
     """A function that does what `bitgolf run` does before the first stage; returns the run."""
-    monkeypatch.setattr(execute, "execute", lambda run, *, from_stage: run)
+
+    def only_begin(run: Run, **options: Any) -> Run:
+        run.start_writing({})
+        return run
+
+    monkeypatch.setattr(execute, "execute", only_begin)
     recipe = toy_recipe(steps=1).set("tokens", part(ByteLevel))
 
     def start(*text: str, name: str = "run", **options: Any) -> Run:
@@ -78,8 +83,9 @@ def test_the_key_is_part_of_the_inputs_of_prepare(begin, tmp_path: Path) -> None
     (tmp_path / "a.jsonl").write_bytes(LINES)
     path = str(tmp_path / "a.jsonl")
     options = (ReadOptions(), ReadOptions("body"), ReadOptions("body", skip_null=True))
-    assert len({json_digest(prepare_inputs(begin(path, reading=o))) for o in options}) == 3
-    stored = read_json(tmp_path / "run" / "inputs.json")
+    runs = [begin(path, reading=o, name=f"run{i}") for i, o in enumerate(options)]
+    assert len({json_digest(prepare_inputs(run)) for run in runs}) == 3
+    stored = read_json(tmp_path / "run2" / "inputs.json")
     assert stored["reading"] == {"key": "body", "skip_null": True, "strict": False} and stored["text"] == [path]
 
 

@@ -67,7 +67,12 @@ def write_model(path: Path, recipe: Spec[Recipe], codes: Mapping[str, EncodedTen
 
 def pack_model(recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokenizer: bytes) -> Artifact:
     """The artifact that `write_model` would write, without writing a file. Used to determine its size."""
-    return read_artifact(artifact_bytes(**_content(recipe, codes, tokenizer)))
+    return read_artifact(model_bytes(recipe, codes, tokenizer))
+
+
+def model_bytes(recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokenizer: bytes) -> bytes:
+    """The bytes of the artifact that `write_model` would write."""
+    return artifact_bytes(**_content(recipe, codes, tokenizer))
 
 
 def _content(recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokenizer: bytes) -> dict[str, Any]:

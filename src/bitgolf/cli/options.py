@@ -67,10 +67,45 @@ DeviceOption = Annotated[
         "--device", metavar="KIND", help="Kind of device: auto (CUDA if available), cuda, cpu or mps (experimental)."
     ),
 ]
+
+
+def newest_run(path: Path) -> Path:
+    """The path of an argument; for `latest`, the folder of the newest run. Raises `UsageError` if there is none."""
+    return Path(recipe_or_newest_run(str(path)))
+
+
+def recipe_or_newest_run(name: str) -> str:
+    """An argument as it is, except for `latest`, which stands for the folder of the newest run."""
+    if name != "latest":
+        return name
+    from bitgolf.pipeline.latest_run import latest_run
+
+    found = latest_run()
+    print(f"note: latest is {found}", file=sys.stderr)
+    return str(found)
+
+
 ArtifactArgument = Annotated[
-    Path, typer.Argument(help="A packed model: the file artifact.bg, or the folder of its run.")
+    Path,
+    typer.Argument(
+        callback=newest_run,
+        help="A packed model: the file artifact.bg, the folder of its run, or latest, the newest run below runs/.",
+    ),
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a trained run.")]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", callback=newest_run, help="The folder of a trained run, or latest, the newest run below runs/."
+    ),
+]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        callback=recipe_or_newest_run,
+        help="A recipe: its name, a recipe.json, the folder of a run (./NAME if a recipe has its name), or latest, the "
+        "newest run below runs/.",
+    ),
+]
 
 
 def print_result(as_json: bool, result: Any, text: str) -> None:

@@ -11,6 +11,7 @@ from bitgolf.cli.options import (
     DeviceOption,
     JsonFlag,
     KeyOption,
+    RecipeArgument,
     RunArgument,
     SetOption,
     ShardsOption,
@@ -22,22 +23,48 @@ from bitgolf.cli.options import (
 )
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
-from bitgolf.recipes import describe, load_recipe, published_bpb, recipe_names
+from bitgolf.recipes import describe, load_recipe, named_folder, published_bpb, recipe_names
 from bitgolf.text.read_report import ReadOptions
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe: its name, a recipe.json, or the folder of a run.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="The folder of the run. Default: runs/NAME-HASH-sSEED.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="The folder of the run. Default: the one that RECIPE names, or runs/NAME-HASH-sSEED."),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        help="Random seed of training. Default: 0. With the folder of a run, --seed, --text and --shards are those of the "
+        "run, and others are refused (--from prepare begins it again).",
+    ),
+]
+StrictCapFlag = Annotated[
+    bool, typer.Option("--strict-cap", help="Do not train if the artifact is forecast to be over the cap.")
+]
 DevicesOption = Annotated[
     int,
     typer.Option(
         "--devices", min=1, help="Number of processes to train and score with, one GPU each on a GPU machine."
     ),
 ]
+
+
+def check_stage(name: str | None) -> str | None:
+    """The value of --from. Raises `UsageError` if there is no such stage."""
+    if name is not None:
+        from bitgolf.pipeline.stages import STAGE_NAMES
+
+        if name not in STAGE_NAMES:
+            raise UsageError(f"unknown stage {name!r}", where="--from", hint=f"stages: {', '.join(STAGE_NAMES)}")
+    return name
+
+
 FromOption = Annotated[
-    str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again.")
+    str | None,
+    typer.Option("--from", metavar="STAGE", callback=check_stage, help="Run this stage and all later ones again."),
 ]
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue an unfinished training from its last checkpoint.")]
 
@@ -49,8 +76,8 @@ def _resolve(recipe: str, sets: list[str]) -> Spec[Recipe]:
     """
     from bitgolf.pipeline.state import check_format
 
-    if Path(recipe).is_dir():
-        check_format(Path(recipe))
+    if folder := named_folder(recipe):
+        check_format(folder)
     return load_recipe(recipe, sets)
 
 
@@ -92,21 +119,18 @@ def run(
     shards: ShardsOption = None,
     tokenizer: ShardTokenizerOption = None,
     out: OutOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of training.")] = 0,
+    seed: SeedOption = None,
     devices: DevicesOption = 1,
     device: DeviceOption = "auto",
     first: FromOption = None,
     resume: ResumeFlag = False,
+    strict_cap: StrictCapFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a recipe: prepare, train, average, calibrate, quantize, pack, score and report.
-
-    Stages whose inputs are unchanged are reused.
-    """
+    """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused."""
     from bitgolf.commands.tables import run_table
     from bitgolf.pipeline.execute import run_recipe
 
-    _check_stage(first)
     document = run_recipe(
         recipe,
         _resolve(recipe, sets),
@@ -120,20 +144,13 @@ def run(
         resume=resume,
         reading=ReadOptions(key, skip_null, strict),
         tokenizer=tokenizer,
+        strict_cap=strict_cap,
     )
     print_result(as_json, document, run_table(document))
 
 
-def _check_stage(name: str | None) -> None:
-    """Raise `UsageError` if --from names no stage."""
-    from bitgolf.pipeline.stages import STAGE_NAMES
-
-    if name is not None and name not in STAGE_NAMES:
-        raise UsageError(f"unknown stage {name!r}", where="--from", hint=f"stages: {', '.join(STAGE_NAMES)}")
-
-
 def doctor(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a quantized run.")],
+    run: RunArgument,
     tokens: Annotated[
         int,
         typer.Option(
@@ -174,7 +191,8 @@ def pack(
 ) -> None:
     """Quantize and pack the weights of a run again, with step sizes that make the artifact just fit a cap.
 
-    The artifact is never over the cap, and at most 0.05 % below it unless its size changes in larger jumps.
+    The artifact is never over the cap, and at most 0.05 % below it unless its size changes in larger jumps or the steps
+    are the finest. It is written to RUN/artifact-BYTES.bg, with its recipe beside it as .json; the run is not changed.
     """
     from bitgolf.commands.pack import pack_to_cap
     from bitgolf.commands.tables import pack_table

@@ -15,6 +15,7 @@ from bitgolf.data.verify import verify_data
 from bitgolf.errors import UsageError
 from bitgolf.report.findings import DataFinding
 from bitgolf.report.log import RunLog
+from bitgolf.runtime.folder_lock import folder_lock
 from bitgolf.runtime.ordered_map import InProcess, OrderedMap, available_cores, local_map
 from bitgolf.runtime.ray_cluster import RayCluster
 from bitgolf.text.documents import TextFiles
@@ -71,24 +72,25 @@ def make_shards(
     share of the documents for validation. kind: sentencepiece, caseops or bytes; "" for that of the file, otherwise
     sentencepiece. reading: how records are read. workers: processes that do the work; None for this process. pattern: of
     a tiktoken file. force: use a tokenizer whose audit finds an error. Raises `UsageError` for an unknown kind or one
-    that contradicts the file, and `BitgolfError` if the tokenizer cannot be used; nothing is written then.
+    that contradicts the file, and `BitgolfError` if the tokenizer cannot be used or another process writes to the folder;
+    nothing is written then.
     """
     log, findings, workers = RunLog(), list[DataFinding](), workers or InProcess()
     _check_kind(kind, tokenizer, pattern)
     spec = _tokenizer_of_file(tokenizer, kind, pattern) if tokenizer else _trainer(kind, vocab)
     check_paths(text)
-    paths = tuple(str(_readable_twice(path, folder)) for path in text)
-    source = TextFiles(paths=paths, **msgspec.structs.asdict(reading))
-    log.info(f"{source.size():,} bytes of text, tokenized by {workers.name}")
 
     def check(made: Tokenizer, documents: Sequence[bytes]) -> None:
         where = str(tokenizer or "tokenizer")
         found = audit_tokenizer(made, documents)
         findings.extend(refuse_errors(found, force=force, where=where, how_to_force="--force"))
 
-    prepared = prepare_text(
-        TextPreparation(source, spec(), spec.to_json(), held_out, workers, log, check, findings.append), folder
-    )
+    with folder_lock(folder):
+        paths = tuple(str(_readable_twice(path, folder)) for path in text)
+        source = TextFiles(paths=paths, **msgspec.structs.asdict(reading))
+        log.info(f"{source.size():,} bytes of text, tokenized by {workers.name}")
+        work = TextPreparation(source, spec(), spec.to_json(), held_out, workers, log, check, findings.append)
+        prepared = prepare_text(work, folder)
     log.close()
     return MadeShards(**msgspec.structs.asdict(prepared.manifest), findings=_rows(findings), text=prepared.report)
 

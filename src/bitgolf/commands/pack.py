@@ -1,32 +1,29 @@
-"""`bitgolf pack`: quantize and pack a run again, with step sizes that make its artifact just fit a byte cap."""
+"""`bitgolf pack`: quantize and pack a run again, with step sizes that make an artifact just fit a byte cap."""
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from bitgolf.artifact.container import Artifact, read_artifact
-from bitgolf.artifact.model import STORED_FIELDS, pack_model
+from bitgolf.artifact.model import STORED_FIELDS, model_bytes
 from bitgolf.commands.size_search import TOLERANCE, SizeModel, bytes_per_log2, scale_range, scale_steps, search_size
 from bitgolf.config.edits import diff
 from bitgolf.config.spec import Spec
 from bitgolf.errors import CorruptFileError
-from bitgolf.pack.streams import EncodedTensor
-from bitgolf.pipeline.compression import QuantizedTensors, save_quantized
-from bitgolf.pipeline.execute import run_stage
-from bitgolf.pipeline.stages import stage_named
-from bitgolf.pipeline.state import Run, RunFiles
+from bitgolf.files import write_bytes, write_json
+from bitgolf.pipeline.state import check_run_folder
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.encoding import Rules
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.device import select_device
+from bitgolf.runtime.folder_lock import folder_lock
 
 
 class PackProbe(msgspec.Struct, frozen=True):
@@ -53,17 +50,22 @@ class ChangedSetting(msgspec.Struct, frozen=True):
 class PackResult(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of `pack --json`.
 
+    artifact: the file that was written; recipe: the run's recipe with the settings of this artifact.
     counted: what `bytes` counts and the cap limits: `model` (without the tokenizer) or `file`.
-    bytes_under_cap: cap - bytes. within_tolerance: whether that is at most 0.05 % of the cap.
-    settings: changed settings of `quantize`. probes: all encodings of the search.
+    bytes_under_cap: cap - bytes. within_tolerance: whether that is at most 0.05 % of the cap. finest: whether the cap is
+    above the largest file, so that the steps are the finest. settings: changed settings of `quantize`. probes: all
+    encodings of the search.
     """
 
     run: str
+    artifact: str
+    recipe: str
     cap: int
     counted: str
     bytes: int
     bytes_under_cap: int
     within_tolerance: bool
+    finest: bool
     log2_step_scale: float
     settings: list[ChangedSetting]
     probes: list[PackProbe]
@@ -74,45 +76,61 @@ def pack_to_cap(folder: Path, cap: int | None = None, *, self_contained: bool = 
     """Quantize and pack a run again, with step sizes at which its artifact has at most `cap` bytes and hardly fewer.
 
     cap: bytes; None for the recipe's cap. self_contained: count the whole file instead of the model alone.
-    Afterwards the folder is that of a run with these settings, completed up to `pack`. Raises `BitgolfError` if no step
-    size reaches the cap.
+    The artifact and its recipe are written beside those of the run, which are not changed. Raises `BitgolfError` if no
+    step size reaches the cap; nothing is written then.
     """
-    log = RunLog(folder) if RunFiles(folder).recipe.exists() else RunLog()
+    check_run_folder(folder)
+    log = RunLog(folder, delayed=True)
     try:
-        session = EncodingSession(device=select_device().torch_device)
-        trained = TrainedRun(folder, log, session)
-        log.info(session.description)
-        return _CapSearch(trained, cap or trained.run.recipe().pack().cap, self_contained).search()
+        with folder_lock(folder):
+            session = EncodingSession(device=select_device().torch_device)
+            trained = TrainedRun(folder, log, session)
+            log.info(session.description)
+            return _CapSearch(trained, cap or trained.run.recipe().pack().cap, self_contained).search()
     finally:
         log.close()
 
 
+class _BestArtifact(NamedTuple):
+    """The largest artifact within the cap so far: the counted bytes, its recipe, and the file."""
+
+    counted: int
+    recipe: Spec[Recipe]
+    data: bytes
+
+
 class _CapSearch:
-    """The search for one cap; keeps the codes of the largest artifact within it."""
+    """The search for one cap; keeps the largest artifact within it."""
 
     def __init__(self, trained: TrainedRun, cap: int, self_contained: bool) -> None:
         self.trained, self.cap, self.self_contained = trained, cap, self_contained
         self.run, self.log, self.probes = trained.run, trained.run.log, 0
-        self.best: tuple[int, Spec[Recipe], dict[str, EncodedTensor]] | None = None
+        self.best: _BestArtifact | None = None
 
     def search(self) -> PackResult:
         started, rules = time.perf_counter(), self.run.recipe().quantize
-        found = search_size(self._try, self.cap, self._initial_model(), scale_range(rules))
-        recipe = self._write()
+        scales = scale_range(rules)
+        found = search_size(self._try, self.cap, self._initial_model(), scales)
         under = self.cap - found.best.bytes
         within = under <= TOLERANCE * self.cap
+        finest = not within and found.best.log2_step_scale == scales[0]
         if not within:
-            message = f"the closest size is {under:,} bytes below the cap: the size of a small file changes in jumps"
-            self.log.event("warning", message=message)
+            reason = "even the finest steps make no larger file" if finest else "the size of a file changes in jumps"
+            self.log.event("warning", message=f"the closest size is {under:,} bytes below the cap: {reason}")
+        counted = "file" if self.self_contained else "model"
+        artifact, recipe = self._write(counted)
         return PackResult(
             run=str(self.run.folder),
+            artifact=str(artifact),
+            recipe=str(recipe),
             cap=self.cap,
-            counted="file" if self.self_contained else "model",
+            counted=counted,
             bytes=found.best.bytes,
             bytes_under_cap=under,
             within_tolerance=within,
+            finest=finest,
             log2_step_scale=found.best.log2_step_scale,
-            settings=_changed_settings(rules, recipe().quantize),
+            settings=_changed_settings(rules, scale_steps(rules, found.best.log2_step_scale)),
             probes=[PackProbe(*probe) for probe in found.probes],
             seconds=round(time.perf_counter() - started, 2),
         )
@@ -138,10 +156,10 @@ class _CapSearch:
         self.log.info(f"{probe}: step scale 2^{log2_step_scale:+.4f}, predicted {predicted:,} bytes …")
         rules = scale_steps(self.run.recipe().quantize, log2_step_scale)
         recipe = self.run.recipe.set("quantize", rules).set("pack.cap", self.cap)
-        codes = self.trained.encode(recipe)
-        size = self._counted(pack_model(recipe, codes, self.trained.tokenizer))
-        if size <= self.cap and (self.best is None or size > self.best[0]):
-            self.best = size, recipe, codes
+        data = model_bytes(recipe, self.trained.encode(recipe), self.trained.tokenizer)
+        size = self._counted(read_artifact(data))
+        if size <= self.cap and (self.best is None or size > self.best.counted):
+            self.best = _BestArtifact(size, recipe, data)
         where = f"{abs(self.cap - size):,} bytes {'under' if size <= self.cap else 'over'} the cap"
         self.log.info(f"{probe}: {size:,} bytes, {where}; prediction error {predicted / size - 1:+.2%}")
         self.log.event("probe", log2_step_scale=log2_step_scale, predicted_bytes=predicted, bytes=size)
@@ -150,18 +168,16 @@ class _CapSearch:
     def _counted(self, artifact: Artifact) -> int:
         return artifact.bytes - (0 if self.self_contained else len(artifact.sections["tokenizer"].data))
 
-    def _write(self) -> Spec[Recipe]:
-        """Record the stages `quantize` (with the codes of the search) and `pack` for the best recipe; returns it."""
+    def _write(self, counted: str) -> tuple[Path, Path]:
+        """Write the best artifact and its recipe beside those of the run; returns their paths."""
         assert self.best is not None
-        _, recipe, codes = self.best
-        run = replace(self.run, recipe=recipe)
-
-        def quantized(run: Run) -> QuantizedTensors:
-            return save_quantized(run, self.trained.weights, codes, self.trained.roles)
-
-        run_stage(run, stage_named("quantize"), quantized)
-        run_stage(run, stage_named("pack"))
-        return recipe
+        artifact = self.run.files.packed_artifact(self.cap, counted)
+        recipe = artifact.with_suffix(".json")
+        self.log.start_writing()
+        write_json(recipe, self.best.recipe.to_json())
+        write_bytes(artifact, self.best.data)
+        self.log.info(f"written: {artifact}, with its settings in {recipe.name}")
+        return artifact, recipe
 
 
 def _changed_settings(before: Rules, after: Rules) -> list[ChangedSetting]:

@@ -132,9 +132,9 @@ class SizeModel:
         self.points: list[tuple[float, int]] = []
 
     def predict(self, log2_step_scale: float, aim: float) -> int:
-        """Predicted bytes at a scale, extrapolated from the point whose size is nearest to `aim` bytes."""
+        """Predicted bytes at a scale, at least 0, extrapolated from the point whose size is nearest to `aim` bytes."""
         (near, size), *_ = self._near(aim)
-        return round(size + self._slope(aim) * (log2_step_scale - near))
+        return max(0, round(size + self._slope(aim) * (log2_step_scale - near)))
 
     def solve(self, aim: float) -> float:
         """The scale at which `aim` bytes are expected: the mean of the extrapolations from the last points near it."""
@@ -167,9 +167,10 @@ def search_size(
 ) -> FitResult:
     """Try scales until the file has at most `cap` bytes and is at most 0.05 % smaller.
 
-    If that does not succeed within `most` probes, the result is the largest file within the cap.
+    If that does not succeed within `most` probes, or the file with the finest steps is smaller, the result is the
+    largest file within the cap.
     measure_size: (log2_step_scale, predicted bytes) -> bytes; expensive. scale_range: range of log2_step_scale.
-    Raises `BitgolfError` with the bytes at both ends of the range if the cap lies outside of it.
+    Raises `BitgolfError` with the bytes of the smallest file if all are above the cap.
     """
     aim, least, probes, scale = cap * (1 - TOLERANCE / 2), cap * (1 - TOLERANCE), list[SizeProbe](), 0.0
     finest, coarsest = scale_range
@@ -181,12 +182,11 @@ def search_size(
         probes.append(SizeProbe(scale, predicted, measure_size(scale, predicted)))
         model.points.append((scale, probes[-1].bytes))
     under = [probe for probe in probes if probe.bytes <= cap]
-    if not under or (len(under) == len(probes) and scale == finest and max(p.bytes for p in under) < least):
-        ends = [f"about {model.predict(end, aim):,}" for end in (coarsest, finest)]
+    if not under:
+        smallest = min(probe.bytes for probe in probes)
         raise BitgolfError(
-            f"a cap of {cap:,} bytes is out of reach: the artifact has {ends[0]} bytes with the coarsest steps,"
-            f" {ends[1]} with the finest",
+            f"a cap of {cap:,} bytes is out of reach: with the coarsest steps, the artifact has {smallest:,} bytes",
             where="--cap or pack.cap",
-            hint="choose a cap between them, other codecs (such as more bits for IntRows), or another model",
+            hint=f"choose a cap of at least {smallest:,} bytes, or a smaller model",
         )
     return FitResult(max(under, key=lambda probe: probe.bytes), tuple(probes))

@@ -22,6 +22,7 @@ from bitgolf.data.manifest import data_digest
 from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
 from bitgolf.files import json_digest, write_bytes
 from bitgolf.pipeline.compression import load_meta_model, quantize_inputs
+from bitgolf.pipeline.state import check_run_folder
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.quantize.codecs.codec import matrix_shape
@@ -30,6 +31,7 @@ from bitgolf.quantize.encoding import decode_model
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.device import select_device
+from bitgolf.runtime.folder_lock import folder_lock
 from bitgolf.score.held_out_bpb import HeldOutBpb
 from bitgolf.score.text import load_validation
 
@@ -109,6 +111,13 @@ def sweep(folder: Path, assignments: Sequence[str], *, tokens: int | None = None
     if len(found) < len(assignments) or not assignments:
         given = ", ".join(assignments) or "none"
         raise UsageError(f"give --set at least once, and each path only once, got {given}", where="--set")
+    check_run_folder(folder)
+    with folder_lock(folder):
+        return _sweep(folder, found, tokens)
+
+
+def _sweep(folder: Path, found: Mapping[str, Sequence[str]], tokens: int | None) -> SweepResult:
+    """`sweep` with parsed assignments: path -> values."""
     session = EncodingSession(device=select_device().torch_device)
     work = _SweepRun(TrainedRun(folder, RunLog(), session), tokens)
     named = [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]

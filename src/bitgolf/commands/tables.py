@@ -148,12 +148,14 @@ def pack_table(result: PackResult) -> str:
     changed = [(s.path, str(s.before), str(s.after)) for s in result.settings]
     counted = {"model": "without the tokenizer", "file": "the whole file"}[result.counted]
     under = f"{result.bytes_under_cap:,} under the cap ({result.bytes_under_cap / result.cap:.3%})"
+    under += "; these are the finest steps: no larger file is possible" if result.finest else ""
     return "\n\n".join(
         [
             table("Probes", columns, probes, text_columns=0),
             table("Settings", ("path", "before", "after"), changed),
             f"{result.bytes:,} / {result.cap:,} bytes ({counted}), {under}",
-            f"Try next:\n  bitgolf run {result.run}          # scores it; nothing is encoded again",
+            f"artifact: {result.artifact}, settings: {result.recipe}",
+            f"Try next:\n  bitgolf score {result.artifact} --shards {result.run}/data",
         ]
     )
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import msgspec
 from safetensors.torch import load_file
-from torch import Tensor
 
-from bitgolf.artifact.container import Artifact
+from bitgolf.artifact.container import Artifact, read_artifact
 from bitgolf.artifact.ledger import LedgerEntry, coder_reports, ledger, over_cap_advice
-from bitgolf.artifact.model import STORED_FIELDS, write_model
+from bitgolf.artifact.model import STORED_FIELDS, model_bytes
 from bitgolf.errors import BitgolfError, CorruptFileError
-from bitgolf.files import file_digest, write_json
+from bitgolf.files import file_digest, write_bytes, write_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
@@ -49,7 +48,7 @@ class ArtifactSizes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PackedArtifact(msgspec.Struct, frozen=True, kw_only=True):
-    """Outcome of the stage `pack`. fits: whether the artifact is within the cap; it is an error if not."""
+    """Outcome of the stage `pack`. fits: the artifact is within the cap, since it is not written otherwise."""
 
     bytes: ArtifactSizes
     fits: bool
@@ -75,8 +74,12 @@ def quantize_inputs(run: Run) -> list[Any]:
     return [*map(file_digest, files), run.settings("quantize")]
 
 
-def quantize(run: Run) -> QuantizedTensors:
-    """Encode the averaged weights: each tensor with the codec of the rule that matches it."""
+def encode_weights(run: Run) -> None:
+    """Check of the stage `quantize`: encode the averaged weights, each tensor with the codec of the rule that matches it.
+
+    If the folder has an artifact, the codes are packed as well, so that codes whose artifact would be over the cap do
+    not replace those of a good one. Raises `BitgolfError` then.
+    """
     recipe, weights, roles = run.recipe(), load_file(run.files.averaged), parameter_roles(load_meta_model(run))
     stats = load_calibration(run.files.calibration) if recipe.calibrate else None
 
@@ -85,14 +88,19 @@ def quantize(run: Run) -> QuantizedTensors:
 
     session = EncodingSession(device=select_device(device_type=run.device_type).torch_device)
     codes = encode_model(weights, roles, recipe.quantize, stats, session, log=run.log.info, progress=progress)
-    return save_quantized(run, weights, codes, roles)
+    if "pack" in run.completed:
+        run.pending.artifact = _pack_within_cap(run, codes)
+    run.pending.codes = codes
 
 
-def save_quantized(
-    run: Run, weights: Mapping[str, Tensor], codes: Mapping[str, EncodedTensor], roles: Mapping[str, str]
-) -> QuantizedTensors:
-    """Write the files of the stage `quantize`: the codes, and a report with a row for each tensor."""
+def quantize(run: Run) -> QuantizedTensors:
+    """Write the codes, and a report with a row for each tensor."""
+    if run.pending.codes is None:
+        encode_weights(run)
+    assert run.pending.codes is not None
+    codes, run.pending.codes = run.pending.codes, None
     save_encoded(run.files.codes, codes)
+    weights, roles = load_file(run.files.averaged), parameter_roles(load_meta_model(run))
     rows = tensor_reports(weights, codes, roles, run.recipe().quantize)
     write_json(run.files.tensor_reports, [row._asdict() for row in rows])
     return QuantizedTensors(len(codes))
@@ -105,15 +113,30 @@ def pack_inputs(run: Run) -> list[Any]:
     return [file_digest(run.files.codes), run.settings(*STORED_FIELDS)]
 
 
-def pack(run: Run) -> PackedArtifact:
-    """Pack the codes into the artifact.
+def check_fits(run: Run) -> None:
+    """Check of the stage `pack`: pack the codes. Raises `BitgolfError` if the artifact is over the cap."""
+    if run.pending.artifact is None:
+        run.pending.artifact = _pack_within_cap(run, load_encoded(run.files.codes))
 
-    Raises `BitgolfError` if it is over the cap, with a hint from the ledger on what to make smaller.
+
+def pack(run: Run) -> PackedArtifact:
+    """Write the artifact."""
+    check_fits(run)
+    assert run.pending.artifact is not None
+    data, run.pending.artifact = run.pending.artifact, None
+    write_bytes(run.files.artifact, data)
+    return PackedArtifact(bytes=artifact_sizes(read_artifact(data), run.recipe().pack().cap), fits=True)
+
+
+def _pack_within_cap(run: Run, codes: Mapping[str, EncodedTensor]) -> bytes:
+    """Pack codes; returns the bytes of the artifact.
+
+    Raises `BitgolfError` if they are over the cap, with a hint from the ledger on what to make smaller.
     """
-    recipe, codes = run.recipe(), load_encoded(run.files.codes)
+    settings = run.recipe().pack()
     run.log.info(f"coding with {cpu_count()} threads, the number of CPUs of this process")
-    artifact = write_model(run.files.artifact, run.recipe, codes, (run.data_folder / "tokenizer.model").read_bytes())
-    settings = recipe.pack()
+    data = model_bytes(run.recipe, codes, (run.data_folder / "tokenizer.model").read_bytes())
+    artifact = read_artifact(data)
     for choice in coder_reports(artifact, codes, settings.groups_by_path(parameter_roles(load_meta_model(run)))):
         run.log.info(f"packed {choice}")
     sizes = artifact_sizes(artifact, settings.cap)
@@ -123,7 +146,7 @@ def pack(run: Run) -> PackedArtifact:
     if total > cap:
         cause = f"the artifact is {total - cap:,} bytes over the cap of {cap:,}"
         raise BitgolfError(cause, where=str(run.files.artifact), hint=_over_cap_hint(ledger(artifact), cap))
-    return PackedArtifact(bytes=sizes, fits=True)
+    return data
 
 
 def artifact_sizes(artifact: Artifact, cap: int) -> ArtifactSizes:

@@ -1,15 +1,23 @@
-"""The stage `prepare`: trains a tokenizer and writes shards; documents are held out by the hash of their content."""
+"""The stage `prepare`: trains a tokenizer and writes shards; documents are held out by the hash of their content.
+
+The new data is written beside that of an earlier call, and takes its place when it is complete and may be trained on.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bitgolf.config.spec import Spec, part
+from bitgolf.data.manifest import Manifest, data_digest, is_prepared
 from bitgolf.data.prepare import TextPreparation, prepare_text
 from bitgolf.data.shard_folder import adopt_shards, folder_state, open_shard_folder
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.pipeline.checkpoint_owner import check_finished, check_owner
 from bitgolf.pipeline.state import Run
 from bitgolf.runtime.ordered_map import available_cores, local_map
 from bitgolf.text.documents import TextFiles
@@ -37,27 +45,71 @@ def prepare_inputs(run: Run) -> list[Any]:
     """
     if run.shards:
         return ["shards", *folder_state(run.shards, run.tokenizer)]
-    source = _source(run)
-    trainer = run.recipe().tokens()
+    source, trainer = text_source(run), run.recipe().tokens()
     return [source.to_json(), source().cache_key(), run.settings("tokens", "held_out"), trainer.cache_key()]
 
 
-def _source(run: Run) -> Spec[Any]:
+def text_source(run: Run) -> Spec[Any]:
+    """The text of a run: that of `--text`, otherwise that of the recipe."""
     if not run.text_paths:
         return run.recipe().text
     options = msgspec.structs.asdict(run.reading)
     return part(TextFiles, paths=run.text_paths, **{name: value for name, value in options.items() if value})
 
 
+def build_data(run: Run) -> None:
+    """Check of the stage `prepare`: write the new data to `run.new_data_folder`; the data of the run stays as it is.
+
+    Raises `UsageError` if the folder's checkpoints are of another training, which other data would end, and
+    `BitgolfError` if the text or the shards cannot be used. Nothing is left then.
+    """
+    if is_prepared(run.data_folder):
+        check_owner(run, run.data_folder)  # before anything is read: another recipe or seed
+    try:
+        run.pending.manifest = _adopt_shards(run, run.shards) if run.shards else _prepare_text(run)
+        run.pending.same_data = not run.overwrite and _same_data(run)
+        check_owner(run, run.new_data_folder)
+        if "train" not in run.completed:
+            check_finished(run)
+    except BitgolfError:
+        shutil.rmtree(run.new_data_folder, ignore_errors=True)
+        raise
+
+
 def prepare(run: Run) -> PreparedData:
-    """Train the tokenizer and write shards, unless the run was given shards, which are read once and checked.
+    """Put the new data in the place of the data of the run."""
+    if run.pending.manifest is None:
+        build_data(run)
+    assert run.pending.manifest
+    tokens, run.pending.manifest, run.pending.same_data = run.pending.manifest.train.tokens, None, False
+    replaced = run.folder / "data.old"
+    shutil.rmtree(replaced, ignore_errors=True)
+    if run.data_folder.exists():
+        run.data_folder.rename(replaced)
+    run.new_data_folder.rename(run.data_folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return PreparedData(data=run.data_folder.name, tokens=tokens)
+
+
+def _same_data(run: Run) -> bool:
+    """Whether the new data is equal to that of the run."""
+    return is_prepared(run.data_folder) and data_digest(run.data_folder) == data_digest(run.new_data_folder)
+
+
+def _adopt_shards(run: Run, folder: Path) -> Manifest:
+    """Read given shards once, check them, and write their manifest and tokenizer."""
+    source, own = open_shard_folder(folder, run.tokenizer), run.data_folder.resolve()
+    if own in (source.place, folder.resolve()):
+        raise UsageError("these shards are the data of this run", where=str(folder), hint="leave --shards out")
+    return adopt_shards(source, run.new_data_folder, run.log)
+
+
+def _prepare_text(run: Run) -> Manifest:
+    """Train the tokenizer and write shards.
 
     Raises `BitgolfError` if the text has too few documents to hold one out, or the audit of the tokenizer finds an error.
     """
-    if run.shards:
-        adopted = adopt_shards(open_shard_folder(run.shards, run.tokenizer), run.data_folder, run.log)
-        return PreparedData(data="data", tokens=adopted.train.tokens)
-    recipe, source = run.recipe(), _source(run)()
+    recipe, source = run.recipe(), text_source(run)()
     with local_map(_worker_count(source.size())) as workers:
         preparation = TextPreparation(
             source,
@@ -69,7 +121,7 @@ def prepare(run: Run) -> PreparedData:
             check=lambda tokenizer, documents: _check_tokenizer(run, tokenizer, documents),
             note=lambda finding: run.log.info(f"tokenizer: {finding.message}"),
         )
-        manifest, _, report = prepare_text(preparation, run.data_folder)
+        manifest, _, report = prepare_text(preparation, run.new_data_folder)
     run.log.event("read", **msgspec.to_builtins(report))
     for line in report.lines():
         run.log.info(line)
@@ -78,7 +130,7 @@ def prepare(run: Run) -> PreparedData:
         f"{train.documents:,} training documents, {val.documents:,} held-out documents ({val.encoded_bytes:,} bytes)"
     )
     run.log.info(f"{train.tokens:,} training tokens, {train.encoded_bytes / train.tokens:.2f} bytes per token")
-    return PreparedData(data="data", tokens=train.tokens)
+    return manifest
 
 
 def _worker_count(size: int) -> int:

@@ -7,117 +7,94 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from bitgolf import __version__
 from bitgolf.config.spec import Spec
-from bitgolf.data.shard_folder import check_tokenizer_option, open_shard_folder
 from bitgolf.errors import UsageError
-from bitgolf.files import json_digest, write_json
 from bitgolf.pack.settings import check_coders
+from bitgolf.pipeline.given_inputs import GivenInputs, check_same_inputs, discarded_copies
+from bitgolf.pipeline.latest_run import RUNS_FOLDER
+from bitgolf.pipeline.preview import preview_training
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
-from bitgolf.pipeline.state import Run, RunFiles, RunInputs, check_format, read_inputs, read_outcomes, run_of_inputs
+from bitgolf.pipeline.state import Run, check_format, read_outcomes, run_of_inputs, stored_inputs
 from bitgolf.quantize.calibration.calibrate import check_calibration
+from bitgolf.recipes import named_folder
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.device import select_device
-from bitgolf.text.files import absolute, check_paths, copy_stream, is_stream
+from bitgolf.runtime.folder_lock import folder_lock
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
 
 
-class GivenData(NamedTuple):
-    """The options of `run` that name its data: text, or a folder of shards and their tokenizer.
-
-    tokenizer: None for the one in the folder. reading: how records of the text are read.
-    """
-
-    text: Sequence[Path]
-    shards: Path | None
-    tokenizer: Path | None
-    reading: ReadOptions
-
-    def check(self) -> None:
-        """Raise `UsageError` if options exclude each other or have no effect, or a path does not exist."""
-        reading = self.reading
-        if self.text and self.shards:
-            message = "--text and --shards were both given, but exclude each other"
-            raise UsageError(message, hint="leave one of them out")
-        if reading != DEFAULT_OPTIONS and not self.text:
-            message = "options of reading text have no effect without --text"
-            raise UsageError(message, where=" ".join(reading.words()), hint="add --text PATH, or leave them out")
-        check_tokenizer_option(self.tokenizer, self.shards)
-        if self.shards:
-            open_shard_folder(self.shards, self.tokenizer).check_files()
-        try:
-            check_paths(self.text)
-        except UsageError as error:
-            raise UsageError(error.message, where=f"--text {error.where}", hint=error.hint) from error
-
-    def folder_suffix(self) -> str:
-        """A suffix that keeps the folders of one recipe on different data apart; empty if no data is named."""
-        named = ["-" if is_stream(p) else absolute(p) for p in self.text]
-        named += [str(path.resolve()) for path in (self.shards, self.tokenizer) if path]
-        named += self.reading.words()
-        return f"-{json_digest(named)[:6]}" if named else ""
-
-
-def execute(run: Run, *, from_stage: str | None = None) -> RunResult:
+def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False) -> RunResult:
     """Run the stages whose inputs changed, and all from `from_stage` on; returns the result of the run.
 
-    Raises `UsageError` if a stage before `from_stage` has changed inputs, and `RecipeError` if the recipe cannot be
-    run.
+    Nothing in the folder changes before the first stage that runs has passed its check. strict_cap: do not train if the
+    forecast of the artifact is over the cap. Raises `UsageError` if a stage before `from_stage` has changed inputs, and
+    `RecipeError` if the recipe cannot be run.
     """
     recipe = run.recipe()
     check_calibration(recipe.quantize, recipe.calibrate, run.devices)
     training_time_limit(run.recipe, calibration_reserve(run.recipe) or 0.0)
     check_coders(recipe.pack)
-    run = replace(run, overwrite=from_stage in ("prepare", "train"))
+    run = replace(run, overwrite=from_stage in ("prepare", "train"), completed=read_outcomes(run.folder))
     forced = STAGE_NAMES.index(from_stage) if from_stage else len(STAGES)
-    _begin(run)
+    run.log.info(f"{recipe.name} ({recipe_hash(run.recipe)}), seed {run.seed}, in {run.folder}")
+    run.log.event("run", recipe=recipe.name, hash=recipe_hash(run.recipe), seed=run.seed, version=__version__)
+    _preview(run, forced, strict_cap=strict_cap)
     for i, stage in enumerate(STAGES):
         if i < forced and stage.unchanged(run):
             run.log.info(f"{stage.name}: unchanged, reused")
             continue
-        if from_stage and i < forced:
-            cause = f"--from {from_stage}: the earlier stage {stage.name} has changed inputs and must run first"
-            raise UsageError(cause, where=str(run.folder), hint=f"use --from {stage.name}")
+        _check_order(run, stage, from_stage)
         run_stage(run, stage)
     return read_result(run)
 
 
-def _begin(run: Run) -> None:
-    """Create the folder and read the outcomes of earlier calls. The stored recipe is replaced when a stage starts."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    run.completed.update(read_outcomes(run.folder))
-    name, seed = run.recipe().name, run.seed
-    run.log.event("run", recipe=name, hash=recipe_hash(run.recipe), seed=seed, version=__version__)
+def _preview(run: Run, forced: int, *, strict_cap: bool) -> None:
+    """Log cautions and forecasts if the run will be trained. forced: index of the first stage that is repeated."""
+    prepare, train = STAGES[:2]
+    prepared = forced > 0 and prepare.unchanged(run)
+    if prepared and forced > 1 and train.unchanged(run):
+        return
+    _check_order(run, train if prepared else prepare, STAGE_NAMES[forced] if forced < len(STAGES) else None)
+    preview_training(run, prepared=prepared, strict_cap=strict_cap)
 
 
-def run_stage(run: Run, stage: Stage, work: Callable[[Run], msgspec.Struct] | None = None) -> None:
-    """Run one stage. Earlier outcomes of this and of later stages are discarded first, even if it fails.
+def _check_order(run: Run, stage: Stage, from_stage: str | None) -> None:
+    """Raise `UsageError` if a stage that must run precedes the one that the user wants to begin with."""
+    if from_stage and STAGE_NAMES.index(stage.name) < STAGE_NAMES.index(from_stage):
+        cause = f"--from {from_stage}: the earlier stage {stage.name} has changed inputs and must run first"
+        raise UsageError(cause, where=str(run.folder), hint=f"use --from {stage.name}")
 
-    work: replaces the stage's own function; for a caller that has the result and only has to write the same files.
+
+def run_stage(run: Run, stage: Stage) -> None:
+    """Run one stage. Earlier outcomes of this and of later stages are discarded when its check has passed.
+
+    Outcomes of later stages are kept if the stage `prepare` makes the same data again, for example after the text was
+    copied.
     """
+    started = time.perf_counter()
+    run.log.info(f"{stage.name} …")
     key = stage.key(run)
     stage.check(run)
-    earlier = STAGE_NAMES[: STAGE_NAMES.index(stage.name)]
-    run.record({name: done for name, done in run.completed.items() if name in earlier})
-    write_json(run.files.recipe, run.recipe.to_json())
+    at = STAGE_NAMES.index(stage.name)
+    kept = STAGE_NAMES[:at] + (STAGE_NAMES[at + 1 :] if run.pending.same_data else ())
+    run.start_writing({name: done for name, done in run.completed.items() if name in kept})
     run.log.event("stage", stage=stage.name, key=key)
-    run.log.info(f"{stage.name} …")
-    started = time.perf_counter()
-    outcome = msgspec.to_builtins((work or stage.work)(run))
+    outcome = msgspec.to_builtins(stage.work(run))
     seconds = round(time.perf_counter() - started, 2)
-    run.record({**run.completed, stage.name: {"key": key, "seconds": seconds, **outcome}})
+    completed = {**run.completed, stage.name: {"key": key, "seconds": seconds, **outcome}}
+    run.record({name: completed[name] for name in STAGE_NAMES if name in completed})
     run.log.event("stage_done", stage=stage.name, seconds=seconds)
 
 
@@ -128,36 +105,44 @@ def run_recipe(
     text: Sequence[Path],
     shards: Path | None,
     out: Path | None,
-    seed: int,
+    seed: int | None,
     processes: int,
     device: str,
     from_stage: str | None,
     resume: bool,
     reading: ReadOptions = DEFAULT_OPTIONS,
     tokenizer: Path | None = None,
+    strict_cap: bool = False,
 ) -> RunResult:
-    """`bitgolf run`: determine the run's folder, then execute.
+    """`bitgolf run`: determine the run's folder and its inputs, then execute.
 
     recipe_or_folder: the command's argument. If it is the folder of an earlier run, that folder is used, unless `out`
-    is given. Raises `UsageError` if the device is not available or a path does not exist.
+    is given, and options that are not given are those of that run. seed: None for that of the earlier run, otherwise 0.
+    Raises `UsageError` if the device is not available, a path does not exist, or the folder has a run of other inputs,
+    and `BitgolfError` if another process writes to the folder. The folder is left as it was then.
     """
     select_device(processes - 1, device)  # raises before anything is written if the device is not available
-    given = GivenData(text, shards, tokenizer, reading)
-    given.check()
-    earlier = Path(recipe_or_folder) if Path(recipe_or_folder).is_dir() else None
-    name, digest = recipe().name, recipe_hash(recipe)
-    folder = out or earlier or Path("runs") / f"{name}-{digest[:8]}-s{seed}{given.folder_suffix()}"
+    given, argument = GivenInputs(text, shards, tokenizer, reading, seed), named_folder(recipe_or_folder)
+    earlier = stored_inputs(argument) if argument else None
+    given.check(earlier)
+    folder = out or argument or RUNS_FOLDER / _default_name(recipe, given)
     _check_name(folder)
     check_format(folder)
-    inputs = _inputs(earlier, folder, given, seed)
-    write_json(RunFiles(folder).inputs, msgspec.to_builtins(inputs))
-    log = RunLog(folder)
+    log = RunLog(folder, delayed=True)
     try:
-        log.info(f"{name} ({digest}), seed {inputs.seed}, in {folder}")
-        run = replace(run_of_inputs(recipe, folder, log, inputs), devices=processes, device_type=device, resume=resume)
-        return execute(run, from_stage=from_stage)
+        with folder_lock(folder), discarded_copies(folder):
+            inputs = given.inputs(earlier, folder)
+            check_same_inputs(folder, inputs, replaced=from_stage)
+            run = run_of_inputs(recipe, folder, log, inputs)
+            run = replace(run, devices=processes, device_type=device, resume=resume)
+            return execute(run, from_stage=from_stage, strict_cap=strict_cap)
     finally:
         log.close()
+
+
+def _default_name(recipe: Spec[Recipe], given: GivenInputs) -> str:
+    """Name of the folder of a run that was given none."""
+    return f"{recipe().name}-{recipe_hash(recipe)[:8]}-s{given.seed or 0}{given.folder_suffix()}"
 
 
 def _check_name(folder: Path) -> None:
@@ -167,19 +152,3 @@ def _check_name(folder: Path) -> None:
     except UnicodeEncodeError as error:
         message = f"the folder of a run must have a name in UTF-8, got {os.fsencode(folder)!r}"
         raise UsageError(message, where="--out", hint="choose another --out") from error
-
-
-def _inputs(earlier: Path | None, folder: Path, given: GivenData, seed: int) -> RunInputs:
-    """The inputs of this call, or those of the earlier run if no text and no shards were given.
-
-    Standard input and pipes are copied to the folder `text` of the run, so that the run can be repeated.
-    """
-    if earlier and not (given.text or given.shards) and RunFiles(earlier).inputs.exists():
-        return read_inputs(earlier)
-    return RunInputs(
-        seed=seed,
-        text=tuple(str(copy_stream(p, folder / "text")) if is_stream(p) else absolute(p) for p in given.text),
-        reading=given.reading,
-        shards=str(given.shards.resolve()) if given.shards else None,
-        tokenizer=str(given.tokenizer.resolve()) if given.tokenizer else None,
-    )

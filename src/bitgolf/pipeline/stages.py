@@ -11,12 +11,13 @@ import msgspec
 from bitgolf import __version__
 from bitgolf.files import json_digest
 from bitgolf.pipeline.calibration import calibrate, calibration_inputs
-from bitgolf.pipeline.compression import pack, pack_inputs, quantize, quantize_inputs
-from bitgolf.pipeline.data import prepare, prepare_inputs
+from bitgolf.pipeline.checkpoint_owner import check_training
+from bitgolf.pipeline.compression import check_fits, encode_weights, pack, pack_inputs, quantize, quantize_inputs
+from bitgolf.pipeline.data import build_data, prepare, prepare_inputs
 from bitgolf.pipeline.reporting import report, report_inputs
 from bitgolf.pipeline.scoring import score, score_inputs
 from bitgolf.pipeline.state import Run
-from bitgolf.pipeline.training import average, averaging_inputs, check_checkpoint_owner, train, training_inputs
+from bitgolf.pipeline.training import average, averaging_inputs, load_checkpoint, train, training_inputs
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Stage:
     """One stage of a run: it reads files of the run's folder and writes files there.
 
     inputs: returns a JSON value that determines the stage's outcome. work: runs the stage; returns the outcome that
-    `stages.json` stores. check: raises if the stage must not start; it runs before anything in the folder is changed.
+    `stages.json` stores. check: raises if the stage must not start; it runs before anything in the folder is changed,
+    and computes as much of the outcome as it needs to decide (`PendingResults`), which `work` then writes.
     """
 
     name: str
@@ -42,12 +44,12 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("prepare", prepare_inputs, prepare),
-    Stage("train", training_inputs, train, check_checkpoint_owner),
-    Stage("average", averaging_inputs, average),
+    Stage("prepare", prepare_inputs, prepare, build_data),
+    Stage("train", training_inputs, train, check_training),
+    Stage("average", averaging_inputs, average, load_checkpoint),
     Stage("calibrate", calibration_inputs, calibrate),
-    Stage("quantize", quantize_inputs, quantize),
-    Stage("pack", pack_inputs, pack),
+    Stage("quantize", quantize_inputs, quantize, encode_weights),
+    Stage("pack", pack_inputs, pack, check_fits),
     Stage("score", score_inputs, score),
     Stage("report", report_inputs, report),
 )

@@ -17,6 +17,7 @@ from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec
 from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
 from bitgolf.files import read_json, write_json
+from bitgolf.pipeline.pending import PendingResults
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
@@ -88,6 +89,10 @@ class RunFiles:
         """The packed model."""
         return self.folder / "artifact.bg"
 
+    def packed_artifact(self, cap: int, counted: str) -> Path:
+        """The artifact that `pack` writes for a cap; its recipe is beside it, as .json. counted: `model` or `file`."""
+        return self.folder / f"artifact-{cap}{'-file' if counted == 'file' else ''}.bg"
+
     @property
     def result(self) -> Path:
         """`RunResult` as JSON: the output of `run --json`."""
@@ -134,6 +139,7 @@ class Run:
     devices: number of processes that train, calibrate and score. device_type: their kind, as in `select_device`.
     resume: continue an unfinished training. overwrite: training may replace the checkpoints in the folder.
     completed: stage -> its key, seconds and outcome, in order; the same mapping as in `stages.json`.
+    pending: results that are not written yet.
     """
 
     recipe: Spec[Recipe]
@@ -149,6 +155,18 @@ class Run:
     completed: dict[str, dict[str, Any]] = field(default_factory=dict)
     reading: ReadOptions = DEFAULT_OPTIONS
     tokenizer: Path | None = None
+    pending: PendingResults = field(default_factory=PendingResults)
+
+    @property
+    def inputs(self) -> RunInputs:
+        """The contents of `inputs.json`."""
+        return RunInputs(
+            seed=self.seed,
+            text=self.text_paths,
+            reading=self.reading,
+            shards=str(self.shards) if self.shards else None,
+            tokenizer=str(self.tokenizer) if self.tokenizer else None,
+        )
 
     @property
     def files(self) -> RunFiles:
@@ -159,6 +177,11 @@ class Run:
     def data_folder(self) -> Path:
         """Folder of the manifest and of the tokenizer. Shards that were given with `shards` stay where they are."""
         return self.folder / "data"
+
+    @property
+    def new_data_folder(self) -> Path:
+        """Where the stage `prepare` writes. It takes the place of `data_folder` when it is complete."""
+        return self.folder / "data.new"
 
     def settings(self, *names: str) -> list[Any]:
         """JSON values of these fields of the recipe."""
@@ -174,6 +197,13 @@ class Run:
             raise CorruptFileError(
                 message, where=str(self.files.stages), hint=f"--from {stage} runs the stage again"
             ) from error
+
+    def start_writing(self, earlier: Mapping[str, dict[str, Any]]) -> None:
+        """Make the folder that of this run: its log, inputs and recipe, and the outcomes of `earlier` stages alone."""
+        self.log.start_writing()
+        write_json(self.files.inputs, msgspec.to_builtins(self.inputs))  # first: it has the format of the folder
+        self.record(earlier)
+        write_json(self.files.recipe, self.recipe.to_json())
 
     def record(self, stages: Mapping[str, dict[str, Any]]) -> None:
         """Replace the outcomes of all stages, here and in `stages.json`."""
@@ -209,10 +239,24 @@ def check_format(folder: Path) -> None:
         raise FormatVersionError("the run folder", found=None, supported=RUN_FORMAT, where=str(folder))
 
 
+def stored_inputs(folder: Path) -> RunInputs | None:
+    """The inputs of the run in a folder; None if there is no run. Raises the errors of `read_inputs`."""
+    check_format(folder)
+    return read_inputs(folder) if RunFiles(folder).inputs.exists() else None
+
+
 def read_outcomes(folder: Path) -> dict[str, dict[str, Any]]:
     """Contents of `stages.json` in a run folder; empty if there is none."""
     file = RunFiles(folder).stages
     return read_json(file) if file.exists() else {}
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raise `UsageError` if a folder has no run."""
+    files = RunFiles(folder)
+    if missing := [file.name for file in (files.recipe, files.inputs) if not file.exists()]:
+        cause = f"this is not the folder of a run: {missing[0]} is missing"
+        raise UsageError(cause, where=str(folder), hint="`bitgolf run RECIPE` creates one")
 
 
 def open_run(folder: Path, log: RunLog) -> Run:
@@ -220,10 +264,8 @@ def open_run(folder: Path, log: RunLog) -> Run:
 
     Raises `UsageError` if there is no run, and `FormatVersionError` if it has another format.
     """
+    check_run_folder(folder)
     files = RunFiles(folder)
-    if missing := [file.name for file in (files.recipe, files.inputs) if not file.exists()]:
-        cause = f"this is not the folder of a run: {missing[0]} is missing"
-        raise UsageError(cause, where=str(folder), hint="`bitgolf run RECIPE` creates one")
     inputs = read_inputs(folder)  # first: a recipe of another format cannot be read
     run = run_of_inputs(from_json(read_json(files.recipe)), folder, log, inputs)
     return replace(run, completed=read_outcomes(folder))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +12,10 @@ from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
 from bitgolf.data.batches import BatchLoader
 from bitgolf.data.manifest import data_digest, load_manifest, open_split
-from bitgolf.errors import BitgolfError, UsageError
-from bitgolf.files import json_digest, read_json, write_bytes, write_json
+from bitgolf.errors import BitgolfError
+from bitgolf.files import write_bytes, write_json
 from bitgolf.pipeline.calibration import measure_calibration_reserve
+from bitgolf.pipeline.checkpoint_owner import claim_checkpoints
 from bitgolf.pipeline.state import Run, RunFiles
 from bitgolf.pipeline.training_result import PartUsageRow, ReserveRecord, TrainingResult
 from bitgolf.recipes.identity import training_key
@@ -60,6 +60,7 @@ def training_inputs(run: Run) -> list[Any]:
 
 def train(run: Run) -> TrainingResult:
     """Train in this process, or in `run.devices` processes under torchrun. Writes checkpoints and `train.json`."""
+    claim_checkpoints(run)
     job = TrainingJob(
         recipe=run.recipe,
         data=run.data_folder,
@@ -73,33 +74,6 @@ def train(run: Run) -> TrainingResult:
     return run_worker(
         train_worker, job, task="training", where=run.folder, processes=run.devices, resume_option="--resume"
     )
-
-
-def check_checkpoint_owner(run: Run) -> None:
-    """Ensure that the folder's checkpoints are of this recipe, seed and text; record them as their owner.
-
-    Deletes the checkpoints first if `run.overwrite` is set. Raises `UsageError` if they are of another training, or of
-    an unfinished one and `run.resume` is not set.
-    """
-    folder = run.files.checkpoints
-    key = json_digest([training_key(run.recipe), run.seed, str(load_manifest(run.data_folder).train)])
-    mine = folder / "key.json"
-    if mine.exists() and not run.overwrite:
-        if read_json(mine) != key:
-            raise UsageError(
-                "the checkpoints in this folder are of another recipe, seed or text",
-                where=str(folder),
-                hint="choose another --out, or use --from train to replace them",
-            )
-        if not run.resume and checkpoint.load_latest(folder):
-            raise UsageError(
-                "this folder contains an unfinished training",
-                where=str(folder),
-                hint="--resume continues it, --from train starts again",
-            )
-    if run.overwrite and folder.exists():
-        shutil.rmtree(folder)
-    write_json(mine, key)
 
 
 # ---- one process of training ---------------------------------------------------------------------------------------
@@ -239,14 +213,22 @@ def averaging_inputs(run: Run) -> list[Any]:
     return [run.completed["train"]["key"]]
 
 
+def load_checkpoint(run: Run) -> None:
+    """Check of the stage `average`: read the last checkpoint. Raises `BitgolfError` if there is none or all are damaged."""
+    run.pending.checkpoint = checkpoint.load_latest(run.files.checkpoints)
+    if run.pending.checkpoint is None:
+        raise BitgolfError("there is no checkpoint", where=str(run.folder), hint="--from train trains again")
+
+
 def average(run: Run) -> AveragedWeights:
     """Write the trained and the averaged weights of the last checkpoint, float32, without those of the objective.
 
-    Without an average in the recipe, both are the same. Raises `BitgolfError` if there is no checkpoint.
+    Without an average in the recipe, both are the same.
     """
-    found = checkpoint.load_latest(run.files.checkpoints)
-    if found is None:
-        raise BitgolfError("there is no checkpoint", where=str(run.folder), hint="--from train trains again")
+    if run.pending.checkpoint is None:
+        load_checkpoint(run)
+    assert run.pending.checkpoint
+    found, run.pending.checkpoint = run.pending.checkpoint, None
     live = {path: found.tensors[f"weights/{path}"] for path in found.meta["paths"]}  # order of the average's state
     means, chosen = live, run.recipe().average
     if chosen:

@@ -86,14 +86,24 @@ def get_recipe(name: str) -> Spec[Recipe]:
     return recipe.replace(published=published_results(name))
 
 
+def named_folder(recipe: str) -> Path | None:
+    """The folder that an argument RECIPE names; None if it names a recipe or a file.
+
+    The name of a recipe is the recipe, even if there is a folder of this name, which `./NAME` names.
+    """
+    return Path(recipe) if recipe not in recipe_names() and Path(recipe).is_dir() else None
+
+
 def load_recipe(recipe: str, sets: Sequence[str]) -> Spec[Any]:
     """Load a recipe and apply assignments to it, in order.
 
     recipe: a name, a JSON file, or the folder of a run. sets: `PATH=VALUE`, as given to `--set`. Prints a note to
     standard error for each assignment that changes nothing.
     """
-    path = Path(recipe)
-    path = path / "recipe.json" if path.is_dir() else path
+    if recipe in recipe_names() and Path(recipe).is_dir():
+        print(f"note: {recipe} is the recipe; ./{recipe} would be the folder", file=sys.stderr)
+    folder = named_folder(recipe)
+    path = folder / "recipe.json" if folder else Path(recipe)
     spec = from_json(read_json(path)) if path.suffix == ".json" else get_recipe(recipe)
     for assignment in sets:
         changed = apply_assignment(spec, assignment)

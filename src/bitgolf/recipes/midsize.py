@@ -46,7 +46,7 @@ def midsize() -> Spec[Recipe]:
         train=train,
         quantize=(
             part(Rule, where="scale", use=part(Float, dtype="float16")),
-            part(Rule, where="*", use=part(TrellisCodec, bits=4.4)),
+            part(Rule, where="*", use=part(TrellisCodec, bits=4.25)),
         ),
         calibrate=part(Calibrate, source=part(TrainingText, batches=32)),
         pack=part(Pack, cap=2_500_000, coder=part(RangeCoder, variance_contexts=True)),

@@ -6,37 +6,56 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+EVENTS_FILE, LINES_FILE = "log.jsonl", "run.log"
 
 
 class RunLog:
     """Writes events to the folder of a run, and messages to standard error.
 
-    Without a folder only messages are written. quiet: write nothing to standard error.
+    Without a folder only messages are written. quiet: write nothing to standard error. delayed: keep what belongs in
+    the folder in memory until `start_writing`, so that a command that is refused leaves the folder as it was.
     """
 
-    def __init__(self, folder: Path | None = None, *, quiet: bool = False) -> None:
-        self.started, self.quiet = time.perf_counter(), quiet
+    def __init__(self, folder: Path | None = None, *, quiet: bool = False, delayed: bool = False) -> None:
+        self.started, self.quiet, self.folder = time.perf_counter(), quiet, folder
         self._last_progress, self._progress_line_open = 0.0, False
-        self._events = self._lines = None
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._events = (folder / "log.jsonl").open("a", buffering=1, encoding="utf-8")
-            lines = (folder / "run.log").open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
-            self._lines = lines  # names of files need not be valid UTF-8
+        self._files: dict[str, TextIO] = {}
+        self._kept: list[tuple[str, str]] = []
+        if not delayed:
+            self.start_writing()
+
+    def start_writing(self) -> None:
+        """Open the files in the folder and write what was kept. Repeated calls, and calls without a folder, do nothing."""
+        if self._files or not self.folder:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in (EVENTS_FILE, LINES_FILE):  # names of files in messages need not be valid UTF-8
+            path, errors = self.folder / name, "backslashreplace"
+            self._files[name] = path.open("a", buffering=1, encoding="utf-8", errors=errors)
+        for name, line in self._kept:
+            self._files[name].write(line)
+        self._kept.clear()
+
+    def _record(self, name: str, line: str) -> None:
+        """Append a line to a file of the folder, or keep it until the file is open."""
+        if self._files:
+            self._files[name].write(line)
+        elif self.folder:
+            self._kept.append((name, line))
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event to both files. The message of a `warning` event is also printed."""
-        if self._events and self._lines:
-            self._events.write(json.dumps({"event": kind, "time": round(time.time(), 3), **fields}) + "\n")
-            self._lines.write(" ".join([kind, *(f"{k}:{_format_short(v)}" for k, v in fields.items())]) + "\n")
+        self._record(EVENTS_FILE, json.dumps({"event": kind, "time": round(time.time(), 3), **fields}) + "\n")
+        self._record(LINES_FILE, " ".join([kind, *(f"{k}:{_format_short(v)}" for k, v in fields.items())]) + "\n")
         if kind == "warning":
             self.info(f"warning: {fields.get('message', '')}", record=False)
 
     def info(self, message: str, *, record: bool = True) -> None:
         """Print a message to standard error, and append it to `run.log` if `record`."""
-        if record and self._lines:
-            self._lines.write(message + "\n")
+        if record:
+            self._record(LINES_FILE, message + "\n")
         if not self.quiet:
             end = "\r\x1b[K" if self._progress_line_open else ""
             print(f"{end}[{time.perf_counter() - self.started:6.1f} s] {message}", file=sys.stderr, flush=True)
@@ -61,9 +80,8 @@ class RunLog:
         """Close the files, and end an open progress line."""
         if self._progress_line_open:
             print(file=sys.stderr)
-        for handle in (self._events, self._lines):
-            if handle:
-                handle.close()
+        for handle in self._files.values():
+            handle.close()
 
 
 def _format_short(value: Any) -> str:

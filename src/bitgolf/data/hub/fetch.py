@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from bitgolf.data.hub.record import FetchedFile, FetchRecord, entry_of, load_rec
 from bitgolf.data.hub.selection import Selection, select_files
 from bitgolf.errors import BitgolfError, Interrupted, UsageError
 from bitgolf.report.log import RunLog
+from bitgolf.runtime.folder_lock import folder_lock
 
 _RATE_BYTES = 1_000_000  # fewer bytes tell nothing about the rate
 
@@ -88,7 +88,7 @@ def fetch_published(client: HubClient, source: ShardSource, settings: FetchSetti
         free = check_space(folder, plan, selection)
         for line in _plan_lines(folder, record, selection, plan, free):
             log.info(line)
-        with _folder_lock(folder):
+        with folder_lock(folder):
             save_record(folder, record)
             _transfer(client, folder, record, plan, log)
     return _result(folder, record, selection, plan, time.perf_counter() - started)
@@ -165,19 +165,6 @@ def _plan_lines(folder: Path, record: FetchRecord, selection: Selection, plan: F
     if others:
         lines.append(f"the folder also holds {len(others)} files of an earlier call, such as {min(others)}")
     return lines
-
-
-@contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep other processes from fetching to it. The lock ends with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".fetch.lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message, hint = "another process is fetching to this folder", "wait until it has finished"
-            raise BitgolfError(message, where=str(folder), hint=hint) from None
-        yield
 
 
 @contextmanager

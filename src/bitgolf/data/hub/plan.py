@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from bitgolf.data.hub.download import partial_path
 from bitgolf.data.hub.record import FetchRecord, content_problem, entry_of, matches_record
 from bitgolf.data.hub.selection import RemoteFile, Selection, shard_split
 from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.runtime.disk_space import free_bytes
 
 
 class FetchPlan(msgspec.Struct, frozen=True):
@@ -88,8 +88,7 @@ def _partial_bytes(folder: Path, file: RemoteFile) -> int:
 
 def check_space(folder: Path, plan: FetchPlan, selection: Selection) -> int:
     """Return the free bytes of the disk that holds `folder`. Raises `BitgolfError` if the plan needs more."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if plan.needed > free:
         fitting = _fitting_shards(plan.needed - free, plan.missing, selection.train)
         hint = "free some space, or choose another disk with --out"

@@ -1,0 +1,105 @@
+"""Forecasts for a recipe that is not trained yet: bytes of the artifact, memory of training, space on the disk."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import msgspec
+import torch
+
+from bitgolf.artifact.container import CONTAINER_OVERHEAD_BYTES
+from bitgolf.cautions.queries import find_nodes
+from bitgolf.config.build_context import BuildContext
+from bitgolf.model.build import build_on_meta, model_size
+from bitgolf.model.lm import LM
+from bitgolf.model.parameters import parameter_roles
+from bitgolf.optim.muon import Muon
+from bitgolf.optim.optimizer import Optimizer
+from bitgolf.quantize.size_forecast import forecast_bytes, matrix_std
+from bitgolf.recipes.recipe import Recipe
+from bitgolf.runtime.progress import TrainingProgress
+from bitgolf.train.loss_module import LossModule
+
+FORECAST_ERROR = "forecasts err by up to 13 %"
+CHECKPOINTS = 3
+"""Checkpoints on the disk at once: two are kept while the next one is written."""
+
+
+class RecipeForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """Forecast for a recipe that is not trained yet.
+
+    bytes: of the artifact without its tokenizer. streams: stream name -> bytes. cap: limit of `bytes`.
+    training_state_bytes: memory of weights, gradients, optimizer and average in one training process, without
+    activations.
+    """
+
+    bytes: int
+    cap: int
+    streams: dict[str, int]
+    training_state_bytes: int
+
+
+class ModelForecast(NamedTuple):
+    """A recipe's model on the meta device, with the role of each parameter by path, and the forecast."""
+
+    model: LM
+    roles: dict[str, str]
+    forecast: RecipeForecast
+
+
+def forecast_recipe(recipe: Recipe, vocab: int) -> ModelForecast:
+    """Build model and optimizer on the meta device, so that errors of the recipe are raised as in a run; forecast them."""
+    model = build_on_meta(recipe.model, vocab)
+    roles = parameter_roles(model)
+    with torch.device("meta"):
+        train = recipe.train()
+        task = LossModule(model, train.objective(BuildContext(vocab=vocab, dim=model_size(recipe.model).dim)))
+        optimizer = Optimizer(task.parameters_by_path(), task.roles(), train.optim)
+    shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
+    pack = recipe.pack()
+    groups, decayed = pack.groups_by_path(roles), matrix_std(muon_weight_decay(recipe))
+    streams = forecast_bytes(shapes, roles, recipe.quantize, pack.coder, groups, spread=decayed)
+    expected = RecipeForecast(
+        bytes=sum(streams.values()) + CONTAINER_OVERHEAD_BYTES,
+        cap=pack.cap,
+        streams=streams,
+        training_state_bytes=training_state_bytes(recipe, task, optimizer),
+    )
+    return ModelForecast(model, roles, expected)
+
+
+def muon_weight_decay(recipe: Recipe) -> float:
+    """Largest weight decay of any Muon in the recipe; for a schedule, the value at half of the run. 0 without Muon."""
+    halfway = TrainingProgress(step=1, max_steps=2, elapsed_seconds=0.0, max_seconds=0.0, lr_scale=0.5)
+    return max(
+        (
+            n["weight_decay"] * (n["weight_decay_schedule"]().value(halfway) if n["weight_decay_schedule"] else 1.0)
+            for n in find_nodes(recipe.train, Muon)
+        ),
+        default=0.0,
+    )
+
+
+def training_state_bytes(recipe: Recipe, task: LossModule, optimizer: Optimizer) -> int:
+    """Bytes of weights, gradients, optimizer state and average in one training process."""
+    params = list(task.parameters_by_path().values())
+    with torch.device("meta"):
+        average = recipe.average().init_state([p.detach() for p in params]) if recipe.average else {}
+    held = [*params, *params, *optimizer.state_dict().values(), *optimizer.buffers()]
+    held += [tensor for tensors in average.values() for tensor in tensors]
+    return sum(t.numel() * t.element_size() for t in held)
+
+
+def forecast_run_bytes(recipe: Recipe, found: ModelForecast, text_bytes: int) -> int:
+    """Bytes that the files of a run will take, roughly and rather too many.
+
+    text_bytes: size of the text to prepare, 0 if there is nothing to prepare. Shards have 2 bytes per token; a token of
+    a trained vocabulary has at least 2 bytes of text. Calibration stores a Hessian and a row statistic for each matrix.
+    """
+    shapes = [tuple(p.shape) for p in found.model.parameters()]
+    count = sum(map(math.prod, shapes))
+    shards = text_bytes * (1 if recipe.tokens().vocab >= 512 else 2)
+    statistics = sum(4 * (shape[1] ** 2 + shape[0]) for shape in shapes if len(shape) == 2 and recipe.calibrate)
+    weights = 2 * 4 * count  # trained and averaged
+    return shards + CHECKPOINTS * found.forecast.training_state_bytes + weights + statistics + 2 * count

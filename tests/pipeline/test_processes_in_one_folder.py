@@ -1,0 +1,67 @@
+"""Cases 14 and 15: a run in a process of its own, a second one in its folder, and a resume after its text has changed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bitgolf.files import write_json
+from helpers.command_line import run_command
+from helpers.folder_state import folder_state
+from helpers.toy import toy_recipe
+
+
+def start(*words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "bitgolf", *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_checkpoints(run: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while len(list((run / "checkpoint").glob("step-*"))) < 2:
+        assert time.monotonic() < deadline and process.poll() is None, "the process ended before training began"
+        time.sleep(0.01)
+
+
+def replace_text(target: Path, source: Path) -> None:
+    """Put the files of `source` in the place of those in `target`, as a copy does: with new times."""
+    shutil.rmtree(target)
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+
+
+@pytest.mark.slow
+def test_a_second_run_and_a_resume_on_other_text_change_nothing(shared: Path, tmp_path: Path) -> None:
+    a, b, text, run = shared / "cases/14/A", shared / "cases/14/B", tmp_path / "text", tmp_path / "run"
+    shutil.copytree(a, text)
+    write_json(tmp_path / "toy.json", toy_recipe(steps=200).replace(proof=None).to_json())
+    own = ("run", f"{tmp_path}/toy.json", "--out", f"{run}", "--set", "train.checkpoint_seconds=0")
+    process = start(*own, "--text", f"{text}")
+    try:
+        wait_for_checkpoints(run, process)
+        second = run_command(*own, "--text", f"{b}")
+        assert (
+            second.returncode == 1
+            and f"another process is writing to this folder: process {process.pid}" in second.stderr
+        )
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (run / "artifact.bg").exists(), "the process ended before it was killed"
+
+    replace_text(text, b)
+    before = folder_state(run)
+    assert before and ".lock" in before, "the killed process left its lock"
+    resumed = run_command(*own, "--text", f"{text}", "--resume")
+    assert resumed.returncode == 2 and "another recipe, seed or text" in resumed.stderr
+    assert folder_state(run) == before
+
+    replace_text(text, a)
+    resumed = run_command(*own, "--text", f"{text}", "--resume")
+    assert resumed.returncode == 0 and "resumed after step" in resumed.stderr
+    assert (run / "artifact.bg").exists() and not (run / ".lock").exists()
