@@ -16,8 +16,8 @@ from bitgolf.cli.options import (
     TextOption,
     print_result,
 )
-from bitgolf.errors import UsageError
-from bitgolf.text.read_report import ReadOptions, printable
+from bitgolf.errors import UsageError, printable
+from bitgolf.text.read_report import ReadOptions
 
 KindOption = Annotated[
     str,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from bitgolf.cli.failures import STANDARD_OUTPUT
 from bitgolf.files import encode_json
 
 JsonFlag = Annotated[
@@ -76,4 +77,8 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of 
 def print_result(as_json: bool, result: Any, text: str) -> None:
     """Print the result of a command: `result` as JSON, or `text`. Neither need be valid Unicode."""
     printed = json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False) if as_json else text
-    print(encode_json(printed).decode(), file=sys.stdout)
+    try:
+        print(encode_json(printed).decode(), file=sys.stdout)
+    except OSError as error:
+        error.filename = STANDARD_OUTPUT
+        raise
