@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import (
+    LARGEST_COUNT,
+    MOST_PROCESSES,
     JsonFlag,
     KeyOption,
     ShardTokenizerOption,
@@ -15,6 +17,7 @@ from bitgolf.cli.options import (
     StrictFlag,
     TextOption,
     print_result,
+    require_number,
 )
 from bitgolf.errors import UsageError, printable
 from bitgolf.text.read_report import ReadOptions
@@ -72,11 +75,15 @@ def make(
             "--held-out",
             min=0.001,
             max=0.9,
+            callback=require_number,
             help="Share of the documents to hold out for validation, selected by hash.",
         ),
     ] = 0.05,
     processes: Annotated[
-        int, typer.Option("--processes", min=0, help="Number of processes that tokenize. 0: one for each core.")
+        int,
+        typer.Option(
+            "--processes", min=0, max=MOST_PROCESSES, help="Number of processes that tokenize. 0: one for each core."
+        ),
     ] = 0,
     cluster: Annotated[
         str,
@@ -145,7 +152,8 @@ VariantOption = Annotated[
     str, typer.Option("--variant", help="Variant of the set, such as sp1024 or sp8192. Default: the first of --list.")
 ]
 TrainShardsOption = Annotated[
-    int | None, typer.Option("--train-shards", min=0, metavar="K", help="Fetch the first K only. Default: all.")
+    int | None,
+    typer.Option("--train-shards", min=0, max=LARGEST_COUNT, metavar="K", help="Fetch the first K only. Default: all."),
 ]
 RemoteTokenizerOption = Annotated[
     str, typer.Option("--tokenizer", metavar="PATH", help="Tokenizer in the repository, if none is found by name.")

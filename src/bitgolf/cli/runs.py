@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitgolf.cli.options import (
+    LARGEST_COUNT,
+    LARGEST_SEED,
+    MOST_PROCESSES,
     DeviceOption,
     JsonFlag,
     KeyOption,
@@ -33,7 +36,10 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="The folder of the
 DevicesOption = Annotated[
     int,
     typer.Option(
-        "--devices", min=1, help="Number of processes to train and score with, one GPU each on a GPU machine."
+        "--devices",
+        min=1,
+        max=MOST_PROCESSES,
+        help="Number of processes to train and score with, one GPU each on a GPU machine.",
     ),
 ]
 FromOption = Annotated[
@@ -92,7 +98,7 @@ def run(
     shards: ShardsOption = None,
     tokenizer: ShardTokenizerOption = None,
     out: OutOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of training.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed of training.")] = 0,
     devices: DevicesOption = 1,
     device: DeviceOption = "auto",
     first: FromOption = None,
@@ -139,6 +145,7 @@ def doctor(
         typer.Option(
             "--tokens",
             min=64,
+            max=LARGEST_COUNT,
             help="Number of held-out tokens for the measurement. Half as many training tokens are for calibration.",
         ),
     ] = 16384,
@@ -165,7 +172,13 @@ def pack(
     run: RunArgument,
     cap: Annotated[
         int | None,
-        typer.Option("--cap", min=1, metavar="BYTES", help="Maximum size in bytes. Default: the cap of the recipe."),
+        typer.Option(
+            "--cap",
+            min=1,
+            max=LARGEST_COUNT,
+            metavar="BYTES",
+            help="Maximum size in bytes. Default: the cap of the recipe.",
+        ),
     ] = None,
     self_contained: Annotated[
         bool, typer.Option("--self-contained", help="Count the whole file instead of the model without its tokenizer.")
@@ -196,7 +209,9 @@ def sweep(
     measure: Annotated[
         bool, typer.Option("--score", help="Measure bits per byte in addition to the prediction.")
     ] = False,
-    tokens: Annotated[int, typer.Option("--tokens", min=64, help="Number of held-out tokens to score.")] = 65536,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=64, max=LARGEST_COUNT, help="Number of held-out tokens to score.")
+    ] = 65536,
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize and pack a trained run with all combinations of settings: a table of bytes and bits per byte."""

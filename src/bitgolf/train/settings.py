@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from bitgolf.config.ranges import BatchRows, BatchRowsOrZero, CountOrZero, NonNegative, Range, Seconds
 from bitgolf.config.registry import register
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
@@ -32,20 +33,20 @@ class Train:
     def __init__(
         self,
         *,
-        rows: int,
-        length: int,
+        rows: BatchRows,
+        length: Annotated[int, Range(2, 2**24)],
         objective: Spec[Objective],
         optim: tuple[Spec[Rule[UpdateAlgorithm]], ...],
         lr_schedule: Spec[Schedule],
-        seconds: float = 600.0,
-        steps: int = 0,
-        micro_rows: int = 0,
+        seconds: Seconds = 600.0,
+        steps: CountOrZero = 0,
+        micro_rows: BatchRowsOrZero = 0,
         order: Spec[DataOrder] = part(ShuffledWindows),
         batch_warmup: tuple[Spec[BatchSchedule], ...] = (),
-        grad_clip: float = 0.0,
+        grad_clip: NonNegative = 0.0,
         compile: Literal["auto", "on", "off"] = "auto",
         kernels: Literal["auto", "fast", "plain"] = "auto",
-        checkpoint_seconds: float = 30.0,
+        checkpoint_seconds: Seconds = 30.0,
     ) -> None:
         if min(seconds, steps, checkpoint_seconds) < 0:
             limits = f"got {seconds:g}, {steps} and {checkpoint_seconds:g}"
