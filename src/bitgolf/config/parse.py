@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from typing import Any, get_args
 
 from bitgolf.config.registry import lookup
@@ -81,6 +82,8 @@ def _value(tree: ast.expr, text: str, path: str) -> Any:
             return value
         case ast.Name(id=word) if word in _LITERALS:
             return _LITERALS[word]
+        case ast.Name(id="nan" | "inf" as word):
+            return float(word)
         case ast.Name() | ast.Attribute():
             return make_node(lookup(ast.unparse(tree)), {}, path)
         case ast.Call(func=func, args=[], keywords=keywords):
@@ -90,6 +93,8 @@ def _value(tree: ast.expr, text: str, path: str) -> Any:
             return tuple(_value(item, text, join_path(path, i)) for i, item in enumerate(items))
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
             return -number
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id="inf")):
+            return -math.inf
     raise RecipeError(
         f"{text!r:.120} is not a number, a word, a tuple or a part", hint="write a part as Softcap(cap=15)"
     )

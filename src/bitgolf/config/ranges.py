@@ -27,6 +27,8 @@ class Range:
         )
 
     def __str__(self) -> str:
+        if not (self.above or self.below):
+            return f"from {_short(self.low)} to {_short(self.high)}"
         low = f"above {_short(self.low)}" if self.above else f"at least {_short(self.low)}"
         return f"{low} and {'below' if self.below else 'at most'} {_short(self.high)}"
 

@@ -39,12 +39,17 @@ class Spec(Generic[T]):
     def __call__(self, *context: Any) -> T:
         """Build the object, with the context as positional arguments.
 
-        Raises `RecipeError` if the class takes another number of context arguments.
+        Raises `RecipeError` if the class takes another number of context arguments. An exception of the constructor
+        keeps the node, for `config.locate`.
         """
         if len(context) != (needed := count_context_arguments(self.cls)):
             message = f"{self.name} cannot be used here: it needs {needed} context argument(s), got {len(context)}"
             raise RecipeError(message, where=self.name)
-        made = self.cls(*context, **self.kwargs)
+        try:
+            made = self.cls(*context, **self.kwargs)
+        except Exception as error:
+            error.__dict__.setdefault("failed_node", self)  # of the innermost node
+            raise
         for given in context:
             if isinstance(given, BuildContext) and given.record is not None:
                 given.record[made] = self

@@ -25,6 +25,7 @@ from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
 from bitgolf.pipeline.state import Run, RunFiles, RunInputs, check_format, read_inputs, read_outcomes, run_of_inputs
 from bitgolf.quantize.calibration.calibrate import check_calibration
+from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
@@ -144,6 +145,7 @@ def run_recipe(
     select_device(processes - 1, device)  # raises before anything is written if the device is not available
     given = GivenData(text, shards, tokenizer, reading)
     given.check()
+    check_recipe(recipe)
     earlier = Path(recipe_or_folder) if Path(recipe_or_folder).is_dir() else None
     name, digest = recipe().name, recipe_hash(recipe)
     folder = out or earlier or Path("runs") / f"{name}-{digest[:8]}-s{seed}{given.folder_suffix()}"
