@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.artifact.container import Artifact
@@ -16,7 +15,7 @@ from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.files import file_digest, write_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import parameter_roles
+from bitgolf.model.parameters import parameter_roles, read_weights
 from bitgolf.pack.parallel import cpu_count
 from bitgolf.pack.streams import EncodedTensor
 from bitgolf.pipeline.state import Run
@@ -77,7 +76,11 @@ def quantize_inputs(run: Run) -> list[Any]:
 
 def quantize(run: Run) -> QuantizedTensors:
     """Encode the averaged weights: each tensor with the codec of the rule that matches it."""
-    recipe, weights, roles = run.recipe(), load_file(run.files.averaged), parameter_roles(load_meta_model(run))
+    recipe, weights, roles = (
+        run.recipe(),
+        read_weights(run.files.averaged, stage="average"),
+        parameter_roles(load_meta_model(run)),
+    )
     stats = load_calibration(run.files.calibration) if recipe.calibrate else None
 
     def progress(done: int, of: int) -> None:
