@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from bitgolf.errors import CorruptFileError
+from bitgolf.errors import CorruptFileError, UsageError
 
 
 @contextmanager
@@ -88,6 +88,15 @@ def write_json(path: Path, value: Any) -> None:
 def encode_json(text: str) -> bytes:
     """Encode JSON text as UTF-8. Bytes of a file name that are not UTF-8 are surrogates in Python, and become `\\udcXX`."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def require_file(path: Path) -> None:
+    """Raise `UsageError` unless `path` is a file or a pipe: a device such as /dev/zero can be read without end."""
+    if not path.exists():
+        raise UsageError("no such file", where=str(path), hint="check the path")
+    if not (path.is_file() or path.is_fifo()):
+        kind = "a folder" if path.is_dir() else "a device"
+        raise UsageError(f"expected a file, this is {kind}", where=str(path), hint="name a file")
 
 
 def read_json(path: Path) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
 from bitgolf import __version__
-from bitgolf.errors import BitgolfError, Interrupted, UsageError, describe_os_error, exception_chain
+from bitgolf.errors import BitgolfError, Interrupted, UsageError, describe_os_error, exception_chain, printable
 
 READER_GONE = 141
 """Exit status if the program that reads the output ended first: that of a program that SIGPIPE ends (128 + 13)."""
@@ -117,8 +117,9 @@ def write_traceback(error: BaseException) -> str:
 
 
 def print_error(error: BitgolfError) -> None:
-    """Print an error to standard error, without lines that are too long."""
-    lines = [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} …" for line in str(error).splitlines()]
+    """Print an error to standard error: no long lines, and no control characters of what was given."""
+    lines = [printable(line) for line in str(error).splitlines() or [""]]
+    lines = [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} …" for line in lines]
     if not sys.stderr:  # closed; `print` would take standard output
         return
     try:

@@ -7,7 +7,8 @@ options that several commands share. `failures`: messages of exceptions.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -87,10 +88,16 @@ def run_command_line(words: list[str], *, debug: bool = False) -> int:
 
 def _invoke(words: list[str]) -> int:
     """Parse the command line and call the command; returns its exit status."""
-    program = typer.main.get_command(app)
+    program = _program()
     try:
         with program.make_context("bitgolf", words) as context:
             program.invoke(context)
     except typer.Exit as ended:
         return ended.exit_code
     return 0
+
+
+@cache
+def _program() -> Any:
+    """Typer's parser of the program; building it takes as long as a short command."""
+    return typer.main.get_command(app)
