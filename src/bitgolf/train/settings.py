@@ -48,17 +48,9 @@ class Train:
         kernels: Literal["auto", "fast", "plain"] = "auto",
         checkpoint_seconds: Seconds = 30.0,
     ) -> None:
-        if min(seconds, steps, checkpoint_seconds) < 0:
-            limits = f"got {seconds:g}, {steps} and {checkpoint_seconds:g}"
-            raise RecipeError(f"seconds, steps and checkpoint_seconds must be at least 0, {limits}", where="train")
         if seconds == 0 and steps == 0:
             message = f"training has no limit: seconds is {seconds:g} and steps is {steps}"
             raise RecipeError(message, where="train", hint="set train.seconds or train.steps")
-        if rows < 1 or length < 2 or micro_rows < 0:
-            limits = "rows must be at least 1, length at least 2, and micro_rows at least 0"
-            raise RecipeError(f"{limits}, got {rows}, {length} and {micro_rows}", where="train")
-        if grad_clip < 0:
-            raise RecipeError(f"grad_clip must be at least 0, got {grad_clip}", where="train.grad_clip")
         self.seconds, self.steps = float(seconds), steps
         self.rows, self.length, self.micro_rows = rows, length, micro_rows
         self.objective, self.optim, self.lr_schedule = objective, optim, lr_schedule
