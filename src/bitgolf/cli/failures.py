@@ -68,7 +68,9 @@ def describe(error: BaseException, *, report_defects: bool = True) -> BitgolfErr
         return Interrupted("interrupted")
     if isinstance(error, OSError):
         return describe_os_error(error)
-    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of `Path.resolve`, until Python 3.13
+    if isinstance(error, RuntimeError) and str(error).startswith(
+        "Symlink loop"
+    ):  # of `Path.resolve`, until Python 3.13
         return UsageError(first_line(error).lower(), hint="name the file itself")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return BitgolfError("there is not enough memory", hint="end other programs, or use smaller settings")
