@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -62,6 +64,49 @@ class Interrupted(BitgolfError):
 
 class Unsupported(Exception):
     """No fused module can replace this part; the message is the reason. Internal: the reference module is kept."""
+
+
+OS_ERRORS: dict[int, tuple[type[BitgolfError], str, str]] = {
+    errno.ENOENT: (UsageError, "no such file or folder", "check the path"),
+    errno.ENOTDIR: (UsageError, "a part of the path is a file, not a folder", "choose another path"),
+    errno.EISDIR: (UsageError, "this is a folder, a file is expected", "name a file"),
+    errno.EEXIST: (UsageError, "a file of this name exists, where a folder is expected", "choose another path"),
+    errno.ENAMETOOLONG: (UsageError, "the name is too long for the file system", "choose a shorter path"),
+    errno.ELOOP: (UsageError, "too many symbolic links, perhaps a cycle", "name the file itself"),
+    errno.EACCES: (BitgolfError, "permission denied", "choose a path that you may use, or change its permissions"),
+    errno.EPERM: (BitgolfError, "the operation is not permitted", "choose a path that you may use"),
+    errno.EROFS: (BitgolfError, "the file system is read-only", "choose a path on another file system"),
+    errno.ENOSPC: (BitgolfError, "the disk is full", "free some space, or choose a path on another disk"),
+    errno.EDQUOT: (BitgolfError, "the disk quota is used up", "free some space, or choose a path on another disk"),
+    errno.EFBIG: (BitgolfError, "the file would exceed the largest size allowed", "raise the limit: `ulimit -f`"),
+    errno.EMFILE: (BitgolfError, "this process has too many files open", "raise the limit: `ulimit -n`"),
+    errno.ENFILE: (BitgolfError, "the machine has too many files open", "end other programs"),
+    errno.ENOMEM: (BitgolfError, "there is not enough memory", "end other programs, or use smaller settings"),
+    errno.EAGAIN: (BitgolfError, "the system has no free processes or threads", "end other programs"),
+    errno.EIO: (BitgolfError, "the device failed to read or write", "check the disk; copy the data to another one"),
+    errno.ESTALE: (BitgolfError, "the network file system lost the file", "run the command again"),
+    errno.EBUSY: (BitgolfError, "the file is in use", "end the program that uses it"),
+}
+"""Error number of the operating system -> class, message and hint of the error that is printed."""
+
+
+def describe_os_error(error: OSError) -> BitgolfError:
+    """Return the error to print for an error of the operating system: cause, file if known, and hint.
+
+    Exit status 2 if the path is wrong, 1 if the machine refused.
+    """
+    path = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    where = printable(os.fsdecode(path)) if path else ""
+    if error.errno in OS_ERRORS:
+        kind, message, hint = OS_ERRORS[error.errno]
+        return kind(message, where=where, hint=hint)
+    cause = error.strerror or str(error) or type(error).__name__
+    return BitgolfError(f"the operating system reports: {cause}", where=where)
+
+
+def printable(name: str) -> str:
+    """Return a file name without line breaks and bytes that are not UTF-8, which are written as escapes."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
 
 
 @contextmanager

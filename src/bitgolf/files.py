@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,29 +12,47 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from bitgolf.errors import CorruptFileError
+from bitgolf.errors import CorruptFileError, UsageError
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Yield a temporary file beside `path`; sync it and rename it to `path` if the block succeeds, else delete it.
 
-    Other processes therefore see either the complete file or none.
+    Other processes therefore see either the complete file or none. An `OSError` names `path`, not the temporary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    with _errors_name(path):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with _errors_name(path):
+            with os.fdopen(descriptor, "wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
+        raise
+
+
+WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Errors of a write, which the system reports without the name of the file."""
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Let an `OSError` that names no file, or a temporary file of `path`, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        temporary = isinstance(error.filename, str) and Path(error.filename).name.startswith(f".{path.name}.")
+        if temporary or (error.filename is None and error.errno in WRITE_ERRORS):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -71,13 +90,22 @@ def encode_json(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def require_file(path: Path) -> None:
+    """Raise `UsageError` unless `path` is a file or a pipe: a device such as /dev/zero can be read without end."""
+    if not path.exists():
+        raise UsageError("no such file", where=str(path), hint="check the path")
+    if not (path.is_file() or path.is_fifo()):
+        kind = "a folder" if path.is_dir() else "a device"
+        raise UsageError(f"expected a file, this is {kind}", where=str(path), hint="name a file")
+
+
 def read_json(path: Path) -> Any:
     """Return the JSON value stored in `path`. Raises `CorruptFileError` if the file is missing or not valid JSON."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CorruptFileError("the file is missing", where=str(path)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"not valid JSON ({error})", where=str(path)) from None
 
 

@@ -70,10 +70,10 @@ def test_a_rule_is_checked_by_what_it_is_used_for() -> None:
     adam, codec = part(Adam, lr=0.1), part(Float, dtype="float16")
     with pytest.raises(RecipeError, match=r"expected a part that is a Codec, got Adam") as error:
         recipe.set("quantize.0.use", adam)
-    assert error.value.where == "Recipe.quantize.0.use"
+    assert error.value.where == "quantize.0.use"
     with pytest.raises(RecipeError, match=r"expected a part that is a UpdateAlgorithm, got Float") as error:
         recipe.set("train.optim.1", part(Rule, where="embedding", use=codec))
-    assert error.value.where == "Train.optim.1.use"
+    assert error.value.where == "train.optim.1.use"
     assert recipe.set("quantize.0.use", part(Float, dtype="bfloat16"))["quantize.0.use.dtype"] == "bfloat16"
 
 

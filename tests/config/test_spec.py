@@ -111,7 +111,7 @@ def test_diff_lists_every_path_that_differs(recipe: Spec) -> None:
     [
         ("train.rows=8", "train.rows", 8),
         ("train.grad_clip=1", "train.grad_clip", 1.0),
-        ("train.grad_clip=-0.5e-1", "train.grad_clip", -0.05),
+        ("model.block.mixer.qk.2.init=-0.5e-1", "model.block.mixer.qk.2.init", -0.05),
         ("train.compile=off", "train.compile", "off"),
         ("name=other-name", "name", "other-name"),
         ("average=none", "average", None),

@@ -160,5 +160,5 @@ def test_rules_tell_the_projection_from_other_matrices(ids: Tensor) -> None:
 
 
 def test_a_table_without_rows_is_an_error() -> None:
-    with pytest.raises(RecipeError, match=r"buckets must be at least 2 and width at least 1, got"):
+    with pytest.raises(RecipeError, match=r"buckets: must be from 2 to 16,777,216, got 1"):
         part(HashedNGramEmbedding, buckets=1, width=4)(AT)

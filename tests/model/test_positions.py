@@ -104,7 +104,7 @@ def test_ropes_that_differ_in_scaling_alone_share_no_table() -> None:
 
 @pytest.mark.parametrize("lengths", [(0, 2048), (1024, 0), (-1, 5)])
 def test_lengths_that_are_none_are_errors(lengths: tuple[int, int]) -> None:
-    with pytest.raises(RecipeError, match=r"length must be at least 1, got"):
+    with pytest.raises(RecipeError, match=r"length: must be from 1 to 16,777,216, got"):
         rope(16, part(NTKScaling, original_length=lengths[0], length=lengths[1]))
 
 

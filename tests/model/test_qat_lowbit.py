@@ -92,7 +92,7 @@ def test_rounded_weights_are_trained_and_scored_alike(node: Spec[WeightTransform
 
 
 def test_a_group_without_weights_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"group_size must be at least 1, got 0"):
+    with pytest.raises(RecipeError, match=r"group_size: must be from 1 to 65,536, got 0"):
         part(FakeTernary, group_size=0)(AT)
 
 

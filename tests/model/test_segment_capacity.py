@@ -72,7 +72,7 @@ def test_without_a_cap_it_is_the_document_mask() -> None:
     context = ForwardContext(torch.cat([text(24, [0, 12]), text(24, [7, 8], seed=4)]), 1)
     assert torch.equal(SegmentMask(AT, max_length=0)(context), DocumentMask(AT)(context))
     assert torch.equal(SegmentMask(AT, max_length=24)(context), DocumentMask(AT)(context))
-    with pytest.raises(RecipeError, match="must be at least 0 tokens, got -1"):
+    with pytest.raises(RecipeError, match="must be from 0 to 16,777,216, got -1"):
         part(SegmentMask, max_length=-1)(AT)
 
 

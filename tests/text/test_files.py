@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.errors import BitgolfError, UsageError, printable
 from bitgolf.text.documents import ReadReport, TextFiles, read_documents
 from bitgolf.text.files import absolute, copy_stream, is_stream
-from bitgolf.text.read_report import printable
 
 
 def datas(*paths: Path | str, report: ReadReport | None = None) -> list[bytes]:

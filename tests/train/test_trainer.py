@@ -231,12 +231,12 @@ def test_a_cpu_compiles_only_when_asked(data: Path) -> None:
     ("change", "message"),
     [
         ({"steps": 0}, "training has no limit"),
-        ({"seconds": -1.0}, "got -1, 30 and 30"),
-        ({"checkpoint_seconds": -2.0}, "at least 0, got 0, 30 and -2"),
-        ({"rows": 0}, "got 0, 32 and 0"),
-        ({"length": 1}, "got 4, 1 and 0"),
-        ({"micro_rows": -1}, "got 4, 32 and -1"),
-        ({"grad_clip": -1.0}, "grad_clip must be at least 0, got -1"),
+        ({"seconds": -1.0}, "Train.seconds: must be from 0 .*, got -1"),
+        ({"checkpoint_seconds": -2.0}, "Train.checkpoint_seconds: must be from 0 .*, got -2"),
+        ({"rows": 0}, "Train.rows: must be from 1 to 65,536, got 0"),
+        ({"length": 1}, "Train.length: must be from 2 to 16,777,216, got 1"),
+        ({"micro_rows": -1}, "Train.micro_rows: must be from 0 to 65,536, got -1"),
+        ({"grad_clip": -1.0}, "Train.grad_clip: must be from 0 .*, got -1"),
     ],
 )
 def test_settings_that_make_no_sense(change: dict[str, float], message: str) -> None:

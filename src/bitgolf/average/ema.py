@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.average.average import Average, AverageState, check_interval, float_tensors, new_counter, restore_dtypes
+from bitgolf.config.ranges import Count, FractionBelowOne
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.runtime.progress import TrainingProgress
@@ -20,7 +21,7 @@ class EMA(Average):
     the initial weights, as in the published recipes; after n steps these still have the coefficient d^n.
     """
 
-    def __init__(self, *, decay: float = 0.997, every: int = 1, bias_correction: bool = False) -> None:
+    def __init__(self, *, decay: FractionBelowOne = 0.997, every: Count = 1, bias_correction: bool = False) -> None:
         if not 0 <= decay < 1:
             raise RecipeError(f"decay must be in [0, 1), got {decay}", where="EMA.decay")
         self.every, self.bias_correction = check_interval(every, "EMA.every"), bias_correction

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from bitgolf.average.average import Average, AverageState, check_interval, float_tensors, new_counter, restore_dtypes
+from bitgolf.config.ranges import Count, Positive, Range
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.runtime.progress import TrainingProgress
@@ -19,7 +22,7 @@ class LAWA(Average):
     step took a snapshot, it counts once. The state is a ring buffer of `keep` copies of the weights.
     """
 
-    def __init__(self, *, every: int, keep: int, lr_scale_below: float) -> None:
+    def __init__(self, *, every: Count, keep: Annotated[int, Range(2, 10_000)], lr_scale_below: Positive) -> None:
         if keep < 2:
             raise RecipeError(f"keep must be at least 2, got {keep}", where="LAWA.keep")
         self.every, self.keep, self.lr_scale_below = check_interval(every, "LAWA.every"), keep, lr_scale_below

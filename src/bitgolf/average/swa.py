@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.average.average import Average, AverageState, check_interval, float_tensors, new_counter, restore_dtypes
+from bitgolf.config.ranges import Count, Positive
 from bitgolf.config.registry import register
 from bitgolf.runtime.progress import TrainingProgress
 
@@ -14,7 +15,7 @@ from bitgolf.runtime.progress import TrainingProgress
 class SWA(Average):
     """The mean of the weights at every `every`-th step while the learning rate factor is below `lr_scale_below`."""
 
-    def __init__(self, *, every: int, lr_scale_below: float) -> None:
+    def __init__(self, *, every: Count, lr_scale_below: Positive) -> None:
         self.every, self.lr_scale_below = check_interval(every, "SWA.every"), lr_scale_below
 
     @torch.no_grad()

@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import (
+    LARGEST_COUNT,
+    LARGEST_SEED,
+    MOST_PROCESSES,
     ArtifactArgument,
     DeviceOption,
     JsonFlag,
@@ -18,6 +21,7 @@ from bitgolf.cli.options import (
     StrictFlag,
     TextOption,
     print_result,
+    require_number,
 )
 from bitgolf.errors import UsageError
 from bitgolf.text.read_report import ReadOptions
@@ -37,13 +41,18 @@ MethodSettings = Annotated[
 DocumentOrder = Annotated[
     str | None, typer.Option("--order", help="Order of the documents: corpus, shuffled or longest.")
 ]
-OrderSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Random seed of `--order shuffled`.")]
+OrderSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed of `--order shuffled`.")
+]
 BatchTokens = Annotated[
     int | None,
-    typer.Option("--batch", min=1, metavar="TOKENS", help="Tokens per batch. Default: by free memory; 4096 on a CPU."),
+    typer.Option(
+        "--batch", min=1, max=2**24, metavar="TOKENS", help="Tokens per batch. Default: by free memory; 4096 on a CPU."
+    ),
 ]
 Processes = Annotated[
-    int, typer.Option("--processes", min=1, help="Number of processes, one GPU each on a GPU machine.")
+    int,
+    typer.Option("--processes", min=1, max=MOST_PROCESSES, help="Number of processes, one GPU each on a GPU machine."),
 ]
 ProofFolder = Annotated[
     Path | None, typer.Option("--proof", metavar="FOLDER", help="Prove a score, and write the proof to this folder.")
@@ -55,9 +64,14 @@ ProofSettings = Annotated[
     list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Change a setting of the method to prove.")
 ]
 ProofBytes = Annotated[
-    int, typer.Option("--bytes", min=0, help="Number of bytes of the text to prove, from its start; 0 means all.")
+    int,
+    typer.Option(
+        "--bytes", min=0, max=LARGEST_COUNT, help="Number of bytes of the text to prove, from its start; 0 means all."
+    ),
 ]
-ProofSample = Annotated[int, typer.Option("--sample", min=0, help="Number of groups to restore; 0 means all.")]
+ProofSample = Annotated[
+    int, typer.Option("--sample", min=0, max=LARGEST_COUNT, help="Number of groups to restore; 0 means all.")
+]
 ProofChallenge = Annotated[
     str,
     typer.Option(
@@ -165,14 +179,26 @@ def decompress(
 def generate(
     artifact: ArtifactArgument,
     prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")] = "",
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Number of tokens to sample.")] = 200,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, max=LARGEST_COUNT, help="Number of tokens to sample.")
+    ] = 200,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="Sampling temperature; 0 takes the likeliest token.")
+        float,
+        typer.Option(
+            "--temperature",
+            min=0.0,
+            max=100.0,
+            callback=require_number,
+            help="Sampling temperature; 0 takes the likeliest token.",
+        ),
     ] = 0.8,
     top: Annotated[
-        int, typer.Option("--top", min=0, help="Sample among this many of the likeliest tokens; 0 means all.")
+        int,
+        typer.Option(
+            "--top", min=0, max=LARGEST_COUNT, help="Sample among this many of the likeliest tokens; 0 means all."
+        ),
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of sampling.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed of sampling.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Sample text from the model."""

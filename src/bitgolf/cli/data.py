@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import (
+    LARGEST_COUNT,
+    MOST_PROCESSES,
     JsonFlag,
     KeyOption,
     ShardTokenizerOption,
@@ -15,9 +17,10 @@ from bitgolf.cli.options import (
     StrictFlag,
     TextOption,
     print_result,
+    require_number,
 )
-from bitgolf.errors import UsageError
-from bitgolf.text.read_report import ReadOptions, printable
+from bitgolf.errors import UsageError, printable
+from bitgolf.text.read_report import ReadOptions
 
 KindOption = Annotated[
     str,
@@ -49,11 +52,18 @@ VocabOption = Annotated[
 HeldOutOption = Annotated[
     float,
     typer.Option(
-        "--held-out", min=0.001, max=0.9, help="Share of the documents to hold out for validation, selected by hash."
+        "--held-out",
+        min=0.001,
+        max=0.9,
+        callback=require_number,
+        help="Share of the documents to hold out for validation, selected by hash.",
     ),
 ]
 ProcessesOption = Annotated[
-    int, typer.Option("--processes", min=0, help="Number of processes that tokenize. 0: one for each core.")
+    int,
+    typer.Option(
+        "--processes", min=0, max=MOST_PROCESSES, help="Number of processes that tokenize. 0: one for each core."
+    ),
 ]
 ClusterOption = Annotated[
     str,
@@ -151,7 +161,8 @@ VariantOption = Annotated[
     str, typer.Option("--variant", help="Variant of the set, such as sp1024 or sp8192. Default: the first of --list.")
 ]
 TrainShardsOption = Annotated[
-    int | None, typer.Option("--train-shards", min=0, metavar="K", help="Fetch the first K only. Default: all.")
+    int | None,
+    typer.Option("--train-shards", min=0, max=LARGEST_COUNT, metavar="K", help="Fetch the first K only. Default: all."),
 ]
 RemoteTokenizerOption = Annotated[
     str, typer.Option("--tokenizer", metavar="PATH", help="Tokenizer in the repository, if none is found by name.")

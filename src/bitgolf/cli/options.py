@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,22 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from bitgolf.cli.failures import STANDARD_OUTPUT
+from bitgolf.errors import UsageError
 from bitgolf.files import encode_json
+
+LARGEST_SEED = 2**63 - 1
+LARGEST_COUNT = 10**15
+"""Of bytes, tokens or files."""
+MOST_PROCESSES = 1024
+
+
+def require_number(value: float) -> float:
+    """Callback of an option with limits, which NaN passes: raise `UsageError` for NaN."""
+    if math.isnan(value):
+        raise UsageError("expected a number, got nan")
+    return value
+
 
 JsonFlag = Annotated[
     bool,
@@ -111,4 +127,8 @@ RecipeArgument = Annotated[
 def print_result(as_json: bool, result: Any, text: str) -> None:
     """Print the result of a command: `result` as JSON, or `text`. Neither need be valid Unicode."""
     printed = json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False) if as_json else text
-    print(encode_json(printed).decode(), file=sys.stdout)
+    try:
+        print(encode_json(printed).decode(), file=sys.stdout)
+    except OSError as error:
+        error.filename = STANDARD_OUTPUT
+        raise

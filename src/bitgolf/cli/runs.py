@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitgolf.cli.options import (
+    LARGEST_COUNT,
+    LARGEST_SEED,
+    MOST_PROCESSES,
     DeviceOption,
     JsonFlag,
     KeyOption,
@@ -37,6 +40,8 @@ SeedOption = Annotated[
     int | None,
     typer.Option(
         "--seed",
+        min=0,
+        max=LARGEST_SEED,
         help="Random seed of training. Default: 0. With the folder of a run, --seed, --text and --shards are those of the "
         "run, and others are refused (--from prepare begins it again).",
     ),
@@ -47,7 +52,10 @@ StrictCapFlag = Annotated[
 DevicesOption = Annotated[
     int,
     typer.Option(
-        "--devices", min=1, help="Number of processes to train and score with, one GPU each on a GPU machine."
+        "--devices",
+        min=1,
+        max=MOST_PROCESSES,
+        help="Number of processes to train and score with, one GPU each on a GPU machine.",
     ),
 ]
 
@@ -156,6 +164,7 @@ def doctor(
         typer.Option(
             "--tokens",
             min=64,
+            max=LARGEST_COUNT,
             help="Number of held-out tokens for the measurement. Half as many training tokens are for calibration.",
         ),
     ] = 16384,
@@ -182,7 +191,13 @@ def pack(
     run: RunArgument,
     cap: Annotated[
         int | None,
-        typer.Option("--cap", min=1, metavar="BYTES", help="Maximum size in bytes. Default: the cap of the recipe."),
+        typer.Option(
+            "--cap",
+            min=1,
+            max=LARGEST_COUNT,
+            metavar="BYTES",
+            help="Maximum size in bytes. Default: the cap of the recipe.",
+        ),
     ] = None,
     self_contained: Annotated[
         bool, typer.Option("--self-contained", help="Count the whole file instead of the model without its tokenizer.")
@@ -214,7 +229,9 @@ def sweep(
     measure: Annotated[
         bool, typer.Option("--score", help="Measure bits per byte in addition to the prediction.")
     ] = False,
-    tokens: Annotated[int, typer.Option("--tokens", min=64, help="Number of held-out tokens to score.")] = 65536,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=64, max=LARGEST_COUNT, help="Number of held-out tokens to score.")
+    ] = 65536,
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize and pack a trained run with all combinations of settings: a table of bytes and bits per byte."""

@@ -14,6 +14,7 @@ from bitgolf.artifact.ledger import ledger
 from bitgolf.artifact.model import LoadedArtifact, load_model
 from bitgolf.data.shard_folder import check_tokenizer_option, inspect_split, log_findings, open_shard_folder
 from bitgolf.errors import UsageError
+from bitgolf.files import require_file
 from bitgolf.model.decoding.generate import generate
 from bitgolf.pipeline import coding
 from bitgolf.pipeline.coding import CodingJob, decompress_in_worker, text_codec
@@ -90,6 +91,7 @@ def find_artifact(path: Path) -> Path:
     found = RunFiles(path).artifact if path.is_dir() else path
     if not found.exists():
         raise UsageError("there is no artifact", where=str(path), hint="`bitgolf run quickstart` creates one")
+    require_file(found)
     return found
 
 
@@ -166,11 +168,13 @@ def _from_shards(folder: Path, tokenizer: Path | None, loaded: LoadedArtifact) -
 
 def compress_file(artifact: Path, source: Path, target: Path) -> CompressResult:
     """`bitgolf compress`: compress a file with the model of an artifact."""
+    require_file(source)
     return coding.compress_file(CodingJob(find_artifact(artifact), source, target))
 
 
 def decompress_file(artifact: Path, source: Path, target: Path) -> DecompressResult:
     """`bitgolf decompress`: restore a file that `compress_file` wrote."""
+    require_file(source)
     return coding.decompress_file(CodingJob(find_artifact(artifact), source, target))
 
 

@@ -12,14 +12,13 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.artifact.model import load_model
 from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import load_weights, parameter_roles
+from bitgolf.model.parameters import load_weights, parameter_roles, read_weights
 from bitgolf.pipeline.compression import load_meta_model
 from bitgolf.pipeline.stages import stage_named
 from bitgolf.pipeline.state import Run, open_run
@@ -209,7 +208,7 @@ def _tensor_groups(quantized: QuantizedModel, each: bool) -> dict[str, list[str]
 
 def _load_quantized_model(run: Run, tokens: int, device: Device) -> tuple[QuantizedModel, list[QuantizationFinding]]:
     recipe, model = run.recipe(), load_meta_model(run)
-    weights, codes = load_file(run.files.averaged), load_encoded(run.files.codes)
+    weights, codes = read_weights(run.files.averaged, stage="average"), load_encoded(run.files.codes)
     load_weights(model, weights)
     roles = parameter_roles(model)
     rules, findings = drop_unmatched_rules(recipe.quantize, roles)

@@ -13,6 +13,7 @@ from bitgolf.model.build import model_size
 from bitgolf.pipeline.forecast import RecipeForecast, forecast_recipe
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.quantize.diagnose.qat_consistency import qat_mismatches
+from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
@@ -50,6 +51,7 @@ def describe_recipe(recipe: Spec[Recipe]) -> RecipeSummary:
 
     The model and the optimizer are built on the meta device, so errors of the recipe are raised as in a run.
     """
+    check_recipe(recipe)
     settings = recipe()
     check_calibration(settings.quantize, settings.calibrate)
     training_time_limit(recipe, calibration_reserve(recipe) or 0.0)

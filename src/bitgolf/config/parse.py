@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import math
 from typing import Any, get_args
 
 from bitgolf.config.registry import lookup
-from bitgolf.config.spec import Spec, part, schema
+from bitgolf.config.spec import Spec, join_path, make_node, schema
 from bitgolf.config.validate import coerce
-from bitgolf.errors import RecipeError
+from bitgolf.errors import RecipeError, error_location
 
 MAX_VALUES, MAX_DEPTH = 10_000, 40  # of a recipe's JSON form
 
@@ -20,23 +21,24 @@ def from_json(value: Any) -> Spec[Any]:
     registered, or a value of the wrong type.
     """
     budget = [MAX_VALUES]
-    node = _node(value, budget, 0)
+    node = _node(value, budget, 0, "")
     if not isinstance(node, Spec):
         raise RecipeError(f"a recipe must be a JSON object with the key 'part', got {str(value)[:80]}")
     return node
 
 
-def _node(value: Any, budget: list[int], depth: int) -> Any:
+def _node(value: Any, budget: list[int], depth: int, path: str) -> Any:
     budget[0] -= 1
     if budget[0] < 0 or depth > MAX_DEPTH:
         raise RecipeError(f"the recipe is too large: more than {MAX_VALUES:,} values, or nested over {MAX_DEPTH} deep")
     if isinstance(value, list):
-        return tuple(_node(v, budget, depth + 1) for v in value)
+        return tuple(_node(v, budget, depth + 1, join_path(path, i)) for i, v in enumerate(value))
     if isinstance(value, dict) and "part" in value:
-        kwargs = {k: _node(v, budget, depth + 1) for k, v in value.items() if k != "part"}
-        return part(lookup(value["part"]), **kwargs)
+        kwargs = {k: _node(v, budget, depth + 1, join_path(path, k)) for k, v in value.items() if k != "part"}
+        with error_location(path):
+            return make_node(lookup(value["part"]), kwargs, path)
     if isinstance(value, dict):
-        return {k: _node(v, budget, depth + 1) for k, v in value.items()}
+        return {k: _node(v, budget, depth + 1, join_path(path, k)) for k, v in value.items()}
     return value
 
 
@@ -51,41 +53,48 @@ def apply_assignment(recipe: Spec[Any], assignment: str) -> Spec[Any]:
     """
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise RecipeError(f"expected PATH=VALUE, got {assignment!r}")
+        raise RecipeError(f"expected PATH=VALUE, got {assignment!r:.120}")
     _ = recipe[path]
     parent_path, _, key = path.rpartition(".")
     parent = recipe[parent_path] if parent_path else recipe
     annotation = schema(parent.cls)[key][0] if isinstance(parent, Spec) else Any
     options = get_args(annotation)
     text_allowed = annotation is str or any(o is str or isinstance(o, str) for o in options)
-    return recipe.set(path, coerce(_parse(text.strip(), text_allowed), annotation, path))
+    return recipe.set(path, coerce(_parse(text.strip(), text_allowed, path), annotation, path))
 
 
 _LITERALS = {"true": True, "false": False, "none": None, "null": None, "True": True, "False": False, "None": None}
 
 
-def _parse(text: str, text_allowed: bool) -> Any:
+def _parse(text: str, text_allowed: bool, path: str) -> Any:
     try:
         tree = ast.parse(text, mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # no expression: a null byte, brackets too deep
         return text
     if text_allowed and isinstance(tree, (ast.Name, ast.Attribute, ast.BinOp)) and text not in _LITERALS:
         return text
-    return _value(tree, text)
+    return _value(tree, text, path)
 
 
-def _value(tree: ast.expr, text: str) -> Any:
+def _value(tree: ast.expr, text: str, path: str) -> Any:
     match tree:
         case ast.Constant(value=value):
             return value
         case ast.Name(id=word) if word in _LITERALS:
             return _LITERALS[word]
+        case ast.Name(id="nan" | "inf" as word):
+            return float(word)
         case ast.Name() | ast.Attribute():
-            return part(lookup(ast.unparse(tree)))
+            return make_node(lookup(ast.unparse(tree)), {}, path)
         case ast.Call(func=func, args=[], keywords=keywords):
-            return part(lookup(ast.unparse(func)), **{str(k.arg): _value(k.value, text) for k in keywords})
+            kwargs = {str(k.arg): _value(k.value, text, join_path(path, k.arg)) for k in keywords}
+            return make_node(lookup(ast.unparse(func)), kwargs, path)
         case ast.Tuple(elts=items) | ast.List(elts=items):
-            return tuple(_value(item, text) for item in items)
+            return tuple(_value(item, text, join_path(path, i)) for i, item in enumerate(items))
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
             return -number
-    raise RecipeError(f"{text!r} is not a number, a word, a tuple or a part", hint="write a part as Softcap(cap=15)")
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id="inf")):
+            return -math.inf
+    raise RecipeError(
+        f"{text!r:.120} is not a number, a word, a tuple or a part", hint="write a part as Softcap(cap=15)"
+    )

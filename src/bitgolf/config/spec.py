@@ -39,12 +39,17 @@ class Spec(Generic[T]):
     def __call__(self, *context: Any) -> T:
         """Build the object, with the context as positional arguments.
 
-        Raises `RecipeError` if the class takes another number of context arguments.
+        Raises `RecipeError` if the class takes another number of context arguments. An exception of the constructor
+        keeps the node, for `config.locate`.
         """
         if len(context) != (needed := count_context_arguments(self.cls)):
             message = f"{self.name} cannot be used here: it needs {needed} context argument(s), got {len(context)}"
             raise RecipeError(message, where=self.name)
-        made = self.cls(*context, **self.kwargs)
+        try:
+            made = self.cls(*context, **self.kwargs)
+        except Exception as error:
+            error.__dict__.setdefault("failed_node", self)  # of the innermost node
+            raise
         for given in context:
             if isinstance(given, BuildContext) and given.record is not None:
                 given.record[made] = self
@@ -79,14 +84,14 @@ class Spec(Generic[T]):
         """Yield (path, node) for every node of the tree, this one first."""
         yield path, self
         for key, value in self.kwargs.items():
-            for here, child in _children(f"{path}.{key}" if path else key, value):
+            for here, child in _children(join_path(path, key), value):
                 yield from child.walk(here)
 
     def leaves(self, path: str = "") -> Iterator[tuple[str, Any]]:
         """Yield (path, value) for every plain value, and (path, class name) for every node."""
         yield path, self.name
         for key, value in self.kwargs.items():
-            yield from _leaves(f"{path}.{key}" if path else key, value)
+            yield from _leaves(join_path(path, key), value)
 
     def replace(self, **kwargs: Any) -> Spec[T]:
         """Return this node with some arguments replaced."""
@@ -95,7 +100,7 @@ class Spec(Generic[T]):
     def set(self, path: str, value: Any) -> Spec[T]:
         """Return this tree with the value at `path` replaced. Raises `RecipeError` if there is no such path."""
         _ = self[path]
-        return cast(Spec[T], _replace(self, path.split("."), value))
+        return cast(Spec[T], _replace(self, path.split("."), value, ""))
 
     def edit(self, select: str | type, edit: Callable[[Spec[Any]], Spec[Any]]) -> Spec[T]:
         """Return this tree with `edit` applied to every node matching `select`, a path glob (`**.mixer`) or a class.
@@ -110,7 +115,7 @@ class Spec(Generic[T]):
                 return tuple(visit(f"{path}.{i}", v) for i, v in enumerate(value))
             if not isinstance(value, Spec):
                 return value
-            inner = {k: visit(f"{path}.{k}" if path else k, v) for k, v in value.kwargs.items()}
+            inner = {k: visit(join_path(path, k), v) for k, v in value.kwargs.items()}
             node = Spec(value.cls, inner)
             if not matches(path, value):
                 return node
@@ -153,19 +158,32 @@ def part(cls: Callable[..., T], *args: Any, **kwargs: Any) -> Spec[T]:
     """
     if args:
         raise RecipeError(f"a part takes keyword arguments only, got {args!r:.120}", where=cls.__name__)
+    return make_node(cls, kwargs, cls.__name__)
+
+
+def make_node(cls: Callable[..., T], kwargs: Mapping[str, Any], where: str) -> Spec[T]:
+    """Return the node of `part`, for a caller that knows its place.
+
+    where: the path of the node in its recipe, for messages; "" for the recipe itself.
+    """
     known = schema(cls)
     for key in kwargs:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             suggestion = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'nothing'}"
-            raise RecipeError(f"{cls.__name__} takes no argument {key!r}", where=cls.__name__, hint=suggestion)
+            raise RecipeError(f"{cls.__name__} takes no argument {key!r}", where=where or cls.__name__, hint=suggestion)
     full: dict[str, Any] = {}
     for key, (annotation, default) in known.items():
         value = kwargs.get(key, default)
         if value is inspect.Parameter.empty:
-            raise RecipeError(f"the argument {key!r} is missing", where=cls.__name__)
-        full[key] = coerce(value, annotation, f"{cls.__name__}.{key}")
+            raise RecipeError(f"the argument {key!r} is missing", where=where or cls.__name__)
+        full[key] = coerce(value, annotation, join_path(where, key))
     return Spec(cls, full)
+
+
+def join_path(path: str, key: object) -> str:
+    """Return the path of the argument `key` of the node at `path`."""
+    return f"{path}.{key}" if path else str(key)
 
 
 @cache
@@ -223,9 +241,9 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _child(value: Any, key: str, at: str, root: Spec[Any]) -> Any:
     if isinstance(value, Spec) and key in value.kwargs:
         return value.kwargs[key]
-    if isinstance(value, tuple) and key.isdigit() and int(key) < len(value):
+    if isinstance(value, tuple) and key.isdecimal() and len(key) < 6 and int(key) < len(value):
         return value[int(key)]
-    path = f"{at}.{key}" if at else key
+    path = join_path(at, key)
     raise RecipeError(f"there is no path {path!r} in the recipe", where=root.name, hint=_nearest(path, root))
 
 
@@ -234,14 +252,15 @@ def _nearest(path: str, root: Spec[Any]) -> str:
     return f"nearest: {', '.join(near)}" if near else "`bitgolf show` lists every path"
 
 
-def _replace(value: Any, keys: list[str], new: Any) -> Any:
+def _replace(value: Any, keys: list[str], new: Any, at: str) -> Any:
     if not keys:
         return new
     head, rest = keys[0], keys[1:]
+    path = join_path(at, head)
     if isinstance(value, Spec):
-        return value.replace(**{head: _replace(value.kwargs[head], rest, new)})
+        return make_node(value.cls, {**value.kwargs, head: _replace(value.kwargs[head], rest, new, path)}, at)
     i = int(head)
-    return (*value[:i], _replace(value[i], rest, new), *value[i + 1 :])
+    return (*value[:i], _replace(value[i], rest, new, path), *value[i + 1 :])
 
 
 def _matcher(where: str | type) -> Callable[[str, Spec[Any]], bool]:

@@ -1,4 +1,4 @@
-"""Type checks of recipe values: each value is checked against its annotation, and converted where that is safe."""
+"""Checks of recipe values: each is checked against the type and range of its annotation, and converted if that is safe."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import inspect
 from collections.abc import Callable
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, Protocol, Union, get_args, get_origin, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, runtime_checkable
 
+from bitgolf.config.ranges import Range
 from bitgolf.errors import RecipeError
+
+
+class OutOfRangeError(RecipeError):
+    """A number of a recipe that is outside the range of its setting."""
 
 
 @runtime_checkable
@@ -24,11 +29,14 @@ class SelfValidating(Protocol):
 def coerce(value: Any, annotation: Any, where: str) -> Any:
     """Return `value` in the annotated type: lists become tuples, integers become floats.
 
-    where: the recipe path, for messages. Raises `RecipeError` if the value does not fit.
+    where: the recipe path, for messages. Raises `RecipeError` if the value does not fit, and `OutOfRangeError` for a
+    number outside the range of the annotation.
     """
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation in (Any, inspect.Parameter.empty):
         return value
+    if origin is Annotated:
+        return _in_range(coerce(value, args[0], where), args[1:], where)
     if origin in (Union, UnionType):
         return _conform_union(value, args, where)
     if origin is Literal:
@@ -39,11 +47,15 @@ def coerce(value: Any, annotation: Any, where: str) -> Any:
         return _conform_tuple(tuple(value), args, where)
     if validate := _own_validate(origin or annotation):
         return validate(value, args, where)
-    if annotation is float and type(value) is int:
+    if annotation is float and type(value) is int and abs(value) < LARGEST_FLOAT:
         return float(value)
     if type(value) is (origin or annotation):
         return value
     raise mismatch(value, getattr(annotation, "__name__", str(annotation)), where)
+
+
+LARGEST_FLOAT = 10**300
+"""Integers below it can be converted to a float; `float` raises `OverflowError` for much larger ones."""
 
 
 @cache  # `isinstance` with a protocol takes 30 microseconds in Python 3.11, and a recipe has thousands of values
@@ -52,11 +64,21 @@ def _own_validate(annotation: Any) -> Callable[[Any, tuple[Any, ...], str], Any]
     return annotation.validate if isinstance(annotation, SelfValidating) else None
 
 
+def _in_range(value: Any, metadata: tuple[Any, ...], where: str) -> Any:
+    """Return `value` if it is in all ranges of the annotation."""
+    for wanted in metadata:
+        if isinstance(wanted, Range) and value not in wanted:
+            raise OutOfRangeError(f"must be {wanted}, got {value!r:.120}", where=where)
+    return value
+
+
 def _conform_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     errors = []
     for option in options:
         try:
             return coerce(value, option, where)
+        except OutOfRangeError:  # the value has the type of this option
+            raise
         except RecipeError as error:
             errors.append(error.message)
     raise RecipeError("; or ".join(errors), where=where)

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from bitgolf.config.ranges import Count
 from bitgolf.config.registry import register
 from bitgolf.data.orders import DataOrder, ShardSpan, VariableEpochs, WindowFunction, WindowSource
 from bitgolf.data.shards import Positions
@@ -26,7 +27,7 @@ class CoprimeStride(DataOrder):
     is derived from the file names; here it is the run's seed.
     """
 
-    def __init__(self, *, min_shards: int = 8, max_shards: int = 64, growth_steps: int = 1800) -> None:
+    def __init__(self, *, min_shards: Count = 8, max_shards: Count = 64, growth_steps: Count = 1800) -> None:
         if not 1 <= min_shards <= max_shards or growth_steps < 1:
             got = f"min_shards {min_shards}, max_shards {max_shards}, growth_steps {growth_steps}"
             cause = f"min_shards must be 1 to max_shards, and growth_steps at least 1, got {got}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import Fraction, Positive, PositiveFraction
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.grids.integer import IntGrid
@@ -47,7 +48,7 @@ class QuantileClip(Clip):
     `int8_clean_per_row_v1` of the baseline.
     """
 
-    quantile: float = 0.9999984
+    quantile: PositiveFraction = 0.9999984
 
     def __post_init__(self) -> None:
         _check_quantile(self.quantile)
@@ -65,7 +66,7 @@ class SdClip(Clip):
     per weight. At k = 12.85 no weight of a Gaussian row is clipped. Source: openai/parameter-golf, pull request 1394.
     """
 
-    k: float = 12.85
+    k: Positive = 12.85
 
     def __post_init__(self) -> None:
         if not self.k > 0:
@@ -88,7 +89,7 @@ class HessianSdClip(SdClip):
     Source: openai/parameter-golf, pull request 1412, as modified in shikhar's experiments.
     """
 
-    strength: float = 0.175
+    strength: Fraction = 0.175
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +116,7 @@ class SearchClip(Clip):
     Source: openai/parameter-golf, pull request 414 ("GPTQ-lite", per tensor).
     """
 
-    quantiles: tuple[float, ...] = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
+    quantiles: tuple[PositiveFraction, ...] = (0.999, 0.9995, 0.9999, 0.99999, 1.0)
     per_row: bool = True
     weighted: bool = False
 

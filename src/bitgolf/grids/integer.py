@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import LARGE, IntegerBits, Range
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -26,10 +29,10 @@ class IntGrid:
     def __init__(
         self,
         *,
-        bits: int = 6,
+        bits: IntegerBits = 6,
         full_range: bool = False,
-        min_step: float = MIN_STEP,
-        multiple: int = 1,
+        min_step: Annotated[float, Range(MIN_STEP, LARGE)] = MIN_STEP,
+        multiple: Annotated[int, Range(1, 127)] = 1,
         scales: Spec[ScaleFormat] = part(Float16Scale),
     ) -> None:
         if not 2 <= bits <= 8:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -26,7 +27,7 @@ class FactoredEmbedding(Embedding):
         context: BuildContext,
         /,
         *,
-        width: int,
+        width: Width,
         init: Spec[Init] = part(NormalInit, std=0.005),
         weight_transforms: tuple[Spec[WeightTransform], ...] = (),
         linear: Spec[Linear] = part(Linear),

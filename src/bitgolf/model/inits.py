@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bitgolf.config.ranges import Count, Finite, NonNegative
 from bitgolf.config.registry import register
 from bitgolf.model.interfaces import Init
 
@@ -28,7 +29,7 @@ class UniformFanInInit(Init):
 class NormalInit(Init):
     """Normal with mean 0 and standard deviation `std`; 0 stands for 1/sqrt(fan_in)."""
 
-    def __init__(self, *, std: float = 0.0) -> None:
+    def __init__(self, *, std: NonNegative = 0.0) -> None:
         self.std = std
 
     def fill(self, weight: Tensor) -> None:
@@ -50,7 +51,7 @@ class OrthogonalInit(Init):
     Matrices with a side shorter than `min_side` get `UniformFanInInit` instead, as in the published scripts.
     """
 
-    def __init__(self, *, gain: float = 1.0, min_side: int = 64) -> None:
+    def __init__(self, *, gain: NonNegative = 1.0, min_side: Count = 64) -> None:
         self.gain, self.min_side = gain, min_side
 
     def fill(self, weight: Tensor) -> None:
@@ -67,7 +68,7 @@ class PowerLawSpectrumInit(Init):
     Singular vectors are kept. For embeddings: Parameter Golf #60, where it is called overtone init.
     """
 
-    def __init__(self, *, std: float = 0.005, power: float = 0.5) -> None:
+    def __init__(self, *, std: NonNegative = 0.005, power: Finite = 0.5) -> None:
         self.std, self.power = std, power
 
     def fill(self, weight: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bitgolf.config.ranges import FractionBelowOne, LayerIndex
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import LayerOrder
@@ -27,7 +28,9 @@ class LoopedLayers(LayerOrder):
     `since` is empty or has an entry outside [0, 1), and if the layers do not exist.
     """
 
-    def __init__(self, *, first_layer: int, last_layer: int, since: tuple[float, ...] = (0.35, 0.35)) -> None:
+    def __init__(
+        self, *, first_layer: LayerIndex, last_layer: LayerIndex, since: tuple[FractionBelowOne, ...] = (0.35, 0.35)
+    ) -> None:
         if not since or not all(0.0 <= start < 1.0 for start in since):
             raise RecipeError(
                 f"must have one fraction in [0, 1) for each additional pass, got {since}",
@@ -54,7 +57,7 @@ class LoopedLayers(LayerOrder):
 class ExplicitLayerOrder(LayerOrder):
     """A given order of the layers. Raises `RecipeError` unless each layer occurs in it at least once, and no others."""
 
-    def __init__(self, *, order: tuple[int, ...]) -> None:
+    def __init__(self, *, order: tuple[LayerIndex, ...]) -> None:
         self.order = order
 
     def phases(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:

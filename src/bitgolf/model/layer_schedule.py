@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import LayerCountOrZero
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.block import Block, LayerSchedule, ResidualTopology
@@ -43,7 +44,7 @@ class GatedSkip(SkipConnection):
 
     roles = {"weight": "scale", "gate": "scale"}
 
-    def __init__(self, context: BuildContext, /, *, num_weights: int = 0) -> None:
+    def __init__(self, context: BuildContext, /, *, num_weights: LayerCountOrZero = 0) -> None:
         super().__init__()
         num_weights = min(num_weights or context.fan_in, context.fan_in)
         self.weight = nn.Parameter(torch.ones(num_weights, context.dim))

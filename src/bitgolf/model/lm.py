@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import LayerCount, Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.rope_scaling import RoPEScaling
@@ -49,8 +50,8 @@ class LM(Part):
         context: BuildContext,
         /,
         *,
-        dim: int,
-        layers: int,
+        dim: Width,
+        layers: LayerCount,
         block: Spec[Block],
         head: Spec[Head],
         embed: Spec[Embedding] = part(Embedding),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Finite, Positive
 from bitgolf.config.registry import register
 from bitgolf.model.interfaces import LogitsTransform
 
@@ -18,7 +19,7 @@ class Softcap(LogitsTransform):
     `SigmoidCap(scale=2c, shift=0, width=c/2)`.
     """
 
-    def __init__(self, context: BuildContext, /, *, cap: float = 30.0) -> None:
+    def __init__(self, context: BuildContext, /, *, cap: Positive = 30.0) -> None:
         super().__init__()
         self.cap = cap
 
@@ -35,7 +36,7 @@ class SigmoidCap(LogitsTransform):
     """
 
     def __init__(
-        self, context: BuildContext, /, *, scale: float = 23.0, shift: float = 5.0, width: float = 7.5
+        self, context: BuildContext, /, *, scale: Positive = 23.0, shift: Finite = 5.0, width: Positive = 7.5
     ) -> None:
         super().__init__()
         self.scale, self.shift, self.width = scale, shift, width
@@ -52,7 +53,7 @@ class QuinticCap(LogitsTransform):
     gradient is zero. Such a logit cannot leave saturation through its own gradient.
     """
 
-    def __init__(self, context: BuildContext, /, *, cap: float = 10.0) -> None:
+    def __init__(self, context: BuildContext, /, *, cap: Positive = 10.0) -> None:
         super().__init__()
         self.cap = cap
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Finite, Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.interfaces import Activation, FeedForward
@@ -20,7 +21,7 @@ class MLP(FeedForward):
     """
 
     def __init__(
-        self, context: BuildContext, /, *, hidden: int, act: Spec[Activation], linear: Spec[Linear] = part(Linear)
+        self, context: BuildContext, /, *, hidden: Width, act: Spec[Activation], linear: Spec[Linear] = part(Linear)
     ) -> None:
         super().__init__()
         self.up = linear(context.for_matrix(context.dim, hidden, name="up"))
@@ -38,7 +39,7 @@ class SwiGLU(FeedForward):
     W_gate and W_up are (hidden, D). W_down is (D, hidden) and initialized to zero.
     """
 
-    def __init__(self, context: BuildContext, /, *, hidden: int, linear: Spec[Linear] = part(Linear)) -> None:
+    def __init__(self, context: BuildContext, /, *, hidden: Width, linear: Spec[Linear] = part(Linear)) -> None:
         super().__init__()
         self.gate = linear(context.for_matrix(context.dim, hidden, name="gate"))
         self.up = linear(context.for_matrix(context.dim, hidden, name="up"))
@@ -60,7 +61,7 @@ class ReLU(Activation):
 class LeakyReLU(Activation):
     """u for u > 0, otherwise slope * u."""
 
-    def __init__(self, context: BuildContext, /, *, slope: float = 0.01) -> None:
+    def __init__(self, context: BuildContext, /, *, slope: Finite = 0.01) -> None:
         super().__init__()
         self.slope = slope
 
@@ -80,7 +81,7 @@ class SquaredReLU(Activation):
 class SquaredLeakyReLU(Activation):
     """Square of `LeakyReLU`: never negative, with a gradient on both sides of zero (Parameter Golf #493, slope 0.5)."""
 
-    def __init__(self, context: BuildContext, /, *, slope: float = 0.5) -> None:
+    def __init__(self, context: BuildContext, /, *, slope: Finite = 0.5) -> None:
         super().__init__()
         self.slope = slope
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Buckets, Count, Finite, Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -46,7 +47,7 @@ class XorNGramHash(NGramHash):
 class MultiplicativeNGramHash(NGramHash):
     """(multiplier * id_{t-1} + id_t) modulo rows, with 0 for a missing token: Parameter Golf #65 (92821), #162 (31)."""
 
-    def __init__(self, *, multiplier: int = 92821) -> None:
+    def __init__(self, *, multiplier: Count = 92821) -> None:
         self.multiplier = multiplier
 
     def bucket_ids(self, ids: Sequence[Tensor], rows: int) -> Tensor:
@@ -76,10 +77,10 @@ class HashedNGramEmbedding(ResidualStreamPart):
         context: BuildContext,
         /,
         *,
-        buckets: int,
-        width: int,
+        buckets: Buckets,
+        width: Width,
         hash: Spec[NGramHash] = part(XorNGramHash),
-        scale: float | None = 0.05,
+        scale: Finite | None = 0.05,
         table_init: Spec[Init] = part(ZeroInit),
         project: Spec[Linear] = part(Linear),
         trigrams: bool = False,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import NonNegative, Range
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -61,8 +63,8 @@ class MultiTokenPrediction(Objective):
         context: BuildContext,
         /,
         *,
-        heads: int = 1,
-        weight: float = 0.2,
+        heads: Annotated[int, Range(1, 64)] = 1,
+        weight: NonNegative = 0.2,
         logits_transforms: tuple[Spec[LogitsTransform], ...] = (part(Softcap),),
         mask_starts: bool = True,
         linear: Spec[HeadLinear] = part(HeadLinear),
@@ -105,7 +107,7 @@ class SharedHeadMultiToken(Objective):
     `MultiTokenPrediction`.
     """
 
-    def __init__(self, context: BuildContext, /, *, weight: float = 0.2, mask_starts: bool = True) -> None:
+    def __init__(self, context: BuildContext, /, *, weight: NonNegative = 0.2, mask_starts: bool = True) -> None:
         super().__init__()
         self.weight, self.bos = weight, context.bos if mask_starts else -1
 
@@ -148,7 +150,7 @@ class ZLoss(Objective):
     #640.
     """
 
-    def __init__(self, context: BuildContext, /, *, weight: float = 1e-4) -> None:
+    def __init__(self, context: BuildContext, /, *, weight: NonNegative = 1e-4) -> None:
         super().__init__()
         self.weight = weight
 

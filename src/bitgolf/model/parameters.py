@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitgolf.config.registry import part_name
@@ -30,6 +33,21 @@ def parameter_roles(model: nn.Module) -> dict[str, str]:
                 raise RecipeError(message, where=path, hint=f"add {name!r} to the `roles` of the class")
             found[f"{path}.{name}" if path else name] = cast(Part, module).roles[name]
     return found
+
+
+def read_weights(file: Path, *, stage: str) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file, by path, to the CPU.
+
+    stage: the stage of the pipeline that wrote it, for the hint. Raises `CorruptFileError` if the file is missing or
+    damaged.
+    """
+    hint = f"`bitgolf run {file.parent} --from {stage}` writes it again"
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise CorruptFileError("the file is missing", where=str(file), hint=hint) from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:  # of a damaged header
+        raise CorruptFileError(f"not a complete safetensors file ({error})", where=str(file), hint=hint) from error
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import FractionBelowOne, Positive
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
@@ -85,7 +86,7 @@ class FakeQuant(QATTransform):
     with and without quantization: start it at `since`, or do not average.
     """
 
-    def __init__(self, context: BuildContext, /, *, codec: Spec[RowQuantizer], since: float = 0.0) -> None:
+    def __init__(self, context: BuildContext, /, *, codec: Spec[RowQuantizer], since: FractionBelowOne = 0.0) -> None:
         super().__init__(codec(), since)
 
     def quantized(self, w: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ class QuantNoise(QATTransform):
     rounding errors of the codec does harm.
     """
 
-    def __init__(self, context: BuildContext, /, *, codec: Spec[RowQuantizer], since: float = 0.0) -> None:
+    def __init__(self, context: BuildContext, /, *, codec: Spec[RowQuantizer], since: FractionBelowOne = 0.0) -> None:
         super().__init__(codec(), since)
 
     def quantized(self, w: Tensor) -> Tensor:
@@ -124,9 +125,9 @@ class SoftRoundQuant(QATTransform):
         /,
         *,
         codec: Spec[RowQuantizer],
-        alpha_start: float = 1.0,
-        alpha_end: float = 16.0,
-        since: float = 0.0,
+        alpha_start: Positive = 1.0,
+        alpha_end: Positive = 16.0,
+        since: FractionBelowOne = 0.0,
     ) -> None:
         super().__init__(codec(), since)
         self.alpha_start, self.alpha_end = alpha_start, alpha_end

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.lowbit import BinaryGrid, Float8Grid, TernaryGrid
@@ -32,7 +33,7 @@ class FakeLowBit(WeightTransform):
 class FakeTernary(FakeLowBit):
     """-s, 0 or s with s the mean magnitude of each group of `group_size` weights (#640). Stored by `TernaryGroups`."""
 
-    def __init__(self, context: BuildContext, /, *, group_size: int = 128) -> None:
+    def __init__(self, context: BuildContext, /, *, group_size: Width = 128) -> None:
         super().__init__()
         self.grid = TernaryGrid(group_size)
 
@@ -41,7 +42,7 @@ class FakeTernary(FakeLowBit):
 class FakeBinary(FakeLowBit):
     """-s or s with s the mean magnitude of each group of `group_size` weights (#641). Stored by `BinaryGroups`."""
 
-    def __init__(self, context: BuildContext, /, *, group_size: int = 128) -> None:
+    def __init__(self, context: BuildContext, /, *, group_size: Width = 128) -> None:
         super().__init__()
         self.grid = BinaryGrid(group_size)
 

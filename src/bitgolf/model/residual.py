@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Count, CountOrZero, Finite
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.forward_context import ForwardContext
@@ -77,7 +78,7 @@ class DepthMixX0(MixX0):
 
     identity_at_init = False
 
-    def __init__(self, context: BuildContext, /, *, steepness: float = 3.0) -> None:
+    def __init__(self, context: BuildContext, /, *, steepness: Finite = 3.0) -> None:
         super().__init__(context)
         if context.layer < 0:
             raise RecipeError(
@@ -116,7 +117,9 @@ class ResidualWarmup(ResidualScale, Scheduled):
 
     factor: Tensor
 
-    def __init__(self, context: BuildContext, /, *, warmup_steps: int = 30, warmup_steps_per_layer: int = 30) -> None:
+    def __init__(
+        self, context: BuildContext, /, *, warmup_steps: Count = 30, warmup_steps_per_layer: CountOrZero = 30
+    ) -> None:
         super().__init__()
         self.steps = warmup_steps + warmup_steps_per_layer * context.layer
         if warmup_steps < 1 or warmup_steps_per_layer < 0:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import LayerCountOrZero, LayerIndex
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.block import Block, ResidualTopology
@@ -127,7 +128,13 @@ class ParallelTwoLaneResidual(TwoLaneResidual):
     """
 
     def __init__(
-        self, context: BuildContext, /, *, start_layer: int = 8, final_lane: FinalLane = "mean", num_weights: int = 0
+        self,
+        context: BuildContext,
+        /,
+        *,
+        start_layer: LayerIndex = 8,
+        final_lane: FinalLane = "mean",
+        num_weights: LayerCountOrZero = 0,
     ) -> None:
         super().__init__(context, start_layer, final_lane, num_weights, 1.1)
 
@@ -155,7 +162,13 @@ class SequentialTwoLaneResidual(TwoLaneResidual):
     """
 
     def __init__(
-        self, context: BuildContext, /, *, start_layer: int = 7, final_lane: FinalLane = "mean", num_weights: int = 0
+        self,
+        context: BuildContext,
+        /,
+        *,
+        start_layer: LayerIndex = 7,
+        final_lane: FinalLane = "mean",
+        num_weights: LayerCountOrZero = 0,
     ) -> None:
         super().__init__(context, start_layer, final_lane, num_weights, 1.1**0.5)
 

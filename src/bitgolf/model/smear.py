@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Finite, Width
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.forward_context import ForwardContext
@@ -51,7 +52,7 @@ class KeepSmear(ChannelSmear):
     Parameter Golf #65, where it is placed between the bigram embedding and the first norm.
     """
 
-    def __init__(self, context: BuildContext, /, *, init: float = 3.0, mask_starts: bool = True) -> None:
+    def __init__(self, context: BuildContext, /, *, init: Finite = 3.0, mask_starts: bool = True) -> None:
         super().__init__(context, init, mask_starts)
 
     @property
@@ -66,7 +67,7 @@ class BlendSmear(ChannelSmear):
     Parameter Golf #162, #164, #287 ... #1512, where it is placed after the first norm.
     """
 
-    def __init__(self, context: BuildContext, /, *, init: float = 0.0, mask_starts: bool = True) -> None:
+    def __init__(self, context: BuildContext, /, *, init: Finite = 0.0, mask_starts: bool = True) -> None:
         super().__init__(context, init, mask_starts)
 
     @property
@@ -86,7 +87,7 @@ class ContentSmear(ResidualStreamPart):
     roles = {"gate": "gate", "scale": "scale"}
     identity_at_init = True
 
-    def __init__(self, context: BuildContext, /, *, width: int = 12, mask_starts: bool = True) -> None:
+    def __init__(self, context: BuildContext, /, *, width: Width = 12, mask_starts: bool = True) -> None:
         super().__init__()
         if not 0 < width <= context.dim:
             raise RecipeError(f"must be between 1 and {context.dim}, got {width}", where="ContentSmear.width")

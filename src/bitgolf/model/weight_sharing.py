@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import FractionBelowOne, LayerCount, LayerIndex, Width
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import LayerOrder, OutputAdapter, WeightSharing
@@ -42,7 +43,7 @@ class TieBlocks(WeightSharing):
     (0 1 0 1 0 1). Raises `RecipeError` if the number of layers is not a larger multiple of `blocks`.
     """
 
-    def __init__(self, *, blocks: int, cycle: bool = False) -> None:
+    def __init__(self, *, blocks: LayerCount, cycle: bool = False) -> None:
         self.blocks, self.cycle = blocks, cycle
 
     def tie(self, blocks: nn.ModuleList) -> None:
@@ -69,7 +70,7 @@ class LowRankAdapter(OutputAdapter):
     roles = {"a": "scale", "b": "scale"}
     identity_at_init = True
 
-    def __init__(self, context: BuildContext, /, *, rank: int) -> None:
+    def __init__(self, context: BuildContext, /, *, rank: Width) -> None:
         super().__init__()
         if rank < 1:
             raise RecipeError(f"must be at least 1, got {rank}", where="LowRankAdapter.rank")
@@ -93,7 +94,7 @@ class LoopWithUntiedMLP(LayerOrder, WeightSharing):
     in #1204. Raises `RecipeError` for layers that do not exist and for `since` outside (0, 1).
     """
 
-    def __init__(self, *, first_layer: int, last_layer: int, since: float = 0.48) -> None:
+    def __init__(self, *, first_layer: LayerIndex, last_layer: LayerIndex, since: FractionBelowOne = 0.48) -> None:
         if not 0 <= first_layer <= last_layer or not 0.0 < since < 1.0:
             raise RecipeError(
                 f"cannot repeat layers {first_layer} to {last_layer} from {since} of the run on",

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import Betas, Epsilon, LearningRate, WeightDecayFactor
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.optim.algorithm import OptimizerState, UpdateAlgorithm
@@ -30,10 +31,10 @@ class Adam(UpdateAlgorithm):
     def __init__(
         self,
         *,
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        lr: LearningRate,
+        betas: Betas = (0.9, 0.95),
+        eps: Epsilon = 1e-8,
+        weight_decay: WeightDecayFactor = 0.0,
         weight_decay_schedule: Spec[Schedule] | None = None,
         cautious_weight_decay: bool = False,
     ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import Range
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -25,7 +27,9 @@ class GramNewtonSchulz(Orthogonalizer):
     iteration at the widths of #1512; it pays if one side is much longer than the other.
     """
 
-    def __init__(self, *, base: Spec[Orthogonalizer] = part(NewtonSchulz), restart_step: int = 2) -> None:
+    def __init__(
+        self, *, base: Spec[Orthogonalizer] = part(NewtonSchulz), restart_step: Annotated[int, Range(0, 100)] = 2
+    ) -> None:
         if restart_step < 0:
             raise RecipeError(
                 f"restart_step must be at least 0, got {restart_step}",

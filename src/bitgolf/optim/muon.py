@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import LearningRate, WeightDecayFactor
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.optim.algorithm import CompileFunction, OptimizerState, UpdateAlgorithm, UpdateFunction
@@ -45,11 +46,11 @@ class Muon(UpdateAlgorithm):
     def __init__(
         self,
         *,
-        lr: float = 0.02,
+        lr: LearningRate = 0.02,
         momentum: Spec[Schedule] = part(LinearRamp, start=0.85, end=0.95, steps=500),
         orthogonalize: Spec[Orthogonalizer] = part(NewtonSchulz),
         nesterov: bool = True,
-        weight_decay: float = 0.0,
+        weight_decay: WeightDecayFactor = 0.0,
         weight_decay_schedule: Spec[Schedule] | None = None,
         cautious_weight_decay: bool = False,
         pre_orthogonalize: tuple[Spec[PreOrthogonalization], ...] = (),

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitgolf.config.ranges import Epsilon, FractionBelowOne, Width
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 
@@ -66,7 +67,7 @@ class NorMuon(PostOrthogonalization):
     orthogonal.
     """
 
-    def __init__(self, *, beta: float = 0.95, eps: float = 1e-8) -> None:
+    def __init__(self, *, beta: FractionBelowOne = 0.95, eps: Epsilon = 1e-8) -> None:
         if not 0 <= beta < 1:
             raise RecipeError(f"beta must be in [0, 1), got {beta}", where="NorMuon.beta")
         self.beta, self.eps = beta, eps
@@ -104,7 +105,7 @@ class RowBlockSplit(MatrixSplit):
     matrices are computed from the whole matrix.
     """
 
-    def __init__(self, *, rows: int = 128) -> None:
+    def __init__(self, *, rows: Width = 128) -> None:
         if rows < 1:
             raise RecipeError(f"rows must be at least 1, got {rows}", where="RowBlockSplit.rows")
         self.rows = rows

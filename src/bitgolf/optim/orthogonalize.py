@@ -7,11 +7,12 @@ the polar factor U V^T. Only matrix products are needed, so a stack of matrices 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import Range
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 
@@ -70,7 +71,7 @@ class NewtonSchulz(Orthogonalizer):
     Five steps map singular values of at least 0.01 into [0.68, 1.135]; smaller ones end below.
     """
 
-    def __init__(self, *, steps: int = 5, precision: Precision = "auto") -> None:
+    def __init__(self, *, steps: Annotated[int, Range(1, 100)] = 5, precision: Precision = "auto") -> None:
         if steps < 1:
             raise RecipeError(f"steps must be at least 1, got {steps}", where="NewtonSchulz.steps")
         super().__init__([(3.4445, -4.7750, 2.0315)] * steps, precision)
@@ -91,7 +92,7 @@ class PolarExpress(Orthogonalizer):
         (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
     )
 
-    def __init__(self, *, steps: int = 5, precision: Precision = "auto") -> None:
+    def __init__(self, *, steps: Annotated[int, Range(1, 5)] = 5, precision: Precision = "auto") -> None:
         if not 1 <= steps <= len(self.COEFFICIENTS):
             raise RecipeError(_steps_error(steps, len(self.COEFFICIENTS)), where="PolarExpress.steps")
         super().__init__(self.COEFFICIENTS[:steps], precision)
@@ -114,7 +115,13 @@ class SafePolarExpress(Orthogonalizer):
         (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
     )
 
-    def __init__(self, *, steps: int = 5, safety_factor: float = 1.05, precision: Precision = "auto") -> None:
+    def __init__(
+        self,
+        *,
+        steps: Annotated[int, Range(1, 5)] = 5,
+        safety_factor: Annotated[float, Range(1, 100)] = 1.05,
+        precision: Precision = "auto",
+    ) -> None:
         if not 1 <= steps <= len(self.COEFFICIENTS):
             raise RecipeError(_steps_error(steps, len(self.COEFFICIENTS)), where="SafePolarExpress.steps")
         if safety_factor < 1:

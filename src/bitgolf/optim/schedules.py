@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from itertools import pairwise
 
+from bitgolf.config.ranges import Count, Fraction, FractionBelowOne, NonNegative, Positive, PositiveFraction
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
@@ -23,7 +24,7 @@ class Schedule(ABC):
 class Constant(Schedule):
     """The same value at every step."""
 
-    def __init__(self, *, value: float = 1.0) -> None:
+    def __init__(self, *, value: NonNegative = 1.0) -> None:
         self.constant = value
 
     def value(self, progress: TrainingProgress) -> float:
@@ -34,7 +35,7 @@ class Constant(Schedule):
 class LinearRamp(Schedule):
     """Linear from `start` to `end` over the first `steps` steps, then `end`. Used for the warm-up of momentum."""
 
-    def __init__(self, *, start: float, end: float, steps: int) -> None:
+    def __init__(self, *, start: NonNegative, end: NonNegative, steps: Count) -> None:
         self.start, self.end, self.steps = start, end, _positive(steps, "LinearRamp.steps")
 
     def value(self, progress: TrainingProgress) -> float:
@@ -50,7 +51,7 @@ class WarmdownSteps(Schedule):
     run, the value decreases from the start.
     """
 
-    def __init__(self, *, steps: int) -> None:
+    def __init__(self, *, steps: Count) -> None:
         self.steps = _positive(steps, "WarmdownSteps.steps")
 
     def value(self, progress: TrainingProgress) -> float:
@@ -61,7 +62,7 @@ class WarmdownSteps(Schedule):
 class WarmdownFraction(Schedule):
     """1, then linear to 0 over the last `fraction` of the run, but at least `floor` (Parameter Golf #1218, #1787)."""
 
-    def __init__(self, *, fraction: float, floor: float = 0.0) -> None:
+    def __init__(self, *, fraction: PositiveFraction, floor: FractionBelowOne = 0.0) -> None:
         if not 0 < fraction <= 1:
             raise RecipeError(f"fraction must be in (0, 1], got {fraction}", where="WarmdownFraction.fraction")
         if not 0 <= floor < 1:
@@ -76,7 +77,7 @@ class WarmdownFraction(Schedule):
 class Warmup(Schedule):
     """The schedule `then`, times a factor that grows linearly from 1/steps at the first step to 1 at step `steps`."""
 
-    def __init__(self, *, steps: int, then: Spec[Schedule]) -> None:
+    def __init__(self, *, steps: Count, then: Spec[Schedule]) -> None:
         self.steps, self.then = _positive(steps, "Warmup.steps"), then()
 
     def value(self, progress: TrainingProgress) -> float:
@@ -92,7 +93,7 @@ class PiecewiseLinear(Schedule):
     1.75. If the learning rate falls to 0, an increase near the end has nearly no effect.
     """
 
-    def __init__(self, *, points: tuple[tuple[float, float], ...]) -> None:
+    def __init__(self, *, points: tuple[tuple[Fraction, NonNegative], ...]) -> None:
         fractions = [fraction for fraction, _ in points]
         if len(points) < 2 or any(not 0 <= a < b <= 1 for a, b in pairwise(fractions)):
             cause = f"expected at least two points with ascending fractions in [0, 1], got fractions {fractions}"
@@ -114,7 +115,7 @@ class InverseLRRamp(Schedule):
     times the value, rises only to 0.0267 at s = 2/3 (with the defaults) and then falls to 0.
     """
 
-    def __init__(self, *, low: float = 0.02, high: float = 0.08) -> None:
+    def __init__(self, *, low: Positive = 0.02, high: Positive = 0.08) -> None:
         self.low, self.high = low, high
 
     def value(self, progress: TrainingProgress) -> float:

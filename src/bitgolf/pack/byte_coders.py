@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from bitgolf.config.ranges import Range
 from bitgolf.config.registry import register
 from bitgolf.errors import CorruptFileError, RecipeError
 from bitgolf.pack import byte_planes
@@ -96,7 +97,7 @@ class Zlib(ByteCoder):
 
     name: ClassVar[str] = "zlib"
 
-    def __init__(self, *, level: int = 9, shuffle: bool = True) -> None:
+    def __init__(self, *, level: Annotated[int, Range(0, 9)] = 9, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
         self.level = _check_range("level", level, 0, 9)
 
@@ -121,7 +122,7 @@ class LZMA(ByteCoder):
 
     name: ClassVar[str] = "lzma"
 
-    def __init__(self, *, preset: int = 9, shuffle: bool = True) -> None:
+    def __init__(self, *, preset: Annotated[int, Range(0, 9)] = 9, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
         self.preset = _check_range("preset", preset, 0, 9)
 
@@ -154,7 +155,7 @@ class Brotli(ByteCoder):
 
     name: ClassVar[str] = "brotli"
 
-    def __init__(self, *, quality: int = 11, shuffle: bool = True) -> None:
+    def __init__(self, *, quality: Annotated[int, Range(0, 11)] = 11, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
         self.quality = _check_range("quality", quality, 0, 11)
 
@@ -187,7 +188,7 @@ class Zstd(ByteCoder):
 
     name: ClassVar[str] = "zstd"
 
-    def __init__(self, *, level: int = 22, shuffle: bool = True) -> None:
+    def __init__(self, *, level: Annotated[int, Range(1, 22)] = 22, shuffle: bool = True) -> None:
         super().__init__(shuffle=shuffle)
         self.level = _check_range("level", level, 1, 22)
 

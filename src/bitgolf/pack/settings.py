@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bitgolf.config.ranges import ByteCount
 from bitgolf.config.registry import register
 from bitgolf.config.rules import Rule, assign_to_rules
 from bitgolf.config.spec import Spec, part
@@ -36,7 +37,7 @@ class Pack:
     """
 
     def __init__(
-        self, *, coder: Spec[Coder], cap: int = 16_000_000, groups: tuple[Spec[StreamGroup], ...] = ()
+        self, *, coder: Spec[Coder], cap: ByteCount = 16_000_000, groups: tuple[Spec[StreamGroup], ...] = ()
     ) -> None:
         if cap < 1:
             raise RecipeError(f"cap must be at least 1 byte, got {cap}", where="pack.cap")

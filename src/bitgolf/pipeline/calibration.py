@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import torch
-from safetensors.torch import load_file
 
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
@@ -20,7 +19,7 @@ from bitgolf.data.manifest import data_digest, load_manifest
 from bitgolf.files import file_digest, json_digest
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import load_weights
+from bitgolf.model.parameters import load_weights, read_weights
 from bitgolf.pipeline.state import Run, RunFiles
 from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.calibration.calibrate import count_hessians
@@ -224,7 +223,7 @@ def calibrate_run(job: CalibrationJob, log: RunLog) -> CalibrationTiming:
     with process_group.joined(job.device) as distributed:
         manifest = load_manifest(job.data)
         model = build_on_meta(recipe.model, manifest.vocab, manifest.bos)
-        load_weights(model, load_file(files.averaged))
+        load_weights(model, read_weights(files.averaged, stage="average"))
         subject = _context(recipe, job.data, model, select_device(distributed.local_rank, job.device))
         seconds = math.inf if job.max_seconds is None else job.max_seconds
         found = recipe.calibrate().collect(subject, distributed, progress, batches=job.max_batches, seconds=seconds)

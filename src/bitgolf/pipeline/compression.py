@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from safetensors.torch import load_file
 
 from bitgolf.artifact.container import Artifact, read_artifact
 from bitgolf.artifact.ledger import LedgerEntry, coder_reports, ledger, over_cap_advice
@@ -15,7 +14,7 @@ from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.files import file_digest, write_bytes, write_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
-from bitgolf.model.parameters import parameter_roles
+from bitgolf.model.parameters import parameter_roles, read_weights
 from bitgolf.pack.parallel import cpu_count
 from bitgolf.pack.streams import EncodedTensor
 from bitgolf.pipeline.state import Run
@@ -80,7 +79,8 @@ def encode_weights(run: Run) -> None:
     If the folder has an artifact, the codes are packed as well, so that codes whose artifact would be over the cap do
     not replace those of a good one. Raises `BitgolfError` then.
     """
-    recipe, weights, roles = run.recipe(), load_file(run.files.averaged), parameter_roles(load_meta_model(run))
+    recipe, roles = run.recipe(), parameter_roles(load_meta_model(run))
+    weights = read_weights(run.files.averaged, stage="average")
     stats = load_calibration(run.files.calibration) if recipe.calibrate else None
 
     def progress(done: int, of: int) -> None:
@@ -100,7 +100,8 @@ def quantize(run: Run) -> QuantizedTensors:
     assert run.pending.codes is not None
     codes, run.pending.codes = run.pending.codes, None
     save_encoded(run.files.codes, codes)
-    weights, roles = load_file(run.files.averaged), parameter_roles(load_meta_model(run))
+    weights = read_weights(run.files.averaged, stage="average")
+    roles = parameter_roles(load_meta_model(run))
     rows = tensor_reports(weights, codes, roles, run.recipe().quantize)
     write_json(run.files.tensor_reports, [row._asdict() for row in rows])
     return QuantizedTensors(len(codes))

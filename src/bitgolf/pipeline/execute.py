@@ -26,6 +26,7 @@ from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
 from bitgolf.pipeline.state import Run, check_format, read_outcomes, run_of_inputs, stored_inputs
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.recipes import named_folder
+from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
@@ -125,6 +126,7 @@ def run_recipe(
     given, argument = GivenInputs(text, shards, tokenizer, reading, seed), named_folder(recipe_or_folder)
     earlier = stored_inputs(argument) if argument else None
     given.check(earlier)
+    check_recipe(recipe)
     folder = out or argument or RUNS_FOLDER / _default_name(recipe, given)
     _check_name(folder)
     check_format(folder)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from bitgolf.data.manifest import load_manifest
+from bitgolf.errors import CorruptFileError
 from bitgolf.files import read_json, write_bytes, write_json
 from bitgolf.pipeline.calibration import CalibrationOutcome
 from bitgolf.pipeline.compression import PackedArtifact
@@ -64,5 +65,13 @@ def report(run: Run) -> Reported:
 
 
 def read_result(run: Run) -> RunResult:
-    """Read `score.json`."""
-    return msgspec.convert(read_json(run.files.result), RunResult)
+    """Read `score.json`. Raises `CorruptFileError` if it is missing or damaged."""
+    hint = "`--from report` writes it again"
+    try:
+        return msgspec.convert(read_json(run.files.result), RunResult)
+    except msgspec.ValidationError as error:
+        message = f"not the result of a run ({error})"
+        raise CorruptFileError(message, where=str(run.files.result), hint=hint) from error
+    except CorruptFileError as error:
+        error.hint = hint
+        raise

@@ -11,13 +11,12 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors.torch import load_file
 
 from bitgolf.artifact.model import LoadedArtifact, load_model
 from bitgolf.config.spec import Spec
 from bitgolf.data.manifest import data_digest
 from bitgolf.files import file_digest
-from bitgolf.model.parameters import load_weights
+from bitgolf.model.parameters import load_weights, read_weights
 from bitgolf.pipeline.coding import CodingJob, compress_in_worker, decompress_in_worker
 from bitgolf.pipeline.compression import load_meta_model
 from bitgolf.pipeline.state import Run
@@ -139,9 +138,10 @@ def _score_weights(run: Run, text: TokenizedText) -> dict[str, float]:
     """bpb of the trained and of the averaged weights: the recipe's first method, without adaptation."""
     first, device, found = run.recipe().score[0], select_device(device_type=run.device_type), dict[str, float]()
     first = first().without_adaptation() or first
-    for name, file in (("trained", run.files.trained), ("averaged", run.files.averaged)):
+    files = {"trained": (run.files.trained, "train"), "averaged": (run.files.averaged, "average")}
+    for name, (file, stage) in files.items():
         model = load_meta_model(run)
-        load_weights(model, load_file(file))
+        load_weights(model, read_weights(file, stage=stage))
         context = ScoringContext(model, model.embed.weight.shape[0], text, device, log=run.log.progress)
         found[name] = evaluate_method(context, first).bpb
         run.log.info(f"{name}: {found[name]:.4f} bpb ({first().name}, in memory)")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bitgolf.artifact.container import CONTAINER_OVERHEAD_BYTES
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
-from bitgolf.model.parameters import parameter_roles
+from bitgolf.model.parameters import parameter_roles, read_weights
 from bitgolf.pack.streams import EncodedTensor
 from bitgolf.pipeline.compression import load_meta_model, quantize_inputs
 from bitgolf.pipeline.state import open_run
@@ -44,7 +43,7 @@ class TrainedRun:
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """Averaged weights by path."""
-        return load_file(self.run.files.averaged)
+        return read_weights(self.run.files.averaged, stage="average")
 
     @cached_property
     def stats(self) -> dict[str, MatrixStats] | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
 
-NOT_RECIPES = frozenset({"identity", "recipe", "time_limit"})
+NOT_RECIPES = frozenset({"check", "identity", "recipe", "time_limit"})
 """Modules of this package that define no recipe."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bitgolf.average.average import Average
+from bitgolf.config.ranges import InnerFraction
 from bitgolf.config.registry import register
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec
@@ -42,7 +43,7 @@ class Recipe:
         pack: Spec[Pack],
         score: tuple[Spec[ScoringMethod], ...],
         proof: Spec[CompressionRoundTrip] | None = None,
-        held_out: float = 0.05,
+        held_out: InnerFraction = 0.05,
         published: dict[str, Any] | None = None,
     ) -> None:
         self.name, self.text, self.tokens, self.held_out = name, text, tokens, held_out

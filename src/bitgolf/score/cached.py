@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import ScoringRows, WindowTokens
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.decoding.context import decode
@@ -40,7 +41,9 @@ class CachedScoring(ScoringMethod):
 
     name = "cached"
 
-    def __init__(self, *, window: int = 1024, stride: int = 64, rows: int = 16, isolated: bool = False) -> None:
+    def __init__(
+        self, *, window: WindowTokens = 1024, stride: WindowTokens = 64, rows: ScoringRows = 16, isolated: bool = False
+    ) -> None:
         check_stride(window, stride)
         if rows < 1:
             raise RecipeError(f"rows must be at least 1, got {rows}", where="score.rows")

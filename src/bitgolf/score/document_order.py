@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bitgolf.config.ranges import Seed
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, UsageError
@@ -61,7 +62,7 @@ class ShuffledOrder(DocumentOrder):
 
     name = "shuffled"
 
-    def __init__(self, *, seed: int = 0) -> None:
+    def __init__(self, *, seed: Seed = 0) -> None:
         self.seed = seed
 
     def permutation(self, lengths: Lengths) -> Sequence[int]:

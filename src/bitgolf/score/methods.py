@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar, NamedTuple
 
+from bitgolf.config.ranges import WindowTokens
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -140,7 +141,7 @@ class ContiguousScoring(ScoringMethod):
     name = "contiguous"
 
     def __init__(
-        self, *, window: int = 1024, isolated: bool = False, rope_scaling: Spec[RoPEScaling] | None = None
+        self, *, window: WindowTokens = 1024, isolated: bool = False, rope_scaling: Spec[RoPEScaling] | None = None
     ) -> None:
         if window < 1:
             raise RecipeError(f"window must be at least 1 token, got {window}", where="score.window")
@@ -165,11 +166,11 @@ class SlidingScoring(ScoringMethod):
     def __init__(
         self,
         *,
-        window: int = 1024,
-        stride: int = 64,
+        window: WindowTokens = 1024,
+        stride: WindowTokens = 64,
         isolated: bool = False,
         rope_scaling: Spec[RoPEScaling] | None = None,
-        first_stride: int | None = None,
+        first_stride: WindowTokens | None = None,
         order: Spec[DocumentOrder] = part(CorpusOrder),
     ) -> None:
         check_stride(window, stride)

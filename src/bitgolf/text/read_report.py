@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from bitgolf.errors import printable
+
 FIRST_NAMES = 3
 """Number of names that the report keeps for each reason."""
 
@@ -25,11 +27,6 @@ class NamedCount(msgspec.Struct):
     def __str__(self) -> str:
         more = f" and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
         return f"{self.count:,} ({', '.join(map(printable, self.first))}{more})"
-
-
-def printable(name: str) -> str:
-    """Return a file name without line breaks and bytes that are not UTF-8, which are written as escapes."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)
 
 
 class ReadOptions(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitgolf.errors import BitgolfError, UsageError, error_location
+from bitgolf.files import require_file
 from bitgolf.tokens import byte_tokenizer, caseops_tokenizer, tiktoken_tokenizer
 from bitgolf.tokens.byte_tokenizer import ByteTokenizer
 from bitgolf.tokens.caseops_tokenizer import CaseOpsTokenizer, has_case_operators
@@ -41,9 +42,12 @@ def load_tokenizer(path: Path, *, pattern: str = "") -> Tokenizer:
     """Return the tokenizer of a file.
 
     pattern: of a tiktoken file, as in `serialize_tiktoken`. Raises `BitgolfError` if the file cannot be read,
-    `CorruptFileError` if it is not a tokenizer, and `UsageError` if it takes no pattern or needs one.
+    `CorruptFileError` if it is not a tokenizer, and `UsageError` if it takes no pattern or needs one, or if it is a
+    device.
     """
     try:
+        if path.exists():
+            require_file(path)
         proto = path.read_bytes()
     except OSError as error:
         raise BitgolfError(f"the tokenizer cannot be read ({error.strerror})", where=str(path)) from error

@@ -10,10 +10,11 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import sentencepiece
 
+from bitgolf.config.ranges import ByteCount, PositiveFraction, Range, Vocabulary
 from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError, RecipeError, UsageError
 from bitgolf.report.findings import DataFinding
@@ -70,11 +71,11 @@ class SentencePieceBPE(TokenizerTrainer):
     def __init__(
         self,
         *,
-        vocab: int = 2048,
-        sample_bytes: int = 4_000_000,
+        vocab: Vocabulary = 2048,
+        sample_bytes: ByteCount = 4_000_000,
         split_digits: bool = True,
         cross_word_pieces: bool = True,
-        character_coverage: float = 0.9995,
+        character_coverage: PositiveFraction = 0.9995,
     ) -> None:
         if not 0 < character_coverage <= 1:
             raise UsageError(f"character_coverage must be above 0 and at most 1, got {character_coverage}")
@@ -183,7 +184,13 @@ class TokenizerFile(TokenizerTrainer):
     """
 
     def __init__(
-        self, *, path: str, vocab: int, case_operators: bool = False, pattern: str = "", force: bool = False
+        self,
+        *,
+        path: str,
+        vocab: Annotated[int, Range(2, 65_536)],
+        case_operators: bool = False,
+        pattern: str = "",
+        force: bool = False,
     ) -> None:
         self.path, self.vocab, self.case_operators = path, vocab, case_operators
         self.pattern, self.force = pattern, force

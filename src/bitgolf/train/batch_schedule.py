@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import NamedTuple
 
+from bitgolf.config.ranges import FractionBelowOne, PositiveFraction
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 
@@ -30,7 +31,7 @@ class BatchSchedule(ABC):
     Raises `RecipeError` if fractions do not increase from 0, shares are not in (0, 1], or a milestone changes nothing.
     """
 
-    def __init__(self, *, milestones: tuple[tuple[float, float], ...]) -> None:
+    def __init__(self, *, milestones: tuple[tuple[FractionBelowOne, PositiveFraction], ...]) -> None:
         self.milestones, self.where = milestones, type(self).__name__
         self.starts = [start for start, _ in milestones]
         shares = [share for _, share in milestones]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from bitgolf.config.ranges import BatchRows, BatchRowsOrZero, CountOrZero, NonNegative, Range, Seconds
 from bitgolf.config.registry import register
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
@@ -32,32 +33,24 @@ class Train:
     def __init__(
         self,
         *,
-        rows: int,
-        length: int,
+        rows: BatchRows,
+        length: Annotated[int, Range(2, 2**24)],
         objective: Spec[Objective],
         optim: tuple[Spec[Rule[UpdateAlgorithm]], ...],
         lr_schedule: Spec[Schedule],
-        seconds: float = 600.0,
-        steps: int = 0,
-        micro_rows: int = 0,
+        seconds: Seconds = 600.0,
+        steps: CountOrZero = 0,
+        micro_rows: BatchRowsOrZero = 0,
         order: Spec[DataOrder] = part(ShuffledWindows),
         batch_warmup: tuple[Spec[BatchSchedule], ...] = (),
-        grad_clip: float = 0.0,
+        grad_clip: NonNegative = 0.0,
         compile: Literal["auto", "on", "off"] = "auto",
         kernels: Literal["auto", "fast", "plain"] = "auto",
-        checkpoint_seconds: float = 30.0,
+        checkpoint_seconds: Seconds = 30.0,
     ) -> None:
-        if min(seconds, steps, checkpoint_seconds) < 0:
-            limits = f"got {seconds:g}, {steps} and {checkpoint_seconds:g}"
-            raise RecipeError(f"seconds, steps and checkpoint_seconds must be at least 0, {limits}", where="train")
         if seconds == 0 and steps == 0:
             message = f"training has no limit: seconds is {seconds:g} and steps is {steps}"
             raise RecipeError(message, where="train", hint="set train.seconds or train.steps")
-        if rows < 1 or length < 2 or micro_rows < 0:
-            limits = "rows must be at least 1, length at least 2, and micro_rows at least 0"
-            raise RecipeError(f"{limits}, got {rows}, {length} and {micro_rows}", where="train")
-        if grad_clip < 0:
-            raise RecipeError(f"grad_clip must be at least 0, got {grad_clip}", where="train.grad_clip")
         self.seconds, self.steps = float(seconds), steps
         self.rows, self.length, self.micro_rows = rows, length, micro_rows
         self.objective, self.optim, self.lr_schedule = objective, optim, lr_schedule

@@ -15,6 +15,7 @@ from bitgolf.train.graphs import compile_loss, should_compile, warm_up_graphs
 from bitgolf.train.kernels import select
 from bitgolf.train.micro_batch import estimate_micro_batch, find_micro_batch
 from bitgolf.train.part_usage import measure_part_usage
+from bitgolf.train.shape_check import shapes_checked
 from bitgolf.train.trainer import Trainer
 
 WARM_UP_STEPS = 2
@@ -57,9 +58,13 @@ def setup_trainer(trainer: Trainer, log: RunLog) -> TrainSetup:
 
 
 def _usage_rows(trainer: Trainer) -> list[dict[str, Any]]:
-    """The usage table: one row per class of part and per optimizer rule. Raises `RecipeError` for an unused part."""
+    """The usage table: one row per class of part and per optimizer rule. Raises `RecipeError` for an unused part.
+
+    A part that fails or returns a wrong shape is an error, too.
+    """
     inputs, targets = (trainer.to_device(rows) for rows in trainer.batches.load_rows(0, 0, 1))
-    with trainer.device.autocast():
+    checked = shapes_checked(trainer.loss_module, trainer.model_spec, trainer.model.embed.weight.shape[0])
+    with trainer.device.autocast(), checked:
         usage = measure_part_usage(trainer.loss_module, trainer.model_spec, inputs, targets)
     table = [{"part": k, **v._asdict()} for k, v in usage.items()]
     return table + [

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Finite, Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -36,8 +37,8 @@ class Attention(TokenMixer):
         context: BuildContext,
         /,
         *,
-        heads: int,
-        kv_heads: int,
+        heads: Width,
+        kv_heads: Width,
         core: Spec[AttentionCore],
         qk: tuple[Spec[QKPart], ...] = (),
         value: tuple[Spec[ValuePart], ...] = (),
@@ -99,7 +100,7 @@ class QGain(QKPart):
 
     roles = {"weight": "scale"}
 
-    def __init__(self, context: BuildContext, /, *, init: float = 1.5) -> None:
+    def __init__(self, context: BuildContext, /, *, init: Finite = 1.5) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.full((context.heads,), init))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -36,8 +37,8 @@ class DifferentialAttention(Attention):
         context: BuildContext,
         /,
         *,
-        heads: int,
-        kv_heads: int,
+        heads: Width,
+        kv_heads: Width,
         core: Spec[AttentionCore],
         qk: tuple[Spec[QKPart], ...] = (),
         value: tuple[Spec[ValuePart], ...] = (),

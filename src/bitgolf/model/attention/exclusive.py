@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Epsilon
 from bitgolf.config.registry import register
 from bitgolf.model.interfaces import AttentionOutputPart
 from bitgolf.model.numerics import at_least_float32
@@ -21,7 +22,7 @@ class ExclusiveSelfAttention(AttentionOutputPart):
     form of #1090: y - (y . v) v / max(v . v, 1e-8).
     """
 
-    def __init__(self, context: BuildContext, /, *, eps: float = 1e-12) -> None:
+    def __init__(self, context: BuildContext, /, *, eps: Epsilon = 1e-12) -> None:
         super().__init__()
         self.eps = eps
 

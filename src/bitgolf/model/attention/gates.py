@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Finite, NonNegative, Width
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import AttentionOutputPart
@@ -41,7 +42,7 @@ class AttentionGate(AttentionOutputPart):
 class DenseAttentionGate(AttentionGate):
     """sigmoid(W x) with W (H, D) ~ N(0, std^2), initially about 0.5 (arXiv 2505.06708; Parameter Golf #1736)."""
 
-    def __init__(self, context: BuildContext, /, *, std: float = 0.005) -> None:
+    def __init__(self, context: BuildContext, /, *, std: NonNegative = 0.005) -> None:
         super().__init__(context, context.dim)
         if not self.weight.is_meta:  # as in `inits.initialize`
             nn.init.normal_(self.weight, std=std)
@@ -56,7 +57,7 @@ class NarrowAttentionGate(AttentionGate):
 
     identity_at_init = True
 
-    def __init__(self, context: BuildContext, /, *, width: int = 12) -> None:
+    def __init__(self, context: BuildContext, /, *, width: Width = 12) -> None:
         super().__init__(context, width)
 
     def gate(self, z: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class SparseAttentionGate(AttentionGate):
     From modded-nanogpt; Parameter Golf #1787 with scale 1, #1855 with scale 0.5.
     """
 
-    def __init__(self, context: BuildContext, /, *, width: int = 12, scale: float = 1.0) -> None:
+    def __init__(self, context: BuildContext, /, *, width: Width = 12, scale: Finite = 1.0) -> None:
         super().__init__(context, width)
         self.scale = scale
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import WidthOrZero
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.forward_context import ForwardContext
@@ -22,7 +23,7 @@ class KeyOffset(QKPart):
     would otherwise take the last key of the previous document.
     """
 
-    def __init__(self, context: BuildContext, /, *, unshifted_dims: int = 16, mask_starts: bool = True) -> None:
+    def __init__(self, context: BuildContext, /, *, unshifted_dims: WidthOrZero = 16, mask_starts: bool = True) -> None:
         super().__init__()
         width = context.dim // context.heads
         if not 0 <= unshifted_dims < width:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Positive, WidthOrZero
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
@@ -48,8 +49,8 @@ class RoPE(QKPart):
         context: BuildContext,
         /,
         *,
-        base: float = 10000.0,
-        dims: int = 0,
+        base: Positive = 10000.0,
+        dims: WidthOrZero = 0,
         scaling: Spec[RoPEScaling] | None = None,
     ) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import TokenCount
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 
@@ -22,7 +23,7 @@ class RoPEScaling:
     `RecipeError` for a length below 1.
     """
 
-    def __init__(self, *, original_length: int = 1024, length: int = 2048) -> None:
+    def __init__(self, *, original_length: TokenCount = 1024, length: TokenCount = 2048) -> None:
         if min(original_length, length) < 1:
             message = f"original_length and length must be at least 1, got {original_length} and {length}"
             raise RecipeError(message, where=type(self).__name__)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Finite
 from bitgolf.config.registry import register
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.interfaces import QKPart
@@ -21,7 +22,7 @@ class ScalableSoftmax(QKPart):
 
     roles = {"weight": "scale"}
 
-    def __init__(self, context: BuildContext, /, *, init: float = 0.43) -> None:
+    def __init__(self, context: BuildContext, /, *, init: Finite = 0.43) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.full((context.heads,), init))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import Finite, NonNegative, Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -88,10 +89,10 @@ class ValueEmbedding(ResidualStreamPart):
         context: BuildContext,
         /,
         *,
-        width: int = 128,
-        value_dim: int = 256,
-        std: float = 0.01,
-        scale: float = 0.1,
+        width: Width = 128,
+        value_dim: Width = 256,
+        std: NonNegative = 0.01,
+        scale: Finite = 0.1,
         init: Spec[Init] = part(OrthogonalInit),
     ) -> None:
         super().__init__()

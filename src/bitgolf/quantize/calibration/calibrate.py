@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import Seconds
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError, UsageError
@@ -44,7 +45,7 @@ class Calibrate:
     calibration observes all its batches even past the limit, as some published systems did.
     """
 
-    def __init__(self, *, source: Spec[CalibrationSource] = part(TrainingText), reserve: float | None = None) -> None:
+    def __init__(self, *, source: Spec[CalibrationSource] = part(TrainingText), reserve: Seconds | None = None) -> None:
         if reserve is not None and not reserve >= 0:
             raise RecipeError(f"reserve must be at least 0 seconds, got {reserve}", where="Calibrate.reserve")
         self.source, self.reserve = source(), reserve

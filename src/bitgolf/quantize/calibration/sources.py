@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import BatchRows, Count, Seed, Temperature, TokenCountOrZero
 from bitgolf.config.registry import register
 from bitgolf.data.batches import BatchLoader, ShuffledWindows
 from bitgolf.data.manifest import open_split
@@ -65,7 +66,9 @@ class TrainingText(CalibrationSource):
     Published runs take 16 to 256 batches of rows of 2,048 tokens (openai/parameter-golf, pull requests 1060 to 1855).
     """
 
-    def __init__(self, *, batches: int = 16, rows: int = 8, length: int = 0, seed: int = 42) -> None:
+    def __init__(
+        self, *, batches: Count = 16, rows: BatchRows = 8, length: TokenCountOrZero = 0, seed: Seed = 42
+    ) -> None:
         _require_positive(TrainingText, batches=batches, rows=rows)
         _check_length(TrainingText, length)
         self.batches, self.rows, self.length, self.seed = batches, rows, length, seed
@@ -94,11 +97,11 @@ class SelfGenerated(CalibrationSource):
     def __init__(
         self,
         *,
-        sequences: int = 64,
-        length: int = 2048,
-        temperature: tuple[float, ...] = (0.8,),
-        seed: int = 42,
-        rows: int = 8,
+        sequences: Count = 64,
+        length: TokenCountOrZero = 2048,
+        temperature: tuple[Temperature, ...] = (0.8,),
+        seed: Seed = 42,
+        rows: BatchRows = 8,
     ) -> None:
         _require_positive(SelfGenerated, sequences=sequences, rows=rows)
         _check_length(SelfGenerated, length)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitgolf.config.ranges import PositiveFraction
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.quantize.stats import MatrixStats
@@ -65,7 +66,12 @@ class EqualCost(BitAllocation):
     """
 
     def __init__(
-        self, *, rows: bool = True, columns: bool = True, matrices: bool = True, min_sensitivity: float = 0.01
+        self,
+        *,
+        rows: bool = True,
+        columns: bool = True,
+        matrices: bool = True,
+        min_sensitivity: PositiveFraction = 0.01,
     ) -> None:
         if not 0 < min_sensitivity <= 1:
             raise RecipeError(

@@ -9,12 +9,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import LARGE, FractionBelowOne, IntegerBits, Range
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError, error_location
@@ -123,13 +124,13 @@ class IntRows(Codec, RowQuantizer):
     def __init__(
         self,
         *,
-        bits: int = 6,
+        bits: IntegerBits = 6,
         clip: Spec[Clip] = part(SdClip),
-        min_step: float = MIN_STEP,
+        min_step: Annotated[float, Range(MIN_STEP, LARGE)] = MIN_STEP,
         full_range: bool = False,
-        multiple: int = 1,
+        multiple: Annotated[int, Range(1, 127)] = 1,
         scales: Spec[ScaleFormat] = part(Float16Scale),
-        prune: float = 0.0,
+        prune: FractionBelowOne = 0.0,
         solver: Spec[GPTQ] | None = None,
     ) -> None:
         if not 0 <= prune < 1:

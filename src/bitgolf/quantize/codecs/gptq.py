@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import NonNegative, Width
 from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError, RecipeError
 
@@ -52,7 +53,7 @@ class GPTQ:
     """
 
     def __init__(
-        self, *, damping: float = 0.01, block: int = 128, order: Literal["activation", "given"] = "activation"
+        self, *, damping: NonNegative = 0.01, block: Width = 128, order: Literal["activation", "given"] = "activation"
     ) -> None:
         if not damping >= 0:
             raise RecipeError(f"damping must be at least 0, got {damping}", where="GPTQ.damping")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, CorruptFileError
@@ -66,7 +67,7 @@ class TernaryGroups(GroupCodec):
     since the shapes of all arrays must be known before the artifact is read.
     """
 
-    def __init__(self, *, group_size: int = 128, packing: Literal["digits", "bitmask"] = "digits") -> None:
+    def __init__(self, *, group_size: Width = 128, packing: Literal["digits", "bitmask"] = "digits") -> None:
         super().__init__(TernaryGrid(group_size), BitmaskPacking() if packing == "bitmask" else TRITS)
 
 
@@ -77,7 +78,7 @@ class BinaryGroups(GroupCodec):
     Source: openai/parameter-golf, pull request 641.
     """
 
-    def __init__(self, *, group_size: int = 128) -> None:
+    def __init__(self, *, group_size: Width = 128) -> None:
         super().__init__(BinaryGrid(group_size), BITS)
 
 

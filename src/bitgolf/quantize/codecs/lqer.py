@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitgolf.config.ranges import Count, NonNegative, Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import CorruptFileError, RecipeError, error_location
@@ -68,11 +69,11 @@ class LQER(Codec):
         self,
         *,
         codec: Spec[Codec],
-        rank: int = 4,
-        top_k: int = 3,
+        rank: Width = 4,
+        top_k: Count = 3,
         metric: Literal["frobenius", "hessian"] = "frobenius",
         factors: Spec[LowRankFactors] = part(AsymmetricFactors),
-        damping: float = 0.01,
+        damping: NonNegative = 0.01,
     ) -> None:
         for name, value in (("rank", rank), ("top_k", top_k)):
             if value < 1:

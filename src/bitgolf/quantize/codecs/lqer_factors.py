@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import IntegerBits, Range, Width
 from bitgolf.config.registry import register
 from bitgolf.errors import CorruptFileError, RecipeError
 from bitgolf.pack.streams import EncodedTensor
@@ -110,7 +111,7 @@ class IntFactors(LowRankFactors):
 class PerRowFactors(IntFactors):
     """Symmetric integers of `bits` bits, with one scale for each row of A (R, r) and each row of B (r, C)."""
 
-    def __init__(self, *, bits: int = 4) -> None:
+    def __init__(self, *, bits: IntegerBits = 4) -> None:
         if not 2 <= bits <= 8:
             raise RecipeError(f"bits must be 2 to 8, got {bits}", where="PerRowFactors.bits")
         self.top = 2 ** (bits - 1) - 1
@@ -129,7 +130,7 @@ class AsymmetricFactors(IntFactors):
     B, both factors are stored as `PerRowFactors(bits=4)`.
     """
 
-    def __init__(self, *, group_size: int = 64, max_code: float = 1.5) -> None:
+    def __init__(self, *, group_size: Width = 64, max_code: Annotated[float, Range(1, 127)] = 1.5) -> None:
         if group_size < 1:
             raise RecipeError(f"group_size must be at least 1, got {group_size}", where="AsymmetricFactors.group_size")
         if not max_code >= 1:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitgolf.config.ranges import Range
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import CorruptFileError, RecipeError, error_location
@@ -61,9 +63,9 @@ class TrellisCodec(Codec):
     def __init__(
         self,
         *,
-        bits: float,
-        states: int = 256,
-        rate_weight: float = 0.0,
+        bits: Annotated[float, Range(0, 7, above=True)],
+        states: Annotated[int, Range(1, 256)] = 256,
+        rate_weight: Annotated[float, Range(0, 2)] = 0.0,
         allocation: Spec[BitAllocation] = part(EqualCost),
         solver: Spec[GPTQ] | None = part(GPTQ),
     ) -> None:

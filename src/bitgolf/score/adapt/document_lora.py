@@ -14,6 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitgolf.config.ranges import (
+    AdapterRank,
+    Betas,
+    Epsilon,
+    Finite,
+    LearningRate,
+    Repetitions,
+    ScoringRows,
+    Seed,
+    WeightDecayFactor,
+    WindowTokens,
+)
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -57,19 +69,19 @@ class DocumentLoRA(ScoringMethod):
     def __init__(
         self,
         *,
-        window: int = 1024,
-        stride: int = 256,
-        rows: int = 64,
-        rank: int = 8,
-        alpha: float | None = None,
+        window: WindowTokens = 1024,
+        stride: WindowTokens = 256,
+        rows: ScoringRows = 64,
+        rank: AdapterRank = 8,
+        alpha: Finite | None = None,
         target_modules: tuple[str, ...] = ("head", "q", "v"),
-        lr: float = 0.01,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-10,
-        weight_decay: float = 0.0,
-        steps: int = 1,
+        lr: LearningRate = 0.01,
+        betas: Betas = (0.9, 0.95),
+        eps: Epsilon = 1e-10,
+        weight_decay: WeightDecayFactor = 0.0,
+        steps: Repetitions = 1,
         keep_a: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
         order: Spec[DocumentOrder] = part(CorpusOrder),
     ) -> None:
         check_stride(window, stride)

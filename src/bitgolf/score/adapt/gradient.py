@@ -15,6 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from bitgolf.config.ranges import (
+    Betas,
+    FractionBelowOne,
+    LearningRate,
+    NonNegative,
+    Repetitions,
+    ScoringRows,
+    TokenCount,
+    WeightDecayFactor,
+    WindowTokensOrZero,
+)
 from bitgolf.config.registry import register
 from bitgolf.config.rules import selects
 from bitgolf.errors import BitgolfError, RecipeError
@@ -72,16 +83,16 @@ class SGDAdaptation:
     def __init__(
         self,
         *,
-        lr: float = 0.002,
-        momentum: float = 0.9,
-        epochs: int = 3,
-        max_norm: float = 1.0,
-        batch_size: int = 32,
-        sequence_length: int = 0,
+        lr: LearningRate = 0.002,
+        momentum: FractionBelowOne = 0.9,
+        epochs: Repetitions = 3,
+        max_norm: NonNegative = 1.0,
+        batch_size: ScoringRows = 32,
+        sequence_length: WindowTokensOrZero = 0,
         split_documents: bool = False,
         where: tuple[str, ...] = ("*",),
         frozen: tuple[str, ...] = (),
-        max_tokens: int = 8192,
+        max_tokens: TokenCount = 8192,
     ) -> None:
         for name, value in {
             "lr": lr,
@@ -142,17 +153,17 @@ class AdamWAdaptation(SGDAdaptation):
     def __init__(
         self,
         *,
-        lr: float = 0.0005,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-        epochs: int = 3,
-        max_norm: float = 1.0,
-        batch_size: int = 32,
-        sequence_length: int = 0,
+        lr: LearningRate = 0.0005,
+        betas: Betas = (0.9, 0.999),
+        weight_decay: WeightDecayFactor = 0.0,
+        epochs: Repetitions = 3,
+        max_norm: NonNegative = 1.0,
+        batch_size: ScoringRows = 32,
+        sequence_length: WindowTokensOrZero = 0,
         split_documents: bool = False,
         where: tuple[str, ...] = ("*",),
         frozen: tuple[str, ...] = (),
-        max_tokens: int = 8192,
+        max_tokens: TokenCount = 8192,
     ) -> None:
         super().__init__(
             lr=lr,

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bitgolf.config.ranges import InnerFraction, NGramOrder, Range, WindowTokens
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
@@ -54,14 +55,14 @@ class NGramMixing(SlidingScoring):
     def __init__(
         self,
         *,
-        window: int = 1024,
-        stride: int = 64,
+        window: WindowTokens = 1024,
+        stride: WindowTokens = 64,
         isolated: bool = False,
         rope_scaling: Spec[RoPEScaling] | None = None,
-        document_orders: tuple[int, ...] = (1, 2, 3),
-        stream_orders: tuple[int, ...] = (2, 3, 4),
-        history: int = 1 << 20,
-        initial_weight: float = 0.05,
+        document_orders: tuple[NGramOrder, ...] = (1, 2, 3),
+        stream_orders: tuple[NGramOrder, ...] = (2, 3, 4),
+        history: Annotated[int, Range(2, 2**28)] = 1 << 20,
+        initial_weight: InnerFraction = 0.05,
     ) -> None:
         super().__init__(window=window, stride=stride, isolated=isolated, rope_scaling=rope_scaling)
         for key, orders in (("document_orders", document_orders), ("stream_orders", stream_orders)):

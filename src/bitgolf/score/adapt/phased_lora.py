@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bitgolf.config.ranges import Count
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -47,9 +48,9 @@ class PhasedLoRA(ScoringMethod):
         self,
         *,
         lora: Spec[DocumentLoRA] = part(DocumentLoRA),
-        boundaries: tuple[int, ...] = even_boundaries(2500, 3),
+        boundaries: tuple[Count, ...] = even_boundaries(2500, 3),
         cumulative: bool = True,
-        chunk: int = 32768,
+        chunk: Count = 32768,
         sgd: Spec[SGDAdaptation] = part(SGDAdaptation, lr=0.001, epochs=1, split_documents=True),
     ) -> None:
         if not boundaries or any(b >= a for b, a in pairwise([0, *boundaries])):

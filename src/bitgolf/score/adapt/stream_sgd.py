@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bitgolf.config.ranges import Count, WindowTokens
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
@@ -37,9 +38,9 @@ class StreamSGD(ScoringMethod):
     def __init__(
         self,
         *,
-        window: int = 1024,
-        stride: int = 64,
-        chunk: int = 32768,
+        window: WindowTokens = 1024,
+        stride: WindowTokens = 64,
+        chunk: Count = 32768,
         isolated: bool = False,
         adaptation: Spec[SGDAdaptation] = part(SGDAdaptation),
     ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import brotli
 import zstandard
 
+from bitgolf.config.ranges import ByteCount
 from bitgolf.config.registry import register
 from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.score.result import CompressFile, DecompressFile, RoundTripResult
@@ -27,7 +28,7 @@ class CompressionRoundTrip:
     General-purpose compressors code the same start of the held-out text for comparison (`COMPARED_BYTES`).
     """
 
-    def __init__(self, *, document_bytes: int = 16_000) -> None:
+    def __init__(self, *, document_bytes: ByteCount = 16_000) -> None:
         self.document_bytes = document_bytes
 
     def run(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.ranges import TokenCount, TokenCountOrZero
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, RecipeError
@@ -75,7 +76,7 @@ class SDPACore(AttentionCore):
 class SlidingWindowMask(AttentionMask):
     """Sliding-window attention: query t attends to keys t - left … t, that is, to left + 1 keys including itself."""
 
-    def __init__(self, context: BuildContext, /, *, left: int) -> None:
+    def __init__(self, context: BuildContext, /, *, left: TokenCount) -> None:
         super().__init__()
         if left < 1:
             raise RecipeError(f"must be at least 1 key, got {left}", where="SlidingWindowMask.left")
@@ -116,7 +117,7 @@ class SegmentMask(AttentionMask):
     compute the same on packed rows. max_length=0 means no limit and equals `DocumentMask`.
     """
 
-    def __init__(self, context: BuildContext, /, *, max_length: int = 2048) -> None:
+    def __init__(self, context: BuildContext, /, *, max_length: TokenCountOrZero = 2048) -> None:
         super().__init__()
         if max_length < 0:
             raise RecipeError(f"must be at least 0 tokens, got {max_length}", where="SegmentMask.max_length")

@@ -1,0 +1,176 @@
+"""The end of a failed command: every exception becomes one message on standard error and an exit status."""
+
+from __future__ import annotations
+
+import os
+import platform
+import select
+import signal
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Protocol, runtime_checkable
+
+from bitgolf import __version__
+from bitgolf.errors import BitgolfError, Interrupted, UsageError, describe_os_error, exception_chain, printable
+
+READER_GONE = 141
+"""Exit status if the program that reads the output ended first: that of a program that SIGPIPE ends (128 + 13)."""
+
+STANDARD_OUTPUT = "standard output"
+"""The name of the stream in messages."""
+
+LONGEST_LINE = 1000
+"""Characters of a line of a message; what was given on the command line may be longer."""
+
+
+@runtime_checkable
+class CommandLineError(Protocol):
+    """An error of typer in parsing the command line. Its class depends on the release of typer."""
+
+    exit_code: int
+
+    def format_message(self) -> str: ...
+
+
+def report_failure(error: BaseException, *, debug: bool = False) -> int:
+    """Print the message of an exception and return the exit status.
+
+    debug: print the traceback first. Otherwise the traceback of an unexpected exception is written to a file, which the
+    message names.
+    """
+    if isinstance(error, BrokenPipeError) and (error.filename in _open_streams() or reader_is_gone()):
+        return READER_GONE
+    if debug:
+        traceback.print_exception(error)
+    elif type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, CommandLineError):
+        print(error.format_message(), file=sys.stderr)
+        return error.exit_code
+    described = describe(error, report_defects=not debug)
+    if described.exit_code == Interrupted.exit_code:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program is ending: a second one would print a traceback
+    print_error(described)
+    return described.exit_code
+
+
+def describe(error: BaseException, *, report_defects: bool = True) -> BitgolfError:
+    """Return the error to print for any exception.
+
+    report_defects: write the traceback of an unexpected exception to a file.
+    """
+    if isinstance(error, BitgolfError):
+        return error
+    if isinstance(error, CommandLineError):
+        return describe_usage(error)
+    if any(isinstance(earlier, KeyboardInterrupt) for earlier in exception_chain(error)):
+        return Interrupted("interrupted")
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    if isinstance(error, RuntimeError) and str(error).startswith(
+        "Symlink loop"
+    ):  # of `Path.resolve`, until Python 3.13
+        return UsageError(first_line(error).lower(), hint="name the file itself")
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return BitgolfError("there is not enough memory", hint="end other programs, or use smaller settings")
+    if any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__):  # of torch, which is not imported here
+        return BitgolfError(f"not enough memory on the device: {first_line(error)}", hint="use smaller settings")
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        name = os.fsencode(error.object[:200])
+        return UsageError(f"a name must be valid UTF-8 here, got {name!r}", hint="rename the file or the folder")
+    return describe_defect(error, write=report_defects)
+
+
+def describe_usage(error: CommandLineError) -> UsageError:
+    """Return typer's error in the style of all others."""
+    message = error.format_message().rstrip(".")
+    command = getattr(getattr(error, "ctx", None), "command_path", "bitgolf")
+    return UsageError(message[:1].lower() + message[1:], hint=f"`{command} --help` lists arguments and options")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of an exception, at most 200 characters."""
+    return str(error).partition("\n")[0][:200]
+
+
+def describe_defect(error: BaseException, *, write: bool) -> BitgolfError:
+    """Return the error to print for an exception that the program should not raise.
+
+    write: write the traceback to a file, for a report.
+    """
+    message = f"this is a defect of bitgolf ({type(error).__name__}: {first_line(error)})"
+    where = write_traceback(error) if write else "above"
+    hint = (
+        f"please report it with the traceback {where}" if where else "--debug prints the traceback; please report both"
+    )
+    return BitgolfError(message, hint=hint)
+
+
+def write_traceback(error: BaseException) -> str:
+    """Write a traceback to a new temporary file; returns "in FILE", or "" if that is not possible."""
+    header = f"bitgolf {__version__}, Python {platform.python_version()}, {platform.platform()}\n{sys.argv!r}\n\n"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="bitgolf-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(header + "".join(traceback.format_exception(error)))
+    except OSError:
+        return ""
+    return f"in {file.name}"
+
+
+def print_error(error: BitgolfError) -> None:
+    """Print an error to standard error: no long lines, and no control characters of what was given."""
+    lines = [printable(line) for line in str(error).splitlines() or [""]]
+    lines = [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} …" for line in lines]
+    if not sys.stderr:  # closed; `print` would take standard output
+        return
+    try:
+        print("\n".join(["bitgolf: " + lines[0], *lines[1:]]), file=sys.stderr, flush=True)
+    except OSError:  # nobody reads standard error, or its disk is full
+        discard_output(sys.stderr)
+
+
+def finish_output() -> int:
+    """Write what is left of the output, and return the exit status. Raises `OSError` if it cannot be written."""
+    for name, stream in _open_streams().items():
+        try:
+            stream.flush()
+        except OSError as error:
+            discard_output(stream)
+            error.filename = name
+            raise
+    return 0
+
+
+def _open_streams() -> dict[str, IO[str]]:
+    """Standard output and standard error by name, without one that is closed."""
+    streams = {STANDARD_OUTPUT: sys.stdout, "standard error": sys.stderr}
+    return {name: stream for name, stream in streams.items() if stream}
+
+
+def reader_is_gone() -> bool:
+    """Return whether a program that read standard output or standard error has ended.
+
+    What is still to be written there is discarded, since Python would report it when it ends.
+    """
+    gone = [stream for stream in _open_streams().values() if _is_closed_pipe(stream)]
+    for stream in gone:
+        discard_output(stream)
+    return bool(gone)
+
+
+def _is_closed_pipe(stream: IO[str]) -> bool:
+    try:
+        descriptor, poll = stream.fileno(), select.poll()
+    except (OSError, ValueError, AttributeError):  # no file of the system, or a system without `poll`
+        return False
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def discard_output(stream: IO[str]) -> None:
+    """Let all further output to a stream be discarded."""
+    with suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
