@@ -8,7 +8,7 @@ from typing import Any, get_args
 from bitgolf.config.registry import lookup
 from bitgolf.config.spec import Spec, part, schema
 from bitgolf.config.validate import coerce
-from bitgolf.errors import RecipeError
+from bitgolf.errors import RecipeError, quoted
 
 MAX_VALUES, MAX_DEPTH = 10_000, 40  # of a recipe's JSON form
 
@@ -51,7 +51,7 @@ def apply_assignment(recipe: Spec[Any], assignment: str) -> Spec[Any]:
     """
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise RecipeError(f"expected PATH=VALUE, got {assignment!r}")
+        raise RecipeError(f"expected PATH=VALUE, got {quoted(repr(assignment))}")
     _ = recipe[path]
     parent_path, _, key = path.rpartition(".")
     parent = recipe[parent_path] if parent_path else recipe
@@ -88,4 +88,6 @@ def _value(tree: ast.expr, text: str) -> Any:
             return tuple(_value(item, text) for item in items)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
             return -number
-    raise RecipeError(f"{text!r} is not a number, a word, a tuple or a part", hint="write a part as Softcap(cap=15)")
+    raise RecipeError(
+        f"{quoted(repr(text))} is not a number, a word, a tuple or a part", hint="write a part as Softcap(cap=15)"
+    )

@@ -15,11 +15,13 @@ from typing import NamedTuple
 import msgspec
 
 from bitgolf import __version__
+from bitgolf.config.recipe_file import read_recipe, write_recipe
 from bitgolf.config.spec import Spec
 from bitgolf.data.shard_folder import check_tokenizer_option, open_shard_folder
-from bitgolf.errors import UsageError
-from bitgolf.files import json_digest, write_json
+from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.files import json_digest, write_checked_json
 from bitgolf.pack.settings import check_coders
+from bitgolf.pipeline.outputs import FILES_KEY, output_digests
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
@@ -84,20 +86,32 @@ def execute(run: Run, *, from_stage: str | None = None) -> RunResult:
     forced = STAGE_NAMES.index(from_stage) if from_stage else len(STAGES)
     _begin(run)
     for i, stage in enumerate(STAGES):
+        changed = "its inputs changed"
         if i < forced and stage.unchanged(run):
-            run.log.info(f"{stage.name}: unchanged, reused")
-            continue
+            if not (changed := stage.damage(run)):
+                run.log.info(f"{stage.name}: unchanged, reused")
+                continue
+            run.log.info(f"{stage.name}: {changed}; the stage runs again")
         if from_stage and i < forced:
-            cause = f"--from {from_stage}: the earlier stage {stage.name} has changed inputs and must run first"
+            cause = f"--from {from_stage}: the earlier stage {stage.name} must run first ({changed})"
             raise UsageError(cause, where=str(run.folder), hint=f"use --from {stage.name}")
         run_stage(run, stage)
+    _restore_recipe(run)
     return read_result(run)
+
+
+def _restore_recipe(run: Run) -> None:
+    """Write `recipe.json` again if it is damaged. It is otherwise written when a stage starts."""
+    try:
+        read_recipe(run.files.recipe)
+    except BitgolfError:
+        write_recipe(run.files.recipe, run.recipe)
 
 
 def _begin(run: Run) -> None:
     """Create the folder and read the outcomes of earlier calls. The stored recipe is replaced when a stage starts."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    run.completed.update(read_outcomes(run.folder))
+    run.completed.update(read_outcomes(run.folder, run.log))
     name, seed = run.recipe().name, run.seed
     run.log.event("run", recipe=name, hash=recipe_hash(run.recipe), seed=seed, version=__version__)
 
@@ -105,19 +119,23 @@ def _begin(run: Run) -> None:
 def run_stage(run: Run, stage: Stage, work: Callable[[Run], msgspec.Struct] | None = None) -> None:
     """Run one stage. Earlier outcomes of this and of later stages are discarded first, even if it fails.
 
+    Outcomes of later stages are kept if their keys depend on the outputs of this one (`Stage.bound`).
     work: replaces the stage's own function; for a caller that has the result and only has to write the same files.
     """
     key = stage.key(run)
     stage.check(run)
     earlier = STAGE_NAMES[: STAGE_NAMES.index(stage.name)]
-    run.record({name: done for name, done in run.completed.items() if name in earlier})
-    write_json(run.files.recipe, run.recipe.to_json())
+    kept = set(STAGE_NAMES) - {stage.name} if stage.bound else earlier
+    run.record({name: done for name, done in run.completed.items() if name in kept})
+    write_recipe(run.files.recipe, run.recipe)
     run.log.event("stage", stage=stage.name, key=key)
     run.log.info(f"{stage.name} …")
     started = time.perf_counter()
     outcome = msgspec.to_builtins((work or stage.work)(run))
     seconds = round(time.perf_counter() - started, 2)
-    run.record({**run.completed, stage.name: {"key": key, "seconds": seconds, **outcome}})
+    done = {"key": key, "seconds": seconds, **outcome, FILES_KEY: output_digests(run, stage.outputs(run))}
+    recorded = {**run.completed, stage.name: done}
+    run.record({name: recorded[name] for name in STAGE_NAMES if name in recorded})
     run.log.event("stage_done", stage=stage.name, seconds=seconds)
 
 
@@ -150,7 +168,7 @@ def run_recipe(
     _check_name(folder)
     check_format(folder)
     inputs = _inputs(earlier, folder, given, seed)
-    write_json(RunFiles(folder).inputs, msgspec.to_builtins(inputs))
+    write_checked_json(RunFiles(folder).inputs, msgspec.to_builtins(inputs))
     log = RunLog(folder)
     try:
         log.info(f"{name} ({digest}), seed {inputs.seed}, in {folder}")

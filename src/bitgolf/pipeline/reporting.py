@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from bitgolf.data.manifest import load_manifest
+from bitgolf.errors import CorruptFileError
 from bitgolf.files import read_json, write_bytes, write_json
 from bitgolf.pipeline.calibration import CalibrationOutcome
 from bitgolf.pipeline.compression import PackedArtifact
@@ -17,6 +18,7 @@ from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingResult
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.report.environment import collect_environment
+from bitgolf.report.events import read_events, training_losses
 
 
 class Reported(msgspec.Struct, frozen=True):
@@ -59,10 +61,17 @@ def report(run: Run) -> Reported:
     )
     write_json(run.files.result, msgspec.to_builtins(result))
     write_json(run.files.environment, collect_environment())
-    write_bytes(run.files.html_report, render_report(result, run.files.log).encode())
+    log = read_events(run.files.log)
+    if skipped := log.explanation():
+        run.log.event("warning", message=skipped)
+    write_bytes(run.files.html_report, render_report(result, training_losses(log.events)).encode())
     return Reported()
 
 
 def read_result(run: Run) -> RunResult:
-    """Read `score.json`."""
-    return msgspec.convert(read_json(run.files.result), RunResult)
+    """Read `score.json`. Raises `CorruptFileError` if it is damaged."""
+    try:
+        return msgspec.convert(read_json(run.files.result), RunResult)
+    except (CorruptFileError, msgspec.ValidationError) as error:
+        hint = "--from report writes it again"
+        raise CorruptFileError(f"not the result of a run ({error})", where=str(run.files.result), hint=hint) from error

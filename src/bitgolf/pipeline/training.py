@@ -13,11 +13,12 @@ from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
 from bitgolf.data.batches import BatchLoader
 from bitgolf.data.manifest import data_digest, load_manifest, open_split
-from bitgolf.errors import BitgolfError, UsageError
-from bitgolf.files import json_digest, read_json, write_bytes, write_json
+from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
+from bitgolf.files import json_digest, read_checked_json, write_bytes, write_checked_json, write_json
 from bitgolf.pipeline.calibration import measure_calibration_reserve
 from bitgolf.pipeline.state import Run, RunFiles
 from bitgolf.pipeline.training_result import PartUsageRow, ReserveRecord, TrainingResult
+from bitgolf.pipeline.training_warnings import warn_if_nothing_learnt, warn_of_divergence, warn_of_unused
 from bitgolf.recipes.identity import training_key
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
@@ -84,8 +85,8 @@ def check_checkpoint_owner(run: Run) -> None:
     folder = run.files.checkpoints
     key = json_digest([training_key(run.recipe), run.seed, str(load_manifest(run.data_folder).train)])
     mine = folder / "key.json"
-    if mine.exists() and not run.overwrite:
-        if read_json(mine) != key:
+    if not run.overwrite:
+        if _stored_owner(mine) not in (None, key):
             raise UsageError(
                 "the checkpoints in this folder are of another recipe, seed or text",
                 where=str(folder),
@@ -99,7 +100,24 @@ def check_checkpoint_owner(run: Run) -> None:
             )
     if run.overwrite and folder.exists():
         shutil.rmtree(folder)
-    write_json(mine, key)
+    write_checked_json(mine, {"key": key})
+
+
+def _stored_owner(file: Path) -> str | None:
+    """The key of the training that wrote the checkpoints; None if there is no such file.
+
+    Raises `CorruptFileError` if it is damaged.
+    """
+    if not file.exists():
+        return None
+    try:
+        return str(read_checked_json(file).get("key"))
+    except CorruptFileError as error:
+        error.hint = (
+            "delete this file and continue with --resume if the checkpoints beside it are of this recipe, seed and text;"
+            " --from train trains again"
+        )
+        raise
 
 
 # ---- one process of training ---------------------------------------------------------------------------------------
@@ -156,6 +174,8 @@ def _time_limit(job: TrainingJob, rank: Rank) -> tuple[float, CalibrationReserve
 def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReserve | None) -> TrainingResult:
     trainer, tokens = _trainer(job, rank)
     settings, parameters = trainer.settings, sum(p.numel() for p in trainer.params.values())
+    if job.resume and rank.distributed.rank == 0:
+        warn_of_divergence(rank.log, RunFiles(job.folder).log)
     try:
         begun = setup.setup_trainer(trainer, rank.log)
         batch = f"{settings.rows} x {settings.length}"
@@ -165,7 +185,9 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
     finally:
         trainer.close()
     epochs = reached.tokens / tokens
-    _warn(rank.log, trainer, epochs, tokens)
+    warn_of_unused(rank.log, trainer, epochs, tokens)
+    if rank.distributed.rank == 0:
+        warn_if_nothing_learnt(rank.log, RunFiles(job.folder).log)
     return TrainingResult(
         steps=reached.steps,
         tokens=reached.tokens,
@@ -198,16 +220,6 @@ def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
     return Trainer(
         recipe.model, recipe.train, recipe.average, context, batches, rank.device, rank.distributed, job.seed
     ), len(stream)
-
-
-def _warn(log: RunLog, trainer: Trainer, epochs: float, tokens: int) -> None:
-    """Log warnings about phases that were not reached and text that was read more than once."""
-    if missed := trainer.phases.never_reached:
-        message = f"training ended before the phase at {missed[0]:g} of the run: the scored model was not trained in it"
-        log.event("warning", message=message)
-    if epochs > 1:
-        message = f"training read its text {epochs:.1f} times ({tokens:,} tokens): more text may improve the score"
-        log.event("warning", message=message)
 
 
 def _event_logger(log: RunLog, settings: Train, limit: float) -> loop.LogEvent:

@@ -22,6 +22,8 @@ class RunLog:
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
             self._events = (folder / "log.jsonl").open("a", buffering=1, encoding="utf-8")
+            if not _ends_with_line(folder / "log.jsonl"):
+                self._events.write("\n")  # a writer was stopped within a line, which would spoil the next event
             lines = (folder / "run.log").open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
             self._lines = lines  # names of files need not be valid UTF-8
 
@@ -64,6 +66,14 @@ class RunLog:
         for handle in (self._events, self._lines):
             if handle:
                 handle.close()
+
+
+def _ends_with_line(path: Path) -> bool:
+    """Whether a file is empty or its last line is complete."""
+    with path.open("rb") as handle:
+        size = handle.seek(0, 2)
+        handle.seek(max(0, size - 1))
+        return handle.read(1) in (b"", b"\n")
 
 
 def _format_short(value: Any) -> str:
