@@ -18,7 +18,7 @@ MAX_TOKENIZER = 1 << 24  # bytes of the tokenizer file
 MAX_VALUES, MAX_DEPTH, MAX_TEXT, MAX_ITEMS = 4_000, 40, 500, 64
 """Of the stored recipe: values, nesting, characters of a text, items of a list."""
 MAX_INT, MAX_FLOAT = 1 << 22, 1e15
-MAX_BUILT_VALUES = 60_000  # layers, times the values that describe a layer
+MAX_BUILT_VALUES = 25_000  # layers, times the values that describe a layer
 
 LARGEST: Mapping[str, int] = {
     "layers": 256,

@@ -192,8 +192,10 @@ def _inputs(earlier: Path | None, folder: Path, given: GivenData, seed: int) -> 
 
     Standard input and pipes are copied to the folder `text` of the run, so that the run can be repeated.
     """
-    if earlier and not (given.text or given.shards) and RunFiles(earlier).inputs.exists():
-        return read_inputs(earlier)
+    if earlier and not (given.text or given.shards):
+        files = RunFiles(earlier)
+        if files.inputs.exists() or files.stages.exists():
+            return read_inputs(earlier)
     return RunInputs(
         seed=seed,
         text=tuple(str(copy_stream(p, folder / "text")) if is_stream(p) else absolute(p) for p in given.text),
