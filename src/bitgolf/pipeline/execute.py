@@ -86,14 +86,15 @@ def execute(run: Run, *, from_stage: str | None = None) -> RunResult:
     forced = STAGE_NAMES.index(from_stage) if from_stage else len(STAGES)
     _begin(run)
     for i, stage in enumerate(STAGES):
-        changed = "its inputs changed"
+        changed = ""
         if i < forced and stage.unchanged(run):
             if not (changed := stage.damage(run)):
                 run.log.info(f"{stage.name}: unchanged, reused")
                 continue
             run.log.info(f"{stage.name}: {changed}; the stage runs again")
         if from_stage and i < forced:
-            cause = f"--from {from_stage}: the earlier stage {stage.name} must run first ({changed})"
+            why = f"must run again: {changed}" if changed else "has changed inputs and must run first"
+            cause = f"--from {from_stage}: the earlier stage {stage.name} {why}"
             raise UsageError(cause, where=str(run.folder), hint=f"use --from {stage.name}")
         run_stage(run, stage)
     _restore_recipe(run)
