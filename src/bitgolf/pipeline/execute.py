@@ -21,7 +21,7 @@ from bitgolf.data.shard_folder import check_tokenizer_option, open_shard_folder
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import json_digest, write_checked_json
 from bitgolf.pack.settings import check_coders
-from bitgolf.pipeline.outputs import FILES_KEY, output_digests
+from bitgolf.pipeline.outputs import FILES_KEY, output_digests, remove_changed_outputs
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
@@ -126,6 +126,7 @@ def run_stage(run: Run, stage: Stage, work: Callable[[Run], msgspec.Struct] | No
     key = stage.key(run)
     stage.check(run)
     earlier = STAGE_NAMES[: STAGE_NAMES.index(stage.name)]
+    remove_changed_outputs(run, stage.name)
     kept = set(STAGE_NAMES) - {stage.name} if stage.bound else earlier
     run.record({name: done for name, done in run.completed.items() if name in kept})
     write_recipe(run.files.recipe, run.recipe)

@@ -33,6 +33,14 @@ def changed_output(run: Run, stage: str, *, missing_allowed: bool = False) -> st
     return ""
 
 
+def remove_changed_outputs(run: Run, stage: str) -> None:
+    """Delete the files of a completed stage that have changed, so that the stage takes nothing from them."""
+    for name, digest in run.completed.get(stage, {}).get(FILES_KEY, {}).items():
+        path = run.folder / name
+        if path.is_file() and file_digest(path) != digest:
+            path.unlink()
+
+
 def check_outputs(run: Run, *stages: str) -> None:
     """Raise `CorruptFileError` if a file of these completed stages is missing or has changed."""
     for stage in stages:
