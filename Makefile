@@ -8,6 +8,9 @@ READY := .venv/ready
 TORCH ?= 2.11.0
 OTHER := .venv-torch-$(TORCH)
 
+# The build backend is installed in an environment of its own; which of the two variables reaches it depends on pip.
+PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
+
 EXTRAS := dev,plot,parquet,cluster
 PACKAGES := lrzip
 
@@ -38,7 +41,7 @@ test-all: .venv/all-ready test
 	tests/wheel.sh $(BIN)/python
 
 .venv/all-ready: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' --constraint constraints.txt
+	$(PINNED) $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' --constraint constraints.txt
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then apt-get install --yes --quiet $(PACKAGES); \
 	else echo "not installed, as this needs root and apt-get: $(PACKAGES)"; fi
 	touch $@
@@ -63,7 +66,7 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "bitgolf needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	$(PINNED) $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	touch $(READY)
 
 lint: $(READY)

@@ -22,11 +22,10 @@ from corpus import add_text_options, corpus_id, shards_folder
 from safetensors.torch import load_file
 from trained_model import train_once
 
-from bitgolf.config.parse import from_json
+from bitgolf.config.recipe_file import read_recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import UsageError
-from bitgolf.files import read_json
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights
@@ -122,7 +121,7 @@ def skip_targets(text: TokenizedText, targets: int) -> TokenizedText:
 
 def load_trained(run: Path, data: Path) -> tuple[LM, str]:
     """The averaged model of a run, and the hash of its recipe."""
-    recipe: Spec[Recipe] = from_json(read_json(run / "recipe.json"))
+    recipe: Spec[Recipe] = read_recipe(run / "recipe.json")
     manifest = load_manifest(data)
     model = build_on_meta(recipe().model, manifest.vocab, manifest.bos)
     load_weights(model, load_file(run / "averaged.safetensors"))

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+LONGEST_QUOTE, LONGEST_PATH = 200, 1_000
+"""Largest numbers of characters that a message quotes of a value, and of a path."""
+
+
+def shorten_words(text: str, most: int = LONGEST_QUOTE) -> str:
+    """Replace the middle of each run of more than `most` characters without spaces by its number of characters."""
+    return re.sub(rf"\S{{{most + 1},}}", lambda match: quoted(match[0], most), text)
+
+
+def quoted(text: str, most: int = LONGEST_QUOTE) -> str:
+    """Return a text of at most about `most` characters: a longer one loses its middle, and states its length."""
+    if len(text) <= most:
+        return text
+    note = f"… ({len(text):,} characters) …"
+    return f"{text[: most - 50]}{note}{text[-20:]}"
 
 
 class BitgolfError(Exception):
@@ -21,9 +38,10 @@ class BitgolfError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
-        where = f"{self.where}: " if self.where else ""
-        hint = f"\n  hint: {self.hint}" if self.hint else ""
-        return f"{where}{self.message}{hint}"
+        """The error as it is printed. Long words are shortened: what a user gave is quoted with at most a line."""
+        where = f"{shorten_words(self.where, LONGEST_PATH)}: " if self.where else ""
+        hint = f"\n  hint: {shorten_words(self.hint, LONGEST_PATH)}" if self.hint else ""
+        return f"{where}{shorten_words(self.message)}{hint}"
 
 
 class UsageError(BitgolfError):

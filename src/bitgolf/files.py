@@ -6,13 +6,21 @@ import errno
 import hashlib
 import json
 import os
+import re
+import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from bitgolf.errors import CorruptFileError, UsageError
+
+DIGEST_KEY = "digest"
+"""Key of a JSON object's own digest, see `write_checked_json`."""
+FOREIGN_PART_SECONDS = 24 * 3600
+"""Age at which a temporary file of a process on another host is taken to be abandoned."""
 
 
 @contextmanager
@@ -20,10 +28,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Yield a temporary file beside `path`; sync it and rename it to `path` if the block succeeds, else delete it.
 
     Other processes therefore see either the complete file or none. An `OSError` names `path`, not the temporary file.
+    Temporary files of `path` that killed processes left behind are removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned_parts(path)
+    prefix = f".{path.name}.{_host()}-{os.getpid()}."
     with _errors_name(path):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".part")
     temporary = Path(name)
     try:
         with _errors_name(path):
@@ -54,6 +65,36 @@ def _errors_name(path: Path) -> Iterator[None]:
         if temporary or (error.filename is None and error.errno in WRITE_ERRORS):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def _remove_abandoned_parts(path: Path) -> None:
+    """Delete the temporary files of `path` whose writer has ended.
+
+    A process of this host is recognized by its id. One of another host, on a shared disk, by the age of its file.
+    """
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-(\d+)\..*\.part")
+    with suppress(OSError):
+        for part in path.parent.iterdir():
+            if match := pattern.fullmatch(part.name):
+                host, process = match[1], int(match[2])
+                old = time.time() - part.stat().st_mtime > FOREIGN_PART_SECONDS
+                if not _is_alive(process) if host == _host() else old:
+                    part.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return digest(socket.gethostname().encode())[:8]
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process with this id exists on this host."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
@@ -107,6 +148,35 @@ def read_json(path: Path) -> Any:
         raise CorruptFileError("the file is missing", where=str(path)) from None
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"not valid JSON ({error})", where=str(path)) from None
+
+
+def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, with its `json_digest` under the key `digest`."""
+    write_json(path, with_digest(value))
+
+
+def with_digest(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with its own `json_digest` under the key `digest`."""
+    plain = {key: item for key, item in value.items() if key != DIGEST_KEY}
+    return {**plain, DIGEST_KEY: json_digest(plain)}
+
+
+def has_own_digest(value: Any) -> bool:
+    """Whether a JSON value is an object that is as `with_digest` returned it."""
+    return isinstance(value, dict) and value.get(DIGEST_KEY) == with_digest(value)[DIGEST_KEY]
+
+
+def read_checked_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object without its key `digest`. An object that never had this key is not checked.
+
+    Raises `CorruptFileError` if the file is missing, not a JSON object, or not as its digest states.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CorruptFileError("not a JSON object", where=str(path))
+    if DIGEST_KEY in value and not has_own_digest(value):
+        raise CorruptFileError("the file has changed since it was written", where=str(path))
+    return {key: item for key, item in value.items() if key != DIGEST_KEY}
 
 
 def digest(data: bytes) -> str:

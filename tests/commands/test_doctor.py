@@ -17,7 +17,7 @@ from bitgolf.commands.tables import doctor_table
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError
-from bitgolf.files import write_bytes
+from bitgolf.files import read_checked_json, write_bytes
 from bitgolf.model.parameters import load_weights, parameter_roles
 from bitgolf.pipeline.compression import load_meta_model
 from bitgolf.pipeline.execute import run_recipe
@@ -164,7 +164,7 @@ def test_a_damaged_artifact_and_none(folder: Path) -> None:
 
 
 def test_a_dead_rule_is_told_not_raised(folder: Path) -> None:
-    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe = read_checked_json(folder / "recipe.json")
     recipe["quantize"].insert(0, {**recipe["quantize"][0], "where": "head"})
     (folder / "recipe.json").write_text(json.dumps(recipe))
     assert found(folder)["dead-rule"].where == "quantize.0"

@@ -21,7 +21,7 @@ from bitgolf.config.edits import replace
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.files import read_json
+from bitgolf.files import read_checked_json, read_json
 from bitgolf.grids.clip import HessianSdClip, MaxClip, SdClip
 from bitgolf.pack.coders import Coder, RangeCoder
 from bitgolf.pack.streams import EncodedTensor, pack_tensors, unpack_tensors
@@ -313,7 +313,7 @@ def test_the_whole_file_may_be_what_counts(run: Path) -> None:
 
 def test_without_an_artifact_a_forecast_begins_and_the_cap_is_the_recipes(run: Path) -> None:
     (run / "artifact.bg").unlink()
-    recipe = read_json(run / "recipe.json")
+    recipe = read_checked_json(run / "recipe.json")
     recipe["pack"]["cap"] = 13_000
     (run / "recipe.json").write_text(json.dumps(recipe))
     document = pack_to_cap(run)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from bitgolf.artifact.model import load_model
 from bitgolf.commands.sweep import parse_values, sweep
 from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, RecipeError, UsageError
-from bitgolf.files import read_json
+from bitgolf.files import read_checked_json, read_json
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.score.text import load_validation
@@ -179,7 +179,7 @@ def test_what_is_wrong_is_said_before_anything_is_encoded(
 
 
 def test_a_codec_that_asks_for_calibration_needs_a_run_that_has_one(run: Path, encoded: list[str]) -> None:
-    recipe = read_json(run / "recipe.json")
+    recipe = read_checked_json(run / "recipe.json")
     recipe["calibrate"] = None
     (run / "recipe.json").write_text(json.dumps(recipe))
     with pytest.raises(RecipeError, match="needs calibration"):

@@ -234,7 +234,7 @@ def test_a_folder_of_an_older_format_is_refused_and_left_alone(run_folder: Path,
     sweep = ("sweep", str(run_folder), "--set", "pack.cap=1")
     for words in (("run", str(run_folder)), ("pack", str(run_folder)), ("doctor", str(run_folder)), sweep):
         failed = bitgolf(*words, code=1)
-        assert "this version reads format 4" in failed.stderr and str(run_folder) in failed.stderr
+        assert "this version reads format 5" in failed.stderr and str(run_folder) in failed.stderr
     after = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
     assert after == before
 

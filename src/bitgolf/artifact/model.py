@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from bitgolf import __version__
 from bitgolf.artifact.container import Artifact, artifact_bytes, read_artifact, write_artifact
+from bitgolf.artifact.limits import MAX_PARAMETERS, MAX_TOKENIZER, check_stored_recipe
 from bitgolf.config.parse import from_json
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
@@ -28,10 +29,9 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
+from bitgolf.train.checkpoint_writer import first_nonfinite
 
 TOKENIZER_CODER = part(SmallestCoder, coders=(part(Brotli), part(LZMA)))
-MAX_NUMBER, MAX_LAYERS, MAX_PARAMETERS = 1 << 24, 512, 1 << 30
-"""Limits for untrusted artifacts: any number in the recipe of the model, number of layers, number of parameters."""
 
 
 class StoredRecipe(NamedTuple):
@@ -77,8 +77,9 @@ def model_bytes(recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokeni
 
 def _content(recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokenizer: bytes) -> dict[str, Any]:
     """The arguments of `write_artifact`. Raises `RecipeError` for sizes above the limits of `load_model`."""
-    built, fields = recipe(), recipe.to_json()
-    check_sizes(fields["model"])
+    built, whole = recipe(), recipe.to_json()
+    fields = {name: whole[name] for name in STORED_FIELDS}
+    check_stored_recipe(fields)
     vocab, pack = tokenizer_from_bytes(tokenizer).vocab, built.pack()
     model = build_on_meta(built.model, vocab)
     shapes, roles = {path: tuple(p.shape) for path, p in model.named_parameters()}, parameter_roles(model)
@@ -86,7 +87,7 @@ def _content(recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokenizer
     sections = pack_tensors(codes, pack.groups_by_path(roles), pack.coder, models)
     sections.append(pack_blob("tokenizer", tokenizer, TOKENIZER_CODER))
     meta = {"bitgolf": __version__, "name": built.name, "vocab": vocab}
-    return {"recipe": {name: fields[name] for name in STORED_FIELDS}, "meta": meta, "sections": sections}
+    return {"recipe": fields, "meta": meta, "sections": sections}
 
 
 def load_model(source: Path | bytes) -> LoadedArtifact:
@@ -137,6 +138,8 @@ def _load(artifact: Artifact, digest: bytes) -> LoadedArtifact:
     sections = dict(artifact.sections)
     if "tokenizer" not in sections:
         raise CorruptFileError(f"there is no section 'tokenizer' among {', '.join(sections):.200}")
+    if (size := sections["tokenizer"].raw_bytes) > MAX_TOKENIZER:
+        raise CorruptFileError(f"the tokenizer has {size:,} bytes, more than the limit of {MAX_TOKENIZER:,}")
     tokenizer = tokenizer_from_bytes(unpack_blob(sections.pop("tokenizer"), TOKENIZER_CODER))
     if tokenizer.vocab != vocab:
         raise CorruptFileError(f"the tokenizer has {tokenizer.vocab} tokens, the model {vocab}")
@@ -149,7 +152,10 @@ def _load(artifact: Artifact, digest: bytes) -> LoadedArtifact:
         groups, coder = pack.groups_by_path(roles), pack.coder
         arrays, models = layout(shapes, roles, recipe.quantize), context_models(shapes, roles, recipe.quantize)
     codes = unpack_tensors(sections, arrays, groups, coder, models)
-    load_weights(model, decode_model(codes, shapes, roles, recipe.quantize))
+    weights = decode_model(codes, shapes, roles, recipe.quantize)
+    if bad := first_nonfinite(weights):
+        raise CorruptFileError(f"the tensor {bad} has a value that is NaN or infinite")
+    load_weights(model, weights)
     return LoadedArtifact(str(artifact.meta.get("name", "")), recipe, model.requires_grad_(False), tokenizer, digest)
 
 
@@ -161,29 +167,10 @@ def stored_recipe(artifact: Artifact) -> StoredRecipe:
     if set(artifact.recipe) != set(STORED_FIELDS):
         found, expected = sorted(artifact.recipe), sorted(STORED_FIELDS)
         raise CorruptFileError(f"the stored recipe has the fields {found}, expected {expected}")
-    check_sizes(artifact.recipe["model"])
+    check_stored_recipe(artifact.recipe)
     hints = get_type_hints(StoredRecipe)
     return StoredRecipe(*(coerce(_parts(artifact.recipe[name]), hints[name], name) for name in STORED_FIELDS))
 
 
 def _parts(value: Any) -> Any:
     return tuple(map(from_json, value)) if isinstance(value, list) else from_json(value)
-
-
-def check_sizes(model: Any) -> None:
-    """Check the sizes in the JSON form of a model before anything is allocated.
-
-    Raises `RecipeError` if a number is above `MAX_NUMBER` or there are more than `MAX_LAYERS` layers. The other fields
-    of a recipe contain no sizes that loading allocates.
-    """
-    if isinstance(model, dict):
-        if isinstance(layers := model.get("layers"), int) and layers > MAX_LAYERS:
-            raise RecipeError(f"an artifact may have at most {MAX_LAYERS} layers, got {layers}", where="model")
-        for item in model.values():
-            check_sizes(item)
-    elif isinstance(model, list):
-        for item in model:
-            check_sizes(item)
-    elif isinstance(model, int | float) and abs(model) > MAX_NUMBER:
-        cause = f"numbers in an artifact's model must be at most {MAX_NUMBER:,}, got {model}"
-        raise RecipeError(cause, where="model")

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from bitgolf.config.registry import lookup
 from bitgolf.config.spec import Spec, join_path, make_node, schema
 from bitgolf.config.validate import coerce
-from bitgolf.errors import RecipeError, error_location
+from bitgolf.errors import RecipeError, error_location, quoted
 
 MAX_VALUES, MAX_DEPTH = 10_000, 40  # of a recipe's JSON form
 
@@ -53,7 +53,7 @@ def apply_assignment(recipe: Spec[Any], assignment: str) -> Spec[Any]:
     """
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise RecipeError(f"expected PATH=VALUE, got {assignment!r:.120}")
+        raise RecipeError(f"expected PATH=VALUE, got {quoted(repr(assignment))}")
     _ = recipe[path]
     parent_path, _, key = path.rpartition(".")
     parent = recipe[parent_path] if parent_path else recipe
@@ -96,5 +96,5 @@ def _value(tree: ast.expr, text: str, path: str) -> Any:
         case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id="inf")):
             return -math.inf
     raise RecipeError(
-        f"{text!r:.120} is not a number, a word, a tuple or a part", hint="write a part as Softcap(cap=15)"
+        f"{quoted(repr(text))} is not a number, a word, a tuple or a part", hint="write a part as Softcap(cap=15)"
     )

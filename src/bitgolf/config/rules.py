@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from bitgolf.config.glob import compile_glob
 from bitgolf.config.registry import register
-from bitgolf.config.spec import Spec, compile_glob
+from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 
 Used = TypeVar("Used", covariant=True)
@@ -20,7 +21,7 @@ Used = TypeVar("Used", covariant=True)
 def selects(where: str, role: str, path: str) -> bool:
     """Return whether `where` (see the module docstring) matches this parameter."""
     wanted, _, glob = where.partition("@")
-    return wanted in ("", "*", role) and (not glob or compile_glob(glob).fullmatch(path) is not None)
+    return wanted in ("", "*", role) and (not glob or compile_glob(glob).matches(path))
 
 
 @register

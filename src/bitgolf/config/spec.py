@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,8 +17,9 @@ from types import MappingProxyType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_args, get_origin, overload
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.glob import compile_glob
 from bitgolf.config.validate import coerce, mismatch
-from bitgolf.errors import RecipeError
+from bitgolf.errors import RecipeError, quoted
 from bitgolf.files import json_digest
 
 P = ParamSpec("P")
@@ -171,7 +171,8 @@ def make_node(cls: Callable[..., T], kwargs: Mapping[str, Any], where: str) -> S
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             suggestion = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'nothing'}"
-            raise RecipeError(f"{cls.__name__} takes no argument {key!r}", where=where or cls.__name__, hint=suggestion)
+            message = f"{cls.__name__} takes no argument {quoted(repr(key))}"
+            raise RecipeError(message, where=where or cls.__name__, hint=suggestion)
     full: dict[str, Any] = {}
     for key, (annotation, default) in known.items():
         value = kwargs.get(key, default)
@@ -244,7 +245,8 @@ def _child(value: Any, key: str, at: str, root: Spec[Any]) -> Any:
     if isinstance(value, tuple) and key.isdecimal() and len(key) < 6 and int(key) < len(value):
         return value[int(key)]
     path = join_path(at, key)
-    raise RecipeError(f"there is no path {path!r} in the recipe", where=root.name, hint=_nearest(path, root))
+    message = f"there is no path {quoted(repr(path))} in the recipe"
+    raise RecipeError(message, where=root.name, hint=_nearest(path, root))
 
 
 def _nearest(path: str, root: Spec[Any]) -> str:
@@ -267,14 +269,7 @@ def _matcher(where: str | type) -> Callable[[str, Spec[Any]], bool]:
     if not isinstance(where, str):
         return lambda path, node: isinstance(node.cls, type) and issubclass(node.cls, where)
     pattern = compile_glob(where)
-    return lambda path, node: pattern.fullmatch(path) is not None
-
-
-@cache
-def compile_glob(glob: str) -> re.Pattern[str]:
-    """Compile a path glob: `*` matches within one segment, `**` any number of segments (`blocks.*.attn.**`)."""
-    text = re.escape(glob).replace(r"\*\*\.", r"(?:.*\.)?").replace(r"\*\*", r".*").replace(r"\*", r"[^.]*")
-    return re.compile(text)
+    return lambda path, node: pattern.matches(path)
 
 
 # ---- types ---------------------------------------------------------------------------------------------------------

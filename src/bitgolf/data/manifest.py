@@ -13,7 +13,7 @@ import msgspec
 
 from bitgolf.data.shards import TokenStream
 from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError
-from bitgolf.files import json_digest
+from bitgolf.files import file_digest, json_digest
 
 FORMAT = 3
 SPLITS = ("train", "val")
@@ -119,6 +119,15 @@ def open_split(folder: Path, split: str) -> TokenStream:
         if size != entry.tokens:
             raise changed_shard(place / entry.name, f"{size:,} tokens instead of {entry.tokens:,}")
     return stream
+
+
+def check_digests(folder: Path, split: str) -> None:
+    """Raise `CorruptFileError` if the contents of a shard are not those that the manifest states. Reads all of them."""
+    manifest = load_manifest(folder)
+    for entry in manifest.split(split).shards:
+        path = Path(manifest.shards_folder or folder) / entry.name
+        if path.exists() and (found := file_digest(path)) != entry.digest:
+            raise changed_shard(path, f"digest {found} instead of {entry.digest}")
 
 
 def changed_shard(path: Path, change: str) -> CorruptFileError:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bitgolf.data.manifest import SPLITS, Manifest, SplitManifest, is_prepared, load_manifest
 from bitgolf.data.overlap import PUBLISHED_OVERLAP, check_overlap, read_fingerprints, stream_fingerprints
 from bitgolf.data.shard_folder import compare_splits, find_tokenizer, inspect_split, open_shard_folder
-from bitgolf.data.shards import TokenStream, find_shards
+from bitgolf.data.shards import TokenStream, find_shards, find_sidecars, read_shard
 from bitgolf.data.sidecar import document_blocks
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import file_digest
@@ -139,6 +139,29 @@ def _verify_counts(folder: Path, name: str, split: SplitManifest, tokenizer: Tok
             yield DataFinding(
                 "counts", "error", f"{name}: counted {value:,} {key}, but the manifest states {getattr(split, key):,}"
             )
+    yield from _verify_raw_bytes(name, split)
+    yield from _verify_sidecars(folder, name, split)
+
+
+def _verify_raw_bytes(name: str, split: SplitManifest) -> Iterator[DataFinding]:
+    """A finding if the counts of the raw text, which the shards do not contain, contradict those of the tokens."""
+    raw, lost, encoded = split.raw_bytes, split.lost_bytes, split.encoded_bytes
+    if raw is None and lost is None:
+        return
+    if raw is None or lost is None or not 0 <= lost <= raw or (lost == 0 and raw != encoded):
+        stated = f"{raw} raw_bytes, {lost} lost_bytes and {encoded} encoded_bytes"
+        yield DataFinding("counts", "error", f"{name}: the manifest states {stated}, which contradict each other")
+
+
+def _verify_sidecars(folder: Path, name: str, split: SplitManifest) -> Iterator[DataFinding]:
+    """A finding if the byte sidecars have another total than the manifest states."""
+    if split.sidecar_bytes is None:
+        return
+    sidecars = find_sidecars(folder, name)
+    counted = sum(int(read_shard(path).sum(dtype=np.int64)) for path in sidecars)
+    if counted != split.sidecar_bytes:
+        message = f"{name}: counted {counted:,} sidecar_bytes, but the manifest states {split.sidecar_bytes:,}"
+        yield DataFinding("counts", "error", message)
 
 
 def _encoded_bytes(stream: TokenStream, tokenizer: Tokenizer) -> int:

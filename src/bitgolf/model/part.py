@@ -14,6 +14,8 @@ from bitgolf.errors import RecipeError
 from bitgolf.runtime.progress import TrainingProgress
 
 V = TypeVar("V")
+MAX_LAYER_LIST = 2_000
+"""Longest list of layers, in characters."""
 
 
 class Part(nn.Module):
@@ -79,24 +81,31 @@ def only(layers: str, part: Spec[V], *, on: str = "") -> Spec[V]:
 def parse_layers(text: str, layers: int) -> set[int]:
     """Indices of the layers that `text` lists, in the syntax of `Only.layers`, for a model with `layers` layers.
 
-    Raises `RecipeError` if the text cannot be parsed, is empty, or lists a layer that the model does not have.
+    Raises `RecipeError` if the text cannot be parsed, is longer than `MAX_LAYER_LIST` characters, is empty, or lists a
+    layer that the model does not have.
     """
-    chosen: set[int] = set()
-    for piece in text.split(","):
-        word, _, count = piece.strip().partition(" ")
-        try:
-            if word in ("first", "last"):
-                chosen |= set(range(int(count)) if word == "first" else range(layers - int(count), layers))
-            else:
-                low, _, high = word.partition("-")
-                chosen |= set(range(int(low), int(high or low) + 1))
-        except ValueError:
-            hint = "write for example 0-5, 1,3,5, first 2 or last 4"
-            raise RecipeError(f"cannot parse {text!r} as a list of layers", hint=hint) from None
-    if not chosen or min(chosen) < 0 or max(chosen) >= layers:
+    try:
+        if len(text) > MAX_LAYER_LIST:
+            raise ValueError
+        ranges = [_layer_range(piece.strip(), layers) for piece in text.split(",")]
+    except ValueError:
+        hint = "write for example 0-5, 1,3,5, first 2 or last 4"
+        raise RecipeError(f"cannot parse {text!r:.100} as a list of layers", hint=hint) from None
+    if any(span and not 0 <= span[0] <= span[-1] < layers for span in ranges) or not any(ranges):
         hint = f"the model has {layers} layers, counted from 0"
-        raise RecipeError(f"{text!r} must list layers from 0 to {layers - 1}", hint=hint)
-    return chosen
+        raise RecipeError(f"{text!r:.100} must list layers from 0 to {layers - 1}", hint=hint)
+    return {layer for span in ranges for layer in span}
+
+
+def _layer_range(piece: str, layers: int) -> range:
+    """The layers of one piece of a list, which may not exist. Raises `ValueError` if it cannot be parsed."""
+    word, _, count = piece.partition(" ")
+    if word == "first":
+        return range(int(count))
+    if word == "last":
+        return range(layers - int(count), layers)
+    low, _, high = word.partition("-")
+    return range(int(low), int(high or low) + 1)
 
 
 def build_chain(specs: Sequence[Spec[Any]], context: BuildContext) -> nn.ModuleList:

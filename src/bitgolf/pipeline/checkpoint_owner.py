@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from bitgolf.data.manifest import load_manifest
-from bitgolf.errors import UsageError
-from bitgolf.files import json_digest, read_json, write_json
+from bitgolf.errors import CorruptFileError, UsageError
+from bitgolf.files import json_digest, read_checked_json, write_checked_json
 from bitgolf.pipeline.state import Run
 from bitgolf.recipes.identity import training_key
 from bitgolf.train import checkpoint
@@ -30,7 +30,7 @@ def check_owner(run: Run, data: Path) -> None:
     Without checkpoints, or if the run may replace them, nothing is checked.
     """
     mine = run.files.checkpoints / KEY_FILE
-    if run.overwrite or not mine.exists() or read_json(mine) == _owner(run, data):
+    if run.overwrite or not mine.exists() or _stored_owner(mine) == _owner(run, data):
         return
     raise UsageError(
         "the checkpoints in this folder are of another recipe, seed or text",
@@ -55,7 +55,19 @@ def claim_checkpoints(run: Run) -> None:
     folder = run.files.checkpoints
     if run.overwrite and folder.exists():
         shutil.rmtree(folder)
-    write_json(folder / KEY_FILE, _owner(run, run.data_folder))
+    write_checked_json(folder / KEY_FILE, {"key": _owner(run, run.data_folder)})
+
+
+def _stored_owner(file: Path) -> str:
+    """The key of the training that wrote the checkpoints. Raises `CorruptFileError` if the file is damaged."""
+    try:
+        return str(read_checked_json(file).get("key"))
+    except CorruptFileError as error:
+        error.hint = (
+            "delete this file and continue with --resume if the checkpoints beside it are of this recipe, seed and text;"
+            " --from train trains again"
+        )
+        raise
 
 
 def _owner(run: Run, data: Path) -> str:

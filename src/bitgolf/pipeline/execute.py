@@ -14,11 +14,13 @@ from pathlib import Path
 import msgspec
 
 from bitgolf import __version__
+from bitgolf.config.recipe_file import read_recipe, write_recipe
 from bitgolf.config.spec import Spec
-from bitgolf.errors import UsageError
+from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.pack.settings import check_coders
 from bitgolf.pipeline.given_inputs import GivenInputs, check_same_inputs, discarded_copies
 from bitgolf.pipeline.latest_run import RUNS_FOLDER
+from bitgolf.pipeline.outputs import FILES_KEY, output_digests, remove_changed_outputs
 from bitgolf.pipeline.preview import preview_training
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
@@ -47,18 +49,30 @@ def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False
     check_calibration(recipe.quantize, recipe.calibrate, run.devices)
     training_time_limit(run.recipe, calibration_reserve(run.recipe) or 0.0)
     check_coders(recipe.pack)
-    run = replace(run, overwrite=from_stage in ("prepare", "train"), completed=read_outcomes(run.folder))
+    run = replace(run, overwrite=from_stage in ("prepare", "train"), completed=read_outcomes(run.folder, run.log))
     forced = STAGE_NAMES.index(from_stage) if from_stage else len(STAGES)
     run.log.info(f"{recipe.name} ({recipe_hash(run.recipe)}), seed {run.seed}, in {run.folder}")
     run.log.event("run", recipe=recipe.name, hash=recipe_hash(run.recipe), seed=run.seed, version=__version__)
     _preview(run, forced, strict_cap=strict_cap)
     for i, stage in enumerate(STAGES):
+        changed = ""
         if i < forced and stage.unchanged(run):
-            run.log.info(f"{stage.name}: unchanged, reused")
-            continue
-        _check_order(run, stage, from_stage)
+            if not (changed := stage.damage(run)):
+                run.log.info(f"{stage.name}: unchanged, reused")
+                continue
+            run.log.info(f"{stage.name}: {changed}; the stage runs again")
+        _check_order(run, stage, from_stage, changed)
         run_stage(run, stage)
+    _restore_recipe(run)
     return read_result(run)
+
+
+def _restore_recipe(run: Run) -> None:
+    """Write `recipe.json` again if it is damaged. It is otherwise written when a stage starts."""
+    try:
+        read_recipe(run.files.recipe)
+    except BitgolfError:
+        write_recipe(run.files.recipe, run.recipe)
 
 
 def _preview(run: Run, forced: int, *, strict_cap: bool) -> None:
@@ -71,10 +85,14 @@ def _preview(run: Run, forced: int, *, strict_cap: bool) -> None:
     preview_training(run, prepared=prepared, strict_cap=strict_cap)
 
 
-def _check_order(run: Run, stage: Stage, from_stage: str | None) -> None:
-    """Raise `UsageError` if a stage that must run precedes the one that the user wants to begin with."""
+def _check_order(run: Run, stage: Stage, from_stage: str | None, changed: str = "") -> None:
+    """Raise `UsageError` if a stage that must run precedes the one that the user wants to begin with.
+
+    changed: what is wrong with the files that the stage wrote, "" if nothing is.
+    """
     if from_stage and STAGE_NAMES.index(stage.name) < STAGE_NAMES.index(from_stage):
-        cause = f"--from {from_stage}: the earlier stage {stage.name} has changed inputs and must run first"
+        why = f"must run again: {changed}" if changed else "has changed inputs and must run first"
+        cause = f"--from {from_stage}: the earlier stage {stage.name} {why}"
         raise UsageError(cause, where=str(run.folder), hint=f"use --from {stage.name}")
 
 
@@ -90,11 +108,13 @@ def run_stage(run: Run, stage: Stage) -> None:
     stage.check(run)
     at = STAGE_NAMES.index(stage.name)
     kept = STAGE_NAMES[:at] + (STAGE_NAMES[at + 1 :] if run.pending.same_data else ())
+    remove_changed_outputs(run, stage.name)
     run.start_writing({name: done for name, done in run.completed.items() if name in kept})
     run.log.event("stage", stage=stage.name, key=key)
     outcome = msgspec.to_builtins(stage.work(run))
     seconds = round(time.perf_counter() - started, 2)
-    completed = {**run.completed, stage.name: {"key": key, "seconds": seconds, **outcome}}
+    done = {"key": key, "seconds": seconds, **outcome, FILES_KEY: output_digests(run, stage.outputs(run))}
+    completed = {**run.completed, stage.name: done}
     run.record({name: completed[name] for name in STAGE_NAMES if name in completed})
     run.log.event("stage_done", stage=stage.name, seconds=seconds)
 

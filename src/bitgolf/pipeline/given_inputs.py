@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bitgolf.data.shard_folder import check_tokenizer_option, open_shard_folder
-from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, UsageError
 from bitgolf.files import json_digest
 from bitgolf.pipeline.state import RunInputs, stored_inputs
 from bitgolf.text.files import absolute, check_paths, copy_stream, is_stream
@@ -92,7 +92,12 @@ def check_same_inputs(folder: Path, wanted: RunInputs, *, replaced: str | None) 
     replaced: the stage from which the run begins again: `prepare` may have another text, `prepare` and `train` another
     seed.
     """
-    stored = stored_inputs(folder)
+    try:
+        stored = stored_inputs(folder)
+    except FormatVersionError:
+        raise
+    except CorruptFileError:  # the inputs that are given take its place
+        return
     if stored is None or replaced == "prepare":
         return
     differing = list(_differences(stored, wanted))

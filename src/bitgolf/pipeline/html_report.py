@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -18,8 +16,8 @@ STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:52em;margin:2em auto;
 SCORE_COLUMNS = ("method", "bpb", "without adaptation", "gain", "window", "stride", "documents", "order", "targets/s")
 
 
-def render_report(result: RunResult, log: Path) -> str:
-    """The HTML page of a finished run. log: its `log.jsonl`, for the training loss."""
+def render_report(result: RunResult, losses: Sequence[tuple[int, float]]) -> str:
+    """The HTML page of a finished run. losses: (step, loss in nats per token) of its training."""
     title = f"{result.recipe} ({result.hash}), seed {result.seed}"
     bpb = [(k, f"{v:.4f}") for k, v in result.bpb.items() if v is not None]
     sizes = [(k, f"{v:,}") for k, v in msgspec.structs.asdict(result.bytes).items() if v is not None]
@@ -31,7 +29,7 @@ def render_report(result: RunResult, log: Path) -> str:
             f"<h1>{html.escape(title)}</h1>",
             _table("Bits per byte, on held-out text", ("stage", "bpb"), bpb),
             _table("Scores of the artifact", SCORE_COLUMNS, map(_score_row, result.methods)),
-            "<h2>Training loss (nats per token)</h2>" + curve(read_losses(log)),
+            "<h2>Training loss (nats per token)</h2>" + curve(losses),
             _table("Bytes", ("", "bytes"), sizes),
             _table("Seconds", ("stage", "s"), seconds),
             _table("The run", ("", ""), facts),
@@ -47,18 +45,6 @@ def _score_row(m: MethodResult) -> tuple[str, ...]:
     )
     documents, speed = "cross-document" if m.cross_document else "isolated", f"{m.targets_per_second:,.0f}"
     return m.method, f"{m.bpb:.4f}", without, gain, f"{m.window:,}", f"{m.stride:,}", documents, m.order, speed
-
-
-def read_losses(log: Path) -> list[tuple[int, float]]:
-    """(step, loss in nats per token) of the last training in a log; resumed steps replace those before them."""
-    found: list[tuple[int, float]] = []
-    for line in log.read_text().splitlines():
-        event = json.loads(line)
-        if event["event"] == "step":
-            if found and event["step"] <= found[-1][0]:
-                found = [(s, v) for s, v in found if s < event["step"]]
-            found.append((event["step"], event["loss"]))
-    return found
 
 
 def curve(points: Sequence[tuple[int, float]], buckets: int = 300) -> str:

@@ -18,6 +18,7 @@ from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingResult
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.report.environment import collect_environment
+from bitgolf.report.events import read_events, training_losses
 
 
 class Reported(msgspec.Struct, frozen=True):
@@ -60,7 +61,10 @@ def report(run: Run) -> Reported:
     )
     write_json(run.files.result, msgspec.to_builtins(result))
     write_json(run.files.environment, collect_environment())
-    write_bytes(run.files.html_report, render_report(result, run.files.log).encode())
+    log = read_events(run.files.log)
+    if skipped := log.explanation():
+        run.log.event("warning", message=skipped)
+    write_bytes(run.files.html_report, render_report(result, training_losses(log.events)).encode())
     return Reported()
 
 

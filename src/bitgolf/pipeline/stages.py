@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,10 +15,12 @@ from bitgolf.pipeline.calibration import calibrate, calibration_inputs
 from bitgolf.pipeline.checkpoint_owner import check_training
 from bitgolf.pipeline.compression import check_fits, encode_weights, pack, pack_inputs, quantize, quantize_inputs
 from bitgolf.pipeline.data import build_data, prepare, prepare_inputs
+from bitgolf.pipeline.outputs import changed_output
 from bitgolf.pipeline.reporting import report, report_inputs
 from bitgolf.pipeline.scoring import score, score_inputs
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training import average, averaging_inputs, load_checkpoint, train, training_inputs
+from bitgolf.train.checkpoint import newest_file
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,18 @@ class Stage:
     """One stage of a run: it reads files of the run's folder and writes files there.
 
     inputs: returns a JSON value that determines the stage's outcome. work: runs the stage; returns the outcome that
-    `stages.json` stores. check: raises if the stage must not start; it runs before anything in the folder is changed,
-    and computes as much of the outcome as it needs to decide (`PendingResults`), which `work` then writes.
+    `stages.json` stores. outputs: returns the files that the stage wrote and later stages read, or the user.
+    check: raises if the stage must not start; it runs before anything in the folder is changed, and computes as much of
+    the outcome as it needs to decide (`PendingResults`), which `work` then writes. optional: the user may delete the
+    outputs when the stage is completed.
     """
 
     name: str
     inputs: Callable[[Run], list[Any]]
     work: Callable[[Run], msgspec.Struct]
+    outputs: Callable[[Run], list[Path]] = lambda run: []
     check: Callable[[Run], None] = lambda run: None
+    optional: bool = False
 
     def key(self, run: Run) -> str:
         """Digest of the stage's name, the version of Bitgolf and the stage's inputs."""
@@ -42,16 +49,36 @@ class Stage:
         """Whether the stage is completed with the same key, so that its outcome can be reused."""
         return run.completed.get(self.name, {}).get("key") == self.key(run)
 
+    def damage(self, run: Run) -> str:
+        """What is wrong with the outputs of the completed stage, as words; "" if they are as it wrote them."""
+        return changed_output(run, self.name, missing_allowed=self.optional)
+
+
+def _data_files(run: Run) -> list[Path]:
+    return [path for path in run.data_folder.iterdir() if path.is_file()]
+
+
+def _last_checkpoint(run: Run) -> list[Path]:
+    return [path for path in [newest_file(run.files.checkpoints)] if path]
+
+
+def _calibration(run: Run) -> list[Path]:
+    return [run.files.calibration] if run.recipe().calibrate else []
+
 
 STAGES: tuple[Stage, ...] = (
-    Stage("prepare", prepare_inputs, prepare, build_data),
-    Stage("train", training_inputs, train, check_training),
-    Stage("average", averaging_inputs, average, load_checkpoint),
-    Stage("calibrate", calibration_inputs, calibrate),
-    Stage("quantize", quantize_inputs, quantize, encode_weights),
-    Stage("pack", pack_inputs, pack, check_fits),
+    Stage("prepare", prepare_inputs, prepare, _data_files, build_data),
+    Stage("train", training_inputs, train, _last_checkpoint, check_training, optional=True),
+    Stage("average", averaging_inputs, average, lambda run: [run.files.trained, run.files.averaged], load_checkpoint),
+    Stage("calibrate", calibration_inputs, calibrate, _calibration),
+    Stage(
+        "quantize", quantize_inputs, quantize, lambda run: [run.files.codes, run.files.tensor_reports], encode_weights
+    ),
+    Stage("pack", pack_inputs, pack, lambda run: [run.files.artifact], check_fits),
     Stage("score", score_inputs, score),
-    Stage("report", report_inputs, report),
+    Stage(
+        "report", report_inputs, report, lambda run: [run.files.result, run.files.environment, run.files.html_report]
+    ),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 

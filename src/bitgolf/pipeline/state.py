@@ -13,16 +13,23 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bitgolf.config.parse import from_json
+from bitgolf.config.recipe_file import read_recipe, write_recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
-from bitgolf.files import read_json, write_json
+from bitgolf.files import (
+    has_own_digest,
+    read_checked_json,
+    read_json,
+    with_digest,
+    write_checked_json,
+    write_json,
+)
 from bitgolf.pipeline.pending import PendingResults
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
 
-RUN_FORMAT = 4
+RUN_FORMAT = 5
 """Format number of run folders: their files, and the keys in them."""
 
 Outcome = TypeVar("Outcome")
@@ -201,13 +208,15 @@ class Run:
     def start_writing(self, earlier: Mapping[str, dict[str, Any]]) -> None:
         """Make the folder that of this run: its log, inputs and recipe, and the outcomes of `earlier` stages alone."""
         self.log.start_writing()
-        write_json(self.files.inputs, msgspec.to_builtins(self.inputs))  # first: it has the format of the folder
+        write_checked_json(
+            self.files.inputs, msgspec.to_builtins(self.inputs)
+        )  # first: it has the format of the folder
         self.record(earlier)
-        write_json(self.files.recipe, self.recipe.to_json())
+        write_recipe(self.files.recipe, self.recipe)
 
     def record(self, stages: Mapping[str, dict[str, Any]]) -> None:
-        """Replace the outcomes of all stages, here and in `stages.json`."""
-        kept = dict(stages)
+        """Replace the outcomes of all stages, here and in `stages.json`, where each has a digest of its contents."""
+        kept = {stage: with_digest(done) for stage, done in stages.items()}
         self.completed.clear()
         self.completed.update(kept)
         write_json(self.files.stages, self.completed)
@@ -219,36 +228,60 @@ def read_inputs(folder: Path) -> RunInputs:
     Raises `FormatVersionError` if the folder has another format, and `CorruptFileError` if the file is not valid.
     """
     file = RunFiles(folder).inputs
-    written = read_json(file)
-    found = written.get("format") if isinstance(written, dict) else None
-    if found != RUN_FORMAT:
-        raise FormatVersionError("the run folder", found=found, supported=RUN_FORMAT, where=str(folder))
     try:
+        written = read_checked_json(file)
+        if (found := written.get("format")) != RUN_FORMAT:
+            raise FormatVersionError("the run folder", found=found, supported=RUN_FORMAT, where=str(folder))
         return msgspec.convert(written, RunInputs)
-    except msgspec.ValidationError as error:
-        hint = "run the recipe again with another --out"
+    except FormatVersionError:
+        raise
+    except (CorruptFileError, msgspec.ValidationError) as error:
+        hint = f"`bitgolf run RECIPE --out {folder}` with the text and the seed of this run writes it again"
         raise CorruptFileError(f"not the inputs of a run ({error})", where=str(file), hint=hint) from error
 
 
 def check_format(folder: Path) -> None:
-    """Raise `FormatVersionError` if a folder holds a run of another format. A folder without a run is accepted."""
+    """Raise `FormatVersionError` if a folder holds a run of another format.
+
+    A folder without a run is accepted, and one whose `inputs.json` is damaged, since a run that is given its text and
+    seed writes that file again.
+    """
     files = RunFiles(folder)
-    if files.inputs.exists():
+    try:
         read_inputs(folder)
-    elif files.stages.exists():
-        raise FormatVersionError("the run folder", found=None, supported=RUN_FORMAT, where=str(folder))
+    except FormatVersionError:
+        raise
+    except CorruptFileError:
+        stages = read_json(files.stages) if files.stages.exists() and not files.inputs.exists() else {}
+        if stages and not any(has_own_digest(done) for done in stages.values()):
+            raise FormatVersionError("the run folder", found=None, supported=RUN_FORMAT, where=str(folder)) from None
 
 
 def stored_inputs(folder: Path) -> RunInputs | None:
     """The inputs of the run in a folder; None if there is no run. Raises the errors of `read_inputs`."""
     check_format(folder)
-    return read_inputs(folder) if RunFiles(folder).inputs.exists() else None
+    files = RunFiles(folder)
+    return read_inputs(folder) if files.inputs.exists() or files.stages.exists() else None
 
 
-def read_outcomes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Contents of `stages.json` in a run folder; empty if there is none."""
+def read_outcomes(folder: Path, log: RunLog) -> dict[str, dict[str, Any]]:
+    """The outcomes in `stages.json` of a run folder. A stage whose outcome is damaged counts as not run: a warning."""
     file = RunFiles(folder).stages
-    return read_json(file) if file.exists() else {}
+    if not file.exists():
+        return {}
+    try:
+        written = read_json(file)
+    except CorruptFileError as error:
+        log.event("warning", message=f"{error}: all stages count as not run")
+        return {}
+    stages = written if isinstance(written, dict) else {}
+    intact = {stage: done for stage, done in stages.items() if has_own_digest(done)}
+    if damaged := sorted(stages.keys() - intact) or ([] if isinstance(written, dict) else ["all"]):
+        message = (
+            f"{file}: the outcomes of these stages are damaged, so that they count as not run: {', '.join(damaged)}"
+        )
+        log.event("warning", message=f"{message:.300}")
+    return intact
 
 
 def check_run_folder(folder: Path) -> None:
@@ -267,8 +300,8 @@ def open_run(folder: Path, log: RunLog) -> Run:
     check_run_folder(folder)
     files = RunFiles(folder)
     inputs = read_inputs(folder)  # first: a recipe of another format cannot be read
-    run = run_of_inputs(from_json(read_json(files.recipe)), folder, log, inputs)
-    return replace(run, completed=read_outcomes(folder))
+    run = run_of_inputs(read_recipe(files.recipe), folder, log, inputs)
+    return replace(run, completed=read_outcomes(folder, log))
 
 
 def run_of_inputs(recipe: Spec[Recipe], folder: Path, log: RunLog, inputs: RunInputs) -> Run:

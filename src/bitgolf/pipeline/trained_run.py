@@ -13,6 +13,7 @@ from bitgolf.errors import UsageError
 from bitgolf.model.parameters import parameter_roles, read_weights
 from bitgolf.pack.streams import EncodedTensor
 from bitgolf.pipeline.compression import load_meta_model, quantize_inputs
+from bitgolf.pipeline.outputs import check_outputs
 from bitgolf.pipeline.state import open_run
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import EncodingSession
@@ -27,7 +28,7 @@ class TrainedRun:
     """A run whose weights are averaged and calibrated. Its folder is not changed.
 
     session: used for all encodings of these weights. Raises `UsageError` if the folder is not a run or has not
-    completed the stage `calibrate`, and `CorruptFileError` if a file is missing.
+    completed the stage `calibrate`, and `CorruptFileError` if a file is missing or has changed.
     """
 
     def __init__(self, folder: Path, log: RunLog, session: EncodingSession) -> None:
@@ -39,6 +40,7 @@ class TrainedRun:
                 hint=f"`bitgolf run {folder}` continues it",
             )
         quantize_inputs(self.run)  # raises if a file is missing
+        check_outputs(self.run, *(stage for stage in ("average", "calibrate") if stage in self.run.completed))
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from bitgolf.pipeline.calibration import measure_calibration_reserve
 from bitgolf.pipeline.checkpoint_owner import claim_checkpoints
 from bitgolf.pipeline.state import Run, RunFiles
 from bitgolf.pipeline.training_result import PartUsageRow, ReserveRecord, TrainingResult
+from bitgolf.pipeline.training_warnings import warn_if_nothing_learnt, warn_of_divergence, warn_of_unused
 from bitgolf.recipes.identity import training_key
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
@@ -130,6 +131,8 @@ def _time_limit(job: TrainingJob, rank: Rank) -> tuple[float, CalibrationReserve
 def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReserve | None) -> TrainingResult:
     trainer, tokens = _trainer(job, rank)
     settings, parameters = trainer.settings, sum(p.numel() for p in trainer.params.values())
+    if job.resume and rank.distributed.rank == 0:
+        warn_of_divergence(rank.log, RunFiles(job.folder).log)
     try:
         begun = setup.setup_trainer(trainer, rank.log)
         batch = f"{settings.rows} x {settings.length}"
@@ -139,7 +142,9 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
     finally:
         trainer.close()
     epochs = reached.tokens / tokens
-    _warn(rank.log, trainer, epochs, tokens)
+    warn_of_unused(rank.log, trainer, epochs, tokens)
+    if rank.distributed.rank == 0:
+        warn_if_nothing_learnt(rank.log, RunFiles(job.folder).log)
     return TrainingResult(
         steps=reached.steps,
         tokens=reached.tokens,
@@ -172,16 +177,6 @@ def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
     return Trainer(
         recipe.model, recipe.train, recipe.average, context, batches, rank.device, rank.distributed, job.seed
     ), len(stream)
-
-
-def _warn(log: RunLog, trainer: Trainer, epochs: float, tokens: int) -> None:
-    """Log warnings about phases that were not reached and text that was read more than once."""
-    if missed := trainer.phases.never_reached:
-        message = f"training ended before the phase at {missed[0]:g} of the run: the scored model was not trained in it"
-        log.event("warning", message=message)
-    if epochs > 1:
-        message = f"training read its text {epochs:.1f} times ({tokens:,} tokens): more text may improve the score"
-        log.event("warning", message=message)
 
 
 def _event_logger(log: RunLog, settings: Train, limit: float) -> loop.LogEvent:

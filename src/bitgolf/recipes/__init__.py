@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitgolf.config.parse import apply_assignment, from_json
+from bitgolf.config.parse import apply_assignment
+from bitgolf.config.recipe_file import read_recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.files import read_json
@@ -104,7 +105,7 @@ def load_recipe(recipe: str, sets: Sequence[str]) -> Spec[Any]:
         print(f"note: {recipe} is the recipe; ./{recipe} would be the folder", file=sys.stderr)
     folder = named_folder(recipe)
     path = folder / "recipe.json" if folder else Path(recipe)
-    spec = from_json(read_json(path)) if path.suffix == ".json" else get_recipe(recipe)
+    spec = read_recipe(path) if path.suffix == ".json" else get_recipe(recipe)
     for assignment in sets:
         changed = apply_assignment(spec, assignment)
         if changed == spec:

@@ -8,8 +8,9 @@ from typing import NamedTuple, cast
 from torch import Tensor
 
 from bitgolf.config.build_context import BuildContext
+from bitgolf.config.glob import compile_glob
 from bitgolf.config.rules import assign_to_rules
-from bitgolf.config.spec import Spec, compile_glob, part
+from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.grids.row_quantizer import RowQuantizer
 from bitgolf.model.build import build_on_meta
@@ -48,7 +49,7 @@ def qat(recipe: Spec[Recipe], *, since: float = 0.0, where: str = "model.block.*
     starts. Raises `RecipeError` if a codec does not round rows to integers, or if `where` matches no node.
     """
     pattern = compile_glob(where)
-    nodes = [path for path, _ in recipe.walk() if pattern.fullmatch(path)]
+    nodes = [path for path, _ in recipe.walk() if pattern.matches(path)]
     if not nodes:
         hint = "a path pattern of nodes with weight_transforms, such as model.block.**.linear"
         raise RecipeError(f"no node of the recipe is at {where!r}", where="qat", hint=hint)

@@ -34,6 +34,8 @@ class RunLog:
         for name in (EVENTS_FILE, LINES_FILE):  # names of files in messages need not be valid UTF-8
             path, errors = self.folder / name, "backslashreplace"
             self._files[name] = path.open("a", buffering=1, encoding="utf-8", errors=errors)
+        if not _ends_with_line(self.folder / EVENTS_FILE):
+            self._files[EVENTS_FILE].write("\n")  # a writer was stopped within a line, which would spoil the next event
         for name, line in self._kept:
             self._files[name].write(line)
         self._kept.clear()
@@ -82,6 +84,14 @@ class RunLog:
             print(file=sys.stderr)
         for handle in self._files.values():
             handle.close()
+
+
+def _ends_with_line(path: Path) -> bool:
+    """Whether a file is empty or its last line is complete."""
+    with path.open("rb") as handle:
+        size = handle.seek(0, 2)
+        handle.seek(max(0, size - 1))
+        return handle.read(1) in (b"", b"\n")
 
 
 def _format_short(value: Any) -> str:

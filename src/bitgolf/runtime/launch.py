@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from bitgolf.errors import BitgolfError, Interrupted
 from bitgolf.runtime.job_files import read_error, read_result, write_job
+from bitgolf.runtime.parent import launcher_lock
 from bitgolf.runtime.signals import signals_to
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-WORKER = ("-m", "bitgolf.runtime.worker")
 STANDARD_ERROR = 2
 
 
@@ -44,25 +44,35 @@ def run_worker(
     task, where, resume_option: for messages: what is done, the file or folder concerned, and how to continue it.
     log: called with each line of the workers' standard error; None leaves these lines on this process's own.
 
-    SIGINT and SIGTERM are forwarded to the workers; when these have ended, `Interrupted` is raised. Raises the job's
-    own error if a single worker failed, and `BitgolfError` if one of several did.
+    SIGINT and SIGTERM are forwarded to the workers; when these have ended, `Interrupted` is raised. If this process is
+    killed, the workers end too. Raises the job's own error if a worker failed with one, and `BitgolfError` otherwise.
     """
     with tempfile.TemporaryDirectory(prefix="bitgolf-job-") as name:
         folder = Path(name)
         write_job(folder, function, job)
-        ended = _run([sys.executable, *_torchrun(processes), *WORKER, name], log)
+        with launcher_lock(folder):
+            ended = _run([sys.executable, *_program(name, processes)], log)
         if ended.signalled:
             hint = f"continue with {resume_option}"
             raise Interrupted(f"{task} was stopped by a signal", where=str(where), hint=hint)
         if ended.status:
-            raise read_error(folder) or _failure(task, where, processes, ended)
+            raise _located(read_error(folder), task, where, resume_option) or _failure(task, where, processes, ended)
         return read_result(folder, function)
 
 
-def _torchrun(processes: int) -> list[str]:
+def _program(folder: str, processes: int) -> list[str]:
+    """Arguments of Python that run the job in a folder."""
     if processes == 1:
-        return []
-    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        return ["-m", "bitgolf.runtime.worker", folder]
+    return ["-m", "bitgolf.runtime.torchrun", folder, str(processes)]
+
+
+def _located(error: BitgolfError | None, task: str, where: Path, resume_option: str) -> BitgolfError | None:
+    """The error of a worker. One that has no location gets the task, its file or folder, and how to continue."""
+    if error and not error.where:
+        error.message, error.where = f"{task} failed: {error.message}", str(where)
+        error.hint = error.hint or f"continue with {resume_option}"
+    return error
 
 
 def _run(command: list[str], log: Callable[[str], None] | None) -> Ended:

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from bitgolf.errors import BitgolfError, Interrupted
-from bitgolf.runtime.job_files import read_job, write_error, write_result
+from bitgolf.runtime.job_files import read_error, read_job, write_error, write_result
 from bitgolf.runtime.openmp import limit_spinning
+from bitgolf.runtime.parent import end_with_launcher
+
+TRACEBACKS = "traceback.*.txt"
+"""Pattern of the files with the traceback of an unexpected exception, one for each process under torchrun."""
 
 
 def main(folder: Path) -> int:
     """Run the job and return the exit status.
 
-    A single worker writes its error to the folder, for the process that started it. Under torchrun each process prints
-    its error; `Interrupted` is printed by rank 0 only.
+    A worker writes its error to the folder, for the process that started it; of several, the first to fail. Under
+    torchrun `Interrupted` is printed instead, by rank 0 only, and the traceback of an unexpected exception is kept in
+    the folder: it may only be the consequence of another process's end.
     """
     limit_spinning()
     rank = os.environ.get("RANK")
@@ -26,17 +32,33 @@ def main(folder: Path) -> int:
         function, job = read_job(folder)
         result = function(job)
     except BitgolfError as error:
-        if rank is None:
-            write_error(folder, error)
-        elif rank == "0" or not isinstance(error, Interrupted):
-            print(f"rank {rank}: {error}" if rank != "0" else error, file=sys.stderr)
+        _report(folder, error, rank)
         return error.exit_code
     except KeyboardInterrupt:
         return Interrupted.exit_code
+    except Exception:
+        if rank is None:
+            raise
+        (folder / TRACEBACKS.replace("*", rank)).write_text(traceback.format_exc())
+        return 1
     if rank in (None, "0"):
         write_result(folder, result)
     return 0
 
 
+def _report(folder: Path, error: BitgolfError, rank: str | None) -> None:
+    """Write an error to the folder, or print it; see `main`."""
+    if rank is None:
+        write_error(folder, error)
+    elif read_error(folder):
+        return
+    elif not isinstance(error, Interrupted):
+        error.message = error.message if rank == "0" else f"rank {rank}: {error.message}"
+        write_error(folder, error)
+    elif rank == "0":
+        print(error, file=sys.stderr)
+
+
 if __name__ == "__main__":
+    end_with_launcher(Path(sys.argv[1]))
     sys.exit(main(Path(sys.argv[1])))

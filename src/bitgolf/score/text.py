@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bitgolf.data.manifest import load_manifest, open_split
+from bitgolf.data.manifest import check_digests, load_manifest, open_split
 from bitgolf.data.shards import TokenStream
 from bitgolf.errors import BitgolfError
 from bitgolf.tokens.tokenizer import Tokenizer
@@ -46,8 +46,12 @@ class TokenizedText(NamedTuple):
 
 
 def load_validation(data: Path) -> TokenizedText:
-    """The text of the validation shards of a prepared folder."""
+    """The text of the validation shards of a prepared folder.
+
+    Raises `CorruptFileError` if a shard is not the one that the manifest states, since a score divides by its bytes.
+    """
     manifest = load_manifest(data)
+    check_digests(data, "val")
     return text_of_shards(open_split(data, "val"), manifest.val.encoded_bytes, manifest.bos)
 
 

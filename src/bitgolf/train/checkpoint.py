@@ -111,6 +111,11 @@ def load_latest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def newest_file(folder: Path) -> Path | None:
+    """The checkpoint file of the last step in `folder`, undamaged or not; None if there is none."""
+    return next((file for _, file in _newest_first(folder)), None)
+
+
 def load(path: Path) -> Checkpoint:
     """The checkpoint in one file.
 

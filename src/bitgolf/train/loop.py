@@ -14,7 +14,7 @@ from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.runtime.signals import signals_to
 from bitgolf.train.checkpoint_manager import CheckpointManager, TrainResult, restore
 from bitgolf.train.checkpoint_writer import CheckpointWriter
-from bitgolf.train.loss_reporter import LogEvent, LossReporter
+from bitgolf.train.loss_reporter import Diverged, LogEvent, LossReporter
 from bitgolf.train.trainer import Trainer
 
 
@@ -30,7 +30,13 @@ def train(trainer: Trainer, folder: Path, report: LogEvent, *, resume: bool, lim
     saved = restore(trainer, folder, report, start) if resume else start
     state = trainer.state_dict()  # on every rank, as optimizer state may be sharded
     with _deferred_signals() as caught, CheckpointWriter(folder, {} if trainer.distributed.rank else state) as writer:
-        return _TrainingLoop(trainer, writer, report, saved, caught).run()
+        training = _TrainingLoop(trainer, writer, report, saved, caught)
+        try:
+            return training.run()
+        except Diverged as diverged:
+            report("diverged", step=training.step, checkpoint_step=training.saved.steps, message=diverged.message)
+            diverged.name_checkpoint(training.saved.steps)
+            raise
 
 
 class _TrainingLoop:

@@ -20,10 +20,20 @@ class Diverged(BitgolfError):
 
     def __init__(self, message: str) -> None:
         hint = (
-            "lower the learning rates (--set train.optim.0.use.lr=…) or set train.grad_clip, and run again with "
-            "--from train; or continue from the last checkpoint, which is finite, with --resume"
+            "lower the learning rates (--set train.optim.0.use.lr=…) or set train.grad_clip, and train again with "
+            "--from train"
         )
         super().__init__(message, where="train", hint=hint)
+
+    def name_checkpoint(self, step: int) -> None:
+        """Add to the hint what is kept. step: of the last checkpoint, 0 if there is none."""
+        kept = "no checkpoint was written before"
+        if step:
+            kept = (
+                f"the checkpoint after step {step:,} is kept, but --resume continues with the same learning rates and"
+                " will probably diverge again"
+            )
+        self.hint = f"{self.hint}; {kept}"
 
 
 class AsyncScalar:

@@ -1,0 +1,52 @@
+"""Reading of `log.jsonl`, the events of a run. A line that is not a whole event is skipped: a log may end torn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class LogEvents(NamedTuple):
+    """The events of a log, in order, and the number of lines that are not whole events."""
+
+    events: list[dict[str, Any]]
+    skipped: int
+
+    def explanation(self) -> str:
+        """What was skipped, for a warning; "" if nothing was."""
+        lines = (
+            "1 line is not a whole event and was"
+            if self.skipped == 1
+            else f"{self.skipped:,} lines are not whole events and were"
+        )
+        return f"log.jsonl: {lines} skipped (a full disk or a loss of power leaves such lines)" if self.skipped else ""
+
+
+def read_events(log: Path) -> LogEvents:
+    """Read a `log.jsonl`. A missing file has no events."""
+    lines = log.read_bytes().split(b"\n") if log.exists() else []
+    found = [_event(line) for line in lines if line.strip()]
+    events = [event for event in found if event is not None]
+    return LogEvents(events, len(found) - len(events))
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+
+
+def training_losses(events: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:
+    """(step, loss in nats per token) of the last training in a log; resumed steps replace those before them."""
+    found: list[tuple[int, float]] = []
+    for event in events:
+        step, loss = event.get("step"), event.get("loss")
+        if event["event"] == "step" and isinstance(step, int) and isinstance(loss, float):
+            if found and step <= found[-1][0]:
+                found = [(s, v) for s, v in found if s < step]
+            found.append((step, loss))
+    return found
