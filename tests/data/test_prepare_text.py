@@ -77,7 +77,6 @@ texts = st.lists(st.binary(min_size=1, max_size=30) | VARIANTS, min_size=2, max_
 @given(texts, st.integers(1, 100), st.integers(1, 40))
 def test_two_passes_give_the_files_of_the_definition(data: list[bytes], batch: int, shard_tokens: int) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)  # slow
         patch.setattr(survey.document_batches, "__defaults__", (batch,))
         text = TextPreparation(ListedText(data), ByteLevel(), "bytes", 0.3, shard_tokens=shard_tokens)
         manifest, _, report = prepare_text(text, Path(name, "two"))
@@ -154,7 +153,6 @@ def test_a_stopped_preparation_continues(
 ) -> None:
     data = [b"%d words" % (i % 50) for i in range(60)]
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)  # slow
         patch.setattr(survey.document_batches, "__defaults__", (40,))
         patch.setattr(shard_output, "CHECKPOINT_SECONDS", -1.0 if often else 1e9)
         wanted = from_lists(data, ByteLevel(), Path(name, "one"), shard_tokens=shard_tokens)

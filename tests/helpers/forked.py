@@ -8,8 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -37,52 +39,85 @@ def fork_server() -> ForkServerContext:
     return context
 
 
-def run_forked(
-    function: Callable[..., object],
-    *arguments: object,
-    environment: Mapping[str, str] = MappingProxyType({}),
-    seconds: float = 150,
-) -> Finished:
-    """Call a module-level function in a process of its own, with the folder and the environment variables of this one.
+class ForkedProcess:
+    """A module-level function that runs in a process of its own, with the folder and environment variables of this one.
 
-    An integer that it returns is the exit status. environment: more variables; torch has read its own already.
-    Fails if the process is still running after `seconds`.
+    An integer that the function returns is the exit status. environment: more variables; torch has read its own already.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "output"
-        given = (output, {**os.environ, **environment}, Path.cwd(), function, arguments)
-        process = fork_server().Process(target=_call, args=given)
-        process.start()
-        process.join(seconds)
-        status = process.exitcode
-        if status is None:
-            process.kill()
-            process.join()
-        process.close()
-        text = output.read_text(errors="replace") if output.exists() else ""
-    assert status is not None, f"still running after {seconds} s:\n{text}"
-    return Finished(status, text)
+
+    def __init__(
+        self,
+        function: Callable[..., object],
+        *arguments: object,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._output = Path(self._folder.name) / "output"
+        given = (self._output, {**os.environ, **environment}, Path.cwd(), function, arguments)
+        self._process = fork_server().Process(target=_call, args=given)
+        self._process.start()
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, None while the process runs."""
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """End the process, if it is still running."""
+        self._process.kill()
+
+    def finish(self, seconds: float = 150) -> Finished:
+        """Wait for the end. Ends the process and fails if it is still running after `seconds`."""
+        self._process.join(seconds)
+        status = self._process.exitcode
+        self.kill()
+        self._process.join()
+        self._process.close()
+        text = self._output.read_text(errors="replace") if self._output.exists() else ""
+        self._folder.cleanup()
+        assert status is not None, f"still running after {seconds} s:\n{text}"
+        return Finished(status, text)
 
 
 def run_script(file: str, arguments: Sequence[str]) -> None:
-    """Run a file as `python FILE ARGUMENTS` would. Module-level, for `run_forked`."""
+    """Run a file as `python FILE ARGUMENTS` would. For `ForkedProcess`."""
     sys.argv = [file, *arguments]
     runpy.run_path(file, run_name="__main__")
 
 
+def run_worker_ranks(folder: Path, count: int) -> Finished:
+    """Run the job in `folder` as one worker, or as `count` ranks that find each other at a port of this host.
+
+    The first rank that fails ends the others. Returns its status, 0 if none failed, and the output of all.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    variables = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {} for rank in range(count)]
+    ranks = [ForkedProcess(worker.main, folder, environment=own) for own in variables]
+    while any(rank.status is None for rank in ranks) and not any(rank.status for rank in ranks):
+        time.sleep(0.005)
+    status = next((rank.status for rank in ranks if rank.status), 0)
+    if status:
+        for rank in ranks:
+            rank.kill()
+    return Finished(status, "".join(rank.finish().output for rank in ranks))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forked_workers() -> Iterator[None]:
-    """`run_worker` forks single workers from the server; several run under torchrun, as always.
+    """`run_worker` forks its workers from the server, with the environment variables that torchrun would give them.
 
-    For folders with many tests that start workers: import it in their conftest.py. tests/runtime/test_launch.py, and
-    the command in a process of its own in tests/pipeline/test_pipeline.py, start workers as users do.
+    For folders with many tests that start workers: import it in their conftest.py. Workers are started as users do in
+    tests/runtime/test_launch.py, tests/score/test_processes.py, tests/train/test_processes.py (torchrun), and by the
+    command in a process of its own in tests/pipeline/test_pipeline.py.
     """
-    started = launch._run
 
     def run(command: list[str], log: Callable[[str], None] | None) -> launch.Ended:
-        if command[1:-1] != list(launch.WORKER):
-            return started(command, log)
-        done = run_forked(worker.main, Path(command[-1]))
+        count = next((int(word.partition("=")[2]) for word in command if word.startswith("--nproc-per-node=")), 1)
+        assert command[-3:-1] == list(launch.WORKER), command
+        done = run_worker_ranks(Path(command[-1]), count)
         if log is None:
             os.write(launch.STANDARD_ERROR, done.output.encode())
             return launch.Ended(done.status, False, [])

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from bitgolf.runtime.distributed import DistributedContext
-from helpers.forked import run_forked, run_script
+from helpers.forked import ForkedProcess, run_script
 
 SIZES = (2, 4)
 
@@ -37,5 +37,6 @@ def run_in_processes(work: Callable[[DistributedContext], object], folder: Path)
 
 def run_as_script(file: str, *arguments: Path) -> None:
     """Run a test's file as a script, since a process with threads must not fork. Fails with its output."""
-    done = run_forked(run_script, file, [str(a) for a in arguments], environment={"CUDA_VISIBLE_DEVICES": ""})
+    words, hidden = [str(argument) for argument in arguments], {"CUDA_VISIBLE_DEVICES": ""}
+    done = ForkedProcess(run_script, file, words, environment=hidden).finish()
     assert done.status == 0, done.output

@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
+from bitgolf.model.batched_lora import BatchedLoRA
+from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.lm import LM
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.device import Device
@@ -62,9 +65,27 @@ def steps(recipe: Spec[Recipe], vocab: int, *, tokens: int = MAX_TOKENS) -> Iter
 
 @contextmanager
 def fake_device() -> Iterator[FakeTensorMode]:
-    """Context in which tensors on the device are fake, and those on the host real. Moving a model does nothing."""
+    """Context in which tensors on the device are fake, and those on the host real. Moving a model does nothing.
+
+    Positions and row numbers are converted where they are made: otherwise each operator that reads them, or rotary
+    tables and masks made from them, would convert them again, which takes longer than the operator.
+    """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
+    restrict_rows = BatchedLoRA.restrict_rows
+
+    def positions(context: ForwardContext) -> Tensor:
+        return context.cached("positions", lambda: fake.from_tensor(torch.arange(context.ids.shape[1])))
+
+    @contextmanager
+    def with_fake_rows(adapters: BatchedLoRA, rows: Tensor) -> Iterator[None]:
+        with restrict_rows(adapters, rows):
+            if adapters.active_rows is not None:
+                adapters.active_rows = fake.from_tensor(adapters.active_rows)
+            yield
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ForwardContext, "positions", property(positions))
+        patch.setattr(BatchedLoRA, "restrict_rows", with_fake_rows)
         patch.setattr(LM, "to", lambda self, *words: self)
         for module in (forward, document_lora, per_row_adam, nats, adapter_forward):
             patch.setattr(module, "copy_to_device", lambda x, device: fake.from_tensor(x))

@@ -109,7 +109,7 @@ def test_a_file_is_cut_into_documents_that_join(codec: TextCodec) -> None:
 )  # fmt: skip
 def test_predicted_bits_are_the_referees(codec: TextCodec, method: Spec[ScoringMethod]) -> None:
     """With documents longer and shorter than the window, and empty ones; more documents than rows."""
-    documents = [TEXT[:200], b"", b"x", TEXT[200:260], TEXT[300:600], TEXT[600:640], b"\xff", TEXT[700:1000]]
+    documents = [TEXT[:100], b"", b"x", TEXT[200:240], TEXT[300:450], TEXT[600:620], b"\xff", TEXT[700:850]]
     made = code(codec._replace(methods=[method]), documents, method, rows=3)
     assert made.bits == pytest.approx(charged(codec, documents, method), rel=1e-5)
 
