@@ -13,6 +13,7 @@ from bitgolf.cli import app
 from bitgolf.commands.data import ShardsCheck, check_shards, make_shards
 from bitgolf.data.shards import read_shard
 from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.runtime.folder_lock import LOCK_FILE, folder_lock
 from bitgolf.tokens.caseops_tokenizer import MAGIC
 from bitgolf.tokens.loading import load_tokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE
@@ -33,6 +34,17 @@ def test_make_then_check(text: Path, tmp_path: Path) -> None:
     assert made.train.raw_bytes == made.train.encoded_bytes and made.train.lost_bytes == 0
     assert (read_shard(tmp_path / "data" / "train_000000.bin") == 1).sum() == made.train.documents
     assert check_shards(tmp_path / "data") == ShardsCheck(folder=str(tmp_path / "data"), findings=[], passes=True)
+
+
+def test_two_calls_in_one_folder(text: Path, tmp_path: Path) -> None:
+    """The second is refused and leaves the folder as it was, also if the folder does not exist yet."""
+    with folder_lock(tmp_path / "data"):
+        with pytest.raises(BitgolfError, match=f"another process is writing to this folder: process {os.getpid()}"):
+            make_shards(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
+        assert [path.name for path in (tmp_path / "data").iterdir()] == [LOCK_FILE]
+    assert not (tmp_path / "data").exists()
+    make_shards(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
+    assert not (tmp_path / "data" / LOCK_FILE).exists()
 
 
 @pytest.mark.parametrize(("kind", "vocab"), [("caseops", 300), ("bytes", 260)])

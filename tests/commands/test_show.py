@@ -101,3 +101,9 @@ def test_show_refuses_what_a_run_would() -> None:
     """For example a codec that needs calibration in a recipe without calibration."""
     with pytest.raises(RecipeError, match="needs calibration"):
         describe_recipe(get_recipe("quickstart").replace(calibrate=None))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "midsize", "long_rows"])
+def test_our_own_recipes_fit_their_caps_by_forecast(name: str) -> None:
+    shown = describe_recipe(get_recipe(name))
+    assert shown.forecast.bytes <= shown.forecast.cap and not any("forecast" in caution for caution in shown.cautions)

@@ -175,6 +175,15 @@ def test_a_failed_start_leaves_no_folder(
     assert folder_state(here) == before
 
 
+@pytest.mark.parametrize("out", ["toy.json", "toy.json/run", "/proc/nope"])
+def test_a_folder_that_cannot_be_made_is_one_error(here: Path, out: str) -> None:
+    """Case 16."""
+    before = folder_state(here)
+    done = run_command("run", "toy.json", "--text", "A", "--out", out)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{out}: cannot write to the folder" in done.stderr and folder_state(here) == before
+
+
 def test_too_little_disk_is_refused_before_anything_is_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preview, "free_bytes", lambda folder: 1000)
     before = folder_state(here)

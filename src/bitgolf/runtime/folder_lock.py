@@ -105,7 +105,7 @@ def _make_folders(folder: Path, made: list[Path]) -> None:
 
 def _lock(path: Path) -> _HeldLock | None:
     """Lock the file at `path`; None if it is no longer there when it is locked."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         status, content = os.fstat(descriptor), os.pread(descriptor, 4096, 0)
         if not _flock(descriptor, content):
