@@ -15,7 +15,7 @@ import msgspec
 
 from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec
-from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
+from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError, error_location
 from bitgolf.files import read_json, write_json
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
@@ -210,9 +210,12 @@ def check_format(folder: Path) -> None:
 
 
 def read_outcomes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Contents of `stages.json` in a run folder; empty if there is none."""
+    """Contents of `stages.json` in a run folder; empty if there is none. Raises `CorruptFileError` if it is damaged."""
     file = RunFiles(folder).stages
-    return read_json(file) if file.exists() else {}
+    try:
+        return msgspec.convert(read_json(file), dict[str, dict[str, Any]]) if file.exists() else {}
+    except msgspec.ValidationError as error:
+        raise CorruptFileError(f"not the stages of a run ({error})", where=str(file)) from error
 
 
 def open_run(folder: Path, log: RunLog) -> Run:
@@ -225,7 +228,9 @@ def open_run(folder: Path, log: RunLog) -> Run:
         cause = f"this is not the folder of a run: {missing[0]} is missing"
         raise UsageError(cause, where=str(folder), hint="`bitgolf run RECIPE` creates one")
     inputs = read_inputs(folder)  # first: a recipe of another format cannot be read
-    run = run_of_inputs(from_json(read_json(files.recipe)), folder, log, inputs)
+    with error_location(str(files.recipe)):
+        recipe = from_json(read_json(files.recipe))
+    run = run_of_inputs(recipe, folder, log, inputs)
     return replace(run, completed=read_outcomes(folder))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitgolf.config.parse import apply_assignment, from_json
 from bitgolf.config.spec import Spec
-from bitgolf.errors import UsageError
+from bitgolf.errors import UsageError, error_location
 from bitgolf.files import read_json
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def load_recipe(recipe: str, sets: Sequence[str]) -> Spec[Any]:
     """
     path = Path(recipe)
     path = path / "recipe.json" if path.is_dir() else path
-    spec = from_json(read_json(path)) if path.suffix == ".json" else get_recipe(recipe)
+    with error_location(recipe):
+        spec = from_json(read_json(path)) if path.suffix == ".json" else get_recipe(recipe)
     for assignment in sets:
         changed = apply_assignment(spec, assignment)
         if changed == spec:
