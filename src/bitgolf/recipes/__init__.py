@@ -94,11 +94,15 @@ def load_recipe(recipe: str, sets: Sequence[str]) -> Spec[Any]:
     """
     path = Path(recipe)
     path = path / "recipe.json" if path.is_dir() else path
-    with error_location(recipe):
-        spec = from_json(read_json(path)) if path.suffix == ".json" else get_recipe(recipe)
+    spec = _stored_recipe(path) if path.suffix == ".json" else get_recipe(recipe)
     for assignment in sets:
         changed = apply_assignment(spec, assignment)
         if changed == spec:
             print(f"note: --set {assignment} changes nothing: the recipe already has this value", file=sys.stderr)
         spec = changed
     return spec
+
+
+def _stored_recipe(path: Path) -> Spec[Any]:
+    with error_location(str(path)):
+        return from_json(read_json(path))
