@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.cli.failures import describe
 from bitgolf.errors import OS_ERRORS, BitgolfError, UsageError
 from bitgolf.files import atomic_write, write_json
+from bitgolf.report.failures import describe
 from helpers.command_line import run_command
 from helpers.toy import toy_recipe
 

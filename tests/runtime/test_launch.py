@@ -12,6 +12,7 @@ from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.pipeline.coding import CodingJob, compress_file, decompress_file, decompress_in_worker
 from bitgolf.pipeline.scoring import ScoringJob, score_worker
+from bitgolf.report.failures import describe
 from bitgolf.runtime import worker
 from bitgolf.runtime.job_files import read_error, read_job, read_result, write_job, write_result
 from bitgolf.score.document_order import ShuffledOrder
@@ -53,6 +54,21 @@ def test_an_error_of_the_job_comes_back_as_it_was(tmp_path: Path) -> None:
     assert worker.main(tmp_path) == 2
     error = read_error(tmp_path)
     assert error and error.exit_code == UsageError.exit_code and error.where == str(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("raised", [ZeroDivisionError("of nothing"), OSError(28, "full", "some/file"), MemoryError()])
+def test_any_exception_of_a_job_comes_back_as_one_message(
+    raised: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(folder: Path) -> None:
+        raise raised
+
+    monkeypatch.setattr(worker, "read_job", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert worker.main(tmp_path) == 1 and capfd.readouterr() == ("", "")
+    error = read_error(tmp_path)
+    assert error and error.message == describe(raised).message
+    assert error.where == ("some/file" if isinstance(raised, OSError) else "")
 
 
 @pytest.mark.slow

@@ -21,7 +21,6 @@ from bitgolf.cli.options import (
     StrictFlag,
     TextOption,
     print_result,
-    require_number,
 )
 from bitgolf.errors import UsageError
 from bitgolf.text.read_report import ReadOptions
@@ -188,7 +187,6 @@ def generate(
             "--temperature",
             min=0.0,
             max=100.0,
-            callback=require_number,
             help="Sampling temperature; 0 takes the likeliest token.",
         ),
     ] = 0.8,

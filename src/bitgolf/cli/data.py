@@ -17,7 +17,6 @@ from bitgolf.cli.options import (
     StrictFlag,
     TextOption,
     print_result,
-    require_number,
 )
 from bitgolf.errors import UsageError, printable
 from bitgolf.text.read_report import ReadOptions
@@ -55,7 +54,6 @@ HeldOutOption = Annotated[
         "--held-out",
         min=0.001,
         max=0.9,
-        callback=require_number,
         help="Share of the documents to hold out for validation, selected by hash.",
     ),
 ]

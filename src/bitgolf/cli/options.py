@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,20 +11,12 @@ import msgspec
 import typer
 
 from bitgolf.cli.failures import STANDARD_OUTPUT
-from bitgolf.errors import UsageError
 from bitgolf.files import encode_json
 
 LARGEST_SEED = 2**63 - 1
 LARGEST_COUNT = 10**15
 """Of bytes, tokens or files."""
 MOST_PROCESSES = 1024
-
-
-def require_number(value: float) -> float:
-    """Callback of an option with limits, which NaN passes: raise `UsageError` for NaN."""
-    if math.isnan(value):
-        raise UsageError("expected a number, got nan")
-    return value
 
 
 JsonFlag = Annotated[

@@ -46,6 +46,9 @@ def read_weights(file: Path, *, stage: str) -> dict[str, Tensor]:
         return load_file(file)
     except FileNotFoundError:
         raise CorruptFileError("the file is missing", where=str(file), hint=hint) from None
+    except OSError as error:  # safetensors does not name the file
+        error.filename = str(file)
+        raise
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:  # of a damaged header
         raise CorruptFileError(f"not a complete safetensors file ({error})", where=str(file), hint=hint) from error
 

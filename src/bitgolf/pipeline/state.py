@@ -15,7 +15,7 @@ import msgspec
 
 from bitgolf.config.recipe_file import read_recipe, write_recipe
 from bitgolf.config.spec import Spec
-from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
+from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError, error_location
 from bitgolf.files import (
     has_own_digest,
     read_checked_json,
@@ -300,7 +300,9 @@ def open_run(folder: Path, log: RunLog) -> Run:
     check_run_folder(folder)
     files = RunFiles(folder)
     inputs = read_inputs(folder)  # first: a recipe of another format cannot be read
-    run = run_of_inputs(read_recipe(files.recipe), folder, log, inputs)
+    with error_location(str(files.recipe)):
+        recipe = read_recipe(files.recipe)
+    run = run_of_inputs(recipe, folder, log, inputs)
     return replace(run, completed=read_outcomes(folder, log))
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bitgolf.config.parse import apply_assignment
 from bitgolf.config.recipe_file import read_recipe
 from bitgolf.config.spec import Spec
-from bitgolf.errors import UsageError
+from bitgolf.errors import UsageError, error_location
 from bitgolf.files import read_json
 
 if TYPE_CHECKING:
@@ -105,10 +105,15 @@ def load_recipe(recipe: str, sets: Sequence[str]) -> Spec[Any]:
         print(f"note: {recipe} is the recipe; ./{recipe} would be the folder", file=sys.stderr)
     folder = named_folder(recipe)
     path = folder / "recipe.json" if folder else Path(recipe)
-    spec = read_recipe(path) if path.suffix == ".json" else get_recipe(recipe)
+    spec = _stored_recipe(path) if path.suffix == ".json" else get_recipe(recipe)
     for assignment in sets:
         changed = apply_assignment(spec, assignment)
         if changed == spec:
             print(f"note: --set {assignment} changes nothing: the recipe already has this value", file=sys.stderr)
         spec = changed
     return spec
+
+
+def _stored_recipe(path: Path) -> Spec[Any]:
+    with error_location(str(path)):
+        return read_recipe(path)

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 from bitgolf.errors import BitgolfError, Interrupted
+from bitgolf.report.failures import describe
 from bitgolf.runtime.job_files import read_error, read_job, write_error, write_result
 from bitgolf.runtime.openmp import limit_spinning
 from bitgolf.runtime.parent import end_with_launcher
@@ -23,8 +24,8 @@ def main(folder: Path) -> int:
     """Run the job and return the exit status.
 
     A worker writes its error to the folder, for the process that started it; of several, the first to fail. Under
-    torchrun `Interrupted` is printed instead, by rank 0 only, and the traceback of an unexpected exception is kept in
-    the folder: it may only be the consequence of another process's end.
+    torchrun `Interrupted` is printed instead, by rank 0 only. The traceback of an unexpected exception goes to a file;
+    that of one of several processes is kept in the folder, as it may only be the consequence of another process's end.
     """
     limit_spinning()
     rank = os.environ.get("RANK")
@@ -36,9 +37,11 @@ def main(folder: Path) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return Interrupted.exit_code
-    except Exception:
+    except Exception as error:
         if rank is None:
-            raise
+            described = describe(error)
+            write_error(folder, described)
+            return described.exit_code
         (folder / TRACEBACKS.replace("*", rank)).write_text(traceback.format_exc())
         return 1
     if rank in (None, "0"):

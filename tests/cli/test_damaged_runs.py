@@ -1,0 +1,89 @@
+"""Every verb that takes a run, on a run of which one file is missing or damaged: one clear error, never a traceback."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bitgolf.pipeline.state import RunFiles
+from helpers.command_line import run_command
+from helpers.toy_run import finish
+
+FILES = [
+    "recipe.json",
+    "inputs.json",
+    "stages.json",
+    "averaged.safetensors",
+    "calibration.safetensors",
+    "codes/codes.safetensors",
+    "artifact.bg",
+    "data/manifest.json",
+    "data/tokenizer.model",
+]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b'{"a": [1, null, "b"]}')
+
+
+def wrong_types(path: Path) -> None:
+    path.write_bytes(
+        b'{"prepare": 1, "train": [], "average": null, "calibrate": {"key": 3}, "quantize": "", "format": 4}'
+    )
+
+
+def a_list(path: Path) -> None:
+    path.write_bytes(b"[1, 2]")
+
+
+def folder_in_place(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES: list[Callable[[Path], None]] = [Path.unlink, cut, empty, garbage, wrong_types, a_list, folder_in_place]
+VERBS: dict[str, list[str]] = {
+    "doctor": ["--tokens", "64"],
+    "sweep": ["--set", "quantize.2.use.bits=3.0", "--score", "--tokens", "64"],
+    "pack": ["--cap", "30000"],
+    "ledger": [],
+    "generate": ["--tokens", "1"],
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finish(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_damaged_file(verb: str, file: str, run: Path, tmp_path: Path) -> None:
+    for damage in DAMAGES:
+        copy = tmp_path / damage.__name__
+        shutil.copytree(run, copy)
+        damage(copy / file)
+        done = run_command(verb, str(copy), *VERBS[verb])
+        assert "Traceback" not in done.stderr and "defect of bitgolf" not in done.stderr, (damage, done.stderr)
+        assert done.returncode in (0, 1, 2)
+        if done.returncode and not done.stdout:
+            last = done.stderr[done.stderr.rindex("bitgolf: ") :]
+            assert len(last.splitlines()) <= 3, last
+        shutil.rmtree(copy)
+
+
+def test_the_files_are_those_of_a_run(run: Path) -> None:
+    assert all((run / file).is_file() for file in FILES if not file.startswith("data/tokenizer"))
+    assert RunFiles(run).codes == run / "codes" / "codes.safetensors"
