@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from bitgolf.errors import CorruptFileError, FormatVersionError, exception_chain
+import pytest
+
+from bitgolf.config.parse import apply_assignment
+from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, RecipeError, exception_chain
+from bitgolf.recipes import get_recipe
 
 
 def test_a_file_of_an_older_format_says_both_versions_and_what_to_do() -> None:
@@ -32,3 +36,24 @@ def test_the_chain_holds_explicit_and_implicit_causes_and_ends() -> None:
     assert [type(e) for e in chain] == [RuntimeError, ValueError, KeyError]
     chain[-1].__context__ = chain[0]
     assert exception_chain(chain[0]) == chain
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "y" * 201, "a b " + "z" * 5_000])
+def test_what_was_given_is_quoted_with_at_most_a_line(text: str) -> None:
+    printed = str(BitgolfError(f"there is no {text!r} here", where="--set", hint="leave it out"))
+    assert len(printed) < 300 and f"({len(text.split()[-1]) + 2 - ('b' in text):,} characters)" in printed
+    assert printed.endswith("hint: leave it out")
+
+
+def test_long_paths_and_sentences_are_kept() -> None:
+    path, sentence = "/folder" * 100, "a word " * 100
+    assert str(BitgolfError(sentence, where=path)) == f"{path}: {sentence}"
+
+
+@pytest.mark.parametrize(
+    "assignment", ["a" * 50_000, "a" * 50_000 + "=1", "model.dim=" + "b " * 50_000, "model=" + "[" * 90_000]
+)
+def test_a_long_assignment_is_quoted_with_at_most_a_line(assignment: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        apply_assignment(get_recipe("quickstart"), assignment)
+    assert len(str(caught.value)) < 800

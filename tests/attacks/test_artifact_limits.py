@@ -41,8 +41,9 @@ def written(path: Path, *, spoil: Callable[[np.ndarray[Any, Any]], object] | Non
     model = recipe().model(BuildContext(vocab=tokenizer_from_bytes(proto).vocab))
     weights = {k: p.detach() + 0.1 * torch.randn_like(p) for k, p in model.named_parameters()}
     codes = encode_model(weights, parameter_roles(model), recipe().quantize)
-    for array in (a for code in codes.values() if spoil and len(code) == 1 for a in code.values()):
-        spoil(array)
+    if spoil:
+        for array in (a for code in codes.values() if len(code) == 1 for a in code.values()):
+            spoil(array)
     write_model(path, recipe, codes, proto)
     return path.read_bytes()
 

@@ -17,8 +17,9 @@ PATTERNS = st.lists(st.sampled_from(["a", "b", ".", "*", "**", "**."]), max_size
 
 def expression(glob: str) -> re.Pattern[str]:
     """The glob as a regular expression, which backtracks."""
-    parts = re.findall(r"\*\*\.|\*\*|.", glob)
-    return re.compile("".join({"**.": r"(?:.*\.)?", "**": ".*", "*": r"[^.]*"}.get(p, re.escape(p)) for p in parts))
+    wild = {"**.": r"(?:.*\.)?", "**": ".*", "*": r"[^.]*"}
+    parts: list[str] = re.findall(r"\*\*\.|\*\*|.", glob)
+    return re.compile("".join(wild[part] if part in wild else re.escape(part) for part in parts))
 
 
 @given(PATTERNS, st.text("ab.", max_size=9))

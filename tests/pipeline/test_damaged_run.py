@@ -62,14 +62,13 @@ REPRESENTATIVES = [
 
 def found_again(run: Path) -> CompletedProcess[str]:
     """`bitgolf run FOLDER`, and then what the hint of each error says, at most three times."""
-    words: tuple[str, ...] = (str(run),)
-    for _ in range(4):
-        done = run_command("run", *words)
+    done = run_command("run", str(run))
+    for _ in range(3):
         assert "Traceback" not in done.stderr
-        if done.returncode == 0:
-            return done
-        words = hinted(run, done.stderr.rpartition("hint: ")[2])
-    raise AssertionError(done.stderr)
+        if done.returncode:
+            done = run_command("run", *hinted(run, done.stderr.rpartition("hint: ")[2]))
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def hinted(run: Path, hint: str) -> tuple[str, ...]:

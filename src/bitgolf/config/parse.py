@@ -71,6 +71,8 @@ def _parse(text: str, text_allowed: bool, path: str) -> Any:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # no expression: a null byte, brackets too deep
         return text
+    except (MemoryError, RecursionError, ValueError):  # nested too deeply, too long, or with a NUL character
+        raise RecipeError(f"{quoted(repr(text))} cannot be parsed", hint="write a shorter value") from None
     if text_allowed and isinstance(tree, (ast.Name, ast.Attribute, ast.BinOp)) and text not in _LITERALS:
         return text
     return _value(tree, text, path)
