@@ -17,8 +17,11 @@ from bitgolf.artifact.model import load_model
 from bitgolf.commands.sweep import parse_values, sweep
 from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, RecipeError, UsageError
 from bitgolf.files import read_checked_json, read_json
+from bitgolf.pipeline.outputs import output_digests
+from bitgolf.pipeline.state import open_run
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.calibration.stats_file import load_calibration
+from bitgolf.report.log import RunLog
 from bitgolf.score.text import load_validation
 from helpers.command_line import run_command as bitgolf
 from helpers.toy_run import finish, run_again
@@ -156,6 +159,11 @@ def test_it_goes_on_where_it_stopped(run: Path, encoded: list[str], monkeypatch:
 def test_other_weights_are_other_rows(run: Path, encoded: list[str]) -> None:
     sweep(run, [f"{BITS}=3"])
     shutil.copy(run / "trained.safetensors", run / "averaged.safetensors")
+    with pytest.raises(CorruptFileError, match=r"averaged\.safetensors has changed"):
+        sweep(run, [f"{BITS}=3"])
+    opened = open_run(run, RunLog(quiet=True))
+    files = output_digests(opened, [opened.files.averaged])
+    opened.record(opened.completed | {"average": opened.completed["average"] | {"files": files}})
     sweep(run, [f"{BITS}=3"])
     assert encoded == ["3", "3"] and len({row["key"] for row in rows_of(run)}) == 2
 

@@ -60,9 +60,9 @@ REPRESENTATIVES = [
 ]
 
 
-def found_again(run: Path) -> CompletedProcess[str]:
+def found_again(run: Path, *options: str) -> CompletedProcess[str]:
     """`bitgolf run FOLDER`, and then what the hint of each error says, at most three times."""
-    done = run_command("run", str(run))
+    done = run_command("run", str(run), *options)
     for _ in range(3):
         assert "Traceback" not in done.stderr
         if done.returncode:
@@ -77,6 +77,9 @@ def hinted(run: Path, hint: str) -> tuple[str, ...]:
         return (*toy_source(), "--out", str(run))
     if "delete the folder to train" in hint:
         shutil.rmtree(run / "checkpoint")
+        return (str(run),)
+    if "manifest.json and run again" in hint:
+        (run / "data" / "manifest.json").unlink()
         return (str(run),)
     if "delete this file" in hint:
         (run / "checkpoint/key.json").unlink()
@@ -96,7 +99,7 @@ def check_damage(run: Path, file: str, kind: str) -> None:
     before = results(run)
     path = run / file
     path.write_bytes(DAMAGE[kind](path.read_bytes()))
-    found_again(run)
+    found_again(run, *(("--from", "score") if "val_" in file else ()))
     assert results(run) == before
     again = run_command("run", str(run))
     assert again.returncode == 0 and again.stderr.count("unchanged, reused") == 8, "nothing is damaged any more"

@@ -14,7 +14,8 @@ import torch
 
 from bitgolf.artifact.model import LoadedArtifact, load_model
 from bitgolf.config.spec import Spec
-from bitgolf.data.manifest import data_digest
+from bitgolf.data.manifest import check_digests, data_digest
+from bitgolf.errors import CorruptFileError
 from bitgolf.files import file_digest
 from bitgolf.model.parameters import load_weights, read_weights
 from bitgolf.pipeline.coding import CodingJob, compress_in_worker, decompress_in_worker
@@ -115,11 +116,23 @@ def score_inputs(run: Run) -> list[Any]:
     ]
 
 
+def _check_validation_shards(run: Run) -> None:
+    """Raise `CorruptFileError` if the validation shards are not those that the manifest states."""
+    try:
+        check_digests(run.data_folder, "val")
+    except CorruptFileError as error:
+        if not run.shards:
+            manifest = run.data_folder / "manifest.json"
+            error.hint = f"delete {manifest} and run again: the data is then prepared again, and the training is kept"
+        raise
+
+
 def score(run: Run) -> ScoreOutcome:
     """Score the weights in memory, then the artifact, read from disk in new processes; then run the round trip.
 
     `packed` is the score of the first method, `adapted` that of the last method that adapts.
     """
+    _check_validation_shards(run)
     recipe, text = run.recipe(), load_validation(run.data_folder)
     bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
     bpb |= _score_weights(run, text)

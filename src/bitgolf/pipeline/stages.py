@@ -55,7 +55,8 @@ class Stage:
 
 
 def _data_files(run: Run) -> list[Path]:
-    return [path for path in run.data_folder.iterdir() if path.is_file()]
+    """The files that training reads. No validation file is opened before `score`, which compares its digests itself."""
+    return [path for path in run.data_folder.iterdir() if path.is_file() and not path.name.startswith("val")]
 
 
 def _last_checkpoint(run: Run) -> list[Path]:
