@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -166,12 +168,12 @@ def test_an_average_that_did_nothing_is_an_error(node: Spec[Average]) -> None:
 @pytest.mark.parametrize(
     "node",
     [
-        part(EMA, decay=1.0),
-        part(EMA, every=0),
-        part(SWA, every=0, lr_scale_below=1.0),
-        part(LAWA, every=1, keep=1, lr_scale_below=1.0),
+        partial(part, EMA, decay=1.0),
+        partial(part, EMA, every=0),
+        partial(part, SWA, every=0, lr_scale_below=1.0),
+        partial(part, LAWA, every=1, keep=1, lr_scale_below=1.0),
     ],
 )
-def test_settings_that_make_no_sense(node: Spec[Average]) -> None:
+def test_settings_that_make_no_sense(node: partial[Spec[Average]]) -> None:
     with pytest.raises(RecipeError):
         node()

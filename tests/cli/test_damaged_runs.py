@@ -85,5 +85,5 @@ def test_a_damaged_file(verb: str, file: str, run: Path, tmp_path: Path) -> None
 
 
 def test_the_files_are_those_of_a_run(run: Path) -> None:
-    assert all((run / file).is_file() for file in FILES if not file.startswith("data/tokenizer"))
+    assert all((run / file).is_file() for file in FILES)
     assert RunFiles(run).codes == run / "codes" / "codes.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -180,21 +181,21 @@ def test_quantile_clip_of_the_baseline_is_the_maximum_on_its_rows() -> None:
 
 
 IMPOSSIBLE = [
-    part(IntGrid, bits=1),
-    part(IntGrid, bits=9),
-    part(IntGrid, min_step=1e-10),
-    part(IntGrid, multiple=0),
-    part(IntGrid, bits=3, multiple=4),
-    part(HessianSdClip, strength=1.5),
-    part(HessianSdClip, k=0.0),
-    part(IntGrid, min_step=float("nan")),
-    part(QuantileClip, quantile=0.0),
-    part(SdClip, k=-1.0),
-    part(SearchClip, quantiles=()),
+    partial(part, IntGrid, bits=1),
+    partial(part, IntGrid, bits=9),
+    partial(part, IntGrid, min_step=1e-10),
+    partial(part, IntGrid, multiple=0),
+    partial(part, IntGrid, bits=3, multiple=4),
+    partial(part, HessianSdClip, strength=1.5),
+    partial(part, HessianSdClip, k=0.0),
+    partial(part, IntGrid, min_step=float("nan")),
+    partial(part, QuantileClip, quantile=0.0),
+    partial(part, SdClip, k=-1.0),
+    partial(part, SearchClip, quantiles=()),
 ]
 
 
 @pytest.mark.parametrize("bad", IMPOSSIBLE, ids=repr)
-def test_impossible_grids_and_clips_are_refused(bad: Spec[object]) -> None:
+def test_impossible_grids_and_clips_are_refused(bad: partial[Spec[object]]) -> None:
     with pytest.raises(RecipeError):
-        bad()
+        bad()()

@@ -140,7 +140,10 @@ def test_moments_are_those_at_which_the_order_changes() -> None:
         (lambda: part(LoopedLayers, first_layer=3, last_layer=6), r"cannot loop layers 3 to 6 of 6 layers"),
         (lambda: part(LoopedLayers, first_layer=4, last_layer=3), r"cannot loop layers 4 to 3"),
         (lambda: part(LoopedLayers, first_layer=1, last_layer=2, since=()), r"each additional pass, got \(\)"),
-        (lambda: part(LoopedLayers, first_layer=1, last_layer=2, since=(1.0,)), r"got \(1\.0,\)"),
+        (
+            lambda: part(LoopedLayers, first_layer=1, last_layer=2, since=(1.0,)),
+            r"since\.0: must be at least 0 and below 1, got 1",
+        ),
         (lambda: part(ExplicitLayerOrder, order=(0, 1, 2, 3, 4, 5, 6)), r"layer 6 does not exist in \(0, 1,"),
         (lambda: part(ExplicitLayerOrder, order=(0, 1, 2, 4, 5)), r"layer 3 is missing in \(0, 1, 2, 4, 5\)"),
     ],

@@ -201,7 +201,7 @@ def test_before_its_moment_a_view_is_absent(node: Spec[WeightTransform]) -> None
 
 def test_a_moment_outside_the_run_is_refused() -> None:
     for since in (-0.1, 1.0):
-        with pytest.raises(RecipeError, match=r"fraction of the run"):
+        with pytest.raises(RecipeError, match=r"since: must be at least 0 and below 1"):
             part(FakeQuant, codec=part(IntRows, clip=part(MaxClip)), since=since)(AT)
 
 

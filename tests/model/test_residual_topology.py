@@ -217,9 +217,9 @@ def test_the_published_counts_and_starts() -> None:
     assert ParallelTwoLaneResidual(at).start_layer == 8 and SequentialTwoLaneResidual(at).start_layer == 7
 
 
-@pytest.mark.parametrize("start", [-1, 5])
-def test_lanes_must_start_at_a_layer(start: int) -> None:
-    with pytest.raises(RecipeError, match=rf"of 5 layers, got {start}"):
+@pytest.mark.parametrize(("start", "message"), [(-1, "from 0 to 999, got -1"), (5, "of 5 layers, got 5")])
+def test_lanes_must_start_at_a_layer(start: int, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         wired(part(ParallelTwoLaneResidual, start_layer=start))(BuildContext(vocab=64))
 
 

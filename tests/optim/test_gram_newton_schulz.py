@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,11 +108,11 @@ def test_band_of_the_cushioned_table(safety: float) -> None:
 @pytest.mark.parametrize(
     "node",
     [
-        part(GramNewtonSchulz, restart_step=-1),
-        part(SafePolarExpress, steps=6),
-        part(SafePolarExpress, safety_factor=0.9),
+        partial(part, GramNewtonSchulz, restart_step=-1),
+        partial(part, SafePolarExpress, steps=6),
+        partial(part, SafePolarExpress, safety_factor=0.9),
     ],
 )
-def test_settings_that_do_not_exist(node: Spec[Orthogonalizer]) -> None:
+def test_settings_that_do_not_exist(node: partial[Spec[Orthogonalizer]]) -> None:
     with pytest.raises(RecipeError):
         node()

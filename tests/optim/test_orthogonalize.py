@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -114,8 +115,13 @@ def test_a_stack_equals_one_by_one(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "node", [part(PolarExpress, steps=6), part(PolarExpress, steps=0), part(NewtonSchulz, steps=0)]
+    "node",
+    [
+        partial(part, PolarExpress, steps=6),
+        partial(part, PolarExpress, steps=0),
+        partial(part, NewtonSchulz, steps=0),
+    ],
 )
-def test_numbers_of_steps_that_do_not_exist(node: Spec[Orthogonalizer]) -> None:
+def test_numbers_of_steps_that_do_not_exist(node: partial[Spec[Orthogonalizer]]) -> None:
     with pytest.raises(RecipeError, match="step"):
         node()

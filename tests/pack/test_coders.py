@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -119,11 +120,11 @@ def test_a_missing_compressor_is_named_with_a_hint(
 
 def test_impossible_settings_are_refused() -> None:
     for bad in (
-        part(Zlib, level=10),
-        part(LZMA, preset=-1),
-        part(Brotli, quality=12),
-        part(Zstd, level=23),
-        part(SmallestCoder, coders=()),
+        partial(part, Zlib, level=10),
+        partial(part, LZMA, preset=-1),
+        partial(part, Brotli, quality=12),
+        partial(part, Zstd, level=23),
+        partial(part, SmallestCoder, coders=()),
     ):
         with pytest.raises(RecipeError):
-            bad()
+            bad()()

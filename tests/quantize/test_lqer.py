@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bitgolf.config.parse import from_json
 from bitgolf.config.rules import Rule
-from bitgolf.config.spec import Spec, part
+from bitgolf.config.spec import Spec, make_node, part
 from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError
 from bitgolf.grids.clip import MaxClip
 from bitgolf.pack.byte_coders import Brotli
@@ -368,11 +368,16 @@ def test_what_a_recipe_may_say() -> None:
         {"rank": 0},
         {"top_k": 0},
         {"damping": -1.0},
-        {"factors": part(PerRowFactors, bits=9)},
-        {"factors": part(AsymmetricFactors, group_size=0)},
-        {"factors": part(AsymmetricFactors, max_code=0.5)},
         {"codec": part(LQER, codec=INNER)},
     ]
     for setting in wrong:
         with pytest.raises(RecipeError):
             LQER(**{"codec": INNER, **setting})
+    factors = [
+        (PerRowFactors, {"bits": 9}),
+        (AsymmetricFactors, {"group_size": 0}),
+        (AsymmetricFactors, {"max_code": 0.5}),
+    ]
+    for cls, values in factors:
+        with pytest.raises(RecipeError):
+            make_node(cls, values, "factors")
