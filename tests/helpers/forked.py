@@ -115,9 +115,9 @@ def forked_workers() -> Iterator[None]:
     """
 
     def run(command: list[str], log: Callable[[str], None] | None) -> launch.Ended:
-        count = next((int(word.partition("=")[2]) for word in command if word.startswith("--nproc-per-node=")), 1)
-        assert command[-3:-1] == list(launch.WORKER), command
-        done = run_worker_ranks(Path(command[-1]), count)
+        module, folder, *processes = command[2:]
+        assert module == f"bitgolf.runtime.{'torchrun' if processes else 'worker'}", command
+        done = run_worker_ranks(Path(folder), int(processes[0]) if processes else 1)
         if log is None:
             os.write(launch.STANDARD_ERROR, done.output.encode())
             return launch.Ended(done.status, False, [])

@@ -63,7 +63,7 @@ class FailingConstructor(ResidualStreamPart):
 
     def __init__(self, context: BuildContext, /, *, width: Width = 3) -> None:
         super().__init__()
-        torch.zeros(2, 3) @ torch.zeros(width + 1)
+        self.product = torch.zeros(2, 3) @ torch.zeros(width + 1)
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ _LITERALS = {"true": True, "false": False, "none": None, "null": None, "True": T
 def _parse(text: str, text_allowed: bool, path: str) -> Any:
     try:
         tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # no expression: a null byte, brackets too deep
+    except SyntaxError:
         return text
     except (MemoryError, RecursionError, ValueError):  # nested too deeply, too long, or with a NUL character
         raise RecipeError(f"{quoted(repr(text))} cannot be parsed", hint="write a shorter value") from None
