@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ from bitgolf.pipeline.training import TrainingJob, train_worker
 from bitgolf.runtime import worker
 from bitgolf.runtime.job_files import write_job
 from bitgolf.train.checkpoint import load_latest
+from helpers.forked import fork_server
 from helpers.toy import toy_recipe
 from helpers.toy_training import same
 
@@ -27,11 +27,9 @@ PHASES = ("starting", "training", "writing")
 
 def start(run: Path, data: Path) -> BaseProcess:
     """A worker in a separate process, forked from one that has already imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bitgolf.pipeline.training"])
     recipe = toy_recipe(steps=STEPS).set("train.checkpoint_seconds", 0.0)  # saves after each step
     write_job(run, train_worker, TrainingJob(recipe=recipe, data=data, folder=run, resume=True))
-    process = context.Process(target=worker.main, args=(run,))
+    process = fork_server().Process(target=worker.main, args=(run,))
     process.start()
     return process
 
