@@ -195,7 +195,7 @@ IMPOSSIBLE = [
 ]
 
 
-@pytest.mark.parametrize("bad", IMPOSSIBLE, ids=repr)
+@pytest.mark.parametrize("bad", IMPOSSIBLE, ids=lambda bad: f"{bad.args[0].__name__} {bad.keywords}")
 def test_impossible_grids_and_clips_are_refused(bad: partial[Spec[object]]) -> None:
     with pytest.raises(RecipeError):
         bad()()
