@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_made_is_one_error(here: Path, out: str) -> None
     """Case 16."""
     before = folder_state(here)
     done = run_command("run", "toy.json", "--text", "A", "--out", out)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"{out}: cannot write to the folder" in done.stderr and folder_state(here) == before
 
 

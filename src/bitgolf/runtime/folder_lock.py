@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bitgolf.errors import BitgolfError
+from bitgolf.errors import BitgolfError, describe_os_error
 
 LOCK_FILE = ".lock"
 _ATTEMPTS = 20  # the file may be removed by its holder between opening and locking it
@@ -90,9 +90,10 @@ def _acquire(folder: Path, made: list[Path]) -> _HeldLock:
                 if held := _lock(path):
                     return held
     except OSError as error:
-        reason = f"cannot write to the folder ({error.strerror or error})"
-        hint = "choose another folder, or mend the cause"
-        raise BitgolfError(reason, where=str(folder), hint=hint) from error
+        described = describe_os_error(error)
+        described.message, described.where = f"cannot write to the folder: {described.message}", str(folder)
+        described.hint = described.hint or "choose another folder, or mend the cause"
+        raise described from error
     raise _held_by(folder, None)
 
 
