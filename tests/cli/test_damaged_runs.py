@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.pipeline.state import RunFiles
+from bitgolf.pipeline.run_files import RunFiles
 from helpers.command_line import run_command
 from helpers.toy_run import finish
 

@@ -397,7 +397,11 @@ def test_a_stopped_process_is_continued(number: signal.Signals, hub: HubServer, 
     words = ["data", "fetch", f"{REPOSITORY}:{SP1024}", "--train-shards", "1", "--out", str(fetch.folder)]
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
     with subprocess.Popen(
-        [sys.executable, "-m", "bitgolf", *words], env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "bitgolf", *words],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it in background jobs
     ) as process:
         assert arrived.wait(60)
         deadline = time.monotonic() + 30  # until the bytes are on the disk

@@ -113,7 +113,7 @@ REFUSED: list[tuple[str, str, Callable[[Path], object] | None]] = [
     ("run done --set calibrate=none", "needs calibration", None),
     ("run done --from train --set pack.cap=9000 --strict-cap", "forecast", None),
     ("run done --from average", "there is no checkpoint", lose_checkpoints),
-    ("run done --from average", "all checkpoints are damaged", damage_checkpoints),
+    ("run done --from average", "has changed since the stage train wrote it", damage_checkpoints),
     ("run done", "of another recipe, seed or text", replace_text),
     ("run done --resume", "of another recipe, seed or text", replace_text),
     ("run done --from prepare", "documents", shorten_text),
@@ -181,7 +181,8 @@ def test_a_folder_that_cannot_be_made_is_one_error(here: Path, out: str) -> None
     before = folder_state(here)
     done = run_command("run", "toy.json", "--text", "A", "--out", out)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert f"{out}: cannot write to the folder" in done.stderr and folder_state(here) == before
+    assert "cannot write to the folder" in done.stderr or "a part of the path is a file" in done.stderr
+    assert folder_state(here) == before
 
 
 def test_too_little_disk_is_refused_before_anything_is_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitgolf.config.spec import Spec
 from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.train import checkpoint, loop
@@ -93,7 +94,9 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path: Path, data: Path, nam
 
 
 def test_a_learning_rate_that_is_far_too_high(tmp_path: Path, data: Path) -> None:
-    wild = short_recipe(every=0.0).set("train.optim.1.use.lr", 1e30)
+    recipe = short_recipe(every=0.0)
+    use = recipe["train.optim.1.use"]
+    wild = recipe.set("train.optim.1.use", Spec(use.cls, {**use.kwargs, "lr": 1e30}))  # `part` refuses such a rate
     with pytest.raises(Diverged):
         train(make_trainer(data, wild), tmp_path, no_report, resume=False)
     found = checkpoint.load_latest(tmp_path)

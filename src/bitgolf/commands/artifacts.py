@@ -18,8 +18,8 @@ from bitgolf.files import require_file
 from bitgolf.model.decoding.generate import generate
 from bitgolf.pipeline import coding
 from bitgolf.pipeline.coding import CodingJob, decompress_in_worker, text_codec
+from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job
-from bitgolf.pipeline.state import RunFiles
 from bitgolf.report.log import RunLog
 from bitgolf.score.callbacks import LogLine
 from bitgolf.score.coding.compress import default_method

@@ -92,7 +92,7 @@ def find_tokenizer(folder: Path) -> Path:
     if found:
         names = ", ".join(path.name for path in found)
         raise UsageError(f"the folder has {len(found)} tokenizers ({names})", where=str(folder), hint=hint)
-    if near := [*_tokenizers(folder.resolve().parent), *_tokenizers(folder.resolve().parents[1] / "tokenizers")]:
+    if near := [*_tokenizers(folder.resolve().parent), *_tokenizers(folder.resolve().parent.parent / "tokenizers")]:
         hint += f", perhaps {' or '.join(map(str, near[:4]))}"  # published as tokenizers/ beside datasets/NAME/
     raise UsageError("the folder has no tokenizer", where=str(folder), hint=hint)
 

@@ -20,7 +20,8 @@ from bitgolf.files import file_digest, json_digest
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights, read_weights
-from bitgolf.pipeline.state import Run, RunFiles
+from bitgolf.pipeline.run_files import RunFiles
+from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingTime
 from bitgolf.quantize.calibration.calibrate import count_hessians
 from bitgolf.quantize.calibration.sources import CalibrationContext

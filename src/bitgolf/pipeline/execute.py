@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from bitgolf import __version__
-from bitgolf.config.recipe_file import read_recipe, write_recipe
+from bitgolf.config.recipe_file import read_recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.pack.settings import check_coders
@@ -25,7 +25,7 @@ from bitgolf.pipeline.preview import preview_training
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
-from bitgolf.pipeline.state import Run, check_format, read_outcomes, run_of_inputs, stored_inputs
+from bitgolf.pipeline.state import Run, check_format, read_inputs, read_outcomes, run_of_inputs, stored_inputs
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.recipes import named_folder
 from bitgolf.recipes.check import check_recipe
@@ -63,22 +63,23 @@ def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False
             run.log.info(f"{stage.name}: {changed}; the stage runs again")
         _check_order(run, stage, from_stage, changed)
         run_stage(run, stage)
-    _restore_recipe(run)
+    _restore_inputs(run)
     return read_result(run)
 
 
-def _restore_recipe(run: Run) -> None:
-    """Write `recipe.json` again if it is damaged. It is otherwise written when a stage starts."""
+def _restore_inputs(run: Run) -> None:
+    """Write `recipe.json` and `inputs.json` again if they are damaged. They are otherwise written when a stage starts."""
     try:
         read_recipe(run.files.recipe)
+        read_inputs(run.folder)
     except BitgolfError:
-        write_recipe(run.files.recipe, run.recipe)
+        run.start_writing(dict(run.completed))
 
 
 def _preview(run: Run, forced: int, *, strict_cap: bool) -> None:
     """Log cautions and forecasts if the run will be trained. forced: index of the first stage that is repeated."""
     prepare, train = STAGES[:2]
-    prepared = forced > 0 and prepare.unchanged(run)
+    prepared = forced > 0 and prepare.unchanged(run) and not prepare.damage(run)
     if prepared and forced > 1 and train.unchanged(run):
         return
     _check_order(run, train if prepared else prepare, STAGE_NAMES[forced] if forced < len(STAGES) else None)
@@ -148,8 +149,7 @@ def run_recipe(
     given.check(earlier)
     check_recipe(recipe)
     folder = out or argument or RUNS_FOLDER / _default_name(recipe, given)
-    _check_name(folder)
-    check_format(folder)
+    _check_folder(folder)
     log = RunLog(folder, delayed=True)
     try:
         with folder_lock(folder), discarded_copies(folder):
@@ -167,10 +167,14 @@ def _default_name(recipe: Spec[Recipe], given: GivenInputs) -> str:
     return f"{recipe().name}-{recipe_hash(recipe)[:8]}-s{given.seed or 0}{given.folder_suffix()}"
 
 
-def _check_name(folder: Path) -> None:
-    """Raise `UsageError` if the name of a run's folder is not UTF-8, which safetensors cannot open."""
+def _check_folder(folder: Path) -> None:
+    """Raise `UsageError` if the name of a run's folder is not UTF-8, which safetensors cannot open.
+
+    Raises `FormatVersionError` if the folder holds a run of another format.
+    """
     try:
         str(folder.resolve()).encode()
     except UnicodeEncodeError as error:
         message = f"the folder of a run must have a name in UTF-8, got {os.fsencode(folder)!r}"
         raise UsageError(message, where="--out", hint="choose another --out") from error
+    check_format(folder)

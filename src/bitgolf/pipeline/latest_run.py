@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitgolf.errors import UsageError
-from bitgolf.pipeline.state import RunFiles
+from bitgolf.pipeline.run_files import RunFiles
 
 RUNS_FOLDER = Path("runs")
 """Folder of the runs without `--out`, relative to the working directory."""

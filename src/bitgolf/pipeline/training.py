@@ -16,7 +16,8 @@ from bitgolf.errors import BitgolfError
 from bitgolf.files import write_bytes, write_json
 from bitgolf.pipeline.calibration import measure_calibration_reserve
 from bitgolf.pipeline.checkpoint_owner import claim_checkpoints
-from bitgolf.pipeline.state import Run, RunFiles
+from bitgolf.pipeline.run_files import RunFiles
+from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import PartUsageRow, ReserveRecord, TrainingResult
 from bitgolf.pipeline.training_warnings import warn_if_nothing_learnt, warn_of_divergence, warn_of_unused
 from bitgolf.recipes.identity import training_key
