@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pytest
@@ -280,9 +280,9 @@ def test_any_code_of_the_shape_is_weights_or_damage(data: st.DataObject, states:
 
 def test_impossible_settings_are_refused() -> None:
     for bad in (
-        partial(part, TrellisCodec, bits=0.0),
-        partial(part, TrellisCodec, bits=7.5),
-        partial(part, TrellisCodec, bits=3.0, rate_weight=-1.0),
+        lambda: part(TrellisCodec, bits=0.0),
+        lambda: part(TrellisCodec, bits=7.5),
+        lambda: part(TrellisCodec, bits=3.0, rate_weight=-1.0),
     ):
         with pytest.raises(RecipeError):
             bad()
