@@ -11,6 +11,7 @@ from typing import Any
 import ablate
 import compression
 import corpus
+import data_make
 import pytest
 import scoring
 from result_lines import read_lines
@@ -75,6 +76,15 @@ def test_ablation_runs_goes_on_and_keeps_texts_apart(
     write_text(tmp_path / "text2", 1)
     run(ablate, monkeypatch, tmp_path, "--text", "text2", *small, "--techniques", "base")
     assert len({line["corpus"] for line in read_lines(tmp_path / "runs" / "ablation.jsonl")}) == 2
+
+
+def test_data_make_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--megabytes", "1", "--kinds", "bytes", "--processes", "1", "--results", str(tmp_path / "data.jsonl"))
+    run(data_make, monkeypatch, tmp_path, *words)
+    (line,) = read_lines(tmp_path / "data.jsonl")
+    assert 1_000_000 <= line["bytes"] < 2_200_000 and line["kind"] == "bytes" and line["processes"] == 1
+    assert line["megabytes_per_second"] == pytest.approx(line["bytes"] / line["seconds"] / 1e6, rel=0.05)
+    assert 20 < line["peak_memory_megabytes"] < 2_000
 
 
 @pytest.mark.parametrize(
