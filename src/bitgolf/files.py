@@ -78,7 +78,7 @@ def _remove_abandoned_parts(path: Path) -> None:
             if match := pattern.fullmatch(part.name):
                 host, process = match[1], int(match[2])
                 old = time.time() - part.stat().st_mtime > FOREIGN_PART_SECONDS
-                if not _is_alive(process) if host == _host() else old:
+                if not process_exists(process) if host == _host() else old:
                     part.unlink(missing_ok=True)
 
 
@@ -86,7 +86,7 @@ def _host() -> str:
     return digest(socket.gethostname().encode())[:8]
 
 
-def _is_alive(process: int) -> bool:
+def process_exists(process: int) -> bool:
     """Whether a process with this id exists on this host."""
     try:
         os.kill(process, 0)

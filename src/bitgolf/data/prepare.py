@@ -88,11 +88,8 @@ def prepare_text(text: TextPreparation, folder: Path) -> PreparedText:
     check_fraction(text.held_out)
     work = work_folder(folder)
     source_key = text.source.cache_key()
-    _begin(
-        folder,
-        work,
-        json_digest([source_key, text.settings, text.trainer.cache_key(), text.held_out, text.shard_tokens]),
-    )
+    settings = [text.settings, text.trainer.cache_key(), text.held_out, text.shard_tokens]
+    _begin(work, json_digest([source_key, *settings]))
     try:
         found = load_survey(work) or _survey(text, work)
         tokenizer = _tokenizer(text, work, found)
@@ -104,7 +101,7 @@ def prepare_text(text: TextPreparation, folder: Path) -> PreparedText:
     return PreparedText(_encode(text, folder, work, found, tokenizer), tokenizer, found.report)
 
 
-def _begin(folder: Path, work: Path, key: str) -> None:
+def _begin(work: Path, key: str) -> None:
     """Create the folder of the unfinished preparation, or keep it if it is of the same text and settings."""
     file = work / "key.json"
     if file.exists() and read_json(file) == key:

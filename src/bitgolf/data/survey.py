@@ -1,6 +1,6 @@
 """The first pass over a text: the fingerprints of its documents, which decide their split, and a sample of passages.
 
-Fingerprints are kept in files, so memory is bounded: 8 bytes per document, for sorting them once.
+Fingerprints are kept in files. While they are compared, memory grows by about 50 bytes per document.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ _AS_BYTES = ">u8"  # read like this, fingerprints compare as numbers as their by
 class SurveySummary(msgspec.Struct, frozen=True):
     """What the first pass found, beside the files of fingerprints.
 
-    documents: read, including duplicates. limit: fingerprints below it belong to validation. report: what was read.
+    limit: fingerprints below it belong to validation. report: what was read.
     """
 
-    documents: int
     limit: int
     report: ReadReport
 
@@ -126,7 +125,7 @@ def survey(
     report.duplicates += len(kept) - int(kept.sum())
     write_bytes(folder / "kept", kept.tobytes())
     (folder / "contents").unlink()
-    write_json(folder / "survey.json", msgspec.to_builtins(SurveySummary(len(kept), limit, report)))
+    write_json(folder / "survey.json", msgspec.to_builtins(SurveySummary(limit, report)))
     return Survey(every, kept, limit, report, sample.passages() if limit == nominal else None)
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from bitgolf.errors import BitgolfError, describe_os_error
+from bitgolf.files import process_exists
 
 LOCK_FILE = ".lock"
 _ATTEMPTS = 20  # the file may be removed by its holder between opening and locking it
@@ -38,15 +39,7 @@ class LockHolder(msgspec.Struct, frozen=True):
 
     def may_run(self) -> bool:
         """Whether the process may still exist: on this host it does, on another host that is not known."""
-        if self.host != socket.gethostname():
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except (OSError, OverflowError):
-            return True
-        return True
+        return self.host != socket.gethostname() or process_exists(self.pid)
 
 
 class _HeldLock(NamedTuple):

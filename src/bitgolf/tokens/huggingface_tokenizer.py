@@ -11,14 +11,13 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from bitgolf.errors import BitgolfError, CorruptFileError, error_location
 from bitgolf.tokens.byte_level import bytes_of_piece
-from bitgolf.tokens.text_encoding import TextTokenizer, readable_text
+from bitgolf.tokens.text_encoding import TextTokenizer, import_package, readable_text
 from bitgolf.tokens.tokenizer import Ids
 
 BOS_NAMES = ("<|begin_of_text|>", "<|startoftext|>", "<|bos|>", "<bos>", "<s>", "[BOS]", "<|endoftext|>")
@@ -144,11 +143,7 @@ def _without_normaliser(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _open(settings: dict[str, Any]) -> Any:
     """Return the object of the package `tokenizers`, which reads names of special tokens in a text as plain text."""
-    try:
-        package = import_module("tokenizers")
-    except ImportError as error:
-        hint = "pip install 'bitgolf[tokenizers]'"
-        raise BitgolfError("a tokenizer.json needs the package tokenizers", hint=hint) from error
+    package = import_package("tokenizers", "a tokenizer.json")
     try:
         opened = package.Tokenizer.from_str(json.dumps(settings))
     except Exception as error:  # the package raises no class of its own

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -82,6 +84,15 @@ class TextTokenizer(Tokenizer):
 
     def _byte_tokens(self, data: bytes) -> list[int]:
         return [self._byte_ids[byte] for byte in data]
+
+
+def import_package(name: str, needed_by: str) -> Any:
+    """Import a package of the extra `tokenizers`. Raises `BitgolfError` if it is missing. needed_by: for the message."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        hint = "pip install 'bitgolf[tokenizers]'"
+        raise BitgolfError(f"{needed_by} needs the package {name}", hint=hint) from error
 
 
 def readable_text(data: bytes) -> str:

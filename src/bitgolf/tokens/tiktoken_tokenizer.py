@@ -10,13 +10,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from bitgolf.errors import BitgolfError, CorruptFileError, UsageError, error_location
-from bitgolf.tokens.text_encoding import TextTokenizer
+from bitgolf.errors import CorruptFileError, UsageError, error_location
+from bitgolf.tokens.text_encoding import TextTokenizer, import_package
 
 MAGIC = b"bitgolf tiktoken\n"
 BOS_NAME = "<|endoftext|>"
@@ -129,11 +128,7 @@ def _read_pattern(header: bytes) -> str:
 
 def _open(pattern: str, ranks: dict[bytes, int], bos: int) -> Any:
     """Return the `Encoding` of the package tiktoken."""
-    try:
-        package = import_module("tiktoken")
-    except ImportError as error:
-        hint = "pip install 'bitgolf[tokenizers]'"
-        raise BitgolfError("a tiktoken file needs the package tiktoken", hint=hint) from error
+    package = import_package("tiktoken", "a tiktoken file")
     try:
         return package.Encoding("bitgolf", pat_str=pattern, mergeable_ranks=ranks, special_tokens={BOS_NAME: bos})
     except ValueError as error:
