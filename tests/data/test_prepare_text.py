@@ -124,15 +124,13 @@ def test_processes_give_the_same_files(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.cluster
 def test_a_ray_cluster_gives_the_same_files(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs the extra `cluster`")
-    from ray.cluster_utils import Cluster
-
+    ray_clusters = pytest.importorskip("ray.cluster_utils", reason="needs the extra `cluster`")
     file = tmp_path / "a.jsonl"
     rows = [json.dumps({"text": f"line {i} of the text, {i * 7919 % 10007}\n" * 50}) for i in range(1500)]
     file.write_text("\n".join(rows))
     words = ["--text", str(file), "--vocab", "300"]
     subprocess.run(command(str(tmp_path / "local"), *words), check=True, capture_output=True)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = ray_clusters.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     cluster.add_node(num_cpus=1)
     try:
         cluster_words = command(str(tmp_path / "ray"), *words, "--cluster", str(cluster.address))

@@ -58,9 +58,8 @@ def test_one_process_is_this_one() -> None:
 @pytest.mark.cluster
 def test_a_ray_cluster_gives_the_same_results() -> None:
     ray = pytest.importorskip("ray", reason="needs the extra `cluster`")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    ray_clusters = pytest.importorskip("ray.cluster_utils", reason="needs the extra `cluster`")
+    cluster = ray_clusters.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     cluster.add_node(num_cpus=1)
     try:
         with RayCluster(str(cluster.address)) as workers:
