@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from bitgolf.data.manifest import SPLITS, Manifest, SplitManifest, is_prepared, load_manifest
 from bitgolf.data.overlap import PUBLISHED_OVERLAP, check_overlap, read_fingerprints, stream_fingerprints
+from bitgolf.data.scan import scan_split
 from bitgolf.data.shard_folder import compare_splits, find_tokenizer, inspect_split, open_shard_folder
 from bitgolf.data.shards import TokenStream, find_shards, find_sidecars, read_shard
-from bitgolf.data.sidecar import document_blocks
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import file_digest
 from bitgolf.report.findings import DataFinding
@@ -21,7 +20,6 @@ from bitgolf.tokens.loading import load_tokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
 
 CHALLENGE_BOS = 1
-_BLOCK_TOKENS = 1 << 22  # per step of counting
 
 
 def check_fingerprints(folder: Path, tolerated: float = 0.0) -> Iterator[DataFinding]:
@@ -38,8 +36,9 @@ def verify_data(folder: Path, tokenizer_file: Path | None = None, log: RunLog | 
     tokenizer also the ids and the byte sidecars. tokenizer_file: that tokenizer; None for the one in the folder.
     log: receives progress.
     """
+    log = log or RunLog(quiet=True)
     if is_prepared(folder):
-        return list(_errors_as_findings("manifest", lambda: _verify_manifest(folder, load_manifest(folder))))
+        return list(_errors_as_findings("manifest", lambda: _verify_manifest(folder, load_manifest(folder), log)))
     note = DataFinding("no-manifest", "note", f"{folder}: no manifest, so counts of the raw text cannot be checked")
     try:
         tokenizer_file = tokenizer_file or find_tokenizer(folder)
@@ -49,9 +48,7 @@ def verify_data(folder: Path, tokenizer_file: Path | None = None, log: RunLog | 
         return [note, unchecked, *_errors_as_findings("shards", lambda: _verify_without_tokenizer(folder))]
     return [
         note,
-        *_errors_as_findings(
-            "shards", lambda: _verify_published_shards(folder, tokenizer_file, log or RunLog(quiet=True))
-        ),
+        *_errors_as_findings("shards", lambda: _verify_published_shards(folder, tokenizer_file, log)),
     ]
 
 
@@ -82,7 +79,7 @@ def _verify_published_shards(folder: Path, tokenizer_file: Path, log: RunLog) ->
     yield from compare_splits(source, *found)
 
 
-def _verify_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]:
+def _verify_manifest(folder: Path, manifest: Manifest, log: RunLog) -> Iterator[DataFinding]:
     tokenizer = load_tokenizer(folder / "tokenizer.model")
     found, stated = (
         (tokenizer.digest, tokenizer.vocab, tokenizer.bos),
@@ -95,52 +92,42 @@ def _verify_manifest(folder: Path, manifest: Manifest) -> Iterator[DataFinding]:
     place = Path(manifest.shards_folder or folder)
     for name in SPLITS:
         split = manifest.split(name)
-        yield from _errors_as_findings("shards", lambda name=name, split=split: _verify_shards(place, name, split))
-        yield from _errors_as_findings("shards", lambda name=name, split=split: _verify_documents(folder, name, split))
         yield from _errors_as_findings(
-            "shards", lambda name=name, split=split: _verify_counts(place, name, split, tokenizer)
+            "shards", lambda name=name, split=split: _verify_shards(place, name, split, tokenizer, log)
         )
+        yield from _errors_as_findings("shards", lambda name=name, split=split: _verify_documents(folder, name, split))
+        yield from _verify_raw_bytes(name, split)
+        yield from _errors_as_findings("shards", lambda name=name, split=split: _verify_sidecars(place, name, split))
     tolerated = 0.0 if manifest.train.raw_bytes is not None else PUBLISHED_OVERLAP
     yield from _errors_as_findings("overlap", lambda: check_fingerprints(folder, tolerated))
 
 
-def _verify_shards(folder: Path, name: str, split: SplitManifest) -> Iterator[DataFinding]:
-    listed, present = [shard.name for shard in split.shards], [path.name for path in find_shards(folder, name)]
-    if listed != present:
-        yield DataFinding("shards", "error", f"the {name} shards are {present}, but the manifest lists {listed}")
-    for shard in split.shards:
-        if shard.name in present and file_digest(folder / shard.name) != shard.digest:
-            yield DataFinding("digest", "error", f"{folder / shard.name} has changed since it was written")
+def _verify_shards(
+    folder: Path, name: str, split: SplitManifest, tokenizer: Tokenizer, log: RunLog
+) -> Iterator[DataFinding]:
+    """Compare the shards of a split with what the manifest states of them."""
+    listed, present = [shard.name for shard in split.shards], find_shards(folder, name)
+    if listed != (names := [path.name for path in present]):
+        yield DataFinding("shards", "error", f"the {name} shards are {names}, but the manifest lists {listed}")
+    scan, stated = scan_split(name, present, tokenizer, log), {shard.name: shard.digest for shard in split.shards}
+    for entry in scan.entries:
+        if stated.get(entry.name, entry.digest) != entry.digest:
+            yield DataFinding("digest", "error", f"{folder / entry.name} has changed since it was written")
+    if scan.starts[0] != 0:
+        severity = "warning" if split.raw_bytes is None else "error"  # published shards may begin within a document
+        yield DataFinding("document-starts", severity, f"the first {name} token is not BOS ({tokenizer.bos})")
+    counted = {"documents": len(scan.starts), "tokens": len(scan.stream), "encoded_bytes": scan.encoded_bytes}
+    for key, value in counted.items():
+        if value != getattr(split, key):
+            yield DataFinding(
+                "counts", "error", f"{name}: counted {value:,} {key}, but the manifest states {getattr(split, key):,}"
+            )
 
 
 def _verify_documents(folder: Path, name: str, split: SplitManifest) -> Iterator[DataFinding]:
     path = folder / f"{name}_documents.fp"
     if len(read_fingerprints(path)) != split.documents or file_digest(path) != split.fingerprints:
         yield DataFinding("digest", "error", f"{path} has changed since it was written")
-
-
-def _verify_counts(folder: Path, name: str, split: SplitManifest, tokenizer: Tokenizer) -> Iterator[DataFinding]:
-    stream = TokenStream(find_shards(folder, name))
-    counts = _token_counts(stream)
-    if unknown := int(counts[tokenizer.vocab :].sum()):
-        yield DataFinding(
-            "vocabulary", "error", f"{unknown:,} {name} tokens are outside the vocabulary of {tokenizer.vocab:,} tokens"
-        )
-    if stream.window(0, 1)[0] != tokenizer.bos:
-        severity = "warning" if split.raw_bytes is None else "error"  # published shards may begin within a document
-        yield DataFinding("document-starts", severity, f"the first {name} token is not BOS ({tokenizer.bos})")
-    counted = {
-        "documents": int(counts[tokenizer.bos]),
-        "tokens": len(stream),
-        "encoded_bytes": _encoded_bytes(stream, tokenizer),
-    }
-    for key, value in counted.items():
-        if value != getattr(split, key):
-            yield DataFinding(
-                "counts", "error", f"{name}: counted {value:,} {key}, but the manifest states {getattr(split, key):,}"
-            )
-    yield from _verify_raw_bytes(name, split)
-    yield from _verify_sidecars(folder, name, split)
 
 
 def _verify_raw_bytes(name: str, split: SplitManifest) -> Iterator[DataFinding]:
@@ -162,16 +149,3 @@ def _verify_sidecars(folder: Path, name: str, split: SplitManifest) -> Iterator[
     if counted != split.sidecar_bytes:
         message = f"{name}: counted {counted:,} sidecar_bytes, but the manifest states {split.sidecar_bytes:,}"
         yield DataFinding("counts", "error", message)
-
-
-def _encoded_bytes(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """Return the number of bytes of all tokens, in blocks of a few million tokens that end at document starts."""
-    blocks = document_blocks(stream.document_starts(tokenizer.bos), len(stream), _BLOCK_TOKENS)
-    windows = (stream.window(first, last - first) for first, last in blocks)
-    return sum(int(tokenizer.count_bytes(ids[ids < tokenizer.vocab]).sum()) for ids in windows)
-
-
-def _token_counts(stream: TokenStream) -> npt.NDArray[np.int64]:
-    """Return the number of occurrences of each token id, int64 (65536,)."""
-    blocks = (shard[i : i + _BLOCK_TOKENS] for shard in stream.shards for i in range(0, len(shard), _BLOCK_TOKENS))
-    return sum((np.bincount(block, minlength=65_536) for block in blocks), np.zeros(65_536, np.int64))
