@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
     [
         (LockHolder(os.getpid(), socket.gethostname(), "2020"), False),
         (LockHolder(1 << 22, socket.gethostname(), "2020"), True),
-        (LockHolder(os.getpid(), "elsewhere", "2020"), False),
+        (LockHolder(1 << 22, "elsewhere", "2020"), False),
         (LockHolder(1 << 70, socket.gethostname(), "2020"), False),
     ],
     ids=["alive", "ended", "another host", "unknown"],

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from bitgolf.config.spec import Spec, part
-from bitgolf.data.manifest import Manifest, data_digest, is_prepared
+from bitgolf.data.manifest import Manifest, data_digest, is_prepared, load_manifest
 from bitgolf.data.prepare import TextPreparation, prepare_text
 from bitgolf.data.shard_folder import adopt_shards, folder_state, open_shard_folder
-from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
 from bitgolf.pipeline.checkpoint_owner import check_finished, check_owner
 from bitgolf.pipeline.state import Run
 from bitgolf.runtime.ordered_map import available_cores, local_map
@@ -63,7 +63,7 @@ def build_data(run: Run) -> None:
     Raises `UsageError` if the folder's checkpoints are of another training, which other data would end, and
     `BitgolfError` if the text or the shards cannot be used. Nothing is left then.
     """
-    if is_prepared(run.data_folder):
+    if _is_intact(run.data_folder):
         check_owner(run, run.data_folder)  # before anything is read: another recipe or seed
     try:
         run.pending.manifest = _adopt_shards(run, run.shards) if run.shards else _prepare_text(run)
@@ -93,7 +93,15 @@ def prepare(run: Run) -> PreparedData:
 
 def _same_data(run: Run) -> bool:
     """Whether the new data is equal to that of the run."""
-    return is_prepared(run.data_folder) and data_digest(run.data_folder) == data_digest(run.new_data_folder)
+    return _is_intact(run.data_folder) and data_digest(run.data_folder) == data_digest(run.new_data_folder)
+
+
+def _is_intact(folder: Path) -> bool:
+    """Whether a folder has a manifest that can be read. A damaged one is replaced with the data."""
+    try:
+        return is_prepared(folder) and bool(load_manifest(folder))
+    except CorruptFileError:
+        return False
 
 
 def _adopt_shards(run: Run, folder: Path) -> Manifest:
