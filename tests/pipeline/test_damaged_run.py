@@ -11,7 +11,8 @@ from subprocess import CompletedProcess
 import pytest
 
 from bitgolf.errors import CorruptFileError
-from bitgolf.files import read_json
+from bitgolf.files import read_json, with_digest
+from bitgolf.pipeline.state import read_outcomes
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.report.events import read_events
@@ -184,3 +185,11 @@ def test_what_is_no_event_is_skipped(tmp_path: Path) -> None:
     found = read_events(tmp_path / "log.jsonl")
     assert [event["event"] for event in found.events] == ["step", "step"] and found.skipped == 5
     assert read_events(tmp_path / "none.jsonl") == ([], 0)
+
+
+def test_an_outcome_that_was_changed_counts_as_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {"train": with_digest({"key": "a", "steps": 8}), "average": with_digest({"key": "b"})}
+    kept["train"]["steps"] = 9
+    (tmp_path / "stages.json").write_text(json.dumps(kept))
+    assert read_outcomes(tmp_path, RunLog()) == {"average": kept["average"]}
+    assert "the outcomes of these stages are damaged, so that they count as not run: train" in capsys.readouterr().err
