@@ -67,7 +67,7 @@ from bitgolf.score.methods import ContiguousScoring
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
 from bitgolf.score.text import load_validation
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.trainer import Trainer
 
 SEEDS, LENGTH, LAYERS = (0, 1, 2), 256, 8
 

@@ -29,8 +29,8 @@ from bitgolf.model.attention.gates import SparseAttentionGate
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.report.environment import collect_environment
 from bitgolf.runtime.device import select_device
-from bitgolf.train.kernels.fused import FusedExclusiveGate, ReferenceExclusiveGate
-from bitgolf.train.kernels.select import fused_attention_cores
+from bitgolf.training.kernels.fused import FusedExclusiveGate, ReferenceExclusiveGate
+from bitgolf.training.kernels.select import fused_attention_cores
 
 ROUNDS, CALLS = 7, 10
 WIDTH, HEADS, KV_HEADS, LENGTH, VOCAB, CAP, SLOPE = 512, 8, 4, 2048, 8192, 30.0, 0.5

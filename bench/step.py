@@ -32,7 +32,7 @@ from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.methods import ContiguousScoring
 from bitgolf.score.result import MethodResult
 from bitgolf.score.text import TokenizedText
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.trainer import Trainer
 
 ROUNDS, STEPS = 5, 4
 

@@ -45,7 +45,7 @@ from bitgolf.recipes import get_recipe, recipe_names
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.adapt.gradient import AdamWAdaptation
 from bitgolf.score.methods import ContiguousScoring
-from bitgolf.train.batch_schedule import BatchSizeWarmup
+from bitgolf.training.batch_schedule import BatchSizeWarmup
 
 Edit = Callable[[Spec[Recipe]], Spec[Recipe]]
 known = cache(get_recipe)  # recipes never change

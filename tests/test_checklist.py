@@ -120,10 +120,10 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
     13: (
         "sharded Muon: many processes equal one, padding stays zero, stacking is exact, no momentum after the warm-up",
         (
-            "train/test_sharded.py::test_many_processes_make_the_step_of_one",
+            "training/test_sharded.py::test_many_processes_make_the_step_of_one",
             "optim/test_stacked_group.py::test_padding_stays_zero",
             "optim/test_stacked_group.py::test_stacking_is_bit_exact_both_ways",
-            "train/test_sharded.py::test_warm_up_clears_the_shards",
+            "training/test_sharded.py::test_warm_up_clears_the_shards",
         ),
     ),
     14: (

@@ -22,8 +22,8 @@ from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.recipes import get_recipe, recipe_names
-from bitgolf.train.loss_module import LossModule
-from bitgolf.train.settings import Train
+from bitgolf.training.loss_module import LossModule
+from bitgolf.training.settings import Train
 
 TEXT = (Path(__file__).parents[1] / "docs" / "techniques.md").read_text()
 COLUMNS = ["technique", "assignment", "recipes", "published effect", "interacts badly with"]

@@ -18,7 +18,7 @@ LAYERS = [
     {"average", "grids", "kernels", "optim", "pack", "text"},
     {"tokens"},
     {"data", "model"},
-    {"quantize", "train"},
+    {"quantize", "training"},
     {"score"},
     {"recipes"},
     {"artifact", "cautions"},

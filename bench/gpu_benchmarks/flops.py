@@ -15,7 +15,7 @@ from bitgolf.model.build import model_size
 from bitgolf.model.part import Scheduled
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.loss_module import LossModule
+from bitgolf.training.loss_module import LossModule
 
 PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Peak operations per second of dense bfloat16 matrix products accumulated in float32, from NVIDIA's data sheets."""

@@ -37,10 +37,10 @@ from bitgolf.runtime.compiler import InductorOptions
 from bitgolf.runtime.device import Device, select_device
 from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train import setup
-from bitgolf.train.kernels import select
-from bitgolf.train.phases import progress_at as within
-from bitgolf.train.trainer import Trainer
+from bitgolf.training import setup
+from bitgolf.training.kernels import select
+from bitgolf.training.phases import progress_at as within
+from bitgolf.training.trainer import Trainer
 from gpu_benchmarks.job import GPUS
 
 WARM_STEPS = 3

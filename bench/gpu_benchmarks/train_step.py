@@ -7,7 +7,7 @@ from typing import Any
 
 from bitgolf.data.manifest import open_split
 from bitgolf.model.attention.cores.sdpa import SegmentMask
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.trainer import Trainer
 from gpu_benchmarks import flops, harness, profile
 from gpu_benchmarks.job import RECIPE, BenchmarkJob
 from gpu_benchmarks.results import ResultsWriter

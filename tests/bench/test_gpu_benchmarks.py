@@ -21,7 +21,7 @@ from gpu_benchmarks.recipe_speed import random_shard
 from bitgolf.config.build_context import BuildContext
 from bitgolf.errors import BitgolfError
 from bitgolf.recipes import get_recipe
-from bitgolf.train.phases import progress_at
+from bitgolf.training.phases import progress_at
 
 LOG = """warmup_step: 5/5
 1/160 train_loss: 9.0 train_time: 0.0m tok/s: 3932160

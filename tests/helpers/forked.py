@@ -110,7 +110,7 @@ def forked_workers() -> Iterator[None]:
     """`run_worker` forks its workers from the server, with the environment variables that torchrun would give them.
 
     For folders with many tests that start workers: import it in their conftest.py. Workers are started as users do in
-    tests/runtime/test_launch.py, tests/score/test_processes.py, tests/train/test_processes.py (torchrun), and by the
+    tests/runtime/test_launch.py, tests/score/test_processes.py, tests/training/test_processes.py (torchrun), and by the
     command in a process of its own in tests/pipeline/test_pipeline.py.
     """
 

@@ -14,9 +14,9 @@ from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP, SquaredLeakyReLU
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.runtime.device import Device
-from bitgolf.train.kernels import select
-from bitgolf.train.kernels.parity import KernelTrial, Timer
-from bitgolf.train.trainer import LossModule
+from bitgolf.training.kernels import select
+from bitgolf.training.kernels.parity import KernelTrial, Timer
+from bitgolf.training.trainer import LossModule
 from helpers.toy import VOCAB, built, toy_model
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")

@@ -26,9 +26,9 @@ from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.text.documents import Document
 from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.trainers import SentencePieceBPE
-from bitgolf.train import checkpoint
-from bitgolf.train.loss_reporter import LogEvent
-from bitgolf.train.trainer import Trainer
+from bitgolf.training import checkpoint
+from bitgolf.training.loss_reporter import LogEvent
+from bitgolf.training.trainer import Trainer
 from helpers.toy import toy_recipe
 
 State = dict[str, Tensor]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitgolf.train.kernels.parity import RecordedCall
+from bitgolf.training.kernels.parity import RecordedCall
 from helpers.toy import VOCAB
 
 

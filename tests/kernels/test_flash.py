@@ -23,7 +23,7 @@ from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SegmentMa
 from bitgolf.model.attention.cores.segment_capacity import SegmentCapacityManager
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.interfaces import AttentionMask
-from bitgolf.train.kernels.parity import summarize_exception
+from bitgolf.training.kernels.parity import summarize_exception
 
 AT = BuildContext(vocab=50, dim=64, heads=4, kv_heads=2)
 BOS, LENGTH = 1, 24

@@ -17,8 +17,8 @@ from bitgolf.model.attention.cores.segment_capacity import SegmentCapacity
 from bitgolf.model.attention.cores.varlen import VarlenCore
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.mlp import MLP
-from bitgolf.train.kernels import select
-from bitgolf.train.kernels.parity import KernelTrial, RecordedCall, Timer
+from bitgolf.training.kernels import select
+from bitgolf.training.kernels.parity import KernelTrial, RecordedCall, Timer
 from helpers.kernel_selection import (
     CPU,
     TRAINING,

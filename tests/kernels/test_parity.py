@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bitgolf.errors import BitgolfError, Unsupported
-from bitgolf.train.kernels.fused import FusedMLP
-from bitgolf.train.kernels.parity import RecordedCall, record_calls
+from bitgolf.training.kernels.fused import FusedMLP
+from bitgolf.training.kernels.parity import RecordedCall, record_calls
 from helpers.kernel_selection import (
     CPU,
     TRAINING,

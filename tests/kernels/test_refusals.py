@@ -13,7 +13,7 @@ from bitgolf.config.spec import part
 from bitgolf.errors import Unsupported
 from bitgolf.model.mlp import MLP, SquaredLeakyReLU
 from bitgolf.runtime.device import Device
-from bitgolf.train.kernels.parity import KernelTrial, RecordedCall
+from bitgolf.training.kernels.parity import KernelTrial, RecordedCall
 
 TRIAL = KernelTrial(Device(torch.device("cpu"), torch.float32, "a test"), compiled=False, backward=True)
 CALL = RecordedCall((torch.randn(1, 3, 8),), ())
@@ -36,7 +36,7 @@ def reference() -> MLP:
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.DEBUG, "bitgolf.train.kernels.parity")
+    caplog.set_level(logging.DEBUG, "bitgolf.training.kernels.parity")
     return caplog
 
 

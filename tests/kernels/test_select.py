@@ -24,8 +24,8 @@ from bitgolf.model.objectives import CrossEntropy
 from bitgolf.pipeline.training import TrainingJob, train_rank
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
-from bitgolf.train.kernels import select
-from bitgolf.train.kernels.fused import (
+from bitgolf.training.kernels import select
+from bitgolf.training.kernels.fused import (
     FusedExclusiveGate,
     FusedMLP,
     FusedSoftcappedCrossEntropy,

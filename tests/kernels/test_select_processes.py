@@ -20,7 +20,7 @@ from bitgolf.model.attention.cores.segment_capacity import SegmentCapacity
 from bitgolf.model.attention.cores.varlen import VarlenCore
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import DistributedContext
-from bitgolf.train.kernels import select
+from bitgolf.training.kernels import select
 from helpers.kernel_selection import (
     leaky_toy,
 )

@@ -25,7 +25,7 @@ from bitgolf.model.mlp import MLP
 from bitgolf.model.residual_topology import SequentialResidual
 from bitgolf.recipes import get_recipe
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.graphs import warm_up_graphs
+from bitgolf.training.graphs import warm_up_graphs
 from helpers.toy import built, toy_model, toy_recipe
 from helpers.toy_training import make_data, make_trainer
 

@@ -29,7 +29,7 @@ from bitgolf.model.objectives import (
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.optim.adam import Adam
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.loss_module import LossModule
+from bitgolf.training.loss_module import LossModule
 from helpers.toy import VOCAB, built, toy_model, toy_recipe
 from helpers.toy_training import make_data, make_trainer
 

@@ -21,7 +21,7 @@ from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.lm import LM
 from bitgolf.model.residual import DepthScaledNorm, ResidualWarmup, RMSNorm
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.phases import Phases
+from bitgolf.training.phases import Phases
 from helpers.toy import VOCAB, built, toy_model
 
 torch.set_num_threads(1)

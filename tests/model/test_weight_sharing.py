@@ -31,8 +31,8 @@ from bitgolf.optim.muon import Muon
 from bitgolf.quantize.encoding import decode_model, encode_model
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.graphs import warm_up_graphs
-from bitgolf.train.trainer import Trainer, extract_average_state
+from bitgolf.training.graphs import warm_up_graphs
+from bitgolf.training.trainer import Trainer, extract_average_state
 from helpers.toy import VOCAB, built, toy_model, toy_recipe
 from helpers.toy_training import make_data, make_trainer, same
 

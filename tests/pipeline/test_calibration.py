@@ -37,8 +37,8 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.progress import CalibrationReserve, TrainingProgress
-from bitgolf.train import loop
-from bitgolf.train.trainer import Trainer
+from bitgolf.training import loop
+from bitgolf.training.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import FakeTime, make_data
 

@@ -19,7 +19,7 @@ from bitgolf.optim.muon import Muon
 from bitgolf.recipes import get_recipe, recipe_names
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.tokens.trainers import CaseOpsBPE
-from bitgolf.train.loss_module import LossModule
+from bitgolf.training.loss_module import LossModule
 from helpers.small_recipes import VOCAB, small_recipe
 
 PUBLISHED = [name for name in recipe_names() if get_recipe(name)().published]

@@ -16,7 +16,7 @@ from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.pipeline.training import TrainingJob, train_worker
 from bitgolf.runtime.job_files import write_job
 from bitgolf.runtime.launch import run_worker
-from bitgolf.train.checkpoint import newest_file
+from bitgolf.training.checkpoint import newest_file
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_data
 

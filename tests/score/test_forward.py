@@ -27,8 +27,8 @@ from bitgolf.score.execution.forward import (
 )
 from bitgolf.score.execution.kernels import KernelSelector, random_documents
 from bitgolf.score.player import ScoringBatch, StaticPlayer
-from bitgolf.train.kernels.fused import FusedMLP
-from bitgolf.train.kernels.select import KernelDecision, KernelSelection, kernel_candidates
+from bitgolf.training.kernels.fused import FusedMLP
+from bitgolf.training.kernels.select import KernelDecision, KernelSelection, kernel_candidates
 from helpers.toy import VOCAB, built, toy_model
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")

@@ -29,7 +29,7 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
-from bitgolf.train.checkpoint_writer import first_nonfinite
+from bitgolf.training.checkpoint_writer import first_nonfinite
 
 TOKENIZER_CODER = part(SmallestCoder, coders=(part(Brotli), part(LZMA)))
 

@@ -22,7 +22,7 @@ from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import InverseLRRamp
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.train.batch_schedule import BatchSizeWarmup
+from bitgolf.training.batch_schedule import BatchSizeWarmup
 
 
 @caution

@@ -33,7 +33,7 @@ PART_PACKAGES = (
     "data",
     "model",
     "quantize",
-    "train",
+    "training",
     "score",
     "recipes",
     "artifact",

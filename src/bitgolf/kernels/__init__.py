@@ -1,4 +1,4 @@
 """Fused kernels as torch operators on plain tensors.
 
-Each has a reference implementation in `bitgolf.model`; `bitgolf.train.kernels` selects which of the two runs.
+Each has a reference implementation in `bitgolf.model`; `bitgolf.training.kernels` selects which of the two runs.
 """

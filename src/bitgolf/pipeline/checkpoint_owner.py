@@ -10,7 +10,7 @@ from bitgolf.errors import CorruptFileError, UsageError
 from bitgolf.files import json_digest, read_checked_json, write_checked_json
 from bitgolf.pipeline.state import Run
 from bitgolf.recipes.identity import training_key
-from bitgolf.train import checkpoint
+from bitgolf.training import checkpoint
 
 KEY_FILE = "key.json"
 

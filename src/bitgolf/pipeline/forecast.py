@@ -19,7 +19,7 @@ from bitgolf.optim.optimizer import Optimizer
 from bitgolf.quantize.size_forecast import forecast_bytes, matrix_std
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.loss_module import LossModule
+from bitgolf.training.loss_module import LossModule
 
 FORECAST_ERROR = "forecasts err by up to 13 %"
 CHECKPOINTS = 3

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bitgolf.data.manifest import Manifest
 from bitgolf.pack.streams import EncodedTensor
-from bitgolf.train.checkpoint import Checkpoint
+from bitgolf.training.checkpoint import Checkpoint
 
 
 @dataclass

@@ -20,7 +20,7 @@ from bitgolf.pipeline.reporting import report, report_inputs
 from bitgolf.pipeline.scoring import score, score_inputs
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training import average, averaging_inputs, load_checkpoint, train, training_inputs
-from bitgolf.train.checkpoint import newest_file
+from bitgolf.training.checkpoint import newest_file
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ from bitgolf.runtime.device import Device, select_device
 from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.launch import run_worker
 from bitgolf.runtime.progress import CalibrationReserve
-from bitgolf.train import checkpoint, loop, setup
-from bitgolf.train.settings import Train
-from bitgolf.train.trainer import Trainer, extract_average_state
+from bitgolf.training import checkpoint, loop, setup
+from bitgolf.training.settings import Train
+from bitgolf.training.trainer import Trainer, extract_average_state
 
 
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bitgolf.report.events import read_events, training_losses
 from bitgolf.report.log import RunLog
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.trainer import Trainer
 
 
 def warn_of_unused(log: RunLog, trainer: Trainer, epochs: float, tokens: int) -> None:

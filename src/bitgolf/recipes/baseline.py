@@ -32,7 +32,7 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import ContiguousScoring
 from bitgolf.text.documents import CommandLineText
 from bitgolf.tokens.trainers import SentencePieceBPE
-from bitgolf.train.settings import Train
+from bitgolf.training.settings import Train
 
 
 def baseline() -> Spec[Recipe]:

@@ -9,7 +9,7 @@ from bitgolf.config.locate import constructor_errors_at
 from bitgolf.config.spec import Spec, count_context_arguments
 from bitgolf.optim.optimizer import Optimizer
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.train.loss_module import LossModule
+from bitgolf.training.loss_module import LossModule
 
 
 def check_recipe(recipe: Spec[Recipe]) -> None:

@@ -31,7 +31,7 @@ from bitgolf.score.coding.roundtrip import CompressionRoundTrip
 from bitgolf.score.methods import ContiguousScoring, SlidingScoring
 from bitgolf.text.documents import PythonStandardLibrary
 from bitgolf.tokens.trainers import SentencePieceBPE
-from bitgolf.train.settings import Train
+from bitgolf.training.settings import Train
 
 
 def quickstart() -> Spec[Recipe]:

@@ -17,7 +17,7 @@ from bitgolf.score.coding.roundtrip import CompressionRoundTrip
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.text.documents import TextSource
 from bitgolf.tokens.trainers import TokenizerTrainer
-from bitgolf.train.settings import Train
+from bitgolf.training.settings import Train
 
 
 @register

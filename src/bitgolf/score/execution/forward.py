@@ -23,7 +23,7 @@ from bitgolf.score.execution.async_copy import copy_to_device
 from bitgolf.score.execution.compiled_function import CompiledFunction
 
 if TYPE_CHECKING:
-    from bitgolf.train.kernels.select import KernelSelection
+    from bitgolf.training.kernels.select import KernelSelection
 
 MIN_PADDED_LENGTH = 64  # tokens; shorter rows are padded to this length
 MAX_TOKENS = 1 << 20  # tokens per forward if no limit was set

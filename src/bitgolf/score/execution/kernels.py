@@ -10,7 +10,7 @@ from torch import Tensor
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
-from bitgolf.train.kernels.select import KernelDecision, KernelSelection, kernel_candidates, select_kernels
+from bitgolf.training.kernels.select import KernelDecision, KernelSelection, kernel_candidates, select_kernels
 
 TRIAL_TOKENS = 32_768
 """Number of tokens on which kernels are timed."""

@@ -16,11 +16,11 @@ from bitgolf.errors import BitgolfError
 from bitgolf.optim.adam import Adam
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train import micro_batch
-from bitgolf.train.activation_memory import activation_bytes, available_bytes, largest_micro_batch, max_micro_tokens
-from bitgolf.train.execution_plan import ExecutionPlan, LossFunction
-from bitgolf.train.micro_batch import ACTIVATION_BUDGETS, estimate_micro_batch, find_micro_batch
-from bitgolf.train.trainer import Trainer
+from bitgolf.training import micro_batch
+from bitgolf.training.activation_memory import activation_bytes, available_bytes, largest_micro_batch, max_micro_tokens
+from bitgolf.training.execution_plan import ExecutionPlan, LossFunction
+from bitgolf.training.micro_batch import ACTIVATION_BUDGETS, estimate_micro_batch, find_micro_batch
+from bitgolf.training.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer
 

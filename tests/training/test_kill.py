@@ -16,7 +16,7 @@ import pytest
 from bitgolf.pipeline.training import TrainingJob, train_worker
 from bitgolf.runtime import worker
 from bitgolf.runtime.job_files import write_job
-from bitgolf.train.checkpoint import load_latest
+from bitgolf.training.checkpoint import load_latest
 from helpers.forked import fork_server
 from helpers.toy import toy_recipe
 from helpers.toy_training import same

@@ -13,7 +13,7 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Objective
 from bitgolf.optim.algorithm import UpdateAlgorithm
 from bitgolf.optim.schedules import Schedule
-from bitgolf.train.batch_schedule import BatchSchedule, BatchShape
+from bitgolf.training.batch_schedule import BatchSchedule, BatchShape
 
 
 @register

@@ -21,7 +21,7 @@ from bitgolf.optim.optimizer import Optimizer
 from bitgolf.optim.orthogonalize import NewtonSchulz
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.graphs import warm_up_graphs
+from bitgolf.training.graphs import warm_up_graphs
 from helpers.process_groups import run_as_script, run_in_processes
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same

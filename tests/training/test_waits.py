@@ -17,8 +17,8 @@ from bitgolf.optim.adam import Adam
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import NorMuon, RowNorm
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train import loss_reporter
-from bitgolf.train.loss_reporter import Diverged, LossReporter
+from bitgolf.training import loss_reporter
+from bitgolf.training.loss_reporter import Diverged, LossReporter
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer
 

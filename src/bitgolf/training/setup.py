@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from bitgolf.data.batches import TokenRows
 from bitgolf.report.log import RunLog
-from bitgolf.train.execution_plan import ExecutionPlan
-from bitgolf.train.graphs import compile_loss, should_compile, warm_up_graphs
-from bitgolf.train.kernels import select
-from bitgolf.train.micro_batch import estimate_micro_batch, find_micro_batch
-from bitgolf.train.part_usage import measure_part_usage
-from bitgolf.train.shape_check import shapes_checked
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.execution_plan import ExecutionPlan
+from bitgolf.training.graphs import compile_loss, should_compile, warm_up_graphs
+from bitgolf.training.kernels import select
+from bitgolf.training.micro_batch import estimate_micro_batch, find_micro_batch
+from bitgolf.training.part_usage import measure_part_usage
+from bitgolf.training.shape_check import shapes_checked
+from bitgolf.training.trainer import Trainer
 
 WARM_UP_STEPS = 2
 SEGMENT_SAMPLE_STEPS = 32

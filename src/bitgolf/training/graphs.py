@@ -7,10 +7,10 @@ from functools import partial
 
 from bitgolf.runtime.compiler import compile_graph
 from bitgolf.runtime.device import Device
-from bitgolf.train.batch_schedule import BatchShape
-from bitgolf.train.execution_plan import LossFunction
-from bitgolf.train.phases import progress_at
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.batch_schedule import BatchShape
+from bitgolf.training.execution_plan import LossFunction
+from bitgolf.training.phases import progress_at
+from bitgolf.training.trainer import Trainer
 
 
 def should_compile(mode: str, device: Device) -> bool:

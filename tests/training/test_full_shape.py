@@ -18,11 +18,11 @@ from bitgolf.quantize.calibration.observe import TOKENS_PER_FORWARD, observe
 from bitgolf.quantize.calibration.sources import DEFAULT_MAX_LENGTH
 from bitgolf.recipes import get_recipe, recipe_names
 from bitgolf.recipes.recipe import Recipe
-from bitgolf.train.kernels.parity import KernelTrial, ReplayModule, record_calls
-from bitgolf.train.kernels.select import PARITY_TOKENS, kernel_candidates
-from bitgolf.train.loss_module import LossModule
-from bitgolf.train.part_usage import measure_part_usage
-from bitgolf.train.settings import Train
+from bitgolf.training.kernels.parity import KernelTrial, ReplayModule, record_calls
+from bitgolf.training.kernels.select import PARITY_TOKENS, kernel_candidates
+from bitgolf.training.loss_module import LossModule
+from bitgolf.training.part_usage import measure_part_usage
+from bitgolf.training.settings import Train
 from helpers.fake_execution import fake_tensors
 from helpers.live_tensors import MemoryTracker
 from helpers.recipe_cover import Traits, all_but_exhaustive, covering_recipes

@@ -16,9 +16,9 @@ from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.interfaces import ResidualStreamPart
 from bitgolf.model.part import Scheduled
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.graphs import warm_up_graphs
-from bitgolf.train.phases import progress_at
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.graphs import warm_up_graphs
+from bitgolf.training.phases import progress_at
+from bitgolf.training.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same
 

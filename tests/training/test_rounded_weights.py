@@ -15,8 +15,8 @@ from bitgolf.model.qat import FakeQuant, QuantNoise, SoftRoundQuant
 from bitgolf.model.qat_lowbit import AttentionOutputNorm, FakeFloat8, FakeTernary, NormedActivation
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.graphs import warm_up_graphs
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.graphs import warm_up_graphs
+from bitgolf.training.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same
 

@@ -13,11 +13,11 @@ from bitgolf.data.batches import rows_per_rank
 from bitgolf.errors import BitgolfError
 from bitgolf.runtime.compiler import compile_graph
 from bitgolf.runtime.distributed import all_reduce_min
-from bitgolf.train.activation_memory import activation_bytes, available_bytes, max_micro_tokens
-from bitgolf.train.batch_schedule import BatchShape
-from bitgolf.train.execution_plan import ExecutionPlan, LossFunction
-from bitgolf.train.phases import progress_at
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.activation_memory import activation_bytes, available_bytes, max_micro_tokens
+from bitgolf.training.batch_schedule import BatchShape
+from bitgolf.training.execution_plan import ExecutionPlan, LossFunction
+from bitgolf.training.phases import progress_at
+from bitgolf.training.trainer import Trainer
 
 ACTIVATION_BUDGETS = (0.5, 0.25, 0.1, 0.0)
 """Shares of the activations that a compiled graph may save, tried in this order; it recomputes the others in the

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from bitgolf.errors import BitgolfError
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train import checkpoint, loop
-from bitgolf.train.checkpoint_writer import CheckpointWriter, HostSnapshot, first_nonfinite
-from bitgolf.train.loop import train
-from bitgolf.train.loss_reporter import Diverged
-from bitgolf.train.trainer import Trainer
+from bitgolf.training import checkpoint, loop
+from bitgolf.training.checkpoint_writer import CheckpointWriter, HostSnapshot, first_nonfinite
+from bitgolf.training.loop import train
+from bitgolf.training.loss_reporter import Diverged
+from bitgolf.training.trainer import Trainer
 from helpers.toy_training import (
     STEPS,
     FakeTime,

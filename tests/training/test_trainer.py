@@ -22,10 +22,10 @@ from bitgolf.pipeline.training import TrainingJob, train_rank
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.checkpoint import load_latest, save
-from bitgolf.train.graphs import compile_loss, warm_up_graphs
-from bitgolf.train.part_usage import measure_part_usage
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.checkpoint import load_latest, save
+from bitgolf.training.graphs import compile_loss, warm_up_graphs
+from bitgolf.training.part_usage import measure_part_usage
+from bitgolf.training.trainer import Trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_trainer, same
 
@@ -209,7 +209,7 @@ def test_a_device_that_is_not_there_is_an_error(
 
 
 def test_the_probe_reads_the_beginning_of_a_long_row(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
-    monkeypatch.setattr("bitgolf.train.part_usage.PROBE_TOKENS", 8)
+    monkeypatch.setattr("bitgolf.training.part_usage.PROBE_TOKENS", 8)
     recipe = toy_recipe()
     trainer, lengths = make_trainer(data, recipe), set[int]()
     trainer.model.embed.register_forward_hook(lambda m, inputs, y: lengths.add(inputs[0].shape[1]))

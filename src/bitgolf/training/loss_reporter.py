@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitgolf.errors import BitgolfError
 from bitgolf.runtime.distributed import all_reduce_mean
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.trainer import Trainer
 
 LogEvent = Callable[..., None]  # report(kind, **fields), writes to the run's log
 

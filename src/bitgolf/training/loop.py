@@ -12,10 +12,10 @@ from bitgolf.errors import Interrupted
 from bitgolf.runtime.distributed import broadcast_list, broadcast_scalar
 from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.runtime.signals import signals_to
-from bitgolf.train.checkpoint_manager import CheckpointManager, TrainResult, restore
-from bitgolf.train.checkpoint_writer import CheckpointWriter
-from bitgolf.train.loss_reporter import Diverged, LogEvent, LossReporter
-from bitgolf.train.trainer import Trainer
+from bitgolf.training.checkpoint_manager import CheckpointManager, TrainResult, restore
+from bitgolf.training.checkpoint_writer import CheckpointWriter
+from bitgolf.training.loss_reporter import Diverged, LogEvent, LossReporter
+from bitgolf.training.trainer import Trainer
 
 
 def train(trainer: Trainer, folder: Path, report: LogEvent, *, resume: bool, limit: float | None = None) -> TrainResult:

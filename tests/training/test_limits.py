@@ -13,11 +13,11 @@ from torch import Tensor
 from bitgolf.config.spec import Spec
 from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train import checkpoint, loop
-from bitgolf.train.checkpoint_writer import HostSnapshot
-from bitgolf.train.loop import train
-from bitgolf.train.loss_reporter import Diverged, LossReporter
-from bitgolf.train.trainer import Trainer
+from bitgolf.training import checkpoint, loop
+from bitgolf.training.checkpoint_writer import HostSnapshot
+from bitgolf.training.loop import train
+from bitgolf.training.loss_reporter import Diverged, LossReporter
+from bitgolf.training.trainer import Trainer
 from helpers.toy_training import (
     FakeTime,
     at,

@@ -25,7 +25,7 @@ from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
-from bitgolf.train.setup import setup_trainer
+from bitgolf.training.setup import setup_trainer
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_data, make_trainer
 

@@ -20,7 +20,7 @@ from bitgolf.pipeline.training import TrainingJob, train_rank, train_worker
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.job_files import read_result, write_job
-from bitgolf.train.checkpoint import load_latest
+from bitgolf.training.checkpoint import load_latest
 from helpers.toy import toy_recipe
 
 STEPS = 20

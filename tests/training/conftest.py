@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitgolf.train import loop
-from bitgolf.train.checkpoint_writer import CheckpointWriter
+from bitgolf.training import loop
+from bitgolf.training.checkpoint_writer import CheckpointWriter
 from helpers.toy_training import FakeTime, make_data
 
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from bitgolf.runtime.distributed import broadcast_scalar
-from bitgolf.train import checkpoint
-from bitgolf.train.checkpoint_writer import CheckpointWriter, first_nonfinite
-from bitgolf.train.loss_reporter import Diverged, LogEvent
-from bitgolf.train.trainer import Trainer
+from bitgolf.training import checkpoint
+from bitgolf.training.checkpoint_writer import CheckpointWriter, first_nonfinite
+from bitgolf.training.loss_reporter import Diverged, LogEvent
+from bitgolf.training.trainer import Trainer
 
 
 class TrainResult(NamedTuple):

@@ -19,10 +19,10 @@ from bitgolf.optim.parameter_group import check_same_form
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train.execution_plan import ExecutionPlan, LossFunction
-from bitgolf.train.loss_module import LossModule
-from bitgolf.train.phases import Phases
-from bitgolf.train.settings import Train
+from bitgolf.training.execution_plan import ExecutionPlan, LossFunction
+from bitgolf.training.loss_module import LossModule
+from bitgolf.training.phases import Phases
+from bitgolf.training.settings import Train
 
 
 class Trainer:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bitgolf.errors import BitgolfError
-from bitgolf.train import checkpoint
+from bitgolf.training import checkpoint
 
 
 def first_nonfinite(state: Mapping[str, Tensor]) -> str | None:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bitgolf.errors import CorruptFileError, FormatVersionError
-from bitgolf.train.checkpoint import load, load_latest, save
+from bitgolf.training.checkpoint import load, load_latest, save
 
 TENSORS = {"w": torch.arange(12, dtype=torch.float32).view(3, 4), "n": torch.tensor(5)}
 
@@ -195,7 +195,7 @@ def test_an_error_of_our_own_is_not_taken_for_damage(tmp_path: Path, monkeypatch
     def broken(data: bytes) -> None:
         raise AttributeError("a bug")
 
-    monkeypatch.setattr("bitgolf.train.checkpoint.parse", broken)
+    monkeypatch.setattr("bitgolf.training.checkpoint.parse", broken)
     with pytest.raises(AttributeError, match="a bug"):
         load(path)
 

@@ -17,10 +17,10 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.train import loop
-from bitgolf.train.batch_schedule import BatchShape, BatchSizeWarmup, SequenceLengthWarmup
-from bitgolf.train.graphs import warm_up_graphs
-from bitgolf.train.settings import Train
+from bitgolf.training import loop
+from bitgolf.training.batch_schedule import BatchShape, BatchSizeWarmup, SequenceLengthWarmup
+from bitgolf.training.graphs import warm_up_graphs
+from bitgolf.training.settings import Train
 from helpers.toy_training import STEPS, FakeTime, before_step, make_trainer, newest, no_report, same, short_recipe
 
 BATCH = part(BatchSizeWarmup, milestones=((0.0, 0.5), (0.3, 0.75), (0.6, 1.0)))

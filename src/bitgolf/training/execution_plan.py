@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from bitgolf.model.attention.cores.segment_capacity import SegmentCapacityManager
-from bitgolf.train.activation_memory import largest_micro_batch
+from bitgolf.training.activation_memory import largest_micro_batch
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """(ids, targets), int64 (B, T) each -> mean loss in nats per token, a scalar."""

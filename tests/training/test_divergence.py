@@ -14,9 +14,9 @@ from bitgolf.config.spec import Spec
 from bitgolf.pipeline.training import TrainingJob, train_rank
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
-from bitgolf.train import checkpoint
-from bitgolf.train.loss_reporter import Diverged
-from bitgolf.train.trainer import Trainer
+from bitgolf.training import checkpoint
+from bitgolf.training.loss_reporter import Diverged
+from bitgolf.training.trainer import Trainer
 from helpers.toy_training import short_recipe
 
 

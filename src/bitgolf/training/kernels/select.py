@@ -32,13 +32,13 @@ from bitgolf.model.mlp import MLP, SquaredLeakyReLU
 from bitgolf.model.objectives import CrossEntropy
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext, broadcast_json
-from bitgolf.train.kernels.fused import (
+from bitgolf.training.kernels.fused import (
     FusedExclusiveGate,
     FusedMLP,
     FusedSoftcappedCrossEntropy,
     ReferenceExclusiveGate,
 )
-from bitgolf.train.kernels.parity import (
+from bitgolf.training.kernels.parity import (
     KernelTrial,
     ModuleFactory,
     RecordedCall,
@@ -46,7 +46,7 @@ from bitgolf.train.kernels.parity import (
     measure_milliseconds,
     record_calls,
 )
-from bitgolf.train.loss_module import LossModule
+from bitgolf.training.loss_module import LossModule
 
 PARITY_TOKENS = 4096
 """Tokens of the row of a parity check, which limits the (T, T) masks of reference modules."""

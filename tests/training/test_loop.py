@@ -12,9 +12,9 @@ import pytest
 
 from bitgolf.errors import Interrupted
 from bitgolf.runtime.distributed import DistributedContext
-from bitgolf.train import checkpoint, loop
-from bitgolf.train.checkpoint_manager import TrainResult
-from bitgolf.train.loop import train
+from bitgolf.training import checkpoint, loop
+from bitgolf.training.checkpoint_manager import TrainResult
+from bitgolf.training.loop import train
 from helpers.toy_training import (
     STEPS,
     FakeTime,
