@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ from bitgolf.score.result import CompressResult, DecompressResult, MethodResult,
 from bitgolf.score.text import TokenizedText, text_of_shards, tokenize_documents
 from bitgolf.text.documents import read_documents
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions, ReadReport
+from bitgolf.tokens.pieces import decode_pieces
 
 
 class ScoreResult(MethodResult, frozen=True, kw_only=True):
@@ -128,6 +129,14 @@ def score_artifact(
 
 def _opened(artifact: Path, source: SourceText) -> tuple[Path, LoadedArtifact, OpenedText]:
     """(path of the artifact, the loaded artifact, the text)."""
+    check_source(source)
+    path = find_artifact(artifact)
+    loaded = load_model(path)
+    return path, loaded, open_text(source, loaded)
+
+
+def check_source(source: SourceText) -> None:
+    """Raise `UsageError` unless exactly one of text and shards is given, and its options have an effect."""
     text, shards = source.text, source.shards
     if bool(text) == bool(shards):
         given = "both" if text else "neither"
@@ -136,15 +145,18 @@ def _opened(artifact: Path, source: SourceText) -> tuple[Path, LoadedArtifact, O
         message = "options of reading text have no effect with --shards"
         raise UsageError(message, where=" ".join(source.reading.words()), hint="leave them out")
     check_tokenizer_option(source.tokenizer, shards)
-    path = find_artifact(artifact)
-    loaded = load_model(path)
-    if shards:
-        return path, loaded, _from_shards(shards, source.tokenizer, loaded)
+
+
+def open_text(source: SourceText, loaded: LoadedArtifact) -> OpenedText:
+    """Read a text and tokenize it, or read validation shards. Reports what was read, skipped and guessed."""
+    if source.shards:
+        return _from_shards(source.shards, source.tokenizer, loaded)
     report, log = ReadReport(), RunLog()
-    tokenized = tokenize_documents((d.data for d in read_documents(text, source.reading, report)), loaded.tokenizer)
+    documents = read_documents(source.text, source.reading, report)
+    tokenized = tokenize_documents((document.data for document in documents), loaded.tokenizer)
     for line in report.lines():
         log.info(line)
-    return path, loaded, OpenedText(tokenized)
+    return OpenedText(tokenized)
 
 
 def _from_shards(folder: Path, tokenizer: Path | None, loaded: LoadedArtifact) -> OpenedText:
@@ -213,18 +225,25 @@ def generate_text(
 ) -> GeneratedText:
     """`bitgolf generate`: sample `tokens` tokens after a prompt. top_k: choose among the k likeliest; 0 means all."""
     loaded = load_model(find_artifact(artifact))
+    pieces = sample_text(loaded, os.fsencode(prompt), tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
+    return GeneratedText(text="".join(pieces), seed=seed, temperature=temperature)
+
+
+def sample_text(
+    loaded: LoadedArtifact, prompt: bytes, *, tokens: int, temperature: float, top_k: int, seed: int
+) -> Iterator[str]:
+    """Yield the prompt and its continuation in pieces of about a word, as they are sampled. See `generate_text`."""
     drawn = generate(
         loaded.model,
         loaded.tokenizer,
-        os.fsencode(prompt),
+        prompt,
         tokens=tokens,
         temperature=temperature,
         top_k=top_k,
         seed=seed,
         window=loaded.recipe.score[-1]().window,
     )
-    text = loaded.tokenizer.decode_lenient(drawn)
-    return GeneratedText(text=text.decode(errors="replace"), seed=seed, temperature=temperature)
+    return decode_pieces(loaded.tokenizer, drawn)
 
 
 def read_ledger(artifact: Path) -> LedgerResult:

@@ -31,27 +31,42 @@ def text_codec(loaded: LoadedArtifact) -> TextCodec:
     return TextCodec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
 
 
-def compress_file(job: CodingJob) -> CompressResult:
-    """Compress `job.source` to `job.target`; returns sizes and bits per byte.
-
-    The method is the last one of the recipe that supports coding. Raises `UsageError` if the source cannot be read.
-    """
-    started, log, data = time.perf_counter(), RunLog(), _read(job.source)
-    codec, per_byte = text_codec(load_model(job.artifact)), max(len(data), 1)
+def compress_bytes(codec: TextCodec, data: bytes, log: RunLog) -> compress.Compressed:
+    """Compress any bytes to the contents of a .bgz file, by the `default_method` of the artifact."""
+    per_byte = max(len(data), 1)
 
     def progress(done: int, count: int, bits: float) -> None:
         bpb = bits / done * count / per_byte
         log.progress(f"compress: {done:,} / {count:,} tokens, {bpb:.4f} bits per byte so far")
 
     method = compress.default_method(codec.methods)
-    result = compress.compress(codec, compress.split_file(codec, data), method=method, progress=progress)
+    return compress.compress(codec, compress.split_file(codec, data), method=method, progress=progress)
+
+
+def decompress_bytes(codec: TextCodec, data: bytes, log: RunLog) -> list[bytes]:
+    """Return the documents in the contents of a .bgz file. Raises the errors of `compress.decompress`."""
+
+    def progress(done: int, count: int, bits: float) -> None:
+        log.progress(f"decompress: {done:,} / {count:,} tokens")
+
+    return compress.decompress(codec, data, progress)
+
+
+def compress_file(job: CodingJob) -> CompressResult:
+    """Compress `job.source` to `job.target`; returns sizes and bits per byte.
+
+    The method is the last one of the recipe that supports coding. Raises `UsageError` if the source cannot be read.
+    """
+    started, data = time.perf_counter(), _read(job.source)
+    codec, per_byte = text_codec(load_model(job.artifact)), max(len(data), 1)
+    result = compress_bytes(codec, data, RunLog())
     write_bytes(job.target, result.data)
     return CompressResult(
         bytes_in=len(data),
         bytes_out=len(result.data),
         bpb_coded=8 * len(result.data) / per_byte,
         bpb_predicted=result.bits / per_byte,
-        method=method().name,
+        method=compress.default_method(codec.methods)().name,
         seconds=round(time.perf_counter() - started, 3),
     )
 
@@ -61,14 +76,10 @@ def decompress_file(job: CodingJob) -> DecompressResult:
 
     Raises `UsageError` if the source cannot be read, and `CorruptFileError` if it is damaged.
     """
-    started, log, data = time.perf_counter(), RunLog(), _read(job.source)
+    started, data = time.perf_counter(), _read(job.source)
     codec = text_codec(load_model(job.artifact))
-
-    def progress(done: int, count: int, bits: float) -> None:
-        log.progress(f"decompress: {done:,} / {count:,} tokens")
-
     with error_location(str(job.source)):
-        texts = compress.decompress(codec, data, progress)
+        texts = decompress_bytes(codec, data, RunLog())
     write_bytes(job.target, b"".join(texts))
     lengths = [len(text) for text in texts]
     seconds = round(time.perf_counter() - started, 3)
