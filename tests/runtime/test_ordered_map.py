@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import operator
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +79,18 @@ def test_a_cluster_that_is_not_there_is_wrong_use() -> None:
     with pytest.raises(UsageError, match=r"needs the package ray|no Ray cluster can be reached") as error:
         RayCluster("127.0.0.1:1")
     assert error.value.where == "--cluster 127.0.0.1:1" and error.value.hint
+
+
+def test_the_program_that_uses_workers_is_not_run_by_them(tmp_path: Path) -> None:
+    """A script without `if __name__ == "__main__"` would otherwise run again in each worker."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import operator\n"
+        "from functools import partial\n"
+        "from bitgolf.runtime.ordered_map import LocalProcesses\n"
+        "print('the script runs')\n"
+        "with LocalProcesses(2) as workers:\n"
+        "    print(sum(workers.map(partial(operator.add, 1), range(10))))\n"
+    )
+    done = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("the script runs\n55\n", 0), done.stderr

@@ -5,13 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
-from types import TracebackType
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType, TracebackType
 from typing import Self, TypeVar
 
 from bitgolf.errors import BitgolfError
@@ -50,13 +52,34 @@ class InProcess(OrderedMap):
         return map(function, items)
 
 
+class _Worker(SpawnProcess):
+    """A process that does not import the program that starts it.
+
+    Python would run the script of a user again in each worker, to find functions there: those of workers are in this
+    package.
+    """
+
+    def start(self) -> None:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _WorkerContext(SpawnContext):
+    """Starts new processes by spawn: a fork could copy locks that threads of this process hold."""
+
+    Process = _Worker
+
+
 class LocalProcesses(OrderedMap):
     """Applies the function in `workers` processes on this host, which end if this process does."""
 
     def __init__(self, workers: int) -> None:
         self.workers, self.name = workers, f"{workers} processes"
-        spawn = multiprocessing.get_context("spawn")  # a fork could copy locks that threads of this process hold
-        self._pool = ProcessPoolExecutor(workers, spawn, initializer=_start_worker)
+        self._pool = ProcessPoolExecutor(workers, _WorkerContext(), initializer=_start_worker)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         limit = self.workers * (1 + PENDING_PER_WORKER)
