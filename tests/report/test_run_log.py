@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.report.log import EVENTS_FILE, LINES_FILE, RunLog
+from bitgolf.report.log import EVENTS_FILE, LINES_FILE, RunLog, silenced
 
 
 def test_a_delayed_log_writes_what_it_kept_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,3 +37,24 @@ def test_a_log_that_never_starts_leaves_no_file(tmp_path: Path) -> None:
         log.info("line")
         log.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_silenced_log_writes_its_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = RunLog(tmp_path)
+    with silenced():
+        log.info("one")
+        log.event("warning", message="two")
+        log.progress("three", every=0.0)
+        with silenced():
+            pass
+        log.info("four")
+    assert capsys.readouterr().err == ""
+    log.info("five")
+    log.close()
+    assert "five" in capsys.readouterr().err
+    assert [word in (tmp_path / "run.log").read_text() for word in ("one", "two", "three", "four")] == [
+        True,
+        True,
+        False,
+        True,
+    ]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -120,6 +121,20 @@ def run_stage(run: Run, stage: Stage) -> None:
     run.log.event("stage_done", stage=stage.name, seconds=seconds)
 
 
+class ExecutionOptions(NamedTuple):
+    """How a run is executed.
+
+    processes: that train, calibrate and score. device: their kind, as in `select_device`. from_stage: repeat this stage
+    and all later ones. resume: continue an unfinished training. strict_cap: as in `execute`.
+    """
+
+    processes: int = 1
+    device: str = "auto"
+    from_stage: str | None = None
+    resume: bool = False
+    strict_cap: bool = False
+
+
 def run_recipe(
     recipe_or_folder: str,
     recipe: Spec[Recipe],
@@ -136,15 +151,23 @@ def run_recipe(
     tokenizer: Path | None = None,
     strict_cap: bool = False,
 ) -> RunResult:
-    """`bitgolf run`: determine the run's folder and its inputs, then execute.
+    """`bitgolf run`. recipe_or_folder: the command's argument. For all others and the errors, see `run_inputs`."""
+    given = GivenInputs(text, shards, tokenizer, reading, seed)
+    options = ExecutionOptions(processes, device, from_stage, resume, strict_cap)
+    return run_inputs(recipe, given, argument=named_folder(recipe_or_folder), out=out, options=options)
 
-    recipe_or_folder: the command's argument. If it is the folder of an earlier run, that folder is used, unless `out`
-    is given, and options that are not given are those of that run. seed: None for that of the earlier run, otherwise 0.
+
+def run_inputs(
+    recipe: Spec[Recipe], given: GivenInputs, *, argument: Path | None, out: Path | None, options: ExecutionOptions
+) -> RunResult:
+    """Determine the folder of a run and its inputs, then execute.
+
+    argument: the folder of an earlier run, None for a recipe without one. It is used unless `out` is given, and options
+    that are not given are those of that run. given.seed: None for that of the earlier run, otherwise 0.
     Raises `UsageError` if the device is not available, a path does not exist, or the folder has a run of other inputs,
     and `BitgolfError` if another process writes to the folder. The folder is left as it was then.
     """
-    select_device(processes - 1, device)  # raises before anything is written if the device is not available
-    given, argument = GivenInputs(text, shards, tokenizer, reading, seed), named_folder(recipe_or_folder)
+    select_device(options.processes - 1, options.device)  # raises before anything is written if it is not available
     earlier = stored_inputs(argument) if argument else None
     given.check(earlier)
     check_recipe(recipe)
@@ -154,10 +177,10 @@ def run_recipe(
     try:
         with folder_lock(folder), discarded_copies(folder):
             inputs = given.inputs(earlier, folder)
-            check_same_inputs(folder, inputs, replaced=from_stage)
+            check_same_inputs(folder, inputs, replaced=options.from_stage)
             run = run_of_inputs(recipe, folder, log, inputs)
-            run = replace(run, devices=processes, device_type=device, resume=resume)
-            return execute(run, from_stage=from_stage, strict_cap=strict_cap)
+            run = replace(run, devices=options.processes, device_type=options.device, resume=options.resume)
+            return execute(run, from_stage=options.from_stage, strict_cap=options.strict_cap)
     finally:
         log.close()
 

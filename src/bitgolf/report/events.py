@@ -40,13 +40,39 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
-def training_losses(events: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:
-    """(step, loss in nats per token) of the last training in a log; resumed steps replace those before them."""
-    found: list[tuple[int, float]] = []
+class StepRow(NamedTuple):
+    """A training step. loss: of its batch, in nats per token. tokens, training_seconds: from the start, with this step."""
+
+    step: int
+    loss: float
+    tokens: int
+    training_seconds: float
+
+
+def training_steps(events: Iterable[dict[str, Any]]) -> list[StepRow]:
+    """The steps of the last training in a log; resumed steps replace those before them."""
+    found: list[StepRow] = []
     for event in events:
-        step, loss = event.get("step"), event.get("loss")
-        if event["event"] == "step" and isinstance(step, int) and isinstance(loss, float):
-            if found and step <= found[-1][0]:
-                found = [(s, v) for s, v in found if s < step]
-            found.append((step, loss))
+        if event["event"] == "step" and (row := _step_row(event)):
+            if found and row.step <= found[-1].step:
+                found = [earlier for earlier in found if earlier.step < row.step]
+            found.append(row)
     return found
+
+
+def _step_row(event: dict[str, Any]) -> StepRow | None:
+    """The row of an event `step`, None without a step and a loss. Other fields that are missing are 0."""
+    step, loss, tokens, seconds = (event.get(name) for name in StepRow._fields)
+    if not (isinstance(step, int) and isinstance(loss, float)):
+        return None
+    return StepRow(
+        step,
+        loss,
+        tokens if isinstance(tokens, int) else 0,
+        float(seconds) if isinstance(seconds, int | float) else 0.0,
+    )
+
+
+def training_losses(events: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:
+    """(step, loss in nats per token) of the `training_steps` in a log."""
+    return [(row.step, row.loss) for row in training_steps(events)]

@@ -5,10 +5,29 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 EVENTS_FILE, LINES_FILE = "log.jsonl", "run.log"
+_silenced = 0  # number of `silenced` blocks that are open
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Within the block, no log of this process or of its workers prints to standard error. Files are written as ever."""
+    global _silenced
+    _silenced += 1
+    try:
+        yield
+    finally:
+        _silenced -= 1
+
+
+def is_silenced() -> bool:
+    """Return whether a `silenced` block is open."""
+    return _silenced > 0
 
 
 class RunLog:
@@ -58,7 +77,7 @@ class RunLog:
         """Print a message to standard error, and append it to `run.log` if `record`."""
         if record:
             self._record(LINES_FILE, message + "\n")
-        if not self.quiet:
+        if not self.quiet and not is_silenced():
             end = "\r\x1b[K" if self._progress_line_open else ""
             print(f"{end}[{time.perf_counter() - self.started:6.1f} s] {message}", file=sys.stderr, flush=True)
             self._progress_line_open = False
@@ -71,7 +90,7 @@ class RunLog:
         """
         now = time.perf_counter()
         terminal = sys.stderr.isatty()
-        if self.quiet or now - self._last_progress < (0.2 if terminal else every):
+        if self.quiet or is_silenced() or now - self._last_progress < (0.2 if terminal else every):
             return
         self._last_progress = now
         line = f"[{now - self.started:6.1f} s] {message}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from bitgolf.errors import BitgolfError, Interrupted
+from bitgolf.report.log import is_silenced
 from bitgolf.runtime.job_files import read_error, read_result, write_job
 from bitgolf.runtime.parent import launcher_lock
 from bitgolf.runtime.signals import signals_to
@@ -51,13 +52,17 @@ def run_worker(
         folder = Path(name)
         write_job(folder, function, job)
         with launcher_lock(folder):
-            ended = _run([sys.executable, *_program(name, processes)], log)
+            ended = _run([sys.executable, *_program(name, processes)], _discard if is_silenced() and not log else log)
         if ended.signalled:
             hint = f"continue with {resume_option}"
             raise Interrupted(f"{task} was stopped by a signal", where=str(where), hint=hint)
         if ended.status:
             raise _located(read_error(folder), task, where, resume_option) or _failure(task, where, processes, ended)
         return read_result(folder, function)
+
+
+def _discard(line: str) -> None:
+    pass
 
 
 def _program(folder: str, processes: int) -> list[str]:
