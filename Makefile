@@ -70,6 +70,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 lint: $(READY)
+	$(BIN)/python tests/helpers/parts_stub.py
 	$(BIN)/ruff check --fix src tests bench
 	$(BIN)/ruff format src tests bench
 

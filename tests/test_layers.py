@@ -24,7 +24,7 @@ LAYERS = [
     {"artifact", "cautions"},
     {"pipeline"},
     {"commands"},
-    {"cli"},
+    {"api", "cli", "parts"},
     {"__init__", "__main__"},
 ]
 """Packages and top-level modules, lowest layer first. Each imports from lower layers only, and from itself."""
