@@ -8,14 +8,20 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
+from bitgolf import recipes
 from bitgolf.cli.main import app
+from bitgolf.config.parse import apply_assignment
+from bitgolf.config.spec import Spec
 from bitgolf.data.hub.published import resolve_source
+from bitgolf.recipes import get_recipe
+from bitgolf.recipes.recipe import Recipe
 from helpers.command_line import run_command
 from helpers.forked import forked_workers
 from helpers.hub_repository import SP1024, library_on, repository_files, shard
@@ -147,10 +153,28 @@ def test_the_commands_of_a_document_run_in_their_order(
                 assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize(
-    ("document", "block"),
-    [(d, b) for d in DOCUMENTS for b in fenced_blocks(d.read_text(), ("python",))],
-    ids=lambda value: value.name if isinstance(value, Path) else "",
-)
-def test_a_python_example_runs(document: Path, block: str) -> None:
-    exec(compile(block, str(document), "exec"), {"__name__": "example"})
+def python_blocks(document: Path) -> list[str]:
+    return fenced_blocks(document.read_text(), ("python",))
+
+
+def toy_quickstart(name: str) -> Spec[Recipe]:
+    """The recipe of a name, at toy size if it is the one that the examples train."""
+    recipe = get_recipe(name)
+    for setting in TOY if name == "quickstart" else ():
+        recipe = apply_assignment(recipe, setting)
+    return recipe
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if python_blocks(d)], ids=lambda d: d.name)
+def test_the_python_examples_of_a_document_run_in_their_order(
+    document: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later example may use the names of an earlier one. `corpus` is a folder with text, and `file.txt` a text."""
+    shutil.copytree(folder / "PATH", tmp_path / "corpus")
+    (tmp_path / "file.txt").write_text("the text of a file")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recipes, "get_recipe", toy_quickstart)
+    namespace: dict[str, object] = {"__name__": "example"}
+    for block in python_blocks(document):
+        exec(compile(block, str(document), "exec"), namespace)

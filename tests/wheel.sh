@@ -23,4 +23,11 @@ echo 'a file to compress' > file
 bitgolf compress run file file.bgz
 bitgolf decompress run file.bgz restored
 cmp file restored
+python - <<'END'
+from importlib.resources import files
+import bitgolf
+assert files("bitgolf").joinpath("py.typed").is_file() and files("bitgolf").joinpath("parts.pyi").is_file()
+model = bitgolf.load("run")
+assert model.decompress(open("file.bgz", "rb").read()) == open("file", "rb").read()
+END
 echo "the wheel works: $(ls "$folder"/bitgolf-*.whl | xargs basename)"

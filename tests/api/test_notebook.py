@@ -1,0 +1,57 @@
+"""The notebook of the documentation: its cells run in their order, in a process of their own, as a kernel would run them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "api.ipynb"
+KERNEL = """
+import ast, json, sys
+
+namespace = {"__name__": "__main__"}
+for cell in json.loads(sys.stdin.read()):
+    tree = ast.parse(cell)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "<cell>", "exec"), namespace)
+    if last:
+        value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), namespace)
+        getattr(value, "_repr_html_", value.__repr__)()
+        print(repr(value))
+"""
+"""Runs cells in one namespace, and displays the value of a last expression."""
+
+
+def cells(kind: str) -> list[dict[str, Any]]:
+    return [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def test_the_notebook_is_stored_without_outputs() -> None:
+    """They differ between machines, and each run would change the file."""
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells("code"))
+    identifiers = [cell["id"] for kind in ("code", "markdown") for cell in cells(kind)]
+    assert len(identifiers) == len(set(identifiers)) > 10
+
+
+@pytest.mark.slow
+def test_the_cells_of_the_notebook_run(tmp_path: Path) -> None:
+    sources = ["".join(cell["source"]) for cell in cells("code")]
+    done = subprocess.run(
+        [sys.executable, "-c", KERNEL],
+        input=json.dumps(sources),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "progress=False prints nothing"
+    shown = done.stdout
+    assert "packed" in shown and "training_seconds" in shown and "def " in shown and "torch.Size" in shown
+    table = shown.strip().splitlines()[-3:]
+    assert [line.split()[0] for line in table] == ["activation", "SquaredLeakyReLU", "SquaredReLU"]
