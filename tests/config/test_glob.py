@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitgolf.config.glob import MAX_LENGTH, Glob, compile_glob
+from bitgolf.config.glob import MAX_CACHED, MAX_LENGTH, Glob, compile_glob
 from bitgolf.errors import RecipeError
 
 PATTERNS = st.lists(st.sampled_from(["a", "b", ".", "*", "**", "**."]), max_size=8).map("".join)
@@ -57,3 +57,10 @@ def test_a_long_pattern_is_refused_in_one_line() -> None:
     with pytest.raises(RecipeError, match="at most 200 characters, got 100,000") as caught:
         Glob("*" * 100_000)
     assert len(str(caught.value)) < 300
+
+
+def test_the_transitions_that_are_kept_are_bounded() -> None:
+    """Every character is another transition; a hostile file of paths would otherwise fill the memory."""
+    glob = Glob("**.a")
+    assert not glob.matches("".join(map(chr, range(0xE000, 0xE000 + MAX_CACHED + 500))))
+    assert len(glob._cache) <= MAX_CACHED and glob.matches("b.a")

@@ -16,6 +16,7 @@ from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.pipeline.training import TrainingJob, train_worker
 from bitgolf.runtime.job_files import write_job
 from bitgolf.runtime.launch import run_worker
+from bitgolf.runtime.parent import launcher_lock
 from bitgolf.training.checkpoint import newest_file
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_data
@@ -140,3 +141,23 @@ def test_the_error_of_a_worker_is_its_own(
     assert caught.value.where == str(tmp_path / "none" / "manifest.json") and caught.value.hint
     assert "Traceback" not in capfd.readouterr().err
     assert not isinstance(caught.value, UsageError)
+
+
+WAIT = """
+import sys, time
+from pathlib import Path
+from bitgolf.runtime.parent import end_with_launcher
+sys.platform = "another system"
+end_with_launcher(Path(sys.argv[1]))
+print("waiting", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_lock_of_the_launcher_alone_ends_a_worker(tmp_path: Path) -> None:
+    """Where the system sends no signal at the death of the parent, the lock that it held does."""
+    with launcher_lock(tmp_path):
+        worker = subprocess.Popen([sys.executable, "-c", WAIT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert worker.stdout and worker.stdout.readline() == "waiting\n" and worker.poll() is None
+    assert worker.wait(30) == 1
+    worker.stdout.close()
