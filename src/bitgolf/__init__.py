@@ -69,16 +69,18 @@ __all__ = [  # noqa: RUF022  # in the order in which they are needed
 ]
 
 
-def __getattr__(name: str) -> Any:
-    from bitgolf.runtime.openmp import limit_spinning
+if not TYPE_CHECKING:  # a type checker would take any name for one that exists
 
-    if name == "parts":
-        return importlib.import_module("bitgolf.parts")
-    if name not in _MODULES:
-        raise AttributeError(f"module 'bitgolf' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
-    limit_spinning()  # before torch is imported, as in the command line
-    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
-    return value
+    def __getattr__(name: str) -> Any:
+        from bitgolf.runtime.openmp import limit_spinning
+
+        if name == "parts":
+            return importlib.import_module("bitgolf.parts")
+        if name not in _MODULES:
+            raise AttributeError(f"module 'bitgolf' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+        limit_spinning()  # before torch is imported, as in the command line
+        value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+        return value
 
 
 def __dir__() -> list[str]:

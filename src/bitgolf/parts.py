@@ -1,7 +1,7 @@
 """The classes that a recipe may name: `bitgolf.parts.MLP`, or `from bitgolf.parts import MLP`.
 
-A class is imported when it is first used. `dir(bitgolf.parts)` lists all, `part(MLP, hidden=512)` makes a node of a
-recipe. Type checkers read them from `parts.pyi`, which `make lint` writes.
+A class is imported when it is first used. `dir(bitgolf.parts)` lists all, `part(SwiGLU, hidden=512)` makes a node of
+a recipe. Type checkers read them from `parts.pyi`, which `make lint` writes.
 """
 
 from __future__ import annotations
