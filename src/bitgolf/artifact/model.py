@@ -12,6 +12,15 @@ from bitgolf import __version__
 from bitgolf.artifact.container import Artifact, artifact_bytes, read_artifact, write_artifact
 from bitgolf.artifact.limits import MAX_PARAMETERS, MAX_TOKENIZER, check_stored_recipe
 from bitgolf.config.parse import from_json
+from bitgolf.config.requirements import (
+    MissingCodeError,
+    Requirement,
+    check_requirements,
+    encode_requirements,
+    missing_code_located,
+    read_requirements,
+    requirements,
+)
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.config.validate import coerce
@@ -56,6 +65,9 @@ class LoadedArtifact(NamedTuple):
 STORED_FIELDS = StoredRecipe._fields
 """Names of the recipe fields that an artifact stores: those that decoding and scoring need."""
 
+REQUIRES = "requires"
+"""Key of the metadata with the `Requirement`s of the recipe as JSON text; absent if the package's own parts suffice."""
+
 
 def write_model(path: Path, recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokenizer: bytes) -> Artifact:
     """Write an artifact with the encoded tensors, the tokenizer file and the stored fields of the recipe.
@@ -87,25 +99,33 @@ def _content(recipe: Spec[Recipe], codes: Mapping[str, EncodedTensor], tokenizer
     sections = pack_tensors(codes, pack.groups_by_path(roles), pack.coder, models)
     sections.append(pack_blob("tokenizer", tokenizer, TOKENIZER_CODER))
     meta = {"bitgolf": __version__, "name": built.name, "vocab": vocab}
+    if needed := requirements(fields):
+        meta[REQUIRES] = encode_requirements(needed)
     return {"recipe": fields, "meta": meta, "sections": sections}
 
 
 def load_model(source: Path | bytes) -> LoadedArtifact:
     """Load a model from an artifact file or its bytes.
 
-    Raises `CorruptFileError` if the artifact is invalid and `BitgolfError` if the file cannot be opened.
+    Raises `CorruptFileError` if the artifact is invalid, `BitgolfError` if the file cannot be opened, and
+    `MissingCodeError` if it needs a code file or a plugin that is not loaded.
     """
     data = source if isinstance(source, bytes) else _read_bytes(source)
-    artifact = read_artifact(data)
-    with _errors_as_corrupt_file("artifact" if isinstance(source, bytes) else str(source)):
+    artifact, path = read_artifact(data), Path("artifact") if isinstance(source, bytes) else source
+    with missing_code_located(path), _errors_as_corrupt_file(str(path)):
         return _load(artifact, hashlib.sha256(data).digest()[:8])
 
 
 @contextmanager
 def _errors_as_corrupt_file(where: str) -> Iterator[None]:
-    """Convert each `BitgolfError` to a `CorruptFileError`, since the content of the file is its cause."""
+    """Convert each `BitgolfError` to a `CorruptFileError`, since the content of the file is its cause.
+
+    Missing code is not the fault of the file.
+    """
     try:
         yield
+    except MissingCodeError:
+        raise
     except BitgolfError as error:
         hint = error.hint if isinstance(error, CorruptFileError) else ""
         raise CorruptFileError(
@@ -162,14 +182,24 @@ def _load(artifact: Artifact, digest: bytes) -> LoadedArtifact:
 def stored_recipe(artifact: Artifact) -> StoredRecipe:
     """The stored fields of an artifact's recipe. Nothing is built yet.
 
-    Raises `CorruptFileError` for other fields, and `RecipeError` for invalid parts and for sizes above the limits.
+    Raises `CorruptFileError` for other fields, `RecipeError` for invalid parts and for sizes above the limits, and
+    `MissingCodeError` if a part is of a code file or a plugin that is not loaded.
     """
     if set(artifact.recipe) != set(STORED_FIELDS):
         found, expected = sorted(artifact.recipe), sorted(STORED_FIELDS)
         raise CorruptFileError(f"the stored recipe has the fields {found}, expected {expected}")
     check_stored_recipe(artifact.recipe)
+    check_requirements(artifact_requirements(artifact), artifact.recipe)
     hints = get_type_hints(StoredRecipe)
     return StoredRecipe(*(coerce(_parts(artifact.recipe[name]), hints[name], name) for name in STORED_FIELDS))
+
+
+def artifact_requirements(artifact: Artifact) -> list[Requirement]:
+    """What the recipe of an artifact needs besides this package. Raises `CorruptFileError` if the list is not valid."""
+    stored = artifact.meta.get(REQUIRES, "[]")
+    if not isinstance(stored, str):
+        raise CorruptFileError(f"the list of the code that it needs must be a text, got {stored!r}")
+    return read_requirements(stored)
 
 
 def _parts(value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bitgolf.cli.code_options import accepts_code
 from bitgolf.cli.options import (
     LARGEST_COUNT,
     LARGEST_SEED,
@@ -80,6 +81,7 @@ ProofChallenge = Annotated[
 ]
 
 
+@accepts_code
 def score(
     artifact: ArtifactArgument,
     text: TextOption = [],  # noqa: B006
@@ -120,6 +122,7 @@ def score(
     print_result(as_json, document, score_table(document))
 
 
+@accepts_code
 def compress(
     artifact: ArtifactArgument,
     source: Annotated[Path | None, typer.Argument(metavar="IN", help="The file to compress.")] = None,
@@ -162,6 +165,7 @@ def compress(
     print_result(as_json, d, line)
 
 
+@accepts_code
 def decompress(
     artifact: ArtifactArgument,
     source: Annotated[Path, typer.Argument(help="A file written by `compress`.")],
@@ -175,6 +179,7 @@ def decompress(
     print_result(as_json, d, f"{d.bytes_in:,} -> {d.bytes_out:,} bytes")
 
 
+@accepts_code
 def generate(
     artifact: ArtifactArgument,
     prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")] = "",

@@ -19,6 +19,14 @@ LARGEST_COUNT = 10**15
 MOST_PROCESSES = 1024
 
 
+QuickFlag = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        help="Make the recipe a toy that runs in seconds, for trying things: a short clock, the start of the text, small "
+        "batches and widths, one score of a sample, no round trip. --set applies after it.",
+    ),
+]
 JsonFlag = Annotated[
     bool,
     typer.Option(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bitgolf.cli.code_options import accepts_code
 from bitgolf.cli.options import (
     LARGEST_COUNT,
     LARGEST_SEED,
@@ -14,6 +15,7 @@ from bitgolf.cli.options import (
     DeviceOption,
     JsonFlag,
     KeyOption,
+    QuickFlag,
     RecipeArgument,
     RunArgument,
     SetOption,
@@ -24,12 +26,14 @@ from bitgolf.cli.options import (
     TextOption,
     print_result,
 )
+from bitgolf.config.plugins import recipe_plugins
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.recipes import describe, load_recipe, named_folder, published_bpb, recipe_names
 from bitgolf.text.read_report import ReadOptions
 
 if TYPE_CHECKING:
+    from bitgolf.pipeline.result import RunResult
     from bitgolf.recipes.recipe import Recipe
 
 OutOption = Annotated[
@@ -74,24 +78,49 @@ FromOption = Annotated[
     str | None,
     typer.Option("--from", metavar="STAGE", callback=check_stage, help="Run this stage and all later ones again."),
 ]
+
+
+def parse_score_tokens(given: str) -> int | Literal["all"] | None:
+    """The value of --score-tokens; None if it is not given. Raises `UsageError` if it is neither a number nor `all`."""
+    if given == "all" or not given:
+        return "all" if given else None
+    if not (given.isdecimal() and int(given) <= LARGEST_COUNT):
+        message = f"expected a number of tokens, or all, got {given!r}"
+        raise UsageError(message, where="--score-tokens", hint="0 leaves scoring out")
+    return int(given)
+
+
+ScoreTokensOption = Annotated[
+    str,
+    typer.Option(
+        "--score-tokens",
+        metavar="N",
+        help="Score a sample of whole held-out documents with about N tokens, chosen by hash; 0 leaves scoring out; all "
+        "scores all of them. Default: all, or what the run in the folder was given; 20,000 with --quick.",
+    ),
+]
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue an unfinished training from its last checkpoint.")]
 
 
-def _resolve(recipe: str, sets: list[str]) -> Spec[Recipe]:
-    """Load a recipe by name, from its JSON file, or from the folder of a run, and apply `sets` to it.
+def _resolve(recipe: str, sets: list[str], *, quick: bool = False) -> Spec[Recipe]:
+    """Load a recipe by name, from a file, or from the folder of a run, and apply `--quick` and `sets` to it.
 
-    Raises `FormatVersionError` if the folder has another format.
+    Raises `FormatVersionError` if the folder has another format, and `UsageError` for `--quick` with a folder.
     """
     from bitgolf.pipeline.state import check_format
 
     if folder := named_folder(recipe):
         check_format(folder)
-    return load_recipe(recipe, sets)
+        if quick:
+            cause = "--quick makes another recipe, which is not that of the run in this folder"
+            raise UsageError(cause, where=str(folder), hint="`bitgolf run RECIPE --quick` starts a run of its own")
+    return load_recipe(recipe, sets, quick=quick)
 
 
 def recipes(as_json: JsonFlag = False) -> None:
     """List the recipes, with the bits per byte published by their authors."""
     known = {name: describe(name) for name in recipe_names()}
+    known |= {name: f"of {plugin}" for name, plugin in recipe_plugins().items() if name not in known}
     lines = [f"{'recipe':18s} {'published bpb':16s} what it is"]
     for name, line in known.items():
         stage, bpb = published_bpb(name) or ("", "-")
@@ -99,15 +128,22 @@ def recipes(as_json: JsonFlag = False) -> None:
     print_result(as_json, known, "\n".join(lines))
 
 
-def show(recipe: RecipeArgument, sets: SetOption = [], as_json: JsonFlag = False) -> None:  # noqa: B006
+@accepts_code
+def show(
+    recipe: RecipeArgument,
+    sets: SetOption = [],  # noqa: B006
+    quick: QuickFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Show a recipe without training it: parameters by role, forecasts of bytes and memory, settings, and cautions."""
     from bitgolf.commands.show import describe_recipe
     from bitgolf.commands.tables import show_table
 
-    document = describe_recipe(_resolve(recipe, sets))
+    document = describe_recipe(_resolve(recipe, sets, quick=quick))
     print_result(as_json, document, show_table(document))
 
 
+@accepts_code
 def diff(a: RecipeArgument, b: RecipeArgument, as_json: JsonFlag = False) -> None:
     """Compare two recipes: list the paths whose values differ."""
     from bitgolf.config.edits import diff as spec_diff
@@ -117,6 +153,7 @@ def diff(a: RecipeArgument, b: RecipeArgument, as_json: JsonFlag = False) -> Non
     print_result(as_json, document, "\n".join(f"{p}: {x!r} -> {y!r}" for p, x, y in rows) or "no differences")
 
 
+@accepts_code
 def run(
     recipe: RecipeArgument,
     sets: SetOption = [],  # noqa: B006
@@ -133,15 +170,16 @@ def run(
     first: FromOption = None,
     resume: ResumeFlag = False,
     strict_cap: StrictCapFlag = False,
+    quick: QuickFlag = False,
+    score_tokens: ScoreTokensOption = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused."""
-    from bitgolf.commands.tables import run_table
     from bitgolf.pipeline.execute import run_recipe
 
     document = run_recipe(
         recipe,
-        _resolve(recipe, sets),
+        _resolve(recipe, sets, quick=quick),
         text=text,
         shards=shards,
         out=out,
@@ -153,10 +191,18 @@ def run(
         reading=ReadOptions(key, skip_null, strict),
         tokenizer=tokenizer,
         strict_cap=strict_cap,
+        score_tokens=parse_score_tokens(score_tokens),
     )
-    print_result(as_json, document, run_table(document))
+    _print_run(as_json, document)
 
 
+def _print_run(as_json: bool, result: RunResult) -> None:
+    from bitgolf.commands.tables import run_table
+
+    print_result(as_json, result, run_table(result))
+
+
+@accepts_code
 def doctor(
     run: RunArgument,
     tokens: Annotated[
@@ -187,6 +233,7 @@ def doctor(
         raise typer.Exit(1)
 
 
+@accepts_code
 def pack(
     run: RunArgument,
     cap: Annotated[
@@ -216,6 +263,7 @@ def pack(
     print_result(as_json, document, pack_table(document))
 
 
+@accepts_code
 def sweep(
     run: RunArgument,
     sets: Annotated[

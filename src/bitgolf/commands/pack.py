@@ -13,9 +13,10 @@ from bitgolf.artifact.container import Artifact, read_artifact
 from bitgolf.artifact.model import STORED_FIELDS, model_bytes
 from bitgolf.commands.size_search import TOLERANCE, SizeModel, bytes_per_log2, scale_range, scale_steps, search_size
 from bitgolf.config.edits import diff
+from bitgolf.config.recipe_file import write_recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import CorruptFileError
-from bitgolf.files import write_bytes, write_json
+from bitgolf.files import write_bytes
 from bitgolf.pipeline.state import check_run_folder
 from bitgolf.pipeline.trained_run import TrainedRun
 from bitgolf.quantize.codecs.session import EncodingSession
@@ -174,7 +175,7 @@ class _CapSearch:
         artifact = self.run.files.packed_artifact(self.cap, counted)
         recipe = artifact.with_suffix(".json")
         self.log.start_writing()
-        write_json(recipe, self.best.recipe.to_json())
+        write_recipe(recipe, self.best.recipe)
         write_bytes(artifact, self.best.data)
         self.log.info(f"written: {artifact}, with its settings in {recipe.name}")
         return artifact, recipe

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bitgolf.artifact.model import STORED_FIELDS, pack_model
 from bitgolf.config.parse import apply_assignment
+from bitgolf.config.requirements import requirements
 from bitgolf.config.spec import Spec
 from bitgolf.data.manifest import data_digest
 from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
@@ -162,7 +163,9 @@ class _SweepRun:
     def key(self, recipe: Spec[Recipe]) -> str:
         """Key of the row: see `SweepRow`."""
         whole = recipe.to_json()
-        return json_digest([self._input_digests, [whole[name] for name in STORED_FIELDS], self.tokens])
+        settings = [whole[name] for name in STORED_FIELDS]
+        needed = msgspec.to_builtins(requirements(settings))
+        return json_digest([self._input_digests, settings, self.tokens, *needed])
 
     def row(self, key: str, settings: dict[str, str], recipe: Spec[Recipe]) -> SweepRow:
         """Encode and pack the weights by a recipe, and score them if `tokens` is set."""

@@ -20,7 +20,7 @@ from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
 from bitgolf.pipeline.checkpoint_owner import check_finished, check_owner
 from bitgolf.pipeline.state import Run
 from bitgolf.runtime.ordered_map import available_cores, local_map
-from bitgolf.text.documents import TextFiles
+from bitgolf.text.documents import TextFiles, TextSample
 from bitgolf.tokens.audit import audit_tokenizer, refuse_errors
 from bitgolf.tokens.tokenizer import Tokenizer
 
@@ -50,11 +50,13 @@ def prepare_inputs(run: Run) -> list[Any]:
 
 
 def text_source(run: Run) -> Spec[Any]:
-    """The text of a run: that of `--text`, otherwise that of the recipe."""
+    """The text of a run: that of `--text`, otherwise that of the recipe. A sample is one of the text that is given."""
+    own = run.recipe().text
     if not run.text_paths:
-        return run.recipe().text
+        return own
     options = msgspec.structs.asdict(run.reading)
-    return part(TextFiles, paths=run.text_paths, **{name: value for name, value in options.items() if value})
+    files = part(TextFiles, paths=run.text_paths, **{name: value for name, value in options.items() if value})
+    return own.replace(text=files) if own.cls is TextSample else files
 
 
 def build_data(run: Run) -> None:

@@ -19,14 +19,22 @@ from bitgolf.config.recipe_file import read_recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.pack.settings import check_coders
-from bitgolf.pipeline.given_inputs import GivenInputs, check_same_inputs, discarded_copies
+from bitgolf.pipeline.given_inputs import GivenInputs, check_same_inputs, discarded_copies, first_inputs
 from bitgolf.pipeline.latest_run import RUNS_FOLDER
 from bitgolf.pipeline.outputs import FILES_KEY, output_digests, remove_changed_outputs
 from bitgolf.pipeline.preview import preview_training
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
-from bitgolf.pipeline.state import Run, check_format, read_inputs, read_outcomes, run_of_inputs, stored_inputs
+from bitgolf.pipeline.state import (
+    Run,
+    ScoreTokens,
+    check_format,
+    read_inputs,
+    read_outcomes,
+    run_of_inputs,
+    stored_inputs,
+)
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.recipes import named_folder
 from bitgolf.recipes.check import check_recipe
@@ -150,9 +158,10 @@ def run_recipe(
     reading: ReadOptions = DEFAULT_OPTIONS,
     tokenizer: Path | None = None,
     strict_cap: bool = False,
+    score_tokens: ScoreTokens | None = None,
 ) -> RunResult:
     """`bitgolf run`. recipe_or_folder: the command's argument. For all others and the errors, see `run_inputs`."""
-    given = GivenInputs(text, shards, tokenizer, reading, seed)
+    given = GivenInputs(text, shards, tokenizer, reading, seed, score_tokens)
     options = ExecutionOptions(processes, device, from_stage, resume, strict_cap)
     return run_inputs(recipe, given, argument=named_folder(recipe_or_folder), out=out, options=options)
 
@@ -176,7 +185,7 @@ def run_inputs(
     log = RunLog(folder, delayed=True)
     try:
         with folder_lock(folder), discarded_copies(folder):
-            inputs = given.inputs(earlier, folder)
+            inputs = given.inputs(earlier or first_inputs(recipe), folder)
             check_same_inputs(folder, inputs, replaced=options.from_stage)
             run = run_of_inputs(recipe, folder, log, inputs)
             run = replace(run, devices=options.processes, device_type=options.device, resume=options.resume)

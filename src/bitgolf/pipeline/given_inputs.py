@@ -7,10 +7,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from bitgolf.config.spec import Spec
 from bitgolf.data.shard_folder import check_tokenizer_option, open_shard_folder
 from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, UsageError
 from bitgolf.files import json_digest
-from bitgolf.pipeline.state import RunInputs, stored_inputs
+from bitgolf.pipeline.state import RunInputs, ScoreTokens, stored_inputs
+from bitgolf.recipes.identity import QUICK_SCORE_TOKENS, is_quick
+from bitgolf.recipes.recipe import Recipe
 from bitgolf.text.files import absolute, check_paths, copy_stream, is_stream
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
 
@@ -19,7 +22,7 @@ class GivenInputs(NamedTuple):
     """Options as they were given.
 
     text: paths and patterns, `-` for standard input. shards: a folder of shards. tokenizer: of the shards, None for the
-    one in their folder. reading: how records of the text are read. seed: None if it was not given.
+    one in their folder. reading: how records of the text are read. seed, score_tokens: None if not given.
     """
 
     text: Sequence[Path] = ()
@@ -27,6 +30,7 @@ class GivenInputs(NamedTuple):
     tokenizer: Path | None = None
     reading: ReadOptions = DEFAULT_OPTIONS
     seed: int | None = None
+    score_tokens: ScoreTokens | None = None
 
     def check(self, earlier: RunInputs | None) -> None:
         """Raise `UsageError` if options exclude each other or have no effect, or a path does not exist.
@@ -55,12 +59,11 @@ class GivenInputs(NamedTuple):
         named += self.reading.words()
         return f"-{json_digest(named)[:6]}" if named else ""
 
-    def inputs(self, earlier: RunInputs | None, folder: Path) -> RunInputs:
-        """The inputs of the run in `folder`; what was not given is taken from `earlier`, if there is such a run.
+    def inputs(self, base: RunInputs, folder: Path) -> RunInputs:
+        """The inputs of the run in `folder`; what was not given is taken from `base`.
 
         Standard input and pipes are copied to the folder `text` of the run, so that the run can be repeated.
         """
-        base = earlier or RunInputs(seed=0)
         text = tuple(str(copy_stream(p, folder / "text")) if is_stream(p) else absolute(p) for p in self.text)
         shards = str(self.shards.resolve()) if self.shards else None
         if not (text or shards):
@@ -75,7 +78,13 @@ class GivenInputs(NamedTuple):
             else base.tokenizer
             if shards == base.shards
             else None,
+            score_tokens=base.score_tokens if self.score_tokens is None else self.score_tokens,
         )
+
+
+def first_inputs(recipe: Spec[Recipe]) -> RunInputs:
+    """The inputs of a run without options. A recipe that `--quick` has made a toy is scored on a sample."""
+    return RunInputs(seed=0, score_tokens=QUICK_SCORE_TOKENS if is_quick(recipe["name"]) else "all")
 
 
 def _merged(given: ReadOptions, stored: ReadOptions) -> ReadOptions:

@@ -16,7 +16,7 @@ from bitgolf.pipeline.result import HeldOutText, RunResult
 from bitgolf.pipeline.scoring import ScoreOutcome
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingResult
-from bitgolf.recipes.identity import recipe_hash
+from bitgolf.recipes.identity import is_quick, recipe_hash
 from bitgolf.report.environment import collect_environment
 from bitgolf.report.events import read_events, training_losses
 
@@ -58,6 +58,8 @@ def report(run: Run) -> Reported:
         roundtrip=scored.roundtrip,
         methods=scored.methods,
         part_usage=trained.part_usage,
+        scored=scored.scored,
+        quick=is_quick(run.recipe().name),
     )
     write_json(run.files.result, msgspec.to_builtins(result))
     write_json(run.files.environment, collect_environment())

@@ -7,7 +7,7 @@ import msgspec
 from bitgolf.pipeline.calibration import CalibrationSummary, TrainingClock
 from bitgolf.pipeline.compression import ArtifactSizes
 from bitgolf.pipeline.training_result import PartUsageRow
-from bitgolf.score.result import MethodResult, RoundTripResult
+from bitgolf.score.result import MethodResult, RoundTripResult, ScoredText
 
 
 class HeldOutText(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +34,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     held_out: the text of the scores. bytes: sizes of the artifact. fits: whether it is within the cap.
     roundtrip: compression and restoring of a held-out document; None if the recipe has no proof.
     methods: scores of the artifact. part_usage: parameters and calls of each part.
+    scored: the held-out text that was scored; None without scoring. quick: the recipe was made a toy by `--quick`.
     """
 
     run: str
@@ -54,3 +55,5 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     roundtrip: RoundTripResult | None
     methods: list[MethodResult]
     part_usage: list[PartUsageRow]
+    scored: ScoredText | None = None
+    quick: bool = False

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitgolf.config.requirements import CODE_FOLDER
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -21,6 +23,11 @@ class RunFiles:
     def inputs(self) -> Path:
         """`RunInputs`: text or shards, seed, and format of the folder."""
         return self.folder / "inputs.json"
+
+    @property
+    def code(self) -> Path:
+        """Folder with copies of the user's code files that the recipe needs. They are read only if a user names them."""
+        return self.folder / CODE_FOLDER
 
     @property
     def stages(self) -> Path:

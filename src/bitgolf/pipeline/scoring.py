@@ -30,8 +30,8 @@ from bitgolf.score.document_order import DocumentOrder
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
 from bitgolf.score.execution.time_estimate import TIME_LIMIT
 from bitgolf.score.methods import ScoringMethod
-from bitgolf.score.result import CompressResult, DecompressResult, MethodResult, RoundTripResult
-from bitgolf.score.text import TokenizedText, load_validation
+from bitgolf.score.result import CompressResult, DecompressResult, MethodResult, RoundTripResult, ScoredText
+from bitgolf.score.text import TokenizedText, load_validation, sample_documents
 from bitgolf.tokens.loading import load_tokenizer
 
 
@@ -58,11 +58,13 @@ class ScoreOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     bpb: bits per byte of the weights `trained`, `averaged` and `packed`, and of the methods; None where there is none.
     methods: scores of the artifact, read from disk in a process of its own. roundtrip: None if the recipe has no proof.
+    scored: the text of the scores. Without scoring, it is None and there are no methods.
     """
 
     bpb: dict[str, float | None]
     methods: list[MethodResult]
     roundtrip: RoundTripResult | None
+    scored: ScoredText | None = None
 
 
 def run_scoring_job(job: ScoringJob, loaded: LoadedArtifact, *, processes: int = 1) -> list[MethodResult]:
@@ -109,10 +111,12 @@ def score_on_rank(job: ScoringJob, loaded: LoadedArtifact, log: RunLog) -> list[
 
 
 def score_inputs(run: Run) -> list[Any]:
+    part_of_text = [] if run.score_tokens == "all" else [run.score_tokens]
     return [
         file_digest(run.files.artifact),
         data_digest(run.data_folder),
         run.settings("score", "proof"),
+        *part_of_text,
     ]
 
 
@@ -132,9 +136,12 @@ def score(run: Run) -> ScoreOutcome:
 
     `packed` is the score of the first method, `adapted` that of the last method that adapts.
     """
-    _check_validation_shards(run)
-    recipe, text = run.recipe(), load_validation(run.data_folder)
     bpb: dict[str, float | None] = {"trained": None, "averaged": None, "packed": None, "sliding": None, "adapted": None}
+    if run.score_tokens == 0:
+        run.log.info("score: left out; --score-tokens all scores the run")
+        return ScoreOutcome(bpb=bpb, methods=[], roundtrip=None)
+    _check_validation_shards(run)
+    recipe, (text, scored) = run.recipe(), _text_to_score(run)
     bpb |= _score_weights(run, text)
     job = ScoringJob(artifact=run.files.artifact, text=text, methods=recipe.score, device=run.device_type)
     results = score_in_workers(job, processes=run.devices)
@@ -144,7 +151,23 @@ def score(run: Run) -> ScoreOutcome:
         if result is not results[0] or kind in bpb:
             bpb[kind] = result.bpb
     _report_methods(run.log, results)
-    return ScoreOutcome(bpb=bpb, methods=results, roundtrip=_round_trip(run, text))
+    return ScoreOutcome(bpb=bpb, methods=results, roundtrip=_round_trip(run, text), scored=scored)
+
+
+def _text_to_score(run: Run) -> tuple[TokenizedText, ScoredText]:
+    """The held-out text, or a sample of its documents if the run has one."""
+    whole = text = load_validation(run.data_folder)
+    if run.score_tokens != "all":
+        tokenizer = load_tokenizer(run.data_folder / "tokenizer.model")
+        text = sample_documents(whole, run.score_tokens, tokenizer)
+    documents, of = len(text.documents()), len(whole.documents())
+    scored = ScoredText(documents=documents, tokens=text.num_targets, bytes=text.bytes, share=text.bytes / whole.bytes)
+    if documents < of:
+        run.log.info(
+            f"a sample is scored: {documents:,} of {of:,} documents, {text.num_targets:,} of {whole.num_targets:,}"
+            f" tokens, {scored.share:.2%} of the bytes"
+        )
+    return text, scored
 
 
 def _score_weights(run: Run, text: TokenizedText) -> dict[str, float]:

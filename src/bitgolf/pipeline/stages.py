@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from bitgolf import __version__
+from bitgolf.config.requirements import requirements
 from bitgolf.files import json_digest
 from bitgolf.pipeline.calibration import calibrate, calibration_inputs
 from bitgolf.pipeline.checkpoint_owner import check_training
@@ -42,8 +43,9 @@ class Stage:
     optional: bool = False
 
     def key(self, run: Run) -> str:
-        """Digest of the stage's name, the version of Bitgolf and the stage's inputs."""
-        return json_digest([self.name, __version__, self.inputs(run)])
+        """Digest of the stage's name, the version of Bitgolf, the stage's inputs, and code of others that they need."""
+        inputs = self.inputs(run)
+        return json_digest([self.name, __version__, inputs, *msgspec.to_builtins(requirements(inputs))])
 
     def unchanged(self, run: Run) -> bool:
         """Whether the stage is completed with the same key, so that its outcome can be reused."""

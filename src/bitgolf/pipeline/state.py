@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from bitgolf.config.recipe_file import read_recipe, write_recipe
+from bitgolf.config.requirements import required_code
 from bitgolf.config.spec import Spec
 from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError, error_location
 from bitgolf.files import (
@@ -21,6 +22,7 @@ from bitgolf.files import (
     read_checked_json,
     read_json,
     with_digest,
+    write_bytes,
     write_checked_json,
     write_json,
 )
@@ -34,13 +36,15 @@ RUN_FORMAT = 5
 """Format number of run folders: their files, and the keys in them."""
 
 Outcome = TypeVar("Outcome")
+ScoreTokens = Annotated[int, msgspec.Meta(ge=0)] | Literal["all"]
+"""Held-out tokens to score: a sample of whole documents with about so many, none for 0, or all."""
 
 
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     """Contents of `inputs.json`. text: absolute paths of files, folders and patterns; shards: absolute path of a folder.
 
     reading: how the text is read. tokenizer: absolute path of the tokenizer of the shards; None for the one in their
-    folder.
+    folder. score_tokens: how much of the held-out text is scored; unlike the others, it may change from run to run.
     """
 
     seed: int
@@ -48,6 +52,7 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     reading: ReadOptions = DEFAULT_OPTIONS
     shards: str | None = None
     tokenizer: str | None = None
+    score_tokens: ScoreTokens = "all"
     format: int = RUN_FORMAT
 
 
@@ -57,7 +62,7 @@ class Run:
 
     text_paths: files, folders and patterns of text; reading: how their records are read; shards: a folder of shards;
     tokenizer: file of their tokenizer, None for the one in their folder; without text and shards, the recipe's text is
-    used.
+    used. score_tokens: how much of the held-out text is scored.
     devices: number of processes that train, calibrate and score. device_type: their kind, as in `select_device`.
     resume: continue an unfinished training. overwrite: training may replace the checkpoints in the folder.
     completed: stage -> its key, seconds and outcome, in order; the same mapping as in `stages.json`.
@@ -77,6 +82,7 @@ class Run:
     completed: dict[str, dict[str, Any]] = field(default_factory=dict)
     reading: ReadOptions = DEFAULT_OPTIONS
     tokenizer: Path | None = None
+    score_tokens: ScoreTokens = "all"
     pending: PendingResults = field(default_factory=PendingResults)
 
     @property
@@ -88,6 +94,7 @@ class Run:
             reading=self.reading,
             shards=str(self.shards) if self.shards else None,
             tokenizer=str(self.tokenizer) if self.tokenizer else None,
+            score_tokens=self.score_tokens,
         )
 
     @property
@@ -128,6 +135,8 @@ class Run:
         )  # first: it has the format of the folder
         self.record(earlier)
         write_recipe(self.files.recipe, self.recipe)
+        for file in required_code(self.recipe.to_json()):
+            write_bytes(self.files.code / file.name, file.source)
 
     def record(self, stages: Mapping[str, dict[str, Any]]) -> None:
         """Replace the outcomes of all stages, here and in `stages.json`, where each has a digest of its contents."""
@@ -232,4 +241,5 @@ def run_of_inputs(recipe: Spec[Recipe], folder: Path, log: RunLog, inputs: RunIn
         Path(inputs.shards) if inputs.shards else None,
         reading=inputs.reading,
         tokenizer=Path(inputs.tokenizer) if inputs.tokenizer else None,
+        score_tokens=inputs.score_tokens,
     )

@@ -1,6 +1,7 @@
 """Recipes by name. Each recipe has a module with a function of the same name; most are derived from others by edits.
 
-Listing and describing recipes does not import torch; building one does.
+Plugins bring more recipes, by entry points, and so do the user's code files, as FILE.py:NAME. Listing and describing
+recipes imports neither torch nor plugins; building one does.
 """
 
 from __future__ import annotations
@@ -16,21 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitgolf.config.parse import apply_assignment
+from bitgolf.config.plugins import recipe_plugins
 from bitgolf.config.recipe_file import read_recipe
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError, error_location
 from bitgolf.files import read_json
+from bitgolf.recipes.foreign import code_recipe, plugin_recipe, split_code_recipe
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
 
-NOT_RECIPES = frozenset({"check", "identity", "recipe", "time_limit"})
+NOT_RECIPES = frozenset({"check", "foreign", "identity", "quick", "recipe", "time_limit"})
 """Modules of this package that define no recipe."""
 
 
 def recipe_names() -> list[str]:
-    """Names of all recipes, sorted."""
+    """Names of all recipes of this package, sorted."""
     modules = {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}
     return sorted(modules - NOT_RECIPES)
 
@@ -78,10 +81,16 @@ def _source(name: str) -> ast.Module:
 
 @cache
 def get_recipe(name: str) -> Spec[Recipe]:
-    """The recipe of this name, an immutable value. Raises `UsageError` if there is none."""
+    """The recipe of this name, an immutable value. Raises `UsageError` if there is none.
+
+    A recipe of this package comes before one of a plugin.
+    """
     if name not in recipe_names():
-        near = difflib.get_close_matches(name, recipe_names(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(recipe_names())}"
+        if plugin := recipe_plugins().get(name):
+            return plugin_recipe(plugin)
+        known = [*recipe_names(), *recipe_plugins()]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}; or FILE.py:NAME"
         raise UsageError(f"there is no recipe named {name!r}", hint=hint)
     recipe: Spec[Recipe] = getattr(importlib.import_module(f"bitgolf.recipes.{name}"), name)()
     return recipe.replace(published=published_results(name))
@@ -95,17 +104,24 @@ def named_folder(recipe: str) -> Path | None:
     return Path(recipe) if recipe not in recipe_names() and Path(recipe).is_dir() else None
 
 
-def load_recipe(recipe: str, sets: Sequence[str]) -> Spec[Any]:
-    """Load a recipe and apply assignments to it, in order.
+def load_recipe(recipe: str, sets: Sequence[str], *, quick: bool = False) -> Spec[Any]:
+    """Load a recipe and apply assignments to it, in order. quick: make it a toy first, see `quick`.
 
-    recipe: a name, a JSON file, or the folder of a run. sets: `PATH=VALUE`, as given to `--set`. Prints a note to
-    standard error for each assignment that changes nothing.
+    recipe: a name, a JSON file, the folder of a run, or FILE.py:NAME, which executes the file. sets: `PATH=VALUE`, as
+    given to `--set`. Prints a note to standard error for each assignment that changes nothing.
     """
     if recipe in recipe_names() and Path(recipe).is_dir():
         print(f"note: {recipe} is the recipe; ./{recipe} would be the folder", file=sys.stderr)
     folder = named_folder(recipe)
     path = folder / "recipe.json" if folder else Path(recipe)
-    spec = _stored_recipe(path) if path.suffix == ".json" else get_recipe(recipe)
+    if path.suffix == ".json":
+        spec = _stored_recipe(path)
+    else:
+        spec = code_recipe(*named) if (named := split_code_recipe(recipe)) else get_recipe(recipe)
+    if quick:
+        from bitgolf.recipes import quick as toy  # imports torch
+
+        spec = toy.quick(spec)
     for assignment in sets:
         changed = apply_assignment(spec, assignment)
         if changed == spec:

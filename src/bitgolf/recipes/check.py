@@ -6,7 +6,10 @@ import torch
 
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.locate import constructor_errors_at
+from bitgolf.config.registry import REGISTRY
+from bitgolf.config.requirements import requirements
 from bitgolf.config.spec import Spec, count_context_arguments
+from bitgolf.errors import RecipeError
 from bitgolf.optim.optimizer import Optimizer
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.training.loss_module import LossModule
@@ -18,6 +21,12 @@ def check_recipe(recipe: Spec[Recipe]) -> None:
     Ranges of single settings were checked when the nodes were made. Here constructors check settings that depend on
     each other; model, objective and optimizer are built on the meta device, which takes no memory for weights.
     """
+    for path, node in recipe.walk():
+        if REGISTRY.get(node.name) is not node.cls:
+            message = f"the class {node.name} is not registered, so no file can name it"
+            hint = "decorate the class with @register of bitgolf.config.registry"
+            raise RecipeError(message, where=path, hint=hint)
+    requirements(recipe.to_json())
     with constructor_errors_at(recipe):
         for _, node in reversed(list(recipe.walk())):  # inner nodes first: their paths are the most exact
             if count_context_arguments(node.cls) == 0:

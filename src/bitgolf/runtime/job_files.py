@@ -3,7 +3,8 @@
 A job is the only argument of a function in this package: a `msgspec.Struct`. Jobs and results are decoded by their
 type annotations. They may hold plain values, `Path`, `Spec` (in a recipe's JSON form), NumPy arrays, structs,
 NamedTuples, lists, tuples with one type of item, and None for any of them. Nothing is unpickled, and no function
-outside this package is called.
+outside this package is called. The user's code files that the launcher has loaded are copied to the folder, and loaded
+before the job is decoded.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 import numpy as np
 
+from bitgolf.config.code_files import CODE_FILES, CodeFile, load_code_files
 from bitgolf.config.parse import from_json
+from bitgolf.config.requirements import requirements
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError
-from bitgolf.files import read_json, write_json
+from bitgolf.files import read_json, write_bytes, write_json
 
 PACKAGE = "bitgolf."
 JOB, RESULT, ERROR = "job.json", "result.json", "error.json"
@@ -32,15 +35,30 @@ def write_job(folder: Path, function: Callable[[Any], Any], job: Any) -> None:
     name = f"{function.__module__}:{function.__qualname__}"
     if function_named(name) is not function:
         raise TypeError(f"{name} is not a module-level function")
-    write_json(folder / JOB, {"function": name, "job": _encode(folder, "job", job)})
+    encoded = _encode(folder, "job", job)  # first: it may find more code files
+    write_json(folder / JOB, {"function": name, "job": encoded, "code": _write_code(folder)})
 
 
 def read_job(folder: Path) -> tuple[Callable[[Any], Any], Any]:
-    """Return the function to call, and its argument."""
+    """Load the code files of a job, and return the function to call, and its argument."""
     written = read_json(folder / JOB)
+    load_code_files([_read_code(folder, **file) for file in written.get("code", [])])
     function = function_named(written["function"])
     (job_type,) = (hint for name, hint in get_type_hints(function).items() if name != "return")
     return function, _decode(folder, written["job"], job_type)
+
+
+def _write_code(folder: Path) -> list[dict[str, Any]]:
+    """Copy the loaded code files to the folder, as they were when they were read."""
+    rows = list[dict[str, Any]]()
+    for i, file in enumerate(CODE_FILES.values()):
+        write_bytes(folder / f"code.{i}.py", file.source)
+        rows.append({"copy": f"code.{i}.py", "path": str(file.path), "any_digest": file.any_digest})
+    return rows
+
+
+def _read_code(folder: Path, *, copy: str, path: str, any_digest: bool) -> CodeFile:
+    return CodeFile(Path(path), (folder / copy).read_bytes(), any_digest)
 
 
 def write_result(folder: Path, result: Any) -> None:
@@ -84,7 +102,9 @@ def _encode(folder: Path, name: str, value: Any) -> Any:
 
     def encode(item: Any) -> Any:
         if isinstance(item, Spec):
-            return item.to_json()
+            plain = item.to_json()
+            requirements(plain)  # raises for a part that a worker could not load, and finds its file
+            return plain
         if isinstance(item, Path):
             return str(item)
         if isinstance(item, np.ndarray):

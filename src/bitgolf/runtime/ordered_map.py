@@ -16,6 +16,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType, TracebackType
 from typing import Self, TypeVar
 
+from bitgolf.config.code_files import CODE_FILES, CodeFile, load_code_files
 from bitgolf.errors import BitgolfError
 from bitgolf.runtime.parent import exit_after
 
@@ -79,7 +80,8 @@ class LocalProcesses(OrderedMap):
 
     def __init__(self, workers: int) -> None:
         self.workers, self.name = workers, f"{workers} processes"
-        self._pool = ProcessPoolExecutor(workers, _WorkerContext(), initializer=_start_worker)
+        code = list(CODE_FILES.values())
+        self._pool = ProcessPoolExecutor(workers, _WorkerContext(), initializer=_start_worker, initargs=(code,))
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         limit = self.workers * (1 + PENDING_PER_WORKER)
@@ -112,11 +114,12 @@ def in_order(handles: Iterable[Handle], limit: int, wait: Callable[[Handle], Res
         yield wait(pending.popleft())
 
 
-def _start_worker() -> None:
-    """Leave SIGINT to the main process, and end when it ends, even if it is killed."""
+def _start_worker(code: list[CodeFile]) -> None:
+    """Leave SIGINT to the main process, and end when it ends, even if it is killed. code: files of the user to load."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if parent := multiprocessing.parent_process():
         exit_after(parent.join)
+    load_code_files(code)
 
 
 def available_cores() -> int:

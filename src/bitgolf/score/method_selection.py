@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bitgolf import score
 from bitgolf.config.parse import apply_assignment
-from bitgolf.config.registry import REGISTRY
+from bitgolf.config.registry import REGISTRY, import_plugins
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError
 from bitgolf.score.methods import ScoringMethod
@@ -21,11 +21,28 @@ WINDOW_SETTINGS = "window", "stride", "isolated", "rope_scaling"
 
 
 def methods_by_name() -> dict[str, type[ScoringMethod]]:
-    """All scoring methods of the package by `name`, sorted."""
+    """All scoring methods of the package, of loaded code files and of imported plugins by `name`, sorted.
+
+    Raises `UsageError` if two methods have the same name.
+    """
     for module in pkgutil.walk_packages(score.__path__, f"{score.__name__}."):
         importlib.import_module(module.name)
-    found = [cls for cls in REGISTRY.values() if issubclass(cls, ScoringMethod)]
-    return {cls.name: cls for cls in sorted(found, key=lambda cls: cls.name)}
+    found = dict[str, type[ScoringMethod]]()
+    for cls in sorted((c for c in REGISTRY.values() if issubclass(c, ScoringMethod)), key=lambda cls: cls.name):
+        if other := found.get(cls.name):
+            classes = f"{other.__name__} of {other.__module__} and {cls.__name__} of {cls.__module__}"
+            raise UsageError(f"two scoring methods are called {cls.name!r}: {classes}", hint="rename one of them")
+        found[cls.name] = cls
+    return found
+
+
+def _method_named(name: str) -> type[ScoringMethod]:
+    """The scoring method of a name; plugins are imported if no other method has it. Raises `UsageError` for no method."""
+    failures = import_plugins(until=lambda: name in methods_by_name())
+    if name not in (methods := methods_by_name()):
+        known = f"--with {', '.join(methods)} or {ADAPT_ALIAS}"
+        raise UsageError(f"there is no method {name!r}", hint="; ".join([known, *failures]))
+    return methods[name]
 
 
 def select_methods(
@@ -49,9 +66,7 @@ def _named(own: Sequence[Spec[ScoringMethod]], name: str) -> list[Spec[ScoringMe
         return [spec for spec in own if spec().adapts] or _named(own, DEFAULT_ADAPTIVE_METHOD)
     if found := [spec for spec in own if spec().name == name]:
         return found
-    if name not in (methods := methods_by_name()):
-        raise UsageError(f"there is no method {name!r}", hint=f"--with {', '.join(methods)} or {ADAPT_ALIAS}")
-    return [_with_windows_of(part(methods[name]), own[-1])]
+    return [_with_windows_of(part(_method_named(name)), own[-1])]
 
 
 def _with_windows_of(spec: Spec[ScoringMethod], other: Spec[ScoringMethod]) -> Spec[ScoringMethod]:

@@ -83,6 +83,18 @@ DecompressFile = Callable[[Path, Path], DecompressResult]
 """Decompresses the file at the first path and writes the result to the second path."""
 
 
+class ScoredText(msgspec.Struct, frozen=True, kw_only=True):
+    """The held-out text that was scored: all of it, or a sample of its documents.
+
+    tokens: number of targets. share: its bytes as a fraction of those of the whole held-out text.
+    """
+
+    documents: int
+    tokens: int
+    bytes: int
+    share: float
+
+
 class RoundTripResult(msgspec.Struct, frozen=True, kw_only=True):
     """A held-out document that was compressed and decompressed.
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bitgolf.data.manifest import check_digests, load_manifest, open_split
 from bitgolf.data.shards import TokenStream
 from bitgolf.errors import BitgolfError
+from bitgolf.files import digest
 from bitgolf.tokens.tokenizer import Tokenizer
 
 
@@ -80,6 +81,26 @@ def tokenize_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> Toke
         size += len(document)
     tokens = append_final_bos(np.concatenate(pieces), tokenizer.bos) if pieces else np.zeros(0, np.int64)
     return TokenizedText(tokens, size, tokenizer.bos)
+
+
+def sample_documents(text: TokenizedText, tokens: int, tokenizer: Tokenizer) -> TokenizedText:
+    """A sample of whole documents with at least `tokens` targets, in the order of the text; the text itself if it is shorter.
+
+    Documents are taken in the order of the digests of their tokens, so the same text has the same sample on every
+    machine. Bytes are counted, not estimated.
+    """
+    if tokens >= text.num_targets:
+        return text
+    documents = text.documents()
+    chosen, total = list[tuple[int, int]](), 0
+    for start, stop in sorted(documents, key=lambda span: digest(text.tokens[span[0] : span[1]].tobytes())):
+        if total >= tokens:
+            break
+        chosen.append((start, stop))
+        total += stop - start
+    pieces = [text.tokens[start:stop] for start, stop in sorted(chosen)]
+    size = sum(int(tokenizer.count_bytes(piece).sum()) for piece in pieces)
+    return TokenizedText(append_final_bos(np.concatenate(pieces), text.bos), size, text.bos)
 
 
 def append_final_bos(stream: npt.NDArray[np.integer], bos: int) -> npt.NDArray[np.int64]:

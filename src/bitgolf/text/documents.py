@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bitgolf.config.ranges import ByteCount
 from bitgolf.config.registry import register
+from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.text.document import Document, document_fingerprint, split_long_document
 from bitgolf.text.files import check_paths, file_blocks, find_files, is_stream, walk
@@ -24,6 +26,7 @@ __all__ = [
     "ReadOptions",
     "ReadReport",
     "TextFiles",
+    "TextSample",
     "TextSource",
     "document_fingerprint",
     "python_library",
@@ -103,6 +106,28 @@ class CommandLineText(TextSource):
 
     def cache_key(self) -> list[Any]:
         return list(self.documents())
+
+
+@register
+class TextSample(TextSource):
+    """The documents at the start of a text, as many as are needed for `bytes` bytes; the rest is not read."""
+
+    def __init__(self, *, text: Spec[TextSource], bytes: ByteCount) -> None:
+        self.text, self.bytes = text(), bytes
+
+    def documents(self, report: ReadReport | None = None) -> Iterator[Document]:
+        total = 0
+        for document in self.text.documents(report):
+            yield document
+            total += len(document.data)
+            if total >= self.bytes:
+                return
+
+    def cache_key(self) -> list[Any]:
+        return [self.bytes, *self.text.cache_key()]
+
+    def size(self) -> int:
+        return min(self.text.size() or self.bytes, self.bytes)
 
 
 # ---- readers ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,49 @@
+"""The options `--code` and `--any-code`, which load the user's code files before a command runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitgolf.config.code_files import load_code
+
+CodeOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--code",
+        metavar="FILE",
+        help="Execute a Python file that defines parts or recipes of your own. May be repeated, in the order of their "
+        "imports. No code is ever loaded that is not named here or installed.",
+    ),
+]
+AnyCodeOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--any-code",
+        metavar="FILE",
+        help="Like --code, also if the file differs from the one that the artifact or run was made with: a note.",
+    ),
+]
+
+
+def accepts_code(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorator: add the options `--code` and `--any-code` to a command. The files are loaded before it is called."""
+
+    @wraps(command)
+    def load_and_run(*arguments: Any, code: list[Path], any_code: list[Path], **options: Any) -> None:
+        load_code(code)
+        load_code(any_code, any_digest=True)
+        command(*arguments, **options)
+
+    added = {"code": CodeOption, "any_code": AnyCodeOption}
+    signature, keyword = inspect.signature(command, eval_str=True), inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(name, keyword, default=[], annotation=kind) for name, kind in added.items()]
+    shown = signature.replace(parameters=[*signature.parameters.values(), *parameters])
+    load_and_run.__dict__["__signature__"] = shown
+    load_and_run.__annotations__ = {**command.__annotations__, **added}
+    return load_and_run
