@@ -26,8 +26,9 @@ from helpers.command_line import run_command
 from helpers.forked import forked_workers
 from helpers.hub_repository import SP1024, library_on, repository_files, shard
 from helpers.hub_server import hub_server
+from helpers.own_code import own_code_removed
 
-__all__ = ["forked_workers"]
+__all__ = ["forked_workers", "own_code_removed"]
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -144,6 +145,8 @@ def test_the_commands_of_a_document_run_in_their_order(
     document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
+    if document.name == "own_parts.md":
+        (folder / "my_recipe.py").write_text(fenced_blocks(document.read_text(), ("python",))[0])
     more_shards = {f"{SP1024}/fineweb_train_{i:06d}.bin": shard(i) for i in range(4, 10)}
     with hub_server() as hub, library_on(hub, folder):
         hub.publish(PUBLISHED, repository_files() | more_shards)

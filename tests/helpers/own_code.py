@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bitgolf.config.code_files import CODE_FILES, unload_code
-from bitgolf.config.registry import REGISTRY
+from bitgolf.config.registry import REGISTRY, in_package
 from bitgolf.recipes import get_recipe
 
 PLUGIN = "bitgolf_"
@@ -56,11 +56,11 @@ class OwnWindows(ContiguousScoring):
 
 
 def remove_own_code() -> None:
-    """Remove code files and plugins, and their parts, from this process."""
+    """Remove code files and plugins, and all parts that are not of the package, from this process."""
     for module in list(CODE_FILES):
         unload_code(module)
     for name, cls in list(REGISTRY.items()):
-        if cls.__module__.startswith(PLUGIN):
+        if not in_package(cls):
             del REGISTRY[name]
     for module in [module for module in sys.modules if module.startswith(PLUGIN)]:
         del sys.modules[module]

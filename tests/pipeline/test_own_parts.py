@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -176,3 +177,13 @@ def test_parts_and_recipes_of_a_plugin(
     install(work / "newer", "bitgolf-own", "1.6", entries, modules)
     assert load_model(artifact).name == "mine"
     assert "made with bitgolf-own 1.5; bitgolf-own 1.6 is used" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_processes_under_torchrun_have_the_file(work: Path) -> None:
+    """As a user starts it, in processes that share nothing with this one."""
+    words = ["score", "run", "--shards", "data", "--processes", "2", "--code", "my_parts.py", "--json"]
+    done = subprocess.run([sys.executable, "-m", "bitgolf", *words], cwd=work, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((work / "run" / "score.json").read_text())["bpb"]["packed"]
+    assert json.loads(done.stdout)["bpb"] == pytest.approx(stored, abs=1e-9)

@@ -12,9 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from bitgolf.config.code_files import load_code
+from bitgolf.config.registry import lookup
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.runtime.ordered_map import InProcess, LocalProcesses, OrderedMap, local_map
 from bitgolf.runtime.ray_cluster import RayCluster
+from helpers.own_code import own_code_removed, write_code
+
+__all__ = ["own_code_removed"]
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +99,11 @@ def test_the_program_that_uses_workers_is_not_run_by_them(tmp_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("the script runs\n55\n", 0), done.stderr
+
+
+def test_worker_processes_have_the_code_files_of_this_process(tmp_path: Path) -> None:
+    source = "from bitgolf.config.registry import register\n@register\nclass MyPart:\n    pass\n"
+    load_code([write_code(tmp_path, "my_parts.py", source)])
+    (tmp_path / "my_parts.py").write_text("raise AssertionError('edited since')")
+    with local_map(2) as workers:
+        assert list(workers.map(lookup, ["MyPart"] * 3)) == [lookup("MyPart")] * 3

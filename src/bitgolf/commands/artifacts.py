@@ -11,7 +11,7 @@ import msgspec
 
 from bitgolf.artifact.container import read_artifact
 from bitgolf.artifact.ledger import ledger
-from bitgolf.artifact.model import LoadedArtifact, load_model
+from bitgolf.artifact.model import LoadedArtifact, artifact_requirements, load_model
 from bitgolf.data.shard_folder import check_tokenizer_option, inspect_split, log_findings, open_shard_folder
 from bitgolf.errors import UsageError
 from bitgolf.files import require_file
@@ -81,10 +81,14 @@ class LedgerRow(msgspec.Struct, frozen=True):
 
 
 class LedgerResult(msgspec.Struct, frozen=True):
-    """The keys of `ledger --json`. total: size of the file in bytes."""
+    """The keys of `ledger --json`.
+
+    total: size of the file in bytes. requires: code files and distributions that the artifact needs, with digest or version.
+    """
 
     entries: list[LedgerRow]
     total: int
+    requires: list[str]
 
 
 def find_artifact(path: Path) -> Path:
@@ -248,5 +252,8 @@ def sample_text(
 
 def read_ledger(artifact: Path) -> LedgerResult:
     """`bitgolf ledger`: bytes of each section of an artifact."""
-    entries = [LedgerRow(*entry) for entry in ledger(read_artifact(find_artifact(artifact)))]
-    return LedgerResult(entries, sum(entry.bytes for entry in entries))
+    content = read_artifact(find_artifact(artifact))
+    entries = [LedgerRow(*entry) for entry in ledger(content)]
+    return LedgerResult(
+        entries, sum(entry.bytes for entry in entries), [str(n) for n in artifact_requirements(content)]
+    )

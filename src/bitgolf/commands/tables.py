@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from bitgolf.config.requirements import CODE_FOLDER
+
 if TYPE_CHECKING:
     from bitgolf.commands.artifacts import LedgerResult, ScoreResult
     from bitgolf.commands.doctor import DoctorResult
@@ -73,8 +75,8 @@ def run_table(result: RunResult) -> str:
     return "\n\n".join(
         [
             table("Parts in use", ("part", "tensors", "parameters", "calls"), used),
-            table(f"Bits per byte ({_held_out(result.held_out)})", ("stage", "bpb"), bpb),
-            methods_table(result.methods),
+            *filter(None, [result.quick_note]),
+            *_scores(result, bpb),
             table(
                 "Bytes (total excludes the tokenizer)", ("", "bytes"), [(name, format_number(n)) for name, n in sizes]
             ),
@@ -84,6 +86,17 @@ def run_table(result: RunResult) -> str:
     )
 
 
+def _scores(result: RunResult, bpb: Sequence[Row]) -> list[str]:
+    """The tables of bits per byte, with the share of the held-out text that was scored; a line if there are no scores."""
+    if not result.methods:
+        return [f"{result.sample_note} `bitgolf run {result.run} --score-tokens all` scores the run."]
+    tables = [
+        table(f"Bits per byte ({_held_out(result.held_out)})", ("stage", "bpb"), bpb),
+        methods_table(result.methods),
+    ]
+    return [result.sample_note, *tables] if result.sample_note else tables
+
+
 def _held_out(text: HeldOutText) -> str:
     sidecar = "" if text.sidecar_bytes is None else f"; the byte sidecar counts {text.sidecar_bytes:,}"
     return f"held-out text, {text.bytes:,} bytes{sidecar}"
@@ -91,15 +104,16 @@ def _held_out(text: HeldOutText) -> str:
 
 def _next_steps(result: RunResult) -> str:
     artifact = f"{result.run}/artifact.bg"
-    return "\n".join(
-        [
-            "Try next:",
-            f"  bitgolf generate {artifact} --prompt 'def '",
-            f"  bitgolf compress {artifact} FILE FILE.bgz",
-            f"  bitgolf ledger {artifact}",
-            f"  bitgolf run {result.recipe} --text PATH          # on your own text",
-        ]
-    )
+    code = "".join(f" --code {result.run}/{CODE_FOLDER}/{file}" for file in result.code)
+    lines = [
+        "Try next:",
+        f"  bitgolf generate {artifact} --prompt 'def '{code}",
+        f"  bitgolf compress {artifact} FILE FILE.bgz{code}",
+        f"  bitgolf ledger {artifact}",
+    ]
+    if not (result.quick or code):
+        lines.append(f"  bitgolf run {result.recipe} --text PATH          # on your own text")
+    return "\n".join(lines)
 
 
 def score_table(result: ScoreResult) -> str:
@@ -134,7 +148,8 @@ def ledger_table(result: LedgerResult) -> str:
         for e in result.entries
     ]
     total = ("total", format_number(result.total), "", "", "")
-    return table("Ledger", ("name", "bytes", "elements", "bits/element", "coder"), [*rows, total])
+    drawn = table("Ledger", ("name", "bytes", "elements", "bits/element", "coder"), [*rows, total])
+    return "\n".join([drawn, *(f"needs {needed}" for needed in result.requires)])
 
 
 def pack_table(result: PackResult) -> str:

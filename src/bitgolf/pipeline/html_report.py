@@ -27,6 +27,7 @@ def render_report(result: RunResult, losses: Sequence[tuple[int, float]]) -> str
     body = "".join(
         [
             f"<h1>{html.escape(title)}</h1>",
+            f"<p>{html.escape(' '.join([result.quick_note, result.sample_note]))}</p>",
             _table("Bits per byte, on held-out text", ("stage", "bpb"), bpb),
             _table("Scores of the artifact", SCORE_COLUMNS, map(_score_row, result.methods)),
             "<h2>Training loss (nats per token)</h2>" + curve(losses),

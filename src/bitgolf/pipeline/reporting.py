@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from bitgolf.config.requirements import required_code
 from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import CorruptFileError
 from bitgolf.files import read_json, write_bytes, write_json
@@ -60,6 +61,7 @@ def report(run: Run) -> Reported:
         part_usage=trained.part_usage,
         scored=scored.scored,
         quick=is_quick(run.recipe().name),
+        code=[file.name for file in required_code(run.recipe.to_json())],
     )
     write_json(run.files.result, msgspec.to_builtins(result))
     write_json(run.files.environment, collect_environment())

@@ -35,6 +35,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     roundtrip: compression and restoring of a held-out document; None if the recipe has no proof.
     methods: scores of the artifact. part_usage: parameters and calls of each part.
     scored: the held-out text that was scored; None without scoring. quick: the recipe was made a toy by `--quick`.
+    code: names of the user's code files that the artifact needs.
     """
 
     run: str
@@ -57,3 +58,21 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     part_usage: list[PartUsageRow]
     scored: ScoredText | None = None
     quick: bool = False
+    code: list[str] = []
+
+    @property
+    def quick_note(self) -> str:
+        """A sentence that says that the figures are those of a toy; "" if they are not."""
+        toy = "A quick run (--quick): the recipe as a toy. Its figures say nothing about the recipe at its own size."
+        return toy if self.quick else ""
+
+    @property
+    def sample_note(self) -> str:
+        """A sentence that says how much of the held-out text was scored; "" for all of it."""
+        text = self.scored
+        if not self.methods:
+            return "Not scored."
+        if text is None or text.share == 1:
+            return ""
+        share = f"{text.bytes:,} bytes, {text.share:.2%} of all"
+        return f"Scored on a sample of the held-out text: {text.documents:,} documents, {share}."
