@@ -9,6 +9,7 @@ import pytest
 
 from bitgolf.config.code_files import CODE_FILES, code_file_of_module, load_code, with_imported_files
 from bitgolf.config.registry import REGISTRY, lookup
+from bitgolf.config.requirements import requirements
 from bitgolf.config.spec import schema
 from bitgolf.errors import RecipeError, UsageError
 from helpers.own_code import own_code_removed, write_code
@@ -116,3 +117,13 @@ def test_a_module_that_a_program_imported_is_a_code_file_with_what_it_imports(
     found = code_file_of_module("my_parts")
     assert found and found.path == tmp_path / "my_parts.py" and list(CODE_FILES) == ["my_base", "my_parts"]
     assert code_file_of_module("json") is None and code_file_of_module("__main__") is None
+
+
+def test_a_file_that_python_finds_by_itself_counts_as_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m bitgolf` finds modules in the current folder: what they contain is part of what a recipe needs."""
+    write_code(tmp_path, "my_base.py", "WIDTH = 7")
+    path = write_code(tmp_path, "my_parts.py", "import my_base\n" + PART.format(size="my_base.WIDTH"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    load_code([path])
+    assert list(CODE_FILES) == ["my_base", "my_parts"]
+    assert [needed.name for needed in requirements({"part": "MyPart"})] == ["my_base.py", "my_parts.py"]

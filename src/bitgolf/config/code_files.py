@@ -90,6 +90,7 @@ def load_code_files(files: Sequence[CodeFile]) -> None:
             _check_name(file)
             unload_code(file.module)
             _execute(file)
+            _adopt_imports(file)
             loaded = file
         CODE_FILES[file.module] = loaded._replace(any_digest=loaded.any_digest or file.any_digest)
 
@@ -156,12 +157,17 @@ def code_file_of_module(module: str) -> CodeFile | None:
     """
     if module not in CODE_FILES and (path := _path_of_module(module)):
         CODE_FILES[module] = file = read_code(path)
-        for imported in sorted(_imported_modules(file)):
-            beside = _path_of_module(imported)
-            if beside and beside.parent == path.parent:
-                code_file_of_module(imported)
+        _adopt_imports(file)
         CODE_FILES[module] = CODE_FILES.pop(module)  # after the files that it imports
     return CODE_FILES.get(module)
+
+
+def _adopt_imports(file: CodeFile) -> None:
+    """Let the files beside a file that Python has imported for it count as code files: they are in `sys.path`."""
+    for module in sorted(_imported_modules(file)):
+        path = _path_of_module(module)
+        if path and path.parent.resolve() == file.path.parent.resolve():
+            code_file_of_module(module)
 
 
 def _path_of_module(module: str) -> Path | None:
