@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +35,7 @@ def accepts_code(command: Callable[..., None]) -> Callable[..., None]:
     """Decorator: add the options `--code` and `--any-code` to a command. The files are loaded before it is called."""
 
     @wraps(command)
-    def load_and_run(*arguments: Any, code: list[Path], any_code: list[Path], **options: Any) -> None:
+    def load_and_run(*arguments: Any, code: Sequence[Path] = (), any_code: Sequence[Path] = (), **options: Any) -> None:
         load_code(code)
         load_code(any_code, any_digest=True)
         command(*arguments, **options)
