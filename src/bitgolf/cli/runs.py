@@ -96,7 +96,7 @@ ScoreTokensOption = Annotated[
         "--score-tokens",
         metavar="N",
         help="Score a sample of whole held-out documents with about N tokens, chosen by hash; 0 leaves scoring out; all "
-        "scores all of them. Default: all, or what the run in the folder was given; 20,000 with --quick.",
+        "scores all of them. Default: all, or what the run in the folder was given; 8,000 with --quick.",
     ),
 ]
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue an unfinished training from its last checkpoint.")]

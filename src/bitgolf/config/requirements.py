@@ -199,7 +199,8 @@ def _check_distribution(needed: Requirement) -> None:
     if found[0].version != needed.version:
         _note(f"it was made with {needed}; {found[0]} is used")
     for plugin in found:
-        import_plugin(plugin)
+        if not REGISTRY.keys() >= set(needed.parts):
+            import_plugin(plugin)
 
 
 def _parts_of(needed: Requirement) -> str:

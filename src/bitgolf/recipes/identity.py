@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 QUICK_SUFFIX = "-quick"
 """End of the name of a recipe that `--quick` has made a toy; see `quick`."""
-QUICK_SCORE_TOKENS = 20_000
+QUICK_SCORE_TOKENS = 8_000
 """Held-out tokens that are scored with `--quick`, unless `--score-tokens` is given."""
 
 
