@@ -26,7 +26,8 @@ AnyCodeOption = Annotated[
     typer.Option(
         "--any-code",
         metavar="FILE",
-        help="Like --code, also if the file differs from the one that the artifact or run was made with: a note.",
+        help="Like --code, but a file that differs from the one that the artifact or the run was made with is used, with "
+        "a note, instead of refused.",
     ),
 ]
 

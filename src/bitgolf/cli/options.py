@@ -117,8 +117,8 @@ RecipeArgument = Annotated[
     str,
     typer.Argument(
         callback=recipe_or_newest_run,
-        help="A recipe: its name, a recipe.json, the folder of a run (./NAME if a recipe has its name), or latest, the "
-        "newest run below runs/.",
+        help="A recipe: its name, a recipe.json, FILE.py:NAME for one of your own, the folder of a run (./NAME if a "
+        "recipe has its name), or latest, the newest run below runs/.",
     ),
 ]
 

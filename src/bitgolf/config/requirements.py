@@ -204,8 +204,12 @@ def _check_distribution(needed: Requirement) -> None:
 
 
 def _parts_of(needed: Requirement) -> str:
-    names = ", ".join(needed.parts)
-    return f"the part {names} is of" if len(needed.parts) == 1 else f"the parts {names} are of" if names else "it needs"
+    names, more = ", ".join(needed.parts[:5]), len(needed.parts) - 5
+    if not names:
+        return "it needs"
+    if len(needed.parts) == 1:
+        return f"the part {names} is of"
+    return f"the parts {names} and {more} more are of" if more > 0 else f"the parts {names} are of"
 
 
 _NOTES = set[str]()
