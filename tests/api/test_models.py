@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from collections.abc import Callable
@@ -221,25 +220,13 @@ def test_a_model_leaves_the_state_of_torch_as_it_was(model: bitgolf.Model) -> No
     assert all(torch.equal(p, weights[path]) and not p.requires_grad for path, p in model._model.named_parameters())
 
 
-class NotebookStream(io.StringIO):
-    """Standard error of a notebook's kernel: no terminal, and no file of the system."""
-
-    def fileno(self) -> int:
-        raise io.UnsupportedOperation("fileno")
-
-    def isatty(self) -> bool:
-        return False
-
-
-def test_messages_go_to_the_stream_of_a_notebook_or_nowhere(
-    toy: ToyArtifact, model: bitgolf.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = NotebookStream()
-    monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setattr("bitgolf.report.log.RunLog.progress.__kwdefaults__", {"every": 0.0})
-    model.score(toy.raw, progress=False)
-    model.compress(b"a text", progress=False)
-    assert stream.getvalue() == ""
-    model.score(toy.raw)
-    model.compress(b"a text")
-    assert "sliding" in stream.getvalue() and "compress" in stream.getvalue()
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_that_scores_on_a_gpu_generates_and_compresses_as_on_a_cpu(toy: ToyArtifact) -> None:
+    cpu, gpu = bitgolf.load(toy.artifact, device="cpu"), bitgolf.load(toy.artifact, device="cuda")
+    assert gpu.bpb(toy.raw) == pytest.approx(cpu.bpb(toy.raw), rel=0.01)
+    assert "CPU" not in gpu.score(toy.raw)[0].device
+    assert gpu.logits([1, 2, 3]).device.type == "cpu"
+    assert torch.allclose(gpu.logits([1, 2, 3]), cpu.logits([1, 2, 3]), atol=1e-3)
+    assert gpu.generate("a", tokens=5) == cpu.generate("a", tokens=5)
+    assert gpu.compress(b"a text") == cpu.compress(b"a text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
@@ -81,8 +82,29 @@ def test_a_repeated_call_reuses_every_stage(
 ) -> None:
     again = bitgolf.train(RECIPE, shards=str(shards), out=str(run.folder))
     assert capsys.readouterr().err.count("unchanged, reused") == len(STAGE_NAMES)
-    assert again.folder == run.folder and bitgolf.train(run.folder, progress=False).score == run.score
-    assert capsys.readouterr().err == ""
+    assert again.folder == run.folder and again.score == run.score
+
+
+class NotebookStream(io.StringIO):
+    """Standard error of a notebook's kernel: no terminal, and no file of the system."""
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
+
+    def isatty(self) -> bool:
+        return False
+
+
+def test_messages_go_to_the_stream_of_a_notebook_or_nowhere(
+    run: bitgolf.RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = NotebookStream()
+    monkeypatch.setattr("sys.stderr", stream)
+    bitgolf.train(run.folder, progress=False)
+    run.model().bpb(b"some text", progress=False)
+    assert stream.getvalue() == ""
+    bitgolf.train(run.folder)
+    assert "train: unchanged, reused" in stream.getvalue()
 
 
 # ---- arguments ------------------------------------------------------------------------------------------------------

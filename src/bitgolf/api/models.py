@@ -93,13 +93,14 @@ class Model:
         order: str | None = None,
         seed: int | None = None,
         batch: int | None = None,
+        processes: int = 1,
         progress: bool = True,
     ) -> list[MethodResult]:
         """Score a text, or validation shards, with one method after the other. Each target is scored exactly once.
 
         text: a `str` or `bytes` is the text itself, cut into documents like a file; a `Path` is a file, a folder or a
-        pattern; a list has documents (`str`, `bytes`) or paths. shards, tokenizer, key, order, seed, batch: as the
-        options of `bitgolf score`. methods: names or parts; none for those of the recipe.
+        pattern; a list has documents (`str`, `bytes`) or paths. shards, tokenizer, key, order, seed, batch,
+        processes: as the options of `bitgolf score`. methods: names or parts; none for those of the recipe.
         Raises `UsageError` for an unknown method, a text without documents, or the name of a file given as a `str`.
         """
         with library_call(progress=progress):
@@ -113,7 +114,7 @@ class Model:
                 device=self._device,
             )
             with self._on(torch.device("cpu")):  # players move the model to the device themselves
-                return run_scoring_job(job, self._loaded)
+                return run_scoring_job(job, self._loaded, processes=processes)
 
     def _selected(self, methods: Methods) -> list[Spec[ScoringMethod]]:
         """The methods that names and parts stand for; those of the recipe if there are none."""
