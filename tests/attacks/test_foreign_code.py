@@ -144,3 +144,10 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
     except CorruptFileError:
         return
     assert msgspec.to_builtins(found) == value
+
+
+def test_a_long_list_of_parts_is_not_printed() -> None:
+    parts = tuple(f"Part{i}" for i in range(1000))
+    with pytest.raises(MissingCodeError, match="Part0, Part1, Part2, Part3, Part4 and 995 more are of") as error:
+        check_requirements([Requirement("code", "my_parts.py", "ab" * 32, parts)], {"part": "Part0"})
+    assert len(str(error.value)) < 500

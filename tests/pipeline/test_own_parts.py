@@ -12,10 +12,16 @@ import pytest
 
 from bitgolf.artifact.container import read_artifact
 from bitgolf.artifact.model import artifact_requirements, load_model
+from bitgolf.config.code_files import load_code
 from bitgolf.config.registry import REGISTRY
 from bitgolf.config.requirements import MissingCodeError
+from bitgolf.pipeline.reporting import Reported
+from bitgolf.pipeline.stages import Stage
+from bitgolf.pipeline.state import Run
+from bitgolf.report.log import RunLog
 from helpers.command_line import run_command
 from helpers.own_code import OWN_PARTS, install, own_code_removed, remove_own_code, write_code
+from helpers.toy import toy_recipe
 from helpers.toy_training import make_data
 
 __all__ = ["own_code_removed"]
@@ -187,3 +193,15 @@ def test_processes_under_torchrun_have_the_file(work: Path) -> None:
     assert done.returncode == 0, done.stderr
     stored = json.loads((work / "run" / "score.json").read_text())["bpb"]["packed"]
     assert json.loads(done.stdout)["bpb"] == pytest.approx(stored, abs=1e-9)
+
+
+def test_the_key_of_a_stage_has_the_digest_of_the_file_that_its_settings_need(tmp_path: Path) -> None:
+    def key(source: str, part: str) -> str:
+        load_code([write_code(tmp_path, "my_parts.py", source)])
+        return Stage("quantize", lambda run: [{"part": part}], lambda run: Reported()).key(
+            Run(toy_recipe(), tmp_path, RunLog())
+        )
+
+    changed = OWN_PARTS + "\n"
+    assert key(OWN_PARTS, "OwnRows") == key(OWN_PARTS, "OwnRows") != key(changed, "OwnRows")
+    assert key(OWN_PARTS, "IntRows") == key(changed, "IntRows")
