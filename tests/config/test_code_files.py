@@ -91,7 +91,7 @@ def test_a_name_that_no_module_can_have(tmp_path: Path, name: str) -> None:
         load_code([write_code(tmp_path, name, "")])
 
 
-@pytest.mark.parametrize("name", ["json.py", "torch.py", "bitgolf.py"])
+@pytest.mark.parametrize("name", ["json.py", "torch.py", "bitgolf.py", "sys.py", "time.py", "math.py", "numpy.py"])
 def test_the_name_of_an_installed_module(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="name of an installed module"):
         load_code([write_code(tmp_path, name, "")])

@@ -112,8 +112,11 @@ def _check_name(file: CodeFile) -> None:
         return
     known = sys.modules.get(file.module)
     spec = None if known else importlib.util.find_spec(file.module)
-    origin = Path(getattr(known, "__file__", None) or (spec.origin if spec else None) or "")
-    if (known or spec) and origin.resolve() != file.path.resolve() and origin.parent.resolve() != Path.cwd():
+    if known is None and spec is None:
+        return
+    found = getattr(known, "__file__", None) or (spec.origin if spec else None)  # None for modules without a file
+    folders = {file.path.parent.resolve(), Path.cwd()}
+    if found is None or Path(found).resolve().parent not in folders:
         message = f"a code file cannot have the name of an installed module: {file.module}"
         raise UsageError(message, where=str(file.path), hint="rename the file, for example my_parts.py")
 

@@ -42,6 +42,9 @@ CODE_FOLDER = "code"
 """Folder in that of a run with copies of the code files that its recipe needs. They are read only if a user names them."""
 
 
+REGISTER = "decorate the class with @register of bitgolf.config.registry"
+
+
 class MissingCodeError(UsageError):
     """A code file or a plugin that an artifact or a run needs, `needed`, is not loaded, or is another one."""
 
@@ -61,6 +64,8 @@ def requirements(recipe: Any) -> list[Requirement]:
     parts = dict[tuple[Literal["code", "distribution"], str, str], list[str]]()
     files = list[CodeFile]()
     for name in foreign_parts(recipe):
+        if name not in REGISTRY:
+            raise RecipeError(f"the class {name} is not registered, so no file can name it", hint=REGISTER)
         file, plugin = _origin(REGISTRY[name])
         if file:
             files.append(file)

@@ -7,7 +7,7 @@ import torch
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.locate import constructor_errors_at
 from bitgolf.config.registry import REGISTRY
-from bitgolf.config.requirements import requirements
+from bitgolf.config.requirements import REGISTER, requirements
 from bitgolf.config.spec import Spec, count_context_arguments
 from bitgolf.errors import RecipeError
 from bitgolf.optim.optimizer import Optimizer
@@ -24,8 +24,7 @@ def check_recipe(recipe: Spec[Recipe]) -> None:
     for path, node in recipe.walk():
         if REGISTRY.get(node.name) is not node.cls:
             message = f"the class {node.name} is not registered, so no file can name it"
-            hint = "decorate the class with @register of bitgolf.config.registry"
-            raise RecipeError(message, where=path, hint=hint)
+            raise RecipeError(message, where=path, hint=REGISTER)
     requirements(recipe.to_json())
     with constructor_errors_at(recipe):
         for _, node in reversed(list(recipe.walk())):  # inner nodes first: their paths are the most exact
