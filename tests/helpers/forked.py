@@ -62,6 +62,12 @@ class ForkedProcess:
         """The exit status, None while the process runs."""
         return self._process.exitcode
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process.pid
+        return self._process.pid
+
     def kill(self) -> None:
         """End the process, if it is still running."""
         self._process.kill()
@@ -110,8 +116,8 @@ def forked_workers() -> Iterator[None]:
     """`run_worker` forks its workers from the server, with the environment variables that torchrun would give them.
 
     For folders with many tests that start workers: import it in their conftest.py. Workers are started as users do in
-    tests/runtime/test_launch.py, tests/score/test_processes.py, tests/training/test_processes.py (torchrun), and by the
-    command in a process of its own in tests/pipeline/test_pipeline.py.
+    tests/runtime/test_launch.py, tests/runtime/test_parent.py and tests/training/test_processes.py (torchrun), and by the
+    command in a process of its own in tests/pipeline/test_pipeline.py, where it is killed.
     """
 
     def run(command: list[str], log: Callable[[str], None] | None) -> launch.Ended:

@@ -26,6 +26,7 @@ from bitgolf.score.coding.roundtrip import decoded_documents
 from bitgolf.score.text import load_validation
 from bitgolf.tokens.loading import load_tokenizer
 from helpers.command_line import run_command
+from helpers.forked_programs import run_forked
 from helpers.toy import toy_recipe
 
 TEST_WORDS = ("alpha", "beta", "gamma", "delta", "while", "return", "if", "(x)", "= 1", "\n    ", "# note", "é")
@@ -49,8 +50,8 @@ def bitgolf(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 def separate_bitgolf(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "bitgolf", *words], capture_output=True, text=True, timeout=120)
+    """Run the command in a process of its own, and its workers in others."""
+    done = run_forked(*words)
     assert done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,18 +11,15 @@ import pytest
 from bitgolf.files import write_json
 from helpers.command_line import run_command
 from helpers.folder_state import folder_state
+from helpers.forked import ForkedProcess
+from helpers.forked_programs import run_python
 from helpers.toy import toy_recipe
 
 
-def start(*words: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "bitgolf", *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def wait_for_checkpoints(run: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for_checkpoints(run: Path, process: ForkedProcess) -> None:
     deadline = time.monotonic() + 120
     while len(list((run / "checkpoint").glob("step-*"))) < 2:
-        assert time.monotonic() < deadline and process.poll() is None, "the process ended before training began"
+        assert time.monotonic() < deadline and process.status is None, "the process ended before training began"
         time.sleep(0.01)
 
 
@@ -41,7 +35,7 @@ def test_a_second_run_and_a_resume_on_other_text_change_nothing(shared: Path, tm
     shutil.copytree(a, text)
     write_json(tmp_path / "toy.json", toy_recipe(steps=200).replace(proof=None).to_json())
     own = ("run", f"{tmp_path}/toy.json", "--out", f"{run}", "--set", "train.checkpoint_seconds=0")
-    process = start(*own, "--text", f"{text}")
+    process = ForkedProcess(run_python, ["-m", "bitgolf", *own, "--text", f"{text}"])
     try:
         wait_for_checkpoints(run, process)
         second = run_command(*own, "--text", f"{b}")
@@ -50,8 +44,8 @@ def test_a_second_run_and_a_resume_on_other_text_change_nothing(shared: Path, tm
             and f"another process is writing to this folder: process {process.pid}" in second.stderr
         )
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.finish()
     assert not (run / "artifact.bg").exists(), "the process ended before it was killed"
 
     replace_text(text, b)

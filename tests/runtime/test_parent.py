@@ -15,12 +15,14 @@ import pytest
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.pipeline.training import TrainingJob, train_worker
 from bitgolf.runtime.job_files import write_job
-from bitgolf.runtime.launch import run_worker
 from bitgolf.runtime.parent import launcher_lock
 from bitgolf.training.checkpoint import newest_file
+from helpers.forked import ForkedProcess
+from helpers.forked_programs import run_python
 from helpers.toy import toy_recipe
 from helpers.toy_training import make_data
 
+CPU = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 LAUNCH = """
 import sys
 from pathlib import Path
@@ -49,6 +51,18 @@ def processes_of(run: Path) -> dict[int, str]:
     return {pid: words for pid, words in found.items() if pid != os.getpid()}
 
 
+def children_of(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def wait_until(reached: Callable[[], object], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -58,13 +72,17 @@ def wait_until(reached: Callable[[], object], seconds: float) -> bool:
     return False
 
 
+def write_long_training(run: Path) -> None:
+    recipe = toy_recipe(steps=100_000).set("train.checkpoint_seconds", 0.0)
+    (run / "given").mkdir()
+    job = TrainingJob(recipe=recipe, data=make_data(run / "data"), folder=run)
+    write_job(run / "given", train_worker, job)
+
+
 def start(run: Path, processes: int) -> subprocess.Popen[bytes]:
     """A launcher with `processes` workers that train for long. Its environment names the folder, to find them all."""
-    recipe = toy_recipe(steps=100_000).set("train.checkpoint_seconds", 0.0)
-    job = TrainingJob(recipe=recipe, data=make_data(run / "data"), folder=run)
-    (run / "given").mkdir()
-    write_job(run / "given", train_worker, job)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TOY_RUN": str(run)}
+    write_long_training(run)
+    environment = os.environ | CPU | {"TOY_RUN": str(run)}
     with (run / "errors.txt").open("wb") as errors:
         command = [sys.executable, "-c", LAUNCH, str(run / "given"), str(processes)]
         return subprocess.Popen(command, env=environment, stderr=errors)
@@ -118,29 +136,29 @@ def test_workers_end_with_the_process_that_is_killed(run: Path, victim: str, pro
 
 @pytest.mark.slow
 def test_the_death_of_one_worker_is_one_clear_error(run: Path) -> None:
-    launcher = train_until_saved(run, 2)
-    workers = [pid for pid, words in processes_of(run).items() if "bitgolf.runtime.worker" in words]
+    write_long_training(run)
+    launcher = ForkedProcess(run_python, ["-c", LAUNCH, str(run / "given"), "2"], environment=CPU)
+    assert wait_until(lambda: steps(run) > 1 or launcher.status is not None, 90) and launcher.status is None
+    (torchrun,) = children_of(launcher.pid)
+    workers = children_of(torchrun)
+    assert len(workers) == 2
     os.kill(max(workers), signal.SIGKILL)
-    assert launcher.wait(60) == 1
-    assert wait_until(lambda: not processes_of(run), 20), processes_of(run)
-    errors = (run / "errors.txt").read_text()
-    assert "of 2 (counted from 0) was ended by SIGKILL" in errors and "continue with --resume" in errors
-    assert "Traceback" not in errors and "torch.distributed" not in errors and "elastic" not in errors
+    ended = launcher.finish(60)
+    assert ended.status == 1
+    assert wait_until(lambda: not any(map(is_alive, (torchrun, *workers))), 20)
+    assert "of 2 (counted from 0) was ended by SIGKILL" in ended.output and "continue with --resume" in ended.output
+    assert "Traceback" not in ended.output and "torch.distributed" not in ended.output and "elastic" not in ended.output
 
 
 @pytest.mark.slow
-def test_the_error_of_a_worker_is_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_error_of_a_worker_is_its_own(tmp_path: Path) -> None:
     """Not a traceback of torchrun. The exit status is that of the error."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    job = TrainingJob(recipe=toy_recipe(), data=tmp_path / "none", folder=tmp_path)
-    with pytest.raises(BitgolfError, match="there is no manifest") as caught:
-        run_worker(train_worker, job, task="training", where=tmp_path, processes=2)
-    assert caught.value.where == str(tmp_path / "none" / "manifest.json") and caught.value.hint
-    assert "Traceback" not in capfd.readouterr().err
-    assert not isinstance(caught.value, UsageError)
+    write_job(tmp_path, train_worker, TrainingJob(recipe=toy_recipe(), data=tmp_path / "none", folder=tmp_path))
+    done = ForkedProcess(run_python, ["-c", LAUNCH, str(tmp_path), "2"], environment=CPU).finish()
+    assert done.status == BitgolfError.exit_code != UsageError.exit_code
+    message, hint = done.output.splitlines()
+    assert message.startswith(f"{tmp_path / 'none' / 'manifest.json'}: ") and "there is no manifest" in message
+    assert hint.startswith("  hint: ")
 
 
 WAIT = """

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,8 @@ import torch
 from bitgolf.errors import UsageError
 from bitgolf.runtime.distributed import DistributedContext, all_reduce_gradients, all_reduce_mean, broadcast_scalar
 from bitgolf.runtime.process_group import init_distributed, rank_from_environment, shutdown_distributed
+from helpers.forked import ForkedProcess
+from helpers.forked_programs import run_python
 
 STEPS, SIZE = 5, 2
 
@@ -76,10 +76,10 @@ def worker(out: Path) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[object]]]:
     """The results of two gloo processes."""
     out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={SIZE}", __file__, out]
+    words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={SIZE}", __file__, str(out)]
     hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=os.environ | hidden, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    done = ForkedProcess(run_python, words, environment=hidden).finish(120)
+    assert done.status == 0, done.output
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(SIZE)]
 
 

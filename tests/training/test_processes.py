@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,20 +19,28 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.job_files import read_result, write_job
 from bitgolf.training.checkpoint import load_latest
+from helpers.forked import ForkedProcess
+from helpers.forked_programs import run_python
 from helpers.toy import toy_recipe
 
 STEPS = 20
 
 
-def torchrun(run: Path, data: Path, recipe: Spec[Recipe]) -> subprocess.Popen[bytes]:
-    """Two processes on the CPU; standard error is in `errors.txt`, the job and its result in the folder `job`."""
+def torchrun(run: Path, data: Path, recipe: Spec[Recipe]) -> ForkedProcess:
+    """Two processes on the CPU; the job and its result are in the folder `job`."""
     (run / "job").mkdir(parents=True)
     write_job(run / "job", train_worker, TrainingJob(recipe=recipe, data=data, folder=run))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = ["-m", "bitgolf.runtime.worker", str(run / "job")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with (run / "errors.txt").open("wb") as errors:
-        return subprocess.Popen(launch + worker, env=environment, stderr=errors)
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "bitgolf.runtime.worker",
+        str(run / "job"),
+    ]
+    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return ForkedProcess(run_python, words, environment=environment)
 
 
 def steps(run: Path) -> list[dict[str, Any]]:
@@ -74,7 +80,8 @@ def test_two_processes_equal_one_that_accumulates(tmp_path: Path, data: Path) ->
     recipe, two = toy_recipe(steps=STEPS), tmp_path / "two"
     process = torchrun(two, data, recipe)
     want = one_process(tmp_path / "one", data, recipe.set("train.micro_rows", 2), last=STEPS)
-    assert process.wait(120) == 0, (two / "errors.txt").read_text()
+    done = process.finish(120)
+    assert done.status == 0, done.output
     assert [(e["step"], e["tokens"]) for e in steps(two)] == [(n, n * 4 * 32) for n in range(1, STEPS + 1)]
     assert [e["loss"] for e in steps(two)] == pytest.approx(want, rel=1e-5)
     assert read_json(two / "train.json")["processes"] == 2
@@ -85,11 +92,11 @@ def test_two_processes_equal_one_that_accumulates(tmp_path: Path, data: Path) ->
 def test_a_signal_stops_both_processes_and_one_can_go_on(tmp_path: Path, data: Path) -> None:
     recipe, two = toy_recipe(steps=2000), tmp_path / "two"
     process = torchrun(two, data, recipe)
-    while len(steps(two)) < 3 and process.poll() is None:
+    while len(steps(two)) < 3 and process.status is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) != 0
-    assert (two / "errors.txt").read_text().count("stopped by SIGTERM after step") == 1
+    os.kill(process.pid, signal.SIGTERM)
+    stopped = process.finish(60)
+    assert stopped.status != 0 and stopped.output.count("stopped by SIGTERM after step") == 1, stopped.output
     found, done = load_latest(two / "checkpoint"), len(steps(two))
     assert found and 3 <= found.step == done < 2000
     want = one_process(tmp_path / "one", data, recipe, last=done + 5)
