@@ -22,11 +22,13 @@ from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.part import Part
 from helpers.every_part import (
+    ACROSS_LAYERS,
     AROUND,
     QUIET,
     all_model_parts,
     example_node,
     model_with_part,
+    models_with_several_parts,
     short_model,
     smallest_model,
 )
@@ -67,8 +69,25 @@ def assert_compiles(spec: Spec[LM], ids: Tensor) -> None:
     assert (compiled(ids) - model(ids)).abs().max() < 1e-5
 
 
+def alone(cls: type) -> Any:
+    """The parts that are compiled alone; of the others, each is compiled with others of other kinds."""
+    single = issubclass(cls, ACROSS_LAYERS) or cls in AROUND
+    return pytest.param(cls, marks=[] if single else [pytest.mark.exhaustive], id=cls.__name__)
+
+
+@pytest.mark.parametrize("cls", [alone(cls) for cls in all_model_parts()])
 def test_full_graph_and_same_numbers_when_compiled(cls: type, ids: Tensor) -> None:
     assert_compiles(smallest_model(cls), ids)
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    models_with_several_parts(),
+    ids=lambda value: "" if isinstance(value, Spec) else value[0].__name__,
+)
+def test_full_graph_and_same_numbers_with_several_parts(spec: Spec[LM], parts: list[type], ids: Tensor) -> None:
+    assert {type(module) for module in built(spec).modules()} >= set(parts)
+    assert_compiles(spec, ids)
 
 
 def test_a_model_with_every_kind_of_chain_compiles_to_a_full_graph(ids: Tensor) -> None:
@@ -173,7 +192,7 @@ def test_rows_of_different_lengths_say_what_each_would_say_alone(cls: type) -> N
     window, stride = 9, 4
     reader = IncrementalDecoder(model, 3, window, stride)
     contexts = [[1], [1], [1]]
-    for step in range(18):
+    for step in range(13):
         if step % 5 == 2:
             again = {row: [1, *chance.choices(range(1, VOCAB), k=chance.randrange(window))] for row in {step % 3, 2}}
             reader.prefill({row: torch.tensor(context) for row, context in again.items()})

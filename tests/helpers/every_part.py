@@ -10,6 +10,7 @@ from typing import Any, cast
 from bitgolf.config.edits import append, replace
 from bitgolf.config.registry import import_all_parts
 from bitgolf.config.spec import Spec, part
+from bitgolf.errors import BitgolfError
 from bitgolf.model.attention.cores.sdpa import SlidingWindowMask
 from bitgolf.model.block import Block, LayerSchedule, ResidualTopology
 from bitgolf.model.head import Head
@@ -52,6 +53,11 @@ AROUND: dict[type, Edit] = {}
 ACROSS_LAYERS = (LayerSchedule, ResidualTopology, SkipConnection, ValuePart)
 """Kinds of parts that tie layers together, or are built in another way in the first."""
 
+KINDS = (LayerSchedule, SkipConnection, ResidualTopology, Embedding, Head, TokenMixer, FeedForward, Norm, AttentionCore,
+         Activation, ResidualStreamPart, QKPart, ValuePart, AttentionOutputPart, AttentionMask, ResidualScale,
+         LogitsTransform, WeightTransform, OutputAdapter)  # fmt: skip
+"""Interfaces of parts; one that replaces a part comes before those that add to it."""
+
 QUIET: dict[type, str] = {}
 """Parts whose output equals their input when built, and the reason."""
 
@@ -64,37 +70,67 @@ for found in sorted((Path(__file__).parents[1] / "contracts" / "examples").glob(
 
 def model_with_part(node: Spec[Any]) -> Spec[LM]:
     """The toy model with a part added at the interface that its base class implements."""
-    places: dict[type, tuple[str, Edit]] = {
-        ResidualStreamPart: ("block", append(pre_block=node)),
-        QKPart: ("block.mixer", append(qk=node)),
-        ValuePart: ("block.mixer", append(value=node)),
-        AttentionOutputPart: ("block.mixer", append(post_attention=node)),
-        AttentionMask: ("block.mixer.core", append(masks=node)),
-        AttentionCore: ("block.mixer", replace(core=node)),
-        TokenMixer: ("block", replace(mixer=node)),
-        FeedForward: ("block", replace(mlp=node)),
-        Activation: ("block.mlp", replace(act=node)),
-        ResidualScale: ("block", append(residual_scale=node)),
-        Norm: ("block", replace(norm=node)),
-        LogitsTransform: ("head", append(logits_transforms=node)),
-        Head: ("head", lambda _: node),
-        SkipConnection: ("layer_schedule", lambda _: part(UNet, skip=node)),
-        ResidualTopology: ("layer_schedule", replace(residual=node)),
-        WeightTransform: ("block.mlp.linear", append(weight_transforms=node)),
-        OutputAdapter: ("block.mlp.linear", append(adapters=node)),
-        LayerSchedule: ("layer_schedule", lambda _: node),
-        Embedding: ("embed", lambda _: node),
+    toy = AROUND.get(cast(type, node.cls), lambda toy: toy)(toy_model())
+    try:
+        return add_part(toy, node)
+    except Exception as error:
+        if "changes nothing" in str(error):  # the toy model already has this part
+            return toy
+        raise
+
+
+def add_part(model: Spec[LM], node: Spec[Any]) -> Spec[LM]:
+    """The model with a part added at the interface that its base class implements."""
+    places: dict[type, Edit] = {
+        LayerSchedule: lambda model: model.edit("layer_schedule", lambda _: node),
+        SkipConnection: lambda model: model.edit("layer_schedule", lambda _: part(UNet, skip=node)),
+        ResidualTopology: lambda model: model.edit("layer_schedule", replace(residual=node)),
+        Embedding: lambda model: model.edit("embed", lambda _: node),
+        Head: lambda model: model.edit("head", lambda _: node),
+        TokenMixer: lambda model: model.edit("block", replace(mixer=node)),
+        FeedForward: lambda model: model.edit("block", replace(mlp=node)),
+        Norm: lambda model: model.edit("block", replace(norm=node)),
+        AttentionCore: lambda model: model.edit("block.mixer", replace(core=node)),
+        Activation: lambda model: model.edit("block.mlp", replace(act=node)),
+        ResidualStreamPart: lambda model: model.edit("block", append(pre_block=node)),
+        QKPart: lambda model: model.edit("block.mixer", append(qk=node)),
+        ValuePart: lambda model: model.edit("block.mixer", append(value=node)),
+        AttentionOutputPart: lambda model: model.edit("block.mixer", append(post_attention=node)),
+        AttentionMask: lambda model: model.edit("block.mixer.core", append(masks=node)),
+        ResidualScale: lambda model: model.edit("block", append(residual_scale=node)),
+        LogitsTransform: lambda model: model.edit("head", append(logits_transforms=node)),
+        WeightTransform: lambda model: model.edit("block.mlp.linear", append(weight_transforms=node)),
+        OutputAdapter: lambda model: model.edit("block.mlp.linear", append(adapters=node)),
     }
-    for base, (where, change) in places.items():
-        if issubclass(node.cls, base):  # type: ignore[arg-type]
-            toy = AROUND.get(cast(type, node.cls), lambda toy: toy)(toy_model())
+    return places[kind_of(cast(type, node.cls))](model)
+
+
+def kind_of(cls: type) -> type:
+    """The interface that a part implements, one of `KINDS`."""
+    kind = next((kind for kind in KINDS if issubclass(cls, kind)), None)
+    assert kind, f"{cls.__name__} implements no interface that the contract tests cover"
+    return kind
+
+
+def models_with_several_parts() -> list[tuple[Spec[LM], list[type]]]:
+    """Models of one layer with their added parts: together, all that tie no layers together; each has one of a kind."""
+    rest = [cls for cls in all_model_parts() if not issubclass(cls, ACROSS_LAYERS) and cls not in AROUND]
+    found = list[tuple[Spec[LM], list[type]]]()
+    while rest:
+        model, taken = toy_model().set("layers", 1), list[type]()
+        for cls in sorted(rest, key=lambda cls: KINDS.index(kind_of(cls))):
+            if kind_of(cls) in map(kind_of, taken):
+                continue
             try:
-                return toy.edit(where, change)
-            except Exception as error:
-                if "changes nothing" in str(error):  # the toy model already has this part
-                    return toy
-                raise
-    raise AssertionError(f"{node.cls.__name__} implements no interface that the contract tests cover")
+                model = add_part(model, example_node(cls))
+            except BitgolfError as error:
+                if "changes nothing" not in str(error):
+                    continue  # the place is in a part that another one has replaced
+            taken.append(cls)
+        assert taken, f"these parts can be added to no model: {rest}"
+        found.append((model, taken))
+        rest = [cls for cls in rest if cls not in taken]
+    return found
 
 
 def short_model(cls: type, *, layers: int) -> Spec[LM]:
