@@ -35,9 +35,10 @@ types: $(READY)  # printed in one piece, since tests print at the same time
 tests: $(READY)
 	$(PYTEST) -rs
 
-# Everything: the other extras, Debian packages where the user is root, cases marked `exhaustive`, and the built wheel.
+# Everything: the other extras, Debian packages where the user is root, cases marked `exhaustive`, all examples of the
+# tests with Hypothesis, and the built wheel.
 test-all: .venv/all-ready test
-	$(PYTEST) -m exhaustive
+	$(PYTEST) -m 'exhaustive or hypothesis' --hypothesis-profile exhaustive
 	tests/wheel.sh $(BIN)/python
 
 .venv/all-ready: $(READY)

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.examples import register_profiles
+
+register_profiles()
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported: kernels then run on the CPU, slowly
 SHARED = Path(__file__).resolve().parents[2] / "shared"

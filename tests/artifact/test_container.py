@@ -21,6 +21,7 @@ from bitgolf.pack.byte_coders import LZMA, Brotli, Raw, Zlib
 from bitgolf.pack.coder_selection import SmallestCoder
 from bitgolf.pack.coders import Coder, RangeCoder
 from bitgolf.pack.streams import EncodedTensor, Layout, Section, pack_blob, pack_tensors, unpack_blob, unpack_tensors
+from helpers.examples import examples
 
 RECIPE: dict[str, Any] = {
     "part": "Recipe",
@@ -194,7 +195,7 @@ def test_a_file_of_another_format_says_both_numbers_and_what_to_do(tmp_path: Pat
     assert caught.value.where == str(file) and "the version that wrote it" in caught.value.hint
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     recipe=st.dictionaries(
         st.text(max_size=8),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from attacks.evaluations.suite import (
+    BUDGET,
     CHEATS,
     HONEST_CONFIGURATIONS,
     Cheat,
@@ -20,11 +21,12 @@ from bitgolf.score.audit.audit import AuditReport
 from bitgolf.score.audit.findings import RULES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text()
-once = cache(audit_cheat)
+QUICK = BUDGET._replace(normalization_targets=1)  # the sum over all tokens takes most of the time of an audit
 
 
+@cache
 def audited(kind: MakeEvaluation) -> AuditReport:
-    return once(kind)
+    return audit_cheat(kind, QUICK)
 
 
 @pytest.mark.parametrize("cheat", CHEATS, ids=lambda cheat: cheat.name)

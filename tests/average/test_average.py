@@ -17,6 +17,7 @@ from bitgolf.average.swa import SWA
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.runtime.progress import TrainingProgress
+from helpers.examples import examples
 
 ALL = [
     part(EMA),
@@ -91,7 +92,7 @@ def test_lawa_is_the_mean_of_the_last_ones_and_the_final(steps: int, used: list[
     torch.testing.assert_close(got, torch.stack([weights[i] for i in used]).mean(0), atol=1e-6, rtol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(every=st.integers(1, 4), keep=st.integers(2, 5), steps=st.integers(4, 30))
 def test_lawa_equals_a_plain_list(every: int, keep: int, steps: int) -> None:
     weights = path(steps)

@@ -13,6 +13,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import BatchLoader, DataOrder, SequentialOrder, ShuffledWindows
 from bitgolf.data.shards import TokenStream
 from bitgolf.errors import BitgolfError, UsageError
+from helpers.examples import examples
 
 Counting = Callable[..., TokenStream]
 
@@ -22,7 +23,7 @@ def batches(stream: TokenStream, order: DataOrder, *, rows: int = 4, length: int
 
 
 @pytest.mark.parametrize("order", [SequentialOrder(), ShuffledWindows()])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     lengths=st.lists(st.integers(3, 40), min_size=2, max_size=4),
     length=st.integers(1, 5),
@@ -56,7 +57,7 @@ def test_the_ranks_share_the_same_rows_whatever_their_number(
         assert source.load_rows(step, 2, 3).inputs.tolist() == whole.inputs[2:5].tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(tokens=st.integers(7, 120), length=st.integers(1, 6), seed=st.integers(0, 99), epoch=st.integers(0, 3))
 def test_in_an_epoch_no_token_is_an_input_twice(
     counting: Counting, tokens: int, length: int, seed: int, epoch: int

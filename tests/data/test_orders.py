@@ -26,6 +26,7 @@ from bitgolf.data.batches import (
 from bitgolf.data.coprime_stride import coprime
 from bitgolf.data.shards import TokenStream, write_shard
 from bitgolf.errors import BitgolfError, RecipeError
+from helpers.examples import examples
 
 Counting = Callable[..., TokenStream]
 ORDERS = [
@@ -72,7 +73,7 @@ def test_it_is_a_function_of_seed_and_step_and_the_ranks_share_it(counting: Coun
 
 
 @pytest.mark.parametrize("order", WITHIN_FILES, ids=lambda o: type(o).__name__)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4), step=st.integers(0, 30), seed=st.integers(0, 5))
 def test_no_row_crosses_a_file(counting: Counting, order: DataOrder, lengths: list[int], step: int, seed: int) -> None:
     stream = counting(21, *lengths)
@@ -92,7 +93,7 @@ def test_files_too_short_for_a_row_are_an_error_when_there_is_no_other(counting:
 # ---- shuffled sequences -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(lengths=st.lists(st.integers(6, 70), min_size=1, max_size=4), seed=st.integers(0, 50))
 def test_an_epoch_holds_each_window_of_each_file_once(counting: Counting, lengths: list[int], seed: int) -> None:
     """So no token is an input twice in an epoch; the offset of the first window differs between epochs."""
@@ -134,7 +135,7 @@ def test_files_are_visited_in_proportion_to_their_windows_left(counting: Countin
 # ---- coprime stride ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(n=st.integers(1, 400), seed=st.integers(0, 9))
 def test_a_coprime_stride_visits_every_block(n: int, seed: int) -> None:
     stride = coprime(n, np.random.default_rng(seed))

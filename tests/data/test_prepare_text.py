@@ -26,6 +26,7 @@ from bitgolf.text.documents import Document, ReadReport, TextSource, train_valid
 from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import ByteLevel, SentencePieceBPE, TokenizerTrainer
+from helpers.examples import examples
 
 
 class ListedText(TextSource):
@@ -73,7 +74,7 @@ texts = st.lists(st.binary(min_size=1, max_size=30) | VARIANTS, min_size=2, max_
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(texts, st.integers(1, 100), st.integers(1, 40))
 def test_two_passes_give_the_files_of_the_definition(data: list[bytes], batch: int, shard_tokens: int) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
@@ -144,7 +145,7 @@ def test_a_ray_cluster_gives_the_same_files(tmp_path: Path) -> None:
 # ---- stopped and continued -------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(st.integers(1, 2), st.integers(0, 59), st.integers(0, 59), st.integers(1, 60), st.booleans())
 def test_a_stopped_preparation_continues(
     stop_pass: int, first: int, second: int, shard_tokens: int, often: bool

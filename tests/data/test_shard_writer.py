@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from bitgolf.data.shard_writer import ShardWriter, WriterState
 from bitgolf.data.shards import TokenStream, find_shards
+from helpers.examples import examples
 
 arrays = st.lists(st.integers(0, 9), max_size=12)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(arrays, arrays, arrays, st.integers(1, 7))
 def test_what_follows_a_checkpoint_is_undone(sizes: list[int], lost: list[int], more: list[int], shard: int) -> None:
     """`lost` is written after the checkpoint, by a process that is then killed."""

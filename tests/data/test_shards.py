@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from bitgolf.data.shards import TokenStream, find_shards, find_sidecars, read_shard, sidecar_name, write_shard
 from bitgolf.errors import BitgolfError, CorruptFileError, UsageError
+from helpers.examples import examples
 
 
 def shard_bytes(
@@ -80,7 +81,7 @@ def test_a_damaged_shard_is_refused_and_named(tmp_path: Path, data: bytes, messa
     assert error.value.where == str(path) and error.value.hint
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(
     start=st.sampled_from([b"", shard_bytes(), shard_bytes(count=2, tokens=b"")]),
     flips=st.lists(st.tuples(st.integers(0, 1040), st.integers(0, 255)), max_size=3),
@@ -138,7 +139,7 @@ def test_no_file_is_of_both_splits(tmp_path: Path) -> None:
     assert [path.name for path in find_shards(tmp_path, "val")] == val
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), start=st.integers(0, 200), length=st.integers(0, 60)
 )

@@ -18,6 +18,7 @@ from bitgolf.grids.integer import IntGrid
 from bitgolf.model.qat import FakeQuant, QuantNoise, SoftRoundQuant
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.quantize.stats import MatrixStats
+from helpers.examples import examples
 
 GRID = IntGrid(bits=4)
 QUANTILES = (0.8, 0.9, 0.97, 1.0)
@@ -34,14 +35,14 @@ def calibrated(h: Tensor, rows: int) -> MatrixStats:
     return MatrixStats(torch.diag(h), torch.ones(rows), 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(k=st.floats(1, 20), seed=st.integers(0, 999), scale=st.sampled_from([1e-3, 1.0, 1e4]))
 def test_no_share_is_sd_clip_bit_for_bit(k: float, seed: int, scale: float) -> None:
     w, h = matrix(seed)
     assert torch.equal(HessianSdClip(k=k, strength=0.0).threshold(w, GRID, scale * h), SdClip(k=k).threshold(w, GRID))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(share=st.floats(0, 1), seed=st.integers(0, 999))
 def test_the_mean_over_rows_stays_and_loud_rows_get_more(share: float, seed: int) -> None:
     w, h = matrix(seed)

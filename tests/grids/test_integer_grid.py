@@ -16,6 +16,7 @@ from bitgolf.grids.clip import Clip, HessianSdClip, MaxClip, QuantileClip, SdCli
 from bitgolf.grids.integer import IntGrid
 from bitgolf.grids.scales import MIN_STEP, Float16Scale, LogScale, ScaleFormat
 from bitgolf.pack.byte_planes import entropy_bits
+from helpers.examples import examples
 
 CLIPS: list[Clip] = [
     MaxClip(),
@@ -40,7 +41,7 @@ def code(grid: IntGrid, clip: Clip, w: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     bits=st.integers(2, 8),
     full=st.booleans(),
@@ -100,7 +101,7 @@ def test_full_range_reaches_one_code_further_and_loses_symmetry() -> None:
     assert codes.min() == -31 and codes.max() == 31
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     multiple=st.integers(1, 20), full=st.booleans(), bits=st.integers(6, 8), seed=st.integers(0, 999), log=st.booleans()
 )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bitgolf.config.spec import part
 from bitgolf.errors import CorruptFileError, RecipeError
 from bitgolf.grids.scales import MIN_STEP, Float16Scale, LogScale, ScaleFormat
+from helpers.examples import examples
 
 SCALES = [
     Float16Scale(),
@@ -24,7 +25,7 @@ SCALES = [
 steps = st.floats(MIN_STEP, 70_000, width=32)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(values=st.lists(steps, min_size=1, max_size=9), scale=st.sampled_from(SCALES))
 def test_what_is_read_back_is_what_codes_were_reckoned_with(values: list[float], scale: ScaleFormat) -> None:
     rounded = scale.round(torch.tensor(values))
@@ -57,7 +58,7 @@ def test_log_steps_are_the_same_bits_on_every_machine() -> None:
     assert hashlib.sha256(read.astype("<f4").tobytes()).hexdigest()[:16] == "a126035da7070861"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(step=steps)
 def test_a_log_step_is_the_next_one_upwards(step: float) -> None:
     scale = LogScale(steps_per_doubling=8)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bitgolf.errors import RecipeError
 from bitgolf.grids.trellis import PARITY_CHECKS, TrellisGrid
+from helpers.examples import examples
 
 TRELLISES = [states for states in PARITY_CHECKS if states > 1]
 FREE_DISTANCE = {4: 9, 8: 10, 16: 11, 32: 13, 64: 14, 128: 16, 256: 16}
@@ -59,7 +60,7 @@ def test_paths_part_as_far_as_in_the_published_table(states: int) -> None:
     assert min(best[0], 16.0) == FREE_DISTANCE[states]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(states=st.sampled_from(TRELLISES), indices=st.lists(st.integers(-127, 127), max_size=60))
 def test_halves_are_those_of_a_walk_by_parity_checks(states: int, indices: list[int]) -> None:
     halves = TrellisGrid(states).half_offsets(np.array(indices, np.int8)[:, None])

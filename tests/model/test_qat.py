@@ -31,6 +31,7 @@ from bitgolf.model.qat import FakeQuant, QATTransform, QuantNoise, SoftRoundQuan
 from bitgolf.optim.schedules import WarmdownFraction
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.runtime.progress import TrainingProgress
+from helpers.examples import examples
 from helpers.toy import built, toy_model
 
 AT = BuildContext(vocab=64)
@@ -61,7 +62,7 @@ def training(node: Spec[WeightTransform]) -> QATTransform:
 # ---- equal to the export ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     clip=st.sampled_from(CLIPS),
     bits=st.integers(2, 8),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.clip import clip_grad_norm_
 from bitgolf.runtime.progress import TrainingProgress
+from helpers.examples import examples
 
 NOW = TrainingProgress(0, 100, 0.0, 0.0)
 SHAPES = [(5, 3), (4,), (), (2, 3, 2)]
@@ -62,7 +63,7 @@ def test_resumes_exactly() -> None:
     assert [int(t) for t in copy["steps"]] == [4] * len(SHAPES)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(seed=st.integers(0, 99), scale=st.floats(1e-3, 1e3), limit=st.floats(0.01, 10.0))
 def test_clipping_equals_torch(seed: int, scale: float, limit: float) -> None:
     ours = [g * scale for g in randn(seed)]

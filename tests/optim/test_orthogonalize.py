@@ -15,6 +15,7 @@ from torch import Tensor
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.optim.orthogonalize import NewtonSchulz, Orthogonalizer, PolarExpress, quintic_iterations
+from helpers.examples import examples
 
 BOTH = [part(NewtonSchulz), part(PolarExpress)]
 
@@ -78,7 +79,7 @@ def test_band_of_singular_values(node: Spec[Orthogonalizer], least: float, low: 
 
 
 @pytest.mark.parametrize("node", BOTH, ids=["newton-schulz", "polar-express"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(m=st.integers(1, 24), n=st.integers(1, 24), seed=st.integers(0, 99))
 def test_result_is_nearly_the_polar_factor(node: Spec[Orthogonalizer], m: int, n: int, seed: int) -> None:
     spectrum = torch.linspace(0.3, 1.0, min(m, n))

@@ -16,6 +16,7 @@ from bitgolf.optim.muon_transforms import NorMuon, RowNorm
 from bitgolf.optim.stacked_group import StackedParameterGroup
 from bitgolf.runtime.distributed import AsyncTensor, DistributedContext
 from bitgolf.runtime.progress import TrainingProgress
+from helpers.examples import examples
 
 
 def make(shapes: list[tuple[int, ...]]) -> dict[str, nn.Parameter]:
@@ -23,7 +24,7 @@ def make(shapes: list[tuple[int, ...]]) -> dict[str, nn.Parameter]:
     return {f"p{i}": nn.Parameter(torch.randn(s, generator=generator)) for i, s in enumerate(shapes)}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.sampled_from([(), (1,), (3,), (2, 2)]), min_size=1, max_size=6), st.integers(1, 8))
 def test_stacking_is_bit_exact_both_ways(leads: list[tuple[int, ...]], size: int) -> None:
     params = make([(*lead, 4, 3) for lead in leads])

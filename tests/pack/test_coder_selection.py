@@ -17,6 +17,7 @@ from bitgolf.pack.byte_planes import Array
 from bitgolf.pack.coder_selection import MARGIN, SmallestCoder
 from bitgolf.pack.coders import Coder, RangeCoder
 from helpers.coders import gaussian
+from helpers.examples import examples
 
 SLOW: list[Spec[Coder]] = [part(Brotli), part(LZMA), part(Zstd)]
 
@@ -115,7 +116,7 @@ def stream(kind: str, seed: int) -> Array:
 
 
 @pytest.mark.parametrize("kind", ["even", "uneven", "repeating", "copies", "floats", "text"])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(seed=st.integers(0, 50), slow=st.sampled_from(SLOW))
 def test_the_choice_is_hardly_ever_worse_than_that_among_all(kind: str, seed: int, slow: Spec[Coder]) -> None:
     """The result is at most 1 % larger than the smallest, even with samples of 1/8 of the usual size."""

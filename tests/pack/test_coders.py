@@ -17,10 +17,11 @@ from bitgolf.pack.coder_selection import SmallestCoder
 from bitgolf.pack.coders import Coder, RangeCoder
 from bitgolf.pack.settings import Pack, check_coders
 from helpers.coders import CODERS, gaussian, same, symbol_arrays
+from helpers.examples import examples
 
 
 @pytest.mark.parametrize("coder", [spec() for spec in CODERS], ids=map(repr, CODERS))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(symbols=symbol_arrays())
 def test_round_trip(coder: Coder, symbols: Array) -> None:
     before = symbols.tobytes()

@@ -21,6 +21,7 @@ from bitgolf.pack.coders import Coder, RangeCoder
 from bitgolf.pack.column_major import ColumnMajor, similarity_order
 from bitgolf.pack.settings import Pack, StreamGroup
 from bitgolf.pack.streams import EncodedTensor, pack_tensors, unpack_tensors
+from helpers.examples import examples
 
 RAW, RANGE = part(ColumnMajor, coder=part(Raw), permutation_coder=part(Raw)), part(ColumnMajor, coder=part(RangeCoder))
 WRAPPED: list[Spec[Coder]] = [
@@ -42,7 +43,7 @@ def streams(draw: st.DrawFn) -> list[Array]:
 
 
 @pytest.mark.parametrize("coder", [spec() for spec in WRAPPED], ids=map(repr, WRAPPED))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(arrays=streams())
 def test_arrays_come_back_in_place(coder: Coder, arrays: list[Array]) -> None:
     data = coder.encode_arrays(arrays)
@@ -71,7 +72,7 @@ def test_rows_stand_beside_the_nearest_that_is_left() -> None:
     assert similarity_order(far).tolist() == [0, 2, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(rows=st.integers(1, 30), seed=st.integers(0, 99))
 def test_the_walk_is_the_plain_greedy_one(rows: int, seed: int) -> None:
     codes = np.random.default_rng(seed).integers(0, 256, (rows, 6)).astype(np.uint8)
@@ -120,7 +121,7 @@ def test_damage_to_the_order_is_found() -> None:
 
 
 @pytest.mark.parametrize("coder", [spec() for spec in WRAPPED], ids=map(repr, WRAPPED))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.binary(max_size=120), shapes=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=3))
 def test_any_bytes_decode_or_are_damage(coder: Coder, data: bytes, shapes: list[tuple[int, int]]) -> None:
     try:

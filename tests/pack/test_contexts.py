@@ -19,6 +19,7 @@ from bitgolf.pack.coders import Coder, RangeCoder
 from bitgolf.pack.contexts import ContextModel, NoContext
 from bitgolf.pack.frequency_tables import read_leb128, write_leb128
 from bitgolf.quantize.codecs.trellis import TrellisContext
+from helpers.examples import examples
 
 INT8 = np.dtype(np.int8)
 CODERS: dict[str, Coder] = {
@@ -57,7 +58,7 @@ def same(found: list[Array], wanted: list[Array]) -> bool:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     data=st.data(),
     coder=st.sampled_from(sorted(CODERS)),
@@ -149,7 +150,7 @@ def test_what_is_cut_or_goes_on_is_damage(coder: str, states: list[int]) -> None
 
 
 @pytest.mark.parametrize("coder", sorted(CODERS))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(at=st.integers(0, 1 << 16), bit=st.integers(0, 7), other=st.booleans(), scale=st.sampled_from([1.0, 40.0]))
 def test_a_flipped_bit_is_damage_or_other_symbols_of_these_shapes(
     coder: str, at: int, bit: int, other: bool, scale: float
@@ -163,7 +164,7 @@ def test_a_flipped_bit_is_damage_or_other_symbols_of_these_shapes(
 
 
 @pytest.mark.parametrize("coder", sorted(CODERS))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.binary(max_size=200), shapes=SHAPES, leveled=st.sampled_from([b"", b"\0", b"\1"]))
 def test_any_bytes_decode_or_are_damage(coder: str, data: bytes, shapes: Shapes, leveled: bytes) -> None:
     with suppress(CorruptFileError):
@@ -172,7 +173,7 @@ def test_any_bytes_decode_or_are_damage(coder: str, data: bytes, shapes: Shapes,
 
 
 @pytest.mark.parametrize("coder", sorted(CODERS))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(counts=st.lists(st.integers(0, (1 << 32) - 1), min_size=4, max_size=4), right=st.booleans())
 def test_counts_that_lie_are_damage_and_take_no_memory(coder: str, counts: list[int], right: bool) -> None:
     """`right`: the sum of the counts is correct, so only the contexts reveal the error."""

@@ -20,6 +20,7 @@ from bitgolf.pack import frequency_tables
 from bitgolf.pack.byte_coders import LZMA, Brotli, Zlib, Zstd
 from bitgolf.pack.coders import Coder, RangeCoder
 from helpers.coders import CODERS, DTYPES, gaussian, same
+from helpers.examples import examples
 
 
 @pytest.mark.parametrize("spec", CODERS, ids=repr)
@@ -35,7 +36,7 @@ def test_wrong_sizes_and_other_bytes_are_damage(spec: Spec[Coder]) -> None:
 
 
 @pytest.mark.parametrize("coder", [spec() for spec in CODERS], ids=map(repr, CODERS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.binary(max_size=200), dtype=st.sampled_from(DTYPES), count=st.integers(0, 50))
 def test_any_bytes_decode_or_are_damage(coder: Coder, data: bytes, dtype: np.dtype[np.generic], count: int) -> None:
     try:
@@ -46,7 +47,7 @@ def test_any_bytes_decode_or_are_damage(coder: Coder, data: bytes, dtype: np.dty
 
 
 @pytest.mark.parametrize("form", ["smallest", "sent", "adaptive"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(at=st.integers(0, 10_000), bit=st.integers(0, 7), count=st.integers(2, 400))
 def test_a_flipped_bit_in_a_range_payload_never_passes_as_the_same(
     form: frequency_tables.TableKinds, at: int, bit: int, count: int

@@ -12,6 +12,7 @@ from bitgolf.pack import frequency_tables
 from bitgolf.pack.byte_planes import entropy_bits
 from bitgolf.pack.coders import RangeCoder
 from helpers.coders import gaussian, same
+from helpers.examples import examples
 
 
 @pytest.mark.parametrize("count", [100, 1000, 10_000])
@@ -55,7 +56,7 @@ def test_equally_likely_bytes_need_no_table() -> None:
         assert len(RangeCoder().encode(noise)) < noise.nbytes + 12
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     seed=st.integers(0, 99),
     count=st.sampled_from([1, 60, 5000, 60_000]),
@@ -99,7 +100,7 @@ def test_tables_that_no_encoder_writes_are_damage() -> None:
             RangeCoder().decode(good[:1] + table + payload, np.dtype(np.uint8), 64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(centre=st.integers(0, 65535), spread=st.integers(0, 255), power=st.integers(1, 255))
 def test_curves_are_what_they_are_called(centre: int, spread: int, power: int) -> None:
     """Weights equal the formula in floats, lie in 1 to `MAX_WEIGHT`, and decrease with distance from the centre."""

@@ -21,6 +21,7 @@ from bitgolf.quantize.codecs.bit_allocation import (
     rate_histogram,
 )
 from bitgolf.quantize.stats import MatrixStats, identity_stats
+from helpers.examples import examples
 
 
 def gaussian(rows: int, columns: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -113,7 +114,7 @@ def test_bits_of_a_search_that_minds_them() -> None:
     assert gaussian_bits(np.array(list(measured))) == pytest.approx(list(measured.values()), abs=0.03)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(target=st.floats(0.2, 7), seed=st.integers(0, 50), scale=st.sampled_from([1e-6, 1.0, 1e4]))
 def test_the_unit_meets_the_budget_of_all_matrices_together(target: float, seed: int, scale: float) -> None:
     stats, pivots = sensitive(40, 24, seed)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bitgolf.errors import CorruptFileError
 from bitgolf.quantize.codecs.bit_packing import BITS, NIBBLES, TRITS, BitmaskPacking, BitPacking
+from helpers.examples import examples
 
 CODES: dict[BitPacking, list[int]] = {
     BITS: [-1, 1],
@@ -23,7 +24,7 @@ packings = pytest.mark.parametrize("packing", CODES, ids=["bits", "trits", "nibb
 
 
 @packings
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_every_length_comes_back(packing: BitPacking, data: st.DataObject) -> None:
     n = data.draw(st.one_of(st.integers(0, 17), st.integers(0, 300)))
@@ -36,7 +37,7 @@ def test_every_length_comes_back(packing: BitPacking, data: st.DataObject) -> No
 
 
 @packings
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.data())
 def test_any_bytes_are_damage_or_the_one_form_of_their_codes(packing: BitPacking, data: st.DataObject) -> None:
     n = data.draw(st.integers(0, 20))
@@ -49,7 +50,7 @@ def test_any_bytes_are_damage_or_the_one_form_of_their_codes(packing: BitPacking
         assert np.isin(codes, CODES[packing]).all() and np.array_equal(packing.pack(codes), packed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.integers(-1, 1), max_size=40))
 def test_five_ternary_digits_to_a_byte(values: list[int]) -> None:
     packed = TRITS.pack(np.array(values, np.int8))
@@ -57,7 +58,7 @@ def test_five_ternary_digits_to_a_byte(values: list[int]) -> None:
     assert packed.tolist() == by_hand and all(byte <= 242 for byte in by_hand)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.sampled_from([-1, 1]), max_size=40))
 def test_eight_signs_to_a_byte(values: list[int]) -> None:
     by_hand = [sum((v > 0) << k for k, v in enumerate(values[i : i + 8])) for i in range(0, len(values), 8)]

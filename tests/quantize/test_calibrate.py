@@ -26,6 +26,7 @@ from bitgolf.quantize.calibration.sources import CalibrationContext, Calibration
 from bitgolf.quantize.calibration.stats_file import calibration_metadata, load_calibration, save_calibration
 from bitgolf.quantize.stats import MatrixStats
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from helpers.examples import examples
 from helpers.process_groups import run_as_script
 from helpers.toy import built, toy_model
 from helpers.toy_training import FakeTime, make_data
@@ -270,7 +271,7 @@ def statistics(widths: list[int], owners: list[int]) -> dict[str, MatrixStats]:
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.lists(st.integers(0, 3), min_size=1, max_size=6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_what_is_saved_is_loaded_with_what_is_shared(
     tmp_path_factory: pytest.TempPathFactory, widths: list[int], owners: list[int]
 ) -> None:
@@ -294,7 +295,7 @@ def test_matrices_of_one_input_share_a_hessian(data: Path, tmp_path: Path) -> No
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_damaged_file_is_said_to_be_one(tmp_path_factory: pytest.TempPathFactory, chance: st.DataObject) -> None:
     """A truncated file or a changed header byte gives an error that names the file, or valid statistics."""
     path = tmp_path_factory.mktemp("file") / "c.safetensors"

@@ -22,6 +22,7 @@ from bitgolf.grids.scales import MIN_STEP, Float16Scale, LogScale, ScaleFormat
 from bitgolf.model.qat import FakeQuant
 from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.encoding import decode_model, encode_model, layout, load_encoded, save_encoded, tensor_reports
+from helpers.examples import examples
 
 CLIPS: list[Spec[Clip]] = [
     part(MaxClip),
@@ -33,7 +34,7 @@ CLIPS: list[Spec[Clip]] = [
 SHAPES = [(), (1,), (7,), (4, 6), (3, 1), (2, 3, 5)]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(
     clip=st.sampled_from(CLIPS),
     bits=st.integers(2, 8),

@@ -18,6 +18,7 @@ from bitgolf.grids.integer import IntGrid
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ, InverseCholesky, columnwise
 from bitgolf.quantize.stats import MatrixStats
+from helpers.examples import examples
 
 GRID, STEP = IntGrid(bits=4), 0.1
 
@@ -73,7 +74,7 @@ def trace(w: Tensor, codes: Tensor, hessian: Tensor) -> float:
 # ---- what it finds --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     columns=st.integers(1, 12),
     block=st.sampled_from([1, 3, 128]),
@@ -89,7 +90,7 @@ def test_it_is_the_definition(columns: int, block: int, activation: bool, dampin
     assert differ.sum() <= 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     bits=st.integers(2, 8),
     rows=st.integers(1, 6),
@@ -141,7 +142,7 @@ def test_the_block_changes_nothing(order: str) -> None:
         assert abs(trace(w, other, h) / trace(w, codes[0], h) - 1) < 1e-3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(columns=st.integers(2, 24), activation=st.booleans(), seed=st.integers(0, 1000))
 def test_columns_may_come_in_any_order(columns: int, activation: bool, seed: int) -> None:
     """With order `activation`, permuting columns permutes codes; `given` on sorted columns gives the same codes."""
@@ -167,7 +168,7 @@ def test_turns_go_from_the_largest_input_to_the_smallest() -> None:
     assert torch.equal(torch.stack(seen, 1), w[:, h.diagonal().argsort(descending=True)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(bits=st.integers(2, 8), full=st.booleans(), scale=st.sampled_from([0.01, 1.0, 100.0]), seed=st.integers(0, 1000))
 def test_codes_stay_within_their_range(bits: int, full: bool, scale: float, seed: int) -> None:
     """Error feedback may push weights far outside the grid; codes are clamped and decodable."""
@@ -203,7 +204,7 @@ def test_the_matrix_itself_is_left_alone() -> None:
     assert torch.equal(w, before) and torch.equal(h, hessian)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     matrices=st.integers(2, 5),
     rows=st.integers(1, 40),
@@ -264,7 +265,7 @@ class Counted(TorchDispatchMode):
 # ---- Hessians that lack something -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     dead=st.sets(st.integers(0, 9), min_size=1, max_size=9), block=st.sampled_from([1, 4, 128]), seed=st.integers(0, 99)
 )

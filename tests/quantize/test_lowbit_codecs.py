@@ -32,6 +32,7 @@ from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.lowbit import FP8, BinaryGroups, PackedInt4, TernaryGroups
 from bitgolf.quantize.encoding import decode_model, encode_model, layout
 from bitgolf.quantize.size_forecast import forecast_bytes
+from helpers.examples import examples
 from helpers.toy import VOCAB, built, toy_model
 
 SHAPES = [(), (1,), (7,), (128,), (4, 6), (3, 64), (20, 33), (2, 3, 5)]
@@ -62,7 +63,7 @@ def kept(codec: Codec, w: Tensor) -> Tensor:
     return back
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(shape=SHAPE, group=GROUP, scale=SCALE, seed=st.integers(0, 1000))
 def test_a_ternary_view_finds_the_trained_weights_again(
     shape: tuple[int, ...], group: int, scale: float, seed: int
@@ -75,7 +76,7 @@ def test_a_ternary_view_finds_the_trained_weights_again(
     assert ((seen - wanted).abs() <= 2.0**-11 * 1.001 * wanted.abs() + 2.0**-25).all()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(shape=SHAPE, group=GROUP, scale=SCALE, seed=st.integers(0, 1000))
 def test_a_binary_view_finds_exactly_what_was_stored(
     shape: tuple[int, ...], group: int, scale: float, seed: int
@@ -89,7 +90,7 @@ def test_a_binary_view_finds_exactly_what_was_stored(
     assert ((back - trained(w)).abs() <= 2.0**-11 * trained(w).abs() + 2.0**-25).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(shape=SHAPE, scale=SCALE, seed=st.integers(0, 1000))
 def test_eight_bit_floats_are_the_view_bit_for_bit(shape: tuple[int, ...], scale: float, seed: int) -> None:
     w = weight(shape, scale=scale, seed=seed).clamp(-448, 448)
@@ -98,7 +99,7 @@ def test_eight_bit_floats_are_the_view_bit_for_bit(shape: tuple[int, ...], scale
     assert torch.equal(view(w), back) and torch.equal(view(back), back)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(shape=SHAPE, scale=SCALE, seed=st.integers(0, 1000))
 def test_four_bit_integers_are_the_view_bit_for_bit(shape: tuple[int, ...], scale: float, seed: int) -> None:
     w = weight(shape, scale=scale, seed=seed)
@@ -110,7 +111,7 @@ def test_four_bit_integers_are_the_view_bit_for_bit(shape: tuple[int, ...], scal
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(shape=SHAPE, group=GROUP, scale=SCALE, seed=st.integers(0, 1000))
 def test_both_forms_of_ternary_decode_identically(shape: tuple[int, ...], group: int, scale: float, seed: int) -> None:
     w = weight(shape, scale=scale, seed=seed)
@@ -190,7 +191,7 @@ def test_hostile_codes_are_damage() -> None:
         BinaryGroups(group_size=20).decode(altered(bits, "codes", -1, last_bits + 8), (3,))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.data(), which=st.integers(0, 4))
 def test_any_bytes_decode_to_finite_weights_or_are_damage(data: st.DataObject, which: int) -> None:
     codec, shape = CODECS[which], (4, 6)

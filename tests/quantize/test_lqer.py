@@ -30,6 +30,7 @@ from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.quantize.encoding import context_models, decode_model, encode_model, layout
 from bitgolf.quantize.size_forecast import forecast_bytes
 from bitgolf.quantize.stats import MatrixStats
+from helpers.examples import examples
 
 Choose = Literal["frobenius", "hessian"]
 INNER = part(IntRows, bits=3, clip=part(MaxClip))
@@ -107,7 +108,7 @@ def test_weighted_no_other_cut_costs_less(rank: int) -> None:
     assert float(stats.cost(error(codec, w, stats)).sum()) == pytest.approx(best, rel=1e-3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     shape=st.sampled_from([(1, 1), (5,), (16, 16), (33, 8), (8, 33), (64, 32)]),
     factors=st.sampled_from(FACTORS),
@@ -335,7 +336,7 @@ def test_hostile_codes_are_damage() -> None:
             exact.decode(altered(exact.encode(w), "left", value), (40, 64))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data(), factors=st.sampled_from(FACTORS))
 def test_any_bytes_decode_to_finite_weights_or_are_damage(data: st.DataObject, factors: Spec[LowRankFactors]) -> None:
     codec, code = LQER(codec=INNER, rank=2, factors=factors), {}

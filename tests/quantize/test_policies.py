@@ -16,6 +16,7 @@ from bitgolf.pack.byte_planes import entropy_bits
 from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ
 from bitgolf.quantize.stats import MatrixStats
+from helpers.examples import examples
 
 SCALES: list[Spec[ScaleFormat]] = [part(Float16Scale), part(LogScale), part(LogScale, steps_per_doubling=4)]
 SHAPES = [(), (1,), (7,), (4, 6), (3, 1), (2, 3, 5)]
@@ -74,7 +75,7 @@ def test_a_code_off_its_grid_is_damage(bad: int) -> None:
 # ---- pruned weights --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(prune=st.floats(0, 0.99), shape=st.sampled_from(SHAPES), seed=st.integers(0, 999), constant=st.booleans())
 def test_the_smallest_weights_become_zero(prune: float, shape: tuple[int, ...], seed: int, constant: bool) -> None:
     w = torch.randn(shape, generator=torch.Generator().manual_seed(seed))

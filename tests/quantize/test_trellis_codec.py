@@ -26,6 +26,7 @@ from bitgolf.quantize.codecs.gptq import GPTQ, InverseCholesky, RoundBlock
 from bitgolf.quantize.codecs.trellis import TrellisCodec, _row_order
 from bitgolf.quantize.encoding import context_models, decode_model, encode_model, layout
 from bitgolf.quantize.stats import MatrixStats, identity_stats
+from helpers.examples import examples
 
 ALLOCATIONS: list[Spec[BitAllocation]] = [part(EqualRate), part(EqualCost), part(EqualCost, matrices=False)]
 
@@ -51,7 +52,7 @@ def same(a: EncodedTensor, b: EncodedTensor) -> bool:
     return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     states=st.sampled_from(list(PARITY_CHECKS)),
     bits=st.sampled_from([0.5, 2.0, 3.3, 6.0]),
@@ -264,7 +265,7 @@ def test_codes_of_other_shapes_and_units_that_are_none_are_damage() -> None:
         codec.decode(code, (6, 4))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.data(), states=st.sampled_from(list(PARITY_CHECKS)), unit=st.floats(width=32))
 def test_any_code_of_the_shape_is_weights_or_damage(data: st.DataObject, states: int, unit: float) -> None:
     def drawn(count: int) -> np.ndarray:

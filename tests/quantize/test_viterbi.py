@@ -17,6 +17,7 @@ from bitgolf.grids.trellis import MAX_INDEX, MIN_INDEX, PARITY_CHECKS, TrellisGr
 from bitgolf.pack.byte_planes import entropy_bits
 from bitgolf.quantize.codecs.gptq import columnwise
 from bitgolf.quantize.codecs.viterbi import Floats, best_path, quantize_columns, viterbi_kernels, viterbi_search
+from helpers.examples import examples
 
 TRELLISES = [states for states in PARITY_CHECKS if states > 1]
 
@@ -33,7 +34,7 @@ def indices(points: np.ndarray) -> np.ndarray:
     return (points >> 1).astype(np.int8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.data(), states=st.sampled_from(TRELLISES), n=st.integers(1, 24), reach=st.sampled_from([3.0, 160.0]))
 def test_the_compiled_search_is_the_plain_one(data: st.DataObject, states: int, n: int, reach: float) -> None:
     x, shrink, grid = data.draw(sequences(n, reach)), data.draw(prices(n)), TrellisGrid(states)
@@ -76,7 +77,7 @@ def test_the_compiled_block_is_the_plain_one(states: int, rows: int) -> None:
     assert np.allclose(fed[0].numpy(), right, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     data=st.data(),
     states=st.sampled_from([4, 8]),

@@ -26,6 +26,7 @@ from bitgolf.score.methods import SlidingScoring
 from bitgolf.score.player import StaticPlayer
 from bitgolf.score.referee import score
 from bitgolf.score.text import TokenizedText
+from helpers.examples import examples
 from helpers.toy import VOCAB, built, toy_model
 
 ORDERS = [CorpusOrder(), ShuffledOrder(seed=3), LongestFirstOrder()]
@@ -91,7 +92,7 @@ def test_orders_by_name() -> None:
         parse_order("longest", 5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.sampled_from(ORDERS[1:]))
 def test_isolated_documents_cost_what_they_cost_in_any_order(lengths: list[int], order: DocumentOrder) -> None:
     """The bits of each document and the total are the same in every order."""

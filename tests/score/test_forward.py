@@ -29,6 +29,7 @@ from bitgolf.score.execution.kernels import KernelSelector, random_documents
 from bitgolf.score.player import ScoringBatch, StaticPlayer
 from bitgolf.training.kernels.fused import FusedMLP
 from bitgolf.training.kernels.select import KernelDecision, KernelSelection, kernel_candidates
+from helpers.examples import examples
 from helpers.toy import VOCAB, built, toy_model
 
 CPU = Device(torch.device("cpu"), torch.float32, "a test")
@@ -100,7 +101,7 @@ def test_the_time_of_making_graphs_is_known() -> None:
 
 
 @given(length=st.integers(1, 5000), longest=st.integers(0, 4096))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_a_padded_length_holds_the_row_and_wastes_at_most_half(length: int, longest: int) -> None:
     padded = padded_length(length, longest)
     assert padded >= length and (padded < 2 * max(length, MIN_PADDED_LENGTH) or padded == longest < MIN_PADDED_LENGTH)

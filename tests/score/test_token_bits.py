@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitgolf.score.execution.compiled_function import CompiledFunction
 from bitgolf.score.token_bits import COMPILED_CHUNK, EAGER_CHUNK, in_chunks, reference_bits, token_bits
+from helpers.examples import examples
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # raised by imports of inductor
@@ -63,7 +64,7 @@ def test_the_sum_of_a_sharp_model_is_right_to_one_part_in_a_billion(fused: Compi
 
 
 @given(n=st.integers(1, 70), size=st.integers(1, 20), seed=st.integers(0, 99))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_pieces_of_one_size_cover_every_target_once(n: int, size: int, seed: int) -> None:
     logits, targets = drawn(max(n, size), 11, 2.0, seed)
     sizes = list[int]()

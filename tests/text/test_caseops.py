@@ -21,6 +21,7 @@ from bitgolf.text.caseops import (
     encode_case,
     text_byte_mask,
 )
+from helpers.examples import examples
 
 SIGNS = dict(zip("^#>!", OPERATORS, strict=True))  # TITLE, ALLCAPS, CAPNEXT, ESC
 OPERATOR = re.compile(b"|".join(OPERATORS))
@@ -56,7 +57,7 @@ def test_how_words_are_written(text: str, signs: str) -> None:
     assert decode_case(written(signs)) == text.encode()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(data=any_bytes)
 @example(data=b"\xee\x80" + b"A\x81")
 @example(data=b"\xeeA\xee\x80\x81\x81")
@@ -66,7 +67,7 @@ def test_any_bytes_come_back(data: bytes) -> None:
     assert not re.search(b"[A-Z]", moved)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(text=st.text(max_size=30))
 def test_it_is_the_same_on_characters(text: str) -> None:
     """The transform keeps valid UTF-8 valid, and does not change bytes that are not UTF-8."""
@@ -76,7 +77,7 @@ def test_it_is_the_same_on_characters(text: str) -> None:
     assert encode_case(escaped.encode("utf-8", "surrogateescape")) == encode_case(data)
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=examples(800), deadline=None)
 @given(data=st.lists(st.sampled_from([b"a", b"b", b" ", b"B", "é".encode(), *OPERATORS]), max_size=10).map(b"".join))
 def test_only_what_the_transform_makes_is_read(data: bytes) -> None:
     try:
@@ -113,7 +114,7 @@ def test_what_is_ill_formed_is_named_with_its_place(signs: str, what: str, at: i
     assert error.value.where == f"byte {at}"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(data=any_bytes)
 def test_the_bytes_of_a_text_are_counted_once(data: bytes) -> None:
     moved = encode_case(data)
@@ -127,7 +128,7 @@ def test_operators_count_nothing_and_literal_ones_three() -> None:
     assert text_byte_mask(b"").shape == (0,)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=any_bytes)
 def test_anything_is_readable_and_what_is_read_is_what_is_counted(data: bytes) -> None:
     assert len(decode_case_lenient(data)) == text_byte_mask(data).sum()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.text.containers import BLOCK_BYTES, decompress
 from bitgolf.text.documents import ReadReport, read_documents
+from helpers.examples import examples
 from helpers.text_containers import COMPRESS, blocks_of, tar, zipped
 
 KINDS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
@@ -26,7 +27,7 @@ def datas(path: Path, report: ReadReport | None = None) -> list[bytes]:
 
 
 @pytest.mark.parametrize("suffix", KINDS)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(parts=st.lists(st.binary(max_size=300), min_size=1, max_size=4), size=st.integers(1, 40))
 def test_streams_in_one_file_come_back_in_any_blocks(suffix: str, parts: list[bytes], size: int) -> None:
     packed = b"".join(map(COMPRESS[suffix], parts))

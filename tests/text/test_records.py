@@ -20,6 +20,7 @@ from bitgolf.text.documents import ReadOptions, ReadReport, read_documents
 from bitgolf.text.formats import TextFile, read_file
 from bitgolf.text.json_arrays import json_elements
 from bitgolf.text.records import split_lines
+from helpers.examples import examples
 from helpers.text_containers import COMPRESS, blocks_of, tar, zipped
 
 HARD = st.sampled_from(["a\nb", "a\r\nb\n", '"a" b', "a,b\tc", "\\", "]}", '{"text": "a"}', "é🙂\u2028"])
@@ -70,14 +71,14 @@ def test_any_documents_come_back_from_any_blocks(suffix: str, texts: list[str], 
     assert read(f"a{suffix}{pack}", data, size) == texts
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(texts=TEXTS, size=st.integers(1, 5000), write=st.sampled_from([tar, zipped]))
 def test_any_documents_come_back_from_archives(texts: list[str], size: int, write: Callable[..., bytes]) -> None:
     data = write({f"{i}/a{suffix}": make(texts) for i, (suffix, make) in enumerate(WRITERS.items())})
     assert read("a", data, size) == texts * len(WRITERS)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.lists(st.text("ab\n é🙂", max_size=90_000), min_size=1, max_size=3), st.integers(1000, 200_000))
 def test_a_long_text_is_split_alike_for_any_blocks(parts: list[str], size: int) -> None:
     data = ("".join(parts) * 20 + "end").encode()

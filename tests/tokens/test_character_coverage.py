@@ -22,6 +22,7 @@ from bitgolf.tokens.character_coverage import SPACE, choose_alphabet, count_char
 from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import CaseOpsBPE, SentencePieceBPE, sample_passages
+from helpers.examples import examples
 
 FEW = "the same few words again, " * 40
 MANY = ["".join(chr(0x4E00 + (i * i * 7 + i * j) % 3000) for i in range(300)) for j in range(60)]
@@ -96,7 +97,7 @@ def test_the_least_vocabulary_is_enough_and_one_less_is_not(
     assert f"at least {least}" in error.value.hint
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     texts=st.lists(
         st.text(min_size=1, max_size=60) | st.text("\r\n\t 日ab", max_size=20) | st.just(FEW) | st.sampled_from(MANY),

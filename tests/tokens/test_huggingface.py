@@ -16,6 +16,7 @@ from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.tokens.byte_level import BYTE_OF_CHARACTER, bytes_of_piece
 from bitgolf.tokens.huggingface_tokenizer import HuggingFaceTokenizer
 from bitgolf.tokens.loading import tokenizer_from_bytes
+from helpers.examples import examples
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -233,7 +234,7 @@ def test_the_missing_package_is_named(huggingface_json: dict[str, Any], monkeypa
     assert "bitgolf[tokenizers]" in error.value.hint
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(at=st.floats(0, 1), value=st.integers(32, 126))
 def test_a_character_changed_is_refused_or_still_exact(huggingface_json: dict[str, Any], at: float, value: int) -> None:
     changed = bytearray(json.dumps(huggingface_json).encode())

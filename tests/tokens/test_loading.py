@@ -23,6 +23,7 @@ from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 from bitgolf.tokens.tiktoken_tokenizer import serialize_tiktoken
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import ByteLevel, CaseOpsBPE, SentencePieceBPE, TokenizerFile
+from helpers.examples import examples
 
 PUBLISHED = "fineweb_8192_bpe_lossless_caps_caseops_v1_reserved"
 ENGLISH = [
@@ -68,7 +69,7 @@ def kind(request: pytest.FixtureRequest, tokenizer: SentencePieceTokenizer) -> T
 # ---- what all kinds keep ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=any_bytes)
 def test_any_bytes_come_back_and_each_is_counted_once(kind: Tokenizer, data: bytes) -> None:
     ids = kind.encode(data)
@@ -78,7 +79,7 @@ def test_any_bytes_come_back_and_each_is_counted_once(kind: Tokenizer, data: byt
     assert told.min(initial=0) >= 0 and told.sum() == len(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(documents=st.lists(any_bytes, max_size=4))
 def test_a_stream_counts_as_its_documents(kind: Tokenizer, documents: list[bytes]) -> None:
     """Also if the last bytes of a document and the first ones of the next one would form an operator."""
@@ -90,7 +91,7 @@ def test_a_stream_counts_as_its_documents(kind: Tokenizer, documents: list[bytes
     assert [ids.tolist() for ids in encoded[:-2]] == [kind.encode(data).tolist() for data in documents]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_any_tokens_are_readable(kind: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, kind.vocab - 1), max_size=20))
@@ -230,7 +231,7 @@ def test_what_is_no_tokenizer_is_refused(tokenizer: SentencePieceTokenizer, case
         assert error.value.where == "here"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(at=st.floats(0, 1), value=st.integers(0, 255))
 def test_a_byte_changed_is_refused_or_still_exact(case_operators: CaseOpsTokenizer, at: float, value: int) -> None:
     proto = bytearray(case_operators.serialized)

@@ -16,6 +16,7 @@ from bitgolf.text.caseops import OPERATORS, encode_case
 from bitgolf.text.documents import read_documents
 from bitgolf.tokens.caseops_tokenizer import MAGIC, CaseOpsTokenizer
 from bitgolf.tokens.loading import load_tokenizer
+from helpers.examples import examples
 
 PUBLIC = [
     "fineweb_1024_bpe",
@@ -153,7 +154,7 @@ def test_a_character_in_bytes_counts_on_its_last_token(caseops: CaseOpsTokenizer
     assert counted[-8:].tolist() == [0, 0, 0, 4, 0, 0, 0, 4]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     data=st.lists(
         st.text(max_size=8).map(str.encode) | st.binary(max_size=4) | st.sampled_from([b"NASA ", b"  ", *OPERATORS]),

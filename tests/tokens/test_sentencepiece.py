@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.tokens.loading import load_tokenizer
 from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer, challenge_bytes
+from helpers.examples import examples
 
 HOSTILE = [
     b"",
@@ -51,7 +52,7 @@ def without_space_piece(tokenizer: SentencePieceTokenizer) -> SentencePieceToken
     return SentencePieceTokenizer(tokenizer.serialized.replace(b"\x0a\x03\xe2\x96\x81", b"\x0a\x03\xe2\x96\x82"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(data=any_bytes)
 def test_any_bytes_come_back(tokenizer: SentencePieceTokenizer, data: bytes) -> None:
     ids = tokenizer.encode(data)
@@ -59,7 +60,7 @@ def test_any_bytes_come_back(tokenizer: SentencePieceTokenizer, data: bytes) -> 
     assert tokenizer.byte_lengths[ids].sum() == len(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=any_bytes)
 def test_any_bytes_come_back_from_the_published_models(public: SentencePieceTokenizer, data: bytes) -> None:
     ids = public.encode(data)
@@ -76,7 +77,7 @@ def test_any_bytes_come_back_without_a_space_piece(tokenizer: SentencePieceToken
     assert len(odd.encode(b"return ( return")) <= 2 * len(tokenizer.encode(b"return")) + 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(documents=st.lists(any_bytes, max_size=5))
 def test_a_batch_is_its_documents_one_by_one(tokenizer: SentencePieceTokenizer, documents: list[bytes]) -> None:
     batch = tokenizer.encode_documents(documents)

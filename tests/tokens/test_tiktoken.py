@@ -19,6 +19,7 @@ from bitgolf.tokens.huggingface_tokenizer import HuggingFaceTokenizer
 from bitgolf.tokens.loading import load_tokenizer, tokenizer_from_bytes
 from bitgolf.tokens.tiktoken_tokenizer import MAGIC, PATTERNS, TiktokenTokenizer, serialize_tiktoken
 from bitgolf.tokens.trainers import TokenizerFile
+from helpers.examples import examples
 
 TEXTS = [
     "It's John's, they'LL SAY: 12345 + 67é\n\n  \t don't\r\n",
@@ -138,7 +139,7 @@ def test_the_missing_package_is_named(tiktoken_file: bytes, monkeypatch: pytest.
     assert "bitgolf[tokenizers]" in error.value.hint
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(at=st.floats(0, 1), value=st.integers(0, 255))
 def test_a_byte_changed_is_refused_or_still_exact(tiktoken_file: bytes, at: float, value: int) -> None:
     changed = bytearray(serialize_tiktoken(tiktoken_file, "gpt2"))

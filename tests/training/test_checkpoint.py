@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bitgolf.errors import CorruptFileError, FormatVersionError
 from bitgolf.training.checkpoint import load, load_latest, save
+from helpers.examples import examples
 
 TENSORS = {"w": torch.arange(12, dtype=torch.float32).view(3, 4), "n": torch.tensor(5)}
 
@@ -48,7 +49,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     tensors=st.dictionaries(names, st.lists(st.integers(-9, 9), max_size=5), max_size=4),
     meta=st.dictionaries(st.text(max_size=10), values, max_size=4),
@@ -119,7 +120,7 @@ def test_nothing_there_is_none(tmp_path: Path, folder: str) -> None:
     assert load_latest(tmp_path / folder) is None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_is_seen_and_the_one_before_is_used(tmp_path: Path, data: st.DataObject) -> None:
     """After a flipped bit, truncation or appended bytes, the file is reported and the older one is loaded."""

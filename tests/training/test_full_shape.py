@@ -36,7 +36,13 @@ def sizes(name: str) -> tuple[int, ...]:
     """The sizes on which memory depends most: tokens of a row and of a micro batch, vocabulary, width, layers."""
     settings = get_recipe(name)()
     train, model = settings.train(), model_size(settings.model)
-    return train.length, (train.micro_rows or train.rows) * train.length, settings.tokens().vocab, model.dim, model.layers
+    return (
+        train.length,
+        (train.micro_rows or train.rows) * train.length,
+        settings.tokens().vocab,
+        model.dim,
+        model.layers,
+    )
 
 
 def largest() -> list[str]:

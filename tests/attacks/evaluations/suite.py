@@ -60,10 +60,10 @@ CHEATS = [
 ]  # fmt: skip
 
 
-def audit_cheat(kind: MakeEvaluation, seed: int = 0) -> AuditReport:
+def audit_cheat(kind: MakeEvaluation, budget: AuditBudget = BUDGET) -> AuditReport:
     """Audit an evaluation on the toy corpus."""
     scored, training, tokenizer = toy_corpus()
-    return audit_evaluation(lambda: kind(tokenizer), scored, training, seed=seed, budget=BUDGET)
+    return audit_evaluation(lambda: kind(tokenizer), scored, training, seed=0, budget=budget)
 
 
 # ---- tables of docs/scoring.md ---------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.player import ScoringBatch
 from bitgolf.score.referee import score
 from bitgolf.score.text import TokenizedText, append_final_bos
+from helpers.examples import examples
 from helpers.toy import VOCAB, built, toy_model
 
 READING: dict[str, Any] = {
@@ -154,7 +155,7 @@ def test_a_block_is_observed_before_the_next_is_predicted(model: LM) -> None:
     player.predict(block)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=40), st.integers(0, 1 << 30), st.floats(0, 1))
 def test_a_mixture_is_a_distribution(stream: list[int], seed: int, least: float) -> None:
     """And it equals the sequential mixture p <- (1 - w) p + w p_expert, for any weights."""
@@ -183,7 +184,7 @@ def test_either_counts_alone_and_the_documents_end_with_it(model: LM, alone: str
     assert (gained > 60) == (alone == "stream_orders")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(1, 30), st.integers(0, 30))
 def test_gates_learn_alike_plainly_and_compiled(seed: int, n: int, known: int) -> None:
     random, known = np.random.default_rng(seed), min(n, known)

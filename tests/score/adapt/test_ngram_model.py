@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bitgolf.score.adapt import ngram_model
 from bitgolf.score.adapt.ngram_model import MAX_MATCH, ExpertPredictions, NGramModel, concatenate_experts
 from bitgolf.score.adapt.ngram_trie import read
+from helpers.examples import examples
 
 VOCAB = 9
 STREAMS = st.lists(st.integers(0, 3) | st.integers(0, VOCAB - 1), min_size=1, max_size=120)
@@ -69,7 +70,7 @@ def distributions(said: ExpertPredictions) -> list[list[dict[int, float]]]:
     return out
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(STREAMS, ORDERS, st.integers(2, 150), st.lists(st.integers(0, 120), max_size=4))
 @example([0] * 100, (1, 3), 1000, [])
 @example([0, 1, 2, 3] * 25, (2, 3, 4), 64, [1, 2, 70])
@@ -89,7 +90,7 @@ def test_counts_are_those_of_dictionaries(
             assert total[-1] == oracle.length
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(STREAMS, ORDERS, st.integers(2, 80))
 def test_the_plain_twin_says_the_same(stream: list[int], orders: tuple[int, ...], memory: int) -> None:
     plain, fast = NGramModel(VOCAB, orders, memory), NGramModel(VOCAB, orders, memory)
@@ -131,7 +132,7 @@ def test_what_a_token_was_given() -> None:
     assert said.last().probability(np.array([7])).tolist() == [[0, 0]]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(STREAMS, st.lists(st.integers(0, 120), max_size=4))
 def test_documents_are_forgotten_where_the_next_begins(stream: list[int], cuts: list[int]) -> None:
     bos, tokens = 0, np.array(stream)

@@ -30,6 +30,7 @@ from bitgolf.score.referee import score
 from bitgolf.score.text import tokenize_documents
 from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE
+from helpers.examples import examples
 from helpers.toy import built, toy_model
 
 TEXT = b"".join(b"line %d of a text that repeats itself, and again %d\n" % (i, i * i % 97) for i in range(3000))
@@ -45,7 +46,7 @@ DOCUMENTS = st.lists(
     st.binary(max_size=40) | st.text(max_size=60).map(lambda s: s.encode("utf-8", "surrogatepass")), max_size=5
 )
 SMALL = toy_model().set("layers", 1)
-FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=examples(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
