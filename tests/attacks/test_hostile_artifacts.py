@@ -230,11 +230,13 @@ def test_the_artifact_under_attack_is_good() -> None:
     assert read_artifact(build(with_recipe(b'{"a":1}'))).recipe == {"a": 1}
 
 
-def test_twenty_thousand_mutations() -> None:
+@pytest.mark.parametrize("mutations", [4_000, pytest.param(20_000, marks=pytest.mark.exhaustive)])
+def test_thousands_of_mutations(mutations: int) -> None:
     r, slowest, refused = random.Random(0), 0.0, 0
     pristine = read_artifact(GOOD)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    makers = [mutated_bytes] * 16_000 + [lying_table] * 2_000 + [forged_section] * 2_000
+    tenth = mutations // 10
+    makers = [mutated_bytes] * (8 * tenth) + [lying_table] * tenth + [forged_section] * tenth
     for make in makers:
         data = make(r)
         start = time.perf_counter()
@@ -250,7 +252,7 @@ def test_twenty_thousand_mutations() -> None:
                 assert (artifact.recipe, artifact.meta, artifact.sections) == (RECIPE, META, pristine.sections)
                 assert same_codes(found)
         slowest = max(slowest, time.perf_counter() - start)
-    assert 19_000 < refused < 20_000
+    assert 0.95 * mutations < refused < mutations
     assert slowest < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 

@@ -128,8 +128,9 @@ def test_memory_stays_bounded(artifact: bytes) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
 
-def test_random_values_anywhere_in_the_recipe(artifact: bytes, logits: Tensor) -> None:
-    """A thousand recipes, each with one value replaced: an error, or a model with the same logits."""
+@pytest.mark.parametrize("recipes", [250, pytest.param(1000, marks=pytest.mark.exhaustive)])
+def test_random_values_anywhere_in_the_recipe(recipes: int, artifact: bytes, logits: Tensor) -> None:
+    """Recipes, each with one value replaced: an error, or a model with the same logits."""
     chance = random.Random(3)
     values = [
         0,
@@ -151,7 +152,7 @@ def test_random_values_anywhere_in_the_recipe(artifact: bytes, logits: Tensor) -
         {"part": "SquaredReLU"},
     ]
     survived = 0
-    for _ in range(1000):
+    for _ in range(recipes):
 
         def change(recipe: dict[str, Any], meta: dict[str, Any], sections: dict[str, Section]) -> None:
             node, key = chance.choice(list(_places(recipe)))
@@ -163,7 +164,9 @@ def test_random_values_anywhere_in_the_recipe(artifact: bytes, logits: Tensor) -
             continue
         survived += 1
         assert loaded.model(IDS).shape == logits.shape
-    assert survived < 600, "most changes must be detected; the others are valid settings, such as a window or a name"
+    assert survived < 0.6 * recipes, (
+        "most changes must be detected; the others are valid settings, such as a window or a name"
+    )
 
 
 def _places(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ from bitgolf.text.documents import Document, ReadReport, TextSource, train_valid
 from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import ByteLevel, SentencePieceBPE, TokenizerTrainer
+from helpers.command_line import run_command
 from helpers.examples import examples
 
 
@@ -232,13 +234,19 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "bitgolf", "data", "make", *words]
 
 
+def make_data(*words: str) -> None:
+    """Run the command in the process of the tests."""
+    done = run_command("data", "make", *words, "--processes", "1")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_a_killed_command_continues_and_leaves_no_process(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     rows = [json.dumps({"text": f"line {i} of the text, {i * 7919 % 10007}\n" * 50}) for i in range(1500)]
     file.write_text("\n".join(rows))
     words = ["--text", str(file), "--vocab", "300", "--held-out", "0.1"]
-    subprocess.run(command(str(tmp_path / "whole"), *words), check=True, capture_output=True)
+    make_data(str(tmp_path / "whole"), *words)
     process = subprocess.Popen(command(str(tmp_path / "killed"), *words, "--processes", "2"), stderr=subprocess.DEVNULL)
     wait_for(lambda: (tmp_path / "killed" / "unfinished" / "train.part").exists())
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
@@ -247,21 +255,20 @@ def test_a_killed_command_continues_and_leaves_no_process(tmp_path: Path) -> Non
     assert len(children) >= 2
     wait_for(lambda: not any(alive(child) for child in children))
     assert not (tmp_path / "killed" / "manifest.json").exists()
-    subprocess.run(command(str(tmp_path / "killed"), *words), check=True, capture_output=True)
+    make_data(str(tmp_path / "killed"), *words)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-@pytest.mark.slow
-def test_standard_input_is_read_twice(tmp_path: Path) -> None:
+def test_standard_input_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = b"".join(b'{"text": "line %d of the text"}\n' % i for i in range(50))
-    for name in ("piped", "piped again", "file"):
-        (tmp_path / "a.jsonl").write_bytes(rows)
-        words = command(
-            str(tmp_path / name), "--kind", "bytes", "--text", str(tmp_path / "a.jsonl") if name == "file" else "-"
-        )
-        subprocess.run(words, check=True, capture_output=True, input=rows)
-        assert not (tmp_path / name / "unfinished").exists()
+    (tmp_path / "a.jsonl").write_bytes(rows)
+    piped = command(str(tmp_path / "piped"), "--kind", "bytes", "--text", "-")
+    subprocess.run(piped, check=True, capture_output=True, input=rows)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(rows)))
+    make_data(str(tmp_path / "piped again"), "--kind", "bytes", "--text", "-")
+    make_data(str(tmp_path / "file"), "--kind", "bytes", "--text", str(tmp_path / "a.jsonl"))
     assert contents(tmp_path / "piped") == contents(tmp_path / "piped again") == contents(tmp_path / "file")
+    assert not list(tmp_path.glob("*/unfinished"))
 
 
 def alive(pid: int) -> bool:

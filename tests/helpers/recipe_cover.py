@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cache
 from typing import Any
 
 import pytest
@@ -20,18 +21,19 @@ def part_classes(recipe: Spec[Recipe]) -> Traits:
     return {node.cls for _, node in recipe.walk()}
 
 
-def covering_recipes(traits: Callable[[Spec[Recipe]], Traits], first: Sequence[str] = ()) -> list[str]:
-    """Recipes that together have every trait of any recipe: `first`, then repeatedly the recipe with the most missing traits.
+@cache
+def covering_recipes(traits: Callable[[Spec[Recipe]], Traits]) -> tuple[str, ...]:
+    """Recipes that together have every trait of any recipe: repeatedly the recipe with the most missing traits.
 
     Of recipes with equally many, the one with the fewest layers is taken.
     """
-    names = sorted(recipe_names(), key=lambda name: (name not in first, model_size(get_recipe(name)().model).layers))
+    names = sorted(recipe_names(), key=lambda name: model_size(get_recipe(name)().model).layers)
     own = {name: set(traits(get_recipe(name))) for name in names}
-    chosen, missing = list(first), set[Hashable]().union(*own.values()).difference(*(own[name] for name in first))
+    chosen, missing = list[str](), set[Hashable]().union(*own.values())
     while missing:
         chosen.append(max(names, key=lambda name: len(own[name] & missing)))
         missing -= own[chosen[-1]]
-    return chosen
+    return tuple(chosen)
 
 
 def all_but_exhaustive(chosen: Sequence[str]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -243,10 +244,17 @@ def rules(codec: Spec[Codec]) -> tuple[Spec[Rule], ...]:
     return part(Rule, where="matrix", use=codec), part(Rule, where="*", use=part(Float, dtype="float16"))
 
 
-@pytest.mark.parametrize("inner", [INNER, part(TrellisCodec, bits=2.0, states=4)])
-@pytest.mark.parametrize("factors", [part(AsymmetricFactors, group_size=6), part(PerRowFactors), part(ExactFactors)])
+INNERS = (INNER, part(TrellisCodec, bits=2.0, states=4))
+FACTORS = (part(AsymmetricFactors, group_size=6), part(PerRowFactors), part(ExactFactors))
+PACKERS = (part(RangeCoder, variance_contexts=True), part(SmallestCoder, coders=(part(RangeCoder), part(Brotli))))
+
+
 @pytest.mark.parametrize(
-    "coder", [part(RangeCoder, variance_contexts=True), part(SmallestCoder, coders=(part(RangeCoder), part(Brotli)))]
+    ("inner", "factors", "coder"),
+    [  # each of the factors once, and with them each of the others
+        pytest.param(INNERS[i], FACTORS[j], PACKERS[k], marks=[] if i == k == j % 2 else [pytest.mark.exhaustive])
+        for i, j, k in itertools.product(range(2), range(3), range(2))
+    ],
 )
 def test_a_model_with_repairs_survives_packing(
     inner: Spec[Codec], factors: Spec[LowRankFactors], coder: Spec[Coder]

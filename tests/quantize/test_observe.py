@@ -32,7 +32,8 @@ from bitgolf.model.residual import EmbeddingNorm
 from bitgolf.model.weight_sharing import LoopWithUntiedMLP, LowRankAdapter, TieBlocks
 from bitgolf.quantize.calibration.observe import StatsAccumulator, matrix_stats, observe
 from bitgolf.quantize.codecs.codec import IntRows
-from bitgolf.recipes import get_recipe, recipe_names
+from bitgolf.recipes import get_recipe
+from helpers.recipe_cover import all_but_exhaustive, covering_recipes, part_classes
 from helpers.small_recipes import VOCAB as RECIPE_VOCAB
 from helpers.small_recipes import small_recipe
 from helpers.toy import VOCAB, built, toy_model
@@ -256,7 +257,7 @@ def test_what_comes_to_nothing_costs_nothing() -> None:
 # ---- every recipe ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", all_but_exhaustive(covering_recipes(part_classes)))
 def test_every_recipe_is_seen_whole(name: str) -> None:
     """Each matrix, embedding and head has statistics of its shape; scales and gates (`F.linear` of a slice) have none."""
     recipe = small_recipe(get_recipe(name))

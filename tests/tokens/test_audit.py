@@ -35,7 +35,7 @@ PUBLIC = [
 
 @pytest.fixture(scope="session")
 def english(shared: Path) -> list[bytes]:
-    return [d.data for d in islice(read_documents([shared / "data" / "english.val.jsonl.zst"]), 120)]
+    return [d.data for d in islice(read_documents([shared / "data" / "english.val.jsonl.zst"]), 40)]
 
 
 def found(findings: list[DataFinding]) -> dict[str, str]:

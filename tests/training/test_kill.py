@@ -21,7 +21,7 @@ from helpers.forked import fork_server
 from helpers.toy import toy_recipe
 from helpers.toy_training import same
 
-KILLS, STEPS = 20, 80
+STEPS = 80
 PHASES = ("starting", "training", "writing")
 
 
@@ -88,20 +88,21 @@ def losses(run: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kills", [9, pytest.param(21, marks=pytest.mark.exhaustive)])
+def test_many_kills_change_nothing(kills: int, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for the process that is forked
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     whole, killed, draw = make_run(tmp_path / "whole"), make_run(tmp_path / "killed"), random.Random(0)
     undisturbed = start(whole, data)
     torn = 0
-    for i in range(KILLS):
+    for i in range(kills):
         process = start(killed, data)
         wait(process, killed, PHASES[i % len(PHASES)], draw)
         process.kill()
         assert finish(process) == -signal.SIGKILL, f"kill {i} came too late: make the run longer"
         torn += bool(parts(killed))
     reached = newest(killed)
-    assert 0 < reached < STEPS and torn >= KILLS // len(PHASES)
+    assert 0 < reached < STEPS and torn >= kills // len(PHASES)
     assert finish(start(killed, data)) == finish(undisturbed) == 0
     assert events(killed, "resume")[-1]["step"] == reached
     ends = [load_latest(run / "checkpoint") for run in (whole, killed)]

@@ -29,8 +29,10 @@ from bitgolf.score.referee import Score, score
 from bitgolf.score.text import TokenizedText, append_final_bos
 from helpers.toy import VOCAB, built, toy_model
 
-LOOPED = toy_model().set(
-    "layer_schedule", part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=2, since=(0.0,)))
+LOOPED = (
+    toy_model()
+    .set("layers", 2)
+    .set("layer_schedule", part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=1, since=(0.0,))))
 )
 SECOND: dict[str, Any] = {
     "target_modules": ("head", "q", "k", "v", "out", "mlp"),
