@@ -13,6 +13,7 @@ import torch
 from helpers.examples import register_profiles
 
 register_profiles()
+gc.disable()  # until all tests are collected: imports make few objects that could be freed
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported: kernels then run on the CPU, slowly
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -29,6 +30,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

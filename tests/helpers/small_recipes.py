@@ -53,7 +53,7 @@ SMALL: dict[type, dict[str, Any]] = {
     SWA: {"every": 2},
     LAWA: {"every": 2},
     TrainingText: {"batches": 4, "rows": 2, "length": LENGTH},
-    SelfGenerated: {"sequences": 4, "length": LENGTH, "rows": 2},
+    SelfGenerated: {"sequences": 4, "length": 16, "rows": 4},
     DocumentLoRA: {"window": LENGTH, "stride": 16, "rank": 2, "rows": 2},
     PhasedLoRA: {"boundaries": (1,), "chunk": 64},
     StreamSGD: {"window": LENGTH, "stride": 16, "chunk": 64},

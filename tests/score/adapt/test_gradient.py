@@ -35,6 +35,7 @@ from bitgolf.score.text import TokenizedText, append_final_bos
 from helpers.process_groups import run_as_script, run_in_processes
 from helpers.toy import VOCAB, built, toy_model
 
+TOY = toy_model().set("layers", 2)
 CHUNK, TARGETS = 40, 150
 LEARN = part(SGDAdaptation, lr=0.05, epochs=2, batch_size=2, sequence_length=16)
 
@@ -118,7 +119,7 @@ def test_sequences_and_steps_have_every_target_once(ids: list[int], length: int,
 
 @pytest.mark.parametrize("sgd", [LEARN.replace(lr=0.0), LEARN.replace(epochs=0), part(AdamWAdaptation, lr=0.0)])
 def test_without_learning_the_bits_are_those_of_the_windows_alone(sgd: Spec[SGDAdaptation]) -> None:
-    model, text, method = built(toy_model()), drifting(), stream(sgd)
+    model, text, method = built(TOY), drifting(), stream(sgd)
     assert np.array_equal(
         charged(model, text, method, batch_tokens=1),
         charged(model, text, method.without_adaptation()(), batch_tokens=1),
@@ -127,7 +128,7 @@ def test_without_learning_the_bits_are_those_of_the_windows_alone(sgd: Spec[SGDA
 
 @pytest.mark.parametrize("sgd", [LEARN, part(AdamWAdaptation, lr=0.01, sequence_length=16, batch_size=2)])
 def test_it_learns_what_the_model_did_not_know(sgd: Spec[SGDAdaptation]) -> None:
-    model, text = built(toy_model()), drifting(400)
+    model, text = built(TOY), drifting(400)
     method = stream(sgd)
     still, adapted = charged(model, text, method.without_adaptation()()), charged(model, text, method)
     assert np.allclose(adapted[:CHUNK], still[:CHUNK], rtol=1e-4), "the first chunk is scored before any training"
@@ -136,7 +137,7 @@ def test_it_learns_what_the_model_did_not_know(sgd: Spec[SGDAdaptation]) -> None
 
 def replayed(play: Callable[[LM, TokenizedText], np.ndarray]) -> None:
     """Replace all tokens after a target, at or within a chunk's end: the bits up to the target must stay the same."""
-    model, text = built(toy_model()), drifting()
+    model, text = built(TOY), drifting()
     first = play(model, text)
     for end in (CHUNK, CHUNK + 20, 3 * CHUNK):
         other = text.tokens.copy()
@@ -174,7 +175,7 @@ def test_the_replay_catches_a_player_that_learns_before_it_scores() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 def test_totals_do_not_depend_on_how_much_is_read_at_once(dtype: torch.dtype, tolerance: float) -> None:
-    model, text = built(toy_model()).to(dtype), drifting()
+    model, text = built(TOY).to(dtype), drifting()
     totals = [
         charged(model, text, stream(LEARN.replace(max_tokens=at_once), stride=7), batch_tokens=batch_tokens).sum()
         for at_once, batch_tokens in [(1, 1), (40, 64), (8192, 8192)]
@@ -230,7 +231,7 @@ def test_rates_go_down_a_cosine_and_the_last_chunk_teaches_nothing(monkeypatch: 
     learned = list[tuple[list[int], float]]()
     monkeypatch.setattr(WeightAdapter, "train_on", lambda self, tokens, rate: learned.append((tokens.tolist(), rate)))
     text = drifting()
-    charged(built(toy_model()), text, stream())
+    charged(built(TOY), text, stream())
     assert [tokens for tokens, _ in learned] == [text.tokens[c : c + CHUNK + 1].tolist() for c in (0, 40, 80)]
     assert [rate for _, rate in learned] == pytest.approx([1.0, 0.75, 0.25])
     assert stream().warnings(text) == [] and "trains on nothing" in stream(chunk=TARGETS).warnings(text)[0]
@@ -270,7 +271,7 @@ def test_what_is_named_learns_and_nothing_else(
 )
 def test_patterns_that_select_nothing_are_errors(settings: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        SGDAdaptation(**settings).trainable_parameters(built(toy_model()))  # pyright: ignore[reportArgumentType]
+        SGDAdaptation(**settings).trainable_parameters(built(TOY))  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -285,7 +286,7 @@ def test_impossible_settings_are_errors(settings: dict[str, int]) -> None:
 
 
 def test_closing_gives_the_weights_back_and_a_second_score_is_the_first() -> None:
-    model, before = built(toy_model()).requires_grad_(False), built(toy_model())
+    model, before = built(TOY).requires_grad_(False), built(TOY)
     first = charged(model, drifting(), stream())
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
     assert not any(p.requires_grad for p in model.parameters())
@@ -293,7 +294,7 @@ def test_closing_gives_the_weights_back_and_a_second_score_is_the_first() -> Non
 
 
 def test_a_player_plays_one_text_until_it_is_closed() -> None:
-    model, text, method = built(toy_model()), drifting(), stream()
+    model, text, method = built(TOY), drifting(), stream()
     player = method.make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
     bits = score(player, text, method).bits
     with pytest.raises(BitgolfError, match="has adapted to another text"):
@@ -305,7 +306,7 @@ def test_a_player_plays_one_text_until_it_is_closed() -> None:
 def test_weights_that_run_away_are_an_error_that_says_so() -> None:
     diverging = Spec(LEARN.cls, {**LEARN.kwargs, "lr": 1e30, "max_norm": 0.0})  # `part` refuses such a rate
     with pytest.raises(BitgolfError, match=r"gradient norm is (nan|inf)"):
-        charged(built(toy_model()), drifting(), stream(diverging))
+        charged(built(TOY), drifting(), stream(diverging))
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
@@ -327,7 +328,7 @@ def played(distributed: DistributedContext) -> dict[str, list[object]]:
     """For each method, the bits and a hash of the weights after the last target."""
     results = dict[str, list[object]]()
     for name, spec in METHODS.items():
-        model, text, method = built(toy_model()).double().requires_grad_(False), drifting(), spec()
+        model, text, method = built(TOY).double().requires_grad_(False), drifting(), spec()
         player = method.make_player(model, VOCAB, select_device(), distributed)
         bits = score(player, text, method, distributed=distributed, batch_tokens=40).bits
         weights = b"".join(p.numpy().tobytes() for p in model.parameters())
@@ -352,7 +353,7 @@ def test_one_two_and_four_processes_agree(tmp_path: Path) -> None:
         for name in METHODS:
             assert all(r[name] == ranks[0][name] for r in ranks), "bits and weights must be equal on all ranks"
             assert ranks[0][name][0] == pytest.approx(alone[name][0], rel=1e-9)
-    untouched = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in built(toy_model()).double().parameters()))
+    untouched = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in built(TOY).double().parameters()))
     assert all(weights != untouched.hexdigest() for _, weights in alone.values()), "training must change the weights"
 
 
