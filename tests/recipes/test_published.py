@@ -135,9 +135,7 @@ def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> No
     text = two_short_documents(load_validation(data))
     for method in (node() for node in recipe().score):
         bits = bits_of(method, model, text)
-        assert bits < 0.95 * math.log2(VOCAB) * text.num_targets, (
-            "a short training must beat a uniform distribution"
-        )
+        assert bits < 0.95 * math.log2(VOCAB) * text.num_targets, "a short training must beat a uniform distribution"
         if baseline := method.without_adaptation():
             assert bits_of(baseline(), model, text) != bits, "adaptation must change the score"
     assert all(part.active for part in clocked(model) if hasattr(part, "active")), (
