@@ -215,7 +215,10 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
-def test_make_reports_what_it_read(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_make_reports_what_it_read(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
     words = ["data", "make", str(tmp_path / "data"), "--text", str(corpus), "--kind", "bytes", "--skip-null"]
     app(words, standalone_mode=False)
     lines = capsys.readouterr().out.splitlines()

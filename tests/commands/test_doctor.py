@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from bitgolf.commands import doctor
-from bitgolf.commands.tables import doctor_table
+from bitgolf.commands.doctor_table import doctor_table
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import UsageError

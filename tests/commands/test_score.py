@@ -21,6 +21,7 @@ from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import RecipeError, UsageError
 from bitgolf.model.attention.rope_scaling import NTKScaling
 from bitgolf.pipeline.html_report import render_report
+from bitgolf.report.progress import Progress
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.adapt.document_lora import DocumentLoRA
@@ -227,14 +228,15 @@ def test_the_same_windows_are_scored_once(toy: ToyArtifact, monkeypatch: pytest.
 def test_a_player_is_closed_also_where_scoring_fails(toy: ToyArtifact) -> None:
     loaded, text = load_model(toy.artifact), load_validation(toy.shards)
 
-    def interrupt(line: str) -> None:
-        name, _, done = line.partition(" / ")[0].partition(": ")
-        if name == "sgd" and int(done) > 2 * SGD["chunk"]:  # two chunks were trained on
+    def interrupt(progress: Progress) -> None:
+        done = progress.details[-1].partition(" of ")[0]
+        if progress.stage == "score sgd" and int(done) > 2 * SGD["chunk"]:  # two chunks were trained on
             raise KeyboardInterrupt
 
     weights = {path: p.clone() for path, p in loaded.model.named_parameters()}
     with pytest.raises(KeyboardInterrupt):
-        evaluate_method(ScoringContext(loaded.model, loaded.tokenizer.vocab, text, select_device(), log=interrupt), SGD)
+        words = loaded.model, loaded.tokenizer.vocab, text, select_device()
+        evaluate_method(ScoringContext(*words, show=interrupt), SGD)
     assert all((p == weights[path]).all() for path, p in loaded.model.named_parameters())
 
 
@@ -262,14 +264,14 @@ def test_a_method_may_ask_for_an_order_of_its_own_and_the_command_decides(toy: T
 
 
 def test_progress_has_the_running_bpb_and_the_speed(toy: ToyArtifact) -> None:
-    loaded, text, lines = load_model(toy.artifact), load_validation(toy.shards), list[str]()
+    loaded, text, shown = load_model(toy.artifact), load_validation(toy.shards), list[Progress]()
     words = loaded.model, loaded.tokenizer.vocab, text, select_device()
-    found = evaluate_method(ScoringContext(*words, batch_tokens=64, log=lines.append), OWN[0])
-    assert len(lines) > 10 and lines[-1].startswith(
-        f"contiguous: {text.num_targets:,} / {text.num_targets:,} targets, "
-    )
-    assert f" {found.bpb:.4f} bits per byte so far" in lines[-1] and lines[-1].endswith(" targets/s")
-    first = float(lines[0].split(" targets, ")[1].split()[0])
+    found = evaluate_method(ScoringContext(*words, batch_tokens=64, show=shown.append), OWN[0])
+    bpb, speed, count = shown[-1].details
+    assert len(shown) > 10 and (shown[-1].stage, shown[-1].share) == ("score contiguous", 1.0)
+    assert count == f"{text.num_targets:,} of {text.num_targets:,} targets"
+    assert bpb == f"{found.bpb:.4f} bpb" and speed.endswith(" targets/s")
+    first = float(shown[0].details[0].split()[0])
     assert math.isfinite(first) and first == pytest.approx(found.bpb, rel=0.5)
 
 

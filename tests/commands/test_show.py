@@ -92,7 +92,8 @@ def test_whatever_stands_in_a_recipe_of_others_can_be_shown() -> None:
 
 def test_long_values_are_shown_whole() -> None:
     words = "the very " * 40 + "end"
-    assert words in show_table(describe_recipe(toy_recipe().replace(published={"doubts": words})))
+    table = show_table(describe_recipe(toy_recipe().replace(published={"doubts": words})))
+    assert words in " ".join(table.split())
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -214,7 +214,7 @@ def test_a_table_of_an_older_format_is_refused_and_left_alone(run: Path) -> None
 def test_the_table_for_a_person(run: Path) -> None:
     done = bitgolf("sweep", str(run), "--set", "quantize.1.use.clip=SdClip(k=12),SdClip(k=20)")
     lines = done.stdout.splitlines()
-    assert lines[1].split() == ["quantize.1.use.clip", "bytes", "predicted"]
+    assert lines[1].split() == ["quantize.1.use.clip", "bytes", "predicted", "gap", "bpb"]
     assert [line.split()[0] for line in lines[2:4]] == ["SdClip(k=12)", "SdClip(k=20)"]
     assert "1 of 2" in done.stderr
     failed = bitgolf("sweep", str(run), "--set", "model.dim=3,4")

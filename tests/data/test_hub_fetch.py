@@ -496,15 +496,17 @@ def test_two_calls_at_once(fetch: Fetcher) -> None:
     fetch(1)
 
 
-def test_progress_shows_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_the_rate_of_this_call_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
     progress = TransferProgress(RunLog(), FetchPlan(missing=(), total=3 * 10**9, present=10**9, partial=0))
-    progress.started -= 10
-    progress.label = "a.bin (1 of 2)"
-    progress.received(10)
-    assert capsys.readouterr().err.endswith("fetch a.bin (1 of 2): 1.00 GB of 3.00 GB\n")
-    progress.log = RunLog()  # which has printed nothing yet
-    progress.received(5 * 10**8 - 10)
-    assert "fetch a.bin (1 of 2): 1.50 GB of 3.00 GB, 50.0 MB/s, 30 s left" in capsys.readouterr().err
+    shown, progress.file = list[str](), "a.bin (1 of 2)"
+    progress.work.show = lambda state: shown.append(state.line(80))
+    now[0] = 110.0
+    progress.received(5 * 10**8)
+    assert shown == ["fetch: 50 %, 30 s left, a.bin (1 of 2), 50.0 MB/s, 1.50 GB of 3.00 GB"]
+    progress.received(-(10**9))
+    assert shown[1].startswith("fetch: 17 %, a.bin"), "after bytes were discarded, the rate is not known"
 
 
 def test_the_command_line(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

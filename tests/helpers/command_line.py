@@ -14,10 +14,14 @@ from bitgolf.cli import main
 
 
 def run_command(*words: str) -> CompletedProcess[str]:
-    """Run `bitgolf WORDS` in this process; returns exit status and output. An exception gives exit status 1."""
+    """Run `bitgolf WORDS` in this process; returns exit status and output. An exception gives exit status 1.
+
+    Lines are not broken, unless --width is given.
+    """
     output, errors, status = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
         patch.setattr(sys, "argv", ["bitgolf", *words])
+        patch.setenv("COLUMNS", "10000")
         try:
             main()
         except SystemExit as exit_:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
+from bitgolf.report.display import current_display
 from bitgolf.runtime import launch, worker
 
 PRELOADED = ("bitgolf.pipeline.stages", "bitgolf.runtime.worker", "helpers.forked")
@@ -120,16 +121,13 @@ def forked_workers() -> Iterator[None]:
     command in a process of its own in tests/pipeline/test_pipeline.py, where it is killed.
     """
 
-    def run(command: list[str], log: Callable[[str], None] | None) -> launch.Ended:
+    def run(command: list[str]) -> launch.Ended:
         module, folder, *processes = command[2:]
         assert module == f"bitgolf.runtime.{'torchrun' if processes else 'worker'}", command
         done = run_worker_ranks(Path(folder), int(processes[0]) if processes else 1)
-        if log is None:
-            os.write(launch.STANDARD_ERROR, done.output.encode())
-            return launch.Ended(done.status, False, [])
         lines = done.output.splitlines()
         for line in lines:
-            log(line)
+            current_display().message(line)
         return launch.Ended(done.status, False, lines)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.report.log import EVENTS_FILE, LINES_FILE, RunLog, silenced
+from bitgolf.report.display import QuietDisplay, shown_on
+from bitgolf.report.log import EVENTS_FILE, LINES_FILE, RunLog
+from bitgolf.report.progress import Progress
 
 
 def test_a_delayed_log_writes_what_it_kept_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,14 +41,12 @@ def test_a_log_that_never_starts_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_silenced_log_writes_its_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_on_a_quiet_display_writes_its_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog(tmp_path)
-    with silenced():
+    with shown_on(QuietDisplay()):
         log.info("one")
         log.event("warning", message="two")
-        log.progress("three", every=0.0)
-        with silenced():
-            pass
+        log.progress(Progress("three"))
         log.info("four")
     assert capsys.readouterr().err == ""
     log.info("five")

@@ -76,5 +76,5 @@ def test_a_process_of_its_own_does_the_job(tmp_path: Path) -> None:
     (tmp_path / "in.bgz").write_bytes(b"none")
     (tmp_path / "a.bg").write_bytes(b"no artifact")
     with pytest.raises(BitgolfError, match="artifact") as caught:
-        decompress_in_worker(CodingJob(tmp_path / "a.bg", tmp_path / "in.bgz", tmp_path / "out"), lambda line: None)
+        decompress_in_worker(CodingJob(tmp_path / "a.bg", tmp_path / "in.bgz", tmp_path / "out"))
     assert not isinstance(caught.value.__cause__, TypeError) and not (tmp_path / "out").exists()

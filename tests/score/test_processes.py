@@ -18,6 +18,7 @@ from bitgolf.artifact.model import load_model
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job, score_in_workers
+from bitgolf.report.progress import Progress
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
@@ -67,12 +68,12 @@ def rows(distributed: DistributedContext) -> Rows:
     models = {"float64": built(toy_model()).double(), "float32": built(toy_model())}
     found: Rows = {}
     for (precision, model), (name, method), batch in product(models.items(), METHODS.items(), BATCHES):
-        lines = [f"none: 0 / {TARGETS} targets"]
+        shown = [Progress("none", details=(f"0 of {TARGETS} targets",))]
         context = ScoringContext(
-            model, VOCAB, text(), CPU, distributed=distributed, batch_tokens=batch, log=lines.append
+            model, VOCAB, text(), CPU, distributed=distributed, batch_tokens=batch, show=shown.append
         )
         row = msgspec.to_builtins(evaluate_method(context, method))
-        own = int(lines[-1].split(": ")[1].split(" / ")[0])  # this process's targets, from its last line of progress
+        own = int(shown[-1].details[-1].split(" of ")[0])  # this process's targets, from its last progress
         found[f"{precision}/{name}/{batch}"] = {**row, "own": own}
     return found
 

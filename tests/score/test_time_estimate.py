@@ -14,6 +14,7 @@ from torch import Tensor
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.model.lm import LM
+from bitgolf.report.progress import Progress
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
@@ -103,16 +104,16 @@ def test_over_the_limit_is_said_as_soon_as_it_is_expected() -> None:
 
 
 def test_a_row_says_when_it_was_over_the_limit_and_only_then() -> None:
-    lines = list[str]()
+    shown = list[Progress]()
     over, within = (
-        row(part(ContiguousScoring, window=16), time_limit=1e-9, log=lines.append),
+        row(part(ContiguousScoring, window=16), time_limit=1e-9, show=shown.append),
         row(part(ContiguousScoring, window=16)),
     )
     (remark,) = over.warnings
     assert remark.startswith("scoring took ") and "over the limit of 1e-09 s (forecast " in remark
     assert within.warnings == [] and (over.time_limit_seconds, within.time_limit_seconds) == (1e-9, 600.0)
     assert within.forecast_seconds and 0 < within.forecast_seconds < 600 and within.compile_seconds == 0
-    assert ", over the limit of 1e-09 s, " in lines[-1]
+    assert any("over the limit of 1e-09 s" in fact for fact in shown[-1].details)
 
 
 def test_a_row_names_the_device_that_made_it() -> None:
@@ -182,15 +183,13 @@ class SmallPlayer(StaticPlayer):
 
 
 def test_where_memory_runs_out_half_as_many_tokens_are_read_and_it_is_said() -> None:
-    lines = list[str]()
-    found = row(part(Small, window=16), batch_tokens=256, log=lines.append)
+    found = row(part(Small, window=16), batch_tokens=256)
     wanted = row(part(ContiguousScoring, window=16), batch_tokens=64)
     assert found.bits == wanted.bits and found.batch_tokens == 64
     assert found.warnings == [
         "batch size halved: out of memory with 256 tokens, so batches of 128 tokens were used",
         "batch size halved: out of memory with 128 tokens, so batches of 64 tokens were used",
     ]
-    assert [line for line in lines if "halved" in line]
 
 
 def test_where_nothing_is_left_to_halve_it_is_an_error() -> None:

@@ -22,6 +22,8 @@ from bitgolf.cli.options import (
     StrictFlag,
     TextOption,
     print_result,
+    start_work,
+    write_output,
 )
 from bitgolf.errors import UsageError
 from bitgolf.text.read_report import ReadOptions
@@ -105,6 +107,7 @@ def score(
     adapt. A method that adapts is also scored without adaptation. With the order `longest`, the bits of the document
     lengths are added to the score.
     """
+    start_work()
     from bitgolf.commands.artifacts import SourceText, score_artifact
     from bitgolf.commands.tables import score_table
 
@@ -145,6 +148,7 @@ def compress(
 
     Proof of a score: `compress ARTIFACT --proof FOLDER --text PATH`.
     """
+    start_work()
     from bitgolf.commands.artifacts import SourceText, compress_file, prove_score
     from bitgolf.commands.tables import compression_line, proof_line
 
@@ -152,11 +156,7 @@ def compress(
         given = SourceText(text, shards, ReadOptions(key, skip_null, strict), tokenizer)
         d = prove_score(artifact, proof, given, methods, sets, size, sample, challenge)
         line = proof_line(d)
-    elif (
-        source
-        and target
-        and not (proof or text or key or skip_null or strict or shards or tokenizer or methods or sets)
-    ):
+    elif source and target and not any((proof, text, key, skip_null, strict, shards, tokenizer, methods, sets)):
         d = compress_file(artifact, source, target)
         line = compression_line(d)
     else:
@@ -173,6 +173,7 @@ def decompress(
     as_json: JsonFlag = False,
 ) -> None:
     """Restore a file written by `compress`, bit for bit."""
+    start_work()
     from bitgolf.commands.artifacts import decompress_file
 
     d = decompress_file(artifact, source, target)
@@ -204,15 +205,22 @@ def generate(
     seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed of sampling.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Sample text from the model."""
-    from bitgolf.commands.artifacts import generate_text
+    """Sample text from the model. It is printed while it is sampled."""
+    start_work()
+    from bitgolf.commands.artifacts import generate_text, stream_text
 
-    document = generate_text(artifact, prompt, tokens=tokens, temperature=temperature, top_k=top, seed=seed)
-    print_result(as_json, document, document.text)
+    if as_json:
+        document = generate_text(artifact, prompt, tokens=tokens, temperature=temperature, top_k=top, seed=seed)
+        print_result(as_json, document, "")
+        return
+    for piece in stream_text(artifact, prompt, tokens=tokens, temperature=temperature, top_k=top, seed=seed):
+        write_output(piece)
+    write_output("\n")
 
 
 def ledger(artifact: ArtifactArgument, as_json: JsonFlag = False) -> None:
     """List the sections of an artifact with their bytes, which add up to the size of the file."""
+    start_work()
     from bitgolf.commands.artifacts import read_ledger
     from bitgolf.commands.tables import ledger_table
 

@@ -17,6 +17,7 @@ from bitgolf.cli.options import (
     StrictFlag,
     TextOption,
     print_result,
+    start_work,
 )
 from bitgolf.errors import UsageError, printable
 from bitgolf.text.read_report import ReadOptions
@@ -102,6 +103,7 @@ def make(
     The text is read twice, and memory is bounded whatever its size. The same command continues what was interrupted. A
     tokenizer with which scores would be wrong is refused before anything is written.
     """
+    start_work()
     from bitgolf.commands.data import make_shards, open_workers
 
     _check_vocab(context, kind, vocab, tokenizer)
@@ -141,6 +143,7 @@ def check(
 
     The exit status is 1 if a finding is an error.
     """
+    start_work()
     from bitgolf.commands.data import check_shards
 
     checked = check_shards(folder, tokenizer)
@@ -192,6 +195,7 @@ def fetch(
     """
     if list_sets:
         return _print_published(as_json)
+    start_work()
     from bitgolf.commands.fetch import fetch_shards, fetched_text
     from bitgolf.data.hub.fetch import FetchSettings
     from bitgolf.data.hub.published import resolve_source

@@ -13,6 +13,7 @@ from typing import IO, Protocol, runtime_checkable
 
 from bitgolf.errors import BitgolfError, Interrupted, UsageError, printable
 from bitgolf.report.failures import describe
+from bitgolf.report.wrapping import line_width, wrap
 
 READER_GONE = 141
 """Exit status if the program that reads the output ended first: that of a program that SIGPIPE ends (128 + 13)."""
@@ -61,13 +62,14 @@ def describe_usage(error: CommandLineError) -> UsageError:
 
 
 def print_error(error: BitgolfError) -> None:
-    """Print an error to standard error: no long lines, and no control characters of what was given."""
-    lines = [printable(line) for line in str(error).splitlines() or [""]]
+    """Print an error to standard error: in lines that fit, without control characters of what was given."""
+    lines = [printable(line) for line in f"bitgolf: {error}".splitlines()]
     lines = [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} …" for line in lines]
     if not sys.stderr:  # closed; `print` would take standard output
         return
+    width = line_width(sys.stderr)
     try:
-        print("\n".join(["bitgolf: " + lines[0], *lines[1:]]), file=sys.stderr, flush=True)
+        print(*(part for line in lines for part in wrap(line, width, rest="  ")), sep="\n", file=sys.stderr, flush=True)
     except OSError:  # nobody reads standard error, or its disk is full
         discard_output(sys.stderr)
 

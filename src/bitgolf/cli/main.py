@@ -6,7 +6,10 @@ options that several commands share. `failures`: messages of exceptions.
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Annotated, Any
 
@@ -15,7 +18,11 @@ import typer
 from bitgolf import __version__
 from bitgolf.cli import artifacts, data, runs
 from bitgolf.cli.failures import finish_output, report_failure
+from bitgolf.cli.global_options import GlobalOptions, split_global_options
+from bitgolf.report.display import open_display, shown_on
 from bitgolf.runtime.openmp import limit_spinning
+
+EVERY_COMMAND = "Options of every command, see `bitgolf --help`: --quiet, --verbose, --width N, --debug."
 
 app = typer.Typer(
     name="bitgolf",
@@ -40,7 +47,7 @@ for command in (
     runs.pack,
     runs.sweep,
 ):
-    app.command()(command)
+    app.command(epilog=EVERY_COMMAND)(command)
 app.add_typer(data.app, name="data")
 
 
@@ -53,12 +60,29 @@ def print_version(value: bool) -> None:
 
 @app.callback()
 def every_command(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show no messages and no progress: only the result, or the error.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show more messages, and all tables of the result of `run`.")
+    ] = False,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            "--width",
+            metavar="N",
+            help="Columns that tables and messages fit. Default: those of the terminal; without one, 80.",
+        ),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     show_version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Options of the program. `main` reads --debug; it is here for the help."""
+    """Options of the program; --quiet, --verbose, --width and --debug may stand anywhere.
+
+    They are here for the help: `split_global_options` reads them.
+    """
 
 
 def main() -> None:
@@ -68,22 +92,33 @@ def main() -> None:
     first. Tracebacks are shown only with --debug, which may stand anywhere.
     """
     limit_spinning()
-    words = [word for word in sys.argv[1:] if word != "--debug"]
-    if status := run_command_line(words, debug="--debug" in sys.argv):
+    if status := run_command_line(sys.argv[1:]):
         sys.exit(status)
 
 
-def run_command_line(words: list[str], *, debug: bool = False) -> int:
+def run_command_line(words: Sequence[str]) -> int:
     """Run one command and return its exit status. No exception leaves this function, except `SystemExit`.
 
-    debug: print the traceback of an exception, too.
+    words: the command line, with options of the program anywhere.
     """
+    options = GlobalOptions(debug="--debug" in words)  # until the options are known
     try:
-        return _invoke(words or ["--help"]) or finish_output()
+        options, words = split_global_options(words, _options_with_value())
+        with _applied(options):
+            return _invoke(list(words) or ["--help"]) or finish_output()
     except SystemExit:
         raise
     except BaseException as error:
-        return report_failure(error, debug=debug)
+        return report_failure(error, debug=options.debug)
+
+
+@contextmanager
+def _applied(options: GlobalOptions) -> Iterator[None]:
+    """Show messages and progress as the options ask for, for the duration of a command."""
+    if options.width:
+        os.environ["COLUMNS"] = str(options.width)  # typer and rich read it, too
+    with shown_on(open_display(quiet=options.quiet, verbose=options.verbose)):
+        yield
 
 
 def _invoke(words: list[str]) -> int:
@@ -101,3 +136,15 @@ def _invoke(words: list[str]) -> int:
 def _program() -> Any:
     """Typer's parser of the program; building it takes as long as a short command."""
     return typer.main.get_command(app)
+
+
+@cache
+def _options_with_value() -> frozenset[str]:
+    """Names of the options of all commands that take a value, as the word after them."""
+    commands, found = [_program()], set[str]()
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        for option in command.params:
+            if option.param_type_name == "option" and not option.is_flag:
+                found.update(option.opts)
+    return frozenset(found)

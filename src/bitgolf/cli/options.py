@@ -12,6 +12,9 @@ import typer
 
 from bitgolf.cli.failures import STANDARD_OUTPUT
 from bitgolf.files import encode_json
+from bitgolf.report.display import current_display
+from bitgolf.report.progress import Progress
+from bitgolf.report.wrapping import line_width, wrap
 
 LARGEST_SEED = 2**63 - 1
 LARGEST_COUNT = 10**15
@@ -96,7 +99,7 @@ def recipe_or_newest_run(name: str) -> str:
     from bitgolf.pipeline.latest_run import latest_run
 
     found = latest_run()
-    print(f"note: latest is {found}", file=sys.stderr)
+    current_display().message(f"latest is {found}")
     return str(found)
 
 
@@ -123,11 +126,26 @@ RecipeArgument = Annotated[
 ]
 
 
+def start_work() -> None:
+    """Show that a command has started: the packages that most commands need take seconds to import."""
+    current_display().progress(Progress("start"))
+
+
 def print_result(as_json: bool, result: Any, text: str) -> None:
-    """Print the result of a command: `result` as JSON, or `text`. Neither need be valid Unicode."""
-    printed = json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False) if as_json else text
+    """Print the result of a command: `result` as JSON, or `text`, in lines that fit. Neither need be valid Unicode."""
+    if as_json:
+        write_output(json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False) + "\n")
+    else:
+        width = line_width(sys.stdout)
+        lines = (part for line in text.split("\n") for part in wrap(line, width, rest="  "))
+        write_output("".join(f"{line}\n" for line in lines))
+
+
+def write_output(text: str) -> None:
+    """Write a text, which need not be valid Unicode, to standard output at once."""
+    current_display().end_progress()
     try:
-        print(encode_json(printed).decode(), file=sys.stdout)
+        print(encode_json(text).decode(), end="", file=sys.stdout, flush=True)
     except OSError as error:
         error.filename = STANDARD_OUTPUT
         raise

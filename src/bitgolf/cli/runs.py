@@ -25,6 +25,7 @@ from bitgolf.cli.options import (
     StrictFlag,
     TextOption,
     print_result,
+    start_work,
 )
 from bitgolf.config.plugins import recipe_plugins
 from bitgolf.config.spec import Spec
@@ -136,6 +137,7 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a recipe without training it: parameters by role, forecasts of bytes and memory, settings, and cautions."""
+    start_work()
     from bitgolf.commands.show import describe_recipe
     from bitgolf.commands.tables import show_table
 
@@ -175,6 +177,7 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused."""
+    start_work()
     from bitgolf.pipeline.execute import run_recipe
 
     document = run_recipe(
@@ -224,8 +227,9 @@ def doctor(
 
     The exit status is 1 if a finding is an error.
     """
+    start_work()
     from bitgolf.commands.doctor import diagnose_run
-    from bitgolf.commands.tables import doctor_table
+    from bitgolf.commands.doctor_table import doctor_table
 
     document = diagnose_run(run, tokens=tokens, per_tensor=each, device=device)
     print_result(as_json, document, doctor_table(document))
@@ -256,6 +260,7 @@ def pack(
     The artifact is never over the cap, and at most 0.05 % below it unless its size changes in larger jumps or the steps
     are the finest. It is written to RUN/artifact-BYTES.bg, with its recipe beside it as .json; the run is not changed.
     """
+    start_work()
     from bitgolf.commands.pack import pack_to_cap
     from bitgolf.commands.tables import pack_table
 
@@ -283,6 +288,7 @@ def sweep(
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize and pack a trained run with all combinations of settings: a table of bytes and bits per byte."""
+    start_work()
     from bitgolf.commands.sweep import sweep as sweep_run
     from bitgolf.commands.tables import sweep_table
 

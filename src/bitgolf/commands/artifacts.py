@@ -20,8 +20,9 @@ from bitgolf.pipeline import coding
 from bitgolf.pipeline.coding import CodingJob, decompress_in_worker, text_codec
 from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job
+from bitgolf.report.display import current_display
 from bitgolf.report.log import RunLog
-from bitgolf.score.callbacks import LogLine
+from bitgolf.report.progress import Progress
 from bitgolf.score.coding.compress import default_method
 from bitgolf.score.coding.proof import ProofTask, leading_documents, prove
 from bitgolf.score.document_order import parse_order
@@ -219,24 +220,35 @@ def prove_score(
     return prove(claim, folder, sample=sample_groups, challenge=challenge, log=RunLog(), restore=restore)
 
 
-def restore(artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
+def restore(artifact: Path, source: Path, target: Path) -> list[int]:
     """Decompress a file in a process of its own; returns the lengths of its documents in bytes."""
-    return decompress_in_worker(CodingJob(artifact, source, target), log).documents
+    return decompress_in_worker(CodingJob(artifact, source, target)).documents
 
 
 def generate_text(
     artifact: Path, prompt: str, *, tokens: int, temperature: float, top_k: int, seed: int
 ) -> GeneratedText:
-    """`bitgolf generate`: sample `tokens` tokens after a prompt. top_k: choose among the k likeliest; 0 means all."""
-    loaded = load_model(find_artifact(artifact))
-    pieces = sample_text(loaded, os.fsencode(prompt), tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
+    """`bitgolf generate --json`: the pieces of `stream_text` as one value."""
+    pieces = stream_text(artifact, prompt, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     return GeneratedText(text="".join(pieces), seed=seed, temperature=temperature)
+
+
+def stream_text(
+    artifact: Path, prompt: str, *, tokens: int, temperature: float, top_k: int, seed: int
+) -> Iterator[str]:
+    """`bitgolf generate`: yield a prompt and `tokens` sampled tokens after it in pieces, as they are sampled.
+
+    top_k: choose among the k likeliest; 0 means all.
+    """
+    current_display().progress(Progress("read the artifact"))
+    loaded = load_model(find_artifact(artifact))
+    yield from sample_text(loaded, os.fsencode(prompt), tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
 
 
 def sample_text(
     loaded: LoadedArtifact, prompt: bytes, *, tokens: int, temperature: float, top_k: int, seed: int
 ) -> Iterator[str]:
-    """Yield the prompt and its continuation in pieces of about a word, as they are sampled. See `generate_text`."""
+    """Yield the prompt and its continuation in pieces of about a word, as they are sampled. See `stream_text`."""
     drawn = generate(
         loaded.model,
         loaded.tokenizer,

@@ -31,6 +31,7 @@ from bitgolf.quantize.diagnose.quantized_model import QuantizationFinding, Quant
 from bitgolf.quantize.encoding import codecs_by_path, decode_model, load_encoded, tensor_reports
 from bitgolf.quantize.stats import StatsByPath
 from bitgolf.report.log import RunLog
+from bitgolf.report.progress import WorkProgress
 from bitgolf.runtime.device import Device, select_device
 from bitgolf.score.held_out_bpb import HeldOutBpb
 from bitgolf.score.text import load_validation
@@ -148,8 +149,9 @@ def _measure(
     before = evaluator.bpb_by_window(quantized.weights)
     gap = Gap(float(before.sum()), evaluator.bpb_by_window(quantized.decoded) - before, [], {})
     groups = _tensor_groups(quantized, each)
+    work = WorkProgress(run.log.progress, "measure", "tensors" if each else "groups of tensors")
     for i, (name, paths) in enumerate(groups.items()):
-        run.log.progress(f"doctor: {i} of {len(groups)} {'tensors' if each else 'groups of tensors'}")
+        work.update(i, len(groups))
         weights = {**quantized.weights, **{path: quantized.decoded[path] for path in paths}}
         changed, known = evaluator.bpb_by_window(weights) - before, [predicted[p] for p in paths if p in predicted]
         cost = TensorGroupCost(

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from bitgolf.config.requirements import CODE_FOLDER
+from bitgolf.report.display import current_display
+from bitgolf.report.progress import duration
+from bitgolf.report.text_table import Row, text_table
+from bitgolf.report.wrapping import columns_of, line_width, wrap
 
 if TYPE_CHECKING:
     from bitgolf.commands.artifacts import LedgerResult, ScoreResult
-    from bitgolf.commands.doctor import DoctorResult
     from bitgolf.commands.pack import PackResult
     from bitgolf.commands.show import RecipeSummary
     from bitgolf.commands.sweep import SweepResult
     from bitgolf.pipeline.result import HeldOutText, RunResult
     from bitgolf.score.result import CompressResult, MethodResult, ProofResult
-
-Row = Sequence[str]
 
 
 def compression_line(result: CompressResult) -> str:
@@ -38,15 +36,11 @@ def proof_line(result: ProofResult) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Row], *, text_columns: int = 1) -> str:
-    """A table as text. The first `text_columns` columns are left-aligned, the others right-aligned. No cell is cut."""
-    drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for i, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if i < text_columns else "right", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*row)
-    out = io.StringIO()
-    Console(file=out, width=100_000, highlight=False).print(drawn)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    """A table as text that fits standard output. The first `text_columns` columns hold texts, the others numbers."""
+    width = line_width(sys.stdout)
+    return "\n".join(
+        [*(wrap(title, width) if title else ()), *text_table(columns, rows, text_columns=text_columns, width=width)]
+    )
 
 
 def format_number(value: Any, spec: str = ",") -> str:
@@ -55,64 +49,95 @@ def format_number(value: Any, spec: str = ",") -> str:
 
 
 def run_table(result: RunResult) -> str:
-    """The result of `run`: parts, bits per byte, scores, bytes, seconds by stage, and commands to try next."""
-    bpb = [(k, format_number(v, ".4f")) for k, v in result.bpb.items() if v is not None]
+    """The result of `run`: bits per byte by stage, bytes, time, where its files are, and commands to try next.
+
+    With --verbose, all tables of the report as well.
+    """
+    gain = next((method.gain for method in reversed(result.methods) if method.gain is not None), None)
+    columns = ("stage", "bpb", "gain by adaptation")[: 2 if gain is None else 3]
+    bpb = [
+        (stage, format_number(value, ".4f"), format_number(gain if stage == "adapted" else None, "+.4f"))[
+            : len(columns)
+        ]
+        for stage, value in result.bpb.items()
+        if value is not None
+    ]
+    title = f"Result of {result.recipe} ({result.hash}), seed {result.seed}, on {_held_out(result.held_out)}"
+    notes = [_wrapped(note) for note in (result.quick_note, result.sample_note) if note]
+    scores = f"{title}\n\n{table('', columns, bpb)}" if bpb else _wrapped(f"`{_score_command(result)}` scores the run.")
+    sections = [*notes, scores, _facts(result)]
+    if current_display().verbose:
+        sections = [*_verbose_tables(result), *sections]
+    return "\n\n".join([*sections, _next_steps(result)])
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(wrap(text, line_width(sys.stdout)))
+
+
+def _score_command(result: RunResult) -> str:
+    return f"bitgolf run {shlex.quote(result.run)} --score-tokens all"
+
+
+def _next_steps(result: RunResult) -> str:
+    """Commands to try with the artifact of a run. Code files that it needs are named."""
+    artifact = f"{result.run}/artifact.bg"
+    code = [f"--code {shlex.quote(f'{result.run}/{CODE_FOLDER}/{file}')}" for file in result.code]
+    steps = [("generate", artifact, "--prompt 'def '", *code), ("compress", artifact, "FILE", "FILE.bgz", *code)]
+    if not (result.quick or code):
+        steps.append(("run", result.recipe, "--text PATH"))
+    return next_steps(*steps)
+
+
+def _facts(result: RunResult) -> str:
+    """Comparison with other compressors, bytes, time, and files of a run."""
+    rows = list[Row]()
     if trip := result.roundtrip:
-        bpb.append(
-            (f"one document of {trip.bytes_in:,} bytes, compressed and restored", format_number(trip.bpb_coded, ".4f"))
-        )
-        others = trip.general_compressors_bpb.items()
-        compared = f"held-out text, {trip.general_compressors_bytes:,} bytes"
-        bpb += [(f"{compared}, {name}", format_number(v, ".4f")) for name, v in others]
+        others = ", ".join(f"{name} {bpb:.4f}" for name, bpb in trip.general_compressors_bpb.items())
+        rows.append(("others", f"{others} bpb on {trip.general_compressors_bytes:,} bytes of the same text"))
+        sizes = f"{trip.bytes_in:,} -> {trip.bytes_out:,} bytes, {trip.bpb_coded:.4f} bpb"
+        rows.append(("proof", f"a document compressed and restored bit for bit: {sizes}"))
+    own, longest = result.bytes, sorted(result.seconds.items(), key=lambda item: -item[1])[:3]
+    used = "under" if own.total <= own.cap else "over"
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in longest)
+    rows += [
+        ("bytes", f"{own.total:,} / {own.cap:,}, {abs(own.cap - own.total):,} {used} the cap, without the tokenizer"),
+        ("time", f"{duration(sum(result.seconds.values()))}: {stages}"),
+        ("report", f"{result.run}/report.html"),
+        ("artifact", f"{result.run}/artifact.bg"),
+    ]
+    return table("", ("", ""), rows, text_columns=2)
+
+
+def _verbose_tables(result: RunResult) -> list[str]:
+    """What each part touched, the scores of the artifact, its sizes, and the seconds of each stage."""
     own = result.bytes
     sizes = [("model", own.model), ("tokenizer", own.tokenizer), ("total", own.total)]
-    sizes += [("self_contained", own.self_contained), ("cap", own.cap)]
+    sizes += [("self-contained", own.self_contained), ("cap", own.cap)]
     used = [
         (row.part, format_number(row.tensors), format_number(row.parameters), format_number(row.calls))
         for row in result.part_usage
     ]
-    seconds = [(k, format_number(v, ".1f")) for k, v in result.seconds.items()]
-    return "\n\n".join(
-        [
-            table("Parts in use", ("part", "tensors", "parameters", "calls"), used),
-            *filter(None, [result.quick_note]),
-            *_scores(result, bpb),
-            table(
-                "Bytes (total excludes the tokenizer)", ("", "bytes"), [(name, format_number(n)) for name, n in sizes]
-            ),
-            table("Seconds", ("stage", "s"), seconds),
-            _next_steps(result),
-        ]
-    )
-
-
-def _scores(result: RunResult, bpb: Sequence[Row]) -> list[str]:
-    """The tables of bits per byte, with the share of the held-out text that was scored; a line if there are no scores."""
-    if not result.methods:
-        return [f"{result.sample_note} `bitgolf run {result.run} --score-tokens all` scores the run."]
-    tables = [
-        table(f"Bits per byte ({_held_out(result.held_out)})", ("stage", "bpb"), bpb),
+    return [
+        table("Parts in use", ("part", "tensors", "parameters", "calls"), used),
         methods_table(result.methods),
+        table("Bytes (total excludes the tokenizer)", ("", "bytes"), [(name, format_number(n)) for name, n in sizes]),
+        table("Time", ("stage", "seconds"), [(k, format_number(v, ".1f")) for k, v in result.seconds.items()]),
     ]
-    return [result.sample_note, *tables] if result.sample_note else tables
 
 
 def _held_out(text: HeldOutText) -> str:
     sidecar = "" if text.sidecar_bytes is None else f"; the byte sidecar counts {text.sidecar_bytes:,}"
-    return f"held-out text, {text.bytes:,} bytes{sidecar}"
+    return f"{text.bytes:,} bytes of held-out text{sidecar}"
 
 
-def _next_steps(result: RunResult) -> str:
-    artifact = f"{result.run}/artifact.bg"
-    code = "".join(f" --code {result.run}/{CODE_FOLDER}/{file}" for file in result.code)
-    lines = [
-        "Try next:",
-        f"  bitgolf generate {artifact} --prompt 'def '{code}",
-        f"  bitgolf compress {artifact} FILE FILE.bgz{code}",
-        f"  bitgolf ledger {artifact}",
-    ]
-    if not (result.quick or code):
-        lines.append(f"  bitgolf run {result.recipe} --text PATH          # on your own text")
+def next_steps(*commands: Sequence[str]) -> str:
+    """Commands to try next, each as its name, a path, and further words. Lines that are too long are continued by a \\."""
+    lines = ["Try next:"]
+    for name, path, *rest in commands:
+        words = [f"bitgolf {name}", shlex.quote(path), *rest]
+        line = "  " + " ".join(words)
+        lines.append(line if columns_of(line) <= line_width(sys.stdout) else "  " + " \\\n    ".join(words))
     return "\n".join(lines)
 
 
@@ -137,18 +162,28 @@ def methods_table(methods: Sequence[MethodResult]) -> str:
          format_number(m.targets_per_second, ",.0f"), format_number(m.targets_per_token_read, ".3f"), format_number(m.seconds, ".1f"))
         for m in methods
     ]  # fmt: skip
-    columns = ("method", "documents", "order", "bpb", "without adaptation", "gain", "window", "stride")
-    return table("Score", (*columns, "targets/s", "targets/token", "s"), rows, text_columns=3)
+    columns = (
+        "method",
+        "documents",
+        "order",
+        "bpb",
+        "bpb without adaptation",
+        "gain bpb",
+        "window tokens",
+        "stride tokens",
+    )
+    return table("Score", (*columns, "targets/s", "targets/ token read", "seconds"), rows, text_columns=3)
 
 
 def ledger_table(result: LedgerResult) -> str:
     """The result of `ledger`: a row for each section of the artifact."""
     rows = [
-        (e.name, format_number(e.bytes), format_number(e.elements), format_number(e.bits_per_element, ".3f"), e.coder)
+        (e.name, e.coder, format_number(e.bytes), format_number(e.elements), format_number(e.bits_per_element, ".3f"))
         for e in result.entries
     ]
-    total = ("total", format_number(result.total), "", "", "")
-    drawn = table("Ledger", ("name", "bytes", "elements", "bits/element", "coder"), [*rows, total])
+    total = ("total", "", format_number(result.total), "", "")
+    columns = ("name", "coder", "bytes", "elements", "bits/ element")
+    drawn = table("Ledger", columns, [*rows, total], text_columns=2)
     return "\n".join([drawn, *(f"needs {needed}" for needed in result.requires)])
 
 
@@ -156,10 +191,10 @@ def pack_table(result: PackResult) -> str:
     """The result of `pack`: all encodings that were tried, and the changed settings."""
     probes = [
         (format_number(t.log2_step_scale, "+.5f"), format_number(t.predicted_bytes), format_number(t.bytes), format_number(t.bytes - result.cap, "+,"),
-         format_number(t.predicted_bytes / t.bytes - 1, "+.2%"))
+         format_number(100 * (t.predicted_bytes / t.bytes - 1), "+.2f"))
         for t in result.probes
     ]  # fmt: skip
-    columns = ("log2 step scale", "predicted", "bytes", "relative to cap", "prediction error")
+    columns = ("log2 step scale", "predicted bytes", "bytes", "bytes over the cap", "prediction error %")
     changed = [(s.path, str(s.before), str(s.after)) for s in result.settings]
     counted = {"model": "without the tokenizer", "file": "the whole file"}[result.counted]
     under = f"{result.bytes_under_cap:,} under the cap ({result.bytes_under_cap / result.cap:.3%})"
@@ -167,10 +202,10 @@ def pack_table(result: PackResult) -> str:
     return "\n\n".join(
         [
             table("Probes", columns, probes, text_columns=0),
-            table("Settings", ("path", "before", "after"), changed),
+            table("Settings", ("path", "before", "after"), changed, text_columns=3),
             f"{result.bytes:,} / {result.cap:,} bytes ({counted}), {under}",
-            f"artifact: {result.artifact}, settings: {result.recipe}",
-            f"Try next:\n  bitgolf score {result.artifact} --shards {result.run}/data",
+            table("", ("", ""), [("artifact", result.artifact), ("settings", result.recipe)], text_columns=2),
+            next_steps(("score", result.artifact, f"--shards {shlex.quote(f'{result.run}/data')}")),
         ]
     )
 
@@ -179,9 +214,9 @@ def sweep_table(result: SweepResult) -> str:
     """The result of `sweep`: a row for each combination of settings; columns without values are left out."""
     columns = {
         "bytes": [format_number(row.bytes) for row in result.rows],
-        "predicted": [format_number(row.predicted_gap_bpb, "+.5f") for row in result.rows],
+        "predicted gap bpb": [format_number(row.predicted_gap_bpb, "+.5f") for row in result.rows],
         "bpb": [format_number(row.bpb, ".5f") for row in result.rows],
-        "gap": [format_number(row.gap_bpb, "+.5f") for row in result.rows],
+        "gap bpb": [format_number(row.gap_bpb, "+.5f") for row in result.rows],
     }
     known = {name: cells for name, cells in columns.items() if any(cell != "-" for cell in cells)}
     rows = [
@@ -191,41 +226,6 @@ def sweep_table(result: SweepResult) -> str:
     averaged = result.averaged_bpb
     unquantized = "" if averaged is None else f"\n\nunquantized (averaged weights): {averaged:.5f} bpb"
     return table("Sweep", (*result.paths, *known), rows, text_columns=len(result.paths)) + unquantized
-
-
-def doctor_table(result: DoctorResult, rows: int = 20) -> str:
-    """The result of `doctor`: the costliest tensors, groups of tensors quantized alone, the gap, and the findings."""
-    groups = [
-        (g.name, format_number(g.tensors), format_number(g.predicted_gap_bpb, "+.5f"), format_number(g.measured_gap_bpb, "+.5f"),
-         format_number(g.standard_error_bpb, "+.5f"))
-        for g in result.tensor_groups
-    ]  # fmt: skip
-    tensors = [
-        (t.path, t.role, t.codec, format_number(t.elements), format_number(t.bits_per_weight, ".2f"), format_number(t.max_error, ".2g"),
-         format_number(t.rms_error, ".2g"), format_number(t.predicted_gap_bpb, "+.5f"), format_number(t.measured_gap_bpb, "+.5f"))
-        for t in result.tensors[:rows]
-    ]  # fmt: skip
-    columns = ("tensor", "role", "codec", "elements", "bits/element", "max error", "rms error", "predicted", "measured")
-    findings = [f"{f.severity}: {f.rule}: {f.where}: {f.message}\n  hint: {f.hint}" for f in result.findings]
-    return "\n\n".join(
-        [
-            table(f"{len(tensors)} of {len(result.tensors)} tensors by cost", columns, tensors, text_columns=3),
-            table("Quantized alone (bpb)", ("", "tensors", "predicted", "measured", "standard error"), groups),
-            _gap(result),
-            "\n".join(findings) or "no findings",
-        ]
-    )
-
-
-def _gap(result: DoctorResult) -> str:
-    share = (
-        "" if result.explained_share is None else f" ({result.explained_share:.0%} of the gap; the rest is interaction)"
-    )
-    return (
-        f"averaged weights: {result.averaged_bpb:.4f} bpb on {result.tokens:,} tokens; gap of quantization:"
-        f" {result.gap_bpb:+.5f} bpb (standard error {result.gap_standard_error_bpb:.5f}, predicted"
-        f" {result.predicted_gap_bpb:+.5f}); sum of the groups quantized alone: {result.summed_bpb:+.5f} bpb{share}"
-    )
 
 
 def show_table(summary: RecipeSummary) -> str:

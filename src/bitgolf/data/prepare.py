@@ -25,7 +25,7 @@ from bitgolf.errors import BitgolfError
 from bitgolf.files import json_digest, read_json, write_bytes, write_json
 from bitgolf.report.findings import DataFinding
 from bitgolf.report.log import RunLog
-from bitgolf.report.pass_progress import PassProgress
+from bitgolf.report.progress import Progress, WorkProgress
 from bitgolf.runtime.ordered_map import InProcess, OrderedMap
 from bitgolf.text.documents import Document, ReadReport, TextSource, document_fingerprint
 from bitgolf.text.split import check_fraction
@@ -120,8 +120,8 @@ def _discard(folder: Path, work: Path) -> None:
 
 
 def _survey(text: TextPreparation, work: Path) -> Survey:
-    report = ReadReport()
-    progress = PassProgress(text.log, "pass 1 of 2, fingerprints", text.source.size(), lambda: report.bytes_read)
+    report, size = ReadReport(), text.source.size()
+    progress = WorkProgress(text.log.progress, "pass 1 of 2, fingerprints", "bytes")
     return survey(
         text.source.documents(report),
         work,
@@ -129,7 +129,7 @@ def _survey(text: TextPreparation, work: Path) -> Survey:
         report,
         fraction=text.held_out,
         sample_bytes=text.trainer.sample_bytes,
-        progress=progress,
+        progress=lambda: progress.update(report.bytes_read, size),
     )
 
 
@@ -140,6 +140,7 @@ def _tokenizer(text: TextPreparation, work: Path, found: Survey) -> Tokenizer:
         tokenizer = tokenizer_from_bytes(path.read_bytes(), where=str(path))
     else:
         text.log.info(f"tokenizer: {type(text.trainer).__name__}")
+        text.log.progress(Progress("train the tokenizer"))
         sample = found.sample if found.sample is not None else _documents(text.source, found, held_out=False)
         tokenizer = tokenizer_from_bytes(text.trainer.train(sample, text.note))
     held_out = _documents(text.source, found, held_out=True)
@@ -172,29 +173,32 @@ def _documents(source: TextSource, found: Survey, *, held_out: bool) -> Iterator
 
 def _encode(text: TextPreparation, folder: Path, work: Path, found: Survey, tokenizer: Tokenizer) -> Manifest:
     """Write the shards of both splits from the last checkpoint on, and the manifest."""
-    state, report = load_state(work), ReadReport()
+    state, report, size = load_state(work), ReadReport(), text.source.size()
     if not state.read:
         clear_prepared(folder)
-    progress = PassProgress(text.log, "pass 2 of 2, tokens", text.source.size(), lambda: report.bytes_read)
-    batches = _labelled(text.source.documents(report), found, state.read, progress)
+    progress = WorkProgress(text.log.progress, "pass 2 of 2, tokens", "bytes")
+    batches = _labelled(text.source.documents(report), found, state.read, lambda: progress.restart(report.bytes_read))
     with closing(ShardOutput(folder, work, state, text.shard_tokens)) as output:
         for encoded in text.workers.map(partial(encode_batch, tokenizer.serialized, False), batches):
             output.write(encoded)
-            progress()
+            progress.update(report.bytes_read, size)
         if state.read != len(found.kept):
             raise _changed(folder)
         return output.finish(tokenizer, {name: found.fingerprints(held_out=name == "val") for name in SPLITS})
 
 
 def _labelled(
-    documents: Iterable[Document], found: Survey, read: int, progress: PassProgress
+    documents: Iterable[Document], found: Survey, read: int, skipped: Callable[[], None]
 ) -> Iterator[DocumentBatch]:
-    """Yield the documents after the first `read` in batches, by split, without duplicates."""
+    """Yield the documents after the first `read` in batches, by split, without duplicates.
+
+    skipped: called for each batch of the first `read` documents.
+    """
     position = 0
     for batch in document_batches(documents):
         start, position = position, position + len(batch)
         if position <= read:
-            progress.restart()
+            skipped()
             continue
         kept = found.kept[start:position].tolist()
         held_out = (found.words[start:position] < found.limit).tolist()

@@ -23,7 +23,7 @@ from bitgolf.data.shards import Positions, Tokens, TokenStream
 from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.files import file_digest
 from bitgolf.report.log import RunLog
-from bitgolf.report.pass_progress import PassProgress
+from bitgolf.report.progress import WorkProgress
 from bitgolf.text.caseops import ESC
 from bitgolf.tokens.caseops_tokenizer import CaseOpsTokenizer
 from bitgolf.tokens.tokenizer import Tokenizer
@@ -54,7 +54,7 @@ def scan_split(split: str, paths: Sequence[Path], tokenizer: Tokenizer, log: Run
     vocabulary, and `BitgolfError` if no token is BOS.
     """
     stream, counter = TokenStream(paths), _TokenCounter(tokenizer)
-    done, progress = 0, PassProgress(log, f"{split} shards", 2 * len(stream), lambda: done)
+    done, progress = 0, WorkProgress(log.progress, f"read {split} shards", "bytes")
     entries = list[ShardEntry]()
     with ThreadPoolExecutor(1) as pool:
         for path, shard in zip(paths, stream.shards, strict=True):
@@ -64,7 +64,7 @@ def scan_split(split: str, paths: Sequence[Path], tokenizer: Tokenizer, log: Run
                 _check_vocabulary(path, first, block, tokenizer)
                 counter.add(block)
                 done += 2 * len(block)
-                progress()
+                progress.update(done, 2 * len(stream))
             entries.append(ShardEntry(path.name, len(shard), digest.result()))
     if not counter.documents:
         raise BitgolfError(
@@ -73,7 +73,7 @@ def scan_split(split: str, paths: Sequence[Path], tokenizer: Tokenizer, log: Run
             hint=f"use the tokenizer that made these shards instead of {tokenizer.where}, or write BOS before documents",
         )
     counts = f"{len(stream):,} tokens, {counter.documents:,} documents in {len(paths):,} shard{'s' * (len(paths) != 1)}"
-    log.info(f"{split}: {counts} ({progress.rate / 1e6:,.0f} MB/s)")
+    log.info(f"{split}: {counts} ({progress.rate(done) / 1e6:,.0f} MB/s)")
     return SplitScan(
         stream,
         tuple(entries),

@@ -28,6 +28,7 @@ from bitgolf.quantize.calibration.sources import CalibrationContext
 from bitgolf.quantize.calibration.stats_file import calibration_metadata, load_calibration, save_calibration
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
+from bitgolf.report.progress import WorkProgress
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, select_device
 from bitgolf.runtime.distributed import DistributedContext
@@ -215,10 +216,6 @@ def calibrate_run(job: CalibrationJob, log: RunLog) -> CalibrationTiming:
     Rank 0 writes `calibration.safetensors` to the job's folder, with the digest of the inputs and the number of batches
     of each rank.
     """
-
-    def progress(done: int, of: int) -> None:
-        log.progress(f"calibrate: {done:,} of {of:,} batches")
-
     recipe, files = job.recipe(), RunFiles(job.folder)
     assert recipe.calibrate is not None
     with process_group.joined(job.device) as distributed:
@@ -226,6 +223,7 @@ def calibrate_run(job: CalibrationJob, log: RunLog) -> CalibrationTiming:
         model = build_on_meta(recipe.model, manifest.vocab, manifest.bos)
         load_weights(model, read_weights(files.averaged, stage="average"))
         subject = _context(recipe, job.data, model, select_device(distributed.local_rank, job.device))
+        progress = WorkProgress(log.progress, "calibrate", "batches").update
         seconds = math.inf if job.max_seconds is None else job.max_seconds
         found = recipe.calibrate().collect(subject, distributed, progress, batches=job.max_batches, seconds=seconds)
         if distributed.rank == 0:

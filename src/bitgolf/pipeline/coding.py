@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,9 @@ from bitgolf.artifact.model import LoadedArtifact, load_model
 from bitgolf.errors import UsageError, error_location
 from bitgolf.files import write_bytes
 from bitgolf.report.log import RunLog
+from bitgolf.report.progress import Progress, WorkProgress
 from bitgolf.runtime.launch import run_worker
+from bitgolf.score.callbacks import bits_progress
 from bitgolf.score.coding import compress
 from bitgolf.score.coding.bgz_format import TextCodec
 from bitgolf.score.result import CompressResult, DecompressResult
@@ -33,23 +34,14 @@ def text_codec(loaded: LoadedArtifact) -> TextCodec:
 
 def compress_bytes(codec: TextCodec, data: bytes, log: RunLog) -> compress.Compressed:
     """Compress any bytes to the contents of a .bgz file, by the `default_method` of the artifact."""
-    per_byte = max(len(data), 1)
-
-    def progress(done: int, count: int, bits: float) -> None:
-        bpb = bits / done * count / per_byte
-        log.progress(f"compress: {done:,} / {count:,} tokens, {bpb:.4f} bits per byte so far")
-
-    method = compress.default_method(codec.methods)
+    method, progress = compress.default_method(codec.methods), bits_progress(log.progress, "compress", len(data))
     return compress.compress(codec, compress.split_file(codec, data), method=method, progress=progress)
 
 
 def decompress_bytes(codec: TextCodec, data: bytes, log: RunLog) -> list[bytes]:
     """Return the documents in the contents of a .bgz file. Raises the errors of `compress.decompress`."""
-
-    def progress(done: int, count: int, bits: float) -> None:
-        log.progress(f"decompress: {done:,} / {count:,} tokens")
-
-    return compress.decompress(codec, data, progress)
+    work = WorkProgress(log.progress, "decompress", "tokens")
+    return compress.decompress(codec, data, lambda done, count, bits: work.update(done, count))
 
 
 def compress_file(job: CodingJob) -> CompressResult:
@@ -57,9 +49,10 @@ def compress_file(job: CodingJob) -> CompressResult:
 
     The method is the last one of the recipe that supports coding. Raises `UsageError` if the source cannot be read.
     """
-    started, data = time.perf_counter(), _read(job.source)
+    started, log, data = time.perf_counter(), RunLog(), _read(job.source)
+    log.progress(Progress("compress"))
     codec, per_byte = text_codec(load_model(job.artifact)), max(len(data), 1)
-    result = compress_bytes(codec, data, RunLog())
+    result = compress_bytes(codec, data, log)
     write_bytes(job.target, result.data)
     return CompressResult(
         bytes_in=len(data),
@@ -76,10 +69,11 @@ def decompress_file(job: CodingJob) -> DecompressResult:
 
     Raises `UsageError` if the source cannot be read, and `CorruptFileError` if it is damaged.
     """
-    started, data = time.perf_counter(), _read(job.source)
+    started, log, data = time.perf_counter(), RunLog(), _read(job.source)
+    log.progress(Progress("decompress"))
     codec = text_codec(load_model(job.artifact))
     with error_location(str(job.source)):
-        texts = decompress_bytes(codec, data, RunLog())
+        texts = decompress_bytes(codec, data, log)
     write_bytes(job.target, b"".join(texts))
     lengths = [len(text) for text in texts]
     seconds = round(time.perf_counter() - started, 3)
@@ -91,9 +85,9 @@ def compress_in_worker(job: CodingJob) -> CompressResult:
     return run_worker(compress_file, job, task="compression", where=job.source)
 
 
-def decompress_in_worker(job: CodingJob, log: Callable[[str], None] | None = None) -> DecompressResult:
-    """Run `decompress_file` in a process of its own. log: receives each line of progress."""
-    return run_worker(decompress_file, job, task="decompression", where=job.source, log=log)
+def decompress_in_worker(job: CodingJob) -> DecompressResult:
+    """Run `decompress_file` in a process of its own."""
+    return run_worker(decompress_file, job, task="decompression", where=job.source)
 
 
 def _read(path: Path) -> bytes:

@@ -21,6 +21,7 @@ from bitgolf.pipeline.state import Run
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.encoding import encode_model, load_encoded, save_encoded, tensor_reports
+from bitgolf.report.progress import WorkProgress
 from bitgolf.runtime.device import select_device
 from bitgolf.tokens.loading import load_tokenizer
 
@@ -82,12 +83,9 @@ def encode_weights(run: Run) -> None:
     recipe, roles = run.recipe(), parameter_roles(load_meta_model(run))
     weights = read_weights(run.files.averaged, stage="average")
     stats = load_calibration(run.files.calibration) if recipe.calibrate else None
-
-    def progress(done: int, of: int) -> None:
-        run.log.progress(f"quantize: {done:,} of {of:,} weights")
-
+    progress = WorkProgress(run.log.progress, "quantize", "weights").update
     session = EncodingSession(device=select_device(device_type=run.device_type).torch_device)
-    codes = encode_model(weights, roles, recipe.quantize, stats, session, log=run.log.info, progress=progress)
+    codes = encode_model(weights, roles, recipe.quantize, stats, session, log=run.log.detail, progress=progress)
     if "pack" in run.completed:
         run.pending.artifact = _pack_within_cap(run, codes)
     run.pending.codes = codes
@@ -135,11 +133,11 @@ def _pack_within_cap(run: Run, codes: Mapping[str, EncodedTensor]) -> bytes:
     Raises `BitgolfError` if they are over the cap, with a hint from the ledger on what to make smaller.
     """
     settings = run.recipe().pack()
-    run.log.info(f"coding with {cpu_count()} threads, the number of CPUs of this process")
+    run.log.detail(f"coding with {cpu_count()} threads, the number of CPUs of this process")
     data = model_bytes(run.recipe, codes, (run.data_folder / "tokenizer.model").read_bytes())
     artifact = read_artifact(data)
     for choice in coder_reports(artifact, codes, settings.groups_by_path(parameter_roles(load_meta_model(run)))):
-        run.log.info(f"packed {choice}")
+        run.log.detail(f"packed {choice}")
     sizes = artifact_sizes(artifact, settings.cap)
     total, cap = sizes.total, sizes.cap
     whole = f"{sizes.self_contained:,} bytes with the tokenizer"

@@ -42,6 +42,7 @@ from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
 from bitgolf.report.log import RunLog
+from bitgolf.report.progress import Progress
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.folder_lock import folder_lock
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
@@ -114,6 +115,7 @@ def run_stage(run: Run, stage: Stage) -> None:
     """
     started = time.perf_counter()
     run.log.info(f"{stage.name} …")
+    run.log.progress(Progress(stage.name))
     key = stage.key(run)
     stage.check(run)
     at = STAGE_NAMES.index(stage.name)
@@ -127,6 +129,7 @@ def run_stage(run: Run, stage: Stage) -> None:
     completed = {**run.completed, stage.name: done}
     run.record({name: completed[name] for name in STAGE_NAMES if name in completed})
     run.log.event("stage_done", stage=stage.name, seconds=seconds)
+    run.log.end_progress()
 
 
 class ExecutionOptions(NamedTuple):

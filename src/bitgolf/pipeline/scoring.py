@@ -102,7 +102,7 @@ def score_on_rank(job: ScoringJob, loaded: LoadedArtifact, log: RunLog) -> list[
             order=job.order,
             batch_tokens=job.batch_tokens,
             time_limit=job.limit,
-            log=log.progress,
+            show=log.progress,
         )
         return [evaluate_method(context, method) for method in job.methods]
 
@@ -178,7 +178,7 @@ def _score_weights(run: Run, text: TokenizedText) -> dict[str, float]:
     for name, (file, stage) in files.items():
         model = load_meta_model(run)
         load_weights(model, read_weights(file, stage=stage))
-        context = ScoringContext(model, model.embed.weight.shape[0], text, device, log=run.log.progress)
+        context = ScoringContext(model, model.embed.weight.shape[0], text, device, show=run.log.progress)
         found[name] = evaluate_method(context, first).bpb
         run.log.info(f"{name}: {found[name]:.4f} bpb ({first().name}, in memory)")
     return found

@@ -22,6 +22,7 @@ from bitgolf.quantize.size_forecast import forecast_bytes
 from bitgolf.quantize.stats import MatrixStats
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
+from bitgolf.report.progress import WorkProgress
 
 
 class TrainedRun:
@@ -74,10 +75,7 @@ class TrainedRun:
 
     def encode(self, recipe: Spec[Recipe]) -> dict[str, EncodedTensor]:
         """Encode the weights by the rules of `recipe`, logging progress; returns arrays by path."""
-
-        def progress(done: int, of: int) -> None:
-            self.run.log.progress(f"encode: {done:,} of {of:,} weights")
-
+        progress = WorkProgress(self.run.log.progress, "quantize", "weights").update
         rules = recipe().quantize
         return encode_model(self.weights, self.roles, rules, self._device_stats, self.session, progress=progress)
 

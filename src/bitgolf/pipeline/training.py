@@ -24,11 +24,12 @@ from bitgolf.recipes.identity import training_key
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
 from bitgolf.report.log import RunLog
+from bitgolf.report.progress import Progress
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import Device, select_device
 from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.launch import run_worker
-from bitgolf.runtime.progress import CalibrationReserve
+from bitgolf.runtime.progress import CalibrationReserve, TrainingProgress
 from bitgolf.training import checkpoint, loop, setup
 from bitgolf.training.settings import Train
 from bitgolf.training.trainer import Trainer, extract_average_state
@@ -181,25 +182,28 @@ def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
 
 
 def _event_logger(log: RunLog, settings: Train, limit: float) -> loop.LogEvent:
-    limits = [f"{limit:.4g} s"] * (limit > 0) + [f"{settings.steps:,} steps"] * (settings.steps > 0)
-
     def report(kind: str, **fields: Any) -> None:
+        nonlocal limit
         log.event(kind, **fields)
         if kind == "step":
-            seconds = fields["training_seconds"]
-            log.progress(
-                f"train: step {fields['step']:,}, loss {fields['loss']:.3f} nats per token,"
-                f" {fields['tokens'] / max(seconds, 1e-9):,.0f} tokens/s, {seconds:.0f} s of {' or '.join(limits)}"
-            )
+            now = TrainingProgress(fields["step"], settings.steps, fields["training_seconds"], limit)
+            log.progress(_progress(now, fields["loss"], fields["tokens"]))
         if kind == "phase":
             losses = f"loss {fields['loss_before']:.4f} before, {fields['loss_after']:.4f} after"
             log.info(f"a phase starts at {fields['phase_start']:g} of the run: {losses}")
         if kind == "resume":
-            limit = fields["time_limit_seconds"]
+            limit = fields["time_limit_seconds"]  # of the run that is resumed
             until = f"; training ends after {limit:.4g} s" if limit else ""
             log.info(f"resumed after step {fields['step']:,}{until}")
 
     return report
+
+
+def _progress(now: TrainingProgress, loss: float, tokens: int) -> Progress:
+    """What is shown after a step. loss: nats per token."""
+    seconds = max(now.elapsed_seconds, 1e-9)
+    facts = (f"loss {loss:.3f}", f"{tokens / seconds:,.0f} tokens/s", f"step {now.step:,}")
+    return Progress("train", now.fraction, now.steps_left * seconds / max(now.step, 1), facts)
 
 
 # ---- the average ---------------------------------------------------------------------------------------------------

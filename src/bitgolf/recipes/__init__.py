@@ -10,7 +10,6 @@ import ast
 import difflib
 import importlib
 import pkgutil
-import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError, error_location
 from bitgolf.files import read_json
 from bitgolf.recipes.foreign import code_recipe, plugin_recipe, split_code_recipe
+from bitgolf.report.display import current_display
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
@@ -108,10 +108,10 @@ def load_recipe(recipe: str, sets: Sequence[str], *, quick: bool = False) -> Spe
     """Load a recipe and apply assignments to it, in order. quick: make it a toy first, see `quick`.
 
     recipe: a name, a JSON file, the folder of a run, or FILE.py:NAME, which executes the file. sets: `PATH=VALUE`, as
-    given to `--set`. Prints a note to standard error for each assignment that changes nothing.
+    given to `--set`. Shows a message for each assignment that changes nothing.
     """
     if recipe in recipe_names() and Path(recipe).is_dir():
-        print(f"note: {recipe} is the recipe; ./{recipe} would be the folder", file=sys.stderr)
+        current_display().message(f"{recipe} is the recipe; ./{recipe} would be the folder")
     folder = named_folder(recipe)
     path = folder / "recipe.json" if folder else Path(recipe)
     if path.suffix == ".json":
@@ -125,7 +125,7 @@ def load_recipe(recipe: str, sets: Sequence[str], *, quick: bool = False) -> Spe
     for assignment in sets:
         changed = apply_assignment(spec, assignment)
         if changed == spec:
-            print(f"note: --set {assignment} changes nothing: the recipe already has this value", file=sys.stderr)
+            current_display().message(f"--set {assignment} changes nothing: the recipe already has this value")
         spec = changed
     return spec
 

@@ -1,45 +1,27 @@
-"""The log of a run: `log.jsonl` (events), `run.log` (text lines), and messages on standard error."""
+"""The log of a run: `log.jsonl` (events), `run.log` (text lines), and what the display of this process shows."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from bitgolf.report.display import current_display
+from bitgolf.report.progress import Progress
+
 EVENTS_FILE, LINES_FILE = "log.jsonl", "run.log"
-_silenced = 0  # number of `silenced` blocks that are open
-
-
-@contextmanager
-def silenced() -> Iterator[None]:
-    """Within the block, no log of this process or of its workers prints to standard error. Files are written as ever."""
-    global _silenced
-    _silenced += 1
-    try:
-        yield
-    finally:
-        _silenced -= 1
-
-
-def is_silenced() -> bool:
-    """Return whether a `silenced` block is open."""
-    return _silenced > 0
 
 
 class RunLog:
-    """Writes events to the folder of a run, and messages to standard error.
+    """Writes events to the folder of a run, and shows messages and progress on the display of this process.
 
-    Without a folder only messages are written. quiet: write nothing to standard error. delayed: keep what belongs in
-    the folder in memory until `start_writing`, so that a command that is refused leaves the folder as it was.
+    Without a folder messages are only shown. quiet: show nothing. delayed: keep what belongs in the folder in memory
+    until `start_writing`, so that a command that is refused leaves the folder as it was.
     """
 
     def __init__(self, folder: Path | None = None, *, quiet: bool = False, delayed: bool = False) -> None:
-        self.started, self.quiet, self.folder = time.perf_counter(), quiet, folder
-        self._last_progress, self._progress_line_open = 0.0, False
+        self.quiet, self.folder = quiet, folder
         self._files: dict[str, TextIO] = {}
         self._kept: list[tuple[str, str]] = []
         if not delayed:
@@ -67,40 +49,38 @@ class RunLog:
             self._kept.append((name, line))
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append an event to both files. The message of a `warning` event is also printed."""
+        """Append an event to both files. The message of a `warning` event is also shown."""
         self._record(EVENTS_FILE, json.dumps({"event": kind, "time": round(time.time(), 3), **fields}) + "\n")
         self._record(LINES_FILE, " ".join([kind, *(f"{k}:{_format_short(v)}" for k, v in fields.items())]) + "\n")
         if kind == "warning":
             self.info(f"warning: {fields.get('message', '')}", record=False)
 
     def info(self, message: str, *, record: bool = True) -> None:
-        """Print a message to standard error, and append it to `run.log` if `record`."""
+        """Show a message, and append it to `run.log` if `record`."""
         if record:
             self._record(LINES_FILE, message + "\n")
-        if not self.quiet and not is_silenced():
-            end = "\r\x1b[K" if self._progress_line_open else ""
-            print(f"{end}[{time.perf_counter() - self.started:6.1f} s] {message}", file=sys.stderr, flush=True)
-            self._progress_line_open = False
+        if not self.quiet:
+            current_display().message(message)
 
-    def progress(self, message: str, *, every: float = 5.0) -> None:
-        """Print the current state to standard error; it is not recorded.
+    def detail(self, message: str) -> None:
+        """Append a message to `run.log`; it is shown only with --verbose."""
+        self._record(LINES_FILE, message + "\n")
+        if not self.quiet:
+            current_display().detail(message)
 
-        On a terminal the line is overwritten in place, at most every 0.2 s. Elsewhere a new line is printed at most
-        every `every` seconds.
-        """
-        now = time.perf_counter()
-        terminal = sys.stderr.isatty()
-        if self.quiet or is_silenced() or now - self._last_progress < (0.2 if terminal else every):
-            return
-        self._last_progress = now
-        line = f"[{now - self.started:6.1f} s] {message}"
-        print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
-        self._progress_line_open = terminal
+    def progress(self, progress: Progress) -> None:
+        """Show the state of the work that is going on; it is not recorded."""
+        if not self.quiet:
+            current_display().progress(progress)
+
+    def end_progress(self) -> None:
+        """Show that the work has ended."""
+        if not self.quiet:
+            current_display().end_progress()
 
     def close(self) -> None:
-        """Close the files, and end an open progress line."""
-        if self._progress_line_open:
-            print(file=sys.stderr)
+        """Close the files, and show no progress any more."""
+        self.end_progress()
         for handle in self._files.values():
             handle.close()
 

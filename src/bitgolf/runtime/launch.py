@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from bitgolf.errors import BitgolfError, Interrupted
-from bitgolf.report.log import is_silenced
+from bitgolf.report.display import current_display
+from bitgolf.report.worker_display import showing_workers
 from bitgolf.runtime.job_files import read_error, read_result, write_job
 from bitgolf.runtime.parent import launcher_lock
 from bitgolf.runtime.signals import signals_to
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-STANDARD_ERROR = 2
+LAST_LINES = 4
+"""Lines of a failed worker that its error quotes, as with --quiet nothing else shows them."""
 
 
 class Ended(NamedTuple):
-    """How a process ended: exit status, whether a signal was forwarded to it, and the lines read from its stderr."""
+    """How a process ended: exit status, whether a signal was forwarded to it, and the lines that it printed."""
 
     status: int
     signalled: bool
@@ -37,32 +39,27 @@ def run_worker(
     where: Path,
     processes: int = 1,
     resume_option: str = "the same command",
-    log: Callable[[str], None] | None = None,
 ) -> Result:
     """Run `function(job)` in a worker process, or in N processes under torchrun, and return the result of rank 0.
 
     function: a module-level function of this package with one annotated parameter; see `job_files` for its types.
     task, where, resume_option: for messages: what is done, the file or folder concerned, and how to continue it.
-    log: called with each line of the workers' standard error; None leaves these lines on this process's own.
 
+    The messages and the progress of the workers are shown on the display of this process, and so is what they print.
     SIGINT and SIGTERM are forwarded to the workers; when these have ended, `Interrupted` is raised. If this process is
     killed, the workers end too. Raises the job's own error if a worker failed with one, and `BitgolfError` otherwise.
     """
     with tempfile.TemporaryDirectory(prefix="bitgolf-job-") as name:
         folder = Path(name)
         write_job(folder, function, job)
-        with launcher_lock(folder):
-            ended = _run([sys.executable, *_program(name, processes)], _discard if is_silenced() and not log else log)
+        with launcher_lock(folder), showing_workers(folder, current_display()):
+            ended = _run([sys.executable, *_program(name, processes)])
         if ended.signalled:
             hint = f"continue with {resume_option}"
             raise Interrupted(f"{task} was stopped by a signal", where=str(where), hint=hint)
         if ended.status:
             raise _located(read_error(folder), task, where, resume_option) or _failure(task, where, processes, ended)
         return read_result(folder, function)
-
-
-def _discard(line: str) -> None:
-    pass
 
 
 def _program(folder: str, processes: int) -> list[str]:
@@ -80,18 +77,18 @@ def _located(error: BitgolfError | None, task: str, where: Path, resume_option: 
     return error
 
 
-def _run(command: list[str], log: Callable[[str], None] | None) -> Ended:
-    """Run a command. Its standard output goes to standard error, since stdout is reserved for this process's result."""
-    lines = list[str]()
-    stderr = subprocess.PIPE if log else None
+def _run(command: list[str]) -> Ended:
+    """Run a command. All that it prints is shown as messages, since stdout is reserved for this process's result."""
+    lines, display = list[str](), current_display()
     with (
-        subprocess.Popen(command, stdout=STANDARD_ERROR, stderr=stderr, text=True) as process,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="backslashreplace"
+        ) as process,
         _forward_signals(process) as caught,
     ):
-        if log and process.stderr:
-            for line in process.stderr:
-                lines.append(line.rstrip())
-                log(lines[-1])
+        for line in process.stdout or ():
+            lines.append(line.rstrip())
+            display.message(lines[-1])
         status = process.wait()
     return Ended(status, bool(caught), lines)
 
@@ -113,9 +110,7 @@ def _forward_signals(process: subprocess.Popen[Any]) -> Iterator[list[int]]:
 
 
 def _failure(task: str, where: Path, processes: int, ended: Ended) -> BitgolfError:
-    last_lines = "\n".join(ended.lines[-4:])
-    if last_lines:
-        return BitgolfError(f"{task} failed: {last_lines}", where=str(where))
     worker = f"torchrun with {processes} processes" if processes > 1 else "the worker process"
-    message = f"{task} failed: {worker} ended with exit status {ended.status}"
+    printed = "".join(f"\n  {line}" for line in ended.lines[-LAST_LINES:])
+    message = f"{task} failed: {worker} ended with exit status {ended.status}{printed and ' after printing'}{printed}"
     return BitgolfError(message, where=str(where), hint="see the messages above, and run.log if this is a run folder")

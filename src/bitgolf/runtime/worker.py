@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bitgolf.errors import BitgolfError, Interrupted
 from bitgolf.report.failures import describe
+from bitgolf.report.worker_display import shown_by_starter
 from bitgolf.runtime.job_files import read_error, read_job, write_error, write_result
 from bitgolf.runtime.openmp import limit_spinning
 from bitgolf.runtime.parent import end_with_launcher
@@ -31,7 +32,8 @@ def main(folder: Path) -> int:
     rank = os.environ.get("RANK")
     try:
         function, job = read_job(folder)
-        result = function(job)
+        with shown_by_starter(folder):
+            result = function(job)
     except BitgolfError as error:
         _report(folder, error, rank)
         return error.exit_code

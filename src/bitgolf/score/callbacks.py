@@ -1,11 +1,23 @@
-"""Types of the callbacks by which scoring and compression report progress."""
+"""The callback by which scoring and compression report progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from bitgolf.report.progress import ShowProgress, WorkProgress
+
 ProgressCallback = Callable[[int, int, float], None]
 """Called with the number of targets done, the total number of targets, and the bits so far, all of this process."""
 
-LogLine = Callable[[str], None]
-"""Called with one line for the log, without a newline."""
+
+def bits_progress(show: ShowProgress, stage: str, text_bytes: int) -> ProgressCallback:
+    """Return a callback that shows the share of the tokens, the bits per byte so far, and the speed.
+
+    text_bytes: length of the whole text. The bits per byte assume that tokens have the same number of bytes everywhere.
+    """
+    work = WorkProgress(show, stage, "tokens")
+
+    def report(done: int, count: int, bits: float) -> None:
+        work.update(done, count, f"{bits / max(done, 1) * count / max(text_bytes, 1):.4f} bpb")
+
+    return report

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from bitgolf.config.spec import Spec
 from bitgolf.model.lm import LM
+from bitgolf.report.progress import Progress, ShowProgress
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
-from bitgolf.score.callbacks import LogLine, ProgressCallback
+from bitgolf.score.callbacks import ProgressCallback
 from bitgolf.score.document_order import DocumentOrder
 from bitgolf.score.execution.batch_size import BatchSize, choose_batch_size, free_memory, is_out_of_memory
 from bitgolf.score.execution.forward import SelectKernels, kernel_selector
@@ -57,7 +58,7 @@ class ScoringContext:
     order: document order; None to use each method's own.
     batch_tokens: tokens per batch; None to choose by free memory, see `choose_batch_size`.
     time_limit: seconds per method, without compilation; exceeding it adds a warning.
-    log: called with one line of progress at a time.
+    show: receives the progress of each score.
     scores: cache of the scores of methods that do not adapt, since one of them may be the baseline of several others.
     """
 
@@ -69,7 +70,7 @@ class ScoringContext:
     order: Spec[DocumentOrder] | None = None
     batch_tokens: int | None = None
     time_limit: float = TIME_LIMIT
-    log: LogLine = lambda line: None
+    show: ShowProgress = lambda progress: None
     scores: ScoreCache = field(default_factory=ScoreCache)
 
     @cached_property
@@ -160,7 +161,6 @@ def score_with_retry(context: ScoringContext, text: TokenizedText, method: Scori
         free_memory()
         batch = batch.halved(method.window, context.distributed)
         warnings.append(f"batch size {batch.reason}, so batches of {batch.tokens:,} tokens were used")
-        context.log(f"{name}: {warnings[-1]}")
     if result.seconds > context.time_limit:
         expected = "" if result.forecast is None else f" (forecast {result.forecast:,.0f} s)"
         warnings.append(f"scoring took {result.seconds:,.1f} s, over the limit of {context.time_limit:,g} s{expected}")
@@ -179,7 +179,7 @@ def _attempt(
             if forward:
                 forward.set_max_tokens(batch.tokens)
             clock = TimeEstimate(text.num_targets / distributed.world_size, context.time_limit)
-            progress = progress_printer(name, context, text, batch, clock)
+            progress = score_progress(name, context, text, clock)
             result = score(player, text, method, distributed=distributed, batch_tokens=batch.tokens, progress=progress)
             seconds, kernels = (forward.compile_seconds, forward.kernels) if forward else (0.0, ())
             return MethodScore(result, batch, seconds, clock.forecast, kernels)
@@ -189,19 +189,15 @@ def _attempt(
     return None
 
 
-def progress_printer(
-    name: str, context: ScoringContext, text: TokenizedText, batch: BatchSize, clock: TimeEstimate
-) -> ProgressCallback:
-    """A callback that logs the targets that this process has scored, bits per byte so far, speed and expected time."""
-    distributed = context.distributed
-    rank = f" (rank {distributed.rank} of {distributed.world_size})" if distributed.world_size > 1 else ""
+def score_progress(name: str, context: ScoringContext, text: TokenizedText, clock: TimeEstimate) -> ProgressCallback:
+    """A callback that shows the share of the targets that this process has scored, bits per byte so far, and speed."""
 
-    def print_line(done: int, targets: int, bits: float) -> None:
+    def report(done: int, targets: int, bits: float) -> None:
         expected = clock.update(done)
         bpb = bits / done * text.num_targets / text.bytes
-        context.log(
-            f"{name}: {done:,} / {targets:,} targets{rank}, {bpb:.4f} bits per byte so far, {batch.tokens:,} tokens per"
-            f" batch ({batch.reason}), {clock.describe(expected)}, {done / clock.elapsed:,.0f} targets/s"
-        )
+        facts = [f"{bpb:.4f} bpb", f"{done / clock.elapsed:,.0f} targets/s", f"{done:,} of {targets:,} targets"]
+        if expected > context.time_limit:
+            facts.insert(2, clock.describe(expected))
+        context.show(Progress(f"score {name}", done / clock.targets, expected - clock.elapsed, tuple(facts)))
 
-    return print_line
+    return report

@@ -45,7 +45,7 @@ def setup_trainer(trainer: Trainer, log: RunLog) -> TrainSetup:
     processes = f"{distributed.world_size} process{'es' * (distributed.world_size > 1)}"
     log.info(f"device: {trainer.device.description}; {processes}; {graph}")
     for line in selection.summary:
-        log.info(f"kernels: {line}")
+        log.detail(f"kernels: {line}")
     for group in trainer.optimizer.sharded:
         log.info(group.sharding_summary)
     plan = plan._replace(compute_loss=compute_loss, segment_buffers=selection.segment_capacity)

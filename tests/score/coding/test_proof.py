@@ -24,7 +24,6 @@ from bitgolf.report.log import RunLog
 from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.score.adapt.document_lora import DocumentLoRA
-from bitgolf.score.callbacks import LogLine
 from bitgolf.score.coding import compress, proof
 from bitgolf.score.coding.bgz_format import TextCodec
 from bitgolf.score.coding.predictor import CPU_FLOAT32
@@ -91,7 +90,7 @@ class RestoreHere:
     def __init__(self) -> None:
         self.restored = list[Path]()
 
-    def __call__(self, artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
+    def __call__(self, artifact: Path, source: Path, target: Path) -> list[int]:
         self.restored.append(source)
         loaded = load_model(artifact)
         codec = TextCodec(loaded.model, loaded.tokenizer, loaded.digest, loaded.recipe.score)
@@ -201,7 +200,7 @@ def test_what_does_not_come_back_is_named(toy: Path, tmp_path: Path) -> None:
     """A group that restores another document, and a damaged file that cannot be decompressed."""
     what = claim(toy, 1_500, tokens=160, rows=4)
 
-    def wrong(artifact: Path, source: Path, target: Path, log: LogLine) -> list[int]:
+    def wrong(artifact: Path, source: Path, target: Path) -> list[int]:
         number = int(source.name[:5])
         texts = list(group_documents(what))[number].decode(what.codec.tokenizer)
         target.write_bytes(b"".join([*texts[:-1], texts[-1][::-1]]))

@@ -17,9 +17,8 @@ from bitgolf.data.hub.record import FetchedFile, FetchRecord, entry_of, load_rec
 from bitgolf.data.hub.selection import Selection, select_files
 from bitgolf.errors import BitgolfError, Interrupted, UsageError
 from bitgolf.report.log import RunLog
+from bitgolf.report.progress import WorkProgress
 from bitgolf.runtime.folder_lock import folder_lock
-
-_RATE_BYTES = 1_000_000  # fewer bytes tell nothing about the rate
 
 
 class FetchSettings(msgspec.Struct, frozen=True):
@@ -99,7 +98,7 @@ def _transfer(client: HubClient, folder: Path, record: FetchRecord, plan: FetchP
     progress = TransferProgress(log, plan)
     transfer = FileTransfer(client, record.repository, record.commit, progress.received)
     for done, file in enumerate(plan.missing):
-        progress.label = f"{file.name} ({done + 1} of {len(plan.missing)})"
+        progress.file = f"{file.name} ({done + 1} of {len(plan.missing)})"
         try:
             sha256 = transfer.fetch(file, folder / file.name)
         except KeyboardInterrupt as error:
@@ -111,21 +110,19 @@ def _transfer(client: HubClient, folder: Path, record: FetchRecord, plan: FetchP
 
 
 class TransferProgress:
-    """Shows how many bytes of a plan are there, the rate of this call, and the time that is left."""
+    """Counts the bytes of a plan that are there, and shows the progress. file: which one is fetched."""
 
     def __init__(self, log: RunLog, plan: FetchPlan) -> None:
-        self.log, self.total, self.done = log, plan.total, plan.present + plan.partial
-        self.started, self.arrived, self.label = time.perf_counter(), 0, ""
+        self.total, self.done, self.file = plan.total, plan.present + plan.partial, ""
+        self.work = WorkProgress(log.progress, "fetch", "bytes")
+        self.work.restart(self.done)
 
     def received(self, count: int) -> None:
         """Add bytes that arrived; a negative count takes away bytes that were discarded."""
         self.done += count
-        self.arrived += max(count, 0)
-        state = f"{format_bytes(self.done)} of {format_bytes(self.total)}"
-        if self.arrived >= _RATE_BYTES:
-            rate = self.arrived / max(time.perf_counter() - self.started, 1e-9)
-            state += f", {rate / 1e6:.1f} MB/s, {(self.total - self.done) / rate:.0f} s left"
-        self.log.progress(f"fetch {self.label}: {state}")
+        if count < 0:
+            self.work.restart(self.done)
+        self.work.update(self.done, self.total, self.file)
 
 
 def format_bytes(count: int) -> str:

@@ -28,7 +28,7 @@ from bitgolf.errors import BitgolfError, FormatVersionError, UsageError, error_l
 from bitgolf.files import json_digest, read_json, write_bytes, write_json
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.distributed import SINGLE_PROCESS
-from bitgolf.score.callbacks import LogLine
+from bitgolf.score.callbacks import bits_progress
 from bitgolf.score.coding import compress
 from bitgolf.score.coding.bgz_format import TextCodec, encode_method
 from bitgolf.score.coding.predictor import CPU_FLOAT32
@@ -42,9 +42,9 @@ from bitgolf.tokens.tokenizer import Ids, Tokenizer
 FORMAT = 2
 """Version of `commitment.json`, `group_bits.json` and `proof.json`."""
 
-Restore = Callable[[Path, Path, Path, LogLine], list[int]]
-"""Decompresses a file in another process. Arguments: artifact, .bgz file, target, callback for lines of progress.
-Returns the length of each document in bytes."""
+Restore = Callable[[Path, Path, Path], list[int]]
+"""Decompresses a file in another process. Arguments: artifact, .bgz file, target. Returns the length of each document in
+bytes."""
 
 
 class DocumentGroup(NamedTuple):
@@ -99,7 +99,7 @@ def prove(claim: ProofTask, folder: Path, *, sample: int, challenge: str, log: R
     for number in sampled:
         log.info(f"group {number} of {len(groups)}: decompressing in another process")
         with error_location(f"group {number} ({files[number].name})"):
-            _verify(claim, groups[number], files[number], restore, log.progress)
+            _verify(claim, groups[number], files[number], restore)
     times.append(clock())
     spent = [round(end - start, 1) for start, end in pairwise(times)]
     seconds = ProofSeconds(score=spent[0], compress=spent[1], decompress=spent[2])
@@ -167,11 +167,7 @@ def _score_groups(claim: ProofTask, groups: Sequence[DocumentGroup], folder: Pat
     if (cached := _read(path)) and cached["key"] == key:
         return cached["bits"]
     text, method, charges = claim.text, claim.isolated_method, np.zeros(claim.text.num_targets)
-
-    def progress(done: int, targets: int, bits: float) -> None:
-        bpb = bits / done * targets / text.bytes
-        log.progress(f"score: {done:,} / {targets:,} targets, {bpb:.4f} bits per byte so far")
-
+    progress = bits_progress(log.progress, "score", text.bytes)
     with closing(
         method.make_player(claim.codec.model, claim.codec.tokenizer.vocab, CPU_FLOAT32, SINGLE_PROCESS)
     ) as player:
@@ -186,12 +182,8 @@ def _compress_group(claim: ProofTask, group: DocumentGroup, folder: Path, log: R
     path = folder / f"{group.number:05d}-{_key(claim, _digest(group))}.bgz"
     if path.exists():
         return path
-    size, targets = sum(map(len, group.decode(claim.codec.tokenizer))), group.stop - group.start
-
-    def progress(done: int, count: int, bits: float) -> None:
-        bpb = bits / done * targets / max(size, 1)
-        log.progress(f"group {group.number} of {groups}: {done:,} / {count:,} tokens, {bpb:.4f} bits per byte so far")
-
+    size = sum(map(len, group.decode(claim.codec.tokenizer)))
+    progress = bits_progress(log.progress, f"compress group {group.number} of {groups}", size)
     with error_location(f"group {group.number}"):
         file = compress.compress(claim.codec, group.documents, method=claim.method, rows=claim.rows, progress=progress)
     write_bytes(path, file.data)
@@ -239,11 +231,11 @@ def _committed(claim: ProofTask, group: DocumentGroup, bits: float, file: Path) 
 # ---- verification and result ----------------------------------------------------------------------------------------
 
 
-def _verify(claim: ProofTask, group: DocumentGroup, file: Path, restore: Restore, log: LogLine) -> None:
+def _verify(claim: ProofTask, group: DocumentGroup, file: Path, restore: Restore) -> None:
     """Decompress a group in another process. Raises `BitgolfError` at the first document that is not the original."""
     with tempfile.TemporaryDirectory(prefix="bitgolf-proof-") as name:
         target = Path(name) / "restored"
-        lengths = restore(claim.artifact, file, target, log)
+        lengths = restore(claim.artifact, file, target)
         restored, start = target.read_bytes(), 0
     originals = group.decode(claim.codec.tokenizer)
     if len(lengths) != len(originals):
