@@ -93,6 +93,16 @@ def test_a_run_and_a_model_without_values_load_no_compiler() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+def test_showing_a_recipe_loads_neither_sympy_nor_numba() -> None:
+    """Each takes about as long to import as all other work of `show`."""
+    program = (
+        "import sys; from bitgolf.recipes import get_recipe; from bitgolf.commands.show import describe_recipe; "
+        "[describe_recipe(get_recipe(name)) for name in ('quickstart', 'pr1855')]; "
+        "sys.exit(any(name in sys.modules for name in ('sympy', 'numba')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def test_files_stay_short() -> None:
     long = {str(p.relative_to(ROOT)): n for p in ROOT.rglob("*.py") if (n := len(p.read_text().splitlines())) > 350}
     assert not long

@@ -79,7 +79,7 @@ def test_diff_lists_paths() -> None:
         (["run", "quickstart", "--from", "bake"], "unknown stage 'bake'"),
         (["run", "quickstart", "--text", "nowhere.txt"], "no such file"),
         (["score", "nowhere.bg", "--text", "x"], "there is no artifact"),
-        (["frobnicate"], "no such command"),
+        (["frobnicate"], "there is no command 'frobnicate'"),
     ],
 )
 def test_wrong_use_is_exit_2_with_a_message(

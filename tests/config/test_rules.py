@@ -68,10 +68,10 @@ def test_a_rule_is_checked_by_what_it_is_used_for() -> None:
     """A codec in place of an optimizer is an error when the recipe is written; the message has the path."""
     recipe = get_recipe("baseline")
     adam, codec = part(Adam, lr=0.1), part(Float, dtype="float16")
-    with pytest.raises(RecipeError, match=r"expected a part that is a Codec, got Adam") as error:
+    with pytest.raises(RecipeError, match=r"expected a part of the kind Codec, got Adam") as error:
         recipe.set("quantize.0.use", adam)
     assert error.value.where == "quantize.0.use"
-    with pytest.raises(RecipeError, match=r"expected a part that is a UpdateAlgorithm, got Float") as error:
+    with pytest.raises(RecipeError, match=r"expected a part of the kind UpdateAlgorithm, got Float") as error:
         recipe.set("train.optim.1", part(Rule, where="embedding", use=codec))
     assert error.value.where == "train.optim.1.use"
     assert recipe.set("quantize.0.use", part(Float, dtype="bfloat16"))["quantize.0.use.dtype"] == "bfloat16"
@@ -83,5 +83,5 @@ def test_a_rule_is_checked_by_what_it_is_used_for() -> None:
 )
 def test_a_stage_of_a_recipe_is_no_other(path: str, value: str) -> None:
     recipe = get_recipe("quickstart")
-    with pytest.raises(RecipeError, match=r"expected a part that is a"):
+    with pytest.raises(RecipeError, match=r"expected a part of the kind"):
         recipe.set(path, recipe[value])

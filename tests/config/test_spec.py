@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitgolf.average.swa import SWA
 from bitgolf.config.build_context import BuildContext
-from bitgolf.config.edits import append, diff, remove, replace
+from bitgolf.config.edits import ABSENT, append, diff, remove, replace
 from bitgolf.config.parse import apply_assignment, from_json
 from bitgolf.config.spec import Spec, count_context_arguments, part, schema
 from bitgolf.errors import RecipeError
@@ -33,7 +34,7 @@ def test_a_wrong_name_fails_when_the_recipe_is_written() -> None:
 
 @pytest.mark.parametrize("value", ["0.3", None, (0.3,), True])
 def test_a_wrong_type_fails_when_the_recipe_is_written(value: object) -> None:
-    with pytest.raises(RecipeError, match=r"SquaredLeakyReLU\.slope: expected float"):
+    with pytest.raises(RecipeError, match=r"SquaredLeakyReLU\.slope: expected a number"):
         part(SquaredLeakyReLU, slope=value)  # type: ignore[arg-type]
 
 
@@ -96,14 +97,28 @@ def test_chains_grow_and_shrink(recipe: Spec) -> None:
 
 
 def test_diff_lists_every_path_that_differs(recipe: Spec) -> None:
-    other = recipe.set("train.rows", 8).set("model.block.mlp.act", part(SquaredLeakyReLU))
-    found = {path: (a, b) for path, a, b in diff(recipe, other)}
-    assert found == {
-        "train.rows": (512, 8),
-        "model.block.mlp.act": ("SquaredReLU", "SquaredLeakyReLU"),
-        "model.block.mlp.act.slope": (None, 0.5),
-    }
-    assert diff(recipe, recipe) == []
+    other = recipe.set("train.rows", 8).set("model.block.mlp.act", part(SquaredLeakyReLU, slope=0.25))
+    assert list(diff(recipe, other)) == [
+        ("model.block.mlp.act", part(SquaredReLU), part(SquaredLeakyReLU, slope=0.25)),
+        ("train.rows", 512, 8),
+    ]
+    assert list(diff(recipe, recipe)) == []
+    changed = other.set("model.block.mlp.act.slope", 0.5)
+    assert list(diff(other, changed)) == [("model.block.mlp.act.slope", 0.25, 0.5)]
+
+
+def test_diff_shows_what_is_absent_and_aligns_chains(recipe: Spec) -> None:
+    added = apply_assignment(recipe, "quantize+=Rule(where=gate, use=Float(dtype=bfloat16))")
+    (rule,) = diff(recipe, added)
+    assert rule.path == "quantize.1" and rule.a is ABSENT and rule.b["where"] == "gate"
+    assert list(diff(added, recipe)) == [("quantize.1", rule.b, ABSENT)]
+    both = apply_assignment(added, "quantize.2.use.bits=6")
+    assert list(diff(recipe, both)) == [rule, ("quantize.2.use.bits", 8, 6)], "the rule after it is the same one"
+    assert list(diff(recipe, recipe.set("model.block.pre_block", ()))) == [
+        ("model.block.pre_block.0", recipe["model.block.pre_block.0"], ABSENT)
+    ]
+    (average,) = diff(recipe, recipe.replace(average=part(SWA, every=1, lr_scale_below=0.5)))
+    assert average.a is None
 
 
 @pytest.mark.parametrize(
@@ -128,10 +143,10 @@ def test_values_from_a_command_line(recipe: Spec, text: str, path: str, value: o
     ("text", "message"),
     [
         ("train.rows", "PATH=VALUE"),
-        ("train.rows=many", "expected int|no part called"),
-        ("train.rows=1.5", "expected int"),
+        ("train.rows=many", "expected a whole number, got 'many'"),
+        ("train.rows=1.5", "expected a whole number, got 1.5"),
         ("train.compile=perhaps", "one of"),
-        ("model.block.mlp.act=SquaredLeakyRelu", "did you mean SquaredLeakyReLU"),
+        ("model.block.mlp.act=SquaredLeakyRelu", "parts that fit: SquaredLeakyReLU, "),
         ("model.block.mlp.act=MixX0", "Activation"),
         ("train.rows=__import__('os')", "is not a number|no part called"),
         ("nowhere.at=1", "there is no path 'nowhere"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitgolf.errors import CorruptFileError
-from bitgolf.pack import frequency_tables
+from bitgolf.pack import frequency_tables, generalized_gaussian
 from bitgolf.pack.byte_planes import entropy_bits
 from bitgolf.pack.coders import RangeCoder
 from helpers.coders import gaussian, same
@@ -104,9 +104,9 @@ def test_tables_that_no_encoder_writes_are_damage() -> None:
 @given(centre=st.integers(0, 65535), spread=st.integers(0, 255), power=st.integers(1, 255))
 def test_curves_are_what_they_are_called(centre: int, spread: int, power: int) -> None:
     """Weights equal the formula in floats, lie in 1 to `MAX_WEIGHT`, and decrease with distance from the centre."""
-    counts = frequency_tables.generalized_gaussian(centre, spread, power)
+    counts = generalized_gaussian.generalized_gaussian(centre, spread, power)
     distance = np.abs(np.arange(256) - centre / 256)
-    expected = frequency_tables.MAX_WEIGHT * np.exp(
+    expected = generalized_gaussian.MAX_WEIGHT * np.exp(
         -np.minimum((distance / 2 ** (spread / 16 - 4)) ** (power / 32), 700)
     )
     assert np.abs(counts - np.maximum(expected, 1)).max() <= 1
@@ -115,9 +115,25 @@ def test_curves_are_what_they_are_called(centre: int, spread: int, power: int) -
 
 def test_curves_are_the_same_on_every_machine() -> None:
     """Stored values, on which the decoding of existing artifacts depends."""
-    assert frequency_tables.generalized_gaussian(32768, 84, 64)[128:138].tolist() == [
+    assert generalized_gaussian.generalized_gaussian(32768, 84, 64)[128:138].tolist() == [
         1048576, 878671, 517019, 213619, 61976, 12626, 1806, 181, 12, 1,
     ]  # fmt: skip
-    assert frequency_tables.generalized_gaussian(1000, 64, 24)[:9].tolist() == [
+    assert generalized_gaussian.generalized_gaussian(1000, 64, 24)[:9].tolist() == [
         65145, 113218, 207032, 414204, 885155, 359843, 183940, 101744, 58979,
     ]  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(centre=st.integers(0, 65535), spread=st.integers(0, 255), power=st.integers(1, 255))
+def test_weights_are_those_of_decimal_arithmetic(centre: int, spread: int, power: int) -> None:
+    counts = generalized_gaussian.generalized_gaussian(centre, spread, power)
+    exact = [generalized_gaussian._exact_weight(abs(256 * x - centre), spread, power) for x in range(256)]
+    assert counts.tolist() == exact
+
+
+def test_a_weight_near_a_whole_number_is_computed_in_decimal_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The float may lie on the other side of the whole number on another machine; the centre itself is such a case."""
+    asked: list[int] = []
+    monkeypatch.setattr(generalized_gaussian, "_exact_weight", lambda distance, *_: asked.append(distance) or 7)
+    counts = generalized_gaussian.generalized_gaussian.__wrapped__(256 * 40, 100, 64)
+    assert 0 in asked and counts[40] == 7 and len(asked) < 10

@@ -75,7 +75,7 @@ def test_calibration_is_there_where_it_is_asked_for_and_nowhere_else() -> None:
         checked(calibrated().set("calibrate", None))
     with pytest.raises(RecipeError, match="calibrate: no codec needs calibration, so it would have no effect"):
         checked(toy_recipe().set("calibrate", SMALL))
-    with pytest.raises(RecipeError, match=r"calibrate: expected a part that is a Calibrate"):
+    with pytest.raises(RecipeError, match=r"calibrate: expected a part of the kind Calibrate"):
         checked(calibrated().set("calibrate", part(EMA, decay=0.9)))
     with pytest.raises(UsageError, match="3 processes cannot share 2 batches"):
         checked(calibrated(), 3)

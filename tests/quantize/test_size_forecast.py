@@ -56,3 +56,17 @@ def test_what_allocation_says_of_rows_and_columns_is_counted() -> None:
     assert found["matrix.codes"] == pytest.approx(6 * 512 * 256 * 3.0 / 8, rel=0.03)
     for name, count in (("matrix.rows", 6 * 512), ("matrix.columns", 6 * 256)):
         assert 0.3 * count < found[name] < 0.8 * count, f"steps that differ by half an octave or so, {name}"
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(1.5, 0.01), (3.0, 0.002), (5.0, 0.001)])
+def test_few_states_forecast_what_many_states_store(bits: float, tolerance: float) -> None:
+    """The sample is encoded with few states; a change of the rules that forgets to reduce them only takes longer."""
+    shapes = {f"m{i}": (256, 128) for i in range(4)}
+    found: dict[int, int] = {}
+    for states in (module.FORECAST_STATES, 256):
+        rules = (part(Rule, where="*", use=part(TrellisCodec, bits=bits, states=256)),)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "FORECAST_STATES", states)
+            roles = dict.fromkeys(shapes, "matrix")
+            found[states] = sum(forecast_bytes(shapes, roles, rules, part(RangeCoder)).values())
+    assert found[256] != found[module.FORECAST_STATES] == pytest.approx(found[256], rel=tolerance)

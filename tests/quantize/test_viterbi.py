@@ -16,7 +16,14 @@ from torch import Tensor
 from bitgolf.grids.trellis import MAX_INDEX, MIN_INDEX, PARITY_CHECKS, TrellisGrid
 from bitgolf.pack.byte_planes import entropy_bits
 from bitgolf.quantize.codecs.gptq import columnwise
-from bitgolf.quantize.codecs.viterbi import Floats, best_path, quantize_columns, viterbi_kernels, viterbi_search
+from bitgolf.quantize.codecs.viterbi import (
+    Floats,
+    best_path,
+    quantize_columns,
+    search_columns,
+    viterbi_kernels,
+    viterbi_search,
+)
 from helpers.examples import examples
 
 TRELLISES = [states for states in PARITY_CHECKS if states > 1]
@@ -50,6 +57,19 @@ def test_long_sequences_agree_too(states: int) -> None:
     shrink, plain = np.full(200, 0.02, np.float32), np.empty(200, np.int16)
     viterbi_search(x, shrink, TrellisGrid(states).previous_state, plain)
     assert best_path(TrellisGrid(states), x, shrink).tolist() == plain.tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), states=st.sampled_from(TRELLISES), shape=st.tuples(st.integers(1, 4), st.integers(1, 20)))
+def test_all_columns_at_once_are_each_column_alone(data: st.DataObject, states: int, shape: tuple[int, int]) -> None:
+    values = st.floats(-160, 160, width=32) | st.sampled_from([0.25, -0.25, 0.5, 1.0, 127.5, -127.0, 0.0])  # ties
+    x = data.draw(arrays.arrays(np.float32, shape, elements=values))
+    shrink = data.draw(arrays.arrays(np.float32, shape, elements=st.floats(0, 2, width=32)))
+    grid, found, alone = TrellisGrid(states), np.full(shape, 999, np.int16), np.full(shape, 999, np.int16)
+    search_columns(x, shrink, grid.previous_state, found)
+    for column in range(shape[0]):
+        viterbi_search(x[column], shrink[column], grid.previous_state, alone[column])
+    assert found.tolist() == alone.tolist()
 
 
 @pytest.mark.parametrize("states", [4, 64])

@@ -29,7 +29,7 @@ class EMA(Average):
 
     @torch.no_grad()
     def init_state(self, params: list[Tensor]) -> AverageState:
-        initial = [torch.zeros_like(t) if self.bias_correction else t.clone() for t in float_tensors(params)]
+        initial = [t.new_zeros(t.shape) if self.bias_correction else t.clone() for t in float_tensors(params)]
         return {"mean": initial, "count": new_counter()}
 
     @torch.no_grad()

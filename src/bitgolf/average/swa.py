@@ -20,7 +20,7 @@ class SWA(Average):
 
     @torch.no_grad()
     def init_state(self, params: list[Tensor]) -> AverageState:
-        return {"mean": [torch.zeros_like(t) for t in float_tensors(params)], "count": new_counter()}
+        return {"mean": [t.new_zeros(t.shape) for t in float_tensors(params)], "count": new_counter()}
 
     @torch.no_grad()
     def update(self, state: AverageState, params: list[Tensor], progress: TrainingProgress, lr_scale: float) -> None:

@@ -21,6 +21,7 @@ from bitgolf.cli.options import (
     SkipNullFlag,
     StrictFlag,
     TextOption,
+    at_most,
     print_result,
     start_work,
     write_output,
@@ -41,10 +42,13 @@ MethodSettings = Annotated[
     ),
 ]
 DocumentOrder = Annotated[
-    str | None, typer.Option("--order", help="Order of the documents: corpus, shuffled or longest.")
+    str | None, typer.Option("--order", metavar="ORDER", help="Order of the documents: corpus, shuffled or longest.")
 ]
 OrderSeed = Annotated[
-    int | None, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed of `--order shuffled`.")
+    int | None,
+    typer.Option(
+        "--seed", metavar="N", min=0, callback=at_most(LARGEST_SEED), help="Random seed of `--order shuffled`."
+    ),
 ]
 BatchTokens = Annotated[
     int | None,
@@ -54,7 +58,13 @@ BatchTokens = Annotated[
 ]
 Processes = Annotated[
     int,
-    typer.Option("--processes", min=1, max=MOST_PROCESSES, help="Number of processes, one GPU each on a GPU machine."),
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        max=MOST_PROCESSES,
+        help="Number of processes, one GPU each on a GPU machine.",
+    ),
 ]
 ProofFolder = Annotated[
     Path | None, typer.Option("--proof", metavar="FOLDER", help="Prove a score, and write the proof to this folder.")
@@ -68,16 +78,28 @@ ProofSettings = Annotated[
 ProofBytes = Annotated[
     int,
     typer.Option(
-        "--bytes", min=0, max=LARGEST_COUNT, help="Number of bytes of the text to prove, from its start; 0 means all."
+        "--bytes",
+        metavar="N",
+        min=0,
+        callback=at_most(LARGEST_COUNT),
+        help="Number of bytes of the text to prove, from its start; 0 means all.",
     ),
 ]
 ProofSample = Annotated[
-    int, typer.Option("--sample", min=0, max=LARGEST_COUNT, help="Number of groups to restore; 0 means all.")
+    int,
+    typer.Option(
+        "--sample",
+        metavar="N",
+        min=0,
+        callback=at_most(LARGEST_COUNT),
+        help="Number of groups to restore; 0 means all.",
+    ),
 ]
 ProofChallenge = Annotated[
     str,
     typer.Option(
         "--challenge",
+        metavar="TEXT",
         help="Random string from the verifier. The sampled groups are derived from it and from the commitment.",
     ),
 ]
@@ -168,8 +190,8 @@ def compress(
 @accepts_code
 def decompress(
     artifact: ArtifactArgument,
-    source: Annotated[Path, typer.Argument(help="A file written by `compress`.")],
-    target: Annotated[Path, typer.Argument(help="The restored file to write.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A file written by `compress`.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The restored file to write.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Restore a file written by `compress`, bit for bit."""
@@ -183,14 +205,18 @@ def decompress(
 @accepts_code
 def generate(
     artifact: ArtifactArgument,
-    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")] = "",
+    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to continue.")] = "",
     tokens: Annotated[
-        int, typer.Option("--tokens", min=1, max=LARGEST_COUNT, help="Number of tokens to sample.")
+        int,
+        typer.Option(
+            "--tokens", metavar="N", min=1, callback=at_most(LARGEST_COUNT), help="Number of tokens to sample."
+        ),
     ] = 200,
     temperature: Annotated[
         float,
         typer.Option(
             "--temperature",
+            metavar="X",
             min=0.0,
             max=100.0,
             help="Sampling temperature; 0 takes the likeliest token.",
@@ -199,10 +225,16 @@ def generate(
     top: Annotated[
         int,
         typer.Option(
-            "--top", min=0, max=LARGEST_COUNT, help="Sample among this many of the likeliest tokens; 0 means all."
+            "--top",
+            metavar="N",
+            min=0,
+            callback=at_most(LARGEST_COUNT),
+            help="Sample among this many of the likeliest tokens; 0 means all.",
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Random seed of sampling.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, callback=at_most(LARGEST_SEED), help="Random seed of sampling.")
+    ] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Sample text from the model. It is printed while it is sampled."""

@@ -16,6 +16,7 @@ from bitgolf.cli.options import (
     SkipNullFlag,
     StrictFlag,
     TextOption,
+    at_most,
     print_result,
     start_work,
 )
@@ -26,6 +27,7 @@ KindOption = Annotated[
     str,
     typer.Option(
         "--kind",
+        metavar="KIND",
         help="Kind of tokenizer to train: sentencepiece (the default), caseops (with operators for capitals) or bytes. "
         "The contents of a --tokenizer file determine it.",
     ),
@@ -34,6 +36,7 @@ TokenizerOption = Annotated[
     Path | None,
     typer.Option(
         "--tokenizer",
+        metavar="FILE",
         help="File of a tokenizer to use instead of training one: a SentencePiece model, a tokenizer.json of Hugging Face "
         "(byte-level BPE), a tiktoken file, or one that `data make` wrote.",
     ),
@@ -42,17 +45,22 @@ PatternOption = Annotated[
     str,
     typer.Option(
         "--pattern",
+        metavar="PATTERN",
         help="How a tiktoken file splits text: gpt2, cl100k_base, o200k_base or a regular expression. Needed if it has not "
         "as many tokens as one of these.",
     ),
 ]
 VocabOption = Annotated[
-    int, typer.Option("--vocab", min=264, max=65536, help="Size of the vocabulary of a tokenizer that is trained.")
+    int,
+    typer.Option(
+        "--vocab", metavar="N", min=264, max=65536, help="Size of the vocabulary of a tokenizer that is trained."
+    ),
 ]
 HeldOutOption = Annotated[
     float,
     typer.Option(
         "--held-out",
+        metavar="SHARE",
         min=0.001,
         max=0.9,
         help="Share of the documents to hold out for validation, selected by hash.",
@@ -61,7 +69,11 @@ HeldOutOption = Annotated[
 ProcessesOption = Annotated[
     int,
     typer.Option(
-        "--processes", min=0, max=MOST_PROCESSES, help="Number of processes that tokenize. 0: one for each core."
+        "--processes",
+        metavar="N",
+        min=0,
+        max=MOST_PROCESSES,
+        help="Number of processes that tokenize. 0: one for each core.",
     ),
 ]
 ClusterOption = Annotated[
@@ -83,7 +95,7 @@ app = typer.Typer(help="Make, fetch and check shards of tokens.", no_args_is_hel
 @app.command()
 def make(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="The folder to write shards and tokenizer to.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write shards and tokenizer to.")],
     text: TextOption,
     key: KeyOption = "",
     skip_null: SkipNullFlag = False,
@@ -135,7 +147,7 @@ def _check_vocab(context: typer.Context, kind: str, vocab: int, tokenizer: Path 
 
 @app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="The folder of the shards.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of the shards.")],
     tokenizer: ShardTokenizerOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -159,17 +171,29 @@ SourceArgument = Annotated[
     ),
 ]
 VariantOption = Annotated[
-    str, typer.Option("--variant", help="Variant of the set, such as sp1024 or sp8192. Default: the first of --list.")
+    str,
+    typer.Option(
+        "--variant", metavar="NAME", help="Variant of the set, such as sp1024 or sp8192. Default: the first of --list."
+    ),
 ]
 TrainShardsOption = Annotated[
     int | None,
-    typer.Option("--train-shards", min=0, max=LARGEST_COUNT, metavar="K", help="Fetch the first K only. Default: all."),
+    typer.Option(
+        "--train-shards",
+        min=0,
+        callback=at_most(LARGEST_COUNT),
+        metavar="K",
+        help="Fetch the first K only. Default: all.",
+    ),
 ]
 RemoteTokenizerOption = Annotated[
     str, typer.Option("--tokenizer", metavar="PATH", help="Tokenizer in the repository, if none is found by name.")
 ]
 RevisionOption = Annotated[
-    str | None, typer.Option("--revision", help="Branch, tag or commit. Default: that of the first call, else main.")
+    str | None,
+    typer.Option(
+        "--revision", metavar="NAME", help="Branch, tag or commit. Default: that of the first call, else main."
+    ),
 ]
 
 
@@ -180,7 +204,10 @@ def fetch(
     train_shards: TrainShardsOption = None,
     tokenizer: RemoteTokenizerOption = "",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write to. Default: the name of the folder that is fetched.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="Folder to write to. Default: the name of the folder that is fetched."
+        ),
     ] = None,
     revision: RevisionOption = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read and verify files again that did not change.")] = False,

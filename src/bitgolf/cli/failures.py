@@ -7,11 +7,13 @@ import select
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol, runtime_checkable
+from typing import IO
 
-from bitgolf.errors import BitgolfError, Interrupted, UsageError, printable
+from bitgolf.cli.usage_errors import CommandLineError, describe_usage
+from bitgolf.errors import BitgolfError, Interrupted, printable
 from bitgolf.report.failures import describe
 from bitgolf.report.wrapping import line_width, wrap
 
@@ -25,20 +27,11 @@ LONGEST_LINE = 1000
 """Characters of a line of a message; what was given on the command line may be longer."""
 
 
-@runtime_checkable
-class CommandLineError(Protocol):
-    """An error of typer in parsing the command line. Its class depends on the release of typer."""
-
-    exit_code: int
-
-    def format_message(self) -> str: ...
-
-
-def report_failure(error: BaseException, *, debug: bool = False) -> int:
+def report_failure(error: BaseException, words: Sequence[str] = (), *, debug: bool = False) -> int:
     """Print the message of an exception and return the exit status.
 
-    debug: print the traceback first. Otherwise the traceback of an unexpected exception is written to a file, which the
-    message names.
+    words: those of the command line. debug: print the traceback first. Otherwise the traceback of an unexpected exception
+    is written to a file, which the message names.
     """
     if isinstance(error, BrokenPipeError) and (error.filename in _open_streams() or reader_is_gone()):
         return READER_GONE
@@ -47,18 +40,13 @@ def report_failure(error: BaseException, *, debug: bool = False) -> int:
     elif type(error).__name__ == "NoArgsIsHelpError" and isinstance(error, CommandLineError):
         print(error.format_message(), file=sys.stderr)
         return error.exit_code
-    described = describe_usage(error) if isinstance(error, CommandLineError) else describe(error, write=not debug)
+    described = (
+        describe_usage(error, words) if isinstance(error, CommandLineError) else describe(error, write=not debug)
+    )
     if described.exit_code == Interrupted.exit_code:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program is ending: a second one would print a traceback
     print_error(described)
     return described.exit_code
-
-
-def describe_usage(error: CommandLineError) -> UsageError:
-    """Return typer's error in the style of all others."""
-    message = error.format_message().rstrip(".")
-    command = getattr(getattr(error, "ctx", None), "command_path", "bitgolf")
-    return UsageError(message[:1].lower() + message[1:], hint=f"`{command} --help` lists arguments and options")
 
 
 def print_error(error: BitgolfError) -> None:

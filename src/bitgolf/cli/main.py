@@ -1,7 +1,8 @@
 """The program `bitgolf` and its commands, in the order of `--help`. Only the commands that need torch import it.
 
-`runs`: commands on recipes and runs. `artifacts`: commands on a packed model. `data`: commands on shards. `options`:
-options that several commands share. `failures`: messages of exceptions.
+`runs`: commands on recipes and runs. `doctor`: checks of a run or the machine. `artifacts`: commands on a packed model.
+`data`: commands on shards. `options`: options that several commands share. `failures`: messages of exceptions.
+`usage_errors`: those of the parser.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import typer
 
 from bitgolf import __version__
 from bitgolf.cli import artifacts, data, runs
+from bitgolf.cli.doctor import doctor
 from bitgolf.cli.failures import finish_output, report_failure
 from bitgolf.cli.global_options import GlobalOptions, split_global_options
 from bitgolf.report.display import open_display, shown_on
@@ -43,7 +45,7 @@ for command in (
     artifacts.decompress,
     artifacts.generate,
     artifacts.ledger,
-    runs.doctor,
+    doctor,
     runs.pack,
     runs.sweep,
 ):
@@ -109,7 +111,7 @@ def run_command_line(words: Sequence[str]) -> int:
     except SystemExit:
         raise
     except BaseException as error:
-        return report_failure(error, debug=options.debug)
+        return report_failure(error, words, debug=options.debug)
 
 
 @contextmanager
@@ -125,7 +127,7 @@ def _invoke(words: list[str]) -> int:
     """Parse the command line and call the command; returns its exit status."""
     program = _program()
     try:
-        with program.make_context("bitgolf", words) as context:
+        with program.make_context("bitgolf", list(words), obj=tuple(words)) as context:
             program.invoke(context)
     except typer.Exit as ended:
         return ended.exit_code
@@ -135,7 +137,9 @@ def _invoke(words: list[str]) -> int:
 @cache
 def _program() -> Any:
     """Typer's parser of the program; building it takes as long as a short command."""
-    return typer.main.get_command(app)
+    program = typer.main.get_command(app)
+    _tidy_help(program)
+    return program
 
 
 @cache
@@ -148,3 +152,14 @@ def _options_with_value() -> frozenset[str]:
             if option.param_type_name == "option" and not option.is_flag:
                 found.update(option.opts)
     return frozenset(found)
+
+
+def _tidy_help(command: Any) -> None:
+    """Let the help wrap whole paragraphs, and show no type for options without a value, also of commands below."""
+    paragraphs = (command.help or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for param in command.params:
+        if getattr(param, "is_flag", False) and param.metavar is None:
+            param.metavar = ""
+    for below in getattr(command, "commands", {}).values():
+        _tidy_help(below)

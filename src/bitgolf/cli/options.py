@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import msgspec
 import typer
 
 from bitgolf.cli.failures import STANDARD_OUTPUT
+from bitgolf.errors import UsageError
 from bitgolf.files import encode_json
 from bitgolf.report.display import current_display
 from bitgolf.report.progress import Progress
@@ -36,14 +38,66 @@ JsonFlag = Annotated[
         "--json", help="Print the result as one JSON document on standard output, everything else on standard error."
     ),
 ]
+
+
+def at_most(highest: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
+    """Return a callback that raises `UsageError` for a number above `highest`, which the help need not show."""
+
+    def check(param: typer.CallbackParam, value: int | None) -> int | None:
+        if value is not None and value > highest:
+            raise UsageError(f"must be at most {highest:,}, got {value:,}", where=max(param.opts, key=len))
+        return value
+
+    return check
+
+
+def check_assignments(context: typer.Context, values: list[str]) -> list[str]:
+    """The values of --set or --add. Raises `UsageError` for one that is followed by its VALUE as a word of its own."""
+    words: Sequence[str] = context.obj or ()
+    for value in values:
+        at = words.index(value) + 1 if value in words else len(words)
+        following = [word for word in words[at : at + 2] if word != "="][:1]
+        if "=" not in value and following and not following[0].startswith("-"):
+            hint = f"write it as one word without spaces: {value}={following[0].removeprefix('=')}"
+            raise UsageError(f"expected PATH=VALUE, got {value!r}", where=words[at - 2], hint=hint)
+    return values
+
+
 SetOption = Annotated[
     list[str],
-    typer.Option("--set", metavar="PATH=VALUE", help="Set the value at a path of the recipe. May be repeated."),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        callback=check_assignments,
+        help="Set the value at a path of the recipe. The path may leave out segments before its last one if only one "
+        "setting can be meant: seconds=60, model.mlp.hidden=512, Muon.lr=0.02. May be repeated.",
+    ),
 ]
+AddOption = Annotated[
+    list[str],
+    typer.Option(
+        "--add",
+        metavar="PATH=PART",
+        callback=check_assignments,
+        help="Add a part to the end of a chain, such as post_embed='EmbeddingNorm()', or a rule before the first one that "
+        "matches the same. May be repeated; --set and --add apply in the order in which they are given.",
+    ),
+]
+
+
+def edits_in_order(context: typer.Context, sets: Sequence[str], adds: Sequence[str]) -> list[str]:
+    """The values of --set, and those of --add as `PATH+=PART`, in the order of the command line."""
+    given = {"--set": list(sets), "--add": [addition.replace("=", "+=", 1) for addition in adds]}
+    options = (given.get(word.partition("=")[0]) for word in context.obj or ())
+    edits = [values.pop(0) for values in options if values]
+    return [*edits, *given["--set"], *given["--add"]]
+
+
 TextOption = Annotated[
     list[Path],
     typer.Option(
         "--text",
+        metavar="PATH",
         help="A file, a folder, a pattern in quotes, or - for standard input: any text, jsonl, ndjson, json, csv, tsv "
         "or parquet; plain, as .gz, .bz2, .xz or .zst, or in a .zip or .tar archive. May be repeated.",
     ),
@@ -87,9 +141,9 @@ DeviceOption = Annotated[
 ]
 
 
-def newest_run(path: Path) -> Path:
+def newest_run(path: Path | None) -> Path | None:
     """The path of an argument; for `latest`, the folder of the newest run. Raises `UsageError` if there is none."""
-    return Path(recipe_or_newest_run(str(path)))
+    return path if path is None else Path(recipe_or_newest_run(str(path)))
 
 
 def recipe_or_newest_run(name: str) -> str:
@@ -106,6 +160,7 @@ def recipe_or_newest_run(name: str) -> str:
 ArtifactArgument = Annotated[
     Path,
     typer.Argument(
+        metavar="ARTIFACT",
         callback=newest_run,
         help="A packed model: the file artifact.bg, the folder of its run, or latest, the newest run below runs/.",
     ),
@@ -119,6 +174,7 @@ RunArgument = Annotated[
 RecipeArgument = Annotated[
     str,
     typer.Argument(
+        metavar="RECIPE",
         callback=recipe_or_newest_run,
         help="A recipe: its name, a recipe.json, FILE.py:NAME for one of your own, the folder of a run (./NAME if a "
         "recipe has its name), or latest, the newest run below runs/.",

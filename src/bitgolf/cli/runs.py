@@ -1,4 +1,4 @@
-"""The commands on recipes and runs: `recipes`, `show`, `diff`, `run`, `doctor`, `pack`, `sweep`."""
+"""The commands on recipes and runs: `recipes`, `show`, `diff`, `run`, `pack`, `sweep`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bitgolf.cli.options import (
     LARGEST_COUNT,
     LARGEST_SEED,
     MOST_PROCESSES,
+    AddOption,
     DeviceOption,
     JsonFlag,
     KeyOption,
@@ -24,7 +25,11 @@ from bitgolf.cli.options import (
     SkipNullFlag,
     StrictFlag,
     TextOption,
+    at_most,
+    check_assignments,
+    edits_in_order,
     print_result,
+    recipe_or_newest_run,
     start_work,
 )
 from bitgolf.config.plugins import recipe_plugins
@@ -39,14 +44,19 @@ if TYPE_CHECKING:
 
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", help="The folder of the run. Default: the one that RECIPE names, or runs/NAME-HASH-sSEED."),
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="The folder of the run. Default: the one that RECIPE names, or runs/NAME-HASH-sSEED.",
+    ),
 ]
 SeedOption = Annotated[
     int | None,
     typer.Option(
         "--seed",
+        metavar="N",
         min=0,
-        max=LARGEST_SEED,
+        callback=at_most(LARGEST_SEED),
         help="Random seed of training. Default: 0. With the folder of a run, --seed, --text and --shards are those of the "
         "run, and others are refused (--from prepare begins it again).",
     ),
@@ -58,6 +68,7 @@ DevicesOption = Annotated[
     int,
     typer.Option(
         "--devices",
+        metavar="N",
         min=1,
         max=MOST_PROCESSES,
         help="Number of processes to train and score with, one GPU each on a GPU machine.",
@@ -103,8 +114,8 @@ ScoreTokensOption = Annotated[
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue an unfinished training from its last checkpoint.")]
 
 
-def _resolve(recipe: str, sets: list[str], *, quick: bool = False) -> Spec[Recipe]:
-    """Load a recipe by name, from a file, or from the folder of a run, and apply `--quick` and `sets` to it.
+def _resolve(recipe: str, edits: list[str], *, quick: bool = False) -> Spec[Recipe]:
+    """Load a recipe by name, from a file, or from the folder of a run, and apply `--quick` and edits to it.
 
     Raises `FormatVersionError` if the folder has another format, and `UsageError` for `--quick` with a folder.
     """
@@ -115,24 +126,24 @@ def _resolve(recipe: str, sets: list[str], *, quick: bool = False) -> Spec[Recip
         if quick:
             cause = "--quick makes another recipe, which is not that of the run in this folder"
             raise UsageError(cause, where=str(folder), hint="`bitgolf run RECIPE --quick` starts a run of its own")
-    return load_recipe(recipe, sets, quick=quick)
+    return load_recipe(recipe, edits, quick=quick)
 
 
 def recipes(as_json: JsonFlag = False) -> None:
     """List the recipes, with the bits per byte published by their authors."""
+    from bitgolf.commands.recipe_tables import recipes_table
+
     known = {name: describe(name) for name in recipe_names()}
     known |= {name: f"of {plugin}" for name, plugin in recipe_plugins().items() if name not in known}
-    lines = [f"{'recipe':18s} {'published bpb':16s} what it is"]
-    for name, line in known.items():
-        stage, bpb = published_bpb(name) or ("", "-")
-        lines.append(f"{name:18s} {f'{bpb} {stage}':16s} {line}")
-    print_result(as_json, known, "\n".join(lines))
+    print_result(as_json, known, recipes_table(known, {name: published_bpb(name) for name in known}))
 
 
 @accepts_code
 def show(
+    context: typer.Context,
     recipe: RecipeArgument,
     sets: SetOption = [],  # noqa: B006
+    adds: AddOption = [],  # noqa: B006
     quick: QuickFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -141,24 +152,47 @@ def show(
     from bitgolf.commands.show import describe_recipe
     from bitgolf.commands.tables import show_table
 
-    document = describe_recipe(_resolve(recipe, sets, quick=quick))
+    document = describe_recipe(_resolve(recipe, edits_in_order(context, sets, adds), quick=quick))
     print_result(as_json, document, show_table(document))
 
 
 @accepts_code
-def diff(a: RecipeArgument, b: RecipeArgument, as_json: JsonFlag = False) -> None:
-    """Compare two recipes: list the paths whose values differ."""
-    from bitgolf.config.edits import diff as spec_diff
+def diff(
+    context: typer.Context,
+    a: Annotated[str, typer.Argument(metavar="A", callback=recipe_or_newest_run, help="A recipe, as in `show`.")],
+    b: Annotated[
+        str,
+        typer.Argument(
+            metavar="B",
+            callback=recipe_or_newest_run,
+            help="The recipe to compare with. Default: A, changed by --set.",
+        ),
+    ] = "",
+    sets: SetOption = [],  # noqa: B006
+    adds: AddOption = [],  # noqa: B006
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare two recipes: list the settings that differ. --set and --add change the second one.
 
-    rows = spec_diff(_resolve(a, []), _resolve(b, []))
-    document = [{"path": p, "a": x, "b": y} for p, x, y in rows]
-    print_result(as_json, document, "\n".join(f"{p}: {x!r} -> {y!r}" for p, x, y in rows) or "no differences")
+    With one recipe, `diff A --set PATH=VALUE` shows what the options change.
+    """
+    from bitgolf.commands.compare import compare_recipes
+    from bitgolf.commands.recipe_tables import diff_table
+
+    edits = edits_in_order(context, sets, adds)
+    if not b and not edits:
+        raise UsageError("there is nothing to compare with", hint="name a second recipe, or change the first by --set")
+    rows = compare_recipes(_resolve(a, []), _resolve(b or a, edits))
+    edited = " ".join([b or a, "changed"]) if edits else b
+    print_result(as_json, rows, diff_table(rows, a, edited))
 
 
 @accepts_code
 def run(
+    context: typer.Context,
     recipe: RecipeArgument,
     sets: SetOption = [],  # noqa: B006
+    adds: AddOption = [],  # noqa: B006
     text: TextOption = [],  # noqa: B006
     key: KeyOption = "",
     skip_null: SkipNullFlag = False,
@@ -182,7 +216,7 @@ def run(
 
     document = run_recipe(
         recipe,
-        _resolve(recipe, sets, quick=quick),
+        _resolve(recipe, edits_in_order(context, sets, adds), quick=quick),
         text=text,
         shards=shards,
         out=out,
@@ -206,38 +240,6 @@ def _print_run(as_json: bool, result: RunResult) -> None:
 
 
 @accepts_code
-def doctor(
-    run: RunArgument,
-    tokens: Annotated[
-        int,
-        typer.Option(
-            "--tokens",
-            min=64,
-            max=LARGEST_COUNT,
-            help="Number of held-out tokens for the measurement. Half as many training tokens are for calibration.",
-        ),
-    ] = 16384,
-    each: Annotated[
-        bool, typer.Option("--each", help="Measure each tensor alone instead of groups of tensors.")
-    ] = False,
-    device: DeviceOption = "auto",
-    as_json: JsonFlag = False,
-) -> None:
-    """Measure what quantization costs in bits per byte, by tensor, and check a run for errors.
-
-    The exit status is 1 if a finding is an error.
-    """
-    start_work()
-    from bitgolf.commands.doctor import diagnose_run
-    from bitgolf.commands.doctor_table import doctor_table
-
-    document = diagnose_run(run, tokens=tokens, per_tensor=each, device=device)
-    print_result(as_json, document, doctor_table(document))
-    if not document.passes:
-        raise typer.Exit(1)
-
-
-@accepts_code
 def pack(
     run: RunArgument,
     cap: Annotated[
@@ -245,7 +247,7 @@ def pack(
         typer.Option(
             "--cap",
             min=1,
-            max=LARGEST_COUNT,
+            callback=at_most(LARGEST_COUNT),
             metavar="BYTES",
             help="Maximum size in bytes. Default: the cap of the recipe.",
         ),
@@ -276,6 +278,7 @@ def sweep(
         typer.Option(
             "--set",
             metavar="PATH=VALUE,VALUE",
+            callback=check_assignments,
             help="Values to try at a path below `quantize` or `pack`. May be repeated.",
         ),
     ],
@@ -283,7 +286,10 @@ def sweep(
         bool, typer.Option("--score", help="Measure bits per byte in addition to the prediction.")
     ] = False,
     tokens: Annotated[
-        int, typer.Option("--tokens", min=64, max=LARGEST_COUNT, help="Number of held-out tokens to score.")
+        int,
+        typer.Option(
+            "--tokens", metavar="N", min=64, callback=at_most(LARGEST_COUNT), help="Number of held-out tokens to score."
+        ),
     ] = 65536,
     as_json: JsonFlag = False,
 ) -> None:

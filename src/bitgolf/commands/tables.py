@@ -235,10 +235,11 @@ def show_table(summary: RecipeSummary) -> str:
         ("hash", summary.hash),
         ("parameters", format_number(summary.params)),
         ("layers", str(summary.layers)),
-        ("vocabulary", format_number(summary.vocab)),
-        *((f"  {role}", format_number(n)) for role, n in summary.params_by_role.items()),
-        ("forecast, packed bytes", f"{expected.bytes:,} / {expected.cap:,}"),
-        ("forecast, training memory without activations", f"{expected.training_state_bytes:,} bytes"),
+        ("vocabulary", f"{summary.vocab:,} tokens"),
+        *((f"parameters of role {role}", format_number(n)) for role, n in summary.params_by_role.items()),
+        ("forecast of the artifact without its tokenizer", f"{expected.bytes:,} bytes"),
+        ("cap", f"{expected.cap:,} bytes"),
+        ("forecast of training memory without activations", f"{expected.training_state_bytes:,} bytes"),
     ]
     settings = [(setting.path, str(setting.value)) for setting in summary.settings]
     parts = table("Parts and settings", ("path", "value"), settings, text_columns=2)

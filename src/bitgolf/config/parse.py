@@ -1,17 +1,19 @@
-"""Parsing: recipes from their JSON form, and `PATH=VALUE` assignments from the command line."""
+"""Parsing: recipes from their JSON form, and edits of a recipe from the command line."""
 
 from __future__ import annotations
 
-import ast
-import math
-from typing import Any, get_args
+from typing import Any, NamedTuple
 
+from bitgolf.config.paths import class_by_path, resolve_path, short_matches
+from bitgolf.config.readable import readable
 from bitgolf.config.registry import lookup
+from bitgolf.config.rules import rule_position
 from bitgolf.config.spec import Spec, join_path, make_node, schema
-from bitgolf.config.validate import coerce
+from bitgolf.config.values import item_annotation, parse_value
 from bitgolf.errors import RecipeError, error_location, quoted
 
 MAX_VALUES, MAX_DEPTH = 10_000, 40  # of a recipe's JSON form
+LONGEST_HINT = 120  # characters of a value in a hint
 
 
 def from_json(value: Any) -> Spec[Any]:
@@ -42,61 +44,95 @@ def _node(value: Any, budget: list[int], depth: int, path: str) -> Any:
     return value
 
 
-# ---- values from a command line --------------------------------------------------------------------------------
+# ---- edits from a command line ---------------------------------------------------------------------------------
+
+
+class AppliedEdit(NamedTuple):
+    """A recipe after an edit, and what the edit did beyond its own words, for the user; "" if there is nothing to say."""
+
+    recipe: Spec[Any]
+    note: str
 
 
 def apply_assignment(recipe: Spec[Any], assignment: str) -> Spec[Any]:
-    """Return the recipe with one assignment `PATH=VALUE` applied.
+    """Return the recipe after `apply_edit`."""
+    return apply_edit(recipe, assignment).recipe
 
-    VALUE is a number, true, false, none, text, a tuple, or a part such as `SquaredLeakyReLU(slope=0.3)`. Raises
-    `RecipeError` for an unknown path and for a value that does not fit the type of the argument.
+
+def apply_edit(recipe: Spec[Any], edit: str) -> AppliedEdit:
+    """Return the recipe with one edit applied: `PATH=VALUE` replaces a value, `PATH+=PART` adds to a chain.
+
+    PATH is a full or short path (`config.paths`), VALUE what `config.values` describes. Raises `RecipeError` for a
+    path that no setting, or more than one, can have, and for a value that does not fit the type of the argument.
     """
-    path, equals, text = assignment.partition("=")
-    if not equals:
-        raise RecipeError(f"expected PATH=VALUE, got {quoted(repr(assignment))}")
-    _ = recipe[path]
+    given, equals, text = edit.partition("=")
+    adds = given.endswith("+")
+    given = given.removesuffix("+").strip()
+    if not equals or not given:
+        raise RecipeError(f"expected PATH=VALUE, got {quoted(repr(edit))}", hint=_example(recipe, given))
+    if not text.strip():
+        raise RecipeError(
+            f"expected PATH=VALUE, got {quoted(repr(edit))} without a value", hint=_example(recipe, given)
+        )
+    path = resolve_path(recipe, given, (lambda value: isinstance(value, tuple)) if adds else (lambda value: True))
+    resolved = f"{given} is {path}" if path != given else ""
+    changed, did = _add(recipe, path, text) if adds else _set(recipe, path, text)
+    return AppliedEdit(changed, "; ".join(filter(None, (resolved, did))))
+
+
+def _set(recipe: Spec[Any], path: str, text: str) -> tuple[Spec[Any], str]:
+    """Return the recipe with the value at `path` replaced, and a note if that is nothing, or a chain by one part."""
+    before = recipe[path]
+    value = _value_at(recipe, path, text)
+    changed = recipe.set(path, value)
+    if changed == recipe:
+        return recipe, f"--set {path}={quoted(text.strip())} changes nothing: the recipe already has this value"
+    if isinstance(before, tuple) and isinstance(value, tuple) and len(before) > len(value) == 1 and "," not in text:
+        return changed, f"replaces all {len(before)} values of {path}; --add keeps them"
+    return changed, ""
+
+
+def _add(recipe: Spec[Any], path: str, text: str) -> tuple[Spec[Any], str]:
+    """Return the recipe with parts added to the chain at `path`, and a note that says where they are."""
+    chain = recipe[path]
+    if not isinstance(chain, tuple):
+        hint = f"--set {path}={text.strip()} replaces it"
+        raise RecipeError(f"this is no chain, so nothing can be added: it is {readable(chain)}", where=path, hint=hint)
+    longer, places = chain, list[str]()
+    for item in _value_at(recipe, path, text):
+        at = rule_position(longer, item, path)
+        longer = (*longer[:at], item, *longer[at:])
+        taken = (
+            f", before {readable(longer[at + 1].kwargs['where'])!r}, which matches the same"
+            if at + 1 < len(longer)
+            else ""
+        )
+        places.append(f"{item.name if isinstance(item, Spec) else item} is added as {path}.{at}{taken}")
+    return recipe.set(path, longer), "; ".join(places)
+
+
+def _value_at(recipe: Spec[Any], path: str, text: str) -> Any:
+    """Return the value of `text` in the type that the setting at `path` has. The hint of an error tells its value now."""
+    try:
+        return parse_value(text, _annotation_at(recipe, path), path)
+    except RecipeError as error:
+        error.where = error.where or path
+        error.hint = error.hint or f"its value now is {quoted(readable(recipe[path]), LONGEST_HINT)}"
+        raise
+
+
+def _annotation_at(recipe: Spec[Any], path: str) -> Any:
+    """Return the annotation of the setting at a path; for an item of a chain, that of its items."""
     parent_path, _, key = path.rpartition(".")
     parent = recipe[parent_path] if parent_path else recipe
-    annotation = schema(parent.cls)[key][0] if isinstance(parent, Spec) else Any
-    options = get_args(annotation)
-    text_allowed = annotation is str or any(o is str or isinstance(o, str) for o in options)
-    return recipe.set(path, coerce(_parse(text.strip(), text_allowed, path), annotation, path))
+    if isinstance(parent, Spec):
+        return schema(parent.cls)[key][0]
+    return item_annotation(_annotation_at(recipe, parent_path))
 
 
-_LITERALS = {"true": True, "false": False, "none": None, "null": None, "True": True, "False": False, "None": None}
-
-
-def _parse(text: str, text_allowed: bool, path: str) -> Any:
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except SyntaxError:
-        return text
-    except (MemoryError, RecursionError, ValueError):  # nested too deeply, too long, or with a NUL character
-        raise RecipeError(f"{quoted(repr(text))} cannot be parsed", hint="write a shorter value") from None
-    if text_allowed and isinstance(tree, (ast.Name, ast.Attribute, ast.BinOp)) and text not in _LITERALS:
-        return text
-    return _value(tree, text, path)
-
-
-def _value(tree: ast.expr, text: str, path: str) -> Any:
-    match tree:
-        case ast.Constant(value=value):
-            return value
-        case ast.Name(id=word) if word in _LITERALS:
-            return _LITERALS[word]
-        case ast.Name(id="nan" | "inf" as word):
-            return float(word)
-        case ast.Name() | ast.Attribute():
-            return make_node(lookup(ast.unparse(tree)), {}, path)
-        case ast.Call(func=func, args=[], keywords=keywords):
-            kwargs = {str(k.arg): _value(k.value, text, join_path(path, k.arg)) for k in keywords}
-            return make_node(lookup(ast.unparse(func)), kwargs, path)
-        case ast.Tuple(elts=items) | ast.List(elts=items):
-            return tuple(_value(item, text, join_path(path, i)) for i, item in enumerate(items))
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            return -number
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id="inf")):
-            return -math.inf
-    raise RecipeError(
-        f"{quoted(repr(text))} is not a number, a word, a tuple or a part", hint="write a part as Softcap(cap=15)"
-    )
+def _example(recipe: Spec[Any], given: str) -> str:
+    """Return the hint for an edit without a value: the same with the setting's value, if there is one setting."""
+    found = short_matches(given, class_by_path(recipe)) if given else []
+    if len(found) != 1:
+        return "for example --set train.seconds=60"
+    return f"for example --set {given}={quoted(readable(recipe[found[0]]), LONGEST_HINT)}, which is its value now"

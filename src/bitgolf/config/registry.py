@@ -46,6 +46,8 @@ PART_PACKAGES = (
 """The packages of `bitgolf` that are searched for registered classes."""
 
 LONGEST_NAME = 120
+UNKNOWN_PART = "there is no part called"
+"""Start of the message for a name that no part has."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OLD_NAME = re.compile(r"(?:[a-z_][a-z0-9_]*\.)+([A-Z][A-Za-z0-9_]*)")
 _REGISTERED = re.compile(r"^@register\n(?:@.*\n)*class (\w+)", re.MULTILINE)
@@ -142,7 +144,7 @@ def _lookup_in_plugins(name: str) -> type:
         return REGISTRY[name]
     near = difflib.get_close_matches(name, {**part_modules(), **REGISTRY}, 3)
     advice = f"did you mean {' or '.join(near)}?" if near else "a part of your own: give its file with --code FILE"
-    raise RecipeError(f"there is no part called {name!r}", hint="; ".join([advice, *failures]))
+    raise RecipeError(f"{UNKNOWN_PART} {name!r}", hint="; ".join([advice, *failures]))
 
 
 def import_plugins(*, until: Callable[[], bool]) -> list[str]:

@@ -24,6 +24,26 @@ def selects(where: str, role: str, path: str) -> bool:
     return wanted in ("", "*", role) and (not glob or compile_glob(glob).matches(path))
 
 
+def rule_position(chain: Sequence[Any], item: Any, where: str) -> int:
+    """Return the index at which an item is to be added to a chain: its end, except for rules.
+
+    The first matching rule wins, so a rule comes before the first one that matches all that it matches: `*`, or the
+    same role without a path. where: the recipe path of the chain, for messages. Raises `RecipeError` if the chain has
+    a rule for the same parameters.
+    """
+    if not (isinstance(item, Spec) and item.cls is Rule):
+        return len(chain)
+    role, _, glob = item["where"].partition("@")
+    for i, rule in enumerate(chain):
+        if rule["where"] == item["where"]:
+            hint = f"--set {where}.{i}.use=PART changes it"
+            raise RecipeError(f"there is a rule for {item['where']!r} already", where=f"{where}.{i}", hint=hint)
+        other_role, _, other_glob = rule["where"].partition("@")
+        if other_role in ("", "*", role) and other_glob in ("", "**", glob):
+            return i
+    return len(chain)
+
+
 @register
 class Rule(Generic[Used]):
     """Parameters (`where`, see the module docstring) and the part to `use` for them.

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_args
 
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.glob import compile_glob
+from bitgolf.config.paths import class_by_path, join_path, nearest_paths
 from bitgolf.config.validate import coerce, mismatch
 from bitgolf.errors import RecipeError, quoted
 from bitgolf.files import json_digest
@@ -62,7 +63,10 @@ class Spec(Generic[T]):
         return hash(self.hash)
 
     def __repr__(self) -> str:
-        return f"{self.cls.__name__}({', '.join(f'{k}={v!r}' for k, v in self.kwargs.items())})"
+        """The node as the command line accepts it, `SquaredLeakyReLU(slope=0.3)`, without arguments at their default."""
+        known = schema(self.cls)
+        changed = [f"{k}={v!r}" for k, v in self.kwargs.items() if not _is_default(v, known[k][1])]
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
 
     @property
     def name(self) -> str:
@@ -125,7 +129,9 @@ class Spec(Generic[T]):
         new = visit("", self)
         what = select if isinstance(select, str) else select.__name__
         if not touched:
-            raise RecipeError(f"the edit {what!r} matches no part", where=self.name, hint=_nearest(what, self))
+            raise RecipeError(
+                f"the edit {what!r} matches no part", where=self.name, hint=nearest_paths(what, class_by_path(self))
+            )
         if new == self:
             raise RecipeError(f"the edit {what!r} changes nothing", where=", ".join(touched))
         return new
@@ -137,7 +143,7 @@ class Spec(Generic[T]):
         where: the recipe path, for messages. Raises `RecipeError` otherwise.
         """
         if not isinstance(value, Spec):
-            raise mismatch(value, f"a part that is a {_type_name(args[0])}" if args else "a part", where)
+            raise mismatch(value, f"a part of the kind {_type_name(args[0])}" if args else "a part", where)
         if args:
             _check_built_type(value, args[0], where)
         return value
@@ -177,14 +183,11 @@ def make_node(cls: Callable[..., T], kwargs: Mapping[str, Any], where: str) -> S
     for key, (annotation, default) in known.items():
         value = kwargs.get(key, default)
         if value is inspect.Parameter.empty:
-            raise RecipeError(f"the argument {key!r} is missing", where=where or cls.__name__)
+            required = ", ".join(f"{k}=…" for k, (_, default) in known.items() if default is inspect.Parameter.empty)
+            message, hint = f"the argument {key!r} is missing", f"write {cls.__name__}({required})"
+            raise RecipeError(message, where=where or cls.__name__, hint=hint)
         full[key] = coerce(value, annotation, join_path(where, key))
     return Spec(cls, full)
-
-
-def join_path(path: str, key: object) -> str:
-    """Return the path of the argument `key` of the node at `path`."""
-    return f"{path}.{key}" if path else str(key)
 
 
 @cache
@@ -206,6 +209,11 @@ def schema(cls: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
 def count_context_arguments(cls: Callable[..., Any]) -> int:
     """Return the number of positional-only parameters of a class, which its builder supplies."""
     return sum(p.kind is p.POSITIONAL_ONLY for p in inspect.signature(cls).parameters.values())
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Return whether a value equals the default of its argument. 1 equals 1.0, but not true."""
+    return isinstance(value, bool) == isinstance(default, bool) and bool(value == default)
 
 
 # ---- JSON and paths ------------------------------------------------------------------------------------------------
@@ -246,12 +254,7 @@ def _child(value: Any, key: str, at: str, root: Spec[Any]) -> Any:
         return value[int(key)]
     path = join_path(at, key)
     message = f"there is no path {quoted(repr(path))} in the recipe"
-    raise RecipeError(message, where=root.name, hint=_nearest(path, root))
-
-
-def _nearest(path: str, root: Spec[Any]) -> str:
-    near = difflib.get_close_matches(path, [p for p, _ in root.leaves() if p], 3, 0.5)
-    return f"nearest: {', '.join(near)}" if near else "`bitgolf show` lists every path"
+    raise RecipeError(message, where=root.name, hint=nearest_paths(path, class_by_path(root)))
 
 
 def _replace(value: Any, keys: list[str], new: Any, at: str) -> Any:
@@ -283,7 +286,7 @@ def _check_built_type(node: Spec[Any], wanted: Any, where: str) -> None:
     if cls is Any or not isinstance(cls, type):  # or a type variable
         return
     if not (isinstance(node.cls, type) and issubclass(node.cls, cls)):
-        raise mismatch(node, f"a part that is a {_type_name(wanted)}", where)
+        raise mismatch(node, f"a part of the kind {_type_name(wanted)}", where)
     type_arguments = dict(zip(getattr(cls, "__parameters__", ()), get_args(wanted), strict=False))
     for key, (annotation, _) in schema(cls).items() if type_arguments else ():
         if variables := getattr(annotation, "__parameters__", ()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, runtime_checkable
 
 from bitgolf.config.ranges import Range
@@ -51,9 +51,18 @@ def coerce(value: Any, annotation: Any, where: str) -> Any:
         return float(value)
     if type(value) is (origin or annotation):
         return value
-    raise mismatch(value, getattr(annotation, "__name__", str(annotation)), where)
+    raise mismatch(value, TYPE_WORDS.get(annotation, getattr(annotation, "__name__", str(annotation))), where)
 
 
+TYPE_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    NoneType: "none",
+    tuple: "values in brackets",
+}
+"""How messages call the types of values."""
 LARGEST_FLOAT = 10**300
 """Integers below it can be converted to a float; `float` raises `OverflowError` for much larger ones."""
 
@@ -81,7 +90,15 @@ def _conform_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
             raise
         except RecipeError as error:
             errors.append(error.message)
-    raise RecipeError("; or ".join(errors), where=where)
+    raise RecipeError(_join_expectations(errors, f", got {value!r:.120}"), where=where)
+
+
+def _join_expectations(messages: list[str], got: str) -> str:
+    """Return the messages of `mismatch` as one, "expected A or B, got C", if they are all of the same value."""
+    if not all(message.startswith("expected ") and message.endswith(got) for message in messages):
+        return "; or ".join(messages)
+    expected = " or ".join(message.removeprefix("expected ").removesuffix(got) for message in messages)
+    return f"expected {expected}{got}"
 
 
 def _conform_tuple(value: tuple[Any, ...], args: tuple[Any, ...], where: str) -> tuple[Any, ...]:

@@ -46,8 +46,8 @@ class Adam(UpdateAlgorithm):
     def init_state(self, params: list[Tensor]) -> OptimizerState:
         return {
             "steps": [torch.zeros((), dtype=torch.int64) for _ in params],
-            "m": [torch.zeros_like(p) for p in params],
-            "v": [torch.zeros_like(p) for p in params],
+            "m": [p.new_zeros(p.shape) for p in params],
+            "v": [p.new_zeros(p.shape) for p in params],
         }
 
     @torch.no_grad()

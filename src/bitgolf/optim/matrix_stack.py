@@ -32,7 +32,7 @@ class MatrixStack:
         self.shard_start = distributed.rank * self.matrices_per_rank
         first = self.params[0]
         self.weights = first.new_zeros(self.matrices_per_rank * distributed.world_size, *first.shape[-2:])
-        self.grads = torch.zeros_like(self.weights, dtype=reduce_dtype)
+        self.grads = self.weights.new_zeros(self.weights.shape, dtype=reduce_dtype)
         self.local_shard = self.weights[self.shard_start : self.shard_start + self.matrices_per_rank]
         local = self._local_matrices(self.params)
         self._local_views = list(self.local_shard[: len(local)].unbind()), local

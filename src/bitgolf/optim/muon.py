@@ -85,7 +85,7 @@ class Muon(UpdateAlgorithm):
             f"after.{k}": [transform.init_state(p) for p in params]
             for k, transform in enumerate(self.post_orthogonalize)
         }
-        return {"momentum": [torch.zeros_like(p, dtype=self.buffer_dtype) for p in params], **transform_states}
+        return {"momentum": [p.new_zeros(p.shape, dtype=self.buffer_dtype) for p in params], **transform_states}
 
     def compile(self, compile_fn: CompileFunction) -> UpdateFunction:
         return partial(self._step_with, compile_fn(self._update))

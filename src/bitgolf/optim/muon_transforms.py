@@ -73,7 +73,7 @@ class NorMuon(PostOrthogonalization):
         self.beta, self.eps = beta, eps
 
     def init_state(self, param: Tensor) -> Tensor:
-        return torch.zeros_like(param[..., :1])
+        return param.new_zeros(*param.shape[:-1], 1)
 
     def __call__(self, x: Tensor, state: Tensor) -> Tensor:
         state.lerp_(x.square().mean(-1, keepdim=True), 1.0 - self.beta)

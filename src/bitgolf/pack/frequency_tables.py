@@ -10,22 +10,22 @@ The first byte of a stored table is its form:
 
 Units: centre 1/256, power 1/32; a stored spread s means 2 ** (s / 16 - 4). Encoder and decoder of an adaptive table add
 the counts of the symbols coded so far to the prior, block by block. An entry of `ADAPTATIONS` is (weight of the prior
-in symbols, number of symbols after which the counts are halved). All counts are exact integers. Those of the
-generalized Gaussian are computed in decimal arithmetic, which rounds identically on every machine.
+in symbols, number of symbols after which the counts are halved). All counts are exact integers, those of the generalized
+Gaussian too (`pack.generalized_gaussian`).
 """
 
 from __future__ import annotations
 
-import decimal
 import struct
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitgolf.errors import CorruptFileError
+from bitgolf.pack.generalized_gaussian import fit_generalized_gaussian, generalized_gaussian
 
 Bytes = NDArray[np.uint8]
 Counts = NDArray[np.int64]
@@ -37,10 +37,7 @@ PRIOR_STRENGTHS = [4, 64, 1024, 1 << 14]  # weight of the prior in symbols
 MEMORY_LENGTHS = [1 << 14, 1 << 17, 1 << 40]  # in symbols; the last is never reached
 ADAPTATIONS = [(strength, memory) for memory in MEMORY_LENGTHS for strength in PRIOR_STRENGTHS]
 MAX_BLOCK = 1 << 13  # largest number of symbols between two adaptations
-MAX_WEIGHT = 1 << 20  # of a byte in a prior; 256 such weights times 2**30 symbols stay below 2**63
 
-_EXACT = decimal.Context(prec=20, rounding=decimal.ROUND_HALF_EVEN)
-_POWERS = np.array([16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96, 128, 192])
 _CURVE = struct.Struct("<HBB")
 
 
@@ -112,18 +109,19 @@ def choose_table(plane: Bytes, forms: TableKinds = "smallest") -> FrequencyTable
     low, top = int(np.flatnonzero(exact)[0]), int(np.flatnonzero(exact)[-1])
     if low == top:
         return _single_value_table(low)
-    found: list[tuple[float, FrequencyTable | AdaptiveTable]] = []
+    found: list[tuple[float, Callable[[], FrequencyTable | AdaptiveTable]]] = []  # size in bits, and how to make it
     if forms != "adaptive":
         used = exact[low : top + 1]
-        sent = [_uniform_table(low, used.size), *(_count_table(low, _scaled(used, r)) for r in RESOLUTIONS)]
-        found += [(_bits(used, table.counts) + 8 * len(table.encoded), table) for table in sent]
+        uniform = _uniform_table(low, used.size)
+        found.append((_bits(used, uniform.counts) + 8 * len(uniform.encoded), lambda: uniform))
+        sent = [_scaled(used, resolution) for resolution in RESOLUTIONS]
+        found += [(_bits(used, c) + 8 * (3 + _leb128_bytes(c)), partial(_count_table, low, c)) for c in sent]
     if forms != "sent":
-        fitted = _fit_generalized_gaussian(exact)
-        found.append(
-            (_bits(exact, generalized_gaussian(*fitted)) + 8 * (1 + _CURVE.size), _generalized_gaussian_table(fitted))
-        )
-        found += _adaptive_candidates(pieces, fitted)
-    return min(found, key=lambda pair: pair[0])[1]
+        fitted = fit_generalized_gaussian(exact)
+        curve = _generalized_gaussian_table(fitted)
+        found.append((_bits(exact, curve.counts) + 8 * len(curve.encoded), lambda: curve))
+        found += [(bits, partial(_adaptive_table, fitted, i)) for bits, i in _adaptive_candidates(pieces, fitted)]
+    return min(found, key=lambda pair: pair[0])[1]()
 
 
 def _bits(exact: Counts, counts: Counts) -> float:
@@ -132,17 +130,17 @@ def _bits(exact: Counts, counts: Counts) -> float:
     return float(-(exact[seen] * np.log2(counts[seen] / counts.sum())).sum())
 
 
-def _adaptive_candidates(pieces: Counts, fitted: tuple[int, int, int]) -> list[tuple[float, AdaptiveTable]]:
-    """(bits, table) for each adaptation. Memory lengths that this number of symbols does not reach are left out.
+def _adaptive_candidates(pieces: Counts, fitted: tuple[int, int, int]) -> list[tuple[float, int]]:
+    """(bits, index) for each of `ADAPTATIONS`. Memory lengths that this number of symbols does not reach are left out.
 
     pieces: counts of each block (blocks, 256).
     """
-    count, found = int(pieces.sum()), list[tuple[float, AdaptiveTable]]()
+    count, found = int(pieces.sum()), list[tuple[float, int]]()
     for memory in MEMORY_LENGTHS:
         if memory < count or memory == MEMORY_LENGTHS[-1]:
-            tables = [_adaptive_table(fitted, i) for i, (_, length) in enumerate(ADAPTATIONS) if length == memory]
-            seen = _seen_counts(pieces, tables[0])
-            found += [(_adapted_bits(pieces, seen, table) + 8 * len(table.encoded), table) for table in tables]
+            tables = {i: _adaptive_table(fitted, i) for i, (_, length) in enumerate(ADAPTATIONS) if length == memory}
+            seen = _seen_counts(pieces, next(iter(tables.values())))
+            found += [(_adapted_bits(pieces, seen, table) + 8 * len(table.encoded), i) for i, table in tables.items()]
     return found
 
 
@@ -158,41 +156,6 @@ def _seen_counts(pieces: Counts, table: AdaptiveTable) -> Counts:
 def _adapted_bits(pieces: Counts, seen: Counts, table: AdaptiveTable) -> float:
     weights = (table.counts * table.prior_strength + seen * int(table.counts.sum())).astype(np.float64)
     return float((pieces.sum(1) * np.log2(weights.sum(1))).sum() - (pieces * np.log2(weights)).sum())
-
-
-def _fit_generalized_gaussian(exact: Counts) -> tuple[int, int, int]:
-    """Approximate maximum-likelihood fit (centre, spread, power). Floats suffice, since the result is stored."""
-    values, total = np.arange(256), int(exact.sum())
-    centre = min(65535, round(256 * float((exact * values).sum() / total)))
-    distance = np.abs(values - centre / 256)
-    power = _POWERS[:, None] / 32
-    # The maximum-likelihood spread of the continuous distribution is the centre of a search over stored spreads.
-    initial = (power[:, 0] * ((distance**power) @ exact) / total) ** (1 / power[:, 0])
-    spread = np.clip(np.rint(16 * np.log2(initial) + 64)[:, None] + np.arange(-12, 9), 0, 255).astype(np.int64)
-    width = 2.0 ** ((spread - 64) / 16 * power)
-    scaled = (distance**power)[:, None] / width[..., None]
-    weights = np.maximum(np.exp(-np.minimum(scaled, 700)), 1 / MAX_WEIGHT)
-    bits = total * np.log2(weights.sum(-1)) - np.log2(weights) @ exact
-    best, at = np.unravel_index(np.argmin(bits), bits.shape)
-    return centre, int(spread[best, at]), int(_POWERS[best])
-
-
-@lru_cache(maxsize=1024)
-def generalized_gaussian(centre: int, spread: int, power: int) -> Counts:
-    """Weights (256,) of the bytes, 1 to `MAX_WEIGHT`, identical on all machines. Do not modify the cached array."""
-    exponent = _EXACT.divide(decimal.Decimal(power), 32)
-    width = _EXACT.multiply(_EXACT.divide(decimal.Decimal(spread - 64), 16), _EXACT.ln(decimal.Decimal(2)))
-    # Beyond this distance the weight would be below 1: exp(-exp(3)) * MAX_WEIGHT < 1.
-    reach = _EXACT.exp(_EXACT.add(_EXACT.divide(decimal.Decimal(3), exponent), width))
-    counts = np.ones(256, np.int64)
-    for x in range(256):
-        distance = _EXACT.divide(decimal.Decimal(abs(256 * x - centre)), 256)
-        if not distance:
-            counts[x] = MAX_WEIGHT
-        elif distance < reach:
-            scaled = _EXACT.exp(_EXACT.multiply(exponent, _EXACT.subtract(_EXACT.ln(distance), width)))
-            counts[x] = max(1, int(_EXACT.multiply(_EXACT.exp(_EXACT.minus(scaled)), MAX_WEIGHT)))
-    return counts
 
 
 def _scaled(exact: Counts, resolution: int) -> Counts:
@@ -272,6 +235,12 @@ def write_leb128(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def _leb128_bytes(values: Counts) -> int:
+    """Number of bytes of all values as LEB128."""
+    limits = np.array([1 << 7, 1 << 14, 1 << 21, 1 << 28])
+    return int(values.size + (values[:, None] >= limits).sum())
 
 
 def read_leb128(data: bytes, at: int) -> tuple[int, int]:

@@ -10,12 +10,13 @@ import ast
 import difflib
 import importlib
 import pkgutil
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitgolf.config.parse import apply_assignment
+from bitgolf.config.parse import apply_edit
 from bitgolf.config.plugins import recipe_plugins
 from bitgolf.config.recipe_file import read_recipe
 from bitgolf.config.spec import Spec
@@ -33,9 +34,15 @@ NOT_RECIPES = frozenset({"check", "foreign", "identity", "quick", "recipe", "tim
 
 
 def recipe_names() -> list[str]:
-    """Names of all recipes of this package, sorted."""
+    """Names of all recipes of this package: those of this project by name, then published systems by number."""
     modules = {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}
-    return sorted(modules - NOT_RECIPES)
+    return sorted(modules - NOT_RECIPES, key=lambda name: (pull_request(name), name))
+
+
+def pull_request(name: str) -> int:
+    """The number of the pull request that a recipe is named after, 0 if it is none."""
+    match = re.match(r"pr(\d+)", name)
+    return int(match[1]) if match else 0
 
 
 def describe(name: str) -> str:
@@ -104,11 +111,12 @@ def named_folder(recipe: str) -> Path | None:
     return Path(recipe) if recipe not in recipe_names() and Path(recipe).is_dir() else None
 
 
-def load_recipe(recipe: str, sets: Sequence[str], *, quick: bool = False) -> Spec[Any]:
-    """Load a recipe and apply assignments to it, in order. quick: make it a toy first, see `quick`.
+def load_recipe(recipe: str, edits: Sequence[str], *, quick: bool = False) -> Spec[Any]:
+    """Load a recipe and apply edits to it, in order. quick: make it a toy first, see `quick`.
 
-    recipe: a name, a JSON file, the folder of a run, or FILE.py:NAME, which executes the file. sets: `PATH=VALUE`, as
-    given to `--set`. Shows a message for each assignment that changes nothing.
+    recipe: a name, a JSON file, the folder of a run, or FILE.py:NAME, which executes the file. edits: `PATH=VALUE`, as
+    given to `--set`, and `PATH+=PART`, which `--add PATH=PART` stands for. Shows a note where an edit was given by a short
+    path, changes nothing, or chose a place in a chain.
     """
     if recipe in recipe_names() and Path(recipe).is_dir():
         current_display().message(f"{recipe} is the recipe; ./{recipe} would be the folder")
@@ -122,11 +130,11 @@ def load_recipe(recipe: str, sets: Sequence[str], *, quick: bool = False) -> Spe
         from bitgolf.recipes import quick as toy  # imports torch
 
         spec = toy.quick(spec)
-    for assignment in sets:
-        changed = apply_assignment(spec, assignment)
-        if changed == spec:
-            current_display().message(f"--set {assignment} changes nothing: the recipe already has this value")
-        spec = changed
+    for edit in edits:
+        with error_location(f"--set {edit}"):
+            spec, note = apply_edit(spec, edit)
+        if note:
+            current_display().message(f"note: {note}")
     return spec
 
 

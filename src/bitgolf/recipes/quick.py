@@ -6,7 +6,6 @@ the recipe at its own size; the name of a quick recipe ends in `-quick`, which r
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from bitgolf.average.ema import EMA
@@ -19,6 +18,7 @@ from bitgolf.quantize.calibration.sources import SelfGenerated, TrainingText
 from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.identity import QUICK_SUFFIX
+from bitgolf.report.display import current_display
 from bitgolf.text.documents import TextSample
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def quick(recipe: Spec[Recipe]) -> Spec[Recipe]:
         check_recipe(narrow)
     except RecipeError as error:
         check_recipe(smaller)
-        print(f"note: --quick keeps the widths of the model, since {error.message}", file=sys.stderr)
+        current_display().message(f"note: --quick keeps the widths of the model, since {error.message}")
         return smaller
     return narrow
 

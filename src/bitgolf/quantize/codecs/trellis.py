@@ -38,7 +38,13 @@ from bitgolf.quantize.codecs.codec import (
 )
 from bitgolf.quantize.codecs.gptq import GPTQ, InverseCholesky, RoundBlock, columnwise
 from bitgolf.quantize.codecs.session import EncodingSession
-from bitgolf.quantize.codecs.viterbi import Floats, round_scalar, viterbi_kernels
+from bitgolf.quantize.codecs.viterbi import (
+    MAX_VECTORIZED_STATES,
+    Floats,
+    round_scalar,
+    search_columns,
+    viterbi_kernels,
+)
 from bitgolf.quantize.stats import MatrixStats
 
 TRELLIS_MSE = {1: 0.08333, 4: 0.06626, 8: 0.0649, 16: 0.06399, 32: 0.06304, 64: 0.0624, 128: 0.06175, 256: 0.06128}
@@ -167,9 +173,14 @@ class TrellisCodec(Codec):
             return columnwise(round_column)
 
         def block(start: int, block: Tensor, upper: Tensor) -> Tensor:
-            own, round_columns = slice(start, start + block.shape[1]), viterbi_kernels().round_columns
-            preceding = self.grid.previous_state
-            round_columns(block[0].numpy(), upper[0].numpy(), step[own], shrink[own], preceding, points[own])
+            own, preceding = slice(start, start + block.shape[1]), self.grid.previous_state
+            if self.grid.states <= MAX_VECTORIZED_STATES and not torch.triu(upper[0], 1).any():  # no feedback
+                search_columns(
+                    (block[0].numpy() / step[own]).astype(np.float32, copy=False), shrink[own], preceding, points[own]
+                )
+            else:
+                round_columns = viterbi_kernels().round_columns
+                round_columns(block[0].numpy(), upper[0].numpy(), step[own], shrink[own], preceding, points[own])
             return torch.from_numpy(np.float32(0.5) * points[own] * step[own])[None]
 
         return block

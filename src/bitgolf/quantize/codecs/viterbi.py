@@ -78,6 +78,39 @@ def quantize_columns(
                 block[k, r] -= upper[j, k] * error[r]
 
 
+MAX_VECTORIZED_STATES = 4
+"""Number of states up to which `search_columns` takes less time than numba takes to import."""
+
+
+def search_columns(x: Floats, shrink: Floats, preceding: PreviousState, points: NDArray[np.int16]) -> None:
+    """`viterbi_search` for all columns at once, without feedback between them, in numpy alone.
+
+    x, shrink, points: (B, R). The results are equal, bit for bit.
+    """
+    weight = (np.float32(1.0) + shrink).T  # (R, B)
+    centre = x.T / weight
+    offset = np.array([[0.0], [0.5]], np.float32)  # of z0; arrays below have axes (R, z0, parity, B)
+    below = np.clip(np.floor(centre[:, None] - offset), MIN_INDEX, MAX_INDEX - 1)
+    index = np.stack([below + (below % 2), below + 1 - (below % 2)], 2)
+    away = index + offset[:, None] - centre[:, None, None]
+    added = weight[:, None, None] * away * away
+    states, columns = preceding.shape[1], np.arange(len(x))
+    cost = np.full((2, states // 2, len(x)), np.inf, np.float32)
+    cost[0, 0] = 0.0
+    odd = np.empty((len(added), states, len(x)), np.uint8)
+    for taken, of_row in zip(odd, added, strict=True):
+        before = cost.reshape(states, len(x))[preceding].reshape(2, *cost.shape)  # (parity, z0, states / 2, B)
+        even, other = before[0] + of_row[:, 0, None], before[1] + of_row[:, 1, None]
+        taken[:] = (other < even).reshape(taken.shape)
+        cost = np.minimum(even, other)
+    state = np.argmin(cost.reshape(states, len(x)), 0)
+    for i in range(len(added) - 1, -1, -1):
+        parity = odd[i, state, columns]
+        state = preceding[parity, state]
+        z0 = state & 1
+        points[:, i] = 2 * index[i, z0, parity, columns] + z0
+
+
 class ViterbiKernels(NamedTuple):
     """`viterbi_search` and `quantize_columns`, compiled by numba."""
 
