@@ -15,6 +15,7 @@ from bitgolf.pipeline.scoring import ScoringJob, score_worker
 from bitgolf.report.failures import describe
 from bitgolf.runtime import worker
 from bitgolf.runtime.job_files import read_error, read_job, read_result, write_job, write_result
+from bitgolf.runtime.launch import run_worker
 from bitgolf.score.document_order import ShuffledOrder
 from bitgolf.score.methods import SlidingScoring
 from bitgolf.score.result import DecompressResult
@@ -78,3 +79,18 @@ def test_a_process_of_its_own_does_the_job(tmp_path: Path) -> None:
     with pytest.raises(BitgolfError, match="artifact") as caught:
         decompress_in_worker(CodingJob(tmp_path / "a.bg", tmp_path / "in.bgz", tmp_path / "out"))
     assert not isinstance(caught.value.__cause__, TypeError) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_file_in_the_current_folder_is_not_taken_for_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """The program `bitgolf` does not search the current folder, and neither do its workers."""
+    for name in ("brotli", "sentencepiece", "constriction"):
+        (tmp_path / f"{name}.py").write_text("from pathlib import Path; Path('executed').touch()")
+    monkeypatch.chdir(tmp_path)
+    job = CodingJob(tmp_path / "a.bg", tmp_path / "none.bgz", tmp_path / "out")
+    with pytest.raises(BitgolfError, match="cannot read it"):
+        run_worker(decompress_file, job, task="decompression", where=job.source, processes=processes)
+    assert not (tmp_path / "executed").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,12 @@ def _run(command: list[str]) -> Ended:
     lines, display = list[str](), current_display()
     with (
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="backslashreplace"
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="backslashreplace",
+            env=_environment(),
         ) as process,
         _forward_signals(process) as caught,
     ):
@@ -91,6 +97,15 @@ def _run(command: list[str]) -> Ended:
             display.message(lines[-1])
         status = process.wait()
     return Ended(status, bool(caught), lines)
+
+
+def _environment() -> dict[str, str] | None:
+    """Environment of workers, None for that of this process: they find modules where this process does.
+
+    `python -m` would put the current folder first, so that a file there with the name of a library would be executed.
+    """
+    searched = {Path(folder).resolve() for folder in sys.path}  # "" is the current folder
+    return None if Path.cwd() in searched else {**os.environ, "PYTHONSAFEPATH": "1"}
 
 
 @contextmanager
