@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bitgolf.config.code_files import CODE_FILES, code_file_of_module, load_code, with_imported_files
-from bitgolf.config.registry import REGISTRY, lookup
+from bitgolf.config.registry import REGISTRY, lookup, register
 from bitgolf.config.requirements import requirements
 from bitgolf.config.spec import schema
 from bitgolf.errors import RecipeError, UsageError
@@ -127,3 +127,14 @@ def test_a_file_that_python_finds_by_itself_counts_as_named(tmp_path: Path, monk
     load_code([path])
     assert list(CODE_FILES) == ["my_base", "my_parts"]
     assert [needed.name for needed in requirements({"part": "MyPart"})] == ["my_base.py", "my_parts.py"]
+
+
+def test_a_class_of_the_program_itself_is_refused_where_another_process_needs_it() -> None:
+    register(type("OfProgram", (), {"__module__": "__main__"}))
+    with pytest.raises(
+        RecipeError, match="OfProgram is defined in '__main__', which no other process can load"
+    ) as error:
+        requirements({"part": "OfProgram"})
+    assert "put it into a file of its own" in error.value.hint
+    with pytest.raises(RecipeError, match="class Unknown is not registered"):
+        requirements({"part": "Unknown"})
