@@ -1,7 +1,7 @@
 """The picture of the README, bits per byte against bytes: `python bench/plot_compression.py [RESULTS] [--out FILE.svg]`.
 
 Each point is a compression scheme of `bench/compression.py`: mean over the seeds, with the standard deviation of the loss
-that packing costs. Needs matplotlib: `pip install bitgolf[plot]`.
+that packing costs.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib  # pyright: ignore[reportMissingImports]  # of the extra `plot`
+from matplotlib.axes import Axes
 
-matplotlib.use("svg")
-from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
-from matplotlib.axes import Axes  # pyright: ignore[reportMissingImports]
+from bitgolf.report.figures import FONT_SIZE, MAIN, MUTED, OTHER, chart_style, new_figure, standalone_svg
 
-PUBLISHED, OURS = "#8a5a00", "#0b5fa5"
+PUBLISHED, OURS = OTHER.light, MAIN.light
 LABELS = {
     "GPTQ int6, SdClip, Brotli": ("GPTQ int6 + Brotli, as in most records", PUBLISHED),
     "trellis alone: 256 states": ("trellis-coded quantization + Brotli", OURS),
     "all of ours": ("trellis, step sizes by sensitivity, range coder", OURS),
     "fewest bytes": ("the same scheme,\nat the loss of GPTQ int6", OURS),
 }
+
+
+DESCRIPTION = "Bits per byte against bytes of one model, packed by the usual method of the challenge and by ours"
 
 
 class Point(NamedTuple):
@@ -50,19 +51,18 @@ def points(lines: list[dict[str, Any]]) -> dict[str, Point]:
 def draw(lines: list[dict[str, Any]], axes: Axes) -> None:
     seeds = {line["seed"]: line["averaged"] for line in lines}
     unquantized = statistics.mean(seeds.values())
-    axes.axhline(unquantized, color="#666666", linewidth=1, linestyle="--")
-    axes.annotate("before packing (float32)", (0.02, unquantized), xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points", fontsize=9, color="#444444")  # fmt: skip
+    axes.axhline(unquantized, color=MUTED.light, linewidth=1, linestyle="--")
+    axes.annotate("before packing (float32)", (0.02, unquantized), xycoords=("axes fraction", "data"), xytext=(0, 4), textcoords="offset points", color=MUTED.light)  # fmt: skip
     for name, point in points(lines).items():
         label, color = LABELS[name]
         axes.errorbar(point.megabytes, point.bpb, yerr=point.deviation, fmt="o", color=color, capsize=3)
         side = -1 if point.megabytes > 1.8 else 1
-        axes.annotate(label, (point.megabytes, point.bpb), xytext=(side * 9, 0), textcoords="offset points", fontsize=9, color=color, ha="right" if side < 0 else "left", va="center")  # fmt: skip
+        axes.annotate(label, (point.megabytes, point.bpb), xytext=(side * 9, 0), textcoords="offset points", color=color, ha="right" if side < 0 else "left", va="center")  # fmt: skip
     axes.set_xlabel("bytes of the packed model (MB)")
-    axes.set_ylabel("bits per byte on held-out text")
+    axes.set_ylabel("bits per byte on held-out text", rotation_mode="anchor")
     axes.set_title(
-        f"Packing one model of 5.3 M parameters, {len(seeds)} seeds, English prose (small scale)", fontsize=10
+        f"Packing one model of 5.3 M parameters, {len(seeds)} seeds, English prose (small scale)", fontsize=FONT_SIZE
     )
-    axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.12)
 
 
@@ -72,10 +72,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/compression.svg"), help="file of the picture")
     options = parser.parse_args()
     lines = [json.loads(line) for line in options.results.read_text().splitlines()]
-    pyplot.rcParams["svg.hashsalt"] = "bitgolf"  # the same results give the same file
-    figure, axes = pyplot.subplots(figsize=(7.2, 3.9), layout="constrained")
-    draw(lines, axes)
-    figure.savefig(options.out, metadata={"Date": None})
+    with chart_style():
+        figure, axes = new_figure(720, 390)
+        draw(lines, axes)
+    options.out.write_text(standalone_svg(figure, "compression", DESCRIPTION), encoding="utf-8")
     print(options.out)
 
 

@@ -109,8 +109,6 @@ def test_a_benchmark_that_is_mentioned_takes_these_options(
     mention: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, script, *words = shlex.split(mention, comments=True)
-    if script.endswith("plot_compression.py"):
-        pytest.importorskip("matplotlib", reason="needs matplotlib: pip install bitgolf[plot]")
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     with pytest.raises(SystemExit) as done:

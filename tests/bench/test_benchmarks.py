@@ -103,7 +103,6 @@ def test_published_lines_print_as_the_table_of_the_documents(
 
 
 def test_the_picture_is_drawn_from_the_published_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install bitgolf[plot]")
     import plot_compression
 
     lines = [json.loads(line) for line in (ROOT / "results" / "compression.jsonl").read_text().splitlines()]

@@ -1,10 +1,17 @@
-"""Reading of the steps in a log."""
+"""What the log of a run says about its training and its warnings, if stages were repeated, resumed or damaged."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bitgolf.report.events import StepRow, training_losses, training_steps
+from bitgolf.report.events import (
+    StepRow,
+    current_warnings,
+    stage_ends,
+    training_losses,
+    training_phases,
+    training_steps,
+)
 
 
 def step(number: int, **fields: Any) -> dict[str, Any]:
@@ -26,3 +33,50 @@ def test_resumed_steps_replace_those_before_them() -> None:
 def test_fields_that_are_missing_or_damaged_do_not_stop_the_reading() -> None:
     events = [step(1, loss="low"), step(2, step=None), step(3, tokens=None, training_seconds=4), {"event": "step"}]
     assert training_steps(events) == [StepRow(3, 1.5, 0, 4.0)]
+
+
+def run(recipe: str = "a") -> dict[str, Any]:
+    return {"event": "run", "hash": recipe}
+
+
+def stage(name: Any) -> dict[str, Any]:
+    return {"event": "stage", "stage": name}
+
+
+def warning(message: Any) -> dict[str, Any]:
+    return {"event": "warning", "message": message}
+
+
+def phase(step: Any, start: Any) -> dict[str, Any]:
+    return {"event": "phase", "step": step, "phase_start": start}
+
+
+def test_warnings_of_a_repeated_stage_replace_the_earlier_ones() -> None:
+    first = [run(), warning("caution"), stage("train"), warning("slow"), stage("score"), warning("late")]
+    assert current_warnings(first) == ["caution", "slow", "late"]
+    again = [*first, run(), stage("score"), warning("late, again")]
+    assert current_warnings(again) == ["caution", "slow", "late, again"]
+    assert current_warnings([*first, run("b"), warning("other")]) == ["other"], "the recipe is another one"
+
+
+def test_a_warning_is_told_once() -> None:
+    assert current_warnings([run(), warning("a"), stage("train"), warning("a"), warning("b")]) == ["a", "b"]
+
+
+def test_events_with_values_of_another_type_are_left_out() -> None:
+    assert current_warnings([run(), warning(None), stage(["x"]), warning({"a": 1})]) == []
+    assert training_phases([stage("train"), phase("1", 0.5), phase(1, None)]) == []
+    assert stage_ends([{"event": "stage_done", "stage": 3, "time": 1.0}, {"event": "stage_done", "stage": "a"}]) == {}
+
+
+def test_phases_are_those_of_the_last_training() -> None:
+    first = [stage("train"), phase(10, 0.5), phase(15, 0.75)]
+    assert training_phases(first) == [(10, 0.5), (15, 0.75)]
+    assert training_phases([*first, stage("train"), phase(20, 0.5)]) == [(20, 0.5)]
+    resumed = [*first, stage("train"), {"event": "resume", "step": 12}, phase(16, 0.75)]
+    assert training_phases(resumed) == [(10, 0.5), (16, 0.75)], "what followed the checkpoint is repeated"
+
+
+def test_the_last_end_of_a_stage_counts() -> None:
+    ends = [{"event": "stage_done", "stage": "score", "time": t} for t in (1.0, 5.0)]
+    assert stage_ends(ends) == {"score": 5.0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,14 +14,14 @@ from bitgolf.errors import CorruptFileError
 from bitgolf.files import read_json, write_bytes, write_json
 from bitgolf.pipeline.calibration import CalibrationOutcome
 from bitgolf.pipeline.compression import PackedArtifact
-from bitgolf.pipeline.html_report import render_report
+from bitgolf.pipeline.html_report.contents import ReportContents, collect_contents
 from bitgolf.pipeline.result import HeldOutText, RunResult
 from bitgolf.pipeline.scoring import ScoreOutcome
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingResult
 from bitgolf.recipes.identity import is_quick, recipe_hash
 from bitgolf.report.environment import collect_environment
-from bitgolf.report.events import read_events, training_losses
+from bitgolf.report.events import read_events
 
 
 class Reported(msgspec.Struct, frozen=True):
@@ -32,10 +34,38 @@ def report_inputs(run: Run) -> list[Any]:
 
 def report(run: Run) -> Reported:
     """Write `score.json`, `environment.json` and `report.html`."""
+    result, environment = _run_result(run), collect_environment()
+    write_json(run.files.result, msgspec.to_builtins(result))
+    write_json(run.files.environment, environment)
+    log = read_events(run.files.log)
+    if skipped := log.explanation():
+        run.log.event("warning", message=skipped)
+    contents = collect_contents(run, result, environment, log.events)
+    write_bytes(run.files.html_report, load_renderer()(contents).encode())
+    return Reported()
+
+
+def load_renderer() -> Callable[[ReportContents], str]:
+    """Return `render_report`. Its import takes a second, since it loads matplotlib, which only this stage needs.
+
+    The first import on a machine also makes matplotlib's cache of fonts; its notes about that are not printed.
+    """
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from bitgolf.pipeline.html_report.page import render_report
+    finally:
+        logger.setLevel(level)
+    return render_report
+
+
+def _run_result(run: Run) -> RunResult:
+    """The result of a run whose earlier stages are completed."""
     trained, calibrated = run.outcome("train", TrainingResult), run.outcome("calibrate", CalibrationOutcome)
     packed, scored = run.outcome("pack", PackedArtifact), run.outcome("score", ScoreOutcome)
     text = load_manifest(run.data_folder).val
-    result = RunResult(
+    return RunResult(
         run=str(run.folder),
         recipe=run.recipe().name,
         hash=recipe_hash(run.recipe),
@@ -63,13 +93,6 @@ def report(run: Run) -> Reported:
         quick=is_quick(run.recipe().name),
         code=[file.name for file in required_code(run.recipe.to_json())],
     )
-    write_json(run.files.result, msgspec.to_builtins(result))
-    write_json(run.files.environment, collect_environment())
-    log = read_events(run.files.log)
-    if skipped := log.explanation():
-        run.log.event("warning", message=skipped)
-    write_bytes(run.files.html_report, render_report(result, training_losses(log.events)).encode())
-    return Reported()
 
 
 def read_result(run: Run) -> RunResult:

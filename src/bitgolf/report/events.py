@@ -76,3 +76,40 @@ def _step_row(event: dict[str, Any]) -> StepRow | None:
 def training_losses(events: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:
     """(step, loss in nats per token) of the `training_steps` in a log."""
     return [(row.step, row.loss) for row in training_steps(events)]
+
+
+def training_phases(events: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:
+    """(step, fraction of the run) at which each phase of the last training began, those before a resumption included."""
+    earlier: list[tuple[int, float]] = []
+    found: list[tuple[int, float]] = []
+    for event in events:
+        step, start = event.get("step"), event.get("phase_start")
+        if event["event"] == "stage" and event.get("stage") == "train":
+            earlier, found = found, []
+        elif event["event"] == "resume" and isinstance(step, int):
+            found = [phase for phase in earlier if phase[0] < step]
+        elif event["event"] == "phase" and isinstance(step, int) and isinstance(start, float | int):
+            found.append((step, float(start)))
+    return found
+
+
+def stage_ends(events: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Stage -> time of its last end, in seconds since 1970."""
+    ends = [event for event in events if event["event"] == "stage_done"]
+    pairs = [(event.get("stage"), event.get("time")) for event in ends]
+    return {stage: time for stage, time in pairs if isinstance(stage, str) and isinstance(time, float | int)}
+
+
+def current_warnings(events: Iterable[dict[str, Any]]) -> list[str]:
+    """Messages of the warnings of the last execution of each stage, and of those before any stage, each once."""
+    found: dict[str, list[str]] = {}
+    recipe, stage = None, ""
+    for event in events:
+        kind, name, message = event["event"], event.get("stage"), event.get("message")
+        if kind == "run":
+            found, recipe, stage = (found if event.get("hash") == recipe else {}), event.get("hash"), ""
+        elif kind == "stage" and isinstance(name, str):
+            stage, found[name] = name, []
+        elif kind == "warning" and isinstance(message, str):
+            found.setdefault(stage, []).append(message)
+    return list(dict.fromkeys(message for messages in found.values() for message in messages))
