@@ -15,7 +15,7 @@ ERRORS = [
     ("show", "the argument RECIPE is missing", "usage: bitgolf show [OPTIONS] RECIPE"),
     ("decompress a", "the argument IN is missing", "usage: bitgolf decompress [OPTIONS] ARTIFACT IN OUT"),
     ("data make x", "the option --text is missing", "`bitgolf data make --help` lists"),
-    ("show a b c", "unexpected arguments: b c", "usage: bitgolf show [OPTIONS] RECIPE"),
+    ("show a b c", "unexpected argument: b c", "usage: bitgolf show [OPTIONS] RECIPE"),
     ("show quickstart model.act=relu", "unexpected argument: model.act=relu", "write --set model.act=relu"),
     ("show quickstart --sett x=1", "there is no option --sett", "did you mean --set?"),
     ("--verson", "there is no option --verson", "did you mean --version?"),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.code_options import accepts_code
+from bitgolf.cli.completion import ORDERS, complete_method, one_of
 from bitgolf.cli.options import (
     LARGEST_COUNT,
     LARGEST_SEED,
@@ -32,7 +33,10 @@ from bitgolf.text.read_report import ReadOptions
 MethodNames = Annotated[
     list[str],
     typer.Option(
-        "--with", metavar="METHOD", help="Name of a scoring method. May be repeated. Default: those of the recipe."
+        "--with",
+        metavar="METHOD",
+        autocompletion=complete_method,
+        help="Name of a scoring method. May be repeated. Default: those of the recipe.",
     ),
 ]
 MethodSettings = Annotated[
@@ -42,7 +46,13 @@ MethodSettings = Annotated[
     ),
 ]
 DocumentOrder = Annotated[
-    str | None, typer.Option("--order", metavar="ORDER", help="Order of the documents: corpus, shuffled or longest.")
+    str | None,
+    typer.Option(
+        "--order",
+        metavar="ORDER",
+        autocompletion=one_of(*ORDERS),
+        help="Order of the documents: corpus, shuffled or longest.",
+    ),
 ]
 OrderSeed = Annotated[
     int | None,
@@ -70,7 +80,10 @@ ProofFolder = Annotated[
     Path | None, typer.Option("--proof", metavar="FOLDER", help="Prove a score, and write the proof to this folder.")
 ]
 ProofMethod = Annotated[
-    list[str], typer.Option("--with", metavar="METHOD", help="Name of the method to prove, as in `score`.")
+    list[str],
+    typer.Option(
+        "--with", metavar="METHOD", autocompletion=complete_method, help="Name of the method to prove, as in `score`."
+    ),
 ]
 ProofSettings = Annotated[
     list[str], typer.Option("--set", metavar="SETTING=VALUE", help="Change a setting of the method to prove.")

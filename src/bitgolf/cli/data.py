@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bitgolf.cli.completion import TOKENIZERS, one_of
 from bitgolf.cli.options import (
     LARGEST_COUNT,
     MOST_PROCESSES,
@@ -28,6 +29,7 @@ KindOption = Annotated[
     typer.Option(
         "--kind",
         metavar="KIND",
+        autocompletion=one_of(*TOKENIZERS),
         help="Kind of tokenizer to train: sentencepiece (the default), caseops (with operators for capitals) or bytes. "
         "The contents of a --tokenizer file determine it.",
     ),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.code_options import accepts_code
+from bitgolf.cli.completion import complete_run
 from bitgolf.cli.options import LARGEST_COUNT, DeviceOption, JsonFlag, at_most, newest_run, print_result, start_work
 from bitgolf.errors import UsageError
 
@@ -17,6 +18,7 @@ DoctorArgument = Annotated[
     typer.Argument(
         metavar="RUN",
         callback=newest_run,
+        autocompletion=complete_run,
         help="The folder of a trained run, or latest, the newest run below runs/. Default: examine the machine.",
     ),
 ]

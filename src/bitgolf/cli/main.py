@@ -1,16 +1,17 @@
 """The program `bitgolf` and its commands, in the order of `--help`. Only the commands that need torch import it.
 
 `runs`: commands on recipes and runs. `doctor`: checks of a run or the machine. `artifacts`: commands on a packed model.
-`data`: commands on shards. `options`: options that several commands share. `failures`: messages of exceptions.
-`usage_errors`: those of the parser.
+`data`: commands on shards. `options`: options that several commands share; `run_options`: those of `run`.
+`completion`: what TAB offers. `failures`: messages of exceptions. `usage_errors`: those of the parser.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from typing import Annotated, Any
 
@@ -24,6 +25,9 @@ from bitgolf.cli.global_options import GlobalOptions, split_global_options
 from bitgolf.report.display import open_display, shown_on
 from bitgolf.runtime.openmp import limit_spinning
 
+COMPLETION_VARIABLE = "_BITGOLF_COMPLETE"
+"""Environment variable with which a shell asks for completions."""
+
 EVERY_COMMAND = "Options of every command, see `bitgolf --help`: --quiet, --verbose, --width N, --debug."
 
 app = typer.Typer(
@@ -31,7 +35,7 @@ app = typer.Typer(
     help="Train and compress the best language model that fits a byte budget and a time budget, and prove its score.",
     epilog="Start here:  bitgolf run quickstart",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -126,11 +130,25 @@ def _applied(options: GlobalOptions) -> Iterator[None]:
 def _invoke(words: list[str]) -> int:
     """Parse the command line and call the command; returns its exit status."""
     program = _program()
+    if COMPLETION_VARIABLE in os.environ:
+        return _answer_shell(program)
     try:
         with program.make_context("bitgolf", list(words), obj=tuple(words)) as context:
             program.invoke(context)
     except typer.Exit as ended:
         return ended.exit_code
+    return 0
+
+
+def _answer_shell(program: Any) -> int:
+    """Print what a shell asks for after TAB; returns the exit status. Messages would appear in the line that is typed."""
+    try:
+        with redirect_stderr(io.StringIO()):
+            program.main([], prog_name="bitgolf")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    except Exception:
+        return 1
     return 0
 
 

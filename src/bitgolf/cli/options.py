@@ -11,6 +11,15 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from bitgolf.cli.completion import (
+    DEVICES,
+    complete_artifact,
+    complete_chain,
+    complete_recipe,
+    complete_run,
+    complete_setting,
+    one_of,
+)
 from bitgolf.cli.failures import STANDARD_OUTPUT
 from bitgolf.errors import UsageError
 from bitgolf.files import encode_json
@@ -69,6 +78,7 @@ SetOption = Annotated[
         "--set",
         metavar="PATH=VALUE",
         callback=check_assignments,
+        autocompletion=complete_setting,
         help="Set the value at a path of the recipe. The path may leave out segments before its last one if only one "
         "setting can be meant: seconds=60, model.mlp.hidden=512, Muon.lr=0.02. May be repeated.",
     ),
@@ -79,6 +89,7 @@ AddOption = Annotated[
         "--add",
         metavar="PATH=PART",
         callback=check_assignments,
+        autocompletion=complete_chain,
         help="Add a part to the end of a chain, such as post_embed='EmbeddingNorm()', or a rule before the first one that "
         "matches the same. May be repeated; --set and --add apply in the order in which they are given.",
     ),
@@ -136,7 +147,10 @@ ShardTokenizerOption = Annotated[
 DeviceOption = Annotated[
     str,
     typer.Option(
-        "--device", metavar="KIND", help="Kind of device: auto (CUDA if available), cuda, cpu or mps (experimental)."
+        "--device",
+        metavar="KIND",
+        autocompletion=one_of(*DEVICES),
+        help="Kind of device: auto (CUDA if available), cuda, cpu or mps (experimental).",
     ),
 ]
 
@@ -161,6 +175,7 @@ ArtifactArgument = Annotated[
     Path,
     typer.Argument(
         metavar="ARTIFACT",
+        autocompletion=complete_artifact,
         callback=newest_run,
         help="A packed model: the file artifact.bg, the folder of its run, or latest, the newest run below runs/.",
     ),
@@ -168,13 +183,17 @@ ArtifactArgument = Annotated[
 RunArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN", callback=newest_run, help="The folder of a trained run, or latest, the newest run below runs/."
+        metavar="RUN",
+        callback=newest_run,
+        autocompletion=complete_run,
+        help="The folder of a trained run, or latest, the newest run below runs/.",
     ),
 ]
 RecipeArgument = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
+        autocompletion=complete_recipe,
         callback=recipe_or_newest_run,
         help="A recipe: its name, a recipe.json, FILE.py:NAME for one of your own, the folder of a run (./NAME if a "
         "recipe has its name), or latest, the newest run below runs/.",

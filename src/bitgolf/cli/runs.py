@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitgolf.cli.code_options import accepts_code
+from bitgolf.cli.completion import complete_recipe
 from bitgolf.cli.options import (
     LARGEST_COUNT,
-    LARGEST_SEED,
-    MOST_PROCESSES,
     AddOption,
     DeviceOption,
     JsonFlag,
@@ -32,6 +30,16 @@ from bitgolf.cli.options import (
     recipe_or_newest_run,
     start_work,
 )
+from bitgolf.cli.run_options import (
+    DevicesOption,
+    FromOption,
+    OutOption,
+    ResumeFlag,
+    ScoreTokensOption,
+    SeedOption,
+    StrictCapFlag,
+    parse_score_tokens,
+)
 from bitgolf.config.plugins import recipe_plugins
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
@@ -41,77 +49,6 @@ from bitgolf.text.read_report import ReadOptions
 if TYPE_CHECKING:
     from bitgolf.pipeline.result import RunResult
     from bitgolf.recipes.recipe import Recipe
-
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="FOLDER",
-        help="The folder of the run. Default: the one that RECIPE names, or runs/NAME-HASH-sSEED.",
-    ),
-]
-SeedOption = Annotated[
-    int | None,
-    typer.Option(
-        "--seed",
-        metavar="N",
-        min=0,
-        callback=at_most(LARGEST_SEED),
-        help="Random seed of training. Default: 0. With the folder of a run, --seed, --text and --shards are those of the "
-        "run, and others are refused (--from prepare begins it again).",
-    ),
-]
-StrictCapFlag = Annotated[
-    bool, typer.Option("--strict-cap", help="Do not train if the artifact is forecast to be over the cap.")
-]
-DevicesOption = Annotated[
-    int,
-    typer.Option(
-        "--devices",
-        metavar="N",
-        min=1,
-        max=MOST_PROCESSES,
-        help="Number of processes to train and score with, one GPU each on a GPU machine.",
-    ),
-]
-
-
-def check_stage(name: str | None) -> str | None:
-    """The value of --from. Raises `UsageError` if there is no such stage."""
-    if name is not None:
-        from bitgolf.pipeline.stages import STAGE_NAMES
-
-        if name not in STAGE_NAMES:
-            raise UsageError(f"unknown stage {name!r}", where="--from", hint=f"stages: {', '.join(STAGE_NAMES)}")
-    return name
-
-
-FromOption = Annotated[
-    str | None,
-    typer.Option("--from", metavar="STAGE", callback=check_stage, help="Run this stage and all later ones again."),
-]
-
-
-def parse_score_tokens(given: str) -> int | Literal["all"] | None:
-    """The value of --score-tokens; None if it is not given. Raises `UsageError` if it is neither a number nor `all`."""
-    if given == "all" or not given:
-        return "all" if given else None
-    if not (given.isdecimal() and int(given) <= LARGEST_COUNT):
-        message = f"expected a number of tokens, or all, got {given!r}"
-        raise UsageError(message, where="--score-tokens", hint="0 leaves scoring out")
-    return int(given)
-
-
-ScoreTokensOption = Annotated[
-    str,
-    typer.Option(
-        "--score-tokens",
-        metavar="N",
-        help="Score a sample of whole held-out documents with about N tokens, chosen by hash; 0 leaves scoring out; all "
-        "scores all of them. Default: all, or what the run in the folder was given; 8,000 with --quick.",
-    ),
-]
-ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue an unfinished training from its last checkpoint.")]
 
 
 def _resolve(recipe: str, edits: list[str], *, quick: bool = False) -> Spec[Recipe]:
@@ -159,11 +96,17 @@ def show(
 @accepts_code
 def diff(
     context: typer.Context,
-    a: Annotated[str, typer.Argument(metavar="A", callback=recipe_or_newest_run, help="A recipe, as in `show`.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", autocompletion=complete_recipe, callback=recipe_or_newest_run, help="A recipe, as in `show`."
+        ),
+    ],
     b: Annotated[
         str,
         typer.Argument(
             metavar="B",
+            autocompletion=complete_recipe,
             callback=recipe_or_newest_run,
             help="The recipe to compare with. Default: A, changed by --set.",
         ),

@@ -107,8 +107,8 @@ def _option_usage(error: Any, words: Sequence[str]) -> Description:
 
 def _other(error: Any, words: Sequence[str]) -> Description:
     text = error.format_message().rstrip(".")
-    if match := re.fullmatch(r"got unexpected extra arguments?(?:\(s\))? \((.*)\)", text, re.I):
-        return _unexpected(match[1].split(), error)
+    if match := re.fullmatch(r"got unexpected extra arguments?(?:\(s\))? \((.*)\)", text, re.I | re.S):
+        return _unexpected(match[1], error)
     if match := re.match(r"no such command '(.*?)'", text, re.I):
         known = list(getattr(getattr(error.ctx, "command", None), "commands", {}))
         near = difflib.get_close_matches(match[1], known, 2)
@@ -117,11 +117,12 @@ def _other(error: Any, words: Sequence[str]) -> Description:
     return text[:1].lower() + text[1:], "", ""
 
 
-def _unexpected(extra: Sequence[str], error: Any) -> Description:
-    message = f"unexpected argument{'s' * (len(extra) > 1)}: {quoted(' '.join(extra))}"
+def _unexpected(extra: str, error: Any) -> Description:
+    """extra: the arguments that are too many, separated by spaces; an argument may be empty or contain spaces."""
+    message = f"unexpected argument: {quoted(extra)}" if extra.strip() else "unexpected argument, which is empty"
     options = [option for param in error.ctx.command.params for option in param.opts] if error.ctx else []
-    if "=" in extra[0] and "--set" in options:
-        return message, "", f"write --set {quoted(extra[0])}"
+    if "=" in extra and "--set" in options:
+        return message, "", f"write --set {quoted(extra)}"
     return message, "", _usage(error)
 
 
