@@ -117,8 +117,8 @@ def forked_workers() -> Iterator[None]:
     """`run_worker` forks its workers from the server, with the environment variables that torchrun would give them.
 
     For folders with many tests that start workers: import it in their conftest.py. Workers are started as users do in
-    tests/runtime/test_launch.py, tests/runtime/test_parent.py and tests/training/test_processes.py (torchrun), and by the
-    command in a process of its own in tests/pipeline/test_pipeline.py, where it is killed.
+    tests/runtime/test_launch.py, tests/runtime/test_parent.py and tests/score/test_processes.py (torchrun), and the
+    command in tests/cli/test_failures.py.
     """
 
     def run(command: list[str]) -> launch.Ended:

@@ -104,7 +104,8 @@ def _apply(given: Mapping[str, Any]) -> None:
 
 
 def _run(program: Sequence[str]) -> None:
-    """Run the program that these arguments of Python name."""
+    """Run the program that these arguments of Python name, with the module path of the environment."""
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = list(program[1:] if program[0] == "-m" else program)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
@@ -114,4 +115,5 @@ def _run(program: Sequence[str]) -> None:
             sys.argv = ["-c", *program[2:]]
             exec(program[1], {"__name__": "__main__"})
         else:
+            sys.path.insert(0, str(Path(program[0]).parent))
             runpy.run_path(program[0], run_name="__main__")

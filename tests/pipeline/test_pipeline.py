@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from bitgolf.score.coding.roundtrip import decoded_documents
 from bitgolf.score.text import load_validation
 from bitgolf.tokens.loading import load_tokenizer
 from helpers.command_line import run_command
-from helpers.forked_programs import run_forked
+from helpers.forked import ForkedProcess
+from helpers.forked_programs import run_forked, run_python
 from helpers.toy import toy_recipe
 
 TEST_WORDS = ("alpha", "beta", "gamma", "delta", "while", "return", "if", "(x)", "= 1", "\n    ", "# note", "é")
@@ -273,30 +273,18 @@ def test_a_run_that_was_killed_resumes_to_the_same_artifact(
 ) -> None:
     """SIGKILL during training. Without --resume, nothing is overwritten; with it, the artifact is identical."""
     out = tmp_path / "killed"
-    command = [
-        sys.executable,
-        "-m",
-        "bitgolf",
-        "run",
-        str(recipe_file),
-        "--text",
-        str(text),
-        "--out",
-        str(out),
-        "--set",
-        "train.checkpoint_seconds=0",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ["run", str(recipe_file), "--text", str(text), "--out", str(out), "--set", "train.checkpoint_seconds=0"]
+    process = ForkedProcess(run_python, ["-m", "bitgolf", *words])
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and len(list((out / "checkpoint").glob("step-*"))) < 2:
         time.sleep(0.005)
     process.kill()
-    process.wait()
+    process.finish()
     assert not (out / "artifact.bg").exists(), "the process ended before it was killed"
-    refused = bitgolf(*command[3:], code=2)
+    refused = bitgolf(*words, code=2)
     assert "--resume continues" in refused.stderr
     with_proof = bitgolf(
-        *command[3:],
+        *words,
         "--resume",
         "--set",
         "proof=none",
