@@ -71,7 +71,7 @@ METHODS: dict[str, MakeMethod] = {
 
 def lora_settings(window: int, stride: int, rows: int) -> Spec[DocumentLoRA]:
     """Settings that helped a model of 5 M parameters (docs/measurements.md); published ones are for 36 M and windows of 2,048."""
-    on = ("head", "q", "k", "v", "out", "mlp")
+    on = ("head", "q", "k", "v", "mixer", "mlp")
     return part(DocumentLoRA, window=window, stride=stride, rows=rows, target_modules=on, rank=8, lr=0.005)
 
 

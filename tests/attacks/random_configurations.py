@@ -54,7 +54,7 @@ def sgd(random: Random) -> Any:
 
 
 def lora(random: Random, **settings: Any) -> Any:
-    on = (("head",), ("head", "q", "v"), ("q", "k", "v", "out", "mlp"))[random.integers(3)]
+    on = (("head",), ("head", "q", "v"), ("q", "k", "v", "mixer", "mlp"))[random.integers(3)]
     rank, rows, rate = int(random.choice([1, 4])), int(random.integers(1, 5)), float(random.choice([1e-4, 0.01]))
     return part(DocumentLoRA, **random_windows(random), rows=rows, rank=rank, target_modules=on, lr=rate, **settings)
 

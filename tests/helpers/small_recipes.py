@@ -55,7 +55,7 @@ SMALL: dict[type, dict[str, Any]] = {
     TrainingText: {"batches": 4, "rows": 2, "length": LENGTH},
     SelfGenerated: {"sequences": 4, "length": 16, "rows": 4},
     DocumentLoRA: {"window": LENGTH, "stride": 16, "rank": 2, "rows": 2},
-    PhasedLoRA: {"boundaries": (1,), "chunk": 64},
+    PhasedLoRA: {"boundaries": (1,), "batches_in_flight": 0, "chunk": 64},
     StreamSGD: {"window": LENGTH, "stride": 16, "chunk": 64},
     SGDAdaptation: {"sequence_length": 16, "batch_size": 2},
 }

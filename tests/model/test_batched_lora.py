@@ -24,7 +24,7 @@ from bitgolf.model.parameters import parameter_roles, set_requires_grad
 from bitgolf.model.residual_topology import ParallelResidual, ParallelTwoLaneResidual
 from helpers.toy import VOCAB, built, toy_model
 
-EVERYWHERE = ("head", "q", "k", "v", "out", "up", "down", "mlp")
+EVERYWHERE = ("head", "q", "k", "v", "out", "up", "down", "mixer", "mlp")
 LOOP = part(LoopedLayers, first_layer=1, last_layer=1, since=(0.0, 0.0))  # layers 0 1 1 1 2
 LOOPED = toy_model().set("layer_schedule", part(UNet, order=LOOP))
 MODELS = {
@@ -85,7 +85,7 @@ def test_each_site_acts_and_gets_a_gradient(name: str, ids: Tensor) -> None:
 
 
 def of_row(model: LM, adapters: BatchedLoRA, row: int) -> LM:
-    """A model with the adapters of a row merged into its matrices, or added to the output of its MLPs by a hook."""
+    """A model with the adapters of a row merged into its matrices, or added by hooks beside its mixers and MLPs."""
     merged = deepcopy(model)
     for path, (_, own) in zip(adapted(model), adapters.attached, strict=True):
         a, b = (f[row].detach() for f in own.factors[-1])
@@ -93,8 +93,7 @@ def of_row(model: LM, adapters: BatchedLoRA, row: int) -> LM:
         if isinstance(target, Linear):
             target.weight = nn.Parameter(target.weight + adapters.scale * b @ a)
         else:
-            mlp = merged.get_submodule(f"{path}.mlp")
-            mlp.register_forward_hook(lambda _, x, y, a=a, b=b: y + adapters.scale * x[0] @ a.T @ b.T)
+            target.register_forward_hook(lambda _, x, y, a=a, b=b: y + adapters.scale * x[0] @ a.T @ b.T)
     return merged
 
 
@@ -102,8 +101,8 @@ def adapted(model: LM) -> list[str]:
     """Paths of the modules in EVERYWHERE, in that order, for a model with an untied head."""
     found = dict(model.named_modules())
     blocks = [path for path, m in found.items() if isinstance(m, Block)]
-    named = [path for name in EVERYWHERE[1:-1] for path in found if path.rpartition(".")[2] == name]
-    return ["head.linear", *named, *blocks]
+    named = [path for name in EVERYWHERE[1:-2] for path in found if path.rpartition(".")[2] == name]
+    return ["head.linear", *named, *(f"{path}.{branch}" for branch in EVERYWHERE[-2:] for path in blocks)]
 
 
 @torch.no_grad()
@@ -114,6 +113,22 @@ def test_each_row_is_a_model_of_its_own(ids: Tensor) -> None:
     logits = model(ids)
     for row in range(3):
         assert (of_row(plain, adapters, row)(ids[row : row + 1]) - logits[row]).abs().max() < 1e-12
+
+
+@torch.no_grad()
+def test_the_adapter_beside_the_mixer_reads_its_normalized_input(ids: Tensor) -> None:
+    """So it acts in the same way if attention's own output is zero."""
+    model = built(toy_model()).double()
+    for block in model.blocks:
+        block.get_parameter("mixer.out.weight").zero_()
+    plain, states, found = model(ids), list[Tensor](), list[Tensor]()
+    adapters = disturbed(BatchedLoRA(model, 3, ("mixer",), rank=2))
+    model.blocks[0].get_submodule("norm").register_forward_hook(lambda _, x, y: states.append(y))
+    model.blocks[0].get_submodule("mixer_scale.0").register_forward_hook(lambda _, x, y: found.append(y))
+    assert (model(ids) - plain).abs().amax((1, 2)).min() > 1e-3
+    a, b = adapters.attached[0][1].factors[0]
+    expected = states[0] @ a.mT @ b.mT * model.get_parameter("blocks.0.mixer_scale.0.weight")
+    assert expected.abs().max() > 1e-3 and (found[0] - expected).abs().max() < 1e-12
 
 
 @torch.no_grad()

@@ -81,14 +81,24 @@ def test_adapters_are_as_published(name: str) -> None:
     assert (lora.rank, lora.scale, lora.weight_decay, lora.betas[1], lora.keep_a, phases) == LORA[name]
     first = name == "pr1090"
     assert method.order.name == lora.order.name == ("corpus" if name == "pr1090" else "longest")
-    assert lora.target_modules == (("q", "v") if first else ("head", "q", "k", "v", "out", "mlp"))
+    assert lora.target_modules == (("q", "v") if first else ("head", "q", "k", "v", "mixer", "mlp"))
     assert (lora.lr, lora.betas[0], lora.steps) == ((0.05, 0.9, 1) if first else (1e-4, 0.0, 1))
     if isinstance(method, PhasedLoRA):
         sgd = method.sgd
-        assert (sgd["lr"], sgd["epochs"], sgd["batch_size"], sgd["split_documents"], method.chunk) == (
+        assert (sgd["lr"], sgd["momentum"], sgd["epochs"], sgd["max_norm"], method.chunk) == (
             0.001,
+            0.9,
             1,
-            32,
-            True,
+            1.0,
             32_768,
         )
+        assert sgd["batch_size"] * sgd["sequence_length"] == method.chunk, "one step for each chunk"
+
+
+@pytest.mark.parametrize(
+    ("name", "scored"), [("pr1855", [1296, 2128, 2960]), ("pr1626", [1104, 1808, 2448]), ("pr1787", [1104, 1808, 2448])]
+)
+def test_phases_begin_where_the_logs_say(name: str, scored: list[int]) -> None:
+    """Documents that eight GPUs have scored when they pause, of 50,000, as printed in the logs (`pd`)."""
+    method: PhasedLoRA = get_recipe(name)["score.1"]()
+    assert method.scored_before_phases(50_000) == scored

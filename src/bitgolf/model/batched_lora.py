@@ -1,7 +1,7 @@
 """LoRA adapters with separate factors for each row of a batch, for adaptation to documents during scoring.
 
 LoRA: Hu et al., arXiv 2106.09685. Factors for each row of a batch: Parameter Golf, 2026-03-17 (record "LoRA TTT").
-Factors for each visit of a looped layer, and adapters parallel to the MLP: Parameter Golf #1530.
+Factors for each visit of a looped layer, and adapters parallel to attention and to the MLP: Parameter Golf #1530.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ class AdapterSite(NamedTuple):
 def adapter_sites(model: LM, name: str) -> list[AdapterSite]:
     """Sites by name, empty if the model has none.
 
-    `head`: the logits before the logits transforms.  `mlp`: parallel to each MLP, D -> D.  Any other name: the matrices
-    of that name in the blocks.
+    `head`: the logits before the logits transforms.  `mixer` and `mlp`: parallel to the token mixer and to the MLP of
+    each block, D -> D, from the normalized input of the branch to its output before the residual scale.  Any other
+    name: the matrices of that name in the blocks; the adapter reads the input of the matrix.
     """
     if name == "head":
         return [AdapterSite(model.head.adapters, len(model.embed.weight))]
+    if name == "mixer":
+        return [AdapterSite(cast(Block, block).mixer_adapters, 0) for block in model.blocks]
     if name == "mlp":
-        return [AdapterSite(cast(Block, block).parallel_adapters, 0) for block in model.blocks]
+        return [AdapterSite(cast(Block, block).mlp_adapters, 0) for block in model.blocks]
     found = [m for path, m in model.blocks.named_modules() if path.rpartition(".")[2] == name and isinstance(m, Linear)]
     return [AdapterSite(linear.adapters, len(linear.weight)) for linear in found]
 
@@ -178,7 +181,7 @@ def _input_widths_per_call(model: LM, name: str) -> list[tuple[AdapterSite, list
             del site.adapters[-1]
     found = [(site, probe.widths) for site, probe in probes if probe.widths]
     if not found:
-        hint = "choose head, mlp, or matrices of the blocks: q, k, v, out, up, down"
+        hint = "choose head, mixer, mlp, or matrices of the blocks: q, k, v, out, up, down"
         raise RecipeError(f"the model has no {name!r} to adapt", where="score.target_modules", hint=hint)
     return found
 

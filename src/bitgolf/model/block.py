@@ -45,15 +45,19 @@ class Block(Part):
         self.pre_block = build_chain(pre_block, context)
         self.norm = norm(context)
         self.mixer = mixer(context)
+        self.mixer_adapters = nn.ModuleList()  # `OutputAdapter`s, attached for adaptation during scoring
         self.mixer_scale = build_chain(residual_scale, context)
         self.mlp = mlp(context)
-        self.parallel_adapters = nn.ModuleList()  # `OutputAdapter`s, attached for adaptation during scoring
+        self.mlp_adapters = nn.ModuleList()  # `OutputAdapter`s, attached for adaptation during scoring
         self.mlp_scale = build_chain(residual_scale, context)
         self.post_block = build_chain(post_block, context)
 
     def mixer_branch(self, x: Tensor, context: ForwardContext) -> Tensor:
         """Output of the mixer branch, (B, T, D), to be added to the stream."""
-        y = self.mixer(self.norm(x), context)
+        x = self.norm(x)
+        y = self.mixer(x, context)
+        for p in self.mixer_adapters:
+            y = y + p(x)
         for p in self.mixer_scale:
             y = p(y)
         return y
@@ -62,7 +66,7 @@ class Block(Part):
         """Output of the MLP branch, (B, T, D), to be added to the stream."""
         x = self.norm(x)
         y = self.mlp(x)
-        for p in self.parallel_adapters:
+        for p in self.mlp_adapters:
             y = y + p(x)
         for p in self.mlp_scale:
             y = p(y)

@@ -145,19 +145,29 @@ def document_lora(
 ) -> Spec[DocumentLoRA]:
     """Scoring with LoRA adapters on nearly every matrix, for 64 documents at a time (#1530 to #1855).
 
+    The adapter beside attention's output matrix reads the normalized input of attention, like those of q, k and v.
     alpha: the adapters' output is multiplied by alpha / rank; warm: A is kept from one document to the next (both from
     #1767). beta: second beta of Adam; decay: its weight decay.
     """
-    on = ("head", "q", "k", "v", "out", "mlp")
+    on = ("head", "q", "k", "v", "mixer", "mlp")
     adam: dict[str, Any] = {"lr": 1e-4, "betas": (0.0, beta), "eps": 1e-10, "weight_decay": decay}
-    where: dict[str, Any] = {"window": 2048, "stride": stride, "order": part(LongestFirstOrder)}
+    where: dict[str, Any] = {
+        "window": 2048,
+        "stride": stride,
+        "full_windows": True,
+        "order": part(LongestFirstOrder),
+    }
     return part(DocumentLoRA, rank=rank, alpha=alpha, target_modules=on, keep_a=warm, **where, **adam)
 
 
 def phased_sgd(lora: Spec[DocumentLoRA], documents: int = 2000) -> Spec[PhasedLoRA]:
-    """`lora` with three phases of SGD on all weights, the last after `documents` documents (#1626 to #1855)."""
-    sgd = part(SGDAdaptation, lr=0.001, epochs=1, sequence_length=2048, split_documents=True)
-    return part(PhasedLoRA, lora=lora, boundaries=even_boundaries(documents, 3), sgd=sgd)
+    """`lora` with three phases of SGD on all weights, the last after `documents` documents (#1626 to #1855).
+
+    A chunk is one step: eight rows of 4,096 targets, one for each GPU of the original. They are read like rows in
+    training, with attention within documents and within 2,048 tokens.
+    """
+    sgd = part(SGDAdaptation, lr=0.001, epochs=1, batch_size=8, sequence_length=4096)
+    return part(PhasedLoRA, lora=lora, boundaries=even_boundaries(documents, 3), batches_in_flight=7, sgd=sgd)
 
 
 # ---- calibration ---------------------------------------------------------------------------------------------------

@@ -37,10 +37,15 @@ class ScoringWindow(NamedTuple):
 
 
 class TextBatch(NamedTuple):
-    """Texts that one process scores in `rows` rows side by side. When the text of a row ends, the next text follows."""
+    """Texts that one process scores in `rows` rows side by side. When the text of a row ends, the next text follows.
+
+    together: the next text follows when the texts of all rows have ended, so that texts i * rows to (i + 1) * rows - 1
+    begin in the same step.
+    """
 
     rows: int
     texts: Sequence[Iterable[ScoringWindow]]
+    together: bool = False
 
 
 class TextSection(NamedTuple):
@@ -63,6 +68,7 @@ class ScoringMethod:
     window: int  # tokens
     stride: int  # targets per window
     first_stride: int  # targets of a text's first window
+    full_windows: bool = False  # whether a text's last window begins earlier, so that it has `window` tokens, too
     isolated: bool = False  # whether each document is a separate text
     order: DocumentOrder = CorpusOrder()  # in which documents are scored
     rope_scaling: Spec[RoPEScaling] | None = None  # replaces the model's own scaling of rotary positions
@@ -84,12 +90,13 @@ class ScoringMethod:
     def windows(self, targets: int, start: int = 0) -> Iterator[ScoringWindow]:
         """The windows of a text whose targets begin at `start`.
 
-        The first window scores `first_stride` targets, each later one its last `stride` targets.
+        The first window scores `first_stride` targets, each later one its last `stride` targets, the last one the rest.
         """
         done, end = start, start + targets
         while done < end:
             stop = min(done + (self.stride if done > start else self.first_stride), end)
-            yield ScoringWindow(max(start, done + self.stride - self.window), stop, done)
+            last = stop if self.full_windows else done + self.stride  # as if the text had a whole stride left
+            yield ScoringWindow(max(start, last - self.window), stop, done)
             done = stop
 
     def make_player(
@@ -157,6 +164,8 @@ class SlidingScoring(ScoringMethod):
     After the first window, a target has at least window - stride tokens of context.
     isolated: windows begin anew at each document (Parameter Golf, 2026-03-17); otherwise they cross documents.
     first_stride: targets of a text's first window; None for `window`. order: document order.
+    full_windows: a text's last window, too, reads `window` tokens if there are as many. Its context then depends on
+    where the text ends, which a decoder does not know, so that texts cannot be coded with this method.
     rope_scaling: for windows longer than in training, e.g. `NTKScaling(original_length=1024, length=1408)` as in
     Parameter Golf (factor 1.375).
     """
@@ -171,6 +180,7 @@ class SlidingScoring(ScoringMethod):
         isolated: bool = False,
         rope_scaling: Spec[RoPEScaling] | None = None,
         first_stride: WindowTokens | None = None,
+        full_windows: bool = False,
         order: Spec[DocumentOrder] = part(CorpusOrder),
     ) -> None:
         check_stride(window, stride)
@@ -180,6 +190,7 @@ class SlidingScoring(ScoringMethod):
             raise RecipeError(cause, where="score.first_stride")
         self.window, self.stride, self.first_stride = window, stride, first_stride or window
         self.isolated, self.rope_scaling, self.order = isolated, rope_scaling, order()
+        self.full_windows = full_windows
 
 
 def check_stride(window: int, stride: int) -> None:

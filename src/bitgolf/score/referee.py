@@ -181,6 +181,10 @@ def _score_batch(state: _ScoreState, texts: TextBatch, bits: list[float]) -> Non
 
 def _batch_rounds(batch: TextBatch) -> Iterator[tuple[list[ScoringWindow | None], list[bool]]]:
     """For each step, the window of each row (None if no text is left) and whether a new text begins in that row."""
+    if batch.together and len(batch.texts) > batch.rows:
+        for start in range(0, len(batch.texts), batch.rows):
+            yield from _batch_rounds(TextBatch(batch.rows, batch.texts[start : start + batch.rows]))
+        return
     waiting = iter(batch.texts)
     rows: list[Iterator[ScoringWindow]] = [iter(()) for _ in range(batch.rows)]
     while True:

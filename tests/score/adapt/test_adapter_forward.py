@@ -33,7 +33,7 @@ LOOPED = (
     .set("layer_schedule", part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=1, since=(0.0,))))
 )
 ONE_LAYER = toy_model().set("layers", 1)
-EVERYWHERE = ("head", "q", "k", "v", "out", "mlp")
+EVERYWHERE = ("head", "q", "k", "v", "mixer", "mlp")
 
 
 def whole(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:

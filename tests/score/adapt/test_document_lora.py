@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ LOOPED = (
     .set("layer_schedule", part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=1, since=(0.0,))))
 )
 SECOND: dict[str, Any] = {
-    "target_modules": ("head", "q", "k", "v", "out", "mlp"),
+    "target_modules": ("head", "q", "k", "v", "mixer", "mlp"),
     "betas": (0.0, 0.99),
     "weight_decay": 0.5,
 }
@@ -114,13 +115,91 @@ def test_warm_documents_follow_one_another_and_say_so() -> None:
     assert method.cross_document
 
 
-@pytest.mark.parametrize(("count", "chains"), [(7, 1), (12, 2), (100, 8), (1000, 8)])
-def test_warm_documents_are_dealt_to_chains_of_at_least_two_a_row(count: int, chains: int) -> None:
-    tracks = list(lora(keep_a=True).batches([(i, i + 1) for i in range(count)]))
-    dealt = [[window.first_target for text in track.texts for window in text] for track in tracks]
-    assert len(tracks) == chains and sorted(first for own in dealt for first in own) == list(range(count))
-    assert min(map(len, dealt)) > 3 and max(map(len, dealt)) - min(map(len, dealt)) <= 3
-    assert all(own == sorted(own) for own in dealt)
+@pytest.mark.parametrize(("count", "chains"), [(2, 0), (6, 1), (7, 1), (12, 2), (100, 8), (1000, 8)])
+def test_with_keep_a_groups_are_assigned_to_chains(count: int, chains: int) -> None:
+    """The first, smaller group is alone; each chain has two or more whole groups of three, if there are as many."""
+    batches = list(lora(keep_a=True).batches([(i, i + 1) for i in range(count)]))
+    dealt = [[window.first_target for text in batch.texts for window in text] for batch in batches]
+    alone = [dealt.pop(0)] if count % 3 else []
+    assert alone == ([list(range(count % 3))] if count % 3 else [])
+    assert len(dealt) == chains and sorted(chain.from_iterable(alone + dealt)) == list(range(count))
+    assert all(len(own) % 3 == 0 and own == sorted(own) for own in dealt)
+    assert not dealt or max(map(len, dealt)) - min(map(len, dealt)) <= 3
+    assert all(batch.together and batch.rows == 3 for batch in batches)
+
+
+def test_with_keep_a_too_few_documents_are_a_warning() -> None:
+    text = text_of(documents())
+    assert lora(keep_a=True).warnings(text) == lora(rows=64).warnings(text) == []
+    assert "no effect" in lora(keep_a=True, rows=4).warnings(text)[0]
+
+
+class Seen(LoRAPlayer):
+    """Notes which rows have a window, and A of all rows before each prediction."""
+
+    def predict(self, block: ScoringBatch) -> Tensor:
+        logits = super().predict(block)
+        rows = block.target_mask.any(1).tolist(), block.reset_rows.tolist(), block.reset_all
+        self.__dict__.setdefault("seen", []).append((*rows, self.adapters.values[:, self.adapters.is_factor_a].clone()))
+        return logits
+
+
+def seen_rounds(method: DocumentLoRA, lengths: Sequence[int]) -> list[tuple[list[bool], list[bool], bool, Tensor]]:
+    text = text_of(documents(lengths=lengths))
+    playing = Seen(built(LOOPED).double(), VOCAB, select_device(), method)
+    score(playing, text, method)
+    playing.close()
+    return playing.__dict__["seen"]
+
+
+def test_with_keep_a_the_documents_of_a_group_begin_together() -> None:
+    """Rows wait for the longest document of the group; a document has a BOS and as many targets as tokens with it."""
+    rounds = seen_rounds(lora(keep_a=True, rows=2), (4, 14, 4, 4, 9))  # one document alone, then two groups of two
+    assert [windows for windows, *_ in rounds] == [
+        [True, False],
+        [True, True],
+        [True, False],
+        [True, False],
+        [True, True],
+        [False, True],
+    ]
+    assert [resets for _, resets, *_ in rounds] == [
+        [True, False],
+        [True, True],
+        *2 * [[False, False]],
+        [True, True],
+        [False, False],
+    ]
+
+
+def test_a_of_ended_documents_decays_until_all_have_ended() -> None:
+    """One AdamW for all rows, as in the original: A is multiplied by 1 - lr * decay in each step of the group."""
+    settings: dict[str, Any] = {"keep_a": True, "rows": 2, "betas": (0.0, 0.99), "lr": 0.1, "weight_decay": 0.5}
+    rounds = seen_rounds(lora(**settings), (14, 4, 4, 4))  # three windows beside one, so two steps
+    start, end = rounds[0][3], rounds[3][3]
+    assert torch.equal(start[0], start[1]) and (end[0] - start[0] * 0.95**2).abs().max() > 1e-3
+    assert (end[1] - start[1] * 0.95**2).abs().max() < 1e-12, "its only window is the last one, which is not trained"
+
+
+def test_the_first_smaller_group_passes_nothing_on() -> None:
+    rounds = seen_rounds(lora(keep_a=True, rows=2, lr=0.1), (30, 14, 14, 14, 14))
+    begins = [a for _, _, reset_all, a in rounds if reset_all]
+    assert len(begins) == 2 and torch.equal(begins[0], begins[1])
+    last = [a for _, resets, _, a in rounds if all(resets)][-1]
+    assert (last - begins[0]).abs().min(1).values.max() > 0 and (last != begins[0]).any(1).all()
+
+
+@pytest.mark.parametrize("stride", [4, 5, 16])
+def test_a_full_last_window_ends_with_the_document(stride: int) -> None:
+    docs = documents(lengths=(30, 3, 47))
+    text, method = text_of(docs), lora(stride=stride, full_windows=True, lr=0.0)
+    for start, stop in text.documents():
+        windows = list(method.windows(stop - start, start))
+        assert windows[-1].start == max(start, stop - 16) and windows[-1].stop == stop
+        assert windows[:-1] == list(lora(stride=stride).windows(stop - start, start))[:-1]
+    still = charges(method.without_adaptation()(), text)
+    assert charges(method, text) == pytest.approx(still, rel=1e-9, abs=1e-9)
+    assert np.abs(charges(lora(stride=stride, lr=0.0), text) - still).max() > 1e-3
 
 
 @pytest.mark.parametrize(("double", "tolerance"), [(True, 1e-9), (False, 1e-5)])
@@ -299,7 +378,7 @@ def test_between_blocks_the_bare_model_may_be_taught_in_batches_of_any_size() ->
     assert (p.predict(block) - after).abs().max() > 1e-4
     p.close()
     p.close()
-    assert not [path for path, _ in p.model.named_modules() if ".adapters." in path or ".parallel_adapters." in path]
+    assert not [path for path, _ in p.model.named_modules() if ".adapters." in path or "_adapters." in path]
 
 
 @pytest.mark.parametrize(("betas", "decay"), [((0.9, 0.95), 0.0), ((0.0, 0.99), 0.5)])

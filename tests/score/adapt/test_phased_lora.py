@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,9 @@ from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.adapt.gradient import SGDAdaptation, WeightAdapter
+from bitgolf.score.adapt.phase_documents import scored_before_phases
 from bitgolf.score.adapt.phased_lora import PhasedLoRA, PhasedLoRAPlayer, even_boundaries
+from bitgolf.score.document_order import LongestFirstOrder
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.player import AdaptationStep
 from bitgolf.score.referee import score
@@ -195,6 +199,54 @@ def test_a_phase_goes_over_what_is_scored_in_chunks_but_the_last(
     rates = [1.0, 0.5] + ([0.5 * (1 + np.cos(np.pi * i / 5)) for i in range(5)] if cumulative else [1.0, 0.5])
     assert [rate for _, rate in learned] == pytest.approx(rates)
     assert begun == [0, 2], "momentum must be zero at the start of each phase"
+
+
+def five_documents() -> TokenizedText:
+    """Documents of 46, 41, 39, 3 and 2 targets, longest first."""
+    ids = np.random.default_rng(0).choice([5, 9, 17, 33], 131)
+    ids[[0, 46, 85, 126, 129]] = 1
+    return LongestFirstOrder().apply(TokenizedText(append_final_bos(ids, 1), 3 * len(ids)))[0]
+
+
+def test_with_batches_in_flight_a_phase_trains_on_the_shortest_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the reference run of #1855: after documents of 46, 39 and 41 in batches of two, it trains on 39 and 41.
+
+    They come in ascending order, each with BOS before and after it, so BOS stands twice between them.
+    """
+    learned, learn = list[list[int]](), WeightAdapter.train_on
+
+    def note(self: WeightAdapter, tokens: Tensor, rate: float = 1.0) -> None:
+        learned.append(tokens.tolist())
+        learn(self, tokens, rate)
+
+    monkeypatch.setattr(WeightAdapter, "train_on", note)
+    text, lora = five_documents(), LORA.replace(rows=2)
+    method = PhasedLoRA(lora=lora, boundaries=(2,), chunk=20, batches_in_flight=0, sgd=LEARN)
+    assert method.warnings(text) == [] and [section.stop for section in method.sections(text, 64)] == [126, 131]
+    charged(built(toy_model()), text, method)
+    expected = [*text.tokens[87:127].tolist(), *text.tokens[46:88].tolist()]
+    assert expected[39:41] == [1, 1]
+    assert learned == [expected[i : i + 21] for i in range(0, 80, 20)], "81 targets, without the last chunk"
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 400),
+    st.sets(st.integers(1, 400), min_size=1, max_size=5),
+    st.integers(1, 9),
+    st.integers(0, 9),
+)
+def test_phases_begin_after_whole_batches(documents: int, boundaries: set[int], rows: int, in_flight: int) -> None:
+    ends = [*scored_before_phases(documents, sorted(boundaries), rows, in_flight)]
+    assert all(end % rows == documents % rows and end < documents for end in ends)
+    assert all(later - earlier > in_flight * rows for earlier, later in pairwise(ends))
+    for boundary, end in zip(sorted(boundaries), ends, strict=False):
+        assert end >= boundary
+
+
+def test_cumulative_and_batches_in_flight_exclude_each_other() -> None:
+    with pytest.raises(RecipeError, match="has no effect"):
+        PhasedLoRA(cumulative=False, batches_in_flight=0)
 
 
 def test_closing_gives_the_model_back_as_it_was() -> None:

@@ -1,7 +1,7 @@
 """Test-time training of LoRA adapters per document: reset at each document, trained on each window after its score.
 
 Parameter Golf, record "LoRA TTT" of 2026-03-17: rank 8 on head, q and v, 256 targets per window. Second version, #1530
-to #1855: rank 96 or 80 on head, q, k, v, out and in parallel to the MLP, 48 targets per window, AdamW with betas
+to #1855: rank 96 or 80 on head, q, k, v, and in parallel to attention and MLP, 48 targets per window, AdamW with betas
 (0, 0.99).
 """
 
@@ -52,13 +52,17 @@ class DocumentLoRA(ScoringMethod):
 
     rows: documents side by side, each with its own adapters. Without `keep_a`, the score does not depend on it.
     rank: of the adapters, which add alpha / rank * (x A^T) B^T (alpha=None: factor 1). Rank 0 is a bias only.
-    target_modules: `head`, `mlp` (in parallel to the MLP) and matrices of the blocks by name (`q`, `k`, …).
+    target_modules: `head`, `mixer` and `mlp` (in parallel to attention and to the MLP), and matrices of the blocks by
+    name (`q`, `k`, …).
     lr, betas, eps, weight_decay: of Adam with decoupled weight decay. steps: number of Adam steps after each window
     except the last of a document.
     keep_a: keep A from one document of a row to the next, and reset only B and the Adam moments (Parameter Golf #1767).
-    Earlier documents then affect later ones. Groups of `rows` documents are assigned round-robin to up to eight chains,
-    which processes can share. Each chain begins with the initial A, as on each of the original's eight GPUs. The chains
-    do not depend on the number of processes.
+    Earlier documents then affect later ones. The documents of a group of `rows` begin together, and A of a row decays
+    until all have ended. Groups are assigned round-robin to up to eight chains, which processes can share. Each chain
+    begins with the initial A, as on each of the original's eight GPUs. The chains do not depend on the number of
+    processes. If `rows` does not divide the number of documents, the first documents are a smaller group that neither
+    gets an A nor passes one on.
+    full_windows: see `SlidingScoring`; as published from 2026-03-17 on.
     seed: of the initial A, the same for every document. order: document order.
     """
 
@@ -81,6 +85,7 @@ class DocumentLoRA(ScoringMethod):
         weight_decay: WeightDecayFactor = 0.0,
         steps: Repetitions = 1,
         keep_a: bool = False,
+        full_windows: bool = False,
         seed: Seed = 0,
         order: Spec[DocumentOrder] = part(CorpusOrder),
     ) -> None:
@@ -91,7 +96,7 @@ class DocumentLoRA(ScoringMethod):
         if not rank and (keep_a or alpha is not None):
             cause = f"rank 0 is a bias, which has neither A nor alpha: got keep_a={keep_a}, alpha={alpha}"
             raise RecipeError(cause, where="score.rank", hint="at least 1, or keep_a=false and alpha=none")
-        self.window, self.stride, self.first_stride = window, stride, stride
+        self.window, self.stride, self.first_stride, self.full_windows = window, stride, stride, full_windows
         self.order, self._order = order(), order
         self.rows, self.rank, self.target_modules, self.seed, self.keep_a = rows, rank, target_modules, seed, keep_a
         self.scale = 1.0 if alpha is None else alpha / rank
@@ -108,14 +113,25 @@ class DocumentLoRA(ScoringMethod):
     def batches(self, documents: Sequence[tuple[int, int]]) -> Iterator[TextBatch]:
         """Text batches of documents, each (start, stop) of its targets. Independent of the number of processes."""
         for group in self._chains(documents) if self.keep_a else batched(documents, DOCUMENTS_PER_ROW * self.rows):
-            yield TextBatch(self.rows, [list(self.windows(stop - start, start)) for start, stop in group])
+            texts = [list(self.windows(stop - start, start)) for start, stop in group]
+            yield TextBatch(self.rows, texts, together=self.keep_a)
 
     def _chains(self, documents: Sequence[tuple[int, int]]) -> Iterator[Sequence[tuple[int, int]]]:
-        """The chains for `keep_a`: at most `MAX_CHAINS`, with at least two documents per row if there are enough."""
-        groups = list(batched(documents, self.rows))
+        """The chains for `keep_a`: the first, smaller group alone, then at most `MAX_CHAINS` of two or more groups."""
+        remainder = len(documents) % self.rows
+        if remainder:
+            yield documents[:remainder]
+        groups = list(batched(documents[remainder:], self.rows))
         chains = max(1, min(MAX_CHAINS, len(groups) // 2))
-        for i in range(chains):
+        for i in range(chains if groups else 0):
             yield [document for group in groups[i::chains] for document in group]
+
+    def warnings(self, text: TokenizedText) -> list[str]:
+        count = len(text.documents())
+        if not self.keep_a or count >= 2 * self.rows:
+            return []
+        cause = f"A is kept from one {self.rows} documents to the next, and the text has {count}"
+        return [f"keep_a has no effect: {cause}; set rows to at most {max(1, count // 2)}"]
 
     def make_player(
         self,
@@ -136,6 +152,7 @@ class DocumentLoRA(ScoringMethod):
             stride=self.stride,
             isolated=True,
             first_stride=first_stride,
+            full_windows=self.full_windows,
             order=self._order,
         )
 
@@ -212,7 +229,11 @@ class LoRAPlayer:
         return logits[0].detach() if len(logits) == 1 else torch.cat(logits)
 
     def observe(self, block: ScoringBatch, targets: Tensor) -> None:
-        """Train the adapters on a batch. The first step uses the graph of `predict` if it was kept."""
+        """Train the adapters on a batch. The first step uses the graph of `predict` if it was kept.
+
+        With `keep_a`, the weight decay of a step also acts on the rows whose document has ended, as one AdamW over all
+        rows does in the original. Their B and moments are reset before they are used again, their A is not.
+        """
         graph, self._graph = self._graph, None
         counts = block.target_mask.sum(1)
         trained = self._rows_to_train(counts, targets)
@@ -222,8 +243,9 @@ class LoRAPlayer:
         weights = torch.repeat_interleave(trained / counts.clamp(min=1), counts)
         weights, targets, trained = (copy_to_device(t, self.device.torch_device) for t in (weights, targets, trained))
         logits = graph[1] if graph and graph[0] is block else None
+        stepped = torch.ones_like(trained) if self.method.keep_a else trained
         for _ in range(self.method.steps):
-            self.adam.step(self._gradient(block, targets, weights, logits), trained)
+            self.adam.step(self._gradient(block, targets, weights, logits), stepped)
             logits = None
 
     def _gradient(self, block: ScoringBatch, targets: Tensor, weights: Tensor, known: Tensor | None) -> Tensor:

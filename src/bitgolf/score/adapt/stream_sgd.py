@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterator
 from typing import ClassVar
 
 from torch import Tensor
@@ -27,8 +26,9 @@ from bitgolf.score.text import TokenizedText
 class StreamSGD(ScoringMethod):
     """Sliding windows, with SGD on each chunk of `chunk` targets after its score (Parameter Golf #461, #549, #1413).
 
-    The learning rate follows a cosine decay over the chunks; the last chunk is not trained on. A window that crosses
-    the end of a chunk is read twice with the same context, once for the targets on each side.
+    The learning rate follows a cosine decay over the chunks; the last chunk is not trained on. A window belongs to the
+    chunk of its first target. If it crosses the end of that chunk, it scores all its targets before the chunk is
+    trained on, as published, so fewer than `stride` targets of a chunk are scored one step early.
     Published settings: lr 0.002 (#549) and 0.005 (#1413, #1493), 3 epochs, stride 64.
     """
 
@@ -57,10 +57,14 @@ class StreamSGD(ScoringMethod):
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
         chunks = math.ceil(text.num_targets / self.chunk)
         windows = (w for start, stop in self.text_spans(text) for w in self.windows(stop - start, start))
-        for number, own in groupby(split_at_chunks(windows, self.chunk), key=lambda w: w.first_target // self.chunk):
-            start = number * self.chunk
-            batches = [*batch_windows(list(own), batch_tokens)]
-            yield TextSection(start, min(start + self.chunk, text.num_targets), batches, AdaptationStep(number, chunks))
+        following = next(windows, None)
+        for number in range(chunks):
+            start, stop = number * self.chunk, min((number + 1) * self.chunk, text.num_targets)
+            own = list[ScoringWindow]()
+            while following and following.first_target < stop:
+                own.append(following)
+                following = next(windows, None)
+            yield TextSection(start, stop, [*batch_windows(own, batch_tokens)], AdaptationStep(number, chunks))
 
     def warnings(self, text: TokenizedText) -> list[str]:
         return (
@@ -112,13 +116,3 @@ class StreamSGDPlayer(StaticPlayer):
     def close(self) -> None:
         super().close()
         self.learner.restore()
-
-
-def split_at_chunks(windows: Iterable[ScoringWindow], chunk: int) -> Iterator[ScoringWindow]:
-    """Split windows whose targets cross a multiple of `chunk` into one window for each side, with the same context."""
-    for w in windows:
-        first = w.first_target
-        while first < w.stop:
-            stop = min(w.stop, (first // chunk + 1) * chunk)
-            yield ScoringWindow(w.start, stop, first)
-            first = stop

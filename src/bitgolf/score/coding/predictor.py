@@ -176,16 +176,22 @@ def _window_batch(rows: list[DocumentState | None]) -> tuple[ScoringBatch, Tenso
 
 
 def is_codable(method: ScoringMethod) -> bool:
-    """Whether there is a predictor for the method: for plain windows, and for `DocumentLoRA` without `keep_a`."""
+    """Whether there is a predictor for the method: for plain windows, and for `DocumentLoRA` without `keep_a`.
+
+    With `full_windows` there is none: the context of a document's last targets would depend on where it ends.
+    """
     static = type(method).make_player is ScoringMethod.make_player
-    return static or (isinstance(method, DocumentLoRA) and not method.cross_document)
+    lora = isinstance(method, DocumentLoRA) and not method.cross_document
+    return (static or lora) and not method.full_windows
 
 
 def check_codable(method: ScoringMethod) -> None:
     """Raises `UsageError` if the method cannot be coded."""
     if not is_codable(method):
         cause = f"method {method.name!r} cannot be coded: no predictor lets a decoder reproduce its probabilities"
-        raise UsageError(cause, where="method", hint="--with contiguous, sliding or lora (lora without keep_a)")
+        raise UsageError(
+            cause, where="method", hint="--with contiguous, sliding or lora (without keep_a and full_windows)"
+        )
 
 
 @contextmanager
