@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
+from bitgolf.grids.lowbit import Float8Grid
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.linear import Embedding
 from bitgolf.model.numerics import rms_norm
 from bitgolf.model.parameters import parameter_roles
+from bitgolf.recipes import get_recipe
+from helpers.small_recipes import DIM, small_recipe
+from helpers.small_recipes import VOCAB as SMALL_VOCAB
 from helpers.toy import VOCAB, built, toy_model
 
 
@@ -49,6 +53,17 @@ def test_of_the_streams_width_and_with_identities_it_is_the_tied_embedding(ids: 
     assert torch.allclose(plain(ids), factored(ids), atol=1e-6)
     embed.reduce.weight.data.mul_(0.9)
     assert (plain(ids) - factored(ids)).abs().max() > 1e-3
+
+
+def test_in_pr640_lookups_are_rounded_and_the_head_is_not(ids: Tensor) -> None:
+    """The head multiplies by the table itself, the projections are rounded in both directions."""
+    spec = small_recipe(get_recipe("pr640"))().model
+    embed = cast(FactoredEmbedding, built(spec, vocab=SMALL_VOCAB, noise=0.3).embed)
+    grid, x = Float8Grid(), torch.randn(2, 5, DIM, generator=torch.Generator().manual_seed(1))
+    table, expand, reduce = embed.weight, *(grid.fake_quantize(m.weight) for m in (embed.expand, embed.reduce))
+    assert torch.allclose(embed(ids), grid.fake_quantize(table)[ids] @ expand.T, atol=1e-5)
+    assert torch.allclose(embed.tied_logits(x), x @ reduce.T @ table.T, atol=1e-5)
+    assert (embed.tied_logits(x) - x @ reduce.T @ grid.fake_quantize(table).T).abs().max() > 1e-3
 
 
 def test_roles_and_size_of_a_factored_embedding() -> None:

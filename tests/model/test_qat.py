@@ -222,6 +222,8 @@ def test_views_act_on_matrices_and_on_embeddings() -> None:
     assert torch.equal(matrix(x), x @ codec.fake_quantize(matrix.weight).T)
     assert torch.equal(table(ids), codec.fake_quantize(table.weight))
     assert torch.equal(table.tied_logits(x), x @ table(ids).T)
+    lookups = part(Embedding, weight_transforms=view, transform_head=False)(context)
+    assert torch.equal(lookups.tied_logits(x), x @ lookups.weight.T) and not torch.equal(lookups(ids), lookups.weight)
     assert torch.equal(matrix.eval()(x), x @ matrix.weight.T)
 
 

@@ -21,7 +21,9 @@ from bitgolf.grids.clip import Clip, MaxClip, QuantileClip, SdClip, SearchClip
 from bitgolf.grids.scales import MIN_STEP, Float16Scale, LogScale, ScaleFormat
 from bitgolf.model.qat import FakeQuant
 from bitgolf.quantize.codecs.codec import Float, IntRows
+from bitgolf.quantize.codecs.gptq import GPTQ
 from bitgolf.quantize.encoding import decode_model, encode_model, layout, load_encoded, save_encoded, tensor_reports
+from bitgolf.recipes import get_recipe
 from helpers.examples import examples
 
 CLIPS: list[Spec[Clip]] = [
@@ -45,6 +47,7 @@ SHAPES = [(), (1,), (7,), (4, 6), (3, 1), (2, 3, 5)]
     scale=st.sampled_from([0.0, 1e-9, 1e-2, 1.0, 1e3]),
     multiple=st.sampled_from([1, 1, 3, 4]),
     scales=st.sampled_from([part(Float16Scale), part(LogScale, steps_per_doubling=4)]),
+    rounding=st.sampled_from(["before", "after"]),
     prune=st.sampled_from([0.0, 0.3]),
     seed=st.integers(0, 1000),
 )
@@ -58,12 +61,14 @@ def test_fake_quantization_is_the_export_bit_for_bit(
     scale: float,
     multiple: int,
     scales: Spec[ScaleFormat],
+    rounding: Literal["before", "after"],
     prune: float,
     seed: int,
 ) -> None:
     reach = 2 ** (bits - 1) - 1
     floor, multiple = 1 / reach if legacy else MIN_STEP, min(multiple, reach)
     grid = {"bits": bits, "clip": clip, "min_step": floor, "full_range": full, "multiple": multiple, "scales": scales}
+    grid |= {"scale_rounding": rounding}
     codec = IntRows(**grid, prune=prune)
     w = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale).to(dtype).requires_grad_()
     code, fake = codec.encode(w), codec.fake_quantize(w)
@@ -76,6 +81,24 @@ def test_fake_quantization_is_the_export_bit_for_bit(
     assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.array_specs(shape)
     again = codec.encode(w)
     assert all(code[name].tobytes() == again[name].tobytes() for name in code)
+
+
+def test_int8_of_the_baseline_rounds_the_scale_after_the_codes() -> None:
+    """The published formula, written out; the other order gives other codes for a few weights."""
+    w = torch.randn(200, 300, generator=torch.Generator().manual_seed(0)) * 30
+    clip = torch.quantile(w.abs(), 0.9999984, dim=1)
+    scale = (clip / 127.0).clamp_min(1.0 / 127.0)
+    codes = (w.clamp(-clip[:, None], clip[:, None]) / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    rule: Spec[IntRows] = get_recipe("baseline")["quantize.1.use"]
+    code = rule().encode(w)
+    assert np.array_equal(code["codes"], codes.numpy()) and np.array_equal(code["scales"], scale.half().numpy())
+    other = rule.replace(scale_rounding="before")().encode(w)
+    assert (other["codes"] != code["codes"]).any() and np.array_equal(other["scales"], code["scales"])
+
+
+def test_error_feedback_needs_the_stored_scale() -> None:
+    with pytest.raises(RecipeError, match="rounded before"):
+        IntRows(scale_rounding="after", solver=part(GPTQ))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

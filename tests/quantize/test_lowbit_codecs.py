@@ -28,6 +28,7 @@ from bitgolf.pack.byte_coders import LZMA
 from bitgolf.pack.coder_selection import SmallestCoder
 from bitgolf.pack.coders import RangeCoder
 from bitgolf.pack.streams import pack_tensors, unpack_tensors
+from bitgolf.quantize.codecs.bit_packing import TRITS
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.lowbit import FP8, BinaryGroups, PackedInt4, TernaryGroups
 from bitgolf.quantize.encoding import decode_model, encode_model, layout
@@ -45,6 +46,7 @@ CODECS = [
     FP8(),
     TernaryGroups(group_size=20, packing="bitmask"),
     PackedInt4(),
+    TernaryGroups(group_size=5, padded_rows=True),
 ]
 
 
@@ -104,11 +106,10 @@ def test_eight_bit_floats_are_the_view_bit_for_bit(shape: tuple[int, ...], scale
 def test_four_bit_integers_are_the_view_bit_for_bit(shape: tuple[int, ...], scale: float, seed: int) -> None:
     w = weight(shape, scale=scale, seed=seed)
     back = kept(PackedInt4(), w)
-    assert torch.equal(back, IntRows(bits=4, clip=part(MaxClip)).fake_quantize(w))
+    rows = part(IntRows, bits=4, clip=part(MaxClip), scale_rounding="after")
+    assert torch.equal(back, rows().fake_quantize(w))
     if len(shape) == 2:
-        assert torch.equal(
-            part(FakeQuant, codec=part(IntRows, bits=4, clip=part(MaxClip)))(BuildContext(vocab=9))(w), back
-        )
+        assert torch.equal(part(FakeQuant, codec=rows)(BuildContext(vocab=9))(w), back)
 
 
 @settings(max_examples=examples(60), deadline=None)
@@ -117,6 +118,40 @@ def test_both_forms_of_ternary_decode_identically(shape: tuple[int, ...], group:
     w = weight(shape, scale=scale, seed=seed)
     digits, bitmask = (kept(TernaryGroups(group_size=group, packing=form), w) for form in ("digits", "bitmask"))
     assert torch.equal(digits, bitmask)
+
+
+@settings(max_examples=80, deadline=None)
+@given(shape=SHAPE, group=GROUP, packing=st.sampled_from(["digits", "bitmask"]), seed=st.integers(0, 1000))
+def test_padded_rows_are_the_published_format(
+    shape: tuple[int, ...], group: int, packing: Literal["digits", "bitmask"], seed: int
+) -> None:
+    """Written out: zeros after each row, float16 means of groups, rounding, and division by the mean of the codes."""
+    w = weight(shape, seed=seed)
+    back = kept(TernaryGroups(group_size=group, packing=packing, padded_rows=True), w)
+    columns = shape[-1] if shape else 1
+    for row, found in zip(w.reshape(-1, columns), back.reshape(-1, columns), strict=True):
+        for start in range(0, columns, group):
+            own = row[start : start + group]
+            scale = (own.abs().sum() / group).half().float()
+            codes = (own / scale).round().clamp(-1, 1)
+            expected = codes * (scale / (codes.abs().sum() / group).clamp(min=1e-8))
+            assert torch.allclose(found[start : start + group], expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("width", [128, 384])
+def test_padding_changes_nothing_but_rounding_where_groups_divide_the_rows(width: int) -> None:
+    w = weight((6, width))
+    padded, plain = (kept(TernaryGroups(padded_rows=rows), w) for rows in (True, False))
+    assert torch.equal(padded.sign(), plain.sign()) and torch.allclose(padded, plain, rtol=2.0**-10)
+
+
+def test_codes_beyond_a_row_are_refused() -> None:
+    codec = TernaryGroups(group_size=5, padded_rows=True)
+    code = codec.encode(weight((2, 3)))
+    codes = TRITS.unpack(code["codes"], 10)
+    codes[4] = 1
+    with pytest.raises(CorruptFileError, match="beyond the end of a row"):
+        codec.decode(code | {"codes": TRITS.pack(codes)}, (2, 3))
 
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
@@ -178,7 +213,7 @@ def test_hostile_codes_are_damage() -> None:
     ]
     hostile += [(4, altered(good[4], "codes", 3, value)) for value in (0x70, 0x07)]
     hostile += [(4, altered(good[4], "scales", 1, 0.0))]
-    for i in (0, 1, 3, 4):
+    for i in (0, 1, 3, 4, 5):
         hostile += [(i, altered(good[i], "scales", 1, value)) for value in (np.nan, np.inf, -0.5)]
         hostile += [(i, {**good[i], "codes": good[i]["codes"][:-1]}), (i, {"codes": good[i]["codes"]})]
         hostile += [(i, {**good[i], "scales": good[i]["scales"].astype(np.float32)})]
@@ -192,7 +227,7 @@ def test_hostile_codes_are_damage() -> None:
 
 
 @settings(max_examples=examples(150), deadline=None)
-@given(data=st.data(), which=st.integers(0, 4))
+@given(data=st.data(), which=st.integers(0, 5))
 def test_any_bytes_decode_to_finite_weights_or_are_damage(data: st.DataObject, which: int) -> None:
     codec, shape = CODECS[which], (4, 6)
     code = {}

@@ -109,6 +109,22 @@ def test_weighted_no_other_cut_costs_less(rank: int) -> None:
     assert float(stats.cost(error(codec, w, stats)).sum()) == pytest.approx(best, rel=1e-3)
 
 
+@pytest.mark.parametrize("bits", [3, 4, 6])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_weighted_is_never_worse_than_plain_factors(bits: int, spread: float, seed: int) -> None:
+    """For weights with heavy tails, rounding the factors often undoes what the weighted decomposition gains."""
+    uniform = torch.rand(64, 96, generator=torch.Generator().manual_seed(seed))
+    w, stats = weight(64, 96, seed=seed) / uniform.clamp_min(1e-4), known(64, 96, seed=seed, spread=spread)
+    inner = part(IntRows, bits=bits, clip=part(MaxClip))
+    costs = {
+        metric: float(stats.cost(error(LQER(codec=inner, metric=metric), w, stats)).sum())
+        for metric in ("frobenius", "hessian")
+    }
+    assert costs["hessian"] <= costs["frobenius"] * (1 + 1e-6)
+    assert costs["hessian"] < float(stats.cost(error(inner(), w, stats)).sum())
+
+
 @settings(max_examples=examples(150), deadline=None)
 @given(
     shape=st.sampled_from([(1, 1), (5,), (16, 16), (33, 8), (8, 33), (64, 32)]),

@@ -64,7 +64,11 @@ class IntGrid:
 
         A step that is too large to be stored becomes infinite; codecs reject it.
         """
-        return self.scales.round((clip.float() / self.full_qmax).clamp_min(self.min_step))
+        return self.scales.round(self.exact_steps(clip))
+
+    def exact_steps(self, clip: Tensor) -> Tensor:
+        """Return the float32 steps that map `clip` (any shape, >= 0) to Q, before they are rounded for storage."""
+        return (clip.float() / self.full_qmax).clamp_min(self.min_step)
 
     def quantize(self, w: Tensor, step: Tensor) -> Tensor:
         """Return the int8 codes of `w`; `step` is broadcast against it. Ties go to the even code (multiple)."""

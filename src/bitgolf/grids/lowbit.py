@@ -41,6 +41,10 @@ class GroupGrid(ABC):
         """Return the number of groups G of n weights."""
         return -(-n // self.group_size)
 
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the codes of a tensor of this shape: the same, unless rows are padded."""
+        return shape
+
     def scales(self, w: Tensor) -> Tensor:
         """Return the mean magnitude of each group, float32 (G,), at least `MIN_SCALE`."""
         return (self._sums(w.float().abs()) / self._sizes(w)).clamp_min(MIN_SCALE)
@@ -86,6 +90,27 @@ class TernaryGrid(GroupGrid):
 
     def quantize(self, w: Tensor, scale: Tensor) -> Tensor:
         return (w.float() / scale).round().clamp(-1, 1).to(torch.int8)
+
+
+class PaddedTernaryGrid(TernaryGrid):
+    """Ternary groups within rows, as #640 stores them: each row is padded with zeros to whole groups.
+
+    The padding counts in the means. Codes are computed with scales that are rounded to float16 before, and the decoder
+    divides each scale by the mean magnitude of the group's codes.
+    """
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        columns = shape[-1] if shape else 1
+        return *shape[:-1], self.group_count(columns) * self.group_size
+
+    def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        rows = F.pad(w.float().reshape(w.shape or (1,)), (0, self.stored_shape(w.shape)[-1] - (w.shape or (1,))[-1]))
+        scales = self.scales(rows).half().float()
+        codes = self.quantize(rows, self._broadcast_scales(scales, rows).clamp_min(MIN_SCALE))
+        return codes, scales
+
+    def dequantize(self, codes: Tensor, scales: Tensor) -> Tensor:
+        return super().dequantize(codes, self.stored_scales(codes, scales))
 
 
 class BinaryGrid(GroupGrid):

@@ -30,11 +30,14 @@ class FactoredEmbedding(Embedding):
         width: Width,
         init: Spec[Init] = part(NormalInit, std=0.005),
         weight_transforms: tuple[Spec[WeightTransform], ...] = (),
+        transform_head: bool = True,
         linear: Spec[Linear] = part(Linear),
     ) -> None:
         if width < 1:
             raise RecipeError(f"must be at least 1, got {width}", where="model.embed.width")
-        super().__init__(context._replace(dim=width), init=init, weight_transforms=weight_transforms)
+        super().__init__(
+            context._replace(dim=width), init=init, weight_transforms=weight_transforms, transform_head=transform_head
+        )
         self.expand = linear(context.for_matrix(width, context.dim, name="expand"))
         self.reduce = linear(context.for_matrix(context.dim, width, name="reduce"))
 

@@ -73,7 +73,10 @@ class TiedProduct(Part):
 
 @register
 class Embedding(Part):
-    """Token embedding E (V, D): ids (B, T) -> (B, T, D). E is also the output matrix of a tied head."""
+    """Token embedding E (V, D): ids (B, T) -> (B, T, D). E is also the output matrix of a tied head.
+
+    transform_head: whether the weight transforms apply to the output matrix, too; in #640 only lookups are rounded.
+    """
 
     roles = {"weight": "embedding"}
 
@@ -84,8 +87,10 @@ class Embedding(Part):
         *,
         init: Spec[Init] = part(NormalInit, std=0.005),
         weight_transforms: tuple[Spec[WeightTransform], ...] = (),
+        transform_head: bool = True,
     ) -> None:
         super().__init__()
+        self.transform_head = transform_head
         self.weight = nn.Parameter(torch.empty(context.vocab, context.dim))
         initialize(self.weight, init())
         self.weight_transforms = build_chain(
@@ -105,4 +110,4 @@ class Embedding(Part):
 
     def tied_logits(self, x: Tensor) -> Tensor:
         """Logits of a tied head: (B, T, D) -> (B, T, V)."""
-        return self.product(x, self.effective_weight())
+        return self.product(x, self.effective_weight() if self.transform_head else self.weight)

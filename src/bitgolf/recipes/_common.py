@@ -54,7 +54,7 @@ def optimizer_rules(
 # ---- from weights to codes -----------------------------------------------------------------------------------------
 
 FLOAT16 = part(Float, dtype="float16")
-INT8 = part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), min_step=1 / 127)
+INT8 = part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), min_step=1 / 127, scale_rounding="after")
 """int8 as in the baseline: the usual codec of embeddings before #1394."""
 FLOAT16_GATES = (part(Rule, where="gate", use=FLOAT16),)
 INT8_GATES = (part(Rule, where="gate@blocks.**", use=part(IntRows, bits=8, clip=part(MaxClip))),)
@@ -109,8 +109,9 @@ def sd_clip_rules(
 
     table, up = rows(embed, embed_bits), ()
     if repaired:
-        table = part(LQER, codec=table, rank=4, top_k=1)
-        up = (part(Rule, where="matrix@**.mlp.up.weight", use=part(LQER, codec=rows(mlp_k), rank=4, top_k=2)),)
+        table = part(LQER, codec=table, rank=4, top_k=1, align_signs=False)
+        worst = part(LQER, codec=rows(mlp_k), rank=4, top_k=2, align_signs=False)
+        up = (part(Rule, where="matrix@**.mlp.up.weight", use=worst),)
     return (
         part(Rule, where="scale", use=FLOAT16),
         *gates,

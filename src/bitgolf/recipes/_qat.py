@@ -20,6 +20,7 @@ from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant
 from bitgolf.quantize.codecs.codec import Codec, IntRows
 from bitgolf.quantize.codecs.lqer import LQER
+from bitgolf.quantize.codecs.protected_groups import ProtectedGroups
 from bitgolf.recipes.recipe import Recipe
 
 
@@ -82,8 +83,8 @@ def _matrices(recipe: Spec[Recipe], nodes: Sequence[str]) -> dict[str, list[Matr
 
 
 def _row_codec(use: Spec[Codec], where: str) -> Spec[RowQuantizer]:
-    """The codec without solver and low-rank correction, which training cannot apply at every step."""
-    if use.cls is LQER:
+    """The codec without solver, corrections and protected groups, which training cannot apply at every step."""
+    if use.cls in (LQER, ProtectedGroups):
         return _row_codec(use["codec"], f"{where}.codec")
     if not isinstance(use.cls, type) or not issubclass(use.cls, RowQuantizer):
         raise RecipeError(

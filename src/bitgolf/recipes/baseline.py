@@ -8,7 +8,6 @@ from __future__ import annotations
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import SequentialOrder
-from bitgolf.grids.clip import QuantileClip
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import SDPACore
 from bitgolf.model.attention.rope import RoPE
@@ -27,7 +26,8 @@ from bitgolf.optim.muon import Muon
 from bitgolf.optim.schedules import LinearRamp, WarmdownSteps
 from bitgolf.pack.byte_coders import Zlib
 from bitgolf.pack.settings import Pack
-from bitgolf.quantize.codecs.codec import Float, IntRows
+from bitgolf.quantize.codecs.codec import Float
+from bitgolf.recipes._common import INT8
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import ContiguousScoring
 from bitgolf.text.documents import CommandLineText
@@ -64,11 +64,7 @@ def baseline() -> Spec[Recipe]:
         ),
         quantize=(
             part(Rule, where="scale", use=part(Float, dtype="float32")),
-            part(
-                Rule,
-                where="*",
-                use=part(IntRows, bits=8, clip=part(QuantileClip, quantile=0.9999984), min_step=1 / 127),
-            ),
+            part(Rule, where="*", use=INT8),
         ),
         pack=part(Pack, cap=16_000_000, coder=part(Zlib, level=9)),
         score=(part(ContiguousScoring, window=1024),),

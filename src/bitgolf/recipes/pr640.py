@@ -1,6 +1,7 @@
 """Ternary weights: ten layers of width 768, a factored embedding, 67 million parameters in 16 MB.
 
-Source: openai/parameter-golf, pull request 640. Its log counts 6,291,456 parameters more, those of an unused head. The
+Source: openai/parameter-golf, pull request 640. Its log counts 6,291,456 parameters more, those of an unused head. Its
+log also has a temperature of 0.9, which the script looks for and never uses: all five values have the same loss. The
 original has one matrix for queries, keys and values, which Muon orthogonalizes as a whole; here there are three.
 """
 
@@ -31,12 +32,18 @@ from bitgolf.recipes.baseline import baseline
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import ContiguousScoring, SlidingScoring
 
+TERNARY = part(TernaryGroups, group_size=128, packing="bitmask", padded_rows=True)
+
 
 def pr640() -> Spec[Recipe]:
     recipe = baseline().replace(name="pr640").set("tokens.vocab", 8192).set("pack.coder", part(LZMA, preset=9))
-    rounded = (part(FakeFloat8),)  # as stored; in the original, the head used the unrounded table during training
+    rounded = (part(FakeFloat8),)  # as stored; the head multiplies by the table before rounding
     embed = part(
-        FactoredEmbedding, width=254, weight_transforms=rounded, linear=part(Linear, weight_transforms=rounded)
+        FactoredEmbedding,
+        width=254,
+        weight_transforms=rounded,
+        transform_head=False,
+        linear=part(Linear, weight_transforms=rounded),
     )
     recipe = recipe.edit("model", replace(layers=10, dim=768, embed=embed))
     ternary = part(Linear, init=part(NormalInit, std=0.02), weight_transforms=(part(FakeTernary, group_size=128),))
@@ -63,7 +70,7 @@ def pr640() -> Spec[Recipe]:
             part(Rule, where="scale@blocks.*.pre_block.*.weight", use=part(FP8)),
             part(Rule, where="scale@layer_schedule.skip.weight", use=part(FP8)),
             part(Rule, where="scale", use=FLOAT16),
-            part(Rule, where="matrix@blocks.**", use=part(TernaryGroups, group_size=128, packing="bitmask")),
+            part(Rule, where="matrix@blocks.**", use=TERNARY),
             part(Rule, where="*", use=part(FP8)),
         ),
         score=(part(ContiguousScoring, window=1024), part(SlidingScoring, window=1024, stride=16)),

@@ -116,6 +116,8 @@ class IntRows(Codec, RowQuantizer):
 
     clip: rule for the clipping threshold of a row, from which its step follows.
     min_step, full_range, multiple, scales: settings of `IntGrid`; `scales` is the storage format of the steps.
+    scale_rounding: `before` rounds the steps to that format before codes are computed with them. `after` computes codes
+    with float32 steps, which are rounded afterwards, as the int8 format of the baseline does; not with a solver.
     prune: share of the weights, those of smallest magnitude, set to zero; it does not change the steps.
     solver: GPTQ error feedback between columns; None rounds each weight to the nearest code. The feedback also
     compensates for pruned weights, which stay zero (SparseGPT, arXiv 2301.00774).
@@ -130,11 +132,18 @@ class IntRows(Codec, RowQuantizer):
         full_range: bool = False,
         multiple: Annotated[int, Range(1, 127)] = 1,
         scales: Spec[ScaleFormat] = part(Float16Scale),
+        scale_rounding: Literal["before", "after"] = "before",
         prune: FractionBelowOne = 0.0,
         solver: Spec[GPTQ] | None = None,
     ) -> None:
         if not 0 <= prune < 1:
             raise RecipeError(f"the pruned share must be at least 0 and below 1, got {prune}", where="IntRows.prune")
+        if solver and scale_rounding == "after":
+            cause = (
+                "error feedback needs the decoded values, so steps must be rounded before: scale_rounding is 'after'"
+            )
+            raise RecipeError(cause, where="IntRows.scale_rounding", hint="set it to before, or solver to none")
+        self.rounded_after = scale_rounding == "after"
         self.grid = IntGrid(bits=bits, full_range=full_range, min_step=min_step, multiple=multiple, scales=scales)
         self.clip, self.prune, self.solver = clip(), prune, solver and solver()
 
@@ -149,7 +158,7 @@ class IntRows(Codec, RowQuantizer):
     def encode(
         self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
     ) -> EncodedTensor:
-        rows, kept, step = self._rows_mask_steps(w, stats)
+        rows, kept, step = self.rows_mask_steps(w, stats)
         if self.solver and stats:  # error feedback needs the Hessian
             return self._gptq_codes(self.solver, [(rows, kept, step)], [stats.factorize(self.solver)])[0]
         return self._code(self.grid.quantize(rows * kept, step[:, None]), step)
@@ -166,7 +175,7 @@ class IntRows(Codec, RowQuantizer):
             prepared, factors = [], []
             for path in paths:
                 with error_location(path):
-                    prepared.append(self._rows_mask_steps(weights[path], stats[path]))
+                    prepared.append(self.rows_mask_steps(weights[path], stats[path]))
                     factors.append(stats[path].factorize(solve))
             return list(zip(paths, self._gptq_codes(solve, prepared, factors), strict=True))
 
@@ -195,17 +204,26 @@ class IntRows(Codec, RowQuantizer):
         """Bit for bit `decode(encode(w))` without statistics and `solver`, on the device of `w`, without gradient."""
         rows = w.detach().float().reshape(matrix_shape(tuple(w.shape)))
         kept = rows * magnitude_mask(rows, self.prune) if self.prune else rows
-        return self.grid.fake_quantize(kept, self.row_steps(rows)[:, None]).reshape(w.shape)
+        step = self._steps(rows)
+        codes = self.grid.quantize(kept, step[:, None])
+        return self.grid.dequantize(codes, self._stored(step)[:, None]).reshape(w.shape)
 
     def _steps(self, rows: Tensor, stats: MatrixStats | None = None) -> Tensor:
+        """(R,) the steps with which codes are computed; `_stored` gives those with which they are decoded."""
         inputs = stats.hessian.diagonal().to(rows.device) if stats else None
-        return self.row_steps(rows, inputs)
+        clip = self.clip.threshold(rows, self.grid, inputs)
+        return self.grid.exact_steps(clip) if self.rounded_after else self.grid.steps(clip)
 
-    def _rows_mask_steps(self, w: Tensor, stats: MatrixStats | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The weights (R, C), the mask of weights that are not pruned (R, C), and the steps (R,)."""
+    def _stored(self, step: Tensor) -> Tensor:
+        return self.grid.scales.round(step) if self.rounded_after else step
+
+    def rows_mask_steps(self, w: Tensor, stats: MatrixStats | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights (R, C), the mask of weights that are not pruned (R, C), and the steps (R,) of `_steps`."""
         rows = require_finite(w.detach().float(), "a weight is not finite").reshape(matrix_shape(tuple(w.shape)))
+        step = self._steps(rows, stats)
         message = f"a row needs a step beyond the largest that can be stored, {self.grid.scales.max_step:g}"
-        return rows, magnitude_mask(rows, self.prune), require_finite(self._steps(rows, stats), message)
+        require_finite(self._stored(step), message)
+        return rows, magnitude_mask(rows, self.prune), step
 
     def _gptq_codes(
         self, solve: GPTQ, prepared: Sequence[tuple[Tensor, Tensor, Tensor]], factors: Sequence[InverseCholesky]
@@ -216,7 +234,7 @@ class IntRows(Codec, RowQuantizer):
         return [self._code(*pair) for pair in zip(codes, step, strict=True)]
 
     def _code(self, codes: Tensor, step: Tensor) -> EncodedTensor:
-        return {"codes": codes.cpu().numpy(), "scales": self.grid.scales.store(step)}
+        return {"codes": codes.cpu().numpy(), "scales": self.grid.scales.store(self._stored(step))}
 
 
 @register

@@ -47,7 +47,8 @@ class InverseCholesky(NamedTuple):
 class GPTQ:
     """Minimises tr(E H Eᵀ) greedily, column by column. A column whose inputs are all zero is rounded to zero.
 
-    damping: this fraction of the mean diagonal of the Hessian is added to its diagonal.
+    damping: this fraction of the mean diagonal of the Hessian is added to its diagonal. Columns whose inputs are all
+    zero count as 1 in the mean, as in the published solvers; in our calibration 1 is a mean square per token.
     block: number of columns whose errors are applied to the remaining columns together; affects speed only.
     order: `activation` rounds the columns with the largest inputs first, `given` keeps the order of the matrix.
     """
@@ -71,7 +72,7 @@ class GPTQ:
             raise BitgolfError("the Hessian of the calibration is not finite", hint="run again with --from calibrate")
         diagonal = h.diagonal().clone()
         dead = diagonal <= 0
-        mean = diagonal.masked_fill(dead, 0.0).sum() / (~dead).sum().clamp_min(1)
+        mean = diagonal.masked_fill(dead, 1.0).mean()
         order = torch.arange(len(h), device=h.device)
         if self.order == "activation":
             order = torch.argsort(diagonal, descending=True, stable=True)

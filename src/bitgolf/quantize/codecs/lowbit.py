@@ -19,7 +19,7 @@ from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.grids.clip import MaxClip
 from bitgolf.grids.integer import IntGrid
-from bitgolf.grids.lowbit import FLOAT8_MAX, BinaryGrid, Float8Grid, GroupGrid, TernaryGrid
+from bitgolf.grids.lowbit import FLOAT8_MAX, BinaryGrid, Float8Grid, GroupGrid, PaddedTernaryGrid, TernaryGrid
 from bitgolf.grids.row_quantizer import RowQuantizer
 from bitgolf.pack.streams import EncodedTensor
 from bitgolf.quantize.codecs.bit_packing import BITS, NIBBLES, TRITS, BitmaskPacking, BitPacking
@@ -35,7 +35,7 @@ class GroupCodec(Codec):
         self.grid, self.packing = grid, packing
 
     def array_specs(self, shape: Shape) -> ArraySpecs:
-        n = math.prod(shape)
+        n = math.prod(self.grid.stored_shape(shape))
         packed, groups = self.packing.packed_shape(n), (self.grid.group_count(n),)
         return {"codes": (np.dtype(np.uint8), packed), "scales": (np.dtype(np.float16), groups)}
 
@@ -48,12 +48,17 @@ class GroupCodec(Codec):
 
     def decode(self, code: EncodedTensor, shape: Shape) -> Tensor:
         self.check_layout(code, shape)
-        codes, scales = self.packing.unpack(code["codes"], math.prod(shape)), torch.from_numpy(code["scales"]).float()
+        stored, scales = self.grid.stored_shape(shape), torch.from_numpy(code["scales"]).float()
+        codes = torch.from_numpy(self.packing.unpack(code["codes"], math.prod(stored)))
         if not (torch.isfinite(scales) & (scales >= 0)).all():
             raise CorruptFileError(
                 f"a scale is negative or not finite (the scales are {scales.min():g} to {scales.max():g})"
             )
-        return self.grid.dequantize(torch.from_numpy(codes), scales).reshape(shape)
+        columns = shape[-1] if shape else 1
+        rows, w = codes.view(-1, stored[-1] if stored else 1), self.grid.dequantize(codes, scales)
+        if rows[:, columns:].any():
+            raise CorruptFileError("a code beyond the end of a row is not zero")
+        return w.view(rows.shape)[:, :columns].reshape(shape)
 
 
 @register
@@ -63,12 +68,21 @@ class TernaryGroups(GroupCodec):
     packing: "digits" stores five base-3 digits per byte; "bitmask" stores a bitmap of the nonzero codes, and the signs.
     `RangeCoder` codes digits at their entropy, but not the bitmask. `LZMA` needs 0.5 % less for the bitmask if well
     over half of the codes are zero, and more otherwise.
-    Source: openai/parameter-golf, pull request 640, which wrote both and kept the smaller. Here the recipe chooses,
-    since the shapes of all arrays must be known before the artifact is read.
+    padded_rows: no group has weights of two rows, and each row is padded to whole groups, as published; see
+    `PaddedTernaryGrid`. Otherwise groups are consecutive in the flattened tensor.
+    Source: openai/parameter-golf, pull request 640, which wrote both packings and kept the smaller. Here the recipe
+    chooses, since the shapes of all arrays must be known before the artifact is read.
     """
 
-    def __init__(self, *, group_size: Width = 128, packing: Literal["digits", "bitmask"] = "digits") -> None:
-        super().__init__(TernaryGrid(group_size), BitmaskPacking() if packing == "bitmask" else TRITS)
+    def __init__(
+        self,
+        *,
+        group_size: Width = 128,
+        packing: Literal["digits", "bitmask"] = "digits",
+        padded_rows: bool = False,
+    ) -> None:
+        grid = PaddedTernaryGrid(group_size) if padded_rows else TernaryGrid(group_size)
+        super().__init__(grid, BitmaskPacking() if packing == "bitmask" else TRITS)
 
 
 @register
@@ -86,12 +100,14 @@ class BinaryGroups(GroupCodec):
 class PackedInt4(Codec, RowQuantizer):
     """4-bit integers q, two per byte as q + 8, and a float16 step per row: its largest magnitude divided by 7.
 
+    Codes are computed with the step before it is rounded.
+
     Source: openai/parameter-golf, pull request 640, which calls this format FP4. `FakeQuant(codec=PackedInt4())` trains
-    with it. `IntRows(bits=4)` stores the same values in one byte each, which an entropy coder compresses further.
+    with it. `IntRows(bits=4, scale_rounding="after")` stores the same values in one byte each, which an entropy coder compresses further.
     """
 
     def __init__(self) -> None:
-        self.rows = IntRows(bits=4, clip=part(MaxClip))
+        self.rows = IntRows(bits=4, clip=part(MaxClip), scale_rounding="after")
         self.grid, self.clip, self.prune = self.rows.grid, self.rows.clip, self.rows.prune
 
     def fake_quantize(self, w: Tensor) -> Tensor:

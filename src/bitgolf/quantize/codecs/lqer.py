@@ -60,8 +60,11 @@ class LQER(Codec):
     """A codec, plus a low-rank correction of rank `rank` for at most `top_k` matrices of the rule.
 
     metric: `frobenius` corrects the matrices with the largest ‖E‖, by the SVD of E (as published). `hessian` tries all
-    matrices, keeps those with the largest gain in nats per token, and weights E by its statistics before the SVD.
+    matrices and keeps those with the largest gain in nats per token. Each is tried with the factors of both the SVD of
+    E and that of E weighted by its statistics, and the better ones are kept, since rounding them can undo the weights.
     factors: storage format of A and B.  damping: of the Hessian, as in `GPTQ`.
+    align_signs: negate factors such that the largest magnitude of each column of A is negative, since the range of
+    `AsymmetricFactors` (-2..1) extends further on that side. Off as published: the signs are those of the SVD.
     A correction is kept only if it lowers the error with the factors as decoded.
     """
 
@@ -74,6 +77,7 @@ class LQER(Codec):
         metric: Literal["frobenius", "hessian"] = "frobenius",
         factors: Spec[LowRankFactors] = part(AsymmetricFactors),
         damping: NonNegative = 0.01,
+        align_signs: bool = True,
     ) -> None:
         for name, value in (("rank", rank), ("top_k", top_k)):
             if value < 1:
@@ -82,7 +86,7 @@ class LQER(Codec):
         if taken := self.codec.array_specs((1, 1)).keys() & set(FACTOR_ARRAYS):
             message = f"{type(self.codec).__name__} has an array of the same name as a factor ({min(taken)})"
             raise RecipeError(message, where="LQER.codec", hint="use a codec without low-rank correction")
-        self.rank, self.top_k, self.metric = rank, top_k, metric
+        self.rank, self.top_k, self.metric, self.align_signs = rank, top_k, metric, align_signs
 
     @property
     def context_coded(self) -> tuple[str, ...]:
@@ -182,19 +186,26 @@ class LQER(Codec):
         return found
 
     def _correct(self, candidate: LQERCandidate, session: EncodingSession) -> tuple[LQERResult, EncodedTensor]:
+        """The best correction of a matrix that was found: its result and the corrected code."""
         w, stats = candidate.w, candidate.stats
-        code = candidate.uncorrected
-        code = code | self._factorize_error(self._error(w, code).double(), stats, session)
-        remaining = _matrix(w) - _matrix(self.decode(code, tuple(w.shape)))
-        return LQERResult(candidate.cost, self._error_cost(remaining, stats)), code
+        error = self._error(w, candidate.uncorrected).double()
+        tried = [self._factorize_error(error)]
+        if self.metric == "hessian":
+            tried.append(self._factorize_weighted(error, stats or session.identity_stats(*error.shape)))
+        codes = [candidate.uncorrected | factors for factors in tried]
+        costs = [self._error_cost(_matrix(w) - _matrix(self.decode(code, tuple(w.shape))), stats) for code in codes]
+        best = min(range(len(codes)), key=costs.__getitem__)
+        return LQERResult(candidate.cost, costs[best]), codes[best]
 
-    def _factorize_error(self, error: Tensor, stats: MatrixStats | None, session: EncodingSession) -> EncodedTensor:
-        """The code of A (R, r) and B (r, C), whose product is closest to the error (R, C), float64, in the metric."""
+    def _factorize_error(self, error: Tensor) -> EncodedTensor:
+        """The code of A (R, r) and B (r, C), whose product is closest to the error (R, C), float64."""
         rank = min(self.rank, *error.shape)
-        if self.metric == "frobenius":
-            u, s, vt = torch.linalg.svd(error, full_matrices=False)
-            return self.factors.quantize(*_negative_peaks(u[:, :rank] * s[:rank], vt[:rank]))
-        stats = stats or session.identity_stats(*error.shape)
+        u, s, vt = torch.linalg.svd(error if self.align_signs else error.float(), full_matrices=False)
+        return self.factors.quantize(*self._signed(u[:, :rank] * s[:rank], vt[:rank]))
+
+    def _factorize_weighted(self, error: Tensor, stats: MatrixStats) -> EncodedTensor:
+        """The code of A (R, r) and B (r, C), whose product leaves the least cost of the error (R, C), float64."""
+        rank = min(self.rank, *error.shape)
         factor = stats.factorize(self.solve)  # H = U⁻¹ U⁻ᵀ, so U⁻¹ is a square root of H
         upper, error = factor.upper.double(), error.to(factor.upper.device)
         whitened = torch.linalg.solve_triangular(upper, error.masked_fill(factor.dead, 0.0), upper=True, left=False)
@@ -208,7 +219,15 @@ class LQER(Codec):
         def solve(b: Tensor, step: Tensor, nearest: RoundToGrid) -> Tensor:
             return self.solve.quantize(b[None], [own], step[None], nearest)[0]
 
-        return self.factors.quantize(*_negative_peaks(left.cpu(), (right / norms).cpu()), solve)
+        return self.factors.quantize(*self._signed(left.cpu(), (right / norms).cpu()), solve)
+
+    def _signed(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors A (R, r) and B (r, C) with the signs of `align_signs`."""
+        if not self.align_signs:
+            return left, right
+        top = left.gather(0, left.abs().argmax(0, keepdim=True))
+        sign = torch.where(top > 0, -1.0, 1.0)
+        return left * sign, right * sign.T
 
 
 class AfterFirstNonzero:
@@ -225,16 +244,6 @@ class AfterFirstNonzero:
     def update(self, row: Array) -> None:
         if row.any():
             self._row = np.ones_like(self._row)
-
-
-def _negative_peaks(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors with signs such that the largest magnitude of each column of A is negative.
-
-    The range of `AsymmetricFactors` (-2..1) extends further on the negative side.
-    """
-    top = left.gather(0, left.abs().argmax(0, keepdim=True))
-    sign = torch.where(top > 0, -1.0, 1.0)
-    return left * sign, right * sign.T
 
 
 def _matrix(w: Tensor) -> Tensor:
