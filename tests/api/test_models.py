@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,32 @@ def test_a_model_leaves_the_state_of_torch_as_it_was(model: bitgolf.Model) -> No
     model.logits([1, 2, 3])
     assert torch_state() == before and set(threading.enumerate()) == threads
     assert all(torch.equal(p, weights[path]) and not p.requires_grad for path, p in model._model.named_parameters())
+
+
+@contextmanager
+def other_defaults() -> Iterator[None]:
+    """Settings of torch that a program may have made for its own work."""
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            before = torch_state()
+            yield
+            assert torch_state() == before
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+
+
+def test_settings_of_the_program_change_no_figure(toy: ToyArtifact, model: bitgolf.Model) -> None:
+    text = "a text to adapt to " * 20
+    with other_defaults():
+        loaded = bitgolf.load(toy.artifact)
+        figures = loaded.bpb(text), loaded.bpb(text, method=LORA)
+        made = loaded.generate("a", tokens=5), loaded.compress(b"a text"), loaded.logits([1, 2, 3])
+    assert figures == (model.bpb(text), model.bpb(text, method=LORA))
+    assert made[:2] == (model.generate("a", tokens=5), model.compress(b"a text"))
+    assert torch.equal(made[2], model.logits([1, 2, 3])) and made[2].dtype == torch.float32
 
 
 @pytest.mark.gpu

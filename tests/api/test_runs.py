@@ -208,7 +208,11 @@ def test_an_interrupt_leaves_a_run_that_can_be_resumed(
         return step(trainer, number, progress)
 
     before, threads = torch_state(), set(threading.enumerate())
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after step 4; resume=True continues"):
+    with (
+        torch.no_grad(),
+        monkeypatch.context() as patch,
+        pytest.raises(KeyboardInterrupt, match="after step 4; resume=True continues"),
+    ):
         patch.setattr(Trainer, "step", interrupted)
         bitgolf.train(RECIPE, shards=shards, out=tmp_path / "run", progress=False)
     assert torch_state() == before and set(threading.enumerate()) == threads

@@ -20,6 +20,8 @@ def torch_state() -> dict[str, Any]:
         "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32),
         "precision": precision,
         "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
         "anomaly": torch.is_anomaly_enabled(),
         "random": torch.get_rng_state().tolist(),
     }

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bitgolf.api.calls import library_call
+from bitgolf.api.calls import library_call, torch_defaults
 from bitgolf.api.paths import AnyPath, newest_or_named
 from bitgolf.api.tables import Table
 from bitgolf.api.texts import Buffer, Text, as_bytes, open_source, to_bytes
@@ -149,7 +149,8 @@ class Model:
                     f"{name} must be at least 0 and below {LARGEST[name]:g}, got {value}", where="generate"
                 )
         data = to_bytes(prompt)
-        return sample_text(self._loaded, data, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
+        pieces = sample_text(self._loaded, data, tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
+        return _each_with_defaults(pieces)
 
     def encode(self, text: str | bytes) -> Ids:
         """Return the token ids of a text, int32 (n,), without the token that begins a document (`tokenizer.bos`)."""
@@ -159,7 +160,6 @@ class Model:
         """Return the text of token ids; bytes that are not UTF-8 become U+FFFD. `tokenizer.decode` returns the bytes."""
         return self.tokenizer.decode_lenient(self._token_ids(ids).tolist()).decode(errors="replace")
 
-    @torch.no_grad()
     def logits(self, ids: TokenIds) -> torch.Tensor:
         """Return the logits after each of T tokens, float32 (T, V), on the CPU.
 
@@ -171,7 +171,7 @@ class Model:
             raise UsageError(
                 "there are no tokens, so there are no logits", where="logits", hint="begin with tokenizer.bos"
             )
-        with self._on(device) as model:
+        with torch_defaults(), torch.no_grad(), self._on(device) as model:
             return model(torch.from_numpy(tokens).to(device)[None])[0].float().cpu()
 
     @contextmanager
@@ -208,3 +208,13 @@ class Model:
         """
         with library_call(progress=progress):
             return b"".join(decompress_bytes(text_codec(self._loaded), as_bytes(data), RunLog()))
+
+
+def _each_with_defaults(pieces: Iterator[str]) -> Iterator[str]:
+    """Compute each piece with `torch_defaults`; between two of them the program has its own settings."""
+    while True:
+        with torch_defaults():
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
