@@ -148,6 +148,7 @@ from bitgolf.quantize.codecs.lowbit import TernaryGroups as TernaryGroups
 from bitgolf.quantize.codecs.lqer import LQER as LQER
 from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors as AsymmetricFactors
 from bitgolf.quantize.codecs.lqer_factors import PerRowFactors as PerRowFactors
+from bitgolf.quantize.codecs.protected_groups import ProtectedGroups as ProtectedGroups
 from bitgolf.quantize.codecs.trellis import TrellisCodec as TrellisCodec
 from bitgolf.recipes.recipe import Recipe as Recipe
 from bitgolf.score.adapt.document_lora import DocumentLoRA as DocumentLoRA
@@ -166,6 +167,7 @@ from bitgolf.score.methods import SlidingScoring as SlidingScoring
 from bitgolf.text.documents import CommandLineText as CommandLineText
 from bitgolf.text.documents import PythonStandardLibrary as PythonStandardLibrary
 from bitgolf.text.documents import TextFiles as TextFiles
+from bitgolf.text.documents import TextSample as TextSample
 from bitgolf.tokens.trainers import ByteLevel as ByteLevel
 from bitgolf.tokens.trainers import CaseOpsBPE as CaseOpsBPE
 from bitgolf.tokens.trainers import SentencePieceBPE as SentencePieceBPE

@@ -21,6 +21,7 @@ from bitgolf.files import read_checked_json, write_bytes
 from bitgolf.model.parameters import load_weights, parameter_roles
 from bitgolf.pipeline.compression import load_meta_model
 from bitgolf.pipeline.execute import run_recipe
+from bitgolf.pipeline.given_inputs import GivenInputs
 from bitgolf.pipeline.state import Run
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
@@ -51,18 +52,7 @@ def calibrated() -> Spec[Recipe]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "toy"
     data = make_data(tmp_path_factory.mktemp("data"))
-    run_recipe(
-        "",
-        calibrated(),
-        text=[],
-        shards=data,
-        out=out,
-        seed=0,
-        processes=1,
-        device="auto",
-        from_stage=None,
-        resume=False,
-    )
+    run_recipe(calibrated(), GivenInputs(shards=data, seed=0), out=out)
     return out
 
 

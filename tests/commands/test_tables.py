@@ -107,8 +107,8 @@ def test_no_line_is_wider_than_the_terminal(
 def test_a_run_ends_with_its_result_and_what_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     result = msgspec.structs.replace(
-        made(RunResult, missing=True), run="runs/toy", recipe="quickstart", hash="0123", seed=3,
-        bpb={"trained": 2.5, "packed": 2.53125, "sliding": None}, methods=[], seconds={"train": 61.2, "score": 30.0, "pack": 1.0},
+        made(RunResult, missing=True), run="runs/toy", recipe="quickstart", hash="0123", seed=3, quick=False, scored=None, code=[],
+        bpb={"trained": 2.5, "packed": 2.53125, "sliding": None}, seconds={"train": 61.2, "score": 30.0, "pack": 1.0},
     )  # fmt: skip
     sizes = msgspec.structs.replace(result.bytes, total=373_100, cap=1_000_000)
     text = tables.run_table(msgspec.structs.replace(result, bytes=sizes))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import SdClip
 from bitgolf.pack.coders import RangeCoder
 from bitgolf.pack.settings import Pack
-from bitgolf.pipeline.execute import run_recipe
+from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
+from bitgolf.pipeline.given_inputs import GivenInputs
 from bitgolf.pipeline.result import RunResult
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.calibration.sources import TrainingText
@@ -37,19 +37,15 @@ def scalable_recipe() -> Spec[Recipe]:
     return recipe.set("score", (part(ContiguousScoring, window=32),))
 
 
-WORDS: dict[str, Any] = {"text": [], "seed": 0, "processes": 1, "device": "auto", "resume": False}
-
-
 def run_toy(folder: Path, recipe: Spec[Recipe], shards: Path | None = None, *, first: str | None = None) -> RunResult:
     """`bitgolf run` in this process."""
-    return run_recipe(str(folder), recipe, shards=shards, out=folder, from_stage=first, **WORDS)
+    return run_recipe(recipe, GivenInputs(shards=shards, seed=0), ExecutionOptions(from_stage=first), out=folder)
 
 
 def run_again(folder: Path, *sets: str, first: str | None = None) -> RunResult:
     """`bitgolf run FOLDER --set ...` in this process."""
-    return run_recipe(
-        str(folder), load_recipe(str(folder), list(sets)), shards=None, out=None, from_stage=first, **WORDS
-    )
+    recipe = load_recipe(str(folder), list(sets))
+    return run_recipe(recipe, GivenInputs(seed=0), ExecutionOptions(from_stage=first), argument=folder)
 
 
 def finish(folder: Path) -> Path:

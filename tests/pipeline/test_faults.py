@@ -16,7 +16,8 @@ from bitgolf.config.recipe_file import read_recipe
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json
 from bitgolf.pipeline import execute as execution
-from bitgolf.pipeline.execute import run_recipe
+from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
+from bitgolf.pipeline.given_inputs import GivenInputs
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES
 from bitgolf.pipeline.state import Run, read_outcomes
 from bitgolf.report.events import read_events
@@ -55,8 +56,8 @@ def fill(disk: Path) -> None:
 
 def run_toy(folder: Path, *, resume: bool = False) -> None:
     recipe, _, text = toy_source()
-    words: dict[str, Any] = {"shards": None, "seed": 0, "processes": 1, "device": "auto", "from_stage": None}
-    run_recipe(recipe, read_recipe(Path(recipe)), text=[Path(text)], out=folder, resume=resume, **words)
+    given = GivenInputs([Path(text)], seed=0)
+    run_recipe(read_recipe(Path(recipe)), given, ExecutionOptions(resume=resume), out=folder)
 
 
 def before_work(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:

@@ -17,7 +17,8 @@ from bitgolf.artifact.model import load_model
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.files import read_json, write_json
-from bitgolf.pipeline.execute import run_recipe
+from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
+from bitgolf.pipeline.given_inputs import GivenInputs
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES
 from bitgolf.recipes.recipe import Recipe
@@ -182,18 +183,7 @@ def again(folder: Path, recipe: Spec[Recipe] | None = None, *, first: str | None
 
     recipe = recipe or load_recipe(str(folder), [])
     assert recipe
-    return run_recipe(
-        str(folder),
-        recipe,
-        text=[],
-        shards=None,
-        out=None,
-        seed=0,
-        processes=1,
-        device="auto",
-        from_stage=first,
-        resume=False,
-    )
+    return run_recipe(recipe, GivenInputs(seed=0), ExecutionOptions(from_stage=first), argument=folder)
 
 
 def test_what_is_unchanged_is_reused(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

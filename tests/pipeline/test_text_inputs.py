@@ -38,9 +38,8 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]
     recipe = toy_recipe(steps=1).set("tokens", part(ByteLevel))
 
     def start(*text: str, name: str = "run", **options: Any) -> Run:
-        words: dict[str, Any] = {"shards": None, "seed": 0, "processes": 1, "device": "cpu", "from_stage": None}
-        paths, out = [Path(path) for path in text], tmp_path / name
-        run: Any = execute.run_recipe("toy", recipe, text=paths, out=out, resume=False, **words, **options)
+        given = execute.GivenInputs([Path(path) for path in text], seed=0, **options)
+        run: Any = execute.run_recipe(recipe, given, execute.ExecutionOptions(device="cpu"), out=tmp_path / name)
         write_json(run.files.recipe, recipe.to_json())
         return run
 

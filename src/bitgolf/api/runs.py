@@ -14,7 +14,7 @@ from bitgolf.api.recipes import recipe_argument
 from bitgolf.api.tables import Table
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
-from bitgolf.pipeline.execute import ExecutionOptions, run_inputs
+from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
 from bitgolf.pipeline.given_inputs import GivenInputs
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
@@ -65,7 +65,7 @@ def train(
     with library_call(progress=progress):
         argument, base = _opened_recipe(recipe)
         changed = _changed(base, {"train.seconds": seconds, "train.steps": steps}, set or {})
-        result = run_inputs(changed, given, argument=argument, out=optional_path(out), options=options)
+        result = run_recipe(changed, given, options, argument=argument, out=optional_path(out))
     return RunFolder(Path(result.run))
 
 

@@ -215,39 +215,40 @@ def decompress(
     print_result(as_json, d, f"{d.bytes_in:,} -> {d.bytes_out:,} bytes")
 
 
+PromptOption = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to continue.")]
+SampledTokensOption = Annotated[
+    int,
+    typer.Option("--tokens", metavar="N", min=1, callback=at_most(LARGEST_COUNT), help="Number of tokens to sample."),
+]
+TemperatureOption = Annotated[
+    float,
+    typer.Option(
+        "--temperature", metavar="X", min=0.0, max=100.0, help="Sampling temperature; 0 takes the likeliest token."
+    ),
+]
+TopOption = Annotated[
+    int,
+    typer.Option(
+        "--top",
+        metavar="N",
+        min=0,
+        callback=at_most(LARGEST_COUNT),
+        help="Sample among this many of the likeliest tokens; 0 means all.",
+    ),
+]
+SamplingSeedOption = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, callback=at_most(LARGEST_SEED), help="Random seed of sampling.")
+]
+
+
 @accepts_code
 def generate(
     artifact: ArtifactArgument,
-    prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="Text to continue.")] = "",
-    tokens: Annotated[
-        int,
-        typer.Option(
-            "--tokens", metavar="N", min=1, callback=at_most(LARGEST_COUNT), help="Number of tokens to sample."
-        ),
-    ] = 200,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            "--temperature",
-            metavar="X",
-            min=0.0,
-            max=100.0,
-            help="Sampling temperature; 0 takes the likeliest token.",
-        ),
-    ] = 0.8,
-    top: Annotated[
-        int,
-        typer.Option(
-            "--top",
-            metavar="N",
-            min=0,
-            callback=at_most(LARGEST_COUNT),
-            help="Sample among this many of the likeliest tokens; 0 means all.",
-        ),
-    ] = 0,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, callback=at_most(LARGEST_SEED), help="Random seed of sampling.")
-    ] = 0,
+    prompt: PromptOption = "",
+    tokens: SampledTokensOption = 200,
+    temperature: TemperatureOption = 0.8,
+    top: TopOption = 0,
+    seed: SamplingSeedOption = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Sample text from the model. It is printed while it is sampled."""

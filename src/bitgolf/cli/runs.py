@@ -155,24 +155,14 @@ def run(
 ) -> None:
     """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused."""
     start_work()
-    from bitgolf.pipeline.execute import run_recipe
+    from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
+    from bitgolf.pipeline.given_inputs import GivenInputs
 
-    document = run_recipe(
-        recipe,
-        _resolve(recipe, edits_in_order(context, sets, adds), quick=quick),
-        text=text,
-        shards=shards,
-        out=out,
-        seed=seed,
-        processes=devices,
-        device=device,
-        from_stage=first,
-        resume=resume,
-        reading=ReadOptions(key, skip_null, strict),
-        tokenizer=tokenizer,
-        strict_cap=strict_cap,
-        score_tokens=parse_score_tokens(score_tokens),
-    )
+    reading, tokens = ReadOptions(key, skip_null, strict), parse_score_tokens(score_tokens)
+    wanted = _resolve(recipe, edits_in_order(context, sets, adds), quick=quick)
+    given = GivenInputs(text, shards, tokenizer, reading, seed, tokens)
+    options = ExecutionOptions(devices, device, first, resume, strict_cap)
+    document = run_recipe(wanted, given, options, argument=named_folder(recipe), out=out)
     _print_run(as_json, document)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +27,6 @@ from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.stages import STAGE_NAMES, STAGES, Stage
 from bitgolf.pipeline.state import (
     Run,
-    ScoreTokens,
     check_format,
     read_inputs,
     read_outcomes,
@@ -36,7 +34,6 @@ from bitgolf.pipeline.state import (
     stored_inputs,
 )
 from bitgolf.quantize.calibration.calibrate import check_calibration
-from bitgolf.recipes import named_folder
 from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
@@ -45,7 +42,6 @@ from bitgolf.report.log import RunLog
 from bitgolf.report.progress import Progress
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.folder_lock import folder_lock
-from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
 
 
 def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False) -> RunResult:
@@ -146,33 +142,18 @@ class ExecutionOptions(NamedTuple):
     strict_cap: bool = False
 
 
+DEFAULT_EXECUTION = ExecutionOptions()
+
+
 def run_recipe(
-    recipe_or_folder: str,
     recipe: Spec[Recipe],
+    given: GivenInputs,
+    options: ExecutionOptions = DEFAULT_EXECUTION,
     *,
-    text: Sequence[Path],
-    shards: Path | None,
-    out: Path | None,
-    seed: int | None,
-    processes: int,
-    device: str,
-    from_stage: str | None,
-    resume: bool,
-    reading: ReadOptions = DEFAULT_OPTIONS,
-    tokenizer: Path | None = None,
-    strict_cap: bool = False,
-    score_tokens: ScoreTokens | None = None,
+    argument: Path | None = None,
+    out: Path | None = None,
 ) -> RunResult:
-    """`bitgolf run`. recipe_or_folder: the command's argument. For all others and the errors, see `run_inputs`."""
-    given = GivenInputs(text, shards, tokenizer, reading, seed, score_tokens)
-    options = ExecutionOptions(processes, device, from_stage, resume, strict_cap)
-    return run_inputs(recipe, given, argument=named_folder(recipe_or_folder), out=out, options=options)
-
-
-def run_inputs(
-    recipe: Spec[Recipe], given: GivenInputs, *, argument: Path | None, out: Path | None, options: ExecutionOptions
-) -> RunResult:
-    """Determine the folder of a run and its inputs, then execute.
+    """`bitgolf run`: determine the folder of a run and its inputs, then execute.
 
     argument: the folder of an earlier run, None for a recipe without one. It is used unless `out` is given, and options
     that are not given are those of that run. given.seed: None for that of the earlier run, otherwise 0.
