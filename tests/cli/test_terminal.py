@@ -34,7 +34,8 @@ def test_a_run_from_its_start_to_its_result(width: int, tmp_path: Path) -> None:
         shown, output = running.screen.lines, running.output
     paths = [line for line in shown if str(tmp_path) in line]
     assert all(len(line) <= width or len(line.removesuffix(" \\").split()) == 1 for line in shown), shown
-    messages = shown[: shown.index(next(line for line in shown if line.startswith("Result of toy")))]
+    *messages, empty = shown[: shown.index(next(line for line in shown if line.startswith("Result of toy")))]
+    assert empty == "", "the result stands apart from the messages"
     times = [float(match[1]) for line in messages if (match := CLOCK.match(line))]
     assert len(times) > 10 and times == sorted(times), "one clock, also of the process that scores"
     assert all(

@@ -218,7 +218,7 @@ def print_result(as_json: bool, result: Any, text: str) -> None:
 
 def write_output(text: str) -> None:
     """Write a text, which need not be valid Unicode, to standard output at once."""
-    current_display().end_progress()
+    current_display().before_result()
     try:
         print(encode_json(text).decode(), end="", file=sys.stdout, flush=True)
     except OSError as error:

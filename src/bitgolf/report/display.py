@@ -53,6 +53,10 @@ class Display(ABC):
     def end_progress(self) -> None:
         """Show no state of the work any more, because it has ended, or because other output follows."""
 
+    def before_result(self) -> None:
+        """Prepare for the result of the command, which follows on standard output."""
+        self.end_progress()
+
     def clock(self) -> str:
         """The seconds since the start, as messages begin."""
         return f"[{time.perf_counter() - self.started:6.1f} s] "
@@ -93,8 +97,11 @@ class PlainDisplay(Display):
 class LiveDisplay(Display):
     """On a terminal: one line that is redrawn in place, within the width of the terminal, and messages above it."""
 
+    _messages = False  # whether there are messages above what is shown next
+
     def message(self, text: str) -> None:
         with self._lock:
+            self._messages = True
             width = line_width(sys.stderr)
             self._area.print(self.lines(text, min(width, terminal_width(self._stream) or width)))
 
@@ -106,6 +113,13 @@ class LiveDisplay(Display):
         with self._lock:
             if "_area" in vars(self):
                 self._area.clear()
+
+    def before_result(self) -> None:
+        """End the progress, and leave a line empty between messages and the result if both are on the terminal."""
+        self.end_progress()
+        if self._messages and terminal_width(sys.stdout):
+            self._area.print([""])
+            self._messages = False
 
     @cached_property
     def _area(self) -> LiveArea:
