@@ -77,6 +77,7 @@ def test_an_interrupt_leaves_no_live_line_and_shows_the_cursor() -> None:
     """
     with TerminalProgram(program(body), 80) as running:
         running.wait_for(lambda output: output.count("38 %") > 2)
+        assert running.output.rfind("\x1b[?25h") > running.output.rfind("\x1b[?25l"), "also if the program is killed"
         running.press(b"\x03")
         assert running.finish() == 0
         assert running.screen.lines == ["bitgolf: interrupted"]
