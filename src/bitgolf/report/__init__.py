@@ -1,1 +1,1 @@
-"""Logs of runs, findings of checks on data, and the record of the environment."""
+"""Logs of runs, findings of checks on data, the record of the environment, and the parts of web pages."""

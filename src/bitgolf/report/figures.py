@@ -176,6 +176,7 @@ def _edit_tag(tag: str, name: str) -> str:
     """A tag whose ids begin with `name`, whose colors are variables, and without the font and what has no effect."""
     tag = re.sub(r'(?<=^<g) id="[^"]*"', "", tag)  # ids of groups, to which nothing refers
     tag = re.sub(r" font-family: [^;]*;| transform=\"rotate\(-0 [^\"]*\)\"", "", tag)
+    tag = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \g<1>", tag)  # as matplotlib 3.9 writes it
     tag = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", tag)
     for color in PALETTE:
         tag = tag.replace(color.light, f"var(--{color.name})")
