@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bitgolf import parts as parts
     from bitgolf.api.models import Model as Model
     from bitgolf.api.models import load as load
+    from bitgolf.api.recipes import load_code as load_code
     from bitgolf.api.recipes import recipe as recipe
     from bitgolf.api.recipes import recipe_names as recipe_names
     from bitgolf.api.runs import RunFolder as RunFolder
@@ -44,6 +45,7 @@ _MODULES = {
     "Spec": "bitgolf.config.spec",
     "Table": "bitgolf.api.tables",
     "load": "bitgolf.api.models",
+    "load_code": "bitgolf.api.recipes",
     "open_run": "bitgolf.api.runs",
     "part": "bitgolf.config.spec",
     "recipe": "bitgolf.api.recipes",
@@ -61,6 +63,7 @@ __all__ = [  # noqa: RUF022  # in the order in which they are needed
     "Table",
     "recipe",
     "recipe_names",
+    "load_code",
     "part",
     "parts",
     "Rule",

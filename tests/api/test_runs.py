@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import bitgolf
+from bitgolf.api.recipes import open_recipe
+from bitgolf.config.code_files import unload_code
 from bitgolf.config.recipe_file import write_recipe
 from bitgolf.errors import BitgolfError, CorruptFileError, RecipeError, UsageError
 from bitgolf.pipeline.stages import STAGE_NAMES
@@ -129,6 +131,44 @@ def test_limits_and_settings_change_the_recipe(shards: Path, tmp_path: Path) -> 
     assert run.recipe == expected and run.seed == 3 and run.result.steps == 2
 
 
+def test_a_setting_may_be_named_by_a_short_path_and_scoring_left_out(shards: Path, tmp_path: Path) -> None:
+    run = bitgolf.train(
+        RECIPE, shards=shards, steps=1, set={"mlp.hidden": 40}, score_tokens=0, out=tmp_path / "run", progress=False
+    )
+    assert run.recipe["model.block.mlp.hidden"] == 40
+    assert run.score == {} and repr(run).endswith("toy, done, not scored)") and run.model().bpb(b"some text") > 0
+
+
+def test_a_quick_recipe_is_a_toy(run: bitgolf.RunFolder) -> None:
+    from bitgolf.recipes.quick import quick
+
+    wanted = quick(bitgolf.recipe("baseline"))
+    assert bitgolf.recipe("baseline", quick=True) == wanted != bitgolf.recipe("baseline")
+    assert open_recipe(bitgolf.recipe("baseline"), quick=True) == open_recipe("baseline", quick=True) == (None, wanted)
+    with pytest.raises(UsageError, match="not that of the run in this folder"):
+        bitgolf.train(run.folder, quick=True)
+
+
+def test_a_recipe_of_a_file_with_a_part_of_its_own(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_api_recipe.py").write_text(
+        "import bitgolf\n"
+        "from bitgolf.config.registry import register\n"
+        "from bitgolf.parts import SquaredReLU\n"
+        "@register\n"
+        "class MyActivation(SquaredReLU):\n"
+        "    pass\n"
+    )
+    try:
+        bitgolf.load_code(tmp_path / "my_api_recipe.py")
+        changed = RECIPE.set("model.block.mlp.act", bitgolf.part(bitgolf.parts.MyActivation))  # type: ignore[attr-defined]
+        made = bitgolf.train(changed, shards=shards, steps=1, out=tmp_path / "run", progress=False)
+        assert made.model().recipe.model["block.mlp.act"].name == "MyActivation"
+    finally:
+        unload_code("my_api_recipe")
+    with pytest.raises(BitgolfError, match=r"my_api_recipe\.py"):
+        bitgolf.load(tmp_path / "run")
+
+
 def test_text_is_a_path_or_several(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -160,7 +200,7 @@ def test_a_recipe_that_is_a_value_is_no_folder(shards: Path, tmp_path: Path, mon
         ({"recipe": "quickstrat"}, "no recipe named 'quickstrat'"),
         ({"recipe": bitgolf.recipe("quickstart")["model"]}, "expected a recipe, got the part LM"),
         ({"set": {"model.hight": 3}}, "no path 'model.hight'"),
-        ({"set": {"model.dim": "wide"}}, "model.dim: expected int, got 'wide'"),
+        ({"set": {"model.dim": "wide"}}, "model.dim: expected a whole number, got 'wide'"),
         ({"seconds": -1}, "train.seconds: must be"),
         ({"from_stage": "tain"}, "unknown stage 'tain'"),
         ({"device": "tpu"}, "unknown device 'tpu'"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bitgolf.api.calls import library_call
 from bitgolf.api.models import Model, load
 from bitgolf.api.paths import AnyPath, newest_or_named, optional_path, to_paths
-from bitgolf.api.recipes import recipe_argument
+from bitgolf.api.recipes import open_recipe
 from bitgolf.api.tables import Table
+from bitgolf.config.paths import resolve_path
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
@@ -22,7 +23,6 @@ from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.stages import STAGE_NAMES
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.state import open_run as read_run
-from bitgolf.recipes import load_recipe, named_folder
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.events import StepRow, read_events, training_steps
 from bitgolf.report.log import RunLog
@@ -48,42 +48,33 @@ def train(
     from_stage: str | None = None,
     resume: bool = False,
     strict_cap: bool = False,
+    quick: bool = False,
+    score_tokens: int | Literal["all"] | None = None,
     progress: bool = True,
 ) -> RunFolder:
     """Run a recipe, as `bitgolf run` does, and return its folder. Stages done with the same settings are reused.
 
     recipe: a value, a name or file, or the folder of a run to continue. text: files, folders and patterns. seconds,
-    steps: limits of training; 0 means none. set: path in the recipe -> value or part. from_stage: repeat this stage and
-    all later ones. resume: continue an interrupted training. progress: print messages to standard error. All others are
-    the options of `bitgolf run`. An interrupt saves a training and raises `KeyboardInterrupt`. Raises `BitgolfError`; a
-    call that is refused leaves the folder as it was.
+    steps: limits of training; 0 means none. set: full or short path in the recipe -> value or part. from_stage: repeat
+    this stage and all later ones. resume: continue an interrupted training. quick: make the recipe a toy for trying
+    things. progress: show messages on standard error. All others are the options of `bitgolf run`. An interrupt saves a
+    training and raises `KeyboardInterrupt`. Raises `BitgolfError`; a call that is refused leaves the folder as it was.
     """
-    given = GivenInputs(
-        to_paths(text), optional_path(shards), optional_path(tokenizer), ReadOptions(key, skip_null, strict), seed
-    )
+    reading, files = ReadOptions(key, skip_null, strict), (optional_path(shards), optional_path(tokenizer))
+    given = GivenInputs(to_paths(text), *files, reading, seed, score_tokens)
     options = ExecutionOptions(devices, device, _checked_stage(from_stage), resume, strict_cap)
     with library_call(progress=progress):
-        argument, base = _opened_recipe(recipe)
+        argument, base = open_recipe(recipe, quick=quick)
         changed = _changed(base, {"train.seconds": seconds, "train.steps": steps}, set or {})
         result = run_recipe(changed, given, options, argument=argument, out=optional_path(out))
     return RunFolder(Path(result.run))
-
-
-def _opened_recipe(given: AnyPath | Spec[Recipe]) -> tuple[Path | None, Spec[Recipe]]:
-    """(the folder of the run that an argument names, None for other recipes; the recipe)."""
-    if not isinstance(given, Spec):
-        name = recipe_argument(given)
-        return named_folder(name), load_recipe(name, ())
-    if given.cls is not Recipe:
-        raise UsageError(f"expected a recipe, got the part {given.name}", where="recipe", hint="bitgolf.recipe(NAME)")
-    return None, given
 
 
 def _changed(recipe: Spec[Recipe], limits: Mapping[str, float | None], changes: Mapping[str, Any]) -> Spec[Recipe]:
     """The recipe with the limits that are not None, then the changes."""
     given = {path: value for path, value in limits.items() if value is not None}
     for path, value in [*given.items(), *changes.items()]:
-        recipe = recipe.set(path, value)
+        recipe = recipe.set(resolve_path(recipe, path), value)
     return recipe
 
 
@@ -116,7 +107,8 @@ class RunFolder:
         done = self.stages
         state = f"done up to {done[-1]}" if done else "no stage is done"
         if done == list(STAGE_NAMES):
-            state = ", ".join(f"{stage} {bpb:.4f}" for stage, bpb in self.score.items()) + " bpb"
+            scores = ", ".join(f"{stage} {bpb:.4f}" for stage, bpb in self.score.items())
+            state = f"{scores} bpb" if scores else "done, not scored"
         return f"RunFolder({str(self.folder)!r}: {self.recipe['name']}, {state})"
 
     def _run(self) -> Run:
@@ -145,7 +137,10 @@ class RunFolder:
 
     @property
     def score(self) -> dict[str, float]:
-        """Bits per byte of the held-out text: `trained`, `averaged` and `packed` weights, then methods by name."""
+        """Bits per byte of the held-out text: `trained`, `averaged` and `packed` weights, then methods by name.
+
+        Empty for a run that was not scored.
+        """
         return {stage: bpb for stage, bpb in self.result.bpb.items() if bpb is not None}
 
     @property
