@@ -46,8 +46,8 @@ def sizes(name: str) -> tuple[int, ...]:
 
 
 def largest() -> list[str]:
-    """For each size, a recipe in which it is the largest; `pr1855` where it is one of several."""
-    names = ["pr1855", *recipe_names()]
+    """For each size, a recipe in which it is the largest: `pr1855` or else the deepest one, where it is so in several."""
+    names = ["pr1855", *sorted(recipe_names(), key=lambda name: -sizes(name)[-1])]
     return sorted({max(names, key=lambda name, i=i: sizes(name)[i]) for i in range(len(sizes(names[0])))})
 
 
