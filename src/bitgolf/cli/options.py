@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from bitgolf.cli.completion import (
@@ -209,6 +208,8 @@ def start_work() -> None:
 def print_result(as_json: bool, result: Any, text: str) -> None:
     """Print the result of a command: `result` as JSON, or `text`, in lines that fit. Neither need be valid Unicode."""
     if as_json:
+        import msgspec
+
         write_output(json.dumps(msgspec.to_builtins(result), indent=1, ensure_ascii=False) + "\n")
     else:
         width = line_width(sys.stdout)

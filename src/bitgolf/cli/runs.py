@@ -41,12 +41,12 @@ from bitgolf.cli.run_options import (
     parse_score_tokens,
 )
 from bitgolf.config.plugins import recipe_plugins
-from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
 from bitgolf.recipes import describe, load_recipe, named_folder, published_bpb, recipe_names
 from bitgolf.text.read_report import ReadOptions
 
 if TYPE_CHECKING:
+    from bitgolf.config.spec import Spec
     from bitgolf.pipeline.result import RunResult
     from bitgolf.recipes.recipe import Recipe
 

@@ -1,7 +1,7 @@
 """Recipes by name. Each recipe has a module with a function of the same name; most are derived from others by edits.
 
 Plugins bring more recipes, by entry points, and so do the user's code files, as FILE.py:NAME. Listing and describing
-recipes imports neither torch nor plugins; building one does.
+recipes imports neither torch, nor plugins, nor the language of recipes; building one does.
 """
 
 from __future__ import annotations
@@ -16,16 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitgolf.config.parse import apply_edit
 from bitgolf.config.plugins import recipe_plugins
-from bitgolf.config.recipe_file import read_recipe
-from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError, error_location
 from bitgolf.files import read_json
-from bitgolf.recipes.foreign import code_recipe, plugin_recipe, split_code_recipe
 from bitgolf.report.display import current_display
 
 if TYPE_CHECKING:
+    from bitgolf.config.spec import Spec
     from bitgolf.recipes.recipe import Recipe
 
 
@@ -94,6 +91,8 @@ def get_recipe(name: str) -> Spec[Recipe]:
     """
     if name not in recipe_names():
         if plugin := recipe_plugins().get(name):
+            from bitgolf.recipes.foreign import plugin_recipe
+
             return plugin_recipe(plugin)
         known = [*recipe_names(), *recipe_plugins()]
         near = difflib.get_close_matches(name, known, 1)
@@ -118,6 +117,9 @@ def load_recipe(recipe: str, edits: Sequence[str], *, quick: bool = False) -> Sp
     given to `--set`, and `PATH+=PART`, which `--add PATH=PART` stands for. Shows a note where an edit was given by a short
     path, changes nothing, or chose a place in a chain.
     """
+    from bitgolf.config.parse import apply_edit
+    from bitgolf.recipes.foreign import code_recipe, split_code_recipe
+
     if recipe in recipe_names() and Path(recipe).is_dir():
         current_display().message(f"{recipe} is the recipe; ./{recipe} would be the folder")
     folder = named_folder(recipe)
@@ -139,5 +141,7 @@ def load_recipe(recipe: str, edits: Sequence[str], *, quick: bool = False) -> Sp
 
 
 def _stored_recipe(path: Path) -> Spec[Any]:
+    from bitgolf.config.recipe_file import read_recipe
+
     with error_location(str(path)):
         return read_recipe(path)
