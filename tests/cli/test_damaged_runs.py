@@ -71,7 +71,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cases() -> Iterator[Any]:
     """Every damage to every file for every verb. `make test` has each damage of each file, and of each verb, once or twice."""
-    for (i, verb), (j, file), (k, damage) in itertools.product(*map(enumerate, (VERBS, FILES, DAMAGES))):
+    numbered = (enumerate(VERBS), enumerate(FILES), enumerate(DAMAGES))
+    for (i, verb), (j, file), (k, damage) in itertools.product(*numbered):
         chosen = (k - 3 * i - j) % len(DAMAGES) < 2
         yield pytest.param(
             verb, file, damage, marks=[] if chosen else [pytest.mark.exhaustive], id=f"{verb}-{file}-{damage.__name__}"

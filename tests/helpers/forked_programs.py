@@ -37,7 +37,7 @@ def run_python(arguments: Sequence[str], output: Path | None = None) -> None:
     if output:
         with output.open("wb") as file:
             os.dup2(file.fileno(), sys.stdout.fileno())
-    vars(subprocess)["Popen"] = ForkingPopen
+    subprocess.Popen = ForkingPopen  # type: ignore[misc]
     _run(arguments)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -121,7 +123,7 @@ def test_the_adapter_beside_the_mixer_reads_its_normalized_input(ids: Tensor) ->
     model = built(toy_model()).double()
     for block in model.blocks:
         block.get_parameter("mixer.out.weight").zero_()
-    plain, states, found = model(ids), list[Tensor](), list[Tensor]()
+    plain, states, found = model(ids), list[Any](), list[Any]()
     adapters = disturbed(BatchedLoRA(model, 3, ("mixer",), rank=2))
     model.blocks[0].get_submodule("norm").register_forward_hook(lambda _, x, y: states.append(y))
     model.blocks[0].get_submodule("mixer_scale.0").register_forward_hook(lambda _, x, y: found.append(y))

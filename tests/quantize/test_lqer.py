@@ -261,14 +261,16 @@ def rules(codec: Spec[Codec]) -> tuple[Spec[Rule], ...]:
 
 
 INNERS = (INNER, part(TrellisCodec, bits=2.0, states=4))
-FACTORS = (part(AsymmetricFactors, group_size=6), part(PerRowFactors), part(ExactFactors))
+FACTORS_OF_PATHS = (part(AsymmetricFactors, group_size=6), part(PerRowFactors), part(ExactFactors))
 PACKERS = (part(RangeCoder, variance_contexts=True), part(SmallestCoder, coders=(part(RangeCoder), part(Brotli))))
 
 
 @pytest.mark.parametrize(
     ("inner", "factors", "coder"),
     [  # each of the factors once, and with them each of the others
-        pytest.param(INNERS[i], FACTORS[j], PACKERS[k], marks=[] if i == k == j % 2 else [pytest.mark.exhaustive])
+        pytest.param(
+            INNERS[i], FACTORS_OF_PATHS[j], PACKERS[k], marks=[] if i == k == j % 2 else [pytest.mark.exhaustive]
+        )
         for i, j, k in itertools.product(range(2), range(3), range(2))
     ],
 )
