@@ -13,6 +13,7 @@ import pytest
 
 from bitgolf import __version__
 from bitgolf.cli import app
+from bitgolf.cli.options import write_sampled
 from bitgolf.recipes import recipe_names
 from helpers.command_line import run_command as bitgolf
 
@@ -88,3 +89,13 @@ def test_wrong_use_is_exit_2_with_a_message(
     monkeypatch.chdir(tmp_path)
     done = bitgolf(*words)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr and not done.stdout
+
+
+def test_a_terminal_gets_no_control_characters_of_a_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sampled("a\x1b[2Jb\n")
+    assert capsys.readouterr().out == "a\x1b[2Jb\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    write_sampled("a\x1b[2Jb\tc\x0b\u202e\n")
+    assert capsys.readouterr().out == "a\\x1b[2Jb\tc\\x0b\\u202e\n"

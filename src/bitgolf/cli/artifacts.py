@@ -26,6 +26,7 @@ from bitgolf.cli.options import (
     print_result,
     start_work,
     write_output,
+    write_sampled,
 )
 from bitgolf.errors import UsageError
 from bitgolf.text.read_report import ReadOptions
@@ -260,7 +261,7 @@ def generate(
         print_result(as_json, document, "")
         return
     for piece in stream_text(artifact, prompt, tokens=tokens, temperature=temperature, top_k=top, seed=seed):
-        write_output(piece)
+        write_sampled(piece)
     write_output("\n")
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from unicodedata import category
 
 import typer
 
@@ -215,6 +216,16 @@ def print_result(as_json: bool, result: Any, text: str) -> None:
         width = line_width(sys.stdout)
         lines = (part for line in text.split("\n") for part in wrap(line, width, rest="  "))
         write_output("".join(f"{line}\n" for line in lines))
+
+
+def write_sampled(text: str) -> None:
+    """Write a text of a model to standard output at once.
+
+    On a terminal, which would obey them, control characters except line breaks and tabs are written as escapes.
+    """
+    if sys.stdout.isatty():
+        text = "".join(char if char in "\n\t" or category(char)[0] != "C" else repr(char)[1:-1] for char in text)
+    write_output(text)
 
 
 def write_output(text: str) -> None:
