@@ -12,7 +12,7 @@ OTHER := .venv-torch-$(TORCH)
 PINNED := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 
 EXTRAS := dev,parquet,cluster
-PACKAGES := lrzip
+PACKAGES := lrzip chromium
 
 .PHONY: quickstart test types tests test-all test-torch cheats lint clean
 
