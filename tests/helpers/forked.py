@@ -112,6 +112,17 @@ def run_worker_ranks(folder: Path, count: int) -> Finished:
     return Finished(status, "".join(rank.finish().output for rank in ranks))
 
 
+def run_forked_workers(command: list[str]) -> launch.Ended:
+    """Takes the place of `launch._run`, which executes the command of one worker or of torchrun."""
+    module, folder, *processes = command[2:]
+    assert module == f"bitgolf.runtime.{'torchrun' if processes else 'worker'}", command
+    done = run_worker_ranks(Path(folder), int(processes[0]) if processes else 1)
+    lines = done.output.splitlines()
+    for line in lines:
+        current_display().message(line)
+    return launch.Ended(done.status, False, lines)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forked_workers() -> Iterator[None]:
     """`run_worker` forks its workers from the server, with the environment variables that torchrun would give them.
@@ -120,18 +131,8 @@ def forked_workers() -> Iterator[None]:
     tests/runtime/test_launch.py, tests/runtime/test_parent.py and tests/score/test_processes.py (torchrun), and the
     command in tests/cli/test_failures.py.
     """
-
-    def run(command: list[str]) -> launch.Ended:
-        module, folder, *processes = command[2:]
-        assert module == f"bitgolf.runtime.{'torchrun' if processes else 'worker'}", command
-        done = run_worker_ranks(Path(folder), int(processes[0]) if processes else 1)
-        lines = done.output.splitlines()
-        for line in lines:
-            current_display().message(line)
-        return launch.Ended(done.status, False, lines)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "_run", run)
+        patch.setattr(launch, "_run", run_forked_workers)
         yield
 
 

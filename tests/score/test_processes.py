@@ -19,6 +19,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import BitgolfError
 from bitgolf.pipeline.scoring import ScoringJob, run_scoring_job, score_in_workers
 from bitgolf.report.progress import Progress
+from bitgolf.runtime import launch
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bitgolf.score.evaluate import ScoringContext, evaluate_method
@@ -26,6 +27,7 @@ from bitgolf.score.methods import ContiguousScoring, ScoringMethod, SlidingScori
 from bitgolf.score.result import MethodResult
 from bitgolf.score.text import TokenizedText, tokenize_documents
 from bitgolf.text.documents import read_documents
+from helpers.forked import run_forked_workers
 from helpers.process_groups import run_as_script, run_in_processes
 from helpers.toy import VOCAB, built, toy_model
 from helpers.toy_artifact import ToyArtifact, make_toy
@@ -163,7 +165,8 @@ def test_two_processes_score_an_artifact_as_one_does(toy: ToyArtifact, monkeypat
     assert [(row.processes, row.method) for row in two] == [(2, "contiguous"), (2, "sliding")]
 
 
-def test_the_error_of_a_worker_is_raised(tmp_path: Path) -> None:
+def test_the_error_of_a_worker_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_run", run_forked_workers)
     job = ScoringJob(artifact=tmp_path / "none.bg", text=text(), methods=(), device="cpu")
     with pytest.raises(BitgolfError, match=r"artifact cannot be read") as caught:
         score_in_workers(job, processes=1)
