@@ -131,7 +131,7 @@ CHECKS: dict[int, tuple[str, tuple[str, ...]]] = {
         (
             "config/test_rules.py::test_cover_is_exact_or_an_error",
             "optim/test_optimizer_groups.py::test_every_parameter_moves_by_its_own_algorithm",
-            "recipes/test_published.py::test_show_resolves_it",
+            "recipes/test_stored.py::test_it_is_shown_with_a_forecast_that_is_near",
         ),
     ),
     15: (
