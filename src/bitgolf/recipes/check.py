@@ -21,11 +21,6 @@ def check_recipe(recipe: Spec[Recipe]) -> None:
     Ranges of single settings were checked when the nodes were made. Here constructors check settings that depend on
     each other; model, objective and optimizer are built on the meta device, which takes no memory for weights.
     """
-    for path, node in recipe.walk():
-        if REGISTRY.get(node.name) is not node.cls:
-            message = f"the class {node.name} is not registered, so no file can name it"
-            raise RecipeError(message, where=path, hint=REGISTER)
-    requirements(recipe.to_json())
     with constructor_errors_at(recipe):
         for _, node in reversed(list(recipe.walk())):  # inner nodes first: their paths are the most exact
             if count_context_arguments(node.cls) == 0:
@@ -38,3 +33,13 @@ def check_recipe(recipe: Spec[Recipe]) -> None:
             objective = train.objective(context._replace(dim=settings.model["dim"]))
             task = LossModule(model, objective)
             Optimizer(task.parameters_by_path(), task.roles(), train.optim)
+    _check_names(recipe)
+
+
+def _check_names(recipe: Spec[Recipe]) -> None:
+    """Raise `RecipeError` unless other processes find all parts of the recipe by their names."""
+    for path, node in recipe.walk():
+        if REGISTRY.get(node.name) is not node.cls:
+            message = f"the class {node.name} is not registered, so no file can name it"
+            raise RecipeError(message, where=path, hint=REGISTER)
+    requirements(recipe.to_json())
