@@ -13,7 +13,8 @@ import bitgolf
 LAYERS = [
     {"errors"},
     {"files"},
-    {"config", "report"},
+    {"report"},
+    {"config"},
     {"runtime"},
     {"average", "grids", "kernels", "optim", "pack", "text"},
     {"tokens"},

@@ -38,7 +38,7 @@ def test_diff_with_two_recipes_applies_edits_to_the_second() -> None:
 
 def test_notes_say_what_a_short_path_means() -> None:
     done = bitgolf("diff", "quickstart", "--set", "seconds=60", "--set", "lr_schedule.fraction=0.5")
-    assert done.stderr.splitlines()[0] == "note: seconds is train.seconds"
+    assert done.stderr.splitlines()[0].endswith("] note: seconds is train.seconds")
     assert "--set train.lr_schedule.fraction=0.5 changes nothing" in done.stderr
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 
 import pytest
 
 from bitgolf.cli.global_options import GlobalOptions, split_global_options
+from bitgolf.cli.main import run_command_line
 from bitgolf.errors import UsageError
 from helpers.command_line import run_command
 
@@ -91,3 +93,24 @@ def test_the_width_ends_with_the_command(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("COLUMNS", "77")
     run_command("recipes", "--width", "90")
     assert os.environ["COLUMNS"] == "77"
+
+
+def test_text_is_written_while_it_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also to a pipe, where Python would keep it."""
+    from bitgolf.commands import artifacts
+
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    found = list[bytes]()
+
+    def sampled(artifact: object, prompt: str, **settings: object) -> Iterator[str]:
+        for piece in (prompt, "one ", "two"):
+            yield piece
+            found.append(os.read(read, 100))
+
+    monkeypatch.setattr(artifacts, "stream_text", sampled)
+    with os.fdopen(write, "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        assert run_command_line(["generate", "a.bg", "--prompt", "zero "]) == 0
+    assert [*found, os.read(read, 100)] == [b"zero ", b"one ", b"two", b"\n"]
+    os.close(read)

@@ -143,7 +143,6 @@ def score(
     adapt. A method that adapts is also scored without adaptation. With the order `longest`, the bits of the document
     lengths are added to the score.
     """
-    start_work()
     from bitgolf.commands.artifacts import SourceText, score_artifact
     from bitgolf.commands.tables import score_table
 
@@ -184,7 +183,6 @@ def compress(
 
     Proof of a score: `compress ARTIFACT --proof FOLDER --text PATH`.
     """
-    start_work()
     from bitgolf.commands.artifacts import SourceText, compress_file, prove_score
     from bitgolf.commands.tables import compression_line, proof_line
 
@@ -209,7 +207,6 @@ def decompress(
     as_json: JsonFlag = False,
 ) -> None:
     """Restore a file written by `compress`, bit for bit."""
-    start_work()
     from bitgolf.commands.artifacts import decompress_file
 
     d = decompress_file(artifact, source, target)
@@ -253,7 +250,6 @@ def generate(
     as_json: JsonFlag = False,
 ) -> None:
     """Sample text from the model. It is printed while it is sampled."""
-    start_work()
     from bitgolf.commands.artifacts import generate_text, stream_text
 
     if as_json:

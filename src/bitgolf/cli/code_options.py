@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bitgolf.cli.options import start_work
 from bitgolf.config.code_files import load_code
 
 CodeOption = Annotated[
@@ -33,10 +34,14 @@ AnyCodeOption = Annotated[
 
 
 def accepts_code(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorator: add the options `--code` and `--any-code` to a command. The files are loaded before it is called."""
+    """Decorator: add the options `--code` and `--any-code` to a command. The files are loaded before it is called.
+
+    Such a command takes seconds to import torch, so it shows that it starts.
+    """
 
     @wraps(command)
     def load_and_run(*arguments: Any, code: Sequence[Path] = (), any_code: Sequence[Path] = (), **options: Any) -> None:
+        start_work()
         load_code(code)
         load_code(any_code, any_digest=True)
         command(*arguments, **options)

@@ -9,7 +9,7 @@ import typer
 
 from bitgolf.cli.code_options import accepts_code
 from bitgolf.cli.completion import complete_run
-from bitgolf.cli.options import LARGEST_COUNT, DeviceOption, JsonFlag, at_most, newest_run, print_result, start_work
+from bitgolf.cli.options import LARGEST_COUNT, DeviceOption, JsonFlag, at_most, newest_run, print_result
 from bitgolf.errors import UsageError
 
 DOCTOR_TOKENS = 16384
@@ -52,7 +52,6 @@ def doctor(
         if each or tokens != DOCTOR_TOKENS:
             raise UsageError("--tokens and --each need a run", hint="name the folder of a run, or leave them out")
         return _examine_machine(device, as_json)
-    start_work()
     from bitgolf.commands.doctor import diagnose_run
     from bitgolf.commands.doctor_table import doctor_table
 

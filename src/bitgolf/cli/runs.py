@@ -28,7 +28,6 @@ from bitgolf.cli.options import (
     edits_in_order,
     print_result,
     recipe_or_newest_run,
-    start_work,
 )
 from bitgolf.cli.run_options import (
     DevicesOption,
@@ -85,7 +84,6 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Show a recipe without training it: parameters by role, forecasts of bytes and memory, settings, and cautions."""
-    start_work()
     from bitgolf.commands.show import describe_recipe
     from bitgolf.commands.tables import show_table
 
@@ -154,7 +152,6 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused."""
-    start_work()
     from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
     from bitgolf.pipeline.given_inputs import GivenInputs
 
@@ -195,7 +192,6 @@ def pack(
     The artifact is never over the cap, and at most 0.05 % below it unless its size changes in larger jumps or the steps
     are the finest. It is written to RUN/artifact-BYTES.bg, with its recipe beside it as .json; the run is not changed.
     """
-    start_work()
     from bitgolf.commands.pack import pack_to_cap
     from bitgolf.commands.tables import pack_table
 
@@ -227,7 +223,6 @@ def sweep(
     as_json: JsonFlag = False,
 ) -> None:
     """Quantize and pack a trained run with all combinations of settings: a table of bytes and bits per byte."""
-    start_work()
     from bitgolf.commands.sweep import sweep as sweep_run
     from bitgolf.commands.tables import sweep_table
 

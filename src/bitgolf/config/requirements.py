@@ -6,7 +6,6 @@ loaded before a part is looked up. Nothing in it is a path, and nothing is loade
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from bitgolf.config.code_files import CODE_FILES, CodeFile, code_file_of_module,
 from bitgolf.config.plugins import plugin_of_module, plugins
 from bitgolf.config.registry import REGISTRY, import_plugin, in_package, part_modules
 from bitgolf.errors import CorruptFileError, RecipeError, UsageError
+from bitgolf.report.display import current_display
 
 PartName = Annotated[str, msgspec.Meta(max_length=120, pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")]
 
@@ -221,7 +221,7 @@ _NOTES = set[str]()
 
 
 def _note(text: str) -> None:
-    """Print a note to standard error, once in a process."""
+    """Show a note, once in a process."""
     if text not in _NOTES:
         _NOTES.add(text)
-        print(f"note: {text}", file=sys.stderr)
+        current_display().message(f"note: {text}")
