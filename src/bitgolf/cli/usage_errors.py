@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from bitgolf.cli.global_options import FLAGS, WIDTH
 from bitgolf.errors import UsageError, quoted
 
 
@@ -95,6 +96,7 @@ def _number_hint(given: str) -> str:
 def _no_option(error: Any, words: Sequence[str]) -> Description:
     name = str(error.option_name)
     known = [option for param in error.ctx.command.params for option in param.opts] if error.ctx else []
+    known += [option for option in (*FLAGS, WIDTH) if option not in known]
     long = [f"-{word.partition('=')[0]}" for word in words if word.startswith(name) and not word.startswith("--")]
     near = [word for word in long if word in known] or difflib.get_close_matches(name, known, 2, 0.7)
     return f"there is no option {quoted(name)}", "", f"did you mean {' or '.join(near)}?" if near else ""
