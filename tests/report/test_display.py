@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.report.display import PlainDisplay, QuietDisplay, current_display, open_display, shown_on
+from bitgolf.report.display import NotebookDisplay, PlainDisplay, QuietDisplay, current_display, open_display, shown_on
 from bitgolf.report.log import RunLog
 from bitgolf.report.progress import Progress
 from helpers.screen import Screen, TerminalProgram
@@ -179,3 +179,50 @@ def test_the_screen_of_these_tests_shows_what_a_terminal_does() -> None:
     assert screen.lines == ["abcdefghij", "yz", "x"]
     with pytest.raises(ValueError, match="unknown control sequence"):
         screen.write("\x1b[3;4H")
+
+
+class KernelStream(io.StringIO):
+    """Standard error of a notebook's kernel, recognized by the module of its class."""
+
+    __module__ = "ipykernel.iostream"
+
+
+def as_notebooks_show(text: str) -> list[str]:
+    """The lines of an output: what follows a carriage return covers the beginning of the line."""
+    lines = []
+    for written in text.split("\n"):
+        shown = ""
+        for piece in written.split("\r"):
+            shown = piece + shown[len(piece) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+def test_a_notebook_has_one_line_of_progress_below_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = KernelStream()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert type(open_display()) is NotebookDisplay and type(open_display(quiet=True)) is QuietDisplay
+    with shown_on(NotebookDisplay(every=0)) as display:
+        display.message("first")
+        display.progress(Progress("train", 0.25, details=("a long detail",)))
+        display.progress(Progress("train", 0.5))
+        first, line = as_notebooks_show(stream.getvalue())
+        assert first.endswith("first") and line.endswith("train: 50 %")
+        display.message("second, which is longer than the line of progress")
+        display.progress(Progress("score"))
+    lines = as_notebooks_show(stream.getvalue())
+    assert [line.partition("] ")[2] for line in lines] == [
+        "first",
+        "second, which is longer than the line of progress",
+        "",
+    ]
+    assert lines[-1] == "", "nothing is left of the progress"
+
+
+def test_a_notebook_is_not_flooded(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = KernelStream()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with shown_on(open_display()) as display:
+        for i in range(1000):
+            display.progress(Progress("train", i / 1000))
+    assert stream.getvalue().count("train") <= 2

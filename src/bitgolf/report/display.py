@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 5.0
 """Seconds between lines of progress where there is no terminal."""
+NOTEBOOK_SECONDS = 0.5
+"""Seconds between changes of the line of progress in a notebook."""
 
 
 class Display(ABC):
@@ -94,6 +96,36 @@ class PlainDisplay(Display):
         pass
 
 
+class NotebookDisplay(PlainDisplay):
+    """In a notebook: messages as lines, and below them the state of the work, a line that is replaced."""
+
+    _columns = 0  # of the line that shows the state of the work, 0 without one
+
+    def __init__(self, *, verbose: bool = False, every: float = NOTEBOOK_SECONDS) -> None:
+        super().__init__(verbose=verbose, every=every)
+
+    def message(self, text: str) -> None:
+        with self._lock:
+            self.end_progress()
+            super().message(text)
+
+    def progress(self, progress: Progress) -> None:
+        with self._lock:
+            if time.perf_counter() - self._printed >= self._every:
+                self._printed = time.perf_counter()
+                self._replace(self.clock() + progress.line(line_width(sys.stderr) - len(self.clock())))
+
+    def end_progress(self) -> None:
+        with self._lock:
+            if self._columns:
+                self._replace("")
+
+    def _replace(self, line: str) -> None:
+        """Write a line over the one before. A notebook keeps what the new line does not cover, so spaces cover it."""
+        rest, self._columns = self._columns - columns_of(line), columns_of(line)
+        print(f"\r{line}{' ' * rest}", end="" if line else "\r", file=sys.stderr, flush=True)
+
+
 class LiveDisplay(Display):
     """On a terminal: one line that is redrawn in place, within the width of the terminal, and messages above it."""
 
@@ -147,9 +179,14 @@ class QuietDisplay(Display):
 
 
 def open_display(*, quiet: bool = False, verbose: bool = False) -> Display:
-    """Return the display for standard error: with a live line on a terminal, otherwise plain lines; none if `quiet`."""
+    """Return the display for standard error: with a live line on a terminal and in a notebook, otherwise plain lines.
+
+    quiet: show nothing.
+    """
     if quiet:
         return QuietDisplay()
+    if type(sys.stderr).__module__.startswith("ipykernel."):
+        return NotebookDisplay(verbose=verbose)
     if sys.stderr and sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"):
         return LiveDisplay(verbose=verbose)
     return PlainDisplay(verbose=verbose)
