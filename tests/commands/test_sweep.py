@@ -156,6 +156,16 @@ def test_it_goes_on_where_it_stopped(run: Path, encoded: list[str], monkeypatch:
     assert len(rows_of(run)) == 4
 
 
+def test_short_paths_are_those_of_the_row(run: Path, encoded: list[str]) -> None:
+    document = sweep(run, ["TrellisCodec.bits=3"])
+    assert document.paths == [BITS] and document.rows[0].settings == {BITS: "3"} and encoded == ["3"]
+    assert sweep(run, [f"{BITS}=3"]).rows == document.rows
+    with pytest.raises(UsageError, match=r"train\.steps takes effect before quantization"):
+        sweep(run, ["steps=3"])
+    with pytest.raises(UsageError, match="each path may be given once"):
+        sweep(run, ["TrellisCodec.bits=3", f"{BITS}=4"])
+
+
 def test_other_weights_are_other_rows(run: Path, encoded: list[str]) -> None:
     sweep(run, [f"{BITS}=3"])
     shutil.copy(run / "trained.safetensors", run / "averaged.safetensors")
@@ -174,7 +184,7 @@ def test_other_weights_are_other_rows(run: Path, encoded: list[str]) -> None:
         ([f"{BITS}=3,9"], RecipeError, "must be .* 7, got 9"),
         ([f"{BITS}=3", f"{BITS}=4"], UsageError, "each path only once, got"),
         ([], UsageError, "each path only once, got"),
-        (["quantize.2.use.bit=3"], RecipeError, "nearest: .*bits"),
+        (["quantize.2.use.bit=3"], RecipeError, "did you mean .*bits"),
         (["pack.groups=(StreamGroup(where='gate', name='g'),)"], RecipeError, "gate"),
     ],
 )

@@ -208,7 +208,7 @@ def sweep(
             "--set",
             metavar="PATH=VALUE,VALUE",
             callback=check_assignments,
-            help="Values to try at a path below `quantize` or `pack`. May be repeated.",
+            help="Values to try at a path below `quantize` or `pack`, which may be short, as in `run`. May be repeated.",
         ),
     ],
     measure: Annotated[

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from bitgolf.artifact.model import STORED_FIELDS, pack_model
 from bitgolf.config.parse import apply_assignment
+from bitgolf.config.paths import resolve_path
 from bitgolf.config.requirements import requirements
-from bitgolf.config.spec import Spec
+from bitgolf.config.spec import Spec, schema
 from bitgolf.data.manifest import data_digest
 from bitgolf.errors import CorruptFileError, FormatVersionError, UsageError
 from bitgolf.files import json_digest, write_bytes
@@ -73,19 +74,16 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
 def parse_values(assignment: str) -> tuple[str, list[str]]:
     """Split `PATH=A,B` into the path and its values.
 
-    Commas within brackets or quotes do not separate: `(1,2),(3,)` has two values. Raises `UsageError` if the assignment
-    is malformed or its path is not below `quantize` or `pack`.
+    Commas within brackets or quotes do not separate: `(1,2),(3,)` has two values. The path may be short
+    (`config.paths`). Raises `UsageError` if the assignment is malformed or its path is in another stage of the recipe
+    than `quantize` and `pack`.
     """
     path, equals, text = assignment.partition("=")
     if not equals:
         hint = "for example quantize.1.use.bits=3,4"
         raise UsageError(f"{assignment!r} is not PATH=VALUE,VALUE", where="--set", hint=hint)
-    if path.split(".")[0] not in SWEEPABLE:
-        raise UsageError(
-            f"{path} takes effect before quantization, so a sweep cannot change it",
-            where="--set",
-            hint=f"use paths below {' and '.join(SWEEPABLE)}; other settings need a run for each value",
-        )
+    if path.split(".")[0] in schema(Recipe):
+        _require_sweepable(path)
     values, depth = [""], 0
     for piece in re.findall(r"'[^']*'|\"[^\"]*\"|.", text):
         depth += (piece in "([{") - (piece in ")]}")
@@ -99,6 +97,25 @@ def parse_values(assignment: str) -> tuple[str, list[str]]:
     if depth or not all(values):
         raise UsageError(f"expected values separated by commas, got {text!r}", where=path)
     return path, values
+
+
+def _require_sweepable(path: str) -> str:
+    """Return a full path. Raises `UsageError` if it is not below `quantize` or `pack`."""
+    if path.split(".")[0] not in SWEEPABLE:
+        raise UsageError(
+            f"{path} takes effect before quantization, so a sweep cannot change it",
+            where="--set",
+            hint=f"use paths below {' and '.join(SWEEPABLE)}; other settings need a run for each value",
+        )
+    return path
+
+
+def _full_paths(found: Mapping[str, Sequence[str]], recipe: Spec[Recipe]) -> dict[str, Sequence[str]]:
+    """Full path -> values. Raises `UsageError` for a path that cannot be swept, or that is given twice."""
+    paths = [_require_sweepable(resolve_path(recipe, path)) for path in found]
+    if len(set(paths)) < len(paths):
+        raise UsageError(f"each path may be given once, got {', '.join(found)}", where="--set")
+    return dict(zip(paths, found.values(), strict=True))
 
 
 def sweep(folder: Path, assignments: Sequence[str], *, tokens: int | None = None) -> SweepResult:
@@ -121,6 +138,7 @@ def _sweep(folder: Path, found: Mapping[str, Sequence[str]], tokens: int | None)
     """`sweep` with parsed assignments: path -> values."""
     session = EncodingSession(device=select_device().torch_device)
     work = _SweepRun(TrainedRun(folder, RunLog(), session), tokens)
+    found = _full_paths(found, work.run.recipe)
     named = [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]
     plan = [(settings, work.recipe(settings)) for settings in named]
     rows, file = _read_rows(folder / SWEEP_FILE), folder / SWEEP_FILE
