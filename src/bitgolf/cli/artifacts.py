@@ -139,9 +139,9 @@ def score(
 ) -> None:
     """Score an artifact on text: bits per byte, with every target scored exactly once.
 
-    Methods: contiguous, sliding, cached, lora, sgd, phased, mixed; `adapt` stands for all methods of the recipe that
-    adapt. A method that adapts is also scored without adaptation. With the order `longest`, the bits of the document
-    lengths are added to the score.
+    Methods: contiguous, sliding, cached, lora, sgd, phased, mixed, tilted; `adapt` stands for all methods of the recipe
+    that adapt. A method that adapts is also scored without adaptation. With the order `longest`, the bits of the
+    document lengths are added to the score.
     """
     from bitgolf.commands.artifacts import SourceText, score_artifact
     from bitgolf.commands.tables import score_table
