@@ -31,7 +31,7 @@ from bitgolf.score.text import TokenizedText
 NO_CONTEXT = b""  # of a target with fewer tokens before it than a context has
 
 
-class Successors(NamedTuple):
+class ContextSuccessors(NamedTuple):
     """What has followed a context: tokens in all, and the most frequent one with its number."""
 
     total: int = 0
@@ -48,7 +48,7 @@ class ContextCounts:
     """Exact counts of the tokens that follow each context, the bytes of its int32 ids. About 300 bytes per context."""
 
     def __init__(self) -> None:
-        self.contexts: dict[bytes, Successors] = {}
+        self.contexts: dict[bytes, ContextSuccessors] = {}
         self.pairs: dict[tuple[bytes, int], int] = {}
 
     def add(self, context: bytes, token: int) -> None:
@@ -57,18 +57,18 @@ class ContextCounts:
             return
         count = self.pairs.get((context, token), 0) + 1
         self.pairs[context, token] = count
-        known = self.contexts.get(context, Successors())
+        known = self.contexts.get(context, ContextSuccessors())
         best = (count, token) if count > known.most else known[1:]
-        self.contexts[context] = Successors(known.total + 1, *best)
+        self.contexts[context] = ContextSuccessors(known.total + 1, *best)
 
-    def successors(self, context: bytes, other: ContextCounts) -> Successors:
+    def successors(self, context: bytes, other: ContextCounts) -> ContextSuccessors:
         """What has followed a context in both counts.
 
         A token with more than half of the sum is the most frequent one in either, so it is found.
         """
-        own, more = self.contexts.get(context, Successors()), other.contexts.get(context, Successors())
+        own, more = self.contexts.get(context, ContextSuccessors()), other.contexts.get(context, ContextSuccessors())
         sums = [(self.pairs.get((context, t), 0) + other.pairs.get((context, t), 0), t) for t in (own[2], more[2])]
-        return Successors(own.total + more.total, *max(sums, key=lambda pair: pair[0]))
+        return ContextSuccessors(own.total + more.total, *max(sums, key=lambda pair: pair[0]))
 
 
 def contexts(ids: NDArray[np.int32], positions: NDArray[np.integer], length: int) -> list[bytes]:
