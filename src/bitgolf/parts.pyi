@@ -155,6 +155,7 @@ from bitgolf.score.adapt.document_lora import DocumentLoRA as DocumentLoRA
 from bitgolf.score.adapt.gradient import AdamWAdaptation as AdamWAdaptation
 from bitgolf.score.adapt.gradient import SGDAdaptation as SGDAdaptation
 from bitgolf.score.adapt.ngram_mixing import NGramMixing as NGramMixing
+from bitgolf.score.adapt.ngram_tilt import NGramTilt as NGramTilt
 from bitgolf.score.adapt.phased_lora import PhasedLoRA as PhasedLoRA
 from bitgolf.score.adapt.stream_sgd import StreamSGD as StreamSGD
 from bitgolf.score.cached import CachedScoring as CachedScoring

@@ -17,7 +17,7 @@ from bitgolf.quantize.calibration.sources import TrainingText
 from bitgolf.quantize.codecs.codec import Float, IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ
 from bitgolf.quantize.codecs.trellis import TrellisCodec
-from bitgolf.recipes import load_recipe
+from bitgolf.recipes import load_recipe, named_folder
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.score.methods import ContiguousScoring
 from helpers.toy import toy_recipe
@@ -39,7 +39,8 @@ def scalable_recipe() -> Spec[Recipe]:
 
 def run_toy(folder: Path, recipe: Spec[Recipe], shards: Path | None = None, *, first: str | None = None) -> RunResult:
     """`bitgolf run` in this process."""
-    return run_recipe(recipe, GivenInputs(shards=shards, seed=0), ExecutionOptions(from_stage=first), out=folder)
+    given, options = GivenInputs(shards=shards, seed=0), ExecutionOptions(from_stage=first)
+    return run_recipe(recipe, given, options, argument=named_folder(str(folder)), out=folder)
 
 
 def run_again(folder: Path, *sets: str, first: str | None = None) -> RunResult:
