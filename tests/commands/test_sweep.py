@@ -160,8 +160,8 @@ def test_short_paths_are_those_of_the_row(run: Path, encoded: list[str]) -> None
     document = sweep(run, ["TrellisCodec.bits=3"])
     assert document.paths == [BITS] and document.rows[0].settings == {BITS: "3"} and encoded == ["3"]
     assert sweep(run, [f"{BITS}=3"]).rows == document.rows
-    with pytest.raises(UsageError, match=r"train\.steps takes effect before quantization"):
-        sweep(run, ["steps=3"])
+    with pytest.raises(UsageError, match=r"train\.seconds takes effect before quantization"):
+        sweep(run, ["seconds=3"])
     with pytest.raises(UsageError, match="each path may be given once"):
         sweep(run, ["TrellisCodec.bits=3", f"{BITS}=4"])
 
