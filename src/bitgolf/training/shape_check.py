@@ -11,31 +11,20 @@ from torch import Tensor, nn
 from bitgolf.config.locate import node_path
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, RecipeError
+from bitgolf.model import interfaces
 from bitgolf.model.build import specs_by_path
-from bitgolf.model.interfaces import (
-    Activation,
-    AttentionOutputPart,
-    FeedForward,
-    LogitsTransform,
-    Norm,
-    ResidualScale,
-    ResidualStreamPart,
-    TokenMixer,
-    ValuePart,
-    WeightTransform,
-)
 
 SAME_SHAPE = (
-    Activation,
-    AttentionOutputPart,
-    FeedForward,
-    LogitsTransform,
-    Norm,
-    ResidualScale,
-    ResidualStreamPart,
-    TokenMixer,
-    ValuePart,
-    WeightTransform,
+    interfaces.Activation,
+    interfaces.AttentionOutputPart,
+    interfaces.FeedForward,
+    interfaces.LogitsTransform,
+    interfaces.Norm,
+    interfaces.ResidualScale,
+    interfaces.ResidualStreamPart,
+    interfaces.TokenMixer,
+    interfaces.ValuePart,
+    interfaces.WeightTransform,
 )
 """Interfaces whose output has the shape of the first input."""
 
