@@ -12,7 +12,7 @@ import pytest
 from bitgolf.cli import app
 from bitgolf.commands.data import ShardsCheck, check_shards, make_shards
 from bitgolf.data.shards import read_shard
-from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.errors import BitgolfError, Interrupted, UsageError
 from bitgolf.runtime.folder_lock import LOCK_FILE, folder_lock
 from bitgolf.tokens.caseops_tokenizer import MAGIC
 from bitgolf.tokens.loading import load_tokenizer
@@ -260,3 +260,13 @@ def test_names_that_are_not_utf_8_are_printed(tmp_path: Path, capfdbinary: pytes
     app([*words, "--json"], standalone_mode=False)
     made = json.loads(capfdbinary.readouterr().out)
     assert made["text"]["skipped"]["not text"]["first"] == [str(folder / "c.bin")]
+
+
+def test_an_interrupt_says_how_to_go_on(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bitgolf.commands.data.prepare_text", stopped)
+    with pytest.raises(Interrupted) as caught:
+        make_shards(tmp_path / "data", [text], vocab=300, tokenizer=None, held_out=0.2)
+    assert caught.value.hint == "the same command continues" and str(tmp_path / "data") in str(caught.value)

@@ -12,7 +12,7 @@ from bitgolf.data.manifest import Manifest
 from bitgolf.data.prepare import TextPreparation, input_folder, prepare_text
 from bitgolf.data.shard_folder import check_tokenizer_option
 from bitgolf.data.verify import verify_data
-from bitgolf.errors import UsageError
+from bitgolf.errors import Interrupted, UsageError
 from bitgolf.report.findings import DataFinding
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.folder_lock import folder_lock
@@ -90,7 +90,10 @@ def make_shards(
         source = TextFiles(paths=paths, **msgspec.structs.asdict(reading))
         log.info(f"{source.size():,} bytes of text, tokenized by {workers.name}")
         work = TextPreparation(source, spec(), spec.to_json(), held_out, workers, log, check, findings.append)
-        prepared = prepare_text(work, folder)
+        try:
+            prepared = prepare_text(work, folder)
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted", where=str(folder), hint="the same command continues") from error
     log.close()
     return MadeShards(**msgspec.structs.asdict(prepared.manifest), findings=_rows(findings), text=prepared.report)
 
