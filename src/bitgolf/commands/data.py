@@ -9,7 +9,7 @@ import msgspec
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import Manifest
-from bitgolf.data.prepare import TextPreparation, input_folder, prepare_text
+from bitgolf.data.prepare import PreparedText, TextPreparation, input_folder, prepare_text
 from bitgolf.data.shard_folder import check_tokenizer_option
 from bitgolf.data.verify import verify_data
 from bitgolf.errors import Interrupted, UsageError
@@ -90,12 +90,17 @@ def make_shards(
         source = TextFiles(paths=paths, **msgspec.structs.asdict(reading))
         log.info(f"{source.size():,} bytes of text, tokenized by {workers.name}")
         work = TextPreparation(source, spec(), spec.to_json(), held_out, workers, log, check, findings.append)
-        try:
-            prepared = prepare_text(work, folder)
-        except KeyboardInterrupt as error:
-            raise Interrupted("interrupted", where=str(folder), hint="the same command continues") from error
+        prepared = _prepare(work, folder)
     log.close()
     return MadeShards(**msgspec.structs.asdict(prepared.manifest), findings=_rows(findings), text=prepared.report)
+
+
+def _prepare(work: TextPreparation, folder: Path) -> PreparedText:
+    """`prepare_text`, where an interrupt says how to go on."""
+    try:
+        return prepare_text(work, folder)
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted", where=str(folder), hint="the same command continues") from error
 
 
 def open_workers(processes: int, cluster: str) -> OrderedMap:
