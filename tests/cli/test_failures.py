@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from bitgolf.errors import OS_ERRORS, BitgolfError, UsageError
+from bitgolf.cli.failures import print_error, report_failure
+from bitgolf.errors import OS_ERRORS, BitgolfError, Interrupted, UsageError
 from bitgolf.files import atomic_write, write_json
 from bitgolf.report.failures import describe
 from helpers.command_line import run_command
@@ -156,3 +157,20 @@ def test_an_interrupt_at_any_time_is_one_line(seconds: float, tmp_path: Path) ->
         output, errors = process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT) and not output and "Traceback" not in errors, errors
     assert errors.count("bitgolf: ") == 1
+
+
+def test_a_line_of_an_error_has_a_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(BitgolfError("x" * 50_000, hint="shorter"))
+    said = capsys.readouterr().err
+    assert len(said) < 1200 and said.startswith("bitgolf: xxx") and "…" in said and said.endswith("hint: shorter\n")
+
+
+def test_a_second_interrupt_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """The program is ending after the first one; its traceback would follow the message."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert report_failure(Interrupted("interrupted")) == 130
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "bitgolf: interrupted\n"
