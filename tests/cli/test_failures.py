@@ -162,7 +162,7 @@ def test_an_interrupt_at_any_time_is_one_line(seconds: float, tmp_path: Path) ->
 def test_a_line_of_an_error_has_a_limit(capsys: pytest.CaptureFixture[str]) -> None:
     print_error(BitgolfError("x" * 50_000, hint="shorter"))
     said = capsys.readouterr().err
-    assert len(said) < 1200 and said.startswith("bitgolf: xxx") and "…" in said and said.endswith("hint: shorter\n")
+    assert len(said) < 1200 and said.startswith("bitgolf:") and "…" in said and said.endswith("hint: shorter\n")
 
 
 def test_a_second_interrupt_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
