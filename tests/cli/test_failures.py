@@ -159,8 +159,9 @@ def test_an_interrupt_at_any_time_is_one_line(seconds: float, tmp_path: Path) ->
     assert errors.count("bitgolf: ") == 1
 
 
-def test_a_line_of_an_error_has_a_limit(capsys: pytest.CaptureFixture[str]) -> None:
-    print_error(BitgolfError("x" * 50_000, hint="shorter"))
+@pytest.mark.parametrize("message", ["x" * 50_000, "word " * 10_000], ids=["word", "words"])
+def test_a_line_of_an_error_has_a_limit(capsys: pytest.CaptureFixture[str], message: str) -> None:
+    print_error(BitgolfError(message, hint="shorter"))
     said = capsys.readouterr().err
     assert len(said) < 1200 and said.startswith("bitgolf:") and "…" in said and said.endswith("hint: shorter\n")
 
