@@ -56,7 +56,9 @@ def _runs_and_files(incomplete: str, suffix: str) -> list[tuple[str, str]]:
     """`latest`, the folders below runs/, folders that begin like the given path, and files with the suffix."""
     found = [("latest", "the newest run below runs/")] if "latest".startswith(incomplete) else []
     if "/" not in incomplete:
-        runs = sorted(Path("runs").glob("*/recipe.json"))[:MOST_FOLDERS]
+        from bitgolf.pipeline.latest_run import RUNS_FOLDER
+
+        runs = sorted(RUNS_FOLDER.glob("*/recipe.json"))[:MOST_FOLDERS]
         found += [(str(run.parent), "run") for run in runs if str(run.parent).startswith(incomplete)]
     if "/" in incomplete or incomplete.startswith("."):
         folder = Path(incomplete if incomplete.endswith("/") else Path(incomplete).parent)

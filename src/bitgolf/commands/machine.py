@@ -17,12 +17,14 @@ from bitgolf.config.registry import lookup, part_modules
 from bitgolf.errors import BitgolfError
 from bitgolf.kernels.flash_attention import MODULES as FLASH_ATTENTION_MODULES
 from bitgolf.pack.coders import Coder
+from bitgolf.pipeline.latest_run import RUNS_FOLDER
 from bitgolf.quantize.codecs.codec import Codec
+from bitgolf.report.environment import CPU_FILE, cpu_name
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.disk_space import free_bytes
+from bitgolf.runtime.ordered_map import available_cores
 from bitgolf.score.method_selection import methods_by_name
 
-RUNS = Path("runs")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "asimdhp", "sve")
 """Flags of a CPU that the kernels of PyTorch or numba use, as /proc/cpuinfo names them."""
 HOPPER = (9, 0)
@@ -92,7 +94,7 @@ def describe_machine(device: str = "auto") -> MachineReport:
     """Describe this machine. device: kind of device, as in `select_device`, which refuses one that is not there."""
     gpus, extras, folder = _gpus(), list(_extras()), _machine_code_folder()
     kernels, coders, driver = list(_kernels()), list(_coders()), _driver()
-    free = free_bytes(RUNS)
+    free = free_bytes(RUNS_FOLDER)
     return MachineReport(
         versions=_versions(),
         cpu=_cpu(),
@@ -105,7 +107,7 @@ def describe_machine(device: str = "auto") -> MachineReport:
         codecs=_parts_of(Codec, "quantize"),
         methods=list(methods_by_name()),
         extras=extras,
-        runs_folder=str(RUNS.absolute()),
+        runs_folder=str(RUNS_FOLDER.absolute()),
         free_bytes=free,
         machine_code_folder=str(folder) if folder else None,
         notes=list(_notes(gpus, driver, coders, extras, folder, free)),
@@ -123,17 +125,15 @@ def _versions() -> dict[str, str]:
 
 
 def _cpu() -> CpuReport:
-    info = _read("/proc/cpuinfo")
-    model, flags = (re.search(rf"^{key}\s*:\s*(.*)$", info, re.M) for key in ("model name", "(?:flags|Features)"))
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", _read(CPU_FILE), re.M)
     words = set(flags[1].split()) if flags else set()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):  # not known on this system
         memory = 0
     return CpuReport(
-        model=model[1] if model else platform.processor() or platform.machine(),
-        cores=usable,
+        model=cpu_name() or platform.machine(),
+        cores=available_cores(),
         threads=torch.get_num_threads(),
         features=[name for name in FEATURES if name in words],
         memory_bytes=memory,
@@ -157,13 +157,13 @@ def _gpus() -> list[GpuReport]:
 
 def _driver() -> str | None:
     """Version of NVIDIA's kernel driver, None if there is none."""
-    found = re.search(r"Module.*?\s(\d+\.[\d.]+)", _read("/proc/driver/nvidia/version"))
+    found = re.search(r"Module.*?\s(\d+\.[\d.]+)", _read(Path("/proc/driver/nvidia/version")))
     return found[1] if found else None
 
 
-def _read(path: str) -> str:
+def _read(path: Path) -> str:
     try:
-        return Path(path).read_text(errors="replace")
+        return path.read_text(errors="replace")
     except OSError:
         return ""
 
