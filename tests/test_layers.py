@@ -16,7 +16,7 @@ LAYERS = [
     {"report"},
     {"config"},
     {"runtime"},
-    {"average", "grids", "kernels", "optim", "pack", "text"},
+    {"average", "grids", "kernels", "optim", "pack", "submission", "text"},
     {"tokens"},
     {"data", "model"},
     {"quantize", "training"},

@@ -1,0 +1,1 @@
+"""Record folders of the challenge, of anybody: read without being run, and checked against rules."""
