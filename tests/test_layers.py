@@ -16,7 +16,7 @@ LAYERS = [
     {"report"},
     {"config"},
     {"runtime"},
-    {"average", "grids", "kernels", "optim", "pack", "submission", "text"},
+    {"average", "grids", "kernels", "optim", "pack", "significance", "submission", "text"},
     {"tokens"},
     {"data", "model"},
     {"quantize", "training"},

@@ -53,6 +53,7 @@ for command in (
     runs.pack,
     runs.sweep,
     submissions.check,
+    submissions.record,
 ):
     app.command(epilog=EVERY_COMMAND)(command)
 app.add_typer(data.app, name="data")

@@ -1,4 +1,4 @@
-"""The commands on record folders: `check`."""
+"""The commands on record folders and on records: `check`, `record`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Annotated, cast
 
 import typer
 
-from bitgolf.cli.completion import one_of
+from bitgolf.cli.completion import complete_run, one_of
 from bitgolf.cli.options import MOST_PROCESSES, JsonFlag, print_result, start_work
 from bitgolf.errors import UsageError
 from bitgolf.report.display import current_display
 
+MOST_TRIES = 1_000_000
 LEAST_SEVERITIES = ("error", "warning", "note")
 FoldersArgument = Annotated[
     list[Path], typer.Argument(metavar="FOLDER…", help="Record folders, or folders that contain some at any depth.")
@@ -49,4 +50,69 @@ def check(
     current_display().end_progress()
     print_result(as_json, result, check_lines(result, cast(Severity, least) if least else None))
     if not result.passes:
+        raise typer.Exit(1)
+
+
+RunsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN…", autocompletion=complete_run, help="Folders of runs of one recipe, one for each seed."
+    ),
+]
+AgainstOption = Annotated[
+    str,
+    typer.Option(
+        "--against",
+        metavar="RUN,RUN…|FOLDER|BPB",
+        help="What is to be beaten: runs separated by commas, a record folder, or a score in bits per byte.",
+    ),
+]
+MarginNats = Annotated[
+    float, typer.Option("--margin", metavar="NATS", min=0, help="Nats per token by which a record must be better.")
+]
+MarginBpb = Annotated[
+    float | None, typer.Option("--margin-bpb", metavar="BPB", min=0, help="The margin in bits per byte instead.")
+]
+AlphaOption = Annotated[
+    float, typer.Option("--alpha", metavar="P", min=1e-6, max=0.5, help="Chance of a false record that is accepted.")
+]
+TriesOption = Annotated[
+    int,
+    typer.Option(
+        "--tries", metavar="N", min=1, max=MOST_TRIES, help="Systems that were tried, of which this is the best."
+    ),
+]
+RecordMethod = Annotated[
+    str, typer.Option("--with", metavar="METHOD", help="Scoring method of the runs. Default: the best of each run.")
+]
+PairedFlag = Annotated[
+    bool,
+    typer.Option(
+        "--paired", help="Compare equal seeds with each other, where they decide the same, as the data order."
+    ),
+]
+
+
+def record(
+    runs: RunsArgument,
+    against: AgainstOption,
+    margin: MarginNats = 0.005,
+    margin_bpb: MarginBpb = None,
+    alpha: AlphaOption = 0.01,
+    tries: TriesOption = 1,
+    method: RecordMethod = "",
+    paired: PairedFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say whether runs are a record: better by more than a margin, beyond the spread between seeds.
+
+    The margin is converted to bits per byte by the tokens per byte of the runs. Scores on different validation text are
+    refused. The exit status is 1 if it is no record.
+    """
+    start_work()
+    from bitgolf.commands.record import RecordOptions, judge_record, verdict_lines
+
+    verdict = judge_record(runs, against, RecordOptions(margin, margin_bpb, alpha, tries, method, paired))
+    print_result(as_json, verdict, verdict_lines(verdict))
+    if not verdict.is_record:
         raise typer.Exit(1)
