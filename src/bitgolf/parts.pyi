@@ -28,7 +28,10 @@ from bitgolf.model.attention.cores.sdpa import SlidingWindowMask as SlidingWindo
 from bitgolf.model.attention.differential import DifferentialAttention as DifferentialAttention
 from bitgolf.model.attention.exclusive import ExclusiveSelfAttention as ExclusiveSelfAttention
 from bitgolf.model.attention.gates import DenseAttentionGate as DenseAttentionGate
+from bitgolf.model.attention.gates import LearnedChannelGate as LearnedChannelGate
+from bitgolf.model.attention.gates import LearnedHeadGate as LearnedHeadGate
 from bitgolf.model.attention.gates import NarrowAttentionGate as NarrowAttentionGate
+from bitgolf.model.attention.gates import QueryAttentionGate as QueryAttentionGate
 from bitgolf.model.attention.gates import SparseAttentionGate as SparseAttentionGate
 from bitgolf.model.attention.head_mixing import HeadMix as HeadMix
 from bitgolf.model.attention.key_offset import KeyOffset as KeyOffset

@@ -17,7 +17,13 @@ from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SlidingWindowMask
 from bitgolf.model.attention.cores.sdpa_backend import to_autocast_dtype
 from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
-from bitgolf.model.attention.gates import AttentionGate, DenseAttentionGate, NarrowAttentionGate, SparseAttentionGate
+from bitgolf.model.attention.gates import (
+    AttentionGate,
+    DenseAttentionGate,
+    NarrowAttentionGate,
+    QueryAttentionGate,
+    SparseAttentionGate,
+)
 from bitgolf.model.interfaces import AttentionOutputPart
 from bitgolf.model.lm import LM
 from bitgolf.model.objectives import CrossEntropy
@@ -122,6 +128,10 @@ def test_a_gate_of_another_form_and_a_cap_out_of_range_are_refused() -> None:
     ]
     with pytest.raises(Unsupported, match="AttentionGate is not of the form"):
         FusedExclusiveGate(ReferenceExclusiveGate(ExclusiveSelfAttention(place), AttentionGate(place, 12)))
+    with pytest.raises(Unsupported, match="the gate has a bias"):
+        sigmoid_scale_and_gain(DenseAttentionGate(place, bias=4.0))
+    with pytest.raises(Unsupported, match="QueryAttentionGate is not of the form"):
+        sigmoid_scale_and_gain(QueryAttentionGate(place))
     with pytest.raises(Unsupported, match="a softcap of 65 is above 64"):
         FusedSoftcappedCrossEntropy(65.0)
 

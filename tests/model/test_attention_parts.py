@@ -17,7 +17,15 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention, QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SlidingWindowMask
 from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
-from bitgolf.model.attention.gates import AttentionGate, DenseAttentionGate, NarrowAttentionGate, SparseAttentionGate
+from bitgolf.model.attention.gates import (
+    AttentionGate,
+    DenseAttentionGate,
+    LearnedChannelGate,
+    LearnedHeadGate,
+    NarrowAttentionGate,
+    QueryAttentionGate,
+    SparseAttentionGate,
+)
 from bitgolf.model.attention.key_offset import KeyOffset
 from bitgolf.model.attention.rope import RoPE
 from bitgolf.model.attention.values import ValueResidual
@@ -179,6 +187,40 @@ def test_a_gate_depends_on_its_own_position_only(node: Spec[AttentionGate]) -> N
     blind = x.clone()
     blind[..., gate.weight.shape[1] :] += 1
     assert torch.equal(gate(y, blind, y), gate(y, x, y))
+
+
+def test_a_dense_gate_with_a_bias_starts_open() -> None:
+    """As in the scripts of #549 to #1512: W is 0 and b is 4."""
+    gate = DenseAttentionGate(AT, std=0.0, bias=4.0)
+    y, x = normal(2, 5, 4, 8), normal(2, 5, 32)
+    assert torch.allclose(gate(y, x, y), torch.tensor(4.0).sigmoid() * y) and DenseAttentionGate(AT).bias is None
+    assert gate.bias is not None and gate.bias.shape == (4,)
+    gate.weight.data.copy_(normal(4, 32, seed=3))
+    gate.bias.data.copy_(normal(4, seed=4))
+    z = x @ gate.weight.T + gate.bias
+    assert torch.allclose(gate(y, x, y), z.sigmoid()[..., None] * y, atol=1e-6)
+
+
+def test_a_gate_reads_the_queries_before_norm_and_rope() -> None:
+    """2 sigmoid(W q[:12]), q being x Wq^T of all heads (#1667 with GATE_ATTN_SRC=q)."""
+    gated, plain = attention(post_attention=(part(QueryAttentionGate),)), attention()
+    x, context = normal(1, 6, 32), context_of(1, 2, 3, 4, 5, 6)
+    assert torch.equal(gated(x, context), plain(x, context)), "1 at the start"
+    weight = gated.post_attention[0].weight.data.copy_(normal(4, 12, seed=3))  # type: ignore[union-attr,operator]
+    gates = 2 * (plain.q(x)[..., :12] @ weight.T).sigmoid()
+    expected = (plain(x, context).unflatten(-1, (4, 8)) * gates[..., None]).flatten(-2)
+    assert torch.allclose(gated(x, context), expected, atol=1e-6)
+
+
+def test_learned_gates_are_factors_of_heads_and_channels() -> None:
+    y, x = normal(2, 5, 4, 8), normal(2, 5, 32)
+    head, channel = LearnedHeadGate(AT), LearnedChannelGate(AT)
+    assert torch.allclose(head(y, x, y), torch.tensor(3.0).sigmoid() * y) and torch.equal(channel(y, x, y), y)
+    head.weight.data.copy_(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
+    channel.weight.data.copy_(normal(4, 8, seed=2))
+    assert torch.allclose(head(y, x, y)[..., 1, :], 0.5 * y[..., 1, :])
+    assert torch.allclose(head(y, x, y)[..., 3, :], torch.tensor(2.0).sigmoid() * y[..., 3, :])
+    assert torch.allclose(channel(y, x, y), y + channel.weight * y, atol=1e-6)
 
 
 def test_gates_have_a_role_of_their_own_and_a_width_that_fits() -> None:

@@ -9,6 +9,7 @@ Shapes: B sequences, T positions, S keys, D model width, H query heads, G key/va
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -73,8 +74,11 @@ class ValuePart(Part):
 class AttentionOutputPart(Part):
     """Transforms the output y (B, T, H, d) of the attention core.
 
-    x (B, T, D) is the normalised input of attention, v (B, T, G, d) the values.
+    x (B, T, D) is the normalised input of attention, or, if `reads_queries`, the queries of all heads before the `qk`
+    chain; v (B, T, G, d) are the values.
     """
+
+    reads_queries: ClassVar[bool] = False
 
     def forward(self, y: Tensor, x: Tensor, v: Tensor) -> Tensor:
         raise NotImplementedError
@@ -153,6 +157,10 @@ class LayerOrder:
     def phases(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
         """Fraction of the run at which each phase starts (0 for the first), and its layer indices in order."""
         raise NotImplementedError
+
+    def evaluation_order(self, layers: int) -> Sequence[int]:
+        """Layer indices in order in evaluation mode: by default those of the last phase."""
+        return self.phases(layers)[-1][1]
 
 
 class SkipConnection(Part):

@@ -74,7 +74,8 @@ class Attention(TokenMixer):
         return self.core(q, k, v, context)
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        q, k = self.split_heads(self.q(x), self.heads), self.split_heads(self.k(x), self.kv_heads)
+        queries = self.q(x)
+        q, k = self.split_heads(queries, self.heads), self.split_heads(self.k(x), self.kv_heads)
         v = self.v(x).unflatten(-1, (self.kv_heads, -1))
         for p in self.qk:
             q, k = p(q, k, context)
@@ -82,7 +83,7 @@ class Attention(TokenMixer):
             v = p(v, x, context)
         y = self.attend(q, k, v, context)
         for p in self.post_attention:
-            y = p(y, x, v)
+            y = p(y, queries if p.reads_queries else x, v)
         return self.out(y.flatten(-2))
 
 

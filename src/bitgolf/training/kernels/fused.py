@@ -90,6 +90,8 @@ def sigmoid_scale_and_gain(gate: AttentionGate) -> tuple[float, float]:
     """(scale, gain) of a gate of the form gain sigmoid(scale z). Raises `Unsupported` for other gates."""
     if type(gate) is SparseAttentionGate:
         return gate.scale, 1.0
+    if isinstance(gate, DenseAttentionGate) and gate.bias is not None:
+        raise Unsupported("the gate has a bias")
     if type(gate) in (DenseAttentionGate, NarrowAttentionGate):
         return 1.0, 2.0 if type(gate) is NarrowAttentionGate else 1.0
     raise Unsupported(f"{type(gate).__name__} is not of the form gain sigmoid(scale z)")
