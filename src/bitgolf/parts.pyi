@@ -43,6 +43,7 @@ from bitgolf.model.attention.values import AddValueEmbedding as AddValueEmbeddin
 from bitgolf.model.attention.values import FixedValueResidual as FixedValueResidual
 from bitgolf.model.attention.values import ValueEmbedding as ValueEmbedding
 from bitgolf.model.attention.values import ValueResidual as ValueResidual
+from bitgolf.model.backout import BackoutResidual as BackoutResidual
 from bitgolf.model.block import Block as Block
 from bitgolf.model.factored_embedding import FactoredEmbedding as FactoredEmbedding
 from bitgolf.model.head import TiedHead as TiedHead
@@ -105,6 +106,7 @@ from bitgolf.model.smear import BlendSmear as BlendSmear
 from bitgolf.model.smear import ContentSmear as ContentSmear
 from bitgolf.model.smear import KeepSmear as KeepSmear
 from bitgolf.model.smear import RunningMeanSmear as RunningMeanSmear
+from bitgolf.model.token_gate import TokenGatedResidual as TokenGatedResidual
 from bitgolf.model.weight_sharing import LoopWithUntiedMLP as LoopWithUntiedMLP
 from bitgolf.model.weight_sharing import LowRankAdapter as LowRankAdapter
 from bitgolf.model.weight_sharing import TieBlocks as TieBlocks

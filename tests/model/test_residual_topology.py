@@ -12,6 +12,7 @@ from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import append, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
+from bitgolf.model.backout import BackoutResidual
 from bitgolf.model.block import Block, ResidualTopology
 from bitgolf.model.decoding.incremental import IncrementalDecoder
 from bitgolf.model.forward_context import ForwardContext
@@ -27,6 +28,7 @@ from bitgolf.model.residual_topology import (
     SequentialTwoLaneResidual,
     TwoLaneResidual,
 )
+from bitgolf.model.token_gate import TokenGatedResidual
 from helpers.toy import built, toy_model
 
 LAYERS = 5
@@ -243,6 +245,72 @@ def test_in_the_parallel_form_it_has(ids: Tensor) -> None:
     assert torch.allclose(model(ids), by.logits(x), atol=1e-10)
 
 
+# ---- a gate for each token, and a snapshot for late attention --------------------------------------------------------
+
+
+def test_a_token_gate_by_formula(ids: Tensor) -> None:
+    """x + sigmoid(w x + b) (y - x) in every layer, with skips."""
+    model = built(wired(part(TokenGatedResidual))).double()
+    by, x, stack = Formula(model, ids), rms_norm(model.embed(ids)), list[Tensor]()
+    for i in range(LAYERS):
+        x = by.skip(i - 2, x, stack.pop()) if i >= 2 and stack else x
+        x = by.mixed(i, x)
+        y = x + by.attention(i, x)
+        y = y + by.mlp(i, y)
+        gate = by.depth.residual
+        x = x + (x @ gate.weight[i] + gate.bias[i]).sigmoid()[..., None] * (y - x)
+        if i < 2:
+            stack.append(x)
+    assert torch.allclose(model(ids), by.logits(x), atol=1e-10)
+
+
+def test_a_token_gate_starts_equal_for_all_and_sends_no_gradient_to_its_input(ids: Tensor) -> None:
+    wiring = TokenGatedResidual(BuildContext(vocab=64, dim=32, layers=LAYERS))
+    x = torch.randn(2, 5, 32, requires_grad=True)
+    gate = wiring.gate(x, 3)
+    assert torch.allclose(gate, torch.tensor(2.0).sigmoid().expand(2, 5, 1))
+    gate.sum().backward()
+    assert x.grad is None and wiring.weight.grad is not None and wiring.weight.grad[3].abs().min() > 0
+    assert not wiring.weight.grad[[0, 1, 2, 4]].any(), "a layer has a row of its own"
+
+
+def with_snapshot(by: Formula, late: int, visits: list[int]) -> Tensor:
+    """As in the script of #1512, for `late` layers after the one that provides the snapshot."""
+    x, snapshot, stack, half = by.x0, None, list[Tensor](), len(visits) // 2
+    for n, i in enumerate(visits):
+        x = by.skip(n - half, x, stack.pop()) if n >= half and stack else x
+        x = by.mixed(i, x)
+        x = x + by.attention(i, x if snapshot is None or i < LAYERS - late - 1 else snapshot)
+        x = x + by.mlp(i, x)
+        snapshot = x if i == LAYERS - late - 1 and snapshot is None else snapshot
+        if n < half:
+            stack.append(x)
+    assert snapshot is not None
+    return x - by.depth.residual.weight * snapshot
+
+
+@pytest.mark.parametrize("late", [1, 2, 4])
+def test_backout_by_formula(late: int, ids: Tensor) -> None:
+    """The snapshot is taken in the second half, in the middle, or in the first half, whose outputs are skips."""
+    model = built(wired(part(BackoutResidual, layers=late))).double()
+    by = Formula(model, ids)
+    assert torch.allclose(model(ids), by.logits(with_snapshot(by, late, [0, 1, 2, 3, 4])), atol=1e-10)
+
+
+def test_a_loop_does_not_renew_the_snapshot(ids: Tensor) -> None:
+    order = part(LoopedLayers, first_layer=1, last_layer=3, since=(0.0,))
+    model = built(wired(part(BackoutResidual, layers=2)).set("layer_schedule.order", order)).double()
+    by = Formula(model, ids)
+    assert torch.allclose(model(ids), by.logits(with_snapshot(by, 2, [0, 1, 2, 3, 1, 2, 3, 4])), atol=1e-10)
+
+
+def test_backout_starts_at_one_half_and_needs_a_layer_before() -> None:
+    model = wired(part(BackoutResidual))(BuildContext(vocab=64))
+    assert model.layer_schedule.residual.weight.item() == 0.5  # type: ignore[union-attr]
+    with pytest.raises(RecipeError, match="layers must be between 1 and 4, got 5"):
+        wired(part(BackoutResidual, layers=5))(BuildContext(vocab=64))
+
+
 class Echo(ResidualStreamPart):
     """Adds half of the previous position."""
 
@@ -256,6 +324,8 @@ class Echo(ResidualStreamPart):
         part(ParallelTwoLaneResidual, start_layer=2),
         part(SequentialTwoLaneResidual, start_layer=1),
         part(ParallelResidual, layers="1"),
+        part(BackoutResidual, layers=2),
+        part(TokenGatedResidual),
     ],
 )
 def test_what_remembers_may_stand_before_both_branches(wiring: Spec[ResidualTopology], ids: Tensor) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from bitgolf.config.spec import Spec, part
+from bitgolf.model.backout import BackoutResidual
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.residual_topology import ParallelResidual, ParallelTwoLaneResidual, SequentialTwoLaneResidual
 from bitgolf.model.weight_sharing import LowRankAdapter
 
 EXAMPLES: dict[type, Spec[Any]] = {
+    BackoutResidual: part(BackoutResidual, layers=1),
     ParallelResidual: part(ParallelResidual, layers="1-2"),
     ParallelTwoLaneResidual: part(ParallelTwoLaneResidual, start_layer=1),
     SequentialTwoLaneResidual: part(SequentialTwoLaneResidual, start_layer=1),
