@@ -77,6 +77,7 @@ from bitgolf.model.mlp import SwiGLU as SwiGLU
 from bitgolf.model.ngram_embedding import HashedNGramEmbedding as HashedNGramEmbedding
 from bitgolf.model.ngram_embedding import MultiplicativeNGramHash as MultiplicativeNGramHash
 from bitgolf.model.ngram_embedding import XorNGramHash as XorNGramHash
+from bitgolf.model.objectives import CombinedObjective as CombinedObjective
 from bitgolf.model.objectives import CrossEntropy as CrossEntropy
 from bitgolf.model.objectives import EntropyWeightedLoss as EntropyWeightedLoss
 from bitgolf.model.objectives import MultiTokenPrediction as MultiTokenPrediction

@@ -20,6 +20,7 @@ from bitgolf.model.interfaces import Objective
 from bitgolf.model.lm import LM
 from bitgolf.model.logits_transforms import QuinticCap
 from bitgolf.model.objectives import (
+    CombinedObjective,
     CrossEntropy,
     EntropyWeightedLoss,
     MultiTokenPrediction,
@@ -39,6 +40,7 @@ AT = BuildContext(vocab=V, dim=D, bos=BOS)
 OBJECTIVES: list[Spec[Objective]] = [
     part(MultiTokenPrediction, heads=2),
     part(SharedHeadMultiToken),
+    part(CombinedObjective, terms=(part(MultiTokenPrediction), part(ZLoss))),
     part(EntropyWeightedLoss),
     part(EntropyWeightedLoss, normalised=False),
     part(ZLoss),
@@ -100,6 +102,17 @@ def test_multi_token_against_loops(mask: bool, heads: int, states: Tensor, targe
     assert objective(states, targets, head).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_heads_may_start_further_ahead(states: Tensor, targets: Tensor, head: Head) -> None:
+    """As in #640: the first of two heads predicts the token two positions after the next one, without caps."""
+    objective = MultiTokenPrediction(AT, heads=2, first_offset=2, weight=0.1, logits_transforms=(), mask_starts=False)
+    more = 0.0
+    for ahead, own in enumerate(objective.heads, 2):
+        own.weight.data.normal_()  # type: ignore[union-attr,operator]
+        more += further_reference(own(states), targets, ahead, False) / 2
+    expected = plain(head, states, targets).item() + 0.1 * more
+    assert objective(states, targets, head).item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_its_caps_are_a_choice(states: Tensor, targets: Tensor, head: Head) -> None:
     bare, quintic = (MultiTokenPrediction(AT, weight=1.0, logits_transforms=caps) for caps in ((), (part(QuinticCap),)))
     for objective in (bare, quintic):
@@ -151,10 +164,12 @@ def test_the_start_token_is_that_of_the_place(states: Tensor, targets: Tensor, h
     assert losses[1] == unmasked != losses[0]
 
 
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("mask", [True, False])
-def test_shared_multi_token_against_loops(mask: bool, states: Tensor, targets: Tensor, head: Head) -> None:
-    ours = SharedHeadMultiToken(AT, weight=0.2, mask_starts=mask)(states, targets, head).item()
-    more = further_reference(head(states).detach(), targets, 1, mask)
+def test_shared_multi_token_against_loops(mask: bool, steps: int, states: Tensor, targets: Tensor, head: Head) -> None:
+    ours = SharedHeadMultiToken(AT, weight=0.2, steps=steps, mask_starts=mask)(states, targets, head).item()
+    z = head(states).detach()
+    more = sum(further_reference(z, targets, ahead, mask) for ahead in range(1, steps + 1)) / steps
     assert ours == pytest.approx(plain(head, states, targets).item() + 0.2 * more, rel=1e-5)
     assert not list(SharedHeadMultiToken(AT).parameters())
 
@@ -225,6 +240,27 @@ def test_z_loss_sees_the_shift_that_cross_entropy_does_not(targets: Tensor) -> N
     z = torch.randn(3, 12, V)
     loss = ZLoss(AT, weight=0.5)(z, targets, lambda x: x + shift)
     assert torch.autograd.grad(loss, shift)[0].item() == pytest.approx((z + 3).logsumexp(-1).mean().item(), rel=1e-4)
+
+
+# ---- several objectives ------------------------------------------------------------------------------------------
+
+
+def test_several_objectives_share_one_cross_entropy(states: Tensor, targets: Tensor, head: Head) -> None:
+    nodes = part(SharedHeadMultiToken, weight=0.3, steps=2), part(ZLoss, weight=0.01), part(MultiTokenPrediction)
+    calls = list[Tensor]()
+
+    def counted(x: Tensor) -> Tensor:
+        calls.append(x)
+        return head(x)
+
+    base = plain(head, states, targets).item()
+    added = sum(node(AT)(states, targets, head).item() - base for node in nodes)
+    combined = CombinedObjective(AT, terms=nodes)
+    assert combined(states, targets, counted).item() == pytest.approx(base + added, rel=1e-5)
+    assert len(calls) == 1, "the logits are computed once"
+    assert [name for name, _ in combined.named_parameters()] == ["terms.2.heads.0.weight"]
+    with pytest.raises(RecipeError, match=r"CombinedObjective.terms: at least one objective is needed"):
+        CombinedObjective(AT, terms=())
 
 
 # ---- in training, and nowhere else -------------------------------------------------------------------------------

@@ -26,12 +26,48 @@ def token_nll(z: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(at_least_float32(z).flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
 
+def mean_nll(z: Tensor, targets: Tensor) -> Tensor:
+    """Mean negative log-likelihood of targets (B, T) in nats, a scalar, from logits z (B, T, V)."""
+    return F.cross_entropy(at_least_float32(z).flatten(0, 1), targets.flatten())
+
+
 @register
 class CrossEntropy(Objective):
     """Mean negative log-likelihood of the next token, in nats per token."""
 
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
-        return F.cross_entropy(at_least_float32(logits(x)).flatten(0, 1), targets.flatten())
+        return mean_nll(logits(x), targets)
+
+
+class AuxiliaryLoss(Objective):
+    """Cross-entropy of the next token, plus a term. `CombinedObjective` adds several such terms to one cross-entropy."""
+
+    def term(self, x: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+        """The weighted term, a scalar, from states x (B, T, D), their logits z (B, T, V) and targets (B, T)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
+        z = logits(x)
+        return mean_nll(z, targets) + self.term(x, z, targets)
+
+
+@register
+class CombinedObjective(Objective):
+    """Cross-entropy of the next token, plus the terms of several objectives, for example multi-token and z-loss (#640).
+
+    terms: objectives that add a term to the cross-entropy, which counts once. Raises `RecipeError` if there are none.
+    """
+
+    def __init__(self, context: BuildContext, /, *, terms: tuple[Spec[AuxiliaryLoss], ...]) -> None:
+        super().__init__()
+        if not terms:
+            hint = "use CrossEntropy() for the next token alone"
+            raise RecipeError("at least one objective is needed", where="CombinedObjective.terms", hint=hint)
+        self.terms = build_chain(terms, context)
+
+    def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
+        z = logits(x)
+        return sum((p.term(x, z, targets) for p in self.terms), mean_nll(z, targets))
 
 
 def future_token_nll(z: Tensor, targets: Tensor, offset: int, bos: int) -> Tensor:
@@ -47,15 +83,16 @@ def future_token_nll(z: Tensor, targets: Tensor, offset: int, bos: int) -> Tenso
 
 
 @register
-class MultiTokenPrediction(Objective):
+class MultiTokenPrediction(AuxiliaryLoss):
     """Cross-entropy + weight * mean cross-entropy of `heads` further tokens (arXiv 2404.19737).
 
-    Parameter Golf #287, #549. Head k (1 … heads) predicts the token k positions after the next one, from the same
-    state. Its matrix (V, D) is initialised to zero and has the role `head`. The heads belong to the objective, not to
-    the model, and are not exported.
+    Parameter Golf #287, #549. The heads predict the tokens `first_offset`, `first_offset` + 1, … positions after the
+    next one, from the same state. Their matrices (V, D) are initialised to zero and have the role `head`. The heads
+    belong to the objective, not to the model, and are not exported.
 
-    logits_transforms: those of the model.  mask_starts: False also predicts across the end of a
-    document, as in the published systems. Raises `RecipeError` if `heads` is below 1.
+    logits_transforms: those of the model.  first_offset: 2 in #640, which skips the token after the next one and has no
+    caps on these logits.  mask_starts: False also predicts across the end of a document, as in the published systems.
+    Raises `RecipeError` if `heads` is below 1.
     """
 
     def __init__(
@@ -64,6 +101,7 @@ class MultiTokenPrediction(Objective):
         /,
         *,
         heads: Annotated[int, Range(1, 64)] = 1,
+        first_offset: Annotated[int, Range(1, 64)] = 1,
         weight: NonNegative = 0.2,
         logits_transforms: tuple[Spec[LogitsTransform], ...] = (part(Softcap),),
         mask_starts: bool = True,
@@ -76,8 +114,7 @@ class MultiTokenPrediction(Objective):
                 where="MultiTokenPrediction.heads",
                 hint="use CrossEntropy to predict the next token only",
             )
-        self.next_token_loss = CrossEntropy(context)
-        self.weight, self.bos = weight, context.bos if mask_starts else -1
+        self.weight, self.first_offset, self.bos = weight, first_offset, context.bos if mask_starts else -1
         self.heads = nn.ModuleList(
             linear(context.for_matrix(context.dim, context.vocab, zero=True, name="head")) for _ in range(heads)
         )
@@ -90,30 +127,39 @@ class MultiTokenPrediction(Objective):
             z = p(z)
         return z
 
-    def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
-        loss = self.next_token_loss(x, targets, logits)
-        for offset, head in enumerate(self.heads, 1):
-            future = future_token_nll(self.head_logits(head, x[:, :-offset]), targets, offset, self.bos)
-            loss = loss + self.weight / len(self.heads) * future
-        return loss
+    def term(self, x: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+        losses = [
+            future_token_nll(self.head_logits(head, x[:, :-offset]), targets, offset, self.bos)
+            for offset, head in enumerate(self.heads, self.first_offset)
+        ]
+        return self.weight * torch.stack(losses).mean()
 
 
 @register
-class SharedHeadMultiToken(Objective):
-    """Cross-entropy + weight * cross-entropy of the same logits against the token after the next one.
+class SharedHeadMultiToken(AuxiliaryLoss):
+    """Cross-entropy + weight * mean cross-entropy of the same logits against the `steps` tokens after the next one.
 
     Called "MTP" in the harness of Parameter Golf #1493, although it has no separate head. One prediction then has two
-    different targets, which cost 0.025 bits per byte there. It reproduces that result; for multi-token prediction use
-    `MultiTokenPrediction`.
+    or more different targets, which cost 0.025 bits per byte there with one step. It reproduces that result; for
+    multi-token prediction use `MultiTokenPrediction`.
     """
 
-    def __init__(self, context: BuildContext, /, *, weight: NonNegative = 0.2, mask_starts: bool = True) -> None:
+    def __init__(
+        self,
+        context: BuildContext,
+        /,
+        *,
+        weight: NonNegative = 0.2,
+        steps: Annotated[int, Range(1, 64)] = 1,
+        mask_starts: bool = True,
+    ) -> None:
         super().__init__()
-        self.weight, self.bos = weight, context.bos if mask_starts else -1
+        self.weight, self.steps, self.bos = weight, steps, context.bos if mask_starts else -1
 
-    def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
-        z = logits(x)
-        return token_nll(z, targets).mean() + self.weight * future_token_nll(z[:, :-1], targets, 1, self.bos)
+    def term(self, x: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+        offsets = range(1, self.steps + 1)
+        losses = [future_token_nll(z[:, :-offset], targets, offset, self.bos) for offset in offsets]
+        return self.weight * torch.stack(losses).mean()
 
 
 @register
@@ -143,7 +189,7 @@ class EntropyWeightedLoss(Objective):
 
 
 @register
-class ZLoss(Objective):
+class ZLoss(AuxiliaryLoss):
     """Cross-entropy + weight * mean(lse^2), where lse is the log-sum-exp of the logits.
 
     It keeps the normaliser of the softmax near 1, which no other term does. PaLM (arXiv 2204.02311); Parameter Golf
@@ -154,6 +200,5 @@ class ZLoss(Objective):
         super().__init__()
         self.weight = weight
 
-    def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
-        z = logits(x)
-        return token_nll(z, targets).mean() + self.weight * at_least_float32(z).logsumexp(-1).square().mean()
+    def term(self, x: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+        return self.weight * at_least_float32(z).logsumexp(-1).square().mean()
