@@ -124,6 +124,24 @@ def test_published_index_lists(order: Spec[LayerOrder], lists: dict[float, Any])
         assert executed_layers(unet, 11) == expected, progress
 
 
+FOUR_PASSES = ([0, 1, 2, 3, 4, 5, 3, 4, 5, 3], [4, 5, 3, 4, 5, 6, 7, 8, 9, 10], 8)
+
+
+@pytest.mark.parametrize(
+    ("passes", "evaluated"), [(3, FOUR_PASSES), (0, FLAT), (2, THREE_LAYERS), (None, THREE_LAYERS)]
+)
+def test_evaluation_may_have_other_passes(passes: int | None, evaluated: Any) -> None:
+    """As `EVAL_NUM_LOOPS` in the harness of #1493: weights of skips are those of training, further visits have none."""
+    order = part(LoopedLayers, first_layer=3, last_layer=5, evaluation_passes=passes)
+    unet = UNet(BuildContext(vocab=4, dim=1, layers=11), order=order, residual=part(Log))
+    assert unet.skip.weight.shape[0] == 8 and unet.phase_starts == (0.35,)  # type: ignore[union-attr]
+    assert executed_layers(unet, 11) == THREE_LAYERS
+    unet.eval()
+    assert executed_layers(unet, 11) == evaluated
+    unet.update(at(0.1))
+    assert executed_layers(unet.train(), 11) == FLAT
+
+
 def test_moments_are_those_at_which_the_order_changes() -> None:
     def phase_starts(*since: float) -> tuple[float, ...]:
         return SequentialLayers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bitgolf.config.ranges import FractionBelowOne, LayerIndex
+from bitgolf.config.ranges import FractionBelowOne, LayerIndex, Repetitions
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import LayerOrder
@@ -24,12 +24,21 @@ class LoopedLayers(LayerOrder):
 
     `since` has one entry for each additional pass: the fraction of the run at which it is switched on (0.0: from the
     start). #1493 to #1855 use `LoopedLayers(first_layer=3, last_layer=5, since=(0.35, 0.35))`, #1412 switches its
-    passes on one by one: `LoopedLayers(first_layer=4, last_layer=5, since=(0.5, 0.65))`. Raises `RecipeError` if
-    `since` is empty or has an entry outside [0, 1), and if the layers do not exist.
+    passes on one by one: `LoopedLayers(first_layer=4, last_layer=5, since=(0.5, 0.65))`.
+
+    evaluation_passes: number of additional passes in evaluation mode, that is in calibration and scoring; None means
+    those of the end of training. From the harness of #1493, which calibrates with the passes of training.
+
+    Raises `RecipeError` if `since` is empty or has an entry outside [0, 1), and if the layers do not exist.
     """
 
     def __init__(
-        self, *, first_layer: LayerIndex, last_layer: LayerIndex, since: tuple[FractionBelowOne, ...] = (0.35, 0.35)
+        self,
+        *,
+        first_layer: LayerIndex,
+        last_layer: LayerIndex,
+        since: tuple[FractionBelowOne, ...] = (0.35, 0.35),
+        evaluation_passes: Repetitions | None = None,
     ) -> None:
         if not since or not all(0.0 <= start < 1.0 for start in since):
             raise RecipeError(
@@ -38,6 +47,7 @@ class LoopedLayers(LayerOrder):
                 hint="for example (0.35, 0.35)",
             )
         self.first_layer, self.last_layer, self.since = first_layer, last_layer, since
+        self.evaluation_passes = len(since) if evaluation_passes is None else evaluation_passes
 
     def phases(self, layers: int) -> Sequence[tuple[float, Sequence[int]]]:
         if not 0 <= self.first_layer <= self.last_layer < layers:
@@ -46,6 +56,9 @@ class LoopedLayers(LayerOrder):
                 where="LoopedLayers",
             )
         return [(m, self.visits(layers, sum(s <= m for s in self.since))) for m in sorted({0.0, *self.since})]
+
+    def evaluation_order(self, layers: int) -> Sequence[int]:
+        return self.visits(layers, self.evaluation_passes)
 
     def visits(self, layers: int, extra: int) -> list[int]:
         """Layer indices in the order of execution, with `extra` additional passes."""

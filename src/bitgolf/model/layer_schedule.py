@@ -57,12 +57,18 @@ class GatedSkip(SkipConnection):
 
 
 class PhasedLayerSchedule(LayerSchedule, Scheduled):
-    """Executes blocks in a `LayerOrder`, which may change during training. A new schedule is in its last phase."""
+    """Executes blocks in a `LayerOrder`, which may change during training. A new schedule is in its last phase.
+
+    An order may have other visits in evaluation mode than at the end of training.
+    """
 
     def __init__(self, context: BuildContext, order: Spec[LayerOrder], residual: Spec[ResidualTopology]) -> None:
         super().__init__()
-        self.phases = [(since, tuple(visits)) for since, visits in order().phases(context.layers)]
+        built = order()
+        self.phases = [(since, tuple(visits)) for since, visits in built.phases(context.layers)]
         self.visits = self.phases[-1][1]
+        evaluated = tuple(built.evaluation_order(context.layers))
+        self.evaluation_visits = None if evaluated == self.visits else evaluated
         self.residual = residual(context)
 
     @property
@@ -71,6 +77,10 @@ class PhasedLayerSchedule(LayerSchedule, Scheduled):
 
     def update(self, progress: TrainingProgress) -> None:
         self.visits = [visits for since, visits in self.phases if since <= progress.fraction][-1]
+
+    def current_visits(self) -> Sequence[int]:
+        """Layer indices in the order of this pass."""
+        return self.visits if self.training or self.evaluation_visits is None else self.evaluation_visits
 
     def run_block(self, x: ResidualStream, context: ForwardContext, block: Block) -> ResidualStream:
         """Execute a block through the residual topology, and count the visit."""
@@ -95,7 +105,7 @@ class SequentialLayers(PhasedLayerSchedule):
 
     def forward(self, x: Tensor, context: ForwardContext, blocks: Sequence[Block]) -> Tensor:
         stream: ResidualStream = x
-        for i in self.visits:
+        for i in self.current_visits():
             stream = self.run_block(stream, context, blocks[i])
         return self.residual.merge_lanes(stream)
 
@@ -105,7 +115,8 @@ class UNet(PhasedLayerSchedule):
     """U-Net skip connections: the first half of n visits push their outputs on a stack, the second half pop them.
 
     Skip j is merged before visit n/2 + j, as in the baseline. If n is odd, the last visit has no skip. There are
-    weights for the longest phase; shorter phases use the first of them.
+    weights for the longest phase of training; shorter phases use the first of them, and further visits in evaluation
+    mode have no skips.
     """
 
     def __init__(
@@ -118,17 +129,19 @@ class UNet(PhasedLayerSchedule):
         skip: Spec[SkipConnection] = part(WeightedSkip),
     ) -> None:
         super().__init__(context, order, residual)
-        self.skip = skip(context.for_matrix(max(len(visits) for _, visits in self.phases) // 2, context.dim))
+        self.skips = max(len(visits) for _, visits in self.phases) // 2
+        self.skip = skip(context.for_matrix(self.skips, context.dim))
 
     def forward(self, x: Tensor, context: ForwardContext, blocks: Sequence[Block]) -> Tensor:
-        half = len(self.visits) // 2
+        visits = self.current_visits()
+        half = len(visits) // 2
         stream: ResidualStream = x
-        skips: list[ResidualStream] = []
-        for i in self.visits[:half]:
+        saved: list[ResidualStream] = []
+        for i in visits[:half]:
             stream = self.run_block(stream, context, blocks[i])
-            skips.append(stream)
-        for j, i in enumerate(self.visits[half:]):
-            if skips:
-                stream = self.residual.merge_skip(stream, self.skip, skips.pop(), j, blocks[i])
+            saved.append(stream)
+        for j, i in enumerate(visits[half:]):
+            if saved and j < self.skips:
+                stream = self.residual.merge_skip(stream, self.skip, saved.pop(), j, blocks[i])
             stream = self.run_block(stream, context, blocks[i])
         return self.residual.merge_lanes(stream)
