@@ -17,6 +17,7 @@ from bitgolf.grids.clip import SdClip as SdClip
 from bitgolf.grids.clip import SearchClip as SearchClip
 from bitgolf.grids.integer import IntGrid as IntGrid
 from bitgolf.grids.scales import Float16Scale as Float16Scale
+from bitgolf.grids.scales import Float32Scale as Float32Scale
 from bitgolf.grids.scales import LogScale as LogScale
 from bitgolf.model.attention.attention import Attention as Attention
 from bitgolf.model.attention.attention import QGain as QGain

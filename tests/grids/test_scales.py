@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from bitgolf.config.spec import part
 from bitgolf.errors import CorruptFileError, RecipeError
-from bitgolf.grids.scales import MIN_STEP, Float16Scale, LogScale, ScaleFormat
+from bitgolf.grids.scales import MIN_STEP, Float16Scale, Float32Scale, LogScale, ScaleFormat
 from helpers.examples import examples
 
 SCALES = [
     Float16Scale(),
+    Float32Scale(),
     LogScale(steps_per_doubling=4),
     LogScale(steps_per_doubling=8),
     LogScale(steps_per_doubling=16),

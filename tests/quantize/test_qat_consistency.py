@@ -8,7 +8,7 @@ from bitgolf.config.edits import append
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import Clip, HessianSdClip, MaxClip, QuantileClip, SdClip, SearchClip
-from bitgolf.grids.scales import Float16Scale, LogScale, ScaleFormat
+from bitgolf.grids.scales import Float16Scale, Float32Scale, LogScale, ScaleFormat
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.interfaces import WeightTransform
 from bitgolf.model.part import only
@@ -105,7 +105,7 @@ def test_the_difference_is_named() -> None:
 
 
 @pytest.mark.parametrize("clip", [MaxClip, QuantileClip, SdClip, HessianSdClip, SearchClip])
-@pytest.mark.parametrize("scales", [Float16Scale, LogScale])
+@pytest.mark.parametrize("scales", [Float16Scale, Float32Scale, LogScale])
 def test_formats_are_named_as_a_recipe_writes_them(clip: type[Clip], scales: type[ScaleFormat]) -> None:
     """Requires that parts store each setting under the name of its argument."""
     codec = part(IntRows, bits=8, clip=part(clip), scales=part(scales))

@@ -20,6 +20,13 @@ MIN_STEP = 2.0**-18
 reaches half of the step. A smaller step would reduce the error of a weight by at most 2e-6."""
 
 
+def require_steps(stored: NDArray[Any]) -> NDArray[Any]:
+    """Return stored floating-point steps. Raises `CorruptFileError` unless all are positive and finite."""
+    if (invalid := stored[~(np.isfinite(stored) & (stored > 0))]).size:
+        raise CorruptFileError(f"a stored scale must be positive and finite, got {invalid.flat[0]}")
+    return stored
+
+
 class ScaleFormat(ABC):
     """A format for steps from `MIN_STEP` to `max_step`, each stored as one number of type `dtype`.
 
@@ -71,9 +78,32 @@ class Float16Scale(ScaleFormat):
         return step.half().cpu().numpy()
 
     def read(self, stored: NDArray[Any]) -> Tensor:
-        if (invalid := stored[~(np.isfinite(stored) & (stored > 0))]).size:
-            raise CorruptFileError(f"a stored scale must be positive and finite, got {invalid.flat[0]}")
-        return torch.from_numpy(stored).float()
+        return torch.from_numpy(require_steps(stored)).float()
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Float32Scale(ScaleFormat):
+    """float32, not rounded: 32 bits per row.
+
+    For fake quantization as in Parameter Golf #315 to #1512, whose training rounds weights with float32 steps although
+    the file stores float16: `FakeQuant(codec=IntRows(scales=Float32Scale()))`.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    @property
+    def max_step(self) -> float:
+        return float(np.finfo(np.float32).max)
+
+    def round(self, step: Tensor) -> Tensor:
+        return step
+
+    def store(self, step: Tensor) -> NDArray[Any]:
+        return step.float().cpu().numpy()
+
+    def read(self, stored: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(require_steps(stored))
 
 
 @register

@@ -14,7 +14,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.inits import ZeroInit
-from bitgolf.model.interfaces import Init, ResidualStreamPart
+from bitgolf.model.interfaces import Init, ResidualStreamPart, WeightTransform
 from bitgolf.model.linear import Embedding, Linear
 
 
@@ -63,7 +63,8 @@ class HashedNGramEmbedding(ResidualStreamPart):
 
     scale: initial value of a learned scalar, or None for no scale.  table_init: initializer of U.  project: the
     `Linear` P.  trigrams: also add the row of the last three tokens, from the same table.  mask_starts: n-grams do not
-    extend over a document start; in the published records they do.
+    extend over a document start; in the published records they do.  weight_transforms: of U, for example fake
+    quantization; those of P are settings of `project`.
 
     Initially the output is x, since U (or P) is zero. Place it before the first norm. Parameter Golf #65, #162, #164.
     Raises `RecipeError` if `buckets` is below 2 or `width` below 1.
@@ -85,6 +86,7 @@ class HashedNGramEmbedding(ResidualStreamPart):
         project: Spec[Linear] = part(Linear),
         trigrams: bool = False,
         mask_starts: bool = False,
+        weight_transforms: tuple[Spec[WeightTransform], ...] = (),
     ) -> None:
         super().__init__()
         if buckets < 2 or width < 1:
@@ -92,7 +94,8 @@ class HashedNGramEmbedding(ResidualStreamPart):
             raise RecipeError(message, where="HashedNGramEmbedding")
         self.buckets, self.max_n, self.mask_starts = buckets, 3 if trigrams else 2, mask_starts
         self.hash = hash()
-        self.table = Embedding(context._replace(vocab=buckets, dim=width), init=table_init)
+        at = context._replace(vocab=buckets, dim=width)
+        self.table = Embedding(at, init=table_init, weight_transforms=weight_transforms)
         self.project = project(context.for_matrix(width, context.dim, name="bigram"))
         self.scale = None if scale is None else nn.Parameter(torch.tensor(scale))
 

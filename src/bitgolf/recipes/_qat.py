@@ -50,10 +50,10 @@ def qat(recipe: Spec[Recipe], *, since: float = 0.0, where: str = "model.block.*
     starts. Raises `RecipeError` if a codec does not round rows to integers, or if `where` matches no node.
     """
     pattern = compile_glob(where)
-    nodes = [path for path, _ in recipe.walk() if pattern.matches(path)]
+    nodes = [path for path, node in recipe.walk() if pattern.matches(path) and "weight_transforms" in node.kwargs]
     if not nodes:
         hint = "a path pattern of nodes with weight_transforms, such as model.block.**.linear"
-        raise RecipeError(f"no node of the recipe is at {where!r}", where="qat", hint=hint)
+        raise RecipeError(f"no node with weight_transforms is at {where!r}", where="qat", hint=hint)
     for node, matrices in _matrices(recipe, nodes).items():
         recipe = recipe.set(
             f"{node}.weight_transforms", (*recipe[f"{node}.weight_transforms"], *_fake_quants(matrices, since))
@@ -106,7 +106,7 @@ def _fake_quants(matrices: Sequence[Matrix], since: float) -> tuple[Spec[WeightT
         layers: dict[tuple[str, ...], list[str]] = {}
         for layer in dict.fromkeys(matrix.layer for matrix in own):
             names = tuple(matrix.name for matrix in own if matrix.layer == layer)
-            layers.setdefault(names, []).append(str(layer))
+            layers.setdefault(names, []).append("*" if layer < 0 else str(layer))  # -1: a part outside the blocks
         fake = part(FakeQuant, codec=codec, since=since)
         transforms += [only(",".join(those), fake, on=",".join(names)) for names, those in layers.items()]
     return tuple(transforms)

@@ -12,7 +12,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.inits import NormalInit, OrthogonalInit
-from bitgolf.model.interfaces import Init, ResidualStreamPart, ValuePart
+from bitgolf.model.interfaces import Init, ResidualStreamPart, ValuePart, WeightTransform
 from bitgolf.model.linear import Embedding, Linear
 from bitgolf.model.numerics import scalar_to_channels
 
@@ -79,7 +79,8 @@ class ValueEmbedding(ResidualStreamPart):
     Value embeddings (Parameter Golf #374), a part of `LM.post_embed`: U (V, width) ~ N(0, std^2), P (value_dim, width)
     initialized by `init`, and one learned scale. `value_dim` is the total width of all key/value heads. P has the role
     `matrix`: #374 trains it with Muon; scripts with parameter banks train it like the scalars, which needs a rule for
-    `matrix@post_embed.**`.
+    `matrix@post_embed.**`. weight_transforms: of U and P, for example fake quantization. For a part in `Only`, their
+    names are `embed` and `project`.
     """
 
     roles = {"scale": "scale"}
@@ -94,13 +95,16 @@ class ValueEmbedding(ResidualStreamPart):
         std: NonNegative = 0.01,
         scale: Finite = 0.1,
         init: Spec[Init] = part(OrthogonalInit),
+        weight_transforms: tuple[Spec[WeightTransform], ...] = (),
     ) -> None:
         super().__init__()
         if width < 1 or value_dim < 1:
             message = f"width and value_dim must be at least 1, got {width} and {value_dim}"
             raise RecipeError(message, where="ValueEmbedding")
-        self.table = part(Embedding, init=part(NormalInit, std=std))(context._replace(dim=width))
-        self.project = part(Linear, init=init)(context.for_matrix(width, value_dim, name="project"))
+        table = part(Embedding, init=part(NormalInit, std=std), weight_transforms=weight_transforms)
+        self.table = table(context._replace(dim=width))
+        project = part(Linear, init=init, weight_transforms=weight_transforms)
+        self.project = project(context.for_matrix(width, value_dim, name="project"))
         self.scale = nn.Parameter(torch.tensor([scale]))
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
