@@ -78,7 +78,7 @@ def test_listing_recipes_loads_no_torch() -> None:
     """The command line does not import torch either, in spite of its annotations."""
     program = (
         "import sys, bitgolf.cli, bitgolf.recipes.identity, bitgolf.recipes as r; "
-        "[(r.describe(name), r.published_bpb(name)) for name in r.recipe_names()]; sys.exit('torch' in sys.modules)"
+        "[(r.describe(name), r.published_bpb(name)) for name in (*r.recipe_names(), *r.experiment_names())]; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

@@ -14,7 +14,7 @@ import pytest
 from bitgolf import __version__
 from bitgolf.cli import app
 from bitgolf.cli.options import write_sampled
-from bitgolf.recipes import recipe_names
+from bitgolf.recipes import experiment_names, recipe_names
 from helpers.command_line import run_command as bitgolf
 
 
@@ -53,7 +53,8 @@ def test_a_program_limits_how_long_threads_spin_and_an_import_sets_nothing() -> 
 
 
 def test_recipes_lists_every_file() -> None:
-    assert json.loads(bitgolf("recipes", "--json").stdout).keys() == set(recipe_names())
+    names = {*recipe_names(), *experiment_names()}
+    assert json.loads(bitgolf("recipes", "--json").stdout).keys() == names
 
 
 @pytest.mark.parametrize("name", ["quickstart", "baseline", "pr1855", "pr640"])  # all of them: tests/recipes

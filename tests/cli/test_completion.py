@@ -15,7 +15,7 @@ from bitgolf.cli import completion
 from bitgolf.config.paths import class_by_path
 from bitgolf.config.recipe_file import write_recipe
 from bitgolf.pipeline.stages import STAGE_NAMES
-from bitgolf.recipes import get_recipe, recipe_names
+from bitgolf.recipes import experiment_names, get_recipe, recipe_names
 from bitgolf.runtime.device import DEVICE_TYPES
 from bitgolf.score.method_selection import methods_by_name
 
@@ -102,7 +102,8 @@ def test_it_is_installed_in_the_home_folder(tmp_path: Path) -> None:
 def test_the_lists_are_those_of_the_program() -> None:
     assert tuple(STAGE_NAMES) == completion.STAGES and completion.DEVICES == DEVICE_TYPES
     assert completion.complete_method("") == sorted([*methods_by_name(), "adapt"])
-    assert [name for name, about in completion.complete_recipe("") if about and name != "latest"] == recipe_names()
+    recipes = [name for name, about in completion.complete_recipe("") if about and name != "latest"]
+    assert recipes == [*recipe_names(), *experiment_names()]
 
 
 @pytest.mark.parametrize("name", ["quickstart", "baseline", "pr1855"])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bitgolf.recipes import pull_request, recipe_names
+from bitgolf.recipes import experiment_names, pull_request, recipe_names
 from helpers.command_line import run_command as bitgolf
 
 
@@ -61,7 +61,12 @@ def test_an_edit_that_is_no_assignment(words: list[str], message: str) -> None:
 
 def test_recipes_stand_in_the_order_of_their_numbers() -> None:
     names = list(json.loads(bitgolf("recipes", "--json").stdout))
-    assert names == recipe_names() and names.index("pr162") < names.index("pr1090") < names.index("pr1090_as_shipped")
+    assert names == [*recipe_names(), *experiment_names()]
+    names = recipe_names()
+    assert names.index("pr162") < names.index("pr1090") < names.index("pr1090_as_shipped")
     numbers = [pull_request(name) for name in names]
     assert numbers == sorted(numbers) and names[numbers.index(0)] == "baseline" and numbers[-1] == 1855
-    assert "bits per byte" in bitgolf("recipes").stdout
+    shown = bitgolf("recipes").stdout
+    systems, _, experiments = shown.partition("Experiments of the branch of pull request 1512")
+    assert "bits per byte" in systems and "pr1855 " in systems and "pr1851_run_6" not in systems
+    assert "1.0596 adapted" in experiments and "pr1855 " not in experiments.partition("pr1855_run_5")[0]

@@ -20,6 +20,7 @@ from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.mlp import MLP, SwiGLU
 from bitgolf.model.ngram_embedding import HashedNGramEmbedding
 from bitgolf.model.qat_lowbit import FakeBinary, FakeTernary
+from bitgolf.optim.muon_transforms import RowBlockSplit
 from bitgolf.optim.schedules import LinearRamp, WarmdownSteps
 from bitgolf.quantize.calibration.sources import SelfGenerated, TrainingText
 from bitgolf.quantize.codecs.lowbit import BinaryGroups, TernaryGroups
@@ -50,6 +51,7 @@ SMALL: dict[type, dict[str, Any]] = {
     BinaryGroups: {"group_size": 16},
     WarmdownSteps: {"steps": 10},
     LinearRamp: {"steps": 10},
+    RowBlockSplit: {"rows": 8},
     SWA: {"every": 2},
     LAWA: {"every": 2},
     TrainingText: {"batches": 4, "rows": 2, "length": LENGTH},

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def recipe(name: AnyPath, *, quick: bool = False) -> Spec[Recipe]:
     """Return a recipe, an immutable value from which `set` and `edit` derive others.
 
-    name: one of `recipe_names()`, a recipe.json, the folder of a run (`./NAME` if a recipe has its name), `latest`, or
+    name: one of `recipe_names()`, an experiment that `bitgolf recipes` lists, a recipe.json, the folder of a run (`./NAME` if a recipe has its name), `latest`, or
     FILE.py:NAME, which executes the file. quick: as a toy that trains in seconds, see `bitgolf run --quick`.
     Raises `UsageError` if there is no such recipe, and `CorruptFileError` if its file is damaged.
     """

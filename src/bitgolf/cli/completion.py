@@ -27,9 +27,9 @@ MOST_FOLDERS = 200
 
 def complete_recipe(incomplete: str) -> list[tuple[str, str]]:
     """Recipes by name with their description, `latest`, and files and folders that may hold one."""
-    from bitgolf.recipes import describe, recipe_names
+    from bitgolf.recipes import describe, experiment_names, recipe_names
 
-    names = [name for name in recipe_names() if name.startswith(incomplete)]
+    names = [name for name in (*recipe_names(), *experiment_names()) if name.startswith(incomplete)]
     return [*((name, describe(name)) for name in names), *_runs_and_files(incomplete, ".json")]
 
 

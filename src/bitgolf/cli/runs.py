@@ -41,7 +41,7 @@ from bitgolf.cli.run_options import (
 )
 from bitgolf.config.plugins import recipe_plugins
 from bitgolf.errors import UsageError
-from bitgolf.recipes import describe, load_recipe, named_folder, published_bpb, recipe_names
+from bitgolf.recipes import describe, experiment_names, load_recipe, named_folder, published_bpb, recipe_names
 from bitgolf.text.read_report import ReadOptions
 
 if TYPE_CHECKING:
@@ -66,12 +66,16 @@ def _resolve(recipe: str, edits: list[str], *, quick: bool = False) -> Spec[Reci
 
 
 def recipes(as_json: JsonFlag = False) -> None:
-    """List the recipes, with the bits per byte published by their authors."""
-    from bitgolf.commands.recipe_tables import recipes_table
+    """List the recipes and the experiments on them, with the bits per byte published by their authors."""
+    from bitgolf.commands.recipe_tables import experiments_table, recipes_table
 
     known = {name: describe(name) for name in recipe_names()}
-    known |= {name: f"of {plugin}" for name, plugin in recipe_plugins().items() if name not in known}
-    print_result(as_json, known, recipes_table(known, {name: published_bpb(name) for name in known}))
+    experiments = {name: describe(name) for name in experiment_names()}
+    plugins = recipe_plugins().items()
+    known |= {name: f"of {plugin}" for name, plugin in plugins if name not in known | experiments}
+    published = {name: published_bpb(name) for name in known | experiments}
+    tables = f"{recipes_table(known, published)}\n\n{experiments_table(experiments, published)}"
+    print_result(as_json, known | experiments, tables)
 
 
 @accepts_code

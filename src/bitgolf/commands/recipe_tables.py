@@ -12,16 +12,27 @@ if TYPE_CHECKING:
     from bitgolf.commands.compare import SettingDifference
 
 
-def recipes_table(descriptions: Mapping[str, str], published: Mapping[str, tuple[str, float] | None]) -> str:
-    """The result of `recipes`: a row for each recipe.
+Published = Mapping[str, tuple[str, float] | None]
+"""Recipe -> stage and bits per byte, None if nothing was published."""
 
-    descriptions: recipe -> its first line. published: recipe -> stage and bits per byte, None if nothing was published.
-    """
+
+def recipes_table(descriptions: Mapping[str, str], published: Published) -> str:
+    """The result of `recipes`: a row for each recipe. descriptions: recipe -> its first line."""
+    title = "Recipes, with the bits per byte (bpb) and the stage that their authors reported"
+    return _results_table(title, descriptions, published)
+
+
+def experiments_table(descriptions: Mapping[str, str], published: Published) -> str:
+    """The second result of `recipes`: a row for each experiment. descriptions: experiment -> its first line."""
+    title = "Experiments of the branch of pull request 1512, each a variant of a recipe above"
+    return _results_table(title, descriptions, published)
+
+
+def _results_table(title: str, descriptions: Mapping[str, str], published: Published) -> str:
     rows = []
     for name, line in descriptions.items():
         stage, bpb = published[name] or ("", None)
         rows.append((name, "-" if bpb is None else f"{bpb:.4f} {stage}", line))
-    title = "Recipes, with the bits per byte (bpb) and the stage that their authors reported"
     return table(title, ("recipe", "published bpb", "what it is"), rows, text_columns=3)
 
 

@@ -1,6 +1,6 @@
 """Recipes by name. Each recipe has a module with a function of the same name; most are derived from others by edits.
 
-Plugins bring more recipes, by entry points, and so do the user's code files, as FILE.py:NAME. Listing and describing
+Experiments on published systems have a function each, too, in the modules of the package `experiments`. Plugins bring more recipes, by entry points, and so do the user's code files, as FILE.py:NAME. Listing and describing
 recipes imports neither torch, nor plugins, nor the language of recipes; building one does.
 """
 
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
 
-NOT_RECIPES = frozenset({"check", "foreign", "identity", "quick", "recipe", "time_limit"})
+NOT_RECIPES = frozenset({"check", "experiments", "foreign", "identity", "quick", "recipe", "time_limit"})
 """Modules of this package that define no recipe."""
 
 
 def recipe_names() -> list[str]:
-    """Names of all recipes of this package: those of this project by name, then published systems by number."""
+    """Names of the recipes of this package: those of this project by name, then published systems by number.
+
+    Without experiments, see `experiment_names`.
+    """
     modules = {module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")}
     return sorted(modules - NOT_RECIPES, key=lambda name: (pull_request(name), name))
 
@@ -42,9 +45,20 @@ def pull_request(name: str) -> int:
     return int(match[1]) if match else 0
 
 
+def experiment_names() -> list[str]:
+    """Names of the experiments on published systems, by the number of the system."""
+    return sorted(_experiments(), key=lambda name: (pull_request(name), name))
+
+
+def has_recipe(name: str) -> bool:
+    """Whether a recipe or an experiment of this package has this name."""
+    return name in recipe_names() or name in _experiments()
+
+
 def describe(name: str) -> str:
-    """First line of the docstring of a recipe's module, read without importing it."""
-    return (ast.get_docstring(_source(name)) or "").partition("\n")[0]
+    """First line of the docstring of a recipe's module or of an experiment's function, read without importing it."""
+    source = _experiments()[name][1] if name in _experiments() else _source(name)
+    return (ast.get_docstring(source) or "").partition("\n")[0]
 
 
 def published_bpb(name: str) -> tuple[str, float] | None:
@@ -66,7 +80,7 @@ def published_results(name: str) -> dict[str, Any] | None:
     differences between the recipe and the original -> the `--set` assignments that remove each, "" if none can.
     """
     table = _published_table()
-    if (system := table["systems"].get(name)) is None:
+    if (system := (table["systems"] | table["experiments"]).get(name)) is None:
         return None
     if "departures" not in system:
         return dict(system)
@@ -84,17 +98,33 @@ def _source(name: str) -> ast.Module:
 
 
 @cache
+def _experiments() -> dict[str, tuple[str, ast.FunctionDef]]:
+    """Name of an experiment -> the module that has it, and its function: each of them that has no parameters."""
+    files = sorted((Path(__path__[0]) / "experiments").glob("pr*.py"))
+    return {
+        node.name: (file.stem, node)
+        for file in files
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not node.args.args
+    }
+
+
+@cache
 def get_recipe(name: str) -> Spec[Recipe]:
     """The recipe of this name, an immutable value. Raises `UsageError` if there is none.
 
     A recipe of this package comes before one of a plugin.
     """
+    if name in (experiments := _experiments()):
+        module = importlib.import_module(f"bitgolf.recipes.experiments.{experiments[name][0]}")
+        experiment: Spec[Recipe] = getattr(module, name)()
+        return experiment.replace(name=name, published=published_results(name))
     if name not in recipe_names():
         if plugin := recipe_plugins().get(name):
             from bitgolf.recipes.foreign import plugin_recipe
 
             return plugin_recipe(plugin)
-        known = [*recipe_names(), *recipe_plugins()]
+        known = [*recipe_names(), *experiment_names(), *recipe_plugins()]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}; or FILE.py:NAME"
         raise UsageError(f"there is no recipe named {name!r}", hint=hint)
@@ -107,7 +137,7 @@ def named_folder(recipe: str) -> Path | None:
 
     The name of a recipe is the recipe, even if there is a folder of this name, which `./NAME` names.
     """
-    return Path(recipe) if recipe not in recipe_names() and Path(recipe).is_dir() else None
+    return Path(recipe) if not has_recipe(recipe) and Path(recipe).is_dir() else None
 
 
 def load_recipe(recipe: str, edits: Sequence[str], *, quick: bool = False) -> Spec[Any]:
@@ -120,7 +150,7 @@ def load_recipe(recipe: str, edits: Sequence[str], *, quick: bool = False) -> Sp
     from bitgolf.config.parse import apply_edit
     from bitgolf.recipes.foreign import code_recipe, split_code_recipe
 
-    if recipe in recipe_names() and Path(recipe).is_dir():
+    if has_recipe(recipe) and Path(recipe).is_dir():
         current_display().message(f"{recipe} is the recipe; ./{recipe} would be the folder")
     folder = named_folder(recipe)
     path = folder / "recipe.json" if folder else Path(recipe)

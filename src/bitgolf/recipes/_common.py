@@ -125,14 +125,13 @@ def sd_clip_rules(
 # ---- adaptation while scoring --------------------------------------------------------------------------------------
 
 
-def streaming_sgd(*, lr: float) -> Spec[StreamSGD]:
-    """Scoring with SGD on all weights: windows of 2,048 tokens at stride 64, three epochs after each 32,768 targets.
+def streaming_sgd(*, lr: float, epochs: int = 3, length: int = 2048) -> Spec[StreamSGD]:
+    """Scoring with SGD on all weights: windows of `length` tokens at stride 64, `epochs` after each 32,768 targets.
 
     Source: #549, #1413.
     """
-    return part(
-        StreamSGD, window=2048, stride=64, adaptation=part(SGDAdaptation, lr=lr, epochs=3, sequence_length=2048)
-    )
+    sgd = part(SGDAdaptation, lr=lr, epochs=epochs, sequence_length=length)
+    return part(StreamSGD, window=length, stride=64, adaptation=sgd)
 
 
 def document_lora(
@@ -174,12 +173,12 @@ def phased_sgd(lora: Spec[DocumentLoRA], documents: int = 2000) -> Spec[PhasedLo
 # ---- calibration ---------------------------------------------------------------------------------------------------
 
 
-def calibrate_on_training_text(batches: int) -> Spec[Calibrate]:
-    """Calibration on batches of training text, each 48 rows of 2,048 tokens: one rank's eighth of a training step.
+def calibrate_on_training_text(batches: int, length: int = 2048) -> Spec[Calibrate]:
+    """Calibration on batches of 98,304 tokens of training text: one rank's eighth of a training step.
 
-    In the original, the rank that writes the file calibrates on its own eighth only.
+    In the original, the rank that writes the file calibrates on its own eighth only. length: tokens per row.
     """
-    return part(Calibrate, source=part(TrainingText, batches=6 * batches, rows=8, length=2048))
+    return part(Calibrate, source=part(TrainingText, batches=6 * batches, rows=16_384 // length, length=length))
 
 
 def calibrate_on_generated_text() -> Spec[Calibrate]:

@@ -13,6 +13,7 @@ from bitgolf.average.lawa import LAWA
 from bitgolf.average.swa import SWA
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
+from bitgolf.optim.muon_transforms import RowBlockSplit
 from bitgolf.optim.schedules import LinearRamp, WarmdownSteps
 from bitgolf.quantize.calibration.sources import SelfGenerated, TrainingText
 from bitgolf.quantize.codecs.trellis import TrellisCodec
@@ -38,6 +39,7 @@ AT_MOST: dict[type, dict[str, Any]] = {
     LAWA: {"every": 5},
     WarmdownSteps: {"steps": 20},
     LinearRamp: {"steps": 20},
+    RowBlockSplit: {"rows": QUICK_DIM // 4},
     TrainingText: {"batches": 2, "rows": 4, "length": QUICK_LENGTH},
     SelfGenerated: {"sequences": 8, "length": QUICK_LENGTH // 2},
     TrellisCodec: {"states": 64},
