@@ -14,7 +14,7 @@ from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import append, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.attention.attention import Attention, QGain, QKNorm
+from bitgolf.model.attention.attention import Attention, FusedAttention, QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SlidingWindowMask
 from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
 from bitgolf.model.attention.gates import (
@@ -49,6 +49,22 @@ def other_token(ids: Tensor, at: int | slice) -> Tensor:
     other = ids.clone()
     other[:, at] = (other[:, at] + 3) % (VOCAB - 2) + 2
     return other
+
+
+# ---- one matrix for queries, keys and values ------------------------------------------------------------------------
+
+
+def test_attention_with_one_matrix_is_attention_with_three() -> None:
+    """The rows of queries come first, then those of keys, then those of values, as published."""
+    settings: dict[str, Any] = {"heads": 4, "kv_heads": 2, "core": part(SDPACore), "qk": (part(QKNorm), part(RoPE))}
+    three, one = part(Attention, **settings)(AT), part(FusedAttention, **settings)(AT)
+    three.out.weight.data.copy_(normal(32, 32))
+    weights = three.state_dict()
+    stacked = torch.cat([weights.pop(f"{name}.weight") for name in "qkv"])
+    one.load_state_dict(weights | {"qkv.weight": stacked})
+    x, context = normal(1, 6, 32, seed=1), context_of(1, 5, 6, 1, 7, 8)
+    assert stacked.shape == (64, 32) and torch.allclose(one(x, context), three(x, context), atol=1e-6)
+    assert three(x, context).abs().max() > 0.1
 
 
 # ---- exclusive self-attention ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import SDPACore
-from bitgolf.model.attention.differential import DifferentialAttention
+from bitgolf.model.attention.differential import DifferentialAttention, SplitValueDifferentialAttention
 from bitgolf.model.attention.gates import SparseAttentionGate
 from bitgolf.model.attention.rope import RoPE
 from bitgolf.model.forward_context import ForwardContext
@@ -122,3 +122,44 @@ def test_parts_on_the_output_stand_behind_the_norm() -> None:
 def test_heads_need_halves() -> None:
     with pytest.raises(RecipeError, match=r"head width must be even, got"):
         mixer(AT._replace(dim=12))
+
+
+def split_mixer(**change: Any) -> SplitValueDifferentialAttention:
+    """Attention of #640 with 4 heads of width 8, random matrices and weights of the second map, in float64."""
+    torch.manual_seed(0)
+    node = part(SplitValueDifferentialAttention, **{"heads": 4, "kv_heads": 2, "core": part(SDPACore), **change})
+    built = node(AT).double()
+    torch.nn.init.normal_(built.out.weight, std=0.3)
+    torch.nn.init.normal_(built.weight)
+    return built
+
+
+def test_split_values_by_formula_head_by_head() -> None:
+    """Norm and gain act on whole heads, then each softmax map reads its half of the values."""
+    model = split_mixer(qk=(part(QKNorm), part(QGain, init=2.25)))
+    heads = []
+    for h in range(4):
+        q = 2.25 * rms_norm(x() @ model.q.weight[8 * h : 8 * h + 8].T)
+        k = rms_norm(x() @ model.k.weight[8 * (h // 2) : 8 * (h // 2) + 8].T)
+        v = x() @ model.v.weight[8 * (h // 2) : 8 * (h // 2) + 8].T
+        first, second = (softmax_map(q[..., s], k[..., s]) @ v[..., s] for s in (slice(4), slice(4, 8)))
+        heads += [first - model.weight[h] * second, first + model.weight[h] * second]
+    assert torch.allclose(model(x(), BUS), torch.cat(heads, -1) @ model.out.weight.T, atol=1e-6)
+
+
+def test_split_values_sizes_and_first_values() -> None:
+    node = part(SplitValueDifferentialAttention, heads=8, kv_heads=4, core=part(SDPACore))
+    model = node(BuildContext(vocab=VOCAB, dim=768, layers=12, layer=0))
+    assert torch.equal(model.weight, torch.full((8,), 0.5)) and not model.out.weight.any()
+    assert sum(p.numel() for p in model.parameters()) == 768 * 768 * 2 + 768 * 384 * 2 + 8
+
+
+def test_split_values_are_another_operator_than_differential_attention() -> None:
+    """Both halves of the output read both halves of the values; with a weight of 0 they are equal."""
+    model = split_mixer(qk=(part(QKNorm), part(RoPE)))
+    with torch.no_grad():
+        model.weight.zero_()
+    y = (model(x(), BUS) @ torch.linalg.inv(model.out.weight).T).unflatten(-1, (4, 2, 4))
+    assert torch.allclose(y[..., 0, :], y[..., 1, :], atol=1e-6) and y.abs().max() > 0.1
+    with pytest.raises(RecipeError, match=r"head width must be even, got"):
+        part(SplitValueDifferentialAttention, heads=4, kv_heads=2, core=part(SDPACore))(AT._replace(dim=12))

@@ -24,7 +24,7 @@ class BuildContext(NamedTuple):
     fan_in: int = 0
     fan_out: int = 0
     zero_init: bool = False  # initialize this matrix to zero, so that its residual block starts as the identity
-    matrix_name: str = ""  # q, k, v, out, up, gate or down
+    matrix_name: str = ""  # q, k, v, qkv, out, up, gate, gate_up or down
     record: dict[object, Spec[Any]] | None = None  # if given, filled during construction: part -> its node
 
     def for_matrix(self, fan_in: int, fan_out: int, *, zero: bool = False, name: str = "") -> BuildContext:

@@ -7,9 +7,9 @@ from typing import Any
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.edits import append
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.attention.attention import QGain, QKNorm
+from bitgolf.model.attention.attention import FusedAttention, QGain, QKNorm
 from bitgolf.model.attention.cores.sdpa import SDPACore
-from bitgolf.model.attention.differential import DifferentialAttention
+from bitgolf.model.attention.differential import DifferentialAttention, SplitValueDifferentialAttention
 from bitgolf.model.attention.gates import NarrowAttentionGate, SparseAttentionGate
 from bitgolf.model.attention.head_mixing import HeadMix
 from bitgolf.model.attention.key_offset import KeyOffset
@@ -32,6 +32,12 @@ class Headed(MLP):
         self.down = linear(context.for_matrix(48, context.dim, zero=True, name="q"))
 
 
+HEADS: dict[str, Any] = {
+    "heads": 4,
+    "kv_heads": 2,
+    "core": part(SDPACore),
+    "qk": (part(QKNorm), part(RoPE), part(QGain, init=1.5)),
+}
 TABLE = part(ValueEmbedding, width=8, value_dim=16)
 
 EXAMPLES: dict[type, Spec[Any]] = {
@@ -39,13 +45,9 @@ EXAMPLES: dict[type, Spec[Any]] = {
     SparseAttentionGate: part(SparseAttentionGate, width=12, scale=0.5),
     KeyOffset: part(KeyOffset, unshifted_dims=4),
     ValueEmbedding: TABLE,
-    DifferentialAttention: part(
-        DifferentialAttention,
-        heads=4,
-        kv_heads=2,
-        core=part(SDPACore),
-        qk=(part(QKNorm), part(RoPE), part(QGain, init=1.5)),
-    ),
+    DifferentialAttention: part(DifferentialAttention, **HEADS),
+    SplitValueDifferentialAttention: part(SplitValueDifferentialAttention, **HEADS),
+    FusedAttention: part(FusedAttention, **HEADS),
 }
 
 AROUND: dict[type, Any] = {

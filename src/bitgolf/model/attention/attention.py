@@ -30,7 +30,8 @@ class Attention(TokenMixer):
     zero. Raises `RecipeError` if D is not a multiple of H, or H not a multiple of G.
     """
 
-    splits_per_head: ClassVar[int] = 1  # heads that the `qk` chain and the core receive for each head
+    splits_per_head: ClassVar[int] = 1  # heads that the `qk` chain receives for each head
+    core_splits_per_head: ClassVar[int] = 1  # heads that the core receives for each head
 
     def __init__(
         self,
@@ -54,19 +55,26 @@ class Attention(TokenMixer):
             )
         context = context._replace(heads=heads, kv_heads=kv_heads)
         self.heads, self.kv_heads = heads, kv_heads
-        kv_dim = context.dim // heads * kv_heads
+        self.add_input_matrices(context, linear)
+        self.out = linear(context.for_matrix(context.dim, context.dim, zero=True, name="out"))
+        self.qk = build_chain(qk, _split(context, self.splits_per_head))
+        self.value = build_chain(value, context)
+        self.core = core(_split(context, self.core_splits_per_head))
+        self.post_attention = build_chain(post_attention, context)
+
+    def add_input_matrices(self, context: BuildContext, linear: Spec[Linear]) -> None:
+        """Build the matrices of queries, keys and values."""
+        kv_dim = context.dim // self.heads * self.kv_heads
         self.q = linear(context.for_matrix(context.dim, context.dim, name="q"))
         self.k = linear(context.for_matrix(context.dim, kv_dim, name="k"))
         self.v = linear(context.for_matrix(context.dim, kv_dim, name="v"))
-        self.out = linear(context.for_matrix(context.dim, context.dim, zero=True, name="out"))
-        split = context._replace(heads=self.splits_per_head * heads, kv_heads=self.splits_per_head * kv_heads)
-        self.qk = build_chain(qk, split)
-        self.value = build_chain(value, context)
-        self.core = core(split)
-        self.post_attention = build_chain(post_attention, context)
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, D) -> queries (B, T, D), keys and values (B, T, G d), before they are split into heads."""
+        return self.q(x), self.k(x), self.v(x)
 
     def split_heads(self, x: Tensor, heads: int) -> Tensor:
-        """Split queries or keys (B, T, heads * d) into the heads that the `qk` chain and the core receive."""
+        """Split queries or keys (B, T, heads * d) into the heads that the `qk` chain receives."""
         return x.unflatten(-1, (heads, -1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, context: ForwardContext) -> Tensor:
@@ -74,9 +82,9 @@ class Attention(TokenMixer):
         return self.core(q, k, v, context)
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        queries = self.q(x)
-        q, k = self.split_heads(queries, self.heads), self.split_heads(self.k(x), self.kv_heads)
-        v = self.v(x).unflatten(-1, (self.kv_heads, -1))
+        queries, k, v = self.queries_keys_values(x)
+        q, k = self.split_heads(queries, self.heads), self.split_heads(k, self.kv_heads)
+        v = v.unflatten(-1, (self.kv_heads, -1))
         for p in self.qk:
             q, k = p(q, k, context)
         for p in self.value:
@@ -85,6 +93,27 @@ class Attention(TokenMixer):
         for p in self.post_attention:
             y = p(y, queries if p.reads_queries else x, v)
         return self.out(y.flatten(-2))
+
+
+@register
+class FusedAttention(Attention):
+    """`Attention` with one matrix [Wq; Wk; Wv] (D + 2 G d, D) instead of three: Parameter Golf #640, #641.
+
+    It computes the same, but Muon orthogonalizes the three together. The matrix has the name `qkv`.
+    """
+
+    def add_input_matrices(self, context: BuildContext, linear: Spec[Linear]) -> None:
+        kv_dim = context.dim // self.heads * self.kv_heads
+        self.qkv = linear(context.for_matrix(context.dim, context.dim + 2 * kv_dim, name="qkv"))
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, kv = self.qkv(x).tensor_split([x.shape[-1]], -1)
+        return (q, *kv.chunk(2, -1))
+
+
+def _split(context: BuildContext, splits: int) -> BuildContext:
+    """The context with `splits` heads for each query head and each key/value head."""
+    return context._replace(heads=splits * context.heads, kv_heads=splits * context.kv_heads)
 
 
 @register
