@@ -53,7 +53,7 @@ AROUND: dict[type, Edit] = {}
 ACROSS_LAYERS = (LayerSchedule, ResidualTopology, SkipConnection, ValuePart)
 """Kinds of parts that tie layers together, or are built in another way in the first."""
 
-KINDS = (LayerSchedule, SkipConnection, ResidualTopology, Embedding, Head, TokenMixer, FeedForward, Norm, AttentionCore,
+KINDS = (LayerSchedule, SkipConnection, ResidualTopology, Embedding, Head, TokenMixer, FeedForward, Linear, Norm, AttentionCore,
          Activation, ResidualStreamPart, QKPart, ValuePart, AttentionOutputPart, AttentionMask, ResidualScale,
          LogitsTransform, WeightTransform, OutputAdapter)  # fmt: skip
 """Interfaces of parts; one that replaces a part comes before those that add to it."""
@@ -89,6 +89,7 @@ def add_part(model: Spec[LM], node: Spec[Any]) -> Spec[LM]:
         Head: lambda model: model.edit("head", lambda _: node),
         TokenMixer: lambda model: model.edit("block", replace(mixer=node)),
         FeedForward: lambda model: model.edit("block", replace(mlp=node)),
+        Linear: lambda model: model.edit("block.mlp", replace(linear=node)),
         Norm: lambda model: model.edit("block", replace(norm=node)),
         AttentionCore: lambda model: model.edit("block.mixer", replace(core=node)),
         Activation: lambda model: model.edit("block.mlp", replace(act=node)),

@@ -14,9 +14,12 @@ from bitgolf.errors import RecipeError
 from bitgolf.grids.lowbit import Float8Grid
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.forward_context import ForwardContext
+from bitgolf.model.head import CorrectedTiedHead, TiedHead
 from bitgolf.model.linear import Embedding
+from bitgolf.model.ngram_embedding import PreviousTokenEmbedding
 from bitgolf.model.numerics import rms_norm
 from bitgolf.model.parameters import parameter_roles
+from bitgolf.model.qat_lowbit import FakeFloat8
 from bitgolf.recipes import get_recipe
 from helpers.small_recipes import DIM, small_recipe
 from helpers.small_recipes import VOCAB as SMALL_VOCAB
@@ -75,3 +78,41 @@ def test_roles_and_size_of_a_factored_embedding() -> None:
     assert count(Embedding(BuildContext(vocab=8192, dim=768))) - count(embed) > 3_800_000, "about 4 MB at 8 bits"
     with pytest.raises(RecipeError, match=r"embed\.width: must be at least 1, got 0"):
         FactoredEmbedding(BuildContext(vocab=10, dim=4), width=0)
+
+
+def test_a_table_by_the_previous_token_before_the_expansion(ids: Tensor) -> None:
+    """As published: (E[id] + U[previous]) P^T with id 0 before the first token, here without masked starts."""
+    node = part(FactoredEmbedding, width=12, pre_expand=(part(PreviousTokenEmbedding, mask_starts=False),))
+    model = built(toy_model().replace(embed=node)).double()
+    embed = cast(FactoredEmbedding, model.embed)
+    u, previous = embed.pre_expand[0].table.weight, torch.cat([torch.zeros(2, 1).long(), ids[:, :-1]], 1)  # type: ignore[union-attr]
+    assert u.shape == (VOCAB, 12)
+    expected = (embed.weight[ids] + u[previous]) @ embed.expand.weight.T
+    assert torch.allclose(embed(ids), expected, atol=1e-12)
+    context = ForwardContext(ids)
+    model.hidden(context)
+    assert context.x0 is not None and torch.allclose(context.x0, rms_norm(expected), atol=1e-12)
+
+
+@pytest.mark.parametrize("transform_head", [True, False])
+def test_a_correction_of_the_tied_table_counts_in_the_head_only(ids: Tensor, transform_head: bool) -> None:
+    rounded = (part(FakeFloat8),)
+    node = part(FactoredEmbedding, width=12, weight_transforms=rounded, transform_head=transform_head)
+    spec = toy_model().replace(embed=node).edit("head", lambda _: part(CorrectedTiedHead))
+    model = built(spec).double()
+    embed, c = cast(FactoredEmbedding, model.embed), cast(CorrectedTiedHead, model.head).correction
+    table = Float8Grid().fake_quantize(embed.weight).double() if transform_head else embed.weight
+    x = torch.randn(2, 5, 32).double()
+    assert torch.allclose(model.logits(x), x @ embed.reduce.weight.T @ (table + c).T, atol=1e-10)
+    assert parameter_roles(model)["head.correction"] == "head" and c.shape == (VOCAB, 12)
+    rows = embed(ids)
+    c.data.zero_()
+    assert torch.equal(embed(ids), rows), "lookups do not see the correction"
+    plain = built(spec.edit("head", lambda _: part(TiedHead))).double()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k != "head.correction"})
+    assert torch.equal(plain(ids), model(ids)), "at zero it is the tied head"
+
+
+def test_the_correction_has_the_shape_of_a_plain_table_too() -> None:
+    model = toy_model().edit("head", lambda _: part(CorrectedTiedHead))(BuildContext(vocab=VOCAB))
+    assert cast(CorrectedTiedHead, model.head).correction.shape == model.embed.weight.shape

@@ -12,7 +12,7 @@ from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Activation, WeightTransform
 from bitgolf.model.linear import Linear
-from bitgolf.model.mlp import LeakyReLU, ReLU, SquaredLeakyReLU, SquaredReLU, SwiGLU
+from bitgolf.model.mlp import LeakyReLU, NormedSwiGLU, ReLU, SquaredLeakyReLU, SquaredReLU, SwiGLU
 from bitgolf.model.part import only
 from helpers.toy import VOCAB, built, toy_model
 
@@ -36,6 +36,18 @@ def test_swiglu_against_its_formula() -> None:
     expected = (g / (1 + torch.exp(-g)) * (x.double() @ up.T)) @ down.T
     assert (branch(x) - expected).abs().max() < 1e-5
     assert [tuple(w.shape) for w in (up, gate, down)] == [(24, 32), (24, 32), (32, 24)]
+
+
+def test_swiglu_with_a_norm_before_its_last_matrix_against_the_formula() -> None:
+    """One matrix, the gate first; outputs have the scale of `down`, whatever the scale of the input."""
+    torch.manual_seed(0)
+    branch, x = part(NormedSwiGLU, hidden=24)(AT).double(), torch.randn(2, 5, 32).double()
+    assert torch.equal(branch(x), torch.zeros_like(x)) and branch.gate_up.weight.shape == (48, 32)
+    branch.down.weight.data.normal_()
+    g, u = x @ branch.gate_up.weight[:24].T, x @ branch.gate_up.weight[24:].T
+    hidden = g / (1 + torch.exp(-g)) * u
+    expected = hidden / hidden.square().mean(-1, keepdim=True).sqrt() @ branch.down.weight.T
+    assert torch.allclose(branch(x), expected, atol=1e-5)
 
 
 def test_swiglu_starts_silent_and_its_gate_saturates_to_nothing() -> None:

@@ -13,7 +13,13 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.inits import NormalInit, OrthogonalInit, ZeroInit
 from bitgolf.model.linear import Linear
-from bitgolf.model.ngram_embedding import HashedNGramEmbedding, MultiplicativeNGramHash, NGramHash, XorNGramHash
+from bitgolf.model.ngram_embedding import (
+    HashedNGramEmbedding,
+    MultiplicativeNGramHash,
+    NGramHash,
+    PreviousTokenEmbedding,
+    XorNGramHash,
+)
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.residual import EmbeddingNorm
 from bitgolf.model.smear import ContentSmear
@@ -162,3 +168,17 @@ def test_rules_tell_the_projection_from_other_matrices(ids: Tensor) -> None:
 def test_a_table_without_rows_is_an_error() -> None:
     with pytest.raises(RecipeError, match=r"buckets: must be from 2 to 16,777,216, got 1"):
         part(HashedNGramEmbedding, buckets=1, width=4)(AT)
+
+
+@pytest.mark.parametrize("mask_starts", [True, False])
+def test_the_table_by_the_previous_token(ids: Tensor, x: Tensor, mask_starts: bool) -> None:
+    """Row 0 before the first token, and with masked starts at document starts."""
+    layer = part(PreviousTokenEmbedding, table_init=part(NormalInit, std=1.0), mask_starts=mask_starts)(AT)
+    expected = x.clone()
+    for b in range(2):
+        for t in range(20):
+            missing = t == 0 or (mask_starts and ids[b, t] == 1)
+            expected[b, t] += layer.table.weight[0 if missing else ids[b, t - 1]]
+    assert torch.equal(layer(x, ForwardContext(ids)), expected)
+    assert parameter_roles(layer) == {"table.weight": "embedding"} and layer.table.weight.shape == (VOCAB, 16)
+    assert not part(PreviousTokenEmbedding)(AT).table.weight.any(), "zero in a new model"

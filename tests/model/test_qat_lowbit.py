@@ -13,7 +13,15 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import WeightTransform
 from bitgolf.model.mlp import SquaredReLU
-from bitgolf.model.qat_lowbit import AttentionOutputNorm, FakeBinary, FakeFloat8, FakeTernary, NormedActivation
+from bitgolf.model.qat_lowbit import (
+    AttentionOutputNorm,
+    FakeBinary,
+    FakeFloat8,
+    FakeInt4,
+    FakeTernary,
+    NormedActivation,
+)
+from bitgolf.quantize.codecs.lowbit import PackedInt4
 from helpers.toy import built, toy_model
 
 AT = BuildContext(vocab=64)
@@ -21,6 +29,7 @@ KINDS: list[Spec[WeightTransform]] = [
     part(FakeTernary, group_size=20),
     part(FakeBinary, group_size=20),
     part(FakeFloat8),
+    part(FakeInt4),
 ]
 
 
@@ -68,6 +77,17 @@ def test_eight_bit_floats_have_three_bits_of_mantissa_and_an_end() -> None:
     assert np.array_equal(mantissas * 16, np.round(mantissas * 16)) and len(np.unique(np.abs(mantissas))) == 8
     ends = torch.tensor([[448.0, 500.0, -1e6, 2.0**-10, 2.0**-9]])
     assert torch.equal(part(FakeFloat8)(AT)(ends), torch.tensor([[448.0, 448.0, -448.0, 0.0, 2.0**-9]]))
+
+
+def test_four_bit_rows_are_the_published_ones_and_those_of_the_codec() -> None:
+    """The view of decoded weights is the decoded weights, so that a model scores as it was stored."""
+    w = torch.cat([weight(), torch.zeros(1, 15), 100 * weight(1, seed=2)])
+    seen, rows = part(FakeInt4)(AT)(w), w.double().numpy()
+    steps = np.maximum(np.abs(rows).max(1, keepdims=True), 1e-8) / 7
+    assert np.abs(seen.double().numpy() - steps * np.clip(np.round(rows / steps), -7, 7)).max() < 1e-5
+    codec = PackedInt4()
+    decoded = codec.decode(codec.encode(w), tuple(w.shape))
+    assert torch.allclose(decoded, seen, rtol=1e-3) and torch.allclose(part(FakeInt4)(AT)(decoded), decoded, rtol=1e-6)
 
 
 @pytest.mark.parametrize("node", KINDS, ids=repr)

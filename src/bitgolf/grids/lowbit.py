@@ -1,4 +1,4 @@
-"""Ternary, binary and 8-bit float weights, for quantization-aware training and for storage.
+"""Ternary, binary, 4-bit and 8-bit float weights, for quantization-aware training and for storage.
 
 Ternary and binary weights are grouped along the flattened matrix. Each group has one scale, the mean magnitude of its
 weights (BitNet b1.58, arXiv 2402.17764; Parameter Golf #640, #641). The last group may be shorter.
@@ -131,3 +131,14 @@ class Float8Grid:
     def fake_quantize(self, w: Tensor) -> Tensor:
         """Return `w` rounded to the grid: float32, without gradient."""
         return self.quantize(w.detach()).float()
+
+
+@dataclass(frozen=True)
+class Int4Grid:
+    """Codes -7 to 7 times a step per row: its largest magnitude, at least `MIN_SCALE`, divided by 7."""
+
+    def fake_quantize(self, w: Tensor) -> Tensor:
+        """Return `w` (…, C) quantized and dequantized with unrounded steps: float32, without gradient."""
+        w = w.detach().float()
+        steps = w.abs().amax(-1, keepdim=True).clamp_min(MIN_SCALE) / 7
+        return (w / steps).round().clamp(-7, 7) * steps

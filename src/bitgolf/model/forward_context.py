@@ -90,9 +90,9 @@ class ForwardContext:
         """Token ids n positions earlier, (B, T); -1 where there is no such token."""
         return F.pad(self.ids, (n, 0), value=-1)[:, : self.ids.shape[1]]
 
-    def token_shift(self, part: nn.Module, x: Tensor) -> Tensor:
-        """x (B, T, …) of the previous position, zero at the first. A part may call this once per visit."""
-        return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+    def token_shift(self, part: nn.Module, x: Tensor, steps: int = 1) -> Tensor:
+        """x (B, T, …) of `steps` positions earlier, zero at the first ones. Once per part, visit and number of steps."""
+        return torch.cat([torch.zeros_like(x[:, :steps]), x[:, :-steps]], 1)
 
     def cumsum(self, part: nn.Module, x: Tensor) -> Tensor:
         """Cumulative sum of x (B, T, …) over positions, inclusive. A part may call this once per visit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
@@ -67,6 +68,24 @@ class TiedHead(Head):
 
     def project(self, x: Tensor, embed: Embedding) -> Tensor:
         return embed.tied_logits(x)
+
+
+@register
+class CorrectedTiedHead(TiedHead):
+    """Logits x (E + C)^T with the token embedding E and a learned correction C of its shape, initialized to zero.
+
+    C has the role `head`. Parameter Golf #640 (its `TIE_EMBEDDINGS=2`), with an Adam of its own for C.
+    """
+
+    roles = {"correction": "head"}
+    identity_at_init = True
+
+    def __init__(self, context: BuildContext, /, *, logits_transforms: tuple[Spec[LogitsTransform], ...] = ()) -> None:
+        super().__init__(context, logits_transforms=logits_transforms)
+        self.correction = nn.Parameter(torch.zeros(context.vocab, context.fan_in or context.dim))
+
+    def project(self, x: Tensor, embed: Embedding) -> Tensor:
+        return embed.tied_logits(x, self.correction)
 
 
 @register

@@ -30,7 +30,10 @@ def as_lanes(x: ResidualStream) -> tuple[Tensor, Tensor]:
 
 
 class ResidualStreamPart(Part):
-    """Acts on the residual stream after the embedding, before a block or after a block: (B, T, D) -> (B, T, D)."""
+    """Acts on the residual stream after the embedding, before or after a block, or after the final norm.
+
+    (B, T, D) -> (B, T, D).
+    """
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
         raise NotImplementedError

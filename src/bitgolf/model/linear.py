@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
+from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.inits import NormalInit, UniformFanInInit, initialize
 from bitgolf.model.interfaces import Init, OutputAdapter, WeightTransform
 from bitgolf.model.part import Part, build_chain
@@ -50,8 +51,16 @@ class Linear(Part):
             w = p(w)
         return w
 
+    def row_inputs(self, x: Tensor) -> Tensor:
+        """The inputs that rows of W are multiplied by, (…, columns of W), for statistics of W: here x itself."""
+        return x
+
+    def product(self, x: Tensor) -> Tensor:
+        """The output without adapters."""
+        return F.linear(x, self.effective_weight().to(x.dtype))
+
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.effective_weight().to(x.dtype))
+        y = self.product(x)
         for p in self.adapters:
             y = y + p(x)
         return y
@@ -74,6 +83,8 @@ class TiedProduct(Part):
 @register
 class Embedding(Part):
     """Token embedding E (V, D): ids (B, T) -> (B, T, D). E is also the output matrix of a tied head.
+
+    The model passes its `ForwardContext`, for embeddings that look at more than the ids.
 
     transform_head: whether the weight transforms apply to the output matrix, too; in #640 only lookups are rounded.
     """
@@ -105,9 +116,10 @@ class Embedding(Part):
             w = p(w)
         return w
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, context: ForwardContext | None = None) -> Tensor:
         return F.embedding(ids, self.effective_weight())
 
-    def tied_logits(self, x: Tensor) -> Tensor:
-        """Logits of a tied head: (B, T, D) -> (B, T, V)."""
-        return self.product(x, self.effective_weight() if self.transform_head else self.weight)
+    def tied_logits(self, x: Tensor, correction: Tensor | None = None) -> Tensor:
+        """Logits of a tied head: (B, T, D) -> (B, T, V). correction: added to E, of its shape."""
+        weight = self.effective_weight() if self.transform_head else self.weight
+        return self.product(x, weight if correction is None else weight + correction)

@@ -41,6 +41,9 @@ def residual_dtype(setting: ResidualDtype, embedded: Tensor) -> torch.dtype:
 class LM(Part):
     """Language model: token ids (B, T) -> logits (B, T, V), computed as `logits(hidden(context))`.
 
+    post_embed, post_norm: parts between the embedding and the first block, and between the final norm and the head.
+    The head is built with the width of the embedding's table as `BuildContext.fan_in`.
+
     residual_dtype: dtype of the residual stream, applied once after the embedding; every part keeps the dtype of its
     input. `auto` is bfloat16 in training on a GPU, as in the published scripts, and the parameters' dtype on a CPU.
     """
@@ -58,6 +61,7 @@ class LM(Part):
         post_embed: tuple[Spec[ResidualStreamPart], ...] = (part(EmbeddingNorm),),
         layer_schedule: Spec[LayerSchedule] = part(SequentialLayers),
         norm: Spec[Norm] = part(RMSNorm),
+        post_norm: tuple[Spec[ResidualStreamPart], ...] = (),
         weight_sharing: tuple[Spec[WeightSharing], ...] = (),
         residual_dtype: ResidualDtype = "auto",
     ) -> None:
@@ -72,20 +76,24 @@ class LM(Part):
             sharing().tie(self.blocks)
         self.layer_schedule = layer_schedule(context)
         self.norm = norm(context)
-        self.head = head(context)
+        self.post_norm = build_chain(post_norm, context)
+        self.head = head(context._replace(fan_in=self.embed.weight.shape[1]))
 
     def forward_context(self, ids: Tensor, rope_scaling: RoPEScaling | None = None) -> ForwardContext:
         """Context of one forward pass over ids (B, T). `rope_scaling` replaces the scaling of every `RoPE`."""
         return ForwardContext(ids, self.bos, rope_scaling)
 
     def hidden(self, context: ForwardContext) -> Tensor:
-        """Final hidden states after the last norm, (B, T, D), in the dtype of the residual stream."""
-        x = self.embed(context.ids)
+        """Final hidden states, after the last norm and `post_norm`, (B, T, D), in the dtype of the residual stream."""
+        x = self.embed(context.ids, context)
         x = x.to(residual_dtype(self.residual_dtype, x))
         for p in self.post_embed:
             x = p(x, context)
         context.x0 = x
-        return self.norm(self.layer_schedule(x, context, self.blocks))
+        x = self.norm(self.layer_schedule(x, context, self.blocks))
+        for p in self.post_norm:
+            x = p(x, context)
+        return x
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (B, T, V) of final hidden states (B, T, D)."""

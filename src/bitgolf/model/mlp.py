@@ -11,6 +11,7 @@ from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.interfaces import Activation, FeedForward
 from bitgolf.model.linear import Linear
+from bitgolf.model.numerics import rms_norm
 
 
 @register
@@ -47,6 +48,23 @@ class SwiGLU(FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+@register
+class NormedSwiGLU(FeedForward):
+    """rms(silu(g) * u) W_down^T with [g, u] = x W^T, and one matrix W (2 hidden, D) for both (#640).
+
+    The RMS norm over the hidden dimension suits a ternary or binary W_down (D, hidden), which is initialized to zero.
+    """
+
+    def __init__(self, context: BuildContext, /, *, hidden: Width, linear: Spec[Linear] = part(Linear)) -> None:
+        super().__init__()
+        self.gate_up = linear(context.for_matrix(context.dim, 2 * hidden, name="gate_up"))
+        self.down = linear(context.for_matrix(hidden, context.dim, zero=True, name="down"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(rms_norm(F.silu(gate) * up))
 
 
 @register

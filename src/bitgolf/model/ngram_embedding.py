@@ -1,4 +1,4 @@
-"""Hashed n-gram embeddings: bigrams and trigrams of tokens are hashed to the rows of a small table."""
+"""Embeddings of earlier tokens: n-grams hashed to the rows of a small table, and a table by the previous token."""
 
 from __future__ import annotations
 
@@ -114,3 +114,35 @@ class HashedNGramEmbedding(ResidualStreamPart):
                 earlier = earlier.masked_fill((ids[-1] == context.bos) | (ids[-1] < 0), -1)
             ids.append(earlier)
         return ids
+
+
+@register
+class PreviousTokenEmbedding(ResidualStreamPart):
+    """x_t + U[id_{t-1}] with a table U (V, D), initialized to zero; id 0 stands for a missing token.
+
+    table_init: initializer of U.  weight_transforms: those of U.  mask_starts: the first token of a document has no
+    previous token; in the script it has the last one of the document before.
+    Parameter Golf #640 (its `BIGRAM_HASH`), before the expansion of a factored embedding: `FactoredEmbedding.pre_expand`.
+    There, Muon trains U.
+    """
+
+    identity_at_init = True
+
+    def __init__(
+        self,
+        context: BuildContext,
+        /,
+        *,
+        table_init: Spec[Init] = part(ZeroInit),
+        weight_transforms: tuple[Spec[WeightTransform], ...] = (),
+        mask_starts: bool = True,
+    ) -> None:
+        super().__init__()
+        self.mask_starts = mask_starts
+        self.table = Embedding(context, init=table_init, weight_transforms=weight_transforms)
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        previous = context.previous_ids(1)
+        if self.mask_starts:
+            previous = previous.masked_fill(context.document_starts, -1)
+        return x + self.table(previous.clamp_min(0)).to(x.dtype)

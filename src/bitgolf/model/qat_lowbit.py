@@ -1,4 +1,4 @@
-"""Fake quantization to ternary, binary and 8-bit weights, and norms on the inputs of the output projections.
+"""Fake quantization to ternary, binary, 4-bit and 8-bit weights, and norms on the inputs of the output projections.
 
 Parameter Golf #640 (ternary) and #641 (binary), after BitNet b1.58 (arXiv 2402.17764). The matrices of attention and
 MLP are ternary or binary, other large tensors use `FakeFloat8`. #640 and #641 report that weight averaging (EMA) and
@@ -13,7 +13,7 @@ from bitgolf.config.build_context import BuildContext
 from bitgolf.config.ranges import Width
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
-from bitgolf.grids.lowbit import BinaryGrid, Float8Grid, TernaryGrid
+from bitgolf.grids.lowbit import BinaryGrid, Float8Grid, Int4Grid, TernaryGrid
 from bitgolf.model.interfaces import Activation, AttentionOutputPart, WeightTransform
 from bitgolf.model.mlp import SquaredReLU
 from bitgolf.model.numerics import rms_norm
@@ -23,7 +23,7 @@ from bitgolf.model.qat import straight_through
 class FakeLowBit(WeightTransform):
     """A weight rounded to a grid, with a straight-through gradient."""
 
-    grid: TernaryGrid | BinaryGrid | Float8Grid
+    grid: TernaryGrid | BinaryGrid | Float8Grid | Int4Grid
 
     def forward(self, w: Tensor) -> Tensor:
         return straight_through(w, self.grid.fake_quantize(w))
@@ -58,6 +58,18 @@ class FakeFloat8(FakeLowBit):
     def __init__(self, context: BuildContext, /) -> None:
         super().__init__()
         self.grid = Float8Grid()
+
+
+@register
+class FakeInt4(FakeLowBit):
+    """-7 to 7 times a step per row, its largest magnitude divided by 7 (#640, which calls it FP4). Stored by `PackedInt4`.
+
+    The steps are not rounded. `FakeQuant(codec=PackedInt4())` is the same in training only, with rounded steps.
+    """
+
+    def __init__(self, context: BuildContext, /) -> None:
+        super().__init__()
+        self.grid = Int4Grid()
 
 
 @register

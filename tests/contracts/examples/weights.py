@@ -6,6 +6,7 @@ from typing import Any
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip, SdClip
+from bitgolf.model.grouped_linear import GroupedLinear
 from bitgolf.model.mlp import SquaredLeakyReLU
 from bitgolf.model.qat import FakeQuant, QuantNoise, SoftRoundQuant
 from bitgolf.model.qat_lowbit import FakeBinary, FakeTernary, NormedActivation
@@ -17,5 +18,6 @@ EXAMPLES: dict[type, Spec[Any]] = {
     SoftRoundQuant: part(SoftRoundQuant, codec=part(IntRows, bits=6, clip=part(MaxClip))),
     FakeTernary: part(FakeTernary, group_size=100),
     FakeBinary: part(FakeBinary, group_size=100),
+    GroupedLinear: part(GroupedLinear, groups=4),
     NormedActivation: part(NormedActivation, act=part(SquaredLeakyReLU)),
 }

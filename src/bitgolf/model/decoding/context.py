@@ -122,10 +122,13 @@ class DecodingContext(ForwardContext):
         buffer[self.slots] = new[self.valid]
         return new if self.is_prefill else buffer[self.rows, self.first : self.end]
 
-    def token_shift(self, part: nn.Module, x: Tensor) -> Tensor:
-        extended = torch.cat([self._state((id(part), self.visit, "last"), x), x], 1)
-        self._store_state((id(part), self.visit, "last"), extended)
-        return extended[:, :-1]
+    def token_shift(self, part: nn.Module, x: Tensor, steps: int = 1) -> Tensor:
+        for step in range(steps):  # each keeps one position, whatever the number of new tokens
+            key = (id(part), self.visit, "last", steps, step)
+            extended = torch.cat([self._state(key, x), x], 1)
+            self._store_state(key, extended)
+            x = extended[:, :-1]
+        return x
 
     def cumsum(self, part: nn.Module, x: Tensor) -> Tensor:
         total = torch.cat([self._state((id(part), self.visit, "sum"), x), x], 1).cumsum(1)

@@ -159,7 +159,7 @@ def _hooked(model: LM, sums: StatsAccumulator) -> Iterator[None]:
     try:
         for module in model.modules():
             if isinstance(module, Linear):
-                handles.append(module.register_forward_hook(_hook(paths[module.weight], sums)))
+                handles.append(module.register_forward_hook(_hook(paths[module.weight], sums, module.row_inputs)))
             if isinstance(module, Embedding):
                 handles += _hook_embedding(module, paths[module.weight], sums)
         yield
@@ -171,11 +171,13 @@ def _hooked(model: LM, sums: StatsAccumulator) -> Iterator[None]:
         model.train(training)
 
 
-def _hook(path: str, sums: StatsAccumulator) -> Callable[..., None]:
-    """A forward hook that records the input and the output gradient of a matrix."""
+def _hook(
+    path: str, sums: StatsAccumulator, row_inputs: Callable[[Tensor], Tensor] = lambda x: x
+) -> Callable[..., None]:
+    """A forward hook that records the inputs of a matrix's rows and the output gradient."""
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        sums.add_inputs(path, inputs[0])
+        sums.add_inputs(path, row_inputs(inputs[0]))
         _hook_output_gradient(output, path, sums)
 
     return hook
