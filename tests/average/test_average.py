@@ -22,10 +22,11 @@ from helpers.examples import examples
 ALL = [
     part(EMA),
     part(EMA, bias_correction=True),
+    part(EMA, since=0.2),
     part(SWA, every=1, lr_scale_below=2.0),
     part(LAWA, every=1, keep=3, lr_scale_below=2.0),
 ]
-IDS = ["ema", "ema-corrected", "swa", "lawa"]
+IDS = ["ema", "ema-corrected", "ema-late", "swa", "lawa"]
 
 
 def path(steps: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
@@ -68,6 +69,16 @@ def test_ema_corrected_forgets_the_start() -> None:
     moved = [weights[0] + 100, *weights[1:]]
     assert torch.equal(averaged(EMA(decay=0.9, bias_correction=True), moved), got)
     assert not torch.allclose(averaged(EMA(decay=0.9), moved), averaged(EMA(decay=0.9), weights))
+
+
+@pytest.mark.parametrize("bias_correction", [False, True])
+def test_ema_of_the_end_of_a_run_does_not_see_its_start(bias_correction: bool) -> None:
+    """From step 10 of 20 on, the mean is that of a run that begins with the weights of step 10."""
+    weights, ema = path(20), partial(EMA, decay=0.9, bias_correction=bias_correction)
+    late = averaged(ema(since=0.5), weights)
+    assert torch.equal(late, averaged(ema(since=0.5), [w + 9 for w in weights[:10]] + weights[10:]))
+    first = weights[9:] if bias_correction else weights[10:]
+    torch.testing.assert_close(late, averaged(ema(), first), atol=1e-6, rtol=0)
 
 
 def test_ema_every_keeps_its_horizon() -> None:

@@ -41,7 +41,7 @@ def ema_horizon_too_long(recipe: Spec[Recipe]) -> Iterator[str]:
         steps = 0 if recipe().train().seconds > 0 else recipe().train().steps
         if node["decay"] >= 0.999 and not steps * (1 - node["decay"]) > 10:
             yield f"EMA(decay={node['decay']:g}) averages over about {1 / (1 - node['decay']):,.0f} steps: 0.999 was worse than 0.997 in a run of 7,300 steps (#1512)"
-        if steps and not node["bias_correction"] and (left := node["decay"] ** steps) > 0.01:
+        if steps and not (node["bias_correction"] or node["since"]) and (left := node["decay"] ** steps) > 0.01:
             yield f"after {steps:,} steps the initial weights still contribute {left:.0%} to EMA(decay={node['decay']:g}): set bias_correction=true or use a smaller decay"
 
 

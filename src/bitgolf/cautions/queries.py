@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitgolf.average.ema import EMA
 from bitgolf.config.spec import Spec
 from bitgolf.model.attention.cores.sdpa import SegmentMask
 from bitgolf.model.build import model_size
@@ -66,6 +67,8 @@ def averaging_start(recipe: Spec[Recipe]) -> float:
     0 if it has no start, or if the start does not follow from the learning rate schedule alone.
     """
     average, schedule = recipe().average, recipe().train().lr_schedule
+    if average and average.cls is EMA:
+        return average["since"]
     if average is None or "lr_scale_below" not in average.kwargs or schedule.cls is not WarmdownFraction:
         return 0.0
     return max(0.0, 1 - average["lr_scale_below"] * schedule["fraction"])

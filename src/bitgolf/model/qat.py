@@ -83,7 +83,7 @@ class FakeQuant(QATTransform):
 
     arXiv 1712.05877; Parameter Golf #63. From the first step on, it closes the loss gap due to quantization; started
     late in the run (`since`), it costs little time. A weight average that starts before `since` mixes weights trained
-    with and without quantization: start it at `since`, or do not average.
+    with and without quantization: start it at `since` (`EMA.since`), or do not average.
     """
 
     def __init__(self, context: BuildContext, /, *, codec: Spec[RowQuantizer], since: FractionBelowOne = 0.0) -> None:
