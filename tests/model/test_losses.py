@@ -23,6 +23,7 @@ from bitgolf.model.objectives import (
     CombinedObjective,
     CrossEntropy,
     EntropyWeightedLoss,
+    LabelSmoothing,
     MultiTokenPrediction,
     SharedHeadMultiToken,
     ZLoss,
@@ -44,6 +45,7 @@ OBJECTIVES: list[Spec[Objective]] = [
     part(EntropyWeightedLoss),
     part(EntropyWeightedLoss, normalised=False),
     part(ZLoss),
+    part(LabelSmoothing),
 ]
 Head = Callable[[Tensor], Tensor]
 
@@ -233,6 +235,16 @@ def test_z_loss_against_its_formula(states: Tensor, targets: Tensor, head: Head)
     lse = z.exp().sum(-1).log()
     expected = plain(head, states, targets).item() + 0.01 * lse.square().mean().item()
     assert ZLoss(AT, weight=0.01)(states, targets, head).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_label_smoothing_against_its_formula(states: Tensor, targets: Tensor, head: Head) -> None:
+    """The mean over all tokens of the vocabulary gets the weight 0.1, and none is the plain loss."""
+    log_p = head(states).detach().double().log_softmax(-1)
+    smoothed = 0.9 * log_p.gather(-1, targets[..., None]).squeeze(-1) + 0.1 * log_p.mean(-1)
+    assert LabelSmoothing(AT, smoothing=0.1)(states, targets, head).item() == pytest.approx(-smoothed.mean().item())
+    assert LabelSmoothing(AT, smoothing=0.0)(states, targets, head).item() == pytest.approx(
+        plain(head, states, targets).item()
+    )
 
 
 def test_z_loss_sees_the_shift_that_cross_entropy_does_not(targets: Tensor) -> None:
