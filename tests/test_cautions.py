@@ -19,7 +19,7 @@ from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SegmentMask, SlidingWindowMask
-from bitgolf.model.attention.differential import DifferentialAttention
+from bitgolf.model.attention.differential import DifferentialAttention, SplitValueDifferentialAttention
 from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
 from bitgolf.model.attention.gates import DenseAttentionGate, NarrowAttentionGate, SparseAttentionGate
 from bitgolf.model.attention.rope import RoPE
@@ -27,9 +27,10 @@ from bitgolf.model.attention.rope_scaling import NTKScaling, YaRNScaling
 from bitgolf.model.attention.values import FixedValueResidual, ValueResidual
 from bitgolf.model.block import Block
 from bitgolf.model.factored_embedding import FactoredEmbedding
+from bitgolf.model.grouped_linear import GroupedLinear
 from bitgolf.model.layer_orders import ExplicitLayerOrder, LoopedLayers
 from bitgolf.model.layer_schedule import UNet
-from bitgolf.model.mlp import SwiGLU
+from bitgolf.model.mlp import MLP, SwiGLU
 from bitgolf.model.objectives import CrossEntropy, EntropyWeightedLoss, SharedHeadMultiToken
 from bitgolf.model.part import only
 from bitgolf.model.qat import FakeQuant, SoftRoundQuant
@@ -110,6 +111,10 @@ def differential(recipe: Spec[Recipe]) -> Spec[Recipe]:
     return recipe.set("model.block.mixer", part(DifferentialAttention, **recipe["model.block.mixer"].kwargs))
 
 
+def split_values(recipe: Spec[Recipe]) -> Spec[Recipe]:
+    return recipe.set("model.block.mixer", part(SplitValueDifferentialAttention, **recipe["model.block.mixer"].kwargs))
+
+
 class Adapting(ContiguousScoring):
     """A method that trains while it scores."""
 
@@ -165,6 +170,8 @@ CASES: dict[str, tuple[str, Edit, str]] = {
     "a ramp beside a decay": ("pr1493", edit(Muon, replace(weight_decay_schedule=part(InverseLRRamp))), "weight_decay=0.095 multiplies it"),
     "fading in": ("baseline", both(limited(200), edit(Block, append(residual_scale=part(ResidualWarmup)))), "after 270 steps, .* ends after 200"),
     "swiglu on the clock": ("baseline", mlp(SwiGLU), "SwiGLU under a time limit"),
+    "values split between two maps": ("baseline", split_values, "worse by 0.022 bpb"),
+    "grouped matrices": ("pr640", edit(MLP, replace(linear=part(GroupedLinear, groups=2))), "worse by 0.031 bpb with two"),
     "differential on the clock": ("baseline", differential, "about twice as long"),
     "gram": ("baseline", edit(Muon, replace(orthogonalize=part(GramNewtonSchulz))), "GramNewtonSchulz at width 512"),
     "shared logits": ("baseline", to("train.objective", part(SharedHeadMultiToken)), "one set of logits with two targets"),
@@ -179,6 +186,8 @@ FINE: dict[str, tuple[str, Edit, str]] = {
     # what is no fault: the recipe, what is done to it, words of the caution that does not come
     "fake quantization from the start": ("baseline", both(QAT, edit(FakeQuant, replace(since=0.0)), averaged(part(EMA))), "averages weights from before"),
     "late fake quantization alone": ("baseline", QAT, "averages weights from before"),
+    "ema from the switch on": ("baseline", both(QAT, averaged(part(EMA, since=0.9))), "averages weights from before"),
+    "ema of the end of a short run": ("baseline", both(limited(300), averaged(part(EMA, since=0.5))), "initial weights"),
     "swa from after the switch": ("pr1493", both(QAT, averaged(part(SWA, every=5, lr_scale_below=0.1))), "averages weights from before"),
     "descent as published": ("pr1493", lambda recipe: recipe, "SGD adaptation"),
     "fast descent without loops": ("pr549", to("score.2.adaptation.lr", 0.01), "SGD adaptation"),

@@ -20,6 +20,7 @@ from bitgolf.grids.scales import Float16Scale as Float16Scale
 from bitgolf.grids.scales import Float32Scale as Float32Scale
 from bitgolf.grids.scales import LogScale as LogScale
 from bitgolf.model.attention.attention import Attention as Attention
+from bitgolf.model.attention.attention import FusedAttention as FusedAttention
 from bitgolf.model.attention.attention import QGain as QGain
 from bitgolf.model.attention.attention import QKNorm as QKNorm
 from bitgolf.model.attention.cores.sdpa import DocumentMask as DocumentMask
@@ -27,6 +28,7 @@ from bitgolf.model.attention.cores.sdpa import SDPACore as SDPACore
 from bitgolf.model.attention.cores.sdpa import SegmentMask as SegmentMask
 from bitgolf.model.attention.cores.sdpa import SlidingWindowMask as SlidingWindowMask
 from bitgolf.model.attention.differential import DifferentialAttention as DifferentialAttention
+from bitgolf.model.attention.differential import SplitValueDifferentialAttention as SplitValueDifferentialAttention
 from bitgolf.model.attention.exclusive import ExclusiveSelfAttention as ExclusiveSelfAttention
 from bitgolf.model.attention.gates import DenseAttentionGate as DenseAttentionGate
 from bitgolf.model.attention.gates import LearnedChannelGate as LearnedChannelGate
@@ -46,7 +48,10 @@ from bitgolf.model.attention.values import ValueEmbedding as ValueEmbedding
 from bitgolf.model.attention.values import ValueResidual as ValueResidual
 from bitgolf.model.backout import BackoutResidual as BackoutResidual
 from bitgolf.model.block import Block as Block
+from bitgolf.model.convolution import CausalConvolution as CausalConvolution
 from bitgolf.model.factored_embedding import FactoredEmbedding as FactoredEmbedding
+from bitgolf.model.grouped_linear import GroupedLinear as GroupedLinear
+from bitgolf.model.head import CorrectedTiedHead as CorrectedTiedHead
 from bitgolf.model.head import TiedHead as TiedHead
 from bitgolf.model.head import UntiedHead as UntiedHead
 from bitgolf.model.inits import NormalInit as NormalInit
@@ -71,16 +76,19 @@ from bitgolf.model.logits_transforms import Softcap as Softcap
 from bitgolf.model.logits_transforms import VocabBias as VocabBias
 from bitgolf.model.mlp import MLP as MLP
 from bitgolf.model.mlp import LeakyReLU as LeakyReLU
+from bitgolf.model.mlp import NormedSwiGLU as NormedSwiGLU
 from bitgolf.model.mlp import ReLU as ReLU
 from bitgolf.model.mlp import SquaredLeakyReLU as SquaredLeakyReLU
 from bitgolf.model.mlp import SquaredReLU as SquaredReLU
 from bitgolf.model.mlp import SwiGLU as SwiGLU
 from bitgolf.model.ngram_embedding import HashedNGramEmbedding as HashedNGramEmbedding
 from bitgolf.model.ngram_embedding import MultiplicativeNGramHash as MultiplicativeNGramHash
+from bitgolf.model.ngram_embedding import PreviousTokenEmbedding as PreviousTokenEmbedding
 from bitgolf.model.ngram_embedding import XorNGramHash as XorNGramHash
 from bitgolf.model.objectives import CombinedObjective as CombinedObjective
 from bitgolf.model.objectives import CrossEntropy as CrossEntropy
 from bitgolf.model.objectives import EntropyWeightedLoss as EntropyWeightedLoss
+from bitgolf.model.objectives import LabelSmoothing as LabelSmoothing
 from bitgolf.model.objectives import MultiTokenPrediction as MultiTokenPrediction
 from bitgolf.model.objectives import SharedHeadMultiToken as SharedHeadMultiToken
 from bitgolf.model.objectives import ZLoss as ZLoss
@@ -91,6 +99,7 @@ from bitgolf.model.qat import SoftRoundQuant as SoftRoundQuant
 from bitgolf.model.qat_lowbit import AttentionOutputNorm as AttentionOutputNorm
 from bitgolf.model.qat_lowbit import FakeBinary as FakeBinary
 from bitgolf.model.qat_lowbit import FakeFloat8 as FakeFloat8
+from bitgolf.model.qat_lowbit import FakeInt4 as FakeInt4
 from bitgolf.model.qat_lowbit import FakeTernary as FakeTernary
 from bitgolf.model.qat_lowbit import NormedActivation as NormedActivation
 from bitgolf.model.residual import DepthMixX0 as DepthMixX0

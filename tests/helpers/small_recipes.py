@@ -10,7 +10,7 @@ from bitgolf.average.swa import SWA
 from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.batches import PackedDocuments
-from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.attention import Attention, FusedAttention
 from bitgolf.model.attention.cores.sdpa import SegmentMask, SlidingWindowMask
 from bitgolf.model.attention.key_offset import KeyOffset
 from bitgolf.model.attention.rope import RoPE
@@ -35,6 +35,7 @@ VOCAB, LENGTH, DIM = 295, 32, 32
 
 SMALL: dict[type, dict[str, Any]] = {
     Attention: {"heads": 4, "kv_heads": 2},
+    FusedAttention: {"heads": 4, "kv_heads": 2},
     MLP: {"hidden": 48},
     SwiGLU: {"hidden": 40},
     HashedNGramEmbedding: {"buckets": 64, "width": 8},

@@ -125,7 +125,8 @@ def test_all_published_systems_are_here() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_are_stored_as_published(name: str) -> None:
     found, coder = codecs(name), get_recipe(name)["pack.coder"]
-    rows = [summary(found[path]) for path in ("embed.weight", "blocks.0.mlp.up.weight", "blocks.0.mixer.v.weight")]
+    values = next(path for path in ("blocks.0.mixer.v.weight", "blocks.0.mixer.qkv.weight") if path in found)
+    rows = [summary(found[path]) for path in ("embed.weight", "blocks.0.mlp.up.weight", values)]
     level = next((str(coder[key]) for key in ("preset", "level") if key in coder.kwargs and coder.cls.__name__ != "Zlib"), "")  # fmt: skip
     assert (*rows, f"{coder.cls.__name__} {level}".strip()) == STORED[name]
     assert {path: summary(found[path]) for other, path in APART if other == name} == {

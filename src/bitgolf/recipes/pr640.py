@@ -1,8 +1,7 @@
 """Ternary weights: ten layers of width 768, a factored embedding, 67 million parameters in 16 MB.
 
 Source: openai/parameter-golf, pull request 640. Its log counts 6,291,456 parameters more, those of an unused head. Its
-log also has a temperature of 0.9, which the script looks for and never uses: all five values have the same loss. The
-original has one matrix for queries, keys and values, which Muon orthogonalizes as a whole; here there are three.
+log also has a temperature of 0.9, which the script looks for and never uses: all five values have the same loss.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from bitgolf.config.edits import replace
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
-from bitgolf.model.attention.attention import Attention, QGain
+from bitgolf.model.attention.attention import FusedAttention, QGain
 from bitgolf.model.attention.rope import RoPE
 from bitgolf.model.attention.rope_scaling import YaRNScaling
 from bitgolf.model.factored_embedding import FactoredEmbedding
@@ -36,22 +35,7 @@ TERNARY = part(TernaryGroups, group_size=128, packing="bitmask", padded_rows=Tru
 
 
 def pr640() -> Spec[Recipe]:
-    recipe = baseline().replace(name="pr640").set("tokens.vocab", 8192).set("pack.coder", part(LZMA, preset=9))
-    rounded = (part(FakeFloat8),)  # as stored; the head multiplies by the table before rounding
-    embed = part(
-        FactoredEmbedding,
-        width=254,
-        weight_transforms=rounded,
-        transform_head=False,
-        linear=part(Linear, weight_transforms=rounded),
-    )
-    recipe = recipe.edit("model", replace(layers=10, dim=768, embed=embed))
-    ternary = part(Linear, init=part(NormalInit, std=0.02), weight_transforms=(part(FakeTernary, group_size=128),))
-    recipe = recipe.edit(MLP, replace(hidden=3072, act=part(NormedActivation, act=part(SquaredReLU)), linear=ternary))
-    recipe = recipe.edit(Attention, replace(linear=ternary, post_attention=(part(AttentionOutputNorm),)))
-    recipe = recipe.edit(RoPE, replace(base=5000.0, scaling=part(YaRNScaling, original_length=1024, length=2048)))
-    recipe = recipe.edit(QGain, replace(init=2.25))
-    recipe = recipe.set("model.head.logits_transforms", (part(VocabBias), part(QuinticCap, cap=10.0)))
+    recipe = _model(baseline().replace(name="pr640").set("tokens.vocab", 8192).set("pack.coder", part(LZMA, preset=9)))
     momentum = part(LinearRamp, start=0.85, end=0.95, steps=500)
     quintic = part(NewtonSchulz, steps=3)
     neomuon = part(Muon, lr=0.04, momentum=momentum, pre_orthogonalize=(part(RowRMSNorm),), orthogonalize=quintic)
@@ -75,3 +59,23 @@ def pr640() -> Spec[Recipe]:
         ),
         score=(part(ContiguousScoring, window=1024), part(SlidingScoring, window=1024, stride=16)),
     )
+
+
+def _model(recipe: Spec[Recipe]) -> Spec[Recipe]:
+    """The recipe with the model of #640."""
+    rounded = (part(FakeFloat8),)  # as stored; the head multiplies by the table before rounding
+    embed = part(
+        FactoredEmbedding,
+        width=254,
+        weight_transforms=rounded,
+        transform_head=False,
+        linear=part(Linear, weight_transforms=rounded),
+    )
+    recipe = recipe.edit("model", replace(layers=10, dim=768, embed=embed))
+    ternary = part(Linear, init=part(NormalInit, std=0.02), weight_transforms=(part(FakeTernary, group_size=128),))
+    recipe = recipe.edit(MLP, replace(hidden=3072, act=part(NormedActivation, act=part(SquaredReLU)), linear=ternary))
+    fused = recipe["model.block.mixer"].replace(linear=ternary, post_attention=(part(AttentionOutputNorm),))
+    recipe = recipe.set("model.block.mixer", part(FusedAttention, **fused.kwargs))
+    recipe = recipe.edit(RoPE, replace(base=5000.0, scaling=part(YaRNScaling, original_length=1024, length=2048)))
+    recipe = recipe.edit(QGain, replace(init=2.25))
+    return recipe.set("model.head.logits_transforms", (part(VocabBias), part(QuinticCap, cap=10.0)))
