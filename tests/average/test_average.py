@@ -35,11 +35,13 @@ def path(steps: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[
     return [torch.randn(3, 4, generator=generator).to(dtype) for _ in range(steps + 1)]
 
 
-def run(average: Average, weights: list[Tensor], scales: list[float] | None = None) -> AverageState:
+def run(
+    average: Average, weights: list[Tensor], scales: list[float] | None = None, *, max_steps: int = 0
+) -> AverageState:
     state = average.init_state([weights[0]])
     for step, w in enumerate(weights[1:], start=1):
         scale = scales[step - 1] if scales else 1.0
-        average.update(state, [w], TrainingProgress(step, len(weights) - 1, 0.0, 0.0), scale)
+        average.update(state, [w], TrainingProgress(step, max_steps or len(weights) - 1, 0.0, 0.0), scale)
     return state
 
 
@@ -157,7 +159,7 @@ def test_results_share_nothing_and_change_nothing(node: Spec[Average]) -> None:
 @pytest.mark.parametrize("node", ALL, ids=IDS)
 def test_a_copied_state_goes_on_exactly(node: Spec[Average]) -> None:
     weights, average = path(12), node()
-    state = run(average, weights[:7])
+    state = run(average, weights[:7], max_steps=12)
     again = {key: [t.clone() for t in tensors] for key, tensors in state.items()}
     for each, other in ((state, average), (again, node())):
         for step, w in enumerate(weights[7:], start=7):

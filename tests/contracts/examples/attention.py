@@ -33,8 +33,8 @@ class Headed(MLP):
 
 
 HEADS: dict[str, Any] = {
-    "heads": 4,
-    "kv_heads": 2,
+    "heads": 2,  # halves of heads are as wide as the heads of the toy model
+    "kv_heads": 1,
     "core": part(SDPACore),
     "qk": (part(QKNorm), part(RoPE), part(QGain, init=1.5)),
 }

@@ -1,4 +1,4 @@
-"""Examples of residual topologies, low-rank adapters and factored embeddings for three layers of width 32."""
+"""Examples of residual topologies, low-rank adapters, factored embeddings and heads for three layers of width 32."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.backout import BackoutResidual
 from bitgolf.model.factored_embedding import FactoredEmbedding
+from bitgolf.model.head import CorrectedTiedHead
+from bitgolf.model.logits_transforms import Softcap
 from bitgolf.model.residual_topology import ParallelResidual, ParallelTwoLaneResidual, SequentialTwoLaneResidual
 from bitgolf.model.weight_sharing import LowRankAdapter
 
@@ -17,4 +19,5 @@ EXAMPLES: dict[type, Spec[Any]] = {
     SequentialTwoLaneResidual: part(SequentialTwoLaneResidual, start_layer=1),
     LowRankAdapter: part(LowRankAdapter, rank=3),
     FactoredEmbedding: part(FactoredEmbedding, width=12),
+    CorrectedTiedHead: part(CorrectedTiedHead, logits_transforms=(part(Softcap, cap=20.0),)),
 }
