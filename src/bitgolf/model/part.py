@@ -37,13 +37,16 @@ class Scheduled(Part):
     """A part whose computation changes during training.
 
     A new part is in its state at the end of training, since that is the state in which the model is scored.
+    changes_loss: whether the loss of every batch must change at the start of a phase. If not, it may change.
     """
+
+    changes_loss: ClassVar[bool] = True
 
     @property
     def phase_starts(self) -> tuple[float, ...]:
         """Fractions of the run at which the computation graph of the part changes.
 
-        The trainer compiles the graph of each phase before training. At the start of a phase, the loss must change.
+        The trainer compiles the graph of each phase before training.
         """
         return ()
 

@@ -28,7 +28,8 @@ class Phases:
     """The phases of the scheduled parts of a loss module.
 
     starts: fractions of the run at which a phase begins.  current: index of the phase that training is in.
-    When a phase begins, the loss of one batch, computed by the graph that trains, must change, or training stops.
+    When a phase of a part with `changes_loss` begins, the loss of one batch, computed by the graph that trains, must
+    change, or training stops.
     (In openai/parameter-golf, pull requests 315, 414, 549 and 1019, late quantization-aware training had no effect,
     since the compiler had folded its switch.)
     """
@@ -44,24 +45,29 @@ class Phases:
         """Update every scheduled part to the progress of the run.
 
         probe: computes the loss on one batch; called before and after the start of a phase, but not in a rehearsal.
-        Raises `BitgolfError` if a phase begins and the loss does not change.
+        Raises `BitgolfError` if a phase begins and the loss does not change although it must.
         """
         number = sum(start <= progress.fraction for start in self.starts)
         begins = not self._rehearsing and self.current is not None and number != self.current
         before = probe() if begins else math.nan
         for p in self.parts:
             p.update(progress)
+        begun = self.starts[self.current or 0 : number]
         self.current, self.last_change = number, None
         if not begins:
             return
         self.last_change = PhaseChange(self.starts[number - 1], before, probe())
-        if self.last_change.loss_before == self.last_change.loss_after:
+        if self.last_change.loss_before == self.last_change.loss_after and self._must_change_loss(begun):
             names = ", ".join(sorted({part_name(type(p)) for p in self.parts if p.phase_starts}))
             raise BitgolfError(
                 f"the phase at {self.last_change.phase_start:g} of the run does not change the loss (parts: {names})",
                 where="train",
                 hint="remove the part's `since`, or check whether the compiler folded the switch (train.compile=off)",
             )
+
+    def _must_change_loss(self, begun: list[float]) -> bool:
+        """Whether a phase of a part with `changes_loss` begins at one of these fractions of the run."""
+        return any(p.changes_loss and set(begun) & set(p.phase_starts) for p in self.parts)
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:

@@ -109,7 +109,7 @@ class KernelSelection:
             lines.append(f"{candidate.label}: {name or 'plain'}{f' ({reason})' * bool(reason)}")
             if name:
                 module = candidate.fused[name](candidate.reference)
-                if isinstance(module, SegmentedCore) and module.segment_lengths:
+                if isinstance(module, SegmentedCore) and module.segment_limits:
                     module.set_capacity(capacity)
                 for path in [path for path, own in paths if own is candidate.target]:
                     self.replaced[path] = candidate.target
@@ -270,7 +270,7 @@ def evaluate_candidate(
     if best == "plain":
         return KernelDecision("", reason)
     fused = usable[best](reference)
-    if not isinstance(fused, SegmentedCore) or not fused.segment_lengths:
+    if not isinstance(fused, SegmentedCore) or not fused.segment_limits:
         return KernelDecision(best, reason)
     segments, length = fused.capacity
     reason = f"{reason}; capacity of {segments:,} segments of at most {length:,} tokens"

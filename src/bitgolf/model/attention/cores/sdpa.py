@@ -14,7 +14,7 @@ from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, RecipeError
 from bitgolf.model.attention.cores.chunked import MAX_DENSE_MASK_LENGTH, MaskMod, chunked_attention
-from bitgolf.model.attention.cores.segment_capacity import segment_starts
+from bitgolf.model.attention.cores.segment_capacity import SegmentLimits, segment_starts
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.interfaces import AttentionCore, AttentionMask
 from bitgolf.model.part import build_chain
@@ -130,6 +130,11 @@ class SegmentMask(AttentionMask):
     @property
     def label(self) -> str:
         return f"{type(self).__name__}({self.max_length})"
+
+    @property
+    def limits(self) -> SegmentLimits:
+        """The smallest and the largest maximum length during a run."""
+        return SegmentLimits(self.max_length, self.max_length)
 
     def segment_ids(self, context: ForwardContext) -> Tensor:
         """Index of the segment of each key within its row, (B, S)."""

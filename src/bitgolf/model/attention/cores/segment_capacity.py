@@ -38,6 +38,13 @@ class SegmentCapacity(NamedTuple):
     max_seqlen: int
 
 
+class SegmentLimits(NamedTuple):
+    """The smallest and the largest of the maximum segment lengths that a mask has during a run; 0 means no limit."""
+
+    shortest: int
+    longest: int
+
+
 def required_capacity(ids: npt.ArrayLike, bos: int, caps: Sequence[int]) -> SegmentCapacity:
     """Capacity that ids (B, T) require, computed on the host.
 
@@ -71,10 +78,14 @@ def round_up_capacity(slots: float, longest: float, caps: Sequence[int], row_len
 
 @runtime_checkable
 class SegmentedCore(Protocol):
-    """An attention core with a variable-length kernel: the maximum segment length of each mask, and the capacity."""
+    """An attention core with a variable-length kernel: the limits of the segments of each mask, and the capacity."""
 
-    segment_lengths: list[int]
     capacity: SegmentCapacity
+
+    @property
+    def segment_limits(self) -> list[SegmentLimits]:
+        """The limits of each mask that cuts rows into segments; empty without such a mask."""
+        ...
 
     def set_capacity(self, capacity: SegmentCapacity) -> None:
         """Set the capacity of the following forward passes."""
@@ -86,36 +97,43 @@ class SegmentCapacityManager:
 
     It uses ids on the host and does not wait for the device. A size that a batch exceeds is at least doubled, and
     graphs that contain the core are compiled again. Excess capacity costs time: kernels start programs for every
-    segment, and for every block of the longest segment.
+    segment, and for every block of the longest segment. A mask whose maximum length changes gets one capacity for the
+    whole run, so that a change compiles no further graph.
     """
 
     def __init__(self, root: nn.Module, bos: int, log: Callable[[str], object]) -> None:
-        self.cores = [m for m in root.modules() if isinstance(m, SegmentedCore) and m.segment_lengths]
+        self.cores = [m for m in root.modules() if isinstance(m, SegmentedCore) and m.segment_limits]
         self.bos, self.log = bos, log
 
     def reserve(self, batches: Sequence[npt.ArrayLike]) -> None:
         """Set the capacity to what these batches (B, T) require, times `HEADROOM`."""
         row = max(np.shape(ids)[1] for ids in batches)
         for core in self.cores:
-            slots, longest = max_required_capacity(batches, self.bos, core.segment_lengths)
-            core.set_capacity(round_up_capacity(HEADROOM * slots, HEADROOM * longest, core.segment_lengths, row))
+            slots, longest = self._required(batches, core.segment_limits)
+            caps = [limits.longest for limits in core.segment_limits]
+            core.set_capacity(round_up_capacity(HEADROOM * slots, HEADROOM * longest, caps, row))
+
+    def _required(self, batches: Sequence[npt.ArrayLike], limits: Sequence[SegmentLimits]) -> SegmentCapacity:
+        """The number of segments with the smallest limits, and the tokens of the longest one with the largest."""
+        slots = max_required_capacity(batches, self.bos, [one.shortest for one in limits]).max_segments
+        return SegmentCapacity(
+            slots, max_required_capacity(batches, self.bos, [one.longest for one in limits]).max_seqlen
+        )
 
     def ensure(self, ids: npt.ArrayLike, rows_at_once: int = 0) -> None:
         """Raise the capacity to fit ids (B, T) on the host, processed `rows_at_once` rows at a time (0: all)."""
         ids = np.asarray(ids)
         pieces = [ids[i : i + (rows_at_once or len(ids))] for i in range(0, len(ids), rows_at_once or len(ids))]
         required = {
-            caps: max_required_capacity(pieces, self.bos, caps)
-            for caps in {tuple(core.segment_lengths) for core in self.cores}
+            limits: self._required(pieces, limits) for limits in {tuple(core.segment_limits) for core in self.cores}
         }
         grown: set[SegmentCapacity] = set()
         for core in self.cores:
-            old, (slots, longest) = core.capacity, required[tuple(core.segment_lengths)]
+            old, (slots, longest) = core.capacity, required[tuple(core.segment_limits)]
             if slots > old.max_segments or longest > old.max_seqlen:
                 sizes = _doubled_if_exceeded(old.max_segments, slots), _doubled_if_exceeded(old.max_seqlen, longest)
-                core.set_capacity(
-                    SegmentCapacity(*map(max, old, round_up_capacity(*sizes, core.segment_lengths, ids.shape[1])))
-                )
+                caps = [limits.longest for limits in core.segment_limits]
+                core.set_capacity(SegmentCapacity(*map(max, old, round_up_capacity(*sizes, caps, ids.shape[1]))))
                 grown.add(core.capacity)
         for new in sorted(grown):
             self.log(

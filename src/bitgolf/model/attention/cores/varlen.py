@@ -15,6 +15,7 @@ from bitgolf.model.attention.cores.segment_capacity import (
     SEGMENT_COUNT_MULTIPLE,
     SEQLEN_MULTIPLE,
     SegmentCapacity,
+    SegmentLimits,
     segment_starts,
 )
 from bitgolf.model.forward_context import ForwardContext
@@ -53,15 +54,24 @@ class VarlenCore(AttentionCore):
     def __init__(self, plain: SDPACore) -> None:
         super().__init__()
         self.varlen_attn = load_varlen_attention()
-        self.window_left, self.segment_lengths = -1, []  # -1: no window; maximum lengths, 0: no limit
+        self.window_left, self.segment_masks = -1, list[DocumentMask | SegmentMask]()  # -1: no window
         for mask in plain.masks:
             if isinstance(mask, SlidingWindowMask):
                 self.window_left = mask.left if self.window_left < 0 else min(self.window_left, mask.left)
             elif isinstance(mask, DocumentMask | SegmentMask):
-                self.segment_lengths.append(mask.max_length if isinstance(mask, SegmentMask) else 0)
+                self.segment_masks.append(mask)
             else:
                 raise Unsupported(f"{type(mask).__name__} does not cut rows into segments")
         self.capacity = SegmentCapacity(SEGMENT_COUNT_MULTIPLE, SEQLEN_MULTIPLE)
+
+    @property
+    def segment_lengths(self) -> list[int]:
+        """Maximum segment length of each mask in tokens, 0 for no limit. A mask may change it during training."""
+        return [mask.max_length if isinstance(mask, SegmentMask) else 0 for mask in self.segment_masks]
+
+    @property
+    def segment_limits(self) -> list[SegmentLimits]:
+        return [mask.limits if isinstance(mask, SegmentMask) else SegmentLimits(0, 0) for mask in self.segment_masks]
 
     def set_capacity(self, capacity: SegmentCapacity) -> None:
         """Set the sizes of the following forward passes. Graphs that contain this core are compiled again."""
@@ -70,7 +80,7 @@ class VarlenCore(AttentionCore):
     def cu_seqlens(self, context: ForwardContext) -> Tensor:
         """Cumulative segment lengths, int32: 0, the end of each segment, then B * T as padding."""
         rows, length = context.ids.shape
-        if not self.segment_lengths:
+        if not self.segment_masks:
             return torch.arange(0, rows * length + 1, length, dtype=torch.int32, device=context.ids.device)
         starts = (
             torch.stack([segment_starts(context.document_ids, cap) for cap in self.segment_lengths]).any(0).flatten()
@@ -81,7 +91,8 @@ class VarlenCore(AttentionCore):
         ends = context.cached(
             ("segment ends", tuple(self.segment_lengths), self.capacity), lambda: self.cu_seqlens(context)
         )
-        longest = min(self.capacity.max_seqlen, q.shape[1]) if self.segment_lengths else q.shape[1]
+        longest = min([q.shape[1], *(cap for cap in self.segment_lengths if cap)])
+        longest = min(longest, self.capacity.max_seqlen) if self.segment_masks else longest
         q, k, v = (x.flatten(0, 1) for x in to_autocast_dtype(q, k, v))
         return self.kernel(q, k, v, ends, longest).view(*context.ids.shape, *q.shape[1:])
 
