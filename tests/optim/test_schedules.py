@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bitgolf.config.spec import part
 from bitgolf.errors import RecipeError
-from bitgolf.optim.schedules import Constant, LinearRamp, Schedule, WarmdownFraction, WarmdownSteps, Warmup
+from bitgolf.optim.schedules import Constant, LinearRamp, Rewarmup, Schedule, WarmdownFraction, WarmdownSteps, Warmup
 from bitgolf.runtime.progress import TrainingProgress
 
 
@@ -142,3 +142,51 @@ def test_rates_are_factors(schedule: Schedule, step: int, steps: int, elapsed: f
 def test_schedules_that_make_no_sense(make: object) -> None:
     with pytest.raises(RecipeError):
         make()  # pyright: ignore[reportCallIssue]
+
+
+# ---- Rewarmup ----------------------------------------------------------------------------------------------------------
+
+
+def rewarmup(steps: int = 32) -> Schedule:
+    return part(Rewarmup, after=(0.1, 0.7), steps=steps, then=part(Constant, value=0.5))()
+
+
+def test_the_rate_rises_again_after_each_fraction() -> None:
+    """As in #2014: (t - s + 1) / 32 at the steps t from the change s on, which begins beyond the fraction."""
+    schedule = rewarmup()
+    found = [schedule.value(TrainingProgress(step, 1000, 0.0, 0.0)) for step in range(1000)]
+    for step, value in enumerate(found):
+        since = step - (101 if step < 701 else 701)  # step 100 is at 0.1 exactly, which is not beyond it
+        assert value == pytest.approx(0.5 * (min(1.0, (since + 1) / 32) if since >= 0 else 1.0)), step
+
+
+def test_under_a_time_limit_it_counts_the_steps_from_the_change() -> None:
+    schedule = rewarmup(steps=4)
+    seconds = [0.0, 9.0, 10.0, 11.0, 30.0, 31.0, 32.0, 33.0]
+    found = [2 * schedule.value(TrainingProgress(step, 0, second, 100.0)) for step, second in enumerate(seconds)]
+    assert found == [1.0, 1.0, 1.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_a_rise_that_is_interrupted_continues() -> None:
+    """The state of a schedule is in the checkpoint, so a resumed run has the same rates; a later stage starts a new one."""
+    whole, resumed = rewarmup(), rewarmup()
+    whole.value(TrainingProgress(0, 1000, 0.0, 0.0))
+    whole.value(TrainingProgress(101, 1000, 0.0, 0.0))
+    for name, value in whole.state().items():
+        resumed.state()[name].copy_(value)
+    now = TrainingProgress(110, 1000, 0.0, 0.0)
+    assert resumed.value(now) == whole.value(now) == 0.5 * 10 / 32
+    assert rewarmup().value(now) == 0.5 / 32, "without its state a schedule takes the first step for the change"
+
+
+def test_a_run_that_starts_again_has_no_rise_left() -> None:
+    """As after the rehearsal of a later phase."""
+    schedule = rewarmup()
+    schedule.value(TrainingProgress(720, 1000, 0.0, 0.0))
+    assert schedule.value(TrainingProgress(0, 1000, 0.0, 0.0)) == 0.5
+
+
+@pytest.mark.parametrize("after", [(), (0.5, 0.5), (0.7, 0.1)])
+def test_fractions_must_ascend(after: tuple[float, ...]) -> None:
+    with pytest.raises(RecipeError, match="after must be one or more ascending fractions"):
+        part(Rewarmup, after=after, steps=3, then=part(Constant))()

@@ -1,11 +1,25 @@
-"""Schedules of learning rate factors, weight decay and momentum, as pure functions of `TrainingProgress`."""
+"""Schedules of learning rate factors, weight decay and momentum, as functions of `TrainingProgress`.
+
+All but `Rewarmup` are pure functions.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from itertools import pairwise
 
-from bitgolf.config.ranges import Count, Fraction, FractionBelowOne, NonNegative, Positive, PositiveFraction
+import torch
+from torch import Tensor
+
+from bitgolf.config.ranges import (
+    Count,
+    Fraction,
+    FractionBelowOne,
+    InnerFraction,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+)
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
@@ -18,6 +32,10 @@ class Schedule(ABC):
     @abstractmethod
     def value(self, progress: TrainingProgress) -> float:
         """The value for the next step. `progress.step` is the number of completed steps, 0 before the first step."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What the value depends on besides the progress, as tensors that a checkpoint saves and restores in place."""
+        return {}
 
 
 @register
@@ -82,6 +100,39 @@ class Warmup(Schedule):
 
     def value(self, progress: TrainingProgress) -> float:
         return min(1.0, (progress.step + 1) / self.steps) * self.then.value(progress)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.then.state()
+
+
+@register
+class Rewarmup(Schedule):
+    """The schedule `then`, times a factor that grows from 1/steps to 1 each time the run passes a fraction of `after`.
+
+    The factor is 1/steps at the first step beyond the fraction, and 1 from the step number `steps` on. Parameter Golf
+    #2014 has it after each change of the segment length, with 32 steps. Under a time limit the step at which the run
+    passes a fraction is not known in advance, so it is part of the state.
+    """
+
+    def __init__(self, *, after: tuple[InnerFraction, ...], steps: Count, then: Spec[Schedule]) -> None:
+        if not after or any(a >= b for a, b in pairwise(after)):
+            cause = f"after must be one or more ascending fractions of the run, got {after}"
+            raise RecipeError(cause, where="Rewarmup.after", hint="e.g. (0.1, 0.7)")
+        self.after, self.steps, self.then = after, _positive(steps, "Rewarmup.steps"), then()
+        self.passed = torch.zeros((), dtype=torch.int64)  # fractions at the last step
+        self.passed_at = torch.full((), -self.steps, dtype=torch.int64)  # the step at which the last of them was passed
+
+    def state(self) -> dict[str, Tensor]:
+        return {"passed": self.passed, "passed_at": self.passed_at, **self.then.state()}
+
+    def value(self, progress: TrainingProgress) -> float:
+        passed = sum(progress.fraction > fraction for fraction in self.after)
+        if passed > self.passed:
+            self.passed_at.fill_(progress.step)
+        self.passed.fill_(passed)
+        done = progress.step - int(self.passed_at) + 1
+        factor = min(1.0, done / self.steps) if self.passed else 1.0
+        return factor * self.then.value(progress)
 
 
 @register

@@ -131,10 +131,11 @@ class Trainer:
         weights = {f"weights/{k}": p.detach() for k, p in self.params.items()}
         optimizer = {f"optimizer/{k}": v for k, v in self.optimizer.state_dict().items()}
         average = {f"average/{k}.{i}": v for k, vs in self.average_state.items() for i, v in enumerate(vs)}
+        schedule = {f"schedule/{k}": v for k, v in self.schedule.state().items()}
         random = {"random/cpu": torch.get_rng_state()}
         if self.device.torch_device.type == "cuda":
             random["random/cuda"] = torch.cuda.get_rng_state(self.device.torch_device)
-        return {**weights, **optimizer, **average, **random}
+        return {**weights, **optimizer, **average, **schedule, **random}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
