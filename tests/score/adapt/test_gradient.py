@@ -196,7 +196,7 @@ def test_steps_are_those_of_torch(toy: Spec[LM], kind: str) -> None:
     settings = {"epochs": 2, "batch_size": 2, "max_norm": 0.5}
     sgd = SGDAdaptation(lr=0.1, **settings) if kind == "sgd" else AdamWAdaptation(lr=0.01, weight_decay=0.1, **settings)
     model, other = built(toy).double().requires_grad_(False), built(toy).double()
-    learner = WeightAdapter(sgd, model, select_device(), SINGLE_PROCESS, window=16)
+    learner = WeightAdapter(sgd, model, select_device(), SINGLE_PROCESS, window=16, chunk=64)
     params = list(other.parameters())
     made = {
         "sgd": lambda: torch.optim.SGD(params, lr=0.1, momentum=0.9),
@@ -249,7 +249,7 @@ def test_what_is_named_learns_and_nothing_else(
     model, before = built(looped()), built(looped())
     where = tuple(w for w in where if w != "gate" or "gate" in parameter_roles(model).values())
     WeightAdapter(
-        LEARN.replace(where=where, frozen=frozen)(), model, select_device(), SINGLE_PROCESS, window=16
+        LEARN.replace(where=where, frozen=frozen)(), model, select_device(), SINGLE_PROCESS, window=16, chunk=64
     ).train_on(torch.from_numpy(drifting().tokens))
     kinds = parameter_roles(model)
     for path in kinds:

@@ -8,7 +8,7 @@ rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -133,6 +133,18 @@ class SGDAdaptation:
         firsts = [(first, stop) for start, stop in bounds for first in range(start, stop, sequence_length)]
         return [ScoringWindow(first, min(first + sequence_length, stop), first) for first, stop in firsts]
 
+    def steps(self, tokens: Tensor, bos: int, sequence_length: int) -> list[list[ScoringWindow]]:
+        """The rows of each step on `tokens` (n + 1,)."""
+        return list(self.batches(self.sequences(tokens, bos, sequence_length), sequence_length))
+
+    def target_weight(self, row: ScoringWindow, step: Sequence[ScoringWindow]) -> float:
+        """Weight of each target of a row in the loss of a step, which is the mean over all targets."""
+        return 1 / sum(w.stop - w.start for w in step)
+
+    def longest_row(self, chunk: int, sequence_length: int) -> int:
+        """Tokens of the longest row of a step on `chunk` targets; 0 if they are too few for a row."""
+        return sequence_length
+
     def batches(self, sequences: Sequence[ScoringWindow], sequence_length: int) -> Iterator[list[ScoringWindow]]:
         """The sequences of each step: at most `batch_size * sequence_length` targets in total."""
         batch, held = list[ScoringWindow](), 0
@@ -183,16 +195,18 @@ class WeightAdapter:
     """Trains the weights of a model as specified by an `SGDAdaptation`, and can restore them.
 
     All processes of `distributed` must create it and call its methods together. window: sequence length if `sgd` has 0.
+    chunk: largest number of targets that it will train on at once.
     """
 
     def __init__(
-        self, sgd: SGDAdaptation, model: LM, device: Device, distributed: DistributedContext, *, window: int
+        self, sgd: SGDAdaptation, model: LM, device: Device, distributed: DistributedContext, *, window: int, chunk: int
     ) -> None:
         self.sequence_length = sgd.sequence_length or window
         self.sgd, self.model, self.device, self.distributed = sgd, model, device, distributed
         self.params: list[Tensor] = [*sgd.trainable_parameters(model).values()]
         self.original = [p.detach().clone() for p in self.params]
-        self.loss = make_loss(model, device, at_once=sgd.max_tokens, longest=self.sequence_length)
+        longest = sgd.longest_row(chunk, self.sequence_length)
+        self.loss = make_loss(model, device, at_once=sgd.max_tokens, longest=longest)
         self.changed = False  # whether the weights may differ from the original ones
         self.reset_optimizer()
 
@@ -219,32 +233,38 @@ class WeightAdapter:
         rate: factor for the learning rate. Raises `BitgolfError` if a gradient is not finite.
         """
         self.changed = True
-        sequences = self.sgd.sequences(tokens, self.model.bos, self.sequence_length)
-        batches = list(self.sgd.batches(sequences, self.sequence_length))
+        steps = self.sgd.steps(tokens, self.model.bos, self.sequence_length)
         with torch.enable_grad(), set_requires_grad(self.params, True):
-            for batch in [*batches] * self.sgd.epochs:
-                self._step(tokens, batch, rate)
+            for rows in steps * self.sgd.epochs:
+                self._step(tokens, rows, rate)
 
-    def _step(self, tokens: Tensor, batch: list[ScoringWindow], rate: float) -> None:
+    def _step(self, tokens: Tensor, step: list[ScoringWindow], rate: float) -> None:
         # sorted by length and assigned to ranks round-robin, so that all ranks have about the same number of tokens
-        rows = sorted(batch, key=lambda w: w.start - w.stop)
-        grads = self._all_reduce(self._gradient(tokens, rows[self.distributed.rank :: self.distributed.world_size]))
-        torch._foreach_div_(grads, float(sum(w.stop - w.start for w in batch)))
+        rows = sorted(step, key=lambda w: w.start - w.stop)[self.distributed.rank :: self.distributed.world_size]
+        by_weight: dict[float, list[ScoringWindow]] = {}
+        for row in rows:
+            by_weight.setdefault(self.sgd.target_weight(row, step), []).append(row)
+        grads = self._all_reduce(self._gradient(tokens, by_weight))
         norm = clip_grad_norm_(grads, self.sgd.limit)
         if not norm.isfinite():
             cause = f"test-time training diverged: the gradient norm is {float(norm)}"
             raise BitgolfError(cause, where="score", hint="set a lower learning rate, or max_norm=1.0")
         self.sgd.algorithm.step(self.params, grads, self.state, NO_PROGRESS, rate)
 
-    def _gradient(self, tokens: Tensor, rows: list[ScoringWindow]) -> list[Tensor]:
-        """Gradients of the sum of nats over all targets of `rows`; zeros without rows, or for unused parameters."""
+    def _gradient(self, tokens: Tensor, by_weight: Mapping[float, Sequence[ScoringWindow]]) -> list[Tensor]:
+        """Gradients of the weighted sum of nats over all targets; zeros without rows, or for unused parameters.
+
+        by_weight: weight of a target -> the rows whose targets have it.
+        """
         sums = [torch.zeros_like(p) for p in self.params]
-        for batch in batch_windows(rows, self.sgd.max_tokens):
-            own = [w for text in batch.texts for w in text]
-            inputs = pad_sequence([tokens[w.start : w.stop] for w in own], batch_first=True)
-            targets = pad_sequence([tokens[w.start + 1 : w.stop + 1] for w in own], True, IGNORE_INDEX)
-            for loss in self.loss(inputs, targets):
-                torch._foreach_add_(sums, torch.autograd.grad(loss, self.params, materialize_grads=True))
+        for weight, rows in by_weight.items():
+            for batch in batch_windows(rows, self.sgd.max_tokens):
+                own = [w for text in batch.texts for w in text]
+                inputs = pad_sequence([tokens[w.start : w.stop] for w in own], batch_first=True)
+                targets = pad_sequence([tokens[w.start + 1 : w.stop + 1] for w in own], True, IGNORE_INDEX)
+                for loss in self.loss(inputs, targets):
+                    gradient = torch.autograd.grad(loss * weight, self.params, materialize_grads=True)
+                    torch._foreach_add_(sums, gradient)
         return sums
 
     def _all_reduce(self, grads: list[Tensor]) -> list[Tensor]:

@@ -70,6 +70,10 @@ class PhasedLoRA(ScoringMethod):
         self.window, self.stride, self.first_stride = self.lora.window, self.lora.stride, self.lora.first_stride
         self.order, self.full_windows = self.lora.order, self.lora.full_windows
         self.boundaries, self.cumulative, self.chunk = boundaries, cumulative, chunk
+        length = self.sgd["sequence_length"] or self.window
+        if not sgd().longest_row(chunk, length):
+            cause = f"a chunk of {chunk} targets has no full sequence of {length}, so no phase would train"
+            raise RecipeError(cause, where="PhasedLoRA.chunk", hint=f"set it to {length} or more")
 
     @property
     def cross_document(self) -> bool:
@@ -135,7 +139,7 @@ class PhasedLoRAPlayer(LoRAPlayer):
         kernels: SelectKernels | None = None,
     ) -> None:
         self.learner = WeightAdapter(
-            method.sgd(), model.to(device.torch_device), device, distributed, window=method.window
+            method.sgd(), model.to(device.torch_device), device, distributed, window=method.window, chunk=method.chunk
         )
         super().__init__(model, vocab, device, method.lora, distributed, kernels)
         self.method_settings, self.revealed = method, torch.zeros(0, dtype=torch.int64)

@@ -106,7 +106,9 @@ class StreamSGDPlayer(StaticPlayer):
             model.to(device.torch_device), device, method.window, learns=True, distributed=distributed, kernels=kernels
         )
         super().__init__(model, vocab, device, forward=forward)
-        self.learner = WeightAdapter(method.adaptation(), self.model, device, distributed, window=method.window)
+        self.learner = WeightAdapter(
+            method.adaptation(), self.model, device, distributed, window=method.window, chunk=method.chunk
+        )
 
     def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
         self.learner.check_first(step)
