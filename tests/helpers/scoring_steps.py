@@ -22,7 +22,7 @@ from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.adapt import adapter_forward, document_lora, per_row_adam
 from bitgolf.score.adapt import loss as nats
 from bitgolf.score.adapt.adapter_forward import CompiledAdapterForward
-from bitgolf.score.adapt.document_lora import LoRAPlayer
+from bitgolf.score.adapt.lora_player import LoRAPlayer
 from bitgolf.score.adapt.ngram_mixing import NGramMixing
 from bitgolf.score.adapt.phased_lora import PhasedLoRAPlayer
 from bitgolf.score.adapt.stream_sgd import StreamSGDPlayer

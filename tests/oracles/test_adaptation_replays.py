@@ -21,7 +21,7 @@ from bitgolf.model.lm import LM
 from bitgolf.recipes import get_recipe
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import SINGLE_PROCESS
-from bitgolf.score.adapt.document_lora import LoRAPlayer
+from bitgolf.score.adapt.lora_player import LoRAPlayer
 from bitgolf.score.methods import ScoringMethod, SlidingScoring
 from bitgolf.score.player import Player
 from bitgolf.score.referee import score

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bitgolf.recipes import get_recipe
 from bitgolf.runtime.device import select_device
-from bitgolf.score.adapt.document_lora import DocumentLoRA, LoRAPlayer
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.lora_player import LoRAPlayer
 from bitgolf.score.player import ScoringBatch
 from bitgolf.score.text import TokenizedText
 from oracles.pr1855_parameters import VOCAB, build, load_adapters, published_names

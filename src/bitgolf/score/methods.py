@@ -87,15 +87,17 @@ class ScoringMethod:
         """(start, stop) of the targets of each text: the documents if `isolated`, otherwise the whole stream."""
         return text.documents() if self.isolated else [(0, text.num_targets)]
 
-    def windows(self, targets: int, start: int = 0) -> Iterator[ScoringWindow]:
+    def windows(self, targets: int, start: int = 0, stride: int = 0) -> Iterator[ScoringWindow]:
         """The windows of a text whose targets begin at `start`.
 
         The first window scores `first_stride` targets, each later one its last `stride` targets, the last one the rest.
+        stride: replaces both strides of the method; 0 keeps them.
         """
+        later, first = (stride, stride) if stride else (self.stride, self.first_stride)
         done, end = start, start + targets
         while done < end:
-            stop = min(done + (self.stride if done > start else self.first_stride), end)
-            last = stop if self.full_windows else done + self.stride  # as if the text had a whole stride left
+            stop = min(done + (later if done > start else first), end)
+            last = stop if self.full_windows else done + later  # as if the text had a whole stride left
             yield ScoringWindow(max(start, last - self.window), stop, done)
             done = stop
 

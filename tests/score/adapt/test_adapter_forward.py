@@ -18,7 +18,8 @@ from bitgolf.model.lm import LM
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.adapt.adapter_forward import AdapterBatch, AdapterForward, CompiledAdapterForward
-from bitgolf.score.adapt.document_lora import DocumentLoRA, LoRAPlayer
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.lora_player import LoRAPlayer
 from bitgolf.score.adapt.loss import IGNORE_INDEX, CompiledLoss, EagerLoss
 from bitgolf.score.execution import compiled_function
 from bitgolf.score.execution.compiled_function import CompiledFunction

@@ -8,11 +8,7 @@ to #1855: rank 96 or 80 on head, q, k, v, and in parallel to attention and MLP, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from itertools import pairwise
 
 from bitgolf.config.ranges import (
     AdapterRank,
@@ -23,23 +19,27 @@ from bitgolf.config.ranges import (
     Repetitions,
     ScoringRows,
     Seed,
+    TokenCount,
     WeightDecayFactor,
     WindowTokens,
 )
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.model.batched_lora import BatchedLoRA
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
-from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
-from bitgolf.score.adapt.adapter_forward import AdapterForward, CompiledAdapterForward
-from bitgolf.score.adapt.per_row_adam import PerRowAdam
+from bitgolf.runtime.distributed import DistributedContext
+from bitgolf.score.adapt.lora_player import LoRAPlayer
 from bitgolf.score.document_order import CorpusOrder, DocumentOrder
-from bitgolf.score.execution.async_copy import copy_to_device
 from bitgolf.score.execution.forward import SelectKernels
-from bitgolf.score.methods import ScoringMethod, SlidingScoring, TextBatch, TextSection, check_stride
-from bitgolf.score.player import AdaptationStep, ScoringBatch
+from bitgolf.score.methods import (
+    ScoringMethod,
+    ScoringWindow,
+    SlidingScoring,
+    TextBatch,
+    TextSection,
+    check_stride,
+)
 from bitgolf.score.text import TokenizedText
 
 DOCUMENTS_PER_ROW = 4  # mean number of documents per row of a `TextBatch`
@@ -63,6 +63,9 @@ class DocumentLoRA(ScoringMethod):
     processes. If `rows` does not divide the number of documents, the first documents are a smaller group that neither
     gets an A nor passes one on.
     full_windows: see `SlidingScoring`; as published from 2026-03-17 on.
+    short_documents: (limit, stride) by ascending limit. A group of `rows` documents has the stride of the first limit
+    that its longest document does not exceed, in tokens, with the BOS before and the one after it; else `stride`
+    (Parameter Golf #2014: 8 up to 256 tokens, 24 up to 2,000). The adapters of short documents then take more steps.
     seed: of the initial A, the same for every document. order: document order.
     """
 
@@ -86,6 +89,7 @@ class DocumentLoRA(ScoringMethod):
         steps: Repetitions = 1,
         keep_a: bool = False,
         full_windows: bool = False,
+        short_documents: tuple[tuple[TokenCount, WindowTokens], ...] = (),
         seed: Seed = 0,
         order: Spec[DocumentOrder] = part(CorpusOrder),
     ) -> None:
@@ -99,12 +103,13 @@ class DocumentLoRA(ScoringMethod):
         self.window, self.stride, self.first_stride, self.full_windows = window, stride, stride, full_windows
         self.order, self._order = order(), order
         self.rows, self.rank, self.target_modules, self.seed, self.keep_a = rows, rank, target_modules, seed, keep_a
+        self.short_documents = _checked_short_documents(short_documents, window, stride, full_windows)
         self.scale = 1.0 if alpha is None else alpha / rank
         self.lr, self.betas, self.eps, self.weight_decay, self.steps = lr, betas, eps, weight_decay, steps
 
     @property
     def cross_document(self) -> bool:
-        return self.keep_a
+        return self.keep_a or bool(self.short_documents)  # the longest document of a group sets the stride of all
 
     def sections(self, text: TokenizedText, batch_tokens: int) -> Iterator[TextSection]:
         """One section, since adapters serve one document only. `batch_tokens` is unused: `rows` determines memory."""
@@ -113,8 +118,16 @@ class DocumentLoRA(ScoringMethod):
     def batches(self, documents: Sequence[tuple[int, int]]) -> Iterator[TextBatch]:
         """Text batches of documents, each (start, stop) of its targets. Independent of the number of processes."""
         for group in self._chains(documents) if self.keep_a else batched(documents, DOCUMENTS_PER_ROW * self.rows):
-            texts = [list(self.windows(stop - start, start)) for start, stop in group]
+            texts = list[list[ScoringWindow]]()
+            for side_by_side in batched(group, self.rows):
+                stride = self.stride_of(side_by_side)
+                texts += [list(self.windows(stop - start, start, stride)) for start, stop in side_by_side]
             yield TextBatch(self.rows, texts, together=self.keep_a)
+
+    def stride_of(self, documents: Sequence[tuple[int, int]]) -> int:
+        """The stride of a group of documents, each (start, stop) of its targets: one less than its tokens."""
+        longest = max(stop - start for start, stop in documents) + 1
+        return next((stride for limit, stride in self.short_documents if longest <= limit), self.stride)
 
     def _chains(self, documents: Sequence[tuple[int, int]]) -> Iterator[Sequence[tuple[int, int]]]:
         """The chains for `keep_a`: the first, smaller group alone, then at most `MAX_CHAINS` of two or more groups."""
@@ -157,142 +170,24 @@ class DocumentLoRA(ScoringMethod):
         )
 
 
+def _checked_short_documents(
+    short_documents: tuple[tuple[int, int], ...], window: int, stride: int, full_windows: bool
+) -> tuple[tuple[int, int], ...]:
+    """`DocumentLoRA.short_documents`, or a `RecipeError`.
+
+    No limit exceeds the window, so that the context of a target, all of its document, does not depend on the stride.
+    """
+    limits, strides = ([pair[i] for pair in short_documents] for i in (0, 1))
+    if any(a >= b for a, b in pairwise([0, *limits, window + 1])) or any(own > stride for own in strides):
+        cause = f"limits must ascend to at most the window of {window}, strides to at most {stride}: {short_documents}"
+        raise RecipeError(cause, where="score.short_documents", hint="e.g. ((256, 8), (2000, 24))")
+    if short_documents and not full_windows:
+        cause = "the stride depends on where a document ends, as with full_windows, which is off"
+        raise RecipeError(cause, where="score.short_documents", hint="set full_windows=true")
+    return short_documents
+
+
 def batched(documents: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
     """Consecutive groups of `size` documents; the last group may be smaller."""
     for i in range(0, len(documents), size):
         yield documents[i : i + size]
-
-
-class LoRAPlayer:
-    """A model with one set of adapters for each of `method.rows` rows. The creator must call `close`.
-
-    Memory: 20 to 32 bytes for each of rows * P adapter parameters (P per row, see `BatchedLoRA`): values, two moments,
-    two copies of the gradient, and three temporaries if steps are eager. From `predict` to `observe` also the graph of
-    one forward, `batch_size.training_bytes_per_token` per token, limited on CUDA by
-    `CompiledAdapterForward.set_max_tokens`.
-    """
-
-    def __init__(
-        self,
-        model: LM,
-        vocab: int,
-        device: Device,
-        method: DocumentLoRA,
-        distributed: DistributedContext = SINGLE_PROCESS,
-        kernels: SelectKernels | None = None,
-    ) -> None:
-        self.model = model.to(device.torch_device).eval()
-        self.vocab, self.device, self.method = vocab, device, method
-        self.adapters = BatchedLoRA(
-            self.model, method.rows, method.target_modules, rank=method.rank, scale=method.scale, seed=method.seed
-        )
-        try:
-            self.forward = self._forward(distributed, kernels)
-        except Exception:  # the caller has no player to close
-            self.adapters.detach()
-            raise
-        self.adam = PerRowAdam(
-            self.adapters.values,
-            lr=method.lr,
-            betas=method.betas,
-            eps=method.eps,
-            weight_decay=method.weight_decay,
-        )
-        self._graph: tuple[ScoringBatch, Tensor] | None = None
-
-    def _forward(self, distributed: DistributedContext, kernels: SelectKernels | None) -> AdapterForward:
-        if self.device.torch_device.type != "cuda":
-            return AdapterForward(self.model, self.device, self.adapters)
-        return CompiledAdapterForward(
-            self.model,
-            self.device,
-            self.adapters,
-            window=self.method.window,
-            columns=self.method.stride,
-            distributed=distributed,
-            kernels=kernels,
-        )
-
-    def predict(self, block: ScoringBatch) -> Tensor:
-        """Logits (n, V) of the targets.
-
-        The graph is kept for `observe` if there is one micro batch; that of several could exceed the memory.
-        """
-        if block.reset_all:
-            self.reset_all()
-        self.reset(block.reset_rows)
-        microbatches = self.forward.microbatches(block)
-        keep_graph = len(microbatches) == 1 and self.method.steps > 0
-        with torch.set_grad_enabled(keep_graph):
-            logits = [self.forward(batch) for batch in microbatches]
-        self._graph = (block, logits[0]) if keep_graph else None
-        return logits[0].detach() if len(logits) == 1 else torch.cat(logits)
-
-    def observe(self, block: ScoringBatch, targets: Tensor) -> None:
-        """Train the adapters on a batch. The first step uses the graph of `predict` if it was kept.
-
-        With `keep_a`, the weight decay of a step also acts on the rows whose document has ended, as one AdamW over all
-        rows does in the original. Their B and moments are reset before they are used again, their A is not.
-        """
-        graph, self._graph = self._graph, None
-        counts = block.target_mask.sum(1)
-        trained = self._rows_to_train(counts, targets)
-        if not bool(trained.any()):
-            return
-        # the loss of a row is the mean over its targets
-        weights = torch.repeat_interleave(trained / counts.clamp(min=1), counts)
-        weights, targets, trained = (copy_to_device(t, self.device.torch_device) for t in (weights, targets, trained))
-        logits = graph[1] if graph and graph[0] is block else None
-        stepped = torch.ones_like(trained) if self.method.keep_a else trained
-        for _ in range(self.method.steps):
-            self.adam.step(self._gradient(block, targets, weights, logits), stepped)
-            logits = None
-
-    def _gradient(self, block: ScoringBatch, targets: Tensor, weights: Tensor, known: Tensor | None) -> Tensor:
-        """Gradient (rows, P) of the weighted sum of the targets' nats. known: logits with their graph, if available."""
-        microbatches, gradient = self.forward.microbatches(block), None
-        sizes = [len(batch.target_indices) for batch in microbatches]
-        with torch.enable_grad():
-            for batch, own, weight in zip(microbatches, targets.split(sizes), weights.split(sizes), strict=True):
-                logits = self.forward(batch) if known is None else known
-                loss = F.cross_entropy(logits, own, reduction="none") @ weight.to(logits.dtype)
-                part_gradient = self.adapters.gradients(loss)
-                gradient = part_gradient if gradient is None else gradient.add_(part_gradient)
-        assert gradient is not None, "a batch with a row to train has targets"
-        return gradient
-
-    def _rows_to_train(self, counts: Tensor, targets: Tensor) -> Tensor:
-        """Rows to train, bool (B,): those with targets whose last target is not BOS, so that the document continues."""
-        last = (counts.cumsum(0) - 1).clamp(min=0)
-        return (counts > 0) & (targets[last] != self.model.bos)
-
-    def reset(self, rows: Tensor) -> None:
-        """Reset the adapters and Adam states of the selected rows, bool (rows,) on the CPU."""
-        self._graph = None
-        if bool(rows.any()):
-            self.adapters.reset(rows, keep_a=self.method.keep_a)
-            self.adam.reset(rows)
-
-    def reset_all(self) -> None:
-        """Reset the adapters of all rows, A included even with `keep_a`; used when the base weights have changed."""
-        all_rows = torch.ones(self.method.rows, dtype=torch.bool)
-        self.reset(all_rows)
-        self.adapters.reset(all_rows)
-
-    @contextmanager
-    def without_adapters(self) -> Iterator[LM]:
-        """The model with its adapters detached, so that its base weights can be trained in batches of any size."""
-        self._graph = None
-        self.adapters.detach()
-        try:
-            yield self.model
-        finally:
-            self.adapters.attach()
-
-    def adapt(self, revealed: Tensor, step: AdaptationStep) -> None:
-        pass
-
-    def close(self) -> None:
-        self._graph = None
-        self.adapters.detach()
-        self.forward.close()

@@ -16,8 +16,9 @@ from bitgolf.errors import RecipeError
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import DistributedContext
-from bitgolf.score.adapt.document_lora import DocumentLoRA, LoRAPlayer
+from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.adapt.gradient import SGDAdaptation, WeightAdapter, cosine_decay
+from bitgolf.score.adapt.lora_player import LoRAPlayer
 from bitgolf.score.adapt.phase_documents import scored_before_phases, shortest_documents
 from bitgolf.score.execution.forward import SelectKernels
 from bitgolf.score.methods import ScoringMethod, TextSection

@@ -20,7 +20,8 @@ from bitgolf.model.decoding.incremental import IncrementalDecoder
 from bitgolf.model.lm import LM
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS
-from bitgolf.score.adapt.document_lora import DocumentLoRA, LoRAPlayer
+from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.lora_player import LoRAPlayer
 from bitgolf.score.methods import ScoringMethod, ScoringWindow
 from bitgolf.score.player import ScoringBatch
 
