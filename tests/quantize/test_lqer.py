@@ -24,6 +24,7 @@ from bitgolf.pack.coders import Coder, RangeCoder
 from bitgolf.pack.streams import pack_tensors, unpack_tensors
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ
+from bitgolf.quantize.codecs.joint_encoding import RuleWeights
 from bitgolf.quantize.codecs.lqer import LQER
 from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors, LowRankFactors, PerRowFactors
 from bitgolf.quantize.codecs.session import EncodingSession
@@ -149,7 +150,7 @@ def test_a_repair_never_harms(
     w = scale * weight(*shape, seed=seed)
     stats = known(w.numel() // shape[-1], shape[-1], seed=seed, spread=spread)
     codec = LQER(codec=inner, rank=rank, metric=choose, factors=factors)
-    codes, repairs = codec.corrected({"w": w}, {"w": stats}, EncodingSession())
+    codes, repairs, _ = codec.corrected([RuleWeights(codec, {"w": w})], {"w": stats}, EncodingSession())
     code, repair = codes["w"], repairs["w"]
     assert {name: (a.dtype, a.shape) for name, a in code.items()} == codec.array_specs(shape)
     without, repaired = (e.reshape(-1, shape[-1]) for e in (error(inner(), w, stats), w - codec.decode(code, shape)))
@@ -165,7 +166,7 @@ def test_a_repair_never_harms(
 def test_a_repair_that_would_harm_is_dropped_and_said() -> None:
     w, stats = weight(40, 64), known(40, 64, spread=3.0)
     codec = LQER(codec=INNER, rank=4, metric="hessian", factors=part(Broken))
-    _, repairs = codec.corrected({"w": w}, {"w": stats}, EncodingSession())
+    _, repairs, _ = codec.corrected([RuleWeights(codec, {"w": w})], {"w": stats}, EncodingSession())
     assert not repairs["w"].kept and repairs["w"].gain < 0
     assert torch.equal(error(codec, w, stats), error(INNER(), w, stats))
     assert "correction of no matrix; tried and not stored for 1" in codec.fit_encode({"w": w}, {"w": stats}).summary
@@ -220,7 +221,7 @@ def test_the_weighted_choice_costs_less_than_the_published_one() -> None:
 
     def chosen(choose: Choose) -> tuple[set[str], float]:
         codec = LQER(codec=INNER, top_k=1, metric=choose)
-        codes, repairs = codec.corrected(weights, stats, EncodingSession())
+        codes, repairs, _ = codec.corrected([RuleWeights(codec, weights)], stats, EncodingSession())
         cost = sum(float(stats[p].cost(w - codec.decode(codes[p], tuple(w.shape))).sum()) for p, w in weights.items())
         return {p for p, repair in repairs.items() if repair.kept}, cost
 

@@ -18,7 +18,7 @@ from bitgolf.grids.clip import SdClip
 from bitgolf.quantize.codecs.codec import IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ
 from bitgolf.quantize.codecs.lqer import LQER
-from bitgolf.quantize.codecs.protected_groups import ProtectedGroups
+from bitgolf.quantize.codecs.protected_groups import ProtectedGroups, choose_groups
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.stats import MatrixStats, identity_stats
 
@@ -104,7 +104,7 @@ def test_the_groups_are_the_best_of_all_matrices(count: int, seed: int) -> None:
     expected: dict[str, list[int]] = {}
     for _, name, start in ranked[:count]:
         expected.setdefault(name, []).append(start)
-    chosen = protected(count=count).choose_groups(weights, known)
+    chosen = choose_groups([(protected(count=count), weights)], known)
     assert chosen == {name: sorted(starts) for name, starts in expected.items()}
     encoding = protected(count=count).fit_encode(weights, known, EncodingSession())
     codes = dict(encoding.codes)
@@ -117,20 +117,20 @@ def test_the_groups_are_the_best_of_all_matrices(count: int, seed: int) -> None:
 
 def test_a_scaled_column_scales_its_part_of_the_score() -> None:
     w, known = weight(9, 8).abs() + 1, identity_stats(9, 8)
-    assert protected().choose_groups({"w": w}, {"w": known}) != {}
+    assert choose_groups([(protected(), {"w": w})], {"w": known}) != {}
     w[:, :4] = 1.0
     w[:, 4:] = 1.01
-    assert protected().choose_groups({"w": w}, {"w": known}) == {"w": [4]}
+    assert choose_groups([(protected(), {"w": w})], {"w": known}) == {"w": [4]}
     w[:, 0] *= 1.1
-    assert protected().choose_groups({"w": w}, {"w": known}) == {"w": [0]}
+    assert choose_groups([(protected(), {"w": w})], {"w": known}) == {"w": [0]}
     louder = known._replace(hessian=torch.diag(torch.tensor([1.0] * 7 + [4.0])))
-    assert protected().choose_groups({"w": w}, {"w": louder}) == {"w": [4]}
+    assert choose_groups([(protected(), {"w": w})], {"w": louder}) == {"w": [4]}
 
 
 def test_small_matrices_have_no_groups() -> None:
     w = weight(256, 256)
-    assert ProtectedGroups(codec=ROWS).choose_groups({"w": w}, {}) == {}
-    assert ProtectedGroups(codec=ROWS).choose_groups({"w": weight(257, 256)}, {}) != {}
+    assert choose_groups([(ProtectedGroups(codec=ROWS), {"w": w})], {}) == {}
+    assert choose_groups([(ProtectedGroups(codec=ROWS), {"w": weight(257, 256)})], {}) != {}
 
 
 def test_a_correction_is_of_the_error_that_the_groups_leave() -> None:

@@ -18,6 +18,7 @@ from bitgolf.files import write_bytes
 from bitgolf.pack.byte_planes import entropy_bits
 from bitgolf.pack.streams import ContextModels, EncodedTensor, Layout
 from bitgolf.quantize.codecs.codec import Codec, Shape
+from bitgolf.quantize.codecs.joint_encoding import RuleWeights, encode_rules
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.stats import StatsByPath
 
@@ -78,11 +79,13 @@ def encode_model(
     log(session.description)
     known = session.to_device(stats or {})
     codecs, of = codecs_by_path(roles, rules), sum(w.numel() for w in state.values())
+    found = list[RuleWeights]()
     for codec in dict.fromkeys(codecs.values()):
         weights = {path: state[path].to(session.device) for path, own in codecs.items() if own is codec}
         if codec.needs_calibration and stats is not None:
             _require_stats(weights, known)
-        encoding = codec.fit_encode(weights, known, session)
+        found.append(RuleWeights(codec, weights))
+    for encoding in encode_rules(found, known, session):
         if encoding.summary:
             log(encoding.summary)
         for path, code in encoding.codes:

@@ -7,7 +7,7 @@ norm of E, storage of the factors). The metric `hessian`, in both decomposition 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from heapq import nlargest
 from typing import Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from bitgolf.pack.contexts import ContextModel
 from bitgolf.pack.streams import EncodedTensor
 from bitgolf.quantize.codecs.codec import ArraySpecs, Codec, RuleEncoding, Shape, matrix_shape
 from bitgolf.quantize.codecs.gptq import GPTQ, RoundToGrid
+from bitgolf.quantize.codecs.joint_encoding import JointCodec, RuleWeights, encode_rules
 from bitgolf.quantize.codecs.lqer_factors import FACTOR_ARRAYS, AsymmetricFactors, LowRankFactors
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.stats import MatrixStats, identity_stats
@@ -47,8 +48,9 @@ class LQERResult(NamedTuple):
 
 
 class LQERCandidate(NamedTuple):
-    """A matrix, its code without correction, and the cost of the error of that code in the metric."""
+    """A matrix, its codec, its code without correction, and the cost of the error of that code in the metric."""
 
+    codec: LQER
     w: Tensor
     stats: MatrixStats | None
     uncorrected: EncodedTensor
@@ -56,8 +58,8 @@ class LQERCandidate(NamedTuple):
 
 
 @register
-class LQER(Codec):
-    """A codec, plus a low-rank correction of rank `rank` for at most `top_k` matrices of the rule.
+class LQER(JointCodec):
+    """A codec, plus a low-rank correction of rank `rank` for at most `top_k` matrices.
 
     metric: `frobenius` corrects the matrices with the largest ‖E‖, by the SVD of E (as published). `hessian` tries all
     matrices and keeps those with the largest gain in nats per token. Each is tried with the factors of both the SVD of
@@ -65,6 +67,8 @@ class LQER(Codec):
     factors: storage format of A and B.  damping: of the Hessian, as in `GPTQ`.
     align_signs: negate factors such that the largest magnitude of each column of A is negative, since the range of
     `AsymmetricFactors` (-2..1) extends further on that side. Off as published: the signs are those of the SVD.
+    scope: these are chosen from all matrices of the `rule`, or of all rules of the `recipe` whose codec is an `LQER`
+    with the same `top_k`, `metric` and this scope, as published.
     A correction is kept only if it lowers the error with the factors as decoded.
     """
 
@@ -78,6 +82,7 @@ class LQER(Codec):
         factors: Spec[LowRankFactors] = part(AsymmetricFactors),
         damping: NonNegative = 0.01,
         align_signs: bool = True,
+        scope: Literal["rule", "recipe"] = "rule",
     ) -> None:
         for name, value in (("rank", rank), ("top_k", top_k)):
             if value < 1:
@@ -86,7 +91,11 @@ class LQER(Codec):
         if taken := self.codec.array_specs((1, 1)).keys() & set(FACTOR_ARRAYS):
             message = f"{type(self.codec).__name__} has an array of the same name as a factor ({min(taken)})"
             raise RecipeError(message, where="LQER.codec", hint="use a codec without low-rank correction")
-        self.rank, self.top_k, self.metric, self.align_signs = rank, top_k, metric, align_signs
+        self.rank, self.top_k, self.metric, self.align_signs, self.scope = rank, top_k, metric, align_signs, scope
+
+    @property
+    def joint_choice(self) -> Hashable | None:
+        return (LQER, self.top_k, self.metric) if self.scope == "recipe" else None
 
     @property
     def context_coded(self) -> tuple[str, ...]:
@@ -99,37 +108,42 @@ class LQER(Codec):
     def array_specs(self, shape: Shape) -> ArraySpecs:
         return {**self.codec.array_specs(shape), **self._factor_specs(shape)}
 
-    def fit_encode(
-        self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession | None = None
+    def fit_encode_rules(
+        self, rules: Sequence[RuleWeights], stats: Mapping[str, MatrixStats], session: EncodingSession
     ) -> RuleEncoding:
         """Encodes all tensors before it returns, since their errors determine which matrices are corrected."""
-        codes, results = self.corrected(weights, stats, session or EncodingSession())
+        codes, results, remarks = self.corrected(rules, stats, session)
         kept = [path for path, result in results.items() if result.kept]
         dropped = len(results) - len(kept)
-        summary = f"low-rank correction of {', '.join(kept) or 'no matrix'}; tried and not stored for {dropped}"
-        return RuleEncoding(iter(codes.items()), summary)
+        own = f"low-rank correction of {', '.join(kept) or 'no matrix'}; tried and not stored for {dropped}"
+        return RuleEncoding(iter(codes.items()), "; ".join([*remarks, own]))
 
     def corrected(
-        self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession
-    ) -> tuple[dict[str, EncodedTensor], dict[str, LQERResult]]:
-        """Path -> code of every matrix, and path -> result of every matrix on which a correction was tried."""
-        plain = dict(self.codec.fit_encode(weights, stats, session).codes)
+        self, rules: Sequence[RuleWeights], stats: Mapping[str, MatrixStats], session: EncodingSession
+    ) -> tuple[dict[str, EncodedTensor], dict[str, LQERResult], list[str]]:
+        """Path -> code of every matrix, path -> result of every matrix that was tried, remarks of the inner codecs."""
+        members = [(codec, weights) for codec, weights in rules if isinstance(codec, LQER)]
+        inner = list(encode_rules([RuleWeights(codec.codec, ws) for codec, ws in members], stats, session))
+        plain = {path: code for encoding in inner for path, code in encoding.codes}
 
-        def candidate(path: str) -> LQERCandidate:
-            w, own = weights[path], stats.get(path)
-            return LQERCandidate(w, own, plain[path], self._error_cost(self._error(w, plain[path]), own))
+        def candidate(entry: tuple[LQER, str, Tensor]) -> tuple[str, LQERCandidate]:
+            codec, path, w = entry
+            own, error = stats.get(path), codec.error(w, plain[path])
+            return path, LQERCandidate(codec, w, own, plain[path], codec.error_cost(error, own))
 
-        candidates = dict(zip(weights, session.map(candidate, weights), strict=True))
+        entries = [(codec, path, w) for codec, weights in members for path, w in weights.items()]
+        candidates = dict(session.map(candidate, entries))
         found = self._best_corrections(candidates, session)
-        codes = {path: one.uncorrected | self._zero_factors(one) for path, one in candidates.items()}
+        codes = {path: one.uncorrected | one.codec.zero_factors(one.w) for path, one in candidates.items()}
         codes |= {path: code for path, (result, code) in found.items() if result.kept}
-        return codes, {path: result for path, (result, _) in found.items()}
+        results = {path: result for path, (result, _) in found.items()}
+        return codes, results, [encoding.summary for encoding in inner if encoding.summary]
 
     def encode(
         self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
     ) -> EncodedTensor:
         """The code of a single matrix, which is corrected if that lowers its error."""
-        return self.corrected({"": w}, {"": stats} if stats else {}, session or EncodingSession())[0][""]
+        return dict(self.fit_encode({"": w}, {"": stats} if stats else {}, session).codes)[""]
 
     def int_grid_and_steps(self, code: EncodedTensor) -> tuple[IntGrid, Tensor] | None:
         return self.codec.int_grid_and_steps(code)
@@ -153,15 +167,17 @@ class LQER(Codec):
         rows, columns = matrix_shape(shape)
         return self.factors.arrays(rows, columns, min(self.rank, rows, columns))
 
-    def _zero_factors(self, candidate: LQERCandidate) -> EncodedTensor:
+    def zero_factors(self, w: Tensor) -> EncodedTensor:
         """All-zero factors, which stand for no correction."""
-        specs = self._factor_specs(tuple(candidate.w.shape))
+        specs = self._factor_specs(tuple(w.shape))
         return {name: np.zeros(size, dtype) for name, (dtype, size) in specs.items()}
 
-    def _error(self, w: Tensor, plain: EncodedTensor) -> Tensor:
+    def error(self, w: Tensor, plain: EncodedTensor) -> Tensor:
+        """The error (R, C) of a code without correction."""
         return _matrix(w) - _matrix(self.codec.decode(plain, tuple(w.shape)))
 
-    def _error_cost(self, error: Tensor, stats: MatrixStats | None) -> float:
+    def error_cost(self, error: Tensor, stats: MatrixStats | None) -> float:
+        """The cost of an error (R, C) in the metric."""
         if self.metric == "frobenius":
             return float(error.double().square().sum())
         return float((stats or identity_stats(*error.shape)).cost(error).double().sum())
@@ -177,7 +193,7 @@ class LQER(Codec):
 
         def work(path: str) -> tuple[LQERResult, EncodedTensor]:
             with error_location(path):
-                return self._correct(candidates[path], session)
+                return candidates[path].codec.correct(candidates[path], session)
 
         found = dict(zip(tried, session.map(work, tried), strict=True))
         for path in nlargest(self.top_k, found, key=lambda path: found[path][0].gain):
@@ -185,15 +201,15 @@ class LQER(Codec):
             found[path] = result._replace(kept=result.gain > 0), code
         return found
 
-    def _correct(self, candidate: LQERCandidate, session: EncodingSession) -> tuple[LQERResult, EncodedTensor]:
+    def correct(self, candidate: LQERCandidate, session: EncodingSession) -> tuple[LQERResult, EncodedTensor]:
         """The best correction of a matrix that was found: its result and the corrected code."""
         w, stats = candidate.w, candidate.stats
-        error = self._error(w, candidate.uncorrected).double()
+        error = self.error(w, candidate.uncorrected).double()
         tried = [self._factorize_error(error)]
         if self.metric == "hessian":
             tried.append(self._factorize_weighted(error, stats or session.identity_stats(*error.shape)))
         codes = [candidate.uncorrected | factors for factors in tried]
-        costs = [self._error_cost(_matrix(w) - _matrix(self.decode(code, tuple(w.shape))), stats) for code in codes]
+        costs = [self.error_cost(_matrix(w) - _matrix(self.decode(code, tuple(w.shape))), stats) for code in codes]
         best = min(range(len(codes)), key=costs.__getitem__)
         return LQERResult(candidate.cost, costs[best]), codes[best]
 

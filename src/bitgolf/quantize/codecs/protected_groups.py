@@ -6,9 +6,10 @@ unlike in AWQ (arXiv 2306.00978).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from heapq import nlargest
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,8 +21,16 @@ from bitgolf.config.spec import Spec
 from bitgolf.errors import CorruptFileError, RecipeError, error_location
 from bitgolf.grids.integer import IntGrid
 from bitgolf.pack.streams import EncodedTensor
-from bitgolf.quantize.codecs.codec import ArraySpecs, Codec, IntRows, RuleEncoding, Shape, largest_first, matrix_shape
+from bitgolf.quantize.codecs.codec import (
+    ArraySpecs,
+    IntRows,
+    RuleEncoding,
+    Shape,
+    largest_first,
+    matrix_shape,
+)
 from bitgolf.quantize.codecs.gptq import columnwise
+from bitgolf.quantize.codecs.joint_encoding import JointCodec, RuleWeights
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.stats import MatrixStats
 
@@ -31,13 +40,15 @@ Groups = Mapping[str, Sequence[int]]
 
 
 @register
-class ProtectedGroups(Codec):
-    """`IntRows`, with `bits` bits for the columns of at most `top_k` groups in all matrices of the rule.
+class ProtectedGroups(JointCodec):
+    """`IntRows`, with `bits` bits for the columns of at most `top_k` groups.
 
     The columns of a matrix are divided into consecutive groups of `group_size`; what is left is in no group. The groups
     with the largest sum over columns of (root mean square of the input) * (mean magnitude of the weights) are
     protected: their steps have the same clip as the others, divided by more codes. GPTQ compensates for the error that
     remains. Matrices with at most `max_unprotected` weights have no groups.
+    scope: the groups are chosen from all matrices of the `rule`, or of all rules of the `recipe` whose codec (or the
+    codec that it corrects) is a `ProtectedGroups` with the same `top_k` and this scope, as published.
     A code has the first columns of the groups (`starts`) and the steps of the protected columns, one per row.
     """
 
@@ -49,6 +60,7 @@ class ProtectedGroups(Codec):
         group_size: Width = 64,
         top_k: Count = 1,
         max_unprotected: CountOrZero = 65_536,
+        scope: Literal["rule", "recipe"] = "rule",
     ) -> None:
         if top_k < 1:
             raise RecipeError(f"top_k must be at least 1, got {top_k}", where="ProtectedGroups.top_k")
@@ -56,7 +68,11 @@ class ProtectedGroups(Codec):
         if self.wide.grid.full_qmax <= self.codec.grid.full_qmax:
             cause = f"protected columns must have more bits than the others, got {bits}"
             raise RecipeError(cause, where="ProtectedGroups.bits", hint="fewer bits in `codec`")
-        self.group_size, self.top_k, self.max_unprotected = group_size, top_k, max_unprotected
+        self.group_size, self.top_k, self.max_unprotected, self.scope = group_size, top_k, max_unprotected, scope
+
+    @property
+    def joint_choice(self) -> Hashable | None:
+        return (ProtectedGroups, self.top_k) if self.scope == "recipe" else None
 
     @property
     def needs_calibration(self) -> bool:
@@ -67,10 +83,20 @@ class ProtectedGroups(Codec):
         own = {"starts": (np.dtype(np.int16), (self.top_k,)), "wide_scales": (self.wide.grid.scales.dtype, (rows,))}
         return self.codec.array_specs(shape) | own
 
-    def fit_encode(
-        self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession | None = None
+    def fit_encode_rules(
+        self, rules: Sequence[RuleWeights], stats: Mapping[str, MatrixStats], session: EncodingSession
     ) -> RuleEncoding:
-        session, groups = session or EncodingSession(), self.choose_groups(weights, stats)
+        members = [(codec, weights) for codec, weights in rules if isinstance(codec, ProtectedGroups)]
+        groups = choose_groups(members, stats)
+        codes = [codec.encode_with_groups(weights, stats, session, groups) for codec, weights in members]
+        places = ", ".join(f"{start}-{start + self.group_size - 1} of {p}" for p in groups for start in groups[p])
+        bits = self.wide.grid.full_qmax.bit_length() + 1
+        return RuleEncoding(chain.from_iterable(codes), f"{bits} bits for columns {places}" if groups else "")
+
+    def encode_with_groups(
+        self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession, groups: Groups
+    ) -> Iterator[tuple[str, EncodedTensor]]:
+        """(path, code) of every tensor, with the given groups."""
 
         def work(path: str) -> tuple[str, EncodedTensor]:
             with error_location(path):
@@ -78,10 +104,8 @@ class ProtectedGroups(Codec):
 
         plain = {path: w for path, w in weights.items() if path not in groups}
         codes = ((path, self._unprotected(code)) for path, code in self.codec.encode_many(plain, stats, session))
-        chosen = session.map(work, largest_first({path: weights[path] for path in groups}))
-        places = ", ".join(f"{start}-{start + self.group_size - 1} of {p}" for p in groups for start in groups[p])
-        bits = self.wide.grid.full_qmax.bit_length() + 1
-        return RuleEncoding(chain(codes, chosen), f"{bits} bits for columns {places}" if groups else "")
+        chosen = largest_first({path: w for path, w in weights.items() if path in groups})
+        return chain(codes, session.map(work, chosen))
 
     def encode(
         self, w: Tensor, stats: MatrixStats | None = None, session: EncodingSession | None = None
@@ -89,16 +113,12 @@ class ProtectedGroups(Codec):
         """The code of a single matrix, of which the best `top_k` groups are protected."""
         return dict(self.fit_encode({"": w}, {"": stats} if stats else {}, session).codes)[""]
 
-    def choose_groups(self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats]) -> Groups:
-        """The protected groups of all matrices that have one."""
-        scores: dict[tuple[str, int], float] = {}
-        for path, w in weights.items():
-            if w.numel() > self.max_unprotected:
-                scores |= {(path, start): score for start, score in self._group_scores(w, stats.get(path))}
-        found: dict[str, list[int]] = {}
-        for path, start in nlargest(self.top_k, scores, key=scores.__getitem__):
-            found.setdefault(path, []).append(start)
-        return {path: sorted(starts) for path, starts in found.items()}
+    def group_scores(
+        self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats]
+    ) -> dict[tuple[str, int], float]:
+        """(path, first column) -> score of every group that can be protected."""
+        large = {path: w for path, w in weights.items() if w.numel() > self.max_unprotected}
+        return {(path, start): s for path, w in large.items() for start, s in self._group_scores(w, stats.get(path))}
 
     def _group_scores(self, w: Tensor, stats: MatrixStats | None) -> Iterator[tuple[int, float]]:
         """(first column, score) of each group of a matrix."""
@@ -175,3 +195,16 @@ class ProtectedGroups(Codec):
                 f"{code['starts'].tolist()} are no protected groups of {self.group_size} of {columns} columns"
             )
         return starts
+
+
+def choose_groups(
+    members: Sequence[tuple[ProtectedGroups, Mapping[str, Tensor]]], stats: Mapping[str, MatrixStats]
+) -> Groups:
+    """The protected groups of all matrices that have one. All members have the same `top_k`."""
+    scores: dict[tuple[str, int], float] = {}
+    for codec, weights in members:
+        scores |= codec.group_scores(weights, stats)
+    found: dict[str, list[int]] = {}
+    for path, start in nlargest(members[0][0].top_k, scores, key=scores.__getitem__):
+        found.setdefault(path, []).append(start)
+    return {path: sorted(starts) for path, starts in found.items()}

@@ -1,0 +1,56 @@
+"""Encoding of the tensors of several rules, whose codecs may choose among all of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from bitgolf.quantize.codecs.codec import Codec, RuleEncoding
+from bitgolf.quantize.codecs.session import EncodingSession
+from bitgolf.quantize.stats import MatrixStats
+
+
+class RuleWeights(NamedTuple):
+    """The tensors of a rule by path, and the codec that encodes them."""
+
+    codec: Codec
+    weights: Mapping[str, Tensor]
+
+
+class JointCodec(Codec):
+    """A codec that treats some tensors differently, chosen from all tensors of its rule or of several rules."""
+
+    @property
+    @abstractmethod
+    def joint_choice(self) -> Hashable | None:
+        """Codecs with equal keys choose among the tensors of all their rules; None: among those of one rule."""
+
+    @abstractmethod
+    def fit_encode_rules(
+        self, rules: Sequence[RuleWeights], stats: Mapping[str, MatrixStats], session: EncodingSession
+    ) -> RuleEncoding:
+        """Encode all tensors of several rules whose codecs have the class and the `joint_choice` of this one."""
+
+    def fit_encode(
+        self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession | None = None
+    ) -> RuleEncoding:
+        return self.fit_encode_rules([RuleWeights(self, weights)], stats, session or EncodingSession())
+
+
+def encode_rules(
+    rules: Sequence[RuleWeights], stats: Mapping[str, MatrixStats], session: EncodingSession
+) -> Iterator[RuleEncoding]:
+    """The encodings of several rules, in order. Rules that choose jointly have one encoding, in place of the first."""
+    groups: dict[Hashable, list[RuleWeights]] = {}
+    for i, rule in enumerate(rules):
+        key = rule.codec.joint_choice if isinstance(rule.codec, JointCodec) else None
+        groups.setdefault(i if key is None else key, []).append(rule)
+    for group in groups.values():
+        codec, weights = group[0]
+        if isinstance(codec, JointCodec):
+            yield codec.fit_encode_rules(group, stats, session)
+        else:
+            yield codec.fit_encode(weights, stats, session)
