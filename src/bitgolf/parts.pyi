@@ -23,6 +23,7 @@ from bitgolf.model.attention.attention import Attention as Attention
 from bitgolf.model.attention.attention import FusedAttention as FusedAttention
 from bitgolf.model.attention.attention import QGain as QGain
 from bitgolf.model.attention.attention import QKNorm as QKNorm
+from bitgolf.model.attention.cores.scheduled_segments import ScheduledSegmentMask as ScheduledSegmentMask
 from bitgolf.model.attention.cores.sdpa import DocumentMask as DocumentMask
 from bitgolf.model.attention.cores.sdpa import SDPACore as SDPACore
 from bitgolf.model.attention.cores.sdpa import SegmentMask as SegmentMask
@@ -136,6 +137,7 @@ from bitgolf.optim.schedules import Constant as Constant
 from bitgolf.optim.schedules import InverseLRRamp as InverseLRRamp
 from bitgolf.optim.schedules import LinearRamp as LinearRamp
 from bitgolf.optim.schedules import PiecewiseLinear as PiecewiseLinear
+from bitgolf.optim.schedules import Rewarmup as Rewarmup
 from bitgolf.optim.schedules import WarmdownFraction as WarmdownFraction
 from bitgolf.optim.schedules import WarmdownSteps as WarmdownSteps
 from bitgolf.optim.schedules import Warmup as Warmup
@@ -173,6 +175,7 @@ from bitgolf.score.adapt.gradient import SGDAdaptation as SGDAdaptation
 from bitgolf.score.adapt.ngram_mixing import NGramMixing as NGramMixing
 from bitgolf.score.adapt.ngram_tilt import NGramTilt as NGramTilt
 from bitgolf.score.adapt.phased_lora import PhasedLoRA as PhasedLoRA
+from bitgolf.score.adapt.rank_slices import RankSlicedSGD as RankSlicedSGD
 from bitgolf.score.adapt.stream_sgd import StreamSGD as StreamSGD
 from bitgolf.score.cached import CachedScoring as CachedScoring
 from bitgolf.score.coding.roundtrip import CompressionRoundTrip as CompressionRoundTrip

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from bitgolf.recipes import get_recipe, recipe_names
 from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.ngram_tilt import NGramTilt
 from bitgolf.score.adapt.phased_lora import PhasedLoRA
 from bitgolf.score.adapt.stream_sgd import StreamSGD
 
@@ -32,6 +34,10 @@ SCORED: dict[str, tuple[tuple[str, int, int], ...]] = {
     "pr1787": (WHOLE, ("phased", 2048, 48)),
     "pr1851": (WHOLE, ("phased", 2048, 48)),
     "pr1855": (WHOLE, ("phased", 2048, 48)),
+    "pr1945": (WHOLE, ("phased", 2048, 48)),
+    "pr1953": (("contiguous", 2560, 2560), ("phased", 2560, 48)),
+    "pr2014": (("contiguous", 3072, 3072), ("phased", 3072, 48)),
+    "pr2135": (("contiguous", 2560, 2560), ("tilted", 2560, 48)),
 }
 
 # Learning rate, epochs, chunk, batch and length of sequences.
@@ -48,6 +54,17 @@ LORA: dict[str, tuple[Any, ...]] = {
     "pr1787": (96, 144 / 96, 0.5, 0.999, True, (666, 1333, 2000)),
     "pr1851": (96, 144 / 96, 1.0, 0.999, True, (666, 1333, 2000)),
     "pr1855": (80, 144 / 80, 0.5, 0.99, True, (833, 1666, 2500)),
+    "pr1945": (80, 144 / 80, 0.5, 0.99, True, (833, 1666, 2500)),
+    "pr1953": (80, 144 / 80, 0.5, 0.99, True, (833, 1666, 2500)),
+    "pr2014": (80, 144 / 80, 0.5, 0.99, True, (2500,)),
+    "pr2135": (80, 144 / 80, 2.0, 0.99, True, (2500,)),
+}
+# Learning rate, documents side by side, sites of the adapters, and strides of short documents, where not as in #1855.
+RECORDS: dict[str, tuple[Any, ...]] = {
+    "pr1945": (1e-4, 64, ("head", "q", "k", "v", "mixer", "mlp"), ()),
+    "pr1953": (7.5e-5, 64, ("head", "k", "mixer", "mlp"), ()),
+    "pr2014": (7.5e-5, 24, ("head", "k", "mixer", "mlp"), ((256, 8), (2000, 24))),
+    "pr2135": (8e-5, 64, ("head", "q", "v", "mixer", "mlp"), ()),
 }
 PUBLISHED = [name for name in recipe_names() if get_recipe(name)().published]
 
@@ -73,32 +90,61 @@ def test_descent_on_the_stream_is_as_published(name: str) -> None:
     assert (sgd["momentum"], sgd["max_norm"], sgd["split_documents"]) == (0.9, 1.0, False)
 
 
+def adapting_method(name: str) -> DocumentLoRA | PhasedLoRA:
+    """The adapting method of a recipe, below its n-gram tilt if it has one."""
+    method = get_recipe(name)["score.1"]()
+    return method.method if isinstance(method, NGramTilt) else method
+
+
 @pytest.mark.parametrize("name", LORA)
 def test_adapters_are_as_published(name: str) -> None:
-    method: DocumentLoRA | PhasedLoRA = get_recipe(name)["score.1"]()
+    method = adapting_method(name)
     phases = method.boundaries if isinstance(method, PhasedLoRA) else ()
     lora = method.lora if isinstance(method, PhasedLoRA) else method
     assert (lora.rank, lora.scale, lora.weight_decay, lora.betas[1], lora.keep_a, phases) == LORA[name]
-    first = name == "pr1090"
     assert method.order.name == lora.order.name == ("corpus" if name == "pr1090" else "longest")
-    assert lora.target_modules == (("q", "v") if first else ("head", "q", "k", "v", "mixer", "mlp"))
-    assert (lora.lr, lora.betas[0], lora.steps) == ((0.05, 0.9, 1) if first else (1e-4, 0.0, 1))
+    usual = (0.05, 64, ("q", "v"), ()) if name == "pr1090" else (1e-4, 64, ("head", "q", "k", "v", "mixer", "mlp"), ())
+    assert (lora.lr, lora.rows, lora.target_modules, lora.short_documents) == RECORDS.get(name, usual)
+    assert (lora.betas[0], lora.steps) == ((0.9, 1) if name == "pr1090" else (0.0, 1))
     if isinstance(method, PhasedLoRA):
         sgd = method.sgd
-        assert (sgd["lr"], sgd["momentum"], sgd["epochs"], sgd["max_norm"], method.chunk) == (
-            0.001,
-            0.9,
-            1,
-            1.0,
-            32_768,
-        )
-        assert sgd["batch_size"] * sgd["sequence_length"] == method.chunk, "one step for each chunk"
+        found = (sgd["lr"], sgd["momentum"], sgd["epochs"], sgd["max_norm"], method.chunk)
+        assert found == (0.001, 0.9, 1, 1.0, 32_768)
+        (step,) = sgd().steps(torch.zeros(32_769, dtype=torch.int64), 1, sgd["sequence_length"] or method.window)
+        assert len(step) == 8, "one step for each chunk, with a row for each of eight GPUs"
 
 
 @pytest.mark.parametrize(
-    ("name", "scored"), [("pr1855", [1296, 2128, 2960]), ("pr1626", [1104, 1808, 2448]), ("pr1787", [1104, 1808, 2448])]
+    ("name", "rows", "left_out"),
+    [
+        ("pr1855", [4096] * 8, 0),
+        ("pr1953", [2560, 5120] * 4, 2048),
+        ("pr2135", [2560, 5120] * 4, 2048),
+        ("pr2014", [3072, 3072, 3072, 6144] * 2, 2048),
+    ],
+)
+def test_rows_of_a_step_of_a_phase(name: str, rows: list[int], left_out: int) -> None:
+    """Full sequences of a chunk of 32,768 targets are divided among eight GPUs, the rest is left out."""
+    method = adapting_method(name)
+    assert isinstance(method, PhasedLoRA)
+    sgd = method.sgd()
+    (step,) = sgd.steps(torch.zeros(32_769, dtype=torch.int64), 1, method.sgd["sequence_length"] or method.window)
+    assert [row.stop - row.start for row in step] == rows and sum(rows) == 32_768 - left_out
+    assert sgd.longest_row(32_768, method.sgd["sequence_length"] or method.window) == max(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "scored"),
+    [
+        ("pr1855", [1296, 2128, 2960]),
+        ("pr2014", [2672]),
+        ("pr2135", [2960]),
+        ("pr1626", [1104, 1808, 2448]),
+        ("pr1787", [1104, 1808, 2448]),
+    ],
 )
 def test_phases_begin_where_the_logs_say(name: str, scored: list[int]) -> None:
     """Documents that eight GPUs have scored when they pause, of 50,000, as printed in the logs (`pd`)."""
-    method: PhasedLoRA = get_recipe(name)["score.1"]()
+    method = adapting_method(name)
+    assert isinstance(method, PhasedLoRA)
     assert method.scored_before_phases(50_000) == scored

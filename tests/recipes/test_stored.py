@@ -13,6 +13,7 @@ from bitgolf.config.spec import Spec
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.quantize.codecs.lqer import LQER
+from bitgolf.quantize.codecs.protected_groups import ProtectedGroups
 from bitgolf.recipes import describe, get_recipe, recipe_names
 
 PUBLISHED = [name for name in recipe_names() if get_recipe(name)().published]
@@ -21,6 +22,7 @@ PUBLISHED = [name for name in recipe_names() if get_recipe(name)().published]
 MAX6, MAX6_31 = "6 full MaxClip", "6 full MaxClip >=31"
 BYTES = "8 QuantileClip >=127"
 SEARCH, TWICE, ONCE = "6 SearchClip >=31", "6 SearchClip >=31 gptq=0.0201", "6 SearchClip >=31 gptq=0.01"
+PROTECTED = "gptq=0.01 protected lqer=64"
 STORED: dict[str, tuple[str, str, str, str]] = {
     "baseline": (BYTES, BYTES, BYTES, "Zlib"),
     "pr675": (BYTES, BYTES, BYTES, "LZMA 6"),
@@ -51,8 +53,12 @@ STORED: dict[str, tuple[str, str, str, str]] = {
     "pr1729": ("7 k=15 gptq=0.01", "6 k=12 gptq=0.01", "6 k=13 gptq=0.01", "Brotli"),
     "pr1736": ("7 k=15 gptq=0.01", "6 k=12 gptq=0.01", "6 k=13 gptq=0.01", "Brotli"),
     "pr1787": ("7 k=15 gptq=0.01", "6 k=12 gptq=0.01", "6 k=13 gptq=0.01", "Brotli"),
-    "pr1851": ("7 k=15 gptq=0.01 repaired=1", "6 k=12 gptq=0.01 repaired=2", "6 k=13 gptq=0.01", "Brotli"),
-    "pr1855": ("7 k=14 gptq=0.01 repaired=1", "6 k=11.5 gptq=0.01 repaired=2", "6 k=13 gptq=0.01", "SmallestCoder"),
+    "pr1851": ("7 k=15 gptq=0.01 lqer=64", "6 k=12 gptq=0.01 lqer=64", "6 k=13 gptq=0.01 lqer=64", "Brotli"),
+    "pr1855": ("7 k=14 gptq=0.01 lqer=64", "6 k=11.5 gptq=0.01 lqer=64", "6 k=13 gptq=0.01 lqer=64", "SmallestCoder"),
+    "pr1945": (f"7 k=14 {PROTECTED}", f"6 k=11.5 {PROTECTED}", f"6 k=13 {PROTECTED}", "SmallestCoder"),
+    "pr1953": (f"7 k=14 {PROTECTED}", f"6 k=11.5 {PROTECTED}", f"6 k=13 {PROTECTED}", "SmallestCoder"),
+    "pr2014": (f"7 k=14 {PROTECTED}", f"6 k=11.5 {PROTECTED}", f"6 k=13 {PROTECTED}", "SmallestCoder"),
+    "pr2135": ("7 k=14 gptq=0.01 lqer=32", "6 k=11.5 gptq=0.01 lqer=32", "6 k=13 gptq=0.01 lqer=32", "SmallestCoder"),
 }
 # Codecs of gates, and of the tensors that #180, #1204 and others treat as exceptions.
 APART = {
@@ -74,13 +80,16 @@ APART = {
     ("pr1851", "blocks.0.mixer.post_attention.1.weight"): "float16",
     ("pr1855", "blocks.0.mixer.post_attention.1.weight"): "8 MaxClip",
     ("pr1855", "post_embed.0.gate"): "float16",
-    ("pr1855", "blocks.0.mlp.down.weight"): "6 k=11.5 gptq=0.01",
+    ("pr1855", "blocks.0.mlp.down.weight"): "6 k=11.5 gptq=0.01 lqer=64",
+    ("pr2014", "blocks.0.mixer.post_attention.1.weight"): "8 MaxClip",
+    ("pr2135", "blocks.0.mixer.post_attention.1.weight"): "float16",
 }
 # Reserved seconds of 600, and batches; 0 if calibration used generated text after the 600 s. Recipes measure the reserve.
 CALIBRATED = {
     "pr1019": (0, 0), "pr1060": (14, 64), "pr1204": (0, 0), "pr1218": (10, 64), "pr1285": (10, 64), "pr1394": (12, 64),
     "pr1493": (12, 64), "pr1512": (0, 0), "pr1530": (13, 64), "pr1626": (4, 16), "pr1667": (13, 64), "pr1729": (4, 16),
-    "pr1736": (4, 16), "pr1787": (0.5, 16), "pr1851": (0.5, 16), "pr1855": (0.5, 16),
+    "pr1736": (4, 16), "pr1787": (0.5, 16), "pr1851": (0.5, 16), "pr1855": (0.5, 16), "pr1945": (4, 16),
+    "pr1953": (4, 16), "pr2014": (4, 16), "pr2135": (0.5, 32),
 }  # fmt: skip
 # Allowed relative error of forecasts where it is more than 3 %, and the reason.
 UNLOGGED = {"pr363", "pr1090_as_shipped"}
@@ -94,8 +103,11 @@ FARTHER = {
 def summary(codec: Spec[Any]) -> str:
     """A codec in the notation of `STORED`."""
     if codec.cls is LQER:
-        assert (codec["rank"], codec["metric"]) == (4, "frobenius")
-        return f"{summary(codec['codec'])} repaired={codec['top_k']}"
+        assert (codec["rank"], codec["metric"], codec["top_k"], codec["scope"]) == (4, "frobenius", 3, "recipe")
+        return f"{summary(codec['codec'])} lqer={codec['factors.group_size']}"
+    if codec.cls is ProtectedGroups:
+        assert (codec["bits"], codec["group_size"], codec["top_k"], codec["scope"]) == (8, 64, 1, "recipe")
+        return f"{summary(codec['codec'])} protected"
     if "dtype" in codec.kwargs:
         return codec["dtype"]
     if "clip" not in codec.kwargs:

@@ -10,11 +10,15 @@ in `published.json`. Three things are part of no recipe:
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from bitgolf.config.edits import replace
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip, QuantileClip, SdClip
+from bitgolf.model.attention.cores.scheduled_segments import ScheduledSegmentMask
+from bitgolf.model.attention.cores.sdpa import SDPACore
 from bitgolf.optim.adam import Adam
 from bitgolf.optim.algorithm import UpdateAlgorithm
 from bitgolf.optim.muon import Muon
@@ -23,11 +27,17 @@ from bitgolf.quantize.calibration.sources import SelfGenerated, TrainingText
 from bitgolf.quantize.codecs.codec import Codec, Float, IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ
 from bitgolf.quantize.codecs.lqer import LQER
+from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors
+from bitgolf.quantize.codecs.protected_groups import ProtectedGroups
 from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.adapt.gradient import SGDAdaptation
 from bitgolf.score.adapt.phased_lora import PhasedLoRA, even_boundaries
+from bitgolf.score.adapt.rank_slices import RankSlicedSGD
 from bitgolf.score.adapt.stream_sgd import StreamSGD
 from bitgolf.score.document_order import LongestFirstOrder
+
+if TYPE_CHECKING:
+    from bitgolf.recipes.recipe import Recipe
 
 BFLOAT16_MUON: dict[str, Any] = {"reduce_dtype": "bfloat16", "momentum_dtype": "bfloat16"}
 """Settings of Muon in the scripts with parameter banks (#399, #549 to #1204 and #1512, #1530 to #1855): gradients are
@@ -88,6 +98,20 @@ def gptq_damped_twice() -> Spec[GPTQ]:
     return part(GPTQ, damping=0.0201)
 
 
+def corrected(codec: Spec[Codec], *, group_size: int = 64) -> Spec[Codec]:
+    """Low-rank corrections of rank 4 (LQER) of the three matrices of the recipe with the largest error (#1797).
+
+    group_size: entries of the factor B with one scale.
+    """
+    factors = part(AsymmetricFactors, group_size=group_size)
+    return part(LQER, codec=codec, rank=4, top_k=3, align_signs=False, scope="recipe", factors=factors)
+
+
+def corrected_and_protected(codec: Spec[IntRows]) -> Spec[Codec]:
+    """`corrected`, with 8 bits for the group of 64 columns with the largest score in the recipe (#1908)."""
+    return corrected(part(ProtectedGroups, codec=codec, scope="recipe"))
+
+
 def sd_clip_rules(
     *,
     mlp_k: float,
@@ -95,28 +119,21 @@ def sd_clip_rules(
     embed: float,
     embed_bits: int,
     gates: tuple[Spec[Rule[Codec]], ...] = (),
-    repaired: bool = False,
+    extend: Callable[[Spec[IntRows]], Spec[Codec]] = lambda codec: codec,
 ) -> tuple[Spec[Rule[Codec]], ...]:
     """Rules of `quantize` from #1394 on: GPTQ to int6, clipped at a number of standard deviations.
 
     mlp_k, rest, embed: that number for the matrices of MLPs, for all others, and for the embedding, which has
-    `embed_bits` bits. gates: rules for gates. repaired: add low-rank corrections of rank 4 (LQER) to the embedding and
-    to the two MLP up-projections with the largest error.
+    `embed_bits` bits. gates: rules for gates. extend: makes the codec of a rule from its integer rows.
     """
 
     def rows(k: float, bits: int = 6) -> Spec[Codec]:
-        return part(IntRows, bits=bits, clip=part(SdClip, k=k), solver=part(GPTQ))
+        return extend(part(IntRows, bits=bits, clip=part(SdClip, k=k), solver=part(GPTQ)))
 
-    table, up = rows(embed, embed_bits), ()
-    if repaired:
-        table = part(LQER, codec=table, rank=4, top_k=1, align_signs=False)
-        worst = part(LQER, codec=rows(mlp_k), rank=4, top_k=2, align_signs=False)
-        up = (part(Rule, where="matrix@**.mlp.up.weight", use=worst),)
     return (
         part(Rule, where="scale", use=FLOAT16),
         *gates,
-        part(Rule, where="embedding", use=table),
-        *up,
+        part(Rule, where="embedding", use=rows(embed, embed_bits)),
         part(Rule, where="matrix@**.mlp.**", use=rows(mlp_k)),
         part(Rule, where="*", use=rows(rest)),
     )
@@ -170,15 +187,28 @@ def phased_sgd(lora: Spec[DocumentLoRA], documents: int = 2000) -> Spec[PhasedLo
     return part(PhasedLoRA, lora=lora, boundaries=even_boundaries(documents, 3), batches_in_flight=7, sgd=sgd)
 
 
+def long_windows(recipe: Spec[Recipe], window: int, *, trained: tuple[tuple[int, float], ...]) -> Spec[Recipe]:
+    """The recipe scored with longer windows, in which attention is not cut, as from #1953 on.
+
+    trained: the `stages` of the segments of training. The phases of SGD read full sequences of `window` tokens, which
+    do not divide evenly among the eight GPUs of the original.
+    """
+    masks = (part(ScheduledSegmentMask, max_length=window, stages=trained),)
+    recipe = recipe.edit(SDPACore, replace(masks=masks)).set("score.0.window", window)
+    recipe = recipe.set("score.1.lora.window", window)
+    return recipe.set("score.1.sgd", part(RankSlicedSGD, ranks=8, lr=0.001, momentum=0.9))
+
+
 # ---- calibration ---------------------------------------------------------------------------------------------------
 
 
-def calibrate_on_training_text(batches: int, length: int = 2048) -> Spec[Calibrate]:
-    """Calibration on batches of 98,304 tokens of training text: one rank's eighth of a training step.
+def calibrate_on_training_text(batches: int, *, length: int = 2048) -> Spec[Calibrate]:
+    """Calibration on batches of training text, each 98,304 tokens in rows of `length`: an eighth of a training step.
 
     In the original, the rank that writes the file calibrates on its own eighth only. length: tokens per row.
     """
-    return part(Calibrate, source=part(TrainingText, batches=6 * batches, rows=16_384 // length, length=length))
+    rows = 98_304 // length
+    return part(Calibrate, source=part(TrainingText, batches=batches * rows // 8, rows=8, length=length))
 
 
 def calibrate_on_generated_text() -> Spec[Calibrate]:

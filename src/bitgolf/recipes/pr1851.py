@@ -10,6 +10,7 @@ from bitgolf.model.residual import EmbeddingNorm
 from bitgolf.model.smear import ContentSmear
 from bitgolf.recipes._common import (
     FLOAT16_GATES,
+    corrected,
     document_lora,
     phased_sgd,
     sd_clip_rules,
@@ -24,5 +25,5 @@ def pr1851() -> Spec[Recipe]:
     )
     return recipe.replace(
         score=(recipe["score.0"], phased_sgd(document_lora(alpha=144.0, warm=True, decay=1.0))),
-        quantize=sd_clip_rules(mlp_k=12.0, rest=13.0, embed=15.0, embed_bits=7, gates=FLOAT16_GATES, repaired=True),
+        quantize=sd_clip_rules(mlp_k=12.0, rest=13.0, embed=15.0, embed_bits=7, gates=FLOAT16_GATES, extend=corrected),
     )

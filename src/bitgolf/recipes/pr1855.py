@@ -5,6 +5,8 @@ Source: openai/parameter-golf, pull request 1855.
 
 from __future__ import annotations
 
+from typing import Any
+
 from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.attention.gates import SparseAttentionGate
@@ -13,7 +15,7 @@ from bitgolf.pack.byte_coders import Brotli
 from bitgolf.pack.coder_selection import SmallestCoder
 from bitgolf.pack.coders import RangeCoder
 from bitgolf.pack.settings import StreamGroup
-from bitgolf.recipes._common import FLOAT16_GATES, INT8_GATES, document_lora, phased_sgd, sd_clip_rules
+from bitgolf.recipes._common import FLOAT16_GATES, INT8_GATES, corrected, document_lora, phased_sgd, sd_clip_rules
 from bitgolf.recipes.pr1851 import pr1851
 from bitgolf.recipes.recipe import Recipe
 
@@ -26,6 +28,7 @@ GROUPS = {
     "mlp_fc": "matrix@**.mlp.up.weight",
     "mlp_proj": "matrix@**.mlp.down.weight",
 }
+CLIPS: dict[str, Any] = {"mlp_k": 11.5, "rest": 13.0, "embed": 14.0, "embed_bits": 7}
 
 
 def pr1855() -> Spec[Recipe]:
@@ -40,9 +43,8 @@ def pr1855() -> Spec[Recipe]:
     recipe = recipe.set(
         "pack.groups", tuple(part(StreamGroup, where=where, name=name) for name, where in GROUPS.items())
     )
-    gates = (*INT8_GATES, *FLOAT16_GATES)
     lora = document_lora(rank=80, alpha=144.0, beta=0.99, warm=True)
     return recipe.replace(
         score=(recipe["score.0"], phased_sgd(lora, documents=2500)),
-        quantize=sd_clip_rules(mlp_k=11.5, rest=13.0, embed=14.0, embed_bits=7, gates=gates, repaired=True),
+        quantize=sd_clip_rules(**CLIPS, gates=(*INT8_GATES, *FLOAT16_GATES), extend=corrected),
     )
