@@ -18,6 +18,7 @@ from bitgolf.model.decoding.incremental import IncrementalDecoder
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.head import UntiedHead
 from bitgolf.model.interfaces import ResidualStreamPart
+from bitgolf.model.linear import Embedding
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.part import Part
@@ -125,6 +126,28 @@ def test_every_parameter_has_a_known_role_and_nothing_hides_in_buffers(cls: type
     assert model.state_dict().keys() == set(parameter_roles(model)), (
         "an artifact stores parameters only; a part must compute constants in its forward pass"
     )
+
+
+def test_the_rows_of_tables_are_known_without_a_forward_pass(cls: type, ids: Tensor) -> None:
+    """`Part.lookups` has the tables and the rows of every lookup."""
+    model, read = built(model_with_part(example_node(cls))), dict[Tensor, Tensor]()
+
+    def record(table: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        read[cast(Embedding, table).weight] = inputs[0]
+
+    for module in model.modules():
+        if isinstance(module, Embedding):
+            module.register_forward_pre_hook(record)
+    model(ids)
+    context = model.forward_context(ids)
+    known = {
+        table.weight: rows
+        for module in model.modules()
+        if isinstance(module, Part)
+        for table, rows in module.lookups(context)
+    }
+    assert known.keys() == read.keys(), "override Part.lookups in the part that owns the table"
+    assert all(torch.equal(rows, read[table]) for table, rows in known.items())
 
 
 def test_switched_on_it_acts(cls: type, ids: Tensor) -> None:

@@ -171,7 +171,7 @@ def test_no_batch_is_begun_that_would_end_too_late(data: Path, clock: FakeTime, 
 def test_a_reserve_is_what_the_batches_take(data: Path, clock: FakeTime, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first batch is warm-up; the reductions over processes and the transfer to the CPU are included."""
     means = calibrate.matrix_stats
-    monkeypatch.setattr(calibrate, "matrix_stats", lambda sums: (clock.advance(0.25), means(sums))[1])
+    monkeypatch.setattr(calibrate, "matrix_stats", lambda *given: (clock.advance(0.25), means(*given))[1])
     before = torch.get_rng_state()
     reserve = Calibrate(source=part(Slow, seconds=5.0, clock=clock, first=50.0)).estimate_reserve(subject(data))
     assert reserve == (7, 5.0, 0.25) and reserve.seconds == pytest.approx(1.1 * 35.25)

@@ -83,6 +83,9 @@ class LM(Part):
         """Context of one forward pass over ids (B, T). `rope_scaling` replaces the scaling of every `RoPE`."""
         return ForwardContext(ids, self.bos, rope_scaling)
 
+    def lookups(self, context: ForwardContext) -> tuple[tuple[Embedding, Tensor], ...]:
+        return ((self.embed, context.ids),)
+
     def hidden(self, context: ForwardContext) -> Tensor:
         """Final hidden states, after the last norm and `post_norm`, (B, T, D), in the dtype of the residual stream."""
         x = self.embed(context.ids, context)

@@ -100,10 +100,16 @@ class HashedNGramEmbedding(ResidualStreamPart):
         self.scale = None if scale is None else nn.Parameter(torch.tensor(scale))
 
     def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
-        ids = self.tokens(context)
-        rows = [self.hash.bucket_ids(ids[:n], self.buckets) for n in range(2, self.max_n + 1)]
-        y = self.project(self.table(torch.stack(rows)).sum(0)).to(x.dtype)
+        y = self.project(self.table(self.rows(context)).sum(0)).to(x.dtype)
         return x + (y if self.scale is None else self.scale * y)
+
+    def lookups(self, context: ForwardContext) -> tuple[tuple[Embedding, Tensor], ...]:
+        return ((self.table, self.rows(context)),)
+
+    def rows(self, context: ForwardContext) -> Tensor:
+        """Rows of the table, (N, B, T): those of the bigrams, and of the trigrams if there are any."""
+        ids = self.tokens(context)
+        return torch.stack([self.hash.bucket_ids(ids[:n], self.buckets) for n in range(2, self.max_n + 1)])
 
     def tokens(self, context: ForwardContext) -> list[Tensor]:
         """Current tokens, previous tokens, …, each (B, T); -1 where missing."""

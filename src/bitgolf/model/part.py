@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 from bitgolf.runtime.progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from bitgolf.model.forward_context import ForwardContext
+    from bitgolf.model.linear import Embedding
 
 V = TypeVar("V")
 MAX_LAYER_LIST = 2_000
@@ -31,6 +35,14 @@ class Part(nn.Module):
 
     def __init__(self, context: BuildContext | None = None, /) -> None:
         super().__init__()
+
+    def lookups(self, context: ForwardContext) -> tuple[tuple[Embedding, Tensor], ...]:
+        """The tables that `forward` of this part reads, each with the rows that it looks up: int64 of any shape.
+
+        A function of the tokens of `context` alone, so that calibration can count the uses of each row over all of the
+        training text without a forward pass. Tables of inner parts are not included.
+        """
+        return ()
 
 
 class Scheduled(Part):

@@ -112,6 +112,9 @@ class ValueEmbedding(ResidualStreamPart):
         context.shared[VALUE_EMBEDDINGS] = scalar_to_channels(self.scale, values) * values
         return x
 
+    def lookups(self, context: ForwardContext) -> tuple[tuple[Embedding, Tensor], ...]:
+        return ((self.table, context.ids),)
+
 
 @register
 class AddValueEmbedding(ValuePart):

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bitgolf.config.ranges import Seconds
+from bitgolf.config.ranges import Range, Seconds
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
+from bitgolf.data.manifest import open_split
 from bitgolf.errors import RecipeError, UsageError
 from bitgolf.quantize.calibration.observe import StatsAccumulator, matrix_stats, observe
+from bitgolf.quantize.calibration.row_usage import count_row_usage
 from bitgolf.quantize.calibration.sources import CalibrationContext, CalibrationSource, TrainingText
 from bitgolf.quantize.codecs.codec import Codec
 from bitgolf.quantize.encoding import Rules
@@ -43,12 +45,21 @@ class Calibrate:
     reserve: seconds by which training ends before its time limit. None measures the duration of calibration before
     training starts; calibration then stops at the time limit with the batches observed so far. With a number,
     calibration observes all its batches even past the limit, as some published systems did.
+    usage_tokens: number of training tokens in which the uses of the rows of lookup tables and of the head are counted,
+    spread evenly over the training text; all of it if it has no more. 0 counts none: rows that the calibration text does
+    not use then have no sensitivity, as in the published systems.
     """
 
-    def __init__(self, *, source: Spec[CalibrationSource] = part(TrainingText), reserve: Seconds | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        source: Spec[CalibrationSource] = part(TrainingText),
+        reserve: Seconds | None = None,
+        usage_tokens: Annotated[int, Range(0, 2**40)] = 50_000_000,
+    ) -> None:
         if reserve is not None and not reserve >= 0:
             raise RecipeError(f"reserve must be at least 0 seconds, got {reserve}", where="Calibrate.reserve")
-        self.source, self.reserve = source(), reserve
+        self.source, self.reserve, self.usage_tokens = source(), reserve, usage_tokens
 
     def rounds(self, distributed: DistributedContext, batches: int) -> int:
         """Largest number of batches of one process. Raises `UsageError` if there are fewer batches than processes."""
@@ -77,12 +88,17 @@ class Calibrate:
             times = [_synchronized_time(subject)]
             _observe(sums, subject, batch, distributed.rank)
             times.append(_synchronized_time(subject))
-            matrix_stats(_all_reduce(sums, distributed))
+            matrix_stats(_all_reduce(sums, distributed), self._row_usage(subject, distributed))
             times.append(_synchronized_time(subject))
         start, observed, end = times
         return CalibrationReserve(
             rounds, broadcast_scalar(observed - start, distributed), broadcast_scalar(end - observed, distributed)
         )
+
+    def _row_usage(self, subject: CalibrationContext, distributed: DistributedContext) -> dict[str, Tensor]:
+        if not self.usage_tokens:
+            return {}
+        return count_row_usage(subject.model, open_split(subject.data, "train"), self.usage_tokens, distributed)
 
     def collect(
         self,
@@ -105,12 +121,14 @@ class Calibrate:
         if _device(subject).type != "cpu":  # warm-up: loads libraries and selects kernels before time is measured
             _observe(StatsAccumulator(), subject, batch, distributed.rank)
         start, done = _synchronized_time(subject), 0
+        usage = self._row_usage(subject, distributed)
+        seconds -= broadcast_scalar(_synchronized_time(subject) - start, distributed)
         for done in _rounds_in_time(seconds, rounds, lambda: _synchronized_time(subject), distributed):
             number = (done - 1) * distributed.world_size + distributed.rank
             if number < batches:
                 _observe(sums, subject, batch, number)
             progress(done, rounds)
-        stats = matrix_stats(_all_reduce(sums, distributed))
+        stats = matrix_stats(_all_reduce(sums, distributed), usage)
         return CalibrationResult(
             stats, min(batches, done * distributed.world_size), _synchronized_time(subject) - start
         )

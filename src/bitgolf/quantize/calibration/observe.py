@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,6 +15,7 @@ from bitgolf.errors import BitgolfError
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.linear import Embedding, Linear
 from bitgolf.model.lm import LM
+from bitgolf.quantize.calibration.row_usage import lookup_sensitivity, row_fisher
 from bitgolf.quantize.stats import MatrixStats
 
 NOT_FINITE_HINT = "training has diverged: train again with lower learning rates or with train.grad_clip"
@@ -31,6 +32,7 @@ class StatsAccumulator:
         self.output_fisher: dict[str, Tensor] = {}  # (R,)
         self.lookup_counts: dict[str, Tensor] = {}  # (V,), occurrences of each token
         self.lookup_gradients: dict[str, Tensor] = {}  # (D, D), outer products of the gradients of looked-up rows
+        self.lookup_squares: dict[str, Tensor] = {}  # (V,), squared norms of these gradients, by row
         self.tokens = 0
         self._last: tuple[Tensor, str] | None = None
 
@@ -59,9 +61,12 @@ class StatsAccumulator:
             self.lookup_counts.get(path, 0) + torch.bincount(ids.flatten(), minlength=rows).float()
         )
 
-    def add_lookup_gradient(self, path: str, g: Tensor) -> None:
-        """Add gradients (..., D) of the summed loss with respect to looked-up rows."""
+    def add_lookup_gradient(self, path: str, ids: Tensor, g: Tensor) -> None:
+        """Add gradients (..., D) of the summed loss with respect to the rows `ids` (...). Call `add_lookups` before."""
         self.lookup_gradients[path] = self.lookup_gradients.get(path, 0) + _gram(g)
+        squares = torch.zeros_like(self.lookup_counts[path])
+        squares.index_add_(0, ids.flatten(), g.detach().float().square().sum(-1).flatten())
+        self.lookup_squares[path] = self.lookup_squares.get(path, 0) + squares
 
     def clear_last_input(self) -> None:
         """Release the input tensor of the last matrix."""
@@ -113,17 +118,25 @@ def _forward_backward(
     F.cross_entropy(logits, drawn, reduction="sum").backward()
 
 
-def matrix_stats(sums: StatsAccumulator) -> dict[str, MatrixStats]:
-    """Path -> mean statistics, on the CPU, of each used matrix. Raises `BitgolfError` if one is not finite."""
-    n = max(sums.tokens, 1)
+def matrix_stats(sums: StatsAccumulator, usage: Mapping[str, Tensor] | None = None) -> dict[str, MatrixStats]:
+    """Path -> mean statistics, on the CPU, of each used matrix. Raises `BitgolfError` if one is not finite.
+
+    usage: path -> uses of each row in the training text (`row_usage`), the prior of tables and heads; without one, rows
+    that the calibration text does not use have no sensitivity.
+    """
+    n, known = max(sums.tokens, 1), usage or {}
     hessians = {path: (h / n).cpu() for path, h in sums.hessians.items()}
-    found = {
-        path: MatrixStats(hessians[first], (sums.output_fisher[path] / n).cpu(), n)
-        for path, first in sums.hessian_owner.items()
-    }
+    found = dict[str, MatrixStats]()
+    for path, first in sums.hessian_owner.items():
+        fisher = (sums.output_fisher[path] / n).cpu()
+        if path in known:
+            fisher = row_fisher(known[path], fisher, n)
+        found[path] = MatrixStats(hessians[first], fisher, n)
     for path, counts in sums.lookup_counts.items():
-        share, gradient = counts / counts.sum(), sums.lookup_gradients[path] / n
-        found[path] = _merge_tied_embedding(found.get(path), share.cpu(), gradient.cpu(), n)
+        share, gradient = (counts / counts.sum()).cpu(), (sums.lookup_gradients[path] / n).cpu()
+        if path in known:
+            share = lookup_sensitivity(known[path], counts.cpu(), sums.lookup_squares[path].cpu())
+        found[path] = _merge_tied_embedding(found.get(path), share, gradient, n)
     for path, stats in found.items():
         if not (torch.isfinite(stats.hessian).all() and torch.isfinite(stats.output_fisher).all()):
             raise BitgolfError("calibration statistics are not finite", where=path, hint=NOT_FINITE_HINT)
@@ -133,7 +146,7 @@ def matrix_stats(sums: StatsAccumulator) -> dict[str, MatrixStats]:
 def _merge_tied_embedding(head: MatrixStats | None, share: Tensor, gradient: Tensor, n: int) -> MatrixStats:
     """Statistics of an embedding table (V, D), combined with those of its use as output head if it is tied.
 
-    share: (V,), frequency of each token among the lookups.  gradient: (D, D), mean outer product of the gradients of
+    share: (V,), frequency of each row among the lookups, times its relative squared gradient.  gradient: (D, D), mean outer product of the gradients of
     looked-up rows, which acts as the Hessian of the lookup.  n: number of tokens.
     The Kronecker products of both uses are approximated by one: each of its factors is the sum of theirs, weighted by
     the traces of the other factors.
@@ -192,18 +205,23 @@ def _hook_output_gradient(output: Tensor, path: str, sums: StatsAccumulator) -> 
 
 def _hook_embedding(module: Embedding, path: str, sums: StatsAccumulator) -> list[RemovableHandle]:
     """Hooks on lookups and on the tied head. The looked-up rows of a factored table are the inputs of its `expand`."""
-    factored = isinstance(module, FactoredEmbedding)
+    looked_up: list[Tensor] = []  # the rows of the current lookup
 
     def track_gradient(rows: Tensor) -> None:
-        sums.add_lookup_gradient(path, rows.new_zeros(rows.shape[-1]))
-        rows.requires_grad_().register_hook(lambda g: sums.add_lookup_gradient(path, g))
+        ids = looked_up.pop()
+        sums.add_lookup_gradient(path, ids, torch.zeros_like(rows))
+        rows.requires_grad_().register_hook(lambda g: sums.add_lookup_gradient(path, ids, g))
 
-    def lookup(_: nn.Module, inputs: Any, output: Tensor) -> None:
+    def count(_: nn.Module, inputs: Any) -> None:
         sums.add_lookups(path, inputs[0], len(module.weight))
-        if not factored:
-            track_gradient(output)
+        looked_up[:] = [inputs[0]]
 
-    handles = [module.register_forward_hook(lookup), module.product.register_forward_hook(_hook(path, sums))]
+    def found(_: nn.Module, inputs: Any, output: Tensor) -> None:
+        track_gradient(output)
+
+    handles = [module.register_forward_pre_hook(count), module.product.register_forward_hook(_hook(path, sums))]
     if isinstance(module, FactoredEmbedding):
         handles.append(module.expand.register_forward_pre_hook(lambda _, inputs: track_gradient(inputs[0])))
+    else:
+        handles.append(module.register_forward_hook(found))
     return handles
