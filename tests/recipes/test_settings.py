@@ -199,7 +199,7 @@ def test_the_value_tables_projection_starts_small_until_there_were_banks() -> No
 def test_capitals_are_operators_where_they_were() -> None:
     """From #1729 on, SentencePiece is trained on transformed text, with the operators among its 8,192 tokens."""
     with_operators = {n for n in recipe_names() if get_recipe(n)().tokens.cls is CaseOpsBPE}
-    assert with_operators == {"pr1729", "pr1736", "pr1787", "pr1851", "pr1855"}
+    assert with_operators == {"pr1729", "pr1736", "pr1787", "pr1851", "pr1855", "pr1945", "pr1953", "pr2014", "pr2135"}
     assert {get_recipe(n)["tokens.vocab"] for n in with_operators} == {8192}
 
 
@@ -215,6 +215,24 @@ def test_a_published_mean_is_that_of_its_seeds(name: str) -> None:
         values = [seed[stage] for seed in seeds if stage in seed]
         if values and len(values) == len(seeds):
             assert mean == pytest.approx(sum(values) / len(values), abs=1.1e-4), stage
-    by_hand = ("549", "1019", "1060", "1204", "1512", "1530", "1626", "1667", "1729", "1736", "1787", "1851", "1855")
+    by_hand = (
+        "549",
+        "1019",
+        "1060",
+        "1204",
+        "1512",
+        "1530",
+        "1626",
+        "1667",
+        "1729",
+        "1736",
+        "1787",
+        "1851",
+        "1855",
+        "1945",
+        "1953",
+        "2014",
+        "2135",
+    )
     listed = any("clipped" in words for words in published.get("departures", {}))
     assert listed == (name.removeprefix("pr") in by_hand)

@@ -10,7 +10,7 @@ from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec
 from bitgolf.model.attention.gates import SparseAttentionGate
 from bitgolf.optim.adam import Adam
-from bitgolf.recipes._common import FLOAT16_GATES, document_lora, phased_sgd, sd_clip_rules
+from bitgolf.recipes._common import FLOAT16_GATES, corrected, document_lora, phased_sgd, sd_clip_rules
 from bitgolf.recipes.experiments.pr1493_variants import (
     decay_schedule,
     paired_heads,
@@ -49,7 +49,7 @@ def pr1851_run_4() -> Spec[Recipe]:
     lora = document_lora(rank=80, alpha=144.0, beta=0.99, warm=True)
     return recipe.replace(
         score=(recipe["score.0"], phased_sgd(lora, documents=2500)),
-        quantize=sd_clip_rules(mlp_k=11.5, rest=13.0, embed=14.0, embed_bits=7, gates=FLOAT16_GATES, repaired=True),
+        quantize=sd_clip_rules(mlp_k=11.5, rest=13.0, embed=14.0, embed_bits=7, gates=FLOAT16_GATES, extend=corrected),
     )
 
 
