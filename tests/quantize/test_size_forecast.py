@@ -12,9 +12,13 @@ from bitgolf.pack.coders import RangeCoder
 from bitgolf.pack.streams import pack_tensors
 from bitgolf.quantize import size_forecast as module
 from bitgolf.quantize.codecs.codec import IntRows
+from bitgolf.quantize.codecs.lqer import LQER
+from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors
+from bitgolf.quantize.codecs.protected_groups import ProtectedGroups
 from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.quantize.encoding import context_models, encode_model
 from bitgolf.quantize.size_forecast import forecast_bytes
+from bitgolf.quantize.stats import identity_stats
 
 ROWS = part(IntRows, bits=6, clip=part(SdClip, k=10.0))
 
@@ -70,3 +74,24 @@ def test_few_states_forecast_what_many_states_store(bits: float, tolerance: floa
             roles = dict.fromkeys(shapes, "matrix")
             found[states] = sum(forecast_bytes(shapes, roles, rules, part(RangeCoder)).values())
     assert found[256] != found[module.FORECAST_STATES] == pytest.approx(found[256], rel=tolerance)
+
+
+@pytest.mark.parametrize("scope", ["rule", "recipe"])
+def test_corrections_and_protected_groups_are_those_of_a_few_matrices(scope: str) -> None:
+    """They do not grow with the model: the forecast is near the bytes of the file, as is that of all other streams."""
+    groups = part(ProtectedGroups, codec=ROWS, group_size=32, max_unprotected=0, scope=scope)
+    use = part(LQER, codec=groups, rank=4, top_k=2, scope=scope, factors=part(AsymmetricFactors))
+    shapes = {f"m{i}": (384, 128) for i in range(20)} | {"large": (1024, 256)}
+    roles, coder = dict.fromkeys(shapes, "matrix"), part(RangeCoder)
+    generator = torch.Generator().manual_seed(1)
+    state = {path: torch.randn(shape, generator=generator) for path, shape in shapes.items()}
+    stats = {path: identity_stats(*shape) for path, shape in shapes.items()}
+    rules = (part(Rule, where="*", use=use),)
+    codes = encode_model(state, roles, rules, stats)
+    packed = {s.name: len(s.data) for s in pack_tensors(codes, roles, coder, context_models(shapes, roles, rules))}
+    plain = encode_model(state, roles, (part(Rule, where="*", use=ROWS),))
+    without = sum(len(s.data) for s in pack_tensors(plain, roles, coder, {}))
+    found = forecast_bytes(shapes, roles, rules, coder)
+    extra = found["LQER"] + found["ProtectedGroups"]
+    assert 0.6 * extra < sum(packed.values()) - without < 1.4 * extra
+    assert sum(found.values()) == pytest.approx(sum(packed.values()), rel=0.01)

@@ -20,6 +20,7 @@ from torch import Tensor
 from bitgolf.config.spec import Spec
 from bitgolf.pack.streams import CoderRules, Layout, pack_tensors
 from bitgolf.quantize.codecs.codec import Codec, Shape, matrix_shape
+from bitgolf.quantize.codecs.joint_encoding import JointCodec, forecast_extra_bytes
 from bitgolf.quantize.codecs.trellis import TrellisCodec
 from bitgolf.quantize.encoding import Roles, Rules, codecs_by_path, context_models, encode_model, layout
 from bitgolf.quantize.stats import MatrixStats, identity_stats
@@ -60,7 +61,8 @@ def forecast_bytes(
     groups: path -> name of the group that is coded together, as in `pack_tensors`; None groups by role.
     spread: standard deviation of the weights of tensors with role `matrix`.
     """
-    groups, generator, rules = groups or roles, torch.Generator().manual_seed(0), _with_few_states(rules)
+    extra = forecast_extra_bytes(codecs_by_path(roles, rules), shapes)
+    groups, generator, rules = groups or roles, torch.Generator().manual_seed(0), _simplified(rules)
     sampled, stats = dict[str, Tensor](), dict[str, MatrixStats]()
     codecs = codecs_by_path(roles, rules)
     allocated = any(
@@ -82,15 +84,20 @@ def forecast_bytes(
     )
     whole, taken = _elements(layout(shapes, roles, rules), groups), _elements(layout(found, kinds, rules), groups)
     scale = {kind: whole[kind] / taken[kind] for kind in taken if taken[kind]}
-    return {s.name: round(len(s.data) * scale.get(_without_dtype(s.name), 1)) for s in sections}
+    return {s.name: round(len(s.data) * scale.get(_without_dtype(s.name), 1)) for s in sections} | extra
 
 
-def _with_few_states(rules: Rules) -> Rules:
-    """The rules with at most `FORECAST_STATES` states in each trellis, and with all columns solved together."""
+def _simplified(rules: Rules) -> Rules:
+    """The rules with at most `FORECAST_STATES` states in each trellis, and with all columns solved together.
+
+    A `JointCodec` is replaced by the codec that it extends: what it adds to a few tensors does not grow with the sample.
+    """
 
     def reduced(value: Any) -> Any:
         if not isinstance(value, Spec):
             return value
+        if isinstance(value.cls, type) and issubclass(value.cls, JointCodec):
+            return reduced(value["codec"])
         node = value.replace(**{key: reduced(item) for key, item in value.kwargs.items()})
         if node.cls is not TrellisCodec:
             return node

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from heapq import nlargest
 from typing import NamedTuple
 
 from torch import Tensor
 
-from bitgolf.quantize.codecs.codec import Codec, RuleEncoding
+from bitgolf.quantize.codecs.codec import Codec, RuleEncoding, Shape
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.stats import MatrixStats
 
@@ -21,12 +23,22 @@ class RuleWeights(NamedTuple):
 
 
 class JointCodec(Codec):
-    """A codec that treats some tensors differently, chosen from all tensors of its rule or of several rules."""
+    """A codec that adds something to another codec, `codec`, in `top_k` places.
+
+    They are chosen from all tensors of its rule or of several rules.
+    """
+
+    codec: Codec
+    top_k: int
 
     @property
     @abstractmethod
     def joint_choice(self) -> Hashable | None:
         """Codecs with equal keys choose among the tensors of all their rules; None: among those of one rule."""
+
+    @abstractmethod
+    def extra_bits(self, shape: Shape) -> float:
+        """Estimated bits that one such place adds to the code of a tensor of this shape; 0 if it can have none."""
 
     @abstractmethod
     def fit_encode_rules(
@@ -38,6 +50,22 @@ class JointCodec(Codec):
         self, weights: Mapping[str, Tensor], stats: Mapping[str, MatrixStats], session: EncodingSession | None = None
     ) -> RuleEncoding:
         return self.fit_encode_rules([RuleWeights(self, weights)], stats, session or EncodingSession())
+
+
+def forecast_extra_bytes(codecs: Mapping[str, Codec], shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Name of a joint codec -> estimated bytes that its chosen places add, if they are in the largest tensors."""
+    members: dict[tuple[str, Hashable], list[tuple[JointCodec, Shape]]] = {}
+    for path, outer in codecs.items():
+        codec = outer
+        while isinstance(codec, JointCodec):
+            key = id(codec) if codec.joint_choice is None else codec.joint_choice
+            members.setdefault((type(codec).__name__, key), []).append((codec, shapes[path]))
+            codec = codec.codec
+    found = Counter[str]()
+    for (name, _), choices in members.items():
+        bits = nlargest(choices[0][0].top_k, (codec.extra_bits(shape) for codec, shape in choices))
+        found[name] += round(sum(bits) / 8)
+    return dict(found)
 
 
 def encode_rules(

@@ -97,6 +97,9 @@ class LQER(JointCodec):
     def joint_choice(self) -> Hashable | None:
         return (LQER, self.top_k, self.metric) if self.scope == "recipe" else None
 
+    def extra_bits(self, shape: Shape) -> float:
+        return self.factors.bits(*matrix_shape(shape), min(self.rank, *matrix_shape(shape)))
+
     @property
     def context_coded(self) -> tuple[str, ...]:
         return (*self.codec.context_coded, *self.factors.arrays(1, 1, 1))

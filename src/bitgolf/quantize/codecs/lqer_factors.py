@@ -38,6 +38,10 @@ class LowRankFactors(ABC):
         """Name -> (dtype, two-dimensional shape), for some or all of `FACTOR_ARRAYS`. All zeros mean no correction."""
 
     @abstractmethod
+    def bits(self, rows: int, columns: int, rank: int) -> int:
+        """Bits of the factors and their scales, before entropy coding."""
+
+    @abstractmethod
     def quantize(self, left: Tensor, right: Tensor, solve: SolveFactor | None = None) -> EncodedTensor:
         """The code of float A (R, r) and B (r, C). Values beyond the range are clamped; the caller measures the effect.
 
@@ -93,6 +97,13 @@ class IntFactors(LowRankFactors):
         int8, half, sizes = np.dtype(np.int8), np.dtype(np.float16), (rows * rank, columns * rank)
         scales = [(half, (size // form.block_size, 1)) for size, form in zip(sizes, forms, strict=True)]
         return dict(zip(FACTOR_ARRAYS, [(int8, (rows, rank)), (int8, (columns, rank)), *scales], strict=True))
+
+    def bits(self, rows: int, columns: int, rank: int) -> int:
+        forms, sizes = self.formats(rows, columns, rank), (rows * rank, columns * rank)
+        return sum(
+            size * (form.qmax - form.qmin).bit_length() + size // form.block_size * 16
+            for size, form in zip(sizes, forms, strict=True)
+        )
 
     def quantize(self, left: Tensor, right: Tensor, solve: SolveFactor | None = None) -> EncodedTensor:
         forms = self.formats(len(left), right.shape[1], len(right))

@@ -6,6 +6,7 @@ unlike in AWQ (arXiv 2306.00978).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from heapq import nlargest
 from itertools import chain
@@ -73,6 +74,13 @@ class ProtectedGroups(JointCodec):
     @property
     def joint_choice(self) -> Hashable | None:
         return (ProtectedGroups, self.top_k) if self.scope == "recipe" else None
+
+    def extra_bits(self, shape: Shape) -> float:
+        rows, columns = matrix_shape(shape)
+        if rows * columns <= self.max_unprotected or columns < self.group_size:
+            return 0.0
+        wider = math.log2(self.wide.grid.full_qmax / self.codec.grid.full_qmax)
+        return rows * (self.group_size * wider + 16)
 
     @property
     def needs_calibration(self) -> bool:
