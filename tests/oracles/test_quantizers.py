@@ -11,13 +11,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip, SdClip
+from bitgolf.pack.column_major import similarity_order
+from bitgolf.quantize.codecs import protected_groups
 from bitgolf.quantize.codecs.codec import Codec, IntRows
 from bitgolf.quantize.codecs.gptq import GPTQ
 from bitgolf.quantize.codecs.lqer import LQER
 from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors
 from bitgolf.quantize.codecs.protected_groups import ProtectedGroups
+from bitgolf.quantize.encoding import decode_model, encode_model
 from bitgolf.quantize.stats import MatrixStats
 
 # name -> (bits, standard deviations of the clip)
@@ -69,7 +73,7 @@ def test_the_best_groups(oracle: dict[str, Tensor], case: str) -> None:
     best = (size * oracle[f"{case}/group_scores"].argsort(descending=True)).tolist()
     for count in range(1, len(best) + 1):
         codec = ProtectedGroups(codec=rows(6), group_size=size, top_k=count, max_unprotected=0)
-        assert codec.choose_groups({"w": w}, {"w": inputs}) == {"w": sorted(best[:count])}
+        assert protected_groups.choose_groups([(codec, {"w": w})], {"w": inputs}) == {"w": sorted(best[:count])}
 
 
 def inputs(oracle: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, MatrixStats]]:
@@ -82,47 +86,86 @@ def inputs(oracle: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Matr
     return weights, known
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_best_groups_of_several_matrices(oracle: dict[str, Tensor], count: int) -> None:
-    codec, name = ProtectedGroups(codec=rows(6), top_k=count), "blocks.0.mlp.fc.weight"
-    starts = oracle[f"e2e/awq{count}_lqer2_g64/{name}.awqg_start"].tolist()
-    assert codec.choose_groups(*inputs(oracle)) == {name: sorted(starts)}
+CASES = {
+    "awq1_lqer2_g64": (1, 2, 64),
+    "awq3_lqer2_g64": (3, 2, 64),
+    "plain_lqer2_g64": (0, 2, 64),
+    "plain_lqer3_g32_nogate": (0, 3, 32),
+}
+"""Case -> protected groups, corrected matrices, and entries of the second factor with one scale."""
 
 
-@pytest.mark.parametrize("case", ["awq1_lqer2_g64", "awq3_lqer2_g64", "plain_lqer2_g64", "plain_lqer3_g32_nogate"])
-@pytest.mark.parametrize("name", MATRICES)
-def test_low_rank_corrections(oracle: dict[str, Tensor], case: str, name: str) -> None:
-    """Each matrix alone, with the protected groups and the correction that the published quantizer chose for it."""
-    (bits, k), w, prefix = MATRICES[name], oracle[f"e2e/in/{name}/W"], f"e2e/{case}/{name}"
-    codec: Spec[Codec] = rows(bits, k)
-    starts = oracle.get(f"{prefix}.awqg_start")
-    if starts is not None:
-        codec = part(ProtectedGroups, codec=codec, top_k=len(starts))
-    corrected = f"{prefix}.lqA_a" in oracle
-    if corrected:
-        factors = part(AsymmetricFactors, group_size=32 if "g32" in case else 64)
-        codec = part(LQER, codec=codec, rank=4, top_k=1, factors=factors, align_signs=False)
-    stats = stats_of(oracle, f"e2e/in/{name}", w)
-    # the groups are chosen by root mean squares that the reference gives apart from its Hessian
-    made: Any = codec()
-    if starts is not None:
-        inner = made.codec if corrected else made
-        inner.choose_groups = lambda weights, stats: dict.fromkeys(weights, sorted(starts.tolist()))
-    code = made.encode(w, stats)
+def recipe_rules(protected: int, corrected: int, group_size: int) -> tuple[Spec[Rule[Codec]], ...]:
+    """A rule for each of the three matrices, whose groups and corrections are chosen from all of them."""
+
+    def codec(bits: int, k: float) -> Spec[Codec]:
+        inner: Spec[Codec] = rows(bits, k)
+        if protected:
+            inner = part(ProtectedGroups, codec=inner, top_k=protected, scope="recipe")
+        factors = part(AsymmetricFactors, group_size=group_size)
+        return part(LQER, codec=inner, rank=4, top_k=corrected, factors=factors, align_signs=False, scope="recipe")
+
+    return tuple(part(Rule, where=f"@{name}", use=codec(*MATRICES[name])) for name in MATRICES)
+
+
+@pytest.fixture
+def groups_by_rms(oracle: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups are chosen by the root mean squares of the inputs, which the reference gives apart from its Hessian."""
+    choose = protected_groups.choose_groups
+
+    def by_rms(members: Any, stats: Any) -> Any:
+        squares = {name: oracle[f"e2e/in/{name}/act_rms"].square() for name in MATRICES}
+        return choose(members, {name: one._replace(hessian=torch.diag(squares[name])) for name, one in stats.items()})
+
+    monkeypatch.setattr(protected_groups, "choose_groups", by_rms)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.usefixtures("groups_by_rms")
+def test_the_whole_quantizer(oracle: dict[str, Tensor], case: str) -> None:
+    """Three matrices with a rule each: which columns are protected, which matrices are corrected, and all arrays."""
+    weights = {name: oracle[f"e2e/in/{name}/W"] for name in MATRICES}
+    stats = {name: stats_of(oracle, f"e2e/in/{name}", w) for name, w in weights.items()}
+    rules, kinds = recipe_rules(*CASES[case]), dict.fromkeys(MATRICES, "matrix")
+    codes = encode_model(weights, kinds, rules, stats)
+    decoded = decode_model(codes, {name: tuple(w.shape) for name, w in weights.items()}, kinds, rules)
+    for name, code in codes.items():
+        prefix = f"e2e/{case}/{name}"
+        assert equal(code["scales"], oracle[f"{prefix}.scale"])
+        if f"{prefix}.q" in oracle:
+            assert (code["codes"] != oracle[f"{prefix}.q"].numpy()).mean() < 1e-4
+        starts = oracle.get(f"{prefix}.awqg_start", torch.zeros(0)).sort().values
+        assert [start for start in code.get("starts", np.zeros(0)).tolist() if start >= 0] == starts.tolist()
+        if len(starts):
+            assert equal(code["wide_scales"], oracle[f"{prefix}.awqg_s_hi"])
+        assert code["left"].any() == (f"{prefix}.lqA_a" in oracle)
+        if code["left"].any():
+            # the float32 solver of the original rounds two of 73,728 codes to the other side
+            assert (code["left"] != oracle[f"{prefix}.lqA_a"].numpy()).mean() < 0.003
+            assert (code["right"] != oracle[f"{prefix}.lqB_a"].numpy().T).mean() < 0.03
+            assert np.allclose(code["left_scales"].reshape(()), oracle[f"{prefix}.lqAs_a"], rtol=1e-3)
+            assert np.allclose(code["right_scales"][:, 0], oracle[f"{prefix}.lqBs_a"], rtol=0.03)
+        if f"e2e/{case}/recon/{name}" in oracle:
+            assert (decoded[name] - oracle[f"e2e/{case}/recon/{name}"]).abs().max() < 1e-5
+
+
+@pytest.mark.usefixtures("groups_by_rms")
+def test_corrections_of_the_mlp_only(oracle: dict[str, Tensor]) -> None:
+    """The scope "mlp" of the original is a rule of its own for these matrices."""
+    name, prefix = "blocks.0.mlp.fc.weight", "e2e/scope_mlp/blocks.0.mlp.fc.weight"
+    codec = part(LQER, codec=rows(*MATRICES[name]), rank=4, top_k=2, align_signs=False)()
+    code = codec.encode(oracle[f"e2e/in/{name}/W"], stats_of(oracle, f"e2e/in/{name}", oracle[f"e2e/in/{name}/W"]))
     assert equal(code["scales"], oracle[f"{prefix}.scale"])
-    if f"{prefix}.q" in oracle:
-        assert (code["codes"] != oracle[f"{prefix}.q"].numpy()).mean() < 1e-4
-    if starts is not None:
-        assert equal(code["wide_scales"], oracle[f"{prefix}.awqg_s_hi"])
-    if corrected:
-        # the float32 solver of the original rounds two of 73,728 codes to the other side
-        assert (code["left"] != oracle[f"{prefix}.lqA_a"].numpy()).mean() < 0.003
-        assert (code["right"] != oracle[f"{prefix}.lqB_a"].numpy().T).mean() < 0.03
-        assert np.allclose(code["left_scales"].reshape(()), oracle[f"{prefix}.lqAs_a"], rtol=1e-3)
-        assert np.allclose(code["right_scales"][:, 0], oracle[f"{prefix}.lqBs_a"], rtol=0.03)
-    recon = f"e2e/{case}/recon/{name}"
-    if recon in oracle:
-        assert (made.decode(code, tuple(w.shape)) - oracle[recon]).abs().max() < 1e-5
+    assert (code["left"] != oracle[f"{prefix}.lqA_a"].numpy()).mean() < 0.003
+    assert (code["right"] != oracle[f"{prefix}.lqB_a"].numpy().T).mean() < 0.03
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_order_of_similar_rows(oracle: dict[str, Tensor], case: str) -> None:
+    """That of #1855 and that of #2135 are the same."""
+    codes = oracle[f"{case}/int6_plain/codes"].numpy()
+    for version in ("1855", "2135"):
+        assert similarity_order(codes).tolist() == oracle[f"{case}/simsort_perm_{version}"].tolist()
 
 
 def test_int8_rows_of_a_gate(oracle: dict[str, Tensor]) -> None:
