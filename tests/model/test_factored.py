@@ -85,7 +85,8 @@ def test_a_table_by_the_previous_token_before_the_expansion(ids: Tensor) -> None
     node = part(FactoredEmbedding, width=12, pre_expand=(part(PreviousTokenEmbedding, mask_starts=False),))
     model = built(toy_model().replace(embed=node)).double()
     embed = cast(FactoredEmbedding, model.embed)
-    u, previous = embed.pre_expand[0].table.weight, torch.cat([torch.zeros(2, 1).long(), ids[:, :-1]], 1)  # type: ignore[union-attr]
+    u = cast(PreviousTokenEmbedding, embed.pre_expand[0]).table.weight
+    previous = torch.cat([torch.zeros(2, 1).long(), ids[:, :-1]], 1)
     assert u.shape == (VOCAB, 12)
     expected = (embed.weight[ids] + u[previous]) @ embed.expand.weight.T
     assert torch.allclose(embed(ids), expected, atol=1e-12)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
@@ -42,9 +44,10 @@ def test_its_weights_are_rounded_along_the_stored_rows_and_its_adapters_read_all
         adapters=(part(LowRankAdapter, rank=3),),
     )
     layer, x = node(AT).double(), torch.randn(4, 12).double()
-    torch.nn.init.normal_(layer.adapters[0].b)
+    adapter = cast(LowRankAdapter, layer.adapters[0])
+    torch.nn.init.normal_(adapter.b)
     rounded = TernaryGrid(8).fake_quantize(layer.weight).double()
-    expected = x @ block_diagonal(rounded, 2).T + x @ layer.adapters[0].a.T @ layer.adapters[0].b.T
+    expected = x @ block_diagonal(rounded, 2).T + x @ adapter.a.T @ adapter.b.T
     assert torch.allclose(layer(x), expected, atol=1e-6)
 
 
@@ -59,7 +62,8 @@ def test_calibration_takes_the_mean_over_the_groups() -> None:
     """One Hessian (C, C) for rows of C inputs, whichever inputs they read."""
     grouped = toy_model().edit(MLP, replace(linear=part(GroupedLinear, groups=4)))
     model, ids, seen = built(grouped), torch.randint(2, VOCAB, (3, 16)), list[Tensor]()
-    model.blocks[0].mlp.up.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().double()))  # type: ignore[union-attr]
+    up = model.get_submodule("blocks.0.mlp.up")
+    up.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().double()))
     stats = matrix_stats(observe(model, [ids]))["blocks.0.mlp.up.weight"]
     parts = seen[0].flatten(0, 1).unflatten(-1, (4, 8)).unbind(1)
     expected = torch.stack([part.T @ part / len(part) for part in parts]).mean(0)
