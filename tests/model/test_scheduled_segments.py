@@ -87,7 +87,9 @@ def test_a_change_that_no_document_is_long_enough_for_is_no_error(loss: float) -
 
 def test_other_parts_must_still_change_the_loss() -> None:
     class Switch(Scheduled):
-        phase_starts = (0.1 + 1e-9,)
+        @property
+        def phase_starts(self) -> tuple[float, ...]:
+            return (0.1 + 1e-9,)
 
         def update(self, progress: TrainingProgress) -> None:
             pass

@@ -416,7 +416,7 @@ def test_what_a_recipe_may_say() -> None:
 # ---- choice among several rules ----------------------------------------------------------------------------------------
 
 
-def two_rules(scope: str, *, top_k: int = 2) -> tuple[tuple[Spec[Rule[Any]], ...], dict[str, Tensor]]:
+def two_rules(scope: Any, *, top_k: int = 2) -> tuple[tuple[Spec[Rule[Any]], ...], dict[str, Tensor]]:
     """Rules with different codecs, and five matrices; the three with the largest errors are a.0, b.0 and a.1."""
     codecs = [
         part(LQER, codec=INNER, rank=2, top_k=top_k, scope=scope, factors=part(ExactFactors)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_tables_and_their_projections_are_rounded_too() -> None:
     model = build_on_meta(recipe().model, VOCAB)
     assert qat_mismatches(model, recipe().quantize) == []
     bits = {
-        path: [transform.codec.grid.full_qmax for transform in module.weight_transforms]
+        path: [cast(Any, transform).codec.grid.full_qmax for transform in module.weight_transforms]
         for path, module in model.named_modules()
         if path.startswith("post_embed.") and isinstance(module, Linear | Embedding)
     }

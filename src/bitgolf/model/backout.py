@@ -44,8 +44,8 @@ class BackoutResidual(ResidualTopology):
 
     def forward(self, x: ResidualStream, context: ForwardContext, block: Block) -> ResidualStream:
         if not isinstance(x, tuple):
-            x = block(x, context)
-            return (x, x) if block.layer == self.snapshot_layer else x
+            y = block(x, context)
+            return (y, y) if block.layer == self.snapshot_layer else y
         stream, snapshot = x
         stream = apply_pre_block(block, stream, context)
         source = snapshot if block.layer >= self.snapshot_layer else stream

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,8 @@ class CombinedObjective(Objective):
 
     def forward(self, x: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor]) -> Tensor:
         z = logits(x)
-        return sum((p.term(x, z, targets) for p in self.terms), mean_nll(z, targets))
+        terms = [cast(AuxiliaryLoss, p).term(x, z, targets) for p in self.terms]
+        return sum(terms, mean_nll(z, targets))
 
 
 @register

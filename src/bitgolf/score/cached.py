@@ -79,10 +79,11 @@ class CachedScoring(ScoringMethod):
         yield ScoringWindow(begin, done, start)
         yield from self.windows(stop - done, done)
 
-    def windows(self, targets: int, start: int = 0) -> Iterator[ScoringWindow]:
-        """Windows of `stride` new tokens each; earlier tokens are in the cache."""
-        for done in range(start, start + targets, self.stride):
-            yield ScoringWindow(done, min(done + self.stride, start + targets), done)
+    def windows(self, targets: int, start: int = 0, stride: int = 0) -> Iterator[ScoringWindow]:
+        """Windows of `stride` new tokens each, 0 for those of the method; earlier tokens are in the cache."""
+        new = stride or self.stride
+        for done in range(start, start + targets, new):
+            yield ScoringWindow(done, min(done + new, start + targets), done)
 
     def make_player(
         self,

@@ -6,13 +6,15 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from heapq import nlargest
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from bitgolf.quantize.codecs.codec import Codec, RuleEncoding, Shape
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.stats import MatrixStats
+
+Inner = TypeVar("Inner", bound=Codec)
 
 
 class RuleWeights(NamedTuple):
@@ -22,13 +24,13 @@ class RuleWeights(NamedTuple):
     weights: Mapping[str, Tensor]
 
 
-class JointCodec(Codec):
+class JointCodec(Codec, Generic[Inner]):
     """A codec that adds something to another codec, `codec`, in `top_k` places.
 
     They are chosen from all tensors of its rule or of several rules.
     """
 
-    codec: Codec
+    codec: Inner
     top_k: int
 
     @property

@@ -58,7 +58,7 @@ class LQERCandidate(NamedTuple):
 
 
 @register
-class LQER(JointCodec):
+class LQER(JointCodec[Codec]):
     """A codec, plus a low-rank correction of rank `rank` for at most `top_k` matrices.
 
     metric: `frobenius` corrects the matrices with the largest ‖E‖, by the SVD of E (as published). `hessian` tries all

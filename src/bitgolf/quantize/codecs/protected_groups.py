@@ -41,7 +41,7 @@ Groups = Mapping[str, Sequence[int]]
 
 
 @register
-class ProtectedGroups(JointCodec):
+class ProtectedGroups(JointCodec[IntRows]):
     """`IntRows`, with `bits` bits for the columns of at most `top_k` groups.
 
     The columns of a matrix are divided into consecutive groups of `group_size`; what is left is in no group. The groups
