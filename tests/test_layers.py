@@ -24,6 +24,7 @@ LAYERS = [
     {"recipes"},
     {"artifact", "cautions"},
     {"pipeline"},
+    {"store"},
     {"commands"},
     {"api", "cli", "parts"},
     {"__init__", "__main__"},

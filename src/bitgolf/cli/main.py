@@ -1,7 +1,7 @@
 """The program `bitgolf` and its commands, in the order of `--help`. Only the commands that need torch import it.
 
 `runs`: commands on recipes and runs. `doctor`: checks of a run or the machine. `artifacts`: commands on a packed model.
-`data`: commands on shards. `submissions`: commands on record folders. `options`: options that several commands share; `run_options`: those of `run`.
+`data`: commands on shards. `submissions`: commands on record folders. `store`: commands on many runs. `options`: options that several commands share; `run_options`: those of `run`.
 `completion`: what TAB offers. `failures`: messages of exceptions. `usage_errors`: those of the parser.
 """
 
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from bitgolf import __version__
-from bitgolf.cli import artifacts, data, runs, submissions
+from bitgolf.cli import artifacts, data, runs, store, submissions
 from bitgolf.cli.doctor import doctor
 from bitgolf.cli.failures import finish_output, report_failure
 from bitgolf.cli.global_options import GlobalOptions, split_global_options
@@ -54,8 +54,11 @@ for command in (
     runs.sweep,
     submissions.check,
     submissions.record,
+    store.runs,
+    store.compare,
 ):
     app.command(epilog=EVERY_COMMAND)(command)
+app.command("import", epilog=EVERY_COMMAND)(store.import_logs)
 app.add_typer(data.app, name="data")
 
 

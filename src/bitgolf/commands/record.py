@@ -10,7 +10,6 @@ from typing import NamedTuple
 import msgspec
 
 from bitgolf.commands.tables import table
-from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import UsageError
 from bitgolf.pipeline.reporting import read_result
 from bitgolf.pipeline.result import RunResult
@@ -18,6 +17,7 @@ from bitgolf.pipeline.state import open_run
 from bitgolf.report.log import RunLog
 from bitgolf.significance.mean_tests import Significance, against_constant, paired, welch
 from bitgolf.significance.planning import after_tries, seeds_needed
+from bitgolf.store.entry import text_of
 from bitgolf.submission.claims import number
 from bitgolf.submission.finding import Record
 from bitgolf.submission.folder import RecordFolder
@@ -121,7 +121,7 @@ def judge_record(runs: Sequence[Path], against: str, options: RecordOptions) -> 
 def read_runs(folders: Sequence[Path], method: str) -> ComparedScores:
     """Read the scores of runs of one text. method: name of a scoring method, "" for the best of each run."""
     results = [read_result(open_run(folder, RunLog(quiet=True))) for folder in folders]
-    texts = {folder: _text_of(result) for folder, result in zip(folders, results, strict=True)}
+    texts = {folder: _known_text(folder, result) for folder, result in zip(folders, results, strict=True)}
     first = texts[folders[0]]
     for folder, text in texts.items():
         if text != first:
@@ -133,12 +133,10 @@ def read_runs(folders: Sequence[Path], method: str) -> ComparedScores:
     return ComparedScores(results[0].recipe, scores, first, scored[0][1])
 
 
-def _text_of(result: RunResult) -> str:
-    """Return what identifies the text of a run's scores: fingerprints of the documents, and the part that was scored."""
+def _known_text(folder: Path, result: RunResult) -> str:
     if result.scored is None:
-        raise UsageError("the run has no score", where=result.run, hint=f"`bitgolf run {result.run}` continues it")
-    fingerprints = load_manifest(Path(result.run) / "data").val.fingerprints
-    return f"{fingerprints}:{result.scored.documents}"
+        raise UsageError("the run has no score", where=str(folder), hint=f"`bitgolf run {folder}` continues it")
+    return text_of(folder, msgspec.to_builtins(result))
 
 
 def _best(result: RunResult, method: str) -> tuple[float, float]:
