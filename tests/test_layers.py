@@ -24,7 +24,7 @@ LAYERS = [
     {"recipes"},
     {"artifact", "cautions"},
     {"pipeline"},
-    {"store"},
+    {"evidence", "store"},
     {"commands"},
     {"api", "cli", "parts"},
     {"__init__", "__main__"},

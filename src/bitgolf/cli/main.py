@@ -54,6 +54,8 @@ for command in (
     runs.sweep,
     submissions.check,
     submissions.record,
+    submissions.bundle,
+    submissions.verify,
     store.runs,
     store.compare,
 ):

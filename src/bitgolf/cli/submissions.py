@@ -1,4 +1,4 @@
-"""The commands on record folders and on records: `check`, `record`."""
+"""The commands on record folders, records and evidence: `check`, `record`, `bundle`, `verify`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from bitgolf.cli.completion import complete_run, one_of
-from bitgolf.cli.options import MOST_PROCESSES, JsonFlag, print_result, start_work
+from bitgolf.cli.options import MOST_PROCESSES, JsonFlag, newest_run, print_result, start_work
 from bitgolf.errors import UsageError
 from bitgolf.report.display import current_display
 
@@ -115,4 +115,83 @@ def record(
     verdict = judge_record(runs, against, RecordOptions(margin, margin_bpb, alpha, tries, method, paired))
     print_result(as_json, verdict, verdict_lines(verdict))
     if not verdict.is_record:
+        raise typer.Exit(1)
+
+
+BundledRun = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", callback=newest_run, autocompletion=complete_run, help="The folder of a finished run."
+    ),
+]
+BundleFile = Annotated[Path, typer.Argument(metavar="FILE", help="The bundle, a ZIP file.")]
+ProofOption = Annotated[
+    Path | None, typer.Option("--proof", metavar="DIR", help="Folder of a proof of `compress --proof`, to put into it.")
+]
+VerdictOption = Annotated[
+    Path | None, typer.Option("--record", metavar="FILE", help="Output of `record --json`, to put into it.")
+]
+KeyFile = Annotated[
+    Path | None, typer.Option("--sign", metavar="KEY", help="SSH key with which ssh-keygen signs the bundle.")
+]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+
+
+def bundle(
+    run: BundledRun,
+    file: BundleFile,
+    proof: ProofOption = None,
+    record: VerdictOption = None,
+    sign: KeyFile = None,
+    force: ForceFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Put the evidence for a result into one file that anybody can verify offline.
+
+    Recipe, code, artifact, tokenizer, digests of the data, environment, clocks, log, what each switch touched, and
+    optionally a proof by compression and statistics. It has no paths of this machine.
+    """
+    start_work()
+    from bitgolf.commands.evidence import bundle_lines, make_bundle
+
+    result = make_bundle(run, file, proof=proof, record=record, key=sign, force=force)
+    print_result(as_json, result, bundle_lines(result))
+
+
+VerifiedFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle.")]
+GroupsOption = Annotated[
+    int,
+    typer.Option("--groups", metavar="N", min=0, help="Groups of the proof to restore, 0 for all. Each takes minutes."),
+]
+ChallengeOption = Annotated[
+    str, typer.Option("--challenge", metavar="TEXT", help="Any text: it decides which groups are drawn.")
+]
+SignersOption = Annotated[
+    Path | None, typer.Option("--signers", metavar="FILE", help="An allowed_signers file of ssh-keygen.")
+]
+IdentityOption = Annotated[
+    str, typer.Option("--identity", metavar="NAME", help="Who must have signed, as in --signers.")
+]
+
+
+def verify(
+    file: VerifiedFile,
+    groups: GroupsOption = 1,
+    challenge: ChallengeOption = "",
+    signers: SignersOption = None,
+    identity: IdentityOption = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Verify a bundle offline: say what was checked here, what is only claimed, and what is wrong.
+
+    A byte of the file that changed is an error. The exit status is 1 if anything failed.
+    """
+    if bool(signers) != bool(identity):
+        raise UsageError("--signers and --identity belong together", hint="give both, or neither")
+    start_work()
+    from bitgolf.commands.evidence import verify_bundle, verify_lines
+
+    result = verify_bundle(file, groups=groups, challenge=challenge, signers=signers, identity=identity)
+    print_result(as_json, result, verify_lines(result))
+    if not result.passes:
         raise typer.Exit(1)
