@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
 
-NOT_RECIPES = frozenset({"check", "experiments", "foreign", "identity", "quick", "recipe", "time_limit"})
+NOT_RECIPES = frozenset({"check", "experiments", "foreign", "identity", "quick", "recipe", "scaling", "time_limit"})
 """Modules of this package that define no recipe."""
 
 
