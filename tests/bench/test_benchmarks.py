@@ -13,6 +13,8 @@ import compression
 import corpus
 import data_make
 import pytest
+import recipes_by_cap
+import row_prior
 import scoring
 from result_lines import read_lines
 
@@ -85,6 +87,46 @@ def test_data_make_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert 1_000_000 <= line["bytes"] < 2_200_000 and line["kind"] == "bytes" and line["processes"] == 1
     assert line["megabytes_per_second"] == pytest.approx(line["bytes"] / line["seconds"] / 1e6, rel=0.05)
     assert 20 < line["peak_memory_megabytes"] < 2_000
+
+
+@pytest.mark.slow
+def test_recipes_are_compared_at_a_cap_and_a_finished_run_is_not_repeated(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    words = ("--tiny", "--text", str(text), "--caps", "250000", "--recipes", "bitgolf16", "--seeds", "0")
+    monkeypatch.setattr(recipes_by_cap, "VOCABULARIES", {250_000: 300})
+    run(recipes_by_cap, monkeypatch, tmp_path, *words)
+    out = tmp_path / "runs" / "recipes.jsonl"
+    (line,) = read_lines(out)
+    assert all(0 < line["bpb"][stage] < 20 for stage in recipes_by_cap.STAGES)
+    assert 0 < line["bytes"] <= 250_000 and line["cap"] == 250_000 and line["recipe"] == "bitgolf16"
+    monkeypatch.setattr(recipes_by_cap, "measure", lambda *_: pytest.fail("the run has a line"))
+    run(recipes_by_cap, monkeypatch, tmp_path, *words)
+    capsys.readouterr()
+    run(recipes_by_cap, monkeypatch, tmp_path, "--table", str(out))
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 3 and table[2].startswith(f"| bitgolf16 | 250,000 | {line['params']:,} |")
+
+
+def test_runs_without_a_line_are_those_that_remain() -> None:
+    options = argparse.Namespace(seeds=[0, 1], caps=[250_000], recipes=["baseline", "pr1855"], seconds=300.0)
+    done = [{"corpus": "a", "cap": 250_000, "seconds": 300.0, "seed": 0, "recipe": "baseline"}]
+    left = [(cap, seed, one.name) for cap, seed, one in recipes_by_cap.pending(done, options, {250_000: "a"})]
+    assert left == [(250_000, 0, "pr1855"), (250_000, 1, "baseline"), (250_000, 1, "pr1855")]
+    other = [one.name for _, _, one in recipes_by_cap.pending(done, options, {250_000: "other text"})]
+    assert len(other) == 4
+
+
+def test_the_prior_of_rows_is_measured(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    small = ("--steps", "2", "--buckets", "64", "--width", "8", "--bits", "3", "--states", "1", "--tokens", "1024")
+    run(row_prior, monkeypatch, tmp_path, "--text", str(text), *small, "--seeds", "0")
+    table = capsys.readouterr().out
+    lines = read_lines(tmp_path / "runs" / "row_prior.jsonl")
+    assert {line["prior"] for line in lines} == {"with", "without"}
+    assert {"all", "embed.weight", "post_embed.1.table.weight"} <= {line["tensor"] for line in lines}
+    assert all(line["divergence"] >= 0 for line in lines) and table.count("| all | 3 |") == 2
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from bitgolf.quantize.calibration.calibrate import count_hessians
 from bitgolf.quantize.calibration.sources import CalibrationContext
 from bitgolf.quantize.calibration.stats_file import calibration_metadata, load_calibration, save_calibration
 from bitgolf.recipes.recipe import Recipe
+from bitgolf.recipes.time_limit import tuning_reserve
 from bitgolf.report.log import RunLog
 from bitgolf.report.progress import WorkProgress
 from bitgolf.runtime import process_group
@@ -177,7 +178,8 @@ def _limits(run: Run, about: Mapping[str, Any], key: str) -> CalibrationLimits:
         return CalibrationLimits(0, None)
     # Training may exceed its limit by a part of its last step; this time is not taken from calibration.
     ended = min(trained.training_seconds, trained.time_limit_seconds)
-    return CalibrationLimits(0, run.recipe().train().seconds - ended - trained.calibration_reserve.fixed_seconds)
+    left = run.recipe().train().seconds - tuning_reserve(run.recipe) - ended
+    return CalibrationLimits(0, left - trained.calibration_reserve.fixed_seconds)
 
 
 def _warn_if_incomplete(run: Run, found: CalibrationSummary, *, repeated: bool) -> None:

@@ -10,6 +10,7 @@ import msgspec
 from bitgolf.artifact.container import Artifact, read_artifact
 from bitgolf.artifact.ledger import LedgerEntry, coder_reports, ledger, over_cap_advice
 from bitgolf.artifact.model import STORED_FIELDS, model_bytes
+from bitgolf.data.manifest import data_digest
 from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.files import file_digest, write_bytes, write_json
 from bitgolf.model.build import build_on_meta
@@ -18,6 +19,7 @@ from bitgolf.model.parameters import parameter_roles, read_weights
 from bitgolf.pack.parallel import cpu_count
 from bitgolf.pack.streams import EncodedTensor
 from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.tuning import tuned_codes
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.encoding import encode_model, load_encoded, save_encoded, tensor_reports
@@ -71,7 +73,13 @@ def quantize_inputs(run: Run) -> list[Any]:
     files = [run.files.averaged] + [run.files.calibration] * (run.recipe().calibrate is not None)
     if missing := [file for file in files if not file.exists()]:
         raise CorruptFileError("the file is missing", where=str(missing[0]), hint="--from average writes it again")
-    return [*map(file_digest, files), run.settings("quantize")]
+    return [*map(file_digest, files), run.settings("quantize"), *_tuning_inputs(run)]
+
+
+def _tuning_inputs(run: Run) -> list[Any]:
+    """Settings and text of the tuning of float parameters; empty if the recipe has none."""
+    recipe = run.recipe()
+    return [run.settings("tune"), data_digest(run.data_folder), recipe.train().length] if recipe.tune else []
 
 
 def encode_weights(run: Run) -> None:
@@ -86,6 +94,7 @@ def encode_weights(run: Run) -> None:
     progress = WorkProgress(run.log.progress, "quantize", "weights").update
     session = EncodingSession(device=select_device(device_type=run.device_type).torch_device)
     codes = encode_model(weights, roles, recipe.quantize, stats, session, log=run.log.detail, progress=progress)
+    codes = tuned_codes(run, run.recipe, weights, codes)
     if "pack" in run.completed:
         run.pending.artifact = _pack_within_cap(run, codes)
     run.pending.codes = codes

@@ -15,6 +15,7 @@ from bitgolf.pack.streams import EncodedTensor
 from bitgolf.pipeline.compression import load_meta_model, quantize_inputs
 from bitgolf.pipeline.outputs import check_outputs
 from bitgolf.pipeline.state import open_run
+from bitgolf.pipeline.tuning import tuned_codes
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.encoding import encode_model
@@ -74,10 +75,14 @@ class TrainedRun:
         return {path: tuple(w.shape) for path, w in self.weights.items()}
 
     def encode(self, recipe: Spec[Recipe]) -> dict[str, EncodedTensor]:
-        """Encode the weights by the rules of `recipe`, logging progress; returns arrays by path."""
+        """Encode the weights by the rules of `recipe`, and tune its float parameters if it says so; logs progress.
+
+        Returns arrays by path.
+        """
         progress = WorkProgress(self.run.log.progress, "quantize", "weights").update
         rules = recipe().quantize
-        return encode_model(self.weights, self.roles, rules, self._device_stats, self.session, progress=progress)
+        codes = encode_model(self.weights, self.roles, rules, self._device_stats, self.session, progress=progress)
+        return tuned_codes(self.run, recipe, self.weights, codes)
 
     @cached_property
     def _device_stats(self) -> dict[str, MatrixStats] | None:

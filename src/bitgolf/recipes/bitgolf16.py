@@ -2,7 +2,7 @@
 
 Training follows openai/parameter-golf, pull request 2135 (pr1855 with another learning rate, more calibration and one
 phase of adaptation). Trellis quantization needs fewer bits per weight for the same loss; the bytes that it saves hold a
-hashed bigram table, which costs no matrix product. It was not yet trained at full size: `bench/recipes.py` compares it,
+hashed bigram table, which costs no matrix product. It was not yet trained at full size: `bench/recipes_by_cap.py` compares it,
 scaled, with the published systems.
 """
 

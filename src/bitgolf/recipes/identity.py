@@ -9,7 +9,7 @@ import msgspec
 from bitgolf.config.requirements import requirements
 from bitgolf.config.spec import Spec
 from bitgolf.files import json_digest
-from bitgolf.recipes.time_limit import calibration_reserve
+from bitgolf.recipes.time_limit import calibration_reserve, tuning_reserve
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
@@ -45,4 +45,6 @@ def training_key(recipe: Spec[Recipe]) -> list[Any]:
     whole, reserve = recipe.to_json(), calibration_reserve(recipe)
     calibration = whole["calibrate"] if reserve is None else reserve
     key = [whole["model"], whole["train"], whole["average"], calibration]
+    if tuning := tuning_reserve(recipe):
+        key.append(tuning)
     return key + msgspec.to_builtins(requirements(key))

@@ -17,6 +17,7 @@ from bitgolf.optim.muon_transforms import RowBlockSplit
 from bitgolf.optim.schedules import LinearRamp, WarmdownSteps
 from bitgolf.quantize.calibration.sources import SelfGenerated, TrainingText
 from bitgolf.quantize.codecs.trellis import TrellisCodec
+from bitgolf.quantize.tuning import FloatTuning
 from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.identity import QUICK_SUFFIX
 from bitgolf.report.display import current_display
@@ -43,6 +44,7 @@ AT_MOST: dict[type, dict[str, Any]] = {
     TrainingText: {"batches": 2, "rows": 4, "length": QUICK_LENGTH},
     SelfGenerated: {"sequences": 8, "length": QUICK_LENGTH // 2},
     TrellisCodec: {"states": 64},
+    FloatTuning: {"steps": 5, "rows": 4, "length": QUICK_LENGTH, "reserve": 0.5},
 }
 """Class of a part -> the largest values of settings that assume a long training."""
 

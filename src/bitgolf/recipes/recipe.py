@@ -13,6 +13,7 @@ from bitgolf.model.lm import LM
 from bitgolf.pack.settings import Pack
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.codecs.codec import Codec
+from bitgolf.quantize.tuning import FloatTuning
 from bitgolf.score.coding.roundtrip import CompressionRoundTrip
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.text.documents import TextSource
@@ -25,7 +26,8 @@ class Recipe:
     """All settings of a run.
 
     text: where the documents come from; held_out: share of them kept for validation; tokens: how the tokenizer is
-    trained. model, train, average, calibrate, quantize, pack, score: settings of the stages. proof: a compression round
+    trained. model, train, average, calibrate, quantize, pack, score: settings of the stages. tune: tuning of the
+    parameters that stay floats, after the others are rounded. proof: a compression round
     trip after scoring. published: results that the authors of the system reported.
     """
 
@@ -40,6 +42,7 @@ class Recipe:
         average: Spec[Average] | None = None,
         calibrate: Spec[Calibrate] | None = None,
         quantize: tuple[Spec[Rule[Codec]], ...],
+        tune: Spec[FloatTuning] | None = None,
         pack: Spec[Pack],
         score: tuple[Spec[ScoringMethod], ...],
         proof: Spec[CompressionRoundTrip] | None = None,
@@ -49,4 +52,5 @@ class Recipe:
         self.name, self.text, self.tokens, self.held_out = name, text, tokens, held_out
         self.model, self.train, self.average = model, train, average
         self.calibrate, self.quantize, self.pack, self.score = calibrate, quantize, pack, score
+        self.tune = tune
         self.proof, self.published = proof, published

@@ -32,6 +32,7 @@ from bitgolf.model.ngram_embedding import HashedNGramEmbedding
 from bitgolf.model.part import parse_layers
 from bitgolf.optim.schedules import LinearRamp, WarmdownSteps
 from bitgolf.quantize.calibration.sources import SelfGenerated, TrainingText
+from bitgolf.quantize.tuning import FloatTuning
 from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.quick import WIDTHS
 from bitgolf.score.adapt.document_lora import DocumentLoRA
@@ -113,6 +114,7 @@ def _with_batch(recipe: Spec[Recipe], scale: Scale) -> Spec[Recipe]:
         TrainingText: lambda node: node.replace(batches=8, rows=8, length=scale.length),
         SelfGenerated: lambda node: node.replace(length=scale.length),
         PhasedLoRA: lambda node: _with_phases(node, scale),
+        FloatTuning: lambda node: node.replace(reserve=node["reserve"] * scale.seconds / recipe["train.seconds"]),
     }
     for cls, edit in edits.items():
         small = _edit_all(small, cls, edit)

@@ -22,16 +22,23 @@ def calibration_reserve(recipe: Spec[Recipe]) -> float | None:
     return settings.calibrate().reserve
 
 
-def training_time_limit(recipe: Spec[Recipe], reserve: float) -> float:
-    """Seconds after which training ends, so that `reserve` seconds of the training clock are left; 0 is no limit.
+def tuning_reserve(recipe: Spec[Recipe]) -> float:
+    """Seconds of the training clock that a recipe reserves for tuning after rounding; 0 without it or a time limit."""
+    settings = recipe()
+    return settings.tune().reserve if settings.tune and settings.train().seconds > 0 else 0.0
 
-    Raises `RecipeError` if the reserve takes up the whole training clock.
+
+def training_time_limit(recipe: Spec[Recipe], reserve: float) -> float:
+    """Seconds after which training ends, so that calibration has `reserve` seconds and tuning its own; 0 is no limit.
+
+    Raises `RecipeError` if the reserves take up the whole training clock.
     """
-    seconds = recipe().train().seconds
-    if 0 < seconds <= reserve:
+    seconds, tuning = recipe().train().seconds, tuning_reserve(recipe)
+    if 0 < seconds <= reserve + tuning:
+        uses = "calibration and tuning" if tuning else "calibration"
         raise RecipeError(
-            f"{reserve:.3g} s of train.seconds={seconds:g} are reserved for calibration: none are left to train",
-            where="calibrate.reserve",
-            hint=f"set train.seconds above {reserve:.3g}, or calibrate on fewer batches",
+            f"{reserve + tuning:.3g} s of train.seconds={seconds:g} are reserved for {uses}: none are left to train",
+            where="tune.reserve" if tuning > reserve else "calibrate.reserve",
+            hint=f"set train.seconds above {reserve + tuning:.3g}, or calibrate on fewer batches",
         )
-    return seconds - reserve if seconds else 0.0
+    return seconds - reserve - tuning if seconds else 0.0

@@ -1,4 +1,4 @@
-"""Recipes under one cap, one clock and one text: `python bench/recipes.py --text FILE... [--caps 250000 1000000]`.
+"""Recipes under one cap, one clock and one text: `python bench/recipes_by_cap.py --text FILE... [--caps 250000 1000000]`.
 
 Each recipe is scaled to the cap by `bitgolf.recipes.scaling`, trained for the same time on the same text with the same
 tokenizer, and packed to the cap: the step sizes of its codecs are scaled until the file is at most 0.05 % below it. Bits
@@ -25,10 +25,13 @@ from typing import Any, NamedTuple
 from corpus import add_text_options, corpus_id
 from result_lines import Line, append_line, read_lines
 
+from bitgolf.config.edits import replace
 from bitgolf.config.recipe_file import write_recipe
 from bitgolf.config.spec import Spec, part
 from bitgolf.model.layer_orders import EachLayerOnce
 from bitgolf.pipeline.forecast import forecast_recipe
+from bitgolf.quantize.codecs.trellis import TrellisCodec
+from bitgolf.quantize.tuning import FloatTuning
 from bitgolf.recipes import get_recipe
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
@@ -42,6 +45,8 @@ VOCABULARIES = {250_000: 1024, 1_000_000: 2048}
 STAGES = ("trained", "averaged", "packed", "adapted")
 PR1855_STEPS = 4931
 """Steps of pr1855 in 600 s on 8 H100, which recipes with its training are expected to make, too."""
+SMALL_STEPS = 600
+"""Steps of bitgolf_small in its 300 s."""
 ROOM = 8
 """A run may make an artifact of so many caps; `pack` then brings it to the cap."""
 
@@ -59,6 +64,17 @@ def without_bigrams(recipe: Spec[Recipe]) -> Spec[Recipe]:
     return recipe.set("model.post_embed", recipe["model.post_embed"][1:])
 
 
+def two_bits(recipe: Spec[Recipe]) -> Spec[Recipe]:
+    """Fewer bits for more weights: the scaled model becomes wider."""
+    return recipe.edit(TrellisCodec, replace(bits=2.0))
+
+
+def tuned_floats(recipe: Spec[Recipe]) -> Spec[Recipe]:
+    """A twentieth of the clock is for tuning the parameters that stay floats after all others are rounded."""
+    tuning = part(FloatTuning, steps=30, reserve=recipe["train.seconds"] / 20)
+    return recipe.replace(tune=tuning)
+
+
 def without_loops(recipe: Spec[Recipe]) -> Spec[Recipe]:
     return recipe.set("model.layer_schedule.order", part(EachLayerOnce))
 
@@ -67,6 +83,9 @@ CONTENDERS = (
     Contender("baseline", "baseline"),
     Contender("pr1855", "pr1855"),
     Contender("pr2135", "pr2135"),
+    Contender("bitgolf_small", "bitgolf_small", full_steps=SMALL_STEPS),
+    Contender("bitgolf_small, tuned floats", "bitgolf_small", tuned_floats, SMALL_STEPS),
+    Contender("bitgolf_small, 2 bits", "bitgolf_small", two_bits, SMALL_STEPS),
     Contender("bitgolf16", "bitgolf16", full_steps=PR1855_STEPS),
     Contender("bitgolf16 without bigrams", "bitgolf16", without_bigrams, PR1855_STEPS),
     Contender("bitgolf16 without loops", "bitgolf16", without_loops, PR1855_STEPS),
@@ -100,7 +119,9 @@ def scaled(contender: Contender, cap: int, setting: Setting) -> Spec[Recipe]:
     small = scale_recipe(contender.edit(get_recipe(contender.recipe)), scale, lambda r: forecast(r, scale.vocab))
     last = small["score"][-1]
     methods = (part(ContiguousScoring, window=setting.length), *(() if _contiguous(last) else (last,)))
-    return small.set("pack.cap", ROOM * cap).replace(name=contender.name.replace(" ", "-"), score=methods)
+    return small.set("pack.cap", ROOM * cap).replace(
+        name=contender.name.replace(",", "").replace(" ", "-"), score=methods
+    )
 
 
 def _contiguous(method: Spec[Any]) -> bool:
@@ -214,7 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_text_options(parser)
     names = [one.name for one in CONTENDERS]
-    usual = [name for name in names if name in ("baseline", "pr1855", "bitgolf16")]
+    usual = [name for name in names if name in ("baseline", "pr1855", "bitgolf16", "bitgolf_small")]
     parser.add_argument("--out", type=Path, default=Path("runs/recipes.jsonl"), help="file of the measured lines")
     parser.add_argument("--work", type=Path, default=Path("runs/recipes"), help="folder of the shards and of the runs")
     parser.add_argument("--caps", type=int, nargs="+", default=[*VOCABULARIES], help="caps in bytes")
