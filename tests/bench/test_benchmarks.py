@@ -93,19 +93,19 @@ def test_data_make_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_recipes_are_compared_at_a_cap_and_a_finished_run_is_not_repeated(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    words = ("--tiny", "--text", str(text), "--caps", "250000", "--recipes", "bitgolf16", "--seeds", "0")
+    words = ("--tiny", "--text", str(text), "--caps", "250000", "--recipes", "bitgolf_small", "--seeds", "0")
     monkeypatch.setattr(recipes_by_cap, "VOCABULARIES", {250_000: 300})
     run(recipes_by_cap, monkeypatch, tmp_path, *words)
     out = tmp_path / "runs" / "recipes.jsonl"
     (line,) = read_lines(out)
     assert all(0 < line["bpb"][stage] < 20 for stage in recipes_by_cap.STAGES)
-    assert 0 < line["bytes"] <= 250_000 and line["cap"] == 250_000 and line["recipe"] == "bitgolf16"
+    assert 0 < line["bytes"] <= 250_000 and line["cap"] == 250_000 and line["recipe"] == "bitgolf_small"
     monkeypatch.setattr(recipes_by_cap, "measure", lambda *_: pytest.fail("the run has a line"))
     run(recipes_by_cap, monkeypatch, tmp_path, *words)
     capsys.readouterr()
     run(recipes_by_cap, monkeypatch, tmp_path, "--table", str(out))
     table = capsys.readouterr().out.splitlines()
-    assert len(table) == 3 and table[2].startswith(f"| bitgolf16 | 250,000 | {line['params']:,} |")
+    assert len(table) == 3 and table[2].startswith(f"| bitgolf_small | 250,000 | {line['params']:,} |")
 
 
 def test_runs_without_a_line_are_those_that_remain() -> None:

@@ -163,3 +163,24 @@ def test_a_dead_rule_is_told_not_raised(folder: Path) -> None:
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"recipe.json is missing"):
         doctor.diagnose_run(tmp_path, tokens=TOKENS, per_tensor=False)
+
+
+def test_predictions_are_compared_with_what_was_measured_with_certainty() -> None:
+    def group(name: str, predicted: float | None, measured: float, error: float) -> doctor.TensorGroupCost:
+        return doctor.TensorGroupCost(
+            name=name,
+            tensors=1,
+            predicted_gap_bpb=predicted,
+            measured_gap_bpb=measured,
+            standard_error_bpb=error,
+        )
+
+    right = [group("a", 0.010, 0.019, 0.001), group("b", 0.010, 0.006, 0.001)]
+    unsure = [group("c", 0.001, 0.010, 0.004), group("floats", None, 0.010, 0.001)]
+    assert doctor.poor_predictions([*right, *unsure]) == []
+    low, lowest = group("d", 0.010, 0.021, 0.001), group("table", 0.0007, 0.021, 0.002)
+    (found,) = doctor.poor_predictions([*right, *unsure, low, lowest])
+    assert found.rule == "poor-prediction" and found.where == "d and 1 more"
+    assert "quantization of table costs 0.02100 bpb (standard error 0.00200), 30 times" in found.message
+    (high,) = doctor.poor_predictions([group("e", 0.010, 0.004, 0.001)])
+    assert "0.4 times" in high.message

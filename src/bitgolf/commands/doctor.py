@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from bitgolf.quantize.calibration.sources import CalibrationContext, Calibration
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.diagnose.checks import diagnose, drop_unmatched_rules
 from bitgolf.quantize.diagnose.code_checks import artifact_mismatch
-from bitgolf.quantize.diagnose.quantized_model import QuantizationFinding, QuantizedModel
+from bitgolf.quantize.diagnose.quantized_model import QuantizationFinding, QuantizedModel, first_and_count
 from bitgolf.quantize.encoding import codecs_by_path, decode_model, load_encoded, tensor_reports
 from bitgolf.quantize.stats import StatsByPath
 from bitgolf.report.log import RunLog
@@ -37,6 +37,8 @@ from bitgolf.score.held_out_bpb import HeldOutBpb
 from bitgolf.score.text import load_validation
 
 SEVERITIES = ("error", "warning", "note")
+CERTAIN_ERRORS, MAX_RATIO = 3.0, 2.0
+"""A measured cost above so many standard errors is certain; it should be within this factor of the predicted one."""
 CHECKED_STAGES = ("calibrate", "quantize")
 
 
@@ -139,6 +141,7 @@ def diagnose_run(folder: Path, *, tokens: int, per_tensor: bool, device: str = "
     nats = quantized.costs()
     predicted = {path: cost / math.log(2) / evaluator.bytes_per_token for path, cost in nats.items()}
     gap = _measure(run, quantized, evaluator, predicted, per_tensor)
+    findings += poor_predictions(gap.groups)
     return _result(run, quantized, evaluator.targets, predicted, gap, findings)
 
 
@@ -164,6 +167,28 @@ def _measure(
         gap.groups.append(cost)
         gap.alone.update({path: cost.measured_gap_bpb for path in paths if len(paths) == 1})
     return gap
+
+
+def poor_predictions(groups: Sequence[TensorGroupCost]) -> list[QuantizationFinding]:
+    """A finding if a measured cost is certain and the statistics predict less than half or more than twice of it.
+
+    Codecs that allocate bits by predicted cost then give some tensors too few.
+    """
+
+    def ratio(group: TensorGroupCost) -> float:
+        return group.measured_gap_bpb / max(group.predicted_gap_bpb or 0.0, 1e-12)
+
+    certain = [g for g in groups if g.measured_gap_bpb > CERTAIN_ERRORS * g.standard_error_bpb]
+    wrong = [g for g in certain if g.predicted_gap_bpb is not None and not 1 / MAX_RATIO <= ratio(g) <= MAX_RATIO]
+    if not wrong:
+        return []
+    worst = max(wrong, key=lambda group: abs(math.log(ratio(group))))
+    message = (
+        f"quantization of {worst.name} costs {worst.measured_gap_bpb:.5f} bpb (standard error"
+        f" {worst.standard_error_bpb:.5f}), {ratio(worst):.3g} times what the statistics predict"
+    )
+    hint = "calibrate on more text (calibrate.source.batches), and count the uses of rows (calibrate.usage_tokens)"
+    return [QuantizationFinding("poor-prediction", "warning", message, first_and_count(g.name for g in wrong), hint)]
 
 
 def _result(

@@ -5,13 +5,14 @@ Rules, with r = cap / cap of the recipe:
 - Layers: their number times r^(1/3), at least 3. Layers that settings name (loops, lanes, parallel layers) keep their
   relative position.
 - Width: the largest multiple of 16 with which the forecast of the artifact is within the cap. All other widths of the
-  model keep their ratio to it, hashed tables keep their share of the weights (rounded to a power of two of rows), heads are at least 32 wide where they can be, and the ratio of query to key/value heads
-  stays.
+  model keep their ratio to it, heads are at least 32 wide where they can be, and the ratio of query to key/value heads
+  stays. The number of rows of a hashed table is a power of two, with which its share of the weights hardly changes.
 - Batch: as given; windows of training, attention, calibration and scoring have at most the length of a row.
 - Schedules and averages in steps keep their fraction of the run: they are multiplied by the given number of steps over
   the published one.
-- Adaptation: ranks are scaled like the width. Phases begin at the same fraction of the documents, and train on chunks
-  of eight rows.
+- Scoring: strides are at least a quarter of the window.
+- Adapters: ranks are scaled like the width. At most as many documents as a batch has rows are adapted side by side.
+  Phases begin at the same fraction of the documents, and train on chunks of one batch.
 
 Learning rates, weight decays, clips, bits and everything else stay.
 """
@@ -113,6 +114,7 @@ def _with_batch(recipe: Spec[Recipe], scale: Scale) -> Spec[Recipe]:
         SegmentMask: lambda node: node.replace(max_length=scale.length),
         TrainingText: lambda node: node.replace(batches=8, rows=8, length=scale.length),
         SelfGenerated: lambda node: node.replace(length=scale.length),
+        DocumentLoRA: lambda node: node.replace(rows=min(node["rows"], scale.rows)),
         PhasedLoRA: lambda node: _with_phases(node, scale),
         FloatTuning: lambda node: node.replace(reserve=node["reserve"] * scale.seconds / recipe["train.seconds"]),
     }
@@ -129,7 +131,7 @@ def _edit_all(recipe: Spec[Any], cls: type, edit: Callable[[Spec[Any]], Spec[Any
 
 
 def _with_window(node: Any, length: int) -> Any:
-    """A scoring method, and those within it, with windows of `length` tokens and strides of at least an eighth."""
+    """A scoring method, and those within it, with windows of `length` tokens and strides of at least a quarter."""
     if not isinstance(node, Spec):
         return node
     node = node.replace(**{key: _with_window(value, length) for key, value in node.kwargs.items()})
@@ -139,7 +141,7 @@ def _with_window(node: Any, length: int) -> Any:
         return node
     wide = node["window"]
     if "stride" in node.kwargs:
-        node = node.replace(stride=max(length // 8, node["stride"] * length // wide))
+        node = node.replace(stride=max(length // 4, node["stride"] * length // wide))
     return node.replace(window=length)
 
 
