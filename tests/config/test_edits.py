@@ -61,13 +61,44 @@ def test_a_short_path_means_the_setting_it_was_taken_from_or_is_ambiguous(chance
     assert found == [short] if short in classes else path in found
 
 
+def paths_with_values(name: str) -> list[str]:
+    """The paths of a recipe whose values can be written."""
+    recipe = get_recipe(name)
+    return [path for path in class_by_path(recipe) if recipe[path] != "" and not isinstance(recipe[path], dict)]
+
+
+@cache
+def first_occurrences() -> dict[str, list[str]]:
+    """Recipe -> the paths whose part, argument and value are together in no recipe before it."""
+    seen, found = set[tuple[str, str, str]](), dict[str, list[str]]()
+    for name in recipe_names():
+        recipe, found[name] = get_recipe(name), []
+        classes = class_by_path(recipe)
+        for path in paths_with_values(name):
+            part, _, argument = path.rpartition(".")
+            occurrence = (classes.get(part) or part, argument, readable(recipe[path]))
+            if occurrence not in seen:
+                found[name].append(path)
+            seen.add(occurrence)
+    return found
+
+
+def assert_sets_itself(name: str, path: str) -> None:
+    recipe = get_recipe(name)
+    assert apply_assignment(recipe, f"{path}={readable(recipe[path])}") == recipe, path
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_what_is_shown_of_a_value_is_what_sets_it(name: str) -> None:
-    recipe = get_recipe(name)
-    for path, value in ((path, recipe[path]) for path in class_by_path(recipe)):
-        if isinstance(value, dict) or value == "":
-            continue
-        assert apply_assignment(recipe, f"{path}={readable(value)}") == recipe, path
+    for path in first_occurrences()[name]:
+        assert_sets_itself(name, path)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", recipe_names())
+def test_what_is_shown_of_a_value_is_what_sets_it_in_every_recipe(name: str) -> None:
+    for path in paths_with_values(name):
+        assert_sets_itself(name, path)
 
 
 @pytest.mark.parametrize(
