@@ -110,7 +110,9 @@ def test_check_counts_the_bytes_again(tokens: Spec[TokenizerTrainer], folder: Pa
 
 
 def test_blocks_are_cut_where_documents_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of one token, and counts of no more ids than these tokenizers have."""
     monkeypatch.setattr("bitgolf.data.scan._BLOCK_TOKENS", 1)
+    monkeypatch.setattr("bitgolf.data.scan._IDS", 512)
     assert verify_data(folder) == []
 
 
