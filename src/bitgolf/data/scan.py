@@ -156,8 +156,9 @@ class _TokenCounter:
         """Length of the text in bytes, from the counts of tokens; documents with inexact tokens are counted again."""
         lengths = self.tokenizer.byte_lengths
         total = int(self._counts[: self.tokenizer.vocab] @ lengths)
-        bounds = [0, *self.starts.tolist(), len(stream)]  # of documents; first what precedes the first BOS
-        found = [np.searchsorted(self.starts, positions, side="right") for positions in self._inexact_positions]
+        starts = self.starts
+        bounds = [0, *starts.tolist(), len(stream)]  # of documents; first what precedes the first BOS
+        found = [np.searchsorted(starts, positions, side="right") for positions in self._inexact_positions]
         for i in np.unique(np.concatenate(found)).tolist() if found else ():
             ids = stream.window(bounds[i], bounds[i + 1] - bounds[i])
             total += int(self.tokenizer.count_bytes(ids).sum() - lengths[ids].sum())
