@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.forked import ForkedProcess
+from helpers.forked_programs import run_python
+
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "api.ipynb"
 KERNEL = """
 import ast, json, sys
+from pathlib import Path
 
 namespace = {"__name__": "__main__"}
-for cell in json.loads(sys.stdin.read()):
+for cell in json.loads(Path(sys.argv[1]).read_text()):
     tree = ast.parse(cell)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "<cell>", "exec"), namespace)
@@ -24,7 +26,7 @@ for cell in json.loads(sys.stdin.read()):
         getattr(value, "_repr_html_", value.__repr__)()
         print(repr(value))
 """
-"""Runs cells in one namespace, and displays the value of a last expression."""
+"""Runs the cells of a JSON file in one namespace, and displays the value of a last expression."""
 
 
 def cells(kind: str) -> list[dict[str, Any]]:
@@ -39,19 +41,13 @@ def test_the_notebook_is_stored_without_outputs() -> None:
 
 
 @pytest.mark.slow
-def test_the_cells_of_the_notebook_run(tmp_path: Path) -> None:
-    sources = ["".join(cell["source"]) for cell in cells("code")]
-    done = subprocess.run(
-        [sys.executable, "-c", KERNEL],
-        input=json.dumps(sources),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == "", "progress=False prints nothing"
-    shown = done.stdout
+def test_the_cells_of_the_notebook_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cells.json").write_text(json.dumps(["".join(cell["source"]) for cell in cells("code")]))
+    done = ForkedProcess(run_python, ["-c", KERNEL, "cells.json"], Path("shown.txt")).finish()
+    assert done.status == 0, done.output
+    assert done.output == "", "progress=False prints nothing"
+    shown = Path("shown.txt").read_text()
     assert "packed" in shown and "training_seconds" in shown and "def " in shown and "torch.Size" in shown
     table = shown.strip().splitlines()[-3:]
     assert [line.split()[0] for line in table] == ["activation", "SquaredLeakyReLU", "SquaredReLU"]

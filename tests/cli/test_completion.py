@@ -18,17 +18,17 @@ from bitgolf.pipeline.stages import STAGE_NAMES
 from bitgolf.recipes import experiment_names, get_recipe, recipe_names
 from bitgolf.runtime.device import DEVICE_TYPES
 from bitgolf.score.method_selection import methods_by_name
+from helpers.forked_programs import run_forked
 
 
 def ask(*words: str, folder: Path, shell: str = "bash") -> list[str]:
-    """What is offered for the last word."""
+    """What is offered for the last word, by a program in `folder`."""
     line = " ".join(["bitgolf", *words])
-    environment = {**os.environ, "_BITGOLF_COMPLETE": f"complete_{shell}", "COMP_WORDS": line}
-    environment |= {"COMP_CWORD": str(len(words)), "_TYPER_COMPLETE_ARGS": line}
-    environment |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    done = subprocess.run(
-        [sys.executable, "-m", "bitgolf"], capture_output=True, text=True, env=environment, cwd=folder
-    )
+    environment = {"_BITGOLF_COMPLETE": f"complete_{shell}", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    environment |= {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = run_forked(environment=environment)
     assert not done.stderr
     return done.stdout.split("\n")[:-1]
 

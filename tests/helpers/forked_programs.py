@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from helpers.forked import ForkedProcess
@@ -21,11 +22,14 @@ SETTINGS = tuple(inspect.signature(subprocess.Popen._execute_child).parameters)[
 """Names of the settings that `Popen` passes on after `self` and the command; they differ between versions of Python."""
 
 
-def run_forked(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run `bitgolf WORDS` in a process of its own; returns exit status, standard output and standard error."""
+def run_forked(*words: str, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess[str]:
+    """Run `bitgolf WORDS` in a process of its own; returns exit status, standard output and standard error.
+
+    environment: more variables.
+    """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "stdout")
-        done = ForkedProcess(run_python, ["-m", "bitgolf", *words], output).finish()
+        done = ForkedProcess(run_python, ["-m", "bitgolf", *words], output, environment=environment).finish()
         return subprocess.CompletedProcess(words, done.status, output.read_text(), done.output)
 
 

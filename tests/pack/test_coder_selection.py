@@ -47,7 +47,9 @@ def test_a_sample_says_nothing_where_only_the_whole_repeats_itself() -> None:
 
 @pytest.fixture
 def compressed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """The calls of slow coders: (class name, number of input bytes)."""
+    """The calls of slow coders: (class name, number of input bytes). Samples have a quarter of their usual size."""
+    monkeypatch.setattr(byte_coders, "SAMPLE_BYTES", 1 << 16)
+    monkeypatch.setattr(byte_coders, "CHUNK_BYTES", 1 << 12)
     seen = list[tuple[str, int]]()
 
     def count(kind: type[Brotli] | type[LZMA]) -> None:
@@ -66,24 +68,24 @@ def compressed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 def test_who_is_clearly_behind_is_not_run(compressed: list[tuple[str, int]]) -> None:
     both = SmallestCoder(coders=(part(RangeCoder), part(Brotli)))
-    data = both.encode(gaussian(12.85, 1 << 20))
+    data = both.encode(gaussian(12.85, 1 << 18))
     assert both.label(data) == "range" and compressed == [("Brotli", byte_coders.SAMPLE_BYTES)]
-    assert data[1:] == RangeCoder().encode(gaussian(12.85, 1 << 20))
+    assert data[1:] == RangeCoder().encode(gaussian(12.85, 1 << 18))
 
 
 def test_who_is_close_is_run(compressed: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coder_selection, "MARGIN", 0.02)
     both = SmallestCoder(coders=(part(RangeCoder), part(Brotli)))
-    assert both.label(both.encode(gaussian(12.85, 1 << 20))) == "range"
-    assert compressed == [("Brotli", byte_coders.SAMPLE_BYTES), ("Brotli", 1 << 20)]
+    assert both.label(both.encode(gaussian(12.85, 1 << 18))) == "range"
+    assert compressed == [("Brotli", byte_coders.SAMPLE_BYTES), ("Brotli", 1 << 18)]
 
 
 def test_among_slow_coders_alone_the_likeliest_is_run_and_may_settle_it(compressed: list[tuple[str, int]]) -> None:
-    codes, alone = gaussian(12.85, 1 << 19), SmallestCoder(coders=(part(LZMA), part(Brotli)))
+    codes, alone = gaussian(12.85, 1 << 17), SmallestCoder(coders=(part(LZMA), part(Brotli)))
     assert alone.label(alone.encode(codes)) == "brotli"
     assert sorted(compressed) == [
         ("Brotli", byte_coders.SAMPLE_BYTES),
-        ("Brotli", 1 << 19),
+        ("Brotli", 1 << 17),
         ("LZMA", byte_coders.SAMPLE_BYTES),
     ]
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ def my_recipe():
     return recipe.set("score", (part(OwnWindows, window=32),))
 """
 OWN = {"CubedReLU", "OwnCoder", "OwnRows", "OwnWindows"}
+Start = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_program(*words: str) -> subprocess.CompletedProcess[str]:
+    """`run_command` in a new Python."""
+    return subprocess.run([sys.executable, "-m", "bitgolf", *words], capture_output=True, text=True, check=False)
 
 
 def forget() -> None:
@@ -186,10 +193,11 @@ def test_parts_and_recipes_of_a_plugin(
 
 
 @pytest.mark.slow
-def test_processes_under_torchrun_have_the_file(work: Path) -> None:
-    """As a user starts it, in processes that share nothing with this one."""
-    words = ["score", "run", "--shards", "data", "--processes", "2", "--code", "my_parts.py", "--json"]
-    done = subprocess.run([sys.executable, "-m", "bitgolf", *words], cwd=work, capture_output=True, text=True)
+@pytest.mark.parametrize("start", [run_command, pytest.param(run_program, marks=pytest.mark.exhaustive)])
+def test_worker_processes_have_the_file(start: Start, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that share nothing with this one, forked here, and under torchrun as a user starts them."""
+    monkeypatch.chdir(work)
+    done = start("score", "run", "--shards", "data", "--processes", "2", "--code", "my_parts.py", "--json")
     assert done.returncode == 0, done.stderr
     stored = json.loads((work / "run" / "score.json").read_text())["bpb"]["packed"]
     assert json.loads(done.stdout)["bpb"] == pytest.approx(stored, abs=1e-9)

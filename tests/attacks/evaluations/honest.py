@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
@@ -92,7 +93,7 @@ def context_target_pairs(tokens: Iterable[int]) -> Iterator[tuple[int, int, int]
 
 
 def bits_of(probability: float) -> float:
-    return float(-np.log2(probability))
+    return -math.log2(probability)
 
 
 def document_spans(tokens: Ints, bos: int) -> list[tuple[int, int]]:
