@@ -27,8 +27,9 @@ from helpers.forked import forked_workers
 from helpers.hub_repository import SP1024, library_on, repository_files, shard
 from helpers.hub_server import hub_server
 from helpers.own_code import own_code_removed
+from helpers.report_charts import no_charts
 
-__all__ = ["forked_workers", "own_code_removed"]
+__all__ = ["forked_workers", "no_charts", "own_code_removed"]
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

@@ -1,5 +1,6 @@
-"""Workers that a test starts are forked from a server, without the time of their imports."""
+"""Workers that a test starts are forked from a server, without the time of their imports; pages have no charts."""
 
 from helpers.forked import forked_workers
+from helpers.report_charts import no_charts
 
-__all__ = ["forked_workers"]
+__all__ = ["forked_workers", "no_charts"]

@@ -9,8 +9,9 @@ import pytest
 
 from helpers import damage
 from helpers.forked import forked_workers
+from helpers.report_charts import charts, no_charts
 
-__all__ = ["forked_workers"]
+__all__ = ["charts", "forked_workers", "no_charts"]
 
 
 @pytest.fixture(scope="session")

@@ -158,6 +158,7 @@ def test_the_next_stage_checks_what_the_last_one_wrote(toy_run: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("charts")
 def test_a_torn_line_of_the_log_is_skipped_and_said(toy_run: Path) -> None:
     log = toy_run / "log.jsonl"
     whole = len(read_events(log).events)

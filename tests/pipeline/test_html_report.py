@@ -22,8 +22,10 @@ from bitgolf.pipeline.html_report.page import render_report
 from bitgolf.pipeline.state import RunInputs
 from bitgolf.pipeline.training_result import PartUsageRow
 from helpers.browser import open_browser
+from helpers.command_line import run_command
 from helpers.report_contents import losses, method, report_contents, run_result, split
 
+pytestmark = pytest.mark.usefixtures("charts")
 HEADINGS = [
     "Charts",
     "Proof by compression",
@@ -270,6 +272,7 @@ def test_only_the_stage_report_loads_matplotlib_and_says_nothing(tmp_path: Path)
 
 
 def test_the_page_of_a_finished_run(toy_run: Path) -> None:
+    assert run_command("run", str(toy_run), "--from", "report").returncode == 0  # this time with charts
     page, result = (toy_run / "report.html").read_text(), json.loads((toy_run / "score.json").read_text())
     text = PageReader(page).text
     assert f"{result['bytes']['self_contained']:,}" in text and f"{result['methods'][-1]['bpb']:.4f}" in text
