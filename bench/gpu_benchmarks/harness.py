@@ -25,9 +25,11 @@ from bitgolf.errors import BitgolfError
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.attention.values import ValueEmbedding
 from bitgolf.model.build import build_on_meta
+from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.lm import LM
 from bitgolf.model.mlp import MLP
 from bitgolf.model.parameters import load_weights
+from bitgolf.model.residual_topology import ParallelTwoLaneResidual
 from bitgolf.recipes import get_recipe
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
@@ -41,7 +43,7 @@ from bitgolf.training import setup
 from bitgolf.training.kernels import select
 from bitgolf.training.phases import progress_at as within
 from bitgolf.training.trainer import Trainer
-from gpu_benchmarks.job import GPUS
+from gpu_benchmarks.job import GPUS, RECIPE
 
 WARM_STEPS = 3
 NOISE = 0.02  # standard deviation of random weights
@@ -93,10 +95,13 @@ def recipe_for(name: str, *, toy: bool) -> Spec[Recipe]:
 
 
 def toy_sized(recipe: Spec[Recipe]) -> Spec[Recipe]:
-    """The recipe with the same parts and layers, but of width 64."""
+    """The recipe with the same parts, but of width 64, and `pr1855` with five layers."""
     recipe = recipe.set("model.dim", 64).edit(Attention, replace(heads=2, kv_heads=1)).edit(MLP, replace(hidden=64))
     if any(node.cls is ValueEmbedding for _, node in recipe.walk()):
         recipe = recipe.edit(ValueEmbedding, replace(value_dim=32))
+    if recipe().name == RECIPE:
+        recipe = recipe.set("model.layers", 5).edit(LoopedLayers, replace(first_layer=1, last_layer=2))
+        recipe = recipe.edit(ParallelTwoLaneResidual, replace(start_layer=3))
     return recipe.set("train", recipe().train.replace(rows=1, micro_rows=1, length=64, seconds=0.0, steps=6))
 
 

@@ -148,10 +148,10 @@ def test_its_whole_path_at_toy_size(name: str, data: Path, tmp_path: Path) -> No
 
 
 def two_short_documents(text: TokenizedText) -> TokenizedText:
-    """The first 100 tokens of two documents, so that a phase can end between them."""
+    """The first 70 tokens of two documents, so that a phase can end between them."""
     (first, _), (second, _) = text.documents()[:2]
-    pieces = text.tokens[first : first + 100], text.tokens[second : second + 100]
-    return TokenizedText(append_final_bos(np.concatenate(pieces), text.bos), 600, text.bos)
+    pieces = text.tokens[first : first + 70], text.tokens[second : second + 70]
+    return TokenizedText(append_final_bos(np.concatenate(pieces), text.bos), 420, text.bos)
 
 
 def bits_of(method: ScoringMethod, model: LM, text: TokenizedText) -> float:
