@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
+from bitgolf.artifact.model import load_model
 from bitgolf.commands.show import describe_recipe
 from bitgolf.commands.tables import show_table
 from bitgolf.config.edits import diff
@@ -18,14 +21,25 @@ from bitgolf.config.parse import apply_assignment, from_json
 from bitgolf.config.spec import Spec
 from bitgolf.data.orders import ShuffledDocuments
 from bitgolf.model.build import build_on_meta
+from bitgolf.pipeline.calibration import calibrate
+from bitgolf.pipeline.compression import pack, quantize
+from bitgolf.pipeline.data import prepare
+from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.training import average, train
 from bitgolf.recipes import describe, experiment_names, get_recipe, published_bpb, recipe_names
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
+from bitgolf.report.log import RunLog
+from bitgolf.runtime.device import Device
+from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.runtime.progress import TrainingProgress
+from bitgolf.score.referee import score
+from bitgolf.score.text import TokenizedText, append_final_bos, load_validation
 from helpers.small_recipes import VOCAB, small_recipe
 from helpers.toy_training import make_data, make_trainer
 
 EXPERIMENTS = experiment_names()
+CPU = Device(torch.device("cpu"), torch.float32, "a test")
 
 # Parameters; published bits per byte before quantization, as packed, with sliding windows, and adapted; bytes. From the
 # logs of the branch.
@@ -44,6 +58,11 @@ LOGGED: dict[str, tuple[int, float, float, float, float, int]] = {
 
 # Experiment -> the recipe that it varies, and the largest number of settings in which it differs from it.
 VARIES: dict[str, tuple[str, int]] = {
+    "pr1512_window_512": ("pr1019", 1),
+    "pr1512_window_256": ("pr1019", 1),
+    "pr1512_length_4096": ("pr1512", 2),
+    "pr1512_multi_token": ("pr1512_window_256", 2),
+    "pr1512_cautious_decay": ("pr1512_window_256", 1),
     "pr1512_v12": ("pr1512", 22),
     "pr1512_v13_no_values": ("pr1512_v12", 2),
     "pr1512_v13_no_bigrams": ("pr1512_v12", 1),
@@ -85,7 +104,7 @@ VARIES: dict[str, tuple[str, int]] = {
 
 # Those that have a step of training in `make test`; the steps of the others differ in numbers only.
 STEPPED = {
-    "pr1512_v12", "pr1512_v13_no_values_no_bigrams", "pr1512_v13_12_layers", "pr1493_document_shuffle", "pr1493_multi_token",
+    "pr1512_window_512", "pr1512_length_4096", "pr1512_multi_token", "pr1512_cautious_decay", "pr1512_v12", "pr1512_v13_no_values_no_bigrams", "pr1512_v13_12_layers", "pr1493_document_shuffle", "pr1493_multi_token",
     "pr1493_decay_paired_heads_head_mixing", "pr1493_evaluation_loops", "pr1493_smear_head_gate",
     "pr1493_smear_channel_gate", "pr1493_key_offset", "pr1493_qat_from_85", "pr1851_strong_decay_shared_hessians_paired_heads",
     "pr1851_run_6",
@@ -114,7 +133,7 @@ def test_every_experiment_is_written_as_a_short_difference() -> None:
 
 
 def test_experiments_stand_apart_from_the_published_systems() -> None:
-    assert not set(EXPERIMENTS) & set(recipe_names()) and len(EXPERIMENTS) == 37
+    assert not set(EXPERIMENTS) & set(recipe_names()) and len(EXPERIMENTS) == 42
     hashes = {recipe_hash(get_recipe(name)) for name in (*recipe_names(), *EXPERIMENTS)}
     assert len(hashes) == len(recipe_names()) + len(EXPERIMENTS), "no two are the same"
     for name in EXPERIMENTS:
@@ -145,7 +164,9 @@ def test_results_belong_to_methods_and_seeds() -> None:
         kinds = {"adapted" if m.adapts else m.name for m in (spec() for spec in get_recipe(name)().score)}
         assert kinds >= results["bpb"].keys() & {"sliding", "adapted"}, name
         assert bool(results["bpb"]) == bool(results["seeds"]) and (results["bpb"] or results["doubts"]), name
-        assert all(seed == results["bpb"] for seed in results["seeds"].values()), name
+        for stage, mean in results["bpb"].items():
+            values = [seed[stage] for seed in results["seeds"].values()]
+            assert mean == pytest.approx(sum(values) / len(values), abs=1.1e-4), (name, stage)
         assert (published_bpb(name) is None) == (not results["bpb"].keys() & {"packed", "sliding", "adapted"}), name
 
 
@@ -193,7 +214,6 @@ def stepped() -> list[Any]:
 
 @pytest.mark.parametrize("name", stepped())
 def test_a_step_of_training_and_a_prediction_at_toy_size(name: str, data: Path) -> None:
-    """The whole path of the systems that they vary is in test_published.py; here is what the experiments change."""
     recipe = small_recipe(get_recipe(name), steps=2)
     trainer = make_trainer(data, recipe, noisy=False)
     before = {path: p.detach().clone() for path, p in trainer.params.items()}
@@ -209,3 +229,33 @@ def test_the_orders_and_objectives_are_those_of_the_harness() -> None:
     objective = get_recipe("pr1493_multi_token")["train.objective"]
     assert (objective["weight"], objective["steps"], objective["mask_starts"]) == (0.1, 1, False)
     assert get_recipe("pr1493_evaluation_loops")["model.layer_schedule.order.evaluation_passes"] == 3
+
+
+WHOLE_PATH = ("pr1512_v12", "pr1493_decay_paired_heads_head_mixing", "pr1493_evaluation_loops")
+
+
+def whole_path() -> list[Any]:
+    """In `make test`, those whose change concerns calibration, packing or scoring: tables, mixed heads, other loops."""
+    marks = {name: [] if name in WHOLE_PATH else [pytest.mark.exhaustive] for name in EXPERIMENTS}
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
+
+
+@pytest.mark.parametrize("name", whole_path())
+def test_it_trains_packs_and_scores_at_toy_size(name: str, data: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(get_recipe(name), steps=3)
+    log = RunLog(tmp_path, quiet=True)
+    run = Run(recipe, tmp_path, log, shards=data)
+    prepare(run)
+    run.completed["train"] = msgspec.to_builtins(train(run))
+    average(run)
+    calibrate(run)
+    quantize(run)
+    assert pack(run).fits
+    log.close()
+    model = load_model((tmp_path / "artifact.bg").read_bytes()).model.eval()
+    text = load_validation(data)
+    short = TokenizedText(append_final_bos(text.tokens[:80], text.bos), 240, text.bos)
+    for method in (node() for node in recipe["score"]):
+        with closing(method.make_player(model, VOCAB, CPU, SINGLE_PROCESS)) as player:
+            bits = score(player, short, method).bits
+        assert 0.5 < bits / (math.log2(VOCAB) * short.num_targets) < 1.2, method.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,8 +171,8 @@ def test_the_audit_rejects_a_tilt_that_looks_ahead() -> None:
     model = built(toy_model().set("dim", 16).set("layers", 1), vocab=TwoBitTokenizer.vocab)
 
     class Ahead(NGramTilt):
-        def make_player(self, *arguments: object) -> Player:
-            return LookingAhead(self.method.make_player(*arguments), self)  # type: ignore[arg-type]
+        def make_player(self, *arguments: Any, **keywords: Any) -> Player:
+            return LookingAhead(self.method.make_player(*arguments, **keywords), self)
 
     tilt = Ahead(method=part(SlidingScoring, window=16, stride=6, isolated=True), length=3)
     found = audit_evaluation(lambda: player_evaluation(model, tilt, batch=16), LETTERS, LETTERS[:2], budget=FEW)
