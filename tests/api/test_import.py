@@ -118,3 +118,14 @@ def test_type_checkers_see_every_part() -> None:
 
     written = [line for line in STUB.read_text().splitlines() if line.startswith("from ")]
     assert sorted(written) == sorted(stub_lines()), "`make lint` writes parts.pyi again"
+
+
+def test_the_sizes_of_auto_are_chosen_for_a_budget(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text " * 10_000)
+    small = bitgolf.recipe("auto", cap=60_000, seconds=30, text=tmp_path, speed=7e10)
+    large = bitgolf.recipe("auto", cap=10**7, seconds=86_400, text=tmp_path, speed=7e10)
+    assert (small["pack.cap"], small["train.seconds"]) == (60_000, 30) and small["name"] == "auto"
+    assert large["model.dim"] >= small["model.dim"] and bitgolf.recipe("auto")["pack.cap"] == 1_000_000
+    with pytest.raises(bitgolf.BitgolfError, match="only the recipe auto takes this argument") as error:
+        bitgolf.recipe("quickstart", cap=60_000)
+    assert error.value.where == "cap"

@@ -10,21 +10,44 @@ from bitgolf.api.paths import AnyPath, newest_or_named, to_paths
 from bitgolf.config import code_files
 from bitgolf.config.spec import Spec
 from bitgolf.errors import UsageError
-from bitgolf.recipes import load_recipe, named_folder
+from bitgolf.recipes import edited_recipe, load_recipe, named_folder
 from bitgolf.recipes import recipe_names as recipe_names
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
 
-def recipe(name: AnyPath, *, quick: bool = False) -> Spec[Recipe]:
+def recipe(
+    name: AnyPath,
+    *,
+    quick: bool = False,
+    cap: int | None = None,
+    seconds: float | None = None,
+    text: AnyPath | Sequence[AnyPath] = (),
+    speed: float | None = None,
+) -> Spec[Recipe]:
     """Return a recipe, an immutable value from which `set` and `edit` derive others.
 
     name: one of `recipe_names()`, an experiment that `bitgolf recipes` lists, a recipe.json, the folder of a run (`./NAME` if a recipe has its name), `latest`, or
     FILE.py:NAME, which executes the file. quick: as a toy that trains in seconds, see `bitgolf run --quick`.
+    cap, seconds, text, speed: with the recipe `auto`, bytes of the artifact, seconds of training, the text of the run, and
+    the training speed in operations per second, which is measured unless it is given.
     Raises `UsageError` if there is no such recipe, and `CorruptFileError` if its file is damaged.
     """
-    return open_recipe(name, quick=quick)[1]
+    budget = {"cap": cap, "seconds": seconds, "text": to_paths(text) or None, "speed": speed}
+    given = [option for option, value in budget.items() if value is not None]
+    if not given:
+        return open_recipe(name, quick=quick)[1]
+    if name != "auto":
+        message = f"only the recipe auto takes this argument, not {name}"
+        raise UsageError(message, where=given[0], hint="derive another recipe with `set`")
+    from bitgolf.commands.auto import chosen_for_show
+    from bitgolf.pipeline.auto_choice import auto_request
+    from bitgolf.pipeline.given_inputs import GivenInputs
+    from bitgolf.recipes.auto import chosen_recipe
+
+    choice = chosen_for_show(auto_request(cap, seconds, speed), GivenInputs(to_paths(text)))
+    return edited_recipe(chosen_recipe(choice), (), quick=quick)
 
 
 def load_code(files: AnyPath | Sequence[AnyPath], *, any_digest: bool = False) -> None:

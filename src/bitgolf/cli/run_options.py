@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bitgolf.cli.completion import STAGES, one_of
 from bitgolf.cli.options import LARGEST_COUNT, LARGEST_SEED, MOST_PROCESSES, at_most
 from bitgolf.errors import UsageError
+
+if TYPE_CHECKING:
+    from bitgolf.pipeline.auto_choice import AutoRequest
 
 OutOption = Annotated[
     Path | None,
@@ -86,4 +89,44 @@ ScoreTokensOption = Annotated[
         "scores all of them. Default: all, or what the run in the folder was given; 8,000 with --quick.",
     ),
 ]
+CapOption = Annotated[
+    int | None,
+    typer.Option(
+        "--cap",
+        metavar="BYTES",
+        callback=at_most(LARGEST_COUNT),
+        help="With the recipe auto: bytes of the artifact. Default: 1,000,000. For other recipes: --set pack.cap=BYTES.",
+    ),
+]
+SecondsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--seconds",
+        metavar="S",
+        help="With the recipe auto: seconds of training, calibration included. Default: 90. For other recipes: --set "
+        "train.seconds=S.",
+    ),
+]
+SpeedOption = Annotated[
+    float | None,
+    typer.Option(
+        "--speed",
+        metavar="FLOPS",
+        help="With the recipe auto: training speed to assume, in floating-point operations per second, such as 7e10. "
+        "Default: measured in about 5 s.",
+    ),
+]
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Continue an unfinished training from its last checkpoint.")]
+
+
+def auto_options(recipe: str, cap: int | None, seconds: float | None, speed: float | None) -> AutoRequest | None:
+    """What is asked of the recipe `auto`; None for another recipe. Raises `UsageError` if that is given its options."""
+    if recipe == "auto":
+        from bitgolf.pipeline.auto_choice import auto_request
+
+        return auto_request(cap, seconds, speed)
+    instead = {"--cap": "--set pack.cap=BYTES", "--seconds": "--set train.seconds=S", "--speed": "the recipe auto"}
+    for (option, hint), value in zip(instead.items(), (cap, seconds, speed), strict=True):
+        if value is not None:
+            raise UsageError(f"only the recipe auto takes this option, not {recipe}", where=option, hint=f"use {hint}")
+    return None

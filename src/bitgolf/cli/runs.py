@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,18 +31,31 @@ from bitgolf.cli.options import (
     recipe_or_newest_run,
 )
 from bitgolf.cli.run_options import (
+    CapOption,
     DevicesOption,
     FromOption,
     OutOption,
     ResumeFlag,
     ScoreTokensOption,
+    SecondsOption,
     SeedOption,
+    SpeedOption,
     StrictCapFlag,
+    auto_options,
     parse_score_tokens,
 )
 from bitgolf.config.plugins import recipe_plugins
 from bitgolf.errors import UsageError
-from bitgolf.recipes import describe, experiment_names, load_recipe, named_folder, published_bpb, recipe_names
+from bitgolf.recipes import (
+    describe,
+    edited_recipe,
+    experiment_names,
+    load_recipe,
+    named_folder,
+    published_bpb,
+    recipe_names,
+)
+from bitgolf.report.wrapping import line_width
 from bitgolf.text.read_report import ReadOptions
 
 if TYPE_CHECKING:
@@ -85,14 +99,37 @@ def show(
     sets: SetOption = [],  # noqa: B006
     adds: AddOption = [],  # noqa: B006
     quick: QuickFlag = False,
+    cap: CapOption = None,
+    seconds: SecondsOption = None,
+    speed: SpeedOption = None,
+    text: TextOption = [],  # noqa: B006
+    shards: ShardsOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a recipe without training it: parameters by role, forecasts of bytes and memory, settings, and cautions."""
+    """Show a recipe without training it: parameters by role, forecasts of bytes and memory, settings, and cautions.
+
+    --text and --shards are those of the run that the recipe auto is for, which are not read.
+    """
+    from bitgolf.commands.auto_table import auto_table
     from bitgolf.commands.show import describe_recipe
     from bitgolf.commands.tables import show_table
 
-    document = describe_recipe(_resolve(recipe, edits_in_order(context, sets, adds), quick=quick))
-    print_result(as_json, document, show_table(document))
+    edits, choice = edits_in_order(context, sets, adds), None
+    if request := auto_options(recipe, cap, seconds, speed):
+        from bitgolf.commands.auto import chosen_for_show
+        from bitgolf.pipeline.given_inputs import GivenInputs
+        from bitgolf.recipes.auto import chosen_recipe
+
+        choice = chosen_for_show(request, GivenInputs(text, shards))
+        wanted = edited_recipe(chosen_recipe(choice), edits, quick=quick)
+    elif text or shards:
+        message = f"only the recipe auto takes a text here, not {recipe}"
+        raise UsageError(message, where="--text" if text else "--shards", hint="leave it out")
+    else:
+        wanted = _resolve(recipe, edits, quick=quick)
+    document = describe_recipe(wanted, choice)
+    chosen = [auto_table(choice, line_width(sys.stdout))] if choice else []
+    print_result(as_json, document, "\n\n".join([*chosen, show_table(document)]))
 
 
 @accepts_code
@@ -153,17 +190,30 @@ def run(
     strict_cap: StrictCapFlag = False,
     quick: QuickFlag = False,
     score_tokens: ScoreTokensOption = "",
+    cap: CapOption = None,
+    seconds: SecondsOption = None,
+    speed: SpeedOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused."""
+    """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused.
+
+    The recipe auto chooses its sizes from --cap, --seconds, the text, and the speed of this machine.
+    """
     from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
     from bitgolf.pipeline.given_inputs import GivenInputs
 
     reading, tokens = ReadOptions(key, skip_null, strict), parse_score_tokens(score_tokens)
-    wanted = _resolve(recipe, edits_in_order(context, sets, adds), quick=quick)
     given = GivenInputs(text, shards, tokenizer, reading, seed, tokens)
-    options = ExecutionOptions(devices, device, first, resume, strict_cap)
-    document = run_recipe(wanted, given, options, argument=named_folder(recipe), out=out)
+    options, edits = ExecutionOptions(devices, device, first, resume, strict_cap), edits_in_order(context, sets, adds)
+    if request := auto_options(recipe, cap, seconds, speed):
+        from bitgolf.commands.auto import plan_auto_run
+
+        planned = plan_auto_run(request, given, options, edits=edits, quick=quick, out=out)
+        wanted = edited_recipe(planned.recipe, edits, quick=quick)
+        document = run_recipe(wanted, planned.given, options, out=planned.folder)
+    else:
+        wanted = _resolve(recipe, edits, quick=quick)
+        document = run_recipe(wanted, given, options, argument=named_folder(recipe), out=out)
     _print_run(as_json, document)
 
 

@@ -14,6 +14,7 @@ from bitgolf.pipeline.forecast import RecipeForecast, forecast_recipe
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.quantize.diagnose.qat_consistency import qat_mismatches
 from bitgolf.recipes.check import check_recipe
+from bitgolf.recipes.choose import Choice
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
@@ -30,7 +31,7 @@ class RecipeSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of `show --json`.
 
     params: number of parameters of the model. parts: names of the parts in the recipe. published: entry of
-    `published.json`, None if there is none.
+    `published.json`, None if there is none. auto: what was chosen for the recipe `auto`, None for another recipe.
     """
 
     name: str
@@ -44,10 +45,11 @@ class RecipeSummary(msgspec.Struct, frozen=True, kw_only=True):
     settings: list[RecipeSetting]
     cautions: list[str]
     published: dict[str, Any] | None
+    auto: Choice | None
 
 
-def describe_recipe(recipe: Spec[Recipe]) -> RecipeSummary:
-    """Summary of a recipe.
+def describe_recipe(recipe: Spec[Recipe], choice: Choice | None = None) -> RecipeSummary:
+    """Summary of a recipe. choice: what was chosen for the recipe `auto`.
 
     The model and the optimizer are built on the meta device, so errors of the recipe are raised as in a run.
     """
@@ -72,4 +74,5 @@ def describe_recipe(recipe: Spec[Recipe]) -> RecipeSummary:
         settings=[RecipeSetting(p, v) for p, v in recipe.leaves() if p and not p.startswith("published")],
         cautions=cautions(recipe, expected.bytes) + qat_mismatches(model, settings.quantize),
         published=settings.published,
+        auto=choice,
     )

@@ -12,6 +12,7 @@ from bitgolf.data.shard_folder import check_tokenizer_option, open_shard_folder
 from bitgolf.errors import BitgolfError, CorruptFileError, FormatVersionError, UsageError
 from bitgolf.files import json_digest
 from bitgolf.pipeline.state import RunInputs, ScoreTokens, stored_inputs
+from bitgolf.recipes.choose import Choice
 from bitgolf.recipes.identity import QUICK_SCORE_TOKENS, is_quick
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.text.files import absolute, check_paths, copy_stream, is_stream
@@ -22,7 +23,8 @@ class GivenInputs(NamedTuple):
     """Options as they were given.
 
     text: paths and patterns, `-` for standard input. shards: a folder of shards. tokenizer: of the shards, None for the
-    one in their folder. reading: how records of the text are read. seed, score_tokens: None if not given.
+    one in their folder. reading: how records of the text are read. seed, score_tokens: None if not given. auto: what was
+    chosen for the recipe `auto`.
     """
 
     text: Sequence[Path] = ()
@@ -31,6 +33,7 @@ class GivenInputs(NamedTuple):
     reading: ReadOptions = DEFAULT_OPTIONS
     seed: int | None = None
     score_tokens: ScoreTokens | None = None
+    auto: Choice | None = None
 
     def check(self, earlier: RunInputs | None) -> None:
         """Raise `UsageError` if options exclude each other or have no effect, or a path does not exist.
@@ -79,6 +82,7 @@ class GivenInputs(NamedTuple):
             if shards == base.shards
             else None,
             score_tokens=base.score_tokens if self.score_tokens is None else self.score_tokens,
+            auto=self.auto or base.auto,
         )
 
 

@@ -28,6 +28,7 @@ from bitgolf.files import (
 )
 from bitgolf.pipeline.pending import PendingResults
 from bitgolf.pipeline.run_files import RunFiles
+from bitgolf.recipes.choose import Choice
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.text.read_report import DEFAULT_OPTIONS, ReadOptions
@@ -45,6 +46,7 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
 
     reading: how the text is read. tokenizer: absolute path of the tokenizer of the shards; None for the one in their
     folder. score_tokens: how much of the held-out text is scored; unlike the others, it may change from run to run.
+    auto: what was chosen for the recipe `auto`, None for another recipe.
     """
 
     seed: int
@@ -53,6 +55,7 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     shards: str | None = None
     tokenizer: str | None = None
     score_tokens: ScoreTokens = "all"
+    auto: Choice | None = None
     format: int = RUN_FORMAT
 
 
@@ -62,7 +65,7 @@ class Run:
 
     text_paths: files, folders and patterns of text; reading: how their records are read; shards: a folder of shards;
     tokenizer: file of their tokenizer, None for the one in their folder; without text and shards, the recipe's text is
-    used. score_tokens: how much of the held-out text is scored.
+    used. score_tokens: how much of the held-out text is scored. auto: what was chosen for the recipe `auto`.
     devices: number of processes that train, calibrate and score. device_type: their kind, as in `select_device`.
     resume: continue an unfinished training. overwrite: training may replace the checkpoints in the folder.
     completed: stage -> its key, seconds and outcome, in order; the same mapping as in `stages.json`.
@@ -83,6 +86,7 @@ class Run:
     reading: ReadOptions = DEFAULT_OPTIONS
     tokenizer: Path | None = None
     score_tokens: ScoreTokens = "all"
+    auto: Choice | None = None
     pending: PendingResults = field(default_factory=PendingResults)
 
     @property
@@ -95,6 +99,7 @@ class Run:
             shards=str(self.shards) if self.shards else None,
             tokenizer=str(self.tokenizer) if self.tokenizer else None,
             score_tokens=self.score_tokens,
+            auto=self.auto,
         )
 
     @property
@@ -242,4 +247,5 @@ def run_of_inputs(recipe: Spec[Recipe], folder: Path, log: RunLog, inputs: RunIn
         reading=inputs.reading,
         tokenizer=Path(inputs.tokenizer) if inputs.tokenizer else None,
         score_tokens=inputs.score_tokens,
+        auto=inputs.auto,
     )

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
 
-NOT_RECIPES = frozenset({"check", "experiments", "foreign", "identity", "quick", "recipe", "scaling", "time_limit"})
+NOT_RECIPES = frozenset(
+    {"check", "choose", "experiments", "foreign", "identity", "quick", "recipe", "scaling", "scaling_laws", "sizes", "time_limit"}
+)
 """Modules of this package that define no recipe."""
 
 
@@ -147,7 +149,6 @@ def load_recipe(recipe: str, edits: Sequence[str], *, quick: bool = False) -> Sp
     given to `--set`, and `PATH+=PART`, which `--add PATH=PART` stands for. Shows a note where an edit was given by a short
     path, changes nothing, or chose a place in a chain.
     """
-    from bitgolf.config.parse import apply_edit
     from bitgolf.recipes.foreign import code_recipe, split_code_recipe
 
     if has_recipe(recipe) and Path(recipe).is_dir():
@@ -158,6 +159,14 @@ def load_recipe(recipe: str, edits: Sequence[str], *, quick: bool = False) -> Sp
         spec = _stored_recipe(path)
     else:
         spec = code_recipe(*named) if (named := split_code_recipe(recipe)) else get_recipe(recipe)
+    return edited_recipe(spec, edits, quick=quick)
+
+
+def edited_recipe(recipe: Spec[Any], edits: Sequence[str], *, quick: bool = False) -> Spec[Any]:
+    """Make a recipe a toy if `quick` is set, then apply edits to it; see `load_recipe`."""
+    from bitgolf.config.parse import apply_edit
+
+    spec = recipe
     if quick:
         from bitgolf.recipes import quick as toy  # imports torch
 

@@ -72,6 +72,9 @@ class PythonStandardLibrary(TextSource):
     def cache_key(self) -> list[Any]:
         return [sys.version]
 
+    def size(self) -> int:
+        return sum(file.stat().st_size for file in _library_files())
+
 
 @register
 class TextFiles(TextSource):
@@ -167,15 +170,22 @@ def read_documents(
         )
 
 
+def _library_folder() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def _library_files() -> Iterator[Path]:
+    return (file for file in walk(_library_folder(), SKIPPED_FOLDERS) if file.suffix == ".py")
+
+
 def python_library() -> Iterator[Document]:
     """Yield the source files of the standard library (about 12 MB), sorted by relative path.
 
     Tests and installed packages are left out. Raises `BitgolfError` if this Python has no such files.
     """
-    root = Path(sysconfig.get_paths()["stdlib"])
-    found = False
-    for file in walk(root, SKIPPED_FOLDERS):
-        if file.suffix == ".py" and (data := file.read_bytes()):
+    root, found = _library_folder(), False
+    for file in _library_files():
+        if data := file.read_bytes():
             found = True
             yield Document(file.relative_to(root).as_posix(), data)
     if not found:
