@@ -1,8 +1,7 @@
 """The constants of `recipes/scaling_laws.py`, fitted to lines of `bench/auto_grid.py`: `python bench/auto_fit.py results/auto_grid.jsonl`
 
 Loss = LIMIT_BPB + a * matrix weights ** -alpha + b * text bytes seen ** -beta + c * (vocabulary / tokens) ** gamma. For given
-exponents it is linear in a, b and c; the exponents are searched on a grid. Time of a token = (6 * weights + attention +
-x * layers * width + y * vocabulary + update of Muon) / speed, linear in 1, x and y over the speed.
+exponents it is linear in a, b and c; the exponents are searched on a grid.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from auto_grid import Point, sizes_of
+from auto_grid import GridPoint
 from numpy.typing import NDArray
 from result_lines import read_lines
 
 from bitgolf.recipes import scaling_laws
 
 
-class Run(NamedTuple):
+class MeasuredRun(NamedTuple):
     """A measured run: weights of matrices, tokens of the vocabulary, training tokens, bytes of text in them, bits per byte.
 
     weight: of its residual in the fit.
@@ -35,8 +34,8 @@ class Run(NamedTuple):
 
 
 EARLIER = (
-    Run(5.05e6, 1024, 2.62e6, 2.62e6 * 2.7, 1.780 - 0.050, 0.3),
-    Run(31e6, 8192, 3.9e9, 3.9e9 * 3.7, 1.07, 0.3),
+    MeasuredRun(5.05e6, 1024, 2.62e6, 2.62e6 * 2.7, 1.780 - 0.050, 0.3),
+    MeasuredRun(31e6, 8192, 3.9e9, 3.9e9 * 3.7, 1.07, 0.3),
 )
 """Larger runs, without which the fit would say nothing of larger models. The model of `results/compression.jsonl`, less what
 the techniques gain that it lacks (docs/techniques.md, measured at a million weights); and #1855 as published, on
@@ -46,27 +45,29 @@ EXPONENTS = np.linspace(0.10, 0.80, 29)
 VOCABULARY_EXPONENTS = (0.5, 0.75, 1.0, 1.5)
 
 
-def loss_runs(lines: list[dict[str, Any]]) -> list[Run]:
+def loss_runs(lines: list[dict[str, Any]]) -> list[MeasuredRun]:
     """The runs of the unchanged recipe on new text, with the usual batch.
 
     Runs of fewer than half a token for each weight are left out: `auto` never chooses one, and their loss depends on the
     number of steps more than on their size.
     """
-    usual = Point(0, 0, 0, 0)
-    found = list[Run]()
+    usual = GridPoint(0, 0, 0, 0)
+    found = list[MeasuredRun]()
     for line in lines:
-        point = Point(**line["point"])
+        point = GridPoint(**line["point"])
         trained = line["tokens"] >= line["matrix_weights"] / 2
         if trained and point._replace(layers=0, width=0, vocab=0, kilotokens=0) == usual:
             seen = line["tokens"] * line["text_bytes"] / line["text_tokens"]
-            found.append(Run(line["matrix_weights"], line["vocab"], line["tokens"], seen, line["bpb"]))
+            found.append(MeasuredRun(line["matrix_weights"], line["vocab"], line["tokens"], seen, line["bpb"]))
     return found
 
 
-def fit_loss(runs: list[Run]) -> tuple[dict[str, float], NDArray[np.float64]]:
+def fit_loss(runs: list[MeasuredRun]) -> tuple[dict[str, float], NDArray[np.float64]]:
     """(the constants with the least sum of squares, without a negative one; the residual of each run in bits per byte)."""
     n, v, t, d, bpb, weight = (np.array(column, float) for column in zip(*runs, strict=True))
     best, found, left = np.inf, dict[str, float](), np.zeros(len(runs))
+    names: tuple[str, ...] = ("SIZE_BPB", "DATA_BPB", "VOCABULARY_BPB")
+    names += tuple(name.replace("BPB", "EXPONENT") for name in names)
     for alpha, beta, gamma in itertools.product(EXPONENTS, EXPONENTS, VOCABULARY_EXPONENTS):
         columns = np.stack([n**-alpha, d**-beta, (v / t) ** gamma], 1)
         solved = np.linalg.lstsq(columns * weight[:, None], (bpb - scaling_laws.LIMIT_BPB) * weight, rcond=None)[0]
@@ -74,24 +75,8 @@ def fit_loss(runs: list[Run]) -> tuple[dict[str, float], NDArray[np.float64]]:
         error = float(((residual * weight) ** 2).sum())
         if error < best and (solved >= 0).all():
             best, left = error, residual
-            names = ("SIZE_BPB", "DATA_BPB", "VOCABULARY_BPB", "SIZE_EXPONENT", "DATA_EXPONENT", "VOCABULARY_EXPONENT")
             found = dict(zip(names, (*map(float, solved), float(alpha), float(beta), gamma), strict=True))
     return found, left
-
-
-def fit_time(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """STREAM_FLOPS, LOGIT_FLOPS, and the speed in operations per second of processor time."""
-    rows, times = list[list[float]](), list[float]()
-    for line in lines:
-        point = Point(**line["point"])
-        sizes = sizes_of(point)
-        products = scaling_laws.token_cost(sizes, sizes.length, point.batch)
-        products -= scaling_laws.STREAM_FLOPS * sizes.layers * sizes.width + scaling_laws.LOGIT_FLOPS * sizes.vocab
-        seconds = line["cpu_seconds"] / line["tokens"]
-        rows.append([products / seconds, sizes.layers * sizes.width / seconds, sizes.vocab / seconds])
-        times.append(1.0)
-    solved = np.linalg.lstsq(np.array(rows), np.array(times), rcond=None)[0]
-    return {"STREAM_FLOPS": solved[1] / solved[0], "LOGIT_FLOPS": solved[2] / solved[0], "speed": 1 / solved[0]}
 
 
 def main() -> None:
@@ -100,7 +85,7 @@ def main() -> None:
     lines = read_lines(parser.parse_args().lines)
     runs = loss_runs(lines) + list(EARLIER)
     constants, residuals = fit_loss(runs)
-    for name, value in {**constants, **fit_time(lines)}.items():
+    for name, value in constants.items():
         print(f"{name} = {value:.4g}")
     print(f"residuals, root mean square: {float(np.sqrt(np.mean(residuals**2))):.4f} bpb")
     for run, residual in zip(runs, residuals, strict=True):

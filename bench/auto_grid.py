@@ -27,7 +27,6 @@ from bitgolf.data.prepare import prepare_data
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.layer_schedule import UNet
-from bitgolf.recipes import scaling_laws
 from bitgolf.recipes.auto import sized_recipe
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.sizes import RecipeSizes
@@ -48,7 +47,7 @@ from bitgolf.training.trainer import Trainer
 LENGTH, HELD_OUT = 256, 0.05
 
 
-class Point(NamedTuple):
+class GridPoint(NamedTuple):
     """A training run: shape, vocabulary, thousands of tokens and tokens of a batch; variant: a changed technique."""
 
     layers: int
@@ -79,32 +78,32 @@ VARIANTS: dict[str, Callable[[Spec[Recipe]], Spec[Recipe]]] = {
 }
 
 POINTS = (
-    Point(2, 128, 2048, 250),
-    Point(2, 64, 2048, 250),
-    Point(3, 192, 2048, 250),
-    Point(2, 64, 2048, 1000),
-    Point(2, 128, 2048, 250, variant="no smear"),
-    Point(2, 128, 2048, 1000),
-    Point(2, 128, 1024, 250),
-    Point(2, 128, 4096, 250),
-    Point(2, 128, 2048, 250, variant="no value residual"),
-    Point(2, 128, 2048, 250, text_kilobytes=100),
-    Point(2, 128, 1024, 1000),
-    Point(2, 128, 2048, 250, batch=1024),
-    Point(2, 96, 2048, 1000),
-    Point(3, 192, 2048, 500),
-    Point(2, 128, 4096, 1000),
-    Point(2, 128, 2048, 1000, batch=4096),
-    Point(2, 64, 2048, 4000),
-    Point(4, 128, 2048, 250),
-    Point(3, 192, 2048, 1000),
-    Point(2, 128, 2048, 4000),
-    Point(5, 256, 2048, 250),
-    Point(5, 256, 2048, 1000),
+    GridPoint(2, 128, 2048, 250),
+    GridPoint(2, 64, 2048, 250),
+    GridPoint(3, 192, 2048, 250),
+    GridPoint(2, 64, 2048, 1000),
+    GridPoint(2, 128, 2048, 250, variant="no smear"),
+    GridPoint(2, 128, 2048, 1000),
+    GridPoint(2, 128, 1024, 250),
+    GridPoint(2, 128, 4096, 250),
+    GridPoint(2, 128, 2048, 250, variant="no value residual"),
+    GridPoint(2, 128, 2048, 250, text_kilobytes=100),
+    GridPoint(2, 128, 1024, 1000),
+    GridPoint(2, 128, 2048, 250, batch=1024),
+    GridPoint(2, 96, 2048, 1000),
+    GridPoint(3, 192, 2048, 500),
+    GridPoint(2, 128, 4096, 1000),
+    GridPoint(2, 128, 2048, 1000, batch=4096),
+    GridPoint(2, 64, 2048, 4000),
+    GridPoint(4, 128, 2048, 250),
+    GridPoint(3, 192, 2048, 1000),
+    GridPoint(2, 128, 2048, 4000),
+    GridPoint(5, 256, 2048, 250),
+    GridPoint(5, 256, 2048, 1000),
 )
 
 
-def sizes_of(point: Point) -> RecipeSizes:
+def sizes_of(point: GridPoint) -> RecipeSizes:
     return RecipeSizes(
         layers=point.layers,
         width=point.width,
@@ -125,7 +124,7 @@ def sizes_of(point: Point) -> RecipeSizes:
     )
 
 
-def measure(point: Point, data: Path, tokens: int) -> dict[str, Any]:
+def measure(point: GridPoint, data: Path, tokens: int) -> dict[str, Any]:
     """Train one point and score it: bits per byte, sizes, and seconds."""
     sizes, manifest, device = sizes_of(point), load_manifest(data), select_device()
     recipe = VARIANTS[point.variant](sized_recipe(sizes, cap=10**6, seconds=0.0))
@@ -153,18 +152,10 @@ def measure(point: Point, data: Path, tokens: int) -> dict[str, Any]:
         "text_tokens": manifest.train.tokens,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
-        "gigaflops": round(
-            scaling_laws.token_cost(sizes, LENGTH, sizes.batch_tokens)
-            * settings.steps
-            * sizes.batch_tokens
-            / cpu_seconds
-            / 1e9,
-            2,
-        ),
     }
 
 
-def shards(folder: Path, point: Point, options: argparse.Namespace) -> Path:
+def shards(folder: Path, point: GridPoint, options: argparse.Namespace) -> Path:
     """The folder of the shards of a point, made if it is missing: its vocabulary, and the start of the text."""
     place = folder / f"{point.vocab}-{point.text_kilobytes or 'all'}"
     if not (place / "manifest.json").exists():
@@ -202,7 +193,7 @@ def run(options: argparse.Namespace) -> None:
             **measure(point, shards(options.data, point, options), options.tokens),
         }
         append_line(options.out, line | {"environment": collect_environment()})
-        print({**key, "bpb": line["bpb"], "seconds": line["seconds"], "gigaflops": line["gigaflops"]}, file=sys.stderr)
+        print({**key, "bpb": line["bpb"], "seconds": line["seconds"]}, file=sys.stderr)
 
 
 def main() -> None:

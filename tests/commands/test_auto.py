@@ -30,7 +30,8 @@ def test_held_out_tokens_follow_from_the_clock_unless_they_are_given(given: Give
     assert choice is not None and planned.recipe == chosen_recipe(choice)
     assert planned.given.score_tokens == choice.score_tokens >= 20_000
     assert plan_auto_run(REQUEST, given._replace(score_tokens=0), OPTIONS).given.score_tokens == 0
-    assert plan_auto_run(REQUEST, given, OPTIONS, quick=True).given.score_tokens is None
+    toy = plan_auto_run(REQUEST._replace(speed=None), given, OPTIONS, quick=True).given
+    assert toy.score_tokens is None and toy.auto is not None and toy.auto.budget.speed == REFERENCE_BUDGET.speed
 
 
 def test_the_folder_is_named_after_what_is_asked_for(given: GivenInputs) -> None:

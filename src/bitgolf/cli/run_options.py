@@ -95,7 +95,8 @@ CapOption = Annotated[
         "--cap",
         metavar="BYTES",
         callback=at_most(LARGEST_COUNT),
-        help="With the recipe auto: bytes of the artifact. Default: 1,000,000. For other recipes: --set pack.cap=BYTES.",
+        help="With the recipe auto, which chooses its sizes from this, --seconds, the text and the speed of the machine: "
+        "bytes of the artifact. Default: 1,000,000. For other recipes: --set pack.cap=BYTES.",
     ),
 ]
 SecondsOption = Annotated[

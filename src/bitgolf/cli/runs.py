@@ -195,26 +195,21 @@ def run(
     speed: SpeedOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused.
-
-    The recipe auto chooses its sizes from --cap, --seconds, the text, and the speed of this machine.
-    """
+    """Run a recipe: prepare, train, average, calibrate, quantize, pack, score, report. Unchanged stages are reused."""
+    from bitgolf.commands.auto import plan_auto_run
     from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
     from bitgolf.pipeline.given_inputs import GivenInputs
 
     reading, tokens = ReadOptions(key, skip_null, strict), parse_score_tokens(score_tokens)
     given = GivenInputs(text, shards, tokenizer, reading, seed, tokens)
     options, edits = ExecutionOptions(devices, device, first, resume, strict_cap), edits_in_order(context, sets, adds)
+    folder = named_folder(recipe)
     if request := auto_options(recipe, cap, seconds, speed):
-        from bitgolf.commands.auto import plan_auto_run
-
-        planned = plan_auto_run(request, given, options, edits=edits, quick=quick, out=out)
-        wanted = edited_recipe(planned.recipe, edits, quick=quick)
-        document = run_recipe(wanted, planned.given, options, out=planned.folder)
+        wanted, given, out = plan_auto_run(request, given, options, edits=edits, quick=quick, out=out)
+        wanted = edited_recipe(wanted, edits, quick=quick)
     else:
         wanted = _resolve(recipe, edits, quick=quick)
-        document = run_recipe(wanted, given, options, argument=named_folder(recipe), out=out)
-    _print_run(as_json, document)
+    _print_run(as_json, run_recipe(wanted, given, options, argument=folder, out=out))
 
 
 def _print_run(as_json: bool, result: RunResult) -> None:

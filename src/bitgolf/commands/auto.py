@@ -15,7 +15,7 @@ from bitgolf.pipeline.execute import ExecutionOptions
 from bitgolf.pipeline.given_inputs import GivenInputs
 from bitgolf.pipeline.latest_run import RUNS_FOLDER
 from bitgolf.recipes.auto import chosen_recipe
-from bitgolf.recipes.choose import Choice
+from bitgolf.recipes.choose import REFERENCE_SPEED, Choice
 from bitgolf.recipes.identity import QUICK_SUFFIX
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.display import current_display
@@ -43,9 +43,11 @@ def plan_auto_run(
 
     edits: the user's, which are not applied, but keep the folders of different recipes apart. The name of the folder has
     what was asked for, not what was chosen, so that the same command finds it again. The held-out tokens to score are
-    those of the choice unless they are given.
+    those of the choice unless they are given. quick: the recipe becomes a toy, for which no speed is measured.
     """
     given.check(None)
+    if quick and request.speed is None:
+        request = request._replace(speed=REFERENCE_SPEED)
     folder = out or RUNS_FOLDER / _folder_name(request, given, edits, quick=quick)
     choice = choose_for_run(request, given, folder, options.device, options.processes)
     display = current_display()

@@ -26,18 +26,23 @@ from bitgolf.training.trainer import Trainer
 
 
 class Probe(NamedTuple):
-    """A model and batch that are trained to measure a kind of device: width, vocabulary, rows and their tokens."""
+    """A model and batch that are trained to measure speed.
+
+    rows: of the batch; length: tokens of each. layers: 0 for those that `auto` gives to the width.
+    """
 
     width: int
     vocab: int
     rows: int
     length: int
+    layers: int = 0
 
     @property
     def sizes(self) -> RecipeSizes:
         """The sizes of its recipe."""
         shape = sizes_of_shape(self.width, self.vocab)
-        return msgspec.structs.replace(shape, rows=self.rows, length=self.length)
+        layers = self.layers or shape.layers
+        return msgspec.structs.replace(shape, layers=layers, rows=self.rows, length=self.length)
 
 
 CPU_PROBE, GPU_PROBE = Probe(128, 1024, 8, 256), Probe(512, 8192, 32, 1024)
@@ -55,14 +60,14 @@ def measure_speed(device_type: str = "auto", processes: int = 1) -> float:
     on_cpu = device.torch_device.type == "cpu"
     probe = CPU_PROBE if on_cpu else GPU_PROBE
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
-        seconds = step_seconds(_trainer(probe, Path(folder), device), device)
+        seconds = step_seconds(probe_trainer(probe, Path(folder), device), device)
     tokens = probe.rows * probe.length
     speed = tokens * scaling_laws.token_cost(probe.sizes, probe.length, tokens) / statistics.median(seconds)
     return speed if on_cpu else speed * processes
 
 
-def _trainer(probe: Probe, folder: Path, device: Device) -> Trainer:
-    """A trainer of the recipe `auto` at the size of the probe, on random tokens."""
+def probe_trainer(probe: Probe, folder: Path, device: Device) -> Trainer:
+    """A trainer of the recipe `auto` at the size of the probe, on random tokens, which it writes to the folder."""
     recipe = sized_recipe(probe.sizes, cap=1, seconds=1.0)
     recipe = recipe.set("train.compile", "off").set("train.kernels", "plain")
     settings, shard = recipe().train(), folder / "train_000000.bin"

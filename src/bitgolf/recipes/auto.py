@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bitgolf.average.ema import EMA
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
@@ -53,7 +55,7 @@ def chosen_recipe(choice: Choice) -> Spec[Recipe]:
 
 def sized_recipe(sizes: RecipeSizes, *, cap: int, seconds: float) -> Spec[Recipe]:
     """The recipe `auto` at these sizes. cap: bytes of the artifact. seconds: of training, with calibration."""
-    window = {"window": sizes.length, "stride": max(1, sizes.length // 4)}
+    window: dict[str, Any] = {"window": sizes.length, "stride": max(1, sizes.length // 4)}
     return part(
         Recipe,
         name="auto",

@@ -21,7 +21,7 @@ VOCABULARIES = tuple(scaling_laws.BYTES_PER_TOKEN)
 TEXT_BYTES_PER_PIECE = 400
 """Least bytes of text for each piece of the vocabulary, so that every piece is seen often enough to be learnt."""
 LEAST_VOCABULARY = 1024
-"""Not measured below; only texts that are too small for it have a smaller one."""
+"""Smaller ones were not measured; only texts that are too small for it have one."""
 WEIGHTS_PER_TEXT_BYTE = 1.0
 """Most weights for each byte of text: a larger model learns a small text by heart. An assumption, not measured."""
 CAP_MARGIN = 0.98
@@ -37,9 +37,9 @@ MOST_BATCH_TOKENS = 2.0**22
 MICRO_BATCH_TOKENS = 32_768
 """Most tokens of a batch, and of a micro-batch; on a GPU, training lowers it to fit the memory."""
 MOST_WEIGHT_DECAY, STEPS_OF_DECAY = 0.04, 2_000
-"""Weight decay of Muon as in `midsize`, in proportion to the steps below 2,000: `quickstart` has none in 900."""
+"""Weight decay of Muon as in `midsize`, and less in fewer steps: it matters in long runs and on repeated text."""
 
-REFERENCE_SPEED = 1.6e11
+REFERENCE_SPEED = 1.8e11
 """Training speed of the two x86-64 cores of the README's table, in operations per second as `scaling_laws.token_cost` counts:
 20,000 tokens of `quickstart`."""
 
@@ -70,7 +70,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     recipe: the name of the tuned recipe that is taken in the place of the sizes, "" for none. tokens: expected training
     tokens. epochs: expected passes over the text. bytes, trained_bpb, packed_bpb: forecasts. score_tokens: held-out
-    tokens to score, so that scoring takes about as long as training; 0 for all.
+    tokens to score, so that scoring takes about as long as training.
     """
 
     budget: Budget
@@ -203,7 +203,7 @@ def _completed(budget: Budget, shape: RecipeSizes) -> Choice:
 def _tokens_in(flops: float, shape: RecipeSizes) -> float:
     """Training tokens for which so many operations suffice, by bisection: length and batch grow with the tokens."""
     low, high = 0.0, math.log(max(flops, math.e))
-    for _ in range(60):
+    for _ in range(40):
         middle = (low + high) / 2
         tokens = math.exp(middle)
         cost = tokens * scaling_laws.token_cost(shape, _smooth_length(tokens), _smooth_batch(tokens, shape.width))
@@ -220,11 +220,13 @@ def _smooth_length(tokens: float) -> float:
 
 
 def _smooth_batch(tokens: float, width: int) -> float:
-    """Tokens of a batch: 2,048 at 1.85 million training tokens (`quickstart`), 786,432 at 4 billion (#1855).
+    """Tokens of a batch: 2,048 at 1.85 million training tokens, as in `quickstart`, and more in longer runs.
 
-    At least 8 for each channel of the width: with fewer, the update of Muon takes longer than the gradient.
+    The exponent lies between that of the best batch in published fits (0.4, Bergsma et al. 2025, arXiv 2505.13738) and of
+    a line from `quickstart` to #1855 (0.775), whose eight GPUs need large batches. At least 8 tokens for each channel of
+    the width: with fewer, the update of Muon takes longer than the gradient.
     """
-    return min(MOST_BATCH_TOKENS, max(512.0, 8.0 * width, 2048 * (tokens / 1.85e6) ** 0.775))
+    return min(MOST_BATCH_TOKENS, max(512.0, 8.0 * width, 2048 * (tokens / 1.85e6) ** 0.6))
 
 
 def _power_of_two(value: float) -> int:
@@ -251,5 +253,5 @@ def _with_batch(shape: RecipeSizes, tokens: float, *, limited: bool) -> RecipeSi
 
 
 def _score_tokens(budget: Budget, tokens: float) -> int:
-    """Held-out tokens that can be scored in the time of training; 0 for all."""
+    """Held-out tokens that can be scored in the time of training."""
     return max(LEAST_SCORED_TOKENS, round(tokens * 3 / SCORING_PASSES))
