@@ -22,7 +22,7 @@ from bitgolf.config.spec import Spec
 from bitgolf.pipeline.auto_choice import auto_request
 from bitgolf.pipeline.execute import ExecutionOptions, run_recipe
 from bitgolf.pipeline.given_inputs import GivenInputs
-from bitgolf.recipes import get_recipe, scaling
+from bitgolf.recipes import get_recipe, scaling_laws
 from bitgolf.recipes.choose import CALIBRATION_SHARE, REFERENCE_SPEED, sizes_of_shape
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.environment import collect_environment
@@ -31,7 +31,7 @@ from bitgolf.training.checkpoint import newest_file
 CLOCKS, CAPS = (90.0, 600.0, 3600.0), (100_000, 400_000, 1_600_000)
 
 
-class Setting(NamedTuple):
+class AutoSetting(NamedTuple):
     """A run: recipe, seconds, bytes, random seed, and whether its steps stand for the clock."""
 
     recipe: str
@@ -46,18 +46,18 @@ class Setting(NamedTuple):
         return f"{self.recipe}-{self.cap}-{self.seconds:g}s-s{self.seed}{'-steps' if self.by_steps else ''}"
 
 
-def settings(options: argparse.Namespace) -> Iterator[Setting]:
+def settings(options: argparse.Namespace) -> Iterator[AutoSetting]:
     """Yield the runs, those of short clocks first."""
     for seed in options.seeds:
         if options.quickstart:
             recipe = get_recipe("quickstart")
-            yield Setting("quickstart", recipe["train.seconds"], recipe["pack.cap"], seed, options.by_steps)
-            yield Setting("auto", recipe["train.seconds"], recipe["pack.cap"], seed, options.by_steps)
+            yield AutoSetting("quickstart", recipe["train.seconds"], recipe["pack.cap"], seed, options.by_steps)
+            yield AutoSetting("auto", recipe["train.seconds"], recipe["pack.cap"], seed, options.by_steps)
         for seconds in options.clocks:
-            yield from (Setting("auto", seconds, cap, seed, options.by_steps) for cap in options.caps)
+            yield from (AutoSetting("auto", seconds, cap, seed, options.by_steps) for cap in options.caps)
 
 
-def run(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
+def run(setting: AutoSetting, options: argparse.Namespace) -> dict[str, Any]:
     """Run one setting, or continue it; the line of its result."""
     folder = options.folder / setting.name
     given = GivenInputs(tuple(options.text or ()), seed=setting.seed, score_tokens=options.score_tokens)
@@ -92,7 +92,7 @@ def run(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
 def tokens_of_quickstart(seconds: float, speed: float) -> float:
     """Training tokens of `quickstart` in this time at this speed, counted as those of `auto` are."""
     shape = sizes_of_shape(128, 2048)
-    return seconds * (1 - CALIBRATION_SHARE) * speed / scaling.token_cost(shape, 256, 2048)
+    return seconds * (1 - CALIBRATION_SHARE) * speed / scaling_laws.token_cost(shape, 256, 2048)
 
 
 def by_steps(recipe: Spec[Recipe], tokens: float) -> Spec[Recipe]:

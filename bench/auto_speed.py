@@ -2,7 +2,7 @@
 
 Models of several widths, layers and vocabularies are trained in turn, a step each, on random tokens; the fastest step of each
 is its time, so that other programs disturb it little. Appends a JSON line for each shape. `--fit FILE` prints the constants
-of `recipes/scaling.py` that fit the lines of a file best, by the spread of the logarithm of cost by time, and measures
+of `recipes/scaling_laws.py` that fit the lines of a file best, by the spread of the logarithm of cost by time, and measures
 nothing.
 """
 
@@ -21,7 +21,7 @@ import torch
 from result_lines import append_line, read_lines
 
 from bitgolf.pipeline.machine_speed import Probe, probe_trainer
-from bitgolf.recipes import scaling
+from bitgolf.recipes import scaling_laws
 from bitgolf.report.environment import collect_environment
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.progress import TrainingProgress
@@ -62,11 +62,11 @@ def fit(lines: list[dict[str, Any]]) -> tuple[float, float, float, float]:
 
 
 def cost(line: dict[str, Any], stream: float, logit: float) -> float:
-    """`scaling.token_cost` with other constants."""
+    """`scaling_laws.token_cost` with other constants."""
     sizes = Probe(line["width"], line["vocab"], ROWS, LENGTH, line["layers"]).sizes
-    known = scaling.token_cost(sizes, LENGTH, line["batch_tokens"])
-    change = (stream - scaling.STREAM_FLOPS) * sizes.layers * sizes.width
-    return known + change + (logit - scaling.LOGIT_FLOPS) * sizes.vocab
+    known = scaling_laws.token_cost(sizes, LENGTH, line["batch_tokens"])
+    change = (stream - scaling_laws.STREAM_FLOPS) * sizes.layers * sizes.width
+    return known + change + (logit - scaling_laws.LOGIT_FLOPS) * sizes.vocab
 
 
 def main() -> None:

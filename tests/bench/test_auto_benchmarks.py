@@ -12,7 +12,7 @@ import auto_speed
 import pytest
 from result_lines import read_lines
 
-from bitgolf.recipes import scaling
+from bitgolf.recipes import scaling_laws
 from bitgolf.recipes.choose import REFERENCE_BUDGET
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -21,14 +21,14 @@ RESULTS = Path(__file__).parents[2] / "results"
 def test_the_constants_of_the_loss_are_fitted_to_the_published_runs() -> None:
     runs = auto_fit.loss_runs(read_lines(RESULTS / "auto_grid.jsonl"))
     constants, residuals = auto_fit.fit_loss([*runs, *auto_fit.EARLIER])
-    assert {name: getattr(scaling, name) for name in constants} == pytest.approx(constants, rel=0.01)
+    assert {name: getattr(scaling_laws, name) for name in constants} == pytest.approx(constants, rel=0.01)
     assert len(runs) >= 6 and abs(residuals).max() < 0.03
 
 
 def test_the_constants_of_the_time_are_fitted_to_the_published_steps() -> None:
     lines = read_lines(RESULTS / "auto_speed.jsonl")
     stream, logit, speed, deviation = auto_speed.fit(lines)
-    assert pytest.approx((stream, logit), rel=0.1) == (scaling.STREAM_FLOPS, scaling.LOGIT_FLOPS)
+    assert pytest.approx((stream, logit), rel=0.1) == (scaling_laws.STREAM_FLOPS, scaling_laws.LOGIT_FLOPS)
     assert 1e10 < speed < 1e11 and deviation < 0.15
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bitgolf.errors import UsageError
 from bitgolf.pipeline.forecast import forecast_recipe
-from bitgolf.recipes import get_recipe, scaling
+from bitgolf.recipes import get_recipe, scaling_laws
 from bitgolf.recipes.auto import auto, chosen_recipe, sized_recipe
 from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.choose import (

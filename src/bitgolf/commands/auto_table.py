@@ -34,7 +34,9 @@ def _rows(choice: Choice) -> Iterator[Row]:
     yield "hidden units", f"{sizes.hidden:,}", "the width", "--set model.hidden=N"
     text = "the shards" if budget.vocab else "least predicted loss; the table is stored and takes time"
     yield "vocabulary", f"{sizes.vocab:,}", text, "other shards" if budget.vocab else "--set tokens.vocab=N"
-    bits = "the cap" if choice.limit == "cap" else f"the cap has room; more than {scaling_laws.MOST_BITS:g} gain nothing"
+    bits = (
+        "the cap" if choice.limit == "cap" else f"the cap has room; more than {scaling_laws.MOST_BITS:g} gain nothing"
+    )
     yield "bits per weight", f"{sizes.bits:.2f}", bits, "--set TrellisCodec.bits=N"
     batch = f"{sizes.rows:,} x {sizes.length:,} tokens"
     yield "batch", batch, f"{choice.tokens:,} training tokens", "--set train.rows=N --set train.length=N"

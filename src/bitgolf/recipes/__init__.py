@@ -27,7 +27,19 @@ if TYPE_CHECKING:
 
 
 NOT_RECIPES = frozenset(
-    {"check", "choose", "experiments", "foreign", "identity", "quick", "recipe", "scaling", "scaling_laws", "sizes", "time_limit"}
+    {
+        "check",
+        "choose",
+        "experiments",
+        "foreign",
+        "identity",
+        "quick",
+        "recipe",
+        "scaling",
+        "scaling_laws",
+        "sizes",
+        "time_limit",
+    }
 )
 """Modules of this package that define no recipe."""
 

@@ -10,11 +10,7 @@ from bitgolf.config.edits import replace
 from bitgolf.config.spec import Spec
 from bitgolf.model.attention.gates import SparseAttentionGate
 from bitgolf.optim.adam import Adam
-<<<<<<< HEAD
-from bitgolf.recipes._common import FLOAT16_GATES, corrected, document_lora, phased_sgd, sd_clip_rules
-=======
 from bitgolf.recipes._common import INT8_GATES
->>>>>>> 40ad578 (Recipes for what led from #1019 to #1512, and a whole path at toy size for three experiments)
 from bitgolf.recipes.experiments.pr1493_variants import (
     decay_schedule,
     paired_heads,
@@ -50,16 +46,8 @@ def pr1851_run_4() -> Spec[Recipe]:
     """pr1851 with strong decay, shared Hessians and the nine settings of #1855: over the cap (run 4)."""
     recipe = strong_decay_schedule(pr1851_shared_hessians()).edit(Adam, replace(betas=(0.9, 0.99)))
     recipe = recipe.edit(SparseAttentionGate, replace(scale=0.5)).set("train.lr_schedule.fraction", 0.85)
-<<<<<<< HEAD
-    lora = document_lora(rank=80, alpha=144.0, beta=0.99, warm=True)
-    return recipe.replace(
-        score=(recipe["score.0"], phased_sgd(lora, documents=2500)),
-        quantize=sd_clip_rules(mlp_k=11.5, rest=13.0, embed=14.0, embed_bits=7, gates=FLOAT16_GATES, extend=corrected),
-    )
-=======
     with_float16_gates = tuple(rule for rule in pr1855()["quantize"] if rule not in INT8_GATES)
     return recipe.replace(score=pr1855()["score"], quantize=with_float16_gates)
->>>>>>> 40ad578 (Recipes for what led from #1019 to #1512, and a whole path at toy size for three experiments)
 
 
 def pr1855_run_5() -> Spec[Recipe]:
