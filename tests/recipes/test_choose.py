@@ -63,7 +63,7 @@ def test_every_choice_is_a_recipe_within_the_cap(some: Budget) -> None:
 
 @pytest.mark.parametrize("cap", [50_000, 250_000, 1_000_000])
 def test_the_forecast_of_the_packed_recipe_is_within_the_cap_and_near_that_of_the_choice(cap: int) -> None:
-    choice = choose(budget(cap=cap, seconds=3600.0, text_bytes=144_000_000))
+    choice = choose(budget(cap=cap, seconds=86_400.0, text_bytes=144_000_000))
     assert choice.limit == "cap"
     recipe = chosen_recipe(choice)
     check_recipe(recipe)
