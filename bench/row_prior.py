@@ -4,7 +4,7 @@ A small model with a hashed bigram table is trained on the text and calibrated t
 uses of rows in the training text (`usage_tokens=0`), and with them. Its weights are then encoded by the trellis codec
 with each of the two statistics. Measured are the order-0 entropy of all codes, the KL divergence from the averaged model
 on held-out text with its standard error, and the divergence that the statistics predict, for all tensors and for each
-tensor alone. Lines are appended to the results as they are measured; seeds with all lines are not repeated. `--table
+tensor alone. Lines are appended to the results after each pair of bits and prior, and what has lines is not repeated. `--table
 FILE` prints the table of these lines and measures nothing.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +69,16 @@ class PriorBench:
         }
         self.session = EncodingSession()
 
-    def lines(self, bits: float) -> Iterator[Line]:
-        for prior, stats in self.stats.items():
-            codes = encode_model(self.model.weights, self.model.kinds, rules(bits, self.states), stats, self.session)
-            decoded = decode_model(codes, self.model.shapes, self.model.kinds, rules(bits, self.states))
-            size = sum(entropy_bits(array) for code in codes.values() for array in code.values()) / 8
-            about = {"prior": prior, "bits": bits, "entropy_bytes": round(size)}
-            yield about | {"tensor": "all", **self.divergence(decoded, stats, list(stats))}
-            for path in stats:
-                alone = {**self.model.weights, path: decoded[path]}
-                yield about | {"tensor": path, **self.divergence(alone, stats, [path])}
+    def lines(self, bits: float, prior: str) -> Iterator[Line]:
+        stats = self.stats[prior]
+        codes = encode_model(self.model.weights, self.model.kinds, rules(bits, self.states), stats, self.session)
+        decoded = decode_model(codes, self.model.shapes, self.model.kinds, rules(bits, self.states))
+        size = sum(entropy_bits(array) for code in codes.values() for array in code.values()) / 8
+        about = {"bits": bits, "prior": prior, "entropy_bytes": round(size)}
+        yield about | {"tensor": "all", **self.divergence(decoded, stats, list(stats))}
+        for path in stats:
+            alone = {**self.model.weights, path: decoded[path]}
+            yield about | {"tensor": path, **self.divergence(alone, stats, [path])}
 
     def divergence(self, weights: dict[str, Tensor], stats: StatsByPath, paths: Sequence[str]) -> dict[str, Any]:
         """Measured and predicted divergence, in bits per byte."""
@@ -100,7 +101,9 @@ def measure(options: argparse.Namespace) -> list[Line]:
     corpus = corpus_id(data)
     done = [line for line in read_lines(options.out) if line["corpus"] == corpus]
     for seed in options.seeds:
-        if {line["bits"] for line in done if line["seed"] == seed} >= set(options.bits):
+        have = {(line["bits"], line["prior"]) for line in done if line["seed"] == seed}
+        missing = [pair for pair in product(options.bits, PRIORS) if pair not in have]
+        if not missing:
             continue
         chosen = recipe(options.steps, options.buckets, options.width)
         folder = options.folder / f"{corpus}-seed{seed}"
@@ -108,25 +111,39 @@ def measure(options: argparse.Namespace) -> list[Line]:
         about = {"bench": "row_prior", "corpus": corpus, "seed": seed, "steps": options.steps}
         machine = {"averaged": round(model.averaged, 6), "environment": collect_environment()}
         bench = PriorBench(model, data, options.states)
-        for bits in options.bits:
-            for line in bench.lines(bits):
+        for bits, prior in missing:
+            for line in list(bench.lines(bits, prior)):  # all tensors before the first is written
                 done.append(about | line | machine)
                 append_line(options.out, done[-1])
     return done
 
 
 def table(done: Sequence[Line]) -> str:
-    """Divergence and prediction with and without the prior, mean and standard deviation over the seeds."""
-    rows = ["| tensor | bits | prior | entropy, bytes | divergence | predicted |", "|" + " --- |" * 6]
-    for tensor in dict.fromkeys(line["tensor"] for line in done):
+    """Divergence and prediction with and without the prior, mean and standard deviation over the seeds.
+
+    Tensors with less than a twentieth of the largest divergence are left out. The last column is the largest ratio of
+    measured to predicted divergence, or of its inverse, over all tensors above three standard errors.
+    """
+    rows = ["| tensor | bits | prior | entropy, bytes | divergence | predicted | largest ratio |", "|" + " --- |" * 7]
+    whole = max(line["divergence"] for line in done)
+    costly = {line["tensor"] for line in done if line["divergence"] >= whole / 20}
+    for tensor in sorted(costly, key=lambda name: (name != "all", name)):
         for bits in sorted({line["bits"] for line in done}, reverse=True):
             for prior in PRIORS:
-                own = [x for x in done if (x["tensor"], x["bits"], x["prior"]) == (tensor, bits, prior)]
-                if own:
-                    size = statistics.mean(x["entropy_bytes"] for x in own)
-                    found, foretold = (cell([x[key] for x in own]) for key in ("divergence", "predicted"))
-                    rows.append(f"| {tensor} | {bits:g} | {prior} | {size:,.0f} | {found} | {foretold} |")
+                alike = [line for line in done if (line["bits"], line["prior"]) == (bits, prior)]
+                own = [line for line in alike if line["tensor"] == tensor]
+                size = statistics.mean(line["entropy_bytes"] for line in own)
+                found, predicted = (cell([line[key] for line in own]) for key in ("divergence", "predicted"))
+                worst = f"{largest_ratio(alike):.2f}" if tensor == "all" else ""
+                rows.append(f"| {tensor} | {bits:g} | {prior} | {size:,.0f} | {found} | {predicted} | {worst} |")
     return "\n".join(rows)
+
+
+def largest_ratio(lines: Sequence[Line]) -> float:
+    """The largest factor between measured and predicted divergence of a single tensor above three standard errors."""
+    certain = [line for line in lines if line["tensor"] != "all" and line["divergence"] > 3 * line["standard_error"]]
+    ratios = [line["divergence"] / max(line["predicted"], 1e-9) for line in certain]
+    return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
 
 
 def cell(values: Sequence[float]) -> str:
