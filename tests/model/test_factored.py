@@ -14,12 +14,13 @@ from bitgolf.errors import RecipeError
 from bitgolf.grids.lowbit import Float8Grid
 from bitgolf.model.factored_embedding import FactoredEmbedding
 from bitgolf.model.forward_context import ForwardContext
-from bitgolf.model.head import CorrectedTiedHead, TiedHead
+from bitgolf.model.head import CorrectedTiedHead, TiedHead, UntiedHead
 from bitgolf.model.linear import Embedding
 from bitgolf.model.ngram_embedding import PreviousTokenEmbedding
 from bitgolf.model.numerics import rms_norm
 from bitgolf.model.parameters import parameter_roles
 from bitgolf.model.qat_lowbit import FakeFloat8
+from bitgolf.quantize.calibration.observe import matrix_stats, observe
 from bitgolf.recipes import get_recipe
 from helpers.small_recipes import DIM, small_recipe
 from helpers.small_recipes import VOCAB as SMALL_VOCAB
@@ -93,6 +94,16 @@ def test_a_table_by_the_previous_token_before_the_expansion(ids: Tensor) -> None
     context = ForwardContext(ids)
     model.hidden(context)
     assert context.x0 is not None and torch.allclose(context.x0, rms_norm(expected), atol=1e-12)
+
+
+def test_calibration_sees_the_lookups_of_both_tables(ids: Tensor) -> None:
+    """The gradient of a sum is that of each table's rows; E is the head, too."""
+    node = part(FactoredEmbedding, width=12, pre_expand=(part(PreviousTokenEmbedding),))
+    stats = matrix_stats(observe(built(toy_model().replace(embed=node, head=part(UntiedHead))), [ids]))
+    table, e = stats["embed.pre_expand.0.table.weight"], stats["embed.weight"]
+    counts = torch.bincount(torch.cat([torch.zeros(2, 1).long(), ids[:, :-1]], 1).flatten(), minlength=VOCAB)
+    assert torch.allclose(table.output_fisher * ids.numel(), counts.float())
+    assert table.hessian.abs().max() > 0 and torch.allclose(table.hessian, e.hessian)
 
 
 @pytest.mark.parametrize("transform_head", [True, False])

@@ -21,7 +21,8 @@ class FactoredEmbedding(Embedding):
     """Embedding P E[id] with E (V, width) and P (D, width); logits of a tied head E P' x with P' (width, D).
 
     arXiv 1909.11942, Parameter Golf #640. P and P' are separate matrices with the role `matrix`; E has the role
-    `embedding`. pre_expand: parts on the looked-up rows (B, T, width), such as `PreviousTokenEmbedding`. Raises `RecipeError` if `width` is below 1.
+    `embedding`. pre_expand: parts on the looked-up rows (B, T, width), such as `PreviousTokenEmbedding`. Raises
+    `RecipeError` if `width` is below 1.
     """
 
     def __init__(
