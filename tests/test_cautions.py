@@ -18,6 +18,7 @@ from bitgolf.config.edits import append, remove, replace
 from bitgolf.config.spec import Spec, part
 from bitgolf.grids.clip import MaxClip
 from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.cores.scheduled_segments import ScheduledSegmentMask
 from bitgolf.model.attention.cores.sdpa import DocumentMask, SDPACore, SegmentMask, SlidingWindowMask
 from bitgolf.model.attention.differential import DifferentialAttention, SplitValueDifferentialAttention
 from bitgolf.model.attention.exclusive import ExclusiveSelfAttention
@@ -142,6 +143,7 @@ CASES: dict[str, tuple[str, Edit, str]] = {
     "coarse steps in training": ("pr1493", late(FakeQuant, min_step=1 / 31), "min_step=0.032"),
     "a longer window": ("baseline", to("score.0.window", 2048), "scoring context of 2,048 tokens exceeds the training context of 1,024"),
     "segments longer than rows": ("pr1530", edit("train", replace(length=1024)), "of 2,048 tokens exceeds .* of 1,024"),
+    "segments longer in scoring": ("pr2014", edit(ScheduledSegmentMask, replace(stages=((2048, 1.0),))), "of 3,072 tokens exceeds .* of 2,048"),
     "ntk in training": ("baseline", scaled(part(NTKScaling, original_length=1024, length=2048)), "RoPE base of 20,452 instead of 10,000"),
     "ntk for nothing": ("pr164", edit(NTKScaling, replace(original_length=2048)), "NTKScaling.* has no effect"),
     "yarn for nothing": ("pr640", scaled(part(YaRNScaling, original_length=2048)), "YaRNScaling.* has no effect"),
@@ -200,6 +202,7 @@ FINE: dict[str, tuple[str, Edit, str]] = {
     "a coarse step without decay": ("pr164", edit(IntRows, replace(min_step=1 / 31)), "min_step="),
     "a step that is fine enough": ("pr1493", edit(IntRows, replace(min_step=1 / 961)), "min_step="),
     "a window as long as rows": ("pr1512", lambda r: r, "exceeds the training context"),
+    "segments that grow to the window": ("pr2014", lambda r: r, "exceeds the training context"),
     "segments bound the window": ("pr1530", to("score", (part(ContiguousScoring, window=8192),)), "exceeds the training context"),
     "yarn to 2,048": ("pr640", lambda r: r, "YaRNScaling"),
     "a window that hides": ("baseline", masked(part(SlidingWindowMask, left=1022)), "masks nothing"),
@@ -263,6 +266,9 @@ def test_what_is_said_of_each_recipe(name: str) -> None:
     expected = [rf"^EMA averages .* fake quantization \(at {LATE[number]} of the run"] if number in LATE else []
     expected += [r"^min_step=0\.0(32|67)"] if number in FLOORED else []
     expected += [rf"RoPE base of {BASES[number]:,} instead of 10,000"] if number in BASES else []
+    longer = "^the scoring context of 2,560 tokens exceeds the training context of 2,048"
+    expected += [longer] if number in ("1953", "2135") else []
+    expected += ["ContentSmear with mask_starts=false"] if number == "2135" else []
     expected += ["^layers are shared from the first step"] if name == "pr363" else []
     expected += ["^SwiGLU under a time limit"] if name.startswith("pr1090") else []
     assert len(said) == len(expected)

@@ -14,15 +14,17 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import part
 from bitgolf.model.attention.cores.sdpa import SegmentMask
 from bitgolf.model.batched_lora import BatchedLoRA
 from bitgolf.model.interfaces import LogitsTransform
 from bitgolf.model.lm import LM
+from bitgolf.model.logits_transforms import Softcap
 from bitgolf.model.part import Scheduled
 from bitgolf.recipes import get_recipe
 from bitgolf.runtime.progress import TrainingProgress
-from oracles.pr1855_parameters import build, load_adapters, parameters, published_names
+from oracles.pr1855_parameters import VOCAB, build, load_adapters, parameters, published_names, small
 
 TARGETS = ("head", "q", "v", "mixer", "mlp")
 
@@ -112,3 +114,30 @@ def test_a_tilted_distribution_is_a_larger_logit(oracle: dict[str, Tensor]) -> N
     found = -tilted.gather(-1, oracle["target_ids"][..., None])[..., 0]
     assert (log_q - oracle["tilt/log_q_hint"]).abs().max() < 1e-4 and gate.any()
     assert (found - oracle["tilt/token_loss_tilted_fp64variant"]).abs().max() < 1e-4
+
+
+def test_two_equal_caps_are_one() -> None:
+    """At 30 and 30 the published form is the cap of #1855 in float32; the cap in bfloat16 is not, so it is never used.
+
+    Its steps of 0.004 before the factor 30 move the loss of a token by about 0.02 nats. Ours is within 1e-4 of float64.
+    """
+    z = 20 * torch.randn(64, 1024, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one, two = Softcap(BuildContext(vocab=1024), cap=30.0), TwoSidedCap(torch.tensor(30.0), torch.tensor(30.0))
+    assert (one(z.float()) - two(z.float())).abs().max() < 1e-5
+    targets = torch.arange(64)
+    exact = F.cross_entropy(30 * torch.tanh(z / 30), targets, reduction="none")
+    for cap in (one, two):
+        assert (F.cross_entropy(cap(z.float()), targets, reduction="none") - exact).abs().max() < 1e-4
+    rounded = 30 * torch.tanh(z.float() / 30).bfloat16().float()
+    assert (F.cross_entropy(rounded, targets, reduction="none") - exact).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["pr1855", "pr2135"])
+def test_the_cap_of_the_scoring_path_is_in_float32(name: str) -> None:
+    """Also under autocast, with a hidden state in bfloat16: the logits become float32 before the cap."""
+    model = small(get_recipe(name)().model)(BuildContext(vocab=VOCAB)).eval()
+    seen = list[torch.dtype]()
+    model.head.logits_transforms[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model.logits(torch.randn(2, 5, 64).bfloat16())
+    assert seen == [torch.float32]

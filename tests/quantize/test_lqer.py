@@ -35,6 +35,7 @@ from bitgolf.quantize.stats import MatrixStats
 from helpers.examples import examples
 
 Choose = Literal["frobenius", "hessian"]
+Scope = Literal["rule", "recipe"]
 INNER = part(IntRows, bits=3, clip=part(MaxClip))
 
 
@@ -416,7 +417,7 @@ def test_what_a_recipe_may_say() -> None:
 # ---- choice among several rules ----------------------------------------------------------------------------------------
 
 
-def two_rules(scope: Any, *, top_k: int = 2) -> tuple[tuple[Spec[Rule[Any]], ...], dict[str, Tensor]]:
+def two_rules(scope: Scope, *, top_k: int = 2) -> tuple[tuple[Spec[Rule[Any]], ...], dict[str, Tensor]]:
     """Rules with different codecs, and five matrices; the three with the largest errors are a.0, b.0 and a.1."""
     codecs = [
         part(LQER, codec=INNER, rank=2, top_k=top_k, scope=scope, factors=part(ExactFactors)),
@@ -437,7 +438,7 @@ def two_rules(scope: Any, *, top_k: int = 2) -> tuple[tuple[Spec[Rule[Any]], ...
         ("rule", 2, {"a.0", "a.1", "b.0", "b.1"}),
     ],
 )
-def test_the_worst_matrices_of_all_rules(scope: str, top_k: int, chosen: set[str]) -> None:
+def test_the_worst_matrices_of_all_rules(scope: Scope, top_k: int, chosen: set[str]) -> None:
     """With the scope `recipe` there is one list for all rules; each matrix keeps the codec of its own rule."""
     rules, weights = two_rules(scope, top_k=top_k)
     lines = list[str]()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,6 +182,7 @@ def test_damaged_codes_and_scales_are_refused() -> None:
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
-    for settings_ in cast(list[Any], [{"bits": 4}, {"bits": 3}, {"top_k": 0}]):
+    wrong: list[dict[str, Any]] = [{"bits": 4}, {"bits": 3}, {"top_k": 0}]
+    for settings_ in wrong:
         with pytest.raises(RecipeError):
             part(ProtectedGroups, codec=ROWS, **settings_)()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import pytest
 import torch
@@ -79,7 +79,7 @@ def test_few_states_forecast_what_many_states_store(bits: float, tolerance: floa
 
 
 @pytest.mark.parametrize("scope", ["rule", "recipe"])
-def test_corrections_and_protected_groups_are_those_of_a_few_matrices(scope: Any) -> None:
+def test_corrections_and_protected_groups_are_those_of_a_few_matrices(scope: Literal["rule", "recipe"]) -> None:
     """They do not grow with the model: the forecast is near the bytes of the file, as is that of all other streams."""
     groups = part(ProtectedGroups, codec=ROWS, group_size=32, max_unprotected=0, scope=scope)
     use = part(LQER, codec=groups, rank=4, top_k=2, scope=scope, factors=part(AsymmetricFactors))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +93,9 @@ def test_descent_on_the_stream_is_as_published(name: str) -> None:
 def adapting_method(name: str) -> DocumentLoRA | PhasedLoRA:
     """The adapting method of a recipe, below its n-gram tilt if it has one."""
     method = get_recipe(name)["score.1"]()
-    return cast(DocumentLoRA | PhasedLoRA, method.method if isinstance(method, NGramTilt) else method)
+    inner = method.method if isinstance(method, NGramTilt) else method
+    assert isinstance(inner, DocumentLoRA | PhasedLoRA)
+    return inner
 
 
 @pytest.mark.parametrize("name", LORA)

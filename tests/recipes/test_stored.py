@@ -12,8 +12,10 @@ from bitgolf.config.rules import assign_to_rules
 from bitgolf.config.spec import Spec
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.parameters import parameter_roles
+from bitgolf.quantize.codecs.joint_encoding import forecast_extra_bytes
 from bitgolf.quantize.codecs.lqer import LQER
 from bitgolf.quantize.codecs.protected_groups import ProtectedGroups
+from bitgolf.quantize.encoding import codecs_by_path
 from bitgolf.recipes import describe, get_recipe, recipe_names
 
 PUBLISHED = [name for name in recipe_names() if get_recipe(name)().published]
@@ -175,6 +177,15 @@ def test_the_groups_of_1855_are_whole() -> None:
     seven = {"tok_emb", "c_k", "c_q", "c_v", "proj", "mlp_fc", "mlp_proj"}
     assert set(groups.values()) == seven | {"scale", "gate"}
     assert sum(group == "c_q" for group in groups.values()) == sum(group == "mlp_fc" for group in groups.values()) == 11
+
+
+def test_the_protected_group_costs_what_the_files_grew_by() -> None:
+    """If it is in the embedding, as in all logs of #1945 to #2014: 80 to 85 kB. Corrections of three matrices: under 20 kB."""
+    recipe = get_recipe("pr1945")
+    model = build_on_meta(recipe().model, recipe().tokens().vocab)
+    shapes = {path: tuple(p.shape) for path, p in model.named_parameters()}
+    extra = forecast_extra_bytes(codecs_by_path(parameter_roles(model), recipe().quantize), shapes)
+    assert 80_000 < extra["ProtectedGroups"] < 85_000 and 10_000 < extra["LQER"] < 20_000
 
 
 @pytest.mark.parametrize("name", recipe_names())

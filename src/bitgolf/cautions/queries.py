@@ -6,6 +6,7 @@ from typing import Any
 
 from bitgolf.average.ema import EMA
 from bitgolf.config.spec import Spec
+from bitgolf.model.attention.cores.scheduled_segments import ScheduledSegmentMask
 from bitgolf.model.attention.cores.sdpa import SegmentMask
 from bitgolf.model.build import model_size
 from bitgolf.model.layer_orders import ExplicitLayerOrder, LoopedLayers
@@ -37,12 +38,17 @@ def layers_with(recipe: Spec[Recipe], cls: type) -> list[int]:
 
 def training_context(recipe: Spec[Recipe]) -> int:
     """Length of the longest context in training, in tokens: of a row, or of a segment if `SegmentMask` limits it."""
-    return min(
-        [
-            recipe().train().length,
-            *(n["max_length"] for n in find_nodes(recipe().model, SegmentMask) if n["max_length"]),
-        ]
-    )
+    caps = map(longest_trained_segment, find_nodes(recipe().model, SegmentMask))
+    return min([recipe().train().length, *(cap for cap in caps if cap)])
+
+
+def longest_trained_segment(mask: Spec[Any]) -> int:
+    """The largest maximum length of a `SegmentMask` in training, 0 for no limit."""
+    if not builds(mask, ScheduledSegmentMask):
+        return mask["max_length"]
+    stages = mask["stages"]
+    to_the_end = stages[-1][1] == 1  # then `max_length` is that of scoring alone
+    return max([length for length, _ in stages] + [mask["max_length"]] * (not to_the_end))
 
 
 def scoring_context(recipe: Spec[Recipe]) -> int:

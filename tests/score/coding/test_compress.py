@@ -20,6 +20,7 @@ from bitgolf.model.lm import LM
 from bitgolf.pack.frequency_tables import read_leb128, write_leb128
 from bitgolf.runtime.distributed import SINGLE_PROCESS
 from bitgolf.score.adapt.document_lora import DocumentLoRA
+from bitgolf.score.adapt.ngram_tilt import NGramTilt
 from bitgolf.score.adapt.stream_sgd import StreamSGD
 from bitgolf.score.coding import compress as coder
 from bitgolf.score.coding.bgz_format import MAGIC, MIN_PROBABILITY, TextCodec
@@ -158,7 +159,8 @@ def test_a_small_file_has_a_small_header(codec: TextCodec) -> None:
 
 
 def test_methods_that_cross_documents_are_refused(codec: TextCodec) -> None:
-    for method in (part(StreamSGD), part(DocumentLoRA, keep_a=True)):
+    short = part(DocumentLoRA, full_windows=True, short_documents=((256, 8),))
+    for method in (part(StreamSGD), part(DocumentLoRA, keep_a=True), short, part(NGramTilt)):
         with pytest.raises(UsageError, match="cannot be coded") as refused:
             code(codec._replace(methods=[method]), [b"text"], method)
         assert "sliding or lora" in str(refused.value)

@@ -6,15 +6,13 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from heapq import nlargest
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from torch import Tensor
 
 from bitgolf.quantize.codecs.codec import Codec, RuleEncoding, Shape
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.stats import MatrixStats
-
-Inner = TypeVar("Inner", bound=Codec)
 
 
 class RuleWeights(NamedTuple):
@@ -24,14 +22,15 @@ class RuleWeights(NamedTuple):
     weights: Mapping[str, Tensor]
 
 
-class JointCodec(Codec, Generic[Inner]):
-    """A codec that adds something to another codec, `codec`, in `top_k` places.
+class JointCodec(Codec):
+    """A codec that adds something to another codec in `top_k` places, chosen from all tensors of one or several rules."""
 
-    They are chosen from all tensors of its rule or of several rules.
-    """
-
-    codec: Inner
     top_k: int
+
+    @property
+    @abstractmethod
+    def inner(self) -> Codec:
+        """The codec that is extended."""
 
     @property
     @abstractmethod
@@ -62,7 +61,7 @@ def forecast_extra_bytes(codecs: Mapping[str, Codec], shapes: Mapping[str, Shape
         while isinstance(codec, JointCodec):
             key = id(codec) if codec.joint_choice is None else codec.joint_choice
             members.setdefault((type(codec).__name__, key), []).append((codec, shapes[path]))
-            codec = codec.codec
+            codec = codec.inner
     found = Counter[str]()
     for (name, _), choices in members.items():
         bits = nlargest(choices[0][0].top_k, (codec.extra_bits(shape) for codec, shape in choices))

@@ -58,7 +58,7 @@ class LQERCandidate(NamedTuple):
 
 
 @register
-class LQER(JointCodec[Codec]):
+class LQER(JointCodec):
     """A codec, plus a low-rank correction of rank `rank` for at most `top_k` matrices.
 
     metric: `frobenius` corrects the matrices with the largest ‖E‖, by the SVD of E (as published). `hessian` tries all
@@ -92,6 +92,10 @@ class LQER(JointCodec[Codec]):
             message = f"{type(self.codec).__name__} has an array of the same name as a factor ({min(taken)})"
             raise RecipeError(message, where="LQER.codec", hint="use a codec without low-rank correction")
         self.rank, self.top_k, self.metric, self.align_signs, self.scope = rank, top_k, metric, align_signs, scope
+
+    @property
+    def inner(self) -> Codec:
+        return self.codec
 
     @property
     def joint_choice(self) -> Hashable | None:

@@ -41,7 +41,7 @@ Groups = Mapping[str, Sequence[int]]
 
 
 @register
-class ProtectedGroups(JointCodec[IntRows]):
+class ProtectedGroups(JointCodec):
     """`IntRows`, with `bits` bits for the columns of at most `top_k` groups.
 
     The columns of a matrix are divided into consecutive groups of `group_size`; what is left is in no group. The groups
@@ -70,6 +70,10 @@ class ProtectedGroups(JointCodec[IntRows]):
             cause = f"protected columns must have more bits than the others, got {bits}"
             raise RecipeError(cause, where="ProtectedGroups.bits", hint="fewer bits in `codec`")
         self.group_size, self.top_k, self.max_unprotected, self.scope = group_size, top_k, max_unprotected, scope
+
+    @property
+    def inner(self) -> IntRows:
+        return self.codec
 
     @property
     def joint_choice(self) -> Hashable | None:
