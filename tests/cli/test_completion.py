@@ -118,7 +118,7 @@ def test_paths_are_those_of_the_recipe(name: str, tmp_path: Path) -> None:
     )
     common = completion.setting_paths(name)
     assert {"train.seconds", "model.block.mlp", "pack.cap"} <= set(common)
-    optional = {path for path in common if path.startswith(("calibrate.", "proof."))}
+    optional = {path for path in common if path.startswith(("calibrate.", "proof.", "tune."))}
     assert set(common) - optional <= known
     assert all(isinstance(recipe[path], tuple) for path in completion.chain_paths(name))
 
