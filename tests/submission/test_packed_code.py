@@ -51,7 +51,9 @@ def test_it_is_what_python_executes(name: str) -> None:
     assert script.is_packed and expected == CODE
 
 
-@pytest.mark.parametrize("compress", [zlib.compress, lzma.compress, bz2.compress, brotli.compress], ids=["zlib", "lzma", "bz2", "brotli"])
+@pytest.mark.parametrize(
+    "compress", [zlib.compress, lzma.compress, bz2.compress, brotli.compress], ids=["zlib", "lzma", "bz2", "brotli"]
+)
 def test_a_bomb_is_not_unpacked(compress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_code, "LARGEST_CODE", 10_000)
     module = {zlib.compress: "zlib", lzma.compress: "lzma", bz2.compress: "bz2", brotli.compress: "brotli"}[compress]
