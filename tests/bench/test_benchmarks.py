@@ -18,6 +18,8 @@ import row_prior
 import scoring
 from result_lines import read_lines
 
+from bitgolf.config.recipe_file import read_recipe
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -89,7 +91,7 @@ def test_data_make_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert 20 < line["peak_memory_megabytes"] < 2_000
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_recipes_are_compared_at_a_cap_and_a_finished_run_is_not_repeated(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -108,6 +110,44 @@ def test_recipes_are_compared_at_a_cap_and_a_finished_run_is_not_repeated(
     assert len(table) == 3 and table[2].startswith(f"| bitgolf_small | 250,000 | {line['params']:,} |")
 
 
+def test_a_run_is_trained_packed_to_the_cap_and_scored_by_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last command has the recipe that `pack` wrote, in the folder of the run, so that nothing is trained again."""
+    called: list[tuple[str, ...]] = []
+
+    def command(*words: str) -> dict[str, Any]:
+        called.append(words)
+        if words[0] == "pack":
+            return {"recipe": "packed.json", "bytes": 249_990, "log2_step_scale": -0.5}
+        bpb = dict.fromkeys(recipes_by_cap.STAGES, 1.5 if "packed.json" in words else None)
+        return {
+            "bpb": bpb,
+            "params": 7,
+            "steps": 9,
+            "tokens": 99,
+            "hash": "h",
+            "scored": {},
+            "seconds": {words[1]: 1.0},
+        }
+
+    monkeypatch.setattr(recipes_by_cap, "bitgolf", command)
+    monkeypatch.setattr(recipes_by_cap, "forecast", lambda recipe, vocab: recipe["model.dim"] * 1000)
+    setting = recipes_by_cap.Setting(2.0, 10, 2_000, 4, 64, {})
+    (small,) = (one for one in recipes_by_cap.CONTENDERS if one.name == "bitgolf_small, tuned floats")
+    line = recipes_by_cap.measure(small, 250_000, 3, setting, tmp_path / "data", tmp_path)
+    (stored,) = tmp_path.glob("250000-bitgolf_small-tuned-floats-*-3.json")
+    folder = str(stored.with_suffix(""))
+    inputs = ("--shards", str(tmp_path / "data"), "--out", folder, "--seed", "3", "--resume", "--score-tokens")
+    assert called == [
+        ("run", str(stored), *inputs, "0"),
+        ("pack", folder, "--cap", "250000"),
+        ("run", "packed.json", *inputs, "2000"),
+    ]
+    assert line["bpb"]["adapted"] == 1.5 and line["bytes"] == 249_990 and line["dim"] == 240
+    assert read_recipe(stored)["tune.steps"] == 30
+
+
 def test_runs_without_a_line_are_those_that_remain() -> None:
     options = argparse.Namespace(seeds=[0, 1], caps=[250_000], recipes=["baseline", "pr1855"], seconds=300.0)
     done = [{"corpus": "a", "cap": 250_000, "seconds": 300.0, "seed": 0, "recipe": "baseline"}]
@@ -117,6 +157,7 @@ def test_runs_without_a_line_are_those_that_remain() -> None:
     assert len(other) == 4
 
 
+@pytest.mark.exhaustive
 def test_the_prior_of_rows_is_measured(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -131,7 +172,11 @@ def test_the_prior_of_rows_is_measured(
 
 @pytest.mark.parametrize(
     ("module", "file", "document"),
-    [(compression, "compression.jsonl", "measurements.md"), (ablate, "ablation.jsonl", "techniques.md")],
+    [
+        (compression, "compression.jsonl", "measurements.md"),
+        (ablate, "ablation.jsonl", "techniques.md"),
+        (row_prior, "row_prior.jsonl", "measurements.md"),
+    ],
 )
 def test_published_lines_print_as_the_table_of_the_documents(
     module: Any, file: str, document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
