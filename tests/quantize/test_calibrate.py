@@ -138,16 +138,12 @@ def test_two_processes_stop_together(many: Path, data: Path) -> None:
 
 
 def test_uses_of_rows_in_the_whole_text_are_the_prior_of_tables_alone(data: Path) -> None:
-    """One batch reads a part of the vocabulary; the sensitivities of the other rows come from the text."""
+    """Statistics of matrices that are no tables are those of the calibration text."""
     source = part(TrainingText, batches=1, rows=1, length=8)
     with_prior = Calibrate(source=source).collect(subject(data)).stats
     without = Calibrate(source=source, usage_tokens=0).collect(subject(data)).stats
     for path, stats in with_prior.items():
         assert torch.equal(stats.output_fisher, without[path].output_fisher) == (path != "embed.weight"), path
-    frequent = with_prior["embed.weight"].output_fisher
-    uses = torch.bincount(torch.from_numpy(TokenStream(find_shards(data, "train")).window(0, 10_000)))
-    seldom = (uses > 0) & (uses < uses.float().quantile(0.5))
-    assert frequent[: len(uses)][seldom].mean() > without["embed.weight"].output_fisher[: len(uses)][seldom].mean()
 
 
 def test_a_process_without_a_batch_is_refused(data: Path) -> None:
