@@ -6,6 +6,7 @@ The parameters are integers as they are stored: centre in 1/256, spread s for a 
 from __future__ import annotations
 
 import decimal
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -23,15 +24,14 @@ def fit_generalized_gaussian(exact: Counts) -> tuple[int, int, int]:
     """Approximate maximum-likelihood fit (centre, spread, power). Floats suffice, since the result is stored."""
     values, total = np.arange(256), int(exact.sum())
     centre = min(65535, round(256 * float((exact * values).sum() / total)))
-    distance = np.abs(values - centre / 256)
     power = _POWERS[:, None] / 32
+    distances = np.abs(values - centre / 256) ** power  # (powers, 256)
     # The maximum-likelihood spread of the continuous distribution is the centre of a search over stored spreads.
-    initial = (power[:, 0] * ((distance**power) @ exact) / total) ** (1 / power[:, 0])
+    initial = (power[:, 0] * (distances @ exact) / total) ** (1 / power[:, 0])
     spread = np.clip(np.rint(16 * np.log2(initial) + 64)[:, None] + np.arange(-12, 9), 0, 255).astype(np.int64)
     width = 2.0 ** ((spread - 64) / 16 * power)
-    scaled = (distance**power)[:, None] / width[..., None]
-    weights = np.maximum(np.exp(-np.minimum(scaled, 700)), 1 / MAX_WEIGHT)
-    bits = total * np.log2(weights.sum(-1)) - np.log2(weights) @ exact
+    log2_weights = -np.minimum(distances[:, None] / (math.log(2) * width)[..., None], math.log2(MAX_WEIGHT))
+    bits = total * np.log2(np.exp2(log2_weights).sum(-1)) - log2_weights @ exact
     best, at = np.unravel_index(np.argmin(bits), bits.shape)
     return centre, int(spread[best, at]), int(_POWERS[best])
 
