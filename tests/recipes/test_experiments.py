@@ -28,6 +28,7 @@ from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training import average, train
 from bitgolf.recipes import describe, experiment_names, get_recipe, published_bpb, recipe_names
 from bitgolf.recipes.identity import recipe_hash
+from bitgolf.recipes.quick import QUICK_DIM, quick
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.log import RunLog
 from bitgolf.runtime.device import Device
@@ -229,6 +230,14 @@ def test_the_orders_and_objectives_are_those_of_the_harness() -> None:
     objective = get_recipe("pr1493_multi_token")["train.objective"]
     assert (objective["weight"], objective["steps"], objective["mask_starts"]) == (0.1, 1, False)
     assert get_recipe("pr1493_evaluation_loops")["model.layer_schedule.order.evaluation_passes"] == 3
+
+
+def test_pairs_of_heads_become_narrow_with_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--quick` divides the widths, and the blocks of two heads with them."""
+    toy = quick(get_recipe("pr1493_decay_paired_heads"))
+    assert toy["model.dim"] == QUICK_DIM and capsys.readouterr().err == ""
+    head = QUICK_DIM // toy["model.block.mixer.heads"]
+    assert toy["train.optim.0.use.split.rows"] == 2 * head
 
 
 WHOLE_PATH = ("pr1512_v12", "pr1493_decay_paired_heads_head_mixing", "pr1493_evaluation_loops")
