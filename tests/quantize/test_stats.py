@@ -118,7 +118,7 @@ def test_the_cost_foretells_the_rise_of_the_loss(kind: str) -> None:
     foretold, measured = [], []
     for path, known in stats.items():
         w = model.get_parameter(path).detach()
-        errors = [0.02 * w.std() * torch.randn(w.shape, generator=g, dtype=w.dtype) for _ in range(4)]
+        errors = [0.02 * w.std() * torch.randn(w.shape, generator=g, dtype=w.dtype) for _ in range(2)]
         foretold.append(sum(float(known.cost(e).sum()) for e in errors))
         measured.append(sum(rises.both_ways(path, e) for e in errors))
     both = torch.tensor([foretold, measured])
