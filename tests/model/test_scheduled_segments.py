@@ -19,7 +19,7 @@ from bitgolf.model.attention.cores.varlen import VarlenCore
 from bitgolf.model.forward_context import ForwardContext
 from bitgolf.model.part import Scheduled
 from bitgolf.runtime.progress import TrainingProgress
-from bitgolf.training.phases import Phases
+from bitgolf.training.phases import Phases, progress_at
 from helpers.toy import VOCAB, built, toy_model
 
 AT = BuildContext(vocab=VOCAB)
@@ -120,3 +120,12 @@ def test_kernels_have_one_capacity_for_the_whole_run() -> None:
 def test_stages_must_ascend(stages: tuple[tuple[int, float], ...]) -> None:
     with pytest.raises(RecipeError, match=r"stages must be one or more \(length, end\) with ascending ends"):
         part(ScheduledSegmentMask, stages=stages)(AT)
+
+
+@pytest.mark.parametrize("seconds", [596.0, 600.0, 4.0, 0.3])
+def test_the_warm_up_of_a_phase_has_its_length(seconds: float) -> None:
+    """The graph of each phase is compiled at its start, whose fraction is rounded when it is computed from seconds."""
+    mask = ScheduledSegmentMask(AT)
+    for start, length in zip(mask.phase_starts, (2048, 3072), strict=True):
+        mask.update(progress_at(start, 0, seconds))
+        assert mask.max_length == length

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import ClassVar
 
@@ -44,8 +43,11 @@ class ScheduledSegmentMask(SegmentMask, Scheduled):
 
     @property
     def phase_starts(self) -> tuple[float, ...]:
-        """The first fractions after the ends of stages, since an end belongs to the stage before it."""
-        return tuple(math.nextafter(end, math.inf) for _, end in self.stages if end < 1)
+        """Just after the ends of stages, since an end belongs to the stage before it.
+
+        By more than the rounding of a fraction that is computed from seconds, as in the warm-up of each phase's graph.
+        """
+        return tuple(end + 1e-9 for _, end in self.stages if end < 1)
 
     @property
     def limits(self) -> SegmentLimits:
