@@ -123,6 +123,8 @@ from bitgolf.model.weight_sharing import LoopWithUntiedMLP as LoopWithUntiedMLP
 from bitgolf.model.weight_sharing import LowRankAdapter as LowRankAdapter
 from bitgolf.model.weight_sharing import TieBlocks as TieBlocks
 from bitgolf.optim.adam import Adam as Adam
+from bitgolf.optim.contra_muon import ContraMuon as ContraMuon
+from bitgolf.optim.ema_nesterov import EMANesterov as EMANesterov
 from bitgolf.optim.frozen import Frozen as Frozen
 from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz as GramNewtonSchulz
 from bitgolf.optim.muon import Muon as Muon
@@ -130,6 +132,7 @@ from bitgolf.optim.muon_transforms import NorMuon as NorMuon
 from bitgolf.optim.muon_transforms import RowBlockSplit as RowBlockSplit
 from bitgolf.optim.muon_transforms import RowNorm as RowNorm
 from bitgolf.optim.muon_transforms import RowRMSNorm as RowRMSNorm
+from bitgolf.optim.orthogonalize import ConvergentNewtonSchulz as ConvergentNewtonSchulz
 from bitgolf.optim.orthogonalize import NewtonSchulz as NewtonSchulz
 from bitgolf.optim.orthogonalize import PolarExpress as PolarExpress
 from bitgolf.optim.orthogonalize import SafePolarExpress as SafePolarExpress
@@ -141,6 +144,7 @@ from bitgolf.optim.schedules import Rewarmup as Rewarmup
 from bitgolf.optim.schedules import WarmdownFraction as WarmdownFraction
 from bitgolf.optim.schedules import WarmdownSteps as WarmdownSteps
 from bitgolf.optim.schedules import Warmup as Warmup
+from bitgolf.optim.soap import SOAP as SOAP
 from bitgolf.pack.byte_coders import LZMA as LZMA
 from bitgolf.pack.byte_coders import Brotli as Brotli
 from bitgolf.pack.byte_coders import Raw as Raw

@@ -90,14 +90,14 @@ def test_row_norms_of_nothing_are_nothing() -> None:
     x = randn(4, 8)
     x[1] = 0
     for part_ in (RowNorm(), RowRMSNorm()):
-        got = part_(x)
+        got = part_(x, {})
         assert not got[1].any() and got.isfinite().all()
-    torch.testing.assert_close(RowNorm()(torch.full((1, 4), 1e-9)), torch.full((1, 4), 1e-2))  # divided by 1e-7
+    torch.testing.assert_close(RowNorm()(torch.full((1, 4), 1e-9), {}), torch.full((1, 4), 1e-2))  # divided by 1e-7
 
 
 def test_row_rms_is_row_norm_up_to_what_orthogonalization_forgets() -> None:
     x = randn(8, 16) * torch.logspace(0, 2, 8)[:, None]
-    torch.testing.assert_close(RowRMSNorm()(x), RowNorm()(x) * 4, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(RowRMSNorm()(x, {}), RowNorm()(x, {}) * 4, atol=1e-5, rtol=1e-5)
 
 
 # ---- NorMuon -----------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ from bitgolf.config.ranges import Range
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.optim.orthogonalize import Coefficients, NewtonSchulz, Orthogonalizer, quintic_iterations
+from bitgolf.optim.orthogonalize import Coefficients, NewtonSchulz, PolynomialOrthogonalizer, quintic_iterations
 
 
 @register
-class GramNewtonSchulz(Orthogonalizer):
+class GramNewtonSchulz(PolynomialOrthogonalizer):
     """Computes the orthogonalizer `base` by iterating on Gram matrices (Dao-AILab's package; Parameter Golf #1512).
 
     Each step multiplies only matrices of the size of the short side. The steps accumulate in a factor Q, and X itself
@@ -28,7 +28,10 @@ class GramNewtonSchulz(Orthogonalizer):
     """
 
     def __init__(
-        self, *, base: Spec[Orthogonalizer] = part(NewtonSchulz), restart_step: Annotated[int, Range(0, 100)] = 2
+        self,
+        *,
+        base: Spec[PolynomialOrthogonalizer] = part(NewtonSchulz),
+        restart_step: Annotated[int, Range(0, 100)] = 2,
     ) -> None:
         if restart_step < 0:
             raise RecipeError(

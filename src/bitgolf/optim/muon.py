@@ -14,7 +14,7 @@ from bitgolf.config.ranges import LearningRate, WeightDecayFactor
 from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.optim.algorithm import CompileFunction, OptimizerState, UpdateAlgorithm, UpdateFunction
-from bitgolf.optim.muon_transforms import MatrixSplit, PostOrthogonalization, PreOrthogonalization
+from bitgolf.optim.muon_transforms import MatrixSplit, PostOrthogonalization, PreOrthogonalization, TransformState
 from bitgolf.optim.orthogonalize import NewtonSchulz, Orthogonalizer
 from bitgolf.optim.schedules import LinearRamp, Schedule
 from bitgolf.optim.weight_decay import WeightDecay
@@ -81,11 +81,14 @@ class Muon(UpdateAlgorithm):
         return self.shard == "on" or (self.shard == "auto" and distributed.world_size > 1)
 
     def init_state(self, params: list[Tensor]) -> OptimizerState:
-        transform_states = {
-            f"after.{k}": [transform.init_state(p) for p in params]
-            for k, transform in enumerate(self.post_orthogonalize)
-        }
-        return {"momentum": [p.new_zeros(p.shape, dtype=self.buffer_dtype) for p in params], **transform_states}
+        state: OptimizerState = {"momentum": [p.new_zeros(p.shape, dtype=self.buffer_dtype) for p in params]}
+        for k, pre_transform in enumerate(self.pre_orthogonalize):
+            for one in map(pre_transform.init_state, params):
+                for name, tensor in one.items():
+                    state.setdefault(f"before.{k}.{name}", []).append(tensor)
+        for k, post_transform in enumerate(self.post_orthogonalize):
+            state[f"after.{k}"] = [post_transform.init_state(p) for p in params]
+        return state
 
     def compile(self, compile_fn: CompileFunction) -> UpdateFunction:
         return partial(self._step_with, compile_fn(self._update))
@@ -116,21 +119,26 @@ class Muon(UpdateAlgorithm):
         for i, (p, grad) in enumerate(zip(params, grads, strict=True)):
             m, n = p.shape[-2:]
             rates = [torch.full((), x, device=p.device) for x in (mu, -lr * math.sqrt(max(1.0, m / n)), shrinkage)]
-            transform_states = [state[f"after.{k}"][i] for k in range(len(self.post_orthogonalize))]
-            update(p, grad, state["momentum"][i], transform_states, *rates)
+            before = [_transform_state(state, k, i) for k in range(len(self.pre_orthogonalize))]
+            after = [state[f"after.{k}"][i] for k in range(len(self.post_orthogonalize))]
+            update(p, grad, state["momentum"][i], before, after, *rates)
+            for pre_transform, transform_state in zip(self.pre_orthogonalize, before, strict=True):
+                pre_transform.observe(grad.to(p.dtype), transform_state, progress.step)
 
     def _update(
         self,
         params: Tensor,
         grads: Tensor,
         momentum: Tensor,
-        transform_states: list[Tensor],
+        before: list[TransformState],
+        after: list[Tensor],
         mu: Tensor,
         rate: Tensor,
         shrinkage: Tensor,
     ) -> None:
         """Update a stack (..., m, n), its momentum and its transform states in place.
 
+        before, after: states of the transforms before and after orthogonalization.
         mu, rate, shrinkage: scalar tensors, i.e. momentum, negative step size and fraction of weight decay.
         The scalars are tensors: as Python numbers they would be constants of the compiled graph and cause a
         recompilation at each step. `addcmul` rounds once, like an addition with a scalar factor.
@@ -138,10 +146,16 @@ class Muon(UpdateAlgorithm):
         momentum.mul_(mu).add_(grads)
         grads, buffer = grads.to(params.dtype), momentum.to(params.dtype)
         x = torch.addcmul(grads, buffer, mu) if self.nesterov else buffer
-        for pre_transform in self.pre_orthogonalize:
-            x = pre_transform(x)
+        for pre_transform, transform_state in zip(self.pre_orthogonalize, before, strict=True):
+            x = pre_transform(x, transform_state)
         x = self.split.merge(self.orthogonalize(self.split.split(x))) if self.split else self.orthogonalize(x)
-        for post_transform, transform_state in zip(self.post_orthogonalize, transform_states, strict=True):
-            x = post_transform(x, transform_state)
+        for post_transform, post_state in zip(self.post_orthogonalize, after, strict=True):
+            x = post_transform(x, post_state)
         self.weight_decay_schedule.apply([params], [x], shrinkage)
         params.addcmul_(x, rate)
+
+
+def _transform_state(state: OptimizerState, transform: int, param: int) -> TransformState:
+    """The state of one transform before orthogonalization for one parameter, by name. Both are given by number."""
+    prefix = f"before.{transform}."
+    return {key.removeprefix(prefix): tensors[param] for key, tensors in state.items() if key.startswith(prefix)}

@@ -15,12 +15,27 @@ from bitgolf.config.ranges import Epsilon, FractionBelowOne, Width
 from bitgolf.config.registry import register
 from bitgolf.errors import RecipeError
 
+TransformState = dict[str, Tensor]
+"""State of a transform for one parameter, by name. Each tensor has the leading dimensions of the parameter."""
+
 
 class PreOrthogonalization(ABC):
-    """A stateless transform of an update (..., m, n) before orthogonalization."""
+    """A transform of an update (..., m, n) before orthogonalization. Those without state are functions of the update."""
+
+    def init_state(self, param: Tensor) -> TransformState:
+        """Return the state before the first step; empty for a stateless transform."""
+        return {}
 
     @abstractmethod
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, state: TransformState) -> Tensor:
+        """Return the transformed update, and modify `state` in place. A part of the compiled graph of a step."""
+
+    def observe(self, grads: Tensor, state: TransformState, step: int) -> None:  # noqa: B027
+        """Modify `state` in place by the gradients (..., m, n) of a step, after the parameter is updated.
+
+        Not compiled, so it may depend on `step`, the number of completed steps before this one. Stateless transforms do
+        nothing.
+        """
 
 
 @register
@@ -30,7 +45,7 @@ class RowNorm(PreOrthogonalization):
     This makes the update invariant to the scale of each row, as orthogonalization is to the scale of the whole matrix.
     """
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, state: TransformState) -> Tensor:
         return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-7)
 
 
@@ -42,7 +57,7 @@ class RowRMSNorm(PreOrthogonalization):
     1.2e-7, which is added to the mean square: rows much smaller than 3e-4 keep their relative sizes.
     """
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, state: TransformState) -> Tensor:
         return F.rms_norm(x, x.shape[-1:])
 
 

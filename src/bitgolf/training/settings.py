@@ -12,6 +12,7 @@ from bitgolf.data.batches import DataOrder, ShuffledWindows
 from bitgolf.errors import RecipeError
 from bitgolf.model.interfaces import Objective
 from bitgolf.optim.algorithm import UpdateAlgorithm
+from bitgolf.optim.ema_nesterov import EMANesterov
 from bitgolf.optim.schedules import Schedule
 from bitgolf.training.batch_schedule import BatchSchedule, BatchShape
 
@@ -25,6 +26,7 @@ class Train:
     batch_warmup: smaller batches early in training.
     micro_rows: largest number of sequences per micro-batch of a process; 0 is its whole batch. On a GPU it is reduced
     to fit the memory, which changes only the rounding of sums.
+    lookahead: where gradients are computed, if not at the weights.
     grad_clip: largest norm of the gradient; 0 is no clipping.  checkpoint_seconds: interval between checkpoints.
     compile: `auto` compiles on CUDA.  kernels: `auto` uses fused kernels where they match the reference and are faster,
     `fast` requires them, `plain` uses none.
@@ -43,6 +45,7 @@ class Train:
         micro_rows: BatchRowsOrZero = 0,
         order: Spec[DataOrder] = part(ShuffledWindows),
         batch_warmup: tuple[Spec[BatchSchedule], ...] = (),
+        lookahead: Spec[EMANesterov] | None = None,
         grad_clip: NonNegative = 0.0,
         compile: Literal["auto", "on", "off"] = "auto",
         kernels: Literal["auto", "fast", "plain"] = "auto",
@@ -56,6 +59,7 @@ class Train:
         self.objective, self.optim, self.lr_schedule = objective, optim, lr_schedule
         self.order, self.grad_clip, self.compile, self.kernels = order, grad_clip, compile, kernels
         self.checkpoint_seconds = checkpoint_seconds
+        self.lookahead = lookahead() if lookahead else None
         self.batch_warmups = [spec() for spec in batch_warmup]
         for smaller in map(self.batch_shape, self.batch_shape_starts):
             if min(smaller.rows, smaller.length - 1) < 1:

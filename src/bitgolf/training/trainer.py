@@ -1,4 +1,4 @@
-"""The trainer: one training step, and the state that a checkpoint holds (weights, optimizer, average, random state)."""
+"""The trainer: one training step, and the state of a checkpoint (weights, optimizer, average, lookahead, random state)."""
 
 from __future__ import annotations
 
@@ -55,6 +55,9 @@ class Trainer:
         self.schedule = self.settings.lr_schedule()
         self.average = average() if average else None
         self.average_state = self.average.init_state(list(self.params.values())) if self.average else {}
+        self.lookahead = self.settings.lookahead
+        self.lookahead_params = [p for p in self.params.values() if p.is_floating_point()]
+        self.lookahead_state = self.lookahead.init_state(self.lookahead_params) if self.lookahead else None
         self.phases = Phases(self.loss_module)
         self.plan = ExecutionPlan(self.loss_module, self.settings.micro_rows)  # eager, until `train.setup` replaces it
 
@@ -65,6 +68,9 @@ class Trainer:
 
     def step(self, step: int, progress: TrainingProgress) -> Tensor:
         """Train on batch `step`; returns the mean loss of this process in nats per token, () on the device."""
+        if self.lookahead and self.lookahead_state:
+            scale = self.schedule.value(progress)
+            self.lookahead.look_ahead(self.lookahead_state, self.lookahead_params, progress.fraction, scale)
         shape = self.settings.batch_shape(progress.fraction)
         batch = self.prefetcher.load_batch(step, rows=shape.rows, length=shape.length)
         count, micro = len(batch.inputs), self.plan.micro_batch_rows(len(batch.inputs), shape.length)
@@ -100,13 +106,15 @@ class Trainer:
             return self.plan.compute_loss(self.to_device(inputs), self.to_device(targets)).item()
 
     def optimizer_step(self, progress: TrainingProgress) -> None:
-        """One optimizer step with gradients averaged over all processes, then an update of the weight average."""
+        """One optimizer step with gradients averaged over all processes, then updates of lookahead and weight average."""
         scale = self.schedule.value(progress)
         self.optimizer.reduce_gradients()
         if self.settings.grad_clip:
             self.optimizer.clip_grad_norm(self.settings.grad_clip)
         self.optimizer.step(progress, scale)
         self.optimizer.zero_grad()
+        if self.lookahead and self.lookahead_state:
+            self.lookahead.update(self.lookahead_state, self.lookahead_params)
         if self.average:
             self.average.update(
                 self.average_state, list(self.params.values()), progress._replace(step=progress.step + 1), scale
@@ -132,10 +140,12 @@ class Trainer:
         optimizer = {f"optimizer/{k}": v for k, v in self.optimizer.state_dict().items()}
         average = {f"average/{k}.{i}": v for k, vs in self.average_state.items() for i, v in enumerate(vs)}
         schedule = {f"schedule/{k}": v for k, v in self.schedule.state().items()}
+        mean_change = self.lookahead_state.mean_change if self.lookahead_state else []
+        lookahead = {f"lookahead/{i}": change for i, change in enumerate(mean_change)}
         random = {"random/cpu": torch.get_rng_state()}
         if self.device.torch_device.type == "cuda":
             random["random/cuda"] = torch.cuda.get_rng_state(self.device.torch_device)
-        return {**weights, **optimizer, **average, **schedule, **random}
+        return {**weights, **optimizer, **average, **schedule, **lookahead, **random}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
