@@ -156,6 +156,8 @@ from bitgolf.pack.column_major import ColumnMajor as ColumnMajor
 from bitgolf.pack.settings import Pack as Pack
 from bitgolf.pack.settings import StreamGroup as StreamGroup
 from bitgolf.quantize.calibration.calibrate import Calibrate as Calibrate
+from bitgolf.quantize.calibration.hessians import GuidedHessians as GuidedHessians
+from bitgolf.quantize.calibration.hessians import KroneckerHessians as KroneckerHessians
 from bitgolf.quantize.calibration.sources import SelfGenerated as SelfGenerated
 from bitgolf.quantize.calibration.sources import TrainingText as TrainingText
 from bitgolf.quantize.codecs.bit_allocation import EqualCost as EqualCost

@@ -82,12 +82,13 @@ def muon_weight_decay(recipe: Recipe) -> float:
 
 
 def training_state_bytes(recipe: Recipe, task: LossModule, optimizer: Optimizer) -> int:
-    """Bytes of weights, gradients, optimizer state and average in one training process."""
+    """Bytes of weights, gradients, optimizer state, average and lookahead in one training process."""
     params = list(task.parameters_by_path().values())
     with torch.device("meta"):
         average = recipe.average().init_state([p.detach() for p in params]) if recipe.average else {}
     held = [*params, *params, *optimizer.state_dict().values(), *optimizer.buffers()]
     held += [tensor for tensors in average.values() for tensor in tensors]
+    held += [*params, *params] if recipe.train["lookahead"] else []
     return sum(t.numel() * t.element_size() for t in held)
 
 
@@ -95,11 +96,19 @@ def forecast_run_bytes(recipe: Recipe, found: ModelForecast, text_bytes: int) ->
     """Bytes that the files of a run will take, roughly and rather too many.
 
     text_bytes: size of the text to prepare, 0 if there is nothing to prepare. Shards have 2 bytes per token; a token of
-    a trained vocabulary has at least 2 bytes of text. Calibration stores a Hessian and a row statistic for each matrix.
+    a trained vocabulary has at least 2 bytes of text. Calibration stores Hessians and a row statistic for each matrix.
     """
     shapes = [tuple(p.shape) for p in found.model.parameters()]
     count = sum(map(math.prod, shapes))
     shards = text_bytes * (1 if recipe.tokens().vocab >= 512 else 2)
-    statistics = sum(4 * (shape[1] ** 2 + shape[0]) for shape in shapes if len(shape) == 2 and recipe.calibrate)
+    matrices = [(found.roles[path], p) for path, p in found.model.named_parameters() if p.ndim == 2]
+    statistics = sum(_statistics_bytes(recipe, role, *p.shape) for role, p in matrices if recipe.calibrate)
     weights = 2 * 4 * count  # trained and averaged
     return shards + CHECKPOINTS * found.forecast.training_state_bytes + weights + statistics + 2 * count
+
+
+def _statistics_bytes(recipe: Recipe, role: str, rows: int, columns: int) -> int:
+    """Bytes of the calibration statistics of one matrix, whose Hessian is counted as if no other matrix shared it."""
+    kind = recipe.calibrate().hessians if recipe.calibrate else None
+    further = (kind.row_groups * columns**2 + kind.outputs * rows**2) if kind and role == "matrix" else 0
+    return 4 * (columns**2 + rows + further)

@@ -8,6 +8,7 @@ gradients of different outputs as uncorrelated.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from threading import Lock
 from typing import NamedTuple
 
@@ -43,12 +44,22 @@ class MatrixStats(NamedTuple):
     output_fisher: (R,), the squared gradient of the loss (nats, summed over the sequence) with respect to each output.
     A matrix that is used more than once in a forward pass (a loop, a tied head) has the sum over its uses.
     tokens: the number of calibration tokens.  cache: factors of the Hessian; None factorizes it at each call.
+    row_hessians: (G, C, C), the Hessian of each group of rows (`group_slices`), if calibration measured several.
+    output_hessian: (R, R), the Hessian of the outputs, if calibration measured it: an error E then costs
+    ½ tr(output_hessian E hessian Eᵀ).
     """
 
     hessian: Tensor
     output_fisher: Tensor
     tokens: int
     cache: FactorCache | None = None
+    row_hessians: Tensor | None = None
+    output_hessian: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are present, by name."""
+        found = {name: getattr(self, name) for name in ("hessian", "output_fisher", "row_hessians", "output_hessian")}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def factorize(self, solver: GPTQ) -> InverseCholesky:
         """The inverse Cholesky factor of the Hessian. The cache is used only if it belongs to this very tensor."""
@@ -58,7 +69,21 @@ class MatrixStats(NamedTuple):
     def cost(self, error: Tensor) -> Tensor:
         """(R,) predicted increase of the loss in nats per token, by row, for an error (R, C) in the matrix."""
         error = error.float().to(self.hessian.device)
-        return 0.5 * self.output_fisher * ((error @ self.hessian) * error).sum(1)
+        if self.row_hessians is not None:
+            groups = group_slices(len(error), len(self.row_hessians))
+            products = [error[rows] @ h for rows, h in zip(groups, self.row_hessians, strict=True)]
+            return 0.5 * self.output_fisher * (torch.cat(products) * error).sum(1)
+        product = error @ self.hessian
+        if self.output_hessian is not None:
+            return 0.5 * ((self.output_hessian @ product) * error).sum(1)
+        return 0.5 * self.output_fisher * (product * error).sum(1)
+
+
+def group_slices(rows: int, groups: int) -> list[slice]:
+    """Slices of at most `groups` groups of consecutive rows, whose numbers of rows differ by at most one."""
+    groups = min(groups, rows)
+    ends = [rows * k // groups for k in range(groups + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 StatsByPath = Mapping[str, MatrixStats]

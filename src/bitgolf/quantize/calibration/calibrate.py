@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -19,10 +19,12 @@ from bitgolf.config.registry import register
 from bitgolf.config.spec import Spec, part
 from bitgolf.data.manifest import open_split
 from bitgolf.errors import RecipeError, UsageError
+from bitgolf.quantize.calibration.hessians import HessianKind
 from bitgolf.quantize.calibration.observe import StatsAccumulator, matrix_stats, observe
 from bitgolf.quantize.calibration.row_usage import count_row_usage
 from bitgolf.quantize.calibration.sources import CalibrationContext, CalibrationSource, TrainingText
-from bitgolf.quantize.codecs.codec import Codec
+from bitgolf.quantize.codecs.codec import Codec, IntRows
+from bitgolf.quantize.codecs.lqer import LQER
 from bitgolf.quantize.encoding import Rules
 from bitgolf.quantize.stats import MatrixStats, StatsByPath
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext, all_reduce_sum, broadcast_scalar
@@ -42,6 +44,7 @@ class Calibrate:
     """The calibration text, and the time that is reserved for calibration at the end of training.
 
     source: the batches.
+    hessians: weighted or two-sided Hessians instead of those of the inputs; they say what memory they need.
     reserve: seconds by which training ends before its time limit. None measures the duration of calibration before
     training starts; calibration then stops at the time limit with the batches observed so far. With a number,
     calibration observes all its batches even past the limit, as some published systems did.
@@ -54,12 +57,14 @@ class Calibrate:
         self,
         *,
         source: Spec[CalibrationSource] = part(TrainingText),
+        hessians: Spec[HessianKind] | None = None,
         reserve: Seconds | None = None,
         usage_tokens: Annotated[int, Range(0, 2**40)] = 50_000_000,
     ) -> None:
         if reserve is not None and not reserve >= 0:
             raise RecipeError(f"reserve must be at least 0 seconds, got {reserve}", where="Calibrate.reserve")
         self.source, self.reserve, self.usage_tokens = source(), reserve, usage_tokens
+        self.hessians = hessians() if hessians else None
 
     def rounds(self, distributed: DistributedContext, batches: int) -> int:
         """Largest number of batches of one process. Raises `UsageError` if there are fewer batches than processes."""
@@ -81,7 +86,7 @@ class Calibrate:
         rounds, batch, sums = (
             self.rounds(distributed, self.source.batches),
             self.source.open(subject),
-            StatsAccumulator(),
+            StatsAccumulator(self.hessians),
         )
         times: list[float] = []
         for _ in range(2):
@@ -117,9 +122,10 @@ class Calibrate:
         Raises `BitgolfError` if logits or statistics are not finite.
         """
         batches = batches or self.source.batches
-        rounds, batch, sums = self.rounds(distributed, batches), self.source.open(subject), StatsAccumulator()
+        rounds, batch = self.rounds(distributed, batches), self.source.open(subject)
+        sums = StatsAccumulator(self.hessians)
         if _device(subject).type != "cpu":  # warm-up: loads libraries and selects kernels before time is measured
-            _observe(StatsAccumulator(), subject, batch, distributed.rank)
+            _observe(StatsAccumulator(self.hessians), subject, batch, distributed.rank)
         start, done = _synchronized_time(subject), 0
         usage = self._row_usage(subject, distributed)
         seconds -= broadcast_scalar(_synchronized_time(subject) - start, distributed)
@@ -136,7 +142,8 @@ class Calibrate:
 
 def _observe(sums: StatsAccumulator, subject: CalibrationContext, batch: Callable[[int], Tensor], number: int) -> None:
     """Add batch `number` to the sums. The number seeds the sampled targets, so any process may observe the batch."""
-    _accumulate(sums, observe(subject.model, [batch(number)], seed=number, autocast=subject.autocast))
+    kind = sums.weighted.kind if sums.weighted else None
+    _accumulate(sums, observe(subject.model, [batch(number)], seed=number, autocast=subject.autocast, kind=kind))
 
 
 def _rounds_in_time(
@@ -191,6 +198,19 @@ def check_calibration(rules: Rules, calibrate: Spec[Any] | None, processes: int 
             hint="use --set calibrate=none, or a codec that needs it, such as IntRows(solver=GPTQ())",
         )
     built.rounds(DistributedContext(world_size=processes), built.source.batches)
+    _check_hessians(built.hessians, codecs)
+
+
+def _check_hessians(kind: HessianKind | None, codecs: Sequence[object]) -> None:
+    """Raises `RecipeError` if no codec uses the Hessians that calibration measures."""
+    inner = [codec.codec if isinstance(codec, LQER) else codec for codec in codecs]
+    used = kind is None or (not kind.outputs and kind.row_groups == 1)
+    if not used and not any(isinstance(codec, IntRows) and codec.solver for codec in inner):
+        raise RecipeError(
+            f"no codec uses the Hessians that {type(kind).__name__} measures, so they would have no effect",
+            where="calibrate.hessians",
+            hint="use IntRows(solver=GPTQ()), or GuidedHessians(row_groups=1), which every codec uses",
+        )
 
 
 # ---- sums over batches and processes -----------------------------------------------------------------------------
@@ -216,7 +236,8 @@ def _all_reduce(sums: StatsAccumulator, distributed: DistributedContext) -> Stat
 
 def _by_path(sums: StatsAccumulator) -> dict[str, dict[str, Any]]:
     """The dictionaries of an accumulator (keys are paths), by attribute name."""
-    return {name: value for name, value in vars(sums).items() if isinstance(value, dict)}
+    weighted = {f"weighted.{name}": value for name, value in vars(sums.weighted).items()} if sums.weighted else {}
+    return {name: value for name, value in {**vars(sums), **weighted}.items() if isinstance(value, dict)}
 
 
 def count_hessians(stats: StatsByPath) -> int:

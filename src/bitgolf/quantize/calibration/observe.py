@@ -13,9 +13,12 @@ from torch.utils.hooks import RemovableHandle
 
 from bitgolf.errors import BitgolfError
 from bitgolf.model.factored_embedding import FactoredEmbedding
-from bitgolf.model.linear import Embedding, Linear
+from bitgolf.model.grouped_linear import GroupedLinear
+from bitgolf.model.linear import Embedding, HeadLinear, Linear
 from bitgolf.model.lm import LM
+from bitgolf.quantize.calibration.hessians import HessianKind
 from bitgolf.quantize.calibration.row_usage import lookup_sensitivity, row_fisher
+from bitgolf.quantize.calibration.weighted_sums import WeightedSums, weighted_stats
 from bitgolf.quantize.stats import MatrixStats
 
 NOT_FINITE_HINT = "training has diverged: train again with lower learning rates or with train.grad_clip"
@@ -24,9 +27,13 @@ TOKENS_PER_FORWARD = 8192
 
 
 class StatsAccumulator:
-    """Float32 sums on the device of the model, by path. A matrix that blocks share has the path in the first block."""
+    """Float32 sums on the device of the model, by path. A matrix that blocks share has the path in the first block.
 
-    def __init__(self) -> None:
+    kind: further Hessians to measure, None for those of the inputs alone.
+    """
+
+    def __init__(self, kind: HessianKind | None = None) -> None:
+        self.weighted = WeightedSums(kind) if kind else None
         self.hessians: dict[str, Tensor] = {}  # (C, C), by the first of the matrices that share an input
         self.hessian_owner: dict[str, str] = {}  # path -> key in `hessians`
         self.output_fisher: dict[str, Tensor] = {}  # (R,)
@@ -86,15 +93,17 @@ def observe(
     *,
     seed: int = 0,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    kind: HessianKind | None = None,
 ) -> StatsAccumulator:
     """Run forward and backward of `model` on batches of ids (B, T), int64, and accumulate statistics of its matrices.
 
     The model runs in evaluation mode under `autocast`, at most `TOKENS_PER_FORWARD` tokens at a time. Targets are
     sampled from its own predictions (`seed`), so that squared gradients estimate the Fisher information; the next
     tokens of the text are not used. Parameters get no gradients, and the state of the model is restored.
+    kind: further Hessians to measure.
     Raises `BitgolfError` if logits are not finite.
     """
-    sums, device = StatsAccumulator(), next(model.parameters()).device
+    sums, device = StatsAccumulator(kind), next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     with _hooked(model, sums), torch.enable_grad():
         for ids in batches:
@@ -132,13 +141,15 @@ def matrix_stats(sums: StatsAccumulator, usage: Mapping[str, Tensor] | None = No
         if path in known:
             fisher = row_fisher(known[path], fisher, n)
         found[path] = MatrixStats(hessians[first], fisher, n)
+    if sums.weighted:
+        found |= {path: weighted_stats(sums.weighted, path, found[path]) for path in sums.weighted.inputs}
     for path, counts in sums.lookup_counts.items():
         share, gradient = (counts / counts.sum()).cpu(), (sums.lookup_gradients[path] / n).cpu()
         if path in known:
             share = lookup_sensitivity(known[path], counts.cpu(), sums.lookup_squares[path].cpu())
         found[path] = _merge_tied_embedding(found.get(path), share, gradient, n)
     for path, stats in found.items():
-        if not (torch.isfinite(stats.hessian).all() and torch.isfinite(stats.output_fisher).all()):
+        if not all(torch.isfinite(tensor).all() for tensor in stats.tensors().values()):
             raise BitgolfError("calibration statistics are not finite", where=path, hint=NOT_FINITE_HINT)
     return found
 
@@ -172,7 +183,9 @@ def _hooked(model: LM, sums: StatsAccumulator) -> Iterator[None]:
     try:
         for module in model.modules():
             if isinstance(module, Linear):
-                handles.append(module.register_forward_hook(_hook(paths[module.weight], sums, module.row_inputs)))
+                weighted = None if isinstance(module, HeadLinear | GroupedLinear) else sums.weighted
+                hook = _hook(paths[module.weight], sums, weighted, row_inputs=module.row_inputs)
+                handles.append(module.register_forward_hook(hook))
             if isinstance(module, Embedding):
                 handles += _hook_embedding(module, paths[module.weight], sums)
         yield
@@ -185,13 +198,21 @@ def _hooked(model: LM, sums: StatsAccumulator) -> Iterator[None]:
 
 
 def _hook(
-    path: str, sums: StatsAccumulator, row_inputs: Callable[[Tensor], Tensor] = lambda x: x
+    path: str,
+    sums: StatsAccumulator,
+    weighted: WeightedSums | None = None,
+    *,
+    row_inputs: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Callable[..., None]:
-    """A forward hook that records the inputs of a matrix's rows and the output gradient."""
+    """A forward hook that records the inputs of a matrix's rows and the output gradient, and both in `weighted`."""
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        x = inputs[0].detach()
         sums.add_inputs(path, row_inputs(inputs[0]))
         _hook_output_gradient(output, path, sums)
+        if weighted:
+            weighted.start(path, x, output.shape[-1])
+            output.register_hook(lambda g: weighted.add(path, x, g))
 
     return hook
 

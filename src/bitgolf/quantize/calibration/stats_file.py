@@ -1,7 +1,7 @@
 """The file of calibration statistics in a run folder, `calibration.safetensors`.
 
-Tensors: `hessian:PATH`, once for all matrices that share it, and `output_fisher:PATH` for each matrix. The metadata has
-one key, `calibration`, whose value is JSON: the format number, free metadata of the writer, and for each matrix the
+Tensors: `hessian:PATH`, once for all matrices that share it, and `output_fisher:PATH` for each matrix; `row_hessians:PATH`
+and `output_hessian:PATH` where calibration measured them. The metadata has one key, `calibration`, whose value is JSON: the format number, free metadata of the writer, and for each matrix the
 path in the name of its Hessian and its number of tokens (`StatsHeader`).
 """
 
@@ -24,6 +24,8 @@ from bitgolf.quantize.stats import MatrixStats, StatsByPath
 
 STATS_FORMAT = 2
 """The format number of the file (docs/architecture.md, section 3)."""
+FURTHER = ("row_hessians", "output_hessian")
+"""Names of the statistics that not every calibration measures."""
 AGAIN = "delete the file and run again with --from calibrate"
 
 
@@ -48,10 +50,16 @@ def save_calibration(path: Path, stats: StatsByPath, about: Mapping[str, Any] | 
     owned = {name: owners.setdefault(id(stats[name].hessian), name) for name in sorted(stats)}
     hessians = {f"hessian:{name}": stats[name].hessian.contiguous() for name in owners.values()}
     outputs = {f"output_fisher:{name}": stats[name].output_fisher.contiguous() for name in owned}
+    further = {
+        f"{kind}:{name}": stats[name].tensors()[kind].contiguous()
+        for kind in FURTHER
+        for name in owned
+        if kind in stats[name].tensors()
+    }
     table = {name: (owner, stats[name].tokens) for name, owner in owned.items()}
     header = msgspec.json.encode(StatsHeader(STATS_FORMAT, dict(about or {}), table))
     # One metadata key, since safetensors writes several in random order, which would change the bytes of the file.
-    write_bytes(path, save({**hessians, **outputs}, {"calibration": header.decode()}))
+    write_bytes(path, save({**hessians, **outputs, **further}, {"calibration": header.decode()}))
 
 
 def calibration_metadata(path: Path) -> dict[str, Any]:
@@ -123,6 +131,15 @@ def _stats(path: Path, tensors: Mapping[str, Tensor], name: str, owner: str, tok
             f"Hessian {hessian.dtype} {list(hessian.shape)}, output_fisher {outputs.dtype} {list(outputs.shape)}, "
             f"{tokens} tokens; expected float32 [C, C], float32 [R], at least 1 token"
         )
-    if not (hessian.isfinite().all() and outputs.isfinite().all()):
+    stats = MatrixStats(hessian, outputs, tokens)
+    stats = stats._replace(**{kind: tensors[f"{kind}:{name}"] for kind in FURTHER if f"{kind}:{name}" in tensors})
+    columns, rows, found = len(hessian), len(outputs), stats.tensors()
+    groups = found.get("row_hessians", hessian[None])
+    wrong = groups.ndim != 3 or groups.shape[1:] != (columns, columns) or not 1 <= len(groups) <= rows
+    wrong = wrong or found.get("output_hessian", torch.empty(rows, rows)).shape != (rows, rows)
+    if wrong or any(tensor.dtype != torch.float32 for tensor in found.values()):
+        shapes = ", ".join(f"{kind} {tensor.dtype} {list(tensor.shape)}" for kind, tensor in found.items())
+        raise invalid(f"{shapes}; expected float32 [C, C], [R], [G, C, C] and [R, R]")
+    if not all(tensor.isfinite().all() for tensor in found.values()):
         raise invalid("statistics are not finite")
-    return MatrixStats(hessian, outputs, tokens)
+    return stats

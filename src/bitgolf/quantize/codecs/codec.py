@@ -26,6 +26,7 @@ from bitgolf.grids.scales import MIN_STEP, Float16Scale, ScaleFormat
 from bitgolf.pack.contexts import ContextModel
 from bitgolf.pack.streams import EncodedTensor
 from bitgolf.quantize.codecs.gptq import GPTQ, InverseCholesky
+from bitgolf.quantize.codecs.hessian_codes import solve_codes
 from bitgolf.quantize.codecs.pruning import magnitude_mask
 from bitgolf.quantize.codecs.session import EncodingSession
 from bitgolf.quantize.stats import MatrixStats
@@ -160,7 +161,7 @@ class IntRows(Codec, RowQuantizer):
     ) -> EncodedTensor:
         rows, kept, step = self.rows_mask_steps(w, stats)
         if self.solver and stats:  # error feedback needs the Hessian
-            return self._gptq_codes(self.solver, [(rows, kept, step)], [stats.factorize(self.solver)])[0]
+            return self._gptq_codes(self.solver, [(rows, kept, step)], [stats.factorize(self.solver)], [stats])[0]
         return self._code(self.grid.quantize(rows * kept, step[:, None]), step)
 
     def encode_many(
@@ -177,7 +178,8 @@ class IntRows(Codec, RowQuantizer):
                 with error_location(path):
                     prepared.append(self.rows_mask_steps(weights[path], stats[path]))
                     factors.append(stats[path].factorize(solve))
-            return list(zip(paths, self._gptq_codes(solve, prepared, factors), strict=True))
+            codes = self._gptq_codes(solve, prepared, factors, [stats[path] for path in paths])
+            return list(zip(paths, codes, strict=True))
 
         known = {path: w for path, w in weights.items() if path in stats}
         rest = super().encode_many({path: w for path, w in weights.items() if path not in stats}, stats, session)
@@ -226,11 +228,15 @@ class IntRows(Codec, RowQuantizer):
         return rows, magnitude_mask(rows, self.prune), step
 
     def _gptq_codes(
-        self, solve: GPTQ, prepared: Sequence[tuple[Tensor, Tensor, Tensor]], factors: Sequence[InverseCholesky]
+        self,
+        solve: GPTQ,
+        prepared: Sequence[tuple[Tensor, Tensor, Tensor]],
+        factors: Sequence[InverseCholesky],
+        stats: Sequence[MatrixStats],
     ) -> list[EncodedTensor]:
         """The codes of matrices of one shape, solved together."""
         rows, kept, step = (torch.stack(tensors) for tensors in zip(*prepared, strict=True))
-        codes = solve.quantize(rows, factors, step[..., None], self.grid.quantize, kept)
+        codes = solve_codes(solve, self.grid, (rows, kept, step), factors, stats)
         return [self._code(*pair) for pair in zip(codes, step, strict=True)]
 
     def _code(self, codes: Tensor, step: Tensor) -> EncodedTensor:

@@ -48,7 +48,8 @@ class EncodingSession:
             if id(known.hessian) not in caches:
                 caches[id(known.hessian)] = FactorCache(known.hessian.to(self.device))
             cache = caches[id(known.hessian)]
-            found[path] = MatrixStats(cache.hessian, known.output_fisher.to(self.device), known.tokens, cache)
+            moved = {name: tensor.to(self.device) for name, tensor in known.tensors().items()}
+            found[path] = known._replace(**moved)._replace(hessian=cache.hessian, cache=cache)
         return found
 
     def identity_stats(self, rows: int, columns: int) -> MatrixStats:
