@@ -104,6 +104,19 @@ def allocated_rules(states: int, rate: float, **which: bool) -> Callable[[float]
     )
 
 
+def input_feature_rules(log2_step_scale: float) -> Rules:
+    """Rates by input feature, as in WaterSIC (arXiv 2603.04956): scalar steps proportional to the GPTQ pivots ** -0.5.
+
+    Columns in the given order, one step per column, equal rates for all matrices. Its rescaling of the decoded columns
+    and rows, and its correction for quantized inputs, are left out.
+    """
+    columns = part(EqualCost, rows=False, matrices=False)
+    codec = part(
+        TrellisCodec, bits=3.4 - log2_step_scale, states=1, allocation=columns, solver=part(GPTQ, order="given")
+    )
+    return with_scales(part(Rule, where="*", use=codec))
+
+
 BASE = CompressionScheme("GPTQ int6, SdClip, Brotli", published_rules, part(Brotli))
 OURS = CompressionScheme("all of ours", allocated_rules(256, 0.0), part(RangeCoder, variance_contexts=True))
 SCHEMES = (
@@ -121,6 +134,9 @@ SCHEMES = (
         "the same, by matrices only",
         allocated_rules(1, 0.0, rows=False, columns=False),
         part(RangeCoder, variance_contexts=True),
+    ),
+    CompressionScheme(
+        "rates by input feature (WaterSIC)", input_feature_rules, part(RangeCoder, variance_contexts=True)
     ),
     CompressionScheme("all of ours, 8 states", allocated_rules(8, 0.0), part(RangeCoder, variance_contexts=True)),
     CompressionScheme(

@@ -1,4 +1,4 @@
-"""How near to the rate-distortion function of a Gaussian each scheme comes: `python bench/rate_distortion.py [--json] [--errors]`.
+"""How near to the rate-distortion function of a Gaussian each scheme comes: `python bench/rate_distortion.py [--json] [--errors | --correlated]`.
 
 Weights are independent and of unit variance, the same for all schemes. Bytes are those of the artifact that holds them:
 codes, tables, scales, the container's framing. The mean square error is that of what the artifact decodes to.
@@ -7,7 +7,8 @@ gap: bits per weight above the least possible at that error, -½ log2(mse).  sav
 are fewer than those of uniform int6 coded with X at the same error. That is reckoned from the measured point of X along
 the high-rate slope, 6.02 dB for a bit.
 
---errors instead measures the mean square error of each trellis at high rate, in squared steps (`quantize.codecs.trellis.TRELLIS_MSE`).
+--correlated instead compares codecs on matrices with correlated inputs, WaterSIC's rates by input feature among them
+(`bench/correlated_inputs.py`). --errors instead measures the mean square error of each trellis at high rate, in squared steps (`quantize.codecs.trellis.TRELLIS_MSE`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import correlated_inputs
 import numpy as np
 import torch
 from lrzip import lrzip_bytes
@@ -86,10 +88,14 @@ def main() -> None:
         "--json", action="store_true", help="one JSON line for each scheme, the environment before them"
     )
     parser.add_argument("--errors", action="store_true", help="measure ERROR instead (a minute or two)")
+    parser.add_argument("--correlated", action="store_true", help="compare codecs on correlated inputs instead")
     parser.add_argument("--matrices", type=int, default=len(ROWS), help=f"only the first of the {len(ROWS)} matrices")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = trellis_errors() if options.errors else compare_schemes(random_matrices(options.matrices))
+    if options.correlated:
+        rows = correlated_inputs.compare()
+    else:
+        rows = trellis_errors() if options.errors else compare_schemes(random_matrices(options.matrices))
     if options.json:
         print(json.dumps({"bench": "rate_distortion", "environment": collect_environment()}))
     for i, row in enumerate(rows):
