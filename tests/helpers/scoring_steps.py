@@ -19,7 +19,7 @@ from bitgolf.model.lm import LM
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS
-from bitgolf.score.adapt import adapter_forward, document_lora, per_row_adam
+from bitgolf.score.adapt import adapter_forward, lora_player, per_row_adam
 from bitgolf.score.adapt import loss as nats
 from bitgolf.score.adapt.adapter_forward import CompiledAdapterForward
 from bitgolf.score.adapt.lora_player import LoRAPlayer
@@ -87,7 +87,7 @@ def fake_device() -> Iterator[FakeTensorMode]:
         patch.setattr(ForwardContext, "positions", property(positions))
         patch.setattr(BatchedLoRA, "restrict_rows", with_fake_rows)
         patch.setattr(LM, "to", lambda self, *words: self)
-        for module in (forward, document_lora, per_row_adam, nats, adapter_forward):
+        for module in (forward, lora_player, per_row_adam, nats, adapter_forward):
             patch.setattr(module, "copy_to_device", lambda x, device: fake.from_tensor(x))
         yield fake
 

@@ -16,14 +16,14 @@ from bitgolf.optim import gram_newton_schulz
 from bitgolf.optim.gram_newton_schulz import GramNewtonSchulz, gram_quintic_iterations
 from bitgolf.optim.orthogonalize import (
     NewtonSchulz,
-    Orthogonalizer,
     PolarExpress,
+    PolynomialOrthogonalizer,
     SafePolarExpress,
     frobenius_normalized,
     quintic_iterations,
 )
 
-TABLES: list[Spec[Orthogonalizer]] = [part(NewtonSchulz), part(PolarExpress), part(SafePolarExpress)]
+TABLES: list[Spec[PolynomialOrthogonalizer]] = [part(NewtonSchulz), part(PolarExpress), part(SafePolarExpress)]
 SHAPES = [(6, 20), (20, 6), (12, 12), (3, 8, 30), (2, 3, 30, 8)]
 
 
@@ -34,7 +34,9 @@ def randn(*shape: int) -> Tensor:
 @pytest.mark.parametrize("table", TABLES, ids=lambda t: t.cls.__name__)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("restart", [0, 1, 2, 4, 9])
-def test_equals_the_plain_form_in_float64(table: Spec[Orthogonalizer], shape: tuple[int, ...], restart: int) -> None:
+def test_equals_the_plain_form_in_float64(
+    table: Spec[PolynomialOrthogonalizer], shape: tuple[int, ...], restart: int
+) -> None:
     x, triples = frobenius_normalized(randn(*shape)), table().coefficients
     torch.testing.assert_close(
         gram_quintic_iterations(x, triples, restart), quintic_iterations(x, triples), atol=1e-10, rtol=0
@@ -42,7 +44,7 @@ def test_equals_the_plain_form_in_float64(table: Spec[Orthogonalizer], shape: tu
 
 
 @pytest.mark.parametrize(("table", "error"), list(zip(TABLES, [2e-2, 5e-2, 2e-2], strict=True)))
-def test_equals_the_plain_form_in_bfloat16(table: Spec[Orthogonalizer], error: float) -> None:
+def test_equals_the_plain_form_in_bfloat16(table: Spec[PolynomialOrthogonalizer], error: float) -> None:
     """In bfloat16 as well, within tolerances; Polar Express without a safety factor has the largest rounding errors."""
     x = randn(32, 128).float()
     node = table.replace(precision="bfloat16")
@@ -73,7 +75,7 @@ def oracle(shared: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("node", [part(GramNewtonSchulz), part(NewtonSchulz)], ids=["gram", "plain"])
 @pytest.mark.parametrize("shape", [(4, 20, 6), (4, 6, 20), (20, 6), (6, 6)])
-def test_results_are_contiguous_and_zeros_stay(node: Spec[Orthogonalizer], shape: tuple[int, ...]) -> None:
+def test_results_are_contiguous_and_zeros_stay(node: Spec[PolynomialOrthogonalizer], shape: tuple[int, ...]) -> None:
     x = randn(*shape).float()
     assert node()(x).is_contiguous()
     x[..., :] = 0
@@ -113,6 +115,6 @@ def test_band_of_the_cushioned_table(safety: float) -> None:
         partial(part, SafePolarExpress, safety_factor=0.9),
     ],
 )
-def test_settings_that_do_not_exist(node: partial[Spec[Orthogonalizer]]) -> None:
+def test_settings_that_do_not_exist(node: partial[Spec[PolynomialOrthogonalizer]]) -> None:
     with pytest.raises(RecipeError):
         node()

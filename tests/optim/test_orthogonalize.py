@@ -14,7 +14,13 @@ from torch import Tensor
 
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
-from bitgolf.optim.orthogonalize import NewtonSchulz, Orthogonalizer, PolarExpress, quintic_iterations
+from bitgolf.optim.orthogonalize import (
+    NewtonSchulz,
+    Orthogonalizer,
+    PolarExpress,
+    PolynomialOrthogonalizer,
+    quintic_iterations,
+)
 from helpers.examples import examples
 
 BOTH = [part(NewtonSchulz), part(PolarExpress)]
@@ -70,7 +76,7 @@ def test_bfloat16_is_the_published_one_up_to_rounding(oracle: dict[str, Tensor])
         (part(PolarExpress), 1e-3, 0.8588, 1.1412),
     ],
 )
-def test_band_of_singular_values(node: Spec[Orthogonalizer], least: float, low: float, high: float) -> None:
+def test_band_of_singular_values(node: Spec[PolynomialOrthogonalizer], least: float, low: float, high: float) -> None:
     """Every singular value in [least, 1] is mapped into the interval, scanned with 1 x 1 matrices in float64."""
     start = torch.logspace(torch.log10(torch.tensor(least)).item(), 0, 4001, dtype=torch.float64).view(-1, 1, 1)
     end = quintic_iterations(start, node().coefficients)

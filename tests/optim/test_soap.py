@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -208,7 +210,7 @@ def test_the_compiled_step_has_the_same_values() -> None:
     torch._dynamo.reset()
     graphs = []
 
-    def compiling(function: object) -> object:
+    def compiling(function: Any) -> Any:
         def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
             graphs.append(graph)
             return graph.forward

@@ -56,7 +56,7 @@ class Trainer:
         self.average = average() if average else None
         self.average_state = self.average.init_state(list(self.params.values())) if self.average else {}
         self.lookahead = self.settings.lookahead
-        self.lookahead_params = [p for p in self.params.values() if p.is_floating_point()]
+        self.lookahead_params: list[Tensor] = [p for p in self.params.values() if p.is_floating_point()]
         self.lookahead_state = self.lookahead.init_state(self.lookahead_params) if self.lookahead else None
         self.phases = Phases(self.loss_module)
         self.plan = ExecutionPlan(self.loss_module, self.settings.micro_rows)  # eager, until `train.setup` replaces it

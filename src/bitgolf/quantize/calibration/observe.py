@@ -210,9 +210,9 @@ def _hook(
         x = inputs[0].detach()
         sums.add_inputs(path, row_inputs(inputs[0]))
         _hook_output_gradient(output, path, sums)
-        if weighted:
-            weighted.start(path, x, output.shape[-1])
-            output.register_hook(lambda g: weighted.add(path, x, g))
+        if kinds := weighted:
+            kinds.start(path, x, output.shape[-1])
+            output.register_hook(lambda g: kinds.add(path, x, g))
 
     return hook
 
