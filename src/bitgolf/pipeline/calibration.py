@@ -173,13 +173,20 @@ def _limits(run: Run, about: Mapping[str, Any], key: str) -> CalibrationLimits:
     """
     if about.get("inputs") == key:
         return CalibrationLimits(sum(about["batches"]), None)
-    trained = run.outcome("train", TrainingTime)
+    limit = run.recipe().train().seconds - tuning_reserve(run.recipe)
+    return CalibrationLimits(0, remaining_seconds(limit, run.outcome("train", TrainingTime)))
+
+
+def remaining_seconds(limit: float, trained: TrainingTime) -> float | None:
+    """Seconds of the training clock that are left for calibration; None if its reserve was not measured.
+
+    limit: of training and calibration. Training may exceed its own limit by a part of its last step; this time is not
+    taken from calibration.
+    """
     if trained.calibration_reserve is None:
-        return CalibrationLimits(0, None)
-    # Training may exceed its limit by a part of its last step; this time is not taken from calibration.
+        return None
     ended = min(trained.training_seconds, trained.time_limit_seconds)
-    left = run.recipe().train().seconds - tuning_reserve(run.recipe) - ended
-    return CalibrationLimits(0, left - trained.calibration_reserve.fixed_seconds)
+    return limit - ended - trained.calibration_reserve.fixed_seconds
 
 
 def _warn_if_incomplete(run: Run, found: CalibrationSummary, *, repeated: bool) -> None:

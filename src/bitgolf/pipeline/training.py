@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from safetensors.torch import save as safetensors_bytes
 
+from bitgolf.average.average import Average
 from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
 from bitgolf.data.batches import BatchLoader
@@ -229,12 +230,18 @@ def average(run: Run) -> AveragedWeights:
         load_checkpoint(run)
     assert run.pending.checkpoint
     found, run.pending.checkpoint = run.pending.checkpoint, None
+    chosen = run.recipe().average
+    write_averages(found, chosen, run.files)
+    return AveragedWeights(step=found.step, by=chosen.name if chosen else "none")
+
+
+def write_averages(found: checkpoint.Checkpoint, chosen: Spec[Average] | None, files: RunFiles) -> None:
+    """Write the trained and the averaged weights of a checkpoint; see `average`. chosen: the recipe's average."""
     live = {path: found.tensors[f"weights/{path}"] for path in found.meta["paths"]}  # order of the average's state
-    means, chosen = live, run.recipe().average
+    means = live
     if chosen:
         state = extract_average_state(found.tensors)
         means = dict(zip(live, chosen().result(state, list(live.values())), strict=True))
-    for file, weights in ((run.files.trained, live), (run.files.averaged, means)):
+    for file, weights in ((files.trained, live), (files.averaged, means)):
         own = {k: v.float().contiguous() for k, v in weights.items() if not k.startswith("objective.")}
         write_bytes(file, safetensors_bytes(own))
-    return AveragedWeights(step=found.step, by=chosen.name if chosen else "none")

@@ -16,20 +16,29 @@ from bitgolf.errors import UsageError
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import DistributedContext
 
+_JOINED = list[DistributedContext]()
+"""The group that this process has joined, if any."""
+
 
 @contextmanager
 def joined(device_type: str = "auto") -> Iterator[DistributedContext]:
     """Join the process group for the duration of a block; see `init_distributed`.
 
     The block ends with a barrier: a process that left early could close connections that others still use.
-    After an error there is none, since the others may never reach it.
+    After an error there is none, since the others may never reach it. Inside another such block, nothing is joined or
+    left: the block uses the group of the outer one.
     """
+    if _JOINED:
+        yield _JOINED[-1]
+        return
     distributed = init_distributed(device_type)
+    _JOINED.append(distributed)
     try:
         yield distributed
         if distributed.backend:
             dist.all_reduce(torch.zeros(1))  # a barrier on the CPU, by gloo
     finally:
+        _JOINED.pop()
         shutdown_distributed(distributed)
 
 

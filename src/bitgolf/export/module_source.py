@@ -1,0 +1,65 @@
+"""The source of one module of the package as statements: what each defines, imports, or does when it is executed."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator
+from functools import cache
+
+from bitgolf.export.class_bases import module_tree
+from bitgolf.export.imports import Imported, imported_names
+from bitgolf.export.simplify import simplify_module
+
+class ModuleSource:
+    """A module of the package, without what no program needs when it runs (`simplify_module`).
+
+    definitions: top-level name -> indices of the statements that bind it. imports: name -> what it stands for.
+    effects: indices of statements that bind no name, which are executed if anything of the module is needed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.statements = simplify_module(copy.deepcopy(module_tree(name)), name).body
+        self.definitions = dict[str, list[int]]()
+        self.imports = dict[str, Imported]()
+        self.effects = list[int]()
+        for i, statement in enumerate(self.statements):
+            self._read(i, statement)
+
+    def _read(self, i: int, statement: ast.stmt) -> None:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            self.imports.update(imported_names(statement))
+            return
+        names = list(bound_names(statement))
+        for name in names:
+            self.definitions.setdefault(name, []).append(i)
+        if not names:
+            self.effects.append(i)
+
+
+def bound_names(statement: ast.stmt) -> Iterator[str]:
+    """Yield the names that a statement of a module binds, without those in the bodies of functions and classes."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Import | ast.ImportFrom):
+        yield from (name for name, _ in imported_names(statement))
+    elif isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        for target in targets:
+            yield from (node.id for node in ast.walk(target) if isinstance(node, ast.Name) and is_stored(node))
+    else:
+        for child in ast.iter_child_nodes(statement):
+            if isinstance(child, ast.stmt | ast.ExceptHandler):
+                yield from bound_names(child)  # pyright: ignore[reportArgumentType]
+
+
+def is_stored(node: ast.Name) -> bool:
+    """Return whether a name is assigned here."""
+    return isinstance(node.ctx, ast.Store)
+
+
+@cache
+def module_source(name: str) -> ModuleSource:
+    """Return the source of a module of the package. The object is shared: do not change its statements."""
+    return ModuleSource(name)
