@@ -23,6 +23,7 @@ LAYERS = [
     {"score"},
     {"recipes"},
     {"artifact", "cautions"},
+    {"export"},
     {"pipeline"},
     {"evidence", "store"},
     {"commands"},

@@ -52,6 +52,7 @@ for command in (
     doctor,
     runs.pack,
     runs.sweep,
+    submissions.export,
     submissions.check,
     submissions.record,
     submissions.bundle,

@@ -1,4 +1,4 @@
-"""The commands on record folders, records and evidence: `check`, `record`, `bundle`, `verify`."""
+"""The commands on record folders, records and evidence: `export`, `check`, `record`, `bundle`, `verify`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
+from bitgolf.cli.code_options import accepts_code
 from bitgolf.cli.completion import complete_run, one_of
 from bitgolf.cli.options import MOST_PROCESSES, JsonFlag, newest_run, print_result, start_work
 from bitgolf.errors import UsageError
@@ -195,3 +196,34 @@ def verify(
     print_result(as_json, result, verify_lines(result))
     if not result.passes:
         raise typer.Exit(1)
+
+
+TargetArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The record folder, which must not exist.")]
+AuthorOption = Annotated[str, typer.Option("--author", metavar="NAME", help="Author, for submission.json.")]
+GithubOption = Annotated[str, typer.Option("--github", metavar="ID", help="The author's name on GitHub.")]
+TitleOption = Annotated[
+    str, typer.Option("--name", metavar="NAME", help="Name of the submission. Default: that of the recipe.")
+]
+BlurbOption = Annotated[str, typer.Option("--blurb", metavar="TEXT", help="One sentence about the submission.")]
+
+
+@accepts_code
+def export(
+    runs: RunsArgument,
+    folder: TargetArgument,
+    author: AuthorOption = "",
+    github: GithubOption = "",
+    name: TitleOption = "",
+    blurb: BlurbOption = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a record folder: a self-contained script, README.md, submission.json, requirements.txt, a log per seed.
+
+    The script has only the code that the recipe reaches. It trains, quantizes, packs and scores by itself, alone or
+    under torchrun, and its size counts against the cap.
+    """
+    start_work()
+    from bitgolf.commands.export import ExportOptions, export_lines, export_runs
+
+    result = export_runs(runs, folder, ExportOptions(author, github, name, blurb))
+    print_result(as_json, result, export_lines(result))

@@ -11,6 +11,7 @@ from bitgolf.export.class_bases import module_tree
 from bitgolf.export.imports import Imported, imported_names
 from bitgolf.export.simplify import simplify_module
 
+
 class ModuleSource:
     """A module of the package, without what no program needs when it runs (`simplify_module`).
 

@@ -58,7 +58,7 @@ class Reached:
     def require(self, module: str, name: str) -> None:
         """Reach the statements that bind a name of a module of the package. name: "" for the whole module."""
         if module not in module_files():
-            return
+            return None
         if name and f"{module}.{name}" in module_files():
             return self.require_module(f"{module}.{name}")
         self.require_module(module)

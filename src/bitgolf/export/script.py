@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import base64
 import copy
-import lzma
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,14 +16,19 @@ import brotli
 
 from bitgolf.config.registry import part_modules
 from bitgolf.config.spec import Spec
+from bitgolf.export.class_bases import module_tree
+from bitgolf.export.minify import minified
 from bitgolf.export.module_source import ModuleSource, module_source
 from bitgolf.export.reach import FunctionNode, Reached
+from bitgolf.export.short_forms import CALIBRATION
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
 
-PROGRAM = "bitgolf.export.program"
+PROGRAM = "bitgolf.pipeline.script_program"
 SHORT_FORMS = "bitgolf.export.short_forms"
+TOKENIZERS = {"sentencepiece": "open_sentencepiece", "caseops": "open_caseops", "bytes": "open_bytes"}
+"""Kind of a tokenizer -> the short form that opens its file. A script for another kind opens any file."""
 
 IMPORTER = '''\
 import sys
@@ -71,19 +75,23 @@ class Script(NamedTuple):
         return len(self.packed.encode())
 
 
-def reached_by(recipe: Any) -> Reached:
-    """Return the code that a recipe reaches: its parts, and the program that runs it."""
+def reached_by(recipe: Any, tokenizer: str) -> Reached:
+    """Return the code that a recipe reaches: its parts, and the program that runs it. tokenizer: its kind."""
     replaced = {
-        (statement_module(node), node.name): (SHORT_FORMS, node.name)
-        for node in module_source(SHORT_FORMS).statements
+        (_replaced_module(node), node.name): (SHORT_FORMS, node.name)
+        for node in module_tree(SHORT_FORMS).body
         if isinstance(node, ast.FunctionDef) and node.decorator_list
     }
+    if tokenizer in TOKENIZERS:
+        replaced["bitgolf.tokens.loading", "tokenizer_from_bytes"] = (SHORT_FORMS, TOKENIZERS[tokenizer])
+    if recipe.get("calibrate") is None:
+        replaced |= dict.fromkeys(CALIBRATION, (SHORT_FORMS, "no_calibration"))
     reached = Reached(replaced)
     reached.follow([(PROGRAM, "main"), *((part_modules()[name], name) for name in part_names(recipe))])
     return reached
 
 
-def statement_module(node: ast.FunctionDef) -> str:
+def _replaced_module(node: ast.FunctionDef) -> str:
     """Return the module whose function a short form replaces: the argument of its decorator."""
     decorator = node.decorator_list[0]
     assert isinstance(decorator, ast.Call) and isinstance(decorator.args[0], ast.Constant)
@@ -95,7 +103,7 @@ def module_text(reached: Reached, source: ModuleSource) -> str:
     used, replaced = reached.names[source.name], reached.substituted[source.name]
     body = list[ast.stmt]()
     if replaced:
-        body.append(ast.ImportFrom(SHORT_FORMS, [ast.alias(name) for name in sorted(replaced)], 0))
+        body.append(ast.ImportFrom(SHORT_FORMS, [_alias(reached, source.name, name) for name in sorted(replaced)], 0))
     for index, statement in enumerate(source.statements):
         if isinstance(statement, ast.Import | ast.ImportFrom):
             names = [alias for alias in statement.names if (alias.asname or alias.name.split(".")[0]) in used]
@@ -108,12 +116,12 @@ def module_text(reached: Reached, source: ModuleSource) -> str:
     return ast.unparse(ast.fix_missing_locations(ast.Module(body, [])))
 
 
+def _alias(reached: Reached, module: str, name: str) -> ast.alias:
+    short = reached.replaced[module, name][1]
+    return ast.alias(short, name) if short != name else ast.alias(name)
+
+
 def _without_unreached(reached: Reached, statement: ast.stmt) -> ast.stmt:
-    if isinstance(statement, ast.FunctionDef) and statement.decorator_list:
-        first = statement.decorator_list[0]
-        if isinstance(first, ast.Call) and isinstance(first.func, ast.Name) and first.func.id == "short_form_of":
-            statement = copy.copy(statement)
-            statement.decorator_list = []
     if not isinstance(statement, ast.ClassDef):
         return statement
     kept = copy.copy(statement)
@@ -138,9 +146,13 @@ def _same(value: Any, default: Any) -> bool:
     return type(value) is type(default) and value == default
 
 
-def recipe_script(recipe: Spec[Recipe]) -> Script:
-    """Return the script of a recipe."""
-    return make_script(minimal_json(recipe.replace(published=None)))
+def recipe_script(recipe: Spec[Recipe], tokenizer: str = "sentencepiece") -> Script:
+    """Return the script of a recipe. tokenizer: the kind of its tokenizer."""
+    return make_script({**minimal_json(recipe), **UNUSED_FIELDS}, tokenizer)
+
+
+UNUSED_FIELDS = {"text": None, "tokens": None, "proof": None, "published": None}
+"""Fields of a recipe that a script does not use: it reads shards, and scores."""
 
 
 def part_names(value: Any) -> set[str]:
@@ -151,12 +163,13 @@ def part_names(value: Any) -> set[str]:
     return set[str]().union(*map(part_names, value)) if isinstance(value, list) else set()
 
 
-def make_script(recipe: Any) -> Script:
-    """Return the script of a recipe in its JSON form."""
-    reached = reached_by(recipe)
+def make_script(recipe: Any, tokenizer: str) -> Script:
+    """Return the script of a recipe in its JSON form. tokenizer: the kind of its tokenizer."""
+    reached = reached_by(recipe, tokenizer)
     sources = {name: module_text(reached, module_source(name)) for name in _order(reached.modules)}
     readable = _assemble(recipe, sources, headings=True)
-    return Script(readable, pack(_assemble(recipe, sources)), packages(sources.values()))
+    short = {name: minified(source) for name, source in sources.items()}
+    return Script(readable, pack(_assemble(recipe, short)), packages(sources.values()))
 
 
 def _order(modules: Iterable[str]) -> list[str]:
@@ -184,14 +197,8 @@ def _literal(source: str) -> str:
 
 def pack(text: str) -> str:
     """Return a script of two lines that decompresses a script and executes it."""
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "pb": 0}]
-    data = text.encode()
-    small = {
-        "brotli": brotli.compress(data, quality=11, lgwin=24, mode=brotli.MODE_TEXT),
-        "lzma": lzma.compress(data, lzma.FORMAT_RAW, filters=filters),
-    }
-    print({k: len(v) for k, v in small.items()}, len(data))
-    code = base64.b85encode(small["brotli"]).decode()
+    data = brotli.compress(text.encode(), quality=11, lgwin=24, mode=brotli.MODE_TEXT)
+    code = base64.b85encode(data).decode()
     return f'import base64,brotli\nexec(compile(brotli.decompress(base64.b85decode("{code}")),"train_gpt","exec"))\n'
 
 

@@ -109,6 +109,35 @@ def compile_functions(*functions: Any) -> tuple[Any, ...]:
     return tuple(namespace[function.__name__] for function in functions)
 
 
+@short_form_of("bitgolf.tokens.loading")
+def load_tokenizer(path: Any) -> Any:
+    """Return the tokenizer of a file."""
+    from bitgolf.tokens.loading import tokenizer_from_bytes
+
+    return tokenizer_from_bytes(path.read_bytes())
+
+
+def open_sentencepiece(proto: bytes, *, where: str = "") -> Any:
+    """`tokenizer_from_bytes` of a script for SentencePiece models."""
+    from bitgolf.tokens.sentencepiece_tokenizer import SentencePieceTokenizer
+
+    return SentencePieceTokenizer(proto)
+
+
+def open_caseops(proto: bytes, *, where: str = "") -> Any:
+    """`tokenizer_from_bytes` of a script for SentencePiece models of text with case operators."""
+    from bitgolf.tokens.caseops_tokenizer import MAGIC, CaseOpsTokenizer
+
+    return CaseOpsTokenizer(MAGIC + proto.removeprefix(MAGIC))
+
+
+def open_bytes(proto: bytes, *, where: str = "") -> Any:
+    """`tokenizer_from_bytes` of a script for tokens that are bytes."""
+    from bitgolf.tokens.byte_tokenizer import ByteTokenizer
+
+    return ByteTokenizer(proto)
+
+
 @short_form_of("bitgolf.pipeline.training_warnings")
 def warn_of_unused(log: Any, trainer: Any, epochs: float, tokens: int) -> None:
     """No warning."""
@@ -122,3 +151,56 @@ def warn_of_divergence(log: Any, file: Any) -> None:
 @short_form_of("bitgolf.pipeline.training_warnings")
 def warn_if_nothing_learnt(log: Any, file: Any) -> None:
     """No warning."""
+
+
+@short_form_of("bitgolf.training.setup")
+def _usage_rows(trainer: Any) -> list[Any]:
+    """The usage of parts is stated by the run."""
+    return []
+
+
+@short_form_of("bitgolf.training.loop")
+@contextmanager
+def _deferred_signals() -> Iterator[list[str]]:
+    """A signal ends a script."""
+    yield []
+
+
+@short_form_of("bitgolf.training.loop")
+def restore(trainer: Any, folder: Any, report: Any, start: Any) -> Any:
+    """A script does not resume."""
+    return start
+
+
+@short_form_of("bitgolf.score.evaluate")
+def score_progress(name: str, context: Any, text: Any, clock: Any) -> Any:
+    """No progress is shown."""
+    return lambda done, targets, bits: None
+
+
+@short_form_of("bitgolf.config.rules")
+def _explain_unmatched(rule: Any, index: int, built: Any, roles: Any) -> str:
+    """Every rule matches."""
+    return ""
+
+
+@short_form_of("bitgolf.files")
+@contextmanager
+def atomic_write(path: Any) -> Iterator[Any]:
+    """Open a file of the script's own folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as handle:
+        yield handle
+
+
+def no_calibration(*arguments: Any, **options: Any) -> Any:
+    """What stands for calibration in a script whose recipe has none: it is never called."""
+
+
+CALIBRATION = (
+    ("bitgolf.pipeline.calibration", "calibrate_run"),
+    ("bitgolf.quantize.calibration.stats_file", "load_calibration"),
+    ("bitgolf.pipeline.calibration", "remaining_seconds"),
+    ("bitgolf.pipeline.calibration", "measure_calibration_reserve"),
+)
+"""(module, name) of the functions that `no_calibration` replaces."""

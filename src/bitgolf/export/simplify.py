@@ -1,6 +1,8 @@
-"""Removal of what a program does not need when it runs: docstrings, annotations, assertions, casts, overloads.
+"""Removal of what a script does not need when it runs: docstrings, annotations, assertions, casts, overloads, checks.
 
-Annotations stay where they are read: fields of msgspec structs, and functions whose decorator may read them, such as
+A recipe is checked when its script is made, so statements that only check a value and raise an error of the package are
+left out. Other exceptions keep their class and place, but not their message. What only the log of a run folder or a
+progress bar shows is left out, too. Annotations stay where they are read: fields of msgspec structs, and functions whose decorator may read them, such as
 operators of torch and kernels of Triton.
 """
 
@@ -11,12 +13,74 @@ import ast
 from bitgolf.export.class_bases import foreign_bases
 
 SILENT_DECORATORS = frozenset(
-    "property cached_property staticmethod classmethod cache lru_cache contextmanager register setter no_grad "
-    "inference_mode wraps total_ordering abstractmethod override".split()
+    [
+        "property",
+        "cached_property",
+        "staticmethod",
+        "classmethod",
+        "cache",
+        "lru_cache",
+        "contextmanager",
+        "register",
+        "setter",
+        "no_grad",
+        "inference_mode",
+        "wraps",
+        "total_ordering",
+        "abstractmethod",
+        "override",
+        "short_form_of",
+    ]
 )
 """Decorators, by the last part of their names, that read no annotations."""
-GENERIC_CONSTRUCTORS = frozenset("dict list set tuple frozenset defaultdict deque Counter OrderedDict".split())
+UNUSED_DECORATORS = frozenset(["override", "short_form_of", "abstractmethod"])
+GENERIC_CONSTRUCTORS = frozenset(
+    ["dict", "list", "set", "tuple", "frozenset", "defaultdict", "deque", "Counter", "OrderedDict"]
+)
 """Classes whose type arguments change nothing when they are called."""
+
+ERRORS = frozenset(
+    [
+        "BitgolfError",
+        "UsageError",
+        "RecipeError",
+        "CorruptFileError",
+        "Unsupported",
+        "OutOfRangeError",
+        "TypeError",
+        "ValueError",
+        "RuntimeError",
+        "NotImplementedError",
+        "AssertionError",
+        "AttributeError",
+    ]
+)
+"""Exceptions that can be made with an empty message."""
+CHECKS = frozenset(["BitgolfError", "UsageError", "RecipeError", "CorruptFileError", "OutOfRangeError"])
+"""Errors of the package that tell a user what is wrong. No part of a script depends on them."""
+SHOWN_ONLY = frozenset(["detail", "progress", "end_progress"])
+"""Methods of a log that show something and record nothing that a script keeps."""
+PURE_CALLS = frozenset(
+    [
+        "len",
+        "str",
+        "repr",
+        "sorted",
+        "map",
+        "join",
+        "list",
+        "max",
+        "min",
+        "round",
+        "format",
+        "removeprefix",
+        "removesuffix",
+    ]
+)
+
+
+KEPT_WHOLE = frozenset(["bitgolf.pipeline.script_program"])
+"""Modules that keep their checks and messages: the program itself, which speaks to the user of a script."""
 
 
 def simplify_module(tree: ast.Module, module: str) -> ast.Module:
@@ -37,7 +101,23 @@ class _Simplifier(ast.NodeTransformer):
         return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+        call = node.value
+        if isinstance(call, ast.Constant) or (isinstance(call, ast.Call) and _is_shown_only(call)):
+            return None
+        return self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.exc, ast.Call) and _last_name(node.exc) in ERRORS:
+            node.cause = None
+        return node
+
+    def visit_With(self, node: ast.With) -> ast.AST | list[ast.stmt]:
+        node.items = [item for item in node.items if _last_name(item.context_expr) != "error_location"]
+        if not node.items:
+            return self._body(node.body)
+        self.generic_visit(node)
+        return node
 
     def visit_Assert(self, node: ast.Assert) -> None:
         return None
@@ -50,6 +130,15 @@ class _Simplifier(ast.NodeTransformer):
             return self._body(node.body if negated else node.orelse, empty_allowed=True)
         self.generic_visit(node)
         node.body = node.body or [ast.Pass()]
+        if self.module not in KEPT_WHOLE and not node.orelse and all(map(_is_check, node.body)):
+            return ast.Expr(node.test) if _walrus_names(node.test) else None  # later statements may read the name
+        return node
+
+    def visit_Try(self, node: ast.Try) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        rewords = all(_is_check(handler.body[-1]) or _is_bare_raise(handler.body[-1]) for handler in node.handlers)
+        if node.handlers and rewords and not node.finalbody:
+            return [*node.body, *node.orelse]
         return node
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
@@ -65,10 +154,14 @@ class _Simplifier(ast.NodeTransformer):
         decorators = [_last_name(decorator) for decorator in node.decorator_list]
         if "overload" in decorators:
             return None
-        node.decorator_list = [d for d, name in zip(node.decorator_list, decorators, strict=True) if name != "override"]
+        node.decorator_list = [
+            d for d, name in zip(node.decorator_list, decorators, strict=True) if name not in UNUSED_DECORATORS
+        ]
         self.depth += 1
         node.body = self._body(node.body)
         self.depth -= 1
+        if not self.depth:
+            _remove_unread(node)
         node.args.defaults = [self.visit(default) for default in node.args.defaults]
         node.args.kw_defaults = [default and self.visit(default) for default in node.args.kw_defaults]
         if all(name in SILENT_DECORATORS for name in decorators):
@@ -104,6 +197,9 @@ class _Simplifier(ast.NodeTransformer):
         return ast.Assign([node.target], node.value, lineno=node.lineno)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        if self.module not in KEPT_WHOLE and _last_name(node) in ERRORS and node.args:
+            node.args, node.keywords = [ast.Constant("")], []
+            return node
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id == "cast" and len(node.args) == 2:
             return node.args[1]
@@ -117,6 +213,61 @@ class _Simplifier(ast.NodeTransformer):
             found = self.visit(statement)
             kept += found if isinstance(found, list) else [found] if found is not None else []
         return kept or ([] if empty_allowed else [ast.Pass()])
+
+
+def _is_shown_only(call: ast.Call) -> bool:
+    return (
+        isinstance(call.func, ast.Attribute)
+        and call.func.attr in SHOWN_ONLY
+        and ast.unparse(call.func.value).endswith("log")
+    )
+
+
+def _remove_unread(function: ast.FunctionDef) -> None:
+    """Remove assignments of texts to variables that nothing reads: the parts of messages that were removed."""
+    read = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store)}
+    read |= {name for n in ast.walk(function) if isinstance(n, ast.Nonlocal | ast.Global) for name in n.names}
+    found = False
+    for node in ast.walk(function):
+        for field in ("body", "orelse", "finalbody"):
+            statements = getattr(node, field, None)
+            if isinstance(statements, list):
+                kept = [s for s in statements if not _is_unread(s, read)]
+                found = found or len(kept) < len(statements)
+                setattr(node, field, kept or ([ast.Pass()] if statements and field == "body" else []))
+    if found:
+        _remove_unread(function)
+
+
+def _is_unread(statement: ast.stmt, read: set[str]) -> bool:
+    if isinstance(statement, ast.Expr) and (bound := _walrus_names(statement.value)):
+        return not bound & read
+    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+        return False
+    target = statement.targets[0]
+    names = target.elts if isinstance(target, ast.Tuple) else [target]
+    return all(isinstance(name, ast.Name) and name.id not in read for name in names) and _is_pure(statement.value)
+
+
+def _walrus_names(value: ast.expr) -> set[str]:
+    return {node.target.id for node in ast.walk(value) if isinstance(node, ast.NamedExpr)}
+
+
+def _is_pure(value: ast.expr) -> bool:
+    """Return whether an expression only makes a value, most often a text."""
+    calls = (node for node in ast.walk(value) if isinstance(node, ast.Call | ast.NamedExpr | ast.Yield | ast.Await))
+    return isinstance(value, ast.JoinedStr) or all(
+        _last_name(c) in PURE_CALLS for c in calls if isinstance(c, ast.expr)
+    )
+
+
+def _is_check(statement: ast.stmt) -> bool:
+    """Return whether a statement raises an error of the package, with or without a message."""
+    return isinstance(statement, ast.Raise) and statement.exc is not None and _last_name(statement.exc) in CHECKS
+
+
+def _is_bare_raise(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Raise) and statement.exc is None
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -65,6 +65,10 @@ def training_inputs(run: Run) -> list[Any]:
 def train(run: Run) -> TrainingResult:
     """Train in this process, or in `run.devices` processes under torchrun. Writes checkpoints and `train.json`."""
     claim_checkpoints(run)
+    found, wanted = load_manifest(run.data_folder).vocab, run.recipe().tokens().vocab
+    if found != wanted:
+        message = f"tokens.vocab is {wanted:,}, but the shards have {found:,}: {found:,} is used"
+        run.log.event("warning", message=message)
     job = TrainingJob(
         recipe=run.recipe,
         data=run.data_folder,
@@ -168,10 +172,7 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
 def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
     """(a trainer on the job's shards, their number of tokens)."""
     recipe, manifest = job.recipe(), load_manifest(job.data)
-    settings, vocab = recipe.train(), recipe.tokens().vocab
-    if manifest.vocab != vocab:
-        message = f"tokens.vocab is {vocab:,}, but the shards have {manifest.vocab:,}: {manifest.vocab:,} is used"
-        rank.log.event("warning", message=message)
+    settings = recipe.train()
     stream = open_split(job.data, "train")
     batches = BatchLoader(
         stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=job.seed, bos=manifest.bos

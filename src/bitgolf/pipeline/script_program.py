@@ -5,10 +5,8 @@ Settings are the environment variables of the challenge. Without torchrun it is 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from bitgolf.artifact.model import load_model, model_bytes
 from bitgolf.config.parse import from_json
 from bitgolf.config.spec import Spec
 from bitgolf.data.manifest import load_manifest
-from bitgolf.data.shard_folder import adopt_shards, open_shard_folder
 from bitgolf.errors import BitgolfError
 from bitgolf.files import file_digest, write_bytes
 from bitgolf.model.build import build_on_meta
@@ -28,6 +25,7 @@ from bitgolf.pipeline.calibration import CalibrationJob, calibrate_run, remainin
 from bitgolf.pipeline.compression import artifact_sizes
 from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.scoring import ScoringJob, score_on_rank
+from bitgolf.pipeline.script_data import link_shards, validation_text
 from bitgolf.pipeline.training import TrainingJob, train_rank, write_averages
 from bitgolf.quantize.calibration.stats_file import load_calibration
 from bitgolf.quantize.codecs.session import EncodingSession
@@ -36,7 +34,6 @@ from bitgolf.recipes.recipe import Recipe
 from bitgolf.runtime import process_group
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import DistributedContext
-from bitgolf.score.text import load_validation
 from bitgolf.training import checkpoint
 
 
@@ -85,11 +82,8 @@ class Program:
     def run(self, code_bytes: int) -> None:
         """Run all stages. code_bytes: size of the script."""
         if self.first:
-            tokenizer = os.environ.get("TOKENIZER_PATH")
-            source = open_shard_folder(
-                Path(os.environ.get("DATA_PATH", "data")), Path(tokenizer) if tokenizer else None
-            )
-            adopt_shards(source, self.data, self.log)
+            shards = Path(os.environ.get("DATA_PATH", "data"))
+            link_shards(shards, Path(os.environ.get("TOKENIZER_PATH", shards / "tokenizer.model")), self.data)
         self._wait()
         trained = train_rank(
             TrainingJob(recipe=self.recipe, data=self.data, folder=self.folder, seed=self.seed), self.log
@@ -130,7 +124,7 @@ class Program:
             raise BitgolfError(f"the submission is {total - sizes.cap:,} bytes over the cap of {sizes.cap:,}")
 
     def _score(self) -> None:
-        job = ScoringJob(artifact=self.files.artifact, text=load_validation(self.data), methods=self.recipe().score)
+        job = ScoringJob(artifact=self.files.artifact, text=validation_text(self.data), methods=self.recipe().score)
         for result in score_on_rank(job, load_model(self.files.artifact), self.log):
             loss = result.bits / result.targets * 0.6931471805599453
             self.log.info(

@@ -1,0 +1,90 @@
+"""`bitgolf export`: the record folder of a run, its claims, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bitgolf.commands.check import check_folders
+from bitgolf.commands.export import ExportOptions, export_runs
+from bitgolf.commands.record import TEXT_KEY, read_runs
+from bitgolf.errors import BitgolfError, UsageError
+from helpers.damage import finished_copy
+from helpers.toy_run import run_again
+
+ROOM = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose cap has room for a script."""
+    folder = finished_copy(tmp_path_factory.mktemp("export"))
+    run_again(folder, f"pack.cap={ROOM}", first="pack")
+    return folder
+
+
+def export(run: Path, target: Path) -> Path:
+    export_runs([run], target, ExportOptions(author="A", github_id="a", blurb="A toy."))
+    return target
+
+
+@pytest.fixture(scope="module")
+def record(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(run, tmp_path_factory.mktemp("records") / "toy")
+
+
+def test_the_folder_has_what_the_challenge_asks_for(record: Path) -> None:
+    names = {path.name for path in record.iterdir()}
+    wanted = {"README.md", "submission.json", "requirements.txt", "train_gpt.py", "train_seed0.log", "readable.py"}
+    assert names == wanted
+    assert "torch==" in (record / "requirements.txt").read_text()
+    assert "bitgolf" not in (record / "requirements.txt").read_text()
+
+
+def test_claims_are_those_of_the_run_and_of_the_script(record: Path, run: Path) -> None:
+    claims, result = json.loads((record / "submission.json").read_text()), json.loads((run / "score.json").read_text())
+    best = min(result["methods"], key=lambda method: method["bpb"])
+    assert claims["val_bpb"] == pytest.approx(best["bpb"], abs=1e-8)
+    assert claims["bytes_code"] == (record / "train_gpt.py").stat().st_size
+    assert claims["bytes_total"] == claims["bytes_code"] + result["bytes"]["model"]
+    assert claims["seed_results"]["0"]["artifact_bytes"] == claims["bytes_total"]
+    assert claims[TEXT_KEY] == read_runs([run], "").text
+
+
+def test_check_finds_no_error(record: Path) -> None:
+    result = check_folders([record], 1, lambda progress: None)
+    assert result.passes, result
+
+
+def test_no_path_of_the_machine_is_in_the_folder(record: Path, run: Path) -> None:
+    for path in record.iterdir():
+        assert str(run.parent) not in path.read_text(), path.name
+
+
+def test_what_cannot_be_exported_is_refused(run: Path, record: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="files already"):
+        export(run, record)
+    small = finished_copy(tmp_path)
+    with pytest.raises(BitgolfError, match="over the cap of 40,000"):
+        export(small, tmp_path / "record")
+    assert not (tmp_path / "record").exists() and not list(tmp_path.glob(".record*"))
+
+
+def test_the_script_imports_nothing_of_the_package(record: Path) -> None:
+    """Both forms fail to import a module of the package that they do not contain, installed or not."""
+    program = (
+        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='script')\n"
+        "import bitgolf.recipes.recipe\n"
+        "assert not getattr(sys.modules['bitgolf'], '__file__', None)\n"
+        "try: import bitgolf.cli\n"
+        "except ModuleNotFoundError as error: print(error)\n"
+    )
+    for name in ("train_gpt.py", "readable.py"):
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", program, str(record / name)], capture_output=True, text=True, check=False
+        )
+        assert done.stdout == "bitgolf.cli is not in this file\n", done.stderr[-2000:]
