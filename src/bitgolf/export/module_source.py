@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 
 from bitgolf.export.class_bases import module_tree
+from bitgolf.export.fold import folded
 from bitgolf.export.imports import Imported, imported_names
 from bitgolf.export.simplify import simplify_module
 
@@ -19,9 +20,8 @@ class ModuleSource:
     effects: indices of statements that bind no name, which are executed if anything of the module is needed.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.statements = simplify_module(copy.deepcopy(module_tree(name)), name).body
+    def __init__(self, name: str, statements: list[ast.stmt]) -> None:
+        self.name, self.statements = name, statements
         self.definitions = dict[str, list[int]]()
         self.imports = dict[str, Imported]()
         self.effects = list[int]()
@@ -63,4 +63,19 @@ def is_stored(node: ast.Name) -> bool:
 @cache
 def module_source(name: str) -> ModuleSource:
     """Return the source of a module of the package. The object is shared: do not change its statements."""
-    return ModuleSource(name)
+    return ModuleSource(name, simplify_module(copy.deepcopy(module_tree(name)), name).body)
+
+
+def source_without(name: str, absent: Collection[str]) -> ModuleSource:
+    """Return the source of a module without branches that only objects of the classes `absent` take (`fold`)."""
+    whole = module_source(name)
+    statements = [_folded(statement, absent) for statement in whole.statements]
+    return ModuleSource(name, statements)
+
+
+def _folded(statement: ast.stmt, absent: Collection[str]) -> ast.stmt:
+    if not isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return statement
+    if not any(isinstance(node, ast.Name) and node.id in absent for node in ast.walk(statement)):
+        return statement
+    return folded(copy.deepcopy(statement), absent)[0]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from bitgolf.export.class_bases import PACKAGE, is_called_by_base, module_files
 from bitgolf.export.imports import Imported, imported_names
-from bitgolf.export.module_source import ModuleSource, bound_names, is_stored, module_source
+from bitgolf.export.module_source import ModuleSource, bound_names, is_stored, source_without
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 Scope = Mapping[str, Imported | None]
@@ -33,11 +33,12 @@ class Reached:
 
     statements: (module, index of its statement). names: (module, imported name) that its reached statements use.
     methods: nodes of reached methods. modules: all modules of which anything is executed.
-    replaced: (module, name) -> (module, name) of what is used instead.
+    replaced: (module, name) -> (module, name) of what is used instead. absent: names of classes without objects.
     """
 
-    def __init__(self, replaced: Mapping[tuple[str, str], tuple[str, str]]) -> None:
-        self.replaced = replaced
+    def __init__(self, replaced: Mapping[tuple[str, str], tuple[str, str]], absent: Collection[str] = ()) -> None:
+        self.replaced, self.absent = replaced, absent
+        self._sources = dict[str, ModuleSource]()
         self.statements = defaultdict[str, set[int]](set)
         self.names = defaultdict[str, set[str]](set)
         self.substituted = defaultdict[str, set[str]](set)
@@ -47,6 +48,12 @@ class Reached:
         self._waiting = defaultdict[str, list[Method]](list)
         self._pending = list[tuple[ModuleSource, ast.AST]]()
 
+    def source(self, module: str) -> ModuleSource:
+        """Return the source of a module, without branches for absent classes."""
+        if module not in self._sources:
+            self._sources[module] = source_without(module, self.absent)
+        return self._sources[module]
+
     def follow(self, roots: Iterable[tuple[str, str]]) -> None:
         """Follow all names from these (module, name), until nothing more is reached."""
         for module, name in roots:
@@ -54,6 +61,12 @@ class Reached:
         while self._pending:
             source, node = self._pending.pop()
             _Reader(self, source).read(node)
+
+    def has(self, module: str, name: str) -> bool:
+        """Return whether a statement that binds a name of a module is reached."""
+        return module in self.modules and any(
+            index in self.statements[module] for index in self.source(module).definitions.get(name, ())
+        )
 
     def require(self, module: str, name: str) -> None:
         """Reach the statements that bind a name of a module of the package. name: "" for the whole module."""
@@ -65,7 +78,7 @@ class Reached:
         if (module, name) in self.replaced:
             self.substituted[module].add(name)
             return self.require(*self.replaced[module, name])
-        source = module_source(module)
+        source = self.source(module)
         if name in source.definitions:
             for index in source.definitions[name]:
                 self._require_statement(source, index)
@@ -84,7 +97,7 @@ class Reached:
         self.modules.add(module)
         if "." in module:
             self.require_module(module.rpartition(".")[0])
-        source = module_source(module)
+        source = self.source(module)
         for index in source.effects:
             self._require_statement(source, index)
 

@@ -18,7 +18,7 @@ from bitgolf.config.registry import part_modules
 from bitgolf.config.spec import Spec
 from bitgolf.export.class_bases import module_tree
 from bitgolf.export.minify import minified
-from bitgolf.export.module_source import ModuleSource, module_source
+from bitgolf.export.module_source import ModuleSource
 from bitgolf.export.reach import FunctionNode, Reached
 from bitgolf.export.short_forms import CALIBRATION
 
@@ -76,7 +76,11 @@ class Script(NamedTuple):
 
 
 def reached_by(recipe: Any, tokenizer: str) -> Reached:
-    """Return the code that a recipe reaches: its parts, and the program that runs it. tokenizer: its kind."""
+    """Return the code that a recipe reaches: its parts, and the program that runs it. tokenizer: its kind.
+
+    A part that the recipe does not name has no objects unless the code builds one or derives a class from it. So it is
+    first taken to be absent; a part that is reached nevertheless is not, and all is followed again.
+    """
     replaced = {
         (_replaced_module(node), node.name): (SHORT_FORMS, node.name)
         for node in module_tree(SHORT_FORMS).body
@@ -86,9 +90,15 @@ def reached_by(recipe: Any, tokenizer: str) -> Reached:
         replaced["bitgolf.tokens.loading", "tokenizer_from_bytes"] = (SHORT_FORMS, TOKENIZERS[tokenizer])
     if recipe.get("calibrate") is None:
         replaced |= dict.fromkeys(CALIBRATION, (SHORT_FORMS, "no_calibration"))
-    reached = Reached(replaced)
-    reached.follow([(PROGRAM, "main"), *((part_modules()[name], name) for name in part_names(recipe))])
-    return reached
+    modules, parts = part_modules(), part_names(recipe)
+    absent = set(modules) - parts
+    while True:
+        reached = Reached(replaced, absent)
+        reached.follow([(PROGRAM, "main"), *((modules[name], name) for name in parts)])
+        built = {name for name in absent if reached.has(modules[name], name)}
+        if not built:
+            return reached
+        absent -= built
 
 
 def _replaced_module(node: ast.FunctionDef) -> str:
@@ -166,7 +176,7 @@ def part_names(value: Any) -> set[str]:
 def make_script(recipe: Any, tokenizer: str) -> Script:
     """Return the script of a recipe in its JSON form. tokenizer: the kind of its tokenizer."""
     reached = reached_by(recipe, tokenizer)
-    sources = {name: module_text(reached, module_source(name)) for name in _order(reached.modules)}
+    sources = {name: module_text(reached, reached.source(name)) for name in _order(reached.modules)}
     readable = _assemble(recipe, sources, headings=True)
     short = {name: minified(source) for name, source in sources.items()}
     return Script(readable, pack(_assemble(recipe, short)), packages(sources.values()))

@@ -130,7 +130,7 @@ class _Simplifier(ast.NodeTransformer):
             return self._body(node.body if negated else node.orelse, empty_allowed=True)
         self.generic_visit(node)
         node.body = node.body or [ast.Pass()]
-        if self.module not in KEPT_WHOLE and not node.orelse and all(map(_is_check, node.body)):
+        if self.module not in KEPT_WHOLE and not node.orelse and _only_checks(node.body):
             return ast.Expr(node.test) if _walrus_names(node.test) else None  # later statements may read the name
         return node
 
@@ -259,6 +259,12 @@ def _is_pure(value: ast.expr) -> bool:
     return isinstance(value, ast.JoinedStr) or all(
         _last_name(c) in PURE_CALLS for c in calls if isinstance(c, ast.expr)
     )
+
+
+def _only_checks(body: list[ast.stmt]) -> bool:
+    """Return whether statements make a message at most, and then raise an error of the package."""
+    *before, last = body
+    return _is_check(last) and all(isinstance(s, ast.Assign) and _is_pure(s.value) for s in before)
 
 
 def _is_check(statement: ast.stmt) -> bool:
