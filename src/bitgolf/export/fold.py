@@ -1,0 +1,87 @@
+"""Removal of branches for parts that a script cannot have: classes that neither its recipe nor its code builds."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection
+
+
+def folded(statement: ast.stmt, absent: Collection[str]) -> list[ast.stmt]:
+    """Return a statement, which is changed, without branches that only objects of absent classes take.
+
+    absent: names of classes without objects, so `type(x) is C` and `isinstance(x, C)` are false.
+    """
+    found = _Folder(absent).visit(statement)
+    return found if isinstance(found, list) else [found] if found else []
+
+
+class _Folder(ast.NodeTransformer):
+    def __init__(self, absent: Collection[str]) -> None:
+        self.absent = absent
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        is_type = isinstance(node.left, ast.Call) and ast.unparse(node.left.func) == "type"
+        if is_type and len(node.ops) == 1 and self._is_absent(node.comparators[0]):
+            if isinstance(node.ops[0], ast.Is | ast.In):
+                return ast.Constant(False)
+            if isinstance(node.ops[0], ast.IsNot | ast.NotIn):
+                return ast.Constant(True)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "isinstance" and self._is_absent(node.args[1]):
+            return ast.Constant(False)
+        return node
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        self.generic_visit(node)
+        decides = isinstance(node.op, ast.Or)
+        if any(isinstance(inner, ast.NamedExpr) for inner in ast.walk(node)):
+            return node
+        if any(_is(value, decides) for value in node.values):  # tests have no effects
+            return ast.Constant(decides)
+        node.values = [value for value in node.values if not _is(value, not decides)]
+        if not node.values:
+            return ast.Constant(not decides)
+        return node if len(node.values) > 1 else node.values[0]
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Not) and (_is(node.operand, True) or _is(node.operand, False)):
+            return ast.Constant(_is(node.operand, False))
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        node.test = self.visit(node.test)
+        body, orelse = self._body(node.body), self._body(node.orelse)
+        if _is(node.test, False):
+            return orelse or [ast.Pass()]
+        if _is(node.test, True):
+            return body
+        node.body, node.orelse = body or [ast.Pass()], orelse
+        return node
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        self.generic_visit(node)
+        return node.orelse if _is(node.test, False) else node.body if _is(node.test, True) else node
+
+    def _body(self, statements: list[ast.stmt]) -> list[ast.stmt]:
+        found = list[ast.stmt]()
+        for statement in statements:
+            made = self.visit(statement)
+            found += made if isinstance(made, list) else [made]
+        return found
+
+    def _is_absent(self, classes: ast.expr) -> bool:
+        """Return whether all classes that an expression names, `C`, `(C, D)` or `C | D`, are absent."""
+        if isinstance(classes, ast.Tuple):
+            return bool(classes.elts) and all(map(self._is_absent, classes.elts))
+        if isinstance(classes, ast.BinOp):
+            return self._is_absent(classes.left) and self._is_absent(classes.right)
+        return isinstance(classes, ast.Name) and classes.id in self.absent
+
+
+def _is(node: ast.expr, value: bool) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
