@@ -1,4 +1,4 @@
-"""Removal of branches for parts that a script cannot have: classes that neither its recipe nor its code builds."""
+"""Removal of what a script cannot need: branches for parts without objects, and default values that are never used."""
 
 from __future__ import annotations
 
@@ -85,3 +85,47 @@ class _Folder(ast.NodeTransformer):
 
 def _is(node: ast.expr, value: bool) -> bool:
     return isinstance(node, ast.Constant) and node.value is value
+
+
+Default = tuple[str, str]
+"""Class and argument of its constructor whose default value is a part."""
+
+
+def part_defaults(node: ast.ClassDef) -> list[str]:
+    """Return the arguments of a class's constructor whose default value contains a part."""
+    found = list[str]()
+    for function in _constructors(node):
+        pairs = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+        found += [argument.arg for argument, default in pairs if default is not None and _has_part(default)]
+    return found
+
+
+def drop_defaults(node: ast.ClassDef, unused: Collection[Default]) -> None:
+    """Replace default values of a class's constructor by None, those of the arguments that `unused` names."""
+    for function in _constructors(node):
+        for i, argument in enumerate(function.args.kwonlyargs):
+            if (node.name, argument.arg) in unused:
+                function.args.kw_defaults[i] = ast.Constant(None)
+
+
+def used_defaults(node: ast.AST, unused: Collection[Default]) -> set[Default]:
+    """Return those of `unused` that a call in `node` needs: of `part(C, …)` or `C(…)` without the argument."""
+    found = set[Default]()
+    for call in ast.walk(node):
+        if not isinstance(call, ast.Call):
+            continue
+        target = call.args[0] if ast.unparse(call.func) == "part" and call.args else call.func
+        given = {keyword.arg for keyword in call.keywords}
+        if isinstance(target, ast.Name) and None not in given:
+            found |= {(name, argument) for name, argument in unused if name == target.id and argument not in given}
+        elif isinstance(target, ast.Name):
+            found |= {default for default in unused if default[0] == target.id}
+    return found
+
+
+def _constructors(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    return [s for s in node.body if isinstance(s, ast.FunctionDef) and s.name == "__init__"]
+
+
+def _has_part(default: ast.expr) -> bool:
+    return any(isinstance(n, ast.Call) and ast.unparse(n.func) == "part" for n in ast.walk(default))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from functools import cache
 
 from bitgolf.export.class_bases import module_tree
-from bitgolf.export.fold import folded
+from bitgolf.export.fold import Default, drop_defaults, folded
 from bitgolf.export.imports import Imported, imported_names
 from bitgolf.export.simplify import simplify_module
 
@@ -66,16 +66,18 @@ def module_source(name: str) -> ModuleSource:
     return ModuleSource(name, simplify_module(copy.deepcopy(module_tree(name)), name).body)
 
 
-def source_without(name: str, absent: Collection[str]) -> ModuleSource:
-    """Return the source of a module without branches that only objects of the classes `absent` take (`fold`)."""
-    whole = module_source(name)
-    statements = [_folded(statement, absent) for statement in whole.statements]
-    return ModuleSource(name, statements)
+def source_without(name: str, absent: Collection[str], unused: Collection[Default]) -> ModuleSource:
+    """Return the source of a module without branches for the classes `absent`, and without default values (`fold`)."""
+    return ModuleSource(name, [_folded(statement, absent, unused) for statement in module_source(name).statements])
 
 
-def _folded(statement: ast.stmt, absent: Collection[str]) -> ast.stmt:
+def _folded(statement: ast.stmt, absent: Collection[str], unused: Collection[Default]) -> ast.stmt:
     if not isinstance(statement, ast.FunctionDef | ast.ClassDef):
         return statement
-    if not any(isinstance(node, ast.Name) and node.id in absent for node in ast.walk(statement)):
+    dropped = {default for default in unused if default[0] == statement.name}
+    if not dropped and not any(isinstance(node, ast.Name) and node.id in absent for node in ast.walk(statement)):
         return statement
-    return folded(copy.deepcopy(statement), absent)[0]
+    changed = folded(copy.deepcopy(statement), absent)[0]
+    if isinstance(changed, ast.ClassDef):
+        drop_defaults(changed, dropped)
+    return changed

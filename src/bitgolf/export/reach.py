@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from bitgolf.export.class_bases import PACKAGE, is_called_by_base, module_files
+from bitgolf.export.fold import Default
 from bitgolf.export.imports import Imported, imported_names
 from bitgolf.export.module_source import ModuleSource, bound_names, is_stored, source_without
 
@@ -34,10 +35,16 @@ class Reached:
     statements: (module, index of its statement). names: (module, imported name) that its reached statements use.
     methods: nodes of reached methods. modules: all modules of which anything is executed.
     replaced: (module, name) -> (module, name) of what is used instead. absent: names of classes without objects.
+    unused: default values that are left out.
     """
 
-    def __init__(self, replaced: Mapping[tuple[str, str], tuple[str, str]], absent: Collection[str] = ()) -> None:
-        self.replaced, self.absent = replaced, absent
+    def __init__(
+        self,
+        replaced: Mapping[tuple[str, str], tuple[str, str]],
+        absent: Collection[str] = (),
+        unused: Collection[Default] = (),
+    ) -> None:
+        self.replaced, self.absent, self.unused = replaced, absent, unused
         self._sources = dict[str, ModuleSource]()
         self.statements = defaultdict[str, set[int]](set)
         self.names = defaultdict[str, set[str]](set)
@@ -51,7 +58,7 @@ class Reached:
     def source(self, module: str) -> ModuleSource:
         """Return the source of a module, without branches for absent classes."""
         if module not in self._sources:
-            self._sources[module] = source_without(module, self.absent)
+            self._sources[module] = source_without(module, self.absent, self.unused)
         return self._sources[module]
 
     def follow(self, roots: Iterable[tuple[str, str]]) -> None:
@@ -67,6 +74,17 @@ class Reached:
         return module in self.modules and any(
             index in self.statements[module] for index in self.source(module).definitions.get(name, ())
         )
+
+    def nodes(self) -> Iterator[ast.AST]:
+        """Yield the reached statements, without the methods of classes, and the reached methods."""
+        yield from self.methods
+        for module, indices in self.statements.items():
+            for index in indices:
+                statement = self.source(module).statements[index]
+                if isinstance(statement, ast.ClassDef):
+                    yield from (inner for inner in statement.body if not isinstance(inner, FunctionNode))
+                else:
+                    yield statement
 
     def require(self, module: str, name: str) -> None:
         """Reach the statements that bind a name of a module of the package. name: "" for the whole module."""

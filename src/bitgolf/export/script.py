@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import base64
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import brotli
@@ -17,6 +17,7 @@ import brotli
 from bitgolf.config.registry import part_modules
 from bitgolf.config.spec import Spec
 from bitgolf.export.class_bases import module_tree
+from bitgolf.export.fold import Default, part_defaults, used_defaults
 from bitgolf.export.minify import minified
 from bitgolf.export.module_source import ModuleSource
 from bitgolf.export.reach import FunctionNode, Reached
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "bitgolf.pipeline.script_program"
 SHORT_FORMS = "bitgolf.export.short_forms"
+OPENMP = ("bitgolf.runtime.openmp", "limit_spinning")
 TOKENIZERS = {"sentencepiece": "open_sentencepiece", "caseops": "open_caseops", "bytes": "open_bytes"}
 """Kind of a tokenizer -> the short form that opens its file. A script for another kind opens any file."""
 
@@ -79,7 +81,8 @@ def reached_by(recipe: Any, tokenizer: str) -> Reached:
     """Return the code that a recipe reaches: its parts, and the program that runs it. tokenizer: its kind.
 
     A part that the recipe does not name has no objects unless the code builds one or derives a class from it. So it is
-    first taken to be absent; a part that is reached nevertheless is not, and all is followed again.
+    first taken to be absent; a part that is reached nevertheless is not, and all is followed again. The same holds for
+    default values of arguments.
     """
     replaced = {
         (_replaced_module(node), node.name): (SHORT_FORMS, node.name)
@@ -91,14 +94,27 @@ def reached_by(recipe: Any, tokenizer: str) -> Reached:
     if recipe.get("calibrate") is None:
         replaced |= dict.fromkeys(CALIBRATION, (SHORT_FORMS, "no_calibration"))
     modules, parts = part_modules(), part_names(recipe)
-    absent = set(modules) - parts
+    absent, unused = set(modules) - parts, _unused_defaults(recipe, modules)
     while True:
-        reached = Reached(replaced, absent)
-        reached.follow([(PROGRAM, "main"), *((modules[name], name) for name in parts)])
+        reached = Reached(replaced, absent, unused)
+        reached.follow([(PROGRAM, "main"), OPENMP, *((modules[name], name) for name in parts)])
         built = {name for name in absent if reached.has(modules[name], name)}
-        if not built:
+        used = {default for node in reached.nodes() for default in used_defaults(node, unused)}
+        if not built and not used:
             return reached
         absent -= built
+        unused -= used
+
+
+def _unused_defaults(recipe: Any, modules: dict[str, str]) -> set[Default]:
+    """Return the default values of parts that no part of a recipe uses, as each states the argument."""
+    found = set[Default]()
+    for name, module in modules.items():
+        classes = (node for node in module_tree(module).body if isinstance(node, ast.ClassDef) and node.name == name)
+        found |= {(name, argument) for node in classes for argument in part_defaults(node)}
+    return found - {
+        (part["part"], argument) for part in parts_in(recipe) for _, argument in found if argument not in part
+    }
 
 
 def _replaced_module(node: ast.FunctionDef) -> str:
@@ -153,7 +169,9 @@ def minimal_json(value: Any) -> Any:
 
 
 def _same(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and value == default
+    """Return whether a value is the default of its argument. Parts are always stated, so that defaults are unused."""
+    parts = isinstance(value, Spec) or (isinstance(value, tuple) and any(isinstance(item, Spec) for item in value))
+    return not parts and type(value) is type(default) and value == default
 
 
 def recipe_script(recipe: Spec[Recipe], tokenizer: str = "sentencepiece") -> Script:
@@ -165,12 +183,20 @@ UNUSED_FIELDS = {"text": None, "tokens": None, "proof": None, "published": None}
 """Fields of a recipe that a script does not use: it reads shards, and scores."""
 
 
-def part_names(value: Any) -> set[str]:
-    """Return the names of the parts in the JSON form of a recipe."""
+def parts_in(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield the parts in the JSON form of a recipe."""
     if isinstance(value, dict):
-        own = {value["part"]} if "part" in value else set[str]()
-        return own.union(*map(part_names, value.values()))
-    return set[str]().union(*map(part_names, value)) if isinstance(value, list) else set()
+        if "part" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from parts_in(item)
+
+
+def part_names(recipe: Any) -> set[str]:
+    """Return the names of the parts in the JSON form of a recipe."""
+    return {part["part"] for part in parts_in(recipe)}
 
 
 def make_script(recipe: Any, tokenizer: str) -> Script:
@@ -192,6 +218,7 @@ def _assemble(recipe: Any, sources: dict[str, str], *, headings: bool = False) -
         text.append(f"\n# ---- {name} {'-' * (90 - len(name))}" if headings else "")
         text.append(f'SOURCES["{name}"] = {_literal(source)}')
     text.append(IMPORTER)
+    text.append(f"from {OPENMP[0]} import {OPENMP[1]}\n\n{OPENMP[1]}()  # before torch is imported")
     text.append(f"RECIPE = {recipe!r}")
     text.append("\n".join(f"import {name}" for name in sorted({part_modules()[part] for part in part_names(recipe)})))
     text.append(f"from {PROGRAM} import main\n\nif __name__ == '__main__':\n    main(RECIPE)\n")
