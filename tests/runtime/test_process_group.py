@@ -11,7 +11,7 @@ import torch
 
 from bitgolf.errors import UsageError
 from bitgolf.runtime.distributed import DistributedContext, all_reduce_gradients, all_reduce_mean, broadcast_scalar
-from bitgolf.runtime.process_group import init_distributed, rank_from_environment, shutdown_distributed
+from bitgolf.runtime.process_group import init_distributed, joined, rank_from_environment, shutdown_distributed
 from helpers.forked import ForkedProcess
 from helpers.forked_programs import run_python
 
@@ -127,6 +127,18 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     assert broadcast_scalar(0.3, distributed) == 0.3 and broadcast_scalar(True, distributed) is True
     assert torch.equal(all_reduce_mean(torch.tensor([1.0, 2.0]), distributed), torch.tensor([1.0, 2.0]))
     shutdown_distributed(distributed)
+
+
+def test_a_block_inside_another_uses_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with joined("cpu") as outer:
+        with joined("cpu") as inner:
+            assert inner is outer
+        with joined("cpu") as again:
+            assert again is outer
+    with joined("cpu") as other:
+        assert other is not outer
 
 
 @pytest.mark.parametrize(
