@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from string import ascii_letters
+from typing import TypeGuard
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 UNTOUCHED = frozenset(["locals", "vars", "eval", "exec"])
@@ -50,7 +51,7 @@ def _global_names(node: ast.AST) -> Iterator[str]:
             pass
 
 
-def _is_stored(node: ast.AST) -> bool:
+def _is_stored(node: ast.AST) -> TypeGuard[ast.Name]:
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
