@@ -19,9 +19,18 @@ class _Folder(ast.NodeTransformer):
     def __init__(self, absent: Collection[str]) -> None:
         self.absent = absent
 
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        generator = _yields(node)
+        node.body = self._body(node.body) or [ast.Pass()]
+        if generator and not _yields(node):
+            node.body += [ast.Return(None), ast.Expr(ast.Yield(None))]  # it stays a generator, of nothing
+        return node
+
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
-        is_type = isinstance(node.left, ast.Call) and ast.unparse(node.left.func) == "type"
+        is_type = (
+            isinstance(node.left, ast.Call) and isinstance(node.left.func, ast.Name) and node.left.func.id == "type"
+        )
         if is_type and len(node.ops) == 1 and self._is_absent(node.comparators[0]):
             if isinstance(node.ops[0], ast.Is | ast.In):
                 return ast.Constant(False)
@@ -83,6 +92,10 @@ class _Folder(ast.NodeTransformer):
         return isinstance(classes, ast.Name) and classes.id in self.absent
 
 
+def _yields(function: ast.FunctionDef) -> bool:
+    return any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function))
+
+
 def _is(node: ast.expr, value: bool) -> bool:
     return isinstance(node, ast.Constant) and node.value is value
 
@@ -114,7 +127,7 @@ def used_defaults(node: ast.AST, unused: Collection[Default]) -> set[Default]:
     for call in ast.walk(node):
         if not isinstance(call, ast.Call):
             continue
-        target = call.args[0] if ast.unparse(call.func) == "part" and call.args else call.func
+        target = call.args[0] if _is_call_of_part(call) and call.args else call.func
         given = {keyword.arg for keyword in call.keywords}
         if isinstance(target, ast.Name) and None not in given:
             found |= {(name, argument) for name, argument in unused if name == target.id and argument not in given}
@@ -128,4 +141,8 @@ def _constructors(node: ast.ClassDef) -> list[ast.FunctionDef]:
 
 
 def _has_part(default: ast.expr) -> bool:
-    return any(isinstance(n, ast.Call) and ast.unparse(n.func) == "part" for n in ast.walk(default))
+    return any(isinstance(node, ast.Call) and _is_call_of_part(node) for node in ast.walk(default))
+
+
+def _is_call_of_part(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id == "part"

@@ -75,9 +75,21 @@ def _folded(statement: ast.stmt, absent: Collection[str], unused: Collection[Def
     if not isinstance(statement, ast.FunctionDef | ast.ClassDef):
         return statement
     dropped = {default for default in unused if default[0] == statement.name}
-    if not dropped and not any(isinstance(node, ast.Name) and node.id in absent for node in ast.walk(statement)):
+    if not dropped and _tested_names(statement).isdisjoint(absent):
         return statement
     changed = folded(copy.deepcopy(statement), absent)[0]
     if isinstance(changed, ast.ClassDef):
         drop_defaults(changed, dropped)
     return changed
+
+
+@cache
+def _tested_names(statement: ast.stmt) -> frozenset[str]:
+    """Return the names in the tests of types in a statement: `isinstance(x, C)`, `type(x) is C`."""
+    found = set[str]()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            found |= {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+        elif isinstance(node, ast.Compare):
+            found |= {name.id for side in node.comparators for name in ast.walk(side) if isinstance(name, ast.Name)}
+    return frozenset(found)
