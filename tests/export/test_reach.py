@@ -96,6 +96,7 @@ def test_bases_in_other_packages_are_found_through_imports() -> None:
         ("if TYPE_CHECKING:\n    import a\nelse:\n    import b", "import b"),
         ("def f(x):\n    if x < 1:\n        raise UsageError(f'{x}', hint='h')\n    return x", "def f(x):\n    return x"),
         ("def f(x):\n    if (y := g(x)):\n        raise UsageError('')\n    return y", "def f(x):\n    (y := g(x))\n    return y"),
+        ("def f(x):\n    if x.pop():\n        raise UsageError('')", "def f(x):\n    x.pop()"),
         ("def f(x):\n    message = f'{x}'\n    raise Unsupported(message)", "def f(x):\n    raise Unsupported('')"),
         ("def f():\n    try:\n        g()\n    except OSError as error:\n        raise BitgolfError('') from error", "def f():\n    g()"),
         ("def f(log):\n    log.detail('a')\n    log.info('b')", "def f(log):\n    log.info('b')"),

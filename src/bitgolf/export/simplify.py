@@ -62,23 +62,27 @@ SHOWN_ONLY = frozenset(["detail", "progress", "end_progress"])
 """Methods of a log that show something and record nothing that a script keeps."""
 PURE_CALLS = frozenset(
     [
-        "len",
-        "str",
-        "repr",
-        "sorted",
-        "map",
-        "join",
-        "list",
-        "max",
-        "min",
-        "round",
-        "format",
-        "removeprefix",
-        "removesuffix",
+        *("len", "str", "repr", "sorted", "map", "join", "list", "max", "min", "round", "format", "removeprefix"),
+        *(
+            "removesuffix",
+            "isinstance",
+            "issubclass",
+            "type",
+            "any",
+            "all",
+            "sum",
+            "set",
+            "dict",
+            "tuple",
+            "abs",
+            "int",
+        ),
+        *("float", "bool", "range", "zip", "enumerate", "hasattr", "getattr", "callable", "startswith", "endswith"),
+        *("keys", "values", "items", "get", "isdisjoint", "issubset", "is_floating_point", "numel", "dim", "isfinite"),
+        *("isnan", "item", "exists", "is_file", "is_dir", "is_available", "bit_length", "isdecimal", "lower", "upper"),
     ]
 )
-
-
+"""Functions and methods, by the last part of their names, that have no effect."""
 KEPT_WHOLE = frozenset(["bitgolf.pipeline.script_program"])
 """Modules that keep their checks and messages: the program itself, which speaks to the user of a script."""
 
@@ -131,7 +135,8 @@ class _Simplifier(ast.NodeTransformer):
         self.generic_visit(node)
         node.body = node.body or [ast.Pass()]
         if self.module not in KEPT_WHOLE and not node.orelse and _only_checks(node.body):
-            return ast.Expr(node.test) if _walrus_names(node.test) else None  # later statements may read the name
+            needed = _walrus_names(node.test) or not _only_reads(node.test)  # a later name, or an effect of a call
+            return ast.Expr(node.test) if needed else None
         return node
 
     def visit_Try(self, node: ast.Try) -> ast.AST | list[ast.stmt]:
@@ -241,7 +246,7 @@ def _remove_unread(function: ast.FunctionDef) -> None:
 
 def _is_unread(statement: ast.stmt, read: set[str]) -> bool:
     if isinstance(statement, ast.Expr) and (bound := _walrus_names(statement.value)):
-        return not bound & read
+        return not bound & read and _only_reads(statement.value)
     if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
         return False
     target = statement.targets[0]
@@ -251,6 +256,12 @@ def _is_unread(statement: ast.stmt, read: set[str]) -> bool:
 
 def _walrus_names(value: ast.expr) -> set[str]:
     return {node.target.id for node in ast.walk(value) if isinstance(node, ast.NamedExpr)}
+
+
+def _only_reads(value: ast.expr) -> bool:
+    """Return whether an expression has no effect, apart from names that it binds."""
+    calls = (node for node in ast.walk(value) if isinstance(node, ast.Call | ast.Yield | ast.Await))
+    return all(_last_name(call) in PURE_CALLS for call in calls if isinstance(call, ast.expr))
 
 
 def _is_pure(value: ast.expr) -> bool:
