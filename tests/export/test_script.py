@@ -47,7 +47,7 @@ def compare(tmp_path: Path, recipe: Spec[Recipe], *forms: str) -> None:
         made = run_script(tmp_path / form, getattr(script, form), data)
         assert (made / "artifact.bg").read_bytes() == (tmp_path / "run" / "artifact.bg").read_bytes()
         log = (made / "train.log").read_text()
-        assert f"Code size: {len(getattr(script, form))} bytes" in log
+        assert f"Code size: {len(getattr(script, form).encode())} bytes" in log
         for method in result.methods:
             assert f"bits:{method.bits!r} " in log
 

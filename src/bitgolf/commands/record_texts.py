@@ -74,6 +74,18 @@ def seed_log(seed: SeedResult, lines: str) -> str:
     return "\n".join([f"seed: {seed.seed}", f"device: {result.device}", clean.rstrip("\n"), *figures, ""])
 
 
+RUNNING = """\
+## Running it
+
+```
+pip install -r requirements.txt
+DATA_PATH=folder/of/shards TOKENIZER_PATH=tokenizer.model SEED={seed} torchrun --standalone --nproc_per_node=8 train_gpt.py
+```
+
+`python train_gpt.py` runs it in one process. It trains, calibrates, quantizes, packs and scores, and writes log, weights and artifact to `runs/RUN_ID`. `ITERATIONS` and `MAX_WALLCLOCK_SECONDS` replace the limits of training (0: no limit). `train_gpt.py` is the packed form, whose size counts; `readable.py` is the same code with a heading for each module, and runs in the same way.
+"""
+
+
 def readme(recipe: Spec[Recipe], seeds: Sequence[SeedResult], claims: dict[str, Any]) -> str:
     """Return README.md: the results, what was switched on, and how to run the script."""
     rows = [
@@ -108,18 +120,6 @@ def readme(recipe: Spec[Recipe], seeds: Sequence[SeedResult], claims: dict[str, 
             repr(recipe.replace(published=None)),
             "```",
             "",
-            "## Running it",
-            "",
-            "```",
-            "pip install -r requirements.txt",
-            f"DATA_PATH=folder/of/shards TOKENIZER_PATH=tokenizer.model SEED={seeds[0].seed}"
-            " torchrun --standalone --nproc_per_node=8 train_gpt.py",
-            "```",
-            "",
-            "`python train_gpt.py` runs it in one process. It trains, calibrates, quantizes, packs and scores, and writes"
-            " log, weights and artifact to `runs/RUN_ID`. `ITERATIONS` and `MAX_WALLCLOCK_SECONDS` replace the limits of"
-            " training (0: no limit). `train_gpt.py` is the packed form, whose size counts; `readable.py` is the same"
-            " code with a heading for each module, and runs in the same way.",
-            "",
+            RUNNING.format(seed=seeds[0].seed),
         ]
     )
