@@ -43,7 +43,7 @@ def ask(*words: str, folder: Path, shell: str = "bash") -> list[str]:
         (["run", "baseline", "--from", "pr"], ["prepare"]),
         (["run", "baseline", "--device", "c"], ["cuda", "cpu"]),
         (["run", "baseline", "--set", "train.se"], ["train.seconds="]),
-        (["show", "baseline", "--add", "model.post"], ["model.post_embed="]),
+        (["show", "baseline", "--add", "model.post"], ["model.post_embed=", "model.post_norm="]),
         (["score", "x", "--with", "s"], ["sgd", "sliding"]),
         (["diff", "midsize", "base"], ["baseline"]),
         (["doctor", "late"], ["latest"]),
@@ -118,7 +118,7 @@ def test_paths_are_those_of_the_recipe(name: str, tmp_path: Path) -> None:
     )
     common = completion.setting_paths(name)
     assert {"train.seconds", "model.block.mlp", "pack.cap"} <= set(common)
-    optional = {path for path in common if path.startswith(("calibrate.", "proof.", "tune."))}
+    optional = {path for path in common if path.startswith(("calibrate.", "proof.", "tune.", "train.lookahead."))}
     assert set(common) - optional <= known
     assert all(isinstance(recipe[path], tuple) for path in completion.chain_paths(name))
 

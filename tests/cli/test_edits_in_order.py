@@ -65,7 +65,7 @@ def test_recipes_stand_in_the_order_of_their_numbers() -> None:
     names = recipe_names()
     assert names.index("pr162") < names.index("pr1090") < names.index("pr1090_as_shipped")
     numbers = [pull_request(name) for name in names]
-    assert numbers == sorted(numbers) and names[numbers.index(0)] == "baseline" and numbers[-1] == 1855
+    assert numbers == sorted(numbers) and names[0] == "auto" and numbers[-1] == 2135
     shown = bitgolf("recipes").stdout
     systems, _, experiments = shown.partition("Experiments of the branch of pull request 1512")
     assert "bits per byte" in systems and "pr1855 " in systems and "pr1851_run_6" not in systems

@@ -14,6 +14,7 @@ from bitgolf.cli.main import app
 from bitgolf.errors import BitgolfError
 from bitgolf.files import write_json
 from bitgolf.runtime import launch
+from bitgolf.submission import folder as record_folders
 from helpers.command_line import run_command
 from helpers.toy import toy_recipe
 from helpers.toy_artifact import make_toy
@@ -63,6 +64,14 @@ REQUIRED = {
     "pack": ["nowhere"],
     "sweep": ["nowhere", "--set", "quantize.1.use.bits=3,4"],
     "recipes": [],
+    "export": ["nowhere", "out"],
+    "check": ["nowhere"],
+    "record": ["nowhere", "--against", "1.1"],
+    "bundle": ["nowhere", "out.zip"],
+    "verify": ["nowhere.zip"],
+    "runs": ["nowhere"],
+    "compare": ["nowhere"],
+    "import": ["nowhere"],
     "data make": ["folder", "--text", "nowhere"],
     "data check": ["nowhere"],
     "data fetch": ["nosuchset"],
@@ -81,6 +90,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise BitgolfError("a worker process would start here")
 
     monkeypatch.setattr(launch, "_run", refuse)
+    monkeypatch.setattr(record_folders, "MOST_SEARCHED", 100)  # a whole file system is one of the paths
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 

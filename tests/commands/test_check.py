@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bitgolf.submission import folder
 from helpers.command_line import run_command
 
 
@@ -76,3 +77,9 @@ def test_what_is_no_folder_is_named(archive: Path) -> None:
 def test_a_folder_without_records_lacks_everything(tmp_path: Path) -> None:
     result = run_command("check", str(tmp_path))
     assert result.returncode == 1 and "missing-claims" in result.stdout and "missing-script" in result.stdout
+
+
+def test_a_whole_file_system_is_not_searched(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "MOST_SEARCHED", 3)
+    result = run_command("check", str(archive))
+    assert result.returncode == 2 and "more than 3 folders below it" in result.stderr

@@ -73,7 +73,7 @@ def test_a_second_part_of_one_name_is_an_error_that_names_the_distribution(
 
 
 def test_the_help_imports_no_plugin(tmp_path: Path) -> None:
-    install(tmp_path, "bitgolf-loud", "1", {"loud": "bitgolf_loud"}, {"bitgolf_loud": "print('imported')"})
+    install(tmp_path, "bitgolf-loud", "1", {"loud": "bitgolf_loud"}, {"bitgolf_loud": "print('loud plugin')"})
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['bitgolf', '--help']; from bitgolf.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "bitgolf run quickstart" in done.stdout and "imported" not in done.stdout
+    assert "bitgolf run quickstart" in done.stdout and "loud plugin" not in done.stdout

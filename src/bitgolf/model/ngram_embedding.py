@@ -147,8 +147,15 @@ class PreviousTokenEmbedding(ResidualStreamPart):
         self.mask_starts = mask_starts
         self.table = Embedding(context, init=table_init, weight_transforms=weight_transforms)
 
-    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+    def lookups(self, context: ForwardContext) -> tuple[tuple[Embedding, Tensor], ...]:
+        return ((self.table, self._previous(context)),)
+
+    def _previous(self, context: ForwardContext) -> Tensor:
+        """Ids of the previous tokens, 0 where there is none: (B, T)."""
         previous = context.previous_ids(1)
         if self.mask_starts:
             previous = previous.masked_fill(context.document_starts, -1)
-        return x + self.table(previous.clamp_min(0)).to(x.dtype)
+        return previous.clamp_min(0)
+
+    def forward(self, x: Tensor, context: ForwardContext) -> Tensor:
+        return x + self.table(self._previous(context)).to(x.dtype)

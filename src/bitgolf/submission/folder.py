@@ -16,6 +16,8 @@ LARGEST_TEXT = 16_000_000
 """Bytes of a script or log that are read. A longer file is cut here."""
 MOST_FILES, DEEPEST = 2_000, 4
 """Files of a folder that are considered, and levels of folders."""
+MOST_SEARCHED = 20_000
+"""Folders among which record folders are searched: more are a whole file system, named by mistake."""
 CLAIMS = "submission.json"
 SCRIPT = re.compile(r"train[\w.-]*\.py")
 LOG_SUFFIXES = {".log", ".txt", ".out"}
@@ -105,7 +107,10 @@ def record_folders(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _records_below(path: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(path):
+    for searched, (folder, folders, names) in enumerate(os.walk(path), 1):
+        if searched > MOST_SEARCHED:
+            message = f"more than {MOST_SEARCHED:,} folders below it"
+            raise UsageError(message, where=str(path), hint="name the record folders, or folders nearer to them")
         if CLAIMS in names or any(SCRIPT.fullmatch(name.lower()) for name in names):
             yield Path(folder)
             folders.clear()
