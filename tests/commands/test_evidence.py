@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bitgolf.commands import artifacts, evidence
 from bitgolf.commands.artifacts import SourceText, prove_score
 from bitgolf.evidence.collect import collect_parts
 from bitgolf.evidence.container import read_bundle, write_bundle
@@ -32,6 +33,26 @@ def proof(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def parts(run: Path, proof: Path) -> dict[str, bytes]:
     return collect_parts(run, proof, None)
+
+
+@pytest.fixture(autouse=True)
+def groups_are_restored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that was restored before from the same artifact is not decoded again: that takes seconds."""
+
+    def restore(artifact: Path, source: Path, target: Path) -> list[int]:
+        key = (artifact.read_bytes(), source.read_bytes())
+        if key not in RESTORED:
+            lengths = artifacts.restore(artifact, source, target)
+            RESTORED[key] = lengths, target.read_bytes()
+        lengths, text = RESTORED[key]
+        target.write_bytes(text)
+        return lengths
+
+    monkeypatch.setattr(evidence, "restore", restore)
+
+
+RESTORED: dict[tuple[bytes, bytes], tuple[list[int], bytes]] = {}
+"""Artifact and compressed file -> lengths of documents, and text."""
 
 
 def verify(parts: dict[str, bytes], folder: Path, *words: str) -> dict[str, Any]:
