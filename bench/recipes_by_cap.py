@@ -149,9 +149,13 @@ def shards(work: Path, text: Sequence[Path], vocab: int) -> Path:
     """The folder of the shards for a vocabulary, made if it is missing or unfinished."""
     folder = work / f"data-{vocab}"
     if not (folder / "manifest.json").exists():
-        words = ["--text", *map(str, text)] if text else ["--text", str(Path(os.__file__).parent)]
+        words = ["--text", *map(str, text)] if text else ["--text", str(Path(os.__file__).parent / "*.py")]
         bitgolf("data", "make", str(folder), *words, "--vocab", str(vocab))
     return folder
+
+
+SCALABLE = ("TrellisCodec", "SdClip")
+"""Codecs and clips with a continuous setting, by which `pack` reaches a cap."""
 
 
 def measure(contender: Contender, cap: int, seed: int, setting: Setting, data: Path, work: Path) -> Line:
@@ -162,13 +166,28 @@ def measure(contender: Contender, cap: int, seed: int, setting: Setting, data: P
     write_recipe(stored, recipe)
     inputs = ("--shards", str(data), "--out", str(folder), "--seed", str(seed), "--resume")
     trained = bitgolf("run", str(stored), *inputs, "--score-tokens", "0")
-    packed = bitgolf("pack", str(folder), "--cap", str(cap))
+    packed = packed_to(cap, recipe, folder, stored, trained)
     run = bitgolf("run", packed["recipe"], *inputs, "--score-tokens", str(setting.tokens))
     bpb = {stage: run["bpb"][stage] for stage in STAGES}
     facts = {key: run[key] for key in ("params", "steps", "tokens", "hash", "scored")}
     shape = {"dim": recipe["model.dim"], "layers": recipe["model.layers"]}
     sizes = {"bytes": packed["bytes"], "log2_step_scale": packed["log2_step_scale"]}
     return {"bpb": bpb, **facts, **shape, **sizes, "seconds_by_stage": trained["seconds"] | run["seconds"]}
+
+
+def packed_to(cap: int, recipe: Spec[Recipe], folder: Path, stored: Path, trained: Line) -> Line:
+    """Pack a trained run to the cap. A recipe without a codec whose steps can be scaled keeps its artifact.
+
+    Raises `SystemExit` if such an artifact is over the cap.
+    """
+    if any(name in json.dumps(recipe.to_json()) for name in SCALABLE):
+        return bitgolf("pack", str(folder), "--cap", str(cap))
+    size = trained["bytes"]["total"]
+    if size > cap:
+        raise SystemExit(
+            f"{recipe['name']}: {size:,} bytes, over the cap of {cap:,}, and its codecs have no steps to scale"
+        )
+    return {"recipe": str(stored), "bytes": size, "log2_step_scale": 0.0}
 
 
 def pending(
