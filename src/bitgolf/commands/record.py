@@ -18,14 +18,13 @@ from bitgolf.report.log import RunLog
 from bitgolf.significance.mean_tests import Significance, against_constant, paired, welch
 from bitgolf.significance.planning import after_tries, seeds_needed
 from bitgolf.store.entry import text_of
-from bitgolf.submission.claims import number
 from bitgolf.submission.finding import Record
 from bitgolf.submission.folder import RecordFolder
+from bitgolf.submission.rules.scores import NEEDED_SEEDS
 
 MARGIN_NATS = 0.005
 """Nats per token by which the challenge asks a record to be better, with p < 0.01."""
 ALPHA = 0.01
-NEEDED_SEEDS = 3
 TEXT_KEY = "validation_text"
 """Key of submission.json for the fingerprint of the validation text, which `export` writes."""
 
@@ -179,8 +178,7 @@ def _read_record(folder: Path) -> ComparedScores:
     claims = Record(RecordFolder(folder)).claims
     if claims is None or claims.error:
         raise UsageError("neither a run nor a record folder: it has no readable submission.json", where=str(folder))
-    by_seed = {seed: number("val_bpb", r.get("val_bpb", r.get("bpb"))) for seed, r in claims.by_seed.items()}
-    scores = [SeedScore(str(folder), seed, claim.value) for seed, claim in by_seed.items() if claim]
+    scores = [SeedScore(str(folder), seed, claim.value) for seed, claim in claims.bpb_by_seed.items()]
     if not scores and claims.bpb:
         scores = [SeedScore(str(folder), None, claims.bpb.value)]
     if not scores:

@@ -71,6 +71,12 @@ class Claims:
         return {}
 
     @property
+    def bpb_by_seed(self) -> dict[int, Claim]:
+        """The claimed score of each seed that has one."""
+        found = {seed: number("val_bpb", r.get("val_bpb", r.get("bpb"))) for seed, r in self.by_seed.items()}
+        return {seed: claim for seed, claim in found.items() if claim}
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds that are named."""
         if self.by_seed:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from bitgolf.report.findings import Severity
-from bitgolf.submission.claims import Claims, number
+from bitgolf.submission.claims import Claims
 from bitgolf.submission.folder import CLAIMS, RecordFolder
 from bitgolf.submission.log_figures import LogFigures
 from bitgolf.submission.support import supporting_logs
@@ -55,10 +55,8 @@ class Record:
         """
         if self.claims is None:
             return []
-        by_seed = (
-            number("val_bpb", result.get("val_bpb", result.get("bpb"))) for result in self.claims.by_seed.values()
-        )
-        behind = [log for claim in (self.claims.bpb, *by_seed) if claim for log in supporting_logs(claim, self.logs)]
+        claims = (self.claims.bpb, *self.claims.bpb_by_seed.values())
+        behind = [log for claim in claims if claim for log in supporting_logs(claim, self.logs)]
         return [log for log in self.logs if log in behind]
 
 

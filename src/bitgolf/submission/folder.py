@@ -50,14 +50,16 @@ class RecordFolder:
         return "track_10min_16mb" in self.root.absolute().parts
 
     @cached_property
-    def scripts(self) -> list[Source]:
-        """The training scripts, outermost code first, each followed by the code that it unpacks.
-
-        These are the files of the folder itself named `train….py`, or else all its Python files.
-        """
+    def script_files(self) -> list[Source]:
+        """The training scripts as they are executed: files of the folder itself named `train….py`, else all its Python."""
         python = [name for name in self.files if name.suffix == ".py" and len(name.parts) == 1]
         chosen = [name for name in python if SCRIPT.fullmatch(name.name.lower())] or python
-        return [layer for name in chosen for layer in unpack(Source(str(name), self.read(name)))]
+        return [Source(str(name), self.read(name)) for name in chosen]
+
+    @cached_property
+    def scripts(self) -> list[Source]:
+        """The training scripts, each followed by the code that it unpacks, outermost first."""
+        return [layer for script in self.script_files for layer in unpack(script)]
 
     @cached_property
     def code(self) -> list[Source]:

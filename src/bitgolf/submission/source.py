@@ -16,14 +16,11 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 class EnvironmentOption(NamedTuple):
     """An option that a script reads from the environment into a name.
 
-    variable: the environment's name. name: the attribute or variable. owner: the class in whose body it stands, "" at
-    the top level of the module. default: the source's default as a constant, None if it has none. line: of the read.
+    variable: the environment's name. name: the attribute of a class, or the variable of the module. line: of the read.
     """
 
     variable: str
     name: str
-    owner: str
-    default: object
     line: int
 
 
@@ -107,9 +104,8 @@ class Source:
         """The options that the script reads from the environment, in the bodies of classes and of the module."""
         if self.tree is None:
             return []
-        owners = [("", self.tree.body)]
-        owners += [(node.name, node.body) for node in self.all(ast.ClassDef)]
-        return [option for owner, body in owners for option in _options(owner, body)]
+        bodies = [self.tree.body, *(node.body for node in self.all(ast.ClassDef))]
+        return [option for body in bodies for option in _options(body)]
 
 
 def _children(node: ast.AST) -> list[ast.AST]:
@@ -133,7 +129,7 @@ def dotted(node: ast.expr) -> str:
     return ""
 
 
-def _options(owner: str, body: list[ast.stmt]) -> Iterator[EnvironmentOption]:
+def _options(body: list[ast.stmt]) -> Iterator[EnvironmentOption]:
     for statement in body:
         if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
             target = statement.targets[0]
@@ -141,23 +137,19 @@ def _options(owner: str, body: list[ast.stmt]) -> Iterator[EnvironmentOption]:
             target = statement.target
         else:
             continue
-        if isinstance(target, ast.Name) and statement.value is not None:
-            for variable, default in _environment_reads(statement.value):
-                yield EnvironmentOption(variable, target.id, owner, default, statement.lineno)
-                break
+        variable = next(_environment_reads(statement.value), None) if statement.value is not None else None
+        if isinstance(target, ast.Name) and variable is not None:
+            yield EnvironmentOption(variable, target.id, statement.lineno)
 
 
-def _environment_reads(value: ast.expr) -> Iterator[tuple[str, object]]:
-    """Yield variable and default of each read of the environment in an expression."""
+def _environment_reads(value: ast.expr) -> Iterator[str]:
+    """Yield the variable of each read of the environment in an expression."""
     for node in ast.walk(value):
-        if isinstance(node, ast.Call) and node.args and dotted(node.func).endswith(("environ.get", "getenv")):
-            constants = [a.value if isinstance(a, ast.Constant) else None for a in (*node.args, *[None] * 0)]
-            if isinstance(constants[0], str):
-                yield constants[0], constants[1] if len(constants) > 1 else None
-        elif isinstance(node, ast.Call) and node.args and _is_environment_helper(node):
-            first = node.args[0]
-            if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                yield first.value, None
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            variable = node.args[0].value
+            reads = dotted(node.func).endswith(("environ.get", "getenv")) or _is_environment_helper(node)
+            if reads and isinstance(variable, str):
+                yield variable
 
 
 def _is_environment_helper(node: ast.Call) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from bitgolf.submission.claims import Claim, Claims, number
+from bitgolf.submission.claims import Claim, Claims
 from bitgolf.submission.finding import Found, Record, RecordRule
 from bitgolf.submission.folder import CLAIMS
 from bitgolf.submission.log_figures import LogFigures
@@ -38,9 +38,8 @@ def seed_not_in_logs(record: Record) -> Found:
     claims = record.claims
     if not claims or not record.logs:
         return
-    for seed, result in claims.by_seed.items():
-        claim = number("val_bpb", result.get("val_bpb", result.get("bpb")))
-        if claim and is_score(claim) and not supporting_logs(claim, record.logs) and not _is_quoted(record, claim):
+    for seed, claim in claims.bpb_by_seed.items():
+        if is_score(claim) and not supporting_logs(claim, record.logs) and not _is_quoted(record, claim):
             line = _line_of_seed(claims, seed)
             yield CLAIMS, line, f"The result of seed {seed}, {claim.value}, is in no log of the folder."
 

@@ -51,7 +51,7 @@ def counted_code_differs(record: Record) -> Found:
     """The counted code is smaller than the script that is executed, packed or not."""
     claims = record.claims
     claim = claims.code_bytes if claims else None
-    outermost = [script for script in record.folder.scripts if "(unpacked)" not in script.name]
+    outermost = record.folder.script_files
     if not claims or not claim or len(outermost) != 1:
         return
     size = len(outermost[0].text.encode())
@@ -78,7 +78,7 @@ def packed_total(record: Record, log: LogFigures) -> LoggedSize | None:
         return None
     total = min(totals, key=lambda size: size.size)
     counted = [size.size for size in log.sizes if CODE.search(size.label)]
-    scripts = [len(s.text.encode()) for s in record.folder.scripts if "(unpacked)" not in s.name]
+    scripts = [len(script.text.encode()) for script in record.folder.script_files]
     saved = max(0, min(counted) - min(scripts)) if counted and scripts else 0
     return total._replace(size=total.size - saved)
 
