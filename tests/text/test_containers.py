@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.text.containers import BLOCK_BYTES, decompress
-from bitgolf.text.documents import ReadReport, read_documents
+from bitgolf.text.documents import ReadOptions, ReadReport, read_documents
+from bitgolf.text.read_report import DEFAULT_OPTIONS
 from helpers.examples import examples
 from helpers.text_containers import COMPRESS, blocks_of, tar, zipped
 
@@ -22,8 +23,8 @@ KINDS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 MEMBERS = {"b.txt": b"first", "a/c.jsonl": b'{"text": "second"}\n', "a/d.md": b"third"}
 
 
-def datas(path: Path, report: ReadReport | None = None) -> list[bytes]:
-    return [document.data for document in read_documents([path], report=report)]
+def datas(path: Path, report: ReadReport | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> list[bytes]:
+    return [document.data for document in read_documents([path], options, report)]
 
 
 @pytest.mark.parametrize("suffix", KINDS)
@@ -138,6 +139,21 @@ def test_a_damaged_archive_is_an_error_that_names_it(name: str, tmp_path: Path) 
     with pytest.raises(CorruptFileError, match="archive cannot be read") as error:
         datas(path)
     assert error.value.where == path.as_posix()
+
+
+def test_an_archive_in_a_folder_is_skipped_only_if_nothing_of_it_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"text")
+    (tmp_path / "b.tar").write_bytes(_damaged_header()[512:])
+    (tmp_path / "c.zip").write_bytes(DAMAGED["cut.zip"])
+    report = ReadReport()
+    assert datas(tmp_path, report) == [b"text"]
+    assert {reason: skipped.count for reason, skipped in report.skipped.items()} == {"damaged archive": 2}
+    with pytest.raises(CorruptFileError, match="archive cannot be read"):
+        datas(tmp_path, options=ReadOptions(strict=True))
+    (tmp_path / "d.tar").write_bytes(_damaged_header())
+    with pytest.raises(CorruptFileError, match="damaged or missing header at byte 1,024") as error:
+        datas(tmp_path)
+    assert error.value.where == (tmp_path / "d.tar").as_posix()
 
 
 def test_an_encrypted_archive_is_an_error_with_a_hint(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from bitgolf.errors import BitgolfError
+from bitgolf.errors import CorruptFileError
 from bitgolf.text.read_report import ReadReport
 
 WINDOW_BYTES = 1 << 20  # text is checked in windows of this size
@@ -42,8 +42,8 @@ MAGIC_NUMBERS = (
 )
 
 
-class UnreadableFormat(BitgolfError):
-    """A file that holds no text in a format that is read. Skipped in a folder, an error where the user named it.
+class UnreadableFormat(CorruptFileError):
+    """A file of which nothing can be read as text. Skipped in a folder, an error where the user named it.
 
     reason: why, in a few words, under which the report counts it.
     """

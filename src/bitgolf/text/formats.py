@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from bitgolf.errors import BitgolfError
+from bitgolf.errors import BitgolfError, CorruptFileError
 from bitgolf.text.containers import Member, compression, decompress, is_tar, seekable_copy, tar_members, zip_members
 from bitgolf.text.content import UnreadableFormat, peek, read_text
 from bitgolf.text.document import Document, split_long_text
@@ -104,8 +105,16 @@ def _seekable(file: TextFile, blocks: Iterable[bytes]) -> AbstractContextManager
 
 
 def _members(file: TextFile, members: Iterable[Member], options: ReadOptions, report: ReadReport) -> Iterator[Document]:
-    """Yield the documents of the members of an archive, each of which is treated like a file in a folder."""
-    for member in members:
+    """Yield the documents of the members of an archive, each of which is treated like a file in a folder.
+
+    Raises `UnreadableFormat` if the archive is damaged before its first member, so that nothing of it was read.
+    """
+    rest = iter(members)
+    try:
+        first = list(islice(rest, 1))
+    except CorruptFileError as error:
+        raise UnreadableFormat("damaged archive", error.message, where=error.where, hint=error.hint) from error
+    for member in chain(first, rest):
         name = f"{file.name}/{member.name}"
         if any(part.startswith(".") and part != "." for part in PurePosixPath(member.name).parts):
             report.skip("hidden", name)
