@@ -1,8 +1,8 @@
-"""Fixtures: a small tokenizer, trained once per session, and shards of consecutive numbers."""
+"""Fixtures: a small tokenizer, trained once per session, shards of consecutive numbers, and a hub on 127.0.0.1."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from bitgolf.text.documents import python_library
 from bitgolf.tokens.loading import tokenizer_from_bytes
 from bitgolf.tokens.tokenizer import Tokenizer
 from bitgolf.tokens.trainers import SentencePieceBPE
+from helpers.hub_files import FILES
+from helpers.hub_repository import REPOSITORY, Fetcher, library_on
+from helpers.hub_server import HubServer, hub_server
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +38,15 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TokenStr
         return TokenStream(sorted(folder.iterdir()))
 
     return make
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    with hub_server() as hub, library_on(hub, tmp_path):
+        hub.publish(REPOSITORY, FILES)
+        yield hub
+
+
+@pytest.fixture
+def fetch(hub: HubServer, tmp_path: Path) -> Fetcher:
+    return Fetcher(hub, tmp_path / "out")

@@ -10,67 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitgolf.config.parse import from_json
 from bitgolf.config.spec import part
 from bitgolf.errors import BitgolfError, RecipeError
-from bitgolf.model.layer_orders import LoopedLayers
-from bitgolf.model.layer_schedule import UNet
-from bitgolf.model.lm import LM
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bitgolf.score.adapt.adapter_forward import AdapterForward
 from bitgolf.score.adapt.document_lora import DocumentLoRA
 from bitgolf.score.adapt.lora_player import LoRAPlayer
-from bitgolf.score.adapt.per_row_adam import PerRowAdam
 from bitgolf.score.execution.forward import SelectKernels
-from bitgolf.score.methods import ScoringMethod, TextSection
+from bitgolf.score.methods import TextSection
 from bitgolf.score.player import ScoringBatch
-from bitgolf.score.referee import Score, score
-from bitgolf.score.text import TokenizedText, append_final_bos
-from helpers.toy import VOCAB, built, toy_model
-
-LOOPED = (
-    toy_model()
-    .set("layers", 2)
-    .set("layer_schedule", part(UNet, order=part(LoopedLayers, first_layer=1, last_layer=1, since=(0.0,))))
-)
-SECOND: dict[str, Any] = {
-    "target_modules": ("head", "q", "k", "v", "mixer", "mlp"),
-    "betas": (0.0, 0.99),
-    "weight_decay": 0.5,
-}
-Documents = list[npt.NDArray[np.integer]]
-
-
-def documents(*, seed: int = 0, lengths: Sequence[int] = (30, 9, 47, 1, 22, 38, 16)) -> Documents:
-    """Documents of six distinct tokens each, with BOS first."""
-    rng = np.random.default_rng(seed)
-    return [np.append(1, rng.choice(rng.integers(2, VOCAB, 6), n)) for n in lengths]
-
-
-def text_of(documents: Documents) -> TokenizedText:
-    stream = np.concatenate(documents)
-    return TokenizedText(append_final_bos(stream, 1), 3 * len(stream))
-
-
-def lora(**changes: Any) -> DocumentLoRA:
-    return DocumentLoRA(**({"window": 16, "stride": 5, "rows": 3, "rank": 2, "lr": 0.02} | changes))
-
-
-def charges(method: ScoringMethod, text: TokenizedText, model: LM | None = None) -> npt.NDArray[np.float64]:
-    """Bits of each target, (targets,)."""
-    return played(method, text, model or built(LOOPED).double())[1]
-
-
-def played(method: ScoringMethod, text: TokenizedText, model: LM) -> tuple[Score, npt.NDArray[np.float64]]:
-    found = np.zeros(text.num_targets)
-    player = method.make_player(model, VOCAB, select_device(), SINGLE_PROCESS)
-    try:
-        return score(player, text, method, charges=found), found
-    finally:
-        player.close()
+from bitgolf.score.referee import score
+from bitgolf.score.text import TokenizedText
+from helpers.document_lora import LOOPED, SECOND, Documents, charges, documents, lora, played, text_of
+from helpers.toy import VOCAB, built
 
 
 @pytest.mark.parametrize("nothing", [{"lr": 0.0}, {"steps": 0}])
@@ -269,138 +225,6 @@ def test_a_player_that_cannot_be_made_leaves_the_model_as_it_was(monkeypatch: py
 # ---- the player without the referee --------------------------------------------------------------------------------
 
 
-def shown(rows: int = 3, *, length: int = 8, asked: int = 5) -> tuple[ScoringBatch, Tensor]:
-    tokens = torch.randint(2, VOCAB, (rows, length), generator=torch.Generator().manual_seed(3))
-    where = torch.zeros(rows, length).bool()
-    where[:, length - asked :] = True
-    targets = torch.randint(2, VOCAB, (rows * asked,), generator=torch.Generator().manual_seed(4))
-    return ScoringBatch(tokens, where, torch.zeros(rows).bool()), targets
-
-
-def player(**changes: Any) -> LoRAPlayer:
-    return LoRAPlayer(built(LOOPED).double(), VOCAB, select_device(), lora(**changes))
-
-
-def test_what_is_not_predicted_here_is_learned_all_the_same() -> None:
-    block, targets = shown()
-    predicted, observed, copied = player(steps=2), player(steps=2), player(steps=2)
-    predicted.predict(block)
-    copied.predict(ScoringBatch(*shown(length=6)[0]))
-    for p in (predicted, observed, copied):
-        p.observe(block, targets)
-        assert (p.adapters.values - predicted.adapters.values).abs().max() < 1e-12
-    assert (predicted.adapters.values != predicted.adapters.initial).any(1).all()
-
-
-def test_two_steps_are_two_steps() -> None:
-    block, targets = shown()
-    one, two = player(), player(steps=2)
-    two.observe(block, targets)
-    one.observe(block, targets)
-    assert (one.adapters.values - two.adapters.values).abs().max() > 1e-3
-    one.observe(block, targets)
-    assert (one.adapters.values - two.adapters.values).abs().max() < 1e-12
-
-
-def test_only_what_leads_to_adapters_keeps_a_graph() -> None:
-    p, seen = player(target_modules=("head",)), list[bool]()
-    p.model.norm.register_forward_hook(lambda _, x, y: seen.append(y.requires_grad))
-    p.observe(*shown())
-    assert seen == [False] and (p.adapters.values != p.adapters.initial).any(1).all()
-
-
-def test_one_step_is_that_of_adam_on_the_mean_of_each_row() -> None:
-    block, targets = shown()
-    ours, theirs = player(lr=0.01), player(lr=0.01)
-    ours.observe(block, targets)
-    leaves = [nn.Parameter(leaf.detach().clone()) for leaf in theirs.adapters.leaves]
-    assert not theirs.predict(block).requires_grad, "logits passed to the referee must be detached"
-    logits = theirs.model(block.tokens)[:, 3:].flatten(0, 1)
-    loss = nn.functional.cross_entropy(logits, targets, reduction="none").view(3, 5).mean(1).sum()
-    for leaf, grad in zip(leaves, torch.autograd.grad(loss, theirs.adapters.leaves), strict=True):
-        leaf.grad = grad
-    torch.optim.Adam(leaves, lr=0.01, betas=(0.9, 0.95), eps=1e-10).step()
-    for leaf, own in zip(leaves, ours.adapters.leaves, strict=True):
-        assert (leaf - own).abs().max() < 1e-9
-
-
-def test_who_was_asked_nothing_or_has_come_to_an_end_learns_nothing() -> None:
-    block, targets = shown()
-    p = player()
-    block.target_mask[1] = False
-    targets = targets[:10]
-    targets[-1] = 1  # BOS: the document of the last row ends
-    logits = p.predict(block)
-    assert logits.shape == (10, VOCAB)
-    p.observe(block, targets)
-    assert (p.adapters.values != p.adapters.initial).any(1).tolist() == [True, False, False]
-    assert p.adam.steps[:, 0].tolist() == [1, 0, 0]
-
-
-def test_a_document_starts_with_nothing_learned_and_no_moments() -> None:
-    """`reset` sets adapters, moments and step counts of the selected rows to their initial values."""
-    block, targets = shown()
-    p = player()
-    p.observe(block, targets)
-    p.reset(torch.tensor([True, False, False]))
-    for state in (p.adapters.values - p.adapters.initial, p.adam.exp_avg, p.adam.exp_avg_sq, p.adam.steps):
-        assert (state != 0).any(1).tolist() == [False, True, True]
-    p.predict(block._replace(reset_rows=torch.tensor([False, True, False])))
-    assert torch.equal(p.adapters.values[1], p.adapters.initial) and p.adam.steps[:, 0].tolist() == [0, 0, 1]
-
-
-def test_warm_rows_keep_a_until_all_is_renewed() -> None:
-    block, targets = shown()
-    p = player(keep_a=True)
-    p.observe(block, targets)
-    p.observe(block, targets)  # a second step: at the first one B is zero, so A has no gradient
-    learned = p.adapters.values.clone()
-    p.reset(torch.ones(3).bool())
-    inner = p.adapters.is_factor_a
-    assert torch.equal(p.adapters.values[:, inner], learned[:, inner]) and not p.adapters.values[:, ~inner].any()
-    assert (learned != p.adapters.initial)[:, inner].any() and not p.adam.steps.any()
-    p.reset_all()
-    assert torch.equal(p.adapters.values, p.adapters.initial.expand(3, -1))
-
-
-def test_between_blocks_the_bare_model_may_be_taught_in_batches_of_any_size() -> None:
-    block, targets = shown()
-    p = player()
-    p.observe(block, targets)
-    before = p.predict(block)
-    with p.without_adapters() as model:
-        model(torch.ones(7, 4, dtype=torch.int64)).square().mean().backward()
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight -= 0.1 * weight.grad if weight.grad is not None else 0
-    after = p.predict(block)
-    assert (after - before).abs().max() > 1e-4
-    p.reset_all()
-    assert (p.predict(block) - after).abs().max() > 1e-4
-    p.close()
-    p.close()
-    assert not [path for path, _ in p.model.named_modules() if ".adapters." in path or "_adapters." in path]
-
-
-@pytest.mark.parametrize(("betas", "decay"), [((0.9, 0.95), 0.0), ((0.0, 0.99), 0.5)])
-def test_rows_that_start_at_different_times_are_each_an_adam_of_its_own(
-    betas: tuple[float, float], decay: float
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-    rows = [nn.Parameter(row.clone()) for row in values]
-    method = lora(lr=0.1, betas=betas, weight_decay=decay)
-    own = PerRowAdam(values, lr=method.lr, betas=method.betas, eps=method.eps, weight_decay=method.weight_decay)
-    theirs = [torch.optim.AdamW([row], lr=0.1, betas=betas, eps=1e-10, weight_decay=decay) for row in rows]
-    for learns in ([1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]):
-        grad = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-        own.step(grad, torch.tensor(learns).bool())
-        for i in np.flatnonzero(learns):
-            rows[i].grad = grad[i]
-            theirs[i].step()
-        assert (values - torch.stack(list(rows))).abs().max() < 1e-12
-
-
 def test_settings_survive_as_json_and_impossible_ones_are_refused() -> None:
     node = part(DocumentLoRA, rank=96, alpha=144.0, target_modules=("head", "mlp"))
     method = from_json(node.to_json())()
@@ -409,47 +233,7 @@ def test_settings_survive_as_json_and_impossible_ones_are_refused() -> None:
         with pytest.raises(RecipeError):
             lora(**wrong)
     with pytest.raises(RecipeError, match="no 'gate' to adapt"):
-        player(target_modules=("gate",))
+        LoRAPlayer(built(LOOPED).double(), VOCAB, select_device(), lora(target_modules=("gate",)))
 
 
 # ---- short documents ---------------------------------------------------------------------------------------------------
-
-SHORT: dict[str, Any] = {"window": 4000, "stride": 48, "full_windows": True, "keep_a": True, "rows": 2}
-
-
-@pytest.mark.parametrize(("longest", "stride"), [(2, 8), (256, 8), (257, 24), (2000, 24), (2001, 48), (9000, 48)])
-def test_strides_of_short_documents(longest: int, stride: int) -> None:
-    """The limits of #2014 include the BOS before and the one after a document, one token more than it has targets."""
-    method = lora(**SHORT, short_documents=((256, 8), (2000, 24)))
-    assert method.stride_of([(0, 1), (1, longest)]) == stride
-
-
-def test_the_longest_document_of_a_group_sets_the_stride_of_all() -> None:
-    method = lora(window=40, stride=12, full_windows=True, rows=2, short_documents=((10, 2), (30, 6)))
-    ends = np.cumsum([9, 3, 20, 2, 35, 9]).tolist()
-    (batch,) = method.batches(list(zip([0, *ends], ends, strict=False)))
-    sizes = [[w.stop - w.first_target for w in text] for text in batch.texts]
-    assert sizes == [[2, 2, 2, 2, 1], [2, 1], [6, 6, 6, 2], [2], [12, 12, 11], [9]]
-    assert method.cross_document and not lora(full_windows=True).cross_document
-
-
-@pytest.mark.parametrize("keep_a", [True, False])
-def test_short_documents_without_learning_are_scored_still(keep_a: bool) -> None:
-    """All of a short document is in the window, so its score without adaptation does not depend on the stride."""
-    text = text_of(documents())
-    method = lora(lr=0.0, full_windows=True, keep_a=keep_a, short_documents=((6, 1), (16, 3)))
-    assert charges(method, text) == pytest.approx(charges(method.without_adaptation()(), text), rel=1e-9, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"short_documents": ((8, 2), (8, 3))}, "limits must ascend to at most the window of 16"),
-        ({"short_documents": ((17, 2),)}, "limits must ascend to at most the window of 16"),
-        ({"short_documents": ((8, 6),)}, "strides to at most 5"),
-        ({"short_documents": ((8, 2),), "full_windows": False}, "the stride depends on where a document ends"),
-    ],
-)
-def test_short_documents_out_of_range(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        lora(**({"full_windows": True} | settings))
