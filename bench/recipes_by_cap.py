@@ -7,7 +7,9 @@ which adapts if the recipe has one that does.
 
 Every step is a command of Bitgolf in a folder of its own below `--work`, so the bench may be killed at any time: the
 same command continues. A finished run appends one line to the results, and runs that have a line are not repeated.
-`--table FILE` prints the table of these lines and runs nothing. `--tiny` makes every run a matter of seconds, to try it.
+`--by-steps` trains for the steps that the clock has room for by a short measurement, so that figures of a busy machine
+compare. `--table FILE` prints the table of these lines and runs nothing. `--tiny` makes every run a matter of seconds, to
+try it.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clock_steps import by_steps, steps_in
 from corpus import add_text_options, corpus_id
 from result_lines import Line, append_line, read_lines
 
 from bitgolf.config.edits import replace
 from bitgolf.config.recipe_file import write_recipe
 from bitgolf.config.spec import Spec, part
+from bitgolf.files import write_bytes
 from bitgolf.model.layer_orders import EachLayerOnce
 from bitgolf.pipeline.forecast import forecast_recipe
 from bitgolf.quantize.codecs.trellis import TrellisCodec
@@ -101,6 +105,7 @@ class Setting(NamedTuple):
     rows: int
     length: int
     machine: dict[str, Any]
+    by_steps: bool = False
 
 
 def scaled(contender: Contender, cap: int, setting: Setting) -> Spec[Recipe]:
@@ -161,6 +166,8 @@ SCALABLE = ("TrellisCodec", "SdClip")
 def measure(contender: Contender, cap: int, seed: int, setting: Setting, data: Path, work: Path) -> Line:
     """Train, pack and score one run; continues what is in its folder."""
     recipe = scaled(contender, cap, setting)
+    if setting.by_steps:
+        recipe = by_steps(recipe, stored_steps(recipe, vocabulary(cap), work / "steps.json"))
     folder = work / f"{cap}-{recipe['name']}-{recipe_hash(recipe)}-{seed}"
     stored = folder.with_suffix(".json")
     write_recipe(stored, recipe)
@@ -173,6 +180,15 @@ def measure(contender: Contender, cap: int, seed: int, setting: Setting, data: P
     shape = {"dim": recipe["model.dim"], "layers": recipe["model.layers"]}
     sizes = {"bytes": packed["bytes"], "log2_step_scale": packed["log2_step_scale"]}
     return {"bpb": bpb, **facts, **shape, **sizes, "seconds_by_stage": trained["seconds"] | run["seconds"]}
+
+
+def stored_steps(recipe: Spec[Recipe], vocab: int, file: Path) -> int:
+    """Steps in the recipe's clock: those in the file, or measured and added to it, so that all seeds have the same."""
+    known: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
+    if (key := recipe_hash(recipe)) not in known:
+        known[key] = steps_in(recipe, vocab)
+        write_bytes(file, json.dumps(known, indent=1).encode())
+    return known[key]
 
 
 def packed_to(cap: int, recipe: Spec[Recipe], folder: Path, stored: Path, trained: Line) -> Line:
@@ -194,19 +210,19 @@ def pending(
     done: Sequence[Line], options: argparse.Namespace, corpora: dict[int, str]
 ) -> Iterator[tuple[int, int, Contender]]:
     """(cap, seed, contender) of the runs without a line; all contenders with one seed before the next seed."""
-    have = {(line["corpus"], line["cap"], line["seconds"], line["seed"], line["recipe"]) for line in done}
+    keys = ("corpus", "cap", "seconds", "by_steps", "seed", "recipe")
+    have = {tuple(line[key] for key in keys) for line in done}
     for seed in options.seeds:
         for cap in options.caps:
             for one in CONTENDERS:
-                key = corpora[cap], cap, options.seconds, seed, one.name
+                key = corpora[cap], cap, options.seconds, options.by_steps, seed, one.name
                 if one.name in options.recipes and key not in have:
                     yield cap, seed, one
 
 
 def run(options: argparse.Namespace) -> None:
-    setting = Setting(
-        options.seconds, options.steps, options.tokens, options.rows, options.length, collect_environment()
-    )
+    sizes = options.seconds, options.steps, options.tokens, options.rows, options.length
+    setting = Setting(*sizes, collect_environment(), options.by_steps)
     folders = {cap: shards(options.work, options.text or (), vocabulary(cap)) for cap in options.caps}
     corpora = {cap: corpus_id(folder) for cap, folder in folders.items()}
     for cap, seed, one in pending(read_lines(options.out), options, corpora):
@@ -217,6 +233,7 @@ def run(options: argparse.Namespace) -> None:
             "cap": cap,
             "vocab": vocabulary(cap),
             "seconds": options.seconds,
+            "by_steps": options.by_steps,
             "recipe": one.name,
             "seed": seed,
             **found,
@@ -265,6 +282,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=65_536, help="held-out tokens to score")
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--length", type=int, default=256, help="tokens of a row")
+    parser.add_argument("--by-steps", action="store_true", help="train by steps instead of the clock")
     parser.add_argument("--tiny", action="store_true", help="two seconds of training and 2,000 scored tokens")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a file of lines and run nothing")
     options = parser.parse_args()

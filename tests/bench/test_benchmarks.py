@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ablate
+import clock_steps
 import compression
 import corpus
 import data_make
@@ -19,6 +20,10 @@ import scoring
 from result_lines import read_lines
 
 from bitgolf.config.recipe_file import read_recipe
+from bitgolf.config.spec import part
+from bitgolf.quantize.tuning import FloatTuning
+from bitgolf.recipes import get_recipe
+from helpers.toy_training import short_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,9 +153,34 @@ def test_a_run_is_trained_packed_to_the_cap_and_scored_by_commands(
     assert read_recipe(stored)["tune.steps"] == 30
 
 
+def test_steps_stand_for_the_clock_and_are_the_same_for_all_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, measured = get_recipe("pr1855").set("train.seconds", 1000.0).set("train.rows", 64), iter([0.1, 0.2])
+    monkeypatch.setattr(clock_steps, "step_seconds", lambda *_: next(measured))
+    calibration = 1.1 * recipe["calibrate.source.batches"] * recipe["calibrate.source.rows"] / 64
+    assert recipes_by_cap.stored_steps(recipe, 300, tmp_path / "steps.json") == int(10_000 - calibration) > 1
+    assert recipes_by_cap.stored_steps(recipe, 300, tmp_path / "steps.json") == int(10_000 - calibration) > 1
+    tuned = get_recipe("quickstart").replace(tune=part(FloatTuning, reserve=30.0))
+    assert clock_steps.steps_in(tuned.replace(calibrate=None), 300) == int((tuned["train.seconds"] - 30) / 0.2)
+    stepped = clock_steps.by_steps(tuned, 7)
+    assert (stepped["train.seconds"], stepped["train.steps"]) == (0.0, 7)
+
+
+def test_a_step_is_timed_in_each_part_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock_steps, "ROUNDS", 1)
+    recipe = short_recipe()
+    found = list[float]()
+    monkeypatch.setattr(clock_steps.Trainer, "step", lambda self, step, progress: found.append(progress.fraction))
+    assert 0 <= clock_steps.step_seconds(recipe, 300) < 1
+    assert found == pytest.approx([(k + 0.5) / clock_steps.PARTS for k in range(clock_steps.PARTS)])
+
+
 def test_runs_without_a_line_are_those_that_remain() -> None:
-    options = argparse.Namespace(seeds=[0, 1], caps=[250_000], recipes=["baseline", "pr1855"], seconds=300.0)
-    done = [{"corpus": "a", "cap": 250_000, "seconds": 300.0, "seed": 0, "recipe": "baseline"}]
+    options = argparse.Namespace(
+        seeds=[0, 1], caps=[250_000], recipes=["baseline", "pr1855"], seconds=300.0, by_steps=False
+    )
+    done = [{"corpus": "a", "cap": 250_000, "seconds": 300.0, "by_steps": False, "seed": 0, "recipe": "baseline"}]
     left = [(cap, seed, one.name) for cap, seed, one in recipes_by_cap.pending(done, options, {250_000: "a"})]
     assert left == [(250_000, 0, "pr1855"), (250_000, 1, "baseline"), (250_000, 1, "pr1855")]
     other = [one.name for _, _, one in recipes_by_cap.pending(done, options, {250_000: "other text"})]
