@@ -27,6 +27,7 @@ from bitgolf.data.prepare import prepare_data
 from bitgolf.model.attention.attention import Attention
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.layer_schedule import UNet
+from bitgolf.optim.muon import Muon
 from bitgolf.recipes.auto import sized_recipe
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.sizes import RecipeSizes
@@ -74,6 +75,7 @@ VARIANTS: dict[str, Callable[[Spec[Recipe]], Spec[Recipe]]] = {
     "": lambda recipe: recipe,
     "no smear": without_smear,
     "no value residual": without_value_residual,
+    "weight decay 0.02": lambda recipe: recipe.edit(Muon, replace(weight_decay=0.02)),
     "unet": lambda recipe: recipe.set("model.layer_schedule", part(UNet)),
 }
 
@@ -90,20 +92,22 @@ POINTS = (
     GridPoint(2, 128, 2048, 250, text_kilobytes=100),
     GridPoint(2, 96, 1024, 3000),
     GridPoint(2, 128, 2048, 2000),
+    GridPoint(2, 128, 2048, 1000, batch=4096),
+    GridPoint(2, 128, 2048, 1000, batch=1024),
+    GridPoint(2, 128, 2048, 1000, variant="weight decay 0.02"),
     GridPoint(2, 128, 1024, 2000),
     GridPoint(3, 192, 2048, 1000),
+    GridPoint(2, 128, 2048, 1000, matrix_lr=0.02),
+    GridPoint(2, 128, 2048, 1000, matrix_lr=0.045),
+    GridPoint(2, 128, 2048, 1000, table_lr=0.01),
     GridPoint(2, 128, 4096, 2000),
     GridPoint(3, 192, 2048, 2000),
     GridPoint(2, 128, 1024, 1000),
-    GridPoint(2, 128, 2048, 250, batch=1024),
     GridPoint(2, 96, 2048, 1000),
-    GridPoint(3, 192, 2048, 500),
     GridPoint(2, 128, 4096, 1000),
-    GridPoint(2, 128, 2048, 1000, batch=4096),
     GridPoint(2, 64, 2048, 4000),
-    GridPoint(4, 128, 2048, 250),
+    GridPoint(4, 128, 2048, 1000),
     GridPoint(2, 128, 2048, 4000),
-    GridPoint(5, 256, 2048, 250),
     GridPoint(5, 256, 2048, 1000),
 )
 
