@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bitgolf.config.spec import Spec as Spec
     from bitgolf.config.spec import part as part
     from bitgolf.errors import BitgolfError as BitgolfError
+    from bitgolf.errors import Stopped as Stopped
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ _MODULES = {
     "Rule": "bitgolf.config.rules",
     "RunFolder": "bitgolf.api.runs",
     "Spec": "bitgolf.config.spec",
+    "Stopped": "bitgolf.errors",
     "Table": "bitgolf.api.tables",
     "load": "bitgolf.api.models",
     "load_code": "bitgolf.api.recipes",
@@ -69,6 +71,7 @@ __all__ = [  # noqa: RUF022  # in the order in which they are needed
     "Rule",
     "Spec",
     "BitgolfError",
+    "Stopped",
 ]
 
 

@@ -80,6 +80,17 @@ class Interrupted(BitgolfError):
     exit_code = 130
 
 
+class Stopped(BitgolfError):
+    """An observer of a run asked for its end, and the run ended as after an interrupt. Exit status 1.
+
+    when: such as "after step 40". reason: of the observer.
+    """
+
+    def __init__(self, when: str, reason: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(f"stopped {when}: {reason}", where=where, hint=hint)
+        self.when, self.reason = when, reason
+
+
 class Unsupported(Exception):
     """No fused module can replace this part; the message is the reason. Internal: the reference module is kept."""
 

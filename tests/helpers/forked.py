@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import pytest
 
 from bitgolf.report.display import current_display
+from bitgolf.report.observers import StopRequest
 from bitgolf.runtime import launch, worker
 
 PRELOADED = ("bitgolf.pipeline.stages", "bitgolf.runtime.worker", "helpers.forked")
@@ -92,10 +94,10 @@ def run_script(file: str, arguments: Sequence[str]) -> None:
     runpy.run_path(file, run_name="__main__")
 
 
-def run_worker_ranks(folder: Path, count: int) -> Finished:
+def run_worker_ranks(folder: Path, count: int, stop: StopRequest | None = None) -> Finished:
     """Run the job in `folder` as one worker, or as `count` ranks that find each other at a port of this host.
 
-    The first rank that fails ends the others. Returns its status, 0 if none failed, and the output of all.
+    stop: a request on which SIGTERM is sent to all. The first rank that fails ends the others. Returns its status, 0 if none failed, and the output of all.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -103,8 +105,9 @@ def run_worker_ranks(folder: Path, count: int) -> Finished:
     group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     variables = [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {} for rank in range(count)]
     ranks = [ForkedProcess(worker.main, folder, environment=own) for own in variables]
-    while any(rank.status is None for rank in ranks) and not any(rank.status for rank in ranks):
-        time.sleep(0.005)
+    with (stop or StopRequest()).calling(lambda: [os.kill(rank.pid, signal.SIGTERM) for rank in ranks]):
+        while any(rank.status is None for rank in ranks) and not any(rank.status for rank in ranks):
+            time.sleep(0.005)
     status = next((rank.status for rank in ranks if rank.status), 0)
     if status:
         for rank in ranks:
@@ -112,11 +115,11 @@ def run_worker_ranks(folder: Path, count: int) -> Finished:
     return Finished(status, "".join(rank.finish().output for rank in ranks))
 
 
-def run_forked_workers(command: list[str]) -> launch.Ended:
+def run_forked_workers(command: list[str], stop: StopRequest) -> launch.Ended:
     """Takes the place of `launch._run`, which executes the command of one worker or of torchrun."""
     module, folder, *processes = command[2:]
     assert module == f"bitgolf.runtime.{'torchrun' if processes else 'worker'}", command
-    done = run_worker_ranks(Path(folder), int(processes[0]) if processes else 1)
+    done = run_worker_ranks(Path(folder), int(processes[0]) if processes else 1, stop)
     lines = done.output.splitlines()
     for line in lines:
         current_display().message(line)

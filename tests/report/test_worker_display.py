@@ -12,6 +12,7 @@ import pytest
 
 from bitgolf.report.display import Display, current_display, open_display, shown_on
 from bitgolf.report.log import RunLog
+from bitgolf.report.observers import StopRequest
 from bitgolf.report.progress import Progress
 from bitgolf.report.worker_display import FIFO, PROGRESS_SECONDS, WorkerDisplay, showing_workers, shown_by_starter
 from bitgolf.runtime import launch
@@ -52,7 +53,7 @@ class Recorded(Display):
 
 def test_what_a_worker_shows_and_prints_comes_in_order(tmp_path: Path) -> None:
     with shown_on(Recorded()) as display, showing_workers(tmp_path, display):
-        ended = launch._run([sys.executable, "-c", WORKER, str(tmp_path)])
+        ended = launch._run([sys.executable, "-c", WORKER, str(tmp_path)], StopRequest())
     assert isinstance(display, Recorded) and (ended.status, ended.lines) == (0, ["printed by accident"])
     display.shown.remove("printed by accident")
     assert display.shown[:4] == [

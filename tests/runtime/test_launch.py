@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,8 @@ from bitgolf.errors import BitgolfError, UsageError
 from bitgolf.pipeline.coding import CodingJob, compress_file, decompress_file, decompress_in_worker
 from bitgolf.pipeline.scoring import ScoringJob, score_worker
 from bitgolf.report.failures import describe
-from bitgolf.runtime import worker
+from bitgolf.report.observers import StopRequest
+from bitgolf.runtime import launch, worker
 from bitgolf.runtime.job_files import read_error, read_job, read_result, write_job, write_result
 from bitgolf.runtime.launch import run_worker
 from bitgolf.score.document_order import ShuffledOrder
@@ -94,3 +98,14 @@ def test_a_file_in_the_current_folder_is_not_taken_for_a_library(
     with pytest.raises(BitgolfError, match="cannot read it"):
         run_worker(decompress_file, job, task="decompression", where=job.source, processes=processes)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_request_to_stop_ends_the_process(tmp_path: Path) -> None:
+    """Also one that was made before the process began."""
+    stop = StopRequest()
+    timer = threading.Timer(0.2, stop.request, ["why"])
+    timer.start()
+    command = [sys.executable, "-c", "import time; print('started', flush=True); time.sleep(60)"]
+    for _ in range(2):
+        assert launch._run(command, stop).status == -signal.SIGTERM
+    timer.join()

@@ -26,6 +26,7 @@ from bitgolf.pipeline.state import open_run as read_run
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.report.events import StepRow, read_events, training_steps
 from bitgolf.report.log import RunLog
+from bitgolf.report.observers import Observer
 from bitgolf.text.read_report import ReadOptions
 
 
@@ -51,14 +52,17 @@ def train(
     quick: bool = False,
     score_tokens: int | Literal["all"] | None = None,
     progress: bool = True,
+    observer: Observer | None = None,
 ) -> RunFolder:
     """Run a recipe, as `bitgolf run` does, and return its folder. Stages done with the same settings are reused.
 
     recipe: a value, a name or file, or the folder of a run to continue. text: files, folders and patterns. seconds,
     steps: limits of training; 0 means none. set: full or short path in the recipe -> value or part. from_stage: repeat
     this stage and all later ones. resume: continue an interrupted training. quick: make the recipe a toy for trying
-    things. progress: show messages on standard error. All others are the options of `bitgolf run`. An interrupt saves a
-    training and raises `KeyboardInterrupt`. Raises `BitgolfError`; a call that is refused leaves the folder as it was.
+    things. progress: show messages on standard error. observer: called with each event of the run, a dictionary as in
+    `RunFolder.events`; if it returns a text, the run stops for that reason, a training is saved, and `Stopped` is raised.
+    All others are the options of `bitgolf run`. An interrupt saves a training and raises `KeyboardInterrupt`. Raises
+    `BitgolfError`; a call that is refused leaves the folder as it was.
     """
     reading, files = ReadOptions(key, skip_null, strict), (optional_path(shards), optional_path(tokenizer))
     given = GivenInputs(to_paths(text), *files, reading, seed, score_tokens)
@@ -66,7 +70,8 @@ def train(
     with library_call(progress=progress):
         argument, base = open_recipe(recipe, quick=quick)
         changed = _changed(base, {"train.seconds": seconds, "train.steps": steps}, set or {})
-        result = run_recipe(changed, given, options, argument=argument, out=optional_path(out))
+        observers = [observer] if observer else []
+        result = run_recipe(changed, given, options, argument=argument, out=optional_path(out), observers=observers)
     return RunFolder(Path(result.run))
 
 

@@ -91,7 +91,7 @@ def runs_table(listing: RunsListing) -> str:
 
 
 def _state(entry: RunEntry) -> str:
-    if entry.kind == "imported" or entry.state.startswith("damaged"):
+    if entry.kind == "imported" or entry.state.startswith(("damaged", "stopped")):
         return entry.state
     return "done" if entry.state == "report" else f"up to {entry.state}" if entry.state else "not started"
 

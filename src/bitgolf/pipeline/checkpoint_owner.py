@@ -9,6 +9,7 @@ from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import CorruptFileError, UsageError
 from bitgolf.files import json_digest, read_checked_json, write_checked_json
 from bitgolf.pipeline.state import Run
+from bitgolf.pipeline.stopped import read_stop
 from bitgolf.recipes.identity import training_key
 from bitgolf.training import checkpoint
 
@@ -43,8 +44,9 @@ def check_finished(run: Run) -> None:
     """Raise `UsageError` if the folder has checkpoints that the run may neither continue nor replace."""
     mine = run.files.checkpoints / KEY_FILE
     if not run.overwrite and not run.resume and mine.exists() and checkpoint.load_latest(run.files.checkpoints):
+        stopped = read_stop(run.folder)
         raise UsageError(
-            "this folder contains an unfinished training",
+            f"this folder contains an unfinished training{f', {stopped}' if stopped else ''}",
             where=str(run.files.checkpoints),
             hint="--resume continues it, --from train starts again",
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import msgspec
 from bitgolf import __version__
 from bitgolf.config.recipe_file import read_recipe
 from bitgolf.config.spec import Spec
-from bitgolf.errors import BitgolfError, UsageError
+from bitgolf.errors import BitgolfError, Stopped, UsageError
 from bitgolf.pack.settings import check_coders
 from bitgolf.pipeline.given_inputs import GivenInputs, check_same_inputs, discarded_copies, first_inputs
 from bitgolf.pipeline.latest_run import RUNS_FOLDER
@@ -33,12 +34,14 @@ from bitgolf.pipeline.state import (
     run_of_inputs,
     stored_inputs,
 )
+from bitgolf.pipeline.stopped import read_stop, write_stop
 from bitgolf.quantize.calibration.calibrate import check_calibration
 from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
 from bitgolf.report.log import RunLog
+from bitgolf.report.observers import Observer
 from bitgolf.report.progress import Progress
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.folder_lock import folder_lock
@@ -47,10 +50,23 @@ from bitgolf.runtime.folder_lock import folder_lock
 def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False) -> RunResult:
     """Run the stages whose inputs changed, and all from `from_stage` on; returns the result of the run.
 
+    An observer can stop the run between two steps of training, and before a stage that runs.
+
     Nothing in the folder changes before the first stage that runs has passed its check. strict_cap: do not train if the
-    forecast of the artifact is over the cap. Raises `UsageError` if a stage before `from_stage` has changed inputs, and
-    `RecipeError` if the recipe cannot be run.
+    forecast of the artifact is over the cap. Raises `UsageError` if a stage before `from_stage` has changed inputs,
+    `RecipeError` if the recipe cannot be run, and `Stopped` if an observer of the log asked for that; `stopped.json` has
+    its reason, if a stage had started.
     """
+    try:
+        return _execute(run, from_stage, strict_cap=strict_cap)
+    except Stopped as stopped:
+        run.log.event("stopped", when=stopped.when, reason=stopped.reason)
+        if run.log.is_writing:
+            write_stop(run.folder, stopped)
+        raise
+
+
+def _execute(run: Run, from_stage: str | None, *, strict_cap: bool) -> RunResult:
     recipe = run.recipe()
     check_calibration(recipe.quantize, recipe.calibrate, run.devices)
     training_time_limit(run.recipe, calibration_reserve(run.recipe) or 0.0)
@@ -59,6 +75,8 @@ def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False
     forced = STAGE_NAMES.index(from_stage) if from_stage else len(STAGES)
     run.log.info(f"{recipe.name} ({recipe_hash(run.recipe)}), seed {run.seed}, in {run.folder}")
     run.log.event("run", recipe=recipe.name, hash=recipe_hash(run.recipe), seed=run.seed, version=__version__)
+    if stopped := read_stop(run.folder):
+        run.log.info(f"this run was {stopped}")
     _preview(run, forced, strict_cap=strict_cap)
     for i, stage in enumerate(STAGES):
         changed = ""
@@ -68,6 +86,9 @@ def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False
                 continue
             run.log.info(f"{stage.name}: {changed}; the stage runs again")
         _check_order(run, stage, from_stage, changed)
+        if reason := run.log.stop.reason:
+            hint = "the same command continues"
+            raise Stopped(f"before the stage {stage.name}", reason, where=str(run.folder), hint=hint)
         run_stage(run, stage)
     _restore_inputs(run)
     return read_result(run)
@@ -152,11 +173,13 @@ def run_recipe(
     *,
     argument: Path | None = None,
     out: Path | None = None,
+    observers: Sequence[Observer] = (),
 ) -> RunResult:
     """`bitgolf run`: determine the folder of a run and its inputs, then execute.
 
     argument: the folder of an earlier run, None for a recipe without one. It is used unless `out` is given, and options
     that are not given are those of that run. given.seed: None for that of the earlier run, otherwise 0.
+    observers: receive the events of the run, and may stop it.
     Raises `UsageError` if the device is not available, a path does not exist, or the folder has a run of other inputs,
     and `BitgolfError` if another process writes to the folder. The folder is left as it was then.
     """
@@ -166,7 +189,7 @@ def run_recipe(
     check_recipe(recipe)
     folder = out or argument or RUNS_FOLDER / _default_name(recipe, given)
     _check_folder(folder)
-    log = RunLog(folder, delayed=True)
+    log = RunLog(folder, delayed=True, observers=observers)
     try:
         with folder_lock(folder), discarded_copies(folder):
             inputs = given.inputs(earlier or first_inputs(recipe), folder)

@@ -35,6 +35,11 @@ class RunFiles:
         return self.folder / "stages.json"
 
     @property
+    def stopped(self) -> Path:
+        """Why an observer stopped the run; it exists until a stage starts again."""
+        return self.folder / "stopped.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints of training."""
         return self.folder / "checkpoint"

@@ -135,6 +135,7 @@ class Run:
     def start_writing(self, earlier: Mapping[str, dict[str, Any]]) -> None:
         """Make the folder that of this run: its log, inputs and recipe, and the outcomes of `earlier` stages alone."""
         self.log.start_writing()
+        self.files.stopped.unlink(missing_ok=True)
         write_checked_json(
             self.files.inputs, msgspec.to_builtins(self.inputs)
         )  # first: it has the format of the folder

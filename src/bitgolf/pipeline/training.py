@@ -17,6 +17,7 @@ from bitgolf.errors import BitgolfError
 from bitgolf.files import write_bytes, write_json
 from bitgolf.pipeline.calibration import measure_calibration_reserve
 from bitgolf.pipeline.checkpoint_owner import claim_checkpoints
+from bitgolf.pipeline.observed_workers import observed_workers
 from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import PartUsageRow, ReserveRecord, TrainingResult
@@ -79,9 +80,16 @@ def train(run: Run) -> TrainingResult:
     )
     if run.devices == 1:
         return train_rank(job, run.log)
-    return run_worker(
-        train_worker, job, task="training", where=run.folder, processes=run.devices, resume_option="--resume"
-    )
+    with observed_workers(run.log, run.files.log):
+        return run_worker(
+            train_worker,
+            job,
+            task="training",
+            where=run.folder,
+            processes=run.devices,
+            resume_option="--resume",
+            stop=run.log.stop,
+        )
 
 
 # ---- one process of training ---------------------------------------------------------------------------------------
@@ -145,7 +153,9 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
         batch = f"{settings.rows} x {settings.length}"
         rank.log.info(f"{parameters:,} parameters; {tokens:,} training tokens; batches of {batch}")
         report = _event_logger(rank.log, settings, limit)
-        reached = loop.train(trainer, RunFiles(job.folder).checkpoints, report, resume=job.resume, limit=limit)
+        reached = loop.train(
+            trainer, RunFiles(job.folder).checkpoints, report, resume=job.resume, limit=limit, stop=rank.log.stop
+        )
     finally:
         trainer.close()
     epochs = reached.tokens / tokens

@@ -27,12 +27,13 @@ class LogEvents(NamedTuple):
 def read_events(log: Path) -> LogEvents:
     """Read a `log.jsonl`. A missing file has no events."""
     lines = log.read_bytes().split(b"\n") if log.exists() else []
-    found = [_event(line) for line in lines if line.strip()]
+    found = [parse_event(line) for line in lines if line.strip()]
     events = [event for event in found if event is not None]
     return LogEvents(events, len(found) - len(events))
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def parse_event(line: bytes) -> dict[str, Any] | None:
+    """Return the event of a line of a log; None if the line is not a whole event."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):

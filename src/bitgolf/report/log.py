@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from bitgolf.report.display import current_display
+from bitgolf.report.observers import Observer, StopRequest
 from bitgolf.report.progress import Progress
 
 EVENTS_FILE, LINES_FILE = "log.jsonl", "run.log"
@@ -17,11 +19,19 @@ class RunLog:
     """Writes events to the folder of a run, and shows messages and progress on the display of this process.
 
     Without a folder messages are only shown. quiet: show nothing. delayed: keep what belongs in the folder in memory
-    until `start_writing`, so that a command that is refused leaves the folder as it was.
+    until `start_writing`, so that a command that is refused leaves the folder as it was. observers: receive the events.
+    stop: the request of an observer; whoever executes the run honours it.
     """
 
-    def __init__(self, folder: Path | None = None, *, quiet: bool = False, delayed: bool = False) -> None:
-        self.quiet, self.folder = quiet, folder
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        quiet: bool = False,
+        delayed: bool = False,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.quiet, self.folder, self.observers, self.stop = quiet, folder, observers, StopRequest()
         self._files: dict[str, TextIO] = {}
         self._kept: list[tuple[str, str]] = []
         if not delayed:
@@ -41,6 +51,11 @@ class RunLog:
             self._files[name].write(line)
         self._kept.clear()
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether the files in the folder are open."""
+        return bool(self._files)
+
     def _record(self, name: str, line: str) -> None:
         """Append a line to a file of the folder, or keep it until the file is open."""
         if self._files:
@@ -49,11 +64,19 @@ class RunLog:
             self._kept.append((name, line))
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Append an event to both files. The message of a `warning` event is also shown."""
-        self._record(EVENTS_FILE, json.dumps({"event": kind, "time": round(time.time(), 3), **fields}) + "\n")
+        """Append an event to both files, and pass it to the observers. The message of a `warning` event is also shown."""
+        event = {"event": kind, "time": round(time.time(), 3), **fields}
+        self._record(EVENTS_FILE, json.dumps(event) + "\n")
         self._record(LINES_FILE, " ".join([kind, *(f"{k}:{_format_short(v)}" for k, v in fields.items())]) + "\n")
         if kind == "warning":
             self.info(f"warning: {fields.get('message', '')}", record=False)
+        self.observe(event)
+
+    def observe(self, event: dict[str, Any]) -> None:
+        """Pass an event to the observers. The first reason that one of them returns becomes the request to stop."""
+        for observer in self.observers:
+            if reason := observer(event):
+                self.stop.request(reason)
 
     def info(self, message: str, *, record: bool = True) -> None:
         """Show a message, and append it to `run.log` if `record`."""

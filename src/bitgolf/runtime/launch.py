@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from bitgolf.errors import BitgolfError, Interrupted
+from bitgolf.errors import BitgolfError, Interrupted, Stopped
 from bitgolf.report.display import current_display
+from bitgolf.report.observers import StopRequest
 from bitgolf.report.worker_display import showing_workers
 from bitgolf.runtime.job_files import read_error, read_result, write_job
 from bitgolf.runtime.parent import launcher_lock
@@ -40,6 +42,7 @@ def run_worker(
     where: Path,
     processes: int = 1,
     resume_option: str = "the same command",
+    stop: StopRequest | None = None,
 ) -> Result:
     """Run `function(job)` in a worker process, or in N processes under torchrun, and return the result of rank 0.
 
@@ -48,18 +51,23 @@ def run_worker(
 
     The messages and the progress of the workers are shown on the display of this process, and so is what they print.
     SIGINT and SIGTERM are forwarded to the workers; when these have ended, `Interrupted` is raised. If this process is
-    killed, the workers end too. Raises the job's own error if a worker failed with one, and `BitgolfError` otherwise.
+    killed, the workers end too. stop: a request on which SIGTERM is sent to the workers; if it ends them, `Stopped` is
+    raised. Raises the job's own error if a worker failed with one, and `BitgolfError` otherwise.
     """
+    stop = stop or StopRequest()
     with tempfile.TemporaryDirectory(prefix="bitgolf-job-") as name:
         folder = Path(name)
         write_job(folder, function, job)
         with launcher_lock(folder), showing_workers(folder, current_display()):
-            ended = _run([sys.executable, *_program(name, processes)])
+            ended = _run([sys.executable, *_program(name, processes)], stop)
         if ended.signalled:
             hint = f"continue with {resume_option}"
             raise Interrupted(f"{task} was stopped by a signal", where=str(where), hint=hint)
         if ended.status:
-            raise _located(read_error(folder), task, where, resume_option) or _failure(task, where, processes, ended)
+            error = read_error(folder)
+            if stop.reason and (error is None or error.exit_code == Interrupted.exit_code):
+                raise Stopped(f"during {task}", stop.reason, where=str(where), hint=f"{resume_option} continues")
+            raise _located(error, task, where, resume_option) or _failure(task, where, processes, ended)
         return read_result(folder, function)
 
 
@@ -78,8 +86,11 @@ def _located(error: BitgolfError | None, task: str, where: Path, resume_option: 
     return error
 
 
-def _run(command: list[str]) -> Ended:
-    """Run a command. All that it prints is shown as messages, since stdout is reserved for this process's result."""
+def _run(command: list[str], stop: StopRequest) -> Ended:
+    """Run a command, which a request to stop ends by SIGTERM.
+
+    All that it prints is shown as messages, since stdout is reserved for this process's result.
+    """
     lines, display = list[str](), current_display()
     with (
         subprocess.Popen(
@@ -91,6 +102,7 @@ def _run(command: list[str]) -> Ended:
             env=_environment(),
         ) as process,
         _forward_signals(process) as caught,
+        stop.calling(lambda: process.send_signal(signal.SIGTERM)),
     ):
         for line in process.stdout or ():
             lines.append(line.rstrip())

@@ -12,6 +12,7 @@ from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import BitgolfError
 from bitgolf.files import read_json
 from bitgolf.pipeline.run_files import RunFiles
+from bitgolf.pipeline.stopped import read_stop
 from bitgolf.submission.imported import IMPORTED_FILE, ImportedRun, read_imported
 
 
@@ -19,7 +20,7 @@ class RunEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A run in the store. What is not known, or not reached yet, is None or empty.
 
     folder: relative to the store. recipe: name; hash: of the recipe, "" for an imported run. seed: of the run.
-    state: the last stage that is done, "" for none, or the error of a damaged folder. bpb: stage or method -> bits per
+    state: the last stage that is done, "" for none; why an observer stopped the run; or the error of a damaged folder. bpb: stage or method -> bits per
     byte. bytes: of the artifact. params, tokens, steps: of training. seconds: of all stages; training_seconds: of the
     clock. text: identifies the validation text; runs with different ones are not compared. changed: time of the last
     change in seconds since 1970.
@@ -56,7 +57,7 @@ def is_run(folder: Path) -> bool:
 def signature(folder: Path) -> str:
     """Return a text that changes when an entry of a folder would: sizes and times of the files that it is read from."""
     files = RunFiles(folder)
-    paths = (files.inputs, files.stages, files.result, folder / IMPORTED_FILE)
+    paths = (files.inputs, files.stages, files.result, files.stopped, folder / IMPORTED_FILE)
     found = [path.stat() for path in paths if path.exists()]
     return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in found)
 
@@ -77,7 +78,8 @@ def read_entry(folder: Path, name: str) -> RunEntry:
 def _own_entry(folder: Path, name: str) -> RunEntry:
     files = RunFiles(folder)
     stages = read_json(files.stages) if files.stages.exists() else {}
-    state = next(reversed(stages), "")
+    stopped = read_stop(folder)
+    state = str(stopped) if stopped else next(reversed(stages), "")
     entry = msgspec.structs.replace(
         _empty(name, state, _changed(folder)),
         seed=read_json(files.inputs)["seed"],

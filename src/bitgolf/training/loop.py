@@ -1,4 +1,4 @@
-"""The training loop: steps up to a limit of steps or time, checkpoints, and a clean stop on signals or divergence."""
+"""The training loop: steps up to a limit of steps or time, checkpoints, and a clean stop on signals, requests or divergence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bitgolf.errors import Interrupted
+from bitgolf.errors import Interrupted, Stopped
+from bitgolf.report.observers import StopRequest
 from bitgolf.runtime.distributed import broadcast_list, broadcast_scalar
 from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.runtime.signals import signals_to
@@ -18,19 +19,29 @@ from bitgolf.training.loss_reporter import Diverged, LogEvent, LossReporter
 from bitgolf.training.trainer import Trainer
 
 
-def train(trainer: Trainer, folder: Path, report: LogEvent, *, resume: bool, limit: float | None = None) -> TrainResult:
+def train(
+    trainer: Trainer,
+    folder: Path,
+    report: LogEvent,
+    *,
+    resume: bool,
+    limit: float | None = None,
+    stop: StopRequest | None = None,
+) -> TrainResult:
     """Train until the first limit is reached and save a final checkpoint in `folder`.
 
     report: called as report(kind, **fields) for each event of the log.
     resume: continue from the newest checkpoint.
     limit: seconds on the training clock (0: none); None is `train.seconds`. A resumed run keeps its original limit.
-    Raises `Interrupted` on SIGINT and SIGTERM, after saving the state, and `Diverged`, without saving it.
+    stop: a request that ends training after the current step.
+    Raises `Interrupted` on SIGINT and SIGTERM and `Stopped` on a request, after saving the state, and `Diverged`, without
+    saving it.
     """
     start = TrainResult(time_limit=trainer.settings.seconds if limit is None else limit)
     saved = restore(trainer, folder, report, start) if resume else start
     state = trainer.state_dict()  # on every rank, as optimizer state may be sharded
     with _deferred_signals() as caught, CheckpointWriter(folder, {} if trainer.distributed.rank else state) as writer:
-        training = _TrainingLoop(trainer, writer, report, saved, caught)
+        training = _TrainingLoop(trainer, writer, report, saved, caught, stop or StopRequest())
         try:
             return training.run()
         except Diverged as diverged:
@@ -43,9 +54,15 @@ class _TrainingLoop:
     """The loop and its state: steps and tokens trained so far, and the progress at the last checkpoint."""
 
     def __init__(
-        self, trainer: Trainer, writer: CheckpointWriter, report: LogEvent, saved: TrainResult, caught: list[str]
+        self,
+        trainer: Trainer,
+        writer: CheckpointWriter,
+        report: LogEvent,
+        saved: TrainResult,
+        caught: list[str],
+        stop: StopRequest,
     ) -> None:
-        self.trainer, self.report, self.saved, self.caught = trainer, report, saved, caught
+        self.trainer, self.report, self.saved, self.caught, self.stop = trainer, report, saved, caught, stop
         self.step, self.tokens = saved.steps, saved.tokens
         self.started = time.perf_counter() - saved.training_seconds
         self.saves = CheckpointManager(trainer, writer, report)
@@ -57,7 +74,7 @@ class _TrainingLoop:
         return time.perf_counter() - self.started
 
     def run(self) -> TrainResult:
-        """Train until a limit or a signal; returns the progress at the final checkpoint."""
+        """Train until a limit, a signal or a request to stop; returns the progress at the final checkpoint."""
         now = TrainingProgress(
             self.step, self.trainer.settings.steps, self.saved.training_seconds, self.saved.time_limit
         )
@@ -67,22 +84,30 @@ class _TrainingLoop:
             if self.unsaved(now, final=stopped or ended):
                 self.save(wait=stopped or ended)
             elif stopped:
-                name = self.caught[0] if self.caught else "a signal"
-                raise Interrupted(f"stopped by {name} after step {self.step}", hint="continue with --resume")
+                raise self.interruption()
             elif ended:
                 return self.saved
             else:
                 self.train_step(now)
 
     def progress(self, before: TrainingProgress) -> tuple[TrainingProgress, bool]:
-        """The current progress, and whether a signal was received. Both are those of rank 0.
+        """The current progress, and whether there is a signal or a request to stop. Both are those of rank 0.
 
         Schedules may depend on the clock, so all ranks must use the same time.
         """
         if before.steps_left < 3:
             self.losses.flush()  # synchronizes, so that no step starts after the limit
-        elapsed, stopped = broadcast_list([self.clock(), bool(self.caught)], self.trainer.distributed)
+        elapsed, stopped = broadcast_list(
+            [self.clock(), bool(self.caught or self.stop.reason)], self.trainer.distributed
+        )
         return TrainingProgress(self.step, self.trainer.settings.steps, elapsed, self.saved.time_limit), bool(stopped)
+
+    def interruption(self) -> Interrupted | Stopped:
+        """The error that says what stopped training."""
+        if self.stop.reason and not self.caught:
+            return Stopped(f"after step {self.step}", self.stop.reason, hint="--resume continues")
+        name = self.caught[0] if self.caught else "a signal"
+        return Interrupted(f"stopped by {name} after step {self.step}", hint="continue with --resume")
 
     def unsaved(self, progress: TrainingProgress, *, final: bool) -> bool:
         """Whether to save now: there are unsaved steps, and training ends (`final`) or a checkpoint is due."""
