@@ -58,19 +58,16 @@ def train(
 
     recipe: a value, a name or file, or the folder of a run to continue. text: files, folders and patterns. seconds,
     steps: limits of training; 0 means none. set: full or short path in the recipe -> value or part. from_stage: repeat
-    this stage and all later ones. resume: continue an interrupted training. quick: make the recipe a toy for trying
-    things. progress: show messages on standard error. observer: called with each event of the run, a dictionary as in
-    `RunFolder.events`; if it returns a text, the run stops for that reason, a training is saved, and `Stopped` is raised.
-    All others are the options of `bitgolf run`. An interrupt saves a training and raises `KeyboardInterrupt`. Raises
-    `BitgolfError`; a call that is refused leaves the folder as it was.
+    this stage and all later ones. quick: make the recipe a toy. progress: show messages on standard error. observer:
+    receives each event; a text that it returns stops the run. All others are the options of `bitgolf run`. A stop raises
+    `Stopped`, an interrupt `KeyboardInterrupt`; both save a training. A refused call leaves the folder as it was.
     """
-    reading, files = ReadOptions(key, skip_null, strict), (optional_path(shards), optional_path(tokenizer))
-    given = GivenInputs(to_paths(text), *files, reading, seed, score_tokens)
+    reading, observers = ReadOptions(key, skip_null, strict), [observer] if observer else []
+    given = GivenInputs(to_paths(text), optional_path(shards), optional_path(tokenizer), reading, seed, score_tokens)
     options = ExecutionOptions(devices, device, _checked_stage(from_stage), resume, strict_cap)
     with library_call(progress=progress):
         argument, base = open_recipe(recipe, quick=quick)
         changed = _changed(base, {"train.seconds": seconds, "train.steps": steps}, set or {})
-        observers = [observer] if observer else []
         result = run_recipe(changed, given, options, argument=argument, out=optional_path(out), observers=observers)
     return RunFolder(Path(result.run))
 
