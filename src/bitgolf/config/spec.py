@@ -149,8 +149,15 @@ class Spec(Generic[T]):
         return value
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON form, which `config.parse.from_json` reads."""
-        return {"part": self.name, **{k: _to_plain(v) for k, v in self.kwargs.items()}}
+        """Return the JSON form, which `config.parse.from_json` reads.
+
+        The arguments that a class lists in `omitted_at_default` are left out at their default. They were added after
+        recipes had been stored, whose hashes must stay.
+        """
+        omitted = set[str](getattr(self.cls, "omitted_at_default", ()))
+        defaults = {k: default for k, (_, default) in schema(self.cls).items() if k in omitted}
+        stated = {k: v for k, v in self.kwargs.items() if k not in omitted or not _is_default(v, defaults[k])}
+        return {"part": self.name, **{k: _to_plain(v) for k, v in stated.items()}}
 
 
 @overload

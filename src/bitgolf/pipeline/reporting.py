@@ -21,7 +21,7 @@ from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingResult
 from bitgolf.recipes.identity import is_quick, recipe_hash
 from bitgolf.report.environment import collect_environment
-from bitgolf.report.events import read_events
+from bitgolf.report.events import ValidationRow, read_events, validation_rows
 
 
 class Reported(msgspec.Struct, frozen=True):
@@ -34,10 +34,10 @@ def report_inputs(run: Run) -> list[Any]:
 
 def report(run: Run) -> Reported:
     """Write `score.json`, `environment.json` and `report.html`."""
-    result, environment = _run_result(run), collect_environment()
+    log = read_events(run.files.log)
+    result, environment = _run_result(run, validation_rows(log.events)), collect_environment()
     write_json(run.files.result, msgspec.to_builtins(result))
     write_json(run.files.environment, environment)
-    log = read_events(run.files.log)
     if skipped := log.explanation():
         run.log.event("warning", message=skipped)
     contents = collect_contents(run, result, environment, log.events)
@@ -60,7 +60,7 @@ def load_renderer() -> Callable[[ReportContents], str]:
     return render_report
 
 
-def _run_result(run: Run) -> RunResult:
+def _run_result(run: Run, validation: list[ValidationRow]) -> RunResult:
     """The result of a run whose earlier stages are completed."""
     trained, calibrated = run.outcome("train", TrainingResult), run.outcome("calibrate", CalibrationOutcome)
     packed, scored = run.outcome("pack", PackedArtifact), run.outcome("score", ScoreOutcome)
@@ -90,6 +90,7 @@ def _run_result(run: Run) -> RunResult:
         methods=scored.methods,
         part_usage=trained.part_usage,
         scored=scored.scored,
+        validation=validation,
         quick=is_quick(run.recipe().name),
         code=[file.name for file in required_code(run.recipe.to_json())],
     )

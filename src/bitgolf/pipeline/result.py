@@ -7,6 +7,7 @@ import msgspec
 from bitgolf.pipeline.calibration import CalibrationSummary, TrainingClock
 from bitgolf.pipeline.compression import ArtifactSizes
 from bitgolf.pipeline.training_result import PartUsageRow
+from bitgolf.report.events import ValidationRow
 from bitgolf.score.result import MethodResult, RoundTripResult, ScoredText
 
 
@@ -34,7 +35,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     held_out: the text of the scores. bytes: sizes of the artifact. fits: whether it is within the cap.
     roundtrip: compression and restoring of a held-out document; None if the recipe has no proof.
     methods: scores of the artifact. part_usage: parameters and calls of each part.
-    scored: the held-out text that was scored; None without scoring. quick: the recipe was made a toy by `--quick`.
+    scored: the held-out text that was scored; None without scoring. validation: scores during training, in order; empty
+    without `train.validation`. quick: the recipe was made a toy by `--quick`.
     code: names of the user's code files that the artifact needs.
     """
 
@@ -57,6 +59,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     methods: list[MethodResult]
     part_usage: list[PartUsageRow]
     scored: ScoredText | None = None
+    validation: list[ValidationRow] = []
     quick: bool = False
     code: list[str] = []
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import torch
 from safetensors.torch import save as safetensors_bytes
 
 from bitgolf.average.average import Average
@@ -22,6 +23,7 @@ from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import PartUsageRow, ReserveRecord, TrainingResult
 from bitgolf.pipeline.training_warnings import warn_if_nothing_learnt, warn_of_divergence, warn_of_unused
+from bitgolf.pipeline.validation import HeldOutEvaluation
 from bitgolf.recipes.identity import training_key
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
@@ -35,6 +37,8 @@ from bitgolf.runtime.progress import CalibrationReserve, TrainingProgress
 from bitgolf.training import checkpoint, loop, setup
 from bitgolf.training.settings import Train
 from bitgolf.training.trainer import Trainer, extract_average_state
+from bitgolf.training.validation import Validation
+from bitgolf.training.validator import Evaluate, model_weights
 
 
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,12 +153,19 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
     if job.resume and rank.distributed.rank == 0:
         warn_of_divergence(rank.log, RunFiles(job.folder).log)
     try:
+        evaluate = _evaluation(job, rank, trainer)
         begun = setup.setup_trainer(trainer, rank.log)
         batch = f"{settings.rows} x {settings.length}"
         rank.log.info(f"{parameters:,} parameters; {tokens:,} training tokens; batches of {batch}")
         report = _event_logger(rank.log, settings, limit)
         reached = loop.train(
-            trainer, RunFiles(job.folder).checkpoints, report, resume=job.resume, limit=limit, stop=rank.log.stop
+            trainer,
+            RunFiles(job.folder).checkpoints,
+            report,
+            resume=job.resume,
+            limit=limit,
+            stop=rank.log.stop,
+            evaluate=evaluate,
         )
     finally:
         trainer.close()
@@ -193,13 +204,34 @@ def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
     ), len(stream)
 
 
+def _evaluation(job: TrainingJob, rank: Rank, trainer: Trainer) -> Evaluate | None:
+    """What scores held-out text during training; None if the recipe has no validation. It is made before the clock starts."""
+    settings = trainer.settings.validation
+    if not isinstance(settings, Validation):
+        return None
+    evaluation = HeldOutEvaluation(job.recipe, settings, job.data, rank.device, rank.distributed, rank.log)
+    if rank.device.torch_device.type == "cuda":
+        with torch.random.fork_rng([rank.device.torch_device]):
+            evaluation.warm_up(model_weights(trainer))
+    clock = "on" if settings.on_clock else "not on"
+    rank.log.info(f"validation: {evaluation.targets:,} held-out targets; its time is {clock} the training clock")
+    return evaluation
+
+
 def _event_logger(log: RunLog, settings: Train, limit: float) -> loop.LogEvent:
+    validated = ""
+
     def report(kind: str, **fields: Any) -> None:
-        nonlocal limit
+        nonlocal limit, validated
         log.event(kind, **fields)
         if kind == "step":
             now = TrainingProgress(fields["step"], settings.steps, fields["training_seconds"], limit)
-            log.progress(_progress(now, fields["loss"], fields["tokens"]))
+            log.progress(_progress(now, fields["loss"], fields["tokens"], validated))
+        if kind == "validation":
+            validated = f"validation {fields['bpb']:.4f} bpb"
+            log.info(
+                f"{validated} after step {fields['step']:,} ({fields['weights']} weights, {fields['seconds']:.1f} s)"
+            )
         if kind == "phase":
             losses = f"loss {fields['loss_before']:.4f} before, {fields['loss_after']:.4f} after"
             log.info(f"a phase starts at {fields['phase_start']:g} of the run: {losses}")
@@ -211,11 +243,11 @@ def _event_logger(log: RunLog, settings: Train, limit: float) -> loop.LogEvent:
     return report
 
 
-def _progress(now: TrainingProgress, loss: float, tokens: int) -> Progress:
-    """What is shown after a step. loss: nats per token."""
+def _progress(now: TrainingProgress, loss: float, tokens: int, validated: str) -> Progress:
+    """What is shown after a step. loss: nats per token. validated: the last validation in words, "" without one."""
     seconds = max(now.elapsed_seconds, 1e-9)
-    facts = (f"loss {loss:.3f}", f"{tokens / seconds:,.0f} tokens/s", f"step {now.step:,}")
-    return Progress("train", now.fraction, now.steps_left * seconds / max(now.step, 1), facts)
+    facts = (f"loss {loss:.3f}", f"{tokens / seconds:,.0f} tokens/s", f"step {now.step:,}", validated)
+    return Progress("train", now.fraction, now.steps_left * seconds / max(now.step, 1), tuple(filter(None, facts)))
 
 
 # ---- the average ---------------------------------------------------------------------------------------------------

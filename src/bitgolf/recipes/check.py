@@ -34,6 +34,9 @@ def check_recipe(recipe: Spec[Recipe]) -> None:
             task = LossModule(model, objective)
             Optimizer(task.parameters_by_path(), task.roles(), train.optim)
     _check_names(recipe)
+    if train.validation and train.validation.weights == "averaged" and settings.average is None:
+        message = "validation scores the averaged weights, but the recipe has no average"
+        raise RecipeError(message, where="train.validation.weights", hint="use weights=trained, or set `average`")
 
 
 def _check_names(recipe: Spec[Recipe]) -> None:

@@ -22,6 +22,7 @@ from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.identity import QUICK_SUFFIX
 from bitgolf.report.display import current_display
 from bitgolf.text.documents import TextSample
+from bitgolf.training.validation import Validation
 
 if TYPE_CHECKING:
     from bitgolf.recipes.recipe import Recipe
@@ -44,6 +45,7 @@ AT_MOST: dict[type, dict[str, Any]] = {
     TrainingText: {"batches": 2, "rows": 4, "length": QUICK_LENGTH},
     SelfGenerated: {"sequences": 8, "length": QUICK_LENGTH // 2},
     TrellisCodec: {"states": 64},
+    Validation: {"tokens": 4_000, "every_steps": 10, "every_seconds": 1.0},
     FloatTuning: {"steps": 5, "rows": 4, "length": QUICK_LENGTH, "reserve": 0.5},
 }
 """Class of a part -> the largest values of settings that assume a long training."""

@@ -81,11 +81,13 @@ def line_chart(
     labels: tuple[str, str],
     levels: Sequence[Level] = (),
     marks: Sequence[tuple[float, str]] = (),
+    dots: Sequence[tuple[float, float]] = (),
 ) -> str:
     """A line through (x, y), the mean of successive points, on a band from the least to the largest of them.
 
-    labels: of the two axes, with units. levels: values that are marked. marks: (x, label) of vertical lines. Points that
-    are not finite interrupt the line. points: at least one of them finite.
+    labels: of the two axes, with units. levels: values that are marked. marks: (x, label) of vertical lines. dots: (x, y)
+    of a second quantity with the same unit. Points that are not finite interrupt the line. points: at least one of them
+    finite.
     """
     with chart_style():
         figure, axes = new_figure()
@@ -93,6 +95,8 @@ def line_chart(
             x, mean, low, high = ([getattr(bucket, key) for bucket in run] for key in Bucket._fields)
             axes.fill_between(x, low, high, color=MAIN.light, alpha=0.2, linewidth=0)
             axes.plot(x, mean, color=MAIN.light, marker="o" if len(run) == 1 else "", markersize=4)
+        if shown := [(x, y) for x, y in dots if math.isfinite(y)]:
+            axes.plot(*zip(*shown, strict=True), color=OTHER.light, marker="o", markersize=4, linewidth=1)
         axes.set_xlabel(printable(labels[0]))
         axes.set_title(printable(labels[1]), loc="left", fontsize=FONT_SIZE, color=MUTED.light)
         axes.xaxis.set_major_formatter(FuncFormatter(plain_number))

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 
 class LogEvents(NamedTuple):
     """The events of a log, in order, and the number of lines that are not whole events."""
@@ -72,6 +74,41 @@ def _step_row(event: dict[str, Any]) -> StepRow | None:
         tokens if isinstance(tokens, int) else 0,
         float(seconds) if isinstance(seconds, int | float) else 0.0,
     )
+
+
+class ValidationRow(msgspec.Struct, frozen=True):
+    """A score of held-out text during training. bpb: bits per byte; loss: nats per token.
+
+    training_seconds: on the training clock. targets: tokens that were scored. weights: `trained` or `averaged`.
+    """
+
+    step: int
+    training_seconds: float
+    bpb: float
+    loss: float
+    targets: int
+    weights: str
+
+
+def validation_rows(events: Iterable[dict[str, Any]]) -> list[ValidationRow]:
+    """The scores of the last training in a log. A step that is trained again removes the scores from it on."""
+    found: list[ValidationRow] = []
+    for event in events:
+        kind, step = event["event"], event.get("step")
+        if kind in ("step", "validation") and isinstance(step, int):
+            while found and found[-1].step >= step:
+                found.pop()
+            if kind == "validation" and (row := _validation_row(event)):
+                found.append(row)
+    return found
+
+
+def _validation_row(event: dict[str, Any]) -> ValidationRow | None:
+    """The row of an event `validation`, None unless it has all fields."""
+    try:
+        return msgspec.convert(event, ValidationRow)
+    except msgspec.ValidationError:
+        return None
 
 
 def training_losses(events: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:

@@ -17,6 +17,8 @@ from bitgolf.training.checkpoint_manager import CheckpointManager, TrainResult, 
 from bitgolf.training.checkpoint_writer import CheckpointWriter
 from bitgolf.training.loss_reporter import Diverged, LogEvent, LossReporter
 from bitgolf.training.trainer import Trainer
+from bitgolf.training.validation import Validation
+from bitgolf.training.validator import Evaluate, Validator
 
 
 def train(
@@ -27,13 +29,14 @@ def train(
     resume: bool,
     limit: float | None = None,
     stop: StopRequest | None = None,
+    evaluate: Evaluate | None = None,
 ) -> TrainResult:
     """Train until the first limit is reached and save a final checkpoint in `folder`.
 
     report: called as report(kind, **fields) for each event of the log.
     resume: continue from the newest checkpoint.
     limit: seconds on the training clock (0: none); None is `train.seconds`. A resumed run keeps its original limit.
-    stop: a request that ends training after the current step.
+    stop: a request that ends training after the current step. evaluate: scores held-out text, for `train.validation`.
     Raises `Interrupted` on SIGINT and SIGTERM and `Stopped` on a request, after saving the state, and `Diverged`, without
     saving it.
     """
@@ -42,6 +45,8 @@ def train(
     state = trainer.state_dict()  # on every rank, as optimizer state may be sharded
     with _deferred_signals() as caught, CheckpointWriter(folder, {} if trainer.distributed.rank else state) as writer:
         training = _TrainingLoop(trainer, writer, report, saved, caught, stop or StopRequest())
+        if evaluate and isinstance(trainer.settings.validation, Validation):
+            training.validator = Validator(trainer.settings.validation, evaluate, trainer, report, training.start)
         try:
             return training.run()
         except Diverged as diverged:
@@ -68,6 +73,8 @@ class _TrainingLoop:
         self.saves = CheckpointManager(trainer, writer, report)
         every = 1 if trainer.device.torch_device.type == "cpu" else 50
         self.losses = LossReporter(trainer, report, self.clock, every=every)
+        self.start = TrainingProgress(self.step, trainer.settings.steps, saved.training_seconds, saved.time_limit)
+        self.validator: Validator | None = None
 
     def clock(self) -> float:
         """Seconds of the training clock on this process."""
@@ -75,9 +82,7 @@ class _TrainingLoop:
 
     def run(self) -> TrainResult:
         """Train until a limit, a signal or a request to stop; returns the progress at the final checkpoint."""
-        now = TrainingProgress(
-            self.step, self.trainer.settings.steps, self.saved.training_seconds, self.saved.time_limit
-        )
+        now = self.start
         while True:
             now, stopped = self.progress(now)
             ended = now.fraction >= 1.0
@@ -85,6 +90,8 @@ class _TrainingLoop:
                 self.save(wait=stopped or ended)
             elif stopped:
                 raise self.interruption()
+            elif self.validator and self.validator.due(now):
+                self.validate(self.validator, now)
             elif ended:
                 return self.saved
             else:
@@ -122,6 +129,14 @@ class _TrainingLoop:
         seconds = broadcast_scalar(self.clock(), self.trainer.distributed)
         self.saved = TrainResult(self.step, self.tokens, seconds, self.losses.last, self.saved.time_limit)
         self.saves.save(self.saved, state, wait=wait)
+
+    def validate(self, validator: Validator, progress: TrainingProgress) -> None:
+        """Score the weights on held-out text. The clock stops meanwhile, unless the recipe puts it on the clock."""
+        self.losses.flush()
+        started = time.perf_counter()
+        validator.measure(progress)
+        if not validator.on_clock:
+            self.started += time.perf_counter() - started
 
     def train_step(self, progress: TrainingProgress) -> None:
         """One training step. Reports its loss, and a phase that starts with it."""

@@ -15,6 +15,7 @@ from bitgolf.optim.algorithm import UpdateAlgorithm
 from bitgolf.optim.ema_nesterov import EMANesterov
 from bitgolf.optim.schedules import Schedule
 from bitgolf.training.batch_schedule import BatchSchedule, BatchShape
+from bitgolf.training.validation import Validation
 
 
 @register
@@ -29,8 +30,10 @@ class Train:
     lookahead: where gradients are computed, if not at the weights.
     grad_clip: largest norm of the gradient; 0 is no clipping.  checkpoint_seconds: interval between checkpoints.
     compile: `auto` compiles on CUDA.  kernels: `auto` uses fused kernels where they match the reference and are faster,
-    `fast` requires them, `plain` uses none.
+    `fast` requires them, `plain` uses none.  validation: held-out text is scored during training; None for not.
     """
+
+    omitted_at_default = ("validation",)
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Train:
         compile: Literal["auto", "on", "off"] = "auto",
         kernels: Literal["auto", "fast", "plain"] = "auto",
         checkpoint_seconds: Seconds = 30.0,
+        validation: Spec[Validation] | None = None,
     ) -> None:
         if seconds == 0 and steps == 0:
             message = f"training has no limit: seconds is {seconds:g} and steps is {steps}"
@@ -60,6 +64,7 @@ class Train:
         self.order, self.grad_clip, self.compile, self.kernels = order, grad_clip, compile, kernels
         self.checkpoint_seconds = checkpoint_seconds
         self.lookahead = lookahead() if lookahead else None
+        self.validation = validation() if validation else None
         self.batch_warmups = [spec() for spec in batch_warmup]
         for smaller in map(self.batch_shape, self.batch_shape_starts):
             if min(smaller.rows, smaller.length - 1) < 1:

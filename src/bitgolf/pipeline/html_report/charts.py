@@ -46,6 +46,10 @@ def _loss_card(contents: ReportContents) -> str:
     note += f" {ends}, {min(finite):.4f} at least."
     note += " Dashed: held-out text, bits per byte converted to nats per token." if levels else ""
     note += " Dotted: a phase of training begins." if phases else ""
+    validation = contents.result.validation
+    note += (
+        f" Dots: held-out text during training, {validation[-1].bpb:.4f} bits per byte at last." if validation else ""
+    )
     svg = line_chart(
         "loss",
         f"Line: training loss by step, {ends}",
@@ -53,6 +57,7 @@ def _loss_card(contents: ReportContents) -> str:
         labels=("step", "nats per token"),
         levels=levels,
         marks=[(step, f"{start:.0%}") for step, start in phases],
+        dots=[(row.step, row.loss) for row in validation],
     )
     return chart_card(title, svg, note)
 
