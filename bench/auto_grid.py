@@ -100,6 +100,7 @@ POINTS = (
     GridPoint(2, 128, 2048, 1000, matrix_lr=0.02),
     GridPoint(2, 128, 2048, 1000, matrix_lr=0.045),
     GridPoint(2, 128, 2048, 1000, table_lr=0.01),
+    GridPoint(2, 128, 2048, 1000, table_lr=0.04),
     GridPoint(2, 128, 4096, 2000),
     GridPoint(3, 192, 2048, 2000),
     GridPoint(2, 128, 1024, 1000),
