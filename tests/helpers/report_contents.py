@@ -14,7 +14,9 @@ from bitgolf.pipeline.html_report.contents import ReportContents, TrainingCurve
 from bitgolf.pipeline.result import HeldOutText, RunResult
 from bitgolf.pipeline.state import RunInputs
 from bitgolf.pipeline.training_result import PartUsageRow
-from bitgolf.score.result import MethodResult, RoundTripResult
+from bitgolf.quantize.encoding import TensorReport
+from bitgolf.report.events import StepTime
+from bitgolf.score.result import BitBreakdown, BitsRow, MethodResult, RoundTripResult
 
 LEDGER = {
     "matrix.codes": (240_000, 480_000), "embedding.codes": (81_234, 131_072), "tokenizer": (12_345, 0),
@@ -30,6 +32,65 @@ def losses(steps: int) -> list[tuple[int, float]]:
     return [(step, 2.6 + 4 * math.exp(-6 * step / steps) + draw.gauss(0, 0.06)) for step in range(1, steps + 1)]
 
 
+def training(steps: int) -> TrainingCurve:
+    """What the log of a training of this many steps says: a warm-down, slow first steps, checkpoints."""
+    draw = random.Random(1)
+    times = [StepTime(step, 0.118 + 0.2 * (step == 1) + draw.gauss(0, 0.002)) for step in range(1, steps + 1)]
+    return TrainingCurve(
+        losses(steps),
+        phases=[(7 * steps // 10, 0.7)],
+        rate_factors=[(step, min(1.0, 2 * (1 - step / steps))) for step in range(1, steps + 1)],
+        step_times=times,
+        checkpoints=range(steps // 4, steps + 1, max(1, steps // 4)),
+        recompilations=[1],
+        warm_ups=[(0.0, 31.2), (0.7, 12.9)],
+    )
+
+
+def rows(bits: float, shares: dict[str, tuple[int, float]]) -> list[BitsRow]:
+    """Rows of a breakdown of 420,000 targets. shares: percent of the targets, and of the bits."""
+    return [
+        BitsRow(n, 4_200 * t, 12_345 * t if n != "end of document" else 0, bits * b / 100)
+        for n, (t, b) in shares.items()
+    ]
+
+
+def breakdown(bits: float) -> BitBreakdown:
+    kinds = {
+        "whole word": (34, 31.0), "first piece of a word": (14, 27.0), "later piece of a word": (26, 21.0), "digits": (5, 7.5),
+        "punctuation": (14, 9.0), "white space": (4, 2.0), "byte": (2, 1.9), "end of document": (1, 0.6),
+    }  # fmt: skip
+    powers = {
+        "0 to 15": (4, 8.0),
+        "16 to 31": (4, 5.5),
+        "32 to 63": (8, 10.0),
+        "64 to 127": (16, 18.0),
+        "128 to 255": (68, 58.5),
+    }
+    often = {
+        "once": (9, 21.0),
+        "2 to 9 times": (17, 25.0),
+        "10 to 99 times": (24, 20.0),
+        "100 to 999 times": (24, 13.0),
+        "no word": (26, 21.0),
+    }
+    return BitBreakdown(rows(bits, kinds), rows(bits, powers), rows(bits, powers), rows(bits, often))
+
+
+def tensors() -> list[TensorReport]:
+    """Quantization errors of four layers and two tables."""
+    draw = random.Random(2)
+    found = [TensorReport("embed.weight", "embedding", "IntRows", 131_072, 0.02, 0.0061, 5.1)]
+    for layer in range(4):
+        for name in ("mixer.q", "mixer.k", "mixer.v", "mixer.o", "mlp.up", "mlp.down"):
+            path, error = f"blocks.{layer}.{name}.weight", 0.004 * math.exp(draw.gauss(0, 0.3))
+            found.append(
+                TensorReport(path, "matrix", "TrellisCodec", 16_384, 5 * error, error, 4.1 + draw.gauss(0, 0.1))
+            )
+        found.append(TensorReport(f"blocks.{layer}.gain", "scale", "Float", 128, 0.0, 0.0, 16.0))
+    return found
+
+
 def method(name: str, bpb: float, **settings: Any) -> MethodResult:
     """A score of 1,234,567 bytes by a method."""
     plain: dict[str, Any] = {
@@ -38,7 +99,8 @@ def method(name: str, bpb: float, **settings: Any) -> MethodResult:
         "cross_document": False, "order": "corpus", "processes": 1, "device": "CPU, float32", "kernels": [], "batch_tokens": 4_096, "warnings": [],
     }  # fmt: skip
     counts = {"bits": bpb * 1_234_567, "bytes": 1_234_567, "targets": 420_000, "tokens_read": 420_000, "seconds": 4.0}
-    return MethodResult(method=name, bpb=bpb, **{**plain, **counts, **settings})
+    found = {"breakdown": breakdown(bpb * 1_234_567)}
+    return MethodResult(method=name, bpb=bpb, **{**plain, **counts, **found, **settings})
 
 
 def run_result(**changed: Any) -> RunResult:
@@ -84,7 +146,9 @@ def report_contents(**changed: Any) -> ReportContents:
             "python": "3.11.7", "machine": "x86_64", "cpu_name": "A CPU @ 2.60GHz", "cores": 2, "threads": 2, "cpu": "AVX2",
             "gpus": [], "cuda": None, "packages": {"torch": "2.13.0", "numpy": "2.4.6"},
         },
-        "training": TrainingCurve(losses(500), [(350, 0.7)]),
+        "training": training(500),
+        "tensors": tensors(),
+        "learning_rates": [("Muon on matrix", 0.02), ("Adam on *", 0.003)],
         "read": ["read 9,900 documents from 12 files (12 text)"],
         "warnings": ["training read its text 1.2 times (2,048,000 tokens): more text may improve the score"],
         "finished": "2026-11-28 01:50 UTC",

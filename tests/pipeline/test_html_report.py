@@ -23,11 +23,14 @@ from bitgolf.pipeline.state import RunInputs
 from bitgolf.pipeline.training_result import PartUsageRow
 from helpers.browser import open_browser
 from helpers.command_line import run_command
-from helpers.report_contents import losses, method, report_contents, run_result, split
+from helpers.report_contents import losses, method, report_contents, run_result, split, tensors, training
 
 pytestmark = pytest.mark.usefixtures("charts")
 HEADINGS = [
-    "Charts",
+    "Result",
+    "Training",
+    "Where the bits go",
+    "Quantization",
     "Proof by compression",
     "Scoring methods",
     "Data",
@@ -36,13 +39,21 @@ HEADINGS = [
     "Warnings",
     "Parts in use",
 ]
-CHARTS = [
-    "Training loss",
-    "Bits per byte by stage",
-    "Bytes of the artifact",
-    "Against general compressors",
-    "Time by stage",
+RESULT_CHARTS = [
+    "Bits per byte by stage, with bytes",
+    "Bytes of the artifact by section",
+    "General compressors (bits per byte)",
 ]
+LOSS_CHART = "Training loss by step (nats per token)"
+STEP_CHARTS = ["Learning rate by step (factor)", "Time of a step (ms)"]
+BIT_CHARTS = [
+    "Bits by kind of token (bits per byte)",
+    "Bits by frequency of the word (bits per byte)",
+    "Bits per byte by position in the document",
+    "Bits per byte by length of the document",
+]
+TENSOR_CHARTS = ["Quantization error by tensor (rms, units of the weights)", "Entropy by tensor (bits per weight)"]
+CHARTS = [*RESULT_CHARTS, LOSS_CHART, *STEP_CHARTS, "Time by stage (s)", *BIT_CHARTS, *TENSOR_CHARTS]
 VOID = {"meta", "br", "hr", "img", "use", "path", "link", "rect"}
 FONT_SIZE = "t => parseFloat(getComputedStyle(t).fontSize) * t.ownerSVGElement.clientWidth / t.ownerSVGElement.viewBox.baseVal.width"
 """JavaScript function: the size in px at which a text of a chart is shown."""
@@ -165,12 +176,22 @@ def without(*titles: str) -> tuple[list[str], list[str]]:
 
 
 def test_a_run_without_a_proof() -> None:
-    wanted = without("Proof by compression", "Against general compressors")
+    wanted = without("Proof by compression", RESULT_CHARTS[2])
     assert headings(result=run_result(roundtrip=None)) == wanted
 
 
 def test_a_run_without_logged_steps() -> None:
-    assert headings(training=TrainingCurve([])) == without("Training loss")
+    assert headings(training=TrainingCurve([])) == without(LOSS_CHART, *STEP_CHARTS)
+
+
+def test_a_run_without_tensor_reports() -> None:
+    assert headings(tensors=[]) == without("Quantization", *TENSOR_CHARTS)
+
+
+def test_a_run_whose_scores_have_no_breakdown() -> None:
+    """As those of earlier versions."""
+    methods = [method("contiguous", 1.7988, breakdown=None)]
+    assert headings(result=run_result(methods=methods)) == without("Where the bits go", *BIT_CHARTS)
 
 
 def test_a_run_without_calibration_and_without_a_limit() -> None:
@@ -182,12 +203,12 @@ def test_a_run_without_calibration_and_without_a_limit() -> None:
 
 def test_a_run_without_scores() -> None:
     result = run_result(methods=[], bpb=dict.fromkeys(run_result().bpb), roundtrip=None)
-    missing = ("Scoring methods", "Proof by compression", "Bits per byte by stage", "Against general compressors")
-    assert headings(result=result) == without(*missing)
+    missing = ("Scoring methods", "Proof by compression", RESULT_CHARTS[0], RESULT_CHARTS[2], "Where the bits go")
+    assert headings(result=result) == without(*missing, *BIT_CHARTS)
 
 
 def test_a_run_without_warnings_settings_parts_and_sections() -> None:
-    wanted = without("Warnings", "Parts in use", "Bytes of the artifact")
+    wanted = without("Warnings", "Parts in use", RESULT_CHARTS[1])
     changed: dict[str, Any] = {"warnings": [], "settings": [], "ledger": [], "read": []}
     assert headings(result=run_result(part_usage=[]), **changed) == wanted
 
@@ -224,14 +245,18 @@ def test_a_score_that_is_repeated_is_shown_once() -> None:
 
 
 def test_a_run_of_one_step() -> None:
-    assert headings(training=TrainingCurve([(1, 5.0)])) == (HEADINGS, CHARTS)
+    assert headings(training=TrainingCurve([(1, 5.0)])) == without(*STEP_CHARTS)
+    assert headings(training=training(1)) == (HEADINGS, CHARTS)
 
 
 def test_a_long_run_gives_a_small_page() -> None:
     settings = [(f"model.part.{i}", "x" * 10_000) for i in range(500)]
     page = render_report(
         report_contents(
-            training=TrainingCurve(losses(100_000), [(i * 1_000, i / 100) for i in range(100)]),
+            training=training(100_000)._replace(
+                phases=[(i * 1_000, i / 100) for i in range(100)], checkpoints=range(0, 100_000, 50)
+            ),
+            tensors=tensors() * 100,
             settings=settings, warnings=[f"warning {i}" for i in range(10_000)],
             data=msgspec.structs.replace(report_contents().data, train=split("train", 5_000)),
         )
@@ -253,7 +278,7 @@ def test_losses_that_are_not_finite_are_counted() -> None:
 def test_scores_that_are_not_finite_are_not_drawn() -> None:
     bpb = {"trained": 1.8, "averaged": math.nan, "packed": math.inf}
     result = run_result(bpb=bpb, methods=[method("contiguous", math.inf)])
-    assert headings(result=result) == without("Against general compressors")
+    assert headings(result=result) == without(RESULT_CHARTS[2], "Where the bits go", *BIT_CHARTS)
 
 
 # ---- of a run ------------------------------------------------------------------------------------------------------

@@ -11,9 +11,25 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from bitgolf.report.charts import BarRow, Level, area_chart, bar_chart, line_chart, plain_number, steps_chart, thinned
-from bitgolf.report.figures import PALETTE, chart_style, new_figure, palette_css, standalone_svg
-from bitgolf.report.treemap import Rectangle, treemap_layout
+from bitgolf.report.charts.areas import area_chart
+from bitgolf.report.charts.bars import BarRow, bar_chart, steps_chart
+from bitgolf.report.charts.labels import plain_number
+from bitgolf.report.charts.lines import Level, Line, Ticks, line_chart, lines_chart, thinned
+from bitgolf.report.charts.points import DotRow, Point, dot_chart, evenly_ranked, pareto_frontier, scatter_chart
+from bitgolf.report.charts.treemap import Rectangle, treemap_layout
+from bitgolf.report.figures import (
+    AREAS,
+    BETTER,
+    PALETTE,
+    SERIES,
+    SYMBOLS,
+    chart_style,
+    new_figure,
+    palette_css,
+    series_color,
+    series_symbol,
+    standalone_svg,
+)
 
 ROWS = [BarRow("one", 3.0, "3.0 s"), BarRow("two", 1.0, "1.0 s", marked=False)]
 AXES = ("step", "nats per token")
@@ -29,15 +45,19 @@ def texts(svg: str) -> list[str]:
 
 def charts(name: str = "a", label: str = "one") -> list[str]:
     """One chart of each kind."""
-    rows = [BarRow(label, 3.0, label), BarRow("two", 1.0, "1.0 s")]
+    rows = [BarRow(label, 3.0, label, detail=label), BarRow("two", 1.0, "1.0 s")]
+    points, labels = [(1, 3.0), (2, 2.5)], ("step", label)
     line = line_chart(
-        name, label, [(1, 3.0), (2, 2.5)], labels=("step", label), levels=[Level(2.4, label)], marks=[(1, label)]
+        name, label, points, labels=labels, levels=[Level(2.4, label)], marks=[(1, label)], ticks=[Ticks([2], BETTER)]
     )
     return [
         line,
         bar_chart(name, label, rows, label="s"),
         steps_chart(name, label, rows, label="s"),
         area_chart(name, label, rows),
+        lines_chart(name, label, [Line(points, 0), Line(points, 5)], labels=labels),
+        scatter_chart(name, label, [Point(1, 2.0, 0), Point(2, 3.0, 1)], labels=labels),
+        dot_chart(name, label, [DotRow(label, [1.0, 2.0], 4, 1.5, 0.7)], label="s"),
     ]
 
 
@@ -72,9 +92,8 @@ def test_colors_are_those_of_the_page() -> None:
 def test_text_can_be_read_on_its_background() -> None:
     """A contrast of at least 4.5 (WCAG AA), on light and on dark pages."""
     by_name = {color.name: color for color in PALETTE}
-    page, areas = by_name["page"], [color for color in PALETTE if color.name.startswith("area")]
-    pairs = [(by_name[name], page) for name in ("text", "muted", "main", "other", "better", "worse")]
-    pairs += [(by_name["text"], area) for area in areas]
+    pairs = [(color, by_name["page"]) for color in (by_name["text"], by_name["muted"], *SERIES)]
+    pairs += [(by_name["text"], area) for area in AREAS]
     for front, back in pairs:
         for kind in ("light", "dark"):
             assert contrast(getattr(front, kind), getattr(back, kind)) >= 4.5, (front.name, back.name, kind)
@@ -176,6 +195,62 @@ def text_height(svg: str, text: str) -> float:
     return (
         float(found.attrib["y"]) if "y" in found.attrib else float(re.findall(r"[\d.]+", found.attrib["transform"])[1])
     )
+
+
+def test_places_of_events_are_marked_on_the_axis() -> None:
+    plain = line_chart("a", "a", [(1, 3.0), (9, 2.0)], labels=AXES)
+    marked = line_chart("a", "a", [(1, 3.0), (9, 2.0)], labels=AXES, ticks=[Ticks([2, 5], BETTER)])
+    assert "--better" not in plain and marked.count("<use") - plain.count("<use") == 2
+
+
+def test_an_axis_may_begin_at_zero() -> None:
+    ticks = [
+        texts(line_chart("a", "a", [(1, 103.0), (9, 102.0)], labels=AXES, from_zero=zero)) for zero in (False, True)
+    ]
+    assert ["0" in found for found in ticks] == [False, True]
+
+
+# ---- several things ------------------------------------------------------------------------------------------------
+
+
+def test_things_differ_in_color_or_symbol() -> None:
+    looks = [(series_color(i), SYMBOLS[series_symbol(i)]) for i in range(len(SERIES) * len(SYMBOLS))]
+    assert len(set(looks)) == len(looks)
+    svg = lines_chart("a", "a", [Line([(1, 3.0), (2, 1.0)], i) for i in range(3)], labels=AXES)
+    assert all(f"var(--{color.name})" in svg for color in SERIES[:3]) and svg.count("stroke-dasharray") == 2
+
+
+MEASURES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30)
+
+
+@given(MEASURES)
+def test_the_frontier_has_the_points_that_none_beats(points: list[tuple[int, int]]) -> None:
+    found = pareto_frontier(points)
+    beaten = {i for i, (x, y) in enumerate(points) if any(a <= x and b <= y and (a, b) != (x, y) for a, b in points)}
+    assert sorted(found) == sorted(set(range(len(points))) - beaten)
+    assert [points[i] for i in found] == sorted(points[i] for i in found)
+
+
+@pytest.mark.parametrize("values", [[0.0], [1.0, 1.0], [1e-9, 1e9], [-1.0, 5.0], [1.7, 1.7 + 1e-15]])
+def test_points_of_extreme_values_can_be_drawn(values: list[float]) -> None:
+    points = [Point(value, 1.0 + value, 9) for value in values]
+    for svg in (scatter_chart("a", "a", points, labels=AXES), dot_chart("a", "a", [DotRow("r", values)], label="s")):
+        parsed(svg)
+        assert "nan" not in svg
+
+
+@given(st.lists(st.floats(0, 1), max_size=40), st.integers(2, 20))
+def test_many_dots_are_thinned_and_keep_their_ends(values: list[float], most: int) -> None:
+    found = evenly_ranked(values, most)
+    assert len(found) == min(len(values), most) and found == sorted(found)
+    assert not values or (found[0], found[-1]) == (min(values), max(values))
+
+
+def test_a_large_range_has_a_logarithmic_axis() -> None:
+    def ticks(*values: float) -> set[str]:
+        return set(texts(dot_chart("a", "a", [DotRow("r", values)], label="s")))
+
+    assert {"1", "10", "100"} <= ticks(1.0, 200.0) and "10" not in ticks(150.0, 200.0)
 
 
 def test_numbers_at_ticks() -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from bitgolf.report.events import (
     StepRow,
     current_warnings,
+    recompilations,
     stage_ends,
+    step_times,
+    training_checkpoints,
     training_losses,
     training_phases,
     training_steps,
+    warm_ups,
 )
 
 
@@ -75,6 +81,41 @@ def test_phases_are_those_of_the_last_training() -> None:
     assert training_phases([*first, stage("train"), phase(20, 0.5)]) == [(20, 0.5)]
     resumed = [*first, stage("train"), {"event": "resume", "step": 12}, phase(16, 0.75)]
     assert training_phases(resumed) == [(10, 0.5), (16, 0.75)], "what followed the checkpoint is repeated"
+
+
+def at(kind: str, step: Any) -> dict[str, Any]:
+    return {"event": kind, "step": step}
+
+
+def test_checkpoints_and_recompilations_are_those_of_the_last_training() -> None:
+    first = [stage("train"), at("recompile", 0), at("checkpoint", 10), at("recompile", 12), at("checkpoint", 20)]
+    assert (training_checkpoints(first), recompilations(first)) == ([10, 20], [0, 12])
+    resumed = [
+        *first,
+        stage("train"),
+        at("resume", 10),
+        at("recompile", 11),
+        at("checkpoint", 21),
+        at("checkpoint", "x"),
+    ]
+    assert (training_checkpoints(resumed), recompilations(resumed)) == ([10, 21], [0, 11])
+    assert training_checkpoints([*resumed, stage("train"), at("checkpoint", 3)]) == [3]
+
+
+def test_graphs_that_were_compiled_before_the_clock() -> None:
+    def warm_up(start: Any, seconds: Any) -> dict[str, Any]:
+        return {"event": "warm_up", "phase_start": start, "seconds": seconds}
+
+    events = [stage("train"), warm_up(0.0, 9.0), stage("train"), warm_up(0, 31.2), warm_up(0.7, 2), warm_up(None, 1.0)]
+    assert warm_ups(events) == [(0.0, 31.2), (0.7, 2.0)]
+
+
+def test_steps_that_are_logged_together_have_their_mean_time() -> None:
+    rows = [
+        StepRow(step, 1.0, 8, seconds) for step, seconds in ((1, 0.5), (2, 0.6), (3, 1.0), (4, 1.0), (5, 1.0), (6, 1.0))
+    ]
+    assert [(time.step, pytest.approx(time.seconds)) for time in step_times(rows)] == [(1, 0.5), (2, 0.1), (6, 0.1)]
+    assert step_times([StepRow(1, 1.0, 8, 0.0), StepRow(2, 1.0, 8, 0.0)]) == [], "a log without times"
 
 
 def test_the_last_end_of_a_stage_counts() -> None:

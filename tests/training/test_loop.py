@@ -159,9 +159,31 @@ def test_the_log_has_each_step_and_what_was_damaged(tmp_path: Path, data: Path) 
         events.append((kind, fields))
 
     train(make_trainer(data, short_recipe(every=0.0)), tmp_path, report, resume=False)
-    assert [(k, f["step"], f["tokens"]) for k, f in events] == [("step", s + 1, (s + 1) * 4 * 32) for s in range(STEPS)]
+    steps = [(f["step"], f["tokens"]) for kind, f in events if kind == "step"]
+    assert steps == [(s + 1, (s + 1) * 4 * 32) for s in range(STEPS)]
+    assert [f["step"] for kind, f in events if kind == "checkpoint"] == [s + 1 for s in range(STEPS)]
+    assert {kind for kind, _ in events} == {"step", "checkpoint"}
     max(tmp_path.iterdir()).write_bytes(b"torn")
     events.clear()
     train(make_trainer(data, short_recipe()), tmp_path, report, resume=True)
-    assert [kind for kind, _ in events] == ["warning", "resume", "step"] and events[1][1]["step"] == STEPS - 1
+    assert [kind for kind, _ in events] == ["warning", "resume", "step", "checkpoint"] and events[1][1][
+        "step"
+    ] == STEPS - 1
     assert "step-00000008" in events[0][1]["message"]
+
+
+def test_a_graph_that_is_compiled_within_a_step_is_logged(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled, found = [0], list[tuple[int, int]]()
+    monkeypatch.setattr("bitgolf.training.loop.graph_count", lambda: compiled[0])
+
+    def compile_graphs(number: int) -> None:
+        compiled[0] += 2 * (number == 3)
+
+    def report(kind: str, **fields: Any) -> None:
+        if kind == "recompile":
+            found.append((fields["step"], fields["graphs"]))
+
+    train(before_step(make_trainer(data), compile_graphs), tmp_path, report, resume=False)
+    assert found == [(3, 2)]

@@ -178,6 +178,11 @@ def score_progress(name: str, context: Any, text: Any, clock: Any) -> Any:
     return lambda done, targets, bits: None
 
 
+@short_form_of("bitgolf.score.bit_breakdown")
+def bit_breakdown(text: Any, charges: Any, tokenizer: Any, distributed: Any) -> None:
+    """A script reports totals only."""
+
+
 @short_form_of("bitgolf.config.rules")
 def _explain_unmatched(rule: Any, index: int, built: Any, roles: Any) -> str:
     """Every rule matches."""

@@ -103,6 +103,7 @@ def score_on_rank(job: ScoringJob, loaded: LoadedArtifact, log: RunLog) -> list[
             batch_tokens=job.batch_tokens,
             time_limit=job.limit,
             show=log.progress,
+            tokenizer=loaded.tokenizer,
         )
         return [evaluate_method(context, method) for method in job.methods]
 
@@ -186,7 +187,7 @@ def _score_weights(run: Run, text: TokenizedText) -> dict[str, float]:
 
 def _report_methods(log: RunLog, results: Sequence[MethodResult]) -> None:
     for result in results:
-        log.event("score", **msgspec.structs.asdict(result))
+        log.event("score", **{k: v for k, v in msgspec.structs.asdict(result).items() if k != "breakdown"})
         gain = ""
         if result.gain is not None and result.bpb_without_adaptation is not None:
             gain = f" ({result.bpb_without_adaptation:.4f} without adaptation, gain {result.gain:.4f})"

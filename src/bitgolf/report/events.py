@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,18 +117,65 @@ def training_losses(events: Iterable[dict[str, Any]]) -> list[tuple[int, float]]
     return [(row.step, row.loss) for row in training_steps(events)]
 
 
+class StepTime(NamedTuple):
+    """Mean seconds of a step, over the steps up to this one whose end the log does not tell apart."""
+
+    step: int
+    seconds: float
+
+
+def step_times(rows: Sequence[StepRow]) -> list[StepTime]:
+    """Seconds per step by step. Steps that were logged together, as on a GPU, have one time."""
+    found, last_step, last_seconds = list[StepTime](), 0, 0.0
+    for seconds, group in groupby(rows, key=lambda row: row.training_seconds):
+        step = list(group)[-1].step
+        if seconds > last_seconds and step > last_step:
+            found.append(StepTime(step, (seconds - last_seconds) / (step - last_step)))
+        last_step, last_seconds = step, seconds
+    return found
+
+
 def training_phases(events: Iterable[dict[str, Any]]) -> list[tuple[int, float]]:
     """(step, fraction of the run) at which each phase of the last training began, those before a resumption included."""
-    earlier: list[tuple[int, float]] = []
-    found: list[tuple[int, float]] = []
+    pairs = [(event["step"], event.get("phase_start")) for event in _of_last_training(events, "phase")]
+    return [(step, float(start)) for step, start in pairs if isinstance(start, float | int)]
+
+
+def training_checkpoints(events: Iterable[dict[str, Any]]) -> list[int]:
+    """Steps after which the last training wrote a checkpoint."""
+    return [event["step"] for event in _of_last_training(events, "checkpoint")]
+
+
+def recompilations(events: Iterable[dict[str, Any]]) -> list[int]:
+    """Steps of the last training in which a graph was compiled, on the training clock."""
+    return [event["step"] for event in _of_last_training(events, "recompile")]
+
+
+def _of_last_training(events: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Events of a kind with a step. A resumed training keeps those before the step at which it continued."""
+    earlier, found = list[dict[str, Any]](), list[dict[str, Any]]()
     for event in events:
-        step, start = event.get("step"), event.get("phase_start")
+        step = event.get("step")
         if event["event"] == "stage" and event.get("stage") == "train":
             earlier, found = found, []
-        elif event["event"] == "resume" and isinstance(step, int):
-            found = [phase for phase in earlier if phase[0] < step]
-        elif event["event"] == "phase" and isinstance(step, int) and isinstance(start, float | int):
-            found.append((step, float(start)))
+        elif not isinstance(step, int):
+            continue
+        elif event["event"] == "resume":
+            found = [one for one in earlier if one["step"] < step + (kind == "checkpoint")]
+        elif event["event"] == kind:
+            found.append(event)
+    return found
+
+
+def warm_ups(events: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:
+    """(fraction of the run, seconds) of each graph that was compiled before the clock of the last training started."""
+    found: list[tuple[float, float]] = []
+    for event in events:
+        start, seconds = event.get("phase_start"), event.get("seconds")
+        if event["event"] == "stage" and event.get("stage") == "train":
+            found = []
+        elif event["event"] == "warm_up" and isinstance(start, float | int) and isinstance(seconds, float | int):
+            found.append((float(start), float(seconds)))
     return found
 
 

@@ -59,7 +59,11 @@ AREAS = (
     Color("area-6", "#dcecee", "#23464b"),
 )
 """Backgrounds that `TEXT` can be read on."""
-PALETTE = (TEXT, MUTED, AXIS, GRID, PAGE, MAIN, OTHER, BETTER, WORSE, *AREAS)
+SERIES = (MAIN, OTHER, BETTER, WORSE, Color("series-5", "#7a3fb0", "#c39bea"), Color("series-6", "#00707a", "#4fc3cf"))
+"""Colors of several things in one chart, in their order."""
+SYMBOLS = "●■▲◆▼✚"
+"""Symbols of several things in one chart, in their order: they differ in more than their color."""
+PALETTE = (TEXT, MUTED, AXIS, GRID, PAGE, *SERIES, *AREAS)
 
 STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",
@@ -87,6 +91,16 @@ STYLE: dict[RcKeyType, Any] = {
     "axes.prop_cycle": cycler(color=[color.light for color in (MAIN, OTHER, BETTER, WORSE)]),
 }
 """Settings of matplotlib. Those of the user are not used."""
+
+
+def series_color(series: int) -> Color:
+    """The color of the i-th of several things, from 0."""
+    return SERIES[series % len(SERIES)]
+
+
+def series_symbol(series: int) -> int:
+    """The index in `SYMBOLS` of the i-th of several things: things of equal color have different symbols."""
+    return (series + series // len(SERIES)) % len(SYMBOLS)
 
 
 def palette_css() -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bitgolf.errors import printable, quoted
-from bitgolf.report.figures import Color, palette_css
+from bitgolf.report.figures import SYMBOLS, Color, palette_css, series_color, series_symbol
 
 LONGEST_CELL = 400
 """Characters of a cell; a longer text loses its middle and states its length."""
@@ -92,10 +92,21 @@ def side_by_side(*sections: str) -> str:
     return f"<div class=pair>\n{''.join(sections)}</div>\n"
 
 
-def chart_card(title: str, svg: str, note: str, body: str = "") -> str:
-    """A chart with its title, a sentence with its numbers, and a table."""
-    caption = f"<figcaption>{paragraph(note)}{body}</figcaption>"
+def chart_card(title: str, svg: str, note: str, numbers: str = "") -> str:
+    """A chart with its title, a sentence about it, and its numbers as a folded table."""
+    table_of_chart = folded(f"Table: {title}", numbers) if numbers else ""
+    caption = f"<figcaption>{paragraph(note)}{table_of_chart}</figcaption>"
     return f"<figure>\n<h3>{escape(title)}</h3>\n{svg}\n{caption}</figure>\n"
+
+
+def legend(names: Sequence[str]) -> str:
+    """The names of the things that charts show in the colors and with the symbols of series 0, 1, …"""
+    items = "".join(
+        f'<li><span class=symbol aria-hidden=true style="color:var(--{series_color(i).name})">'
+        f"{SYMBOLS[series_symbol(i)]}</span>{escape(quoted(name, LONGEST_CELL))}</li>\n"
+        for i, name in enumerate(names)
+    )
+    return f"<ul class=legend>\n{items}</ul>\n"
 
 
 def chart_grid(cards: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,12 @@ def inductor_options(device: torch.device) -> InductorOptions:
 
     known = _inductor.list_options()
     return {name: value for name, value in CUDA_OPTIONS.items() if name in known}
+
+
+def graph_count() -> int:
+    """Return the number of graphs that this process has compiled, without importing the compiler."""
+    compiler = sys.modules.get("torch._dynamo.utils")
+    return compiler.counters["stats"]["unique_graphs"] if compiler else 0
 
 
 def compile_graph(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:

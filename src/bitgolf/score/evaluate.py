@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 from bitgolf.config.spec import Spec
 from bitgolf.model.lm import LM
 from bitgolf.report.progress import Progress, ShowProgress
 from bitgolf.runtime.device import Device
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
+from bitgolf.score.bit_breakdown import bit_breakdown
 from bitgolf.score.callbacks import ProgressCallback
 from bitgolf.score.document_order import DocumentOrder
 from bitgolf.score.execution.batch_size import BatchSize, choose_batch_size, free_memory, is_out_of_memory
@@ -20,8 +23,9 @@ from bitgolf.score.execution.forward import SelectKernels, kernel_selector
 from bitgolf.score.execution.time_estimate import TIME_LIMIT, TimeEstimate
 from bitgolf.score.methods import ScoringMethod
 from bitgolf.score.referee import Score, score
-from bitgolf.score.result import MethodResult
+from bitgolf.score.result import BitBreakdown, MethodResult
 from bitgolf.score.text import TokenizedText
+from bitgolf.tokens.tokenizer import Tokenizer
 
 
 class MethodScore(NamedTuple):
@@ -29,7 +33,7 @@ class MethodScore(NamedTuple):
 
     compile_seconds: time spent on compilation, included in `score.seconds`. forecast: expected seconds, estimated after
     the first few percent of the targets; None if there were too few. kernels: one line per fused kernel that was used.
-    warnings: a smaller batch size than planned, or a time over the limit.
+    warnings: a smaller batch size than planned, or a time over the limit. breakdown: None without a tokenizer.
     """
 
     score: Score
@@ -38,6 +42,7 @@ class MethodScore(NamedTuple):
     forecast: float | None
     kernels: Sequence[str]
     warnings: Sequence[str] = ()
+    breakdown: BitBreakdown | None = None
 
     @property
     def seconds(self) -> float:
@@ -58,7 +63,7 @@ class ScoringContext:
     order: document order; None to use each method's own.
     batch_tokens: tokens per batch; None to choose by free memory, see `choose_batch_size`.
     time_limit: seconds per method, without compilation; exceeding it adds a warning.
-    show: receives the progress of each score.
+    show: receives the progress of each score. tokenizer: of the text, for the breakdown of its bits; None for none.
     scores: cache of the scores of methods that do not adapt, since one of them may be the baseline of several others.
     """
 
@@ -71,6 +76,7 @@ class ScoringContext:
     batch_tokens: int | None = None
     time_limit: float = TIME_LIMIT
     show: ShowProgress = lambda progress: None
+    tokenizer: Tokenizer | None = None
     scores: ScoreCache = field(default_factory=ScoreCache)
 
     @cached_property
@@ -132,6 +138,7 @@ def _method_result(
         kernels=list(result.kernels),
         batch_tokens=result.batch_size.tokens,
         warnings=warnings,
+        breakdown=result.breakdown,
     )
 
 
@@ -171,7 +178,8 @@ def _attempt(
     context: ScoringContext, text: TokenizedText, method: ScoringMethod, name: str, batch: BatchSize
 ) -> MethodScore | None:
     """Score with batches of this size. Returns None if memory runs out."""
-    distributed = context.distributed
+    distributed, tokenizer = context.distributed, context.tokenizer
+    charges = np.zeros(text.num_targets) if tokenizer else None
     try:
         made = method.make_player(context.model, context.vocab, context.device, distributed, context.kernels)
         with closing(made) as player:
@@ -180,13 +188,16 @@ def _attempt(
                 forward.set_max_tokens(batch.tokens)
             clock = TimeEstimate(text.num_targets / distributed.world_size, context.time_limit)
             progress = score_progress(name, context, text, clock)
-            result = score(player, text, method, distributed=distributed, batch_tokens=batch.tokens, progress=progress)
+            words = {"batch_tokens": batch.tokens, "progress": progress, "charges": charges}
+            result = score(player, text, method, distributed=distributed, **words)
             seconds, kernels = (forward.compile_seconds, forward.kernels) if forward else (0.0, ())
-            return MethodScore(result, batch, seconds, clock.forecast, kernels)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    return None
+        return None
+    known = tokenizer is not None and charges is not None
+    breakdown = bit_breakdown(text, charges, tokenizer, distributed) if known else None
+    return MethodScore(result, batch, seconds, clock.forecast, kernels, breakdown=breakdown)
 
 
 def score_progress(name: str, context: ScoringContext, text: TokenizedText, clock: TimeEstimate) -> ProgressCallback:

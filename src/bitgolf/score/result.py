@@ -8,6 +8,28 @@ from pathlib import Path
 import msgspec
 
 
+class BitsRow(msgspec.Struct, frozen=True):
+    """Sums over a class of targets: their number, bytes of the text, and bits (-log2 p)."""
+
+    name: str
+    targets: int
+    bytes: int
+    bits: float
+
+
+class BitBreakdown(msgspec.Struct, frozen=True):
+    """Where the bits of a score go. Each table sums all targets; classes without targets are left out.
+
+    kinds: by kind of token. positions: by the number of targets before it in its document. lengths: by the number of
+    targets of its document. frequencies: by how often the word of the target occurs in the scored text.
+    """
+
+    kinds: list[BitsRow]
+    positions: list[BitsRow]
+    lengths: list[BitsRow]
+    frequencies: list[BitsRow]
+
+
 class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     """The score of one text by one method, and how it was computed.
 
@@ -26,7 +48,7 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     window, stride: in tokens. cross_document: whether earlier documents can change the score of later ones.
     order: document order: corpus, shuffled or longest. processes: number of processes.
     device: kind of device and number format. kernels: fused kernels that were used and the reason, one line per kind.
-    batch_tokens: tokens per batch.
+    batch_tokens: tokens per batch. breakdown: where the bits go; None in scores of which it was not asked.
     """
 
     method: str
@@ -54,6 +76,7 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     kernels: list[str]
     batch_tokens: int
     warnings: list[str]
+    breakdown: BitBreakdown | None = None
 
 
 class CompressResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,6 +69,7 @@ class CheckpointManager:
             "limit": reached.time_limit,
         }
         self.writer.submit(reached.steps, state, {**meta, "paths": list(self.trainer.params)})
+        self.report("checkpoint", step=reached.steps, training_seconds=reached.training_seconds)
         if wait:
             self.writer.wait()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bitgolf.errors import Interrupted, Stopped
 from bitgolf.report.observers import StopRequest
+from bitgolf.runtime.compiler import graph_count
 from bitgolf.runtime.distributed import broadcast_list, broadcast_scalar
 from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.runtime.signals import signals_to
@@ -139,8 +140,11 @@ class _TrainingLoop:
             self.started += time.perf_counter() - started
 
     def train_step(self, progress: TrainingProgress) -> None:
-        """One training step. Reports its loss, and a phase that starts with it."""
+        """One training step. Reports its loss, a phase that starts with it, and graphs that it had to compile."""
+        graphs = graph_count()
         loss = self.trainer.step(self.step, progress)
+        if compiled := graph_count() - graphs:
+            self.report("recompile", step=self.step, graphs=compiled)
         if change := self.trainer.phases.last_change:
             losses = {"loss_before": change.loss_before, "loss_after": change.loss_after}
             self.report("phase", step=self.step, phase_start=change.phase_start, **losses)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,17 +12,44 @@ import msgspec
 from bitgolf.artifact.container import read_artifact
 from bitgolf.artifact.ledger import LedgerEntry, ledger
 from bitgolf.data.manifest import Manifest, data_digest, load_manifest
+from bitgolf.errors import CorruptFileError
+from bitgolf.files import read_json
 from bitgolf.pipeline.result import RunResult
 from bitgolf.pipeline.state import Run, RunInputs
-from bitgolf.report.events import current_warnings, stage_ends, training_losses, training_phases
+from bitgolf.pipeline.training_result import TrainingTime
+from bitgolf.quantize.encoding import TensorReport
+from bitgolf.report.events import (
+    StepRow,
+    StepTime,
+    current_warnings,
+    recompilations,
+    stage_ends,
+    step_times,
+    training_checkpoints,
+    training_phases,
+    training_steps,
+    warm_ups,
+)
+from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.text.read_report import ReadReport
+from bitgolf.training.settings import Train
 
 
 class TrainingCurve(NamedTuple):
-    """losses: (step, nats per token). phases: (step, fraction of the run) at which a phase began."""
+    """What the log says of a training.
+
+    losses: (step, nats per token). rate_factors: (step, factor of the learning rates). step_times: seconds by step.
+    phases: (step, fraction of the run) at which a phase began. checkpoints, recompilations: steps. warm_ups: (fraction
+    of the run, seconds) of the graphs that were compiled before the training clock started.
+    """
 
     losses: Sequence[tuple[int, float]]
     phases: Sequence[tuple[int, float]] = ()
+    rate_factors: Sequence[tuple[int, float]] = ()
+    step_times: Sequence[StepTime] = ()
+    checkpoints: Sequence[int] = ()
+    recompilations: Sequence[int] = ()
+    warm_ups: Sequence[tuple[float, float]] = ()
 
 
 class ReportContents(NamedTuple):
@@ -29,6 +57,7 @@ class ReportContents(NamedTuple):
 
     inputs: text or shards of the run; read: one line each about how the text was read. data, data_digest: the prepared
     data. ledger: what each byte of the artifact is used for. settings: path and value of each setting of the recipe.
+    tensors: quantization error of each tensor. learning_rates: largest learning rate by rule of the optimizer.
     environment: contents of `environment.json`. warnings: of the log. finished: date and time of the score, "" if
     unknown.
     """
@@ -41,6 +70,8 @@ class ReportContents(NamedTuple):
     settings: Sequence[tuple[str, str]]
     environment: dict[str, Any]
     training: TrainingCurve
+    tensors: Sequence[TensorReport] = ()
+    learning_rates: Sequence[tuple[str, float]] = ()
     read: Sequence[str] = ()
     warnings: Sequence[str] = ()
     finished: str = ""
@@ -61,11 +92,55 @@ def collect_contents(
         ledger=ledger(read_artifact(run.files.artifact)),
         settings=[(path or "recipe", str(value)) for path, value in run.recipe.leaves()],
         environment=environment,
-        training=TrainingCurve(training_losses(events), training_phases(events)),
+        training=_training_curve(run, events),
+        tensors=_tensor_rows(run.files.tensor_reports),
+        learning_rates=_learning_rates(run.recipe().train()),
         read=_read_lines(events),
         warnings=current_warnings(events),
         finished=_date(stage_ends(events).get("score")),
     )
+
+
+def _training_curve(run: Run, events: list[dict[str, Any]]) -> TrainingCurve:
+    rows = training_steps(events)
+    limit = run.outcome("train", TrainingTime).time_limit_seconds
+    return TrainingCurve(
+        losses=[(row.step, row.loss) for row in rows],
+        phases=training_phases(events),
+        rate_factors=_rate_factors(run.recipe().train(), rows, limit),
+        step_times=step_times(rows),
+        checkpoints=training_checkpoints(events),
+        recompilations=recompilations(events),
+        warm_ups=warm_ups(events),
+    )
+
+
+def _rate_factors(train: Train, rows: Sequence[StepRow], limit: float) -> list[tuple[int, float]]:
+    """(step, factor of the learning rates) of the logged steps, by the schedule. limit: seconds of training, 0 for none.
+
+    A schedule depends on the progress before the step, whose time is that of the row before it.
+    """
+    schedule, before, found = train.lr_schedule(), 0.0, list[tuple[int, float]]()
+    for row in rows:
+        progress = TrainingProgress(row.step - 1, train.steps, before, limit)
+        found.append((row.step, schedule.value(progress)))
+        before = row.training_seconds
+    return found
+
+
+def _learning_rates(train: Train) -> list[tuple[str, float]]:
+    """(rule, learning rate) of the optimizer's rules that have one."""
+    uses = [(rule["where"], rule["use"]) for rule in train.optim]
+    return [(f"{use.name} on {where}", float(use["lr"])) for where, use in uses if "lr" in use.kwargs]
+
+
+def _tensor_rows(file: Path) -> list[TensorReport]:
+    """The rows of the file of tensor reports; empty if it is missing or of another form, since only a page shows it."""
+    try:
+        rows = [[row[name] for name in TensorReport._fields] for row in read_json(file)]
+        return msgspec.convert(rows, list[TensorReport])
+    except (CorruptFileError, OSError, LookupError, TypeError, msgspec.ValidationError):
+        return []
 
 
 def _read_lines(events: list[dict[str, Any]]) -> list[str]:

@@ -16,7 +16,7 @@ def render_report(contents: ReportContents) -> str:
     body = (
         f"<header>\n<h1>{escape(result.recipe)}</h1>\n<p class=subtitle>{escape(_subtitle(contents))}</p>\n"
         f"{_notes(result)}{tiles(_tiles(result))}{_warnings_link(len(contents.warnings))}</header>\n"
-        f"{section('Charts', chart_grid(run_charts(contents)))}"
+        f"{''.join(section(title, chart_grid(cards)) for title, cards in run_charts(contents))}"
         f"{run_sections(contents)}"
     )
     return web_page(f"bitgolf: {title}", body)

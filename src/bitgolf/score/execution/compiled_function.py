@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._functorch import config as autograd_config
 
-from bitgolf.runtime.compiler import compile_graph
+from bitgolf.runtime.compiler import compile_graph, graph_count
 
 RECOMPILE_LIMIT = 256  # graphs of one function: number of shapes times number of models scored in this process
 
@@ -26,16 +26,12 @@ class CompiledFunction:
         self.compile_seconds = 0.0
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        started, before = time.perf_counter(), _graph_count()
+        started, before = time.perf_counter(), graph_count()
         with (
             torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT),  # the default is 8, over all models
             autograd_config.patch(force_non_lazy_backward_lowering=True),  # so that it counts as compilation time
         ):
             result = self._run(*tensors)
-        if _graph_count() > before:
+        if graph_count() > before:
             self.compile_seconds += time.perf_counter() - started
         return result
-
-
-def _graph_count() -> int:
-    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
