@@ -136,6 +136,39 @@ def test_a_folder_without_logs_is_named(tmp_path: Path) -> None:
     assert result.returncode == 1 and "no log of a run" in result.stdout and not (tmp_path / "runs").exists()
 
 
+def test_a_comparison_is_written_as_a_page(store: Path, tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "ab.html"
+    words = ("compare", str(store / "a*"), str(store / "b*"), "--page", str(page))
+    document = json.loads(run_command(*words, "--json").stdout)
+    text = page.read_text()
+    assert document["page"] == str(page) and text.startswith("<!doctype html>")
+    assert "1.31000" in text and "1.20500" in text and "train.steps" in text and "Training loss by step" in text
+    again = run_command(*words)
+    assert again.returncode == 0 and str(page) in "".join(again.stdout.split()) and page.read_text() == text
+
+
+def test_a_page_replaces_nothing_else(store: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("mine")
+    for target, message in ((notes, "the file exists and is no page"), (store, "expected a file for the page")):
+        result = run_command("compare", str(store / "a0"), "--page", str(target))
+        assert result.returncode == 2 and message in result.stderr
+    assert notes.read_text() == "mine"
+
+
+def test_a_folder_stands_for_the_runs_below_it(store: Path) -> None:
+    (store / "other").mkdir()
+    (store / "a.txt").write_text("no run")
+
+    def names(argument: str) -> list[str]:
+        document = json.loads(run_command("compare", argument, "--json").stdout)
+        return [Path(run["folder"]).name for run in document["groups"][0]["runs"]]
+
+    assert names(str(store)) == ["a0", "a1", "b0", "b1"]
+    assert names(str(store / "a*")) == names(f"{store / 'a0'},{store / 'a*'}") == ["a0", "a1"]
+    assert "no run in this folder" in run_command("compare", str(store / "other")).stderr
+
+
 def test_what_is_no_run_is_refused(store: Path) -> None:
     result = run_command("compare", str(store / "a0"), str(store / "nothing"))
     assert result.returncode == 2 and "no run in this folder" in result.stderr

@@ -17,7 +17,29 @@ from typing import Any
 
 import pytest
 
+KEYS = {"Tab": (9, ""), "Enter": (13, "\r")}
+"""Name of a key -> its code, and the text that it types."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+FOCUSED = """(() => {
+  const e = document.activeElement, r = e.getBoundingClientRect(), again = "reached" in e.dataset;
+  e.dataset.reached = "";
+  return {tag: e.tagName, text: e.textContent.slice(0, 80), again, outlined: getComputedStyle(e).outlineStyle !== "none",
+          shown: r.bottom > 0 && r.top < innerHeight};
+})()"""
+"""JavaScript: the element that has the focus."""
+
+
+def check_page(browser: Browser, page: Path, width: int, *, dark: bool) -> None:
+    """Open a page and all its folded parts by keyboard: it fits the width, has no errors, and asks for nothing else."""
+    browser.open(page, width, dark=dark)
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    tags = browser.open_all_by_keyboard()
+    assert tags.count("SUMMARY") == browser.value("document.querySelectorAll('details').length") > 0
+    assert browser.value("document.querySelectorAll('details:not([open])').length") == 0
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    assert browser.requested() == [page.resolve().as_uri()] and browser.complaints() == []
 
 
 @contextlib.contextmanager
@@ -99,6 +121,35 @@ class Browser:
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
+
+    def press(self, key: str) -> None:
+        """Press and release a key of `KEYS`."""
+        code, text = KEYS[key]
+        words = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call(
+            "Input.dispatchKeyEvent",
+            type="keyDown" if text else "rawKeyDown",
+            **words,
+            **({"text": text} if text else {}),
+        )
+        self.call("Input.dispatchKeyEvent", type="keyUp", **words)
+
+    def open_all_by_keyboard(self) -> list[str]:
+        """Go through the page with Tab, and open each folded part with Enter; returns the tags that had the focus.
+
+        Each element that has the focus must be within the window and have an outline.
+        """
+        tags = list[str]()
+        while True:
+            self.press("Tab")
+            found = self.value(FOCUSED)
+            if found["tag"] == "BODY" or found["again"]:
+                return tags
+            assert found["outlined"] and found["shown"], found
+            tags.append(found["tag"])
+            if found["tag"] == "SUMMARY":
+                self.press("Enter")
+                assert self.value("document.activeElement.parentElement.open"), found
 
     def requested(self) -> list[str]:
         """Addresses that the page asked for, itself included."""

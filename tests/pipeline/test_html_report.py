@@ -21,7 +21,7 @@ from bitgolf.pipeline.html_report.contents import TrainingCurve
 from bitgolf.pipeline.html_report.page import render_report
 from bitgolf.pipeline.state import RunInputs
 from bitgolf.pipeline.training_result import PartUsageRow
-from helpers.browser import open_browser
+from helpers.browser import check_page, open_browser
 from helpers.command_line import run_command
 from helpers.report_contents import losses, method, report_contents, run_result, split, tensors, training
 
@@ -318,11 +318,7 @@ def test_a_browser_shows_the_page_without_errors_requests_and_overflow(tmp_path:
     file.write_text(render_report(report_contents(inputs=inputs, settings=settings)))
     with open_browser() as browser:
         for width, dark in ((390, False), (390, True), (1280, False)):
-            browser.open(file, width, dark=dark)
-            browser.value("document.querySelectorAll('details').forEach(d => d.open = true)")
-            assert browser.requested() == [file.resolve().as_uri()]
-            assert browser.complaints() == []
-            assert browser.value("document.documentElement.scrollWidth") <= width
+            check_page(browser, file, width, dark=dark)
             background = browser.value("getComputedStyle(document.body).backgroundColor")
             assert (sum(map(int, re.findall(r"\d+", background))) < 380) is dark
             assert browser.value(f"Math.min(...[...document.querySelectorAll('svg text')].map({FONT_SIZE}))") >= 10

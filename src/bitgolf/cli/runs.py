@@ -158,8 +158,8 @@ def diff(
 
     With one recipe, `diff A --set PATH=VALUE` shows what the options change.
     """
-    from bitgolf.commands.compare import compare_recipes
     from bitgolf.commands.recipe_tables import diff_table
+    from bitgolf.recipes.differences import compare_recipes
 
     edits = edits_in_order(context, sets, adds)
     if not b and not edits:

@@ -69,7 +69,17 @@ GroupsArgument = Annotated[
 ]
 
 
-def compare(groups: GroupsArgument, as_json: JsonFlag = False) -> None:
+PageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--page",
+        metavar="FILE",
+        help="Also write the comparison as a web page: charts of scores, bytes and times, and loss curves.",
+    ),
+]
+
+
+def compare(groups: GroupsArgument, page: PageOption = None, as_json: JsonFlag = False) -> None:
     """Compare groups of runs: means, spread and tests, settings that differ, and what each part touched.
 
     The first group is what the others are compared with. Scores on different validation text are shown and not tested.
@@ -77,7 +87,7 @@ def compare(groups: GroupsArgument, as_json: JsonFlag = False) -> None:
     start_work()
     from bitgolf.commands.compare_runs import compare_runs, comparison_lines
 
-    comparison = compare_runs(groups)
+    comparison = compare_runs(groups, page)
     print_result(as_json, comparison, comparison_lines(comparison))
 
 

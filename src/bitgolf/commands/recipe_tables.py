@@ -9,7 +9,7 @@ from bitgolf.commands.tables import table
 from bitgolf.config.readable import readable
 
 if TYPE_CHECKING:
-    from bitgolf.commands.compare import SettingDifference
+    from bitgolf.recipes.differences import SettingDifference
 
 
 Published = Mapping[str, tuple[str, float] | None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from bitgolf.pipeline.training_result import TrainingResult
 from bitgolf.recipes.identity import is_quick, recipe_hash
 from bitgolf.report.environment import collect_environment
 from bitgolf.report.events import ValidationRow, read_events, validation_rows
+from bitgolf.report.quiet_import import quiet_matplotlib
 
 
 class Reported(msgspec.Struct, frozen=True):
@@ -46,17 +46,9 @@ def report(run: Run) -> Reported:
 
 
 def load_renderer() -> Callable[[ReportContents], str]:
-    """Return `render_report`. Its import takes a second, since it loads matplotlib, which only this stage needs.
-
-    The first import on a machine also makes matplotlib's cache of fonts; its notes about that are not printed.
-    """
-    logger = logging.getLogger("matplotlib")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    """Return `render_report`. Its import takes a second, since it loads matplotlib, which only this stage needs."""
+    with quiet_matplotlib():
         from bitgolf.pipeline.html_report.page import render_report
-    finally:
-        logger.setLevel(level)
     return render_report
 
 

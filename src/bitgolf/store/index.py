@@ -38,7 +38,7 @@ def read_store(root: Path) -> list[RunEntry]:
 
 def run_folders(root: Path, depth: int = DEEPEST) -> Iterator[Path]:
     """Yield the folders of runs below `root`, sorted by name. Folders inside of a run are not searched."""
-    with suppress(FileNotFoundError, PermissionError):
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
             if entry.is_dir() and not entry.name.startswith("."):
                 folder = Path(entry.path)

@@ -1,4 +1,4 @@
-"""`bitgolf diff`: the settings in which two recipes differ."""
+"""The settings in which two recipes differ."""
 
 from __future__ import annotations
 
