@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bitgolf.commands.list_runs import remove_runs
 from bitgolf.config.recipe_file import read_recipe, write_recipe
+from bitgolf.runtime.folder_lock import folder_lock
+from bitgolf.store.entry import is_run
 from helpers.command_line import run_command
 from helpers.toy_run import finish
 
@@ -54,6 +57,73 @@ def test_runs_are_listed_and_sorted(store: Path) -> None:
     assert "1.20000" in run_command("runs", str(store)).stdout
     assert run_command("runs", str(store), "--sort", "color").returncode == 2
     assert run_command("runs", str(store / "none")).returncode == 2
+
+
+def listed(store: Path, *words: str) -> list[list[object]]:
+    result = run_command("runs", str(store), *words, "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)["values"]
+
+
+def test_any_measure_is_a_column(store: Path) -> None:
+    size = json.loads((store / "a0" / "score.json").read_text())["bytes"]["self_contained"]
+    words = (
+        "--columns",
+        "seed,bytes.self_contained, train.steps,bpb.packed,train.optim.0.use,methods.0.method,quick,nothing.0",
+    )
+    refused = run_command("runs", str(store), *words)
+    assert refused.returncode == 2 and "no run has the measure 'nothing.0'" in refused.stderr
+    rows = listed(store, words[0], words[1].removesuffix(",nothing.0"), "--recipe", "b")
+    assert [row[1:] for row in rows] == [[size, 9, bpb, rows[0][4], "contiguous", False] for bpb in (1.2, 1.21)]
+    assert isinstance(rows[0][4], str) and rows[0][4].isidentifier()
+    text = run_command("runs", str(store), "--columns", "name,bytes.self_contained,quick").stdout
+    assert f"{size:,}" in text and "bytes.self_contained" in text and "false" in text
+
+
+def test_runs_are_filtered_and_sorted_by_any_measure(store: Path) -> None:
+    def names(*words: str) -> list[object]:
+        return [row[0] for row in listed(store, "--columns", "name", *words)]
+
+    assert names("--where", "bpb.packed<1.25") == names("--where", "train.steps>=9") == ["b0", "b1"]
+    assert names("--where", "bpb.packed!=1.3", "--where", "recipe=a*") == ["a1"]
+    assert names("--where", "state=done", "--where", "name=?0") == ["a0", "b0"]
+    assert names("--where", "quick=true") == names("--where", "recipe=z") == []
+    assert names("--sort", "bpb.packed") == ["b0", "b1", "a0", "a1"]
+    assert names("--sort", "bpb.packed", "--descending") == ["a1", "a0", "b1", "b0"]
+    (store / "b0" / "score.json").unlink()
+    assert names("--sort", "bpb.packed", "--descending")[-1] == "b0", "without the measure"
+
+
+@pytest.mark.parametrize("condition", ["", "bpb", "<1", "bpb<", "bpb<low", "bpb=<1", "color=1"])
+def test_conditions_that_mean_nothing_are_refused(store: Path, condition: str) -> None:
+    result = run_command("runs", str(store), "--where", condition)
+    assert result.returncode == 2 and "--where" in result.stderr
+
+
+def test_a_run_that_a_process_writes_to_is_not_removed(store: Path) -> None:
+    words = ("--remove", str(store / "a0"), "--remove", str(store / "a1"), "--yes")
+    with folder_lock(store / "a1"):
+        result = run_command("runs", str(store), *words)
+    assert result.returncode == 1 and "another process is writing to this folder" in result.stderr
+    assert (store / "a0" / "score.json").exists() and (store / "a1" / "score.json").exists()
+    assert run_command("runs", str(store), *words).returncode == 0
+    assert not (store / "a0").exists() and not (store / "a1").exists()
+
+
+def test_an_interrupted_removal_leaves_a_run_that_can_be_removed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, removed = Path.unlink, list[Path]()
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path)
+        if len(removed) == 3:
+            raise KeyboardInterrupt
+        real(path, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", unlink)
+        remove_runs([store / "a0"], confirmed=True)
+    assert is_run(store / "a0")
+    assert remove_runs([store / "a0"], confirmed=True).removed and not (store / "a0").exists()
 
 
 def test_what_removing_frees_is_named_first(store: Path) -> None:

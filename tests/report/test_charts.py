@@ -15,7 +15,7 @@ from bitgolf.report.charts.areas import area_chart
 from bitgolf.report.charts.bars import BarRow, bar_chart, steps_chart
 from bitgolf.report.charts.labels import plain_number
 from bitgolf.report.charts.lines import Level, Line, Ticks, line_chart, lines_chart, thinned
-from bitgolf.report.charts.points import DotRow, Point, dot_chart, evenly_ranked, pareto_frontier, scatter_chart
+from bitgolf.report.charts.points import DotRow, ScatterPoint, dot_chart, evenly_ranked, pareto_frontier, scatter_chart
 from bitgolf.report.charts.treemap import Rectangle, treemap_layout
 from bitgolf.report.figures import (
     AREAS,
@@ -56,7 +56,7 @@ def charts(name: str = "a", label: str = "one") -> list[str]:
         steps_chart(name, label, rows, label="s"),
         area_chart(name, label, rows),
         lines_chart(name, label, [Line(points, 0), Line(points, 5)], labels=labels),
-        scatter_chart(name, label, [Point(1, 2.0, 0), Point(2, 3.0, 1)], labels=labels),
+        scatter_chart(name, label, [ScatterPoint(1, 2.0, 0), ScatterPoint(2, 3.0, 1)], labels=labels),
         dot_chart(name, label, [DotRow(label, [1.0, 2.0], 4, 1.5, 0.7)], label="s"),
     ]
 
@@ -233,7 +233,7 @@ def test_the_frontier_has_the_points_that_none_beats(points: list[tuple[int, int
 
 @pytest.mark.parametrize("values", [[0.0], [1.0, 1.0], [1e-9, 1e9], [-1.0, 5.0], [1.7, 1.7 + 1e-15]])
 def test_points_of_extreme_values_can_be_drawn(values: list[float]) -> None:
-    points = [Point(value, 1.0 + value, 9) for value in values]
+    points = [ScatterPoint(value, 1.0 + value, 9) for value in values]
     for svg in (scatter_chart("a", "a", points, labels=AXES), dot_chart("a", "a", [DotRow("r", values)], label="s")):
         parsed(svg)
         assert "nan" not in svg

@@ -12,17 +12,34 @@ from bitgolf.cli.options import JsonFlag, print_result, start_work
 from bitgolf.errors import UsageError
 from bitgolf.report.display import current_display
 
-SORT_NAMES = ("name", "bpb", "bytes", "seconds", "time")
+MEASURE_NAMES = (
+    "name", "recipe", "hash", "seed", "state", "bpb", "bpb.packed", "bytes", "params", "tokens", "steps", "seconds",
+    "training_seconds", "time",
+)  # fmt: skip
+"""Measures that the shell completes. Paths into the result and of settings are measures, too."""
 RootArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder below which runs are found.")]
-SortOption = Annotated[
+ColumnsOption = Annotated[
     str,
     typer.Option(
-        "--sort",
-        metavar="MEASURE",
-        autocompletion=one_of(*SORT_NAMES),
-        help="Sort by name, bpb, bytes, seconds or time.",
+        "--columns",
+        metavar="MEASURES",
+        help="Measures to show, separated by commas: bpb, bytes, seed, …, a path into score.json such as"
+        " bytes.self_contained, or a setting such as train.steps.",
     ),
 ]
+WhereOption = Annotated[
+    list[str],
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Only runs that fulfil it: 'bpb<1.2', 'seed=0', 'recipe=quick*'. Repeatable.",
+    ),
+]
+SortOption = Annotated[
+    str,
+    typer.Option("--sort", metavar="MEASURE", autocompletion=one_of(*MEASURE_NAMES), help="Sort by a measure."),
+]
+DescendingFlag = Annotated[bool, typer.Option("--descending", help="The largest values first.")]
 RecipeFilter = Annotated[
     str, typer.Option("--recipe", metavar="NAME", help="Only runs whose recipe or folder has this in its name.")
 ]
@@ -37,7 +54,10 @@ YesFlag = Annotated[bool, typer.Option("--yes", help="Remove the runs of --remov
 
 def runs(
     root: RootArgument = Path("runs"),
+    columns: ColumnsOption = "",
+    where: WhereOption = [],  # noqa: B006
     sort: SortOption = "name",
+    descending: DescendingFlag = False,
     recipe: RecipeFilter = "",
     remove: RemoveOption = [],  # noqa: B006
     yes: YesFlag = False,
@@ -50,12 +70,13 @@ def runs(
     if yes and not remove:
         raise UsageError("--yes does nothing without --remove", hint="name the runs to remove: --remove RUN --yes")
     start_work()
-    from bitgolf.commands.list_runs import list_runs, removal_lines, remove_runs, runs_table
+    from bitgolf.commands.list_runs import COLUMNS, list_runs, removal_lines, remove_runs, runs_table
 
     if remove:
         removed = remove_runs(remove, confirmed=yes)
         return print_result(as_json, removed, removal_lines(removed))
-    listing = list_runs(root, sort, recipe)
+    shown = [name.strip() for name in columns.split(",")] if columns else COLUMNS
+    listing = list_runs(root, sort, recipe, columns=shown, where=where, descending=descending)
     return print_result(as_json, listing, runs_table(listing))
 
 

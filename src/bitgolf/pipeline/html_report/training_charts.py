@@ -40,6 +40,9 @@ def _loss_card(contents: ReportContents) -> str:
     note += f" {ends}, {min(finite):.4f} at least."
     note += " Dashed: held-out text, bits per byte converted to nats per token." if levels else ""
     note += " Dotted: a phase of training begins." if contents.training.phases else ""
+    validation = result.validation
+    last_bpb = f"{validation[-1].bpb:.4f} bits per byte at last" if validation else ""
+    note += f" Dots: held-out text during training, {last_bpb}." if validation else ""
     svg = line_chart(
         "loss",
         f"Line: training loss by step, {ends}",
@@ -47,6 +50,7 @@ def _loss_card(contents: ReportContents) -> str:
         labels=("step", "nats per token"),
         levels=levels,
         marks=_phase_marks(contents.training),
+        dots=[(row.step, row.loss) for row in validation],
     )
     return chart_card(title, svg, note, _line_table(losses, ("up to step", "mean loss", "least", "largest"), ".4f"))
 

@@ -69,17 +69,21 @@ def line_chart(
     labels: tuple[str, str],
     levels: Sequence[Level] = (),
     marks: Sequence[tuple[float, str]] = (),
+    dots: Sequence[tuple[float, float]] = (),
     ticks: Sequence[Ticks] = (),
     from_zero: bool = False,
 ) -> str:
     """A line through (x, y), the mean of successive points, on a band from the least to the largest of them.
 
-    labels: of the two axes, with units. levels: values that are marked. marks: (x, label) of vertical lines. Points that
-    are not finite interrupt the line. points: at least one of them finite. from_zero: the vertical axis begins at 0.
+    labels: of the two axes, with units. levels: values that are marked. marks: (x, label) of vertical lines. dots: (x, y)
+    of a second quantity with the same unit. Points that are not finite interrupt the line. points: at least one of them
+    finite. from_zero: the vertical axis begins at 0.
     """
     with chart_style():
         figure, axes = new_figure()
         _draw_line(axes, points, series=0, band=True)
+        if shown := [(x, y) for x, y in dots if math.isfinite(y)]:
+            axes.plot(*zip(*shown, strict=True), color=OTHER.light, marker="o", markersize=4, linewidth=1)
         _label_axes(axes, labels)
         if from_zero:
             axes.set_ylim(bottom=0)

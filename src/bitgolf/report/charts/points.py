@@ -33,7 +33,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 """Markers of matplotlib for the symbols of `figures.SYMBOLS`."""
 
 
-class Point(NamedTuple):
+class ScatterPoint(NamedTuple):
     """A point of a chart of two measures. series: number of its color and symbol."""
 
     x: float
@@ -66,7 +66,7 @@ def pareto_frontier(points: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
-def scatter_chart(name: str, description: str, points: Sequence[Point], *, labels: tuple[str, str]) -> str:
+def scatter_chart(name: str, description: str, points: Sequence[ScatterPoint], *, labels: tuple[str, str]) -> str:
     """Points by two measures, of which less is better, and the Pareto frontier as a line of steps. At least one point.
 
     labels: of the two axes, with units. An axis over a large range of positive values is logarithmic.
@@ -90,7 +90,7 @@ def scatter_chart(name: str, description: str, points: Sequence[Point], *, label
         return inline_svg(figure, name, description)
 
 
-def _draw_points(axes: Axes, points: Sequence[Point], color: Color, marker: str) -> None:
+def _draw_points(axes: Axes, points: Sequence[ScatterPoint], color: Color, marker: str) -> None:
     style = {"linestyle": "", "marker": marker, "markersize": 6, "color": color.light, "alpha": 0.85}
     axes.plot([point.x for point in points], [point.y for point in points], **style)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bitgolf.report.charts.lines import Line, lines_chart
-from bitgolf.report.charts.points import DotRow, Point, dot_chart, pareto_frontier, scatter_chart
+from bitgolf.report.charts.points import DotRow, ScatterPoint, dot_chart, pareto_frontier, scatter_chart
 from bitgolf.report.web_page import chart_card, table
 from bitgolf.store.comparison import MeasureSummary, RunGroup, group_letter, summary_of
 from bitgolf.store.comparison_page.loss_curves import LossCurve
@@ -73,7 +73,7 @@ def _trade_off_card(name: str, scored: Sequence[ScoredRun], measure: str, label:
     known = [(one, float(value)) for one in scored if (value := getattr(one.run, measure)) is not None]
     if len(known) < 2:
         return ""
-    points = [Point(value, one.bpb, one.group) for one, value in known]
+    points = [ScatterPoint(value, one.bpb, one.group) for one, value in known]
     frontier = set(pareto_frontier([point[:2] for point in points]))
     title = f"Score against {short}"
     svg = scatter_chart(name, f"Points: {title}, as in the table", points, labels=(label, "bits per byte"))
