@@ -256,6 +256,23 @@ def test_a_large_range_has_a_logarithmic_axis() -> None:
 def test_numbers_at_ticks() -> None:
     values = (0.0, 0.25, 999.5, 1_500.0, 2e6, 1e12)
     assert list(map(plain_number, values)) == ["0", "0.25", "999.5", "1,500", "2,000,000", "1e+12"]
+    assert [plain_number(1.09 + i * 0.0005, 0.0005) for i in range(3)] == ["1.09", "1.0905", "1.091"]
+    assert [plain_number(15_000 + i / 2, 0.5) for i in range(2)] == ["15,000.0", "15,000.5"]
+
+
+@given(st.floats(1e-3, 1e6), st.floats(-6, 0))
+def test_numbers_at_ticks_differ(start: float, exponent: float) -> None:
+    step = start * 10**exponent
+    ticks = [plain_number(start + i * step, step) for i in range(5)]
+    assert len(set(ticks)) == 5 and all("e" not in tick for tick in ticks if start >= 0.1)
+
+
+def test_the_end_of_several_lines_is_not_squeezed_by_their_start() -> None:
+    points = [(float(i), 2.0 + 8 * (i < 5) + 0.1 * (i % 2)) for i in range(100)]
+    heights = [
+        float(t) for t in texts(lines_chart("a", "a", [Line(points, 0)], labels=AXES)) if re.fullmatch(r"[\d.]+", t)
+    ]
+    assert len([t for t in heights if 2.0 <= t <= 2.2]) >= 3 and 10.0 not in heights
 
 
 # ---- bars and areas ------------------------------------------------------------------------------------------------

@@ -8,10 +8,9 @@ from itertools import groupby
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from bitgolf.errors import printable
-from bitgolf.report.charts.labels import TICK_STEPS, number_ticks
+from bitgolf.report.charts.labels import number_ticks
 from bitgolf.report.figures import (
     AXIS,
     FONT_SIZE,
@@ -97,12 +96,19 @@ def line_chart(
 
 
 def lines_chart(name: str, description: str, lines: Sequence[Line], *, labels: tuple[str, str]) -> str:
-    """Several lines over each other, each the mean of successive points. lines: with finite points, at least one."""
+    """Several lines over each other, each the mean of successive points. lines: with finite points, at least one.
+
+    The vertical axis ends below the highest tenth of the points, such as those of the first steps of a training.
+    """
     with chart_style():
         figure, axes = new_figure()
         for line in lines:
             _draw_line(axes, line.points, series=line.series, band=False)
         _label_axes(axes, labels)
+        ordered = sorted(y for line in lines for _, y in line.points if math.isfinite(y))
+        low, high = ordered[0], ordered[int(0.9 * (len(ordered) - 1))]
+        if high > low:
+            axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         return inline_svg(figure, name, description)
 
 
@@ -124,7 +130,7 @@ def _label_axes(axes: Axes, labels: tuple[str, str]) -> None:
     axes.set_xlabel(printable(labels[0]))
     axes.set_title(printable(labels[1]), loc="left", fontsize=FONT_SIZE, color=MUTED.light)
     number_ticks(axes.xaxis, 5, integer=True)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=TICK_STEPS))
+    number_ticks(axes.yaxis, 7)
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = MOST_BUCKETS) -> list[list[Bucket]]:

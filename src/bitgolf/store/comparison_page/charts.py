@@ -103,11 +103,12 @@ def loss_charts(name: str, curves: Sequence[LossCurve]) -> list[str]:
     labels = [("step", "step"), ("seconds on the training clock", "time")]
     by_step = [Line([(row.step, row.loss) for row in c.rows], c.group) for c in curves]
     by_time = [Line([(row.training_seconds, row.loss) for row in c.rows], c.group) for c in curves]
+    note = "One line for each run, the mean of successive steps. The highest tenth of the losses is above the axis."
     cards = []
     for (axis, word), lines in zip(labels, (by_step, by_time), strict=True):
         title = f"Training loss by {word} (nats per token)"
         svg = lines_chart(
             f"{name}{word}", f"Lines: {title} of {len(lines)} runs", lines, labels=(axis, "nats per token")
         )
-        cards.append(chart_card(title, svg, "One line for each run, the mean of successive steps.", numbers))
+        cards.append(chart_card(title, svg, note, numbers))
     return cards
