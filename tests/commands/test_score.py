@@ -44,6 +44,7 @@ KEYS = {
     "method", "bits", "bytes", "targets", "tokens_read", "seconds", "order_bits", "bpb", "adapts", "bpb_without_adaptation",
     "gain", "window", "stride", "targets_per_second", "targets_per_token_read", "cross_document", "order", "processes",
     "warnings", "device", "kernels", "batch_tokens", "compile_seconds", "time_limit_seconds", "forecast_seconds",
+    "breakdown",
 }  # fmt: skip
 
 
