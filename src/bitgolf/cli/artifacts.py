@@ -9,6 +9,7 @@ import typer
 
 from bitgolf.cli.code_options import accepts_code
 from bitgolf.cli.completion import ORDERS, complete_method, one_of
+from bitgolf.cli.on_hosts import group_size
 from bitgolf.cli.options import (
     LARGEST_COUNT,
     LARGEST_SEED,
@@ -154,7 +155,7 @@ def score(
         order=order,
         seed=seed,
         batch=batch,
-        processes=processes,
+        processes=group_size(processes, "--processes"),
         device=device,
     )
     print_result(as_json, document, score_table(document))

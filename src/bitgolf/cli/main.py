@@ -2,7 +2,7 @@
 
 `runs`: commands on recipes and runs. `doctor`: checks of a run or the machine. `artifacts`: commands on a packed model.
 `data`: commands on shards. `submissions`: commands on record folders. `store`: commands on many runs. `options`: options that several commands share; `run_options`: those of `run`.
-`completion`: what TAB offers. `failures`: messages of exceptions. `usage_errors`: those of the parser.
+`on_hosts`: several processes that torchrun or srun has started. `completion`: what TAB offers. `failures`: messages of exceptions. `usage_errors`: those of the parser.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from bitgolf.cli import artifacts, data, runs, store, submissions
 from bitgolf.cli.doctor import doctor
 from bitgolf.cli.failures import finish_output, report_failure
 from bitgolf.cli.global_options import GlobalOptions, split_global_options
+from bitgolf.cli.on_hosts import run_on_hosts
 from bitgolf.report.display import open_display, shown_on
 from bitgolf.runtime.openmp import limit_spinning
 
@@ -119,7 +120,11 @@ def run_command_line(words: Sequence[str]) -> int:
     try:
         options, words = split_global_options(words, _options_with_value())
         with _applied(options):
-            return _invoke(list(words) or ["--help"]) or finish_output()
+            return run_on_hosts(
+                words,
+                lambda: _invoke(list(words) or ["--help"]) or finish_output(),
+                lambda error: report_failure(error, words, debug=options.debug),
+            )
     except SystemExit:
         raise
     except BaseException as error:

@@ -43,7 +43,8 @@ DevicesOption = Annotated[
         metavar="N",
         min=1,
         max=MOST_PROCESSES,
-        help="Number of processes to train and score with, one GPU each on a GPU machine.",
+        help="Number of processes to train and score with, one GPU each on a GPU machine. Under torchrun or srun: that "
+        "of the processes started.",
     ),
 ]
 

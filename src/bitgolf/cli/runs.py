@@ -9,6 +9,7 @@ import typer
 
 from bitgolf.cli.code_options import accepts_code
 from bitgolf.cli.completion import complete_recipe
+from bitgolf.cli.on_hosts import group_size
 from bitgolf.cli.options import (
     LARGEST_COUNT,
     AddOption,
@@ -202,8 +203,8 @@ def run(
 
     reading, tokens = ReadOptions(key, skip_null, strict), parse_score_tokens(score_tokens)
     given = GivenInputs(text, shards, tokenizer, reading, seed, tokens)
+    devices, folder = group_size(devices, "--devices"), named_folder(recipe)
     options, edits = ExecutionOptions(devices, device, first, resume, strict_cap), edits_in_order(context, sets, adds)
-    folder = named_folder(recipe)
     if request := auto_options(recipe, cap, seconds, speed):
         wanted, given, out = plan_auto_run(request, given, options, edits=edits, quick=quick, out=out)
         wanted = edited_recipe(wanted, edits, quick=quick)

@@ -20,6 +20,7 @@ from bitgolf.files import file_digest, json_digest
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.lm import LM
 from bitgolf.model.parameters import load_weights, read_weights
+from bitgolf.pipeline.host_files import host_inputs
 from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import TrainingTime
@@ -154,6 +155,7 @@ def _measure(run: Run, key: str, bounds: CalibrationLimits) -> float:
         where=run.folder,
         processes=run.devices,
         resume_option="--from calibrate",
+        inputs=lambda: host_inputs(run, run.files.averaged),
     )
     return timing.seconds
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from bitgolf.data.manifest import load_manifest
 from bitgolf.errors import CorruptFileError, UsageError
 from bitgolf.files import json_digest, read_checked_json, write_checked_json
+from bitgolf.pipeline.host_files import check_hosts
 from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.stopped import read_stop
 from bitgolf.recipes.identity import training_key
@@ -19,10 +20,12 @@ KEY_FILE = "key.json"
 def check_training(run: Run) -> None:
     """Check of the stage `train`: the checkpoints are those of this training, and may be continued or replaced.
 
-    Raises `UsageError` if they are of another training, or of an unfinished one and `run.resume` is not set.
+    Raises `UsageError` if they are of another training, or of an unfinished one and `run.resume` is not set, and
+    `BitgolfError` if another host does not have the shards.
     """
     check_owner(run, run.data_folder)
     check_finished(run)
+    check_hosts(run)
 
 
 def check_owner(run: Run, data: Path) -> None:

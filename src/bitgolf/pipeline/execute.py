@@ -20,6 +20,7 @@ from bitgolf.config.spec import Spec
 from bitgolf.errors import BitgolfError, Stopped, UsageError
 from bitgolf.pack.settings import check_coders
 from bitgolf.pipeline.given_inputs import GivenInputs, check_same_inputs, discarded_copies, first_inputs
+from bitgolf.pipeline.host_files import check_first_host
 from bitgolf.pipeline.latest_run import RUNS_FOLDER
 from bitgolf.pipeline.outputs import FILES_KEY, output_digests, remove_changed_outputs
 from bitgolf.pipeline.preview import preview_training
@@ -45,6 +46,7 @@ from bitgolf.report.observers import Observer
 from bitgolf.report.progress import Progress
 from bitgolf.runtime.device import select_device
 from bitgolf.runtime.folder_lock import folder_lock
+from bitgolf.runtime.hosts.group import current_group, last_device
 
 
 def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False) -> RunResult:
@@ -183,12 +185,13 @@ def run_recipe(
     Raises `UsageError` if the device is not available, a path does not exist, or the folder has a run of other inputs,
     and `BitgolfError` if another process writes to the folder. The folder is left as it was then.
     """
-    select_device(options.processes - 1, options.device)  # raises before anything is written if it is not available
+    _check_devices(options)
     earlier = stored_inputs(argument) if argument else None
     given.check(earlier)
     check_recipe(recipe)
     folder = out or argument or RUNS_FOLDER / _default_name(recipe, given)
     _check_folder(folder)
+    check_first_host(folder)
     log = RunLog(folder, delayed=True, observers=observers)
     try:
         with folder_lock(folder), discarded_copies(folder):
@@ -199,6 +202,13 @@ def run_recipe(
             return execute(run, from_stage=options.from_stage, strict_cap=options.strict_cap)
     finally:
         log.close()
+
+
+def _check_devices(options: ExecutionOptions) -> None:
+    """Raise `UsageError` if a device of this host is not available, or another host has other kinds of devices."""
+    device = select_device(last_device(options.processes), options.device)
+    if (group := current_group()) and options.device == "auto":
+        group.check_devices(device.torch_device.type)
 
 
 def _default_name(recipe: Spec[Recipe], given: GivenInputs) -> str:

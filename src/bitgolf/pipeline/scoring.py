@@ -20,6 +20,7 @@ from bitgolf.files import file_digest
 from bitgolf.model.parameters import load_weights, read_weights
 from bitgolf.pipeline.coding import CodingJob, compress_in_worker, decompress_in_worker
 from bitgolf.pipeline.compression import load_meta_model
+from bitgolf.pipeline.host_files import file_inputs
 from bitgolf.pipeline.state import Run
 from bitgolf.report.log import RunLog
 from bitgolf.runtime import process_group
@@ -79,7 +80,14 @@ def run_scoring_job(job: ScoringJob, loaded: LoadedArtifact, *, processes: int =
 
 def score_in_workers(job: ScoringJob, *, processes: int) -> list[MethodResult]:
     """Score with each method in new processes, which read the artifact from disk."""
-    return run_worker(score_worker, job, task="scoring", where=job.artifact, processes=processes)
+    return run_worker(
+        score_worker,
+        job,
+        task="scoring",
+        where=job.artifact,
+        processes=processes,
+        inputs=lambda: file_inputs(job.artifact.parent, job.artifact),
+    )
 
 
 def score_worker(job: ScoringJob) -> list[MethodResult]:

@@ -18,6 +18,7 @@ from bitgolf.errors import BitgolfError
 from bitgolf.files import write_bytes, write_json
 from bitgolf.pipeline.calibration import measure_calibration_reserve
 from bitgolf.pipeline.checkpoint_owner import claim_checkpoints
+from bitgolf.pipeline.host_files import host_inputs
 from bitgolf.pipeline.observed_workers import observed_workers
 from bitgolf.pipeline.run_files import RunFiles
 from bitgolf.pipeline.state import Run
@@ -93,6 +94,7 @@ def train(run: Run) -> TrainingResult:
             processes=run.devices,
             resume_option="--resume",
             stop=run.log.stop,
+            inputs=lambda: host_inputs(run, *checkpoint.checkpoint_files(run.files.checkpoints) if run.resume else ()),
         )
 
 

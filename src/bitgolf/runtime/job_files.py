@@ -10,7 +10,7 @@ before the job is decoded.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 from types import NoneType, UnionType
@@ -39,13 +39,28 @@ def write_job(folder: Path, function: Callable[[Any], Any], job: Any) -> None:
     write_json(folder / JOB, {"function": name, "job": encoded, "code": _write_code(folder)})
 
 
+def moved_job(folder: Path, before: Path, after: str) -> dict[str, Any]:
+    """Return the job in a folder for a host where the files below the folder `before` are below `after`."""
+    written = read_json(folder / JOB)
+    hints = get_type_hints(_job_type(function_named(written["function"])))
+    for name, value in written["job"].items():
+        if hints[name] is Path and Path(value).is_relative_to(before):
+            written["job"][name] = str(Path(after) / Path(value).relative_to(before))
+    return written
+
+
 def read_job(folder: Path) -> tuple[Callable[[Any], Any], Any]:
     """Load the code files of a job, and return the function to call, and its argument."""
     written = read_json(folder / JOB)
     load_code_files([_read_code(folder, **file) for file in written.get("code", [])])
     function = function_named(written["function"])
+    return function, _decode(folder, written["job"], _job_type(function))
+
+
+def _job_type(function: Callable[[Any], Any]) -> Any:
+    """The annotation of a function's only parameter."""
     (job_type,) = (hint for name, hint in get_type_hints(function).items() if name != "return")
-    return function, _decode(folder, written["job"], job_type)
+    return job_type
 
 
 def _write_code(folder: Path) -> list[dict[str, Any]]:
@@ -71,17 +86,25 @@ def read_result(folder: Path, function: Callable[[Any], Any]) -> Any:
 
 
 def write_error(folder: Path, error: BitgolfError) -> None:
-    written = {"message": error.message, "where": error.where, "hint": error.hint, "exit_code": error.exit_code}
-    write_json(folder / ERROR, written)
+    write_json(folder / ERROR, error_fields(error))
 
 
 def read_error(folder: Path) -> BitgolfError | None:
     """Return the error that ended the worker, with its exit status. None if it wrote no error."""
     if not (folder / ERROR).exists():
         return None
-    written = read_json(folder / ERROR)
-    error = BitgolfError(written["message"], where=written["where"], hint=written["hint"])
-    error.exit_code = written["exit_code"]
+    return error_from(read_json(folder / ERROR))
+
+
+def error_fields(error: BitgolfError) -> dict[str, Any]:
+    """The JSON form of an error."""
+    return {"message": error.message, "where": error.where, "hint": error.hint, "exit_code": error.exit_code}
+
+
+def error_from(fields: Mapping[str, Any]) -> BitgolfError:
+    """The error of a JSON form, with its exit status."""
+    error = BitgolfError(fields["message"], where=fields["where"], hint=fields["hint"])
+    error.exit_code = fields["exit_code"]
     return error
 
 

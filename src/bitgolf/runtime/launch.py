@@ -1,37 +1,28 @@
-"""Run a function in worker processes on this host: in one process, or in N processes under torchrun."""
+"""Run a function in worker processes: in one, in N under torchrun on this host, or in those of a group of hosts."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 from bitgolf.errors import BitgolfError, Interrupted, Stopped
 from bitgolf.report.display import current_display
 from bitgolf.report.observers import StopRequest
 from bitgolf.report.worker_display import showing_workers
+from bitgolf.runtime.hosts.group import current_group
+from bitgolf.runtime.hosts.inputs import HostInputs
 from bitgolf.runtime.job_files import read_error, read_result, write_job
 from bitgolf.runtime.parent import launcher_lock
-from bitgolf.runtime.signals import signals_to
+from bitgolf.runtime.worker_process import Ended, WorkerProcess
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 LAST_LINES = 4
 """Lines of a failed worker that its error quotes, as with --quiet nothing else shows them."""
-
-
-class Ended(NamedTuple):
-    """How a process ended: exit status, whether a signal was forwarded to it, and the lines that it printed."""
-
-    status: int
-    signalled: bool
-    lines: list[str]
 
 
 def run_worker(
@@ -43,11 +34,15 @@ def run_worker(
     processes: int = 1,
     resume_option: str = "the same command",
     stop: StopRequest | None = None,
+    inputs: Callable[[], HostInputs] = HostInputs,
 ) -> Result:
     """Run `function(job)` in a worker process, or in N processes under torchrun, and return the result of rank 0.
 
+    If this process leads a group of N processes on one or more hosts, each of them starts one of the N workers.
+
     function: a module-level function of this package with one annotated parameter; see `job_files` for its types.
     task, where, resume_option: for messages: what is done, the file or folder concerned, and how to continue it.
+    inputs: returns the files that the workers read; it is called only if there are other hosts.
 
     The messages and the progress of the workers are shown on the display of this process, and so is what they print.
     SIGINT and SIGTERM are forwarded to the workers; when these have ended, `Interrupted` is raised. If this process is
@@ -59,8 +54,13 @@ def run_worker(
         folder = Path(name)
         write_job(folder, function, job)
         with launcher_lock(folder), showing_workers(folder, current_display()):
-            ended = _run([sys.executable, *_program(name, processes)], stop)
-        if ended.signalled:
+            group = current_group() if processes > 1 else None
+            if group:
+                with stop.calling(group.terminate):
+                    ended = group.run(folder, inputs)
+            else:
+                ended = _run([sys.executable, *_program(name, processes)], stop)
+        if ended.signalled and not stop.reason:
             hint = f"continue with {resume_option}"
             raise Interrupted(f"{task} was stopped by a signal", where=str(where), hint=hint)
         if ended.status:
@@ -87,53 +87,11 @@ def _located(error: BitgolfError | None, task: str, where: Path, resume_option: 
 
 
 def _run(command: list[str], stop: StopRequest) -> Ended:
-    """Run a command, which a request to stop ends by SIGTERM.
-
-    All that it prints is shown as messages, since stdout is reserved for this process's result.
-    """
-    lines, display = list[str](), current_display()
-    with (
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="backslashreplace",
-            env=_environment(),
-        ) as process,
-        _forward_signals(process) as caught,
-        stop.calling(lambda: process.send_signal(signal.SIGTERM)),
-    ):
-        for line in process.stdout or ():
-            lines.append(line.rstrip())
-            display.message(lines[-1])
-        status = process.wait()
+    """Run a command until it ends. Signals are forwarded to it, and a request to stop sends it SIGTERM."""
+    process = WorkerProcess(command)
+    with process.forwarding_signals() as caught, stop.calling(lambda: process.send_signal(signal.SIGTERM)):
+        status, lines = process.wait()
     return Ended(status, bool(caught), lines)
-
-
-def _environment() -> dict[str, str] | None:
-    """Environment of workers, None for that of this process: they find modules where this process does.
-
-    `python -m` would put the current folder first, so that a file there with the name of a library would be executed.
-    """
-    searched = {Path(folder).resolve() for folder in sys.path}  # "" is the current folder
-    return None if Path.cwd() in searched else {**os.environ, "PYTHONSAFEPATH": "1"}
-
-
-@contextmanager
-def _forward_signals(process: subprocess.Popen[Any]) -> Iterator[list[int]]:
-    """Forward SIGINT and SIGTERM to `process`, and yield the list of signals received.
-
-    Outside the main thread this has no effect.
-    """
-    caught: list[int] = []
-
-    def forward(number: int) -> None:
-        caught.append(number)
-        process.send_signal(number)
-
-    with signals_to(forward):
-        yield caught
 
 
 def _failure(task: str, where: Path, processes: int, ended: Ended) -> BitgolfError:

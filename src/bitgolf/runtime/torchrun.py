@@ -16,10 +16,10 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from bitgolf.errors import BitgolfError
 from bitgolf.runtime.job_files import read_error, write_error
 from bitgolf.runtime.parent import end_with_launcher
 from bitgolf.runtime.worker import TRACEBACKS
+from bitgolf.runtime.worker_process import killed_by
 
 
 def main(folder: Path, processes: int) -> int:
@@ -42,10 +42,7 @@ def _report(folder: Path, statuses: dict[int, int], processes: int) -> None:
         return
     killed = {rank: -status for rank, status in statuses.items() if status < 0 and -status != signal.SIGTERM}
     for rank, number in sorted(killed.items()):
-        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        cause = f"process {rank} of {processes} (counted from 0) was ended by {name}"
-        memory = " (the system ends processes if memory runs out)" if number == signal.SIGKILL else ""
-        write_error(folder, BitgolfError(f"{cause}{memory}"))
+        write_error(folder, killed_by(rank, processes, number))
         return
     for file in sorted(folder.glob(TRACEBACKS), key=lambda file: file.stat().st_mtime_ns)[:1]:
         print(file.read_text(), file=sys.stderr)

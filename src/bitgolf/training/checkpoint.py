@@ -98,7 +98,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
     `FormatVersionError` for an undamaged file of another format.
     """
     damaged: list[str] = []
-    for _, file in _newest_first(folder):
+    for file in checkpoint_files(folder):
         try:
             return load(file)._replace(warnings=tuple(damaged))
         except FormatVersionError:
@@ -113,7 +113,12 @@ def load_latest(folder: Path) -> Checkpoint | None:
 
 def newest_file(folder: Path) -> Path | None:
     """The checkpoint file of the last step in `folder`, undamaged or not; None if there is none."""
-    return next((file for _, file in _newest_first(folder)), None)
+    return next(iter(checkpoint_files(folder)), None)
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The checkpoint files in `folder`, the newest first."""
+    return [file for _, file in _newest_first(folder)]
 
 
 def load(path: Path) -> Checkpoint:

@@ -1,0 +1,124 @@
+"""Tests of messages and files between the processes of a group."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Client, Listener
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitgolf.runtime.hosts import channel
+from bitgolf.runtime.hosts.channel import (
+    ANY,
+    Channel,
+    Hello,
+    Provide,
+    SentFile,
+    Start,
+    WorkerEnded,
+    accepted,
+    connect,
+    listener_for,
+    publish,
+)
+from bitgolf.runtime.hosts.inputs import HostFile, HostInputs
+from bitgolf.runtime.hosts.place import Place
+
+TEXTS = st.text(max_size=20)
+MESSAGES = st.one_of(
+    st.builds(Hello, st.integers(0, 9), st.integers(0, 9), TEXTS, st.booleans(), TEXTS, st.integers(0, 8)),
+    st.builds(Start, TEXTS, st.integers(0, 1 << 16)),
+    st.builds(WorkerEnded, st.integers(0, 9), st.integers(-20, 200), st.none(), TEXTS, st.lists(TEXTS).map(tuple)),
+    st.builds(
+        lambda files: Provide(HostInputs(files=files)),
+        st.lists(st.builds(HostFile, TEXTS, st.integers(0), TEXTS)).map(tuple),
+    ),
+)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    channels = connected()
+    yield channels
+    for end in channels:
+        end.close()
+
+
+@given(messages=st.lists(MESSAGES, max_size=5))
+def test_messages_arrive_as_they_were_sent(messages: list[ANY]) -> None:
+    one, other = connected()
+    for message in messages:
+        one.send(message)
+    assert [other.receive() for _ in messages] == messages
+    one.close()
+    with pytest.raises(EOFError):
+        other.receive()
+    with pytest.raises(EOFError):
+        for _ in range(100):
+            other.send(Start("", 0))
+    other.close()
+
+
+def connected() -> tuple[Channel, Channel]:
+    """Two ends of a connection over the loopback device."""
+    with Listener(("127.0.0.1", 0), "AF_INET") as listener:
+        one = Client(listener.address)
+        return Channel(one), Channel(listener.accept())
+
+
+@pytest.mark.parametrize("size", [0, 1, 10, 11, 35])
+def test_files_arrive_in_pieces(
+    ends: tuple[Channel, Channel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(channel, "PIECE_BYTES", 10)
+    (tmp_path / "sent").write_bytes(bytes(range(size)))
+    ends[0].send_file("a/b", tmp_path / "sent")
+    ends[0].send(Start("next", 1))
+    announced = ends[1].receive()
+    assert announced == SentFile("a/b", size)
+    ends[1].receive_file(announced, tmp_path / "new" / "received")
+    assert (tmp_path / "new" / "received").read_bytes() == bytes(range(size))
+    assert ends[1].receive() == Start("next", 1)
+
+
+def test_a_file_that_cannot_be_saved_is_received_nevertheless(ends: tuple[Channel, Channel], tmp_path: Path) -> None:
+    """So that the next message is found."""
+    (tmp_path / "sent").write_bytes(b"abc")
+    ends[0].send_file("a", tmp_path / "sent")
+    ends[0].send(Start("next", 1))
+    announced = ends[1].receive()
+    assert isinstance(announced, SentFile)
+    with pytest.raises(OSError):
+        ends[1].receive_file(announced, tmp_path)
+    assert ends[1].receive() == Start("next", 1)
+
+
+def test_a_process_of_the_group_is_accepted_and_others_are_not() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"MASTER_PORT": str(port)}
+    first, second = (Place(rank, 2, rank, 0, "127.0.0.1", variables) for rank in range(2))
+    secret = b"secret"
+    with listener_for(first, secret) as listener:
+        assert listener.address[0] == "127.0.0.1"
+        shared = publish(first, listener, secret)
+        found = list[tuple[Channel, Hello]]()
+        thread = threading.Thread(target=lambda: found.append(next(accepted(listener))), daemon=True)
+        thread.start()
+        with socket.create_connection(listener.address) as stranger:
+            stranger.sendall(b"\0\0\0\4junk")
+        hello = Hello(1, 0, "here", False, "1", 0)
+        own = connect(second, hello)
+        thread.join(10)
+        assert [greeting for _, greeting in found] == [hello]
+        found[0][0].send(Start("x", 2))
+        assert own.receive() == Start("x", 2)
+        own.close()
+        found[0][0].close()
+        del shared
