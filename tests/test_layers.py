@@ -25,7 +25,7 @@ LAYERS = [
     {"artifact", "cautions"},
     {"export"},
     {"pipeline"},
-    {"evidence", "store"},
+    {"evidence", "store", "watch"},
     {"commands"},
     {"api", "cli", "parts"},
     {"__init__", "__main__"},

@@ -64,6 +64,7 @@ REQUIRED = {
     "pack": ["nowhere"],
     "sweep": ["nowhere", "--set", "quantize.1.use.bits=3,4"],
     "recipes": [],
+    "watch": ["nowhere"],
     "export": ["nowhere", "out"],
     "check": ["nowhere"],
     "record": ["nowhere", "--against", "1.1"],

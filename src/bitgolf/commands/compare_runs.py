@@ -12,7 +12,7 @@ import msgspec
 from bitgolf.commands.tables import table
 from bitgolf.errors import UsageError
 from bitgolf.files import write_bytes
-from bitgolf.report.quiet_import import quiet_matplotlib
+from bitgolf.report.quiet_matplotlib import quiet_matplotlib
 from bitgolf.store.comparison import Comparison, compare_groups, group_letter, measure_text
 from bitgolf.store.entry import is_run
 from bitgolf.store.index import run_folders

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,7 @@ from bitgolf.recipes.check import check_recipe
 from bitgolf.recipes.identity import recipe_hash
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
+from bitgolf.report.failures import describe
 from bitgolf.report.log import RunLog
 from bitgolf.report.observers import Observer
 from bitgolf.report.progress import Progress
@@ -66,6 +68,10 @@ def execute(run: Run, *, from_stage: str | None = None, strict_cap: bool = False
         if run.log.is_writing:
             write_stop(run.folder, stopped)
         raise
+    except BaseException as error:
+        with suppress(OSError):  # the disk may be full
+            run.log.event("failed", message=describe(error, write=False).message)
+        raise
 
 
 def _execute(run: Run, from_stage: str | None, *, strict_cap: bool) -> RunResult:
@@ -84,6 +90,7 @@ def _execute(run: Run, from_stage: str | None, *, strict_cap: bool) -> RunResult
         changed = ""
         if i < forced and stage.unchanged(run):
             if not (changed := stage.damage(run)):
+                run.log.event("reused", stage=stage.name)
                 run.log.info(f"{stage.name}: unchanged, reused")
                 continue
             run.log.info(f"{stage.name}: {changed}; the stage runs again")

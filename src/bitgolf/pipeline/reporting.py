@@ -21,7 +21,7 @@ from bitgolf.pipeline.training_result import TrainingResult
 from bitgolf.recipes.identity import is_quick, recipe_hash
 from bitgolf.report.environment import collect_environment
 from bitgolf.report.events import ValidationRow, read_events, validation_rows
-from bitgolf.report.quiet_import import quiet_matplotlib
+from bitgolf.report.quiet_matplotlib import quiet_matplotlib
 
 
 class Reported(msgspec.Struct, frozen=True):

@@ -159,6 +159,7 @@ def _train(job: TrainingJob, rank: Rank, limit: float, reserve: CalibrationReser
         begun = setup.setup_trainer(trainer, rank.log)
         batch = f"{settings.rows} x {settings.length}"
         rank.log.info(f"{parameters:,} parameters; {tokens:,} training tokens; batches of {batch}")
+        rank.log.event("training", steps=settings.steps, time_limit_seconds=limit, parameters=parameters)
         report = _event_logger(rank.log, settings, limit)
         reached = loop.train(
             trainer,

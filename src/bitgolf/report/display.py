@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from threading import RLock
@@ -50,6 +50,10 @@ class Display(ABC):
     @abstractmethod
     def progress(self, progress: Progress) -> None:
         """Show the state of the work, in place of the one before."""
+
+    def lines_in_place(self, lines: Sequence[str]) -> bool:
+        """Show lines in place of the state of the work. Returns False where nothing can be redrawn: they are not shown."""
+        return False
 
     @abstractmethod
     def end_progress(self) -> None:
@@ -140,6 +144,11 @@ class LiveDisplay(Display):
     def progress(self, progress: Progress) -> None:
         with self._lock:
             self._area.show(progress)
+
+    def lines_in_place(self, lines: Sequence[str]) -> bool:
+        with self._lock:
+            self._area.show_lines(lines)
+        return True
 
     def end_progress(self) -> None:
         with self._lock:

@@ -28,6 +28,7 @@ class LogFollower:
 
     def __init__(self, log: Path, *, start: int = 0) -> None:
         self._log, self._position, self._decoder = log, start, EventDecoder()
+        self.restarts = 0  # how often the log was read from its beginning again
 
     def new_events(self) -> list[dict[str, Any]]:
         """Return the events since the last call; none while there is no log."""
@@ -35,6 +36,7 @@ class LogFollower:
             with self._log.open("rb") as handle:
                 if handle.seek(0, 2) < self._position:
                     self._position, self._decoder = 0, EventDecoder()
+                    self.restarts += 1
                 handle.seek(self._position)
                 data = handle.read()
         except FileNotFoundError:

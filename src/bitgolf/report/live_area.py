@@ -35,7 +35,7 @@ class LiveArea:
     def __init__(self, stream: IO[str]) -> None:
         self._console = Console(file=stream, highlight=False, soft_wrap=True)
         self._live: Live | None = None
-        self._line = LiveLine(Progress(""))
+        self._line, self._lines = LiveLine(Progress("")), list[str]()
 
     def print(self, lines: Iterable[str]) -> None:
         """Print lines of messages, which fit the terminal, above the live line."""
@@ -46,7 +46,15 @@ class LiveArea:
         """Show the state of the work in the live line."""
         if self._line.progress.stage != progress.stage:
             self._line = LiveLine(progress)
-        self._line.progress = progress
+        self._line.progress, self._lines = progress, []
+        self._start()
+
+    def show_lines(self, lines: Iterable[str]) -> None:
+        """Show several lines, which fit the terminal, in place of the live line."""
+        self._lines = list(lines)
+        self._start()
+
+    def _start(self) -> None:
         if self._live is None:
             self._live = Live(
                 console=self._console,
@@ -60,11 +68,13 @@ class LiveArea:
 
     def clear(self) -> None:
         """Remove the live line."""
-        live, self._live, self._line = self._live, None, LiveLine(Progress(""))
+        live, self._live, self._line, self._lines = self._live, None, LiveLine(Progress("")), []
         if live:
             live.stop()
 
     def _drawn(self) -> RenderableType:
+        if self._lines:
+            return Text("\n".join(self._lines), no_wrap=True)
         return self._line.draw((terminal_width(self._console.file) or self._console.width) - MARGIN)
 
 

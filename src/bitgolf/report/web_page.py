@@ -131,8 +131,12 @@ def _tile(tile: Tile) -> str:
     )
 
 
-def web_page(title: str, body: str) -> str:
-    """A whole page. Its policy forbids scripts and requests, should a text ever escape the escaping."""
+def web_page(title: str, body: str, *, reload_seconds: int = 0) -> str:
+    """A whole page. Its policy forbids scripts and requests, should a text ever escape the escaping.
+
+    reload_seconds: a browser loads the page again after this time; 0 for never.
+    """
+    again = f'<meta http-equiv=refresh content="{reload_seconds}">\n' if reload_seconds else ""
     style = palette_css() + Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     return f"""<!doctype html>
 <html lang=en>
@@ -141,7 +145,7 @@ def web_page(title: str, body: str) -> str:
 <meta name=viewport content="width=device-width, initial-scale=1">
 <meta name=color-scheme content="light dark">
 <meta http-equiv=Content-Security-Policy content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{escape(title)}</title>
+{again}<title>{escape(title)}</title>
 <style>
 {style}</style>
 </head>

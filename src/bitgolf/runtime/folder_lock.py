@@ -37,9 +37,13 @@ class LockHolder(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.started}"
 
+    def exists(self) -> bool | None:
+        """Whether the process exists; None for one on another host, of which that is not known."""
+        return process_exists(self.pid) if self.host == socket.gethostname() else None
+
     def may_run(self) -> bool:
-        """Whether the process may still exist: on this host it does, on another host that is not known."""
-        return self.host != socket.gethostname() or process_exists(self.pid)
+        """Whether the process may still exist."""
+        return self.exists() is not False
 
 
 class _HeldLock(NamedTuple):
@@ -103,7 +107,7 @@ def _lock(path: Path) -> _HeldLock | None:
     try:
         status, content = os.fstat(descriptor), os.pread(descriptor, 4096, 0)
         if not _flock(descriptor, content):
-            raise _held_by(path.parent, _holder(content))
+            raise _held_by(path.parent, parse_holder(content))
         if os.fstat(descriptor).st_nlink and path.stat().st_ino == status.st_ino:
             return _HeldLock(path, descriptor, (content, status) if content else None)
     except BaseException:
@@ -122,12 +126,20 @@ def _flock(descriptor: int, content: bytes) -> bool:
     except OSError as error:
         if error.errno not in _NO_FLOCK:
             raise
-        holder = _holder(content)
+        holder = parse_holder(content)
         return not (holder and holder.may_run())
     return True
 
 
-def _holder(content: bytes) -> LockHolder | None:
+def read_holder(folder: Path) -> LockHolder | None:
+    """The process that a folder's lock file names; None without a lock file, or if it names none. Nothing is locked."""
+    try:
+        return parse_holder((folder / LOCK_FILE).read_bytes())
+    except OSError:
+        return None
+
+
+def parse_holder(content: bytes) -> LockHolder | None:
     """The holder that a lock file names; None if it names none."""
     try:
         return msgspec.json.decode(content, type=LockHolder)

@@ -1,4 +1,4 @@
-"""Import of matplotlib without its notes."""
+"""The import of matplotlib without its notes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_matplotlib() -> Iterator[None]:
-    """Print no notes of matplotlib, whose first import on a machine makes its cache of fonts."""
+    """Import matplotlib within this block: it prints nothing when it makes its cache of fonts, once on a machine."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)
