@@ -1,4 +1,4 @@
-"""Sharded Muon on two and four processes (gloo, CPU), against one process with the whole batch."""
+"""Sharded Muon, SOAP, Contra-Muon and EMA-Nesterov on two and four processes (gloo, CPU), against one with the whole batch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from bitgolf.config.rules import Rule
 from bitgolf.config.spec import Spec, part
 from bitgolf.optim.adam import Adam
+from bitgolf.optim.contra_muon import ContraMuon
+from bitgolf.optim.ema_nesterov import EMANesterov
 from bitgolf.optim.frozen import Frozen
 from bitgolf.optim.muon import Muon
 from bitgolf.optim.muon_transforms import NorMuon, RowNorm
 from bitgolf.optim.optimizer import Optimizer
 from bitgolf.optim.orthogonalize import NewtonSchulz
+from bitgolf.optim.soap import SOAP
 from bitgolf.runtime.distributed import SINGLE_PROCESS, DistributedContext
 from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.training.graphs import warm_up_graphs
@@ -41,15 +44,22 @@ ROLES = {path: path if path in ("scale", "idle") else "matrix" for path in SHAPE
 Type = Literal["float32", "bfloat16"]
 
 
-def rules(precision: Type, shard: Literal["auto", "off"], reduce: Type) -> tuple[Spec[Rule], ...]:
-    orth = part(NewtonSchulz, precision=precision)
-    muon = part(
-        Muon,
-        weight_decay=0.1,
-        pre_orthogonalize=(part(RowNorm),),
-        post_orthogonalize=(part(NorMuon),),
-        orthogonalize=orth,
-    )
+MUON = part(
+    Muon,
+    weight_decay=0.1,
+    pre_orthogonalize=(part(RowNorm),),
+    post_orthogonalize=(part(NorMuon),),
+    orthogonalize=part(NewtonSchulz, precision="float32"),
+)
+ROUGH = MUON.replace(orthogonalize=part(NewtonSchulz, precision="bfloat16"))
+UNCLIPPED = 1e12
+VARIANTS = {
+    "SOAP": MUON.replace(pre_orthogonalize=(part(SOAP, refresh_interval=2),)),
+    "Contra-Muon": MUON.replace(orthogonalize=part(ContraMuon, base=part(NewtonSchulz, precision="float32"))),
+}
+
+
+def rules(muon: Spec[Muon], shard: Literal["auto", "off"], reduce: Type) -> tuple[Spec[Rule], ...]:
     return (
         part(Rule, where="matrix", use=muon.replace(shard=shard, reduce_dtype=reduce, cautious_weight_decay=True)),
         part(Rule, where="scale", use=part(Adam, lr=0.05)),
@@ -64,14 +74,14 @@ class Run:
         self,
         distributed: DistributedContext,
         *,
-        precision: Type = "float32",
+        muon: Spec[Muon] = MUON,
         shard: Literal["auto", "off"] = "auto",
         reduce: Type = "float32",
         clip: float = 0.5,
     ) -> None:
         generator = torch.Generator().manual_seed(0)
         self.params = {path: nn.Parameter(torch.randn(s, generator=generator)) for path, s in SHAPES.items()}
-        self.optimizer = Optimizer(self.params, ROLES, rules(precision, shard, reduce), distributed)
+        self.optimizer = Optimizer(self.params, ROLES, rules(muon, shard, reduce), distributed)
         self.distributed, self.clip, self.norms = distributed, clip, list[Tensor]()
 
     def steps(self, first: int, last: int) -> Run:
@@ -79,7 +89,7 @@ class Run:
         for step in range(first, last):
             for i, (path, p) in enumerate(self.params.items()):
                 generator = torch.Generator().manual_seed(100 * step + i)
-                samples = torch.randn((BATCH, *p.shape), generator=generator) * 3.0**i
+                samples = (16 * torch.randn((BATCH, *p.shape), generator=generator)).round() * 3.0**i  # exact sums
                 mine = samples[self.distributed.rank * share : (self.distributed.rank + 1) * share].mean(0)
                 p.grad = None if path == "idle" else mine
             self.optimizer.reduce_gradients()
@@ -94,9 +104,9 @@ class Run:
         return {**params, **state, "norms": torch.stack(self.norms)}
 
 
-def resumed(distributed: DistributedContext, at_half: dict[str, Tensor]) -> Run:
+def resumed(distributed: DistributedContext, at_half: dict[str, Tensor], muon: Spec[Muon] = MUON, clip: float = 0.5) -> Run:
     """A new run that continues from the state of another after half of the steps."""
-    run = Run(distributed)
+    run = Run(distributed, muon=muon, clip=clip)
     with torch.no_grad():
         for path, p in run.params.items():
             p.copy_(at_half[f"params/{path}"])
@@ -121,15 +131,31 @@ def work(distributed: DistributedContext, out: Path, data: Path) -> None:
         "half": at_half,
         "whole": half.steps(HALF, STEPS).result(),
         "resumed": resumed(distributed, at_half).result(),
-        "rough": Run(distributed, precision="bfloat16").steps(0, STEPS).result(),
+        "rough": Run(distributed, muon=ROUGH).steps(0, STEPS).result(),
         "replicated": Run(distributed, shard="off").steps(0, STEPS).result(),
         "half sums": Run(distributed, reduce="bfloat16").steps(0, STEPS).result(),
         "counts": {"momentum": torch.tensor(momenta(half))},
     }
+    for name, muon in VARIANTS.items():
+        half = Run(distributed, muon=muon, clip=UNCLIPPED).steps(0, HALF)
+        results[f"{name} half"] = at_half = half.result()
+        results[name] = half.steps(HALF, STEPS).result()
+        results[f"{name} resumed"] = resumed(distributed, at_half, muon, UNCLIPPED).result()
     if distributed.world_size == 2:
+        results["ahead"] = trained_ahead(distributed, data)
         results["warm"] = {"up": torch.tensor(warm_up_changes_nothing(distributed, data))}
     for name, result in results.items():
         save_file(result, out / f"{name}.{distributed.world_size}.{distributed.rank}")
+
+
+def trained_ahead(distributed: DistributedContext, data: Path) -> dict[str, Tensor]:
+    """State of a trainer after four steps with EMA-Nesterov, which looks ahead from the second one on."""
+    recipe = toy_recipe(steps=8).set("train.lookahead", part(EMANesterov, start=0.0, end=1.0, decay=0.5))
+    trainer = make_trainer(data, recipe, distributed=distributed, noisy=False)
+    for step in range(4):
+        trainer.step(step, TrainingProgress(step, 8, 0.0, 0.0))
+    trainer.close()
+    return {name: t.clone().contiguous() for name, t in trainer.state_dict().items()}
 
 
 def warm_up_changes_nothing(distributed: DistributedContext, data: Path) -> bool:
@@ -189,7 +215,7 @@ def test_all_processes_have_the_same_bits(results: Results, size: int) -> None:
 
 @pytest.mark.parametrize("size", WORLDS)
 def test_orthogonalization_in_bfloat16_agrees_too(results: Results, alone: dict[str, Tensor], size: int) -> None:
-    want = Run(SINGLE_PROCESS, precision="bfloat16").steps(0, STEPS).result()
+    want = Run(SINGLE_PROCESS, muon=ROUGH).steps(0, STEPS).result()
     got = results[f"rough.{size}.0"]
     moved = [name for name in want if name.startswith("params/") and name not in ("params/scale", "params/idle")]
     for name in moved:
@@ -244,6 +270,44 @@ def test_the_norm_that_clips_is_that_of_the_whole_gradient(results: Results, siz
     want = Run(SINGLE_PROCESS, clip=1e9).steps(0, STEPS).norms
     torch.testing.assert_close(results[f"whole.{size}.0"]["norms"], torch.stack(want), rtol=1e-5, atol=0)
     assert results[f"whole.{size}.0"]["norms"].min() > 1  # it did clip
+
+
+@pytest.mark.parametrize("size", WORLDS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_of_muon_make_the_step_of_one_process(results: Results, name: str, size: int) -> None:
+    """With state of other shapes than the matrix (SOAP), padding by zero matrices, and after resumption.
+
+    The gradients have the same bits for any number of processes: eigenvectors of SOAP's moments, which have a rank
+    below their size after few steps, would otherwise not be determined.
+    """
+    want = Run(SINGLE_PROCESS, muon=VARIANTS[name], clip=UNCLIPPED).steps(0, STEPS).result()
+    plain = Run(SINGLE_PROCESS, clip=UNCLIPPED).steps(0, STEPS).result()
+    assert any((want[path] - plain[path]).abs().max() > 1e-3 for path in want if path.startswith("params/"))
+    for rank in range(size):
+        got, again = results[f"{name}.{size}.{rank}"], results[f"{name} resumed.{size}.{rank}"]
+        assert got.keys() == want.keys()
+        for key, value in want.items():
+            torch.testing.assert_close(got[key], value, atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+            assert torch.equal(got[key], results[f"{name}.{size}.0"][key])
+        assert all(torch.equal(t, got[key]) for key, t in again.items() if key != "norms")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_checkpoint_of_a_variant_goes_on_in_one_process(results: Results, name: str) -> None:
+    want = Run(SINGLE_PROCESS, muon=VARIANTS[name], clip=UNCLIPPED).steps(0, STEPS).result()
+    got = resumed(SINGLE_PROCESS, results[f"{name} half.4.3"], VARIANTS[name], UNCLIPPED).result()
+    for key in (key for key in want if key != "norms"):
+        torch.testing.assert_close(got[key], want[key], atol=1e-5, rtol=1e-5)
+
+
+def test_a_lookahead_of_two_processes_is_that_of_one(results: Results, data: Path) -> None:
+    """Weights and their mean change have the same bits on both processes, and the values of one."""
+    both, want = [results[f"ahead.2.{rank}"] for rank in range(2)], trained_ahead(SINGLE_PROCESS, data)
+    moved = [name for name in want if name.startswith(("weights/", "lookahead/"))]
+    assert any(name.startswith("lookahead/") and want[name].abs().max() > 1e-3 for name in moved)
+    for name in moved:
+        assert torch.equal(both[0][name], both[1][name])
+        torch.testing.assert_close(both[0][name], want[name], atol=1e-4, rtol=1e-4)
 
 
 def test_warm_up_clears_the_shards(results: Results) -> None:
