@@ -104,7 +104,9 @@ class Run:
         return {**params, **state, "norms": torch.stack(self.norms)}
 
 
-def resumed(distributed: DistributedContext, at_half: dict[str, Tensor], muon: Spec[Muon] = MUON, clip: float = 0.5) -> Run:
+def resumed(
+    distributed: DistributedContext, at_half: dict[str, Tensor], muon: Spec[Muon] = MUON, clip: float = 0.5
+) -> Run:
     """A new run that continues from the state of another after half of the steps."""
     run = Run(distributed, muon=muon, clip=clip)
     with torch.no_grad():
