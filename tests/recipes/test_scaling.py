@@ -11,6 +11,7 @@ from bitgolf.config.build_context import BuildContext
 from bitgolf.config.spec import Spec
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.cores.scheduled_segments import ScheduledSegmentMask
 from bitgolf.model.build import build_on_meta
 from bitgolf.model.layer_orders import LoopedLayers
 from bitgolf.model.mlp import MLP
@@ -44,6 +45,13 @@ def test_a_scaled_recipe_fills_the_cap_with_the_same_techniques(name: str, cap: 
     assert small["pack.cap"] == cap and small["train.rows"] * small["train.length"] == 2048
     assert (small["train.seconds"], small["train.steps"], small["tokens.vocab"]) == (300.0, 0, 2048)
     small["model"](BuildContext(vocab=2048))
+
+
+def test_segments_are_no_longer_than_a_row() -> None:
+    """Those of training, and those of scoring, which are longer at full size."""
+    for name, stages in (("bitgolf16", ((256, 1.0),)), ("pr2014", ((256, 0.1), (256, 0.7)))):
+        (mask,) = nodes(scale_recipe(get_recipe(name), SMALL._replace(full_steps=600), six_bits), ScheduledSegmentMask)
+        assert mask["max_length"] == 256 and mask["stages"] == stages
 
 
 def test_widths_depth_and_named_layers_keep_their_proportions() -> None:

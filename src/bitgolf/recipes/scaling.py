@@ -10,7 +10,7 @@ Rules, with r = cap / cap of the recipe:
 - Batch: as given; windows of training, attention, calibration and scoring have at most the length of a row.
 - Schedules and averages in steps keep their fraction of the run: they are multiplied by the given number of steps over
   the published one.
-- Scoring: strides are at least a quarter of the window.
+- Scoring: strides are at least a quarter of the window, also in short documents.
 - Adapters: ranks are scaled like the width. At most as many documents as a batch has rows are adapted side by side.
   Phases begin at the same fraction of the documents, and train on chunks of one batch.
 
@@ -27,6 +27,7 @@ from bitgolf.average.ema import EMA
 from bitgolf.config.spec import Spec, part
 from bitgolf.errors import RecipeError
 from bitgolf.model.attention.attention import Attention
+from bitgolf.model.attention.cores.scheduled_segments import ScheduledSegmentMask
 from bitgolf.model.attention.cores.sdpa import SegmentMask
 from bitgolf.model.lm import LM
 from bitgolf.model.ngram_embedding import HashedNGramEmbedding
@@ -112,9 +113,10 @@ def _with_batch(recipe: Spec[Recipe], scale: Scale) -> Spec[Recipe]:
         WarmdownSteps: lambda node: node.replace(steps=max(1, round(node["steps"] * faster))),
         EMA: lambda node: node.replace(decay=node["decay"] ** (1 / faster)),
         SegmentMask: lambda node: node.replace(max_length=scale.length),
+        ScheduledSegmentMask: lambda node: _with_short_segments(node, scale.length),
         TrainingText: lambda node: node.replace(batches=8, rows=8, length=scale.length),
         SelfGenerated: lambda node: node.replace(length=scale.length),
-        DocumentLoRA: lambda node: node.replace(rows=min(node["rows"], scale.rows)),
+        DocumentLoRA: lambda node: node.replace(rows=min(node["rows"], scale.rows), short_documents=()),
         PhasedLoRA: lambda node: _with_phases(node, scale),
         FloatTuning: lambda node: node.replace(reserve=node["reserve"] * scale.seconds / recipe["train.seconds"]),
     }
@@ -128,6 +130,11 @@ def _edit_all(recipe: Spec[Any], cls: type, edit: Callable[[Spec[Any]], Spec[Any
         if node.cls is cls:
             recipe = recipe.set(path, edit(node))
     return recipe
+
+
+def _with_short_segments(node: Spec[ScheduledSegmentMask], length: int) -> Spec[ScheduledSegmentMask]:
+    stages = tuple((min(longest, length), end) for longest, end in node["stages"])
+    return node.replace(max_length=length, stages=stages)
 
 
 def _with_window(node: Any, length: int) -> Any:
