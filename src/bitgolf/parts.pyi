@@ -174,6 +174,7 @@ from bitgolf.quantize.codecs.lqer_factors import AsymmetricFactors as Asymmetric
 from bitgolf.quantize.codecs.lqer_factors import PerRowFactors as PerRowFactors
 from bitgolf.quantize.codecs.protected_groups import ProtectedGroups as ProtectedGroups
 from bitgolf.quantize.codecs.trellis import TrellisCodec as TrellisCodec
+from bitgolf.quantize.rounded_phase import RoundedPhase as RoundedPhase
 from bitgolf.quantize.tuning import FloatTuning as FloatTuning
 from bitgolf.recipes.recipe import Recipe as Recipe
 from bitgolf.score.adapt.document_lora import DocumentLoRA as DocumentLoRA

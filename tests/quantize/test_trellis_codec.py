@@ -235,6 +235,16 @@ def test_nothing_is_lost_at_the_ends_of_what_an_index_holds(states: int) -> None
     assert error[5] <= error.median() < 0.1  # and the other columns hardly lose accuracy
 
 
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_matrix_of_zeros_beside_others_stays_zero(rate: float) -> None:
+    """As zero-initialized matrices before training, whose standard deviation is far below the common step."""
+    weights = {"w": 1e6 * gaussian((24, 12)), "zero": torch.zeros(24, 12)}
+    stats = {"w": known(24, 12), "zero": known(24, 12)._replace(output_fisher=torch.full((24,), 1e-9))}
+    codec = TrellisCodec(bits=2.0, states=4, rate_weight=rate)
+    codes = dict(codec.fit_encode(weights, stats).codes)
+    assert not codec.decode(codes["zero"], (24, 12)).any() and codec.decode(codes["w"], (24, 12)).any()
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
     w, codec = gaussian((4, 5)), TrellisCodec(bits=3)

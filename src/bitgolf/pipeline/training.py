@@ -16,6 +16,8 @@ from bitgolf.data.batches import BatchLoader
 from bitgolf.data.manifest import data_digest, load_manifest, open_split
 from bitgolf.errors import BitgolfError
 from bitgolf.files import write_bytes, write_json
+from bitgolf.model.build import build_on_meta
+from bitgolf.model.parameters import load_weights, parameter_roles
 from bitgolf.pipeline.calibration import measure_calibration_reserve
 from bitgolf.pipeline.checkpoint_owner import claim_checkpoints
 from bitgolf.pipeline.host_files import host_inputs
@@ -25,6 +27,8 @@ from bitgolf.pipeline.state import Run
 from bitgolf.pipeline.training_result import PartUsageRow, ReserveRecord, TrainingResult
 from bitgolf.pipeline.training_warnings import warn_if_nothing_learnt, warn_of_divergence, warn_of_unused
 from bitgolf.pipeline.validation import HeldOutEvaluation
+from bitgolf.quantize.calibration.sources import CalibrationContext
+from bitgolf.quantize.rounded_phase import RoundedPhase
 from bitgolf.recipes.identity import training_key
 from bitgolf.recipes.recipe import Recipe
 from bitgolf.recipes.time_limit import calibration_reserve, training_time_limit
@@ -36,6 +40,7 @@ from bitgolf.runtime.distributed import DistributedContext
 from bitgolf.runtime.launch import run_worker
 from bitgolf.runtime.progress import CalibrationReserve, TrainingProgress
 from bitgolf.training import checkpoint, loop, setup
+from bitgolf.training.rounded_weights import RoundedWeights
 from bitgolf.training.settings import Train
 from bitgolf.training.trainer import Trainer, extract_average_state
 from bitgolf.training.validation import Validation
@@ -202,9 +207,24 @@ def _trainer(job: TrainingJob, rank: Rank) -> tuple[Trainer, int]:
         stream, rows=settings.rows, length=settings.length, order=settings.order(), seed=job.seed, bos=manifest.bos
     )
     context = BuildContext(vocab=manifest.vocab, bos=manifest.bos)
-    return Trainer(
+    trainer = Trainer(
         recipe.model, recipe.train, recipe.average, context, batches, rank.device, rank.distributed, job.seed
-    ), len(stream)
+    )
+    if recipe.rounded_phase:
+        trainer.round_weights(rounded_weights(recipe.rounded_phase(), trainer, job.data))
+    return trainer, len(stream)
+
+
+def rounded_weights(phase: RoundedPhase, trainer: Trainer, data: Path) -> RoundedWeights:
+    """The rounding of a trainer's weights, with a model of reference modules that shares them for calibration."""
+    context, device = trainer.build_context, trainer.device
+    model = build_on_meta(trainer.model_spec, context.vocab, context.bos)
+    load_weights(model, {k: p.detach() for k, p in trainer.params.items() if not k.startswith("objective.")})
+    subject = CalibrationContext(
+        model.eval().to(device.torch_device), data, trainer.settings.length, context.bos, device.autocast
+    )
+    params = {path: trainer.params[path] for path in phase.paths(parameter_roles(model))}
+    return RoundedWeights(phase.since, phase.every, params, lambda: phase.stored(subject, trainer.distributed))
 
 
 def _evaluation(job: TrainingJob, rank: Rank, trainer: Trainer) -> Evaluate | None:

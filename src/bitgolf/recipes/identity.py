@@ -47,4 +47,6 @@ def training_key(recipe: Spec[Recipe]) -> list[Any]:
     key = [whole["model"], whole["train"], whole["average"], calibration]
     if tuning := tuning_reserve(recipe):
         key.append(tuning)
+    if whole["rounded_phase"]:
+        key.append(whole["rounded_phase"])
     return key + msgspec.to_builtins(requirements(key))

@@ -13,6 +13,7 @@ from bitgolf.model.lm import LM
 from bitgolf.pack.settings import Pack
 from bitgolf.quantize.calibration.calibrate import Calibrate
 from bitgolf.quantize.codecs.codec import Codec
+from bitgolf.quantize.rounded_phase import RoundedPhase
 from bitgolf.quantize.tuning import FloatTuning
 from bitgolf.score.coding.roundtrip import CompressionRoundTrip
 from bitgolf.score.methods import ScoringMethod
@@ -26,7 +27,8 @@ class Recipe:
     """All settings of a run.
 
     text: where the documents come from; held_out: share of them kept for validation; tokens: how the tokenizer is
-    trained. model, train, average, calibrate, quantize, pack, score: settings of the stages. tune: tuning of the
+    trained. model, train, average, calibrate, quantize, pack, score: settings of the stages. rounded_phase: the end of
+    training, on weights as they will be stored. tune: tuning of the
     parameters that stay floats, after the others are rounded. proof: a compression round
     trip after scoring. published: results that the authors of the system reported.
     """
@@ -39,6 +41,7 @@ class Recipe:
         tokens: Spec[TokenizerTrainer],
         model: Spec[LM],
         train: Spec[Train],
+        rounded_phase: Spec[RoundedPhase] | None = None,
         average: Spec[Average] | None = None,
         calibrate: Spec[Calibrate] | None = None,
         quantize: tuple[Spec[Rule[Codec]], ...],
@@ -52,5 +55,5 @@ class Recipe:
         self.name, self.text, self.tokens, self.held_out = name, text, tokens, held_out
         self.model, self.train, self.average = model, train, average
         self.calibrate, self.quantize, self.pack, self.score = calibrate, quantize, pack, score
-        self.tune = tune
+        self.rounded_phase, self.tune = rounded_phase, tune
         self.proof, self.published = proof, published

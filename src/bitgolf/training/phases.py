@@ -36,10 +36,15 @@ class Phases:
 
     def __init__(self, task: nn.Module) -> None:
         self.parts = [m for m in task.modules() if isinstance(m, Scheduled)]
-        self.starts = sorted({start for p in self.parts for start in p.phase_starts})
+        self.starts = _starts(self.parts)
         self.current: int | None = None  # None before the first step
         self.last_change: PhaseChange | None = None  # by the last call of `advance`
         self._rehearsing = False
+
+    def add(self, part: Scheduled) -> None:
+        """Add a scheduled part that is no module of the loss module."""
+        self.parts.append(part)
+        self.starts = _starts(self.parts)
 
     def advance(self, progress: TrainingProgress, probe: Callable[[], float]) -> None:
         """Update every scheduled part to the progress of the run.
@@ -92,6 +97,10 @@ class Phases:
             for p in params:
                 if p.grad is None:
                     p.grad = torch.zeros_like(p)
+
+
+def _starts(parts: Iterable[Scheduled]) -> list[float]:
+    return sorted({start for p in parts for start in p.phase_starts})
 
 
 def progress_at(moment: float, steps: int, seconds: float) -> TrainingProgress:

@@ -1,4 +1,4 @@
-"""The trainer: one training step, and the state of a checkpoint (weights, optimizer, average, lookahead, random state)."""
+"""The trainer: one training step, and the state of a checkpoint (weights, optimizer, average and so on, random state)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from bitgolf.runtime.progress import TrainingProgress
 from bitgolf.training.execution_plan import ExecutionPlan, LossFunction
 from bitgolf.training.loss_module import LossModule
 from bitgolf.training.phases import Phases
+from bitgolf.training.rounded_weights import RoundedWeights
 from bitgolf.training.settings import Train
 
 
@@ -59,12 +60,18 @@ class Trainer:
         self.lookahead_params: list[Tensor] = [p for p in self.params.values() if p.is_floating_point()]
         self.lookahead_state = self.lookahead.init_state(self.lookahead_params) if self.lookahead else None
         self.phases = Phases(self.loss_module)
+        self.rounded: RoundedWeights | None = None
         self.plan = ExecutionPlan(self.loss_module, self.settings.micro_rows)  # eager, until `train.setup` replaces it
 
     def build(self) -> LossModule:
         """A new loss module with reference modules and newly initialized parameters."""
         objective = self.settings.objective(self.build_context._replace(dim=self.model_spec["dim"]))
         return LossModule(self.model_spec(self.build_context), objective)
+
+    def round_weights(self, rounded: RoundedWeights) -> None:
+        """Use rounded weights in the last phase. Call it before the first step."""
+        self.rounded = rounded
+        self.phases.add(rounded)
 
     def step(self, step: int, progress: TrainingProgress) -> Tensor:
         """Train on batch `step`; returns the mean loss of this process in nats per token, () on the device."""
@@ -83,6 +90,8 @@ class Trainer:
                 self.optimizer.mark_last_backward()
             total += self.backward(batch, slice(first, min(first + micro, count)), self.plan.compute_loss)
         self.phases.zero_missing_gradients(self.params.values())
+        if self.rounded:
+            self.rounded.restore()
         self.optimizer_step(progress)
         return total
 
@@ -142,14 +151,17 @@ class Trainer:
         schedule = {f"schedule/{k}": v for k, v in self.schedule.state().items()}
         mean_change = self.lookahead_state.mean_change if self.lookahead_state else []
         lookahead = {f"lookahead/{i}": change for i, change in enumerate(mean_change)}
+        rounded = {f"rounded/{path}": error for path, error in self.rounded.errors.items()} if self.rounded else {}
         random = {"random/cpu": torch.get_rng_state()}
         if self.device.torch_device.type == "cuda":
             random["random/cuda"] = torch.cuda.get_rng_state(self.device.torch_device)
-        return {**weights, **optimizer, **average, **schedule, **lookahead, **random}
+        return {**weights, **optimizer, **average, **schedule, **lookahead, **rounded, **random}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore a saved state in place, bit for bit. Raises `CorruptFileError` if it belongs to another recipe."""
+        if self.rounded:
+            self.rounded.restore()
         own, saved = _without_random(self.state_dict()), _without_random(state)
         check_same_form(saved, own, where="checkpoint", hint="run again with --from train")
         for name, tensor in own.items():

@@ -52,6 +52,9 @@ TRELLIS_MSE = {1: 0.08333, 4: 0.06626, 8: 0.0649, 16: 0.06399, 32: 0.06304, 64: 
 MAX_UNSOLVED_INDEX = 96
 """Largest index that an unmodified weight may need; the rest of the int8 range is headroom for error feedback."""
 
+MAX_STEP_RATIO = 1e15
+"""Largest step in standard deviations of a weight, for matrices of zeros, so that its square is a float32."""
+
 
 @register
 class TrellisCodec(Codec):
@@ -141,9 +144,8 @@ class TrellisCodec(Codec):
             log2_step = rate_histogram([(w, steps)]).solve_global_step(self.bits, self.rate_weight)
         code = _code_header(w, steps, log2_step)
         order, step = _row_order(code), _step_matrix(code)
-        shrink = (self.rate_weight * TRELLIS_MSE[self.grid.states] * (step / local_std(w).numpy()) ** 2).astype(
-            np.float32
-        )
+        ratio = np.minimum(step / local_std(w).numpy(), MAX_STEP_RATIO)
+        shrink = (self.rate_weight * TRELLIS_MSE[self.grid.states] * ratio**2).astype(np.float32)
         permutation = factor.permutation.numpy()
         shrink, step = (np.ascontiguousarray(x[order][:, permutation].T) for x in (shrink, step))
         points = np.empty(step.shape, np.int16)  # (C, R), columns in solving order
